@@ -1,0 +1,5 @@
+"""`python -m fedfault` is `fedfault`."""
+
+from fedfault.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Federated optimisation algorithms, one file each: `fedfault list algorithm`."""

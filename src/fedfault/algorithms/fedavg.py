@@ -1,0 +1,27 @@
+"""FedAvg: every other algorithm here is this one with a function replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fedfault.algebra import mean
+from fedfault.registry import register
+from fedfault.types import Adapter, Algorithm, Message, State, Train
+
+
+@register("algorithm")
+def fedavg() -> Algorithm:
+    """FedAvg (McMahan et al., AISTATS 2017): clients train from x, the server averages what they send.
+
+    x <- sum_k p_k y_k with p_k = n_k / sum_j n_j over the round's cohort (algorithm 1 of the paper, arXiv 1602.05629).
+    """
+
+    def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
+        local = train(start=got["x"])  # (K, P)
+        return {"x": local.adapter, "n": local.weight}, memory
+
+    def server(state: State, got: Message) -> State:
+        return replace(state, adapter=mean(got["x"], got["n"]))
+
+    return Algorithm(client, server)

@@ -1,0 +1,222 @@
+"""A frozen causal language model that carries K adapters at once.
+
+    ids (K, B, T) -> (K*B, T) -> frozen blocks -> hidden (K, B*T, d) -> loss (K,)
+                        |
+                        +-- at a LoRA site:  y = x W + s (x A_k) B_k      x (K, B*T, d_in), one bmm pair over K
+                        +-- at a full site:  y = x W_k                    each client its own weight
+
+The trainable numbers of all clients are one leaf `flat` (K, P). Splitting it once gives every site its view, so the
+backward pass writes one (K, P) gradient with a single concatenation. Only these layers know about the client axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedfault.backbones.head import head_loss
+from fedfault.backbones.sites import Targets, linear_shape, parent_of
+from fedfault.seeds import torch_rng
+from fedfault.types import Adapter, Layout, Site
+
+
+class Slots:
+    """The tensors of the clients in the current forward pass, by site name; every cohort layer reads from here."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.now: dict[str, Tensor] = {}  # site name -> its numbers, (K, size)
+        self.clients = 1
+        self.key: Tensor | None = None  # (K,) int64 random streams for dropout; None: no dropout
+
+    @contextmanager
+    def bound(self, flat: Tensor, key: Tensor | None = None) -> Iterator[None]:
+        """Within the block, flat (K, P) are the parameters in force."""
+        sizes = [s.size for s in self.layout.sites]
+        self.now = dict(zip([s.name for s in self.layout.sites], flat.split(sizes, dim=-1), strict=True))
+        self.clients, self.key = len(flat), key
+        try:
+            yield
+        finally:
+            self.now, self.key = {}, None
+
+    def full(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """(K, *shape)."""
+        numbers: Tensor = self.now[name].unflatten(-1, shape)
+        return numbers
+
+
+class CohortLora(nn.Module):
+    """A frozen nn.Linear or Conv1D plus each client's s * B_k A_k (Hu et al., arXiv 2106.09685)."""
+
+    def __init__(self, base: nn.Module, slots: Slots, site: Site, index: int, dropout: float) -> None:
+        super().__init__()
+        self.base, self.slots, self.site, self.index, self.dropout = base, slots, site, index, dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(K*B, T, d_in) -> (K*B, T, d_out)."""
+        y, slots = self.base(x), self.slots
+        r, d_in, d_out = self.site.shape
+        a, b = slots.now[self.site.name].to(x.dtype).split((r * d_in, d_out * r), dim=-1)
+        rows = x.reshape(slots.clients, -1, d_in)  # (K, B*T, d_in)
+        if self.dropout and slots.key is not None:
+            rows = rows * _keep(rows.shape, slots.key + self.index * 2**20, self.dropout, rows)
+        low = torch.bmm(rows, a.unflatten(-1, (r, d_in)).mT)  # (K, B*T, r)
+        up = b.unflatten(-1, (d_out, r)).mT  # (K, r, d_out)
+        return torch.baddbmm(y.view(slots.clients, -1, d_out), low, up, alpha=slots.layout.scaling).view_as(y)
+
+
+class CohortLinear(nn.Module):
+    """An nn.Linear or Conv1D of which every client has its own weight (and bias)."""
+
+    def __init__(self, base: nn.Module, slots: Slots, name: str) -> None:
+        super().__init__()
+        self.slots, self.name = slots, name
+        self.shape = tuple(base.get_parameter("weight").shape)
+        self.transposed = isinstance(base, nn.Linear)  # Conv1D keeps (d_in, d_out)
+        self.has_bias = base.bias is not None
+        self.d_in, self.d_out = linear_shape(base)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(K*B, T, d_in) -> (K*B, T, d_out)."""
+        slots = self.slots
+        weight = slots.full(f"{self.name}.weight", self.shape).to(x.dtype)  # (K, ...)
+        rows = x.reshape(slots.clients, -1, self.d_in)
+        y = torch.bmm(rows, weight.mT if self.transposed else weight)
+        if self.has_bias:
+            y = y + slots.full(f"{self.name}.bias", (self.d_out,)).to(x.dtype)[:, None]
+        return y.view(*x.shape[:-1], self.d_out)
+
+
+class CohortNorm(nn.Module):
+    """A LayerNorm or RMSNorm of which every client has its own scale (and shift)."""
+
+    def __init__(self, base: nn.Module, slots: Slots, name: str) -> None:
+        super().__init__()
+        self.slots, self.name = slots, name
+        self.width = len(base.get_parameter("weight"))
+        self.centred = isinstance(base, nn.LayerNorm)
+        self.has_bias = getattr(base, "bias", None) is not None
+        self.eps = float(getattr(base, "eps", None) or base.variance_epsilon)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(K*B, T, d) -> (K*B, T, d), computed in float32."""
+        slots, wide = self.slots, x.float()
+        if self.centred:
+            unit = nn.functional.layer_norm(wide, (self.width,), eps=self.eps)
+        else:
+            unit = nn.functional.rms_norm(wide, (self.width,), eps=self.eps)
+        rows = unit.reshape(slots.clients, -1, self.width) * slots.full(f"{self.name}.weight", (self.width,))[:, None]
+        if self.has_bias:
+            rows = rows + slots.full(f"{self.name}.bias", (self.width,))[:, None]
+        return rows.view_as(x).to(x.dtype)
+
+
+class CohortEmbedding(nn.Module):
+    """An embedding of which every client has its own table."""
+
+    def __init__(self, base: nn.Embedding, slots: Slots, name: str) -> None:
+        super().__init__()
+        self.slots, self.name, self.shape = slots, name, tuple(base.weight.shape)
+        self.dtype = base.weight.dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(K*B, T) -> (K*B, T, d)."""
+        slots, (V, d) = self.slots, self.shape
+        tables = slots.full(f"{self.name}.weight", self.shape).reshape(slots.clients * V, d)
+        shift = torch.arange(slots.clients, device=ids.device).repeat_interleave(len(ids) // slots.clients) * V
+        return nn.functional.embedding(ids + shift[:, None], tables).to(self.dtype)
+
+
+class CohortModel:
+    """The backbone with its trainable sites opened up for K clients.
+
+    `model` is a transformers causal LM; it is changed in place. Its own parameters stay frozen.
+    """
+
+    def __init__(self, model: Any, targets: Targets, *, r: int, alpha: float, dropout: float = 0.0) -> None:
+        self.model, self.targets = model.eval().requires_grad_(False), targets
+        sites = [Site(name, "lora", (r, *linear_shape(model.get_submodule(name)))) for name in targets.lora]
+        sites += [Site(name, "full", tuple(model.get_parameter(name).shape)) for name in targets.full_parameters]
+        self.layout = Layout.of(sites, scaling=alpha / r)
+        self.slots = Slots(self.layout)
+        self.full_values = {name: model.get_parameter(name).detach().float() for name in targets.full_parameters}
+        self.head = model.get_output_embeddings()
+        self.head_site = targets.head_site
+        for index, site in enumerate(s for s in sites if s.kind == "lora"):
+            parent, leaf = parent_of(model, site.name)
+            base = model.get_submodule(site.name)
+            setattr(parent, leaf, CohortLora(base, self.slots, site, index, dropout))
+        for name in targets.full_modules:
+            parent, leaf = parent_of(model, name)
+            base = model.get_submodule(name)
+            if base is not self.head:  # the head is not called: its loss is computed in chunks from its weight
+                setattr(parent, leaf, _cohort_layer(base, self.slots, name))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone lives."""
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
+    def init(self, seed: int) -> Adapter:
+        """The untrained adapter (P,): A uniform in +-1/sqrt(d_in) as PEFT has it, B zero, full sites as in the base."""
+        flat = torch.zeros(self.layout.size)
+        for site in self.layout.sites:
+            if site.kind == "full":
+                self.layout.part(flat, site).copy_(self.full_values[site.name])
+            else:
+                A = self.layout.pair(flat, site).A
+                bound = 1 / math.sqrt(A.shape[-1])
+                A.uniform_(-bound, bound, generator=torch_rng(seed, "init", site.name))
+        return Adapter(self.layout, flat.to(self.device))
+
+    def losses(self, flat: Tensor, ids: Tensor, weight: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weighted loss to differentiate, and the loss of every target token.
+
+        flat: (K, P); ids: (K, B, T+1), targets are ids[..., 1:]; weight: (K, B, T), zero where there is no target.
+        Returns (sum of weight * loss, loss (K, B, T) without gradient).
+        """
+        K, B, T = weight.shape
+        with self.slots.bound(flat, key):
+            x, y = ids[..., :-1].reshape(K * B, T), ids[..., 1:].reshape(K, B * T)
+            hidden = self.model.base_model(input_ids=x, use_cache=False).last_hidden_state  # (K*B, T, d)
+            W = (
+                self.head.weight
+                if self.head_site is None
+                else self.slots.full(self.head_site, tuple(self.head.weight.shape))
+            )
+            total, each = head_loss(hidden.view(K, B * T, -1), W, self.head.bias, y, weight.reshape(K, B * T))
+        return total, each.view(K, B, T)
+
+
+def _cohort_layer(base: nn.Module, slots: Slots, name: str) -> nn.Module:
+    if isinstance(base, nn.Embedding):
+        return CohortEmbedding(base, slots, name)
+    if base.get_parameter("weight").ndim == 1:
+        return CohortNorm(base, slots, name)
+    return CohortLinear(base, slots, name)
+
+
+def _keep(shape: torch.Size, key: Tensor, p: float, like: Tensor) -> Tensor:
+    """Dropout masks (K, n, d), 1 / (1 - p) where kept, each row drawn from its own key: no state, no client loop.
+
+    A counter-based generator (the finaliser of splitmix64 on int64), so that a client's mask does not depend on who else
+    is in the pass.
+    """
+    K, n, d = shape
+    counter = torch.arange(n * d, device=like.device, dtype=torch.int64).view(1, n, d)
+    z = _mix(key.to(like.device).view(K, 1, 1)) + counter * -7046029254386353131  # 0x9E3779B97F4A7C15
+    uniform = (_mix(z) >> 40 & 0xFFFFFF).to(torch.float32) / 2**24
+    return (uniform >= p).to(like.dtype) / (1 - p)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ (z >> 30 & 0x3FFFFFFFF)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685  # 0x94D049BB133111EB
+    return z ^ (z >> 31 & 0x1FFFFFFFF)

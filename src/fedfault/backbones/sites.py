@@ -1,0 +1,175 @@
+"""Which parts of a backbone are trained: LoRA targets by architecture, whole blocks, named modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from fedfault.errors import UserError, suggest
+
+LORA_TARGETS = {  # config.model_type -> module names, the defaults that users of PEFT know
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "opt", "gptj", "gpt_neo", "stablelm"),
+        ("q_proj", "v_proj"),
+    ),
+    **dict.fromkeys(("smollm3", "olmo", "olmo2", "starcoder2", "granite", "cohere"), ("q_proj", "v_proj")),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
+    **dict.fromkeys(("gpt_neox", "bloom", "falcon"), ("query_key_value",)),
+    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
+    "phi3": ("qkv_proj",),
+    "codegen": ("qkv_proj",),
+    "mpt": ("Wqkv",),
+}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The trainable sites of a model, in the order of its modules."""
+
+    lora: tuple[str, ...] = ()  # modules with a LoRA pair
+    full_modules: tuple[str, ...] = ()  # modules trained in full
+    full_parameters: tuple[str, ...] = ()  # their parameters
+    head_site: str | None = None  # the parameter that is the head's weight, if trained
+    first_block: int = 0  # activations below this block never change
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of an nn.Linear or a Conv1D, whose weights are transposed to each other."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    d_in, d_out = module.get_parameter("weight").shape
+    return int(d_in), int(d_out)
+
+
+def parent_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds the one called `name`, and the last part of the name."""
+    parent, _, leaf = name.rpartition(".")
+    return model.get_submodule(parent), leaf
+
+
+def blocks_of(model: Any) -> tuple[str, nn.ModuleList]:
+    """Name and list of the decoder blocks: the longest ModuleList of the backbone."""
+    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise UserError(f"{type(model).__name__} has no list of blocks; use a decoder-only causal language model")
+    return max(lists, key=lambda item: len(item[1]))
+
+
+def lora_targets(model: Any, wanted: Iterable[str] | None) -> Targets:
+    """Targets of `trainable: lora`. `wanted` are module names or name endings, as in PEFT; None means the defaults.
+
+    Raises `UserError` when a name matches nothing, matches something that is no linear layer, or is the head.
+    """
+    kind = model.config.model_type
+    if wanted is None and kind not in LORA_TARGETS:
+        raise UserError(
+            f"no default LoRA targets for architecture {kind!r}; set model.lora.target_modules (linear layers here: "
+            f"{', '.join(sorted(_linear_endings(model)))})"
+        )
+    names = list(LORA_TARGETS[kind] if wanted is None else wanted)
+    if not names:
+        raise UserError("model.lora.target_modules is empty; name at least one module or leave it out")
+    found = []
+    for want in names:
+        hits = [n for n, m in model.named_modules() if n == want or n.endswith("." + want)]
+        if not hits:
+            known = _linear_endings(model)
+            raise UserError(
+                f"no module called {want!r} in {kind}{suggest(want, known)} (linear layers: {', '.join(sorted(known))})"
+            )
+        for hit in hits:
+            module = model.get_submodule(hit)
+            if not isinstance(module, nn.Linear | Conv1D) or module is model.get_output_embeddings():
+                raise UserError(
+                    f"{hit} is a {type(module).__name__} that takes no LoRA pair here; choose from "
+                    f"{', '.join(sorted(_linear_endings(model)))}, or train it in full with model.trainable=partial"
+                )
+        found += hits
+    ordered = tuple(n for n, _ in model.named_modules() if n in set(found))
+    return Targets(lora=ordered, first_block=_first_block(model, ordered))
+
+
+def partial_targets(model: Any, last_blocks: int, modules: Iterable[str]) -> Targets:
+    """Targets of `trainable: partial`: every parameter of the last blocks and of the named modules.
+
+    Naming a head or an embedding that share their weight trains the shared weight in both places.
+    Raises `UserError` for a name that matches nothing, too many blocks, or a layer of a kind that cannot be opened up.
+    """
+    prefix, blocks = blocks_of(model)
+    if last_blocks > len(blocks):
+        raise UserError(f"model.partial.last_blocks={last_blocks}, but the model has {len(blocks)} blocks")
+    roots = [f"{prefix}.{i}" for i in range(len(blocks) - last_blocks, len(blocks))]
+    every = [n for n, _ in model.named_modules() if n]
+    for want in modules:
+        hits = [n for n in every if n == want or n.endswith("." + want)]
+        if not hits:
+            endings = {n.rpartition(".")[2] for n in every}
+            raise UserError(f"no module called {want!r} in the model{suggest(want, [*every, *endings])}")
+        roots += hits
+    if not roots:
+        raise UserError(
+            "model.trainable=partial trains nothing: set model.partial.last_blocks or model.partial.modules"
+        )
+    leaves = [
+        n
+        for n, m in model.named_modules()
+        if any(n == r or n.startswith(r + ".") for r in roots) and next(m.parameters(recurse=False), None) is not None
+    ]
+    return _full(model, leaves)
+
+
+def _full(model: Any, leaves: list[str]) -> Targets:
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    names = {id(m): n for n, m in model.named_modules()}
+    tied = head.weight is table.weight
+    head_site = None
+    if names[id(head)] in leaves or (tied and names[id(table)] in leaves):
+        owner = table if tied else head
+        head_site = f"{names[id(owner)]}.weight"
+        leaves = [n for n in leaves if n not in (names[id(head)], names[id(table)])] + [names[id(owner)]]
+        leaves += [names[id(table)]] if not tied and names[id(table)] in leaves else []
+    for n in leaves:
+        module = model.get_submodule(n)
+        norm = getattr(module, "weight", None) is not None and module.weight.ndim == 1 and _is_norm(module)
+        if not norm and not isinstance(module, nn.Linear | Conv1D) and module is not table:
+            raise UserError(f"cannot train {n} ({type(module).__name__}) per client; leave its block out or use LoRA")
+    parameters = tuple(
+        f"{n}.{p}"
+        for n in leaves
+        for p, _ in model.get_submodule(n).named_parameters()
+        if (n, p) != (names[id(head)], "bias")
+    )
+    return Targets(
+        full_modules=tuple(leaves),
+        full_parameters=parameters,
+        head_site=head_site,
+        first_block=_first_block(model, leaves),
+    )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.LayerNorm) or hasattr(module, "variance_epsilon") or hasattr(module, "eps")
+
+
+def _first_block(model: Any, names: Iterable[str]) -> int:
+    """The lowest block that a trained module touches; the last block when all come after it, 0 when one comes before."""
+    prefix, blocks = blocks_of(model)
+    order = [n for n, _ in model.named_modules()]
+    lowest = len(blocks) - 1
+    for name in names:
+        if name.startswith(prefix + "."):
+            lowest = min(lowest, int(name[len(prefix) + 1 :].split(".")[0]))
+        elif order.index(name) < order.index(prefix):
+            return 0
+    return lowest
+
+
+def _linear_endings(model: Any) -> set[str]:
+    head = model.get_output_embeddings()
+    return {
+        n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head
+    }

@@ -1,0 +1,108 @@
+"""The command line. Heavy imports happen inside the commands, so that help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedfault.errors import UserError
+
+app = typer.Typer(
+    help="A laboratory for federated fine-tuning of language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG] [KEY=VALUE]...",
+        help="a YAML file or the name of one that ships (quickstart, default), then settings",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but errors and the result")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, as in results/quickstart")]
+
+
+def _split(settings: list[str] | None) -> tuple[str | None, list[str]]:
+    """The configuration, if the first word is one, and the overrides."""
+    words = list(settings or [])
+    config = words.pop(0) if words and "=" not in words[0] else None
+    return config, words
+
+
+@app.command()
+def run(
+    settings: Settings = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train, and write results/NAME with a report. Without a CONFIG: the quickstart."""
+    from fedfault.config import load
+
+    config, overrides = _split(settings)
+    loaded = load(config, overrides)
+    from fedfault import session
+    from fedfault.progress import Progress
+
+    folder = session.start(loaded, Progress(quiet=quiet), overwrite=overwrite, argv=sys.argv[1:])
+    typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+@app.command()
+def resume(run: RunPath, quiet: Quiet = False) -> None:
+    """Continue a run that was stopped, to the same numbers as without the stop."""
+    from fedfault import session
+    from fedfault.progress import Progress
+
+    folder = session.resume(run, Progress(quiet=quiet))
+    typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+@app.command()
+def check(settings: Settings = None) -> None:
+    """Say what a run would do, without training: clients, sizes, topics, trainable parameters, bytes per round."""
+    from fedfault.config import load
+
+    config, overrides = _split(settings)
+    loaded = load(config, overrides)
+    from fedfault.preview import preview
+
+    typer.echo(preview(loaded))
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Write report.html and the plots of a run again."""
+    from fedfault.report.render import render
+
+    typer.echo(f"report: {render(run)}")
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[KIND|NAME]", help="algorithm, partition, corpus, model, or one component")
+    ] = None,
+) -> None:
+    """Components and what they do; with a KIND only those, with a NAME its options."""
+    from fedfault.preview import components
+
+    typer.echo(components(what))
+
+
+def main() -> None:
+    """Entry point: bad input ends with a message and status 2, an interrupt with 130."""
+    try:
+        app()
+    except UserError as e:
+        typer.echo(f"error: {e}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; `fedfault resume RUN` goes on from the last finished round", err=True)
+        sys.exit(130)

@@ -1,0 +1,132 @@
+"""Turn what the schema refuses into sentences: where it was written, what came, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fedfault.config.files import Key, Layer, dotted
+from fedfault.config.schema import NOT_YET, Experiment
+from fedfault.config.shorthand import KEYS
+from fedfault.errors import suggest
+
+
+@cache
+def sections() -> dict[Key, type[BaseModel]]:
+    """Every section of the schema by its key, the experiment itself first at `()`."""
+    found: dict[Key, type[BaseModel]] = {}
+
+    def visit(key: Key, model: type[BaseModel]) -> None:
+        found[key] = model
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                visit((*key, name), field.annotation)
+
+    visit((), Experiment)
+    return found
+
+
+def not_yet(merged: Layer) -> list[str]:
+    """One sentence for each section that the design has and no code implements: it is refused, never ignored."""
+    told = {}
+    for key, entry in merged.items():
+        if key[0] in NOT_YET and key[0] not in told:
+            told[key[0]] = f"{entry.where}: section {key[0]!r} is not implemented yet; leave it out"
+    return list(told.values())
+
+
+def refusals(refused: ValidationError, merged: Layer) -> list[str]:
+    """A sentence for everything that the schema refused."""
+    wrong: dict[Key, list[Any]] = {}
+    for error in refused.errors(include_url=False):
+        wrong.setdefault(_setting(tuple(map(str, error["loc"]))), []).append(error)
+    told = []
+    for key, errors in wrong.items():
+        if errors[0]["type"] != "extra_forbidden":
+            told.append(_bad_value(key, errors, merged))
+        elif len(key) > 1 or key[0] not in _short_sections():
+            told.append(f"{where(key, merged)}: {_unknown_key(key)}")
+        else:  # `federated` is a section of short keys only: each key in it that no row of the table takes
+            told += [f"{entry.where}: {_unknown_key(k)}" for k, entry in merged.items() if k[:1] == key]
+    return told
+
+
+def where(key: Key, merged: Layer, message: str = "") -> str:
+    """Where a setting was written; for a section, its last key that the message names, else its first."""
+    if key in merged:
+        return merged[key].where
+    below = [k for k in merged if k[: len(key)] == key and merged[k].where != "default"]
+    named = [k for k in below if re.search(rf"\b{re.escape(k[-1])}\b", message)]
+    if named or below:
+        return merged[named[-1] if named else below[0]].where
+    above = [k for k in merged if key[: len(k)] == k]
+    return merged[above[0]].where if above else "default"
+
+
+def _setting(loc: Key) -> Key:
+    """The error's location without the members of unions and the positions in lists that pydantic appends."""
+    for length in range(len(loc) + 1):
+        section = sections().get(loc[:length])
+        if section is None or length == len(loc) or loc[length] not in section.model_fields:
+            return loc[: length + (section is not None and length < len(loc))]
+    return loc
+
+
+def _bad_value(key: Key, errors: list[Any], merged: Layer) -> str:
+    message = " or ".join(dict.fromkeys(_allowed(error) for error in errors)).replace(" or must be ", " or ")
+    came = errors[0]["input"]
+    told = message if errors[0]["type"] in ("value_error", "missing") else f"got {_short(came)}; {message}"
+    name = dotted(key)
+    return f"{where(key, merged, message)}: {name}: {told}" if name else f"{where(key, merged, message)}: {told}"
+
+
+def _allowed(error: dict[str, Any]) -> str:
+    kind = error["type"]
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "must be a section, with its own keys"
+    if kind == "missing":
+        return "is missing"
+    if kind == "string_pattern_mismatch":
+        return f"must match {error['ctx']['pattern']}"
+    message = re.sub(r"^\w+ should (be|have|match)", r"must \1", str(error["msg"]))
+    return message.replace("a valid integer", "an integer").replace("a valid", "a")
+
+
+def _short(value: Any) -> str:
+    text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _unknown_key(key: Key) -> str:
+    section, name = key[:-1], key[-1]
+    short = [row.split(".")[-1] for row in KEYS if tuple(row.split(".")[:-1]) == section]
+    model = sections().get(section)
+    known = list(model.model_fields) if model else short
+    place = f"in section {dotted(section)}" if section else "at the top level"
+    return f"no key {name[:60]!r} {place}{_hint(section, name[:60], [*known, *short])} (known: {', '.join(known)})"
+
+
+def _hint(section: Key, name: str, near: Iterable[str]) -> str:
+    """The same key of another section, else a similar one of this section, else a similar one elsewhere."""
+    everywhere = [(*place, field) for place, model in sections().items() for field in model.model_fields]
+    everywhere += [tuple(row.split(".")) for row in KEYS]
+    same = [k for k in everywhere if k[-1] == name and k[:-1] != section]
+    if same:
+        return f"; did you mean {dotted(same[0])!r}?"
+    if "." in name and not section:
+        return "; dotted keys are for the command line, in a file each part has its own line"
+    hint = suggest(name, near)
+    if hint:
+        return hint
+    similar = suggest(name, {k[-1] for k in everywhere})
+    return next((f"; did you mean {dotted(k)!r}?" for k in everywhere if f"{k[-1]!r}?" in similar), "")
+
+
+def _short_sections() -> set[str]:
+    return {row.split(".")[0] for row in KEYS} - set(Experiment.model_fields)

@@ -1,0 +1,127 @@
+"""From files and overrides to a checked experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedfault import registry
+from fedfault.config import explain
+from fedfault.config.files import Entry, Key, Layer, dotted
+from fedfault.config.layers import command_line, inherited, merge
+from fedfault.config.schema import NOT_YET, Experiment
+from fedfault.config.shipped import find, folder
+from fedfault.config.shorthand import CHOOSERS, canonical
+from fedfault.errors import UserError
+
+DATASET = ("data", "dataset")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked experiment, what was translated or dropped on the way, and all settings as plain values.
+
+    `files.dump(resolved)` is a file that loads as an equal experiment.
+    """
+
+    experiment: Experiment
+    notes: tuple[str, ...]
+    resolved: dict[str, Any]
+
+
+def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loaded:
+    """The experiment of a file with `key=value` overrides on top; `None` is the shipped quickstart.
+
+    Raises `UserError` with a line for everything that is wrong: the place, what came, what is allowed.
+
+    >>> load("quickstart", ["federation.num_rounds=2"]).experiment.federation.num_rounds
+    2
+    """
+    merged, notes = _merged(folder() / "quickstart.yaml" if path is None else find(path), overrides)
+    wrong = explain.not_yet(merged)
+    merged = {key: entry for key, entry in merged.items() if key[0] not in NOT_YET}
+    wrong += _unknown_dataset(merged)
+    for section in CHOOSERS:
+        try:
+            notes += _complete(section, merged)
+        except UserError as e:
+            wrong.append(f"{explain.where(section, merged, str(e))}: {dotted(section)}: {e}")
+    try:
+        experiment = Experiment.model_validate(_nested(merged))
+    except ValidationError as e:
+        raise UserError("\n".join([*explain.refusals(e, merged), *wrong])) from None
+    if wrong:
+        raise UserError("\n".join(wrong))
+    return Loaded(experiment, tuple(notes), experiment.model_dump())
+
+
+def _merged(path: Path, texts: Sequence[str]) -> tuple[Layer, list[str]]:
+    """All layers in one, the schema's own choice of components at the bottom."""
+    merged, notes = _default_components(), []
+    for layer in [*inherited(path), command_line(texts)]:
+        clean, translated = canonical(layer)
+        merged, dropped = merge(merged, clean)
+        notes += [*translated, *dropped]
+    return merged, notes
+
+
+def _default_components() -> Layer:
+    defaults = Experiment().model_dump()
+    return {
+        (*section, chooser): Entry(defaults[section[0]][section[1]][chooser], "default")
+        for section, (_, chooser) in CHOOSERS.items()
+    }
+
+
+def _unknown_dataset(merged: Layer) -> list[str]:
+    entry = merged.get(DATASET, Entry(Experiment().data.dataset, "default"))
+    if not isinstance(entry.value, str):
+        return []  # the schema says so
+    try:
+        registry.lookup("corpus", entry.value)
+    except UserError as e:
+        return [f"{entry.where}: {dotted(DATASET)}: {e}"]
+    return []
+
+
+def _complete(section: Key, merged: Layer) -> list[str]:
+    """Check a component's options, drop loose ones that it does not take, and write its defaults down.
+
+    Changes `merged`; returns notes on what was dropped. Raises `UserError` for an unknown name or option.
+    """
+    kind, chooser = CHOOSERS[section]
+    chosen = merged.get((*section, chooser))
+    if chosen is None or not isinstance(chosen.value, str):
+        return []  # the schema says so
+    builder = registry.lookup(kind, chosen.value)
+    notes = []
+    mine = [key for key in merged if key[:2] == section and key[2:] != (chooser,)]
+    for key in [k for k in mine if merged[k].loose and k[2] not in registry.options(builder)]:
+        entry = merged.pop(key)
+        mine.remove(key)
+        notes.append(f"{entry.where}: {key[2]}: {entry.value!r} is not used: {kind} {chosen.value!r} takes no {key[2]}")
+    given = _nested({key[2:]: merged[key] for key in mine})
+    full = registry.checked(kind, chosen.value, builder, given)
+    for option, value in full.items():
+        origin = next((merged[key] for key in mine if key[2] == option), Entry(None, "default"))
+        if not isinstance(value, bool | int | float | str | list | dict | None):
+            continue  # not something YAML can say; the builder's own default holds
+        for key in [key for key in mine if key[2] == option]:
+            del merged[key]
+        merged[(*section, option)] = replace(origin, value=value)
+    return notes
+
+
+def _nested(layer: Layer) -> dict[str, Any]:
+    """The settings as dicts in dicts."""
+    out: dict[str, Any] = {}
+    for key, entry in layer.items():
+        place = out
+        for part in key[:-1]:
+            place = place.setdefault(part, {})
+        place[key[-1]] = entry.value
+    return out

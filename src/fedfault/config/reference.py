@@ -1,0 +1,140 @@
+"""The reference page docs/configuration.md, written from the schema and the tables.
+
+    python -m fedfault.config.reference > docs/configuration.md
+
+A test compares the file with `page()`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from fedfault.config.explain import sections
+from fedfault.config.files import Key, dotted
+from fedfault.config.layers import EXCLUSIVE
+from fedfault.config.schema import NOT_YET
+from fedfault.config.shorthand import CHOOSERS, KEYS, LOOSE, VALUES
+
+INTRODUCTION = """\
+# Configuration
+
+<!-- Written by `python -m fedfault.config.reference > docs/configuration.md`; a test compares the two. -->
+
+An experiment is a YAML file. Every key has a default, so a file says only what differs; a key that does not exist, a
+value of the wrong type and a component that is not there are errors that name the file and the line.
+
+```yaml
+_base_: "default.yaml"          # inherit from the file beside this one
+experiment_name: milder
+data:
+  partition: {method: topic_skew, alpha: 1.0}
+```
+
+YAML is read narrowly: `1e-3` is a number, only `true` and `false` are booleans (`no`, `on` and `yes` are text), whole
+numbers are decimal, dates are text. Repeated keys, aliases (`*name`) and tags (`!!name`) are refused.
+A file is given as a path; if there is none, as the name of a shipped configuration (`quickstart`, `default`).
+"""
+
+LAYERS = """\
+## Layers: inheritance and overrides
+
+1. `_base_` names one file or a list of files, relative to the file that says so. Each file is read once, bases before
+   the files that name them; of two bases the second wins. A circle is an error.
+2. The file itself.
+3. `key=value` arguments with dotted keys, like `federation.num_rounds=2` or `model.lora.target_modules=[q, v]`.
+   Values follow the rules of the files. Of the same key given twice the last one counts.
+
+The later layer wins: sections merge key by key, everything else (lists too) replaces. Two rules go beyond that:
+
+* Naming another component drops the options of the one before: after `data.partition.method=iid` the file's `alpha`,
+  which belonged to `topic_skew`, is gone. A component given as a single word always starts from its own defaults.
+* Of two keys that exclude each other, the later layer's stays. Both in one layer are an error.
+"""
+
+SHORTHAND = """\
+## Short keys
+
+Short keys work in files and on the command line. They are translated before layers are merged, so that either form
+overrides the other; both forms in one layer with different values are an error.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    parts = [INTRODUCTION, *(_section(key, model) for key, model in sections().items())]
+    parts += [f"The sections {', '.join(f'`{name}`' for name in NOT_YET)} are not implemented yet and are refused.\n"]
+    parts += [LAYERS, _table(("one of", "or"), [(f"`{dotted(a)}`", f"`{dotted(b)}`") for a, b in EXCLUSIVE])]
+    parts += [SHORTHAND, _table(("short", "stands for", ""), [_short(short) for short in KEYS])]
+    rows = [(f"`{key}`", f"`{value}`", f"`{better}`") for (key, value), better in VALUES.items()]
+    return "\n".join([*parts, _table(("key", "value", "stands for"), rows)]).rstrip() + "\n"
+
+
+def _section(key: Key, model: type[BaseModel]) -> str:
+    title = f"## `{dotted(key)}`" if key else "## Top level"
+    about = (inspect.getdoc(model) or "").partition("\n")[0]
+    if key in CHOOSERS:
+        kind, chooser = CHOOSERS[key]
+        about += (
+            f" `{key[-1]}: NAME` is short for `{key[-1]}: {{{chooser}: NAME}}`; `fedfault list` shows every {kind}."
+        )
+    fields = {name: field for name, field in model.model_fields.items() if (*key, name) not in sections()}
+    rows = [
+        (f"`{name}`", _type(field), _default(key, name, field), field.description or "")
+        for name, field in fields.items()
+    ]
+    return (
+        f"{title}\n\n{about}\n\n{_table(('key', 'type', 'default', 'meaning'), rows)}"
+        if rows
+        else f"{title}\n\n{about}\n"
+    )
+
+
+def _default(key: Key, name: str, field: FieldInfo) -> str:
+    default = field.default
+    if field.is_required():  # the name of a component: the section that holds it has a default
+        default = getattr(sections()[key[:-1]].model_fields[key[-1]].default, name)
+    return "–" if default is None else f"`{default}`"
+
+
+def _short(short: str) -> tuple[str, str, str]:
+    note = "dropped with a note if the component takes no such option" if short in LOOSE else ""
+    return f"`{short}`", f"`{KEYS[short]}`", note
+
+
+def _type(field: FieldInfo) -> str:
+    return _spelled(field.annotation, field.metadata)
+
+
+def _spelled(kind: Any, limits: list[Any] | tuple[Any, ...] = ()) -> str:
+    """A type as a reader of YAML would say it: `int > 0, or null`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _spelled(arguments[0], [limit for field in arguments[1:] for limit in field.metadata])
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return ", or ".join(_spelled(argument) for argument in arguments)
+    if origin is list:
+        return f"list of {_spelled(arguments[0])}"
+    word = {str: "text", type(None): "null"}.get(kind, kind.__name__)
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    bounds = [
+        f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
+    ]
+    return " ".join([word, " and ".join(bounds)]).strip()
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,223 @@
+"""The experiment as frozen, typed sections: what a YAML file may say. Unknown keys and wrong types are refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """Frozen; strict about types (an int may stand for a float); refuses unknown keys, NaN and infinities."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Component(BaseModel):
+    """A registered component by name; its other keys are the keyword-only options of its builder."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str = Field(description="name of the component; its options stand beside it")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class Lora(Section):
+    """LoRA: W + alpha / r_max * B A on the target modules (Hu et al., arXiv 2106.09685)."""
+
+    r_max: Count = Field(default=8, description="rank of the factors")
+    r_min: Count | None = Field(default=None, description="smallest rank a scheduler may assign; only r_max so far")
+    alpha: Positive = Field(default=16.0, description="scale of the update: alpha / r_max")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="on the input of the adapters, in training"
+    )
+    target_modules: list[str] | None = Field(default=None, description="module names; by default as PEFT has them")
+
+    @model_validator(mode="after")
+    def _one_rank(self) -> Lora:
+        if self.r_min not in (None, self.r_max):
+            raise ValueError(
+                f"r_min {self.r_min} differs from r_max {self.r_max}, but ranks that differ between clients are "
+                "not implemented yet; leave r_min out"
+            )
+        return self
+
+
+class Partial(Section):
+    """What `trainable: partial` trains in full, a copy per client."""
+
+    last_blocks: Annotated[int, Field(ge=0)] = Field(default=1, description="how many transformer blocks, from the top")
+    modules: list[str] = Field(
+        default=[], description="further modules by name or name ending, e.g. model.norm, lm_head"
+    )
+
+
+class Model(Section):
+    """The backbone and what of it is trained."""
+
+    name: str = Field(default="micro", description="micro (packaged), a Hub id, or a folder")
+    quantization: Literal["none"] = Field(default="none", description="of the frozen backbone")
+    trainable: Literal["lora", "partial"] = Field(default="lora", description="adapters, or some layers in full")
+    lora: Lora = Lora()
+    partial: Partial = Partial()
+    max_length: Annotated[int, Field(ge=2)] = Field(default=64, description="tokens in a block")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of the frozen backbone")
+
+
+class PartitionMethod(BaseModel):
+    """How documents are dealt out; the other keys are the options of the partitioner."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    method: str = Field(default="iid", description="name of the partitioner; its options stand beside it")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the method."""
+        return dict(self.model_extra or {})
+
+
+class Data(Section):
+    """The corpus and how clients share it."""
+
+    dataset: str = Field(default="registers", description="name of the corpus")
+    path: str | None = Field(default=None, description="folder or file to read instead of the Hub or the package")
+    task_type: Literal["causal_lm"] = Field(default="causal_lm", description="what the model learns")
+    text_columns: list[str] | None = Field(
+        default=None, description="columns read as text; by default the corpus decides"
+    )
+    topic_column: str | None = Field(default=None, description="column read as topic; by default the corpus decides")
+    max_samples: Count | None = Field(default=None, description="documents used for training, drawn at random")
+    held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="share of each client's documents it is tested on"
+    )
+    partition: PartitionMethod = PartitionMethod()
+
+
+class Aggregation(Section):
+    """How LoRA factors are combined on the server."""
+
+    method: Literal["fedit"] = Field(default="fedit", description="fedit: A and B are averaged separately")
+
+
+class Scheduler(Section):
+    """Which rank each client trains with."""
+
+    type: Literal["fixed"] = Field(default="fixed", description="fixed: r_max for all")
+
+
+class Federation(Section):
+    """Who trains when, and what the server does."""
+
+    total_clients: Count = Field(default=10, description="clients in the federation")
+    clients_per_round: Count | None = Field(default=None, description="clients drawn in a round")
+    participation_rate: Fraction | None = Field(
+        default=None, description="the same as a share; by default all take part"
+    )
+    num_rounds: Count = Field(default=12, description="rounds of the run")
+    algorithm: Component = Field(
+        default=Component(name="fedavg"), description="by name; its options stand beside the name"
+    )
+    aggregation: Aggregation = Aggregation()
+    scheduler: Scheduler = Scheduler()
+    weighting: Literal["tokens", "samples", "uniform"] = Field(default="tokens", description="of clients in the mean")
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_participation(self) -> Federation:
+        if self.clients_per_round is not None and self.participation_rate is not None:
+            raise ValueError("give clients_per_round or participation_rate, not both")
+        if self.clients_per_round is not None and self.clients_per_round > self.total_clients:
+            raise ValueError(
+                f"clients_per_round {self.clients_per_round} is more than total_clients {self.total_clients}"
+            )
+        return self
+
+    @property
+    def cohort_size(self) -> int:
+        """Clients that train in a round: at least one."""
+        if self.clients_per_round is not None:
+            return self.clients_per_round
+        return max(1, round((self.participation_rate or 1.0) * self.total_clients))
+
+
+class Training(Section):
+    """What each client does in a round."""
+
+    local_epochs: Count | None = Field(
+        default=None, description="passes over the client's own data in a round; 1 without local_steps"
+    )
+    local_steps: Count | None = Field(
+        default=None, description="optimizer steps in a round, whatever the client's size"
+    )
+    batch_size: Count = Field(default=8, description="blocks in a step")
+    lr: Positive = Field(default=5e-4, description="learning rate")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        default="adamw", description="of the clients; it starts anew every round"
+    )
+    max_grad_norm: Positive | None = Field(
+        default=1.0, description="clips each client's gradient; null switches it off"
+    )
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="share of the rounds over which lr rises linearly"
+    )
+    clients_per_pass: Count | Literal["auto"] = Field(
+        default="auto", description="clients trained in one batch, side by side"
+    )
+    activation_cache_mb: Annotated[int, Field(ge=0)] = Field(
+        default=1024, description="memory for activations below the first trainable layer; 0 switches the cache off"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if self.local_epochs is not None and self.local_steps is not None:
+            raise ValueError("give local_epochs or local_steps, not both")
+        return self
+
+
+class Evaluation(Section):
+    """What the global model is measured on after aggregation."""
+
+    every: Count = Field(default=1, description="rounds between evaluations; the last round is always evaluated")
+    max_blocks: Count = Field(
+        default=64, description="blocks per topic, and per client for its own held-out set at most a quarter of that"
+    )
+    general: str = Field(
+        default="base_samples", description="base_samples, wikitext, a folder or file of text, or none"
+    )
+    general_blocks: Count = Field(default=128, description="blocks of the general text")
+
+
+class Logging(Section):
+    """Where results go."""
+
+    results_dir: str = Field(default="results", description="the run goes to its folder experiment_name")
+
+
+class Experiment(Section):
+    """The whole experiment."""
+
+    experiment_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = Field(
+        default="run", description="names the folder of the results"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="every random choice of the run follows from it")
+    device: str = Field(default="auto", description="auto (cuda, mps, cpu), or a torch device")
+    model: Model = Model()
+    data: Data = Data()
+    federation: Federation = Federation()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    logging: Logging = Logging()
+
+
+NOT_YET = ("tiers", "deadline", "metrics", "detectors")  # sections of the design that nothing implements so far

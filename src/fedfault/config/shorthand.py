@@ -1,0 +1,108 @@
+"""The one table of short keys: what each of them stands for. It is applied to every layer before layers are merged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedfault.config.files import COMMAND_LINE, Entry, Key, Layer, dotted
+from fedfault.errors import UserError
+
+KEYS = {
+    "model.lora_r": "model.lora.r_max",
+    "model.lora.r": "model.lora.r_max",
+    "model.lora_alpha": "model.lora.alpha",
+    "model.lora_dropout": "model.lora.dropout",
+    "model.target_modules": "model.lora.target_modules",
+    "model.lora_target_modules": "model.lora.target_modules",
+    "data.partition_strategy": "data.partition.method",
+    "data.alpha": "data.partition.alpha",
+    "data.num_clients": "federation.total_clients",
+    "federation.num_clients": "federation.total_clients",
+    "federated.num_clients": "federation.total_clients",
+    "federated.total_clients": "federation.total_clients",
+    "federated.clients_per_round": "federation.clients_per_round",
+    "federated.participation_rate": "federation.participation_rate",
+    "federated.num_rounds": "federation.num_rounds",
+    "federated.weighting": "federation.weighting",
+    "federated.algorithm": "federation.algorithm",
+    "federated.mu": "federation.algorithm.mu",
+    "federated.local_epochs": "training.local_epochs",
+    "federated.local_steps": "training.local_steps",
+    "federated.batch_size": "training.batch_size",
+    "federated.learning_rate": "training.lr",
+    "federated.lr": "training.lr",
+    "federated.optimizer": "training.optimizer",
+    "federated.max_grad_norm": "training.max_grad_norm",
+    "training.learning_rate": "training.lr",
+}
+
+LOOSE = {"data.alpha", "federated.mu"}  # kept while the component takes such an option, else dropped with a note
+
+VALUES = {("data.partition.method", "dirichlet"): "topic_skew"}  # both draw topic shares from a Dirichlet distribution
+
+CHOOSERS: dict[
+    Key, tuple[str, str]
+] = {  # a section that chooses a component: (what kind of component, the key that names it)
+    ("federation", "algorithm"): ("algorithm", "name"),
+    ("data", "partition"): ("partition", "method"),
+}
+
+
+def canonical(layer: Layer) -> tuple[Layer, list[str]]:
+    """The layer with every key in its canonical form, and notes on what was translated.
+
+    Raises `UserError` if two of its keys mean the same setting with different values.
+    """
+    out: Layer = {}
+    written: dict[Key, Key] = {}
+    short: dict[str, None] = {}
+    notes: list[str] = []
+    for said, entry in layer.items():
+        stem, key = _renamed(said)
+        if stem:
+            short[f"{stem} is {KEYS[stem]}"] = None
+        key, entry = _named(key, replace(entry, loose=stem in LOOSE))  # noqa: PLW2901
+        better = VALUES.get((dotted(key), entry.value)) if isinstance(entry.value, str) else None
+        if better:
+            notes.append(f"{entry.where}: {dotted(key)}: {entry.value!r} is {better!r}")
+            entry = replace(entry, value=better)  # noqa: PLW2901
+        _refuse_clash(said, key, entry, out, written)
+        out[key], written[key] = entry, said
+    if short:
+        source = next(iter(layer.values())).where
+        source = source if source == COMMAND_LINE else source.rpartition(":")[0]
+        notes.insert(0, f"{source}: short keys: {', '.join(short)}")
+    return out, notes
+
+
+def _renamed(key: Key) -> tuple[str, Key]:
+    """The row of the table that applies, or "", and the canonical key."""
+    for length in range(2, len(key) + 1):
+        stem = dotted(key[:length])
+        if stem in KEYS:
+            return stem, (*KEYS[stem].split("."), *key[length:])
+    return "", key
+
+
+def _named(key: Key, entry: Entry) -> tuple[Key, Entry]:
+    """`algorithm: fedprox` as `algorithm: {name: fedprox}`, replacing what earlier layers said of the algorithm."""
+    if key in CHOOSERS and isinstance(entry.value, str):
+        return (*key, CHOOSERS[key][1]), replace(entry, whole=True)
+    return key, entry
+
+
+def _refuse_clash(said: Key, key: Key, entry: Entry, out: Layer, written: dict[Key, Key]) -> None:
+    for other, known in out.items():
+        shorter = min(len(key), len(other))
+        if key[:shorter] != other[:shorter] or (key == other and _same(entry.value, known.value)):
+            continue
+        if key != other and {} in (entry.value, known.value):  # an empty section says nothing
+            continue
+        raise UserError(
+            f"{entry.where}: {dotted(said)} and {dotted(written[other])} ({known.where}) contradict each other: "
+            f"both set {dotted(key[:shorter])}; keep one of them"
+        )
+
+
+def _same(a: object, b: object) -> bool:
+    return a == b and isinstance(a, bool) == isinstance(b, bool)

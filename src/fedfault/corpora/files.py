@@ -1,0 +1,143 @@
+"""Reading the user's files: every failure is a `UserError` that names the file and what to do."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfault.errors import UserError, suggest
+
+TABLES = (".csv", ".jsonl", ".parquet")
+VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # the first that is there is used
+
+_PART = re.compile(
+    r"(?:wiki\.)?(train|validation|valid|val|dev|test)\b"
+)  # train.csv, wiki.test.raw, train-00000-of-...
+_LONGEST_FIELD = 2**31 - 1  # the csv module refuses fields of more than 131,072 characters by default
+
+Row = dict[str, Any]
+
+
+def existing(path: str | Path) -> Path:
+    """The path, `~` expanded; `UserError` if nothing is there."""
+    found = Path(path).expanduser()
+    if not found.exists():
+        parent = found.parent
+        near = suggest(found.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else f" (nor is {parent})"
+        raise UserError(f"data.path={path}: no such file or folder{near}")
+    return found
+
+
+def read_text(path: Path) -> str:
+    """The whole of a UTF-8 file, with \\n at line ends."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if b"\0" in data:
+        raise UserError(f"{path}: has zero bytes, so it is a binary file or UTF-16; text must be UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: byte {data[error.start]:#04x} at offset {error.start} is not UTF-8; "
+            "convert the file first, e.g. iconv -f latin1 -t utf-8"
+        ) from error
+    return text.replace("\r\n", "\n")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a .csv (with a header), .jsonl or .parquet file."""
+    readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    if path.suffix.lower() not in readers:
+        raise UserError(f"{path}: a table must end in one of {', '.join(readers)}")
+    return readers[path.suffix.lower()](path)
+
+
+def _csv(path: Path) -> list[Row]:
+    text = read_text(path)
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows: list[Row] = []
+        for row in reader:
+            if None in row:
+                raise UserError(f"{path}: line {reader.line_num} has more fields than the header; is a quote missing?")
+            rows.append(row)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num} is not CSV: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+    return rows
+
+
+def _jsonl(path: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # U+2028 inside a string ends no line
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object, as in {{'text': '...'}}")
+        rows.append(row)
+    return rows
+
+
+def _parquet(path: Path) -> list[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows: list[Row] = file.read().to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file: {error}") from error
+    return rows
+
+
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """All column names, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def need_columns(path: Path, rows: Sequence[Row], wanted: Iterable[str], option: str) -> None:
+    """`UserError` with the known columns and a suggestion if a wanted one is not there."""
+    known = columns_of(rows)
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"{path}: no column {name!r}{suggest(name, known)}; set {option} (known: {', '.join(known)})"
+            )
+
+
+def parts(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """The files whose names say which part of a data set they are, by part: train, validation, valid, val, dev, test.
+
+    >>> parts([Path("train.csv"), Path("wiki.test.raw"), Path("train_extra.csv")])
+    {'train': [...('train.csv')], 'test': [...('wiki.test.raw')]}
+    """
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        if match := _PART.match(file.name):
+            found.setdefault(match[1], []).append(file)
+    return found
+
+
+def files_in(folder: Path, endings: Sequence[str], deep: bool = False) -> list[Path]:
+    """The files with these endings in a folder, sorted by path; hidden ones are left out."""
+    found = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(
+        p
+        for p in found
+        if p.suffix.lower() in endings
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )

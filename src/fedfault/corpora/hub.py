@@ -1,0 +1,71 @@
+"""Data sets from the Hugging Face Hub, with a quick answer when there is no network."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+from fedfault.errors import UserError
+
+TIMEOUT = 5.0  # seconds to find out that nobody answers; the Hub's own client tries six times and takes 23
+
+
+def load(dataset: str, config: str | None = None) -> tuple[Any, str]:
+    """The splits of a Hub data set by name, and what to call the source.
+
+    Without network the copy in the local cache is used. Raises `UserError` if there is none.
+    """
+    import datasets
+
+    try:
+        with contextlib.nullcontext() if reachable() else _offline():
+            splits = datasets.load_dataset(dataset, config)
+    except Exception as error:  # whatever a download runs into, the ways out are the same
+        raise UserError(
+            f"the data set {dataset} cannot be had from the Hugging Face Hub and is not in the local cache "
+            f"({type(error).__name__}: {error}); set data.path=FOLDER to a folder with its files, "
+            "or data.dataset=registers, which needs no network"
+        ) from error
+    urls = " ".join(next(iter(splits.values())).info.download_checksums or {})
+    revision = re.search(r"@([0-9a-f]{40})", urls)
+    return splits, f"Hugging Face Hub {' '.join(filter(None, (dataset, config)))}" + (
+        f" at {revision[1]}" if revision else ""
+    )
+
+
+def reachable() -> bool:
+    """Whether the Hub answers at all; False in offline mode (HF_HUB_OFFLINE=1)."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True  # an answer, if not a friendly one
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # the Hub's client may trust other certificates than Python
+    except OSError:  # the time is up, or the connection broke
+        return False
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Inside, the Hub's libraries look into their cache only."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before

@@ -1,0 +1,95 @@
+"""Documents to tokens, tokens to blocks of one length.
+
+    documents   [5 6 7] [8 9]         separator 0, length 4
+    stream      0 5 6 7 0 8 9 0
+    block 0     0 5 6 7 0             inputs 0 5 6 7   targets 5 6 7 0
+    block 1             0 8 9 0 .     inputs 0 8 9 0   targets 8 9 0 .      3 real targets, then padding
+
+Windows overlap by one token, so that every token of the stream but the first is predicted exactly once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedfault.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH = 1000  # texts a tokeniser call: enough for all its threads, and memory stays flat
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """N blocks of T input tokens; inputs are `ids[:, :-1]`, targets `ids[:, 1:]` where `mask` is true."""
+
+    ids: Tensor  # (N, T + 1) int64
+    targets: Tensor  # (N,) int64, how many of the block's targets are real: the first ones, never none
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Real target tokens of all blocks."""
+        return int(self.targets.sum())
+
+    @property
+    def mask(self) -> Tensor:
+        """(N, T) bool: which targets are real."""
+        import torch
+
+        return torch.arange(self.ids.shape[1] - 1, device=self.ids.device) < self.targets[:, None]
+
+
+def pack(documents: Sequence[Sequence[int]], length: int, separator: int) -> Blocks:
+    """Blocks of `length` input tokens; documents without tokens are left out.
+
+    Raises `UserError` if no document has a token.
+
+    >>> pack([[5, 6, 7], [8, 9]], length=4, separator=0).ids.tolist()
+    [[0, 5, 6, 7, 0], [0, 8, 9, 0, 0]]
+    """
+    import torch
+
+    if length < 1:
+        raise UserError(f"a block of {length} tokens; it needs at least one")
+    full = [document for document in documents if len(document)]
+    if not full:
+        raise UserError("no tokens to make blocks of: all documents are empty")
+    stream = np.fromiter(
+        itertools.chain([separator], *((*document, separator) for document in full)),
+        dtype=np.int64,
+        count=1 + sum(len(document) + 1 for document in full),
+    )
+    predicted = len(stream) - 1
+    n = -(-predicted // length)
+    padded = np.full(n * length + 1, separator, dtype=np.int64)
+    padded[: len(stream)] = stream
+    windows = np.lib.stride_tricks.sliding_window_view(padded, length + 1)[::length]  # (N, T + 1)
+    targets = torch.full((n,), length, dtype=torch.int64)
+    targets[-1] = predicted - (n - 1) * length
+    return Blocks(torch.from_numpy(windows.copy()), targets)
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of every text in full: no special tokens, no truncation, and no warning about long ones."""
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), BATCH):
+        batch = tokenizer(
+            list(texts[start : start + BATCH]),
+            add_special_tokens=False,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        ids += batch["input_ids"]
+    return ids

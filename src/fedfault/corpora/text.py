@@ -1,0 +1,93 @@
+"""The user's own texts."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfault.corpora import documents, files
+from fedfault.errors import UserError
+from fedfault.registry import register
+from fedfault.types import Corpus, Document
+
+TOPIC = "text"  # of documents that have none
+
+
+@register("corpus")
+def text(*, path: str | None = None, text_columns: list[str] | None = None, topic_column: str | None = None) -> Corpus:
+    """Your own texts: a .csv, .jsonl, .parquet or .txt file or a folder of such files (your terms).
+
+    Tables: `text_columns` (by default the column text) are joined by line breaks, `topic_column` names the topic.
+    Text files: each is a document, and its sub-folder is its topic; a single file is cut at blank lines.
+    A folder with tables is read as tables. If one is called train, it and the one called validation (valid, val, dev,
+    test) are the two parts and other tables are left out; otherwise all are pooled and validation is split off.
+    """
+    if not path:
+        raise UserError("the corpus text needs data.path=FILE or FOLDER")
+    found = files.existing(path)
+    source = f"{'folder' if found.is_dir() else 'file'} {found.resolve()}"
+    train, validation = _files(found)
+    if train[0].suffix.lower() == ".txt":
+        for option, value in (("text_columns", text_columns), ("topic_column", topic_column)):
+            if value is not None:
+                raise UserError(f"data.{option}={value}: {path} has plain text, so there are no columns; leave it out")
+        return documents.corpus("text", source, _plain(found, train))
+    columns = ["text"] if text_columns is None else text_columns
+    if not columns:
+        raise UserError("data.text_columns is empty; name at least one column, or leave it out to read the column text")
+    sides = ([d for file in own for d in _table(file, columns, topic_column)] for own in (train, validation))
+    return documents.corpus("text", source, *sides)
+
+
+def _files(path: Path) -> tuple[list[Path], list[Path]]:
+    """The files to read for train and for validation, which is empty if it is to be split off."""
+    endings = (*files.TABLES, ".txt")
+    if path.is_file():
+        if path.suffix.lower() not in endings:
+            raise UserError(f"data.path={path}: a file must end in one of {', '.join(endings)}")
+        return [path], []
+    tables = files.files_in(path, files.TABLES, deep=True)
+    found = files.parts(tables)
+    if "train" in found:
+        return found["train"], next((found[name] for name in files.VALIDATION_NAMES if name in found), [])
+    all_files = tables or files.files_in(path, (".txt",), deep=True)
+    if not all_files:
+        raise UserError(f"data.path={path}: no file in the folder ends in one of {', '.join(endings)}")
+    return all_files, []
+
+
+def _plain(path: Path, found: list[Path]) -> list[Document]:
+    if path.is_file():
+        return [Document(piece, TOPIC) for piece in documents.pieces(files.read_text(path).split("\n\n"))]
+    within = [file.relative_to(path).parts for file in found]
+    return [
+        Document(files.read_text(file), parts[0] if len(parts) > 1 else TOPIC)
+        for file, parts in zip(found, within, strict=True)
+    ]
+
+
+def _table(file: Path, columns: Sequence[str], topic_column: str | None) -> list[Document]:
+    rows = files.read_rows(file)
+    if not rows:
+        raise UserError(f"{file}: no rows")
+    files.need_columns(file, rows, columns, "data.text_columns")
+    if topic_column is None:
+        return [Document(_text(file, row, columns), TOPIC) for row in rows]
+    files.need_columns(file, rows, [topic_column], "data.topic_column")
+    without = collections.Counter(_cell(file, row, topic_column) == "" for row in rows)[True]
+    if without:
+        raise UserError(f"{file}: {without} of {len(rows)} rows have nothing in the topic column {topic_column!r}")
+    return [Document(_text(file, row, columns), _cell(file, row, topic_column)) for row in rows]
+
+
+def _text(file: Path, row: dict[str, Any], columns: Sequence[str]) -> str:
+    return "\n".join(filter(None, (_cell(file, row, name) for name in columns)))
+
+
+def _cell(file: Path, row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    if isinstance(value, dict | list | bytes):
+        raise UserError(f"{file}: column {name!r} holds {type(value).__name__} values, not text")
+    return "" if value is None else str(value).strip()

@@ -1,0 +1,57 @@
+"""WikiText-2: running text of good and featured Wikipedia articles."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+from fedfault.corpora import documents, files, hub
+from fedfault.errors import UserError
+from fedfault.registry import register
+from fedfault.types import Corpus, Document
+
+HUB, CONFIG = "Salesforce/wikitext", "wikitext-2-raw-v1"
+TOPIC = "wikipedia"
+
+_TITLE = re.compile(r"^ = (?!=).*(?<!=) = \n(?=\s*\n)", re.MULTILINE)  # " = Title = "; a section is " = = Title = = "
+
+
+@register("corpus")
+def wikitext(*, path: str | None = None) -> Corpus:
+    """WikiText-2 raw, an article a document (Hub Salesforce/wikitext, or a folder; CC BY-SA 3.0 and GFDL).
+
+    `path` is a folder with train, valid and test as .txt, .raw, .tokens or .parquet. The first two of these that are
+    there become train and validation: with valid and test alone, valid is trained on.
+
+    Reference: Merity et al., arXiv 1609.07843.
+    """
+    if path is None:
+        splits, source = hub.load(HUB, CONFIG)
+        train, validation = (articles("".join(splits[part]["text"])) for part in ("train", "validation"))
+        return documents.corpus("wikitext", source, train, validation)
+    folder = files.existing(path)
+    if not folder.is_dir():
+        raise UserError(f"data.path={path}: wikitext reads a folder; for a file use data.dataset=text")
+    found = files.parts(files.files_in(folder, (".txt", ".raw", ".tokens", ".parquet")))
+    used = [found[name] for name in ("train", *files.VALIDATION_NAMES) if name in found][:2]
+    if not used:
+        raise UserError(f"data.path={path}: no file called train, valid or test with the ending .txt, .raw or .parquet")
+    train, *rest = ([d for file in own for d in articles(_read(file))] for own in used)
+    names = ", ".join(file.name for own in used for file in own)
+    return documents.corpus("wikitext", f"folder {folder.resolve()}: {names}", train, rest[0] if rest else ())
+
+
+def articles(text: str) -> list[Document]:
+    """One document an article, its title first. What stands before the first title is an article too."""
+    starts = [0, *(match.start() for match in _TITLE.finditer(text)), len(text)]
+    cut = (text[a:b].strip() for a, b in itertools.pairwise(starts))
+    return [Document(article, TOPIC) for article in cut if article]
+
+
+def _read(file: Path) -> str:
+    if file.suffix.lower() != ".parquet":
+        return files.read_text(file)
+    rows = files.read_rows(file)
+    files.need_columns(file, rows, ["text"], "data.path")
+    return "".join(row["text"] for row in rows)

@@ -1,0 +1,18 @@
+"""The one exception that is meant for the user: the command line prints it and exits with status 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input: the message says what came, what is allowed and what to do."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'topic_skew'?"` when a known name is near, else nothing.
+
+    >>> suggest("topic_skw", ["iid", "topic_skew"])
+    "; did you mean 'topic_skew'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,171 @@
+"""From a checked configuration to a federation that is ready to run: the one place where the parts meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.load import Backbone, cache_dir, load
+from fedfault.backbones.sample import sample
+from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.config.schema import Experiment
+from fedfault.corpora.packing import Blocks
+from fedfault.data import Split, documents_of, load_corpus, split
+from fedfault.engine import Federation
+from fedfault.errors import UserError
+from fedfault.language import LanguageTask
+from fedfault.local import LocalWork
+from fedfault.registry import build
+from fedfault.seeds import torch_rng
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment with its model and data in memory."""
+
+    config: Experiment
+    backbone: Backbone
+    model: CohortModel
+    split: Split
+    federation: Federation
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the frozen backbone."""
+        return sum(p.numel() for p in self.backbone.model.parameters())
+
+
+def prepare(exp: Experiment, say: Say = lambda line: None) -> Prepared:
+    """Load model and data, deal the data out, open the model up for a cohort.
+
+    `say` is told in a line what is going on. Raises `UserError` for everything that the user can mend.
+    """
+    say(f"corpus {exp.data.dataset}")
+    corpus = load_corpus(exp)
+    say(f"backbone {exp.model.name}")
+    backbone = load(exp.model.name, precision=exp.model.precision, device=exp.device)
+    _check_length(exp, backbone)
+    say("tokens")
+    dealt = split(exp, corpus, backbone.tokenizer, backbone.separator)
+    general = _general(exp, backbone, say)
+    model = open_up(exp, backbone)
+    sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
+    sets |= {f"client/{k}": b for k, b in enumerate(dealt.held_out) if b is not None}
+    sets |= {"general": general} if general is not None else {}
+    mixture = {f"topic/{t}": share for t, share in dealt.mixture.items()}
+    task = LanguageTask(model, dealt.train, sets, mixture, cache_mb=exp.training.activation_cache_mb)
+    return Prepared(exp, backbone, model, dealt, _federation(exp, task))
+
+
+def open_up(exp: Experiment, backbone: Backbone) -> CohortModel:
+    """The backbone with the configured sites made trainable for K clients."""
+    m = exp.model
+    if m.trainable == "lora":
+        targets = lora_targets(backbone.model, m.lora.target_modules)
+    else:
+        targets = partial_targets(backbone.model, m.partial.last_blocks, m.partial.modules)
+    return CohortModel(backbone.model, targets, r=m.lora.r_max, alpha=m.lora.alpha, dropout=m.lora.dropout)
+
+
+def _federation(exp: Experiment, task: LanguageTask) -> Federation:
+    f, t = exp.federation, exp.training
+    one_client = t.batch_size * exp.model.max_length  # target tokens of a client's step
+    per_pass = max(1, task.tokens_per_pass() // one_client) if t.clients_per_pass == "auto" else t.clients_per_pass
+    return Federation(
+        task=task,
+        algorithm=build("algorithm", f.algorithm.name, **f.algorithm.options),
+        work=LocalWork(
+            epochs=t.local_epochs or (None if t.local_steps else 1),
+            steps=t.local_steps,
+            batch_size=t.batch_size,
+            lr=t.lr,
+            optimizer=t.optimizer,
+            max_grad_norm=t.max_grad_norm,
+            weighting=f.weighting,
+        ),
+        total_clients=f.total_clients,
+        cohort_size=f.cohort_size,
+        num_rounds=f.num_rounds,
+        seed=exp.seed,
+        warmup_ratio=t.warmup_ratio,
+        evaluate_every=exp.evaluation.every,
+        clients_per_pass=per_pass,
+    )
+
+
+def _check_length(exp: Experiment, backbone: Backbone) -> None:
+    most = getattr(backbone.model.config, "max_position_embeddings", None)
+    if most is not None and exp.model.max_length > most:
+        raise UserError(f"model.max_length={exp.model.max_length}, but {exp.model.name} takes at most {most} tokens")
+
+
+def _general(exp: Experiment, backbone: Backbone, say: Say) -> Blocks | None:
+    """The set that forgetting of general English is measured on; None when it is switched off."""
+    wanted, n, T = exp.evaluation.general, exp.evaluation.general_blocks, exp.model.max_length
+    if wanted == "none":
+        return None
+    if wanted == "base_samples":
+        ids = _base_samples(backbone, n, T, exp.seed, say)
+        return Blocks(ids, torch.full((n,), T))
+    if wanted == "wikitext":
+        corpus = build("corpus", "wikitext")
+    elif Path(wanted).exists():
+        corpus = build("corpus", "wikitext" if _is_wikitext(Path(wanted)) else "text", path=wanted)
+    else:
+        raise UserError(
+            f"evaluation.general={wanted!r}: give base_samples, wikitext, none, or a folder or file of text"
+        )
+    texts = [d.text for d in (*corpus.validation, *corpus.train)]
+    return documents_of(texts, backbone.tokenizer, T, backbone.separator, n, exp.seed)
+
+
+def _is_wikitext(path: Path) -> bool:
+    return path.is_dir() and ((path / "test.txt").is_file() or (path / "wiki.test.raw").is_file())
+
+
+def _base_samples(backbone: Backbone, n: int, T: int, seed: int, say: Say) -> torch.Tensor:
+    """Samples of the base, drawn once for a model, size and seed and then kept in the cache."""
+    key = f"{backbone.fingerprint}-{backbone.precision}-{n}x{T}-{seed}-torch{torch.__version__}"
+    file = cache_dir() / "samples" / f"{key}.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    if file.is_file():
+        return load_file(file)["ids"]
+    say(f"{n} samples of {T} tokens from the base model")
+    ids = sample(backbone.model, n, T, backbone.separator, torch_rng(seed, "base_samples"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"ids": ids}, scratch)
+    os.replace(scratch, file)
+    return ids
+
+
+def facts(p: Prepared) -> dict[str, Any]:
+    """What the manifest says about model and data."""
+    corpus = p.split.corpus
+    return {
+        "model": {
+            "name": p.backbone.name,
+            "source": p.backbone.source,
+            "fingerprint": p.backbone.fingerprint,
+            "precision": p.backbone.precision,
+            "parameters": p.parameters,
+            "trainable": p.model.layout.size,
+            "targets": sorted({n.rpartition(".")[2] for n in p.model.targets.lora})
+            or list(p.model.targets.full_modules),
+        },
+        "corpus": {
+            "name": corpus.name,
+            "source": corpus.source,
+            "fingerprint": corpus.fingerprint,
+            "documents": {"train": len(corpus.train), "validation": len(corpus.validation)},
+        },
+    }

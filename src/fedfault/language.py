@@ -1,0 +1,104 @@
+"""The language-model task: next-token prediction by many clients on one frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.prefix import ActivationCache, Prefix
+from fedfault.corpora.packing import Blocks
+from fedfault.types import Adapter, Batch, Score
+
+ACTIVATION_BYTES = 2**30  # what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
+
+
+class LanguageTask:
+    """Implements `types.Task` over token blocks.
+
+    clients: each client's training blocks; sets: evaluation blocks by score name; mixture: weight of each `topic/...` set
+    in the score `validation`, its share of the validation tokens.
+    """
+
+    def __init__(
+        self,
+        model: CohortModel,
+        clients: Sequence[Blocks],
+        sets: Mapping[str, Blocks],
+        mixture: Mapping[str, float],
+        *,
+        cache_mb: int = 0,
+    ) -> None:
+        self.model, self.layout = model, model.layout
+        self.counts = [len(b) for b in clients]
+        self.sizes = [b.num_tokens for b in clients]
+        self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # row of each client's first block
+        self.sets, self.mixture = dict(sets), dict(mixture)
+        every = [*clients, *self.sets.values()]
+        self.ids = torch.cat([b.ids for b in every])  # (N, T+1): training blocks of all clients, then evaluation blocks
+        self.mask = torch.cat([b.mask for b in every])  # (N, T)
+        self.cache = None
+        if cache_mb and model.targets.first_block > 0:
+            prefix = Prefix(model.model, model.targets.first_block)
+            self.cache = ActivationCache(prefix, self.ids[:, :-1], cache_mb * 2**20)
+
+    def examples(self, client: int) -> int:
+        """Blocks of the client."""
+        return self.counts[client]
+
+    def tokens(self, client: int) -> int:
+        """Target tokens in them."""
+        return self.sizes[client]
+
+    def init(self, seed: int) -> Adapter:
+        """The untrained adapter, (P,)."""
+        return self.model.init(seed)
+
+    def tokens_per_pass(self) -> int:
+        """Target tokens that one training pass may take: a function of the model's shape, so the same on every start."""
+        c = self.model.model.config
+        width, inner = c.hidden_size, getattr(c, "intermediate_size", None) or 4 * c.hidden_size
+        held = c.num_hidden_layers * (16 * width + 4 * inner)  # numbers a token leaves behind for the backward pass
+        size: int = next(self.model.model.parameters()).element_size()
+        return int(ACTIVATION_BYTES // (held * size))
+
+    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `types.Task.grad`: mean loss over each client's target tokens (K,), gradient (K, P), tokens (K,)."""
+        rows = self.first[clients][:, None] + batch.rows  # (K, B)
+        real = self.mask[rows] & batch.real[..., None]  # (K, B, T)
+        tokens = real.sum((1, 2))
+        flat = params.detach().requires_grad_()
+        weight = real / tokens.clamp(min=1)[:, None, None]
+        total, each = self._losses(flat, rows, weight.to(flat.device), key)
+        (gradient,) = torch.autograd.grad(total, flat)
+        return (each.detach() * weight.to(each.device)).sum((1, 2), dtype=torch.float64), gradient, tokens
+
+    def _losses(self, flat: Tensor, rows: Tensor, weight: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+        ids = self.ids[rows].to(flat.device)
+        if self.cache is None:
+            return self.model.losses(flat, ids, weight, key)
+        with self.cache.prefix.replaced_by(self.cache.rows(rows.flatten())):
+            return self.model.losses(flat, ids, weight, key)
+
+    @torch.no_grad()
+    def evaluate(self, adapter: Adapter) -> dict[str, Score]:
+        """Token-weighted scores of one model on every set: sums over sums, whatever the batches."""
+        start = int(self.first[-1]) + self.counts[-1] if self.counts else 0
+        flat, per = adapter.flat[None], max(1, 2 * self.tokens_per_pass() // self.mask.shape[1])
+        nll = []
+        for rows in torch.arange(start, len(self.ids)).split(per):
+            weight = self.mask[rows][None].to(flat.device, torch.float32)  # (1, B, T)
+            _, each = self._losses(flat, rows[None], weight, None)
+            nll.append((each[0] * weight[0]).sum(1, dtype=torch.float64).cpu())
+        return self._scores(torch.cat(nll))
+
+    def _scores(self, nll: Tensor) -> dict[str, Score]:
+        out, at = {}, 0
+        for name, blocks in self.sets.items():
+            tokens = blocks.num_tokens
+            out[name] = Score(float(nll[at : at + len(blocks)].sum()) / tokens, tokens)
+            at += len(blocks)
+        loss = sum(share * out[name].loss for name, share in self.mixture.items())
+        return {"validation": Score(loss, sum(out[name].tokens for name in self.mixture)), **out}

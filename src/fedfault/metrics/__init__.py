@@ -1,0 +1,1 @@
+"""Probes: tensors in, floats out."""

@@ -1,0 +1,1 @@
+"""How documents are dealt out to clients, one file each: `fedfault list partition`."""

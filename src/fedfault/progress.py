@@ -1,0 +1,86 @@
+"""What the user sees while a run goes on: a live line on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from fedfault.types import RoundRecord
+
+
+class Progress:
+    """Prints to standard error, so that standard output stays for results."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.total = self.done = 0
+        self.started = time.monotonic()
+        self.bar: Bar | None = None
+        self.task = TaskID(0)
+
+    def say(self, line: str) -> None:
+        """One line of text, no markup."""
+        self.console.print(Text(line))
+
+    @contextlib.contextmanager
+    def rounds(self, total: int, before: Sequence[RoundRecord]) -> Iterator[None]:
+        """Within the block, `show` reports the rounds of one run; `before` are those of an earlier start."""
+        self.total, self.done = total, max((r.round for r in before), default=0)
+        self.first, self.started = self.done, time.monotonic()
+        if not self.console.is_terminal or self.quiet:
+            yield
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+        )
+        with Bar(*columns, console=self.console) as self.bar:
+            self.task = self.bar.add_task("round 0", total=total, completed=self.done, numbers="evaluating the base")
+            yield
+
+    def show(self, record: RoundRecord) -> None:
+        """One finished round: loss, perplexity, speed and the time that the rest will take."""
+        self.done = record.round
+        line = self._numbers(record)
+        if self.bar is not None:
+            self.bar.update(
+                self.task, completed=record.round, description=f"round {record.round}/{self.total}", numbers=line
+            )
+        else:
+            self.say(f"round {record.round}/{self.total}  {line}")
+        for event in record.events:
+            self.say(f"round {record.round}: {event}")
+
+    def _numbers(self, record: RoundRecord) -> str:
+        parts = []
+        if (score := record.scores.get("validation")) is not None:
+            parts.append(f"loss {score.loss:.3f}  perplexity {score.perplexity:,.1f}")
+        if record.clients:
+            parts.append(f"{record.tokens / record.seconds['train']:,.0f} tokens/s")
+        if self.done > self.first:
+            left = (time.monotonic() - self.started) / (self.done - self.first) * (self.total - self.done)
+            parts.append(
+                f"ETA {_duration(left)}"
+                if self.done < self.total
+                else f"took {_duration(time.monotonic() - self.started)}"
+            )
+        return "  ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(75)
+    '1:15'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,101 @@
+"""Name -> builder. A builder's keyword-only signature is its configuration schema, its help and its row in the docs.
+
+A component is a function in one of the open folders, found by looking into the folder: there is no list to edit.
+
+    @register("partition")
+    def iid():
+        "Every client draws from the same mixture."
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import pydantic
+
+from fedfault.errors import UserError, suggest
+
+FOLDERS = {
+    "algorithm": "fedfault.algorithms",
+    "corpus": "fedfault.corpora",
+    "partition": "fedfault.partitions",
+}
+
+_BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in FOLDERS}
+Builder = typing.TypeVar("Builder", bound=Callable[..., Any])
+
+
+def register(kind: str, name: str | None = None) -> Callable[[Builder], Builder]:
+    """Decorator: make a builder known under its own name, or under `name`."""
+
+    def add(builder: Builder) -> Builder:
+        key = name or builder.__name__
+        if key in _BUILDERS[kind]:
+            raise ValueError(f"two {kind} components are called {key!r}")
+        _BUILDERS[kind][key] = builder
+        return builder
+
+    return add
+
+
+def builders(kind: str) -> dict[str, Callable[..., Any]]:
+    """All builders of a kind, by name in alphabetical order."""
+    package = importlib.import_module(FOLDERS[kind])
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return dict(sorted(_BUILDERS[kind].items()))
+
+
+def lookup(kind: str, name: str) -> Callable[..., Any]:
+    """The builder of that name; `UserError` with a suggestion if there is none."""
+    known = builders(kind)
+    if name not in known:
+        raise UserError(f"no {kind} called {name!r}{suggest(name, known)} (known: {', '.join(known)})")
+    return known[name]
+
+
+def options(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options of a builder: its keyword-only parameters."""
+    return {p.name: p for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def build(kind: str, name: str, **given: Any) -> Any:
+    """Look up and call a builder with checked options.
+
+    Raises `UserError` for an unknown name or option and for a value of the wrong type.
+
+    >>> build("partition", "topic_skew", alpha=0.1)  # doctest: +ELLIPSIS
+    <function ...>
+    """
+    builder = lookup(kind, name)
+    return builder(**checked(kind, name, builder, given))
+
+
+def checked(kind: str, name: str, builder: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`given` with the types that the builder's signature asks for; a number may come as an int for a float."""
+    known = options(builder)
+    for key in given:
+        if key not in known:
+            takes = ", ".join(map(str, known.values())) or "no options"
+            raise UserError(f"{kind} {name!r} has no option {key!r}{suggest(key, known)} (it takes: {takes})")
+    hints = typing.get_type_hints(builder, include_extras=True)
+    fields = {key: (hints.get(key, Any), p.default if p.default is not p.empty else ...) for key, p in known.items()}
+    schema = pydantic.create_model(  # type: ignore[call-overload]
+        name, __config__=pydantic.ConfigDict(strict=True, allow_inf_nan=False), **fields
+    )
+    try:
+        return dict(schema(**given))
+    except pydantic.ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{kind} {name!r}: {where}={first['input']!r}: {first['msg']}") from None
+
+
+def first_line(builder: Callable[..., Any]) -> str:
+    """The first line of the docstring: what `fedfault list` prints."""
+    return (inspect.getdoc(builder) or "").partition("\n")[0]

@@ -1,0 +1,1 @@
+"""From a run folder to one self-contained HTML page. Reads plain numbers and text; works without torch."""

@@ -1,0 +1,292 @@
+"""What the records say, in words and in tables. Pure functions of a run; missing numbers stay missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fedfault.report.data import RunData
+
+NOTHING = "–"
+
+
+class Tile(NamedTuple):
+    """A key number."""
+
+    name: str
+    value: str
+    remark: str = ""
+
+
+class Table(NamedTuple):
+    """Column names and rows of text; the first column names the row, the others are numbers unless listed as text."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text: Sequence[int] = ()
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A number as text; a dash when it is missing and words when it is not finite."""
+    if value is None:
+        return NOTHING
+    return format(value, form).replace("-", "−") if math.isfinite(value) else "not finite"
+
+
+def perplexity(loss: float | None) -> str:
+    """The perplexity of a loss in nats per token."""
+    if loss is None or not math.isfinite(loss):
+        return number(loss)
+    return f"{math.exp(loss):,.1f}" if loss < 12 else f"e^{loss:.1f}"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def many(count: int, noun: str) -> str:
+    """`1 round`, `2 rounds`, `1,200 rounds`."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def status(run: RunData) -> list[str]:
+    """What a reader should know before the numbers: unfinished, very short, or odd files."""
+    notes = []
+    if not run.records:
+        notes.append("No round has been recorded yet.")
+    elif not run.finished:
+        of = f" of {run.rounds_planned}" if run.rounds_planned else ""
+        state = run.manifest.get("status", "unfinished")
+        notes.append(f"This run is not finished (status: {state}): {run.rounds_done}{of} rounds are recorded.")
+    if run.records and not run.rounds_done:
+        notes.append("The model has not been trained yet: these are the numbers before training.")
+    elif run.records and run.rounds_done < 3:
+        notes.append(f"Only {many(run.rounds_done, 'round')} of training: too few to show a trend.")
+    events = [f"Round {r.round}: {event}." for r in run.records for event in r.events]
+    if len(events) > 6:
+        events = [*events[:5], f"{len(events) - 5} more such events are in rounds.jsonl."]
+    return [*notes, *events, *run.notes]
+
+
+def remarks(run: RunData) -> list[str]:
+    """What the run itself noted at its start, and what one run cannot say."""
+    noted = [str(n) for n in run.manifest.get("notes") or ()]
+    seed = "One run with one seed: repeat it with other seeds before reading much into small differences."
+    return [*noted, seed] if run.rounds_done else noted
+
+
+def headline(run: RunData) -> list[str]:
+    """The run in a few sentences, computed from the records."""
+    return [s for s in (_progress(run), _jumps(run), _clients(run), _forgetting(run)) if s]
+
+
+def _progress(run: RunData) -> str:
+    rounds, losses = run.losses("validation")
+    if not rounds:
+        return ""
+    if len(rounds) == 1:
+        return f"The mixed validation perplexity is {perplexity(losses[0])}, measured once, in round {rounds[0]}."
+    broken = [n for n, loss in zip(rounds, losses, strict=True) if not math.isfinite(loss)]
+    good = [(loss, n) for n, loss in zip(rounds, losses, strict=True) if math.isfinite(loss)]
+    if broken:
+        when = f"in round {broken[0]}" if math.isfinite(losses[-1]) else f"from round {broken[0]} on"
+        best = f" Its best perplexity was {perplexity(min(good)[0])} in round {min(good)[1]}." if good else ""
+        return f"The run diverged: the validation loss is not a finite number {when}.{best}"
+    change = losses[-1] - losses[0]
+    verb = "stayed at about the same value, from" if abs(change) < 0.005 else "rose from" if change > 0 else "fell from"
+    best_loss, best_round = min(good)
+    best = "its best" if best_round == rounds[-1] else f"best {perplexity(best_loss)} in round {best_round}"
+    start, end = perplexity(losses[0]), perplexity(losses[-1])
+    return f"Mixed validation perplexity {verb} {start} to {end} over {many(run.rounds_done, 'round')} ({best})."
+
+
+def largest_rise(run: RunData) -> tuple[float, int, str] | None:
+    """The largest rise of one topic's loss between two evaluations: nats, round, topic."""
+    rises = [(rise, n, t) for t in run.topics for rise, n in run.rises(f"topic/{t}")]
+    return max(rises, default=None)
+
+
+def _jumps(run: RunData) -> str:
+    if len(run.names("topic/")) < 2 or all(len(run.losses(n)[0]) < 2 for n in run.names("topic/")):
+        return ""
+    worst = largest_rise(run)
+    if worst is None or worst[0] < 0.01:
+        if not all(math.isfinite(loss) for n in run.names("topic/") for loss in run.losses(n)[1]):
+            return ""
+        return "No single topic's loss rose by more than 0.01 nats between two evaluations."
+    rise, n, topic = worst
+    rounds = run.losses(f"topic/{topic}")[0]
+    since = rounds[rounds.index(n) - 1]
+    groups = [run.trained(r) for r in run.records if since < r.round <= n]
+    who = ""
+    if any(t for group in groups for t in group):
+        there = any(topic in group for group in groups)
+        who = (
+            ", although a client that mostly holds it trained"
+            if there
+            else ", when no client that mostly holds it trained"
+        )
+    return f"Between evaluations the loss of single topics jumped by up to {rise:.2f} nats ({topic}, round {n}{who})."
+
+
+def _clients(run: RunData) -> str:
+    last = final_clients(run)
+    if len(last) < 2:
+        return ""
+    (best, b), (worst, w) = min((v, k) for k, v in last.items()), max((v, k) for k, v in last.items())
+    return (
+        f"Held-out loss of single clients ends between {best:.2f} nats (client {b}) and {worst:.2f} nats (client {w})."
+    )
+
+
+def final_clients(run: RunData) -> dict[int, float]:
+    """Held-out loss of each client when it was last measured, where that is finite."""
+    last = {int(n.removeprefix("client/")): run.losses(n)[1][-1] for n in run.names("client/")}
+    return {client: loss for client, loss in last.items() if math.isfinite(loss)}
+
+
+def forgetting(run: RunData) -> float | None:
+    """Change of the loss on general English since round 0; None when it was not measured."""
+    rounds, losses = run.losses("general")
+    return losses[-1] - losses[0] if len(rounds) > 1 and rounds[0] == 0 else None
+
+
+def _forgetting(run: RunData) -> str:
+    change = forgetting(run)
+    if change is None:
+        return "General English was not measured." if run.rounds_done else ""
+    return f"General English: {number(change, '+.2f')} nats per token against the model before training."
+
+
+def tiles(run: RunData) -> list[Tile]:
+    """The key numbers; a tile only for what was measured."""
+    found = []
+    rounds, losses = run.losses("validation")
+    if rounds:
+        remark = f"from {perplexity(losses[0])}" if len(rounds) > 1 else f"round {rounds[0]}"
+        found.append(Tile("Validation perplexity", perplexity(losses[-1]), remark))
+    rise = largest_rise(run)
+    if rise:
+        found.append(Tile("Largest jump of a topic", f"{rise[0]:+.2f} nats", f"{rise[2]}, round {rise[1]}"))
+    last = final_clients(run)
+    if len(last) > 1:
+        found.append(
+            Tile("Gap between clients", f"{max(last.values()) - min(last.values()):.2f} nats", "worst minus best")
+        )
+    change = forgetting(run)
+    if change is not None:
+        found.append(Tile("General English", number(change, "+.2f") + " nats", "against round 0"))
+    trained = [len(r.clients) for r in run.records if r.clients]
+    if trained:
+        cohort = str(max(trained)) if min(trained) == max(trained) else f"{min(trained)} to {max(trained)}"
+        found.append(Tile("Rounds", f"{run.rounds_done:,}", f"{cohort} of {many(run.num_clients, 'client')} in each"))
+        found.append(Tile("Tokens trained on", f"{sum(r.tokens for r in run.records):,}", "all clients"))
+    up, down = sum(r.bytes_up for r in run.records), sum(r.bytes_down for r in run.records)
+    if up or down:
+        found.append(Tile("Traffic", size(up + down), f"{size(up)} up, {size(down)} down"))
+    seconds = sum(sum(r.seconds.values()) for r in run.records)
+    if seconds:
+        found.append(Tile("Time", duration(seconds), "training and evaluation"))
+    return found
+
+
+def scores(run: RunData) -> Table | None:
+    """The mixture, every topic and general English: start, best, final, gain."""
+    names = {"validation": "mixture", **{f"topic/{t}": t for t in run.topics}, "general": "general English"}
+    rows = [_score_row(run, name, title) for name, title in names.items() if run.losses(name)[0]]
+    columns = ("loss, nats per token", "start", "best", "in round", "final", "gain", "largest rise", "final perplexity")
+    return Table(columns, rows) if rows else None
+
+
+def _score_row(run: RunData, name: str, title: str) -> list[str]:
+    rounds, losses = run.losses(name)
+    best = min(((v, n) for n, v in zip(rounds, losses, strict=True) if math.isfinite(v)), default=(None, None))
+    rise = max((rise for rise, _ in run.rises(name)), default=None)
+    gain = losses[0] - losses[-1] if len(losses) > 1 else None
+    return [
+        title,
+        number(losses[0]),
+        number(best[0]),
+        number(best[1], "d"),
+        number(losses[-1]),
+        number(gain, "+.3f"),
+        number(rise),
+        perplexity(losses[-1]),
+    ]
+
+
+def clients(run: RunData) -> Table | None:
+    """Every client: what it holds, how often it trained, held-out loss."""
+    if not run.num_clients:
+        return None
+    took_part = [c.client for r in run.records for c in r.clients]
+    rows = [_client_row(run, client, took_part.count(client)) for client in range(run.num_clients)]
+    columns = ("client", "main topic", "its share", "documents", "tokens", "rounds trained", "start", "final", "gain")
+    return Table(columns, rows, text=(1,))
+
+
+def _client_row(run: RunData, client: int, rounds: int) -> list[str]:
+    rows = run.split.get("clients", ())
+    held = rows[client] if client < len(rows) else ()
+    _, losses = run.losses(f"client/{client}")
+    start, end = (losses[0], losses[-1]) if losses else (None, None)
+    gain = start - end if start is not None and end is not None and len(losses) > 1 else None
+    return [
+        str(client),
+        run.dominant(client) or NOTHING,
+        f"{max(held) / sum(held):.0%}" if sum(held) else NOTHING,
+        f"{sum(held):,}" if held else NOTHING,
+        f"{run.split['tokens'][client]:,}" if held else NOTHING,
+        str(rounds),
+        number(start),
+        number(end),
+        number(gain, "+.3f"),
+    ]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested keys and values as `section.key`, text; what is not set is left out."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            rows.append((f"{prefix}{key}", f"{value:.6g}" if isinstance(value, float) else _plain(value)))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(_plain(v) for v in value) if isinstance(value, list) else str(value)
+
+
+def provenance(run: RunData) -> list[tuple[str, str]]:
+    """Versions, machine, data, seconds and bytes, as far as the run recorded them."""
+    rest = {k: v for k, v in run.manifest.items() if k not in ("notes", "command", "argv")}
+    moved = [
+        (f"bytes {way}", f"{total:,} ({size(total)})")
+        for way, total in (
+            ("up", sum(r.bytes_up for r in run.records)),
+            ("down", sum(r.bytes_down for r in run.records)),
+        )
+        if total
+    ]
+    return [*flat(rest), *moved]
+
+
+def command(run: RunData) -> str:
+    """The command that repeats the run."""
+    return str(run.manifest.get("command") or f"fedfault run {run.folder / 'config.yaml'}")

@@ -1,0 +1,248 @@
+"""The run folder: everything a run leaves behind, written so that a kill at any moment loses at most one round.
+
+results/NAME/
+  config.yaml  manifest.json  split.json       written at the start
+  rounds.jsonl                                 one RoundRecord a line, appended and synced
+  checkpoint/round-00012.safetensors + .json   the State; the newest whole pair counts, the one before is kept
+  clients.parquet  metrics.json  adapter/  plots/  report.html       written at the end, from what is above
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from fedfault.errors import UserError
+from fedfault.types import Adapter, Layout, RoundRecord, State, finite
+
+KEEP = 2  # checkpoints: the newest, and the one before in case the newest is damaged
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Replace a file in one step: a reader, or a run after a kill, sees the old content or the new, never a part."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with scratch.open("wb") as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(scratch, path)
+
+
+class RunFolder:
+    """One run's folder. Use `create` or `open`; `locked` keeps a second process out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoint"
+
+    @classmethod
+    def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
+        """A new, empty folder. Raises `UserError` as `check_free` does."""
+        cls.check_free(path, overwrite=overwrite)
+        try:
+            if path.is_dir():
+                with cls(path).locked():
+                    shutil.rmtree(path)
+            (path / "checkpoint").mkdir(parents=True)
+        except OSError as e:
+            raise UserError(f"cannot write to {path}: {e.strerror}; choose another logging.results_dir") from e
+        return cls(path)
+
+    @staticmethod
+    def check_free(path: Path, *, overwrite: bool = False) -> None:
+        """`UserError` if there is a run already (unless `overwrite`), something else, or no right to write."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise UserError(
+                    f"{path} exists already; give another experiment_name, continue it with `fedfault resume {path}`, "
+                    "or replace it with --overwrite"
+                )
+            if not is_run(path):
+                raise UserError(f"{path} is not a run of fedfault; --overwrite replaces only runs. Choose another name")
+        parent = next(p for p in path.absolute().parents if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"cannot write to {parent}; choose another logging.results_dir")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run. `UserError` if the folder is none."""
+        if not is_run(path):
+            raise UserError(f"{path} is not a run folder (no config.yaml and rounds.jsonl in it)")
+        return cls(path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within the block no other process may write here; the lock dies with its process."""
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                yield
+        except filelock.Timeout as e:
+            raise UserError(f"{self.path} is in use by another process") from e
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file in one step."""
+        write_atomically(self.path / name, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file; `UserError` if it is damaged."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise UserError(f"{self.path / name} cannot be read: {e}") from e
+
+    def append(self, record: RoundRecord) -> None:
+        """Add a line to rounds.jsonl and wait until it is on disk."""
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(record.to_json(), allow_nan=False) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+
+    def records(self) -> list[RoundRecord]:
+        """All records; a last line cut short by a kill is left out. `UserError` for damage before it."""
+        return read_records(self.path / "rounds.jsonl")
+
+    def rewind(self, round: int) -> list[RoundRecord]:
+        """Drop the records after `round`, which no checkpoint covers; all of them for round 0. Returns what is left."""
+        kept = [r for r in self.records() if r.round <= round and round > 0]
+        lines = "".join(json.dumps(r.to_json(), allow_nan=False) + "\n" for r in kept)
+        write_atomically(self.path / "rounds.jsonl", lines)
+        return kept
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint; only when it is whole are older ones deleted."""
+        from safetensors.torch import save
+
+        groups = {"memory": state.memory, "clients": state.clients}
+        tensors = {"x": state.adapter.flat.detach().cpu()}
+        tensors |= {f"{g}/{name}": a.flat.detach().cpu() for g, items in groups.items() for name, a in items.items()}
+        data = save({name: t.contiguous().clone() for name, t in tensors.items()})
+        name = f"round-{state.round:05d}"
+        about = {
+            "round": state.round,
+            "clients_per_pass": state.clients_per_pass,
+            "layout": layout_hash(state.adapter.layout),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        write_atomically(self.checkpoints / f"{name}.safetensors", data)
+        write_atomically(self.checkpoints / f"{name}.json", json.dumps(about))
+        for old in self._rounds()[:-KEEP]:
+            for suffix in (".json", ".safetensors"):
+                (self.checkpoints / f"round-{old:05d}{suffix}").unlink(missing_ok=True)
+
+    def has_checkpoint(self) -> bool:
+        """Whether any round was saved."""
+        return bool(self._rounds())
+
+    def load(self, layout: Layout, device: Any) -> tuple[State, list[str]]:
+        """The newest whole checkpoint, and a warning for each damaged one that was passed over.
+
+        Raises `UserError` when none is whole, or when it belongs to a model with other trainable sites.
+        """
+        warnings: list[str] = []
+        for round in reversed(self._rounds()):
+            try:
+                return self._load(round, layout, device), warnings
+            except (OSError, ValueError, KeyError, TypeError) as e:
+                warnings.append(f"checkpoint of round {round} is damaged ({e}); going back to the one before")
+        damaged = "; ".join(warnings) or "there is none"
+        raise UserError(f"no whole checkpoint in {self.checkpoints}: {damaged}. Start again with --overwrite")
+
+    def _load(self, round: int, layout: Layout, device: Any) -> State:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        about = json.loads((self.checkpoints / f"round-{round:05d}.json").read_text(encoding="utf-8"))
+        data = (self.checkpoints / f"round-{round:05d}.safetensors").read_bytes()
+        if hashlib.sha256(data).hexdigest() != about["sha256"]:
+            raise ValueError("its checksum does not match")
+        if about["layout"] != layout_hash(layout):
+            raise UserError(
+                f"the checkpoint in {self.checkpoints} belongs to another model or other trainable sites than config.yaml"
+            )
+        try:
+            found = {name: Adapter(layout, t.to(device)) for name, t in load(data).items()}
+        except SafetensorError as e:
+            raise ValueError(str(e)) from e
+        groups: dict[str, dict[str, Adapter]] = {"memory": {}, "clients": {}}
+        for name in set(found) - {"x"}:
+            group, _, key = name.partition("/")
+            groups[group][key] = found[name]
+        return State(found["x"], about["round"], clients_per_pass=about["clients_per_pass"], **groups)
+
+    def _rounds(self) -> list[int]:
+        names = [re.fullmatch(r"round-(\d+)\.json", p.name) for p in self.checkpoints.glob("*.json")]
+        return sorted(int(m[1]) for m in names if m)
+
+    def write_clients(self, records: Sequence[RoundRecord]) -> None:
+        """clients.parquet: one row per (round, client)."""
+        import dataclasses
+
+        import pyarrow
+        import pyarrow.parquet
+
+        rows = [{"round": r.round, **dataclasses.asdict(c)} for r in records for c in r.clients]
+        scratch = self.path / f".clients.{os.getpid()}.tmp"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), scratch)
+        os.replace(scratch, self.path / "clients.parquet")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run: it says which experiment it is."""
+    return (path / "config.yaml").is_file() and (path / "manifest.json").is_file()
+
+
+def read_records(path: Path) -> list[RoundRecord]:
+    """The records in a rounds.jsonl; `UserError` with the line when one other than the last is damaged."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = []
+    for i, line in enumerate(lines):
+        try:
+            found.append(RoundRecord.from_json(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as e:
+            if i == len(lines) - 1:
+                break
+            raise UserError(f"{path}:{i + 1}: damaged record ({e})") from e
+    return found
+
+
+def layout_hash(layout: Layout) -> str:
+    """Identity of the trainable sites: two runs with the same hash can exchange adapters."""
+    text = json.dumps([[s.name, s.kind, s.shape] for s in layout.sites] + [layout.scaling])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def summary(records: Sequence[RoundRecord]) -> dict[str, Any]:
+    """metrics.json: the final, first and best scores and the totals of a run. What was not measured is absent."""
+    scored = [r for r in records if r.scores]
+    out: dict[str, Any] = {"rounds": records[-1].round if records else 0}
+    if scored:
+        first, last = scored[0], scored[-1]
+        out["final"] = {
+            n: {"loss": s.loss, "perplexity": s.perplexity, "tokens": s.tokens} for n, s in last.scores.items()
+        }
+        out["initial"] = {n: {"loss": s.loss, "perplexity": s.perplexity} for n, s in first.scores.items()}
+        usable = [r for r in scored if math.isfinite(r.scores["validation"].loss)]
+        if usable:
+            best = min(usable, key=lambda r: r.scores["validation"].loss)
+            out["best"] = {"round": best.round, "loss": best.scores["validation"].loss}
+        if "general" in last.scores:
+            out["forgetting"] = last.scores["general"].loss - first.scores["general"].loss
+    out["bytes_up"] = sum(r.bytes_up for r in records)
+    out["bytes_down"] = sum(r.bytes_down for r in records)
+    out["tokens"] = sum(r.tokens for r in records)
+    train = sum(r.seconds.get("train", 0.0) for r in records)
+    if train:
+        out["tokens_per_second"] = out["tokens"] / train
+    return out

@@ -1,0 +1,176 @@
+"""One run from configuration to report, and its continuation after a stop."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import fedfault
+from fedfault.config.files import dump
+from fedfault.config.loading import Loaded, load
+from fedfault.engine import begin, rounds
+from fedfault.errors import UserError
+from fedfault.experiment import Prepared, facts, prepare
+from fedfault.progress import Progress
+from fedfault.runs import RunFolder, summary
+from fedfault.types import RoundRecord, State
+
+VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def start(loaded: Loaded, progress: Progress, *, overwrite: bool = False, argv: Sequence[str] = ()) -> RunFolder:
+    """Run an experiment from the beginning. Returns its folder, finished.
+
+    Raises `UserError` before anything is written when the folder is taken or the experiment cannot be prepared.
+    """
+    exp = loaded.experiment
+    path = Path(exp.logging.results_dir).expanduser() / exp.experiment_name
+    RunFolder.check_free(path, overwrite=overwrite)
+    for note in loaded.notes:
+        progress.say(f"note: {note}")
+    clock = time.perf_counter()
+    prepared = prepare(exp, progress.say)
+    folder = RunFolder.create(path, overwrite=overwrite)
+    with folder.locked():
+        (folder.path / "config.yaml").write_text(dump(loaded.resolved), encoding="utf-8")
+        manifest = _manifest(prepared, argv, loaded.notes)
+        manifest["seconds"] = {"prepare": time.perf_counter() - clock}
+        folder.write_json("manifest.json", manifest)
+        folder.write_json("split.json", prepared.split.to_json())
+        _go(folder, prepared, begin(prepared.federation), progress, manifest)
+    return folder
+
+
+def resume(path: Path, progress: Progress) -> RunFolder:
+    """Continue a run from its newest whole checkpoint; a finished run gets back any missing result.
+
+    Raises `UserError` when the folder is no run, is damaged, or when its data or model are no longer the same.
+    """
+    folder = RunFolder.open(path)
+    with folder.locked():
+        loaded, manifest = load(folder.path / "config.yaml"), folder.read_json("manifest.json")
+        clock = time.perf_counter()
+        prepared = prepare(loaded.experiment, progress.say)
+        _check_same(manifest, facts(prepared))
+        fed = prepared.federation
+        if folder.has_checkpoint():
+            state, warnings = folder.load(fed.task.layout, prepared.model.device)
+        else:
+            state, warnings = begin(fed), []  # stopped before the first checkpoint
+        for warning in warnings:
+            progress.say(f"warning: {warning}")
+        progress.say(f"continuing after round {state.round} of {fed.num_rounds}")
+        manifest["seconds"]["prepare"] += time.perf_counter() - clock
+        _go(folder, prepared, state, progress, manifest)
+    return folder
+
+
+def _go(folder: RunFolder, p: Prepared, state: State, progress: Progress, manifest: dict[str, Any]) -> None:
+    """Train to the end, a checkpoint after every round, then write the results."""
+    clock = time.perf_counter()
+    records = folder.rewind(state.round)
+    with progress.rounds(p.federation.num_rounds, records):
+        for after, record in rounds(p.federation, state):
+            folder.append(record)
+            folder.save(after)
+            records.append(record)
+            state = after
+            progress.show(record)
+    trained = time.perf_counter()
+    _finish(folder, p, state, records, manifest)
+    manifest["seconds"]["rounds"] = manifest["seconds"].get("rounds", 0.0) + trained - clock
+    manifest["seconds"]["results"] = time.perf_counter() - trained
+    manifest["status"] = "finished"
+    folder.write_json("manifest.json", manifest)
+    from fedfault.report.render import render
+
+    render(folder.path)
+
+
+def _finish(folder: RunFolder, p: Prepared, state: State, records: list[RoundRecord], manifest: dict[str, Any]) -> None:
+    from fedfault.backbones.export import export
+
+    found = summary(records)
+    folder.write_json("metrics.json", found)
+    folder.write_clients(records)
+    export(folder.path / "adapter", p.backbone, p.model, state.adapter, _card(p, found, manifest))
+
+
+def _check_same(manifest: dict[str, Any], now: dict[str, Any]) -> None:
+    """A continued run must see the data and the model that it started with."""
+    for what in ("corpus", "model"):
+        before = manifest.get(what, {}).get("fingerprint")
+        if before != now[what]["fingerprint"]:
+            raise UserError(
+                f"the {what} is not the one this run started with ({manifest.get(what, {}).get('source')} then, "
+                f"{now[what]['source']} now); start a new run"
+            )
+
+
+def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
+    import torch
+
+    return {
+        "status": "running",
+        "fedfault": fedfault.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in VERSIONS},
+        "platform": platform.platform(),
+        "device": str(p.model.device),
+        "threads": torch.get_num_threads(),
+        "precision": p.backbone.precision,
+        "command": shlex.join(["fedfault", *argv]),
+        "argv": list(argv),
+        "seed": p.config.seed,
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "notes": list(notes),
+        **facts(p),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the package runs from, `+` when it has changes; None outside a checkout."""
+    here = Path(fedfault.__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        if subprocess.run(
+            [*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False
+        ).returncode:
+            return None
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def _card(p: Prepared, found: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """README.md of the adapter: the YAML head that model hubs read, what it is, how it did, how to load it."""
+    import jinja2
+
+    exp, source = p.config, p.backbone.source
+    head = {
+        "base_model": exp.model.name if Path(source).exists() else source,
+        "library_name": "peft" if exp.model.trainable == "lora" else "transformers",
+        "tags": ["fedfault", "federated-learning", exp.federation.algorithm.name],
+    }
+    loader = jinja2.PackageLoader("fedfault", "backbones")
+    environment = jinja2.Environment(loader=loader, autoescape=False, keep_trailing_newline=True)
+    return environment.get_template("card.md").render(
+        head=yaml.safe_dump(head, sort_keys=False).strip(),
+        exp=exp,
+        corpus=p.split.corpus,
+        found=found,
+        manifest=manifest,
+        names=[n for n in found["final"] if not n.startswith("client/")],
+    )

@@ -1,0 +1,300 @@
+"""The nouns. Nothing here imports torch, so that records, detectors and reports work without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Site:
+    """One trainable place in the model: a LoRA pair on a module, or one parameter trained in full.
+
+    A `lora` site has shape (r, d_in, d_out); its numbers are A (r, d_in), then B (d_out, r).
+    A `full` site has the shape of its parameter.
+    """
+
+    name: str
+    kind: Literal["lora", "full"]
+    shape: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many numbers the site holds."""
+        if self.kind == "full":
+            return math.prod(self.shape)
+        r, d_in, d_out = self.shape
+        return r * (d_in + d_out)
+
+
+class Pair(NamedTuple):
+    """The two LoRA factors of a site; the weight update is scaling * B @ A."""
+
+    A: Tensor  # (..., r, d_in)
+    B: Tensor  # (..., d_out, r)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where every trainable tensor sits in the flat row of P numbers, and the one LoRA scaling that all clients share.
+
+    >>> Layout.of([Site("q", "lora", (2, 3, 5)), Site("norm", "full", (4,))], scaling=2.0).size
+    20
+    """
+
+    sites: tuple[Site, ...]
+    scaling: float = 1.0
+
+    @classmethod
+    def of(cls, sites: Iterable[Site], scaling: float = 1.0) -> Layout:
+        """Lay the sites out one behind the other."""
+        placed, offset = [], 0
+        for s in sites:
+            placed.append(dataclasses.replace(s, offset=offset))
+            offset += s.size
+        return cls(tuple(placed), scaling)
+
+    @property
+    def size(self) -> int:
+        """P, the length of the row."""
+        return sum(s.size for s in self.sites)
+
+    def part(self, flat: Tensor, site: Site) -> Tensor:
+        """The numbers of a full site as a view: flat (..., P) -> (..., *shape)."""
+        part: Tensor = flat[..., site.offset : site.offset + site.size].unflatten(-1, site.shape)
+        return part
+
+    def pair(self, flat: Tensor, site: Site) -> Pair:
+        """The factors of a LoRA site as views: flat (..., P) -> A (..., r, d_in), B (..., d_out, r)."""
+        r, d_in, d_out = site.shape
+        a, b = flat[..., site.offset : site.offset + site.size].split((r * d_in, d_out * r), dim=-1)
+        return Pair(a.unflatten(-1, (r, d_in)), b.unflatten(-1, (d_out, r)))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A value: all trainable numbers of one model, flat (P,), or of a cohort of K clients, flat (K, P).
+
+    `+ - *` act on the numbers; a (P,) adapter broadcasts over a cohort.
+    """
+
+    layout: Layout
+    flat: Tensor
+
+    def __add__(self, other: Adapter) -> Adapter:
+        return Adapter(self.layout, self.flat + other.flat)
+
+    def __sub__(self, other: Adapter) -> Adapter:
+        return Adapter(self.layout, self.flat - other.flat)
+
+    def __mul__(self, c: float) -> Adapter:
+        return Adapter(self.layout, self.flat * c)
+
+    __rmul__ = __mul__
+
+    def delta(self, site: Site) -> Tensor:
+        """The weight update scaling * B @ A of a LoRA site: (..., d_out, d_in)."""
+        pair = self.layout.pair(self.flat, site)
+        return self.layout.scaling * (pair.B @ pair.A)
+
+
+# What crosses the network, by name: adapters and scalars, one row a client. The engine weighs it.
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that outlives a round: a checkpoint is this and nothing else."""
+
+    adapter: Adapter
+    round: int = 0
+    memory: Mapping[str, Adapter] = field(default_factory=dict)  # the server's own variables
+    clients: Mapping[str, Adapter] = field(default_factory=dict)  # what clients keep at home: flat (N, P), a row each
+    clients_per_pass: int | None = None  # set when memory ran out, so that a resumed run takes the same passes
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What local training of a cohort of K clients returns; rows are in the order of the cohort."""
+
+    adapter: Adapter  # (K, P)
+    weight: Tensor  # (K,) the client's weight in every average: tokens, samples or one, by federation.weighting
+    num_steps: Tensor  # (K,) optimiser steps
+    num_tokens: Tensor  # (K,) target tokens trained on
+    loss: Tensor  # (K,) token-weighted mean training loss over the round's steps
+    grad_norm: Tensor  # (K,) mean norm of the raw gradient before clipping
+
+
+Train = Callable[..., Trained]  # train(start=Adapter)
+
+
+def _send_adapter(state: State) -> Message:
+    return {"x": state.adapter}
+
+
+def _no_memory(adapter: Adapter) -> Mapping[str, Adapter]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Four pure functions in the order of a paper's pseudo-code; the engine owns the loop.
+
+    client: (received, memory, train) -> (sent, memory); `sent["n"]` is the weight of each client, (K,)
+    server: (state, got) -> state, with `got` stacked over the cohort: adapters (K, P), scalars (K,)
+    broadcast: (state) -> message to every client of the cohort
+    init: (adapter) -> server memory;  init_client: (adapter) -> one client's memory before it first takes part
+    """
+
+    client: Callable[[Message, Mapping[str, Adapter], Train], tuple[Message, Mapping[str, Adapter]]]
+    server: Callable[[State, Message], State]
+    broadcast: Callable[[State], Message] = _send_adapter
+    init: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
+    init_client: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
+
+
+class Batch(NamedTuple):
+    """One step's work for the first K clients of a pass, K x B rows; rows of weight zero are padding."""
+
+    rows: Tensor  # (K, B) which of the task's training examples
+    real: Tensor  # (K, B) bool
+
+
+class Task(Protocol):
+    """What is learned. The language-model task and the tests' quadratic task implement the same protocol."""
+
+    layout: Layout
+
+    def examples(self, client: int) -> int:
+        """How many training examples the client has."""
+
+    def tokens(self, client: int) -> int:
+        """How many target tokens they hold."""
+
+    def init(self, seed: int) -> Adapter:
+        """The server's first adapter, (P,)."""
+
+    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Per-client mean loss (K,), its gradient (K, P) and the target tokens it is a mean over (K,).
+
+        params: (K, P); clients: (K,) ids; key: (K,) int64, the random stream of this step's dropout for each client.
+        """
+
+    def evaluate(self, adapter: Adapter) -> dict[str, Score]:
+        """Scores of one model (P,) on every evaluation set, by name."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss over target tokens, in nats, and how many tokens it is a mean over."""
+
+    loss: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite when it overflows, NaN when the loss is."""
+        return math.inf if self.loss > 700 else math.exp(self.loss)
+
+    @classmethod
+    def pooled(cls, parts: Iterable[Score]) -> Score:
+        """The score of all tokens together: sums over sums, never a mean of means."""
+        parts = list(parts)
+        tokens = sum(p.tokens for p in parts)
+        return cls(sum(p.loss * p.tokens for p in parts) / tokens, tokens)
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """What one client did in one round."""
+
+    client: int
+    weight: float  # its share in the average; shares of a round sum to one
+    steps: int
+    tokens: int
+    loss: float  # training loss, nats per token
+    grad_norm: float
+    update_norm: float  # Frobenius norm of its weight change, factors multiplied out
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """Plain numbers of one round: JSON-able, no tensors. Round 0 is the model before training.
+
+    Score names: `validation` (the mixture), `topic/NAME`, `client/ID`, `general`. What was not measured is absent.
+    """
+
+    round: int
+    clients: tuple[ClientRecord, ...] = ()
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    probes: Mapping[str, float] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)  # wall time by part: train, aggregate, evaluate
+    events: tuple[str, ...] = ()  # what a reader should know, in sentences
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens trained on, all clients."""
+        return sum(c.tokens for c in self.clients)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values, a number that is not finite as None; `from_json` inverts it."""
+        plain: dict[str, Any] = finite(dataclasses.asdict(self))
+        return plain
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> RoundRecord:
+        """Read what `to_json` wrote."""
+        return cls(
+            **{
+                **line,
+                "clients": tuple(ClientRecord(**_nan(c)) for c in line["clients"]),
+                "events": tuple(line["events"]),
+                "scores": {name: Score(**_nan(s)) for name, s in line["scores"].items()},
+            }
+        )
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: math.nan if v is None else v for k, v in values.items()}
+
+
+class Document(NamedTuple):
+    """One text and the topic, register, style or label that it belongs to."""
+
+    text: str
+    topic: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A data set as a user meets it: documents with a topic each, split into train and validation."""
+
+    name: str
+    train: tuple[Document, ...]
+    validation: tuple[Document, ...]  # shares no text with train
+    source: str  # where the text came from, as precisely as can be said (package and version, Hub id, folder)
+    fingerprint: str  # hash of all texts and topics: two runs with the same fingerprint saw the same data
+
+
+# (topics (n,) int array, num_clients, generator) -> one sorted index array a client, disjoint, together range(n)
+Partition = Callable[[Any, int, Any], list[Any]]

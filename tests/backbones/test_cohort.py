@@ -1,0 +1,189 @@
+"""K adapters in one pass against PEFT's own model, one client at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conftest import VOCAB, tiny_gpt2, tiny_llama
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.prefix import ActivationCache, Prefix
+from fedfault.backbones.sites import Targets, lora_targets, partial_targets
+
+K, B, T, R = 3, 2, 7, 4
+
+
+def cohort(model, targets=None, **options) -> CohortModel:
+    return CohortModel(model, targets or lora_targets(model, None), r=R, alpha=10.0, **options)
+
+
+def some_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(1))
+
+
+def trained(layout, k: int = K) -> torch.Tensor:
+    """Adapters of k clients that all differ, with B away from zero, of both signs."""
+    return 0.3 * torch.randn(k, layout.size, generator=torch.Generator().manual_seed(2))
+
+
+def peft_loss_and_grads(
+    build, targets: list[str], c: CohortModel, flat: torch.Tensor, ids: torch.Tensor, real: torch.Tensor
+):
+    """The same client in PEFT: mean loss over the real targets and the gradient as a flat row."""
+    from peft import LoraConfig, get_peft_model
+
+    model = build()
+    fan = type(model).__name__.startswith("GPT2")
+    peft = get_peft_model(model, LoraConfig(r=R, lora_alpha=10, target_modules=targets, fan_in_fan_out=fan))
+    modules = dict(peft.base_model.model.named_modules())
+    with torch.no_grad():
+        for site in c.layout.sites:
+            A, B = c.layout.pair(flat, site)
+            modules[site.name].lora_A["default"].weight.copy_(A)
+            modules[site.name].lora_B["default"].weight.copy_(B)
+    logits = peft(input_ids=ids[:, :-1]).logits
+    each = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1), reduction="none")
+    loss = (each * real.reshape(-1)).sum() / real.sum()
+    loss.backward()
+    grads = []
+    for site in c.layout.sites:
+        m = modules[site.name]
+        grads += [m.lora_A["default"].weight.grad.flatten(), m.lora_B["default"].weight.grad.flatten()]
+    return loss.detach(), torch.cat(grads)
+
+
+def losses_and_grads(c: CohortModel, flat: torch.Tensor, ids: torch.Tensor, real: torch.Tensor):
+    leaf = flat.clone().requires_grad_()
+    weight = real / real.sum((1, 2), keepdim=True)
+    total, each = c.losses(leaf, ids, weight)
+    (grad,) = torch.autograd.grad(total, leaf)
+    return (each * weight).sum((1, 2)), grad
+
+
+@pytest.mark.parametrize(
+    ("build", "targets"),
+    [
+        (tiny_llama, ["q_proj", "v_proj"]),
+        (lambda: tiny_llama(tied=False), ["k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
+        (tiny_gpt2, ["c_attn"]),
+        (tiny_gpt2, ["c_attn", "c_proj", "c_fc"]),
+    ],
+)
+def test_every_client_has_the_loss_and_gradient_that_peft_gives_it_alone(build, targets):
+    c = cohort(build(), lora_targets(build(), targets))
+    flat, ids = trained(c.layout), some_ids(K, B, T + 1)
+    real = torch.ones(K, B, T)
+    real[1, 1] = 0  # a partial last batch
+    real[2, 0, 3:] = 0  # a short last block
+    loss, grad = losses_and_grads(c, flat, ids, real)
+    for k in range(K):
+        expected, expected_grad = peft_loss_and_grads(build, targets, c, flat[k], ids[k], real[k])
+        torch.testing.assert_close(loss[k], expected, rtol=1e-5, atol=0)
+        assert (grad[k] - expected_grad).norm() <= 1e-5 * expected_grad.norm()
+
+
+def test_a_cohort_of_k_is_k_cohorts_of_one(tiny):
+    c = cohort(tiny())
+    flat, ids, real = trained(c.layout), some_ids(K, B, T + 1), torch.ones(K, B, T)
+    loss, grad = losses_and_grads(c, flat, ids, real)
+    for k in range(K):
+        one, one_grad = losses_and_grads(c, flat[k : k + 1], ids[k : k + 1], real[k : k + 1])
+        torch.testing.assert_close(loss[k], one[0], rtol=1e-5, atol=0)
+        torch.testing.assert_close(grad[k], one_grad[0], rtol=1e-4, atol=1e-6)
+
+
+def test_an_untrained_adapter_is_the_base_to_the_last_bit(tiny):
+    ids = some_ids(1, B, T + 1)
+    base = tiny()
+    c = cohort(tiny())
+    _, each = c.losses(c.init(0).flat[None], ids, torch.ones(1, B, T))
+    plain = CohortModel(base, Targets(), r=R, alpha=10.0)
+    _, expected = plain.losses(torch.zeros(1, 0), ids, torch.ones(1, B, T))
+    assert torch.equal(each, expected)
+
+
+def test_the_base_loss_is_the_one_transformers_reports(tiny):
+    ids, model = some_ids(1, B, T + 1), tiny()
+    logits = model(input_ids=ids[0, :, :-1]).logits
+    expected = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), ids[0, :, 1:].reshape(-1))
+    _, each = cohort(model).losses(cohort(tiny()).init(0).flat[None], ids, torch.ones(1, B, T))
+    torch.testing.assert_close(each.mean(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("build", "modules"),
+    [
+        (tiny_llama, ["model.norm"]),
+        (tiny_llama, ["embed_tokens"]),
+        (lambda: tiny_llama(tied=False), ["lm_head", "embed_tokens"]),
+        (tiny_gpt2, ["ln_f"]),
+        (tiny_gpt2, ["wte"]),
+    ],
+)
+def test_whole_layers_per_client_have_the_gradients_of_the_plain_model(build, modules):
+    c = cohort(build(), partial_targets(build(), 1, modules))
+    start = c.init(0).flat
+    flat = start + 0.05 * torch.randn(K, len(start), generator=torch.Generator().manual_seed(3))
+    ids, real = some_ids(K, B, T + 1), torch.ones(K, B, T)
+    loss, grad = losses_and_grads(c, flat, ids, real)
+    for k in range(K):
+        model = build().requires_grad_(False)
+        parameters = [model.get_parameter(s.name).requires_grad_() for s in c.layout.sites]
+        with torch.no_grad():
+            for p, s in zip(parameters, c.layout.sites, strict=True):
+                p.copy_(c.layout.part(flat[k], s))
+        logits = model(input_ids=ids[k, :, :-1]).logits
+        expected = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), ids[k, :, 1:].reshape(-1))
+        expected_grad = torch.cat([g.flatten() for g in torch.autograd.grad(expected, parameters)])
+        torch.testing.assert_close(loss[k], expected, rtol=1e-5, atol=0)
+        assert (grad[k] - expected_grad).norm() <= 2e-5 * expected_grad.norm()
+
+
+def test_dropout_depends_on_the_client_not_on_its_company():
+    c = cohort(tiny_llama(), dropout=0.5)
+    flat, ids, weight = trained(c.layout), some_ids(K, B, T + 1), torch.ones(K, B, T)
+    key = torch.tensor([5, 6, 7])
+    _, together = c.losses(flat, ids, weight, key)
+    _, alone = c.losses(flat[1:2], ids[1:2], weight[1:2], key[1:2])
+    torch.testing.assert_close(together[1], alone[0])
+    _, other = c.losses(flat, ids, weight, key + 1)
+    assert not torch.allclose(together, other)
+    _, off = c.losses(flat, ids, weight)
+    assert not torch.allclose(together, off)
+
+
+def test_dropout_keeps_the_mean():
+    from fedfault.backbones.cohort import _keep
+
+    mask = _keep(torch.Size([4, 100, 100]), torch.tensor([1, 2, 3, 2**61]), 0.3, torch.empty(0))
+    assert mask.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    per_client = mask.mean((1, 2))
+    assert (per_client - 1).abs().max() < 5 * (0.3 / 0.7 / 1e4) ** 0.5  # five standard errors
+    flat = mask.flatten(1) - 1
+    assert (torch.corrcoef(flat) - torch.eye(4)).abs().max() < 0.05
+
+
+def test_skipping_the_frozen_blocks_changes_nothing(tiny):
+    build = lambda: tiny(blocks=3)  # noqa: E731
+    model = build()
+    c = cohort(model, partial_targets(model, 1, []))
+    assert c.targets.first_block == 2
+    flat = c.init(0).flat.expand(K, -1) + 0.01
+    ids, real = some_ids(K, B, T + 1), torch.ones(K, B, T)
+    plain = losses_and_grads(c, flat, ids, real)
+    table = ids.reshape(K * B, T + 1)[:, :-1]
+    room_for_four = 4 * T * 24 * 4
+    cache = ActivationCache(Prefix(model, 2), table, room_for_four)
+    for _ in range(2):  # first filling, then mixed: four rows fit, two do not
+        with cache.prefix.replaced_by(cache.rows(torch.arange(K * B))):
+            cached = losses_and_grads(c, flat, ids, real)
+        torch.testing.assert_close(cached, plain)
+    assert cache.used == 4
+    torch.testing.assert_close(losses_and_grads(c, flat, ids, real), plain)  # and the blocks are back
+
+
+def test_lora_on_upper_blocks_leaves_lower_ones_to_the_cache():
+    model = tiny_llama(blocks=3)
+    assert lora_targets(model, ["layers.2.self_attn.q_proj"]).first_block == 2
+    assert lora_targets(model, None).first_block == 0
+    assert partial_targets(model, 1, ["embed_tokens"]).first_block == 0

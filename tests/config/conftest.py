@@ -1,0 +1,43 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedfault import registry
+
+
+def fedavg(): ...
+def fedprox(*, mu: float = 0.01): ...
+def iid(): ...
+def topic_skew(*, alpha: float = 0.5, convention: str = "topic"): ...
+def topic_isolation(*, leak: float = 0.0): ...
+def registers(): ...
+def ag_news(): ...
+
+
+KNOWN = {
+    "algorithm": [fedavg, fedprox],
+    "partition": [iid, topic_skew, topic_isolation],
+    "corpus": [ag_news, registers],
+}
+
+
+@pytest.fixture(autouse=True)
+def components(monkeypatch):
+    """A few components with the real names, so that nothing heavy is imported."""
+    monkeypatch.setattr(registry, "builders", lambda kind: {f.__name__: f for f in KNOWN[kind]})
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch) -> Callable[..., Path]:
+    """Writes a file into an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def file(text: Any, name: str = "x.yaml") -> Path:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return file

@@ -1,0 +1,199 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedfault.config import load, reference
+from fedfault.config.files import dump
+from fedfault.config.schema import NOT_YET
+from fedfault.config.shipped import find, names
+from fedfault.errors import UserError
+
+DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def refused(*arguments):
+    with pytest.raises(UserError) as e:
+        load(*arguments)
+    return str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("federation: {num_rounds: -3}", "x.yaml:1: federation.num_rounds: got -3; must be greater than 0"),
+        ("federation: {num_rounds: 2.0}", "federation.num_rounds: got 2.0; must be an integer"),
+        ("federation: {num_rounds: true}", "federation.num_rounds: got true; must be an integer"),
+        ("federation: {num_rounds: '3'}", "federation.num_rounds: got '3'; must be an integer"),
+        ("training: {lr: .inf}", "training.lr: got inf; must be a finite number"),
+        ("training: {lr: null}", "training.lr: got null; must be a number"),
+        ("training: {clients_per_pass: x}", "training.clients_per_pass: got 'x'; must be an integer or 'auto'"),
+        ("model: {quantization: 4bit}", "model.quantization: got '4bit'; must be 'none'"),
+        ("model: {trainable: all}", "model.trainable: got 'all'; must be 'lora' or 'partial'"),
+        ("model: {lora: {target_modules: [a, 1]}}", "model.lora.target_modules: got 1; must be a string"),
+        ("model: {lora: {r_min: 2}}", "x.yaml:1: model.lora: r_min 2 differs from r_max 8"),
+        ("model: {name: {a: {b: 1}}}", "x.yaml:1: model.name: got {'a': {'b': 1}}; must be a string"),
+        ("model: gpt2", "x.yaml:1: model: got 'gpt2'; must be a section, with its own keys"),
+        ("federation: {algorithm: 3}", "federation.algorithm: got 3; must be a section"),
+        ("federation: {algorithm: {name: 3}}", "federation.algorithm.name: got 3; must be a string"),
+        ("federation: {algorithm: fedporx}", "algorithm: no algorithm called 'fedporx'; did you mean 'fedprox'?"),
+        (
+            "federation: {algorithm: {name: fedprox, muu: 1}}",
+            "algorithm 'fedprox' has no option 'muu'; did you mean 'mu'?",
+        ),
+        (
+            "federation: {algorithm: {name: fedprox, mu: x}}",
+            "x.yaml:1: federation.algorithm: algorithm 'fedprox': mu='x'",
+        ),
+        ("data: {partition: topic_skw}", "x.yaml:1: data.partition: no partition called 'topic_skw'; did you mean"),
+        ("data: {dataset: agnews}", "x.yaml:1: data.dataset: no corpus called 'agnews'; did you mean 'ag_news'?"),
+        ("experiment_name: ../x", "experiment_name: got '../x'; must match"),
+        ("experiment_name: " + "x" * 200, "experiment_name: got 'xxx"),
+        (
+            "federation: {num_round: 3}",
+            "x.yaml:1: no key 'num_round' in section federation; did you mean 'num_rounds'? (k",
+        ),
+        ("num_rounds: 3", "x.yaml:1: no key 'num_rounds' at the top level; did you mean 'federation.num_rounds'?"),
+        ("training: {num_rounds: 3}", "no key 'num_rounds' in section training; did you mean 'federation.num_rounds'?"),
+        ("lora_r: 3", "no key 'lora_r' at the top level; did you mean 'model.lora_r'?"),
+        ("federaton: {num_rounds: 3}", "no key 'federaton' at the top level; did you mean 'federation'?"),
+        (
+            "federation: {aggregation: {methd: x}}",
+            "no key 'methd' in section federation.aggregation; did you mean 'method'",
+        ),
+        ("federated: {num_round: 3}", "x.yaml:1: no key 'num_round' in section federated; did you mean 'num_rounds'?"),
+        ("federated: 3", "x.yaml:1: no key 'federated' at the top level"),
+        ("federation.num_rounds: 3", "dotted keys are for the command line"),
+        ("<<: {seed: 1}", "no key '<<' at the top level"),
+        ("x" * 1000 + ": 1", "no key 'xxx"),
+    ],
+)
+def test_a_bad_setting_says_where_what_and_what_is_allowed(write, text, told):
+    assert told in refused(write(text + "\n"))
+
+
+@pytest.mark.parametrize("section", NOT_YET)
+def test_a_section_without_code_is_refused_not_ignored(write, section):
+    told = f"section '{section}' is not implemented yet; leave it out"
+    assert refused(write(f"seed: 1\n{section}:\n  a: 1\n  b: 2\n")) == f"x.yaml:3: {told}"
+    assert refused(write(f"{section}:\n")) == f"x.yaml:1: {told}"
+    assert refused(write("seed: 1\n"), [f"{section}.a=1"]) == f"command line: {told}"
+
+
+def test_everything_that_is_wrong_is_listed(write):
+    told = refused(
+        write("seed: -1\nmodle: {}\nfederation:\n  algorithm: nothing\n"), ["training.lr=fast", "data.dataset=none"]
+    )
+    assert [line.split(": ")[0] for line in sorted(told.splitlines())] == [
+        "command line",
+        "command line",
+        "x.yaml:1",
+        "x.yaml:2",
+        "x.yaml:4",
+    ]
+
+
+def test_an_error_across_layers_names_the_later_one(write):
+    told = refused(write("federation: {total_clients: 4}\n"), ["federation.clients_per_round=5"])
+    assert told == "command line: federation: clients_per_round 5 is more than total_clients 4"
+
+
+def test_a_whole_number_may_stand_for_a_float_in_component_options(write):
+    got = load(write("federation: {algorithm: {name: fedprox, mu: 1}}\n")).resolved["federation"]["algorithm"]
+    assert got == {"name": "fedprox", "mu": 1.0}
+    assert type(got["mu"]) is float
+
+
+def test_no_file_is_the_quickstart():
+    e = load(None).experiment
+    assert (e.experiment_name, e.model.name, e.data.dataset) == ("quickstart", "micro", "registers")
+    assert (e.data.partition.method, e.federation.algorithm.name) == ("topic_isolation", "fedavg")
+    assert (e.federation.total_clients, e.federation.participation_rate, e.federation.num_rounds) == (10, 0.3, 12)
+    assert (e.model.lora.r_max, e.model.lora.alpha, e.model.max_length) == (8, 16.0, 64)
+    assert (e.training.local_steps, e.training.batch_size) == (20, 8)
+    assert (e.training.optimizer, e.training.lr) == ("adamw", 0.01)
+
+
+def test_the_default_is_the_study_on_distilgpt2():
+    e = load("default").experiment
+    assert (e.model.name, e.model.lora.r_max, e.model.lora.alpha, e.model.max_length) == ("distilgpt2", 8, 16.0, 128)
+    assert (e.data.dataset, e.data.partition.method, e.data.partition.options["alpha"]) == (
+        "ag_news",
+        "topic_skew",
+        0.1,
+    )
+    assert (e.federation.total_clients, e.federation.cohort_size, e.federation.num_rounds) == (10, 10, 50)
+    assert (e.federation.algorithm.name, e.training.local_epochs, e.training.lr) == ("fedavg", 1, 5e-5)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "configs/quickstart.yaml", "./configs/quickstart"])
+def test_a_shipped_configuration_is_found_from_any_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert find(name).is_file()
+
+
+def test_an_existing_file_wins_over_a_shipped_one_and_a_folder_does_not(write):
+    write("seed: 7\n", "quickstart")
+    assert load("quickstart").experiment.seed == 7
+    write("seed: 7\n", "default/x.yaml")
+    assert load("default").experiment.experiment_name == "default"
+
+
+@pytest.mark.parametrize("name", ["quickstrat", "../quickstart", "", "a\0b", "x" * 5000, "/etc", "\udc80", "**"])
+def test_a_name_that_is_nothing_lists_what_is_shipped(name):
+    told = refused(name)
+    assert told.endswith(f"(shipped: {', '.join(names())})")
+    assert ("did you mean 'quickstart'?" in told) == ("quickst" in name)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_configuration_loads_and_its_resolved_form_loads_the_same(write, name):
+    got = load(name)
+    again = load(write(dump(got.resolved)))
+    assert again.experiment == got.experiment
+    assert again.resolved == got.resolved
+    assert again.notes == ()
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_configuration_loads_with_the_real_components(monkeypatch, name):
+    monkeypatch.undo()  # the registry as it is
+    assert load(name).notes == ()
+
+
+words = st.text(min_size=1, max_size=6).filter(lambda text: "\0" not in text)
+choices = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 2**63 - 1),
+        "model": st.fixed_dictionaries({"name": words}),
+        "data": st.fixed_dictionaries({"text_columns": st.lists(words, max_size=2), "topic_column": words}),
+        "training": st.fixed_dictionaries(
+            {"lr": st.floats(1e-12, 1e12), "clients_per_pass": st.sampled_from(["auto", 3])}
+        ),
+        "federation": st.fixed_dictionaries(
+            {
+                "algorithm": st.one_of(
+                    st.just("fedavg"), st.fixed_dictionaries({"name": st.just("fedprox"), "mu": st.floats(0, 1)})
+                )
+            }
+        ),
+    },
+).filter(bool)
+
+
+@settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(choices)
+def test_the_resolved_form_of_any_experiment_loads_as_an_equal_one(write, chosen):
+    got = load(write(dump(chosen)))
+    assert load(write(dump(got.resolved), "y.yaml")).experiment == got.experiment
+
+
+def test_the_reference_page_is_the_one_in_docs():
+    told = "run: python -m fedfault.config.reference > docs/configuration.md"
+    assert DOCS.read_text(encoding="utf-8") == reference.page(), told
+
+
+def test_every_key_has_a_meaning_in_the_reference_page():
+    assert "|  |\n| `" not in reference.page().partition("## Layers")[0]

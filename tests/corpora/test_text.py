@@ -1,0 +1,160 @@
+import collections
+import json
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from fedfault.errors import UserError
+from fedfault.registry import build
+
+TOPICS = b"text,topic\nhi,x\nho,y\n"
+ROWS = [{"text": f'Text {i}, with "quotes"\nand a line.', "kind": f"k{i % 3}", "id": i} for i in range(30)]
+
+
+def read(path, **options):
+    return build("corpus", "text", path=str(path), **options)
+
+
+def topics(corpus):
+    return collections.Counter(d.topic for d in corpus.train + corpus.validation)
+
+
+def write(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        import csv
+
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_table_gives_a_document_a_row(tmp_path, ending):
+    corpus = read(write(tmp_path / f"mine.{ending}", ROWS), topic_column="kind")
+    assert topics(corpus) == {"k0": 10, "k1": 10, "k2": 10}
+    assert {d.text for d in corpus.train + corpus.validation} == {row["text"] for row in ROWS}
+    assert len(corpus.validation) == 3
+    assert str(tmp_path) in corpus.source
+
+
+def test_all_formats_give_the_same_fingerprint(tmp_path):
+    made = [read(write(tmp_path / f"mine.{ending}", ROWS)) for ending in ("csv", "jsonl", "parquet")]
+    assert len({corpus.fingerprint for corpus in made}) == 1
+    assert topics(made[0]) == {"text": 30}
+
+
+def test_several_text_columns_are_joined_by_line_breaks(tmp_path):
+    rows = [{"title": "T", "body": f"b{i}", "n": i} for i in range(4)] + [{"title": "", "body": "alone", "n": 9}]
+    corpus = read(write(tmp_path / "a.csv", rows), text_columns=["title", "body"])
+    assert {d.text for d in corpus.train + corpus.validation} == {"T\nb0", "T\nb1", "T\nb2", "T\nb3", "alone"}
+
+
+def test_numbers_can_be_topics(tmp_path):
+    assert set(topics(read(write(tmp_path / "a.parquet", ROWS), topic_column="id"))) == {str(i) for i in range(30)}
+
+
+def test_a_folder_of_text_files_has_its_sub_folders_as_topics(tmp_path):
+    for name in (
+        "x/1.txt",
+        "x/2.txt",
+        "x/deep/3.txt",
+        "y/4.txt",
+        "y/5.txt",
+        "6.txt",
+        ".hidden/7.txt",
+        "y/.8.txt",
+        "y/9.md",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"text of {name}", encoding="utf-8")
+    assert topics(read(tmp_path)) == {"x": 3, "y": 2, "text": 1}
+
+
+def test_a_single_text_file_is_cut_at_blank_lines(tmp_path):
+    paragraphs = [f"{i} " + "word " * 200 for i in range(6)]
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(paragraphs).encode())
+    corpus = read(tmp_path / "a.txt")
+    assert len(corpus.train) + len(corpus.validation) == 6
+    assert any(d.text.startswith("0 word") for d in corpus.train + corpus.validation)  # no byte-order mark
+
+
+def test_a_folder_with_train_and_validation_keeps_them(tmp_path):
+    write(tmp_path / "train.csv", ROWS[:20])
+    write(tmp_path / "train-2.csv", ROWS[20:25])
+    write(tmp_path / "valid.csv", ROWS[24:])
+    write(tmp_path / "other.csv", ROWS)
+    corpus = read(tmp_path)
+    assert len(corpus.train) == 24
+    assert len(corpus.validation) == 6
+
+
+def test_a_folder_of_other_tables_is_pooled(tmp_path):
+    write(tmp_path / "a.csv", ROWS[:10])
+    write(tmp_path / "b.jsonl", ROWS[10:])
+    (tmp_path / "README.txt").write_text("not data")
+    assert topics(read(tmp_path)) == {"text": 30}
+
+
+def test_rows_without_text_are_dropped_and_long_fields_are_read(tmp_path):
+    rows = [{"text": t} for t in ("", "  ", "a" * 200_000, "b")]
+    corpus = read(write(tmp_path / "a.csv", rows))
+    assert sorted(len(d.text) for d in corpus.train + corpus.validation) == [1, 200_000]
+
+
+def test_missing_values_in_jsonl_and_parquet_are_no_text(tmp_path):
+    rows = [{"text": "one"}, {"text": None}, {"text": "two"}]
+    assert topics(read(write(tmp_path / "a.parquet", rows))) == {"text": 2}
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"other": 1}\n{"text": "two"}')
+    assert topics(read(tmp_path / "b.jsonl")) == {"text": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "parts"),
+    [
+        ("a.csv", TOPICS, {"text_columns": ["txt"]}, ["no column 'txt'", "mean 'text'", "known: text, topic"]),
+        ("a.csv", TOPICS, {"topic_column": "topics"}, ["did you mean 'topic'", "data.topic_column"]),
+        ("a.csv", b"body\nhi\n", {}, ["no column 'text'", "data.text_columns"]),
+        ("a.csv", b"text,topic\nhi,\nho,y\n", {"topic_column": "topic"}, ["1 of 2 rows"]),
+        ("a.csv", b"text\n", {}, ["no rows"]),
+        ("a.csv", b"", {}, ["no rows"]),
+        ("a.csv", b"text\n\"\"\n\" \"\n", {}, ["no text in it"]),
+        ("a.csv", b"text\none\n", {}, ["only one text"]),
+        ("a.csv", b"text\none,two\n", {}, ["line 2", "more fields"]),
+        ("a.csv", b'text\n"one\n', {}, ["not CSV"]),
+        ("a.csv", b"text\n", {"text_columns": []}, ["data.text_columns is empty"]),
+        ("a.csv", b"text\ncaf\xe9\n", {}, ["0xe9 at offset 8", "not UTF-8"]),
+        ("a.txt", b"a\0b", {}, ["binary"]),
+        ("a.txt", b"a", {"text_columns": ["text"]}, ["plain text", "leave it out"]),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', {}, ["line 2 is not JSON"]),
+        ("a.jsonl", b'["a"]\n', {}, ["line 1 is not a JSON object"]),
+        ("a.jsonl", b'{"text": ["a", "b"]}\n', {}, ["column 'text' holds list"]),
+        ("a.parquet", b"PAR1nonsense", {}, ["not a readable Parquet file"]),
+        ("a.xlsx", b"x", {}, ["must end in one of .csv, .jsonl, .parquet, .txt"]),
+    ],
+)  # fmt: skip
+def test_bad_files_are_explained(tmp_path, name, data, options, parts):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError) as error:
+        read(tmp_path / name, **options)
+    for part in parts:
+        assert part in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_bad_paths_are_explained(tmp_path):
+    with pytest.raises(UserError, match=r"needs data\.path"):
+        build("corpus", "text")
+    with pytest.raises(UserError, match="no file in the folder"):
+        read(tmp_path)
+    (tmp_path / "mine.csv").write_text("text\n")
+    with pytest.raises(UserError, match=r"no such file or folder; did you mean 'mine\.csv'"):
+        read(tmp_path / "mime.csv")
+    with pytest.raises(UserError, match="nor is"):
+        read(tmp_path / "nowhere" / "a.csv")
