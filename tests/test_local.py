@@ -13,9 +13,7 @@ from toys import LowRank, Quadratic
 
 
 def run(task, clients, passes=None, **work):
-    train = trainer(
-        task, LocalWork(**work), seed=0, round=1, clients=clients, passes=passes or Passes(len(clients))
-    )
+    train = trainer(task, LocalWork(**work), seed=0, round=1, clients=clients, passes=passes or Passes(len(clients)))
     return train(start=task.init(0))
 
 
@@ -90,7 +88,9 @@ class Cramped(Quadratic):
 
     def grad(self, params, clients, batch, key):
         if len(params) > self.room:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+            )
         return super().grad(params, clients, batch, key)
 
 

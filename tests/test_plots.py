@@ -149,6 +149,7 @@ def test_labels_stay_few_and_apart_when_there_are_many():
     assert len([t for t in texts(plots.participation(RUNS["large"])) if t.startswith("topic")]) <= 25
     assert spread([0.5, 0.5, 0.5], 0.2) == pytest.approx([0.3, 0.5, 0.7])
     assert spread([0.1, 0.6], 0.2) == [0.1, 0.6]
+    assert spread([0.9, 1.0, 1.0], 0.2) == pytest.approx([0.6, 0.8, 1.0])  # not into the title
     assert spread([], 0.2) == []
 
 

@@ -100,6 +100,8 @@ class LowRank:
 def federation(task, algorithm: str = "fedavg", clients: int | None = None, **changes) -> Federation:
     """A federation over a toy; `work` takes LocalWork's fields, the rest Federation's."""
     N = clients or (len(task.X) if isinstance(task, LowRank) else len(task.H))
-    work = LocalWork(**{"epochs": None, "steps": 5, "batch_size": 4, "lr": 0.1, "optimizer": "sgd", **changes.pop("work", {})})
+    work = LocalWork(
+        **{"epochs": None, "steps": 5, "batch_size": 4, "lr": 0.1, "optimizer": "sgd", **changes.pop("work", {})}
+    )
     given = {"total_clients": N, "cohort_size": N, "num_rounds": 5, **changes}
     return Federation(task=task, algorithm=build("algorithm", algorithm), work=work, **given)

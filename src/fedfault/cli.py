@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +38,16 @@ def _split(settings: list[str] | None) -> tuple[str | None, list[str]]:
     return config, words
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """An interrupt ends with status 130 and says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; `fedfault resume RUN` goes on from the last finished round", err=True)
+        raise typer.Exit(130) from None
+
+
 @app.command()
 def run(
     settings: Settings = None,
@@ -50,7 +62,9 @@ def run(
     from fedfault import session
     from fedfault.progress import Progress
 
-    folder = session.start(loaded, Progress(quiet=quiet), overwrite=overwrite, argv=sys.argv[1:])
+    named = any(word.startswith("experiment_name=") for word in overrides)
+    with _stoppable():
+        folder = session.start(loaded, Progress(quiet=quiet), overwrite=overwrite, named=named, argv=sys.argv[1:])
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
@@ -60,7 +74,8 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
     from fedfault import session
     from fedfault.progress import Progress
 
-    folder = session.resume(run, Progress(quiet=quiet))
+    with _stoppable():
+        folder = session.resume(run, Progress(quiet=quiet))
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
@@ -97,12 +112,9 @@ def list_(
 
 
 def main() -> None:
-    """Entry point: bad input ends with a message and status 2, an interrupt with 130."""
+    """Entry point: bad input ends with a message and status 2."""
     try:
         app()
     except UserError as e:
         typer.echo(f"error: {e}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; `fedfault resume RUN` goes on from the last finished round", err=True)
-        sys.exit(130)

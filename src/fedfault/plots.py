@@ -11,11 +11,11 @@ import os
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
+from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
@@ -147,8 +147,9 @@ def _strip(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> None:
 
 def _gaps(ax: Axes, theme: Theme, columns: tuple[int, int], rows: tuple[int, int]) -> None:
     """Thin lines in the colour of the page between cells, unless the cells are too many to see them apart."""
-    for (first, last), draw in ((columns, ax.axvline), (rows, ax.axhline)):
-        for n in range(first, last if last - first <= 64 else first):
+    width, height = cast(Figure, ax.figure).get_size_inches()
+    for (first, last), inches, draw in ((columns, width, ax.axvline), (rows, height, ax.axhline)):
+        for n in range(first, last if last - first <= 7.5 * inches else first):
             draw(n + 0.5, color=theme.surface, lw=1.2)
 
 
@@ -270,11 +271,13 @@ def _height(rows: int) -> float:
     return min(max(1.1 + 0.23 * rows, 2.0), 6.5)
 
 
-def _heat(ax: Axes, values: np.ndarray, theme: Theme, columns: tuple[int, int], top: float | None) -> AxesImage:
-    """A heat map with rows from the top; NaN cells are empty."""
-    cmap = theme.cmap.with_extremes(bad=theme.empty)
+def _heat(ax: Axes, values: np.ndarray, theme: Theme, columns: tuple[int, int], percent: bool = False) -> AxesImage:
+    """A heat map with rows from the top. NaN cells are empty: no percentage is, so that a zero may be as pale as they."""
+    low_colour = 0.0 if percent else 0.25
+    ramp = theme.cmap(np.linspace(low_colour, 1, 256))
+    cmap = ListedColormap(ramp).with_extremes(bad=theme.empty)
     finite = values[np.isfinite(values)]
-    low, high = (0.0, top) if top is not None else (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    low, high = (0.0, 100.0) if percent else (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     extent = (columns[0] - 0.5, columns[1] + 0.5, len(values) - 0.5, -0.5)
     shown = np.ma.masked_invalid(values)
     image = ax.imshow(
@@ -299,7 +302,7 @@ def participation(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
             losses[row[c.client], r.round - first] = c.loss
     fig = canvas(narrow, _height(len(row)))
     ax = fig.add_subplot()
-    image = _heat(ax, losses, theme, (first, last), None)
+    image = _heat(ax, losses, theme, (first, last))
     broken = [(r.round, row[c.client]) for r in trained for c in r.clients if not math.isfinite(c.loss)]
     if broken:
         ax.plot(*np.transpose(broken), "x", color=theme.alarm, ms=5, mew=1.5)
@@ -328,7 +331,7 @@ def split(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     share = 100 * documents / np.maximum(documents.sum(axis=1, keepdims=True), 1)
     fig = canvas(narrow, _height(len(order)) + 0.3)
     left, right = fig.subplots(1, 2, width_ratios=[2, 1] if narrow else [3, 1], sharey=True)
-    _heat(left, share, theme, (0, documents.shape[1] - 1), 100.0)
+    _heat(left, share, theme, (0, documents.shape[1] - 1), percent=True)
     if len(order) <= FEW and documents.shape[1] <= (4 if narrow else 10):
         for (i, j), count in np.ndenumerate(documents):
             ink = text_on(theme.cmap(share[i, j] / 100))
@@ -351,7 +354,7 @@ def _topic_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> None:
     topics, colours, limit = run.split["topics"], topic_colours(run, theme), 9 if narrow else 16
     ticks = [(float(i), label(t, limit), t) for i, t in enumerate(topics)]
     if len(topics) > (8 if narrow else 16):
-        ticks = _apart([t for t in ticks if t[2] in colours], len(topics) / (10 if narrow else 24))
+        ticks = _apart([t for t in ticks if t[2] in colours], len(topics) / (8 if narrow else 24))
         ax.set_xlabel(f"{len(topics)} topics, {len(ticks)} named")
     room = max(len(t[1]) for t in ticks) * len(topics) < (20 if narrow else 75)
     style: dict[str, Any] = {} if room else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}

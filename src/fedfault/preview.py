@@ -8,7 +8,7 @@ from typing import Any
 
 from fedfault.config.loading import Loaded
 from fedfault.errors import UserError, suggest
-from fedfault.registry import FOLDERS, builders, first_line, options
+from fedfault.registry import FOLDERS, builders, first_line, options, shown
 
 BAR = 24  # characters
 MOST = 40  # clients listed one by one
@@ -96,5 +96,5 @@ def _models(models: dict[str, str]) -> str:
 
 
 def _one(kind: str, name: str, builder: Callable[..., Any]) -> str:
-    takes = [f"  {p}" for p in options(builder).values()] or ["  none"]
+    takes = [f"  {shown(p)}" for p in options(builder).values()] or ["  none"]
     return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", "options:", *takes])

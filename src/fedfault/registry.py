@@ -81,7 +81,7 @@ def checked(kind: str, name: str, builder: Callable[..., Any], given: dict[str, 
     known = options(builder)
     for key in given:
         if key not in known:
-            takes = ", ".join(map(str, known.values())) or "no options"
+            takes = ", ".join(map(shown, known.values())) or "no options"
             raise UserError(f"{kind} {name!r} has no option {key!r}{suggest(key, known)} (it takes: {takes})")
     hints = typing.get_type_hints(builder, include_extras=True)
     fields = {key: (hints.get(key, Any), p.default if p.default is not p.empty else ...) for key, p in known.items()}
@@ -94,6 +94,12 @@ def checked(kind: str, name: str, builder: Callable[..., Any], given: dict[str, 
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{kind} {name!r}: {where}={first['input']!r}: {first['msg']}") from None
+
+
+def shown(option: inspect.Parameter) -> str:
+    """An option as the builder declares it: `alpha: float = 0.3`."""
+    kind = option.annotation if isinstance(option.annotation, str) else getattr(option.annotation, "__name__", "")
+    return f"{option.name}: {kind}" + ("" if option.default is option.empty else f" = {option.default!r}")
 
 
 def first_line(builder: Callable[..., Any]) -> str:

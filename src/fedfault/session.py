@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import platform
 import shlex
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,23 +19,29 @@ import yaml
 import fedfault
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
+from fedfault.config.schema import Experiment
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared, facts, prepare
 from fedfault.progress import Progress
-from fedfault.runs import RunFolder, summary
+from fedfault.runs import RunFolder, is_run, summary
 from fedfault.types import RoundRecord, State
 
 VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
-def start(loaded: Loaded, progress: Progress, *, overwrite: bool = False, argv: Sequence[str] = ()) -> RunFolder:
+def start(
+    loaded: Loaded, progress: Progress, *, overwrite: bool = False, named: bool = True, argv: Sequence[str] = ()
+) -> RunFolder:
     """Run an experiment from the beginning. Returns its folder, finished.
 
-    Raises `UserError` before anything is written when the folder is taken or the experiment cannot be prepared.
+    Unless the run is `named` by the user, a run of the same name but another configuration is left alone and this one
+    is called NAME-2, NAME-3 and so on. Raises `UserError` before anything is written when the folder is taken or the
+    experiment cannot be prepared.
     """
+    loaded = loaded if named else _free_name(loaded, overwrite, progress)
     exp = loaded.experiment
-    path = Path(exp.logging.results_dir).expanduser() / exp.experiment_name
+    path = _path(exp)
     RunFolder.check_free(path, overwrite=overwrite)
     for note in loaded.notes:
         progress.say(f"note: {note}")
@@ -48,6 +56,34 @@ def start(loaded: Loaded, progress: Progress, *, overwrite: bool = False, argv: 
         folder.write_json("split.json", prepared.split.to_json())
         _go(folder, prepared, begin(prepared.federation), progress, manifest)
     return folder
+
+
+def _path(exp: Experiment) -> Path:
+    return Path(exp.logging.results_dir).expanduser() / exp.experiment_name
+
+
+def _free_name(loaded: Loaded, overwrite: bool, progress: Progress) -> Loaded:
+    """The first of NAME, NAME-2, ... that is free or holds this very configuration."""
+    name = loaded.experiment.experiment_name
+    for number in itertools.count(1):
+        candidate = _renamed(loaded, name if number == 1 else f"{name}-{number}")
+        path = _path(candidate.experiment)
+        taken = is_run(path)
+        if not taken and overwrite and number > 1:
+            return loaded
+        if not taken or (path / "config.yaml").read_text(encoding="utf-8") == dump(candidate.resolved):
+            if number > 1:
+                progress.say(f"note: {_path(loaded.experiment)} holds a run with other settings; this one is {path}")
+            return candidate
+    raise AssertionError("unreachable")
+
+
+def _renamed(loaded: Loaded, name: str) -> Loaded:
+    return replace(
+        loaded,
+        experiment=loaded.experiment.model_copy(update={"experiment_name": name}),
+        resolved={**loaded.resolved, "experiment_name": name},
+    )
 
 
 def resume(path: Path, progress: Progress) -> RunFolder:

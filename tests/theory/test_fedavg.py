@@ -14,7 +14,9 @@ from toys import LowRank, Quadratic, federation
 def limit(K: tuple[int, int], sizes: tuple[int, int] = (1, 1), lr: float = 0.1, num_rounds: int = 400) -> float:
     """Where FedAvg ends on TC1 with K_i local full-batch steps: epochs over one example make unequal lengths."""
     task = Quadratic([[1.0], [4.0]], [[0.0], [1.0]], list(sizes))
-    fed = federation(task, num_rounds=num_rounds, work={"steps": K[0], "batch_size": 99, "lr": lr, "weighting": "samples"})
+    fed = federation(
+        task, num_rounds=num_rounds, work={"steps": K[0], "batch_size": 99, "lr": lr, "weighting": "samples"}
+    )
     for state, _ in rounds(fed, begin(fed)):
         pass
     return state.adapter.flat.item()

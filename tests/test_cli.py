@@ -1,0 +1,163 @@
+"""The commands as a user types them: what they print, and that bad input ends with a message and status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fedfault import cli
+from test_session import SMALL
+
+
+@pytest.fixture
+def fedfault(monkeypatch, capsys):
+    """Run a command in this process: (status, standard output, standard error)."""
+
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedfault", *words])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as e:
+            status = e.code or 0
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    return command
+
+
+def test_help_answers_at_once():
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "fedfault", "--help"], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - began
+    assert all(word in done.stdout for word in ("run", "check", "resume", "report", "list"))
+    assert seconds < 2  # 0.15 s on an idle machine; the bar is 0.5 s
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; sys.argv=['fedfault','--help']\nfrom fedfault import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch','transformers','peft','matplotlib','datasets','pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_run_prints_plain_progress_and_where_the_report_is(fedfault, tmp_path):
+    status, out, err = fedfault(
+        "run", "quickstart", *SMALL, "federation.num_rounds=2", f"logging.results_dir={tmp_path}"
+    )
+    assert status == 0
+    assert out.strip() == f"report: {tmp_path / 'quickstart' / 'report.html'}"
+    lines = [line for line in err.splitlines() if line.startswith("round")]
+    assert [line.split()[1] for line in lines] == ["0/2", "1/2", "2/2"]
+    assert all("perplexity" in line and "loss" in line for line in lines)
+    assert "tokens/s" in lines[1]
+    assert "ETA" in lines[1]
+
+    same = fedfault("run", "quickstart", *SMALL, "federation.num_rounds=2", f"logging.results_dir={tmp_path}")
+    assert same[0] == 2
+    assert "exists already" in same[2]
+
+    status, out, err = fedfault("run", "-q", *SMALL, "federation.num_rounds=1", f"logging.results_dir={tmp_path}")
+    assert status == 0  # other settings under the same name: its own folder
+    assert out.strip() == f"report: {tmp_path / 'quickstart-2' / 'report.html'}"
+    assert err == ""
+
+    named = ["experiment_name=quickstart", f"logging.results_dir={tmp_path}"]
+    assert fedfault("run", *SMALL, "federation.num_rounds=1", *named)[0] == 2  # the user insists on the name
+
+    (tmp_path / "quickstart" / "report.html").unlink()
+    assert fedfault("report", str(tmp_path / "quickstart"))[0] == 0
+    assert (tmp_path / "quickstart" / "report.html").exists()
+
+
+def test_check_says_what_would_happen(fedfault):
+    status, out, _ = fedfault("check", "quickstart", "federation.total_clients=6")
+    assert status == 0
+    for part in ("registers", "micro", "fedavg", "2 of 6 clients", "bytes down", "A code", "AAAA"):
+        assert part in out, part
+    assert len([line for line in out.splitlines() if line.strip()[:1].isdigit()]) == 6
+
+
+def test_check_writes_nothing(fedfault, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fedfault("check", "data.max_samples=100")[0] == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_shows_components_with_their_docs_and_options(fedfault):
+    status, out, _ = fedfault("list")
+    assert status == 0
+    for part in ("fedavg", "topic_isolation", "registers", "smollm2-135m", "McMahan"):
+        assert part in out
+    assert "topic_skew" not in fedfault("list", "algorithm")[1]
+    assert "  alpha: float = 0.3" in fedfault("list", "topic_skew")[1]
+    status, _, err = fedfault("list", "fedavgg")
+    assert status == 2
+    assert "did you mean 'fedavg'" in err
+
+
+def test_default_runs_offline_with_the_embedded_model_and_corpus(fedfault, tmp_path):
+    small = [s for s in SMALL if "participation" not in s]
+    words = ["configs/default.yaml", "model.name=micro", "data.dataset=registers", f"logging.results_dir={tmp_path}"]
+    status, out, _ = fedfault("run", "-q", *words, *small, "federation.num_rounds=1")
+    assert status == 0
+    assert "default" in out
+
+
+BAD = [
+    (["run", "federation.algorithm=fedavgg"], "did you mean 'fedavg'"),
+    (["run", "federation.num_round=3"], "did you mean 'num_rounds'"),
+    (["run", "federation.num_rounds=-3"], "num_rounds"),
+    (["run", "federation.num_rounds=zero"], "num_rounds"),
+    (["run", "training.batch_size=0"], "batch_size"),
+    (["run", "training.lr=.nan"], "lr"),
+    (["run", "data.partition=topic_skw"], "did you mean 'topic_skew'"),
+    (["run", "data.dataset=registres"], "did you mean 'registers'"),
+    (["run", "tiers={}"], "tiers"),
+    (["run", "deadline.seconds=90"], "deadline"),
+    (["run", "model.quantization=4bit"], "quantization"),
+    (["run", "no-such-config.yaml"], "no-such-config"),
+    (["run", "federation.total_clients=100000"], "100000 clients"),
+    (["run", "model.name=/no/such/folder"], "no such folder"),
+    (["run", "model.max_length=100000"], "takes at most 512"),
+    (["run", "device=toaster"], "toaster"),
+    (["run", "data.dataset=text", "data.path=/no/such/file.csv"], "/no/such/file.csv"),
+    (["run", "data.path=/tmp"], "path"),
+    (["run", "model.lora.target_modules=[q_porj]"], "did you mean 'q_proj'"),
+    (["run", "evaluation.general=/no/such/folder"], "base_samples"),
+    (["run", "experiment_name=../../etc"], "experiment_name"),
+    (["resume", "/no/such/run"], "not a run folder"),
+    (["report", "/no/such/run"], "/no/such/run"),
+    (["list", "nonsense"], "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), BAD, ids=[" ".join(w) for w, _ in BAD])
+def test_bad_input_ends_with_a_message_and_status_two(fedfault, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = fedfault(*words)
+    assert status == 2
+    assert says in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not [p for p in tmp_path.iterdir() if p.name == "results"]
+
+
+def test_an_output_folder_that_cannot_be_written_is_explained(fedfault, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = fedfault("run", f"logging.results_dir={tmp_path / 'file'}")
+    assert status == 2
+    assert "choose another" in err
+
+
+def test_an_interrupt_says_how_to_go_on(fedfault, monkeypatch, tmp_path):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedfault.session.start", interrupted)
+    status, _, err = fedfault("run", f"logging.results_dir={tmp_path}")
+    assert status == 130
+    assert "resume" in err

@@ -1,0 +1,71 @@
+"""The round loop."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fedfault.engine import begin, rounds
+from fedfault.types import RoundRecord
+from toys import LowRank, Quadratic, federation
+
+
+def records_of(fed) -> list[RoundRecord]:
+    return [record for _, record in rounds(fed, begin(fed))]
+
+
+def test_round_zero_is_the_untrained_model():
+    first, *rest = records_of(federation(LowRank(), num_rounds=2))
+    assert (first.round, first.clients, first.bytes_up) == (0, (), 0)
+    assert first.scores
+    assert [r.round for r in rest] == [1, 2]
+
+
+def test_a_cohort_is_drawn_without_replacement_and_sorted():
+    fed = federation(LowRank(), cohort_size=3, num_rounds=30)
+    cohorts = [fed.cohort(t) for t in range(1, 31)]
+    assert all(c == sorted(set(c)) and len(c) == 3 for c in cohorts)
+    assert {k for c in cohorts for k in c} == set(range(6))
+
+
+def test_shares_of_a_round_sum_to_one_by_the_weighting_rule():
+    record = records_of(federation(LowRank(), cohort_size=3, num_rounds=1))[1]
+    sizes = [10 + 3 * c.client for c in record.clients]
+    assert [c.weight for c in record.clients] == pytest.approx([n / sum(sizes) for n in sizes])
+
+
+def test_evaluation_can_be_rarer_but_never_misses_the_last_round():
+    records = records_of(federation(LowRank(), num_rounds=5, evaluate_every=2))
+    assert [r.round for r in records if r.scores] == [0, 2, 4, 5]
+
+
+def test_warm_up_rises_over_the_first_rounds_only():
+    fed = federation(LowRank(), num_rounds=10, warmup_ratio=0.4, work={"lr": 0.8})
+    assert [round(fed.lr(t), 6) for t in (1, 2, 3, 4, 5, 10)] == [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
+    assert federation(LowRank(), work={"lr": 0.8}).lr(1) == 0.8
+
+
+def test_numbers_that_are_not_finite_are_said_and_kept():
+    task = Quadratic([[1.0], [4.0]], [[0.0], [1.0]], [1, 1])
+    records = records_of(federation(task, num_rounds=3, work={"lr": 1e200, "steps": 3}))
+    assert any("not finite" in e for r in records for e in r.events)
+    line = records[-1].to_json()
+    assert line["scores"]["validation"]["loss"] is None
+    assert math.isnan(RoundRecord.from_json(line).scores["validation"].loss)
+
+
+def test_a_record_survives_json():
+    record = records_of(federation(LowRank(), num_rounds=1))[1]
+    assert RoundRecord.from_json(record.to_json()) == record
+
+
+def test_client_records_say_what_each_client_did():
+    fed = federation(LowRank(), cohort_size=2, num_rounds=1, work={"steps": None, "epochs": 1, "batch_size": 4})
+    task, record = fed.task, records_of(fed)[1]
+    for c in record.clients:
+        assert c.steps == -(-task.examples(c.client) // 4)
+        assert c.tokens == task.tokens(c.client)
+        assert c.update_norm > 0
+        assert c.grad_norm > 0
+        assert c.bytes_down == c.bytes_up == 4 * task.layout.size

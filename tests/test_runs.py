@@ -1,0 +1,165 @@
+"""The run folder: never overwritten silently, never torn, damage found."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fedfault.engine import begin, rounds
+from fedfault.errors import UserError
+from fedfault.runs import RunFolder, read_records, summary, write_atomically
+from fedfault.types import Adapter, ClientRecord, Layout, RoundRecord, Score, Site, State
+from toys import LowRank, federation
+
+LAYOUT = Layout.of([Site("a", "lora", (2, 3, 5))])
+
+
+def state(round: int = 3) -> State:
+    x = Adapter(LAYOUT, torch.randn(LAYOUT.size))
+    memory = {"m": Adapter(LAYOUT, torch.randn(LAYOUT.size))}
+    clients = {"c": Adapter(LAYOUT, torch.randn(4, LAYOUT.size))}
+    return State(x, round, memory=memory, clients=clients, clients_per_pass=2)
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    found = RunFolder.create(tmp_path / "run")
+    (found.path / "config.yaml").write_text("seed: 0\n")
+    found.write_json("manifest.json", {})
+    return found
+
+
+def test_a_checkpoint_brings_back_everything_that_outlives_a_round(folder):
+    saved = state()
+    folder.save(saved)
+    loaded, warnings = folder.load(LAYOUT, "cpu")
+    assert (loaded.round, loaded.clients_per_pass, warnings) == (3, 2, [])
+    assert torch.equal(loaded.adapter.flat, saved.adapter.flat)
+    assert torch.equal(loaded.memory["m"].flat, saved.memory["m"].flat)
+    assert torch.equal(loaded.clients["c"].flat, saved.clients["c"].flat)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "json"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(folder, damage):
+    folder.save(state(3))
+    folder.save(state(4))
+    tensors, about = (folder.checkpoints / f"round-00004.{s}" for s in ("safetensors", "json"))
+    data = bytearray(tensors.read_bytes())
+    if damage == "truncate":
+        tensors.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[-5] ^= 1
+        tensors.write_bytes(data)
+    elif damage == "empty":
+        tensors.write_bytes(b"")
+    else:
+        about.write_text('{"round": 4')
+    loaded, warnings = folder.load(LAYOUT, "cpu")
+    assert loaded.round == 3
+    assert len(warnings) == 1
+    assert "round 4 is damaged" in warnings[0]
+
+
+def test_without_a_whole_checkpoint_loading_explains(folder):
+    with pytest.raises(UserError, match="there is none"):
+        folder.load(LAYOUT, "cpu")
+    folder.save(state())
+    (folder.checkpoints / "round-00003.safetensors").unlink()
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        folder.load(LAYOUT, "cpu")
+
+
+def test_a_foreign_checkpoint_is_refused(folder):
+    folder.save(state())
+    with pytest.raises(UserError, match="another model"):
+        folder.load(Layout.of([Site("b", "lora", (2, 3, 5))]), "cpu")
+
+
+def test_only_the_last_two_checkpoints_are_kept(folder):
+    for t in range(5):
+        folder.save(state(t))
+    assert sorted(p.name for p in folder.checkpoints.glob("*.json")) == ["round-00003.json", "round-00004.json"]
+
+
+def test_an_existing_run_is_not_overwritten_unless_asked(folder):
+    with pytest.raises(UserError, match="--overwrite"):
+        RunFolder.create(folder.path)
+    (folder.path / "rounds.jsonl").write_text("old")
+    again = RunFolder.create(folder.path, overwrite=True)
+    assert not (again.path / "rounds.jsonl").exists()
+
+
+def test_overwrite_never_deletes_what_is_not_a_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="not a run"):
+        RunFolder.create(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_file_in_the_way_is_explained(tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(UserError, match="choose another"):
+        RunFolder.create(tmp_path / "results" / "run")
+
+
+def test_two_processes_cannot_write_to_one_run(folder):
+    with folder.locked(), pytest.raises(UserError, match="in use"), RunFolder(folder.path).locked():
+        pass
+    with folder.locked():
+        pass
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="not a run folder"):
+        RunFolder.open(tmp_path)
+
+
+def record(t: int, loss: float = 1.0) -> RoundRecord:
+    client = ClientRecord(0, 1.0, 5, 50, loss, 0.1, 0.2, 8, 8)
+    return RoundRecord(t, (client,) if t else (), {"validation": Score(loss, 10)}, bytes_up=8 if t else 0)
+
+
+def test_a_record_cut_short_by_a_kill_is_left_out(folder):
+    for t in range(3):
+        folder.append(record(t))
+    with (folder.path / "rounds.jsonl").open("a") as f:
+        f.write('{"round": 3, "cli')
+    assert [r.round for r in folder.records()] == [0, 1, 2]
+    assert [r.round for r in folder.rewind(1)] == [0, 1]
+    folder.append(record(2))
+    assert [r.round for r in folder.records()] == [0, 1, 2]
+
+
+def test_damage_inside_the_records_is_named_with_its_line(folder):
+    (folder.path / "rounds.jsonl").write_text("nonsense\n" + json.dumps(record(1).to_json()) + "\n")
+    with pytest.raises(UserError, match=r"rounds\.jsonl:1"):
+        read_records(folder.path / "rounds.jsonl")
+
+
+def test_clients_become_one_row_per_round_and_client(folder):
+    import pyarrow.parquet
+
+    fed = federation(LowRank(), cohort_size=2, num_rounds=3)
+    records = [r for _, r in rounds(fed, begin(fed))]
+    folder.write_clients(records)
+    table = pyarrow.parquet.read_table(folder.path / "clients.parquet").to_pylist()
+    assert [(row["round"], row["client"]) for row in table] == [(r.round, c.client) for r in records for c in r.clients]
+
+
+def test_the_summary_has_no_invented_numbers():
+    found = summary([record(0, 2.0), record(1, 1.5), record(2, 1.7)])
+    assert found["best"] == {"round": 1, "loss": 1.5}
+    assert found["final"]["validation"]["loss"] == 1.7
+    assert "forgetting" not in found
+    assert "tokens_per_second" not in found
+    nan = summary([record(0, float("nan"))])
+    assert "best" not in nan
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
+    write_atomically(tmp_path / "f", "old")
+    write_atomically(tmp_path / "f", "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_text() == "new"

@@ -1,0 +1,177 @@
+"""Whole runs on the packaged model: what is written, what survives a kill, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedfault import session
+from fedfault.config import load
+from fedfault.errors import UserError
+from fedfault.progress import Progress
+from fedfault.runs import RunFolder
+
+SMALL = [
+    "federation.total_clients=3", "federation.participation_rate=0.7", "federation.num_rounds=3",
+    "training.local_steps=2", "training.batch_size=2", "model.max_length=16", "data.max_samples=60",
+    "evaluation.max_blocks=4", "evaluation.general_blocks=4",
+]  # fmt: skip
+
+
+def start(folder: Path, *changes: str, **options) -> RunFolder:
+    overrides = [*SMALL, f"logging.results_dir={folder}", *changes]
+    return session.start(load("quickstart", overrides), Progress(quiet=True), **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> RunFolder:
+    return start(tmp_path_factory.mktemp("results"), argv=["run", "quickstart"])
+
+
+def final(folder: RunFolder) -> tuple[list[dict], bytes]:
+    """Everything of a run that is a number and not a time, and the adapter's bytes."""
+    lines = [r.to_json() for r in folder.records()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines], (
+        folder.path / "adapter/adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_a_run_leaves_everything_that_the_folder_promises(finished):
+    names = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
+    assert names >= {
+        "config.yaml", "manifest.json", "rounds.jsonl", "clients.parquet", "metrics.json", "split.json", "report.html",
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/README.md",
+        "checkpoint/round-00003.safetensors", "checkpoint/round-00003.json", "plots/loss_by_topic.png",
+    }  # fmt: skip
+    manifest = json.loads((finished.path / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["command"] == "fedfault run quickstart"
+    assert manifest["model"]["name"] == "micro"
+    assert "Python" in manifest["corpus"]["source"]
+    metrics = json.loads((finished.path / "metrics.json").read_text())
+    assert metrics["rounds"] == 3
+    assert metrics["final"]["validation"]["loss"] < metrics["initial"]["validation"]["loss"]
+    assert metrics["bytes_up"] == 3 * 2 * 4 * manifest["model"]["trainable"]
+    assert not [n for n in names if n.endswith(".tmp")]
+
+
+def test_every_part_of_the_evaluation_is_there(finished):
+    first, *_, last = finished.records()
+    expected = {"validation", "general", "topic/news", "topic/manual", "topic/code", "client/0", "client/1", "client/2"}
+    assert set(first.scores) == set(last.scores) == expected
+    assert {"update_norm", "update_divergence", "pairwise_cosine"} <= set(last.probes)
+
+
+def test_the_resolved_configuration_runs_as_it_is(finished, tmp_path):
+    again = load(finished.path / "config.yaml", [f"logging.results_dir={tmp_path}"])
+    folder = session.start(again, Progress(quiet=True))
+    assert final(folder) == final(finished)
+
+
+def test_a_second_run_of_the_same_name_is_refused_and_the_first_unharmed(finished):
+    before = final(finished)
+    with pytest.raises(UserError, match="exists already"):
+        start(finished.path.parent)
+    assert final(finished) == before
+
+
+def test_a_failed_preparation_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError, match="clients for"):
+        start(tmp_path, "federation.total_clients=100", "federation.participation_rate=0.1")
+    assert not list(tmp_path.iterdir())
+
+
+def kill_in_round(folder: Path, round: int) -> RunFolder:
+    """A run in another process, killed without warning after some round's record and before or in the next save."""
+    code = (
+        "import os, signal, sys\n"
+        "from fedfault import session, runs\n"
+        "from fedfault.config import load\n"
+        "from fedfault.progress import Progress\n"
+        "keep = runs.RunFolder.save\n"
+        "def save(self, state):\n"
+        "    if state.round == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    keep(self, state)\n"
+        "runs.RunFolder.save = save\n"
+        "session.start(load('quickstart', sys.argv[2:]), Progress(quiet=True))\n"
+    )
+    words = [sys.executable, "-c", code, str(round), *SMALL, f"logging.results_dir={folder}"]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    return RunFolder(folder / "quickstart")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round", [0, 2, 3])
+def test_killed_and_resumed_ends_with_the_same_numbers_to_the_last_bit(finished, tmp_path, round):
+    killed = kill_in_round(tmp_path, round)
+    assert not (killed.path / "metrics.json").exists()
+    session.resume(killed.path, Progress(quiet=True))
+    assert final(killed) == final(finished)
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment_then_resume(finished, tmp_path):
+    words = [sys.executable, "-m", "fedfault", "run", "-q", "quickstart", *SMALL, f"logging.results_dir={tmp_path}"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = tmp_path / "quickstart" / "rounds.jsonl"
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    folder = session.resume(path.parent, Progress(quiet=True))
+    assert final(folder) == final(finished)
+
+
+def test_resuming_a_finished_run_brings_back_what_is_missing(finished):
+    before = final(finished)
+    os.unlink(finished.path / "report.html")
+    os.unlink(finished.path / "clients.parquet")
+    session.resume(finished.path, Progress(quiet=True))
+    assert (finished.path / "report.html").exists()
+    assert (finished.path / "clients.parquet").exists()
+    assert final(finished) == before
+
+
+def test_resuming_with_other_data_is_refused(finished):
+    manifest = json.loads((finished.path / "manifest.json").read_text())
+    broken = json.loads(json.dumps(manifest))
+    broken["corpus"]["fingerprint"] = "another"
+    (finished.path / "manifest.json").write_text(json.dumps(broken))
+    try:
+        with pytest.raises(UserError, match="the corpus is not the one"):
+            session.resume(finished.path, Progress(quiet=True))
+    finally:
+        (finished.path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_partial_run_trains_and_exports(tmp_path):
+    folder = start(tmp_path, "model.trainable=partial", "model.partial.last_blocks=2", "federation.num_rounds=2")
+    assert (folder.path / "adapter/trained.safetensors").is_file()
+    first, *_, last = folder.records()
+    assert last.scores["validation"].loss < first.scores["validation"].loss
+
+
+def test_the_micro_adapter_in_peft_has_the_run_s_own_perplexity(finished):
+    from peft import PeftModel
+
+    from fedfault.backbones.load import load as load_backbone
+    from fedfault.experiment import prepare
+
+    p = prepare(load(finished.path / "config.yaml").experiment)
+    model = PeftModel.from_pretrained(load_backbone("micro").model, finished.path / "adapter")
+    blocks = p.federation.task.sets["topic/news"]
+    with torch.no_grad():
+        logits = model(input_ids=blocks.ids[:, :-1]).logits.log_softmax(-1)
+    each = -logits.gather(-1, blocks.ids[:, 1:, None])[..., 0]
+    nll = float((each * blocks.mask).sum() / blocks.mask.sum())
+    assert nll == pytest.approx(finished.records()[-1].scores["topic/news"].loss, rel=1e-5)
