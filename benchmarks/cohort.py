@@ -49,15 +49,18 @@ def main() -> None:
 
 def row(batch: int, side: str, own: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     """A table row; ratios are medians over the pairs of runs that were neighbours in time."""
-    middle = lambda key, runs: statistics.median(r[key] for r in runs)  # noqa: E731
     ratio = statistics.median(a["rate"] / b["rate"] for a, b in zip(own, base, strict=True))
     apart = max(abs(x - y) for x, y in zip(own[0]["losses"], base[0]["losses"], strict=True))
-    gflops = 4 * own[0]["parameters"] * middle("rate", own) / 1e9
+    gflops = 4 * own[0]["parameters"] * middle("rate", own) / 1e9  # forward 2, backward to activations 2
     peak = middle("peak_mb", own) / middle("peak_mb", base)
     return (
         f"| {batch} | {side} | {middle('rate', own):,.0f} | {ratio:.2f} | {gflops:.0f} | {middle('peak_mb', own):,.0f} "
         f"| {peak:.2f} | {apart:.1e} |"
     )
+
+
+def middle(key: str, runs: list[dict[str, Any]]) -> float:
+    return float(statistics.median(r[key] for r in runs))
 
 
 def child(args: argparse.Namespace, side: str, batch: int) -> dict[str, Any]:

@@ -41,10 +41,15 @@ def wikipedia(path: Path) -> list[str]:
     return [a.strip() for a in re.split(r"\n(?= = [^=\n]+ = \n)", path.read_text(encoding="utf-8")) if a.strip()]
 
 
+def tail(texts: list[str]) -> tuple[list[str], list[str]]:
+    """The last 2 % are held out."""
+    cut = len(texts) - len(texts) // 50
+    return texts[:cut], texts[cut:]
+
+
 def sources(data: Path) -> dict[str, tuple[list[str], list[str]]]:
     """Source -> (training texts, held-out texts)."""
     emotions, styles = data / "goemotions_reddit", data / "vader_styles"
-    tail = lambda texts: (texts[: -len(texts) // 50], texts[-len(texts) // 50 :])  # noqa: E731
     tweets = [
         r["text"] for f in ("tweeteval_emotion/train", "tweeteval_sentiment/val") for r in rows(data / f"{f}.csv")
     ]
@@ -137,7 +142,7 @@ def pretrain(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in (muon, adamw):
-            opt.step()
+            opt.step()  # type: ignore[no-untyped-call]
             opt.zero_grad(set_to_none=True)
         if step % 50 == 0 or step == steps - 1:
             rate = (step + 1) * BATCH * BLOCK / (time.time() - started)

@@ -93,7 +93,7 @@ def test_list_shows_components_with_their_docs_and_options(fedfault):
     for part in ("fedavg", "topic_isolation", "registers", "smollm2-135m", "McMahan"):
         assert part in out
     assert "topic_skew" not in fedfault("list", "algorithm")[1]
-    assert "  alpha: float = 0.3" in fedfault("list", "topic_skew")[1]
+    assert "convention: Literal" in fedfault("list", "topic_skew")[1]
     status, _, err = fedfault("list", "fedavgg")
     assert status == 2
     assert "did you mean 'fedavg'" in err

@@ -110,7 +110,7 @@ def test_when_memory_runs_out_fewer_clients_go_at_once_and_the_result_is_the_sam
 def test_out_of_memory_with_one_client_is_the_users_to_mend():
     task = Cramped([[1.0]], [[0.0]], [4])
     task.room = 0
-    with pytest.raises(UserError, match="lower training.batch_size"):
+    with pytest.raises(UserError, match=r"lower training\.batch_size"):
         run(task, [0])
 
 

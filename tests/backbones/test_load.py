@@ -45,6 +45,16 @@ def test_a_local_folder_loads(tmp_path, build):
     assert found.precision == "bf16"
 
 
+def test_a_model_that_rescales_its_logits_is_refused(tmp_path):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    capped = Gemma2Config(vocab_size=61, num_key_value_heads=1, final_logit_softcapping=0.5, initializer_range=1.0, **shape)
+    with pytest.raises(UserError, match="rescales its logits"):
+        load(str(saved(tmp_path / "model", Gemma2ForCausalLM(capped))))
+
+
 def test_a_folder_without_weights_is_explained(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no weights"):
@@ -132,7 +142,7 @@ def test_partial_names_are_checked():
         partial_targets(tiny_llama(), 1, ["nrom"])
     with pytest.raises(UserError, match="trains nothing"):
         partial_targets(tiny_llama(), 0, [])
-    with pytest.raises(UserError, match="cannot train transformer.wpe"):
+    with pytest.raises(UserError, match=r"cannot train transformer\.wpe"):
         partial_targets(tiny_gpt2(), 0, ["wpe"])
 
 

@@ -16,11 +16,8 @@ pytestmark = pytest.mark.parametrize("algorithm", builders("algorithm"))
 
 
 def run(fed, state=None):
-    state = state or begin(fed)
-    records = []
-    for state, record in rounds(fed, state):  # noqa: B020
-        records.append(record)
-    return state, records
+    pairs = list(rounds(fed, state or begin(fed)))
+    return pairs[-1][0], [record for _, record in pairs]
 
 
 def untrained(start: Adapter, weight: torch.Tensor) -> Trained:

@@ -17,8 +17,7 @@ def limit(K: tuple[int, int], sizes: tuple[int, int] = (1, 1), lr: float = 0.1, 
     fed = federation(
         task, num_rounds=num_rounds, work={"steps": K[0], "batch_size": 99, "lr": lr, "weighting": "samples"}
     )
-    for state, _ in rounds(fed, begin(fed)):
-        pass
+    *_, (state, _) = rounds(fed, begin(fed))
     return state.adapter.flat.item()
 
 
@@ -37,8 +36,7 @@ def test_objective_inconsistency_with_unequal_steps():
     task = Quadratic([[1.0], [4.0]], [[0.0], [1.0]], [1, 10])
     work = {"steps": None, "epochs": 1, "batch_size": 1, "lr": 0.1, "weighting": "uniform"}
     fed = federation(task, num_rounds=400, work=work)
-    for state, _ in rounds(fed, begin(fed)):
-        pass
+    *_, (state, _) = rounds(fed, begin(fed))
     assert state.adapter.flat.item() == pytest.approx(0.9085884265, abs=1e-9)
 
 

@@ -97,15 +97,31 @@ def load(name: str, *, precision: str = "auto", device: str = "auto") -> Backbon
     where, source = device_of(device), locate(name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, attn_implementation="sdpa"
-        )
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     except BROKEN as e:
         raise _not_loaded(name, source, e) from e
     chosen = _precision(precision, sum(p.numel() for p in model.parameters()), where)
     model = model.to(where, torch.bfloat16 if chosen == "bf16" else torch.float32).eval().requires_grad_(False)
+    _check_head(name, model)
     separator = next((t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None), 0)
     return Backbone(name, source, model, tokenizer, int(separator), chosen, fingerprint(model))
+
+
+@torch.no_grad()
+def _check_head(name: str, model: Any) -> None:
+    """The loss is computed from the last hidden state and the head's weight: refuse a model that does more in between."""
+    ids = torch.arange(1, 5, device=model.device)[None]
+    head = model.get_output_embeddings()
+    if head is None:
+        raise UserError(
+            f"model.name={name}: {type(model).__name__} has no output head; it is not a causal language model"
+        )
+    ours, theirs = head(model.base_model(input_ids=ids).last_hidden_state), model(input_ids=ids).logits
+    if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
+        raise UserError(
+            f"model.name={name}: {type(model).__name__} rescales its logits after the head, which is not supported; "
+            "choose another backbone"
+        )
 
 
 def fingerprint(model: Any) -> str:
