@@ -30,7 +30,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/cohort.py --auto
+	$(BIN)/python benchmarks/cohort.py --bf16
 
 docs: $(STAMP)
 	$(BIN)/python -m fedfault.config.reference > docs/configuration.md

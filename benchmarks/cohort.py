@@ -32,7 +32,7 @@ def main() -> None:
         print(json.dumps(measure(args)))
         return
     batches = args.batch or ([4] if args.partial else [4, 1])
-    sides = ["cache_off", "cache_on"] if args.partial else ["peft", "fp32", *(["auto"] if args.auto else [])]
+    sides = ["cache_off", "cache_on"] if args.partial else ["peft", "fp32", *(["bf16"] if args.bf16 else [])]
     print(f"{args.model}, {args.clients} clients, {args.steps} steps, {args.length} tokens, {os.cpu_count()} cores")
     print(f"float32 matmul {matmul_rate():.0f} GFLOP/s")
     print("| batch | side | tokens/s | ratio | GFLOP/s | peak MB | peak ratio | largest loss difference |")
@@ -109,7 +109,7 @@ def cohort(args: argparse.Namespace, batch: int) -> tuple[int, list[float], floa
     from fedfault.language import LanguageTask
     from fedfault.local import LocalWork, Passes, trainer
 
-    model = opened(args, "auto" if args.side == "auto" else "fp32")
+    model = opened(args, "bf16" if args.side == "bf16" else "fp32")
     cache_mb = 4096 if args.side == "cache_on" else 0
     task = LanguageTask(model, blocks(args, batch), {}, {}, cache_mb=cache_mb)
     work = LocalWork(batch_size=batch, lr=1e-3, max_grad_norm=1.0)
@@ -201,7 +201,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--auto", action="store_true", help="measure model.precision=auto too")
+    parser.add_argument("--bf16", action="store_true", help="measure model.precision=bf16 too")
     parser.add_argument("--partial", type=int, default=0, help="train the last N blocks in full, cache on against off")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of the cache measurement, the first one fills it")
     parser.add_argument("--per-pass", type=int, default=0, help="clients in a pass; 0: as fedfault chooses")

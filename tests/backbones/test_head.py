@@ -26,7 +26,7 @@ def inputs(per_client: bool, bias: bool):
 @pytest.mark.parametrize("per_client", [False, True])
 def test_chunks_give_the_loss_and_gradients_of_whole_logits(monkeypatch, rows, bias, per_client):
     monkeypatch.setattr(head, "MIN_ROWS", rows)
-    monkeypatch.setattr(head, "MAX_ROWS", rows)
+    monkeypatch.setattr(head, "LOGITS", rows * V)
     hidden, W, b, y, weight = inputs(per_client, bias)
     total, each = head.head_loss(hidden, W, b, y, weight)
     grads = torch.autograd.grad(total, (hidden, W))

@@ -49,8 +49,16 @@ def test_a_model_that_rescales_its_logits_is_refused(tmp_path):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
-    capped = Gemma2Config(vocab_size=61, num_key_value_heads=1, final_logit_softcapping=0.5, initializer_range=1.0, **shape)
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+    }
+    capped = Gemma2Config(
+        vocab_size=61, num_key_value_heads=1, final_logit_softcapping=0.5, initializer_range=1.0, **shape
+    )
     with pytest.raises(UserError, match="rescales its logits"):
         load(str(saved(tmp_path / "model", Gemma2ForCausalLM(capped))))
 

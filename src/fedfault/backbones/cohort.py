@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfault.backbones.head import head_loss
+from fedfault.backbones.lean import make_lean
 from fedfault.backbones.sites import Targets, linear_shape, parent_of
 from fedfault.seeds import torch_rng
 from fedfault.types import Adapter, Layout, Site
@@ -141,6 +142,7 @@ class CohortModel:
 
     def __init__(self, model: Any, targets: Targets, *, r: int, alpha: float, dropout: float = 0.0) -> None:
         self.model, self.targets = model.eval().requires_grad_(False), targets
+        make_lean(model)
         sites = [Site(name, "lora", (r, *linear_shape(model.get_submodule(name)))) for name in targets.lora]
         sites += [Site(name, "full", tuple(model.get_parameter(name).shape)) for name in targets.full_parameters]
         self.layout = Layout.of(sites, scaling=alpha / r)

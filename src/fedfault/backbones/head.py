@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LOGITS = 2**22  # numbers in a chunk of logits: stays in a CPU's last-level cache for small vocabularies,
-MIN_ROWS, MAX_ROWS = 512, 8192  # but never so few rows that reading the head's weight dominates
+LOGITS = 2**20  # numbers in a chunk of logits: stays in a CPU's last-level cache for small vocabularies,
+MIN_ROWS = 256  # but never so few rows that reading the head's weight dominates
 
 
 def head_loss(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def head_loss(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight:
 
 
 def _chunks(n: int, vocab: int) -> range:
-    return range(0, n, min(max(LOGITS // vocab, MIN_ROWS), MAX_ROWS))
+    return range(0, n, max(LOGITS // vocab, MIN_ROWS))
 
 
 def _spans(hidden: Tensor, W: Tensor) -> list[tuple[int | None, slice]]:
@@ -41,16 +41,23 @@ def _spans(hidden: Tensor, W: Tensor) -> list[tuple[int | None, slice]]:
     return [(k, slice(i, i + chunks.step)) for k in range(K) for i in chunks]
 
 
-def _logits(h: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-    logits = h @ w.T
-    return (logits if bias is None else logits + bias).float()
+def _logits(h: Tensor, w: Tensor, bias: Tensor | None, room: Tensor) -> Tensor:
+    """(rows, V) in float32, in `room` where the dtype allows."""
+    logits = torch.mm(h, w.T, out=room[: len(h)])
+    return (logits if bias is None else logits.add_(bias)).float()
+
+
+def _room(hidden: Tensor, W: Tensor) -> Tensor:
+    """Space for a chunk of logits, used again and again so that it stays in cache."""
+    rows = min(_chunks(hidden.shape[0] * hidden.shape[1], W.shape[-2]).step, hidden.shape[0] * hidden.shape[1])
+    return hidden.new_empty(rows, W.shape[-2])
 
 
 def _forward(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
-    each = torch.empty(y.shape, dtype=torch.float32, device=hidden.device)
+    each, room = torch.empty(y.shape, dtype=torch.float32, device=hidden.device), _room(hidden, W)
     for k, rows in _spans(hidden, W):
         h, t, out = (x.flatten(0, 1)[rows] if k is None else x[k, rows] for x in (hidden, y, each))
-        logits = _logits(h, W if k is None else W[k].to(h.dtype), bias)
+        logits = _logits(h, W if k is None else W[k].to(h.dtype), bias, room)
         out.copy_(torch.logsumexp(logits, 1) - logits.gather(1, t[:, None])[:, 0])
     return each
 
@@ -63,16 +70,20 @@ class _HeadLoss(torch.autograd.Function):
         each = torch.empty(y.shape, dtype=torch.float32, device=hidden.device)
         dh = torch.empty_like(hidden)
         dW = torch.zeros_like(W) if ctx.needs_input_grad[1] else None
+        room = _room(hidden, W)
         for k, rows in _spans(hidden, W):
             pieces = (hidden, y, weight, each, dh)
             h, t, p, out, dout = (x.flatten(0, 1)[rows] if k is None else x[k, rows] for x in pieces)
             w = (W if k is None else W[k]).to(h.dtype)
-            logits = _logits(h, w, bias)
-            norm = torch.logsumexp(logits, 1)
-            out.copy_(norm - logits.gather(1, t[:, None])[:, 0])
-            dlogits = logits.sub_(norm[:, None]).exp_()  # softmax, then minus one at the target, times the weight
-            dlogits.scatter_add_(1, t[:, None], dlogits.new_full((len(t), 1), -1.0))
-            dlogits = dlogits.mul_(p[:, None]).to(h.dtype)
+            logits = _logits(h, w, bias, room)
+            logits.sub_(logits.amax(1, keepdim=True))
+            target = logits.gather(1, t[:, None])
+            e = logits.exp_()
+            total = e.sum(1, keepdim=True)
+            out.copy_((total.log() - target)[:, 0])
+            dlogits = e.mul_(p[:, None] / total)  # weight * softmax, minus the weight at the target
+            dlogits.scatter_add_(1, t[:, None], -p[:, None])
+            dlogits = dlogits.to(h.dtype)
             torch.mm(dlogits, w, out=dout)
             if dW is not None:
                 (dW if k is None else dW[k]).add_(dlogits.T @ h)
