@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import VOCAB, tiny_llama
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sample import sample
 from fedfault.backbones.sites import lora_targets, partial_targets
@@ -13,6 +12,7 @@ from fedfault.corpora.packing import Blocks, pack
 from fedfault.language import LanguageTask
 from fedfault.local import LocalWork, Passes, trainer
 from fedfault.types import Adapter, Batch, Score
+from tiny import VOCAB, tiny_llama
 
 T = 6
 
@@ -70,7 +70,7 @@ def test_perplexity_does_not_depend_on_the_batch_size(monkeypatch):
     t = task()
     adapter, by_batch = moved(t), []
     for per in (1, 3, 1000):
-        monkeypatch.setattr(LanguageTask, "tokens_per_pass", lambda self, per=per: per * T // 2 + 1)
+        monkeypatch.setattr("fedfault.language.EVALUATION_TOKENS", per * T)
         by_batch.append(t.evaluate(adapter))
     for name in by_batch[0]:
         assert [b[name].loss for b in by_batch] == pytest.approx([by_batch[0][name].loss] * 3, rel=1e-6)

@@ -31,6 +31,13 @@ def start(folder: Path, *changes: str, **options) -> RunFolder:
     return session.start(load("quickstart", overrides), Progress(quiet=True), **options)
 
 
+@pytest.fixture(autouse=True)
+def _without_report(monkeypatch, request):
+    """Seconds of drawing are spent only where a test asks for the report."""
+    if "draws" not in request.keywords:
+        monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> RunFolder:
     return start(tmp_path_factory.mktemp("results"), argv=["run", "quickstart"])
@@ -132,6 +139,7 @@ def test_kill_at_any_moment_then_resume(finished, tmp_path):
     assert final(folder) == final(finished)
 
 
+@pytest.mark.draws
 def test_resuming_a_finished_run_brings_back_what_is_missing(finished):
     before = final(finished)
     os.unlink(finished.path / "report.html")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.load import Backbone, cache_dir, load
+from fedfault.backbones.load import Backbone, Say, cache_dir, load, quiet
 from fedfault.backbones.sample import sample
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.config.schema import Experiment
@@ -23,8 +22,6 @@ from fedfault.language import LanguageTask
 from fedfault.local import LocalWork
 from fedfault.registry import build
 from fedfault.seeds import torch_rng
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Prepared:
         return sum(p.numel() for p in self.backbone.model.parameters())
 
 
-def prepare(exp: Experiment, say: Say = lambda line: None) -> Prepared:
+def prepare(exp: Experiment, say: Say = quiet) -> Prepared:
     """Load model and data, deal the data out, open the model up for a cohort.
 
     `say` is told in a line what is going on. Raises `UserError` for everything that the user can mend.
@@ -51,7 +48,7 @@ def prepare(exp: Experiment, say: Say = lambda line: None) -> Prepared:
     say(f"corpus {exp.data.dataset}")
     corpus = load_corpus(exp)
     say(f"backbone {exp.model.name}")
-    backbone = load(exp.model.name, precision=exp.model.precision, device=exp.device)
+    backbone = load(exp.model.name, precision=exp.model.precision, device=exp.device, say=say)
     _check_length(exp, backbone)
     say("tokens")
     dealt = split(exp, corpus, backbone.tokenizer, backbone.separator)

@@ -13,6 +13,7 @@ from fedfault.corpora.packing import Blocks
 from fedfault.types import Adapter, Batch, Score
 
 ACTIVATION_BYTES = 2**30  # what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
+EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
 
 
 class LanguageTask:
@@ -86,7 +87,7 @@ class LanguageTask:
     def evaluate(self, adapter: Adapter) -> dict[str, Score]:
         """Token-weighted scores of one model on every set: sums over sums, whatever the batches."""
         start = int(self.first[-1]) + self.counts[-1] if self.counts else 0
-        flat, per = adapter.flat[None], max(1, 2 * self.tokens_per_pass() // self.mask.shape[1])
+        flat, per = adapter.flat[None], max(1, EVALUATION_TOKENS // self.mask.shape[1])
         nll = []
         for rows in torch.arange(start, len(self.ids)).split(per):
             weight = self.mask[rows][None].to(flat.device, torch.float32)  # (1, B, T)

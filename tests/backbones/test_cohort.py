@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import VOCAB, tiny_gpt2, tiny_llama
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix
 from fedfault.backbones.sites import Targets, lora_targets, partial_targets
+from tiny import VOCAB, tiny_gpt2, tiny_llama
 
 K, B, T, R = 3, 2, 7, 4
 

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from conftest import VOCAB, tiny_gpt2, tiny_llama
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.export import export
 from fedfault.backbones.load import MICRO, Backbone
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.types import Adapter
+from tiny import VOCAB, tiny_gpt2, tiny_llama
 
 
 def exported(folder, build, targets):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import tiny_gpt2, tiny_llama
 from fedfault.backbones.load import MICRO, device_of, load, locate
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.errors import UserError
+from tiny import tiny_gpt2, tiny_llama
 
 
 def saved(folder: Path, model) -> Path:

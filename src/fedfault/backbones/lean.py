@@ -36,13 +36,13 @@ def _lean(module: nn.Module, model: Any) -> nn.Module | None:
     x = torch.randn(2, 5, model.config.hidden_size, generator=torch.Generator().manual_seed(0)).to(dtype)
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         norm = LeanRMSNorm(module)
-        return norm if norm.weight.shape[-1:] == x.shape[-1:] and _same(norm(x), module(x)) else None
+        return norm if len(norm.weight) == x.shape[-1] and _same(norm(x), module(x)) else None
     if set(children) == {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         mlp = LeanMLP(children)
         return mlp if _same(mlp(x), module(x)) else None
     if set(children) == {"q_proj", "k_proj", "v_proj", "o_proj"} and hasattr(module, "head_dim"):
         rotary = getattr(model.base_model, "rotary_emb", None)
-        if rotary is None or getattr(module, "attention_dropout", 0.0):
+        if rotary is None or vars(module).get("attention_dropout", 0.0):
             return None
         around = {"position_embeddings": rotary(x, torch.arange(5)[None]), "attention_mask": None}
         attention = LeanAttention(module, children)
@@ -60,7 +60,7 @@ class LeanRMSNorm(nn.Module):
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
-        self.weight = base.weight
+        self.weight = base.get_parameter("weight")
         self.variance_epsilon = float(base.variance_epsilon)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +75,8 @@ class _RMSNorm(torch.autograd.Function):
         wide = x.float()
         scale = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_()[..., None]  # 1 / rms
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).mul_(weight).to(x.dtype)
+        y: Tensor = (wide * scale).mul_(weight).to(x.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -88,6 +89,11 @@ class _RMSNorm(torch.autograd.Function):
 
 class LeanMLP(nn.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202); one fused step while its three layers are frozen."""
+
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+    act_fn: nn.Module
 
     def __init__(self, children: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -136,6 +142,11 @@ class _SwiGLU(torch.autograd.Function):
 
 class LeanAttention(nn.Module):
     """Causal grouped-query attention with rotary positions over whole, short sequences; anything else as the original."""
+
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+    o_proj: nn.Module
 
     def __init__(self, base: nn.Module, children: dict[str, nn.Module]) -> None:
         super().__init__()

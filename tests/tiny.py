@@ -1,0 +1,29 @@
+"""Tiny models with real architectures: the same weights at every call."""
+
+from __future__ import annotations
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+VOCAB = 61
+
+
+def tiny_llama(tied: bool = True, blocks: int = 2) -> LlamaForCausalLM:
+    """Grouped-query attention, d_in != d_out on v_proj, weights big enough for gradients to matter."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_layers=blocks, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32, tie_word_embeddings=tied, initializer_range=0.3,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def tiny_gpt2(blocks: int = 2) -> GPT2LMHeadModel:
+    """Conv1D layers, learned positions, LayerNorm with shift, dropout that must be off."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCAB, n_embd=24, n_layer=blocks, n_head=4, n_positions=32, initializer_range=0.3,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).eval()
