@@ -112,7 +112,7 @@ def test_no_file_is_the_quickstart():
     assert (e.federation.total_clients, e.federation.participation_rate, e.federation.num_rounds) == (10, 0.3, 12)
     assert (e.model.lora.r_max, e.model.lora.alpha, e.model.max_length) == (8, 16.0, 64)
     assert (e.training.local_steps, e.training.batch_size) == (15, 8)
-    assert (e.training.optimizer, e.training.lr) == ("adamw", 0.01)
+    assert (e.training.optimizer, e.training.lr) == ("adamw", 0.003)
 
 
 def test_the_default_is_the_study_on_distilgpt2():
