@@ -9,7 +9,7 @@ import torch
 
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
-from fedfault.runs import RunFolder, read_records, summary, write_atomically
+from fedfault.runs import RunFolder, read_records, summary
 from fedfault.types import Adapter, ClientRecord, Layout, RoundRecord, Score, Site, State
 from toys import LowRank, federation
 
@@ -156,10 +156,3 @@ def test_the_summary_has_no_invented_numbers():
     assert "tokens_per_second" not in found
     nan = summary([record(0, float("nan"))])
     assert "best" not in nan
-
-
-def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
-    write_atomically(tmp_path / "f", "old")
-    write_atomically(tmp_path / "f", "new")
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]
-    assert (tmp_path / "f").read_text() == "new"

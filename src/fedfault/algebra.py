@@ -18,8 +18,14 @@ def mean(x: Adapter, weight: Tensor) -> Adapter:
     >>> mean(Adapter(layout, torch.tensor([[1.0], [4.0]])), torch.tensor([2.0, 1.0])).flat
     tensor([2.])
     """
-    p = weight.double() / weight.double().sum()
-    return Adapter(x.layout, (p @ x.flat.double()).to(x.flat.dtype))
+    flat = _wide(x.flat)
+    p = (weight.double() / weight.double().sum()).to(flat.device)
+    return Adapter(x.layout, (p @ flat).to(x.flat))
+
+
+def _wide(flat: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none (mps)."""
+    return (flat.cpu() if flat.device.type == "mps" else flat).double()
 
 
 def gram(layout: Layout, start: Tensor, flat: Tensor) -> Tensor:
@@ -28,8 +34,8 @@ def gram(layout: Layout, start: Tensor, flat: Tensor) -> Tensor:
     The change of client i is D_i = s (B_i A_i - B_0 A_0) on a LoRA site and y_i - x on a full one. It is never formed:
     <B1 A1, B2 A2> = sum((B1^T B2) * (A1 A2^T)), so that a site costs O(K^2 r^2 (d_in + d_out)).
     """
-    both = torch.cat([flat, start[None]]).double()  # (K + 1, P), the starting point last
-    change = torch.zeros(len(both), len(both), dtype=torch.float64, device=flat.device)
+    both = _wide(torch.cat([flat, start[None]]))  # (K + 1, P), the starting point last
+    change = torch.zeros(len(both), len(both), dtype=torch.float64, device=both.device)
     for site in layout.sites:
         if site.kind == "full":
             part = layout.part(both, site).flatten(1)

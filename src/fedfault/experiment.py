@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.load import Backbone, Say, cache_dir, load, quiet
+from fedfault.backbones.load import Backbone, Say, load, quiet
 from fedfault.backbones.sample import sample
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.config.schema import Experiment
@@ -22,6 +24,7 @@ from fedfault.language import LanguageTask
 from fedfault.local import LocalWork
 from fedfault.registry import build
 from fedfault.seeds import torch_rng
+from fedfault.storage import cache_dir, keep
 
 
 @dataclass(frozen=True)
@@ -132,16 +135,12 @@ def _base_samples(backbone: Backbone, n: int, T: int, seed: int, say: Say) -> to
     """Samples of the base, drawn once for a model, size and seed and then kept in the cache."""
     key = f"{backbone.fingerprint}-{backbone.precision}-{n}x{T}-{seed}-torch{torch.__version__}"
     file = cache_dir() / "samples" / f"{key}.safetensors"
-    from safetensors.torch import load_file, save_file
-
     if file.is_file():
-        return load_file(file)["ids"]
+        with contextlib.suppress(SafetensorError, KeyError):  # a damaged file is drawn again
+            return load_file(file)["ids"]
     say(f"{n} samples of {T} tokens from the base model")
     ids = sample(backbone.model, n, T, backbone.separator, torch_rng(seed, "base_samples"))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"ids": ids}, scratch)
-    os.replace(scratch, file)
+    keep(file, save({"ids": ids}))
     return ids
 
 

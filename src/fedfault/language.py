@@ -74,7 +74,7 @@ class LanguageTask:
         weight = real / tokens.clamp(min=1)[:, None, None]
         total, each = self._losses(flat, rows, weight.to(flat.device), key)
         (gradient,) = torch.autograd.grad(total, flat)
-        return (each.detach() * weight.to(each.device)).sum((1, 2), dtype=torch.float64), gradient, tokens
+        return (each.detach().cpu() * weight).sum((1, 2), dtype=torch.float64), gradient, tokens
 
     def _losses(self, flat: Tensor, rows: Tensor, weight: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
         ids = self.ids[rows].to(flat.device)
@@ -90,9 +90,9 @@ class LanguageTask:
         flat, per = adapter.flat[None], max(1, EVALUATION_TOKENS // self.mask.shape[1])
         nll = []
         for rows in torch.arange(start, len(self.ids)).split(per):
-            weight = self.mask[rows][None].to(flat.device, torch.float32)  # (1, B, T)
-            _, each = self._losses(flat, rows[None], weight, None)
-            nll.append((each[0] * weight[0]).sum(1, dtype=torch.float64).cpu())
+            real = self.mask[rows]  # (B, T)
+            _, each = self._losses(flat, rows[None], real[None].to(flat.device, torch.float32), None)
+            nll.append((each[0].cpu() * real).sum(1, dtype=torch.float64))
         return self._scores(torch.cat(nll))
 
     def _scores(self, nll: Tensor) -> dict[str, Score]:

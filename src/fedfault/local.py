@@ -144,7 +144,7 @@ class _Pass:
         width = int(real.any(0).sum())  # a column that no client uses is not computed
         batch = Batch(rows[:, :width].clamp(min=0), real[:, :width])
         loss, gradient, tokens = self.task.grad(leaf, self.clients[:k], batch, self.keys[:k] + step)
-        self.loss[:k] += (loss * tokens).cpu()
+        self.loss[:k] += loss.cpu() * tokens.cpu()
         self.tokens[:k] += tokens.cpu()
         norm = gradient.norm(dim=1)
         self.norm[:k] += norm.cpu()

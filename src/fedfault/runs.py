@@ -23,19 +23,10 @@ from typing import Any
 import filelock
 
 from fedfault.errors import UserError
+from fedfault.storage import write_atomically
 from fedfault.types import Adapter, Layout, RoundRecord, State, finite
 
 KEEP = 2  # checkpoints: the newest, and the one before in case the newest is damaged
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replace a file in one step: a reader, or a run after a kill, sees the old content or the new, never a part."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with scratch.open("wb") as f:
-        f.write(data.encode() if isinstance(data, str) else data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(scratch, path)
 
 
 class RunFolder:

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone
-from fedfault.runs import write_atomically
+from fedfault.storage import write_atomically
 from fedfault.types import Adapter
 
 

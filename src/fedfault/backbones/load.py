@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from fedfault.errors import UserError
+from fedfault.storage import cache_dir
 
 MICRO = Path(__file__).parent / "micro"
 HUB = {
@@ -50,11 +51,6 @@ class Backbone:
     separator: int
     precision: str
     fingerprint: str
-
-
-def cache_dir() -> Path:
-    """Where converted models and tokenised text are kept: FEDFAULT_CACHE, else ~/.cache/fedfault."""
-    return Path(os.environ.get("FEDFAULT_CACHE", "~/.cache/fedfault")).expanduser()
 
 
 def device_of(name: str) -> torch.device:

@@ -12,11 +12,15 @@ punctuation between them. The rules, in this order:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 from fedfault.errors import UserError
+from fedfault.storage import cache_dir, keep
 from fedfault.types import Corpus, Document
 
 VALIDATION = 0.1  # share of the texts where the source has no split of its own; as much as `data.held_out`
@@ -98,6 +102,20 @@ def corpus(name: str, source: str, train: Iterable[Document], validation: Iterab
             raise UserError(f"{name} ({source}): only one text; train and validation need at least one each")
         kept, held = split(documents)
     return Corpus(name, tuple(kept), tuple(held), source, fingerprint(kept, held))
+
+
+def cached(name: str, key: object, make: Callable[[], Corpus]) -> Corpus:
+    """The corpus that `make` gives, kept in the cache for as long as `key` stays what it is."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
+    file = cache_dir() / "corpora" / f"{name}-{digest}.json"
+    if file.is_file():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged file is made again
+            found: dict[str, Any] = json.loads(file.read_bytes())
+            sides = {side: tuple(Document(*d) for d in found[side]) for side in ("train", "validation")}
+            return Corpus(**(found | sides))
+    made = make()
+    keep(file, json.dumps(made.__dict__).encode())
+    return made
 
 
 def pieces(parts: Iterable[str], joiner: str = "\n\n", size: int = PIECE) -> Iterator[str]:

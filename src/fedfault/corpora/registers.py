@@ -29,6 +29,11 @@ def registers() -> Corpus:
     code: its source without docstrings and comments, so that manual and code share no text. Each has the same number
     of characters; manual and code differ between Python versions, which `source` and `fingerprint` tell.
     """
+    stamps = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in _files()]
+    return documents.cached("registers", (bbc_news.source(), sys.version, CHARACTERS, stamps), _made)
+
+
+def _made() -> Corpus:
     texts = {"news": _news(CHARACTERS), **_library(CHARACTERS)}
     smallest = min(sum(map(len, own)) for own in texts.values())
     if smallest < CHARACTERS / 10:
@@ -80,15 +85,18 @@ def _root() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
+def _files() -> list[Path]:
+    """The source files of the standard library's modules."""
+    root = _root()
+    names = sorted(sys.stdlib_module_names)
+    files = [path for name in names for path in (root / f"{name}.py", *sorted((root / name).rglob("*.py")))]
+    return [p for p in files if p.is_file() and SKIPPED.isdisjoint(p.relative_to(root).with_suffix("").parts)]
+
+
 def _modules() -> list[str]:
     """The source of the standard library's modules, the best documented first."""
     root = _root()
-    files = [path for name in sys.stdlib_module_names for path in (root / f"{name}.py", *(root / name).rglob("*.py"))]
-    read = [
-        (path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))
-        for path in files
-        if path.is_file() and SKIPPED.isdisjoint(path.relative_to(root).with_suffix("").parts)
-    ]
+    read = [(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")) for path in _files()]
     read.sort(key=lambda named: (-sum(map(len, _TRIPLE.findall(named[1]))) / (len(named[1]) + 1), named[0]))
     return [text for _, text in read]
 

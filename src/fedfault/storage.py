@@ -1,0 +1,30 @@
+"""Files that are there whole or not at all, and the folder for what can be made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Replace a file in one step: a reader, or a run after a kill, sees the old content or the new, never a part."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with scratch.open("wb") as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(scratch, path)
+
+
+def cache_dir() -> Path:
+    """Where converted models, samples and parsed corpora are kept: FEDFAULT_CACHE, else ~/.cache/fedfault."""
+    return Path(os.environ.get("FEDFAULT_CACHE", "~/.cache/fedfault")).expanduser()
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Put a file into the cache; a cache that cannot be written is done without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError:
+        return

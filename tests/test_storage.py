@@ -1,0 +1,46 @@
+"""Files whole or not at all; a cache that helps and never hurts."""
+
+from __future__ import annotations
+
+from fedfault.corpora import documents
+from fedfault.storage import cache_dir, keep, write_atomically
+from fedfault.types import Document
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
+    write_atomically(tmp_path / "f", "old")
+    write_atomically(tmp_path / "f", "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_text() == "new"
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "c"))
+    assert cache_dir() == tmp_path / "c"
+    monkeypatch.delenv("FEDFAULT_CACHE")
+    assert cache_dir().parts[-2:] == (".cache", "fedfault")
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    keep(tmp_path / "file" / "below" / "x", b"data")
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_cached_corpus_is_made_once_for_its_key_and_again_when_damaged(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path))
+    calls = []
+
+    def make():
+        calls.append(1)
+        return documents.corpus("toy", "here", [Document(f"Text {i}.", "a") for i in range(5)])
+
+    first = documents.cached("toy", ("v", 1), make)
+    assert documents.cached("toy", ("v", 1), make) == first
+    assert len(calls) == 1
+    documents.cached("toy", ("v", 2), make)
+    assert len(calls) == 2
+    for file in tmp_path.rglob("*.json"):
+        file.write_text("{")
+    assert documents.cached("toy", ("v", 1), make) == first
+    assert len(calls) == 3
