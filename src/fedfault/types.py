@@ -26,12 +26,17 @@ class Site:
     offset: int = 0
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """How many numbers each of its tensors holds: A and B, or the one parameter."""
+        if self.kind == "full":
+            return (math.prod(self.shape),)
+        r, d_in, d_out = self.shape
+        return (r * d_in, d_out * r)
+
+    @property
     def size(self) -> int:
         """How many numbers the site holds."""
-        if self.kind == "full":
-            return math.prod(self.shape)
-        r, d_in, d_out = self.shape
-        return r * (d_in + d_out)
+        return sum(self.parts)
 
 
 class Pair(NamedTuple):
@@ -74,7 +79,7 @@ class Layout:
     def pair(self, flat: Tensor, site: Site) -> Pair:
         """The factors of a LoRA site as views: flat (..., P) -> A (..., r, d_in), B (..., d_out, r)."""
         r, d_in, d_out = site.shape
-        a, b = flat[..., site.offset : site.offset + site.size].split((r * d_in, d_out * r), dim=-1)
+        a, b = flat[..., site.offset : site.offset + site.size].split(site.parts, dim=-1)
         return Pair(a.unflatten(-1, (r, d_in)), b.unflatten(-1, (d_out, r)))
 
 

@@ -31,15 +31,16 @@ class Slots:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.now: dict[str, Tensor] = {}  # site name -> its numbers, (K, size)
+        self.parts = [n for s in layout.sites for n in s.parts]  # sizes along the row: A and B, or a whole parameter
+        self.now: dict[str, tuple[Tensor, ...]] = {}  # site name -> its numbers, (K, size) each
         self.clients = 1
         self.key: Tensor | None = None  # (K,) int64 random streams for dropout; None: no dropout
 
     @contextmanager
     def bound(self, flat: Tensor, key: Tensor | None = None) -> Iterator[None]:
         """Within the block, flat (K, P) are the parameters in force."""
-        sizes = [s.size for s in self.layout.sites]
-        self.now = dict(zip([s.name for s in self.layout.sites], flat.split(sizes, dim=-1), strict=True))
+        pieces = iter(flat.split(self.parts, dim=-1))  # one split: the backward pass is one concatenation
+        self.now = {s.name: tuple(next(pieces) for _ in s.parts) for s in self.layout.sites}
         self.clients, self.key = len(flat), key
         try:
             yield
@@ -48,7 +49,7 @@ class Slots:
 
     def full(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """(K, *shape)."""
-        numbers: Tensor = self.now[name].unflatten(-1, shape)
+        numbers: Tensor = self.now[name][0].unflatten(-1, shape)
         return numbers
 
 
@@ -63,7 +64,7 @@ class CohortLora(nn.Module):
         """(K*B, T, d_in) -> (K*B, T, d_out)."""
         y, slots = self.base(x), self.slots
         r, d_in, d_out = self.site.shape
-        a, b = slots.now[self.site.name].to(x.dtype).split((r * d_in, d_out * r), dim=-1)
+        a, b = (factor.to(x.dtype) for factor in slots.now[self.site.name])
         rows = x.reshape(slots.clients, -1, d_in)  # (K, B*T, d_in)
         if self.dropout and slots.key is not None:
             rows = rows * _keep(rows.shape, slots.key + self.index * 2**20, self.dropout, rows)

@@ -7,12 +7,15 @@ architectures that differ keep their own code. Names of sub-modules stay, so tha
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fedfault.backbones.head import even_slices
 
 CHUNK = 512  # rows: intermediate results stay in cache, and matrix products still run at full rate
 SHORT = 256  # tokens up to which whole attention matrices are faster than blockwise attention on a CPU, and small
@@ -118,8 +121,7 @@ class _SwiGLU(torch.autograd.Function):
         rows = x.flatten(0, -2)
         g, u = x.new_empty(2, len(rows), len(gate))
         y = torch.empty_like(rows)
-        for i in range(0, len(rows), CHUNK):
-            part = slice(i, i + CHUNK)
+        for part in even_slices(len(rows), CHUNK):
             torch.mm(rows[part], gate.T, out=g[part])
             torch.mm(rows[part], up.T, out=u[part])
             torch.mm(F.silu(g[part]).mul_(u[part]), down.T, out=y[part])
@@ -131,8 +133,7 @@ class _SwiGLU(torch.autograd.Function):
         g, u, gate, up, down = ctx.saved_tensors
         dy = grads[0].flatten(0, -2)
         dx = torch.empty_like(dy)
-        for i in range(0, len(dy), CHUNK):
-            part = slice(i, i + CHUNK)
+        for part in even_slices(len(dy), CHUNK):
             inner = dy[part] @ down
             du = F.silu(g[part]).mul_(inner)
             dg = torch.ops.aten.silu_backward(inner.mul_(u[part]), g[part])
@@ -177,8 +178,7 @@ class LeanAttention(nn.Module):
         H, G = q.shape[1], k.shape[1]
         q = q.view(N * G, H // G * T, self.head_dim)  # the heads that share a key are more queries
         k, v = k.reshape(N * G, T, self.head_dim), v.reshape(N * G, T, self.head_dim)
-        hidden = torch.full((T, T), -torch.inf, dtype=q.dtype).triu_(1).repeat(H // G, 1)
-        weights = torch.baddbmm(hidden, q, k.mT, alpha=self.scaling).softmax(-1)
+        weights = torch.baddbmm(_future(T, H // G, q.dtype), q, k.mT, alpha=self.scaling).softmax(-1)
         out = torch.bmm(weights, v).view(N, H, T, self.head_dim).transpose(1, 2).reshape(N, T, -1)
         return self.o_proj(out), None
 
@@ -192,6 +192,12 @@ class LeanAttention(nn.Module):
             hidden_states=hidden, position_embeddings=around, attention_mask=mask, past_key_values=past, **kwargs
         )
         return found
+
+
+@functools.lru_cache(maxsize=8)
+def _future(T: int, groups: int, dtype: torch.dtype) -> Tensor:
+    """(groups * T, T): minus infinity where a key lies in the future of the query, else zero."""
+    return torch.full((T, T), -torch.inf, dtype=dtype).triu_(1).repeat(groups, 1)
 
 
 class _Rotary(torch.autograd.Function):
