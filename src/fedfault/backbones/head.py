@@ -77,4 +77,5 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dh, dW = ctx.saved_tensors
-        return tuple(None if d is None else d * grads[0] for d in (dh, dW)) + (None, None, None)
+        scaled = (None if d is None else d * grads[0] for d in (dh, dW))
+        return (*scaled, None, None, None)
