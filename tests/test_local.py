@@ -107,6 +107,11 @@ def test_when_memory_runs_out_fewer_clients_go_at_once_and_the_result_is_the_sam
     assert passes.events == ["out of memory: 1 clients in a pass from now on"]
 
 
+def test_passes_are_about_equally_large():
+    assert [Passes(3).next(left) for left in (5, 2, 7, 3, 1)] == [3, 2, 3, 3, 1]
+    assert Passes(4).next(5) == 3
+
+
 def test_out_of_memory_with_one_client_is_the_users_to_mend():
     task = Cramped([[1.0]], [[0.0]], [4])
     task.room = 0

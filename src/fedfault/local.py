@@ -44,6 +44,10 @@ class Passes:
     size: int
     events: list[str] = field(default_factory=list)
 
+    def next(self, left: int) -> int:
+        """Clients of the next pass when `left` remain: as few passes as fit, all about as large."""
+        return -(-left // -(-left // self.size))
+
     def halve(self, error: Exception) -> None:
         """Half as many clients a pass; `UserError` when it is one already."""
         if self.size == 1:
@@ -81,7 +85,7 @@ def trainer(
         loss, tokens, norm = (torch.zeros(K, dtype=torch.float64) for _ in range(3))
         done = 0
         while done < K:
-            rows = torch.tensor(longest_first[done : done + passes.size])
+            rows = torch.tensor(longest_first[done : done + passes.next(K - done)])
             one = _Pass(task, work, [plans[i] for i in rows], torch.tensor(clients)[rows], keys[rows])
             try:
                 y[rows] = one.run(y[rows])

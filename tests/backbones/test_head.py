@@ -25,8 +25,7 @@ def inputs(per_client: bool, bias: bool):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("per_client", [False, True])
 def test_chunks_give_the_loss_and_gradients_of_whole_logits(monkeypatch, rows, bias, per_client):
-    monkeypatch.setattr(head, "MIN_ROWS", rows)
-    monkeypatch.setattr(head, "LOGITS", rows * V)
+    monkeypatch.setattr(head, "ROWS", rows * (K if per_client else 1))
     hidden, W, b, y, weight = inputs(per_client, bias)
     total, each = head.head_loss(hidden, W, b, y, weight)
     grads = torch.autograd.grad(total, (hidden, W))

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LOGITS = 2**20  # numbers in a chunk of logits: stays in a CPU's last-level cache for small vocabularies,
-MIN_ROWS = 256  # but never so few rows that reading the head's weight dominates
+CACHED = 2**22  # numbers in a head's weight that stay in a CPU's cache from chunk to chunk
+ROWS = 256  # rows of logits at a time over such a head: the logits stay in cache too
+ROWS_OVER_LARGE = 512  # over a larger head, which is read from memory for every chunk: fewer chunks
 
 
 def even_slices(n: int, most: int) -> list[slice]:
@@ -46,7 +47,7 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         K, n, _ = hidden.shape
         V = W.shape[1]
-        parts = even_slices(n, max(LOGITS // (K * V), -(-MIN_ROWS // K)))
+        parts = even_slices(n, -(-(ROWS if W.numel() <= CACHED else ROWS_OVER_LARGE) // K))
         room = hidden.new_empty(K * parts[0].stop * V)
         each = torch.empty(y.shape, dtype=torch.float32, device=hidden.device)
         dh = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
