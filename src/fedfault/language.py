@@ -12,9 +12,8 @@ from fedfault.backbones.prefix import ActivationCache, Prefix
 from fedfault.corpora.packing import Blocks
 from fedfault.types import Adapter, Batch, Score
 
-ACTIVATION_BYTES = 2**30  # what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
-    3 * 2**29
-)  # what a training pass may hold in activations: 15,000 tokens of micro, 800 of SmolLM2-135M
+# what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
+ACTIVATION_BYTES = 2**30
 EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
 
 
