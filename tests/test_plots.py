@@ -68,6 +68,7 @@ def test_every_figure_draws_every_run_without_a_warning(run, name):
     figure = plots.FIGURES[name](run)
     if figure is not None:
         figure.draw_without_rendering()
+        assert figure.axes
 
 
 @pytest.mark.parametrize("theme", [plots.LIGHT, plots.DARK], ids=lambda t: t.name)
