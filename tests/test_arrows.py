@@ -1,0 +1,53 @@
+"""Import arrows go one way: cli -> session -> engine -> nouns, and the open folders know only the nouns."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fedfault
+
+ROOT = Path(fedfault.__file__).parent
+NOUNS = {"types", "algebra", "registry", "seeds", "errors", "storage"}
+ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besides itself
+    "errors": set(),
+    "types": set(),
+    "storage": set(),
+    "seeds": set(),
+    "registry": {"errors"},
+    "algebra": {"types"},
+    "wire": {"types"},
+    "algorithms": NOUNS,
+    "partitions": NOUNS,
+    "corpora": NOUNS,
+    "metrics": NOUNS,
+    "report": {"types", "errors", "plots"},
+    "plots": {"types", "errors", "report"},
+    "config": {"errors", "registry"},
+    "backbones": NOUNS,
+    "runs": NOUNS,
+    "local": NOUNS,
+    "language": NOUNS | {"backbones", "corpora"},
+    "engine": NOUNS | {"local", "metrics", "wire"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    """The parts of fedfault that a file imports anywhere in it, by their first name."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{a.name}" if node.module == "fedfault" else node.module for a in node.names]
+        found |= {n.split(".")[1] for n in names if n.startswith("fedfault.")}
+    return found
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_a_part_imports_only_what_lies_below_it(part):
+    files = [ROOT / f"{part}.py"] if (ROOT / f"{part}.py").is_file() else sorted((ROOT / part).rglob("*.py"))
+    assert files
+    for file in files:
+        assert imported(file) - {part} <= ALLOWED[part], file
