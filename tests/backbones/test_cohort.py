@@ -8,6 +8,7 @@ import torch
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix
 from fedfault.backbones.sites import Targets, lora_targets, partial_targets
+from fedfault.errors import UserError
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
 K, B, T, R = 3, 2, 7, 4
@@ -187,3 +188,35 @@ def test_lora_on_upper_blocks_leaves_lower_ones_to_the_cache():
     assert lora_targets(model, ["layers.2.self_attn.q_proj"]).first_block == 2
     assert lora_targets(model, None).first_block == 0
     assert partial_targets(model, 1, ["embed_tokens"]).first_block == 0
+
+
+def another(kind: str, **changes):
+    """A tiny model of another architecture."""
+    import transformers
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=VOCAB, max_position_embeddings=64, initializer_range=0.3, bos_token_id=0, eos_token_id=0,
+        pad_token_id=0, **shape, **changes,
+    )  # fmt: skip
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Mistral", "Gemma", "GPTNeoX", "Phi", "StableLm", "Starcoder2"])
+def test_other_architectures_keep_their_own_loss(kind):
+    grouped = {} if kind in ("GPTNeoX", "Phi") else {"num_key_value_heads": 2}
+    changes = grouped | {"Mistral": {"sliding_window": 4}, "Qwen3": {"head_dim": 8}, "Gemma": {"head_dim": 8}}.get(
+        kind, {}
+    )
+    model, ids = another(kind, **changes), some_ids(1, B, T + 1)
+    logits = model(input_ids=ids[0, :, :-1]).logits
+    expected = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), ids[0, :, 1:].reshape(-1))
+    c = cohort(model)
+    _, each = c.losses(c.init(0).flat[None], ids, torch.ones(1, B, T))
+    torch.testing.assert_close(each.mean(), expected.detach(), rtol=1e-5, atol=0)
+
+
+def test_a_layer_that_does_something_else_than_its_kind_is_refused():
+    with pytest.raises(UserError, match=r"cannot train model\.layers\.1\.input_layernorm"):
+        cohort(model := another("Gemma", head_dim=8, num_key_value_heads=2), partial_targets(model, 1, []))

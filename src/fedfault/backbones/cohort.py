@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedfault.backbones.head import head_loss
 from fedfault.backbones.lean import make_lean
 from fedfault.backbones.sites import Targets, linear_shape, parent_of
+from fedfault.errors import UserError
 from fedfault.seeds import torch_rng
 from fedfault.types import Adapter, Layout, Site
 
@@ -159,7 +160,10 @@ class CohortModel:
             parent, leaf = parent_of(model, name)
             base = model.get_submodule(name)
             if base is not self.head:  # the head is not called: its loss is computed in chunks from its weight
-                setattr(parent, leaf, _cohort_layer(base, self.slots, name))
+                layer = _cohort_layer(base, self.slots, name)
+                with torch.no_grad(), self.slots.bound(self.init(0).flat[None]):
+                    _check_same(layer, base, name)
+                setattr(parent, leaf, layer)
 
     @property
     def device(self) -> torch.device:
@@ -204,6 +208,22 @@ def _cohort_layer(base: nn.Module, slots: Slots, name: str) -> nn.Module:
     if base.get_parameter("weight").ndim == 1:
         return CohortNorm(base, slots, name)
     return CohortLinear(base, slots, name)
+
+
+def _check_same(layer: nn.Module, base: nn.Module, name: str) -> None:
+    """With the base's own numbers a client's layer must do what the base's layer does: some norms scale by 1 + weight."""
+    weight = base.get_parameter("weight")
+    if isinstance(base, nn.Embedding):
+        x = torch.arange(3, device=weight.device)[None]
+    else:
+        width = len(weight) if weight.ndim == 1 else linear_shape(base)[0]
+        x = torch.randn(1, 3, width, generator=torch_rng(0, "probe")).to(weight)
+    ours, theirs = layer(x).float(), base(x).float()
+    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+        raise UserError(
+            f"cannot train {name} ({type(base).__name__}) per client: it computes something else than its kind usually "
+            "does; leave its block out or use model.trainable=lora"
+        )
 
 
 def _keep(shape: torch.Size, key: Tensor, p: float, like: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ def _lean(module: nn.Module, model: Any) -> nn.Module | None:
         if rotary is None or vars(module).get("attention_dropout", 0.0):
             return None
         around = {"position_embeddings": rotary(x, torch.arange(5)[None]), "attention_mask": None}
+        if around["position_embeddings"][0].shape[-1] != module.head_dim:  # only a part of each head is rotated
+            return None
         attention = LeanAttention(module, children)
         return attention if _same(attention(x, **around)[0], module(x, **around)[0]) else None
     return None
