@@ -11,7 +11,7 @@ from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.corpora.packing import Blocks, pack
 from fedfault.language import LanguageTask
 from fedfault.local import LocalWork, Passes, trainer
-from fedfault.types import Adapter, Batch, Score
+from fedfault.types import Adapter, Batch
 from tiny import VOCAB, tiny_llama
 
 T = 6
@@ -74,10 +74,6 @@ def test_perplexity_does_not_depend_on_the_batch_size(monkeypatch):
         by_batch.append(t.evaluate(adapter))
     for name in by_batch[0]:
         assert [b[name].loss for b in by_batch] == pytest.approx([by_batch[0][name].loss] * 3, rel=1e-6)
-
-
-def test_pooling_scores_is_pooling_tokens():
-    assert Score.pooled([Score(2.0, 10), Score(5.0, 30)]) == Score((20 + 150) / 40, 40)
 
 
 def test_training_loss_is_a_mean_over_tokens_not_over_batches():

@@ -208,13 +208,6 @@ class Score:
         """exp(loss); infinite when it overflows, NaN when the loss is."""
         return math.inf if self.loss > 700 else math.exp(self.loss)
 
-    @classmethod
-    def pooled(cls, parts: Iterable[Score]) -> Score:
-        """The score of all tokens together: sums over sums, never a mean of means."""
-        parts = list(parts)
-        tokens = sum(p.tokens for p in parts)
-        return cls(sum(p.loss * p.tokens for p in parts) / tokens, tokens)
-
 
 @dataclass(frozen=True)
 class ClientRecord:

@@ -93,6 +93,14 @@ def test_a_cohort_of_k_is_k_cohorts_of_one(tiny):
         torch.testing.assert_close(grad[k], one_grad[0], rtol=1e-4, atol=1e-6)
 
 
+def test_long_sequences_take_the_original_attention_to_the_same_gradients(monkeypatch):
+    c, ids = cohort(tiny_llama()), some_ids(K, B, T + 1)
+    flat, real = trained(c.layout), torch.ones(K, B, T)
+    short = losses_and_grads(c, flat, ids, real)
+    monkeypatch.setattr("fedfault.backbones.lean.SHORT", T - 1)
+    torch.testing.assert_close(losses_and_grads(c, flat, ids, real), short, rtol=1e-4, atol=1e-6)
+
+
 def test_an_untrained_adapter_is_the_base_to_the_last_bit(tiny):
     ids = some_ids(1, B, T + 1)
     base = tiny()
