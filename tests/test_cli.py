@@ -76,9 +76,33 @@ def test_run_prints_plain_progress_and_where_the_report_is(fedfault, tmp_path):
 def test_check_says_what_would_happen(fedfault):
     status, out, _ = fedfault("check", "quickstart", "federation.total_clients=6")
     assert status == 0
-    for part in ("registers", "micro", "fedavg", "2 of 6 clients", "bytes down", "A code", "AAAA"):
+    for part in (
+        "registers",
+        "micro",
+        "fedavg",
+        "2 of 6 clients",
+        "bytes down",
+        "A code",
+        "██",
+        "share",
+        "tokens: Jensen",
+    ):
         assert part in out, part
-    assert len([line for line in out.splitlines() if line.strip()[:1].isdigit()]) == 6
+    assert len([line for line in out.splitlines() if line[:6].strip().isdigit()]) == 6
+
+
+def test_check_draws_the_split_on_request_and_replaces_nothing(fedfault, tmp_path):
+    words = ["check", "data.max_samples=100", "federation.total_clients=3", "--plot"]
+    status, out, _ = fedfault(*words, str(tmp_path / "split.png"))
+    assert status == 0
+    assert f"picture: {tmp_path / 'split.png'}" in out
+    before = (tmp_path / "split.png").read_bytes()
+    assert before.startswith(b"\x89PNG")
+    status, _, err = fedfault(*words, str(tmp_path / "split.png"))
+    assert status == 2
+    assert "exists; give another file" in err
+    assert (tmp_path / "split.png").read_bytes() == before
+    assert fedfault(*words, str(tmp_path / "no" / "split.png"))[0] == 2
 
 
 def test_check_writes_nothing(fedfault, tmp_path, monkeypatch):

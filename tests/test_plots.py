@@ -1,5 +1,6 @@
 """The figures draw every run that can happen: short, lone, large, diverged, sparsely measured."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -58,6 +59,7 @@ RUNS = {
     "exploding": make(rounds=6, loss=lambda r, t: 3.0 * 10**r + t),
     "constant": make(loss=lambda r, t: 2.0),
     "awkward_names": make(topics=("$x$", "_hidden", "日本語 \U0001f600", "<b>" * 40)),
+    "entropy": dataclasses.replace(make(), split={**make().split, "floor": {"validation": 1.5}}),
     "no_split": RunData(Path("run"), make().records),
 }
 
@@ -182,3 +184,13 @@ def test_save_all_writes_what_there_is(tmp_path):
     written = plots.save_all(RUNS["no_general"], tmp_path / "plots", dpi=20)
     assert {p.stem for p in written} == set(plots.FIGURES) - {"general"}
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {p.name for p in written}
+
+
+def test_a_known_entropy_is_a_line_below_the_losses():
+    figure = plots.loss_by_topic(RUNS["entropy"])
+    ax = figure.axes[0]
+    (level,) = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+    assert level == 1.5
+    assert ax.get_ylim()[0] < 1.5
+    assert "entropy" in texts(figure)
+    assert "entropy" not in texts(plots.loss_by_topic(RUNS["usual"]))

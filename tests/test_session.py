@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_that_the_folder_promises(finished):
     names = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
     assert names >= {
         "config.yaml", "manifest.json", "rounds.jsonl", "clients.parquet", "metrics.json", "split.json", "report.html",
-        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/README.md",
+        "heterogeneity.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/README.md",
         "checkpoint/round-00003.safetensors", "checkpoint/round-00003.json", "plots/loss_by_topic.png",
     }  # fmt: skip
     manifest = json.loads((finished.path / "manifest.json").read_text())

@@ -80,15 +80,18 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
 
 
 @app.command()
-def check(settings: Settings = None) -> None:
-    """Say what a run would do, without training: clients, sizes, topics, trainable parameters, bytes per round."""
+def check(
+    settings: Settings = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="also write the picture of the split to this PNG")] = None,
+) -> None:
+    """Say what a run would do, without training: who holds what, how different clients are, bytes per round."""
     from fedfault.config import load
 
     config, overrides = _split(settings)
     loaded = load(config, overrides)
     from fedfault.preview import preview
 
-    typer.echo(preview(loaded))
+    typer.echo(preview(loaded, plot))
 
 
 @app.command()

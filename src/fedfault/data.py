@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
-from fedfault.corpora.packing import Blocks, encode, pack
+from fedfault.corpora.packing import Blocks, pack
+from fedfault.corpora.tokens import Tokens, encode
 from fedfault.errors import UserError
 from fedfault.registry import build, lookup, options
 from fedfault.seeds import rng
-from fedfault.types import Corpus
+from fedfault.types import Corpus, Deal, Document
 
 CLIENT_SHARE = 4  # a client's own held-out set has at most evaluation.max_blocks / 4 blocks
+COLUMNS = ("path", "text_columns", "topic_column", "group_column")  # settings of `data` that go to the corpus
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,21 @@ class Split:
     """Who holds what. Lists are indexed by client; a client with one document has no held-out set (None)."""
 
     corpus: Corpus
+    documents: Sequence[Document]  # for training: all or data.max_samples of the corpus
+    deal: Deal  # positions in `documents`, held-out ones included
+    tokens: Tokens  # of the documents as their clients have them
     topics: tuple[str, ...]
-    counts: np.ndarray  # (clients, topics) training documents
+    labels: NDArray[np.int64]  # (n,) the topic of every document
     train: list[Blocks]
     held_out: list[Blocks | None]
     validation: dict[str, Blocks]  # by topic, at most evaluation.max_blocks each
     mixture: dict[str, float]  # topic -> its share of all validation tokens, those beyond max_blocks included
+    floor: dict[str, float]  # score name -> nats per token that no model can beat, where the corpus knows
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Documents by client and topic, (N, K)."""
+        return np.stack([np.bincount(self.labels[own], minlength=len(self.topics)) for own in self.deal.clients])
 
     def to_json(self) -> dict[str, Any]:
         """What the run folder keeps of it."""
@@ -37,6 +49,11 @@ class Split:
             "topics": list(self.topics),
             "clients": self.counts.tolist(),
             "tokens": [b.num_tokens for b in self.train],
+            "attempts": self.deal.attempts,
+            "acceptance": self.deal.acceptance,
+            "removed": self.deal.removed,
+            "notes": list(self.deal.notes),
+            "floor": self.floor,  # by score name
         }
 
 
@@ -46,12 +63,12 @@ def load_corpus(exp: Experiment) -> Corpus:
     Raises `UserError` when one is given that the loader does not take.
     """
     data = exp.data
-    takes = options(lookup("corpus", data.dataset))
-    given = {k: v for k in ("path", "text_columns", "topic_column") if (v := getattr(data, k)) is not None}
+    takes = options(lookup("corpus", data.dataset.name))
+    given = {k: v for k in COLUMNS if (v := getattr(data, k)) is not None}
     for key in given:
         if key not in takes:
-            raise UserError(f"data.{key} is set, but the corpus {data.dataset!r} takes no {key}; leave it out")
-    found: Corpus = build("corpus", data.dataset, **given)
+            raise UserError(f"data.{key} is set, but the corpus {data.dataset.name!r} takes no {key}; leave it out")
+    found: Corpus = build("corpus", data.dataset.name, **data.dataset.options, **given)
     return found
 
 
@@ -60,33 +77,41 @@ def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int) -> Sp
 
     Raises `UserError` when the partition is impossible or a client is left without text.
     """
-    documents, N = list(corpus.train), exp.federation.total_clients
+    T, most = exp.model.max_length, exp.evaluation.max_blocks
+    documents, ids = _training(exp, corpus, tokenizer)
+    topics = tuple(sorted({d.topic for d in corpus.train}))
+    place = {topic: k for k, topic in enumerate(topics)}
+    labels = np.array([place[d.topic] for d in documents])
+    method = exp.data.partition
+    generator = rng(exp.seed, "partition")
+    deal: Deal = build("partition", method.method, **method.options)(documents, exp.federation.total_clients, generator)
+    ids = ids.replaced(dict(zip(deal.texts, encode(tokenizer, list(deal.texts.values())), strict=True)))
+    train, held_out = [], []
+    for k, part in enumerate(deal.clients):
+        mine, kept_back = _hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k))
+        train.append(pack([ids[i] for i in mine], T, separator))
+        own = pack([ids[i] for i in kept_back], T, separator) if len(kept_back) else None
+        held_out.append(own and _some(own, max(1, most // CLIENT_SHARE), exp.seed, "client", k))
+    whole = _by_topic(corpus.validation, encode(tokenizer, [d.text for d in corpus.validation]), T, separator)
+    total = sum(b.num_tokens for b in whole.values())
+    mixture = {topic: b.num_tokens / total for topic, b in whole.items()}
+    validation = {t: _some(b, most, exp.seed, "topic", t) for t, b in whole.items()}
+    floor = _floor(corpus, whole, mixture)
+    return Split(corpus, documents, deal, ids, topics, labels, train, held_out, validation, mixture, floor)
+
+
+def _training(exp: Experiment, corpus: Corpus, tokenizer: Any) -> tuple[Sequence[Document], Tokens]:
+    """The documents to deal out, `data.max_samples` of them at most, and their tokens."""
+    documents, N = corpus.train, exp.federation.total_clients
     if exp.data.max_samples is not None and exp.data.max_samples < len(documents):
         kept = rng(exp.seed, "max_samples").permutation(len(documents))[: exp.data.max_samples]
-        documents = [documents[i] for i in sorted(kept)]
+        documents = tuple(documents[i] for i in sorted(kept))
     if len(documents) < N:
         raise UserError(
             f"{N} clients for {len(documents)} training documents of {corpus.name}: lower federation.total_clients"
             + (" or raise data.max_samples" if exp.data.max_samples else "")
         )
-    topics = tuple(sorted({d.topic for d in corpus.train}))
-    labels = np.array([topics.index(d.topic) for d in documents])
-    method = exp.data.partition
-    parts = build("partition", method.method, **method.options)(labels, N, rng(exp.seed, "partition"))
-    ids = encode(tokenizer, [d.text for d in documents])
-    T = exp.model.max_length
-    train, held_out = [], []
-    for k, part in enumerate(parts):
-        mine, kept_back = _hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k))
-        train.append(pack([ids[i] for i in mine], T, separator))
-        own = pack([ids[i] for i in kept_back], T, separator) if len(kept_back) else None
-        held_out.append(own and _some(own, max(1, exp.evaluation.max_blocks // CLIENT_SHARE), exp.seed, "client", k))
-    validation = _by_topic(corpus, tokenizer, T, separator)
-    total = sum(b.num_tokens for b in validation.values())
-    mixture = {topic: b.num_tokens / total for topic, b in validation.items()}
-    validation = {t: _some(b, exp.evaluation.max_blocks, exp.seed, "topic", t) for t, b in validation.items()}
-    counts = np.stack([np.bincount(labels[part], minlength=len(topics)) for part in parts])
-    return Split(corpus, topics, counts, train, held_out, validation, mixture)
+    return documents, encode(tokenizer, [d.text for d in documents])
 
 
 def _hold_back(part: np.ndarray, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -104,11 +129,22 @@ def _some(blocks: Blocks, n: int, seed: int, *name: str | int) -> Blocks:
     return Blocks(blocks.ids[rows], blocks.targets[rows])
 
 
-def _by_topic(corpus: Corpus, tokenizer: Any, T: int, separator: int) -> dict[str, Blocks]:
-    texts: dict[str, list[str]] = {}
+def _by_topic(documents: Iterable[Document], ids: Tokens, T: int, separator: int) -> dict[str, Blocks]:
+    own: dict[str, list[Any]] = {}
+    for d, row in zip(documents, ids, strict=True):
+        own.setdefault(d.topic, []).append(row)
+    return {topic: pack(own[topic], T, separator) for topic in sorted(own)}
+
+
+def _floor(corpus: Corpus, validation: dict[str, Blocks], mixture: dict[str, float]) -> dict[str, float]:
+    """The known entropy of each topic's validation texts in nats per target token; empty for natural text."""
+    if corpus.entropy is None:
+        return {}
+    characters: dict[str, int] = {}
     for d in corpus.validation:
-        texts.setdefault(d.topic, []).append(d.text)
-    return {topic: pack(encode(tokenizer, texts[topic]), T, separator) for topic in sorted(texts)}
+        characters[d.topic] = characters.get(d.topic, 0) + len(d.text)
+    floor = {t: corpus.entropy[t] * characters[t] / b.num_tokens for t, b in validation.items()}
+    return {"validation": sum(mixture[t] * floor[t] for t in floor), **{f"topic/{t}": v for t, v in floor.items()}}
 
 
 def documents_of(texts: Sequence[str], tokenizer: Any, T: int, separator: int, n: int, seed: int) -> Blocks:

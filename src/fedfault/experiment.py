@@ -20,6 +20,7 @@ from fedfault.corpora.packing import Blocks
 from fedfault.data import Split, documents_of, load_corpus, split
 from fedfault.engine import Federation
 from fedfault.errors import UserError
+from fedfault.heterogeneity import measured
 from fedfault.language import LanguageTask
 from fedfault.local import LocalWork
 from fedfault.registry import build
@@ -37,6 +38,18 @@ class Prepared:
     split: Split
     federation: Federation
 
+    def heterogeneity(self, say: Say = quiet) -> dict[str, Any]:
+        """The realised heterogeneity of the split: `Heterogeneity.to_json`, from the cache where it is known."""
+        exp = self.config
+        settings = (
+            exp.data.model_dump(),
+            exp.model.model_dump(),
+            exp.federation.total_clients,
+            self.backbone.fingerprint,
+        )
+        key = (settings, self.backbone.precision)
+        return measured(self.split, self.model, exp.seed, self.backbone.separator, key, say)
+
     @property
     def parameters(self) -> int:
         """Numbers in the frozen backbone."""
@@ -48,7 +61,7 @@ def prepare(exp: Experiment, say: Say = quiet) -> Prepared:
 
     `say` is told in a line what is going on. Raises `UserError` for everything that the user can mend.
     """
-    say(f"corpus {exp.data.dataset}")
+    say(f"corpus {exp.data.dataset.name}")
     corpus = load_corpus(exp)
     say(f"backbone {exp.model.name}")
     backbone = load(exp.model.name, precision=exp.model.precision, device=exp.device, say=say)

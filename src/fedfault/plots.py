@@ -52,7 +52,8 @@ FEW = 24  # clients that can each have a tick label
 def loss_by_topic(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     """Loss of every topic after every round, the mixture as the thick line, and below who trained.
 
-    A marker on a topic's line: a client that mostly holds this topic trained in that round.
+    A marker on a topic's line: a client that mostly holds this topic trained in that round. A dashed line, where the
+    corpus is a known generator: the entropy of the mixture, which no model can beat.
     """
     names = [n for n in ("validation", *run.names("topic/")) if run.losses(n)[0]]
     if not names:
@@ -62,9 +63,13 @@ def loss_by_topic(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     fig = canvas(narrow, 3.3 + strip)
     grid = fig.add_gridspec(2 if cohort else 1, 1, height_ratios=[3.0, strip] if cohort else [1])
     ax = fig.add_subplot(grid[0])
-    loss_scale(ax, [v for n in names for v in run.losses(n)[1]])
+    floor = [v for n, v in run.split.get("floor", {}).items() if n == "validation"]
+    loss_scale(ax, [*floor, *(v for n in names for v in run.losses(n)[1])])
     round_axis(ax, run, title=not cohort)
     ends = [*_topic_lines(ax, run, theme, narrow), *_mixture_line(ax, run, theme)]
+    for entropy in floor:
+        ax.axhline(entropy, color=theme.muted, lw=1.2, ls=(0, (4, 3)))
+        ends.append((entropy, "entropy", theme.muted))
     end_labels(ax, ends, theme, height=2.5)
     ax.set_ylabel("loss (nats per token)")
     ax.set_title(_perplexities(run), color=theme.ink)
@@ -439,8 +444,13 @@ def save_all(run: RunData, folder: Path, dpi: float = 150) -> list[Path]:
     for name, plot in FIGURES.items():
         figure = plot(run, LIGHT)
         if figure is not None:
-            part = folder / f".{name}.png.part"
-            part.write_bytes(png(figure, dpi))
-            os.replace(part, folder / f"{name}.png")
+            write(figure, folder / f"{name}.png", dpi)
             written.append(folder / f"{name}.png")
     return written
+
+
+def write(figure: Figure, file: Path, dpi: float = 150) -> None:
+    """The figure as a PNG file, there whole or not at all."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_bytes(png(figure, dpi))
+    os.replace(part, file)

@@ -3,32 +3,78 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedfault.config.loading import Loaded
 from fedfault.errors import UserError, suggest
 from fedfault.registry import FOLDERS, builders, first_line, options, shown
 
-BAR = 24  # characters
+if TYPE_CHECKING:
+    from fedfault.data import Split
+    from fedfault.experiment import Prepared
+
+BAR = 20  # characters
 MOST = 40  # clients listed one by one
+COLUMNS = 20  # topics that have a column
+SHADES = " ░▒▓█"  # none, up to a quarter, a half, three quarters, all
 
 
-def preview(loaded: Loaded) -> str:
-    """The experiment in numbers: who holds what, what is trained, what a round sends."""
-    from fedfault.engine import begin
+def preview(loaded: Loaded, plot: Path | None = None) -> str:
+    """The experiment in numbers: who holds what, how different clients are, what is trained, what a round sends.
+
+    With `plot`, the picture of the split is written to that PNG file; `UserError` if there is one already.
+    """
     from fedfault.experiment import prepare
-    from fedfault.wire import pack
+    from fedfault.report.data import RunData
+    from fedfault.report.summary import skew, split
 
+    _check_free(plot)
     exp = loaded.experiment.model_copy(
         update={"evaluation": loaded.experiment.evaluation.model_copy(update={"general": "none"})}
     )
     p = prepare(exp)
-    fed, split = p.federation, p.split
+    found = p.heterogeneity()
+    run = RunData(Path(), (), split=p.split.to_json(), heterogeneity=found)
+    table = skew(found)
+    lines = [
+        *(f"note: {n}" for n in loaded.notes),
+        *_facts(p),
+        "",
+        *_clients(p.split),
+        "",
+        *split(run),
+        *(["", *_aligned([table.columns, *table.rows])] if table else []),
+    ]
+    if plot is not None:
+        from fedfault import plots
+
+        figure = plots.split(run, plots.LIGHT)
+        assert figure is not None  # every split has clients and topics
+        plots.write(figure, plot)
+        lines.append(f"\npicture: {plot}")
+    return "\n".join(lines)
+
+
+def _check_free(plot: Path | None) -> None:
+    if plot is None:
+        return
+    if plot.exists():
+        raise UserError(f"{plot} exists; give another file to --plot or remove it")
+    if not plot.absolute().parent.is_dir():
+        raise UserError(f"--plot {plot}: there is no folder {plot.absolute().parent}")
+
+
+def _facts(p: Prepared) -> list[str]:
+    from fedfault.engine import begin
+    from fedfault.wire import pack
+
+    exp, fed, split = p.config, p.federation, p.split
     down = len(pack(fed.algorithm.broadcast(begin(fed))))
     size = sum(b.num_tokens for b in split.train)
     lines = [
-        *(f"note: {n}" for n in loaded.notes),
         f"corpus     {split.corpus.name}: {len(split.corpus.train):,} training and {len(split.corpus.validation):,} "
         f"validation documents ({split.corpus.source})",
         f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {p.backbone.precision} on {p.model.device}",
@@ -40,10 +86,10 @@ def preview(loaded: Loaded) -> str:
         f"traffic    {down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round",
         f"tokens     {size:,} in training blocks of {exp.model.max_length}; "
         f"{fed.clients_per_pass} clients fit in one pass",
-        "",
-        *_clients(split),
     ]
-    return "\n".join(lines)
+    if split.floor:
+        lines.append(f"floor      {split.floor['validation']:.4f} nats per token: the entropy of the validation texts")
+    return lines
 
 
 def _work(exp: Any) -> str:
@@ -52,17 +98,33 @@ def _work(exp: Any) -> str:
     return f"{length} of {t.batch_size} blocks with {t.optimizer} at lr {t.lr:g}"
 
 
-def _clients(split: Any) -> list[str]:
-    """A line a client: documents, tokens, and a bar with one letter a topic."""
-    marks = {topic: chr(ord("A") + i % 26) for i, topic in enumerate(split.topics)}
-    lines = ["topics     " + "  ".join(f"{m} {t}" for t, m in marks.items()), "client  documents     tokens  topics"]
+def _clients(split: Split) -> list[str]:
+    """A line a client: documents, tokens, a bar for them, and its share of each topic as a shade."""
+    topics = split.topics[:COLUMNS]
+    marks = [chr(ord("A") + i) for i in range(len(topics))]
+    tokens = [b.num_tokens for b in split.train]
+    rest = f"  and {len(split.topics) - COLUMNS} more" if len(split.topics) > COLUMNS else ""
+    lines = [
+        "topics     " + "  ".join(f"{m} {t}" for m, t in zip(marks, topics, strict=True)) + rest,
+        f"client  documents     tokens  {'':{BAR}}  {'  '.join(marks)}",
+    ]
     for k, counts in enumerate(split.counts[:MOST]):
-        share = counts / counts.sum()
-        bar = "".join(marks[t] * round(BAR * s) for t, s in zip(split.topics, share, strict=True))
-        lines.append(f"{k:6d}  {counts.sum():9,d}  {split.train[k].num_tokens:9,d}  {bar}")
+        share = counts[:COLUMNS] / counts.sum()
+        shades = " ".join(2 * SHADES[math.ceil(4 * s)] for s in share)
+        bar = "█" * max(1, round(BAR * tokens[k] / max(tokens)))
+        lines.append(f"{k:6d}  {counts.sum():9,d}  {tokens[k]:9,d}  {bar:{BAR}}  {shades}".rstrip())
     if len(split.counts) > MOST:
         lines.append(f"... and {len(split.counts) - MOST} more clients")
     return lines
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text as columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([f"{row[0]:{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
 
 
 def components(what: str | None = None) -> str:

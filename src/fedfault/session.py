@@ -54,8 +54,16 @@ def start(
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
         folder.write_json("manifest.json", manifest)
         folder.write_json("split.json", prepared.split.to_json())
+        _describe_split(folder, prepared, progress)
         _go(folder, prepared, begin(prepared.federation), progress, manifest)
     return folder
+
+
+def _describe_split(folder: RunFolder, p: Prepared, progress: Progress) -> None:
+    found = p.heterogeneity(progress.say)
+    folder.write_json("heterogeneity.json", found)
+    for sentence in found["sentences"]:
+        progress.say(sentence)
 
 
 def _path(exp: Experiment) -> Path:
@@ -105,6 +113,8 @@ def resume(path: Path, progress: Progress) -> RunFolder:
         for warning in warnings:
             progress.say(f"warning: {warning}")
         progress.say(f"continuing after round {state.round} of {fed.num_rounds}")
+        if not (folder.path / "heterogeneity.json").is_file():
+            _describe_split(folder, prepared, progress)
         manifest["seconds"]["prepare"] += time.perf_counter() - clock
         _go(folder, prepared, state, progress, manifest)
     return folder

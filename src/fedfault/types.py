@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -277,10 +277,11 @@ def _nan(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Document(NamedTuple):
-    """One text and the topic, register, style or label that it belongs to."""
+    """One text, the topic, register, style or label that it belongs to, and the group that it came from."""
 
     text: str
     topic: str
+    group: str = ""  # its author, site or genre; empty where the source does not say
 
 
 @dataclass(frozen=True)
@@ -292,7 +293,22 @@ class Corpus:
     validation: tuple[Document, ...]  # shares no text with train
     source: str  # where the text came from, as precisely as can be said (package and version, Hub id, folder)
     fingerprint: str  # hash of all texts and topics: two runs with the same fingerprint saw the same data
+    entropy: Mapping[str, float] | None = (
+        None  # of a known generator: nats a character that no model can beat, by topic
+    )
 
 
-# (topics (n,) int array, num_clients, generator) -> one sorted index array a client, disjoint, together range(n)
-Partition = Callable[[Any, int, Any], list[Any]]
+@dataclass(frozen=True)
+class Deal:
+    """What a partitioner did with n documents and N clients, and what a reader should know about it."""
+
+    clients: list[Any]  # one sorted int array of positions a client: disjoint, together range(n)
+    attempts: int = 1  # draws until every client had min_samples
+    acceptance: float | None = None  # share of draws in which that holds; None where every draw does
+    texts: Mapping[int, str] = field(default_factory=dict)  # position -> what became of a changed text
+    removed: list[int] | None = None  # words taken out of each client's texts; None where texts are never changed
+    notes: tuple[str, ...] = ()  # sentences: which convention, what a setting could not do
+
+
+# (documents, num_clients, generator) -> deal
+Partition = Callable[[Sequence[Document], int, Any], Deal]

@@ -52,7 +52,7 @@ def test_the_study_in_short_keys_loads_completely(write):
     got = load(write(STUDY))
     e = got.experiment
     assert (e.model.name, e.model.lora.r_max, e.model.lora.alpha, e.model.max_length) == ("distilgpt2", 8, 16.0, 128)
-    assert (e.data.dataset, e.data.partition.method, e.data.partition.options["alpha"]) == (
+    assert (e.data.dataset.name, e.data.partition.method, e.data.partition.options["alpha"]) == (
         "ag_news",
         "topic_skew",
         0.1,

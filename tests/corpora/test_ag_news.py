@@ -17,8 +17,15 @@ def test_title_and_description_are_joined_as_sentences(tmp_path):
     (tmp_path / "train.csv").write_text('label,title,description\n0,Peace,"It, came."\n3,,Chips shrink.\n')
     (tmp_path / "test.csv").write_text("label,title,description\n1,Goal,Late.\n2,,chips SHRINK\n")
     corpus = build("corpus", "ag_news", path=str(tmp_path))
-    assert corpus.train == (("Peace. It, came.", "World"),)
-    assert corpus.validation == (("Goal. Late.", "Sports"), ("chips SHRINK", "Business"))
+    assert corpus.train == (("Peace. It, came.", "World", ""),)
+    assert corpus.validation == (("Goal. Late.", "Sports", ""), ("chips SHRINK", "Business", ""))
+
+
+def test_a_source_column_is_the_group(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label,source\na,0,AP\nb,1,\n")
+    (tmp_path / "test.csv").write_text("text,label\nc,2\n")
+    corpus = build("corpus", "ag_news", path=str(tmp_path))
+    assert [d.group for d in corpus.train + corpus.validation] == ["AP", "", ""]
 
 
 def test_a_copy_of_the_hubs_repository_is_read(tmp_path):
@@ -61,7 +68,7 @@ def test_the_hubs_splits_are_used(monkeypatch):
     monkeypatch.setattr(hub, "load", lambda dataset: (splits, f"Hub {dataset}"))
     corpus = build("corpus", "ag_news")
     assert corpus.source == "Hub fancyzhx/ag_news"
-    assert corpus.train == (("train a", "Business"), ("train b", "World"))
+    assert corpus.train == (("train a", "Business", ""), ("train b", "World", ""))
 
 
 @pytest.mark.shared
@@ -69,4 +76,5 @@ def test_the_hubs_splits_are_used(monkeypatch):
 def test_the_teams_sample_has_all_rows():
     corpus = build("corpus", "ag_news", path=str(SHARED))
     assert collections.Counter(d.topic for d in corpus.train) == dict.fromkeys(module.TOPICS, 3640)
+    assert len({d.group for d in corpus.train}) == 3
     assert len(corpus.validation) == 7599  # one text of the test set is there twice

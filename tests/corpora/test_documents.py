@@ -22,6 +22,11 @@ def test_distinct_keeps_the_first_and_drops_empty_texts():
     assert distinct(documents, taken={text_hash("Three")}) == [Document("One.", "0"), Document("two", "3")]
 
 
+def test_groups_stay_with_their_texts():
+    made = corpus("c", "s", [Document(" one ", "a", "x"), Document("two", "a", "y")], [Document("three", "b", "z")])
+    assert made.train + made.validation == (("one", "a", "x"), ("two", "a", "y"), ("three", "b", "z"))
+
+
 def test_split_has_the_fraction_of_every_topic_and_keeps_the_order():
     train, validation = split(MANY, 0.2)
     assert [sum(d.topic == t for d in validation) for t in "ab"] == [40, 40]
@@ -64,9 +69,10 @@ def test_nothing_left_to_train_on_is_a_user_error():
         corpus("mine", "here", [Document("one", "a")], [Document("One", "a")])
 
 
-def test_the_fingerprint_changes_with_text_topic_side_and_borders():
-    a, b = Document("ab", "c"), Document("a", "bc")
-    assert len({fingerprint(*sides) for sides in [([a], []), ([b], []), ([], [a]), ([a, b], []), ([b, a], [])]}) == 5
+def test_the_fingerprint_changes_with_text_topic_group_side_and_borders():
+    a, b, c = Document("ab", "c"), Document("a", "bc"), Document("a", "b", "c")
+    sides = [([a], []), ([b], []), ([c], []), ([], [a]), ([a, b], []), ([b, a], [])]
+    assert len({fingerprint(*each) for each in sides}) == 6
 
 
 @given(st.lists(st.text("ab \n", min_size=1, max_size=30), max_size=10), st.integers(1, 20))

@@ -1,12 +1,10 @@
-import logging
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfault.corpora.packing import encode, pack
+from fedfault.corpora.packing import pack
 from fedfault.errors import UserError
 
 SEPARATOR = 0
@@ -72,41 +70,3 @@ def test_nothing_to_pack_is_a_user_error(documents):
 def test_a_length_of_zero_is_a_user_error():
     with pytest.raises(UserError, match="block of 0"):
         pack([[1]], 0, 0)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "b": 4}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    made.enable_truncation(2)
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", model_max_length=4)
-
-
-def test_encode_adds_no_special_tokens_and_cuts_nothing(tokenizer):
-    assert encode(tokenizer, ["a b", "", "a " * 50]) == [[3, 4], [], [3] * 50]
-    assert encode(tokenizer, []) == []
-
-
-def test_encode_in_batches_is_encode_at_once(tokenizer, monkeypatch):
-    texts = ["a b", "b", "a a a", "b b", "a"]
-    whole = encode(tokenizer, texts)
-    monkeypatch.setattr("fedfault.corpora.packing.BATCH", 2)
-    assert encode(tokenizer, texts) == whole
-
-
-def test_encode_does_not_warn_about_long_texts(tokenizer):
-    heard = []
-    handler = logging.Handler()
-    handler.emit = heard.append
-    logger = logging.getLogger("transformers")
-    logger.addHandler(handler)
-    try:
-        encode(tokenizer, ["a " * 100])
-    finally:
-        logger.removeHandler(handler)
-    assert not heard

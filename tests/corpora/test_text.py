@@ -21,6 +21,10 @@ def topics(corpus):
 
 
 def write(path, rows):
+    if path.suffix == ".tsv":
+        lines = ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in rows), encoding="utf-8")
     elif path.suffix == ".parquet":
@@ -58,6 +62,19 @@ def test_several_text_columns_are_joined_by_line_breaks(tmp_path):
 
 def test_numbers_can_be_topics(tmp_path):
     assert set(topics(read(write(tmp_path / "a.parquet", ROWS), topic_column="id"))) == {str(i) for i in range(30)}
+
+
+def test_the_group_column_is_the_group_and_may_be_empty(tmp_path):
+    rows = [{"text": f"t{i}", "by": ["ann", " bob ", ""][i % 3]} for i in range(30)]
+    corpus = read(write(tmp_path / "a.csv", rows), group_column="by")
+    assert collections.Counter(d.group for d in corpus.train + corpus.validation) == {"ann": 10, "bob": 10, "": 10}
+    assert topics(corpus) == {"text": 30}
+
+
+def test_quotes_in_a_tsv_file_are_text(tmp_path):
+    rows = [{"text": t, "kind": "k"} for t in ('say "a", b', '"open', "two")]
+    corpus = read(write(tmp_path / "a.tsv", rows), topic_column="kind")
+    assert {d.text for d in corpus.train + corpus.validation} == {'say "a", b', '"open', "two"}
 
 
 def test_a_folder_of_text_files_has_its_sub_folders_as_topics(tmp_path):
@@ -120,6 +137,9 @@ def test_missing_values_in_jsonl_and_parquet_are_no_text(tmp_path):
     [
         ("a.csv", TOPICS, {"text_columns": ["txt"]}, ["no column 'txt'", "mean 'text'", "known: text, topic"]),
         ("a.csv", TOPICS, {"topic_column": "topics"}, ["did you mean 'topic'", "data.topic_column"]),
+        ("a.csv", TOPICS, {"group_column": "author"}, ["no column 'author'", "data.group_column"]),
+        ("a.txt", b"a", {"group_column": "author"}, ["data.group_column=author", "leave it out"]),
+        ("a.tsv", b"text\ttopic\nhi\n", {}, ["line 2 has 1 fields", "the header has 2"]),
         ("a.csv", b"body\nhi\n", {}, ["no column 'text'", "data.text_columns"]),
         ("a.csv", b"text,topic\nhi,\nho,y\n", {"topic_column": "topic"}, ["1 of 2 rows"]),
         ("a.csv", b"text\n", {}, ["no rows"]),
@@ -136,7 +156,7 @@ def test_missing_values_in_jsonl_and_parquet_are_no_text(tmp_path):
         ("a.jsonl", b'["a"]\n', {}, ["line 1 is not a JSON object"]),
         ("a.jsonl", b'{"text": ["a", "b"]}\n', {}, ["column 'text' holds list"]),
         ("a.parquet", b"PAR1nonsense", {}, ["not a readable Parquet file"]),
-        ("a.xlsx", b"x", {}, ["must end in one of .csv, .jsonl, .parquet, .txt"]),
+        ("a.xlsx", b"x", {}, ["must end in one of .csv, .tsv, .jsonl, .parquet, .txt"]),
     ],
 )  # fmt: skip
 def test_bad_files_are_explained(tmp_path, name, data, options, parts):

@@ -47,7 +47,7 @@ def test_train_and_validation_are_the_first_two_parts_there(tmp_path):
 def test_the_hubs_lines_make_articles(monkeypatch):
     lines = {part: {"text": ["", " = T = \n", "", f" {part} . \n"]} for part in ("train", "validation", "test")}
     monkeypatch.setattr(hub, "load", lambda *_: (lines, "Hub"))
-    assert build("corpus", "wikitext").train == ((" = T = \n train .".strip(), "wikipedia"),)
+    assert build("corpus", "wikitext").train == ((" = T = \n train .".strip(), "wikipedia", ""),)
 
 
 def test_a_folder_without_parts_is_refused(tmp_path):

@@ -242,6 +242,27 @@ def test_tables_hold_start_best_final_and_gain(tmp_path):
     assert summary.clients(run).rows[1] == ["1", "code", "80%", "10", "1,100", "2", "6.000", "4.000", "+2.000"]
 
 
+def test_the_split_is_described_in_sentences_and_a_table(tmp_path, few):
+    index = {"value": 0.25, "chance": 0.05, "sd": 0.01, "excess": 0.2, "z": 20.0, "p": 0.005}
+    found = {"token_js": index, "label_emd": None, "sentences": ["Two clients share 12 % of topic mass."]}
+    split = {"topics": ["news", "code"], "clients": [[9, 1], [2, 8]], "tokens": [900, 1100]}
+    split |= {"attempts": 40, "acceptance": 0.02, "notes": ["2 groups at 2 clients"], "removed": [1200, 34]}
+    run = write(tmp_path)
+    (run / "heterogeneity.json").write_text(json.dumps(found))
+    (run / "split.json").write_text(json.dumps(split))
+    text = render(run).read_text(encoding="utf-8")
+    for said in (
+        "Two clients share 12 % of topic mass.",
+        "2 groups at 2 clients.",
+        "accepted at draw 40; about 2 % of draws",
+        "1,234 words were taken out of the clients",
+        "tokens: Jensen-Shannon divergence (nats)",
+    ):
+        assert said in text, said
+    assert re.search(r"0\.25.*0\.05.*0\.2.*20\.0.*0\.005", text, re.DOTALL)
+    assert "earth mover" not in text
+
+
 def test_names_are_escaped(tmp_path, few):
     topic = [RoundRecord(r.round, r.clients, {f"topic/{EVIL}": Score(4.0, 5), **r.scores}) for r in HISTORY]
     text = render(write(tmp_path, topic, (EVIL, "code"), experiment_name=EVIL), dpi=20).read_text()

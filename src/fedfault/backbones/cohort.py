@@ -171,6 +171,14 @@ class CohortModel:
         found: torch.device = next(self.model.parameters()).device
         return found
 
+    def embeddings(self) -> Tensor:
+        """The base's input embeddings, (V, d): frozen, or as they are before training."""
+        layer = self.model.get_input_embeddings()
+        if isinstance(layer, CohortEmbedding):
+            return self.full_values[f"{layer.name}.weight"]  # type: ignore[no-any-return]
+        weight: Tensor = layer.weight
+        return weight
+
     def init(self, seed: int) -> Adapter:
         """The untrained adapter (P,): A uniform in +-1/sqrt(d_in) as PEFT has it, B zero, full sites as in the base."""
         flat = torch.zeros(self.layout.size)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from fedfault.backbones.llama import FileTokenizer, Llama
 from fedfault.errors import UserError
 from fedfault.storage import cache_dir
 
@@ -96,21 +97,28 @@ def load(name: str, *, precision: str = "auto", device: str = "auto", say: Say =
 
     Raises `UserError` when the weights are not to be had, naming the ways out, and when the model is not a causal LM.
     """
+    where, source = device_of(device), locate(name, say)
+    model, tokenizer = (Llama.read(MICRO), FileTokenizer(MICRO)) if name == "micro" else _by_transformers(name, source)
+    chosen = _precision(precision, sum(p.numel() for p in model.parameters()), where)
+    model = model.to(where).eval().requires_grad_(False)
+    for p in model.parameters():  # not the buffers: rotary frequencies in bfloat16 turn late positions by a wrong angle
+        p.data = p.data.to(torch.bfloat16 if chosen == "bf16" else torch.float32)
+    _check_head(name, model)
+    separator = next((t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None), 0)
+    return Backbone(name, source, model, tokenizer, int(separator), chosen, fingerprint(model))
+
+
+def _by_transformers(name: str, source: str) -> tuple[Any, Any]:
+    """Model and tokenizer of any architecture."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    where, source = device_of(device), locate(name, say)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        return transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), tokenizer
     except BROKEN as e:
         raise _not_loaded(name, source, e) from e
-    chosen = _precision(precision, sum(p.numel() for p in model.parameters()), where)
-    model = model.to(where, torch.bfloat16 if chosen == "bf16" else torch.float32).eval().requires_grad_(False)
-    _check_head(name, model)
-    separator = next((t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None), 0)
-    return Backbone(name, source, model, tokenizer, int(separator), chosen, fingerprint(model))
 
 
 @torch.no_grad()

@@ -13,12 +13,12 @@ from fedfault import registry
 from fedfault.config import explain
 from fedfault.config.files import Entry, Key, Layer, dotted
 from fedfault.config.layers import command_line, inherited, merge
-from fedfault.config.schema import NOT_YET, Experiment
+from fedfault.config.schema import NOT_YET, Data, Experiment
 from fedfault.config.shipped import find, folder
 from fedfault.config.shorthand import CHOOSERS, canonical
 from fedfault.errors import UserError
 
-DATASET = ("data", "dataset")
+BESIDE = set(Data.model_fields)  # options of a corpus that are settings of `data`: path, text_columns and so on
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loade
     merged, notes = _merged(folder() / "quickstart.yaml" if path is None else find(path), overrides)
     wrong = explain.not_yet(merged)
     merged = {key: entry for key, entry in merged.items() if key[0] not in NOT_YET}
-    wrong += _unknown_dataset(merged)
     for section in CHOOSERS:
         try:
             notes += _complete(section, merged)
@@ -77,17 +76,6 @@ def _default_components() -> Layer:
     }
 
 
-def _unknown_dataset(merged: Layer) -> list[str]:
-    entry = merged.get(DATASET, Entry(Experiment().data.dataset, "default"))
-    if not isinstance(entry.value, str):
-        return []  # the schema says so
-    try:
-        registry.lookup("corpus", entry.value)
-    except UserError as e:
-        return [f"{entry.where}: {dotted(DATASET)}: {e}"]
-    return []
-
-
 def _complete(section: Key, merged: Layer) -> list[str]:
     """Check a component's options, drop loose ones that it does not take, and write its defaults down.
 
@@ -105,8 +93,12 @@ def _complete(section: Key, merged: Layer) -> list[str]:
         mine.remove(key)
         notes.append(f"{entry.where}: {key[2]}: {entry.value!r} is not used: {kind} {chosen.value!r} takes no {key[2]}")
     given = _nested({key[2:]: merged[key] for key in mine})
+    if kind == "corpus" and (taken := [key for key in given if key in BESIDE]):
+        raise UserError(f"{taken[0]} is set as data.{taken[0]}, beside the corpus")
     full = registry.checked(kind, chosen.value, builder, given)
     for option, value in full.items():
+        if kind == "corpus" and option in BESIDE:
+            continue
         origin = next((merged[key] for key in mine if key[2] == option), Entry(None, "default"))
         if not isinstance(value, bool | int | float | str | list | dict | None):
             continue  # not something YAML can say; the builder's own default holds

@@ -86,18 +86,26 @@ class PartitionMethod(BaseModel):
 class Data(Section):
     """The corpus and how clients share it."""
 
-    dataset: str = Field(default="registers", description="name of the corpus")
+    dataset: Component = Field(
+        default=Component(name="registers"), description="the corpus by name; its options stand beside the name"
+    )
     path: str | None = Field(default=None, description="folder or file to read instead of the Hub or the package")
     task_type: Literal["causal_lm"] = Field(default="causal_lm", description="what the model learns")
     text_columns: list[str] | None = Field(
         default=None, description="columns read as text; by default the corpus decides"
     )
     topic_column: str | None = Field(default=None, description="column read as topic; by default the corpus decides")
+    group_column: str | None = Field(default=None, description="column read as group, for the natural partition")
     max_samples: Count | None = Field(default=None, description="documents used for training, drawn at random")
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1, description="share of each client's documents it is tested on"
     )
     partition: PartitionMethod = PartitionMethod()
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class Aggregation(Section):

@@ -46,7 +46,7 @@ def distinct(documents: Iterable[Document], taken: Collection[int] = ()) -> list
         text = document.text.strip()
         if text and (h := text_hash(text)) not in seen:
             seen.add(h)
-            kept.append(Document(text, document.topic))
+            kept.append(document._replace(text=text))
     return kept
 
 
@@ -76,7 +76,7 @@ def split(documents: Iterable[Document], fraction: float = VALIDATION) -> tuple[
 
 
 def fingerprint(train: Sequence[Document], validation: Sequence[Document]) -> str:
-    """128 bits in hex, of all texts and topics, their order and their side."""
+    """128 bits in hex, of all texts, topics and groups, their order and their side."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (train, validation):
         digest.update(f"{len(part)};".encode())
@@ -106,7 +106,8 @@ def corpus(name: str, source: str, train: Iterable[Document], validation: Iterab
 
 def cached(name: str, key: object, make: Callable[[], Corpus]) -> Corpus:
     """The corpus that `make` gives, kept in the cache for as long as `key` stays what it is."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
+    whole = repr((Document._fields, key))  # a corpus kept by a version whose documents had other fields is made again
+    digest = hashlib.blake2b(whole.encode(), digest_size=12).hexdigest()
     file = cache_dir() / "corpora" / f"{name}-{digest}.json"
     if file.is_file():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged file is made again

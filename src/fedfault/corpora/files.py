@@ -12,7 +12,7 @@ from typing import Any
 
 from fedfault.errors import UserError, suggest
 
-TABLES = (".csv", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # the first that is there is used
 
 _PART = re.compile(
@@ -30,6 +30,14 @@ def existing(path: str | Path) -> Path:
         parent = found.parent
         near = suggest(found.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else f" (nor is {parent})"
         raise UserError(f"data.path={path}: no such file or folder{near}")
+    return found
+
+
+def existing_folder(path: str | Path, dataset: str) -> Path:
+    """The folder that a corpus reads; `UserError` if there is none or if it is a file."""
+    found = existing(path)
+    if not found.is_dir():
+        raise UserError(f"data.path={path}: {dataset} reads a folder; for a file use data.dataset=text")
     return found
 
 
@@ -52,8 +60,8 @@ def read_text(path: Path) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a .csv (with a header), .jsonl or .parquet file."""
-    readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    """The rows of a .csv (with a header), .tsv (with a header, without quoting), .jsonl or .parquet file."""
+    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: a table must end in one of {', '.join(readers)}")
     return readers[path.suffix.lower()](path)
@@ -73,6 +81,18 @@ def _csv(path: Path) -> list[Row]:
         raise UserError(f"{path}: line {reader.line_num} is not CSV: {error}") from error
     finally:
         csv.field_size_limit(before)
+    return rows
+
+
+def _tsv(path: Path) -> list[Row]:
+    header, *lines = read_text(path).removesuffix("\n").split("\n")  # a quote is a letter like any other
+    names = header.split("\t")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        fields = line.split("\t")
+        if len(fields) != len(names):
+            raise UserError(f"{path}: line {number} has {len(fields)} fields, but the header has {len(names)}")
+        rows.append(dict(zip(names, fields, strict=True)))
     return rows
 
 
@@ -118,6 +138,27 @@ def need_columns(path: Path, rows: Sequence[Row], wanted: Iterable[str], option:
             )
 
 
+def columns_for(dataset: str, where: str | Path, rows: Sequence[Row], *layouts: tuple[str, ...]) -> tuple[str, ...]:
+    """The first of the layouts whose columns the rows have; `UserError` with the columns found if there is none."""
+    known = columns_of(rows[:1])
+    for layout in layouts:
+        if set(layout) <= set(known):
+            return layout
+    raise UserError(
+        f"{where}: {dataset} needs the columns {' or '.join(dict.fromkeys(', '.join(layout) for layout in layouts))} "
+        f"(found: {', '.join(known) or 'no rows'}); for other data use data.dataset=text"
+    )
+
+
+def label_name(dataset: str, where: str | Path, label: Any, names: Sequence[str], first: int = 0) -> str:
+    """The name of a label that the data gives as a number from `first`; `UserError` if there is no such label."""
+    number = int(label) - first if str(label).isdecimal() else -1
+    if not 0 <= number < len(names):
+        last = first + len(names) - 1
+        raise UserError(f"{where}: label {label!r}; {dataset} has {first} to {last} for {', '.join(names)}")
+    return names[number]
+
+
 def parts(files: Iterable[Path]) -> dict[str, list[Path]]:
     """The files whose names say which part of a data set they are, by part: train, validation, valid, val, dev, test.
 
@@ -129,6 +170,33 @@ def parts(files: Iterable[Path]) -> dict[str, list[Path]]:
         if match := _PART.match(file.name):
             found.setdefault(match[1], []).append(file)
     return found
+
+
+def sides(found: dict[str, list[Path]], names: Sequence[str] = VALIDATION_NAMES) -> tuple[list[Path], list[Path]]:
+    """The files to train on and the files to validate on: none if no part has one of the names."""
+    return found.get("train", []), next((found[name] for name in names if name in found), [])
+
+
+def sides_in(
+    folder: Path, dataset: str, inside: Sequence[str] = ("data",), names: Sequence[str] = VALIDATION_NAMES
+) -> tuple[list[Path], list[Path]]:
+    """The tables to train and to validate on, in a folder or below it `inside`, where the Hub's repositories have them.
+
+    Raises `UserError` if there is none to train on.
+    """
+    found = parts(tables_in(folder, inside))
+    if "train" not in found:
+        raise UserError(
+            f"data.path={folder}: no train file; {dataset} reads train ({', '.join(TABLES)}) and, if it is there, "
+            f"{' or '.join(names)} from a folder"
+        )
+    return sides(found, names)
+
+
+def tables_in(folder: Path, inside: Sequence[str] = ("data",)) -> list[Path]:
+    """The tables in a folder and in those of its sub-folders that are called one of `inside`."""
+    folders = [folder, *(below for name in inside if (below := folder / name).is_dir())]
+    return [file for each in folders for file in files_in(each, TABLES)]
 
 
 def files_in(folder: Path, endings: Sequence[str], deep: bool = False) -> list[Path]:

@@ -38,6 +38,12 @@ def load(dataset: str, config: str | None = None) -> tuple[Any, str]:
     )
 
 
+def rows(split: Any, *columns: str) -> list[dict[str, Any]]:
+    """The rows of one split, with these columns."""
+    values = (split[column][:] for column in columns)  # all of a column at once: row by row is slow
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
 def reachable() -> bool:
     """Whether the Hub answers at all; False in offline mode (HF_HUB_OFFLINE=1)."""
     from huggingface_hub import constants

@@ -10,19 +10,17 @@ Windows overlap by one token, so that every token of the stream but the first is
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedfault.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-BATCH = 1000  # texts a tokeniser call: enough for all its threads, and memory stays flat
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Blocks:
         return torch.arange(self.ids.shape[1] - 1, device=self.ids.device) < self.targets[:, None]
 
 
-def pack(documents: Sequence[Sequence[int]], length: int, separator: int) -> Blocks:
+def pack(documents: Iterable[Sequence[int] | NDArray[np.int32]], length: int, separator: int) -> Blocks:
     """Blocks of `length` input tokens; documents without tokens are left out.
 
     Raises `UserError` if no document has a token.
@@ -63,11 +61,8 @@ def pack(documents: Sequence[Sequence[int]], length: int, separator: int) -> Blo
     full = [document for document in documents if len(document)]
     if not full:
         raise UserError("no tokens to make blocks of: all documents are empty")
-    stream = np.fromiter(
-        itertools.chain([separator], *((*document, separator) for document in full)),
-        dtype=np.int64,
-        count=1 + sum(len(document) + 1 for document in full),
-    )
+    end = np.array([separator])
+    stream = np.concatenate([end, *(part for document in full for part in (document, end))]).astype(np.int64)
     predicted = len(stream) - 1
     n = -(-predicted // length)
     padded = np.full(n * length + 1, separator, dtype=np.int64)
@@ -76,20 +71,3 @@ def pack(documents: Sequence[Sequence[int]], length: int, separator: int) -> Blo
     targets = torch.full((n,), length, dtype=torch.int64)
     targets[-1] = predicted - (n - 1) * length
     return Blocks(torch.from_numpy(windows.copy()), targets)
-
-
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of every text in full: no special tokens, no truncation, and no warning about long ones."""
-    ids: list[list[int]] = []
-    for start in range(0, len(texts), BATCH):
-        batch = tokenizer(
-            list(texts[start : start + BATCH]),
-            add_special_tokens=False,
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        ids += batch["input_ids"]
-    return ids

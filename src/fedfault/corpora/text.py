@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,17 @@ TOPIC = "text"  # of documents that have none
 
 
 @register("corpus")
-def text(*, path: str | None = None, text_columns: list[str] | None = None, topic_column: str | None = None) -> Corpus:
-    """Your own texts: a .csv, .jsonl, .parquet or .txt file or a folder of such files (your terms).
+def text(
+    *,
+    path: str | None = None,
+    text_columns: list[str] | None = None,
+    topic_column: str | None = None,
+    group_column: str | None = None,
+) -> Corpus:
+    """Your own texts: a .csv, .tsv, .jsonl, .parquet or .txt file or a folder of such files (your terms).
 
-    Tables: `text_columns` (by default the column text) are joined by line breaks, `topic_column` names the topic.
+    Tables: `text_columns` (by default the column text) are joined by line breaks, `topic_column` names the topic and
+    `group_column` the group: author, site or genre, empty where a row has none. In .tsv a quote is an ordinary letter.
     Text files: each is a document, and its sub-folder is its topic; a single file is cut at blank lines.
     A folder with tables is read as tables. If one is called train, it and the one called validation (valid, val, dev,
     test) are the two parts and other tables are left out; otherwise all are pooled and validation is split off.
@@ -30,14 +36,17 @@ def text(*, path: str | None = None, text_columns: list[str] | None = None, topi
     source = f"{'folder' if found.is_dir() else 'file'} {found.resolve()}"
     train, validation = _files(found)
     if train[0].suffix.lower() == ".txt":
-        for option, value in (("text_columns", text_columns), ("topic_column", topic_column)):
+        given = {"text_columns": text_columns, "topic_column": topic_column, "group_column": group_column}
+        for option, value in given.items():
             if value is not None:
                 raise UserError(f"data.{option}={value}: {path} has plain text, so there are no columns; leave it out")
         return documents.corpus("text", source, _plain(found, train))
     columns = ["text"] if text_columns is None else text_columns
     if not columns:
         raise UserError("data.text_columns is empty; name at least one column, or leave it out to read the column text")
-    sides = ([d for file in own for d in _table(file, columns, topic_column)] for own in (train, validation))
+    sides = (
+        [d for file in own for d in _table(file, columns, topic_column, group_column)] for own in (train, validation)
+    )
     return documents.corpus("text", source, *sides)
 
 
@@ -51,7 +60,7 @@ def _files(path: Path) -> tuple[list[Path], list[Path]]:
     tables = files.files_in(path, files.TABLES, deep=True)
     found = files.parts(tables)
     if "train" in found:
-        return found["train"], next((found[name] for name in files.VALIDATION_NAMES if name in found), [])
+        return files.sides(found)
     all_files = tables or files.files_in(path, (".txt",), deep=True)
     if not all_files:
         raise UserError(f"data.path={path}: no file in the folder ends in one of {', '.join(endings)}")
@@ -68,18 +77,22 @@ def _plain(path: Path, found: list[Path]) -> list[Document]:
     ]
 
 
-def _table(file: Path, columns: Sequence[str], topic_column: str | None) -> list[Document]:
+def _table(file: Path, columns: Sequence[str], topic_column: str | None, group_column: str | None) -> list[Document]:
     rows = files.read_rows(file)
     if not rows:
         raise UserError(f"{file}: no rows")
     files.need_columns(file, rows, columns, "data.text_columns")
-    if topic_column is None:
-        return [Document(_text(file, row, columns), TOPIC) for row in rows]
-    files.need_columns(file, rows, [topic_column], "data.topic_column")
-    without = collections.Counter(_cell(file, row, topic_column) == "" for row in rows)[True]
-    if without:
-        raise UserError(f"{file}: {without} of {len(rows)} rows have nothing in the topic column {topic_column!r}")
-    return [Document(_text(file, row, columns), _cell(file, row, topic_column)) for row in rows]
+    topics, groups = [TOPIC] * len(rows), [""] * len(rows)
+    if topic_column is not None:
+        files.need_columns(file, rows, [topic_column], "data.topic_column")
+        topics = [_cell(file, row, topic_column) for row in rows]
+        if without := topics.count(""):
+            raise UserError(f"{file}: {without} of {len(rows)} rows have nothing in the topic column {topic_column!r}")
+    if group_column is not None:
+        files.need_columns(file, rows, [group_column], "data.group_column")
+        groups = [_cell(file, row, group_column) for row in rows]
+    texts = (_text(file, row, columns) for row in rows)
+    return list(map(Document, texts, topics, groups))
 
 
 def _text(file: Path, row: dict[str, Any], columns: Sequence[str]) -> str:

@@ -1,6 +1,9 @@
-"""What the partitioners share: who owns each document, as lists by client, and requests that cannot be met."""
+"""What the partitioners share: who owns each document, draws that are refused, and requests that cannot be met."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +11,11 @@ from numpy.typing import NDArray
 from fedfault.errors import UserError
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+ATTEMPTS = 1000  # draws until every client has min_samples; NIID-Bench tries for ever
+RATED = 100  # draws at least that the acceptance rate is a share of
+HINTS = 20  # draws for each milder setting that an error message may propose
 
 
 def check(n: int, num_clients: int, min_samples: int) -> None:
@@ -26,6 +34,17 @@ def check(n: int, num_clients: int, min_samples: int) -> None:
         )
 
 
+def numbered(names: Iterable[str]) -> Ints:
+    """Every name as a number: its place among the different names in alphabetical order, (n,).
+
+    >>> numbered(["b", "a", "b"]).tolist()
+    [1, 0, 1]
+    """
+    names = list(names)
+    place = {name: i for i, name in enumerate(sorted(set(names)))}
+    return np.fromiter((place[name] for name in names), dtype=np.int64, count=len(names))
+
+
 def grouped(key: Ints, num_groups: int) -> list[Ints]:
     """The positions of every key 0, 1, ..., in rising order: documents by client, if the keys are their clients.
 
@@ -37,12 +56,117 @@ def grouped(key: Ints, num_groups: int) -> list[Ints]:
 
 
 def shuffled_topics(topics: Ints, generator: np.random.Generator) -> list[Ints]:
-    """The documents of every topic that occurs, (n_k,) each in random order."""
-    names, topic = np.unique(topics, return_inverse=True)
-    order = generator.permutation(len(topic))
-    return [order[own] for own in grouped(topic[order], len(names))]
+    """The documents of every topic 0, 1, ..., (n_k,) each in random order."""
+    order = generator.permutation(len(topics))
+    return [order[own] for own in grouped(topics[order], int(topics.max()) + 1)]
 
 
 def even_sizes(n: int, parts: int) -> Ints:
     """`n` in `parts` sizes that differ by one at most, the larger first."""
     return n // parts + (np.arange(parts) < n % parts)
+
+
+def isolated(classes: Ints, num_clients: int, generator: np.random.Generator) -> Ints:
+    """Owners (n,) with one class a client: the K classes come in random order, and client k gets class k mod K.
+
+    The clients of a class share it evenly. Fewer clients than classes hold several each: class t is at client t mod N.
+    """
+    members = shuffled_topics(classes, generator)
+    order = generator.permutation(len(members))
+    owner = np.empty(len(classes), dtype=np.int64)
+    for place, own in enumerate(members[k] for k in order):
+        clients = np.arange(place % num_clients, num_clients, len(members))
+        owner[own] = np.repeat(clients, even_sizes(len(own), len(clients)))
+    return owner
+
+
+def sharing(what: str, num_classes: int, num_clients: int) -> tuple[str, ...]:
+    """The note on `isolated` classes, such as `topic`, where a client has not one of its own."""
+    if num_clients > num_classes:
+        return (f"{num_classes} {what}s for {num_clients} clients: several clients share a {what}",)
+    if num_clients < num_classes:
+        return (f"{num_classes} {what}s for {num_clients} clients: a client holds several {what}s",)
+    return ()
+
+
+def redealt(owner: Ints, num_clients: int, share: float, generator: np.random.Generator) -> Ints:
+    """Owners (n,) after every client gave `share` of its documents, rounded, to a pool that is dealt out evenly.
+
+    Share 0 changes nothing; share 1 deals everything out anew, which is `iid`, sizes included.
+    """
+    order = generator.permutation(len(owner))
+    given = [order[own][: round(share * len(own))] for own in grouped(owner[order], num_clients)]
+    pool = np.concatenate(given)
+    after = owner.copy()
+    after[pool] = generator.permutation(np.repeat(np.arange(num_clients), even_sizes(len(pool), num_clients)))
+    return after
+
+
+class Draw(NamedTuple):
+    """A draw in which every client has enough."""
+
+    counts: Ints  # (..., N) documents at each client
+    attempts: int
+    acceptance: float  # share of such draws among at least `RATED`
+
+
+def accepted(draw: Callable[[], Ints], min_samples: int) -> Draw | int:
+    """The first draw of counts (..., N) with `min_samples` for every client; after `ATTEMPTS` in vain, the most documents
+    that the smallest client ever had.
+
+    Choosing among draws bends their law, the more the fewer are accepted: hence the acceptance rate, for which further
+    draws are made where the first came early.
+    """
+    best = -1
+    for attempt in range(1, ATTEMPTS + 1):
+        counts = draw()
+        smallest = _smallest(counts)
+        if smallest >= min_samples:
+            more = max(0, RATED - attempt)
+            passed = 1 + sum(_smallest(draw()) >= min_samples for _ in range(more))
+            return Draw(counts, attempt, passed / (attempt + more))
+        best = max(best, smallest)
+    return best
+
+
+def milder(draw: Callable[[float], Ints], alpha: float, min_samples: int) -> list[str]:
+    """A larger alpha with which the draw may well succeed, as a proposal; none if there is none."""
+    for larger in alpha * 2.0 ** np.arange(1, 25):
+        if any(_smallest(draw(larger)) >= min_samples for _ in range(HINTS)):
+            return [f"alpha of about {larger:.2g}"]
+    return []
+
+
+def _smallest(counts: Ints) -> int:
+    return int(counts.reshape(-1, counts.shape[-1]).sum(axis=0).min())
+
+
+def apportioned(n: int | Ints, shares: Floats) -> Ints:
+    """`n` documents (...) by shares (..., N) that sum to one: cut at the cumulated shares."""
+    n = np.asarray(n)[..., None]
+    cuts = np.floor(np.cumsum(shares, axis=-1)[..., :-1] * n + 1e-6).astype(np.int64)  # a sum of 0.1s may miss 0.7
+    return np.diff(cuts.clip(0, n), axis=-1, prepend=0, append=n)
+
+
+def log_dirichlet(alpha: Floats, generator: np.random.Generator) -> Floats:
+    """Logarithms of Dirichlet draws, over the last axis; exact where the shares themselves underflow to zero.
+
+    Gamma(a) = Gamma(a + 1) U^(1/a), so log Gamma(a) = log Gamma(a + 1) - E/a with E exponential
+    (Marsaglia and Tsang, ACM TOMS 2000, sec. 6). Shares that cannot be told from zero are not all zero here.
+    """
+    log_gamma = np.log(generator.standard_gamma(alpha + 1)) - generator.standard_exponential(alpha.shape) / alpha
+    largest = log_gamma.max(axis=-1, keepdims=True)
+    log_sum: Floats = largest + np.log(np.exp(log_gamma - largest).sum(axis=-1, keepdims=True))
+    return log_gamma - log_sum
+
+
+def shares(logs: Floats) -> Floats:
+    """exp(logs), normalised over the last axis; the largest is brought to one first, so that the sum is never zero."""
+    scaled = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    normalised: Floats = scaled / scaled.sum(axis=-1, keepdims=True)
+    return normalised
+
+
+def listed(items: Sequence[str], most: int = 6) -> str:
+    """`a, b, c and 4 more`."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

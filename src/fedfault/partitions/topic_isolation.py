@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from fedfault.errors import UserError
-from fedfault.partitions.owners import Ints, check, even_sizes, grouped, shuffled_topics
+from fedfault.partitions.owners import check, grouped, isolated, numbered, redealt, sharing
 from fedfault.registry import register
-from fedfault.types import Partition
+from fedfault.types import Deal, Document, Partition
 
 
 @register("partition")
@@ -23,40 +24,27 @@ def topic_isolation(*, leak: Annotated[float, Field(ge=0, le=1)] = 0.0, min_samp
     so that `leak=0` is isolation, and `leak=1` is `iid` in law, sizes included. With topics of one size a client's
     documents come from the global mixture in exactly the share `leak`.
 
-    >>> isolated = topic_isolation()(np.array([0, 0, 1, 1]), 2, np.random.default_rng(0))
-    >>> sorted(own.tolist() for own in isolated)
+    >>> isolated = topic_isolation()([Document("text", topic) for topic in "aabb"], 2, np.random.default_rng(0))
+    >>> sorted(own.tolist() for own in isolated.clients)
     [[0, 1], [2, 3]]
     """
 
-    def partition(topics: Ints, num_clients: int, generator: np.random.Generator) -> list[Ints]:
-        n = len(topics)
+    def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
+        n = len(documents)
         check(n, num_clients, min_samples)
-        members = shuffled_topics(topics, generator)
-        order = generator.permutation(len(members))
-        owner = np.empty(n, dtype=np.int64)
-        pooled: list[Ints] = []
-        for place, own in enumerate(members[k] for k in order):
-            clients = np.arange(place % num_clients, num_clients, len(members))
-            sizes = even_sizes(len(own), len(clients))
-            owner[own] = np.repeat(clients, sizes)
-            starts = np.cumsum(sizes) - sizes
-            gives = np.rint(leak * sizes).astype(np.int64)
-            within = np.arange(len(own)) - np.repeat(starts, sizes)  # a document's place at its client
-            pooled.append(own[within < np.repeat(gives, sizes)])
-        pool = np.concatenate(pooled)
-        deal = np.repeat(np.arange(num_clients), even_sizes(len(pool), num_clients))
-        owner[pool] = generator.permutation(deal)
+        topics = numbered(d.topic for d in documents)
+        held = np.bincount(topics)
+        owner = redealt(isolated(topics, num_clients, generator), num_clients, leak, generator)
         sizes = np.bincount(owner, minlength=num_clients)
         if sizes.min() < min_samples:
-            smallest = min(map(len, members))
-            fits = len(members) * (smallest // min_samples)
+            fits = len(held) * int(held.min() // min_samples)
             ways = [f"at most {fits} clients (federation.total_clients)"] if fits else []
             ways += ["a larger leak", "partition iid or topic_skew"]
             raise UserError(
-                f"topic_isolation: {n} documents in {len(members)} topics, the smallest of {smallest}, cannot give "
+                f"topic_isolation: {n} documents in {len(held)} topics, the smallest of {held.min()}, cannot give "
                 f"{num_clients} clients {min_samples} each of their own topic at leak {leak:g} (the smallest client "
                 f"would have {sizes.min()}); what works: {', or '.join(ways)}"
             )
-        return grouped(owner, num_clients)
+        return Deal(grouped(owner, num_clients), notes=sharing("topic", len(held), num_clients))
 
     return partition

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from fedfault.errors import UserError
-from fedfault.partitions.owners import Ints, check, even_sizes, grouped, shuffled_topics
+from fedfault.partitions.owners import (
+    ATTEMPTS,
+    Ints,
+    accepted,
+    apportioned,
+    check,
+    even_sizes,
+    grouped,
+    log_dirichlet,
+    milder,
+    numbered,
+    shares,
+    shuffled_topics,
+)
 from fedfault.registry import register
-from fedfault.types import Partition
+from fedfault.types import Deal, Document, Partition
 
-ATTEMPTS = 1000  # draws until every client has min_samples; NIID-Bench tries for ever
-HINT_ATTEMPTS = 20  # draws for each larger alpha that the error message may propose
-
-Floats = NDArray[np.float64]
+MEANING = {
+    "per_client": "a client's topic law ~ Dir(alpha * prior) (Hsu)",
+    "per_topic": "a topic's shares over clients ~ Dir(alpha) (Yurochkin)",
+    "balanced": "a topic's shares over clients ~ Dir(alpha), full clients left out (NIID-Bench)",
+}
 
 
 @register("partition")
@@ -38,59 +51,38 @@ def topic_skew(
     law where that is rare. `UserError` if it never happens.
 
     >>> def topics_of(alpha):
-    ...     topics = np.repeat(np.arange(4), 100)
-    ...     clients = topic_skew(alpha=alpha)(topics, 8, np.random.default_rng(0))
-    ...     return sorted(len(np.unique(topics[own])) for own in clients)
+    ...     documents = [Document("text", topic) for topic in "abcd" * 100]
+    ...     clients = topic_skew(alpha=alpha)(documents, 8, np.random.default_rng(0)).clients
+    ...     return sorted(len({documents[i].topic for i in own}) for own in clients)
     >>> topics_of(100.0)[0], topics_of(0.001)[0]
     (4, 1)
     """
 
-    def partition(topics: Ints, num_clients: int, generator: np.random.Generator) -> list[Ints]:
-        n = len(topics)
+    def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
+        n = len(documents)
         check(n, num_clients, min_samples)
-        members = shuffled_topics(topics, generator)
+        members = shuffled_topics(numbered(d.topic for d in documents), generator)
         members = [members[k] for k in generator.permutation(len(members))]  # `balanced` depends on their order
         sizes = np.array([len(own) for own in members])
+
+        def draw(alpha: float) -> Ints:
+            return _per_topic(sizes, num_clients, alpha, convention == "balanced", generator)
+
+        attempts, acceptance = 1, None
         if convention == "per_client":
             counts = _per_client(sizes, num_clients, alpha, generator)
         else:
-            counts = _accepted(
-                lambda alpha: _per_topic(sizes, num_clients, alpha, convention == "balanced", generator),
-                alpha,
-                min_samples,
-                f"topic_skew, convention {convention}",
-            )
+            drawn = accepted(lambda: draw(alpha), min_samples)
+            if isinstance(drawn, int):
+                raise _explained(f"topic_skew, convention {convention}", alpha, min_samples, drawn, draw)
+            counts, attempts, acceptance = drawn
         owner = np.empty(n, dtype=np.int64)
         for own, count in zip(members, counts, strict=True):
             owner[own] = np.repeat(np.arange(num_clients), count)
-        return grouped(owner, num_clients)
+        note = f"alpha {alpha:g} is of the convention {convention}, {MEANING[convention]}; other conventions differ"
+        return Deal(grouped(owner, num_clients), attempts, acceptance, notes=(note,))
 
     return partition
-
-
-def log_dirichlet(alpha: Floats, generator: np.random.Generator) -> Floats:
-    """Logarithms of Dirichlet draws, over the last axis; exact where the shares themselves underflow to zero.
-
-    Gamma(a) = Gamma(a + 1) U^(1/a), so log Gamma(a) = log Gamma(a + 1) - E/a with E exponential
-    (Marsaglia and Tsang, ACM TOMS 2000, sec. 6). Shares that cannot be told from zero are not all zero here.
-    """
-    log_gamma = np.log(generator.standard_gamma(alpha + 1)) - generator.standard_exponential(alpha.shape) / alpha
-    largest = log_gamma.max(axis=-1, keepdims=True)
-    log_sum: Floats = largest + np.log(np.exp(log_gamma - largest).sum(axis=-1, keepdims=True))
-    return log_gamma - log_sum
-
-
-def _shares(logs: Floats) -> Floats:
-    """exp(logs), normalised over the last axis; the largest is brought to one first, so that the sum is never zero."""
-    scaled = np.exp(logs - logs.max(axis=-1, keepdims=True))
-    shares: Floats = scaled / scaled.sum(axis=-1, keepdims=True)
-    return shares
-
-
-def _cut(size: int, shares: Floats) -> Ints:
-    """`size` documents cut at the cumulated shares, (N,)."""
-    cuts = np.floor(np.cumsum(shares)[:-1] * size).astype(np.int64)
-    return np.diff(cuts.clip(0, size), prepend=0, append=size)
 
 
 def _per_client(sizes: Ints, num_clients: int, alpha: float, generator: np.random.Generator) -> Ints:
@@ -108,7 +100,7 @@ def _per_client(sizes: Ints, num_clients: int, alpha: float, generator: np.rando
         missing = int(wanted[i])
         while missing:  # every turn but the last empties a topic
             rest = np.flatnonzero(left)
-            drawn = np.minimum(generator.multinomial(missing, _shares(log_q[i, rest])), left[rest])
+            drawn = np.minimum(generator.multinomial(missing, shares(log_q[i, rest])), left[rest])
             counts[rest, i] += drawn
             left[rest] -= drawn
             missing -= int(drawn.sum())
@@ -119,33 +111,22 @@ def _per_topic(sizes: Ints, num_clients: int, alpha: float, balanced: bool, gene
     """Documents of each topic at each client, (K, N), one attempt."""
     logs = log_dirichlet(np.full((len(sizes), num_clients), alpha), generator)  # (K, N)
     if not balanced:
-        return np.stack([_cut(size, p) for size, p in zip(sizes, _shares(logs), strict=True)])
+        return apportioned(sizes, shares(logs))
     counts = np.zeros((len(sizes), num_clients), dtype=np.int64)
     for k, size in enumerate(sizes):
         open_ = np.flatnonzero(counts.sum(axis=0) < sizes.sum() / num_clients)  # never empty while a topic is left
-        counts[k, open_] = _cut(size, _shares(logs[k, open_]))
+        counts[k, open_] = apportioned(size, shares(logs[k, open_]))
     return counts
 
 
-def _accepted(draw: Callable[[float], Ints], alpha: float, min_samples: int, name: str) -> Ints:
-    """The first draw of counts (K, N) in which every client has `min_samples`."""
-    best = -1
-    for _ in range(ATTEMPTS):
-        counts = draw(alpha)
-        smallest = int(counts.sum(axis=0).min())
-        if smallest >= min_samples:
-            return counts
-        best = max(best, smallest)
-    num_topics, num_clients = counts.shape
-    ways = ["convention=per_client, whose clients have one size"]
-    for larger in alpha * 2.0 ** np.arange(1, 25):
-        if any(draw(larger).sum(axis=0).min() >= min_samples for _ in range(HINT_ATTEMPTS)):
-            ways.append(f"alpha of about {larger:.2g}")
-            break
+def _explained(name: str, alpha: float, min_samples: int, best: int, draw: Callable[[float], Ints]) -> UserError:
+    """Why no draw gave every client `min_samples`, and what would work."""
+    num_topics, num_clients = (counts := draw(alpha)).shape
+    ways = ["convention=per_client, whose clients have one size", *milder(draw, alpha, min_samples)]
     ways.append("fewer clients (federation.total_clients)")
     if best > 0:
         ways.append(f"min_samples of at most {best}")
-    raise UserError(
+    return UserError(
         f"{name}, alpha {alpha:g}: in {ATTEMPTS} attempts never did all {num_clients} clients get {min_samples} of the "
         f"{counts.sum()} documents in {num_topics} topics (the smallest client had at most {best}); "
         f"what works: {', or '.join(ways)}"

@@ -25,6 +25,7 @@ class RunData:
     config: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     split: Mapping[str, Any] = field(default_factory=dict)  # topics, clients: documents by topic, tokens
+    heterogeneity: Mapping[str, Any] = field(default_factory=dict)  # indices of skew beside chance, sentences
     notes: tuple[str, ...] = ()  # what the reader should know about the files themselves
 
     @property
@@ -120,6 +121,7 @@ def read(folder: Path | str) -> RunData:
         config=_mapping(folder / "config.yaml"),
         manifest=_mapping(folder / "manifest.json"),
         split=_split(folder / "split.json"),
+        heterogeneity=_mapping(folder / "heterogeneity.json"),
         notes=notes,
     )
 

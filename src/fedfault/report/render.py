@@ -105,7 +105,8 @@ def _figure(run: RunData, name: str, plot: Plot) -> dict[str, Any]:
                 place = f"{theme.name}_{'narrow' if narrow else 'wide'}"
                 images[place] = {"src": f"data:image/svg+xml;base64,{code}", "width": width, "height": height}
     caption = CAPTIONS[name]
-    return {"name": name, "images": images, "alt": _alt(run, name), **caption._asdict()}
+    more = {"sentences": summary.split(run), "table": summary.skew(run.heterogeneity)} if name == "split" else {}
+    return {"name": name, "images": images, "alt": _alt(run, name), **caption._asdict(), **more}
 
 
 def _alt(run: RunData, name: str) -> str:
@@ -160,7 +161,7 @@ def _page(run: RunData, figures: list[dict[str, Any]]) -> str:
 def _subtitle(run: RunData) -> str:
     """Algorithm, model, data and split in one line."""
     algorithm = run.setting("federation", "algorithm", "name") or run.setting("federation", "algorithm")
-    model, data = run.setting("model", "name"), run.setting("data", "dataset")
+    model, data = run.setting("model", "name"), run.setting("data", "dataset", "name") or run.setting("data", "dataset")
     method = run.setting("data", "partition", "method")
     parts = [algorithm, f"model {model}" if model else None, f"data {data}" if data else None]
     parts += [f"split {method}" if method else None, f"seed {run.config['seed']}" if "seed" in run.config else None]

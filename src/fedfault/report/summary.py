@@ -273,6 +273,43 @@ def _plain(value: Any) -> str:
     return ", ".join(_plain(v) for v in value) if isinstance(value, list) else str(value)
 
 
+SKEW = {
+    "label_emd": "topics: earth mover's distance (0 to 2)",
+    "token_js": "tokens: Jensen-Shannon divergence (nats)",
+    "embedding_mmd": "embeddings: squared MMD",
+    "gradient": "gradients: variance between clients",
+    "size_cv": "sizes: coefficient of variation",
+}
+
+
+def skew(indices: Mapping[str, Any]) -> Table | None:
+    """The realised heterogeneity, an index a row; `indices` is what heterogeneity.json holds."""
+    rows = [_skew_row(title, indices[name]) for name, title in SKEW.items() if indices.get(name)]
+    return Table(("clients differ in", "value", "by chance", "beyond chance", "z", "p"), rows) if rows else None
+
+
+def _skew_row(title: str, index: Mapping[str, Any]) -> list[str]:
+    columns = (("value", ".4g"), ("chance", ".4g"), ("excess", ".4g"), ("z", ".1f"), ("p", ".3f"))
+    return [title, *(number(index.get(key), form) for key, form in columns)]
+
+
+def split(run: RunData) -> list[str]:
+    """What the split is, in sentences: how different the clients are, what the partitioner said."""
+    attempts, accepted = run.split.get("attempts", 1), run.split.get("acceptance")
+    said = [
+        *run.heterogeneity.get("sentences", ()),
+        *(f"{note[0].upper()}{note[1:]}." for note in run.split.get("notes", ())),
+    ]
+    if accepted is not None and accepted < 1:
+        said.append(
+            f"The split was accepted at draw {attempts}; about {100 * accepted:.2g} % of draws give every client enough "
+            "documents, and choosing them bends the law of the draw."
+        )
+    if removed := run.split.get("removed"):
+        said.append(f"{sum(removed):,} words were taken out of the clients' texts; the validation set is untouched.")
+    return said
+
+
 def provenance(run: RunData) -> list[tuple[str, str]]:
     """Versions, machine, data, seconds and bytes, as far as the run recorded them."""
     rest = {k: v for k, v in run.manifest.items() if k not in ("notes", "command", "argv")}

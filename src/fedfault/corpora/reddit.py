@@ -1,0 +1,48 @@
+"""GoEmotions: Reddit comments and the emotions that their readers saw in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedfault.corpora import documents, files, hub
+from fedfault.registry import register
+from fedfault.types import Corpus, Document
+
+HUB, CONFIG = "google-research-datasets/go_emotions", "simplified"
+EMOTIONS = (
+    "admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity", "desire",
+    "disappointment", "disapproval", "disgust", "embarrassment", "excitement", "fear", "gratitude", "grief", "joy",
+    "love", "nervousness", "optimism", "pride", "realization", "relief", "remorse", "sadness", "surprise", "neutral",
+)  # fmt: skip
+
+
+@register("corpus")
+def reddit(*, path: str | None = None) -> Corpus:
+    """49,000 Reddit comments in 28 emotions (Hub google-research-datasets/go_emotions, or a folder; Apache-2.0).
+
+    The topic is the first emotion listed: the only one for five comments of six; of several the first in alphabetical
+    order, neutral last. The official validation part is the validation part. `path` is a folder, or a copy of the Hub's
+    repository, with train and validation (or dev) as .csv, .tsv, .jsonl or .parquet, with the columns text, labels
+    (a list, as on the Hub) or text, label_ids (numbers between blanks). Comments are unmoderated, names are masked.
+
+    Reference: Demszky et al., ACL 2020.
+    """
+    if path is None:
+        splits, source = hub.load(HUB, CONFIG)
+        train, validation = (_documents(HUB, hub.rows(splits[s], "text", "labels")) for s in ("train", "validation"))
+        return documents.corpus("reddit", source, train, validation)
+    folder = files.existing_folder(path, "reddit")
+    own = files.sides_in(folder, "reddit", inside=("data", CONFIG))
+    train, validation = ([d for file in side for d in _documents(file, files.read_rows(file))] for side in own)
+    return documents.corpus("reddit", f"folder {folder.resolve()}", train, validation)
+
+
+def _documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:
+    _, column = files.columns_for("reddit", where, rows, ("text", "labels"), ("text", "label_ids"))
+    return [Document(r["text"] or "", _first_emotion(where, r[column])) for r in rows]
+
+
+def _first_emotion(where: str | Path, labels: Sequence[int] | str | None) -> str:
+    listed = labels.split() if isinstance(labels, str) else labels or ()
+    return files.label_name("reddit", where, next(iter(listed), None), EMOTIONS)

@@ -1,0 +1,63 @@
+"""Titles of Stack Overflow questions, each with one of 20 tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedfault.corpora import documents, files
+from fedfault.errors import UserError
+from fedfault.registry import register
+from fedfault.types import Corpus, Document
+
+HOME = "github.com/jacoxu/StackOverflow"
+TITLES, LABELS = "title_StackOverflow.txt", "label_StackOverflow.txt"
+TAGS = (
+    "wordpress", "oracle", "svn", "apache", "excel", "matlab", "visual-studio", "cocoa", "osx", "bash",
+    "spring", "hibernate", "scala", "sharepoint", "ajax", "qt", "drupal", "linq", "haskell", "magento",
+)  # fmt: skip
+
+
+@register("corpus")
+def stackoverflow(*, path: str | None = None) -> Corpus:
+    """20,000 question titles with 20 tags (a folder with github.com/jacoxu/StackOverflow; no licence stated).
+
+    `path` is a copy of that repository: rawText/title_StackOverflow.txt and rawText/label_StackOverflow.txt with a
+    title and a label (1 to 20) a line. Or it is a folder of .csv, .tsv, .jsonl or .parquet files with the columns text
+    and label (0 to 19, in the same order). All files are pooled and validation is split off. No copy on the
+    Hugging Face Hub is known, so `path` must be given. The texts are Stack Overflow's, CC BY-SA.
+
+    Reference: Xu et al., NAACL workshop on vector space modeling for NLP, 2015.
+    """
+    if path is None:
+        raise UserError(
+            f"stackoverflow is not read from the Hugging Face Hub; set data.path=FOLDER to a copy of {HOME}, "
+            "or data.dataset=registers, which needs no files"
+        )
+    folder = files.existing_folder(path, "stackoverflow")
+    raw = next((place for place in (folder / "rawText", folder) if (place / TITLES).is_file()), None)
+    found = _raw(raw) if raw else [d for file in _tables(folder) for d in _table(file)]
+    return documents.corpus("stackoverflow", f"folder {folder.resolve()}", found)
+
+
+def _raw(folder: Path) -> list[Document]:
+    titles, labels = (files.read_text(folder / name).removesuffix("\n").split("\n") for name in (TITLES, LABELS))
+    if len(titles) != len(labels):
+        raise UserError(f"{folder}: {len(titles)} lines in {TITLES}, but {len(labels)} in {LABELS}")
+    tags = (files.label_name("stackoverflow", folder / LABELS, label.strip(), TAGS, first=1) for label in labels)
+    return list(map(Document, titles, tags))
+
+
+def _tables(folder: Path) -> list[Path]:
+    found = files.tables_in(folder)
+    if not found:
+        raise UserError(
+            f"data.path={folder}: neither rawText/{TITLES} nor a file that ends in one of {', '.join(files.TABLES)}; "
+            f"the folder should be a copy of {HOME}"
+        )
+    return found
+
+
+def _table(file: Path) -> list[Document]:
+    rows = files.read_rows(file)
+    files.columns_for("stackoverflow", file, rows, ("text", "label"))
+    return [Document(r["text"] or "", files.label_name("stackoverflow", file, r["label"], TAGS)) for r in rows]
