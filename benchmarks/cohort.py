@@ -107,7 +107,7 @@ def opened(args: argparse.Namespace, precision: str) -> Any:
 
 def cohort(args: argparse.Namespace, batch: int) -> tuple[int, list[float], float]:
     from fedfault.language import LanguageTask
-    from fedfault.local import LocalWork, Passes, trainer
+    from fedfault.local import LocalWork, Passes, Trainer
 
     model = opened(args, "bf16" if args.side == "bf16" else "fp32")
     cache_mb = 4096 if args.side == "cache_on" else 0
@@ -116,10 +116,10 @@ def cohort(args: argparse.Namespace, batch: int) -> tuple[int, list[float], floa
     size = args.per_pass or min(args.clients, max(1, task.tokens_per_pass() // (batch * args.length)))
     start, clients = task.init(0), list(range(args.clients))
     warm_up = LocalWork(epochs=None, steps=1, batch_size=batch)
-    trainer(task, warm_up, seed=1, round=0, clients=clients, passes=Passes(size))(start=start)
+    Trainer(task, warm_up, seed=1, round=0, clients=clients, passes=Passes(size))(start=start)
     began, losses = time.perf_counter(), []
     for t in range(args.rounds if args.partial else 1):
-        trained = trainer(task, work, seed=0, round=t, clients=clients, passes=Passes(size))(start=start)
+        trained = Trainer(task, work, seed=0, round=t, clients=clients, passes=Passes(size))(start=start)
         losses += trained.loss.tolist()
     return sum(p.numel() for p in model.model.parameters()), losses, time.perf_counter() - began
 
@@ -127,12 +127,13 @@ def cohort(args: argparse.Namespace, batch: int) -> tuple[int, list[float], floa
 def peft_loop(args: argparse.Namespace, batch: int) -> tuple[int, list[float], float]:
     import peft
     import torch
+    from transformers import AutoModelForCausalLM
 
-    from fedfault.backbones.load import load
+    from fedfault.backbones.load import locate
     from fedfault.local import LocalWork, plan
     from fedfault.seeds import rng
 
-    base = load(args.model, precision="fp32").model
+    base = AutoModelForCausalLM.from_pretrained(locate(args.model), dtype=torch.float32)
     parameters = sum(p.numel() for p in base.parameters())
     start, sites = first_adapter(args)
     model = peft.get_peft_model(base, peft.LoraConfig(r=args.rank, lora_alpha=16))

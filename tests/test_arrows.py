@@ -17,9 +17,10 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "storage": set(),
     "seeds": set(),
     "registry": {"errors"},
-    "algebra": {"types"},
+    "algebra": {"types", "seeds"},
     "wire": {"types"},
     "algorithms": NOUNS,
+    "aggregations": NOUNS,
     "partitions": NOUNS,
     "corpora": NOUNS,
     "metrics": NOUNS,
@@ -30,7 +31,10 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "runs": NOUNS,
     "local": NOUNS,
     "language": NOUNS | {"backbones", "corpora"},
-    "engine": NOUNS | {"local", "metrics", "wire"},
+    "integrity": NOUNS,
+    "exchange": NOUNS | {"wire"},
+    "engine": NOUNS | {"local", "metrics", "wire", "exchange", "integrity"},
+    "heterogeneity": NOUNS | {"backbones", "corpora", "data", "language", "metrics", "partitions"},
 }
 
 

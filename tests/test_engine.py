@@ -7,7 +7,8 @@ import math
 import pytest
 
 from fedfault.engine import begin, rounds
-from fedfault.types import RoundRecord
+from fedfault.errors import UserError
+from fedfault.types import RoundRecord, Score
 from toys import LowRank, Quadratic, federation
 
 
@@ -46,11 +47,33 @@ def test_warm_up_rises_over_the_first_rounds_only():
     assert federation(LowRank(), work={"lr": 0.8}).lr(1) == 0.8
 
 
-def test_numbers_that_are_not_finite_are_said_and_kept():
-    task = Quadratic([[1.0], [4.0]], [[0.0], [1.0]], [1, 1])
-    records = records_of(federation(task, num_rounds=3, work={"lr": 1e200, "steps": 3}))
-    assert any("not finite" in e for r in records for e in r.events)
-    line = records[-1].to_json()
+def exploding(**changes):
+    """Client 1's loss is so steep that its parameters overflow; client 0 is well-behaved."""
+    return federation(Quadratic([[1.0], [1e250]], [[0.0], [1.0]], [1, 1]), num_rounds=2, work={"lr": 0.1}, **changes)
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_the_client_named():
+    fed = exploding()
+    *_, (state, record) = rounds(fed, begin(fed))
+    assert record.events == ("parameters not finite after local training, left out of the average: client 1",)
+    assert state.adapter.flat.item() == pytest.approx(3 * 0.9**10)  # client 0 alone, five steps a round
+
+
+def test_a_round_without_any_finite_update_changes_nothing():
+    fed = federation(Quadratic([[1e250]], [[0.0]], [1]), num_rounds=2, work={"lr": 0.1})
+    *_, (state, record) = rounds(fed, begin(fed))
+    assert state.adapter.flat.item() == 3.0
+    assert record.events[0].endswith("client 0, so that the round changes nothing")
+
+
+def test_a_run_can_stop_at_the_first_update_that_is_not_finite():
+    fed = exploding(bad_updates="stop")
+    with pytest.raises(UserError, match=r"not finite after local training: client 1; lower training\.lr"):
+        list(rounds(fed, begin(fed)))
+
+
+def test_scores_that_are_not_finite_survive_json():
+    line = RoundRecord(1, scores={"validation": Score(math.inf, 10)}).to_json()
     assert line["scores"]["validation"]["loss"] is None
     assert math.isnan(RoundRecord.from_json(line).scores["validation"].loss)
 

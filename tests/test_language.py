@@ -10,7 +10,7 @@ from fedfault.backbones.sample import sample
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.corpora.packing import Blocks, pack
 from fedfault.language import LanguageTask
-from fedfault.local import LocalWork, Passes, trainer
+from fedfault.local import LocalWork, Passes, Trainer
 from fedfault.types import Adapter, Batch
 from tiny import VOCAB, tiny_llama
 
@@ -105,7 +105,7 @@ def test_each_client_trains_on_its_own_blocks():
 def test_a_cohort_of_k_trains_like_k_cohorts_of_one(optimizer):
     t = task()
     work = LocalWork(epochs=2, batch_size=2, lr=0.01, optimizer=optimizer, max_grad_norm=1.0)
-    run = lambda clients: trainer(  # noqa: E731
+    run = lambda clients: Trainer(  # noqa: E731
         t, work, seed=0, round=1, clients=clients, passes=Passes(len(clients))
     )(start=t.init(0))
     together = run([0, 1, 2])
@@ -121,7 +121,7 @@ def test_the_activation_cache_changes_no_number():
     work = LocalWork(epochs=2, batch_size=2, lr=0.01)
     for t in (1, 2):
         trained = [
-            trainer(x, work, seed=0, round=t, clients=[0, 1, 2], passes=Passes(3))(start=x.init(0))
+            Trainer(x, work, seed=0, round=t, clients=[0, 1, 2], passes=Passes(3))(start=x.init(0))
             for x in (with_cache, without)
         ]
         torch.testing.assert_close(trained[0].adapter.flat, trained[1].adapter.flat, rtol=1e-5, atol=1e-7)

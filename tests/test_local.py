@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fedfault.errors import UserError
-from fedfault.local import LocalWork, Passes, plan, trainer
+from fedfault.local import LocalWork, Passes, Trainer, plan
 from fedfault.seeds import rng
 from toys import LowRank, Quadratic
 
 
 def run(task, clients, passes=None, **work):
-    train = trainer(task, LocalWork(**work), seed=0, round=1, clients=clients, passes=passes or Passes(len(clients)))
+    train = Trainer(task, LocalWork(**work), seed=0, round=1, clients=clients, passes=passes or Passes(len(clients)))
     return train(start=task.init(0))
 
 
@@ -79,19 +79,19 @@ def test_training_leaves_its_start_untouched():
     task = LowRank()
     start = task.init(0)
     before = start.flat.clone()
-    trainer(task, LocalWork(), seed=0, round=1, clients=[0, 1], passes=Passes(2))(start=start)
+    Trainer(task, LocalWork(), seed=0, round=1, clients=[0, 1], passes=Passes(2))(start=start)
     assert torch.equal(start.flat, before)
 
 
 class Cramped(Quadratic):
     """Two clients at once are too many."""
 
-    def grad(self, params, clients, batch, key):
+    def grad(self, params, clients, batch, key, extra_loss=None):
         if len(params) > self.room:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
             )
-        return super().grad(params, clients, batch, key)
+        return super().grad(params, clients, batch, key, extra_loss)
 
 
 def test_when_memory_runs_out_fewer_clients_go_at_once_and_the_result_is_the_same():

@@ -171,12 +171,14 @@ def test_a_partial_run_trains_and_exports(tmp_path):
 
 def test_the_micro_adapter_in_peft_has_the_run_s_own_perplexity(finished):
     from peft import PeftModel
+    from transformers import AutoModelForCausalLM
 
-    from fedfault.backbones.load import load as load_backbone
+    from fedfault.backbones.load import MICRO
     from fedfault.experiment import prepare
 
     p = prepare(load(finished.path / "config.yaml").experiment)
-    model = PeftModel.from_pretrained(load_backbone("micro").model, finished.path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(MICRO, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, finished.path / "adapter")
     blocks = p.federation.task.sets["topic/news"]
     with torch.no_grad():
         logits = model(input_ids=blocks.ids[:, :-1]).logits.log_softmax(-1)

@@ -39,8 +39,14 @@ class Quadratic:
     def init(self, seed: int) -> Adapter:
         return Adapter(self.layout, torch.full((self.layout.size,), self.start, dtype=torch.float64))
 
-    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        assert len(params) == len(clients) == len(batch.rows) == len(key)
+    def fold(self, base) -> None:
+        assert not base
+
+    def checksum(self) -> int:
+        return 0
+
+    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss=None):
+        assert len(params) == len(clients) == len(batch.rows)
         gap = params[:, None] - self.bt[clients][:, None] - self.e[clients[:, None], batch.rows]  # (K, B, P)
         real = batch.real.double()
         n = real.sum(1)
@@ -48,7 +54,7 @@ class Quadratic:
         gradient = (self.Ht[clients][:, None] * gap * real[..., None]).sum(1) / n[:, None]
         return loss, gradient, (10 * n).long()
 
-    def evaluate(self, adapter: Adapter) -> dict[str, Score]:
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         loss = 0.5 * (self.Ht * (adapter.flat - self.bt) ** 2).sum(1)
         return {"validation": Score(float(loss.mean()), 100)}
 
@@ -56,10 +62,11 @@ class Quadratic:
 class LowRank:
     """Linear regression through a LoRA pair and a bias trained in full: d_in 4, d_out 5, r 2, six clients that differ."""
 
-    def __init__(self, clients: int = 6) -> None:
-        self.layout = Layout.of([Site("w", "lora", (2, 4, 5)), Site("bias", "full", (5,))], scaling=2.0)
+    def __init__(self, clients: int = 6, r: int = 2) -> None:
+        self.layout = Layout.of([Site("w", "lora", (r, 4, 5)), Site("bias", "full", (5,))], scaling=2.0)
         g = torch.Generator().manual_seed(1)
         self.W0, target = torch.randn(2, 5, 4, generator=g)
+        self.W = self.W0.clone()  # with what aggregations folded in
         self.X, self.Y = [], []
         for k in range(clients):
             X = torch.randn(10 + 3 * k, 4, generator=g)
@@ -78,30 +85,58 @@ class LowRank:
         pair.A.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(seed))
         return Adapter(self.layout, flat)
 
+    def fold(self, base) -> None:
+        self.W = self.W0 + base["w"] if "w" in base else self.W0.clone()
+
+    def checksum(self) -> int:
+        return int(self.W.view(torch.int32).sum())
+
+    def _out(self, flat: Tensor, X: Tensor) -> Tensor:
+        W = self.W + Adapter(self.layout, flat).delta(self.layout.sites[0])
+        return (X @ W.T) + self.layout.part(flat, self.layout.sites[1])
+
     def _loss(self, flat: Tensor, X: Tensor, Y: Tensor) -> Tensor:
-        W = self.W0 + Adapter(self.layout, flat).delta(self.layout.sites[0])
-        return (((X @ W.T) + self.layout.part(flat, self.layout.sites[1]) - Y) ** 2).mean()
+        return ((self._out(flat, X) - Y) ** 2).mean()
 
-    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        losses, grads = [], []
-        for k, rows, real, flat in zip(clients.tolist(), batch.rows, batch.real, params, strict=True):
-            leaf = flat.detach().requires_grad_()
-            loss = self._loss(leaf, self.X[k][rows[real]], self.Y[k][rows[real]])
-            grads.append(torch.autograd.grad(loss, leaf)[0])
-            losses.append(loss.detach())
-        return torch.stack(losses), torch.stack(grads), 5 * batch.real.sum(1)
+    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss=None):
+        X = [self.X[k][rows] for k, rows in zip(clients.tolist(), batch.rows, strict=True)]
+        Y = [self.Y[k][rows] for k, rows in zip(clients.tolist(), batch.rows, strict=True)]
+        leaf = params.detach().requires_grad_()
+        losses = [self._loss(flat, x[real], y[real]) for flat, x, y, real in zip(leaf, X, Y, batch.real, strict=True)]
+        total = torch.stack(losses).sum()
+        if extra_loss is not None:
 
-    def evaluate(self, adapter: Adapter) -> dict[str, Score]:
+            def see(flats: Tensor) -> Tensor:
+                return torch.stack([self._out(flat, x) for flat, x in zip(flats, X, strict=True)])
+
+            total = total + extra_loss(see(leaf), lambda flats: see(flats.detach())).sum()
+        (gradient,) = torch.autograd.grad(total, leaf)
+        return torch.stack(losses).detach(), gradient, 5 * batch.real.sum(1)
+
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         with torch.no_grad():
+            own = adapter.flat.expand(len(self.X), -1) if personal is None else personal.flat
             losses = [float(self._loss(adapter.flat, X, Y)) for X, Y in zip(self.X, self.Y, strict=True)]
-        return {"validation": Score(sum(losses) / len(losses), 100)}
+            mine = [float(self._loss(x, X, Y)) for x, X, Y in zip(own, self.X, self.Y, strict=True)]
+        found = {"validation": Score(sum(losses) / len(losses), 100)}
+        return found if personal is None else {**found, "personal": Score(sum(mine) / len(mine), 100)}
 
 
-def federation(task, algorithm: str = "fedavg", clients: int | None = None, **changes) -> Federation:
-    """A federation over a toy; `work` takes LocalWork's fields, the rest Federation's."""
+def federation(task, algorithm="fedavg", aggregation="fedit", clients: int | None = None, **changes) -> Federation:
+    """A federation over a toy; `work` takes LocalWork's fields, the rest Federation's.
+
+    algorithm, aggregation: a name, a (name, options) pair, or a built component.
+    """
     N = clients or (len(task.X) if isinstance(task, LowRank) else len(task.H))
     work = LocalWork(
         **{"epochs": None, "steps": 5, "batch_size": 4, "lr": 0.1, "optimizer": "sgd", **changes.pop("work", {})}
     )
     given = {"total_clients": N, "cohort_size": N, "num_rounds": 5, **changes}
-    return Federation(task=task, algorithm=build("algorithm", algorithm), work=work, **given)
+    parts = {"algorithm": _built("algorithm", algorithm), "aggregation": _built("aggregation", aggregation)}
+    return Federation(task=task, **parts, work=work, **given)
+
+
+def _built(kind: str, what):
+    if isinstance(what, str):
+        return build(kind, what)
+    return build(kind, what[0], **what[1]) if isinstance(what, tuple) else what

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from fedfault.seeds import torch_rng
 from fedfault.types import Adapter, Layout
 
 
@@ -28,23 +32,61 @@ def _wide(flat: Tensor) -> Tensor:
     return (flat.cpu() if flat.device.type == "mps" else flat).double()
 
 
+def mask(layout: Layout, ranks: Tensor) -> Tensor:
+    """Which numbers a client of a rank has: ranks (K,) -> (K, P) bool; the first slices of A and B, and full sites."""
+    columns = [torch.ones(len(ranks), 0, dtype=torch.bool)]
+    for site in layout.sites:
+        if site.kind == "full":
+            columns.append(torch.ones(len(ranks), site.size, dtype=torch.bool))
+        else:
+            r, d_in, d_out = site.shape
+            active = torch.arange(r) < ranks[:, None]  # (K, r)
+            columns += [active.repeat_interleave(d_in, 1), active.repeat(1, d_out)]  # A (r, d_in), B (d_out, r)
+    return torch.cat(columns, dim=1)
+
+
+def factor(layout: Layout, name: Literal["A", "B"]) -> Tensor:
+    """Which numbers belong to the factor A, or B, of a LoRA site: (P,) bool."""
+    out = torch.zeros(layout.size, dtype=torch.bool)
+    for site in layout.sites:
+        if site.kind == "lora":
+            getattr(layout.pair(out, site), name).fill_(True)
+    return out
+
+
+def fresh_factors(layout: Layout, flat: Tensor, *stream: str | int, seed: int) -> None:
+    """Write A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)), as PEFT has it, and B = 0 into every LoRA site of flat (P,), in place.
+
+    `stream` names the random stream, so that all who know the seed draw the same.
+    """
+    for site in layout.sites:
+        if site.kind == "lora":
+            A, B = layout.pair(flat, site)
+            bound = 1 / math.sqrt(A.shape[-1])
+            drawn = torch.empty(A.shape).uniform_(-bound, bound, generator=torch_rng(seed, *stream, site.name))
+            A.copy_(drawn)
+            B.zero_()
+
+
 def gram(layout: Layout, start: Tensor, flat: Tensor) -> Tensor:
-    """Inner products of the clients' weight changes: start (P,), flat (K, P) -> (K, K) in float64.
+    """Inner products of the clients' weight changes: start (P,) or (K, P), flat (K, P) -> (K, K) in float64.
 
     The change of client i is D_i = s (B_i A_i - B_0 A_0) on a LoRA site and y_i - x on a full one. It is never formed:
     <B1 A1, B2 A2> = sum((B1^T B2) * (A1 A2^T)), so that a site costs O(K^2 r^2 (d_in + d_out)).
     """
-    both = _wide(torch.cat([flat, start[None]]))  # (K + 1, P), the starting point last
-    change = torch.zeros(len(both), len(both), dtype=torch.float64, device=both.device)
+    K = len(flat)
+    starts = start[None] if start.ndim == 1 else start
+    both = _wide(torch.cat([flat, starts]))  # (K + 1, P) or (2 K, P)
+    change = torch.zeros(K, K, dtype=torch.float64, device=both.device)
     for site in layout.sites:
         if site.kind == "full":
             part = layout.part(both, site).flatten(1)
-            part = part - part[-1]
+            part = part[:K] - part[K:]
             change += part @ part.T
         else:
             A, B = layout.pair(both, site)
             left = torch.einsum("ida,jdb->ijab", B, B)
             right = torch.einsum("iad,jbd->ijab", A, A)
-            whole = layout.scaling**2 * (left * right).sum((-1, -2))  # <W_i, W_j>
-            change += whole - whole[-1:] - whole[:, -1:] + whole[-1, -1]
-    return change[:-1, :-1]
+            whole = layout.scaling**2 * (left * right).sum((-1, -2))  # <W_i, W_j>, starts included
+            change += whole[:K, :K] - whole[K:, :K] - whole[:K, K:] + whole[K:, K:]
+    return change

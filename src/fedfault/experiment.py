@@ -26,6 +26,7 @@ from fedfault.local import LocalWork
 from fedfault.registry import build
 from fedfault.seeds import torch_rng
 from fedfault.storage import cache_dir, keep
+from fedfault.types import TRAITS, Aggregation, Algorithm
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,13 @@ def _federation(exp: Experiment, task: LanguageTask) -> Federation:
     f, t = exp.federation, exp.training
     one_client = t.batch_size * exp.model.max_length  # target tokens of a client's step
     per_pass = max(1, task.tokens_per_pass() // one_client) if t.clients_per_pass == "auto" else t.clients_per_pass
+    algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
+    aggregation: Aggregation = build("aggregation", f.aggregation.method, **f.aggregation.options)
+    _check_pair(exp, algorithm, aggregation)
     return Federation(
         task=task,
-        algorithm=build("algorithm", f.algorithm.name, **f.algorithm.options),
+        algorithm=algorithm,
+        aggregation=aggregation,
         work=LocalWork(
             epochs=t.local_epochs or (None if t.local_steps else 1),
             steps=t.local_steps,
@@ -111,7 +116,35 @@ def _federation(exp: Experiment, task: LanguageTask) -> Federation:
         warmup_ratio=t.warmup_ratio,
         evaluate_every=exp.evaluation.every,
         clients_per_pass=per_pass,
+        ranks=_ranks(exp),
+        bad_updates=f.bad_updates,
     )
+
+
+def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
+    """Refuse an aggregation that does what the algorithm cannot stand, with the reason."""
+    for trait in sorted(aggregation.traits):
+        if why := algorithm.refuses.get(trait):
+            name, method = exp.federation.algorithm.name, exp.federation.aggregation.method
+            raise UserError(
+                f"federation.algorithm={name} cannot be combined with federation.aggregation={method}: {method} "
+                f"{TRAITS[trait]}, but {why}"
+            )
+    if exp.model.trainable != "lora" and (aggregation.traits or not aggregation.is_mean):
+        raise UserError(
+            f"federation.aggregation={exp.federation.aggregation.method} is about LoRA factors, but model.trainable="
+            f"{exp.model.trainable} has none; use fedit, which averages all that is trained"
+        )
+
+
+def _ranks(exp: Experiment) -> tuple[int, ...]:
+    """The rank of every client; none where all have the full one."""
+    given, most = exp.federation.scheduler.ranks, exp.model.lora.r_max
+    if not given:
+        return ()
+    if max(given) > most:
+        raise UserError(f"federation.scheduler.ranks has {max(given)}, but model.lora.r_max is {most}")
+    return tuple(given[k % len(given)] for k in range(exp.federation.total_clients))
 
 
 def _check_length(exp: Experiment, backbone: Backbone) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix
 from fedfault.corpora.packing import Blocks
-from fedfault.types import Adapter, Batch, Score
+from fedfault.types import Adapter, Batch, ExtraLoss, Score
 
 # what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
 ACTIVATION_BYTES = 2**30
@@ -66,35 +66,74 @@ class LanguageTask:
         size: int = next(self.model.model.parameters()).element_size()
         return int(ACTIVATION_BYTES // (held * size))
 
-    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `types.Task.grad`: mean loss over each client's target tokens (K,), gradient (K, P), tokens (K,)."""
+    def grad(
+        self,
+        params: Tensor,
+        clients: Tensor,
+        batch: Batch,
+        key: Tensor | None,
+        extra_loss: ExtraLoss | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `types.Task.grad`: mean loss over each client's target tokens (K,), gradient (K, P), tokens (K,).
+
+        The representation of a block is the mean of its last hidden states over its target positions.
+        """
         rows = self.first[clients][:, None] + batch.rows  # (K, B)
         real = self.mask[rows] & batch.real[..., None]  # (K, B, T)
         tokens = real.sum((1, 2))
         flat = params.detach().requires_grad_()
         weight = real / tokens.clamp(min=1)[:, None, None]
-        total, each = self._losses(flat, rows, weight.to(flat.device), key)
+        total, each = self._losses(flat, rows, weight.to(flat.device), key, extra_loss)
         (gradient,) = torch.autograd.grad(total, flat)
         return (each.detach().cpu() * weight).sum((1, 2), dtype=torch.float64), gradient, tokens
 
-    def _losses(self, flat: Tensor, rows: Tensor, weight: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, flat: Tensor, rows: Tensor, weight: Tensor, key: Tensor | None, extra_loss: ExtraLoss | None = None
+    ) -> tuple[Tensor, Tensor]:
         ids = self.ids[rows].to(flat.device)
         if self.cache is None:
-            return self.model.losses(flat, ids, weight, key)
+            return self.model.losses(flat, ids, weight, key, extra_loss)
         with self.cache.prefix.replaced_by(self.cache.rows(rows.flatten())):
-            return self.model.losses(flat, ids, weight, key)
+            return self.model.losses(flat, ids, weight, key, extra_loss)
+
+    def fold(self, base: Mapping[str, Tensor]) -> None:
+        """See `types.Task.fold`."""
+        self.model.fold(base)
+
+    def checksum(self) -> int:
+        """See `types.Task.checksum`."""
+        return self.model.checksum()
 
     @torch.no_grad()
-    def evaluate(self, adapter: Adapter) -> dict[str, Score]:
-        """Token-weighted scores of one model on every set: sums over sums, whatever the batches."""
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        """Token-weighted scores of one model on every set: sums over sums, whatever the batches.
+
+        With `personal` models (N, P), `client/ID` are theirs, and `personal` is their mean over all held-out tokens.
+        """
         start = int(self.first[-1]) + self.counts[-1] if self.counts else 0
-        flat, per = adapter.flat[None], max(1, EVALUATION_TOKENS // self.mask.shape[1])
+        rows = torch.arange(start, len(self.ids))
+        if personal is None:
+            return self._scores(self._nll(adapter.flat, rows))
         nll = []
-        for rows in torch.arange(start, len(self.ids)).split(per):
-            real = self.mask[rows]  # (B, T)
-            _, each = self._losses(flat, rows[None], real[None].to(flat.device, torch.float32), None)
-            nll.append((each[0].cpu() * real).sum(1, dtype=torch.float64))
-        return self._scores(torch.cat(nll))
+        for name, own in zip(self.sets, rows.split([len(b) for b in self.sets.values()]), strict=True):
+            client = name.removeprefix("client/")
+            nll.append(self._nll(adapter.flat if client == name else personal.flat[int(client)], own))
+        found = self._scores(torch.cat(nll))
+        held_out = [s for name, s in found.items() if name.startswith("client/")]
+        tokens = sum(s.tokens for s in held_out)
+        return (
+            {**found, "personal": Score(sum(s.loss * s.tokens for s in held_out) / tokens, tokens)} if tokens else found
+        )
+
+    def _nll(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """Summed loss of each of these blocks, (n,) float64."""
+        per = max(1, EVALUATION_TOKENS // self.mask.shape[1])
+        out = []
+        for some in rows.split(per):
+            real = self.mask[some]  # (B, T)
+            _, each = self._losses(flat[None], some[None], real[None].to(flat.device, torch.float32), None)
+            out.append((each[0].cpu() * real).sum(1, dtype=torch.float64))
+        return torch.cat(out)
 
     def _scores(self, nll: Tensor) -> dict[str, Score]:
         out, at = {}, 0

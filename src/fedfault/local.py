@@ -11,7 +11,7 @@ longest first, so the clients still at work are always a prefix:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from fedfault.errors import UserError
 from fedfault.seeds import entropy, rng
-from fedfault.types import Adapter, Batch, Task, Trained
+from fedfault.types import Adapter, Batch, Contrast, ExtraLoss, Pull, Task, Trained
+
+PROBED = 64  # examples of a client that `Trainer.loss` looks at, at most
 
 
 @dataclass(frozen=True)
@@ -71,45 +73,131 @@ def plan(n: int, work: LocalWork, generator: np.random.Generator) -> np.ndarray:
     return out.reshape(-1, work.batch_size)[:steps]
 
 
-def trainer(
-    task: Task, work: LocalWork, *, seed: int, round: int, clients: Sequence[int], passes: Passes
-) -> Callable[..., Trained]:
-    """Bind `train(start)` to a cohort, its data and its random streams; start: (P,) for all, or (K, P)."""
-    plans = [plan(task.examples(k), work, rng(seed, "batches", round, k)) for k in clients]
-    keys = torch.tensor([entropy(seed, "dropout", round, k) % 2**62 for k in clients])
-    longest_first = sorted(range(len(clients)), key=lambda i: (-len(plans[i]), i))
+def weights(task: Task, weighting: str, clients: Sequence[int]) -> Tensor:
+    """n_k: the size of a client's data set by the one weighting rule of the run, (K,)."""
+    if weighting == "uniform":
+        return torch.ones(len(clients), dtype=torch.float64)
+    size = task.tokens if weighting == "tokens" else task.examples
+    return torch.tensor([float(size(k)) for k in clients], dtype=torch.float64)
 
-    def train(start: Adapter) -> Trained:
-        K, P = len(clients), start.flat.shape[-1]
-        y = start.flat.expand(K, P).clone()
+
+@dataclass(frozen=True)
+class Extras:
+    """What an algorithm or an aggregation adds to plain training; see `types.Train`."""
+
+    grad: Pull | None = None
+    step: Pull | None = None
+    loss: Contrast | None = None
+    penalty: Pull | None = None  # a gradient, of the aggregation
+
+
+class Trainer:
+    """Implements `types.Train` for one cohort and round.
+
+    trainable: (K, P) or (P,) bool; the other numbers have no gradient, take no part in its norm, and never change.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        work: LocalWork,
+        *,
+        seed: int,
+        round: int,
+        clients: Sequence[int],
+        passes: Passes,
+        trainable: Tensor | None = None,
+        penalty: Pull | None = None,
+    ) -> None:
+        self.task, self.work, self.passes, self.penalty = task, work, passes, penalty
+        self.lr = work.lr
+        self.clients = torch.tensor(clients)
+        self.weight = weights(task, work.weighting, clients)
+        self.plans = [plan(task.examples(k), work, rng(seed, "batches", round, k)) for k in clients]
+        self.keys = torch.tensor([entropy(seed, "dropout", round, k) % 2**62 for k in clients])
+        self.longest_first = sorted(range(len(clients)), key=lambda i: (-len(self.plans[i]), i))
+        self.trainable = None if trainable is None else trainable.expand(len(clients), -1)
+        self.start = torch.empty(0)  # (K, P) where the last training started
+        self.trained: Trained | None = None  # what it gave: the engine reports and checks both
+
+    def __call__(
+        self,
+        start: Adapter,
+        *,
+        extra_grad: Pull | None = None,
+        extra_step: Pull | None = None,
+        extra_loss: Contrast | None = None,
+        mean_grad: bool = False,
+    ) -> Trained:
+        """See `types.Train`."""
+        K, P = len(self.clients), start.flat.shape[-1]
+        self.start = x = start.flat.expand(K, P)
+        y = x.clone()
+        extras = Extras(extra_grad, extra_step, extra_loss, self.penalty)
         loss, tokens, norm = (torch.zeros(K, dtype=torch.float64) for _ in range(3))
+        gradients = torch.zeros_like(y) if mean_grad else None
         done = 0
         while done < K:
-            rows = torch.tensor(longest_first[done : done + passes.next(K - done)])
-            one = _Pass(task, work, [plans[i] for i in rows], torch.tensor(clients)[rows], keys[rows])
+            rows = torch.tensor(self.longest_first[done : done + self.passes.next(K - done)])
+            one = _Pass(self, extras, rows, x[rows], gradients is not None)
             try:
-                y[rows] = one.run(y[rows])
+                y[rows] = one.run()
             except (RuntimeError, MemoryError) as e:
                 if not _out_of_memory(e):
                     raise
-                passes.halve(e)
+                self.passes.halve(e)
                 continue
             loss[rows], tokens[rows], norm[rows] = one.loss, one.tokens, one.norm
+            if gradients is not None and one.gradients is not None:
+                gradients[rows] = one.gradients
             done += len(rows)
-        steps = torch.tensor([len(p) for p in plans])
-        return Trained(
-            Adapter(start.layout, y), _weights(task, work, clients), steps, tokens.long(), loss / tokens, norm / steps
-        )
+        steps = torch.tensor([len(p) for p in self.plans])
+        if gradients is not None:
+            gradients /= steps[:, None].to(gradients)
+        adapter = Adapter(start.layout, y)
+        self.trained = Trained(adapter, self.weight, steps, tokens.long(), loss / tokens, norm / steps, gradients)
+        return self.trained
 
-    return train
+    def gradient(self, at: Adapter) -> Adapter:
+        """See `types.Train`: the token-weighted mean over all examples."""
+        flat, total = at.flat.expand(len(self.clients), -1), torch.zeros(len(self.clients), dtype=torch.float64)
+        out = torch.zeros_like(flat, dtype=torch.float64, memory_format=torch.contiguous_format)
+        for rows, batch in self._everything():
+            _, gradient, tokens = self.task.grad(flat[rows], self.clients[rows], batch, None)
+            out[rows] += gradient * tokens[:, None].to(gradient)
+            total[rows] += tokens.cpu()
+        out = (out / total[:, None].to(out)).to(at.flat)
+        if self.trainable is not None:
+            out = out.masked_fill(~self.trainable.to(out.device), 0.0)
+        return Adapter(at.layout, out)
 
+    def loss(self, at: Adapter) -> Tensor:
+        """See `types.Train`: on the first 64 examples."""
+        flat = at.flat.expand(len(self.clients), -1)
+        loss, total = torch.zeros(2, len(self.clients), dtype=torch.float64)
+        for rows, batch in self._everything(PROBED):
+            each, _, tokens = self.task.grad(flat[rows], self.clients[rows], batch, None)
+            loss[rows] += each.double().cpu() * tokens.cpu()
+            total[rows] += tokens.cpu()
+        mean: Tensor = loss / total
+        return mean
 
-def _weights(task: Task, work: LocalWork, clients: Sequence[int]) -> Tensor:
-    """n_k: the size of the client's data set by the one weighting rule of the run."""
-    if work.weighting == "uniform":
-        return torch.ones(len(clients), dtype=torch.float64)
-    size = task.tokens if work.weighting == "tokens" else task.examples
-    return torch.tensor([float(size(k)) for k in clients], dtype=torch.float64)
+    def _everything(self, most: int | None = None) -> list[tuple[Tensor, Batch]]:
+        """Passes over all examples in order, `most` of each client: rows of the cohort, and their batch."""
+        counts = torch.tensor([min(self.task.examples(k), most or 2**62) for k in self.clients.tolist()])
+        out, done = [], 0
+        order = torch.argsort(counts, descending=True, stable=True)
+        while done < len(order):
+            rows = order[done : done + self.passes.next(len(order) - done)]
+            for at in range(0, int(counts[rows].max()), self.work.batch_size):
+                places = torch.arange(at, at + self.work.batch_size).expand(len(rows), -1)
+                real = places < counts[rows][:, None]
+                k = int(real.any(1).sum())  # the longest are first
+                width = int(real[:k].any(0).sum())
+                real = real[:k, :width]
+                out.append((rows[:k], Batch(places[:k, :width].where(real, 0), real)))
+            done += len(rows)
+        return out
 
 
 def _out_of_memory(e: Exception) -> bool:
@@ -119,17 +207,22 @@ def _out_of_memory(e: Exception) -> bool:
 class _Pass:
     """One trip of k clients, longest plan first, through all their steps."""
 
-    def __init__(self, task: Task, work: LocalWork, plans: list[np.ndarray], clients: Tensor, keys: Tensor) -> None:
-        self.task, self.work, self.clients, self.keys = task, work, clients, keys
+    def __init__(self, trainer: Trainer, extras: Extras, rows: Tensor, x: Tensor, mean_grad: bool) -> None:
+        self.task, self.work, self.extras = trainer.task, trainer.work, extras
+        self.rows, self.x = rows, x  # (k,) places in the cohort, (k, P) where they start
+        self.clients, self.keys = trainer.clients[rows], trainer.keys[rows]
+        self.frozen = None if trainer.trainable is None else ~trainer.trainable[rows].to(x.device)  # (k, P)
+        plans = [trainer.plans[i] for i in rows]
         self.lengths = [len(p) for p in plans]
         longest = max(self.lengths)
         padded = [np.pad(p, ((0, longest - len(p)), (0, 0)), constant_values=-1) for p in plans]
-        self.rows = torch.from_numpy(np.stack(padded))  # (k, S, B)
+        self.examples = torch.from_numpy(np.stack(padded))  # (k, S, B)
         self.loss, self.tokens, self.norm = (torch.zeros(len(plans), dtype=torch.float64) for _ in range(3))
+        self.gradients = torch.zeros_like(x) if mean_grad else None
 
-    def run(self, start: Tensor) -> Tensor:
-        """(k, P) -> (k, P): every client's parameters after its last step."""
-        y = start.clone()
+    def run(self) -> Tensor:
+        """(k, P): every client's parameters after its last step."""
+        y = self.x.clone()
         optimizer = None
         at_work = [sum(n > s for n in self.lengths) for s in range(max(self.lengths))]  # clients in step s
         for k, steps in groupby(range(len(at_work)), key=at_work.__getitem__):
@@ -138,23 +231,39 @@ class _Pass:
             for step in steps:
                 leaf.grad = self._gradient(leaf, step)
                 optimizer.step()
+                if self.extras.step is not None:
+                    direction = self._only_trainable(self.extras.step(leaf, self.x[:k], self.rows[:k]))
+                    leaf.sub_(direction, alpha=self.work.lr)
         return y
 
     def _gradient(self, leaf: Tensor, step: int) -> Tensor:
-        """Raw gradient (k, P) of step `step`, each client clipped by its own norm."""
+        """Gradient (k, P) of step `step`, each client clipped by its own norm, then what is added to it."""
         k = len(leaf)
-        rows = self.rows[:k, step]
-        real = rows >= 0
+        places = self.examples[:k, step]
+        real = places >= 0
         width = int(real.any(0).sum())  # a column that no client uses is not computed
-        batch = Batch(rows[:, :width].clamp(min=0), real[:, :width])
-        loss, gradient, tokens = self.task.grad(leaf, self.clients[:k], batch, self.keys[:k] + step)
+        batch = Batch(places[:, :width].clamp(min=0), real[:, :width])
+        loss, gradient, tokens = self.task.grad(leaf, self.clients[:k], batch, self.keys[:k] + step, self._contrast(k))
         self.loss[:k] += loss.cpu() * tokens.cpu()
         self.tokens[:k] += tokens.cpu()
+        gradient = self._only_trainable(gradient)
         norm = gradient.norm(dim=1)
         self.norm[:k] += norm.cpu()
         if self.work.max_grad_norm is not None:
             gradient.mul_((self.work.max_grad_norm / (norm + 1e-6)).clamp(max=1)[:, None])  # as clip_grad_norm_ has it
+        if self.gradients is not None:
+            self.gradients[:k] += gradient
+        for extra in (self.extras.grad, self.extras.penalty):
+            if extra is not None:
+                gradient = gradient + self._only_trainable(extra(leaf, self.x[:k], self.rows[:k]))
         return gradient
+
+    def _only_trainable(self, direction: Tensor) -> Tensor:
+        return direction if self.frozen is None else direction.masked_fill(self.frozen[: len(direction)], 0.0)
+
+    def _contrast(self, k: int) -> ExtraLoss | None:
+        further = self.extras.loss
+        return None if further is None else (lambda z, see: further(z, see, self.rows[:k]))
 
 
 def _optimizer(work: LocalWork, leaf: Tensor, before: torch.optim.Optimizer | None) -> torch.optim.Optimizer:

@@ -22,6 +22,7 @@ from fedfault.errors import UserError, suggest
 
 FOLDERS = {
     "algorithm": "fedfault.algorithms",
+    "aggregation": "fedfault.aggregations",
     "corpus": "fedfault.corpora",
     "partition": "fedfault.partitions",
 }

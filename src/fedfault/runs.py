@@ -28,6 +28,8 @@ from fedfault.types import Adapter, Layout, RoundRecord, State, finite
 
 KEEP = 2  # checkpoints: the newest, and the one before in case the newest is damaged
 
+PLAIN = ("round", "weights", "ranks", "seen", "folds", "clients_per_pass")  # the fields of a State that hold no tensors
+
 
 class RunFolder:
     """One run's folder. Use `create` or `open`; `locked` keeps a second process out."""
@@ -114,13 +116,13 @@ class RunFolder:
         from safetensors.torch import save
 
         groups = {"memory": state.memory, "clients": state.clients}
-        tensors = {"x": state.adapter.flat.detach().cpu()}
-        tensors |= {f"{g}/{name}": a.flat.detach().cpu() for g, items in groups.items() for name, a in items.items()}
-        data = save({name: t.contiguous().clone() for name, t in tensors.items()})
+        tensors = {"x": state.adapter.flat}
+        tensors |= {f"{group}/{name}": a.flat for group, items in groups.items() for name, a in items.items()}
+        tensors |= {f"base/{name}": change for name, change in state.base.items()}
+        data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
         name = f"round-{state.round:05d}"
         about = {
-            "round": state.round,
-            "clients_per_pass": state.clients_per_pass,
+            "state": {name: getattr(state, name) for name in PLAIN},
             "layout": layout_hash(state.adapter.layout),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
@@ -161,14 +163,16 @@ class RunFolder:
                 f"the checkpoint in {self.checkpoints} belongs to another model or other trainable sites than config.yaml"
             )
         try:
-            found = {name: Adapter(layout, t.to(device)) for name, t in load(data).items()}
+            found = {name: t.to(device) for name, t in load(data).items()}
         except SafetensorError as e:
             raise ValueError(str(e)) from e
-        groups: dict[str, dict[str, Adapter]] = {"memory": {}, "clients": {}}
+        groups: dict[str, dict[str, Any]] = {"memory": {}, "clients": {}, "base": {}}
         for name in set(found) - {"x"}:
             group, _, key = name.partition("/")
-            groups[group][key] = found[name]
-        return State(found["x"], about["round"], clients_per_pass=about["clients_per_pass"], **groups)
+            groups[group][key] = found[name] if group == "base" else Adapter(layout, found[name])
+        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in about["state"].items()}
+        fields: dict[str, Any] = {"adapter": Adapter(layout, found["x"]), **groups, **plain}
+        return State(**fields)
 
     def _rounds(self) -> list[int]:
         names = [re.fullmatch(r"round-(\d+)\.json", p.name) for p in self.checkpoints.glob("*.json")]

@@ -122,6 +122,13 @@ class State:
     round: int = 0
     memory: Mapping[str, Adapter] = field(default_factory=dict)  # the server's own variables
     clients: Mapping[str, Adapter] = field(default_factory=dict)  # what clients keep at home: flat (N, P), a row each
+    weights: tuple[float, ...] = ()  # (N,) the one weighting rule, for all clients
+    ranks: tuple[int, ...] = ()  # (N,) the LoRA rank that each client trains
+    seen: tuple[int, ...] = ()  # (N,) the round in which each client last took part, 0 for never
+    base: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # LoRA site -> (d_out, d_in) added to the frozen weight so far
+    folds: tuple[int, ...] = ()  # (round,) bytes of what each round added to the frozen weights
     clients_per_pass: int | None = None  # set when memory ran out, so that a resumed run takes the same passes
 
 
@@ -135,9 +142,51 @@ class Trained:
     num_tokens: Tensor  # (K,) target tokens trained on
     loss: Tensor  # (K,) token-weighted mean training loss over the round's steps
     grad_norm: Tensor  # (K,) mean norm of the raw gradient before clipping
+    mean_grad: Tensor | None = (
+        None  # (K, P) mean over the steps of the clipped gradient, before anything is added to it
+    )
 
 
-Train = Callable[..., Trained]  # train(start=Adapter)
+# (y (k, P), x (k, P), rows (k,)) -> (k, P): y are the parameters of the clients still at work, x where they started, rows
+# their places in the cohort. What comes back is added to the gradient, or to the direction of the optimiser's step.
+Pull = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+# (z (k, B, d), see, rows (k,)) -> (k,): a further loss of each client on the representations z of its batch;
+# see(params (k, P)) gives what other parameters make of the same batch, without gradient and dropout
+Contrast = Callable[["Tensor", Callable[["Tensor"], "Tensor"], "Tensor"], "Tensor"]
+
+
+ExtraLoss = Callable[["Tensor", Callable[["Tensor"], "Tensor"]], "Tensor"]  # the same with the rows known
+
+
+class Train(Protocol):
+    """Local training, bound to a cohort of K clients, its data and its random streams: the one place that mutates."""
+
+    weight: Tensor  # (K,) see `Trained.weight`
+    lr: float  # of this round
+
+    def __call__(
+        self,
+        start: Adapter,
+        *,
+        extra_grad: Pull | None = None,
+        extra_step: Pull | None = None,
+        extra_loss: Contrast | None = None,
+        mean_grad: bool = False,
+    ) -> Trained:
+        """Train from `start`, (P,) for all or (K, P).
+
+        extra_grad is added to the clipped gradient, before the optimiser; extra_step is a direction: after every step
+        y <- y - lr * extra_step(y, x, rows). Frozen numbers stay whatever is added.
+        """
+
+    def gradient(self, at: Adapter) -> Adapter:
+        """Every client's gradient over all its examples, without dropout, at (P,) or (K, P) -> (K, P)."""
+
+    def loss(self, at: Adapter) -> Tensor:
+        """Every client's mean loss on its first examples, the same ones in every round: (P,) or (K, P) -> (K,)."""
+
+
+Average = Callable[[Adapter, "Tensor"], Adapter]  # (adapters (K, P), weight (K,)) -> (P,), by federation.aggregation
 
 
 def _send_adapter(state: State) -> Message:
@@ -148,21 +197,94 @@ def _no_memory(adapter: Adapter) -> Mapping[str, Adapter]:
     return {}
 
 
+def _no_personal(state: State) -> Adapter | None:
+    return None
+
+
+def _nothing_wrong(state: State) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Algorithm:
-    """Four pure functions in the order of a paper's pseudo-code; the engine owns the loop.
+    """Pure functions in the order of a paper's pseudo-code; the engine owns the loop.
 
     client: (received, memory, train) -> (sent, memory); `sent["n"]` is the weight of each client, (K,)
-    server: (state, got) -> state, with `got` stacked over the cohort: adapters (K, P), scalars (K,)
+    server: (state, got, average) -> state, with `got` stacked over the cohort: adapters (K, P), scalars (K,)
     broadcast: (state) -> message to every client of the cohort
     init: (adapter) -> server memory;  init_client: (adapter) -> one client's memory before it first takes part
+    personal: (state) -> the model that each client uses, (N, P), where that is not the server's
+    wrong: (state) -> a sentence if an invariant of the algorithm does not hold
+    refuses: what an aggregation may not do to be combined with this algorithm, with the reason (see `TRAITS`)
     """
 
     client: Callable[[Message, Mapping[str, Adapter], Train], tuple[Message, Mapping[str, Adapter]]]
-    server: Callable[[State, Message], State]
+    server: Callable[[State, Message, Average], State]
     broadcast: Callable[[State], Message] = _send_adapter
     init: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
     init_client: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
+    personal: Callable[[State], Adapter | None] = _no_personal
+    wrong: Callable[[State], str | None] = _nothing_wrong
+    refuses: Mapping[str, str] = field(default_factory=dict)
+
+
+TRAITS = {
+    "refactors": "gives the numbers of the adapter another meaning in every round",
+    "folds": "adds to the frozen weights",
+    "alternates": "trains one factor in odd and the other in even rounds",
+    "private": "leaves a factor with each client",
+    "reweighs": "has weights of its own",
+}
+
+
+class Uploads(NamedTuple):
+    """What an aggregation sees of a round."""
+
+    before: Adapter  # (P,) the server's adapter, which the round started from
+    sent: Adapter  # (K, P) the clients' adapters; slices beyond a client's rank are zero
+    weight: Tensor  # (K,)
+    ranks: Tensor  # (K,) int64
+    round: int
+    seed: int
+
+
+class Pooled(NamedTuple):
+    """What an aggregation makes of it."""
+
+    adapter: Adapter  # (P,)
+    fold: Mapping[
+        str, Pair
+    ] = {}  # LoRA site -> B (d_out, R) and A (R, d_in) whose product is added to the frozen weight
+
+
+def _everything(layout: Layout, round: int) -> Tensor | None:
+    return None
+
+
+def _nothing_private(layout: Layout) -> Tensor | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How adapters become one, orthogonal to the algorithm.
+
+    combine: (uploads) -> pooled
+    trained: (layout, round) -> (P,) bool, what is trained and sent in a round; None for all of it
+    private: (layout) -> (P,) bool, what never leaves a client; None for nothing
+    penalty: (layout, y (k, P), ranks (k,)) -> (k, P), a gradient that every client adds to its own
+    new_ranks: (layout, received (K, P), trained (K, P), ranks (K,)) -> ranks (K,), at most what they were
+    traits: keys of `TRAITS`
+    is_mean: with equal ranks it gives the weighted mean of the factors, bit for bit
+    """
+
+    combine: Callable[[Uploads], Pooled]
+    trained: Callable[[Layout, int], Tensor | None] = _everything
+    private: Callable[[Layout], Tensor | None] = _nothing_private
+    penalty: Callable[[Layout, Tensor, Tensor], Tensor] | None = None
+    new_ranks: Callable[[Layout, Tensor, Tensor, Tensor], Tensor] | None = None
+    traits: frozenset[str] = frozenset()
+    is_mean: bool = False
 
 
 class Batch(NamedTuple):
@@ -186,14 +308,28 @@ class Task(Protocol):
     def init(self, seed: int) -> Adapter:
         """The server's first adapter, (P,)."""
 
-    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def grad(
+        self,
+        params: Tensor,
+        clients: Tensor,
+        batch: Batch,
+        key: Tensor | None,
+        extra_loss: ExtraLoss | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Per-client mean loss (K,), its gradient (K, P) and the target tokens it is a mean over (K,).
 
-        params: (K, P); clients: (K,) ids; key: (K,) int64, the random stream of this step's dropout for each client.
+        params: (K, P); clients: (K,) ids; key: (K,) int64, the random stream of this step's dropout for each client, None
+        without dropout; extra_loss: (z (K, B, d), see) -> (K,) is differentiated too, but not part of the loss returned.
         """
 
-    def evaluate(self, adapter: Adapter) -> dict[str, Score]:
-        """Scores of one model (P,) on every evaluation set, by name."""
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        """Scores of one model (P,) on every evaluation set, by name; `client/ID` of personal (N, P) where that is given."""
+
+    def fold(self, base: Mapping[str, Tensor]) -> None:
+        """Make the frozen weights the original ones plus `base`, LoRA site -> (d_out, d_in)."""
+
+    def checksum(self) -> int:
+        """Changes when any frozen weight does."""
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedfault.types import Adapter, Message
+from fedfault.types import Adapter, Message, Pair
 
 REGISTERED = ("n",)  # a client's weight is agreed once when it joins, not sent with every message
 
 
-def pack(message: Message, row: int | None = None) -> bytes:
+def pack(message: Message, row: int | None = None, keep: Tensor | None = None) -> bytes:
     """The payload of one client: arrays as raw little-endian numbers, scalars as 8 bytes; names and shapes are agreed.
 
-    `row` picks a client from a message that is stacked over the cohort.
+    `row` picks a client from a message that is stacked over the cohort; `keep` (P,) says which numbers of an adapter
+    travel: not the frozen ones, the private ones and those beyond the client's rank.
     """
     parts = []
     for name in sorted(set(message) - set(REGISTERED)):
         value = message[name]
         flat = value.flat if isinstance(value, Adapter) else value
         one = flat if row is None or not isinstance(flat, Tensor) else flat[row]
+        if isinstance(value, Adapter) and keep is not None:
+            one = one[keep]
         if isinstance(one, Tensor) and one.ndim:
             parts.append(one.detach().cpu().contiguous().numpy().tobytes())
         else:
             parts.append(struct.pack("<d", float(one)))
     return b"".join(parts)
+
+
+def fold_size(fold: Mapping[str, Pair]) -> int:
+    """Bytes of a change of the frozen weights: per site its two factors or the whole matrix, whichever is smaller."""
+    total = 0
+    for B, A in ((pair.B, pair.A) for pair in fold.values()):
+        dense = B.shape[0] * A.shape[1]
+        total += min(dense, B.numel() + A.numel()) * B.element_size()
+    return total

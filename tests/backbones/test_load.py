@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,14 +37,26 @@ def test_micro_is_two_million_parameters_and_at_most_eight_megabytes():
 def test_micro_reads_and_writes_any_bytes():
     tokenizer = load("micro").tokenizer
     text = "Café – naïve 漢字 \t\n  x = 1"
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.backend_tokenizer.decode(tokenizer([text])["input_ids"][0]) == text
+
+
+def test_micro_needs_no_transformers():
+    code = "import sys, fedfault.session, fedfault.backbones.export; from fedfault.backbones.load import load; "
+    code += "load('micro'); print('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
-def test_a_local_folder_loads(tmp_path, build):
-    found = load(str(saved(tmp_path / "model", build())), precision="bf16")
+def test_a_local_folder_loads_as_transformers_loads_it(tmp_path, build):
+    from transformers import AutoModelForCausalLM
+
+    folder = saved(tmp_path / "model", build())
+    found = load(str(folder), precision="bf16")
     assert next(found.model.parameters()).dtype == torch.bfloat16
     assert found.precision == "bf16"
+    ids = torch.arange(20)[None]
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)(input_ids=ids).logits
+    assert torch.equal(found.model(input_ids=ids).logits, expected)
 
 
 def test_a_model_that_rescales_its_logits_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedfault.algebra import mean
 from fedfault.engine import begin, rounds
 from fedfault.registry import builders
 from fedfault.types import Adapter, Trained
@@ -20,10 +21,35 @@ def run(fed, state=None):
     return pairs[-1][0], [record for _, record in pairs]
 
 
-def untrained(start: Adapter, weight: torch.Tensor) -> Trained:
-    K = len(weight)
-    zero = torch.zeros(K)
-    return Trained(Adapter(start.layout, start.flat.expand(K, -1).clone()), weight, zero, zero, zero, zero)
+class Idle:
+    """A `Train` whose clients have zero steps, or end where they are told to."""
+
+    lr = 0.1
+
+    def __init__(self, weight: torch.Tensor, ends: torch.Tensor | None = None) -> None:
+        self.weight, self.ends = weight, ends
+
+    def __call__(self, start: Adapter, **extras) -> Trained:
+        zero = torch.zeros(len(self.weight))
+        flat = self._rows(start) if self.ends is None else self.ends
+        return Trained(Adapter(start.layout, flat), self.weight, zero, zero, zero, zero, torch.zeros_like(flat))
+
+    def _rows(self, at: Adapter) -> torch.Tensor:
+        return at.flat.expand(len(self.weight), -1).clone()
+
+    def gradient(self, at: Adapter) -> Adapter:
+        return Adapter(at.layout, torch.zeros_like(self._rows(at)))
+
+    def loss(self, at: Adapter) -> torch.Tensor:
+        return torch.zeros(len(self.weight))
+
+
+def memory_of(state, rows):
+    return {name: Adapter(a.layout, a.flat[rows]) for name, a in state.clients.items()}
+
+
+def plain(x, weight):
+    return mean(x, weight)
 
 
 def away_from_start(state):
@@ -42,9 +68,10 @@ def test_an_idle_round_changes_nothing(algorithm):
     """A misspelt accumulator, a client counted twice or a padded average shrinks or scales the model here."""
     fed = federation(LowRank(), algorithm)
     state = away_from_start(begin(fed))
-    weight = torch.tensor([3.0, 1.0, 7.0])
-    up, _ = fed.algorithm.client(fed.algorithm.broadcast(state), {}, lambda start: untrained(start, weight))
-    assert torch.equal(fed.algorithm.server(state, up).adapter.flat, state.adapter.flat)
+    rows = torch.tensor([0, 2, 5])
+    train = Idle(torch.tensor([3.0, 1.0, 7.0]))
+    up, _ = fed.algorithm.client(fed.algorithm.broadcast(state), memory_of(state, rows), train)
+    assert torch.equal(fed.algorithm.server(state, up, plain).adapter.flat, state.adapter.flat)
 
 
 def test_the_order_of_clients_does_not_matter(algorithm):
@@ -55,9 +82,10 @@ def test_the_order_of_clients_does_not_matter(algorithm):
 
     def after(order: list[int]) -> torch.Tensor:
         rows = torch.tensor(order)
-        local = replace(untrained(state.adapter, weight[rows]), adapter=Adapter(state.adapter.layout, flat[rows]))
-        up, _ = fed.algorithm.client(fed.algorithm.broadcast(state), {}, lambda start: local)
-        return fed.algorithm.server(state, up).adapter.flat
+        up, _ = fed.algorithm.client(
+            fed.algorithm.broadcast(state), memory_of(state, rows), Idle(weight[rows], flat[rows])
+        )
+        return fed.algorithm.server(state, up, plain).adapter.flat
 
     torch.testing.assert_close(after([0, 1, 2, 3]), after([2, 0, 3, 1]), rtol=1e-6, atol=1e-7)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fedfault.algebra import mean
 from fedfault.registry import register
-from fedfault.types import Adapter, Algorithm, Message, State, Train
+from fedfault.types import Adapter, Algorithm, Average, Message, State, Train
 
 
 @register("algorithm")
@@ -21,7 +20,7 @@ def fedavg() -> Algorithm:
         local = train(start=got["x"])  # (K, P)
         return {"x": local.adapter, "n": local.weight}, memory
 
-    def server(state: State, got: Message) -> State:
-        return replace(state, adapter=mean(got["x"], got["n"]))
+    def server(state: State, got: Message, average: Average) -> State:
+        return replace(state, adapter=average(got["x"], got["n"]))
 
     return Algorithm(client, server)

@@ -11,20 +11,20 @@ backward pass writes one (K, P) gradient with a single concatenation. Only these
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fedfault.algebra import fresh_factors
 from fedfault.backbones.head import head_loss
 from fedfault.backbones.lean import make_lean
 from fedfault.backbones.sites import Targets, linear_shape, parent_of
 from fedfault.errors import UserError
 from fedfault.seeds import torch_rng
-from fedfault.types import Adapter, Layout, Site
+from fedfault.types import Adapter, ExtraLoss, Layout, Site
 
 
 class Slots:
@@ -139,7 +139,7 @@ class CohortEmbedding(nn.Module):
 class CohortModel:
     """The backbone with its trainable sites opened up for K clients.
 
-    `model` is a transformers causal LM; it is changed in place. Its own parameters stay frozen.
+    `model` is a transformers causal LM or has its interface (`llama.py`); it is changed in place. Its own parameters stay frozen.
     """
 
     def __init__(self, model: Any, targets: Targets, *, r: int, alpha: float, dropout: float = 0.0) -> None:
@@ -149,6 +149,7 @@ class CohortModel:
         sites += [Site(name, "full", tuple(model.get_parameter(name).shape)) for name in targets.full_parameters]
         self.layout = Layout.of(sites, scaling=alpha / r)
         self.slots = Slots(self.layout)
+        self.original: dict[str, Tensor] = {}  # weights that were folded into, as they were
         self.full_values = {name: model.get_parameter(name).detach().float() for name in targets.full_parameters}
         self.head = model.get_output_embeddings()
         self.head_site = targets.head_site
@@ -182,32 +183,66 @@ class CohortModel:
     def init(self, seed: int) -> Adapter:
         """The untrained adapter (P,): A uniform in +-1/sqrt(d_in) as PEFT has it, B zero, full sites as in the base."""
         flat = torch.zeros(self.layout.size)
+        fresh_factors(self.layout, flat, "init", seed=seed)
         for site in self.layout.sites:
             if site.kind == "full":
                 self.layout.part(flat, site).copy_(self.full_values[site.name])
-            else:
-                A = self.layout.pair(flat, site).A
-                bound = 1 / math.sqrt(A.shape[-1])
-                A.uniform_(-bound, bound, generator=torch_rng(seed, "init", site.name))
         return Adapter(self.layout, flat.to(self.device))
 
-    def losses(self, flat: Tensor, ids: Tensor, weight: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, flat: Tensor, ids: Tensor, weight: Tensor, key: Tensor | None = None, extra_loss: ExtraLoss | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Weighted loss to differentiate, and the loss of every target token.
 
-        flat: (K, P); ids: (K, B, T+1), targets are ids[..., 1:]; weight: (K, B, T), zero where there is no target.
+        flat: (K, P); ids: (K, B, T+1), targets are ids[..., 1:]; weight: (K, B, T), zero where there is no target;
+        extra_loss: added to what is differentiated, on the mean hidden states over target positions, (K, B, d).
         Returns (sum of weight * loss, loss (K, B, T) without gradient).
         """
         K, B, T = weight.shape
+        x, y = ids[..., :-1].reshape(K * B, T), ids[..., 1:].reshape(K, B * T)
         with self.slots.bound(flat, key):
-            x, y = ids[..., :-1].reshape(K * B, T), ids[..., 1:].reshape(K, B * T)
-            hidden = self.model.base_model(input_ids=x, use_cache=False).last_hidden_state  # (K*B, T, d)
+            hidden = self._hidden(x)
             W = (
                 self.head.weight
                 if self.head_site is None
                 else self.slots.full(self.head_site, tuple(self.head.weight.shape))
             )
             total, each = head_loss(hidden.view(K, B * T, -1), W, self.head.bias, y, weight.reshape(K, B * T))
+        if extra_loss is not None:
+            real = (weight > 0).float()[..., None]  # (K, B, T, 1)
+
+            def pooled(states: Tensor) -> Tensor:
+                return (states.view(K, B, T, -1).float() * real).sum(2) / real.sum(2).clamp(min=1)
+
+            @torch.no_grad()
+            def see(params: Tensor) -> Tensor:
+                with self.slots.bound(params):
+                    return pooled(self._hidden(x))
+
+            total = total + extra_loss(pooled(hidden), see).sum()
         return total, each.view(K, B, T)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """Ids (K*B, T) -> last hidden states (K*B, T, d), under the parameters in force."""
+        states: Tensor = self.model.base_model(input_ids=x, use_cache=False).last_hidden_state
+        return states
+
+    @torch.no_grad()
+    def fold(self, base: Mapping[str, Tensor]) -> None:
+        """Make the frozen weights of LoRA sites the original ones plus `base`, site -> (d_out, d_in)."""
+        for name in {*self.original, *base}:
+            layer = self.model.get_submodule(name).base
+            original = self.original.setdefault(name, layer.weight.detach().clone())
+            change = base[name].to(original.device) if name in base else torch.zeros(())
+            if change.ndim and not isinstance(layer, nn.Linear):
+                change = change.T  # Conv1D keeps (d_in, d_out)
+            layer.weight.copy_(original.float() + change)
+
+    def checksum(self) -> int:
+        """Changes when a bit of any weight of the backbone does."""
+        kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+        sums = [p.detach().contiguous().view(kinds[p.element_size()]).sum() for p in self.model.parameters()]
+        return hash(tuple(torch.stack(sums).tolist())) & (2**64 - 1)
 
 
 def _cohort_layer(base: nn.Module, slots: Slots, name: str) -> nn.Module:

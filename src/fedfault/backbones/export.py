@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from transformers.pytorch_utils import Conv1D
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone
+from fedfault.backbones.sites import is_conv1d
 from fedfault.storage import write_atomically
 from fedfault.types import Adapter
 
@@ -57,7 +57,7 @@ def _peft_config(backbone: Backbone, model: CohortModel, r: int) -> dict[str, An
         "lora_alpha": model.layout.scaling * r,
         "lora_dropout": 0.0,
         "target_modules": names,
-        "fan_in_fan_out": isinstance(base, Conv1D),
+        "fan_in_fan_out": is_conv1d(base),
         "bias": "none",
         "inference_mode": True,
     }

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from fedfault.errors import UserError, suggest
 
@@ -35,6 +34,16 @@ class Targets:
     full_parameters: tuple[str, ...] = ()  # their parameters
     head_site: str | None = None  # the parameter that is the head's weight, if trained
     first_block: int = 0  # activations below this block never change
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """GPT-2's linear layer with its weight (d_in, d_out), known by its name: importing transformers takes half a second."""
+    return type(module).__name__ == "Conv1D"
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is an nn.Linear or a Conv1D."""
+    return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
@@ -83,7 +92,7 @@ def lora_targets(model: Any, wanted: Iterable[str] | None) -> Targets:
             )
         for hit in hits:
             module = model.get_submodule(hit)
-            if not isinstance(module, nn.Linear | Conv1D) or module is model.get_output_embeddings():
+            if not is_linear(module) or module is model.get_output_embeddings():
                 raise UserError(
                     f"{hit} is a {type(module).__name__} that takes no LoRA pair here; choose from "
                     f"{', '.join(sorted(_linear_endings(model)))}, or train it in full with model.trainable=partial"
@@ -135,7 +144,7 @@ def _full(model: Any, leaves: list[str]) -> Targets:
     for n in leaves:
         module = model.get_submodule(n)
         norm = getattr(module, "weight", None) is not None and module.weight.ndim == 1 and _is_norm(module)
-        if not norm and not isinstance(module, nn.Linear | Conv1D) and module is not table:
+        if not norm and not is_linear(module) and module is not table:
             raise UserError(f"cannot train {n} ({type(module).__name__}) per client; leave its block out or use LoRA")
     parameters = tuple(
         f"{n}.{p}"
@@ -170,6 +179,4 @@ def _first_block(model: Any, names: Iterable[str]) -> int:
 
 def _linear_endings(model: Any) -> set[str]:
     head = model.get_output_embeddings()
-    return {
-        n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head
-    }
+    return {n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m) and m is not head}

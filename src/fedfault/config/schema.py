@@ -71,11 +71,11 @@ class Model(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of the frozen backbone")
 
 
-class PartitionMethod(BaseModel):
-    """How documents are dealt out; the other keys are the options of the partitioner."""
+class Method(BaseModel):
+    """A registered partitioner or aggregation by name; its other keys are the keyword-only options of its builder."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    method: str = Field(default="iid", description="name of the partitioner; its options stand beside it")
+    method: str = Field(description="name of the component; its options stand beside it")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Data(Section):
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1, description="share of each client's documents it is tested on"
     )
-    partition: PartitionMethod = PartitionMethod()
+    partition: Method = Field(default=Method(method="iid"), description="how documents are dealt out to clients")
 
     @field_validator("dataset", mode="before")
     @classmethod
@@ -108,16 +108,14 @@ class Data(Section):
         return {"name": value} if isinstance(value, str) else value
 
 
-class Aggregation(Section):
-    """How LoRA factors are combined on the server."""
-
-    method: Literal["fedit"] = Field(default="fedit", description="fedit: A and B are averaged separately")
-
-
 class Scheduler(Section):
     """Which rank each client trains with."""
 
-    type: Literal["fixed"] = Field(default="fixed", description="fixed: r_max for all")
+    type: Literal["fixed"] = Field(default="fixed", description="fixed: the same rank in every round")
+    ranks: list[Count] | None = Field(
+        default=None,
+        description="ranks of clients 0, 1, ..., from the start again when it ends; by default r_max for all",
+    )
 
 
 class Federation(Section):
@@ -132,9 +130,12 @@ class Federation(Section):
     algorithm: Component = Field(
         default=Component(name="fedavg"), description="by name; its options stand beside the name"
     )
-    aggregation: Aggregation = Aggregation()
+    aggregation: Method = Field(default=Method(method="fedit"), description="how LoRA adapters become one")
     scheduler: Scheduler = Scheduler()
     weighting: Literal["tokens", "samples", "uniform"] = Field(default="tokens", description="of clients in the mean")
+    bad_updates: Literal["drop", "stop"] = Field(
+        default="drop", description="what becomes of a client whose update is not finite, and of the run"
+    )
 
     @field_validator("algorithm", mode="before")
     @classmethod

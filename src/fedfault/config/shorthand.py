@@ -44,6 +44,7 @@ CHOOSERS: dict[
     Key, tuple[str, str]
 ] = {  # a section that chooses a component: (what kind of component, the key that names it)
     ("federation", "algorithm"): ("algorithm", "name"),
+    ("federation", "aggregation"): ("aggregation", "method"),
     ("data", "dataset"): ("corpus", "name"),
     ("data", "partition"): ("partition", "method"),
 }

@@ -1,0 +1,1 @@
+"""How LoRA adapters become one, one file each: `fedfault list aggregation`."""

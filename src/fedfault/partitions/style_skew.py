@@ -1,0 +1,90 @@
+"""A style of writing for every client: by length, formality, complexity or source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedfault.errors import UserError
+from fedfault.partitions import scores
+from fedfault.partitions.bins import binned, label_emd, spread
+from fedfault.partitions.owners import Ints, check, grouped, isolated, numbered, redealt, sharing
+from fedfault.partitions.words import read
+from fedfault.registry import register
+from fedfault.types import Deal, Document, Partition
+
+SCORES = {"length": scores.length, "formality": scores.formality, "complexity": scores.complexity}
+UNITS = {"length": "words", "formality": "formality F", "complexity": "Flesch-Kincaid grade"}
+
+
+@register("partition")
+def style_skew(
+    *,
+    criterion: Literal["length", "formality", "complexity", "source"] = "formality",
+    purity: Annotated[float, Field(ge=0, le=1)] = 1.0,
+    min_samples: int = 1,
+) -> Partition:
+    """Clients differ in style: by length, formality or complexity of their texts, or by where these come from.
+
+    length: words. formality: Heylighen and Dewaele's F. complexity: Flesch-Kincaid grade level, ranked among texts of
+    about the same length. Documents are sorted by score and cut into as many equal bins as clients; the bins go to the
+    clients in random order. source: every client has the documents of one source (data.group_column; the topics where
+    the documents have no groups), as topic_isolation does it.
+
+    Then every client gives the share 1 - `purity` of its documents to a pool that is dealt out anew, so that
+    `purity=0` is `iid` in law. The notes say how far the labels came along, and how far if length is held fixed: a
+    style that comes with a topic of its own, or is but a matter of length, is not a test of style.
+
+    >>> documents = [Document(text, "topic") for text in ("Wow!", "Report of the committee.", "I see.", "The new law.")]
+    >>> deal = style_skew()(documents, 2, np.random.default_rng(0))
+    >>> sorted(own.tolist() for own in deal.clients)
+    [[0, 2], [1, 3]]
+    """
+
+    def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
+        check(len(documents), num_clients, min_samples)
+        topics = numbered(d.topic for d in documents)
+        if criterion == "source":
+            owner, notes = _by_source(documents, num_clients, purity, min_samples, generator)
+            notes += (_confounding(owner, topics, None, generator),)
+            return Deal(grouped(owner, num_clients), notes=notes)
+        words = read([d.text for d in documents])
+        score = SCORES[criterion](words)
+        owner = binned(score, num_clients, purity, generator, words.counts if criterion == "complexity" else None)
+        matched = binned(score, num_clients, purity, generator, words.counts) if criterion == "formality" else None
+        notes = (f"clients' means from {spread(score, owner)} ({UNITS[criterion]})",)
+        notes += (_confounding(owner, topics, matched, generator),)
+        return Deal(grouped(owner, num_clients), notes=notes)
+
+    return partition
+
+
+def _by_source(
+    documents: Sequence[Document], num_clients: int, purity: float, min_samples: int, generator: np.random.Generator
+) -> tuple[Ints, tuple[str, ...]]:
+    named = any(d.group for d in documents)
+    source = numbered(d.group if named else d.topic for d in documents)
+    owner = redealt(isolated(source, num_clients, generator), num_clients, 1 - purity, generator)
+    held = np.bincount(source)
+    smallest = np.bincount(owner, minlength=num_clients).min()
+    if smallest < min_samples:
+        fits = len(held) * int(held.min() // min_samples)
+        ways = [f"at most {fits} clients (federation.total_clients)"] if fits else []
+        ways += ["a smaller purity", "another criterion, whose bins are equal"]
+        raise UserError(
+            f"style_skew, criterion source: {len(documents)} documents of {len(held)} sources, the smallest of "
+            f"{held.min()}, cannot give {num_clients} clients {min_samples} each of their own source at purity "
+            f"{purity:g} (the smallest client would have {smallest}); what works: {', or '.join(ways)}"
+        )
+    notes = () if named else ("the documents have no groups (data.group_column): their topics are the sources",)
+    return owner, notes + sharing("source", len(held), num_clients)
+
+
+def _confounding(owner: Ints, topics: Ints, matched: Ints | None, generator: np.random.Generator) -> str:
+    """How far labels follow the split, and the same split among documents of one length (spec: EMD = 2 TV)."""
+    chance = label_emd(generator.permutation(owner), topics)
+    same_length = "" if matched is None else f", {label_emd(matched, topics):.3f} if made among texts of one length"
+    return f"label EMD {label_emd(owner, topics):.3f}{same_length}, {chance:.3f} by chance (0 to 2, clients by size)"
