@@ -182,6 +182,15 @@ def test_every_index_falls_as_alpha_rises(texts, monkeypatch):
 
 
 def test_an_index_equal_to_chance_has_z_zero_and_a_sure_difference_infinite_z():
-    assert skew.Index(1.0, 1.0, 0.0, 1.0).z == 0.0
-    assert skew.Index(2.0, 1.0, 0.0, 0.1).z == np.inf
-    assert skew.Index(2.0, 1.5, 0.25, 0.1).z == pytest.approx(2.0)
+    assert skew.Index(1.0, 1.0, 0.0, 0.0, 1.0).z == 0.0
+    assert skew.Index(2.0, 1.0, 0.0, 0.0, 0.1).z == np.inf
+    assert skew.Index(2.0, 1.5, 0.25, 0.0, 0.1).z == pytest.approx(2.0)
+
+
+def test_the_z_of_a_skewed_null_has_a_normal_tail():
+    """Of values drawn from a gamma law of skewness 1, as the null is, 0.13 % are beyond 3; in plain deviations over 1 %."""
+    values = np.random.default_rng(0).gamma(4.0, size=20_000)  # mean 4, standard deviation 2, skewness 1
+    found = np.array([skew.Index(v, 4.0, 2.0, 1.0, 1.0).z for v in values])
+    assert (found > 3).mean() < 0.003
+    assert (values > 10).mean() > 0.008
+    assert skew.Index(7.0, 4.0, 2.0, 1e-12, 1.0).z == pytest.approx(1.5)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-PERMUTATIONS = 200  # p-values are multiples of 1/201
+PERMUTATIONS = 400  # p-values are multiples of 1/401
 EXPECTED = 5  # a token type that an average client has fewer times is counted with the other rare ones (Cochran's rule)
 
 
@@ -35,6 +35,7 @@ class Index:
     value: float
     chance: float  # mean under the null
     sd: float  # standard deviation under the null; zero where the null has no spread
+    skewness: float  # of the null: few or unequal documents make a long tail
     p: float  # share of null draws that are as large, this one included
 
     @property
@@ -44,10 +45,17 @@ class Index:
 
     @property
     def z(self) -> float:
-        """Standard deviations from chance; zero where chance gives exactly this."""
+        """Standard deviations from chance; zero where chance gives exactly this.
+
+        The long tail of a skewed null is drawn in by a cube root, (6/g)((1 + g x/2)^(1/3) - 1) for x standard deviations
+        and skewness g, so that the tail beyond 3 is about as thin as a normal one (Wilson and Hilferty, PNAS 1931).
+        """
         if abs(self.excess) <= 1e-12 * max(1.0, abs(self.chance)):
             return 0.0
-        return self.excess / self.sd if self.sd > 0 else math.copysign(math.inf, self.excess)
+        if self.sd == 0:
+            return math.copysign(math.inf, self.excess)
+        x, g = self.excess / self.sd, self.skewness
+        return float(6 / g * ((1 + g * x / 2) ** (1 / 3) - 1)) if g * x > 1e-9 else x
 
 
 def against_permutations(statistic: Callable[[Ints], float], owner: Ints, generator: np.random.Generator) -> Index:
@@ -58,9 +66,9 @@ def against_permutations(statistic: Callable[[Ints], float], owner: Ints, genera
 
 def _beside(value: float, null: Floats) -> Index:
     close = 1e-9 * max(1.0, abs(value))  # sums in another order are not other values
-    return Index(
-        value, float(null.mean()), float(null.std(ddof=1)), (1 + int((null >= value - close).sum())) / (1 + len(null))
-    )
+    mean, sd = float(null.mean()), float(null.std(ddof=1))
+    skewness = float(((null - mean) ** 3).mean() / sd**3) if sd > 0 else 0.0
+    return Index(value, mean, sd, skewness, (1 + int((null >= value - close).sum())) / (1 + len(null)))
 
 
 def token_js(document: Ints, token: Ints, owner: Ints, generator: np.random.Generator) -> Index:
@@ -140,7 +148,7 @@ def size_cv(sizes: Ints) -> Index:
     null = generator.multinomial(n, np.full(N, 1 / N), size=PERMUTATIONS).std(axis=1) * N / n
     value = float(sizes.std() * N / n)
     found = _beside(value, null)
-    return found if value > found.chance else Index(value, value, found.sd, 1.0)
+    return found if value > found.chance else Index(value, value, found.sd, found.skewness, 1.0)
 
 
 def effective_clients(sizes: Ints) -> float:
