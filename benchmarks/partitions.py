@@ -13,6 +13,7 @@ import numpy as np
 from fedfault.registry import build, builders
 from fedfault.types import Document
 
+COMMON = ("the", "of", "a", "to", "and", "in", "that", "it", "was", "he")
 VARIANTS = {
     "topic_skew": [{"convention": c} for c in ("per_client", "balanced")],
     "style_skew": [{"criterion": c} for c in ("length", "formality", "complexity", "source")],
@@ -23,7 +24,7 @@ VARIANTS = {
 def documents(n: int) -> list[Document]:
     """News-like texts of about 35 words with a Zipf law, 20 topics, 1,500 groups."""
     generator = np.random.default_rng(0)
-    words = np.array([*(f"word{i}" for i in range(20_000)), *"the of a to and in that it was he".split() * 500])
+    words = np.array([*(f"word{i}" for i in range(20_000)), *COMMON * 500])
     picked = words[np.minimum(generator.zipf(1.3, size=(n, 35)), len(words) - 1)]
     return [Document(" ".join(row) + f" {i}.", f"topic {i % 20}", f"group {i % 1500}") for i, row in enumerate(picked)]
 

@@ -1,0 +1,38 @@
+"""The code in the docs runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fedfault import registry
+from fedfault.registry import build, builders
+from fedfault.types import Algorithm
+
+ADDING = Path(__file__).parents[1] / "docs" / "adding.md"
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_example_of_an_algorithm_runs_with_its_test():
+    builders("algorithm")  # those of the folder first
+    algorithm, test = blocks(ADDING)
+    code = [line for line in algorithm.splitlines() if line.strip() and not line.startswith(("#", "import", "from"))]
+    assert len(code) < 20
+    try:
+        exec(compile(algorithm, "docs/adding.md", "exec"), {})
+        assert isinstance(build("algorithm", "halfway", step=0.3), Algorithm)
+        names: dict = {}
+        exec(compile(test, "docs/adding.md", "exec"), names)
+        names["test_one_client_and_one_step_go_half_the_way"]()
+    finally:
+        registry._BUILDERS["algorithm"].pop("halfway", None)
+
+
+@pytest.mark.parametrize(
+    "link", re.findall(r"\]\(([^)#]+)\)", ADDING.read_text(encoding="utf-8")) or ["configuration.md"]
+)
+def test_links_lead_somewhere(link):
+    assert (ADDING.parent / link).exists()
