@@ -23,8 +23,8 @@ HEAD = """# Algorithms and aggregations
 The quickstart (ten clients with one register each, three a round) with {rounds} rounds of {steps} steps and every
 component's defaults; one seed, so that small differences mean nothing. Perplexity of the mixture before training:
 {start:.1f}. Drift: the mean distance of client updates from their mean, over its length, in the last round. Error: of the
-aggregated weight change against the mean of the clients' changes, relative, in the last round. Bytes: of one client in the last round. Personal:
-perplexity of each client's own model on its held-out text, where clients have one.
+aggregated weight change against the mean of the clients' changes, relative, in the last round. Bytes: of one client in the
+last round. Personal: perplexity of each client's own model on its held-out text, where clients have one.
 
 | algorithm | aggregation | perplexity | personal | drift | error | bytes up | bytes down | seconds |
 |---|---|---|---|---|---|---|---|---|"""
