@@ -6,6 +6,7 @@
 Each algorithm runs whole rounds of the engine on the same data: broadcast, the local steps of all clients, the server, the
 count of bytes, no evaluation. A round's seconds over its steps are one measurement. All run in one process and take turns,
 in an order that is turned round every time; a ratio is the median over the pairs of neighbours, because machines drift.
+The ratio of CPU seconds is the one to read where other programs run too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import argparse
 import os
 import statistics
 import time
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from cohort import blocks, matmul_rate, opened
 
@@ -24,6 +27,13 @@ from fedfault.registry import build
 from fedfault.types import State
 
 
+class Seconds(NamedTuple):
+    """A step of the whole cohort, on the clock and of all cores."""
+
+    wall: float
+    cpu: float
+
+
 def main() -> None:
     args = parse()
     print(
@@ -32,32 +42,37 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, float32 matmul {matmul_rate():.0f} GFLOP/s")
     seconds = measured(args)
     base = seconds[args.algorithms[0]]
-    print("| algorithm | ms a step | tokens/s | ratio | lowest - highest ratio |")
-    print("|---|---|---|---|---|")
+    print("| algorithm | ms a step | tokens/s | ratio | lowest - highest | CPU ratio | lowest - highest |")
+    print("|---|---|---|---|---|---|---|")
     for name, own in seconds.items():
         print(row(name, own, base, args.clients * args.batch * args.length))
 
 
-def row(name: str, own: list[float], base: list[float], tokens: int) -> str:
+def row(name: str, own: list[Seconds], base: list[Seconds], tokens: int) -> str:
     """A table row: medians, and the ratios of measurements that were neighbours in time."""
-    ratios = sorted(a / b for a, b in zip(own, base, strict=True))
-    step = statistics.median(own)
-    return (
-        f"| {name} | {1000 * step:.0f} | {tokens / step:,.0f} | {statistics.median(ratios):.3f} "
-        f"| {ratios[0]:.3f} - {ratios[-1]:.3f} |"
-    )
+    step = statistics.median(a.wall for a in own)
+    wall = spread(a.wall / b.wall for a, b in zip(own, base, strict=True))
+    cpu = spread(a.cpu / b.cpu for a, b in zip(own, base, strict=True))
+    return f"| {name} | {1000 * step:.0f} | {tokens / step:,.0f} | {wall} | {cpu} |"
 
 
-def measured(args: argparse.Namespace) -> dict[str, list[float]]:
+def spread(ratios: Iterable[float]) -> str:
+    """Median, lowest and highest as two cells of a table."""
+    lowest, *_, highest = found = sorted(ratios)
+    return f"{statistics.median(found):.3f} | {lowest:.3f} - {highest:.3f}"
+
+
+def measured(args: argparse.Namespace) -> dict[str, list[Seconds]]:
     """Seconds a step, a list for every algorithm; the first round of each is not counted."""
     feds = federations(args)
     states: dict[str, State] = {name: one_round(fed, begin(fed))[0] for name, fed in feds.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in feds}
+    seconds: dict[str, list[Seconds]] = {name: [] for name in feds}
     for repetition in range(args.repeat):
         for name in list(feds)[:: 1 if repetition % 2 == 0 else -1]:
-            began = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             states[name], _ = one_round(feds[name], states[name])
-            seconds[name].append((time.perf_counter() - began) / args.steps)
+            took = (time.perf_counter() - wall) / args.steps, (time.process_time() - cpu) / args.steps
+            seconds[name].append(Seconds(*took))
     return seconds
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
@@ -92,3 +93,22 @@ def test_client_records_say_what_each_client_did():
         assert c.update_norm > 0
         assert c.grad_norm > 0
         assert c.bytes_down == c.bytes_up == 4 * task.layout.size
+
+
+def test_effort_is_asked_for_each_round_and_client():
+    """Curvature 1 from 3 to 0 with lr 0.1; client k gets k + 1 of 5 steps done in round 1, all of them in round 2."""
+    task = Quadratic([[1.0]] * 3, [[0.0]] * 3, [2, 2, 2])
+    fed = federation(task, num_rounds=2, effort=lambda t, k: 1.0 if t == 2 else (k + 1) / 5)
+    *_, (_, first), (state, second) = rounds(fed, begin(fed))
+    assert [c.steps for c in first.clients] == [1, 2, 3]
+    assert [c.steps for c in second.clients] == [5, 5, 5]
+    assert state.adapter.flat.item() == pytest.approx(3 * (0.9 + 0.9**2 + 0.9**3) / 3 * 0.9**5)
+
+
+def test_effort_one_is_no_effort_given():
+    ends = []
+    for effort in (None, lambda t, k: 1.0):
+        fed = federation(LowRank(), cohort_size=3, num_rounds=2, effort=effort)
+        *_, (state, _) = rounds(fed, begin(fed))
+        ends.append(state.adapter.flat)
+    assert torch.equal(*ends)

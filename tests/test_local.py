@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedfault.errors import UserError
-from fedfault.local import LocalWork, Passes, Trainer, plan
+from fedfault.local import LocalWork, Passes, Trainer, part, plan
 from fedfault.seeds import rng
 from toys import LowRank, Quadratic
 
@@ -34,6 +34,36 @@ def test_steps_go_on_into_further_epochs():
 def test_a_batch_larger_than_the_data_is_the_whole_data():
     batches = plan(3, LocalWork(epochs=2, batch_size=8), rng(0, "x"))
     assert [sorted(b[b >= 0]) for b in batches] == [[0, 1, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "expected"),
+    [(10, 1, 10), (10, 0.5, 5), (10, 0.51, 6), (7, 1e-9, 1), (1, 0.2, 1), (100, 11 / 20, 55)],
+)
+def test_effort_leaves_the_first_batches_of_a_plan(steps, share, expected):
+    """11 / 20 * 100 is 55.00000000000001 in floating point."""
+    batches = plan(4 * steps, LocalWork(batch_size=4), rng(0, "x"))
+    assert np.array_equal(part(batches, share), batches[:expected])
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.01, float("nan")])
+def test_effort_is_a_share(share):
+    with pytest.raises(UserError, match=r"above 0 and at most 1.*left out of the cohort"):
+        part(plan(8, LocalWork(), rng(0, "x")), share)
+
+
+def test_clients_that_get_half_way_stand_where_the_others_passed():
+    """Curvature 1 and 2 from 3 to 0, lr 0.1: (1 - 0.1 H)^K * 3 after K of 8 steps."""
+    task = Quadratic([[1.0], [2.0]], [[0.0], [0.0]], [4, 4])
+    work = LocalWork(epochs=None, steps=8, lr=0.1, optimizer="sgd", batch_size=4)
+    train = Trainer(task, work, seed=0, round=1, clients=[0, 1], passes=Passes(2), effort=[0.5, 0.3])
+    trained = train(start=task.init(0), mean_grad=True)
+    assert trained.num_steps.tolist() == [4, 3]
+    assert trained.num_tokens.tolist() == [160, 120]
+    assert trained.weight.tolist() == [40, 40]  # weights count the data that a client has
+    ends = [3 * 0.9**4, 3 * 0.8**3]
+    assert trained.adapter.flat[:, 0].tolist() == pytest.approx(ends)
+    assert trained.mean_grad[:, 0].tolist() == pytest.approx([(3 - ends[0]) / 0.4, (3 - ends[1]) / 0.3])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedfault.config.schema import Experiment
 from fedfault.engine import Federation
+from fedfault.errors import UserError
+from fedfault.experiment import _check_pair
 from fedfault.local import LocalWork
 from fedfault.registry import build
 from fedfault.types import Adapter, Batch, Layout, Score, Site
@@ -42,8 +45,8 @@ class Quadratic:
     def fold(self, base) -> None:
         assert not base
 
-    def checksum(self) -> int:
-        return 0
+    def checksums(self) -> dict[str, int]:
+        return {}
 
     def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss=None):
         assert len(params) == len(clients) == len(batch.rows)
@@ -88,8 +91,8 @@ class LowRank:
     def fold(self, base) -> None:
         self.W = self.W0 + base["w"] if "w" in base else self.W0.clone()
 
-    def checksum(self) -> int:
-        return int(self.W.view(torch.int32).sum())
+    def checksums(self) -> dict[str, int]:
+        return {"w": int(self.W.view(torch.int32).sum())}
 
     def _out(self, flat: Tensor, X: Tensor) -> Tensor:
         W = self.W + Adapter(self.layout, flat).delta(self.layout.sites[0])
@@ -107,7 +110,8 @@ class LowRank:
         if extra_loss is not None:
 
             def see(flats: Tensor) -> Tensor:
-                return torch.stack([self._out(flat, x) for flat, x in zip(flats, X, strict=True)])
+                out = torch.stack([self._out(flat, x) for flat, x in zip(flats, X, strict=True)])
+                return out * batch.real[..., None]  # zero for padding, as language models have it
 
             total = total + extra_loss(see(leaf), lambda flats: see(flats.detach())).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
@@ -140,3 +144,14 @@ def _built(kind: str, what):
     if isinstance(what, str):
         return build(kind, what)
     return build(kind, what[0], **what[1]) if isinstance(what, tuple) else what
+
+
+def allowed(algorithm: str, aggregation: str, ranks: list[int] | None = None) -> bool:
+    """Whether the configuration lets the two be combined."""
+    parts = {"algorithm": algorithm, "aggregation": {"method": aggregation}, "scheduler": {"ranks": ranks}}
+    exp = Experiment.model_validate({"federation": parts})
+    try:
+        _check_pair(exp, build("algorithm", algorithm), build("aggregation", aggregation))
+    except UserError:
+        return False
+    return True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedfault.seeds import torch_rng
-from fedfault.types import Adapter, Layout
+from fedfault.types import Adapter, Layout, Pair
 
 
 def mean(x: Adapter, weight: Tensor) -> Adapter:
@@ -22,14 +22,24 @@ def mean(x: Adapter, weight: Tensor) -> Adapter:
     >>> mean(Adapter(layout, torch.tensor([[1.0], [4.0]])), torch.tensor([2.0, 1.0])).flat
     tensor([2.])
     """
-    flat = _wide(x.flat)
-    p = (weight.double() / weight.double().sum()).to(flat.device)
-    return Adapter(x.layout, (p @ flat).to(x.flat))
+    flat = wide(x.flat)
+    return Adapter(x.layout, (shares(weight).to(flat.device) @ flat).to(x.flat))
 
 
-def _wide(flat: Tensor) -> Tensor:
+def shares(weight: Tensor) -> Tensor:
+    """p = weight / sum(weight) in float64: (K,) -> (K,)."""
+    p: Tensor = weight.double() / weight.double().sum()
+    return p
+
+
+def wide(flat: Tensor) -> Tensor:
     """In float64, on the CPU where the device has none (mps)."""
     return (flat.cpu() if flat.device.type == "mps" else flat).double()
+
+
+def zeros(x: Adapter) -> Adapter:
+    """An adapter of zeros."""
+    return Adapter(x.layout, torch.zeros_like(x.flat))
 
 
 def mask(layout: Layout, ranks: Tensor) -> Tensor:
@@ -54,6 +64,11 @@ def factor(layout: Layout, name: Literal["A", "B"]) -> Tensor:
     return out
 
 
+def lora(layout: Layout) -> Tensor:
+    """Which numbers belong to LoRA sites: (P,) bool."""
+    return factor(layout, "A") | factor(layout, "B")
+
+
 def fresh_factors(layout: Layout, flat: Tensor, *stream: str | int, seed: int) -> None:
     """Write A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)), as PEFT has it, and B = 0 into every LoRA site of flat (P,), in place.
 
@@ -76,7 +91,7 @@ def gram(layout: Layout, start: Tensor, flat: Tensor) -> Tensor:
     """
     K = len(flat)
     starts = start[None] if start.ndim == 1 else start
-    both = _wide(torch.cat([flat, starts]))  # (K + 1, P) or (2 K, P)
+    both = wide(torch.cat([flat, starts]))  # (K + 1, P) or (2 K, P)
     change = torch.zeros(K, K, dtype=torch.float64, device=both.device)
     for site in layout.sites:
         if site.kind == "full":
@@ -90,3 +105,34 @@ def gram(layout: Layout, start: Tensor, flat: Tensor) -> Tensor:
             whole = layout.scaling**2 * (left * right).sum((-1, -2))  # <W_i, W_j>, starts included
             change += whole[:K, :K] - whole[K:, :K] - whole[:K, K:] + whole[K:, K:]
     return change
+
+
+def inner(one: Pair, other: Pair) -> Tensor:
+    """<B1 A1, B2 A2> = sum((B1^T B2) * (A1 A2^T)): two products' inner product without forming them, batched, (...)."""
+    return ((one.B.mT @ other.B) * (one.A @ other.A.mT)).sum((-2, -1))
+
+
+def stack(pair: Pair, weight: Tensor, ranks: Tensor) -> Pair:
+    """sum_k w_k B_k A_k as one product, in float64: A (K, r, d_in), B (K, d_out, r), weight (K,), ranks (K,) -> a `Pair`.
+
+        B = [w_1 B_1 | w_2 B_2 | ...]  (d_out, R)      A = [A_1; A_2; ...]  (R, d_in)      R = sum of the ranks
+
+    The weights are in B alone. Of client k only the first ranks_k slices are kept.
+    """
+    A, B = wide(pair.A), wide(pair.B)
+    kept = (torch.arange(A.shape[1]) < ranks[:, None]).flatten().to(A.device)  # (K r,)
+    B = B * weight.double().to(B.device)[:, None, None]
+    return Pair(A.flatten(0, 1)[kept], B.transpose(0, 1).flatten(1)[:, kept])
+
+
+def svd(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
+    """U (d_out, n), S (n,), Vh (n, d_in) of B A, n = min(d_out, R, d_in), from the QR of the factors.
+
+    Costs O(R^2 (d_in + d_out)); the product is never formed. The largest entry of every column of U is positive.
+    """
+    Qb, Rb = torch.linalg.qr(pair.B)
+    Qa, Ra = torch.linalg.qr(pair.A.mT)
+    u, S, vh = torch.linalg.svd(Rb @ Ra.mT, full_matrices=False)
+    U, Vh = Qb @ u, vh @ Qa.mT
+    sign = U.gather(0, U.abs().argmax(0, keepdim=True)).sign()[0]  # (n,)
+    return U * sign, S, Vh * sign[:, None]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fedfault import integrity
 from fedfault.exchange import (
@@ -20,9 +21,11 @@ from fedfault.exchange import (
     full_rank,
     personal,
     remembered,
+    selected,
     with_mean_of_private,
 )
 from fedfault.local import LocalWork, Passes, Trainer, weights
+from fedfault.metrics.aggregation import aggregation_error
 from fedfault.metrics.updates import update_metrics
 from fedfault.seeds import rng
 from fedfault.types import (
@@ -30,13 +33,13 @@ from fedfault.types import (
     Aggregation,
     Algorithm,
     ClientRecord,
-    Layout,
     Message,
-    Pair,
+    Pooled,
     RoundRecord,
     State,
     Task,
     Trained,
+    Uploads,
 )
 
 
@@ -57,6 +60,7 @@ class Federation:
     clients_per_pass: int | None = None  # None: the whole cohort
     ranks: tuple[int, ...] = ()  # (N,) LoRA rank of each client; none: the full rank for all
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
+    effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
 
     def cohort(self, round: int) -> list[int]:
         """Ids of the clients that train in a round, sorted; a function of the seed and the round alone."""
@@ -107,20 +111,25 @@ def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     """Broadcast, local training of the cohort, aggregation, evaluation."""
     t, started = state.round + 1, time.perf_counter()
     cohort = Cohort.of(fed.cohort(t), state, fed.aggregation)
-    clients, base = cohort.clients, fed.task.checksum()
+    clients, base = cohort.clients, fed.task.checksums()
     passes = Passes(min(state.clients_per_pass or fed.clients_per_pass or len(clients), len(clients)))
-    train = _trainer(fed, cohort, t, passes)
+    door = integrity.Door(fed.task)
+    train = _trainer(fed, door, cohort, t, passes)
     down = fed.algorithm.broadcast(state)
-    received = {name: cohort.cut(a) if isinstance(a, Adapter) else a for name, a in down.items()}
-    received |= {"x": cohort.start(down["x"], state)} if "x" in down else {}
+    received = {**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})}
     memory = {n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN}
-    up, home = fed.algorithm.client(received, memory, integrity.Watched(train, received, clients))
-    local = _checked(train, cohort, up, state.adapter.layout)
+    watched = integrity.Watched(train, door, received, clients)
+    up, home = fed.algorithm.client(received, memory, watched)
+    integrity.check_sent(watched, up, home, memory)
     integrity.check_base(fed.task, base, clients)
+    local = _checked(train, cohort)
+    senders = _pruned(fed, cohort, train.start, local)
+    up = senders.cut_all(up)
     trained = time.perf_counter()
-    good, events = integrity.finite_rows(up, clients, fed.bad_updates)
-    after = _served(fed, state, cohort, up, good) if any(good) else state
-    after = _kept(fed, after, cohort, home, train, good)
+    good, events = integrity.quarantine(up, home, clients, fed.bad_updates)
+    averages: list[tuple[Uploads, Pooled]] = []
+    after = _served(fed, state, senders, up, good, averages) if any(good) else state
+    after = _kept(after, senders, home, local, good)
     after = replace(after, round=t, clients_per_pass=passes.size if passes.events else state.clients_per_pass)
     integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
@@ -128,8 +137,9 @@ def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     due = t % fed.evaluate_every == 0 or t == fed.num_rounds
     scores = fed.task.evaluate(after.adapter, _personal(fed, after)) if due else {}
     probes, norms = update_metrics(fed.task.layout, train.start, local.adapter.flat)
-    moved = zip(bytes_up(cohort, up), bytes_down(cohort, down, state, fed.aggregation), strict=True)
-    records = _client_records(clients, local, norms, list(moved))
+    probes |= _exactness(fed, averages)
+    moved = zip(bytes_up(senders, up), bytes_down(cohort, down, state, fed.aggregation), strict=True)
+    records = _client_records(clients, local, _shares(local, good, averages), norms, list(moved))
     seconds = {
         "train": trained - started,
         "aggregate": aggregated - trained,
@@ -147,10 +157,10 @@ def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     )
 
 
-def _trainer(fed: Federation, cohort: Cohort, t: int, passes: Passes) -> Trainer:
+def _trainer(fed: Federation, task: Task, cohort: Cohort, t: int, passes: Passes) -> Trainer:
     layout, penalty = fed.task.layout, fed.aggregation.penalty
     return Trainer(
-        fed.task,
+        task,
         replace(fed.work, lr=fed.lr(t)),
         seed=fed.seed,
         round=t,
@@ -158,46 +168,70 @@ def _trainer(fed: Federation, cohort: Cohort, t: int, passes: Passes) -> Trainer
         passes=passes,
         trainable=cohort.trainable,
         penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, cohort.ranks[rows])),
+        effort=None if fed.effort is None else [fed.effort(t, k) for k in cohort.clients],
     )
 
 
-def _checked(train: Trainer, cohort: Cohort, up: Message, layout: Layout) -> Trained:
-    """What the clients' local training gave, after the checks on it."""
+def _checked(train: Trainer, cohort: Cohort) -> Trained:
+    """What the clients' local training gave; nothing else than what is trained in this round."""
     local = train.trained
     if local is None:
         raise integrity.IntegrityError("the algorithm did not train its clients")
-    integrity.check_message(up, layout, len(cohort.clients))
-    integrity.check_frozen(train.start, local.adapter, cohort.trainable, cohort.clients)
+    layout, flat = local.adapter.layout, local.adapter.flat
+    integrity.check_frozen(layout, train.start, flat, cohort.trainable, [f"client {k}" for k in cohort.clients])
     return local
 
 
-def _served(fed: Federation, state: State, cohort: Cohort, up: Message, good: list[bool]) -> State:
+def _pruned(fed: Federation, cohort: Cohort, start: Tensor, local: Trained) -> Cohort:
+    """The cohort with the ranks that its clients keep after training, and send."""
+    prune, layout = fed.aggregation.new_ranks, fed.task.layout
+    return cohort if prune is None else cohort.pruned(layout, prune(layout, start, local.adapter.flat, cohort.ranks))
+
+
+def _served(
+    fed: Federation,
+    state: State,
+    cohort: Cohort,
+    up: Message,
+    good: list[bool],
+    averages: list[tuple[Uploads, Pooled]],
+) -> State:
     """The server's step on what the good clients sent, and what it adds to the frozen weights."""
-    folds: list[Mapping[str, Pair]] = []
-    average = average_of(fed.aggregation, cohort, state, torch.tensor(good), fed.seed, folds)
-    after = fed.algorithm.server(state, integrity.selected(up, good, len(good)), average)
+    average = average_of(integrity.checked(fed.aggregation), cohort, state, torch.tensor(good), fed.seed, averages)
+    after = fed.algorithm.server(state, selected(up, good), average)
+    before, now = state.adapter, after.adapter.flat[None]
+    integrity.check_frozen(before.layout, before.flat, now, cohort.trained, ["the server"])
     if "folds" in fed.aggregation.traits:
-        after = folded(after, folds[-1])
+        after = folded(after, averages[-1][1].fold)
     return after
 
 
-def _kept(
-    fed: Federation, after: State, cohort: Cohort, home: Mapping[str, Adapter], train: Trainer, good: list[bool]
-) -> State:
+def _kept(after: State, cohort: Cohort, home: Mapping[str, Adapter], local: Trained, good: list[bool]) -> State:
     """What stays with the clients, their ranks included."""
-    local = train.trained
-    assert local is not None
     if cohort.private is not None:
         home = {**home, OWN: local.adapter}
-    after = with_mean_of_private(remembered(after, cohort, home, good), cohort.private)
-    prune = fed.aggregation.new_ranks
-    if prune is None or not any(good):
-        return after
     ranks = list(after.ranks)
-    found = prune(after.adapter.layout, train.start, local.adapter.flat, cohort.ranks)
-    for k, r, ok in zip(cohort.clients, found.tolist(), good, strict=True):
+    for k, r, ok in zip(cohort.clients, cohort.ranks.tolist(), good, strict=True):
         ranks[k] = r if ok else ranks[k]
-    return replace(after, ranks=tuple(ranks))
+    return with_mean_of_private(remembered(replace(after, ranks=tuple(ranks)), cohort, home, good), cohort.private)
+
+
+def _exactness(fed: Federation, averages: list[tuple[Uploads, Pooled]]) -> dict[str, float]:
+    """`aggregation_error`, where clients share one model and there is a product to average."""
+    if len(averages) != 1 or "private" in fed.aggregation.traits:
+        return {}
+    got, pooled = averages[0]
+    error, _ = aggregation_error(fed.task.layout, got.sent.flat, got.weight, pooled.adapter, pooled.fold)
+    return {} if error is None else {"aggregation_error": error}
+
+
+def _shares(local: Trained, good: list[bool], averages: list[tuple[Uploads, Pooled]]) -> list[float]:
+    """Each client's share in the average, by the aggregation's own weights where it has some; 0 for who is left out."""
+    weight = local.weight.double() * torch.tensor(good)
+    if averages and (own := averages[0][1].weight) is not None:
+        weight = torch.zeros_like(weight).masked_scatter(torch.tensor(good), own.to(weight))
+    share: list[float] = (weight / weight.sum().clamp(min=1e-300)).tolist()  # all are left out: 0
+    return share
 
 
 def _personal(fed: Federation, state: State) -> Adapter | None:
@@ -206,9 +240,12 @@ def _personal(fed: Federation, state: State) -> Adapter | None:
 
 
 def _client_records(
-    clients: Sequence[int], local: Trained, norms: Sequence[float], moved: Sequence[tuple[int, int]]
+    clients: Sequence[int],
+    local: Trained,
+    share: Sequence[float],
+    norms: Sequence[float],
+    moved: Sequence[tuple[int, int]],
 ) -> tuple[ClientRecord, ...]:
-    share = (local.weight / local.weight.sum()).tolist()
     return tuple(
         ClientRecord(
             client=k,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedfault.algebra import mask, mean
-from fedfault.types import Adapter, Aggregation, Layout, Message, Pair, State, Uploads
+from fedfault.algebra import mask, mean, wide
+from fedfault.types import Adapter, Aggregation, Layout, Message, Pair, Pooled, State, Uploads
 from fedfault.wire import fold_size, pack
 
 OWN = "own"  # the client memory that holds what an aggregation leaves at home
@@ -32,8 +32,8 @@ class Cohort:
 
     @classmethod
     def of(cls, clients: list[int], state: State, aggregation: Aggregation) -> Cohort:
-        """The cohort of the round after `state`."""
-        layout = state.adapter.layout
+        """The cohort of the round after `state`, by client id: the order of the draw cannot change a sum."""
+        clients, layout = sorted(clients), state.adapter.layout
         ranks = torch.tensor([state.ranks[k] for k in clients])
         active = None if bool((ranks >= full_rank(layout)).all()) else mask(layout, ranks)
         return cls(clients, ranks, active, aggregation.trained(layout, state.round + 1), aggregation.private(layout))
@@ -57,76 +57,120 @@ class Cohort:
 
     def cut(self, x: Adapter) -> Adapter:
         """(P,) or (K, P), with zeros in the slices beyond each client's rank."""
-        return x if self.active is None else replace(x, flat=x.flat * self.active.to(x.flat))
+        return x if self.active is None else replace(x, flat=x.flat.where(self.active.to(x.flat.device), 0.0))
 
-    def sent(self, row: int) -> Tensor | None:
-        """(P,) bool: what a client sends; None for everything."""
-        public = None if self.private is None else ~self.private
-        return _both(_both(self.trained, public), None if self.active is None else self.active[row])
+    def cut_all(self, message: Message) -> Message:
+        """The message with its adapters cut."""
+        return {name: self.cut(a) if isinstance(a, Adapter) else a for name, a in message.items()}
+
+    def pruned(self, layout: Layout, ranks: Tensor) -> Cohort:
+        """The cohort with these ranks (K,), at most what they were."""
+        return self if torch.equal(ranks, self.ranks) else replace(self, ranks=ranks, active=mask(layout, ranks))
+
+    def public(self, which: Tensor | None, row: int) -> Tensor | None:
+        """(P,) bool: what of these numbers crosses the network for one client; None for everything."""
+        mine = None if self.active is None else self.active[row]
+        return _both(_both(which, _not(self.private)), mine)
 
 
 def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a & b
 
 
+def _not(a: Tensor | None) -> Tensor | None:
+    return None if a is None else ~a
+
+
 def bytes_up(cohort: Cohort, up: Message) -> list[int]:
     """Payload of every client, (K,)."""
-    return [len(pack(up, i, cohort.sent(i))) for i in range(len(cohort.clients))]
+    return [len(pack(up, i, cohort.public(cohort.trained, i))) for i in range(len(cohort.clients))]
 
 
 def bytes_down(cohort: Cohort, down: Message, state: State, aggregation: Aggregation) -> list[int]:
     """Payload to every client, (K,): what changed on the server since the client last took part.
 
-    That is what was trained in the rounds since then, whole adapters at first, and what those rounds added to the frozen
-    weights: their factors, or the whole matrices where that is less.
+    That is what was trained from that round on, unless they know it from the seed, and what those rounds added to the
+    frozen weights: their factors, or the whole matrices where that is less. In round 1 clients are sent what they will
+    train.
     """
-    layout, known = state.adapter.layout, {}
-    itemsize = state.adapter.flat.element_size()
-    whole = sum(w.numel() for w in state.base.values()) * itemsize
-    out = []
-    for i, k in enumerate(cohort.clients):
-        key = (int(cohort.ranks[i]), state.seen[k])
-        if key not in known:
-            missed = range(max(state.seen[k], 1), state.round + 1)
-            changed = [aggregation.trained(layout, t) for t in missed or [state.round + 1]]
-            keep = (
-                None if any(c is None for c in changed) else torch.stack([c for c in changed if c is not None]).any(0)
-            )
-            public = None if cohort.private is None else ~cohort.private
-            keep = _both(_both(keep, public), None if cohort.active is None else cohort.active[i])
-            known[key] = len(pack(down, keep=keep)) + min(sum(state.folds[state.seen[k] :]), whole)
-        out.append(known[key])
+    last = max(state.round, 1)
+    since = [max(state.seen[k], 1) for k in cohort.clients]  # who was there in a round knows what came before it
+    changed = _changed(aggregation, state.adapter.layout, min(since), last)
+    unknown = _not(aggregation.known(state.adapter.layout))
+    whole = sum(w.numel() for w in state.base.values()) * state.adapter.flat.element_size()
+    out, sizes = [], {}
+    for i, t in enumerate(since):
+        key = (int(cohort.ranks[i]), t)
+        if key not in sizes:
+            keep = cohort.public(_both(changed[t], unknown), i)
+            sizes[key] = len(pack(down, keep=keep)) + min(sum(state.folds[t - 1 :]), whole)
+        out.append(sizes[key])
+    return out
+
+
+def _changed(aggregation: Aggregation, layout: Layout, first: int, last: int) -> dict[int, Tensor | None]:
+    """Round t -> (P,) bool: what was trained in any of the rounds t ... last; None for everything."""
+    out: dict[int, Tensor | None] = {}
+    for t in range(last, first - 1, -1):
+        now = aggregation.trained(layout, t)
+        later = out.get(t + 1, now)
+        out[t] = None if now is None or later is None else now | later
     return out
 
 
 def average_of(
-    aggregation: Aggregation, cohort: Cohort, state: State, good: Tensor, seed: int, folds: list[Mapping[str, Pair]]
+    aggregation: Aggregation,
+    cohort: Cohort,
+    state: State,
+    good: Tensor,
+    seed: int,
+    averages: list[tuple[Uploads, Pooled]],
 ) -> Callable[[Adapter, Tensor], Adapter]:
     """The `Average` that an algorithm's server calls: adapters (K', P) of the good clients -> (P,).
 
-    Numbers that were not trained in this round, or that never leave the clients, stay as the server has them. What goes
-    to the frozen weights is appended to `folds`.
+    Numbers that were not trained in this round, that never leave the clients, or that only absent clients have, stay as
+    the server has them: a slice with A and B at zero would never train again. Each call is appended to `averages`.
     """
-    kept = _both(cohort.trained, None if cohort.private is None else ~cohort.private)
+    x, ranks = state.adapter, cohort.ranks[good]
+    moved = _both(cohort.trained, _not(cohort.private))
+    present = None if "refactors" in aggregation.traits else _not(_waiting(cohort, state, good))
 
-    def average(x: Adapter, weight: Tensor) -> Adapter:
-        pooled = aggregation.combine(Uploads(state.adapter, x, weight, cohort.ranks[good], state.round + 1, seed))
-        folds.append(pooled.fold)
-        flat = pooled.adapter.flat
-        if kept is not None:
-            flat = torch.where(kept.to(flat.device), flat, state.adapter.flat)
-        return replace(x, flat=flat)
+    def average(sent: Adapter, weight: Tensor) -> Adapter:
+        if cohort.private is not None:  # what is not sent reads as what the server has
+            sent = replace(sent, flat=x.flat.where(cohort.private.to(x.flat.device), sent.flat))
+        got = Uploads(x, sent, weight, ranks, state.round + 1, seed)
+        pooled = aggregation.combine(got)
+        pooled = pooled._replace(adapter=_only(moved, pooled.adapter, x))
+        averages.append((got, pooled))
+        return _only(present, pooled.adapter, x)
 
     return average
 
 
+def _only(which: Tensor | None, a: Adapter, b: Adapter) -> Adapter:
+    """`a` in these numbers (P,), `b` in the others."""
+    return a if which is None else replace(a, flat=a.flat.where(which.to(a.flat.device), b.flat))
+
+
+def _waiting(cohort: Cohort, state: State, good: Tensor) -> Tensor | None:
+    """(P,) bool: slices that none of the good clients has, but one that was not asked or not good; None for none."""
+    here = cohort.rows[good].tolist()
+    absent = max((r for k, r in enumerate(state.ranks) if k not in here), default=0)
+    most = int(cohort.ranks[good].max())
+    if absent <= most:
+        return None
+    theirs, ours = mask(state.adapter.layout, torch.tensor([absent, most])).unbind()
+    return theirs & ~ours
+
+
 def folded(state: State, fold: Mapping[str, Pair]) -> State:
-    """The state with one round's products added to what the frozen weights got so far."""
+    """The state before its round is counted, with the round's products added to what the frozen weights got so far."""
     base = dict(state.base)
     for name, pair in fold.items():
-        change = (pair.B.double() @ pair.A.double()).to(pair.B)
+        change = (wide(pair.B) @ wide(pair.A)).to(pair.B)
         base[name] = base[name] + change if name in base else change
-    return replace(state, base=base, folds=(*state.folds, fold_size(fold)))
+    silent = (0,) * (state.round - len(state.folds))  # rounds in which nobody sent finite numbers
+    return replace(state, base=base, folds=(*state.folds, *silent, fold_size(fold)))
 
 
 def personal(state: State, private: Tensor | None) -> Adapter | None:
@@ -147,14 +191,26 @@ def with_mean_of_private(state: State, private: Tensor | None) -> State:
 
 
 def remembered(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: Sequence[bool]) -> State:
-    """The state with what the good clients keep, and when they took part."""
-    rows = cohort.rows[torch.tensor(good)]
-    clients = dict(state.clients)
+    """The state with what the good clients keep, and when each of the cohort took part: all were sent the model."""
+    keep, clients = torch.tensor(good), dict(state.clients)
     for name, kept in home.items():
         flat = clients[name].flat.clone()
-        flat[rows] = kept.flat[torch.tensor(good)].to(flat)
+        flat[cohort.rows[keep]] = kept.flat[keep].to(flat)
         clients[name] = replace(kept, flat=flat)
     seen = list(state.seen)
-    for k in rows.tolist():
+    for k in cohort.clients:
         seen[k] = state.round + 1
     return replace(state, clients=clients, seen=tuple(seen))
+
+
+def selected(message: Message, good: Sequence[bool]) -> Message:
+    """The rows of the good clients of a message that is stacked over the cohort."""
+    if all(good):
+        return message
+    keep, out = torch.tensor(good), dict(message)
+    for name, value in message.items():
+        if isinstance(value, Adapter):
+            out[name] = replace(value, flat=value.flat[keep])
+        elif isinstance(value, Tensor) and value.ndim:
+            out[name] = value[keep]
+    return out

@@ -130,6 +130,11 @@ def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation)
                 f"federation.algorithm={name} cannot be combined with federation.aggregation={method}: {method} "
                 f"{TRAITS[trait]}, but {why}"
             )
+    if len(set(_ranks(exp))) > 1 and (why := algorithm.refuses.get("unequal ranks")):
+        raise UserError(
+            f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; "
+            "give federation.scheduler.ranks one number or leave it out"
+        )
     if exp.model.trainable != "lora" and (aggregation.traits or not aggregation.is_mean):
         raise UserError(
             f"federation.aggregation={exp.federation.aggregation.method} is about LoRA factors, but model.trainable="

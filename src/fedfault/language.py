@@ -100,9 +100,9 @@ class LanguageTask:
         """See `types.Task.fold`."""
         self.model.fold(base)
 
-    def checksum(self) -> int:
-        """See `types.Task.checksum`."""
-        return self.model.checksum()
+    def checksums(self) -> Mapping[str, int]:
+        """See `types.Task.checksums`."""
+        return self.model.checksums()
 
     @torch.no_grad()
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:

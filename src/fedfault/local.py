@@ -11,6 +11,7 @@ longest first, so the clients still at work are always a prefix:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -73,6 +74,19 @@ def plan(n: int, work: LocalWork, generator: np.random.Generator) -> np.ndarray:
     return out.reshape(-1, work.batch_size)[:steps]
 
 
+def part(batches: np.ndarray, share: float) -> np.ndarray:
+    """The first ceil(share * S) of a client's S batches (S, B), for a client that gets no further.
+
+    Raises `UserError` for a share that is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise UserError(
+            f"effort {share} of a client; a share of its steps is above 0 and at most 1, and a client that gets nothing "
+            "done is left out of the cohort"
+        )
+    return batches[: max(1, math.ceil(round(share * len(batches), 6)))]  # 11/20 of 100 is 55, not 56
+
+
 def weights(task: Task, weighting: str, clients: Sequence[int]) -> Tensor:
     """n_k: the size of a client's data set by the one weighting rule of the run, (K,)."""
     if weighting == "uniform":
@@ -95,6 +109,7 @@ class Trainer:
     """Implements `types.Train` for one cohort and round.
 
     trainable: (K, P) or (P,) bool; the other numbers have no gradient, take no part in its norm, and never change.
+    effort: (K,) the share of its local steps that each client gets done, see `part`; None for all of them.
     """
 
     def __init__(
@@ -108,12 +123,15 @@ class Trainer:
         passes: Passes,
         trainable: Tensor | None = None,
         penalty: Pull | None = None,
+        effort: Sequence[float] | None = None,
     ) -> None:
         self.task, self.work, self.passes, self.penalty = task, work, passes, penalty
         self.lr = work.lr
         self.clients = torch.tensor(clients)
         self.weight = weights(task, work.weighting, clients)
         self.plans = [plan(task.examples(k), work, rng(seed, "batches", round, k)) for k in clients]
+        if effort is not None:
+            self.plans = [part(p, share) for p, share in zip(self.plans, effort, strict=True)]
         self.keys = torch.tensor([entropy(seed, "dropout", round, k) % 2**62 for k in clients])
         self.longest_first = sorted(range(len(clients)), key=lambda i: (-len(self.plans[i]), i))
         self.trainable = None if trainable is None else trainable.expand(len(clients), -1)
@@ -159,7 +177,7 @@ class Trainer:
         return self.trained
 
     def gradient(self, at: Adapter) -> Adapter:
-        """See `types.Train`: the token-weighted mean over all examples."""
+        """See `types.Train`: the token-weighted mean over all examples, then clipped."""
         flat, total = at.flat.expand(len(self.clients), -1), torch.zeros(len(self.clients), dtype=torch.float64)
         out = torch.zeros_like(flat, dtype=torch.float64, memory_format=torch.contiguous_format)
         for rows, batch in self._everything():
@@ -169,6 +187,7 @@ class Trainer:
         out = (out / total[:, None].to(out)).to(at.flat)
         if self.trainable is not None:
             out = out.masked_fill(~self.trainable.to(out.device), 0.0)
+        _clip(out, self.work.max_grad_norm)
         return Adapter(at.layout, out)
 
     def loss(self, at: Adapter) -> Tensor:
@@ -198,6 +217,14 @@ class Trainer:
                 out.append((rows[:k], Batch(places[:k, :width].where(real, 0), real)))
             done += len(rows)
         return out
+
+
+def _clip(gradient: Tensor, most: float | None) -> Tensor:
+    """Clip each client's gradient (K, P) by its own norm, in place; returns the norms (K,) before."""
+    norm: Tensor = gradient.norm(dim=1)
+    if most is not None:
+        gradient.mul_((most / (norm + 1e-6)).clamp(max=1)[:, None])  # as clip_grad_norm_ has it
+    return norm
 
 
 def _out_of_memory(e: Exception) -> bool:
@@ -247,10 +274,7 @@ class _Pass:
         self.loss[:k] += loss.cpu() * tokens.cpu()
         self.tokens[:k] += tokens.cpu()
         gradient = self._only_trainable(gradient)
-        norm = gradient.norm(dim=1)
-        self.norm[:k] += norm.cpu()
-        if self.work.max_grad_norm is not None:
-            gradient.mul_((self.work.max_grad_norm / (norm + 1e-6)).clamp(max=1)[:, None])  # as clip_grad_norm_ has it
+        self.norm[:k] += _clip(gradient, self.work.max_grad_norm).cpu()
         if self.gradients is not None:
             self.gradients[:k] += gradient
         for extra in (self.extras.grad, self.extras.penalty):

@@ -27,6 +27,13 @@ from fedfault.progress import Progress
 from fedfault.runs import RunFolder, is_run, summary
 from fedfault.types import RoundRecord, State
 
+CARD_NOTES = {  # trait of the aggregation -> what a user of the exported adapter has to know
+    "folds": "The run added to the frozen weights too; this adapter stands for the whole change of the original model.",
+    "private": (
+        "Each client has kept a part of its adapter to itself. Here its place is taken by the mean over all clients, which "
+        "none of them uses: the score `personal` is not this adapter's."
+    ),
+}
 VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -148,7 +155,7 @@ def _finish(folder: RunFolder, p: Prepared, state: State, records: list[RoundRec
     found = summary(records)
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
-    export(folder.path / "adapter", p.backbone, p.model, state.adapter, _card(p, found, manifest))
+    export(folder.path / "adapter", p.backbone, p.model, state.adapter, _card(p, found, manifest), state.base)
 
 
 def _check_same(manifest: dict[str, Any], now: dict[str, Any]) -> None:
@@ -219,4 +226,5 @@ def _card(p: Prepared, found: dict[str, Any], manifest: dict[str, Any]) -> str:
         found=found,
         manifest=manifest,
         names=[n for n in found["final"] if not n.startswith("client/")],
+        notes=[CARD_NOTES[trait] for trait in sorted(p.federation.aggregation.traits & set(CARD_NOTES))],
     )

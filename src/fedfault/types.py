@@ -71,6 +71,11 @@ class Layout:
         """P, the length of the row."""
         return sum(s.size for s in self.sites)
 
+    @property
+    def lora(self) -> tuple[Site, ...]:
+        """The LoRA sites."""
+        return tuple(s for s in self.sites if s.kind == "lora")
+
     def part(self, flat: Tensor, site: Site) -> Tensor:
         """The numbers of a full site as a view: flat (..., P) -> (..., *shape)."""
         part: Tensor = flat[..., site.offset : site.offset + site.size].unflatten(-1, site.shape)
@@ -150,8 +155,8 @@ class Trained:
 # (y (k, P), x (k, P), rows (k,)) -> (k, P): y are the parameters of the clients still at work, x where they started, rows
 # their places in the cohort. What comes back is added to the gradient, or to the direction of the optimiser's step.
 Pull = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
-# (z (k, B, d), see, rows (k,)) -> (k,): a further loss of each client on the representations z of its batch;
-# see(params (k, P)) gives what other parameters make of the same batch, without gradient and dropout
+# (z (k, B, d), see, rows (k,)) -> (k,): a further loss of each client on the representations z of its batch, zero for
+# padding; see(params (k, P)) gives what other parameters make of the same batch, without gradient and dropout
 Contrast = Callable[["Tensor", Callable[["Tensor"], "Tensor"], "Tensor"], "Tensor"]
 
 
@@ -180,7 +185,7 @@ class Train(Protocol):
         """
 
     def gradient(self, at: Adapter) -> Adapter:
-        """Every client's gradient over all its examples, without dropout, at (P,) or (K, P) -> (K, P)."""
+        """Every client's gradient over all its examples, clipped, without dropout: (P,) or (K, P) -> (K, P)."""
 
     def loss(self, at: Adapter) -> Tensor:
         """Every client's mean loss on its first examples, the same ones in every round: (P,) or (K, P) -> (K,)."""
@@ -215,7 +220,8 @@ class Algorithm:
     init: (adapter) -> server memory;  init_client: (adapter) -> one client's memory before it first takes part
     personal: (state) -> the model that each client uses, (N, P), where that is not the server's
     wrong: (state) -> a sentence if an invariant of the algorithm does not hold
-    refuses: what an aggregation may not do to be combined with this algorithm, with the reason (see `TRAITS`)
+    refuses: what an aggregation may not do to be combined with this algorithm, with the reason (see `TRAITS`); and
+        "unequal ranks", if clients have to train the same numbers
     """
 
     client: Callable[[Message, Mapping[str, Adapter], Train], tuple[Message, Mapping[str, Adapter]]]
@@ -255,13 +261,14 @@ class Pooled(NamedTuple):
     fold: Mapping[
         str, Pair
     ] = {}  # LoRA site -> B (d_out, R) and A (R, d_in) whose product is added to the frozen weight
+    weight: Tensor | None = None  # (K,) the weights that it took; None for those of the clients
 
 
 def _everything(layout: Layout, round: int) -> Tensor | None:
     return None
 
 
-def _nothing_private(layout: Layout) -> Tensor | None:
+def _nothing(layout: Layout) -> Tensor | None:
     return None
 
 
@@ -272,6 +279,7 @@ class Aggregation:
     combine: (uploads) -> pooled
     trained: (layout, round) -> (P,) bool, what is trained and sent in a round; None for all of it
     private: (layout) -> (P,) bool, what never leaves a client; None for nothing
+    known: (layout) -> (P,) bool, what clients draw from the seed instead of receiving it; None for nothing
     penalty: (layout, y (k, P), ranks (k,)) -> (k, P), a gradient that every client adds to its own
     new_ranks: (layout, received (K, P), trained (K, P), ranks (K,)) -> ranks (K,), at most what they were
     traits: keys of `TRAITS`
@@ -280,7 +288,8 @@ class Aggregation:
 
     combine: Callable[[Uploads], Pooled]
     trained: Callable[[Layout, int], Tensor | None] = _everything
-    private: Callable[[Layout], Tensor | None] = _nothing_private
+    private: Callable[[Layout], Tensor | None] = _nothing
+    known: Callable[[Layout], Tensor | None] = _nothing
     penalty: Callable[[Layout, Tensor, Tensor], Tensor] | None = None
     new_ranks: Callable[[Layout, Tensor, Tensor, Tensor], Tensor] | None = None
     traits: frozenset[str] = frozenset()
@@ -328,8 +337,8 @@ class Task(Protocol):
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """Make the frozen weights the original ones plus `base`, LoRA site -> (d_out, d_in)."""
 
-    def checksum(self) -> int:
-        """Changes when any frozen weight does."""
+    def checksums(self) -> Mapping[str, int]:
+        """A number for each frozen weight, by name, that changes when a bit of it does."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -15,7 +16,7 @@ from fedfault.types import Adapter
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
 
-def exported(folder, build, targets):
+def exported(folder, build, targets, base=None):
     from transformers import AutoTokenizer
 
     model = build()
@@ -25,7 +26,9 @@ def exported(folder, build, targets):
         opened.layout, start.flat + 0.2 * torch.randn(start.flat.shape, generator=torch.Generator().manual_seed(0))
     )
     tokenizer = AutoTokenizer.from_pretrained(MICRO)
-    export(folder, Backbone("tiny", "tiny", model, tokenizer, 0, "fp32", "x"), opened, adapter, "card")
+    change = {} if base is None else base(opened.layout)
+    opened.fold(change)
+    export(folder, Backbone("tiny", "tiny", model, tokenizer, 0, "fp32", "x"), opened, adapter, "card", change)
     ids = torch.randint(VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
     _, each = opened.losses(adapter.flat[None], ids[None], torch.ones(1, 2, 8))
     return ids, float(each.mean())
@@ -45,6 +48,63 @@ def test_peft_loads_the_adapter_and_finds_the_same_perplexity(tmp_path, build):
     model = PeftModel.from_pretrained(build(), tmp_path)
     assert math.exp(loss(model, ids)) == pytest.approx(math.exp(expected), rel=1e-4)
     assert loss(build(), ids) != pytest.approx(expected, rel=1e-3)
+
+
+def folded(ranks):
+    """What rounds may have added to the frozen weights: products of these ranks, one after the other over the sites."""
+
+    def base(layout) -> dict[str, torch.Tensor]:
+        g, out = torch.Generator().manual_seed(4), {}
+        for site, r in zip(layout.lora, itertools.cycle(ranks), strict=False):
+            _, d_in, d_out = site.shape
+            out[site.name] = 0.2 * torch.randn(d_out, r, generator=g) @ torch.randn(r, d_in, generator=g)
+        return out
+
+    return base
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize(("ranks", "r"), [((6, 1), 10), ((30,), None)])
+def test_what_went_to_the_frozen_weights_is_in_the_adapter_too(tmp_path, build, ranks, r):
+    """On the ORIGINAL base, PEFT finds the run's perplexity; the rank is what is needed: 4 trained and 6 folded, or all."""
+    from peft import PeftModel
+
+    ids, expected = exported(tmp_path, build, lambda m: lora_targets(m, None), folded(ranks))
+    model = PeftModel.from_pretrained(build(), tmp_path)
+    assert math.exp(loss(model, ids)) == pytest.approx(math.exp(expected), rel=1e-4)
+    assert model.peft_config["default"].r == (r or 24)
+    _, without = exported(tmp_path / "without", build, lambda m: lora_targets(m, None))
+    assert expected != pytest.approx(without, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["flora", "fedsa_lora"])
+def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, monkeypatch, method):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from fedfault import session
+    from fedfault.config import load
+    from fedfault.experiment import prepare
+    from fedfault.progress import Progress
+
+    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    small = [
+        "federation.total_clients=3", "federation.num_rounds=2", "federation.participation_rate=1.0",
+        "training.local_steps=2", "training.batch_size=2", "model.max_length=16", "data.max_samples=60",
+        "evaluation.max_blocks=4", "evaluation.general=none", f"federation.aggregation={method}",
+    ]  # fmt: skip
+    folder = session.start(load("quickstart", [*small, f"logging.results_dir={tmp_path}"]), Progress(quiet=True))
+    base = AutoModelForCausalLM.from_pretrained(MICRO, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, folder.path / "adapter")
+    blocks = prepare(load(folder.path / "config.yaml").experiment).federation.task.sets["topic/news"]
+    with torch.no_grad():
+        logits = model(input_ids=blocks.ids[:, :-1]).logits.log_softmax(-1)
+    each = -logits.gather(-1, blocks.ids[:, 1:, None])[..., 0]
+    nll = float((each * blocks.mask).sum() / blocks.mask.sum())
+    assert nll == pytest.approx(folder.records()[-1].scores["topic/news"].loss, rel=1e-5)
+    words = {"fedsa_lora": "mean over all clients", "flora": "the whole change of the original model"}
+    assert words[method] in (folder.path / "adapter/README.md").read_text()
 
 
 def test_a_partial_run_exports_its_parameters_under_their_own_names(tmp_path):

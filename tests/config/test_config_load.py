@@ -59,8 +59,8 @@ def refused(*arguments):
         ("lora_r: 3", "no key 'lora_r' at the top level; did you mean 'model.lora_r'?"),
         ("federaton: {num_rounds: 3}", "no key 'federaton' at the top level; did you mean 'federation'?"),
         (
-            "federation: {aggregation: {methd: x}}",
-            "no key 'methd' in section federation.aggregation; did you mean 'method'",
+            "federation: {scheduler: {tpe: x}}",
+            "no key 'tpe' in section federation.scheduler; did you mean 'type'",
         ),
         ("federated: {num_round: 3}", "x.yaml:1: no key 'num_round' in section federated; did you mean 'num_rounds'?"),
         ("federated: 3", "x.yaml:1: no key 'federated' at the top level"),

@@ -52,10 +52,11 @@ def plain(x, weight):
     return mean(x, weight)
 
 
-def away_from_start(state):
-    """Clients and server that have moved, both signs."""
-    g = torch.Generator().manual_seed(5)
-    return replace(state, adapter=Adapter(state.adapter.layout, torch.randn(state.adapter.flat.shape, generator=g)))
+def away_from_start(fed):
+    """A state whose models are anywhere, both signs."""
+    state, g = begin(fed), torch.Generator().manual_seed(5)
+    x = Adapter(state.adapter.layout, torch.randn(state.adapter.flat.shape, generator=g))
+    return replace(state, adapter=x, memory=fed.algorithm.init(x))
 
 
 def test_learns(algorithm):
@@ -67,7 +68,7 @@ def test_learns(algorithm):
 def test_an_idle_round_changes_nothing(algorithm):
     """A misspelt accumulator, a client counted twice or a padded average shrinks or scales the model here."""
     fed = federation(LowRank(), algorithm)
-    state = away_from_start(begin(fed))
+    state = away_from_start(fed)
     rows = torch.tensor([0, 2, 5])
     train = Idle(torch.tensor([3.0, 1.0, 7.0]))
     up, _ = fed.algorithm.client(fed.algorithm.broadcast(state), memory_of(state, rows), train)
@@ -76,7 +77,7 @@ def test_an_idle_round_changes_nothing(algorithm):
 
 def test_the_order_of_clients_does_not_matter(algorithm):
     fed = federation(LowRank(), algorithm)
-    state = away_from_start(begin(fed))
+    state = away_from_start(fed)
     g = torch.Generator().manual_seed(2)
     flat, weight = torch.randn(4, state.adapter.layout.size, generator=g), torch.tensor([3.0, 1.0, 7.0, 2.0])
 

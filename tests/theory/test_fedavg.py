@@ -11,7 +11,7 @@ from fedfault.seeds import rng
 from toys import LowRank, Quadratic, federation
 
 
-def limit(K: tuple[int, int], sizes: tuple[int, int] = (1, 1), lr: float = 0.1, num_rounds: int = 400) -> float:
+def limit(K: tuple[int, int], sizes: tuple[int, int] = (1, 1), lr: float = 0.1, num_rounds: int = 160) -> float:
     """Where FedAvg ends on TC1 with K_i local full-batch steps: epochs over one example make unequal lengths."""
     task = Quadratic([[1.0], [4.0]], [[0.0], [1.0]], list(sizes))
     fed = federation(
@@ -23,7 +23,7 @@ def limit(K: tuple[int, int], sizes: tuple[int, int] = (1, 1), lr: float = 0.1, 
 
 @pytest.mark.parametrize(("K", "expected"), [(1, 0.8), (5, 0.6925023465), (50, 0.5012917726)])
 def test_fixed_point_drifts_from_the_optimum_with_local_steps(K, expected):
-    assert limit((K, K)) == pytest.approx(expected, abs=1e-9)
+    assert limit((K, K), num_rounds=30 if K > 1 else 160) == pytest.approx(expected, abs=1e-9)
 
 
 def test_fixed_point_with_unequal_weights():
@@ -35,7 +35,7 @@ def test_objective_inconsistency_with_unequal_steps():
     """K = (1, 10): clients of 1 and 10 examples, batch 1, one epoch, uniform weights."""
     task = Quadratic([[1.0], [4.0]], [[0.0], [1.0]], [1, 10])
     work = {"steps": None, "epochs": 1, "batch_size": 1, "lr": 0.1, "weighting": "uniform"}
-    fed = federation(task, num_rounds=400, work=work)
+    fed = federation(task, num_rounds=100, work=work)
     *_, (state, _) = rounds(fed, begin(fed))
     assert state.adapter.flat.item() == pytest.approx(0.9085884265, abs=1e-9)
 

@@ -12,7 +12,8 @@ def fedit() -> Aggregation:
     """FedIT (Zhang et al., ICASSP 2024): A and B are averaged separately, which is not the average of B A.
 
     A <- sum_k p_k A_k, B <- sum_k p_k B_k. The error is the weighted cross-covariance of the factors,
-    sum_k p_k B_k A_k - B A = sum_k p_k (B_k - B)(A_k - A); zero for one client, or where all share a factor.
+    sum_k p_k B_k A_k - B A = sum_k p_k (B_k - B)(A_k - A); zero for one client, or where all share a factor. Where ranks
+    differ, absent slices count as zero (see zero_pad).
 
     Reference: arXiv 2305.05644.
     """

@@ -6,6 +6,8 @@ The files are written here, without importing peft, which takes seconds.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,28 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone
 from fedfault.backbones.sites import is_conv1d
 from fedfault.storage import write_atomically
-from fedfault.types import Adapter
+from fedfault.types import Adapter, Layout
 
 
-def export(folder: Path, backbone: Backbone, model: CohortModel, adapter: Adapter, card: str) -> None:
+def export(
+    folder: Path,
+    backbone: Backbone,
+    model: CohortModel,
+    adapter: Adapter,
+    card: str,
+    base: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write `folder`: adapter_config.json, adapter_model.safetensors, tokenizer and model card README.md.
 
+    base: what the run added to the frozen weights, `State.base`; the adapter written then stands for that too.
     A `partial` run has no adapter in PEFT's sense: its folder holds trained.safetensors, the trained parameters under
     their names in the backbone.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if base:
+        adapter = with_base(adapter, base)
     layout, flat = adapter.layout, adapter.flat.detach().float().cpu()
-    lora = [s for s in layout.sites if s.kind == "lora"]
+    lora = layout.lora
     tensors: dict[str, torch.Tensor] = {}
     for site in lora:
         A, B = layout.pair(flat, site)
@@ -43,6 +55,36 @@ def export(folder: Path, backbone: Backbone, model: CohortModel, adapter: Adapte
         write_atomically(folder / "adapter_config.json", text)
     backbone.tokenizer.save_pretrained(folder)
     write_atomically(folder / "README.md", card)
+
+
+def with_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
+    """The adapter of the original weights that stands for `adapter` (P,) and for `base`, site -> (d_out, d_in).
+
+    At every site its factors are the singular value decomposition of base + s B A, in equal parts. The rank is the largest
+    that a site needs, so that nothing is lost: where many rounds added to the weights, it may be as large as theirs.
+    """
+    old, flat = adapter.layout, adapter.flat.detach().cpu().double()
+    changes = {s.name: base[s.name].cpu().double() + Adapter(old, flat).delta(s) for s in old.lora}
+    found = {name: torch.linalg.svd(change / old.scaling, full_matrices=False) for name, change in changes.items()}
+    r = max(1, *(_rank(S, changes[name].shape) for name, (_, S, _) in found.items()))
+    sites = [replace(s, shape=(r, *s.shape[1:])) if s.kind == "lora" else s for s in old.sites]
+    new = Layout.of(sites, old.scaling)
+    out = torch.zeros(new.size, dtype=torch.float64)
+    for site, before in zip(new.sites, old.sites, strict=True):
+        if site.kind == "full":
+            new.part(out, site).copy_(old.part(flat, before))
+            continue
+        U, S, Vh = found[site.name]
+        A, B = new.pair(out, site)
+        n = min(r, len(S))
+        A[:n] = S[:n].sqrt()[:, None] * Vh[:n]
+        B[:, :n] = U[:, :n] * S[:n].sqrt()
+    return Adapter(new, out)
+
+
+def _rank(S: torch.Tensor, shape: torch.Size) -> int:
+    """How many singular values are more than what rounding to float32 makes of zeros."""
+    return int((S.max() * max(shape) * torch.finfo(torch.float32).eps < S).sum())
 
 
 def _peft_config(backbone: Backbone, model: CohortModel, r: int) -> dict[str, Any]:

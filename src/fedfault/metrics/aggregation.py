@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedfault.algebra import inner, stack, wide
+from fedfault.algebra import shares, stack, wide
 from fedfault.types import Adapter, Layout, Pair
 
 
@@ -22,19 +22,15 @@ def aggregation_error(
     factors, |s sum_k p_k (B_k - B)(A_k - A)| / |E|. Nothing of size d_out x d_in is formed: a site costs O((K r)^2 (d_in +
     d_out)), and anything below 1e-7 is rounding. Sites with E = 0 are left out; None where all are.
     """
-    p = weight.double() / weight.double().sum()
-    squares = {}
+    p, squares = shares(weight), {}
     for site in layout.lora:
-        exact = stack(layout.pair(sent, site), layout.scaling * p, torch.full((len(p),), site.shape[0]))
         A, B = layout.pair(wide(after.flat), site)
-        given = [Pair(wide(f.A), wide(f.B)) for f in (fold[site.name],)] if site.name in fold else []
-        off = _sum(Pair(A, layout.scaling * B), *given, Pair(exact.A, -exact.B))
-        squares[site.name] = (max(float(inner(off, off)), 0.0), float(inner(exact, exact)))
-    by_site = {name: math.sqrt(e / size) for name, (e, size) in squares.items() if size > 0}
-    error, size = (sum(column) for column in zip(*squares.values(), strict=True)) if squares else (0.0, 0.0)
+        ours = [Pair(A, layout.scaling * B), *([fold[site.name]] if site.name in fold else [])]
+        exact = stack(layout.pair(sent, site), -layout.scaling * p, torch.full((len(p),), site.shape[0]))
+        A, B = torch.cat([*(wide(f.A) for f in ours), exact.A]), torch.cat([*(wide(f.B) for f in ours), exact.B], 1)
+        inner = (B.mT @ B) * (A @ A.mT)  # of the slices of s B A + fold - E, one with another
+        n = len(exact.A)
+        squares[site.name] = (max(float(inner.sum()), 0.0), float(inner[-n:, -n:].sum()))
+    by_site = {name: math.sqrt(error / size) for name, (error, size) in squares.items() if size > 0}
+    error, size = (sum(column) for column in zip((0.0, 0.0), *squares.values(), strict=True))
     return (math.sqrt(error / size) if size > 0 else None), by_site
-
-
-def _sum(*pairs: Pair) -> Pair:
-    """The sum of products as one product."""
-    return Pair(torch.cat([pair.A for pair in pairs]), torch.cat([pair.B for pair in pairs], dim=1))

@@ -1,0 +1,25 @@
+"""FedSA-LoRA: A is shared, B is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedfault.aggregations.blockwise import blockwise
+from fedfault.algebra import factor
+from fedfault.registry import register
+from fedfault.types import Aggregation
+
+
+@register("aggregation")
+def fedsa_lora() -> Aggregation:
+    """FedSA-LoRA (Guo et al., ICLR 2025): the A_k are averaged, every B_k stays with its client.
+
+    No server ever sees a B, so there is no global model: each client is scored with its own B_k (zero before it first takes
+    part), and the scores of one model are those of A with the mean of all clients' B_k, the non-participants' included.
+    Made for clients that need different maps to the output; where all need the same one, B is better averaged too. With one
+    client it is plain LoRA. A round moves P_A numbers each way. Where ranks differ, a row of A is averaged over the clients
+    that have it.
+
+    Reference: arXiv 2410.01463.
+    """
+    return replace(blockwise(), private=lambda layout: factor(layout, "B"), traits=frozenset({"private"}))

@@ -1,0 +1,24 @@
+"""FFA-LoRA: A is frozen, so that the mean of B gives the mean of B A."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedfault.aggregations.fedit import fedit
+from fedfault.algebra import factor
+from fedfault.registry import register
+from fedfault.types import Aggregation
+
+
+@register("aggregation")
+def ffa_lora() -> Aggregation:
+    """FFA-LoRA (Sun et al., ICLR 2024): A stays as it was drawn, which makes the mean of the B_k exact.
+
+    sum_k p_k B_k A_0 = (sum_k p_k B_k) A_0. A_0 follows from the seed and never travels: half of FedIT's bytes each way.
+    What is trained in full (heads, biases) is averaged beside it. The paper searches larger learning rates than for LoRA: 5
+    to 10 times is a start. A client of smaller rank counts with zeros in the columns of B that it does not have (see
+    zero_pad), which keeps the mean of the products exact.
+
+    Reference: arXiv 2403.12313.
+    """
+    return replace(fedit(), trained=lambda layout, round: ~factor(layout, "A"))

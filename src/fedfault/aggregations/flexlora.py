@@ -1,0 +1,37 @@
+"""FlexLoRA: the mean of the products, factorised anew."""
+
+from __future__ import annotations
+
+import torch
+
+from fedfault.algebra import fresh_factors, mean, shares, stack, svd
+from fedfault.registry import register
+from fedfault.types import Aggregation, Pooled, Uploads
+
+
+@register("aggregation")
+def flexlora() -> Aggregation:
+    """FlexLoRA (Bai et al., NeurIPS 2024): the mean of B A by SVD, of which every client gets as much as its rank holds.
+
+    sum_k p_k B_k A_k = U S V^T from the stacked factors, B = U S^1/2 and A = S^1/2 V^T. The server keeps the r_max largest
+    components and a client of rank r trains the first r, the best approximation of that rank. What only clients of high rank
+    have is averaged with zeros and decays by the round (rank collapse, arXiv 2602.13486).
+
+    A component of size zero gets B = 0 and a new A: with both zero it would never train again.
+
+    Reference: arXiv 2402.11505.
+    """
+
+    def combine(got: Uploads) -> Pooled:
+        layout, pooled = got.sent.layout, mean(got.sent, got.weight)  # the mean is for what is trained in full
+        fresh_factors(layout, pooled.flat, "flexlora", got.round, seed=got.seed)
+        for site in layout.lora:
+            A, B = layout.pair(pooled.flat, site)  # (r, d_in), (d_out, r) views
+            U, S, Vh = svd(stack(layout.pair(got.sent.flat, site), shares(got.weight), got.ranks))
+            noise = S.max() * max(site.shape) * torch.finfo(S.dtype).eps
+            n = min(int((noise < S).sum()), len(A))
+            B[:, :n] = (U[:, :n] * S[:n].sqrt()).to(B)
+            A[:n] = (S[:n].sqrt()[:, None] * Vh[:n]).to(A)
+        return Pooled(pooled)
+
+    return Aggregation(combine, traits=frozenset({"refactors"}))

@@ -1,0 +1,31 @@
+"""FLoRA: the clients' factors are stacked, and their product goes into the frozen weights."""
+
+from __future__ import annotations
+
+from fedfault.algebra import fresh_factors, lora, mean, shares, stack
+from fedfault.registry import register
+from fedfault.types import Aggregation, Pair, Pooled, Uploads
+
+
+@register("aggregation")
+def flora() -> Aggregation:
+    """FLoRA (Wang et al., NeurIPS 2024): stacked factors add the exact mean of B A to the frozen weights.
+
+    B = [s p_1 B_1 | ... | s p_K B_K] and A = [A_1; ...; A_K] for any ranks: W0 <- W0 + B A = W0 + s sum_k p_k B_k A_k. Every
+    round starts from a new adapter, B = 0 and A drawn from the seed and the round, which need not travel. Down go the stacks
+    of the rounds since a client last took part, sum_k P_{r_k} numbers each, or the whole matrices where that is less.
+
+    Reference: arXiv 2409.05976.
+    """
+
+    def combine(got: Uploads) -> Pooled:
+        layout, pooled = got.sent.layout, mean(got.sent, got.weight)  # the mean is for what is trained in full
+        ranks = got.ranks.where(got.weight > 0, 0)  # nothing is stacked of a client without weight
+        fold, p = {}, shares(got.weight)
+        for site in layout.lora:
+            A, B = stack(layout.pair(got.sent.flat, site), layout.scaling * p, ranks)
+            fold[site.name] = Pair(A.to(pooled.flat), B.to(pooled.flat))
+        fresh_factors(layout, pooled.flat, "flora", got.round, seed=got.seed)
+        return Pooled(pooled, fold)
+
+    return Aggregation(combine, known=lora, traits=frozenset({"refactors", "folds"}))

@@ -1,0 +1,28 @@
+"""RoLoRA: odd rounds train B, even rounds A."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedfault.aggregations.fedit import fedit
+from fedfault.algebra import factor
+from fedfault.registry import register
+from fedfault.types import Aggregation
+
+
+@register("aggregation")
+def rolora() -> Aggregation:
+    """RoLoRA (Chen et al., NeurIPS 2025): odd rounds train and average B, even rounds A, which makes every round exact.
+
+    While one factor is the same everywhere, the mean of the other gives the mean of B A. B comes first: at B = 0 the
+    gradient of A is zero. What is trained in full (heads, biases) is trained in every round, since its mean is exact anyway.
+    A round moves P_B or P_A numbers each way. A client of smaller rank counts with zeros in the slices that it does not have
+    (see zero_pad), which keeps the mean of the products exact.
+
+    Reference: arXiv 2502.01755.
+    """
+    return replace(
+        fedit(),
+        trained=lambda layout, round: ~factor(layout, "A" if round % 2 else "B"),
+        traits=frozenset({"alternates"}),
+    )

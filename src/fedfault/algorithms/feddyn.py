@@ -1,0 +1,62 @@
+"""FedDyn: a linear term in every client's objective makes its own optimum agree with everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from fedfault.algebra import mean, zeros
+from fedfault.algorithms.control import off_the_mean
+from fedfault.registry import register
+from fedfault.types import Adapter, Algorithm, Average, Message, State, Train
+
+REFUSES = {
+    "refactors": "g_i and h are gradients with respect to those numbers and mean nothing for the next ones",
+    "folds": "what it adds belongs to the plain average, and the server goes on from there by -h / alpha",
+    "alternates": "the server would move the frozen factor too, by -h / alpha",
+    "private": "h would sum up changes that never leave the clients",
+    "reweighs": "the server's step holds for the plain mean of the cohort, which it is derived with",
+    "unequal ranks": "h sums up the changes of all clients, and a client has none beyond its rank",
+}
+
+
+@register("algorithm")
+def feddyn(*, alpha: Annotated[float, Field(gt=0)] = 0.01) -> Algorithm:  # Acar et al. 2021: grid 0.001, 0.01, 0.1
+    """FedDyn (Acar et al., ICLR 2021): clients minimise f_i(y) - <g_i, y> + (alpha_i/2) |y - x|^2, g_i their last gradient.
+
+    Client: y from K steps along grad f_i(y) - g_i + alpha_i (y - x);  g_i <- g_i - alpha_i (y - x). Server:
+    h <- h - (alpha / N) sum_{i in S} (y_i - x);  x <- mean_{i in S} y_i - h / alpha. As in the authors' code, the means are
+    plain and the weights n_i go into alpha_i = alpha (sum_j n_j / N) / n_i, which is alpha if all are equal.
+
+    Where clients solve their problem exactly, g_i is the gradient of f_i at y_i, and rounds end at the optimum of
+    sum_i p_i f_i with h = 0. Always h = sum_i p_i g_i over ALL clients. The mean of the clients' models is x + h / alpha.
+    AdamW and few steps solve the problem roughly; where gradients are clipped, g_i is one that is clipped.
+
+    Reference: arXiv 2111.04263, algorithm 1.
+    """
+
+    def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
+        x, g = got["x"], memory["g"].flat  # g: (K, P)
+        a = (alpha * got["mean_weight"] / train.weight)[:, None].to(g)  # (K, 1)
+        local = train(start=x, extra_grad=lambda y, x, rows: a[rows] * (y - x) - g[rows])
+        g = g - a * (local.adapter.flat - x.flat)
+        return {"x": local.adapter, "n": local.weight}, {"g": Adapter(x.layout, g)}
+
+    def server(state: State, got: Message, average: Average) -> State:
+        x, y, ones = state.adapter, got["x"], torch.ones_like(got["n"])
+        h = state.memory["h"] - alpha * len(ones) / len(state.weights) * mean(y - x, ones)
+        return replace(state, adapter=average(y, ones) - h * (1 / alpha), memory={"h": h})
+
+    return Algorithm(
+        client,
+        server,
+        broadcast=lambda state: {"x": state.adapter, "mean_weight": sum(state.weights) / len(state.weights)},
+        init=lambda x: {"h": zeros(x)},
+        init_client=lambda x: {"g": zeros(x)},
+        wrong=lambda state: off_the_mean(state, "h", "g"),
+        refuses=REFUSES,
+    )

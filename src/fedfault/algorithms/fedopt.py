@@ -1,0 +1,145 @@
+"""FedOpt: what the clients changed, on average, is a gradient for an optimiser on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedfault.algebra import zeros
+from fedfault.algorithms.fedavg import fedavg
+from fedfault.errors import UserError
+from fedfault.registry import register
+from fedfault.types import Adapter, Algorithm, Average, Message, State
+
+REFUSES = {
+    "refactors": "the server's optimiser keeps its memory in those numbers",
+    "folds": "what it adds belongs to the plain average, and the server's optimiser takes another step",
+}
+MOVES_THE_FROZEN = {"alternates": "the server's momentum would move the frozen factor too"}
+
+
+def _refuses(momentum: float) -> Mapping[str, str]:
+    return {**REFUSES, **MOVES_THE_FROZEN} if momentum else REFUSES
+
+
+@register("algorithm")
+def fedavgm(
+    *,
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.9,  # of the grid 0, 0.7, 0.9, 0.97
+    server_lr: Annotated[float, Field(gt=0)] = 1.0,  # with beta = 0, FedAvg
+) -> Algorithm:
+    """FedAvgM (Hsu et al., 2019): FedAvg with momentum on the server.
+
+    Delta = sum_i p_i (y_i - x);  m <- beta m + Delta;  x <- x + server_lr m. Where all rounds agree, the step grows to
+    1 / (1 - beta) times the change of a round: 10 times with the default, so lower `server_lr` where it oscillates.
+    beta = 0 and server_lr = 1 are FedAvg.
+
+    Reference: arXiv 1909.06335.
+    """
+
+    def server(state: State, got: Message, average: Average) -> State:
+        x = state.adapter
+        delta = average(got["x"], got["n"]) - x
+        m = beta * state.memory["m"] + delta
+        return replace(state, adapter=x + server_lr * m, memory={"m": m})
+
+    return replace(fedavg(), init=lambda x: {"m": zeros(x)}, server=server, refuses=_refuses(beta))
+
+
+@register("algorithm")
+def fedadagrad(
+    *,
+    server_lr: Annotated[float, Field(gt=0)] = 0.1,  # above FedAdam's: v only grows and steps shrink
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0,  # Adagrad has no momentum
+    tau: Annotated[float, Field(gt=0)] = 1e-3,  # paper, section 5
+) -> Algorithm:
+    """FedAdagrad (Reddi et al., ICLR 2021): Adagrad on the server.
+
+    Delta = sum_i p_i (y_i - x);  m <- beta1 m + (1 - beta1) Delta;  v <- v + Delta^2;
+    x <- x + server_lr m / (sqrt(v) + tau), with m = 0 and v = tau^2 before the first round (algorithm 2 of the paper, arXiv
+    2003.00295).
+    """
+    return _adaptive(lambda v, square: v + square, server_lr, beta1, tau)
+
+
+@register("algorithm")
+def fedadam(
+    *,
+    server_lr: Annotated[float, Field(gt=0)] = 1e-2,  # about how far every number moves in a round
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9,  # with beta2 and tau: paper, section 5
+    beta2: Annotated[float, Field(ge=0, le=1)] = 0.99,
+    tau: Annotated[float, Field(gt=0)] = 1e-3,
+    bias_correction: bool = False,
+) -> Algorithm:
+    """FedAdam (Reddi et al., ICLR 2021): Adam on the server.
+
+    Delta = sum_i p_i (y_i - x);  m <- beta1 m + (1 - beta1) Delta;  v <- beta2 v + (1 - beta2) Delta^2;
+    x <- x + server_lr m / (sqrt(v) + tau), with m = 0 and v = tau^2 before the first round (algorithm 2 of the paper, arXiv
+    2003.00295). It is Delta that is squared, not m. The paper has no `bias_correction`: it divides m by 1 - beta1^t and v by
+    1 - beta2^t in round t, as Adam does (Kingma & Ba, ICLR 2015) and other libraries do.
+
+    Raises `UserError` for a bias correction with beta2 = 1.
+    """
+    correct = _corrected(beta1, beta2) if bias_correction else None
+    return _adaptive(lambda v, square: beta2 * v + (1 - beta2) * square, server_lr, beta1, tau, correct)
+
+
+@register("algorithm")
+def fedyogi(
+    *,
+    server_lr: Annotated[float, Field(gt=0)] = 1e-2,  # as FedAdam's
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9,  # with beta2 and tau: paper, section 5
+    beta2: Annotated[float, Field(ge=0, le=1)] = 0.99,
+    tau: Annotated[float, Field(gt=0)] = 1e-3,
+    bias_correction: bool = False,
+) -> Algorithm:
+    """FedYogi (Reddi et al., ICLR 2021): Yogi on the server, whose v moves by the same amount up as down.
+
+    As FedAdam, with v <- v - (1 - beta2) Delta^2 sign(v - Delta^2): a round with small changes does not make the server
+    forget the large ones as fast as FedAdam's does (algorithm 2 of the paper, arXiv 2003.00295).
+
+    Raises `UserError` for a bias correction with beta2 = 1.
+    """
+
+    def second(v: Tensor, square: Tensor) -> Tensor:
+        return v - (1 - beta2) * square * torch.sign(v - square)
+
+    return _adaptive(second, server_lr, beta1, tau, _corrected(beta1, beta2) if bias_correction else None)
+
+
+Correct = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (m, v, t) -> without the bias of their start
+
+
+def _adaptive(
+    second: Callable[[Tensor, Tensor], Tensor],
+    server_lr: float,
+    beta1: float,
+    tau: float,
+    correct: Correct | None = None,
+) -> Algorithm:
+    """Algorithm 2 with v <- second(v, Delta^2)."""
+
+    def init(x: Adapter) -> Mapping[str, Adapter]:
+        return {"m": zeros(x), "v": replace(x, flat=torch.full_like(x.flat, tau**2))}
+
+    def server(state: State, got: Message, average: Average) -> State:
+        x, v = state.adapter, state.memory["v"]
+        delta = average(got["x"], got["n"]) - x
+        m = beta1 * state.memory["m"] + (1 - beta1) * delta
+        v = replace(v, flat=second(v.flat, delta.flat**2))
+        first, spread = (m.flat, v.flat) if correct is None else correct(m.flat, v.flat, state.round + 1)
+        step = replace(x, flat=server_lr * first / (spread.sqrt() + tau))
+        return replace(state, adapter=x + step, memory={"m": m, "v": v})
+
+    return replace(fedavg(), init=init, server=server, refuses=_refuses(beta1))
+
+
+def _corrected(beta1: float, beta2: float) -> Correct:
+    if beta2 == 1:
+        raise UserError("bias_correction=true with beta2=1 divides by 1 - beta2^t = 0; lower beta2, or leave it out")
+    return lambda m, v, t: (m / (1 - beta1**t), v / (1 - beta2**t))
