@@ -240,6 +240,7 @@ TRAITS = {
     "alternates": "trains one factor in odd and the other in even rounds",
     "private": "leaves a factor with each client",
     "reweighs": "has weights of its own",
+    "prunes": "lowers the ranks of clients while the run goes on",
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fedfault.aggregations.hetlora import hetlora, tail_product
+from fedfault.algebra import mask
 from fedfault.engine import begin, rounds
 from fedfault.registry import build
 from fedfault.types import Layout, Site
@@ -73,3 +74,15 @@ def test_records_show_the_weights_that_the_server_took():
     assert [c.weight for c in record.clients] == pytest.approx((S / S.sum()).tolist())
     sizes = torch.tensor([10.0, 13.0, 16.0])
     assert [c.weight for c in record.clients] != pytest.approx((sizes / sizes.sum()).tolist(), rel=1e-3)
+
+
+def test_what_a_client_pruned_does_not_reach_the_average():
+    seen = []
+    plain = build("aggregation", "hetlora", gamma=0.5, lam=5.0)
+    spied = replace(plain, combine=lambda got: seen.append(got) or plain.combine(got))
+    fed = federation(LowRank(clients=3, r=3), "fedavg", spied, num_rounds=4, work={"steps": 2, "lr": 0.03})
+    states = [state for state, _ in rounds(fed, begin(fed))]
+    assert states[-1].ranks < states[0].ranks
+    for got, after in zip(seen, states[1:], strict=True):
+        assert tuple(got.ranks.tolist()) == after.ranks
+        assert not got.sent.flat[~mask(got.sent.layout, got.ranks)].any()

@@ -57,6 +57,14 @@ def refusal(algorithm: str, aggregation: str, ranks=None, **options) -> str:
     return str(e.value)
 
 
+@pytest.mark.parametrize("algorithm", ["scaffold", "feddyn", "ifca"])
+def test_ranks_must_not_fall_either(algorithm):
+    exp = Experiment.model_validate({"federation": {"algorithm": {"name": algorithm}}})
+    pruning = build("aggregation", "hetlora", weighting="samples")
+    with pytest.raises(UserError, match="lowers the ranks of clients while the run goes on, but"):
+        _check_pair(exp, build("algorithm", algorithm), pruning)
+
+
 def test_the_reason_is_given():
     told = refusal("feddyn", "fedit", [1, 2])
     assert told.startswith(

@@ -172,12 +172,14 @@ def test_flexlora_splits_evenly_and_fixes_the_signs():
 
 
 def test_flexlora_revives_components_of_size_zero():
-    """B10: a mean of rank 1 in an adapter of rank 3 leaves two slices with B = 0 and a new A."""
-    got = uploads((1,), P[:1])
-    A, B = LAYOUT.pair(combine("flexlora", got).adapter.flat, LAYOUT.lora[0])
-    assert B[:, 0].norm() > 0.1
-    assert not B[:, 1:].any()
-    assert (A.norm(dim=1) > 0.1).all()
+    """B10: clients that agree on a product of rank 1 leave two slices of zeros, which get B = 0 and a new A."""
+    got = uploads((1, 1, 1, 1))
+    agreed = got._replace(sent=Adapter(LAYOUT, got.sent.flat[:1].expand(4, -1)))
+    for alive, some in ((1, agreed), (0, agreed._replace(sent=Adapter(LAYOUT, torch.zeros(4, LAYOUT.size).double())))):
+        A, B = LAYOUT.pair(combine("flexlora", some).adapter.flat, LAYOUT.lora[0])
+        assert (B[:, :alive].norm(dim=0) > 0.1).all()
+        assert not B[:, alive:].any()
+        assert (A.norm(dim=1) > 0.1).all()
 
 
 @pytest.mark.parametrize(("ranks", "width"), [(EQUAL, 3 * R), (UNEQUAL, 3 + 2 + 3), ((2,), 0)])

@@ -63,7 +63,7 @@ def hetlora(
         combine,
         penalty=penalty if lam else None,
         new_ranks=new_ranks if gamma < 1 else None,
-        traits=frozenset({"reweighs"} if weighting == "norm" else ()),
+        traits=frozenset({"reweighs"} if weighting == "norm" else ()) | frozenset({"prunes"} if gamma < 1 else ()),
         is_mean=weighting == "samples",
     )
 

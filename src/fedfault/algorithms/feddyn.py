@@ -20,6 +20,7 @@ REFUSES = {
     "alternates": "the server would move the frozen factor too, by -h / alpha",
     "private": "h would sum up changes that never leave the clients",
     "reweighs": "the server's step holds for the plain mean of the cohort, which it is derived with",
+    "prunes": "h sums up the changes of all clients, and a client has none beyond its rank",
     "unequal ranks": "h sums up the changes of all clients, and a client has none beyond its rank",
 }
 

@@ -23,6 +23,7 @@ REFUSES = {
     "alternates": "the factor frozen for a round differs between clusters, and the server has one of each number",
     "private": "a client compares whole models, which the server has to send",
     "reweighs": "its weights would count clients of the other clusters",
+    "prunes": "a slice that nobody in a cluster trains would come from another cluster",
     "unequal ranks": "a slice that nobody in a cluster trains would come from another cluster",
 }
 

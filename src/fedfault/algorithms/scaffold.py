@@ -18,6 +18,7 @@ REFUSES = {
     "refactors": "control variates are gradients with respect to those numbers and mean nothing for the next ones",
     "alternates": "the gradient of a factor that is frozen for a round is zero, which erases its control variate",
     "private": "a factor that stays at home has nothing to be corrected towards, and its gradient would leave the client",
+    "prunes": "the control variate of a slice that a client has given up would stay in c for ever",
     "reweighs": "c has to weigh clients as the average of models does, or rounds end at the optimum of other weights",
 }
 
@@ -82,7 +83,7 @@ def scaffold_update_space() -> Algorithm:
         x, c, c_i = got["x"], got["c"], memory["c"]
         correction = c.flat - c_i.flat  # (K, P)
         local = train(start=x, extra_step=lambda y, x, rows: correction[rows])
-        length = (local.num_steps[:, None] * train.lr).to(x.flat)  # (K, 1)
+        length = local.num_steps[:, None].to(x.flat) * train.lr  # (K, 1)
         c_new = c_i - c + replace(x, flat=(x.flat - local.adapter.flat) / length)
         return {"x": local.adapter, "dc": c_new - c_i, "n": local.weight}, {"c": c_new}
 
