@@ -44,6 +44,7 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_run_prints_plain_progress_and_where_the_report_is(fedfault, tmp_path):
     status, out, err = fedfault(
         "run", "quickstart", *SMALL, "federation.num_rounds=2", f"logging.results_dir={tmp_path}"
@@ -123,6 +124,7 @@ def test_list_shows_components_with_their_docs_and_options(fedfault):
     assert "did you mean 'fedavg'" in err
 
 
+@pytest.mark.slow
 def test_default_runs_offline_with_the_embedded_model_and_corpus(fedfault, tmp_path):
     small = [s for s in SMALL if "participation" not in s]
     words = ["configs/default.yaml", "model.name=micro", "data.dataset=registers", f"logging.results_dir={tmp_path}"]

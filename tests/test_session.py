@@ -139,6 +139,7 @@ def test_kill_at_any_moment_then_resume(finished, tmp_path):
     assert final(folder) == final(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.draws
 def test_resuming_a_finished_run_brings_back_what_is_missing(finished):
     before = final(finished)

@@ -60,8 +60,8 @@ def test_a_client_prunes_only_if_its_tail_got_smaller():
 def test_switching_the_parts_off():
     assert hetlora(gamma=1.0).new_ranks is None
     assert hetlora(lam=0.0).penalty is None
-    assert hetlora().traits == {"reweighs"}
-    assert not hetlora(weighting="samples").traits
+    assert hetlora().traits == {"reweighs", "prunes"}
+    assert not hetlora(weighting="samples", gamma=1.0).traits
 
 
 def test_records_show_the_weights_that_the_server_took():

@@ -123,6 +123,7 @@ def test_any_documents_are_dealt_or_refused_with_a_reason(name, num_clients, siz
     assert min(map(len, made.clients)) >= 1
 
 
+@pytest.mark.slow
 def test_a_large_corpus_over_a_thousand_clients_is_dealt_in_time(name):
     """120,000 short texts; the bar of 2 s is for an idle machine, so this one allows for a busy one."""
     given = [

@@ -170,6 +170,7 @@ def test_the_hub_has_four_styles(monkeypatch):
     assert "Hub cardiffnlp/tweet_eval sentiment; Hub cornell-movie-review-data/rotten_tomatoes" in corpus.source
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_real_styles_are_alike_in_size(shared_data):
     corpus = read(shared_data)

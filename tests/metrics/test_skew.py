@@ -112,6 +112,7 @@ def test_mmd_by_hand():
     assert index.value == pytest.approx(2 - 2 * np.exp(-1))
 
 
+@pytest.mark.slow
 def test_gradient_variance_is_unbiased():
     """Clients with true gradients m_i and noise far larger: the mean of 400 estimates is sum |m_i - m|^2 / (N - 1)."""
     generator = np.random.default_rng(0)
@@ -137,6 +138,7 @@ def test_dissimilarity_is_one_for_equal_clients_and_by_hand_for_two():
 SEEDS = 100
 
 
+@pytest.mark.slow
 def test_iid_splits_look_iid(texts):
     """|z| < 3 for every index, in at least 99 of 100 seeds."""
     document, token = texts
@@ -156,6 +158,7 @@ def test_iid_splits_look_iid(texts):
     assert max(outside.values()) <= SEEDS / 100, outside
 
 
+@pytest.mark.slow
 def test_every_index_falls_as_alpha_rises(texts, monkeypatch):
     """Spearman's rank correlation of the mean over 10 seeds with alpha is below -0.9."""
     monkeypatch.setattr(skew, "PERMUTATIONS", 8)  # the null does not matter here, only that it is subtracted

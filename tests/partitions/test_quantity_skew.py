@@ -11,6 +11,7 @@ def sizes(split, num_clients, generator, n=4000):
     return np.array([len(own) for own in dealt(split, np.zeros(n, int), num_clients, generator)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_clients", "alpha"), [(5, 2.0), (8, 5.0)])
 def test_sizes_have_the_mean_and_variance_of_the_dirichlet(num_clients, alpha):
     """Mean n/N, variance n^2 (1/N)(1 - 1/N) / (N alpha + 1)."""

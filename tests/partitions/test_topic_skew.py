@@ -33,6 +33,7 @@ def test_log_dirichlet_stays_finite_where_the_shares_underflow():
     assert np.isfinite(log_dirichlet(np.full((100, 50), 1e-9), np.random.default_rng(0))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_clients", "alpha"), [(5, 0.3), (8, 2.0)])
 def test_per_topic_shares_have_the_mean_and_variance_of_the_dirichlet(n_clients, alpha):
     """Mean 1/N, variance (1/N)(1 - 1/N) / (N alpha + 1), over 2,000 draws; so many topics that no draw is refused."""
@@ -63,6 +64,7 @@ def hsu_by_the_letter(topics, num_clients, alpha, generator):
     return counts
 
 
+@pytest.mark.slow
 def test_per_client_is_in_law_the_drawing_one_by_one_of_the_paper():
     topics = np.repeat([0, 1, 2], [12, 6, 3])
     generator = np.random.default_rng(4)
@@ -107,6 +109,7 @@ def test_with_a_tiny_alpha_a_topic_is_at_one_client(convention):
     assert (counts.max(axis=0) > 99).mean() >= 0.9
 
 
+@pytest.mark.slow
 def test_balanced_stops_a_client_at_its_share():
     """Before its last topic a client holds less than n / N, so it ends below n / N plus one topic."""
     topics = np.repeat(np.arange(40), 25)
@@ -115,6 +118,7 @@ def test_balanced_stops_a_client_at_its_share():
         assert max(map(len, dealt(split, topics, 5, np.random.default_rng(seed)))) < 1000 / 5 + 25
 
 
+@pytest.mark.slow
 def test_topics_do_not_favour_low_or_high_client_numbers():
     topics = np.arange(400) % 4
     generator = np.random.default_rng(0)
@@ -143,6 +147,7 @@ def test_any_alpha_and_number_of_clients_gives_a_partition(alpha, num_clients, s
     assert {len(own) for own in clients} <= {len(topics) // num_clients, len(topics) // num_clients + 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1e-9, 1e-3, 1.0, 1e6, 1e9])
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_a_thousand_clients_end_with_a_partition_or_an_explanation(convention, alpha):

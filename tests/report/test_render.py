@@ -270,6 +270,7 @@ def test_names_are_escaped(tmp_path, few):
     assert text.count("&lt;script&gt;alert(1)") >= 4  # title, heading, tables, setup
 
 
+@pytest.mark.slow
 def test_rendering_again_replaces_the_page_and_leaves_no_scraps(page):
     before = page.read_bytes()
     assert render(page.parent, dpi=20).read_bytes() == before

@@ -72,6 +72,7 @@ def test_g_is_the_gradient_where_the_client_ended(weighting):
         before = after
 
 
+@pytest.mark.slow
 @WEIGHTINGS
 @pytest.mark.parametrize(("cohort_size", "num_rounds"), [(5, 70), (3, 120)])
 def test_rounds_end_at_the_optimum_of_the_weighted_mean(weighting, cohort_size, num_rounds):

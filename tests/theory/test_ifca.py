@@ -117,6 +117,7 @@ def test_of_equal_models_the_first_is_chosen():
     assert choices == [[0] * 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_two_groups_that_learn_opposites_are_found(seed):
     """I-C4: adjusted Rand index 1, and each client's own model serves it far better than one model for all."""

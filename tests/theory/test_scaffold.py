@@ -257,6 +257,7 @@ def test_a_c_that_is_not_the_mean_stops_the_run(change):
         states(fed)
 
 
+@pytest.mark.slow
 def test_rounding_does_not_stop_a_run():
     """In float32 over many rounds, and where control variates end at zero."""
     states(federation(LowRank(), "scaffold", cohort_size=2, num_rounds=100, evaluate_every=1000, work={"lr": 0.05}))

@@ -163,6 +163,8 @@ def _subtitle(run: RunData) -> str:
     algorithm = run.setting("federation", "algorithm", "name") or run.setting("federation", "algorithm")
     model, data = run.setting("model", "name"), run.setting("data", "dataset", "name") or run.setting("data", "dataset")
     method = run.setting("data", "partition", "method")
+    aggregation = run.setting("federation", "aggregation", "method")
+    algorithm = f"{algorithm} with {aggregation}" if algorithm and aggregation else algorithm
     parts = [algorithm, f"model {model}" if model else None, f"data {data}" if data else None]
     parts += [f"split {method}" if method else None, f"seed {run.config['seed']}" if "seed" in run.config else None]
     return " · ".join(str(p) for p in parts if p)
