@@ -54,7 +54,7 @@ def fedavgm(
 @register("algorithm")
 def fedadagrad(
     *,
-    server_lr: Annotated[float, Field(gt=0)] = 1e-2,  # about how far every number moves in the first round
+    server_lr: Annotated[float, Field(gt=0)] = 3e-2,  # above FedAdam's: v only grows and steps shrink
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0,  # Adagrad has no momentum
     tau: Annotated[float, Field(gt=0)] = 1e-3,  # paper, section 5
 ) -> Algorithm:
