@@ -36,7 +36,7 @@ def test_fedavgm():
 
 def test_fedavgm_gains_one_over_one_minus_beta_where_rounds_agree():
     """The dampened variant, beta m + (1 - beta) Delta, would stay at a step of 1."""
-    x = path("fedavgm", [1.0] * 300)
+    x = path("fedavgm", [1.0] * 300, server_lr=1.0)
     assert x[1] - x[0] == pytest.approx(1.9, abs=1e-12)
     assert x[-1] - x[-2] == pytest.approx(10.0, abs=1e-9)
 

@@ -121,7 +121,7 @@ def test_nothing_to_learn_and_no_momentum_change_nothing(name):
 def test_momentum_goes_on_when_there_is_nothing_to_learn():
     """m = beta m + 0: the server still moves, which is why an idle round is exempt then."""
     x = Quadratic([[1.0]], [[0.0]], [4])
-    fed = federation(x, "fedavgm", num_rounds=2, work={"steps": 1, "lr": 1.0})
+    fed = federation(x, ("fedavgm", {"server_lr": 1.0}), num_rounds=2, work={"steps": 1, "lr": 1.0})
     state, _ = run(fed)
     assert state.adapter.flat.item() == pytest.approx(3 - 3 - 0.9 * 3, abs=1e-12)  # the optimum is reached in round 1
 
