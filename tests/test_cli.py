@@ -106,6 +106,7 @@ def test_check_draws_the_split_on_request_and_replaces_nothing(fedfault, tmp_pat
     assert fedfault(*words, str(tmp_path / "no" / "split.png"))[0] == 2
 
 
+@pytest.mark.slow
 def test_check_writes_nothing(fedfault, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert fedfault("check", "data.max_samples=100")[0] == 0

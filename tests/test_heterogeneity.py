@@ -70,6 +70,7 @@ def test_one_client_and_one_topic_leave_indices_out(prepared):
     assert sentences(alone) == ["The 1 clients have about the same number of documents."]
 
 
+@pytest.mark.slow
 def test_it_is_measured_once_for_the_same_key(prepared, monkeypatch, tmp_path):
     monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path))
     p, told = prepared("iid"), []

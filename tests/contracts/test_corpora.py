@@ -70,6 +70,7 @@ def test_every_document_has_text_and_topic(corpus):
         assert document.topic
 
 
+@pytest.mark.slow
 def test_reading_again_gives_the_same_fingerprint(corpus, folders):
     options = {"path": str(folders[corpus.name])} if corpus.name in folders else {}
     assert build("corpus", corpus.name, **options) == corpus

@@ -78,6 +78,7 @@ def documents_of(made, words, sentences):
             yield " ".join(word + "." * (i in inner or i == words - 1) for i, word in enumerate(chosen))
 
 
+@pytest.mark.slow
 def test_probabilities_of_all_short_documents_sum_to_the_probability_of_their_lengths():
     """With p(word ends a sentence) = 1/5 and 1/20 by style, and p(sentence ends the document) = 1/57 and 1/12."""
     made = language(num_topics=2, num_styles=2, num_words=5, shared=0.2, seed=3)

@@ -50,6 +50,7 @@ def test_the_leak_is_the_share_of_the_global_mixture(leak):
     assert abs(np.mean(own) - (1 - leak + leak / 4)) < 0.01
 
 
+@pytest.mark.slow
 def test_a_full_leak_is_iid():
     """Same sizes and, over many draws, the same mean and variance of the topic counts, with unequal topics."""
     topics = np.repeat([0, 1, 2], [60, 30, 10])

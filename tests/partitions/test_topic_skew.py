@@ -129,6 +129,7 @@ def test_topics_do_not_favour_low_or_high_client_numbers():
         assert (np.abs(counts.mean(axis=0) - 25) < 4.5 * sd + 1).all(), convention
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     alpha=st.floats(-3, 6).map(lambda e: 10**e),

@@ -26,6 +26,7 @@ def test_fixed_point_drifts_from_the_optimum_with_local_steps(K, expected):
     assert limit((K, K), num_rounds=30 if K > 1 else 160) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_fixed_point_with_unequal_weights():
     assert limit((5, 5), sizes=(9, 1)) == pytest.approx(0.2001462728, abs=1e-9)
     assert limit((1, 1), sizes=(9, 1)) == pytest.approx(4 / 13, abs=1e-9)

@@ -63,6 +63,7 @@ def test_one_cluster_is_fedavg_bit_for_bit(cohort_size, optimizer):
     assert torch.equal(mine.memory["cluster_0"].flat, plain.adapter.flat)
 
 
+@pytest.mark.slow
 def test_the_names_of_clusters_do_not_matter():
     """I-C2: clusters permuted at the start are permuted at the end, and clients have the same models."""
     fed = federation(Swapped(), ("ifca", {"num_clusters": 3}), cohort_size=4, num_rounds=4)

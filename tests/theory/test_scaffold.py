@@ -158,6 +158,7 @@ def test_reference_case_takes_the_known_iterates_and_rounds(option, first, withi
     assert [abs(x - 0.8) < 1e-6 for x in xs] == [False] * within + [True]
 
 
+@pytest.mark.slow
 @OPTIONS
 @pytest.mark.parametrize(("cohort_size", "num_rounds"), [(5, 60), (2, 160)])
 def test_unequal_clients_reach_the_optimum_of_their_weighted_mean(option, cohort_size, num_rounds):
