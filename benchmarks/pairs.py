@@ -13,8 +13,8 @@ from fedfault.config import load
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import prepare
+from fedfault.records import RoundRecord
 from fedfault.registry import builders
-from fedfault.types import RoundRecord
 
 HEAD = """# Algorithms and aggregations
 

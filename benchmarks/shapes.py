@@ -26,9 +26,10 @@ from torch import Tensor
 
 from fedfault.engine import Federation, begin, rounds
 from fedfault.local import LocalWork
+from fedfault.records import Score
 from fedfault.registry import build
 from fedfault.seeds import rng
-from fedfault.types import Adapter, Algorithm, Batch, ExtraLoss, Layout, Score, Site
+from fedfault.types import Adapter, Algorithm, Batch, ExtraLoss, Layout, Site
 
 
 class Split(NamedTuple):

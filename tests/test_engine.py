@@ -9,7 +9,7 @@ import torch
 
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
-from fedfault.types import RoundRecord, Score
+from fedfault.records import RoundRecord, Score
 from toys import LowRank, Quadratic, federation
 
 

@@ -11,9 +11,9 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
 
 from fedfault import plots
+from fedfault.records import ClientRecord, RoundRecord, Score
 from fedfault.report.data import RunData
 from fedfault.report.draw import MARKERS, as_text, contrast, label, png, spread, svg, topic_colours
-from fedfault.types import ClientRecord, RoundRecord, Score
 
 
 def client(k, loss=3.0):

@@ -9,8 +9,9 @@ import torch
 
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
+from fedfault.records import ClientRecord, RoundRecord, Score
 from fedfault.runs import RunFolder, read_records, summary
-from fedfault.types import Adapter, ClientRecord, Layout, RoundRecord, Score, Site, State
+from fedfault.types import Adapter, Layout, Site, State
 from toys import LowRank, federation
 
 LAYOUT = Layout.of([Site("a", "lora", (2, 3, 5))])

@@ -12,8 +12,9 @@ from fedfault.engine import Federation
 from fedfault.errors import UserError
 from fedfault.experiment import _check_pair
 from fedfault.local import LocalWork
+from fedfault.records import Score
 from fedfault.registry import build
-from fedfault.types import Adapter, Batch, Layout, Score, Site
+from fedfault.types import Adapter, Batch, Layout, Site
 
 
 @dataclass

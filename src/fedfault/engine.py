@@ -27,20 +27,9 @@ from fedfault.exchange import (
 from fedfault.local import LocalWork, Passes, Trainer, weights
 from fedfault.metrics.aggregation import aggregation_error
 from fedfault.metrics.updates import update_metrics
+from fedfault.records import ClientRecord, RoundRecord
 from fedfault.seeds import rng
-from fedfault.types import (
-    Adapter,
-    Aggregation,
-    Algorithm,
-    ClientRecord,
-    Message,
-    Pooled,
-    RoundRecord,
-    State,
-    Task,
-    Trained,
-    Uploads,
-)
+from fedfault.types import Adapter, Aggregation, Algorithm, Message, Pooled, State, Task, Trained, Uploads
 
 
 @dataclass(frozen=True)

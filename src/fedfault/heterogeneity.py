@@ -20,9 +20,10 @@ from fedfault.language import LanguageTask
 from fedfault.metrics import skew
 from fedfault.metrics.skew import Index
 from fedfault.partitions.owners import log_dirichlet, shares
+from fedfault.records import finite
 from fedfault.seeds import rng
 from fedfault.storage import cache_dir, keep
-from fedfault.types import Batch, finite
+from fedfault.types import Batch
 
 TOKENS = 2_000_000  # of the documents that the token divergence is measured on, about
 EMBEDDED = 600  # documents whose embeddings are compared

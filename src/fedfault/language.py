@@ -10,7 +10,8 @@ from torch import Tensor
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix
 from fedfault.corpora.packing import Blocks
-from fedfault.types import Adapter, Batch, ExtraLoss, Score
+from fedfault.records import Score
+from fedfault.types import Adapter, Batch, ExtraLoss
 
 # what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
 ACTIVATION_BYTES = 2**30

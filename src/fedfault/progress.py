@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fedfault.types import RoundRecord
+from fedfault.records import RoundRecord
 
 
 class Progress:

@@ -23,8 +23,9 @@ from typing import Any
 import filelock
 
 from fedfault.errors import UserError
+from fedfault.records import RoundRecord, finite
 from fedfault.storage import write_atomically
-from fedfault.types import Adapter, Layout, RoundRecord, State, finite
+from fedfault.types import Adapter, Layout, State
 
 KEEP = 2  # checkpoints: the newest, and the one before in case the newest is damaged
 
@@ -186,6 +187,7 @@ class RunFolder:
         import pyarrow.parquet
 
         rows = [{"round": r.round, **dataclasses.asdict(c)} for r in records for c in r.clients]
+        rows = [{**row, **row.pop("probes")} for row in rows]
         scratch = self.path / f".clients.{os.getpid()}.tmp"
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), scratch)
         os.replace(scratch, self.path / "clients.parquet")

@@ -24,8 +24,9 @@ from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared, facts, prepare
 from fedfault.progress import Progress
+from fedfault.records import RoundRecord
 from fedfault.runs import RunFolder, is_run, summary
-from fedfault.types import RoundRecord, State
+from fedfault.types import State
 
 CARD_NOTES = {  # trait of the aggregation -> what a user of the exported adapter has to know
     "folds": "The run added to the frozen weights too; this adapter stands for the whole change of the original model.",

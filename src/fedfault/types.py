@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from fedfault.records import Score
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -304,6 +306,13 @@ class Batch(NamedTuple):
     real: Tensor  # (K, B) bool
 
 
+class States(NamedTuple):
+    """Hidden states of k models on the same blocks."""
+
+    layers: Sequence[Tensor]  # after the embedding and after every block: (k, blocks, T, d) each
+    mask: Tensor  # (blocks, T) bool: positions that predict a target
+
+
 class Task(Protocol):
     """What is learned. The language-model task and the tests' quadratic task implement the same protocol."""
 
@@ -335,6 +344,15 @@ class Task(Protocol):
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """Scores of one model (P,) on every evaluation set, by name; `client/ID` of personal (N, P) where that is given."""
 
+    def states(self, params: Tensor | None, blocks: int) -> States | None:
+        """Hidden states on the first of a fixed set of held-out blocks, under each row of params (k, P).
+
+        None for params: of the model before training, k = 1, nothing folded in. None where there are no hidden states.
+        """
+
+    def attention(self, params: Tensor, blocks: int) -> list[Tensor] | None:
+        """Attention weights on the same blocks, by layer: (k * blocks, heads, T, T). None where the model gives none."""
+
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """Make the frozen weights the original ones plus `base`, LoRA site -> (d_out, d_in)."""
 
@@ -343,83 +361,43 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Score:
-    """Mean loss over target tokens, in nats, and how many tokens it is a mean over."""
-
-    loss: float
-    tokens: int
-
-    @property
-    def perplexity(self) -> float:
-        """exp(loss); infinite when it overflows, NaN when the loss is."""
-        return math.inf if self.loss > 700 else math.exp(self.loss)
-
-
-@dataclass(frozen=True)
-class ClientRecord:
-    """What one client did in one round."""
-
-    client: int
-    weight: float  # its share in the average; shares of a round sum to one
-    steps: int
-    tokens: int
-    loss: float  # training loss, nats per token
-    grad_norm: float
-    update_norm: float  # Frobenius norm of its weight change, factors multiplied out
-    bytes_up: int
-    bytes_down: int
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """Plain numbers of one round: JSON-able, no tensors. Round 0 is the model before training.
-
-    Score names: `validation` (the mixture), `topic/NAME`, `client/ID`, `general`. What was not measured is absent.
-    """
+class Moment:
+    """What a probe may look at once a round is over; nothing in it may be changed."""
 
     round: int
-    clients: tuple[ClientRecord, ...] = ()
-    scores: Mapping[str, Score] = field(default_factory=dict)
+    seed: int
+    task: Task
+    before: State  # the server's state that the round started from
+    after: State
+    clients: Sequence[int]  # (K,) the cohort, by id
+    start: Tensor  # (K, P) where each client started
+    trained: Trained
+    averages: Sequence[tuple[Uploads, Pooled]]  # what the aggregation was given and made of it
+    halves: tuple[Tensor, Tensor] | None  # (K, P) each: gradients at the start on two disjoint draws of every client
+    private: bool  # whether a part of every client's adapter stays with it
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What a probe found; what is not defined is absent."""
+
     probes: Mapping[str, float] = field(default_factory=dict)
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict)  # wall time by part: train, aggregate, evaluate
-    events: tuple[str, ...] = ()  # what a reader should know, in sentences
-
-    @property
-    def tokens(self) -> int:
-        """Target tokens trained on, all clients."""
-        return sum(c.tokens for c in self.clients)
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict of plain values, a number that is not finite as None; `from_json` inverts it."""
-        plain: dict[str, Any] = finite(dataclasses.asdict(self))
-        return plain
-
-    @classmethod
-    def from_json(cls, line: Mapping[str, Any]) -> RoundRecord:
-        """Read what `to_json` wrote."""
-        return cls(
-            **{
-                **line,
-                "clients": tuple(ClientRecord(**_nan(c)) for c in line["clients"]),
-                "events": tuple(line["events"]),
-                "scores": {name: Score(**_nan(s)) for name, s in line["scores"].items()},
-            }
-        )
+    clients: Mapping[str, Sequence[float]] = field(default_factory=dict)  # name -> a number for each client, (K,)
+    matrices: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)  # name -> (K, K)
 
 
-def finite(value: Any) -> Any:
-    """JSON has no NaN or infinity: they become None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
-    return [finite(v) for v in value] if isinstance(value, tuple | list) else value
+@dataclass(frozen=True)
+class Probe:
+    """A measurement of the finished round: tensors in, floats out.
 
+    take: (moment) -> readings
+    sparse: it costs forward passes, and is taken only in rounds that are evaluated
+    gradients: it needs `Moment.halves`
+    """
 
-def _nan(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: math.nan if v is None else v for k, v in values.items()}
+    take: Callable[[Moment], Readings]
+    sparse: bool = False
+    gradients: bool = False
 
 
 class Document(NamedTuple):

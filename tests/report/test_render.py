@@ -12,9 +12,9 @@ import yaml
 
 from fedfault import plots
 from fedfault.errors import UserError
+from fedfault.records import ClientRecord, RoundRecord, Score
 from fedfault.report import summary
 from fedfault.report.render import read, render
-from fedfault.types import ClientRecord, RoundRecord, Score
 
 EVIL = "<script>alert(1)</script>"
 

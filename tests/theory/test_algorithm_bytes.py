@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fedfault.engine import begin, rounds
+from fedfault.records import Score
 from fedfault.registry import builders
-from fedfault.types import Adapter, Layout, Score, Site
+from fedfault.types import Adapter, Layout, Site
 from toys import federation
 
 WHOLE, SCALAR = 65_536, 8

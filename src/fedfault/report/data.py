@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from fedfault.errors import UserError
-from fedfault.types import RoundRecord
+from fedfault.records import RoundRecord
 
 
 @dataclass(frozen=True)

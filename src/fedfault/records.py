@@ -1,0 +1,136 @@
+"""What was measured, as plain values: JSON-able, no tensors. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss over target tokens, in nats, and how many tokens it is a mean over."""
+
+    loss: float
+    tokens: int
+    se: float | None = None  # standard error of the change of `loss` since round 0, paired by block; None: not known
+    blocks: int | None = None  # how many blocks that is made of
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite when it overflows, NaN when the loss is."""
+        return math.inf if self.loss > 700 else math.exp(self.loss)
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """What one client did in one round."""
+
+    client: int
+    weight: float  # its share in the average; shares of a round sum to one
+    steps: int
+    tokens: int
+    loss: float  # training loss, nats per token
+    grad_norm: float
+    update_norm: float  # Frobenius norm of its weight change, factors multiplied out
+    bytes_up: int
+    bytes_down: int
+    probes: Mapping[str, float] = field(default_factory=dict)  # what probes say of it
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """Plain numbers of one round: JSON-able, no tensors. Round 0 is the model before training.
+
+    Score names: `validation` (the mixture), `topic/NAME`, `client/ID`, `general`. What was not measured is absent.
+    """
+
+    round: int
+    clients: tuple[ClientRecord, ...] = ()
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    probes: Mapping[str, float] = field(default_factory=dict)
+    matrices: Mapping[str, tuple[tuple[float, ...], ...]] = field(
+        default_factory=dict
+    )  # of clients by clients, in order
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)  # wall time: train, aggregate, evaluate, probe/NAME
+    events: tuple[str, ...] = ()  # what a reader should know, in sentences
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens trained on, all clients."""
+        return sum(c.tokens for c in self.clients)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values, a number that is not finite as None; `from_json` inverts it."""
+        plain: dict[str, Any] = finite(dataclasses.asdict(self))
+        return plain
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> RoundRecord:
+        """Read what `to_json` wrote."""
+        return cls(
+            **{
+                **line,
+                "clients": tuple(_client(c) for c in line["clients"]),
+                "events": tuple(line["events"]),
+                "scores": {name: _score(s) for name, s in line["scores"].items()},
+                "probes": _nan(line["probes"]),
+                "matrices": {
+                    name: tuple(tuple(_nan(row)) for row in m) for name, m in line.get("matrices", {}).items()
+                },
+            }
+        )
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _nan(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {k: math.nan if v is None else v for k, v in values.items()}
+    return [math.nan if v is None else v for v in values]
+
+
+def _client(line: Mapping[str, Any]) -> ClientRecord:
+    return ClientRecord(**{**_nan(line), "probes": _nan(line.get("probes", {}))})
+
+
+def _score(line: Mapping[str, Any]) -> Score:
+    optional = ("se", "blocks")
+    return Score(**_nan({k: v for k, v in line.items() if k not in optional}), **{k: line.get(k) for k in optional})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a detector says of a run, from a round on."""
+
+    detector: str
+    round: int
+    level: Literal["suspect", "alarm"]
+    sentence: str  # what happened, in plain words
+    statistic: float
+    threshold: float | None  # None: no statistic was needed, such as for a loss that is not a number
+    controls: int  # IID control runs behind the threshold; 0: it follows from theory or convention
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    advice: tuple[str, ...] = ()  # what to try, first things first
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values; `from_json` inverts it."""
+        plain: dict[str, Any] = finite(dataclasses.asdict(self))
+        return plain
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Finding:
+        """Read what `to_json` wrote."""
+        numbers = _nan({"statistic": line["statistic"]})
+        return cls(**{**line, **numbers, "evidence": _nan(line["evidence"]), "advice": tuple(line["advice"])})
