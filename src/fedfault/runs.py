@@ -187,7 +187,7 @@ class RunFolder:
         import pyarrow.parquet
 
         rows = [{"round": r.round, **dataclasses.asdict(c)} for r in records for c in r.clients]
-        rows = [{**row, **row.pop("probes")} for row in rows]
+        rows = [{**{k: v for k, v in row.items() if k != "probes"}, **row["probes"]} for row in rows]
         scratch = self.path / f".clients.{os.getpid()}.tmp"
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), scratch)
         os.replace(scratch, self.path / "clients.parquet")
