@@ -77,6 +77,11 @@ class Softmax:
     def checksums(self) -> dict[str, int]:
         return {}
 
+    def states(self, params: Tensor | None, blocks: int) -> None:
+        return None
+
+    attention = continuations = states
+
     def grad(
         self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:

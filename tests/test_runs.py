@@ -10,7 +10,7 @@ import torch
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.records import ClientRecord, RoundRecord, Score
-from fedfault.runs import RunFolder, read_records, summary
+from fedfault.runs import RunFolder, best_round, changes, read_records, summary
 from fedfault.types import Adapter, Layout, Site, State
 from toys import LowRank, federation
 
@@ -21,7 +21,7 @@ def state(round: int = 3) -> State:
     x = Adapter(LAYOUT, torch.randn(LAYOUT.size))
     memory = {"m": Adapter(LAYOUT, torch.randn(LAYOUT.size))}
     clients = {"c": Adapter(LAYOUT, torch.randn(4, LAYOUT.size))}
-    return State(x, round, memory=memory, clients=clients, clients_per_pass=2)
+    return State(x, round, memory=memory, clients=clients, last=x * 2, clients_per_pass=2)
 
 
 @pytest.fixture
@@ -40,6 +40,7 @@ def test_a_checkpoint_brings_back_everything_that_outlives_a_round(folder):
     assert torch.equal(loaded.adapter.flat, saved.adapter.flat)
     assert torch.equal(loaded.memory["m"].flat, saved.memory["m"].flat)
     assert torch.equal(loaded.clients["c"].flat, saved.clients["c"].flat)
+    assert torch.equal(loaded.last.flat, 2 * saved.adapter.flat)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "json"])
@@ -78,10 +79,39 @@ def test_a_foreign_checkpoint_is_refused(folder):
         folder.load(Layout.of([Site("b", "lora", (2, 3, 5))]), "cpu")
 
 
-def test_only_the_last_two_checkpoints_are_kept(folder):
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [(1, [0, 2, 6]), (2, [0, 2, 5, 6]), (4, [0, 2, 3, 4, 5, 6]), (6, [*range(7)]), ("all", [*range(7)])],
+)
+def test_the_newest_checkpoints_are_kept_and_those_of_the_best_round_and_round_0(folder, keep, left):
+    for t in range(7):
+        folder.save(state(t), keep, best=min(t, 2))
+    assert folder.kept() == left
+    assert {p.stem for p in folder.checkpoints.iterdir()} == {f"round-{t:05d}" for t in left}
+
+
+def test_what_was_best_goes_when_another_round_is_better(folder):
+    for t in range(5):
+        folder.save(state(t), 1, best=1 if t < 4 else 4)
+    assert folder.kept() == [0, 4]
+
+
+def test_a_named_checkpoint_is_loaded_or_those_that_are_there_are_listed(folder):
+    for t in (0, 1, 4, 5, 6):
+        folder.save(state(t))
+    assert folder.load(LAYOUT, "cpu", 4)[0].round == 4
+    with pytest.raises(UserError, match=r"no checkpoint of round 3; there are those of rounds 0, 1, 4 to 6"):
+        folder.load(LAYOUT, "cpu", 3)
+    (folder.checkpoints / "round-00004.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"round 4 in .* is damaged .* there are those of rounds 0, 1, 5, 6"):
+        folder.load(LAYOUT, "cpu", 4)
+
+
+def test_going_back_forgets_the_checkpoints_of_later_rounds(folder):
     for t in range(5):
         folder.save(state(t))
-    assert sorted(p.name for p in folder.checkpoints.glob("*.json")) == ["round-00003.json", "round-00004.json"]
+    folder.rewind(2)
+    assert folder.kept() == [0, 1, 2]
 
 
 def test_an_existing_run_is_not_overwritten_unless_asked(folder):
@@ -147,6 +177,23 @@ def test_clients_become_one_row_per_round_and_client(folder):
     folder.write_clients(records)
     table = pyarrow.parquet.read_table(folder.path / "clients.parquet").to_pylist()
     assert [(row["round"], row["client"]) for row in table] == [(r.round, c.client) for r in records for c in r.clients]
+
+
+def test_the_best_round_is_the_first_with_the_lowest_finite_loss():
+    losses = [2.0, float("nan"), 1.0, 1.0, float("inf")]
+    assert best_round([record(t, loss) for t, loss in enumerate(losses)]) == 2
+    assert best_round([record(0, float("nan")), RoundRecord(1)]) is None
+    assert best_round([]) is None
+
+
+def test_changes_of_a_configuration_are_told_by_dotted_key():
+    before = {"seed": 1, "federation": {"algorithm": {"name": "fedprox", "mu": 0.1}, "num_rounds": 3}}
+    after = {"seed": 1, "federation": {"algorithm": {"name": "fedavg"}, "num_rounds": 3}, "new": {"ranks": [1, 2]}}
+    assert changes(before, after) == {
+        "federation.algorithm.name": ["fedprox", "fedavg"],
+        "federation.algorithm.mu": [0.1, None],
+        "new.ranks": [None, [1, 2]],
+    }
 
 
 def test_the_summary_has_no_invented_numbers():

@@ -22,7 +22,7 @@ from fedfault.runs import RunFolder
 SMALL = [
     "federation.total_clients=3", "federation.participation_rate=0.7", "federation.num_rounds=3",
     "training.local_steps=2", "training.batch_size=2", "model.max_length=16", "data.max_samples=60",
-    "evaluation.max_blocks=4", "evaluation.general_blocks=4",
+    "evaluation.max_blocks=4", "evaluation.general_blocks=4", "metrics.memory=false",
 ]  # fmt: skip
 
 
@@ -104,9 +104,9 @@ def kill_in_round(folder: Path, round: int) -> RunFolder:
         "from fedfault.config import load\n"
         "from fedfault.progress import Progress\n"
         "keep = runs.RunFolder.save\n"
-        "def save(self, state):\n"
+        "def save(self, state, *rest):\n"
         "    if state.round == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    keep(self, state)\n"
+        "    keep(self, state, *rest)\n"
         "runs.RunFolder.save = save\n"
         "session.start(load('quickstart', sys.argv[2:]), Progress(quiet=True))\n"
     )

@@ -43,6 +43,12 @@ class Quadratic:
     def init(self, seed: int) -> Adapter:
         return Adapter(self.layout, torch.full((self.layout.size,), self.start, dtype=torch.float64))
 
+    def states(self, params: Tensor | None, blocks: int) -> None:
+        return None
+
+    def attention(self, params: Tensor, blocks: int) -> None:
+        return None
+
     def fold(self, base) -> None:
         assert not base
 
@@ -88,6 +94,12 @@ class LowRank:
         pair = self.layout.pair(flat, self.layout.sites[0])
         pair.A.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(seed))
         return Adapter(self.layout, flat)
+
+    def states(self, params: Tensor | None, blocks: int) -> None:
+        return None
+
+    def attention(self, params: Tensor, blocks: int) -> None:
+        return None
 
     def fold(self, base) -> None:
         self.W = self.W0 + base["w"] if "w" in base else self.W0.clone()

@@ -80,6 +80,26 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
 
 
 @app.command()
+def fork(
+    run: RunPath,
+    round: Annotated[int, typer.Option("--round", min=0, help="go on from the checkpoint of this round")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="what is different from there on, and experiment_name"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on from a round of a run with other settings, in a run of its own: what would have happened if."""
+    from fedfault.fork import fork as go_on
+    from fedfault.progress import Progress
+
+    with _stoppable():
+        folder = go_on(run, round, changes or [], Progress(quiet=quiet), overwrite=overwrite, argv=sys.argv[1:])
+    typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+@app.command()
 def check(
     settings: Settings = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="also write the picture of the split to this PNG")] = None,
@@ -100,6 +120,61 @@ def report(run: RunPath) -> None:
     from fedfault.report.render import render
 
     typer.echo(f"report: {render(run)}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="run folders; the others are compared with the first")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="file for the page")] = None,
+) -> None:
+    """Runs beside one another: one table, paired statistics, and a page with figures. Needs no model and no data."""
+    import shutil
+
+    from fedfault.compare.page import compare as beside
+    from fedfault.compare.page import told
+
+    found, page = beside(runs, out, argv=sys.argv[1:])
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    typer.echo(told(found, width))
+    typer.echo(f"page: {page}")
+
+
+@app.command()
+def diagnose(
+    run: RunPath,
+    calibration: Annotated[
+        str | None,
+        typer.Option("--calibration", help="packaged, none or a file, instead of what the run was judged by"),
+    ] = None,
+) -> None:
+    """Judge a run again by its records: verdict, findings, what to try. Needs no model and no data."""
+    from fedfault.watch import diagnose as judge
+
+    typer.echo(judge(run, calibration))
+
+
+@app.command()
+def calibrate(
+    settings: Settings = None,
+    controls: Annotated[
+        int, typer.Option("--controls", min=3, help="IID control runs; 19 for a 5 % false-alarm rate")
+    ] = 19,
+    out: Annotated[Path | None, typer.Option("--out", help="file for the thresholds")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train IID control runs of a configuration and write the detectors' thresholds; goes on where it was stopped."""
+    from fedfault.config import load
+
+    config, overrides = _split(settings)
+    loaded = load(config, overrides)
+    from fedfault.controls import calibrate as learn
+    from fedfault.progress import Progress
+
+    with _stoppable():
+        file = learn(loaded, controls, Progress(quiet=quiet), out, argv=sys.argv[1:])
+    typer.echo(f"calibration: {file}")
 
 
 @app.command(name="list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
+from fedfault.corpora.decoding import text_bytes
 from fedfault.corpora.packing import Blocks, pack
 from fedfault.corpora.tokens import Tokens, encode
 from fedfault.errors import UserError
@@ -37,6 +38,7 @@ class Split:
     validation: dict[str, Blocks]  # by topic, at most evaluation.max_blocks each
     mixture: dict[str, float]  # topic -> its share of all validation tokens, those beyond max_blocks included
     floor: dict[str, float]  # score name -> nats per token that no model can beat, where the corpus knows
+    bytes_per_token: dict[str, float]  # score name -> UTF-8 bytes of text per target token, see `bytes_per_token`
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -54,6 +56,7 @@ class Split:
             "removed": self.deal.removed,
             "notes": list(self.deal.notes),
             "floor": self.floor,  # by score name
+            "bytes_per_token": self.bytes_per_token,  # by score name
         }
 
 
@@ -72,8 +75,10 @@ def load_corpus(exp: Experiment) -> Corpus:
     return found
 
 
-def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int) -> Split:
+def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, control: bool = False) -> Split:
     """Deal the training documents out to clients, hold some back for each, and pack everything into blocks.
+
+    A `control` is dealt the same numbers of documents, unchanged ones, at random: IID clients of the same sizes.
 
     Raises `UserError` when the partition is impossible or a client is left without text.
     """
@@ -85,6 +90,8 @@ def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int) -> Sp
     method = exp.data.partition
     generator = rng(exp.seed, "partition")
     deal: Deal = build("partition", method.method, **method.options)(documents, exp.federation.total_clients, generator)
+    if control:
+        deal = _at_random(deal, rng(exp.seed, "control"))
     ids = ids.replaced(dict(zip(deal.texts, encode(tokenizer, list(deal.texts.values())), strict=True)))
     train, held_out = [], []
     for k, part in enumerate(deal.clients):
@@ -97,7 +104,11 @@ def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int) -> Sp
     mixture = {topic: b.num_tokens / total for topic, b in whole.items()}
     validation = {t: _some(b, most, exp.seed, "topic", t) for t, b in whole.items()}
     floor = _floor(corpus, whole, mixture)
-    return Split(corpus, documents, deal, ids, topics, labels, train, held_out, validation, mixture, floor)
+    sets = {f"topic/{t}": b for t, b in validation.items()}
+    sets |= {f"client/{k}": b for k, b in enumerate(held_out) if b is not None}
+    sizes = bytes_per_token(sets, tokenizer, separator)
+    sizes["validation"] = sum(share * sizes[f"topic/{t}"] for t, share in mixture.items())
+    return Split(corpus, documents, deal, ids, topics, labels, train, held_out, validation, mixture, floor, sizes)
 
 
 def _training(exp: Experiment, corpus: Corpus, tokenizer: Any) -> tuple[Sequence[Document], Tokens]:
@@ -112,6 +123,13 @@ def _training(exp: Experiment, corpus: Corpus, tokenizer: Any) -> tuple[Sequence
             + (" or raise data.max_samples" if exp.data.max_samples else "")
         )
     return documents, encode(tokenizer, [d.text for d in documents])
+
+
+def _at_random(deal: Deal, generator: np.random.Generator) -> Deal:
+    """Clients of the same sizes with other documents, as they come."""
+    sizes = [len(own) for own in deal.clients]
+    order = generator.permutation(sum(sizes))
+    return Deal([np.sort(own) for own in np.split(order, np.cumsum(sizes)[:-1])], notes=("control: dealt at random",))
 
 
 def _hold_back(part: np.ndarray, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -145,6 +163,17 @@ def _floor(corpus: Corpus, validation: dict[str, Blocks], mixture: dict[str, flo
         characters[d.topic] = characters.get(d.topic, 0) + len(d.text)
     floor = {t: corpus.entropy[t] * characters[t] / b.num_tokens for t, b in validation.items()}
     return {"validation": sum(mixture[t] * floor[t] for t in floor), **{f"topic/{t}": v for t, v in floor.items()}}
+
+
+def bytes_per_token(sets: Mapping[str, Blocks], tokenizer: Any, separator: int) -> dict[str, float]:
+    """UTF-8 bytes of text per target token of each set, for `records.bits_per_byte`.
+
+    Separators between documents are predicted like other tokens, so they count as tokens, but they have no bytes.
+    """
+    targets = [b.ids[:, 1:][b.mask].numpy() for b in sets.values()]
+    sizes = text_bytes(tokenizer, np.concatenate(targets), separator)
+    parts = np.split(sizes, np.cumsum([len(t) for t in targets])[:-1])
+    return {name: float(part.mean()) for name, part in zip(sets, parts, strict=True)}
 
 
 def documents_of(texts: Sequence[str], tokenizer: Any, T: int, separator: int, n: int, seed: int) -> Blocks:

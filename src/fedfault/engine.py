@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -25,11 +26,24 @@ from fedfault.exchange import (
     with_mean_of_private,
 )
 from fedfault.local import LocalWork, Passes, Trainer, weights
-from fedfault.metrics.aggregation import aggregation_error
-from fedfault.metrics.updates import update_metrics
+from fedfault.metrics.gradients import split_halves
+from fedfault.metrics.updates import update_norms
 from fedfault.records import ClientRecord, RoundRecord
 from fedfault.seeds import rng
-from fedfault.types import Adapter, Aggregation, Algorithm, Message, Pooled, State, Task, Trained, Uploads
+from fedfault.types import (
+    Adapter,
+    Aggregation,
+    Algorithm,
+    Message,
+    Moment,
+    Pooled,
+    Probe,
+    Readings,
+    State,
+    Task,
+    Trained,
+    Uploads,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class Federation:
     clients_per_pass: int | None = None  # None: the whole cohort
     ranks: tuple[int, ...] = ()  # (N,) LoRA rank of each client; none: the full rank for all
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
+    probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
     effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
 
     def cohort(self, round: int) -> list[int]:
@@ -65,9 +80,9 @@ class Federation:
         return self.work.lr * min(1.0, round / rising) if rising else self.work.lr
 
 
-def begin(fed: Federation) -> State:
-    """The state before the first round."""
-    x, N = fed.task.init(fed.seed), fed.total_clients
+def begin(fed: Federation, x: Adapter | None = None) -> State:
+    """The state before the first round; with x (P,), from there on."""
+    x, N = fed.task.init(fed.seed) if x is None else x, fed.total_clients
     home = {**fed.algorithm.init_client(x)}
     if fed.aggregation.private(x.layout) is not None:
         home[OWN] = x
@@ -96,54 +111,135 @@ def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]
         yield state, record
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A round up to local training: who trains, from what, with which streams."""
+
+    fed: Federation
+    state: State
+    round: int
+    cohort: Cohort
+    passes: Passes
+    door: integrity.Door
+    train: Trainer
+    down: Message  # what the server sent
+    received: Message  # what arrived: cut to the clients' ranks, with what they kept at home
+    memory: Mapping[str, Adapter]  # what each client of the cohort remembers
+    base: Mapping[str, int]  # checksums of the frozen weights
+    probes: Mapping[str, Probe]  # of this round
+    evaluated: bool  # whether scores are taken in this round
+    halves: tuple[Tensor, Tensor] | None
+    seconds: float  # that they took
+
+
 def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
-    """Broadcast, local training of the cohort, aggregation, evaluation."""
-    t, started = state.round + 1, time.perf_counter()
+    """Broadcast, local training of the cohort, aggregation, evaluation, probes."""
+    r = _open(fed, state)
+    started = time.perf_counter()
+    watched = integrity.Watched(r.train, r.door, r.received, r.cohort.clients)
+    up, home = fed.algorithm.client(r.received, r.memory, watched)
+    integrity.check_sent(watched, up, home, r.memory)
+    return _close(r, up, home, time.perf_counter() - started)
+
+
+def _open(fed: Federation, state: State) -> Opened:
+    t = state.round + 1
     cohort = Cohort.of(fed.cohort(t), state, fed.aggregation)
-    clients, base = cohort.clients, fed.task.checksums()
-    passes = Passes(min(state.clients_per_pass or fed.clients_per_pass or len(clients), len(clients)))
+    K = len(cohort.clients)
+    passes = Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K))
     door = integrity.Door(fed.task)
-    train = _trainer(fed, door, cohort, t, passes)
     down = fed.algorithm.broadcast(state)
     received = {**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})}
-    memory = {n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN}
-    watched = integrity.Watched(train, door, received, clients)
-    up, home = fed.algorithm.client(received, memory, watched)
-    integrity.check_sent(watched, up, home, memory)
-    integrity.check_base(fed.task, base, clients)
-    local = _checked(train, cohort)
-    senders = _pruned(fed, cohort, train.start, local)
+    evaluated = t % fed.evaluate_every == 0 or t == fed.num_rounds
+    probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}
+    clock, halves = time.perf_counter(), None
+    if any(p.gradients for p in probes.values()) and "x" in received:
+        start = received["x"].flat.expand(K, -1)
+        around = {"seed": fed.seed, "round": t, "per_pass": passes.size}
+        halves = split_halves(fed.task, start, cohort.clients, cohort.trainable, **around)
+    return Opened(
+        fed=fed,
+        state=state,
+        round=t,
+        cohort=cohort,
+        passes=passes,
+        door=door,
+        train=_trainer(fed, door, cohort, t, passes),
+        down=down,
+        received=received,
+        memory={n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN},
+        base=fed.task.checksums(),
+        probes=probes,
+        evaluated=evaluated,
+        halves=halves,
+        seconds=time.perf_counter() - clock,
+    )
+
+
+def _close(r: Opened, up: Message, home: Mapping[str, Adapter], trained: float) -> tuple[State, RoundRecord]:
+    """What follows local training; `trained` are the seconds that it took."""
+    fed, state, cohort, passes, clients = r.fed, r.state, r.cohort, r.passes, r.cohort.clients
+    clock = time.perf_counter()
+    integrity.check_base(fed.task, r.base, clients)
+    local = _checked(r.train, cohort)
+    senders = _pruned(fed, cohort, r.train.start, local)
     up = senders.cut_all(up)
-    trained = time.perf_counter()
     good, events = integrity.quarantine(up, home, clients, fed.bad_updates)
     averages: list[tuple[Uploads, Pooled]] = []
     after = _served(fed, state, senders, up, good, averages) if any(good) else state
-    after = _kept(after, senders, home, local, good)
-    after = replace(after, round=t, clients_per_pass=passes.size if passes.events else state.clients_per_pass)
+    after = replace(_kept(after, senders, home, local, good), round=r.round, last=state.adapter)
+    after = replace(after, clients_per_pass=passes.size if passes.events else state.clients_per_pass)
     integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
     aggregated = time.perf_counter()
-    due = t % fed.evaluate_every == 0 or t == fed.num_rounds
-    scores = fed.task.evaluate(after.adapter, _personal(fed, after)) if due else {}
-    probes, norms = update_metrics(fed.task.layout, train.start, local.adapter.flat)
-    probes |= _exactness(fed, averages)
-    moved = zip(bytes_up(senders, up), bytes_down(cohort, down, state, fed.aggregation), strict=True)
-    records = _client_records(clients, local, _shares(local, good, averages), norms, list(moved))
-    seconds = {
-        "train": trained - started,
-        "aggregate": aggregated - trained,
-        "evaluate": time.perf_counter() - aggregated,
-    }
+    scores = fed.task.evaluate(after.adapter, _personal(fed, after)) if r.evaluated else {}
+    seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
+    readings, spent = _measured(r, after, local, averages)
+    moved = zip(bytes_up(senders, up), bytes_down(cohort, r.down, state, fed.aggregation), strict=True)
+    records = _client_records(r, local, _shares(local, good, averages), readings, list(moved))
     return after, RoundRecord(
-        round=t,
+        round=r.round,
         clients=records,
         scores=scores,
-        probes=probes,
+        probes=readings.probes,
+        matrices={name: tuple(map(tuple, rows)) for name, rows in readings.matrices.items()},
         bytes_up=sum(c.bytes_up for c in records),
         bytes_down=sum(c.bytes_down for c in records),
-        seconds=seconds,
+        seconds=seconds | spent,
         events=(*passes.events, *events),
     )
+
+
+def _measured(
+    r: Opened, after: State, local: Trained, averages: list[tuple[Uploads, Pooled]]
+) -> tuple[Readings, dict[str, float]]:
+    """What the probes say of the round, and the seconds that each took."""
+    moment = Moment(
+        round=r.round,
+        seed=r.fed.seed,
+        task=r.fed.task,
+        before=r.state,
+        after=after,
+        clients=r.cohort.clients,
+        start=r.train.start,
+        trained=local,
+        averages=averages,
+        halves=r.halves,
+        private=r.cohort.private is not None,
+    )
+    probes: dict[str, float] = {}
+    clients: dict[str, Sequence[float]] = {}
+    matrices: dict[str, Sequence[Sequence[float]]] = {}
+    seconds: dict[str, float] = {}
+    sharing = sum(p.gradients for p in r.probes.values())
+    for name, probe in r.probes.items():
+        clock = time.perf_counter()
+        found = probe.take(moment)
+        probes |= found.probes
+        clients |= found.clients
+        matrices |= found.matrices
+        seconds[f"probe/{name}"] = time.perf_counter() - clock + (r.seconds / sharing if probe.gradients else 0.0)
+    return Readings(probes, clients, matrices), seconds
 
 
 def _trainer(fed: Federation, task: Task, cohort: Cohort, t: int, passes: Passes) -> Trainer:
@@ -205,15 +301,6 @@ def _kept(after: State, cohort: Cohort, home: Mapping[str, Adapter], local: Trai
     return with_mean_of_private(remembered(replace(after, ranks=tuple(ranks)), cohort, home, good), cohort.private)
 
 
-def _exactness(fed: Federation, averages: list[tuple[Uploads, Pooled]]) -> dict[str, float]:
-    """`aggregation_error`, where clients share one model and there is a product to average."""
-    if len(averages) != 1 or "private" in fed.aggregation.traits:
-        return {}
-    got, pooled = averages[0]
-    error, _ = aggregation_error(fed.task.layout, got.sent.flat, got.weight, pooled.adapter, pooled.fold)
-    return {} if error is None else {"aggregation_error": error}
-
-
 def _shares(local: Trained, good: list[bool], averages: list[tuple[Uploads, Pooled]]) -> list[float]:
     """Each client's share in the average, by the aggregation's own weights where it has some; 0 for who is left out."""
     weight = local.weight.double() * torch.tensor(good)
@@ -229,12 +316,13 @@ def _personal(fed: Federation, state: State) -> Adapter | None:
 
 
 def _client_records(
-    clients: Sequence[int],
+    r: Opened,
     local: Trained,
     share: Sequence[float],
-    norms: Sequence[float],
+    readings: Readings,
     moved: Sequence[tuple[int, int]],
 ) -> tuple[ClientRecord, ...]:
+    norms = update_norms(r.fed.task.layout, r.train.start, local.adapter.flat)
     return tuple(
         ClientRecord(
             client=k,
@@ -246,6 +334,7 @@ def _client_records(
             update_norm=norms[i],
             bytes_up=moved[i][0],
             bytes_down=moved[i][1],
+            probes={name: values[i] for name, values in readings.clients.items() if math.isfinite(values[i])},
         )
-        for i, k in enumerate(clients)
+        for i, k in enumerate(r.cohort.clients)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from fedfault.backbones.load import Backbone, Say, load, quiet
 from fedfault.backbones.sample import sample
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.config.schema import Experiment
+from fedfault.corpora.decoding import decoder
 from fedfault.corpora.packing import Blocks
-from fedfault.data import Split, documents_of, load_corpus, split
+from fedfault.data import Split, bytes_per_token, documents_of, load_corpus, split
 from fedfault.engine import Federation
 from fedfault.errors import UserError
 from fedfault.heterogeneity import measured
 from fedfault.language import LanguageTask
 from fedfault.local import LocalWork
+from fedfault.metrics.generation import signature as bleu_signature
 from fedfault.registry import build
 from fedfault.seeds import torch_rng
 from fedfault.storage import cache_dir, keep
@@ -57,26 +59,38 @@ class Prepared:
         return sum(p.numel() for p in self.backbone.model.parameters())
 
 
-def prepare(exp: Experiment, say: Say = quiet) -> Prepared:
+def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, control: bool = False) -> Prepared:
     """Load model and data, deal the data out, open the model up for a cohort.
 
-    `say` is told in a line what is going on. Raises `UserError` for everything that the user can mend.
+    `say` is told in a line what is going on. `like` lends its backbone and corpus, if the experiments have the same. A
+    `control` has IID clients of the same sizes. Raises `UserError` for everything that the user can mend.
     """
     say(f"corpus {exp.data.dataset.name}")
-    corpus = load_corpus(exp)
+    same_data = (
+        like is not None and like.config.data.dataset == exp.data.dataset and like.config.data.path == exp.data.path
+    )
+    corpus = like.split.corpus if like is not None and same_data else load_corpus(exp)
     say(f"backbone {exp.model.name}")
-    backbone = load(exp.model.name, precision=exp.model.precision, device=exp.device, say=say)
-    _check_length(exp, backbone)
+    if like is not None and (like.config.model, like.config.device) == (exp.model, exp.device):
+        backbone, model = like.backbone, like.model
+        model.fold({})
+    else:
+        backbone = load(exp.model.name, precision=exp.model.precision, device=exp.device, say=say)
+        _check_length(exp, backbone)
+        model = open_up(exp, backbone)
     say("tokens")
-    dealt = split(exp, corpus, backbone.tokenizer, backbone.separator)
-    general = _general(exp, backbone, say)
-    model = open_up(exp, backbone)
+    dealt = split(exp, corpus, backbone.tokenizer, backbone.separator, control=control)
+    general = _general(exp, backbone, model, say)
     sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
     sets |= {f"client/{k}": b for k, b in enumerate(dealt.held_out) if b is not None}
-    sets |= {"general": general} if general is not None else {}
+    if general is not None:
+        sets["general"] = general
+        sizes = bytes_per_token({"general": general}, backbone.tokenizer, backbone.separator)
+        dealt = replace(dealt, bytes_per_token={**dealt.bytes_per_token, **sizes})
     mixture = {f"topic/{t}": share for t, share in dealt.mixture.items()}
-    task = LanguageTask(model, dealt.train, sets, mixture, cache_mb=exp.training.activation_cache_mb)
-    return Prepared(exp, backbone, model, dealt, _federation(exp, task))
+    cache_mb, decode = exp.training.activation_cache_mb, decoder(backbone.tokenizer)
+    task = LanguageTask(model, dealt.train, sets, mixture, cache_mb=cache_mb, decode=decode)
+    return Prepared(exp, backbone, model, dealt, federation(exp, task))
 
 
 def open_up(exp: Experiment, backbone: Backbone) -> CohortModel:
@@ -89,7 +103,8 @@ def open_up(exp: Experiment, backbone: Backbone) -> CohortModel:
     return CohortModel(backbone.model, targets, r=m.lora.r_max, alpha=m.lora.alpha, dropout=m.lora.dropout)
 
 
-def _federation(exp: Experiment, task: LanguageTask) -> Federation:
+def federation(exp: Experiment, task: LanguageTask) -> Federation:
+    """The parts that a configuration names, around a task. Raises `UserError` where they cannot be combined."""
     f, t = exp.federation, exp.training
     one_client = t.batch_size * exp.model.max_length  # target tokens of a client's step
     per_pass = max(1, task.tokens_per_pass() // one_client) if t.clients_per_pass == "auto" else t.clients_per_pass
@@ -118,6 +133,7 @@ def _federation(exp: Experiment, task: LanguageTask) -> Federation:
         clients_per_pass=per_pass,
         ranks=_ranks(exp),
         bad_updates=f.bad_updates,
+        probes={name: build("probe", name) for name, wanted in exp.metrics if wanted},
     )
 
 
@@ -158,13 +174,13 @@ def _check_length(exp: Experiment, backbone: Backbone) -> None:
         raise UserError(f"model.max_length={exp.model.max_length}, but {exp.model.name} takes at most {most} tokens")
 
 
-def _general(exp: Experiment, backbone: Backbone, say: Say) -> Blocks | None:
+def _general(exp: Experiment, backbone: Backbone, model: CohortModel, say: Say) -> Blocks | None:
     """The set that forgetting of general English is measured on; None when it is switched off."""
     wanted, n, T = exp.evaluation.general, exp.evaluation.general_blocks, exp.model.max_length
     if wanted == "none":
         return None
     if wanted == "base_samples":
-        ids = _base_samples(backbone, n, T, exp.seed, say)
+        ids = _base_samples(backbone, model, n, T, say)
         return Blocks(ids, torch.full((n,), T))
     if wanted == "wikitext":
         corpus = build("corpus", "wikitext")
@@ -182,15 +198,16 @@ def _is_wikitext(path: Path) -> bool:
     return path.is_dir() and ((path / "test.txt").is_file() or (path / "wiki.test.raw").is_file())
 
 
-def _base_samples(backbone: Backbone, n: int, T: int, seed: int, say: Say) -> torch.Tensor:
-    """Samples of the base, drawn once for a model, size and seed and then kept in the cache."""
-    key = f"{backbone.fingerprint}-{backbone.precision}-{n}x{T}-{seed}-torch{torch.__version__}"
+def _base_samples(backbone: Backbone, model: CohortModel, n: int, T: int, say: Say) -> torch.Tensor:
+    """Samples of the base, drawn once for a model and size and then kept in the cache: the same for all runs."""
+    key = f"{backbone.fingerprint}-{backbone.precision}-{n}x{T}-torch{torch.__version__}"
     file = cache_dir() / "samples" / f"{key}.safetensors"
     if file.is_file():
         with contextlib.suppress(SafetensorError, KeyError):  # a damaged file is drawn again
             return load_file(file)["ids"]
     say(f"{n} samples of {T} tokens from the base model")
-    ids = sample(backbone.model, n, T, backbone.separator, torch_rng(seed, "base_samples"))
+    with model.slots.bound(model.init(0).flat[None]):
+        ids = sample(backbone.model, n, T, backbone.separator, torch_rng(0, "base_samples"))
     keep(file, save({"ids": ids}))
     return ids
 
@@ -199,6 +216,7 @@ def facts(p: Prepared) -> dict[str, Any]:
     """What the manifest says about model and data."""
     corpus = p.split.corpus
     return {
+        **({"bleu": bleu_signature()} if p.config.metrics.generation else {}),
         "model": {
             "name": p.backbone.name,
             "source": p.backbone.source,

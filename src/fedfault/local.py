@@ -152,7 +152,7 @@ class Trainer:
         self.start = x = start.flat.expand(K, P)
         y = x.clone()
         extras = Extras(extra_grad, extra_step, extra_loss, self.penalty)
-        loss, tokens, norm = (torch.zeros(K, dtype=torch.float64) for _ in range(3))
+        loss, tokens, norm, drift = (torch.zeros(K, dtype=torch.float64) for _ in range(4))
         gradients = torch.zeros_like(y) if mean_grad else None
         done = 0
         while done < K:
@@ -165,7 +165,7 @@ class Trainer:
                     raise
                 self.passes.halve(e)
                 continue
-            loss[rows], tokens[rows], norm[rows] = one.loss, one.tokens, one.norm
+            loss[rows], tokens[rows], norm[rows], drift[rows] = one.loss, one.tokens, one.norm, one.drift
             if gradients is not None and one.gradients is not None:
                 gradients[rows] = one.gradients
             done += len(rows)
@@ -173,7 +173,8 @@ class Trainer:
         if gradients is not None:
             gradients /= steps[:, None].to(gradients)
         adapter = Adapter(start.layout, y)
-        self.trained = Trained(adapter, self.weight, steps, tokens.long(), loss / tokens, norm / steps, gradients)
+        means = loss / tokens, norm / steps, drift / steps
+        self.trained = Trained(adapter, self.weight, steps, tokens.long(), *means, gradients)
         return self.trained
 
     def gradient(self, at: Adapter) -> Adapter:
@@ -244,7 +245,7 @@ class _Pass:
         longest = max(self.lengths)
         padded = [np.pad(p, ((0, longest - len(p)), (0, 0)), constant_values=-1) for p in plans]
         self.examples = torch.from_numpy(np.stack(padded))  # (k, S, B)
-        self.loss, self.tokens, self.norm = (torch.zeros(len(plans), dtype=torch.float64) for _ in range(3))
+        self.loss, self.tokens, self.norm, self.drift = torch.zeros(4, len(plans), dtype=torch.float64)
         self.gradients = torch.zeros_like(x) if mean_grad else None
 
     def run(self) -> Tensor:
@@ -261,6 +262,7 @@ class _Pass:
                 if self.extras.step is not None:
                     direction = self._only_trainable(self.extras.step(leaf, self.x[:k], self.rows[:k]))
                     leaf.sub_(direction, alpha=self.work.lr)
+                self.drift[:k] += (leaf - self.x[:k]).square().sum(1).cpu()
         return y
 
     def _gradient(self, leaf: Tensor, step: int) -> Tensor:

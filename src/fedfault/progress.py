@@ -69,16 +69,16 @@ class Progress:
         if self.done > self.first:
             left = (time.monotonic() - self.started) / (self.done - self.first) * (self.total - self.done)
             parts.append(
-                f"ETA {_duration(left)}"
+                f"ETA {duration(left)}"
                 if self.done < self.total
-                else f"took {_duration(time.monotonic() - self.started)}"
+                else f"took {duration(time.monotonic() - self.started)}"
             )
         return "  ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """
-    >>> _duration(75)
+    >>> duration(75)
     '1:15'
     """
     minutes, rest = divmod(round(seconds), 60)

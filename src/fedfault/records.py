@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,17 @@ class Score:
     def perplexity(self) -> float:
         """exp(loss); infinite when it overflows, NaN when the loss is."""
         return math.inf if self.loss > 700 else math.exp(self.loss)
+
+
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    """loss / ln 2 * tokens / bytes: a loss in nats per token as bits per byte of text, comparable between tokenizers.
+
+    >>> round(bits_per_byte(math.log(256), 1.0), 9)  # a uniform guess at every byte
+    8.0
+
+    Infinite where the tokens stand for no text at all.
+    """
+    return loss / math.log(2) / bytes_per_token if bytes_per_token else math.inf
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,9 @@ class RoundRecord:
         )
 
 
+Records = Sequence[RoundRecord]  # of one run, in order
+
+
 def finite(value: Any) -> Any:
     """JSON has no NaN or infinity: they become None."""
     if isinstance(value, float):
@@ -106,8 +120,7 @@ def _client(line: Mapping[str, Any]) -> ClientRecord:
 
 
 def _score(line: Mapping[str, Any]) -> Score:
-    optional = ("se", "blocks")
-    return Score(**_nan({k: v for k, v in line.items() if k not in optional}), **{k: line.get(k) for k in optional})
+    return Score(**_nan({"loss": line["loss"]}), tokens=line["tokens"], se=line.get("se"), blocks=line.get("blocks"))
 
 
 @dataclass(frozen=True)
@@ -134,3 +147,51 @@ class Finding:
         """Read what `to_json` wrote."""
         numbers = _nan({"statistic": line["statistic"]})
         return cls(**{**line, **numbers, "evidence": _nan(line["evidence"]), "advice": tuple(line["advice"])})
+
+
+class Reading(NamedTuple):
+    """What a detector sees after one round."""
+
+    round: int
+    statistic: float  # larger is worse; infinite: no threshold is needed
+    effect: float  # the same in a unit that a reader knows
+    evidence: Mapping[str, float]
+
+
+def _only_degrades(last: Reading) -> bool:
+    return False
+
+
+def _no_scale(controls: Sequence[Records]) -> dict[str, float]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A pure function of the records with what is needed to judge and to explain it.
+
+    readings: (records, scale) -> one reading for every round in which the statistic is defined
+    scale: (records of control runs) -> numbers that the statistic is measured against; empty without controls
+    sentence: (reading) -> what happened, in plain words
+    floor: the smallest effect that may alarm, however sure it is
+    spread: the smallest standard deviation of the statistic between healthy runs that is worth the name
+    natural: the threshold by theory or convention, for runs without controls; None: silent without them
+    calibrated: whether controls set the threshold where there are some
+    fails: (last reading) -> whether an alarm that holds to the end makes the run failed, not just degraded
+    """
+
+    readings: Callable[[Records, Mapping[str, float]], list[Reading]]
+    sentence: Callable[[Reading], str]
+    advice: tuple[str, ...]
+    floor: float
+    spread: float
+    natural: float | None
+    scale: Callable[[Sequence[Records]], dict[str, float]] = _no_scale
+    calibrated: bool = True
+    fails: Callable[[Reading], bool] = _only_degrades
+
+
+def validation(records: Records) -> tuple[list[int], list[float]]:
+    """Rounds in which the mixture was evaluated, and its loss in nats per token."""
+    scored = [(r.round, r.scores["validation"].loss) for r in records if "validation" in r.scores]
+    return [t for t, _ in scored], [loss for _, loss in scored]

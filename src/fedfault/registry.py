@@ -25,6 +25,8 @@ FOLDERS = {
     "aggregation": "fedfault.aggregations",
     "corpus": "fedfault.corpora",
     "partition": "fedfault.partitions",
+    "probe": "fedfault.metrics",
+    "detector": "fedfault.detectors",
 }
 
 _BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in FOLDERS}

@@ -3,7 +3,7 @@
 results/NAME/
   config.yaml  manifest.json  split.json       written at the start
   rounds.jsonl                                 one RoundRecord a line, appended and synced
-  checkpoint/round-00012.safetensors + .json   the State; the newest whole pair counts, the one before is kept
+  checkpoint/round-00012.safetensors + .json   the State; the newest whole pair counts
   clients.parquet  metrics.json  adapter/  plots/  report.html       written at the end, from what is above
 """
 
@@ -16,9 +16,9 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 
@@ -27,8 +27,7 @@ from fedfault.records import RoundRecord, finite
 from fedfault.storage import write_atomically
 from fedfault.types import Adapter, Layout, State
 
-KEEP = 2  # checkpoints: the newest, and the one before in case the newest is damaged
-
+NO_CAUSE = ("experiment_name", "logging.")  # settings that change no number
 PLAIN = ("round", "weights", "ranks", "seen", "folds", "clients_per_pass")  # the fields of a State that hold no tensors
 
 
@@ -106,20 +105,29 @@ class RunFolder:
         return read_records(self.path / "rounds.jsonl")
 
     def rewind(self, round: int) -> list[RoundRecord]:
-        """Drop the records after `round`, which no checkpoint covers; all of them for round 0. Returns what is left."""
+        """Drop the records and checkpoints after `round`; all records for round 0. Returns those that are left."""
+        self._delete(t for t in self.kept() if t > round)
         kept = [r for r in self.records() if r.round <= round and round > 0]
-        lines = "".join(json.dumps(r.to_json(), allow_nan=False) + "\n" for r in kept)
-        write_atomically(self.path / "rounds.jsonl", lines)
+        self.write_records("rounds.jsonl", kept)
         return kept
 
-    def save(self, state: State) -> None:
-        """Write a checkpoint; only when it is whole are older ones deleted."""
+    def write_records(self, name: str, records: Sequence[RoundRecord]) -> None:
+        """Write a file of records in one step, a line each."""
+        lines = "".join(json.dumps(r.to_json(), allow_nan=False) + "\n" for r in records)
+        write_atomically(self.path / name, lines)
+
+    def save(self, state: State, keep: int | Literal["all"] = "all", best: int | None = None) -> None:
+        """Write a checkpoint; only when it is whole are older ones deleted.
+
+        What stays: the newest `keep`, that of round 0, and that of the round `best`, see `best_round`.
+        """
         from safetensors.torch import save
 
         groups = {"memory": state.memory, "clients": state.clients}
         tensors = {"x": state.adapter.flat}
         tensors |= {f"{group}/{name}": a.flat for group, items in groups.items() for name, a in items.items()}
         tensors |= {f"base/{name}": change for name, change in state.base.items()}
+        tensors |= {} if state.last is None else {"last": state.last.flat}
         data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
         name = f"round-{state.round:05d}"
         about = {
@@ -129,27 +137,48 @@ class RunFolder:
         }
         write_atomically(self.checkpoints / f"{name}.safetensors", data)
         write_atomically(self.checkpoints / f"{name}.json", json.dumps(about))
-        for old in self._rounds()[:-KEEP]:
+        old = [] if keep == "all" else self.kept()[:-keep]
+        self._delete(t for t in old if t not in (0, best))
+
+    def _delete(self, rounds: Iterable[int]) -> None:
+        for t in rounds:
             for suffix in (".json", ".safetensors"):
-                (self.checkpoints / f"round-{old:05d}{suffix}").unlink(missing_ok=True)
+                (self.checkpoints / f"round-{t:05d}{suffix}").unlink(missing_ok=True)
 
-    def has_checkpoint(self) -> bool:
-        """Whether any round was saved."""
-        return bool(self._rounds())
+    def kept(self) -> list[int]:
+        """The rounds that have a checkpoint, in order."""
+        names = [re.fullmatch(r"round-(\d+)\.json", p.name) for p in self.checkpoints.glob("*.json")]
+        return sorted(int(m[1]) for m in names if m)
 
-    def load(self, layout: Layout, device: Any) -> tuple[State, list[str]]:
-        """The newest whole checkpoint, and a warning for each damaged one that was passed over.
+    def load(self, layout: Layout, device: Any, round: int | None = None) -> tuple[State, list[str]]:
+        """The checkpoint of a round, or else the newest whole one with a warning for each damaged one passed over.
 
-        Raises `UserError` when none is whole, or when it belongs to a model with other trainable sites.
+        Raises `UserError` when there is none or none that is whole, or when it belongs to a model with other trainable
+        sites.
         """
+        if round is not None:
+            return self._load_named(round, layout, device), []
         warnings: list[str] = []
-        for round in reversed(self._rounds()):
+        for t in reversed(self.kept()):
             try:
-                return self._load(round, layout, device), warnings
+                return self._load(t, layout, device), warnings
             except (OSError, ValueError, KeyError, TypeError) as e:
-                warnings.append(f"checkpoint of round {round} is damaged ({e}); going back to the one before")
+                warnings.append(f"checkpoint of round {t} is damaged ({e}); going back to the one before")
         damaged = "; ".join(warnings) or "there is none"
         raise UserError(f"no whole checkpoint in {self.checkpoints}: {damaged}. Start again with --overwrite")
+
+    def _load_named(self, round: int, layout: Layout, device: Any) -> State:
+        if round not in (kept := self.kept()):
+            raise UserError(
+                f"{self.path} has no checkpoint of round {round}; there are {_listed(kept)} (logging.keep_checkpoints)"
+            )
+        try:
+            return self._load(round, layout, device)
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            others = _listed([t for t in kept if t != round])
+            raise UserError(
+                f"the checkpoint of round {round} in {self.path} is damaged ({e}); besides it there are {others}"
+            ) from e
 
     def _load(self, round: int, layout: Layout, device: Any) -> State:
         from safetensors import SafetensorError
@@ -168,16 +197,13 @@ class RunFolder:
         except SafetensorError as e:
             raise ValueError(str(e)) from e
         groups: dict[str, dict[str, Any]] = {"memory": {}, "clients": {}, "base": {}}
-        for name in set(found) - {"x"}:
+        for name in set(found) - {"x", "last"}:
             group, _, key = name.partition("/")
             groups[group][key] = found[name] if group == "base" else Adapter(layout, found[name])
         plain = {name: tuple(v) if isinstance(v, list) else v for name, v in about["state"].items()}
-        fields: dict[str, Any] = {"adapter": Adapter(layout, found["x"]), **groups, **plain}
+        last = Adapter(layout, found["last"]) if "last" in found else None
+        fields: dict[str, Any] = {"adapter": Adapter(layout, found["x"]), "last": last, **groups, **plain}
         return State(**fields)
-
-    def _rounds(self) -> list[int]:
-        names = [re.fullmatch(r"round-(\d+)\.json", p.name) for p in self.checkpoints.glob("*.json")]
-        return sorted(int(m[1]) for m in names if m)
 
     def write_clients(self, records: Sequence[RoundRecord]) -> None:
         """clients.parquet: one row per (round, client)."""
@@ -214,10 +240,49 @@ def read_records(path: Path) -> list[RoundRecord]:
     return found
 
 
+def _listed(rounds: Sequence[int]) -> str:
+    """Rounds as a reader says them.
+
+    >>> _listed([0, 4, 5, 6, 9])
+    'those of rounds 0, 4 to 6, 9'
+    """
+    runs: list[list[int]] = []
+    for t in rounds:
+        if runs and t == runs[-1][-1] + 1:
+            runs[-1].append(t)
+        else:
+            runs.append([t])
+    parts = [f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    return f"those of rounds {', '.join(parts)}" if parts else "none"
+
+
 def layout_hash(layout: Layout) -> str:
     """Identity of the trainable sites: two runs with the same hash can exchange adapters."""
     text = json.dumps([[s.name, s.kind, s.shape] for s in layout.sites] + [layout.scaling])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
+    """The settings that differ between two resolved configurations: dotted key -> [before, after], None for absent.
+
+    >>> changes({"training": {"lr": 0.1}, "seed": 1}, {"training": {"lr": 0.2}, "seed": 1})
+    {'training.lr': [0.1, 0.2]}
+    """
+    out: dict[str, list[Any]] = {}
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) or isinstance(new, Mapping):
+            out |= changes(old or {}, new or {}, f"{prefix}{key}.")
+        elif old != new:
+            out[f"{prefix}{key}"] = [old, new]
+    return out
+
+
+def best_round(records: Sequence[RoundRecord]) -> int | None:
+    """The round with the lowest finite validation loss, the first of equals; None without one."""
+    scored = [(r.scores["validation"].loss, r.round) for r in records if "validation" in r.scores]
+    finite_ones = [(loss, t) for loss, t in scored if math.isfinite(loss)]
+    return min(finite_ones)[1] if finite_ones else None
 
 
 def summary(records: Sequence[RoundRecord]) -> dict[str, Any]:
@@ -230,10 +295,9 @@ def summary(records: Sequence[RoundRecord]) -> dict[str, Any]:
             n: {"loss": s.loss, "perplexity": s.perplexity, "tokens": s.tokens} for n, s in last.scores.items()
         }
         out["initial"] = {n: {"loss": s.loss, "perplexity": s.perplexity} for n, s in first.scores.items()}
-        usable = [r for r in scored if math.isfinite(r.scores["validation"].loss)]
-        if usable:
-            best = min(usable, key=lambda r: r.scores["validation"].loss)
-            out["best"] = {"round": best.round, "loss": best.scores["validation"].loss}
+        if (best := best_round(records)) is not None:
+            loss = next(r.scores["validation"].loss for r in records if r.round == best)
+            out["best"] = {"round": best, "loss": loss}
         if "general" in last.scores:
             out["forgetting"] = last.scores["general"].loss - first.scores["general"].loss
     out["bytes_up"] = sum(r.bytes_up for r in records)

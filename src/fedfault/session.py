@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 import fedfault
+from fedfault import rollback
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
@@ -24,9 +25,11 @@ from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared, facts, prepare
 from fedfault.progress import Progress
-from fedfault.records import RoundRecord
-from fedfault.runs import RunFolder, is_run, summary
+from fedfault.records import Finding, RoundRecord
+from fedfault.runs import RunFolder, best_round, is_run, summary
+from fedfault.trackers import Trackers
 from fedfault.types import State
+from fedfault.watch import Watch, told
 
 CARD_NOTES = {  # trait of the aggregation -> what a user of the exported adapter has to know
     "folds": "The run added to the frozen weights too; this adapter stands for the whole change of the original model.",
@@ -109,12 +112,14 @@ def resume(path: Path, progress: Progress) -> RunFolder:
     """
     folder = RunFolder.open(path)
     with folder.locked():
-        loaded, manifest = load(folder.path / "config.yaml"), folder.read_json("manifest.json")
+        manifest = folder.read_json("manifest.json")
+        rollback.repair(folder, manifest)
+        loaded = load(folder.path / "config.yaml", rollback.settings(manifest))
         clock = time.perf_counter()
         prepared = prepare(loaded.experiment, progress.say)
         _check_same(manifest, facts(prepared))
         fed = prepared.federation
-        if folder.has_checkpoint():
+        if folder.kept() or "parent" in manifest:  # a fork never starts from the beginning
             state, warnings = folder.load(fed.task.layout, prepared.model.device)
         else:
             state, warnings = begin(fed), []  # stopped before the first checkpoint
@@ -131,29 +136,73 @@ def resume(path: Path, progress: Progress) -> RunFolder:
 def _go(folder: RunFolder, p: Prepared, state: State, progress: Progress, manifest: dict[str, Any]) -> None:
     """Train to the end, a checkpoint after every round, then write the results."""
     clock = time.perf_counter()
-    records = folder.rewind(state.round)
-    with progress.rounds(p.federation.num_rounds, records):
-        for after, record in rounds(p.federation, state):
-            folder.append(record)
-            folder.save(after)
-            records.append(record)
-            state = after
-            progress.show(record)
+    config = p.config.model_dump()
+    watch, trackers = Watch(config), Trackers(p.config.logging.trackers, progress.say)
+    manifest.pop("stopped", None)
+    said: tuple[str, ...] = ()
+    with trackers.started(p.config.experiment_name, config, folder.path / "trackers"):
+        while True:
+            state, alarms = _train(folder, p, state, progress, watch, trackers, said)
+            if not alarms or p.config.federation.on_failure == "stop":
+                break
+            if (back := rollback.roll_back(folder, p, alarms, manifest, progress)) is not None:
+                p, state, said = back[0], back[1], (back[2],)
+                watch = Watch(p.config.model_dump())
+    if alarms:
+        manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}
+        progress.say(f"stopped after round {state.round}, as federation.on_failure=stop asks")
     trained = time.perf_counter()
-    _finish(folder, p, state, records, manifest)
+    _finish(folder, p, state, folder.records(), manifest, watch)
     manifest["seconds"]["rounds"] = manifest["seconds"].get("rounds", 0.0) + trained - clock
     manifest["seconds"]["results"] = time.perf_counter() - trained
-    manifest["status"] = "finished"
+    manifest["status"] = "stopped" if alarms else "finished"
     folder.write_json("manifest.json", manifest)
     from fedfault.report.render import render
 
     render(folder.path)
 
 
-def _finish(folder: RunFolder, p: Prepared, state: State, records: list[RoundRecord], manifest: dict[str, Any]) -> None:
+def _train(
+    folder: RunFolder,
+    p: Prepared,
+    state: State,
+    progress: Progress,
+    watch: Watch,
+    trackers: Trackers,
+    said: tuple[str, ...],
+) -> tuple[State, list[Finding]]:
+    """Rounds to the end, or to the first alarm that the run should not pass: where it got, and those alarms.
+
+    `said` are events of the first of them.
+    """
+    records = folder.rewind(state.round)
+    with progress.rounds(p.federation.num_rounds, records):
+        for after, measured in rounds(p.federation, state):
+            record, said = replace(measured, events=(*said, *measured.events)), ()
+            folder.append(record)
+            records.append(record)
+            folder.save(after, p.config.logging.keep_checkpoints, best_round(records))
+            state = after
+            progress.show(record)
+            trackers.log(record)
+            found = watch.new(records)
+            for finding in found:
+                progress.say(told(finding))
+            if found:
+                watch.write(folder.path, records)
+            alarms = [f for f in found if f.level == "alarm"]
+            if alarms and p.config.federation.on_failure != "continue":
+                return state, alarms
+    return state, []
+
+
+def _finish(
+    folder: RunFolder, p: Prepared, state: State, records: list[RoundRecord], manifest: dict[str, Any], watch: Watch
+) -> None:
     from fedfault.backbones.export import export
 
-    found = summary(records)
+    watch.write(folder.path, records)
+    found = {**summary(records), "verdict": watch.verdict(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
     export(folder.path / "adapter", p.backbone, p.model, state.adapter, _card(p, found, manifest), state.base)
@@ -176,7 +225,7 @@ def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[st
     return {
         "status": "running",
         "fedfault": fedfault.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in VERSIONS},
         "platform": platform.platform(),
@@ -192,7 +241,7 @@ def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[st
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that the package runs from, `+` when it has changes; None outside a checkout."""
     here = Path(fedfault.__file__).parent
     git = ["git", "-C", str(here)]

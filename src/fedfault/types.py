@@ -136,6 +136,7 @@ class State:
         default_factory=dict
     )  # LoRA site -> (d_out, d_in) added to the frozen weight so far
     folds: tuple[int, ...] = ()  # (round,) bytes of what each round added to the frozen weights
+    last: Adapter | None = None  # the server's adapter before the last round
     clients_per_pass: int | None = None  # set when memory ran out, so that a resumed run takes the same passes
 
 
@@ -149,6 +150,7 @@ class Trained:
     num_tokens: Tensor  # (K,) target tokens trained on
     loss: Tensor  # (K,) token-weighted mean training loss over the round's steps
     grad_norm: Tensor  # (K,) mean norm of the raw gradient before clipping
+    drift: Tensor  # (K,) mean over the steps of |y - x|^2, in the numbers of the adapter
     mean_grad: Tensor | None = (
         None  # (K, P) mean over the steps of the clipped gradient, before anything is added to it
     )
@@ -313,6 +315,14 @@ class States(NamedTuple):
     mask: Tensor  # (blocks, T) bool: positions that predict a target
 
 
+class Continuations(NamedTuple):
+    """What a model makes of the first halves of n held-out blocks."""
+
+    ids: Tensor  # (n, length) generated
+    texts: Sequence[str]  # the same as text
+    references: Sequence[str]  # the true second halves
+
+
 class Task(Protocol):
     """What is learned. The language-model task and the tests' quadratic task implement the same protocol."""
 
@@ -350,8 +360,11 @@ class Task(Protocol):
         None for params: of the model before training, k = 1, nothing folded in. None where there are no hidden states.
         """
 
-    def attention(self, params: Tensor, blocks: int) -> list[Tensor] | None:
+    def attention(self, params: Tensor | None, blocks: int) -> list[Tensor] | None:
         """Attention weights on the same blocks, by layer: (k * blocks, heads, T, T). None where the model gives none."""
+
+    def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
+        """The greedy ones of at most that many fixed held-out blocks by the model (P,). None where there is no text."""
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """Make the frozen weights the original ones plus `base`, LoRA site -> (d_out, d_in)."""

@@ -167,7 +167,7 @@ class LeanAttention(nn.Module):
         past_key_values: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """(N, T, d) -> (N, T, d), and no attention weights."""
+        """(N, T, d) -> (N, T, d), and the attention weights (N, H, T, T)."""
         N, T, _ = hidden_states.shape
         if past_key_values is not None or attention_mask is not None or position_embeddings is None or T > SHORT:
             return self._as_original(hidden_states, position_embeddings, attention_mask, past_key_values, kwargs)
@@ -182,7 +182,7 @@ class LeanAttention(nn.Module):
         k, v = k.reshape(N * G, T, self.head_dim), v.reshape(N * G, T, self.head_dim)
         weights = torch.baddbmm(_future(T, H // G, q.dtype), q, k.mT, alpha=self.scaling).softmax(-1)
         out = torch.bmm(weights, v).view(N, H, T, self.head_dim).transpose(1, 2).reshape(N, T, -1)
-        return self.o_proj(out), None
+        return self.o_proj(out), weights.view(N, H, T, T)
 
     def _as_original(
         self, hidden: Tensor, around: Any, mask: Any, past: Any, kwargs: Any

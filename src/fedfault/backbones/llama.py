@@ -8,6 +8,7 @@ part of the interface that fedfault uses: whoever is handed one need not know wh
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,7 @@ class Llama(nn.Module):
     def __init__(self, config: SimpleNamespace) -> None:
         super().__init__()
         self.config = config
+        self.set_attn_implementation("sdpa")
         self.model = LlamaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -73,6 +75,10 @@ class Llama(nn.Module):
     def get_output_embeddings(self) -> nn.Linear:
         """The head."""
         return self.lm_head
+
+    def set_attn_implementation(self, name: str) -> None:
+        """From now on `sdpa`, which is faster, or `eager`, which gives attention weights."""
+        self.config._attn_implementation = name
 
     def forward(self, input_ids: Tensor, past_key_values: Past | None = None, use_cache: bool = False) -> Logits:
         """input_ids (N, T); with `use_cache` the result has a past, and a call with a past takes one more token."""
@@ -124,6 +130,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: SimpleNamespace) -> None:
         super().__init__()
+        self.config = config
         d, self.head_dim = config.hidden_size, config.head_dim
         self.q_proj = nn.Linear(d, config.num_attention_heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(d, config.num_key_value_heads * self.head_dim, bias=False)
@@ -136,8 +143,8 @@ class Attention(nn.Module):
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: None = None,
         past_key_values: Past | None = None,
-    ) -> tuple[Tensor, None]:
-        """(N, T, d) -> (N, T, d), and no attention weights."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """(N, T, d) -> (N, T, d), and the attention weights (N, H, T, keys) if the implementation gives them."""
         N, T, _ = hidden_states.shape
         q, k, v = (
             m(hidden_states).view(N, T, -1, self.head_dim).transpose(1, 2)
@@ -149,8 +156,16 @@ class Attention(nn.Module):
                 k, v = (torch.cat(pair, dim=2) for pair in zip(past_key_values[self], (k, v), strict=True))
             past_key_values[self] = (k, v)
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))  # (N, H, T, head_dim)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
-        return self.o_proj(out.transpose(1, 2).reshape(N, T, -1)), None
+        weights = self._weights(q, k) if self.config._attn_implementation == "eager" else None
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1) if weights is None else weights @ v
+        return self.o_proj(out.transpose(1, 2).reshape(N, T, -1)), weights
+
+    def _weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """(N, H, T, head_dim), (N, H, S, head_dim) -> (N, H, T, S); the queries are the last of the keys' positions."""
+        scores = q @ k.mT / math.sqrt(self.head_dim)
+        T, S = scores.shape[-2:]
+        future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(1 + S - T)
+        return scores.masked_fill(future, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
 
 
 class Rotary(nn.Module):

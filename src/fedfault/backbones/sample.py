@@ -1,4 +1,4 @@
-"""Text drawn from the frozen base itself."""
+"""Text from models: drawn from the frozen base itself, and what a fine-tuned model finds likeliest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from fedfault.backbones.cohort import CohortModel
 
 
 @torch.no_grad()
@@ -23,3 +26,19 @@ def sample(model: Any, n: int, length: int, separator: int, generator: torch.Gen
         p = out.logits[:, -1].float().softmax(-1).cpu()
         ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], dim=1)
     return ids
+
+
+@torch.no_grad()
+def greedy(model: CohortModel, flat: Tensor, prefix: Tensor, length: int) -> Tensor:
+    """The likeliest next token, `length` times over, by the model of parameters flat (P,): prefix (n, S) -> (n, length)."""
+    ids, past = prefix.to(flat.device), None
+    with model.slots.bound(flat[None]):
+        W = model.head.weight
+        W = W if model.head_site is None else model.slots.full(model.head_site, tuple(W.shape))[0]
+        for _ in range(length):
+            new = ids if past is None else ids[:, -1:]
+            out = model.model.base_model(input_ids=new, past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            last = out.last_hidden_state[:, -1]  # (n, d)
+            ids = torch.cat([ids, F.linear(last, W.to(last.dtype), model.head.bias).argmax(-1, keepdim=True)], dim=1)
+    return ids[:, prefix.shape[1] :]

@@ -136,6 +136,9 @@ class Federation(Section):
     bad_updates: Literal["drop", "stop"] = Field(
         default="drop", description="what becomes of a client whose update is not finite, and of the run"
     )
+    on_failure: Literal["continue", "stop", "rollback"] = Field(
+        default="continue", description="at an alarm: go on, stop, or go back to the best round with a remedy"
+    )
 
     @field_validator("algorithm", mode="before")
     @classmethod
@@ -207,10 +210,43 @@ class Evaluation(Section):
     general_blocks: Count = Field(default=128, description="blocks of the general text")
 
 
+class Metrics(Section):
+    """What is measured of every round beside the losses; each can be switched off. `fedfault list probe` says what it is."""
+
+    updates: bool = Field(default=True, description="divergence of the clients' updates, cosines, drift")
+    gradients: bool = Field(
+        default=True, description="gradients at one point, split in halves: norms, variance, alignment"
+    )
+    ranks: bool = Field(default=True, description="effective and stable rank of the adapter")
+    aggregation: bool = Field(
+        default=True, description="distance of the aggregate from the mean of the clients' models"
+    )
+    representation: bool = Field(default=True, description="hidden states beside the base's and between clients")
+    attention: bool = Field(default=True, description="entropy of attention, by layer")
+    memory: bool = Field(default=True, description="peak memory of the process")
+    generation: bool = Field(default=False, description="BLEU, ROUGE-L and distinct-2 of greedy continuations")
+
+
+class Detectors(Section):
+    """What watches the run for failures."""
+
+    calibration: str = Field(
+        default="packaged",
+        description="packaged, none, or a file that `fedfault calibrate` wrote: where thresholds come from",
+    )
+
+
 class Logging(Section):
     """Where results go."""
 
     results_dir: str = Field(default="results", description="the run goes to its folder experiment_name")
+    keep_checkpoints: Count | Literal["all"] = Field(
+        default=20,
+        description="newest checkpoints that are kept, beside the best round's; `fedfault fork` starts from any of them",
+    )
+    trackers: list[Literal["trackio", "tensorboard", "wandb"]] = Field(
+        default=[], description="experiment trackers that are told every round"
+    )
 
 
 class Experiment(Section):
@@ -226,7 +262,9 @@ class Experiment(Section):
     federation: Federation = Federation()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    metrics: Metrics = Metrics()
+    detectors: Detectors = Detectors()
     logging: Logging = Logging()
 
 
-NOT_YET = ("tiers", "deadline", "metrics", "detectors")  # sections of the design that nothing implements so far
+NOT_YET = ("tiers", "deadline")  # sections of the design that nothing implements so far

@@ -9,7 +9,25 @@ import torch
 from torch import Tensor
 
 from fedfault.algebra import shares, stack, wide
-from fedfault.types import Adapter, Layout, Pair
+from fedfault.registry import register
+from fedfault.types import Adapter, Layout, Moment, Pair, Probe, Readings
+
+
+@register("probe")
+def aggregation() -> Probe:
+    """How far the aggregated model is from the weighted mean of the clients' models, see `aggregation_error`.
+
+    Nothing where clients share no model (a part of the adapter stays with each), or where there was no product to average.
+    """
+
+    def take(m: Moment) -> Readings:
+        if len(m.averages) != 1 or m.private:
+            return Readings()
+        got, pooled = m.averages[0]
+        error, _ = aggregation_error(m.task.layout, got.sent.flat, got.weight, pooled.adapter, pooled.fold)
+        return Readings({} if error is None else {"aggregation_error": error})
+
+    return Probe(take)
 
 
 def aggregation_error(

@@ -7,12 +7,83 @@ import math
 import torch
 from torch import Tensor
 
-from fedfault.algebra import gram
-from fedfault.types import Layout
+from fedfault.algebra import gram, inner, wide
+from fedfault.registry import register
+from fedfault.types import Layout, Moment, Probe, Readings
+
+SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 
 
-def update_metrics(layout: Layout, start: Tensor, flat: Tensor) -> tuple[dict[str, float], list[float]]:
-    """Divergence of client updates D_i, unweighted: start (P,), flat (K, P) -> named numbers, and the K norms |D_i|.
+@register("probe")
+def updates() -> Probe:
+    """Divergence of the clients' updates, cosines between them, to the server's update and from round to round.
+
+    Of the weight changes D_i of the round's K clients and D of the server:
+
+    update_norm, update_divergence, update_cosine, pairwise_cosine, gradient_diversity   see `update_metrics`
+    client_drift    U6: mean over steps k and clients i of |y_ik - x|^2 (Karimireddy et al., arXiv 1910.06378, section 3),
+                    in the numbers of the adapter: a step's factors are not multiplied out
+    server_norm     |D|, which for the plain mean of one product is about update_norm
+    round_cosine    cos(D of this round, D of the one before); negative: the server rings. Random directions of n effective
+                    dimensions give 0 +- 1 / sqrt(n)
+    cosine          of each client: cos(D_i, D)
+    matrix update_cosine   cos(D_i, D_j), for cohorts of at most 24
+
+    What has a zero norm has no direction and is left out; where the aggregation adds to the frozen weights, D is not what
+    the adapter shows and all that is about D is left out.
+    """
+
+    def take(m: Moment) -> Readings:
+        layout, K = m.task.layout, len(m.clients)
+        folded = bool(m.after.base)
+        rows, starts = [m.trained.adapter.flat], [m.start]
+        if not folded:
+            rows.append(m.after.adapter.flat[None])
+            starts.append(m.before.adapter.flat[None])
+            if m.before.last is not None:
+                rows.append(m.before.adapter.flat[None])
+                starts.append(m.before.last.flat[None])
+        products = gram(layout, torch.cat(starts), torch.cat(rows))  # clients, then the server now and one round ago
+        found = update_metrics(products[:K, :K])
+        found["client_drift"] = float(m.trained.drift.mean())
+        cosine = cosines(products)
+        if not folded:
+            found["server_norm"] = math.sqrt(max(float(products[K, K]), 0.0))
+        if len(cosine) == K + 2:
+            found["round_cosine"] = float(cosine[K, K + 1])
+        return Readings(
+            {name: value for name, value in found.items() if math.isfinite(value)},
+            {} if folded else {"cosine": cosine[:K, K].tolist()},
+            {"update_cosine": cosine[:K, :K].tolist()} if 1 < K <= SHOWN else {},
+        )
+
+    return Probe(take)
+
+
+def update_norms(layout: Layout, start: Tensor, flat: Tensor) -> list[float]:
+    """|D_i| of every client: start (K, P), flat (K, P) -> K numbers, infinite where they are not finite."""
+    x, y = wide(start), wide(flat)
+    squared = torch.zeros(len(flat), dtype=torch.float64, device=y.device)
+    for site in layout.sites:
+        if site.kind == "full":
+            squared += (layout.part(y, site) - layout.part(x, site)).flatten(1).square().sum(1)
+        else:
+            before, after = layout.pair(x, site), layout.pair(y, site)
+            squared += layout.scaling**2 * (inner(after, after) - 2 * inner(before, after) + inner(before, before))
+    norms: list[float] = torch.nan_to_num(squared.clamp(min=0).sqrt(), nan=math.inf).tolist()
+    return norms
+
+
+def cosines(products: Tensor) -> Tensor:
+    """Inner products (n, n) -> cosines (n, n), NaN in rows and columns of zero norm."""
+    norm = products.diagonal().clamp(min=0).sqrt()
+    norm = torch.where(norm > 0, norm, torch.nan)
+    unit: Tensor = products / norm[:, None] / norm[None, :]
+    return unit.clamp(-1, 1)
+
+
+def update_metrics(products: Tensor) -> dict[str, float]:
+    """Divergence of client updates, unweighted, from their inner products <D_i, D_j> (K, K).
 
     update_norm         |mean D|
     update_divergence   U1: mean_i |D_i - mean D| / |mean D|
@@ -23,17 +94,15 @@ def update_metrics(layout: Layout, start: Tensor, flat: Tensor) -> tuple[dict[st
     With one client only `update_norm` is defined; ratios over a zero norm are left out. At small batch sizes the cosines
     are near zero for IID clients too: compare with an IID run, not with one.
     """
-    products = gram(layout, start, flat)  # (K, K)
     K = len(products)
     norms = products.diagonal().clamp(min=0).sqrt()
     to_mean, mean2 = products.mean(1), float(products.mean())  # <D_i, mean D>, |mean D|^2
     found = {"update_norm": math.sqrt(max(mean2, 0.0))}
     if K > 1 and mean2 > 0 and bool((norms > 0).all()):
         apart = (norms**2 - 2 * to_mean + mean2).clamp(min=0).sqrt()
-        unit = products / norms[:, None] / norms[None, :]
+        unit = cosines(products)
         found["update_divergence"] = float(apart.mean()) / math.sqrt(mean2)
         found["update_cosine"] = float((to_mean / norms).mean()) / math.sqrt(mean2)
         found["pairwise_cosine"] = float((unit.sum() - unit.diagonal().sum()) / (K * (K - 1)))
         found["gradient_diversity"] = float((norms**2).sum()) / (K * K * mean2)
-    finite = {name: value for name, value in found.items() if math.isfinite(value)}
-    return finite, torch.nan_to_num(norms, nan=math.inf).tolist()
+    return {name: value for name, value in found.items() if math.isfinite(value)}

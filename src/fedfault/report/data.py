@@ -1,19 +1,33 @@
-"""What a run folder holds, as plain values; reading it checks it."""
+"""What a run folder holds, as plain values."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import yaml
+from fedfault.records import Finding, RoundRecord
 
-from fedfault.errors import UserError
-from fedfault.records import RoundRecord
+
+@dataclass(frozen=True)
+class Fork:
+    """Another course of the same run from a round on: its parent's, or one that it gave up and went back from."""
+
+    name: str  # parent, or given up
+    round: int  # the last one that both have
+    changes: Mapping[str, Any]  # setting -> [its value there, its value in this run]
+    records: tuple[RoundRecord, ...] = ()
+    source: str = ""  # the parent's folder
+
+    @property
+    def change(self) -> str:
+        """What this run does differently: `training.lr 0.003 → 0.001`."""
+        changes = self.changes.items()
+        return ", ".join(f"{key} {_shown(old)} → {_shown(new)}" for key, (old, new) in changes) or "nothing changed"
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,9 @@ class RunData:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     split: Mapping[str, Any] = field(default_factory=dict)  # topics, clients: documents by topic, tokens
     heterogeneity: Mapping[str, Any] = field(default_factory=dict)  # indices of skew beside chance, sentences
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # the summary of a finished run
+    findings: tuple[Finding, ...] = ()  # of the detectors, as they came
+    forks: tuple[Fork, ...] = ()  # other courses of this run
     notes: tuple[str, ...] = ()  # what the reader should know about the files themselves
 
     @property
@@ -63,6 +80,14 @@ class RunData:
         short = self.rounds_planned is not None and self.rounds_done < self.rounds_planned
         return bool(self.records) and not short and self.manifest.get("status", "finished") == "finished"
 
+    def leading(self) -> list[Finding]:
+        """One finding a detector, alarms first: its first alarm, or its first suspicion if it never raised one."""
+        by_weight = sorted(self.findings, key=lambda f: (f.level != "alarm", f.round))
+        first: dict[str, Finding] = {}
+        for finding in by_weight:
+            first.setdefault(finding.detector, finding)
+        return list(first.values())
+
     def setting(self, *path: str) -> Any:
         """A value of the configuration by its path; None where it is absent."""
         value: Any = self.config
@@ -78,6 +103,19 @@ class RunData:
         """Rounds in which the score was measured, and its loss in nats per token."""
         measured = [(r.round, r.scores[name].loss) for r in self.records if name in r.scores]
         return [n for n, _ in measured], [loss for _, loss in measured]
+
+    def gains(self) -> list[tuple[int, dict[int, float]]]:
+        """Rounds after round 0, and what each client has gained since: its held-out loss then minus now, where known."""
+        start = self.records[0].scores if self.records and self.records[0].round == 0 else {}
+        names = [n for n in self.names("client/") if n in start]
+        rows = [
+            (
+                r.round,
+                {int(n.removeprefix("client/")): start[n].loss - r.scores[n].loss for n in names if n in r.scores},
+            )
+            for r in self.records[1:]
+        ]
+        return [(n, row) for n, row in rows if row]
 
     def dominant(self, client: int) -> str | None:
         """The topic that most of the client's documents belong to; None when the split does not say."""
@@ -95,6 +133,18 @@ class RunData:
         taken: list[tuple[int, float | None]] = [(r.round, r.probes[name]) for r in self.records if name in r.probes]
         return [n for n, _ in taken], [math.nan if value is None else value for _, value in taken]
 
+    def ratio(self, over: str, under: str) -> tuple[list[int], list[float]]:
+        """Rounds in which both probes were taken and the second is above zero, and their ratio."""
+        both = [(r.round, r.probes[over], r.probes[under]) for r in self.records if {over, under} <= set(r.probes)]
+        return [n for n, _, u in both if u > 0], [o / u for _, o, u in both if u > 0]
+
+    def pooled(self, over: str, under: str) -> tuple[list[int], list[float]]:
+        """The same of their sums over the rounds so far, in which the noise of single rounds averages out."""
+        both = [(r.round, r.probes[over], r.probes[under]) for r in self.records if {over, under} <= set(r.probes)]
+        sums = zip(accumulate(o for _, o, _ in both), accumulate(u for _, _, u in both), strict=True)
+        found = [(n, o / u) for (n, _, _), (o, u) in zip(both, sums, strict=True) if u > 0]
+        return [n for n, _ in found], [value for _, value in found]
+
     def rises(self, name: str) -> list[tuple[float, int]]:
         """By how much the loss rose from one evaluation to the next, and in which round; falls are left out."""
         rounds, losses = self.losses(name)
@@ -102,75 +152,12 @@ class RunData:
         return [(rise, n) for rise, n in steps if math.isfinite(rise) and rise > 0]
 
 
-def read(folder: Path | str) -> RunData:
-    """Read a run folder: `config.yaml` and `rounds.jsonl`, which a run of no rounds may lack, and what else is there.
-
-    Raises UserError if the folder is not a run folder or a file is corrupt.
-    """
-    folder = Path(folder)
-    if not (folder / "config.yaml").is_file() or not any(
-        (folder / f).is_file() for f in ("rounds.jsonl", "manifest.json")
-    ):
-        raise UserError(
-            f"{folder} is not a run folder: config.yaml and rounds.jsonl not found; give the folder of a run"
-        )
-    records, notes = _records(folder / "rounds.jsonl")
-    return RunData(
-        folder=folder,
-        records=records,
-        config=_mapping(folder / "config.yaml"),
-        manifest=_mapping(folder / "manifest.json"),
-        split=_split(folder / "split.json"),
-        heterogeneity=_mapping(folder / "heterogeneity.json"),
-        notes=notes,
-    )
+def seconds_by_part(record: RoundRecord) -> dict[str, float]:
+    """Seconds of a round, with those of all probes together as `probes`."""
+    probes = sum(s for part, s in record.seconds.items() if part.startswith("probe/"))
+    parts = {part: s for part, s in record.seconds.items() if not part.startswith("probe/")}
+    return parts | ({"probes": probes} if probes else {})
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is corrupt: not UTF-8 text ({error})") from error
-
-
-def _records(path: Path) -> tuple[tuple[RoundRecord, ...], tuple[str, ...]]:
-    """The records, and a note when the last line was still being written."""
-    text = _text(path) if path.is_file() else ""
-    lines = text.splitlines()
-    records: list[RoundRecord] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(RoundRecord.from_json(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if number == len(lines) and not text.endswith("\n"):
-                return tuple(records), (f"The last line of {path.name} is incomplete and was left out.",)
-            raise UserError(f"{path} is corrupt: line {number} is not a round record ({error})") from error
-    numbers = [r.round for r in records]
-    if numbers != sorted(set(numbers)):
-        raise UserError(f"{path} is corrupt: the rounds do not count upwards ({numbers})")
-    return tuple(records), ()
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file that holds keys and values; empty when there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = yaml.safe_load(_text(path)) if path.suffix == ".yaml" else json.loads(_text(path))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is corrupt: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is corrupt: it should hold keys and values, not {type(value).__name__}")
-    return value
-
-
-def _split(path: Path) -> dict[str, Any]:
-    split = _mapping(path)
-    if not split:
-        return {}
-    topics, clients, tokens = (split.get(key) for key in ("topics", "clients", "tokens"))
-    if not (isinstance(topics, list) and isinstance(clients, list) and isinstance(tokens, list)):
-        raise UserError(f"{path} is corrupt: it should hold the lists topics, clients and tokens")
-    if len(tokens) != len(clients) or any(not isinstance(c, list) or len(c) != len(topics) for c in clients):
-        raise UserError(f"{path} is corrupt: every client needs one document count a topic and one token count")
-    return {**split, "topics": [str(t) for t in topics]}
+def _shown(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What all figures share: two themes, sizes, axes and labels."""
+"""What all figures share: sizes, axes, lines and labels."""
 
 from __future__ import annotations
 
@@ -6,99 +6,23 @@ import functools
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from fedfault.report.data import RunData
+from fedfault.report.theme import FONT, LIGHT, Theme, as_text
 
-FONT = 9.0  # points
 NOT_FINITE = "× not finite"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-OTHER_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "WenQuanYi Micro Hei")
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of one appearance; the report's style sheet uses the same ones."""
-
-    name: str
-    surface: str
-    ink: str
-    muted: str
-    grid: str
-    empty: str  # a cell in which nothing happened
-    alarm: str
-    palette: tuple[str, ...]  # after Okabe and Ito 2008, told apart by colour-blind readers; markers differ as well
-    ramp: tuple[str, ...]  # from little to much
-
-    @property
-    def cmap(self) -> Colormap:
-        """The sequential colour map of the heat maps."""
-        return LinearSegmentedColormap.from_list(f"fedfault-{self.name}", list(self.ramp))
-
-    @property
-    def rc(self) -> Any:
-        """Settings of matplotlib in force while a figure is made."""
-        return {
-            "text.usetex": False,
-            "font.family": [f for f in ("DejaVu Sans", *OTHER_SCRIPTS) if f in _installed()],
-            "font.size": FONT,
-            "text.color": self.ink,
-            "axes.labelcolor": self.muted,
-            "axes.labelsize": FONT,
-            "axes.titlesize": FONT + 1,
-            "axes.titlelocation": "left",
-            "axes.titlepad": 9,
-            "axes.facecolor": "none",
-            "axes.edgecolor": self.grid,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": False,
-            "axes.axisbelow": True,
-            "grid.color": self.grid,
-            "grid.linewidth": 0.6,
-            "xtick.color": self.grid,
-            "ytick.color": self.grid,
-            "xtick.labelcolor": self.muted,
-            "ytick.labelcolor": self.muted,
-            "xtick.labelsize": FONT - 0.5,
-            "ytick.labelsize": FONT - 0.5,
-            "figure.facecolor": self.surface,
-            "lines.solid_capstyle": "round",
-        }
-
-
-LIGHT = Theme(
-    name="light",
-    surface="#ffffff",
-    ink="#1c2430",
-    muted="#566171",
-    grid="#d9dee5",
-    empty="#f1f3f6",
-    alarm="#c02323",
-    palette=("#0072b2", "#d55e00", "#009e73", "#b85c92", "#c98a00", "#49a5dd", "#5b3f99", "#7d6b58"),
-    ramp=("#e6f0f7", "#8fbcd9", "#2f7fb5", "#0c3f66"),
-)
-DARK = Theme(
-    name="dark",
-    surface="#171c23",
-    ink="#e7ebf0",
-    muted="#a3aebb",
-    grid="#333c47",
-    empty="#1f262f",
-    alarm="#ff7b72",
-    palette=("#4ea8e6", "#f58646", "#2fc49a", "#e394c4", "#f2bd4b", "#9fd6fa", "#a994ee", "#bda78f"),
-    ramp=("#22384a", "#2f6f9c", "#63b0de", "#d3eefc"),
-)
+MANY = 40  # rounds, from which on points are no longer marked one by one
 
 Plot = Callable[..., Figure | None]
 
@@ -120,37 +44,43 @@ def canvas(narrow: bool, height: float) -> Figure:
     return Figure(figsize=(4.0 if narrow else 8.6, height), layout=layout)
 
 
+def small_multiples(narrow: bool, count: int, height: float = 2.7) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels: below one another on a phone, else in rows of two or three."""
+    columns = 1 if narrow else count if count <= 3 else 2
+    rows = math.ceil(count / columns)
+    fig = canvas(narrow, height * rows)
+    return fig, [fig.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
 def png(figure: Figure, dpi: float) -> bytes:
     """The figure as a PNG file."""
+    _settle(figure)
+    figure.set_dpi(dpi)
     with io.BytesIO() as out:
-        figure.savefig(out, format="png", dpi=dpi)
+        FigureCanvasAgg(figure).print_png(out)  # type: ignore[no-untyped-call]
         return out.getvalue()
 
 
-def svg(figure: Figure) -> bytes:
-    """The figure as an SVG file that needs no font; the same figure gives the same bytes."""
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "fedfault"}), io.BytesIO() as out:
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-        return out.getvalue()
+def svg(figure: Figure, salt: str = "fedfault") -> str:
+    """The figure without its background as an SVG file that needs no font; the same figure gives the same text.
+
+    salt: figures with different ones have different ids, so that they can stand on one page.
+    """
+    _settle(figure)
+    figure.patch.set_visible(False)
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": salt}), io.StringIO() as out:
+        # savefig would draw everything twice
+        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})  # type: ignore[no-untyped-call]
+        text = out.getvalue()
+    figure.patch.set_visible(True)
+    return text
 
 
-@functools.cache
-def _installed() -> frozenset[str]:
-    return frozenset(font_manager.fontManager.get_font_names())
-
-
-@functools.cache
-def _drawable() -> frozenset[int]:
-    """Code points for which an installed font has a glyph."""
-    names = [f for f in ("DejaVu Sans", *OTHER_SCRIPTS) if f in _installed()]
-    return frozenset(c for f in names for c in font_manager.get_font(font_manager.findfont(f)).get_charmap())
-
-
-def label(text: str, limit: int = 22) -> str:
-    """A name as it may stand in a figure: one short line, no mathematics, no glyph that the fonts lack."""
-    text = " ".join(text.split())
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(c if ord(c) in _drawable() else "?" for c in text).replace("$", r"\$")
+def _settle(figure: Figure) -> None:
+    """Find the layout, once for all files that are made of the figure."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def highlighted(run: RunData) -> list[str]:
@@ -168,43 +98,32 @@ def topic_colours(run: RunData, theme: Theme) -> dict[str, str]:
     return dict(zip(highlighted(run), theme.palette, strict=False))
 
 
-def luminance(colour: Any) -> float:
-    """Relative luminance, 0 for black to 1 for white (WCAG 2.1)."""
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
-    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-
-def contrast(one: Any, other: Any) -> float:
-    """Contrast ratio of two colours, 1 to 21 (WCAG 2.1)."""
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def text_on(colour: Any) -> str:
-    """Black or white, whichever is easier to read on the colour."""
-    return max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, colour))
-
-
-def as_text(colour: str, theme: Theme) -> str:
-    """The colour, mixed with as much ink as text needs to be read on the page (contrast 4.5, WCAG 2.1 AA)."""
-    line, ink = np.array(to_rgb(colour)), np.array(to_rgb(theme.ink))
-    mixed = (to_hex((1 - share) * line + share * ink) for share in np.linspace(0, 1, 11))
-    return next(c for c in mixed if contrast(c, theme.surface) >= 4.5)
-
-
 def whole_numbers() -> MaxNLocator:
     """Ticks for rounds."""
     return MaxNLocator(nbins=10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
 
 
-def round_axis(ax: Axes, run: RunData, title: bool = True) -> None:
-    """Whole rounds as ticks, half a round of air on both sides."""
-    first, last = run.records[0].round, run.records[-1].round
+def round_axis(ax: Axes, run: RunData, title: bool = True, until: int = 0) -> None:
+    """Whole rounds as ticks, half a round of air on both sides.
+
+    until: the last round, where something goes on after the run's own.
+    """
+    first, last = run.records[0].round, max(run.records[-1].round, until)
     air = 0.5 if last > first else 1.5  # a lone bar should not fill the axes
     ax.set_xlim(first - air, last + air)
     ax.xaxis.set_major_locator(whole_numbers() if last > first else FixedLocator([first]))
     if title:
         ax.set_xlabel("round")
+
+
+def dots(rounds: Sequence[int]) -> dict[str, Any]:
+    """A style that marks every point of a line, where they are few enough to see them apart."""
+    return {"marker": "o", "ms": 4} if len(rounds) <= MANY else {}
+
+
+def lone_dot(rounds: Sequence[int]) -> dict[str, Any]:
+    """A line of one point needs a marker to be seen."""
+    return {"marker": "o", "ms": 5} if len(rounds) == 1 else {}
 
 
 def line(ax: Axes, rounds: Sequence[int], values: Sequence[float], theme: Theme, **style: Any) -> None:
@@ -241,6 +160,11 @@ def loss_scale(ax: Axes, values: Iterable[float]) -> None:
     ax.grid(axis="y")
 
 
+def last_finite(values: Sequence[float]) -> float:
+    """The last value that is a finite number; NaN without one."""
+    return next((v for v in reversed(values) if math.isfinite(v)), math.nan)
+
+
 def end_labels(ax: Axes, entries: Sequence[tuple[float, str, str]], theme: Theme, height: float) -> None:
     """Names to the right of the lines' ends, (y, text, colour), moved apart where they would touch.
 
@@ -270,3 +194,17 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
             blocks[-1] = [(a * m + b * n) / (m + n), m + n]
     apart = [centre + gap * (i - (size - 1) / 2) for centre, size in blocks for i in range(int(size))]
     return [min(place, 1.0 - gap * (len(apart) - 1 - i)) for i, place in enumerate(apart)]
+
+
+def legend_above(ax: Axes, columns: int) -> None:
+    """Names of what is drawn between the axes and their title, which needs a pad of 24 points."""
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 0.99),
+        ncols=columns,
+        frameon=False,
+        handlelength=1.2,
+        columnspacing=1.2,
+        borderpad=0.2,
+        borderaxespad=0.2,
+    )

@@ -1,64 +1,13 @@
-"""What the records say, in words and in tables. Pure functions of a run; missing numbers stay missing."""
+"""What the records say, in words. Pure functions of a run; missing numbers stay missing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-from fedfault.report.data import RunData
-
-NOTHING = "–"
-
-
-class Tile(NamedTuple):
-    """A key number."""
-
-    name: str
-    value: str
-    remark: str = ""
-
-
-class Table(NamedTuple):
-    """Column names and rows of text; the first column names the row, the others are numbers unless listed as text."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text: Sequence[int] = ()
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    """A number as text; a dash when it is missing and words when it is not finite."""
-    if value is None:
-        return NOTHING
-    return format(value, form).replace("-", "−") if math.isfinite(value) else "not finite"
-
-
-def perplexity(loss: float | None) -> str:
-    """The perplexity of a loss in nats per token."""
-    if loss is None or not math.isfinite(loss):
-        return number(loss)
-    return f"{math.exp(loss):,.1f}" if loss < 12 else f"e^{loss:.1f}"
-
-
-def size(count: float) -> str:
-    """Bytes as a person says them."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count:.0f} bytes"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def many(count: int, noun: str) -> str:
-    """`1 round`, `2 rounds`, `1,200 rounds`."""
-    return f"{count:,} {noun}" + "s" * (count != 1)
+from fedfault.report.data import Fork, RunData, seconds_by_part
+from fedfault.report.words import Table, Tile, duration, many, number, perplexity, size
 
 
 def status(run: RunData) -> list[str]:
@@ -82,9 +31,16 @@ def status(run: RunData) -> list[str]:
 
 def remarks(run: RunData) -> list[str]:
     """What the run itself noted at its start, and what one run cannot say."""
-    noted = [str(n) for n in run.manifest.get("notes") or ()]
+    noted = [*(str(n) for n in run.manifest.get("notes") or ()), *(_fork(f) for f in run.forks)]
     seed = "One run with one seed: repeat it with other seeds before reading much into small differences."
     return [*noted, seed] if run.rounds_done else noted
+
+
+def _fork(fork: Fork) -> str:
+    if fork.name == "parent":
+        of = f" of {fork.source}" if fork.source else ""
+        return f"This run went its own way after round {fork.round}{of}: {fork.change}."
+    return f"The run went back to round {fork.round} by itself and on from there with {fork.change}."
 
 
 def headline(run: RunData) -> list[str]:
@@ -167,6 +123,8 @@ def _forgetting(run: RunData) -> str:
     change = forgetting(run)
     if change is None:
         return "General English was not measured." if run.rounds_done else ""
+    if not math.isfinite(change):
+        return "General English: the loss is no longer a finite number."
     return f"General English: {number(change, '+.2f')} nats per token against the model before training."
 
 
@@ -187,7 +145,9 @@ def tiles(run: RunData) -> list[Tile]:
         )
     change = forgetting(run)
     if change is not None:
-        found.append(Tile("General English", number(change, "+.2f") + " nats", "against round 0"))
+        found.append(
+            Tile("General English", number(change, "+.2f") + " nats" * math.isfinite(change), "against round 0")
+        )
     trained = [len(r.clients) for r in run.records if r.clients]
     if trained:
         cohort = str(max(trained)) if min(trained) == max(trained) else f"{min(trained)} to {max(trained)}"
@@ -196,81 +156,16 @@ def tiles(run: RunData) -> list[Tile]:
     up, down = sum(r.bytes_up for r in run.records), sum(r.bytes_down for r in run.records)
     if up or down:
         found.append(Tile("Traffic", size(up + down), f"{size(up)} up, {size(down)} down"))
-    seconds = sum(sum(r.seconds.values()) for r in run.records)
+    parts = [seconds_by_part(r) for r in run.records]
+    seconds, probes = sum(sum(p.values()) for p in parts), sum(p.get("probes", 0.0) for p in parts)
     if seconds:
-        found.append(Tile("Time", duration(seconds), "training and evaluation"))
+        measured = (
+            f"training and evaluation; {100 * probes / seconds:.1f}\u00a0% probes"
+            if probes
+            else "training and evaluation"
+        )
+        found.append(Tile("Time", duration(seconds), measured))
     return found
-
-
-def scores(run: RunData) -> Table | None:
-    """The mixture, every topic and general English: start, best, final, gain."""
-    names = {"validation": "mixture", **{f"topic/{t}": t for t in run.topics}, "general": "general English"}
-    rows = [_score_row(run, name, title) for name, title in names.items() if run.losses(name)[0]]
-    columns = ("loss, nats per token", "start", "best", "in round", "final", "gain", "largest rise", "final perplexity")
-    return Table(columns, rows) if rows else None
-
-
-def _score_row(run: RunData, name: str, title: str) -> list[str]:
-    rounds, losses = run.losses(name)
-    best = min(((v, n) for n, v in zip(rounds, losses, strict=True) if math.isfinite(v)), default=(None, None))
-    rise = max((rise for rise, _ in run.rises(name)), default=None)
-    gain = losses[0] - losses[-1] if len(losses) > 1 else None
-    return [
-        title,
-        number(losses[0]),
-        number(best[0]),
-        number(best[1], "d"),
-        number(losses[-1]),
-        number(gain, "+.3f"),
-        number(rise),
-        perplexity(losses[-1]),
-    ]
-
-
-def clients(run: RunData) -> Table | None:
-    """Every client: what it holds, how often it trained, held-out loss."""
-    if not run.num_clients:
-        return None
-    took_part = [c.client for r in run.records for c in r.clients]
-    rows = [_client_row(run, client, took_part.count(client)) for client in range(run.num_clients)]
-    columns = ("client", "main topic", "its share", "documents", "tokens", "rounds trained", "start", "final", "gain")
-    return Table(columns, rows, text=(1,))
-
-
-def _client_row(run: RunData, client: int, rounds: int) -> list[str]:
-    rows = run.split.get("clients", ())
-    held = rows[client] if client < len(rows) else ()
-    _, losses = run.losses(f"client/{client}")
-    start, end = (losses[0], losses[-1]) if losses else (None, None)
-    gain = start - end if start is not None and end is not None and len(losses) > 1 else None
-    return [
-        str(client),
-        run.dominant(client) or NOTHING,
-        f"{max(held) / sum(held):.0%}" if sum(held) else NOTHING,
-        f"{sum(held):,}" if held else NOTHING,
-        f"{run.split['tokens'][client]:,}" if held else NOTHING,
-        str(rounds),
-        number(start),
-        number(end),
-        number(gain, "+.3f"),
-    ]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested keys and values as `section.key`, text; what is not set is left out."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            rows.append((f"{prefix}{key}", f"{value:.6g}" if isinstance(value, float) else _plain(value)))
-    return rows
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(_plain(v) for v in value) if isinstance(value, list) else str(value)
 
 
 SKEW = {
@@ -308,22 +203,3 @@ def split(run: RunData) -> list[str]:
     if removed := run.split.get("removed"):
         said.append(f"{sum(removed):,} words were taken out of the clients' texts; the validation set is untouched.")
     return said
-
-
-def provenance(run: RunData) -> list[tuple[str, str]]:
-    """Versions, machine, data, seconds and bytes, as far as the run recorded them."""
-    rest = {k: v for k, v in run.manifest.items() if k not in ("notes", "command", "argv")}
-    moved = [
-        (f"bytes {way}", f"{total:,} ({size(total)})")
-        for way, total in (
-            ("up", sum(r.bytes_up for r in run.records)),
-            ("down", sum(r.bytes_down for r in run.records)),
-        )
-        if total
-    ]
-    return [*flat(rest), *moved]
-
-
-def command(run: RunData) -> str:
-    """The command that repeats the run."""
-    return str(run.manifest.get("command") or f"fedfault run {run.folder / 'config.yaml'}")

@@ -1,0 +1,82 @@
+"""What a forward pass leaves behind on its way: hidden states after every block, and attention weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.sites import blocks_of
+
+
+def hidden_states(model: CohortModel, flat: Tensor, ids: Tensor) -> list[Tensor]:
+    """What enters the first block and what leaves every block, under each row of flat (k, P): (k, n, T, d) by layer.
+
+    ids: (n, T). The last one is what the model's last norm gets. Without gradients.
+    """
+    found: list[Tensor] = []
+
+    def enters(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+
+    def leaves(block: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        found.append(out[0] if isinstance(out, tuple) else out)
+
+    blocks = blocks_of(model.model)[1]
+    hooks = [blocks[0].register_forward_pre_hook(enters, with_kwargs=True)]
+    hooks += [block.register_forward_hook(leaves) for block in blocks]
+    _run(model, flat, ids, hooks)
+    return [layer.unflatten(0, (len(flat), -1)) for layer in found]
+
+
+def attention_weights(model: CohortModel, flat: Tensor, ids: Tensor) -> list[Tensor] | None:
+    """Attention weights under each row of flat (k, P): (k, n, heads, T, T) by layer; None if a block gives none.
+
+    ids: (n, T). The layers in force compute them; for this pass the model takes the implementation that tells its weights.
+    Without gradients.
+    """
+    T = ids.shape[1]
+    found: dict[int, Tensor] = {}
+
+    def leaves(block: int, out: Any) -> None:
+        for part in out[1:] if isinstance(out, tuple) else ():
+            if isinstance(part, Tensor) and part.ndim == 4 and part.shape[-2:] == (T, T):
+                found.setdefault(block, part)
+
+    blocks = blocks_of(model.model)[1]
+    hooks = [
+        module.register_forward_hook(lambda _module, _args, out, block=i: leaves(block, out))
+        for i, block in enumerate(blocks)
+        for module in block.modules()
+    ]
+    with _eager(model.model):
+        _run(model, flat, ids, hooks)
+    if len(found) < len(blocks):
+        return None
+    return [found[i].unflatten(0, (len(flat), -1)) for i in range(len(blocks))]
+
+
+@torch.no_grad()
+def _run(model: CohortModel, flat: Tensor, ids: Tensor, hooks: list[Any]) -> None:
+    """One pass of k times n rows, after which the hooks are gone."""
+    try:
+        with model.slots.bound(flat):
+            model.model.base_model(input_ids=ids.repeat(len(flat), 1), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _eager(model: Any) -> Iterator[None]:
+    """Within the block, attention is computed in steps: fused kernels never hold its weights."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

@@ -1,0 +1,192 @@
+"""The figures of a comparison. Each gives a Figure, or None when there is nothing to show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedfault.compare.pairs import Comparison, by_round
+from fedfault.report.data import RunData
+from fedfault.report.draw import (
+    MANY,
+    MARKERS,
+    NOT_FINITE,
+    Plot,
+    canvas,
+    end_labels,
+    last_finite,
+    legend_above,
+    line,
+    loss_scale,
+    round_axis,
+    themed,
+)
+from fedfault.report.marks import CHANGE, Mark, arrange, draw_marks, headroom
+from fedfault.report.theme import Theme, label
+
+FEW = 24  # clients that each have a line of their own
+BANDS = 3  # pairs whose spread over the clients can be told apart
+
+
+def losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
+    """Loss of the mixture over rounds, a line a run; rings where detectors raised their first alarm."""
+    shown = [(i, run) for i, run in enumerate(c.runs) if run.losses("validation")[0]]
+    if not shown:
+        return None
+    until = max(run.rounds_done for _, run in shown)
+    found = [
+        Mark(f.round, label(f"{label(c.names[i])} forks", 27), theme.palette[i], CHANGE)
+        for i, run in shown
+        for f in run.forks
+        if f.name == "parent"
+    ]
+    places = arrange(found, (shown[0][1].records[0].round, until), 2.4 if narrow else 6.6)
+    fig = canvas(narrow, 3.5 + headroom(places) / 72)
+    ax = fig.add_subplot()
+    loss_scale(ax, [v for _, run in shown for v in run.losses("validation")[1]])
+    round_axis(ax, shown[0][1], until=until)
+    ends = []
+    for i, run in shown:
+        rounds, values = run.losses("validation")
+        style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
+        line(ax, rounds, values, theme, color=theme.palette[i], lw=3 if i == 0 else 1.6, zorder=3 + i, **style)
+        _alarms(ax, run, theme)
+        ends.append((last_finite(values), label(c.names[i], 11 if narrow else 22), theme.palette[i]))
+    draw_marks(ax, found, places, theme)
+    end_labels(ax, ends, theme, height=2.7)
+    ax.set_ylabel("loss (nats per token)")
+    ax.set_title("Loss of the mixture", pad=9 + headroom(places))
+    return fig
+
+
+def first_alarms(run: RunData) -> dict[str, int]:
+    """Detector -> the round of its first alarm, in order of rounds."""
+    found: dict[str, int] = {}
+    for f in sorted((f for f in run.findings if f.level == "alarm"), key=lambda f: f.round):
+        found.setdefault(f.detector, f.round)
+    return found
+
+
+def _alarms(ax: Axes, run: RunData, theme: Theme) -> None:
+    rounds, values = (np.array(part, dtype=float) for part in run.losses("validation"))
+    at, good = sorted(set(first_alarms(run).values())), np.isfinite(values)
+    if not at or not good.any():
+        return
+    heights = np.interp(at, rounds[good], values[good])  # a detector may speak where the mixture was not scored
+    ax.plot(at, heights, "o", mec=theme.alarm, mfc="none", mew=2, ms=12, zorder=20, clip_on=False)
+
+
+def clients(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
+    """Final held-out loss of the clients: a line a client, or where there are many, a point a client."""
+    paired = [i for i, found in enumerate(c.pairs, 1) if found.clients.losses]
+    if not paired:
+        return None
+    units = [
+        k for k in c.pairs[paired[0] - 1].clients.losses if all(k in c.pairs[i - 1].clients.losses for i in paired)
+    ]
+    return _lines(c, paired, units, theme, narrow) if len(units) <= FEW else _points(c, paired, theme, narrow)
+
+
+def _lines(c: Comparison, paired: list[int], units: list[str], theme: Theme, narrow: bool) -> Figure:
+    first = {k: a for i in paired for k, (a, _) in c.pairs[i - 1].clients.losses.items()}
+    topic = {k: c.runs[0].dominant(int(k)) or "" for k in units}
+    units = sorted(units, key=lambda k: (topic[k], first[k]), reverse=True)
+    columns = 2 if narrow else 4
+    room = 13 * (-(-(1 + len(paired)) // columns) - 1)  # points for further lines of the legend
+    fig = canvas(narrow, 1.2 + 0.24 * len(units) + room / 72)
+    ax = fig.add_subplot()
+    each = [[first[k] for k in units]]
+    each += [[c.pairs[i - 1].clients.losses[k][1] for k in units] for i in paired]
+    rows = range(len(units))
+    for y in rows:
+        finite = [values[y] for values in each if math.isfinite(values[y])]
+        if finite:
+            ax.plot([min(finite), max(finite)], [y, y], color=theme.grid, lw=2.5, zorder=1)
+    for i, values in zip([0, *paired], each, strict=True):
+        style: dict[str, Any] = {"marker": MARKERS[i], "ms": 6, "ls": "", "zorder": 3 + i}
+        ax.plot(values, rows, color=theme.palette[i], label=label(c.names[i], 16 if narrow else 22), **style)
+        _beyond(ax, [y for y, v in zip(rows, values, strict=True) if not math.isfinite(v)], theme)
+    ax.set_yticks(rows, [label(f"{topic[k]} {k}", 14 if narrow else 22) for k in units])
+    ax.set_ylim(-0.7, len(units) - 0.3)
+    ax.set_xlabel("final held-out loss (nats per token)")
+    ax.grid(axis="x")
+    ax.set_title("Each client, with the topic it mostly holds", pad=24 + room)
+    legend_above(ax, columns)
+    return fig
+
+
+def _beyond(ax: Axes, rows: list[int], theme: Theme) -> None:
+    """Crosses at the right edge for losses that are not finite."""
+    if rows:
+        style: dict[str, Any] = {"color": theme.alarm, "ms": 6, "mew": 1.6, "clip_on": False}
+        place: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+        ax.plot([1.0] * len(rows), rows, "x", transform=ax.get_yaxis_transform(), **style)
+        ax.annotate(NOT_FINITE, (1.0, rows[-1]), (8, 0), color=theme.alarm, va="center", **place)
+
+
+def _points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -> Figure:
+    fig = canvas(narrow, 4.0)
+    ax = fig.add_subplot()
+    ends: list[float] = []
+    for i in paired:
+        both = np.array([*c.pairs[i - 1].clients.losses.values()])  # (clients, 2)
+        good = both[np.isfinite(both).all(1)]
+        name = label(c.names[i], 16 if narrow else 22)
+        missing = f", {len(both) - len(good)} not finite" if len(good) < len(both) else ""
+        style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5, "ls": "", "alpha": 0.8}
+        ax.plot(good[:, 0], good[:, 1], color=theme.palette[i], label=f"{name}{missing}", **style)
+        ends += good.ravel().tolist()
+    if ends:
+        ax.plot([min(ends), max(ends)], [min(ends), max(ends)], color=theme.muted, lw=1.2, ls=(0, (4, 3)), zorder=1)
+    ax.set_box_aspect(1 if narrow else 0.6)
+    ax.set_xlabel(f"final held-out loss in {label(c.names[0])} (nats per token)")
+    ax.set_ylabel("in the other run")
+    ax.grid()
+    ax.set_title("A point a client; below the dashed line the other run is better", pad=24)
+    legend_above(ax, 2 if narrow else 4)
+    return fig
+
+
+def differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
+    """Held-out loss of the clients minus the first run's, round by round: the mean, and the middle 80 % of the clients."""
+    shown = [(i, rows) for i, found in enumerate(c.pairs, 1) if (rows := by_round(found))]
+    if not shown:
+        return None
+    fig = canvas(narrow, 3.2)
+    ax = fig.add_subplot()
+    round_axis(ax, c.runs[0], until=max(rows[-1][0] for _, rows in shown))
+    ax.axhline(0, color=theme.palette[0], lw=3, zorder=2)
+    ends = [(0.0, label(c.names[0], 11 if narrow else 22), theme.palette[0])]
+    for i, rows in shown:
+        rounds, values = [t for t, _ in rows], np.array([each for _, each in rows])
+        finite = np.isfinite(values).all(1)
+        if len(shown) <= BANDS and finite.any():
+            low, high = np.percentile(values[finite], (10, 90), axis=1)
+            ax.fill_between(np.array(rounds)[finite], low, high, color=theme.palette[i], alpha=0.18, lw=0)
+        means = np.where(finite, np.where(np.isfinite(values), values, 0.0).mean(1), math.nan).tolist()
+        style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
+        line(ax, rounds, means, theme, color=theme.palette[i], lw=1.6, zorder=3 + i, **style)
+        ends.append((last_finite(means), label(c.names[i], 11 if narrow else 22), theme.palette[i]))
+    ax.margins(y=0.1)
+    ax.grid(axis="y")
+    end_labels(ax, ends, theme, height=2.5)
+    ax.set_ylabel("difference (nats per token)")
+    ax.set_title(f"Below zero: better for clients than {label(c.names[0])}")
+    return fig
+
+
+FIGURES: dict[str, Callable[[Comparison, Theme, bool], Figure | None]] = {
+    "losses": losses,
+    "clients": clients,
+    "differences": differences,
+}
+
+
+def plot(name: str, c: Comparison) -> Plot:
+    """A figure of a comparison as the report draws those of a run: (run, theme, narrow) -> Figure."""
+    return themed(lambda _, theme, narrow: FIGURES[name](c, theme, narrow))

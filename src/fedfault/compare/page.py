@@ -1,0 +1,214 @@
+"""`compare` reads run folders, prints their table and writes one self-contained page."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fedfault
+from fedfault.compare.pairs import Comparison
+from fedfault.compare.tables import overview, statistics, turned
+from fedfault.errors import UserError
+from fedfault.report.folder import read
+from fedfault.report.words import Table
+from fedfault.storage import write_atomically
+
+MOST = 8  # runs: colours and markers that can be told apart
+LONGEST = 150  # characters of a file's name; file systems take 255 bytes
+BASIS = (
+    "Other run minus first run, below zero: the other is better. Every client or topic counts once. The interval is about "
+    "other clients or topics like these, for this one seed: repeat the runs with other seeds before reading much into "
+    "small differences. There is none for fewer than five."
+)
+CAPTIONS = {
+    "losses": (
+        "Loss over rounds",
+        "Validation loss of the mixture; the thick line is the first run. A red ring is the first alarm of a "
+        "detector. A dashed vertical line is where a run forks from another one.",
+        "Line chart of the validation loss per round, a line for each of ",
+    ),
+    "clients": (
+        "Clients",
+        "Loss of the final model on the documents that each client kept back. Clients whose marks lie apart are those that "
+        "the difference between the runs is about. Only runs whose clients hold the same texts are shown.",
+        "Chart of the final held-out loss of every client, a mark for each of ",
+    ),
+    "differences": (
+        "Difference by round",
+        "Held-out loss of the clients minus that in the first run, mean over the clients; the band holds the middle 80 % of "
+        "them. A mean that is below zero while the band reaches above it was bought by some of the clients.",
+        "Line chart of the mean difference of held-out loss per round, beside the first of ",
+    ),
+}
+
+
+def compare(folders: Sequence[Path], out: Path | None = None, argv: Sequence[str] = ()) -> tuple[Comparison, Path]:
+    """Compare runs, finished or not, with the first of them; returns what was found and the page that was written.
+
+    The page goes to `out`, or to compare/NAME1-vs-NAME2.html beside the first run. Raises `UserError` for fewer than two
+    runs, more than eight, the same one twice, a folder that is no run, and an `out` that exists.
+    """
+    _check(folders, out)
+    runs = tuple(read(folder) for folder in folders)
+    called = [run.name for run in runs]
+    names = [n if called.count(n) == 1 else str(run.folder) for n, run in zip(called, runs, strict=True)]
+    found = Comparison(runs, tuple(names))
+    page = out or runs[0].folder.resolve().parent / "compare" / f"{_file_name(called)}.html"
+    html = _page(found, shlex.join(["fedfault", *argv]))
+    try:
+        if out is None:
+            page.parent.mkdir(exist_ok=True)
+        write_atomically(page, html)
+    except OSError as e:
+        raise UserError(f"cannot write {page}: {e.strerror}; choose another file with --out") from e
+    return found, page
+
+
+def _check(folders: Sequence[Path], out: Path | None) -> None:
+    if len(folders) < 2:
+        raise UserError("a comparison takes two runs at least: `fedfault compare results/a results/b`")
+    if len(folders) > MOST:
+        raise UserError(
+            f"{len(folders)} runs, at most {MOST} in one figure; compare the ones that matter, or each with the same first "
+            "run in comparisons of their own"
+        )
+    whole = [folder.resolve() for folder in folders]
+    if twice := next((f for i, f in enumerate(whole) if f in whole[:i]), None):
+        raise UserError(f"{twice} is given twice; give each run once")
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists; give another file to --out or remove it")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.absolute().parent}")
+
+
+def _file_name(names: Sequence[str]) -> str:
+    """`a-vs-b`; a long one ends in a hash."""
+    whole = "-vs-".join(name.replace("/", "_") for name in names)
+    if len(whole.encode()) <= LONGEST:
+        return whole
+    return f"{whole.encode()[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def notes(c: Comparison) -> list[str]:
+    """What a reader should know before the numbers: runs that are not finished, that diverged, that stopped early."""
+    said = []
+    for name, run in zip(c.names, c.runs, strict=True):
+        if not run.finished:
+            of = f" of {run.rounds_planned}" if run.rounds_planned else ""
+            said.append(f"{name} is not finished: {run.rounds_done}{of} rounds are recorded.")
+        broken = [t for t, loss in zip(*run.losses("validation"), strict=True) if not math.isfinite(loss)]
+        if broken:
+            said.append(f"{name} diverged: its loss is not a finite number in round {broken[0]}.")
+    ends = {run.rounds_done for run in c.runs}
+    if len(ends) > 1:
+        each = ", ".join(f"{run.rounds_done} ({name})" for name, run in zip(c.names, c.runs, strict=True))
+        said.append(f"The runs end after different rounds, and each is taken at its own end: {each}.")
+    return said
+
+
+def apart(c: Comparison) -> list[str]:
+    """A sentence for every pair that is not paired, with the reason."""
+    said = []
+    for name, found in zip(c.names[1:], c.pairs, strict=True):
+        clients, topics, both = found.clients.why_not, found.topics.why_not, f"{name} and {c.names[0]}"
+        if clients == topics and clients:
+            said.append(f"{both} are not paired: {clients}, and the texts that they are scored on follow from that.")
+            continue
+        for what, why in (("Clients", clients), ("Topics", topics)):
+            if why:
+                said.append(f"{what} of {both} are not paired: {why}, and their texts follow from that.")
+    return said
+
+
+def remarks(c: Comparison) -> list[str]:
+    """Where runs come from and what their detectors found, a sentence each."""
+    from fedfault.compare.figures import first_alarms
+
+    known = {str(run.folder.resolve()): name for name, run in zip(c.names, c.runs, strict=True)}
+    said = []
+    for name, run in zip(c.names, c.runs, strict=True):
+        parents = [f for f in run.forks if f.name == "parent"]
+        said += [f"{name} forks after round {f.round} of {known.get(f.source, f.source)}: {f.change}." for f in parents]
+        if alarms := first_alarms(run):
+            found = ", ".join(f"{detector.replace('_', ' ')} (round {t})" for detector, t in alarms.items())
+            said.append(f"First alarms of {name}: {found}.")
+    return said
+
+
+def _page(c: Comparison, command: str) -> str:
+    import jinja2
+
+    from fedfault.report.theme import DARK, LIGHT
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1] / "report"]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    figures = _figures(c)
+    return environment.get_template("template.html").render(
+        title=" · ".join(c.names),
+        notes=notes(c),
+        overview=_breakable(turned(overview(c))),
+        statistics=statistics(c),
+        apart=apart(c),
+        basis=BASIS,
+        figures=figures,
+        glyphs={
+            id: path for figure in figures for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
+        },
+        command=command,
+        version=fedfault.__version__,
+        light=LIGHT.variables,
+        dark=DARK.variables,
+    )
+
+
+def _breakable(table: Table) -> Table:
+    """Keys such as `federation.algorithm.name` may be broken after a dot."""
+    return table._replace(rows=[[row[0].replace(".", ".\u200b"), *row[1:]] for row in table.rows])
+
+
+def _figures(c: Comparison) -> list[dict[str, Any]]:
+    """The figures that have something to show, as parts of the page."""
+    from fedfault.compare.figures import FIGURES, plot
+    from fedfault.report.inline import inline
+
+    found = []
+    for name in FIGURES:
+        _, drawings = inline(c.runs[0], name, plot(name, c))
+        if drawings:
+            title, text, alt = CAPTIONS[name]
+            about = {"name": name, "title": title, "text": text, "alt": f"{alt}{', '.join(c.names)}."}
+            found.append({**about, "drawings": drawings, "sentences": remarks(c) if name == "losses" else []})
+    return found
+
+
+def told(c: Comparison, width: int) -> str:
+    """The comparison as text: notes, the table, paired statistics.
+
+    The table has a run a row, or a run a column where that would not fit into so many characters.
+    """
+    lines = _aligned(overview(c))
+    if max(map(len, lines)) > width:
+        lines = _aligned(turned(overview(c)))
+    paired = statistics(c)
+    more = ["", *_aligned(paired)] if paired else []
+    return "\n".join([*notes(c), *lines, *more, *apart(c), *([BASIS] if paired else [])])
+
+
+def _aligned(table: Table) -> list[str]:
+    """Text to the left, numbers to the right."""
+    rows = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = {0, *table.text}
+    return [
+        "  ".join(f"{cell:{'<' if i in left else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,138 @@
+"""Two runs that were scored on the same texts: differences unit by unit, and how sure their mean is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from fedfault.report.data import RunData
+from fedfault.runs import changes
+from fedfault.seeds import rng
+
+LEAST = 5  # units for an interval: they can be drawn again in 126 ways, three units only in 10
+RESAMPLES = 9999  # scipy's default
+TOPIC_SETS = (  # what the texts that stand for a topic follow from
+    "seed", "data.dataset.", "data.path", "data.text_columns", "data.topic_column", "data.group_column", "model.name",
+    "model.max_length", "evaluation.max_blocks",
+)  # fmt: skip
+CLIENT_SETS = (*TOPIC_SETS, "data.", "federation.total_clients")  # and what each client held back
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Losses of two runs on the same texts, unit by unit: clients by id, or topics."""
+
+    losses: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # unit -> (first run, other run), at the end
+    why_not: str = ""  # in place of numbers: why the runs are not paired
+    interval: tuple[float, float] | None = None  # 95 % for `mean`; None for few units, or where one is not finite
+
+    @property
+    def differences(self) -> dict[str, float]:
+        """Loss of the other run minus the first one's, in nats per token: below zero, the other is better."""
+        return {unit: b - a for unit, (a, b) in self.losses.items()}
+
+    @property
+    def mean(self) -> float:
+        """Mean difference, every unit counted once; NaN where a loss is not finite."""
+        return float(np.mean([*self.differences.values()])) if self.losses else math.nan
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The first run of a comparison and one of the others."""
+
+    first: RunData
+    other: RunData
+    clients: Paired
+    topics: Paired
+
+
+def pair(first: RunData, other: RunData) -> Pair:
+    """What two runs have in common, and how they differ there."""
+    return Pair(
+        first, other, _paired(first, other, "client/", CLIENT_SETS), _paired(first, other, "topic/", TOPIC_SETS)
+    )
+
+
+def _paired(a: RunData, b: RunData, prefix: str, same: tuple[str, ...]) -> Paired:
+    if why := _apart(a, b, same):
+        return Paired(why_not=why)
+    names = [n for n in a.names(prefix) if n in set(b.names(prefix))]
+    losses = {n.removeprefix(prefix): (a.losses(n)[1][-1], b.losses(n)[1][-1]) for n in names}
+    if not losses:
+        return Paired(why_not="they were not scored in both runs")
+    if wrong := [n for n in names if _tokens(a, n) != _tokens(b, n)]:
+        return Paired(
+            why_not=f"the texts of {wrong[0]} are {_tokens(a, wrong[0])} and {_tokens(b, wrong[0])} tokens long"
+        )
+    return Paired(losses, interval=interval([y - x for x, y in losses.values()]))
+
+
+def _apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
+    """Why two runs are scored on different texts; nothing if they are not."""
+    found = [
+        f"{key} is {_shown(old)} and {_shown(new)}"
+        for key, (old, new) in changes(a.config, b.config).items()
+        if key.startswith(same)
+    ]
+    for what in ("corpus", "model"):
+        old, new = (run.manifest.get(what, {}).get("fingerprint") for run in (a, b))
+        if not found and old != new:
+            found = [f"the {what} has changed (fingerprints {_shown(old)} and {_shown(new)})"]
+    return ", ".join(found)
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _tokens(run: RunData, name: str) -> int:
+    return next(r.scores[name].tokens for r in run.records if name in r.scores)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval for the mean by the bias-corrected and accelerated bootstrap (Efron, 1987), the same at every call.
+
+    It is about other units like these and says nothing of other seeds, and it is too narrow for few of them: None for
+    fewer than `LEAST`. None too where a value is not finite.
+
+    >>> interval([0.3, 0.1, 0.2, 0.4])
+    """
+    if len(values) < LEAST or not np.isfinite(values).all():
+        return None
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    from scipy.stats import bootstrap
+
+    found = bootstrap((np.asarray(values),), np.mean, n_resamples=RESAMPLES, rng=rng(0, "compare")).confidence_interval
+    return float(found.low), float(found.high)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs or more, by the names that they have here, and the first one beside each of the others."""
+
+    runs: tuple[RunData, ...]
+    names: tuple[str, ...]
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The first run and every other one, in order."""
+        return [pair(self.runs[0], other) for other in self.runs[1:]]
+
+
+def by_round(found: Pair) -> list[tuple[int, list[float]]]:
+    """Rounds in which both runs scored their clients, and the differences of all clients there; none if not paired."""
+    names = [f"client/{k}" for k in found.clients.losses]
+    first = {r.round: r.scores for r in found.first.records if names and names[0] in r.scores}
+    return [
+        (r.round, [r.scores[n].loss - first[r.round][n].loss for n in names])
+        for r in found.other.records
+        if r.round in first and all(n in r.scores and n in first[r.round] for n in names)
+    ]

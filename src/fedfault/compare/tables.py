@@ -1,0 +1,119 @@
+"""The tables of a comparison: what the runs are and how they end, and the statistics of pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedfault.compare.pairs import Comparison, Paired
+from fedfault.metrics.fairness import fairness
+from fedfault.report.data import RunData
+from fedfault.report.summary import forgetting
+from fedfault.report.words import NOTHING, Table, duration, number, perplexity, size
+from fedfault.runs import NO_CAUSE, best_round, changes
+
+RESULTS = (
+    "final loss",
+    "perplexity",
+    "best round",
+    "general English",
+    "worst client",
+    "gain p10 / p50 / p90",
+    "bytes",
+    "time",
+    "verdict",
+)
+
+
+def differing(runs: Sequence[RunData]) -> list[str]:
+    """The settings in which the runs are not all alike, by dotted key."""
+    first = runs[0].config
+    found = [key for run in runs[1:] for key in changes(first, run.config)]
+    return [key for key in dict.fromkeys(found) if not key.startswith(NO_CAUSE)]
+
+
+def overview(c: Comparison) -> Table:
+    """A run a row: the settings that differ, then how it ended."""
+    keys = differing(c.runs)
+    rows = [
+        [name, *(_setting(run.config, key) for key in keys), *_results(run)]
+        for name, run in zip(c.names, c.runs, strict=True)
+    ]
+    return Table(("run", *keys, *RESULTS), rows, text=(*range(1, len(keys) + 1), len(keys) + len(RESULTS)))
+
+
+def turned(table: Table) -> Table:
+    """Rows become columns."""
+    columns, *rows = zip(table.columns, *table.rows, strict=True)
+    return Table(columns, rows)
+
+
+def _setting(config: Mapping[str, Any], key: str) -> str:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _results(run: RunData) -> list[str]:
+    _, losses = run.losses("validation")
+    gains = run.gains()
+    spread = fairness([*gains[-1][1].values()], gains=True) if gains else {}
+    moved = sum(r.bytes_up + r.bytes_down for r in run.records)
+    return [
+        number(losses[-1] if losses else None),
+        perplexity(losses[-1] if losses else None),
+        number(best_round(run.records), "d"),
+        number(forgetting(run), "+.3f"),
+        _worst(run),
+        " / ".join(number(spread[p], "+.2f") for p in ("p10", "p50", "p90")) if spread else NOTHING,
+        size(moved) if run.records else NOTHING,
+        duration(sum(sum(r.seconds.values()) for r in run.records)) if run.records else NOTHING,
+        verdict(run),
+    ]
+
+
+def _worst(run: RunData) -> str:
+    last = {n.removeprefix("client/"): run.losses(n)[1][-1] for n in run.names("client/")}
+    if not last:
+        return NOTHING
+    if broken := [k for k, loss in last.items() if not math.isfinite(loss)]:
+        return f"{len(broken)} not finite"
+    worst = max(last, key=last.__getitem__)
+    return f"{number(last[worst])} ({worst})"
+
+
+def verdict(run: RunData) -> str:
+    """The state and since when; a dash for a run without a verdict."""
+    said = run.metrics.get("verdict")
+    if not said:
+        return NOTHING
+    since = said.get("since")
+    return str(said["state"]) if since is None else f"{said['state']} since {since}"
+
+
+def statistics(c: Comparison) -> Table | None:
+    """Differences of the final losses of every pair, by clients and by topics; None where no two runs are paired."""
+    rows = []
+    for found, name in zip(c.pairs, c.names[1:], strict=True):
+        for what, paired in (("clients", found.clients), ("topics", found.topics)):
+            if paired.losses:
+                rows.append([f"{name} − {c.names[0]}", what, *_statistics(paired)])
+    columns = ("final loss, nats per token", "over", "mean difference", "95 % interval", "lower for", "largest drop")
+    return Table((*columns, "largest rise"), rows, text=(1,)) if rows else None
+
+
+def _statistics(paired: Paired) -> list[str]:
+    each = paired.differences
+    broken = [unit for unit, value in each.items() if not math.isfinite(value)]
+    if broken:
+        return [f"not finite for {len(broken)} of {len(each)}", *[NOTHING] * 4]
+    low, high = min(each, key=each.__getitem__), max(each, key=each.__getitem__)
+    return [
+        number(paired.mean, "+.3f"),
+        NOTHING if paired.interval is None else " to ".join(number(v, "+.3f") for v in paired.interval),
+        f"{sum(v < 0 for v in each.values())} of {len(each)}",
+        f"{number(each[low], '+.3f')} ({low})" if each[low] < 0 else NOTHING,
+        f"{number(each[high], '+.3f')} ({high})" if each[high] > 0 else NOTHING,
+    ]

@@ -1,0 +1,1 @@
+"""What breaks a run, found in its records: one file a detector."""

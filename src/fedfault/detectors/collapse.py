@@ -1,0 +1,84 @@
+"""The model or its adapter loses dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedfault.records import Detector, Reading, Records
+from fedfault.registry import register
+
+
+@register("detector")
+def representation_collapse() -> Detector:
+    """Hidden states lose dimensions: effective rank of the last layer beside the base's, on the same held-out text.
+
+    Statistic: -log(rank / rank of the base); effect: 1 - rank / rank of the base. Evidence: mean cosine of sentence
+    embeddings, distinct bigrams of greedy continuations where they are measured.
+    """
+
+    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        found = []
+        for r in records:
+            if not {"hidden_rank", "hidden_rank_base"} <= set(r.probes) or r.probes["hidden_rank"] <= 0:
+                continue
+            share = r.probes["hidden_rank"] / r.probes["hidden_rank_base"]
+            more = {name: r.probes[name] for name in ("embedding_cosine", "distinct_2") if name in r.probes}
+            found.append(Reading(r.round, -math.log(share), 1 - share, {"rank_share": share, **more}))
+        return found
+
+    return Detector(
+        readings,
+        lambda r: f"hidden states have lost {r.effect:.0%} of the dimensions that they had in the base",
+        advice=("training.lr lower", "model.lora.r_max higher", "federation.aggregation=blockwise"),
+        floor=0.3,
+        spread=0.02,
+        natural=-math.log(0.7),
+        fails=lambda last: True,
+    )
+
+
+@register("detector")
+def rank_collapse() -> Detector:
+    """The adapter uses fewer directions than in healthy runs, or none: effective rank of its weight change.
+
+    Statistic: -log(effective rank); effect: 1 - effective rank / median of the controls in their last round. An
+    adapter whose product is zero after a round of training is dead, which needs no threshold.
+    """
+
+    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        found = []
+        for r in records:
+            rank = r.probes.get("effective_rank")
+            if rank == 0 and r.round > 0 and any(c.steps for c in r.clients):
+                found.append(Reading(r.round, math.inf, 1.0, {"effective_rank": 0.0}))
+            elif rank:
+                lost = 1 - rank / scale["rank"] if "rank" in scale else 0.0
+                found.append(Reading(r.round, -math.log(rank), lost, {"effective_rank": rank, **scale}))
+        return found
+
+    def sentence(r: Reading) -> str:
+        if r.statistic == math.inf:
+            return "the adapter is dead: its weight change is zero after training"
+        return (
+            f"the adapter uses {r.evidence['effective_rank']:.1f} directions, healthy runs {r.evidence['rank']:.1f}"
+            if "rank" in r.evidence
+            else f"the adapter uses {r.evidence['effective_rank']:.1f} directions"
+        )
+
+    return Detector(
+        readings,
+        sentence,
+        advice=("model.lora.r_max higher", "federation.aggregation=blockwise", "training.lr lower"),
+        floor=0.3,
+        spread=0.05,
+        natural=0.0,
+        scale=_usual_rank,
+    )
+
+
+def _usual_rank(controls: Sequence[Records]) -> dict[str, float]:
+    last = [r[-1].probes["effective_rank"] for r in controls if r and "effective_rank" in r[-1].probes]
+    return {"rank": float(np.median(last))} if last and min(last) > 0 else {}

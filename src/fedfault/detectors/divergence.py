@@ -1,0 +1,70 @@
+"""The loss rises and stays up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedfault.records import Detector, Reading, Records, validation
+from fedfault.registry import register
+
+HALF = 0.5  # of the improvement
+SIGMA = 0.02  # nats: noise of a validation loss between rounds, where no controls say
+
+
+@register("detector")
+def divergence() -> Detector:
+    """The validation loss rises and stays up, or is no longer a number: CUSUM over its best value so far.
+
+    C_t = max(0, C_{t-1} + (L_t - min_{s<t} L_s) / sigma - 1/2), C_0 = 0, with sigma the noise of healthy losses:
+    1.4826 times the median absolute residual of the controls about their best falling fit. Effect: L_t - min_s L_s in nats.
+    A run that ends with half of what it had gained given back has failed.
+
+    Reference: Page, Biometrika 41 (1954).
+    """
+
+    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        rounds, losses = validation(records)
+        found, C, best = [], 0.0, math.inf
+        for t, loss in zip(rounds, losses, strict=True):
+            if not math.isfinite(loss):
+                found.append(Reading(t, math.inf, math.inf, {"best": best} if math.isfinite(best) else {}))
+                continue
+            if math.isfinite(best):
+                C = max(0.0, C + (loss - best) / scale.get("sigma", SIGMA) - 0.5)
+                best = min(best, loss)
+                evidence = {"loss": loss, "best": best, "rise": loss - best}
+                if losses[0] > best:
+                    evidence["given_back"] = (loss - best) / (losses[0] - best)
+                found.append(Reading(t, C, loss - best, evidence))
+            best = min(best, loss)
+        return found
+
+    def sentence(r: Reading) -> str:
+        if not math.isfinite(r.effect):
+            return "the validation loss is not a finite number"
+        return f"the validation loss is {r.effect:.2f} nats above its best value and does not come back"
+
+    return Detector(
+        readings,
+        sentence,
+        advice=("training.lr at half", "training.max_grad_norm lower", "federation.on_failure=rollback"),
+        floor=0.05,  # nats
+        spread=1.0,
+        natural=5.0,
+        scale=lambda controls: {"sigma": max(_noise(controls), 1e-3)},
+        fails=lambda last: last.evidence.get("given_back", math.inf) >= HALF,
+    )
+
+
+def _noise(controls: Sequence[Records]) -> float:
+    from scipy.optimize import isotonic_regression
+
+    residuals = []
+    for records in controls:
+        losses = np.array([v for v in validation(records)[1] if math.isfinite(v)])
+        if len(losses) > 2:
+            residuals.append(losses - isotonic_regression(losses, increasing=False).x)
+    return 1.4826 * float(np.median(np.abs(np.concatenate(residuals)))) if residuals else SIGMA

@@ -1,0 +1,97 @@
+"""Clients pull in different directions, and the model pays for it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedfault.records import Detector, Reading, Records, validation
+from fedfault.registry import register
+
+REAL = 0.1  # smallest variance ratio that is worth the name of drift
+PERMUTATIONS = 400
+ROUNDS = 3  # before the ratio is worth a look
+
+
+@register("detector")
+def client_drift() -> Detector:
+    """Clients pull apart beyond the noise of their batches, and their mean update turns away from the descent direction.
+
+    Statistic: rho = sum_t V_b / sum_t V_w over the rounds so far, three at least: the split-half variance ratio of the probe
+    `gradients`, zero on average under IID without any controls. That alone is a fact about the data, not a failure. The
+    effect is the harm, 0 where rho < 0.1: 1 - a / a_0, with a the median over the rounds of cos(mean update, -gradient)
+    and a_0 the same of the controls (with AdamW about 0.4 for IID clients too, so that the 1/2 of plain gradient descent
+    says nothing); without controls the share of the loss's path that was taken back, 1 - |L_0 - L_t| / sum |L_s - L_{s-1}|.
+    Evidence: p of the test that exchanges second halves between the clients of a round (400 random exchanges).
+    """
+
+    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        found, between, within = [], 0.0, 0.0
+        seen, null = 0.0, np.zeros(PERMUTATIONS)
+        alignment: list[float] = []
+        known = tested = 0
+        rounds, losses = validation(records)
+        for r in records:
+            if "drift_between" not in r.probes:
+                continue
+            between += r.probes["drift_between"]
+            within += r.probes["drift_within"]
+            if "halves" in r.matrices:
+                own, exchanged = _exchanged(np.array(r.matrices["halves"]), r.round)
+                seen, null, tested = seen + own, null + exchanged, tested + 1
+            alignment += [r.probes["gradient_alignment"]] if "gradient_alignment" in r.probes else []
+            known += 1
+            if known < ROUNDS or within <= 0:
+                continue
+            rho = between / within
+            evidence = {"variance_ratio": rho, **_harm(alignment, losses[: sum(t <= r.round for t in rounds)], scale)}
+            if tested:
+                evidence["p"] = (1 + float((null >= seen - 1e-12 * abs(seen)).sum())) / (1 + PERMUTATIONS)
+            harm = evidence.get("turned_away", evidence.get("taken_back", 0.0))
+            found.append(Reading(r.round, rho, harm if rho >= REAL else 0.0, evidence))
+        return found
+
+    def sentence(r: Reading) -> str:
+        away = r.evidence.get("turned_away")
+        cost = f", and their mean update is {away:.0%} less aligned with the descent direction" if away else ""
+        return f"clients pull apart: their gradients vary {r.statistic:.1f} times as much between as within them{cost}"
+
+    return Detector(
+        readings,
+        sentence,
+        advice=("federation.algorithm=scaffold", "federation.algorithm=fedprox", "training.local_steps fewer"),
+        floor=0.2,
+        spread=0.02,
+        natural=0.2,
+        scale=_usual_alignment,
+    )
+
+
+def _harm(alignment: Sequence[float], losses: Sequence[float], scale: Mapping[str, float]) -> dict[str, float]:
+    """What drift costs, by its name; nothing where it is not known."""
+    if "alignment" in scale:
+        return {"turned_away": 1 - float(np.median(alignment)) / scale["alignment"]} if alignment else {}
+    if len(losses) < 2 or not all(map(math.isfinite, losses)):
+        return {}
+    path = sum(abs(b - a) for a, b in itertools.pairwise(losses))
+    return {"taken_back": 1 - abs(losses[0] - losses[-1]) / path} if path > 0 else {}
+
+
+def _usual_alignment(controls: Sequence[Records]) -> dict[str, float]:
+    own = [
+        [r.probes["gradient_alignment"] for r in records if "gradient_alignment" in r.probes] for records in controls
+    ]
+    medians = [float(np.median(values)) for values in own if values]
+    usual = float(np.median(medians)) if medians else 0.0
+    return {"alignment": usual} if usual > 0 else {}
+
+
+def _exchanged(halves: np.ndarray, round: int) -> tuple[float, np.ndarray]:
+    """sum_i <g_i1, g_i2> of a round, and the same with second halves exchanged at random between clients, (400,)."""
+    generator = np.random.default_rng(round)  # of the test alone: the same records give the same number
+    K = len(halves)
+    order = generator.permuted(np.tile(np.arange(K), (PERMUTATIONS, 1)), axis=1)
+    return float(np.trace(halves)), halves[np.arange(K), order].sum(axis=1)

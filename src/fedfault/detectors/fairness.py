@@ -1,0 +1,111 @@
+"""Some clients are worse off than before."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from statistics import NormalDist
+
+from fedfault.records import Detector, Reading, Records
+from fedfault.registry import register
+
+ALPHA = 0.05
+SEEN = 4  # clients before a median means anything
+
+
+@register("detector")
+def negative_transfer() -> Detector:
+    """A client's own held-out loss is higher than before training: it would have been better off alone with the base.
+
+    With G_i = L_i(base) - L_i and its standard error, paired by block: the statistic is max_i -G_i / se_i, the effect
+    the loss of that client, max_i -G_i in nats. Evidence: how many clients lose significantly (Holm, Scand. J. Statist. 6,
+    1979).
+    """
+
+    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        first = {n: s.loss for r in records[:1] for n, s in r.scores.items() if n.startswith("client/")}
+        first = {n: loss for n, loss in first.items() if math.isfinite(loss)}
+        found = []
+        for r in records[1:]:
+            known = {n: s for n, s in r.scores.items() if n in first and math.isfinite(s.loss)}
+            lost = {n: (s.loss - first[n], s.se) for n, s in known.items() if s.se and (s.blocks or 0) > 2}
+            if not lost:
+                continue
+            z = {n: change / se for n, (change, se) in lost.items()}
+            worst = max(z, key=z.__getitem__)
+            evidence = {
+                "worst_client": float(worst.removeprefix("client/")),
+                "clients_that_lose": float(_holm(sorted(z.values(), reverse=True))),
+                "clients": float(len(z)),
+                "median_gain": -statistics.median(change for change, _ in lost.values()),
+            }
+            found.append(Reading(r.round, z[worst], lost[worst][0], evidence))
+        return found
+
+    def sentence(r: Reading) -> str:
+        several = f" ({r.evidence['clients_that_lose']:.0f} of {r.evidence['clients']:.0f} clients lose)"
+        return f"client {r.evidence['worst_client']:.0f} is {r.effect:.2f} nats worse off than with the base{several}"
+
+    return Detector(
+        readings,
+        sentence,
+        advice=("federation.aggregation=fedsa_lora", "federation.algorithm=ifca", "training.lr lower"),
+        floor=0.02,  # nats
+        spread=1.0,
+        natural=NormalDist().inv_cdf(1 - ALPHA / 10),
+    )
+
+
+def _holm(z: list[float]) -> int:
+    """How many of the one-sided tests, largest statistic first, are significant together."""
+    n = len(z)
+    for i, value in enumerate(z):
+        if 1 - NormalDist().cdf(value) > ALPHA / (n - i):
+            return i
+    return n
+
+
+@register("detector")
+def fairness_gap() -> Detector:
+    """One client is left behind: at the shared model its gradient is far steeper than the others'.
+
+    |grad f_i|^2 is estimated without bias from two halves (probe `gradients`), its mean taken over the rounds in which the
+    client took part. Statistic: log of the largest root mean square over the median one, once four clients have taken
+    part; effect: that ratio. Losses would not do: domains differ in entropy, and a model can be at the optimum of a hard
+    one.
+    """
+
+    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        squares: dict[int, list[float]] = {}
+        found = []
+        for r in records:
+            own = {c.client: c.probes["gradient_norm"] ** 2 for c in r.clients if "gradient_norm" in c.probes}
+            for client, square in own.items():
+                squares.setdefault(client, []).append(square)
+            if not own or len(squares) < SEEN:
+                continue
+            steep = {client: math.sqrt(sum(v) / len(v)) for client, v in squares.items()}
+            worst, median = max(steep, key=steep.__getitem__), statistics.median(steep.values())
+            if median > 0:
+                ratio = steep[worst] / median
+                evidence = {
+                    "worst_client": float(worst),
+                    "ratio": ratio,
+                    "gradient_norm": steep[worst],
+                    "median": median,
+                }
+                found.append(Reading(r.round, math.log(ratio), ratio, evidence))
+        return found
+
+    return Detector(
+        readings,
+        lambda r: (
+            f"client {r.evidence['worst_client']:.0f} is left behind: its gradient is {r.effect:.1f} times as steep as the "
+            "median client's"
+        ),
+        advice=("look at that client's data", "federation.algorithm=ifca", "federation.aggregation=fedsa_lora"),
+        floor=4.0,  # times the median: registers of English differ by three
+        spread=0.05,
+        natural=math.log(5),
+    )

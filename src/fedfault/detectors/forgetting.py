@@ -1,0 +1,37 @@
+"""The model forgets what the base knew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from fedfault.records import Detector, Reading, Records
+from fedfault.registry import register
+
+
+@register("detector")
+def forgetting() -> Detector:
+    """The loss on general English rises beyond what healthy runs cost: a lower bound of its change since round 0.
+
+    Statistic: change - 1.645 standard errors, paired by document, in nats per token; on the base's own samples the change
+    estimates KL(base || model). Effect: the change itself.
+    """
+
+    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        scored = [(r.round, r.scores["general"]) for r in records if "general" in r.scores]
+        scored = [(t, s) for t, s in scored if math.isfinite(s.loss)]
+        found = []
+        for t, score in scored[1:]:
+            change = score.loss - scored[0][1].loss
+            low = change - 1.645 * (score.se or 0.0)
+            found.append(Reading(t, low, change, {"change": change, "lower_bound": low}))
+        return found if scored and scored[0][0] == 0 else []
+
+    return Detector(
+        readings,
+        lambda r: f"the loss on general English has risen by {r.effect:.2f} nats per token since the start",
+        advice=("training.lr lower", "training.local_steps fewer", "model.lora.r_max lower"),
+        floor=0.02,  # nats: 2 % of perplexity
+        spread=0.005,
+        natural=0.5,  # a healthy run on another register of English costs 0.2 to 0.3
+    )

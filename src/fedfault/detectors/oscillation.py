@@ -1,0 +1,60 @@
+"""The loss goes up and down from round to round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedfault.records import Detector, Reading, Records, validation
+from fedfault.registry import register
+
+WINDOW = 6  # steps from one evaluation to the next
+WARM_UP = 1  # evaluations that are passed over: the first step from the untrained model is the largest
+STILL = 0.003  # nats a step: less is no movement, and the path is not divided by it
+
+
+@register("detector")
+def oscillation() -> Detector:
+    """The validation loss goes up and down: the path that it takes beside the way that it gets.
+
+    With the last six steps d = L_t - L_{t-1}: log Q, Q = sum |d| / max(|sum d|, 0.003 n); 0 when the loss only falls.
+    Effect: standard deviation of the loss about a straight line over the window, in nats. Evidence: the mean cosine between
+    consecutive updates of the server; below zero the server overshoots.
+    """
+
+    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        rounds, losses = validation(records)
+        cosine = {r.round: r.probes["round_cosine"] for r in records if "round_cosine" in r.probes}
+        found = []
+        for i in range(WARM_UP + 3, len(losses)):
+            part, at = np.array(losses[max(WARM_UP, i - WINDOW) : i + 1]), rounds[max(WARM_UP, i - WINDOW) : i + 1]
+            if not np.isfinite(part).all():
+                continue
+            steps = np.diff(part)
+            way = max(abs(float(steps.sum())), STILL * len(steps))
+            path = float(np.abs(steps).sum())
+            rest = part - np.polyval(np.polyfit(at, part, 1), at)
+            sd = float(np.sqrt((rest**2).sum() / max(len(rest) - 2, 1)))
+            turns = [cosine[t] for t in at[1:] if t in cosine]
+            evidence = {"path_over_way": path / way, "swing": sd}
+            evidence |= {"round_cosine": float(np.mean(turns))} if turns else {}
+            found.append(Reading(rounds[i], math.log(max(path / way, 1.0)), sd, evidence))
+        return found
+
+    return Detector(
+        readings,
+        lambda r: (
+            f"the validation loss goes up and down by about {r.effect:.2f} nats: its path is "
+            f"{r.evidence['path_over_way']:.1f} times as long as the way it gets"
+        ),
+        advice=(
+            "federation.participation_rate higher",
+            "federation.algorithm.server_lr or its momentum lower",
+            "training.local_steps fewer",
+        ),
+        floor=0.01,  # nats
+        spread=0.1,
+        natural=math.log(3),
+    )

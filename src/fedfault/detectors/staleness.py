@@ -1,0 +1,78 @@
+"""Control variates that make it worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedfault.records import Detector, Reading, Records
+from fedfault.registry import register
+
+DRAWS = 400
+LEAST = 4  # control variates before their error is worth a look
+ALIKE = 0.05  # of the squared gradient: clients that differ by less are taken for the same
+UNITS = (0.2, 5.0)  # |c_i| / |grad f_i| of control variates that are gradients
+
+
+@register("detector")
+def stale_controls() -> Detector:
+    """SCAFFOLD's control variates are further from the clients' gradients than none would be, and by far.
+
+    rho = sum |(grad f_i - grad f) - (c_i - c)|^2 / sum |grad f_i - grad f|^2 over the clients of all rounds so far, of the
+    probe `gradients`: 0 perfect, 1 no better than FedAvg, above 1 they hurt. Where clients hardly differ, 5 % of
+    sum |grad f_i|^2 takes the place of the denominator. Statistic: the lower 95 % bound of rho by a bootstrap over clients
+    and rounds; 1 is its threshold by theory. Effect: max(|log u|, log rho) with u = |c_i| / |grad f_i|, of which a factor of
+    five is the floor: at small batches healthy control variates are as noisy as gradients, rho about 1. u far from 1 says
+    that they are in wrong units, as momentum or an adaptive optimiser make them.
+    """
+
+    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        found = []
+        errors: list[tuple[float, float, float]] = []
+        ages: list[float] = []
+        for r in records:
+            own = [c.probes for c in r.clients if {"control_error", "gradient_norm"} <= set(c.probes)]
+            errors += [(p["control_error"], p["control_spread"], p["gradient_norm"] ** 2) for p in own]
+            ages += [p["control_age"] for p in own]
+            if not own or len(errors) < LEAST:
+                continue
+            table = np.array(errors)
+            rho, low = float(_ratio(table)), _lower(table)
+            units = r.probes.get("control_ratio", 1.0)
+            if low > 0 and units > 0:
+                evidence = {"rho": rho, "lower_bound": low, "size_ratio": units, "mean_age": sum(ages) / len(ages)}
+                found.append(Reading(r.round, low, max(abs(math.log(units)), math.log(max(rho, low))), evidence))
+        return found
+
+    def sentence(r: Reading) -> str:
+        ratio = r.evidence.get("size_ratio", 1.0)
+        units = (
+            "" if UNITS[0] <= ratio <= UNITS[1] else f"; they are {ratio:.3g} times as large as gradients: wrong units"
+        )
+        return f"control variates are {r.evidence['rho']:.1f} times as far from the clients' gradients as none{units}"
+
+    return Detector(
+        readings,
+        sentence,
+        advice=("federation.algorithm.option=I", "federation.participation_rate higher", "federation.algorithm=fedavg"),
+        floor=math.log(5),
+        spread=0.1,
+        natural=1.0,
+        calibrated=False,
+    )
+
+
+def _ratio(table: np.ndarray) -> np.ndarray:
+    """rho of (..., n, 3): error, spread and squared gradient norm of n clients."""
+    error, spread, square = np.moveaxis(table.sum(axis=-2), -1, 0)
+    rho: np.ndarray = error / np.maximum(np.maximum(spread, ALIKE * square), 1e-300)
+    return rho
+
+
+def _lower(table: np.ndarray) -> float:
+    """5 % quantile of rho over bootstrapped clients and rounds."""
+    generator = np.random.default_rng(0)  # the same records give the same number
+    rows = generator.integers(len(table), size=(DRAWS, len(table)))
+    return float(np.quantile(_ratio(table[rows]), 0.05))

@@ -1,0 +1,57 @@
+"""How widely the attention heads look."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedfault.registry import register
+from fedfault.types import Moment, Probe, Readings
+
+WEIGHTS = 4 * 128**2  # of a head that are asked for at most, so that long blocks are fewer
+
+
+@register("probe")
+def attention(*, blocks: Annotated[int, Field(ge=1)] = 4) -> Probe:
+    """Attention entropy by layer, 0 where every head looks at one token, 1 where it looks at all alike; and the base's.
+
+    For a query that may look at n keys, itself and those before it, H = -sum_j a_j log a_j, over log n. Queries with one
+    key are skipped. Means over heads, over queries that predict a target, and over the first `blocks` held-out blocks,
+    fewer when they are longer than 128 tokens.
+
+    attention_entropy/L, attention_entropy_base/L    L from 1, of the L-th block
+
+    Nothing where the model gives no attention weights.
+    """
+
+    def take(m: Moment) -> Readings:
+        known = m.task.states(None, blocks)
+        if known is None:
+            return Readings()
+        n = max(1, min(blocks, WEIGHTS // known.mask.shape[1] ** 2))
+        now = m.task.attention(m.after.adapter.flat[None], n)
+        base = None if now is None else m.task.attention(None, n)
+        if now is None or base is None:
+            return Readings()
+        found = {}
+        for L, (weights, before) in enumerate(zip(now, base, strict=True), start=1):
+            found[f"attention_entropy/{L}"] = entropy(weights, known.mask[:n])
+            found[f"attention_entropy_base/{L}"] = entropy(before, known.mask[:n])
+        return Readings({name: v for name, v in found.items() if math.isfinite(v)})
+
+    return Probe(take, sparse=True)
+
+
+def entropy(weights: Tensor, mask: Tensor) -> float:
+    """Mean of H / log n, n = t + 1 keys, over heads and the queries t > 0 where mask (blocks, T) is true; NaN for none.
+
+    weights: (blocks, heads, T, T), rows sum to one and are zero after the diagonal.
+    """
+    T = weights.shape[-1]
+    H = torch.special.entr(weights.float()).sum(-1)[..., 1:]  # (blocks, heads, T - 1)
+    share = H / torch.arange(2, T + 1, device=H.device).log()
+    return float(share.mean(1)[mask[:, 1:].to(H.device)].mean())

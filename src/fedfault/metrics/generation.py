@@ -1,0 +1,92 @@
+"""What the model writes: its continuations of held-out text beside the true ones."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fedfault.errors import UserError
+from fedfault.registry import register
+from fedfault.types import Moment, Probe, Readings
+
+BLOCKS = 16  # held-out blocks that are continued: the same ones in every round
+
+
+@register("probe")
+def generation() -> Probe:
+    """BLEU, ROUGE-L and distinct-2 of greedy continuations of held-out text by the server's model.
+
+    The first half of each of 16 held-out blocks, one of every topic in turn, is continued token by token with the likeliest
+    one up to the length of the second half, which is the reference.
+
+    bleu         see `bleu`
+    rouge_l      see `rouge_l`
+    distinct_2   see `distinct_2`
+
+    Small models in short blocks score low on the first two: compare rounds and runs, not papers. Raises `UserError` when
+    the libraries are not installed.
+    """
+    for module, package in (("sacrebleu", "sacrebleu"), ("rouge_score", "rouge-score")):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(
+                f"metrics.generation needs {package}, which is not installed: pip install 'fedfault[text]', "
+                "or switch it off with metrics.generation=false"
+            )
+
+    def take(m: Moment) -> Readings:
+        found = m.task.continuations(m.after.adapter.flat, BLOCKS)
+        if found is None:
+            return Readings()
+        distinct = distinct_2(found.ids)
+        return Readings(
+            {
+                "bleu": bleu(found.texts, found.references),
+                "rouge_l": rouge_l(found.texts, found.references),
+                **({} if distinct is None else {"distinct_2": distinct}),
+            }
+        )
+
+    return Probe(take, sparse=True)
+
+
+def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
+    """BLEU of the whole corpus, not a mean over texts, 0 to 100 (Papineni et al., ACL 2002) as sacreBLEU has it.
+
+    One reference a text; tokenisation, case and smoothing are in `signature` (Post, WMT 2018).
+    """
+    from sacrebleu.metrics import BLEU
+
+    return float(BLEU().corpus_score(texts, [references]).score)
+
+
+def signature() -> str:
+    """What sacreBLEU was told to do, and its version: BLEU scores compare only where this is the same."""
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU()
+    metric.corpus_score(["a"], [["a"]])  # it tells only after it has seen how many references there are
+    return str(metric.get_signature())
+
+
+def rouge_l(texts: Sequence[str], references: Sequence[str]) -> float:
+    """ROUGE-L, 0 to 1: F1 of the longest common subsequence of words (Lin, ACL 2004), mean over the pairs.
+
+    As the library rouge-score has it: lower case, words of a-z and 0-9 only, no stemmer, and the text is one sequence, not
+    split into sentences (that would be ROUGE-Lsum). Text in other alphabets scores 0.
+    """
+    from rouge_score import rouge_scorer
+
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    pairs = zip(references, texts, strict=True)
+    return sum(float(scorer.score(*pair)["rougeL"].fmeasure) for pair in pairs) / len(texts)
+
+
+def distinct_2(ids: Tensor) -> float | None:
+    """Distinct pairs of neighbouring tokens over all such pairs, ids (n, length); None for fewer than two tokens.
+
+    1 / their number: the model repeats itself; 1: it never does (Li et al., arXiv 1510.03055, who divide by tokens).
+    """
+    pairs = ids.unfold(1, 2, 1).flatten(0, 1) if ids.shape[1] > 1 else ids[:0]  # (n * (length - 1), 2)
+    return len(pairs.unique(dim=0)) / len(pairs) if len(pairs) else None

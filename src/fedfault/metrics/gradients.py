@@ -1,0 +1,147 @@
+"""The clients' gradients at the point where the round started, and what control variates make of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedfault.algebra import wide
+from fedfault.registry import register
+from fedfault.seeds import rng
+from fedfault.types import Batch, Moment, Probe, Readings, Task
+
+DRAWN = 4  # examples of a client in each half
+SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
+
+
+def split_halves(
+    task: Task, start: Tensor, clients: Sequence[int], trainable: Tensor | None, *, seed: int, round: int, per_pass: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of every client on two disjoint draws of its examples, where it starts: (K, P) each, not clipped.
+
+    start: (K, P); trainable: (K, P) or (P,) bool, the other numbers have gradient zero. At most four examples a half; a
+    client with a single example has NaN in both.
+    """
+    own = [rng(seed, "probe", round, k).permutation(task.examples(k)) for k in clients]
+    b = max(1, min(DRAWN, max(len(p) for p in own) // 2))
+    rows, real = torch.zeros(2, len(own), b, dtype=torch.int64), torch.zeros(2, len(own), b, dtype=torch.bool)
+    for i, p in enumerate(own):
+        n = min(b, len(p) // 2)
+        rows[:, i, :n] = torch.from_numpy(p[: 2 * n].reshape(2, n))
+        real[:, i, :n] = True
+    halves = []
+    for half in range(2):
+        out = torch.empty_like(start)
+        for some in torch.arange(len(own)).split(per_pass):
+            batch = Batch(rows[half, some], real[half, some])
+            out[some] = task.grad(start[some], torch.tensor(clients)[some], batch, None)[1]
+        out[~real[half].any(1)] = torch.nan
+        halves.append(out if trainable is None else out.masked_fill(~trainable.to(out.device), 0.0))
+    return halves[0], halves[1]
+
+
+@register("probe")
+def gradients() -> Probe:
+    """Norms of the clients' gradients at one point, their variance between and within clients, and alignment with it.
+
+    g_i1, g_i2 are gradients of client i at the point where the round started, on two disjoint draws of its examples, in the
+    numbers of the adapter. Noise of the draws is independent, so it cancels in every product of a first and a second one:
+
+    gradient_norm_mean, _variance, _cv   over clients, of |grad f_i| = sqrt(max(<g_i1, g_i2>, 0))
+    gradient_noise       sigma^2 of one half: mean |g_i1 - g_i2|^2 / 2
+    drift_between        V_b = mean_i <g_i1, g_i2> - mean_{i != j} <g_i1, g_j2>: unbiased for the variance of the clients'
+                         gradients between clients, so zero on average under IID
+    drift_within         V_w = gradient_noise; V_b / V_w is the split-half variance ratio
+    gradient_alignment   cos(mean update of the round, -mean gradient), with |mean gradient|^2 = <mean g_1, mean g_2>
+    gradient_norm        of each client
+    matrix halves        <g_i1, g_j2>, for cohorts of at most 24: what permutation tests need
+
+    Also `control_error` for algorithms with control variates, see there.
+    """
+
+    def take(m: Moment) -> Readings:
+        if m.halves is None:
+            return Readings()
+        first, second = (wide(h) for h in m.halves)
+        whole = torch.isfinite(first).all(1) & torch.isfinite(second).all(1)  # (K,)
+        if not bool(whole.any()):
+            return Readings()
+        products = first[whole] @ second[whole].T  # (k, k)
+        squared = products.diagonal()
+        norm = squared.clamp(min=0).sqrt()
+        found = {
+            "gradient_norm_mean": float(norm.mean()),
+            "gradient_noise": float((first[whole] - second[whole]).square().sum(1).mean() / 2),
+            **_between(products, first[whole], second[whole]),
+            **_alignment(m, first[whole].mean(0), second[whole].mean(0)),
+        }
+        every = first.new_full((len(first),), math.nan).masked_scatter(whole, norm)
+        control, clients = control_error(m, first, second)
+        shown = {"halves": products.tolist()} if bool(whole.all()) and 1 < len(first) <= SHOWN else {}
+        return Readings(found | control, {"gradient_norm": every.tolist(), **clients}, shown)
+
+    return Probe(take, sparse=True, gradients=True)
+
+
+def _between(products: Tensor, first: Tensor, second: Tensor) -> dict[str, float]:
+    """What needs two clients at least."""
+    k = len(products)
+    if k < 2:
+        return {}
+    norm = products.diagonal().clamp(min=0).sqrt()
+    own, whole = float(products.diagonal().sum()), float(products.sum())
+    found = {
+        "gradient_norm_variance": float(norm.var()),
+        "drift_between": own / k - (whole - own) / (k * (k - 1)),
+        "drift_within": float((first - second).square().sum(1).mean() / 2),
+    }
+    return found | ({"gradient_norm_cv": float(norm.std() / norm.mean())} if float(norm.mean()) > 0 else {})
+
+
+def _alignment(m: Moment, first: Tensor, second: Tensor) -> dict[str, float]:
+    update = wide(m.trained.adapter.flat - m.start).mean(0)
+    squared = float(first @ second) * float(update @ update)
+    if not squared > 0:
+        return {}
+    return {"gradient_alignment": -float(update @ (first + second)) / 2 / math.sqrt(squared)}
+
+
+def control_error(m: Moment, first: Tensor, second: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """How far control variates are from what they stand for; empty for algorithms without them.
+
+    rho = sum_i |(grad f_i - grad f) - (c_i - c)|^2 / sum_i |grad f_i - grad f|^2 over the clients i of the round that have
+    a control variate already, with grad f and c as means over these clients, and both sums from products of a first and a
+    second half, which noise leaves unbiased. 0: c_i is the client's gradient; 1: no better than none; above 1: they hurt.
+
+    control_error, control_spread   numerator and denominator; their ratio is undefined where clients do not differ
+    control_ratio                   mean of |c_i| / |grad f_i|; far from 1: the units are wrong, as with momentum
+    control_error, control_spread, control_norm, control_age   of each client; the age in rounds
+    """
+    if "c" not in m.before.clients or "c" not in m.before.memory:
+        return {}, {}
+    ids = torch.tensor(list(m.clients))
+    age = torch.tensor([m.round - m.before.seen[k] if m.before.seen[k] else 0 for k in m.clients])
+    there = (age > 0) & torch.isfinite(first).all(1).cpu() & torch.isfinite(second).all(1).cpu()
+    if int(there.sum()) < 2:
+        return {}, {}
+    c = wide(m.before.clients["c"].flat[ids[there]])
+    g1, g2 = first[there], second[there]
+    ratio = c.norm(dim=1).mean() / (g1 * g2).sum(1).clamp(min=0).sqrt().mean()
+    g1, g2, apart = (x - x.mean(0) for x in (g1, g2, c))
+    error, spread = ((g1 - apart) * (g2 - apart)).sum(1), (g1 * g2).sum(1)
+    found = {
+        "control_error": float(error.mean()),
+        "control_spread": float(spread.mean()),
+        "control_ratio": float(ratio),
+    }
+    nothing = torch.full((len(ids),), math.nan, dtype=torch.float64)
+    clients = {
+        "control_error": nothing.masked_scatter(there, error.cpu()).tolist(),
+        "control_spread": nothing.masked_scatter(there, spread.cpu()).tolist(),
+        "control_norm": nothing.masked_scatter(there, c.norm(dim=1).cpu()).tolist(),
+        "control_age": torch.where(there, age.double(), nothing).tolist(),
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}, clients

@@ -1,0 +1,31 @@
+"""What the process needed."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from fedfault.registry import register
+from fedfault.types import Moment, Probe, Readings
+
+
+@register("probe")
+def memory() -> Probe:
+    """Peak memory of the process so far, in MB: on CUDA what tensors took there, elsewhere the resident set.
+
+    It covers everything that the process has done, the loading of model and data included. Where the platform does not
+    say, nothing.
+    """
+
+    def take(m: Moment) -> Readings:
+        if m.after.adapter.flat.is_cuda:
+            return Readings({"peak_memory_mb": torch.cuda.max_memory_allocated() / 1e6})
+        try:
+            import resource
+        except ImportError:  # Windows
+            return Readings()
+        unit = 1 if sys.platform == "darwin" else 1024
+        return Readings({"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6})
+
+    return Probe(take)

@@ -1,0 +1,150 @@
+"""What stands around a figure: its heading, how to read it, and its content for those who do not see it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fedfault.report import summary
+from fedfault.report.data import RunData
+from fedfault.report.words import many, number
+
+
+class Caption(NamedTuple):
+    """Heading of a figure and how to read it."""
+
+    title: str
+    text: str
+
+
+CAPTIONS = {
+    "loss_by_topic": Caption(
+        "Loss by topic",
+        "Thick line: validation loss of the mixture. Thin lines: each topic. The cells below show the clients that "
+        "trained in a round, by number, in the colour of the topic they mostly hold; a marker on a line says that its "
+        "topic was among them. "
+        "A loss that jumps when its topic was absent, while the mixture falls, is one topic's gain at another's cost.",
+    ),
+    "clients": Caption(
+        "Clients",
+        "Loss of the global model on the documents that each client kept back. A fan that opens means that the model "
+        "serves some clients at the cost of others. Best and worst are not the same client in every round.",
+    ),
+    "fairness": Caption(
+        "Gains of the clients",
+        "Held-out loss of each client before training minus now: above zero, the client gained. Median, the band of the "
+        "middle 80 %, and the smallest gain. Below zero a client would have been better off with the untrained model; "
+        "red bars, where there are any, count such clients.",
+    ),
+    "general": Caption(
+        "General English",
+        "Loss on general text minus its value before training: above zero, the model forgets. A band around the line "
+        "holds the true change with 95 % confidence; documents are compared with themselves. When the text was "
+        "sampled from the untrained model itself, the rise estimates KL(base || model) in nats per token.",
+    ),
+    "drift": Caption(
+        "Client drift",
+        "First panel: variance of the clients' gradients between clients over that within a client, from two disjoint "
+        "halves of examples. Zero on average when clients hold the same data, in single rounds also below; the line of "
+        "all rounds so far is the one to trust. Second panel: cosine of the mean update to the direction in which the "
+        "loss falls (near 1 is healthy), and to the update of the round before (below zero the server swings).",
+    ),
+    "gradients": Caption(
+        "Gradients of the clients",
+        "Norm of each client's gradient at the model that the round starts from, with the noise of batches taken out: "
+        "mean, a band of one standard deviation between clients, and the one over the other. "
+        "A mean that grows while the loss does not fall announces divergence.",
+    ),
+    "divergence": Caption(
+        "Disagreement between clients",
+        "First panel: mean distance of the clients' updates from their mean, relative to its length; 0 is full "
+        "agreement. Second panel: their mean cosine to it; 1 is the same direction, 0 is unrelated.",
+    ),
+    "cosines": Caption(
+        "Who pulls with whom",
+        "Cosine between the updates of two clients. Blue: the same direction; orange: against each other; an empty "
+        "cell: they never trained in the same round. Blue blocks along the diagonal are groups of clients that would "
+        "be served better by models of their own.",
+    ),
+    "control": Caption(
+        "Control variates",
+        "First panel: squared error of the clients' control variates beside that of none at all. 0 is perfect; above "
+        "the line at 1 they do harm. Second panel: their length beside that of the gradients; far from 1 they are in "
+        "other units, as with momentum or an adaptive optimiser.",
+    ),
+    "layers": Caption(
+        "Layer by layer",
+        "The same held-out text in the untrained and in the trained model. Cosine 1 and CKA 1: the layer represents it "
+        "as before; CKA does not mind rotations. Attention entropy is 1 when a head looks everywhere alike and 0 when "
+        "it looks at one place. Dashed: the same between the clients' models in the last round, or the untrained model.",
+    ),
+    "ranks": Caption(
+        "Ranks",
+        "Effective rank counts the directions in which the adapter changes the model, stable rank those as strong as "
+        "the strongest. Energy: the share of the change that clients of the smallest rank do not see. Representations: "
+        "directions that hidden states and sentence embeddings fill, beside the untrained model's; a fall far below 1 is "
+        "collapse.",
+    ),
+    "generation": Caption(
+        "Continuations",
+        "Greedy continuations of held-out prefixes. BLEU and ROUGE-L: likeness to the true continuation. Variety: "
+        "distinct word pairs over all; a fall means that the model repeats itself.",
+    ),
+    "participation": Caption(
+        "Participation",
+        "A filled cell is a client that trained in that round; its colour is the training loss. "
+        "Clients that mostly hold the same topic are next to each other.",
+    ),
+    "split": Caption(
+        "Who holds what",
+        "Colour: the share of the client's documents that belongs to the topic; numbers count documents. "
+        "Bars: target tokens, by which clients are weighted unless the setup says otherwise.",
+    ),
+    "traffic": Caption(
+        "Cost",
+        "Bytes as they would be serialised, clients to server (up) and server to clients (down), and wall time of each "
+        "round on this machine, which simulates all clients. Probes: what the figures above were measured with.",
+    ),
+}
+MARKED = " Vertical lines: solid, an alarm; dotted, a suspicion."
+FORKED = " Dashed: {other}; the dashed vertical line says from where on, and what this run does differently."
+
+
+def caption(run: RunData, name: str) -> Caption:
+    """The caption of a figure, with what only some runs have."""
+    title, text = CAPTIONS[name]
+    if name == "loss_by_topic":
+        text += MARKED if run.findings else ""
+        courses = {"parent": "the run that this one was forked from", "given up": "the course that the run gave up"}
+        text += (
+            FORKED.format(other=" and ".join(dict.fromkeys(courses[f.name] for f in run.forks))) if run.forks else ""
+        )
+    return Caption(title, text)
+
+
+def alt(run: RunData, name: str) -> str:
+    """What a reader who does not see the figure should know; the tables hold the numbers."""
+    clients, topics = many(run.num_clients, "client"), many(len(run.topics), "topic")
+    found = [f"{f.level} of {f.detector.replace('_', ' ')} in round {f.round}" for f in run.findings[:6]]
+    marked = f" Marked: {', '.join(found)}." if found else ""
+    about = {
+        "loss_by_topic": f"Line chart of loss per round for the mixture and {topics}. "
+        + " ".join(summary.headline(run)[:2])
+        + marked,
+        "clients": "Line chart of the best, median and worst held-out loss of the clients per round.",
+        "fairness": "Line chart of the median and smallest gain of the clients per round, with a band.",
+        "general": "Line chart of the change of loss on general English per round, ending at "
+        f"{number(summary.forgetting(run), '+.3f')} nats per token.",
+        "drift": "Line charts per round: variance ratio of gradients between and within clients; cosines of the update.",
+        "gradients": "Line charts per round: mean gradient norm of the clients with a band, and its variation.",
+        "divergence": "Two line charts per round: distance of client updates from their mean, and cosine to it.",
+        "cosines": f"Grid of {clients} by {clients}: cosine between the updates of each two.",
+        "control": "Line charts per round: error of the control variates beside none, and their length.",
+        "layers": "Line charts over layers: hidden-state cosine, CKA and attention entropy in some rounds.",
+        "ranks": "Line charts per round: ranks of the adapter's change and of the model's representations.",
+        "generation": "Line charts per round: BLEU, ROUGE-L and variety of continuations.",
+        "participation": f"Grid of {clients} by {many(run.rounds_done, 'round')}: "
+        "who trained, and with which training loss.",
+        "split": f"Grid of {clients} by {topics}: documents held, with a bar for the tokens of each client.",
+        "traffic": "Line chart of bytes moved since the start, and stacked bars of seconds per round.",
+    }
+    return about[name]

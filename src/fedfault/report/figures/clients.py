@@ -1,0 +1,100 @@
+"""How the clients fare: their held-out losses, and what they gained."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fedfault.report.data import RunData
+from fedfault.report.draw import (
+    canvas,
+    end_labels,
+    last_finite,
+    lone_dot,
+    loss_scale,
+    not_finite,
+    round_axis,
+    themed,
+)
+from fedfault.report.theme import Theme
+
+PERCENTILES = (0, 10, 50, 90, 100)
+
+
+@themed
+def clients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Held-out loss of the clients: median, the band that holds the middle 80 %, best and worst."""
+    names = run.names("client/")
+    rows = [(r.round, np.array([r.scores[n].loss for n in names if n in r.scores])) for r in run.records]
+    rows = [(n, losses) for n, losses in rows if losses.size]
+    if not rows:
+        return None
+    fig = canvas(narrow, 3.2)
+    ax = fig.add_subplot()
+    fan = _fan(rows)
+    loss_scale(ax, fan.ravel())
+    round_axis(ax, run)
+    ax.set_ylabel("held-out loss (nats per token)")
+    outer = {"worst": 4, "best": 0} if len(names) > 1 else {}
+    ends = _draw_fan(ax, [n for n, _ in rows], fan, theme, theme.palette[0], outer)
+    if len(names) > 1:
+        ax.set_title(f"{len(names)} clients; the band holds the middle 80 %")
+    not_finite(ax, [n for n, losses in rows if not np.isfinite(losses).all()], theme)
+    end_labels(ax, ends, theme, height=2.5)
+    return fig
+
+
+@themed
+def fairness(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Gain of the clients since before training: median, the band of the middle 80 %, the worst; how many have lost."""
+    rows = [(n, np.array(list(gains.values()))) for n, gains in run.gains()]
+    if not rows:
+        return None
+    rounds, count = [n for n, _ in rows], len(rows[-1][1])
+    losers = [int((~(gains >= 0)).sum()) for _, gains in rows]  # with those whose gain is not a number
+    fig = canvas(narrow, 4.0 if any(losers) else 3.2)
+    axes = fig.subplots(2, 1, height_ratios=[4, 1], sharex=True) if any(losers) else [fig.add_subplot()]
+    ax = axes[0]
+    fan = _fan(rows)
+    loss_scale(ax, [*fan[:, :4].ravel(), 0.0])
+    ax.set_yscale("linear")
+    ax.axhline(0, color=theme.muted, lw=1)
+    ends = _draw_fan(ax, rounds, fan, theme, theme.palette[2], {"worst": 0} if count > 1 else {})
+    not_finite(ax, [n for n, gains in rows if not np.isfinite(gains).all()], theme)
+    ax.set_ylabel("gain\n(nats per token)" if narrow else "gain (nats per token)")
+    title = f"{count} clients, {losers[-1] or 'none'} of them worse off in the end than before training"
+    ax.set_title(
+        (f"{count} clients, {losers[-1] or 'none'} worse off" if narrow else title) if count > 1 else "One client"
+    )
+    end_labels(ax, ends, theme, height=2.5)
+    if any(losers):
+        ax.tick_params(labelbottom=False)
+        axes[1].bar(rounds, losers, width=0.8, color=theme.alarm)
+        axes[1].set_ylabel("worse off")
+        axes[1].yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        axes[1].set_ylim(0, max(losers) + 0.3)
+    round_axis(axes[-1], run)
+    return fig
+
+
+def _fan(rows: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Percentiles of the finite values of every row, (rounds, 5); NaN where there are none."""
+    finite = [values[np.isfinite(values)] for _, values in rows]
+    return np.array([np.percentile(f, PERCENTILES) if f.size else [np.nan] * 5 for f in finite])
+
+
+def _draw_fan(
+    ax: Axes, rounds: list[int], fan: np.ndarray, theme: Theme, colour: str, outer: dict[str, int]
+) -> list[tuple[float, str, str]]:
+    """The median, and around it, where there are several clients, the band and the columns that are named in `outer`."""
+    dot = lone_dot(rounds)
+    ax.plot(rounds, fan[:, 2], color=theme.ink, lw=2.6, **dot)
+    ends = [(last_finite(fan[:, 2].tolist()), "median" if outer else "the one client", theme.ink)]
+    if outer:
+        ax.fill_between(rounds, fan[:, 1], fan[:, 3], color=colour, alpha=0.22, lw=0)
+    for name, column in outer.items():
+        ax.plot(rounds, fan[:, column], color=colour, lw=1.2, ls="--" if name == "best" else "-", **dot)
+        ends.append((last_finite(fan[:, column].tolist()), name, colour))
+    return ends

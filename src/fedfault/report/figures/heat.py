@@ -1,0 +1,215 @@
+"""Heat maps: who trained when, whose updates agree, who holds what."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from fedfault.report.data import RunData
+from fedfault.report.draw import canvas, themed, topic_colours, whole_numbers
+from fedfault.report.theme import FONT, Theme, as_text, label, text_on
+
+FEW = 24  # clients that can each have a tick label
+Tick = tuple[float, str, str]  # place, label, topic
+
+
+@themed
+def participation(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Who trained in which round, coloured by training loss."""
+    trained = [r for r in run.records if r.clients]
+    if not trained:
+        return None
+    row = {client: i for i, client in enumerate(_order(run))}
+    first, last = 1, trained[-1].round
+    losses = np.full((len(row), last - first + 1), np.nan)
+    for r in trained:
+        for c in r.clients:
+            losses[row[c.client], r.round - first] = c.loss
+    fig = canvas(narrow, _height(len(row)))
+    ax = fig.add_subplot()
+    image = _heat(ax, losses, theme, (first, last))
+    broken = [(r.round, row[c.client]) for r in trained for c in r.clients if not math.isfinite(c.loss)]
+    if broken:
+        ax.plot(*np.transpose(broken), "x", color=theme.alarm, ms=5, mew=1.5)
+    ax.set_title("Who trained" + " (× loss not finite)" * bool(broken))
+    _client_axis(ax, run, theme, narrow)
+    ax.xaxis.set_major_locator(whole_numbers())
+    ax.set_xlabel("round")
+    _colour_bar(fig, image, ax, "training loss\n(nats per token)")
+    return fig
+
+
+@themed
+def split(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """What each client holds: its documents by topic, and how many target tokens they are."""
+    if not run.split.get("clients") or not run.split["topics"]:
+        return None
+    order = [c for c in _order(run) if c < len(run.split["clients"])]
+    documents = np.array([run.split["clients"][c] for c in order], dtype=float)
+    share = 100 * documents / np.maximum(documents.sum(axis=1, keepdims=True), 1)
+    fig = canvas(narrow, _height(len(order)) + 0.3)
+    left, right = fig.subplots(1, 2, width_ratios=[2, 1] if narrow else [3, 1], sharey=True)
+    _heat(left, share, theme, (0, documents.shape[1] - 1), percent=True)
+    if len(order) <= FEW and documents.shape[1] <= (4 if narrow else 10):
+        for (i, j), count in np.ndenumerate(documents):
+            ink = text_on(theme.cmap(share[i, j] / 100))
+            left.text(j, i, f"{count:.0f}", ha="center", va="center_baseline", color=ink, fontsize=FONT - 1.5)
+    _client_axis(left, run, theme, narrow)
+    _topic_axis(left, run, theme, narrow)
+    left.set_title("Documents by topic")
+    right.barh(range(len(order)), [run.split["tokens"][c] / 1000 for c in order], color=theme.palette[0], height=0.75)
+    right.set_title("Tokens")
+    right.set_xlabel("thousands")
+    right.xaxis.set_major_locator(MaxNLocator(3))
+    right.grid(axis="x")
+    right.tick_params(axis="y", length=0, labelleft=False)
+    right.spines[:].set_visible(False)
+    return fig
+
+
+@themed
+def cosines(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Cosine between the updates of every two clients: of the last round if all took part, else the mean over rounds."""
+    values, rounds = pair_cosines(run)
+    if not np.isfinite(values).any():
+        return None
+    most = max(float(np.nanmax(np.abs(values))), 0.1)  # less would magnify noise
+    fig = canvas(narrow, min(_height(len(values)) + 0.7, 3.9 if narrow else 6.5))
+    ax = fig.add_subplot()
+    cmap = ListedColormap(theme.diverging(np.linspace(0, 1, 256))).with_extremes(bad=theme.surface)
+    image = _image(ax, values, theme, (0, len(values) - 1), cmap, (-most, most))
+    if len(values) <= (4 if narrow else 12):
+        for i, j in zip(*np.nonzero(np.isfinite(values)), strict=True):
+            ink = text_on(cmap((values[i, j] / most + 1) / 2))
+            text = f"{values[i, j].round(2) + 0.0:.2f}".replace("-", "−")
+            ax.text(j, i, text, ha="center", va="center_baseline", color=ink, fontsize=FONT - 1.5)
+    ticks = _client_axis(ax, run, theme, narrow)
+    ax.set_xticks([t[0] for t in ticks], [t[1] for t in ticks], rotation=40, ha="right", rotation_mode="anchor")
+    _colour_by_topic(ax.get_xticklabels(), ticks, run, theme)
+    ax.set_title(f"Updates of round {rounds[0]}" if len(rounds) == 1 else f"Updates, mean over {len(rounds)} rounds")
+    _colour_bar(fig, image, ax, "cosine")
+    return fig
+
+
+def pair_cosines(run: RunData) -> tuple[np.ndarray, list[int]]:
+    """Mean cosine of every two clients, (N, N) in the order of the figure, and the rounds that it is a mean over.
+
+    When all clients trained in the last round that has cosines it is that round alone. NaN on the diagonal, and for clients
+    that never trained together.
+    """
+    measured = [r for r in run.records if r.matrices.get("update_cosine")]
+    if measured and len(measured[-1].clients) == run.num_clients:
+        measured = measured[-1:]
+    place = {client: i for i, client in enumerate(_order(run))}
+    total, count = np.zeros((2, len(place), len(place)))
+    for r in measured:
+        at = [place[c.client] for c in r.clients]
+        found = np.array(r.matrices["update_cosine"], dtype=float)
+        total[np.ix_(at, at)] += np.where(np.isfinite(found), found, 0.0)
+        count[np.ix_(at, at)] += np.isfinite(found)
+    np.fill_diagonal(count, 0)
+    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return mean, [r.round for r in measured]
+
+
+def _order(run: RunData) -> list[int]:
+    """Clients of the same dominant topic next to each other."""
+    place = {t: i for i, t in enumerate(run.topics)}
+    return sorted(range(run.num_clients), key=lambda c: (place.get(run.dominant(c) or "", -1), c))
+
+
+def _client_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> list[Tick]:
+    """A tick a client; where they are too many, one in the middle of each topic's group."""
+    order, limit = _order(run), 9 if narrow else 18
+    topics = [run.dominant(c) or "" for c in order]
+    if len(order) <= FEW:
+        names = [f"{label(t, limit)} {c}".strip() for c, t in zip(order, topics, strict=True)]
+        ticks = [(float(i), name, t) for i, (name, t) in enumerate(zip(names, topics, strict=True))]
+    else:
+        groups = {t: [i for i, other in enumerate(topics) if other == t] for t in dict.fromkeys(topics)}
+        ticks = [(float(np.mean(g)), f"{label(t, limit)} ({len(g)})", t) for t, g in groups.items()]
+        ticks = _apart(ticks, len(order) / 24)
+    ax.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
+    _colour_by_topic(ax.get_yticklabels(), ticks, run, theme)
+    ax.set_ylabel("client" if len(order) <= FEW else f"{len(order)} clients by main topic")
+    return ticks
+
+
+def _topic_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> None:
+    """All topics, or the highlighted ones where there is no room for more."""
+    topics, colours, limit = run.split["topics"], topic_colours(run, theme), 9 if narrow else 16
+    ticks = [(float(i), label(t, limit), t) for i, t in enumerate(topics)]
+    if len(topics) > (8 if narrow else 16):
+        ticks = _apart([t for t in ticks if t[2] in colours], len(topics) / (8 if narrow else 24))
+        ax.set_xlabel(f"{len(topics)} topics, {len(ticks)} named")
+    room = max(len(t[1]) for t in ticks) * len(topics) < (20 if narrow else 75)
+    style: dict[str, Any] = {} if room else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks([t[0] for t in ticks], [t[1] for t in ticks], **style)
+    _colour_by_topic(ax.get_xticklabels(), ticks, run, theme)
+
+
+def _colour_by_topic(labels: list[Any], ticks: list[Tick], run: RunData, theme: Theme) -> None:
+    colours = topic_colours(run, theme)
+    for text, (_, _, topic) in zip(labels, ticks, strict=True):
+        text.set_color(as_text(colours.get(topic, theme.muted), theme))
+
+
+def _apart(ticks: list[Tick], gap: float) -> list[Tick]:
+    """Leave out ticks that would stand closer to the one before than the gap."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        if not kept or tick[0] - kept[-1][0] >= gap:
+            kept.append(tick)
+    return kept
+
+
+def _height(rows: int) -> float:
+    return min(max(1.1 + 0.23 * rows, 2.0), 6.5)
+
+
+def _heat(ax: Axes, values: np.ndarray, theme: Theme, columns: tuple[int, int], percent: bool = False) -> AxesImage:
+    """A heat map with rows from the top. NaN cells are empty: no percentage is, so that a zero may be as pale as they."""
+    ramp = theme.cmap(np.linspace(0.0 if percent else 0.25, 1, 256))
+    cmap = ListedColormap(ramp).with_extremes(bad=theme.empty)
+    finite = values[np.isfinite(values)]
+    low, high = (0.0, 100.0) if percent else (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    return _image(ax, values, theme, columns, cmap, (low, max(high, low + 1e-6)))
+
+
+def _image(
+    ax: Axes, values: np.ndarray, theme: Theme, columns: tuple[int, int], cmap: Colormap, limits: tuple[float, float]
+) -> AxesImage:
+    extent = (columns[0] - 0.5, columns[1] + 0.5, len(values) - 0.5, -0.5)
+    style: dict[str, Any] = {"vmin": limits[0], "vmax": limits[1], "aspect": "auto", "interpolation": "none"}
+    image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, extent=extent, **style)
+    gaps(ax, theme, columns, (0, len(values) - 1))
+    bare(ax)
+    return image
+
+
+def gaps(ax: Axes, theme: Theme, columns: tuple[int, int], rows: tuple[int, int]) -> None:
+    """Thin lines in the colour of the page between cells, unless the cells are too many to see them apart."""
+    width, height = cast(Figure, ax.figure).get_size_inches()
+    for (first, last), inches, draw in ((columns, width, ax.axvline), (rows, height, ax.axhline)):
+        for n in range(first, last if last - first <= 7.5 * inches else first):
+            draw(n + 0.5, color=theme.surface, lw=1.2)
+
+
+def bare(ax: Axes) -> None:
+    """No frame and no tick marks."""
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+
+
+def _colour_bar(fig: Figure, image: AxesImage, ax: Axes, title: str) -> None:
+    bar = fig.colorbar(image, ax=ax, pad=0.015, aspect=6 * fig.get_figheight(), label=title)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(5))

@@ -1,0 +1,146 @@
+"""What probes measured in every round, as small panels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedfault.report.data import RunData
+from fedfault.report.draw import dots, end_labels, last_finite, line, loss_scale, round_axis, small_multiples, themed
+from fedfault.report.theme import Theme
+
+HEIGHT = 2.7  # inches of a panel
+
+
+class Curve(NamedTuple):
+    """A line in a panel: rounds and values; its name stands at its end."""
+
+    points: tuple[list[int], list[float]]
+    colour: int = 0  # of the palette
+    name: str = ""
+    band: Sequence[float] = ()  # half the height of the band around each value
+
+
+class Panel(NamedTuple):
+    """Curves over rounds, and a level to compare them with."""
+
+    title: str
+    unit: str
+    curves: Sequence[Curve]
+    level: float | None = None
+
+
+def panels(run: RunData, theme: Theme, narrow: bool, wanted: Sequence[Panel]) -> Figure | None:
+    """Those panels that have anything to show."""
+    shown = [p for p in wanted if any(c.points[0] for c in p.curves)]
+    if not shown:
+        return None
+    fig, axes = small_multiples(narrow, len(shown), HEIGHT)
+    for ax, panel in zip(axes, shown, strict=True):
+        _draw(ax, run, theme, panel)
+    return fig
+
+
+def _draw(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
+    curves = [c for c in panel.curves if c.points[0]]
+    level = [] if panel.level is None else [panel.level]
+    edges = [v + sign * b for c in curves for v, b in zip(c.points[1], c.band, strict=False) for sign in (-1, 1)]
+    loss_scale(ax, [*level, *edges, *(v for c in curves for v in c.points[1])])
+    round_axis(ax, run)
+    for value in level:
+        ax.axhline(value, color=theme.muted, lw=1)
+    for curve in curves:
+        rounds, values = curve.points
+        colour = theme.palette[curve.colour]
+        if curve.band:
+            low, high = (np.array(values) + sign * np.array(curve.band) for sign in (-1, 1))
+            ax.fill_between(rounds, low, high, color=colour, alpha=0.2, lw=0)
+        line(ax, rounds, values, theme, color=colour, lw=1.8, **dots(rounds))
+    ends = [(last_finite(c.points[1]), c.name, theme.palette[c.colour]) for c in curves if c.name]
+    end_labels(ax, ends, theme, height=HEIGHT - 0.9)
+    ax.set_title(panel.title)
+    ax.set_ylabel(panel.unit)
+
+
+@themed
+def divergence(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """How much the updates of a round's clients disagree: distance from their mean, and angle to it."""
+    apart, cosine = run.probe("update_divergence"), run.probe("update_cosine")
+    wanted = (
+        Panel("Distance from the mean update", r"mean of $\|D_i - \bar{D}\|\,/\,\|\bar{D}\|$", [Curve(apart)], 0.0),
+        Panel("Agreement with its direction", r"mean cosine to $\bar{D}$", [Curve(cosine, 2)], 1.0),
+    )
+    return panels(run, theme, narrow, wanted)
+
+
+@themed
+def gradients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Gradient norms at the point where the round started: mean and spread over the round's clients."""
+    rounds, mean = run.probe("gradient_norm_mean")
+    variance = dict(zip(*run.probe("gradient_norm_variance"), strict=True))
+    band = [math.sqrt(max(variance.get(n, 0.0), 0.0)) for n in rounds]
+    wanted = (
+        Panel("Gradient norm of the clients", "mean ± standard deviation", [Curve((rounds, mean), 0, band=band)], 0.0),
+        Panel(
+            "Its variation between clients", "standard deviation / mean", [Curve(run.probe("gradient_norm_cv"), 1)], 0.0
+        ),
+    )
+    return panels(run, theme, narrow, wanted)
+
+
+@themed
+def drift(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Client drift: how gradients differ between clients, and where the update goes beside gradients and the last one."""
+    probes = ("drift_between", "drift_within")
+    ratio = [Curve(run.ratio(*probes), 5, "of the round"), Curve(run.pooled(*probes), 1, "so far")]
+    against, before = run.probe("gradient_alignment"), run.probe("round_cosine")
+    cosine = [Curve(against, 2, "to −gradient"), Curve(before, 3, "to last round")]
+    wanted = (
+        Panel("Differences between clients, beyond noise", r"$\rho$ = between / within", ratio, 0.0),
+        Panel("Direction of the update", "cosine", cosine, 0.0),
+    )
+    return panels(run, theme, narrow, wanted)
+
+
+@themed
+def control(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Control variates: their error beside none at all, and their length beside the gradients'."""
+    probes = ("control_error", "control_spread")
+    error = [Curve(run.ratio(*probes), 5, "of the round"), Curve(run.pooled(*probes), 1, "so far")]
+    wanted = (
+        Panel("Error of the control variates", "error / error without", error, 1.0),
+        Panel("Their length", r"$\|c_i\|\,/\,\|\nabla f_i\|$", [Curve(run.probe("control_ratio"), 4)], 1.0),
+    )
+    return panels(run, theme, narrow, wanted)
+
+
+@themed
+def ranks(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """In how many directions the adapter changes the model, and how many the model's representations still fill."""
+    adapter = [Curve(run.probe("effective_rank"), 0, "effective"), Curve(run.probe("stable_rank"), 1, "stable")]
+    filled = [
+        Curve(run.ratio("hidden_rank", "hidden_rank_base"), 2, "hidden states"),
+        Curve(run.ratio("embedding_rank", "embedding_rank_base"), 3, "sentences"),
+    ]
+    wanted = (
+        Panel("Rank of the adapter's change", "directions", adapter, 0.0),
+        Panel("Energy above the smallest rank", "share", [Curve(run.probe("energy_above"), 4)], 0.0),
+        Panel("Rank of the representations", "effective rank / base's", filled, 1.0),
+    )
+    return panels(run, theme, narrow, wanted)
+
+
+@themed
+def generation(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Greedy continuations of held-out texts: likeness to the originals, and variety."""
+    wanted = (
+        Panel("BLEU", "0 to 100", [Curve(run.probe("bleu"), 0)]),
+        Panel("ROUGE-L", "F1, 0 to 1", [Curve(run.probe("rouge_l"), 2)]),
+        Panel("Variety", "distinct-2", [Curve(run.probe("distinct_2"), 3)]),
+    )
+    return panels(run, theme, narrow, wanted)

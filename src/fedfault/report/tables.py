@@ -1,0 +1,147 @@
+"""The tables of the page. Pure functions of a run; missing numbers stay missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fedfault.metrics.fairness import backward_transfer
+from fedfault.metrics.fairness import fairness as spread
+from fedfault.report.data import RunData
+from fedfault.report.words import NOTHING, Table, number, perplexity, size
+
+SPREAD = {
+    "worst": "worst",
+    "cvar_20": "CVaR 20 %",
+    "p10": "p10",
+    "p50": "median",
+    "p90": "p90",
+    "gap": "gap",
+    "sd": "sd",
+    "jain": "Jain",
+}
+
+
+def scores(run: RunData) -> Table | None:
+    """The mixture, every topic and general English: start, best, final, gain, what was given back."""
+    names = {"validation": "mixture", **{f"topic/{t}": t for t in run.topics}, "general": "general English"}
+    rows = [_score_row(run, name, title) for name, title in names.items() if run.losses(name)[0]]
+    columns = ["loss, nats per token", "start", "best", "in round", "final", "gain", "given back", "largest rise"]
+    columns += ["perplexity", "bits per byte"]
+    known = any(row[-1] != NOTHING for row in rows)
+    return Table(columns if known else columns[:-1], rows if known else [r[:-1] for r in rows]) if rows else None
+
+
+def _score_row(run: RunData, name: str, title: str) -> list[str]:
+    rounds, losses = run.losses(name)
+    best = min(((v, n) for n, v in zip(rounds, losses, strict=True) if math.isfinite(v)), default=(None, None))
+    rise = max((rise for rise, _ in run.rises(name)), default=None)
+    later = len(losses) > 1
+    return [
+        title,
+        number(losses[0]),
+        number(best[0]),
+        number(best[1], "d"),
+        number(losses[-1]),
+        number(losses[0] - losses[-1] if later else None, "+.3f"),
+        number(backward_transfer(losses)[-1] if later else None),
+        number(rise),
+        perplexity(losses[-1]),
+        number(bits_per_byte(run, name, losses[-1])),
+    ]
+
+
+def bits_per_byte(run: RunData, name: str, loss: float) -> float | None:
+    """loss / ln 2 / bytes per token: what a compressor would need; comparable between tokenizers. None where not known."""
+    bytes_per_token = run.split.get("bytes_per_token", {}).get(name)
+    return loss / math.log(2) / bytes_per_token if bytes_per_token else None
+
+
+def fairness(run: RunData) -> Table | None:
+    """How evenly the clients gained, and how evenly they fare, at the last evaluation."""
+    gains = run.gains()
+    if not gains or len(gains[-1][1]) < 2:
+        return None
+    last, of_clients = gains[-1]
+    losses = [next(r for r in run.records if r.round == last).scores[f"client/{k}"].loss for k in of_clients]
+    rows = {
+        "gain since round 0": (spread(list(of_clients.values()), gains=True), "+.3f"),
+        "held-out loss": (spread(losses, gains=False), ".3f"),
+    }
+    signed = {"worst", "cvar_20", "p10", "p50", "p90"}
+    text = [
+        [title, *(number(found.get(key), form if key in signed else ".3f") for key in SPREAD)]
+        for title, (found, form) in rows.items()
+        if found
+    ]
+    return Table((f"nats per token, round {last}", *SPREAD.values()), text) if text else None
+
+
+def clients(run: RunData) -> Table | None:
+    """Every client: what it holds, how often it trained, held-out loss."""
+    if not run.num_clients:
+        return None
+    took_part = [c.client for r in run.records for c in r.clients]
+    rows = [_client_row(run, client, took_part.count(client)) for client in range(run.num_clients)]
+    columns = ("client", "main topic", "its share", "documents", "tokens", "rounds trained", "start", "final", "gain")
+    return Table(columns, rows, text=(1,))
+
+
+def _client_row(run: RunData, client: int, rounds: int) -> list[str]:
+    rows = run.split.get("clients", ())
+    held = rows[client] if client < len(rows) else ()
+    _, losses = run.losses(f"client/{client}")
+    start, end = (losses[0], losses[-1]) if losses else (None, None)
+    gain = start - end if start is not None and end is not None and len(losses) > 1 else None
+    return [
+        str(client),
+        run.dominant(client) or NOTHING,
+        f"{max(held) / sum(held):.0%}" if sum(held) else NOTHING,
+        f"{sum(held):,}" if held else NOTHING,
+        f"{run.split['tokens'][client]:,}" if held else NOTHING,
+        str(rounds),
+        number(start),
+        number(end),
+        number(gain, "+.3f"),
+    ]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested keys and values as `section.key`, text; what is not set is left out."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            rows.append((f"{prefix}{key}", f"{value:.6g}" if isinstance(value, float) else _plain(value)))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(_plain(v) for v in value) if isinstance(value, list) else str(value)
+
+
+def provenance(run: RunData) -> list[tuple[str, str]]:
+    """Versions, machine, data, memory, seconds and bytes, as far as the run recorded them."""
+    rest = {k: v for k, v in run.manifest.items() if k not in ("notes", "command", "argv", "parent", "abandoned")}
+    moved = [
+        (f"bytes {way}", f"{total:,} ({size(total)})")
+        for way, total in (
+            ("up", sum(r.bytes_up for r in run.records)),
+            ("down", sum(r.bytes_down for r in run.records)),
+        )
+        if total
+    ]
+    memory = [v for v in run.probe("peak_memory_mb")[1] if math.isfinite(v)]
+    peak = [("peak memory", size(1e6 * max(memory)))] if memory else []
+    speed = run.metrics.get("tokens_per_second")
+    fast = [("tokens per second of training", f"{speed:,.0f}")] if speed else []
+    return [*flat(rest), *peak, *fast, *moved]
+
+
+def command(run: RunData) -> str:
+    """The command that repeats the run."""
+    return str(run.manifest.get("command") or f"fedfault run {run.folder / 'config.yaml'}")

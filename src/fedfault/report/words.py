@@ -1,0 +1,59 @@
+"""Numbers as a person says them, and the shapes in which the page shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+NOTHING = "–"
+
+
+class Tile(NamedTuple):
+    """A key number."""
+
+    name: str
+    value: str
+    remark: str = ""
+
+
+class Table(NamedTuple):
+    """Column names and rows of text; the first column names the row, the others are numbers unless listed as text."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text: Sequence[int] = ()
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A number as text; a dash when it is missing and words when it is not finite."""
+    if value is None:
+        return NOTHING
+    return format(value, form).replace("-", "−") if math.isfinite(value) else "not finite"
+
+
+def perplexity(loss: float | None) -> str:
+    """The perplexity of a loss in nats per token."""
+    if loss is None or not math.isfinite(loss):
+        return number(loss)
+    return f"{math.exp(loss):,.1f}" if loss < 12 else f"e^{loss:.1f}"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def many(count: int, noun: str) -> str:
+    """`1 round`, `2 rounds`, `1,200 rounds`."""
+    return f"{count:,} {noun}" + "s" * (count != 1)

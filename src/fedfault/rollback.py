@@ -1,0 +1,71 @@
+"""federation.on_failure=rollback: at an alarm the run goes back to its best round and on with the mapped remedy.
+
+What is left behind stays in the folder as abandoned-N.jsonl, and the manifest says from where to where, why and with which
+settings. A kill between any two of these steps is repaired by the next `resume`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from fedfault.config.loading import load
+from fedfault.experiment import Prepared, federation
+from fedfault.language import LanguageTask
+from fedfault.progress import Progress
+from fedfault.records import Finding
+from fedfault.remedies import remedy
+from fedfault.runs import RunFolder, best_round, changes
+from fedfault.types import State
+
+MOST = 3  # times that a run goes back
+
+
+def settings(manifest: dict[str, Any]) -> list[str]:
+    """What the run has changed of its own configuration so far, as `key=value`."""
+    return [text for one in manifest.get("abandoned", ()) for text in one["settings"]]
+
+
+def repair(folder: RunFolder, manifest: dict[str, Any]) -> None:
+    """Finish what a kill has interrupted."""
+    for one in manifest.get("abandoned", ()):
+        if not one["done"]:
+            folder.rewind(one["to"])
+            one["done"] = True
+            folder.write_json("manifest.json", manifest)
+
+
+def roll_back(
+    folder: RunFolder, p: Prepared, alarms: Sequence[Finding], manifest: dict[str, Any], progress: Progress
+) -> tuple[Prepared, State, str] | None:
+    """The run as it goes on from its best round, and a sentence about it; None where there is no remedy, or no more."""
+    from fedfault.fork import carried
+
+    records, past = folder.records(), manifest.setdefault("abandoned", [])
+    answer = remedy(p.config, [f.detector for f in alarms])
+    best = best_round(records)
+    if not answer or best is None or best not in folder.kept() or len(past) >= MOST:
+        why = (
+            f"went back {MOST} times already"
+            if len(past) >= MOST
+            else "no setting that a running federation can change"
+        )
+        progress.say(f"no way back from this alarm ({why}); the run goes on")
+        return None
+    loaded = load(folder.path / "config.yaml", [*settings(manifest), *answer])
+    changed = changes(p.config.model_dump(), loaded.experiment.model_dump())
+    name = f"abandoned-{len(past) + 1}.jsonl"
+    folder.write_records(name, records)
+    now = records[-1].round
+    by = [f.detector for f in alarms]
+    entry = {"from": now, "to": best, "by": by, "changes": changed, "settings": answer, "records": name, "done": False}
+    past.append(entry)
+    folder.write_json("manifest.json", manifest)
+    repair(folder, manifest)
+    fed = federation(loaded.experiment, cast(LanguageTask, p.federation.task))
+    state, notes = carried(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
+    said = f"went back from round {now} to round {best} because of {' and '.join(by)}, and on with {', '.join(answer)}"
+    for line in (said, *notes):
+        progress.say(line)
+    return replace(p, config=loaded.experiment, federation=fed), state, said

@@ -1,0 +1,225 @@
+"""Experiment trackers that are told every round: trackio, TensorBoard, Weights & Biases. None may disturb a run.
+
+Each writes below the run's own folder, and a run that is continued goes on where it was:
+
+    RUN/trackers/trackio/       TRACKIO_DIR=RUN/trackers/trackio trackio show --project fedfault
+    RUN/trackers/tensorboard/   tensorboard --logdir RUN/trackers/tensorboard
+    RUN/trackers/wandb/         wandb sync RUN/trackers/wandb/offline-run-*      (--append from a continued run's second on)
+
+They get the configuration and numbers, nothing of the environment. A library's own variables keep their meaning: who sets
+TRACKIO_DIR, TRACKIO_SPACE_ID or WANDB_MODE=online wants the run to go there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import math
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedfault.errors import UserError, suggest
+from fedfault.records import RoundRecord
+
+PROJECT = "fedfault"
+SECONDS = 60.0  # that a library may take to start, note a round or finish
+
+
+class Tracker(Protocol):
+    """A started run of one library. Making it starts it: (name, config, folder), the folder is there on a continued run."""
+
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None: ...
+
+    def log(self, round: int, numbers: Mapping[str, float]) -> None:
+        """Note the numbers of a round."""
+
+    def finish(self) -> None:
+        """Write out what is left."""
+
+
+class Trackio:
+    """A run in the project `fedfault` of trackio's database; a continued run is found by its name."""
+
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
+        resume = "allow" if folder.exists() else "never"
+        self.run = _trackio(folder).init(
+            project=PROJECT,
+            name=name,
+            config=dict(config),
+            resume=resume,
+            embed=False,
+            auto_log_cpu=False,
+            auto_log_gpu=False,
+        )
+
+    def log(self, round: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        self.run.log(dict(numbers), step=round)
+
+    def finish(self) -> None:
+        """See `Tracker`."""
+        self.run.finish()
+
+
+def _trackio(folder: Path) -> Any:
+    """The library, writing to `folder`: it reads TRACKIO_DIR once, when it is imported, so each run imports it anew."""
+    if "TRACKIO_DIR" in os.environ:
+        return importlib.import_module("trackio")
+    folder.mkdir(parents=True, exist_ok=True)
+    for module in [m for m in sys.modules if m.partition(".")[0] == "trackio"]:
+        del sys.modules[module]
+    os.environ["TRACKIO_DIR"] = str(folder.absolute())
+    try:
+        return importlib.import_module("trackio")
+    finally:
+        del os.environ["TRACKIO_DIR"]
+
+
+class TensorBoard:
+    """Event files, one for every start of the run; the configuration is under TEXT."""
+
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        self.writer = writer(str(folder))
+        text = json.dumps({"experiment_name": name, **config}, indent=1, default=str)
+        self.writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))  # Markdown for code
+
+    def log(self, round: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, round)
+        self.writer.flush()
+
+    def finish(self) -> None:
+        """See `Tracker`."""
+        self.writer.close()
+
+
+class Wandb:
+    """An offline run in the project `fedfault`; a continued run has the same id, kept in the file run_id.
+
+    Host name, command line, git remote and printed lines, which the library would record too, are switched off.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
+        wandb = importlib.import_module("wandb")
+        folder.mkdir(parents=True, exist_ok=True)
+        id_file = folder / "run_id"
+        if not id_file.is_file():
+            id_file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+        self.run = wandb.init(
+            project=PROJECT,
+            name=name,
+            id=id_file.read_text(encoding="utf-8"),
+            resume="allow",
+            reinit="create_new",  # beside a run that the calling program may have of its own
+            dir=str(folder.parent.absolute()),  # the library adds wandb/
+            config=dict(config),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, x_disable_meta=True, x_disable_stats=True
+            ),
+        )
+
+    def log(self, round: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        self.run.log(dict(numbers), step=round)
+
+    def finish(self) -> None:
+        """See `Tracker`."""
+        self.run.finish()
+
+
+LIBRARIES: dict[str, type[Tracker]] = {"trackio": Trackio, "tensorboard": TensorBoard, "wandb": Wandb}
+
+
+class Trackers:
+    """The trackers of a run. One that is not installed, fails or does not answer is switched off with one line.
+
+    names: keys of `LIBRARIES`; say: is told that line. Raises `UserError` for another name.
+    """
+
+    def __init__(self, names: Sequence[str], say: Callable[[str], None]) -> None:
+        for name in names:
+            if name not in LIBRARIES:
+                known = ", ".join(LIBRARIES)
+                raise UserError(f"no tracker called {name!r}{suggest(name, LIBRARIES)} (known: {known})")
+        self.names, self.say = tuple(dict.fromkeys(names)), say
+        self.running: dict[str, Tracker] = {}
+
+    @contextlib.contextmanager
+    def started(self, name: str, config: Mapping[str, Any], folder: Path) -> Iterator[None]:
+        """Within the block `log` reports the rounds of the run `name`; everything is written below `folder`."""
+        for library in self.names:
+            with self._guarded(library):
+                self.running[library] = _answered(LIBRARIES[library], name, config, folder / library)
+        try:
+            yield
+        finally:
+            for library, tracker in list(self.running.items()):
+                with self._guarded(library):
+                    _answered(tracker.finish)
+            self.running.clear()
+
+    def log(self, record: RoundRecord) -> None:
+        """Tell every tracker the numbers of a round."""
+        found = numbers(record)
+        for library, tracker in list(self.running.items()):
+            with self._guarded(library):
+                _answered(tracker.log, record.round, found)
+
+    @contextlib.contextmanager
+    def _guarded(self, library: str) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, SystemExit) as e:
+            self.running.pop(library, None)
+            lines = str(e).strip().splitlines()
+            why = f"{type(e).__name__}: {lines[0][:200]}" if lines else type(e).__name__
+            hint = ", pip install 'fedfault[trackers]'" if isinstance(e, ImportError) else ""
+            self.say(f"warning: tracker {library} is switched off ({why}{hint}); training goes on")
+
+
+def _answered(call: Callable[..., Any], *args: Any) -> Any:
+    """What the call returns or raises; `TimeoutError` after `SECONDS`, when its thread is left behind.
+
+    What libraries print goes nowhere: standard output is for results.
+    """
+    answer: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call(*args))
+        except BaseException as e:
+            answer.set_exception(e)
+
+    thread = threading.Thread(target=work, daemon=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        thread.start()
+        thread.join(SECONDS)
+    if not answer.done():
+        raise TimeoutError(f"no answer within {SECONDS:g} seconds")
+    return answer.result()
+
+
+def numbers(record: RoundRecord) -> dict[str, float]:
+    """What trackers are told of a round, by name; what is not finite is left out.
+
+    >>> numbers(RoundRecord(1, probes={"update_norm": 0.5, "cosine": float("nan")}, bytes_up=8))
+    {'probes/update_norm': 0.5, 'bytes/up': 8.0, 'bytes/down': 0.0}
+    """
+    found: dict[str, float] = {}
+    for name, score in record.scores.items():
+        found |= {f"scores/{name}/loss": score.loss, f"scores/{name}/perplexity": score.perplexity}
+    found |= {f"probes/{name}": value for name, value in record.probes.items()}
+    found |= {"bytes/up": record.bytes_up, "bytes/down": record.bytes_down}
+    found |= {f"seconds/{name}": value for name, value in record.seconds.items()}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,85 @@
+"""Greedy continuations against the losses that training sees and against whole logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.llama import Llama
+from fedfault.backbones.load import MICRO
+from fedfault.backbones.sample import greedy
+from fedfault.backbones.sites import lora_targets, partial_targets
+from tiny import VOCAB, tiny_gpt2, tiny_llama
+
+N, S, LENGTH = 3, 5, 6
+
+
+def opened(model, targets=None) -> CohortModel:
+    return CohortModel(model, targets or lora_targets(model, None), r=2, alpha=4.0)
+
+
+def moved(c: CohortModel) -> torch.Tensor:
+    flat = c.init(0).flat
+    return flat + 0.2 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(3))
+
+
+def prefixes(vocabulary: int = VOCAB) -> torch.Tensor:
+    return torch.randint(1, vocabulary, (N, S), generator=torch.Generator().manual_seed(0))
+
+
+def likeliest(c: CohortModel, flat: torch.Tensor, context: torch.Tensor) -> int:
+    """The next token of the smallest training loss after a context (T,), every token of the vocabulary tried."""
+    every = torch.cat([context.expand(VOCAB, -1), torch.arange(VOCAB)[:, None]], dim=1)  # (V, T + 1)
+    with torch.no_grad():
+        _, each = c.losses(flat[None], every[None], torch.ones(1, VOCAB, len(context)))
+    return int(each[0, :, -1].argmin())
+
+
+@pytest.mark.parametrize(
+    ("build", "targets"),
+    [
+        (tiny_llama, lambda m: lora_targets(m, None)),
+        (tiny_gpt2, lambda m: lora_targets(m, None)),
+        (lambda: tiny_llama(tied=False), lambda m: partial_targets(m, 1, ["lm_head", "model.norm"])),
+        (tiny_gpt2, lambda m: partial_targets(m, 1, ["lm_head"])),  # with the tied embedding
+    ],
+    ids=["lora", "lora_gpt2", "head", "tied_head"],
+)
+def test_every_token_is_the_one_with_the_smallest_loss(build, targets):
+    model = build()
+    c = opened(model, targets(model))
+    flat = moved(c)
+    made = greedy(c, flat, prefixes(), LENGTH)
+    assert made.shape == (N, LENGTH)
+    for prefix, row in zip(prefixes(), made, strict=True):
+        whole = torch.cat([prefix, row])
+        assert row.tolist() == [likeliest(c, flat, whole[: S + i]) for i in range(LENGTH)]
+    assert len(made.unique()) > 2  # a model that always says the same would prove little
+
+
+def test_micro_continues_as_one_teacher_forced_pass_over_the_result_says():
+    c = opened(Llama.read(MICRO))
+    flat = c.init(0).flat
+    made = greedy(c, flat, prefixes(4096), LENGTH)
+    whole = torch.cat([prefixes(4096), made], dim=1)
+    with torch.no_grad(), c.slots.bound(flat[None]):
+        logits = c.model(input_ids=whole[:, :-1]).logits
+    assert torch.equal(logits.argmax(-1)[:, S - 1 :], made)
+
+
+def test_the_adapter_decides_what_is_written():
+    c = opened(tiny_llama())
+    assert not torch.equal(greedy(c, c.init(0).flat, prefixes(), LENGTH), greedy(c, moved(c), prefixes(), LENGTH))
+
+
+def test_writing_twice_gives_the_same_and_leaves_the_model_as_it_was():
+    c = opened(tiny_llama())
+    flat, before = moved(c), c.checksums()
+    kept, ids = flat.clone(), torch.randint(VOCAB, (1, 2, 8), generator=torch.Generator().manual_seed(1))
+    loss = c.losses(flat[None], ids, torch.ones(1, 2, 7))[1]
+    first, second = (greedy(c, flat, prefixes(), LENGTH) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(flat, kept)
+    assert c.checksums() == before
+    assert torch.equal(c.losses(flat[None], ids, torch.ones(1, 2, 7))[1], loss)

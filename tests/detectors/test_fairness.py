@@ -1,0 +1,104 @@
+"""Clients that lose, and clients that are left behind."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import pytest
+
+from fedfault.calibration import Threshold
+from fedfault.detection import level
+from fedfault.detectors.fairness import ALPHA, SEEN, fairness_gap, negative_transfer
+from fedfault.records import Score
+from histories import history, paired
+
+LOSES, GAP = negative_transfer(), fairness_gap()
+
+
+def transfer(**changes):
+    """changes: client -> changes of its loss by round and their standard error."""
+    scores = {f"client/{k.removeprefix('c')}": paired(*v) for k, v in changes.items()}
+    return LOSES.readings(history(scores=scores), {})
+
+
+def gap(*rounds):
+    return GAP.readings(history(clients=[{}, *({k: {"gradient_norm": v} for k, v in r.items()} for r in rounds)]), {})
+
+
+def test_transfer_by_hand():
+    """Client 1 loses 0.3, three standard errors; client 2 loses 0.1, one; clients 3 and 4 gain."""
+    (found,) = transfer(c1=([0.3], 0.1), c2=([0.1], 0.1), c3=([-0.2], 0.1), c4=([-0.5], 0.1))
+    assert found.statistic == pytest.approx(3)
+    assert found.effect == pytest.approx(0.3)
+    assert found.evidence == pytest.approx(
+        {"worst_client": 1, "clients_that_lose": 1, "clients": 4, "median_gain": 0.05}
+    )
+
+
+def test_the_worst_client_is_the_surest_not_the_one_that_loses_most():
+    (found,) = transfer(c0=([0.5], 0.5), c7=([0.2], 0.05))
+    assert (found.evidence["worst_client"], found.statistic, found.effect) == pytest.approx((7, 4, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("shares", "lose"),
+    [
+        ((0.4, 0.4, 0.4), 0),  # the first is above 1/3: nobody
+        ((0.3, 0.6, 0.9), 1),
+        ((0.3, 0.45, 1.1), 2),  # the second is compared with 1/2, not with 1/3
+        ((0.3, 0.45, 0.9), 3),
+        ((0.9,), 1),
+    ],
+)
+def test_clients_that_lose_are_counted_as_holm_does(shares, lose):
+    """shares: p over the level. The smallest is compared with 1/3, the next with 1/2, the last with 1."""
+    z = [NormalDist().inv_cdf(1 - ALPHA * s) for s in shares]
+    (found,) = transfer(**{f"c{k}": ([v], 1.0) for k, v in enumerate(z)})
+    assert found.evidence["clients_that_lose"] == lose
+
+
+def test_a_client_that_surely_loses_is_an_alarm():
+    found = transfer(c0=([0.1, 0.2], 0.02), c1=([-0.5, -0.6], 0.02))
+    assert level(LOSES, Threshold(LOSES.natural, 0), found) == "alarm"
+    assert "client 0 is 0.20 nats worse off" in LOSES.sentence(found[-1])
+
+
+def test_a_loss_below_the_floor_or_below_its_noise_is_none():
+    little, unsure = 0.9 * LOSES.floor, 0.1
+    for changes, se in (([little] * 2, 0.001), ([unsure] * 2, 0.1), ([-0.5] * 2, 0.01)):
+        found = transfer(c0=(changes, se))
+        assert level(LOSES, Threshold(LOSES.natural, 0), found) == "ok"
+
+
+def test_a_client_without_a_standard_error_or_a_start_is_not_judged():
+    few = [Score(4.0, 100), Score(5.0, 100, 0.01, 2)]
+    assert LOSES.readings(history(scores={"client/0": [4.0, 5.0], "client/1": few}), {}) == []
+    assert LOSES.readings(history(scores={"client/0": [None, *paired([1.0], 0.1)]}), {}) == []
+
+
+def test_the_gap_by_hand():
+    """Root mean squares 5 = sqrt((9 + 49 + 17) / 3), 1, 2, 3: the median of four is 2.5."""
+    found = gap({0: 3.0, 1: 1.0, 2: 2.0}, {0: 7.0, 3: 3.0}, {0: math.sqrt(17.0)})
+    assert [r.round for r in found] == [2, 3]
+    assert found[1].effect == pytest.approx(2)
+    assert found[1].statistic == pytest.approx(math.log(2))
+    assert found[1].evidence == pytest.approx({"worst_client": 0, "ratio": 2, "gradient_norm": 5, "median": 2.5})
+
+
+def test_equal_clients_have_no_gap_and_few_clients_no_median():
+    assert gap(dict.fromkeys(range(SEEN), 2.0))[0].statistic == pytest.approx(0)
+    assert gap(dict.fromkeys(range(SEEN - 1), 2.0)) == []
+    assert gap(dict.fromkeys(range(SEEN), 0.0)) == []
+
+
+def test_a_client_whose_gradient_stays_steep_is_an_alarm():
+    steep = 2 * max(GAP.floor, math.exp(GAP.natural))
+    found = gap(*[{0: 1.0, 1: 1.0, 2: steep, 3: 1.1, 4: 0.9}] * 2)
+    assert level(GAP, Threshold(GAP.natural, 0), found) == "alarm"
+    assert "client 2 is left behind" in GAP.sentence(found[-1])
+
+
+def test_clients_that_differ_by_less_than_the_floor_are_none():
+    found = gap(*[{0: 1.0, 1: 1.0, 2: 0.9 * GAP.floor, 3: 1.1, 4: 0.9}] * 2)
+    assert level(GAP, Threshold(0.1, 19), found) == "ok"

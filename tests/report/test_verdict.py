@@ -1,0 +1,50 @@
+"""The words of the verdict and of the findings."""
+
+import dataclasses
+import math
+
+from fedfault.report.verdict import findings, verdict
+from handmade import finding, make
+
+
+def judged(**said):
+    return verdict(dataclasses.replace(make(), metrics={"verdict": {"state": "degraded", **said}}))
+
+
+def test_the_state_says_since_when():
+    assert judged(since=4).title == "Degraded since round 4"
+    assert judged(since=None).title == "Degraded"
+    assert verdict(make()) is None
+
+
+def test_the_basis_names_controls_and_the_rate_of_false_alarms():
+    said = judged(calibration="mine.json", controls=19, alpha=0.05).basis
+    assert said == "Thresholds: mine.json, 19 IID control runs, false alarms in at most 5 % of healthy runs."
+
+
+def test_a_verdict_without_calibration_says_so_plainly():
+    assert judged(calibration=None, controls=0, alpha=0.05).basis.startswith("Not calibrated: no control runs")
+
+
+def numbers(**more):
+    run = make(findings=(finding(**more),))
+    return findings(run)[0][0].numbers
+
+
+def test_numbers_stand_with_their_threshold_and_what_is_behind_it():
+    assert numbers() == "Statistic 4.25, threshold 1.5 from 19 control runs."
+    assert numbers(controls=0) == "Statistic 4.25, threshold 1.5 from theory or convention."
+    assert numbers(threshold=None, statistic=math.inf) == "No threshold was needed."
+    assert numbers(evidence={"worst_client": 3.0, "gain": -0.25}).endswith("; worst client 3, gain −0.25.")
+
+
+def test_sentences_begin_and_end_like_sentences():
+    (line,), _ = findings(make(findings=(finding("no_federation", sentence="nobody federates."),)))
+    assert (line.head, line.sentence) == ("Round 2 · no federation", "Nobody federates.")
+
+
+def test_alarms_come_first_and_a_detector_once():
+    found = (finding("a", 1, "suspect"), finding("b", 1, "suspect"), finding("b", 5), finding("b", 3))
+    leading, others = findings(make(findings=found))
+    assert [(line.level, line.head) for line in leading] == [("alarm", "Round 3 · b"), ("suspect", "Round 1 · a")]
+    assert [line.head for line in others] == ["Round 1 · b", "Round 5 · b"]
