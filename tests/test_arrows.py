@@ -33,6 +33,7 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "detectors": NOUNS,
     "report": {"records", "errors", "plots", "metrics"},
     "plots": {"records", "errors", "report"},
+    "compare": {"errors", "metrics", "report", "runs", "seeds", "storage"},
     "config": {"errors", "registry"},
     "backbones": NOUNS,
     "runs": NOUNS,

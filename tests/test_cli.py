@@ -33,7 +33,7 @@ def test_help_answers_at_once():
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "fedfault", "--help"], capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - began
-    assert all(word in done.stdout for word in ("run", "check", "resume", "report", "list"))
+    assert all(word in done.stdout for word in ("run", "check", "resume", "fork", "compare", "report", "list"))
     assert seconds < 2  # 0.15 s on an idle machine; the bar is 0.5 s
 
 
@@ -72,6 +72,23 @@ def test_run_prints_plain_progress_and_where_the_report_is(fedfault, tmp_path):
     (tmp_path / "quickstart" / "report.html").unlink()
     assert fedfault("report", str(tmp_path / "quickstart"))[0] == 0
     assert (tmp_path / "quickstart" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_fork_is_compared_with_its_parent(fedfault, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.chdir(tmp_path)
+    assert fedfault("run", "-q", *SMALL, "federation.num_rounds=2")[0] == 0
+    status, out, err = fedfault("fork", "results/quickstart", "--round", "1", "training.lr=0.1")
+    assert (status, out.strip()) == (0, "report: results/quickstart-fork/report.html")
+    assert "round 2, after round 1 of results/quickstart, with training.lr 0.003 -> 0.1" in err
+    status, out, _ = fedfault("compare", "results/quickstart", "results/quickstart-fork")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].split()[:3] == ["run", "training.lr", "final"]
+    assert [line.split()[:2] for line in lines[1:3]] == [["quickstart", "0.003"], ["quickstart-fork", "0.1"]]
+    assert lines[-1] == f"page: {tmp_path}/results/compare/quickstart-vs-quickstart-fork.html"
+    assert (tmp_path / "results/compare/quickstart-vs-quickstart-fork.html").is_file()
 
 
 def test_check_says_what_would_happen(fedfault):
@@ -158,6 +175,10 @@ BAD = [
     (["run", "experiment_name=../../etc"], "experiment_name"),
     (["resume", "/no/such/run"], "not a run folder"),
     (["report", "/no/such/run"], "/no/such/run"),
+    (["fork", "/no/such/run", "--round", "1", "training.lr=0.1"], "not a run folder"),
+    (["fork", "/no/such/run", "training.lr=0.1"], "--round"),
+    (["compare", "/no/such/run"], "two runs at least"),
+    (["compare", "/no/such/run", "/no/other"], "not a run folder"),
     (["list", "nonsense"], "nonsense"),
 ]
 

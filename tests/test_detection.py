@@ -9,8 +9,11 @@ import pytest
 from fedfault import detection
 from fedfault.calibration import Calibration, Threshold
 from fedfault.detection import detect, level, statistic, threshold_of, verdict
+from fedfault.engine import begin, rounds
 from fedfault.records import Detector, Finding, Reading
+from fedfault.registry import build
 from histories import broken, healthy, history
+from toys import LowRank, federation
 
 CALIBRATED = Calibration("made", {}, 19, 0.05, exact=True, config={})
 
@@ -200,3 +203,17 @@ def test_a_run_that_breaks_in_every_way_has_failed_for_many_reasons():
     )
     assert found["sentence"].startswith("Since round")
     assert "nan" not in found["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "aggregation"),
+    [("fedavg", "fedit"), ("fedavg", "flora"), ("fedavg", "fedsa_lora"), ("fedavg", "rolora"), ("fedavg", "fedex_lora"),
+     ("fedadam", "fedit"), ("scaffold", "fedit"), ("ifca", "fedit")],
+)  # fmt: skip
+def test_methods_that_work_have_no_dead_adapter_and_no_server_that_stands_still(algorithm, aggregation):
+    """What they do to the server's adapter differs: some reset it, some train half of it, some keep it at home."""
+    probes = {name: build("probe", name) for name in ("updates", "ranks", "gradients")}
+    fed = federation(LowRank(), algorithm, aggregation, num_rounds=5, probes=probes)
+    records = [record for _, record in rounds(fed, begin(fed))]
+    assert records[-1].scores["validation"].loss < records[0].scores["validation"].loss
+    assert not {"rank_collapse", "no_federation"} & {f.detector for f in detect(records, None)}

@@ -9,7 +9,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sample import sample
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.corpora.packing import Blocks, pack
-from fedfault.language import LanguageTask
+from fedfault.language import LanguageTask, _paired_error
 from fedfault.local import LocalWork, Passes, Trainer
 from fedfault.types import Adapter, Batch
 from tiny import VOCAB, tiny_llama
@@ -149,3 +149,40 @@ def test_samples_follow_the_model_and_the_seed():
     p = model(input_ids=torch.zeros(1, 1, dtype=torch.int64)).logits[0, -1].softmax(-1).detach()
     seen = torch.bincount(first, minlength=VOCAB) / 4000
     assert (seen - p).abs().max() < 5 * (0.25 / 4000) ** 0.5
+
+
+def test_the_error_of_a_paired_change_is_that_of_the_bootstrap():
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, 17, (200,), generator=g).double()
+    change = tokens * (0.1 + 0.3 * torch.randn(200, generator=g, dtype=torch.float64))
+    rows = torch.randint(200, (4000, 200), generator=g)
+    drawn = change[rows].sum(1) / tokens[rows].sum(1)
+    assert _paired_error(change, tokens) == pytest.approx(float(drawn.std()), rel=0.05)
+
+
+def test_one_block_has_no_error():
+    assert _paired_error(torch.tensor([1.0]).double(), torch.tensor([4.0]).double()) is None
+
+
+def test_the_untrained_model_has_changed_by_nothing_for_sure():
+    t = task()
+    assert {s.se for s in t.evaluate(t.init(5)).values()} == {0.0}
+
+
+def test_changes_are_paired_with_the_model_before_training_whatever_was_folded_in():
+    """After a resume the first model that is evaluated is a trained one; what it is compared with is not."""
+    fresh, resumed = task(), task()
+    fresh.evaluate(fresh.init(0))
+    site = fresh.layout.lora[0]
+    folded = {site.name: 0.1 * torch.ones(site.shape[2], site.shape[1])}
+    for t in (fresh, resumed):
+        t.fold(folded)
+    adapter = moved(fresh)
+    assert resumed.evaluate(adapter) == fresh.evaluate(adapter)
+    assert resumed.folded is folded
+    change, tokens = fresh.untrained, torch.cat([b.targets for b in fresh.sets.values()]).double()
+    assert change is not None
+    n = len(fresh.sets["topic/a"])
+    nll = fresh._nll(adapter.flat, torch.arange(sum(fresh.counts), len(fresh.ids)))
+    expected = _paired_error((nll - change)[:n], tokens[:n])
+    assert fresh.evaluate(adapter)["topic/a"].se == pytest.approx(expected)

@@ -49,6 +49,9 @@ class Quadratic:
     def attention(self, params: Tensor, blocks: int) -> None:
         return None
 
+    def continuations(self, flat: Tensor, blocks: int) -> None:
+        return None
+
     def fold(self, base) -> None:
         assert not base
 
@@ -99,6 +102,9 @@ class LowRank:
         return None
 
     def attention(self, params: Tensor, blocks: int) -> None:
+        return None
+
+    def continuations(self, flat: Tensor, blocks: int) -> None:
         return None
 
     def fold(self, base) -> None:

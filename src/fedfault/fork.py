@@ -86,6 +86,7 @@ def fork(
 
 def _plan(path: Path, round: int, overrides: Sequence[str], overwrite: bool) -> Plan:
     parent = RunFolder.open(path)
+    parent.check_kept(round)
     config = parent.path / "config.yaml"
     given = {word.partition("=")[0].strip() for word in overrides}
     made, before = (_remedies(parent, until) for until in (round - 1, round))
@@ -93,23 +94,29 @@ def _plan(path: Path, round: int, overrides: Sequence[str], overwrite: bool) -> 
     loaded = load(config, [*kept, *overrides])
     changed, since = (changes(load(config, s).resolved, loaded.resolved) for s in (before, made))
     changed = {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
-    for key in changed:
-        if why := next((why for stays, why in MUST_STAY.items() if key.startswith(stays)), None):
-            raise UserError(
-                f"a fork cannot have another {key}: {why}. Leave it out, or start a new run with "
-                f"`fedfault run {config} {key}=... experiment_name=...`"
-            )
-    if loaded.experiment.federation.num_rounds <= round:
-        raise UserError(
-            f"federation.num_rounds is {loaded.experiment.federation.num_rounds}, so that nothing is left after round "
-            f"{round}; give an earlier --round, or more rounds"
-        )
+    _check(changed, loaded, round, config)
     loaded = _placed(parent, loaded, given, overwrite)
     target = session._path(loaded.experiment)
     if target.resolve() == parent.path.resolve():
         raise UserError(f"{target} is the run to fork from, and a fork cannot replace it; give another experiment_name")
     RunFolder.check_free(target, overwrite=overwrite)
     return Plan(parent, round, loaded, changed, since, target)
+
+
+def _check(changed: Collection[str], loaded: Loaded, round: int, config: Path) -> None:
+    """Refuse settings that have to stay, and a fork without a future."""
+    for key in changed:
+        if why := next((why for stays, why in MUST_STAY.items() if key.startswith(stays)), None):
+            raise UserError(
+                f"a fork cannot have another {key}: {why}. Leave it out, or start a new run with "
+                f"`fedfault run {config} {key}=... experiment_name=...`"
+            )
+    last = loaded.experiment.federation.num_rounds
+    if last <= round:
+        raise UserError(
+            f"federation.num_rounds is {last}, so that nothing is left after round {round}; give an earlier --round, or "
+            "more rounds"
+        )
 
 
 def _remedies(parent: RunFolder, until: int) -> list[str]:
@@ -187,11 +194,12 @@ def _check_ranks(fed: Federation, state: State, changed: Collection[str]) -> Non
 
 def _told(plan: Plan, p: Prepared) -> str:
     """What the fork is, in a line."""
-    parent, last = plan.parent.path, p.federation.num_rounds
+    parent, first, last = plan.parent.path, plan.round + 1, p.federation.num_rounds
+    rounds = f"rounds {first} to {last}" if first < last else f"round {first}"
     if not plan.changed:
-        return f"nothing is changed: rounds {plan.round + 1} to {last} will have the same numbers as in {parent}"
+        return f"nothing is changed: {rounds} will have the same numbers as in {parent}"
     each = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in plan.changed.items())
-    return f"rounds {plan.round + 1} to {last} after round {plan.round} of {parent}, with {each}"
+    return f"{rounds}, after round {plan.round} of {parent}, with {each}"
 
 
 def _write_past(folder: RunFolder, plan: Plan, p: Prepared, state: State, progress: Progress) -> None:

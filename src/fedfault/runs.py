@@ -167,15 +167,19 @@ class RunFolder:
         damaged = "; ".join(warnings) or "there is none"
         raise UserError(f"no whole checkpoint in {self.checkpoints}: {damaged}. Start again with --overwrite")
 
-    def _load_named(self, round: int, layout: Layout, device: Any) -> State:
+    def check_kept(self, round: int) -> None:
+        """`UserError` with the rounds that have a checkpoint, if this one has none."""
         if round not in (kept := self.kept()):
             raise UserError(
                 f"{self.path} has no checkpoint of round {round}; there are {_listed(kept)} (logging.keep_checkpoints)"
             )
+
+    def _load_named(self, round: int, layout: Layout, device: Any) -> State:
+        self.check_kept(round)
         try:
             return self._load(round, layout, device)
         except (OSError, ValueError, KeyError, TypeError) as e:
-            others = _listed([t for t in kept if t != round])
+            others = _listed([t for t in self.kept() if t != round])
             raise UserError(
                 f"the checkpoint of round {round} in {self.path} is damaged ({e}); besides it there are {others}"
             ) from e

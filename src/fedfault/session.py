@@ -54,6 +54,7 @@ def start(
     exp = loaded.experiment
     path = _path(exp)
     RunFolder.check_free(path, overwrite=overwrite)
+    Watch(loaded.resolved)  # a calibration that does not fit is refused before anything is written
     for note in loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()

@@ -42,6 +42,7 @@ def scales(name: str) -> list[dict[str, float]]:
     return [{}, built(name).scale([healthy(seed) for seed in range(1, 5)])]
 
 
+@lru_cache
 def built(name: str) -> Detector:
     detector: Detector = build("detector", name)
     return detector

@@ -31,7 +31,7 @@ def test_the_sum_by_hand():
     assert [r.round for r in found] == [1, 2, 3, 4, 5]
     assert [r.statistic for r in found] == pytest.approx([0, 0, 0.5, 3.0, 0])
     assert [r.effect for r in found] == pytest.approx([0, 0.05, 0.1, 0.3, 0])
-    assert found[3].evidence == pytest.approx({"loss": 4.3, "best": 4.0, "rise": 0.3})
+    assert found[3].evidence["rise"] == pytest.approx(0.3)
 
 
 def test_a_smaller_noise_makes_the_same_rise_weigh_more():
@@ -62,6 +62,14 @@ def test_a_loss_that_is_no_number_is_an_alarm_at_once():
         assert found[1].evidence == {"best": 4.0}
         assert found[2].effect == pytest.approx(0.5)  # the best value is remembered
         assert DETECTOR.sentence(found[1]) == "the validation loss is not a finite number"
+
+
+def test_a_run_has_failed_once_half_of_what_it_gained_is_given_back():
+    """From 5 to 4 and back to 4.4 or 4.6; a run that never gained anything has failed too."""
+    for end, failed in ((4.4, False), (4.6, True)):
+        assert DETECTOR.fails(readings([5.0, 4.0, end])[-1]) is failed
+    assert DETECTOR.fails(readings([5.0, 5.5])[-1])
+    assert DETECTOR.fails(readings([5.0, 4.0, math.nan])[-1])
 
 
 def test_sigma_is_the_scaled_median_residual_about_the_falling_fit():

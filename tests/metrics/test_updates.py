@@ -61,10 +61,11 @@ def test_clients_that_agree_do_not_diverge():
 
 
 def test_what_is_undefined_is_absent():
-    alone, _ = update_metrics(LAYOUT, START, COHORT[:1])
+    alone = update_metrics(gram(LAYOUT, START, COHORT[:1]))
     assert set(alone) == {"update_norm"}
-    idle, norms = update_metrics(LAYOUT, START, START.expand(3, -1))
-    assert (idle, norms) == ({"update_norm": 0.0}, [0.0] * 3)
+    still = START.expand(3, -1)
+    assert update_metrics(gram(LAYOUT, START, still)) == {"update_norm": 0.0}
+    assert update_norms(LAYOUT, still, still) == [0.0] * 3
 
 
 def test_the_mean_of_one_client_is_that_client_to_the_last_bit():

@@ -25,14 +25,14 @@ def test_nothing_to_show_is_no_drawing():
     assert inline(make(general=False), "general", general) == (None, [])
 
 
-def test_variables_give_the_picture_of_either_theme():
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
+def test_variables_give_the_picture_of_either_theme(theme):
     def without_ids(text):  # they are made of what is drawn, colours included
         return re.sub(r'(?<=[#"])[mp][0-9a-f]{10}(?=["\)])', "ID", text)
 
-    for theme in (LIGHT, DARK):
-        variables = in_variables(svg(general(RUN)))
-        coloured = re.sub(r"var\(--([\w-]+)\)", lambda found: theme.variables[found[1]], variables)
-        assert without_ids(coloured) == without_ids(svg(general(RUN, theme)))
+    variables = in_variables(svg(general(RUN)))
+    coloured = re.sub(r"var\(--([\w-]+)\)", lambda found: theme.variables[found[1]], variables)
+    assert without_ids(coloured) == without_ids(svg(general(RUN, theme)))
 
 
 @pytest.mark.parametrize("body", ['<path style="fill: #123456"/>', '<image href="data:"/>'])

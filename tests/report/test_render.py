@@ -182,7 +182,7 @@ def test_the_page_opens_with_the_verdict_and_its_findings(tmp_path):
     found = [finding("slow", 1, "suspect"), finding("divergence", 2, evidence={"rise": 0.5}, advice=advice)]
     text = render(judged(tmp_path, found), dpi=20).read_text()
     order = [
-        "✕ Failed since round 2", "It diverged.", "Quite.", "Thresholds: packaged: quickstart, 19 IID control runs",
+        "✕ Failed since round 2", "It diverged.", "Quite.",
         "Round 2 · divergence.", "The loss rises.", "Statistic 4.25, threshold 1.5 from 19 control runs; rise 0.5.",
         "Try: training.lr at half; training.max_grad_norm lower.", "Round 1 · slow.", "Mixed validation perplexity fell",
     ]  # fmt: skip
@@ -207,6 +207,12 @@ def test_a_state_is_a_word_and_a_sign_not_a_colour_alone(tmp_path, state, sign):
 
 
 @pytest.mark.usefixtures("few")
+def test_a_verdict_without_calibration_says_so_plainly(tmp_path):
+    assert "not calibrated" in render(judged(tmp_path, calibration=None), dpi=20).read_text()
+    assert "not calibrated" not in render(judged(tmp_path), dpi=20).read_text()
+
+
+@pytest.mark.usefixtures("few")
 def test_a_run_without_a_verdict_says_nothing_about_it(tmp_path):
     text = render(write(tmp_path), dpi=20).read_text()
     assert not re.search("verdict|healthy|calibrated", text.partition("<body>")[2], re.IGNORECASE)
@@ -214,6 +220,7 @@ def test_a_run_without_a_verdict_says_nothing_about_it(tmp_path):
     assert "Findings so far" in render(tmp_path, dpi=20).read_text()  # of a run that goes on
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_stays_small(tmp_path):
     topics = ("news", "code", "prose")
     run = make(rounds=12, clients=10, topics=topics, probed=True)

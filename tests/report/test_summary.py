@@ -59,17 +59,12 @@ def test_events_are_shown_and_many_are_counted(tmp_path):
     assert notes[-1] == "4 more such events are in rounds.jsonl."
 
 
-def test_forks_and_ways_back_are_told(tmp_path):
+def test_a_fork_is_told(tmp_path):
     folder = write(tmp_path)
-    update(
-        folder / "manifest.json", parent={"run": "results/old", "round": 1, "changes": {"training.lr": [0.003, 1e-5]}}
-    )
-    past = {"from": 3, "to": 2, "changes": {"federation.algorithm.name": ["fedavg", "fedprox"]}, "records": "a.jsonl"}
-    update(folder / "manifest.json", abandoned=[past])
-    assert summary.remarks(read(folder))[:2] == [
-        "This run went its own way after round 1 of results/old: training.lr 0.003 → 1e-05.",
-        "The run went back to round 2 by itself and on from there with federation.algorithm.name fedavg → fedprox.",
-    ]
+    parent = {"run": "results/old", "round": 1, "changes": {"training.lr": [0.003, 1e-5]}}
+    update(folder / "manifest.json", parent=parent)
+    said = "This run went its own way after round 1 of results/old: training.lr 0.003 → 1e-05."
+    assert summary.remarks(read(folder))[0] == said
 
 
 def test_the_time_of_probes_is_told_as_a_share():

@@ -26,7 +26,6 @@ def test_bits_per_byte_need_the_bytes_of_a_token(tmp_path):
     bits = {row[0]: row[-1] for row in table.rows}
     assert bits["code"] == "1.443"  # 4 nats / ln 2 / 4 bytes = 1 / ln 2
     assert bits["news"] == "–"
-    assert tables.bits_per_byte(read(folder), "topic/code", 8 * math.log(2)) == pytest.approx(2.0)
 
 
 def test_fairness_is_about_the_last_evaluation(tmp_path):

@@ -17,13 +17,9 @@ def test_the_state_says_since_when():
     assert verdict(make()) is None
 
 
-def test_the_basis_names_controls_and_the_rate_of_false_alarms():
-    said = judged(calibration="mine.json", controls=19, alpha=0.05).basis
-    assert said == "Thresholds: mine.json, 19 IID control runs, false alarms in at most 5 % of healthy runs."
-
-
-def test_a_verdict_without_calibration_says_so_plainly():
-    assert judged(calibration=None, controls=0, alpha=0.05).basis.startswith("Not calibrated: no control runs")
+def test_a_verdict_is_calibrated_when_it_names_a_calibration():
+    assert judged(calibration="packaged: quickstart").calibrated
+    assert not judged(calibration=None).calibrated
 
 
 def numbers(**more):

@@ -40,7 +40,7 @@ def losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
         return None
     until = max(run.rounds_done for _, run in shown)
     found = [
-        Mark(f.round, label(f"{label(c.names[i])} forks", 27), theme.palette[i], CHANGE)
+        Mark(f.round, f"{label(c.names[i])} forks", theme.palette[i], CHANGE)
         for i, run in shown
         for f in run.forks
         if f.name == "parent"
@@ -73,12 +73,16 @@ def first_alarms(run: RunData) -> dict[str, int]:
 
 
 def _alarms(ax: Axes, run: RunData, theme: Theme) -> None:
+    """Rings around the run's line, or at the top edge where its loss is not finite."""
     rounds, values = (np.array(part, dtype=float) for part in run.losses("validation"))
-    at, good = sorted(set(first_alarms(run).values())), np.isfinite(values)
-    if not at or not good.any():
-        return
-    heights = np.interp(at, rounds[good], values[good])  # a detector may speak where the mixture was not scored
-    ax.plot(at, heights, "o", mec=theme.alarm, mfc="none", mew=2, ms=12, zorder=20, clip_on=False)
+    at, good = np.array(sorted(set(first_alarms(run).values()))), np.isfinite(values)
+    lost = np.isin(at, rounds[~good])
+    ring: dict[str, Any] = {"mec": theme.alarm, "mfc": "none", "mew": 2, "ms": 12, "zorder": 20, "clip_on": False}
+    if lost.any():  # a line without points would take room at the figure's corner
+        ax.plot(at[lost], [1.0] * lost.sum(), "o", transform=ax.get_xaxis_transform(), **ring)
+    if good.any() and not lost.all():
+        heights = np.interp(at[~lost], rounds[good], values[good])  # it may be a round without a score of the mixture
+        ax.plot(at[~lost], heights, "o", **ring)
 
 
 def clients(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
@@ -96,8 +100,7 @@ def _lines(c: Comparison, paired: list[int], units: list[str], theme: Theme, nar
     first = {k: a for i in paired for k, (a, _) in c.pairs[i - 1].clients.losses.items()}
     topic = {k: c.runs[0].dominant(int(k)) or "" for k in units}
     units = sorted(units, key=lambda k: (topic[k], first[k]), reverse=True)
-    columns = 2 if narrow else 4
-    room = 13 * (-(-(1 + len(paired)) // columns) - 1)  # points for further lines of the legend
+    room = _room(1 + len(paired), narrow)
     fig = canvas(narrow, 1.2 + 0.24 * len(units) + room / 72)
     ax = fig.add_subplot()
     each = [[first[k] for k in units]]
@@ -116,8 +119,13 @@ def _lines(c: Comparison, paired: list[int], units: list[str], theme: Theme, nar
     ax.set_xlabel("final held-out loss (nats per token)")
     ax.grid(axis="x")
     ax.set_title("Each client, with the topic it mostly holds", pad=24 + room)
-    legend_above(ax, columns)
+    legend_above(ax, 2 if narrow else 4)
     return fig
+
+
+def _room(names: int, narrow: bool) -> float:
+    """Points that a legend above the axes needs beyond its first line."""
+    return 13.0 * (math.ceil(names / (2 if narrow else 4)) - 1)
 
 
 def _beyond(ax: Axes, rows: list[int], theme: Theme) -> None:
@@ -130,7 +138,8 @@ def _beyond(ax: Axes, rows: list[int], theme: Theme) -> None:
 
 
 def _points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -> Figure:
-    fig = canvas(narrow, 4.0)
+    room = _room(len(paired), narrow)
+    fig = canvas(narrow, 4.2 + room / 72)
     ax = fig.add_subplot()
     ends: list[float] = []
     for i in paired:
@@ -143,11 +152,10 @@ def _points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -> Fig
         ends += good.ravel().tolist()
     if ends:
         ax.plot([min(ends), max(ends)], [min(ends), max(ends)], color=theme.muted, lw=1.2, ls=(0, (4, 3)), zorder=1)
-    ax.set_box_aspect(1 if narrow else 0.6)
     ax.set_xlabel(f"final held-out loss in {label(c.names[0])} (nats per token)")
     ax.set_ylabel("in the other run")
     ax.grid()
-    ax.set_title("A point a client; below the dashed line the other run is better", pad=24)
+    ax.set_title("Below the dashed line: better than in the first run", pad=24 + room)
     legend_above(ax, 2 if narrow else 4)
     return fig
 

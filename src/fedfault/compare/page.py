@@ -100,9 +100,11 @@ def notes(c: Comparison) -> list[str]:
         if not run.finished:
             of = f" of {run.rounds_planned}" if run.rounds_planned else ""
             said.append(f"{name} is not finished: {run.rounds_done}{of} rounds are recorded.")
-        broken = [t for t, loss in zip(*run.losses("validation"), strict=True) if not math.isfinite(loss)]
+        rounds, losses = run.losses("validation")
+        broken = [t for t, loss in zip(rounds, losses, strict=True) if not math.isfinite(loss)]
         if broken:
-            said.append(f"{name} diverged: its loss is not a finite number in round {broken[0]}.")
+            when = f"in round {broken[0]}" if math.isfinite(losses[-1]) else f"from round {broken[0]} on"
+            said.append(f"{name} diverged: its loss is not a finite number {when}.")
     ends = {run.rounds_done for run in c.runs}
     if len(ends) > 1:
         each = ", ".join(f"{run.rounds_done} ({name})" for name, run in zip(c.names, c.runs, strict=True))

@@ -15,6 +15,7 @@ from fedfault.seeds import rng
 
 LEAST = 5  # units for an interval: they can be drawn again in 126 ways, three units only in 10
 RESAMPLES = 9999  # scipy's default
+ROUNDING = 1e-9  # nats: differences closer than that are the same, and the acceleration would be 0 / 0
 TOPIC_SETS = (  # what the texts that stand for a topic follow from
     "seed", "data.dataset.", "data.path", "data.text_columns", "data.topic_column", "data.group_column", "model.name",
     "model.max_length", "evaluation.max_blocks",
@@ -106,8 +107,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < LEAST or not np.isfinite(values).all():
         return None
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
+    if np.ptp(values) < ROUNDING:
+        return min(values), max(values)
     from scipy.stats import bootstrap
 
     found = bootstrap((np.asarray(values),), np.mean, n_resamples=RESAMPLES, rng=rng(0, "compare")).confidence_interval

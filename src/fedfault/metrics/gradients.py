@@ -66,7 +66,7 @@ def gradients() -> Probe:
         if m.halves is None:
             return Readings()
         first, second = (wide(h) for h in m.halves)
-        whole = torch.isfinite(first).all(1) & torch.isfinite(second).all(1)  # (K,)
+        whole = torch.isfinite(first.square().sum(1)) & torch.isfinite(second.square().sum(1))  # (K,)
         if not bool(whole.any()):
             return Readings()
         products = first[whole] @ second[whole].T  # (k, k)
@@ -81,7 +81,8 @@ def gradients() -> Probe:
         every = first.new_full((len(first),), math.nan).masked_scatter(whole, norm)
         control, clients = control_error(m, first, second)
         shown = {"halves": products.tolist()} if bool(whole.all()) and 1 < len(first) <= SHOWN else {}
-        return Readings(found | control, {"gradient_norm": every.tolist(), **clients}, shown)
+        known = {name: value for name, value in (found | control).items() if math.isfinite(value)}
+        return Readings(known, {"gradient_norm": every.tolist(), **clients}, shown)
 
     return Probe(take, sparse=True, gradients=True)
 
@@ -117,7 +118,7 @@ def control_error(m: Moment, first: Tensor, second: Tensor) -> tuple[dict[str, f
     second half, which noise leaves unbiased. 0: c_i is the client's gradient; 1: no better than none; above 1: they hurt.
 
     control_error, control_spread   numerator and denominator; their ratio is undefined where clients do not differ
-    control_ratio                   mean of |c_i| / |grad f_i|; far from 1: the units are wrong, as with momentum
+    control_ratio                   mean of |c_i| / mean of |grad f_i|; far from 1: the units are wrong, as with momentum
     control_error, control_spread, control_norm, control_age   of each client; the age in rounds
     """
     if "c" not in m.before.clients or "c" not in m.before.memory:

@@ -22,7 +22,8 @@ def ranks() -> Probe:
     energy_above     sum of s_j^2 over j > r_min, over |s|^2, all sites together: what clients of the smallest rank do not
                      see (Bai et al., arXiv 2402.11505); only where ranks differ
 
-    The product is never formed. Without LoRA sites, nothing; what an aggregation added to the frozen weights is left out.
+    The product is never formed. Without LoRA sites, nothing. What an aggregation added to the frozen weights is left out,
+    and where it put everything there, B A = 0 does not mean that the adapter is dead: nothing.
     """
 
     def take(m: Moment) -> Readings:
@@ -32,7 +33,7 @@ def ranks() -> Probe:
         values = [svd(Pair(*map(wide, x.layout.pair(x.flat, site))))[1] for site in x.layout.lora]
         alive = [s for s in values if float(s.max()) > 0]
         if not alive:
-            return Readings({"effective_rank": 0.0})
+            return Readings({} if m.after.base else {"effective_rank": 0.0})
         found = {
             "effective_rank": sum(effective_rank(s) for s in alive) / len(alive),
             "stable_rank": sum(float(s.square().sum() / s.max() ** 2) for s in alive) / len(alive),

@@ -31,16 +31,14 @@ def status(run: RunData) -> list[str]:
 
 def remarks(run: RunData) -> list[str]:
     """What the run itself noted at its start, and what one run cannot say."""
-    noted = [*(str(n) for n in run.manifest.get("notes") or ()), *(_fork(f) for f in run.forks)]
+    noted = [*(str(n) for n in run.manifest.get("notes") or ()), *(_fork(f) for f in run.forks if f.name == "parent")]
     seed = "One run with one seed: repeat it with other seeds before reading much into small differences."
     return [*noted, seed] if run.rounds_done else noted
 
 
 def _fork(fork: Fork) -> str:
-    if fork.name == "parent":
-        of = f" of {fork.source}" if fork.source else ""
-        return f"This run went its own way after round {fork.round}{of}: {fork.change}."
-    return f"The run went back to round {fork.round} by itself and on from there with {fork.change}."
+    of = f" of {fork.source}" if fork.source else ""
+    return f"This run went its own way after round {fork.round}{of}: {fork.change}."
 
 
 def headline(run: RunData) -> list[str]:

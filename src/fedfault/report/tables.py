@@ -8,6 +8,7 @@ from typing import Any
 
 from fedfault.metrics.fairness import backward_transfer
 from fedfault.metrics.fairness import fairness as spread
+from fedfault.records import bits_per_byte
 from fedfault.report.data import RunData
 from fedfault.report.words import NOTHING, Table, number, perplexity, size
 
@@ -37,7 +38,7 @@ def _score_row(run: RunData, name: str, title: str) -> list[str]:
     rounds, losses = run.losses(name)
     best = min(((v, n) for n, v in zip(rounds, losses, strict=True) if math.isfinite(v)), default=(None, None))
     rise = max((rise for rise, _ in run.rises(name)), default=None)
-    later = len(losses) > 1
+    later, width = len(losses) > 1, run.split.get("bytes_per_token", {}).get(name)
     return [
         title,
         number(losses[0]),
@@ -48,14 +49,8 @@ def _score_row(run: RunData, name: str, title: str) -> list[str]:
         number(backward_transfer(losses)[-1] if later else None),
         number(rise),
         perplexity(losses[-1]),
-        number(bits_per_byte(run, name, losses[-1])),
+        number(bits_per_byte(losses[-1], width) if width else None),
     ]
-
-
-def bits_per_byte(run: RunData, name: str, loss: float) -> float | None:
-    """loss / ln 2 / bytes per token: what a compressor would need; comparable between tokenizers. None where not known."""
-    bytes_per_token = run.split.get("bytes_per_token", {}).get(name)
-    return loss / math.log(2) / bytes_per_token if bytes_per_token else None
 
 
 def fairness(run: RunData) -> Table | None:

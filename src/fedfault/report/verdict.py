@@ -10,12 +10,13 @@ from fedfault.report.words import many, number
 
 
 class Verdict(NamedTuple):
-    """The state of a run in a word and in sentences."""
+    """The state of a run in a word and a sentence, and how sure that is."""
 
     state: str
     title: str
-    sentences: list[str]
-    basis: str
+    sentence: str
+    sure: str
+    calibrated: bool
 
 
 class Line(NamedTuple):
@@ -33,22 +34,10 @@ def verdict(run: RunData) -> Verdict | None:
     said = run.metrics.get("verdict")
     if not said:
         return None
-    since = said.get("since")
-    title = said["state"].capitalize() + ("" if since is None else f" since round {since}")
-    sentences = [str(said[key]) for key in ("sentence", "sure") if said.get(key)]
-    return Verdict(said["state"], title, sentences, _basis(said))
-
-
-def _basis(said: dict[str, object]) -> str:
-    if not said.get("calibration"):
-        return (
-            "Not calibrated: no control runs of this setting stand behind the thresholds, so nobody knows how often a "
-            "healthy run would be called a failure."
-        )
-    controls, alpha = said.get("controls"), said.get("alpha")
-    of = f", {many(controls, 'IID control run')}" if isinstance(controls, int) else ""
-    rate = f", false alarms in at most {100 * alpha:g} % of healthy runs" if isinstance(alpha, float) else ""
-    return f"Thresholds: {said['calibration']}{of}{rate}."
+    since = "" if said.get("since") is None else f" since round {said['since']}"
+    title = f"{said['state'].capitalize()}{since}"
+    sentence, sure = (str(said.get(key) or "") for key in ("sentence", "sure"))
+    return Verdict(said["state"], title, sentence, sure, bool(said.get("calibration")))
 
 
 def findings(run: RunData) -> tuple[list[Line], list[Line]]:

@@ -90,7 +90,7 @@ def cosines(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
             ink = text_on(cmap((values[i, j] / most + 1) / 2))
             text = f"{values[i, j].round(2) + 0.0:.2f}".replace("-", "−")
             ax.text(j, i, text, ha="center", va="center_baseline", color=ink, fontsize=FONT - 1.5)
-    ticks = _client_axis(ax, run, theme, narrow)
+    ticks = _apart(_client_axis(ax, run, theme, narrow), len(values) / (12 if narrow else 24))
     ax.set_xticks([t[0] for t in ticks], [t[1] for t in ticks], rotation=40, ha="right", rotation_mode="anchor")
     _colour_by_topic(ax.get_xticklabels(), ticks, run, theme)
     ax.set_title(f"Updates of round {rounds[0]}" if len(rounds) == 1 else f"Updates, mean over {len(rounds)} rounds")
