@@ -166,9 +166,9 @@ def tied(g, runs: int, D: int) -> np.ndarray:
 @pytest.mark.parametrize("draw", [normal, heavy, skewed, correlated, tied])
 @pytest.mark.parametrize("D", [1, 3, 8])
 def test_at_most_5_of_100_healthy_runs_raise_any_alarm(draw, D):
-    """100 calibrations of 19 controls each, and a thousand fresh runs each; + 4 standard errors over calibrations."""
+    """60 calibrations of 19 controls each, and a thousand fresh runs each; + 4 standard errors over calibrations."""
     g, rates = np.random.default_rng(D), []
-    for _ in range(100):
+    for _ in range(60):
         thresholds, exact = learned(draw(g, 19, D).tolist())
         assert exact
         rates.append(np.mean((draw(g, 1000, D) > thresholds).any(axis=1)))

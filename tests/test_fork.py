@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from fedfault import session
+from fedfault.carry import carried
 from fedfault.config import load
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.exchange import OWN
-from fedfault.fork import carried, fork
+from fedfault.fork import fork
 from fedfault.progress import Progress
 from fedfault.runs import RunFolder
 from test_session import SMALL

@@ -88,7 +88,14 @@ def test_a_kill_while_going_back_is_repaired_by_resume(tmp_path):
     folder = run(tmp_path, "federation.on_failure=continue")
     before = folder.records()
     manifest = folder.read_json("manifest.json")
-    entry = {"from": 4, "to": 1, "by": ["divergence"], "changes": {}, "settings": ["training.lr=1e-3"], "records": "a.jsonl"}
+    entry = {
+        "from": 4,
+        "to": 1,
+        "by": ["divergence"],
+        "changes": {},
+        "settings": ["training.lr=1e-3"],
+        "records": "a.jsonl",
+    }
     manifest["abandoned"] = [{**entry, "done": False}]
     folder.write_json("manifest.json", manifest)
     after = session.resume(folder.path, QUIET).records()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import lru_cache
 
 import pytest
 import yaml
@@ -39,8 +40,13 @@ def write(folder, records, config=CONFIG):
     return folder
 
 
+@lru_cache
+def learned():
+    return learn([healthy(seed) for seed in range(19)], detectors(), statistic)
+
+
 def made(config=CONFIG) -> Calibration:
-    thresholds, exact = learn([healthy(seed) for seed in range(19)], detectors(), statistic)
+    thresholds, exact = learned()
     return Calibration("made", thresholds, 19, ALPHA, exact, config)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from fedfault.carry import carried
 from fedfault.config.loading import load
 from fedfault.experiment import Prepared, federation
 from fedfault.language import LanguageTask
@@ -40,8 +41,6 @@ def roll_back(
     folder: RunFolder, p: Prepared, alarms: Sequence[Finding], manifest: dict[str, Any], progress: Progress
 ) -> tuple[Prepared, State, str] | None:
     """The run as it goes on from its best round, and a sentence about it; None where there is no remedy, or no more."""
-    from fedfault.fork import carried
-
     records, past = folder.records(), manifest.setdefault("abandoned", [])
     answer = remedy(p.config, [f.detector for f in alarms])
     best = best_round(records)
