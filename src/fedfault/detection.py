@@ -119,14 +119,18 @@ def _sentence(state: str, alarms: Sequence[Finding], holding: Collection[str], f
     if state == "healthy":
         doubts = list(dict.fromkeys(f.detector.replace("_", " ") for f in findings))
         return "No detector raised an alarm" + (f"; suspected for a while: {', '.join(doubts)}." if doubts else ".")
-    last = {f.detector: f for f in alarms}  # the newest sentence of each
-    told = [
-        f"since round {next(a.round for a in alarms if a.detector == name)} {f.sentence}"
-        + ("" if name in holding else " (over by the end)")
-        for name, f in last.items()
+    first = alarms[0]
+    text = f"Since round {first.round} {first.sentence}{_over(first, holding)}"
+    others = {f.detector: f for f in reversed(alarms) if f.detector != first.detector}  # the first alarm of each
+    then = [
+        f"{f.detector.replace('_', ' ')} (round {f.round}{'' if f.detector in holding else ', over'})"
+        for f in sorted(others.values(), key=lambda f: f.round)
     ]
-    text = "; ".join(told)
-    return f"{text[0].upper()}{text[1:]}."
+    return text + (f"; then {', '.join(then)}." if then else ".")
+
+
+def _over(f: Finding, holding: Collection[str]) -> str:
+    return "" if f.detector in holding else " (over by the end)"
 
 
 def _sure(calibration: Calibration | None, differs: Sequence[str]) -> str:
