@@ -26,6 +26,7 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "corpora": NOUNS,
     "metrics": NOUNS,
     "remedies": {"config"},
+    "outcome": {"metrics", "records", "runs"},
     "trackers": {"errors", "records"},
     "watch": {"calibration", "detection", "records", "report", "storage"},
     "detection": {"calibration", "records", "registry"},

@@ -171,7 +171,12 @@ def test_an_alarm_that_is_over_by_the_end_does_not_fail_a_run(known):
     known(a=fake([2, 2, 0, 0, 0, 0], fails=lambda last: True), b=fake([0, 0, 0, 3, 3, 3]))
     found = verdict(RUN, None)
     assert (found["state"], found["since"], found["causes"], found["over"]) == ("degraded", 2, ["a", "b"], ["a"])
-    assert found["sentence"] == "Since round 2 it reads 2 (over by the end); since round 5 it reads 3."
+    assert found["sentence"] == "Since round 2 it reads 2 (over by the end); then b (round 5)."
+
+
+def test_a_verdict_s_sentence_is_of_the_first_alarm_and_names_the_others_once(known):
+    known(slow_one=fake([0, 0, 2, 2, 0, 0]), a=fake([2, 2, 2, 2, 2, 2]), c=fake([0, 2, 2, 0, 2, 2]))
+    assert verdict(RUN, None)["sentence"] == "Since round 2 it reads 2; then c (round 3), slow one (round 4, over)."
 
 
 def test_any_alarm_in_a_run_that_ends_above_its_start_is_a_failure(known):

@@ -10,7 +10,7 @@ import torch
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.records import ClientRecord, RoundRecord, Score
-from fedfault.runs import RunFolder, best_round, changes, read_records, summary
+from fedfault.runs import RunFolder, best_round, changes, read_records
 from fedfault.types import Adapter, Layout, Site, State
 from toys import LowRank, federation
 
@@ -194,13 +194,3 @@ def test_changes_of_a_configuration_are_told_by_dotted_key():
         "federation.algorithm.mu": [0.1, None],
         "new.ranks": [None, [1, 2]],
     }
-
-
-def test_the_summary_has_no_invented_numbers():
-    found = summary([record(0, 2.0), record(1, 1.5), record(2, 1.7)])
-    assert found["best"] == {"round": 1, "loss": 1.5}
-    assert found["final"]["validation"]["loss"] == 1.7
-    assert "forgetting" not in found
-    assert "tokens_per_second" not in found
-    nan = summary([record(0, float("nan"))])
-    assert "best" not in nan

@@ -18,6 +18,7 @@ from fedfault.registry import build, builders
 
 LAST = 3  # readings that an alarm looks back on
 NEEDED = 2  # of them above the threshold
+WORSE = ("ok", "suspect", "alarm")
 
 
 def detectors() -> dict[str, Detector]:
@@ -47,7 +48,7 @@ def _findings(name: str, detector: Detector, threshold: Threshold, records: Reco
     readings = detector.readings(records, threshold.scale)
     for i, r in enumerate(readings):
         now = level(detector, threshold, readings[: i + 1])
-        if now != "ok" and (state, now) not in (("suspect", "suspect"), ("alarm", "alarm"), ("alarm", "suspect")):
+        if WORSE.index(now) > WORSE.index(state):
             found.append(_finding(name, detector, threshold, r, now))
         state = now
     return found

@@ -287,27 +287,3 @@ def best_round(records: Sequence[RoundRecord]) -> int | None:
     scored = [(r.scores["validation"].loss, r.round) for r in records if "validation" in r.scores]
     finite_ones = [(loss, t) for loss, t in scored if math.isfinite(loss)]
     return min(finite_ones)[1] if finite_ones else None
-
-
-def summary(records: Sequence[RoundRecord]) -> dict[str, Any]:
-    """metrics.json: the final, first and best scores and the totals of a run. What was not measured is absent."""
-    scored = [r for r in records if r.scores]
-    out: dict[str, Any] = {"rounds": records[-1].round if records else 0}
-    if scored:
-        first, last = scored[0], scored[-1]
-        out["final"] = {
-            n: {"loss": s.loss, "perplexity": s.perplexity, "tokens": s.tokens} for n, s in last.scores.items()
-        }
-        out["initial"] = {n: {"loss": s.loss, "perplexity": s.perplexity} for n, s in first.scores.items()}
-        if (best := best_round(records)) is not None:
-            loss = next(r.scores["validation"].loss for r in records if r.round == best)
-            out["best"] = {"round": best, "loss": loss}
-        if "general" in last.scores:
-            out["forgetting"] = last.scores["general"].loss - first.scores["general"].loss
-    out["bytes_up"] = sum(r.bytes_up for r in records)
-    out["bytes_down"] = sum(r.bytes_down for r in records)
-    out["tokens"] = sum(r.tokens for r in records)
-    train = sum(r.seconds.get("train", 0.0) for r in records)
-    if train:
-        out["tokens_per_second"] = out["tokens"] / train
-    return out

@@ -24,9 +24,10 @@ from fedfault.config.schema import Experiment
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared, facts, prepare
+from fedfault.outcome import summary
 from fedfault.progress import Progress
 from fedfault.records import Finding, RoundRecord
-from fedfault.runs import RunFolder, best_round, is_run, summary
+from fedfault.runs import RunFolder, best_round, is_run
 from fedfault.trackers import Trackers
 from fedfault.types import State
 from fedfault.watch import Watch, told
@@ -203,7 +204,7 @@ def _finish(
     from fedfault.backbones.export import export
 
     watch.write(folder.path, records)
-    found = {**summary(records), "verdict": watch.verdict(records)}
+    found = {**summary(records, p.split.bytes_per_token), "verdict": watch.verdict(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
     export(folder.path / "adapter", p.backbone, p.model, state.adapter, _card(p, found, manifest), state.base)

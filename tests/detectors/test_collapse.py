@@ -81,4 +81,5 @@ def test_a_dead_adapter_is_an_alarm_at_once():
 
 def test_an_adapter_that_nobody_trained_is_not_dead():
     assert adapter([0.0], steps=0) == []
-    assert ADAPTER.readings(history(probes={"effective_rank": [0.0]}), {}) == []  # before training
+    before_training = history(probes={"effective_rank": [0.0]}, clients=[{0: {}}])
+    assert ADAPTER.readings(before_training, {}) == []

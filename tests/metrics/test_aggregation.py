@@ -8,6 +8,7 @@ import torch
 from fedfault.algebra import mean
 from fedfault.engine import begin, rounds
 from fedfault.metrics.aggregation import aggregation_error
+from fedfault.registry import build
 from fedfault.types import Adapter, Layout, Pair, Site
 from toys import LowRank, federation
 
@@ -67,7 +68,8 @@ def test_without_products_there_is_nothing_to_measure():
 
 
 def probe(aggregation, algorithm="fedavg", **changes) -> list[float | None]:
-    fed = federation(LowRank(clients=3), algorithm, aggregation, work={"steps": 2}, num_rounds=2, **changes)
+    given = {"work": {"steps": 2}, "num_rounds": 2, "probes": {"aggregation": build("probe", "aggregation")}, **changes}
+    fed = federation(LowRank(clients=3), algorithm, aggregation, **given)
     return [r.probes.get("aggregation_error") for _, r in rounds(fed, begin(fed))][1:]
 
 
