@@ -133,6 +133,6 @@ def test_a_finding_is_told_in_one_line():
         "round 7: alarm: slow convergence: it is late (6.5 > 5.25, 19 controls); try training.lr higher"
     )
     natural = Finding("forgetting", 2, "suspect", "it forgets", 0.6, 0.5, 0, {}, ("stop",))
-    assert "(0.6 > 0.5, uncalibrated)" in told(natural)
+    assert "(0.6 > 0.5, by theory or convention)" in told(natural)
     at_once = Finding("divergence", 2, "alarm", "it is no number", float("inf"), None, 0, {}, ("stop",))
     assert "(no threshold needed)" in told(at_once)

@@ -38,6 +38,7 @@ def calibrate(
     folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-controls"
     file = out or folder / "calibration.json"
     _claim(folder, loaded)
+    file.parent.mkdir(parents=True, exist_ok=True)
     runs, like = [], None
     for i in range(count):
         progress.say(f"control {i + 1} of {count}{_left(clock, i, count)}")

@@ -8,6 +8,7 @@ which is what calibration counts. A loss that is not a number, a dead adapter, a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -21,7 +22,8 @@ NEEDED = 2  # of them above the threshold
 WORSE = ("ok", "suspect", "alarm")
 
 
-def detectors() -> dict[str, Detector]:
+@functools.cache
+def detectors() -> Mapping[str, Detector]:
     """All detectors, by name."""
     return {name: build("detector", name) for name in builders("detector")}
 
@@ -109,11 +111,11 @@ def verdict(records: Records, calibration: Calibration | None, differs: Sequence
 
 
 def _holding(name: str, detector: Detector, records: Records, calibration: Calibration | None) -> Reading | None:
-    """The last reading, if it is still above the threshold."""
+    """The last reading, if the alarm is still on."""
     threshold = threshold_of(name, detector, calibration)
     assert threshold is not None
     readings = detector.readings(records, threshold.scale)
-    return readings[-1] if level(detector, threshold, readings) != "ok" else None
+    return readings[-1] if level(detector, threshold, readings) == "alarm" else None
 
 
 def _sentence(state: str, alarms: Sequence[Finding], holding: Collection[str], findings: Sequence[Finding]) -> str:
@@ -139,7 +141,8 @@ def _sure(calibration: Calibration | None, differs: Sequence[str]) -> str:
         return "Not calibrated: thresholds are conventions, and how often they are wrong is not known."
     said = (
         f"Thresholds come from {calibration.controls} IID control runs ({calibration.name}); at most "
-        f"{calibration.alpha:.0%} of healthy runs raise any alarm."
+        f"{calibration.alpha:.0%} of healthy runs raise any alarm of the {len(calibration.thresholds)} detectors that they "
+        "calibrate."
         if calibration.exact
         else f"Thresholds are extrapolated from only {calibration.controls} IID control runs ({calibration.name})."
     )

@@ -173,8 +173,8 @@ class Trainer:
         if gradients is not None:
             gradients /= steps[:, None].to(gradients)
         adapter = Adapter(start.layout, y)
-        means = loss / tokens, norm / steps, drift / steps
-        self.trained = Trained(adapter, self.weight, steps, tokens.long(), *means, gradients)
+        means = loss / tokens, norm / steps, gradients, drift / steps
+        self.trained = Trained(adapter, self.weight, steps, tokens.long(), *means)
         return self.trained
 
     def gradient(self, at: Adapter) -> Adapter:

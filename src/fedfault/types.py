@@ -150,10 +150,10 @@ class Trained:
     num_tokens: Tensor  # (K,) target tokens trained on
     loss: Tensor  # (K,) token-weighted mean training loss over the round's steps
     grad_norm: Tensor  # (K,) mean norm of the raw gradient before clipping
-    drift: Tensor  # (K,) mean over the steps of |y - x|^2, in the numbers of the adapter
     mean_grad: Tensor | None = (
         None  # (K, P) mean over the steps of the clipped gradient, before anything is added to it
     )
+    drift: Tensor | None = None  # (K,) mean over the steps of |y - x|^2, in the numbers of the adapter
 
 
 # (y (k, P), x (k, P), rows (k,)) -> (k, P): y are the parameters of the clients still at work, x where they started, rows

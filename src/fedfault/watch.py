@@ -45,7 +45,7 @@ def told(finding: Finding) -> str:
     if finding.threshold is None:
         why = "no threshold needed"
     else:
-        origin = f"{finding.controls} controls" if finding.controls else "uncalibrated"
+        origin = f"{finding.controls} controls" if finding.controls else "by theory or convention"
         why = f"{finding.statistic:.3g} > {finding.threshold:.3g}, {origin}"
     name = finding.detector.replace("_", " ")
     return f"round {finding.round}: {finding.level}: {name}: {finding.sentence} ({why}); try {finding.advice[0]}"

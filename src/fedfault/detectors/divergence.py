@@ -11,7 +11,8 @@ from fedfault.records import Detector, Reading, Records, validation
 from fedfault.registry import register
 
 HALF = 0.5  # of the improvement
-SIGMA = 0.02  # nats: noise of a validation loss between rounds, where no controls say
+SIGMA = 0.05  # nats: noise of a validation loss between rounds, where no controls say
+LEAST = 0.01  # nats: falling losses have no residuals
 
 
 @register("detector")
@@ -54,7 +55,7 @@ def divergence() -> Detector:
         floor=0.05,  # nats
         spread=1.0,
         natural=5.0,
-        scale=lambda controls: {"sigma": max(_noise(controls), 1e-3)},
+        scale=lambda controls: {"sigma": max(_noise(controls), LEAST)},
         fails=lambda last: last.evidence.get("given_back", math.inf) >= HALF,
     )
 

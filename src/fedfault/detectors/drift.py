@@ -21,7 +21,8 @@ def client_drift() -> Detector:
     """Clients pull apart beyond the noise of their batches, and their mean update turns away from the descent direction.
 
     Statistic: rho = sum_t V_b / sum_t V_w over the rounds so far, three at least: the split-half variance ratio of the probe
-    `gradients`, zero on average under IID without any controls. That alone is a fact about the data, not a failure. The
+    `gradients`; noise of the draws leaves it at zero on average where clients have the same data, and a finite IID split at
+    a little more. That alone is a fact about the data, not a failure. The
     effect is the harm, 0 where rho < 0.1: 1 - a / a_0, with a the median over the rounds of cos(mean update, -gradient)
     and a_0 the same of the controls (with AdamW about 0.4 for IID clients too, so that the 1/2 of plain gradient descent
     says nothing); without controls the share of the loss's path that was taken back, 1 - |L_0 - L_t| / sum |L_s - L_{s-1}|.

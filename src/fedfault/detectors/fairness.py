@@ -11,6 +11,7 @@ from fedfault.records import Detector, Reading, Records
 from fedfault.registry import register
 
 ALPHA = 0.05
+ONE_SIDED = NormalDist().inv_cdf(1 - ALPHA)
 SEEN = 4  # clients before a median means anything
 
 
@@ -19,8 +20,8 @@ def negative_transfer() -> Detector:
     """A client's own held-out loss is higher than before training: it would have been better off alone with the base.
 
     With G_i = L_i(base) - L_i and its standard error, paired by block: the statistic is max_i -G_i / se_i, the effect
-    the loss of that client, max_i -G_i in nats. Evidence: how many clients lose significantly (Holm, Scand. J. Statist. 6,
-    1979).
+    what that client loses at least, the lower 95 % bound of -G_i in nats. Evidence: how many clients lose significantly
+    (Holm, Scand. J. Statist. 6, 1979).
     """
 
     def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
@@ -39,13 +40,16 @@ def negative_transfer() -> Detector:
                 "clients_that_lose": float(_holm(sorted(z.values(), reverse=True))),
                 "clients": float(len(z)),
                 "median_gain": -statistics.median(change for change, _ in lost.values()),
+                "lost": lost[worst][0],
             }
-            found.append(Reading(r.round, z[worst], lost[worst][0], evidence))
+            sure = lost[worst][0] - ONE_SIDED * lost[worst][1]
+            found.append(Reading(r.round, z[worst], sure, evidence))
         return found
 
     def sentence(r: Reading) -> str:
         several = f" ({r.evidence['clients_that_lose']:.0f} of {r.evidence['clients']:.0f} clients lose)"
-        return f"client {r.evidence['worst_client']:.0f} is {r.effect:.2f} nats worse off than with the base{several}"
+        client, lost = r.evidence["worst_client"], r.evidence["lost"]
+        return f"client {client:.0f} is {lost:.2f} nats worse off than with the base{several}"
 
     return Detector(
         readings,
@@ -53,7 +57,7 @@ def negative_transfer() -> Detector:
         advice=("federation.aggregation=fedsa_lora", "federation.algorithm=ifca", "training.lr lower"),
         floor=0.02,  # nats
         spread=1.0,
-        natural=NormalDist().inv_cdf(1 - ALPHA / 10),
+        natural=NormalDist().inv_cdf(1 - ALPHA / 10),  # Bonferroni for ten clients
     )
 
 
@@ -70,10 +74,10 @@ def _holm(z: list[float]) -> int:
 def fairness_gap() -> Detector:
     """One client is left behind: at the shared model its gradient is far steeper than the others'.
 
-    |grad f_i|^2 is estimated without bias from two halves (probe `gradients`), its mean taken over the rounds in which the
-    client took part. Statistic: log of the largest root mean square over the median one, once four clients have taken
-    part; effect: that ratio. Losses would not do: domains differ in entropy, and a model can be at the optimum of a hard
-    one.
+    |grad f_i|^2 is estimated from two halves (probe `gradients`), in which noise cancels, and its mean taken over the rounds
+    in which the client took part. Statistic: log of the largest root mean square over the median one, once four clients
+    have taken part; effect: that ratio. Losses would not do: domains differ in entropy, and a model can be at the optimum
+    of a hard one.
     """
 
     def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:

@@ -14,7 +14,7 @@ def forgetting() -> Detector:
     """The loss on general English rises beyond what healthy runs cost: a lower bound of its change since round 0.
 
     Statistic: change - 1.645 standard errors, paired by document, in nats per token; on the base's own samples the change
-    estimates KL(base || model). Effect: the change itself.
+    estimates KL(base || model). It is the effect too.
     """
 
     def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
@@ -24,12 +24,12 @@ def forgetting() -> Detector:
         for t, score in scored[1:]:
             change = score.loss - scored[0][1].loss
             low = change - 1.645 * (score.se or 0.0)
-            found.append(Reading(t, low, change, {"change": change, "lower_bound": low}))
+            found.append(Reading(t, low, low, {"change": change, "lower_bound": low}))
         return found if scored and scored[0][0] == 0 else []
 
     return Detector(
         readings,
-        lambda r: f"the loss on general English has risen by {r.effect:.2f} nats per token since the start",
+        lambda r: f"the loss on general English has risen by {r.evidence['change']:.2f} nats per token since the start",
         advice=("training.lr lower", "training.local_steps fewer", "model.lora.r_max lower"),
         floor=0.02,  # nats: 2 % of perplexity
         spread=0.005,

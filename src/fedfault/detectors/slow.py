@@ -39,8 +39,10 @@ def slow_convergence() -> Detector:
         return found
 
     def sentence(r: Reading) -> str:
+        gained = r.evidence["gained"]
+        way = f"fallen by {gained:.2f}" if gained >= 0 else f"risen by {-gained:.2f}"
         return (
-            f"the validation loss has fallen by {r.evidence['gained']:.2f} nats; healthy runs gain "
+            f"the validation loss has {way} nats; healthy runs gain "
             f"{r.evidence['target']:.2f} in {r.evidence['usual_rounds']:.1f} rounds"
         )
 

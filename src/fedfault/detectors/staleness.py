@@ -22,26 +22,26 @@ def stale_controls() -> Detector:
 
     rho = sum |(grad f_i - grad f) - (c_i - c)|^2 / sum |grad f_i - grad f|^2 over the clients of all rounds so far, of the
     probe `gradients`: 0 perfect, 1 no better than FedAvg, above 1 they hurt. Where clients hardly differ, 5 % of
-    sum |grad f_i|^2 takes the place of the denominator. Statistic: the lower 95 % bound of rho by a bootstrap over clients
-    and rounds; 1 is its threshold by theory. Effect: max(|log u|, log rho) with u = |c_i| / |grad f_i|, of which a factor of
-    five is the floor: at small batches healthy control variates are as noisy as gradients, rho about 1. u far from 1 says
-    that they are in wrong units, as momentum or an adaptive optimiser make them.
+    sum |grad f_i|^2 takes the place of the denominator. Statistic: the lower 95 % bound of rho by a Poisson bootstrap
+    over clients and rounds; 1 is its threshold by theory. Effect: max(|log u|, log rho) with u = |c_i| / |grad f_i|, of
+    which a factor of five is the floor: at small batches healthy control variates are as noisy as gradients, rho about 1. u
+    far from 1 says that they are in wrong units, as momentum or an adaptive optimiser make them.
     """
 
     def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         found = []
-        errors: list[tuple[float, float, float]] = []
+        total, drawn = np.zeros(3), np.zeros((DRAWS, 3))  # error, spread, squared gradient norm; and bootstrapped
         ages: list[float] = []
         for r in records:
             own = [c.probes for c in r.clients if {"control_error", "gradient_norm"} <= set(c.probes)]
-            errors += [(p["control_error"], p["control_spread"], p["gradient_norm"] ** 2) for p in own]
-            ages += [p["control_age"] for p in own]
-            if not own or len(errors) < LEAST:
+            if not own:
                 continue
-            table = np.array(errors)
-            rho, low = float(_ratio(table)), _lower(table)
+            rows = np.array([(p["control_error"], p["control_spread"], p["gradient_norm"] ** 2) for p in own])
+            total, drawn = total + rows.sum(axis=0), drawn + _weights(r.round, len(rows)) @ rows
+            ages += [p["control_age"] for p in own]
+            rho, low = float(_ratio(total)), float(np.quantile(_ratio(drawn), 0.05))
             units = r.probes.get("control_ratio", 1.0)
-            if low > 0 and units > 0:
+            if len(ages) >= LEAST and low > 0 and units > 0:
                 evidence = {"rho": rho, "lower_bound": low, "size_ratio": units, "mean_age": sum(ages) / len(ages)}
                 found.append(Reading(r.round, low, max(abs(math.log(units)), math.log(max(rho, low))), evidence))
         return found
@@ -64,15 +64,17 @@ def stale_controls() -> Detector:
     )
 
 
-def _ratio(table: np.ndarray) -> np.ndarray:
-    """rho of (..., n, 3): error, spread and squared gradient norm of n clients."""
-    error, spread, square = np.moveaxis(table.sum(axis=-2), -1, 0)
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    """rho from (..., 3): error, spread and squared gradient norm."""
+    error, spread, square = np.moveaxis(sums, -1, 0)
     rho: np.ndarray = error / np.maximum(np.maximum(spread, ALIKE * square), 1e-300)
     return rho
 
 
-def _lower(table: np.ndarray) -> float:
-    """5 % quantile of rho over bootstrapped clients and rounds."""
-    generator = np.random.default_rng(0)  # the same records give the same number
-    rows = generator.integers(len(table), size=(DRAWS, len(table)))
-    return float(np.quantile(_ratio(table[rows]), 0.05))
+def _weights(round: int, n: int) -> np.ndarray:
+    """How often each of the n clients of a round is in each bootstrap sample, (400, n), the same for the same round.
+
+    Poisson numbers instead of draws from all rounds, so that a longer history leaves earlier readings alone (Hanley and
+    MacGibbon, Comput. Methods Programs Biomed. 83, 2006).
+    """
+    return np.random.default_rng(round).poisson(1.0, (DRAWS, n))

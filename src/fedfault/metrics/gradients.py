@@ -52,8 +52,8 @@ def gradients() -> Probe:
 
     gradient_norm_mean, _variance, _cv   over clients, of |grad f_i| = sqrt(max(<g_i1, g_i2>, 0))
     gradient_noise       sigma^2 of one half: mean |g_i1 - g_i2|^2 / 2
-    drift_between        V_b = mean_i <g_i1, g_i2> - mean_{i != j} <g_i1, g_j2>: unbiased for the variance of the clients'
-                         gradients between clients, so zero on average under IID
+    drift_between        V_b = mean_i <g_i1, g_i2> - mean_{i != j} <g_i1, g_j2>: unbiased for the variance between
+                         clients of the gradients on their own data; finite IID samples differ a little
     drift_within         V_w = gradient_noise; V_b / V_w is the split-half variance ratio
     gradient_alignment   cos(mean update of the round, -mean gradient), with |mean gradient|^2 = <mean g_1, mean g_2>
     gradient_norm        of each client

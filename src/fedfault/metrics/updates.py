@@ -45,7 +45,8 @@ def updates() -> Probe:
                 starts.append(m.before.last.flat[None])
         products = gram(layout, torch.cat(starts), torch.cat(rows))  # clients, then the server now and one round ago
         found = update_metrics(products[:K, :K])
-        found["client_drift"] = float(m.trained.drift.mean())
+        if m.trained.drift is not None:
+            found["client_drift"] = float(m.trained.drift.mean())
         cosine = cosines(products)
         if not folded:
             found["server_norm"] = math.sqrt(max(float(products[K, K]), 0.0))
