@@ -2,7 +2,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedfault.config.files import MOST_BYTES, assign, dump, read
@@ -147,6 +147,7 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), 
 
 @settings(max_examples=40, deadline=None, database=None)
 @given(st.lists(scalars, max_size=4))
+@example(["\x85", "a\u2028b", "a\nb", "a\r"])
 def test_what_is_dumped_reads_back_the_same(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("dump") / "x.yaml"
     path.write_text(dump({"a": {"b": values}}), encoding="utf-8")

@@ -124,11 +124,18 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_TAG = "tag:yaml.org,2002:"
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes what either this reader or YAML 1.1 would take for something else than text."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Text with line breaks is escaped: YAML folds some of them where it is only quoted."""
+        breaks = any(c in data for c in "\n\r\x85\u2028\u2029")
+        return self.represent_scalar(_TAG + "str", data, style='"' if breaks else None)
 
-_TAG = "tag:yaml.org,2002:"
+
 _NUMBER = list("-+.0123456789")
 for _class in (_Loader, _Dumper):
     for _tag, _pattern, _first in (
@@ -139,6 +146,7 @@ for _class in (_Loader, _Dumper):
         ("float", r"\.nan$", ["."]),
     ):
         _class.add_implicit_resolver(_TAG + _tag, re.compile(_pattern), _first)
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _text(path: Path) -> str:
