@@ -46,7 +46,8 @@ CAPTIONS = {
         "First panel: variance of the clients' gradients between clients over that within a client, from two disjoint "
         "halves of examples. Zero on average when clients hold the same data, in single rounds also below; the line of "
         "all rounds so far is the one to trust. Second panel: cosine of the mean update to the direction in which the "
-        "loss falls (near 1 is healthy), and to the update of the round before (below zero the server swings).",
+        "loss falls (with AdamW about 0.4 for IID clients), and to the update of the round before (below zero the server "
+        "swings).",
     ),
     "gradients": Caption(
         "Gradients of the clients",
