@@ -17,8 +17,21 @@ from fedfault.registry import build
 from fedfault.types import Adapter, Batch, Layout, Site
 
 
+class Wordless:
+    """A task without hidden states or text."""
+
+    def states(self, params: Tensor | None, blocks: int) -> None:
+        return None
+
+    def attention(self, params: Tensor, blocks: int) -> None:
+        return None
+
+    def continuations(self, flat: Tensor, blocks: int) -> None:
+        return None
+
+
 @dataclass
-class Quadratic:
+class Quadratic(Wordless):
     """f_i(x) = mean over examples of (x - b_i - e_ij)' H_i (x - b_i - e_ij) / 2 with H_i diagonal, in float64."""
 
     H: list[list[float]]  # (N, P)
@@ -43,15 +56,6 @@ class Quadratic:
     def init(self, seed: int) -> Adapter:
         return Adapter(self.layout, torch.full((self.layout.size,), self.start, dtype=torch.float64))
 
-    def states(self, params: Tensor | None, blocks: int) -> None:
-        return None
-
-    def attention(self, params: Tensor, blocks: int) -> None:
-        return None
-
-    def continuations(self, flat: Tensor, blocks: int) -> None:
-        return None
-
     def fold(self, base) -> None:
         assert not base
 
@@ -72,7 +76,7 @@ class Quadratic:
         return {"validation": Score(float(loss.mean()), 100)}
 
 
-class LowRank:
+class LowRank(Wordless):
     """Linear regression through a LoRA pair and a bias trained in full: d_in 4, d_out 5, r 2, six clients that differ."""
 
     def __init__(self, clients: int = 6, r: int = 2) -> None:
@@ -97,15 +101,6 @@ class LowRank:
         pair = self.layout.pair(flat, self.layout.sites[0])
         pair.A.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(seed))
         return Adapter(self.layout, flat)
-
-    def states(self, params: Tensor | None, blocks: int) -> None:
-        return None
-
-    def attention(self, params: Tensor, blocks: int) -> None:
-        return None
-
-    def continuations(self, flat: Tensor, blocks: int) -> None:
-        return None
 
     def fold(self, base) -> None:
         self.W = self.W0 + base["w"] if "w" in base else self.W0.clone()
