@@ -257,6 +257,7 @@ def test_the_page_stands_alone_and_holds_the_numbers(two, tmp_path):
     assert not list(page.parent.glob(".*"))
 
 
+@pytest.mark.slow
 def test_names_cannot_break_the_page_or_its_file_name(two, tmp_path):
     evil = "<script>alert(1)</script>"
     c = write(tmp_path / "results" / "c", run(clients=6), evil)
@@ -266,6 +267,7 @@ def test_names_cannot_break_the_page_or_its_file_name(two, tmp_path):
     assert len(compare(longer)[1].name) < 200
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_name_are_told_apart_by_their_folders(two, tmp_path):
     again = write(tmp_path / "more" / "a", run(clients=6))
     assert compare([two[0], again])[0].names == (str(two[0]), str(again))
@@ -294,6 +296,7 @@ def test_what_cannot_be_compared_is_refused(two, which, says):
     assert not (two[0].parent / "compare").exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_there_is_not_replaced(two, tmp_path):
     mine = tmp_path / "thesis.html"
     mine.write_text("precious")
@@ -304,6 +307,7 @@ def test_a_file_that_is_there_is_not_replaced(two, tmp_path):
     assert mine.read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_comparing_needs_no_torch():
     code = "import sys, fedfault.compare.page, fedfault.compare.figures, scipy.stats\n"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"

@@ -49,6 +49,7 @@ def adapter(folder: RunFolder) -> bytes:
     return (folder.path / "adapter/adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round", [0, 1])
 def test_a_fork_without_changes_has_the_future_of_its_parent_to_the_last_bit(parent, round, capsys):
     child = fork(parent.path, round, [], Progress())
@@ -58,6 +59,7 @@ def test_a_fork_without_changes_has_the_future_of_its_parent_to_the_last_bit(par
     assert f"nothing is changed: rounds {round + 1} to 3 will have the same numbers" in said
 
 
+@pytest.mark.slow
 def test_forks_are_numbered_and_stand_beside_their_parent(parent, monkeypatch, tmp_path):
     moved, elsewhere = tmp_path / "moved" / "quickstart", tmp_path / "elsewhere"
     shutil.copytree(parent.path, moved)
@@ -71,6 +73,7 @@ def test_forks_are_numbered_and_stand_beside_their_parent(parent, monkeypatch, t
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.slow
 def test_a_fork_says_where_it_comes_from_and_what_is_different(parent):
     with parent.locked():  # it may still be running
         child = fork(parent.path, 1, ["training.lr=0.02", "federation.num_rounds=2", "experiment_name=hot"], QUIET)
@@ -86,6 +89,7 @@ def test_a_fork_says_where_it_comes_from_and_what_is_different(parent):
     assert (config.experiment_name, config.training.lr, config.federation.num_rounds) == ("hot", 0.02, 2)
 
 
+@pytest.mark.slow
 def test_a_fork_that_was_killed_is_resumed_to_the_same_numbers(parent, monkeypatch):
     whole = fork(parent.path, 1, ["training.lr=0.01", "experiment_name=whole"], QUIET)
     save = RunFolder.save
@@ -105,6 +109,7 @@ def test_a_fork_that_was_killed_is_resumed_to_the_same_numbers(parent, monkeypat
     assert resumed.read_json("manifest.json")["parent"]["round"] == 1
 
 
+@pytest.mark.slow
 def test_a_fork_that_lost_its_checkpoints_does_not_start_from_the_beginning(parent, tmp_path):
     child = fork(parent.path, 2, [f"logging.results_dir={tmp_path}"], QUIET)
     shutil.rmtree(child.checkpoints)
@@ -112,6 +117,7 @@ def test_a_fork_that_lost_its_checkpoints_does_not_start_from_the_beginning(pare
         session.resume(child.path, QUIET)
 
 
+@pytest.mark.slow
 def test_a_parent_that_changed_itself_goes_on_as_it_was_by_then(parent, tmp_path):
     copy = tmp_path / "quickstart"
     shutil.copytree(parent.path, copy)
@@ -126,6 +132,7 @@ def test_a_parent_that_changed_itself_goes_on_as_it_was_by_then(parent, tmp_path
     assert hot.read_json("manifest.json")["parent"]["changes"] == {"training.lr": [0.001, 0.01]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -44,6 +44,7 @@ def test_every_figure_draws_every_run_without_a_warning(run, name):
         assert figure.axes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
 @pytest.mark.parametrize("name", plots.FIGURES)
 def test_nothing_that_is_drawn_is_cut_off(name, narrow):

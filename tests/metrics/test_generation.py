@@ -46,6 +46,7 @@ def moment(t: LanguageTask):
     return SimpleNamespace(task=t, after=SimpleNamespace(adapter=Adapter(t.layout, flat)))
 
 
+@pytest.mark.slow
 def test_texts_that_are_the_references_score_full_marks():
     assert bleu(TEXTS, TEXTS) == pytest.approx(100)
     assert rouge_l(TEXTS, TEXTS) == pytest.approx(1)

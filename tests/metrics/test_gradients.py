@@ -90,6 +90,7 @@ def test_the_variance_between_clients_is_zero_on_average_where_they_are_the_same
     assert abs(found) < 4 * se
 
 
+@pytest.mark.slow
 def test_the_variance_between_clients_is_that_of_their_means_whatever_the_noise():
     found, se = simulated(1000, alike=False)["drift_between"]
     expected = float(((MEANS - MEANS.mean(0)) ** 2).sum()) / (K - 1)

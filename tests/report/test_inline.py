@@ -15,6 +15,7 @@ from handmade import make
 RUN = make()
 
 
+@pytest.mark.slow
 def test_lines_are_drawn_once_and_heat_maps_once_a_theme():
     assert [d.shown for d in inline(RUN, "general", general)[1]] == ["wide", "narrow"]
     shown = [d.shown for d in inline(RUN, "participation", participation)[1]]
@@ -53,6 +54,7 @@ def test_a_drawing_is_well_formed_and_its_letters_are_all_there():
         assert "<!--" not in drawing.body
 
 
+@pytest.mark.slow
 def test_drawings_on_one_page_have_ids_of_their_own():
     drawings = [*inline(RUN, "one", general)[1], *inline(RUN, "two", general)[1]]
     ids = [i for d in drawings for i in re.findall(r' id="([^"]+)"', d.body)]

@@ -154,6 +154,7 @@ def test_the_split_is_described_in_sentences_and_a_table(tmp_path):
     assert "earth mover" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_names_are_escaped(tmp_path):
     topic = [RoundRecord(r.round, r.clients, {f"topic/{EVIL}": Score(4.0, 5), **r.scores}) for r in HISTORY]
@@ -191,6 +192,7 @@ def test_the_page_opens_with_the_verdict_and_its_findings(tmp_path):
     assert "<details>" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_what_a_detector_said_in_other_rounds_is_folded_away(tmp_path):
     found = [finding(round=1, level="suspect"), finding(round=2), finding(round=3)]
@@ -199,6 +201,7 @@ def test_what_a_detector_said_in_other_rounds_is_folded_away(tmp_path):
     assert "2 more</summary>" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(("state", "sign"), [("healthy", "✓"), ("degraded", "!"), ("failed", "✕")])
 def test_a_state_is_a_word_and_a_sign_not_a_colour_alone(tmp_path, state, sign):
