@@ -1,6 +1,6 @@
 """Do the detectors find faults, which do they miss, and how often do they cry wolf?
 
-    python benchmarks/faults.py [--fresh 59] [--seeds 10] [--only NAME ...]
+    python benchmarks/faults.py [--fresh 59] [--seeds 5] [--only NAME ...]
 
 Thresholds are those of the packaged calibration `demos` (`fedfault calibrate demos/base`). Fresh IID controls count false
 alarms, every fault is injected into runs with seeds of their own. Each run is kept as results/faults/NAME-SEED.jsonl and not
@@ -214,7 +214,7 @@ def main() -> None:
     """Run what is missing, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fresh", type=int, default=59)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
         "--only", nargs="*", help="names of faults, fresh-healthy, fresh-scaffold; without a name only the table"
     )
