@@ -239,6 +239,7 @@ def two(tmp_path):
     return [a, write(tmp_path / "results" / "b", run("b", -0.5, lr=0.2, clients=6))]
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone_and_holds_the_numbers(two, tmp_path):
     found, page = compare(two, argv=["compare", "results/a", "results/b"])
     assert page == tmp_path / "results" / "compare" / "a-vs-b.html"

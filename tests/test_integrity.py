@@ -34,6 +34,7 @@ def caught(*words: str, **what) -> None:
         run(**what)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "aggregation"), PAIRS)
 def test_healthy_runs_raise_no_alarm(algorithm, aggregation):
     ranks = (1, 2, 2, 1, 2, 1) if allowed(algorithm, aggregation, [1, 2]) else ()

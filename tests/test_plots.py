@@ -35,6 +35,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", plots.FIGURES)
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_every_figure_draws_every_run_without_a_warning(run, name):

@@ -163,6 +163,7 @@ def test_resuming_with_other_data_is_refused(finished):
         (finished.path / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 def test_a_partial_run_trains_and_exports(tmp_path):
     folder = start(tmp_path, "model.trainable=partial", "model.partial.last_blocks=2", "federation.num_rounds=2")
     assert (folder.path / "adapter/trained.safetensors").is_file()
@@ -170,6 +171,7 @@ def test_a_partial_run_trains_and_exports(tmp_path):
     assert last.scores["validation"].loss < first.scores["validation"].loss
 
 
+@pytest.mark.slow
 def test_the_micro_adapter_in_peft_has_the_run_s_own_perplexity(finished):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

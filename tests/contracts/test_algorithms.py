@@ -91,6 +91,7 @@ def test_the_order_of_clients_does_not_matter(algorithm):
     torch.testing.assert_close(after([0, 1, 2, 3]), after([2, 0, 3, 1]), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_clients_per_pass_cannot_change_the_result(algorithm):
     whole, _ = run(federation(LowRank(), algorithm))
     for size in (1, 4):

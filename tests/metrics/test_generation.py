@@ -52,6 +52,7 @@ def test_texts_that_are_the_references_score_full_marks():
     assert rouge_l(TEXTS, TEXTS) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_texts_that_share_no_word_with_the_references_score_nothing():
     assert bleu(OTHERS, TEXTS) == 0
     assert rouge_l(OTHERS, TEXTS) == 0

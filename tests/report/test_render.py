@@ -209,12 +209,14 @@ def test_a_state_is_a_word_and_a_sign_not_a_colour_alone(tmp_path, state, sign):
     assert f'<span class="badge">{sign} {state.capitalize()}</span>' in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_a_verdict_without_calibration_says_so_plainly(tmp_path):
     assert "not calibrated" in render(judged(tmp_path, calibration=None), dpi=20).read_text()
     assert "not calibrated" not in render(judged(tmp_path), dpi=20).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_a_run_without_a_verdict_says_nothing_about_it(tmp_path):
     text = render(write(tmp_path), dpi=20).read_text()
@@ -244,6 +246,7 @@ def test_rendering_again_replaces_the_page_and_leaves_no_scraps(page):
     assert {p.suffix for p in (page.parent / "plots").iterdir()} == {".png"}
 
 
+@pytest.mark.slow
 def test_reading_and_rendering_need_no_torch():
     code = "import sys, fedfault.report.inline, fedfault.plots; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
