@@ -147,9 +147,11 @@ def _go(folder: RunFolder, p: Prepared, state: State, progress: Progress, manife
             state, alarms = _train(folder, p, state, progress, watch, trackers, said)
             if not alarms or p.config.federation.on_failure == "stop":
                 break
+            said = ()
             if (back := rollback.roll_back(folder, p, alarms, manifest, progress)) is not None:
                 p, state, said = back[0], back[1], (back[2],)
                 watch = Watch(p.config.model_dump())
+    alarms = alarms if state.round < p.federation.num_rounds else []  # at the end there is nothing to stop
     if alarms:
         manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}
         progress.say(f"stopped after round {state.round}, as federation.on_failure=stop asks")
