@@ -8,6 +8,7 @@ import pytest
 from fedfault.calibration import Calibration
 from fedfault.config import load
 from fedfault.controls import calibrate, control_of
+from fedfault.data import same_corpus
 from fedfault.errors import UserError
 from fedfault.experiment import prepare
 from fedfault.progress import Progress
@@ -84,3 +85,10 @@ def test_a_calibration_of_another_model_or_length_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"detectors\.calibration=.*nothing\.json"):
         start(loaded(tmp_path, f"detectors.calibration={tmp_path / 'nothing.json'}"), QUIET)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_corpus_is_lent_only_to_those_that_load_the_same(tmp_path):
+    exp = loaded(tmp_path).experiment
+    assert same_corpus(exp, loaded(tmp_path, "seed=9", "data.partition=iid").experiment)
+    for other in ("data.dataset=bbc_news", "data.topic_column=kind"):
+        assert not same_corpus(exp, loaded(tmp_path, other).experiment)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
 
+from fedfault import engine
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord, Score
+from fedfault.registry import build
 from toys import LowRank, Quadratic, federation
 
 
@@ -112,3 +115,16 @@ def test_effort_one_is_no_effort_given():
         *_, (state, _) = rounds(fed, begin(fed))
         ends.append(state.adapter.flat)
     assert torch.equal(*ends)
+
+
+def test_seconds_of_probes_are_not_those_of_training(monkeypatch):
+    """Gradients that probes ask for are taken before training and belong to the probe."""
+
+    def slow(task, start, *args, **kwargs):
+        time.sleep(0.2)
+        return start, start
+
+    monkeypatch.setattr(engine, "split_halves", slow)
+    fed = federation(LowRank(), num_rounds=1, probes={"gradients": build("probe", "gradients")})
+    *_, (_, record) = rounds(fed, begin(fed))
+    assert record.seconds["probe/gradients"] >= 0.2 > record.seconds["train"]

@@ -75,6 +75,11 @@ def load_corpus(exp: Experiment) -> Corpus:
     return found
 
 
+def same_corpus(one: Experiment, other: Experiment) -> bool:
+    """Whether two experiments load the same corpus."""
+    return all(getattr(one.data, key) == getattr(other.data, key) for key in ("dataset", *COLUMNS))
+
+
 def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, control: bool = False) -> Split:
     """Deal the training documents out to clients, hold some back for each, and pack everything into blocks.
 

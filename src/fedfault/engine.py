@@ -134,12 +134,12 @@ class Opened:
 
 def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     """Broadcast, local training of the cohort, aggregation, evaluation, probes."""
-    r = _open(fed, state)
     started = time.perf_counter()
+    r = _open(fed, state)
     watched = integrity.Watched(r.train, r.door, r.received, r.cohort.clients)
     up, home = fed.algorithm.client(r.received, r.memory, watched)
     integrity.check_sent(watched, up, home, r.memory)
-    return _close(r, up, home, time.perf_counter() - started)
+    return _close(r, up, home, time.perf_counter() - started - r.seconds)
 
 
 def _open(fed: Federation, state: State) -> Opened:
@@ -152,11 +152,12 @@ def _open(fed: Federation, state: State) -> Opened:
     received = {**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})}
     evaluated = t % fed.evaluate_every == 0 or t == fed.num_rounds
     probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}
-    clock, halves = time.perf_counter(), None
+    clock, halves = time.perf_counter(), None  # of the probes alone
     if any(p.gradients for p in probes.values()) and "x" in received:
         start = received["x"].flat.expand(K, -1)
         around = {"seed": fed.seed, "round": t, "per_pass": passes.size}
         halves = split_halves(fed.task, start, cohort.clients, cohort.trainable, **around)
+    seconds = time.perf_counter() - clock
     return Opened(
         fed=fed,
         state=state,
@@ -172,7 +173,7 @@ def _open(fed: Federation, state: State) -> Opened:
         probes=probes,
         evaluated=evaluated,
         halves=halves,
-        seconds=time.perf_counter() - clock,
+        seconds=seconds,
     )
 
 

@@ -18,7 +18,7 @@ from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.config.schema import Experiment
 from fedfault.corpora.decoding import decoder
 from fedfault.corpora.packing import Blocks
-from fedfault.data import Split, bytes_per_token, documents_of, load_corpus, split
+from fedfault.data import Split, bytes_per_token, documents_of, load_corpus, same_corpus, split
 from fedfault.engine import Federation
 from fedfault.errors import UserError
 from fedfault.heterogeneity import measured
@@ -66,10 +66,7 @@ def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, 
     `control` has IID clients of the same sizes. Raises `UserError` for everything that the user can mend.
     """
     say(f"corpus {exp.data.dataset.name}")
-    same_data = (
-        like is not None and like.config.data.dataset == exp.data.dataset and like.config.data.path == exp.data.path
-    )
-    corpus = like.split.corpus if like is not None and same_data else load_corpus(exp)
+    corpus = like.split.corpus if like is not None and same_corpus(like.config, exp) else load_corpus(exp)
     say(f"backbone {exp.model.name}")
     if like is not None and (like.config.model, like.config.device) == (exp.model, exp.device):
         backbone, model = like.backbone, like.model

@@ -44,14 +44,14 @@ def roll_back(
     records, past = folder.records(), manifest.setdefault("abandoned", [])
     answer = remedy(p.config, [f.detector for f in alarms])
     best = best_round(records)
-    if not answer or best is None or best not in folder.kept() or len(past) >= MOST:
-        why = (
-            f"went back {MOST} times already"
-            if len(past) >= MOST
-            else "no setting that a running federation can change"
-        )
-        progress.say(f"no way back from this alarm ({why}); the run goes on")
-        return None
+    for hindered, why in (
+        (len(past) >= MOST, f"it went back {MOST} times already"),
+        (not answer, "no setting of a running federation mends it"),
+        (best not in folder.kept(), f"the best round, {best}, has no checkpoint in this folder"),
+    ):
+        if hindered:
+            progress.say(f"no way back from this alarm: {why}; the run goes on")
+            return None
     loaded = load(folder.path / "config.yaml", [*settings(manifest), *answer])
     changed = changes(p.config.model_dump(), loaded.experiment.model_dump())
     name = f"abandoned-{len(past) + 1}.jsonl"
