@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 VOCAB = 61
 
@@ -27,3 +27,13 @@ def tiny_gpt2(blocks: int = 2) -> GPT2LMHeadModel:
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     return GPT2LMHeadModel(config).eval()
+
+
+def tiny_bert(blocks: int = 2, **changes) -> BertModel:
+    """Attention to both sides, absolute positions, two kinds of tokens, a pooler; dropout that must be off."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_layers=blocks, num_attention_heads=4,
+        max_position_embeddings=32, initializer_range=0.3, pad_token_id=0, **changes,
+    )  # fmt: skip
+    return BertModel(config).eval()

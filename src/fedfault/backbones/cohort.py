@@ -299,12 +299,13 @@ def _keep(shape: torch.Size, key: Tensor, p: float, like: Tensor, places: Tensor
     """Dropout masks (K, n, d), 1 / (1 - p) where kept, each row drawn from its own key: no state, no client loop.
 
     A counter-based generator (the finaliser of splitmix64 on int64), so that a client's mask does not depend on who else
-    is in the pass. places: (K, n) which d numbers of the stream each token gets.
+    is in the pass. places: (K, n) which d numbers of the stream each token gets, or (K, n * T) where there is one row a text.
     """
     K, n, d = shape
     counter = torch.arange(n * d, device=like.device, dtype=torch.int64).view(1, n, d)
     if places is not None:
-        counter = places.to(like.device)[..., None] * d + counter[:, :1]
+        own = places[:, :: places.shape[1] // n].to(like.device)
+        counter = own[..., None] * d + counter[:, :1]
     z = _mix(key.to(like.device).view(K, 1, 1)) + counter * -7046029254386353131  # 0x9E3779B97F4A7C15
     uniform = (_mix(z) >> 40 & 0xFFFFFF).to(torch.float32) / 2**24
     return (uniform >= p).to(like.dtype) / (1 - p)

@@ -155,14 +155,16 @@ def _without_head(name: str, source: str) -> tuple[Any, Any, str]:
     if model.config.is_encoder_decoder:
         raise UserError(f"model.name={name}: {type(model).__name__} is an encoder with a decoder; choose one of the two")
     missing = set(found["missing_keys"])
-    if any(key.startswith("pooler.") for key in missing):
-        model.pooler = None  # the checkpoint has none: transformers made one up at random
+    made_up = any(key.startswith("pooler.") for key in missing)  # at random, as the checkpoint has none
     if others := sorted(key for key in missing if not key.startswith("pooler.")):
         raise UserError(f"model.name={name}: {len(others)} weights are missing from {source}, first {others[0]}")
-    return model.eval(), tokenizer, _pooling(model, source)
+    pooling = _pooling(model.eval(), source, has_pooler=getattr(model, "pooler", None) is not None and not made_up)
+    if pooling != POOLER and hasattr(model, "pooler"):
+        model.pooler = None
+    return model, tokenizer, pooling
 
 
-def _pooling(model: Any, source: str) -> str:
+def _pooling(model: Any, source: str, has_pooler: bool) -> str:
     """The last token where no token sees a later one; else what the folder of a sentence encoder says; else as BERT does."""
     from transformers.utils import cached_file
 
@@ -176,7 +178,7 @@ def _pooling(model: Any, source: str) -> str:
     )
     if rule and json.loads(Path(rule).read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
         return MEAN
-    return FIRST if getattr(model, "pooler", None) is None else POOLER
+    return POOLER if has_pooler else FIRST
 
 
 @torch.no_grad()
