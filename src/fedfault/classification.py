@@ -26,7 +26,7 @@ from fedfault.records import Score
 from fedfault.types import Adapter, Batch, Continuations, ExtraLoss
 
 EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
-PASS = 64  # what a training pass costs besides its tokens, in tokens: 25 ms of MiniLM on one core
+PASS = 64  # what a training pass costs besides its tokens, in tokens: about 40 ms of MiniLM on one core
 STRIDE = 2**16  # places of a row in its client's dropout stream: more than any text has tokens
 
 
@@ -49,7 +49,8 @@ class ClassificationTask(CohortTask):
     ) -> None:
         super().__init__(model, clients, seed)
         assert model.scorer is not None
-        self.pooling, self.positive, self.sets = model.scorer.pooling, positive, dict(sets)
+        self.scorer, self.pooling = model.scorer, model.scorer.pooling
+        self.positive, self.sets = positive, dict(sets)
         self.table = Examples.joined([*clients, *self.sets.values()])
         self.ids, self.mask = self.table.ids, self.table.mask
         self.regression = self.table.labels.is_floating_point()
@@ -117,7 +118,7 @@ class ClassificationTask(CohortTask):
         self, flat: Tensor, rows: Tensor, texts: Texts, key: Tensor | None = None, columns: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Outputs (K, B, C) and states (K, B, d) of rows (K, B), which are these columns of their clients' batches."""
-        K, B, T = texts.ids.shape
+        T = texts.ids.shape[-1]
         places = None if key is None or columns is None else (columns[..., None] * STRIDE + torch.arange(T)).flatten(1)
         if self.cache is None:
             return scores(self.model, flat, texts, key, places)
@@ -155,7 +156,9 @@ class ClassificationTask(CohortTask):
         if personal is None:
             out = self._evaluated(adapter.flat, rows)
         else:
-            models = {name: personal.flat[int(name.removeprefix("client/"))] for name in owned if name.startswith("client/")}
+            models = {
+                name: personal.flat[int(name.removeprefix("client/"))] for name in owned if name.startswith("client/")
+            }
             out = torch.cat([self._evaluated(models.get(name, adapter.flat), own) for name, own in owned.items()])
         shown = {"validation": torch.cat([owned[name] for name in self.topics])} if self.topics else {}
         held_out = [own for name, own in owned.items() if name.startswith("client/")]
@@ -183,7 +186,7 @@ class ClassificationTask(CohortTask):
     def _evaluated(self, flat: Tensor, rows: Tensor) -> Tensor:
         """Outputs of one model (P,) for rows (n,): (n, C), on the CPU. The longest rows first."""
         lengths, order = self.table.lengths[rows].sort(descending=True, stable=True)
-        out, at = torch.empty(len(rows), self.model.scorer.outputs), 0
+        out, at = torch.empty(len(rows), self.scorer.outputs), 0
         while at < len(rows):
             T = int(lengths[at])
             some = order[at : at + max(1, EVALUATION_TOKENS // T)]
@@ -196,9 +199,9 @@ class ClassificationTask(CohortTask):
 def groups(lengths: Tensor, most: int | None) -> list[Tensor]:
     """Columns (K, b) of a batch in groups of about equal length, so that as little as possible is computed for nothing.
 
-    lengths: (K, B), 0 for rows that are not there. Each client's columns are sorted by length; where to cut is chosen so that
-    tokens, padding included, and PASS for each group are fewest in all. A group has at most `most` tokens, unless a single
-    column has more; None: one group, in order.
+    lengths: (K, B), 0 for rows that are not there. Each client's columns are sorted by length; where to cut is chosen so
+    that tokens, padding included, and PASS for each group are fewest in all. A group has at most `most` tokens, unless a
+    single column has more; None: one group, in order.
     """
     K, B = lengths.shape
     if most is None:

@@ -15,7 +15,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
 from fedfault.backbones.states import attention_weights, hidden_states
 from fedfault.seeds import rng
-from fedfault.types import Adapter, States
+from fedfault.types import Adapter, States, Task
 
 # (model, flat (k, P), ids (n, T), what goes with them) -> (k, n, ...) by layer, or nothing
 Look = Callable[[CohortModel, Tensor, Tensor, Mapping[str, Any]], list[Tensor] | None]
@@ -24,7 +24,7 @@ Look = Callable[[CohortModel, Tensor, Tensor, Mapping[str, Any]], list[Tensor] |
 ACTIVATION_BYTES = 2**30
 
 
-class CohortTask(ABC):
+class CohortTask(Task, ABC):
     """The common part of `types.Task` over rows of tokens: those of all clients first, then those of the evaluation sets."""
 
     ids: Tensor  # (N, T) all rows, as the model reads them
@@ -47,6 +47,10 @@ class CohortTask(ABC):
     @abstractmethod
     def _nll(self, flat: Tensor, rows: Tensor) -> Tensor:
         """Loss of each of these rows under one model (P,), (n,) float64."""
+
+    @abstractmethod
+    def clients_per_pass(self, batch_size: int) -> int:
+        """How many clients fit in one training pass."""
 
     def examples(self, client: int) -> int:
         """Rows of the client."""

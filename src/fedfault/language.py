@@ -52,6 +52,10 @@ class LanguageTask(CohortTask):
         """Target tokens in them."""
         return self.sizes[client]
 
+    def clients_per_pass(self, batch_size: int) -> int:
+        """How many clients' steps fit in one pass."""
+        return max(1, self.tokens_per_pass() // (batch_size * self.mask.shape[1]))
+
     def grad(
         self,
         params: Tensor,
@@ -149,6 +153,7 @@ class LanguageTask(CohortTask):
             blocks=sum(len(self.sets[name]) for name in self.mixture),
         )
         return {"validation": mixture, **out}
+
 
 def _paired_error(change: Tensor, tokens: Tensor) -> float | None:
     """Standard error of sum(change) / sum(tokens) over blocks drawn at random, (n,) each; None for one block.

@@ -98,7 +98,7 @@ def _work(exp: Any) -> str:
     return f"{length} of {t.batch_size} blocks with {t.optimizer} at lr {t.lr:g}"
 
 
-def _clients(split: Split) -> list[str]:
+def _clients(split: Split[Any]) -> list[str]:
     """A line a client: documents, tokens, a bar for them, and its share of each topic as a shade."""
     topics = split.topics[:COLUMNS]
     marks = [chr(ord("A") + i) for i in range(len(topics))]

@@ -22,7 +22,9 @@ def texts(pairs: bool = False) -> Texts:
 
 
 def opened(model, pooling: str, outputs: int = C, **options) -> CohortModel:
-    return CohortModel(model, lora_targets(model, None), r=R, alpha=10.0, scorer=Scorer(pooling, 24, outputs), **options)
+    return CohortModel(
+        model, lora_targets(model, None), r=R, alpha=10.0, scorer=Scorer(pooling, 24, outputs), **options
+    )
 
 
 def trained(c: CohortModel) -> torch.Tensor:

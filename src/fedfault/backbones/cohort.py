@@ -299,7 +299,7 @@ def _keep(shape: torch.Size, key: Tensor, p: float, like: Tensor, places: Tensor
     """Dropout masks (K, n, d), 1 / (1 - p) where kept, each row drawn from its own key: no state, no client loop.
 
     A counter-based generator (the finaliser of splitmix64 on int64), so that a client's mask does not depend on who else
-    is in the pass. places: (K, n) which d numbers of the stream each token gets, or (K, n * T) where there is one row a text.
+    is in the pass. places: (K, n), which d numbers of the stream each token gets; (K, n * T) for layers of one row a text.
     """
     K, n, d = shape
     counter = torch.arange(n * d, device=like.device, dtype=torch.int64).view(1, n, d)

@@ -153,7 +153,9 @@ def _without_head(name: str, source: str) -> tuple[Any, Any, str]:
     except BROKEN as e:
         raise _not_loaded(name, source, e) from e
     if model.config.is_encoder_decoder:
-        raise UserError(f"model.name={name}: {type(model).__name__} is an encoder with a decoder; choose one of the two")
+        raise UserError(
+            f"model.name={name}: {type(model).__name__} is an encoder with a decoder; choose one of the two"
+        )
     missing = set(found["missing_keys"])
     made_up = any(key.startswith("pooler.") for key in missing)  # at random, as the checkpoint has none
     if others := sorted(key for key in missing if not key.startswith("pooler.")):

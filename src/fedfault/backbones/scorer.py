@@ -2,8 +2,8 @@
 
     tokens (K, B, T) -> backbone -> states (K, B, T, d) -> pooled z (K, B, d) -> z W_k^T + b_k  (K, B, C)
 
-One layer and not two, as BERT-like models have in front of the last one: d x d numbers more would be most of what a client sends
-(147,840 beside the 73,728 of LoRA of rank 8 on the six layers of MiniLM). BERT's own first layer stays as it was trained.
+One layer, and none of d x d numbers in front of it as BERT-like classifiers have: that would be most of what a client sends
+(147,840 numbers beside the 73,728 of LoRA of rank 8 on the six layers of MiniLM). BERT's own stays as it was trained.
 """
 
 from __future__ import annotations

@@ -12,13 +12,10 @@ from torch import Tensor, nn
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import blocks_of
 
-
 PLAIN: Mapping[str, Any] = {"use_cache": False}  # what a language model is given besides ids
 
 
-def hidden_states(
-    model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[str, Any] = PLAIN
-) -> list[Tensor]:
+def hidden_states(model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[str, Any] = PLAIN) -> list[Tensor]:
     """What enters the first block and what leaves every block, under each row of flat (k, P): (k, n, T, d) by layer.
 
     ids: (n, T); reads: what the model is given besides, tensors of (n, T) each. The last one is what the model's last norm
@@ -44,8 +41,8 @@ def attention_weights(
 ) -> list[Tensor] | None:
     """Attention weights under each row of flat (k, P): (k, n, heads, T, T) by layer; None if a block gives none.
 
-    ids and reads as above. The layers in force compute them; for this pass the model takes the implementation that tells its weights.
-    Without gradients.
+    ids and reads as above. The layers in force compute them; for this pass the model takes the implementation that tells its
+    weights. Without gradients.
     """
     T = ids.shape[1]
     found: dict[int, Tensor] = {}

@@ -1,7 +1,7 @@
 """Labelled texts as rows of tokens of unequal length, and how a pair of sentences becomes one row.
 
-    a model's own special tokens   [CLS] it rains [SEP] it is wet [SEP]
-    a decoder                      <sep> it rains \\n it is wet                   the line break belongs to the second sentence
+a model's own special tokens   [CLS] it rains [SEP] it is wet [SEP]
+a decoder                      <sep> it rains \\n it is wet                   the line break belongs to the second sentence
 """
 
 from __future__ import annotations
@@ -67,6 +67,13 @@ class Examples:
         return Examples(self.ids[rows][:, :L], self.lengths[rows], self.second[rows], self.labels[rows])
 
     @property
+    def mask(self) -> Tensor:
+        """(N, L) bool: which tokens are real."""
+        import torch
+
+        return torch.arange(self.ids.shape[1]) < self.lengths[:, None]
+
+    @property
     def num_tokens(self) -> int:
         """Targets: one an example."""
         return len(self)
@@ -113,5 +120,7 @@ def _special(texts: Sequence[tuple[str, str]], tokenizer: Any, length: int) -> l
             return_token_type_ids=True,
         )
         kinds = found.get("token_type_ids") or [[]] * len(some)
-        rows += [Row(ids, own.index(1) if 1 in own else len(ids)) for ids, own in zip(found["input_ids"], kinds)]
+        rows += [
+            Row(ids, own.index(1) if 1 in own else len(ids)) for ids, own in zip(found["input_ids"], kinds, strict=True)
+        ]
     return rows

@@ -47,7 +47,8 @@ def text(
     if not columns:
         raise UserError("data.text_columns is empty; name at least one column, or leave it out to read the column text")
     sides = [
-        [row for file in own for row in _table(file, columns, topic_column, group_column)] for own in (train, validation)
+        [row for file in own for row in _table(file, columns, topic_column, group_column)]
+        for own in (train, validation)
     ]
     made = documents.corpus("text", source, *([document for document, _ in side] for side in sides))
     if len(columns) != 2:
