@@ -37,3 +37,21 @@ def tiny_bert(blocks: int = 2, **changes) -> BertModel:
         max_position_embeddings=32, initializer_range=0.3, pad_token_id=0, **changes,
     )  # fmt: skip
     return BertModel(config).eval()
+
+
+WORDS = ["good", "bad", "film", "plot", "it", "is", "a", "very", "dull", "bright", "he", "ran", "she", "slept"]
+
+
+def tiny_bert_tokenizer():
+    """Fourteen words, and pairs as BERT has them: [CLS] a [SEP] b [SEP]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
