@@ -258,6 +258,13 @@ def test_groups_keep_to_what_fits():
     assert torch.equal(groups(lengths, None)[0], torch.arange(4).expand(2, -1))
 
 
+def test_columns_that_no_client_has_are_left_out():
+    lengths = torch.tensor([[0, 3, 0, 5], [0, 0, 4, 0]])
+    (columns,) = groups(lengths, 10**9)
+    assert lengths.gather(1, columns).tolist() == [[3, 5], [0, 4]]
+    assert groups(torch.zeros(2, 3, dtype=torch.int64), 10**9) == []
+
+
 def federation(t: ClassificationTask, **changes) -> Federation:
     work = LocalWork(epochs=1, batch_size=4, lr=0.01)
     parts = {"algorithm": build("algorithm", "fedavg"), "aggregation": build("aggregation", "fedit")}

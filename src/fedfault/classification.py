@@ -203,11 +203,12 @@ def groups(lengths: Tensor, most: int | None) -> list[Tensor]:
     that tokens, padding included, and PASS for each group are fewest in all. A group has at most `most` tokens, unless a
     single column has more; None: one group, in order.
     """
-    K, B = lengths.shape
+    K = len(lengths)
     if most is None:
-        return [torch.arange(B).expand(K, -1)]
+        return [torch.arange(lengths.shape[1]).expand(K, -1)]
     found, order = lengths.sort(dim=1, stable=True)
-    widest = found.amax(0).clamp(min=1).tolist()  # of each column, ascending
+    widest = [w for w in found.amax(0).tolist() if w]  # of each column that a client has, ascending
+    order, B = order[:, found.shape[1] - len(widest) :], len(widest)
     cost, cut = [0.0] * (B + 1), [0] * (B + 1)  # of the first j columns, and where their last group begins
     for j in range(1, B + 1):
         fits = [i for i in range(j) if i == j - 1 or K * (j - i) * widest[j - 1] <= most]

@@ -62,8 +62,8 @@ def export(
         folder / ("adapter_model.safetensors" if lora else "trained.safetensors"), save(tensors, {"format": "pt"})
     )
     if model.scorer is not None:
-        about = {"format": "pt", "pooling": model.scorer.pooling, "labels": json.dumps(list(labels))}
-        write_atomically(folder / "head.safetensors", save(head, about))
+        about = json.dumps({"pooling": model.scorer.pooling, "labels": list(labels)})
+        write_atomically(folder / "head.safetensors", save(head, {"about": about}))  # two keys come in random order
     if lora:
         text = json.dumps(_peft_config(backbone, model, lora[0].shape[0], prefix), indent=2) + "\n"
         write_atomically(folder / "adapter_config.json", text)

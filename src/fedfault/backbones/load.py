@@ -203,7 +203,7 @@ def _check_head(name: str, model: Any) -> None:
     if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
         raise UserError(
             f"model.name={name}: {type(model).__name__} rescales its logits after the head, which is not supported; "
-            "choose another backbone"
+            "choose another backbone, or for an encoder data.task_type=classification"
         )
 
 
