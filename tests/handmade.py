@@ -51,8 +51,9 @@ def make(
         scores = {}
         if r % every == 0:
             scores = {f"topic/{t}": Score(loss(r, i), 10) for i, t in enumerate(topics)}
-            scores |= {f"client/{k}": Score(loss(r, k), 10) for k in range(clients)}
-            scores["validation"] = Score(loss(r, 0.5), 10)
+            metrics = {"accuracy": 1 - 0.5 / (r + 1), "f1": 1 - 0.6 / (r + 1)} if probed else {}
+            scores |= {f"client/{k}": Score(loss(r, k), 10, metrics=metrics) for k in range(clients)}
+            scores["validation"] = Score(loss(r, 0.5), 10, metrics=metrics)
             if general:
                 scores["general"] = Score(3.0 + 0.01 * r, 10)
         who = [client(k % clients, loss(r, k)) for k in dict.fromkeys((r % clients, (r + 1) % clients))] if r else []

@@ -39,11 +39,14 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "backbones": NOUNS,
     "runs": NOUNS,
     "local": NOUNS,
-    "language": NOUNS | {"backbones", "corpora"},
+    "cohort_task": NOUNS | {"backbones"},
+    "language": NOUNS | {"backbones", "cohort_task", "corpora"},
+    "classification": NOUNS | {"backbones", "cohort_task", "corpora", "metrics"},
+    "labelled": NOUNS | {"config", "corpora", "data"},
     "integrity": NOUNS,
     "exchange": NOUNS | {"wire"},
     "engine": NOUNS | {"local", "metrics", "wire", "exchange", "integrity"},
-    "heterogeneity": NOUNS | {"backbones", "corpora", "data", "language", "metrics", "partitions"},
+    "heterogeneity": NOUNS | {"backbones", "classification", "corpora", "data", "language", "metrics", "partitions"},
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 VOCAB = 61
 
@@ -27,3 +27,31 @@ def tiny_gpt2(blocks: int = 2) -> GPT2LMHeadModel:
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     return GPT2LMHeadModel(config).eval()
+
+
+def tiny_bert(blocks: int = 2, **changes) -> BertModel:
+    """Attention to both sides, absolute positions, two kinds of tokens, a pooler; dropout that must be off."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_layers=blocks, num_attention_heads=4,
+        max_position_embeddings=32, initializer_range=0.3, pad_token_id=0, **changes,
+    )  # fmt: skip
+    return BertModel(config).eval()
+
+
+WORDS = ["good", "bad", "film", "plot", "it", "is", "a", "very", "dull", "bright", "he", "ran", "she", "slept"]
+
+
+def tiny_bert_tokenizer():
+    """Fourteen words, and pairs as BERT has them: [CLS] a [SEP] b [SEP]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names)

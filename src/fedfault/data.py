@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
 from fedfault.corpora.decoding import text_bytes
+from fedfault.corpora.examples import Examples
 from fedfault.corpora.packing import Blocks, pack
 from fedfault.corpora.tokens import Tokens, encode
 from fedfault.errors import UserError
@@ -23,8 +24,21 @@ CLIENT_SHARE = 4  # a client's own held-out set has at most evaluation.max_block
 COLUMNS = ("path", "text_columns", "topic_column", "group_column")  # settings of `data` that go to the corpus
 
 
+class Part(Protocol):
+    """What a client trains on: token blocks, or labelled examples."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Targets in it."""
+
+
+P = TypeVar("P", bound=Part)
+
+
 @dataclass(frozen=True)
-class Split:
+class Split(Generic[P]):
     """Who holds what. Lists are indexed by client; a client with one document has no held-out set (None)."""
 
     corpus: Corpus
@@ -33,12 +47,15 @@ class Split:
     tokens: Tokens  # of the documents as their clients have them
     topics: tuple[str, ...]
     labels: NDArray[np.int64]  # (n,) the topic of every document
-    train: list[Blocks]
-    held_out: list[Blocks | None]
-    validation: dict[str, Blocks]  # by topic, at most evaluation.max_blocks each
+    train: list[P]
+    held_out: list[P | None]
+    validation: dict[str, P]  # by topic, at most evaluation.max_blocks each
     mixture: dict[str, float]  # topic -> its share of all validation tokens, those beyond max_blocks included
-    floor: dict[str, float]  # score name -> nats per token that no model can beat, where the corpus knows
-    bytes_per_token: dict[str, float]  # score name -> UTF-8 bytes of text per target token, see `bytes_per_token`
+    floor: dict[str, float] = field(
+        default_factory=dict
+    )  # score name -> nats per token that no model can beat, where known
+    bytes_per_token: dict[str, float] = field(default_factory=dict)  # score name -> see `bytes_per_token`
+    examples: Examples | None = None  # of all documents, by position, where they are labelled
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -80,15 +97,25 @@ def same_corpus(one: Experiment, other: Experiment) -> bool:
     return all(getattr(one.data, key) == getattr(other.data, key) for key in ("dataset", *COLUMNS))
 
 
-def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, control: bool = False) -> Split:
-    """Deal the training documents out to clients, hold some back for each, and pack everything into blocks.
+@dataclass(frozen=True)
+class Dealt:
+    """The documents to train on, and who got which; positions are in `documents`."""
+
+    documents: Sequence[Document]
+    topics: tuple[str, ...]
+    labels: NDArray[np.int64]  # (n,)
+    deal: Deal
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # of each client: what it trains on, what it keeps back
+
+
+def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt:
+    """Deal the training documents out to clients and hold some back for each.
 
     A `control` is dealt the same numbers of documents, unchanged ones, at random: IID clients of the same sizes.
 
-    Raises `UserError` when the partition is impossible or a client is left without text.
+    Raises `UserError` when the partition is impossible.
     """
-    T, most = exp.model.max_length, exp.evaluation.max_blocks
-    documents, ids = _training(exp, corpus, tokenizer)
+    documents = _training(exp, corpus)
     topics = tuple(sorted({d.topic for d in corpus.train}))
     place = {topic: k for k, topic in enumerate(topics)}
     labels = np.array([place[d.topic] for d in documents])
@@ -97,10 +124,22 @@ def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, co
     deal: Deal = build("partition", method.method, **method.options)(documents, exp.federation.total_clients, generator)
     if control:
         deal = _at_random(deal, rng(exp.seed, "control"))
-    ids = ids.replaced(dict(zip(deal.texts, encode(tokenizer, list(deal.texts.values())), strict=True)))
+    held = [_hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k)) for k, part in enumerate(deal.clients)]
+    return Dealt(documents, topics, labels, deal, held)
+
+
+def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, control: bool = False) -> Split[Blocks]:
+    """The split of `deal_out` with everything packed into blocks.
+
+    Raises `UserError` when the partition is impossible or a client is left without text.
+    """
+    T, most = exp.model.max_length, exp.evaluation.max_blocks
+    d = deal_out(exp, corpus, control=control)
+    changed = d.deal.texts
+    ids = encode(tokenizer, [document.text for document in d.documents])
+    ids = ids.replaced(dict(zip(changed, encode(tokenizer, list(changed.values())), strict=True)))
     train, held_out = [], []
-    for k, part in enumerate(deal.clients):
-        mine, kept_back = _hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k))
+    for k, (mine, kept_back) in enumerate(d.parts):
         train.append(pack([ids[i] for i in mine], T, separator))
         own = pack([ids[i] for i in kept_back], T, separator) if len(kept_back) else None
         held_out.append(own and _some(own, max(1, most // CLIENT_SHARE), exp.seed, "client", k))
@@ -113,11 +152,12 @@ def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, co
     sets |= {f"client/{k}": b for k, b in enumerate(held_out) if b is not None}
     sizes = bytes_per_token(sets, tokenizer, separator)
     sizes["validation"] = sum(share * sizes[f"topic/{t}"] for t, share in mixture.items())
-    return Split(corpus, documents, deal, ids, topics, labels, train, held_out, validation, mixture, floor, sizes)
+    about = (corpus, d.documents, d.deal, ids, d.topics, d.labels)
+    return Split(*about, train, held_out, validation, mixture, floor, sizes)
 
 
-def _training(exp: Experiment, corpus: Corpus, tokenizer: Any) -> tuple[Sequence[Document], Tokens]:
-    """The documents to deal out, `data.max_samples` of them at most, and their tokens."""
+def _training(exp: Experiment, corpus: Corpus) -> Sequence[Document]:
+    """The documents to deal out, `data.max_samples` of them at most."""
     documents, N = corpus.train, exp.federation.total_clients
     if exp.data.max_samples is not None and exp.data.max_samples < len(documents):
         kept = rng(exp.seed, "max_samples").permutation(len(documents))[: exp.data.max_samples]
@@ -127,7 +167,7 @@ def _training(exp: Experiment, corpus: Corpus, tokenizer: Any) -> tuple[Sequence
             f"{N} clients for {len(documents)} training documents of {corpus.name}: lower federation.total_clients"
             + (" or raise data.max_samples" if exp.data.max_samples else "")
         )
-    return documents, encode(tokenizer, [d.text for d in documents])
+    return documents
 
 
 def _at_random(deal: Deal, generator: np.random.Generator) -> Deal:

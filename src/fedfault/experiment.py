@@ -11,10 +11,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from fedfault import labelled
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone, Say, load, quiet
 from fedfault.backbones.sample import sample
+from fedfault.backbones.scorer import LAST, Scorer
 from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.classification import ClassificationTask
+from fedfault.cohort_task import CohortTask
 from fedfault.config.schema import Experiment
 from fedfault.corpora.decoding import decoder
 from fedfault.corpora.packing import Blocks
@@ -28,7 +32,7 @@ from fedfault.metrics.generation import signature as bleu_signature
 from fedfault.registry import build
 from fedfault.seeds import torch_rng
 from fedfault.storage import cache_dir, keep
-from fedfault.types import TRAITS, Aggregation, Algorithm
+from fedfault.types import TRAITS, Aggregation, Algorithm, Corpus
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Prepared:
     config: Experiment
     backbone: Backbone
     model: CohortModel
-    split: Split
+    split: Split[Any]
     federation: Federation
 
     def heterogeneity(self, say: Say = quiet) -> dict[str, Any]:
@@ -67,15 +71,44 @@ def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, 
     """
     say(f"corpus {exp.data.dataset.name}")
     corpus = like.split.corpus if like is not None and same_corpus(like.config, exp) else load_corpus(exp)
+    outputs = labelled.outputs(exp, corpus)
     say(f"backbone {exp.model.name}")
-    if like is not None and (like.config.model, like.config.device) == (exp.model, exp.device):
+    if like is not None and _same_model(like, exp, outputs):
         backbone, model = like.backbone, like.model
         model.fold({})
     else:
-        backbone = load(exp.model.name, precision=exp.model.precision, device=exp.device, say=say)
+        place = {"precision": exp.model.precision, "device": exp.device}
+        backbone = load(exp.model.name, **place, say=say, headless=outputs is not None)
         _check_length(exp, backbone)
-        model = open_up(exp, backbone)
+        model = open_up(exp, backbone, outputs)
     say("tokens")
+    made = _next_tokens if outputs is None else _labels
+    return made(exp, corpus, backbone, model, say, control)
+
+
+def _same_model(like: Prepared, exp: Experiment, outputs: int | None) -> bool:
+    """Whether an opened backbone is the one that an experiment needs, with as many outputs."""
+    own = None if like.model.scorer is None else like.model.scorer.outputs
+    return (like.config.model, like.config.device, own) == (exp.model, exp.device, outputs)
+
+
+def _labels(
+    exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
+) -> Prepared:
+    """A classification or a regression."""
+    separator = backbone.separator if backbone.pooling == LAST else None
+    dealt = labelled.split(exp, corpus, backbone.tokenizer, separator, control=control)
+    sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
+    sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
+    positive, cache_mb = labelled.positive(corpus), exp.training.activation_cache_mb
+    task = ClassificationTask(model, dealt.train, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
+    return Prepared(exp, backbone, model, dealt, federation(exp, task))
+
+
+def _next_tokens(
+    exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
+) -> Prepared:
+    """Language modelling."""
     dealt = split(exp, corpus, backbone.tokenizer, backbone.separator, control=control)
     general = _general(exp, backbone, model, say)
     sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
@@ -90,21 +123,23 @@ def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, 
     return Prepared(exp, backbone, model, dealt, federation(exp, task))
 
 
-def open_up(exp: Experiment, backbone: Backbone) -> CohortModel:
-    """The backbone with the configured sites made trainable for K clients."""
-    m = exp.model
+def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> CohortModel:
+    """The backbone with the configured sites made trainable for K clients, and with a head of so many outputs."""
+    m, scorer = exp.model, None
+    if outputs is not None and backbone.pooling is not None:
+        scorer = Scorer(backbone.pooling, backbone.model.config.hidden_size, outputs)
     if m.trainable == "lora":
         targets = lora_targets(backbone.model, m.lora.target_modules)
     else:
         targets = partial_targets(backbone.model, m.partial.last_blocks, m.partial.modules)
-    return CohortModel(backbone.model, targets, r=m.lora.r_max, alpha=m.lora.alpha, dropout=m.lora.dropout)
+    r, alpha, dropout = m.lora.r_max, m.lora.alpha, m.lora.dropout
+    return CohortModel(backbone.model, targets, r=r, alpha=alpha, dropout=dropout, scorer=scorer)
 
 
-def federation(exp: Experiment, task: LanguageTask) -> Federation:
+def federation(exp: Experiment, task: CohortTask) -> Federation:
     """The parts that a configuration names, around a task. Raises `UserError` where they cannot be combined."""
     f, t = exp.federation, exp.training
-    one_client = t.batch_size * exp.model.max_length  # target tokens of a client's step
-    per_pass = max(1, task.tokens_per_pass() // one_client) if t.clients_per_pass == "auto" else t.clients_per_pass
+    per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.method, **f.aggregation.options)
     _check_pair(exp, algorithm, aggregation)
@@ -223,6 +258,7 @@ def facts(p: Prepared) -> dict[str, Any]:
             "trainable": p.model.layout.size,
             "targets": sorted({n.rpartition(".")[2] for n in p.model.targets.lora})
             or list(p.model.targets.full_modules),
+            **({"pooling": p.model.scorer.pooling, "outputs": p.model.scorer.outputs} if p.model.scorer else {}),
         },
         "corpus": {
             "name": corpus.name,

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from fedfault.backbones.cohort import CohortModel
+from fedfault.classification import ClassificationTask
+from fedfault.corpora.examples import Examples
 from fedfault.corpora.packing import Blocks, pack
-from fedfault.data import Split
+from fedfault.data import Part, Split
 from fedfault.language import LanguageTask
 from fedfault.metrics import skew
 from fedfault.metrics.skew import Index
@@ -31,6 +33,7 @@ PAIRED = 100  # clients in that comparison
 HALVED = 32  # clients whose gradients are taken
 GRADIENT_NUMBERS = 50_000_000  # of all gradients together, which bounds their memory
 BLOCKS = 4  # of each half's gradient
+EXAMPLES = 16  # the same of labelled examples, which have one target each
 REFERENCE = 200  # splits of the corpus that the percentile is among
 REFERENCE_ALPHA = (0.01, 100.0)  # their alpha is drawn from, log-uniformly
 
@@ -64,7 +67,7 @@ INDICES = ("label_emd", "token_js", "size_cv", "embedding_mmd", "gradient")
 
 
 def measured(
-    split: Split, model: CohortModel, seed: int, separator: int, key: object, say: Callable[[str], None]
+    split: Split[Any], model: CohortModel, seed: int, separator: int, key: object, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """`measure` as JSON, kept in the cache for as long as `key` stays what it is: the next start is quick."""
     digest = hashlib.blake2b(repr((key, split.corpus.fingerprint, seed)).encode(), digest_size=16).hexdigest()
@@ -79,7 +82,7 @@ def measured(
     return made
 
 
-def measure(split: Split, model: CohortModel, seed: int, separator: int) -> Heterogeneity:
+def measure(split: Split[Any], model: CohortModel, seed: int, separator: int) -> Heterogeneity:
     """All indices of a split on the frozen base; a function of the split, the base and the seed."""
     owner = np.empty(len(split.documents), dtype=np.int64)
     for client, own in enumerate(split.deal.clients):
@@ -104,12 +107,12 @@ def measure(split: Split, model: CohortModel, seed: int, separator: int) -> Hete
             "documents": len(owner),
             "clients": len(counts),
             "embedded_clients": clients,
-            "blocks_a_half": BLOCKS,
+            "blocks_a_half": BLOCKS if split.examples is None else EXAMPLES,
         },
     )
 
 
-def _token_js(split: Split, owner: np.ndarray, seed: int) -> Index | None:
+def _token_js(split: Split[Any], owner: np.ndarray, seed: int) -> Index | None:
     generator = rng(seed, "skew", "tokens")
     order = generator.permutation(len(owner))
     chosen = np.sort(order[: max(2, int(np.searchsorted(np.cumsum(split.tokens.lengths[order]), TOKENS)))])
@@ -121,7 +124,7 @@ def _token_js(split: Split, owner: np.ndarray, seed: int) -> Index | None:
     return skew.token_js(np.repeat(np.arange(len(chosen)), lengths), ids, renumbered, generator)
 
 
-def _embeddings(split: Split, model: CohortModel, owner: np.ndarray, seed: int) -> tuple[Index | None, int]:
+def _embeddings(split: Split[Any], model: CohortModel, owner: np.ndarray, seed: int) -> tuple[Index | None, int]:
     """Documents as the mean of the frozen base's input embeddings of their tokens; as many of each client, about."""
     generator = rng(seed, "skew", "embeddings")
     full = split.tokens.lengths > 0
@@ -139,24 +142,26 @@ def _embeddings(split: Split, model: CohortModel, owner: np.ndarray, seed: int) 
     return skew.embedding_mmd(means.double().numpy(), client, generator), len(own)
 
 
-def _gradients(split: Split, model: CohortModel, seed: int, separator: int) -> skew.GradientSkew | None:
+def _gradients(split: Split[Any], model: CohortModel, seed: int, separator: int) -> skew.GradientSkew | None:
     """Two gradients of every client (of some, where there are many) at the untrained adapter, each on half its documents."""
     generator = rng(seed, "skew", "gradients")
     x = model.init(seed)
     most = max(2, min(HALVED, GRADIENT_NUMBERS // (2 * len(x.flat))))
-    halves: list[Blocks] = []
+    halves: list[Any] = []
+    most_rows = BLOCKS if split.examples is None else EXAMPLES
     for client in sorted(generator.permutation(len(split.deal.clients)).tolist()):
         shuffled = generator.permutation(split.deal.clients[client])
-        one, other = (_blocks(split, half, generator, separator) for half in (shuffled[::2], shuffled[1::2]))
+        one, other = (_some(split, half, generator, separator) for half in (shuffled[::2], shuffled[1::2]))
         if one is not None and other is not None and len(halves) < 2 * most:
             halves += [one, other]
     if len(halves) < 4:
         return None
-    task = LanguageTask(model, halves, {}, {})
-    per = max(1, task.tokens_per_pass() // (BLOCKS * task.mask.shape[1]))
+    labelled = model.scorer is not None
+    task = ClassificationTask(model, halves, {}, seed=seed) if labelled else LanguageTask(model, halves, {}, {})
+    per = max(1, task.tokens_per_pass() // (most_rows * task.mask.shape[1]))
     gradients = []
     for clients in torch.arange(len(halves)).split(per):
-        rows = torch.arange(BLOCKS).expand(len(clients), -1)
+        rows = torch.arange(most_rows).expand(len(clients), -1)
         real = rows < torch.tensor([task.counts[c] for c in clients])[:, None]
         start = x.flat.expand(len(clients), -1)
         batch = Batch(rows.where(real, 0), real)
@@ -165,8 +170,11 @@ def _gradients(split: Split, model: CohortModel, seed: int, separator: int) -> s
     return skew.gradient_skew(both[::2], both[1::2], generator)
 
 
-def _blocks(split: Split, documents: np.ndarray, generator: np.random.Generator, separator: int) -> Blocks | None:
-    """Some blocks of some documents, None if they hold no token."""
+def _some(split: Split[Any], documents: np.ndarray, generator: np.random.Generator, separator: int) -> Part | None:
+    """Some blocks or examples of some documents, None if they hold no token."""
+    examples: Examples | None = split.examples
+    if examples is not None:
+        return examples[documents[:EXAMPLES]] if len(documents) else None
     ids = [split.tokens[i] for i in documents]
     if not sum(map(len, ids)):
         return None

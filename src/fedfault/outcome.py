@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,15 @@ from fedfault.records import Records, RoundRecord, bits_per_byte
 from fedfault.runs import best_round
 
 
-def summary(records: Records, bytes_per_token: Mapping[str, float] | None = None) -> dict[str, Any]:
+def summary(
+    records: Records,
+    bytes_per_token: Mapping[str, float] | None = None,
+    target: tuple[str, float] | None = None,
+) -> dict[str, Any]:
     """Scores at the start, at the end and in the best round, fairness, what was given back, and what it cost.
 
-    bytes_per_token: of each evaluation set, for bits per byte.
+    bytes_per_token: of each evaluation set, for bits per byte; target: a metric of the validation set and the value that it
+    is to reach.
     """
     scored = [r for r in records if r.scores]
     out: dict[str, Any] = {"rounds": records[-1].round if records else 0}
@@ -29,15 +35,29 @@ def summary(records: Records, bytes_per_token: Mapping[str, float] | None = None
             out["fairness"] = spread
         if topics := [name for name in last.scores if name.startswith("topic/")]:
             out["backward_transfer"] = {name: _given_back(records, name) for name in topics}
+    if target is not None:
+        out["time_to_target"] = _time_to_target(records, *target)
     return {**out, **_cost(records)}
 
 
 def _scores(record: RoundRecord, bytes_per_token: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    labelled = any(s.metrics for s in record.scores.values())
     return {
-        name: {"loss": s.loss, "perplexity": s.perplexity, "tokens": s.tokens}
+        name: {"loss": s.loss, **(s.metrics if labelled else {"perplexity": s.perplexity}), "tokens": s.tokens}
         | ({"bits_per_byte": bits_per_byte(s.loss, bytes_per_token[name])} if name in bytes_per_token else {})
         for name, s in record.scores.items()
     }
+
+
+def _time_to_target(records: Records, metric: str, value: float) -> dict[str, Any]:
+    """The first round in which the metric reaches the value, and the seconds until then; neither if it never does."""
+    out: dict[str, Any] = {"metric": metric, "target": value}
+    scored = [r for r in records if "validation" in r.scores]
+    reached = [r.round for r in scored if r.scores["validation"].metrics.get(metric, -math.inf) >= value]
+    if reached:
+        out["round"] = reached[0]
+        out["seconds"] = sum(sum(r.seconds.values()) for r in records if r.round <= reached[0])
+    return out
 
 
 def _fairness(first: RoundRecord, last: RoundRecord) -> dict[str, dict[str, float]]:

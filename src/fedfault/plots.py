@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from fedfault.report.draw import Plot, png
-from fedfault.report.figures.clients import clients, fairness
+from fedfault.report.figures.clients import clients, fairness, labels
 from fedfault.report.figures.cost import traffic
 from fedfault.report.figures.heat import cosines, participation, split
 from fedfault.report.figures.layers import layers
@@ -24,6 +24,7 @@ __all__ = ["FIGURES", "LIGHT", "split", "write"]
 
 FIGURES: dict[str, Plot] = {
     "loss_by_topic": loss_by_topic,
+    "labels": labels,
     "clients": clients,
     "fairness": fairness,
     "general": general,

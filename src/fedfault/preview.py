@@ -84,21 +84,29 @@ def _facts(p: Prepared) -> list[str]:
         f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {fed.cohort_size} of {fed.total_clients} "
         f"clients a round, {_work(exp)}",
         f"traffic    {down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round",
-        f"tokens     {size:,} in training blocks of {exp.model.max_length}; "
-        f"{fed.clients_per_pass} clients fit in one pass",
+        f"{_targets(split, size, exp.model.max_length)}; {fed.clients_per_pass} clients fit in one pass",
     ]
     if split.floor:
         lines.append(f"floor      {split.floor['validation']:.4f} nats per token: the entropy of the validation texts")
     return lines
 
 
+def _targets(split: Split[Any], size: int, length: int) -> str:
+    """What there is to learn from."""
+    if split.examples is None:
+        return f"tokens     {size:,} in training blocks of {length}"
+    mean = float(split.examples.lengths.double().mean())
+    return f"examples   {size:,} for training, of {mean:.1f} tokens on average and {length} at most"
+
+
 def _work(exp: Any) -> str:
     t = exp.training
     length = f"{t.local_steps} steps" if t.local_steps else f"{t.local_epochs or 1} epoch(s)"
-    return f"{length} of {t.batch_size} blocks with {t.optimizer} at lr {t.lr:g}"
+    rows = "blocks" if exp.data.task_type == "causal_lm" else "examples"
+    return f"{length} of {t.batch_size} {rows} with {t.optimizer} at lr {t.lr:g}"
 
 
-def _clients(split: Split) -> list[str]:
+def _clients(split: Split[Any]) -> list[str]:
     """A line a client: documents, tokens, a bar for them, and its share of each topic as a shade."""
     topics = split.topics[:COLUMNS]
     marks = [chr(ord("A") + i) for i in range(len(topics))]
@@ -106,7 +114,7 @@ def _clients(split: Split) -> list[str]:
     rest = f"  and {len(split.topics) - COLUMNS} more" if len(split.topics) > COLUMNS else ""
     lines = [
         "topics     " + "  ".join(f"{m} {t}" for m, t in zip(marks, topics, strict=True)) + rest,
-        f"client  documents     tokens  {'':{BAR}}  {'  '.join(marks)}",
+        f"client  documents  {'tokens' if split.examples is None else 'examples':>9}  {'':{BAR}}  {'  '.join(marks)}",
     ]
     for k, counts in enumerate(split.counts[:MOST]):
         share = counts[:COLUMNS] / counts.sum()
@@ -154,7 +162,8 @@ def _kind(kind: str, found: dict[str, Callable[..., Any]]) -> str:
 def _models(models: dict[str, str]) -> str:
     width = max(map(len, models))
     rows = [f"  {n:{width}}  {where}" for n, where in models.items()]
-    return "\n".join(["model:", *rows, "  any Hub id of a causal language model, a local folder, or a .gguf file"])
+    more = ["  any Hub id of a causal language model, a local folder, or a .gguf file", "  for labels, any encoder too"]
+    return "\n".join(["model:", *rows, *more])
 
 
 def _one(kind: str, name: str, builder: Callable[..., Any]) -> str:

@@ -21,6 +21,7 @@ class Progress:
         self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self.total = self.done = 0
+        self.targets = "tokens"  # what is counted
         self.started = time.monotonic()
         self.bar: Bar | None = None
         self.task = TaskID(0)
@@ -63,9 +64,11 @@ class Progress:
     def _numbers(self, record: RoundRecord) -> str:
         parts = []
         if (score := record.scores.get("validation")) is not None:
-            parts.append(f"loss {score.loss:.3f}  perplexity {score.perplexity:,.1f}")
+            metrics = [f"{name} {value:.3f}" for name, value in score.metrics.items()]
+            self.targets = "examples" if metrics else self.targets
+            parts += [f"loss {score.loss:.3f}", *(metrics or [f"perplexity {score.perplexity:,.1f}"])]
         if record.clients:
-            parts.append(f"{record.tokens / record.seconds['train']:,.0f} tokens/s")
+            parts.append(f"{record.tokens / record.seconds['train']:,.0f} {self.targets}/s")
         if self.done > self.first:
             left = (time.monotonic() - self.started) / (self.done - self.first) * (self.total - self.done)
             parts.append(

@@ -11,12 +11,16 @@ from typing import Any, Literal, NamedTuple
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss over target tokens, in nats, and how many tokens it is a mean over."""
+    """Mean loss over target tokens, in nats, and how many tokens it is a mean over.
+
+    Of labelled examples every one is a target and a block: the loss is in nats, or for scores the squared error.
+    """
 
     loss: float
     tokens: int
     se: float | None = None  # standard error of the change of `loss` since round 0, paired by block; None: not known
     blocks: int | None = None  # how many blocks that is made of
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of labels: accuracy and f1, or pearson and spearman
 
     @property
     def perplexity(self) -> float:
@@ -78,6 +82,9 @@ class RoundRecord:
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values, a number that is not finite as None; `from_json` inverts it."""
         plain: dict[str, Any] = finite(dataclasses.asdict(self))
+        for score in plain["scores"].values():
+            if not score["metrics"]:
+                del score["metrics"]
         return plain
 
     @classmethod
@@ -120,7 +127,8 @@ def _client(line: Mapping[str, Any]) -> ClientRecord:
 
 
 def _score(line: Mapping[str, Any]) -> Score:
-    return Score(**_nan({"loss": line["loss"]}), tokens=line["tokens"], se=line.get("se"), blocks=line.get("blocks"))
+    loss, metrics = _nan({"loss": line["loss"]}), _nan(line.get("metrics", {}))
+    return Score(**loss, tokens=line["tokens"], se=line.get("se"), blocks=line.get("blocks"), metrics=metrics)
 
 
 @dataclass(frozen=True)

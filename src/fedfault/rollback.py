@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from fedfault.carry import carried
+from fedfault.cohort_task import CohortTask
 from fedfault.config.loading import load
 from fedfault.experiment import Prepared, federation
-from fedfault.language import LanguageTask
 from fedfault.progress import Progress
 from fedfault.records import Finding
 from fedfault.remedies import remedy
@@ -62,7 +62,7 @@ def roll_back(
     past.append(entry)
     folder.write_json("manifest.json", manifest)
     repair(folder, manifest)
-    fed = federation(loaded.experiment, cast(LanguageTask, p.federation.task))
+    fed = federation(loaded.experiment, cast(CohortTask, p.federation.task))
     state, notes = carried(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
     said = f"went back from round {now} to round {best} because of {' and '.join(by)}, and on with {', '.join(answer)}"
     for line in (said, *notes):

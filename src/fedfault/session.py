@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -20,10 +20,11 @@ import fedfault
 from fedfault import rollback
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
-from fedfault.config.schema import Experiment
+from fedfault.config.schema import METRICS, Experiment
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared, facts, prepare
+from fedfault.labelled import classes
 from fedfault.outcome import summary
 from fedfault.progress import Progress
 from fedfault.records import Finding, RoundRecord
@@ -206,10 +207,14 @@ def _finish(
     from fedfault.backbones.export import export
 
     watch.write(folder.path, records)
-    found = {**summary(records, p.split.bytes_per_token), "verdict": watch.verdict(records)}
+    metric, target = p.config.metric, p.config.evaluation.target_score
+    aim = None if metric is None or target is None else (metric, target)
+    found = {**summary(records, p.split.bytes_per_token, aim), "verdict": watch.verdict(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
-    export(folder.path / "adapter", p.backbone, p.model, state.adapter, _card(p, found, manifest), state.base)
+    labels = classes(p.split.corpus)
+    card = _card(p, found, manifest, labels)
+    export(folder.path / "adapter", p.backbone, p.model, state.adapter, card, state.base, labels)
 
 
 def _check_same(manifest: dict[str, Any], now: dict[str, Any]) -> None:
@@ -261,7 +266,13 @@ def commit() -> str | None:
     return head + ("+" if changed else "")
 
 
-def _card(p: Prepared, found: dict[str, Any], manifest: dict[str, Any]) -> str:
+def _shown(scores: Mapping[str, Mapping[str, float]], name: str, metric: str) -> str:
+    """A score as the card shows it."""
+    value = scores.get(name, {}).get(metric)
+    return "–" if value is None else f"{value:.2f}" if metric == "perplexity" else f"{value:.3f}"
+
+
+def _card(p: Prepared, found: dict[str, Any], manifest: dict[str, Any], labels: Sequence[str]) -> str:
     """README.md of the adapter: the YAML head that model hubs read, what it is, how it did, how to load it."""
     import jinja2
 
@@ -280,5 +291,10 @@ def _card(p: Prepared, found: dict[str, Any], manifest: dict[str, Any]) -> str:
         found=found,
         manifest=manifest,
         names=[n for n in found["final"] if not n.startswith("client/")],
+        metrics=list(METRICS.get(exp.data.task_type, ("perplexity",))),
+        value=_shown,
+        pooling=p.backbone.pooling,
+        separator=p.backbone.separator,
+        labels=list(labels) if exp.data.task_type == "classification" else [],
         notes=[CARD_NOTES[trait] for trait in sorted(p.federation.aggregation.traits & set(CARD_NOTES))],
     )

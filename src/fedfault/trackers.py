@@ -217,8 +217,10 @@ def numbers(record: RoundRecord) -> dict[str, float]:
     {'probes/update_norm': 0.5, 'bytes/up': 8.0, 'bytes/down': 0.0}
     """
     found: dict[str, float] = {}
+    labelled = any(score.metrics for score in record.scores.values())
     for name, score in record.scores.items():
-        found |= {f"scores/{name}/loss": score.loss, f"scores/{name}/perplexity": score.perplexity}
+        others = score.metrics if labelled else {"perplexity": score.perplexity}
+        found |= {f"scores/{name}/{key}": value for key, value in {"loss": score.loss, **others}.items()}
     found |= {f"probes/{name}": value for name, value in record.probes.items()}
     found |= {"bytes/up": record.bytes_up, "bytes/down": record.bytes_down}
     found |= {f"seconds/{name}": value for name, value in record.seconds.items()}

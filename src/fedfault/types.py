@@ -422,6 +422,16 @@ class Document(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What a corpus with labels says of them beyond the topics of its documents."""
+
+    names: tuple[str, ...] = ()  # of the classes 0, 1, ...; none where the topics in alphabetical order are the classes
+    positive: str | None = None  # the class whose F1 the task is measured by; None: the mean over the classes
+    scores: Mapping[str, float] = field(default_factory=dict)  # text -> score, for regression
+    first: Mapping[str, int] = field(default_factory=dict)  # text of two sentences -> characters of the first one
+
+
+@dataclass(frozen=True)
 class Corpus:
     """A data set as a user meets it: documents with a topic each, split into train and validation."""
 
@@ -433,6 +443,7 @@ class Corpus:
     entropy: Mapping[str, float] | None = (
         None  # of a known generator: nats a character that no model can beat, by topic
     )
+    labels: Labels | None = None  # None: the topics are all there is
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A frozen causal language model that carries K adapters at once.
+"""A frozen language model that carries K adapters at once.
 
     ids (K, B, T) -> (K*B, T) -> frozen blocks -> hidden (K, B*T, d) -> loss (K,)
                         |
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedfault.algebra import fresh_factors
 from fedfault.backbones.head import head_loss
 from fedfault.backbones.lean import make_lean
+from fedfault.backbones.scorer import Scorer
 from fedfault.backbones.sites import Targets, linear_shape, parent_of
 from fedfault.errors import UserError
 from fedfault.seeds import torch_rng
@@ -37,17 +38,18 @@ class Slots:
         self.now: dict[str, tuple[Tensor, ...]] = {}  # site name -> its numbers, (K, size) each
         self.clients = 1
         self.key: Tensor | None = None  # (K,) int64 random streams for dropout; None: no dropout
+        self.places: Tensor | None = None  # (K, B*T) where in its stream each token is; None: one behind the other
 
     @contextmanager
-    def bound(self, flat: Tensor, key: Tensor | None = None) -> Iterator[None]:
+    def bound(self, flat: Tensor, key: Tensor | None = None, places: Tensor | None = None) -> Iterator[None]:
         """Within the block, flat (K, P) are the parameters in force."""
         pieces = iter(flat.split(self.parts, dim=-1))  # one split: the backward pass is one concatenation
         self.now = {s.name: tuple(next(pieces) for _ in s.parts) for s in self.layout.sites}
-        self.clients, self.key = len(flat), key
+        self.clients, self.key, self.places = len(flat), key, places
         try:
             yield
         finally:
-            self.now, self.key = {}, None
+            self.now, self.key, self.places = {}, None, None
 
     def full(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """(K, *shape)."""
@@ -69,7 +71,7 @@ class CohortLora(nn.Module):
         a, b = (factor.to(x.dtype) for factor in slots.now[self.site.name])
         rows = x.reshape(slots.clients, -1, d_in)  # (K, B*T, d_in)
         if self.dropout and slots.key is not None:
-            rows = rows * _keep(rows.shape, slots.key + self.index * 2**20, self.dropout, rows)
+            rows = rows * _keep(rows.shape, slots.key + self.index * 2**20, self.dropout, rows, slots.places)
         low = torch.bmm(rows, a.unflatten(-1, (r, d_in)).mT)  # (K, B*T, r)
         up = b.unflatten(-1, (d_out, r)).mT  # (K, r, d_out)
         return torch.baddbmm(y.view(slots.clients, -1, d_out), low, up, alpha=slots.layout.scaling).view_as(y)
@@ -141,14 +143,24 @@ class CohortModel:
     """The backbone with its trainable sites opened up for K clients.
 
     `model` is a transformers causal LM or has its interface (`llama.py`); it is changed in place. Its own parameters stay
-    frozen.
+    frozen. With a `scorer` it is any backbone, whose own head, if it has one, is not used.
     """
 
-    def __init__(self, model: Any, targets: Targets, *, r: int, alpha: float, dropout: float = 0.0) -> None:
-        self.model, self.targets = model.eval().requires_grad_(False), targets
+    def __init__(
+        self,
+        model: Any,
+        targets: Targets,
+        *,
+        r: int,
+        alpha: float,
+        dropout: float = 0.0,
+        scorer: Scorer | None = None,
+    ) -> None:
+        self.model, self.targets, self.scorer = model.eval().requires_grad_(False), targets, scorer
         make_lean(model)
         sites = [Site(name, "lora", (r, *linear_shape(model.get_submodule(name)))) for name in targets.lora]
         sites += [Site(name, "full", tuple(model.get_parameter(name).shape)) for name in targets.full_parameters]
+        sites += scorer.sites if scorer else ()
         self.layout = Layout.of(sites, scaling=alpha / r)
         self.slots = Slots(self.layout)
         self.original: dict[str, Tensor] = {}  # weights that were folded into, as they were
@@ -183,12 +195,17 @@ class CohortModel:
         return weight
 
     def init(self, seed: int) -> Adapter:
-        """The untrained adapter (P,): A uniform in +-1/sqrt(d_in) as PEFT has it, B zero, full sites as in the base."""
+        """The untrained adapter (P,): A uniform in +-1/sqrt(d_in) as PEFT has it, B zero, full sites as in the base.
+
+        A scorer's head, which the base does not have, is drawn anew.
+        """
         flat = torch.zeros(self.layout.size)
         fresh_factors(self.layout, flat, "init", seed=seed)
         for site in self.layout.sites:
-            if site.kind == "full":
+            if site.name in self.full_values:
                 self.layout.part(flat, site).copy_(self.full_values[site.name])
+        if self.scorer is not None:
+            self.scorer.fill(self.layout, flat, seed)
         return Adapter(self.layout, flat.to(self.device))
 
     def losses(
@@ -278,14 +295,17 @@ def _check_same(layer: nn.Module, base: nn.Module, name: str) -> None:
         )
 
 
-def _keep(shape: torch.Size, key: Tensor, p: float, like: Tensor) -> Tensor:
+def _keep(shape: torch.Size, key: Tensor, p: float, like: Tensor, places: Tensor | None = None) -> Tensor:
     """Dropout masks (K, n, d), 1 / (1 - p) where kept, each row drawn from its own key: no state, no client loop.
 
     A counter-based generator (the finaliser of splitmix64 on int64), so that a client's mask does not depend on who else
-    is in the pass.
+    is in the pass. places: (K, n), which d numbers of the stream each token gets; (K, n * T) for layers of one row a text.
     """
     K, n, d = shape
     counter = torch.arange(n * d, device=like.device, dtype=torch.int64).view(1, n, d)
+    if places is not None:
+        own = places[:, :: places.shape[1] // n].to(like.device)
+        counter = own[..., None] * d + counter[:, :1]
     z = _mix(key.to(like.device).view(K, 1, 1)) + counter * -7046029254386353131  # 0x9E3779B97F4A7C15
     uniform = (_mix(z) >> 40 & 0xFFFFFF).to(torch.float32) / 2**24
     return (uniform >= p).to(like.dtype) / (1 - p)

@@ -6,7 +6,7 @@ The files are written here, without importing peft, which takes seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from safetensors.torch import save
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone
+from fedfault.backbones.scorer import BIAS, WEIGHT
 from fedfault.backbones.sites import is_conv1d
 from fedfault.storage import write_atomically
 from fedfault.types import Adapter, Layout
+
+HEAD = {WEIGHT: "weight", BIAS: "bias"}
 
 
 def export(
@@ -28,33 +31,52 @@ def export(
     adapter: Adapter,
     card: str,
     base: Mapping[str, torch.Tensor] | None = None,
+    labels: Sequence[str] = (),
 ) -> None:
     """Write `folder`: adapter_config.json, adapter_model.safetensors, tokenizer and model card README.md.
 
     base: what the run added to the frozen weights, `State.base`; the adapter written then stands for that too.
     A `partial` run has no adapter in PEFT's sense: its folder holds trained.safetensors, the trained parameters under
     their names in the backbone.
+
+    A classifier's adapter is one of `AutoModel`, and its head is in head.safetensors beside it: `weight`, `bias`, and as
+    metadata the names of the classes and which state the head reads. transformers' own classifiers have heads of other
+    shapes and none on a mean of states, so that `modules_to_save` would load into nothing for the most of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if base:
         adapter = with_base(adapter, base)
     layout, flat = adapter.layout, adapter.flat.detach().float().cpu()
-    lora = layout.lora
+    lora, prefix = layout.lora, _prefix(model)
     tensors: dict[str, torch.Tensor] = {}
+    head: dict[str, torch.Tensor] = {}
     for site in lora:
         A, B = layout.pair(flat, site)
         for factor, value in (("lora_A", A), ("lora_B", B)):
-            tensors[f"base_model.model.{site.name}.{factor}.weight"] = value.contiguous().clone()
+            name = f"base_model.model.{site.name.removeprefix(prefix)}.{factor}.weight"
+            tensors[name] = value.contiguous().clone()
     for site in (s for s in layout.sites if s.kind == "full"):
-        tensors[site.name] = layout.part(flat, site).contiguous().clone()
+        own, name = (head, HEAD[site.name]) if site.name in HEAD else (tensors, site.name.removeprefix(prefix))
+        own[name] = layout.part(flat, site).contiguous().clone()
     write_atomically(
         folder / ("adapter_model.safetensors" if lora else "trained.safetensors"), save(tensors, {"format": "pt"})
     )
+    if model.scorer is not None:
+        about = json.dumps({"pooling": model.scorer.pooling, "labels": list(labels)})
+        write_atomically(folder / "head.safetensors", save(head, {"about": about}))  # two keys come in random order
     if lora:
-        text = json.dumps(_peft_config(backbone, model, lora[0].shape[0]), indent=2) + "\n"
+        text = json.dumps(_peft_config(backbone, model, lora[0].shape[0], prefix), indent=2) + "\n"
         write_atomically(folder / "adapter_config.json", text)
     backbone.tokenizer.save_pretrained(folder)
     write_atomically(folder / "README.md", card)
+
+
+def _prefix(model: CohortModel) -> str:
+    """What the names of a classifier's sites begin with, and those of its `AutoModel` do not."""
+    if model.scorer is None:
+        return ""
+    name = next(n for n, m in model.model.named_modules() if m is model.model.base_model)
+    return f"{name}." if name else ""
 
 
 def with_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
@@ -87,18 +109,18 @@ def _rank(S: torch.Tensor, shape: torch.Size) -> int:
     return int((S.max() * max(shape) * torch.finfo(torch.float32).eps < S).sum())
 
 
-def _peft_config(backbone: Backbone, model: CohortModel, r: int) -> dict[str, Any]:
+def _peft_config(backbone: Backbone, model: CohortModel, r: int, prefix: str) -> dict[str, Any]:
     """What peft.LoraConfig.from_pretrained reads; fields left out have peft's defaults. Target names are sorted."""
     names = sorted(model.targets.lora)
     base = model.model.get_submodule(names[0]).base
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "CAUSAL_LM" if model.scorer is None else "FEATURE_EXTRACTION",
         "base_model_name_or_path": backbone.source,
         "r": r,
         "lora_alpha": model.layout.scaling * r,
         "lora_dropout": 0.0,
-        "target_modules": names,
+        "target_modules": [name.removeprefix(prefix) for name in names],
         "fan_in_fan_out": is_conv1d(base),
         "bias": "none",
         "inference_mode": True,

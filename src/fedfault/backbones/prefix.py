@@ -6,7 +6,7 @@ activations at the first trainable block are stored, up to a memory cap; beyond 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfault.backbones.sites import blocks_of
+from fedfault.backbones.states import PLAIN
 
 
 class _Reached(Exception):
@@ -21,14 +22,14 @@ class _Reached(Exception):
 
 
 class Prefix:
-    """The frozen blocks below `first_block` of a causal LM."""
+    """The frozen blocks below `first_block` of a backbone."""
 
     def __init__(self, model: Any, first_block: int) -> None:
         self.model, self.blocks, self.first = model, blocks_of(model)[1], first_block
 
     @torch.no_grad()
-    def run(self, ids: Tensor) -> Tensor:
-        """ids (n, T) -> activations that enter the first trainable block, (n, T, d)."""
+    def run(self, ids: Tensor, reads: Mapping[str, Any]) -> Tensor:
+        """ids (n, T) and what goes with them -> activations that enter the first trainable block, (n, T, d)."""
         caught: list[Tensor] = []
 
         def stop(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
@@ -37,7 +38,7 @@ class Prefix:
 
         handle = self.blocks[self.first].register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self.model.base_model(input_ids=ids, use_cache=False)
+            self.model.base_model(input_ids=ids, **reads)
         except _Reached:
             pass
         finally:
@@ -57,12 +58,20 @@ class Prefix:
                 del block.forward  # the class's own forward again
 
 
+Reads = Callable[[Tensor], Mapping[str, Any]]
+
+
+def plain(rows: Tensor) -> Mapping[str, Any]:
+    """What language models are given besides ids."""
+    return PLAIN
+
+
 class ActivationCache:
     """Rows of activations by the row's number in one table of token blocks, filled as rows are first asked for."""
 
-    def __init__(self, prefix: Prefix, ids: Tensor, max_bytes: int) -> None:
-        """ids: (N, T) all token blocks that may be asked for."""
-        self.prefix, self.ids = prefix, ids
+    def __init__(self, prefix: Prefix, ids: Tensor, max_bytes: int, reads: Reads = plain) -> None:
+        """ids: (N, T) all rows of tokens that may be asked for; reads: rows -> what the model is given besides."""
+        self.prefix, self.ids, self.reads = prefix, ids, reads
         self.max_bytes = max_bytes
         self.store: Tensor | None = None  # (capacity, T, d), allocated with the first row
         self.slot = torch.full((len(ids),), -1)
@@ -71,7 +80,8 @@ class ActivationCache:
     def rows(self, rows: Tensor) -> Tensor:
         """rows (n,) -> activations (n, T, d)."""
         missing = rows[self.slot[rows] < 0].unique()
-        fresh = self.prefix.run(self.ids[missing].to(self.prefix.model.device)) if len(missing) else None
+        ids = self.ids[missing].to(self.prefix.model.device)
+        fresh = self.prefix.run(ids, self.reads(missing)) if len(missing) else None
         if fresh is not None:
             self._keep(missing, fresh)
         if self.store is None or bool((self.slot[rows] < 0).any()):

@@ -16,6 +16,9 @@ LORA_TARGETS = {  # config.model_type -> module names, the defaults that users o
         ("q_proj", "v_proj"),
     ),
     **dict.fromkeys(("smollm3", "olmo", "olmo2", "starcoder2", "granite", "cohere"), ("q_proj", "v_proj")),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), ("query", "value")),
+    "deberta-v2": ("query_proj", "value_proj"),
+    "distilbert": ("q_lin", "v_lin"),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
     **dict.fromkeys(("gpt_neox", "bloom", "falcon"), ("query_key_value",)),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
@@ -61,10 +64,10 @@ def parent_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def blocks_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Name and list of the decoder blocks: the longest ModuleList of the backbone."""
+    """Name and list of the blocks: the longest ModuleList of the backbone."""
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     if not lists:
-        raise UserError(f"{type(model).__name__} has no list of blocks; use a decoder-only causal language model")
+        raise UserError(f"{type(model).__name__} has no list of blocks; use a plain decoder or encoder")
     return max(lists, key=lambda item: len(item[1]))
 
 
@@ -134,12 +137,13 @@ def partial_targets(model: Any, last_blocks: int, modules: Iterable[str]) -> Tar
 def _full(model: Any, leaves: list[str]) -> Targets:
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(m): n for n, m in model.named_modules()}
-    tied = head.weight is table.weight
+    head_name = None if head is None else names[id(head)]
+    tied = head is not None and head.weight is table.weight
     head_site = None
-    if names[id(head)] in leaves or (tied and names[id(table)] in leaves):
+    if head_name in leaves or (tied and names[id(table)] in leaves):
         owner = table if tied else head
         head_site = f"{names[id(owner)]}.weight"
-        leaves = [n for n in leaves if n not in (names[id(head)], names[id(table)])] + [names[id(owner)]]
+        leaves = [n for n in leaves if n not in (head_name, names[id(table)])] + [names[id(owner)]]
         leaves += [names[id(table)]] if not tied and names[id(table)] in leaves else []
     for n in leaves:
         module = model.get_submodule(n)
@@ -150,7 +154,7 @@ def _full(model: Any, leaves: list[str]) -> Targets:
         f"{n}.{p}"
         for n in leaves
         for p, _ in model.get_submodule(n).named_parameters()
-        if (n, p) != (names[id(head)], "bias")
+        if (n, p) != (head_name, "bias")
     )
     return Targets(
         full_modules=tuple(leaves),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import blocks_of
 
+PLAIN: Mapping[str, Any] = {"use_cache": False}  # what a language model is given besides ids
 
-def hidden_states(model: CohortModel, flat: Tensor, ids: Tensor) -> list[Tensor]:
+
+def hidden_states(model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[str, Any] = PLAIN) -> list[Tensor]:
     """What enters the first block and what leaves every block, under each row of flat (k, P): (k, n, T, d) by layer.
 
-    ids: (n, T). The last one is what the model's last norm gets. Without gradients.
+    ids: (n, T); reads: what the model is given besides, tensors of (n, T) each. The last one is what the model's last norm
+    gets. Without gradients.
     """
     found: list[Tensor] = []
 
@@ -29,15 +32,17 @@ def hidden_states(model: CohortModel, flat: Tensor, ids: Tensor) -> list[Tensor]
     blocks = blocks_of(model.model)[1]
     hooks = [blocks[0].register_forward_pre_hook(enters, with_kwargs=True)]
     hooks += [block.register_forward_hook(leaves) for block in blocks]
-    _run(model, flat, ids, hooks)
+    _run(model, flat, ids, reads, hooks)
     return [layer.unflatten(0, (len(flat), -1)) for layer in found]
 
 
-def attention_weights(model: CohortModel, flat: Tensor, ids: Tensor) -> list[Tensor] | None:
+def attention_weights(
+    model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[str, Any] = PLAIN
+) -> list[Tensor] | None:
     """Attention weights under each row of flat (k, P): (k, n, heads, T, T) by layer; None if a block gives none.
 
-    ids: (n, T). The layers in force compute them; for this pass the model takes the implementation that tells its weights.
-    Without gradients.
+    ids and reads as above. The layers in force compute them; for this pass the model takes the implementation that tells its
+    weights. Without gradients.
     """
     T = ids.shape[1]
     found: dict[int, Tensor] = {}
@@ -54,18 +59,20 @@ def attention_weights(model: CohortModel, flat: Tensor, ids: Tensor) -> list[Ten
         for module in block.modules()
     ]
     with _eager(model.model):
-        _run(model, flat, ids, hooks)
+        _run(model, flat, ids, reads, hooks)
     if len(found) < len(blocks):
         return None
     return [found[i].unflatten(0, (len(flat), -1)) for i in range(len(blocks))]
 
 
 @torch.no_grad()
-def _run(model: CohortModel, flat: Tensor, ids: Tensor, hooks: list[Any]) -> None:
+def _run(model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[str, Any], hooks: list[Any]) -> None:
     """One pass of k times n rows, after which the hooks are gone."""
+    k = len(flat)
+    given = {name: v.repeat(k, 1) if isinstance(v, Tensor) else v for name, v in {"input_ids": ids, **reads}.items()}
     try:
         with model.slots.bound(flat):
-            model.model.base_model(input_ids=ids.repeat(len(flat), 1), use_cache=False)
+            model.model.base_model(**given)
     finally:
         for hook in hooks:
             hook.remove()

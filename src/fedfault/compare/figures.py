@@ -59,7 +59,7 @@ def losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
         ends.append((last_finite(values), label(c.names[i], 11 if narrow else 22), theme.palette[i]))
     draw_marks(ax, found, places, theme)
     end_labels(ax, ends, theme, height=2.7)
-    ax.set_ylabel("loss (nats per token)")
+    ax.set_ylabel(f"loss ({c.runs[0].unit})")
     ax.set_title("Loss of the mixture", pad=9 + headroom(places))
     return fig
 
@@ -116,7 +116,7 @@ def _lines(c: Comparison, paired: list[int], units: list[str], theme: Theme, nar
         _beyond(ax, [y for y, v in zip(rows, values, strict=True) if not math.isfinite(v)], theme)
     ax.set_yticks(rows, [label(f"{topic[k]} {k}", 14 if narrow else 22) for k in units])
     ax.set_ylim(-0.7, len(units) - 0.3)
-    ax.set_xlabel("final held-out loss (nats per token)")
+    ax.set_xlabel(f"final held-out loss ({c.runs[0].unit})")
     ax.grid(axis="x")
     ax.set_title("Each client, with the topic it mostly holds", pad=24 + room)
     legend_above(ax, 2 if narrow else 4)
@@ -152,7 +152,7 @@ def _points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -> Fig
         ends += good.ravel().tolist()
     if ends:
         ax.plot([min(ends), max(ends)], [min(ends), max(ends)], color=theme.muted, lw=1.2, ls=(0, (4, 3)), zorder=1)
-    ax.set_xlabel(f"final held-out loss in {label(c.names[0])} (nats per token)")
+    ax.set_xlabel(f"final held-out loss in {label(c.names[0])} ({c.runs[0].unit})")
     ax.set_ylabel("in the other run")
     ax.grid()
     ax.set_title("Below the dashed line: better than in the first run", pad=24 + room)
@@ -183,7 +183,7 @@ def differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
     ax.margins(y=0.1)
     ax.grid(axis="y")
     end_labels(ax, ends, theme, height=2.5)
-    ax.set_ylabel("difference (nats per token)")
+    ax.set_ylabel(f"difference ({c.runs[0].unit})")
     ax.set_title(f"Below zero: better for clients than {label(c.names[0])}")
     return fig
 

@@ -157,6 +157,7 @@ def _page(c: Comparison, command: str) -> str:
     return environment.get_template("template.html").render(
         title=" · ".join(c.names),
         notes=notes(c),
+        unit=c.runs[0].unit,
         overview=_breakable(turned(overview(c))),
         statistics=statistics(c),
         apart=apart(c),

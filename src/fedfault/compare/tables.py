@@ -14,8 +14,6 @@ from fedfault.report.words import NOTHING, Table, duration, number, perplexity, 
 from fedfault.runs import NO_CAUSE, best_round, changes
 
 RESULTS = (
-    "final loss",
-    "perplexity",
     "best round",
     "general English",
     "worst client",
@@ -42,7 +40,13 @@ def overview(c: Comparison) -> Table:
         [name, *(_setting(run.config, key) for key in keys), *_results(run)]
         for name, run in zip(c.names, c.runs, strict=True)
     ]
-    return Table(("run", *keys, *RESULTS), rows, text=(*range(1, len(keys) + 1), len(keys) + len(RESULTS)))
+    results = ("final loss", _metric(c.runs[0]) or "perplexity", *RESULTS)
+    return Table(("run", *keys, *results), rows, text=(*range(1, len(keys) + 1), len(keys) + len(results)))
+
+
+def _metric(run: RunData) -> str | None:
+    """The metric of labels that is shown first."""
+    return next(iter(run.metrics_measured), None)
 
 
 def turned(table: Table) -> Table:
@@ -65,7 +69,7 @@ def _results(run: RunData) -> list[str]:
     moved = sum(r.bytes_up + r.bytes_down for r in run.records)
     return [
         number(losses[-1] if losses else None),
-        perplexity(losses[-1] if losses else None),
+        _last_metric(run) if run.labelled else perplexity(losses[-1] if losses else None),
         number(best_round(run.records), "d"),
         number(forgetting(run), "+.3f"),
         _worst(run),
@@ -74,6 +78,11 @@ def _results(run: RunData) -> list[str]:
         duration(sum(sum(r.seconds.values()) for r in run.records)) if run.records else NOTHING,
         verdict(run),
     ]
+
+
+def _last_metric(run: RunData) -> str:
+    metric = _metric(run)
+    return number(run.metric("validation", metric)[1][-1]) if metric else NOTHING
 
 
 def _worst(run: RunData) -> str:
@@ -102,7 +111,7 @@ def statistics(c: Comparison) -> Table | None:
         for what, paired in (("clients", found.clients), ("topics", found.topics)):
             if paired.losses:
                 rows.append([f"{name} − {c.names[0]}", what, *_statistics(paired)])
-    columns = ("final loss, nats per token", "over", "mean difference", "95 % interval", "lower for", "largest drop")
+    columns = (f"final loss, {c.runs[0].unit}", "over", "mean difference", "95 % interval", "lower for", "largest drop")
     return Table((*columns, "largest rise"), rows, text=(1,)) if rows else None
 
 

@@ -11,6 +11,9 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
+METRICS = {"classification": ("accuracy", "f1"), "regression": ("pearson", "spearman")}  # the first is the default
+
+
 class Section(BaseModel):
     """Frozen; strict about types (an int may stand for a float); refuses unknown keys, NaN and infinities."""
 
@@ -90,7 +93,13 @@ class Data(Section):
         default=Component(name="registers"), description="the corpus by name; its options stand beside the name"
     )
     path: str | None = Field(default=None, description="folder or file to read instead of the Hub or the package")
-    task_type: Literal["causal_lm"] = Field(default="causal_lm", description="what the model learns")
+    task_type: Literal["causal_lm", "classification", "regression"] = Field(
+        default="causal_lm",
+        description="what the model learns: the next token, a text's topic as its label, or a text's score",
+    )
+    num_labels: Count | None = Field(
+        default=None, description="classes that the data must have; by default as many as there are"
+    )
     text_columns: list[str] | None = Field(
         default=None, description="columns read as text; by default the corpus decides"
     )
@@ -202,12 +211,20 @@ class Evaluation(Section):
 
     every: Count = Field(default=1, description="rounds between evaluations; the last round is always evaluated")
     max_blocks: Count = Field(
-        default=64, description="blocks per topic, and per client for its own held-out set at most a quarter of that"
+        default=64,
+        description="blocks per topic, and per client for its own held-out set at most a quarter of that; of labelled "
+        "examples as many as have the tokens of so many blocks",
     )
     general: str = Field(
         default="base_samples", description="base_samples, wikitext, a folder or file of text, or none"
     )
     general_blocks: Count = Field(default=128, description="blocks of the general text")
+    metric: Literal["accuracy", "f1", "pearson", "spearman"] | None = Field(
+        default=None, description="of labels: what is shown first; by default accuracy, or pearson for scores"
+    )
+    target_score: float | None = Field(
+        default=None, description="value of the metric whose first round is written down as time to target"
+    )
 
 
 class Metrics(Section):
@@ -265,6 +282,29 @@ class Experiment(Section):
     metrics: Metrics = Metrics()
     detectors: Detectors = Detectors()
     logging: Logging = Logging()
+
+    @model_validator(mode="after")
+    def _fitting_metric(self) -> Experiment:
+        task, metric = self.data.task_type, self.evaluation.metric
+        if task == "causal_lm":
+            for key in ("data.num_labels", "evaluation.metric", "evaluation.target_score"):
+                section, _, name = key.partition(".")
+                if getattr(getattr(self, section), name) is not None:
+                    raise ValueError(
+                        f"{key} is about labels, but data.task_type=causal_lm has none; set "
+                        "data.task_type=classification (or regression), or leave it out"
+                    )
+        elif metric is not None and metric not in METRICS[task]:
+            raise ValueError(
+                f"evaluation.metric={metric} does not fit data.task_type={task}, which is measured by "
+                f"{' and '.join(METRICS[task])}"
+            )
+        return self
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that is shown first; None for language models, which have their loss."""
+        return self.evaluation.metric or next(iter(METRICS.get(self.data.task_type, ())), None)
 
 
 NOT_YET = ("tiers", "deadline")  # sections of the design that nothing implements so far

@@ -38,7 +38,10 @@ KEYS = {
 
 LOOSE = {"data.alpha", "federated.mu"}  # kept while the component takes such an option, else dropped with a note
 
-VALUES = {("data.partition.method", "dirichlet"): "topic_skew"}  # both draw topic shares from a Dirichlet distribution
+VALUES = {
+    ("data.partition.method", "dirichlet"): "topic_skew",  # both draw topic shares from a Dirichlet distribution
+    ("data.task_type", "sequence_classification"): "classification",
+}
 
 CHOOSERS: dict[
     Key, tuple[str, str]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from fedfault.corpora import documents, files, hub
 from fedfault.errors import UserError
 from fedfault.registry import register
-from fedfault.types import Corpus, Document
+from fedfault.types import Corpus, Document, Labels
 
 HUB = "nyu-mll/glue"
 VALIDATION_NAMES = ("validation", "dev")  # the labels of the test sets are not public
@@ -26,6 +26,7 @@ class Task:
     columns: tuple[str, ...]  # in .parquet files
     original: tuple[str, ...]  # in .tsv files
     labels: tuple[str, ...] = ()  # of the numbers 0, 1, ...; none for a score from 0 to 5
+    positive: str | None = None  # the class whose F1 GLUE reports
 
 
 class Example(NamedTuple):
@@ -40,7 +41,7 @@ PAIR = ("sentence1", "sentence2", "label")
 QUESTION = ("question", "sentence", "label")
 SST2 = Task("sst2", "SST-2", ("sentence", "label"), ("sentence", "label"), ("negative", "positive"))
 QNLI = Task("qnli", "QNLI", QUESTION, QUESTION, ("entailment", "not_entailment"))
-MRPC = Task("mrpc", "MRPC", PAIR, ("#1 String", "#2 String", "Quality"), ("not_equivalent", "equivalent"))
+MRPC = Task("mrpc", "MRPC", PAIR, ("#1 String", "#2 String", "Quality"), ("not_equivalent", "equivalent"), "equivalent")
 STSB = Task("stsb", "STS-B", PAIR, ("sentence1", "sentence2", "score"))
 RTE = Task("rte", "RTE", PAIR, PAIR, ("entailment", "not_entailment"))
 TASKS = (SST2, QNLI, MRPC, STSB, RTE)
@@ -125,11 +126,28 @@ def read(task: Task, path: str | None) -> tuple[str, list[Example], list[Example
 
 def _corpus(task: Task, path: str | None) -> Corpus:
     source, train, validation = read(task, path)
-    return documents.corpus(f"glue/{task.name}", source, _documents(task, train), _documents(task, validation))
+    made = documents.corpus(f"glue/{task.name}", source, _documents(task, train), _documents(task, validation))
+    return replace(made, labels=_labels(task, [*validation, *train]))
 
 
 def _documents(task: Task, examples: Iterable[Example]) -> list[Document]:
-    return [Document("\n".join(e.sentences), _topic(task, e.label), e.genre) for e in examples]
+    return [Document(_text(e), _topic(task, e.label), e.genre) for e in examples]
+
+
+def _text(example: Example) -> str:
+    return "\n".join(example.sentences)
+
+
+def _labels(task: Task, examples: Sequence[Example]) -> Labels:
+    """Of examples with the same text the first one counts, as in `documents.distinct`."""
+    backwards = [(_text(e).strip(), e) for e in reversed(examples)]
+    pairs, scored = len(task.columns) > 2, not task.labels
+    return Labels(
+        names=task.labels,
+        positive=task.positive,
+        scores={text: e.label for text, e in backwards} if scored else {},
+        first={text: len(e.sentences[0]) for text, e in backwards} if pairs else {},
+    )
 
 
 def _topic(task: Task, label: float) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedfault.corpora import documents, files
 from fedfault.errors import UserError
 from fedfault.registry import register
-from fedfault.types import Corpus, Document
+from fedfault.types import Corpus, Document, Labels
 
 TOPIC = "text"  # of documents that have none
 
@@ -26,6 +27,7 @@ def text(
 
     Tables: `text_columns` (by default the column text) are joined by line breaks, `topic_column` names the topic and
     `group_column` the group: author, site or genre, empty where a row has none. In .tsv a quote is an ordinary letter.
+    Two text columns are a pair of sentences for a classifier.
     Text files: each is a document, and its sub-folder is its topic; a single file is cut at blank lines.
     A folder with tables is read as tables. If one is called train, it and the one called validation (valid, val, dev,
     test) are the two parts and other tables are left out; otherwise all are pooled and validation is split off.
@@ -44,10 +46,14 @@ def text(
     columns = ["text"] if text_columns is None else text_columns
     if not columns:
         raise UserError("data.text_columns is empty; name at least one column, or leave it out to read the column text")
-    sides = (
-        [d for file in own for d in _table(file, columns, topic_column, group_column)] for own in (train, validation)
-    )
-    return documents.corpus("text", source, *sides)
+    sides = [
+        [row for file in own for row in _table(file, columns, topic_column, group_column)]
+        for own in (train, validation)
+    ]
+    made = documents.corpus("text", source, *([document for document, _ in side] for side in sides))
+    if len(columns) != 2:
+        return made
+    return replace(made, labels=Labels(first={d.text: n for side in sides for d, n in reversed(side)}))
 
 
 def _files(path: Path) -> tuple[list[Path], list[Path]]:
@@ -77,7 +83,10 @@ def _plain(path: Path, found: list[Path]) -> list[Document]:
     ]
 
 
-def _table(file: Path, columns: Sequence[str], topic_column: str | None, group_column: str | None) -> list[Document]:
+def _table(
+    file: Path, columns: Sequence[str], topic_column: str | None, group_column: str | None
+) -> list[tuple[Document, int]]:
+    """A document for every row, and how many characters of it are its first column."""
     rows = files.read_rows(file)
     if not rows:
         raise UserError(f"{file}: no rows")
@@ -92,7 +101,8 @@ def _table(file: Path, columns: Sequence[str], topic_column: str | None, group_c
         files.need_columns(file, rows, [group_column], "data.group_column")
         groups = [_cell(file, row, group_column) for row in rows]
     texts = (_text(file, row, columns) for row in rows)
-    return list(map(Document, texts, topics, groups))
+    first = (len(_cell(file, row, columns[0])) for row in rows)
+    return list(zip(map(Document, texts, topics, groups), first, strict=True))
 
 
 def _text(file: Path, row: dict[str, Any], columns: Sequence[str]) -> str:

@@ -19,9 +19,9 @@ WEIGHTS = 4 * 128**2  # of a head that are asked for at most, so that long block
 def attention(*, blocks: Annotated[int, Field(ge=1)] = 4) -> Probe:
     """Attention entropy by layer, 0 where every head looks at one token, 1 where it looks at all alike; and the base's.
 
-    For a query that may look at n keys, itself and those before it, H = -sum_j a_j log a_j, over log n. Queries with one
-    key are skipped. Means over heads, over queries that predict a target, and over the first `blocks` held-out blocks,
-    fewer when they are longer than 128 tokens.
+    For a query that may look at n keys, H = -sum_j a_j log a_j, over log n: in a decoder itself and those before it, in an
+    encoder all of its text. Queries with one key are skipped. Means over heads, over queries that predict a target (of a
+    labelled text over all), and over the first `blocks` held-out blocks, fewer when they are longer than 128 tokens.
 
     attention_entropy/L, attention_entropy_base/L    L from 1, of the L-th block
 
@@ -47,11 +47,16 @@ def attention(*, blocks: Annotated[int, Field(ge=1)] = 4) -> Probe:
 
 
 def entropy(weights: Tensor, mask: Tensor) -> float:
-    """Mean of H / log n, n = t + 1 keys, over heads and the queries t > 0 where mask (blocks, T) is true; NaN for none.
+    """Mean of H / log n over heads and the queries of two keys at least where mask (blocks, T) is true; NaN for none.
 
-    weights: (blocks, heads, T, T), rows sum to one and are zero after the diagonal.
+    weights: (blocks, heads, T, T), rows sum to one. Where nothing is after the diagonal, query t has n = t + 1 keys, else as
+    many as there are true positions.
     """
-    T = weights.shape[-1]
-    H = torch.special.entr(weights.float()).sum(-1)[..., 1:]  # (blocks, heads, T - 1)
-    share = H / torch.arange(2, T + 1, device=H.device).log()
-    return float(share.mean(1)[mask[:, 1:].to(H.device)].mean())
+    T, mask = weights.shape[-1], mask.to(weights.device)
+    H = torch.special.entr(weights.float()).sum(-1)  # (blocks, heads, T)
+    ahead = bool(weights.triu(1).any())
+    keys = (
+        mask.sum(1, keepdim=True) if ahead else torch.arange(1, T + 1, device=H.device)[None]
+    )  # (blocks or 1, T or 1)
+    share = (H / keys.log()[:, None]).mean(1)
+    return float(share[mask & (keys > 1)].mean())

@@ -24,6 +24,11 @@ CAPTIONS = {
         "topic was among them. "
         "A loss that jumps when its topic was absent, while the mixture falls, is one topic's gain at another's cost.",
     ),
+    "labels": Caption(
+        "Labels",
+        "Thick line: the global model on the validation set. Thin line and band: the same model on what each client kept "
+        "back, median and the middle 80 % of the clients; small sets make it wide. Dashed: the target, where one was set.",
+    ),
     "clients": Caption(
         "Clients",
         "Loss of the global model on the documents that each client kept back. A fan that opens means that the model "
@@ -131,6 +136,7 @@ def alt(run: RunData, name: str) -> str:
         "loss_by_topic": f"Line chart of loss per round for the mixture and {topics}. "
         + " ".join(summary.headline(run)[:2])
         + marked,
+        "labels": f"Line chart of the validation {' and '.join(run.metrics_measured)} per round.",
         "clients": "Line chart of the best, median and worst held-out loss of the clients per round.",
         "fairness": "Line chart of the median and smallest gain of the clients per round, with a band.",
         "general": "Line chart of the change of loss on general English per round, ending at "

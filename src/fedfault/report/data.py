@@ -12,6 +12,11 @@ from typing import Any
 
 from fedfault.records import Finding, RoundRecord
 
+UNITS = {  # data.task_type -> the unit of its losses, in full and beside a number
+    "classification": ("nats per example", "nats"),
+    "regression": ("squared error", "in squared error"),
+}
+
 
 @dataclass(frozen=True)
 class Fork:
@@ -95,12 +100,45 @@ class RunData:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
+    @property
+    def labelled(self) -> bool:
+        """Whether labels or scores were learned, not the next token."""
+        return self.setting("data", "task_type") in UNITS
+
+    @property
+    def unit(self) -> str:
+        """Of losses, in full."""
+        return UNITS.get(self.setting("data", "task_type"), ("nats per token", "nats"))[0]
+
+    @property
+    def short_unit(self) -> str:
+        """Of losses, beside a number."""
+        return UNITS.get(self.setting("data", "task_type"), ("nats per token", "nats"))[1]
+
+    @property
+    def targets(self) -> str:
+        """What is predicted: tokens or examples."""
+        return "examples" if self.labelled else "tokens"
+
+    @property
+    def metrics_measured(self) -> list[str]:
+        """Metrics of labels, the one that the configuration puts first before the others."""
+        found = list(
+            dict.fromkeys(m for r in self.records if "validation" in r.scores for m in r.scores["validation"].metrics)
+        )
+        return sorted(found, key=lambda m: m != self.setting("evaluation", "metric"))
+
+    def metric(self, name: str, metric: str) -> tuple[list[int], list[float]]:
+        """Rounds in which a score had the metric, and its value."""
+        found = [(r.round, r.scores[name].metrics) for r in self.records if name in r.scores]
+        return [n for n, m in found if metric in m], [m[metric] for _, m in found if metric in m]
+
     def names(self, prefix: str) -> list[str]:
         """Score names that begin with the prefix, in order of appearance."""
         return list(dict.fromkeys(n for r in self.records for n in r.scores if n.startswith(prefix)))
 
     def losses(self, name: str) -> tuple[list[int], list[float]]:
-        """Rounds in which the score was measured, and its loss in nats per token."""
+        """Rounds in which the score was measured, and its loss in `unit`."""
         measured = [(r.round, r.scores[name].loss) for r in self.records if name in r.scores]
         return [n for n, _ in measured], [loss for _, loss in measured]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.report.data import Fork, RunData, seconds_by_part
@@ -50,6 +50,8 @@ def _progress(run: RunData) -> str:
     rounds, losses = run.losses("validation")
     if not rounds:
         return ""
+    if run.labelled:
+        return _learned(run, rounds, losses)
     if len(rounds) == 1:
         return f"The mixed validation perplexity is {perplexity(losses[0])}, measured once, in round {rounds[0]}."
     broken = [n for n, loss in zip(rounds, losses, strict=True) if not math.isfinite(loss)]
@@ -66,6 +68,20 @@ def _progress(run: RunData) -> str:
     return f"Mixed validation perplexity {verb} {start} to {end} over {many(run.rounds_done, 'round')} ({best})."
 
 
+def _learned(run: RunData, rounds: Sequence[int], losses: Sequence[float]) -> str:
+    """The course of the metric of labels that is shown first, or of the loss where it is not defined."""
+    metric = next(iter(run.metrics_measured), None)
+    if broken := [n for n, loss in zip(rounds, losses, strict=True) if not math.isfinite(loss)]:
+        return f"The run diverged: the validation loss is not a finite number in round {broken[0]}."
+    name, (_, values) = metric or "loss", run.metric("validation", metric) if metric else (rounds, losses)
+    if len(values) == 1:
+        return f"The validation {name} is {number(values[0])}, measured once."
+    best = max(values) if metric else min(values)
+    when = "its best" if best == values[-1] else f"best {number(best)}"
+    course = f"went from {number(values[0])} to {number(values[-1])} over {many(run.rounds_done, 'round')}"
+    return f"Validation {name} {course} ({when})."
+
+
 def largest_rise(run: RunData) -> tuple[float, int, str] | None:
     """The largest rise of one topic's loss between two evaluations: nats, round, topic."""
     rises = [(rise, n, t) for t in run.topics for rise, n in run.rises(f"topic/{t}")]
@@ -79,7 +95,7 @@ def _jumps(run: RunData) -> str:
     if worst is None or worst[0] < 0.01:
         if not all(math.isfinite(loss) for n in run.names("topic/") for loss in run.losses(n)[1]):
             return ""
-        return "No single topic's loss rose by more than 0.01 nats between two evaluations."
+        return f"No single topic's loss rose by more than 0.01 {run.short_unit} between two evaluations."
     rise, n, topic = worst
     rounds = run.losses(f"topic/{topic}")[0]
     since = rounds[rounds.index(n) - 1]
@@ -92,7 +108,8 @@ def _jumps(run: RunData) -> str:
             if there
             else ", when no client that mostly holds it trained"
         )
-    return f"Between evaluations the loss of single topics jumped by up to {rise:.2f} nats ({topic}, round {n}{who})."
+    most = f"{rise:.2f} {run.short_unit}"
+    return f"Between evaluations the loss of single topics jumped by up to {most} ({topic}, round {n}{who})."
 
 
 def _clients(run: RunData) -> str:
@@ -101,7 +118,8 @@ def _clients(run: RunData) -> str:
         return ""
     (best, b), (worst, w) = min((v, k) for k, v in last.items()), max((v, k) for k, v in last.items())
     return (
-        f"Held-out loss of single clients ends between {best:.2f} nats (client {b}) and {worst:.2f} nats (client {w})."
+        f"Held-out loss of single clients ends between {best:.2f} {run.short_unit} (client {b}) and {worst:.2f} "
+        f"{run.short_unit} (client {w})."
     )
 
 
@@ -119,6 +137,8 @@ def forgetting(run: RunData) -> float | None:
 
 def _forgetting(run: RunData) -> str:
     change = forgetting(run)
+    if change is None and run.labelled:
+        return ""
     if change is None:
         return "General English was not measured." if run.rounds_done else ""
     if not math.isfinite(change):
@@ -130,16 +150,25 @@ def tiles(run: RunData) -> list[Tile]:
     """The key numbers; a tile only for what was measured."""
     found = []
     rounds, losses = run.losses("validation")
-    if rounds:
+    for metric in run.metrics_measured:
+        _, values = run.metric("validation", metric)
+        found.append(
+            Tile(f"Validation {metric}", number(values[-1]), f"from {number(values[0])}" if values[1:] else "")
+        )
+    if rounds and not run.labelled:
         remark = f"from {perplexity(losses[0])}" if len(rounds) > 1 else f"round {rounds[0]}"
         found.append(Tile("Validation perplexity", perplexity(losses[-1]), remark))
     rise = largest_rise(run)
     if rise:
-        found.append(Tile("Largest jump of a topic", f"{rise[0]:+.2f} nats", f"{rise[2]}, round {rise[1]}"))
+        found.append(Tile("Largest jump of a topic", f"{rise[0]:+.2f} {run.short_unit}", f"{rise[2]}, round {rise[1]}"))
     last = final_clients(run)
     if len(last) > 1:
         found.append(
-            Tile("Gap between clients", f"{max(last.values()) - min(last.values()):.2f} nats", "worst minus best")
+            Tile(
+                "Gap between clients",
+                f"{max(last.values()) - min(last.values()):.2f} {run.short_unit}",
+                "worst minus best",
+            )
         )
     change = forgetting(run)
     if change is not None:
@@ -150,7 +179,9 @@ def tiles(run: RunData) -> list[Tile]:
     if trained:
         cohort = str(max(trained)) if min(trained) == max(trained) else f"{min(trained)} to {max(trained)}"
         found.append(Tile("Rounds", f"{run.rounds_done:,}", f"{cohort} of {many(run.num_clients, 'client')} in each"))
-        found.append(Tile("Tokens trained on", f"{sum(r.tokens for r in run.records):,}", "all clients"))
+        found.append(
+            Tile(f"{run.targets.capitalize()} trained on", f"{sum(r.tokens for r in run.records):,}", "all clients")
+        )
     up, down = sum(r.bytes_up for r in run.records), sum(r.bytes_down for r in run.records)
     if up or down:
         found.append(Tile("Traffic", size(up + down), f"{size(up)} up, {size(down)} down"))

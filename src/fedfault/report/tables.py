@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedfault.metrics.fairness import backward_transfer
@@ -27,11 +27,27 @@ SPREAD = {
 def scores(run: RunData) -> Table | None:
     """The mixture, every topic and general English: start, best, final, gain, what was given back."""
     names = {"validation": "mixture", **{f"topic/{t}": t for t in run.topics}, "general": "general English"}
-    rows = [_score_row(run, name, title) for name, title in names.items() if run.losses(name)[0]]
-    columns = ["loss, nats per token", "start", "best", "in round", "final", "gain", "given back", "largest rise"]
+    rows = [_score_row(run, name, names[name]) for name in _measured(run, names)]
+    columns = [f"loss, {run.unit}", "start", "best", "in round", "final", "gain", "given back", "largest rise"]
+    if run.labelled:
+        metrics = run.metrics_measured
+        rows = [
+            [*row[:-2], *_metrics(run, name, metrics)] for name, row in zip(_measured(run, names), rows, strict=True)
+        ]
+        return Table([*columns, *metrics], rows) if rows else None
     columns += ["perplexity", "bits per byte"]
     known = any(row[-1] != NOTHING for row in rows)
     return Table(columns if known else columns[:-1], rows if known else [r[:-1] for r in rows]) if rows else None
+
+
+def _measured(run: RunData, names: Iterable[str]) -> list[str]:
+    return [name for name in names if run.losses(name)[0]]
+
+
+def _metrics(run: RunData, name: str, metrics: Sequence[str]) -> list[str]:
+    """The last value of each metric."""
+    found = [run.metric(name, metric)[1] for metric in metrics]
+    return [number(values[-1] if values else None) for values in found]
 
 
 def _score_row(run: RunData, name: str, title: str) -> list[str]:
@@ -70,7 +86,7 @@ def fairness(run: RunData) -> Table | None:
         for title, (found, form) in rows.items()
         if found
     ]
-    return Table((f"nats per token, round {last}", *SPREAD.values()), text) if text else None
+    return Table((f"{run.unit}, round {last}", *SPREAD.values()), text) if text else None
 
 
 def clients(run: RunData) -> Table | None:
@@ -79,7 +95,8 @@ def clients(run: RunData) -> Table | None:
         return None
     took_part = [c.client for r in run.records for c in r.clients]
     rows = [_client_row(run, client, took_part.count(client)) for client in range(run.num_clients)]
-    columns = ("client", "main topic", "its share", "documents", "tokens", "rounds trained", "start", "final", "gain")
+    held = ("client", "main topic", "its share", "documents", run.targets)
+    columns = (*held, "rounds trained", "start", "final", "gain")
     return Table(columns, rows, text=(1,))
 
 
@@ -133,7 +150,7 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
     memory = [v for v in run.probe("peak_memory_mb")[1] if math.isfinite(v)]
     peak = [("peak memory", size(1e6 * max(memory)))] if memory else []
     speed = run.metrics.get("tokens_per_second")
-    fast = [("tokens per second of training", f"{speed:,.0f}")] if speed else []
+    fast = [(f"{run.targets} per second of training", f"{speed:,.0f}")] if speed else []
     return [*flat(rest), *peak, *fast, *moved]
 
 

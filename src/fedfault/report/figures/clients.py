@@ -36,7 +36,7 @@ def clients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     fan = _fan(rows)
     loss_scale(ax, fan.ravel())
     round_axis(ax, run)
-    ax.set_ylabel("held-out loss (nats per token)")
+    ax.set_ylabel(f"held-out loss ({run.unit})")
     outer = {"worst": 4, "best": 0} if len(names) > 1 else {}
     ends = _draw_fan(ax, [n for n, _ in rows], fan, theme, theme.palette[0], outer)
     if len(names) > 1:
@@ -44,6 +44,49 @@ def clients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     not_finite(ax, [n for n, losses in rows if not np.isfinite(losses).all()], theme)
     end_labels(ax, ends, theme, height=2.5)
     return fig
+
+
+@themed
+def labels(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """How well labels are predicted: every metric of the validation set, and the first of them on the clients' own sets.
+
+    A dashed line: the target of the configuration.
+    """
+    metrics = run.metrics_measured
+    if not metrics:
+        return None
+    first, rows = metrics[0], _own_metric(run, metrics[0])
+    fig = canvas(narrow, 3.2)
+    ax = fig.add_subplot()
+    ends = []
+    if rows:
+        fan, at = _fan(rows), [n for n, _ in rows]
+        ax.fill_between(at, fan[:, 1], fan[:, 3], color=theme.palette[0], alpha=0.22, lw=0)
+        ax.plot(at, fan[:, 2], color=theme.palette[0], lw=1.2, **lone_dot(at))
+        ends.append((last_finite(fan[:, 2].tolist()), "clients", theme.palette[0]))
+    for metric, colour in zip(metrics, (theme.ink, theme.palette[1]), strict=False):
+        rounds, values = run.metric("validation", metric)
+        ax.plot(rounds, values, color=colour, lw=2.6 if metric == first else 1.4, **lone_dot(rounds))
+        ends.append((last_finite(values), metric, colour))
+    target = run.setting("evaluation", "target_score")
+    if target is not None:
+        ax.axhline(target, color=theme.muted, lw=1.2, ls=(0, (4, 3)))
+        ends.append((target, "target", theme.muted))
+    round_axis(ax, run)
+    ax.margins(y=0.1)
+    ax.grid(axis="y")
+    ax.set_ylabel(first)
+    ax.set_title(f"Validation {first}")
+    end_labels(ax, ends, theme, height=2.5)
+    return fig
+
+
+def _own_metric(run: RunData, metric: str) -> list[tuple[int, np.ndarray]]:
+    """Rounds, and the metric on each client's own set, where it is defined; nothing for a single client."""
+    names = run.names("client/")
+    own = [(r.round, [r.scores[n].metrics.get(metric) for n in names if n in r.scores]) for r in run.records]
+    rows = [(n, np.array([v for v in values if v is not None])) for n, values in own]
+    return [(n, values) for n, values in rows if values.size] if len(names) > 1 else []
 
 
 @themed
@@ -63,7 +106,7 @@ def fairness(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     ax.axhline(0, color=theme.muted, lw=1)
     ends = _draw_fan(ax, rounds, fan, theme, theme.palette[2], {"worst": 0} if count > 1 else {})
     not_finite(ax, [n for n, gains in rows if not np.isfinite(gains).all()], theme)
-    ax.set_ylabel("gain\n(nats per token)" if narrow else "gain (nats per token)")
+    ax.set_ylabel(f"gain\n({run.unit})" if narrow else f"gain ({run.unit})")
     title = f"{count} clients, {losers[-1] or 'none'} of them worse off in the end than before training"
     ax.set_title(
         (f"{count} clients, {losers[-1] or 'none'} worse off" if narrow else title) if count > 1 else "One client"

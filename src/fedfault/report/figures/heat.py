@@ -42,7 +42,7 @@ def participation(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     _client_axis(ax, run, theme, narrow)
     ax.xaxis.set_major_locator(whole_numbers())
     ax.set_xlabel("round")
-    _colour_bar(fig, image, ax, "training loss\n(nats per token)")
+    _colour_bar(fig, image, ax, f"training loss\n({run.unit})")
     return fig
 
 
@@ -65,7 +65,7 @@ def split(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     _topic_axis(left, run, theme, narrow)
     left.set_title("Documents by topic")
     right.barh(range(len(order)), [run.split["tokens"][c] / 1000 for c in order], color=theme.palette[0], height=0.75)
-    right.set_title("Tokens")
+    right.set_title(run.targets.capitalize())
     right.set_xlabel("thousands")
     right.xaxis.set_major_locator(MaxNLocator(3))
     right.grid(axis="x")

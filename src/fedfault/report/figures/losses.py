@@ -62,8 +62,8 @@ def loss_by_topic(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
         ends.append((entropy, "entropy", theme.muted))
     draw_marks(ax, found, places, theme)
     end_labels(ax, ends, theme, height=2.5)
-    ax.set_ylabel("loss (nats per token)")
-    ax.set_title(_perplexities(run), pad=9 + headroom(places))
+    ax.set_ylabel(f"loss ({run.unit})")
+    ax.set_title(_course_in_words(run), pad=9 + headroom(places))
     if cohort:
         ax.tick_params(labelbottom=False)
         _strip(fig.add_subplot(grid[1], sharex=ax), run, theme, narrow, until)
@@ -118,12 +118,21 @@ def _course(run: RunData, records: Any, since: int) -> tuple[list[int], list[flo
     return sorted(loss), [loss[n] for n in sorted(loss)]
 
 
-def _perplexities(run: RunData) -> str:
+def _course_in_words(run: RunData) -> str:
+    if run.labelled:
+        shown = [
+            f"{metric} {_first_to_last(run.metric('validation', metric)[1])}" for metric in run.metrics_measured[:1]
+        ]
+        return f"Validation: {', '.join(shown)}" if shown else "Loss"
     scores = [r.scores["validation"] for r in run.records if "validation" in r.scores]
     if not scores:
         return "Loss of each topic"
     values = [f"{s.perplexity:.4g}" if math.isfinite(s.perplexity) else "not finite" for s in scores]
     return f"Mixture: perplexity {' → '.join(dict.fromkeys((values[0], values[-1])))}"
+
+
+def _first_to_last(values: list[float]) -> str:
+    return " → ".join(dict.fromkeys(f"{v:.3f}" for v in (values[0], values[-1])))
 
 
 def _strip(ax: Axes, run: RunData, theme: Theme, narrow: bool, until: int) -> None:

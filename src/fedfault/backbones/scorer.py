@@ -1,0 +1,112 @@
+"""The head of a classifier or a regression: one linear layer, of which every client has its own, on one state a text.
+
+    tokens (K, B, T) -> backbone -> states (K, B, T, d) -> pooled z (K, B, d) -> z W_k^T + b_k  (K, B, C)
+
+One layer, and none of d x d numbers in front of it as BERT-like classifiers have: that would be most of what a client sends
+(147,840 numbers beside the 73,728 of LoRA of rank 8 on the six layers of MiniLM). BERT's own stays as it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedfault.seeds import torch_rng
+from fedfault.types import Layout, Site
+
+if TYPE_CHECKING:
+    from fedfault.backbones.cohort import CohortModel
+
+LAST = "last"  # the last real token, which alone has seen the whole text: decoders
+MEAN = "mean"  # the mean over the real tokens: sentence encoders, which were trained that way
+POOLER = "pooler"  # the backbone's own pooler, a layer on the first token: BERT
+FIRST = "first"  # the first token: BERT-like models whose pooler is not in the checkpoint, such as RoBERTa
+SPREAD = 0.02  # standard deviation of the fresh weights: initializer_range of BERT, GPT-2 and Llama in transformers
+WEIGHT, BIAS = "score.weight", "score.bias"
+
+
+class Texts(NamedTuple):
+    """What K clients read in one pass."""
+
+    ids: Tensor  # (K, B, T)
+    lengths: Tensor  # (K, B), real tokens: the first ones, at least one
+    second: Tensor  # (K, B), where the second sentence begins
+
+    @property
+    def mask(self) -> Tensor:
+        """(K, B, T) bool: which tokens are real."""
+        return torch.arange(self.ids.shape[-1], device=self.ids.device) < self.lengths[..., None]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A head with so many outputs: classes, or one score."""
+
+    pooling: str
+    width: int  # d
+    outputs: int  # C
+
+    @property
+    def sites(self) -> tuple[Site, Site]:
+        """The trainable sites, after those of the backbone."""
+        return Site(WEIGHT, "full", (self.outputs, self.width)), Site(BIAS, "full", (self.outputs,))
+
+    def fill(self, layout: Layout, flat: Tensor, seed: int) -> None:
+        """Write a fresh head into flat (P,), in place: weights normal of standard deviation 0.02, no bias."""
+        for site in layout.sites:
+            if site.name == WEIGHT:
+                drawn = SPREAD * torch.randn(site.shape, generator=torch_rng(seed, "head"))
+                layout.part(flat, site).copy_(drawn)
+            if site.name == BIAS:
+                layout.part(flat, site).zero_()
+
+
+def reads(texts: Texts, pooling: str) -> Mapping[str, Any]:
+    """What the backbone is given besides ids, tensors of (K*B, T) each.
+
+    No mask in a decoder: padding on the right is never seen by real tokens. Token types only where there are two kinds.
+    """
+    if pooling == LAST:
+        return {"use_cache": False}
+    found: dict[str, Any] = {"attention_mask": texts.mask.flatten(0, 1).long()}
+    if bool((texts.second < texts.lengths).any()):
+        places = torch.arange(texts.ids.shape[-1], device=texts.ids.device)
+        found["token_type_ids"] = (places >= texts.second[..., None]).flatten(0, 1).long()
+    return found
+
+
+def pooled(found: Any, texts: Texts, pooling: str) -> Tensor:
+    """What the backbone returned -> z (K, B, d), in float32."""
+    K, B, T = texts.ids.shape
+    if pooling == POOLER:
+        states: Tensor = found.pooler_output.float()
+        return states.view(K, B, -1)
+    states = found.last_hidden_state.view(K, B, T, -1)
+    if pooling == FIRST:
+        return states[:, :, 0].float()
+    if pooling == LAST:
+        last = (texts.lengths - 1)[..., None, None].expand(-1, -1, 1, states.shape[-1])
+        return states.gather(2, last)[:, :, 0].float()
+    real = texts.mask[..., None]
+    return (states.float() * real).sum(2) / texts.lengths[..., None]
+
+
+def scores(
+    model: CohortModel, flat: Tensor, texts: Texts, key: Tensor | None = None, places: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The outputs (K, B, C) under parameters flat (K, P), and the states z (K, B, d) that they were made from.
+
+    key: (K,) the dropout streams; places: (K, B*T) where in its stream each token of a client is, see `Slots`.
+    """
+    assert model.scorer is not None
+    pooling = model.scorer.pooling
+    with model.slots.bound(flat, key, places):
+        found = model.model.base_model(input_ids=texts.ids.flatten(0, 1), **reads(texts, pooling))
+        z = pooled(found, texts, pooling)
+        W = model.slots.full(WEIGHT, (model.scorer.outputs, model.scorer.width))  # (K, C, d)
+        b = model.slots.full(BIAS, (model.scorer.outputs,))  # (K, C)
+    return torch.baddbmm(b[:, None], z, W.mT), z

@@ -1,0 +1,150 @@
+"""What the tasks on a frozen backbone have in common: sizes, the model before training, and what probes see in the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfault.algebra import factor
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
+from fedfault.backbones.states import attention_weights, hidden_states
+from fedfault.seeds import rng
+from fedfault.types import Adapter, States, Task
+
+# (model, flat (k, P), ids (n, T), what goes with them) -> (k, n, ...) by layer, or nothing
+Look = Callable[[CohortModel, Tensor, Tensor, Mapping[str, Any]], list[Tensor] | None]
+
+# what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
+ACTIVATION_BYTES = 2**30
+
+
+class CohortTask(Task, ABC):
+    """The common part of `types.Task` over rows of tokens: those of all clients first, then those of the evaluation sets."""
+
+    ids: Tensor  # (N, T) all rows, as the model reads them
+    mask: Tensor  # (N, T) bool: positions that count
+
+    def __init__(self, model: CohortModel, clients: Sequence[Sized], seed: int) -> None:
+        """seed: of the model before training, where that is not the same for all."""
+        self.model, self.layout, self.seed = model, model.layout, seed
+        self.counts = [len(own) for own in clients]
+        self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # row of each client's first one
+        self.folded: Mapping[str, Tensor] = {}  # what the frozen weights hold beside the original ones
+        self.untrained: Tensor | None = None  # loss of every evaluation row before training
+        self.seen: dict[Look, list[Tensor] | None] = {}  # what was looked at in the model before training
+        self.probed: Tensor  # (n,) rows that probes look at
+
+    @abstractmethod
+    def looks(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+        """These rows, so many at a time that a pass of so many models is not too large: ids, and what goes with them."""
+
+    @abstractmethod
+    def _nll(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """Loss of each of these rows under one model (P,), (n,) float64."""
+
+    @abstractmethod
+    def clients_per_pass(self, batch_size: int) -> int:
+        """How many clients fit in one training pass."""
+
+    def examples(self, client: int) -> int:
+        """Rows of the client."""
+        return self.counts[client]
+
+    def init(self, seed: int) -> Adapter:
+        """The untrained adapter, (P,)."""
+        return self.model.init(seed)
+
+    def tokens_per_pass(self) -> int:
+        """Tokens that one training pass may take: a function of the model's shape, so the same on every start."""
+        c = self.model.model.config
+        width, inner = c.hidden_size, getattr(c, "intermediate_size", None) or 4 * c.hidden_size
+        held = c.num_hidden_layers * (16 * width + 4 * inner)  # numbers a token leaves behind for the backward pass
+        size: int = next(self.model.model.parameters()).element_size()
+        return int(ACTIVATION_BYTES // (held * size))
+
+    def fold(self, base: Mapping[str, Tensor]) -> None:
+        """See `types.Task.fold`."""
+        self.model.fold(base)
+        self.folded = base
+
+    def checksums(self) -> Mapping[str, int]:
+        """See `types.Task.checksums`."""
+        return self.model.checksums()
+
+    def states(self, params: Tensor | None, blocks: int) -> States | None:
+        """See `types.Task.states`: hidden states as `hidden_states` has them, on rows of every topic in turn."""
+        layers = self._seen(hidden_states, params, blocks)
+        return None if layers is None else States(layers, self.mask[self.probed[:blocks]])
+
+    def attention(self, params: Tensor | None, blocks: int) -> list[Tensor] | None:
+        """See `types.Task.attention`; None for params is the model before training."""
+        layers = self._seen(attention_weights, params, blocks)
+        return None if layers is None else [layer.flatten(0, 1) for layer in layers]
+
+    def in_turn(self, sets: Mapping[str, Sized], topics: Sequence[str]) -> Tensor:
+        """Rows of the topics' sets, drawn at random: one of every topic, another of every topic, and so on."""
+        at, turns = sum(self.counts), []
+        for name, rows in sets.items():
+            if name in topics:
+                drawn = rng(0, "probed", name).permutation(len(rows))
+                turns += [(turn, at + int(row)) for turn, row in enumerate(drawn)]
+            at += len(rows)
+        return torch.tensor([row for _, row in sorted(turns)], dtype=torch.int64)
+
+    def cache_of(self, cache_mb: int, ids: Tensor, reads: Reads | None = None) -> ActivationCache | None:
+        """Memory for what the frozen lower blocks make of these rows; None where there are none, or no memory."""
+        if not cache_mb or self.model.targets.first_block == 0:
+            return None
+        prefix = Prefix(self.model.model, self.model.targets.first_block)
+        return ActivationCache(prefix, ids, cache_mb * 2**20, *([] if reads is None else [reads]))
+
+    def _seen(self, look: Look, params: Tensor | None, blocks: int) -> list[Tensor] | None:
+        """What `look` finds on the first of these rows; in the model before training it looks once."""
+        rows = self.probed[:blocks]
+        if params is not None:
+            return self._passes(look, params, rows)
+        known = self.seen.get(look)
+        if known is None or known[0].shape[1] < len(rows):
+            with self._unfolded():
+                known = self.seen[look] = self._passes(look, self.init(self.seed).flat[None], rows)
+        return None if known is None else [layer[:, : len(rows)] for layer in known]
+
+    def _passes(self, look: Look, params: Tensor, rows: Tensor) -> list[Tensor] | None:
+        found = []
+        for ids, reads in self.looks(rows, len(params)) if len(rows) else ():
+            layers = look(self.model, params, ids.to(params.device), reads)
+            if layers is None:
+                return None
+            found.append(layers)
+        return [torch.cat(parts, 1) for parts in zip(*found, strict=True)] or None
+
+    @contextmanager
+    def _unfolded(self) -> Iterator[None]:
+        """Within the block, the frozen weights are the original ones."""
+        folded = self.folded
+        self.fold({})
+        try:
+            yield
+        finally:
+            self.fold(folded)
+
+    def before_training(self, loss: Tensor, adapter: Adapter, rows: Tensor) -> Tensor:
+        """Losses (n,) of these rows before training, found once; `loss` are theirs under `adapter`."""
+        if self.untrained is None:
+            self.untrained = loss if self._is_untrained(adapter) else self._losses_untrained(rows)
+        return self.untrained
+
+    def _is_untrained(self, adapter: Adapter) -> bool:
+        """Whether a model is the one before training: B zero, full sites as at the start, nothing folded in."""
+        same = (adapter.flat == self.init(self.seed).flat).cpu() | factor(self.layout, "A")
+        return bool(same.all()) and not self.folded
+
+    def _losses_untrained(self, rows: Tensor) -> Tensor:
+        with self._unfolded():
+            return self._nll(self.init(self.seed).flat, rows)
