@@ -10,11 +10,12 @@ import pytest
 import fedfault
 
 ROOT = Path(fedfault.__file__).parent
-NOUNS = {"types", "records", "algebra", "registry", "seeds", "errors", "storage"}
+NOUNS = {"types", "records", "scheduling", "algebra", "registry", "seeds", "errors", "storage"}
 ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besides itself
     "errors": set(),
     "types": {"records"},
     "records": set(),
+    "scheduling": set(),
     "storage": set(),
     "seeds": set(),
     "registry": {"errors"},
@@ -24,6 +25,10 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "aggregations": NOUNS,
     "partitions": NOUNS,
     "corpora": NOUNS,
+    "ranks": {"scheduling", "registry", "seeds", "errors"},
+    "clock": {"scheduling", "errors"},
+    "timing": {"scheduling"},
+    "traces": {"scheduling", "errors"},
     "metrics": NOUNS,
     "remedies": {"config"},
     "outcome": {"metrics", "records", "runs"},

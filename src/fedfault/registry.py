@@ -25,6 +25,7 @@ FOLDERS = {
     "aggregation": "fedfault.aggregations",
     "corpus": "fedfault.corpora",
     "partition": "fedfault.partitions",
+    "scheduler": "fedfault.ranks",
     "probe": "fedfault.metrics",
     "detector": "fedfault.detectors",
 }

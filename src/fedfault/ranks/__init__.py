@@ -1,0 +1,1 @@
+"""Rank schedulers, one file each."""

@@ -1,0 +1,102 @@
+"""What schedulers share: who can take part, within which bounds, and a budget that fits. Nothing is adapted in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from fedfault.scheduling import Allocation, Floats, Ints, Situation
+
+NEARLY = 1e-9  # a division may miss the whole number that it should give: (1.2 - 0.3) / 0.3 < 3
+
+MeanRank = Annotated[float, Field(gt=0)]
+
+
+class Room(NamedTuple):
+    """The m clients that take part and what they can be given."""
+
+    part: Ints  # (m,) their places among the n of the situation
+    low: Ints  # (m,)
+    high: Ints  # (m,)
+    budget: int  # sum(low) <= budget <= sum(high)
+    excluded: tuple[int, ...]
+    events: tuple[str, ...]
+
+
+def room(s: Situation, *, by_deadline: bool, r_bar: float | None = None) -> Room:
+    """The bounds of a situation; with `by_deadline`, u_i <- min(u_i, floor((D - a_i) / b_i)) where there is a deadline.
+
+    A client with u_i < l_i is left out, and a budget outside [sum l, sum u] is clipped; events say so. With r_bar the budget
+    is r_bar for each client that takes part, instead of the situation's: a scheduler's own goal, clipped without an event.
+    """
+    high = np.minimum(s.high, within(s.a, s.b, s.deadline)) if by_deadline and s.deadline is not None else s.high
+    part = np.flatnonzero(high >= s.low)
+    low, high_of_part = s.low[part], high[part]
+    wanted = s.budget if r_bar is None else int(np.floor(r_bar * len(part) + 0.5))
+    budget = int(np.clip(wanted, low.sum(), high_of_part.sum()))
+    events = [*_left_out(s, high)]
+    if r_bar is None and budget != wanted and len(part):
+        events.append(
+            f"round {s.round}: a rank budget of {wanted} does not fit, {_count(len(part))} can be given {low.sum()} to "
+            f"{high_of_part.sum()}; {budget} is used"
+        )
+    excluded = s.clients[np.setdiff1d(np.arange(len(high)), part)]
+    return Room(part, low, high_of_part, budget, tuple(sorted(excluded.tolist())), tuple(events))
+
+
+def within(a: Floats, b: Floats, seconds: float) -> Ints:
+    """The largest rank with a + b r <= seconds, (n,); -1 where even rank 0 takes longer.
+
+    >>> within(np.array([1.0, 0.3, 9.0]), np.array([0.5, 0.3, 0.0]), 1.2).tolist()
+    [0, 3, -1]
+    """
+    left = seconds - a
+    ranks = np.floor(left / np.where(b > 0, b, 1.0) + NEARLY)
+    ranks = np.where(b > 0, ranks, np.iinfo(np.int32).max)
+    most: Ints = np.where(left < 0, -1, np.minimum(ranks, np.iinfo(np.int32).max)).astype(np.int64)
+    return most
+
+
+def allocation(s: Situation, given: Room, ranks: Ints, *events: str) -> Allocation:
+    """Ranks (m,) of those who take part as the answer for all n."""
+    everyone = np.zeros(len(s.clients), dtype=np.int64)
+    everyone[given.part] = ranks
+    return Allocation(tuple(everyone.tolist()), given.excluded, (*given.events, *events))
+
+
+def named(clients: Ints, most: int = 6) -> str:
+    """`client 3`, or `clients 3, 5 and 4 more`, in order.
+
+    >>> named(np.array([5, 3]))
+    'clients 3, 5'
+    """
+    ids = sorted(clients.tolist())
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return f"client{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:most]))}{more}"
+
+
+def _left_out(s: Situation, high: Ints) -> Sequence[str]:
+    """One sentence for those without room, one for those that the deadline leaves none."""
+    never, late = s.high < s.low, (high < s.low) & (s.high >= s.low)
+    events = []
+    if never.any():
+        events.append(
+            f"round {s.round}: {named(s.clients[never])} left out: the largest rank that fits is below the smallest "
+            f"allowed, {s.low[never].min()}"
+        )
+    if late.any():
+        fastest = (s.a + s.b * s.low)[late].min()
+        events.append(
+            f"round {s.round}: {named(s.clients[late])} left out: even the smallest rank would take {fastest:.3g} s or "
+            f"more, with a deadline of {s.deadline:g} s"
+        )
+    if len(high) and (high < s.low).all():
+        events.append(f"round {s.round}: nobody can take part")
+    return events
+
+
+def _count(m: int) -> str:
+    return f"{m} clients" if m > 1 else "1 client"

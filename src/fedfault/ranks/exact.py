@@ -1,0 +1,57 @@
+"""The shortest round that a budget of ranks allows, exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedfault.ranks.bounds import MeanRank, allocation, room
+from fedfault.registry import register
+from fedfault.scheduling import Allocation, Floats, Ints, Memory, Scheduler, Situation
+
+
+@register("scheduler")
+def exact(
+    *,
+    r_bar: MeanRank = 8.0,  # README of the Lite scheduler; half of its r_max
+) -> Scheduler:
+    """The exact min-max of the round time at a given budget, by a greedy that needs no solver.
+
+    min_r max_i a_i + b_i r_i  subject to  l_i <= r_i <= u_i,  sum r_i = R,  r_i whole: from r = l on, the next unit goes to
+    the client that would be done first with it, a_i + b_i (r_i + 1), until R is spent. Moving a unit from there to any other
+    client makes no round shorter, so the result is optimal, for any times that do not fall with the rank, and the second
+    slowest client is as fast as it can be too, and so on. Clients that cannot meet the deadline are left out.
+    """
+
+    def assign(memory: Memory, s: Situation) -> Allocation:
+        given = room(s, by_deadline=True)
+        a, b, ids = s.a[given.part], s.b[given.part], s.clients[given.part]
+        return allocation(s, given, greedy(a, b, given.low, given.high, given.budget, ids))
+
+    return Scheduler(assign, r_bar=r_bar)
+
+
+def greedy(a: Floats, b: Floats, low: Ints, high: Ints, budget: int, clients: Ints) -> Ints:
+    """Ranks (m,) of the least max_i a_i + b_i r_i: the budget - sum l units that are done first.
+
+    Times do not fall with the rank, so the units in the order of their time are the units in the order in which a heap gives
+    them out: one sort of all of them, O(U log U) for U = sum(u - l). Ties go to the smaller rank, then to the smaller id.
+
+    >>> greedy(np.array([1.0, 0.0]), np.array([1.0, 3.0]), np.full(2, 1), np.full(2, 9), 6, np.arange(2)).tolist()
+    [4, 2]
+    """
+    if not len(a):
+        return low
+    a, b = scaled(a, b)
+    client = np.repeat(np.arange(len(a)), high - low)
+    first = np.repeat(np.cumsum(high - low) - (high - low), high - low)  # where the client's units begin
+    rank = low[client] + 1 + np.arange(len(client)) - first
+    # rounded, so that a change of unit does not break ties between clients another way
+    done = np.round(a[client] + b[client] * rank, 9)
+    order = np.lexsort((clients[client], rank, done))[: budget - low.sum()]
+    return low + np.bincount(client[order], minlength=len(a))
+
+
+def scaled(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Times from the smallest a on, in units of the median positive b: the ranks do not depend on either."""
+    unit = float(np.median(b[b > 0])) if (b > 0).any() else 1.0
+    return (a - a.min()) / unit, b / unit

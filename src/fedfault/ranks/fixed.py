@@ -1,0 +1,49 @@
+"""The same ranks in every round."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from fedfault.errors import UserError
+from fedfault.ranks.bounds import allocation, named, room
+from fedfault.registry import register
+from fedfault.scheduling import Allocation, Memory, Scheduler, Situation
+
+Rank = Annotated[int, Field(ge=1)]
+
+
+@register("scheduler")
+def fixed(
+    *,
+    rank: Rank | None = None,  # the README's is 8, of r_max 16; here the most that each client can hold
+    ranks: list[Rank] | None = None,
+) -> Scheduler:
+    """The same ranks in every round: `rank` for all, or `ranks` of clients 0, 1, ..., from the start again when they end.
+
+    Without either, the largest rank of each client. There is no budget: to compare with a scheduler that has one, set `rank`
+    to its r_bar. A client that cannot hold its rank trains with the nearest one that it can, and an event says so.
+
+    Raises `UserError` if both are given, or no rank in `ranks`.
+    """
+    if ranks is not None and (rank is not None or not ranks):
+        raise UserError(f"scheduler fixed: rank={rank} and ranks={ranks}; give one of them, and at least one rank")
+    cycle = np.array(ranks or [], dtype=np.int64) if rank is None else np.array([rank])
+
+    def assign(memory: Memory, s: Situation) -> Allocation:
+        given = room(s, by_deadline=False)
+        if not len(cycle):
+            return allocation(s, given, given.high)
+        clients = s.clients[given.part]
+        asked = cycle[clients % len(cycle)]
+        held = np.clip(asked, given.low, given.high)
+        changed = clients[held != asked]
+        if not len(changed):
+            return allocation(s, given, held)
+        return allocation(
+            s, given, held, f"round {s.round}: {named(changed)} cannot hold the fixed rank; the nearest it is"
+        )
+
+    return Scheduler(assign)

@@ -1,0 +1,67 @@
+"""Ranks by what clients gained and how fast they were: the formula of the README of FedRankLite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedfault.ranks.bounds import MeanRank, allocation, room
+from fedfault.ranks.filling import filled
+from fedfault.ranks.signals import arrays, average, averaged, current, lists, relative
+from fedfault.registry import register
+from fedfault.scheduling import Allocation, Memory, Report, Scheduler, Situation
+
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@register("scheduler")
+def lite(
+    *,
+    r_bar: MeanRank = 8.0,  # with all below: README of FedRankLite
+    ema_alpha: Share = 0.3,
+    gain_weight: Weight = 0.6,
+    throughput_weight: Weight = 0.4,
+    deadline_penalty: Share = 0.5,
+    units: Literal["relative", "original"] = "relative",
+) -> Scheduler:
+    """Ranks in proportion to gain_weight * EMA(gain) + throughput_weight * EMA(throughput): FedRankLite's formula.
+
+    score_i is multiplied by `deadline_penalty` if the client's last round exceeded the deadline, dropped or not. Ranks are
+    score_i / sum of scores * budget within bounds, by water-filling. The gain is clipped at 0 after averaging; it must be
+    measured against the loss of the whole model received, or clients of low rank look like large improvers. Throughput is
+    target tokens a second, communication included.
+
+    units=relative: gain and throughput are taken over the cohort's median (of positive values), between 1/4 and 4, so that
+    neither seconds nor nats decide what counts. units=original adds nats and tokens a second as they are, as published, and
+    throughput decides nearly alone.
+
+    A client never seen counts as the median; one not drawn keeps its averages. Throughput falls with the rank that was
+    assigned, so ranks may oscillate, and nothing keeps a slow client within the deadline: see `lite_star`.
+    """
+
+    def init(num_clients: int) -> Memory:
+        return {**average("gain", num_clients), **average("speed", num_clients), "late": [0.0] * num_clients}
+
+    def observe(memory: Memory, reports: Sequence[Report]) -> Memory:
+        m = arrays(memory)
+        averaged(m, "gain", ((r.client, r.gain) for r in reports if r.gain is not None), ema_alpha)
+        averaged(m, "speed", ((r.client, r.tokens / r.seconds) for r in reports if r.seconds > 0), ema_alpha)
+        m["late"][[r.client for r in reports]] = [float(r.exceeded) for r in reports]
+        return lists(m)
+
+    def assign(memory: Memory, s: Situation) -> Allocation:
+        given = room(s, by_deadline=False)
+        ids = s.clients[given.part]
+        gain = current(memory, "gain", ids, ema_alpha).clip(0)
+        speed = current(memory, "speed", ids, ema_alpha)
+        if units == "relative":
+            gain, speed = relative(gain), relative(speed)
+        late = np.array(memory["late"])[ids] > 0
+        score = (gain_weight * gain + throughput_weight * speed) * np.where(late, deadline_penalty, 1.0)
+        return allocation(s, given, filled(score, given.low, given.high, given.budget, ids))
+
+    return Scheduler(assign, init, observe, r_bar=r_bar)

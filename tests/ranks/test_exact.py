@@ -1,0 +1,148 @@
+"""The exact min-max of the round time: I-V1 to I-V8."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cohorts import permuted, seeded, seeds, situation
+from fedfault.ranks.exact import greedy
+from fedfault.registry import build
+from fedfault.scheduling import Situation
+
+EXACT = build("scheduler", "exact")
+
+
+def ranks_of(s: Situation) -> np.ndarray:
+    return np.array(EXACT.assign({}, s).ranks)
+
+
+def by_hand() -> Situation:
+    """Units are done at 3, 4, 5, 6, ... at client 0 and at 6, 9, ... at client 1: of four, one goes to client 1."""
+    two, ids = np.array([1.0, 3.0]), np.arange(2)
+    return Situation(1, 0, ids, np.full(2, 1), np.full(2, 9), 6, a=np.array([1.0, 0.0]), b=two)
+
+
+def test_units_go_to_the_client_that_is_done_first():
+    assert ranks_of(by_hand()).tolist() == [4, 2]
+
+
+def test_the_deadline_caps_ranks():
+    """5 s: client 0 can hold (5 - 1) / 1 = 4 and client 1 only floor(5 / 3) = 1."""
+    given = EXACT.assign({}, replace(by_hand(), deadline=5.0))
+    assert given.ranks == (4, 1)
+    assert any("budget of 6 does not fit" in event and "5 is used" in event for event in given.events)
+
+
+def test_who_cannot_meet_the_deadline_is_left_out_and_the_others_share_the_budget():
+    given = EXACT.assign({}, replace(by_hand(), deadline=2.5, budget=1))
+    assert given.ranks == (1, 0)
+    assert given.excluded == (1,)
+    assert any("client 1 left out" in event and "3 s" in event and "2.5 s" in event for event in given.events)
+
+
+@seeded
+@given(seeds, st.integers(1, 4))
+def test_no_other_ranks_give_a_shorter_round(seed, n):
+    """I-V2, against all ranks there are."""
+    s = situation(seed, n)
+    every = np.array(list(itertools.product(*(range(low, high + 1) for low, high in zip(s.low, s.high, strict=True)))))
+    every = every[every.sum(axis=1) == s.budget]
+    best = (s.a + s.b * every).max(axis=1).min()
+    assert s.seconds(ranks_of(s)).max() <= best * (1 + 1e-9)
+
+
+def heap_of_units(s: Situation) -> np.ndarray:
+    """The same by its definition: one unit after the other."""
+    r = s.low.copy()
+    heap = [(s.a[i] + s.b[i] * (r[i] + 1), r[i] + 1, s.clients[i], i) for i in range(len(r)) if r[i] < s.high[i]]
+    heapq.heapify(heap)
+    for _ in range(s.budget - int(r.sum())):
+        *_, i = heapq.heappop(heap)
+        r[i] += 1
+        if r[i] < s.high[i]:
+            heapq.heappush(heap, (s.a[i] + s.b[i] * (r[i] + 1), r[i] + 1, s.clients[i], i))
+    return r
+
+
+@seeded
+@given(seeds)
+def test_one_sort_gives_the_units_in_the_order_of_a_heap(seed):
+    s = situation(seed)
+    s = replace(s, a=np.round(s.a * 64) / 64, b=np.round(s.b * 64) / 64)  # sums are exact, so ties are the same ties
+    np.testing.assert_array_equal(ranks_of(s), heap_of_units(s))
+
+
+@seeded
+@given(seeds)
+def test_the_second_slowest_client_is_as_fast_as_it_can_be_too(seed):
+    """Lexicographic: no unit can move from a client to one that would then be done before it is now."""
+    s = situation(seed)
+    r = ranks_of(s)
+    now, more = s.a + s.b * r, s.a + s.b * (r + 1)
+    for i in np.flatnonzero(r > s.low):
+        for j in np.flatnonzero(r < s.high):
+            assert i == j or more[j] >= now[i] - 1e-9 * max(1.0, now.max())
+
+
+@seeded
+@given(seeds, st.sampled_from([1e-6, 0.1, 3.0, 3600.0]), st.sampled_from([0.0, 0.1, 1000.0]))
+def test_neither_the_unit_of_time_nor_a_common_delay_matters(seed, unit, delay):
+    """I-V4."""
+    s = situation(seed)
+    spread = float(s.b.max()) or 1.0
+    other = replace(s, a=(s.a + delay * spread) * unit, b=s.b * unit)
+    np.testing.assert_array_equal(ranks_of(other), ranks_of(s))
+
+
+@seeded
+@given(seeds)
+def test_equal_clients_differ_by_one_unit_at_most(seed):
+    """I-V5, also where ranks cost nothing."""
+    s = situation(seed, equal_bounds=True)
+    s = replace(s, a=np.full_like(s.a, s.a[0]), b=np.full_like(s.b, s.b[0]))
+    assert np.ptp(ranks_of(s)) <= 1
+
+
+@seeded
+@given(seeds, st.floats(1.01, 100.0))
+def test_a_client_that_gets_slower_never_gets_more(seed, factor):
+    """I-V6."""
+    s = situation(seed)
+    before = ranks_of(s)
+    for i in range(len(s.b)):
+        slower = s.b.copy()
+        slower[i] = slower[i] * factor + 0.01
+        assert ranks_of(replace(s, b=slower))[i] <= before[i]
+
+
+@seeded
+@given(seeds)
+def test_the_order_of_clients_does_not_matter(seed):
+    """I-V8; ties go by id, not by place."""
+    s = situation(seed)
+    order = np.random.default_rng(seed).permutation(len(s.clients))
+    np.testing.assert_array_equal(ranks_of(s)[order], ranks_of(permuted(s, order)))
+
+
+@seeded
+@given(seeds)
+def test_a_deadline_is_kept_by_all_who_take_part(seed):
+    s = situation(seed)
+    s = replace(s, deadline=float(np.median(s.a + s.b * s.high)) or 1.0)
+    given = EXACT.assign({}, s)
+    ranks = np.array(given.ranks)
+    assert (s.seconds(ranks) <= s.deadline * (1 + 1e-9)).all()
+    late = s.clients[s.a + s.b * s.low > s.deadline * (1 + 1e-9)]
+    assert given.excluded == tuple(sorted(late.tolist()))
+    assert bool(given.excluded) == any("left out" in event for event in given.events)
+
+
+def test_without_clients_there_are_no_ranks():
+    nothing = np.zeros(0, dtype=np.int64)
+    assert greedy(nothing * 1.0, nothing * 1.0, nothing, nothing, 0, nothing).tolist() == []
