@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -208,6 +210,22 @@ def test_a_rank_planned_to_the_last_second_meets_the_deadline(seed, deadline):
     assert exceeded[~able].all()
     more = finish(modelled(fleet, load, ranks + 1), np.ones(len(a), dtype=int), deadline, "drop").exceeded
     assert more[able & (most < 10_000)].all()
+
+
+def test_tenths_of_seconds_that_add_up_to_the_deadline_meet_it():
+    """0.1 i + 0.1 j r is not the tenth of i + j r in doubles, to either side."""
+    alone = Fleet.of([Tier("one", 1)], 1)
+    for i, j, r in itertools.product(range(1, 10), range(1, 10), range(1, 17)):
+        deadline = (i + j * r) / 10
+        spent = modelled(alone, Load(np.ones(1), Line(i * 0.1, j * 0.1), Line(0, 0), Line(0, 0)), np.array([r]))
+        assert within(np.array([i * 0.1]), np.array([j * 0.1]), deadline).tolist() == [r]
+        assert not finish(spent, np.ones(1, dtype=int), deadline, "drop").exceeded
+
+
+def test_steps_of_a_tenth_of_a_second_are_counted_whole():
+    for n, k in itertools.combinations(range(1, 40), 2):
+        spent = Times(np.zeros(1), np.array([k * 0.1]), np.zeros(1))
+        assert finish(spent, np.array([k]), n * 0.1, "use_partial").steps.tolist() == [n]
 
 
 def refused(what, *given) -> str:

@@ -10,9 +10,9 @@ from fedfault.traces import Trace, read
 
 GOOD = """\
 round,client,available,bandwidth
+6,0,1,
 1,0,1,5.5
 4,0,0,
-6,0,1,
 
 2,2,1,8
 """

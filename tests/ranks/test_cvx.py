@@ -68,6 +68,15 @@ def test_of_many_optima_the_evenest_is_taken():
     assert ranks_of(replace(s, high=np.array([1, 8, 8, 8]))).tolist() == [1, 4, 4, 4]
 
 
+@pytest.mark.parametrize("even", [2, 3, 5, 6])
+def test_whole_numbers_that_the_solver_just_misses_are_not_cut_off(even):
+    """It returns 1.99999999 and 2.00000002; cut to 1, the unit would go to another client that is faster."""
+    for seed in range(4):
+        b = np.r_[1.0, np.random.default_rng(seed).uniform(0.05, 2, size=4)]
+        s = alike(1, 9, 1 + 4 * even, a=[50, 0, 0, 0, 0], b=b.tolist())
+        assert ranks_of(replace(s, high=np.array([1, 9, 9, 9, 9]))).tolist() == [1] + [even] * 4
+
+
 def test_the_slope_is_that_of_the_time_not_the_time_over_the_rank():
     """Client 0 is slow to start and then cheap: 10 + 0.1 r against r; t / r would call it the dearest and give it little."""
     assert ranks_of(alike(1, 16, 20, a=[10, 0], b=[0.1, 1])).tolist() == [10, 10]

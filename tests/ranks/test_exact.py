@@ -101,6 +101,16 @@ def test_neither_the_unit_of_time_nor_a_common_delay_matters(seed, unit, delay):
 
 
 @seeded
+@given(seeds, st.sampled_from([0.1, 1 / 3]), st.sampled_from([0.0, 0.3]))
+def test_ties_are_ties_in_any_unit(seed, unit, delay):
+    """Whole seconds tie often; in tenths or thirds the sums differ in their last bit."""
+    g = np.random.default_rng(seed)
+    a, b, budget = g.integers(0, 6, size=6) * 1.0, g.integers(1, 4, size=6) * 1.0, int(g.integers(10, 50))
+    s = Situation(1, 0, np.arange(6), np.full(6, 1), np.full(6, 9), budget, a, b)
+    np.testing.assert_array_equal(ranks_of(replace(s, a=(a + delay) * unit, b=b * unit)), ranks_of(s))
+
+
+@seeded
 @given(seeds)
 def test_equal_clients_differ_by_one_unit_at_most(seed):
     """I-V5, also where ranks cost nothing."""

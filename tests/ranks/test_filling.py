@@ -35,6 +35,7 @@ def shared_out(s, score) -> np.ndarray:
             12,
             [3, 3, 2, 2, 2],
         ),  # FedRankLite gives all that is left to one: 4, 2, 2, 2, 2
+        ([0.3, 0.1 + 0.2], 1, 9, 5, [3, 2]),  # the last bit of a sum is no difference
         ([0.0, 0.0], 1, 9, 6, [3, 3]),
         ([1.0, 0.0], 1, 9, 10, [9, 1]),
         ([1.0, 0.0], 1, 5, 8, [5, 3]),

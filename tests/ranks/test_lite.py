@@ -96,7 +96,7 @@ def test_the_first_round_is_uniform(scheduler, seed):
     assert np.ptp(scheduler.assign(scheduler.init(CLIENTS), situation(seed, equal_bounds=True)).ranks) <= 1
 
 
-@BOTH
+@pytest.mark.parametrize("scheduler", [LITE, ORIGINAL, STAR], ids=["lite", "original", "lite_star"])
 @seeded
 @given(seeds, st.sampled_from([0.0, -1.0]))
 def test_gains_that_are_all_bad_are_defined(scheduler, seed, gain):
@@ -270,6 +270,13 @@ def test_exploration_is_a_share_of_the_rounds_and_says_so():
 def test_late_clients_lose_rank_also_where_no_gain_was_measured(scheduler):
     """Scores 1/2, 1 and 1 of 25 units."""
     past = [[report(0, None, exceeded=True), report(1, None), report(2, None)]]
+    assert scheduler.assign(told(scheduler, past), cohort(3, 25)).ranks == (5, 10, 10)
+
+
+def test_no_score_is_below_a_twentieth():
+    """0.1 * (1/4, 1, 1) is 0.025, 0.1 and 0.1: the first counts as 0.05, and 25 units are 5, 10 and 10."""
+    scheduler = build("scheduler", "lite_star", gain_weight=0.1, throughput_weight=0.0, explore=0.0)
+    past = [[report(0, 0.0), report(1, 0.1), report(2, 0.1)]]
     assert scheduler.assign(told(scheduler, past), cohort(3, 25)).ranks == (5, 10, 10)
 
 

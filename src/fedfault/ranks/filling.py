@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedfault.ranks.bounds import NEARLY
 from fedfault.scheduling import Floats, Ints
 
+SMALLEST = 1e-9  # score beside one of 1: below it a level might overflow
 HALVINGS = 64  # of the interval that holds the level: more than a double has digits
 
 
@@ -23,9 +23,9 @@ def filled(score: Floats, low: Ints, high: Ints, budget: int, clients: Ints) -> 
     if not len(score):
         return low
     # rounded, so that the last bit of a division does not decide between clients that should tie
-    s = np.round(score / score.max(), 12).clip(NEARLY) if score.max() > 0 else np.ones(len(score))
+    s = np.round(score / score.max(), 12).clip(SMALLEST) if score.max() > 0 else np.ones(len(score))
     x = _between(_level(s, low.astype(np.float64), high.astype(np.float64), budget) * s, low, high)
-    ranks: Ints = np.floor(x + NEARLY).astype(np.int64)
+    ranks: Ints = np.floor(x).astype(np.int64)
     order = np.lexsort((clients, -s, -np.round(x - ranks, 6)))
     order = order[ranks[order] < high[order]]
     ranks[order[: budget - ranks.sum()]] += 1
