@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fedfault.config.schema import Experiment
-from fedfault.engine import Federation
 from fedfault.errors import UserError
 from fedfault.experiment import _check_pair
+from fedfault.federation import Federation
 from fedfault.local import LocalWork
 from fedfault.records import Score
 from fedfault.registry import build
@@ -19,6 +19,9 @@ from fedfault.types import Adapter, Batch, Layout, Site
 
 class Wordless:
     """A task without hidden states or text."""
+
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        return torch.full((len(params),), torch.nan, dtype=torch.float64)
 
     def states(self, params: Tensor | None, blocks: int) -> None:
         return None
@@ -107,6 +110,10 @@ class LowRank(Wordless):
 
     def checksums(self) -> dict[str, int]:
         return {"w": int(self.W.view(torch.int32).sum())}
+
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        own = zip(params, clients.tolist(), strict=True)
+        return torch.tensor([float(self._loss(flat, self.X[k], self.Y[k])) for flat, k in own], dtype=torch.float64)
 
     def _out(self, flat: Tensor, X: Tensor) -> Tensor:
         W = self.W + Adapter(self.layout, flat).delta(self.layout.sites[0])

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fedfault.engine import Federation, begin
+from fedfault.engine import begin
 from fedfault.errors import UserError
 from fedfault.exchange import OWN
+from fedfault.federation import Federation
 from fedfault.types import Adapter, State
 
 RESTARTS = {  # what memory was made with: sums of what clients sent, averaged and weighed in one way

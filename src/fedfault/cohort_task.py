@@ -29,6 +29,7 @@ class CohortTask(Task, ABC):
 
     ids: Tensor  # (N, T) all rows, as the model reads them
     mask: Tensor  # (N, T) bool: positions that count
+    sets: Mapping[str, Sized]  # the evaluation sets by score name, in the order of their rows
 
     def __init__(self, model: CohortModel, clients: Sequence[Sized], seed: int) -> None:
         """seed: of the model before training, where that is not the same for all."""
@@ -47,6 +48,10 @@ class CohortTask(Task, ABC):
     @abstractmethod
     def _nll(self, flat: Tensor, rows: Tensor) -> Tensor:
         """Loss of each of these rows under one model (P,), (n,) float64."""
+
+    @abstractmethod
+    def _targets(self, rows: Tensor) -> int:
+        """How many targets these rows have."""
 
     @abstractmethod
     def clients_per_pass(self, batch_size: int) -> int:
@@ -76,6 +81,20 @@ class CohortTask(Task, ABC):
     def checksums(self) -> Mapping[str, int]:
         """See `types.Task.checksums`."""
         return self.model.checksums()
+
+    @torch.no_grad()
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        """See `types.Task.held_out`."""
+        owned, out = self.owned(), torch.full((len(params),), torch.nan, dtype=torch.float64)
+        for i, k in enumerate(clients.tolist()):
+            if (rows := owned.get(f"client/{k}")) is not None:
+                out[i] = self._nll(params[i], rows).sum() / self._targets(rows)
+        return out
+
+    def owned(self) -> dict[str, Tensor]:
+        """The rows of every evaluation set, by its name."""
+        rows = torch.arange(sum(self.counts), len(self.ids)).split([len(own) for own in self.sets.values()])
+        return dict(zip(self.sets, rows, strict=True))
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
         """See `types.Task.states`: hidden states as `hidden_states` has them, on rows of every topic in turn."""

@@ -23,8 +23,8 @@ from fedfault.config.schema import Experiment
 from fedfault.corpora.decoding import decoder
 from fedfault.corpora.packing import Blocks
 from fedfault.data import Split, bytes_per_token, documents_of, load_corpus, same_corpus, split
-from fedfault.engine import Federation
 from fedfault.errors import UserError
+from fedfault.federation import Federation
 from fedfault.heterogeneity import measured
 from fedfault.language import LanguageTask
 from fedfault.local import LocalWork
