@@ -65,13 +65,30 @@ class CohortTask(Task, ABC):
         """The untrained adapter, (P,)."""
         return self.model.init(seed)
 
-    def tokens_per_pass(self) -> int:
-        """Tokens that one training pass may take: a function of the model's shape, so the same on every start."""
+    def read(self, client: int) -> int:
+        """Tokens of its rows that the model reads, without padding."""
+        first = int(self.first[client])
+        return int(self.mask[first : first + self.counts[client]].sum())
+
+    def held_bytes(self) -> int:
+        """What a token leaves behind for the backward pass: a function of the model's shape."""
         c = self.model.model.config
         width, inner = c.hidden_size, getattr(c, "intermediate_size", None) or 4 * c.hidden_size
-        held = c.num_hidden_layers * (16 * width + 4 * inner)  # numbers a token leaves behind for the backward pass
         size: int = next(self.model.model.parameters()).element_size()
-        return int(ACTIVATION_BYTES // (held * size))
+        return int(c.num_hidden_layers * (16 * width + 4 * inner) * size)
+
+    def frozen_bytes(self) -> int:
+        """What the backbone takes in memory."""
+        return sum(p.numel() * p.element_size() for p in self.model.model.parameters())
+
+    def frozen_weights(self) -> int:
+        """Weights that a token is multiplied with: of all linear layers, embeddings left out."""
+        layers = [m for m in self.model.model.modules() if hasattr(m, "in_features")]
+        return sum(m.in_features * m.out_features for m in layers)
+
+    def tokens_per_pass(self) -> int:
+        """Tokens that one training pass may take: a function of the model's shape, so the same on every start."""
+        return ACTIVATION_BYTES // self.held_bytes()
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """See `types.Task.fold`."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from fedfault.algebra import mask
 from fedfault.clock import Line
 from fedfault.exchange import Cohort, by_rank, bytes_down
 from fedfault.federation import Federation
-from fedfault.hardware import Plan, Plans, Wire, observed, plan
-from fedfault.types import Adapter, Message, State, Trained
+from fedfault.hardware import Hardware, Plan, Plans, Wire, observed, plan
+from fedfault.types import Adapter, Batch, Message, State, Trained
 
 
 def planned(fed: Federation, state: State, down: Message) -> Plan:
@@ -29,7 +31,19 @@ def planned(fed: Federation, state: State, down: Message) -> Plan:
     upload = state.plans.get("wire", {}).get("up")
     sent = np.array(bytes_down(whole, down, state, fed.aggregation), dtype=float)
     wire = Wire(line, Line(*upload) if upload else line, missed=sent - line.at(np.full(len(sent), hw.r_max)))
-    return plan(hw, state.plans, t, fed.seed, clients, limits[clients], wire)
+    plans = state.plans if "clock" in state.plans or not hw.measured else _first_measured(fed, hw, state)
+    return plan(hw, plans, t, fed.seed, clients, limits[clients], wire)
+
+
+def _first_measured(fed: Federation, hw: Hardware, state: State) -> Plans:
+    """The plans with the time of one step of client 0, the second of two: no round has been measured yet."""
+    rows = torch.arange(min(fed.work.batch_size, fed.task.examples(0)))[None]
+    batch, seconds = Batch(rows, torch.ones_like(rows, dtype=torch.bool)), 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        fed.task.grad(state.adapter.flat[None], torch.tensor([0]), batch, None)
+        seconds = time.perf_counter() - started
+    return hw.scaled(state.plans, seconds, float(hw.tokens[0] / hw.steps[0]), hw.r_max)
 
 
 def sent_to(state: State, made: Plan, round: int) -> State:

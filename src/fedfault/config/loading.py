@@ -13,7 +13,7 @@ from fedfault import registry
 from fedfault.config import explain
 from fedfault.config.files import Entry, Key, Layer, dotted
 from fedfault.config.layers import command_line, inherited, merge
-from fedfault.config.schema import NOT_YET, Data, Experiment
+from fedfault.config.schema import Data, Experiment
 from fedfault.config.shipped import find, folder
 from fedfault.config.shorthand import CHOOSERS, canonical
 from fedfault.errors import UserError
@@ -42,8 +42,7 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loade
     2
     """
     merged, notes = _merged(folder() / "quickstart.yaml" if path is None else find(path), overrides)
-    wrong = explain.not_yet(merged)
-    merged = {key: entry for key, entry in merged.items() if key[0] not in NOT_YET}
+    wrong: list[str] = []
     for section in CHOOSERS:
         try:
             notes += _complete(section, merged)
