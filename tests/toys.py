@@ -169,7 +169,11 @@ def _built(kind: str, what):
 
 def allowed(algorithm: str, aggregation: str, ranks: list[int] | None = None) -> bool:
     """Whether the configuration lets the two be combined."""
-    parts = {"algorithm": algorithm, "aggregation": {"method": aggregation}, "scheduler": {"ranks": ranks}}
+    parts = {
+        "algorithm": algorithm,
+        "aggregation": {"method": aggregation},
+        "scheduler": {"type": "fixed", "ranks": ranks},
+    }
     exp = Experiment.model_validate({"federation": parts})
     try:
         _check_pair(exp, build("algorithm", algorithm), build("aggregation", aggregation))

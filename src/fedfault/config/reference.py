@@ -96,8 +96,9 @@ def _section(key: Key, model: type[BaseModel]) -> str:
 
 def _default(key: Key, name: str, field: FieldInfo) -> str:
     default = field.default
-    if field.is_required():  # the name of a component: the section that holds it has a default
-        default = getattr(sections()[key[:-1]].model_fields[key[-1]].default, name)
+    if field.is_required():  # the name of a component: the section that holds it has a default; of a list it has none
+        section = sections()[key[:-1]].model_fields[key[-1]].default
+        default = getattr(section, name) if isinstance(section, BaseModel) else None
     return "–" if default is None else f"`{default}`"
 
 

@@ -211,9 +211,9 @@ class Training(Section):
 
 
 class Tier(Section):
-    """A hardware profile: clients 0, 1, ... have the first tier until its count is used up, then the next one.
+    """Hardware profiles, as a list or by name: clients 0, 1, ... have the first until its count is used up, then the next.
 
-    `tiers` is a list of them, or a mapping from their names to the rest, which other files can change key by key.
+    As a mapping from names to the rest, other files and the command line can change them key by key.
     """
 
     name: str = Field(description="of the tier")

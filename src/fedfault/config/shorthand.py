@@ -51,7 +51,7 @@ LOOSE = {
 }  # kept while the component takes such an option, else dropped with a note
 
 ALWAYS = {  # settings of other projects for what is done here in every run
-    "metrics.track_fairness": "fairness over all clients",
+    "metrics.track_fairness": "losses of all clients",
     "metrics.percentiles": "the percentiles 10, 50 and 90 of the clients",
     "metrics.track_comm_bytes": "bytes by client and round",
 }
@@ -85,7 +85,7 @@ def canonical(layer: Layer) -> tuple[Layer, list[str]]:
     notes: list[str] = []
     for said, entry in layer.items():
         if (done := ALWAYS.get(dotted(said))) is not None:
-            notes.append(f"{entry.where}: {dotted(said)}: {entry.value!r} is not used: {done} are always measured")
+            notes.append(f"{entry.where}: {dotted(said)}: {entry.value!r} is not used: here {done} are in every run")
             continue
         stem, key = _renamed(said)
         if stem:
