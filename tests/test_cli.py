@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -205,11 +206,26 @@ def test_an_output_folder_that_cannot_be_written_is_explained(fedfault, tmp_path
     assert "choose another" in err
 
 
-def test_an_interrupt_says_how_to_go_on(fedfault, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_stop_says_how_to_go_on(fedfault, monkeypatch, tmp_path, number, status):
+    before = signal.getsignal(number)
+    monkeypatch.setattr("fedfault.session.start", lambda *args, **kwargs: signal.raise_signal(number))
+    found, _, err = fedfault("run", f"logging.results_dir={tmp_path}")
+    assert found == status
+    assert "resume" in err
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_does_not_disturb_what_is_done_after_the_first(fedfault, monkeypatch, tmp_path):
+    done = []
+
     def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            done.append("closed")
 
     monkeypatch.setattr("fedfault.session.start", interrupted)
-    status, _, err = fedfault("run", f"logging.results_dir={tmp_path}")
-    assert status == 130
-    assert "resume" in err
+    assert fedfault("run", f"logging.results_dir={tmp_path}")[0] == 143
+    assert done == ["closed"]
