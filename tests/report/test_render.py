@@ -229,7 +229,7 @@ def test_a_run_without_a_verdict_says_nothing_about_it(tmp_path):
 def test_a_run_with_everything_stays_small(tmp_path):
     topics = ("news", "code", "prose")
     tiers = ("fast", "middle", "slow")
-    turns = [[turn(k, tiers[k % 3], 2 + (r + k) % 8, seconds=0.2 * k) for k in range(10)] for r in range(12)]
+    turns = [[turn(k % 10, tiers[k % 10 % 3], 2 + k % 8, seconds=0.1 * k) for k in (r, r + 1)] for r in range(1, 13)]
     run = clocked(turns, clients=10, topics=topics, probed=True)
     folder = write(tmp_path, run.records, rounds=12)
     update(folder / "split.json", **run.split)
