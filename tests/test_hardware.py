@@ -73,7 +73,7 @@ def test_a_round_in_which_nobody_has_room_is_empty_and_says_so():
     made = planned(hardware(Tier("none", 2, memory_mb=1)))
     assert made.training == []
     assert made.readings == {"round_seconds": 0.0, "compliance": 1.0}
-    assert made.events[-1] == "round 1: nobody can take part"
+    assert made.events[-1] == "nobody can take part"
 
 
 def test_the_budget_is_spent_whatever_the_scheduler():

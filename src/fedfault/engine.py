@@ -127,7 +127,7 @@ def _idle(fed: Federation, state: State, made: Plan) -> tuple[State, RoundRecord
         bytes_down=sum(turn.bytes_down for turn in made.turns),
         turns=made.turns,
         seconds={"evaluate": time.perf_counter() - clock},
-        events=(*made.events, f"round {t}: no client's work arrived; the model stays as it is"),
+        events=(*made.events, "no client's work arrived; the model stays as it is"),
     )
 
 

@@ -40,7 +40,7 @@ def room(s: Situation, *, by_deadline: bool, r_bar: float | None = None) -> Room
     events = [*_left_out(s, high)]
     if r_bar is None and budget != wanted and len(part):
         events.append(
-            f"round {s.round}: a rank budget of {wanted} does not fit, {_count(len(part))} can be given {low.sum()} to "
+            f"a rank budget of {wanted} does not fit, {_count(len(part))} can be given {low.sum()} to "
             f"{high_of_part.sum()}; {budget} is used"
         )
     excluded = s.clients[np.setdiff1d(np.arange(len(high)), part)]
@@ -84,17 +84,17 @@ def _left_out(s: Situation, high: Ints) -> Sequence[str]:
     events = []
     if never.any():
         events.append(
-            f"round {s.round}: {named(s.clients[never])} left out: the largest rank that fits is below the smallest "
+            f"{named(s.clients[never])} left out: the largest rank that fits is below the smallest "
             f"allowed, {s.low[never].min()}"
         )
     if late.any():
         fastest = (s.a + s.b * s.low)[late].min()
         events.append(
-            f"round {s.round}: {named(s.clients[late])} left out: even the smallest rank would take {fastest:.3g} s or "
+            f"{named(s.clients[late])} left out: even the smallest rank would take {fastest:.3g} s or "
             f"more, with a deadline of {s.deadline:g} s"
         )
     if len(high) and (high < s.low).all():
-        events.append(f"round {s.round}: nobody can take part")
+        events.append("nobody can take part")
     return events
 
 

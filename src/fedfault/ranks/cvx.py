@@ -40,7 +40,7 @@ def cvx(
         found = relaxed(*scaled(a, b), given) if find_spec("cvxpy") else "cvxpy is not installed (fedfault[cvx])"
         if isinstance(found, str):
             ranks = greedy(a, b, given.low, given.high, given.budget, ids)
-            return allocation(s, given, ranks, f"round {s.round}: {found}; the exact greedy set the ranks")
+            return allocation(s, given, ranks, f"{found}; the exact greedy set the ranks")
         return allocation(s, given, rounded(found, a, b, given, ids))
 
     return Scheduler(assign, r_bar=r_bar)

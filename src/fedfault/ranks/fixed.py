@@ -42,8 +42,6 @@ def fixed(
         changed = clients[held != asked]
         if not len(changed):
             return allocation(s, given, held)
-        return allocation(
-            s, given, held, f"round {s.round}: {named(changed)} cannot hold the fixed rank; the nearest it is"
-        )
+        return allocation(s, given, held, f"{named(changed)} cannot hold the fixed rank; the nearest it is")
 
     return Scheduler(assign)

@@ -65,7 +65,7 @@ def lite_star(
         given = room(s, by_deadline=True)
         score, events = np.ones(len(given.part)), []
         if rng(s.seed, "explore", s.round).random() < explore:
-            events.append(f"round {s.round}: explores with equal scores")
+            events.append("explores with equal scores")
         elif any(memory["reports"]):
             score = scores(memory, s, given.part)
         ids = s.clients[given.part]
