@@ -63,6 +63,7 @@ def test_memory_and_limits_cap_the_rank_and_who_has_no_room_is_left_out():
     made = planned(hardware(small, none, FAST), clients=np.arange(3), limits=[8, 8, 2])
     assert made.ranks.tolist() == [3, 0, 2]
     assert [t.fate for t in made.turns] == ["done", "excluded", "done"]
+    assert [t.memory_mb for t in made.turns] == [13, 0, 12]
     assert made.turns[1].seconds == 0
     assert made.turns[1].bytes_down == 0
     assert "client 1 left out" in made.events[0]

@@ -9,7 +9,7 @@ import torch
 
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
-from fedfault.records import ClientRecord, RoundRecord, Score
+from fedfault.records import ClientRecord, RoundRecord, Score, Turn
 from fedfault.runs import RunFolder, best_round, changes, read_records
 from fedfault.types import Adapter, Layout, Site, State
 from toys import LowRank, federation
@@ -177,6 +177,21 @@ def test_clients_become_one_row_per_round_and_client(folder):
     folder.write_clients(records)
     table = pyarrow.parquet.read_table(folder.path / "clients.parquet").to_pylist()
     assert [(row["round"], row["client"]) for row in table] == [(r.round, c.client) for r in records for c in r.clients]
+
+
+def test_clients_from_whom_nothing_arrived_have_a_row_too(folder):
+    import pyarrow.parquet
+
+    turns = (Turn(0, "fast", 8, "done", compute=1.0), Turn(1, "slow", 8, "dropped", compute=3.0))
+    trained = ClientRecord(0, 1.0, 5, 50, 0.5, 0.1, 0.2, 10, 20, rank=8, probes={"cosine": 0.3})
+    folder.write_clients([RoundRecord(1, turns=turns[1:]), RoundRecord(2, clients=(trained,), turns=turns)])
+    table = pyarrow.parquet.read_table(folder.path / "clients.parquet").to_pylist()
+    told = [(row["round"], row["client"], row["fate"], row["compute"], row["loss"], row["cosine"]) for row in table]
+    assert told == [
+        (1, 1, "dropped", 3.0, None, None),
+        (2, 0, "done", 1.0, 0.5, 0.3),
+        (2, 1, "dropped", 3.0, None, None),
+    ]
 
 
 def test_the_best_round_is_the_first_with_the_lowest_finite_loss():

@@ -119,19 +119,15 @@ def plan(hw: Hardware, plans: Plans, round: int, seed: int, clients: Ints, limit
     effort[ranks > 0] = done.steps / hw.steps[clients][ranks > 0]
     true_a, slope = lines(fleet, load)
     best = shortest(replace(s, a=true_a + missed, b=slope), ranks)
-    turns = [
-        _turn(fate, k, tier, r, list(parts), share, down, hw.deadline)
-        for fate, k, tier, r, parts, share, down in zip(
-            fates,
-            clients.tolist(),
-            fleet.tier,
-            ranks.tolist(),
-            zip(*spent, strict=True),
-            effort,
-            bytes_down,
-            strict=True,
-        )
-    ]
+    memory, turns = hw.memory_mb.at(ranks), []
+    for i, fate in enumerate(fates):
+        turn = Turn(int(clients[i]), fleet.tier[i], int(ranks[i]), fate)
+        if fate != "excluded":
+            parts, share = [float(part[i]) for part in spent], float(effort[i])
+            down, compute, up = _spent(fate, parts, share, hw.deadline)
+            turn = replace(turn, down=down, compute=compute, up=up, needed=sum(parts), share=share)
+            turn = replace(turn, bytes_down=int(np.rint(bytes_down[i])), memory_mb=float(memory[i]))
+        turns.append(turn)
     return Plan(clients, ranks, effort, tuple(turns), slope, _readings(ranks, spent, done, best), given.events)
 
 
@@ -182,22 +178,16 @@ def _fates(hw: Hardware, ranks: Ints, done: Outcome) -> list[Fate]:
     return found
 
 
-def _turn(
-    fate: Fate, client: int, tier: str, rank: int, parts: list[float], share: float, down: float, deadline: float | None
-) -> Turn:
-    """parts: seconds of download, training and upload of all of a client's work."""
-    if fate == "excluded":
-        return Turn(client, tier, 0, fate)
-    needed = float(sum(parts))
+def _spent(fate: Fate, parts: list[float], share: float, deadline: float | None) -> tuple[float, float, float]:
+    """Seconds of download, training and upload as far as a client got; parts: those of all of its work."""
+    down, compute, up = parts
     if fate == "partial":
-        parts[1] *= share
-    if fate == "dropped":  # it is at work until the server stops waiting
-        left = deadline or 0.0
-        for i, part in enumerate(parts):
-            parts[i] = min(part, left)
-            left -= parts[i]
-    spent = {name: float(part) for name, part in zip(("down", "compute", "up"), parts, strict=True)}
-    return Turn(client, tier, rank, fate, **spent, needed=needed, share=float(share), bytes_down=round(down))
+        return down, compute * share, up
+    if fate == "dropped" and deadline is not None:  # it is at work until the server stops waiting
+        down = min(down, deadline)
+        compute = min(compute, deadline - down)
+        up = min(up, deadline - down - compute)
+    return down, compute, up
 
 
 def _readings(ranks: Ints, spent: Times, done: Outcome, best: float) -> dict[str, float]:

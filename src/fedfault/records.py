@@ -75,6 +75,7 @@ class Turn:
     needed: float = 0.0  # seconds that all of its work would take
     share: float = 0.0  # of its local steps that were done and counted
     bytes_down: int = 0
+    memory_mb: float = 0.0  # that training with this rank takes on the client, by the model of memory
 
     @property
     def seconds(self) -> float:

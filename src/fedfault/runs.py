@@ -10,6 +10,7 @@ results/NAME/
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -218,17 +219,25 @@ class RunFolder:
         return State(**fields)
 
     def write_clients(self, records: Sequence[RoundRecord]) -> None:
-        """clients.parquet: one row per (round, client)."""
-        import dataclasses
-
+        """clients.parquet: one row per (round, client), those included of whom nothing arrived; probes are columns."""
         import pyarrow
         import pyarrow.parquet
 
-        rows = [{"round": r.round, **dataclasses.asdict(c)} for r in records for c in r.clients]
-        rows = [{**{k: v for k, v in row.items() if k != "probes"}, **row["probes"]} for row in rows]
+        rows = [{"round": r.round, **row} for r in records for row in _by_client(r)]
+        names = dict.fromkeys(name for row in rows for name in row)
+        rows = [{name: row.get(name) for name in names} for row in rows]
         scratch = self.path / f".clients.{os.getpid()}.tmp"
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), scratch)
         os.replace(scratch, self.path / "clients.parquet")
+
+
+def _by_client(record: RoundRecord) -> list[dict[str, Any]]:
+    """What a round says of each client, by name: how its turn went where that is simulated, then what it did."""
+    rows: dict[int, dict[str, Any]] = {turn.client: dataclasses.asdict(turn) for turn in record.turns}
+    for client in record.clients:
+        did = dataclasses.asdict(client)
+        rows[client.client] = {**rows.get(client.client, {}), **did.pop("probes"), **did}
+    return list(rows.values())
 
 
 def is_run(path: Path) -> bool:
