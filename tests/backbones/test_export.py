@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -11,7 +12,8 @@ import torch
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.export import export
 from fedfault.backbones.load import MICRO, Backbone
-from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.backbones.quantised import dense, quantise
+from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
 from fedfault.types import Adapter
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
@@ -75,6 +77,56 @@ def test_what_went_to_the_frozen_weights_is_in_the_adapter_too(tmp_path, build, 
     assert model.peft_config["default"].r == (r or 24)
     _, without = exported(tmp_path / "without", build, lambda m: lora_targets(m, None))
     assert expected != pytest.approx(without, rel=1e-3)
+
+
+def in_bits(model, kind):
+    quantise(model, kind, torch.float32, torch.device("cpu"))
+    return model
+
+
+def rounded(model, kind):
+    """The plain model with the weights that are multiplied by in its place."""
+    for name, layer in in_bits(copy.deepcopy(model), kind).named_modules():
+        if is_quantised(layer):
+            plain, W = model.get_submodule(name), dense(layer)
+            plain.weight.data = W if isinstance(plain, torch.nn.Linear) else W.T.contiguous()
+    return model
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+@pytest.mark.parametrize("ranks", [None, (6, 1)])
+def test_an_adapter_of_a_quantised_backbone_fits_the_rounded_weights(tmp_path, build, kind, ranks):
+    pytest.importorskip("bitsandbytes")
+    from peft import PeftModel
+
+    base = None if ranks is None else folded(ranks)
+    ids, expected = exported(tmp_path, lambda: in_bits(build(), kind), lambda m: lora_targets(m, None), base)
+    model = PeftModel.from_pretrained(rounded(build(), kind), tmp_path)
+    assert loss(model, ids) == pytest.approx(expected, rel=1e-5)
+    assert model.peft_config["default"].fan_in_fan_out == (build is tiny_gpt2)
+
+
+def test_an_adapter_of_a_four_bit_backbone_fits_transformers_own_four_bits(tmp_path):
+    """The same roundings: what load_in_4bit with nf4 makes of the original folder."""
+    pytest.importorskip("accelerate")
+    bnb = pytest.importorskip("bitsandbytes")
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    ids, expected = exported(
+        tmp_path / "adapter", lambda: in_bits(tiny_llama(), "4bit"), lambda m: lora_targets(m, None)
+    )
+    tiny_llama().save_pretrained(tmp_path / "base")
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "base", quantization_config=nf4, device_map="cpu", dtype=torch.float32
+    )
+    for m in base.modules():
+        if isinstance(m, bnb.nn.Linear4bit):
+            m.support_avx512bf16_for_cpu = False
+    model = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    assert loss(model, ids) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow
