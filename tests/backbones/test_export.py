@@ -130,8 +130,10 @@ def test_an_adapter_of_a_four_bit_backbone_fits_transformers_own_four_bits(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["flora", "fedsa_lora"])
-def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, monkeypatch, method):
+@pytest.mark.parametrize(
+    ("method", "kind"), [("flora", "none"), ("fedsa_lora", "none"), ("flora", "4bit"), ("fedit", "8bit")]
+)
+def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, monkeypatch, method, kind):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -145,9 +147,11 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
         "federation.total_clients=3", "federation.num_rounds=2", "federation.participation_rate=1.0",
         "training.local_steps=2", "training.batch_size=2", "model.max_length=16", "data.max_samples=60",
         "evaluation.max_blocks=4", "evaluation.general=none", f"federation.aggregation={method}",
+        f"model.quantization={kind}",
     ]  # fmt: skip
     folder = session.start(load("quickstart", [*small, f"logging.results_dir={tmp_path}"]), Progress(quiet=True))
     base = AutoModelForCausalLM.from_pretrained(MICRO, dtype=torch.float32)
+    base = base if kind == "none" else rounded(base, kind)
     model = PeftModel.from_pretrained(base, folder.path / "adapter")
     blocks = prepare(load(folder.path / "config.yaml").experiment).federation.task.sets["topic/news"]
     with torch.no_grad():
@@ -155,8 +159,14 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
     each = -logits.gather(-1, blocks.ids[:, 1:, None])[..., 0]
     nll = float((each * blocks.mask).sum() / blocks.mask.sum())
     assert nll == pytest.approx(folder.records()[-1].scores["topic/news"].loss, rel=1e-5)
-    words = {"fedsa_lora": "mean over all clients", "flora": "the whole change of the original model"}
-    assert words[method] in (folder.path / "adapter/README.md").read_text()
+    words = {
+        "fedsa_lora": "mean over all clients",
+        "flora": "the whole change of the original model",
+        "fedit": "load_in_8bit=True",
+    }
+    card = (folder.path / "adapter/README.md").read_text()
+    assert words[method] in card
+    assert ("BitsAndBytesConfig" in card) == (kind != "none")
 
 
 def test_a_partial_run_exports_its_parameters_under_their_own_names(tmp_path):
