@@ -107,6 +107,17 @@ def test_every_client_trains_as_on_its_own_copy_alone():
     assert not torch.allclose(together.adapter.flat[0], trained(plain("none"), [0], 1).adapter.flat[0], atol=1e-3)
 
 
+def test_every_client_looks_at_what_it_keeps_back_through_its_own_copy():
+    task = mixed(precisions=("none", "4bit", "none", "8bit", "none"))
+    params, clients = moved(task.layout, 3), torch.tensor([3, 1, 4])
+    found = task.held_out(params, clients)
+    assert found[1] == plain("4bit").held_out(params[1:2], clients[1:2])
+    assert found.isnan().tolist() == [True, False, True]  # only client 1 keeps anything back
+    assert [task.copy_of(k).frozen_bytes() for k in (0, 1, 3)] == [
+        plain(p).frozen_bytes() for p in ("none", "4bit", "8bit")
+    ]
+
+
 @pytest.mark.parametrize("server", ["none", "4bit", "8bit"])
 def test_the_servers_copy_is_what_scores_are_of(server):
     task, alone = mixed(server, ("4bit", "none", "4bit", "none", "none")), plain(server)

@@ -52,6 +52,17 @@ class MixedTask:
         back = torch.cat(list(groups.values())).argsort()
         return torch.cat(losses)[back], gradient, torch.cat(tokens)[back]
 
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        """See `types.Task.held_out`: each client looks at its own data through its own copy."""
+        out = torch.empty(len(params), dtype=torch.float64)
+        for precision, own in self._groups(clients).items():
+            out[own] = self.copies[precision].held_out(params[own], clients[own])
+        return out
+
+    def copy_of(self, client: int) -> CohortTask:
+        """The task on the copy that the client trains on."""
+        return self.copies[self.precisions[client]]
+
     def _groups(self, clients: Tensor) -> dict[str, Tensor]:
         """Precision -> the rows of a pass that have it, in their order."""
         each = [self.precisions[k] for k in clients.tolist()]
