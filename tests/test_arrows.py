@@ -45,6 +45,7 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "runs": NOUNS,
     "local": NOUNS,
     "cohort_task": NOUNS | {"backbones"},
+    "mixed": NOUNS | {"cohort_task"},
     "language": NOUNS | {"backbones", "cohort_task", "corpora"},
     "classification": NOUNS | {"backbones", "cohort_task", "corpora", "metrics"},
     "labelled": NOUNS | {"config", "corpora", "data"},

@@ -167,7 +167,7 @@ BAD = [
     (["run", "federation.scheduler=lite", "federation.scheduler.r_bar=1", "model.lora.r_min=2"], "below 3 * r_min = 6"),
     (["run", "clock.trace=none.csv"], "none.csv: no trace can be read"),
     (["run", "federation.scheduler.rank=9"], "federation.scheduler.rank has 9, but model.lora.r_max is 8"),
-    (["run", "model.quantization=4bit"], "quantization"),
+    (["run", "model.quantization=3bit"], "must be 'none', '8bit' or '4bit'"),
     (["run", "no-such-config.yaml"], "no-such-config"),
     (["run", "federation.total_clients=100000"], "100000 clients"),
     (["run", "model.name=/no/such/folder"], "no such folder"),

@@ -120,6 +120,32 @@ def test_a_client_whose_parameters_never_enter_the_model_is_named(monkeypatch):
     caught("client 1 reports 3 steps, but its parameters never entered the model")
 
 
+class Silent(LowRank):
+    """A loss whose gradient gets lost on its way for all clients but some."""
+
+    heard: tuple[int, ...] = ()
+
+    def grad(self, params, clients, batch, key, extra_loss=None):
+        loss, gradient, tokens = super().grad(params, clients, batch, key, extra_loss)
+        lost = torch.tensor([k not in self.heard for k in clients.tolist()])
+        return loss, gradient.masked_fill(lost[:, None], 0.0), tokens
+
+
+def test_clients_whose_gradients_are_all_zero_learn_nothing():
+    caught(
+        "every gradient was exactly zero in 30 steps of clients 0, 1, 2, 3, 4, 5",
+        "quantised layers were not repacked",
+        task=Silent(),
+    )
+
+
+def test_one_client_that_learns_is_enough():
+    """Others may have nothing left to learn."""
+    task = Silent()
+    task.heard = (3,)
+    assert len(run(task=task)) == 3
+
+
 # what moves while they train
 
 

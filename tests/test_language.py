@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.quantised import quantise
 from fedfault.backbones.sample import sample
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.corpora.packing import Blocks, pack
 from fedfault.language import LanguageTask, _paired_error
 from fedfault.local import LocalWork, Passes, Trainer
 from fedfault.types import Adapter, Batch
-from tiny import VOCAB, tiny_llama
+from tiny import VOCAB, tiny_gpt2, tiny_llama
 
 T = 6
 
@@ -186,3 +187,21 @@ def test_changes_are_paired_with_the_model_before_training_whatever_was_folded_i
     nll = fresh._nll(adapter.flat, torch.arange(sum(fresh.counts), len(fresh.ids)))
     expected = _paired_error((nll - change)[:n], tokens[:n])
     assert fresh.evaluate(adapter)["topic/a"].se == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("build", "weights"),
+    [
+        (tiny_llama, 2 * (2 * 24 * 24 + 2 * 24 * 12 + 3 * 24 * 40) + 24 * VOCAB),
+        (tiny_gpt2, 2 * (24 * 72 + 24 * 24 + 2 * 24 * 96) + 24 * VOCAB),
+    ],
+)
+@pytest.mark.parametrize("kind", ["none", "8bit", "4bit"])
+def test_a_token_is_multiplied_with_all_linear_layers_whatever_keeps_their_weights(build, weights, kind):
+    model = build()
+    if kind != "none":
+        pytest.importorskip("bitsandbytes")
+        quantise(model, kind, torch.float32, torch.device("cpu"))
+    opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0)
+    own = [pack(documents(0, 5), T, 0)]
+    assert LanguageTask(opened, own, {"topic/a": own[0]}, {"topic/a": 1.0}).frozen_weights() == weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from torch import Tensor
 from fedfault.algebra import factor
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
+from fedfault.backbones.quantised import weight_bytes
+from fedfault.backbones.sites import is_linear, linear_shape
 from fedfault.backbones.states import attention_weights, hidden_states
 from fedfault.seeds import rng
 from fedfault.types import Adapter, States, Task
@@ -79,12 +82,11 @@ class CohortTask(Task, ABC):
 
     def frozen_bytes(self) -> int:
         """What the backbone takes in memory."""
-        return sum(p.numel() * p.element_size() for p in self.model.model.parameters())
+        return weight_bytes(self.model.model)
 
     def frozen_weights(self) -> int:
         """Weights that a token is multiplied with: of all linear layers, embeddings left out."""
-        layers = [m for m in self.model.model.modules() if hasattr(m, "in_features")]
-        return sum(m.in_features * m.out_features for m in layers)
+        return sum(math.prod(linear_shape(m)) for m in self.model.model.modules() if is_linear(m))
 
     def tokens_per_pass(self) -> int:
         """Tokens that one training pass may take: a function of the model's shape, so the same on every start."""

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from fedfault import equipment, labelled
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone, Say, load, quiet
+from fedfault.backbones.quantised import numbers
 from fedfault.backbones.sample import sample
 from fedfault.backbones.scorer import LAST, Scorer
 from fedfault.backbones.sites import lora_targets, partial_targets
@@ -60,7 +61,7 @@ class Prepared:
     @property
     def parameters(self) -> int:
         """Numbers in the frozen backbone."""
-        return sum(p.numel() for p in self.backbone.model.parameters())
+        return numbers(self.backbone.model)
 
 
 def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, control: bool = False) -> Prepared:
@@ -78,7 +79,7 @@ def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, 
         backbone, model = like.backbone, like.model
         model.fold({})
     else:
-        place = {"precision": exp.model.precision, "device": exp.device}
+        place = {"precision": exp.model.precision, "device": exp.device, "quantization": exp.model.quantization}
         backbone = load(exp.model.name, **place, say=say, headless=outputs is not None)
         _check_length(exp, backbone)
         model = open_up(exp, backbone, outputs)
@@ -254,6 +255,7 @@ def facts(p: Prepared) -> dict[str, Any]:
             "source": p.backbone.source,
             "fingerprint": p.backbone.fingerprint,
             "precision": p.backbone.precision,
+            "quantization": p.backbone.quantization,
             "parameters": p.parameters,
             "trainable": p.model.layout.size,
             "targets": sorted({n.rpartition(".")[2] for n in p.model.targets.lora})

@@ -4,7 +4,8 @@ Reference implementations have lost aggregates to misspelt names, loaded nothing
 shared one head between all clients. Each check is an exact comparison that costs far less than a training step:
 
     Door          the first gradient of every client is taken at what the server sent, to the bit
-    Watched       anchors stay where training started; no client shares memory with the start or with another client
+    Watched       anchors stay where training started; no client shares memory with the start or with another client; some
+                  client has a gradient that is not exactly zero, unless its loss is
     check_sent    nothing the server sent was changed; what comes back has its sites, none missing and none more
     check_frozen  frozen numbers do not move, neither on the clients nor on the server
     check_base    local training leaves the frozen weights alone
@@ -130,6 +131,13 @@ class Watched:
             )
         if flat.untyped_storage().data_ptr() == start.flat.untyped_storage().data_ptr():
             raise IntegrityError(f"clients {_listed(self.clients)} trained in the memory of what they started from")
+        worked = done.num_steps > 0
+        if bool(done.loss[worked].any()) and not bool(done.grad_norm[worked].any()):  # a loss of zero is learned
+            raise IntegrityError(
+                f"every gradient was exactly zero in {int(done.num_steps.sum())} steps of clients {_listed(self.clients)}: "
+                "nothing is learned. Check that the loss depends on the trained numbers, and that quantised layers were not "
+                "repacked for inference (with model.quantization=none there are none)"
+            )
 
 
 class Anchored:

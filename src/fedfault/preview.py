@@ -77,7 +77,7 @@ def _facts(p: Prepared) -> list[str]:
     lines = [
         f"corpus     {split.corpus.name}: {len(split.corpus.train):,} training and {len(split.corpus.validation):,} "
         f"validation documents ({split.corpus.source})",
-        f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {p.backbone.precision} on {p.model.device}",
+        f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {_held(p)} on {p.model.device}",
         f"trained    {p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
         f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",
         f"partition  {exp.data.partition.method} {exp.data.partition.options or ''}".rstrip(),
@@ -89,6 +89,12 @@ def _facts(p: Prepared) -> list[str]:
     if split.floor:
         lines.append(f"floor      {split.floor['validation']:.4f} nats per token: the entropy of the validation texts")
     return lines
+
+
+def _held(p: Prepared) -> str:
+    """How the frozen parameters are kept."""
+    kind = p.backbone.quantization
+    return p.backbone.precision + ("" if kind == "none" else f", linear layers in {kind},")
 
 
 def _targets(split: Split[Any], size: int, length: int) -> str:

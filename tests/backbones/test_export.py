@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -11,7 +12,8 @@ import torch
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.export import export
 from fedfault.backbones.load import MICRO, Backbone
-from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.backbones.quantised import dense, quantise
+from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
 from fedfault.types import Adapter
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
@@ -77,9 +79,61 @@ def test_what_went_to_the_frozen_weights_is_in_the_adapter_too(tmp_path, build, 
     assert expected != pytest.approx(without, rel=1e-3)
 
 
+def in_bits(model, kind):
+    quantise(model, kind, torch.float32, torch.device("cpu"))
+    return model
+
+
+def rounded(model, kind):
+    """The plain model with the weights that are multiplied by in its place."""
+    for name, layer in in_bits(copy.deepcopy(model), kind).named_modules():
+        if is_quantised(layer):
+            plain, W = model.get_submodule(name), dense(layer)
+            plain.weight.data = W if isinstance(plain, torch.nn.Linear) else W.T.contiguous()
+    return model
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+@pytest.mark.parametrize("ranks", [None, (6, 1)])
+def test_an_adapter_of_a_quantised_backbone_fits_the_rounded_weights(tmp_path, build, kind, ranks):
+    pytest.importorskip("bitsandbytes")
+    from peft import PeftModel
+
+    base = None if ranks is None else folded(ranks)
+    ids, expected = exported(tmp_path, lambda: in_bits(build(), kind), lambda m: lora_targets(m, None), base)
+    model = PeftModel.from_pretrained(rounded(build(), kind), tmp_path)
+    assert loss(model, ids) == pytest.approx(expected, rel=1e-5)
+    assert model.peft_config["default"].fan_in_fan_out == (build is tiny_gpt2)
+
+
+def test_an_adapter_of_a_four_bit_backbone_fits_transformers_own_four_bits(tmp_path):
+    """The same roundings: what load_in_4bit with nf4 makes of the original folder."""
+    pytest.importorskip("accelerate")
+    bnb = pytest.importorskip("bitsandbytes")
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    ids, expected = exported(
+        tmp_path / "adapter", lambda: in_bits(tiny_llama(), "4bit"), lambda m: lora_targets(m, None)
+    )
+    tiny_llama().save_pretrained(tmp_path / "base")
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "base", quantization_config=nf4, device_map="cpu", dtype=torch.float32
+    )
+    for m in base.modules():
+        if isinstance(m, bnb.nn.Linear4bit):
+            m.support_avx512bf16_for_cpu = False
+    model = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    assert loss(model, ids) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["flora", "fedsa_lora"])
-def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, monkeypatch, method):
+@pytest.mark.parametrize(
+    ("method", "kind"), [("flora", "none"), ("fedsa_lora", "none"), ("flora", "4bit"), ("fedit", "8bit")]
+)
+def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, monkeypatch, method, kind):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -93,9 +147,11 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
         "federation.total_clients=3", "federation.num_rounds=2", "federation.participation_rate=1.0",
         "training.local_steps=2", "training.batch_size=2", "model.max_length=16", "data.max_samples=60",
         "evaluation.max_blocks=4", "evaluation.general=none", f"federation.aggregation={method}",
+        f"model.quantization={kind}",
     ]  # fmt: skip
     folder = session.start(load("quickstart", [*small, f"logging.results_dir={tmp_path}"]), Progress(quiet=True))
     base = AutoModelForCausalLM.from_pretrained(MICRO, dtype=torch.float32)
+    base = base if kind == "none" else rounded(base, kind)
     model = PeftModel.from_pretrained(base, folder.path / "adapter")
     blocks = prepare(load(folder.path / "config.yaml").experiment).federation.task.sets["topic/news"]
     with torch.no_grad():
@@ -103,8 +159,14 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
     each = -logits.gather(-1, blocks.ids[:, 1:, None])[..., 0]
     nll = float((each * blocks.mask).sum() / blocks.mask.sum())
     assert nll == pytest.approx(folder.records()[-1].scores["topic/news"].loss, rel=1e-5)
-    words = {"fedsa_lora": "mean over all clients", "flora": "the whole change of the original model"}
-    assert words[method] in (folder.path / "adapter/README.md").read_text()
+    words = {
+        "fedsa_lora": "mean over all clients",
+        "flora": "the whole change of the original model",
+        "fedit": "load_in_8bit=True",
+    }
+    card = (folder.path / "adapter/README.md").read_text()
+    assert words[method] in card
+    assert ("BitsAndBytesConfig" in card) == (kind != "none")
 
 
 def test_a_partial_run_exports_its_parameters_under_their_own_names(tmp_path):

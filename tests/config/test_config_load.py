@@ -28,7 +28,7 @@ def refused(*arguments):
         ("training: {lr: .inf}", "training.lr: got inf; must be a finite number"),
         ("training: {lr: null}", "training.lr: got null; must be a number"),
         ("training: {clients_per_pass: x}", "training.clients_per_pass: got 'x'; must be an integer or 'auto'"),
-        ("model: {quantization: 4bit}", "model.quantization: got '4bit'; must be 'none'"),
+        ("model: {quantization: nf4}", "model.quantization: got 'nf4'; must be 'none', '8bit' or '4bit'"),
         ("model: {trainable: all}", "model.trainable: got 'all'; must be 'lora' or 'partial'"),
         ("model: {lora: {target_modules: [a, 1]}}", "model.lora.target_modules: got 1; must be a string"),
         ("model: {name: {a: {b: 1}}}", "x.yaml:1: model.name: got {'a': {'b': 1}}; must be a string"),

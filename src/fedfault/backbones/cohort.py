@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedfault.algebra import fresh_factors
 from fedfault.backbones.head import head_loss
 from fedfault.backbones.lean import make_lean
+from fedfault.backbones.quantised import dense, stored
 from fedfault.backbones.scorer import Scorer
 from fedfault.backbones.sites import Targets, linear_shape, parent_of
 from fedfault.errors import UserError
@@ -58,15 +59,24 @@ class Slots:
 
 
 class CohortLora(nn.Module):
-    """A frozen nn.Linear or Conv1D plus each client's s * B_k A_k (Hu et al., arXiv 2106.09685)."""
+    """A frozen nn.Linear or Conv1D plus each client's s * B_k A_k (Hu et al., arXiv 2106.09685).
+
+    base: may be quantised; it is never written to. folded: (d_out, d_in) what is multiplied by in its place where an
+    aggregation has added to the frozen weights, in floating point: rounding every round's sum again would lose it.
+    """
+
+    base: Any
+    folded: Tensor | None
 
     def __init__(self, base: nn.Module, slots: Slots, site: Site, index: int, dropout: float) -> None:
         super().__init__()
         self.base, self.slots, self.site, self.index, self.dropout = base, slots, site, index, dropout
+        self.register_buffer("folded", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(K*B, T, d_in) -> (K*B, T, d_out)."""
-        y, slots = self.base(x), self.slots
+        y = self.base(x) if self.folded is None else nn.functional.linear(x, self.folded, self.base.bias)
+        slots = self.slots
         r, d_in, d_out = self.site.shape
         a, b = (factor.to(x.dtype) for factor in slots.now[self.site.name])
         rows = x.reshape(slots.clients, -1, d_in)  # (K, B*T, d_in)
@@ -163,7 +173,6 @@ class CohortModel:
         sites += scorer.sites if scorer else ()
         self.layout = Layout.of(sites, scaling=alpha / r)
         self.slots = Slots(self.layout)
-        self.original: dict[str, Tensor] = {}  # weights that were folded into, as they were
         self.full_values = {name: model.get_parameter(name).detach().float() for name in targets.full_parameters}
         self.head = model.get_output_embeddings()
         self.head_site = targets.head_site
@@ -249,17 +258,16 @@ class CohortModel:
     @torch.no_grad()
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """Make the frozen weights of LoRA sites the original ones plus `base`, site -> (d_out, d_in)."""
-        for name in {*self.original, *base}:
-            layer = self.model.get_submodule(name).base
-            original = self.original.setdefault(name, layer.weight.detach().clone())
-            change = base[name].to(original.device) if name in base else torch.zeros(())
-            if change.ndim and not isinstance(layer, nn.Linear):
-                change = change.T  # Conv1D keeps (d_in, d_out)
-            layer.weight.copy_(original.float() + change)
+        for site in self.layout.lora:
+            layer, change = self.model.get_submodule(site.name), base.get(site.name)
+            W = dense(layer.base)
+            layer.folded = None if change is None else (W.float() + change.to(W.device)).to(W.dtype)
 
     def checksums(self) -> dict[str, int]:
-        """Each weight of the backbone read as integers, summed up modulo 2^64."""
-        names, weights = zip(*self.model.named_parameters(), strict=True)
+        """Each weight of the backbone, and what was added to it, read as integers and summed up modulo 2^64."""
+        folded = ((s.name, self.model.get_submodule(s.name).folded) for s in self.layout.lora)
+        held = [*stored(self.model), *((f"{name}.folded", W) for name, W in folded if W is not None)]
+        names, weights = zip(*held, strict=True)
         sums = [_as_integers(p.detach().contiguous()).sum() for p in weights]
         return dict(zip(names, torch.stack(sums).tolist(), strict=True))
 

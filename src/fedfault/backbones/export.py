@@ -121,7 +121,7 @@ def _peft_config(backbone: Backbone, model: CohortModel, r: int, prefix: str) ->
         "lora_alpha": model.layout.scaling * r,
         "lora_dropout": 0.0,
         "target_modules": [name.removeprefix(prefix) for name in names],
-        "fan_in_fan_out": is_conv1d(base),
+        "fan_in_fan_out": is_conv1d(base) or getattr(base, "fan_in_fan_out", False),
         "bias": "none",
         "inference_mode": True,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedfault.backbones.head import even_slices
+from fedfault.backbones.quantised import dense
 
 CHUNK = 512  # rows: intermediate results stay in cache, and matrix products still run at full rate
 SHORT = 256  # tokens up to which whole attention matrices are faster than blockwise attention on a CPU, and small
@@ -35,7 +37,7 @@ def make_lean(model: Any) -> None:
 def _lean(module: nn.Module, model: Any) -> nn.Module | None:
     """The replacement of a module if there is one that gives the same."""
     children = dict(module.named_children())
-    dtype = next((p.dtype for p in module.parameters()), torch.float32)
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     x = torch.randn(2, 5, model.config.hidden_size, generator=torch.Generator().manual_seed(0)).to(dtype)
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         norm = LeanRMSNorm(module)
@@ -111,28 +113,33 @@ class LeanMLP(nn.Module):
         """(..., d) -> (..., d)."""
         layers = (self.gate_proj, self.up_proj, self.down_proj)
         if self.silu and all(isinstance(m, nn.Linear) and m.bias is None for m in layers):
-            out: Tensor = _SwiGLU.apply(x, *(m.weight for m in layers))  # type: ignore[no-untyped-call]
+            out: Tensor = _SwiGLU.apply(x, layers)  # type: ignore[no-untyped-call]
         else:
             out = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
         return out
 
 
 class _SwiGLU(torch.autograd.Function):
+    """Quantised weights are dense only while they are multiplied by: once forward and once backward for all clients."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
         rows = x.flatten(0, -2)
+        gate, up, down = map(dense, layers)
         g, u = x.new_empty(2, len(rows), len(gate))
         y = torch.empty_like(rows)
         for part in even_slices(len(rows), CHUNK):
             torch.mm(rows[part], gate.T, out=g[part])
             torch.mm(rows[part], up.T, out=u[part])
             torch.mm(F.silu(g[part]).mul_(u[part]), down.T, out=y[part])
-        ctx.save_for_backward(g, u, gate, up, down)
+        ctx.layers = layers
+        ctx.save_for_backward(g, u)
         return y.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        g, u, gate, up, down = ctx.saved_tensors
+        g, u = ctx.saved_tensors
+        gate, up, down = map(dense, ctx.layers)
         dy = grads[0].flatten(0, -2)
         dx = torch.empty_like(dy)
         for part in even_slices(len(dy), CHUNK):
@@ -140,7 +147,7 @@ class _SwiGLU(torch.autograd.Function):
             du = F.silu(g[part]).mul_(inner)
             dg = torch.ops.aten.silu_backward(inner.mul_(u[part]), g[part])
             torch.mm(dg, gate, out=dx[part]).addmm_(du, up)
-        return dx.view_as(grads[0]), None, None, None
+        return dx.view_as(grads[0]), None
 
 
 class LeanAttention(nn.Module):

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from fedfault.backbones.llama import FileTokenizer, Llama
+from fedfault.backbones.quantised import check_platform, check_runs, quantise, stored
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
 from fedfault.errors import UserError
 from fedfault.storage import cache_dir
@@ -60,6 +61,7 @@ class Backbone:
     precision: str
     fingerprint: str
     pooling: str | None = None
+    quantization: str = "none"
 
 
 def device_of(name: str) -> torch.device:
@@ -103,15 +105,24 @@ def locate(name: str, say: Say = quiet) -> str:
 
 
 def load(
-    name: str, *, precision: str = "auto", device: str = "auto", say: Say = quiet, headless: bool = False
+    name: str,
+    *,
+    precision: str = "auto",
+    device: str = "auto",
+    say: Say = quiet,
+    headless: bool = False,
+    quantization: str = "none",
 ) -> Backbone:
     """Load, freeze and place a backbone; a `headless` one, encoder or decoder, gets a head of the caller's making.
 
-    Raises `UserError` when the weights are not to be had, naming the ways out, and when the model is not a causal LM,
-    though it should have a head.
+    quantization: `8bit` or `4bit` for its linear layers, see `quantised.py`. Raises `UserError` when the weights are not to
+    be had, naming the ways out, when the model is not a causal LM, though it should have a head, and when it cannot be
+    quantised.
     """
-    where, source = device_of(device), locate(name, say)
-    pooling = None
+    where = device_of(device)
+    if quantization != "none":
+        check_platform(quantization, where)
+    source, pooling = locate(name, say), None
     if name == "micro":
         model, tokenizer, pooling = Llama.read(MICRO), FileTokenizer(MICRO), LAST if headless else None
     elif headless:
@@ -119,13 +130,20 @@ def load(
     else:
         model, tokenizer = _by_transformers(name, source)
     chosen = _precision(precision, sum(p.numel() for p in model.parameters()), where)
+    dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
+    _check_float(name, model)
+    if quantization != "none":
+        quantise(model, quantization, dtype, where)
     model = model.to(where).eval().requires_grad_(False)
     for p in model.parameters():  # not the buffers: rotary frequencies in bfloat16 turn late positions by a wrong angle
-        p.data = p.data.to(torch.bfloat16 if chosen == "bf16" else torch.float32)
+        p.data = p.data.to(dtype) if p.is_floating_point() else p.data
+    if quantization != "none":
+        check_runs(model, name, quantization)
     if not headless:
         _check_head(name, model)
     separator = next((t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None), 0)
-    return Backbone(name, source, model, tokenizer, int(separator), chosen, fingerprint(model), pooling)
+    found = fingerprint(model)
+    return Backbone(name, source, model, tokenizer, int(separator), chosen, found, pooling, quantization)
 
 
 def _by_transformers(name: str, source: str) -> tuple[Any, Any]:
@@ -190,6 +208,15 @@ def _is_causal(model: Any) -> bool:
     return torch.equal(one, other)
 
 
+def _check_float(name: str, model: Any) -> None:
+    """Weights that come in whole numbers would be read as if they were the model's own numbers."""
+    if whole := [n for n, p in model.named_parameters() if not p.is_floating_point()]:
+        raise UserError(
+            f"model.name={name}: its weights are quantised already ({len(whole)} of them, first {whole[0]}); give the "
+            "original model, and model.quantization=4bit or 8bit"
+        )
+
+
 @torch.no_grad()
 def _check_head(name: str, model: Any) -> None:
     """The loss is computed from the last hidden state and the head's weight: refuse a model that does more in between."""
@@ -210,7 +237,7 @@ def _check_head(name: str, model: Any) -> None:
 def fingerprint(model: Any) -> str:
     """Hash of the weights' shapes and of a sample of their values: enough to tell two backbones apart."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, p in model.named_parameters():
+    for name, p in stored(model):
         digest.update(f"{name}{tuple(p.shape)}".encode())
         digest.update(p.detach().flatten()[:: max(1, p.numel() // 997)].float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -49,6 +49,11 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
+def is_quantised(module: nn.Module) -> bool:
+    """Whether it is a linear layer whose weight is kept in whole numbers."""
+    return isinstance(module, nn.Linear) and not module.weight.is_floating_point()
+
+
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of an nn.Linear or a Conv1D, whose weights are transposed to each other."""
     if isinstance(module, nn.Linear):
@@ -147,6 +152,11 @@ def _full(model: Any, leaves: list[str]) -> Targets:
         leaves += [names[id(table)]] if not tied and names[id(table)] in leaves else []
     for n in leaves:
         module = model.get_submodule(n)
+        if is_quantised(module):
+            raise UserError(
+                f"cannot train {n} in full: quantised weights are whole numbers; set model.quantization=none, or "
+                "model.trainable=lora, which leaves them as they are"
+            )
         norm = getattr(module, "weight", None) is not None and module.weight.ndim == 1 and _is_norm(module)
         if not norm and not is_linear(module) and module is not table:
             raise UserError(f"cannot train {n} ({type(module).__name__}) per client; leave its block out or use LoRA")

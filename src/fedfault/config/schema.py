@@ -63,7 +63,9 @@ class Model(Section):
     """The backbone and what of it is trained."""
 
     name: str = Field(default="micro", description="micro (packaged), a Hub id, or a folder")
-    quantization: Literal["none"] = Field(default="none", description="of the frozen backbone")
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        default="none", description="of the linear layers of the frozen backbone, by bitsandbytes"
+    )
     trainable: Literal["lora", "partial"] = Field(default="lora", description="adapters, or some layers in full")
     lora: Lora = Lora()
     partial: Partial = Partial()
