@@ -64,7 +64,7 @@ def one_run(like: Prepared | None, settings: Sequence[str]) -> tuple[Prepared, l
     if like is None or not same:
         like = prepare(exp, like=like)
     task = like.federation.task
-    assert isinstance(task, CohortTask)
+    assert isinstance(task, CohortTask)  # all tiers train on one copy of the backbone
     fed = federation(exp, task)
     return like, [record for _, record in rounds(fed, begin(fed))]
 

@@ -77,9 +77,9 @@ def _limits(values: Sequence[float | None]) -> Floats:
 
 
 class Line(NamedTuple):
-    """A cost that grows with the rank: fixed + per_rank * r."""
+    """A cost that grows with the rank: fixed + per_rank * r; what is fixed may differ between clients, (n,)."""
 
-    fixed: float
+    fixed: float | Floats
     per_rank: float
 
     def at(self, ranks: Ints | Floats) -> Floats:
@@ -252,11 +252,11 @@ def check_ranks(r_min: int, r_max: int, r_bar: float | None, num_clients: int) -
 
 def check_memory(fleet: Fleet, memory_mb: Line, r_min: int) -> None:
     """`UserError` if no client has the memory to train with the smallest rank."""
-    needed = float(memory_mb.at(np.array(r_min)))
+    needed = memory_mb.at(np.full(len(fleet.tier), r_min))
     if (fleet.memory_mb < needed).all():
-        best = int(fleet.memory_mb.argmax())
+        best = int((fleet.memory_mb - needed).argmax())
         raise UserError(
-            f"tiers: training with rank {r_min} takes {needed:.0f} MB, and the largest tier, {fleet.tier[best]}, has "
+            f"tiers: training with rank {r_min} takes {needed[best]:.0f} MB, and the best tier, {fleet.tier[best]}, has "
             f"{fleet.memory_mb[best]:.0f} MB; what works: more memory_mb, a smaller batch or model, quantization"
         )
 

@@ -14,6 +14,7 @@ from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.hardware import Hardware
 from fedfault.local import LocalWork, steps_of
+from fedfault.mixed import MixedTask
 from fedfault.registry import build
 from fedfault.scheduling import Ints, Scheduler, Situation
 
@@ -48,6 +49,13 @@ def check(exp: Experiment) -> None:
         traces.read(Path(exp.clock.trace).expanduser(), exp.federation.total_clients)
 
 
+def precisions(exp: Experiment) -> list[str]:
+    """How the copy of the backbone is quantised that each client trains on, (N,)."""
+    own: str = exp.model.quantization
+    each: list[str] = [tier.quantization or own for tier in exp.tiers for _ in range(tier.count)]
+    return each or [own] * exp.federation.total_clients
+
+
 def simulated(exp: Experiment) -> bool:
     """Whether there is anything to simulate: tiers, a deadline, a trace, or a scheduler that assigns ranks."""
     limits = (exp.deadline.limit, exp.clock.trace, scheduler(exp).r_bar)
@@ -59,7 +67,7 @@ def varies(exp: Experiment) -> bool:
     return scheduler(exp).r_bar is not None or len(set(exp.federation.scheduler.options.get("ranks") or ())) > 1
 
 
-def hardware(exp: Experiment, task: CohortTask, work: LocalWork) -> Hardware:
+def hardware(exp: Experiment, task: CohortTask | MixedTask, work: LocalWork) -> Hardware:
     """The hardware that an experiment describes.
 
     Raises `UserError` if no client has the memory for the smallest rank, or can meet the deadline with it.
@@ -68,7 +76,9 @@ def hardware(exp: Experiment, task: CohortTask, work: LocalWork) -> Hardware:
     fleet = Fleet.of(_tiers(exp) or [Tier("all", N)], N)
     rounds = np.array([steps_of(task.examples(k), work) for k in range(N)], dtype=float)  # (N, 2)
     per_rank = sum(d_in + d_out for _, d_in, d_out in (site.shape for site in task.layout.lora))
-    fixed = task.frozen_bytes() + task.held_bytes() * exp.training.batch_size * exp.model.max_length
+    copies = [task.copy_of(k) if isinstance(task, MixedTask) else task for k in range(N)]
+    batch = exp.training.batch_size * exp.model.max_length
+    fixed = np.array([copy.frozen_bytes() + copy.held_bytes() * batch for copy in copies])
     hw = Hardware(
         fleet=fleet,
         scheduler=scheduler(exp),
@@ -106,5 +116,5 @@ def limits(exp: Experiment, hw: Hardware | None) -> tuple[int, ...]:
 
 
 def _tiers(exp: Experiment) -> list[Tier]:
-    names: list[dict[str, Any]] = [tier.model_dump() for tier in exp.tiers]
+    names: list[dict[str, Any]] = [tier.model_dump(exclude={"quantization"}) for tier in exp.tiers]
     return [Tier(**values) for values in names]

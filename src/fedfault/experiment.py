@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from fedfault.heterogeneity import measured
 from fedfault.language import LanguageTask
 from fedfault.local import LocalWork
 from fedfault.metrics.generation import signature as bleu_signature
+from fedfault.mixed import MixedTask
 from fedfault.registry import build
 from fedfault.seeds import torch_rng
 from fedfault.storage import cache_dir, keep
@@ -79,8 +81,7 @@ def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, 
         backbone, model = like.backbone, like.model
         model.fold({})
     else:
-        place = {"precision": exp.model.precision, "device": exp.device, "quantization": exp.model.quantization}
-        backbone = load(exp.model.name, **place, say=say, headless=outputs is not None)
+        backbone = _loaded(exp, exp.model.quantization, say, headless=outputs is not None)
         _check_length(exp, backbone)
         model = open_up(exp, backbone, outputs)
     say("tokens")
@@ -103,8 +104,11 @@ def _labels(
     sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
     sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
     positive, cache_mb = labelled.positive(corpus), exp.training.activation_cache_mb
-    task = ClassificationTask(model, dealt.train, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
-    return Prepared(exp, backbone, model, dealt, federation(exp, task))
+
+    def task(model: CohortModel) -> CohortTask:
+        return ClassificationTask(model, dealt.train, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
+
+    return Prepared(exp, backbone, model, dealt, federation(exp, _copies(exp, model, task, say)))
 
 
 def _next_tokens(
@@ -121,8 +125,29 @@ def _next_tokens(
         dealt = replace(dealt, bytes_per_token={**dealt.bytes_per_token, **sizes})
     mixture = {f"topic/{t}": share for t, share in dealt.mixture.items()}
     cache_mb, decode = exp.training.activation_cache_mb, decoder(backbone.tokenizer)
-    task = LanguageTask(model, dealt.train, sets, mixture, cache_mb=cache_mb, decode=decode)
-    return Prepared(exp, backbone, model, dealt, federation(exp, task))
+
+    def task(model: CohortModel) -> CohortTask:
+        return LanguageTask(model, dealt.train, sets, mixture, cache_mb=cache_mb, decode=decode)
+
+    return Prepared(exp, backbone, model, dealt, federation(exp, _copies(exp, model, task, say)))
+
+
+def _copies(
+    exp: Experiment, model: CohortModel, task: Callable[[CohortModel], CohortTask], say: Say
+) -> CohortTask | MixedTask:
+    """The task on the server's model, with further copies of the backbone where tiers are quantised in other ways."""
+    each, own = equipment.precisions(exp), str(exp.model.quantization)
+    copies = {own: task(model)}
+    outputs = None if model.scorer is None else model.scorer.outputs
+    for kind in sorted(set(each) - {own}):
+        say(f"backbone {exp.model.name}, quantization {kind}")
+        copies[kind] = task(open_up(exp, _loaded(exp, kind, say, headless=outputs is not None), outputs))
+    return MixedTask(copies, each, own) if len(copies) > 1 else copies[own]
+
+
+def _loaded(exp: Experiment, quantization: str, say: Say, *, headless: bool) -> Backbone:
+    place = {"precision": exp.model.precision, "device": exp.device, "quantization": quantization}
+    return load(exp.model.name, **place, say=say, headless=headless)
 
 
 def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> CohortModel:
@@ -138,7 +163,7 @@ def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> 
     return CohortModel(backbone.model, targets, r=r, alpha=alpha, dropout=dropout, scorer=scorer)
 
 
-def federation(exp: Experiment, task: CohortTask) -> Federation:
+def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
     """The parts that a configuration names, around a task. Raises `UserError` where they cannot be combined."""
     f, t = exp.federation, exp.training
     work = LocalWork(

@@ -41,7 +41,7 @@ class Hardware:
     steps: Ints  # (N,) local steps of a round
     tokens: Floats  # (N,) tokens that the model reads in them
     token_seconds: Line  # of one token at speed 1, by the model of time
-    memory_mb: Line  # that training takes on a client
+    memory_mb: Line  # that training takes on each of the N clients
     r_min: int
     r_max: int
     deadline: float | None = None  # seconds
@@ -79,7 +79,7 @@ class Hardware:
         if not self.measured or tokens <= 0:
             return plans
         fixed, per_rank = self.token_seconds
-        return {**plans, "clock": {"scale": [seconds / (tokens * (fixed + per_rank * rank))]}}
+        return {**plans, "clock": {"scale": [float(seconds / (tokens * (fixed + per_rank * rank)))]}}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def plan(hw: Hardware, plans: Plans, round: int, seed: int, clients: Ints, limit
     effort[ranks > 0] = done.steps / hw.steps[clients][ranks > 0]
     true_a, slope = lines(fleet, load)
     best = shortest(replace(s, a=true_a + missed, b=slope), ranks)
-    memory, turns = hw.memory_mb.at(ranks), []
+    every = np.zeros(len(hw.steps))
+    every[clients] = ranks
+    memory, turns = hw.memory_mb.at(every)[clients], []
     for i, fate in enumerate(fates):
         turn = Turn(int(clients[i]), fleet.tier[i], int(ranks[i]), fate)
         if fate != "excluded":

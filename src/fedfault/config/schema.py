@@ -230,6 +230,9 @@ class Tier(Section):
     bandwidth_down_mbps: Positive | None = Field(
         default=None, description="from the server; by default downloads take no time"
     )
+    quantization: Literal["none", "8bit", "4bit"] | None = Field(
+        default=None, description="of the backbone that its clients train on; by default model.quantization"
+    )
 
 
 class Deadline(Section):
