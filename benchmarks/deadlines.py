@@ -91,7 +91,7 @@ def study(seeds: int, num_rounds: int, out: Path) -> None:
     """Every cell, written after each run; cells that are there are not run again."""
     found = json.loads(out.read_text()) if out.is_file() else {}
     like: Prepared | None = None
-    for partition, seed in itertools.product(PARTITIONS, range(seeds)):
+    for seed, partition in itertools.product(range(seeds), PARTITIONS):
         for name, deadline in itertools.product(SCHEDULERS, DEADLINES):
             cell = f"{partition}/{seed}/{deadline}/{name}"
             if cell in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -229,3 +230,32 @@ def test_a_second_signal_does_not_disturb_what_is_done_after_the_first(fedfault,
     monkeypatch.setattr("fedfault.session.start", interrupted)
     assert fedfault("run", f"logging.results_dir={tmp_path}")[0] == 143
     assert done == ["closed"]
+
+
+TIERED = [
+    "data.max_samples=120",
+    "model.lora.r_max=4",
+    "evaluation.general=none",
+    "evaluation.max_blocks=4",
+    "federation.total_clients=4",
+    "federation.participation_rate=1.0",
+    "federation.num_rounds=2",
+    "training.local_steps=2",
+    "tiers={fast: {count: 2}, slow: {count: 2, compute_factor: 0.5, bandwidth_up_mbps: 1}}",
+]
+
+
+@pytest.mark.slow
+def test_a_run_on_tiers_from_the_command_line_to_the_report(fedfault, tmp_path):
+    scheduler = ["federation.scheduler=lite", "federation.scheduler.r_bar=2", "federation.aggregation=blockwise"]
+    words = [*TIERED, *scheduler, "deadline.seconds=0.2", "deadline.straggler_policy=use_partial"]
+    status, _, err = fedfault("run", *words, f"logging.results_dir={tmp_path}", "experiment_name=tiers")
+    assert status == 0, err
+    found = json.loads((tmp_path / "tiers" / "metrics.json").read_text())
+    assert found["clock"]["seconds"] > 0
+    assert set(found["clock"]["by_tier"]) == {"fast", "slow"}
+    assert 0 <= found["clock"]["compliance"] <= 1
+    records = [json.loads(line) for line in (tmp_path / "tiers" / "rounds.jsonl").read_text().splitlines()]
+    assert all(len(r["turns"]) == 4 for r in records[1:])
+    assert all(sum(t["rank"] for t in r["turns"]) == 8 for r in records[1:])
+    assert (tmp_path / "tiers" / "plots" / "gantt.png").is_file()

@@ -118,7 +118,7 @@ def plan(hw: Hardware, plans: Plans, round: int, seed: int, clients: Ints, limit
     effort = np.zeros(len(clients))
     effort[ranks > 0] = done.steps / hw.steps[clients][ranks > 0]
     true_a, slope = lines(fleet, load)
-    best = shortest(replace(s, a=true_a + missed, b=slope), ranks)
+    best = shortest(replace(s, a=true_a + missed, b=slope, high=hw.caps[clients]), ranks)
     every = np.zeros(len(hw.steps))
     every[clients] = ranks
     memory, turns = hw.memory_mb.at(every)[clients], []
