@@ -149,6 +149,14 @@ def test_who_is_away_is_not_drawn():
     assert [c.client for c in r2.clients] == [5]
 
 
+def test_a_round_in_which_nobody_is_there_passes():
+    trace = Trace(6, tuple(Change(2, k, available=False, bandwidth=np.nan) for k in range(6)))
+    fed = fed_of(hardware(SIX, trace=trace, scheduler="lite", options={"r_bar": 2.0}), num_rounds=2)
+    (_, _), (s1, _), (s2, r2) = run(fed)
+    assert torch.equal(s2.adapter.flat, s1.adapter.flat)
+    assert (s2.round, r2.clients, r2.turns, r2.bytes_down) == (2, (), (), 0)
+
+
 def test_the_gain_is_that_over_the_whole_model_which_the_server_had():
     """With next to no training the client of rank 1 has lost what it was cut by, and the others nothing."""
     task, seen = LowRank(r=3), []

@@ -24,7 +24,7 @@ def planned(fed: Federation, state: State, down: Message) -> Plan:
     """
     t, hw = state.round + 1, fed.hardware
     clients, limits = np.array(fed.cohort(t), dtype=np.int64), np.array(state.ranks)
-    if hw is None:
+    if hw is None or not len(clients):
         return Plan(clients, limits[clients], np.ones(len(clients)))
     whole = Cohort.of(clients.tolist(), state, fed.aggregation, dict.fromkeys(clients.tolist(), hw.r_max))
     line = Line(*by_rank(down, whole, state.adapter.layout))
