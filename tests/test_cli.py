@@ -259,3 +259,11 @@ def test_a_run_on_tiers_from_the_command_line_to_the_report(fedfault, tmp_path):
     assert all(len(r["turns"]) == 4 for r in records[1:])
     assert all(sum(t["rank"] for t in r["turns"]) == 8 for r in records[1:])
     assert (tmp_path / "tiers" / "plots" / "gantt.png").is_file()
+
+
+def test_check_says_how_long_each_tier_would_take(fedfault):
+    tiers = "tiers={fast: {count: 2}, slow: {count: 2, compute_factor: 0.5}}"
+    status, out, err = fedfault("check", *TIERED[:-1], tiers)
+    assert status == 0, err
+    assert "tier       fast: 2 clients, a round takes them " in out
+    assert "s with rank 1 and " in out

@@ -11,6 +11,7 @@ import torch
 from devices import hardware
 from fedfault.algebra import mask
 from fedfault.clock import Line, Tier
+from fedfault.dispatch import foreseen
 from fedfault.engine import begin, rounds
 from fedfault.local import steps_of
 from fedfault.scheduling import Allocation, Scheduler
@@ -194,3 +195,11 @@ def test_a_measured_clock_has_seconds_from_the_first_round_on():
     for state, record in run(fed)[1:]:
         assert 0 < record.probes["round_seconds"] < 3  # six clients of a toy, not the 13 s of the model
         assert state.plans["clock"]["scale"][0] > 0
+
+
+def test_what_is_foreseen_for_the_first_round_comes_true():
+    link = Tier("link", 6, bandwidth_up_mbps=8e-3, bandwidth_down_mbps=16e-3)
+    fed = fed_of(replace(hardware(link), scheduler=scripted((1, 1, 2, 2, 3, 3))), num_rounds=1)
+    a, b = foreseen(fed, fed.hardware, begin(fed))
+    turns = run(fed)[1][1].turns
+    assert [t.needed for t in turns] == pytest.approx((a + b * [t.rank for t in turns]).tolist())

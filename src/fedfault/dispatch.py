@@ -13,7 +13,8 @@ from fedfault.algebra import mask
 from fedfault.clock import Line
 from fedfault.exchange import Cohort, by_rank, bytes_down
 from fedfault.federation import Federation
-from fedfault.hardware import Hardware, Plan, Plans, Wire, observed, plan
+from fedfault.hardware import Hardware, Plan, Plans, Wire, estimated, observed, plan
+from fedfault.scheduling import Floats
 from fedfault.types import Adapter, Batch, Message, State, Trained
 
 
@@ -26,13 +27,23 @@ def planned(fed: Federation, state: State, down: Message) -> Plan:
     clients, limits = np.array(fed.cohort(t), dtype=np.int64), np.array(state.ranks)
     if hw is None or not len(clients):
         return Plan(clients, limits[clients], np.ones(len(clients)))
-    whole = Cohort.of(clients.tolist(), state, fed.aggregation, dict.fromkeys(clients.tolist(), hw.r_max))
+    wire = _wire(fed, hw, state, clients.tolist(), down)
+    plans = state.plans if "clock" in state.plans or not hw.measured else _first_measured(fed, hw, state)
+    return plan(hw, plans, t, fed.seed, clients, limits[clients], wire)
+
+
+def _wire(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> Wire:
+    whole = Cohort.of(clients, state, fed.aggregation, dict.fromkeys(clients, hw.r_max))
     line = Line(*by_rank(down, whole, state.adapter.layout))
     upload = state.plans.get("wire", {}).get("up")
     sent = np.array(bytes_down(whole, down, state, fed.aggregation), dtype=float)
-    wire = Wire(line, Line(*upload) if upload else line, missed=sent - line.at(np.full(len(sent), hw.r_max)))
-    plans = state.plans if "clock" in state.plans or not hw.measured else _first_measured(fed, hw, state)
-    return plan(hw, plans, t, fed.seed, clients, limits[clients], wire)
+    return Wire(line, Line(*upload) if upload else line, missed=sent - line.at(np.full(len(sent), hw.r_max)))
+
+
+def foreseen(fed: Federation, hw: Hardware, state: State) -> tuple[Floats, Floats]:
+    """Seconds a and b of every client, (N,), with which its next round of rank r takes a + b r, as the server expects it."""
+    wire = _wire(fed, hw, state, list(range(fed.total_clients)), fed.algorithm.broadcast(state))
+    return estimated(hw, state.plans, state.round + 1, wire)
 
 
 def _first_measured(fed: Federation, hw: Hardware, state: State) -> Plans:

@@ -105,7 +105,7 @@ def plan(hw: Hardware, plans: Plans, round: int, seed: int, clients: Ints, limit
     """Ranks, times and fates of the clients (n,) that were drawn. limits: (n,) the largest rank that each may train."""
     fleet, load = hw.connected(round, clients), hw.load(plans, clients, wire)
     missed = wire.missed * 8e-6 / fleet.down_mbps
-    a, b = _estimated(hw, plans, round, wire)
+    a, b = estimated(hw, plans, round, wire)
     low, high = np.full(len(clients), hw.r_min), np.minimum(hw.caps[clients], limits)
     budget = hw.scheduler.budget(len(clients))
     s = Situation(round, seed, clients, low, high, budget, a[clients] + missed, b[clients], hw.deadline)
@@ -160,7 +160,7 @@ def shortest(s: Situation, ranks: Ints) -> float:
     return float(own.seconds(best.ranks).max())
 
 
-def _estimated(hw: Hardware, plans: Plans, round: int, wire: Wire) -> tuple[Floats, Floats]:
+def estimated(hw: Hardware, plans: Plans, round: int, wire: Wire) -> tuple[Floats, Floats]:
     """a and b of all clients, (N,), as the server knows them: by their tiers, corrected by what their rounds have taken."""
     everyone = np.arange(len(hw.steps))
     a, b = lines(hw.connected(round, everyone), hw.load(plans, everyone, wire))

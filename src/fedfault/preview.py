@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedfault.config.loading import Loaded
 from fedfault.errors import UserError, suggest
 from fedfault.registry import FOLDERS, builders, first_line, options, shown
@@ -86,9 +89,41 @@ def _facts(p: Prepared) -> list[str]:
         f"traffic    {down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round",
         f"{_targets(split, size, exp.model.max_length)}; {fed.clients_per_pass} clients fit in one pass",
     ]
+    lines += _tiers(p)
     if split.floor:
         lines.append(f"floor      {split.floor['validation']:.4f} nats per token: the entropy of the validation texts")
     return lines
+
+
+def _tiers(p: Prepared) -> list[str]:
+    """A line a tier: how long its clients would take, with the smallest and with the largest rank that they can be given."""
+    from fedfault.dispatch import foreseen
+    from fedfault.engine import begin
+
+    hw, state = p.federation.hardware, begin(p.federation)
+    if hw is None:
+        return []
+    a, b = foreseen(p.federation, hw, state)
+    high = np.minimum(hw.caps, state.ranks)
+    low = np.minimum(hw.r_min, high)
+    lines = []
+    for tier in dict.fromkeys(hw.fleet.tier):
+        own = [k for k, name in enumerate(hw.fleet.tier) if name == tier]
+        if high[own[0]] < hw.r_min:
+            lines.append(f"tier       {tier}: {len(own)} clients without the memory for rank {hw.r_min}")
+            continue
+        least, most = ((a + b * ranks)[own] for ranks in (low, high))
+        lines.append(
+            f"tier       {tier}: {len(own)} clients, a round takes them {_span(least)} s with rank {low[own[0]]} and "
+            f"{_span(most)} s with rank {high[own[0]]}"
+        )
+    return lines
+
+
+def _span(seconds: NDArray[np.float64]) -> str:
+    """From the fastest to the slowest."""
+    least, most = f"{seconds.min():.3g}", f"{seconds.max():.3g}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _held(p: Prepared) -> str:
