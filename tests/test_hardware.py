@@ -58,6 +58,10 @@ def test_a_deadline_makes_a_client_late(policy, fate, share, seconds, training):
     assert made.readings["compliance"] == 0.5
 
 
+def test_a_scheduler_without_a_budget_says_nothing_of_one():
+    assert planned(hardware(FAST, SLOW, options={"rank": 4}, r_min=2)).events == ()
+
+
 def test_memory_and_limits_cap_the_rank_and_who_has_no_room_is_left_out():
     small, none = Tier("small", 1, memory_mb=13.5), Tier("none", 1, memory_mb=10.5)
     made = planned(hardware(small, none, FAST), clients=np.arange(3), limits=[8, 8, 2])

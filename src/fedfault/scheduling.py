@@ -41,7 +41,7 @@ class Situation:
     clients: Ints  # (n,) ids, 0 <= id < N
     low: Ints  # (n,) smallest and
     high: Ints  # (n,) largest rank; below `low` if the client cannot train at all
-    budget: int  # what the ranks should sum to
+    budget: int  # what the ranks should sum to; 0 for a scheduler without one
     a: Floats  # (n,) seconds that a round takes with rank 0 and
     b: Floats  # (n,) with every further rank: t_i(r) = a_i + b_i r, communication included
     deadline: float | None = None  # seconds

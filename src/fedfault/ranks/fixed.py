@@ -33,7 +33,7 @@ def fixed(
     cycle = np.array(ranks or [], dtype=np.int64) if rank is None else np.array([rank])
 
     def assign(memory: Memory, s: Situation) -> Allocation:
-        given = room(s, by_deadline=False)
+        given = room(s, by_deadline=False, r_bar=0.0)  # there is no budget that could not fit
         if not len(cycle):
             return allocation(s, given, given.high)
         clients = s.clients[given.part]
