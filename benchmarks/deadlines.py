@@ -114,9 +114,16 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
 
 
+def complete(found: dict[str, Any]) -> list[str]:
+    """The seeds of which every cell is there."""
+    cells = list(itertools.product(PARTITIONS, DEADLINES, SCHEDULERS))
+    seeds = sorted({cell.split("/")[1] for cell in found}, key=int)
+    return [seed for seed in seeds if all(f"{p}/{seed}/{d}/{s}" in found for p, d, s in cells)]
+
+
 def table(found: dict[str, Any]) -> str:
     """Means over the seeds; differences to `fixed` are paired by seed, with 95 % intervals."""
-    seeds = sorted({cell.split("/")[1] for cell in found}, key=int)
+    seeds = complete(found)
     head = ("clients", "deadline", "scheduler", "accuracy", "against fixed", "p10 of clients", "on time", "left out")
     lines = [f"| {' | '.join(head)} | regret | seconds |", "|---" * (len(head) + 2) + "|"]
     for partition, deadline, name in itertools.product(PARTITIONS, DEADLINES, SCHEDULERS):
@@ -142,7 +149,7 @@ def figure(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    seeds = sorted({cell.split("/")[1] for cell in found}, key=int)
+    seeds = complete(found)
     fig, axes = plt.subplots(len(PARTITIONS), len(DEADLINES), figsize=(11, 6.2), sharey="row", layout="constrained")
     for (i, partition), (j, deadline) in itertools.product(enumerate(PARTITIONS), enumerate(DEADLINES)):
         ax = axes[i, j]
