@@ -6,11 +6,23 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from fedfault.errors import UserError
+
+
+class _WithDefault(TyperGroup):
+    """A group whose first command, `run`, may be left out: `fedfault study FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command that is meant in front."""
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     help="A laboratory for federated fine-tuning of language models.",
@@ -19,6 +31,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+studies = typer.Typer(
+    cls=_WithDefault,
+    help="Many runs that differ in a stated way: `fedfault study FILE`, then `fedfault study report DIR`.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(studies, name="study")
 
 Settings = Annotated[
     list[str] | None,
@@ -39,12 +59,12 @@ def _split(settings: list[str] | None) -> tuple[str | None, list[str]]:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable(on: str = "`fedfault resume RUN` goes on from the last finished round") -> Iterator[None]:
     """An interrupt ends with status 130 and says how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped; `fedfault resume RUN` goes on from the last finished round", err=True)
+        typer.echo(f"stopped; {on}", err=True)
         raise typer.Exit(130) from None
 
 
@@ -175,6 +195,28 @@ def calibrate(
     with _stoppable():
         file = learn(loaded, controls, Progress(quiet=quiet), out, argv=sys.argv[1:])
     typer.echo(f"calibration: {file}")
+
+
+@studies.command(name="run")
+def run_study(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="a study, or the name of one that ships (quick, main)")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings of all runs, and seeds=N")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="processes that run side by side")] = 1,
+    task: Annotated[int | None, typer.Option("--task", help="only run I, from 1 on: for Slurm arrays")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="list the runs with their numbers and train none")] = False,
+    results_dir: Annotated[str | None, typer.Option("--results-dir", help="the study goes to its folder NAME")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run all of a study that is not done yet; status 1 if a run failed. `run` may be left out."""
+    from fedfault.studies import doors
+
+    with _stoppable("the same command goes on where it was stopped"):
+        status = doors.study(
+            file, settings or [], results_dir=results_dir, jobs=jobs, task=task, only_plan=plan, quiet=quiet
+        )
+    raise typer.Exit(status)
 
 
 @app.command(name="list")
