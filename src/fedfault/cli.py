@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,9 +75,14 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train, and write results/NAME with a report. Without a CONFIG: the quickstart."""
+    config, overrides = _split(settings)
+    once(config, overrides, overwrite=overwrite, quiet=quiet)
+
+
+def once(config: str | None, overrides: list[str], *, overwrite: bool = False, quiet: bool = False) -> None:
+    """One run of a configuration, and where its report is."""
     from fedfault.config import load
 
-    config, overrides = _split(settings)
     loaded = load(config, overrides)
     from fedfault import session
     from fedfault.progress import Progress
@@ -219,6 +224,14 @@ def run_study(
     raise typer.Exit(status)
 
 
+@studies.command(name="report")
+def report_study(folder: Annotated[Path, typer.Argument(metavar="DIR", help="as in results/quick")]) -> None:
+    """Write report.html and report.md of a study again. Needs no model and no data."""
+    from fedfault.studies.doors import write_report
+
+    write_report(folder)
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[
@@ -231,10 +244,21 @@ def list_(
     typer.echo(components(what))
 
 
-def main() -> None:
-    """Entry point: bad input ends with a message and status 2."""
+def guarded(command: Callable[[], int | None]) -> int:
+    """The exit status of a command: bad input ends with a message and status 2."""
     try:
-        app()
+        return command() or 0
     except UserError as e:
         typer.echo(f"error: {e}", err=True)
-        sys.exit(2)
+        return 2
+    except typer.Exit as e:
+        return e.exit_code
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on where it was stopped", err=True)
+        return 130
+
+
+def main() -> None:
+    """Entry point."""
+    if status := guarded(app):
+        sys.exit(status)

@@ -37,7 +37,7 @@ def test_cells_are_the_product_and_runs_are_cells_times_seeds(write):
 def test_arms_multiply_the_grid_and_nested_keys_are_as_good_as_dotted_ones(write):
     arms = {"plain": {}, "prox": {"federation": {"algorithm": "fedprox"}}}
     plan = load(write(arms=arms, grid={"training": {"lr": [0.1, 0.2]}}, seeds=[3]))
-    assert [c.name for c in plan.study.cells] == ["plain, 0.1", "plain, 0.2", "prox, 0.1", "prox, 0.2"]
+    assert [c.name for c in plan.study.cells] == ["plain, lr 0.1", "plain, lr 0.2", "prox, lr 0.1", "prox, lr 0.2"]
     assert plan.configs[plan.study.cells[3].runs[0]].experiment.federation.algorithm.name == "fedprox"
 
 

@@ -42,6 +42,11 @@ def test_where_student_says_nothing_flips_speak(d):
     assert p_above(d, 0.0, "student") == 1 / 8
 
 
+def test_five_equal_differences_leave_no_doubt():
+    assert p_above([0.2] * 5, 0.1, "student") == 0.0
+    assert p_above([0.1] * 5, 0.1, "student") == p_above([0.05] * 5, 0.1, "student") == 1.0
+
+
 @pytest.mark.parametrize("d", [[], [4.0], [1.0, math.nan]])
 def test_without_two_pairs_nothing_is_known(d):
     assert p_above(d, 0.0, "flips") == p_above(d, 0.0, "student") == 1.0

@@ -99,7 +99,7 @@ def test_progress_says_what_is_done_and_how_long_the_rest_takes(plan, instant, c
 
 def test_parts_that_cannot_be_combined_are_refused_before_the_first_run(plan, instant):
     arms = {"plain": {}, "bad": {"federation.algorithm": "scaffold", "federation.aggregation": "flora"}}
-    with pytest.raises(UserError, match="cell bad: .*cannot be combined"):
+    with pytest.raises(UserError, match=r"cell bad: .*cannot be combined"):
         runner.run(plan(arms=arms), QUIET)
     assert instant == []
 
@@ -112,8 +112,7 @@ def test_what_a_kill_left_before_the_manifest_is_begun_anew(plan, instant):
     other = p.path(p.study.runs[1])
     other.mkdir()
     (other / "thesis.tex").write_text("")
-    monkey = states(runner.run(p, QUIET))
-    assert monkey[0] == "finished"
+    assert states(runner.run(p, QUIET))[0] == "finished"
     assert (other / "thesis.tex").exists()
 
 

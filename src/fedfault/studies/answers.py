@@ -24,7 +24,7 @@ import numpy as np
 
 from fedfault.compare.pairs import interval
 from fedfault.report.data import RunData
-from fedfault.studies.outcomes import value
+from fedfault.studies.outcomes import is_count, value
 from fedfault.studies.paired import ALPHA, Test, chosen_test, difference, holm, p_above
 from fedfault.studies.study import Contrast, Hypothesis, Study
 
@@ -77,11 +77,12 @@ def answers(study: Study, runs: Mapping[str, RunData]) -> list[Answer]:
     found = [[_found(study, h, c, runs) for c in h.contrasts] for h in study.hypotheses]
     pairs = min((len(f.values) for each in found for f in each), default=0)
     test = chosen_test(pairs, len(found))
-    both = [_ps(h, each, test) for h, each in zip(study.hypotheses, found, strict=True)]
+    tests: list[Test] = ["flips" if is_count(h.metric) else test for h in study.hypotheses]
+    both = [_ps(h, each, own) for h, each, own in zip(study.hypotheses, found, tests, strict=True)]
     ps = [min(1.0, 2 * min(pair)) for pair in both]
     return [
-        Answer(h, _verdict(pair, corrected), p, corrected, test, tuple(each))
-        for h, each, pair, p, corrected in zip(study.hypotheses, found, both, ps, holm(ps), strict=True)
+        Answer(h, _verdict(pair, corrected), p, corrected, own, tuple(each))
+        for h, each, own, pair, p, corrected in zip(study.hypotheses, found, tests, both, ps, holm(ps), strict=True)
     ]
 
 

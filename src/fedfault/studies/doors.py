@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedfault.errors import UserError
 from fedfault.progress import Progress
 from fedfault.studies import file
-from fedfault.studies.study import Plan
+from fedfault.studies.study import FILE, Plan
 
 
 def study(
@@ -32,8 +33,8 @@ def study(
     found = runner.run(plan, Progress(quiet=quiet), jobs=jobs, task=task)
     if told := runner.failures(found):
         print(told, file=sys.stderr)
-    if task is None:
-        pass
+    if task is None and any(done.state != "failed" for done in found):
+        write_report(plan.folder)
     return int(bool(told))
 
 
@@ -44,9 +45,19 @@ def listed(plan: Plan) -> str:
     return "\n".join(f"{number:>{width}}  {name}" for number, name in enumerate(names, 1))
 
 
+def analyze(results_dir: str) -> None:
+    """Write the report of every study in a folder. Raises `UserError` if there is none."""
+    folders = sorted(path.parent for path in Path(results_dir).expanduser().glob(f"*/{FILE}"))
+    if not folders:
+        raise UserError(f"no study in {results_dir}; `python run_experiments.py --mode quick` makes one")
+    for folder in folders:
+        write_report(folder)
+
+
 def write_report(folder: Path) -> None:
     """Write the report of a study's folder, and say its answers and where it is."""
-    from fedfault.studies.page import told, write
+    from fedfault.studies.page import write
+    from fedfault.studies.results import told
 
     found, page = write(folder)
     print(told(found))

@@ -119,6 +119,11 @@ def check_metric(name: Any) -> None:
     )
 
 
+def is_count(metric: str) -> bool:
+    """Whether a run has 0 or 1 of it, nothing between."""
+    return metric in ("failed", "unhealthy") or metric.startswith("alarm.")
+
+
 def value(run: RunData, metric: str) -> float | None:
     """The metric of a run; None where it was not measured, infinite for the loss of a run that has diverged."""
     if metric in DERIVED:

@@ -7,8 +7,9 @@ The question is always whether the true mean difference is above a bound. Two p-
     student   Student's t (1908): assumes normal differences, and can be sure from few seeds.
 
 `chosen_test` chooses between them by the number of pairs and of hypotheses alone, before any number is seen: flips wherever
-they could lead to an answer after Holm's correction, else student. Flips also where the t-test says nothing: differences
-that are infinite (a run diverged) or all the same.
+they could lead to an answer after Holm's correction, else student. Flips also where the t-test does not hold: for
+differences that are infinite (a run diverged), for counts (0 or 1 a run), and for fewer than five that are all the same.
+Five or more that are all the same, like runs that all end at their best, leave no doubt.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedfault.compare.pairs import ROUNDING
+from fedfault.compare.pairs import LEAST, ROUNDING
 from fedfault.seeds import rng
 
 ALPHA = 0.05
@@ -43,8 +44,11 @@ def p_above(differences: Sequence[float], bound: float, test: Test) -> float:
     d = np.asarray(differences, dtype=float) - bound
     if len(d) < 2 or np.isnan(d).any():
         return 1.0
-    if test == "flips" or not np.isfinite(d).all() or np.ptp(d) < ROUNDING:
+    same = bool(np.isfinite(d).all() and np.ptp(d) < ROUNDING)
+    if test == "flips" or not np.isfinite(d).all() or (same and len(d) < LEAST):
         return _flips(d)
+    if same:
+        return 0.0 if d[0] > ROUNDING else 1.0
     from scipy.stats import ttest_1samp
 
     return float(ttest_1samp(d, 0.0, alternative="greater").pvalue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,15 @@ FILE = "study.json"  # of a study's folder: what the report needs to know beside
 RUNS = "runs"  # the folder of the runs in it
 
 
+def said(axis: str, label: str) -> str:
+    """A choice in words: numbers say nothing without their axis.
+
+    >>> said("algorithm", "fedavg"), said("lr", "0.003")
+    ('fedavg', 'lr 0.003')
+    """
+    return label if re.match(r"(?!(true|false|null)\b)[^\W\d]", label) else f"{axis} {label}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One choice on every axis: `{"algorithm": "fedprox", "lr": "0.003"}`."""
@@ -26,8 +36,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The labels of its choices."""
-        return ", ".join(self.choices.values()) or "all"
+        """The labels of its choices, numbers with their axis: `fedavg, lr 0.003`."""
+        return ", ".join(said(axis, label) for axis, label in self.choices.items()) or "all"
 
 
 @dataclass(frozen=True)
