@@ -75,8 +75,7 @@ class Answer:
 def answers(study: Study, runs: Mapping[str, RunData]) -> list[Answer]:
     """An answer to every hypothesis, from the runs that are there."""
     found = [[_found(study, h, c, runs) for c in h.contrasts] for h in study.hypotheses]
-    pairs = min((len(f.values) for each in found for f in each), default=0)
-    test = chosen_test(pairs, len(found))
+    test = chosen_test(len(study.seeds), len(found))
     tests: list[Test] = ["flips" if is_count(h.metric) else test for h in study.hypotheses]
     both = [_ps(h, each, own) for h, each, own in zip(study.hypotheses, found, tests, strict=True)]
     ps = [min(1.0, 2 * min(pair)) for pair in both]

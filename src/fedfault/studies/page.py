@@ -1,4 +1,4 @@
-"""`write` puts a study's report into its folder: one self-contained page, and a document in Markdown with its figures."""
+"""`write` puts a study's report into its folder: one self-contained page, and a document in Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedfault.errors import UserError
 from fedfault.report.data import RunData
 from fedfault.report.words import Table
 from fedfault.storage import write_atomically
-from fedfault.studies import results
+from fedfault.studies import paper, results
 from fedfault.studies.axes import slug
 from fedfault.studies.references import cited, entries, keys
 from fedfault.studies.results import Results, gather
@@ -34,7 +34,7 @@ CAPTIONS = {
 
 
 def write(folder: Path) -> tuple[Results, Path]:
-    """Write report.html, report.md, references.bib and figures/*.png; returns what they say and the page.
+    """Write report.html, report.md, report.tex (.pdf with a TeX), references.bib, figures/*.png; returns results and page.
 
     Raises `UserError` if the folder is no study, has no finished run or cannot be written.
     """
@@ -45,6 +45,7 @@ def write(folder: Path) -> tuple[Results, Path]:
         about = _about(r)
         write_atomically(folder / BIBLIOGRAPHY, about["bibtex"])
         write_atomically(folder / DOCUMENT, _render("template.md", about))
+        paper.write(folder, about)
         write_atomically(folder / PAGE, _render("template.html", about))
     except OSError as e:
         raise UserError(f"cannot write to {folder}: {e.strerror}") from e

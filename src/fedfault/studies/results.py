@@ -222,6 +222,7 @@ def limits(r: Results) -> list[str]:
         lines.append(f"The runs are from different commits: {', '.join(c[:9] for c in commits)}.")
     if any(c.endswith("+") for c in commits):
         lines.append("Some runs were made by code with changes that are not in a commit.")
+    lines += [f"{a.hypothesis.name}: {a.decisive.why_not}." for a in r.answers if a.decisive.why_not]
     if len(r.study.seeds) < LEAST:
         lines.append(f"{many(len(r.study.seeds), 'seed')}: too few for an interval.")
     if any(not run.metrics.get("verdict", {}).get("calibration") for run in r.runs.values()):
