@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import filelock
 import pytest
 
 from fedfault.errors import UserError
@@ -127,11 +128,13 @@ def test_two_processes_give_the_numbers_of_one(plan, write, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path, jobs):
     whole = plan(arms={"plain": {}})
     runner.run(whole, QUIET)
     file = write(name="killed", arms={"plain": {}}, seeds=2)
     words = [sys.executable, "-m", "fedfault", "study", str(file), *WORDS, "--results-dir", str(tmp_path / "results")]
+    words += ["--jobs", str(jobs)]
     killed = load(file, WORDS, str(tmp_path / "results"))
     first = killed.path(killed.study.runs[0])
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
@@ -140,7 +143,11 @@ def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path):
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
     assert is_run(first)
-    assert not killed.path(killed.study.runs[1]).exists()
+    if jobs == 1:
+        assert not killed.path(killed.study.runs[1]).exists()
+    for folder in (killed.folder / "runs").iterdir():  # until the workers have noticed the end of their parent
+        with filelock.FileLock(folder / ".lock", timeout=60):
+            pass
     assert states(runner.run(killed, QUIET)) == ["finished"] * 2
     for name in whole.study.runs:
         assert final(RunFolder(whole.path(name))) == final(RunFolder(killed.path(name)))

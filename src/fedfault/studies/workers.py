@@ -69,6 +69,7 @@ def _worker(threads: int, stack: contextlib.ExitStack) -> tuple[multiprocessing.
 def _serve(pipe: Connection, threads: int) -> None:
     """In the process: run what comes until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
@@ -78,3 +79,11 @@ def _serve(pipe: Connection, threads: int) -> None:
             pipe.send(execute(pipe.recv(), lender))
         except (EOFError, OSError):
             return
+
+
+def _die_with_parent() -> None:
+    """A run that nobody waits for would keep its folder locked when the study is started again."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
