@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from cohort import blocks, matmul_rate, opened
 
-from fedfault.engine import Federation, begin, one_round
+from fedfault.engine import begin, one_round
+from fedfault.federation import Federation
 from fedfault.language import LanguageTask
 from fedfault.local import LocalWork
 from fedfault.registry import build

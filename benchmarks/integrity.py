@@ -88,7 +88,8 @@ def install(clock: Clock) -> None:
 
 
 def row(args: argparse.Namespace, clock: Clock, algorithm: str, aggregation: str) -> str:
-    from fedfault.engine import Federation, begin, one_round
+    from fedfault.engine import begin, one_round
+    from fedfault.federation import Federation
     from fedfault.local import LocalWork
     from fedfault.registry import build
 

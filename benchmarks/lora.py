@@ -11,8 +11,9 @@ import statistics
 from dataclasses import replace
 
 from fedfault.config import load
-from fedfault.engine import Federation, begin, rounds
+from fedfault.engine import begin, rounds
 from fedfault.experiment import Prepared, prepare
+from fedfault.federation import Federation
 from fedfault.metrics.aggregation import aggregation_error
 from fedfault.types import Pooled, Uploads
 

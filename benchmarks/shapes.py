@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedfault.engine import Federation, begin, rounds
+from fedfault.engine import begin, rounds
+from fedfault.federation import Federation
 from fedfault.local import LocalWork
 from fedfault.records import Score
 from fedfault.registry import build
@@ -76,6 +77,9 @@ class Softmax:
 
     def checksums(self) -> dict[str, int]:
         return {}
+
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        return torch.full((len(params),), torch.nan, dtype=torch.float64)
 
     def states(self, params: Tensor | None, blocks: int) -> None:
         return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from fedfault.records import ClientRecord, Finding, RoundRecord, Score
+from fedfault.records import ClientRecord, Finding, RoundRecord, Score, Turn
 from fedfault.report.data import RunData
 
 LAYERS = 3
@@ -67,6 +68,36 @@ def make(
         )
     split = {"topics": list(topics), "clients": held, "tokens": [1000 * (k + 1) for k in range(clients)]}
     return RunData(Path("run"), tuple(records), {"experiment_name": "run"}, {}, split, **more)
+
+
+def turn(k, tier="fast", rank=8, fate="done", seconds=1.0):
+    """A client whose work takes so long, a tenth for download, two for upload, under a deadline of 2 s."""
+    if fate == "excluded":
+        return Turn(k, tier, 0, fate)
+    parts = [0.1 * seconds, 0.7 * seconds, 0.2 * seconds]
+    if fate == "dropped":
+        parts = [parts[0], min(parts[1], 2.0 - parts[0]), max(2.0 - parts[0] - parts[1], 0.0)]
+    if fate == "partial":
+        parts[1] *= 0.5
+    share = {"dropped": 0.0, "partial": 0.5}.get(fate, 1.0)
+    return Turn(k, tier, rank, fate, *parts, needed=seconds, share=share, bytes_down=2000)
+
+
+def clocked(turns, clients=4, deadline=2.0, **more):
+    """A run on simulated hardware, turns of the rounds 1, 2, ...; whoever's work counts is in the records too."""
+    made = make(rounds=len(turns), clients=clients, **more)
+    records = [made.records[0]]
+    for base, row in zip(made.records[1:], turns, strict=True):
+        there = [t for t in row if t.rank]
+        length = max((t.seconds for t in there), default=0.0)
+        late = sum(t.fate != "done" for t in there)
+        probes = {"round_seconds": length, "compliance": 1 - late / len(there) if there else 1.0}
+        probes |= {"mean_rank": sum(t.rank for t in there) / len(there), "regret": 1.25} if there else {}
+        trained = tuple(replace(client(t.client), rank=t.rank) for t in there if t.share)
+        moved = {"bytes_up": 1000 * len(trained), "bytes_down": 2000 * len(there)}
+        records.append(replace(base, clients=trained, turns=tuple(row), probes={**base.probes, **probes}, **moved))
+    config = {**made.config, "deadline": {"enabled": True, "seconds": deadline}}
+    return replace(made, records=tuple(records), config=config)
 
 
 def finding(detector="divergence", round=2, level="alarm", **more):

@@ -13,7 +13,7 @@ ROOT = Path(fedfault.__file__).parent
 NOUNS = {"types", "records", "scheduling", "algebra", "registry", "seeds", "errors", "storage"}
 ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besides itself
     "errors": set(),
-    "types": {"records"},
+    "types": {"records", "scheduling"},
     "records": set(),
     "scheduling": set(),
     "storage": set(),
@@ -68,7 +68,11 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "labelled": NOUNS | {"config", "corpora", "data"},
     "integrity": NOUNS,
     "exchange": NOUNS | {"wire"},
-    "engine": NOUNS | {"local", "metrics", "wire", "exchange", "integrity"},
+    "hardware": NOUNS | {"clock", "timing", "traces"},
+    "equipment": NOUNS | {"clock", "cohort_task", "config", "hardware", "local", "traces"},
+    "federation": NOUNS | {"hardware", "local"},
+    "dispatch": NOUNS | {"clock", "exchange", "federation", "hardware"},
+    "engine": NOUNS | {"dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
     "heterogeneity": NOUNS | {"backbones", "classification", "corpora", "data", "language", "metrics", "partitions"},
 }
 

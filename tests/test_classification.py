@@ -15,7 +15,8 @@ from fedfault.backbones.scorer import LAST, MEAN, POOLER, Scorer
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.classification import PASS, ClassificationTask, groups
 from fedfault.corpora.examples import Examples, Row
-from fedfault.engine import Federation, begin, rounds
+from fedfault.engine import begin, rounds
+from fedfault.federation import Federation
 from fedfault.local import LocalWork, Passes, Trainer
 from fedfault.registry import build
 from fedfault.runs import RunFolder

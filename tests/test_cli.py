@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -160,8 +161,12 @@ BAD = [
     (["run", "training.lr=.nan"], "lr"),
     (["run", "data.partition=topic_skw"], "did you mean 'topic_skew'"),
     (["run", "data.dataset=registres"], "did you mean 'registers'"),
-    (["run", "tiers={}"], "tiers"),
-    (["run", "deadline.seconds=90"], "deadline"),
+    (["run", "tiers=[{name: a, count: 3}]"], "tiers: 3 a make 3 clients, but federation.total_clients is 10"),
+    (["run", "deadline.seconds=1e-3"], "deadline.seconds 0.001: nobody can meet it"),
+    (["run", "federation.scheduler=lite", "model.lora.r_max=4"], "is above 3 * r_max = 12"),
+    (["run", "federation.scheduler=lite", "federation.scheduler.r_bar=1", "model.lora.r_min=2"], "below 3 * r_min = 6"),
+    (["run", "clock.trace=none.csv"], "none.csv: no trace can be read"),
+    (["run", "federation.scheduler.rank=9"], "federation.scheduler.rank has 9, but model.lora.r_max is 8"),
     (["run", "model.quantization=4bit"], "quantization"),
     (["run", "no-such-config.yaml"], "no-such-config"),
     (["run", "federation.total_clients=100000"], "100000 clients"),
@@ -222,11 +227,26 @@ def test_a_study_with_a_failed_run_ends_with_status_one(fedfault, tmp_path, monk
     assert fedfault("study", "quick")[0] == 1
 
 
-def test_an_interrupt_says_how_to_go_on(fedfault, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_stop_says_how_to_go_on(fedfault, monkeypatch, tmp_path, number, status):
+    before = signal.getsignal(number)
+    monkeypatch.setattr("fedfault.session.start", lambda *args, **kwargs: signal.raise_signal(number))
+    found, _, err = fedfault("run", f"logging.results_dir={tmp_path}")
+    assert found == status
+    assert "resume" in err
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_does_not_disturb_what_is_done_after_the_first(fedfault, monkeypatch, tmp_path):
+    done = []
+
     def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            done.append("closed")
 
     monkeypatch.setattr("fedfault.session.start", interrupted)
-    status, _, err = fedfault("run", f"logging.results_dir={tmp_path}")
-    assert status == 130
-    assert "resume" in err
+    assert fedfault("run", f"logging.results_dir={tmp_path}")[0] == 143
+    assert done == ["closed"]

@@ -21,7 +21,7 @@ from fedfault.errors import UserError
 from fedfault.records import Score
 from fedfault.report.data import Fork
 from fedfault.report.theme import DARK, LIGHT
-from handmade import finding, make
+from handmade import clocked, finding, make, turn
 
 CONFIG = {
     "experiment_name": "a",
@@ -146,6 +146,13 @@ def test_the_table_names_only_settings_that_differ_and_says_how_each_run_ends():
     }  # fmt: skip
     assert rows["b"]["final loss"] == "3.300"
     assert rows["b"]["verdict"] == "–"
+
+
+def test_simulated_time_and_who_was_in_time_are_compared_where_there_is_a_clock():
+    on_time = clocked([[turn(0), turn(1, fate="late", seconds=3.0)]])
+    table = overview(beside(run(), replace(run("b"), records=on_time.records)))
+    assert table.columns[-3:] == ("simulated time", "in time", "verdict")
+    assert [row[-3:] for row in table.rows] == [["–", "–", "–"], ["3.0 s", "50.0 %", "–"]]
 
 
 def test_names_of_runs_and_where_they_lie_are_no_difference():

@@ -8,6 +8,7 @@ import pytest
 
 from fedfault.outcome import summary
 from fedfault.records import RoundRecord, Score
+from handmade import clocked, make, turn
 
 
 def record(t: int, **losses: float) -> RoundRecord:
@@ -49,3 +50,26 @@ def test_the_probes_share_is_of_all_seconds():
     found = summary([record(0, validation=1.0), record(1, validation=1.0), record(2, validation=1.0)])
     assert found["probe_seconds"] == {"updates": 1.0}
     assert found["probe_share"] == 0.2
+
+
+def test_the_clock_is_in_the_summary_where_hardware_is_simulated():
+    found = summary(clocked([[turn(0), turn(1, "slow", 2, "dropped", seconds=3.0)]]).records)
+    assert (found["clock"]["seconds"], found["clock"]["compliance"]) == (2.0, 0.5)
+    assert found["clock"]["by_tier"]["slow"]["dropped"] == 1
+    assert found["bytes_per_client_round"] == {"up": 1000.0, "down": 2000.0}
+    assert "clock" not in summary(make().records)
+
+
+def test_time_to_target_is_also_told_in_simulated_seconds():
+    run = clocked([[turn(0, seconds=1.5)], [turn(0, seconds=0.5)], [turn(0)]], probed=True)
+    # accuracy 0.5, 0.75, 0.83; 1.5 s of wall time a round, and 0.5 s of probes after round 0
+    reached = summary(run.records, target=("accuracy", 0.8))["time_to_target"]
+    assert (reached["round"], reached["seconds"], reached["simulated_seconds"]) == (2, 5.5, pytest.approx(2.0))
+    assert "simulated_seconds" not in summary(make(probed=True).records, target=("accuracy", 0.8))["time_to_target"]
+    assert "simulated_seconds" not in summary(run.records, target=("accuracy", 0.99))["time_to_target"]
+
+
+def test_fairness_is_over_all_clients_also_those_that_never_train():
+    run = clocked([[turn(0)]] * 2, clients=11, loss=lambda r, t: 1.0 + t / 10)  # losses 1.0, ..., 2.0
+    spread = summary(run.records)["fairness"]["losses"]
+    assert [spread[p] for p in ("p10", "p50", "p90")] == pytest.approx([1.1, 1.5, 1.9])

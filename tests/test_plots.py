@@ -12,10 +12,11 @@ from fedfault import plots
 from fedfault.report.data import Fork, RunData
 from fedfault.report.draw import png, svg
 from fedfault.report.theme import DARK, LIGHT
-from handmade import finding, make
+from handmade import clocked, finding, make, turn
 
 FORK = Fork("parent", 1, {"training.lr": (0.003, 0.001)}, make(rounds=5).records)
-USUAL = make(probed=True, forks=(FORK,), findings=(finding(round=3), finding("slow", 1, "suspect")))
+TURNS = [[turn(k % 4, ("fast", "slow")[k % 2], 2 + r + k % 4, seconds=k % 4) for k in (r, r + 1)] for r in (1, 2, 3)]
+USUAL = clocked(TURNS, probed=True, forks=(FORK,), findings=(finding(round=3), finding("slow", 1, "suspect")))
 BARE = make(general=False)
 RUNS = {
     "one_round": make(rounds=1, probed=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,66 @@ def test_killed_and_resumed_ends_with_the_same_numbers_to_the_last_bit(finished,
     assert not (killed.path / "metrics.json").exists()
     session.resume(killed.path, Progress(quiet=True))
     assert final(killed) == final(finished)
+
+
+@pytest.mark.slow
+def test_the_same_run_again_goes_on_where_it_was_killed(finished, tmp_path):
+    killed = kill_in_round(tmp_path, 2)
+    again = start(tmp_path)
+    assert again.path == killed.path
+    assert final(again) == final(finished)
+
+
+def begun(finished: RunFolder, folder: Path, **changes) -> RunFolder:
+    """A finished run as if it had been killed before its end, or with other changes of its manifest."""
+    shutil.copytree(finished.path, folder / "quickstart")
+    run = RunFolder(folder / "quickstart")
+    config = (run.path / "config.yaml").read_text().replace(str(finished.path.parent), str(folder))
+    (run.path / "config.yaml").write_text(config)
+    run.write_json("manifest.json", run.read_json("manifest.json") | {"status": "running"} | changes)
+    return run
+
+
+def test_only_an_unfinished_run_of_the_same_settings_goes_on(finished, tmp_path, monkeypatch):
+    resumed = []
+    monkeypatch.setattr(session, "resume", lambda path, progress: resumed.append(path))
+    run = begun(finished, tmp_path)
+    start(tmp_path)
+    assert resumed.pop() == run.path
+    with pytest.raises(UserError, match="exists already"):
+        start(tmp_path, "training.local_steps=1")  # named, as it is by default
+    for changes in ({"status": "finished"}, {"status": "stopped"}, {"parent": {"run": "another"}}):
+        run.write_json("manifest.json", run.read_json("manifest.json") | {"status": "running"} | changes)
+        with pytest.raises(UserError, match="exists already"):
+            start(tmp_path)
+    assert not resumed
+
+
+def test_an_unfinished_run_is_found_under_the_name_that_it_got(finished, tmp_path, monkeypatch):
+    resumed = []
+    monkeypatch.setattr(session, "resume", lambda path, progress: resumed.append(path))
+    other = begun(finished, tmp_path)
+    other.path.rename(tmp_path / "quickstart-2")
+    config = tmp_path / "quickstart-2/config.yaml"
+    config.write_text(config.read_text().replace("experiment_name: quickstart", "experiment_name: quickstart-2"))
+    begun(finished, tmp_path)
+    (tmp_path / "quickstart/config.yaml").write_text("other: settings\n")
+    start(tmp_path, named=False)
+    assert resumed == [tmp_path / "quickstart-2"]
+
+
+def test_overwrite_starts_an_unfinished_run_again(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "resume", lambda path, progress: pytest.fail("resumed"))
+    run = begun(finished, tmp_path, started="long ago")
+    start(tmp_path, overwrite=True)
+    assert run.read_json("manifest.json")["started"] != "long ago"
+    assert final(run) == final(finished)
+
+
+def test_a_run_that_is_going_on_elsewhere_is_left_alone(finished, tmp_path):
+    run = begun(finished, tmp_path)
+    with run.locked(), pytest.raises(UserError, match="in use by another process"):
+        start(tmp_path)
 
 
 @pytest.mark.slow

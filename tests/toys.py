@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fedfault.config.schema import Experiment
-from fedfault.engine import Federation
 from fedfault.errors import UserError
 from fedfault.experiment import _check_pair
+from fedfault.federation import Federation
 from fedfault.local import LocalWork
 from fedfault.records import Score
 from fedfault.registry import build
@@ -19,6 +19,9 @@ from fedfault.types import Adapter, Batch, Layout, Site
 
 class Wordless:
     """A task without hidden states or text."""
+
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        return torch.full((len(params),), torch.nan, dtype=torch.float64)
 
     def states(self, params: Tensor | None, blocks: int) -> None:
         return None
@@ -108,6 +111,10 @@ class LowRank(Wordless):
     def checksums(self) -> dict[str, int]:
         return {"w": int(self.W.view(torch.int32).sum())}
 
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        own = zip(params, clients.tolist(), strict=True)
+        return torch.tensor([float(self._loss(flat, self.X[k], self.Y[k])) for flat, k in own], dtype=torch.float64)
+
     def _out(self, flat: Tensor, X: Tensor) -> Tensor:
         W = self.W + Adapter(self.layout, flat).delta(self.layout.sites[0])
         return (X @ W.T) + self.layout.part(flat, self.layout.sites[1])
@@ -162,7 +169,11 @@ def _built(kind: str, what):
 
 def allowed(algorithm: str, aggregation: str, ranks: list[int] | None = None) -> bool:
     """Whether the configuration lets the two be combined."""
-    parts = {"algorithm": algorithm, "aggregation": {"method": aggregation}, "scheduler": {"ranks": ranks}}
+    parts = {
+        "algorithm": algorithm,
+        "aggregation": {"method": aggregation},
+        "scheduler": {"type": "fixed", "ranks": ranks},
+    }
     exp = Experiment.model_validate({"federation": parts})
     try:
         _check_pair(exp, build("algorithm", algorithm), build("aggregation", aggregation))

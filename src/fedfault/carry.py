@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fedfault.engine import Federation, begin
+from fedfault.engine import begin
 from fedfault.errors import UserError
 from fedfault.exchange import OWN
+from fedfault.federation import Federation
 from fedfault.types import Adapter, State
 
 RESTARTS = {  # what memory was made with: sums of what clients sent, averaged and weighed in one way
@@ -42,7 +43,10 @@ def carried(fed: Federation, state: State, changed: Collection[str]) -> tuple[St
     if OWN in state.clients and OWN not in clients:
         notes.append("factors that clients kept are replaced by their mean; sending them is not counted in the bytes")
     passes = None if "training.clients_per_pass" in changed else state.clients_per_pass
-    return replace(state, memory=start.memory, clients=clients, weights=fresh.weights, clients_per_pass=passes), notes
+    clock = any(key.startswith("clock") for key in changed)
+    plans = fresh.plans if clock or not state.plans or not fresh.plans else state.plans
+    kept = replace(state, memory=start.memory, clients=clients, weights=fresh.weights, plans=plans)
+    return replace(kept, clients_per_pass=passes), notes
 
 
 def _shapes(state: State) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -50,7 +50,8 @@ class ClassificationTask(CohortTask):
         super().__init__(model, clients, seed)
         assert model.scorer is not None
         self.scorer, self.pooling = model.scorer, model.scorer.pooling
-        self.positive, self.sets = positive, dict(sets)
+        self.positive = positive
+        self.sets: dict[str, Examples] = dict(sets)
         self.table = Examples.joined([*clients, *self.sets.values()])
         self.ids, self.mask = self.table.ids, self.table.mask
         self.regression = self.table.labels.is_floating_point()
@@ -149,9 +150,7 @@ class ClassificationTask(CohortTask):
 
         With `personal` models (N, P), `client/ID` are theirs, and `personal` is all held-out examples together.
         """
-        first, owned = sum(self.counts), {}
-        for name, examples in self.sets.items():
-            owned[name] = torch.arange(first, first := first + len(examples))
+        owned = self.owned()
         rows = torch.arange(sum(self.counts), len(self.ids))
         if personal is None:
             out = self._evaluated(adapter.flat, rows)
@@ -182,6 +181,9 @@ class ClassificationTask(CohortTask):
     def _nll(self, flat: Tensor, rows: Tensor) -> Tensor:
         """Loss of each of these rows, (n,) float64."""
         return self._losses(self._evaluated(flat, rows), rows).double()
+
+    def _targets(self, rows: Tensor) -> int:
+        return len(rows)
 
     def _evaluated(self, flat: Tensor, rows: Tensor) -> Tensor:
         """Outputs of one model (P,) for rows (n,): (n, C), on the CPU. The longest rows first."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -60,12 +61,20 @@ def _split(settings: list[str] | None) -> tuple[str | None, list[str]]:
 
 @contextlib.contextmanager
 def _stoppable(on: str = "`fedfault resume RUN` goes on from the last finished round") -> Iterator[None]:
-    """An interrupt ends with status 130 and says how to go on."""
+    """An interrupt ends with status 130, SIGTERM with 143, and both say how to go on."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         typer.echo(f"stopped; {on}", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + (e.args[0] if e.args else signal.SIGINT)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # Slurm sends it to every process of a job, and the job's script once more
+    raise KeyboardInterrupt(number)
 
 
 @app.command()
@@ -74,7 +83,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train, and write results/NAME with a report. Without a CONFIG: the quickstart."""
+    """Train, and write results/NAME with a report; goes on where it was stopped. Without a CONFIG: the quickstart."""
     config, overrides = _split(settings)
     once(config, overrides, overwrite=overwrite, quiet=quiet)
 

@@ -29,6 +29,7 @@ class CohortTask(Task, ABC):
 
     ids: Tensor  # (N, T) all rows, as the model reads them
     mask: Tensor  # (N, T) bool: positions that count
+    sets: Mapping[str, Sized]  # the evaluation sets by score name, in the order of their rows
 
     def __init__(self, model: CohortModel, clients: Sequence[Sized], seed: int) -> None:
         """seed: of the model before training, where that is not the same for all."""
@@ -49,6 +50,10 @@ class CohortTask(Task, ABC):
         """Loss of each of these rows under one model (P,), (n,) float64."""
 
     @abstractmethod
+    def _targets(self, rows: Tensor) -> int:
+        """How many targets these rows have."""
+
+    @abstractmethod
     def clients_per_pass(self, batch_size: int) -> int:
         """How many clients fit in one training pass."""
 
@@ -60,13 +65,30 @@ class CohortTask(Task, ABC):
         """The untrained adapter, (P,)."""
         return self.model.init(seed)
 
-    def tokens_per_pass(self) -> int:
-        """Tokens that one training pass may take: a function of the model's shape, so the same on every start."""
+    def read(self, client: int) -> int:
+        """Tokens of its rows that the model reads, without padding."""
+        first = int(self.first[client])
+        return int(self.mask[first : first + self.counts[client]].sum())
+
+    def held_bytes(self) -> int:
+        """What a token leaves behind for the backward pass: a function of the model's shape."""
         c = self.model.model.config
         width, inner = c.hidden_size, getattr(c, "intermediate_size", None) or 4 * c.hidden_size
-        held = c.num_hidden_layers * (16 * width + 4 * inner)  # numbers a token leaves behind for the backward pass
         size: int = next(self.model.model.parameters()).element_size()
-        return int(ACTIVATION_BYTES // (held * size))
+        return int(c.num_hidden_layers * (16 * width + 4 * inner) * size)
+
+    def frozen_bytes(self) -> int:
+        """What the backbone takes in memory."""
+        return sum(p.numel() * p.element_size() for p in self.model.model.parameters())
+
+    def frozen_weights(self) -> int:
+        """Weights that a token is multiplied with: of all linear layers, embeddings left out."""
+        layers = [m for m in self.model.model.modules() if hasattr(m, "in_features")]
+        return sum(m.in_features * m.out_features for m in layers)
+
+    def tokens_per_pass(self) -> int:
+        """Tokens that one training pass may take: a function of the model's shape, so the same on every start."""
+        return ACTIVATION_BYTES // self.held_bytes()
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """See `types.Task.fold`."""
@@ -76,6 +98,20 @@ class CohortTask(Task, ABC):
     def checksums(self) -> Mapping[str, int]:
         """See `types.Task.checksums`."""
         return self.model.checksums()
+
+    @torch.no_grad()
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        """See `types.Task.held_out`."""
+        owned, out = self.owned(), torch.full((len(params),), torch.nan, dtype=torch.float64)
+        for i, k in enumerate(clients.tolist()):
+            if (rows := owned.get(f"client/{k}")) is not None:
+                out[i] = self._nll(params[i], rows).sum() / self._targets(rows)
+        return out
+
+    def owned(self) -> dict[str, Tensor]:
+        """The rows of every evaluation set, by its name."""
+        rows = torch.arange(sum(self.counts), len(self.ids)).split([len(own) for own in self.sets.values()])
+        return dict(zip(self.sets, rows, strict=True))
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
         """See `types.Task.states`: hidden states as `hidden_states` has them, on rows of every topic in turn."""

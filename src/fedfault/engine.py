@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fedfault import integrity
+from fedfault.dispatch import learned, planned, sent_to
 from fedfault.exchange import (
     OWN,
     Cohort,
@@ -25,15 +25,14 @@ from fedfault.exchange import (
     selected,
     with_mean_of_private,
 )
-from fedfault.local import LocalWork, Passes, Trainer, weights
+from fedfault.federation import Federation
+from fedfault.hardware import Plan, observed
+from fedfault.local import Passes, Trainer, weights
 from fedfault.metrics.gradients import split_halves
 from fedfault.metrics.updates import update_norms
 from fedfault.records import ClientRecord, RoundRecord
-from fedfault.seeds import rng
 from fedfault.types import (
     Adapter,
-    Aggregation,
-    Algorithm,
     Message,
     Moment,
     Pooled,
@@ -44,40 +43,6 @@ from fedfault.types import (
     Trained,
     Uploads,
 )
-
-
-@dataclass(frozen=True)
-class Federation:
-    """What a federated run needs, tensors and functions in hand: `Experiment` is its description in plain values."""
-
-    task: Task
-    algorithm: Algorithm
-    aggregation: Aggregation
-    work: LocalWork
-    total_clients: int
-    cohort_size: int
-    num_rounds: int
-    seed: int = 0
-    warmup_ratio: float = 0.0
-    evaluate_every: int = 1
-    clients_per_pass: int | None = None  # None: the whole cohort
-    ranks: tuple[int, ...] = ()  # (N,) LoRA rank of each client; none: the full rank for all
-    bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
-    probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
-    effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
-
-    def cohort(self, round: int) -> list[int]:
-        """Ids of the clients that train in a round, sorted; a function of the seed and the round alone."""
-        drawn = rng(self.seed, "cohort", round).permutation(self.total_clients)[: self.cohort_size]
-        return sorted(drawn.tolist())
-
-    def lr(self, round: int) -> float:
-        """Learning rate of a round, 1-based: rises linearly over the first warmup_ratio of all rounds, then constant.
-
-        A function of the global round, never restarted inside one.
-        """
-        rising = self.warmup_ratio * self.num_rounds
-        return self.work.lr * min(1.0, round / rising) if rising else self.work.lr
 
 
 def begin(fed: Federation, x: Adapter | None = None) -> State:
@@ -93,6 +58,7 @@ def begin(fed: Federation, x: Adapter | None = None) -> State:
         weights=tuple(weights(fed.task, fed.work.weighting, range(N)).tolist()),
         ranks=fed.ranks or (full_rank(x.layout),) * N,
         seen=(0,) * N,
+        plans={} if fed.hardware is None else fed.hardware.begin(),
     )
 
 
@@ -118,6 +84,7 @@ class Opened:
     fed: Federation
     state: State
     round: int
+    plan: Plan
     cohort: Cohort
     passes: Passes
     door: integrity.Door
@@ -135,22 +102,48 @@ class Opened:
 def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     """Broadcast, local training of the cohort, aggregation, evaluation, probes."""
     started = time.perf_counter()
-    r = _open(fed, state)
+    down = fed.algorithm.broadcast(state)
+    made = planned(fed, state, down)
+    if not made.training:
+        return _idle(fed, state, made)
+    r = _open(fed, state, down, made)
     watched = integrity.Watched(r.train, r.door, r.received, r.cohort.clients)
     up, home = fed.algorithm.client(r.received, r.memory, watched)
     integrity.check_sent(watched, up, home, r.memory)
     return _close(r, up, home, time.perf_counter() - started - r.seconds)
 
 
-def _open(fed: Federation, state: State) -> Opened:
-    t = state.round + 1
-    cohort = Cohort.of(fed.cohort(t), state, fed.aggregation)
+def _idle(fed: Federation, state: State, made: Plan) -> tuple[State, RoundRecord]:
+    """A round from which nothing arrived."""
+    clock, t = time.perf_counter(), state.round + 1
+    after = replace(sent_to(state, made, t), round=t, last=state.adapter)
+    if fed.hardware is not None:
+        after = replace(after, plans=observed(fed.hardware, state.plans, made, {}))
+    scores = fed.task.evaluate(after.adapter, _personal(fed, after)) if _evaluated(fed, t) else {}
+    return after, RoundRecord(
+        round=t,
+        scores=scores,
+        probes=made.readings,
+        bytes_down=sum(turn.bytes_down for turn in made.turns),
+        turns=made.turns,
+        seconds={"evaluate": time.perf_counter() - clock},
+        events=(*made.events, f"round {t}: no client's work arrived; the model stays as it is"),
+    )
+
+
+def _evaluated(fed: Federation, t: int) -> bool:
+    return t % fed.evaluate_every == 0 or t == fed.num_rounds
+
+
+def _open(fed: Federation, state: State, down: Message, made: Plan) -> Opened:
+    t, places = state.round + 1, made.training
+    assigned = dict(zip(made.clients[places].tolist(), made.ranks[places].tolist(), strict=True))
+    cohort = Cohort.of(list(assigned), state, fed.aggregation, assigned)
     K = len(cohort.clients)
     passes = Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K))
     door = integrity.Door(fed.task)
-    down = fed.algorithm.broadcast(state)
     received = {**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})}
-    evaluated = t % fed.evaluate_every == 0 or t == fed.num_rounds
+    evaluated = _evaluated(fed, t)
     probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}
     clock, halves = time.perf_counter(), None  # of the probes alone
     if any(p.gradients for p in probes.values()) and "x" in received:
@@ -162,10 +155,11 @@ def _open(fed: Federation, state: State) -> Opened:
         fed=fed,
         state=state,
         round=t,
+        plan=made,
         cohort=cohort,
         passes=passes,
         door=door,
-        train=_trainer(fed, door, cohort, t, passes),
+        train=_trainer(fed, door, cohort, t, passes, made.effort[places].tolist()),
         down=down,
         received=received,
         memory={n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN},
@@ -186,10 +180,13 @@ def _close(r: Opened, up: Message, home: Mapping[str, Adapter], trained: float) 
     senders = _pruned(fed, cohort, r.train.start, local)
     up = senders.cut_all(up)
     good, events = integrity.quarantine(up, home, clients, fed.bad_updates)
+    before = state if senders is cohort else replace(state, ranks=_pruned_ranks(state, senders, good))
     averages: list[tuple[Uploads, Pooled]] = []
-    after = _served(fed, state, senders, up, good, averages) if any(good) else state
+    after = _served(fed, before, senders, up, good, averages) if any(good) else before
     after = replace(_kept(after, senders, home, local, good), round=r.round, last=state.adapter)
     after = replace(after, clients_per_pass=passes.size if passes.events else state.clients_per_pass)
+    after = replace(after, plans=learned(fed, state, r.plan, cohort, up, local, trained))
+    after = sent_to(after, r.plan, r.round)
     integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
     aggregated = time.perf_counter()
@@ -202,12 +199,13 @@ def _close(r: Opened, up: Message, home: Mapping[str, Adapter], trained: float) 
         round=r.round,
         clients=records,
         scores=scores,
-        probes=readings.probes,
+        probes={**readings.probes, **r.plan.readings},
         matrices={name: tuple(map(tuple, rows)) for name, rows in readings.matrices.items()},
         bytes_up=sum(c.bytes_up for c in records),
-        bytes_down=sum(c.bytes_down for c in records),
+        bytes_down=sum(c.bytes_down for c in records) + sum(t.bytes_down for t in r.plan.turns if t.fate == "dropped"),
+        turns=r.plan.turns,
         seconds=seconds | spent,
-        events=(*passes.events, *events),
+        events=(*r.plan.events, *passes.events, *events),
     )
 
 
@@ -243,8 +241,10 @@ def _measured(
     return Readings(probes, clients, matrices), seconds
 
 
-def _trainer(fed: Federation, task: Task, cohort: Cohort, t: int, passes: Passes) -> Trainer:
+def _trainer(fed: Federation, task: Task, cohort: Cohort, t: int, passes: Passes, effort: Sequence[float]) -> Trainer:
     layout, penalty = fed.task.layout, fed.aggregation.penalty
+    if fed.effort is not None:
+        effort = [min(share, fed.effort(t, k)) for share, k in zip(effort, cohort.clients, strict=True)]
     return Trainer(
         task,
         replace(fed.work, lr=fed.lr(t)),
@@ -254,7 +254,7 @@ def _trainer(fed: Federation, task: Task, cohort: Cohort, t: int, passes: Passes
         passes=passes,
         trainable=cohort.trainable,
         penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, cohort.ranks[rows])),
-        effort=None if fed.effort is None else [fed.effort(t, k) for k in cohort.clients],
+        effort=effort,
     )
 
 
@@ -296,10 +296,15 @@ def _kept(after: State, cohort: Cohort, home: Mapping[str, Adapter], local: Trai
     """What stays with the clients, their ranks included."""
     if cohort.private is not None:
         home = {**home, OWN: local.adapter}
-    ranks = list(after.ranks)
+    return with_mean_of_private(remembered(after, cohort, home, good), cohort.private)
+
+
+def _pruned_ranks(state: State, cohort: Cohort, good: list[bool]) -> tuple[int, ...]:
+    """The ranks of all clients after those of the cohort that sent something have pruned theirs."""
+    ranks = list(state.ranks)
     for k, r, ok in zip(cohort.clients, cohort.ranks.tolist(), good, strict=True):
         ranks[k] = r if ok else ranks[k]
-    return with_mean_of_private(remembered(replace(after, ranks=tuple(ranks)), cohort, home, good), cohort.private)
+    return tuple(ranks)
 
 
 def _shares(local: Trained, good: list[bool], averages: list[tuple[Uploads, Pooled]]) -> list[float]:
@@ -335,6 +340,7 @@ def _client_records(
             update_norm=norms[i],
             bytes_up=moved[i][0],
             bytes_down=moved[i][1],
+            rank=int(r.cohort.ranks[i]) or None,
             probes={name: values[i] for name, values in readings.clients.items() if math.isfinite(values[i])},
         )
         for i, k in enumerate(r.cohort.clients)

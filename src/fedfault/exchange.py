@@ -31,10 +31,15 @@ class Cohort:
     private: Tensor | None  # (P,) bool: what stays at home; None for nothing
 
     @classmethod
-    def of(cls, clients: list[int], state: State, aggregation: Aggregation) -> Cohort:
-        """The cohort of the round after `state`, by client id: the order of the draw cannot change a sum."""
+    def of(
+        cls, clients: list[int], state: State, aggregation: Aggregation, assigned: Mapping[int, int] | None = None
+    ) -> Cohort:
+        """The cohort of the round after `state`, by client id: the order of the draw cannot change a sum.
+
+        assigned: client -> its rank in this round; None: the largest that each trains.
+        """
         clients, layout = sorted(clients), state.adapter.layout
-        ranks = torch.tensor([state.ranks[k] for k in clients])
+        ranks = torch.tensor([state.ranks[k] if assigned is None else assigned[k] for k in clients], dtype=torch.int64)
         active = None if bool((ranks >= full_rank(layout)).all()) else mask(layout, ranks)
         return cls(clients, ranks, active, aggregation.trained(layout, state.round + 1), aggregation.private(layout))
 
@@ -108,6 +113,17 @@ def bytes_down(cohort: Cohort, down: Message, state: State, aggregation: Aggrega
     return out
 
 
+def by_rank(message: Message, cohort: Cohort, layout: Layout) -> tuple[float, float]:
+    """Bytes of a message to or from one client that do not depend on its rank, and those of every further rank."""
+    most = full_rank(layout)
+    if not most:
+        return float(len(pack(message, keep=_both(cohort.trained, _not(cohort.private))))), 0.0
+    ends = mask(layout, torch.tensor([0, most]))
+    probe = replace(cohort, ranks=torch.tensor([0, most]), active=ends)
+    none, all_of_it = (len(pack(message, keep=probe.public(cohort.trained, row))) for row in (0, 1))
+    return float(none), (all_of_it - none) / most
+
+
 def _changed(aggregation: Aggregation, layout: Layout, first: int, last: int) -> dict[int, Tensor | None]:
     """Round t -> (P,) bool: what was trained in any of the rounds t ... last; None for everything."""
     out: dict[int, Tensor | None] = {}
@@ -128,8 +144,8 @@ def average_of(
 ) -> Callable[[Adapter, Tensor], Adapter]:
     """The `Average` that an algorithm's server calls: adapters (K', P) of the good clients -> (P,).
 
-    Numbers that were not trained in this round, that never leave the clients, or that only absent clients have, stay as
-    the server has them: a slice with A and B at zero would never train again. Each call is appended to `averages`.
+    Numbers that were not trained in this round, that never leave the clients, or that only other clients or rounds train,
+    stay as the server has them: a slice with A and B at zero would never train again. Each call is appended to `averages`.
     """
     x, ranks = state.adapter, cohort.ranks[good]
     moved = _both(cohort.trained, _not(cohort.private))
@@ -153,10 +169,8 @@ def _only(which: Tensor | None, a: Adapter, b: Adapter) -> Adapter:
 
 
 def _waiting(cohort: Cohort, state: State, good: Tensor) -> Tensor | None:
-    """(P,) bool: slices that none of the good clients has, but one that was not asked or not good; None for none."""
-    here = cohort.rows[good].tolist()
-    absent = max((r for k, r in enumerate(state.ranks) if k not in here), default=0)
-    most = int(cohort.ranks[good].max())
+    """(P,) bool: slices that none of the good clients trained, but that some client may still train; None for none."""
+    absent, most = max(state.ranks), int(cohort.ranks[good].max())
     if absent <= most:
         return None
     theirs, ours = mask(state.adapter.layout, torch.tensor([absent, most])).unbind()
@@ -195,7 +209,10 @@ def remembered(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: 
     keep, clients = torch.tensor(good), dict(state.clients)
     for name, kept in home.items():
         flat = clients[name].flat.clone()
-        flat[cohort.rows[keep]] = kept.flat[keep].to(flat)
+        own, rows = kept.flat[keep].to(flat), cohort.rows[keep]
+        if cohort.active is not None:  # what a client did not train in this round is as it was
+            own = own.where(cohort.active[keep].to(own.device), flat[rows])
+        flat[rows] = own
         clients[name] = replace(kept, flat=flat)
     seen = list(state.seen)
     for k in cohort.clients:

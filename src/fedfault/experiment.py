@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from fedfault import labelled
+from fedfault import equipment, labelled
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone, Say, load, quiet
 from fedfault.backbones.sample import sample
@@ -23,8 +23,8 @@ from fedfault.config.schema import Experiment
 from fedfault.corpora.decoding import decoder
 from fedfault.corpora.packing import Blocks
 from fedfault.data import Split, bytes_per_token, documents_of, load_corpus, same_corpus, split
-from fedfault.engine import Federation
 from fedfault.errors import UserError
+from fedfault.federation import Federation
 from fedfault.heterogeneity import measured
 from fedfault.language import LanguageTask
 from fedfault.local import LocalWork
@@ -69,6 +69,7 @@ def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, 
     `say` is told in a line what is going on. `like` lends its backbone and corpus, if the experiments have the same. A
     `control` has IID clients of the same sizes. Raises `UserError` for everything that the user can mend.
     """
+    equipment.check(exp)
     say(f"corpus {exp.data.dataset.name}")
     corpus = like.split.corpus if like is not None and same_corpus(like.config, exp) else load_corpus(exp)
     outputs = labelled.outputs(exp, corpus)
@@ -139,6 +140,16 @@ def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> 
 def federation(exp: Experiment, task: CohortTask) -> Federation:
     """The parts that a configuration names, around a task. Raises `UserError` where they cannot be combined."""
     f, t = exp.federation, exp.training
+    work = LocalWork(
+        epochs=t.local_epochs or (None if t.local_steps else 1),
+        steps=t.local_steps,
+        batch_size=t.batch_size,
+        lr=t.lr,
+        optimizer=t.optimizer,
+        max_grad_norm=t.max_grad_norm,
+        weighting=f.weighting,
+    )
+    hardware = equipment.hardware(exp, task, work) if equipment.simulated(exp) else None
     per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.method, **f.aggregation.options)
@@ -147,15 +158,7 @@ def federation(exp: Experiment, task: CohortTask) -> Federation:
         task=task,
         algorithm=algorithm,
         aggregation=aggregation,
-        work=LocalWork(
-            epochs=t.local_epochs or (None if t.local_steps else 1),
-            steps=t.local_steps,
-            batch_size=t.batch_size,
-            lr=t.lr,
-            optimizer=t.optimizer,
-            max_grad_norm=t.max_grad_norm,
-            weighting=f.weighting,
-        ),
+        work=work,
         total_clients=f.total_clients,
         cohort_size=f.cohort_size,
         num_rounds=f.num_rounds,
@@ -163,7 +166,8 @@ def federation(exp: Experiment, task: CohortTask) -> Federation:
         warmup_ratio=t.warmup_ratio,
         evaluate_every=exp.evaluation.every,
         clients_per_pass=per_pass,
-        ranks=_ranks(exp),
+        ranks=equipment.limits(exp, hardware),
+        hardware=hardware,
         bad_updates=f.bad_updates,
         probes={name: build("probe", name) for name, wanted in exp.metrics if wanted},
     )
@@ -178,26 +182,22 @@ def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation)
                 f"federation.algorithm={name} cannot be combined with federation.aggregation={method}: {method} "
                 f"{TRAITS[trait]}, but {why}"
             )
-    if len(set(_ranks(exp))) > 1 and (why := algorithm.refuses.get("unequal ranks")):
+    if equipment.varies(exp) and (why := algorithm.refuses.get("unequal ranks")):
         raise UserError(
             f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; "
-            "give federation.scheduler.ranks one number or leave it out"
+            "use federation.scheduler.type=fixed with one rank"
+        )
+    chosen = exp.federation.scheduler.type
+    if "prunes" in aggregation.traits and equipment.scheduler(exp).r_bar is not None:
+        raise UserError(
+            f"federation.aggregation={exp.federation.aggregation.method} lowers the ranks of its clients itself, so that "
+            f"federation.scheduler.type={chosen} cannot assign them; use the scheduler fixed, or gamma=1"
         )
     if exp.model.trainable != "lora" and (aggregation.traits or not aggregation.is_mean):
         raise UserError(
             f"federation.aggregation={exp.federation.aggregation.method} is about LoRA factors, but model.trainable="
             f"{exp.model.trainable} has none; use fedit, which averages all that is trained"
         )
-
-
-def _ranks(exp: Experiment) -> tuple[int, ...]:
-    """The rank of every client; none where all have the full one."""
-    given, most = exp.federation.scheduler.ranks, exp.model.lora.r_max
-    if not given:
-        return ()
-    if max(given) > most:
-        raise UserError(f"federation.scheduler.ranks has {max(given)}, but model.lora.r_max is {most}")
-    return tuple(given[k % len(given)] for k in range(exp.federation.total_clients))
 
 
 def _check_length(exp: Experiment, backbone: Backbone) -> None:

@@ -26,6 +26,7 @@ MUST_STAY = {  # setting or section -> why a fork cannot have another one
     "data.": "clients in the checkpoint hold that data, and scores after the fork would be of other texts than before it",
     "federation.total_clients": "the checkpoint has a row for each client",
     "federation.scheduler.": "the ranks of the clients are part of the checkpoint",
+    "tiers": "what clients can hold, and so their ranks, is part of the checkpoint",
     "evaluation.max_blocks": "scores after the fork would be of other texts than before it",
     "evaluation.general": "scores after the fork would be of other texts than before it",
 }

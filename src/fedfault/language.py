@@ -41,7 +41,8 @@ class LanguageTask(CohortTask):
     ) -> None:
         super().__init__(model, clients, seed=0)  # before training B is zero, so that A may be anybody's
         self.sizes = [b.num_tokens for b in clients]
-        self.sets, self.mixture, self.decode = dict(sets), dict(mixture), decode
+        self.sets: dict[str, Blocks] = dict(sets)
+        self.mixture, self.decode = dict(mixture), decode
         every = [*clients, *self.sets.values()]
         self.ids = torch.cat([b.ids for b in every])  # (N, T+1): training blocks of all clients, then evaluation blocks
         self.mask = torch.cat([b.mask for b in every])  # (N, T)
@@ -113,7 +114,7 @@ class LanguageTask(CohortTask):
         if personal is None:
             return self._scores(self._nll(adapter.flat, rows), adapter)
         nll = []
-        for name, own in zip(self.sets, rows.split([len(b) for b in self.sets.values()]), strict=True):
+        for name, own in self.owned().items():
             client = name.removeprefix("client/")
             nll.append(self._nll(adapter.flat if client == name else personal.flat[int(client)], own))
         found = self._scores(torch.cat(nll), adapter)
@@ -132,6 +133,9 @@ class LanguageTask(CohortTask):
             _, each = self._losses(flat[None], some[None], real[None].to(flat.device, torch.float32), None)
             out.append((each[0].cpu() * real).sum(1, dtype=torch.float64))
         return torch.cat(out)
+
+    def _targets(self, rows: Tensor) -> int:
+        return int(self.mask[rows].sum())
 
     def _scores(self, nll: Tensor, adapter: Adapter) -> dict[str, Score]:
         """Scores from the summed loss of every evaluation block (n,), and how sure their change since round 0 is."""

@@ -61,13 +61,23 @@ class Passes:
         self.events.append(f"out of memory: {self.size} clients in a pass from now on")
 
 
+def steps_of(n: int, work: LocalWork) -> tuple[int, float]:
+    """Optimiser steps of a client with n examples in a round, and how many times it goes through them.
+
+    >>> steps_of(10, LocalWork(epochs=2, batch_size=4)), steps_of(10, LocalWork(steps=9, batch_size=4))
+    ((6, 2.0), (9, 3.0))
+    """
+    per_epoch = -(-n // work.batch_size)
+    steps = work.steps or (work.epochs or 1) * per_epoch
+    return steps, steps / per_epoch
+
+
 def plan(n: int, work: LocalWork, generator: np.random.Generator) -> np.ndarray:
     """A client's batches: (S, B) indices into its n examples, -1 where the last batch of an epoch is not full.
 
     Every epoch is a fresh permutation, cut into batches of B; nothing is dropped.
     """
-    per_epoch = -(-n // work.batch_size)
-    steps = work.steps or (work.epochs or 1) * per_epoch
+    per_epoch, (steps, _) = -(-n // work.batch_size), steps_of(n, work)
     out = np.full((-(-steps // per_epoch), per_epoch * work.batch_size), -1)
     for epoch in out:
         epoch[:n] = generator.permutation(n)

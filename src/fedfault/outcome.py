@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedfault.metrics.fairness import backward_transfer, fairness
+from fedfault.metrics.punctuality import bytes_per_client_round, elapsed, punctuality
 from fedfault.records import Records, RoundRecord, bits_per_byte
 from fedfault.runs import best_round
 
@@ -17,6 +18,8 @@ def summary(
     target: tuple[str, float] | None = None,
 ) -> dict[str, Any]:
     """Scores at the start, at the end and in the best round, fairness, what was given back, and what it cost.
+
+    `clock` is there where hardware is simulated; fairness is over all clients that have texts of their own, drawn or not.
 
     bytes_per_token: of each evaluation set, for bits per byte; target: a metric of the validation set and the value that it
     is to reach.
@@ -37,6 +40,8 @@ def summary(
             out["backward_transfer"] = {name: _given_back(records, name) for name in topics}
     if target is not None:
         out["time_to_target"] = _time_to_target(records, *target)
+    if clock := punctuality(records):
+        out["clock"] = clock
     return {**out, **_cost(records)}
 
 
@@ -50,13 +55,18 @@ def _scores(record: RoundRecord, bytes_per_token: Mapping[str, float]) -> dict[s
 
 
 def _time_to_target(records: Records, metric: str, value: float) -> dict[str, Any]:
-    """The first round in which the metric reaches the value, and the seconds until then; neither if it never does."""
+    """The first round in which the metric reaches the value, and the seconds until then; neither if it never does.
+
+    `seconds` are those of this machine, `simulated_seconds` those of the simulated hardware where there is any.
+    """
     out: dict[str, Any] = {"metric": metric, "target": value}
     scored = [r for r in records if "validation" in r.scores]
     reached = [r.round for r in scored if r.scores["validation"].metrics.get(metric, -math.inf) >= value]
     if reached:
         out["round"] = reached[0]
         out["seconds"] = sum(sum(r.seconds.values()) for r in records if r.round <= reached[0])
+        if spent := elapsed(records):
+            out["simulated_seconds"] = spent[reached[0]]
     return out
 
 
@@ -85,6 +95,8 @@ def _cost(records: Records) -> dict[str, Any]:
         "bytes_down": sum(r.bytes_down for r in records),
         "tokens": tokens,
     }
+    if each := bytes_per_client_round(records):
+        out["bytes_per_client_round"] = each
     if seconds.get("train"):
         out["tokens_per_second"] = tokens / seconds["train"]
     if probes:

@@ -13,11 +13,13 @@ from matplotlib.figure import Figure
 
 from fedfault.report.draw import Plot, png
 from fedfault.report.figures.clients import clients, fairness, labels
+from fedfault.report.figures.clock import clock, gantt
 from fedfault.report.figures.cost import traffic
 from fedfault.report.figures.heat import cosines, participation, split
 from fedfault.report.figures.layers import layers
 from fedfault.report.figures.losses import general, loss_by_topic
 from fedfault.report.figures.rounds import control, divergence, drift, generation, gradients, ranks
+from fedfault.report.figures.tiers import client_ranks
 from fedfault.report.theme import LIGHT
 
 __all__ = ["FIGURES", "LIGHT", "split", "write"]
@@ -36,6 +38,9 @@ FIGURES: dict[str, Plot] = {
     "layers": layers,
     "ranks": ranks,
     "generation": generation,
+    "client_ranks": client_ranks,
+    "gantt": gantt,
+    "clock": clock,
     "participation": participation,
     "split": split,
     "traffic": traffic,

@@ -39,6 +39,11 @@ def bits_per_byte(loss: float, bytes_per_token: float) -> float:
     return loss / math.log(2) / bytes_per_token if bytes_per_token else math.inf
 
 
+# done: in time, or there was no deadline; late: waited for; partial: stopped at the deadline, what it had done counts;
+# dropped: nothing of it arrived in time; excluded: the scheduler left it out
+Fate = Literal["done", "late", "partial", "dropped", "excluded"]
+
+
 @dataclass(frozen=True)
 class ClientRecord:
     """What one client did in one round."""
@@ -52,7 +57,29 @@ class ClientRecord:
     update_norm: float  # Frobenius norm of its weight change, factors multiplied out
     bytes_up: int
     bytes_down: int
+    rank: int | None = None  # its LoRA rank in this round; None: not written down
     probes: Mapping[str, float] = field(default_factory=dict)  # what probes say of it
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a round went on the simulated clock for one of the clients that were drawn, whether it trained or not."""
+
+    client: int
+    tier: str
+    rank: int  # 0 if it was left out
+    fate: Fate
+    down: float = 0.0  # seconds of download,
+    compute: float = 0.0  # of local training as far as it got, and
+    up: float = 0.0  # of upload
+    needed: float = 0.0  # seconds that all of its work would take
+    share: float = 0.0  # of its local steps that were done and counted
+    bytes_down: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """All that it spent."""
+        return self.down + self.compute + self.up
 
 
 @dataclass(frozen=True)
@@ -71,6 +98,7 @@ class RoundRecord:
     )  # of clients by clients, in order
     bytes_up: int = 0
     bytes_down: int = 0
+    turns: tuple[Turn, ...] = ()  # of all clients drawn, where hardware is simulated
     seconds: Mapping[str, float] = field(default_factory=dict)  # wall time: train, aggregate, evaluate, probe/NAME
     events: tuple[str, ...] = ()  # what a reader should know, in sentences
 
@@ -95,6 +123,7 @@ class RoundRecord:
                 **line,
                 "clients": tuple(_client(c) for c in line["clients"]),
                 "events": tuple(line["events"]),
+                "turns": tuple(Turn(**turn) for turn in line.get("turns", ())),
                 "scores": {name: _score(s) for name, s in line["scores"].items()},
                 "probes": _nan(line["probes"]),
                 "matrices": {

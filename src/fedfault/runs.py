@@ -28,7 +28,15 @@ from fedfault.storage import write_atomically
 from fedfault.types import Adapter, Layout, State
 
 NO_CAUSE = ("experiment_name", "logging.")  # settings that change no number
-PLAIN = ("round", "weights", "ranks", "seen", "folds", "clients_per_pass")  # the fields of a State that hold no tensors
+PLAIN = (
+    "round",
+    "weights",
+    "ranks",
+    "seen",
+    "folds",
+    "clients_per_pass",
+    "plans",
+)  # the fields of a State that hold no tensors
 
 
 class RunFolder:

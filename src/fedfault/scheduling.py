@@ -76,14 +76,16 @@ class Scheduler:
     assign: (memory, situation) -> allocation
     init: (num_clients) -> memory before the first round
     observe: (memory, reports of a round) -> memory
-    r_bar: the mean rank that the budget pays for; None: the scheduler has no budget
-    below: whether it needs `Report.gain_below` and `Report.seconds_below`
+    r_bar: the mean rank that the budget pays for; None: the scheduler has no budget, and gives each client always the same
+    gains: whether it needs `Report.gain`
+    below: whether it needs `Report.gain_below` and `Report.seconds_below` too
     """
 
     assign: Callable[[Memory, Situation], Allocation]
     init: Callable[[int], Memory] = _nothing
     observe: Callable[[Memory, Sequence[Report]], Memory] = _learns_nothing
     r_bar: float | None = None
+    gains: bool = False
     below: bool = False
 
     def budget(self, n: int) -> int:

@@ -55,15 +55,18 @@ def start(
     ready: Ready = prepare,
     draw: bool = True,
 ) -> RunFolder:
-    """Run an experiment from the beginning. Returns its folder, finished; `draw` its report, too.
+    """Run an experiment, or continue it where it was stopped. Returns its folder, finished; `draw` its report, too.
 
-    Unless the run is `named` by the user, a run of the same name but another configuration is left alone and this one
-    is called NAME-2, NAME-3 and so on. Raises `UserError` before anything is written when the folder is taken or the
-    experiment cannot be prepared.
+    Only a run of the very same configuration is continued. Unless the run is `named` by the user, a run of the same
+    name but another configuration is left alone and this one is called NAME-2, NAME-3 and so on. Raises `UserError`
+    before anything is written when the folder is taken or the experiment cannot be prepared.
     """
     loaded = loaded if named else _free_name(loaded, overwrite, progress)
     exp = loaded.experiment
     path = _path(exp)
+    if not overwrite and _begun(path, loaded):
+        progress.say(f"note: {path} was stopped before its end and goes on; --overwrite would start it again")
+        return resume(path, progress, ready=ready, draw=draw)
     RunFolder.check_free(path, overwrite=overwrite)
     Watch(loaded.resolved)  # a calibration that does not fit is refused before anything is written
     for note in loaded.notes:
@@ -102,11 +105,23 @@ def _free_name(loaded: Loaded, overwrite: bool, progress: Progress) -> Loaded:
         taken = is_run(path)
         if not taken and overwrite and number > 1:
             return loaded
-        if not taken or (path / "config.yaml").read_text(encoding="utf-8") == dump(candidate.resolved):
+        if not taken or _holds(path, candidate):
             if number > 1:
                 progress.say(f"note: {_path(loaded.experiment)} holds a run with other settings; this one is {path}")
             return candidate
     raise AssertionError("unreachable")
+
+
+def _begun(path: Path, loaded: Loaded) -> bool:
+    """Whether the folder holds this very run, from its first round on, and not its end."""
+    if not is_run(path) or not _holds(path, loaded):
+        return False
+    manifest = RunFolder(path).read_json("manifest.json")
+    return manifest.get("status") == "running" and "parent" not in manifest  # a fork's past is another one
+
+
+def _holds(path: Path, loaded: Loaded) -> bool:
+    return (path / "config.yaml").read_text(encoding="utf-8") == dump(loaded.resolved)
 
 
 def _renamed(loaded: Loaded, name: str) -> Loaded:

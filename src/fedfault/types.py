@@ -13,6 +13,8 @@ from fedfault.records import Score
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fedfault.scheduling import Memory
+
 
 @dataclass(frozen=True)
 class Site:
@@ -130,7 +132,7 @@ class State:
     memory: Mapping[str, Adapter] = field(default_factory=dict)  # the server's own variables
     clients: Mapping[str, Adapter] = field(default_factory=dict)  # what clients keep at home: flat (N, P), a row each
     weights: tuple[float, ...] = ()  # (N,) the one weighting rule, for all clients
-    ranks: tuple[int, ...] = ()  # (N,) the LoRA rank that each client trains
+    ranks: tuple[int, ...] = ()  # (N,) the largest LoRA rank that each client trains; a scheduler may assign less
     seen: tuple[int, ...] = ()  # (N,) the round in which each client last took part, 0 for never
     base: Mapping[str, Tensor] = field(
         default_factory=dict
@@ -138,6 +140,7 @@ class State:
     folds: tuple[int, ...] = ()  # (round,) bytes of what each round added to the frozen weights
     last: Adapter | None = None  # the server's adapter before the last round
     clients_per_pass: int | None = None  # set when memory ran out, so that a resumed run takes the same passes
+    plans: Mapping[str, Memory] = field(default_factory=dict)  # what the rank scheduler and the clock remember
 
 
 @dataclass(frozen=True)
@@ -353,6 +356,12 @@ class Task(Protocol):
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """Scores of one model (P,) on every evaluation set, by name; `client/ID` of personal (N, P) where that is given."""
+
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        """Mean loss of each row of params (K, P) on what that client keeps back from training, always the same examples.
+
+        clients: (K,) ids. NaN for a client that keeps nothing back. (K,) float64.
+        """
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
         """Hidden states on the first of a fixed set of held-out blocks, under each row of params (k, P).

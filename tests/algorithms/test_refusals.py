@@ -49,7 +49,7 @@ def refusal(algorithm: str, aggregation: str, ranks=None, **options) -> str:
     parts = {
         "algorithm": {"name": algorithm, **options},
         "aggregation": {"method": aggregation},
-        "scheduler": {"ranks": ranks},
+        "scheduler": {"type": "fixed", "ranks": ranks},
     }
     exp = Experiment.model_validate({"federation": parts})
     with pytest.raises(UserError) as e:
@@ -70,7 +70,14 @@ def test_the_reason_is_given():
     assert told.startswith(
         "federation.algorithm=feddyn needs one LoRA rank for all clients, because h sums up the changes"
     )
-    assert told.endswith("give federation.scheduler.ranks one number or leave it out")
+    assert told.endswith("use federation.scheduler.type=fixed with one rank")
+
+
+def test_a_scheduler_and_an_aggregation_cannot_both_set_the_ranks():
+    chosen = {"aggregation": {"method": "hetlora"}, "scheduler": {"type": "lite", "r_bar": 4.0}}
+    exp = Experiment.model_validate({"federation": chosen})
+    with pytest.raises(UserError, match="lowers the ranks of its clients itself, so that federation"):
+        _check_pair(exp, build("algorithm", "fedavg"), build("aggregation", "hetlora"))
 
 
 def test_a_shortened_server_step_does_not_go_with_what_belongs_to_the_whole_one():

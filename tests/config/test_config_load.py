@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from fedfault.config import load, reference
 from fedfault.config.files import dump
-from fedfault.config.schema import NOT_YET
 from fedfault.config.shipped import find, names
 from fedfault.errors import UserError
 
@@ -32,7 +31,6 @@ def refused(*arguments):
         ("model: {quantization: 4bit}", "model.quantization: got '4bit'; must be 'none'"),
         ("model: {trainable: all}", "model.trainable: got 'all'; must be 'lora' or 'partial'"),
         ("model: {lora: {target_modules: [a, 1]}}", "model.lora.target_modules: got 1; must be a string"),
-        ("model: {lora: {r_min: 2}}", "x.yaml:1: model.lora: r_min 2 differs from r_max 8"),
         ("model: {name: {a: {b: 1}}}", "x.yaml:1: model.name: got {'a': {'b': 1}}; must be a string"),
         ("model: gpt2", "x.yaml:1: model: got 'gpt2'; must be a section, with its own keys"),
         ("federation: {algorithm: 3}", "federation.algorithm: got 3; must be a section"),
@@ -60,7 +58,7 @@ def refused(*arguments):
         ("federaton: {num_rounds: 3}", "no key 'federaton' at the top level; did you mean 'federation'?"),
         (
             "federation: {scheduler: {tpe: x}}",
-            "no key 'tpe' in section federation.scheduler; did you mean 'type'",
+            "x.yaml:1: federation.scheduler: scheduler 'fixed' has no option 'tpe'",
         ),
         ("federated: {num_round: 3}", "x.yaml:1: no key 'num_round' in section federated; did you mean 'num_rounds'?"),
         ("federated: 3", "x.yaml:1: no key 'federated' at the top level"),
@@ -73,12 +71,35 @@ def test_a_bad_setting_says_where_what_and_what_is_allowed(write, text, told):
     assert told in refused(write(text + "\n"))
 
 
-@pytest.mark.parametrize("section", NOT_YET)
-def test_a_section_without_code_is_refused_not_ignored(write, section):
-    told = f"section '{section}' is not implemented yet; leave it out"
-    assert refused(write(f"seed: 1\n{section}:\n  a: 1\n  b: 2\n")) == f"x.yaml:3: {told}"
-    assert refused(write(f"{section}:\n")) == f"x.yaml:1: {told}"
-    assert refused(write("seed: 1\n"), [f"{section}.a=1"]) == f"command line: {told}"
+def test_tiers_are_a_list_or_a_mapping_that_other_files_can_change(write):
+    write("tiers:\n  fast: {count: 3}\n  slow: {count: 7, compute_factor: 0.1}\n", "base.yaml")
+    got = load(write("_base_: base.yaml\n"), ["tiers.fast.count=5", "tiers.slow.count=5"]).experiment.tiers
+    assert [(t.name, t.count, t.compute_factor) for t in got] == [("fast", 5, 1.0), ("slow", 5, 0.1)]
+    listed = write("tiers:\n  - {name: fast, count: 5}\n  - {name: slow, count: 5, compute_factor: 0.1}\n")
+    assert load(listed).experiment.tiers == got
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("tiers: [{name: a, count: -1}]", "x.yaml:1: tiers.count: got -1; must be greater than or equal to 0"),
+        ("tiers: {a: {count: 1, speed: 2}}", "x.yaml:1: no key 'speed' in section tiers; did you mean 'seed'? (k"),
+        ("tiers: {a: 3}", "x.yaml:1: tiers: got 3; must be a section"),
+        ("deadline: {seconds: 0}", "x.yaml:1: deadline.seconds: got 0; must be greater than 0"),
+        ("deadline: {straggler_policy: kill}", "must be 'drop', 'wait' or 'use_partial'"),
+        ("clock: sundial", "x.yaml:1: clock.mode: got 'sundial'; must be 'modelled' or 'measured'"),
+        ("model: {lora: {r_min: 9, r_max: 8}}", "model.lora: r_min 9 is above r_max 8; ranks need 1 <= r_min <= r_max"),
+        ("federation: {scheduler: light}", "no scheduler called 'light'; did you mean 'lite'?"),
+        ("federation: {scheduler: {type: lite, rbar: 4}}", "has no option 'rbar'; did you mean 'r_bar'?"),
+    ],
+)
+def test_a_bad_tier_deadline_clock_or_scheduler_is_refused(write, text, told):
+    assert told in refused(write(text + "\n"))
+
+
+def test_a_clock_by_its_mode_alone(write):
+    assert load(write("clock: measured\n")).experiment.clock.mode == "measured"
+    assert load(write("clock: {trace: x.csv}\n"), ["clock=measured"]).experiment.clock.trace is None
 
 
 def test_everything_that_is_wrong_is_listed(write):

@@ -83,13 +83,31 @@ def test_a_canonical_option_that_the_component_lacks_is_an_error(write):
     assert told.startswith("command line: federation.algorithm: algorithm 'fedavg' has no option 'mu'")
 
 
-def test_inheriting_under_a_deadline_is_refused_by_name(write):
+def test_a_run_of_the_rank_scheduling_harness_loads_as_it_is_printed(write):
     write("experiment_name: base\n", "configs/base.yaml")
-    told = refused(write(LITE, "configs/experiments/lite_noniid_deadline.yaml")).splitlines()
-    file = "configs/experiments/lite_noniid_deadline.yaml"
-    assert f"{file}:11: section 'deadline' is not implemented yet; leave it out" in told
-    assert f"{file}:9: federation.scheduler.type: got 'lite'; must be 'fixed'" in told
-    assert len(told) == 2
+    got = load(write(LITE, "configs/experiments/lite_noniid_deadline.yaml")).experiment
+    assert (got.federation.scheduler.type, got.deadline.limit) == ("lite", 90.0)
+    assert got.federation.scheduler.options == {**got.federation.scheduler.options, "r_bar": 8.0, "ema_alpha": 0.3}
+
+
+def test_settings_of_the_harness_for_each_scheduler_count_for_the_one_that_is_chosen(write):
+    path = write(
+        "federation:\n  scheduler:\n    type: lite\n    lite: {r_bar: 6, deadline_penalty: 0.7}\n    fixed: {rank: 4}\n"
+    )
+    got = load(path)
+    assert got.experiment.federation.scheduler.options["r_bar"] == 6
+    assert got.experiment.federation.scheduler.options["deadline_penalty"] == 0.7
+    assert "x.yaml:5: rank: 4 is not used: scheduler 'lite' takes no rank" in got.notes
+    fixed = load(path, ["federation.scheduler.type=fixed"]).experiment.federation.scheduler
+    assert (fixed.type, fixed.options["rank"]) == ("fixed", 4)
+
+
+def test_what_is_always_measured_cannot_be_switched_but_may_be_written(write):
+    got = load(write("metrics:\n  track_fairness: true\n  track_peak_memory: false\n"))
+    assert not got.experiment.metrics.memory
+    assert (
+        "x.yaml:2: metrics.track_fairness: True is not used: here losses of all clients are in every run" in got.notes
+    )
 
 
 def test_dirichlet_is_topic_skew_with_a_note(write):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fedfault.config.schema import Metrics
-from fedfault.engine import Federation, begin, rounds
+from fedfault.engine import begin, rounds
+from fedfault.federation import Federation
 from fedfault.records import RoundRecord
 from fedfault.registry import build, builders, first_line
 from fedfault.types import Probe, Readings, State

@@ -13,7 +13,7 @@ from fedfault import plots
 from fedfault.records import RoundRecord, Score
 from fedfault.report.captions import CAPTIONS
 from fedfault.report.render import render
-from handmade import HISTORY, finding, lines, make, record, update, write
+from handmade import HISTORY, clocked, finding, lines, record, turn, update, write
 
 EVIL = "<script>alert(1)</script>"
 
@@ -228,12 +228,24 @@ def test_a_run_without_a_verdict_says_nothing_about_it(tmp_path):
 @pytest.mark.slow
 def test_a_run_with_everything_stays_small(tmp_path):
     topics = ("news", "code", "prose")
-    run = make(rounds=12, clients=10, topics=topics, probed=True)
+    tiers = ("fast", "middle", "slow")
+    turns = [[turn(k % 10, tiers[k % 10 % 3], 2 + k % 8, seconds=0.1 * k) for k in (r, r + 1)] for r in range(1, 13)]
+    run = clocked(turns, clients=10, topics=topics, probed=True)
     folder = write(tmp_path, run.records, rounds=12)
     update(folder / "split.json", **run.split)
     path = render(folder, dpi=20)
     assert {p.stem for p in (tmp_path / "plots").iterdir()} == set(plots.FIGURES)
     assert path.stat().st_size < 1.5e6
+
+
+@pytest.mark.slow
+def test_the_clock_is_told_below_its_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "FIGURES", {"clock": plots.FIGURES["clock"]})
+    run = clocked([[turn(0), turn(1, "slow", 2, "dropped", seconds=3.0)]])
+    text = render(write(tmp_path, run.records, deadline={"seconds": 2.0}), dpi=20).read_text()
+    order = ["By the simulated clock", "Deadline 2 s: 50.0 %", "How often clients of each tier"]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
 
 
 @pytest.mark.slow

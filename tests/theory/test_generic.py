@@ -10,8 +10,9 @@ import torch
 
 from fedfault import engine
 from fedfault.algebra import mask
-from fedfault.engine import Federation, begin, rounds
+from fedfault.engine import begin, rounds
 from fedfault.exchange import OWN
+from fedfault.federation import Federation
 from fedfault.local import LocalWork, Passes, Trainer
 from fedfault.registry import builders
 from fedfault.types import Adapter, Trained

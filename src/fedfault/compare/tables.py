@@ -8,6 +8,7 @@ from typing import Any
 
 from fedfault.compare.pairs import Comparison, Paired
 from fedfault.metrics.fairness import fairness
+from fedfault.metrics.punctuality import punctuality
 from fedfault.report.data import RunData
 from fedfault.report.summary import forgetting
 from fedfault.report.words import NOTHING, Table, duration, number, perplexity, size
@@ -22,8 +23,8 @@ RESULTS = (
     "gain p90",
     "bytes",
     "time",
-    "verdict",
 )
+CLOCK = ("simulated time", "in time")  # where any of the runs has simulated hardware
 
 
 def differing(runs: Sequence[RunData]) -> list[str]:
@@ -36,11 +37,18 @@ def differing(runs: Sequence[RunData]) -> list[str]:
 def overview(c: Comparison) -> Table:
     """A run a row: the settings that differ, then how it ended."""
     keys = differing(c.runs)
+    clocks = [punctuality(run.records) for run in c.runs]
     rows = [
-        [name, *(_setting(run.config, key) for key in keys), *_results(run)]
-        for name, run in zip(c.names, c.runs, strict=True)
+        [
+            name,
+            *(_setting(run.config, key) for key in keys),
+            *_results(run),
+            *(_on_the_clock(clock) if any(clocks) else ()),
+            verdict(run),
+        ]
+        for name, run, clock in zip(c.names, c.runs, clocks, strict=True)
     ]
-    results = ("final loss", _metric(c.runs[0]) or "perplexity", *RESULTS)
+    results = ("final loss", _metric(c.runs[0]) or "perplexity", *RESULTS, *(CLOCK if any(clocks) else ()), "verdict")
     return Table(("run", *keys, *results), rows, text=(*range(1, len(keys) + 1), len(keys) + len(results)))
 
 
@@ -76,7 +84,15 @@ def _results(run: RunData) -> list[str]:
         *(number(spread.get(p), "+.2f") for p in ("p10", "p50", "p90")),
         size(moved) if run.records else NOTHING,
         duration(sum(sum(r.seconds.values()) for r in run.records)) if run.records else NOTHING,
-        verdict(run),
+    ]
+
+
+def _on_the_clock(found: Mapping[str, Any]) -> list[str]:
+    """Simulated seconds, and the mean share of clients that were done by the deadline."""
+    share = found.get("compliance")
+    return [
+        duration(found["seconds"]) if found else NOTHING,
+        NOTHING if share is None else f"{100 * share:.1f} %",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -10,33 +11,25 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fedfault.config.files import Key, Layer, dotted
-from fedfault.config.schema import NOT_YET, Experiment
+from fedfault.config.schema import Experiment
 from fedfault.config.shorthand import KEYS
 from fedfault.errors import suggest
 
 
 @cache
 def sections() -> dict[Key, type[BaseModel]]:
-    """Every section of the schema by its key, the experiment itself first at `()`."""
+    """Every section of the schema by its key, the experiment itself first at `()`; of a list of sections one."""
     found: dict[Key, type[BaseModel]] = {}
 
     def visit(key: Key, model: type[BaseModel]) -> None:
         found[key] = model
         for name, field in model.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                visit((*key, name), field.annotation)
+            kind = (typing.get_args(field.annotation) or (field.annotation,))[0]  # of a list, what it is a list of
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                visit((*key, name), kind)
 
     visit((), Experiment)
     return found
-
-
-def not_yet(merged: Layer) -> list[str]:
-    """One sentence for each section that the design has and no code implements: it is refused, never ignored."""
-    told = {}
-    for key, entry in merged.items():
-        if key[0] in NOT_YET and key[0] not in told:
-            told[key[0]] = f"{entry.where}: section {key[0]!r} is not implemented yet; leave it out"
-    return list(told.values())
 
 
 def refusals(refused: ValidationError, merged: Layer) -> list[str]:
@@ -63,12 +56,13 @@ def where(key: Key, merged: Layer, message: str = "") -> str:
     named = [k for k in below if re.search(rf"\b{re.escape(k[-1])}\b", message)]
     if named or below:
         return merged[named[-1] if named else below[0]].where
-    above = [k for k in merged if key[: len(k)] == k]
+    above = [k for k in merged if key[: len(k)] == k] or [k for k in merged if k[:1] == key[:1]]
     return merged[above[0]].where if above else "default"
 
 
 def _setting(loc: Key) -> Key:
     """The error's location without the members of unions and the positions in lists that pydantic appends."""
+    loc = tuple(part for part in loc if not part.isdecimal())
     for length in range(len(loc) + 1):
         section = sections().get(loc[:length])
         if section is None or length == len(loc) or loc[length] not in section.model_fields:

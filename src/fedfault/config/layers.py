@@ -98,7 +98,7 @@ def merge(below: Layer, above: Layer) -> tuple[Layer, list[str]]:
     for key, entry in above.items():
         if entry.value == {} and any(other[: len(key)] == key for other in out):
             continue  # an empty section changes nothing
-        for other in [o for o in out if _overlap(o, key)]:
+        for other in [o for o in out if o != key and _overlap(o, key)]:
             del out[other]
         out[key] = entry
     return out, notes

@@ -13,7 +13,7 @@ from fedfault import registry
 from fedfault.config import explain
 from fedfault.config.files import Entry, Key, Layer, dotted
 from fedfault.config.layers import command_line, inherited, merge
-from fedfault.config.schema import NOT_YET, Data, Experiment
+from fedfault.config.schema import Data, Experiment
 from fedfault.config.shipped import find, folder
 from fedfault.config.shorthand import CHOOSERS, canonical
 from fedfault.errors import UserError
@@ -48,8 +48,7 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loade
 def resolve(layers: Iterable[Layer]) -> Loaded:
     """The experiment of settings in layers, of which the later one wins. Raises `UserError` as `load` does."""
     merged, notes = _merged(layers)
-    wrong = explain.not_yet(merged)
-    merged = {key: entry for key, entry in merged.items() if key[0] not in NOT_YET}
+    wrong: list[str] = []
     for section in CHOOSERS:
         try:
             notes += _complete(section, merged)

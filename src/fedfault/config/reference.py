@@ -19,7 +19,6 @@ from pydantic.fields import FieldInfo
 from fedfault.config.explain import sections
 from fedfault.config.files import Key, dotted
 from fedfault.config.layers import EXCLUSIVE
-from fedfault.config.schema import NOT_YET
 from fedfault.config.shorthand import CHOOSERS, KEYS, LOOSE, VALUES
 
 INTRODUCTION = """\
@@ -69,7 +68,6 @@ overrides the other; both forms in one layer with different values are an error.
 def page() -> str:
     """The whole page as Markdown."""
     parts = [INTRODUCTION, *(_section(key, model) for key, model in sections().items())]
-    parts += [f"The sections {', '.join(f'`{name}`' for name in NOT_YET)} are not implemented yet and are refused.\n"]
     parts += [LAYERS, _table(("one of", "or"), [(f"`{dotted(a)}`", f"`{dotted(b)}`") for a, b in EXCLUSIVE])]
     parts += [SHORTHAND, _table(("short", "stands for", ""), [_short(short) for short in KEYS])]
     rows = [(f"`{key}`", f"`{value}`", f"`{better}`") for (key, value), better in VALUES.items()]
@@ -98,8 +96,9 @@ def _section(key: Key, model: type[BaseModel]) -> str:
 
 def _default(key: Key, name: str, field: FieldInfo) -> str:
     default = field.default
-    if field.is_required():  # the name of a component: the section that holds it has a default
-        default = getattr(sections()[key[:-1]].model_fields[key[-1]].default, name)
+    if field.is_required():  # the name of a component: the section that holds it has a default; of a list it has none
+        section = sections()[key[:-1]].model_fields[key[-1]].default
+        default = getattr(section, name) if isinstance(section, BaseModel) else None
     return "–" if default is None else f"`{default}`"
 
 

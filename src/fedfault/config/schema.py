@@ -36,7 +36,7 @@ class Lora(Section):
     """LoRA: W + alpha / r_max * B A on the target modules (Hu et al., arXiv 2106.09685)."""
 
     r_max: Count = Field(default=8, description="rank of the factors")
-    r_min: Count | None = Field(default=None, description="smallest rank a scheduler may assign; only r_max so far")
+    r_min: Count = Field(default=1, description="smallest rank that a scheduler may assign")
     alpha: Positive = Field(default=16.0, description="scale of the update: alpha / r_max")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="on the input of the adapters, in training"
@@ -44,12 +44,9 @@ class Lora(Section):
     target_modules: list[str] | None = Field(default=None, description="module names; by default as PEFT has them")
 
     @model_validator(mode="after")
-    def _one_rank(self) -> Lora:
-        if self.r_min not in (None, self.r_max):
-            raise ValueError(
-                f"r_min {self.r_min} differs from r_max {self.r_max}, but ranks that differ between clients are "
-                "not implemented yet; leave r_min out"
-            )
+    def _ordered(self) -> Lora:
+        if self.r_min > self.r_max:
+            raise ValueError(f"r_min {self.r_min} is above r_max {self.r_max}; ranks need 1 <= r_min <= r_max")
         return self
 
 
@@ -117,14 +114,16 @@ class Data(Section):
         return {"name": value} if isinstance(value, str) else value
 
 
-class Scheduler(Section):
-    """Which rank each client trains with."""
+class Scheduler(BaseModel):
+    """Which LoRA rank each client trains with in a round; its other keys are the options of the scheduler's builder."""
 
-    type: Literal["fixed"] = Field(default="fixed", description="fixed: the same rank in every round")
-    ranks: list[Count] | None = Field(
-        default=None,
-        description="ranks of clients 0, 1, ..., from the start again when it ends; by default r_max for all",
-    )
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    type: str = Field(description="name of the scheduler; its options stand beside it")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the type."""
+        return dict(self.model_extra or {})
 
 
 class Federation(Section):
@@ -140,7 +139,7 @@ class Federation(Section):
         default=Component(name="fedavg"), description="by name; its options stand beside the name"
     )
     aggregation: Method = Field(default=Method(method="fedit"), description="how LoRA adapters become one")
-    scheduler: Scheduler = Scheduler()
+    scheduler: Scheduler = Field(default=Scheduler(type="fixed"), description="which rank each client trains with")
     weighting: Literal["tokens", "samples", "uniform"] = Field(default="tokens", description="of clients in the mean")
     bad_updates: Literal["drop", "stop"] = Field(
         default="drop", description="what becomes of a client whose update is not finite, and of the run"
@@ -153,6 +152,11 @@ class Federation(Section):
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _type_alone(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_participation(self) -> Federation:
@@ -204,6 +208,61 @@ class Training(Section):
         if self.local_epochs is not None and self.local_steps is not None:
             raise ValueError("give local_epochs or local_steps, not both")
         return self
+
+
+class Tier(Section):
+    """Hardware profiles, as a list or by name: clients 0, 1, ... have the first until its count is used up, then the next.
+
+    As a mapping from names to the rest, other files and the command line can change them key by key.
+    """
+
+    name: str = Field(description="of the tier")
+    count: Annotated[int, Field(ge=0)] = Field(description="clients that have it; all tiers add up to total_clients")
+    compute_factor: Positive = Field(default=1.0, description="speed; with 0.5 training takes twice as long")
+    memory_mb: Positive | None = Field(
+        default=None, description="limits the rank of its clients; by default there is no limit"
+    )
+    bandwidth_up_mbps: Positive | None = Field(
+        default=None, description="megabits a second to the server; by default uploads take no time"
+    )
+    bandwidth_down_mbps: Positive | None = Field(
+        default=None, description="from the server; by default downloads take no time"
+    )
+
+
+class Deadline(Section):
+    """When a round's updates are due, in simulated seconds, and what becomes of clients that are late."""
+
+    enabled: bool = Field(default=True, description="false switches it off, whatever else it says")
+    seconds: Positive | None = Field(
+        default=None, description="after the start of a round, communication included; null: none"
+    )
+    straggler_policy: Literal["drop", "wait", "use_partial"] = Field(
+        default="drop",
+        description="drop: nothing of a late client counts; wait: for all; use_partial: it stops in time to send the steps "
+        "that it has done",
+    )
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds, or None for no deadline."""
+        return self.seconds if self.enabled else None
+
+
+class Clock(Section):
+    """Where the simulated seconds of training come from. `clock: measured` is short for `clock: {mode: measured}`."""
+
+    mode: Literal["modelled", "measured"] = Field(
+        default="modelled",
+        description="modelled: floating-point operations over `flops`, the same in every run; measured: what a token took "
+        "in the last round here",
+    )
+    flops: Positive = Field(
+        default=1e11, description="operations a second at compute_factor 1 when modelled: about two cores of a laptop"
+    )
+    trace: str | None = Field(
+        default=None, description="CSV file of round, client, available, bandwidth: who comes and goes, and how fast"
+    )
 
 
 class Evaluation(Section):
@@ -278,10 +337,25 @@ class Experiment(Section):
     data: Data = Data()
     federation: Federation = Federation()
     training: Training = Training()
+    tiers: list[Tier] = Field(default=[], description="hardware profiles; by default all clients are alike")
+    deadline: Deadline = Deadline()
+    clock: Clock = Clock()
     evaluation: Evaluation = Evaluation()
     metrics: Metrics = Metrics()
     detectors: Detectors = Detectors()
     logging: Logging = Logging()
+
+    @field_validator("tiers", mode="before")
+    @classmethod
+    def _tiers_by_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return [{"name": name, **rest} if isinstance(rest, dict) else rest for name, rest in value.items()]
+
+    @field_validator("clock", mode="before")
+    @classmethod
+    def _mode_alone(cls, value: Any) -> Any:
+        return {"mode": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fitting_metric(self) -> Experiment:
@@ -305,6 +379,3 @@ class Experiment(Section):
     def metric(self) -> str | None:
         """The metric that is shown first; None for language models, which have their loss."""
         return self.evaluation.metric or next(iter(METRICS.get(self.data.task_type, ())), None)
-
-
-NOT_YET = ("tiers", "deadline")  # sections of the design that nothing implements so far

@@ -34,11 +34,31 @@ KEYS = {
     "federated.optimizer": "training.optimizer",
     "federated.max_grad_norm": "training.max_grad_norm",
     "training.learning_rate": "training.lr",
+    "federation.scheduler.cvx": "federation.scheduler",
+    "federation.scheduler.fixed": "federation.scheduler",
+    "federation.scheduler.lite": "federation.scheduler",
+    "data.max_length": "model.max_length",
+    "evaluation.eval_every": "evaluation.every",
+    "metrics.track_peak_memory": "metrics.memory",
 }
 
-LOOSE = {"data.alpha", "federated.mu"}  # kept while the component takes such an option, else dropped with a note
+LOOSE = {
+    "data.alpha",
+    "federated.mu",
+    "federation.scheduler.cvx",
+    "federation.scheduler.fixed",
+    "federation.scheduler.lite",
+}  # kept while the component takes such an option, else dropped with a note
+
+ALWAYS = {  # settings of other projects for what is done here in every run
+    "metrics.track_fairness": "losses of all clients",
+    "metrics.percentiles": "the percentiles 10, 50 and 90 of the clients",
+    "metrics.track_comm_bytes": "bytes by client and round",
+}
 
 VALUES = {
+    ("federation.aggregation.method", "fedavg"): "fedit",  # the weighted mean of A and of B
+    ("federation.aggregation.method", "fedavg_blockwise"): "blockwise",
     ("data.partition.method", "dirichlet"): "topic_skew",  # both draw topic shares from a Dirichlet distribution
     ("data.task_type", "sequence_classification"): "classification",
 }
@@ -50,6 +70,7 @@ CHOOSERS: dict[
     ("federation", "aggregation"): ("aggregation", "method"),
     ("data", "dataset"): ("corpus", "name"),
     ("data", "partition"): ("partition", "method"),
+    ("federation", "scheduler"): ("scheduler", "type"),
 }
 
 
@@ -63,6 +84,9 @@ def canonical(layer: Layer) -> tuple[Layer, list[str]]:
     short: dict[str, None] = {}
     notes: list[str] = []
     for said, entry in layer.items():
+        if (done := ALWAYS.get(dotted(said))) is not None:
+            notes.append(f"{entry.where}: {dotted(said)}: {entry.value!r} is not used: here {done} are in every run")
+            continue
         stem, key = _renamed(said)
         if stem:
             short[f"{stem} is {KEYS[stem]}"] = None

@@ -51,7 +51,7 @@ def fah(
         a, b, ids = s.a[given.part], s.b[given.part], s.clients[given.part]
         return allocation(s, given, greedy(a, b, given.low, given.high, given.budget, ids))
 
-    return Scheduler(assign, observe=observe, r_bar=r_bar, below=True)
+    return Scheduler(assign, observe=observe, r_bar=r_bar, gains=True, below=True)
 
 
 def _faster_below(reports: Sequence[Report]) -> Floats:

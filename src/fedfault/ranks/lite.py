@@ -64,4 +64,4 @@ def lite(
         score = (gain_weight * gain + throughput_weight * speed) * np.where(late, deadline_penalty, 1.0)
         return allocation(s, given, filled(score, given.low, given.high, given.budget, ids))
 
-    return Scheduler(assign, init, observe, r_bar=r_bar)
+    return Scheduler(assign, init, observe, r_bar=r_bar, gains=True)

@@ -81,7 +81,7 @@ def lite_star(
         score: Floats = np.maximum(mixed, FLOOR) * deadline_penalty**violations
         return score
 
-    return Scheduler(assign, init, observe, r_bar=r_bar)
+    return Scheduler(assign, init, observe, r_bar=r_bar, gains=True)
 
 
 def _faded(gain: Floats, age: Floats, keep: float) -> Floats:

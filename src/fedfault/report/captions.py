@@ -95,6 +95,26 @@ CAPTIONS = {
         "Greedy continuations of held-out prefixes. BLEU and ROUGE-L: likeness to the true continuation. Variety: "
         "distinct word pairs over all; a fall means that the model repeats itself.",
     ),
+    "client_ranks": Caption(
+        "Ranks of the clients",
+        "The LoRA rank that each client was given; an empty cell is a client that was not drawn. Dropped: nothing of it "
+        "arrived by the deadline; partial: the steps that it had done count; late: the round waited for it; left out: it "
+        "had nothing to do. Where cells are small such clients have a colour instead of a sign.",
+    ),
+    "gantt": Caption(
+        "Who took how long",
+        "One bar a client on the simulated clock, in the first round, in that of median length and in the slowest. A thin "
+        "line goes on to where all of the client's work would have ended, as far as there is room. Dropped: nothing of it "
+        "arrived by the deadline; partial: the steps that it had done count; late: the round waited for it; left out: it "
+        "had nothing to do.",
+    ),
+    "clock": Caption(
+        "By the simulated clock",
+        "Validation against simulated time; a dashed line is the target, where one was set. Length: seconds that the round "
+        "took. Done by the deadline: of the clients with work, those that finished all of it in time. Regret: seconds of "
+        "the slowest client with all of its work over those of the shortest round in which the same clients have ranks of "
+        "the same sum. Horizontal lines: the deadline, everybody in time, no regret.",
+    ),
     "participation": Caption(
         "Participation",
         "A filled cell is a client that trained in that round; its colour is the training loss. "
@@ -149,6 +169,9 @@ def alt(run: RunData, name: str) -> str:
         "layers": "Line charts over layers: hidden-state cosine, CKA and attention entropy in some rounds.",
         "ranks": "Line charts per round: ranks of the adapter's change and of the model's representations.",
         "generation": "Line charts per round: BLEU, ROUGE-L and variety of continuations.",
+        "client_ranks": f"Grid of {clients} by {many(run.rounds_done, 'round')}: the rank of each, and who was not done.",
+        "gantt": "Bar charts of a few rounds: seconds of download, training and upload of each client, and the deadline.",
+        "clock": "Line charts: validation over simulated seconds; per round its length, the share in time, regret.",
         "participation": f"Grid of {clients} by {many(run.rounds_done, 'round')}: "
         "who trained, and with which training loss.",
         "split": f"Grid of {clients} by {topics}: documents held, with a bar for the tokens of each client.",

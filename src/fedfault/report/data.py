@@ -64,9 +64,26 @@ class RunData:
     @cached_property
     def num_clients(self) -> int:
         """Clients of the split; without a split, as far as the records know."""
-        seen = [c.client for r in self.records for c in r.clients]
+        seen = [c.client for r in self.records for c in r.clients] + [t.client for r in self.records for t in r.turns]
         scored = [int(name.removeprefix("client/")) for name in self.names("client/")]
         return max([len(self.split.get("clients", ())), *(i + 1 for i in seen + scored)])
+
+    @cached_property
+    def tiers(self) -> tuple[str, ...]:
+        """Each client's hardware by name, of one that was never drawn by the configuration; empty if none is simulated."""
+        if not any(r.turns for r in self.records):
+            return ()
+        found = [tier["name"] for tier in self.setting("tiers") or () for _ in range(tier["count"])]
+        found += [""] * (self.num_clients - len(found))
+        for turn in (t for r in self.records for t in r.turns):
+            found[turn.client] = turn.tier
+        return tuple(found)
+
+    @property
+    def deadline(self) -> float | None:
+        """Simulated seconds that a round may take; None without a deadline."""
+        seconds = self.setting("deadline", "seconds")
+        return seconds if seconds is not None and self.setting("deadline", "enabled") is not False else None
 
     @property
     def rounds_done(self) -> int:

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from fedfault.report.data import RunData
@@ -98,9 +99,9 @@ def topic_colours(run: RunData, theme: Theme) -> dict[str, str]:
     return dict(zip(highlighted(run), theme.palette, strict=False))
 
 
-def whole_numbers() -> MaxNLocator:
+def whole_numbers(most: int = 10) -> MaxNLocator:
     """Ticks for rounds."""
-    return MaxNLocator(nbins=10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    return MaxNLocator(nbins=most, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
 
 
 def round_axis(ax: Axes, run: RunData, title: bool = True, until: int = 0) -> None:
@@ -126,7 +127,7 @@ def lone_dot(rounds: Sequence[int]) -> dict[str, Any]:
     return {"marker": "o", "ms": 5} if len(rounds) == 1 else {}
 
 
-def line(ax: Axes, rounds: Sequence[int], values: Sequence[float], theme: Theme, **style: Any) -> None:
+def line(ax: Axes, rounds: Sequence[float], values: Sequence[float], theme: Theme, **style: Any) -> None:
     """A line through the finite values; a value that is not finite becomes a cross at the top edge, and is named."""
     y = np.array(values, dtype=float)
     good = np.isfinite(y)
@@ -134,7 +135,7 @@ def line(ax: Axes, rounds: Sequence[int], values: Sequence[float], theme: Theme,
     not_finite(ax, np.array(rounds)[~good], theme)
 
 
-def not_finite(ax: Axes, rounds: Iterable[int], theme: Theme) -> None:
+def not_finite(ax: Axes, rounds: Iterable[float], theme: Theme) -> None:
     """Crosses at the top edge in these rounds."""
     rounds = list(rounds)
     if not rounds:
@@ -196,9 +197,9 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     return [min(place, 1.0 - gap * (len(apart) - 1 - i)) for i, place in enumerate(apart)]
 
 
-def legend_above(ax: Axes, columns: int) -> None:
+def legend_above(ax: Axes, columns: int) -> Legend:
     """Names of what is drawn between the axes and their title, which needs a pad of 24 points."""
-    ax.legend(
+    return ax.legend(
         loc="lower left",
         bbox_to_anchor=(-0.01, 0.99),
         ncols=columns,

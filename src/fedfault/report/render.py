@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedfault.report import summary, tables, verdict
+from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import alt, caption
 from fedfault.report.data import RunData
 from fedfault.report.folder import read
@@ -37,6 +37,7 @@ def _figures(run: RunData, dpi: float) -> list[dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     more: dict[str, dict[str, Any]] = {
         "split": {"sentences": summary.split(run), "table": summary.skew(run.heterogeneity), "note": CHANCE},
+        "clock": {"sentences": timing.sentences(run), "table": timing.tiers(run), "note": TIERS},
         "fairness": {"table": tables.fairness(run), "note": ""},
     }
     found = []
@@ -53,6 +54,7 @@ CHANCE = (
     "By chance: the mean over random deals of the same documents to clients of the same sizes; z counts its standard "
     "deviations."
 )
+TIERS = "How often clients of each tier were drawn and what became of them; mean rank of those that had work."
 
 
 def _page(run: RunData, figures: list[dict[str, Any]]) -> str:

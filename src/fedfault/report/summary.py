@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedfault.report import timing
 from fedfault.report.data import Fork, RunData, seconds_by_part
 from fedfault.report.words import Table, Tile, duration, many, number, perplexity, size
 
@@ -187,6 +188,8 @@ def tiles(run: RunData) -> list[Tile]:
         found.append(Tile("Traffic", size(up + down), f"{size(up)} up, {size(down)} down"))
     parts = [seconds_by_part(r) for r in run.records]
     seconds, probes = sum(sum(p.values()) for p in parts), sum(p.get("probes", 0.0) for p in parts)
+    if simulated := timing.tile(run):
+        found.append(simulated)
     if seconds:
         measured = (
             f"training and evaluation; {100 * probes / seconds:.1f}\u00a0% probes"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 NOTHING = "–"
+FATES = {"done": "done", "late": "late", "partial": "partial", "dropped": "dropped", "excluded": "left out"}
 
 
 class Tile(NamedTuple):

@@ -32,7 +32,7 @@ def participation(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     for r in trained:
         for c in r.clients:
             losses[row[c.client], r.round - first] = c.loss
-    fig = canvas(narrow, _height(len(row)))
+    fig = canvas(narrow, height_of(len(row)))
     ax = fig.add_subplot()
     image = _heat(ax, losses, theme, (first, last))
     broken = [(r.round, row[c.client]) for r in trained for c in r.clients if not math.isfinite(c.loss)]
@@ -42,7 +42,7 @@ def participation(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     _client_axis(ax, run, theme, narrow)
     ax.xaxis.set_major_locator(whole_numbers())
     ax.set_xlabel("round")
-    _colour_bar(fig, image, ax, f"training loss\n({run.unit})")
+    colour_bar(fig, image, ax, f"training loss\n({run.unit})")
     return fig
 
 
@@ -54,7 +54,7 @@ def split(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     order = [c for c in _order(run) if c < len(run.split["clients"])]
     documents = np.array([run.split["clients"][c] for c in order], dtype=float)
     share = 100 * documents / np.maximum(documents.sum(axis=1, keepdims=True), 1)
-    fig = canvas(narrow, _height(len(order)) + 0.3)
+    fig = canvas(narrow, height_of(len(order)) + 0.3)
     left, right = fig.subplots(1, 2, width_ratios=[2, 1] if narrow else [3, 1], sharey=True)
     _heat(left, share, theme, (0, documents.shape[1] - 1), percent=True)
     if len(order) <= FEW and documents.shape[1] <= (4 if narrow else 10):
@@ -81,20 +81,20 @@ def cosines(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     if not np.isfinite(values).any():
         return None
     most = max(float(np.nanmax(np.abs(values))), 0.1)  # less would magnify noise
-    fig = canvas(narrow, min(_height(len(values)) + 0.7, 3.9 if narrow else 6.5))
+    fig = canvas(narrow, min(height_of(len(values)) + 0.7, 3.9 if narrow else 6.5))
     ax = fig.add_subplot()
     cmap = ListedColormap(theme.diverging(np.linspace(0, 1, 256))).with_extremes(bad=theme.surface)
-    image = _image(ax, values, theme, (0, len(values) - 1), cmap, (-most, most))
+    image = picture(ax, values, theme, (0, len(values) - 1), cmap, (-most, most))
     if len(values) <= (4 if narrow else 12):
         for i, j in zip(*np.nonzero(np.isfinite(values)), strict=True):
             ink = text_on(cmap((values[i, j] / most + 1) / 2))
             text = f"{values[i, j].round(2) + 0.0:.2f}".replace("-", "−")
             ax.text(j, i, text, ha="center", va="center_baseline", color=ink, fontsize=FONT - 1.5)
-    ticks = _apart(_client_axis(ax, run, theme, narrow), len(values) / (12 if narrow else 24))
+    ticks = apart(_client_axis(ax, run, theme, narrow), len(values) / (12 if narrow else 24))
     ax.set_xticks([t[0] for t in ticks], [t[1] for t in ticks], rotation=40, ha="right", rotation_mode="anchor")
     _colour_by_topic(ax.get_xticklabels(), ticks, run, theme)
     ax.set_title(f"Updates of round {rounds[0]}" if len(rounds) == 1 else f"Updates, mean over {len(rounds)} rounds")
-    _colour_bar(fig, image, ax, "cosine")
+    colour_bar(fig, image, ax, "cosine")
     return fig
 
 
@@ -135,7 +135,7 @@ def _client_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> list[Tic
     else:
         groups = {t: [i for i, other in enumerate(topics) if other == t] for t in dict.fromkeys(topics)}
         ticks = [(float(np.mean(g)), f"{label(t, limit)} ({len(g)})", t) for t, g in groups.items()]
-        ticks = _apart(ticks, len(order) / 24)
+        ticks = apart(ticks, len(order) / 24)
     ax.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
     _colour_by_topic(ax.get_yticklabels(), ticks, run, theme)
     ax.set_ylabel("client" if len(order) <= FEW else f"{len(order)} clients by main topic")
@@ -147,7 +147,7 @@ def _topic_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> None:
     topics, colours, limit = run.split["topics"], topic_colours(run, theme), 9 if narrow else 16
     ticks = [(float(i), label(t, limit), t) for i, t in enumerate(topics)]
     if len(topics) > (8 if narrow else 16):
-        ticks = _apart([t for t in ticks if t[2] in colours], len(topics) / (8 if narrow else 24))
+        ticks = apart([t for t in ticks if t[2] in colours], len(topics) / (8 if narrow else 24))
         ax.set_xlabel(f"{len(topics)} topics, {len(ticks)} named")
     room = max(len(t[1]) for t in ticks) * len(topics) < (20 if narrow else 75)
     style: dict[str, Any] = {} if room else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
@@ -161,7 +161,7 @@ def _colour_by_topic(labels: list[Any], ticks: list[Tick], run: RunData, theme: 
         text.set_color(as_text(colours.get(topic, theme.muted), theme))
 
 
-def _apart(ticks: list[Tick], gap: float) -> list[Tick]:
+def apart(ticks: list[Tick], gap: float) -> list[Tick]:
     """Leave out ticks that would stand closer to the one before than the gap."""
     kept: list[Tick] = []
     for tick in ticks:
@@ -170,7 +170,8 @@ def _apart(ticks: list[Tick], gap: float) -> list[Tick]:
     return kept
 
 
-def _height(rows: int) -> float:
+def height_of(rows: int) -> float:
+    """Inches of a figure with so many rows of cells."""
     return min(max(1.1 + 0.23 * rows, 2.0), 6.5)
 
 
@@ -180,12 +181,13 @@ def _heat(ax: Axes, values: np.ndarray, theme: Theme, columns: tuple[int, int], 
     cmap = ListedColormap(ramp).with_extremes(bad=theme.empty)
     finite = values[np.isfinite(values)]
     low, high = (0.0, 100.0) if percent else (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    return _image(ax, values, theme, columns, cmap, (low, max(high, low + 1e-6)))
+    return picture(ax, values, theme, columns, cmap, (low, max(high, low + 1e-6)))
 
 
-def _image(
+def picture(
     ax: Axes, values: np.ndarray, theme: Theme, columns: tuple[int, int], cmap: Colormap, limits: tuple[float, float]
 ) -> AxesImage:
+    """Values as cells, rows from the top, columns from the first to the last number; cells without a value are empty."""
     extent = (columns[0] - 0.5, columns[1] + 0.5, len(values) - 0.5, -0.5)
     style: dict[str, Any] = {"vmin": limits[0], "vmax": limits[1], "aspect": "auto", "interpolation": "none"}
     image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, extent=extent, **style)
@@ -208,8 +210,9 @@ def bare(ax: Axes) -> None:
     ax.tick_params(length=0)
 
 
-def _colour_bar(fig: Figure, image: AxesImage, ax: Axes, title: str) -> None:
+def colour_bar(fig: Figure, image: AxesImage, ax: Axes, title: str, whole: bool = False) -> None:
+    """What the colours mean, to the right of the axes; `whole` numbers have no others between them."""
     bar = fig.colorbar(image, ax=ax, pad=0.015, aspect=6 * fig.get_figheight(), label=title)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(5))
+    bar.ax.yaxis.set_major_locator(whole_numbers() if whole else MaxNLocator(5))

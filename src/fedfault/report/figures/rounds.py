@@ -42,11 +42,12 @@ def panels(run: RunData, theme: Theme, narrow: bool, wanted: Sequence[Panel]) ->
         return None
     fig, axes = small_multiples(narrow, len(shown), HEIGHT)
     for ax, panel in zip(axes, shown, strict=True):
-        _draw(ax, run, theme, panel)
+        draw_panel(ax, run, theme, panel)
     return fig
 
 
-def _draw(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
+def draw_panel(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
+    """The panel's curves, with their names at their ends."""
     curves = [c for c in panel.curves if c.points[0]]
     level = [] if panel.level is None else [panel.level]
     edges = [v + sign * b for c in curves for v, b in zip(c.points[1], c.band, strict=False) for sign in (-1, 1)]

@@ -1,0 +1,110 @@
+"""From a checked configuration to the simulated hardware: tiers, deadline, clock and rank scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedfault import clock, traces
+from fedfault.clock import Fleet, Line, Tier
+from fedfault.cohort_task import CohortTask
+from fedfault.config.schema import Experiment
+from fedfault.errors import UserError
+from fedfault.hardware import Hardware
+from fedfault.local import LocalWork, steps_of
+from fedfault.registry import build
+from fedfault.scheduling import Ints, Scheduler, Situation
+
+COPIES = 4  # of every trained number that a client holds: itself, its gradient, two moments of AdamW
+MB = 1e6
+
+
+def scheduler(exp: Experiment) -> Scheduler:
+    """The rank scheduler of an experiment."""
+    chosen = exp.federation.scheduler
+    built: Scheduler = build("scheduler", chosen.type, **chosen.options)
+    return built
+
+
+def check(exp: Experiment) -> None:
+    """`UserError` for tiers, ranks and traces that do not fit the federation, before anything is loaded."""
+    lora, n, chosen = exp.model.lora, exp.federation.cohort_size, scheduler(exp)
+    if exp.tiers:
+        clock.check_tiers(_tiers(exp), exp.federation.total_clients)
+    asked = exp.federation.scheduler.options
+    for name in ("rank", "ranks"):
+        most = max(np.atleast_1d(asked.get(name) or 0).tolist())
+        if most > lora.r_max:
+            raise UserError(f"federation.scheduler.{name} has {most}, but model.lora.r_max is {lora.r_max}")
+    clock.check_ranks(lora.r_min, lora.r_max, chosen.r_bar, n)
+    if chosen.r_bar is not None and exp.model.trainable != "lora":
+        raise UserError(
+            f"federation.scheduler.type={exp.federation.scheduler.type} assigns LoRA ranks, but model.trainable="
+            f"{exp.model.trainable} has none; leave the scheduler out"
+        )
+    if exp.clock.trace is not None:
+        traces.read(Path(exp.clock.trace).expanduser(), exp.federation.total_clients)
+
+
+def simulated(exp: Experiment) -> bool:
+    """Whether there is anything to simulate: tiers, a deadline, a trace, or a scheduler that assigns ranks."""
+    limits = (exp.deadline.limit, exp.clock.trace, scheduler(exp).r_bar)
+    return bool(exp.tiers) or any(limit is not None for limit in limits)
+
+
+def varies(exp: Experiment) -> bool:
+    """Whether clients may train with different ranks."""
+    return scheduler(exp).r_bar is not None or len(set(exp.federation.scheduler.options.get("ranks") or ())) > 1
+
+
+def hardware(exp: Experiment, task: CohortTask, work: LocalWork) -> Hardware:
+    """The hardware that an experiment describes.
+
+    Raises `UserError` if no client has the memory for the smallest rank, or can meet the deadline with it.
+    """
+    N, lora = exp.federation.total_clients, exp.model.lora
+    fleet = Fleet.of(_tiers(exp) or [Tier("all", N)], N)
+    rounds = np.array([steps_of(task.examples(k), work) for k in range(N)], dtype=float)  # (N, 2)
+    per_rank = sum(d_in + d_out for _, d_in, d_out in (site.shape for site in task.layout.lora))
+    fixed = task.frozen_bytes() + task.held_bytes() * exp.training.batch_size * exp.model.max_length
+    hw = Hardware(
+        fleet=fleet,
+        scheduler=scheduler(exp),
+        steps=rounds[:, 0].astype(np.int64),
+        tokens=rounds[:, 1] * np.array([task.read(k) for k in range(N)]),
+        token_seconds=clock.token_cost(task.frozen_weights(), per_rank, exp.clock.flops),
+        memory_mb=Line(fixed / MB, COPIES * 4 * per_rank / MB),
+        r_min=lora.r_min,
+        r_max=lora.r_max,
+        deadline=exp.deadline.limit,
+        policy=exp.deadline.straggler_policy,
+        measured=exp.clock.mode == "measured",
+        trace=None if exp.clock.trace is None else traces.read(Path(exp.clock.trace).expanduser(), N),
+    )
+    clock.check_memory(fleet, hw.memory_mb, lora.r_min)
+    if hw.deadline is not None and not hw.measured:
+        everyone = np.arange(N)
+        size = Line(0.0, 4.0 * per_rank)
+        load = clock.Load(hw.tokens, hw.token_seconds, size, size)
+        clock.check_deadline(hw.connected(1, everyone), load, lora.r_min, hw.deadline)
+    return hw
+
+
+def limits(exp: Experiment, hw: Hardware | None) -> tuple[int, ...]:
+    """The largest rank that each client ever trains, (N,); nothing where that is r_max for all."""
+    N, most = exp.federation.total_clients, exp.model.lora.r_max
+    caps: Ints = np.full(N, most) if hw is None else np.minimum(hw.caps, most).clip(0)
+    chosen = scheduler(exp)
+    if chosen.r_bar is None and exp.model.trainable == "lora":
+        low, nothing = np.full(N, exp.model.lora.r_min), np.zeros(N)
+        situation = Situation(1, exp.seed, np.arange(N), low, caps, 0, nothing, nothing)
+        caps = np.array(chosen.assign(chosen.init(N), situation).ranks)
+    ranks: list[int] = caps.tolist()
+    return () if set(ranks) == {most} else tuple(ranks)
+
+
+def _tiers(exp: Experiment) -> list[Tier]:
+    names: list[dict[str, Any]] = [tier.model_dump() for tier in exp.tiers]
+    return [Tier(**values) for values in names]

@@ -1,0 +1,52 @@
+"""What a federated run needs, tensors and functions in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fedfault.hardware import Hardware
+from fedfault.local import LocalWork
+from fedfault.seeds import rng
+from fedfault.types import Aggregation, Algorithm, Probe, Task
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The parts of a run and their settings: `Experiment` is its description in plain values."""
+
+    task: Task
+    algorithm: Algorithm
+    aggregation: Aggregation
+    work: LocalWork
+    total_clients: int
+    cohort_size: int
+    num_rounds: int
+    seed: int = 0
+    warmup_ratio: float = 0.0
+    evaluate_every: int = 1
+    clients_per_pass: int | None = None  # None: the whole cohort
+    ranks: tuple[int, ...] = ()  # (N,) largest LoRA rank of each client; none: the full rank for all
+    bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
+    probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
+    hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
+    effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
+
+    def cohort(self, round: int) -> list[int]:
+        """Ids of the clients that are drawn for a round, sorted; a function of the seed and the round alone.
+
+        Of those that are available; fewer than asked for, if no more are.
+        """
+        drawn = rng(self.seed, "cohort", round).permutation(self.total_clients)
+        if self.hardware is not None:
+            drawn = drawn[self.hardware.available(round)[drawn]]
+        return sorted(drawn[: self.cohort_size].tolist())
+
+    def lr(self, round: int) -> float:
+        """Learning rate of a round, 1-based: rises linearly over the first warmup_ratio of all rounds, then constant.
+
+        A function of the global round, never restarted inside one.
+        """
+        rising = self.warmup_ratio * self.num_rounds
+        return self.work.lr * min(1.0, round / rising) if rising else self.work.lr

@@ -1,0 +1,54 @@
+"""The simulated clock in words and numbers: how long the run took, who was in time, what that cost which tier."""
+
+from __future__ import annotations
+
+from fedfault.metrics.punctuality import FATES, at_work, bytes_per_client_round, fates, in_time, punctuality
+from fedfault.report import words
+from fedfault.report.data import RunData
+from fedfault.report.words import Table, Tile, duration, many, number, size
+
+
+def sentences(run: RunData) -> list[str]:
+    """The clock of a run in a few sentences; none where no clock was simulated."""
+    if not (found := punctuality(run.records)):
+        return []
+    rounds = sum(bool(r.turns) for r in run.records)
+    said = [f"{many(rounds, 'round')} took {duration(found['seconds'])} on the simulated clock."]
+    busy = [r for r in run.records if at_work(r)]
+    if busy and run.deadline is not None:
+        lost = f", {many(found['dropped'], 'update')} dropped" if found["dropped"] else ""
+        said.append(
+            f"Deadline {run.deadline:g} s: {100 * found['compliance']:.1f} % of the clients were done in time in the mean "
+            f"round, all of them in {sum(map(in_time, busy))} of {many(len(busy), 'round')}{lost}."
+        )
+    if "regret" in found:
+        said.append(
+            f"Regret {number(found['regret'], '.2f')}: if all work were waited for, the mean round would be that many times "
+            "as long as the shortest one with ranks of the same sum."
+        )
+    moved = bytes_per_client_round(run.records)
+    each = ", ".join(f"{size(count)} {way}" for way, count in moved.items())
+    return [*said, *([f"A client moves {each} in a round."] if each else [])]
+
+
+def tiers(run: RunData) -> Table | None:
+    """How often each tier's clients were drawn, what became of them, and their mean rank; in all where tiers are several."""
+    rows = punctuality(run.records).get("by_tier", {})
+    if not rows:
+        return None
+    if len(rows) > 1:
+        rows = {**rows, "all": fates([t for r in run.records for t in r.turns])}
+    met = [fate for fate in FATES if fate == "done" or any(row[fate] for row in rows.values())]
+    columns = ("tier", "drawn", *(words.FATES[fate] for fate in met), "mean rank")
+    counts = [[f"{row[name]:,}" for name in ("drawn", *met)] for row in rows.values()]
+    means = [number(row.get("mean_rank"), ".1f") for row in rows.values()]
+    return Table(columns, [[tier, *count, mean] for tier, count, mean in zip(rows, counts, means, strict=True)])
+
+
+def tile(run: RunData) -> Tile | None:
+    """Simulated time, and where there is a deadline who was in time."""
+    if not (found := punctuality(run.records)):
+        return None
+    known = run.deadline is not None and "compliance" in found
+    remark = f"{100 * found['compliance']:.1f}\u00a0% of clients in time" if known else "all rounds"
+    return Tile("Simulated time", duration(found["seconds"]), remark)

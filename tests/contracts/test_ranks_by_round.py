@@ -1,0 +1,58 @@
+"""Every pair of algorithm and aggregation that stands unequal ranks stands ranks that change in every round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from devices import hardware
+from fedfault.clock import Tier
+from fedfault.engine import begin, rounds
+from fedfault.registry import build, builders
+from fedfault.scheduling import Allocation, Scheduler
+from fedfault.seeds import rng
+from toys import LowRank, allowed, federation
+
+
+def stands_it(algorithm: str, aggregation: str) -> bool:
+    prunes = "prunes" in build("aggregation", aggregation).traits
+    return not prunes and allowed(algorithm, aggregation, [1, 2])
+
+
+PAIRS = [(a, b) for a in builders("algorithm") for b in builders("aggregation") if stands_it(a, b)]
+
+
+def drawn(memory, s) -> Allocation:
+    """Any ranks from 0, which leaves a client out, to 3."""
+    ranks = [int(rng(s.seed, "ranks", s.round, k).integers(0, 4)) for k in s.clients.tolist()]
+    return Allocation(tuple(ranks), tuple(k for k, r in zip(s.clients.tolist(), ranks, strict=True) if not r))
+
+
+def fed_of(algorithm: str, aggregation: str, **work):
+    fed = federation(LowRank(r=3), algorithm, aggregation, num_rounds=6, work=work)
+    hw = replace(hardware(Tier("all", 6)), scheduler=Scheduler(drawn, r_bar=1.0), r_max=3, steps=np.full(6, 5))
+    return replace(fed, hardware=hw)
+
+
+@pytest.mark.parametrize(("algorithm", "aggregation"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def test_a_run_learns_and_no_slice_dies(algorithm, aggregation):
+    """The engine's own checks are on: frozen numbers, memories, and the invariants of the algorithm."""
+    fed = fed_of(algorithm, aggregation)
+    pairs = list(rounds(fed, begin(fed)))
+    losses = [r.scores["validation"].loss for _, r in pairs]
+    assert min(losses[1:]) < losses[0]
+    assert len({c.rank for _, r in pairs for c in r.clients}) == 3
+    for state, _ in pairs:
+        assert bool(state.adapter.flat.isfinite().all())
+        A, B = state.adapter.layout.pair(state.adapter.flat, state.adapter.layout.sites[0])
+        assert bool((A.norm(dim=1) + B.norm(dim=0) > 0).all())
+
+
+@pytest.mark.parametrize(("algorithm", "aggregation"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def test_a_resumed_run_equals_an_uninterrupted_one(algorithm, aggregation):
+    fed = fed_of(algorithm, aggregation)
+    whole = [state for state, _ in rounds(fed, begin(fed))]
+    assert torch.equal([s for s, _ in rounds(fed, whole[3])][-1].adapter.flat, whole[-1].adapter.flat)

@@ -1,0 +1,142 @@
+"""The scripts as a user calls them; run_slurm.sh with stand-ins for Python and for Slurm (see test_slurm.py for both)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from test_session import SMALL
+
+ROOT = Path(__file__).parents[1]
+
+PYTHON = """#!/usr/bin/env bash
+trap 'echo terminated; exit ${STOPPED:-143}' TERM
+echo "$0 $OMP_NUM_THREADS:" "$@"
+while [[ -n ${SECONDS_LONG:-} ]]; do sleep 0.05; done
+exit ${STATUS:-0}
+"""
+SCONTROL = """#!/usr/bin/env bash
+echo scontrol "$@"
+"""
+
+
+def run_py(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, str(ROOT / "scripts/run.py")]
+    return subprocess.run([*script, *words], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_run_py_is_fedfault_run_from_any_folder(tmp_path):
+    done = run_py("federation.num_rounds=1", "-q", "--config", "configs/quickstart.yaml", *SMALL, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "report: results/quickstart/report.html\n"
+    manifest = (tmp_path / "results/quickstart/manifest.json").read_text()
+    assert '"command": "fedfault run configs/quickstart.yaml federation.num_rounds=1 -q' in manifest
+
+    again = run_py("--config=quickstart", "federation.num_rounds=1", *SMALL, folder=tmp_path)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "configs/experiments/lite.yaml"], "'configs/experiments/lite.yaml' is not there"),
+        (["--config", "quickstart", "federation.num_round=1"], "did you mean 'num_rounds'"),
+        (["--config", "quickstart", "--overwite"], "No such option"),
+        (["--config"], "expected one argument"),
+        (["quickstart"], "required: --config"),
+    ],
+)
+def test_run_py_says_what_is_wrong_and_ends_with_2(tmp_path, words, message):
+    done = run_py(*words, folder=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_py_has_help():
+    done = run_py("--help")
+    assert done.returncode == 0
+    assert "--config CONFIG [KEY=VALUE]..." in done.stdout
+
+
+def stand_in(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o755)
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Start run_slurm.sh as Slurm does, from a copy somewhere else."""
+    (tmp_path / "checkout").mkdir()
+    stand_in(tmp_path / "bin/python3", PYTHON)
+    stand_in(tmp_path / "bin/scontrol", SCONTROL)
+    stand_in(tmp_path / "spool/slurm_script", (ROOT / "scripts/run_slurm.sh").read_text())
+
+    def start(*words: str, **variables: str) -> subprocess.Popen[str]:
+        path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        env = {"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path / "checkout"), "SLURM_JOB_ID": "42", **variables}
+        script = [str(tmp_path / "spool/slurm_script"), *words]
+        return subprocess.Popen(script, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    said = process.communicate(timeout=20)[0]
+    return process.returncode, said.splitlines()
+
+
+def signalled(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, list[str]]:
+    """Status and output of a job that gets a signal while it runs."""
+    assert process.stdout is not None
+    process.stdout.readline()  # the run has begun
+    process.send_signal(number)
+    return ended(process)
+
+
+def test_a_job_runs_its_words_with_the_threads_of_the_job(job, tmp_path):
+    assert ended(job("a b.yaml", "seed=%a", SLURM_CPUS_PER_TASK="3")) == (
+        0,
+        [f"{tmp_path}/bin/python3 3: -m fedfault run a b.yaml seed=%a"],
+    )
+
+
+def test_a_task_of_an_array_knows_its_number(job):
+    said = ended(job("quickstart", "seed=%a", "experiment_name=s-%a-%ab", SLURM_ARRAY_TASK_ID="7"))[1]
+    assert said[0].endswith("1: -m fedfault run quickstart seed=7 experiment_name=s-7-7b")
+
+
+def test_the_environment_of_the_checkout_comes_first(job, tmp_path):
+    stand_in(tmp_path / "checkout/.venv/bin/python", PYTHON)
+    assert ended(job("quickstart"))[1][0].startswith(".venv/bin/python 1: ")
+
+
+def test_a_failed_run_is_a_failed_job(job):
+    assert ended(job("quickstart", STATUS="2"))[0] == 2
+
+
+def test_near_the_limit_the_run_is_stopped_and_the_job_requeued(job):
+    assert signalled(job(SECONDS_LONG="1"), signal.SIGUSR1) == (143, ["terminated", "scontrol requeue 42"])
+
+
+def test_a_run_that_ends_while_it_is_stopped_is_not_requeued(job):
+    assert signalled(job(SECONDS_LONG="1", STOPPED="0"), signal.SIGUSR1) == (0, ["terminated"])
+
+
+def test_a_cancelled_job_is_not_requeued(job):
+    assert signalled(job(SECONDS_LONG="1"), signal.SIGTERM) == (143, ["terminated"])
+
+
+def test_a_round_that_never_fits_does_not_go_round_for_ever(job):
+    status, said = signalled(job(SECONDS_LONG="1", SLURM_RESTART_COUNT="50"), signal.SIGUSR1)
+    assert status == 143
+    assert "give it more --time" in said[-1]
