@@ -6,8 +6,8 @@ import pytest
 
 from fedfault.config.shipped import studies
 from fedfault.data import deal_out, load_corpus
-from fedfault.engine import Federation
 from fedfault.errors import UserError
+from fedfault.federation import Federation
 from fedfault.studies.file import load
 from fedfault.studies.study import Contrast, read
 
@@ -91,7 +91,7 @@ class _Drawn:
 
     def __init__(self, exp):
         self.seed, self.total_clients = exp.seed, exp.federation.total_clients
-        self.cohort_size = exp.federation.cohort_size
+        self.cohort_size, self.hardware = exp.federation.cohort_size, None
 
 
 def test_hypotheses_find_their_cells(write):
