@@ -186,6 +186,11 @@ BAD = [
     (["compare", "/no/such/run"], "two runs at least"),
     (["compare", "/no/such/run", "/no/other"], "not a run folder"),
     (["list", "nonsense"], "nonsense"),
+    (["study", "quik"], "did you mean 'quick'"),
+    (["study", "quick", "federation.num_round=2"], "did you mean 'num_rounds'"),
+    (["study", "quick", "--task", "13"], "runs 1 to 12"),
+    (["study", "--jobs", "0", "quick"], "--jobs"),
+    (["study", "report", "/no/such"], "not the folder of a study"),
 ]
 
 
@@ -205,6 +210,22 @@ def test_an_output_folder_that_cannot_be_written_is_explained(fedfault, tmp_path
     status, _, err = fedfault("run", f"logging.results_dir={tmp_path / 'file'}")
     assert status == 2
     assert "choose another" in err
+
+
+def test_a_study_lists_its_runs_and_its_command_may_be_left_out(fedfault, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = fedfault("study", "quick", "--plan", "seeds=1")
+    assert status == 0
+    assert [line.split("-seed0-")[0] for line in out.splitlines()] == [
+        "1  iid_fedavg", "2  iid_scaffold", "3  topic_isolation_fedavg", "4  topic_isolation_scaffold",
+    ]  # fmt: skip
+    assert fedfault("study", "--plan", "quick", "seeds=1") == fedfault("study", "run", "quick", "--plan", "seeds=1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_with_a_failed_run_ends_with_status_one(fedfault, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedfault.studies.doors.study", lambda *_, **__: 1)
+    assert fedfault("study", "quick")[0] == 1
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

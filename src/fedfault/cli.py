@@ -5,13 +5,25 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from fedfault.errors import UserError
+
+
+class _WithDefault(TyperGroup):
+    """A group whose first command, `run`, may be left out: `fedfault study FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command that is meant in front."""
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     help="A laboratory for federated fine-tuning of language models.",
@@ -20,6 +32,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+studies = typer.Typer(
+    cls=_WithDefault,
+    help="Many runs that differ in a stated way: `fedfault study FILE`, then `fedfault study report DIR`.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(studies, name="study")
 
 Settings = Annotated[
     list[str] | None,
@@ -40,13 +60,13 @@ def _split(settings: list[str] | None) -> tuple[str | None, list[str]]:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable(on: str = "`fedfault resume RUN` goes on from the last finished round") -> Iterator[None]:
     """An interrupt ends with status 130, SIGTERM with 143, and both say how to go on."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except KeyboardInterrupt as e:
-        typer.echo("stopped; `fedfault resume RUN` goes on from the last finished round", err=True)
+        typer.echo(f"stopped; {on}", err=True)
         raise typer.Exit(128 + (e.args[0] if e.args else signal.SIGINT)) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -64,9 +84,14 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train, and write results/NAME with a report; goes on where it was stopped. Without a CONFIG: the quickstart."""
+    config, overrides = _split(settings)
+    once(config, overrides, overwrite=overwrite, quiet=quiet)
+
+
+def once(config: str | None, overrides: list[str], *, overwrite: bool = False, quiet: bool = False) -> None:
+    """One run of a configuration, and where its report is."""
     from fedfault.config import load
 
-    config, overrides = _split(settings)
     loaded = load(config, overrides)
     from fedfault import session
     from fedfault.progress import Progress
@@ -186,6 +211,36 @@ def calibrate(
     typer.echo(f"calibration: {file}")
 
 
+@studies.command(name="run")
+def run_study(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="a study, or the name of one that ships (quick, main)")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings of all runs, and seeds=N")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="processes that run side by side")] = 1,
+    task: Annotated[int | None, typer.Option("--task", help="only run I, from 1 on: for Slurm arrays")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="list the runs with their numbers and train none")] = False,
+    results_dir: Annotated[str | None, typer.Option("--results-dir", help="the study goes to its folder NAME")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run all of a study that is not done yet; status 1 if a run failed. `run` may be left out."""
+    from fedfault.studies import doors
+
+    with _stoppable("the same command goes on where it was stopped"):
+        status = doors.study(
+            file, settings or [], results_dir=results_dir, jobs=jobs, task=task, only_plan=plan, quiet=quiet
+        )
+    raise typer.Exit(status)
+
+
+@studies.command(name="report")
+def report_study(folder: Annotated[Path, typer.Argument(metavar="DIR", help="as in results/quick")]) -> None:
+    """Write report.html and report.md of a study again. Needs no model and no data."""
+    from fedfault.studies.doors import write_report
+
+    write_report(folder)
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[
@@ -198,10 +253,21 @@ def list_(
     typer.echo(components(what))
 
 
-def main() -> None:
-    """Entry point: bad input ends with a message and status 2."""
+def guarded(command: Callable[[], int | None]) -> int:
+    """The exit status of a command: bad input ends with a message and status 2."""
     try:
-        app()
+        return command() or 0
     except UserError as e:
         typer.echo(f"error: {e}", err=True)
-        sys.exit(2)
+        return 2
+    except typer.Exit as e:
+        return e.exit_code
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on where it was stopped", err=True)
+        return 130
+
+
+def main() -> None:
+    """Entry point."""
+    if status := guarded(app):
+        sys.exit(status)

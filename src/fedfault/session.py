@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ import yaml
 
 import fedfault
 from fedfault import rollback
+from fedfault.backbones.load import Say
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import METRICS, Experiment
@@ -40,13 +41,21 @@ CARD_NOTES = {  # trait of the aggregation -> what a user of the exported adapte
         "none of them uses: the score `personal` is not this adapter's."
     ),
 }
+Ready = Callable[[Experiment, Say], Prepared]  # `prepare`, or what lends model and data from run to run
 VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
 def start(
-    loaded: Loaded, progress: Progress, *, overwrite: bool = False, named: bool = True, argv: Sequence[str] = ()
+    loaded: Loaded,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    named: bool = True,
+    argv: Sequence[str] = (),
+    ready: Ready = prepare,
+    draw: bool = True,
 ) -> RunFolder:
-    """Run an experiment, or continue it where it was stopped. Returns its folder, finished.
+    """Run an experiment, or continue it where it was stopped. Returns its folder, finished; `draw` its report, too.
 
     Only a run of the very same configuration is continued. Unless the run is `named` by the user, a run of the same
     name but another configuration is left alone and this one is called NAME-2, NAME-3 and so on. Raises `UserError`
@@ -57,13 +66,13 @@ def start(
     path = _path(exp)
     if not overwrite and _begun(path, loaded):
         progress.say(f"note: {path} was stopped before its end and goes on; --overwrite would start it again")
-        return resume(path, progress)
+        return resume(path, progress, ready=ready, draw=draw)
     RunFolder.check_free(path, overwrite=overwrite)
     Watch(loaded.resolved)  # a calibration that does not fit is refused before anything is written
     for note in loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()
-    prepared = prepare(exp, progress.say)
+    prepared = ready(exp, progress.say)
     folder = RunFolder.create(path, overwrite=overwrite)
     with folder.locked():
         (folder.path / "config.yaml").write_text(dump(loaded.resolved), encoding="utf-8")
@@ -72,7 +81,7 @@ def start(
         folder.write_json("manifest.json", manifest)
         folder.write_json("split.json", prepared.split.to_json())
         _describe_split(folder, prepared, progress)
-        _go(folder, prepared, begin(prepared.federation), progress, manifest)
+        _go(folder, prepared, begin(prepared.federation), progress, manifest, draw=draw)
     return folder
 
 
@@ -123,7 +132,7 @@ def _renamed(loaded: Loaded, name: str) -> Loaded:
     )
 
 
-def resume(path: Path, progress: Progress) -> RunFolder:
+def resume(path: Path, progress: Progress, *, ready: Ready = prepare, draw: bool = True) -> RunFolder:
     """Continue a run from its newest whole checkpoint; a finished run gets back any missing result.
 
     Raises `UserError` when the folder is no run, is damaged, or when its data or model are no longer the same.
@@ -134,7 +143,7 @@ def resume(path: Path, progress: Progress) -> RunFolder:
         rollback.repair(folder, manifest)
         loaded = load(folder.path / "config.yaml", rollback.settings(manifest))
         clock = time.perf_counter()
-        prepared = prepare(loaded.experiment, progress.say)
+        prepared = ready(loaded.experiment, progress.say)
         _check_same(manifest, facts(prepared))
         fed = prepared.federation
         if folder.kept() or "parent" in manifest:  # a fork never starts from the beginning
@@ -147,11 +156,13 @@ def resume(path: Path, progress: Progress) -> RunFolder:
         if not (folder.path / "heterogeneity.json").is_file():
             _describe_split(folder, prepared, progress)
         manifest["seconds"]["prepare"] += time.perf_counter() - clock
-        _go(folder, prepared, state, progress, manifest)
+        _go(folder, prepared, state, progress, manifest, draw=draw)
     return folder
 
 
-def _go(folder: RunFolder, p: Prepared, state: State, progress: Progress, manifest: dict[str, Any]) -> None:
+def _go(
+    folder: RunFolder, p: Prepared, state: State, progress: Progress, manifest: dict[str, Any], *, draw: bool = True
+) -> None:
     """Train to the end, a checkpoint after every round, then write the results."""
     clock = time.perf_counter()
     config = p.config.model_dump()
@@ -177,9 +188,10 @@ def _go(folder: RunFolder, p: Prepared, state: State, progress: Progress, manife
     manifest["seconds"]["results"] = time.perf_counter() - trained
     manifest["status"] = "stopped" if alarms else "finished"
     folder.write_json("manifest.json", manifest)
-    from fedfault.report.render import render
+    if draw:
+        from fedfault.report.render import render
 
-    render(folder.path)
+        render(folder.path)
 
 
 def _train(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,13 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loade
     >>> load("quickstart", ["federation.num_rounds=2"]).experiment.federation.num_rounds
     2
     """
-    merged, notes = _merged(folder() / "quickstart.yaml" if path is None else find(path), overrides)
+    file = folder() / "quickstart.yaml" if path is None else find(path)
+    return resolve([*inherited(file), command_line(overrides)])
+
+
+def resolve(layers: Iterable[Layer]) -> Loaded:
+    """The experiment of settings in layers, of which the later one wins. Raises `UserError` as `load` does."""
+    merged, notes = _merged(layers)
     wrong: list[str] = []
     for section in CHOOSERS:
         try:
@@ -57,10 +63,10 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loade
     return Loaded(experiment, tuple(notes), experiment.model_dump())
 
 
-def _merged(path: Path, texts: Sequence[str]) -> tuple[Layer, list[str]]:
+def _merged(layers: Iterable[Layer]) -> tuple[Layer, list[str]]:
     """All layers in one, the schema's own choice of components at the bottom."""
     merged, notes = _default_components(), []
-    for layer in [*inherited(path), command_line(texts)]:
+    for layer in layers:
         clean, translated = canonical(layer)
         merged, dropped = merge(merged, clean)
         notes += [*translated, *dropped]

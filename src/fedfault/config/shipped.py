@@ -21,8 +21,20 @@ def folder() -> Path:
     raise UserError(f"the shipped configurations are missing from {_HERE.parents[1]}; install the package again")
 
 
+STUDIES = "studies/"  # the folder of files that are a study, not a configuration
+
+
 def names() -> list[str]:
     """The shipped configurations as `find` takes them, for example `quickstart`."""
+    return [name for name in _shipped() if not name.startswith(STUDIES)]
+
+
+def studies() -> list[str]:
+    """The shipped studies as `find_study` takes them, for example `main`."""
+    return [name.removeprefix(STUDIES) for name in _shipped() if name.startswith(STUDIES)]
+
+
+def _shipped() -> list[str]:
     root = folder()
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
@@ -32,15 +44,22 @@ def find(path: Path | str) -> Path:
 
     Raises `UserError` with a suggestion if there is neither, or only a folder.
     """
-    given = Path(path)
+    return _found(Path(path), "configuration", "", names())
+
+
+def find_study(path: Path | str) -> Path:
+    """The same for the file of a study (`main`, `configs/studies/main.yaml`)."""
+    return _found(Path(path), "study", STUDIES, studies())
+
+
+def _found(given: Path, what: str, place: str, known: list[str]) -> Path:
     if is_file(given):
         return given
-    name = given.as_posix().removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
-    if name in names():
-        return folder() / f"{name}.yaml"
-    came = "is a folder, not a configuration file" if _is_folder(given) else "is not there"
-    hint = suggest(name[:100], names())
-    raise UserError(f"configuration {str(path)[:200]!r} {came}{hint} (shipped: {', '.join(names())})")
+    name = given.as_posix().removeprefix("./").removeprefix("configs/").removeprefix(place).removesuffix(".yaml")
+    if name in known:
+        return folder() / f"{place}{name}.yaml"
+    came = f"is a folder, not a {what} file" if _is_folder(given) else "is not there"
+    raise UserError(f"{what} {str(given)[:200]!r} {came}{suggest(name[:100], known)} (shipped: {', '.join(known)})")
 
 
 def _is_folder(path: Path) -> bool:

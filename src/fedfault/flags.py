@@ -1,0 +1,66 @@
+"""Flags of the scripts at the root, each of them a setting by another name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+SHARED = {  # what both scripts take
+    "--model": ("model.name", "micro (packaged), a Hub id, or a folder"),
+    "--dataset": ("data.dataset", "the corpus, see `fedfault list corpus`"),
+    "--num-clients": ("federation.total_clients", "clients in the federation"),
+    "--seed": ("seed", "every random choice follows from it; of a study, its first seed"),
+    "--device": ("device", "auto, cpu, cuda, mps"),
+}
+TRAIN = {
+    "--algorithm": ("federation.algorithm", "fedavg, fedprox, scaffold, ...; see `fedfault list algorithm`"),
+    "--partition": ("data.partition", "iid, topic_skew, style_skew, token_skew, ...; see `fedfault list partition`"),
+    "--alpha": ("data.alpha", "Dirichlet concentration of topic_skew: lower is more skewed"),
+    "--num-rounds": ("federation.num_rounds", "rounds of the run"),
+    "--mu": ("federated.mu", "strength of FedProx"),
+}
+
+
+def parser(about: str, flags: dict[str, tuple[str, str]]) -> argparse.ArgumentParser:
+    """A parser of these flags and of `key=value` settings in any place."""
+    made = argparse.ArgumentParser(description=about, allow_abbrev=False)
+    for flag, (key, help_) in flags.items():
+        made.add_argument(flag, metavar="VALUE", help=f"{help_} ({key})")
+    made.add_argument("--results-dir", metavar="DIR", help="results go to a folder in it")
+    made.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="any setting, as for `fedfault run`")
+    return made
+
+
+def settings(given: argparse.Namespace, flags: dict[str, tuple[str, str]]) -> list[str]:
+    """What was given as `key=value` settings, the ones that were written out last."""
+    values = {key: getattr(given, flag[2:].replace("-", "_")) for flag, (key, _) in flags.items()}
+    return [*(f"{key}={value}" for key, value in values.items() if value is not None), *given.settings]
+
+
+def train(words: Sequence[str] | None = None) -> None:
+    """`train.py`: one run."""
+    flags = {**TRAIN, **SHARED}
+    made = parser("Train one federation; without --config micro on registers, as configs/train.yaml says.", flags)
+    made.add_argument("--config", default="train", metavar="FILE", help="a YAML file, for example configs/default.yaml")
+    given = made.parse_intermixed_args(words)
+    texts = settings(given, flags)
+    if given.results_dir is not None:
+        texts.append(f"logging.results_dir={given.results_dir}")
+    from fedfault.cli import once
+
+    once(given.config, texts)
+
+
+def run_experiments(words: Sequence[str] | None = None) -> int:
+    """`run_experiments.py`: one of the studies that ship, or the reports of all studies that have been run."""
+    from fedfault.config.shipped import studies
+    from fedfault.studies import doors
+
+    made = parser("Run a study of many runs; go on where it was stopped; write its report.", SHARED)
+    made.add_argument("--mode", choices=[*studies(), "analyze"], default="quick", help="the study, or reports of all")
+    made.add_argument("--jobs", type=int, default=1, help="processes that run side by side")
+    given = made.parse_intermixed_args(words)
+    if given.mode == "analyze":
+        doors.analyze(given.results_dir or "results")
+        return 0
+    return doors.study(given.mode, settings(given, SHARED), results_dir=given.results_dir, jobs=given.jobs)

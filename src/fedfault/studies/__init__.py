@@ -1,0 +1,1 @@
+"""Studies: many runs that differ in a stated way, hypotheses about them, and the answers with their uncertainty."""

@@ -1,0 +1,146 @@
+"""The answers to a study's hypotheses, by a rule that is stated beforehand.
+
+For every contrast there is one difference a seed: arm minus other arm, of runs with the same split and the same cohorts.
+With `higher` and the smallest effect that matters, `by`:
+
+    p+  of the null hypothesis that the true mean difference is at most `by`
+    p-  of the null hypothesis that it is at least `by`
+
+`lower` is the same with signs turned; `equal` asks whether it lies within -by and +by, by two one-sided tests (Schuirmann,
+1987). A claim about several contrasts holds if it holds for all: p+ is the largest of theirs (an intersection-union test),
+p- the smallest times their number (Bonferroni). p = 2 min(p+, p-) is corrected by Holm over all hypotheses of the study. If
+it is at most 0.05, the claim is supported (p+ is the smaller one) or refuted (p- is); else it is inconclusive. A difference
+that goes the right way but is smaller than what matters is refuted too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fedfault.compare.pairs import interval
+from fedfault.report.data import RunData
+from fedfault.studies.outcomes import is_count, value
+from fedfault.studies.paired import ALPHA, Test, chosen_test, difference, holm, p_above
+from fedfault.studies.study import Contrast, Hypothesis, Study
+
+Verdict = Literal["supported", "refuted", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One contrast: its difference for every seed that has both runs."""
+
+    contrast: Contrast
+    differences: Mapping[int, float]  # seed -> difference
+    why_not: str = ""  # in place of some or all of them
+
+    @property
+    def values(self) -> list[float]:
+        """The differences in the order of the seeds."""
+        return list(self.differences.values())
+
+    @property
+    def mean(self) -> float | None:
+        """Mean difference; None without any, infinite where a run has diverged."""
+        return float(np.mean(self.values)) if self.values else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % bootstrap interval; None for fewer than five seeds, and where a run has diverged."""
+        return interval(self.values)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a hypothesis."""
+
+    hypothesis: Hypothesis
+    verdict: Verdict
+    p: float  # two-sided, of this hypothesis alone
+    p_holm: float  # corrected for all hypotheses of the study
+    test: Test
+    found: tuple[Found, ...]
+
+    @property
+    def decisive(self) -> Found:
+        """The contrast that speaks most against the claim: the whole of it rests on this one."""
+        return min(self.found, key=lambda f: _support(self.hypothesis, f))
+
+
+def answers(study: Study, runs: Mapping[str, RunData]) -> list[Answer]:
+    """An answer to every hypothesis, from the runs that are there."""
+    found = [[_found(study, h, c, runs) for c in h.contrasts] for h in study.hypotheses]
+    test = chosen_test(len(study.seeds), len(found))
+    tests: list[Test] = ["flips" if is_count(h.metric) else test for h in study.hypotheses]
+    both = [_ps(h, each, own) for h, each, own in zip(study.hypotheses, found, tests, strict=True)]
+    ps = [min(1.0, 2 * min(pair)) for pair in both]
+    return [
+        Answer(h, _verdict(pair, corrected), p, corrected, own, tuple(each))
+        for h, each, own, pair, p, corrected in zip(study.hypotheses, found, tests, both, ps, holm(ps), strict=True)
+    ]
+
+
+def _verdict(pair: tuple[float, float], corrected: float) -> Verdict:
+    if corrected > ALPHA:
+        return "inconclusive"
+    return "supported" if pair[0] < pair[1] else "refuted"
+
+
+def _ps(h: Hypothesis, found: Sequence[Found], test: Test) -> tuple[float, float]:
+    """p of the claim being false, p of the claim being true."""
+    each = [_p(h, f.values, test) for f in found]
+    return max(p[0] for p in each), min(1.0, min(p[1] for p in each) * len(each))
+
+
+def _p(h: Hypothesis, d: Sequence[float], test: Test) -> tuple[float, float]:
+    turned = [-x for x in d]
+    if h.expect == "higher":
+        return p_above(d, h.by, test), p_above(turned, -h.by, test)
+    if h.expect == "lower":
+        return p_above(turned, h.by, test), p_above(d, -h.by, test)
+    within = max(p_above(d, -h.by, test), p_above(turned, -h.by, test))
+    return within, min(1.0, 2 * min(p_above(d, h.by, test), p_above(turned, h.by, test)))
+
+
+def _support(h: Hypothesis, f: Found) -> float:
+    """How far a mean lies on the side of the claim."""
+    if f.mean is None:
+        return -math.inf
+    return {"higher": f.mean, "lower": -f.mean, "equal": -abs(f.mean)}[h.expect]
+
+
+def _found(study: Study, h: Hypothesis, c: Contrast, runs: Mapping[str, RunData]) -> Found:
+    found, lost = {}, []
+    for i, seed in enumerate(study.seeds):
+        get = _getter(study, h.metric, i, runs)
+        a, b = get(c.a), c.constant if c.b is None else get(c.b)
+        if c.c is not None and c.d is not None:
+            a, b = _minus(a, b), _minus(get(c.c), get(c.d))
+        d = _minus(a, b)
+        if d is None or math.isnan(d):
+            lost.append(str(seed))
+        else:
+            found[seed] = d
+    why = f"{h.metric} is not there for seed {', '.join(lost)}" if lost else ""
+    return Found(c, found, why)
+
+
+def _getter(study: Study, metric: str, i: int, runs: Mapping[str, RunData]) -> Callable[[int], float | None]:
+    def get(cell: int) -> float | None:
+        run = runs.get(study.cells[cell].runs[i])
+        return None if run is None or not _done(run) else value(run, metric)
+
+    return get
+
+
+def _done(run: RunData) -> bool:
+    return run.manifest.get("status") in ("finished", "stopped")
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else difference(a, b)

@@ -1,0 +1,69 @@
+"""What the command line and the scripts at the root share: run a study, say what came of it, write its report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedfault.errors import UserError
+from fedfault.progress import Progress
+from fedfault.studies import file
+from fedfault.studies.study import FILE, Plan
+
+
+def study(
+    path: str,
+    settings: Sequence[str],
+    *,
+    results_dir: str | None = None,
+    jobs: int = 1,
+    task: int | None = None,
+    only_plan: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Run a study and write its report; returns the exit status: 1 if a run failed."""
+    plan = file.load(path, settings, results_dir, command())
+    if only_plan:
+        print(listed(plan))
+        return 0
+    from fedfault.studies import runner
+
+    found = runner.run(plan, Progress(quiet=quiet), jobs=jobs, task=task)
+    if told := runner.failures(found):
+        print(told, file=sys.stderr)
+    if task is None and any(done.state != "failed" for done in found):
+        write_report(plan.folder)
+    return int(bool(told))
+
+
+def listed(plan: Plan) -> str:
+    """The runs of a plan with the numbers that `--task` takes."""
+    names = plan.study.runs
+    width = len(str(len(names)))
+    return "\n".join(f"{number:>{width}}  {name}" for number, name in enumerate(names, 1))
+
+
+def analyze(results_dir: str) -> None:
+    """Write the report of every study in a folder. Raises `UserError` if there is none."""
+    folders = sorted(path.parent for path in Path(results_dir).expanduser().glob(f"*/{FILE}"))
+    if not folders:
+        raise UserError(f"no study in {results_dir}; `python run_experiments.py --mode quick` makes one")
+    for folder in folders:
+        write_report(folder)
+
+
+def write_report(folder: Path) -> None:
+    """Write the report of a study's folder, and say its answers and where it is."""
+    from fedfault.studies.page import write
+    from fedfault.studies.results import told
+
+    found, page = write(folder)
+    print(told(found))
+    print(f"report: {page}")
+
+
+def command() -> str:
+    """What was typed, for the report."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,191 @@
+"""The figures of a study: answers, cells, maps of two axes. Each gives a Figure, or None when there is nothing to show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from fedfault.report.data import RunData
+from fedfault.report.draw import Plot, canvas, themed
+from fedfault.report.figures.heat import bare, gaps
+from fedfault.report.folder import STATES
+from fedfault.report.theme import FONT, Theme, label, text_on
+from fedfault.studies.answers import Answer, Found
+from fedfault.studies.outcomes import METRIC
+from fedfault.studies.results import Results
+from fedfault.studies.statements import map_cells
+from fedfault.studies.study import PhaseMap
+
+MOST = 60  # rows that a figure can have
+
+
+def figures(r: Results) -> dict[str, Plot]:
+    """Name -> plot, in the order of the report."""
+    drawn = {"answers": _ignoring(lambda theme, narrow: forest(r, theme, narrow))}
+    for m in r.study.maps:
+        drawn[f"map-{m.name}"] = _ignoring(lambda theme, narrow, m=m: phase(r, m, theme, narrow))  # type: ignore[misc]
+    return {**drawn, "cells": _ignoring(lambda theme, narrow: cells(r, theme, narrow))}
+
+
+def _ignoring(plot: Callable[[Theme, bool], Figure | None]) -> Plot:
+    """A study has many runs, so the one that a plot is usually given is not used."""
+
+    @themed
+    def draw(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+        return plot(theme, narrow)
+
+    return draw
+
+
+def forest(r: Results, theme: Theme, narrow: bool) -> Figure | None:
+    """The contrast that decides each hypothesis, in units of the smallest difference that matters."""
+    rows = [(a, a.decisive) for a in r.answers if a.decisive.values and a.hypothesis.by > 0]
+    if not rows or len(rows) > MOST:
+        return None
+    fig = canvas(narrow, 1.3 + 0.3 * len(rows))
+    ax = fig.add_subplot()
+    colours = {"supported": theme.good, "refuted": theme.alarm, "inconclusive": theme.muted}
+    marks = {"supported": "o", "refuted": "X", "inconclusive": "D"}
+    for y, (a, f) in enumerate(rows):
+        colour, scaled = colours[a.verdict], _scaled(a, f)
+        ax.plot(scaled, [y] * len(scaled), "|", color=theme.muted, ms=6, mew=1, alpha=0.7, clip_on=False)
+        if f.interval is not None and np.isfinite(f.interval).all():
+            ax.plot(_oriented(a, f.interval), [y, y], color=colour, lw=2.2, solid_capstyle="butt")
+        if f.mean is not None and math.isfinite(f.mean):
+            ax.plot(_oriented(a, (f.mean,)), [y], marks[a.verdict], color=colour, ms=7, mec=theme.surface)
+    ax.set_xscale("symlog", linthresh=1.0, linscale=0.7)
+    for place, colour in ((-1, theme.grid), (0, theme.grid), (1, theme.muted)):
+        ax.axvline(place, color=colour, lw=1, zorder=0)
+    most = max([abs(v) for a, f in rows for v in _scaled(a, f)], default=1.0)
+    ax.set_xlim(-1.5 * max(most, 1.2), 1.5 * max(most, 1.2))
+    names = [label(a.hypothesis.name, 24 if narrow else 46) for a, _ in rows]
+    ax.set_yticks(range(len(rows)), names)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    bare(ax)
+    ax.set_xlabel("difference / smallest that matters")
+    ax.set_title(
+        "What was claimed lies right of 1, or within ±1 for equal"
+        if not narrow
+        else "Claimed: right of 1; equal: within ±1"
+    )
+    handles = [
+        ax.plot([], [], marks[v], color=colours[v], ms=7, mec=theme.surface, label=v)[0]
+        for v in dict.fromkeys(a.verdict for a, _ in rows)
+    ]
+    fig.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, handlelength=1.2)
+    return fig
+
+
+def _oriented(a: Answer, values: Any) -> list[float]:
+    sign = -1.0 if a.hypothesis.expect == "lower" else 1.0
+    return [sign * v / a.hypothesis.by for v in values]
+
+
+def _scaled(a: Answer, f: Found) -> list[float]:
+    return [v for v in _oriented(a, f.values) if math.isfinite(v)]
+
+
+def cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
+    """The final loss of every cell: a mark a seed, the mean as a dot."""
+    rows = [(cell.name, r.values(cell, METRIC)) for cell in r.study.cells]
+    rows = [(name, values) for name, values in rows if values]
+    if not rows or len(rows) > MOST:
+        return None
+    fig = canvas(narrow, 1.1 + 0.24 * len(rows))
+    ax = fig.add_subplot()
+    for y, (_, values) in enumerate(rows):
+        finite = [v for v in values if math.isfinite(v)]
+        ax.plot(finite, [y] * len(finite), "|", color=theme.muted, ms=8, mew=1.2)
+        if finite:
+            ax.plot([np.mean(finite)], [y], "o", color=theme.palette[0], ms=6, mec=theme.surface)
+        if lost := len(values) - len(finite):
+            ax.text(1.0, y, f"× {lost} not finite", color=theme.alarm, transform=ax.get_yaxis_transform(), va="center")
+    ax.set_yticks(range(len(rows)), [label(name, 24 if narrow else 48) for name, _ in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.grid(axis="both")
+    bare(ax)
+    unit = next((run.unit for run in r.runs.values()), "")
+    ax.set_xlabel(f"final validation loss ({unit})")
+    ax.set_title("Every run, by cell")
+    return fig
+
+
+def phase(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
+    """Two heat maps over the same axes: the mean of the metric over seeds, and how many runs ended in which state."""
+    shown = map_cells(m, r.study.cells)
+    xs, ys = (list(dict.fromkeys(c.choices[axis] for c in shown)) for axis in (m.x, m.y))
+    values, states = np.full((len(ys), len(xs)), np.nan), np.zeros((len(ys), len(xs), len(STATES)))
+    lost = np.zeros((len(ys), len(xs)), dtype=int)
+    for c in shown:
+        at = ys.index(c.choices[m.y]), xs.index(c.choices[m.x])
+        found = r.values(c, m.metric)
+        finite = [v for v in found if math.isfinite(v)]
+        values[at], lost[at], states[at] = np.mean(finite) if finite else np.nan, len(found) - len(finite), r.states(c)
+    if not np.isfinite(values).any() and not lost.any():
+        return None
+    height = 1.6 + 0.42 * len(ys)
+    fig = canvas(narrow, 2 * height if narrow else height)
+    left, right = fig.subplots(*((2, 1) if narrow else (1, 2)))
+    _values(left, values, lost, theme)
+    left.set_title(label(f"{m.metric}, mean over seeds", 40))
+    _states(right, states, theme)
+    right.set_title("Verdicts")
+    for ax in (left, right):
+        ax.set_xticks(range(len(xs)), [label(x, 12) for x in xs])
+        ax.set_yticks(range(len(ys)), [label(y, 16) for y in ys])
+        ax.set_xlabel(label(m.x))
+        ax.set_ylabel(label(m.y))
+        gaps(ax, theme, (0, len(xs) - 1), (0, len(ys) - 1))
+        bare(ax)
+    _legend(fig, states, theme)
+    return fig
+
+
+def _values(ax: Axes, values: np.ndarray, lost: np.ndarray, theme: Theme) -> None:
+    cmap = ListedColormap(theme.cmap(np.linspace(0.1, 1, 256))).with_extremes(bad=theme.empty)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    high = max(high, low + 1e-6)
+    style: dict[str, Any] = {"vmin": low, "vmax": high, "aspect": "auto", "interpolation": "none"}
+    ax.imshow(np.ma.masked_invalid(values), cmap=cmap, **style)
+    digits = 2 if high - low >= 0.1 else 3
+    for (i, j), v in np.ndenumerate(values):
+        known = math.isfinite(v)
+        text = f"{v:.{digits}f}".replace("-", "−") if known else ""
+        text += f"{' ' * known}×{lost[i, j]}" if lost[i, j] else ""
+        ink = text_on(cmap((v - low) / (high - low))) if known else theme.alarm
+        ax.text(j, i, text, ha="center", va="center_baseline", color=ink, fontsize=FONT - 1)
+
+
+def _states(ax: Axes, states: np.ndarray, theme: Theme) -> None:
+    """Every cell is divided into as many parts as there are states, wide as their share of the runs."""
+    colours = (theme.good, theme.warn, theme.alarm)
+    for i, j in np.ndindex(states.shape[:2]):
+        total, start = states[i, j].sum(), j - 0.5
+        for count, colour in zip(states[i, j], colours, strict=True):
+            if not count:
+                continue
+            ax.barh(i, count / total, left=start, height=1.0, color=colour, lw=0)
+            middle = start + count / total / 2
+            ax.text(
+                middle, i, f"{count:.0f}", ha="center", va="center_baseline", color=text_on(colour), fontsize=FONT - 1
+            )
+            start += count / total
+    ax.set_xlim(-0.5, states.shape[1] - 0.5)
+    ax.set_ylim(states.shape[0] - 0.5, -0.5)
+
+
+def _legend(fig: Figure, states: np.ndarray, theme: Theme) -> None:
+    from matplotlib.patches import Patch
+
+    there = [n for n in range(len(STATES)) if states[..., n].any()]
+    colours = (theme.good, theme.warn, theme.alarm)
+    handles = [Patch(color=colours[n], label=f"runs {STATES[n]}") for n in there]
+    if handles:
+        fig.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, handlelength=1.0)

@@ -1,0 +1,185 @@
+"""From the file of a study to a plan: every cell's configuration is checked before the first run starts.
+
+A study is a configuration (with `_base_`, sections and `key=value` arguments) that has some of these keys besides:
+
+    question    what it is to answer
+    arms        NAME: settings that make this arm
+    grid        setting: [values], or a list of such grids; cells are the product, times the arms
+    seeds       a number, or a list: every cell is run with each of them, with the same split and the same cohorts
+    hypotheses  NAME: {claim, metric, arm, than, beyond, expect, by}, see `statements.py`
+    maps        NAME: {x, y, metric, where}: heat maps over two axes
+    limits      what the study cannot show, a sentence each
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfault.config.files import Key, Layer, dotted
+from fedfault.config.layers import command_line, inherited
+from fedfault.config.loading import Loaded, resolve
+from fedfault.config.shipped import find_study
+from fedfault.config.shorthand import canonical
+from fedfault.errors import UserError
+from fedfault.runs import NO_CAUSE
+from fedfault.studies.axes import Point, points, slug
+from fedfault.studies.statements import hypotheses, maps
+from fedfault.studies.study import RUNS, Cell, Plan, Study
+
+OWN = ("question", "arms", "grid", "seeds", "hypotheses", "maps", "limits")  # keys of a study beside a configuration's
+LONGEST = 70  # characters of a run's name that stand for its cell
+SEEDS = 5  # pairs behind an interval, see compare.pairs.LEAST
+NAME: Key = ("experiment_name",)
+
+
+def load(path: Path | str, overrides: Sequence[str] = (), results_dir: str | None = None, command: str = "") -> Plan:
+    """The plan of a study file with `key=value` arguments on top.
+
+    Raises `UserError` with a line for everything that is wrong, anywhere in it: nothing has run then.
+    """
+    file = find_study(path)
+    given = command_line(overrides)
+    layers = [*inherited(file), given]
+    own = _own(layers)
+    base = [{key: entry for key, entry in layer.items() if key[0] not in OWN} for layer in layers]
+    name = next((str(layer[NAME].value) for layer in reversed(base[-2:]) if NAME in layer), file.stem)
+    where = file.name
+    spanned = points(own.get("arms"), own.get("grid"), where)
+    wrong = _held(spanned, base[-1])
+    checked, refused = _checked(spanned, base)
+    wrong += [*refused, *_same(spanned, checked)]
+    if not checked:
+        raise UserError("\n".join(wrong))
+    any_one = next(iter(checked.values())).experiment
+    seeds = _seeds(own.get("seeds", SEEDS), any_one.seed, ("seed",) in base[-1], where, wrong)
+    folder = Path(results_dir or any_one.logging.results_dir).expanduser() / slug(name)
+    cells, configs = _runs(spanned, checked, seeds, folder)
+    told = hypotheses(own.get("hypotheses") or {}, cells, where, wrong)
+    drawn = maps(own.get("maps") or {}, cells, where, wrong)
+    if wrong:
+        raise UserError("\n".join(wrong))
+    limits = own.get("limits") or []
+    study = Study(
+        slug(name),
+        str(own.get("question") or ""),
+        tuple(seeds),
+        tuple(cells),
+        told,
+        drawn,
+        tuple(map(str, limits if isinstance(limits, list) else [limits])),
+        command,
+    )
+    return Plan(study, folder, configs)
+
+
+def _own(layers: Sequence[Layer]) -> dict[str, Any]:
+    """The study's own keys as nested values; a layer that has one replaces it whole."""
+    found: dict[str, Any] = {}
+    for layer in layers:
+        for name in OWN:
+            mine = {key[1:]: entry.value for key, entry in layer.items() if key[0] == name}
+            if mine:
+                found[name] = mine[()] if () in mine else _nested(mine)
+    return found
+
+
+def _nested(flat: Mapping[Key, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in flat.items():
+        place = out
+        for part in key[:-1]:
+            place = place.setdefault(part, {})
+        place[key[-1]] = value
+    return out
+
+
+def _held(spanned: Sequence[Point], given: Layer) -> list[str]:
+    """An argument for a setting that varies would be overruled in silence: it is refused."""
+    varied = {key for point in spanned for layer in point.layers for key in canonical(layer)[0]}
+    return [
+        f"{entry.where}: {dotted(key)} varies in this study; change the values of the grid or of the arms instead"
+        for key, entry in canonical(given)[0].items()
+        if any(key[: len(v)] == v or v[: len(key)] == key for v in varied)
+    ]
+
+
+def _checked(spanned: Sequence[Point], base: list[Layer]) -> tuple[dict[int, Loaded], list[str]]:
+    """The configuration of every point that has a good one, and a line for each thing that is wrong."""
+    found: dict[int, Loaded] = {}
+    wrong: dict[str, list[int]] = {}
+    for i, point in enumerate(spanned):
+        try:
+            found[i] = resolve([*base, *point.layers])
+        except UserError as e:
+            for line in str(e).splitlines():
+                wrong.setdefault(line, []).append(i)
+    names = [", ".join(point.choices.values()) for point in spanned]
+    some = [
+        line if len(at) == len(spanned) else f"{line} (in {len(at)} of {len(spanned)} cells: {names[at[0]]}, ...)"
+        for line, at in wrong.items()
+    ]
+    return found, some
+
+
+def identity(resolved: Mapping[str, Any]) -> str:
+    """A hash of all settings that change a number."""
+    causes = {key: value for key, value in resolved.items() if not f"{key}.".startswith(NO_CAUSE)}
+    return hashlib.sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _same(spanned: Sequence[Point], checked: Mapping[int, Loaded]) -> list[str]:
+    """A line for cells of one block that are the same experiment."""
+    seen: dict[tuple[int, str], str] = {}
+    wrong = []
+    for i, loaded in checked.items():
+        key = (spanned[i].block, identity(loaded.resolved))
+        name = ", ".join(spanned[i].choices.values())
+        if key in seen:
+            wrong.append(f"{seen[key]} and {name} are the same experiment; leave one out or make them differ")
+        seen.setdefault(key, name)
+    return wrong
+
+
+def _seeds(wanted: Any, first: int, given: bool, where: str, wrong: list[str]) -> list[int]:
+    """So many seeds from `seed` on, or those of the list."""
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
+        return list(range(first, first + wanted))
+    fine = isinstance(wanted, list) and wanted and all(type(s) is int and s >= 0 for s in wanted)
+    if not fine or len(set(wanted)) < len(wanted):
+        wrong.append(f"{where}: seeds must be a number of seeds or a list of different ones; it is {wanted!r:.60}")
+        return [first]
+    if given:
+        wrong.append("command line: seed is set, but the study lists its seeds; give seeds=[...] instead")
+    return list(wanted)
+
+
+def _runs(
+    spanned: Sequence[Point], checked: Mapping[int, Loaded], seeds: Sequence[int], folder: Path
+) -> tuple[list[Cell], dict[str, Loaded]]:
+    """Cells with the names of their runs, and every run's configuration; a run that two cells share is there once."""
+    cells: list[Cell] = []
+    configs: dict[str, Loaded] = {}
+    by_identity: dict[str, str] = {}
+    for i, loaded in checked.items():
+        names = []
+        for seed in seeds:
+            one = _of_seed(loaded, spanned[i], seed, folder)
+            name = by_identity.setdefault(identity(one.resolved), one.experiment.experiment_name)
+            configs.setdefault(name, one)
+            names.append(name)
+        cell = Cell(dict(spanned[i].choices), tuple(names))
+        if all(cell.choices != other.choices for other in cells):
+            cells.append(cell)
+    return cells, configs
+
+
+def _of_seed(loaded: Loaded, point: Point, seed: int, folder: Path) -> Loaded:
+    logging = loaded.experiment.logging.model_copy(update={"results_dir": str(folder / RUNS)})
+    exp = loaded.experiment.model_copy(update={"seed": seed, "logging": logging})
+    head = slug("_".join(map(slug, point.choices.values())))[:LONGEST] or "run"
+    exp = exp.model_copy(update={"experiment_name": f"{head}-seed{seed}-{identity(exp.model_dump())}"})
+    return Loaded(exp, loaded.notes, exp.model_dump())

@@ -1,0 +1,153 @@
+"""One number of one run, by name: what hypotheses, tables and maps are about."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fedfault.errors import UserError, suggest
+from fedfault.report.data import RunData
+
+LATE = 0.5  # the last part of a run, in which a healthy loss has settled
+METRIC = "final.validation.loss"  # the outcome where nobody names one
+
+LOSSES = "loss|perplexity|bits_per_byte|accuracy|f1|pearson|spearman"
+SCORES = rf"(initial|final)\.(validation|personal|general|topic/.+|client/\d+)\.({LOSSES})"
+PATHS = (  # of metrics.json, beside the scores
+    r"best\.(loss|round)|forgetting|backward_transfer\.topic/.+|bytes_up|bytes_down|tokens|tokens_per_second|peak_memory_mb",
+    r"fairness\.(losses|gains)\.(worst|p10|p50|p90|gap|sd|cvar_20|jain)|time_to_target\.(round|seconds)|simulated_seconds",
+)
+GROWS = ("loss", "perplexity", "bits_per_byte", "gap", "sd")  # infinite, not missing, where a run has diverged
+
+
+def gain(run: RunData) -> float | None:
+    """Validation loss before training minus at the end."""
+    _, losses = run.losses("validation")
+    return losses[0] - _bad(losses[-1]) if losses else None
+
+
+def auc(run: RunData) -> float | None:
+    """Mean validation loss over the rounds, by trapezoids: slow convergence raises it."""
+    rounds, losses = run.losses("validation")
+    if len(rounds) < 2:
+        return None
+    area = sum(
+        (b - a) * (x + y) / 2 for a, b, x, y in zip(rounds, rounds[1:], losses, losses[1:], strict=False)
+    )  # not numpy: infinite minus infinite would warn
+    return _bad(area / (rounds[-1] - rounds[0]))
+
+
+def swing(run: RunData) -> float | None:
+    """Mean change of the validation loss from one evaluation to the next, signs dropped, in the last half of the run."""
+    return _mean_or_bad(_late_steps(run, "validation"))
+
+
+def topic_swing(run: RunData) -> float | None:
+    """The same of every topic's loss, mean over topics: what the mixture hides when topics take turns."""
+    return _mean_or_bad([step for name in run.names("topic/") for step in _late_steps(run, name)])
+
+
+def _late_steps(run: RunData, name: str) -> list[float]:
+    _, losses = run.losses(name)
+    late = losses[math.floor(len(losses) * (1 - LATE)) :]
+    return [abs(b - a) for a, b in itertools.pairwise(late)]
+
+
+def _mean_or_bad(values: list[float]) -> float | None:
+    return _bad(sum(values) / len(values)) if values else None
+
+
+def rise(run: RunData) -> float | None:
+    """Validation loss at the end minus at its best: 0 for a run that ends at its best."""
+    _, losses = run.losses("validation")
+    best = min((v for v in losses if math.isfinite(v)), default=None)
+    return None if best is None else _bad(losses[-1]) - best
+
+
+def failed(run: RunData) -> float | None:
+    """1 where the verdict is `failed`, else 0."""
+    return _state(run, ("failed",))
+
+
+def unhealthy(run: RunData) -> float | None:
+    """1 where the verdict is `degraded` or `failed`, else 0."""
+    return _state(run, ("degraded", "failed"))
+
+
+def seconds(run: RunData) -> float | None:
+    """Seconds of all rounds."""
+    return sum(sum(r.seconds.values()) for r in run.records) if run.records else None
+
+
+def _state(run: RunData, bad: tuple[str, ...]) -> float | None:
+    verdict = run.metrics.get("verdict")
+    return None if not verdict else float(verdict["state"] in bad)
+
+
+def _bad(value: float) -> float:
+    """A loss that is not a number has diverged: infinite."""
+    return value if math.isfinite(value) else math.inf
+
+
+DERIVED: dict[str, Callable[[RunData], float | None]] = {
+    f.__name__: f for f in (gain, auc, swing, topic_swing, rise, failed, unhealthy, seconds)
+}
+
+
+def check_metric(name: Any) -> None:
+    """`UserError` unless it is a metric: a derived one, a path of metrics.json, `probes.NAME` or `alarm.DETECTOR`."""
+    name = str(name)
+    if name in DERIVED or re.fullmatch("|".join((SCORES, *PATHS)), name) or re.fullmatch(r"probes\.[\w/]+", name):
+        return
+    if name.startswith("alarm."):
+        from fedfault.detection import detectors
+
+        if name.removeprefix("alarm.") in detectors():
+            return
+        raise UserError(f"metric: no detector {name.removeprefix('alarm.')!r}{suggest(name[6:], detectors())}")
+    near = suggest(
+        name, [*DERIVED, METRIC, "final.validation.accuracy", "forgetting", "fairness.gains.worst", "best.loss"]
+    )
+    raise UserError(
+        f"metric: {name!r} is no metric{near} (known: {', '.join(DERIVED)}; a path of metrics.json such as {METRIC}; "
+        "probes.NAME, the mean over rounds; alarm.DETECTOR)"
+    )
+
+
+def is_count(metric: str) -> bool:
+    """Whether a run has 0 or 1 of it, nothing between."""
+    return metric in ("failed", "unhealthy") or metric.startswith("alarm.")
+
+
+def value(run: RunData, metric: str) -> float | None:
+    """The metric of a run; None where it was not measured, infinite for the loss of a run that has diverged."""
+    if metric in DERIVED:
+        return DERIVED[metric](run)
+    if metric.startswith("probes."):
+        return _mean([v for v in run.probe(metric.removeprefix("probes."))[1] if math.isfinite(v)])
+    if metric.startswith("alarm."):
+        if not run.metrics.get("verdict"):
+            return None
+        return float(any(f.detector == metric.removeprefix("alarm.") and f.level == "alarm" for f in run.findings))
+    return _path(run.metrics, metric)
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _path(metrics: Mapping[str, Any], metric: str) -> float | None:
+    """JSON has no infinity: null stands for a loss that was measured and is not finite."""
+    place: Any = metrics
+    for key in metric.split("."):
+        if not isinstance(place, Mapping) or key not in place:
+            return None
+        place = place[key]
+    if place is None:
+        return math.inf if metric.rpartition(".")[2] in GROWS else None
+    return float(place)

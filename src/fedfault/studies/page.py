@@ -1,0 +1,142 @@
+"""`write` puts a study's report into its folder: one self-contained page, and a document in Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fedfault
+from fedfault.errors import UserError
+from fedfault.report.data import RunData
+from fedfault.report.words import Table
+from fedfault.storage import write_atomically
+from fedfault.studies import paper, results
+from fedfault.studies.axes import slug
+from fedfault.studies.references import cited, entries, keys
+from fedfault.studies.results import Results, gather
+
+PAGE, DOCUMENT, BIBLIOGRAPHY = "report.html", "report.md", "references.bib"
+LEGEND = (
+    "Means over seeds, with 95 % bootstrap intervals from five seeds on. Gain: loss before training minus at the end; mean "
+    "loss: over the rounds; swing: mean change from one evaluation to the next in the last half, signs dropped; forgetting: "
+    "change of the loss on general English. Verdicts are those of the failure detectors."
+)
+CAPTIONS = {
+    "answers": (
+        "Answers",
+        "Differences in units of the smallest one that matters, turned so that a claim holds to the right of 1, and a claim "
+        "of equality within ±1. Ticks are seeds, the bar is the 95 % interval of the mean.",
+    ),
+    "cells": ("Every run", "The final validation loss: a tick a seed, the dot is their mean."),
+}
+
+
+def write(folder: Path) -> tuple[Results, Path]:
+    """Write report.html, report.md, report.tex (.pdf with a TeX), references.bib, figures/*.png; returns results and page.
+
+    Raises `UserError` if the folder is no study, has no finished run or cannot be written.
+    """
+    r = gather(folder)
+    if not any(r.of(cell) for cell in r.study.cells):
+        raise UserError(f"{folder}: no run of the study is finished yet; `fedfault study FILE` goes on")
+    try:
+        about = _about(r)
+        write_atomically(folder / BIBLIOGRAPHY, about["bibtex"])
+        write_atomically(folder / DOCUMENT, _render("template.md", about))
+        paper.write(folder, about)
+        write_atomically(folder / PAGE, _render("template.html", about))
+    except OSError as e:
+        raise UserError(f"cannot write to {folder}: {e.strerror}") from e
+    return r, folder / PAGE
+
+
+def _about(r: Results) -> dict[str, Any]:
+    """Everything that the templates show."""
+    from fedfault.report.theme import DARK, LIGHT
+
+    used = keys(r.runs.values(), {a.test for a in r.answers})
+    drawn = _figures(r)
+    return {
+        "title": r.study.name,
+        "question": r.study.question,
+        "headline": results.headline(r),
+        "answers": results.answer_table(r),
+        "rule": results.rule(r),
+        "figures": drawn,
+        "glyphs": {
+            id: path for figure in drawn for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
+        },
+        "cells": results.cell_table(r),
+        "legend": LEGEND,
+        "contrasts": results.contrast_table(r),
+        "setup": results.setup(r),
+        "limits": results.limits(r),
+        "command": r.study.command,
+        "folder": r.folder,
+        "provenance": results.provenance(r),
+        "references": [cited(key) for key in used],
+        "bibtex": entries(used),
+        "version": fedfault.__version__,
+        "light": LIGHT.variables,
+        "dark": DARK.variables,
+    }
+
+
+def _figures(r: Results) -> list[dict[str, Any]]:
+    """The figures that have something to show, as parts of the page; each also becomes figures/NAME.png."""
+    from fedfault import plots
+    from fedfault.report.inline import inline
+    from fedfault.studies.figures import figures
+
+    folder = r.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    nothing, found = RunData(r.folder, ()), []
+    for name, plot in figures(r).items():
+        wide, drawings = inline(nothing, f"figure-{slug(name)}", plot)
+        if wide is not None:
+            plots.write(wide, folder / f"figure-{slug(name)}.png")
+            title, text = _caption(r, name)
+            about = {"name": f"figure-{slug(name)}", "title": title, "text": text}
+            found.append({**about, "alt": f"{title}. {text}", "drawings": drawings})
+    return found
+
+
+def _caption(r: Results, name: str) -> tuple[str, str]:
+    if name in CAPTIONS:
+        return CAPTIONS[name]
+    m = next(m for m in r.study.maps if f"map-{m.name}" == name)
+    held = ", ".join(f"{axis} {label}" for axis, label in m.where.items())
+    text = (
+        f"{m.metric} and verdicts over {m.x} and {m.y}{f', with {held}' if held else ''}. A red × counts runs that are not "
+        "finite; verdicts are counted by seed."
+    )
+    return f"Map: {m.name}", text
+
+
+def _render(template: str, about: dict[str, Any]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1] / "report"]),
+        autoescape=template.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(
+        **about, **({} if template.endswith(".html") else {"table": markdown})
+    )
+
+
+def markdown(data: Table | Sequence[tuple[str, str]]) -> str:
+    """A table in Markdown; of pairs, one of settings and values."""
+    table = data if isinstance(data, Table) else Table(("setting", "value"), data, text=(1,))
+    sides = ["---" if i == 0 or i in table.text else "---:" for i in range(len(table.columns))]
+    return "\n".join(f"| {' | '.join(map(_escaped, row))} |" for row in (table.columns, sides, *table.rows)) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([|*_<])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,92 @@
+"""How sure a mean of paired differences is: over seeds, each of which gave one difference.
+
+The question is always whether the true mean difference is above a bound. Two p-values answer it:
+
+    flips     exact permutation test: under the bound the signs of d - bound are exchangeable, so all 2^n of them are
+              counted (Fisher 1935, section 21). It assumes nothing else, and its p is never below 2^-n.
+    student   Student's t (1908): assumes normal differences, and can be sure from few seeds.
+
+`chosen_test` chooses between them by the number of pairs and of hypotheses alone, before any number is seen: flips wherever
+they could lead to an answer after Holm's correction, else student. Flips also where the t-test does not hold: for
+differences that are infinite (a run diverged), for counts (0 or 1 a run), and for fewer than five that are all the same.
+Five or more that are all the same, like runs that all end at their best, leave no doubt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from fedfault.compare.pairs import LEAST, ROUNDING
+from fedfault.seeds import rng
+
+ALPHA = 0.05
+EXACT = 16  # pairs, up to which all signs are tried; 65,536 of them
+DRAWS = 65_535  # signs drawn beyond that
+Test = Literal["flips", "student"]
+
+
+def chosen_test(pairs: int, hypotheses: int) -> Test:
+    """The test of every hypothesis of a study.
+
+    >>> chosen_test(8, 6), chosen_test(5, 6)
+    ('flips', 'student')
+    """
+    return "flips" if hypotheses * 2 * 0.5**pairs <= ALPHA else "student"
+
+
+def p_above(differences: Sequence[float], bound: float, test: Test) -> float:
+    """p of the data if the true mean were no larger than the bound; 1 for fewer than two pairs."""
+    d = np.asarray(differences, dtype=float) - bound
+    if len(d) < 2 or np.isnan(d).any():
+        return 1.0
+    same = bool(np.isfinite(d).all() and np.ptp(d) < ROUNDING)
+    if test == "flips" or not np.isfinite(d).all() or (same and len(d) < LEAST):
+        return _flips(d)
+    if same:
+        return 0.0 if d[0] > ROUNDING else 1.0
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(d, 0.0, alternative="greater").pvalue)
+
+
+def _flips(d: np.ndarray) -> float:
+    d = _finite(d)
+    n = len(d)
+    if n <= EXACT:
+        signs = np.array(list(itertools.product((1.0, -1.0), repeat=n)))
+        sums = signs @ d
+    else:
+        signs = rng(0, "flips", n).choice((1.0, -1.0), size=(DRAWS, n))
+        sums = np.append(signs @ d, d.sum())
+    return float(np.mean(sums >= d.sum() - ROUNDING * n))
+
+
+def _finite(d: np.ndarray) -> np.ndarray:
+    """Infinite differences as twice the largest finite one: the test then counts them as the largest."""
+    finite = np.abs(d[np.isfinite(d)])
+    most = 2 * (finite.max() if finite.size else 1.0) + 1.0
+    clipped: np.ndarray = np.clip(d, -most, most)
+    return clipped
+
+
+def difference(a: float, b: float) -> float:
+    """a - b where both may be infinite: two runs that have both diverged do not differ."""
+    return 0.0 if math.isinf(a) and a == b else a - b
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for being several (Holm, 1979), in the order given.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    out, most = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        most = max(most, min(1.0, (len(ps) - rank) * ps[i]))
+        out[i] = most
+    return out

@@ -1,0 +1,253 @@
+"""What a study came to, as tables and sentences: everything that its report says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedfault.compare.pairs import LEAST, interval
+from fedfault.report.data import RunData
+from fedfault.report.folder import STATES
+from fedfault.report.folder import read as read_run
+from fedfault.report.words import NOTHING, Table, duration, many, number
+from fedfault.runs import NO_CAUSE, is_run
+from fedfault.studies.answers import Answer, Found, answers
+from fedfault.studies.outcomes import METRIC, value
+from fedfault.studies.paired import ALPHA
+from fedfault.studies.study import RUNS, Cell, Contrast, Study, read, said
+
+COLUMNS = {  # metric -> how the table of cells calls it
+    METRIC: "final loss",
+    "gain": "gain",
+    "auc": "mean loss",
+    "swing": "swing",
+    "forgetting": "forgetting",
+    "final.validation.accuracy": "accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study with the runs that are there."""
+
+    folder: Path
+    study: Study
+    runs: Mapping[str, RunData]
+
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """An answer to every hypothesis."""
+        return answers(self.study, self.runs)
+
+    def of(self, cell: Cell) -> list[RunData]:
+        """The finished runs of a cell."""
+        found = [self.runs[name] for name in cell.runs if name in self.runs]
+        return [run for run in found if run.manifest.get("status") in ("finished", "stopped")]
+
+    def values(self, cell: Cell, metric: str) -> list[float]:
+        """A metric in every finished run of a cell that has it."""
+        return [v for run in self.of(cell) if (v := value(run, metric)) is not None]
+
+    def states(self, cell: Cell) -> list[int]:
+        """How many runs of a cell are healthy, degraded and failed."""
+        found = [str(run.metrics["verdict"]["state"]) for run in self.of(cell) if run.metrics.get("verdict")]
+        return [found.count(state) for state in STATES]
+
+
+def gather(folder: Path) -> Results:
+    """The study of a folder and its runs. Raises `UserError` if the folder is none, or a run is corrupt."""
+    study = read(folder)
+    paths = {name: folder / RUNS / name for name in study.runs}
+    return Results(folder, study, {name: read_run(path) for name, path in paths.items() if is_run(path)})
+
+
+def headline(r: Results) -> list[str]:
+    """The study in sentences: how much of it there is, and how the hypotheses came out."""
+    s = r.study
+    done = sum(len(r.of(cell)) for cell in s.cells)
+    lines = [f"{many(len(s.cells), 'cell')} with {many(len(s.seeds), 'seed')} each, {many(len(s.runs), 'run')}."]
+    if (wanted := len(s.cells) * len(s.seeds)) > done:
+        lines.append(f"{many(wanted - done, 'run')} of a cell {'is' if wanted - done == 1 else 'are'} not finished.")
+    if r.answers:
+        counts = {v: sum(a.verdict == v for a in r.answers) for v in ("supported", "refuted", "inconclusive")}
+        listed = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+        lines.append(f"Hypotheses: {listed}.")
+    return lines
+
+
+def answer_table(r: Results) -> Table | None:
+    """A hypothesis a row; where a claim is about several contrasts, the one that speaks most against it."""
+    columns = ("hypothesis", "answer", "claim", "difference", "95 % interval", "what matters", "p (Holm)")
+    rows = [
+        [
+            a.hypothesis.name,
+            a.verdict,
+            a.hypothesis.claim,
+            number(a.decisive.mean, "+.3g"),
+            between(a.decisive.interval),
+            _matters(a),
+            p_value(a.p_holm),
+        ]
+        for a in r.answers
+    ]
+    return Table(columns, rows, text=(1, 2, 5)) if rows else None
+
+
+def _matters(a: Answer) -> str:
+    sign = {"higher": "above ", "lower": "below −", "equal": "within ±"}[a.hypothesis.expect]
+    return f"{sign}{a.hypothesis.by:g}"
+
+
+def p_value(p: float) -> str:
+    """A p-value as text."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def between(found: tuple[float, float] | None, form: str = "+.3g") -> str:
+    """An interval as text."""
+    return NOTHING if found is None else " to ".join(number(v, form) for v in found)
+
+
+def contrast_table(r: Results) -> Table | None:
+    """Every contrast of every hypothesis with the numbers of each seed."""
+    columns = ("hypothesis", "metric", "contrast", "mean", "95 % interval", "by seed")
+    rows = [
+        [
+            a.hypothesis.name,
+            a.hypothesis.metric,
+            contrast_name(r.study, f.contrast),
+            number(f.mean, "+.3g"),
+            between(f.interval),
+            ", ".join(number(v, "+.3g") for v in f.values) + (f" ({f.why_not})" if f.why_not else ""),
+        ]
+        for a in r.answers
+        for f in a.found
+    ]
+    return Table(columns, rows, text=(1, 2, 5)) if rows else None
+
+
+def contrast_name(study: Study, c: Contrast) -> str:
+    """A contrast in words: what both sides share, then what differs."""
+    cells = study.cells
+    if c.b is None:
+        return f"{cells[c.a].name} − {c.constant:g}"
+    name = _pair(cells[c.a], cells[c.b])
+    return name if c.c is None or c.d is None else f"({name}) − ({_pair(cells[c.c], cells[c.d])})"
+
+
+def _pair(a: Cell, b: Cell) -> str:
+    same = [said(axis, label) for axis, label in a.choices.items() if b.choices.get(axis) == label]
+    apart = [", ".join(said(k, v) for k, v in x.choices.items() if y.choices.get(k) != v) for x, y in ((a, b), (b, a))]
+    return f"{', '.join(same)}: {' − '.join(apart)}" if same else " − ".join(apart)
+
+
+def cell_table(r: Results) -> Table:
+    """A cell a row: what it is, and the mean of every metric over its seeds with its interval; verdicts counted."""
+    measured = [m for m in COLUMNS if any(r.values(cell, m) for cell in r.study.cells)]
+    axes = list(r.study.axes)
+    rows = [
+        [
+            *(cell.choices.get(axis, NOTHING) for axis in axes),
+            str(len(r.of(cell))),
+            *(mean_text(r.values(cell, m)) for m in measured),
+            _counted(r.states(cell)),
+        ]
+        for cell in r.study.cells
+    ]
+    columns = (*axes, "runs", *(COLUMNS[m] for m in measured), "verdicts")
+    columns, rows = (columns, rows) if axes else (("cell", *columns), [["all", *row] for row in rows])
+    return Table(columns, rows, text=(*range(1, len(axes)), len(columns) - 1))
+
+
+def mean_text(values: Sequence[float]) -> str:
+    """A mean with its interval, or how many runs have diverged."""
+    if not values:
+        return NOTHING
+    if lost := sum(not math.isfinite(v) for v in values):
+        return f"diverged in {lost} of {len(values)}"
+    mean, around = number(float(np.mean(values))), interval(values)
+    return mean if around is None else f"{mean} ({between(around, '.3f')})"
+
+
+def _counted(states: Sequence[int]) -> str:
+    return ", ".join(f"{n} {state}" for n, state in zip(states, STATES, strict=True) if n) or NOTHING
+
+
+def setup(r: Results) -> list[tuple[str, str]]:
+    """What varies and what all runs share, as pairs of a setting and its value."""
+    flat = [_flat(run.config) for run in r.runs.values()]
+    varies = [(axis, ", ".join(labels)) for axis, labels in r.study.axes.items()]
+    head = [*varies, ("seeds", ", ".join(map(str, r.study.seeds)))]
+    if not flat:
+        return head
+    same = {key: v for key, v in flat[0].items() if all(other.get(key) == v for other in flat)}
+    return [*head, *((key, str(v)) for key, v in same.items() if not key.startswith((*NO_CAUSE, "seed")))]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, v in config.items():
+        found |= _flat(v, f"{prefix}{key}.") if isinstance(v, Mapping) else {prefix + key: v}
+    return {key: v for key, v in found.items() if v is not None}
+
+
+def rule(r: Results) -> str:
+    """How answers are found, in words."""
+    tests = {
+        "flips": "by an exact permutation test (all flips of the signs of the differences)",
+        "student": "by Student's t, which assumes that differences between seeds are normal: for so few seeds and so many "
+        "hypotheses no permutation test could give an answer",
+    }
+    how = tests["student" if any(a.test == "student" for a in r.answers) else "flips"]
+    return (
+        "Arms are compared seed by seed: runs of one seed share all random draws (split, cohorts, batches). A claim is "
+        "supported if the mean difference is on its side of what matters, refuted if it is on the other side, both at "
+        f"p ≤ {ALPHA} after Holm's correction over all hypotheses, {how}; else it is inconclusive. A claim about several "
+        "arms must hold in each: the row shows the arm that speaks most against it. Intervals are 95 % bootstrap intervals "
+        f"(BCa) for the mean, from {LEAST} seeds on; they are not corrected for their number."
+    )
+
+
+def limits(r: Results) -> list[str]:
+    """What to keep in mind: the author's limits, and those that follow from the runs."""
+    lines = list(r.study.limits)
+    commits = sorted({str(run.manifest.get("commit")) for run in r.runs.values()})
+    if len(commits) > 1:
+        lines.append(f"The runs are from different commits: {', '.join(c[:9] for c in commits)}.")
+    if any(c.endswith("+") for c in commits):
+        lines.append("Some runs were made by code with changes that are not in a commit.")
+    lines += [f"{a.hypothesis.name}: {a.decisive.why_not}." for a in r.answers if a.decisive.why_not]
+    if len(r.study.seeds) < LEAST:
+        lines.append(f"{many(len(r.study.seeds), 'seed')}: too few for an interval.")
+    if any(not run.metrics.get("verdict", {}).get("calibration") for run in r.runs.values()):
+        lines.append("Verdicts are by conventional thresholds, not calibrated for these settings.")
+    return lines
+
+
+def provenance(r: Results) -> list[tuple[str, str]]:
+    """Where the numbers come from."""
+    made = [run.manifest for run in r.runs.values()]
+    keys = ("fedfault", "commit", "torch", "transformers", "python", "platform", "device", "threads", "precision")
+    found = {key: sorted({str(m[key]) for m in made if m.get(key) is not None}) for key in keys}
+    spent = sum(sum(float(v) for v in m.get("seconds", {}).values()) for m in made)
+    return [*((key, ", ".join(v)) for key, v in found.items() if v), ("time of all runs", duration(spent))]
+
+
+def told(r: Results) -> str:
+    """The answers as text, a line each."""
+    lines = [
+        f"{a.verdict:<12}  {a.hypothesis.name}: {a.hypothesis.metric} {number(a.decisive.mean, '+.3g')}"
+        f"{_in_brackets(a.decisive)}, matters {_matters(a)}, p {p_value(a.p_holm)}"
+        for a in r.answers
+    ]
+    return "\n".join([*headline(r), *lines])
+
+
+def _in_brackets(f: Found) -> str:
+    return "" if f.interval is None else f" ({between(f.interval)})"

@@ -1,0 +1,123 @@
+"""Run a study: what is finished is not repeated, what was killed goes on, what fails is told at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fedfault import experiment
+from fedfault.config.schema import Experiment
+from fedfault.errors import UserError
+from fedfault.progress import Progress, duration
+from fedfault.registry import build
+from fedfault.report.words import many
+from fedfault.storage import write_atomically
+from fedfault.studies.one import DONE, Done, Lender, Task, execute, status
+from fedfault.studies.study import RUNS, Plan
+from fedfault.studies.workers import side_by_side
+from fedfault.watch import Watch
+
+FAILURES = "failures"  # folder of the study with a traceback for each run that failed by a bug
+
+
+def run(plan: Plan, progress: Progress, *, jobs: int = 1, task: int | None = None) -> list[Done]:
+    """All runs of a plan, or the one numbered `task` from 1 on; returns what became of each.
+
+    A run that fails does not stop the others. Raises `UserError` before the first run when parts do not fit together.
+    """
+    names = plan.study.runs
+    if task is not None:
+        if not 1 <= task <= len(names):
+            raise UserError(f"--task {task}: the study has runs 1 to {len(names)}")
+        names = [names[task - 1]]
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: give 1 or more")
+    check(plan)
+    _claim(plan)
+    tasks = [Task(name, plan.path(name), plan.configs[name], tuple(_argv(plan, name))) for name in names]
+    missing = [t for t in tasks if status(t.path) not in DONE]
+    progress.say(f"study {plan.study.name}: {_counted(plan, names, len(missing))}")
+    found = {t.name: Done(t.name, "there") for t in tasks if t not in missing}
+    clock = time.monotonic()
+    for number, done in enumerate(_executed(missing, min(jobs, len(missing))), 1):
+        found[done.name] = done
+        progress.say(_line(done, number, len(missing), time.monotonic() - clock))
+        _keep_trace(plan.folder, done)
+    return [found[name] for name in names]
+
+
+def check(plan: Plan) -> None:
+    """Refuse parts that cannot be combined, and calibrations that do not fit, in any run of the plan."""
+    wrong: dict[str, str] = {}
+    for cell in plan.study.cells:
+        loaded = plan.configs[cell.runs[0]]
+        try:
+            _check_parts(loaded.experiment)
+            Watch(loaded.resolved)
+        except UserError as e:
+            wrong.setdefault(str(e), cell.name)
+    if wrong:
+        raise UserError("\n".join(f"cell {cell}: {line}" for line, cell in wrong.items()))
+
+
+def _check_parts(exp: Experiment) -> None:
+    f = exp.federation
+    algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
+    experiment._check_pair(exp, algorithm, build("aggregation", f.aggregation.method, **f.aggregation.options))
+
+
+def failures(found: Sequence[Done]) -> str:
+    """A table of the runs that failed; nothing if none did."""
+    lost = [d for d in found if d.state == "failed"]
+    if not lost:
+        return ""
+    width = max(len(d.name) for d in lost)
+    head = f"{len(lost)} of {many(len(found), 'run')} failed; the same command tries them again:"
+    return "\n".join([head, *(f"  {d.name:<{width}}  {d.why}" for d in lost)])
+
+
+def _argv(plan: Plan, name: str) -> list[str]:
+    """The command that makes this run alone."""
+    return ["run", str(plan.path(name) / "config.yaml")]
+
+
+def _claim(plan: Plan) -> None:
+    """Make the study's folder and write what the report needs to know."""
+    try:
+        (plan.folder / RUNS).mkdir(parents=True, exist_ok=True)
+        plan.study.save(plan.folder)
+    except OSError as e:
+        raise UserError(f"cannot write to {plan.folder}: {e.strerror}; choose another --results-dir") from e
+
+
+def _counted(plan: Plan, names: Sequence[str], missing: int) -> str:
+    s = plan.study
+    shape = f"{many(len(s.cells), 'cell')} x {many(len(s.seeds), 'seed')}, {many(len(names), 'run')}"
+    there = len(names) - missing
+    return f"{shape}{f', {there} of them done before' if there else ''}; in {plan.folder}"
+
+
+def _executed(tasks: Sequence[Task], jobs: int) -> Iterator[Done]:
+    if jobs > 1:
+        with contextlib.closing(side_by_side(tasks, jobs)) as found:
+            yield from found
+        return
+    lender = Lender()
+    for task in tasks:
+        yield execute(task, lender)
+
+
+def _line(done: Done, number: int, total: int, spent: float) -> str:
+    """One finished run, and the time that the rest will take."""
+    loss = "" if done.state == "failed" else f"  loss {'not finite' if done.loss is None else format(done.loss, '.3f')}"
+    told = f"  FAILED: {done.why.splitlines()[0]}" if done.state == "failed" else loss
+    left = f"ETA {duration(spent / number * (total - number))}" if number < total else f"took {duration(spent)}"
+    return f"run {number}/{total}  {done.name}{told}  {done.seconds:.1f} s  {left}"
+
+
+def _keep_trace(folder: Path, done: Done) -> None:
+    if done.trace:
+        (folder / FAILURES).mkdir(exist_ok=True)
+        write_atomically(folder / FAILURES / f"{done.name}.txt", done.trace)

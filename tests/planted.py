@@ -1,0 +1,34 @@
+"""Studies whose answers are known: run folders with planted losses."""
+
+from __future__ import annotations
+
+import json
+
+from fedfault.report.folder import read
+from fedfault.studies.study import Cell, Contrast, Hypothesis, Study
+from handmade import write as write_run
+from histories import history
+
+
+def planted(folder, losses, state="healthy", status="finished", **config):
+    """A finished run whose validation loss went like this, read back from its folder."""
+    write_run(folder, history(losses), status=status, rounds=len(losses) - 1, **config)
+    last = losses[-1]
+    final = {"loss": last if abs(last) < 1e9 else None, "tokens": 1000}
+    verdict = {"state": state, "since": None}
+    (folder / "metrics.json").write_text(json.dumps({"final": {"validation": final}, "verdict": verdict}))
+    return read(folder)
+
+
+def two_arms(folder, a, b, **more):
+    """A study of arms `new` and `old`, whose runs end at these losses, and its runs."""
+    runs = {}
+    for arm, losses in (("new", a), ("old", b)):
+        for seed, loss in enumerate(losses):
+            runs[f"{arm}-{seed}"] = planted(folder / f"{arm}-{seed}", [5.0, loss])
+    names = [Cell({"arm": arm}, tuple(f"{arm}-{i}" for i in range(len(a)))) for arm in ("new", "old")]
+    return Study("trial", "", tuple(range(len(a))), tuple(names), **more), runs
+
+
+def claim(name="h", expect="higher", by=0.1, metric="final.validation.loss", contrasts=None):
+    return Hypothesis(name, f"claim {name}", metric, expect, by, tuple(contrasts or [Contrast(0, 1)]))

@@ -1,0 +1,106 @@
+"""Planted statements: the true ones are supported, the false ones refuted, and noise is left open."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from fedfault.studies.answers import answers
+from fedfault.studies.study import Cell, Contrast, Study
+from planted import claim, planted, two_arms
+
+NOISE = np.random.default_rng(0).normal(0, 0.02, (2, 9))
+OLD = 4.0 + NOISE[0]
+
+
+def verdicts(study, runs):
+    return {a.hypothesis.name: a.verdict for a in answers(study, runs)}
+
+
+@pytest.mark.parametrize("seeds", [5, 9])
+def test_a_planted_true_and_a_planted_false_statement(tmp_path, seeds):
+    old = OLD[:seeds]
+    new = old + 0.5 + NOISE[1, :seeds]
+    claims = (claim("true"), claim("false", "lower"), claim("too_much", by=1.0), claim("same", "equal", by=0.1))
+    study, runs = two_arms(tmp_path, new, old, hypotheses=claims)
+    assert verdicts(study, runs) == {
+        "true": "supported", "false": "refuted", "too_much": "refuted", "same": "refuted",
+    }  # fmt: skip
+    found = answers(study, runs)[0]
+    assert found.test == ("student" if seeds == 5 else "flips")
+    assert found.decisive.mean == pytest.approx(0.5 + NOISE[1, :seeds].mean())
+    low, high = found.decisive.interval
+    assert low < found.decisive.mean < high
+
+
+def test_equal_arms_are_supported_as_equal_and_noise_is_inconclusive(tmp_path):
+    new = OLD + [0.02 if i % 2 else -0.02 for i in range(9)]
+    wild = claim("any", "higher", by=0.0)
+    study, runs = two_arms(tmp_path, new, OLD, hypotheses=(claim("same", "equal", by=0.1), wild))
+    assert verdicts(study, runs) == {"same": "supported", "any": "inconclusive"}
+
+
+def test_holm_can_take_an_answer_away(tmp_path):
+    new = OLD[:5] + np.array([0.3, 0.1, 0.3, 0.15, 0.12])
+    alone, runs = two_arms(tmp_path, new, OLD[:5], hypotheses=(claim(by=0.05),))
+    assert verdicts(alone, runs) == {"h": "supported"}
+    many = tuple(claim(f"h{i}", by=0.05 if i == 0 else 0.19) for i in range(20))
+    study, runs = two_arms(tmp_path, new, OLD[:5], hypotheses=many)
+    assert verdicts(study, runs)["h0"] == "inconclusive"
+
+
+def test_one_seed_decides_nothing(tmp_path):
+    study, runs = two_arms(tmp_path, [9.0], [4.0], hypotheses=(claim(),))
+    assert verdicts(study, runs) == {"h": "inconclusive"}
+    assert answers(study, runs)[0].decisive.interval is None
+
+
+def test_runs_that_diverge_count_as_the_largest_difference(tmp_path):
+    new = [math.inf if i % 2 else 4.6 for i in range(9)]
+    study, runs = two_arms(tmp_path, new, OLD, hypotheses=(claim(),))
+    found = answers(study, runs)[0]
+    assert (found.verdict, found.decisive.mean, found.decisive.interval) == ("supported", math.inf, None)
+
+
+def test_runs_that_are_missing_or_unfinished_leave_their_pair_out(tmp_path):
+    study, runs = two_arms(tmp_path, OLD + 0.5, OLD, hypotheses=(claim(),))
+    del runs["new-1"]
+    runs["old-2"] = planted(tmp_path / "old-2", [5.0, 4.0], status="running")
+    found = answers(study, runs)[0].decisive
+    assert list(found.differences) == [0, 3, 4, 5, 6, 7, 8]
+    assert "seed 1, 2" in found.why_not
+
+
+def four(folder, table):
+    """A study of two axes whose losses are those of the table, a little noise apart, for nine seeds."""
+    runs, cells = {}, []
+    for i, row in enumerate(table):
+        for j, loss in enumerate(row):
+            names = tuple(f"{i}{j}-{s}" for s in range(9))
+            runs |= {n: planted(folder / n, [5.0, loss + NOISE[(i + j) % 2, s] / 9]) for s, n in enumerate(names)}
+            cells.append(Cell({"lr": str(i), "split": str(j)}, names))
+    return Study("trial", "", tuple(range(9)), tuple(cells)), runs
+
+
+def test_a_claim_about_all_holds_only_if_it_holds_for_each(tmp_path):
+    study, runs = four(tmp_path, [[4.0, 4.5], [4.0, 4.05]])
+    each = (Contrast(1, 0), Contrast(3, 2))
+    study = Study(**{**vars(study), "hypotheses": (claim("one", contrasts=each[:1]), claim("all", contrasts=each))})
+    assert verdicts(study, runs) == {"one": "supported", "all": "refuted"}
+    assert answers(study, runs)[1].decisive.contrast == each[1]
+
+
+def test_beyond_compares_two_differences(tmp_path):
+    study, runs = four(tmp_path, [[4.0, 4.1], [4.2, 5.3]])  # lr costs 0.2 on the first split, 1.2 on the second
+    beyond = Contrast(3, 1, c=2, d=0)
+    study = Study(**{**vars(study), "hypotheses": (claim("more", by=0.9, contrasts=(beyond,)),)})
+    found = answers(study, runs)[0]
+    assert found.verdict == "supported"
+    assert found.decisive.mean == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_constant_takes_the_place_of_an_arm(tmp_path):
+    study, runs = two_arms(tmp_path, OLD, OLD, hypotheses=(claim(contrasts=(Contrast(0, constant=3.5),)),))
+    assert verdicts(study, runs) == {"h": "supported"}

@@ -1,0 +1,188 @@
+"""Study files: what they span, that pairs are pairs, and that everything wrong is told at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedfault.config.shipped import studies
+from fedfault.data import deal_out, load_corpus
+from fedfault.errors import UserError
+from fedfault.federation import Federation
+from fedfault.studies.file import load
+from fedfault.studies.study import Contrast, read
+
+GRID = {"federation.algorithm": ["fedavg", {"name": "fedprox", "mu": 0.1}], "training.lr": [1e-3, 0.1]}
+CLAIM = {"claim": "c", "metric": "auc", "arm": {"lr": 0.1}, "than": {"lr": 1e-3}, "expect": "higher", "by": 0.1}
+
+
+def refusal(file, *words, **more):
+    with pytest.raises(UserError) as e:
+        load(file, words, **more)
+    return str(e.value)
+
+
+def test_cells_are_the_product_and_runs_are_cells_times_seeds(write):
+    plan = load(write(grid=GRID, seeds=3, seed=7))
+    assert [c.choices for c in plan.study.cells] == [
+        {"algorithm": a, "lr": lr} for a in ("fedavg", "fedprox") for lr in ("0.001", "0.1")
+    ]
+    assert plan.study.seeds == (7, 8, 9)
+    assert plan.study.axes == {"algorithm": ["fedavg", "fedprox"], "lr": ["0.001", "0.1"]}
+    assert [plan.configs[name].experiment.seed for name in plan.study.runs] == [7] * 4 + [8] * 4 + [9] * 4
+    last = plan.configs[plan.study.cells[3].runs[1]].experiment
+    assert (last.federation.algorithm.options["mu"], last.training.lr, last.seed) == (0.1, 0.1, 8)
+    assert plan.path("x").as_posix() == "results/trial/runs/x"
+
+
+def test_arms_multiply_the_grid_and_nested_keys_are_as_good_as_dotted_ones(write):
+    arms = {"plain": {}, "prox": {"federation": {"algorithm": "fedprox"}}}
+    plan = load(write(arms=arms, grid={"training": {"lr": [0.1, 0.2]}}, seeds=[3]))
+    assert [c.name for c in plan.study.cells] == ["plain, lr 0.1", "plain, lr 0.2", "prox, lr 0.1", "prox, lr 0.2"]
+    assert plan.configs[plan.study.cells[3].runs[0]].experiment.federation.algorithm.name == "fedprox"
+
+
+def test_names_follow_from_the_settings_alone(write):
+    one = load(write(grid=GRID, seeds=2))
+    again = load(write(name="other", grid={**GRID, "training.lr": [0.1]}, seeds=1), results_dir="elsewhere")
+    assert set(again.study.runs) < set(one.study.runs)
+    changed = load(write(grid=GRID, seeds=2), ["training.batch_size=3"])
+    assert not set(changed.study.runs) & set(one.study.runs)
+
+
+def test_blocks_share_the_runs_that_both_need(write):
+    blocks = [{"training.lr": [0.1, 0.2]}, {"training.lr": [0.1], "training.batch_size": [8, 4]}]
+    plan = load(write(grid=blocks, seeds=1))
+    assert len(plan.study.cells) == 4
+    assert len(plan.study.runs) == 3  # batches of eight are the default
+
+
+def test_a_study_inherits_from_another_one(write):
+    write(name="below", grid=GRID, seeds=4, question="why?", hypotheses={"h": CLAIM})
+    study = load(write(_base_="below.yaml", seeds=2, model={"max_length": 32})).study
+    assert (study.name, study.question, len(study.seeds), len(study.cells)) == ("trial", "why?", 2, 4)
+    assert study.hypotheses[0].contrasts == (Contrast(1, 0), Contrast(3, 2))
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.5])
+def test_arms_are_paired_by_named_streams(write, rate):
+    """The same seed gives the same split to every algorithm, and nested cohorts to every participation."""
+    plan = load(
+        write(
+            grid={"federation.algorithm": ["fedavg", "scaffold"], "federation.participation_rate": [rate, 1.0]},
+            seeds=2,
+            data={"partition": "topic_skew", "max_samples": 100},
+        )
+    )
+    exps = [plan.configs[cell.runs[1]].experiment for cell in plan.study.cells]
+    deals = [[part.tolist() for part in deal_out(e, load_corpus(e)).deal.clients] for e in exps]
+    assert all(d == deals[0] for d in deals)
+
+    def cohort(e, t):
+        drawn = Federation.cohort(_Drawn(e), t)
+        return set(drawn)
+
+    for t in (1, 2):
+        assert cohort(exps[0], t) == cohort(exps[2], t)
+        assert cohort(exps[0], t) < cohort(exps[1], t)
+
+
+class _Drawn:
+    """As much of a federation as its draw of cohorts reads."""
+
+    def __init__(self, exp):
+        self.seed, self.total_clients = exp.seed, exp.federation.total_clients
+        self.cohort_size, self.hardware = exp.federation.cohort_size, None
+
+
+def test_hypotheses_find_their_cells(write):
+    more = {
+        "one": {**CLAIM, "arm": {"federation.algorithm": "fedprox", "lr": 0.1}},
+        "beyond": {**CLAIM, "arm": {"algorithm": "fedprox", "lr": 0.1}, "beyond": {"algorithm": "fedavg"}},
+        "number": {**CLAIM, "than": 3.5},
+    }
+    study = load(write(grid=GRID, seeds=2, hypotheses={"all": CLAIM, **more})).study
+    found = {h.name: h.contrasts for h in study.hypotheses}
+    assert found == {
+        "all": (Contrast(1, 0), Contrast(3, 2)),
+        "one": (Contrast(3, 2),),
+        "beyond": (Contrast(3, 2, c=1, d=0),),
+        "number": (Contrast(1, constant=3.5), Contrast(3, constant=3.5)),
+    }
+
+
+def test_everything_wrong_is_told_at_once(write):
+    wrong = {
+        "axis": {**CLAIM, "arm": {"rank": 4}},
+        "label": {**CLAIM, "arm": {"lr": 0.2}},
+        "metric": {**CLAIM, "metric": "final.validation.los"},
+        "key": {**CLAIM, "by_": 1},
+        "expect": {**CLAIM, "expect": "bigger"},
+        "by": {**CLAIM, "by": "much"},
+        "same": {**CLAIM, "than": {"lr": 0.1}},
+        "arm": {**CLAIM, "arm": "prox"},
+    }
+    told = refusal(write(grid=GRID, seeds=0, hypotheses=wrong, maps={"m": {"x": "lr", "y": "alpha"}}))
+    for part in (
+        "seeds must be a number of seeds", "axis: arm: 'rank' does not vary", "no lr '0.2'",
+        "did you mean 'final.validation.loss'",
+        "no key 'by_'; did you mean 'by'", "higher, lower, equal", "a number of at least 0", "leads to the very cell",
+        "'arm' does not vary", "maps.m: y: 'alpha' does not vary",
+    ):  # fmt: skip
+        assert part in told, part
+    assert len(told.splitlines()) == 10
+
+
+def test_bad_settings_of_cells_are_told_once_with_the_cell(write):
+    grid = {"federation.algorithm": ["fedavg", "fedprx"], "training.lr": [0.1, -1.0]}
+    told = refusal(write(grid=grid, training={"batch_sise": 3}))
+    assert "did you mean 'fedprox'" in told
+    assert "(in 2 of 4 cells: fedprx, 0.1, ...)" in told
+    assert "(in 2 of 4 cells: fedavg, -1, ...)" in told
+    assert told.count("batch_sise") == 1
+
+
+@pytest.mark.parametrize(
+    ("study", "says"),
+    [
+        ({"grid": {"training.lr": 0.1}}, "must be a list of values"),
+        ({"grid": {"training.lr": [0.1, 0.1]}}, "0.1 twice"),
+        ({"grid": {"training.lr": []}}, "must be a list of values"),
+        ({"grid": ["training.lr"]}, "grid must be a mapping"),
+        ({"arms": {"a": {}, "b": {"training.batch_size": 8}}}, "a and b are the same experiment"),
+        ({"arms": ["a"]}, "arms must be names"),
+        ({"arms": {"a": 3}}, "arms.a must be a mapping"),
+        ({"hypotheses": ["h"]}, "hypotheses must be names"),
+        ({"grid": {"training.lr": [i / 7 for i in range(1, 2002)]}}, "at most 2000"),
+    ],
+)
+def test_bad_shapes_are_explained(write, study, says):
+    assert says in refusal(write(**study))
+
+
+def test_a_setting_that_varies_cannot_be_given_and_others_can(write):
+    file = write(grid=GRID, seeds=[1, 2])
+    assert "training.lr varies in this study" in refusal(file, "federated.lr=0.3")
+    assert "federation.algorithm.name varies" in refusal(file, "federation.algorithm=fedavg")
+    assert "lists its seeds" in refusal(file, "seed=3")
+    plan = load(file, ["federation.num_rounds=2", "seeds=1"])
+    assert {c.experiment.federation.num_rounds for c in plan.configs.values()} == {2}
+    assert plan.study.seeds == (0,)
+
+
+def test_a_study_reads_back_from_its_folder(write, tmp_path):
+    file = write(
+        grid=GRID, seeds=2, hypotheses={"h": CLAIM}, maps={"m": {"x": "lr", "y": "algorithm"}}, limits=["small"]
+    )
+    study = load(file).study
+    study.save(tmp_path)
+    assert read(tmp_path) == study
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(UserError, match="corrupt"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="not the folder of a study"):
+        read(tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", studies())
+def test_every_shipped_study_is_valid(name):
+    assert load(name).study.question

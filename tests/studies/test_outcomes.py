@@ -1,0 +1,55 @@
+"""Metrics by name, on runs made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fedfault.errors import UserError
+from fedfault.studies.outcomes import check_metric, value
+from handmade import finding, make
+from planted import planted
+
+
+def test_metrics_of_a_history_by_hand(tmp_path):
+    run = planted(tmp_path, [5.0, 4.0, 3.0, 3.5, 3.1], state="degraded")
+    assert value(run, "gain") == pytest.approx(1.9)
+    assert value(run, "auc") == pytest.approx((4.5 + 3.5 + 3.25 + 3.3) / 4)
+    assert value(run, "swing") == pytest.approx((0.5 + 0.4) / 2)  # rounds 2 to 4
+    assert value(run, "rise") == pytest.approx(0.1)
+    assert (value(run, "failed"), value(run, "unhealthy")) == (0.0, 1.0)
+    assert value(run, "final.validation.loss") == 3.1
+    assert value(run, "forgetting") is None
+
+
+def test_a_diverged_run_has_an_infinite_loss(tmp_path):
+    run = planted(tmp_path, [5.0, 4.0, math.nan], state="failed")
+    assert value(run, "final.validation.loss") == value(run, "rise") == value(run, "auc") == math.inf
+    assert value(run, "gain") == -math.inf
+    assert value(run, "failed") == 1.0
+
+
+def test_probes_topics_and_alarms():
+    run = make(
+        probed=True,
+        findings=(finding(), finding("client_drift", level="suspect")),
+        metrics={"verdict": {"state": "failed"}},
+    )
+    assert value(run, "probes.gradient_norm_mean") == pytest.approx((0.6 + 0.7 + 0.8) / 3)
+    assert value(run, "topic_swing") == pytest.approx(0.1)
+    assert (value(run, "alarm.divergence"), value(run, "alarm.client_drift")) == (1.0, 0.0)
+    assert value(run, "probes.unheard_of") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["auc", "final.client/3.loss", "fairness.gains.worst", "probes.cka/2", "alarm.client_drift"]
+)
+def test_known_metrics(name):
+    check_metric(name)
+
+
+@pytest.mark.parametrize("name", ["loss", "final.validation.los", "alarm.drft", "fairness.gains", "probes.", 3])
+def test_unknown_metrics_are_refused(name):
+    with pytest.raises(UserError, match="metric"):
+        check_metric(name)

@@ -1,0 +1,141 @@
+"""The report of a study: every number and every answer is there, in any state of the runs, and it loads nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+
+import pytest
+
+from fedfault.errors import UserError
+from fedfault.report.theme import DARK, LIGHT
+from fedfault.studies import references, results
+from fedfault.studies.figures import cells, figures, forest, phase
+from fedfault.studies.page import markdown, write
+from fedfault.studies.results import gather
+from fedfault.studies.study import Cell, Contrast, PhaseMap, Study
+from planted import claim, planted
+
+PHASE = PhaseMap("m", "lr", "partition", "final.validation.loss", {})
+
+
+def study(folder, losses, seeds=5, **more):
+    """Two splits and learning rates; a cell's runs end at `losses[split][lr]` plus a hundredth a seed."""
+    cells = []
+    for i, split in enumerate(("iid", "topic_skew")):
+        for j, lr in enumerate(("0.001", "0.1")):
+            names = tuple(f"{split}-{lr}-{s}" for s in range(seeds))
+            for s, name in enumerate(names):
+                state = "healthy" if losses[i][j] < 4.5 else "failed"
+                planted(folder / "runs" / name, [5.0, 4.8, losses[i][j] + 0.01 * s], state, seed=s)
+            cells.append(Cell({"partition": split, "lr": lr}, names))
+    about = {
+        "question": "Does <skew> hurt?",
+        "hypotheses": (claim("skew | hurts", contrasts=[Contrast(2, 0)]),),
+        **more,
+    }
+    made = Study(
+        "trial", seeds=tuple(range(seeds)), cells=tuple(cells), maps=(PHASE,), command="fedfault study t", **about
+    )
+    made.save(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return study(tmp_path / "trial", [[4.0, 4.2], [4.4, math.nan]], limits=("small",))
+
+
+def test_tables_by_hand(folder):
+    r = gather(folder)
+    table = results.cell_table(r)
+    assert table.columns[:4] == ("partition", "lr", "runs", "final loss")
+    assert table.rows[0][:3] == ["iid", "0.001", "5"]
+    assert table.rows[0][3].startswith("4.020 (4.00")
+    assert table.rows[0][-1] == "5 healthy"
+    assert table.rows[3][3] == "diverged in 5 of 5"
+    (answer,) = results.answer_table(r).rows
+    assert answer[:4] == ["skew | hurts", "supported", "claim skew | hurts", "+0.4"]
+    (contrast,) = results.contrast_table(r).rows
+    assert contrast[2] == "lr 0.001: topic_skew − iid"
+    assert contrast[5] == ", ".join(["+0.4"] * 5)
+    assert results.headline(r)[-1] == "Hypotheses: 1 supported."
+
+
+def test_setup_has_what_varies_and_what_is_shared(folder):
+    found = dict(results.setup(gather(folder)))
+    assert found["lr"] == "0.001, 0.1"
+    assert found["seeds"] == "0, 1, 2, 3, 4"
+    assert found["federation.num_rounds"] == "2"
+    assert "seed" not in found
+
+
+def test_limits_say_what_follows_from_the_runs(folder):
+    said = " ".join(results.limits(gather(folder)))
+    assert "small" in said
+    assert "not calibrated" in said
+    assert "few" in " ".join(results.limits(gather(study(folder.parent / "few", [[4.0, 4.0], [4.0, 4.0]], seeds=2))))
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_map_shows_means_divergence_and_verdicts(folder, theme, narrow):
+    left, right = phase(gather(folder), PHASE, theme, narrow).axes
+    assert [t.get_text() for t in left.texts] == ["4.02", "4.22", "4.42", "×5"]
+    assert [t.get_text() for t in right.texts] == ["5"] * 4
+    assert [t.get_text() for t in left.get_xticklabels()] == ["0.001", "0.1"]
+
+
+def test_the_answers_are_in_units_of_what_matters(folder):
+    (ax,) = forest(gather(folder), LIGHT, False).axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["skew | hurts"]
+    assert any(line.get_xdata() == pytest.approx([4.0]) for line in ax.lines if len(line.get_xdata()) == 1)
+    assert [t.get_text() for t in cells(gather(folder), LIGHT, False).axes[0].texts] == ["× 5 not finite"]
+
+
+def test_figures_of_nothing_are_none(folder):
+    for run in (folder / "runs").iterdir():
+        shutil.rmtree(run)
+    r = gather(folder)
+    assert [forest(r, LIGHT, False), cells(r, LIGHT, False), phase(r, PHASE, LIGHT, False)] == [None] * 3
+    with pytest.raises(UserError, match="no run of the study is finished"):
+        write(folder)
+
+
+@pytest.mark.draws
+@pytest.mark.slow
+def test_the_page_and_the_document_say_everything_and_load_nothing(folder):
+    shutil.rmtree(folder / "runs" / "iid-0.1-3")
+    found, page = write(folder)
+    html, text = page.read_text(), (folder / "report.md").read_text()
+    for part in ("supported", "diverged in 5 of 5", "fedfault study t", "small", "1 run of a cell is not finished"):
+        assert part in html, part
+        assert part in text, part
+    assert "Does &lt;skew&gt; hurt?" in html
+    assert r"skew \| hurts" in text
+    assert not re.findall(r'(?:src|href)="(?!#|data:)|url\((?!#)', html)
+    assert list(figures(found)) == ["answers", "map-m", "cells"]
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (folder / link).is_file(), link
+    assert (folder / "references.bib").read_text().count("@") == len(re.findall(r"^\* .+\d{4}\.$", text, re.MULTILINE))
+
+
+def test_tables_in_markdown_escape_what_would_break_them():
+    assert markdown([("a_b", "x|y")]) == "| setting | value |\n| --- | --- |\n| a\\_b | x\\|y |\n"
+
+
+def test_references_follow_from_the_runs(folder):
+    run = planted(folder / "other", [5.0, 4.0], federation={"num_rounds": 1, "algorithm": {"name": "scaffold"}})
+    found = references.keys([run], {"student"})
+    assert found == ["efron1987bootstrap", "holm1979", "hu2022lora", "karimireddy2020", "student1908"]
+    assert references.cited("karimireddy2020").endswith("International Conference on Machine Learning (ICML), 2020.")
+
+
+def test_every_entry_is_whole_and_every_name_has_its_entry():
+    named = {key for keys in references.BY_NAME.values() for key in keys} | {
+        *references.ALWAYS,
+        *references.TESTS.values(),
+    }
+    assert named == set(references._known())
+    assert all(references.cited(key) and references.entries([key]).startswith("@") for key in named)

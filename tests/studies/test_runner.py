@@ -1,0 +1,153 @@
+"""Studies that run: what is done stays, what was killed goes on, what fails is told and stops nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import filelock
+import pytest
+
+from fedfault.errors import UserError
+from fedfault.progress import Progress
+from fedfault.runs import RunFolder, is_run
+from fedfault.studies import doors, one, runner
+from fedfault.studies.file import load
+from test_session import SMALL, final
+
+QUIET = Progress(quiet=True)
+ARMS = {"plain": {}, "prox": {"federation.algorithm": "fedprox"}}
+CHEAP = [*SMALL, "metrics.representation=false", "metrics.attention=false", "metrics.gradients=false"]
+WORDS = [w for w in CHEAP if "participation" not in w]
+
+
+@pytest.fixture
+def plan(write, tmp_path):
+    """A study of two arms and two seeds that takes a few seconds, in a folder of its own."""
+    return lambda **more: load(write(**{"arms": ARMS, "seeds": 2, **more}), WORDS, str(tmp_path / "results"))
+
+
+def states(found):
+    return [done.state for done in found]
+
+
+@pytest.fixture
+def instant(monkeypatch):
+    """Runs that take no time: a call is noted, and the folder says that it is finished."""
+    begun = []
+
+    def start(loaded, progress, **_):
+        begun.append(loaded.experiment.experiment_name)
+        folder = RunFolder.create(doors.Path(loaded.experiment.logging.results_dir) / begun[-1])
+        (folder.path / "config.yaml").write_text("{}")
+        folder.write_json("metrics.json", {"final": {"validation": {"loss": 4.0}}})
+        folder.write_json("manifest.json", {"status": "finished"})
+
+    monkeypatch.setattr(one.session, "start", start)
+    return begun
+
+
+def test_finished_runs_are_not_repeated(plan, instant):
+    assert states(runner.run(plan(), QUIET)) == ["finished"] * 4
+    assert states(runner.run(plan(), QUIET)) == ["there"] * 4
+    assert states(runner.run(plan(seeds=3), QUIET)) == ["there"] * 4 + ["finished"] * 2
+    assert len(instant) == len(set(instant)) == 6
+
+
+def test_a_task_of_an_array_runs_one_run(plan, instant):
+    p = plan()
+    assert [d.name for d in runner.run(p, QUIET, task=3)] == [p.study.runs[2]] == instant
+    with pytest.raises(UserError, match="runs 1 to 4"):
+        runner.run(p, QUIET, task=5)
+
+
+def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_path):
+    p, start = plan(), one.session.start
+
+    def bad(loaded, progress, **more):
+        name = loaded.experiment.experiment_name
+        if name == p.study.runs[0]:
+            raise UserError("no such corpus")
+        if name == p.study.runs[1]:
+            raise ZeroDivisionError("of a bug")
+        start(loaded, progress, **more)
+
+    monkeypatch.setattr(one.session, "start", bad)
+    found = runner.run(p, QUIET)
+    assert states(found) == ["failed", "failed", "finished", "finished"]
+    told = runner.failures(found)
+    assert "2 of 4 runs failed" in told
+    assert "no such corpus" in told
+    assert "ZeroDivisionError: of a bug" in told
+    (trace,) = (p.folder / "failures").iterdir()
+    assert "Traceback" in trace.read_text()
+    monkeypatch.setattr(one.session, "start", start)
+    assert states(runner.run(p, QUIET)) == ["finished", "finished", "there", "there"]
+
+
+def test_progress_says_what_is_done_and_how_long_the_rest_takes(plan, instant, capsys):
+    runner.run(plan(), Progress())
+    lines = capsys.readouterr().err.splitlines()
+    assert "2 cells x 2 seeds, 4 runs" in lines[0]
+    assert [line.split()[1] for line in lines[1:]] == ["1/4", "2/4", "3/4", "4/4"]
+    assert all("ETA" in line for line in lines[1:4])
+    assert "loss 4.000" in lines[4]
+    assert "took" in lines[4]
+
+
+def test_parts_that_cannot_be_combined_are_refused_before_the_first_run(plan, instant):
+    arms = {"plain": {}, "bad": {"federation.algorithm": "scaffold", "federation.aggregation": "flora"}}
+    with pytest.raises(UserError, match=r"cell bad: .*cannot be combined"):
+        runner.run(plan(arms=arms), QUIET)
+    assert instant == []
+
+
+def test_what_a_kill_left_before_the_manifest_is_begun_anew(plan, instant):
+    p = plan()
+    left = p.path(p.study.runs[0])
+    (left / "checkpoint").mkdir(parents=True)
+    (left / "config.yaml").write_text("{}")
+    other = p.path(p.study.runs[1])
+    other.mkdir()
+    (other / "thesis.tex").write_text("")
+    assert states(runner.run(p, QUIET))[0] == "finished"
+    assert (other / "thesis.tex").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(plan, write, tmp_path):
+    p = plan(arms={"plain": {}})
+    apart = load(write(name="apart", arms={"plain": {}}, seeds=2), WORDS, str(tmp_path / "results"))
+    assert states(runner.run(p, QUIET)) == ["finished"] * 2
+    assert states(runner.run(apart, QUIET, jobs=2)) == ["finished"] * 2
+    for name in p.study.runs:
+        assert final(RunFolder(p.path(name))) == final(RunFolder(apart.path(name)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path, jobs):
+    whole = plan(arms={"plain": {}})
+    runner.run(whole, QUIET)
+    file = write(name="killed", arms={"plain": {}}, seeds=2)
+    words = [sys.executable, "-m", "fedfault", "study", str(file), *WORDS, "--results-dir", str(tmp_path / "results")]
+    words += ["--jobs", str(jobs)]
+    killed = load(file, WORDS, str(tmp_path / "results"))
+    first = killed.path(killed.study.runs[0])
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 60
+        while not (first / "rounds.jsonl").is_file() and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert is_run(first)
+    if jobs == 1:
+        assert not killed.path(killed.study.runs[1]).exists()
+    for folder in (killed.folder / "runs").iterdir():  # until the workers have noticed the end of their parent
+        with filelock.FileLock(folder / ".lock", timeout=60):
+            pass
+    assert states(runner.run(killed, QUIET)) == ["finished"] * 2
+    for name in whole.study.runs:
+        assert final(RunFolder(whole.path(name))) == final(RunFolder(killed.path(name)))
