@@ -15,6 +15,7 @@ from fedfault import integrity
 from fedfault.exchange import (
     OWN,
     Cohort,
+    addressed,
     average_of,
     bytes_down,
     bytes_up,
@@ -148,7 +149,7 @@ def _open(fed: Federation, state: State) -> Opened:
     K = len(cohort.clients)
     passes = Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K))
     door = integrity.Door(fed.task)
-    down = fed.algorithm.broadcast(state)
+    down = addressed(fed.algorithm.broadcast(state), cohort.rows)
     received = {**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})}
     evaluated = t % fed.evaluate_every == 0 or t == fed.num_rounds
     probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}

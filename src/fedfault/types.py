@@ -220,7 +220,7 @@ class Algorithm:
 
     client: (received, memory, train) -> (sent, memory); `sent["n"]` is the weight of each client, (K,)
     server: (state, got, average) -> state, with `got` stacked over the cohort: adapters (K, P), scalars (K,)
-    broadcast: (state) -> message to every client of the cohort
+    broadcast: (state) -> message to every client; of an adapter (N, P) or numbers (N,) each gets its own row
     init: (adapter) -> server memory;  init_client: (adapter) -> one client's memory before it first takes part
     personal: (state) -> the model that each client uses, (N, P), where that is not the server's
     wrong: (state) -> a sentence if an invariant of the algorithm does not hold
