@@ -13,7 +13,7 @@ from fedfault.mitigation.comparison import CLUSTERS, TITLES, Arms, compared, dif
 from fedfault.report.draw import MARKERS, Plot, canvas, themed
 from fedfault.report.theme import Theme
 
-SPREAD = 0.28  # of a row: the height over which its points are spread, so that they can be told apart
+BELOW, SPREAD = 0.24, 0.1  # of a row: how far under the mean its points lie, and over what height seeds are spread
 
 
 def plot(arms: Arms, unit: str) -> Plot:
@@ -47,7 +47,7 @@ def _row(ax: Axes, y: int, colour: int, arms: Arms, name: str, theme: Theme) -> 
     seeds = [[d for d in own.values() if math.isfinite(d)] for own in differences(arms, name).values()]
     own: dict[str, Any] = {"color": theme.palette[colour]}
     for place, values in zip(_places(len(seeds)), seeds, strict=True):
-        ax.plot(values, [y + place] * len(values), "o", ms=3.5, alpha=0.45, mew=0, zorder=2, **own)
+        ax.plot(values, [y - BELOW + place] * len(values), "o", ms=3.5, alpha=0.6, mew=0, zorder=2, **own)
     if found["interval"] is not None:
         ax.plot(found["interval"], [y, y], lw=2.2, color=theme.ink, zorder=4)
     if math.isfinite(found["mean"]):
@@ -57,6 +57,6 @@ def _row(ax: Axes, y: int, colour: int, arms: Arms, name: str, theme: Theme) -> 
 def _places(count: int) -> Sequence[float]:
     """
     >>> _places(3)
-    [-0.28, 0.0, 0.28]
+    [-0.1, 0.0, 0.1]
     """
     return [SPREAD * (2 * i / (count - 1) - 1) if count > 1 else 0.0 for i in range(count)]

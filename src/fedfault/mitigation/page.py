@@ -18,10 +18,10 @@ from fedfault.storage import write_atomically
 
 NO_NETWORK = ("local", "central")  # arms whose bytes would be those of an experiment, not of a method
 BASIS = (
-    "Held-out loss of every client under the model that it uses; means over the clients of a seed, then over the seeds. All "
-    "ways to train have the same clients, texts, cohorts, batches and steps, in one place as many in all. Differences are "
-    "paired by client and seed; below zero, clusters are better. The 95 % interval is a bootstrap over seeds and, within them, "
-    "clients{lone}."
+    "Held-out loss of every client under the model that it uses; means over the clients of a seed, then over the seeds. "
+    "All ways to train have the same clients, texts, cohorts, batches and steps, in one place as many in all. "
+    "Differences are paired by client and seed; below zero, clusters are better. The 95 % interval is a bootstrap over "
+    "seeds and, within them, clients{lone}."
 )
 
 
