@@ -79,6 +79,13 @@ def test_full_shrinkage_is_fedavg_and_half_of_it_is_half_way():
     assert [half.memory[f"cluster_{j}"].flat.item() for j in range(2)] == pytest.approx([2.0, 6.0])
 
 
+def test_the_servers_adapter_is_the_mean_over_all_clients_whoever_took_part():
+    fed = clustered([0, 1, 2], cohort_size=2)
+    state = states(fed)[-1]
+    own, p = fed.algorithm.personal(state).flat.double(), torch.tensor(state.weights, dtype=torch.float64)
+    torch.testing.assert_close(state.adapter.flat.double(), (p[:, None] * own).sum(0) / p.sum(), rtol=1e-6, atol=1e-7)
+
+
 def test_a_client_that_sends_nothing_finite_leaves_its_cluster_alone():
     fed = clustered([0, 1, 2, 0, 0, 0])
     start = begin(fed)

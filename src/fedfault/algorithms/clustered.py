@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedfault.algebra import mean
 from fedfault.algorithms.ifca import REFUSES, within
 from fedfault.registry import register
 from fedfault.types import Adapter, Algorithm, Average, Message, State, Train
@@ -29,8 +30,9 @@ def clustered(
     shrinkage s every model then moves to the mean of the round's models, x_j <- (1 - s) x_j + s x: 0, the default, keeps
     clusters apart, 1 is FedAvg again. A cluster for each client is local training without a federation.
 
-    Global scores are about that mean, personal scores about the model of each client's cluster. `fedfault mitigate` finds
-    clusters; a client is told its own once, and one model goes down and up in a round.
+    Global scores are about the mean of the clusters' models, each weighed by all its clients; personal scores about the
+    model of each client's cluster. `fedfault mitigate` finds clusters; a client is told its own once, and in a round one
+    model goes down and one up.
 
     Reference: Sattler et al., arXiv 1910.01991, for one model a cluster; Mansour et al., arXiv 2002.10619, section 3.
     """
@@ -50,9 +52,13 @@ def clustered(
 
     def server(state: State, got: Message, average: Average) -> State:
         after = within(state, names, got, got["cluster"], average)
-        x = after.adapter.flat
-        memory = {name: replace(a, flat=a.flat.lerp(x, shrinkage)) for name, a in after.memory.items()}
-        return replace(after, memory=memory if shrinkage else after.memory)
+        x, memory = after.adapter.flat, after.memory
+        if shrinkage:
+            memory = {name: replace(a, flat=a.flat.lerp(x, shrinkage)) for name, a in memory.items()}
+        owned = torch.tensor(state.weights, dtype=torch.float64)
+        weight = torch.zeros(len(names), dtype=torch.float64).index_add(0, of(len(owned)), owned)
+        models = replace(after.adapter, flat=torch.stack([memory[name].flat for name in names]))
+        return replace(after, adapter=mean(models, weight), memory=memory)
 
     return Algorithm(
         client,

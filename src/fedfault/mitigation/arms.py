@@ -13,31 +13,12 @@ from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared
 from fedfault.mitigation.central import central
-from fedfault.mitigation.clusters import Clusters, choose
-from fedfault.mitigation.embeddings import BACKBONE, embedded, encoder_of
+from fedfault.mitigation.clusters import Clusters
+from fedfault.mitigation.remedy import clustered
 from fedfault.progress import Progress
 from fedfault.records import Records, RoundRecord
 from fedfault.runs import NO_CAUSE, RunFolder, changes, is_run, read_records
 from fedfault.storage import write_atomically
-
-
-def clusters_of(p: Prepared, encoder: str = BACKBONE) -> Clusters:
-    """The clusters of an experiment's clients, by what an encoder makes of their training texts."""
-    documents, owner = embedded(p, encoder_of(p, encoder))
-    return choose(documents, owner, p.config.federation.total_clients, p.config.seed)
-
-
-def settings(found: Clusters, shrinkage: float = 0.0) -> list[str]:
-    """The settings of a run with these clusters, as `key=value`."""
-    return _clustered(found.labels, shrinkage)
-
-
-def _clustered(labels: Sequence[int], shrinkage: float = 0.0) -> list[str]:
-    return [
-        "federation.algorithm=clustered",
-        f"federation.algorithm.clusters={list(labels)}",
-        f"federation.algorithm.shrinkage={shrinkage!r}",
-    ]
 
 
 def arms(found: Clusters, shrinkage: float) -> dict[str, list[str]]:
@@ -45,9 +26,9 @@ def arms(found: Clusters, shrinkage: float) -> dict[str, list[str]]:
 
     IFCA has as many clusters to find, two at least. With one cluster there is nothing to train for clusters: it is vanilla.
     """
-    own = {"clusters": settings(found, shrinkage)} if found.k > 1 else {}
+    own = {"clusters": clustered(found.labels, shrinkage)} if found.k > 1 else {}
     ifca = ["federation.algorithm=ifca", f"federation.algorithm.num_clusters={max(2, found.k)}"]
-    return {**own, "ifca": ifca, "local": _clustered(range(len(found.labels)))}
+    return {**own, "ifca": ifca, "local": clustered(range(len(found.labels)))}
 
 
 def trained(

@@ -21,11 +21,12 @@ from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared, federation, prepare
-from fedfault.mitigation.arms import arms, clusters_of, trained, trained_centrally
+from fedfault.mitigation.arms import arms, trained, trained_centrally
 from fedfault.mitigation.clusters import Clusters
 from fedfault.mitigation.comparison import CLUSTERS, TITLES, Arm, summary
 from fedfault.mitigation.embeddings import BACKBONE
 from fedfault.mitigation.page import write
+from fedfault.mitigation.remedy import clusters_of
 from fedfault.progress import Progress
 from fedfault.runs import NO_CAUSE, RunFolder, changes, is_run
 from fedfault.session import commit
