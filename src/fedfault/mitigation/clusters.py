@@ -23,6 +23,7 @@ ALPHA = 0.05  # share of IID splits in which more than one cluster may be chosen
 DRAWS = 39  # random deals; the true one must beat the 38th of them, which is 2 chances in 40 under an IID split
 MOST = 8  # clusters at most
 RESTARTS = 20  # of k-means++, the best of which counts
+ROUNDING = 1e-12  # of a mean of vectors of length one: what is not farther off has no direction
 Array = NDArray[np.float64]
 
 
@@ -65,10 +66,15 @@ class Clusters:
 
 
 def embeddings(documents: Array, owner: NDArray[np.int64], clients: int) -> Array:
-    """Client embeddings (N, d) of length one: means over the documents (n, d) of each owner (n,)."""
+    """Client embeddings (N, d): in which direction the mean of a client's documents (n, d) lies from all clients' mean.
+
+    Without that mean, which is most of every hidden state, and at length one: the mean of few documents lies farther off by
+    chance, and lengths would make clusters of small clients and large ones.
+    """
     total = np.zeros((clients, documents.shape[1]))
     np.add.at(total, owner, documents)
-    return _unit(total)
+    means = total / np.bincount(owner, minlength=clients)[:, None]
+    return _unit(means - means.mean(0))
 
 
 def choose(documents: Array, owner: NDArray[np.int64], clients: int, seed: int, *, draws: int = DRAWS) -> Clusters:
@@ -122,7 +128,7 @@ def _turned(points: Array) -> Array:
 
 def _unit(rows: Array) -> Array:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(length > 0, length, 1.0))
+    return np.asarray(rows / np.where(length > ROUNDING, length, np.inf))
 
 
 def _numbered(labels: NDArray[np.int64]) -> tuple[int, ...]:
