@@ -51,6 +51,9 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "integrity": NOUNS,
     "exchange": NOUNS | {"wire"},
     "engine": NOUNS | {"local", "metrics", "wire", "exchange", "integrity"},
+    "mitigation": NOUNS
+    | {"backbones", "cohort_task", "config", "corpora", "data", "engine", "experiment", "local", "progress", "report"}
+    | {"runs", "session"},
     "heterogeneity": NOUNS | {"backbones", "classification", "corpora", "data", "language", "metrics", "partitions"},
 }
 

@@ -72,7 +72,7 @@ def test_means_are_over_the_clients_of_a_seed_and_then_over_seeds():
 
 def about(**changes) -> dict:
     cluster = {"sentence": "2 clusters: [0, 2, 4], [1, 3]", "agreement": 1.0}
-    arms = {name: ARMS["vanilla"] for name in ("ifca", "local")} | ARMS
+    arms = dict.fromkeys(("ifca", "local"), ARMS["vanilla"]) | ARMS
     found = {
         "name": "run",
         "algorithm": "fedavg",
@@ -109,7 +109,7 @@ def test_training_without_a_network_has_no_bytes():
 @pytest.mark.parametrize("lost", [False, True])
 def test_what_is_written_is_whole(tmp_path, lost):
     """With a run that diverged too."""
-    arms = {name: ARMS["vanilla"] for name in ("ifca", "local")} | ARMS
+    arms = dict.fromkeys(("ifca", "local"), ARMS["vanilla"]) | ARMS
     if lost:
         arms["ifca"] = {0: arm(math.nan, 1.0, 1.0, 1.0, 1.0), 1: arm(1.0, 1.0, 1.0, 1.0, math.inf)}
     found = write(tmp_path, {**about(), **summary(arms)}, arms)

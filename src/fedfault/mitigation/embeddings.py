@@ -18,10 +18,12 @@ from torch import Tensor
 
 from fedfault.backbones.load import load, sentence_rule
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, Texts, pooled, reads
+from fedfault.config.schema import Experiment
 from fedfault.corpora.examples import Examples, tokenize
 from fedfault.data import deal_out
 from fedfault.experiment import Prepared
 from fedfault.seeds import rng
+from fedfault.types import Corpus
 
 BACKBONE = "backbone"  # the name of the run's own model among encoders
 TEXTS = 64  # of a client, drawn at random: its mean is then known to an eighth of the spread of its texts
@@ -95,12 +97,17 @@ def _other(name: str, p: Prepared) -> Encoder:
 
 
 def embedded(p: Prepared, encoder: Encoder) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vectors (n, d) of at most `TEXTS` training texts of every client, and who owns each, (n,).
+    """Vectors (n, d) of the texts of `drawn`, and who owns each, (n,)."""
+    texts, owner = drawn(p.config, p.split.corpus)
+    return encoder(texts), owner
 
-    The texts are as their clients have them, and what a client holds back for its evaluation is not among them.
+
+def drawn(exp: Experiment, corpus: Corpus) -> tuple[list[str], NDArray[np.int64]]:
+    """At most `TEXTS` training texts of every client, and who owns each, (n,).
+
+    They are as their clients have them, and what a client holds back for its evaluation is not among them.
     """
-    dealt = deal_out(p.config, p.split.corpus)
-    drawn = [rng(p.config.seed, "embedding", k).permutation(own)[:TEXTS] for k, (own, _) in enumerate(dealt.parts)]
-    changed = dealt.deal.texts
-    texts = [changed.get(int(i), dealt.documents[i].text) for own in drawn for i in own]
-    return encoder(texts), np.repeat(np.arange(len(drawn)), [len(own) for own in drawn])
+    dealt = deal_out(exp, corpus)
+    places = [rng(exp.seed, "embedding", k).permutation(own)[:TEXTS] for k, (own, _) in enumerate(dealt.parts)]
+    texts = [dealt.deal.texts.get(int(i), dealt.documents[i].text) for own in places for i in own]
+    return texts, np.repeat(np.arange(len(places)), [len(own) for own in places])
