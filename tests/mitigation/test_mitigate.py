@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fedfault import rollback
 from fedfault.config import load
@@ -158,6 +159,8 @@ def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, apart
     vanilla = RunFolder.open(root / "seed-0" / "vanilla").records()
     mine = RunFolder.open(root / "seed-0" / "clusters").records()
     assert [[c.client for c in r.clients] for r in mine] == [[c.client for c in r.clients] for r in vanilla]
+    adapters = [load_file(root / f"seed-0/clusters/adapter/cluster_{j}/adapter_model.safetensors") for j in (0, 1)]
+    assert any(not torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
     before = page.read_text()
     monkeypatch.setattr("fedfault.session.start", lambda *args, **options: pytest.fail("trained again"))
     monkeypatch.setattr("fedfault.mitigation.arms.rounds", lambda *args: pytest.fail("trained again"))

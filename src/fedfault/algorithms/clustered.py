@@ -66,5 +66,6 @@ def clustered(
         broadcast=lambda state: {"x": personal(state), "cluster": of(len(state.weights))},
         init=lambda x: dict.fromkeys(names, x),
         personal=personal,
+        models=lambda state: state.memory,
         refuses={**REFUSES, "private": "what never leaves a client is no part of its cluster's model"},
     )

@@ -99,5 +99,6 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
         init=lambda x: {name: apart(x, j) for j, name in enumerate(names)},
         init_client=lambda x: {"choice": replace(x, flat=torch.zeros(1))},  # one number in place of P
         personal=personal,
+        models=lambda state: state.memory,
         refuses=REFUSES,
     )
