@@ -34,7 +34,7 @@ def clustered(
     model of each client's cluster. `fedfault mitigate` finds clusters; a client is told its own once, and in a round one
     model goes down and one up.
 
-    Reference: Sattler et al., arXiv 1910.01991, for one model a cluster; Mansour et al., arXiv 2002.10619, section 3.
+    Reference: Sattler et al., arXiv 1910.01991, for one model a cluster; Mansour et al., arXiv 2002.10619.
     """
     places = clusters or [0]
     names = [f"cluster_{j}" for j in range(max(places) + 1)]

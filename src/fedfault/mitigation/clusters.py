@@ -2,13 +2,12 @@
 
 k-means always finds clusters, so that the best silhouette over k = 2, 3, ... means nothing by itself. It is compared with
 the best silhouettes of clients to whom the very same documents were dealt anew at random, with the numbers that they had.
-Under an IID split the true deal is one more such draw: k > 1 is chosen in at most a share ALPHA of them, whatever the
+Under an IID split the true deal is one more such draw: k > 1 is chosen in at most one of DRAWS + 1 of them, whatever the
 embeddings, their number and the sizes of the clients (a permutation test; Phipson and Smyth, 2010).
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from numpy.typing import NDArray
 
 from fedfault.seeds import rng
 
-ALPHA = 0.05  # share of IID splits in which more than one cluster may be chosen
-DRAWS = 39  # random deals; the true one must beat the 38th of them, which is 2 chances in 40 under an IID split
+DRAWS = 39  # random deals, all of which the true one must beat: 1 chance in 40 under an IID split, where 5 % would do
 MOST = 8  # clusters at most
 RESTARTS = 20  # of k-means++, the best of which counts
 ROUNDING = 1e-12  # of a mean of vectors of length one: what is not farther off has no direction
@@ -47,7 +45,7 @@ class Clusters:
         if self.threshold is None:
             return f"{len(self.labels)} clients are too few to look for clusters: one model for all"
         best = max(self.silhouettes.values())
-        compared = f"best silhouette {best:.3f}, {self.threshold:.3f} by chance, p = {self.p:.3f}"
+        compared = f"best silhouette {best:.3f}, {self.threshold:.3f} at most by chance, p = {self.p:.3f}"
         if self.k == 1:
             return f"no clusters: the clients are as alike as a random deal makes them ({compared})"
         members = ", ".join(str([i for i, c in enumerate(self.labels) if c == j]) for j in range(self.k))
@@ -77,7 +75,7 @@ def embeddings(documents: Array, owner: NDArray[np.int64], clients: int) -> Arra
     return _unit(means - means.mean(0))
 
 
-def choose(documents: Array, owner: NDArray[np.int64], clients: int, seed: int, *, draws: int = DRAWS) -> Clusters:
+def choose(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Clusters:
     """Clusters of clients from the embeddings (n, d) of documents and who owns each, (n,); every client owns one at least.
 
     Raises nothing: fewer than three clients, for whom no silhouette exists, are one cluster.
@@ -87,17 +85,17 @@ def choose(documents: Array, owner: NDArray[np.int64], clients: int, seed: int, 
         return Clusters(together, {}, None, None)
     found = _silhouettes(embeddings(documents, owner, clients), seed)
     best = max(score for score, _ in found.values())
-    null = sorted(_by_chance(documents, owner, clients, seed, draws))
-    threshold = null[math.ceil((draws + 1) * (1 - ALPHA)) - 1]
-    p = (1 + sum(value >= best for value in null)) / (draws + 1)
+    null = list(_by_chance(documents, owner, clients, seed))
+    threshold = max(null)
+    p = (1 + sum(value >= best for value in null)) / (DRAWS + 1)
     k = max(found, key=lambda k: (found[k][0], -k))
     labels = _numbered(found[k][1]) if best > threshold else together
     return Clusters(labels, {k: score for k, (score, _) in found.items()}, threshold, p)
 
 
-def _by_chance(documents: Array, owner: NDArray[np.int64], clients: int, seed: int, draws: int) -> Iterator[float]:
+def _by_chance(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Iterator[float]:
     """The best silhouette of every random deal."""
-    for i in range(draws):
+    for i in range(DRAWS):
         dealt = rng(seed, "clusters", i).permutation(owner)
         yield max(score for score, _ in _silhouettes(embeddings(documents, dealt, clients), seed).values())
 
