@@ -38,7 +38,7 @@ def _figure(arms: Arms, unit: str, theme: Theme, narrow: bool) -> Figure:
         if narrow
         else f"loss with clusters minus loss with … ({unit})"
     )
-    ax.set_title("Left of the line: better off with clusters")
+    ax.set_title("Left: better off in clusters" if narrow else "Left of the line: better off with clusters")
     return fig
 
 
