@@ -74,6 +74,9 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "federation": NOUNS | {"hardware", "local"},
     "dispatch": NOUNS | {"clock", "exchange", "federation", "hardware"},
     "engine": NOUNS | {"dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
+    "mitigation": NOUNS
+    | {"backbones", "cohort_task", "config", "corpora", "data", "engine", "experiment", "local", "progress", "report"}
+    | {"runs", "session"},
     "heterogeneity": NOUNS | {"backbones", "classification", "corpora", "data", "language", "metrics", "partitions"},
 }
 

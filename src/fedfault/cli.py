@@ -241,6 +241,34 @@ def report_study(folder: Annotated[Path, typer.Argument(metavar="DIR", help="as 
     write_report(folder)
 
 
+@app.command()
+def mitigate(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG|RUN] [KEY=VALUE]...", help="as in `fedfault run`, or a run folder to mend"),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="how many, from the configuration's own on")] = 1,
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="backbone, minilm, or any model that model.name takes: what embeds texts")
+    ] = "backbone",
+    shrinkage: Annotated[
+        float, typer.Option("--shrinkage", min=0, max=1, help="of the clusters' models to their mean, in every round")
+    ] = 0.0,
+    quiet: Quiet = False,
+) -> None:
+    """Cluster the clients by their data, train a model a cluster, and compare; goes on where it was stopped."""
+    from fedfault.mitigation.mitigate import mitigate as compare_clusters
+    from fedfault.mitigation.mitigate import read
+    from fedfault.progress import Progress
+
+    loaded, known = read(*_split(settings))
+    with _stoppable():
+        options: dict[str, Any] = {"seeds": seeds, "encoder": encoder, "shrinkage": shrinkage, "known": known}
+        page = compare_clusters(loaded, Progress(quiet=quiet), argv=sys.argv[1:], **options)
+    typer.echo(page.read_text(encoding="utf-8"))
+    typer.echo(f"page: {page}")
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[

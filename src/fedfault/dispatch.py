@@ -11,11 +11,11 @@ import torch
 
 from fedfault.algebra import mask
 from fedfault.clock import Line
-from fedfault.exchange import Cohort, by_rank, bytes_down
+from fedfault.exchange import Cohort, addressed, by_rank, bytes_down
 from fedfault.federation import Federation
 from fedfault.hardware import Hardware, Plan, Plans, Wire, estimated, observed, plan
 from fedfault.scheduling import Floats
-from fedfault.types import Adapter, Batch, Message, State, Trained
+from fedfault.types import Batch, Message, State, Trained
 
 
 def planned(fed: Federation, state: State, down: Message) -> Plan:
@@ -34,7 +34,8 @@ def planned(fed: Federation, state: State, down: Message) -> Plan:
 
 def _wire(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> Wire:
     whole = Cohort.of(clients, state, fed.aggregation, dict.fromkeys(clients, hw.r_max))
-    line = Line(*by_rank(down, whole, state.adapter.layout))
+    down = addressed(down, whole.rows)
+    line = Line(*by_rank(addressed(down, 0), whole, state.adapter.layout))
     upload = state.plans.get("wire", {}).get("up")
     sent = np.array(bytes_down(whole, down, state, fed.aggregation), dtype=float)
     return Wire(line, Line(*upload) if upload else line, missed=sent - line.at(np.full(len(sent), hw.r_max)))
@@ -76,8 +77,7 @@ def learned(
     ranks = cohort.ranks.numpy()
     tokens = hw.tokens[cohort.clients] * made.effort[made.training]
     plans = hw.scaled(plans, seconds, float(tokens.sum()), float((ranks * tokens).sum() / tokens.sum()))
-    first = {name: replace(a, flat=a.flat[0]) if isinstance(a, Adapter) else a[0] for name, a in up.items()}
-    plans = {**plans, "wire": {"up": list(by_rank(first, cohort, fed.task.layout))}}
+    plans = {**plans, "wire": {"up": list(by_rank(addressed(up, 0), cohort, fed.task.layout))}}
     return observed(hw, plans, made, _gains(fed, state, cohort, local) if hw.scheduler.gains else {})
 
 

@@ -15,6 +15,7 @@ from fedfault.dispatch import learned, planned, sent_to
 from fedfault.exchange import (
     OWN,
     Cohort,
+    addressed,
     average_of,
     bytes_down,
     bytes_up,
@@ -142,6 +143,7 @@ def _open(fed: Federation, state: State, down: Message, made: Plan) -> Opened:
     K = len(cohort.clients)
     passes = Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K))
     door = integrity.Door(fed.task)
+    down = addressed(down, cohort.rows)
     received = {**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})}
     evaluated = _evaluated(fed, t)
     probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}

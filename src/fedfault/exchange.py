@@ -78,6 +78,17 @@ class Cohort:
         return _both(_both(which, _not(self.private)), mine)
 
 
+def addressed(message: Message, rows: Tensor | int) -> Message:
+    """What of a message reaches some clients, or one: their rows of what has a row each, adapters (N, P), numbers (N,)."""
+    out = dict(message)
+    for name, value in message.items():
+        if isinstance(value, Adapter) and value.flat.ndim > 1:
+            out[name] = replace(value, flat=value.flat[rows])
+        elif isinstance(value, Tensor) and value.ndim:
+            out[name] = value[rows]
+    return out
+
+
 def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a & b
 
@@ -108,7 +119,7 @@ def bytes_down(cohort: Cohort, down: Message, state: State, aggregation: Aggrega
         key = (int(cohort.ranks[i]), t)
         if key not in sizes:
             keep = cohort.public(_both(changed[t], unknown), i)
-            sizes[key] = len(pack(down, keep=keep)) + min(sum(state.folds[t - 1 :]), whole)
+            sizes[key] = len(pack(addressed(down, i), keep=keep)) + min(sum(state.folds[t - 1 :]), whole)
         out.append(sizes[key])
     return out
 
@@ -222,12 +233,4 @@ def remembered(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: 
 
 def selected(message: Message, good: Sequence[bool]) -> Message:
     """The rows of the good clients of a message that is stacked over the cohort."""
-    if all(good):
-        return message
-    keep, out = torch.tensor(good), dict(message)
-    for name, value in message.items():
-        if isinstance(value, Adapter):
-            out[name] = replace(value, flat=value.flat[keep])
-        elif isinstance(value, Tensor) and value.ndim:
-            out[name] = value[keep]
-    return out
+    return message if all(good) else addressed(message, torch.tensor(good))

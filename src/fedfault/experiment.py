@@ -21,7 +21,7 @@ from fedfault.backbones.scorer import LAST, Scorer
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.classification import ClassificationTask
 from fedfault.cohort_task import CohortTask
-from fedfault.config.schema import Experiment
+from fedfault.config.schema import Component, Experiment
 from fedfault.corpora.decoding import decoder
 from fedfault.corpora.packing import Blocks
 from fedfault.data import Split, bytes_per_token, documents_of, load_corpus, same_corpus, split
@@ -180,6 +180,9 @@ def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.method, **f.aggregation.options)
     _check_pair(exp, algorithm, aggregation)
+    if f.on_failure == "cluster":  # what an alarm leads to must be possible too
+        then = f.model_copy(update={"algorithm": Component(name="clustered")})
+        _check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation)
     return Federation(
         task=task,
         algorithm=algorithm,

@@ -72,10 +72,11 @@ def _check_free(plot: Path | None) -> None:
 
 def _facts(p: Prepared) -> list[str]:
     from fedfault.engine import begin
+    from fedfault.exchange import addressed
     from fedfault.wire import pack
 
     exp, fed, split = p.config, p.federation, p.split
-    down = len(pack(fed.algorithm.broadcast(begin(fed))))
+    down = len(pack(addressed(fed.algorithm.broadcast(begin(fed)), 0)))
     size = sum(b.num_tokens for b in split.train)
     lines = [
         f"corpus     {split.corpus.name}: {len(split.corpus.train):,} training and {len(split.corpus.validation):,} "

@@ -1,4 +1,6 @@
-"""federation.on_failure=rollback: at an alarm the run goes back to its best round and on with the mapped remedy.
+"""federation.on_failure=rollback or cluster: at an alarm the run goes back to its best round and on with an answer to it.
+
+The answer is the mapped remedy, or a model for each cluster of clients.
 
 What is left behind stays in the folder as abandoned-N.jsonl, and the manifest says from where to where, why and with which
 settings. A kill between any two of these steps is repaired by the next `resume`.
@@ -14,6 +16,7 @@ from fedfault.carry import carried
 from fedfault.cohort_task import CohortTask
 from fedfault.config.loading import load
 from fedfault.experiment import Prepared, federation
+from fedfault.mitigation.remedy import split_up
 from fedfault.progress import Progress
 from fedfault.records import Finding
 from fedfault.remedies import remedy
@@ -42,11 +45,12 @@ def roll_back(
 ) -> tuple[Prepared, State, str] | None:
     """The run as it goes on from its best round, and a sentence about it; None where there is no remedy, or no more."""
     records, past = folder.records(), manifest.setdefault("abandoned", [])
-    answer = remedy(p.config, [f.detector for f in alarms])
+    by = [f.detector for f in alarms]
+    answer, nothing = _answer(p, by)
     best = best_round(records)
     for hindered, why in (
         (len(past) >= MOST, f"it went back {MOST} times already"),
-        (not answer, "no setting of a running federation mends it"),
+        (not answer, nothing),
         (best not in folder.kept(), f"the best round, {best}, has no checkpoint in this folder"),
     ):
         if hindered:
@@ -57,14 +61,21 @@ def roll_back(
     name = f"abandoned-{len(past) + 1}.jsonl"
     folder.write_records(name, records)
     now = records[-1].round
-    by = [f.detector for f in alarms]
     entry = {"from": now, "to": best, "by": by, "changes": changed, "settings": answer, "records": name, "done": False}
     past.append(entry)
     folder.write_json("manifest.json", manifest)
     repair(folder, manifest)
     fed = federation(loaded.experiment, cast(CohortTask, p.federation.task))
     state, notes = carried(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
-    said = f"went back from round {now} to round {best} because of {' and '.join(by)}, and on with {', '.join(answer)}"
+    moved = f"went back from round {now} to round {best}" if best != now else f"changed course in round {now}"
+    said = f"{moved} because of {' and '.join(by)}, and on with {', '.join(answer)}"
     for line in (said, *notes):
         progress.say(line)
     return replace(p, config=loaded.experiment, federation=fed), state, said
+
+
+def _answer(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:
+    """Settings that answer these alarms, or why there are none."""
+    if p.config.federation.on_failure == "cluster":
+        return split_up(p, causes)
+    return remedy(p.config, list(causes)), "no setting of a running federation mends it"

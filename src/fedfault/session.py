@@ -240,8 +240,13 @@ def _finish(
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
     labels = classes(p.split.corpus)
-    card = _card(p, found, manifest, labels)
-    export(folder.path / "adapter", p.backbone, p.model, state.adapter, card, state.base, labels)
+    card, place = _card(p, found, manifest, labels), folder.path / "adapter"
+    models = p.federation.algorithm.models(state)
+    mean = f"\nThis is the mean of {', '.join(models)}, which lie beside it and which clients use.\n" if models else ""
+    export(place, p.backbone, p.model, state.adapter, card + mean, state.base, labels)
+    for name, x in models.items():
+        own = f"\nThis is {name}; the scores above are those of the mean of {', '.join(models)}.\n"
+        export(place / name, p.backbone, p.model, x, card + own, state.base, labels)
 
 
 def _check_same(manifest: dict[str, Any], now: dict[str, Any]) -> None:

@@ -213,6 +213,10 @@ def _no_personal(state: State) -> Adapter | None:
     return None
 
 
+def _one_model(state: State) -> Mapping[str, Adapter]:
+    return {}
+
+
 def _nothing_wrong(state: State) -> str | None:
     return None
 
@@ -223,9 +227,10 @@ class Algorithm:
 
     client: (received, memory, train) -> (sent, memory); `sent["n"]` is the weight of each client, (K,)
     server: (state, got, average) -> state, with `got` stacked over the cohort: adapters (K, P), scalars (K,)
-    broadcast: (state) -> message to every client of the cohort
+    broadcast: (state) -> message to every client; of an adapter (N, P) or numbers (N,) each gets its own row
     init: (adapter) -> server memory;  init_client: (adapter) -> one client's memory before it first takes part
     personal: (state) -> the model that each client uses, (N, P), where that is not the server's
+    models: (state) -> the models of the server by name, each (P,), where clients use several; the adapter is their mean
     wrong: (state) -> a sentence if an invariant of the algorithm does not hold
     refuses: what an aggregation may not do to be combined with this algorithm, with the reason (see `TRAITS`); and
         "unequal ranks", if clients have to train the same numbers
@@ -237,6 +242,7 @@ class Algorithm:
     init: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
     init_client: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
     personal: Callable[[State], Adapter | None] = _no_personal
+    models: Callable[[State], Mapping[str, Adapter]] = _one_model
     wrong: Callable[[State], str | None] = _nothing_wrong
     refuses: Mapping[str, str] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedfault.types import Adapter, Message, Pair
 
-REGISTERED = ("n",)  # a client's weight is agreed once when it joins, not sent with every message
+REGISTERED = ("n", "cluster")  # a client's weight and its cluster are agreed once, not sent with every message
 
 
 def pack(message: Message, row: int | None = None, keep: Tensor | None = None) -> bytes:

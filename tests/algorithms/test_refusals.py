@@ -10,7 +10,7 @@ from fedfault.experiment import _check_pair
 from fedfault.registry import build
 from toys import allowed
 
-SOME = ["scaffold", "scaffold_update_space", "feddyn", "ifca"]
+SOME = ["scaffold", "scaffold_update_space", "feddyn", "ifca", "clustered"]
 
 
 @pytest.mark.parametrize("algorithm", SOME)
@@ -39,7 +39,7 @@ def test_ranks_may_differ(algorithm):
     assert allowed(algorithm, "blockwise", [1, 2])
 
 
-@pytest.mark.parametrize("algorithm", ["feddyn", "ifca"])
+@pytest.mark.parametrize("algorithm", ["feddyn", "ifca", "clustered"])
 def test_ranks_must_not_differ(algorithm):
     assert allowed(algorithm, "blockwise", [2, 2])
     assert not allowed(algorithm, "blockwise", [1, 2])

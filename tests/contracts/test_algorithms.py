@@ -9,6 +9,7 @@ import torch
 
 from fedfault.algebra import mean
 from fedfault.engine import begin, rounds
+from fedfault.exchange import addressed
 from fedfault.registry import builders
 from fedfault.types import Adapter, Trained
 from toys import LowRank, federation
@@ -71,7 +72,7 @@ def test_an_idle_round_changes_nothing(algorithm):
     state = away_from_start(fed)
     rows = torch.tensor([0, 2, 5])
     train = Idle(torch.tensor([3.0, 1.0, 7.0]))
-    up, _ = fed.algorithm.client(fed.algorithm.broadcast(state), memory_of(state, rows), train)
+    up, _ = fed.algorithm.client(addressed(fed.algorithm.broadcast(state), rows), memory_of(state, rows), train)
     assert torch.equal(fed.algorithm.server(state, up, plain).adapter.flat, state.adapter.flat)
 
 
@@ -83,9 +84,8 @@ def test_the_order_of_clients_does_not_matter(algorithm):
 
     def after(order: list[int]) -> torch.Tensor:
         rows = torch.tensor(order)
-        up, _ = fed.algorithm.client(
-            fed.algorithm.broadcast(state), memory_of(state, rows), Idle(weight[rows], flat[rows])
-        )
+        sent = addressed(fed.algorithm.broadcast(state), rows)
+        up, _ = fed.algorithm.client(sent, memory_of(state, rows), Idle(weight[rows], flat[rows]))
         return fed.algorithm.server(state, up, plain).adapter.flat
 
     torch.testing.assert_close(after([0, 1, 2, 3]), after([2, 0, 3, 1]), rtol=1e-6, atol=1e-7)

@@ -24,6 +24,7 @@ UP_AND_DOWN = {
     "scaffold_update_space": (131_072, 131_072),
     "feddyn": (WHOLE, WHOLE + SCALAR),  # the mean weight
     "moon": (WHOLE, WHOLE),
+    "clustered": (WHOLE, WHOLE),
     "ifca": (WHOLE + SCALAR, 196_608),  # the choice, one of three
 }
 
@@ -57,7 +58,8 @@ class Pulled:
 
 @pytest.mark.parametrize("name", builders("algorithm"))
 def test_the_table(name):
-    algorithm = (name, {"num_clusters": 3}) if name == "ifca" else name
+    options = {"ifca": {"num_clusters": 3}, "clustered": {"clusters": [0, 1, 2]}}
+    algorithm = (name, options.get(name, {}))
     fed = federation(Pulled(), algorithm, clients=4, cohort_size=2, num_rounds=2, work={"steps": 1})
     *_, (_, record) = rounds(fed, begin(fed))
     assert {(c.bytes_up, c.bytes_down) for c in record.clients} == {UP_AND_DOWN[name]}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from fedfault.algebra import mean
 from fedfault.registry import register
@@ -45,6 +46,21 @@ def apart(x: Adapter, cluster: int) -> Adapter:
     return replace(x, flat=flat.to(x.flat))
 
 
+def within(state: State, names: Sequence[str], got: Message, cluster: Tensor, average: Average) -> State:
+    """The server's step in every cluster: the average over the clients (K,) that are in it; one without clients stays.
+
+    The server's adapter becomes the mean of the clusters' models, each weighed by its clients of the round.
+    """
+    memory, weight = dict(state.memory), torch.zeros(len(names), dtype=torch.float64)
+    for j, name in enumerate(names):
+        n = got["n"] * (cluster == j)
+        weight[j] = n.sum()
+        if weight[j] > 0:
+            memory[name] = average(got["x"], n)
+    clusters = replace(state.adapter, flat=torch.stack([memory[name].flat for name in names]))
+    return replace(state, adapter=mean(clusters, weight), memory=memory)
+
+
 @register("algorithm")
 def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
     """IFCA (Ghosh et al., NeurIPS 2020): each client trains the cluster's model with the lowest loss on its data.
@@ -68,14 +84,7 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
         return {"x": local.adapter, "choice": choice, "n": local.weight}, {"choice": kept}
 
     def server(state: State, got: Message, average: Average) -> State:
-        memory, weight = dict(state.memory), torch.zeros(num_clusters, dtype=torch.float64)
-        for j, name in enumerate(names):
-            n = got["n"] * (got["choice"] == j)
-            weight[j] = n.sum()
-            if weight[j] > 0:
-                memory[name] = average(got["x"], n)
-        clusters = replace(state.adapter, flat=torch.stack([memory[name].flat for name in names]))
-        return replace(state, adapter=mean(clusters, weight), memory=memory)
+        return within(state, names, got, got["choice"], average)
 
     def personal(state: State) -> Adapter:
         models = torch.stack([state.memory[name].flat for name in names])
@@ -90,5 +99,6 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
         init=lambda x: {name: apart(x, j) for j, name in enumerate(names)},
         init_client=lambda x: {"choice": replace(x, flat=torch.zeros(1))},  # one number in place of P
         personal=personal,
+        models=lambda state: state.memory,
         refuses=REFUSES,
     )

@@ -186,19 +186,25 @@ def _without_head(name: str, source: str) -> tuple[Any, Any, str]:
 
 def _pooling(model: Any, source: str, has_pooler: bool) -> str:
     """The last token where no token sees a later one; else what the folder of a sentence encoder says; else as BERT does."""
-    from transformers.utils import cached_file
-
     if _is_causal(model):
         return LAST
+    if sentence_rule(source).get("pooling_mode_mean_tokens"):
+        return MEAN
+    return POOLER if has_pooler else FIRST
+
+
+def sentence_rule(source: str) -> dict[str, Any]:
+    """What a sentence encoder's folder or Hub page says about pooling, as sentence-transformers keeps it; often nothing."""
+    from transformers.utils import cached_file
+
     rule = cached_file(
         source,
-        "1_Pooling/config.json",  # where sentence-transformers keeps it
+        "1_Pooling/config.json",
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    if rule and json.loads(Path(rule).read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
-        return MEAN
-    return POOLER if has_pooler else FIRST
+    found: dict[str, Any] = json.loads(Path(rule).read_text(encoding="utf-8")) if rule else {}
+    return found
 
 
 @torch.no_grad()

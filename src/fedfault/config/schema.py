@@ -146,8 +146,10 @@ class Federation(Section):
     bad_updates: Literal["drop", "stop"] = Field(
         default="drop", description="what becomes of a client whose update is not finite, and of the run"
     )
-    on_failure: Literal["continue", "stop", "rollback"] = Field(
-        default="continue", description="at an alarm: go on, stop, or go back to the best round with a remedy"
+    on_failure: Literal["continue", "stop", "rollback", "cluster"] = Field(
+        default="continue",
+        description="at an alarm: go on, stop, go back to the best round with a remedy, or, at one of drift or fairness, "
+        "with a model for each cluster of clients",
     )
 
     @field_validator("algorithm", mode="before")

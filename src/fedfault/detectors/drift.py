@@ -63,7 +63,12 @@ def client_drift() -> Detector:
     return Detector(
         readings,
         sentence,
-        advice=("federation.algorithm=scaffold", "federation.algorithm=fedprox", "training.local_steps fewer"),
+        advice=(
+            "federation.algorithm=scaffold",
+            "federation.algorithm=fedprox",
+            "training.local_steps fewer",
+            "fedfault mitigate RUN",
+        ),
         floor=0.2,
         spread=0.02,
         natural=0.2,

@@ -54,7 +54,12 @@ def negative_transfer() -> Detector:
     return Detector(
         readings,
         sentence,
-        advice=("federation.aggregation=fedsa_lora", "federation.algorithm=ifca", "training.lr lower"),
+        advice=(
+            "federation.aggregation=fedsa_lora",
+            "fedfault mitigate RUN",
+            "federation.algorithm=ifca",
+            "training.lr lower",
+        ),
         floor=0.02,  # nats
         spread=1.0,
         natural=NormalDist().inv_cdf(1 - ALPHA / 10),  # Bonferroni for ten clients
@@ -108,7 +113,12 @@ def fairness_gap() -> Detector:
             f"client {r.evidence['worst_client']:.0f} is left behind: its gradient is {r.effect:.1f} times as steep as the "
             "median client's"
         ),
-        advice=("look at that client's data", "federation.algorithm=ifca", "federation.aggregation=fedsa_lora"),
+        advice=(
+            "look at that client's data",
+            "fedfault mitigate RUN",
+            "federation.algorithm=ifca",
+            "federation.aggregation=fedsa_lora",
+        ),
         floor=4.0,  # times the median: registers of English differ by three
         spread=0.05,
         natural=math.log(5),

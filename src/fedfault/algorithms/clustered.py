@@ -1,0 +1,71 @@
+"""Clusters that are known before training: one federated model for each group of clients, side by side in one cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedfault.algebra import mean
+from fedfault.algorithms.ifca import REFUSES, within
+from fedfault.registry import register
+from fedfault.types import Adapter, Algorithm, Average, Message, State, Train
+
+
+@register("algorithm")
+def clustered(
+    *,
+    clusters: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None,
+    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.0,
+) -> Algorithm:
+    """FedAvg within given clusters of clients: each cluster has a model of its own.
+
+    clusters: the cluster of client 0, 1, ..., from the start again when it ends; by default one cluster, which is FedAvg
+    bit for bit. A client trains x_j, the model of its cluster j, and nobody else sees it:
+    x_j <- sum_{i in j} n_i y_i / sum_{i in j} n_i over the clients of the round; a cluster without any stays. With
+    shrinkage s every model then moves to the mean of the round's models, x_j <- (1 - s) x_j + s x: 0, the default, keeps
+    clusters apart, 1 is FedAvg again. A cluster for each client is local training without a federation.
+
+    Global scores are about the mean of the clusters' models, each weighed by all its clients; personal scores about the
+    model of each client's cluster. `fedfault mitigate` finds clusters; a client is told its own once, and in a round one
+    model goes down and one up.
+
+    Reference: Sattler et al., arXiv 1910.01991, for one model a cluster; Mansour et al., arXiv 2002.10619.
+    """
+    places = clusters or [0]
+    names = [f"cluster_{j}" for j in range(max(places) + 1)]
+
+    def of(num_clients: int) -> Tensor:
+        return torch.tensor([places[k % len(places)] for k in range(num_clients)])
+
+    def personal(state: State) -> Adapter:
+        models = torch.stack([state.memory[name].flat for name in names])
+        return replace(state.adapter, flat=models[of(len(state.weights)).to(models.device)])  # (N, P)
+
+    def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
+        local = train(start=got["x"])  # (K, P), each from the model of its cluster
+        return {"x": local.adapter, "cluster": got["cluster"], "n": local.weight}, memory
+
+    def server(state: State, got: Message, average: Average) -> State:
+        after = within(state, names, got, got["cluster"], average)
+        x, memory = after.adapter.flat, after.memory
+        if shrinkage:
+            memory = {name: replace(a, flat=a.flat.lerp(x, shrinkage)) for name, a in memory.items()}
+        owned = torch.tensor(state.weights, dtype=torch.float64)
+        weight = torch.zeros(len(names), dtype=torch.float64).index_add(0, of(len(owned)), owned)
+        models = replace(after.adapter, flat=torch.stack([memory[name].flat for name in names]))
+        return replace(after, adapter=mean(models, weight), memory=memory)
+
+    return Algorithm(
+        client,
+        server,
+        broadcast=lambda state: {"x": personal(state), "cluster": of(len(state.weights))},
+        init=lambda x: dict.fromkeys(names, x),
+        personal=personal,
+        models=lambda state: state.memory,
+        refuses={**REFUSES, "private": "what never leaves a client is no part of its cluster's model"},
+    )

@@ -1,0 +1,138 @@
+"""How many clusters of clients there are, if any: k-means over their embeddings, k by silhouette against chance.
+
+k-means always finds clusters, so that the best silhouette over k = 2, 3, ... means nothing by itself. It is compared with
+the best silhouettes of clients to whom the very same documents were dealt anew at random, with the numbers that they had.
+Under an IID split the true deal is one more such draw: k > 1 is chosen in at most one of DRAWS + 1 of them, whatever the
+embeddings, their number and the sizes of the clients (a permutation test; Phipson and Smyth, 2010).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfault.seeds import rng
+
+DRAWS = 39  # random deals, all of which the true one must beat: 1 chance in 40 under an IID split, where 5 % would do
+MOST = 8  # clusters at most
+RESTARTS = 20  # of k-means++, the best of which counts
+ROUNDING = 1e-12  # of a mean of vectors of length one: what is not farther off has no direction
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which client belongs together with which, and how sure it is that there are clusters at all."""
+
+    labels: tuple[int, ...]  # (N,) the cluster of every client; clusters are numbered as clients meet them
+    silhouettes: dict[int, float]  # k -> mean silhouette of the clients
+    threshold: float | None  # what the best one had to exceed; None: too few clients to look for clusters
+    p: float | None  # share of the deals, the true one included, whose best silhouette is at least as high
+
+    @property
+    def k(self) -> int:
+        """How many clusters: 1 for clients that a random deal could have made."""
+        return max(self.labels) + 1
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in words."""
+        if self.threshold is None:
+            return f"{len(self.labels)} clients are too few to look for clusters: one model for all"
+        best = max(self.silhouettes.values())
+        compared = f"best silhouette {best:.3f}, {self.threshold:.3f} at most by chance, p = {self.p:.3f}"
+        if self.k == 1:
+            return f"no clusters: the clients are as alike as a random deal makes them ({compared})"
+        members = ", ".join(str([i for i, c in enumerate(self.labels) if c == j]) for j in range(self.k))
+        return f"{self.k} clusters: {members} ({compared})"
+
+    def to_json(self) -> dict[str, Any]:
+        """What is kept of it."""
+        return {
+            "k": self.k,
+            "labels": list(self.labels),
+            "silhouettes": self.silhouettes,
+            "threshold": self.threshold,
+            "p": self.p,
+            "sentence": self.sentence,
+        }
+
+
+def embeddings(documents: Array, owner: NDArray[np.int64], clients: int) -> Array:
+    """Client embeddings (N, d): in which direction the mean of a client's documents (n, d) lies from all clients' mean.
+
+    Without that mean, which is most of every hidden state, and at length one: the mean of few documents lies farther off by
+    chance, and lengths would make clusters of small clients and large ones.
+    """
+    total = np.zeros((clients, documents.shape[1]))
+    np.add.at(total, owner, documents)
+    means = total / np.bincount(owner, minlength=clients)[:, None]
+    return _unit(means - means.mean(0))
+
+
+def choose(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Clusters:
+    """Clusters of clients from the embeddings (n, d) of documents and who owns each, (n,); every client owns one at least.
+
+    Raises nothing: fewer than three clients, for whom no silhouette exists, are one cluster.
+    """
+    together = (0,) * clients
+    if clients < 3:
+        return Clusters(together, {}, None, None)
+    found = _silhouettes(embeddings(documents, owner, clients), seed)
+    best = max(score for score, _ in found.values())
+    null = list(_by_chance(documents, owner, clients, seed))
+    threshold = max(null)
+    p = (1 + sum(value >= best for value in null)) / (DRAWS + 1)
+    k = max(found, key=lambda k: (found[k][0], -k))
+    labels = _numbered(found[k][1]) if best > threshold else together
+    return Clusters(labels, {k: score for k, (score, _) in found.items()}, threshold, p)
+
+
+def _by_chance(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Iterator[float]:
+    """The best silhouette of every random deal."""
+    for i in range(DRAWS):
+        dealt = rng(seed, "clusters", i).permutation(owner)
+        yield max(score for score, _ in _silhouettes(embeddings(documents, dealt, clients), seed).values())
+
+
+def _silhouettes(points: Array, seed: int) -> dict[int, tuple[float, NDArray[np.int64]]]:
+    """k -> (mean silhouette, labels (N,)) of k-means with k = 2 ... N - 1, MOST at most."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import silhouette_score
+
+    points, found = _turned(points), {}
+    start = int(rng(seed, "k-means").integers(2**31))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
+        for k in range(2, min(MOST, len(points) - 1) + 1):
+            labels = KMeans(k, n_init=RESTARTS, random_state=start).fit_predict(points)
+            several = 1 < len(set(labels.tolist())) < len(points)
+            found[k] = (float(silhouette_score(points, labels)) if several else 0.0, labels)
+    return found
+
+
+def _turned(points: Array) -> Array:
+    """The same points (N, d) in their own N dimensions at most: distances stay, and k-means has less to add up."""
+    centred = points - points.mean(0)
+    U, s, _ = np.linalg.svd(centred, full_matrices=False)
+    return np.asarray(U * s)
+
+
+def _unit(rows: Array) -> Array:
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(length > ROUNDING, length, np.inf))
+
+
+def _numbered(labels: NDArray[np.int64]) -> tuple[int, ...]:
+    """
+    >>> _numbered(np.array([2, 0, 2, 1]))
+    (0, 1, 0, 2)
+    """
+    place: dict[int, int] = {}
+    return tuple(place.setdefault(label, len(place)) for label in labels.tolist())
