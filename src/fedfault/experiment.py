@@ -180,7 +180,7 @@ def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.method, **f.aggregation.options)
     _check_pair(exp, algorithm, aggregation)
-    return Federation(
+    fed = Federation(
         task=task,
         algorithm=algorithm,
         aggregation=aggregation,
@@ -197,6 +197,8 @@ def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
         bad_updates=f.bad_updates,
         probes={name: build("probe", name) for name, wanted in exp.metrics if wanted},
     )
+    equipment.check_deadline(fed)
+    return fed
 
 
 def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
