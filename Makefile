@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 RUN := results/quickstart
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2  # more threads in each would wait for each other
 
 .PHONY: quickstart test test-fast lint types format bench docs clean
 
@@ -13,10 +14,10 @@ $(RUN)/report.html: $(STAMP)
 	$(BIN)/fedfault run --overwrite
 
 test: $(STAMP) lint types
-	$(BIN)/pytest
+	$(TESTS)
 
 test-fast: $(STAMP)
-	$(BIN)/pytest -m "not slow"
+	$(TESTS) -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -21,8 +21,8 @@ export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || set -- "${@//%a/$SLURM_ARRAY_TASK_ID}"
 
 stop() {
-    kill -TERM "$run" 2>/dev/null
-    wait "$run"
+    kill -TERM "$!" 2>/dev/null # not a variable of our own: a signal may come before it is set
+    wait "$!"
 }
 
 requeue() {
@@ -38,5 +38,4 @@ requeue() {
 trap 'stop; exit $?' TERM
 trap requeue USR1
 "$python" -m fedfault run "$@" & # in the background, because a trap waits for what is in front
-run=$!
-wait "$run"
+wait "$!"

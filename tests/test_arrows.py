@@ -70,7 +70,8 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "integrity": NOUNS,
     "exchange": NOUNS | {"wire"},
     "hardware": NOUNS | {"clock", "timing", "traces"},
-    "equipment": NOUNS | {"clock", "cohort_task", "config", "hardware", "local", "mixed", "traces"},
+    "equipment": NOUNS
+    | {"clock", "cohort_task", "config", "dispatch", "engine", "federation", "hardware", "local", "mixed", "traces"},
     "federation": NOUNS | {"hardware", "local"},
     "dispatch": NOUNS | {"clock", "exchange", "federation", "hardware"},
     "engine": NOUNS | {"dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},

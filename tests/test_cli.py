@@ -230,8 +230,16 @@ def test_a_study_with_a_failed_run_ends_with_status_one(fedfault, tmp_path, monk
     assert fedfault("study", "quick")[0] == 1
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, as it does not in a job that a shell has put into the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_stop_says_how_to_go_on(fedfault, monkeypatch, tmp_path, number, status):
+def test_a_signal_to_stop_says_how_to_go_on(fedfault, interruptible, monkeypatch, tmp_path, number, status):
     before = signal.getsignal(number)
     monkeypatch.setattr("fedfault.session.start", lambda *args, **kwargs: signal.raise_signal(number))
     found, _, err = fedfault("run", f"logging.results_dir={tmp_path}")

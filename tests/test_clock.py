@@ -280,9 +280,9 @@ def test_budgets_at_and_between_the_bounds_are_fine(r_bar):
 
 def test_a_deadline_that_nobody_can_meet_is_explained():
     """The fast tier needs 2.21 + 2 * 0.521 s with rank 2."""
-    text = refused(check_deadline, FLEET, LOAD, 2, 3.2)
+    text = refused(check_deadline, FLEET, *lines(FLEET, LOAD), 2, 3.2)
     assert all(hint in text for hint in ("deadline.seconds 3.2", "gpu_fast", "3.25 s", "rank 2"))
-    check_deadline(FLEET, LOAD, 2, 3.3)
+    check_deadline(FLEET, *lines(FLEET, LOAD), 2, 3.3)
 
 
 def test_a_model_that_fits_nowhere_is_explained():

@@ -6,6 +6,8 @@ import pytest
 
 from fedfault import equipment
 from fedfault.config.loading import load
+from fedfault.dispatch import foreseen
+from fedfault.engine import begin
 from fedfault.errors import UserError
 from fedfault.experiment import prepare
 from fedfault.mixed import MixedTask
@@ -98,6 +100,17 @@ def test_a_tier_without_the_memory_limits_the_rank_and_one_without_any_is_refuse
     assert p.federation.ranks == (4, 4, 1, 1)
     with pytest.raises(UserError, match=r"tiers: training with rank 1 takes .* MB, and the best tier, "):
         prepare(experiment(*tiers, "tiers.slow.memory_mb=1", "tiers.fast.memory_mb=1"))
+
+
+def test_a_deadline_is_judged_by_what_is_really_sent():
+    """FFA-LoRA sends B alone: on a narrow link it meets a deadline that is too early for A and B."""
+    narrow = ["tiers={a: {count: 4, bandwidth_up_mbps: 1e-3, bandwidth_down_mbps: 1e-3}}", "model.lora.r_min=4"]
+    both = prepare(experiment(*narrow)).federation
+    a, b = foreseen(both, both.hardware, begin(both))
+    early = f"deadline.seconds={0.8 * float((a + 4 * b).min())}"
+    with pytest.raises(UserError, match=r"nobody can meet it; the fastest client"):
+        prepare(experiment(*narrow, early))
+    prepare(experiment(*narrow, early, "federation.aggregation=ffa_lora"))
 
 
 @pytest.mark.slow

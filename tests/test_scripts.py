@@ -91,7 +91,7 @@ def job(tmp_path):
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
-    said = process.communicate(timeout=20)[0]
+    said = process.communicate(timeout=60)[0]
     return process.returncode, said.splitlines()
 
 

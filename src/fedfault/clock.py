@@ -261,9 +261,8 @@ def check_memory(fleet: Fleet, memory_mb: Line, r_min: int) -> None:
         )
 
 
-def check_deadline(fleet: Fleet, load: Load, r_min: int, deadline: float) -> None:
-    """`UserError` if no client can meet the deadline with the smallest rank, by the model of time."""
-    a, b = lines(fleet, load)
+def check_deadline(fleet: Fleet, a: Floats, b: Floats, r_min: int, deadline: float) -> None:
+    """`UserError` if no client can meet the deadline with the smallest rank, taking a + b r seconds, (n,)."""
     needs = a + b * r_min
     if (needs > deadline * IN_TIME).all():
         best = int(needs.argmin())

@@ -11,7 +11,10 @@ from fedfault import clock, traces
 from fedfault.clock import Fleet, Line, Tier
 from fedfault.cohort_task import CohortTask
 from fedfault.config.schema import Experiment
+from fedfault.dispatch import foreseen
+from fedfault.engine import begin
 from fedfault.errors import UserError
+from fedfault.federation import Federation
 from fedfault.hardware import Hardware
 from fedfault.local import LocalWork, steps_of
 from fedfault.mixed import MixedTask
@@ -70,7 +73,7 @@ def varies(exp: Experiment) -> bool:
 def hardware(exp: Experiment, task: CohortTask | MixedTask, work: LocalWork) -> Hardware:
     """The hardware that an experiment describes.
 
-    Raises `UserError` if no client has the memory for the smallest rank, or can meet the deadline with it.
+    Raises `UserError` if no client has the memory for the smallest rank.
     """
     N, lora = exp.federation.total_clients, exp.model.lora
     fleet = Fleet.of(_tiers(exp) or [Tier("all", N)], N)
@@ -94,12 +97,14 @@ def hardware(exp: Experiment, task: CohortTask | MixedTask, work: LocalWork) -> 
         trace=None if exp.clock.trace is None else traces.read(Path(exp.clock.trace).expanduser(), N),
     )
     clock.check_memory(fleet, hw.memory_mb, lora.r_min)
-    if hw.deadline is not None and not hw.measured:
-        everyone = np.arange(N)
-        size = Line(0.0, 4.0 * per_rank)
-        load = clock.Load(hw.tokens, hw.token_seconds, size, size)
-        clock.check_deadline(hw.connected(1, everyone), load, lora.r_min, hw.deadline)
     return hw
+
+
+def check_deadline(fed: Federation) -> None:
+    """`UserError` if no client of a new run can meet the deadline with the smallest rank, by the model of time."""
+    hw = fed.hardware
+    if hw is not None and hw.deadline is not None and not hw.measured:
+        clock.check_deadline(hw.fleet, *foreseen(fed, hw, begin(fed)), hw.r_min, hw.deadline)
 
 
 def limits(exp: Experiment, hw: Hardware | None) -> tuple[int, ...]:

@@ -183,7 +183,7 @@ def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
     if f.on_failure == "cluster":  # what an alarm leads to must be possible too
         then = f.model_copy(update={"algorithm": Component(name="clustered")})
         _check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation)
-    return Federation(
+    fed = Federation(
         task=task,
         algorithm=algorithm,
         aggregation=aggregation,
@@ -200,6 +200,8 @@ def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
         bad_updates=f.bad_updates,
         probes={name: build("probe", name) for name, wanted in exp.metrics if wanted},
     )
+    equipment.check_deadline(fed)
+    return fed
 
 
 def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
