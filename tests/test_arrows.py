@@ -35,7 +35,7 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "trackers": {"errors", "records"},
     "watch": {"calibration", "detection", "records", "report", "storage"},
     "detection": {"calibration", "records", "registry"},
-    "calibration": {"errors", "records", "storage"},
+    "calibration": {"config", "errors", "records", "storage"},
     "detectors": NOUNS,
     "report": {"records", "errors", "plots", "metrics"},
     "plots": {"records", "errors", "report"},
@@ -76,7 +76,19 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "dispatch": NOUNS | {"clock", "exchange", "federation", "hardware"},
     "engine": NOUNS | {"dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
     "mitigation": NOUNS
-    | {"backbones", "cohort_task", "config", "corpora", "data", "engine", "experiment", "local", "progress", "report"}
+    | {
+        "backbones",
+        "cohort_task",
+        "config",
+        "corpora",
+        "data",
+        "engine",
+        "experiment",
+        "federation",
+        "local",
+        "progress",
+        "report",
+    }
     | {"runs", "session"},
     "heterogeneity": NOUNS | {"backbones", "classification", "corpora", "data", "language", "metrics", "partitions"},
 }

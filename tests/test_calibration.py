@@ -12,6 +12,7 @@ from scipy.stats import t as student
 
 from fedfault import calibration
 from fedfault.calibration import ALPHA, Calibration, Threshold, choose, differences, learn
+from fedfault.config.loading import load
 from fedfault.detection import detectors, statistic
 from fedfault.errors import UserError
 from fedfault.records import Detector, Reading
@@ -275,6 +276,18 @@ def test_settings_that_differ_are_named_and_some_must_not():
     assert wrong == ["model.name=other (micro)"]
     assert sorted(differs) == ["model.lora.r_max=4 (8)", "training.lr=0.1 (0.01)"]
     assert differences(CONFIG, like(training__momentum=0.9)) == ([], ["training.momentum=0.9 (None)"])
+
+
+def test_controls_that_are_older_than_a_setting_had_its_default():
+    assert differences(CONFIG, like(deadline__enabled=True, clock__mode="modelled")) == ([], [])
+    assert differences(CONFIG, like(deadline__enabled=False)) == ([], ["deadline.enabled=False (True)"])
+
+
+@pytest.mark.parametrize("name", ["quickstart", "demos/base"])
+def test_the_shipped_configurations_differ_in_nothing_from_their_controls(name):
+    found, differs = choose("packaged", load(name).resolved)
+    assert found is not None
+    assert differs == []
 
 
 def test_a_file_is_taken_with_its_differences_or_refused(tmp_path):

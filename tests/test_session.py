@@ -146,7 +146,7 @@ def begun(finished: RunFolder, folder: Path, **changes) -> RunFolder:
 
 def test_only_an_unfinished_run_of_the_same_settings_goes_on(finished, tmp_path, monkeypatch):
     resumed = []
-    monkeypatch.setattr(session, "resume", lambda path, progress: resumed.append(path))
+    monkeypatch.setattr(session, "resume", lambda path, progress, **_: resumed.append(path))
     run = begun(finished, tmp_path)
     start(tmp_path)
     assert resumed.pop() == run.path
@@ -161,7 +161,7 @@ def test_only_an_unfinished_run_of_the_same_settings_goes_on(finished, tmp_path,
 
 def test_an_unfinished_run_is_found_under_the_name_that_it_got(finished, tmp_path, monkeypatch):
     resumed = []
-    monkeypatch.setattr(session, "resume", lambda path, progress: resumed.append(path))
+    monkeypatch.setattr(session, "resume", lambda path, progress, **_: resumed.append(path))
     other = begun(finished, tmp_path)
     other.path.rename(tmp_path / "quickstart-2")
     config = tmp_path / "quickstart-2/config.yaml"
@@ -173,7 +173,7 @@ def test_an_unfinished_run_is_found_under_the_name_that_it_got(finished, tmp_pat
 
 
 def test_overwrite_starts_an_unfinished_run_again(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "resume", lambda path, progress: pytest.fail("resumed"))
+    monkeypatch.setattr(session, "resume", lambda path, progress, **_: pytest.fail("resumed"))
     run = begun(finished, tmp_path, started="long ago")
     start(tmp_path, overwrite=True)
     assert run.read_json("manifest.json")["started"] != "long ago"

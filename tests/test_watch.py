@@ -123,8 +123,8 @@ def test_a_run_takes_the_calibration_that_it_asks_for(tmp_path, monkeypatch):
     packaged = {**CONFIG, "detectors": {"calibration": "packaged"}}
     for watch in (Watch(packaged), Watch(CONFIG, wanted="packaged")):
         assert watch.calibration == made({**CONFIG, "training": {"lr": 0.1}})
-        assert watch.differs == ["training.lr=None (0.1)"]
-        assert "The controls differ in training.lr=None (0.1)." in watch.verdict(healthy())["sure"]
+        assert watch.differs == ["training.lr=0.0005 (0.1)"]
+        assert "The controls differ in training.lr=0.0005 (0.1)." in watch.verdict(healthy())["sure"]
     assert Watch(packaged, wanted="none").calibration is None
 
 

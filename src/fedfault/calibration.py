@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.records import Detector, Records
 
@@ -148,8 +149,12 @@ def choose(wanted: str, config: Mapping[str, Any]) -> tuple[Calibration | None, 
 
 
 def differences(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Settings that have to agree and do not, and others that differ, as `key=value of the run (value of the controls)`."""
-    ours, theirs = dict(_flat(run)), dict(_flat(controls))
+    """Settings that have to agree and do not, and others that differ, as `key=value of the run (value of the controls)`.
+
+    A setting that one of them lacks has its default: controls may be older than a setting.
+    """
+    usual = dict(_flat(Experiment().model_dump()))
+    ours, theirs = ({**usual, **dict(_flat(values))} for values in (run, controls))
     told = [
         (key, f"{key}={ours.get(key)} ({theirs.get(key)})")
         for key in dict.fromkeys([*theirs, *ours])
