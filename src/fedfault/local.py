@@ -201,6 +201,7 @@ class Trainer:
         _clip(out, self.work.max_grad_norm)
         return Adapter(at.layout, out)
 
+    @torch.no_grad()
     def loss(self, at: Adapter) -> Tensor:
         """See `types.Train`: on the first 64 examples."""
         flat = at.flat.expand(len(self.clients), -1)

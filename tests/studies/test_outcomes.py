@@ -39,6 +39,7 @@ def test_probes_topics_and_alarms():
     assert value(run, "probes.gradient_norm_mean") == pytest.approx((0.6 + 0.7 + 0.8) / 3)
     assert value(run, "topic_swing") == pytest.approx(0.1)
     assert (value(run, "alarm.divergence"), value(run, "alarm.client_drift")) == (1.0, 0.0)
+    assert value(run, "client_loss") == pytest.approx(3.7 + 0.2 * 1.5)  # the mean of four clients after round 3
     assert value(run, "probes.unheard_of") is None
 
 

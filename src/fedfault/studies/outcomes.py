@@ -69,6 +69,12 @@ def rise(run: RunData) -> float | None:
     return None if best is None else _bad(losses[-1]) - best
 
 
+def client_loss(run: RunData) -> float | None:
+    """Held-out loss at the end, mean over the clients, each under the model that it uses."""
+    losses = [run.losses(name)[1][-1] for name in run.names("client/")]
+    return _mean_or_bad(losses)
+
+
 def failed(run: RunData) -> float | None:
     """1 where the verdict is `failed`, else 0."""
     return _state(run, ("failed",))
@@ -95,7 +101,7 @@ def _bad(value: float) -> float:
 
 
 DERIVED: dict[str, Callable[[RunData], float | None]] = {
-    f.__name__: f for f in (gain, auc, swing, topic_swing, rise, failed, unhealthy, seconds)
+    f.__name__: f for f in (gain, auc, swing, topic_swing, rise, client_loss, failed, unhealthy, seconds)
 }
 
 
