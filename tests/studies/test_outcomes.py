@@ -44,13 +44,16 @@ def test_probes_topics_and_alarms():
 
 
 @pytest.mark.parametrize(
-    "name", ["auc", "final.client/3.loss", "fairness.gains.worst", "probes.cka/2", "alarm.client_drift"]
+    "name",
+    ["auc", "final.client/3.loss", "fairness.gains.worst", "probes.cka/2", "alarm.client_drift", "clock.seconds"],
 )
 def test_known_metrics(name):
     check_metric(name)
 
 
-@pytest.mark.parametrize("name", ["loss", "final.validation.los", "alarm.drft", "fairness.gains", "probes.", 3])
+@pytest.mark.parametrize(
+    "name", ["loss", "final.validation.los", "alarm.drft", "fairness.gains", "simulated_seconds", "probes.", 3]
+)
 def test_unknown_metrics_are_refused(name):
     with pytest.raises(UserError, match="metric"):
         check_metric(name)

@@ -20,7 +20,8 @@ LOSSES = "loss|perplexity|bits_per_byte|accuracy|f1|pearson|spearman"
 SCORES = rf"(initial|final)\.(validation|personal|general|topic/.+|client/\d+)\.({LOSSES})"
 PATHS = (  # of metrics.json, beside the scores
     r"best\.(loss|round)|forgetting|backward_transfer\.topic/.+|bytes_up|bytes_down|tokens|tokens_per_second|peak_memory_mb",
-    r"fairness\.(losses|gains)\.(worst|p10|p50|p90|gap|sd|cvar_20|jain)|time_to_target\.(round|seconds)|simulated_seconds",
+    r"fairness\.(losses|gains)\.(worst|p10|p50|p90|gap|sd|cvar_20|jain)|"
+    r"time_to_target\.(round|seconds|simulated_seconds)|clock\.(seconds|compliance|rounds_in_time|regret|dropped)",
 )
 GROWS = ("loss", "perplexity", "bits_per_byte", "gap", "sd")  # infinite, not missing, where a run has diverged
 
