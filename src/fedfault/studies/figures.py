@@ -65,16 +65,12 @@ def forest(r: Results, theme: Theme, narrow: bool) -> Figure | None:
         ax.axvline(place, color=colour, lw=1, zorder=0)
     most = max([abs(v) for a, f in rows for v in _scaled(a, f)], default=1.0)
     ax.set_xlim(-1.5 * max(most, 1.2), 1.5 * max(most, 1.2))
-    names = [label(a.hypothesis.name, 24 if narrow else 46) for a, _ in rows]
+    names = [_lines(a.hypothesis.name, 2, 18) if narrow else label(a.hypothesis.name, 46) for a, _ in rows]
     ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     bare(ax)
     ax.set_xlabel("difference / smallest that matters")
-    ax.set_title(
-        "What was claimed lies right of 1, or within ±1 for equal"
-        if not narrow
-        else "Claimed: right of 1; equal: within ±1"
-    )
+    ax.set_title("Claimed: above 1, or in ±1" if narrow else "What was claimed lies right of 1, or within ±1 for equal")
     handles = [
         ax.plot([], [], marks[v], color=colours[v], ms=7, mec=theme.surface, label=v)[0]
         for v in dict.fromkeys(a.verdict for a, _ in rows)
