@@ -40,6 +40,7 @@ def test_micro_reads_and_writes_any_bytes():
     assert tokenizer.backend_tokenizer.decode(tokenizer([text])["input_ids"][0]) == text
 
 
+@pytest.mark.slow
 def test_micro_needs_no_transformers():
     code = "import sys, fedfault.session, fedfault.backbones.export; from fedfault.backbones.load import load; "
     code += "load('micro'); print('transformers' in sys.modules)"

@@ -55,6 +55,7 @@ def alarm(detector: str, round: int = 1) -> Finding:
     return Finding(detector, round, "alarm", "it is so", 2.0, 1.0, 0, advice=("look",))
 
 
+@pytest.mark.slow
 def test_central_training_has_all_rows_and_as_many_steps():
     p = prepare(small("unused").experiment)
     *_, (_, last) = records = list(rounds(p.federation, begin(p.federation)))

@@ -106,6 +106,7 @@ def test_the_solver_finds_the_optimum_of_the_linear_program(seed):
     assert abs((a + b * r).max() - T) < 1e-4 * max(1.0, T)
 
 
+@pytest.mark.slow
 @few
 @given(seeds, st.sampled_from([1e-3, 3600.0]), st.sampled_from([0.0, 1000.0]))
 def test_neither_the_unit_of_time_nor_a_common_delay_matters(seed, unit, delay):
@@ -122,6 +123,7 @@ def test_equal_clients_differ_by_one_unit_at_most(seed):
     assert np.ptp(ranks_of(replace(s, a=np.full_like(s.a, s.a[0]), b=np.full_like(s.b, s.b[0])))) <= 1
 
 
+@pytest.mark.slow
 @few
 @given(seeds, st.floats(1.01, 100.0), st.integers(0, 7))
 def test_a_client_that_gets_slower_never_gets_more(seed, factor, client):

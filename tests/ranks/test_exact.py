@@ -7,6 +7,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +91,7 @@ def test_the_second_slowest_client_is_as_fast_as_it_can_be_too(seed):
             assert i == j or more[j] >= now[i] - 1e-9 * max(1.0, now.max())
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.sampled_from([1e-6, 0.1, 3.0, 3600.0]), st.sampled_from([0.0, 0.1, 1000.0]))
 def test_neither_the_unit_of_time_nor_a_common_delay_matters(seed, unit, delay):

@@ -41,6 +41,7 @@ def test_the_budget_is_met_within_bounds(scheduler, seed):
     assert ((s.low <= ranks) & (ranks <= s.high)).all()
 
 
+@pytest.mark.slow
 @BOTH
 @seeded
 @given(seeds, st.sampled_from([1e-3, 60.0]), st.sampled_from([np.log2(np.e), 1000.0]))
@@ -63,6 +64,7 @@ def test_the_original_units_turn_the_answer_round(scheduler, a_second, a_millise
         assert scheduler.assign(told(scheduler, [reports]), cohort(2, 16)).ranks == expected
 
 
+@pytest.mark.slow
 @BOTH
 @seeded
 @given(seeds)
