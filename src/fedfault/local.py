@@ -310,7 +310,8 @@ class _Optimizer:
 
     def __init__(self, work: LocalWork, y: Tensor) -> None:
         self.work = work
-        self.mean, self.square = torch.zeros_like(y), torch.zeros_like(y)
+        rows = len(y) if work.optimizer == "adamw" else 0  # SGD keeps nothing
+        self.mean, self.square = y.new_zeros(2, rows, y.shape[1])
         self.steps = torch.zeros((), device=y.device)
 
     def step(self, y: Tensor, gradient: Tensor) -> None:
