@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ class Federation:
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
     effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
+    remote: Callable[[Opened], Done] | None = None  # does the clients' part elsewhere, and what they keep stays there
 
     def cohort(self, round: int) -> list[int]:
         """Ids of the clients that train in a round, sorted; a function of the seed and the round alone."""
@@ -83,9 +84,7 @@ class Federation:
 def begin(fed: Federation, x: Adapter | None = None) -> State:
     """The state before the first round; with x (P,), from there on."""
     x, N = fed.task.init(fed.seed) if x is None else x, fed.total_clients
-    home = {**fed.algorithm.init_client(x)}
-    if fed.aggregation.private(x.layout) is not None:
-        home[OWN] = x
+    home = {} if fed.remote else newcomer(fed, x)
     return State(
         x,
         memory=fed.algorithm.init(x),
@@ -94,6 +93,12 @@ def begin(fed: Federation, x: Adapter | None = None) -> State:
         ranks=fed.ranks or (full_rank(x.layout),) * N,
         seen=(0,) * N,
     )
+
+
+def newcomer(fed: Federation, x: Adapter) -> dict[str, Adapter]:
+    """What a client remembers before it first takes part, (P,) each; x is the adapter that the run starts from."""
+    own = {} if fed.aggregation.private(x.layout) is None else {OWN: x}
+    return {**fed.algorithm.init_client(x), **own}
 
 
 def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]:
@@ -113,45 +118,51 @@ def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]
 
 @dataclass(frozen=True)
 class Opened:
-    """A round up to local training: who trains, from what, with which streams."""
+    """A round up to local training: who trains, from what."""
 
     fed: Federation
     state: State
     round: int
     cohort: Cohort
     passes: Passes
-    door: integrity.Door
-    train: Trainer
     down: Message  # what the server sent
     received: Message  # what arrived: cut to the clients' ranks, with what they kept at home
     memory: Mapping[str, Adapter]  # what each client of the cohort remembers
-    base: Mapping[str, int]  # checksums of the frozen weights
     probes: Mapping[str, Probe]  # of this round
     evaluated: bool  # whether scores are taken in this round
     halves: tuple[Tensor, Tensor] | None
     seconds: float  # that they took
 
 
+class Done(NamedTuple):
+    """The clients' part of a round; rows are in the order of the cohort."""
+
+    cohort: Cohort  # those that were asked, or the ones of them whose work arrived
+    up: Message  # what they send
+    home: Mapping[str, Adapter]  # what they keep, without what an aggregation leaves with them
+    start: Tensor  # (K, P) where they started
+    trained: Trained
+    events: tuple[str, ...] = ()
+
+
 def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     """Broadcast, local training of the cohort, aggregation, evaluation, probes."""
     started = time.perf_counter()
     r = _open(fed, state)
-    watched = integrity.Watched(r.train, r.door, r.received, r.cohort.clients)
-    up, home = fed.algorithm.client(r.received, r.memory, watched)
-    integrity.check_sent(watched, up, home, r.memory)
-    return _close(r, up, home, time.perf_counter() - started - r.seconds)
+    done = fed.remote(r) if fed.remote else at_clients(fed, r.round, r.cohort, r.received, r.memory, r.passes)
+    trained = time.perf_counter() - started - r.seconds
+    return _close(r, done, trained) if done.cohort.clients else _idle(r, done.events, trained)
 
 
 def _open(fed: Federation, state: State) -> Opened:
     t = state.round + 1
     cohort = Cohort.of(fed.cohort(t), state, fed.aggregation)
     K = len(cohort.clients)
-    passes = Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K))
-    door = integrity.Door(fed.task)
     down = fed.algorithm.broadcast(state)
     received = {**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})}
     evaluated = t % fed.evaluate_every == 0 or t == fed.num_rounds
     probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}
+    passes = Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K))
     clock, halves = time.perf_counter(), None  # of the probes alone
     if any(p.gradients for p in probes.values()) and "x" in received:
         start = received["x"].flat.expand(K, -1)
@@ -164,12 +175,9 @@ def _open(fed: Federation, state: State) -> Opened:
         round=t,
         cohort=cohort,
         passes=passes,
-        door=door,
-        train=_trainer(fed, door, cohort, t, passes),
         down=down,
         received=received,
         memory={n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN},
-        base=fed.task.checksums(),
         probes=probes,
         evaluated=evaluated,
         halves=halves,
@@ -177,27 +185,39 @@ def _open(fed: Federation, state: State) -> Opened:
     )
 
 
-def _close(r: Opened, up: Message, home: Mapping[str, Adapter], trained: float) -> tuple[State, RoundRecord]:
-    """What follows local training; `trained` are the seconds that it took."""
-    fed, state, cohort, passes, clients = r.fed, r.state, r.cohort, r.passes, r.cohort.clients
+def at_clients(
+    fed: Federation, round: int, cohort: Cohort, received: Message, memory: Mapping[str, Adapter], passes: Passes
+) -> Done:
+    """What the clients of a round do with what arrived, here for all of a cohort, at a node for its one client."""
+    door, base = integrity.Door(fed.task), fed.task.checksums()
+    train = _trainer(fed, door, cohort, round, passes)
+    watched = integrity.Watched(train, door, received, cohort.clients)
+    up, home = fed.algorithm.client(received, memory, watched)
+    integrity.check_sent(watched, up, home, memory)
+    integrity.check_base(fed.task, base, cohort.clients)
+    return Done(cohort, up, home, train.start, _checked(train, cohort), tuple(passes.events))
+
+
+def _close(r: Opened, done: Done, trained: float) -> tuple[State, RoundRecord]:
+    """What follows the clients' part; `trained` are the seconds that it took."""
+    fed, state, passes, clients = r.fed, r.state, r.passes, done.cohort.clients
     clock = time.perf_counter()
-    integrity.check_base(fed.task, r.base, clients)
-    local = _checked(r.train, cohort)
-    senders = _pruned(fed, cohort, r.train.start, local)
-    up = senders.cut_all(up)
-    good, events = integrity.quarantine(up, home, clients, fed.bad_updates)
+    senders = _pruned(fed, done)
+    up = senders.cut_all(done.up)
+    good, events = integrity.quarantine(up, done.home, clients, fed.bad_updates)
     averages: list[tuple[Uploads, Pooled]] = []
     after = _served(fed, state, senders, up, good, averages) if any(good) else state
-    after = replace(_kept(after, senders, home, local, good), round=r.round, last=state.adapter)
+    after = replace(_kept(after, senders, done, good, fed), round=r.round, last=state.adapter)
     after = replace(after, clients_per_pass=passes.size if passes.events else state.clients_per_pass)
-    integrity.check_state(fed.algorithm, after)
+    if fed.remote is None:  # an invariant is about what clients keep, which no server has
+        integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
     aggregated = time.perf_counter()
     scores = fed.task.evaluate(after.adapter, _personal(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
-    readings, spent = _measured(r, after, local, averages)
-    moved = zip(bytes_up(senders, up), bytes_down(cohort, r.down, state, fed.aggregation), strict=True)
-    records = _client_records(r, local, _shares(local, good, averages), readings, list(moved))
+    readings, spent = _measured(r, after, done, averages)
+    moved = zip(bytes_up(senders, up), bytes_down(done.cohort, r.down, state, fed.aggregation), strict=True)
+    records = _client_records(fed, done, _shares(done.trained, good, averages), readings, list(moved))
     return after, RoundRecord(
         round=r.round,
         clients=records,
@@ -207,12 +227,20 @@ def _close(r: Opened, up: Message, home: Mapping[str, Adapter], trained: float) 
         bytes_up=sum(c.bytes_up for c in records),
         bytes_down=sum(c.bytes_down for c in records),
         seconds=seconds | spent,
-        events=(*passes.events, *events),
+        events=(*done.events, *events),
     )
 
 
+def _idle(r: Opened, events: tuple[str, ...], trained: float) -> tuple[State, RoundRecord]:
+    """A round to which no client contributed: it counts, and changes nothing."""
+    after, clock = replace(r.state, round=r.round, last=r.state.adapter), time.perf_counter()
+    scores = r.fed.task.evaluate(after.adapter, _personal(r.fed, after)) if r.evaluated else {}
+    seconds = {"train": trained, "evaluate": time.perf_counter() - clock}
+    return after, RoundRecord(round=r.round, scores=scores, seconds=seconds, events=events)
+
+
 def _measured(
-    r: Opened, after: State, local: Trained, averages: list[tuple[Uploads, Pooled]]
+    r: Opened, after: State, done: Done, averages: list[tuple[Uploads, Pooled]]
 ) -> tuple[Readings, dict[str, float]]:
     """What the probes say of the round, and the seconds that each took."""
     moment = Moment(
@@ -221,9 +249,9 @@ def _measured(
         task=r.fed.task,
         before=r.state,
         after=after,
-        clients=r.cohort.clients,
-        start=r.train.start,
-        trained=local,
+        clients=done.cohort.clients,
+        start=done.start,
+        trained=done.trained,
         averages=averages,
         halves=r.halves,
         private=r.cohort.private is not None,
@@ -268,10 +296,12 @@ def _checked(train: Trainer, cohort: Cohort) -> Trained:
     return local
 
 
-def _pruned(fed: Federation, cohort: Cohort, start: Tensor, local: Trained) -> Cohort:
+def _pruned(fed: Federation, done: Done) -> Cohort:
     """The cohort with the ranks that its clients keep after training, and send."""
-    prune, layout = fed.aggregation.new_ranks, fed.task.layout
-    return cohort if prune is None else cohort.pruned(layout, prune(layout, start, local.adapter.flat, cohort.ranks))
+    prune, layout, cohort = fed.aggregation.new_ranks, fed.task.layout, done.cohort
+    if prune is None:
+        return cohort
+    return cohort.pruned(layout, prune(layout, done.start, done.trained.adapter.flat, cohort.ranks))
 
 
 def _served(
@@ -292,14 +322,16 @@ def _served(
     return after
 
 
-def _kept(after: State, cohort: Cohort, home: Mapping[str, Adapter], local: Trained, good: list[bool]) -> State:
+def _kept(after: State, cohort: Cohort, done: Done, good: list[bool], fed: Federation) -> State:
     """What stays with the clients, their ranks included."""
-    if cohort.private is not None:
-        home = {**home, OWN: local.adapter}
+    home = done.home
+    if cohort.private is not None and fed.remote is None:
+        home = {**home, OWN: done.trained.adapter}
     ranks = list(after.ranks)
     for k, r, ok in zip(cohort.clients, cohort.ranks.tolist(), good, strict=True):
         ranks[k] = r if ok else ranks[k]
-    return with_mean_of_private(remembered(replace(after, ranks=tuple(ranks)), cohort, home, good), cohort.private)
+    after = remembered(replace(after, ranks=tuple(ranks)), cohort, home, good)
+    return after if fed.remote else with_mean_of_private(after, cohort.private)
 
 
 def _shares(local: Trained, good: list[bool], averages: list[tuple[Uploads, Pooled]]) -> list[float]:
@@ -312,18 +344,21 @@ def _shares(local: Trained, good: list[bool], averages: list[tuple[Uploads, Pool
 
 
 def _personal(fed: Federation, state: State) -> Adapter | None:
+    if fed.remote is not None:
+        return None
     found = fed.algorithm.personal(state)
     return found if found is not None else personal(state, fed.aggregation.private(state.adapter.layout))
 
 
 def _client_records(
-    r: Opened,
-    local: Trained,
+    fed: Federation,
+    done: Done,
     share: Sequence[float],
     readings: Readings,
     moved: Sequence[tuple[int, int]],
 ) -> tuple[ClientRecord, ...]:
-    norms = update_norms(r.fed.task.layout, r.train.start, local.adapter.flat)
+    local = done.trained
+    norms = update_norms(fed.task.layout, done.start, local.adapter.flat)
     return tuple(
         ClientRecord(
             client=k,
@@ -337,5 +372,5 @@ def _client_records(
             bytes_down=moved[i][1],
             probes={name: values[i] for name, values in readings.clients.items() if math.isfinite(values[i])},
         )
-        for i, k in enumerate(r.cohort.clients)
+        for i, k in enumerate(done.cohort.clients)
     )

@@ -49,8 +49,11 @@ class Cohort:
         return _both(self.trained, self.active)
 
     def start(self, x: Adapter, state: State) -> Adapter:
-        """Where each client starts: the server's adapter (P,) with what it kept at home, cut to its rank."""
-        if self.private is None:
+        """Where each client starts: the server's adapter (P,) with what it kept at home, cut to its rank.
+
+        Where clients are elsewhere, as the server sees it: what they kept is not here.
+        """
+        if self.private is None or OWN not in state.clients:
             return self.cut(x)
         flat = torch.where(self.private.to(x.flat.device), state.clients[OWN].flat[self.rows], x.flat)
         return self.cut(replace(x, flat=flat))
