@@ -189,6 +189,32 @@ def list_(
     typer.echo(components(what))
 
 
+flower = typer.Typer(
+    help="The same run over Flower: in its simulation, or on real nodes (docs/deploy.md).", no_args_is_help=True
+)
+app.add_typer(flower, name="flower")
+
+
+@flower.command(name="run")
+def flower_run(
+    settings: Settings = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="processes that clients train in")] = 2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train in Flower's simulation, and write results/NAME as `fedfault run` does. One that was stopped goes on."""
+    from fedfault.config import load
+
+    config, overrides = _split(settings)
+    loaded = load(config, overrides)
+    from fedfault.flower.simulation import simulate
+    from fedfault.progress import Progress
+
+    with _stoppable():
+        folder = simulate(loaded, Progress(quiet=quiet), workers=workers, overwrite=overwrite, argv=sys.argv[1:])
+    typer.echo(f"report: {folder.path / 'report.html'}")
+
+
 def main() -> None:
     """Entry point: bad input ends with a message and status 2."""
     try:

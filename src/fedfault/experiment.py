@@ -44,6 +44,7 @@ class Prepared:
     model: CohortModel
     split: Split[Any]
     federation: Federation
+    elsewhere: bool = False  # clients have data of their own: the split says nothing of it
 
     def heterogeneity(self, say: Say = quiet) -> dict[str, Any]:
         """The realised heterogeneity of the split: `Heterogeneity.to_json`, from the cache where it is known."""

@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +21,7 @@ from fedfault import rollback
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import METRICS, Experiment
-from fedfault.engine import begin, rounds
+from fedfault.engine import Federation, begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared, facts, prepare
 from fedfault.labelled import classes
@@ -43,8 +43,18 @@ CARD_NOTES = {  # trait of the aggregation -> what a user of the exported adapte
 VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
+# what becomes of a prepared experiment, and the records that there are, before it goes on: clients may be elsewhere
+Connect = Callable[[Prepared, Sequence[RoundRecord]], Prepared]
+
+
 def start(
-    loaded: Loaded, progress: Progress, *, overwrite: bool = False, named: bool = True, argv: Sequence[str] = ()
+    loaded: Loaded,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    named: bool = True,
+    argv: Sequence[str] = (),
+    connect: Connect = lambda p, records: p,
 ) -> RunFolder:
     """Run an experiment from the beginning. Returns its folder, finished.
 
@@ -60,15 +70,16 @@ def start(
     for note in loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()
-    prepared = prepare(exp, progress.say)
+    prepared = connect(prepare(exp, progress.say), [])
     folder = RunFolder.create(path, overwrite=overwrite)
     with folder.locked():
         (folder.path / "config.yaml").write_text(dump(loaded.resolved), encoding="utf-8")
         manifest = _manifest(prepared, argv, loaded.notes)
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
         folder.write_json("manifest.json", manifest)
-        folder.write_json("split.json", prepared.split.to_json())
-        _describe_split(folder, prepared, progress)
+        if not prepared.elsewhere:
+            folder.write_json("split.json", prepared.split.to_json())
+            _describe_split(folder, prepared, progress)
         _go(folder, prepared, begin(prepared.federation), progress, manifest)
     return folder
 
@@ -108,7 +119,7 @@ def _renamed(loaded: Loaded, name: str) -> Loaded:
     )
 
 
-def resume(path: Path, progress: Progress) -> RunFolder:
+def resume(path: Path, progress: Progress, *, connect: Connect = lambda p, records: p) -> RunFolder:
     """Continue a run from its newest whole checkpoint; a finished run gets back any missing result.
 
     Raises `UserError` when the folder is no run, is damaged, or when its data or model are no longer the same.
@@ -121,15 +132,18 @@ def resume(path: Path, progress: Progress) -> RunFolder:
         clock = time.perf_counter()
         prepared = prepare(loaded.experiment, progress.say)
         _check_same(manifest, facts(prepared))
-        fed = prepared.federation
+        warnings: list[str] = []
+        kept: State | None = None  # stopped before the first checkpoint
         if folder.kept() or "parent" in manifest:  # a fork never starts from the beginning
-            state, warnings = folder.load(fed.task.layout, prepared.model.device)
-        else:
-            state, warnings = begin(fed), []  # stopped before the first checkpoint
+            kept, warnings = folder.load(prepared.federation.task.layout, prepared.model.device)
+        prepared = connect(prepared, [r for r in folder.records() if kept and r.round <= kept.round])
+        fed = prepared.federation
+        _check_place(folder, manifest, fed)
+        state = kept or begin(fed)
         for warning in warnings:
             progress.say(f"warning: {warning}")
         progress.say(f"continuing after round {state.round} of {fed.num_rounds}")
-        if not (folder.path / "heterogeneity.json").is_file():
+        if not (prepared.elsewhere or (folder.path / "heterogeneity.json").is_file()):
             _describe_split(folder, prepared, progress)
         manifest["seconds"]["prepare"] += time.perf_counter() - clock
         _go(folder, prepared, state, progress, manifest)
@@ -228,6 +242,14 @@ def _check_same(manifest: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
+def _check_place(folder: RunFolder, manifest: dict[str, Any], fed: Federation) -> None:
+    """What clients keep is where they are: a run cannot move."""
+    if manifest.get("remote", False) != (fed.remote is not None):
+        there, here = "over Flower", "in one process"
+        before, how = (there, "fedfault flower run") if manifest.get("remote") else (here, "fedfault resume")
+        raise UserError(f"{folder.path} is a run {before}; continue it with `{how}`, or give another experiment_name")
+
+
 def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
     import torch
 
@@ -244,6 +266,7 @@ def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[st
         "command": shlex.join(["fedfault", *argv]),
         "argv": list(argv),
         "seed": p.config.seed,
+        "remote": p.federation.remote is not None,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "notes": list(notes),
         **facts(p),
