@@ -215,6 +215,22 @@ def flower_run(
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
+@flower.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where they are written")],
+    host: Annotated[list[str], typer.Option("--host", help="name or IP address of the SuperLink, as sites see it")],
+    site: Annotated[list[str], typer.Option("--site", help="name of a site; its key pair is NAME and NAME.pub")],
+) -> None:
+    """Make the certificates and keys of a deployment: give each site only ca.crt and its own pair."""
+    try:
+        from fedfault.flower.keys import make_keys
+    except ImportError as e:
+        raise UserError(f'{e.name} is not installed; pip install "fedfault[flower]"') from e
+
+    for file in make_keys(folder, host, site):
+        typer.echo(file)
+
+
 def main() -> None:
     """Entry point: bad input ends with a message and status 2."""
     try:
