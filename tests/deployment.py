@@ -17,7 +17,11 @@ from fedfault.flower.keys import make_keys
 
 APP = Path(__file__).parents[1] / "deploy" / "fedfault-app"
 BIN = Path(sys.executable).parent
-POEMS = ("the sea is wide and the ship is small", "a cat sat on the mat and ate a rat", "we add two numbers and return one")
+POEMS = (
+    "the sea is wide and the ship is small",
+    "a cat sat on the mat and ate a rat",
+    "we add two numbers and return one",
+)
 
 
 def free_port() -> int:
@@ -37,7 +41,12 @@ class Deployment:
         (folder / "home").mkdir()
         link = f'[superlink.loop]\naddress = "127.0.0.1:{self.port}"\nroot-certificates = "{folder}/keys/ca.crt"\n'
         (folder / "home" / "config.toml").write_text(link)
-        quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+        quiet = {
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "NO_COLOR": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         poll = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
         mine = {"FLWR_HOME": str(folder / "home"), "PATH": f"{BIN}:{os.environ['PATH']}"}
         self.environment = {**os.environ, **quiet, **poll, **mine}
@@ -56,11 +65,11 @@ class Deployment:
 
     def start(self, name: str, *command: str) -> subprocess.Popen:
         """A process in a group of its own, its output in NAME.log."""
-        log = (self.folder / f"{name}.log").open("a")
-        made = subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment, stdout=log,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        with (self.folder / f"{name}.log").open("a") as log:
+            made = subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         self.running[name] = made
         return made
 
@@ -72,7 +81,7 @@ class Deployment:
             "--enable-supernode-auth", "--disable-runtime-dependency-installation", "--database",
             str(self.folder / "state.db"),
         )  # fmt: skip
-        self.wait_for(lambda: self.answers(), "the SuperLink")
+        self.wait_for(self.answers, "the SuperLink")
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
@@ -83,7 +92,9 @@ class Deployment:
         done = self.flwr("supernode", "register", f"{self.folder}/keys/n{k}.pub", "loop")
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def supernode(self, k: int, name: str | None = None, key: str | None = None, ca: Path | None = None, client=None) -> None:
+    def supernode(
+        self, k: int, name: str | None = None, key: str | None = None, ca: Path | None = None, client=None
+    ) -> None:
         site = self.folder / f"site{k}" / "site.yaml"
         self.start(
             name or f"node{k}", "flower-supernode", "--superlink", f"127.0.0.1:{self.port}", "--host", "127.0.0.1",
@@ -99,7 +110,16 @@ class Deployment:
         )  # fmt: skip
 
     def run(self, config: Path, settings: str = "") -> None:
-        self.start("run", "flwr", "run", str(APP), "loop", "--stream", "--run-config", f"config='{config}' settings='{settings}'")
+        self.start(
+            "run",
+            "flwr",
+            "run",
+            str(APP),
+            "loop",
+            "--stream",
+            "--run-config",
+            f"config='{config}' settings='{settings}'",
+        )
 
     def log(self, name: str) -> str:
         file = self.folder / f"{name}.log"
@@ -120,7 +140,11 @@ class Deployment:
         process.wait(30)
 
     def close(self) -> None:
-        for name in list(self.running):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.kill(name, signal.SIGTERM)
-        time.sleep(1)
+        """End everything: in peace first, so that processes which these have started end too."""
+        for with_signal in (signal.SIGTERM, signal.SIGKILL):
+            for name, process in list(self.running.items()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, with_signal)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                    del self.running[name]

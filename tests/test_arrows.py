@@ -51,6 +51,7 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "integrity": NOUNS,
     "exchange": NOUNS | {"wire"},
     "engine": NOUNS | {"local", "metrics", "wire", "exchange", "integrity"},
+    "flower": NOUNS | {"config", "engine", "exchange", "experiment", "local", "progress", "runs", "session", "wire"},
     "heterogeneity": NOUNS | {"backbones", "classification", "corpora", "data", "language", "metrics", "partitions"},
 }
 

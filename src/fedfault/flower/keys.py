@@ -51,7 +51,8 @@ def _key() -> ec.EllipticCurvePrivateKey:
 
 
 def _private(key: ec.EllipticCurvePrivateKey, form: PrivateFormat) -> bytes:
-    return key.private_bytes(Encoding.PEM, form, NoEncryption())
+    written: bytes = key.private_bytes(Encoding.PEM, form, NoEncryption())
+    return written
 
 
 def _certificate(

@@ -40,7 +40,7 @@ def simulate(
             failed.append(e)
 
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": workers}}
-    run_simulation(server, app, loaded.experiment.federation.total_clients, backend_config=resources)  # type: ignore[arg-type]
+    run_simulation(server, app, loaded.experiment.federation.total_clients, backend_config=resources)
     if failed:
         raise failed[0]
     return done[0]
