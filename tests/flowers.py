@@ -24,7 +24,7 @@ def facts_of(fed: Federation) -> dict[str, str]:
     return {**FACTS, "layout": layout_hash(fed.task.layout)}
 
 
-def grid_of(fed: Federation, clients=None, facts=None, memory=None) -> LocalGrid:
+def grid_of(fed: Federation, clients=None, facts=None, memory=None, mods=()) -> LocalGrid:
     """A node for each client; `facts` of some of them, by client, differ."""
 
     def find(experiment, node_config):
@@ -36,7 +36,7 @@ def grid_of(fed: Federation, clients=None, facts=None, memory=None) -> LocalGrid
         return Site(k, fed, {**facts_of(fed), **(facts or {}).get(k, {})}, memory)
 
     clients = range(fed.total_clients) if clients is None else clients
-    return LocalGrid(client_app(find), [{"partition-id": k} for k in clients])
+    return LocalGrid(client_app(find, mods), [{"partition-id": k} for k in clients])
 
 
 def over(fed: Federation, grid: LocalGrid, **options) -> tuple[Federation, Nodes]:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod
 from flwr.serverapp.strategy import FedAvg, FedMedian
 
 from fedfault.flower.local import LocalGrid
-from flowers import grid_of, last, same
+from flowers import grid_of, last, over, same
 from toys import LowRank, Quadratic, federation
 
 
@@ -89,8 +90,16 @@ def test_flowers_fedavg_drives_our_clients_to_our_numbers(algorithm):
     assert found.evaluate_metrics_clientapp[3]["loss"] == pytest.approx(records[-1].scores["validation"].loss, rel=1e-4)
 
 
-def test_numbers_of_double_precision_travel_in_double_precision():
-    from flowers import over
+def test_flowers_mods_see_the_updates_of_training():
+    """Fixed clipping as a mod, here without noise: a round moves the mean by no more than the norm."""
+    fed = federation(LowRank(), num_rounds=1)
+    start = fed.task.init(0).flat
+    free, _ = last(over(fed, grid_of(fed))[0])
+    kept, _ = last(over(fed, grid_of(fed, mods=[LocalDpMod(0.01, 0.0, 1.0, 1e-5)]))[0])
+    assert float((free.adapter.flat - start).norm()) > 0.02
+    assert 0.001 < float((kept.adapter.flat - start).norm()) <= 0.01 + 1e-6
 
+
+def test_numbers_of_double_precision_travel_in_double_precision():
     fed = federation(Quadratic([[1.0], [2.0]], [[0.1], [1.0]], [3, 5]), num_rounds=3)
     assert torch.equal(last(over(fed, grid_of(fed))[0])[0].adapter.flat, last(fed)[0].adapter.flat)

@@ -8,12 +8,13 @@ meant for others only the type leaves the site.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 from torch import Tensor
 
 from fedfault.engine import Done, at_clients, newcomer
@@ -33,11 +34,12 @@ FindSite = Callable[[str, Mapping[str, Any]], Site]  # (the server's experiment 
 Answer = Callable[[Message, Context, Site], RecordDict]
 
 
-def client_app(find: FindSite = site_of) -> ClientApp:
-    """The ClientApp of sites that `find` finds."""
+def client_app(find: FindSite = site_of, mods: Sequence[Mod] = ()) -> ClientApp:
+    """The ClientApp of sites that `find` finds; Flower's `mods` see training come and go, to clip updates or add noise."""
     made = ClientApp()
-    for register, answer in ((made.query, joined), (made.train, trained), (made.evaluate, evaluated)):
-        register()(_careful(find, answer))
+    made.query()(_careful(find, joined))
+    made.train(mods=list(mods))(_careful(find, trained))
+    made.evaluate()(_careful(find, evaluated))
     return made
 
 
