@@ -64,7 +64,9 @@ class Deployment:
         return site / "site.yaml"
 
     def start(self, name: str, *command: str) -> subprocess.Popen:
-        """A process in a group of its own, its output in NAME.log."""
+        """A process in a group of its own, its output in NAME.log; an older one of that name is ended."""
+        if name in self.running:
+            self.kill(name)
         with (self.folder / f"{name}.log").open("a") as log:
             made = subprocess.Popen(
                 [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment, stdout=log,
