@@ -65,6 +65,7 @@ class Bomb:
         return setattr, (Bomb, "went_off", True)
 
 
+PICKLE = npy(np.array([Bomb()], object), allow_pickle=True)
 ONES = np.ones(P, np.float32)
 NAN = np.where(np.arange(P) == 3, np.nan, ONES)
 BAD = {
@@ -73,19 +74,29 @@ BAD = {
     "long": (replaced("x", Array(np.ones(P + 1, np.float32))), f"'x' is numpy.ndarray of float32 ({P + 1},), not"),
     "length one": (replaced("x", Array(np.ones(1, np.float32))), "'x' is numpy.ndarray of float32 (1,), not"),
     "other precision": (replaced("x", Array(np.ones(P))), "'x' is numpy.ndarray of float64"),
-    "oversized": (replaced("x", raw(npy(np.ones(10**6, np.float32)))), "'x' is oversized: 4,000,128 bytes for"),
-    "lying header": (replaced("x", raw(lying_header((10**11,)))), "'x' says in its header float32 (100000000000,)"),
-    "lying metadata": (replaced("x", raw(npy(np.ones(3, np.float32)))), "'x' says in its header float32 (3,)"),
-    "cut short": (replaced("x", raw(npy(ONES)[:-4])), f"'x' has {4 * P - 4:,} bytes of numbers, not {4 * P:,}"),
-    "no header": (replaced("x", raw(b"\0" * 4 * P)), "'x' has a damaged header"),
-    "pickle": (replaced("x", raw(npy(np.array([Bomb()], object), allow_pickle=True))), "'x' says in its header object"),
+    "oversized": (replaced("x", raw(npy(np.ones(10**6, np.float32)))), "'x' has 4,000,128 bytes, not the"),
+    "lying header": (
+        replaced("x", raw(lying_header((10**11,)))),
+        "'x' has another header than numpy writes for float32",
+    ),
+    "lying metadata": (replaced("x", raw(npy(np.ones(3, np.float32)))), "'x' has 140 bytes, not the"),
+    "cut short": (replaced("x", raw(npy(ONES)[:-4])), f"'x' has {4 * P + 124:,} bytes, not the {4 * P + 128:,} of"),
+    "no header": (replaced("x", raw(b"\0" * (4 * P + 128))), "'x' has another header than"),
+    "pickle": (replaced("x", raw(PICKLE)), f"'x' has {len(PICKLE):,} bytes, not the"),
     "torch file": (replaced("x", raw(b"PK", stype="torch")), "'x' is torch of float32"),
     "further array": (
         replaced("../../etc/x", Array(ONES)),
         "has the arrays ['../../etc/x', 'dc', 'x'], not ['dc', 'x']",
     ),
     "missing array": (lambda content: content["arrays"].pop("dc"), "has the arrays ['x'], not ['dc', 'x']"),
-    "no metrics": (lambda content: content.pop("metrics"), "its update has the records ['arrays', 'reply']"),
+    "no metrics": (
+        lambda content: content.pop("metrics"),
+        "its update has the records {'arrays': 'ArrayRecord', 'reply'",
+    ),
+    "other records": (
+        lambda content: content.update(metrics=ConfigRecord({})),
+        "its update has the records {'arrays': 'ArrayRecord', 'metrics': 'ConfigRecord'",
+    ),
     "stale": (said("reply", round=1), "its update is stale: of round 1, not 2"),
     "another client's": (said("reply", client=4), "its update says that it is of client 4"),
     "another layout": (said("reply", layout="abc"), "its update has the layout abc, not"),
@@ -228,6 +239,33 @@ def test_a_second_node_of_a_client_that_is_here_is_refused_as_long_as_it_is():
     grid.offline.add(1)
     assert nodes.greet() == []
     assert nodes.ids[0] == 7
+
+
+def test_a_node_that_was_refused_may_come_back_mended():
+    fed = federation(LowRank())
+    grid = grid_of(fed, clients=[0, "empty", 2, 3, 4, 5])
+    _, nodes = over(fed, grid)
+    grid.offline.add(2)
+    assert nodes.greet() == []
+    grid.contexts[2].node_config["partition-id"] = 1
+    grid.offline.clear()
+    assert nodes.greet() == []
+    assert nodes.ids[1] == 2
+
+
+def test_a_node_that_is_only_silent_is_not_refused_for_good():
+    class Slow(Bad):
+        def pull_messages(self, message_ids):
+            return [m for m in super().pull_messages(message_ids) if self.awake or m.metadata.src_node_id != 2]
+
+    grid = Slow.of(grid_of(FED), {})
+    grid.awake = False
+    _, nodes = over(FED, grid, deadline=7.0)
+    assert 1 not in nodes.ids
+    assert nodes.greet() == ["node 2 does not join: no answer within flower.deadline=7 seconds"]
+    grid.awake = True
+    assert nodes.greet() == []
+    assert nodes.ids[1] == 2
 
 
 def test_a_site_without_data_is_refused():

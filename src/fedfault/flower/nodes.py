@@ -8,22 +8,27 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedfault.engine import Done, Federation, Opened
+from fedfault.engine import Done, Opened
 from fedfault.errors import UserError
-from fedfault.exchange import Cohort, full_rank
+from fedfault.exchange import Cohort
+from fedfault.flower.expected import sent_by
+from fedfault.flower.local import RAISED
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
 from fedfault.flower.site import check_facts
 from fedfault.runs import layout_hash
-from fedfault.types import Adapter, State, Trained
-from fedfault.types import Message as Sent
+from fedfault.types import Adapter, Trained
 
 PATIENCE = 3  # rounds in a row that may change nothing
 COUNTS = ("steps", "tokens")
 MEANS = ("loss", "grad-norm", "drift")
+
+
+class Silence(str):
+    """Why there is no answer of a node: it may come another time. What a ClientApp itself refuses is a plain `str`."""
 
 
 @dataclass
@@ -57,11 +62,15 @@ class Nodes:
         is refused as long as that one is.
         """
         listed = set(self.grid.get_node_ids())
-        known = {n for k, n in self.ids.items() if n in listed} | set(self.refused)
+        self.refused = {n: why for n, why in self.refused.items() if n in listed}  # who comes back may have been mended
+        known = {n for n in self.ids.values() if n in listed} | set(self.refused)
         answers = self._ask({n: self._message({}) for n in sorted(listed - known)}, "query", "join")
         claims: dict[int, list[int]] = {}
         events = []
         for node, answer in answers.items():
+            if isinstance(answer, Silence):
+                events.append(f"node {node} does not join: {answer}")
+                continue
             try:
                 claims.setdefault(self._claim(answer), []).append(node)
             except Refused as e:
@@ -160,17 +169,19 @@ class Nodes:
         came: dict[int, Message | str] = {}
         for reply in replies:
             if (node := nodes.get(reply.metadata.reply_to_message_id)) is not None:
-                came[node] = reply.error.reason or "no reason given" if reply.has_error() else reply
-        late = f"no answer within flower.deadline={self.deadline:g} seconds"
+                came[node] = _reason(reply.error) if reply.has_error() else reply
+        late = Silence(f"no answer within flower.deadline={self.deadline:g} seconds")
         return {n: came.get(n, late) for n in sorted(contents)}
 
     def _update(self, r: Opened, client: int, row: int, answer: Message | str, kinds: Mapping[str, bool]) -> Update:
         if isinstance(answer, str):
             raise Refused(answer)
         found = answer.content
-        if set(found) != {"arrays", "metrics", "reply"}:
-            raise Refused(f"its update has the records {sorted(found)}, not arrays, metrics and reply")
-        said: Any = found["reply"]
+        arrays, metrics = found.array_records.get("arrays"), found.metric_records.get("metrics")
+        said: Any = found.config_records.get("reply")
+        if arrays is None or metrics is None or said is None or len(found) != 3:
+            kinds_of = {name: type(record).__name__ for name, record in found.items()}
+            raise Refused(f"its update has the records {kinds_of}, not arrays, metrics and reply")
         if said.get("client") != client:
             raise Refused(f"its update says that it is of client {said.get('client')}")
         if said.get("round") != r.round:
@@ -188,7 +199,7 @@ class Nodes:
             raise Refused(
                 f"its update has the norm {moved:.4g}, beyond flower.max_update_norm={self.max_update_norm:g}"
             )
-        return Update(full, _measures(found.metric_records["metrics"], r.state.weights[client]))
+        return Update(full, _measures(metrics, r.state.weights[client]))
 
 
 @dataclass(frozen=True)
@@ -197,6 +208,11 @@ class Update:
 
     sent: Mapping[str, Tensor | float]
     measures: Mapping[str, float]
+
+
+def _reason(error: Error) -> str:
+    text = error.reason or "no reason given"
+    return text if error.code == RAISED else Silence(text)
 
 
 def _measures(record: MetricRecord, weight: float) -> dict[str, float]:
@@ -248,37 +264,3 @@ def _together(r: Opened, updates: Mapping[int, Update], events: tuple[str, ...])
         drift=taken["drift"],
     )
     return Done(cohort, up, {}, start, local, events)
-
-
-class Idle:
-    """A `Train` that does nothing, to see what an algorithm makes of it."""
-
-    weight, lr = torch.ones(1, dtype=torch.float64), 1.0
-
-    def __call__(self, start: Adapter, *, mean_grad: bool = False, **pulls: Any) -> Trained:
-        """See `types.Train`."""
-        one, row = torch.ones(1), start.flat.reshape(-1, start.flat.shape[-1])[:1]
-        zero = torch.zeros_like(row) if mean_grad else None
-        return Trained(Adapter(start.layout, row.clone()), self.weight, one.long(), one.long(), one, one, zero, one)
-
-    def gradient(self, at: Adapter) -> Adapter:
-        """See `types.Train`."""
-        return Adapter(at.layout, torch.zeros(1, at.layout.size))
-
-    def loss(self, at: Adapter) -> Tensor:
-        """See `types.Train`."""
-        return torch.ones(1)
-
-
-def sent_to(fed: Federation) -> Sent:
-    """What a client of this federation is sent in the first round."""
-    x = fed.task.init(fed.seed)
-    return fed.algorithm.broadcast(State(x, memory=fed.algorithm.init(x), weights=(1.0,), ranks=(full_rank(x.layout),)))
-
-
-def sent_by(fed: Federation) -> dict[str, bool]:
-    """The names that a client of this federation sends beside its weight, and of each whether it is an adapter."""
-    x = fed.task.init(fed.seed)
-    memory = {n: Adapter(a.layout, a.flat[None]) for n, a in fed.algorithm.init_client(x).items()}
-    up, _ = fed.algorithm.client(sent_to(fed), memory, Idle())
-    return {name: isinstance(value, Adapter) for name, value in up.items() if name != "n"}

@@ -20,7 +20,8 @@ from fedfault.config.schema import Experiment
 from fedfault.engine import Federation
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared
-from fedfault.flower.nodes import Nodes, sent_to
+from fedfault.flower.expected import sent_to
+from fedfault.flower.nodes import Nodes
 from fedfault.flower.site import facts
 from fedfault.progress import Progress
 from fedfault.records import RoundRecord, Score
