@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import yaml
 
 pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"')
 
-from deployment import BIN, Deployment
+from deployment import APP, BIN, Deployment, free_port
 from fedfault.config import load
 from fedfault.engine import begin, rounds
 from fedfault.experiment import federation, prepare
@@ -92,6 +96,27 @@ def is_that_of_one_process(d: Deployment, config: Path, *settings: str) -> bool:
     moved = (here.adapter.flat - fed.task.init(exp.seed).flat).norm()
     assert moved > 0
     return same(there.adapter.flat, here.adapter.flat)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
+
+
+def test_the_page_about_deployment_trains_an_adapter(tmp_path):
+    """Its commands as they stand, in one shell, on another port than the page's."""
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    script = "set -e\ntrap 'kill $(jobs -p)' EXIT\n" + "\n".join(blocks).replace("9092", str(free_port()))
+    script = script.replace("deploy/fedfault-app", str(APP)).replace("$((9100 + k))", f"$(({free_port()} + k))")
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", script], cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            assert process.wait(500) == 0, (tmp_path / "log").read_text()[-4000:]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+    assert (tmp_path / "three/results/three/adapter/adapter_model.safetensors").is_file()
 
 
 def test_three_sites_train_the_adapter_of_one_process(deployed):
