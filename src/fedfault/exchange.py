@@ -70,6 +70,12 @@ class Cohort:
         """The cohort with these ranks (K,), at most what they were."""
         return self if torch.equal(ranks, self.ranks) else replace(self, ranks=ranks, active=mask(layout, ranks))
 
+    def only(self, rows: Sequence[int]) -> Cohort:
+        """Some of its clients, by their places in it, in that order."""
+        kept = torch.tensor(rows, dtype=torch.int64)
+        active = None if self.active is None else self.active[kept]
+        return replace(self, clients=[self.clients[i] for i in rows], ranks=self.ranks[kept], active=active)
+
     def public(self, which: Tensor | None, row: int) -> Tensor | None:
         """(P,) bool: what of these numbers crosses the network for one client; None for everything."""
         mine = None if self.active is None else self.active[row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fedfault.engine import Done, Opened
 from fedfault.errors import UserError
-from fedfault.exchange import Cohort
 from fedfault.flower.expected import sent_by
 from fedfault.flower.local import RAISED
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
@@ -123,8 +122,7 @@ class Nodes:
         here = {k: self.ids[k] for k in r.cohort.clients if k in self.ids}
         listed = set(self.grid.get_node_ids())
         events += [f"client {k} is not connected" for k in r.cohort.clients if here.get(k) not in listed]
-        keeps = {k: r.cohort.public(None, i) for i, k in enumerate(r.cohort.clients)}
-        asked = {n: self._order(r, k, keeps[k]) for k, n in here.items() if n in listed}
+        asked = {here[k]: self._order(r, i) for i, k in enumerate(r.cohort.clients) if here.get(k) in listed}
         answers = self._ask(asked, "train", str(r.round))
         kinds, updates = sent_by(r.fed), {}
         for i, k in enumerate(r.cohort.clients):
@@ -151,9 +149,11 @@ class Nodes:
             )
         return _together(r, {}, tuple(events))
 
-    def _order(self, r: Opened, client: int, keep: Tensor | None) -> RecordDict:
-        config = {"server-round": r.round, "rank": int(r.state.ranks[client]), "used": self.used.get(client, 0)}
-        return self._message(config, to_arrays(r.down, keep))
+    def _order(self, r: Opened, row: int) -> RecordDict:
+        """What a client is sent."""
+        used = self.used.get(r.cohort.clients[row], 0)
+        config = {"server-round": r.round, "rank": int(r.cohort.ranks[row]), "used": used}
+        return self._message(config, to_arrays(r.down, r.cohort.public(None, row)))
 
     def _message(self, config: Mapping[str, Any], arrays: Any = None) -> RecordDict:
         record = ConfigRecord({"run": self.run, "experiment": self.experiment, **self.about, **config})
@@ -243,8 +243,7 @@ def _filled(r: Opened, row: int, name: str, value: Adapter, start: Tensor) -> Te
 
 def _together(r: Opened, updates: Mapping[int, Update], events: tuple[str, ...]) -> Done:
     """The clients whose updates are used as a cohort, sorted by client: the order of arrival cannot change a sum."""
-    fed, layout, clients = r.fed, r.fed.task.layout, sorted(updates)
-    cohort = replace(r.cohort, clients=[]) if not clients else Cohort.of(clients, r.state, fed.aggregation)
+    layout, clients = r.fed.task.layout, sorted(updates)
     rows = [r.cohort.clients.index(k) for k in clients]
     weight = torch.tensor([r.state.weights[k] for k in clients], dtype=torch.float64)
     up: dict[str, Any] = {"n": weight}
@@ -263,4 +262,4 @@ def _together(r: Opened, updates: Mapping[int, Update], events: tuple[str, ...])
         grad_norm=taken["grad-norm"],
         drift=taken["drift"],
     )
-    return Done(cohort, up, {}, start, local, events)
+    return Done(r.cohort.only(rows), up, {}, start, local, events)
