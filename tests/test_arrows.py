@@ -72,9 +72,13 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "hardware": NOUNS | {"clock", "timing", "traces"},
     "equipment": NOUNS
     | {"clock", "cohort_task", "config", "dispatch", "engine", "federation", "hardware", "local", "mixed", "traces"},
-    "federation": NOUNS | {"hardware", "local"},
+    "federation": NOUNS | {"exchange", "hardware", "local"},
+    "clients": NOUNS | {"exchange", "federation", "integrity", "local"},
     "dispatch": NOUNS | {"clock", "exchange", "federation", "hardware"},
-    "engine": NOUNS | {"dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
+    "engine": NOUNS | {"clients", "dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
+    "flower": NOUNS
+    | {"backbones", "clients", "config", "exchange", "experiment", "federation", "local", "progress", "runs"}
+    | {"session", "wire"},
     "mitigation": NOUNS
     | {
         "backbones",

@@ -31,8 +31,12 @@ def test_the_example_of_an_algorithm_runs_with_its_test():
         registry._BUILDERS["algorithm"].pop("halfway", None)
 
 
-@pytest.mark.parametrize(
-    "link", re.findall(r"\]\(([^)#]+)\)", ADDING.read_text(encoding="utf-8")) or ["configuration.md"]
-)
-def test_links_lead_somewhere(link):
-    assert (ADDING.parent / link).exists()
+PAGES = [ADDING, ADDING.with_name("deploy.md")]
+LINKS = [
+    (page, link) for page in PAGES for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS or [(ADDING, "configuration.md")], ids=str)
+def test_links_lead_somewhere(page, link):
+    assert (page.parent / link).exists()

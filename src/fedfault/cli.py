@@ -41,6 +41,13 @@ studies = typer.Typer(
 )
 app.add_typer(studies, name="study")
 
+flower = typer.Typer(
+    help="The same run over Flower: in its simulation, or on real nodes (docs/deploy.md).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(flower, name="flower")
+
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
@@ -279,6 +286,42 @@ def list_(
     from fedfault.preview import components
 
     typer.echo(components(what))
+
+
+@flower.command(name="run")
+def flower_run(
+    settings: Settings = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="processes that clients train in")] = 2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train in Flower's simulation, and write results/NAME as `fedfault run` does. One that was stopped goes on."""
+    from fedfault.config import load
+
+    config, overrides = _split(settings)
+    loaded = load(config, overrides)
+    from fedfault.flower.simulation import simulate
+    from fedfault.progress import Progress
+
+    with _stoppable("the same command goes on where it was stopped"):
+        folder = simulate(loaded, Progress(quiet=quiet), workers=workers, overwrite=overwrite, argv=sys.argv[1:])
+    typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+@flower.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where they are written")],
+    host: Annotated[list[str], typer.Option("--host", help="name or IP address of the SuperLink, as sites see it")],
+    site: Annotated[list[str], typer.Option("--site", help="name of a site; its key pair is NAME and NAME.pub")],
+) -> None:
+    """Make the certificates and keys of a deployment: give each site only ca.crt and its own pair."""
+    try:
+        from fedfault.flower.keys import make_keys
+    except ImportError as e:
+        raise UserError(f'{e.name} is not installed; pip install "fedfault[flower]"') from e
+
+    for file in make_keys(folder, host, site):
+        typer.echo(file)
 
 
 def guarded(command: Callable[[], int | None]) -> int:

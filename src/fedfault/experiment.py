@@ -47,6 +47,7 @@ class Prepared:
     model: CohortModel
     split: Split[Any]
     federation: Federation
+    data_elsewhere: bool = False  # clients have data of their own: the split says nothing of it
 
     def heterogeneity(self, say: Say = quiet) -> dict[str, Any]:
         """The realised heterogeneity of the split: `Heterogeneity.to_json`, from the cache where it is known."""

@@ -1,15 +1,43 @@
-"""What a federated run needs, tensors and functions in hand."""
+"""What a federated run needs, tensors and functions in hand; what its clients are asked, and what they give."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
+from fedfault.exchange import Cohort
 from fedfault.hardware import Hardware
-from fedfault.local import LocalWork
+from fedfault.local import LocalWork, Passes
 from fedfault.seeds import rng
-from fedfault.types import Aggregation, Algorithm, Probe, Task
+from fedfault.types import Adapter, Aggregation, Algorithm, Message, Probe, Task, Trained
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the K clients of a round are asked to do: nothing else of a round reaches them."""
+
+    round: int
+    cohort: Cohort
+    weight: Tensor  # (K,) n_k
+    received: Message  # what the server sent, cut to their ranks, with what they kept at home
+    memory: Mapping[str, Adapter]  # what they remember, (K, P)
+    effort: Sequence[float]  # (K,) share of its local steps that each gets done
+    passes: Passes
+
+
+@dataclass(frozen=True)
+class Done:
+    """What clients have done; rows are in the order of the cohort."""
+
+    cohort: Cohort  # those that were asked, or the ones of them whose work arrived
+    up: Message  # what they send
+    home: Mapping[str, Adapter]  # what they keep
+    start: Tensor  # (K, P) where they started
+    trained: Trained
+    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +60,10 @@ class Federation:
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
     effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
+    remote: Callable[[Federation, Asked], Done] | None = (
+        None  # does what clients do elsewhere; None: `at_clients`, here
+    )
+    memory_elsewhere: bool = False  # what clients keep stays with them: `State.clients` is empty
 
     def cohort(self, round: int) -> list[int]:
         """Ids of the clients that are drawn for a round, sorted; a function of the seed and the round alone.

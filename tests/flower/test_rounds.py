@@ -1,0 +1,121 @@
+"""Rounds over nodes are the engine's rounds: the same numbers, and what clients keep stays with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"')
+
+import torch
+
+from fedfault.algebra import factor
+from fedfault.engine import begin
+from fedfault.exchange import OWN
+from fedfault.flower.memory import Memory
+from flowers import grid_of, kept_c, last, over, restarted, same
+from toys import LowRank, federation
+
+UNEQUAL = (1, 2, 1, 2, 2, 1)
+
+
+CASES = [
+    ("fedavg", "fedit", ()),
+    ("fedavg", "hetlora", UNEQUAL),
+    ("fedavg", "ffa_lora", UNEQUAL),
+    ("fedavg", "rolora", ()),
+    (("fedprox", {"mu": 1.0}), "fedit", UNEQUAL),
+    ("scaffold", "fedit", ()),
+    ("scaffold", "zero_pad", UNEQUAL),
+    (("scaffold", {"option": "I"}), "flexlora", ()),
+    ("feddyn", "fedit", ()),
+    ("fednova", "zero_pad", UNEQUAL),
+    ("fedadam", "flexlora", UNEQUAL),
+    ("moon", "fedit", UNEQUAL),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "aggregation", "ranks"), CASES, ids=str)
+def test_nodes_train_what_one_process_trains(algorithm, aggregation, ranks):
+    fed = federation(LowRank(), algorithm, aggregation, cohort_size=4, num_rounds=3, ranks=ranks, work={"steps": 2})
+    there, _ = over(fed, grid_of(fed))
+    (mine, records), (theirs, over_flower) = last(fed), last(there)
+    assert same(theirs.adapter.flat, mine.adapter.flat)
+    assert [(r.bytes_up, r.bytes_down, r.events) for r in over_flower] == [
+        (r.bytes_up, r.bytes_down, ()) for r in records
+    ]
+    for a, b in zip(records, over_flower, strict=True):
+        for one, other in zip(a.clients, b.clients, strict=True):
+            assert (one.client, one.steps, one.tokens) == (other.client, other.steps, other.tokens)
+            assert (one.loss, one.grad_norm, one.weight) == pytest.approx(
+                (other.loss, other.grad_norm, other.weight), rel=1e-5
+            )
+
+
+def test_what_is_private_never_leaves_a_node():
+    """FedSA shares A only: the server's B stays as it began, and the nodes' own B are those of one process."""
+    fed = federation(LowRank(), "fedavg", "fedsa_lora", cohort_size=4, num_rounds=3)
+    grid = grid_of(fed)
+    there, nodes = over(fed, grid)
+    (mine, _), (theirs, _) = last(fed), last(there)
+    A, B, x0 = factor(fed.task.layout, "A"), factor(fed.task.layout, "B"), fed.task.init(0)
+    assert same(theirs.adapter.flat[A], mine.adapter.flat[A])
+    assert torch.equal(theirs.adapter.flat[B], x0.flat[B])
+    for k, t in nodes.used.items():
+        kept = Memory(grid.contexts[k + 1], "run", x0, None, k).versions[t][OWN].flat
+        assert same(kept[B], mine.clients[OWN].flat[k][B])
+
+
+def test_the_servers_control_variate_is_the_mean_of_those_at_the_nodes():
+    fed = federation(LowRank(), "scaffold", cohort_size=3, num_rounds=4)
+    grid = grid_of(fed)
+    there, nodes = over(fed, grid)
+    state, _ = last(there)
+    p = torch.tensor(state.weights, dtype=torch.float64) / sum(state.weights)
+    mean = p.to(state.adapter.flat) @ kept_c(grid, nodes, fed.task.init(0))
+    assert same(state.memory["c"].flat, mean)
+    assert state.clients == {}
+
+
+@pytest.mark.parametrize("aggregation", ["fedit", "fedsa_lora"])
+def test_memory_survives_the_restart_of_a_node(aggregation, tmp_path):
+    fed = federation(LowRank(), "scaffold" if aggregation == "fedit" else "fedavg", aggregation, num_rounds=4)
+    grid = grid_of(fed, memory=tmp_path)
+    there, nodes = over(replace(fed, num_rounds=2), grid)
+    state, _ = last(there)
+    restarted(grid, 3)
+    state, records = last(replace(fed, task=there.task, remote=nodes), state)
+    assert same(state.adapter.flat, last(over(fed, grid_of(fed))[0])[0].adapter.flat)
+    assert not any(r.events for r in records)
+
+
+def test_a_node_whose_memory_is_gone_says_so_and_is_left_out():
+    fed = federation(LowRank(), "scaffold", num_rounds=3)
+    grid = grid_of(fed)
+    there, nodes = over(replace(fed, num_rounds=2), grid)
+    state, _ = last(there)
+    restarted(grid, 3)
+    _, records = last(replace(fed, task=there.task, remote=nodes), state)
+    (event,) = records[-1].events
+    assert event.startswith("client 2 (node 3) is left out: what this client kept after round 2 is gone")
+    assert [c.client for c in records[-1].clients] == [0, 1, 3, 4, 5]
+
+
+def test_memory_of_another_run_or_a_damaged_file_is_not_used(tmp_path):
+    x = LowRank().init(0)
+    context = grid_of(federation(LowRank())).contexts[1]
+    Memory(context, "run", x, tmp_path, 0).keep(3, {"c": x}, used=0)
+    assert set(Memory(context, "run", x, None, 0).versions) == {3}
+    assert Memory(context, "another", x, None, 0).versions == {}
+    (file,) = tmp_path.iterdir()
+    empty = grid_of(federation(LowRank())).contexts[1]
+    assert torch.equal(Memory(empty, "run", x, tmp_path, 0).versions[3]["c"].flat, x.flat)
+    file.write_bytes(file.read_bytes()[:-8])
+    assert Memory(empty, "run", x, tmp_path, 0).versions == {}
+
+
+def test_a_run_over_nodes_begins_without_the_clients_memory():
+    fed = federation(LowRank(), "scaffold")
+    assert begin(over(fed, grid_of(fed))[0]).clients == {}
+    assert set(begin(fed).clients) == {"c"}
