@@ -18,6 +18,19 @@ from fedfault.flower.server import Reported, join
 from fedfault.flower.site import Site
 from fedfault.runs import layout_hash
 
+RUNS = {  # the four runs that agree wherever their clients are: settings
+    "fedavg": ["federation.algorithm=fedavg"],
+    "fedprox": ["federation.algorithm=fedprox"],
+    "scaffold": ["federation.algorithm=scaffold"],
+    "ranks": [
+        "federation.scheduler=exact",
+        "federation.scheduler.r_bar=2",
+        "federation.aggregation=blockwise",
+        "model.lora.r_max=4",
+        "tiers={fast: {count: 1}, slow: {count: 2, compute_factor: 0.5}}",
+        "federation.participation_rate=1.0",
+    ],
+}
 FACTS = {"fedfault": "1.2.3", "torch": "2.6"}
 
 

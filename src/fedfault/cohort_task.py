@@ -69,7 +69,7 @@ class CohortTask(Task, ABC):
         return self.model.init(seed)
 
     def read(self, client: int) -> int:
-        """Tokens of its rows that the model reads, without padding."""
+        """See `types.Task`: without padding."""
         first = int(self.first[client])
         return int(self.mask[first : first + self.counts[client]].sum())
 

@@ -128,7 +128,7 @@ def _idle(
         bytes_down=bytes_down,
         turns=made.turns,
         seconds={**seconds, "evaluate": time.perf_counter() - clock},
-        events=(*made.events, *events, "no client's work arrived; the model stays as it is"),
+        events=(*made.events, *events, "nothing was aggregated; the model stays as it is"),
     )
 
 

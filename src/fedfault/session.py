@@ -269,7 +269,10 @@ def _check_place(folder: RunFolder, manifest: dict[str, Any], fed: Federation) -
     if manifest.get("over_flower", False) != fed.memory_elsewhere:
         there, here = "over Flower", "in one process"
         before, how = (here, "fedfault resume") if fed.memory_elsewhere else (there, "fedfault flower run")
-        raise UserError(f"{folder.path} is a run {before}; continue it with `{how}`, or give another experiment_name")
+        raise UserError(
+            f"{folder.path} is a run {before}, and what its clients keep is there; continue it with `{how}`, or give "
+            "another experiment_name"
+        )
 
 
 def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"')
 
 from safetensors.torch import load_file
 
+from devices import hardware
 from fedfault import session
+from fedfault.clock import Tier
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
-from fedfault.flower.server import serve
+from fedfault.flower.nodes import Nodes, Size
+from fedfault.flower.server import at_work, serve
+from fedfault.fork import fork
+from fedfault.local import LocalWork
 from fedfault.progress import Progress
-from flowers import same
+from flowers import RUNS, same
 from test_session import SMALL
 
 
@@ -46,16 +49,17 @@ def agree(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold"])
-def test_a_run_over_nodes_gives_the_adapter_of_one_process(algorithm, tmp_path):
-    changes = [f"federation.algorithm={algorithm}", "model.precision=fp32"]
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_over_nodes_gives_the_adapter_of_one_process(run, tmp_path):
+    changes = [*RUNS[run], "model.precision=fp32"]
     here = session.start(loaded(tmp_path / "here", *changes), Progress(quiet=True))
     there = served(tmp_path / "there", *changes)
     agree(here, there)
     for a, b in zip(here.records(), there.records(), strict=True):
         assert a.scores["validation"].loss == pytest.approx(b.scores["validation"].loss, rel=1e-5)
-        assert (a.bytes_up, a.bytes_down) == (b.bytes_up, b.bytes_down)
-    assert there.read_json("manifest.json")["remote"] is True
+        assert (a.bytes_up, a.bytes_down, a.turns) == (b.bytes_up, b.bytes_down, b.turns)
+    assert (len({c.rank for c in there.records()[1].clients}) > 1) == (run == "ranks")
+    assert there.read_json("manifest.json")["over_flower"] is True
 
 
 @pytest.mark.slow
@@ -83,12 +87,16 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
 @pytest.mark.slow
 def test_a_run_cannot_move_between_one_process_and_nodes(tmp_path):
     folder = served(tmp_path)
-    with pytest.raises(UserError, match="is a run over Flower; continue it with `fedfault flower run`"):
+    with pytest.raises(UserError, match=r"is a run over Flower, .*; continue it with `fedfault flower run`"):
         session.resume(folder.path, Progress(quiet=True))
+    with pytest.raises(UserError, match="is a run over Flower"):
+        fork(folder.path, 2, [], Progress(quiet=True))
     here = session.start(loaded(tmp_path / "here"), Progress(quiet=True))
-    with pytest.raises(UserError, match="is a run in one process; continue it with `fedfault resume`"):
+    manifest = here.read_json("manifest.json")
+    here.write_json("manifest.json", {**manifest, "status": "running"})
+    with pytest.raises(UserError, match=r"is a run in one process, .*; continue it with `fedfault resume`"):
         served(tmp_path / "here")
-    assert json.loads((here.path / "manifest.json").read_text())["status"] == "finished"
+    assert len(here.records()) == 4
 
 
 def test_nothing_is_written_when_too_few_clients_join(tmp_path):
@@ -97,6 +105,26 @@ def test_nothing_is_written_when_too_few_clients_join(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_rollback_is_not_for_nodes(tmp_path):
-    with pytest.raises(UserError, match="on_failure=rollback changes settings that nodes have"):
-        served(tmp_path, "federation.on_failure=rollback")
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["federation.on_failure=rollback"], "federation.on_failure=rollback changes settings that nodes have"),
+        (["federation.on_failure=cluster"], "federation.on_failure=cluster changes settings that nodes have"),
+        (["clock=measured", "tiers={all: {count: 3}}"], "clock.mode=measured measures this process, and nodes train"),
+    ],
+)
+def test_what_nodes_cannot_do_is_refused_before_anything_is_written(settings, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        served(tmp_path, *settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_clock_counts_the_work_that_sites_have_and_guesses_that_of_who_is_absent():
+    """Client 1 says 40 examples: 10 steps at batch size 4 and once through 640 tokens."""
+    work = LocalWork(batch_size=4)
+    nodes = Nodes(LocalGrid(app, []), "run", {}, "{}", sizes={1: Size(40, 600, 640)}, own=True)
+    hw = at_work(hardware(Tier("all", 6)), work, nodes)
+    assert hw.steps.tolist() == [10] * 6
+    assert hw.tokens.tolist() == [100, 640, 100, 100, 100, 100]
+    with pytest.raises(UserError, match="which no site has: choose fixed, exact or cvx"):
+        at_work(hardware(Tier("all", 6), scheduler="lite", options={"r_bar": 2}), work, nodes)

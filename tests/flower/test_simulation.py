@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from fedfault import session
 from fedfault.config import load
 from fedfault.progress import Progress
-from flowers import same
+from flowers import RUNS, same
 from test_session import SMALL
 
 ALONE = ["unshare", "-n", "--"]  # only loopback, and that only once it is up
@@ -31,10 +31,10 @@ def namespaces() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not namespaces(), reason="this user may not make a network namespace (unshare -n)")
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold"])
-def test_flowers_simulation_gives_the_adapter_of_one_process(algorithm, tmp_path, monkeypatch):
+@pytest.mark.parametrize("run", RUNS)
+def test_flowers_simulation_gives_the_adapter_of_one_process(run, tmp_path, monkeypatch):
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
-    changes = [*SMALL, f"federation.algorithm={algorithm}", "model.precision=fp32", f"logging.results_dir={tmp_path}"]
+    changes = [*SMALL, *RUNS[run], "model.precision=fp32", f"logging.results_dir={tmp_path}"]
     here = session.start(load("quickstart", [*changes, "experiment_name=here"]), Progress(quiet=True))
     words = [
         sys.executable,

@@ -70,7 +70,7 @@ def joined(message: Message, context: Context, site: Site) -> RecordDict:
     fed, k = site.federation, site.client
     if not fed.task.examples(k):
         raise Refused(f"client {k} has no training data")
-    sizes = {"examples": fed.task.examples(k), "tokens": fed.task.tokens(k)}
+    sizes = {"examples": fed.task.examples(k), "tokens": fed.task.tokens(k), "read": fed.task.read(k)}
     return RecordDict({"config": ConfigRecord({"client": k, "own": site.own, **sizes, **site.facts})})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -31,6 +31,14 @@ class Silence(str):
     """Why there is no answer of a node: it may come another time. What a ClientApp itself refuses is a plain `str`."""
 
 
+class Size(NamedTuple):
+    """Of a client's training data, by `types.Task`."""
+
+    examples: int
+    tokens: int
+    read: int
+
+
 @dataclass
 class Nodes:
     """The nodes of a run, by client.
@@ -50,7 +58,7 @@ class Nodes:
     say: Callable[[str], None] = lambda text: None
     used: dict[int, Collection[int]] = field(default_factory=dict)
     ids: dict[int, int] = field(default_factory=dict)  # client -> node
-    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # client -> training examples and their tokens
+    sizes: dict[int, Size] = field(default_factory=dict)
     own: bool = False  # whether sites have data of their own
     refused: dict[int, str] = field(default_factory=dict)  # node -> why, for good
     idle: int = 0  # rounds in a row that changed nothing
@@ -90,19 +98,20 @@ class Nodes:
         if isinstance(answer, str):
             raise Refused(answer)
         said: Any = answer.content.config_records.get("config")
-        if said is None or not all(isinstance(said.get(k), int) for k in ("client", "examples", "tokens")):
+        if said is None or not all(isinstance(said.get(k), int) for k in ("client", *Size._fields)):
             raise Refused("its answer says not which client it is, or not how much data it has")
         check_facts(self.about, {k: str(said[k]) for k in self.about if k in said}, "the node")
-        if said["examples"] <= 0 or said["tokens"] <= 0:
+        if min(said[k] for k in Size._fields) <= 0:
             raise Refused(f"client {said['client']} has no training data")
         return int(said["client"])
 
     def _enter(self, client: int, node: int, answer: Message | str) -> list[str]:
         assert isinstance(answer, Message)
         said: Any = answer.content["config"]
-        size = (int(said["examples"]), int(said["tokens"]))
+        size = Size(*(int(said[k]) for k in Size._fields))
         if (before := self.sizes.get(client, size)) != size:
-            why = f"client {client} joined with {before[0]} examples ({before[1]} tokens) and now has {size[0]} ({size[1]})"
+            told = [f"{s.examples} examples ({s.tokens} tokens)" for s in (before, size)]
+            why = f"client {client} joined with {told[0]} and now has {told[1]}"
             return self._refuse({node: f"{why}; weights are agreed at the start of a run: start a new one"})
         self.ids[client], self.sizes[client], self.own = node, size, self.own or bool(said.get("own"))
         return []

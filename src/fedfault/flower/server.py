@@ -23,10 +23,13 @@ from fedfault.federation import Federation
 from fedfault.flower.expected import sent_to
 from fedfault.flower.nodes import Nodes
 from fedfault.flower.site import facts
+from fedfault.hardware import Hardware
+from fedfault.local import LocalWork, steps_of
 from fedfault.progress import Progress
 from fedfault.records import RoundRecord, Score
 from fedfault.runs import RunFolder, is_run
 from fedfault.types import Adapter, Task
+from fedfault.wire import REGISTERED
 
 POLL = 1.0  # seconds between looks at who has come
 
@@ -67,22 +70,46 @@ def connected(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord])
     join(nodes, fed.total_clients, exp.flower.join_seconds)
     probes = {name: probe for name, probe in fed.probes.items() if not probe.gradients}
     task: Any = Reported(fed.task, nodes)
-    fed = replace(fed, task=task, remote=nodes, memory_elsewhere=True, probes=probes)
+    hardware = None if fed.hardware is None else at_work(fed.hardware, fed.work, nodes)
+    fed = replace(fed, task=task, remote=nodes, memory_elsewhere=True, probes=probes, hardware=hardware)
     return replace(p, federation=fed, data_elsewhere=nodes.own)
 
 
 def check_remote(exp: Experiment, fed: Federation) -> None:
     """`UserError` for what cannot be done where clients are elsewhere."""
-    f = exp.federation
+    f, sent = exp.federation, sent_to(fed)
     wrong = {
-        f"federation.algorithm={f.algorithm.name} needs at the server what clients keep": "x" not in sent_to(fed),
+        f"federation.algorithm={f.algorithm.name} needs at the server what clients keep": "x" not in sent,
+        f"federation.algorithm={f.algorithm.name} needs at the clients what no message says": not sent.keys().isdisjoint(
+            REGISTERED
+        ),
         f"federation.aggregation={f.aggregation.method} adds to the frozen weights, which nodes have": (
             "folds" in fed.aggregation.traits
         ),
-        "federation.on_failure=rollback changes settings that nodes have": f.on_failure == "rollback",
+        f"federation.on_failure={f.on_failure} changes settings that nodes have": f.on_failure
+        in ("rollback", "cluster"),
+        "clock.mode=measured measures this process, and nodes train": fed.hardware is not None
+        and fed.hardware.measured,
     }
     if found := [reason for reason, applies in wrong.items() if applies]:
         raise UserError(f"{'; '.join(found)}: that cannot be done over Flower. Choose another, or use `fedfault run`")
+
+
+def at_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
+    """The hardware with the work that the clients' own data makes; of who has not joined, what the server took it for.
+
+    Raises `UserError` for a scheduler that needs clients' held-out losses, where those are at their sites.
+    """
+    if nodes.own and hw.scheduler.gains:
+        raise UserError(
+            "federation.scheduler asks how much each client's held-out loss fell from the whole model, which no site has: "
+            "choose fixed, exact or cvx, or use `fedfault run`"
+        )
+    steps, tokens = hw.steps.copy(), hw.tokens.copy()
+    for k, size in nodes.sizes.items():
+        steps[k], times = steps_of(size.examples, work)
+        tokens[k] = times * size.read
+    return replace(hw, steps=steps, tokens=tokens)
 
 
 def join(nodes: Nodes, N: int, seconds: float) -> None:
@@ -115,16 +142,17 @@ class Reported:
 
     def examples(self, client: int) -> int:
         """See `types.Task`; 0 for a client that has not joined."""
-        return self._nodes.sizes.get(client, (0, 0))[0]
+        return self._nodes.sizes[client].examples if client in self._nodes.sizes else 0
 
     def tokens(self, client: int) -> int:
         """See `types.Task`; 0 for a client that has not joined."""
-        return self._nodes.sizes.get(client, (0, 0))[1]
+        return self._nodes.sizes[client].tokens if client in self._nodes.sizes else 0
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """See `types.Task`; without clients' own sets where those are at their sites."""
-        found = self._task.evaluate(adapter, personal)
-        return {name: s for name, s in found.items() if not (self._nodes.own and name.startswith("client/"))}
+        if not self._nodes.own:
+            return self._task.evaluate(adapter, personal)
+        return {name: s for name, s in self._task.evaluate(adapter).items() if not name.startswith("client/")}
 
 
 def server_app() -> ServerApp:

@@ -140,6 +140,10 @@ class Numbered:
         """See `types.Task`."""
         return self._task.tokens(client - self._client)
 
+    def read(self, client: int) -> int:
+        """See `types.Task`."""
+        return self._task.read(client - self._client)
+
     def grad(
         self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
