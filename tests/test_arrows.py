@@ -77,8 +77,8 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "dispatch": NOUNS | {"clock", "exchange", "federation", "hardware"},
     "engine": NOUNS | {"clients", "dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
     "flower": NOUNS
-    | {"backbones", "clients", "config", "exchange", "experiment", "federation", "hardware", "local", "progress"}
-    | {"runs", "session", "wire"},
+    | {"backbones", "clients", "config", "equipment", "exchange", "experiment", "federation", "hardware", "local"}
+    | {"progress", "runs", "session", "wire"},
     "mitigation": NOUNS
     | {
         "backbones",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fedfault import registry
+from fedfault import equipment, registry
+from fedfault.config.loading import load
 from fedfault.registry import build, builders
 from fedfault.types import Algorithm
 
@@ -29,6 +30,14 @@ def test_the_example_of_an_algorithm_runs_with_its_test():
         names["test_one_client_and_one_step_go_half_the_way"]()
     finally:
         registry._BUILDERS["algorithm"].pop("halfway", None)
+
+
+def test_the_configurations_in_the_page_about_deployment_are_valid(tmp_path):
+    pages = re.findall(r"```yaml\n(.*?)```", ADDING.with_name("deploy.md").read_text(encoding="utf-8"), re.DOTALL)
+    for i, text in enumerate(pages):
+        (tmp_path / f"{i}.yaml").write_text(text)
+        equipment.check(load(tmp_path / f"{i}.yaml").experiment)
+    assert pages
 
 
 PAGES = [ADDING, ADDING.with_name("deploy.md")]

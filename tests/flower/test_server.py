@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"')
@@ -12,16 +14,18 @@ from devices import hardware
 from fedfault import session
 from fedfault.clock import Tier
 from fedfault.config import load
+from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.nodes import Nodes, Size
-from fedfault.flower.server import at_work, serve
+from fedfault.flower.server import at_work, check_sites, serve
 from fedfault.fork import fork
 from fedfault.local import LocalWork
 from fedfault.progress import Progress
 from flowers import RUNS, same
 from test_session import SMALL
+from toys import LowRank, federation
 
 
 @pytest.fixture(autouse=True)
@@ -126,5 +130,19 @@ def test_the_clock_counts_the_work_that_sites_have_and_guesses_that_of_who_is_ab
     hw = at_work(hardware(Tier("all", 6)), work, nodes)
     assert hw.steps.tolist() == [10] * 6
     assert hw.tokens.tolist() == [100, 640, 100, 100, 100, 100]
-    with pytest.raises(UserError, match="which no site has: choose fixed, exact or cvx"):
-        at_work(hardware(Tier("all", 6), scheduler="lite", options={"r_bar": 2}), work, nodes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"federation": {"scheduler": {"type": "lite", "r_bar": 2}}}, "type=lite asks .* choose fixed, exact or cvx"),
+        ({"tiers": {"all": {"count": 10, "quantization": "4bit"}}}, "tiers.quantization=4bit: sites load the model as"),
+    ],
+)
+def test_what_sites_cannot_do_is_refused(changes, words):
+    exp = Experiment.model_validate(changes)
+    fed = federation(LowRank())
+    hw = hardware(Tier("all", 6), scheduler=exp.federation.scheduler.type, options=exp.federation.scheduler.options)
+    with pytest.raises(UserError, match=words):
+        check_sites(exp, replace(fed, hardware=hw))
+    check_sites(Experiment(), replace(fed, hardware=hardware(Tier("all", 6))))

@@ -17,6 +17,7 @@ from fedfault import session
 from fedfault.backbones.load import Say
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
+from fedfault.equipment import precisions
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared, prepare
 from fedfault.federation import Federation
@@ -68,6 +69,8 @@ def connected(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord])
         used={r.round: [c.client for c in r.clients if c.weight > 0] for r in records},
     )
     join(nodes, fed.total_clients, exp.flower.join_seconds)
+    if nodes.own:
+        check_sites(exp, fed)
     probes = {name: probe for name, probe in fed.probes.items() if not probe.gradients}
     task: Any = Reported(fed.task, nodes)
     hardware = None if fed.hardware is None else at_work(fed.hardware, fed.work, nodes)
@@ -95,16 +98,23 @@ def check_remote(exp: Experiment, fed: Federation) -> None:
         raise UserError(f"{'; '.join(found)}: that cannot be done over Flower. Choose another, or use `fedfault run`")
 
 
-def at_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
-    """The hardware with the work that the clients' own data makes; of who has not joined, what the server took it for.
-
-    Raises `UserError` for a scheduler that needs clients' held-out losses, where those are at their sites.
-    """
-    if nodes.own and hw.scheduler.gains:
+def check_sites(exp: Experiment, fed: Federation) -> None:
+    """`UserError` for what cannot be done where clients have data and models of their own."""
+    chosen = exp.federation.scheduler.type
+    if fed.hardware is not None and fed.hardware.scheduler.gains:
         raise UserError(
-            "federation.scheduler asks how much each client's held-out loss fell from the whole model, which no site has: "
-            "choose fixed, exact or cvx, or use `fedfault run`"
+            f"federation.scheduler.type={chosen} asks how much each client's held-out loss fell from the whole model, which "
+            "no site has: choose fixed, exact or cvx, or use `fedfault run`"
         )
+    if found := {*precisions(exp)} - {exp.model.quantization}:
+        raise UserError(
+            f"tiers.quantization={', '.join(sorted(found))}: sites load the model as model.quantization="
+            f"{exp.model.quantization} says, all alike. Leave it out, or use `fedfault run`"
+        )
+
+
+def at_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
+    """The hardware with the work that the clients' own data makes; of who has not joined, what the server took it for."""
     steps, tokens = hw.steps.copy(), hw.tokens.copy()
     for k, size in nodes.sizes.items():
         steps[k], times = steps_of(size.examples, work)
