@@ -85,7 +85,7 @@ class Opened:
     state: State
     plan: Plan
     asked: Asked
-    bytes_down: Mapping[int, int]  # client -> what was sent to it
+    down: Message  # what the server sent, a row for each client of what has rows
     probes: Mapping[str, Probe]  # of this round
     evaluated: bool  # whether scores are taken in this round
     halves: tuple[Tensor, Tensor] | None
@@ -103,7 +103,7 @@ def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     done = (fed.remote or at_clients)(fed, r.asked)
     trained = time.perf_counter() - started - r.seconds
     if not done.cohort.clients:
-        return _idle(fed, state, made.of([]), _sent(r), done.events, {"train": trained})
+        return _idle(fed, state, made.of([]), _all_sent(r, _sent(r)), done.events, {"train": trained})
     return _close(r, done, trained)
 
 
@@ -132,10 +132,15 @@ def _idle(
     )
 
 
-def _sent(r: Opened) -> int:
-    """Bytes to all clients of a round, those included whose work does not arrive."""
-    dropped = (turn.bytes_down for turn in r.plan.turns if turn.fate == "dropped")
-    return sum(r.bytes_down.values()) + sum(dropped)
+def _sent(r: Opened) -> dict[int, int]:
+    """Client -> bytes that it was sent, also if its work does not arrive."""
+    cohort = r.asked.cohort
+    return dict(zip(cohort.clients, bytes_down(cohort, r.down, r.state, r.fed.aggregation), strict=True))
+
+
+def _all_sent(r: Opened, sent: Mapping[int, int]) -> int:
+    """Bytes to all clients of a round, and to those who were known to be too late."""
+    return sum(sent.values()) + sum(turn.bytes_down for turn in r.plan.turns if turn.fate == "dropped")
 
 
 def _evaluated(fed: Federation, t: int) -> bool:
@@ -153,9 +158,7 @@ def _open(fed: Federation, state: State, down: Message, made: Plan) -> Opened:
         around = {"seed": fed.seed, "round": t, "per_pass": asked.passes.size}
         halves = split_halves(fed.task, start, cohort.clients, cohort.trainable, **around)
     seconds = time.perf_counter() - clock
-    sizes = bytes_down(cohort, addressed(down, cohort.rows), state, fed.aggregation)
-    moved = dict(zip(cohort.clients, sizes, strict=True))
-    return Opened(fed, state, made, asked, moved, probes, evaluated, halves, seconds)
+    return Opened(fed, state, made, asked, addressed(down, cohort.rows), probes, evaluated, halves, seconds)
 
 
 def _asked(fed: Federation, state: State, down: Message, made: Plan) -> Asked:
@@ -200,7 +203,9 @@ def _close(r: Opened, done: Done, trained: float) -> tuple[State, RoundRecord]:
     scores = fed.task.evaluate(after.adapter, _personal(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
     readings, spent = _measured(r, after, done, averages)
-    records = _client_records(r, done, _shares(done.trained, good, averages), readings, bytes_up(senders, up))
+    sent = _sent(r)
+    moved = [(up, sent[k]) for k, up in zip(cohort.clients, bytes_up(senders, up), strict=True)]
+    records = _client_records(r, done, _shares(done.trained, good, averages), readings, moved)
     return after, RoundRecord(
         round=r.asked.round,
         clients=records,
@@ -208,7 +213,7 @@ def _close(r: Opened, done: Done, trained: float) -> tuple[State, RoundRecord]:
         probes={**readings.probes, **made.readings},
         matrices={name: tuple(map(tuple, rows)) for name, rows in readings.matrices.items()},
         bytes_up=sum(c.bytes_up for c in records),
-        bytes_down=_sent(r),
+        bytes_down=_all_sent(r, sent),
         turns=made.turns,
         seconds=seconds | spent,
         events=(*made.events, *done.events, *events),
@@ -296,7 +301,7 @@ def _personal(fed: Federation, state: State) -> Adapter | None:
 
 
 def _client_records(
-    r: Opened, done: Done, share: Sequence[float], readings: Readings, sent: Sequence[int]
+    r: Opened, done: Done, share: Sequence[float], readings: Readings, moved: Sequence[tuple[int, int]]
 ) -> tuple[ClientRecord, ...]:
     local, norms = done.trained, update_norms(r.fed.task.layout, done.start, done.trained.adapter.flat)
     return tuple(
@@ -308,8 +313,8 @@ def _client_records(
             loss=float(local.loss[i]),
             grad_norm=float(local.grad_norm[i]),
             update_norm=norms[i],
-            bytes_up=sent[i],
-            bytes_down=r.bytes_down[k],
+            bytes_up=moved[i][0],
+            bytes_down=moved[i][1],
             rank=int(done.cohort.ranks[i]) or None,
             probes={name: values[i] for name, values in readings.clients.items() if math.isfinite(values[i])},
         )
