@@ -10,23 +10,9 @@ import torch
 from devices import hardware
 from fedfault.clients import at_clients, newcomer
 from fedfault.engine import begin, rounds
-from fedfault.exchange import OWN, addressed
-from fedfault.federation import Asked
+from fedfault.exchange import OWN
 from test_dispatch import SIX, fed_of, scripted
 from toys import LowRank, federation
-
-
-def part(asked: Asked, rows: list[int]) -> Asked:
-    """The same of some of the clients, by their places."""
-    some = torch.tensor(rows, dtype=torch.int64)
-    return replace(
-        asked,
-        cohort=asked.cohort.only(rows),
-        weight=asked.weight[some],
-        received=addressed(asked.received, some),
-        memory={name: replace(a, flat=a.flat[some]) for name, a in asked.memory.items()},
-        effort=[asked.effort[i] for i in rows],
-    )
 
 
 def without(*lost: int, after: int = 0):
@@ -35,9 +21,7 @@ def without(*lost: int, after: int = 0):
     def remote(fed, asked):
         rows = [i for i, k in enumerate(asked.cohort.clients) if asked.round <= after or k not in lost]
         return (
-            at_clients(fed, part(asked, rows))
-            if rows
-            else replace(at_clients(fed, asked), cohort=asked.cohort.only([]))
+            at_clients(fed, asked.only(rows)) if rows else replace(at_clients(fed, asked), cohort=asked.cohort.only([]))
         )
 
     return remote
@@ -53,7 +37,7 @@ def test_a_client_alone_does_what_it_does_in_a_cohort(algorithm, aggregation):
     def remote(fed, asked):
         whole = at_clients(fed, asked)
         for i, k in enumerate(asked.cohort.clients):
-            one = at_clients(fed, part(asked, [i]))
+            one = at_clients(fed, asked.only([i]))
             seen.append(k)
             assert one.cohort.clients == [k]
             assert torch.allclose(one.up["x"].flat[0], whole.up["x"].flat[i], rtol=1e-5, atol=1e-7)

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from fedfault.errors import UserError
+from fedfault.processes import check_command, place
 
 
 class _WithDefault(TyperGroup):
@@ -84,6 +85,25 @@ def _terminate(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt(number)
 
 
+@app.callback()
+def _before(ctx: typer.Context) -> None:
+    check_command(ctx.invoked_subcommand)
+
+
+@contextlib.contextmanager
+def _ready() -> Iterator[Any]:
+    """What prepares an experiment: for this process, or for all that torchrun has started."""
+    if place().count == 1:
+        from fedfault.experiment import prepare
+
+        yield prepare
+    else:
+        from fedfault.distributed import team
+
+        with team() as others:
+            yield others.ready
+
+
 @app.command()
 def run(
     settings: Settings = None,
@@ -104,8 +124,9 @@ def once(config: str | None, overrides: list[str], *, overwrite: bool = False, q
     from fedfault.progress import Progress
 
     named = any(word.startswith("experiment_name=") for word in overrides)
-    with _stoppable():
-        folder = session.start(loaded, Progress(quiet=quiet), overwrite=overwrite, named=named, argv=sys.argv[1:])
+    options: dict[str, Any] = {"overwrite": overwrite, "named": named, "argv": sys.argv[1:]}
+    with _stoppable(), _ready() as ready:
+        folder = session.start(loaded, Progress(quiet=quiet), ready=ready, **options)
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
@@ -115,8 +136,8 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
     from fedfault import session
     from fedfault.progress import Progress
 
-    with _stoppable():
-        folder = session.resume(run, Progress(quiet=quiet))
+    with _stoppable(), _ready() as ready:
+        folder = session.resume(run, Progress(quiet=quiet), ready=ready)
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
@@ -327,6 +348,10 @@ def keys(
 def guarded(command: Callable[[], int | None]) -> int:
     """The exit status of a command: bad input ends with a message and status 2."""
     try:
+        if place().rank:  # the first process of a job has the command, the others help it
+            from fedfault.distributed import serve
+
+            return serve()
         return command() or 0
     except UserError as e:
         typer.echo(f"error: {e}", err=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+
+from torch import Tensor
 
 from fedfault import integrity
 from fedfault.exchange import OWN, Cohort
 from fedfault.federation import Asked, Done, Federation
 from fedfault.local import Trainer
+from fedfault.metrics.gradients import split_halves
 from fedfault.types import Adapter, Task, Trained
 
 
@@ -19,6 +23,8 @@ def newcomer(fed: Federation, x: Adapter) -> dict[str, Adapter]:
 
 def at_clients(fed: Federation, asked: Asked) -> Done:
     """The clients' lines of the algorithm, watched: a client's part does not depend on who else is in the cohort."""
+    clock, halves = time.perf_counter(), _halves(fed, asked) if asked.halves else None
+    probing = time.perf_counter() - clock
     cohort, door, base = asked.cohort, integrity.Door(fed.task), fed.task.checksums()
     train = _trainer(fed, door, asked)
     watched = integrity.Watched(train, door, asked.received, cohort.clients)
@@ -28,7 +34,16 @@ def at_clients(fed: Federation, asked: Asked) -> Done:
     local = _checked(train, cohort)
     if cohort.private is not None:
         home = {**home, OWN: local.adapter}
-    return Done(cohort, up, home, train.start, local, tuple(asked.passes.events))
+    events, narrowed = tuple(asked.passes.events), asked.passes.size if asked.passes.events else None
+    return Done(cohort, up, home, train.start, local, events, halves, probing, narrowed)
+
+
+def _halves(fed: Federation, asked: Asked) -> tuple[Tensor, Tensor]:
+    """The clients' gradients where they start, on two disjoint draws."""
+    cohort, per_pass = asked.cohort, asked.passes.size
+    start = asked.received["x"].flat.expand(len(cohort.clients), -1)
+    around = {"seed": fed.seed, "round": asked.round, "per_pass": per_pass}
+    return split_halves(fed.task, start, cohort.clients, cohort.trainable, **around)
 
 
 def _trainer(fed: Federation, task: Task, asked: Asked) -> Trainer:

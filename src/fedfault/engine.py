@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
 from fedfault import integrity
 from fedfault.clients import at_clients, newcomer
@@ -31,7 +30,6 @@ from fedfault.exchange import (
 from fedfault.federation import Asked, Done, Federation
 from fedfault.hardware import Plan, observed
 from fedfault.local import Passes, weights
-from fedfault.metrics.gradients import split_halves
 from fedfault.metrics.updates import update_norms
 from fedfault.records import ClientRecord, RoundRecord
 from fedfault.types import (
@@ -88,8 +86,6 @@ class Opened:
     down: Message  # what the server sent, a row for each client of what has rows
     probes: Mapping[str, Probe]  # of this round
     evaluated: bool  # whether scores are taken in this round
-    halves: tuple[Tensor, Tensor] | None
-    seconds: float  # that they took
 
 
 def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
@@ -101,7 +97,7 @@ def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
         return _idle(fed, state, made, sum(turn.bytes_down for turn in made.turns))
     r = _open(fed, state, down, made)
     done = (fed.remote or at_clients)(fed, r.asked)
-    trained = time.perf_counter() - started - r.seconds
+    trained = time.perf_counter() - started - done.probing
     if not done.cohort.clients:
         return _idle(fed, state, made.of([]), _all_sent(r, _sent(r)), done.events, {"train": trained})
     return _close(r, done, trained)
@@ -148,17 +144,10 @@ def _evaluated(fed: Federation, t: int) -> bool:
 
 
 def _open(fed: Federation, state: State, down: Message, made: Plan) -> Opened:
-    t, asked = state.round + 1, _asked(fed, state, down, made)
-    cohort, received = asked.cohort, asked.received
-    evaluated = _evaluated(fed, t)
+    asked, evaluated = _asked(fed, state, down, made), _evaluated(fed, state.round + 1)
     probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}
-    clock, halves = time.perf_counter(), None  # of the probes alone
-    if any(p.gradients for p in probes.values()) and "x" in received:
-        start = received["x"].flat.expand(len(cohort.clients), -1)
-        around = {"seed": fed.seed, "round": t, "per_pass": asked.passes.size}
-        halves = split_halves(fed.task, start, cohort.clients, cohort.trainable, **around)
-    seconds = time.perf_counter() - clock
-    return Opened(fed, state, made, asked, addressed(down, cohort.rows), probes, evaluated, halves, seconds)
+    asked = replace(asked, halves="x" in asked.received and any(p.gradients for p in probes.values()))
+    return Opened(fed, state, made, asked, addressed(down, asked.cohort.rows), probes, evaluated)
 
 
 def _asked(fed: Federation, state: State, down: Message, made: Plan) -> Asked:
@@ -177,12 +166,13 @@ def _asked(fed: Federation, state: State, down: Message, made: Plan) -> Asked:
         memory={n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN},
         effort=effort,
         passes=Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K)),
+        base=state.base,
     )
 
 
 def _close(r: Opened, done: Done, trained: float) -> tuple[State, RoundRecord]:
     """What follows the clients' part; `trained` are the seconds that it took."""
-    fed, state, passes, cohort = r.fed, r.state, r.asked.passes, done.cohort
+    fed, state, cohort = r.fed, r.state, done.cohort
     made = r.plan.of(cohort.clients)
     clock = time.perf_counter()
     senders = _pruned(fed, done)
@@ -193,7 +183,7 @@ def _close(r: Opened, done: Done, trained: float) -> tuple[State, RoundRecord]:
     after = _served(fed, before, senders, up, good, averages) if any(good) else before
     after = with_mean_of_private(remembered(after, senders, done.home, good), cohort.private)
     after = replace(after, round=r.asked.round, last=state.adapter)
-    after = replace(after, clients_per_pass=passes.size if passes.events else state.clients_per_pass)
+    after = replace(after, clients_per_pass=done.clients_per_pass or state.clients_per_pass)
     after = replace(after, plans=learned(fed, state, made, cohort, up, done.trained, trained))
     after = sent_to(after, made, r.asked.round)
     if not fed.memory_elsewhere:
@@ -234,7 +224,7 @@ def _measured(
         start=done.start,
         trained=done.trained,
         averages=averages,
-        halves=r.halves,
+        halves=done.halves,
         private=done.cohort.private is not None,
     )
     probes: dict[str, float] = {}
@@ -248,7 +238,7 @@ def _measured(
         probes |= found.probes
         clients |= found.clients
         matrices |= found.matrices
-        seconds[f"probe/{name}"] = time.perf_counter() - clock + (r.seconds / sharing if probe.gradients else 0.0)
+        seconds[f"probe/{name}"] = time.perf_counter() - clock + (done.probing / sharing if probe.gradients else 0.0)
     return Readings(probes, clients, matrices), seconds
 
 

@@ -48,6 +48,7 @@ class Prepared:
     split: Split[Any]
     federation: Federation
     data_elsewhere: bool = False  # clients have data of their own: the split says nothing of it
+    spread: Callable[[Prepared], Prepared] = lambda p: p  # lets its federation train where this one's does
 
     def heterogeneity(self, say: Say = quiet) -> dict[str, Any]:
         """The realised heterogeneity of the split: `Heterogeneity.to_json`, from the cache where it is known."""

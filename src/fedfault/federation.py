@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from fedfault.exchange import Cohort
+from fedfault.exchange import Cohort, addressed
 from fedfault.hardware import Hardware
 from fedfault.local import LocalWork, Passes
 from fedfault.seeds import rng
@@ -26,6 +27,23 @@ class Asked:
     memory: Mapping[str, Adapter]  # what they remember, (K, P)
     effort: Sequence[float]  # (K,) share of its local steps that each gets done
     passes: Passes
+    halves: bool = False  # whether probes need `Done.halves`
+    base: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # what the frozen weights they train on hold beside their own
+
+    def only(self, rows: Sequence[int]) -> Asked:
+        """The same of some of the clients, by their places, in that order."""
+        some = torch.tensor(rows, dtype=torch.int64)
+        return replace(
+            self,
+            cohort=self.cohort.only(rows),
+            weight=self.weight[some],
+            received=addressed(self.received, some),
+            memory={name: replace(a, flat=a.flat[some]) for name, a in self.memory.items()},
+            effort=[self.effort[i] for i in rows],
+            passes=Passes(min(self.passes.size, max(1, len(rows)))),
+        )
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,9 @@ class Done:
     start: Tensor  # (K, P) where they started
     trained: Trained
     events: tuple[str, ...] = ()
+    halves: tuple[Tensor, Tensor] | None = None  # (K, P) each: see `Moment.halves`
+    probing: float = 0.0  # seconds that they took
+    clients_per_pass: int | None = None  # that memory is enough for, where it ran out
 
 
 @dataclass(frozen=True)

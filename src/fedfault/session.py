@@ -28,6 +28,7 @@ from fedfault.experiment import Prepared, facts, prepare
 from fedfault.federation import Federation
 from fedfault.labelled import classes
 from fedfault.outcome import summary
+from fedfault.processes import place
 from fedfault.progress import Progress
 from fedfault.records import Finding, RoundRecord
 from fedfault.runs import RunFolder, best_round, is_run
@@ -287,6 +288,7 @@ def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[st
         "platform": platform.platform(),
         "device": str(p.model.device),
         "threads": torch.get_num_threads(),
+        "processes": place().count,
         "precision": p.backbone.precision,
         "command": shlex.join(["fedfault", *argv]),
         "argv": list(argv),
