@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import os
 import pickle
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from fedfault.processes import place
 
@@ -48,8 +51,11 @@ def joined() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(place().local_rank % torch.cuda.device_count())
+    backend, attempt = "cpu:gloo,cuda:nccl" if cuda else "gloo", os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=ON_ITS_WAY)
+        store, rank, count = next(rendezvous("env://", timeout=ON_ITS_WAY))
+        own = PrefixStore(attempt, store)  # the store of a job that torchrun restarts has the addresses of the dead
+        dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=ON_ITS_WAY)
     except RuntimeError as e:
         raise Lost(0) from e
     try:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from fedfault.errors import UserError
 
 ABLE = ("run", "resume")  # commands whose work several processes share
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Of a process among all processes, and among those of its machine."""
 
     rank: int
