@@ -18,7 +18,7 @@ from fedfault.experiment import Prepared, federation
 
 COMMON = [
     "federation.total_clients=5", "federation.clients_per_round=4", "federation.num_rounds=2", "training.batch_size=2",
-    "training.local_steps=3", "model.max_length=16", "model.lora.r_max=4", "model.precision=fp32", "data.max_samples=60",
+    "training.local_steps=2", "model.max_length=16", "model.lora.r_max=4", "model.precision=fp32", "data.max_samples=60",
     "evaluation.max_blocks=4", "evaluation.general=none", "evaluation.every=2", "metrics.representation=false",
     "metrics.attention=false", "metrics.memory=false",
 ]  # fmt: skip

@@ -30,7 +30,7 @@ from fedfault.runs import read_records
 from test_session import SMALL
 from toys import LowRank, federation
 
-LONG = [*SMALL, "federation.num_rounds=8", "model.precision=fp32", "evaluation.general=none"]
+LONG = [*SMALL, "federation.num_rounds=6", "model.precision=fp32", "evaluation.general=none"]
 
 
 @pytest.mark.parametrize(
