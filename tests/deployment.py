@@ -127,7 +127,7 @@ class Deployment:
         file = self.folder / f"{name}.log"
         return file.read_text(errors="replace") if file.is_file() else ""
 
-    def wait_for(self, ready, what: str, seconds: float = 240) -> None:
+    def wait_for(self, ready, what: str, seconds: float = 600) -> None:
         end = time.monotonic() + seconds
         while not ready():
             assert time.monotonic() < end, f"{what} did not come; " + "\n".join(
@@ -148,5 +148,5 @@ class Deployment:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, with_signal)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(20)
+                    process.wait(60)
                     del self.running[name]

@@ -76,6 +76,17 @@ def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, pooling, 
     assert found[2].tolist() == list(SIZES)
 
 
+def test_without_gradients_the_loss_is_the_same():
+    t = task()
+    flat, clients, batch = moved(t), torch.arange(3), whole(t)
+    loss, gradient, _ = t.grad(flat, clients, batch, None)
+    with torch.no_grad():
+        alone, nothing, _ = t.grad(flat, clients, batch, None)
+    torch.testing.assert_close(alone, loss)
+    assert gradient.any()
+    assert not nothing.any()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_cohort_of_k_trains_like_k_cohorts_of_one(optimizer, dropout):

@@ -89,6 +89,18 @@ def test_training_loss_is_a_mean_over_tokens_not_over_batches():
     assert float(loss) == pytest.approx(total / count, rel=1e-5)
 
 
+def test_without_gradients_the_loss_is_the_same():
+    t = task()
+    batch = Batch(torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool))
+    loss, gradient, tokens = t.grad(moved(t).flat[None], torch.tensor([2]), batch, None)
+    with torch.no_grad():
+        alone, nothing, counted = t.grad(moved(t).flat[None], torch.tensor([2]), batch, None)
+    assert torch.equal(alone, loss)
+    assert torch.equal(counted, tokens)
+    assert gradient.any()
+    assert not nothing.any()
+
+
 def test_each_client_trains_on_its_own_blocks():
     t = task()
     flat = moved(t).flat.expand(3, -1)

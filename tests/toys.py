@@ -128,7 +128,7 @@ class LowRank(Wordless):
     def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss=None):
         X = [self.X[k][rows] for k, rows in zip(clients.tolist(), batch.rows, strict=True)]
         Y = [self.Y[k][rows] for k, rows in zip(clients.tolist(), batch.rows, strict=True)]
-        leaf = params.detach().requires_grad_()
+        leaf = params.detach().requires_grad_(torch.is_grad_enabled())
         losses = [self._loss(flat, x[real], y[real]) for flat, x, y, real in zip(leaf, X, Y, batch.real, strict=True)]
         total = torch.stack(losses).sum()
         if extra_loss is not None:
@@ -138,7 +138,7 @@ class LowRank(Wordless):
                 return out * batch.real[..., None]  # zero for padding, as language models have it
 
             total = total + extra_loss(see(leaf), lambda flats: see(flats.detach())).sum()
-        (gradient,) = torch.autograd.grad(total, leaf)
+        gradient = torch.autograd.grad(total, leaf)[0] if leaf.requires_grad else torch.zeros_like(leaf)
         return torch.stack(losses).detach(), gradient, 5 * batch.real.sum(1)
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:

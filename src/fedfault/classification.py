@@ -85,7 +85,7 @@ class ClassificationTask(CohortTask):
         counts = batch.real.sum(1)
         weight = batch.real / counts.clamp(min=1)[:, None]
         most = None if extra_loss is not None else self.tokens_per_pass()
-        flat = params.detach().requires_grad_()
+        flat = params.detach().requires_grad_(torch.is_grad_enabled())
         loss, gradient = torch.zeros(len(flat), dtype=torch.float64), torch.zeros_like(params)
         for columns in groups(lengths, most):  # (K, b)
             own, share = rows.gather(1, columns), weight.gather(1, columns)  # (K, b)
@@ -95,7 +95,8 @@ class ClassificationTask(CohortTask):
             total = (each * share.to(each)).sum()
             if extra_loss is not None:
                 total = total + self._further(extra_loss, own, texts, z, share > 0)
-            gradient += torch.autograd.grad(total, flat)[0]
+            if flat.requires_grad:
+                gradient += torch.autograd.grad(total, flat)[0]
             loss += (each.detach().cpu() * share).sum(1, dtype=torch.float64)
         return loss, gradient, counts
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedfault import session
+from fedfault import rollback, session
 from fedfault.carry import carried
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
@@ -117,9 +117,10 @@ def _check(changed: Collection[str], loaded: Loaded, round: int, config: Path) -
 
 
 def _remedies(parent: RunFolder, until: int) -> list[str]:
-    """Settings that the parent changed by itself when it went back to that round or an earlier one, see `rollback`."""
-    past = parent.read_json("manifest.json").get("abandoned", ())
-    return [text for one in past if one["to"] <= until for text in one["settings"]]
+    """Settings that the parent found by itself, or changed when it went back to that round or an earlier one."""
+    manifest = parent.read_json("manifest.json")
+    past = [one for one in manifest.get("abandoned", ()) if one["to"] <= until]
+    return rollback.settings({**manifest, "abandoned": past})
 
 
 def _placed(parent: RunFolder, loaded: Loaded, given: Collection[str], overwrite: bool) -> Loaded:

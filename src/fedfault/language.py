@@ -72,10 +72,10 @@ class LanguageTask(CohortTask):
         rows = self.first[clients][:, None] + batch.rows  # (K, B)
         real = self.mask[rows] & batch.real[..., None]  # (K, B, T)
         tokens = real.sum((1, 2))
-        flat = params.detach().requires_grad_()
+        flat = params.detach().requires_grad_(torch.is_grad_enabled())
         weight = real / tokens.clamp(min=1)[:, None, None]
         total, each = self._losses(flat, rows, weight.to(flat.device), key, extra_loss)
-        (gradient,) = torch.autograd.grad(total, flat)
+        gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
         return (each.detach().cpu() * weight).sum((1, 2), dtype=torch.float64), gradient, tokens
 
     def _losses(

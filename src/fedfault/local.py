@@ -1,6 +1,6 @@
 """Local training of a cohort: the one place where tensors are mutated.
 
-K clients are the rows of one (K, P) matrix under one `torch.optim` optimiser. Rows are sorted by their number of steps,
+K clients are the rows of one (K, P) matrix under one optimiser. Rows are sorted by their number of steps,
 longest first, so the clients still at work are always a prefix:
 
     step      0   1   2   3   4
@@ -19,6 +19,7 @@ from itertools import groupby
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from fedfault.errors import UserError
 from fedfault.seeds import entropy, rng
@@ -201,6 +202,7 @@ class Trainer:
         _clip(out, self.work.max_grad_norm)
         return Adapter(at.layout, out)
 
+    @torch.no_grad()
     def loss(self, at: Adapter) -> Tensor:
         """See `types.Train`: on the first 64 examples."""
         flat = at.flat.expand(len(self.clients), -1)
@@ -261,14 +263,12 @@ class _Pass:
     def run(self) -> Tensor:
         """(k, P): every client's parameters after its last step."""
         y = self.x.clone()
-        optimizer = None
+        optimizer = _Optimizer(self.work, y)
         at_work = [sum(n > s for n in self.lengths) for s in range(max(self.lengths))]  # clients in step s
         for k, steps in groupby(range(len(at_work)), key=at_work.__getitem__):
-            leaf = y[:k].detach()  # a view: the optimiser writes into y
-            optimizer = _optimizer(self.work, leaf, optimizer)
+            leaf = y[:k]  # a view: the optimiser writes into y
             for step in steps:
-                leaf.grad = self._gradient(leaf, step)
-                optimizer.step()
+                optimizer.step(leaf, self._gradient(leaf, step))
                 if self.extras.step is not None:
                     direction = self._only_trainable(self.extras.step(leaf, self.x[:k], self.rows[:k]))
                     leaf.sub_(direction, alpha=self.work.lr)
@@ -302,14 +302,24 @@ class _Pass:
         return None if further is None else (lambda z, see: further(z, see, self.rows[:k]))
 
 
-def _optimizer(work: LocalWork, leaf: Tensor, before: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
-    """The client optimiser on the rows still at work, with the state that those rows had."""
-    after: torch.optim.Optimizer
-    if work.optimizer == "sgd":
-        after = torch.optim.SGD([leaf], lr=work.lr)
-    else:
-        after = torch.optim.AdamW([leaf], lr=work.lr, weight_decay=0.0, fused=leaf.device.type in ("cpu", "cuda"))
-    if before is not None:
-        for state in before.state.values():
-            after.state[leaf] = {name: v[: len(leaf)] if v.ndim else v for name, v in state.items()}
-    return after
+class _Optimizer:
+    """torch.optim's SGD or AdamW on the rows still at work, the first k of (K, P).
+
+    By its functional form: the class would import a compiler first, which takes as long as some rounds.
+    """
+
+    def __init__(self, work: LocalWork, y: Tensor) -> None:
+        self.work = work
+        self.mean, self.square = torch.zeros_like(y), torch.zeros_like(y)
+        self.steps = torch.zeros((), device=y.device)
+
+    def step(self, y: Tensor, gradient: Tensor) -> None:
+        """Move the rows y (k, P), in place."""
+        if self.work.optimizer == "sgd":
+            y.sub_(gradient, alpha=self.work.lr)
+            return
+        k, fused = len(y), y.device.type in ("cpu", "cuda")
+        adamw(
+            [y], [gradient], [self.mean[:k]], [self.square[:k]], [], [self.steps], foreach=False, fused=fused,
+            amsgrad=False, beta1=0.9, beta2=0.999, lr=self.work.lr, weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip

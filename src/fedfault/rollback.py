@@ -27,8 +27,8 @@ MOST = 3  # times that a run goes back
 
 
 def settings(manifest: dict[str, Any]) -> list[str]:
-    """What the run has changed of its own configuration so far, as `key=value`."""
-    return [text for one in manifest.get("abandoned", ()) for text in one["settings"]]
+    """What the run has found for its own configuration before it began, and changed since, as `key=value`."""
+    return [*manifest.get("found", ()), *(text for one in manifest.get("abandoned", ()) for text in one["settings"])]
 
 
 def repair(folder: RunFolder, manifest: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from fedfault.errors import UserError
 from fedfault.experiment import Prepared, facts, prepare
 from fedfault.federation import Federation
 from fedfault.labelled import classes
+from fedfault.mitigation.remedy import in_clusters
 from fedfault.outcome import summary
 from fedfault.processes import place
 from fedfault.progress import Progress
@@ -74,11 +75,11 @@ def start(
     for note in loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()
-    prepared = ready(exp, progress.say)
+    prepared, found = in_clusters(ready(exp, progress.say), progress.say)
     folder = RunFolder.create(path, overwrite=overwrite)
     with folder.locked():
         (folder.path / "config.yaml").write_text(dump(loaded.resolved), encoding="utf-8")
-        manifest = _manifest(prepared, argv, loaded.notes)
+        manifest = _manifest(prepared, argv, loaded.notes) | ({"found": found} if found else {})
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
         folder.write_json("manifest.json", manifest)
         _describe_split(folder, prepared, progress)

@@ -361,6 +361,7 @@ class Task(Protocol):
 
         params: (K, P); clients: (K,) ids; key: (K,) int64, the random stream of this step's dropout for each client, None
         without dropout; extra_loss: (z (K, B, d), see) -> (K,) is differentiated too, but not part of the loss returned.
+        Inside `torch.no_grad()` the gradient is zero and costs nothing.
         """
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:

@@ -49,7 +49,7 @@ def test_flowers_simulation_gives_the_adapter_of_one_process(run, tmp_path, monk
     ]
     home = {"FLWR_HOME": str(tmp_path / "home"), "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [*ALONE, "sh", "-c", 'ip link set lo up && exec "$@"', "-", *words]
-    done = subprocess.run(command, env={**os.environ, **home}, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, env={**os.environ, **home}, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     mine, theirs = (load_file(tmp_path / n / "adapter/adapter_model.safetensors") for n in ("here", "there"))
     assert all(same(mine[n], theirs[n]) for n in mine)

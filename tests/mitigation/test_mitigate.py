@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedfault import rollback
+from fedfault import rollback, session
 from fedfault.config import load
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import prepare
+from fedfault.fork import fork
 from fedfault.mitigation import remedy
 from fedfault.mitigation.central import Pooled, central
 from fedfault.mitigation.clusters import Clusters
@@ -101,6 +103,27 @@ def test_other_alarms_and_clients_that_are_alike_are_not(alike):
 def test_clients_are_split_up_once(apart):
     p = prepare(small("unused", "federation.algorithm=clustered").experiment)
     assert split_up(p, ["client_drift"]) == ([], "its clients are in clusters already")
+
+
+@pytest.mark.slow
+def test_a_run_finds_the_clusters_that_it_is_not_given_and_remembers_them(tmp_path, apart, monkeypatch):
+    folder = start(tmp_path, "federation.algorithm=clustered", "federation.algorithm.shrinkage=0.5", *SHORT)
+    manifest = folder.read_json("manifest.json")
+    assert manifest["found"] == ["federation.algorithm.clusters=[0, 1, 0]"]
+    given = start(tmp_path, "federation.algorithm.clusters=[0, 1, 0]", "federation.algorithm=clustered",
+                  "federation.algorithm.shrinkage=0.5", *SHORT, "experiment_name=given")  # fmt: skip
+    assert "found" not in given.read_json("manifest.json")
+    adapter = load_file(folder.path / "adapter/cluster_1/adapter_model.safetensors")
+    assert all(
+        torch.equal(adapter[k], v)
+        for k, v in load_file(given.path / "adapter/cluster_1/adapter_model.safetensors").items()
+    )
+    monkeypatch.setattr(remedy, "choose", lambda *args, **options: pytest.fail("looked again"))
+    shutil.rmtree(folder.path / "adapter")
+    session.resume(folder.path, QUIET)
+    assert load_file(folder.path / "adapter/cluster_1/adapter_model.safetensors").keys() == adapter.keys()
+    forked = fork(folder.path, 1, [], QUIET)
+    assert load(forked.path / "config.yaml").experiment.federation.algorithm.options["clusters"] == [0, 1, 0]
 
 
 def test_an_aggregation_that_cannot_work_in_clusters_is_refused_before_the_run():

@@ -39,17 +39,21 @@ def test_probes_topics_and_alarms():
     assert value(run, "probes.gradient_norm_mean") == pytest.approx((0.6 + 0.7 + 0.8) / 3)
     assert value(run, "topic_swing") == pytest.approx(0.1)
     assert (value(run, "alarm.divergence"), value(run, "alarm.client_drift")) == (1.0, 0.0)
+    assert value(run, "client_loss") == pytest.approx(3.7 + 0.2 * 1.5)  # the mean of four clients after round 3
     assert value(run, "probes.unheard_of") is None
 
 
 @pytest.mark.parametrize(
-    "name", ["auc", "final.client/3.loss", "fairness.gains.worst", "probes.cka/2", "alarm.client_drift"]
+    "name",
+    ["auc", "final.client/3.loss", "fairness.gains.worst", "probes.cka/2", "alarm.client_drift", "clock.seconds"],
 )
 def test_known_metrics(name):
     check_metric(name)
 
 
-@pytest.mark.parametrize("name", ["loss", "final.validation.los", "alarm.drft", "fairness.gains", "probes.", 3])
+@pytest.mark.parametrize(
+    "name", ["loss", "final.validation.los", "alarm.drft", "fairness.gains", "simulated_seconds", "probes.", 3]
+)
 def test_unknown_metrics_are_refused(name):
     with pytest.raises(UserError, match="metric"):
         check_metric(name)

@@ -47,6 +47,15 @@ def folder(tmp_path):
     return study(tmp_path / "trial", [[4.0, 4.2], [4.4, math.nan]], limits=("small",))
 
 
+def test_what_hypotheses_are_about_is_in_the_table_of_cells(tmp_path, monkeypatch):
+    monkeypatch.setitem(results.ASKED, "rise", "rise")
+    asked = study(tmp_path / "asked", [[4.0, 4.9], [4.4, 4.4]], hypotheses=(claim(metric="rise"),))
+    table = results.cell_table(gather(asked))
+    assert table.rows[1][table.columns.index("rise")].startswith("0.120")  # 4.9 + 0.02 on average, after 4.8
+    silent = study(tmp_path / "silent", [[4.0, 4.9], [4.4, 4.4]])
+    assert "rise" not in results.cell_table(gather(silent)).columns
+
+
 def test_tables_by_hand(folder):
     r = gather(folder)
     table = results.cell_table(r)

@@ -1,10 +1,15 @@
-"""Clusters as the answer to an alarm of a running federation: federation.on_failure=cluster."""
+"""Clusters that a run needs: before its first round, or as the answer to an alarm, federation.on_failure=cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
 
-from fedfault.experiment import Prepared
+from fedfault.backbones.load import Say
+from fedfault.cohort_task import CohortTask
+from fedfault.config.schema import Component
+from fedfault.experiment import Prepared, federation
 from fedfault.mitigation.clusters import Clusters, choose
 from fedfault.mitigation.embeddings import BACKBONE, embedded, encoder_of
 
@@ -15,6 +20,22 @@ def clusters_of(p: Prepared, encoder: str = BACKBONE) -> Clusters:
     """The clusters of an experiment's clients, by what an encoder makes of their training texts."""
     documents, owner = embedded(p, encoder_of(p, encoder))
     return choose(documents, owner, p.config.federation.total_clients, p.config.seed)
+
+
+def in_clusters(p: Prepared, say: Say) -> tuple[Prepared, list[str]]:
+    """An experiment whose algorithm is `clustered` without clusters, with those that its clients fall into.
+
+    Also the setting that this makes, as `key=value`; any other experiment comes back as it is, without settings.
+    """
+    f = p.config.federation
+    if f.algorithm.name != "clustered" or f.algorithm.options.get("clusters") is not None:
+        return p, []
+    found = clusters_of(p)
+    say(found.sentence)
+    named = Component(name="clustered", **{**f.algorithm.options, "clusters": list(found.labels)})
+    exp = p.config.model_copy(update={"federation": f.model_copy(update={"algorithm": named})})
+    fed = federation(exp, cast(CohortTask, p.federation.task))
+    return p.spread(replace(p, config=exp, federation=fed)), clustered(found.labels)[1:2]
 
 
 def clustered(labels: Sequence[int], shrinkage: float = 0.0) -> list[str]:

@@ -14,7 +14,7 @@ from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError
 
 ARM = "arm"  # the axis of named arms
-NAMES = ("name", "method")  # keys by which a section names its component
+NAMES = tuple(dict.fromkeys(key for _, key in CHOOSERS.values()))  # keys by which a section names its component
 MOST_CELLS = 2000
 
 
@@ -134,8 +134,8 @@ def _head(value: Any) -> str:
 def text(value: Any) -> str:
     """A value as labels have it.
 
-    >>> text(1e-3), text({"name": "fedprox", "mu": 0.1}), text([4, 8]), text(None)
-    ('0.001', 'fedprox mu 0.1', '4 8', 'null')
+    >>> text(1e-3), text({"name": "fedprox", "mu": 0.1}), text({"type": "lite", "r_bar": 8}), text([4, 8]), text(None)
+    ('0.001', 'fedprox mu 0.1', 'lite r_bar 8', '4 8', 'null')
     """
     if isinstance(value, Mapping):
         return " ".join(text(v) if key in NAMES else f"{key} {text(v)}" for key, v in value.items())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     rows = [(name, values) for name, values in rows if values]
     if not rows or len(rows) > MOST:
         return None
-    fig = canvas(narrow, 1.1 + 0.24 * len(rows))
+    fig = canvas(narrow, 1.1 + (0.34 if narrow else 0.24) * len(rows))
     ax = fig.add_subplot()
     for y, (_, values) in enumerate(rows):
         finite = [v for v in values if math.isfinite(v)]
@@ -106,7 +107,7 @@ def cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
             ax.plot([np.mean(finite)], [y], "o", color=theme.palette[0], ms=6, mec=theme.surface)
         if lost := len(values) - len(finite):
             ax.text(1.0, y, f"× {lost} not finite", color=theme.alarm, transform=ax.get_yaxis_transform(), va="center")
-    ax.set_yticks(range(len(rows)), [label(name, 24 if narrow else 48) for name, _ in rows])
+    ax.set_yticks(range(len(rows)), [_lines(name, 2, 28) if narrow else label(name, 60) for name, _ in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="both")
     bare(ax)
@@ -116,10 +117,15 @@ def cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     return fig
 
 
+def _lines(name: str, most: int, width: int) -> str:
+    """A long name on several lines."""
+    return "\n".join(label(line, width) for line in textwrap.wrap(name, width)[:most])
+
+
 def phase(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
     """Two heat maps over the same axes: the mean of the metric over seeds, and how many runs ended in which state."""
     shown = map_cells(m, r.study.cells)
-    xs, ys = (list(dict.fromkeys(c.choices[axis] for c in shown)) for axis in (m.x, m.y))
+    xs, ys = (ordered([c.choices[axis] for c in shown]) for axis in (m.x, m.y))
     values, states = np.full((len(ys), len(xs)), np.nan), np.zeros((len(ys), len(xs), len(STATES)))
     lost = np.zeros((len(ys), len(xs)), dtype=int)
     for c in shown:
@@ -145,6 +151,19 @@ def phase(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
         bare(ax)
     _legend(fig, states, theme)
     return fig
+
+
+def ordered(labels: Sequence[str]) -> list[str]:
+    """Each label once: numbers by their size, names as they come.
+
+    >>> ordered(["4", "40", "8", "4"]), ordered(["iid", "0.1"])
+    (['4', '8', '40'], ['iid', '0.1'])
+    """
+    found = list(dict.fromkeys(labels))
+    try:
+        return sorted(found, key=float)
+    except ValueError:
+        return found
 
 
 def _values(ax: Axes, values: np.ndarray, lost: np.ndarray, theme: Theme) -> None:

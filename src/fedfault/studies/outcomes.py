@@ -20,7 +20,8 @@ LOSSES = "loss|perplexity|bits_per_byte|accuracy|f1|pearson|spearman"
 SCORES = rf"(initial|final)\.(validation|personal|general|topic/.+|client/\d+)\.({LOSSES})"
 PATHS = (  # of metrics.json, beside the scores
     r"best\.(loss|round)|forgetting|backward_transfer\.topic/.+|bytes_up|bytes_down|tokens|tokens_per_second|peak_memory_mb",
-    r"fairness\.(losses|gains)\.(worst|p10|p50|p90|gap|sd|cvar_20|jain)|time_to_target\.(round|seconds)|simulated_seconds",
+    r"fairness\.(losses|gains)\.(worst|p10|p50|p90|gap|sd|cvar_20|jain)|"
+    r"time_to_target\.(round|seconds|simulated_seconds)|clock\.(seconds|compliance|rounds_in_time|regret|dropped)",
 )
 GROWS = ("loss", "perplexity", "bits_per_byte", "gap", "sd")  # infinite, not missing, where a run has diverged
 
@@ -69,6 +70,12 @@ def rise(run: RunData) -> float | None:
     return None if best is None else _bad(losses[-1]) - best
 
 
+def client_loss(run: RunData) -> float | None:
+    """Held-out loss at the end, mean over the clients, each under the model that it uses."""
+    losses = [run.losses(name)[1][-1] for name in run.names("client/")]
+    return _mean_or_bad(losses)
+
+
 def failed(run: RunData) -> float | None:
     """1 where the verdict is `failed`, else 0."""
     return _state(run, ("failed",))
@@ -95,7 +102,7 @@ def _bad(value: float) -> float:
 
 
 DERIVED: dict[str, Callable[[RunData], float | None]] = {
-    f.__name__: f for f in (gain, auc, swing, topic_swing, rise, failed, unhealthy, seconds)
+    f.__name__: f for f in (gain, auc, swing, topic_swing, rise, client_loss, failed, unhealthy, seconds)
 }
 
 

@@ -83,7 +83,8 @@ def table(data: Table | Sequence[tuple[str, str]]) -> str:
     t = data if isinstance(data, Table) else Table(("setting", "value"), data, text=(1,))
     n = len(t.columns)
     text = [i == 0 or i in t.text or len(max((row[i] for row in t.rows), key=len, default="")) > 18 for i in range(n)]
-    shares = [min(max(max((len(row[i]) for row in t.rows), default=0), len(t.columns[i]), 6), 60) for i in range(n)]
+    longest = [max((len(row[i]) for row in t.rows), default=0) for i in range(n)]
+    shares = [min(max(longest[i], len(t.columns[i])), 40) + 3 for i in range(n)]  # a word of 12 letters fits its column
     widths = [0.97 * share / sum(shares) for share in shares]
     raggeds = [r"\raggedright" if own else r"\raggedleft" for own in text]
     columns = "".join(

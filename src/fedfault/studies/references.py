@@ -15,6 +15,7 @@ BY_NAME = {  # component -> keys of its entries
     "fedavg": ["mcmahan2017"], "fedavgm": ["hsu2019"], "fedadam": ["reddi2021"], "fedyogi": ["reddi2021"],
     "fedadagrad": ["reddi2021"], "fedprox": ["li2020fedprox"], "fednova": ["wang2020fednova"], "moon": ["li2021moon"],
     "scaffold": ["karimireddy2020"], "scaffold_update_space": ["karimireddy2020"], "feddyn": ["acar2021"],
+    "clustered": ["sattler2021clustered", "rousseeuw1987"],
     "ifca": ["ghosh2020"], "fedit": ["zhang2024fedit"], "zero_pad": ["cho2024hetlora"], "hetlora": ["cho2024hetlora"],
     "flexlora": ["bai2024flexlora"], "flora": ["wang2024flora"], "ffa_lora": ["sun2024ffa"], "rolora": ["chen2025rolora"],
     "fedsa_lora": ["guo2025fedsa"], "fedex_lora": ["singhal2025fedex"], "topic_skew": ["hsu2019"], "label_skew": ["hsu2019"],

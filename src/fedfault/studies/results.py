@@ -22,6 +22,7 @@ from fedfault.studies.outcomes import METRIC, value
 from fedfault.studies.paired import ALPHA
 from fedfault.studies.study import RUNS, Cell, Contrast, Study, read, said
 
+ASKED = {"client_loss": "clients' loss", "clock.seconds": "simulated s"}  # only where a hypothesis is about it
 COLUMNS = {  # metric -> how the table of cells calls it
     METRIC: "final loss",
     "gain": "gain",
@@ -149,7 +150,8 @@ def _pair(a: Cell, b: Cell) -> str:
 
 def cell_table(r: Results) -> Table:
     """A cell a row: what it is, and the mean of every metric over its seeds with its interval; verdicts counted."""
-    measured = [m for m in COLUMNS if any(r.values(cell, m) for cell in r.study.cells)]
+    titles = COLUMNS | {m: title for m, title in ASKED.items() if any(h.metric == m for h in r.study.hypotheses)}
+    measured = [m for m in titles if any(r.values(cell, m) for cell in r.study.cells)]
     axes = list(r.study.axes)
     rows = [
         [
@@ -160,7 +162,7 @@ def cell_table(r: Results) -> Table:
         ]
         for cell in r.study.cells
     ]
-    columns = (*axes, "runs", *(COLUMNS[m] for m in measured), "verdicts")
+    columns = (*axes, "runs", *(titles[m] for m in measured), "verdicts")
     columns, rows = (columns, rows) if axes else (("cell", *columns), [["all", *row] for row in rows])
     return Table(columns, rows, text=(*range(1, len(axes)), len(columns) - 1))
 
