@@ -79,19 +79,10 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "clients": NOUNS | {"exchange", "federation", "integrity", "local", "metrics"},
     "dispatch": NOUNS | {"clock", "exchange", "federation", "hardware"},
     "engine": NOUNS | {"clients", "dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
+    "parts": NOUNS | {"cohort_task", "federation"},
     "distributed": NOUNS
-    | {
-        "backbones",
-        "clients",
-        "cohort_task",
-        "config",
-        "experiment",
-        "federation",
-        "links",
-        "local",
-        "processes",
-        "runs",
-    },
+    | {"backbones", "clients", "cohort_task", "config", "experiment", "federation", "links", "local", "parts"}
+    | {"processes", "runs"},
     "flower": NOUNS
     | {"backbones", "clients", "config", "equipment", "exchange", "experiment", "federation", "hardware", "local"}
     | {"progress", "runs", "session", "wire"},
