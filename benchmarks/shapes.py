@@ -68,6 +68,9 @@ class Softmax:
     def tokens(self, client: int) -> int:
         return self.sizes[client]
 
+    def read(self, client: int) -> int:
+        return self.sizes[client]
+
     def init(self, seed: int) -> Adapter:
         return Adapter(self.layout, torch.zeros(self.layout.size))
 

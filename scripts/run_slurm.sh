@@ -17,7 +17,8 @@ set -u
 cd "${SLURM_SUBMIT_DIR:-.}" || exit
 python=.venv/bin/python
 [[ -x $python ]] || python=python3
-export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
+threads=$((${SLURM_CPUS_PER_TASK:-1} / ${processes:-1})) # processes, launch and spread: of run_multinode.sh
+export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
 [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || set -- "${@//%a/$SLURM_ARRAY_TASK_ID}"
 
 stop() {
@@ -37,5 +38,5 @@ requeue() {
 
 trap 'stop; exit $?' TERM
 trap requeue USR1
-"$python" -m fedfault run "$@" & # in the background, because a trap waits for what is in front
+${launch[@]+"${launch[@]}"} "$python" ${spread[@]+"${spread[@]}"} -m fedfault run "$@" & # in the background, because a trap waits for what is in front
 wait "$!"

@@ -19,6 +19,8 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "storage": set(),
     "seeds": set(),
     "registry": {"errors"},
+    "processes": {"errors"},
+    "links": {"processes"},
     "algebra": {"types", "seeds"},
     "wire": {"types"},
     "algorithms": NOUNS,
@@ -48,6 +50,7 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
         "errors",
         "experiment",
         "plots",
+        "processes",
         "progress",
         "records",
         "registry",
@@ -59,7 +62,7 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
         "watch",
     },
     "config": {"errors", "registry"},
-    "backbones": NOUNS,
+    "backbones": NOUNS | {"processes"},
     "runs": NOUNS,
     "local": NOUNS,
     "cohort_task": NOUNS | {"backbones"},
@@ -72,9 +75,17 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     "hardware": NOUNS | {"clock", "timing", "traces"},
     "equipment": NOUNS
     | {"clock", "cohort_task", "config", "dispatch", "engine", "federation", "hardware", "local", "mixed", "traces"},
-    "federation": NOUNS | {"hardware", "local"},
+    "federation": NOUNS | {"exchange", "hardware", "local"},
+    "clients": NOUNS | {"exchange", "federation", "integrity", "local", "metrics"},
     "dispatch": NOUNS | {"clock", "exchange", "federation", "hardware"},
-    "engine": NOUNS | {"dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
+    "engine": NOUNS | {"clients", "dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
+    "parts": NOUNS | {"cohort_task", "federation"},
+    "distributed": NOUNS
+    | {"backbones", "clients", "cohort_task", "config", "experiment", "federation", "links", "local", "parts"}
+    | {"processes", "runs"},
+    "flower": NOUNS
+    | {"backbones", "clients", "config", "equipment", "exchange", "experiment", "federation", "hardware", "local"}
+    | {"progress", "runs", "session", "wire"},
     "mitigation": NOUNS
     | {
         "backbones",

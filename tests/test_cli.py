@@ -298,3 +298,18 @@ def test_check_says_how_long_each_tier_would_take(fedfault):
     assert status == 0, err
     assert "tier       fast: 2 clients, a round takes them " in out
     assert "s with rank 1 and " in out
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [(("run", "quickstart"), "ray"), (("keys", "k", "--host", "h", "--site", "s"), "cryptography")],
+)
+def test_what_needs_flower_says_how_to_get_it(fedfault, monkeypatch, tmp_path, words, missing):
+    for module in ("ray", "cryptography"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "fedfault.flower.keys", raising=False)
+    monkeypatch.chdir(tmp_path)
+    status, out, err = fedfault("flower", *words)
+    assert (status, out) == (2, "")
+    assert err == f'error: {missing} is not installed; pip install "fedfault[flower]"\n'
+    assert not list(tmp_path.iterdir())

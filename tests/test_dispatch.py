@@ -138,7 +138,7 @@ def test_a_round_from_which_nothing_arrives_changes_nothing_and_says_so():
     assert (s1.round, s2.round) == (1, 2)
     assert r1.clients == ()
     assert "validation" in r1.scores
-    assert r1.events[-1] == "no client's work arrived; the model stays as it is"
+    assert r1.events[-1] == "nothing was aggregated; the model stays as it is"
     assert [t.fate for t in r1.turns] == ["dropped"] * 6
 
 

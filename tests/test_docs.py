@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fedfault import registry
+from fedfault import equipment, registry
+from fedfault.config.loading import load
 from fedfault.registry import build, builders
 from fedfault.types import Algorithm
 
@@ -31,8 +32,20 @@ def test_the_example_of_an_algorithm_runs_with_its_test():
         registry._BUILDERS["algorithm"].pop("halfway", None)
 
 
-@pytest.mark.parametrize(
-    "link", re.findall(r"\]\(([^)#]+)\)", ADDING.read_text(encoding="utf-8")) or ["configuration.md"]
-)
-def test_links_lead_somewhere(link):
-    assert (ADDING.parent / link).exists()
+def test_the_configurations_in_the_page_about_deployment_are_valid(tmp_path):
+    pages = re.findall(r"```yaml\n(.*?)```", ADDING.with_name("deploy.md").read_text(encoding="utf-8"), re.DOTALL)
+    for i, text in enumerate(pages):
+        (tmp_path / f"{i}.yaml").write_text(text)
+        equipment.check(load(tmp_path / f"{i}.yaml").experiment)
+    assert pages
+
+
+PAGES = [ADDING, ADDING.with_name("deploy.md")]
+LINKS = [
+    (page, link) for page in PAGES for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS or [(ADDING, "configuration.md")], ids=str)
+def test_links_lead_somewhere(page, link):
+    assert (page.parent / link).exists()

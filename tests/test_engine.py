@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from fedfault import engine
+from fedfault import clients
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord, Score
@@ -124,7 +124,7 @@ def test_seconds_of_probes_are_not_those_of_training(monkeypatch):
         time.sleep(0.2)
         return start, start
 
-    monkeypatch.setattr(engine, "split_halves", slow)
+    monkeypatch.setattr(clients, "split_halves", slow)
     fed = federation(LowRank(), num_rounds=1, probes={"gradients": build("probe", "gradients")})
     *_, (_, record) = rounds(fed, begin(fed))
     assert record.seconds["probe/gradients"] >= 0.2 > record.seconds["train"]

@@ -229,3 +229,12 @@ def test_rows_of_clients_that_are_left_out_leave_the_message():
     assert kept["n"].tolist() == [5, 7]
     assert kept["k"] == 4
     assert selected(up, [True] * 3) is up
+
+
+def test_some_clients_of_a_cohort_keep_their_ranks():
+    everyone = State(Adapter(LAYOUT, torch.zeros(LAYOUT.size)), ranks=(1, 3, 3, 2))
+    whole = Cohort.of([0, 1, 3], everyone, Aggregation(lambda got: Pooled(got.before)))
+    some = whole.only([0, 2])
+    assert (some.clients, some.ranks.tolist()) == ([0, 3], [1, 2])
+    assert some.active.sum(1).tolist() == [8, 14]  # of A 2 and B 4 a rank, and the bias
+    assert whole.only([]).clients == []

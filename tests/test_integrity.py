@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault import engine, local
+from fedfault import clients, local
 from fedfault.algebra import mean
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.algorithms.fedprox import fedprox
@@ -89,7 +89,7 @@ def test_clients_that_never_load_what_they_get_are_caught_at_the_door(monkeypatc
             Deaf.own = done.adapter.flat
             return done
 
-    monkeypatch.setattr(engine, "Trainer", Deaf)
+    monkeypatch.setattr(clients, "Trainer", Deaf)
     caught("client 0 does not start from what the server sent", r"'x': 23 of 23 numbers differ, by up to \d")
 
 
@@ -116,7 +116,7 @@ def test_a_client_whose_parameters_never_enter_the_model_is_named(monkeypatch):
             own = replace(start, flat=start.flat.expand(K, -1).clone())
             return Trained(own, self.weight, steps, zero, zero, zero)
 
-    monkeypatch.setattr(engine, "Trainer", Lazy)
+    monkeypatch.setattr(clients, "Trainer", Lazy)
     caught("client 1 reports 3 steps, but its parameters never entered the model")
 
 
@@ -193,7 +193,7 @@ def test_clients_have_their_own_parameters(monkeypatch, memory_of, words):
             done = super().__call__(start, **extras)
             return replace(done, adapter=replace(start, flat=memory_of(done.adapter.flat)))
 
-    monkeypatch.setattr(engine, "Trainer", Sharing)
+    monkeypatch.setattr(clients, "Trainer", Sharing)
     caught(words)
 
 
@@ -203,7 +203,7 @@ def test_clients_do_not_train_in_the_memory_that_they_start_from(monkeypatch):
             done = super().__call__(start, **extras)
             return replace(done, adapter=replace(start, flat=start.flat.copy_(done.adapter.flat)))
 
-    monkeypatch.setattr(engine, "Trainer", InPlace)
+    monkeypatch.setattr(clients, "Trainer", InPlace)
     caught("clients 0, 1, 2, 3, 4, 5 trained in the memory of what they started from", ranks=(1, 2, 2, 2, 2, 2))
 
 
@@ -243,7 +243,7 @@ class Thawed(Trainer):
 
 def test_a_factor_that_was_frozen_in_name_only_is_caught(monkeypatch):
     """Frozen before the adapter was there: nothing was frozen."""
-    monkeypatch.setattr(engine, "Trainer", Thawed)
+    monkeypatch.setattr(clients, "Trainer", Thawed)
     caught("client 0 changed frozen numbers: 8 of 23 numbers differ", "at site w", aggregation="ffa_lora")
 
 
@@ -257,7 +257,7 @@ def test_slices_beyond_a_rank_are_frozen(monkeypatch):
     pushes = replace(fedavg(), client=client)
     one_step = {"algorithm": pushes, "ranks": (2, 2, 1, 2, 2, 2), "work": {"steps": 1, "lr": 0.1}, "num_rounds": 1}
     run(**one_step)
-    monkeypatch.setattr(engine, "Trainer", Thawed)
+    monkeypatch.setattr(clients, "Trainer", Thawed)
     caught("client 2 changed frozen numbers: 9 of 23", r"by up to 0\.2, most at site w", **one_step)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from fedfault import session
 from fedfault.config import load
 from fedfault.config.schema import Experiment
+from fedfault.experiment import prepare
 from fedfault.progress import Progress
 from fedfault.remedies import remedy
 from fedfault.runs import read_records
@@ -23,8 +25,9 @@ def _without_report(monkeypatch):
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
 
 
-def run(folder, *words):
-    return session.start(load("quickstart", [*SMALL, *WILD, f"logging.results_dir={folder}", *words]), QUIET)
+def run(folder, *words, **options):
+    loaded = load("quickstart", [*SMALL, *WILD, f"logging.results_dir={folder}", *words])
+    return session.start(loaded, QUIET, **options)
 
 
 def experiment(**settings) -> Experiment:
@@ -66,7 +69,13 @@ def test_the_first_alarm_with_a_remedy_is_answered():
 
 @pytest.mark.slow
 def test_a_run_that_diverges_goes_back_to_its_best_round_with_half_the_learning_rate(tmp_path):
-    folder = run(tmp_path, "federation.on_failure=rollback")
+    told = []
+
+    def ready(exp, say):
+        return replace(prepare(exp, say), spread=lambda p: told.append(p.config.training.lr) or p)
+
+    folder = run(tmp_path, "federation.on_failure=rollback", ready=ready)
+    assert told[0] == 0.25  # to who trains elsewhere
     manifest = folder.read_json("manifest.json")
     first = manifest["abandoned"][0]
     assert (first["to"], first["settings"], first["done"]) == (0, ["training.lr=0.25"], True)

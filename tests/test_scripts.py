@@ -21,7 +21,12 @@ while [[ -n ${SECONDS_LONG:-} ]]; do sleep 0.05; done
 exit ${STATUS:-0}
 """
 SCONTROL = """#!/usr/bin/env bash
-echo scontrol "$@"
+case $1 in show) printf 'n1\\nn2\\n' ;; *) echo scontrol "$@" ;; esac
+"""
+SRUN = """#!/usr/bin/env bash
+echo srun "$1"
+shift
+exec "$@"
 """
 
 
@@ -75,15 +80,16 @@ def stand_in(file: Path, text: str) -> None:
 
 @pytest.fixture
 def job(tmp_path):
-    """Start run_slurm.sh as Slurm does, from a copy somewhere else."""
-    (tmp_path / "checkout").mkdir()
+    """Start a script as Slurm does, from a copy somewhere else."""
     stand_in(tmp_path / "bin/python3", PYTHON)
     stand_in(tmp_path / "bin/scontrol", SCONTROL)
-    stand_in(tmp_path / "spool/slurm_script", (ROOT / "scripts/run_slurm.sh").read_text())
+    stand_in(tmp_path / "bin/srun", SRUN)
+    stand_in(tmp_path / "checkout/scripts/run_slurm.sh", (ROOT / "scripts/run_slurm.sh").read_text())
 
-    def start(*words: str, **variables: str) -> subprocess.Popen[str]:
+    def start(*words: str, name: str = "run_slurm.sh", **variables: str) -> subprocess.Popen[str]:
         path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
         env = {"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path / "checkout"), "SLURM_JOB_ID": "42", **variables}
+        stand_in(tmp_path / "spool/slurm_script", (ROOT / "scripts" / name).read_text())
         script = [str(tmp_path / "spool/slurm_script"), *words]
         return subprocess.Popen(script, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -140,3 +146,32 @@ def test_a_round_that_never_fits_does_not_go_round_for_ever(job):
     status, said = signalled(job(SECONDS_LONG="1", SLURM_RESTART_COUNT="50"), signal.SIGUSR1)
     assert status == 143
     assert "give it more --time" in said[-1]
+
+
+TWO_NODES = {
+    "name": "run_multinode.sh",
+    "SLURM_NNODES": "2",
+    "SLURM_JOB_NODELIST": "n[1-2]",
+    "SLURM_CPUS_PER_TASK": "8",
+}
+
+
+def test_on_several_nodes_each_starts_torchrun_and_meets_at_the_first(job, tmp_path):
+    """Four GPUs a node, whose processes share its eight cores."""
+    status, (launched, said) = ended(job("a b.yaml", "seed=1", SLURM_GPUS_ON_NODE="4", **TWO_NODES))
+    assert (status, launched) == (0, "srun --kill-on-bad-exit=1")
+    torchrun = "-m torch.distributed.run --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-id=42"
+    where = f"{torchrun} --rdzv-endpoint=n1:20042 -m fedfault run a b.yaml seed=1"
+    assert said == f"{tmp_path}/bin/python3 2: {where}"
+
+
+def test_nodes_without_gpus_have_a_process_each(job):
+    said = ended(job("quickstart", **TWO_NODES))[1][1]
+    assert "python3 8: " in said
+    assert "--nproc-per-node=1 " in said
+
+
+def test_near_the_limit_a_run_on_several_nodes_is_stopped_and_the_job_requeued(job):
+    process = job(SECONDS_LONG="1", **TWO_NODES)
+    process.stdout.readline()  # srun
+    assert signalled(process, signal.SIGUSR1) == (143, ["terminated", "scontrol requeue 42"])

@@ -20,6 +20,9 @@ from fedfault.types import Adapter, Batch, Layout, Site
 class Wordless:
     """A task without hidden states or text."""
 
+    def read(self, client: int) -> int:
+        return self.tokens(client)
+
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
         return torch.full((len(params),), torch.nan, dtype=torch.float64)
 

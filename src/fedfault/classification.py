@@ -154,12 +154,10 @@ class ClassificationTask(CohortTask):
         owned = self.owned()
         rows = torch.arange(sum(self.counts), len(self.ids))
         if personal is None:
-            out = self._evaluated(adapter.flat, rows)
+            out = self.scored([(adapter.flat, rows)])
         else:
-            models = {
-                name: personal.flat[int(name.removeprefix("client/"))] for name in owned if name.startswith("client/")
-            }
-            out = torch.cat([self._evaluated(models.get(name, adapter.flat), own) for name, own in owned.items()])
+            models = self.models(adapter, personal)
+            out = self.scored([(models[name], own) for name, own in owned.items()])
         shown = {"validation": torch.cat([owned[name] for name in self.topics])} if self.topics else {}
         held_out = [own for name, own in owned.items() if name.startswith("client/")]
         if personal is not None and held_out:
@@ -179,15 +177,14 @@ class ClassificationTask(CohortTask):
             found = {"accuracy": found["accuracy"]} if name in self.topics else found  # in one class: its recall
         return Score(float(loss[own].mean()), n, se, n, found)
 
-    def _nll(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """Loss of each of these rows, (n,) float64."""
-        return self._losses(self._evaluated(flat, rows), rows).double()
+    def _nll(self, out: Tensor, rows: Tensor) -> Tensor:
+        return self._losses(out, rows).double()
 
     def _targets(self, rows: Tensor) -> int:
         return len(rows)
 
-    def _evaluated(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """Outputs of one model (P,) for rows (n,): (n, C), on the CPU. The longest rows first."""
+    def outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """See `CohortTask.outputs`: (n, C). The longest rows go first."""
         lengths, order = self.table.lengths[rows].sort(descending=True, stable=True)
         out, at = torch.empty(len(rows), self.scorer.outputs), 0
         while at < len(rows):

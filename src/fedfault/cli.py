@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from fedfault.errors import UserError
+from fedfault.processes import check_command, place
 
 
 class _WithDefault(TyperGroup):
@@ -40,6 +41,13 @@ studies = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(studies, name="study")
+
+flower = typer.Typer(
+    help="The same run over Flower: in its simulation, or on real nodes (docs/deploy.md).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(flower, name="flower")
 
 Settings = Annotated[
     list[str] | None,
@@ -77,6 +85,25 @@ def _terminate(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt(number)
 
 
+@app.callback()
+def _before(ctx: typer.Context) -> None:
+    check_command(ctx.invoked_subcommand)
+
+
+@contextlib.contextmanager
+def _ready() -> Iterator[Any]:
+    """What prepares an experiment: for this process, or for all that torchrun has started."""
+    if place().count == 1:
+        from fedfault.experiment import prepare
+
+        yield prepare
+    else:
+        from fedfault.distributed import team
+
+        with team() as others:
+            yield others.ready
+
+
 @app.command()
 def run(
     settings: Settings = None,
@@ -97,8 +124,9 @@ def once(config: str | None, overrides: list[str], *, overwrite: bool = False, q
     from fedfault.progress import Progress
 
     named = any(word.startswith("experiment_name=") for word in overrides)
-    with _stoppable():
-        folder = session.start(loaded, Progress(quiet=quiet), overwrite=overwrite, named=named, argv=sys.argv[1:])
+    options: dict[str, Any] = {"overwrite": overwrite, "named": named, "argv": sys.argv[1:]}
+    with _stoppable(), _ready() as ready:
+        folder = session.start(loaded, Progress(quiet=quiet), ready=ready, **options)
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
@@ -108,8 +136,8 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
     from fedfault import session
     from fedfault.progress import Progress
 
-    with _stoppable():
-        folder = session.resume(run, Progress(quiet=quiet))
+    with _stoppable(), _ready() as ready:
+        folder = session.resume(run, Progress(quiet=quiet), ready=ready)
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
@@ -281,9 +309,49 @@ def list_(
     typer.echo(components(what))
 
 
+@flower.command(name="run")
+def flower_run(
+    settings: Settings = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="processes that clients train in")] = 2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train in Flower's simulation, and write results/NAME as `fedfault run` does. One that was stopped goes on."""
+    from fedfault.config import load
+
+    config, overrides = _split(settings)
+    loaded = load(config, overrides)
+    from fedfault.flower.simulation import simulate
+    from fedfault.progress import Progress
+
+    with _stoppable("the same command goes on where it was stopped"):
+        folder = simulate(loaded, Progress(quiet=quiet), workers=workers, overwrite=overwrite, argv=sys.argv[1:])
+    typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+@flower.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where they are written")],
+    host: Annotated[list[str], typer.Option("--host", help="name or IP address of the SuperLink, as sites see it")],
+    site: Annotated[list[str], typer.Option("--site", help="name of a site; its key pair is NAME and NAME.pub")],
+) -> None:
+    """Make the certificates and keys of a deployment: give each site only ca.crt and its own pair."""
+    try:
+        from fedfault.flower.keys import make_keys
+    except ImportError as e:
+        raise UserError(f'{e.name} is not installed; pip install "fedfault[flower]"') from e
+
+    for file in make_keys(folder, host, site):
+        typer.echo(file)
+
+
 def guarded(command: Callable[[], int | None]) -> int:
     """The exit status of a command: bad input ends with a message and status 2."""
     try:
+        if place().rank:  # the first process of a job has the command, the others help it
+            from fedfault.distributed import serve
+
+            return serve()
         return command() or 0
     except UserError as e:
         typer.echo(f"error: {e}", err=True)

@@ -22,6 +22,7 @@ from fedfault.types import Adapter, States, Task
 
 # (model, flat (k, P), ids (n, T), what goes with them) -> (k, n, ...) by layer, or nothing
 Look = Callable[[CohortModel, Tensor, Tensor, Mapping[str, Any]], list[Tensor] | None]
+Pairs = Sequence[tuple[Tensor, Tensor]]  # models (P,), and the rows (n,) that each is scored on
 
 # what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
 ACTIVATION_BYTES = 2**30
@@ -43,14 +44,19 @@ class CohortTask(Task, ABC):
         self.untrained: Tensor | None = None  # loss of every evaluation row before training
         self.seen: dict[Look, list[Tensor] | None] = {}  # what was looked at in the model before training
         self.probed: Tensor  # (n,) rows that probes look at
+        self.scored: Callable[[Pairs], Tensor] = self.score
 
     @abstractmethod
     def looks(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
         """These rows, so many at a time that a pass of so many models is not too large: ids, and what goes with them."""
 
     @abstractmethod
-    def _nll(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """Loss of each of these rows under one model (P,), (n,) float64."""
+    def outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """What one model (P,) makes of each of these rows, (n, ...) on the CPU: all that its scores need."""
+
+    @abstractmethod
+    def _nll(self, out: Tensor, rows: Tensor) -> Tensor:
+        """Loss of each of these rows, (n,) float64, from `outputs`."""
 
     @abstractmethod
     def _targets(self, rows: Tensor) -> int:
@@ -69,7 +75,7 @@ class CohortTask(Task, ABC):
         return self.model.init(seed)
 
     def read(self, client: int) -> int:
-        """Tokens of its rows that the model reads, without padding."""
+        """See `types.Task`: without padding."""
         first = int(self.first[client])
         return int(self.mask[first : first + self.counts[client]].sum())
 
@@ -104,16 +110,32 @@ class CohortTask(Task, ABC):
     @torch.no_grad()
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
         """See `types.Task.held_out`."""
-        owned, out = self.owned(), torch.full((len(params),), torch.nan, dtype=torch.float64)
-        for i, k in enumerate(clients.tolist()):
-            if (rows := owned.get(f"client/{k}")) is not None:
-                out[i] = self._nll(params[i], rows).sum() / self._targets(rows)
-        return out
+        owned, found = self.owned(), torch.full((len(params),), torch.nan, dtype=torch.float64)
+        own = {i: owned[f"client/{k}"] for i, k in enumerate(clients.tolist()) if f"client/{k}" in owned}
+        if own:
+            out = self.scored([(params[i], rows) for i, rows in own.items()]).split(list(map(len, own.values())))
+            for (i, rows), some in zip(own.items(), out, strict=True):
+                found[i] = self._nll(some, rows).sum() / self._targets(rows)
+        return found
+
+    @torch.no_grad()
+    def score(self, pairs: Pairs) -> Tensor:
+        """`outputs` of every model for its rows, one behind the other."""
+        return torch.cat([self.outputs(flat, rows) for flat, rows in pairs])
+
+    def scored_by(self, score: Callable[[Pairs], Tensor]) -> None:
+        """From now on, models are scored by this in the place of `score`."""
+        self.scored = score
 
     def owned(self) -> dict[str, Tensor]:
         """The rows of every evaluation set, by its name."""
         rows = torch.arange(sum(self.counts), len(self.ids)).split([len(own) for own in self.sets.values()])
         return dict(zip(self.sets, rows, strict=True))
+
+    def models(self, adapter: Adapter, personal: Adapter) -> dict[str, Tensor]:
+        """The model (P,) that each evaluation set is about: `client/ID` has its row of personal (N, P)."""
+        clients = {name: name.removeprefix("client/") for name in self.sets}
+        return {name: adapter.flat if k == name else personal.flat[int(k)] for name, k in clients.items()}
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
         """See `types.Task.states`: hidden states as `hidden_states` has them, on rows of every topic in turn."""
@@ -185,4 +207,4 @@ class CohortTask(Task, ABC):
 
     def _losses_untrained(self, rows: Tensor) -> Tensor:
         with self._unfolded():
-            return self._nll(self.init(self.seed).flat, rows)
+            return self._nll(self.scored([(self.init(self.seed).flat, rows)]), rows)

@@ -6,11 +6,12 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
 from fedfault import integrity
+from fedfault.clients import at_clients, newcomer
 from fedfault.dispatch import learned, planned, sent_to
 from fedfault.exchange import (
     OWN,
@@ -26,10 +27,9 @@ from fedfault.exchange import (
     selected,
     with_mean_of_private,
 )
-from fedfault.federation import Federation
+from fedfault.federation import Asked, Done, Federation
 from fedfault.hardware import Plan, observed
-from fedfault.local import Passes, Trainer, weights
-from fedfault.metrics.gradients import split_halves
+from fedfault.local import Passes, weights
 from fedfault.metrics.updates import update_norms
 from fedfault.records import ClientRecord, RoundRecord
 from fedfault.types import (
@@ -40,7 +40,6 @@ from fedfault.types import (
     Probe,
     Readings,
     State,
-    Task,
     Trained,
     Uploads,
 )
@@ -49,9 +48,7 @@ from fedfault.types import (
 def begin(fed: Federation, x: Adapter | None = None) -> State:
     """The state before the first round; with x (P,), from there on."""
     x, N = fed.task.init(fed.seed) if x is None else x, fed.total_clients
-    home = {**fed.algorithm.init_client(x)}
-    if fed.aggregation.private(x.layout) is not None:
-        home[OWN] = x
+    home = {} if fed.memory_elsewhere else newcomer(fed, x)
     return State(
         x,
         memory=fed.algorithm.init(x),
@@ -80,24 +77,15 @@ def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]
 
 @dataclass(frozen=True)
 class Opened:
-    """A round up to local training: who trains, from what, with which streams."""
+    """A round up to what its clients do."""
 
     fed: Federation
     state: State
-    round: int
     plan: Plan
-    cohort: Cohort
-    passes: Passes
-    door: integrity.Door
-    train: Trainer
-    down: Message  # what the server sent
-    received: Message  # what arrived: cut to the clients' ranks, with what they kept at home
-    memory: Mapping[str, Adapter]  # what each client of the cohort remembers
-    base: Mapping[str, int]  # checksums of the frozen weights
+    asked: Asked
+    down: Message  # what the server sent, a row for each client of what has rows
     probes: Mapping[str, Probe]  # of this round
     evaluated: bool  # whether scores are taken in this round
-    halves: tuple[Tensor, Tensor] | None
-    seconds: float  # that they took
 
 
 def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
@@ -106,15 +94,23 @@ def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     down = fed.algorithm.broadcast(state)
     made = planned(fed, state, down)
     if not made.training:
-        return _idle(fed, state, made)
+        return _idle(fed, state, made, sum(turn.bytes_down for turn in made.turns))
     r = _open(fed, state, down, made)
-    watched = integrity.Watched(r.train, r.door, r.received, r.cohort.clients)
-    up, home = fed.algorithm.client(r.received, r.memory, watched)
-    integrity.check_sent(watched, up, home, r.memory)
-    return _close(r, up, home, time.perf_counter() - started - r.seconds)
+    done = (fed.remote or at_clients)(fed, r.asked)
+    trained = time.perf_counter() - started - done.probing
+    if not done.cohort.clients:
+        return _idle(fed, state, made.of([]), _all_sent(r, _sent(r)), done.events, {"train": trained})
+    return _close(r, done, trained)
 
 
-def _idle(fed: Federation, state: State, made: Plan) -> tuple[State, RoundRecord]:
+def _idle(
+    fed: Federation,
+    state: State,
+    made: Plan,
+    bytes_down: int,
+    events: Sequence[str] = (),
+    seconds: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[State, RoundRecord]:
     """A round from which nothing arrived."""
     clock, t = time.perf_counter(), state.round + 1
     after = replace(sent_to(state, made, t), round=t, last=state.adapter)
@@ -125,11 +121,22 @@ def _idle(fed: Federation, state: State, made: Plan) -> tuple[State, RoundRecord
         round=t,
         scores=scores,
         probes=made.readings,
-        bytes_down=sum(turn.bytes_down for turn in made.turns),
+        bytes_down=bytes_down,
         turns=made.turns,
-        seconds={"evaluate": time.perf_counter() - clock},
-        events=(*made.events, "no client's work arrived; the model stays as it is"),
+        seconds={**seconds, "evaluate": time.perf_counter() - clock},
+        events=(*made.events, *events, "nothing was aggregated; the model stays as it is"),
     )
+
+
+def _sent(r: Opened) -> dict[int, int]:
+    """Client -> bytes that it was sent, also if its work does not arrive."""
+    cohort = r.asked.cohort
+    return dict(zip(cohort.clients, bytes_down(cohort, r.down, r.state, r.fed.aggregation), strict=True))
+
+
+def _all_sent(r: Opened, sent: Mapping[int, int]) -> int:
+    """Bytes to all clients of a round, and to those who were known to be too late."""
+    return sum(sent.values()) + sum(turn.bytes_down for turn in r.plan.turns if turn.fate == "dropped")
 
 
 def _evaluated(fed: Federation, t: int) -> bool:
@@ -137,96 +144,88 @@ def _evaluated(fed: Federation, t: int) -> bool:
 
 
 def _open(fed: Federation, state: State, down: Message, made: Plan) -> Opened:
+    asked, evaluated = _asked(fed, state, down, made), _evaluated(fed, state.round + 1)
+    probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}
+    asked = replace(asked, halves="x" in asked.received and any(p.gradients for p in probes.values()))
+    return Opened(fed, state, made, asked, addressed(down, asked.cohort.rows), probes, evaluated)
+
+
+def _asked(fed: Federation, state: State, down: Message, made: Plan) -> Asked:
     t, places = state.round + 1, made.training
     assigned = dict(zip(made.clients[places].tolist(), made.ranks[places].tolist(), strict=True))
     cohort = Cohort.of(list(assigned), state, fed.aggregation, assigned)
-    K = len(cohort.clients)
-    passes = Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K))
-    door = integrity.Door(fed.task)
-    down = addressed(down, cohort.rows)
-    received = {**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})}
-    evaluated = _evaluated(fed, t)
-    probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}
-    clock, halves = time.perf_counter(), None  # of the probes alone
-    if any(p.gradients for p in probes.values()) and "x" in received:
-        start = received["x"].flat.expand(K, -1)
-        around = {"seed": fed.seed, "round": t, "per_pass": passes.size}
-        halves = split_halves(fed.task, start, cohort.clients, cohort.trainable, **around)
-    seconds = time.perf_counter() - clock
-    return Opened(
-        fed=fed,
-        state=state,
+    K, down = len(cohort.clients), addressed(down, cohort.rows)
+    effort = made.effort[places].tolist()
+    if fed.effort is not None:
+        effort = [min(share, fed.effort(t, k)) for share, k in zip(effort, cohort.clients, strict=True)]
+    return Asked(
         round=t,
-        plan=made,
         cohort=cohort,
-        passes=passes,
-        door=door,
-        train=_trainer(fed, door, cohort, t, passes, made.effort[places].tolist()),
-        down=down,
-        received=received,
+        weight=torch.tensor([state.weights[k] for k in cohort.clients], dtype=torch.float64),
+        received={**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})},
         memory={n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN},
-        base=fed.task.checksums(),
-        probes=probes,
-        evaluated=evaluated,
-        halves=halves,
-        seconds=seconds,
+        effort=effort,
+        passes=Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K)),
+        base=state.base,
     )
 
 
-def _close(r: Opened, up: Message, home: Mapping[str, Adapter], trained: float) -> tuple[State, RoundRecord]:
-    """What follows local training; `trained` are the seconds that it took."""
-    fed, state, cohort, passes, clients = r.fed, r.state, r.cohort, r.passes, r.cohort.clients
+def _close(r: Opened, done: Done, trained: float) -> tuple[State, RoundRecord]:
+    """What follows the clients' part; `trained` are the seconds that it took."""
+    fed, state, cohort = r.fed, r.state, done.cohort
+    made = r.plan.of(cohort.clients)
     clock = time.perf_counter()
-    integrity.check_base(fed.task, r.base, clients)
-    local = _checked(r.train, cohort)
-    senders = _pruned(fed, cohort, r.train.start, local)
-    up = senders.cut_all(up)
-    good, events = integrity.quarantine(up, home, clients, fed.bad_updates)
+    senders = _pruned(fed, done)
+    up = senders.cut_all(done.up)
+    good, events = integrity.quarantine(up, done.home, cohort.clients, fed.bad_updates)
     before = state if senders is cohort else replace(state, ranks=_pruned_ranks(state, senders, good))
     averages: list[tuple[Uploads, Pooled]] = []
     after = _served(fed, before, senders, up, good, averages) if any(good) else before
-    after = replace(_kept(after, senders, home, local, good), round=r.round, last=state.adapter)
-    after = replace(after, clients_per_pass=passes.size if passes.events else state.clients_per_pass)
-    after = replace(after, plans=learned(fed, state, r.plan, cohort, up, local, trained))
-    after = sent_to(after, r.plan, r.round)
-    integrity.check_state(fed.algorithm, after)
+    after = with_mean_of_private(remembered(after, senders, done.home, good), cohort.private)
+    after = replace(after, round=r.asked.round, last=state.adapter)
+    after = replace(after, clients_per_pass=done.clients_per_pass or state.clients_per_pass)
+    after = replace(after, plans=learned(fed, state, made, cohort, up, done.trained, trained))
+    after = sent_to(after, made, r.asked.round)
+    if not fed.memory_elsewhere:
+        integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
     aggregated = time.perf_counter()
     scores = fed.task.evaluate(after.adapter, _personal(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
-    readings, spent = _measured(r, after, local, averages)
-    moved = zip(bytes_up(senders, up), bytes_down(cohort, r.down, state, fed.aggregation), strict=True)
-    records = _client_records(r, local, _shares(local, good, averages), readings, list(moved))
+    readings, spent = _measured(r, after, done, averages)
+    sent = _sent(r)
+    moved = [(up, sent[k]) for k, up in zip(cohort.clients, bytes_up(senders, up), strict=True)]
+    records = _client_records(r, done, _shares(done.trained, good, averages), readings, moved)
     return after, RoundRecord(
-        round=r.round,
+        round=r.asked.round,
         clients=records,
         scores=scores,
-        probes={**readings.probes, **r.plan.readings},
+        probes={**readings.probes, **made.readings},
         matrices={name: tuple(map(tuple, rows)) for name, rows in readings.matrices.items()},
         bytes_up=sum(c.bytes_up for c in records),
-        bytes_down=sum(c.bytes_down for c in records) + sum(t.bytes_down for t in r.plan.turns if t.fate == "dropped"),
-        turns=r.plan.turns,
+        bytes_down=_all_sent(r, sent),
+        turns=made.turns,
         seconds=seconds | spent,
-        events=(*r.plan.events, *passes.events, *events),
+        events=(*made.events, *done.events, *events),
     )
 
 
 def _measured(
-    r: Opened, after: State, local: Trained, averages: list[tuple[Uploads, Pooled]]
+    r: Opened, after: State, done: Done, averages: list[tuple[Uploads, Pooled]]
 ) -> tuple[Readings, dict[str, float]]:
     """What the probes say of the round, and the seconds that each took."""
     moment = Moment(
-        round=r.round,
+        round=r.asked.round,
         seed=r.fed.seed,
         task=r.fed.task,
         before=r.state,
         after=after,
-        clients=r.cohort.clients,
-        start=r.train.start,
-        trained=local,
+        clients=done.cohort.clients,
+        start=done.start,
+        trained=done.trained,
         averages=averages,
-        halves=r.halves,
-        private=r.cohort.private is not None,
+        halves=done.halves,
+        private=done.cohort.private is not None,
     )
     probes: dict[str, float] = {}
     clients: dict[str, Sequence[float]] = {}
@@ -239,41 +238,16 @@ def _measured(
         probes |= found.probes
         clients |= found.clients
         matrices |= found.matrices
-        seconds[f"probe/{name}"] = time.perf_counter() - clock + (r.seconds / sharing if probe.gradients else 0.0)
+        seconds[f"probe/{name}"] = time.perf_counter() - clock + (done.probing / sharing if probe.gradients else 0.0)
     return Readings(probes, clients, matrices), seconds
 
 
-def _trainer(fed: Federation, task: Task, cohort: Cohort, t: int, passes: Passes, effort: Sequence[float]) -> Trainer:
-    layout, penalty = fed.task.layout, fed.aggregation.penalty
-    if fed.effort is not None:
-        effort = [min(share, fed.effort(t, k)) for share, k in zip(effort, cohort.clients, strict=True)]
-    return Trainer(
-        task,
-        replace(fed.work, lr=fed.lr(t)),
-        seed=fed.seed,
-        round=t,
-        clients=cohort.clients,
-        passes=passes,
-        trainable=cohort.trainable,
-        penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, cohort.ranks[rows])),
-        effort=effort,
-    )
-
-
-def _checked(train: Trainer, cohort: Cohort) -> Trained:
-    """What the clients' local training gave; nothing else than what is trained in this round."""
-    local = train.trained
-    if local is None:
-        raise integrity.IntegrityError("the algorithm did not train its clients")
-    layout, flat = local.adapter.layout, local.adapter.flat
-    integrity.check_frozen(layout, train.start, flat, cohort.trainable, [f"client {k}" for k in cohort.clients])
-    return local
-
-
-def _pruned(fed: Federation, cohort: Cohort, start: Tensor, local: Trained) -> Cohort:
+def _pruned(fed: Federation, done: Done) -> Cohort:
     """The cohort with the ranks that its clients keep after training, and send."""
-    prune, layout = fed.aggregation.new_ranks, fed.task.layout
-    return cohort if prune is None else cohort.pruned(layout, prune(layout, start, local.adapter.flat, cohort.ranks))
+    prune, layout, cohort = fed.aggregation.new_ranks, fed.task.layout, done.cohort
+    if prune is None:
+        return cohort
+    return cohort.pruned(layout, prune(layout, done.start, done.trained.adapter.flat, cohort.ranks))
 
 
 def _served(
@@ -292,13 +266,6 @@ def _served(
     if "folds" in fed.aggregation.traits:
         after = folded(after, averages[-1][1].fold)
     return after
-
-
-def _kept(after: State, cohort: Cohort, home: Mapping[str, Adapter], local: Trained, good: list[bool]) -> State:
-    """What stays with the clients, their ranks included."""
-    if cohort.private is not None:
-        home = {**home, OWN: local.adapter}
-    return with_mean_of_private(remembered(after, cohort, home, good), cohort.private)
 
 
 def _pruned_ranks(state: State, cohort: Cohort, good: list[bool]) -> tuple[int, ...]:
@@ -324,13 +291,9 @@ def _personal(fed: Federation, state: State) -> Adapter | None:
 
 
 def _client_records(
-    r: Opened,
-    local: Trained,
-    share: Sequence[float],
-    readings: Readings,
-    moved: Sequence[tuple[int, int]],
+    r: Opened, done: Done, share: Sequence[float], readings: Readings, moved: Sequence[tuple[int, int]]
 ) -> tuple[ClientRecord, ...]:
-    norms = update_norms(r.fed.task.layout, r.train.start, local.adapter.flat)
+    local, norms = done.trained, update_norms(r.fed.task.layout, done.start, done.trained.adapter.flat)
     return tuple(
         ClientRecord(
             client=k,
@@ -342,8 +305,8 @@ def _client_records(
             update_norm=norms[i],
             bytes_up=moved[i][0],
             bytes_down=moved[i][1],
-            rank=int(r.cohort.ranks[i]) or None,
+            rank=int(done.cohort.ranks[i]) or None,
             probes={name: values[i] for name, values in readings.clients.items() if math.isfinite(values[i])},
         )
-        for i, k in enumerate(r.cohort.clients)
+        for i, k in enumerate(done.cohort.clients)
     )

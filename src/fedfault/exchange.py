@@ -54,8 +54,11 @@ class Cohort:
         return _both(self.trained, self.active)
 
     def start(self, x: Adapter, state: State) -> Adapter:
-        """Where each client starts: the server's adapter (P,) with what it kept at home, cut to its rank."""
-        if self.private is None:
+        """Where each client starts: the server's adapter (P,) with what it kept at home, cut to its rank.
+
+        Where clients are elsewhere, as the server sees it: what they kept is not here.
+        """
+        if self.private is None or OWN not in state.clients:
             return self.cut(x)
         flat = torch.where(self.private.to(x.flat.device), state.clients[OWN].flat[self.rows], x.flat)
         return self.cut(replace(x, flat=flat))
@@ -68,9 +71,19 @@ class Cohort:
         """The message with its adapters cut."""
         return {name: self.cut(a) if isinstance(a, Adapter) else a for name, a in message.items()}
 
+    def kept(self, now: Tensor, before: Tensor) -> Tensor:
+        """(K, P): what clients keep. What they did not train in this round is as it was."""
+        return now if self.active is None else now.where(self.active.to(now.device), before)
+
     def pruned(self, layout: Layout, ranks: Tensor) -> Cohort:
         """The cohort with these ranks (K,), at most what they were."""
         return self if torch.equal(ranks, self.ranks) else replace(self, ranks=ranks, active=mask(layout, ranks))
+
+    def only(self, rows: Sequence[int]) -> Cohort:
+        """Some of its clients, by their places in it, in that order."""
+        kept = torch.tensor(rows, dtype=torch.int64)
+        active = None if self.active is None else self.active[kept]
+        return replace(self, clients=[self.clients[i] for i in rows], ranks=self.ranks[kept], active=active)
 
     def public(self, which: Tensor | None, row: int) -> Tensor | None:
         """(P,) bool: what of these numbers crosses the network for one client; None for everything."""
@@ -199,16 +212,19 @@ def folded(state: State, fold: Mapping[str, Pair]) -> State:
 
 
 def personal(state: State, private: Tensor | None) -> Adapter | None:
-    """The model of every client, (N, P), where each has kept a part; None where all have the server's."""
-    if private is None:
+    """The model of every client, (N, P), where each has kept a part, here; None where all have the server's."""
+    if private is None or OWN not in state.clients:
         return None
     own = state.clients[OWN].flat
     return Adapter(state.adapter.layout, torch.where(private.to(own.device), own, state.adapter.flat))
 
 
 def with_mean_of_private(state: State, private: Tensor | None) -> State:
-    """What clients keep never reaches a server; for the scores of one global model its mean takes the place."""
-    if private is None:
+    """What clients keep never reaches a server; for the scores of one global model its mean takes the place.
+
+    If it is here: where clients are elsewhere, those numbers stay as they began.
+    """
+    if private is None or OWN not in state.clients:
         return state
     pooled = mean(state.clients[OWN], torch.tensor(state.weights, dtype=torch.float64))
     flat = torch.where(private.to(pooled.flat.device), pooled.flat, state.adapter.flat)
@@ -220,10 +236,8 @@ def remembered(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: 
     keep, clients = torch.tensor(good), dict(state.clients)
     for name, kept in home.items():
         flat = clients[name].flat.clone()
-        own, rows = kept.flat[keep].to(flat), cohort.rows[keep]
-        if cohort.active is not None:  # what a client did not train in this round is as it was
-            own = own.where(cohort.active[keep].to(own.device), flat[rows])
-        flat[rows] = own
+        rows = cohort.rows[keep]
+        flat[rows] = cohort.kept(kept.flat.to(flat), flat[cohort.rows])[keep]
         clients[name] = replace(kept, flat=flat)
     seen = list(state.seen)
     for k in cohort.clients:

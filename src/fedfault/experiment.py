@@ -47,6 +47,8 @@ class Prepared:
     model: CohortModel
     split: Split[Any]
     federation: Federation
+    data_elsewhere: bool = False  # clients have data of their own: the split says nothing of it
+    spread: Callable[[Prepared], Prepared] = lambda p: p  # lets its federation train where this one's does
 
     def heterogeneity(self, say: Say = quiet) -> dict[str, Any]:
         """The realised heterogeneity of the split: `Heterogeneity.to_json`, from the cache where it is known."""

@@ -63,7 +63,9 @@ def fork(
         progress.say(f"note: {note}")
     clock = time.perf_counter()
     prepared = prepare(plan.loaded.experiment, progress.say)
-    session._check_same(plan.parent.read_json("manifest.json"), facts(prepared))
+    before = plan.parent.read_json("manifest.json")
+    session._check_same(before, facts(prepared))
+    session._check_place(plan.parent, before, prepared.federation)
     saved, _ = plan.parent.load(prepared.federation.task.layout, prepared.model.device, round)
     state, notes = carried(prepared.federation, saved, plan.since)
     for line in [*(f"note: {n}" for n in notes), _told(plan, prepared)]:

@@ -7,7 +7,7 @@ Plain numbers throughout: nothing here imports torch or reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -99,6 +99,14 @@ class Plan:
         """Places of the clients whose work counts."""
         found: list[int] = np.flatnonzero(self.effort > 0).tolist()
         return found
+
+    def of(self, arrived: Sequence[int]) -> Plan:
+        """The plan with the work of these clients alone: what else was to come has not, and is dropped too."""
+        lost = set(self.clients[self.training].tolist()) - set(arrived)
+        if not lost:
+            return self
+        turns = (replace(turn, fate="dropped", share=0.0) if turn.client in lost else turn for turn in self.turns)
+        return replace(self, effort=self.effort * np.isin(self.clients, arrived), turns=tuple(turns))
 
 
 def plan(hw: Hardware, plans: Plans, round: int, seed: int, clients: Ints, limits: Ints, wire: Wire) -> Plan:

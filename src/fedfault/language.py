@@ -112,20 +112,17 @@ class LanguageTask(CohortTask):
         """
         rows = torch.arange(sum(self.counts), len(self.ids))
         if personal is None:
-            return self._scores(self._nll(adapter.flat, rows), adapter)
-        nll = []
-        for name, own in self.owned().items():
-            client = name.removeprefix("client/")
-            nll.append(self._nll(adapter.flat if client == name else personal.flat[int(client)], own))
-        found = self._scores(torch.cat(nll), adapter)
+            return self._scores(self.scored([(adapter.flat, rows)]), adapter)
+        models = self.models(adapter, personal)
+        found = self._scores(self.scored([(models[name], own) for name, own in self.owned().items()]), adapter)
         held_out = [s for name, s in found.items() if name.startswith("client/")]
         tokens = sum(s.tokens for s in held_out)
         return (
             {**found, "personal": Score(sum(s.loss * s.tokens for s in held_out) / tokens, tokens)} if tokens else found
         )
 
-    def _nll(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """Summed loss of each of these blocks, (n,) float64."""
+    def outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """See `CohortTask.outputs`: the summed loss of each of these blocks, (n,) float64."""
         per = max(1, EVALUATION_TOKENS // self.mask.shape[1])
         out = []
         for some in rows.split(per):
@@ -133,6 +130,9 @@ class LanguageTask(CohortTask):
             _, each = self._losses(flat[None], some[None], real[None].to(flat.device, torch.float32), None)
             out.append((each[0].cpu() * real).sum(1, dtype=torch.float64))
         return torch.cat(out)
+
+    def _nll(self, out: Tensor, rows: Tensor) -> Tensor:
+        return out
 
     def _targets(self, rows: Tensor) -> int:
         return int(self.mask[rows].sum())

@@ -71,7 +71,7 @@ def roll_back(
     said = f"{moved} because of {' and '.join(by)}, and on with {', '.join(answer)}"
     for line in (said, *notes):
         progress.say(line)
-    return replace(p, config=loaded.experiment, federation=fed), state, said
+    return p.spread(replace(p, config=loaded.experiment, federation=fed)), state, said
 
 
 def _answer(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:

@@ -25,9 +25,11 @@ from fedfault.config.schema import METRICS, Experiment
 from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.experiment import Prepared, facts, prepare
+from fedfault.federation import Federation
 from fedfault.labelled import classes
 from fedfault.mitigation.remedy import in_clusters
 from fedfault.outcome import summary
+from fedfault.processes import place
 from fedfault.progress import Progress
 from fedfault.records import Finding, RoundRecord
 from fedfault.runs import RunFolder, best_round, is_run
@@ -80,13 +82,15 @@ def start(
         manifest = _manifest(prepared, argv, loaded.notes) | ({"found": found} if found else {})
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
         folder.write_json("manifest.json", manifest)
-        folder.write_json("split.json", prepared.split.to_json())
         _describe_split(folder, prepared, progress)
         _go(folder, prepared, begin(prepared.federation), progress, manifest, draw=draw)
     return folder
 
 
 def _describe_split(folder: RunFolder, p: Prepared, progress: Progress) -> None:
+    if p.data_elsewhere:
+        return
+    folder.write_json("split.json", p.split.to_json())
     found = p.heterogeneity(progress.say)
     folder.write_json("heterogeneity.json", found)
     for sentence in found["sentences"]:
@@ -147,6 +151,7 @@ def resume(path: Path, progress: Progress, *, ready: Ready = prepare, draw: bool
         prepared = ready(loaded.experiment, progress.say)
         _check_same(manifest, facts(prepared))
         fed = prepared.federation
+        _check_place(folder, manifest, fed)
         if folder.kept() or "parent" in manifest:  # a fork never starts from the beginning
             state, warnings = folder.load(fed.task.layout, prepared.model.device)
         else:
@@ -261,6 +266,17 @@ def _check_same(manifest: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
+def _check_place(folder: RunFolder, manifest: dict[str, Any], fed: Federation) -> None:
+    """What clients keep is where they are: a run cannot move."""
+    if manifest.get("over_flower", False) != fed.memory_elsewhere:
+        there, here = "over Flower", "in one process"
+        before, how = (here, "fedfault resume") if fed.memory_elsewhere else (there, "fedfault flower run")
+        raise UserError(
+            f"{folder.path} is a run {before}, and what its clients keep is there; continue it with `{how}`, or give "
+            "another experiment_name"
+        )
+
+
 def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
     import torch
 
@@ -273,10 +289,12 @@ def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[st
         "platform": platform.platform(),
         "device": str(p.model.device),
         "threads": torch.get_num_threads(),
+        "processes": place().count,
         "precision": p.backbone.precision,
         "command": shlex.join(["fedfault", *argv]),
         "argv": list(argv),
         "seed": p.config.seed,
+        "over_flower": p.federation.memory_elsewhere,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "notes": list(notes),
         **facts(p),

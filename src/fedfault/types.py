@@ -343,6 +343,9 @@ class Task(Protocol):
     def tokens(self, client: int) -> int:
         """How many target tokens they hold."""
 
+    def read(self, client: int) -> int:
+        """How many tokens of them the model reads."""
+
     def init(self, seed: int) -> Adapter:
         """The server's first adapter, (P,)."""
 

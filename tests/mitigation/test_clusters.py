@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedfault.config.schema import Experiment
+from fedfault.experiment import Prepared, federation
+from fedfault.mitigation import remedy
 from fedfault.mitigation.clusters import Clusters, choose, embeddings
 from fedfault.seeds import rng
+from toys import LowRank
 
 
 def clients(topics: list[int], texts: int = 20, apart: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -97,3 +101,15 @@ def test_what_is_kept_is_plain():
         "p": 0.025,
         "sentence": "2 clusters: [0, 2], [1] (best silhouette 0.500, 0.200 at most by chance, p = 0.025)",
     }
+
+
+def test_who_trains_elsewhere_is_told_the_clusters_that_a_run_finds(monkeypatch):
+    found = Clusters((0, 1, 0, 1, 0, 1), {2: 0.9}, 0.1, 0.01)
+    monkeypatch.setattr(remedy, "clusters_of", lambda p: found)
+    settings = {"federation": {"total_clients": 6, "algorithm": "clustered"}, "training": {"clients_per_pass": 2}}
+    exp, told = Experiment.model_validate(settings), []
+    p = Prepared(exp, None, None, None, federation(exp, LowRank()), spread=lambda p: told.append(p.config) or p)
+    q, text = remedy.in_clusters(p, lambda line: None)
+    assert text == ["federation.algorithm.clusters=[0, 1, 0, 1, 0, 1]"]
+    assert [t.federation.algorithm.options for t in told] == [{"clusters": [0, 1, 0, 1, 0, 1]}]
+    assert q.config is told[0]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault import engine, local
+from fedfault import clients, local
 from fedfault.aggregations.fedex import fedex_lora
 from fedfault.aggregations.fedit import fedit
 from fedfault.aggregations.ffa import ffa_lora
@@ -170,7 +170,7 @@ def moon_forgets(got, memory, train):
 
 
 def load_nothing(patch):
-    patch.setattr(engine, "Trainer", Deaf)
+    patch.setattr(clients, "Trainer", Deaf)
     patch.setattr(Deaf, "own", None)
     states(fedavg())
 
@@ -182,7 +182,7 @@ def share_a_head(patch):
 
 
 def freeze_too_early(patch):
-    patch.setattr(engine, "Trainer", Thawed)
+    patch.setattr(clients, "Trainer", Thawed)
     states(fedavg(), ffa_lora())
 
 
@@ -318,7 +318,7 @@ def still_beside_a_small_rank(trainer) -> float:
     """B10: the share of B's second slice that a client of rank 2 leaves at zero, in a round with a client of rank 1."""
     task = LowRank(clients=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "Trainer", trainer)
+        patch.setattr(clients, "Trainer", trainer)
         state = states(fedavg(), task=task, ranks=(1, 2), num_rounds=1)[-1]
     B = task.layout.pair(state.adapter.flat, task.layout.sites[0]).B
     return float((B[:, 1] == 0).double().mean())

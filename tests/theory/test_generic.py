@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault import engine
+from fedfault import clients
 from fedfault.algebra import mask
 from fedfault.engine import begin, rounds
 from fedfault.exchange import OWN
@@ -91,7 +91,7 @@ def test_the_order_of_execution_changes_no_bit(algorithm, aggregation, optimizer
     assert digests(fed(clients_per_pass=3)) == whole
     drawn = DrawnBackwards(**vars(fed(clients_per_pass=1)))
     assert drawn.cohort(1) == sorted(drawn.cohort(1), reverse=True)
-    monkeypatch.setattr(engine, "Trainer", Backwards)
+    monkeypatch.setattr(clients, "Trainer", Backwards)
     assert digests(drawn) == whole
 
 
@@ -127,7 +127,7 @@ def function(task: LowRank, adapter: Adapter, base=None) -> torch.Tensor:
 @every_part
 def test_an_idle_round_changes_nothing(algorithm, aggregation, monkeypatch):
     """I-G3: to the bit where the numbers of the adapter keep their meaning, else in what the model computes."""
-    monkeypatch.setattr(engine, "Trainer", Idle)
+    monkeypatch.setattr(clients, "Trainer", Idle)
     fed = parts(algorithm, aggregation, ranks=(), num_rounds=1)
     before = anywhere(fed)
     *_, (after, _) = rounds(fed, before)

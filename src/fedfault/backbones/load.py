@@ -21,6 +21,7 @@ from fedfault.backbones.llama import FileTokenizer, Llama
 from fedfault.backbones.quantised import check_platform, check_runs, quantise, stored
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
 from fedfault.errors import UserError
+from fedfault.processes import place
 from fedfault.storage import cache_dir
 
 MICRO = Path(__file__).parent / "micro"
@@ -65,9 +66,14 @@ class Backbone:
 
 
 def device_of(name: str) -> torch.device:
-    """`auto` is cuda, then mps, then cpu; anything else is a torch device that must be there."""
+    """`auto` is cuda, then mps, then cpu; anything else is a torch device that must be there.
+
+    Of several processes on a machine each takes a GPU of its own.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and place().local_count > 1:
+        name = f"cuda:{place().local_rank}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as e:

@@ -319,6 +319,17 @@ class Detectors(Section):
     )
 
 
+class Flower(Section):
+    """`fedfault flower`: what the server of a federation of real nodes puts up with."""
+
+    min_clients: Count = Field(default=1, description="usable updates without which a round changes nothing")
+    deadline: Positive = Field(default=3600.0, description="seconds that a round waits for the nodes' answers")
+    join_seconds: Positive = Field(default=600.0, description="seconds that the start waits for all clients to join")
+    max_update_norm: Positive | None = Field(
+        default=None, description="norm of the change of an adapter beyond which a client's update is left out"
+    )
+
+
 class Logging(Section):
     """Where results go."""
 
@@ -350,6 +361,7 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     metrics: Metrics = Metrics()
     detectors: Detectors = Detectors()
+    flower: Flower = Flower()
     logging: Logging = Logging()
 
     @field_validator("tiers", mode="before")

@@ -35,7 +35,7 @@ def in_clusters(p: Prepared, say: Say) -> tuple[Prepared, list[str]]:
     named = Component(name="clustered", **{**f.algorithm.options, "clusters": list(found.labels)})
     exp = p.config.model_copy(update={"federation": f.model_copy(update={"algorithm": named})})
     fed = federation(exp, cast(CohortTask, p.federation.task))
-    return replace(p, config=exp, federation=fed), clustered(found.labels)[1:2]
+    return p.spread(replace(p, config=exp, federation=fed)), clustered(found.labels)[1:2]
 
 
 def clustered(labels: Sequence[int], shrinkage: float = 0.0) -> list[str]:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection
 
+from fedfault.processes import share_cores
 from fedfault.studies.one import Done, Lender, Task, execute
 
 
@@ -21,7 +22,7 @@ def side_by_side(tasks: Sequence[Task], jobs: int) -> Generator[Done, None, None
     stop = threading.Event()
     for task in [*tasks, *[None] * jobs]:
         waiting.put(task)
-    threads = [threading.Thread(target=_feed, args=(waiting, results, stop, _share(jobs))) for _ in range(jobs)]
+    threads = [threading.Thread(target=_feed, args=(waiting, results, stop, jobs)) for _ in range(jobs)]
     for thread in threads:
         thread.start()
     try:
@@ -33,16 +34,12 @@ def side_by_side(tasks: Sequence[Task], jobs: int) -> Generator[Done, None, None
             thread.join()
 
 
-def _share(jobs: int) -> int:
-    return max(1, (os.cpu_count() or 1) // jobs)
-
-
 def _feed(
-    waiting: queue.SimpleQueue[Task | None], results: queue.SimpleQueue[Done], stop: threading.Event, threads: int
+    waiting: queue.SimpleQueue[Task | None], results: queue.SimpleQueue[Done], stop: threading.Event, jobs: int
 ) -> None:
     """Hand runs to a process of this thread's own, and to a new one when that has died."""
     with contextlib.ExitStack() as stack:
-        process, pipe = _worker(threads, stack)
+        process, pipe = _worker(jobs, stack)
         while (task := waiting.get()) is not None and not stop.is_set():
             try:
                 pipe.send(task)
@@ -53,26 +50,24 @@ def _feed(
             except (EOFError, OSError):
                 process.join()
                 results.put(Done(task.name, "failed", why=f"its process died with status {process.exitcode}"))
-                process, pipe = _worker(threads, stack)
+                process, pipe = _worker(jobs, stack)
 
 
-def _worker(threads: int, stack: contextlib.ExitStack) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+def _worker(jobs: int, stack: contextlib.ExitStack) -> tuple[multiprocessing.process.BaseProcess, Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, threads), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, jobs), daemon=True)
     process.start()
     theirs.close()  # so that either side sees the end of the other
     stack.callback(process.terminate)
     return process, ours
 
 
-def _serve(pipe: Connection, threads: int) -> None:
+def _serve(pipe: Connection, jobs: int) -> None:
     """In the process: run what comes until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
+    share_cores(jobs)
     lender = Lender()
     while True:
         try:

@@ -1,0 +1,138 @@
+"""The ClientApp: one client's part of a round, by the engine's own code with a cohort of one.
+
+It answers three kinds of messages: `query` (who are you, do we fit together), `train`, and `evaluate` on the client's own
+held-out data. What goes wrong is an error reply with the reason, and a line in the node's log; of an exception that is not
+meant for others only the type leaves the site.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+from torch import Tensor
+
+from fedfault.clients import at_clients, newcomer
+from fedfault.errors import UserError
+from fedfault.exchange import OWN, Cohort, full_rank
+from fedfault.federation import Asked, Done
+from fedfault.flower.local import RAISED
+from fedfault.flower.memory import Memory
+from fedfault.flower.payload import Refused, from_arrays, to_arrays
+from fedfault.flower.site import Site, check_facts, site_of
+from fedfault.local import Passes, weights
+from fedfault.runs import layout_hash
+from fedfault.types import Adapter, State
+
+log = logging.getLogger("flwr")
+
+FindSite = Callable[[str, Mapping[str, Any]], Site]  # (the server's experiment as JSON, the node's configuration)
+Answer = Callable[[Message, Context, Site], RecordDict]
+
+
+def client_app(find: FindSite = site_of, mods: Sequence[Mod] = ()) -> ClientApp:
+    """The ClientApp of sites that `find` finds; Flower's `mods` see training come and go, to clip updates or add noise."""
+    made = ClientApp()
+    made.query()(_careful(find, joined))
+    made.train(mods=list(mods))(_careful(find, trained))
+    made.evaluate()(_careful(find, evaluated))
+    return made
+
+
+def _careful(find: FindSite, answer: Answer) -> Callable[[Message, Context], Message]:
+    def handle(message: Message, context: Context) -> Message:
+        try:
+            config = message.content.config_records["config"]
+            if reason := config.get("refused"):
+                raise Refused(str(reason))
+            site = find(str(config["experiment"]), context.node_config)
+            return Message(answer(message, context, site), reply_to=message)
+        except UserError as e:
+            log.error("fedfault: refused: %s", e)
+            reason = str(e)
+        except Exception as e:
+            log.exception("fedfault: failed")
+            reason = f"{type(e).__name__} at the client; its log says more"
+        return Message(Error(code=RAISED, reason=reason), reply_to=message)
+
+    return handle
+
+
+def joined(message: Message, context: Context, site: Site) -> RecordDict:
+    """What the client says of itself. `Refused` when it does not fit with the server."""
+    config = message.content.config_records["config"]
+    check_facts(site.facts, {k: str(config[k]) for k in site.facts if k in config}, "the server")
+    fed, k = site.federation, site.client
+    if not fed.task.examples(k):
+        raise Refused(f"client {k} has no training data")
+    sizes = {"examples": fed.task.examples(k), "tokens": fed.task.tokens(k), "read": fed.task.read(k)}
+    return RecordDict({"config": ConfigRecord({"client": k, "own": site.own, **sizes, **site.facts})})
+
+
+def trained(message: Message, context: Context, site: Site) -> RecordDict:
+    """The client's part of a round; plain Flower strategies name no `rank`, `effort`, `run` and `used` round."""
+    config: dict[str, Any] = dict(message.content.config_records["config"])
+    fed, k, t = site.federation, site.client, int(config["server-round"])
+    x0 = fed.task.init(fed.seed)
+    rank = int(config.get("rank", full_rank(x0.layout)))
+    cohort = Cohort.of([k], State(x0, round=t - 1), fed.aggregation, {k: rank})
+    received = from_arrays(message.content.array_records["arrays"], x0, cohort.public(None, 0))
+    memory = Memory(context, str(config.get("run", "")), x0, site.memory, k)
+    used = int(config.get("used", max(memory.versions, default=0)))
+    kept = memory.at(used, newcomer(fed, x0))
+    if cohort.private is not None:
+        received["x"] = _with_private(received.get("x"), kept[OWN], cohort.private)
+    asked = Asked(
+        round=t,
+        cohort=cohort,
+        weight=weights(fed.task, fed.work.weighting, [k]),
+        received=cohort.cut_all(received),
+        memory={name: replace(a, flat=a.flat[None]) for name, a in kept.items() if name != OWN},
+        effort=[float(config.get("effort", 1.0))],
+        passes=Passes(1),
+    )
+    done = at_clients(fed, asked)
+    memory.keep(t, _home(done, kept), used)
+    arrays = to_arrays(done.up, cohort.public(cohort.trained, 0), row=0)
+    reply = ConfigRecord({"client": k, "round": t, "layout": layout_hash(x0.layout)})
+    return RecordDict({"arrays": arrays, "metrics": _metrics(done), "reply": reply})
+
+
+def evaluated(message: Message, context: Context, site: Site) -> RecordDict:
+    """The model that was sent, on the client's held-out data: loss, and the tokens that it is a mean over."""
+    fed, k = site.federation, site.client
+    x0 = fed.task.init(fed.seed)
+    got = from_arrays(message.content.array_records["arrays"], x0, None, {"x": True})
+    scores = fed.task.evaluate(replace(x0, flat=cast(Adapter, got["x"]).flat))
+    own = scores.get(f"client/{0 if site.own else k}", scores["validation"])
+    return RecordDict({"metrics": MetricRecord({"num-examples": own.tokens, "loss": own.loss})})
+
+
+def _with_private(x: Adapter | float | None, own: Adapter, private: Tensor) -> Adapter:
+    """What the server sent, with the numbers that never leave the client."""
+    if not isinstance(x, Adapter):
+        raise Refused("no adapter 'x' came from the server")
+    return replace(x, flat=own.flat.where(private.to(x.flat.device), x.flat))
+
+
+def _home(done: Done, before: Mapping[str, Adapter]) -> dict[str, Adapter]:
+    """What the client keeps, (P,) each."""
+    rows = {name: done.cohort.kept(a.flat, before[name].flat[None]) for name, a in done.home.items()}
+    return {name: replace(before[name], flat=row[0].detach()) for name, row in rows.items()}
+
+
+def _metrics(done: Done) -> MetricRecord:
+    """What the server reports of the client; `num-examples` is its weight, under the name that Flower's strategies read."""
+    local = done.trained
+    found = {"num-examples": local.weight, "loss": local.loss, "grad-norm": local.grad_norm}
+    counts = {"steps": int(local.num_steps[0]), "tokens": int(local.num_tokens[0])}
+    drift = {} if local.drift is None else {"drift": float(local.drift[0])}
+    return MetricRecord({**{name: float(v[0]) for name, v in found.items()}, **counts, **drift})
+
+
+app = client_app()

@@ -1,0 +1,46 @@
+"""What crosses the network in a federation, by name: found out by asking a client that does nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfault.exchange import full_rank
+from fedfault.federation import Federation
+from fedfault.types import Adapter, Message, State, Trained
+
+
+def sent_to(fed: Federation) -> Message:
+    """What a client of this federation is sent in the first round."""
+    x = fed.task.init(fed.seed)
+    return fed.algorithm.broadcast(State(x, memory=fed.algorithm.init(x), weights=(1.0,), ranks=(full_rank(x.layout),)))
+
+
+def sent_by(fed: Federation) -> dict[str, bool]:
+    """The names that a client of this federation sends beside its weight, and of each whether it is an adapter."""
+    x = fed.task.init(fed.seed)
+    memory = {n: Adapter(a.layout, a.flat[None]) for n, a in fed.algorithm.init_client(x).items()}
+    up, _ = fed.algorithm.client(sent_to(fed), memory, Idle())
+    return {name: isinstance(value, Adapter) for name, value in up.items() if name != "n"}
+
+
+class Idle:
+    """A `Train` that does nothing, to see what an algorithm makes of it."""
+
+    weight, lr = torch.ones(1, dtype=torch.float64), 1.0
+
+    def __call__(self, start: Adapter, *, mean_grad: bool = False, **pulls: Any) -> Trained:
+        """See `types.Train`."""
+        one, row = torch.ones(1), start.flat.reshape(-1, start.flat.shape[-1])[:1]
+        zero = torch.zeros_like(row) if mean_grad else None
+        return Trained(Adapter(start.layout, row.clone()), self.weight, one.long(), one.long(), one, one, zero, one)
+
+    def gradient(self, at: Adapter) -> Adapter:
+        """See `types.Train`."""
+        return Adapter(at.layout, torch.zeros(1, at.layout.size))
+
+    def loss(self, at: Adapter) -> Tensor:
+        """See `types.Train`."""
+        return torch.ones(1)

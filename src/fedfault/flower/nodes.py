@@ -1,0 +1,281 @@
+"""Nodes in the place of clients: who joins, what they are asked, what of their answers can be used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedfault.errors import UserError
+from fedfault.exchange import Cohort, addressed
+from fedfault.federation import Asked, Done, Federation
+from fedfault.flower.expected import sent_by
+from fedfault.flower.local import RAISED
+from fedfault.flower.payload import Refused, from_arrays, to_arrays
+from fedfault.flower.site import check_facts
+from fedfault.runs import layout_hash
+from fedfault.types import Adapter, Trained
+
+PATIENCE = 3  # rounds in a row that may change nothing
+COUNTS = ("steps", "tokens")
+MEANS = ("loss", "grad-norm", "drift")
+
+
+class Silence(str):
+    """Why there is no answer of a node: it may come another time. What a ClientApp itself refuses is a plain `str`."""
+
+
+class Size(NamedTuple):
+    """Of a client's training data, by `types.Task`."""
+
+    examples: int
+    tokens: int
+    read: int
+
+
+@dataclass
+class Nodes:
+    """The nodes of a run, by client.
+
+    about: what every party must have in common, see `site.facts`; experiment: the server's, as JSON; deadline: seconds that
+    answers are waited for; min_clients: with fewer usable updates a round changes nothing; used: round -> the clients whose
+    update was used in it.
+    """
+
+    grid: Grid
+    run: str
+    about: Mapping[str, str]
+    experiment: str
+    deadline: float = 3600.0
+    min_clients: int = 1
+    max_update_norm: float | None = None
+    say: Callable[[str], None] = lambda text: None
+    used: dict[int, Collection[int]] = field(default_factory=dict)
+    ids: dict[int, int] = field(default_factory=dict)  # client -> node
+    sizes: dict[int, Size] = field(default_factory=dict)
+    own: bool = False  # whether sites have data of their own
+    refused: dict[int, str] = field(default_factory=dict)  # node -> why, for good
+    idle: int = 0  # rounds in a row that changed nothing
+
+    def greet(self) -> list[str]:
+        """Let nodes that are not known yet join; a sentence about each that is refused, and each is told so itself.
+
+        Two nodes that both say they are the same client are both refused; one that says it is a client who is here already
+        is refused as long as that one is.
+        """
+        listed = set(self.grid.get_node_ids())
+        self.refused = {n: why for n, why in self.refused.items() if n in listed}  # who comes back may have been mended
+        known = {n for n in self.ids.values() if n in listed} | set(self.refused)
+        answers = self._ask({n: self._message({}) for n in sorted(listed - known)}, "query", "join")
+        claims: dict[int, list[int]] = {}
+        events = []
+        for node, answer in answers.items():
+            if isinstance(answer, Silence):
+                events.append(f"node {node} does not join: {answer}")
+                continue
+            try:
+                claims.setdefault(self._claim(answer), []).append(node)
+            except Refused as e:
+                events += self._refuse({node: str(e)})
+        for client, nodes in sorted(claims.items()):
+            here = self.ids.get(client)
+            if len(nodes) > 1 or (here in listed and here not in nodes):
+                others = [n for n in (here, *nodes) if n is not None]
+                why = f"nodes {', '.join(map(str, others))} all say that they are client {client}; only one may"
+                events += self._refuse(dict.fromkeys(nodes, why), for_good=len(nodes) > 1)
+                continue
+            events += self._enter(client, nodes[0], answers[nodes[0]])
+        return events
+
+    def _claim(self, answer: Message | str) -> int:
+        """Which client a node says it is. `Refused` with the reason when it cannot take part."""
+        if isinstance(answer, str):
+            raise Refused(answer)
+        said: Any = answer.content.config_records.get("config")
+        if said is None or not all(isinstance(said.get(k), int) for k in ("client", *Size._fields)):
+            raise Refused("its answer says not which client it is, or not how much data it has")
+        check_facts(self.about, {k: str(said[k]) for k in self.about if k in said}, "the node")
+        if min(said[k] for k in Size._fields) <= 0:
+            raise Refused(f"client {said['client']} has no training data")
+        return int(said["client"])
+
+    def _enter(self, client: int, node: int, answer: Message | str) -> list[str]:
+        assert isinstance(answer, Message)
+        said: Any = answer.content["config"]
+        size = Size(*(int(said[k]) for k in Size._fields))
+        if (before := self.sizes.get(client, size)) != size:
+            told = [f"{s.examples} examples ({s.tokens} tokens)" for s in (before, size)]
+            why = f"client {client} joined with {told[0]} and now has {told[1]}"
+            return self._refuse({node: f"{why}; weights are agreed at the start of a run: start a new one"})
+        self.ids[client], self.sizes[client], self.own = node, size, self.own or bool(said.get("own"))
+        return []
+
+    def _refuse(self, why: Mapping[int, str], for_good: bool = True) -> list[str]:
+        """Tell the nodes; sentences for the record. Once in a run, if it is for good."""
+        if for_good:
+            self.refused |= why
+        self._ask({node: self._message({"refused": reason}) for node, reason in why.items()}, "query", "refused")
+        events = [f"node {node} is refused: {reason}" for node, reason in why.items()]
+        for event in events:
+            self.say(event)
+        return events
+
+    def __call__(self, fed: Federation, asked: Asked) -> Done:
+        """What the clients of a round have done: `Federation.remote`."""
+        events = self.greet()
+        self.used = {t: clients for t, clients in self.used.items() if t < asked.round}
+        clients, listed = asked.cohort.clients, set(self.grid.get_node_ids())
+        here = {k: self.ids[k] for k in clients if self.ids.get(k) in listed}
+        events += [f"client {k} is not connected" for k in clients if k not in here]
+        orders = {here[k]: self._order(asked, i) for i, k in enumerate(clients) if k in here}
+        answers = self._ask(orders, "train", str(asked.round))
+        kinds, updates = sent_by(fed), {}
+        for i, k in enumerate(clients):
+            if k not in here:
+                continue
+            try:
+                updates[i] = self._update(fed, asked, i, answers[here[k]], kinds)
+            except Refused as e:
+                events.append(f"client {k} (node {here[k]}) is left out: {e}")
+        if len(updates) < self.min_clients:
+            updates = self._too_few(updates, events)
+        else:
+            self.idle, self.used[asked.round] = 0, [clients[i] for i in updates]
+        return _together(fed, asked, updates, tuple(events))
+
+    def _too_few(self, updates: Mapping[int, Update], events: list[str]) -> dict[int, Update]:
+        """Nothing in their place. Raises `UserError` if that makes too many rounds in a row."""
+        self.idle += 1
+        events.append(f"{len(updates)} usable updates, fewer than flower.min_clients={self.min_clients}")
+        if self.idle >= PATIENCE:
+            raise UserError(
+                "; ".join([*events, f"that makes {self.idle} such rounds in a row; the run can be resumed"])
+            )
+        return {}
+
+    def last_used(self, client: int) -> int:
+        """The last round in which an update of this client was used; 0 for none."""
+        return max((t for t, clients in self.used.items() if client in clients), default=0)
+
+    def _order(self, asked: Asked, row: int) -> RecordDict:
+        """What a client is sent."""
+        config = {
+            "server-round": asked.round,
+            "rank": int(asked.cohort.ranks[row]),
+            "effort": asked.effort[row],
+            "used": self.last_used(asked.cohort.clients[row]),
+        }
+        return self._message(config, to_arrays(addressed(asked.received, row), asked.cohort.public(None, row)))
+
+    def _message(self, config: Mapping[str, Any], arrays: Any = None) -> RecordDict:
+        record = ConfigRecord({"run": self.run, "experiment": self.experiment, **self.about, **config})
+        return RecordDict({"config": record} if arrays is None else {"config": record, "arrays": arrays})
+
+    def _ask(self, contents: Mapping[int, RecordDict], kind: str, group: str) -> dict[int, Message | str]:
+        """The nodes' answers, or why there is none, in the order of the nodes' ids."""
+        if not contents:
+            return {}
+        messages = [Message(c, n, kind, group_id=group, ttl=self.deadline + 60) for n, c in contents.items()]
+        replies = list(self.grid.send_and_receive(messages, timeout=self.deadline))
+        nodes = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+        came: dict[int, Message | str] = {}
+        for reply in replies:
+            if (node := nodes.get(reply.metadata.reply_to_message_id)) is not None:
+                came[node] = _reason(reply.error) if reply.has_error() else reply
+        late = Silence(f"no answer within flower.deadline={self.deadline:g} seconds")
+        return {n: came.get(n, late) for n in sorted(contents)}
+
+    def _update(
+        self, fed: Federation, asked: Asked, row: int, answer: Message | str, kinds: Mapping[str, bool]
+    ) -> Update:
+        if isinstance(answer, str):
+            raise Refused(answer)
+        found, client, cohort = answer.content, asked.cohort.clients[row], asked.cohort
+        arrays, metrics = found.array_records.get("arrays"), found.metric_records.get("metrics")
+        said: Any = found.config_records.get("reply")
+        if arrays is None or metrics is None or said is None or len(found) != 3:
+            kinds_of = {name: type(record).__name__ for name, record in found.items()}
+            raise Refused(f"its update has the records {kinds_of}, not arrays, metrics and reply")
+        if said.get("client") != client:
+            raise Refused(f"its update says that it is of client {said.get('client')}")
+        if said.get("round") != asked.round:
+            raise Refused(f"its update is stale: of round {said.get('round')}, not {asked.round}")
+        layout = fed.task.layout
+        if said.get("layout") != layout_hash(layout):
+            raise Refused(f"its update has the layout {said.get('layout')}, not {layout_hash(layout)}")
+        start = _start(asked, row)
+        sent = from_arrays(arrays, start, cohort.public(cohort.trained, row), kinds)
+        full = {n: _filled(cohort, row, n, v, start.flat) if isinstance(v, Adapter) else v for n, v in sent.items()}
+        moved = float((full["x"] - start.flat).norm())
+        if self.max_update_norm is not None and moved > self.max_update_norm:
+            raise Refused(
+                f"its update has the norm {moved:.4g}, beyond flower.max_update_norm={self.max_update_norm:g}"
+            )
+        return Update(full, _measures(metrics, float(asked.weight[row])))
+
+
+@dataclass(frozen=True)
+class Update:
+    """What of a client's answer is used: rows (P,) and scalars by name, and what was measured."""
+
+    sent: Mapping[str, Tensor | float]
+    measures: Mapping[str, float]
+
+
+def _reason(error: Error) -> str:
+    text = error.reason or "no reason given"
+    return text if error.code == RAISED else Silence(text)
+
+
+def _measures(record: MetricRecord, weight: float) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for name in ("num-examples", *COUNTS, *MEANS):
+        value = record.get(name)
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+            raise Refused(f"its update says {name} {value!r}, which is no finite number from 0 on")
+        out[name] = value
+    if out["num-examples"] != weight:
+        raise Refused(f"its update says that its weight is {out['num-examples']:g}; it joined with {weight:g}")
+    return out
+
+
+def _start(asked: Asked, row: int) -> Adapter:
+    """Where a client starts, (P,), as far as the server knows."""
+    x: Adapter = addressed(asked.received, row)["x"]
+    return x
+
+
+def _filled(cohort: Cohort, row: int, name: str, value: Adapter, start: Tensor) -> Tensor:
+    """The row (P,) of an adapter: what does not travel is what the server sent, or 0 for what is no model."""
+    keep, came = cohort.public(cohort.trained, row), value.flat.to(start.device)
+    rest = start if name == "x" else torch.zeros_like(start)
+    return came if keep is None else came.where(keep.to(start.device), rest)
+
+
+def _together(fed: Federation, asked: Asked, updates: Mapping[int, Update], events: tuple[str, ...]) -> Done:
+    """The updates that are used, by their clients' places, as a cohort: the order of arrival cannot change a sum."""
+    layout, rows = fed.task.layout, sorted(updates)
+    weight = asked.weight[rows]
+    up: dict[str, Any] = {"n": weight}
+    for name in updates[rows[0]].sent if rows else ():
+        values = [updates[i].sent[name] for i in rows]
+        whole = torch.stack([torch.as_tensor(v) for v in values])
+        up[name] = Adapter(layout, whole) if isinstance(values[0], Tensor) else whole.double()
+    start = torch.stack([_start(asked, i).flat for i in rows]) if rows else torch.zeros(0, layout.size)
+    taken = {n: torch.tensor([updates[i].measures[n] for i in rows], dtype=torch.float64) for n in (*COUNTS, *MEANS)}
+    local = Trained(
+        adapter=up.get("x", Adapter(layout, start)),
+        weight=weight,
+        num_steps=taken["steps"].long(),
+        num_tokens=taken["tokens"].long(),
+        loss=taken["loss"],
+        grad_norm=taken["grad-norm"],
+        drift=taken["drift"],
+    )
+    return Done(asked.cohort.only(rows), up, {}, start, local, events)

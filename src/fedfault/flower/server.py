@@ -1,0 +1,182 @@
+"""The ServerApp: a run as `fedfault run` makes it, with nodes in the place of clients."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedfault import session
+from fedfault.backbones.load import Say
+from fedfault.config.loading import Loaded, load
+from fedfault.config.schema import Experiment
+from fedfault.equipment import precisions
+from fedfault.errors import UserError
+from fedfault.experiment import Prepared, prepare
+from fedfault.federation import Federation
+from fedfault.flower.expected import sent_to
+from fedfault.flower.nodes import Nodes
+from fedfault.flower.site import facts
+from fedfault.hardware import Hardware
+from fedfault.local import LocalWork, steps_of
+from fedfault.progress import Progress
+from fedfault.records import RoundRecord, Score
+from fedfault.runs import RunFolder, is_run
+from fedfault.types import Adapter, Task
+from fedfault.wire import REGISTERED
+
+POLL = 1.0  # seconds between looks at who has come
+
+
+def serve(
+    grid: Grid, loaded: Loaded, progress: Progress, *, overwrite: bool = False, argv: Sequence[str] = ()
+) -> RunFolder:
+    """A run over the nodes of a grid, to its end; one of this very configuration that was stopped goes on."""
+    exp = loaded.experiment
+    path = Path(exp.logging.results_dir).expanduser() / exp.experiment_name
+    before = RunFolder(path).records() if is_run(path) and not overwrite else []
+
+    def ready(exp: Experiment, say: Say) -> Prepared:
+        return connected(grid, say, prepare(exp, say), before)
+
+    return session.start(loaded, progress, overwrite=overwrite, argv=argv, ready=ready)
+
+
+def connected(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord]) -> Prepared:
+    """The experiment with the nodes of a grid in the place of its clients; `records` of the run so far.
+
+    Waits until every client has joined, at most flower.join_seconds, then goes on with those that have if they are
+    flower.min_clients at least. Raises `UserError` otherwise, or where the federation needs what no server has.
+    """
+    exp, fed = p.config, p.federation
+    check_remote(exp, fed)
+    nodes = Nodes(
+        grid,
+        run=run_id(exp),
+        about=facts(p),
+        experiment=exp.model_dump_json(),
+        deadline=exp.flower.deadline,
+        min_clients=exp.flower.min_clients,
+        max_update_norm=exp.flower.max_update_norm,
+        say=say,
+        used={r.round: [c.client for c in r.clients if c.weight > 0] for r in records},
+    )
+    join(nodes, fed.total_clients, exp.flower.join_seconds)
+    if nodes.own:
+        check_sites(exp, fed)
+    probes = {name: probe for name, probe in fed.probes.items() if not probe.gradients}
+    task: Any = Reported(fed.task, nodes)
+    hardware = None if fed.hardware is None else at_work(fed.hardware, fed.work, nodes)
+    fed = replace(fed, task=task, remote=nodes, memory_elsewhere=True, probes=probes, hardware=hardware)
+    return replace(p, federation=fed, data_elsewhere=nodes.own)
+
+
+def check_remote(exp: Experiment, fed: Federation) -> None:
+    """`UserError` for what cannot be done where clients are elsewhere."""
+    f, sent = exp.federation, sent_to(fed)
+    wrong = {
+        f"federation.algorithm={f.algorithm.name} needs at the server what clients keep": "x" not in sent,
+        f"federation.algorithm={f.algorithm.name} needs at the clients what no message says": not sent.keys().isdisjoint(
+            REGISTERED
+        ),
+        f"federation.aggregation={f.aggregation.method} adds to the frozen weights, which nodes have": (
+            "folds" in fed.aggregation.traits
+        ),
+        f"federation.on_failure={f.on_failure} changes settings that nodes have": f.on_failure
+        in ("rollback", "cluster"),
+        "clock.mode=measured measures this process, and nodes train": fed.hardware is not None
+        and fed.hardware.measured,
+    }
+    if found := [reason for reason, applies in wrong.items() if applies]:
+        raise UserError(f"{'; '.join(found)}: that cannot be done over Flower. Choose another, or use `fedfault run`")
+
+
+def check_sites(exp: Experiment, fed: Federation) -> None:
+    """`UserError` for what cannot be done where clients have data and models of their own."""
+    chosen = exp.federation.scheduler.type
+    if fed.hardware is not None and fed.hardware.scheduler.gains:
+        raise UserError(
+            f"federation.scheduler.type={chosen} asks how much each client's held-out loss fell from the whole model, which "
+            "no site has: choose fixed, exact or cvx, or use `fedfault run`"
+        )
+    if found := {*precisions(exp)} - {exp.model.quantization}:
+        raise UserError(
+            f"tiers.quantization={', '.join(sorted(found))}: sites load the model as model.quantization="
+            f"{exp.model.quantization} says, all alike. Leave it out, or use `fedfault run`"
+        )
+
+
+def at_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
+    """The hardware with the work that the clients' own data makes; of who has not joined, what the server took it for."""
+    steps, tokens = hw.steps.copy(), hw.tokens.copy()
+    for k, size in nodes.sizes.items():
+        steps[k], times = steps_of(size.examples, work)
+        tokens[k] = times * size.read
+    return replace(hw, steps=steps, tokens=tokens)
+
+
+def join(nodes: Nodes, N: int, seconds: float) -> None:
+    """Wait for the clients. Raises `UserError` when too few have come in time."""
+    end, events = time.monotonic() + seconds, nodes.greet()
+    while len(nodes.ids) < N and time.monotonic() < end:
+        time.sleep(POLL)
+        events += nodes.greet()
+    missing = ", ".join(str(k) for k in range(N) if k not in nodes.ids)
+    if len(nodes.ids) < nodes.min_clients:
+        few = f"{len(nodes.ids)} of {N} clients have joined in {seconds:g} seconds, missing {missing}"
+        raise UserError("; ".join([few, *events]))
+    if missing:
+        nodes.say(f"have not joined, and take no part in this run: client {missing}")
+
+
+def run_id(exp: Experiment) -> str:
+    """Names what clients keep between rounds: the same for an experiment and its continuation."""
+    return hashlib.sha256(exp.model_dump_json(exclude={"logging"}).encode()).hexdigest()[:16]
+
+
+class Reported:
+    """The server's `Task`: data sizes are those that nodes report, scores those on data that the server has itself."""
+
+    def __init__(self, task: Task, nodes: Nodes) -> None:
+        self._task, self._nodes = task, nodes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def examples(self, client: int) -> int:
+        """See `types.Task`; 0 for a client that has not joined."""
+        return self._nodes.sizes[client].examples if client in self._nodes.sizes else 0
+
+    def tokens(self, client: int) -> int:
+        """See `types.Task`; 0 for a client that has not joined."""
+        return self._nodes.sizes[client].tokens if client in self._nodes.sizes else 0
+
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        """See `types.Task`; without clients' own sets where those are at their sites."""
+        if not self._nodes.own:
+            return self._task.evaluate(adapter, personal)
+        return {name: s for name, s in self._task.evaluate(adapter).items() if not name.startswith("client/")}
+
+
+def server_app() -> ServerApp:
+    """The ServerApp of a deployment: run-config `config` names the experiment, `settings` are key=value, by blanks."""
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        settings = shlex.split(str(context.run_config.get("settings", "")))
+        loaded = load(str(context.run_config["config"]), settings)
+        folder = serve(grid, loaded, Progress(), argv=["flower", "serve", str(context.run_config["config"]), *settings])
+        print(f"report: {folder.path / 'report.html'}", flush=True)
+
+    return made
+
+
+app = server_app()

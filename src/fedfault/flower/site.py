@@ -1,0 +1,151 @@
+"""A client's own side: its model, its data, and what it says of them when it joins."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fedfault
+from fedfault.config.loading import load
+from fedfault.config.schema import Clock, Deadline, Experiment, Scheduler
+from fedfault.errors import UserError
+from fedfault.experiment import Prepared, prepare
+from fedfault.federation import Federation
+from fedfault.flower.payload import Refused
+from fedfault.runs import layout_hash
+from fedfault.types import Batch, ExtraLoss, Task
+
+VERSIONS = ("torch", "transformers", "tokenizers")  # that numbers depend on: the same minor version everywhere
+
+
+@dataclass(frozen=True)
+class Site:
+    """One client, ready to train.
+
+    facts: what the server and all sites must have in common; memory: the folder for what it keeps; own: its data is its own.
+    """
+
+    client: int
+    federation: Federation
+    facts: Mapping[str, str]
+    memory: Path | None = None
+    own: bool = False
+
+
+def facts(p: Prepared) -> dict[str, str]:
+    """What two parties must have in common to exchange adapters."""
+    versions = {name: ".".join(metadata.version(name).split(".")[:2]) for name in VERSIONS}
+    layout = layout_hash(p.federation.task.layout)
+    return {"fedfault": fedfault.__version__, **versions, "model": p.backbone.fingerprint, "layout": layout}
+
+
+def check_facts(mine: Mapping[str, str], theirs: Mapping[str, str], who: str) -> None:
+    """`Refused` with every difference; `who` the others are."""
+    wrong = [f"{k} {theirs.get(k, 'missing')} at {who}, {v} here" for k, v in mine.items() if theirs.get(k) != v]
+    if wrong:
+        raise Refused("; ".join(wrong) + ": the same versions, model and trainable sites are needed everywhere")
+
+
+def site_of(experiment: str, node_config: Mapping[str, Any]) -> Site:
+    """The site that a node is: client `partition-id` of the server's experiment (JSON).
+
+    With `site`, the path of a configuration of its own, it has its own data, model file and device, and only `training`,
+    `federation`, the seed and what of the model is trained are the server's. Without, it is a simulated client, which
+    takes its part of the data of the server's experiment.
+    """
+    client, own = node_config.get("partition-id"), node_config.get("site")
+    if not isinstance(client, int):
+        raise UserError(
+            "the node's configuration has no partition-id; start it with --node-config 'partition-id=0 ...'"
+        )
+    exp = Experiment.model_validate_json(experiment)
+    if not 0 <= client < exp.federation.total_clients:
+        raise Refused(
+            f"partition-id {client} of the node is not a client of federation.total_clients={exp.federation.total_clients}"
+        )
+    return _simulated(experiment, client) if own is None else _real(experiment, client, str(own))
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(experiment: str) -> Prepared:
+    """Of a simulated federation; a process simulates many of its clients."""
+    return prepare(Experiment.model_validate_json(experiment))
+
+
+def _simulated(experiment: str, client: int) -> Site:
+    p = _prepared(experiment)
+    return Site(client, p.federation, facts(p))
+
+
+@functools.lru_cache(maxsize=1)
+def _real(experiment: str, client: int, path: str) -> Site:
+    exp = Experiment.model_validate_json(experiment)
+    p = prepare(alone(combined(exp, load(Path(path)).experiment)))
+    if not p.federation.task.examples(0):
+        raise Refused(f"client {client} has no training data")
+    task: Any = Numbered(p.federation.task, client)
+    fed = replace(p.federation, task=task, total_clients=exp.federation.total_clients)
+    return Site(client, fed, facts(p), Path(path).parent / "memory", own=True)
+
+
+def combined(server: Experiment, site: Experiment) -> Experiment:
+    """The server's experiment with the site's data, model file and device, evaluated on the site's data alone."""
+    data = site.data.model_copy(update={"task_type": server.data.task_type})
+    model = server.model.model_copy(update={"name": site.model.name})
+    evaluation = server.evaluation.model_copy(update={"general": "none"})
+    return server.model_copy(update={"data": data, "model": model, "device": site.device, "evaluation": evaluation})
+
+
+def alone(exp: Experiment) -> Experiment:
+    """The experiment with one client that holds all the data."""
+    whole = type(exp.data.partition)(method="iid")
+    only = {
+        "total_clients": 1,
+        "clients_per_round": None,
+        "participation_rate": None,
+        "scheduler": Scheduler(type="fixed"),
+    }
+    return exp.model_copy(
+        update={
+            "data": exp.data.model_copy(update={"partition": whole}),
+            "federation": exp.federation.model_copy(update=only),
+            "tiers": [],
+            "deadline": Deadline(),
+            "clock": Clock(),
+        }
+    )
+
+
+class Numbered:
+    """The `Task` of a lone client under the number that it has in the federation, which its random streams depend on."""
+
+    def __init__(self, task: Task, client: int) -> None:
+        self._task, self._client = task, client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def examples(self, client: int) -> int:
+        """See `types.Task`."""
+        return self._task.examples(client - self._client)
+
+    def tokens(self, client: int) -> int:
+        """See `types.Task`."""
+        return self._task.tokens(client - self._client)
+
+    def read(self, client: int) -> int:
+        """See `types.Task`."""
+        return self._task.read(client - self._client)
+
+    def grad(
+        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `types.Task`."""
+        return self._task.grad(params, torch.zeros_like(clients), batch, key, extra_loss)

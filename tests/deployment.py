@@ -1,0 +1,152 @@
+"""SuperLink and SuperNodes on loopback, as docs/deploy.md starts them: TLS, a key for each node, a folder for each site."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from fedfault.flower.keys import make_keys
+
+APP = Path(__file__).parents[1] / "deploy" / "fedfault-app"
+BIN = Path(sys.executable).parent
+POEMS = (
+    "the sea is wide and the ship is small",
+    "a cat sat on the mat and ate a rat",
+    "we add two numbers and return one",
+)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Deployment:
+    """Processes that this object starts and ends, and nothing else: every one in a group of its own."""
+
+    def __init__(self, folder: Path, sites: int = 3) -> None:
+        self.folder, self.sites = folder, sites
+        self.port = free_port()
+        self.running: dict[str, subprocess.Popen] = {}
+        make_keys(folder / "keys", ["localhost", "127.0.0.1"], [f"n{k}" for k in range(sites)])
+        (folder / "home").mkdir()
+        link = f'[superlink.loop]\naddress = "127.0.0.1:{self.port}"\nroot-certificates = "{folder}/keys/ca.crt"\n'
+        (folder / "home" / "config.toml").write_text(link)
+        quiet = {
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "NO_COLOR": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        poll = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
+        mine = {"FLWR_HOME": str(folder / "home"), "PATH": f"{BIN}:{os.environ['PATH']}"}
+        self.environment = {**os.environ, **quiet, **poll, **mine}
+        for k in range(sites):
+            self.write_site(k)
+
+    def write_site(self, k: int, documents: int = 12, **data) -> Path:
+        """The folder of a site: texts of its own, and its own configuration."""
+        site = self.folder / f"site{k}"
+        (site / "data").mkdir(parents=True, exist_ok=True)
+        for i in range(documents):
+            (site / "data" / f"{i}.txt").write_text(f"{POEMS[k % 3]} {i} times. " * (3 + k + i % 2))
+        own = {"data": {"dataset": "text", "path": str(site / "data"), "held_out": 0.2, **data}}
+        (site / "site.yaml").write_text(yaml.safe_dump(own))
+        return site / "site.yaml"
+
+    def start(self, name: str, *command: str) -> subprocess.Popen:
+        """A process in a group of its own, its output in NAME.log; an older one of that name is ended."""
+        if name in self.running:
+            self.kill(name)
+        with (self.folder / f"{name}.log").open("a") as log:
+            made = subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self.running[name] = made
+        return made
+
+    def superlink(self) -> None:
+        keys = self.folder / "keys"
+        self.start(
+            "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--ssl-certfile",
+            f"{keys}/server.pem", "--ssl-keyfile", f"{keys}/server.key", "--ssl-ca-certfile", f"{keys}/ca.crt",
+            "--enable-supernode-auth", "--disable-runtime-dependency-installation", "--database",
+            str(self.folder / "state.db"),
+        )  # fmt: skip
+        self.wait_for(self.answers, "the SuperLink")
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def register(self, k: int) -> None:
+        done = self.flwr("supernode", "register", f"{self.folder}/keys/n{k}.pub", "loop")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def supernode(
+        self, k: int, name: str | None = None, key: str | None = None, ca: Path | None = None, client=None
+    ) -> None:
+        site = self.folder / f"site{k}" / "site.yaml"
+        self.start(
+            name or f"node{k}", "flower-supernode", "--superlink", f"127.0.0.1:{self.port}", "--host", "127.0.0.1",
+            "--port", str(free_port()), "--root-certificates", str(ca or self.folder / "keys" / "ca.crt"),
+            "--auth-supernode-private-key", str(self.folder / "keys" / (key or f"n{k}")),
+            "--node-config", f"partition-id={k if client is None else client} site='{site}'",
+        )  # fmt: skip
+
+    def flwr(self, *words: str, seconds: float = 60) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [str(BIN / "flwr"), *words], cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            timeout=seconds, check=False,
+        )  # fmt: skip
+
+    def run(self, config: Path, settings: str = "") -> None:
+        self.start(
+            "run",
+            "flwr",
+            "run",
+            str(APP),
+            "loop",
+            "--stream",
+            "--run-config",
+            f"config='{config}' settings='{settings}'",
+        )
+
+    def log(self, name: str) -> str:
+        file = self.folder / f"{name}.log"
+        return file.read_text(errors="replace") if file.is_file() else ""
+
+    def wait_for(self, ready, what: str, seconds: float = 600) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end, f"{what} did not come; " + "\n".join(
+                f"--- {f.name}\n{f.read_text(errors='replace')[-3000:]}" for f in sorted(self.folder.glob("*.log"))
+            )
+            time.sleep(0.25)
+
+    def kill(self, name: str, with_signal: int = signal.SIGKILL) -> None:
+        process = self.running.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, with_signal)
+        process.wait(30)
+
+    def close(self) -> None:
+        """End everything: in peace first, so that processes which these have started end too."""
+        for with_signal in (signal.SIGTERM, signal.SIGKILL):
+            for name, process in list(self.running.items()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, with_signal)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(60)
+                    del self.running[name]
