@@ -33,7 +33,7 @@ def free_port() -> int:
 class Deployment:
     """Processes that this object starts and ends, and nothing else: every one in a group of its own."""
 
-    def __init__(self, folder: Path, sites: int = 3) -> None:
+    def __init__(self, folder: Path, sites: int) -> None:
         self.folder, self.sites = folder, sites
         self.port = free_port()
         self.running: dict[str, subprocess.Popen] = {}
@@ -47,7 +47,7 @@ class Deployment:
             "NO_COLOR": "1",
             "OMP_NUM_THREADS": "1",
         }
-        poll = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
+        poll = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
         mine = {"FLWR_HOME": str(folder / "home"), "PATH": f"{BIN}:{os.environ['PATH']}"}
         self.environment = {**os.environ, **quiet, **poll, **mine}
         for k in range(sites):
@@ -128,11 +128,13 @@ class Deployment:
         return file.read_text(errors="replace") if file.is_file() else ""
 
     def wait_for(self, ready, what: str, seconds: float = 600) -> None:
+        """Look for it four times a second, until a run is over that has not brought it."""
         end = time.monotonic() + seconds
         while not ready():
-            assert time.monotonic() < end, f"{what} did not come; " + "\n".join(
-                f"--- {f.name}\n{f.read_text(errors='replace')[-3000:]}" for f in sorted(self.folder.glob("*.log"))
-            )
+            over = "run" in self.running and self.running["run"].poll() is not None
+            if time.monotonic() > end or (over and not ready()):
+                logs = [f"--- {f.name}\n{f.read_text(errors='replace')[-3000:]}" for f in self.folder.glob("*.log")]
+                raise AssertionError(f"{what} did not come; " + "\n".join(sorted(logs)))
             time.sleep(0.25)
 
     def kill(self, name: str, with_signal: int = signal.SIGKILL) -> None:
@@ -142,9 +144,14 @@ class Deployment:
         process.wait(30)
 
     def close(self) -> None:
-        """End everything: in peace first, so that processes which these have started end too."""
+        """End everything, the SuperLink last: in peace first, so that processes which these have started end too.
+
+        A SuperLink waits for `flwr run` to let go of the log that it is sent.
+        """
+        if "run" in self.running:
+            self.kill("run")
         for with_signal in (signal.SIGTERM, signal.SIGKILL):
-            for name, process in list(self.running.items()):
+            for name, process in reversed(list(self.running.items())):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, with_signal)
                 with contextlib.suppress(subprocess.TimeoutExpired):

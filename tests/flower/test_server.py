@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,6 +18,7 @@ from fedfault.clock import Tier
 from fedfault.config import load
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
+from fedfault.flower import server
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.nodes import Nodes, Size
@@ -23,6 +26,7 @@ from fedfault.flower.server import at_work, check_sites, serve
 from fedfault.fork import fork
 from fedfault.local import LocalWork
 from fedfault.progress import Progress
+from fedfault.runs import RunFolder
 from flowers import RUNS, same
 from test_session import SMALL
 from toys import LowRank, federation
@@ -86,6 +90,23 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
     again = served(tmp_path / "stopped", *changes, grid=grid)
     assert [r.round for r in again.records()] == [0, 1, 2, 3]
     agree(again, served(tmp_path / "whole", *changes))
+
+
+def test_a_run_waits_for_the_end_of_one_that_outlived_its_superlink(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "POLL", 0.01)
+    (tmp_path / "run").mkdir()
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        monkeypatch.setattr(server, "HANDOVER", 0.05)
+        with pytest.raises(UserError, match="in use by another process"):
+            server.await_former(folder, Progress(quiet=True))
+        monkeypatch.setattr(server, "HANDOVER", 60.0)
+        waiting = threading.Thread(target=server.await_former, args=(folder, Progress(quiet=True)))
+        waiting.start()
+        time.sleep(0.05)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from fedfault.types import Adapter, Task
 from fedfault.wire import REGISTERED
 
 POLL = 1.0  # seconds between looks at who has come
+HANDOVER = 60.0  # seconds within which a ServerApp notices that its SuperLink was killed, and ends
 
 
 def serve(
@@ -41,12 +42,30 @@ def serve(
     """A run over the nodes of a grid, to its end; one of this very configuration that was stopped goes on."""
     exp = loaded.experiment
     path = Path(exp.logging.results_dir).expanduser() / exp.experiment_name
+    if is_run(path):
+        await_former(RunFolder(path), progress)
     before = RunFolder(path).records() if is_run(path) and not overwrite else []
 
     def ready(exp: Experiment, say: Say) -> Prepared:
         return connected(grid, say, prepare(exp, say), before)
 
     return session.start(loaded, progress, overwrite=overwrite, argv=argv, ready=ready)
+
+
+def await_former(folder: RunFolder, progress: Progress) -> None:
+    """Wait until a ServerApp that outlives its SuperLink lets go of the run. `UserError` if it does not in time."""
+    end, told = time.monotonic() + HANDOVER, False
+    while True:
+        try:
+            with folder.locked():
+                return
+        except UserError:
+            if time.monotonic() > end:
+                raise
+        if not told:
+            progress.say(f"{folder.path} is in use by another process; waiting up to {HANDOVER:g} seconds for its end")
+            told = True
+        time.sleep(POLL)
 
 
 def connected(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord]) -> Prepared:
