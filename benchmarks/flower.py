@@ -1,14 +1,15 @@
 """Whole federated jobs: fedfault in one process against Flower + PEFT as its users write it, in the same run.
 
     python benchmarks/flower.py                                      micro, 10 clients, 5 steps, batch 4 and 1, 3 rounds
-    python benchmarks/flower.py --model smollm2-135m --clients 5 --steps 2 --batch 4
+    python benchmarks/flower.py --model smollm2-135m --clients 5 --steps 2 --batch 4 --bf16
 
 The peer is Flower's simulation (Ray, one worker a core) of a ClientApp that loads the model, puts a PEFT adapter on it and
 trains, for every client and round: AdamW, clip_grad_norm_, float32, Flower's FedAvg. Both sides see the same tokens in the
-same order and start from B = 0. Every job is a process of its own, the sides take turns, the numbers are medians, ratios
-those of neighbouring pairs. Start-up is the time to the first round, which for Ray starts inside it. Memory is the largest
-sum of proportional shares (PSS) over all processes of a job. Ray listens on all interfaces, so jobs run in a network
-namespace where this user may make one.
+same order and start from B = 0. With --bf16 both have a bfloat16 backbone under a float32 adapter, too: what
+`model.precision: auto` chooses for SmolLM2-135M on a CPU with bfloat16 instructions. Every job is a process of its own, the
+sides take turns, the numbers are medians, ratios those of neighbouring pairs. Start-up is the time to the first round, which
+for Ray starts inside it. Memory is the largest sum of proportional shares (PSS) over all processes of a job. Ray listens on
+all interfaces, so jobs run in a network namespace where this user may make one.
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for batch in args.batch or [4, 1]:
-        runs: dict[str, list[dict[str, Any]]] = {"flower": [], "fedfault": []}
+        sides = [(who, precision) for precision in ("fp32", "bf16")[: 1 + args.bf16] for who in ("flower", "fedfault")]
+        runs: dict[tuple[str, str], list[dict[str, Any]]] = {side: [] for side in sides}
         for _ in range(args.repeat):
             for side, found in runs.items():
-                found.append(job(args, side, batch))
+                found.append(job(args, *side, batch))
         for side, found in runs.items():
-            print(row(batch, side, found, runs["flower"]), flush=True)
+            print(row(batch, " ".join(side), found, runs[sides[0]]), flush=True)
 
 
 def row(batch: int, side: str, own: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
@@ -65,9 +67,9 @@ def row(batch: int, side: str, own: list[dict[str, Any]], base: list[dict[str, A
     return f"| {' | '.join(cells)} |"
 
 
-def job(args: argparse.Namespace, side: str, batch: int) -> dict[str, Any]:
+def job(args: argparse.Namespace, side: str, precision: str, batch: int) -> dict[str, Any]:
     """One job from the start of its process to its end."""
-    words = [sys.executable, __file__, "--side", side, "--batch", str(batch)]
+    words = [sys.executable, __file__, "--side", side, "--precision", precision, "--batch", str(batch)]
     for name in ("model", "clients", "steps", "length", "rank", "rounds"):
         words += [f"--{name}", str(getattr(args, name))]
     apart = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "-"]
@@ -127,7 +129,7 @@ def fedfault(args: argparse.Namespace) -> dict[str, Any]:
 
     batch, N = args.batch[0], args.clients
     data = blocks(args, batch)
-    task = LanguageTask(opened(args, "fp32"), data, {"topic/one": data[0]}, {"topic/one": 1.0})
+    task = LanguageTask(opened(args, args.precision), data, {"topic/one": data[0]}, {"topic/one": 1.0})
     parts = {"algorithm": build("algorithm", "fedavg"), "aggregation": build("aggregation", "fedit")}
     work = LocalWork(batch_size=batch, lr=LR, max_grad_norm=1.0)
     per_pass = min(N, task.clients_per_pass(batch))
@@ -150,7 +152,8 @@ def peft_model(args: argparse.Namespace) -> Any:
 
     from fedfault.backbones.load import locate
 
-    base = AutoModelForCausalLM.from_pretrained(locate(args.model), dtype=torch.float32)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.precision]
+    base = AutoModelForCausalLM.from_pretrained(locate(args.model), dtype=dtype)
     return peft.get_peft_model(base, peft.LoraConfig(r=args.rank, lora_alpha=16, task_type="CAUSAL_LM"))
 
 
@@ -208,6 +211,8 @@ def parse() -> argparse.Namespace:
     for name, value in (("clients", 10), ("steps", 5), ("length", 64), ("rank", 8), ("rounds", 3), ("repeat", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--batch", type=int, nargs="+")
+    parser.add_argument("--bf16", action="store_true", help="with a bfloat16 backbone, too")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=["flower", "fedfault"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.partial = 0  # what benchmarks/cohort.py asks of its own arguments
