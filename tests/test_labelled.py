@@ -57,12 +57,13 @@ def made(exp, control: bool = False):
 def test_classes_have_the_numbers_that_glue_gives_them(tmp_path):
     exp = experiment("glue/mrpc", glue(tmp_path, "MRPC"))
     corpus = load_corpus(exp)
-    assert classes(corpus) == ("not_equivalent", "equivalent")
-    assert positive(corpus) == 1
+    assert classes(exp, corpus) == ("not_equivalent", "equivalent")
+    assert positive(exp, corpus) == 1
     found = made(exp)
     equivalent = found.topics.index("equivalent")
     assert found.examples.labels.tolist() == (found.labels == equivalent).astype(int).tolist()
-    assert positive(load_corpus(experiment("glue/rte", glue(tmp_path, "RTE")))) is None
+    exp = experiment("glue/rte", glue(tmp_path, "RTE"))
+    assert positive(exp, load_corpus(exp)) is None
 
 
 def test_topics_of_other_corpora_are_classes_in_alphabetical_order(tmp_path):
@@ -70,9 +71,36 @@ def test_topics_of_other_corpora_are_classes_in_alphabetical_order(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(rows))
     exp = experiment("text", str(tmp_path / "t.csv"), "data.topic_column=kind", "data.num_labels=3")
     corpus = load_corpus(exp)
-    assert classes(corpus) == ("l", "m", "n")
+    assert classes(exp, corpus) == ("l", "m", "n")
     assert outputs(exp, corpus) == 3
     assert made(exp).examples.labels.tolist() == ["lmn".index(d.topic) for d in corpus.train]
+
+
+def test_classes_that_are_named_have_that_order_and_the_data_may_have_some_of_them(tmp_path):
+    rows = ["text,kind", *(f"{sentence(i)},{'nl'[i % 2]}" for i in range(30))]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    of = ["text", str(tmp_path / "t.csv"), "data.topic_column=kind"]
+    exp = experiment(*of, "data.label_names=[n,m,l]")
+    corpus = load_corpus(exp)
+    assert classes(exp, corpus) == ("n", "m", "l")
+    assert outputs(exp, corpus) == 3
+    assert made(exp).examples.labels.tolist() == ["nml".index(d.topic) for d in corpus.train]
+    with pytest.raises(UserError, match=r"data.label_names=m, n is without l, which .* has; add them"):
+        outputs(experiment(*of, "data.label_names=[m,n]"), corpus)
+
+
+@pytest.mark.parametrize(
+    ("change", "task", "words"),
+    [
+        ("data.label_names=[a,b,a]", "classification", "has a more than once"),
+        ("data.label_names=[a,b]", "regression", "has scores; leave it out"),
+        ("data.label_names=[a,b]", "causal_lm", "causal_lm has none"),
+        ("data.label_names=[a]", "classification", "at least 2"),
+    ],
+)
+def test_names_that_cannot_be_classes_are_refused(change, task, words):
+    with pytest.raises(UserError, match=words):
+        experiment("text", "nowhere", change, task=task)
 
 
 def test_scores_are_those_of_the_file(tmp_path):

@@ -105,7 +105,7 @@ def _labels(
     dealt = labelled.split(exp, corpus, backbone.tokenizer, separator, control=control)
     sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
     sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
-    positive, cache_mb = labelled.positive(corpus), exp.training.activation_cache_mb
+    positive, cache_mb = labelled.positive(exp, corpus), exp.training.activation_cache_mb
 
     def task(model: CohortModel) -> CohortTask:
         return ClassificationTask(model, dealt.train, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)

@@ -19,10 +19,24 @@ from fedfault.types import Corpus, Document, Labels
 LISTED = 12  # classes that an error names
 
 
-def classes(corpus: Corpus) -> tuple[str, ...]:
-    """The names of the classes 0, 1, ...: those of the source, or all topics in alphabetical order."""
-    own = corpus.labels.names if corpus.labels else ()
-    return own or tuple(sorted({d.topic for d in (*corpus.train, *corpus.validation)}))
+def classes(exp: Experiment, corpus: Corpus) -> tuple[str, ...]:
+    """The names of the classes 0, 1, ...: data.label_names, or those of the source, or all topics in alphabetical order.
+
+    Raises `UserError` where the data has others than data.label_names.
+    """
+    own = (corpus.labels.names if corpus.labels else ()) or sorted(
+        {d.topic for d in (*corpus.train, *corpus.validation)}
+    )
+    names = tuple(exp.data.label_names or own)
+    if more := [name for name in own if name not in names]:
+        raise UserError(
+            f"data.label_names={_listed(names)} is without {_listed(more)}, which {corpus.name} has; add them"
+        )
+    return names
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 def outputs(exp: Experiment, corpus: Corpus) -> int | None:
@@ -42,24 +56,23 @@ def outputs(exp: Experiment, corpus: Corpus) -> int | None:
         if wanted not in (None, 1):
             raise UserError(f"data.num_labels={wanted}, but a regression has one score a text; leave it out")
         return 1
-    names = classes(corpus)
+    names = classes(exp, corpus)
     if len(names) < 2:
         raise UserError(
             f"data.task_type=classification needs two classes at least, and all texts of {corpus.name} have the topic "
             f"{names[0]!r}; set data.topic_column, or choose another corpus"
         )
     if wanted not in (None, len(names)):
-        listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
         raise UserError(
-            f"data.num_labels={wanted}, but {corpus.name} has {len(names)} classes ({listed}); leave it out"
+            f"data.num_labels={wanted}, but {corpus.name} has {len(names)} classes ({_listed(names)}); leave it out"
         )
     return len(names)
 
 
-def positive(corpus: Corpus) -> int | None:
+def positive(exp: Experiment, corpus: Corpus) -> int | None:
     """The class whose F1 is measured; None for the mean over all of them."""
     labels = corpus.labels
-    return labels.names.index(labels.positive) if labels and labels.positive else None
+    return classes(exp, corpus).index(labels.positive) if labels and labels.positive else None
 
 
 def split(
@@ -113,7 +126,7 @@ def _examples(
     padding = getattr(tokenizer, "pad_token_id", None) or 0
     if exp.data.task_type == "regression":
         return Examples.of(rows, [labels.scores[d.text] for d in documents], padding)
-    place = {name: k for k, name in enumerate(classes(corpus))}
+    place = {name: k for k, name in enumerate(classes(exp, corpus))}
     return Examples.of(rows, [place[d.topic] for d in documents], padding)
 
 

@@ -245,7 +245,7 @@ def _finish(
     found = {**summary(records, p.split.bytes_per_token, aim), "verdict": watch.verdict(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
-    labels = classes(p.split.corpus)
+    labels = classes(p.config, p.split.corpus)
     card, place = _card(p, found, manifest, labels), folder.path / "adapter"
     models = p.federation.algorithm.models(state)
     mean = f"\nThis is the mean of {', '.join(models)}, which lie beside it and which clients use.\n" if models else ""

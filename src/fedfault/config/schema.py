@@ -99,6 +99,11 @@ class Data(Section):
     num_labels: Count | None = Field(
         default=None, description="classes that the data must have; by default as many as there are"
     )
+    label_names: list[str] | None = Field(
+        default=None,
+        min_length=2,
+        description="the classes in their order, of which the data may have some; by default all topics of the data",
+    )
     text_columns: list[str] | None = Field(
         default=None, description="columns read as text; by default the corpus decides"
     )
@@ -377,16 +382,25 @@ class Experiment(Section):
         return {"mode": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
+    def _classes_once(self) -> Experiment:
+        names = self.data.label_names or []
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"data.label_names has {', '.join(twice)} more than once; every class has one number")
+        return self
+
+    @model_validator(mode="after")
     def _fitting_metric(self) -> Experiment:
         task, metric = self.data.task_type, self.evaluation.metric
         if task == "causal_lm":
-            for key in ("data.num_labels", "evaluation.metric", "evaluation.target_score"):
+            for key in ("data.num_labels", "data.label_names", "evaluation.metric", "evaluation.target_score"):
                 section, _, name = key.partition(".")
                 if getattr(getattr(self, section), name) is not None:
                     raise ValueError(
                         f"{key} is about labels, but data.task_type=causal_lm has none; set "
                         "data.task_type=classification (or regression), or leave it out"
                     )
+        elif task == "regression" and self.data.label_names:
+            raise ValueError("data.label_names names classes, but data.task_type=regression has scores; leave it out")
         elif metric is not None and metric not in METRICS[task]:
             raise ValueError(
                 f"evaluation.metric={metric} does not fit data.task_type={task}, which is measured by "

@@ -25,6 +25,7 @@ from fedfault.flower.expected import sent_to
 from fedfault.flower.nodes import Nodes
 from fedfault.flower.site import facts
 from fedfault.hardware import Hardware
+from fedfault.labelled import classes
 from fedfault.local import LocalWork, steps_of
 from fedfault.progress import Progress
 from fedfault.records import RoundRecord, Score
@@ -80,7 +81,7 @@ def connected(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord])
         grid,
         run=run_id(exp),
         about=facts(p),
-        experiment=exp.model_dump_json(),
+        experiment=_told(p).model_dump_json(),
         deadline=exp.flower.deadline,
         min_clients=exp.flower.min_clients,
         max_update_norm=exp.flower.max_update_norm,
@@ -95,6 +96,15 @@ def connected(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord])
     hardware = None if fed.hardware is None else at_work(fed.hardware, fed.work, nodes)
     fed = replace(fed, task=task, remote=nodes, memory_elsewhere=True, probes=probes, hardware=hardware)
     return replace(p, federation=fed, data_elsewhere=nodes.own)
+
+
+def _told(p: Prepared) -> Experiment:
+    """The experiment as nodes are sent it: with all classes, of which a site may have some."""
+    exp = p.config
+    if exp.data.task_type != "classification":
+        return exp
+    data = exp.data.model_copy(update={"label_names": list(classes(exp, p.split.corpus))})
+    return exp.model_copy(update={"data": data})
 
 
 def check_remote(exp: Experiment, fed: Federation) -> None:

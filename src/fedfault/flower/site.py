@@ -97,7 +97,8 @@ def _real(experiment: str, client: int, path: str) -> Site:
 
 def combined(server: Experiment, site: Experiment) -> Experiment:
     """The server's experiment with the site's data, model file and device, evaluated on the site's data alone."""
-    data = site.data.model_copy(update={"task_type": server.data.task_type})
+    shared = {"task_type": server.data.task_type, "label_names": server.data.label_names}
+    data = site.data.model_copy(update=shared)
     model = server.model.model_copy(update={"name": site.model.name})
     evaluation = server.evaluation.model_copy(update={"general": "none"})
     return server.model_copy(update={"data": data, "model": model, "device": site.device, "evaluation": evaluation})

@@ -1,0 +1,72 @@
+"""Sites with data of their own, in this process: what they learn, and what of it is the server's to say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"')
+
+import torch
+import yaml
+
+from fedfault.classification import ClassificationTask
+from fedfault.config import load
+from fedfault.engine import begin, rounds
+from fedfault.experiment import federation, prepare
+from fedfault.flower.client import app
+from fedfault.flower.local import LocalGrid
+from fedfault.flower.server import serve
+from fedfault.flower.site import alone, combined
+from fedfault.progress import Progress
+
+TEXTS = {
+    "animal": "the cat sat on mat {i} and the dog ate a rat",
+    "number": "we add {i} to the sum and return one",
+    "sea": "the ship of {i} men is small and the sea is wide",
+}
+
+
+def write(folder, topics, n):
+    """A folder of texts, a sub-folder for each topic, and the configuration of its site."""
+    for topic in topics:
+        (folder / "data" / topic).mkdir(parents=True)
+        for i in range(n):
+            (folder / "data" / topic / f"{i}.txt").write_text(TEXTS[topic].format(i=i))
+    file = folder / "site.yaml"
+    file.write_text(yaml.safe_dump({"data": {"dataset": "text", "path": str(folder / "data"), "held_out": 0.2}}))
+    return file
+
+
+@pytest.mark.slow
+def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_path, monkeypatch):
+    """To the numbers of one process with the same three clients: a class has the same number everywhere."""
+    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    files = [
+        write(tmp_path / f"site{k}", topics, 8 + k) for k, topics in enumerate([["sea"], ["number", "sea"], ["animal"]])
+    ]
+    server = write(tmp_path / "server", sorted(TEXTS), 8)
+    loaded = load(
+        server,
+        [
+            "experiment_name=run", "federation.total_clients=3", "federation.num_rounds=2", "data.task_type=classification",
+            "training.local_steps=3", "training.batch_size=4", "model.max_length=32", "model.precision=fp32",
+            "federation.participation_rate=1.0", "evaluation.general=none", f"logging.results_dir={tmp_path}",
+        ],
+    )  # fmt: skip
+    grid = LocalGrid(app, [{"partition-id": k, "site": str(file)} for k, file in enumerate(files)])
+    folder = serve(grid, loaded, Progress(quiet=True))
+
+    exp = loaded.experiment
+    told = exp.model_copy(update={"data": exp.data.model_copy(update={"label_names": sorted(TEXTS)})})
+    sites = [prepare(alone(combined(told, load(file).experiment))) for file in files]
+    assert [sorted(set(p.split.train[0].labels.tolist())) for p in sites] == [[2], [1, 2], [0]]
+    model = sites[0].model
+    task = ClassificationTask(model, [p.split.train[0] for p in sites], sites[0].federation.task.sets, seed=exp.seed)
+    fed = replace(federation(exp, task), probes={})
+    *_, (here, _) = rounds(fed, begin(fed))
+    there, _ = folder.load(task.layout, "cpu")
+    assert (here.adapter.flat - task.init(exp.seed).flat).norm() > 0
+    torch.testing.assert_close(there.adapter.flat, here.adapter.flat, rtol=1e-5, atol=3e-6)  # padded to other lengths
+    assert "accuracy" in folder.records()[-1].scores["validation"].metrics
