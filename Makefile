@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 RUN := results/quickstart
-TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2  # more threads in each would wait for each other
+# one thread each, as more would wait for each other; three processes for two cores, as some tests wait
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-fast lint types format bench docs clean
 

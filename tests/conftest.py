@@ -14,6 +14,12 @@ from tiny import tiny_gpt2, tiny_llama
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deployments first, then files with slow tests, so that no process is left alone with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.get_closest_marker("deployment") is None, item.path not in slow))
+
+
 @pytest.fixture(autouse=True)
 def _cache_in_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

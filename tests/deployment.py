@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -15,8 +16,17 @@ import yaml
 
 from fedfault.flower.keys import make_keys
 
-APP = Path(__file__).parents[1] / "deploy" / "fedfault-app"
+DEPLOY = Path(__file__).parents[1] / "deploy"
 BIN = Path(sys.executable).parent
+SETTINGS = {
+    "experiment_name": "three",
+    "federation": {"total_clients": 2, "num_rounds": 2},
+    "training": {"local_steps": 2, "batch_size": 2},
+    "model": {"max_length": 16, "precision": "fp32"},
+    "evaluation": {"max_blocks": 4, "general": "none"},
+    "metrics": {"memory": False},
+    "flower": {"join_seconds": 300.0, "deadline": 300.0},
+}
 POEMS = (
     "the sea is wide and the ship is small",
     "a cat sat on the mat and ate a rat",
@@ -41,15 +51,9 @@ class Deployment:
         (folder / "home").mkdir()
         link = f'[superlink.loop]\naddress = "127.0.0.1:{self.port}"\nroot-certificates = "{folder}/keys/ca.crt"\n'
         (folder / "home" / "config.toml").write_text(link)
-        quiet = {
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "NO_COLOR": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        poll = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
-        mine = {"FLWR_HOME": str(folder / "home"), "PATH": f"{BIN}:{os.environ['PATH']}"}
-        self.environment = {**os.environ, **quiet, **poll, **mine}
+        quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1"}
+        mine = {"FLWR_HOME": str(folder / "home"), "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        self.environment = {**os.environ, **quiet, **mine, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3"}
         for k in range(sites):
             self.write_site(k)
 
@@ -69,20 +73,13 @@ class Deployment:
             self.kill(name)
         with (self.folder / f"{name}.log").open("a") as log:
             made = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
         self.running[name] = made
         return made
 
     def superlink(self) -> None:
-        keys = self.folder / "keys"
-        self.start(
-            "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--ssl-certfile",
-            f"{keys}/server.pem", "--ssl-keyfile", f"{keys}/server.key", "--ssl-ca-certfile", f"{keys}/ca.crt",
-            "--enable-supernode-auth", "--disable-runtime-dependency-installation", "--database",
-            str(self.folder / "state.db"),
-        )  # fmt: skip
+        self.start("superlink", f"{DEPLOY}/superlink.sh", str(self.folder), "127.0.0.1", str(self.port))
         self.wait_for(self.answers, "the SuperLink")
 
     def answers(self) -> bool:
@@ -94,34 +91,21 @@ class Deployment:
         done = self.flwr("supernode", "register", f"{self.folder}/keys/n{k}.pub", "loop")
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def supernode(
-        self, k: int, name: str | None = None, key: str | None = None, ca: Path | None = None, client=None
-    ) -> None:
-        site = self.folder / f"site{k}" / "site.yaml"
-        self.start(
-            name or f"node{k}", "flower-supernode", "--superlink", f"127.0.0.1:{self.port}", "--host", "127.0.0.1",
-            "--port", str(free_port()), "--root-certificates", str(ca or self.folder / "keys" / "ca.crt"),
-            "--auth-supernode-private-key", str(self.folder / "keys" / (key or f"n{k}")),
-            "--node-config", f"partition-id={k if client is None else client} site='{site}'",
-        )  # fmt: skip
+    def supernode(self, k: int, name: str | None = None, key: Path | None = None) -> None:
+        """The node of site k; with another `key`, beside which is the certificate of the authority that it trusts."""
+        link, site = f"127.0.0.1:{self.port}", f"{self.folder}/site{k}/site.yaml"
+        own = str(key or self.folder / "keys" / f"n{k}")
+        self.start(name or f"node{k}", f"{DEPLOY}/site.sh", link, str(k), site, own, str(free_port()))
 
     def flwr(self, *words: str, seconds: float = 60) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [str(BIN / "flwr"), *words], cwd=self.folder, env=self.environment, capture_output=True, text=True,
-            timeout=seconds, check=False,
+            ["flwr", *words], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=seconds,
+            check=False,
         )  # fmt: skip
 
     def run(self, config: Path, settings: str = "") -> None:
-        self.start(
-            "run",
-            "flwr",
-            "run",
-            str(APP),
-            "loop",
-            "--stream",
-            "--run-config",
-            f"config='{config}' settings='{settings}'",
-        )
+        about = f"config='{config}' settings='{settings}'"
+        self.start("run", "flwr", "run", f"{DEPLOY}/fedfault-app", "loop", "--stream", "--run-config", about)
 
     def log(self, name: str) -> str:
         file = self.folder / f"{name}.log"
@@ -157,3 +141,34 @@ class Deployment:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(60)
                     del self.running[name]
+
+
+def server(d: Deployment, **changes) -> Path:
+    """The server's configuration: validation texts of its own, where results go."""
+    (d.folder / "texts").mkdir(exist_ok=True)
+    for i in range(6):
+        (d.folder / "texts" / f"{i}.txt").write_text(f"the ship is on the sea and we add {i} numbers. " * 4)
+    own = {"data": {"dataset": "text", "path": str(d.folder / "texts")}, "logging": {"results_dir": str(d.folder)}}
+    merged = {**SETTINGS, **own}
+    for section, more in changes.items():
+        merged[section] = {**merged.get(section, {}), **more}
+    file = d.folder / "server.yaml"
+    file.write_text(yaml.safe_dump(merged))
+    return file
+
+
+def up(d: Deployment) -> None:
+    for k in range(d.sites):
+        d.register(k)
+    for k in range(d.sites):
+        d.supernode(k)
+
+
+def records(d: Deployment, name="three") -> list[dict]:
+    file = d.folder / name / "rounds.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def finished(d: Deployment, name="three") -> bool:
+    manifest = d.folder / name / "manifest.json"
+    return manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished"

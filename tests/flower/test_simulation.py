@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,28 +30,37 @@ def namespaces() -> bool:
     return subprocess.run([*ALONE, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode == 0
 
 
+ALL = """
+import sys
+from fedfault.cli import main
+from flowers import RUNS
+words = sys.argv[1:]
+for name, run in RUNS.items():
+    sys.argv = ["fedfault", "flower", "run", *words, *run, f"experiment_name={name}-there"]
+    try:
+        main()
+    except SystemExit as e:
+        if e.code:
+            raise
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not namespaces(), reason="this user may not make a network namespace (unshare -n)")
-@pytest.mark.parametrize("run", RUNS)
-def test_flowers_simulation_gives_the_adapter_of_one_process(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
-    changes = [*SMALL, *RUNS[run], "model.precision=fp32", f"logging.results_dir={tmp_path}"]
-    here = session.start(load("quickstart", [*changes, "experiment_name=here"]), Progress(quiet=True))
-    words = [
-        sys.executable,
-        "-m",
-        "fedfault",
-        "flower",
-        "run",
-        "quickstart",
-        *changes,
-        "experiment_name=there",
-        "--quiet",
-    ]
+def test_flowers_simulation_gives_the_adapters_of_one_process(tmp_path, monkeypatch):
+    """FedAvg, FedProx, SCAFFOLD and scheduled ranks, one after the other in a process of their own."""
+    changes = [*SMALL, "model.precision=fp32", f"logging.results_dir={tmp_path}"]
     home = {"FLWR_HOME": str(tmp_path / "home"), "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [*ALONE, "sh", "-c", 'ip link set lo up && exec "$@"', "-", *words]
-    done = subprocess.run(command, env={**os.environ, **home}, capture_output=True, text=True, timeout=900, check=False)
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))}
+    words = ["--quiet", "--workers", "1", "quickstart", *changes]
+    command = [*ALONE, "sh", "-c", 'ip link set lo up && exec "$@"', "-", sys.executable, "-c", ALL, *words]
+    done = subprocess.run(
+        command, env={**os.environ, **home, **path}, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    mine, theirs = (load_file(tmp_path / n / "adapter/adapter_model.safetensors") for n in ("here", "there"))
-    assert all(same(mine[n], theirs[n]) for n in mine)
-    assert here.records()[-1].bytes_up > 0
+    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    for name, run in RUNS.items():
+        here = session.start(load("quickstart", [*changes, *run, f"experiment_name={name}"]), Progress(quiet=True))
+        mine, theirs = (load_file(tmp_path / n / "adapter/adapter_model.safetensors") for n in (name, f"{name}-there"))
+        assert all(same(mine[n], theirs[n]) for n in mine), name
+        assert here.records()[-1].bytes_up > 0
