@@ -2,6 +2,7 @@
 
     python benchmarks/distributed.py                                   micro, 5 clients for each of 1 and 2 processes
     python benchmarks/distributed.py --model smollm2-135m --steps 2 --processes 1 2 4
+    python benchmarks/distributed.py --clients 500 --steps 1 --batch 1 --length 16 --rounds 2      memory of many clients
 
 Every measurement is a job of its own with one thread a process, on loopback; rounds without evaluation, medians over all but
 the first. Wall seconds need as many idle cores as processes; CPU seconds are those of process 0, which has its part of
@@ -123,6 +124,7 @@ def experiment(args: argparse.Namespace) -> Any:
     none = [f"metrics.{name}=false" for name in ("updates", "gradients", "ranks", "aggregation", "representation")]
     settings = [
         f"model.name={args.model}", "model.precision=fp32", f"model.max_length={args.length}", "data.dataset=synthetic",
+        f"data.dataset.num_documents={max(250, clients)}",
         f"federation.total_clients={clients}", "data.partition=iid",
         f"federation.num_rounds={args.rounds + 2}", f"evaluation.every={args.rounds + 2}", "evaluation.general=none",
         f"training.local_steps={args.steps}", f"training.batch_size={args.batch}", *none, "metrics.attention=false",

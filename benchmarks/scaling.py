@@ -100,10 +100,10 @@ def at_process(m: Shape, w: Work) -> float:
 
 
 def at_server(m: Shape, w: Work, total_clients: int) -> float:
-    """Bytes of process 0 beside its part: uploads and what clients keep in float32; their differences, in float64, too."""
+    """Bytes of process 0 beside its part: uploads and what clients keep in float32; gradients of probes in float64, too."""
     numbers = w.clients * m.adapter(w.rank)
     kept = 4 * w.memory * total_clients * m.adapter(w.rank)
-    return numbers * (40 if w.halves else 20) + kept + 4 * w.memory * numbers
+    return numbers * (40 if w.halves else 4) + kept + 4 * w.memory * numbers
 
 
 def sent(m: Shape, w: Work) -> tuple[int, int]:

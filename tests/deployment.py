@@ -170,5 +170,5 @@ def records(d: Deployment, name="three") -> list[dict]:
 
 
 def finished(d: Deployment, name="three") -> bool:
-    manifest = d.folder / name / "manifest.json"
-    return manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished"
+    """Whether the run is, and all that it had to say has come: the log follows with a delay."""
+    return f"report: {d.folder / name / 'report.html'}" in d.log("run")

@@ -85,7 +85,7 @@ ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besid
     | {"processes", "runs"},
     "flower": NOUNS
     | {"backbones", "clients", "config", "equipment", "exchange", "experiment", "federation", "hardware", "local"}
-    | {"progress", "runs", "session", "wire"},
+    | {"labelled", "progress", "runs", "session", "wire"},
     "mitigation": NOUNS
     | {
         "backbones",

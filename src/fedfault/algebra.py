@@ -11,6 +11,8 @@ from torch import Tensor
 from fedfault.seeds import torch_rng
 from fedfault.types import Adapter, Layout, Pair
 
+WIDE = 2**24  # numbers of a cohort that are in float64 at a time: 128 MiB
+
 
 def mean(x: Adapter, weight: Tensor) -> Adapter:
     """Weighted average over a cohort: flat (K, P), weight (K,) -> flat (P,), sum_k p_k x_k, p = weight / sum(weight).
@@ -22,8 +24,9 @@ def mean(x: Adapter, weight: Tensor) -> Adapter:
     >>> mean(Adapter(layout, torch.tensor([[1.0], [4.0]])), torch.tensor([2.0, 1.0])).flat
     tensor([2.])
     """
-    flat = wide(x.flat)
-    return Adapter(x.layout, (shares(weight).to(flat.device) @ flat).to(x.flat))
+    columns = max(1, WIDE // max(1, len(x.flat)))
+    parts = (wide(part) for part in x.flat.split(columns, dim=1))
+    return Adapter(x.layout, torch.cat([(shares(weight).to(part.device) @ part).to(x.flat) for part in parts]))
 
 
 def shares(weight: Tensor) -> Tensor:
@@ -91,15 +94,16 @@ def gram(layout: Layout, start: Tensor, flat: Tensor) -> Tensor:
     """
     K = len(flat)
     starts = start[None] if start.ndim == 1 else start
-    both = wide(torch.cat([flat, starts]))  # (K + 1, P) or (2 K, P)
-    change = torch.zeros(K, K, dtype=torch.float64, device=both.device)
+    change = torch.zeros(K, K, dtype=torch.float64, device=wide(flat[:0]).device)
     for site in layout.sites:
         if site.kind == "full":
-            part = layout.part(both, site).flatten(1)
-            part = part[:K] - part[K:]
+            part = (wide(layout.part(flat, site)) - wide(layout.part(starts, site))).flatten(1)
             change += part @ part.T
         else:
-            A, B = layout.pair(both, site)
+            # (K + 1, ...) or (2 K, ...)
+            A, B = (
+                wide(torch.cat(both)) for both in zip(layout.pair(flat, site), layout.pair(starts, site), strict=True)
+            )
             left = torch.einsum("ida,jdb->ijab", B, B)
             right = torch.einsum("iad,jbd->ijab", A, A)
             whole = layout.scaling**2 * (left * right).sum((-1, -2))  # <W_i, W_j>, starts included

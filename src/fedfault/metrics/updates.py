@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedfault.algebra import gram, inner, wide
 from fedfault.registry import register
-from fedfault.types import Layout, Moment, Probe, Readings
+from fedfault.types import Layout, Moment, Pair, Probe, Readings
 
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 
@@ -63,13 +63,12 @@ def updates() -> Probe:
 
 def update_norms(layout: Layout, start: Tensor, flat: Tensor) -> list[float]:
     """|D_i| of every client: start (K, P), flat (K, P) -> K numbers, infinite where they are not finite."""
-    x, y = wide(start), wide(flat)
-    squared = torch.zeros(len(flat), dtype=torch.float64, device=y.device)
+    squared = torch.zeros(len(flat), dtype=torch.float64, device=wide(flat[:0]).device)
     for site in layout.sites:
         if site.kind == "full":
-            squared += (layout.part(y, site) - layout.part(x, site)).flatten(1).square().sum(1)
+            squared += (wide(layout.part(flat, site)) - wide(layout.part(start, site))).flatten(1).square().sum(1)
         else:
-            before, after = layout.pair(x, site), layout.pair(y, site)
+            before, after = (Pair(*map(wide, layout.pair(x, site))) for x in (start, flat))
             squared += layout.scaling**2 * (inner(after, after) - 2 * inner(before, after) + inner(before, before))
     norms: list[float] = torch.nan_to_num(squared.clamp(min=0).sqrt(), nan=math.inf).tolist()
     return norms
