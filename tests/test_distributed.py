@@ -131,6 +131,11 @@ def test_a_process_that_is_killed_ends_the_job_and_torchrun_resumes_it_to_the_sa
     assert (manifest["status"], manifest["processes"]) == ("finished", 2)
 
 
+def test_help_under_torchrun_is_given_once_and_ends():
+    said = [one.communicate(timeout=60)[0] for one in started("-m", "fedfault", "run", "--help")]
+    assert ["Usage: " in text for text in said] == [True, False]
+
+
 @pytest.mark.slow
 def test_bad_input_under_torchrun_is_said_once(tmp_path):
     done = torchrun("run", "quickstart", "federation.num_round=1", f"logging.results_dir={tmp_path}")

@@ -349,6 +349,8 @@ def guarded(command: Callable[[], int | None]) -> int:
     """The exit status of a command: bad input ends with a message and status 2."""
     try:
         if place().rank:  # the first process of a job has the command, the others help it
+            if "--help" in sys.argv:
+                return 0
             from fedfault.distributed import serve
 
             return serve()
