@@ -295,6 +295,7 @@ def _manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[st
         "argv": list(argv),
         "seed": p.config.seed,
         "over_flower": p.federation.memory_elsewhere,
+        "data_elsewhere": p.data_elsewhere,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "notes": list(notes),
         **facts(p),

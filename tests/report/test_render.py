@@ -62,6 +62,17 @@ def test_only_the_folder_and_its_records_are_needed(tmp_path):
     assert f"fedfault run {folder}/config.yaml" in text
 
 
+@pytest.mark.usefixtures("few")
+def test_data_that_clients_have_themselves_are_not_called_by_the_name_of_the_servers(tmp_path):
+    folder = write(tmp_path, data={"dataset": "text", "partition": {"method": "iid"}})
+    assert "data text · split iid" in render(folder, dpi=20).read_text()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "data_elsewhere": True}))
+    text = render(folder, dpi=20).read_text()
+    assert "the clients&#39; own data" in text
+    assert "split iid" not in text
+
+
 class Tags(HTMLParser):
     """Every opening tag with its attributes, and whether open and close tags match."""
 

@@ -100,6 +100,9 @@ def _subtitle(run: RunData) -> str:
     method = run.setting("data", "partition", "method")
     aggregation = run.setting("federation", "aggregation", "method")
     algorithm = f"{algorithm} with {aggregation}" if algorithm and aggregation else algorithm
-    parts = [algorithm, f"model {model}" if model else None, f"data {data}" if data else None]
-    parts += [f"split {method}" if method else None, f"seed {run.config['seed']}" if "seed" in run.config else None]
+    whose = [f"data {data}" if data else None, f"split {method}" if method else None]
+    if run.manifest.get("data_elsewhere"):  # the configuration's is for validation
+        whose = ["the clients' own data"]
+    parts = [algorithm, f"model {model}" if model else None, *whose]
+    parts += [f"seed {run.config['seed']}" if "seed" in run.config else None]
     return " · ".join(str(p) for p in parts if p)
