@@ -115,6 +115,13 @@ class Data(Section):
     )
     partition: Method = Field(default=Method(method="iid"), description="how documents are dealt out to clients")
 
+    @field_validator("label_names")
+    @classmethod
+    def _once(cls, names: list[str] | None) -> list[str] | None:
+        if twice := sorted({name for name in names or [] if (names or []).count(name) > 1}):
+            raise ValueError(f"has {', '.join(twice)} more than once; every class has one number")
+        return names
+
     @field_validator("dataset", mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
@@ -380,13 +387,6 @@ class Experiment(Section):
     @classmethod
     def _mode_alone(cls, value: Any) -> Any:
         return {"mode": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _classes_once(self) -> Experiment:
-        names = self.data.label_names or []
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"data.label_names has {', '.join(twice)} more than once; every class has one number")
-        return self
 
     @model_validator(mode="after")
     def _fitting_metric(self) -> Experiment:
