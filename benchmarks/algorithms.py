@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 from cohort import blocks, matmul_rate, opened
 
-from fedfault.engine import begin, one_round
-from fedfault.federation import Federation
-from fedfault.language import LanguageTask
-from fedfault.local import LocalWork
 from fedfault.registry import build
-from fedfault.types import State
+from fedfault.rounds.engine import begin, one_round
+from fedfault.rounds.federation import Federation
+from fedfault.rounds.local import LocalWork
+from fedfault.tasks.language import LanguageTask
+from fedfault.types.algorithm import State
 
 
 class Seconds(NamedTuple):

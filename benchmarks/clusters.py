@@ -15,11 +15,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedfault.clustering.clusters import choose
+from fedfault.clustering.embeddings import drawn, encoder_of
 from fedfault.config import load
-from fedfault.experiment import prepare
-from fedfault.mitigation.clusters import choose
-from fedfault.mitigation.embeddings import drawn, encoder_of
 from fedfault.seeds import rng
+from fedfault.setup.experiment import prepare
 
 TEXTS = 1000
 

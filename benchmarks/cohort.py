@@ -87,7 +87,7 @@ def blocks(args: argparse.Namespace, batch: int) -> list[Any]:
     """Each client's training blocks: one epoch is `steps` batches."""
     import torch
 
-    from fedfault.corpora.packing import Blocks
+    from fedfault.text.packing import Blocks
 
     g = torch.Generator().manual_seed(0)
     n = args.steps * batch
@@ -106,8 +106,8 @@ def opened(args: argparse.Namespace, precision: str) -> Any:
 
 
 def cohort(args: argparse.Namespace, batch: int) -> tuple[int, list[float], float]:
-    from fedfault.language import LanguageTask
-    from fedfault.local import LocalWork, Passes, Trainer
+    from fedfault.rounds.local import LocalWork, Passes, Trainer
+    from fedfault.tasks.language import LanguageTask
 
     model = opened(args, "bf16" if args.side == "bf16" else "fp32")
     cache_mb = 4096 if args.side == "cache_on" else 0
@@ -130,7 +130,7 @@ def peft_loop(args: argparse.Namespace, batch: int) -> tuple[int, list[float], f
     from transformers import AutoModelForCausalLM
 
     from fedfault.backbones.load import locate
-    from fedfault.local import LocalWork, plan
+    from fedfault.rounds.local import LocalWork, plan
     from fedfault.seeds import rng
 
     base = AutoModelForCausalLM.from_pretrained(locate(args.model), dtype=torch.float32)

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fedfault.cohort_task import CohortTask
 from fedfault.config import load
-from fedfault.engine import begin, rounds
-from fedfault.experiment import Prepared, federation, prepare
 from fedfault.records import RoundRecord
+from fedfault.rounds.engine import begin, rounds
+from fedfault.setup.experiment import Prepared, federation, prepare
+from fedfault.tasks.base import CohortTask
 
 SCHEDULERS = {
     "fixed": ["rank=8"],

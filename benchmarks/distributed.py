@@ -74,9 +74,9 @@ def measure(args: argparse.Namespace) -> int:
     """One process of a job."""
     import torch
 
-    from fedfault.distributed import serve, team
-    from fedfault.experiment import prepare
+    from fedfault.parallel.distributed import serve, team
     from fedfault.processes import place
+    from fedfault.setup.experiment import prepare
 
     torch.set_num_threads(1)
     if place().rank:
@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace) -> int:
 def rounds(args: argparse.Namespace, ready: Any) -> dict[str, Any]:
     """Medians over the rounds of a run: seconds, and bytes between the processes."""
     from fedfault.backbones.load import quiet
-    from fedfault.engine import begin, one_round
+    from fedfault.rounds.engine import begin, one_round
 
     p, moved = ready(experiment(args), quiet), counted()
     before = memory("VmRSS")

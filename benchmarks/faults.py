@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedfault.calibration import PACKAGED, Calibration
 from fedfault.config.loading import load
-from fedfault.detection import detect
-from fedfault.engine import begin, rounds
-from fedfault.experiment import Prepared, prepare
+from fedfault.diagnosis.calibration import PACKAGED, Calibration
+from fedfault.diagnosis.detection import detect
 from fedfault.records import Records, RoundRecord
-from fedfault.runs import read_records
+from fedfault.rounds.engine import begin, rounds
+from fedfault.runs.folder import read_records
 from fedfault.seeds import entropy, rng
-from fedfault.types import Adapter, Algorithm, Average, Corpus, Message, State, Train
+from fedfault.setup.experiment import Prepared, prepare
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
+from fedfault.types.corpus import Corpus
 
 KEPT = Path("results/faults")
 Inject = Callable[[Prepared], Prepared]

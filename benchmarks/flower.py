@@ -114,18 +114,18 @@ def memory_of(mark: str, process: subprocess.Popen[str]) -> list[float]:
 
 
 def order(args: argparse.Namespace, client: int, t: int) -> Any:
-    from fedfault.local import LocalWork, plan
+    from fedfault.rounds.local import LocalWork, plan
     from fedfault.seeds import rng
 
     return plan(args.steps * args.batch[0], LocalWork(batch_size=args.batch[0]), rng(0, "batches", t, client))
 
 
 def fedfault(args: argparse.Namespace) -> dict[str, Any]:
-    from fedfault.engine import begin, rounds
-    from fedfault.federation import Federation
-    from fedfault.language import LanguageTask
-    from fedfault.local import LocalWork
     from fedfault.registry import build
+    from fedfault.rounds.engine import begin, rounds
+    from fedfault.rounds.federation import Federation
+    from fedfault.rounds.local import LocalWork
+    from fedfault.tasks.language import LanguageTask
 
     batch, N = args.batch[0], args.clients
     data = blocks(args, batch)

@@ -64,7 +64,7 @@ def main() -> None:
 
 def install(clock: Clock) -> None:
     """Put a clock into every check, and into the work that checks wrap."""
-    from fedfault import integrity, local
+    from fedfault.rounds import integrity, local
 
     places: list[tuple[Any, str]] = [(integrity.Watched, "__init__"), (integrity.Watched, "__call__")]
     places += [(integrity.Door, "grad"), (integrity.Anchored, "__call__"), (integrity, "quarantine")]
@@ -88,10 +88,10 @@ def install(clock: Clock) -> None:
 
 
 def row(args: argparse.Namespace, clock: Clock, algorithm: str, aggregation: str) -> str:
-    from fedfault.engine import begin, one_round
-    from fedfault.federation import Federation
-    from fedfault.local import LocalWork
     from fedfault.registry import build
+    from fedfault.rounds.engine import begin, one_round
+    from fedfault.rounds.federation import Federation
+    from fedfault.rounds.local import LocalWork
 
     task, size = opened(args)
     task.grad = clock.timed("work", task.grad)
@@ -128,8 +128,8 @@ def opened(args: argparse.Namespace) -> tuple[Any, int]:
     from fedfault.backbones.cohort import CohortModel
     from fedfault.backbones.load import load
     from fedfault.backbones.sites import lora_targets, partial_targets
-    from fedfault.corpora.packing import Blocks
-    from fedfault.language import LanguageTask
+    from fedfault.tasks.language import LanguageTask
+    from fedfault.text.packing import Blocks
 
     model = load(args.model, precision="fp32").model
     targets = partial_targets(model, args.partial, []) if args.partial else lora_targets(model, None)

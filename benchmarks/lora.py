@@ -11,11 +11,11 @@ import statistics
 from dataclasses import replace
 
 from fedfault.config import load
-from fedfault.engine import begin, rounds
-from fedfault.experiment import Prepared, prepare
-from fedfault.federation import Federation
 from fedfault.metrics.aggregation import aggregation_error
-from fedfault.types import Pooled, Uploads
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.federation import Federation
+from fedfault.setup.experiment import Prepared, prepare
+from fedfault.types.algorithm import Pooled, Uploads
 
 
 def prepared(*settings: str) -> Prepared:

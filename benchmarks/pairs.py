@@ -9,13 +9,13 @@ import argparse
 import sys
 
 from fedfault.backbones.load import quiet
+from fedfault.clustering.remedy import in_clusters
 from fedfault.config import load
-from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
-from fedfault.experiment import prepare
-from fedfault.mitigation.remedy import in_clusters
 from fedfault.records import RoundRecord
 from fedfault.registry import builders
+from fedfault.rounds.engine import begin, rounds
+from fedfault.setup.experiment import prepare
 
 HEAD = """# Algorithms and aggregations
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from fedfault.registry import build, builders
-from fedfault.types import Document
+from fedfault.types.corpus import Document
 
 COMMON = ("the", "of", "a", "to", "and", "in", "that", "it", "was", "he")
 VARIANTS = {

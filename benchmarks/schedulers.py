@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from fedfault.clock import Fleet, Line, Load, Tier, lines
+from fedfault.hardware.clock import Fleet, Line, Load, Tier, lines
 from fedfault.registry import build, builders
 from fedfault.scheduling import Allocation, Report, Scheduler, Situation
 

@@ -24,13 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedfault.engine import begin, rounds
-from fedfault.federation import Federation
-from fedfault.local import LocalWork
 from fedfault.records import Score
 from fedfault.registry import build
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.federation import Federation
+from fedfault.rounds.local import LocalWork
 from fedfault.seeds import rng
-from fedfault.types import Adapter, Algorithm, Batch, ExtraLoss, Layout, Site
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import Algorithm, ExtraLoss
+from fedfault.types.task import Batch
 
 
 class Split(NamedTuple):

@@ -12,10 +12,10 @@ import sys
 import time
 from dataclasses import replace
 
-from fedfault.cohort_task import CohortTask
 from fedfault.config import load
-from fedfault.experiment import prepare
-from fedfault.local import LocalWork, Passes, Trainer
+from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.setup.experiment import prepare
+from fedfault.tasks.base import CohortTask
 
 STEPS = 5
 REPEATS = 5

@@ -17,10 +17,10 @@ from flwr.serverapp import Grid, NeighboringRelation, PrivacyConfig, RdpAccounta
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 
 from fedfault.config import load
-from fedfault.experiment import prepare
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.payload import from_arrays
+from fedfault.setup.experiment import prepare
 
 NOISE = 1.0  # standard deviations of the noise, in units of the clipping norm
 CLIP = 1.0  # of a client's change of the whole adapter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from fedfault.types import Document, Partition
+from fedfault.types.corpus import Document, Partition
 
 WORDS = ["the", "a", "of", "report", "market", "goal", "we", "they", "run", "quickly", "green", "system"]
 

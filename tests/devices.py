@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedfault.clock import Fleet, Line, Tier
-from fedfault.hardware import Hardware
+from fedfault.hardware.clock import Fleet, Line, Tier
+from fedfault.hardware.plan import Hardware
 from fedfault.registry import build
 
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 import torch
 from flwr.app import RecordDict
 
-from fedfault.engine import begin, rounds
-from fedfault.federation import Federation
 from fedfault.flower.client import client_app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.memory import Memory
@@ -16,7 +14,9 @@ from fedfault.flower.nodes import Nodes
 from fedfault.flower.payload import Refused
 from fedfault.flower.server import Reported, join
 from fedfault.flower.site import Site
-from fedfault.runs import layout_hash
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.federation import Federation
+from fedfault.runs.folder import layout_hash
 
 RUNS = {  # the four runs that agree wherever their clients are: settings
     "fedavg": ["federation.algorithm=fedavg"],

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from fedfault.records import ClientRecord, Finding, RoundRecord, Score, Turn
-from fedfault.report.data import RunData
+from fedfault.runs.recorded import RunData
 
 LAYERS = 3
 

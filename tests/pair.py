@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from fedfault import distributed
 from fedfault.cli import guarded
 from fedfault.config import load
-from fedfault.engine import begin, rounds
-from fedfault.experiment import Prepared, federation
+from fedfault.parallel import distributed
+from fedfault.rounds.engine import begin, rounds
+from fedfault.setup.experiment import Prepared, federation
 
 COMMON = [
     "federation.total_clients=5", "federation.clients_per_round=4", "federation.num_rounds=2", "training.batch_size=2",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fedfault.report.folder import read
+from fedfault.runs.read import read
 from fedfault.studies.study import Cell, Contrast, Hypothesis, Study
 from handmade import write as write_run
 from histories import history

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fedfault import algebra
-from fedfault.types import Adapter, Layout, Site
+from fedfault.types.adapter import Adapter, Layout, Site
 
 LAYOUT = Layout.of([Site("w", "lora", (2, 3, 4)), Site("bias", "full", (5,))], scaling=0.5)
 

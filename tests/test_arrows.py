@@ -1,8 +1,10 @@
-"""Import arrows go one way: cli -> session -> engine -> nouns, and the open folders know only the nouns."""
+"""The house: every module lies in one room, and imports run from the upper floors to the lower ones, never back."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,115 +12,87 @@ import pytest
 import fedfault
 
 ROOT = Path(fedfault.__file__).parent
-NOUNS = {"types", "records", "scheduling", "algebra", "registry", "seeds", "errors", "storage"}
-ALLOWED = {  # folder or file -> the parts of fedfault that it may import, besides itself
-    "errors": set(),
-    "types": {"records", "scheduling"},
-    "records": set(),
-    "scheduling": set(),
-    "storage": set(),
-    "seeds": set(),
-    "registry": {"errors"},
-    "processes": {"errors"},
-    "links": {"processes"},
-    "algebra": {"types", "seeds"},
-    "wire": {"types"},
-    "algorithms": NOUNS,
-    "aggregations": NOUNS,
-    "partitions": NOUNS,
-    "corpora": NOUNS,
-    "ranks": {"scheduling", "registry", "seeds", "errors"},
-    "clock": {"scheduling", "errors"},
-    "timing": {"scheduling"},
-    "traces": {"scheduling", "errors"},
-    "metrics": NOUNS,
-    "remedies": {"config"},
-    "outcome": {"metrics", "records", "runs"},
-    "trackers": {"errors", "records"},
-    "watch": {"calibration", "detection", "records", "report", "storage"},
-    "detection": {"calibration", "records", "registry"},
-    "calibration": {"config", "errors", "records", "storage"},
-    "detectors": NOUNS,
-    "report": {"records", "errors", "plots", "metrics"},
-    "plots": {"records", "errors", "report"},
-    "compare": {"errors", "metrics", "report", "runs", "seeds", "storage"},
-    "studies": {
-        "backbones",
-        "compare",
-        "config",
-        "detection",
-        "errors",
-        "experiment",
-        "plots",
-        "processes",
-        "progress",
-        "records",
-        "registry",
-        "report",
-        "runs",
-        "seeds",
-        "session",
-        "storage",
-        "watch",
-    },
-    "config": {"errors", "registry"},
-    "backbones": NOUNS | {"processes"},
-    "runs": NOUNS,
-    "local": NOUNS,
-    "cohort_task": NOUNS | {"backbones"},
-    "mixed": NOUNS | {"cohort_task"},
-    "language": NOUNS | {"backbones", "cohort_task", "corpora"},
-    "classification": NOUNS | {"backbones", "cohort_task", "corpora", "metrics"},
-    "labelled": NOUNS | {"config", "corpora", "data"},
-    "integrity": NOUNS,
-    "exchange": NOUNS | {"wire"},
-    "hardware": NOUNS | {"clock", "timing", "traces"},
-    "equipment": NOUNS
-    | {"clock", "cohort_task", "config", "dispatch", "engine", "federation", "hardware", "local", "mixed", "traces"},
-    "federation": NOUNS | {"exchange", "hardware", "local"},
-    "clients": NOUNS | {"exchange", "federation", "integrity", "local", "metrics"},
-    "dispatch": NOUNS | {"clock", "exchange", "federation", "hardware"},
-    "engine": NOUNS | {"clients", "dispatch", "exchange", "federation", "hardware", "integrity", "local", "metrics"},
-    "parts": NOUNS | {"cohort_task", "federation"},
-    "distributed": NOUNS
-    | {"backbones", "clients", "cohort_task", "config", "experiment", "federation", "links", "local", "parts"}
-    | {"processes", "runs"},
-    "flower": NOUNS
-    | {"backbones", "clients", "config", "equipment", "exchange", "experiment", "federation", "hardware", "local"}
-    | {"labelled", "progress", "runs", "session", "wire"},
-    "mitigation": NOUNS
-    | {
-        "backbones",
-        "cohort_task",
-        "config",
-        "corpora",
-        "data",
-        "engine",
-        "experiment",
-        "federation",
-        "local",
-        "progress",
-        "report",
-    }
-    | {"runs", "session"},
-    "heterogeneity": NOUNS | {"backbones", "classification", "corpora", "data", "language", "metrics", "partitions"},
+FLOORS = (  # from the ground up: a room may import what lies on the floors below it, and itself
+    "errors records scheduling seeds storage",
+    "processes registry text types allocation dealing",
+    "algebra config reading wire",
+    "algorithms aggregations backbones corpora detectors hardware measures partitions ranks",
+    "metrics runs tasks",
+    "data diagnosis report rounds",
+    "compare setup",
+    "clustering parallel",
+    "session",
+    "flower mitigation studies",
+    "cli",
+    "__main__ flags",
+)
+FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}
+GROUND = {"algebra", "errors", "records", "registry", "scheduling", "seeds", "storage", "types"}
+OPEN = {  # an open folder knows the ground and what its files share
+    "algorithms": set(),
+    "aggregations": set(),
+    "corpora": {"reading"},
+    "detectors": set(),
+    "metrics": {"measures"},
+    "partitions": {"dealing", "text"},
+    "ranks": {"allocation"},
 }
+WITHOUT_TORCH = ("compare.page", "config", "diagnosis.watch", "report.render", "runs.read", "runs.outcome", "cli")
+
+
+def parts() -> dict[str, list[Path]]:
+    """Every room with its files; a module that lies on the ground alone is a room too."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(ROOT.rglob("*.py")):
+        first = file.relative_to(ROOT).parts[0]
+        found.setdefault(first.removesuffix(".py"), []).append(file)
+    del found["__init__"]
+    return found
 
 
 def imported(file: Path) -> set[str]:
-    """The parts of fedfault that a file imports anywhere in it, by their first name."""
+    """The modules of fedfault that a file imports anywhere in it, without the package's own name."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{a.name}" if node.module == "fedfault" else node.module for a in node.names]
-        found |= {n.split(".")[1] for n in names if n.startswith("fedfault.")}
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        found |= {n.removeprefix("fedfault.") for n in names if n.startswith("fedfault.")}
     return found
 
 
-@pytest.mark.parametrize("part", ALLOWED)
-def test_a_part_imports_only_what_lies_below_it(part):
-    files = [ROOT / f"{part}.py"] if (ROOT / f"{part}.py").is_file() else sorted((ROOT / part).rglob("*.py"))
-    assert files
-    for file in files:
-        assert imported(file) - {part} <= ALLOWED[part], file
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_every_module_lies_in_a_room_and_every_room_is_there():
+    assert set(parts()) == set(FLOOR)
+
+
+@pytest.mark.parametrize("room", FLOOR)
+def test_a_room_imports_only_from_the_floors_below(room):
+    for file in parts()[room]:
+        for other in {room_of(m) for m in imported(file)} - {room, "__version__"}:
+            assert FLOOR[other] < FLOOR[room], (
+                f"{file.relative_to(ROOT)} imports {other}, which does not lie below {room}"
+            )
+
+
+@pytest.mark.parametrize("folder", OPEN)
+def test_an_open_folder_knows_the_ground_and_nothing_else(folder):
+    for file in parts()[folder]:
+        rooms = {room_of(m) for m in imported(file)}
+        assert rooms <= GROUND | OPEN[folder] | {folder}, file
+
+
+@pytest.mark.parametrize("folder", OPEN)
+def test_every_file_of_an_open_folder_registers_a_component(folder):
+    """The folder is the list: what its files share has a room of its own."""
+    for file in parts()[folder]:
+        assert file.name == "__init__.py" or "\n@register(" in file.read_text(encoding="utf-8"), file
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_what_needs_no_torch_does_not_import_it(module):
+    code = f"import sys, fedfault.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

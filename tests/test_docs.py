@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fedfault import equipment, registry
+from fedfault import registry
 from fedfault.config.loading import load
 from fedfault.registry import build, builders
-from fedfault.types import Algorithm
+from fedfault.setup import equipment
+from fedfault.types.algorithm import Algorithm
 
 ADDING = Path(__file__).parents[1] / "docs" / "adding.md"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from test_session import SMALL
+from small import SMALL
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import one_node
-from fedfault.runs import read_records
-from test_session import SMALL
+from fedfault.runs.folder import read_records
+from small import SMALL
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow

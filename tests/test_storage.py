@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedfault.corpora import documents
+from fedfault.reading import documents
 from fedfault.storage import cache_dir, keep, write_atomically
-from fedfault.types import Document
+from fedfault.types.corpus import Document
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):

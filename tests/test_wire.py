@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedfault.types import Adapter, Layout, Site
+from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.wire import pack
 
 LAYOUT = Layout.of([Site(f"{i}.{m}", "lora", (8, 128, 128)) for i in range(4) for m in "qv"])

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
-from fedfault.experiment import _check_pair
-from fedfault.federation import Federation
-from fedfault.local import LocalWork
 from fedfault.records import Score
 from fedfault.registry import build
-from fedfault.types import Adapter, Batch, Layout, Site
+from fedfault.rounds.federation import Federation
+from fedfault.rounds.local import LocalWork
+from fedfault.setup.experiment import _check_pair
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.task import Batch
 
 
 class Wordless:

@@ -94,11 +94,11 @@ def _before(ctx: typer.Context) -> None:
 def _ready() -> Iterator[Any]:
     """What prepares an experiment: for this process, or for all that torchrun has started."""
     if place().count == 1:
-        from fedfault.experiment import prepare
+        from fedfault.setup.experiment import prepare
 
         yield prepare
     else:
-        from fedfault.distributed import team
+        from fedfault.parallel.distributed import team
 
         with team() as others:
             yield others.ready
@@ -120,8 +120,8 @@ def once(config: str | None, overrides: list[str], *, overwrite: bool = False, q
     from fedfault.config import load
 
     loaded = load(config, overrides)
-    from fedfault import session
-    from fedfault.progress import Progress
+    from fedfault.session import start as session
+    from fedfault.session.progress import Progress
 
     named = any(word.startswith("experiment_name=") for word in overrides)
     options: dict[str, Any] = {"overwrite": overwrite, "named": named, "argv": sys.argv[1:]}
@@ -133,8 +133,8 @@ def once(config: str | None, overrides: list[str], *, overwrite: bool = False, q
 @app.command()
 def resume(run: RunPath, quiet: Quiet = False) -> None:
     """Continue a run that was stopped, to the same numbers as without the stop."""
-    from fedfault import session
-    from fedfault.progress import Progress
+    from fedfault.session import start as session
+    from fedfault.session.progress import Progress
 
     with _stoppable(), _ready() as ready:
         folder = session.resume(run, Progress(quiet=quiet), ready=ready)
@@ -153,8 +153,8 @@ def fork(
     quiet: Quiet = False,
 ) -> None:
     """Go on from a round of a run with other settings, in a run of its own: what would have happened if."""
-    from fedfault.fork import fork as go_on
-    from fedfault.progress import Progress
+    from fedfault.session.fork import fork as go_on
+    from fedfault.session.progress import Progress
 
     with _stoppable():
         folder = go_on(run, round, changes or [], Progress(quiet=quiet), overwrite=overwrite, argv=sys.argv[1:])
@@ -171,7 +171,7 @@ def check(
 
     config, overrides = _split(settings)
     loaded = load(config, overrides)
-    from fedfault.preview import preview
+    from fedfault.setup.preview import preview
 
     typer.echo(preview(loaded, plot))
 
@@ -212,7 +212,7 @@ def diagnose(
     ] = None,
 ) -> None:
     """Judge a run again by its records: verdict, findings, what to try. Needs no model and no data."""
-    from fedfault.watch import diagnose as judge
+    from fedfault.diagnosis.watch import diagnose as judge
 
     typer.echo(judge(run, calibration))
 
@@ -231,8 +231,8 @@ def calibrate(
 
     config, overrides = _split(settings)
     loaded = load(config, overrides)
-    from fedfault.controls import calibrate as learn
-    from fedfault.progress import Progress
+    from fedfault.session.controls import calibrate as learn
+    from fedfault.session.progress import Progress
 
     with _stoppable():
         file = learn(loaded, controls, Progress(quiet=quiet), out, argv=sys.argv[1:])
@@ -287,7 +287,7 @@ def mitigate(
     """Cluster the clients by their data, train a model a cluster, and compare; goes on where it was stopped."""
     from fedfault.mitigation.mitigate import mitigate as compare_clusters
     from fedfault.mitigation.mitigate import read
-    from fedfault.progress import Progress
+    from fedfault.session.progress import Progress
 
     loaded, known = read(*_split(settings))
     with _stoppable():
@@ -304,7 +304,7 @@ def list_(
     ] = None,
 ) -> None:
     """Components and what they do; with a KIND only those, with a NAME its options."""
-    from fedfault.preview import components
+    from fedfault.setup.preview import components
 
     typer.echo(components(what))
 
@@ -322,7 +322,7 @@ def flower_run(
     config, overrides = _split(settings)
     loaded = load(config, overrides)
     from fedfault.flower.simulation import simulate
-    from fedfault.progress import Progress
+    from fedfault.session.progress import Progress
 
     with _stoppable("the same command goes on where it was stopped"):
         folder = simulate(loaded, Progress(quiet=quiet), workers=workers, overwrite=overwrite, argv=sys.argv[1:])
@@ -351,7 +351,7 @@ def guarded(command: Callable[[], int | None]) -> int:
         if place().rank:  # the first process of a job has the command, the others help it
             if "--help" in sys.argv:
                 return 0
-            from fedfault.distributed import serve
+            from fedfault.parallel.distributed import serve
 
             return serve()
         return command() or 0

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedfault.types import Adapter, Message, Pair
+from fedfault.types.adapter import Adapter, Pair
+from fedfault.types.algorithm import Message
 
 REGISTERED = ("n", "cluster")  # a client's weight and its cluster are agreed once, not sent with every message
 

@@ -8,7 +8,8 @@ import torch
 from fedfault.algebra import mean
 from fedfault.errors import UserError
 from fedfault.registry import build
-from fedfault.types import TRAITS, Adapter, Layout, Site, State
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import TRAITS, State
 
 LAYOUT = Layout.of([Site("x", "full", (1,))])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
 from fedfault.registry import build
+from fedfault.rounds.engine import begin, rounds
 from toys import Quadratic, federation
 
 

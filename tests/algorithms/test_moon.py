@@ -10,9 +10,9 @@ import torch
 from fedfault.algorithms.moon import contrastive
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
-from fedfault.corpora.packing import pack
-from fedfault.language import LanguageTask
-from fedfault.types import Batch
+from fedfault.tasks.language import LanguageTask
+from fedfault.text.packing import pack
+from fedfault.types.task import Batch
 from tiny import VOCAB, tiny_llama
 
 

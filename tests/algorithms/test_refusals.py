@@ -6,8 +6,8 @@ import pytest
 
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
-from fedfault.experiment import _check_pair
 from fedfault.registry import build
+from fedfault.setup.experiment import _check_pair
 from toys import allowed
 
 SOME = ["scaffold", "scaffold_update_space", "feddyn", "ifca", "clustered"]

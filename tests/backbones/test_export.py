@@ -14,7 +14,7 @@ from fedfault.backbones.export import export
 from fedfault.backbones.load import MICRO, Backbone
 from fedfault.backbones.quantised import dense, quantise
 from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
-from fedfault.types import Adapter
+from fedfault.types.adapter import Adapter
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
 
@@ -137,10 +137,10 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from fedfault import session
     from fedfault.config import load
-    from fedfault.experiment import prepare
-    from fedfault.progress import Progress
+    from fedfault.session import start as session
+    from fedfault.session.progress import Progress
+    from fedfault.setup.experiment import prepare
 
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
     small = [

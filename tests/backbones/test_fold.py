@@ -9,9 +9,10 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
-from fedfault.exchange import folded
 from fedfault.registry import build
-from fedfault.types import Adapter, State, Uploads
+from fedfault.rounds.exchange import folded
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import State, Uploads
 from tiny import VOCAB
 
 WEIGHT = torch.tensor([3.0, 1.0, 2.0])

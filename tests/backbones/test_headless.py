@@ -16,7 +16,7 @@ from fedfault.backbones.load import load
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER, Scorer, Texts, scores
 from fedfault.backbones.sites import lora_targets
 from fedfault.errors import UserError
-from fedfault.types import Adapter
+from fedfault.types.adapter import Adapter
 from tiny import VOCAB, tiny_bert, tiny_bert_tokenizer, tiny_gpt2, tiny_llama
 
 

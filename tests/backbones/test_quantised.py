@@ -23,12 +23,12 @@ from fedfault.backbones.quantised import (
 )
 from fedfault.backbones.scorer import MEAN, Scorer, Texts, scores
 from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
-from fedfault.corpora.packing import Blocks
-from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
-from fedfault.integrity import IntegrityError
-from fedfault.language import LanguageTask
-from fedfault.types import Adapter
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.integrity import IntegrityError
+from fedfault.tasks.language import LanguageTask
+from fedfault.text.packing import Blocks
+from fedfault.types.adapter import Adapter
 from tiny import VOCAB, tiny_bert, tiny_gpt2, tiny_llama
 from toys import federation
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from fedfault.algebra import mask, mean
-from fedfault.engine import begin, rounds
 from fedfault.registry import build, builders
-from fedfault.types import Adapter, Layout, Pooled, Site, Uploads
+from fedfault.rounds.engine import begin, rounds
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import Pooled, Uploads
 from toys import LowRank, federation
 
 pytestmark = pytest.mark.parametrize("aggregation", builders("aggregation"))
@@ -142,7 +143,7 @@ def test_learns(aggregation):
 
 def function(fed, state) -> list[torch.Tensor]:
     """What the model, and every client's own where it has one, computes."""
-    from fedfault.exchange import personal
+    from fedfault.rounds.exchange import personal
 
     own = personal(state, fed.aggregation.private(state.adapter.layout))
     flats = [state.adapter.flat] if own is None else list(own.flat)
@@ -176,7 +177,7 @@ def test_a_cohort_of_k_is_k_cohorts_of_one(aggregation, ranks):
 
 def test_a_resumed_run_equals_an_uninterrupted_one(aggregation, tmp_path):
     """Frozen weights that are not put back, ranks or folds that are not saved, are lost here."""
-    from fedfault.runs import RunFolder
+    from fedfault.runs.folder import RunFolder
 
     def fed():
         return small(aggregation, cohort_size=3, num_rounds=5, ranks=RANKS)

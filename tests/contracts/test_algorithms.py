@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from fedfault.algebra import mean
-from fedfault.engine import begin, rounds
-from fedfault.exchange import addressed
 from fedfault.registry import builders
-from fedfault.types import Adapter, Trained
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.exchange import addressed
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Trained
 from toys import LowRank, federation
 
 pytestmark = pytest.mark.parametrize("algorithm", builders("algorithm"))
@@ -112,7 +113,7 @@ def test_functions_do_not_touch_their_inputs(algorithm):
 
 def test_a_resumed_run_equals_an_uninterrupted_one(algorithm, tmp_path):
     """State outside `State`, such as a momentum in a closure, is lost here."""
-    from fedfault.runs import RunFolder
+    from fedfault.runs.folder import RunFolder
 
     fed = federation(LowRank(), algorithm, cohort_size=3, num_rounds=6)
     whole, records = run(fed)

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from fedfault.corpora.documents import text_hash
+from fedfault.reading.documents import text_hash
 from fedfault.registry import build, builders, first_line
-from fedfault.types import Corpus
+from fedfault.types.corpus import Corpus
 
 GLUE = {
     "sst2": ("SST-2", "sentence\tlabel", "{0}\t{1}"),

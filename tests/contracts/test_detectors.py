@@ -11,9 +11,9 @@ from functools import lru_cache
 import pytest
 from pydantic import BaseModel
 
-from fedfault.calibration import ALPHA, Calibration, Threshold, learn
 from fedfault.config.schema import Component, Experiment, Method
-from fedfault.detection import detect, detectors, level, statistic, threshold_of
+from fedfault.diagnosis.calibration import ALPHA, Calibration, Threshold, learn
+from fedfault.diagnosis.detection import detect, detectors, level, statistic, threshold_of
 from fedfault.records import Detector, Finding, Reading, RoundRecord
 from fedfault.registry import build, builders
 from histories import broken, healthy, history

@@ -11,7 +11,7 @@ from decks import documents
 from fedfault.errors import UserError
 from fedfault.registry import build, builders, first_line
 from fedfault.seeds import rng
-from fedfault.types import Deal, Document
+from fedfault.types.corpus import Deal, Document
 
 pytestmark = pytest.mark.parametrize("name", builders("partition"))
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from fedfault.config.schema import Metrics
-from fedfault.engine import begin, rounds
-from fedfault.federation import Federation
 from fedfault.records import RoundRecord
 from fedfault.registry import build, builders, first_line
-from fedfault.types import Probe, Readings, State
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.federation import Federation
+from fedfault.types.algorithm import State
+from fedfault.types.task import Probe, Readings
 from toys import LowRank, Quadratic, federation
 
 pytestmark = pytest.mark.parametrize("name", builders("probe"))

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from devices import hardware
-from fedfault.clock import Tier
-from fedfault.engine import begin, rounds
+from fedfault.hardware.clock import Tier
 from fedfault.registry import build, builders
+from fedfault.rounds.engine import begin, rounds
 from fedfault.scheduling import Allocation, Scheduler
 from fedfault.seeds import rng
 from toys import LowRank, allowed, federation

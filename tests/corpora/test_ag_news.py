@@ -6,8 +6,8 @@ import pyarrow.parquet
 import pytest
 
 from fedfault.corpora import ag_news as module
-from fedfault.corpora import hub
 from fedfault.errors import UserError
+from fedfault.reading import hub
 from fedfault.registry import build
 
 SHARED = Path(__file__).parents[2] / "../shared/data/ag_news"

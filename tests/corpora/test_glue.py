@@ -2,9 +2,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from fedfault.corpora import hub
 from fedfault.corpora.glue import MRPC, SST2, STSB, read
 from fedfault.errors import UserError
+from fedfault.reading import hub
 from fedfault.registry import build
 
 NAMES = ["sst2", "qnli", "mrpc", "stsb", "rte"]

@@ -4,9 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from fedfault.corpora import hub
 from fedfault.corpora.reddit import EMOTIONS
 from fedfault.errors import UserError
+from fedfault.reading import hub
 from fedfault.registry import build
 
 

@@ -3,9 +3,10 @@ import os
 
 import pytest
 
-from fedfault.corpora import hub, styles
-from fedfault.corpora.documents import text_hash
+from fedfault.corpora import styles
 from fedfault.errors import UserError
+from fedfault.reading import hub
+from fedfault.reading.documents import text_hash
 from fedfault.registry import build
 
 SENTENCE = "Sentence {} of the {} is neither short nor long ."

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from fedfault.corpora import hub
 from fedfault.corpora.wikitext import articles
 from fedfault.errors import UserError
+from fedfault.reading import hub
 from fedfault.registry import build
 
 SHARED = Path(__file__).parents[2] / "../shared/data/wikitext2_raw"

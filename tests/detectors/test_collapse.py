@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from fedfault.calibration import Threshold
-from fedfault.detection import level
 from fedfault.detectors.collapse import rank_collapse, representation_collapse
+from fedfault.diagnosis.calibration import Threshold
+from fedfault.diagnosis.detection import level
 from histories import history
 
 HIDDEN, ADAPTER = representation_collapse(), rank_collapse()

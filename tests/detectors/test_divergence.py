@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from fedfault.calibration import Threshold, learn
-from fedfault.detection import level, statistic
 from fedfault.detectors.divergence import LEAST, SIGMA, divergence
+from fedfault.diagnosis.calibration import Threshold, learn
+from fedfault.diagnosis.detection import level, statistic
 from histories import history
 
 DETECTOR = divergence()

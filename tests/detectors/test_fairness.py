@@ -7,9 +7,9 @@ from statistics import NormalDist
 
 import pytest
 
-from fedfault.calibration import Threshold
-from fedfault.detection import level
 from fedfault.detectors.fairness import ALPHA, SEEN, fairness_gap, negative_transfer
+from fedfault.diagnosis.calibration import Threshold
+from fedfault.diagnosis.detection import level
 from fedfault.records import Score
 from histories import history, paired
 

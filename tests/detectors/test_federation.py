@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from fedfault.calibration import Threshold
-from fedfault.detection import level
 from fedfault.detectors.federation import MOVED, no_federation
+from fedfault.diagnosis.calibration import Threshold
+from fedfault.diagnosis.detection import level
 from histories import history
 
 DETECTOR = no_federation()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fedfault.calibration import Threshold
-from fedfault.detection import level
 from fedfault.detectors.forgetting import forgetting
+from fedfault.diagnosis.calibration import Threshold
+from fedfault.diagnosis.detection import level
 from histories import history, paired
 
 DETECTOR = forgetting()

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from fedfault.calibration import Threshold
-from fedfault.detection import level, statistic
 from fedfault.detectors.slow import SHARE, slow_convergence
+from fedfault.diagnosis.calibration import Threshold
+from fedfault.diagnosis.detection import level, statistic
 from histories import history
 
 DETECTOR = slow_convergence()

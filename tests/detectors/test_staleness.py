@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from fedfault.calibration import Threshold
-from fedfault.detection import level
 from fedfault.detectors.staleness import ALIKE, LEAST, UNITS, stale_controls
+from fedfault.diagnosis.calibration import Threshold
+from fedfault.diagnosis.detection import level
 from histories import history
 
 DETECTOR = stale_controls()

@@ -14,7 +14,7 @@ pytest.importorskip("dp_accounting", reason='needs its accountant: pip install "
 
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
-from test_session import SMALL
+from small import SMALL
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "central_dp.py"
 

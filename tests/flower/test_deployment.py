@@ -16,11 +16,11 @@ pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"
 
 from deployment import BIN, DEPLOY, finished, free_port, records, server, up
 from fedfault.config import load
-from fedfault.engine import begin, rounds
-from fedfault.experiment import federation, prepare
 from fedfault.flower.site import alone, combined
-from fedfault.language import LanguageTask
-from fedfault.runs import RunFolder
+from fedfault.rounds.engine import begin, rounds
+from fedfault.runs.folder import RunFolder
+from fedfault.setup.experiment import federation, prepare
+from fedfault.tasks.language import LanguageTask
 from flowers import RUNS, same
 
 pytestmark = [

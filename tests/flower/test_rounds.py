@@ -12,11 +12,11 @@ import torch
 
 from devices import hardware
 from fedfault.algebra import factor
-from fedfault.engine import begin
-from fedfault.exchange import OWN
 from fedfault.flower.memory import Memory
+from fedfault.rounds.engine import begin
+from fedfault.rounds.exchange import OWN
 from flowers import Bad, grid_of, kept_c, last, over, restarted, same
-from test_dispatch import HALVES, SIX, fed_of, scripted
+from scripted import HALVES, SIX, fed_of, scripted
 from toys import LowRank, federation
 
 UNEQUAL = (1, 2, 1, 2, 2, 1)

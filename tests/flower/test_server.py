@@ -13,8 +13,6 @@ pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"
 from safetensors.torch import load_file
 
 from devices import hardware
-from fedfault import session
-from fedfault.clock import Tier
 from fedfault.config import load
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
@@ -23,12 +21,14 @@ from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.nodes import Nodes, Size
 from fedfault.flower.server import at_work, check_sites, serve
-from fedfault.fork import fork
-from fedfault.local import LocalWork
-from fedfault.progress import Progress
-from fedfault.runs import RunFolder
+from fedfault.hardware.clock import Tier
+from fedfault.rounds.local import LocalWork
+from fedfault.runs.folder import RunFolder
+from fedfault.session import start as session
+from fedfault.session.fork import fork
+from fedfault.session.progress import Progress
 from flowers import RUNS, same
-from test_session import SMALL
+from small import SMALL
 from toys import LowRank, federation
 
 

@@ -15,11 +15,11 @@ pytest.importorskip("ray", reason='needs Ray: pip install "fedfault[flower]"')
 
 from safetensors.torch import load_file
 
-from fedfault import session
 from fedfault.config import load
-from fedfault.progress import Progress
+from fedfault.session import start as session
+from fedfault.session.progress import Progress
 from flowers import RUNS, same
-from test_session import SMALL
+from small import SMALL
 
 ALONE = ["unshare", "-n", "--"]  # only loopback, and that only once it is up
 

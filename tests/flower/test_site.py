@@ -11,15 +11,15 @@ pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"
 import torch
 import yaml
 
-from fedfault.classification import ClassificationTask
 from fedfault.config import load
-from fedfault.engine import begin, rounds
-from fedfault.experiment import federation, prepare
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.server import serve
 from fedfault.flower.site import alone, combined
-from fedfault.progress import Progress
+from fedfault.rounds.engine import begin, rounds
+from fedfault.session.progress import Progress
+from fedfault.setup.experiment import federation, prepare
+from fedfault.tasks.classification import ClassificationTask
 
 TEXTS = {
     "animal": "the cat sat on mat {i} and the dog ate a rat",

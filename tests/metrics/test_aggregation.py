@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fedfault.algebra import mean
-from fedfault.engine import begin, rounds
 from fedfault.metrics.aggregation import aggregation_error
 from fedfault.registry import build
-from fedfault.types import Adapter, Layout, Pair, Site
+from fedfault.rounds.engine import begin, rounds
+from fedfault.types.adapter import Adapter, Layout, Pair, Site
 from toys import LowRank, federation
 
 LAYOUT = Layout.of([Site("a", "lora", (2, 3, 5)), Site("n", "full", (4,)), Site("b", "lora", (2, 6, 2))], scaling=1.5)

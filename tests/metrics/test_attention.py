@@ -11,11 +11,13 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
-from fedfault.corpora.packing import Blocks
-from fedfault.language import LanguageTask
 from fedfault.metrics.attention import entropy
 from fedfault.registry import build
-from fedfault.types import Adapter, Moment, State, States
+from fedfault.tasks.language import LanguageTask
+from fedfault.text.packing import Blocks
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import State
+from fedfault.types.task import Moment, States
 from tiny import VOCAB
 from toys import Quadratic
 

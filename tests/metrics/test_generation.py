@@ -11,11 +11,11 @@ import torch
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sample import greedy
 from fedfault.backbones.sites import lora_targets
-from fedfault.corpora.packing import Blocks
 from fedfault.errors import UserError
-from fedfault.language import LanguageTask
 from fedfault.metrics.generation import bleu, distinct_2, generation, rouge_l, signature
-from fedfault.types import Adapter
+from fedfault.tasks.language import LanguageTask
+from fedfault.text.packing import Blocks
+from fedfault.types.adapter import Adapter
 from tiny import VOCAB, tiny_llama
 
 T = 8
@@ -123,7 +123,9 @@ def test_the_probe_scores_the_servers_model():
 def test_a_model_that_writes_the_references_gets_full_marks(monkeypatch):
     t = task()
     truth = torch.stack([x for pair in zip(*(t.sets[f"topic/{n}"].ids[:2] for n in "ab"), strict=True) for x in pair])
-    monkeypatch.setattr("fedfault.language.greedy", lambda model, flat, first, length: truth[: len(first), -length:])
+    monkeypatch.setattr(
+        "fedfault.tasks.language.greedy", lambda model, flat, first, length: truth[: len(first), -length:]
+    )
     monkeypatch.setattr("fedfault.metrics.generation.BLOCKS", 4)
     found = generation().take(moment(t)).probes
     assert found["bleu"] == pytest.approx(100)

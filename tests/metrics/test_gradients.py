@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from fedfault.algebra import gram
-from fedfault.engine import begin, rounds
 from fedfault.metrics.gradients import DRAWN, SHOWN, gradients, split_halves
 from fedfault.metrics.updates import update_metrics
 from fedfault.registry import build
-from fedfault.types import Adapter, Layout, Moment, Readings, Site, State
+from fedfault.rounds.engine import begin, rounds
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import State
+from fedfault.types.task import Moment, Readings
 from toys import LowRank, Quadratic, federation
 
 PROBE = gradients()

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fedfault.engine import begin, rounds
 from fedfault.registry import build
-from fedfault.types import Adapter, Layout, Site, State
+from fedfault.rounds.engine import begin, rounds
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import State
 from toys import LowRank, Quadratic, federation
 
 LAYOUT = Layout.of(

@@ -11,11 +11,13 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets, partial_targets
-from fedfault.corpora.packing import Blocks, pack
-from fedfault.language import LanguageTask
 from fedfault.metrics.representation import positions
 from fedfault.registry import build
-from fedfault.types import Adapter, Moment, State, States
+from fedfault.tasks.language import LanguageTask
+from fedfault.text.packing import Blocks, pack
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import State
+from fedfault.types.task import Moment, States
 from tiny import VOCAB, tiny_llama
 from toys import Quadratic
 
@@ -174,7 +176,7 @@ def test_states_do_not_depend_on_the_size_of_a_pass_or_on_the_other_rows(monkeyp
     task = language()
     flat = moved(task)
     whole = task.states(flat, 6)
-    monkeypatch.setattr("fedfault.language.EVALUATION_TOKENS", 2 * T)
+    monkeypatch.setattr("fedfault.tasks.language.EVALUATION_TOKENS", 2 * T)
     for k in range(3):
         alone = task.states(flat[k : k + 1], 6)
         for one, every in zip(alone.layers, whole.layers, strict=True):

@@ -7,7 +7,7 @@ import torch
 
 from fedfault.algebra import gram, mean
 from fedfault.metrics.updates import update_metrics, update_norms
-from fedfault.types import Adapter, Layout, Site
+from fedfault.types.adapter import Adapter, Layout, Site
 
 LAYOUT = Layout.of(
     [Site("a", "lora", (2, 3, 5)), Site("norm", "full", (4,)), Site("b", "lora", (2, 6, 2))], scaling=1.5

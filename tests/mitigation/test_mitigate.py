@@ -9,22 +9,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedfault import rollback, session
+from fedfault.clustering import remedy
+from fedfault.clustering.clusters import Clusters
+from fedfault.clustering.remedy import split_up
 from fedfault.config import load
-from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
-from fedfault.experiment import prepare
-from fedfault.fork import fork
-from fedfault.mitigation import remedy
 from fedfault.mitigation.central import Pooled, central
-from fedfault.mitigation.clusters import Clusters
 from fedfault.mitigation.comparison import TITLES
 from fedfault.mitigation.mitigate import mitigate, read
-from fedfault.mitigation.remedy import split_up
-from fedfault.progress import Progress
 from fedfault.records import Finding
-from fedfault.runs import RunFolder
-from test_session import SMALL, start
+from fedfault.rounds.engine import begin, rounds
+from fedfault.runs.folder import RunFolder
+from fedfault.session import rollback
+from fedfault.session import start as session
+from fedfault.session.fork import fork
+from fedfault.session.progress import Progress
+from fedfault.setup.experiment import prepare
+from small import SMALL, start
 
 QUIET = Progress(quiet=True)
 APART = Clusters((0, 1, 0), {2: 0.9}, 0.5, 0.025)
@@ -72,7 +73,7 @@ def test_the_rows_of_central_training_are_those_of_the_clients_in_order():
     p = prepare(small("unused").experiment)
     task, sizes = p.federation.task, [len(b) for b in p.split.train]
     x = p.model.init(0).flat[None]
-    from fedfault.types import Batch
+    from fedfault.types.task import Batch
 
     own = task.grad(x, torch.tensor([1]), Batch(torch.tensor([[2]]), torch.ones(1, 1, dtype=torch.bool)), None)
     rows = Batch(torch.tensor([[sizes[0] + 2]]), torch.ones(1, 1, dtype=torch.bool))
@@ -136,7 +137,7 @@ def test_an_aggregation_that_cannot_work_in_clusters_is_refused_before_the_run()
 def test_a_run_goes_on_in_clusters_from_its_best_round_and_resumes_so(tmp_path, apart, monkeypatch):
     """The alarm is raised by hand after round 1 of three."""
     seen = []
-    monkeypatch.setattr("fedfault.watch.Watch.new", lambda self, records: _once(seen, records))
+    monkeypatch.setattr("fedfault.diagnosis.watch.Watch.new", lambda self, records: _once(seen, records))
     folder = start(tmp_path, "federation.on_failure=cluster", "evaluation.general=none")
     entry = folder.read_json("manifest.json")["abandoned"][0]
     assert entry["by"] == ["client_drift"]
@@ -186,7 +187,7 @@ def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, apart
     adapters = [load_file(root / f"seed-0/clusters/adapter/cluster_{j}/adapter_model.safetensors") for j in (0, 1)]
     assert any(not torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
     before = page.read_text()
-    monkeypatch.setattr("fedfault.session.start", lambda *args, **options: pytest.fail("trained again"))
+    monkeypatch.setattr("fedfault.session.start.start", lambda *args, **options: pytest.fail("trained again"))
     monkeypatch.setattr("fedfault.mitigation.arms.rounds", lambda *args: pytest.fail("trained again"))
     assert mitigate(small(tmp_path), QUIET, argv=["mitigate"]).read_text() == before
 

@@ -3,7 +3,7 @@ import pytest
 
 from fedfault.errors import UserError
 from fedfault.partitions.natural import natural
-from fedfault.types import Document
+from fedfault.types.corpus import Document
 
 
 def of_groups(**sizes):

@@ -7,7 +7,7 @@ from fedfault.errors import UserError
 from fedfault.partitions.style_skew import style_skew
 from fedfault.partitions.topic_isolation import topic_isolation
 from fedfault.registry import build
-from fedfault.types import Document
+from fedfault.types.corpus import Document
 
 FORMAL = "The report of the committee on the reform of national law"  # 11 words
 CASUAL = "wow I really love you so much and you know it"  # 11 words

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from fedfault.errors import UserError
 from fedfault.partitions.token_skew import token_skew
-from fedfault.partitions.words import counted
 from fedfault.registry import build
-from fedfault.types import Document
+from fedfault.text.words import counted
+from fedfault.types.corpus import Document
 
 CHANGING = ["truncation", "vocabulary", "stopwords"]
 

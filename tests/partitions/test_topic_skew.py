@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decks import dealt
+from fedfault.dealing.owners import log_dirichlet
 from fedfault.errors import UserError
-from fedfault.partitions.owners import log_dirichlet
 from fedfault.partitions.topic_skew import topic_skew
 from fedfault.registry import build
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cohorts import seeded, seeds, situation
-from fedfault.ranks.bounds import room
+from fedfault.allocation.bounds import room
 from fedfault.ranks.cvx import relaxed
 from fedfault.ranks.exact import scaled
 from fedfault.registry import build

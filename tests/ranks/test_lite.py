@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cohorts import CLIENTS, history, permuted, seeded, seeds, situation, told
-from fedfault.clock import Fleet, Line, Load, Tier, finish, lines, modelled
+from fedfault.hardware.clock import Fleet, Line, Load, Tier, finish, lines, modelled
 from fedfault.registry import build
 from fedfault.scheduling import Report, Situation
 

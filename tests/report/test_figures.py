@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from fedfault.records import RoundRecord, Score
-from fedfault.report.data import Fork, RunData
 from fedfault.report.draw import MARKERS, spread
 from fedfault.report.figures.clients import clients, fairness
 from fedfault.report.figures.cost import traffic
@@ -15,6 +14,7 @@ from fedfault.report.figures.heat import cosines, pair_cosines, participation
 from fedfault.report.figures.layers import layers
 from fedfault.report.figures.losses import general, loss_by_topic
 from fedfault.report.figures.rounds import control, drift, gradients, ranks
+from fedfault.runs.recorded import Fork, RunData
 from handmade import client, finding, make
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from fedfault import plots
+from fedfault.report import gallery
 from fedfault.report.figures.clock import clock, gantt
 from fedfault.report.figures.tiers import client_ranks
 from fedfault.report.theme import DARK, LIGHT
@@ -52,7 +52,7 @@ def names(legend):
 @pytest.mark.parametrize("name", ["client_ranks", "gantt", "clock"])
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_every_run_is_drawn_within_its_figure(run, name, narrow):
-    figure = plots.FIGURES[name](run, DARK if narrow else LIGHT, narrow)
+    figure = gallery.FIGURES[name](run, DARK if narrow else LIGHT, narrow)
     figure.draw_without_rendering()
     box, page = figure.get_tightbbox(), figure.bbox_inches
     assert min(box.x0, box.y0) >= 0

@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfault.report.data import Fork
 from fedfault.report.marks import Place, headroom, lanes, marks
 from fedfault.report.theme import LIGHT
+from fedfault.runs.recorded import Fork
 from handmade import finding, make
 
 

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fedfault import plots
 from fedfault.records import RoundRecord, Score
+from fedfault.report import gallery
 from fedfault.report.captions import CAPTIONS
 from fedfault.report.render import render
 from handmade import HISTORY, clocked, finding, lines, record, turn, update, write
@@ -21,8 +21,8 @@ EVIL = "<script>alert(1)</script>"
 @pytest.fixture
 def few(monkeypatch):
     """Two of the figures, where a test is about words."""
-    chosen = {name: plots.FIGURES[name] for name in ("general", "split")}
-    monkeypatch.setattr(plots, "FIGURES", chosen)
+    chosen = {name: gallery.FIGURES[name] for name in ("general", "split")}
+    monkeypatch.setattr(gallery, "FIGURES", chosen)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_page_stands_alone(html):
 def test_every_figure_has_words_and_room(html):
     figures = [a for name, a in Tags(html).tags if name == "svg" and a.get("role") == "img"]
     shown = [
-        name for name, plot in plots.FIGURES.items() if name in re.findall(r'<section aria-labelledby="(\w+)"', html)
+        name for name, plot in gallery.FIGURES.items() if name in re.findall(r'<section aria-labelledby="(\w+)"', html)
     ]
     assert shown == ["loss_by_topic", "clients", "fairness", "general", "participation", "split", "traffic"]
     assert len(figures) == 4 * 2 + 3 * 4  # wide and narrow; those with cells once a theme
@@ -127,7 +127,7 @@ def test_letters_are_defined_once(html):
 
 
 def test_every_figure_has_a_caption():
-    assert set(CAPTIONS) == set(plots.FIGURES)
+    assert set(CAPTIONS) == set(gallery.FIGURES)
 
 
 def test_ids_are_unique_and_headings_are_in_order(html):
@@ -245,13 +245,13 @@ def test_a_run_with_everything_stays_small(tmp_path):
     folder = write(tmp_path, run.records, rounds=12)
     update(folder / "split.json", **run.split)
     path = render(folder, dpi=20)
-    assert {p.stem for p in (tmp_path / "plots").iterdir()} == set(plots.FIGURES)
+    assert {p.stem for p in (tmp_path / "plots").iterdir()} == set(gallery.FIGURES)
     assert path.stat().st_size < 1.5e6
 
 
 @pytest.mark.slow
 def test_the_clock_is_told_below_its_figure(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "FIGURES", {"clock": plots.FIGURES["clock"]})
+    monkeypatch.setattr(gallery, "FIGURES", {"clock": gallery.FIGURES["clock"]})
     run = clocked([[turn(0), turn(1, "slow", 2, "dropped", seconds=3.0)]])
     text = render(write(tmp_path, run.records, deadline={"seconds": 2.0}), dpi=20).read_text()
     order = ["By the simulated clock", "Deadline 2 s: 50.0 %", "How often clients of each tier"]

@@ -4,7 +4,7 @@ import math
 
 from fedfault.records import RoundRecord
 from fedfault.report import summary
-from fedfault.report.folder import read
+from fedfault.runs.read import read
 from handmade import HISTORY, make, record, update, write
 
 

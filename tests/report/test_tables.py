@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fedfault.report import tables
-from fedfault.report.folder import read
+from fedfault.runs.read import read
 from handmade import HISTORY, make, record, update, write
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedfault.metrics import punctuality
+from fedfault.measures import punctuality
 from fedfault.report import timing
 from fedfault.report.captions import CAPTIONS, alt
 from fedfault.report.summary import tiles

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fedfault.config.shipped import studies
-from fedfault.data import deal_out, load_corpus
+from fedfault.data.split import deal_out, load_corpus
 from fedfault.errors import UserError
-from fedfault.federation import Federation
+from fedfault.rounds.federation import Federation
 from fedfault.studies.file import load
 from fedfault.studies.study import Contrast, read
 

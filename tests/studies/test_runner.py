@@ -12,11 +12,11 @@ import filelock
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.progress import Progress
-from fedfault.runs import RunFolder, is_run
+from fedfault.runs.folder import RunFolder, is_run
+from fedfault.session.progress import Progress
 from fedfault.studies import doors, one, runner
 from fedfault.studies.file import load
-from test_session import SMALL, final
+from small import SMALL, final
 
 QUIET = Progress(quiet=True)
 ARMS = {"plain": {}, "prox": {"federation.algorithm": "fedprox"}}

@@ -8,10 +8,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedfault.engine import begin, rounds
 from fedfault.records import Score
 from fedfault.registry import builders
-from fedfault.types import Adapter, Layout, Site
+from fedfault.rounds.engine import begin, rounds
+from fedfault.types.adapter import Adapter, Layout, Site
 from toys import federation
 
 WHOLE, SLICE, DENSE = 65_536, 8_192, 8 * 128 * 128 * 4  # an adapter, one rank of it, the eight matrices themselves

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fedfault.algebra import factor, mask
-from fedfault.engine import begin, rounds
 from fedfault.registry import build
-from fedfault.types import Adapter
+from fedfault.rounds.engine import begin, rounds
+from fedfault.types.adapter import Adapter
 from toys import LowRank, federation
 
 UNEQUAL = (1, 2, 3, 2)

@@ -13,7 +13,8 @@ import torch
 from fedfault.aggregations.hetlora import update_norms
 from fedfault.algebra import mask, mean
 from fedfault.registry import build
-from fedfault.types import Adapter, Layout, Pooled, Site, Uploads
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import Pooled, Uploads
 
 K, R = 4, 3
 LAYOUT = Layout.of([Site("q", "lora", (R, 9, 14)), Site("bias", "full", (5,)), Site("v", "lora", (R, 16, 7))], 2.5)

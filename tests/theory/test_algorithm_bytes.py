@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedfault.engine import begin, rounds
 from fedfault.records import Score
 from fedfault.registry import builders
-from fedfault.types import Adapter, Layout, Site
+from fedfault.rounds.engine import begin, rounds
+from fedfault.types.adapter import Adapter, Layout, Site
 from toys import federation
 
 WHOLE, SCALAR = 65_536, 8

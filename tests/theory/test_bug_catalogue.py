@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault import clients, local
 from fedfault.aggregations.fedex import fedex_lora
 from fedfault.aggregations.fedit import fedit
 from fedfault.aggregations.ffa import ffa_lora
@@ -19,10 +18,12 @@ from fedfault.algorithms.fedopt import fedyogi
 from fedfault.algorithms.fedprox import fedprox
 from fedfault.algorithms.moon import contrastive, moon
 from fedfault.algorithms.scaffold import scaffold, scaffold_update_space
-from fedfault.engine import begin, rounds
-from fedfault.integrity import IntegrityError
-from fedfault.local import Extras, Trainer
-from fedfault.types import Adapter, Aggregation, Layout, Pair, Pooled, Site, Uploads
+from fedfault.rounds import clients, local
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.integrity import IntegrityError
+from fedfault.rounds.local import Extras, Trainer
+from fedfault.types.adapter import Adapter, Layout, Pair, Site
+from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 from toys import LowRank, Quadratic, federation
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault.engine import begin, rounds
+from fedfault.rounds.engine import begin, rounds
 from toys import LowRank, Quadratic, federation
 
 OPTIONS = {"work": {"lr": 0.03}, "num_rounds": 4}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedfault.engine import begin, rounds
-from fedfault.local import LocalWork, plan
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.local import LocalWork, plan
 from fedfault.seeds import rng
 from toys import LowRank, Quadratic, federation
 

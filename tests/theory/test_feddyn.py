@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fedfault.algorithms.feddyn import feddyn
-from fedfault.engine import begin, rounds
-from fedfault.integrity import IntegrityError
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.integrity import IntegrityError
 from toys import LowRank, Quadratic, federation
 
 ALPHA = 1.0  # about the curvature: rounds contract fast

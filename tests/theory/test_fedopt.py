@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fedfault.algebra import factor, mean
-from fedfault.engine import begin, one_round, rounds
-from fedfault.types import Aggregation, Pooled
+from fedfault.rounds.engine import begin, one_round, rounds
+from fedfault.types.algorithm import Aggregation, Pooled
 from toys import LowRank, Quadratic, federation
 
 H = [[1.0, 0.5, 2.0], [4.0, 3.0, 0.7], [0.3, 2.5, 1.0], [2.0, 1.0, 3.5], [1.5, 0.2, 0.9]]

@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 
-from fedfault.engine import begin, rounds
+from fedfault.rounds.engine import begin, rounds
 from toys import LowRank, Quadratic, federation
 
 H = [[1.0, 0.5, 2.0], [4.0, 3.0, 0.7], [0.3, 2.5, 1.0], [2.0, 1.0, 3.5], [1.5, 0.2, 0.9]]

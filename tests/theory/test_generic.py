@@ -8,14 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault import clients
 from fedfault.algebra import mask
-from fedfault.engine import begin, rounds
-from fedfault.exchange import OWN
-from fedfault.federation import Federation
-from fedfault.local import LocalWork, Passes, Trainer
 from fedfault.registry import builders
-from fedfault.types import Adapter, Trained
+from fedfault.rounds import clients
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.exchange import OWN
+from fedfault.rounds.federation import Federation
+from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Trained
 from fedfault.wire import pack
 from toys import LowRank, Quadratic, allowed, federation
 

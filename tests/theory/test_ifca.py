@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedfault.algorithms.ifca import apart, ifca
-from fedfault.engine import begin, rounds
+from fedfault.rounds.engine import begin, rounds
 from toys import LowRank, Quadratic, federation
 
 

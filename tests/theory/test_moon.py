@@ -11,9 +11,9 @@ import torch
 from fedfault.algorithms.moon import contrastive, moon
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
-from fedfault.corpora.packing import pack
-from fedfault.engine import begin, rounds
-from fedfault.language import LanguageTask
+from fedfault.rounds.engine import begin, rounds
+from fedfault.tasks.language import LanguageTask
+from fedfault.text.packing import pack
 from tiny import VOCAB, tiny_llama
 from toys import LowRank, federation
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fedfault.algorithms.scaffold import scaffold
-from fedfault.engine import begin, rounds
-from fedfault.integrity import IntegrityError
-from fedfault.types import Adapter
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.integrity import IntegrityError
+from fedfault.types.adapter import Adapter
 from toys import LowRank, Quadratic, federation
 
 OPTIONS = pytest.mark.parametrize("option", ["I", "II"])

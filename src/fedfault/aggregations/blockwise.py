@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fedfault.algebra import mask, mean
 from fedfault.registry import register
-from fedfault.types import Aggregation, Pooled, Uploads
+from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
 @register("aggregation")

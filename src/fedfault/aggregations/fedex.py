@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fedfault.algebra import mean, shares, stack, svd, wide
 from fedfault.registry import register
-from fedfault.types import Aggregation, Pair, Pooled, Uploads
+from fedfault.types.adapter import Pair
+from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
 @register("aggregation")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedfault.algebra import mean
 from fedfault.registry import register
-from fedfault.types import Aggregation, Pooled, Uploads
+from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
 @register("aggregation")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fedfault.aggregations.blockwise import blockwise
 from fedfault.algebra import factor
 from fedfault.registry import register
-from fedfault.types import Aggregation
+from fedfault.types.algorithm import Aggregation
 
 
 @register("aggregation")

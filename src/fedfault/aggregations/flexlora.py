@@ -6,7 +6,7 @@ import torch
 
 from fedfault.algebra import fresh_factors, mean, shares, stack, svd
 from fedfault.registry import register
-from fedfault.types import Aggregation, Pooled, Uploads
+from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
 @register("aggregation")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fedfault.algebra import fresh_factors, lora, mean, shares, stack
 from fedfault.registry import register
-from fedfault.types import Aggregation, Pair, Pooled, Uploads
+from fedfault.types.adapter import Pair
+from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
 @register("aggregation")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fedfault.algebra import inner, lora, mean, wide
 from fedfault.registry import register
-from fedfault.types import Aggregation, Layout, Pair, Pooled, Uploads
+from fedfault.types.adapter import Layout, Pair
+from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
 @register("aggregation")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fedfault.algebra import mask, mean
 from fedfault.registry import register
-from fedfault.types import Aggregation, Pooled, Uploads
+from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
 @register("aggregation")

@@ -13,7 +13,8 @@ from torch import Tensor
 from fedfault.algebra import mean
 from fedfault.algorithms.ifca import REFUSES, within
 from fedfault.registry import register
-from fedfault.types import Adapter, Algorithm, Average, Message, State, Train
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
 
 
 @register("algorithm")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedfault.registry import register
-from fedfault.types import Adapter, Algorithm, Average, Message, State, Train
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
 
 
 @register("algorithm")

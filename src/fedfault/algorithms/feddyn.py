@@ -9,10 +9,10 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from fedfault.algebra import mean, zeros
-from fedfault.algorithms.control import off_the_mean
+from fedfault.algebra import mean, off_the_mean, zeros
 from fedfault.registry import register
-from fedfault.types import Adapter, Algorithm, Average, Message, State, Train
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
 
 REFUSES = {
     "refactors": "g_i and h are gradients with respect to those numbers and mean nothing for the next ones",

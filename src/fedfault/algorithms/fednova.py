@@ -13,7 +13,8 @@ from torch import Tensor
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.algorithms.fedprox import proximal
 from fedfault.registry import register
-from fedfault.types import Adapter, Algorithm, Average, Message, State, Train
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
 
 REFUSES = {
     "refactors": "normalising rescales the way from x to the average, which needs both in the same numbers",

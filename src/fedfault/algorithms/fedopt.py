@@ -14,7 +14,8 @@ from fedfault.algebra import zeros
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.errors import UserError
 from fedfault.registry import register
-from fedfault.types import Adapter, Algorithm, Average, Message, State
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Algorithm, Average, Message, State
 
 REFUSES = {
     "refactors": "the server's optimiser keeps its memory in those numbers",

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.registry import register
-from fedfault.types import Adapter, Algorithm, Message, Pull, Train
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Algorithm, Message, Pull, Train
 
 
 def proximal(mu: float) -> Pull:

@@ -14,7 +14,8 @@ from torch import Tensor
 from fedfault.algebra import mean
 from fedfault.registry import register
 from fedfault.seeds import torch_rng
-from fedfault.types import Adapter, Algorithm, Average, Message, State, Train
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
 
 APART = 0.01  # clusters start this far from each other: enough for losses to differ, little beside trained numbers
 

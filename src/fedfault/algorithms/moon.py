@@ -14,7 +14,8 @@ from torch.nn.functional import cosine_similarity, softplus
 from fedfault.algebra import zeros
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.registry import register
-from fedfault.types import Adapter, Algorithm, Message, Train
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Algorithm, Message, Train
 
 REFUSES = {"folds": "a client's previous adapter is no longer its previous model once the frozen weights have changed"}
 

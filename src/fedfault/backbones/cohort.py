@@ -27,7 +27,8 @@ from fedfault.backbones.scorer import Scorer
 from fedfault.backbones.sites import Targets, linear_shape, parent_of
 from fedfault.errors import UserError
 from fedfault.seeds import torch_rng
-from fedfault.types import Adapter, ExtraLoss, Layout, Site
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import ExtraLoss
 
 
 class Slots:

@@ -19,7 +19,7 @@ from fedfault.backbones.load import Backbone
 from fedfault.backbones.scorer import BIAS, WEIGHT
 from fedfault.backbones.sites import is_conv1d
 from fedfault.storage import write_atomically
-from fedfault.types import Adapter, Layout
+from fedfault.types.adapter import Adapter, Layout
 
 HEAD = {WEIGHT: "weight", BIAS: "bias"}
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedfault.seeds import torch_rng
-from fedfault.types import Layout, Site
+from fedfault.types.adapter import Layout, Site
 
 if TYPE_CHECKING:
     from fedfault.backbones.cohort import CohortModel

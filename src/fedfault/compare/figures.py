@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedfault.compare.pairs import Comparison, by_round
-from fedfault.report.data import RunData
 from fedfault.report.draw import (
     MANY,
     MARKERS,
@@ -28,6 +27,7 @@ from fedfault.report.draw import (
 )
 from fedfault.report.marks import CHANGE, Mark, arrange, draw_marks, headroom
 from fedfault.report.theme import Theme, label
+from fedfault.runs.recorded import RunData
 
 FEW = 24  # clients that each have a line of their own
 BANDS = 3  # pairs whose spread over the clients can be told apart

@@ -13,8 +13,8 @@ import fedfault
 from fedfault.compare.pairs import Comparison
 from fedfault.compare.tables import overview, statistics, turned
 from fedfault.errors import UserError
-from fedfault.report.folder import read
 from fedfault.report.words import Table
+from fedfault.runs.read import read
 from fedfault.storage import write_atomically
 
 MOST = 8  # runs: colours and markers that can be told apart

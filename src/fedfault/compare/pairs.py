@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from fedfault.report.data import RunData
-from fedfault.runs import changes
+from fedfault.runs.folder import changes
+from fedfault.runs.recorded import RunData
 from fedfault.seeds import rng
 
 LEAST = 5  # units for an interval: they can be drawn again in 126 ways, three units only in 10

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.compare.pairs import Comparison, Paired
-from fedfault.metrics.fairness import fairness
-from fedfault.metrics.punctuality import punctuality
-from fedfault.report.data import RunData
+from fedfault.measures.fairness import fairness
+from fedfault.measures.punctuality import punctuality
 from fedfault.report.summary import forgetting
 from fedfault.report.words import NOTHING, Table, duration, number, perplexity, size
-from fedfault.runs import NO_CAUSE, best_round, changes
+from fedfault.runs.folder import NO_CAUSE, best_round, changes
+from fedfault.runs.recorded import RunData
 
 RESULTS = (
     "best round",

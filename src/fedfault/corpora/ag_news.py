@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedfault.corpora import documents, files, hub
+from fedfault.reading import documents, files, hub
 from fedfault.registry import register
-from fedfault.types import Corpus, Document
+from fedfault.types.corpus import Corpus, Document
 
 HUB = "fancyzhx/ag_news"
 TOPICS = ("World", "Sports", "Business", "Sci/Tech")

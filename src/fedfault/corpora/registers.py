@@ -10,10 +10,11 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedfault.corpora import bbc_news, documents
+from fedfault.corpora import bbc_news
 from fedfault.errors import UserError
+from fedfault.reading import documents
 from fedfault.registry import register
-from fedfault.types import Corpus, Document
+from fedfault.types.corpus import Corpus, Document
 
 CHARACTERS = 500_000  # of each register, some 240 documents: a third of all docstrings, and parsing takes half a second
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo", "encodings", "pydoc_data", "site-packages"}

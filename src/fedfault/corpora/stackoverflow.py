@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedfault.corpora import documents, files
 from fedfault.errors import UserError
+from fedfault.reading import documents, files
 from fedfault.registry import register
-from fedfault.types import Corpus, Document
+from fedfault.types.corpus import Corpus, Document
 
 HOME = "github.com/jacoxu/StackOverflow"
 TITLES, LABELS = "title_StackOverflow.txt", "label_StackOverflow.txt"

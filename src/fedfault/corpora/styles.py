@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from fedfault.corpora import documents, files, hub, reddit, wikitext
+from fedfault.corpora import reddit, wikitext
 from fedfault.errors import UserError
+from fedfault.reading import documents, files, hub
 from fedfault.registry import register
-from fedfault.types import Corpus, Document
+from fedfault.types.corpus import Corpus, Document
 
 CHARACTERS = 500_000  # of each style at most, as in `registers`: some 1,000 documents; the editorials have 546,000
 SIZE = 600  # characters of a document at most: the paragraphs of WikiText-2 have 591 on average

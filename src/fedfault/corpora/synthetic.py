@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedfault.corpora import documents
+from fedfault.reading import documents
 from fedfault.registry import register
 from fedfault.seeds import rng
-from fedfault.types import Corpus, Document
+from fedfault.types.corpus import Corpus, Document
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedfault.corpora import documents, files
 from fedfault.errors import UserError
+from fedfault.reading import documents, files
 from fedfault.registry import register
-from fedfault.types import Corpus, Document, Labels
+from fedfault.types.corpus import Corpus, Document, Labels
 
 TOPIC = "text"  # of documents that have none
 

@@ -6,10 +6,10 @@ import itertools
 import re
 from pathlib import Path
 
-from fedfault.corpora import documents, files, hub
 from fedfault.errors import UserError
+from fedfault.reading import documents, files, hub
 from fedfault.registry import register
-from fedfault.types import Corpus, Document
+from fedfault.types.corpus import Corpus, Document
 
 HUB, CONFIG = "Salesforce/wikitext", "wikitext-2-raw-v1"
 TOPIC = "wikipedia"

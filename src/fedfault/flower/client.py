@@ -17,17 +17,18 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from torch import Tensor
 
-from fedfault.clients import at_clients, newcomer
 from fedfault.errors import UserError
-from fedfault.exchange import OWN, Cohort, full_rank
-from fedfault.federation import Asked, Done
 from fedfault.flower.local import RAISED
 from fedfault.flower.memory import Memory
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
 from fedfault.flower.site import Site, check_facts, site_of
-from fedfault.local import Passes, weights
-from fedfault.runs import layout_hash
-from fedfault.types import Adapter, State
+from fedfault.rounds.clients import at_clients, newcomer
+from fedfault.rounds.exchange import OWN, Cohort, full_rank
+from fedfault.rounds.federation import Asked, Done
+from fedfault.rounds.local import Passes, weights
+from fedfault.runs.folder import layout_hash
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import State
 
 log = logging.getLogger("flwr")
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfault.exchange import full_rank
-from fedfault.federation import Federation
-from fedfault.types import Adapter, Message, State, Trained
+from fedfault.rounds.exchange import full_rank
+from fedfault.rounds.federation import Federation
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Message, State, Trained
 
 
 def sent_to(fed: Federation) -> Message:

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
-from fedfault.runs import layout_hash
+from fedfault.runs.folder import layout_hash
 from fedfault.storage import write_atomically
-from fedfault.types import Adapter
+from fedfault.types.adapter import Adapter
 
 PREFIX = "fedfault.memory."
 

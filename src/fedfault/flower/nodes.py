@@ -13,14 +13,15 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedfault.errors import UserError
-from fedfault.exchange import Cohort, addressed
-from fedfault.federation import Asked, Done, Federation
 from fedfault.flower.expected import sent_by
 from fedfault.flower.local import RAISED
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
 from fedfault.flower.site import check_facts
-from fedfault.runs import layout_hash
-from fedfault.types import Adapter, Trained
+from fedfault.rounds.exchange import Cohort, addressed
+from fedfault.rounds.federation import Asked, Done, Federation
+from fedfault.runs.folder import layout_hash
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Trained
 
 PATIENCE = 3  # rounds in a row that may change nothing
 COUNTS = ("steps", "tokens")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedfault.errors import UserError
-from fedfault.types import Adapter, Message
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Message
 from fedfault.wire import REGISTERED
 
 

@@ -13,24 +13,25 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedfault import session
 from fedfault.backbones.load import Say
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
-from fedfault.equipment import precisions
+from fedfault.data.labelled import classes
 from fedfault.errors import UserError
-from fedfault.experiment import Prepared, prepare
-from fedfault.federation import Federation
 from fedfault.flower.expected import sent_to
 from fedfault.flower.nodes import Nodes
 from fedfault.flower.site import facts
-from fedfault.hardware import Hardware
-from fedfault.labelled import classes
-from fedfault.local import LocalWork, steps_of
-from fedfault.progress import Progress
+from fedfault.hardware.plan import Hardware
 from fedfault.records import RoundRecord, Score
-from fedfault.runs import RunFolder, is_run
-from fedfault.types import Adapter, Task
+from fedfault.rounds.federation import Federation
+from fedfault.rounds.local import LocalWork, steps_of
+from fedfault.runs.folder import RunFolder, is_run
+from fedfault.session import start as session
+from fedfault.session.progress import Progress
+from fedfault.setup.equipment import precisions
+from fedfault.setup.experiment import Prepared, prepare
+from fedfault.types.adapter import Adapter
+from fedfault.types.task import Task
 from fedfault.wire import REGISTERED
 
 POLL = 1.0  # seconds between looks at who has come

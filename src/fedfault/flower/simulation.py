@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from fedfault.config.loading import Loaded
 from fedfault.errors import UserError
-from fedfault.progress import Progress
-from fedfault.runs import RunFolder
+from fedfault.runs.folder import RunFolder
+from fedfault.session.progress import Progress
 
 
 def simulate(

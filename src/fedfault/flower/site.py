@@ -16,11 +16,12 @@ import fedfault
 from fedfault.config.loading import load
 from fedfault.config.schema import Clock, Deadline, Experiment, Scheduler
 from fedfault.errors import UserError
-from fedfault.experiment import Prepared, prepare
-from fedfault.federation import Federation
 from fedfault.flower.payload import Refused
-from fedfault.runs import layout_hash
-from fedfault.types import Batch, ExtraLoss, Task
+from fedfault.rounds.federation import Federation
+from fedfault.runs.folder import layout_hash
+from fedfault.setup.experiment import Prepared, prepare
+from fedfault.types.algorithm import ExtraLoss
+from fedfault.types.task import Batch, Task
 
 VERSIONS = ("torch", "transformers", "tokenizers")  # that numbers depend on: the same minor version everywhere
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fedfault.algebra import shares, stack, wide
 from fedfault.registry import register
-from fedfault.types import Adapter, Layout, Moment, Pair, Probe, Readings
+from fedfault.types.adapter import Adapter, Layout, Pair
+from fedfault.types.task import Moment, Probe, Readings
 
 
 @register("probe")

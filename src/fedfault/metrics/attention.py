@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedfault.registry import register
-from fedfault.types import Moment, Probe, Readings
+from fedfault.types.task import Moment, Probe, Readings
 
 WEIGHTS = 4 * 128**2  # of a head that are asked for at most, so that long blocks are fewer
 

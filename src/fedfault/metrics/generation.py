@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedfault.errors import UserError
 from fedfault.registry import register
-from fedfault.types import Moment, Probe, Readings
+from fedfault.types.task import Moment, Probe, Readings
 
 BLOCKS = 16  # held-out blocks that are continued: the same ones in every round
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfault.algebra import wide
 from fedfault.registry import register
 from fedfault.seeds import rng
-from fedfault.types import Batch, Moment, Probe, Readings, Task
+from fedfault.types.task import Batch, Moment, Probe, Readings, Task
 
 DRAWN = 4  # examples of a client in each half
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one

@@ -7,7 +7,7 @@ import sys
 import torch
 
 from fedfault.registry import register
-from fedfault.types import Moment, Probe, Readings
+from fedfault.types.task import Moment, Probe, Readings
 
 
 @register("probe")

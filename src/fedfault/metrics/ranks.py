@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from fedfault.algebra import svd, wide
-from fedfault.metrics.spectrum import effective_rank
+from fedfault.measures.spectrum import effective_rank
 from fedfault.registry import register
-from fedfault.types import Moment, Pair, Probe, Readings
+from fedfault.types.adapter import Pair
+from fedfault.types.task import Moment, Probe, Readings
 
 
 @register("probe")

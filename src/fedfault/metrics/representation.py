@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfault.metrics.spectrum import centred, cka, cosines, effective_rank, mean_of_pairs, singular_values
+from fedfault.measures.spectrum import centred, cka, cosines, effective_rank, mean_of_pairs, singular_values
 from fedfault.registry import register
-from fedfault.types import Moment, Probe, Readings, States
+from fedfault.types.task import Moment, Probe, Readings, States
 
 CLIENT_BLOCKS, CLIENTS = 4, 8  # what the clients are compared on, and how many of a cohort: these cost the most
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fedfault.algebra import gram, inner, wide
 from fedfault.registry import register
-from fedfault.types import Layout, Moment, Pair, Probe, Readings
+from fedfault.types.adapter import Layout, Pair
+from fedfault.types.task import Moment, Probe, Readings
 
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 

@@ -6,18 +6,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedfault import session
+from fedfault.clustering.clusters import Clusters
+from fedfault.clustering.remedy import clustered
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
-from fedfault.engine import begin, rounds
 from fedfault.errors import UserError
-from fedfault.experiment import Prepared
 from fedfault.mitigation.central import central
-from fedfault.mitigation.clusters import Clusters
-from fedfault.mitigation.remedy import clustered
-from fedfault.progress import Progress
 from fedfault.records import Records, RoundRecord
-from fedfault.runs import NO_CAUSE, RunFolder, changes, is_run, read_records
+from fedfault.rounds.engine import begin, rounds
+from fedfault.runs.folder import NO_CAUSE, RunFolder, changes, is_run, read_records
+from fedfault.session import start as session
+from fedfault.session.progress import Progress
+from fedfault.setup.experiment import Prepared
 from fedfault.storage import write_atomically
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfault.cohort_task import CohortTask
-from fedfault.federation import Federation
-from fedfault.local import LocalWork
 from fedfault.records import RoundRecord
 from fedfault.registry import build
-from fedfault.types import Batch, ExtraLoss
+from fedfault.rounds.federation import Federation
+from fedfault.rounds.local import LocalWork
+from fedfault.tasks.base import CohortTask
+from fedfault.types.algorithm import ExtraLoss
+from fedfault.types.task import Batch
 
 
 class Pooled:

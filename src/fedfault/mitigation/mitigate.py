@@ -16,21 +16,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from fedfault.cohort_task import CohortTask
+from fedfault.clustering.clusters import Clusters
+from fedfault.clustering.embeddings import BACKBONE
+from fedfault.clustering.remedy import clusters_of
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.errors import UserError
-from fedfault.experiment import Prepared, federation, prepare
 from fedfault.mitigation.arms import arms, trained, trained_centrally
-from fedfault.mitigation.clusters import Clusters
 from fedfault.mitigation.comparison import CLUSTERS, TITLES, Arm, summary
-from fedfault.mitigation.embeddings import BACKBONE
 from fedfault.mitigation.page import write
-from fedfault.mitigation.remedy import clusters_of
-from fedfault.progress import Progress
-from fedfault.runs import NO_CAUSE, RunFolder, changes, is_run
-from fedfault.session import commit
+from fedfault.runs.folder import NO_CAUSE, RunFolder, changes, is_run
+from fedfault.session.progress import Progress
+from fedfault.session.start import commit
+from fedfault.setup.experiment import Prepared, federation, prepare
 from fedfault.storage import write_atomically
+from fedfault.tasks.base import CohortTask
 
 
 def read(name: str | None, overrides: Sequence[str]) -> tuple[Loaded, RunFolder | None]:

@@ -10,10 +10,10 @@ from typing import Any
 from fedfault.mitigation.comparison import CLUSTERS, TITLES, Arms
 from fedfault.mitigation.figures import plot
 from fedfault.records import finite
-from fedfault.report.data import UNITS
 from fedfault.report.draw import png
 from fedfault.report.theme import DARK, LIGHT, Theme
 from fedfault.report.words import NOTHING, duration, number, size
+from fedfault.runs.recorded import UNITS
 from fedfault.storage import write_atomically
 
 NO_NETWORK = ("local", "central")  # arms whose bytes would be those of an experiment, not of a method

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedfault.partitions.owners import check, even_sizes, grouped
+from fedfault.dealing.owners import check, even_sizes, grouped
 from fedfault.registry import register
-from fedfault.types import Deal, Document, Partition
+from fedfault.types.corpus import Deal, Document, Partition
 
 
 @register("partition")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedfault.dealing.owners import check, grouped, listed, numbered
 from fedfault.errors import UserError
-from fedfault.partitions.owners import check, grouped, listed, numbered
 from fedfault.registry import register
-from fedfault.types import Deal, Document, Partition
+from fedfault.types.corpus import Deal, Document, Partition
 
 
 @register("partition")

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fedfault.partitions.owners import apportioned, check, grouped, log_dirichlet, shares
+from fedfault.dealing.owners import apportioned, check, grouped, log_dirichlet, shares
 from fedfault.registry import register
-from fedfault.types import Deal, Document, Partition
+from fedfault.types.corpus import Deal, Document, Partition
 
 STEPS = "with local_epochs a client's steps grow with its size; with local_steps all take the same number"
 

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from fedfault.dealing.bins import binned, label_emd, spread
+from fedfault.dealing.owners import Ints, check, grouped, isolated, numbered, redealt, sharing
 from fedfault.errors import UserError
-from fedfault.partitions import scores
-from fedfault.partitions.bins import binned, label_emd, spread
-from fedfault.partitions.owners import Ints, check, grouped, isolated, numbered, redealt, sharing
-from fedfault.partitions.words import read
 from fedfault.registry import register
-from fedfault.types import Deal, Document, Partition
+from fedfault.text import scores
+from fedfault.text.words import read
+from fedfault.types.corpus import Deal, Document, Partition
 
 SCORES = {"length": scores.length, "formality": scores.formality, "complexity": scores.complexity}
 UNITS = {"length": "words", "formality": "formality F", "complexity": "Flesch-Kincaid grade"}

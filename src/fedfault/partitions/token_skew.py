@@ -9,15 +9,15 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from fedfault.dealing.bins import binned, spread
+from fedfault.dealing.owners import Ints, check, grouped
 from fedfault.errors import UserError
-from fedfault.partitions import scores
-from fedfault.partitions.bins import binned, spread
 from fedfault.partitions.iid import iid
-from fedfault.partitions.owners import Ints, check, grouped
-from fedfault.partitions.word_classes import is_function_word
-from fedfault.partitions.words import Bools, Words, counted, read, shortened, without
 from fedfault.registry import register
-from fedfault.types import Deal, Document, Partition
+from fedfault.text import scores
+from fedfault.text.word_classes import is_function_word
+from fedfault.text.words import Bools, Words, counted, read, shortened, without
+from fedfault.types.corpus import Deal, Document, Partition
 
 MIDDLE = (0.5, 0.9)  # of the running words: leaves out some hundred frequent types, and most of the rare ones
 Changed = tuple[list[str], Ints, str]  # texts, words that each has lost (n,), what was done

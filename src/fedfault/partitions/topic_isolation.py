@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from fedfault.dealing.owners import check, grouped, isolated, numbered, redealt, sharing
 from fedfault.errors import UserError
-from fedfault.partitions.owners import check, grouped, isolated, numbered, redealt, sharing
 from fedfault.registry import register
-from fedfault.types import Deal, Document, Partition
+from fedfault.types.corpus import Deal, Document, Partition
 
 
 @register("partition")

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fedfault.errors import UserError
-from fedfault.partitions.owners import (
+from fedfault.dealing.owners import (
     ATTEMPTS,
     Ints,
     accepted,
@@ -23,8 +22,9 @@ from fedfault.partitions.owners import (
     shares,
     shuffled_topics,
 )
+from fedfault.errors import UserError
 from fedfault.registry import register
-from fedfault.types import Deal, Document, Partition
+from fedfault.types.corpus import Deal, Document, Partition
 
 MEANING = {
     "per_client": "a client's topic law ~ Dir(alpha * prior) (Hsu)",

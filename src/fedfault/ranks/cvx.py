@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfault.ranks.bounds import MeanRank, Room, allocation, room
+from fedfault.allocation.bounds import MeanRank, Room, allocation, room
 from fedfault.ranks.exact import greedy, scaled
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Floats, Ints, Memory, Scheduler, Situation

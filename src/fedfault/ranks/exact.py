@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedfault.ranks.bounds import MeanRank, allocation, room
+from fedfault.allocation.bounds import MeanRank, allocation, room
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Floats, Ints, Memory, Scheduler, Situation
 

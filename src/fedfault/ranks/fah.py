@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedfault.ranks.bounds import MeanRank, allocation, room
+from fedfault.allocation.bounds import MeanRank, allocation, room
 from fedfault.ranks.exact import greedy
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Floats, Memory, Report, Scheduler, Situation

@@ -7,8 +7,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from fedfault.allocation.bounds import allocation, named, room
 from fedfault.errors import UserError
-from fedfault.ranks.bounds import allocation, named, room
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Memory, Scheduler, Situation
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fedfault.ranks.bounds import MeanRank, allocation, room
-from fedfault.ranks.filling import filled
-from fedfault.ranks.signals import arrays, average, averaged, current, lists, relative
+from fedfault.allocation.bounds import MeanRank, allocation, room
+from fedfault.allocation.filling import filled
+from fedfault.allocation.signals import arrays, average, averaged, current, lists, relative
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Memory, Report, Scheduler, Situation
 

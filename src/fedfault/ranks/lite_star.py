@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedfault.ranks.bounds import MeanRank, allocation, room
-from fedfault.ranks.filling import filled
+from fedfault.allocation.bounds import MeanRank, allocation, room
+from fedfault.allocation.filling import filled
+from fedfault.allocation.signals import arrays, average, averaged, current, lists, relative
 from fedfault.ranks.lite import Share, Weight
-from fedfault.ranks.signals import arrays, average, averaged, current, lists, relative
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Floats, Ints, Memory, Report, Scheduler, Situation
 from fedfault.seeds import rng

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedfault.report import summary
-from fedfault.report.data import RunData
 from fedfault.report.words import many, number
+from fedfault.runs.recorded import RunData
 
 
 class Caption(NamedTuple):

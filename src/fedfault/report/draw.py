@@ -18,8 +18,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from fedfault.report.data import RunData
 from fedfault.report.theme import FONT, LIGHT, Theme, as_text
+from fedfault.runs.recorded import RunData
 
 NOT_FINITE = "× not finite"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")

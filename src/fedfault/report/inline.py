@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from fedfault.report.data import RunData
 from fedfault.report.draw import Plot, svg
 from fedfault.report.theme import DARK, LIGHT
+from fedfault.runs.recorded import RunData
 
 NAMES = {colour: name for name, colour in reversed(LIGHT.variables.items())}  # of the style sheet's variables
 COLOUR = re.compile(r"(?<=: )#[0-9a-f]{6}\b")

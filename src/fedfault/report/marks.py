@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from fedfault.report.data import RunData
 from fedfault.report.theme import FONT, Theme, as_text, label
+from fedfault.runs.recorded import RunData
 
 SIZE = FONT - 1  # points
 LANE = 1.5 * SIZE  # points

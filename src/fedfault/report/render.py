@@ -8,8 +8,8 @@ from typing import Any
 
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import alt, caption
-from fedfault.report.data import RunData
-from fedfault.report.folder import read
+from fedfault.runs.read import read
+from fedfault.runs.recorded import RunData
 
 __all__ = ["RunData", "read", "render"]
 
@@ -30,7 +30,7 @@ def render(folder: Path | str, dpi: float = 150) -> Path:
 
 def _figures(run: RunData, dpi: float) -> list[dict[str, Any]]:
     """The figures that have something to show, as parts of the page; each also becomes `plots/NAME.png`."""
-    from fedfault import plots
+    from fedfault.report import gallery
     from fedfault.report.inline import inline
 
     folder = run.folder / "plots"
@@ -41,10 +41,10 @@ def _figures(run: RunData, dpi: float) -> list[dict[str, Any]]:
         "fairness": {"table": tables.fairness(run), "note": ""},
     }
     found = []
-    for name, plot in plots.FIGURES.items():
+    for name, plot in gallery.FIGURES.items():
         wide, drawings = inline(run, name, plot)
         if wide is not None:
-            plots.write(wide, folder / f"{name}.png", dpi)
+            gallery.write(wide, folder / f"{name}.png", dpi)
             about = {"name": name, "drawings": drawings, "alt": alt(run, name)}
             found.append({**about, **caption(run, name)._asdict(), **more.get(name, {})})
     return found

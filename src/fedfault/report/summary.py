@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.report import timing
-from fedfault.report.data import Fork, RunData, seconds_by_part
 from fedfault.report.words import Table, Tile, duration, many, number, perplexity, size
+from fedfault.runs.recorded import Fork, RunData, seconds_by_part
 
 
 def status(run: RunData) -> list[str]:

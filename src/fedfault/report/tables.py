@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedfault.metrics.fairness import backward_transfer
-from fedfault.metrics.fairness import fairness as spread
+from fedfault.measures.fairness import backward_transfer
+from fedfault.measures.fairness import fairness as spread
 from fedfault.records import bits_per_byte
-from fedfault.report.data import RunData
 from fedfault.report.words import NOTHING, Table, number, perplexity, size
+from fedfault.runs.recorded import RunData
 
 SPREAD = {
     "worst": "worst",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fedfault.metrics.punctuality import FATES, at_work, bytes_per_client_round, fates, in_time, punctuality
+from fedfault.measures.punctuality import FATES, at_work, bytes_per_client_round, fates, in_time, punctuality
 from fedfault.report import words
-from fedfault.report.data import RunData
 from fedfault.report.words import Table, Tile, duration, many, number, size
+from fedfault.runs.recorded import RunData
 
 
 def sentences(run: RunData) -> list[str]:

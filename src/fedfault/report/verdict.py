@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedfault.records import Finding
-from fedfault.report.data import RunData
 from fedfault.report.words import many, number
+from fedfault.runs.recorded import RunData
 
 
 class Verdict(NamedTuple):

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 
 from fedfault.compare.pairs import interval
-from fedfault.report.data import RunData
+from fedfault.runs.recorded import RunData
 from fedfault.studies.outcomes import is_count, value
 from fedfault.studies.paired import ALPHA, Test, chosen_test, difference, holm, p_above
 from fedfault.studies.study import Contrast, Hypothesis, Study

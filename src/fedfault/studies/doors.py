@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedfault.errors import UserError
-from fedfault.progress import Progress
+from fedfault.session.progress import Progress
 from fedfault.studies import file
 from fedfault.studies.study import FILE, Plan
 

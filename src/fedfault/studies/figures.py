@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from fedfault.report.data import RunData
 from fedfault.report.draw import Plot, canvas, themed
 from fedfault.report.figures.heat import bare, gaps
-from fedfault.report.folder import STATES
 from fedfault.report.theme import FONT, Theme, label, text_on
+from fedfault.runs.read import STATES
+from fedfault.runs.recorded import RunData
 from fedfault.studies.answers import Answer, Found
 from fedfault.studies.outcomes import METRIC
 from fedfault.studies.results import Results

@@ -25,7 +25,7 @@ from fedfault.config.loading import Loaded, resolve
 from fedfault.config.shipped import find_study
 from fedfault.config.shorthand import canonical
 from fedfault.errors import UserError
-from fedfault.runs import NO_CAUSE
+from fedfault.runs.folder import NO_CAUSE
 from fedfault.studies.axes import Point, points, slug
 from fedfault.studies.statements import hypotheses, maps
 from fedfault.studies.study import RUNS, Cell, Plan, Study

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fedfault import session
 from fedfault.backbones.load import Say, quiet
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
-from fedfault.experiment import Prepared, prepare
-from fedfault.progress import Progress
-from fedfault.runs import RunFolder, is_run
+from fedfault.runs.folder import RunFolder, is_run
+from fedfault.session import start as session
+from fedfault.session.progress import Progress
+from fedfault.setup.experiment import Prepared, prepare
 
 DONE = ("finished", "stopped")  # states of a run that is not repeated
 BEGUN = {".lock", "checkpoint", "config.yaml"}  # all that a run killed before its manifest can have left

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedfault.errors import UserError, suggest
-from fedfault.report.data import RunData
+from fedfault.runs.recorded import RunData
 
 LATE = 0.5  # the last part of a run, in which a healthy loss has settled
 METRIC = "final.validation.loss"  # the outcome where nobody names one
@@ -112,7 +112,7 @@ def check_metric(name: Any) -> None:
     if name in DERIVED or re.fullmatch("|".join((SCORES, *PATHS)), name) or re.fullmatch(r"probes\.[\w/]+", name):
         return
     if name.startswith("alarm."):
-        from fedfault.detection import detectors
+        from fedfault.diagnosis.detection import detectors
 
         if name.removeprefix("alarm.") in detectors():
             return

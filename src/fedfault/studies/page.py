@@ -9,8 +9,8 @@ from typing import Any
 
 import fedfault
 from fedfault.errors import UserError
-from fedfault.report.data import RunData
 from fedfault.report.words import Table
+from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
 from fedfault.studies import paper, results
 from fedfault.studies.axes import slug
@@ -86,7 +86,7 @@ def _about(r: Results) -> dict[str, Any]:
 
 def _figures(r: Results) -> list[dict[str, Any]]:
     """The figures that have something to show, as parts of the page; each also becomes figures/NAME.png."""
-    from fedfault import plots
+    from fedfault.report import gallery
     from fedfault.report.inline import inline
     from fedfault.studies.figures import figures
 
@@ -96,7 +96,7 @@ def _figures(r: Results) -> list[dict[str, Any]]:
     for name, plot in figures(r).items():
         wide, drawings = inline(nothing, f"figure-{slug(name)}", plot)
         if wide is not None:
-            plots.write(wide, folder / f"figure-{slug(name)}.png")
+            gallery.write(wide, folder / f"figure-{slug(name)}.png")
             title, text = _caption(r, name)
             about = {"name": f"figure-{slug(name)}", "title": title, "text": text}
             found.append({**about, "alt": f"{title}. {text}", "drawings": drawings})

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedfault.report.data import RunData
+from fedfault.runs.recorded import RunData
 
 FILE = Path(__file__).with_name("references.bib")
 ALWAYS = ("hu2022lora", "efron1987bootstrap", "holm1979")  # adapters, intervals, correction

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from fedfault.compare.pairs import LEAST, interval
-from fedfault.report.data import RunData
-from fedfault.report.folder import STATES
-from fedfault.report.folder import read as read_run
 from fedfault.report.words import NOTHING, Table, duration, many, number
-from fedfault.runs import NO_CAUSE, is_run
+from fedfault.runs.folder import NO_CAUSE, is_run
+from fedfault.runs.read import STATES
+from fedfault.runs.read import read as read_run
+from fedfault.runs.recorded import RunData
 from fedfault.studies.answers import Answer, Found, answers
 from fedfault.studies.outcomes import METRIC, value
 from fedfault.studies.paired import ALPHA

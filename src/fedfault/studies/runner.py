@@ -7,17 +7,17 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedfault import experiment
 from fedfault.config.schema import Experiment
+from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
-from fedfault.progress import Progress, duration
 from fedfault.registry import build
 from fedfault.report.words import many
+from fedfault.session.progress import Progress, duration
+from fedfault.setup import experiment
 from fedfault.storage import write_atomically
 from fedfault.studies.one import DONE, Done, Lender, Task, execute, status
 from fedfault.studies.study import RUNS, Plan
 from fedfault.studies.workers import side_by_side
-from fedfault.watch import Watch
 
 FAILURES = "failures"  # folder of the study with a traceback for each run that failed by a bug
 

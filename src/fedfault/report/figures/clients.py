@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedfault.report.data import RunData
 from fedfault.report.draw import (
     canvas,
     end_labels,
@@ -19,6 +18,7 @@ from fedfault.report.draw import (
     themed,
 )
 from fedfault.report.theme import Theme
+from fedfault.runs.recorded import RunData
 
 PERCENTILES = (0, 10, 50, 90, 100)
 

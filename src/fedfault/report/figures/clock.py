@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from fedfault.metrics.punctuality import at_work, elapsed
+from fedfault.measures.punctuality import at_work, elapsed
 from fedfault.records import RoundRecord, Turn
-from fedfault.report.data import RunData
 from fedfault.report.draw import (
     canvas,
     dots,
@@ -26,6 +25,7 @@ from fedfault.report.figures.rounds import HEIGHT, Curve, Panel, draw_panel
 from fedfault.report.figures.tiers import MARKS, by_tier, fate_colours, tier_axis
 from fedfault.report.theme import Theme
 from fedfault.report.words import FATES
+from fedfault.runs.recorded import RunData
 
 MOST = 100  # clients in a panel
 PARTS = {"down": ("download", 5), "compute": ("training", 0), "up": ("upload", 1)}  # name and colour of the palette

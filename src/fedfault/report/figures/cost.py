@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedfault.report.data import RunData, seconds_by_part
 from fedfault.report.draw import legend_above, lone_dot, round_axis, small_multiples, themed
 from fedfault.report.theme import Theme, label
+from fedfault.runs.recorded import RunData, seconds_by_part
 
 
 @themed

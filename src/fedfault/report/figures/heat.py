@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from fedfault.report.data import RunData
 from fedfault.report.draw import canvas, themed, topic_colours, whole_numbers
 from fedfault.report.theme import FONT, Theme, as_text, label, text_on
+from fedfault.runs.recorded import RunData
 
 FEW = 24  # clients that can each have a tick label
 Tick = tuple[float, str, str]  # place, label, topic

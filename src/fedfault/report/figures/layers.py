@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from fedfault.records import RoundRecord
-from fedfault.report.data import RunData
 from fedfault.report.draw import loss_scale, small_multiples, themed
 from fedfault.report.theme import Theme
+from fedfault.runs.recorded import RunData
 
 
 class Panel(NamedTuple):

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from fedfault.report.data import RunData
 from fedfault.report.draw import (
     MANY,
     MARKERS,
@@ -28,6 +27,7 @@ from fedfault.report.draw import (
 from fedfault.report.figures.heat import bare, gaps
 from fedfault.report.marks import arrange, draw_marks, headroom, marks
 from fedfault.report.theme import FONT, Theme, label, text_on
+from fedfault.runs.recorded import RunData
 
 Ends = list[tuple[float, str, str]]
 

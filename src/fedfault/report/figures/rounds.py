@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedfault.report.data import RunData
 from fedfault.report.draw import dots, end_labels, last_finite, line, loss_scale, round_axis, small_multiples, themed
 from fedfault.report.theme import Theme
+from fedfault.runs.recorded import RunData
 
 HEIGHT = 2.7  # inches of a panel
 

@@ -11,11 +11,11 @@ from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 
 from fedfault.records import Fate
-from fedfault.report.data import RunData
 from fedfault.report.draw import canvas, legend_above, themed, whole_numbers
 from fedfault.report.figures.heat import FEW, apart, colour_bar, height_of, picture
 from fedfault.report.theme import Theme, label, text_on
 from fedfault.report.words import FATES
+from fedfault.runs.recorded import RunData
 
 TIGHT = 6.0  # points; smaller cells are painted instead of marked
 MARKS: dict[Fate, dict[str, Any]] = {

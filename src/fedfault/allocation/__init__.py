@@ -1,0 +1,1 @@
+"""What rank schedulers share: bounds, budgets and moving averages."""

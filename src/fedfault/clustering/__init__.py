@@ -1,0 +1,1 @@
+"""Clusters of clients that have similar data."""

@@ -1,0 +1,1 @@
+"""From a corpus to what each client holds, and how different the clients are."""

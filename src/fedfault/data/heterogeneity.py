@@ -1,0 +1,233 @@
+"""What a split really is: the realised heterogeneity of the clients, beside what chance alone would give."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedfault.backbones.cohort import CohortModel
+from fedfault.data.split import Part, Split
+from fedfault.dealing.owners import log_dirichlet, shares
+from fedfault.measures import skew
+from fedfault.measures.skew import Index
+from fedfault.records import finite
+from fedfault.seeds import rng
+from fedfault.storage import cache_dir, keep
+from fedfault.tasks.classification import ClassificationTask
+from fedfault.tasks.language import LanguageTask
+from fedfault.text.examples import Examples
+from fedfault.text.packing import Blocks, pack
+from fedfault.types.task import Batch
+
+TOKENS = 2_000_000  # of the documents that the token divergence is measured on, about
+EMBEDDED = 600  # documents whose embeddings are compared
+PAIRED = 100  # clients in that comparison
+HALVED = 32  # clients whose gradients are taken
+GRADIENT_NUMBERS = 50_000_000  # of all gradients together, which bounds their memory
+BLOCKS = 4  # of each half's gradient
+EXAMPLES = 16  # the same of labelled examples, which have one target each
+REFERENCE = 200  # splits of the corpus that the percentile is among
+REFERENCE_ALPHA = (0.01, 100.0)  # their alpha is drawn from, log-uniformly
+
+
+@dataclass(frozen=True)
+class Heterogeneity:
+    """The realised split in numbers. None where the data leave an index undefined (one topic, one client, tiny clients)."""
+
+    token_js: Index | None
+    label_emd: Index | None
+    size_cv: Index
+    embedding_mmd: Index | None
+    gradient: Index | None  # variance of the clients' gradients at the untrained adapter
+    gradient_noise: float | None  # variance within a client, of one half
+    dissimilarity: float | None  # B^2
+    effective_clients: float
+    shared_mass: float | None  # topic mass that two clients share, mean over pairs
+    percentile: float | None  # of label_emd among Dirichlet splits of this corpus
+    measured: Mapping[str, int]  # on how many clients, documents and blocks
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers with each index's excess and z, and the sentences."""
+        plain: dict[str, Any] = asdict(self)
+        for name in INDICES:
+            if (index := getattr(self, name)) is not None:
+                plain[name] |= {"excess": index.excess, "z": index.z}
+        return {**finite(plain), "sentences": sentences(self)}
+
+
+INDICES = ("label_emd", "token_js", "size_cv", "embedding_mmd", "gradient")
+
+
+def measured(
+    split: Split[Any], model: CohortModel, seed: int, separator: int, key: object, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """`measure` as JSON, kept in the cache for as long as `key` stays what it is: the next start is quick."""
+    digest = hashlib.blake2b(repr((key, split.corpus.fingerprint, seed)).encode(), digest_size=16).hexdigest()
+    file = cache_dir() / "heterogeneity" / f"{digest}.json"
+    if file.is_file():
+        with contextlib.suppress(ValueError):  # a damaged file is made again
+            found: dict[str, Any] = json.loads(file.read_bytes())
+            return found
+    say("heterogeneity of the split")
+    made = measure(split, model, seed, separator).to_json()
+    keep(file, json.dumps(made).encode())
+    return made
+
+
+def measure(split: Split[Any], model: CohortModel, seed: int, separator: int) -> Heterogeneity:
+    """All indices of a split on the frozen base; a function of the split, the base and the seed."""
+    owner = np.empty(len(split.documents), dtype=np.int64)
+    for client, own in enumerate(split.deal.clients):
+        owner[own] = client
+    counts = split.counts
+    several, topical = len(counts) > 1, len(split.topics) > 1
+    gradients = _gradients(split, model, seed, separator) if several else None
+    labels = skew.label_emd(split.labels, owner, rng(seed, "skew", "labels")) if several and topical else None
+    embeddings, clients = _embeddings(split, model, owner, seed) if several else (None, 0)
+    return Heterogeneity(
+        token_js=_token_js(split, owner, seed) if several else None,
+        label_emd=labels,
+        size_cv=skew.size_cv(counts.sum(axis=1)),
+        embedding_mmd=embeddings,
+        gradient=gradients.between if gradients else None,
+        gradient_noise=gradients.within if gradients else None,
+        dissimilarity=gradients.dissimilarity if gradients and math.isfinite(gradients.dissimilarity) else None,
+        effective_clients=skew.effective_clients(counts.sum(axis=1)),
+        shared_mass=skew.shared_mass(counts) if several and topical else None,
+        percentile=percentile(labels.value, counts, rng(seed, "skew", "reference")) if labels else None,
+        measured={
+            "documents": len(owner),
+            "clients": len(counts),
+            "embedded_clients": clients,
+            "blocks_a_half": BLOCKS if split.examples is None else EXAMPLES,
+        },
+    )
+
+
+def _token_js(split: Split[Any], owner: np.ndarray, seed: int) -> Index | None:
+    generator = rng(seed, "skew", "tokens")
+    order = generator.permutation(len(owner))
+    chosen = np.sort(order[: max(2, int(np.searchsorted(np.cumsum(split.tokens.lengths[order]), TOKENS)))])
+    lengths = split.tokens.lengths[chosen]
+    clients, renumbered = np.unique(owner[chosen], return_inverse=True)
+    if lengths.sum() == 0 or len(clients) < 2:
+        return None
+    ids = np.concatenate([split.tokens[i] for i in chosen])
+    return skew.token_js(np.repeat(np.arange(len(chosen)), lengths), ids, renumbered, generator)
+
+
+def _embeddings(split: Split[Any], model: CohortModel, owner: np.ndarray, seed: int) -> tuple[Index | None, int]:
+    """Documents as the mean of the frozen base's input embeddings of their tokens; as many of each client, about."""
+    generator = rng(seed, "skew", "embeddings")
+    full = split.tokens.lengths > 0
+    rich = [own[full[own]] for own in split.deal.clients if full[own].sum() > 1]
+    picked = [rich[i] for i in sorted(generator.permutation(len(rich))[:PAIRED].tolist())]
+    if len(picked) < 2:
+        return None, 0
+    each = max(2, EMBEDDED // len(picked))
+    own = [np.sort(generator.permutation(documents)[:each]) for documents in picked]
+    rows = [torch.from_numpy(split.tokens[i].astype(np.int64)) for documents in own for i in documents]
+    table = model.embeddings()
+    offsets = torch.tensor([0, *(len(r) for r in rows[:-1])]).cumsum(0)
+    means = torch.nn.functional.embedding_bag(torch.cat(rows), table.float().cpu(), offsets, mode="mean")
+    client = np.repeat(np.arange(len(own)), [len(o) for o in own])
+    return skew.embedding_mmd(means.double().numpy(), client, generator), len(own)
+
+
+def _gradients(split: Split[Any], model: CohortModel, seed: int, separator: int) -> skew.GradientSkew | None:
+    """Two gradients of every client (of some, where there are many) at the untrained adapter, each on half its documents."""
+    generator = rng(seed, "skew", "gradients")
+    x = model.init(seed)
+    most = max(2, min(HALVED, GRADIENT_NUMBERS // (2 * len(x.flat))))
+    halves: list[Any] = []
+    most_rows = BLOCKS if split.examples is None else EXAMPLES
+    for client in sorted(generator.permutation(len(split.deal.clients)).tolist()):
+        shuffled = generator.permutation(split.deal.clients[client])
+        one, other = (_some(split, half, generator, separator) for half in (shuffled[::2], shuffled[1::2]))
+        if one is not None and other is not None and len(halves) < 2 * most:
+            halves += [one, other]
+    if len(halves) < 4:
+        return None
+    labelled = model.scorer is not None
+    task = ClassificationTask(model, halves, {}, seed=seed) if labelled else LanguageTask(model, halves, {}, {})
+    per = max(1, task.tokens_per_pass() // (most_rows * task.mask.shape[1]))
+    gradients = []
+    for clients in torch.arange(len(halves)).split(per):
+        rows = torch.arange(most_rows).expand(len(clients), -1)
+        real = rows < torch.tensor([task.counts[c] for c in clients])[:, None]
+        start = x.flat.expand(len(clients), -1)
+        batch = Batch(rows.where(real, 0), real)
+        gradients.append(task.grad(start, clients, batch, clients)[1].double().cpu())
+    both = torch.cat(gradients).numpy()
+    return skew.gradient_skew(both[::2], both[1::2], generator)
+
+
+def _some(split: Split[Any], documents: np.ndarray, generator: np.random.Generator, separator: int) -> Part | None:
+    """Some blocks or examples of some documents, None if they hold no token."""
+    examples: Examples | None = split.examples
+    if examples is not None:
+        return examples[documents[:EXAMPLES]] if len(documents) else None
+    ids = [split.tokens[i] for i in documents]
+    if not sum(map(len, ids)):
+        return None
+    whole = pack(ids, split.train[0].ids.shape[1] - 1, separator)
+    rows = np.sort(generator.permutation(len(whole))[:BLOCKS])
+    return Blocks(whole.ids[rows], whole.targets[rows])
+
+
+def percentile(value: float, counts: np.ndarray, generator: np.random.Generator) -> float:
+    """Share, in per cent, of reference splits whose label EMD is below `value`.
+
+    counts: (N, K) documents by client and topic. The reference gives the N clients of these sizes topic laws
+    ~ Dir(alpha * prior), with alpha log-uniform between 0.01 and 100: from one topic a client to nearly IID.
+    """
+    counts = counts[:, counts.any(axis=0)]
+    sizes, prior = counts.sum(axis=1), counts.sum(axis=0) / counts.sum()
+    low, high = np.log(REFERENCE_ALPHA)
+    below = 0
+    for alpha in np.exp(generator.uniform(low, high, REFERENCE)):
+        logs = log_dirichlet(np.tile(alpha * prior, (len(sizes), 1)), generator)
+        drawn = generator.multinomial(sizes, shares(logs))
+        law = drawn.sum(axis=0) / drawn.sum()
+        below += float(np.abs(drawn - sizes[:, None] * law).sum() / sizes.sum()) < value
+    return 100 * below / REFERENCE
+
+
+def sentences(h: Heterogeneity) -> list[str]:
+    """The split as a person would say it."""
+    said = []
+    if h.shared_mass is not None and h.label_emd is not None and h.percentile is not None:
+        rank = f"more skewed than {h.percentile:.0f} % of Dirichlet splits of this corpus (alpha 0.01 to 100)"
+        said.append(
+            f"Two clients share {100 * h.shared_mass:.0f} % of topic mass; by topic this split is "
+            f"{'like a random one' if h.label_emd.p > 0.05 else rank}."
+        )
+    if h.token_js is not None:
+        said.append(f"Their tokens {_beyond(h.token_js, 'JS divergence {:.4f} nats beyond chance')}.")
+    said.append(_sizes(h))
+    if h.gradient is not None:
+        ratio = f", B² = {h.dissimilarity:.2f}" if h.dissimilarity is not None else ""
+        said.append(f"Their gradients at the start {_beyond(h.gradient, f'p = {h.gradient.p:.3f}{ratio}')}.")
+    return said
+
+
+def _beyond(index: Index, numbers: str) -> str:
+    if index.p > 0.05:
+        return f"differ no more than those of random splits (z = {index.z:.1f})"
+    return f"differ more than those of random splits ({numbers.format(index.excess)}, z = {index.z:.1f})"
+
+
+def _sizes(h: Heterogeneity) -> str:
+    N = h.measured["clients"]
+    if h.size_cv.p > 0.05:
+        return f"The {N} clients have about the same number of documents."
+    even = f"{h.effective_clients:.1f} even ones"
+    return f"The {N} clients differ in size (CV {h.size_cv.value:.2f}) and weigh as much as {even}."

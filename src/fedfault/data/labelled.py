@@ -1,0 +1,149 @@
+"""From a corpus to each client's labelled examples, and to the sets that the global model is evaluated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfault.config.schema import Experiment
+from fedfault.data.split import CLIENT_SHARE, Split, deal_out
+from fedfault.errors import UserError
+from fedfault.seeds import rng
+from fedfault.text.examples import Examples, tokenize
+from fedfault.text.tokens import Tokens
+from fedfault.types.corpus import Corpus, Document, Labels
+
+LISTED = 12  # classes that an error names
+
+
+def classes(exp: Experiment, corpus: Corpus) -> tuple[str, ...]:
+    """The names of the classes 0, 1, ...: data.label_names, or those of the source, or all topics in alphabetical order.
+
+    Raises `UserError` where the data has others than data.label_names.
+    """
+    own = (corpus.labels.names if corpus.labels else ()) or sorted(
+        {d.topic for d in (*corpus.train, *corpus.validation)}
+    )
+    names = tuple(exp.data.label_names or own)
+    if more := [name for name in own if name not in names]:
+        raise UserError(
+            f"data.label_names={_listed(names)} is without {_listed(more)}, which {corpus.name} has; add them"
+        )
+    return names
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+
+
+def outputs(exp: Experiment, corpus: Corpus) -> int | None:
+    """How many numbers the head gives: one a class, one for a score; None for a language model.
+
+    Raises `UserError` where the corpus has no such labels, or not as many as `data.num_labels` says.
+    """
+    task, wanted = exp.data.task_type, exp.data.num_labels
+    if task == "causal_lm":
+        return None
+    if task == "regression":
+        if not (corpus.labels and corpus.labels.scores):
+            raise UserError(
+                f"data.task_type=regression needs texts with a score, and {corpus.name} has none; use "
+                "data.dataset=glue/stsb, or data.task_type=classification"
+            )
+        if wanted not in (None, 1):
+            raise UserError(f"data.num_labels={wanted}, but a regression has one score a text; leave it out")
+        return 1
+    names = classes(exp, corpus)
+    if len(names) < 2:
+        raise UserError(
+            f"data.task_type=classification needs two classes at least, and all texts of {corpus.name} have the topic "
+            f"{names[0]!r}; set data.topic_column, or choose another corpus"
+        )
+    if wanted not in (None, len(names)):
+        raise UserError(
+            f"data.num_labels={wanted}, but {corpus.name} has {len(names)} classes ({_listed(names)}); leave it out"
+        )
+    return len(names)
+
+
+def positive(exp: Experiment, corpus: Corpus) -> int | None:
+    """The class whose F1 is measured; None for the mean over all of them."""
+    labels = corpus.labels
+    return classes(exp, corpus).index(labels.positive) if labels and labels.positive else None
+
+
+def split(
+    exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int | None, *, control: bool = False
+) -> Split[Examples]:
+    """The split of `deal_out`, its documents as examples; topics are classes, or scores rounded to whole numbers.
+
+    Evaluation sets are drawn at random from what there is: as many examples as have the tokens of evaluation.max_blocks
+    blocks a topic, of a client's own a quarter of that. separator: see `tokenize`.
+
+    Raises `UserError` when the partition is impossible.
+    """
+    d = deal_out(exp, corpus, control=control)
+    room = exp.evaluation.max_blocks * exp.model.max_length  # tokens
+    texts = [d.deal.texts.get(i, document.text) for i, document in enumerate(d.documents)]
+    whole = _examples(exp, corpus, d.documents, texts, tokenizer, separator)
+    own = [(whole[mine], whole[kept_back]) for mine, kept_back in d.parts]
+    held_out = [
+        _some(kept, max(1, room // CLIENT_SHARE), exp.seed, "client", k) if len(kept) else None
+        for k, (_, kept) in enumerate(own)
+    ]
+    held = _examples(exp, corpus, corpus.validation, [v.text for v in corpus.validation], tokenizer, separator)
+    topic = np.array([v.topic for v in corpus.validation])
+    drawn = _drawn(held, room * len(d.topics), exp.seed, "validation")
+    return Split(
+        corpus=corpus,
+        documents=d.documents,
+        deal=d.deal,
+        tokens=Tokens.of([ids[:n].tolist() for ids, n in zip(whole.ids.numpy(), whole.lengths.tolist(), strict=True)]),
+        topics=d.topics,
+        labels=d.labels,
+        train=[mine for mine, _ in own],
+        held_out=held_out,
+        validation={t: held[drawn[topic[drawn] == t]] for t in sorted(set(topic[drawn].tolist()))},
+        mixture={t: float((topic == t).mean()) for t in sorted(set(topic.tolist()))},
+        examples=whole,
+    )
+
+
+def _examples(
+    exp: Experiment,
+    corpus: Corpus,
+    documents: Sequence[Document],
+    texts: list[str],
+    tokenizer: Any,
+    separator: int | None,
+) -> Examples:
+    """These documents with their labels, as their clients have them."""
+    labels = corpus.labels or Labels()
+    rows = tokenize([_pair(text, labels) for text in texts], tokenizer, exp.model.max_length, separator)
+    padding = getattr(tokenizer, "pad_token_id", None) or 0
+    if exp.data.task_type == "regression":
+        return Examples.of(rows, [labels.scores[d.text] for d in documents], padding)
+    place = {name: k for k, name in enumerate(classes(exp, corpus))}
+    return Examples.of(rows, [place[d.topic] for d in documents], padding)
+
+
+def _pair(text: str, labels: Labels) -> tuple[str, str]:
+    """The two sentences of a text; a partitioner may have changed it, but its first line break is where they meet."""
+    if not labels.first:
+        return text, ""
+    n = labels.first.get(text, len(text.partition("\n")[0]))
+    return text[:n], text[n + 1 :]
+
+
+def _drawn(examples: Examples, tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:
+    """Places of as many examples as have so many tokens, drawn once for the run, in order."""
+    order = rng(seed, "evaluation", *name).permutation(len(examples))
+    fits = np.cumsum(examples.lengths.numpy()[order]) <= tokens
+    return np.sort(order[: max(1, int(fits.sum()))])
+
+
+def _some(examples: Examples, tokens: int, seed: int, *name: str | int) -> Examples:
+    return examples[_drawn(examples, tokens, seed, *name)]

@@ -1,0 +1,226 @@
+"""From a corpus to each client's token blocks, and to the sets that the global model is evaluated on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfault.config.schema import Experiment
+from fedfault.errors import UserError
+from fedfault.registry import build, lookup, options
+from fedfault.seeds import rng
+from fedfault.text.decoding import text_bytes
+from fedfault.text.examples import Examples
+from fedfault.text.packing import Blocks, pack
+from fedfault.text.tokens import Tokens, encode
+from fedfault.types.corpus import Corpus, Deal, Document
+
+CLIENT_SHARE = 4  # a client's own held-out set has at most evaluation.max_blocks / 4 blocks
+COLUMNS = ("path", "text_columns", "topic_column", "group_column")  # settings of `data` that go to the corpus
+
+
+class Part(Protocol):
+    """What a client trains on: token blocks, or labelled examples."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Targets in it."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+@dataclass(frozen=True)
+class Split(Generic[P]):
+    """Who holds what. Lists are indexed by client; a client with one document has no held-out set (None)."""
+
+    corpus: Corpus
+    documents: Sequence[Document]  # for training: all or data.max_samples of the corpus
+    deal: Deal  # positions in `documents`, held-out ones included
+    tokens: Tokens  # of the documents as their clients have them
+    topics: tuple[str, ...]
+    labels: NDArray[np.int64]  # (n,) the topic of every document
+    train: list[P]
+    held_out: list[P | None]
+    validation: dict[str, P]  # by topic, at most evaluation.max_blocks each
+    mixture: dict[str, float]  # topic -> its share of all validation tokens, those beyond max_blocks included
+    floor: dict[str, float] = field(
+        default_factory=dict
+    )  # score name -> nats per token that no model can beat, where known
+    bytes_per_token: dict[str, float] = field(default_factory=dict)  # score name -> see `bytes_per_token`
+    examples: Examples | None = None  # of all documents, by position, where they are labelled
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Documents by client and topic, (N, K)."""
+        return np.stack([np.bincount(self.labels[own], minlength=len(self.topics)) for own in self.deal.clients])
+
+    def to_json(self) -> dict[str, Any]:
+        """What the run folder keeps of it."""
+        return {
+            "topics": list(self.topics),
+            "clients": self.counts.tolist(),
+            "tokens": [b.num_tokens for b in self.train],
+            "attempts": self.deal.attempts,
+            "acceptance": self.deal.acceptance,
+            "removed": self.deal.removed,
+            "notes": list(self.deal.notes),
+            "floor": self.floor,  # by score name
+            "bytes_per_token": self.bytes_per_token,  # by score name
+        }
+
+
+def load_corpus(exp: Experiment) -> Corpus:
+    """The corpus of an experiment; `data.path` and the column names go to the loaders that take them.
+
+    Raises `UserError` when one is given that the loader does not take.
+    """
+    data = exp.data
+    takes = options(lookup("corpus", data.dataset.name))
+    given = {k: v for k in COLUMNS if (v := getattr(data, k)) is not None}
+    for key in given:
+        if key not in takes:
+            raise UserError(f"data.{key} is set, but the corpus {data.dataset.name!r} takes no {key}; leave it out")
+    found: Corpus = build("corpus", data.dataset.name, **data.dataset.options, **given)
+    return found
+
+
+def same_corpus(one: Experiment, other: Experiment) -> bool:
+    """Whether two experiments load the same corpus."""
+    return all(getattr(one.data, key) == getattr(other.data, key) for key in ("dataset", *COLUMNS))
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """The documents to train on, and who got which; positions are in `documents`."""
+
+    documents: Sequence[Document]
+    topics: tuple[str, ...]
+    labels: NDArray[np.int64]  # (n,)
+    deal: Deal
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # of each client: what it trains on, what it keeps back
+
+
+def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt:
+    """Deal the training documents out to clients and hold some back for each.
+
+    A `control` is dealt the same numbers of documents, unchanged ones, at random: IID clients of the same sizes.
+
+    Raises `UserError` when the partition is impossible.
+    """
+    documents = _training(exp, corpus)
+    topics = tuple(sorted({d.topic for d in corpus.train}))
+    place = {topic: k for k, topic in enumerate(topics)}
+    labels = np.array([place[d.topic] for d in documents])
+    method = exp.data.partition
+    generator = rng(exp.seed, "partition")
+    deal: Deal = build("partition", method.method, **method.options)(documents, exp.federation.total_clients, generator)
+    if control:
+        deal = _at_random(deal, rng(exp.seed, "control"))
+    held = [_hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k)) for k, part in enumerate(deal.clients)]
+    return Dealt(documents, topics, labels, deal, held)
+
+
+def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, control: bool = False) -> Split[Blocks]:
+    """The split of `deal_out` with everything packed into blocks.
+
+    Raises `UserError` when the partition is impossible or a client is left without text.
+    """
+    T, most = exp.model.max_length, exp.evaluation.max_blocks
+    d = deal_out(exp, corpus, control=control)
+    changed = d.deal.texts
+    ids = encode(tokenizer, [document.text for document in d.documents])
+    ids = ids.replaced(dict(zip(changed, encode(tokenizer, list(changed.values())), strict=True)))
+    train, held_out = [], []
+    for k, (mine, kept_back) in enumerate(d.parts):
+        train.append(pack([ids[i] for i in mine], T, separator))
+        own = pack([ids[i] for i in kept_back], T, separator) if len(kept_back) else None
+        held_out.append(own and _some(own, max(1, most // CLIENT_SHARE), exp.seed, "client", k))
+    whole = _by_topic(corpus.validation, encode(tokenizer, [d.text for d in corpus.validation]), T, separator)
+    total = sum(b.num_tokens for b in whole.values())
+    mixture = {topic: b.num_tokens / total for topic, b in whole.items()}
+    validation = {t: _some(b, most, exp.seed, "topic", t) for t, b in whole.items()}
+    floor = _floor(corpus, whole, mixture)
+    sets = {f"topic/{t}": b for t, b in validation.items()}
+    sets |= {f"client/{k}": b for k, b in enumerate(held_out) if b is not None}
+    sizes = bytes_per_token(sets, tokenizer, separator)
+    sizes["validation"] = sum(share * sizes[f"topic/{t}"] for t, share in mixture.items())
+    about = (corpus, d.documents, d.deal, ids, d.topics, d.labels)
+    return Split(*about, train, held_out, validation, mixture, floor, sizes)
+
+
+def _training(exp: Experiment, corpus: Corpus) -> Sequence[Document]:
+    """The documents to deal out, `data.max_samples` of them at most."""
+    documents, N = corpus.train, exp.federation.total_clients
+    if exp.data.max_samples is not None and exp.data.max_samples < len(documents):
+        kept = rng(exp.seed, "max_samples").permutation(len(documents))[: exp.data.max_samples]
+        documents = tuple(documents[i] for i in sorted(kept))
+    if len(documents) < N:
+        raise UserError(
+            f"{N} clients for {len(documents)} training documents of {corpus.name}: lower federation.total_clients"
+            + (" or raise data.max_samples" if exp.data.max_samples else "")
+        )
+    return documents
+
+
+def _at_random(deal: Deal, generator: np.random.Generator) -> Deal:
+    """Clients of the same sizes with other documents, as they come."""
+    sizes = [len(own) for own in deal.clients]
+    order = generator.permutation(sum(sizes))
+    return Deal([np.sort(own) for own in np.split(order, np.cumsum(sizes)[:-1])], notes=("control: dealt at random",))
+
+
+def _hold_back(part: np.ndarray, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Disjoint (train, held out) of one client's documents: at least one each where there are two."""
+    n = min(len(part) - 1, math.ceil(share * len(part)))
+    shuffled = generator.permutation(part)
+    return np.sort(shuffled[n:]), np.sort(shuffled[:n])
+
+
+def _some(blocks: Blocks, n: int, seed: int, *name: str | int) -> Blocks:
+    """At most n blocks, drawn once for the run."""
+    if len(blocks) <= n:
+        return blocks
+    rows = np.sort(rng(seed, "evaluation", *name).permutation(len(blocks))[:n])
+    return Blocks(blocks.ids[rows], blocks.targets[rows])
+
+
+def _by_topic(documents: Iterable[Document], ids: Tokens, T: int, separator: int) -> dict[str, Blocks]:
+    own: dict[str, list[Any]] = {}
+    for d, row in zip(documents, ids, strict=True):
+        own.setdefault(d.topic, []).append(row)
+    return {topic: pack(own[topic], T, separator) for topic in sorted(own)}
+
+
+def _floor(corpus: Corpus, validation: dict[str, Blocks], mixture: dict[str, float]) -> dict[str, float]:
+    """The known entropy of each topic's validation texts in nats per target token; empty for natural text."""
+    if corpus.entropy is None:
+        return {}
+    characters: dict[str, int] = {}
+    for d in corpus.validation:
+        characters[d.topic] = characters.get(d.topic, 0) + len(d.text)
+    floor = {t: corpus.entropy[t] * characters[t] / b.num_tokens for t, b in validation.items()}
+    return {"validation": sum(mixture[t] * floor[t] for t in floor), **{f"topic/{t}": v for t, v in floor.items()}}
+
+
+def bytes_per_token(sets: Mapping[str, Blocks], tokenizer: Any, separator: int) -> dict[str, float]:
+    """UTF-8 bytes of text per target token of each set, for `records.bits_per_byte`.
+
+    Separators between documents are predicted like other tokens, so they count as tokens, but they have no bytes.
+    """
+    targets = [b.ids[:, 1:][b.mask].numpy() for b in sets.values()]
+    sizes = text_bytes(tokenizer, np.concatenate(targets), separator)
+    parts = np.split(sizes, np.cumsum([len(t) for t in targets])[:-1])
+    return {name: float(part.mean()) for name, part in zip(sets, parts, strict=True)}
+
+
+def documents_of(texts: Sequence[str], tokenizer: Any, T: int, separator: int, n: int, seed: int) -> Blocks:
+    """At most n blocks of any texts: for the set of general English."""
+    return _some(pack(encode(tokenizer, texts), T, separator), n, seed, "general")

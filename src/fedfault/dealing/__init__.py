@@ -1,0 +1,1 @@
+"""What partitioners share: who owns each document."""

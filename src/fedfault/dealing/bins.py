@@ -1,0 +1,63 @@
+"""Documents by score: as many equal bins as clients, and what that does to the labels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fedfault.dealing.owners import Floats, Ints, even_sizes, redealt
+
+
+def binned(
+    score: Floats | Ints, num_clients: int, purity: float, generator: np.random.Generator, length: Ints | None = None
+) -> Ints:
+    """Owners (n,): documents sorted by score and cut into N equal bins, which go to the clients in random order.
+
+    Then every client gives the share 1 - `purity` of its documents to a pool that is dealt out anew. With `length` (n,)
+    the documents are ranked among those of about the same length, so that bins differ in score but not in length.
+    """
+    n = len(score)
+    if length is not None:
+        score = _rank_at_length(score, length, num_clients, generator)
+    order = np.lexsort((generator.random(n), score))  # equal scores in random order
+    owner = np.empty(n, dtype=np.int64)
+    owner[order] = np.repeat(generator.permutation(num_clients), even_sizes(n, num_clients))
+    return redealt(owner, num_clients, 1 - purity, generator)
+
+
+def _rank_at_length(score: Floats | Ints, length: Ints, num_clients: int, generator: np.random.Generator) -> Floats:
+    """The rank of each document in its stratum of max(N, sqrt(n)) documents of about one length, from 0 to 1, (n,).
+
+    Strata are as small as may be, yet large enough to have a document for every client and a ranking worth the name.
+    """
+    n = len(score)
+    strata = max(1, n // max(num_clients, math.isqrt(n)))
+    sizes = even_sizes(n, strata)
+    stratum = np.empty(n, dtype=np.int64)
+    stratum[np.lexsort((generator.random(n), length))] = np.repeat(np.arange(strata), sizes)
+    place = np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = np.empty(n)
+    rank[np.lexsort((generator.random(n), score, stratum))] = (place + 0.5) / np.repeat(sizes, sizes)
+    return rank
+
+
+def label_emd(owner: Ints, topics: Ints) -> float:
+    """sum_k |p_i(k) - p(k)| over topics k, averaged over clients i by size: twice the total variation distance.
+
+    Reference: Zhao et al., arXiv 1806.00582.
+
+    >>> label_emd(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]))
+    1.0
+    """
+    N, K = owner.max() + 1, topics.max() + 1
+    counts = np.bincount(owner * K + topics, minlength=N * K).reshape(N, K)
+    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / len(owner)
+    return float(np.abs(counts - expected).sum() / len(owner))
+
+
+def spread(score: Floats | Ints, owner: Ints) -> str:
+    """The smallest and the largest mean score of a client: `21.5 to 48`."""
+    sizes = np.bincount(owner)
+    means = np.bincount(owner, weights=score)[sizes > 0] / sizes[sizes > 0]
+    return f"{means.min():.4g} to {means.max():.4g}"

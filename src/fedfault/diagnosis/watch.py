@@ -1,0 +1,68 @@
+"""Detectors on a run while it goes on, or on an old one: findings.jsonl and the verdict in metrics.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedfault.diagnosis.calibration import choose
+from fedfault.diagnosis.detection import detect, verdict
+from fedfault.records import Finding, Records, finite
+from fedfault.storage import write_atomically
+
+
+class Watch:
+    """The detectors of one run, with the calibration that its configuration asks for.
+
+    Raises `UserError` for a calibration that cannot be read or does not fit.
+    """
+
+    def __init__(self, config: Mapping[str, Any], wanted: str | None = None) -> None:
+        """config: as resolved, plain values; wanted: instead of its detectors.calibration."""
+        wanted = wanted or str(config["detectors"]["calibration"])
+        self.calibration, self.differs = choose(wanted, config)
+
+    def new(self, records: Records) -> list[Finding]:
+        """What the last round brought to light."""
+        return [f for f in detect(records, self.calibration) if f.round == records[-1].round]
+
+    def verdict(self, records: Records) -> dict[str, Any]:
+        """See `detection.verdict`."""
+        return verdict(records, self.calibration, self.differs)
+
+    def write(self, folder: Path, records: Records) -> list[Finding]:
+        """findings.jsonl of a run folder, from the records alone; returns what it says."""
+        found = detect(records, self.calibration)
+        lines = "".join(json.dumps(f.to_json(), allow_nan=False) + "\n" for f in found)
+        write_atomically(folder / "findings.jsonl", lines)
+        return found
+
+
+def told(finding: Finding) -> str:
+    """A finding as one line."""
+    if finding.threshold is None:
+        why = "no threshold needed"
+    else:
+        origin = f"{finding.controls} controls" if finding.controls else "by theory or convention"
+        why = f"{finding.statistic:.3g} > {finding.threshold:.3g}, {origin}"
+    name = finding.detector.replace("_", " ")
+    return f"round {finding.round}: {finding.level}: {name}: {finding.sentence} ({why}); try {finding.advice[0]}"
+
+
+def diagnose(folder: Path, wanted: str | None = None) -> str:
+    """Judge a recorded run again, write findings.jsonl and the verdict in metrics.json, and say what was found.
+
+    Needs no torch. Raises `UserError` if the folder is not a run or the calibration does not fit.
+    """
+    from fedfault.runs.read import read
+
+    run = read(folder)
+    watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted)
+    findings, found = watch.write(folder, run.records), watch.verdict(run.records)
+    metrics = folder / "metrics.json"
+    before = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
+    write_atomically(metrics, json.dumps(finite({**before, "verdict": found}), indent=1, allow_nan=False) + "\n")
+    head = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"]]
+    return "\n".join([*head, *(told(f) for f in findings)])

@@ -1,0 +1,1 @@
+"""Simulated hardware: tiers, time, deadlines, and who comes and goes."""

@@ -1,0 +1,213 @@
+"""Unequal hardware in a round: which rank each client is given, how long its work takes, and who is late.
+
+    drawn clients --scheduler--> ranks --clock--> seconds --deadline--> who trains, and how many of its steps
+
+Plain numbers throughout: nothing here imports torch or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfault.hardware import timing
+from fedfault.hardware.clock import Fleet, Line, Load, Outcome, Policy, Times, finish, lines, rank_caps, times
+from fedfault.hardware.traces import Trace
+from fedfault.records import Fate, Turn
+from fedfault.registry import build
+from fedfault.scheduling import Floats, Ints, Memory, Report, Scheduler, Situation
+
+Plans = Mapping[str, Memory]  # what outlives a round, by whose it is: the scheduler, the estimates of time, the clock
+
+
+class Wire(NamedTuple):
+    """Bytes of a client's payload: as they depend on its rank, both ways, and what else it has missed so far."""
+
+    down: Line
+    up: Line
+    missed: Floats  # (n,)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the N clients run on, and who decides which ranks they train; the sections tiers, deadline and clock."""
+
+    fleet: Fleet
+    scheduler: Scheduler
+    steps: Ints  # (N,) local steps of a round
+    tokens: Floats  # (N,) tokens that the model reads in them
+    token_seconds: Line  # of one token at speed 1, by the model of time
+    memory_mb: Line  # that training takes on each of the N clients
+    r_min: int
+    r_max: int
+    deadline: float | None = None  # seconds
+    policy: Policy = "wait"
+    measured: bool = False  # `token_seconds` is scaled by what training takes here
+    trace: Trace | None = None
+
+    @property
+    def caps(self) -> Ints:
+        """The largest rank that each client has the memory for, (N,); below r_min if none."""
+        return rank_caps(self.fleet, self.memory_mb, self.r_max)
+
+    def begin(self) -> Plans:
+        """What is remembered before the first round."""
+        n = len(self.steps)
+        return {"scheduler": self.scheduler.init(n), "timing": timing.begin(n)}
+
+    def available(self, round: int) -> NDArray[np.bool_]:
+        """Whether each client can take part in a round, (N,)."""
+        return np.ones(len(self.steps), dtype=bool) if self.trace is None else self.trace.available(round)
+
+    def connected(self, round: int, clients: Ints) -> Fleet:
+        """The hardware of these clients with the bandwidth that they have in a round."""
+        mbps = None if self.trace is None else self.trace.bandwidth(round)[clients]
+        return self.fleet.of_clients(clients, mbps)
+
+    def load(self, plans: Plans, clients: Ints, wire: Wire) -> Load:
+        """What a round asks of these clients, with the seconds of a token as they were last measured."""
+        fixed, per_rank = self.token_seconds
+        scale = plans.get("clock", {}).get("scale", [1.0])[0]
+        return Load(self.tokens[clients], Line(fixed * scale, per_rank * scale), wire.down, wire.up)
+
+    def scaled(self, plans: Plans, seconds: float, tokens: float, rank: float) -> Plans:
+        """The plans with what a measurement says: training took so long on so many tokens, with that mean rank."""
+        if not self.measured or tokens <= 0:
+            return plans
+        fixed, per_rank = self.token_seconds
+        return {**plans, "clock": {"scale": [float(seconds / (tokens * (fixed + per_rank * rank)))]}}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a round asks of the n clients that were drawn for it, in their order, and what becomes of it."""
+
+    clients: Ints  # (n,)
+    ranks: Ints  # (n,) 0 for a client that is left out
+    effort: Floats  # (n,) share of the local steps that is done and counts; 0 for a client that does not train
+    turns: tuple[Turn, ...] = ()
+    slope: Floats = field(default_factory=lambda: np.zeros(0))  # (n,) seconds that a further rank takes
+    readings: Mapping[str, float] = field(default_factory=dict)  # of the round
+    events: tuple[str, ...] = ()
+
+    @property
+    def training(self) -> list[int]:
+        """Places of the clients whose work counts."""
+        found: list[int] = np.flatnonzero(self.effort > 0).tolist()
+        return found
+
+    def of(self, arrived: Sequence[int]) -> Plan:
+        """The plan with the work of these clients alone: what else was to come has not, and is dropped too."""
+        lost = set(self.clients[self.training].tolist()) - set(arrived)
+        if not lost:
+            return self
+        turns = (replace(turn, fate="dropped", share=0.0) if turn.client in lost else turn for turn in self.turns)
+        return replace(self, effort=self.effort * np.isin(self.clients, arrived), turns=tuple(turns))
+
+
+def plan(hw: Hardware, plans: Plans, round: int, seed: int, clients: Ints, limits: Ints, wire: Wire) -> Plan:
+    """Ranks, times and fates of the clients (n,) that were drawn. limits: (n,) the largest rank that each may train."""
+    fleet, load = hw.connected(round, clients), hw.load(plans, clients, wire)
+    missed = wire.missed * 8e-6 / fleet.down_mbps
+    a, b = estimated(hw, plans, round, wire)
+    low, high = np.full(len(clients), hw.r_min), np.minimum(hw.caps[clients], limits)
+    budget = hw.scheduler.budget(len(clients))
+    s = Situation(round, seed, clients, low, high, budget, a[clients] + missed, b[clients], hw.deadline)
+    given = hw.scheduler.assign(plans["scheduler"], s)
+    ranks = np.array(given.ranks, dtype=np.int64)
+    bytes_down = load.down.at(ranks) + wire.missed
+    spent = times(fleet, load.wall(ranks), bytes_down, load.up.at(ranks))
+    done = finish(_of(spent, ranks > 0), hw.steps[clients][ranks > 0], hw.deadline, hw.policy)
+    fates = _fates(hw, ranks, done)
+    effort = np.zeros(len(clients))
+    effort[ranks > 0] = done.steps / hw.steps[clients][ranks > 0]
+    true_a, slope = lines(fleet, load)
+    best = shortest(replace(s, a=true_a + missed, b=slope, high=hw.caps[clients]), ranks)
+    every = np.zeros(len(hw.steps))
+    every[clients] = ranks
+    memory, turns = hw.memory_mb.at(every)[clients], []
+    for i, fate in enumerate(fates):
+        turn = Turn(int(clients[i]), fleet.tier[i], int(ranks[i]), fate)
+        if fate != "excluded":
+            parts, share = [float(part[i]) for part in spent], float(effort[i])
+            down, compute, up = _spent(fate, parts, share, hw.deadline)
+            turn = replace(turn, down=down, compute=compute, up=up, needed=sum(parts), share=share)
+            turn = replace(turn, bytes_down=int(np.rint(bytes_down[i])), memory_mb=float(memory[i]))
+        turns.append(turn)
+    return Plan(clients, ranks, effort, tuple(turns), slope, _readings(ranks, spent, done, best), given.events)
+
+
+def observed(hw: Hardware, plans: Plans, made: Plan, gains: Mapping[int, tuple[float, float | None]]) -> Plans:
+    """What is remembered after a round. gains: client -> gain in nats a token, and that with one rank less."""
+    reports = []
+    for turn, slope in zip(made.turns, made.slope, strict=True):
+        if turn.fate != "excluded":
+            gain, gain_below = gains.get(turn.client, (None, None))
+            tokens, late = int(hw.tokens[turn.client]), turn.fate != "done"
+            below = None if gain_below is None else turn.needed - float(slope)
+            reports.append(Report(turn.client, turn.rank, turn.needed, tokens, late, gain, gain_below, below))
+    return {
+        **plans,
+        "scheduler": hw.scheduler.observe(plans["scheduler"], reports),
+        "timing": timing.observe(plans["timing"], reports),
+    }
+
+
+def shortest(s: Situation, ranks: Ints) -> float:
+    """Seconds of the shortest round in which the same clients have ranks of the same sum; 0 if nobody has any."""
+    part = np.flatnonzero(ranks > 0)
+    if not len(part):
+        return 0.0
+    high = np.maximum(s.high, ranks)[part]
+    own = Situation(s.round, s.seed, s.clients[part], s.low[part], high, int(ranks.sum()), s.a[part], s.b[part])
+    best = build("scheduler", "exact").assign({}, own)
+    return float(own.seconds(best.ranks).max())
+
+
+def estimated(hw: Hardware, plans: Plans, round: int, wire: Wire) -> tuple[Floats, Floats]:
+    """a and b of all clients, (N,), as the server knows them: by their tiers, corrected by what their rounds have taken."""
+    everyone = np.arange(len(hw.steps))
+    a, b = lines(hw.connected(round, everyone), hw.load(plans, everyone, wire))
+    return timing.estimate(plans["timing"], a, b, hw.r_max)
+
+
+def _of(spent: Times, which: NDArray[np.bool_]) -> Times:
+    return Times(*(part[which] for part in spent))
+
+
+def _fates(hw: Hardware, ranks: Ints, done: Outcome) -> list[Fate]:
+    """What became of each of the n clients; `done` is of those with a rank."""
+    found: list[Fate] = ["excluded"] * len(ranks)
+    for place, i in enumerate(np.flatnonzero(ranks > 0)):
+        late: Fate = "dropped" if done.dropped[place] else "late" if hw.policy == "wait" else "partial"
+        found[i] = late if done.exceeded[place] else "done"
+    return found
+
+
+def _spent(fate: Fate, parts: list[float], share: float, deadline: float | None) -> tuple[float, float, float]:
+    """Seconds of download, training and upload as far as a client got; parts: those of all of its work."""
+    down, compute, up = parts
+    if fate == "partial":
+        return down, compute * share, up
+    if fate == "dropped" and deadline is not None:  # it is at work until the server stops waiting
+        down = min(down, deadline)
+        compute = min(compute, deadline - down)
+        up = min(up, deadline - down - compute)
+    return down, compute, up
+
+
+def _readings(ranks: Ints, spent: Times, done: Outcome, best: float) -> dict[str, float]:
+    """How long the round took, how many were in time, and how far from the shortest one it was planned."""
+    taken = ranks > 0
+    if not taken.any():
+        return {"round_seconds": 0.0, "compliance": 1.0}
+    found = {
+        "round_seconds": done.round_seconds,
+        "compliance": done.compliance,
+        "mean_rank": float(ranks[taken].mean()),
+    }
+    return found | ({"regret": float(spent.total[taken].max()) / best} if best > 0 else {})

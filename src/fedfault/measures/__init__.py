@@ -1,0 +1,1 @@
+"""Formulas that several rooms use, on plain numbers and arrays."""

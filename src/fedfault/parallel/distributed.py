@@ -1,0 +1,256 @@
+"""One run by all processes that torchrun has started: the first one is the server, and each trains a part of the cohort.
+
+    process 0     cohort 0 1 2 3 4 5 6 7 --cut by local steps--> 0 1 2 | 3 4 | 5 6 7      server, scores, run folder
+    process 1                                                            3 4 : `at_clients`, as in process 0
+    process 2                                                                  5 6 7
+    process 0     what they send and keep, in the order of the cohort --> the rest of the round, as in one process
+
+A client's part depends on what it is asked and on streams that bear its name, so that numbers do not depend on how many
+processes there are, to the rounding of other shapes of products. What outlives a round is in process 0 alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fedfault
+from fedfault.backbones.load import Say
+from fedfault.config.schema import Experiment
+from fedfault.errors import UserError
+from fedfault.parallel import links
+from fedfault.parallel.parts import cut, shares, together
+from fedfault.processes import place, share_cores
+from fedfault.rounds.clients import at_clients
+from fedfault.rounds.federation import Asked, Done, Federation
+from fedfault.rounds.local import steps_of
+from fedfault.runs.folder import layout_hash
+from fedfault.setup.experiment import Prepared, federation, prepare
+from fedfault.tasks.base import CohortTask, Pairs
+
+GOES_ON = "`fedfault resume RUN` goes on from the last finished round, under torchrun or not"
+
+
+class Greeting(NamedTuple):
+    """What a process says of itself."""
+
+    host: str
+    local_rank: int
+
+
+class Order(NamedTuple):
+    """What a process is to do: a method of `Member` and what it takes. None: as it was told before."""
+
+    what: str
+    given: tuple[Any, ...]
+    settings: str | None = None  # the experiment, as JSON
+    base: Mapping[str, Tensor] | None = None  # what is added to the frozen weights
+
+
+class Failure(NamedTuple):
+    """The answer of a process that cannot."""
+
+    why: str
+
+
+class Member:
+    """A process other than the first: it does what it is told, with its own copy of model and data."""
+
+    def __init__(self) -> None:
+        self.prepared: Prepared | None = None
+
+    def answer(self, order: Order) -> Any:
+        """What comes of an order."""
+        try:
+            if self.prepared is not None:
+                self._catch_up(self.prepared, order)
+            return getattr(self, order.what)(*order.given)
+        except UserError as e:
+            return Failure(str(e))
+
+    def _catch_up(self, p: Prepared, order: Order) -> None:
+        if order.settings is not None:
+            exp = Experiment.model_validate_json(order.settings)
+            self.prepared = replace(p, config=exp, federation=federation(exp, p.federation.task))  # type: ignore[arg-type]
+        if order.base is not None:
+            p.federation.task.fold(order.base)
+
+    def prepare(self, experiment: str) -> dict[str, str]:
+        """Load model and data; what must be the same everywhere."""
+        self.prepared = prepare(Experiment.model_validate_json(experiment))
+        return common(self.prepared)
+
+    def train(self, asked: Asked) -> Done:
+        """Some clients' part of a round."""
+        assert self.prepared is not None
+        done = at_clients(self.prepared.federation, asked)
+        return replace(done, cohort=asked.cohort.only([]))  # who asks knows it
+
+    def score(self, pairs: Pairs) -> Tensor:
+        """What some models make of some rows."""
+        assert self.prepared is not None
+        return self.prepared.federation.task.score(pairs)  # type: ignore[attr-defined,no-any-return]
+
+
+@dataclass
+class Team:
+    """The other processes, as the first one sees them."""
+
+    others: Mapping[int, Greeting]  # by rank
+    settings: dict[int, str] = field(default_factory=dict)  # what each was told last
+    bases: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    at_work: set[int] = field(default_factory=set)  # who has been told something, and has not answered
+
+    def ready(self, exp: Experiment, say: Say) -> Prepared:
+        """As `experiment.prepare`, here and in all other processes. Raises `UserError` where they differ.
+
+        This process comes first and fills the caches, then one on each other machine.
+        """
+        p, text = prepare(exp, say), exp.model_dump_json()
+        say(f"model and data in {len(self.others)} further processes")
+        firsts = {rank for rank, one in self.others.items() if one.local_rank == 0}
+        for some in (firsts, set(self.others) - firsts):
+            for rank in sorted(some):
+                self._tell(rank, Order("prepare", (text,)))
+            for rank, theirs in self._answers().items():
+                self._check(rank, common(p), theirs)
+        self.settings = dict.fromkeys(self.others, text)
+        return self.spread(p)
+
+    def _check(self, rank: int, mine: Mapping[str, str], theirs: Mapping[str, str]) -> None:
+        wrong = [f"{what} {theirs[what]}, not {own}" for what, own in mine.items() if theirs[what] != own]
+        if wrong:
+            raise UserError(
+                f"{self._name(rank)} has another {', '.join(wrong)}; give all machines the same versions and files"
+            )
+
+    def _name(self, rank: int) -> str:
+        return f"process {rank} of {len(self.others) + 1}, on {self.others[rank].host},"
+
+    def spread(self, p: Prepared) -> Prepared:
+        """An experiment whose cohorts train, and whose models are scored, in all processes: they have its data already."""
+        remote = functools.partial(self.train, p.config.model_dump_json())
+        task: Any = p.federation.task
+        task.scored_by(functools.partial(self.score, task))
+        return replace(p, federation=replace(p.federation, remote=remote), spread=self.spread)
+
+    def train(self, settings: str, fed: Federation, asked: Asked) -> Done:
+        """What the clients of a round have done: `Federation.remote`."""
+        cost = [steps_of(fed.task.examples(k), fed.work)[0] for k in asked.cohort.clients]
+        parts = shares(np.multiply(cost, asked.effort), len(self.others) + 1)
+        here, *theirs = (asked.only(rows) if rows else None for rows in parts)
+        for rank, own in enumerate(theirs, 1):
+            if own is not None:
+                news = settings if self.settings[rank] != settings else None
+                self.settings[rank] = settings
+                self._tell(rank, Order("train", (replace(own, base={}),), news, self._change(rank, asked.base)))
+        done = {} if here is None else {0: at_clients(fed, here)}
+        return together(asked, {**done, **self._answers()})
+
+    def score(self, task: CohortTask, pairs: Pairs) -> Tensor:
+        """As `task.score`, each process for some of the rows."""
+        here, *theirs = cut(pairs, len(self.others) + 1)
+        for rank, own in enumerate(theirs, 1):
+            if own:
+                self._tell(rank, Order("score", (own,), base=self._change(rank, task.folded)))
+        return torch.cat([task.score(here), *self._answers().values()])
+
+    def _change(self, rank: int, base: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+        """What was added to the frozen weights, unless the process knows."""
+        known, self.bases[rank] = self.bases.get(rank), base
+        return None if known is base else base
+
+    def _tell(self, rank: int, order: Order) -> None:
+        with self._noticed():
+            links.send(order, rank)
+        self.at_work.add(rank)
+
+    def _answers(self) -> dict[int, Any]:
+        """Of all who are at work, by rank."""
+        found = {}
+        for rank in sorted(self.at_work):
+            with self._noticed():
+                found[rank] = links.receive(rank)
+            self.at_work.discard(rank)
+            if isinstance(found[rank], Failure):
+                raise UserError(f"{self._name(rank)} says: {found[rank].why}")
+        return found
+
+    @contextlib.contextmanager
+    def _noticed(self) -> Iterator[None]:
+        try:
+            yield
+        except links.Lost as e:
+            raise UserError(f"{self._name(e.rank)} has ended; {GOES_ON}") from e
+
+    def dismiss(self) -> None:
+        """Let all go who are not at work."""
+        for rank in sorted(set(self.others) - self.at_work):
+            with contextlib.suppress(links.Lost):
+                links.send(None, rank)
+
+
+@contextlib.contextmanager
+def team() -> Iterator[Team]:
+    """Within the block the other processes do what this one, the first, tells them."""
+    _settle()
+    try:
+        with links.joined():
+            made = Team({rank: links.receive(rank) for rank in range(1, place().count)})
+            try:
+                yield made
+            finally:
+                made.dismiss()
+    except links.Lost as e:
+        raise UserError(f"one of the {place().count} processes of the job has ended before the run began") from e
+
+
+def serve() -> int:
+    """What a process other than the first does, to the end of the job. Returns its exit status.
+
+    Raises `UserError` in one of them when the first has ended.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the terminal sends it to all; the first process says how to go on
+    _settle()
+    member = Member()
+    try:
+        with links.joined():
+            links.send(Greeting(platform.node(), place().local_rank), 0)
+            while (order := links.receive(0)) is not None:
+                links.send(member.answer(order), 0)
+    except links.Lost as e:
+        if place().rank == 1:  # one voice is enough
+            raise UserError(f"the first process of the job has ended; {GOES_ON}") from e
+        return 2
+    return 0
+
+
+def _settle() -> None:
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # as torchrun has it where the user says nothing
+        share_cores(place().local_count)
+
+
+def common(p: Prepared) -> dict[str, str]:
+    """What all processes must have in common."""
+    task, N = p.federation.task, p.federation.total_clients
+    sizes = repr([(task.examples(k), task.tokens(k)) for k in range(N)])
+    return {
+        "fedfault": fedfault.__version__,
+        "torch": metadata.version("torch"),
+        "model": p.backbone.fingerprint,
+        "layout": layout_hash(task.layout),
+        "corpus": p.split.corpus.fingerprint,
+        "split": hashlib.sha256(sizes.encode()).hexdigest()[:16],
+    }

@@ -1,0 +1,1 @@
+"""What corpora share: reading files and the Hub, repeated texts, validation parts."""

@@ -1,0 +1,76 @@
+"""A checkpoint as another federation goes on from it: what is kept, and what starts anew."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from fedfault.errors import UserError
+from fedfault.rounds.engine import begin
+from fedfault.rounds.exchange import OWN
+from fedfault.rounds.federation import Federation
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import State
+
+RESTARTS = {  # what memory was made with: sums of what clients sent, averaged and weighed in one way
+    "federation.algorithm.name",
+    "federation.aggregation.method",
+    "federation.weighting",
+}
+
+
+def carried(fed: Federation, state: State, changed: Collection[str]) -> tuple[State, list[str]]:
+    """A checkpoint as a federation with these changed settings goes on from it, and what to know about that.
+
+    The adapter, what was added to the frozen weights, ranks and participation are kept. So is the memory of server and
+    clients, unless it would mean something else now (`RESTARTS`) or has another shape: then it starts as in a new run.
+    Factors that stay with clients start as the server's; where they no longer do, the server has their mean already.
+
+    Raises `UserError` where the ranks that clients have by now do not fit.
+    """
+    _check_ranks(fed, state, changed)
+    fresh = begin(fed, state.adapter)
+    restarts = bool(RESTARTS & set(changed)) or _shapes(fresh) != _shapes(state)
+    start = fresh if restarts else state
+    clients = {name: a for name, a in start.clients.items() if name != OWN}
+    if OWN in fresh.clients:
+        clients[OWN] = state.clients.get(OWN, fresh.clients[OWN])
+    t, notes = state.round, []
+    if restarts and any(map(any, (*_shapes(fresh), *_shapes(state)))):
+        notes.append(f"what the algorithm remembers starts anew after round {t}")
+    if "federation.aggregation.method" in changed:
+        notes.append("bytes to clients are counted as if the aggregation had been the new one from the start")
+    if OWN in state.clients and OWN not in clients:
+        notes.append("factors that clients kept are replaced by their mean; sending them is not counted in the bytes")
+    passes = None if "training.clients_per_pass" in changed else state.clients_per_pass
+    clock = any(key.startswith("clock") for key in changed)
+    plans = fresh.plans if clock or not state.plans or not fresh.plans else state.plans
+    kept = replace(state, memory=start.memory, clients=clients, weights=fresh.weights, plans=plans)
+    return replace(kept, clients_per_pass=passes), notes
+
+
+def _shapes(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What server and clients remember, by name: its shape."""
+
+    def shapes(memory: Mapping[str, Adapter]) -> dict[str, Any]:
+        return {name: a.flat.shape for name, a in memory.items() if name != OWN}
+
+    return shapes(state.memory), shapes(state.clients)
+
+
+def _check_ranks(fed: Federation, state: State, changed: Collection[str]) -> None:
+    """Ranks may have become unequal since the configuration was checked."""
+    if len(set(state.ranks)) == 1:
+        return
+    if why := fed.algorithm.refuses.get("unequal ranks"):
+        raise UserError(
+            f"clients have ranks {min(state.ranks)} to {max(state.ranks)} after round {state.round}, and the new algorithm "
+            f"needs one rank for all, because {why}; choose another federation.algorithm"
+        )
+    if {"folds", "refactors"} <= fed.aggregation.traits and "federation.aggregation.method" in changed:
+        raise UserError(
+            f"clients have ranks {min(state.ranks)} to {max(state.ranks)} after round {state.round}: those of lower rank "
+            "hold a part of the adapter, and stacking their factors would lose the rest; choose another "
+            "federation.aggregation"
+        )

@@ -1,0 +1,73 @@
+"""What the clients of a round do with what arrived: here for a whole cohort, elsewhere for a part of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from torch import Tensor
+
+from fedfault.metrics.gradients import split_halves
+from fedfault.rounds import integrity
+from fedfault.rounds.exchange import OWN, Cohort
+from fedfault.rounds.federation import Asked, Done, Federation
+from fedfault.rounds.local import Trainer
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Trained
+from fedfault.types.task import Task
+
+
+def newcomer(fed: Federation, x: Adapter) -> dict[str, Adapter]:
+    """What a client remembers before it first takes part, (P,) each; x is the adapter that the run starts from."""
+    own = {} if fed.aggregation.private(x.layout) is None else {OWN: x}
+    return {**fed.algorithm.init_client(x), **own}
+
+
+def at_clients(fed: Federation, asked: Asked) -> Done:
+    """The clients' lines of the algorithm, watched: a client's part does not depend on who else is in the cohort."""
+    clock, halves = time.perf_counter(), _halves(fed, asked) if asked.halves else None
+    probing = time.perf_counter() - clock
+    cohort, door, base = asked.cohort, integrity.Door(fed.task), fed.task.checksums()
+    train = _trainer(fed, door, asked)
+    watched = integrity.Watched(train, door, asked.received, cohort.clients)
+    up, home = fed.algorithm.client(asked.received, asked.memory, watched)
+    integrity.check_sent(watched, up, home, asked.memory)
+    integrity.check_base(fed.task, base, cohort.clients)
+    local = _checked(train, cohort)
+    if cohort.private is not None:
+        home = {**home, OWN: local.adapter}
+    events, narrowed = tuple(asked.passes.events), asked.passes.size if asked.passes.events else None
+    return Done(cohort, up, home, train.start, local, events, halves, probing, narrowed)
+
+
+def _halves(fed: Federation, asked: Asked) -> tuple[Tensor, Tensor]:
+    """The clients' gradients where they start, on two disjoint draws."""
+    cohort, per_pass = asked.cohort, asked.passes.size
+    start = asked.received["x"].flat.expand(len(cohort.clients), -1)
+    around = {"seed": fed.seed, "round": asked.round, "per_pass": per_pass}
+    return split_halves(fed.task, start, cohort.clients, cohort.trainable, **around)
+
+
+def _trainer(fed: Federation, task: Task, asked: Asked) -> Trainer:
+    layout, penalty, cohort = fed.task.layout, fed.aggregation.penalty, asked.cohort
+    return Trainer(
+        task,
+        replace(fed.work, lr=fed.lr(asked.round)),
+        seed=fed.seed,
+        round=asked.round,
+        clients=cohort.clients,
+        passes=asked.passes,
+        trainable=cohort.trainable,
+        penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, cohort.ranks[rows])),
+        effort=asked.effort,
+    )
+
+
+def _checked(train: Trainer, cohort: Cohort) -> Trained:
+    """What the clients' local training gave; nothing else than what is trained in this round."""
+    local = train.trained
+    if local is None:
+        raise integrity.IntegrityError("the algorithm did not train its clients")
+    layout, flat = local.adapter.layout, local.adapter.flat
+    integrity.check_frozen(layout, train.start, flat, cohort.trainable, [f"client {k}" for k in cohort.clients])
+    return local

@@ -1,0 +1,99 @@
+"""Between the round loop and the hardware: what is asked of the clients of a round, and what is learned from it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from fedfault.algebra import mask
+from fedfault.hardware.clock import Line
+from fedfault.hardware.plan import Hardware, Plan, Plans, Wire, estimated, observed, plan
+from fedfault.rounds.exchange import Cohort, addressed, by_rank, bytes_down
+from fedfault.rounds.federation import Federation
+from fedfault.scheduling import Floats
+from fedfault.types.algorithm import Message, State, Trained
+from fedfault.types.task import Batch
+
+
+def planned(fed: Federation, state: State, down: Message) -> Plan:
+    """Who trains in the round after `state`, with which ranks, how far each gets, and what that takes.
+
+    down: what the server sends. The upload is taken to be as large as the last round's, or as the download at first.
+    """
+    t, hw = state.round + 1, fed.hardware
+    clients, limits = np.array(fed.cohort(t), dtype=np.int64), np.array(state.ranks)
+    if hw is None or not len(clients):
+        return Plan(clients, limits[clients], np.ones(len(clients)))
+    wire = _wire(fed, hw, state, clients.tolist(), down)
+    plans = state.plans if "clock" in state.plans or not hw.measured else _first_measured(fed, hw, state)
+    return plan(hw, plans, t, fed.seed, clients, limits[clients], wire)
+
+
+def _wire(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> Wire:
+    whole = Cohort.of(clients, state, fed.aggregation, dict.fromkeys(clients, hw.r_max))
+    down = addressed(down, whole.rows)
+    line = Line(*by_rank(addressed(down, 0), whole, state.adapter.layout))
+    upload = state.plans.get("wire", {}).get("up")
+    sent = np.array(bytes_down(whole, down, state, fed.aggregation), dtype=float)
+    return Wire(line, Line(*upload) if upload else line, missed=sent - line.at(np.full(len(sent), hw.r_max)))
+
+
+def foreseen(fed: Federation, hw: Hardware, state: State) -> tuple[Floats, Floats]:
+    """Seconds a and b of every client, (N,), with which its next round of rank r takes a + b r, as the server expects it."""
+    wire = _wire(fed, hw, state, list(range(fed.total_clients)), fed.algorithm.broadcast(state))
+    return estimated(hw, state.plans, state.round + 1, wire)
+
+
+def _first_measured(fed: Federation, hw: Hardware, state: State) -> Plans:
+    """The plans with the time of one step of client 0, the second of two: no round has been measured yet."""
+    rows = torch.arange(min(fed.work.batch_size, fed.task.examples(0)))[None]
+    batch, seconds = Batch(rows, torch.ones_like(rows, dtype=torch.bool)), 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        fed.task.grad(state.adapter.flat[None], torch.tensor([0]), batch, None)
+        seconds = time.perf_counter() - started
+    return hw.scaled(state.plans, seconds, float(hw.tokens[0] / hw.steps[0]), hw.r_max)
+
+
+def sent_to(state: State, made: Plan, round: int) -> State:
+    """The state in which clients that were sent the model have seen that round, also those from whom nothing arrived."""
+    seen = list(state.seen)
+    for turn in made.turns:
+        if turn.fate != "excluded":
+            seen[turn.client] = round
+    return replace(state, seen=tuple(seen))
+
+
+def learned(
+    fed: Federation, state: State, made: Plan, cohort: Cohort, up: Message, local: Trained, seconds: float
+) -> Plans:
+    """What scheduler and clock remember after the round that followed `state`: training took so many seconds here."""
+    hw, plans = fed.hardware, state.plans
+    if hw is None:
+        return plans
+    ranks = cohort.ranks.numpy()
+    tokens = hw.tokens[cohort.clients] * made.effort[made.training]
+    plans = hw.scaled(plans, seconds, float(tokens.sum()), float((ranks * tokens).sum() / tokens.sum()))
+    plans = {**plans, "wire": {"up": list(by_rank(addressed(up, 0), cohort, fed.task.layout))}}
+    return observed(hw, plans, made, _gains(fed, state, cohort, local) if hw.scheduler.gains else {})
+
+
+def _gains(fed: Federation, state: State, cohort: Cohort, local: Trained) -> dict[int, tuple[float, float | None]]:
+    """How much each client's own held-out loss fell, in nats a token, and how much with one rank less of what it trained.
+
+    From the whole model that the server had: against a model cut to the client's rank, who is cut most gains most. Clients
+    whose loss is not a number are absent.
+    """
+    task, y = fed.task, local.adapter.flat
+    before = task.held_out(state.adapter.flat.expand(len(y), -1), cohort.rows)
+    gain = (before - task.held_out(y, cohort.rows)).tolist()
+    below: list[float | None] = [None] * len(gain)
+    if fed.hardware is not None and fed.hardware.scheduler.below:
+        one_less = mask(task.layout, cohort.ranks - 1).to(y.device)
+        below = (before - task.held_out(y.where(one_less, 0.0), cohort.rows)).tolist()
+    found = zip(cohort.clients, gain, below, strict=True)
+    return {k: (g, h) for k, g, h in found if math.isfinite(g) and (h is None or math.isfinite(h))}

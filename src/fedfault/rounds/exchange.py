@@ -1,0 +1,251 @@
+"""What crosses between the server and the clients of a round: where they start, what they send, what it weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedfault.algebra import mask, mean, wide
+from fedfault.types.adapter import Adapter, Layout, Pair
+from fedfault.types.algorithm import Aggregation, Message, Pooled, State, Uploads
+from fedfault.wire import fold_size, pack
+
+OWN = "own"  # the client memory that holds what an aggregation leaves at home
+
+
+def full_rank(layout: Layout) -> int:
+    """The largest LoRA rank of a layout; 0 where it has no LoRA site."""
+    return max((s.shape[0] for s in layout.sites if s.kind == "lora"), default=0)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The K clients of a round and which of the P numbers are theirs."""
+
+    clients: list[int]
+    ranks: Tensor  # (K,)
+    active: Tensor | None  # (K, P) bool: what their ranks leave of the adapter; None for all of it
+    trained: Tensor | None  # (P,) bool: what is trained in this round; None for everything
+    private: Tensor | None  # (P,) bool: what stays at home; None for nothing
+
+    @classmethod
+    def of(
+        cls, clients: list[int], state: State, aggregation: Aggregation, assigned: Mapping[int, int] | None = None
+    ) -> Cohort:
+        """The cohort of the round after `state`, by client id: the order of the draw cannot change a sum.
+
+        assigned: client -> its rank in this round; None: the largest that each trains.
+        """
+        clients, layout = sorted(clients), state.adapter.layout
+        ranks = torch.tensor([state.ranks[k] if assigned is None else assigned[k] for k in clients], dtype=torch.int64)
+        active = None if bool((ranks >= full_rank(layout)).all()) else mask(layout, ranks)
+        return cls(clients, ranks, active, aggregation.trained(layout, state.round + 1), aggregation.private(layout))
+
+    @property
+    def rows(self) -> Tensor:
+        """The clients as an index."""
+        return torch.tensor(self.clients)
+
+    @property
+    def trainable(self) -> Tensor | None:
+        """(K, P) or (P,) bool: what local training may change; None for everything."""
+        return _both(self.trained, self.active)
+
+    def start(self, x: Adapter, state: State) -> Adapter:
+        """Where each client starts: the server's adapter (P,) with what it kept at home, cut to its rank.
+
+        Where clients are elsewhere, as the server sees it: what they kept is not here.
+        """
+        if self.private is None or OWN not in state.clients:
+            return self.cut(x)
+        flat = torch.where(self.private.to(x.flat.device), state.clients[OWN].flat[self.rows], x.flat)
+        return self.cut(replace(x, flat=flat))
+
+    def cut(self, x: Adapter) -> Adapter:
+        """(P,) or (K, P), with zeros in the slices beyond each client's rank."""
+        return x if self.active is None else replace(x, flat=x.flat.where(self.active.to(x.flat.device), 0.0))
+
+    def cut_all(self, message: Message) -> Message:
+        """The message with its adapters cut."""
+        return {name: self.cut(a) if isinstance(a, Adapter) else a for name, a in message.items()}
+
+    def kept(self, now: Tensor, before: Tensor) -> Tensor:
+        """(K, P): what clients keep. What they did not train in this round is as it was."""
+        return now if self.active is None else now.where(self.active.to(now.device), before)
+
+    def pruned(self, layout: Layout, ranks: Tensor) -> Cohort:
+        """The cohort with these ranks (K,), at most what they were."""
+        return self if torch.equal(ranks, self.ranks) else replace(self, ranks=ranks, active=mask(layout, ranks))
+
+    def only(self, rows: Sequence[int]) -> Cohort:
+        """Some of its clients, by their places in it, in that order."""
+        kept = torch.tensor(rows, dtype=torch.int64)
+        active = None if self.active is None else self.active[kept]
+        return replace(self, clients=[self.clients[i] for i in rows], ranks=self.ranks[kept], active=active)
+
+    def public(self, which: Tensor | None, row: int) -> Tensor | None:
+        """(P,) bool: what of these numbers crosses the network for one client; None for everything."""
+        mine = None if self.active is None else self.active[row]
+        return _both(_both(which, _not(self.private)), mine)
+
+
+def addressed(message: Message, rows: Tensor | int) -> Message:
+    """What of a message reaches some clients, or one: their rows of what has a row each, adapters (N, P), numbers (N,)."""
+    out = dict(message)
+    for name, value in message.items():
+        if isinstance(value, Adapter) and value.flat.ndim > 1:
+            out[name] = replace(value, flat=value.flat[rows])
+        elif isinstance(value, Tensor) and value.ndim:
+            out[name] = value[rows]
+    return out
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a & b
+
+
+def _not(a: Tensor | None) -> Tensor | None:
+    return None if a is None else ~a
+
+
+def bytes_up(cohort: Cohort, up: Message) -> list[int]:
+    """Payload of every client, (K,)."""
+    return [len(pack(up, i, cohort.public(cohort.trained, i))) for i in range(len(cohort.clients))]
+
+
+def bytes_down(cohort: Cohort, down: Message, state: State, aggregation: Aggregation) -> list[int]:
+    """Payload to every client, (K,): what changed on the server since the client last took part.
+
+    That is what was trained from that round on, unless they know it from the seed, and what those rounds added to the
+    frozen weights: their factors, or the whole matrices where that is less. In round 1 clients are sent what they will
+    train.
+    """
+    last = max(state.round, 1)
+    since = [max(state.seen[k], 1) for k in cohort.clients]  # who was there in a round knows what came before it
+    changed = _changed(aggregation, state.adapter.layout, min(since), last)
+    unknown = _not(aggregation.known(state.adapter.layout))
+    whole = sum(w.numel() for w in state.base.values()) * state.adapter.flat.element_size()
+    out, sizes = [], {}
+    for i, t in enumerate(since):
+        key = (int(cohort.ranks[i]), t)
+        if key not in sizes:
+            keep = cohort.public(_both(changed[t], unknown), i)
+            sizes[key] = len(pack(addressed(down, i), keep=keep)) + min(sum(state.folds[t - 1 :]), whole)
+        out.append(sizes[key])
+    return out
+
+
+def by_rank(message: Message, cohort: Cohort, layout: Layout) -> tuple[float, float]:
+    """Bytes of a message to or from one client that do not depend on its rank, and those of every further rank."""
+    most = full_rank(layout)
+    if not most:
+        return float(len(pack(message, keep=_both(cohort.trained, _not(cohort.private))))), 0.0
+    ends = mask(layout, torch.tensor([0, most]))
+    probe = replace(cohort, ranks=torch.tensor([0, most]), active=ends)
+    none, all_of_it = (len(pack(message, keep=probe.public(cohort.trained, row))) for row in (0, 1))
+    return float(none), (all_of_it - none) / most
+
+
+def _changed(aggregation: Aggregation, layout: Layout, first: int, last: int) -> dict[int, Tensor | None]:
+    """Round t -> (P,) bool: what was trained in any of the rounds t ... last; None for everything."""
+    out: dict[int, Tensor | None] = {}
+    for t in range(last, first - 1, -1):
+        now = aggregation.trained(layout, t)
+        later = out.get(t + 1, now)
+        out[t] = None if now is None or later is None else now | later
+    return out
+
+
+def average_of(
+    aggregation: Aggregation,
+    cohort: Cohort,
+    state: State,
+    good: Tensor,
+    seed: int,
+    averages: list[tuple[Uploads, Pooled]],
+) -> Callable[[Adapter, Tensor], Adapter]:
+    """The `Average` that an algorithm's server calls: adapters (K', P) of the good clients -> (P,).
+
+    Numbers that were not trained in this round, that never leave the clients, or that only other clients or rounds train,
+    stay as the server has them: a slice with A and B at zero would never train again. Each call is appended to `averages`.
+    """
+    x, ranks = state.adapter, cohort.ranks[good]
+    moved = _both(cohort.trained, _not(cohort.private))
+    present = None if "refactors" in aggregation.traits else _not(_waiting(cohort, state, good))
+
+    def average(sent: Adapter, weight: Tensor) -> Adapter:
+        if cohort.private is not None:  # what is not sent reads as what the server has
+            sent = replace(sent, flat=x.flat.where(cohort.private.to(x.flat.device), sent.flat))
+        got = Uploads(x, sent, weight, ranks, state.round + 1, seed)
+        pooled = aggregation.combine(got)
+        pooled = pooled._replace(adapter=_only(moved, pooled.adapter, x))
+        averages.append((got, pooled))
+        return _only(present, pooled.adapter, x)
+
+    return average
+
+
+def _only(which: Tensor | None, a: Adapter, b: Adapter) -> Adapter:
+    """`a` in these numbers (P,), `b` in the others."""
+    return a if which is None else replace(a, flat=a.flat.where(which.to(a.flat.device), b.flat))
+
+
+def _waiting(cohort: Cohort, state: State, good: Tensor) -> Tensor | None:
+    """(P,) bool: slices that none of the good clients trained, but that some client may still train; None for none."""
+    absent, most = max(state.ranks), int(cohort.ranks[good].max())
+    if absent <= most:
+        return None
+    theirs, ours = mask(state.adapter.layout, torch.tensor([absent, most])).unbind()
+    return theirs & ~ours
+
+
+def folded(state: State, fold: Mapping[str, Pair]) -> State:
+    """The state before its round is counted, with the round's products added to what the frozen weights got so far."""
+    base = dict(state.base)
+    for name, pair in fold.items():
+        change = (wide(pair.B) @ wide(pair.A)).to(pair.B)
+        base[name] = base[name] + change if name in base else change
+    silent = (0,) * (state.round - len(state.folds))  # rounds in which nobody sent finite numbers
+    return replace(state, base=base, folds=(*state.folds, *silent, fold_size(fold)))
+
+
+def personal(state: State, private: Tensor | None) -> Adapter | None:
+    """The model of every client, (N, P), where each has kept a part, here; None where all have the server's."""
+    if private is None or OWN not in state.clients:
+        return None
+    own = state.clients[OWN].flat
+    return Adapter(state.adapter.layout, torch.where(private.to(own.device), own, state.adapter.flat))
+
+
+def with_mean_of_private(state: State, private: Tensor | None) -> State:
+    """What clients keep never reaches a server; for the scores of one global model its mean takes the place.
+
+    If it is here: where clients are elsewhere, those numbers stay as they began.
+    """
+    if private is None or OWN not in state.clients:
+        return state
+    pooled = mean(state.clients[OWN], torch.tensor(state.weights, dtype=torch.float64))
+    flat = torch.where(private.to(pooled.flat.device), pooled.flat, state.adapter.flat)
+    return replace(state, adapter=replace(pooled, flat=flat))
+
+
+def remembered(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: Sequence[bool]) -> State:
+    """The state with what the good clients keep, and when each of the cohort took part: all were sent the model."""
+    keep, clients = torch.tensor(good), dict(state.clients)
+    for name, kept in home.items():
+        flat = clients[name].flat.clone()
+        rows = cohort.rows[keep]
+        flat[rows] = cohort.kept(kept.flat.to(flat), flat[cohort.rows])[keep]
+        clients[name] = replace(kept, flat=flat)
+    seen = list(state.seen)
+    for k in cohort.clients:
+        seen[k] = state.round + 1
+    return replace(state, clients=clients, seen=tuple(seen))
+
+
+def selected(message: Message, good: Sequence[bool]) -> Message:
+    """The rows of the good clients of a message that is stacked over the cohort."""
+    return message if all(good) else addressed(message, torch.tensor(good))

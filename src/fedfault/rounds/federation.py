@@ -1,0 +1,107 @@
+"""What a federated run needs, tensors and functions in hand; what its clients are asked, and what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedfault.hardware.plan import Hardware
+from fedfault.rounds.exchange import Cohort, addressed
+from fedfault.rounds.local import LocalWork, Passes
+from fedfault.seeds import rng
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Aggregation, Algorithm, Message, Trained
+from fedfault.types.task import Probe, Task
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the K clients of a round are asked to do: nothing else of a round reaches them."""
+
+    round: int
+    cohort: Cohort
+    weight: Tensor  # (K,) n_k
+    received: Message  # what the server sent, cut to their ranks, with what they kept at home
+    memory: Mapping[str, Adapter]  # what they remember, (K, P)
+    effort: Sequence[float]  # (K,) share of its local steps that each gets done
+    passes: Passes
+    halves: bool = False  # whether probes need `Done.halves`
+    base: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # what the frozen weights they train on hold beside their own
+
+    def only(self, rows: Sequence[int]) -> Asked:
+        """The same of some of the clients, by their places, in that order."""
+        some = torch.tensor(rows, dtype=torch.int64)
+        return replace(
+            self,
+            cohort=self.cohort.only(rows),
+            weight=self.weight[some],
+            received=addressed(self.received, some),
+            memory={name: replace(a, flat=a.flat[some]) for name, a in self.memory.items()},
+            effort=[self.effort[i] for i in rows],
+            passes=Passes(min(self.passes.size, max(1, len(rows)))),
+        )
+
+
+@dataclass(frozen=True)
+class Done:
+    """What clients have done; rows are in the order of the cohort."""
+
+    cohort: Cohort  # those that were asked, or the ones of them whose work arrived
+    up: Message  # what they send
+    home: Mapping[str, Adapter]  # what they keep
+    start: Tensor  # (K, P) where they started
+    trained: Trained
+    events: tuple[str, ...] = ()
+    halves: tuple[Tensor, Tensor] | None = None  # (K, P) each: see `Moment.halves`
+    probing: float = 0.0  # seconds that they took
+    clients_per_pass: int | None = None  # that memory is enough for, where it ran out
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The parts of a run and their settings: `Experiment` is its description in plain values."""
+
+    task: Task
+    algorithm: Algorithm
+    aggregation: Aggregation
+    work: LocalWork
+    total_clients: int
+    cohort_size: int
+    num_rounds: int
+    seed: int = 0
+    warmup_ratio: float = 0.0
+    evaluate_every: int = 1
+    clients_per_pass: int | None = None  # None: the whole cohort
+    ranks: tuple[int, ...] = ()  # (N,) largest LoRA rank of each client; none: the full rank for all
+    bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
+    probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
+    hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
+    effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
+    remote: Callable[[Federation, Asked], Done] | None = (
+        None  # does what clients do elsewhere; None: `at_clients`, here
+    )
+    memory_elsewhere: bool = False  # what clients keep stays with them: `State.clients` is empty
+
+    def cohort(self, round: int) -> list[int]:
+        """Ids of the clients that are drawn for a round, sorted; a function of the seed and the round alone.
+
+        Of those that are available; fewer than asked for, if no more are.
+        """
+        drawn = rng(self.seed, "cohort", round).permutation(self.total_clients)
+        if self.hardware is not None:
+            drawn = drawn[self.hardware.available(round)[drawn]]
+        return sorted(drawn[: self.cohort_size].tolist())
+
+    def lr(self, round: int) -> float:
+        """Learning rate of a round, 1-based: rises linearly over the first warmup_ratio of all rounds, then constant.
+
+        A function of the global round, never restarted inside one.
+        """
+        rising = self.warmup_ratio * self.num_rounds
+        return self.work.lr * min(1.0, round / rising) if rising else self.work.lr

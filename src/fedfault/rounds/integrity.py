@@ -1,0 +1,308 @@
+"""Assertions that a federation really federates, on in every round of every run. A violation stops the run.
+
+Reference implementations have lost aggregates to misspelt names, loaded nothing through a forgiving loader, frozen nothing,
+shared one head between all clients. Each check is an exact comparison that costs far less than a training step:
+
+    Door          the first gradient of every client is taken at what the server sent, to the bit
+    Watched       anchors stay where training started; no client shares memory with the start or with another client; some
+                  client has a gradient that is not exactly zero, unless its loss is
+    check_sent    nothing the server sent was changed; what comes back has its sites, none missing and none more
+    check_frozen  frozen numbers do not move, neither on the clients nor on the server
+    check_base    local training leaves the frozen weights alone
+    quarantine    an update that is not finite is left out and its client named, or the run stops
+    checked       equal ranks give the weighted mean; only an aggregation that says so adds to the frozen weights
+    check_state   the algorithm's own invariant, such as SCAFFOLD's c = weighted mean of all c_i
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfault.algebra import mask, mean
+from fedfault.errors import UserError
+from fedfault.types.adapter import Adapter, Layout
+from fedfault.types.algorithm import (
+    Aggregation,
+    Algorithm,
+    Contrast,
+    ExtraLoss,
+    Message,
+    Pooled,
+    Pull,
+    State,
+    Train,
+    Trained,
+    Uploads,
+)
+from fedfault.types.task import Batch, Task
+
+
+class IntegrityError(UserError):
+    """The federation does not do what it says: which client, which site, which numbers."""
+
+
+class Door:
+    """A `Task` that looks at the parameters with which each client enters the model for the first time."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._sent: Mapping[str, Adapter] = {}
+        self.waiting: dict[int, int] = {}  # client -> its row: those that have not entered yet
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def expect(self, sent: Mapping[str, Adapter], clients: Sequence[int]) -> None:
+        """From now on each client must enter with one of these, (P,) or its row of (K, P)."""
+        self._sent, self.waiting = sent, {k: row for row, k in enumerate(clients)}
+
+    def grad(
+        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `types.Task`."""
+        if self.waiting:
+            for k, own in zip(clients.tolist(), params, strict=True):
+                if k in self.waiting:
+                    self._check(k, own, self.waiting.pop(k))
+        return self._task.grad(params, clients, batch, key, extra_loss)
+
+    def _check(self, client: int, own: Tensor, row: int) -> None:
+        rows = {name: _row(a.flat, row) for name, a in self._sent.items()}
+        if not any(_equal(own, x) for x in rows.values()):
+            apart = "; ".join(f"{name!r}: {_apart(self._task.layout, own, x)}" for name, x in rows.items())
+            raise IntegrityError(f"client {client} does not start from what the server sent ({apart or 'no model'})")
+
+
+class Watched:
+    """A `Train` that checks where clients start, and that nothing moves but what is trained."""
+
+    def __init__(self, train: Train, door: Door, received: Message, clients: Sequence[int]) -> None:
+        self._train, self.weight, self.lr, self._door = train, train.weight, train.lr, door
+        self.clients, self.layout = clients, door.layout
+        self.received = {name: a for name, a in received.items() if isinstance(a, Adapter)}
+        self.copies = {name: a.flat.clone() for name, a in self.received.items()}
+
+    def __call__(
+        self,
+        start: Adapter,
+        *,
+        extra_grad: Pull | None = None,
+        extra_step: Pull | None = None,
+        extra_loss: Contrast | None = None,
+        mean_grad: bool = False,
+    ) -> Trained:
+        """See `types.Train`."""
+        self._door.expect({"x": self.received["x"]} if "x" in self.received else self.received, self.clients)
+        grad, step = (None if pull is None else Anchored(pull) for pull in (extra_grad, extra_step))
+        done = self._train(start, extra_grad=grad, extra_step=step, extra_loss=extra_loss, mean_grad=mean_grad)
+        for pull in (grad, step):
+            if pull is not None:
+                pull.check(start, self.clients)
+        self._check_trained(start, done)
+        return done
+
+    def gradient(self, at: Adapter) -> Adapter:
+        """See `types.Train`."""
+        return self._train.gradient(at)
+
+    def loss(self, at: Adapter) -> Tensor:
+        """See `types.Train`."""
+        return self._train.loss(at)
+
+    def _check_trained(self, start: Adapter, done: Trained) -> None:
+        """Every client that has steps entered the model; none shares a parameter with another one or with the start."""
+        flat, K, P = done.adapter.flat, len(self.clients), start.flat.shape[-1]
+        for k, row in self._door.waiting.items():
+            if (steps := int(done.num_steps[row])) > 0:
+                raise IntegrityError(f"client {k} reports {steps} steps, but its parameters never entered the model")
+        if flat.shape != (K, P):
+            raise IntegrityError(f"local training gave numbers of shape {tuple(flat.shape)}, not ({K}, {P})")
+        if K > 1 and flat.stride(0) < P:
+            raise IntegrityError(
+                f"clients {self.clients[0]} and {self.clients[1]} share trained parameters: their rows of {P} numbers "
+                f"lie {flat.stride(0)} apart in memory"
+            )
+        if flat.untyped_storage().data_ptr() == start.flat.untyped_storage().data_ptr():
+            raise IntegrityError(f"clients {_listed(self.clients)} trained in the memory of what they started from")
+        worked = done.num_steps > 0
+        if bool(done.loss[worked].any()) and not bool(done.grad_norm[worked].any()):  # a loss of zero is learned
+            raise IntegrityError(
+                f"every gradient was exactly zero in {int(done.num_steps.sum())} steps of clients {_listed(self.clients)}: "
+                "nothing is learned. Check that the loss depends on the trained numbers, and that quantised layers were not "
+                "repacked for inference (with model.quantization=none there are none)"
+            )
+
+
+class Anchored:
+    """A `Pull` that remembers the anchor of its last call: in the last step x must still be where training started."""
+
+    def __init__(self, pull: Pull) -> None:
+        self._pull = pull
+        self._last: tuple[Tensor, Tensor] | None = None  # x (k, P) and the rows of its clients
+
+    def __call__(self, y: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+        """See `types.Pull`."""
+        self._last = (x, rows)
+        return self._pull(y, x, rows)
+
+    def check(self, start: Adapter, clients: Sequence[int]) -> None:
+        """Raises `IntegrityError` with the client whose anchor is no longer at the start, (P,) or (K, P)."""
+        for x, row in zip(*self._last, strict=True) if self._last else ():
+            if not _equal(x, own := _row(start.flat, int(row))):
+                raise IntegrityError(
+                    f"the anchor of client {clients[int(row)]} moved while it trained, as if it were aliased to the "
+                    f"parameters: {_apart(start.layout, x, own)}"
+                )
+
+
+def check_sent(watched: Watched, up: Message, home: Mapping[str, Adapter], memory: Mapping[str, Adapter]) -> None:
+    """Clients leave what the server sent alone, send its sites back, a row each, and keep the memory that they had."""
+    for name, before in watched.copies.items():
+        now = watched.received[name]
+        if not _equal(now.flat, before):
+            raise IntegrityError(
+                f"clients changed {name!r} itself, which the server sent: {_apart(now.layout, now.flat, before)}"
+            )
+    had, kept = ({name: tuple(a.flat.shape) for name, a in m.items()} for m in (memory, home))
+    if kept != had:
+        raise IntegrityError(f"clients keep {kept or 'nothing'}, but what they had was {had or 'nothing'}")
+    expected = (len(watched.clients), watched.layout.size)
+    for name, a in up.items():
+        if isinstance(a, Adapter):
+            check_sites(name, a.layout, watched.layout)
+            if a.flat.shape != expected:
+                raise IntegrityError(f"{name!r} as sent has shape {tuple(a.flat.shape)}, not {expected}")
+
+
+def check_sites(name: str, theirs: Layout, ours: Layout) -> None:
+    """All sites match, and there is one to match."""
+    if theirs != ours or not ours.sites:
+        has, wants = {s.name: s for s in theirs.sites}, {s.name: s for s in ours.sites}
+        matched = [n for n in wants if has.get(n) == wants[n]]
+        raise IntegrityError(
+            f"{name!r} as sent does not fit the server: {len(matched)} of {len(wants)} sites match, missing "
+            f"{_listed(n for n in wants if n not in has)}, unknown {_listed(n for n in has if n not in wants)}; LoRA "
+            f"scaling {theirs.scaling:.3g}, the server's is {ours.scaling:.3g}"
+        )
+
+
+def check_frozen(layout: Layout, before: Tensor, after: Tensor, free: Tensor | None, who: Sequence[str]) -> None:
+    """Numbers that are not free, (P,) or (K, P), stay as they were: before (P,) or (K, P), after (K, P)."""
+    if free is None:
+        return
+    moved = _differs(after, before) & ~free.to(after.device)
+    if bool(moved.any()):
+        row = int(moved.any(1).nonzero()[0])
+        was = _row(before, row)
+        apart = _apart(layout, after[row].where(moved[row], was), was)
+        raise IntegrityError(f"{who[row]} changed frozen numbers: {apart}")
+
+
+def check_base(task: Task, before: Mapping[str, int], clients: Sequence[int]) -> None:
+    """Local training leaves the frozen weights alone."""
+    now = task.checksums()
+    if changed := [name for name in before if now[name] != before[name]]:
+        raise IntegrityError(
+            f"{len(changed)} of {len(before)} frozen weights changed while clients {_listed(clients)} trained, first "
+            f"{changed[0]} (checksum {before[changed[0]]} before, {now[changed[0]]} after)"
+        )
+
+
+def checked(aggregation: Aggregation) -> Aggregation:
+    """The same aggregation, held to what it says of itself: `is_mean`, and the trait `folds`."""
+
+    def combine(got: Uploads) -> Pooled:
+        pooled = aggregation.combine(got)
+        if pooled.fold and "folds" not in aggregation.traits:
+            raise IntegrityError(f"an aggregation without trait 'folds' adds to frozen weight {_listed(pooled.fold)}")
+        for site in (s for s in got.before.layout.lora if s.name in pooled.fold):
+            A, B = pooled.fold[site.name]
+            if (shape := (len(B), A.shape[1])) != (expected := (site.shape[2], site.shape[1])):
+                raise IntegrityError(f"the aggregation adds {shape} numbers to frozen weight {site.name} of {expected}")
+        if aggregation.is_mean and bool((got.ranks == got.ranks[0]).all()):
+            owned = mask(got.before.layout, got.ranks[:1])[0].to(got.sent.flat.device)
+            found, mine = (a.flat.where(owned, 0.0) for a in (pooled.adapter, mean(got.sent, got.weight)))
+            if not _equal(found, mine):
+                apart = _apart(got.before.layout, found, mine)
+                raise IntegrityError(f"ranks are equal, but the aggregation is not the weighted mean: {apart}")
+        return pooled
+
+    return replace(aggregation, combine=combine)
+
+
+def check_state(algorithm: Algorithm, state: State) -> None:
+    """The algorithm's own invariant, such as SCAFFOLD's c = sum of all clients' weighted c_i."""
+    if sentence := algorithm.wrong(state):
+        raise IntegrityError(sentence)
+
+
+def quarantine(
+    up: Message, home: Mapping[str, Adapter], clients: Sequence[int], policy: str
+) -> tuple[list[bool], list[str]]:
+    """Which clients sent and keep finite numbers, and a sentence for the record on those that do not.
+
+    Raises `IntegrityError` if the policy is to stop.
+    """
+    rows = [v.flat if isinstance(v, Adapter) else v for v in (*up.values(), *home.values())]
+    good = torch.stack([_finite(r).cpu() for r in rows]).all(0)
+    bad = [k for k, ok in zip(clients, good.tolist(), strict=True) if not ok]
+    if not bad:
+        return good.tolist(), []
+    if policy == "stop":
+        row = clients.index(bad[0])
+        raise IntegrityError(
+            f"parameters not finite after local training: client {_listed(bad)}; lower training.lr, or "
+            f"federation.bad_updates=drop ({_not_finite({**home, **up}, row)})"
+        )
+    left = "" if len(bad) < len(clients) else ", so that the round changes nothing"
+    who = f"client {_listed(bad)}{left}"
+    return good.tolist(), [f"parameters not finite after local training, left out of the average: {who}"]
+
+
+def _finite(rows: Tensor) -> Tensor:
+    """Which of the rows (K, ...) are finite, (K,) bool; a finite sum says so in one pass over all of them."""
+    if bool(rows.sum().isfinite()):
+        return torch.ones(len(rows), dtype=torch.bool)
+    return rows.isfinite().reshape(len(rows), -1).all(1)
+
+
+def _not_finite(message: Message, row: int) -> str:
+    """What of a client's row is not finite, in words."""
+    found = []
+    for name, value in message.items():
+        own = (value.flat if isinstance(value, Adapter) else value)[row]
+        if places := own.isfinite().logical_not().flatten().nonzero().flatten().tolist():
+            sites = value.layout.sites if isinstance(value, Adapter) else ()
+            where = [f", from site {s.name} on" for s in sites if s.offset <= places[0] < s.offset + s.size]
+            found.append(f"{len(places)} of {own.numel()} numbers of {name!r}{where[0] if where else ''}")
+    return "; ".join(found)
+
+
+def _row(flat: Tensor, row: int) -> Tensor:
+    return flat if flat.ndim == 1 else flat[row]
+
+
+def _differs(a: Tensor, b: Tensor) -> Tensor:
+    """Where two tensors differ, NaN being equal to NaN: a diverged model is not a model that was not loaded."""
+    return (a != b) & ~(a.isnan() & b.isnan())
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or not bool(_differs(a, b).any())
+
+
+def _apart(layout: Layout, a: Tensor, b: Tensor) -> str:
+    """How two adapters (P,) or (K, P) differ, in words."""
+    gap = (a - b).abs().nan_to_num(nan=torch.inf).where(_differs(a, b), 0.0)
+    worst = max(layout.sites, key=lambda s: float(gap[..., s.offset : s.offset + s.size].max()))
+    count = f"{int((gap > 0).sum())} of {gap.numel()} numbers"
+    return f"{count} differ, by up to {float(gap.max()):.3g}, most at site {worst.name}"
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names)) or "none"

@@ -1,0 +1,328 @@
+"""Local training of a cohort: the one place where tensors are mutated.
+
+K clients are the rows of one (K, P) matrix under one optimiser. Rows are sorted by their number of steps,
+longest first, so the clients still at work are always a prefix:
+
+    step      0   1   2   3   4
+    client 3  x   x   x   x   x
+    client 0  x   x   x               leaf = y[:3], then y[:2], then y[:1]
+    client 7  x
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from fedfault.errors import UserError
+from fedfault.seeds import entropy, rng
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Contrast, ExtraLoss, Pull, Trained
+from fedfault.types.task import Batch, Task
+
+PROBED = 64  # examples of a client that `Trainer.loss` looks at, at most
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What a client does in a round; lengths in epochs over its data or in optimiser steps."""
+
+    epochs: int | None = 1
+    steps: int | None = None
+    batch_size: int = 8
+    lr: float = 5e-4
+    optimizer: str = "adamw"
+    max_grad_norm: float | None = None
+    weighting: str = "tokens"
+
+
+@dataclass
+class Passes:
+    """How many clients go through the model at once; halved when memory runs out, which is an event of the round."""
+
+    size: int
+    events: list[str] = field(default_factory=list)
+
+    def next(self, left: int) -> int:
+        """Clients of the next pass when `left` remain: as few passes as fit, all about as large."""
+        return -(-left // -(-left // self.size))
+
+    def halve(self, error: Exception) -> None:
+        """Half as many clients a pass; `UserError` when it is one already."""
+        if self.size == 1:
+            raise UserError(
+                "out of memory with one client in a pass; lower training.batch_size or model.max_length"
+            ) from error
+        self.size //= 2
+        self.events.append(f"out of memory: {self.size} clients in a pass from now on")
+
+
+def steps_of(n: int, work: LocalWork) -> tuple[int, float]:
+    """Optimiser steps of a client with n examples in a round, and how many times it goes through them.
+
+    >>> steps_of(10, LocalWork(epochs=2, batch_size=4)), steps_of(10, LocalWork(steps=9, batch_size=4))
+    ((6, 2.0), (9, 3.0))
+    """
+    per_epoch = -(-n // work.batch_size)
+    steps = work.steps or (work.epochs or 1) * per_epoch
+    return steps, steps / per_epoch
+
+
+def plan(n: int, work: LocalWork, generator: np.random.Generator) -> np.ndarray:
+    """A client's batches: (S, B) indices into its n examples, -1 where the last batch of an epoch is not full.
+
+    Every epoch is a fresh permutation, cut into batches of B; nothing is dropped.
+    """
+    per_epoch, (steps, _) = -(-n // work.batch_size), steps_of(n, work)
+    out = np.full((-(-steps // per_epoch), per_epoch * work.batch_size), -1)
+    for epoch in out:
+        epoch[:n] = generator.permutation(n)
+    return out.reshape(-1, work.batch_size)[:steps]
+
+
+def part(batches: np.ndarray, share: float) -> np.ndarray:
+    """The first ceil(share * S) of a client's S batches (S, B), for a client that gets no further.
+
+    Raises `UserError` for a share that is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise UserError(
+            f"effort {share} of a client; a share of its steps is above 0 and at most 1, and a client that gets nothing "
+            "done is left out of the cohort"
+        )
+    return batches[: max(1, math.ceil(round(share * len(batches), 6)))]  # 11/20 of 100 is 55, not 56
+
+
+def weights(task: Task, weighting: str, clients: Sequence[int]) -> Tensor:
+    """n_k: the size of a client's data set by the one weighting rule of the run, (K,)."""
+    if weighting == "uniform":
+        return torch.ones(len(clients), dtype=torch.float64)
+    size = task.tokens if weighting == "tokens" else task.examples
+    return torch.tensor([float(size(k)) for k in clients], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What an algorithm or an aggregation adds to plain training; see `types.Train`."""
+
+    grad: Pull | None = None
+    step: Pull | None = None
+    loss: Contrast | None = None
+    penalty: Pull | None = None  # a gradient, of the aggregation
+
+
+class Trainer:
+    """Implements `types.Train` for one cohort and round.
+
+    trainable: (K, P) or (P,) bool; the other numbers have no gradient, take no part in its norm, and never change.
+    effort: (K,) the share of its local steps that each client gets done, see `part`; None for all of them.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        work: LocalWork,
+        *,
+        seed: int,
+        round: int,
+        clients: Sequence[int],
+        passes: Passes,
+        trainable: Tensor | None = None,
+        penalty: Pull | None = None,
+        effort: Sequence[float] | None = None,
+    ) -> None:
+        self.task, self.work, self.passes, self.penalty = task, work, passes, penalty
+        self.lr = work.lr
+        self.clients = torch.tensor(clients)
+        self.weight = weights(task, work.weighting, clients)
+        self.plans = [plan(task.examples(k), work, rng(seed, "batches", round, k)) for k in clients]
+        if effort is not None:
+            self.plans = [part(p, share) for p, share in zip(self.plans, effort, strict=True)]
+        self.keys = torch.tensor([entropy(seed, "dropout", round, k) % 2**62 for k in clients])
+        self.longest_first = sorted(range(len(clients)), key=lambda i: (-len(self.plans[i]), i))
+        self.trainable = None if trainable is None else trainable.expand(len(clients), -1)
+        self.start = torch.empty(0)  # (K, P) where the last training started
+        self.trained: Trained | None = None  # what it gave: the engine reports and checks both
+
+    def __call__(
+        self,
+        start: Adapter,
+        *,
+        extra_grad: Pull | None = None,
+        extra_step: Pull | None = None,
+        extra_loss: Contrast | None = None,
+        mean_grad: bool = False,
+    ) -> Trained:
+        """See `types.Train`."""
+        K, P = len(self.clients), start.flat.shape[-1]
+        self.start = x = start.flat.expand(K, P)
+        y = x.clone()
+        extras = Extras(extra_grad, extra_step, extra_loss, self.penalty)
+        loss, tokens, norm, drift = (torch.zeros(K, dtype=torch.float64) for _ in range(4))
+        gradients = torch.zeros_like(y) if mean_grad else None
+        done = 0
+        while done < K:
+            rows = torch.tensor(self.longest_first[done : done + self.passes.next(K - done)])
+            one = _Pass(self, extras, rows, x[rows], gradients is not None)
+            try:
+                y[rows] = one.run()
+            except (RuntimeError, MemoryError) as e:
+                if not _out_of_memory(e):
+                    raise
+                self.passes.halve(e)
+                continue
+            loss[rows], tokens[rows], norm[rows], drift[rows] = one.loss, one.tokens, one.norm, one.drift
+            if gradients is not None and one.gradients is not None:
+                gradients[rows] = one.gradients
+            done += len(rows)
+        steps = torch.tensor([len(p) for p in self.plans])
+        if gradients is not None:
+            gradients /= steps[:, None].to(gradients)
+        adapter = Adapter(start.layout, y)
+        means = loss / tokens, norm / steps, gradients, drift / steps
+        self.trained = Trained(adapter, self.weight, steps, tokens.long(), *means)
+        return self.trained
+
+    def gradient(self, at: Adapter) -> Adapter:
+        """See `types.Train`: the token-weighted mean over all examples, then clipped."""
+        flat, total = at.flat.expand(len(self.clients), -1), torch.zeros(len(self.clients), dtype=torch.float64)
+        out = torch.zeros_like(flat, dtype=torch.float64, memory_format=torch.contiguous_format)
+        for rows, batch in self._everything():
+            _, gradient, tokens = self.task.grad(flat[rows], self.clients[rows], batch, None)
+            out[rows] += gradient * tokens[:, None].to(gradient)
+            total[rows] += tokens.cpu()
+        out = (out / total[:, None].to(out)).to(at.flat)
+        if self.trainable is not None:
+            out = out.masked_fill(~self.trainable.to(out.device), 0.0)
+        _clip(out, self.work.max_grad_norm)
+        return Adapter(at.layout, out)
+
+    @torch.no_grad()
+    def loss(self, at: Adapter) -> Tensor:
+        """See `types.Train`: on the first 64 examples."""
+        flat = at.flat.expand(len(self.clients), -1)
+        loss, total = torch.zeros(2, len(self.clients), dtype=torch.float64)
+        for rows, batch in self._everything(PROBED):
+            each, _, tokens = self.task.grad(flat[rows], self.clients[rows], batch, None)
+            loss[rows] += each.double().cpu() * tokens.cpu()
+            total[rows] += tokens.cpu()
+        mean: Tensor = loss / total
+        return mean
+
+    def _everything(self, most: int | None = None) -> list[tuple[Tensor, Batch]]:
+        """Passes over all examples in order, `most` of each client: rows of the cohort, and their batch."""
+        counts = torch.tensor([min(self.task.examples(k), most or 2**62) for k in self.clients.tolist()])
+        out, done = [], 0
+        order = torch.argsort(counts, descending=True, stable=True)
+        while done < len(order):
+            rows = order[done : done + self.passes.next(len(order) - done)]
+            for at in range(0, int(counts[rows].max()), self.work.batch_size):
+                places = torch.arange(at, at + self.work.batch_size).expand(len(rows), -1)
+                real = places < counts[rows][:, None]
+                k = int(real.any(1).sum())  # the longest are first
+                width = int(real[:k].any(0).sum())
+                real = real[:k, :width]
+                out.append((rows[:k], Batch(places[:k, :width].where(real, 0), real)))
+            done += len(rows)
+        return out
+
+
+def _clip(gradient: Tensor, most: float | None) -> Tensor:
+    """Clip each client's gradient (K, P) by its own norm, in place; returns the norms (K,) before."""
+    norm: Tensor = gradient.norm(dim=1)
+    if most is not None:
+        gradient.mul_((most / (norm + 1e-6)).clamp(max=1)[:, None])  # as clip_grad_norm_ has it
+    return norm
+
+
+def _out_of_memory(e: Exception) -> bool:
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
+
+
+class _Pass:
+    """One trip of k clients, longest plan first, through all their steps."""
+
+    def __init__(self, trainer: Trainer, extras: Extras, rows: Tensor, x: Tensor, mean_grad: bool) -> None:
+        self.task, self.work, self.extras = trainer.task, trainer.work, extras
+        self.rows, self.x = rows, x  # (k,) places in the cohort, (k, P) where they start
+        self.clients, self.keys = trainer.clients[rows], trainer.keys[rows]
+        self.frozen = None if trainer.trainable is None else ~trainer.trainable[rows].to(x.device)  # (k, P)
+        plans = [trainer.plans[i] for i in rows]
+        self.lengths = [len(p) for p in plans]
+        longest = max(self.lengths)
+        padded = [np.pad(p, ((0, longest - len(p)), (0, 0)), constant_values=-1) for p in plans]
+        self.examples = torch.from_numpy(np.stack(padded))  # (k, S, B)
+        self.loss, self.tokens, self.norm, self.drift = torch.zeros(4, len(plans), dtype=torch.float64)
+        self.gradients = torch.zeros_like(x) if mean_grad else None
+
+    def run(self) -> Tensor:
+        """(k, P): every client's parameters after its last step."""
+        y = self.x.clone()
+        optimizer = _Optimizer(self.work, y)
+        at_work = [sum(n > s for n in self.lengths) for s in range(max(self.lengths))]  # clients in step s
+        for k, steps in groupby(range(len(at_work)), key=at_work.__getitem__):
+            leaf = y[:k]  # a view: the optimiser writes into y
+            for step in steps:
+                optimizer.step(leaf, self._gradient(leaf, step))
+                if self.extras.step is not None:
+                    direction = self._only_trainable(self.extras.step(leaf, self.x[:k], self.rows[:k]))
+                    leaf.sub_(direction, alpha=self.work.lr)
+                self.drift[:k] += (leaf - self.x[:k]).square().sum(1).cpu()
+        return y
+
+    def _gradient(self, leaf: Tensor, step: int) -> Tensor:
+        """Gradient (k, P) of step `step`, each client clipped by its own norm, then what is added to it."""
+        k = len(leaf)
+        places = self.examples[:k, step]
+        real = places >= 0
+        width = int(real.any(0).sum())  # a column that no client uses is not computed
+        batch = Batch(places[:, :width].clamp(min=0), real[:, :width])
+        loss, gradient, tokens = self.task.grad(leaf, self.clients[:k], batch, self.keys[:k] + step, self._contrast(k))
+        self.loss[:k] += loss.cpu() * tokens.cpu()
+        self.tokens[:k] += tokens.cpu()
+        gradient = self._only_trainable(gradient)
+        self.norm[:k] += _clip(gradient, self.work.max_grad_norm).cpu()
+        if self.gradients is not None:
+            self.gradients[:k] += gradient
+        for extra in (self.extras.grad, self.extras.penalty):
+            if extra is not None:
+                gradient = gradient + self._only_trainable(extra(leaf, self.x[:k], self.rows[:k]))
+        return gradient
+
+    def _only_trainable(self, direction: Tensor) -> Tensor:
+        return direction if self.frozen is None else direction.masked_fill(self.frozen[: len(direction)], 0.0)
+
+    def _contrast(self, k: int) -> ExtraLoss | None:
+        further = self.extras.loss
+        return None if further is None else (lambda z, see: further(z, see, self.rows[:k]))
+
+
+class _Optimizer:
+    """torch.optim's SGD or AdamW on the rows still at work, the first k of (K, P).
+
+    By its functional form: the class would import a compiler first, which takes as long as some rounds.
+    """
+
+    def __init__(self, work: LocalWork, y: Tensor) -> None:
+        self.work = work
+        rows = len(y) if work.optimizer == "adamw" else 0  # SGD keeps nothing
+        self.mean, self.square = y.new_zeros(2, rows, y.shape[1])
+        self.steps = torch.zeros((), device=y.device)
+
+    def step(self, y: Tensor, gradient: Tensor) -> None:
+        """Move the rows y (k, P), in place."""
+        if self.work.optimizer == "sgd":
+            y.sub_(gradient, alpha=self.work.lr)
+            return
+        k, fused = len(y), y.device.type in ("cpu", "cuda")
+        adamw(
+            [y], [gradient], [self.mean[:k]], [self.square[:k]], [], [self.steps], foreach=False, fused=fused,
+            amsgrad=False, beta1=0.9, beta2=0.999, lr=self.work.lr, weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip

@@ -1,0 +1,107 @@
+"""metrics.json: what a run came to, from its records alone. What was not measured is absent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fedfault.measures.fairness import backward_transfer, fairness
+from fedfault.measures.punctuality import bytes_per_client_round, elapsed, punctuality
+from fedfault.records import Records, RoundRecord, bits_per_byte
+from fedfault.runs.folder import best_round
+
+
+def summary(
+    records: Records,
+    bytes_per_token: Mapping[str, float] | None = None,
+    target: tuple[str, float] | None = None,
+) -> dict[str, Any]:
+    """Scores at the start, at the end and in the best round, fairness, what was given back, and what it cost.
+
+    `clock` is there where hardware is simulated; fairness is over all clients that have texts of their own, drawn or not.
+
+    bytes_per_token: of each evaluation set, for bits per byte; target: a metric of the validation set and the value that it
+    is to reach.
+    """
+    scored = [r for r in records if r.scores]
+    out: dict[str, Any] = {"rounds": records[-1].round if records else 0}
+    if scored:
+        first, last = scored[0], scored[-1]
+        out["initial"] = _scores(first, bytes_per_token or {})
+        out["final"] = _scores(last, bytes_per_token or {})
+        if (best := best_round(records)) is not None:
+            out["best"] = {"round": best, "loss": next(r for r in records if r.round == best).scores["validation"].loss}
+        if "general" in last.scores:
+            out["forgetting"] = last.scores["general"].loss - first.scores["general"].loss
+        if spread := _fairness(first, last):
+            out["fairness"] = spread
+        if topics := [name for name in last.scores if name.startswith("topic/")]:
+            out["backward_transfer"] = {name: _given_back(records, name) for name in topics}
+    if target is not None:
+        out["time_to_target"] = _time_to_target(records, *target)
+    if clock := punctuality(records):
+        out["clock"] = clock
+    return {**out, **_cost(records)}
+
+
+def _scores(record: RoundRecord, bytes_per_token: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    labelled = any(s.metrics for s in record.scores.values())
+    return {
+        name: {"loss": s.loss, **(s.metrics if labelled else {"perplexity": s.perplexity}), "tokens": s.tokens}
+        | ({"bits_per_byte": bits_per_byte(s.loss, bytes_per_token[name])} if name in bytes_per_token else {})
+        for name, s in record.scores.items()
+    }
+
+
+def _time_to_target(records: Records, metric: str, value: float) -> dict[str, Any]:
+    """The first round in which the metric reaches the value, and the seconds until then; neither if it never does.
+
+    `seconds` are those of this machine, `simulated_seconds` those of the simulated hardware where there is any.
+    """
+    out: dict[str, Any] = {"metric": metric, "target": value}
+    scored = [r for r in records if "validation" in r.scores]
+    reached = [r.round for r in scored if r.scores["validation"].metrics.get(metric, -math.inf) >= value]
+    if reached:
+        out["round"] = reached[0]
+        out["seconds"] = sum(sum(r.seconds.values()) for r in records if r.round <= reached[0])
+        if spent := elapsed(records):
+            out["simulated_seconds"] = spent[reached[0]]
+    return out
+
+
+def _fairness(first: RoundRecord, last: RoundRecord) -> dict[str, dict[str, float]]:
+    """The clients' losses at the end, and their gains since the start."""
+    names = [name for name in last.scores if name.startswith("client/") and name in first.scores]
+    losses = [last.scores[name].loss for name in names]
+    gains = [first.scores[name].loss - last.scores[name].loss for name in names]
+    found = {"losses": fairness(losses, gains=False), "gains": fairness(gains, gains=True)}
+    return {name: spread for name, spread in found.items() if spread}
+
+
+def _given_back(records: Records, name: str) -> float:
+    return backward_transfer([r.scores[name].loss for r in records if name in r.scores])[-1]
+
+
+def _cost(records: Records) -> dict[str, Any]:
+    seconds: dict[str, float] = {}
+    for r in records:
+        for part, spent in r.seconds.items():
+            seconds[part] = seconds.get(part, 0.0) + spent
+    probes = {part.removeprefix("probe/"): spent for part, spent in seconds.items() if part.startswith("probe/")}
+    tokens = sum(r.tokens for r in records)
+    out: dict[str, Any] = {
+        "bytes_up": sum(r.bytes_up for r in records),
+        "bytes_down": sum(r.bytes_down for r in records),
+        "tokens": tokens,
+    }
+    if each := bytes_per_client_round(records):
+        out["bytes_per_client_round"] = each
+    if seconds.get("train"):
+        out["tokens_per_second"] = tokens / seconds["train"]
+    if probes:
+        out["probe_seconds"] = probes
+        out["probe_share"] = sum(probes.values()) / sum(seconds.values())
+    if memory := [r.probes["peak_memory_mb"] for r in records if "peak_memory_mb" in r.probes]:
+        out["peak_memory_mb"] = max(memory)
+    return out

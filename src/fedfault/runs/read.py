@@ -1,0 +1,126 @@
+"""Reading a run folder; reading it checks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from fedfault.errors import UserError
+from fedfault.records import Finding, RoundRecord
+from fedfault.runs.recorded import Fork, RunData
+
+T = TypeVar("T")
+STATES = ("healthy", "degraded", "failed")  # that a verdict can say
+
+
+def read(folder: Path | str) -> RunData:
+    """Read a run folder: `config.yaml` and `rounds.jsonl`, which a run of no rounds may lack, and what else is there.
+
+    Raises UserError if the folder is not a run folder or a file is corrupt.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file() or not any(
+        (folder / f).is_file() for f in ("rounds.jsonl", "manifest.json")
+    ):
+        raise UserError(
+            f"{folder} is not a run folder: config.yaml and rounds.jsonl not found; give the folder of a run"
+        )
+    records, notes = _records(folder / "rounds.jsonl")
+    manifest = _mapping(folder / "manifest.json")
+    return RunData(
+        folder=folder,
+        records=records,
+        config=_mapping(folder / "config.yaml"),
+        manifest=manifest,
+        split=_split(folder / "split.json"),
+        heterogeneity=_mapping(folder / "heterogeneity.json"),
+        metrics=_metrics(folder / "metrics.json"),
+        findings=_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0],
+        forks=_forks(folder, manifest),
+        notes=notes,
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is corrupt: not UTF-8 text ({error})") from error
+
+
+def _lines(path: Path, parse: Callable[[Any], T], what: str) -> tuple[tuple[T, ...], tuple[str, ...]]:
+    """What stands on the lines, none without a file; and a note when the last line was still being written."""
+    text = _text(path) if path.is_file() else ""
+    lines = text.splitlines()
+    found: list[T] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(parse(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if number == len(lines) and not text.endswith("\n"):
+                return tuple(found), (f"The last line of {path.name} is incomplete and was left out.",)
+            raise UserError(f"{path} is corrupt: line {number} is not a {what} ({error})") from error
+    return tuple(found), ()
+
+
+def _records(path: Path) -> tuple[tuple[RoundRecord, ...], tuple[str, ...]]:
+    records, notes = _lines(path, RoundRecord.from_json, "round record")
+    numbers = [r.round for r in records]
+    if numbers != sorted(set(numbers)):
+        raise UserError(f"{path} is corrupt: the rounds do not count upwards ({numbers})")
+    return records, notes
+
+
+def _forks(folder: Path, manifest: Mapping[str, Any]) -> tuple[Fork, ...]:
+    """The parent of a forked run and the courses that it gave up, as manifest.json names them."""
+    try:
+        parent, past = manifest.get("parent"), manifest.get("abandoned") or ()
+        found = [_fork(folder, "parent", parent["round"], parent, "parent.jsonl")] if parent else []
+        return (*found, *(_fork(folder, "given up", p["to"], p, p["records"]) for p in past))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'manifest.json'} is corrupt: parent should hold run, round and changes, and every item of "
+            f"abandoned to, changes and records ({error!r})"
+        ) from error
+
+
+def _fork(folder: Path, name: str, round: int, about: Mapping[str, Any], records: str) -> Fork:
+    changes = {key: (old, new) for key, (old, new) in about["changes"].items()}
+    return Fork(name, int(round), changes, _records(folder / Path(records).name)[0], str(about.get("run", "")))
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    metrics = _mapping(path)
+    verdict = metrics.get("verdict")
+    if verdict is not None and not (isinstance(verdict, dict) and verdict.get("state") in STATES):
+        raise UserError(f"{path} is corrupt: the state of the verdict should be one of {', '.join(STATES)}")
+    return metrics
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file that holds keys and values; empty when there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = yaml.safe_load(_text(path)) if path.suffix == ".yaml" else json.loads(_text(path))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is corrupt: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is corrupt: it should hold keys and values, not {type(value).__name__}")
+    return value
+
+
+def _split(path: Path) -> dict[str, Any]:
+    split = _mapping(path)
+    if not split:
+        return {}
+    topics, clients, tokens = (split.get(key) for key in ("topics", "clients", "tokens"))
+    if not (isinstance(topics, list) and isinstance(clients, list) and isinstance(tokens, list)):
+        raise UserError(f"{path} is corrupt: it should hold the lists topics, clients and tokens")
+    if len(tokens) != len(clients) or any(not isinstance(c, list) or len(c) != len(topics) for c in clients):
+        raise UserError(f"{path} is corrupt: every client needs one document count a topic and one token count")
+    return {**split, "topics": [str(t) for t in topics]}

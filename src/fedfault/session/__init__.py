@@ -1,0 +1,1 @@
+"""The life of one run: started, watched, rolled back, resumed, forked."""

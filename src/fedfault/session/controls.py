@@ -1,0 +1,110 @@
+"""IID control runs of a configuration, and the calibration that they give."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import fedfault
+from fedfault.config.files import dump
+from fedfault.config.loading import Loaded
+from fedfault.config.schema import Experiment
+from fedfault.diagnosis.calibration import ALPHA, Calibration, differences, learn
+from fedfault.diagnosis.detection import detectors, statistic
+from fedfault.errors import UserError
+from fedfault.records import RoundRecord
+from fedfault.rounds.engine import begin, rounds
+from fedfault.runs.folder import read_records
+from fedfault.seeds import entropy
+from fedfault.session.progress import Progress
+from fedfault.session.start import commit
+from fedfault.setup.experiment import Prepared, facts, prepare
+from fedfault.storage import write_atomically
+
+
+def calibrate(
+    loaded: Loaded, count: int, progress: Progress, out: Path | None = None, argv: Sequence[str] = ()
+) -> Path:
+    """Train `count` IID controls and write the thresholds that they give; returns the file.
+
+    Controls are kept in RESULTS/NAME-controls, one control-NN.jsonl each, and those that are there are not trained again.
+    Raises `UserError` when that folder holds controls of another configuration.
+    """
+    exp, clock = loaded.experiment, time.perf_counter()
+    folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-controls"
+    file = out or folder / "calibration.json"
+    _claim(folder, loaded)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    runs, like = [], None
+    for i in range(count):
+        progress.say(f"control {i + 1} of {count}{_left(clock, i, count)}")
+        records, like = control(exp, i, folder / f"control-{i:02d}.jsonl", progress, like)
+        runs.append(records)
+    thresholds, exact = learn(runs, detectors(), statistic)
+    like = like or prepare(control_of(exp, 0), control=True)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    provenance = {
+        "fedfault": fedfault.__version__,
+        "commit": commit(),
+        "command": shlex.join(["fedfault", *argv]),
+        "made": now.isoformat(timespec="seconds"),
+        "seeds": [control_of(exp, i).seed for i in range(count)],
+        "seconds": round(sum(sum(r.seconds.values()) for run in runs for r in run), 1),
+        **{what: facts(like)[what]["fingerprint"] for what in ("model", "corpus")},
+    }
+    made = Calibration(exp.experiment_name, thresholds, count, ALPHA, exact, loaded.resolved, provenance)
+    made.save(file)
+    silent = sorted(name for name, d in detectors().items() if d.calibrated and name not in thresholds)
+    if silent:
+        progress.say(f"note: no threshold for {', '.join(silent)}: its numbers are not measured in these runs")
+    return file
+
+
+def control_of(exp: Experiment, i: int) -> Experiment:
+    """The configuration of control i: a seed of its own, far from any that a user would type."""
+    return exp.model_copy(update={"seed": entropy(exp.seed, "control", i) % 2**31})
+
+
+def control(
+    exp: Experiment, i: int, file: Path, progress: Progress, like: Prepared | None = None
+) -> tuple[list[RoundRecord], Prepared | None]:
+    """The records of control i, from its file where it is there; and what the next one can share."""
+    if file.is_file():
+        return read_records(file), like
+    p = prepare(control_of(exp, i), like=like, control=True)
+    records: list[RoundRecord] = []
+    with progress.rounds(p.federation.num_rounds, []):
+        for _, record in rounds(p.federation, begin(p.federation)):
+            records.append(record)
+            progress.show(record)
+    write_atomically(file, "".join(json.dumps(r.to_json(), allow_nan=False) + "\n" for r in records))
+    return records, p
+
+
+def _claim(folder: Path, loaded: Loaded) -> None:
+    """Make the folder of the controls, or check that those in it belong to this configuration."""
+    config = folder / "config.yaml"
+    if not config.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        config.write_text(dump(loaded.resolved), encoding="utf-8")
+        return
+    from fedfault.config.loading import load
+
+    before = load(str(config), []).resolved
+    wrong, differs = differences(before, loaded.resolved)
+    if wrong or differs or before["data"]["partition"] != loaded.resolved["data"]["partition"]:
+        changed = ", ".join([*wrong, *differs]) or "data.partition"
+        raise UserError(
+            f"{folder} holds controls of another configuration ({changed}); give another experiment_name or delete it"
+        )
+
+
+def _left(clock: float, done: int, count: int) -> str:
+    from fedfault.session.progress import duration
+
+    spent = time.perf_counter() - clock
+    return f", about {duration(spent / done * (count - done))} to go" if done and spent > 1 else ""

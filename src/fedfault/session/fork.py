@@ -1,0 +1,162 @@
+"""A run that goes on from a checkpoint of another run with other settings: what would have happened if."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedfault.config.files import dump
+from fedfault.config.loading import Loaded, load
+from fedfault.errors import UserError
+from fedfault.rounds.carry import carried
+from fedfault.runs.folder import NO_CAUSE, RunFolder, changes
+from fedfault.session import rollback
+from fedfault.session import start as session
+from fedfault.session.progress import Progress
+from fedfault.setup.experiment import Prepared, facts, prepare
+from fedfault.types.algorithm import State
+
+MUST_STAY = {  # setting or section -> why a fork cannot have another one
+    "seed": "the split and every draw up to the fork follow from it",
+    "model.": "the checkpoint holds numbers of that model and of those trainable sites",
+    "data.": "clients in the checkpoint hold that data, and scores after the fork would be of other texts than before it",
+    "federation.total_clients": "the checkpoint has a row for each client",
+    "federation.scheduler.": "the ranks of the clients are part of the checkpoint",
+    "tiers": "what clients can hold, and so their ranks, is part of the checkpoint",
+    "evaluation.max_blocks": "scores after the fork would be of other texts than before it",
+    "evaluation.general": "scores after the fork would be of other texts than before it",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fork before anything is loaded or written."""
+
+    parent: RunFolder
+    round: int
+    loaded: Loaded  # of the fork
+    changed: Mapping[str, list[Any]]  # setting -> [of the parent after that round, of the fork]
+    since: Collection[str]  # settings that are not as they were when the checkpoint was made
+    path: Path
+
+
+def fork(
+    path: Path,
+    round: int,
+    overrides: Sequence[str],
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    argv: Sequence[str] = (),
+) -> RunFolder:
+    """Go on from the checkpoint of a round with other settings, in a folder of its own. Returns it, finished.
+
+    The parent may still be running and is not changed. A fork without changes gets its parent's numbers, to the last bit.
+    Raises `UserError` before anything is written: no run, no such checkpoint, a setting that has to stay.
+    """
+    plan = _plan(path, round, overrides, overwrite)
+    for note in plan.loaded.notes:
+        progress.say(f"note: {note}")
+    clock = time.perf_counter()
+    prepared = prepare(plan.loaded.experiment, progress.say)
+    before = plan.parent.read_json("manifest.json")
+    session._check_same(before, facts(prepared))
+    session._check_place(plan.parent, before, prepared.federation)
+    saved, _ = plan.parent.load(prepared.federation.task.layout, prepared.model.device, round)
+    state, notes = carried(prepared.federation, saved, plan.since)
+    for line in [*(f"note: {n}" for n in notes), _told(plan, prepared)]:
+        progress.say(line)
+    manifest = session._manifest(prepared, argv, [*plan.loaded.notes, *notes])
+    manifest["parent"] = {"run": str(plan.parent.path.resolve()), "round": round, "changes": plan.changed}
+    folder = RunFolder.create(plan.path, overwrite=overwrite)
+    with folder.locked():
+        _write_past(folder, plan, prepared, state, progress)
+        manifest["seconds"] = {"prepare": time.perf_counter() - clock}
+        folder.write_json("manifest.json", manifest)  # last: a folder with a manifest can be resumed
+        session._go(folder, prepared, state, progress, manifest)
+    return folder
+
+
+def _plan(path: Path, round: int, overrides: Sequence[str], overwrite: bool) -> Plan:
+    parent = RunFolder.open(path)
+    parent.check_kept(round)
+    config = parent.path / "config.yaml"
+    given = {word.partition("=")[0].strip() for word in overrides}
+    made, before = (_remedies(parent, until) for until in (round - 1, round))
+    kept = [text for text in before if not any(text.startswith(f"{key}.") for key in given)]
+    loaded = load(config, [*kept, *overrides])
+    changed, since = (changes(load(config, s).resolved, loaded.resolved) for s in (before, made))
+    changed = {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
+    _check(changed, loaded, round, config)
+    loaded = _placed(parent, loaded, given, overwrite)
+    target = session._path(loaded.experiment)
+    if target.resolve() == parent.path.resolve():
+        raise UserError(f"{target} is the run to fork from, and a fork cannot replace it; give another experiment_name")
+    RunFolder.check_free(target, overwrite=overwrite)
+    return Plan(parent, round, loaded, changed, since, target)
+
+
+def _check(changed: Collection[str], loaded: Loaded, round: int, config: Path) -> None:
+    """Refuse settings that have to stay, and a fork without a future."""
+    for key in changed:
+        if why := next((why for stays, why in MUST_STAY.items() if key.startswith(stays)), None):
+            raise UserError(
+                f"a fork cannot have another {key}: {why}. Leave it out, or start a new run with "
+                f"`fedfault run {config} {key}=... experiment_name=...`"
+            )
+    last = loaded.experiment.federation.num_rounds
+    if last <= round:
+        raise UserError(
+            f"federation.num_rounds is {last}, so that nothing is left after round {round}; give an earlier --round, or "
+            "more rounds"
+        )
+
+
+def _remedies(parent: RunFolder, until: int) -> list[str]:
+    """Settings that the parent found by itself, or changed when it went back to that round or an earlier one."""
+    manifest = parent.read_json("manifest.json")
+    past = [one for one in manifest.get("abandoned", ()) if one["to"] <= until]
+    return rollback.settings({**manifest, "abandoned": past})
+
+
+def _placed(parent: RunFolder, loaded: Loaded, given: Collection[str], overwrite: bool) -> Loaded:
+    """With a folder of its own: beside the parent and called PARENT-fork, PARENT-fork-2, ... unless the user says so."""
+    exp, beside = loaded.experiment, parent.path.resolve().parent
+    log, name = exp.logging, exp.experiment_name
+    if "logging.results_dir" not in given and Path(log.results_dir).expanduser().resolve() != beside:
+        log = log.model_copy(update={"results_dir": str(beside)})
+    if "experiment_name" not in given:
+        names = (f"{name}-fork" if n == 1 else f"{name}-fork-{n}" for n in itertools.count(1))
+        folder = Path(log.results_dir).expanduser()
+        name = next(n for n in names if overwrite or not (folder / n).exists())
+    exp = exp.model_copy(update={"experiment_name": name, "logging": log})
+    return replace(loaded, experiment=exp, resolved=exp.model_dump())
+
+
+def _told(plan: Plan, p: Prepared) -> str:
+    """What the fork is, in a line."""
+    parent, first, last = plan.parent.path, plan.round + 1, p.federation.num_rounds
+    rounds = f"rounds {first} to {last}" if first < last else f"round {first}"
+    if not plan.changed:
+        return f"nothing is changed: {rounds} will have the same numbers as in {parent}"
+    each = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in plan.changed.items())
+    return f"{rounds}, after round {plan.round} of {parent}, with {each}"
+
+
+def _write_past(folder: RunFolder, plan: Plan, p: Prepared, state: State, progress: Progress) -> None:
+    """What the fork has from its parent, so that it can be read and resumed like any run."""
+    (folder.path / "config.yaml").write_text(dump(plan.loaded.resolved), encoding="utf-8")
+    records = plan.parent.records()
+    folder.write_records("parent.jsonl", records)
+    folder.write_records("rounds.jsonl", [r for r in records if r.round <= plan.round])
+    folder.write_json("split.json", p.split.to_json())
+    if (known := plan.parent.path / "heterogeneity.json").is_file():
+        shutil.copyfile(known, folder.path / known.name)
+    else:
+        session._describe_split(folder, p, progress)
+    folder.save(state)

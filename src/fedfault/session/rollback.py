@@ -1,0 +1,81 @@
+"""federation.on_failure=rollback or cluster: at an alarm the run goes back to its best round and on with an answer to it.
+
+The answer is the mapped remedy, or a model for each cluster of clients.
+
+What is left behind stays in the folder as abandoned-N.jsonl, and the manifest says from where to where, why and with which
+settings. A kill between any two of these steps is repaired by the next `resume`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from fedfault.clustering.remedy import split_up
+from fedfault.config.loading import load
+from fedfault.records import Finding
+from fedfault.rounds.carry import carried
+from fedfault.runs.folder import RunFolder, best_round, changes
+from fedfault.session.progress import Progress
+from fedfault.session.remedies import remedy
+from fedfault.setup.experiment import Prepared, federation
+from fedfault.tasks.base import CohortTask
+from fedfault.types.algorithm import State
+
+MOST = 3  # times that a run goes back
+
+
+def settings(manifest: dict[str, Any]) -> list[str]:
+    """What the run has found for its own configuration before it began, and changed since, as `key=value`."""
+    return [*manifest.get("found", ()), *(text for one in manifest.get("abandoned", ()) for text in one["settings"])]
+
+
+def repair(folder: RunFolder, manifest: dict[str, Any]) -> None:
+    """Finish what a kill has interrupted."""
+    for one in manifest.get("abandoned", ()):
+        if not one["done"]:
+            folder.rewind(one["to"])
+            one["done"] = True
+            folder.write_json("manifest.json", manifest)
+
+
+def roll_back(
+    folder: RunFolder, p: Prepared, alarms: Sequence[Finding], manifest: dict[str, Any], progress: Progress
+) -> tuple[Prepared, State, str] | None:
+    """The run as it goes on from its best round, and a sentence about it; None where there is no remedy, or no more."""
+    records, past = folder.records(), manifest.setdefault("abandoned", [])
+    by = [f.detector for f in alarms]
+    answer, nothing = _answer(p, by)
+    best = best_round(records)
+    for hindered, why in (
+        (len(past) >= MOST, f"it went back {MOST} times already"),
+        (not answer, nothing),
+        (best not in folder.kept(), f"the best round, {best}, has no checkpoint in this folder"),
+    ):
+        if hindered:
+            progress.say(f"no way back from this alarm: {why}; the run goes on")
+            return None
+    loaded = load(folder.path / "config.yaml", [*settings(manifest), *answer])
+    changed = changes(p.config.model_dump(), loaded.experiment.model_dump())
+    name = f"abandoned-{len(past) + 1}.jsonl"
+    folder.write_records(name, records)
+    now = records[-1].round
+    entry = {"from": now, "to": best, "by": by, "changes": changed, "settings": answer, "records": name, "done": False}
+    past.append(entry)
+    folder.write_json("manifest.json", manifest)
+    repair(folder, manifest)
+    fed = federation(loaded.experiment, cast(CohortTask, p.federation.task))
+    state, notes = carried(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
+    moved = f"went back from round {now} to round {best}" if best != now else f"changed course in round {now}"
+    said = f"{moved} because of {' and '.join(by)}, and on with {', '.join(answer)}"
+    for line in (said, *notes):
+        progress.say(line)
+    return p.spread(replace(p, config=loaded.experiment, federation=fed)), state, said
+
+
+def _answer(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:
+    """Settings that answer these alarms, or why there are none."""
+    if p.config.federation.on_failure == "cluster":
+        return split_up(p, causes)
+    return remedy(p.config, list(causes)), "no setting of a running federation mends it"

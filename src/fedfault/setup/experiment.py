@@ -1,0 +1,305 @@
+"""From a checked configuration to a federation that is ready to run: the one place where the parts meet."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.load import Backbone, Say, load, quiet
+from fedfault.backbones.quantised import numbers
+from fedfault.backbones.sample import sample
+from fedfault.backbones.scorer import LAST, Scorer
+from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.config.schema import Component, Experiment
+from fedfault.data import labelled
+from fedfault.data.heterogeneity import measured
+from fedfault.data.split import Split, bytes_per_token, documents_of, load_corpus, same_corpus, split
+from fedfault.errors import UserError
+from fedfault.metrics.generation import signature as bleu_signature
+from fedfault.registry import build
+from fedfault.rounds.federation import Federation
+from fedfault.rounds.local import LocalWork
+from fedfault.seeds import torch_rng
+from fedfault.setup import equipment
+from fedfault.storage import cache_dir, keep
+from fedfault.tasks.base import CohortTask
+from fedfault.tasks.classification import ClassificationTask
+from fedfault.tasks.language import LanguageTask
+from fedfault.tasks.mixed import MixedTask
+from fedfault.text.decoding import decoder
+from fedfault.text.packing import Blocks
+from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm
+from fedfault.types.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment with its model and data in memory."""
+
+    config: Experiment
+    backbone: Backbone
+    model: CohortModel
+    split: Split[Any]
+    federation: Federation
+    data_elsewhere: bool = False  # clients have data of their own: the split says nothing of it
+    spread: Callable[[Prepared], Prepared] = lambda p: p  # lets its federation train where this one's does
+
+    def heterogeneity(self, say: Say = quiet) -> dict[str, Any]:
+        """The realised heterogeneity of the split: `Heterogeneity.to_json`, from the cache where it is known."""
+        exp = self.config
+        settings = (
+            exp.data.model_dump(),
+            exp.model.model_dump(),
+            exp.federation.total_clients,
+            self.backbone.fingerprint,
+        )
+        key = (settings, self.backbone.precision)
+        return measured(self.split, self.model, exp.seed, self.backbone.separator, key, say)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the frozen backbone."""
+        return numbers(self.backbone.model)
+
+
+def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, control: bool = False) -> Prepared:
+    """Load model and data, deal the data out, open the model up for a cohort.
+
+    `say` is told in a line what is going on. `like` lends its backbone and corpus, if the experiments have the same. A
+    `control` has IID clients of the same sizes. Raises `UserError` for everything that the user can mend.
+    """
+    equipment.check(exp)
+    say(f"corpus {exp.data.dataset.name}")
+    corpus = like.split.corpus if like is not None and same_corpus(like.config, exp) else load_corpus(exp)
+    outputs = labelled.outputs(exp, corpus)
+    say(f"backbone {exp.model.name}")
+    if like is not None and _same_model(like, exp, outputs):
+        backbone, model = like.backbone, like.model
+        model.fold({})
+    else:
+        backbone = _loaded(exp, exp.model.quantization, say, headless=outputs is not None)
+        _check_length(exp, backbone)
+        model = open_up(exp, backbone, outputs)
+    say("tokens")
+    made = _next_tokens if outputs is None else _labels
+    return made(exp, corpus, backbone, model, say, control)
+
+
+def _same_model(like: Prepared, exp: Experiment, outputs: int | None) -> bool:
+    """Whether an opened backbone is the one that an experiment needs, with as many outputs."""
+    own = None if like.model.scorer is None else like.model.scorer.outputs
+    return (like.config.model, like.config.device, own) == (exp.model, exp.device, outputs)
+
+
+def _labels(
+    exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
+) -> Prepared:
+    """A classification or a regression."""
+    separator = backbone.separator if backbone.pooling == LAST else None
+    dealt = labelled.split(exp, corpus, backbone.tokenizer, separator, control=control)
+    sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
+    sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
+    positive, cache_mb = labelled.positive(exp, corpus), exp.training.activation_cache_mb
+
+    def task(model: CohortModel) -> CohortTask:
+        return ClassificationTask(model, dealt.train, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
+
+    return Prepared(exp, backbone, model, dealt, federation(exp, _copies(exp, model, task, say)))
+
+
+def _next_tokens(
+    exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
+) -> Prepared:
+    """Language modelling."""
+    dealt = split(exp, corpus, backbone.tokenizer, backbone.separator, control=control)
+    general = _general(exp, backbone, model, say)
+    sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
+    sets |= {f"client/{k}": b for k, b in enumerate(dealt.held_out) if b is not None}
+    if general is not None:
+        sets["general"] = general
+        sizes = bytes_per_token({"general": general}, backbone.tokenizer, backbone.separator)
+        dealt = replace(dealt, bytes_per_token={**dealt.bytes_per_token, **sizes})
+    mixture = {f"topic/{t}": share for t, share in dealt.mixture.items()}
+    cache_mb, decode = exp.training.activation_cache_mb, decoder(backbone.tokenizer)
+
+    def task(model: CohortModel) -> CohortTask:
+        return LanguageTask(model, dealt.train, sets, mixture, cache_mb=cache_mb, decode=decode)
+
+    return Prepared(exp, backbone, model, dealt, federation(exp, _copies(exp, model, task, say)))
+
+
+def _copies(
+    exp: Experiment, model: CohortModel, task: Callable[[CohortModel], CohortTask], say: Say
+) -> CohortTask | MixedTask:
+    """The task on the server's model, with further copies of the backbone where tiers are quantised in other ways."""
+    each, own = equipment.precisions(exp), str(exp.model.quantization)
+    copies = {own: task(model)}
+    outputs = None if model.scorer is None else model.scorer.outputs
+    for kind in sorted(set(each) - {own}):
+        say(f"backbone {exp.model.name}, quantization {kind}")
+        copies[kind] = task(open_up(exp, _loaded(exp, kind, say, headless=outputs is not None), outputs))
+    return MixedTask(copies, each, own) if len(copies) > 1 else copies[own]
+
+
+def _loaded(exp: Experiment, quantization: str, say: Say, *, headless: bool) -> Backbone:
+    place = {"precision": exp.model.precision, "device": exp.device, "quantization": quantization}
+    return load(exp.model.name, **place, say=say, headless=headless)
+
+
+def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> CohortModel:
+    """The backbone with the configured sites made trainable for K clients, and with a head of so many outputs."""
+    m, scorer = exp.model, None
+    if outputs is not None and backbone.pooling is not None:
+        scorer = Scorer(backbone.pooling, backbone.model.config.hidden_size, outputs)
+    if m.trainable == "lora":
+        targets = lora_targets(backbone.model, m.lora.target_modules)
+    else:
+        targets = partial_targets(backbone.model, m.partial.last_blocks, m.partial.modules)
+    r, alpha, dropout = m.lora.r_max, m.lora.alpha, m.lora.dropout
+    return CohortModel(backbone.model, targets, r=r, alpha=alpha, dropout=dropout, scorer=scorer)
+
+
+def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
+    """The parts that a configuration names, around a task. Raises `UserError` where they cannot be combined."""
+    f, t = exp.federation, exp.training
+    work = LocalWork(
+        epochs=t.local_epochs or (None if t.local_steps else 1),
+        steps=t.local_steps,
+        batch_size=t.batch_size,
+        lr=t.lr,
+        optimizer=t.optimizer,
+        max_grad_norm=t.max_grad_norm,
+        weighting=f.weighting,
+    )
+    hardware = equipment.hardware(exp, task, work) if equipment.simulated(exp) else None
+    per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
+    algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
+    aggregation: Aggregation = build("aggregation", f.aggregation.method, **f.aggregation.options)
+    _check_pair(exp, algorithm, aggregation)
+    if f.on_failure == "cluster":  # what an alarm leads to must be possible too
+        then = f.model_copy(update={"algorithm": Component(name="clustered")})
+        _check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation)
+    fed = Federation(
+        task=task,
+        algorithm=algorithm,
+        aggregation=aggregation,
+        work=work,
+        total_clients=f.total_clients,
+        cohort_size=f.cohort_size,
+        num_rounds=f.num_rounds,
+        seed=exp.seed,
+        warmup_ratio=t.warmup_ratio,
+        evaluate_every=exp.evaluation.every,
+        clients_per_pass=per_pass,
+        ranks=equipment.limits(exp, hardware),
+        hardware=hardware,
+        bad_updates=f.bad_updates,
+        probes={name: build("probe", name) for name, wanted in exp.metrics if wanted},
+    )
+    equipment.check_deadline(fed)
+    return fed
+
+
+def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
+    """Refuse an aggregation that does what the algorithm cannot stand, with the reason."""
+    for trait in sorted(aggregation.traits):
+        if why := algorithm.refuses.get(trait):
+            name, method = exp.federation.algorithm.name, exp.federation.aggregation.method
+            raise UserError(
+                f"federation.algorithm={name} cannot be combined with federation.aggregation={method}: {method} "
+                f"{TRAITS[trait]}, but {why}"
+            )
+    if equipment.varies(exp) and (why := algorithm.refuses.get("unequal ranks")):
+        raise UserError(
+            f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; "
+            "use federation.scheduler.type=fixed with one rank"
+        )
+    chosen = exp.federation.scheduler.type
+    if "prunes" in aggregation.traits and equipment.scheduler(exp).r_bar is not None:
+        raise UserError(
+            f"federation.aggregation={exp.federation.aggregation.method} lowers the ranks of its clients itself, so that "
+            f"federation.scheduler.type={chosen} cannot assign them; use the scheduler fixed, or gamma=1"
+        )
+    if exp.model.trainable != "lora" and (aggregation.traits or not aggregation.is_mean):
+        raise UserError(
+            f"federation.aggregation={exp.federation.aggregation.method} is about LoRA factors, but model.trainable="
+            f"{exp.model.trainable} has none; use fedit, which averages all that is trained"
+        )
+
+
+def _check_length(exp: Experiment, backbone: Backbone) -> None:
+    most = getattr(backbone.model.config, "max_position_embeddings", None)
+    if most is not None and exp.model.max_length > most:
+        raise UserError(f"model.max_length={exp.model.max_length}, but {exp.model.name} takes at most {most} tokens")
+
+
+def _general(exp: Experiment, backbone: Backbone, model: CohortModel, say: Say) -> Blocks | None:
+    """The set that forgetting of general English is measured on; None when it is switched off."""
+    wanted, n, T = exp.evaluation.general, exp.evaluation.general_blocks, exp.model.max_length
+    if wanted == "none":
+        return None
+    if wanted == "base_samples":
+        ids = _base_samples(backbone, model, n, T, say)
+        return Blocks(ids, torch.full((n,), T))
+    if wanted == "wikitext":
+        corpus = build("corpus", "wikitext")
+    elif Path(wanted).exists():
+        corpus = build("corpus", "wikitext" if _is_wikitext(Path(wanted)) else "text", path=wanted)
+    else:
+        raise UserError(
+            f"evaluation.general={wanted!r}: give base_samples, wikitext, none, or a folder or file of text"
+        )
+    texts = [d.text for d in (*corpus.validation, *corpus.train)]
+    return documents_of(texts, backbone.tokenizer, T, backbone.separator, n, exp.seed)
+
+
+def _is_wikitext(path: Path) -> bool:
+    return path.is_dir() and ((path / "test.txt").is_file() or (path / "wiki.test.raw").is_file())
+
+
+def _base_samples(backbone: Backbone, model: CohortModel, n: int, T: int, say: Say) -> torch.Tensor:
+    """Samples of the base, drawn once for a model and size and then kept in the cache: the same for all runs."""
+    key = f"{backbone.fingerprint}-{backbone.precision}-{n}x{T}-torch{torch.__version__}"
+    file = cache_dir() / "samples" / f"{key}.safetensors"
+    if file.is_file():
+        with contextlib.suppress(SafetensorError, KeyError):  # a damaged file is drawn again
+            return load_file(file)["ids"]
+    say(f"{n} samples of {T} tokens from the base model")
+    with model.slots.bound(model.init(0).flat[None]):
+        ids = sample(backbone.model, n, T, backbone.separator, torch_rng(0, "base_samples"))
+    keep(file, save({"ids": ids}))
+    return ids
+
+
+def facts(p: Prepared) -> dict[str, Any]:
+    """What the manifest says about model and data."""
+    corpus = p.split.corpus
+    return {
+        **({"bleu": bleu_signature()} if p.config.metrics.generation else {}),
+        "model": {
+            "name": p.backbone.name,
+            "source": p.backbone.source,
+            "fingerprint": p.backbone.fingerprint,
+            "precision": p.backbone.precision,
+            "quantization": p.backbone.quantization,
+            "parameters": p.parameters,
+            "trainable": p.model.layout.size,
+            "targets": sorted({n.rpartition(".")[2] for n in p.model.targets.lora})
+            or list(p.model.targets.full_modules),
+            **({"pooling": p.model.scorer.pooling, "outputs": p.model.scorer.outputs} if p.model.scorer else {}),
+        },
+        "corpus": {
+            "name": corpus.name,
+            "source": corpus.source,
+            "fingerprint": corpus.fingerprint,
+            "documents": {"train": len(corpus.train), "validation": len(corpus.validation)},
+        },
+    }

@@ -1,0 +1,213 @@
+"""What `fedfault check` and `fedfault list` print."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfault.config.loading import Loaded
+from fedfault.errors import UserError, suggest
+from fedfault.registry import FOLDERS, builders, first_line, options, shown
+
+if TYPE_CHECKING:
+    from fedfault.data.split import Split
+    from fedfault.setup.experiment import Prepared
+
+BAR = 20  # characters
+MOST = 40  # clients listed one by one
+COLUMNS = 20  # topics that have a column
+SHADES = " ░▒▓█"  # none, up to a quarter, a half, three quarters, all
+
+
+def preview(loaded: Loaded, plot: Path | None = None) -> str:
+    """The experiment in numbers: who holds what, how different clients are, what is trained, what a round sends.
+
+    With `plot`, the picture of the split is written to that PNG file; `UserError` if there is one already.
+    """
+    from fedfault.report.summary import skew, split
+    from fedfault.runs.recorded import RunData
+    from fedfault.setup.experiment import prepare
+
+    _check_free(plot)
+    exp = loaded.experiment.model_copy(
+        update={"evaluation": loaded.experiment.evaluation.model_copy(update={"general": "none"})}
+    )
+    p = prepare(exp)
+    found = p.heterogeneity()
+    run = RunData(Path(), (), split=p.split.to_json(), heterogeneity=found)
+    table = skew(found)
+    lines = [
+        *(f"note: {n}" for n in loaded.notes),
+        *_facts(p),
+        "",
+        *_clients(p.split),
+        "",
+        *split(run),
+        *(["", *_aligned([table.columns, *table.rows])] if table else []),
+    ]
+    if plot is not None:
+        from fedfault.report import gallery
+
+        figure = gallery.split(run, gallery.LIGHT)
+        assert figure is not None  # every split has clients and topics
+        gallery.write(figure, plot)
+        lines.append(f"\npicture: {plot}")
+    return "\n".join(lines)
+
+
+def _check_free(plot: Path | None) -> None:
+    if plot is None:
+        return
+    if plot.exists():
+        raise UserError(f"{plot} exists; give another file to --plot or remove it")
+    if not plot.absolute().parent.is_dir():
+        raise UserError(f"--plot {plot}: there is no folder {plot.absolute().parent}")
+
+
+def _facts(p: Prepared) -> list[str]:
+    from fedfault.rounds.engine import begin
+    from fedfault.rounds.exchange import addressed
+    from fedfault.wire import pack
+
+    exp, fed, split = p.config, p.federation, p.split
+    down = len(pack(addressed(fed.algorithm.broadcast(begin(fed)), 0)))
+    size = sum(b.num_tokens for b in split.train)
+    lines = [
+        f"corpus     {split.corpus.name}: {len(split.corpus.train):,} training and {len(split.corpus.validation):,} "
+        f"validation documents ({split.corpus.source})",
+        f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {_held(p)} on {p.model.device}",
+        f"trained    {p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
+        f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",
+        f"partition  {exp.data.partition.method} {exp.data.partition.options or ''}".rstrip(),
+        f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {fed.cohort_size} of {fed.total_clients} "
+        f"clients a round, {_work(exp)}",
+        f"traffic    {down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round",
+        f"{_targets(split, size, exp.model.max_length)}; {fed.clients_per_pass} clients fit in one pass",
+    ]
+    lines += _tiers(p)
+    if split.floor:
+        lines.append(f"floor      {split.floor['validation']:.4f} nats per token: the entropy of the validation texts")
+    return lines
+
+
+def _tiers(p: Prepared) -> list[str]:
+    """A line a tier: how long its clients would take, with the smallest and with the largest rank that they can be given."""
+    from fedfault.rounds.dispatch import foreseen
+    from fedfault.rounds.engine import begin
+
+    hw, state = p.federation.hardware, begin(p.federation)
+    if hw is None:
+        return []
+    a, b = foreseen(p.federation, hw, state)
+    high = np.minimum(hw.caps, state.ranks)
+    low = np.minimum(hw.r_min, high)
+    lines = []
+    for tier in dict.fromkeys(hw.fleet.tier):
+        own = [k for k, name in enumerate(hw.fleet.tier) if name == tier]
+        if high[own[0]] < hw.r_min:
+            lines.append(f"tier       {tier}: {len(own)} clients without the memory for rank {hw.r_min}")
+            continue
+        least, most = ((a + b * ranks)[own] for ranks in (low, high))
+        lines.append(
+            f"tier       {tier}: {len(own)} clients, a round takes them {_span(least)} s with rank {low[own[0]]} and "
+            f"{_span(most)} s with rank {high[own[0]]}"
+        )
+    return lines
+
+
+def _span(seconds: NDArray[np.float64]) -> str:
+    """From the fastest to the slowest."""
+    least, most = f"{seconds.min():.3g}", f"{seconds.max():.3g}"
+    return least if least == most else f"{least} to {most}"
+
+
+def _held(p: Prepared) -> str:
+    """How the frozen parameters are kept."""
+    kind = p.backbone.quantization
+    return p.backbone.precision + ("" if kind == "none" else f", linear layers in {kind},")
+
+
+def _targets(split: Split[Any], size: int, length: int) -> str:
+    """What there is to learn from."""
+    if split.examples is None:
+        return f"tokens     {size:,} in training blocks of {length}"
+    mean = float(split.examples.lengths.double().mean())
+    return f"examples   {size:,} for training, of {mean:.1f} tokens on average and {length} at most"
+
+
+def _work(exp: Any) -> str:
+    t = exp.training
+    length = f"{t.local_steps} steps" if t.local_steps else f"{t.local_epochs or 1} epoch(s)"
+    rows = "blocks" if exp.data.task_type == "causal_lm" else "examples"
+    return f"{length} of {t.batch_size} {rows} with {t.optimizer} at lr {t.lr:g}"
+
+
+def _clients(split: Split[Any]) -> list[str]:
+    """A line a client: documents, tokens, a bar for them, and its share of each topic as a shade."""
+    topics = split.topics[:COLUMNS]
+    marks = [chr(ord("A") + i) for i in range(len(topics))]
+    tokens = [b.num_tokens for b in split.train]
+    rest = f"  and {len(split.topics) - COLUMNS} more" if len(split.topics) > COLUMNS else ""
+    lines = [
+        "topics     " + "  ".join(f"{m} {t}" for m, t in zip(marks, topics, strict=True)) + rest,
+        f"client  documents  {'tokens' if split.examples is None else 'examples':>9}  {'':{BAR}}  {'  '.join(marks)}",
+    ]
+    for k, counts in enumerate(split.counts[:MOST]):
+        share = counts[:COLUMNS] / counts.sum()
+        shades = " ".join(2 * SHADES[math.ceil(4 * s)] for s in share)
+        bar = "█" * max(1, round(BAR * tokens[k] / max(tokens)))
+        lines.append(f"{k:6d}  {counts.sum():9,d}  {tokens[k]:9,d}  {bar:{BAR}}  {shades}".rstrip())
+    if len(split.counts) > MOST:
+        lines.append(f"... and {len(split.counts) - MOST} more clients")
+    return lines
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text as columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([f"{row[0]:{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
+def components(what: str | None = None) -> str:
+    """All components by kind, those of one kind, or one component with its options and full text."""
+    from fedfault.backbones.load import HUB, NAMES
+
+    models = {n: HUB.get(n, "ships with fedfault") for n in NAMES}
+    known = {kind: builders(kind) for kind in FOLDERS}
+    if what in known:
+        return _kind(what, known[what])
+    if what == "model":
+        return _models(models)
+    if what is None:
+        return "\n\n".join([*(_kind(k, b) for k, b in known.items()), _models(models)])
+    for kind, found in known.items():
+        if what in found:
+            return _one(kind, what, found[what])
+    every = [*known, "model", *(n for b in known.values() for n in b)]
+    raise UserError(f"no kind or component called {what!r}{suggest(what, every)} (kinds: {', '.join(known)}, model)")
+
+
+def _kind(kind: str, found: dict[str, Callable[..., Any]]) -> str:
+    width = max(map(len, found), default=0)
+    return "\n".join([f"{kind}:", *(f"  {n:{width}}  {first_line(b)}" for n, b in found.items())])
+
+
+def _models(models: dict[str, str]) -> str:
+    width = max(map(len, models))
+    rows = [f"  {n:{width}}  {where}" for n, where in models.items()]
+    more = ["  any Hub id of a causal language model, a local folder, or a .gguf file", "  for labels, any encoder too"]
+    return "\n".join(["model:", *rows, *more])
+
+
+def _one(kind: str, name: str, builder: Callable[..., Any]) -> str:
+    takes = [f"  {shown(p)}" for p in options(builder).values()] or ["  none"]
+    return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", "options:", *takes])

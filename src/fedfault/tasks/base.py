@@ -1,0 +1,211 @@
+"""What the tasks on a frozen backbone have in common: sizes, the model before training, and what probes see in the model."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfault.algebra import factor
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
+from fedfault.backbones.quantised import weight_bytes
+from fedfault.backbones.sites import is_linear, linear_shape
+from fedfault.backbones.states import attention_weights, hidden_states
+from fedfault.seeds import rng
+from fedfault.types.adapter import Adapter
+from fedfault.types.task import States, Task
+
+# (model, flat (k, P), ids (n, T), what goes with them) -> (k, n, ...) by layer, or nothing
+Look = Callable[[CohortModel, Tensor, Tensor, Mapping[str, Any]], list[Tensor] | None]
+Pairs = Sequence[tuple[Tensor, Tensor]]  # models (P,), and the rows (n,) that each is scored on
+
+# what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
+ACTIVATION_BYTES = 2**30
+
+
+class CohortTask(Task, ABC):
+    """The common part of `types.Task` over rows of tokens: those of all clients first, then those of the evaluation sets."""
+
+    ids: Tensor  # (N, T) all rows, as the model reads them
+    mask: Tensor  # (N, T) bool: positions that count
+    sets: Mapping[str, Sized]  # the evaluation sets by score name, in the order of their rows
+
+    def __init__(self, model: CohortModel, clients: Sequence[Sized], seed: int) -> None:
+        """seed: of the model before training, where that is not the same for all."""
+        self.model, self.layout, self.seed = model, model.layout, seed
+        self.counts = [len(own) for own in clients]
+        self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # row of each client's first one
+        self.folded: Mapping[str, Tensor] = {}  # what the frozen weights hold beside the original ones
+        self.untrained: Tensor | None = None  # loss of every evaluation row before training
+        self.seen: dict[Look, list[Tensor] | None] = {}  # what was looked at in the model before training
+        self.probed: Tensor  # (n,) rows that probes look at
+        self.scored: Callable[[Pairs], Tensor] = self.score
+
+    @abstractmethod
+    def looks(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+        """These rows, so many at a time that a pass of so many models is not too large: ids, and what goes with them."""
+
+    @abstractmethod
+    def outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """What one model (P,) makes of each of these rows, (n, ...) on the CPU: all that its scores need."""
+
+    @abstractmethod
+    def _nll(self, out: Tensor, rows: Tensor) -> Tensor:
+        """Loss of each of these rows, (n,) float64, from `outputs`."""
+
+    @abstractmethod
+    def _targets(self, rows: Tensor) -> int:
+        """How many targets these rows have."""
+
+    @abstractmethod
+    def clients_per_pass(self, batch_size: int) -> int:
+        """How many clients fit in one training pass."""
+
+    def examples(self, client: int) -> int:
+        """Rows of the client."""
+        return self.counts[client]
+
+    def init(self, seed: int) -> Adapter:
+        """The untrained adapter, (P,)."""
+        return self.model.init(seed)
+
+    def read(self, client: int) -> int:
+        """See `types.Task`: without padding."""
+        first = int(self.first[client])
+        return int(self.mask[first : first + self.counts[client]].sum())
+
+    def held_bytes(self) -> int:
+        """What a token leaves behind for the backward pass: a function of the model's shape."""
+        c = self.model.model.config
+        width, inner = c.hidden_size, getattr(c, "intermediate_size", None) or 4 * c.hidden_size
+        size: int = next(self.model.model.parameters()).element_size()
+        return int(c.num_hidden_layers * (16 * width + 4 * inner) * size)
+
+    def frozen_bytes(self) -> int:
+        """What the backbone takes in memory."""
+        return weight_bytes(self.model.model)
+
+    def frozen_weights(self) -> int:
+        """Weights that a token is multiplied with: of all linear layers, embeddings left out."""
+        return sum(math.prod(linear_shape(m)) for m in self.model.model.modules() if is_linear(m))
+
+    def tokens_per_pass(self) -> int:
+        """Tokens that one training pass may take: a function of the model's shape, so the same on every start."""
+        return ACTIVATION_BYTES // self.held_bytes()
+
+    def fold(self, base: Mapping[str, Tensor]) -> None:
+        """See `types.Task.fold`."""
+        self.model.fold(base)
+        self.folded = base
+
+    def checksums(self) -> Mapping[str, int]:
+        """See `types.Task.checksums`."""
+        return self.model.checksums()
+
+    @torch.no_grad()
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        """See `types.Task.held_out`."""
+        owned, found = self.owned(), torch.full((len(params),), torch.nan, dtype=torch.float64)
+        own = {i: owned[f"client/{k}"] for i, k in enumerate(clients.tolist()) if f"client/{k}" in owned}
+        if own:
+            out = self.scored([(params[i], rows) for i, rows in own.items()]).split(list(map(len, own.values())))
+            for (i, rows), some in zip(own.items(), out, strict=True):
+                found[i] = self._nll(some, rows).sum() / self._targets(rows)
+        return found
+
+    @torch.no_grad()
+    def score(self, pairs: Pairs) -> Tensor:
+        """`outputs` of every model for its rows, one behind the other."""
+        return torch.cat([self.outputs(flat, rows) for flat, rows in pairs])
+
+    def scored_by(self, score: Callable[[Pairs], Tensor]) -> None:
+        """From now on, models are scored by this in the place of `score`."""
+        self.scored = score
+
+    def owned(self) -> dict[str, Tensor]:
+        """The rows of every evaluation set, by its name."""
+        rows = torch.arange(sum(self.counts), len(self.ids)).split([len(own) for own in self.sets.values()])
+        return dict(zip(self.sets, rows, strict=True))
+
+    def models(self, adapter: Adapter, personal: Adapter) -> dict[str, Tensor]:
+        """The model (P,) that each evaluation set is about: `client/ID` has its row of personal (N, P)."""
+        clients = {name: name.removeprefix("client/") for name in self.sets}
+        return {name: adapter.flat if k == name else personal.flat[int(k)] for name, k in clients.items()}
+
+    def states(self, params: Tensor | None, blocks: int) -> States | None:
+        """See `types.Task.states`: hidden states as `hidden_states` has them, on rows of every topic in turn."""
+        layers = self._seen(hidden_states, params, blocks)
+        return None if layers is None else States(layers, self.mask[self.probed[:blocks]])
+
+    def attention(self, params: Tensor | None, blocks: int) -> list[Tensor] | None:
+        """See `types.Task.attention`; None for params is the model before training."""
+        layers = self._seen(attention_weights, params, blocks)
+        return None if layers is None else [layer.flatten(0, 1) for layer in layers]
+
+    def in_turn(self, sets: Mapping[str, Sized], topics: Sequence[str]) -> Tensor:
+        """Rows of the topics' sets, drawn at random: one of every topic, another of every topic, and so on."""
+        at, turns = sum(self.counts), []
+        for name, rows in sets.items():
+            if name in topics:
+                drawn = rng(0, "probed", name).permutation(len(rows))
+                turns += [(turn, at + int(row)) for turn, row in enumerate(drawn)]
+            at += len(rows)
+        return torch.tensor([row for _, row in sorted(turns)], dtype=torch.int64)
+
+    def cache_of(self, cache_mb: int, ids: Tensor, reads: Reads | None = None) -> ActivationCache | None:
+        """Memory for what the frozen lower blocks make of these rows; None where there are none, or no memory."""
+        if not cache_mb or self.model.targets.first_block == 0:
+            return None
+        prefix = Prefix(self.model.model, self.model.targets.first_block)
+        return ActivationCache(prefix, ids, cache_mb * 2**20, *([] if reads is None else [reads]))
+
+    def _seen(self, look: Look, params: Tensor | None, blocks: int) -> list[Tensor] | None:
+        """What `look` finds on the first of these rows; in the model before training it looks once."""
+        rows = self.probed[:blocks]
+        if params is not None:
+            return self._passes(look, params, rows)
+        known = self.seen.get(look)
+        if known is None or known[0].shape[1] < len(rows):
+            with self._unfolded():
+                known = self.seen[look] = self._passes(look, self.init(self.seed).flat[None], rows)
+        return None if known is None else [layer[:, : len(rows)] for layer in known]
+
+    def _passes(self, look: Look, params: Tensor, rows: Tensor) -> list[Tensor] | None:
+        found = []
+        for ids, reads in self.looks(rows, len(params)) if len(rows) else ():
+            layers = look(self.model, params, ids.to(params.device), reads)
+            if layers is None:
+                return None
+            found.append(layers)
+        return [torch.cat(parts, 1) for parts in zip(*found, strict=True)] or None
+
+    @contextmanager
+    def _unfolded(self) -> Iterator[None]:
+        """Within the block, the frozen weights are the original ones."""
+        folded = self.folded
+        self.fold({})
+        try:
+            yield
+        finally:
+            self.fold(folded)
+
+    def before_training(self, loss: Tensor, adapter: Adapter, rows: Tensor) -> Tensor:
+        """Losses (n,) of these rows before training, found once; `loss` are theirs under `adapter`."""
+        if self.untrained is None:
+            self.untrained = loss if self._is_untrained(adapter) else self._losses_untrained(rows)
+        return self.untrained
+
+    def _is_untrained(self, adapter: Adapter) -> bool:
+        """Whether a model is the one before training: B zero, full sites as at the start, nothing folded in."""
+        same = (adapter.flat == self.init(self.seed).flat).cpu() | factor(self.layout, "A")
+        return bool(same.all()) and not self.folded
+
+    def _losses_untrained(self, rows: Tensor) -> Tensor:
+        with self._unfolded():
+            return self._nll(self.scored([(self.init(self.seed).flat, rows)]), rows)

@@ -1,0 +1,222 @@
+"""The task of labels: classes or scores of texts, learned by many clients on one frozen backbone with a head for each.
+
+Texts are as long as they are. In a step, each client's rows are sorted by length and go through the model a few columns at a
+time, each group only as wide as its longest row:
+
+    client 0   ab.    abc     abcdefgh        three passes of 2 x 3, 2 x 3 and 2 x 8 tokens
+    client 1   a..    ab.     abcdef..        instead of 6 x 8
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.scorer import Texts, reads, scores
+from fedfault.measures.labels import of_classes, of_scores
+from fedfault.records import Score
+from fedfault.tasks.base import CohortTask
+from fedfault.text.examples import Examples
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import ExtraLoss
+from fedfault.types.task import Batch, Continuations
+
+EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
+PASS = 64  # what a training pass costs besides its tokens, in tokens: about 40 ms of MiniLM on one core
+STRIDE = 2**16  # places of a row in its client's dropout stream: more than any text has tokens
+
+
+class ClassificationTask(CohortTask):
+    """Implements `types.Task` over labelled examples: cross-entropy of classes, or the squared error of scores.
+
+    clients: each client's training examples; sets: evaluation examples by score name, of which those called `topic/...`
+    are together the validation set; positive: the class whose F1 is measured, see `metrics.labels`; seed: of the fresh head.
+    """
+
+    def __init__(
+        self,
+        model: CohortModel,
+        clients: Sequence[Examples],
+        sets: Mapping[str, Examples],
+        *,
+        seed: int = 0,
+        positive: int | None = None,
+        cache_mb: int = 0,
+    ) -> None:
+        super().__init__(model, clients, seed)
+        assert model.scorer is not None
+        self.scorer, self.pooling = model.scorer, model.scorer.pooling
+        self.positive = positive
+        self.sets: dict[str, Examples] = dict(sets)
+        self.table = Examples.joined([*clients, *self.sets.values()])
+        self.ids, self.mask = self.table.ids, self.table.mask
+        self.regression = self.table.labels.is_floating_point()
+        self.topics = [name for name in self.sets if name.startswith("topic/")]
+        self.probed = self.in_turn(self.sets, self.topics)
+        self.cache = self.cache_of(cache_mb, self.ids, lambda rows: reads(self._texts(rows[None]), self.pooling))
+
+    def tokens(self, client: int) -> int:
+        """Targets: one an example."""
+        return self.counts[client]
+
+    def clients_per_pass(self, batch_size: int) -> int:
+        """How many clients' longest rows fit in one pass: of the others as many as fit go along, see `groups`."""
+        return max(1, self.tokens_per_pass() // self.ids.shape[1])
+
+    def grad(
+        self,
+        params: Tensor,
+        clients: Tensor,
+        batch: Batch,
+        key: Tensor | None,
+        extra_loss: ExtraLoss | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `types.Task.grad`: mean loss over each client's examples (K,), gradient (K, P), examples (K,).
+
+        The representation of a text is the state that the head reads. With an extra loss, which sees the whole batch, all
+        rows go through the model at once.
+        """
+        rows = self.first[clients][:, None] + batch.rows  # (K, B)
+        lengths = self.table.lengths[rows] * batch.real
+        counts = batch.real.sum(1)
+        weight = batch.real / counts.clamp(min=1)[:, None]
+        most = None if extra_loss is not None else self.tokens_per_pass()
+        flat = params.detach().requires_grad_(torch.is_grad_enabled())
+        loss, gradient = torch.zeros(len(flat), dtype=torch.float64), torch.zeros_like(params)
+        for columns in groups(lengths, most):  # (K, b)
+            own, share = rows.gather(1, columns), weight.gather(1, columns)  # (K, b)
+            texts = self._texts(own, int(lengths.gather(1, columns).max()))
+            out, z = self._scores_of(flat, own, texts, key, columns)
+            each = self._losses(out, own)
+            total = (each * share.to(each)).sum()
+            if extra_loss is not None:
+                total = total + self._further(extra_loss, own, texts, z, share > 0)
+            if flat.requires_grad:
+                gradient += torch.autograd.grad(total, flat)[0]
+            loss += (each.detach().cpu() * share).sum(1, dtype=torch.float64)
+        return loss, gradient, counts
+
+    def _further(self, extra_loss: ExtraLoss, rows: Tensor, texts: Texts, z: Tensor, real: Tensor) -> Tensor:
+        """A further loss of each client on its representations (K, B, d), added up."""
+        shown = real.to(z)[..., None]
+
+        @torch.no_grad()
+        def see(params: Tensor) -> Tensor:
+            return self._scores_of(params, rows, texts)[1] * shown
+
+        return extra_loss(z * shown, see).sum()
+
+    def _texts(self, rows: Tensor, width: int | None = None) -> Texts:
+        """What rows (K, B) hold, cut to so many tokens."""
+        T = self.ids.shape[1] if width is None else width
+        ids, lengths = self.ids[rows][..., :T], self.table.lengths[rows].clamp(max=T)
+        return Texts(*(x.to(self.model.device) for x in (ids, lengths, self.table.second[rows])))
+
+    def _scores_of(
+        self, flat: Tensor, rows: Tensor, texts: Texts, key: Tensor | None = None, columns: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs (K, B, C) and states (K, B, d) of rows (K, B), which are these columns of their clients' batches."""
+        T = texts.ids.shape[-1]
+        places = None if key is None or columns is None else (columns[..., None] * STRIDE + torch.arange(T)).flatten(1)
+        if self.cache is None:
+            return scores(self.model, flat, texts, key, places)
+        with self.cache.prefix.replaced_by(self.cache.rows(rows.flatten())[:, :T]):
+            return scores(self.model, flat, texts, key, places)
+
+    def _losses(self, out: Tensor, rows: Tensor) -> Tensor:
+        """Loss of every row: out (..., C), rows (...) -> (...)."""
+        labels = self.table.labels[rows].to(out.device)
+        if self.regression:
+            return (out[..., 0] - labels).square()
+        return F.cross_entropy(out.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels)
+
+    def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
+        """See `types.Task.continuations`: a classifier continues nothing."""
+        return None
+
+    def looks(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+        """See `CohortTask.looks`."""
+        T = self.ids.shape[1]
+        for some in rows.split(max(1, EVALUATION_TOKENS // (models * T))):
+            texts = self._texts(some[None])
+            yield texts.ids[0], reads(texts, self.pooling)
+
+    @torch.no_grad()
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        """Scores of one model on every set, and on all topics together as `validation`; every example counts once.
+
+        With `personal` models (N, P), `client/ID` are theirs, and `personal` is all held-out examples together.
+        """
+        owned = self.owned()
+        rows = torch.arange(sum(self.counts), len(self.ids))
+        if personal is None:
+            out = self.scored([(adapter.flat, rows)])
+        else:
+            models = self.models(adapter, personal)
+            out = self.scored([(models[name], own) for name, own in owned.items()])
+        shown = {"validation": torch.cat([owned[name] for name in self.topics])} if self.topics else {}
+        held_out = [own for name, own in owned.items() if name.startswith("client/")]
+        if personal is not None and held_out:
+            shown["personal"] = torch.cat(held_out)
+        loss = self._losses(out, rows).double()
+        change = loss - self.before_training(loss, adapter, rows)
+        return {name: self._score(name, own - rows[0], out, loss, change) for name, own in (shown | owned).items()}
+
+    def _score(self, name: str, own: Tensor, out: Tensor, loss: Tensor, change: Tensor) -> Score:
+        """The score of some of the evaluated examples, by their place in out (n, C), loss (n,) and change (n,)."""
+        n, labels = len(own), self.table.labels[len(self.ids) - len(out) + own]
+        se = float(change[own].std() / math.sqrt(n)) if n > 1 else None
+        if self.regression:
+            found = {} if name in self.topics else of_scores(out[own, 0].numpy(), labels.numpy())
+        else:
+            found = of_classes(out[own].argmax(1).numpy(), labels.numpy(), self.positive)
+            found = {"accuracy": found["accuracy"]} if name in self.topics else found  # in one class: its recall
+        return Score(float(loss[own].mean()), n, se, n, found)
+
+    def _nll(self, out: Tensor, rows: Tensor) -> Tensor:
+        return self._losses(out, rows).double()
+
+    def _targets(self, rows: Tensor) -> int:
+        return len(rows)
+
+    def outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """See `CohortTask.outputs`: (n, C). The longest rows go first."""
+        lengths, order = self.table.lengths[rows].sort(descending=True, stable=True)
+        out, at = torch.empty(len(rows), self.scorer.outputs), 0
+        while at < len(rows):
+            T = int(lengths[at])
+            some = order[at : at + max(1, EVALUATION_TOKENS // T)]
+            own = rows[some][None]
+            out[some] = self._scores_of(flat[None], own, self._texts(own, T))[0][0].cpu()
+            at += len(some)
+        return out
+
+
+def groups(lengths: Tensor, most: int | None) -> list[Tensor]:
+    """Columns (K, b) of a batch in groups of about equal length, so that as little as possible is computed for nothing.
+
+    lengths: (K, B), 0 for rows that are not there. Each client's columns are sorted by length; where to cut is chosen so
+    that tokens, padding included, and PASS for each group are fewest in all. A group has at most `most` tokens, unless a
+    single column has more; None: one group, in order.
+    """
+    K = len(lengths)
+    if most is None:
+        return [torch.arange(lengths.shape[1]).expand(K, -1)]
+    found, order = lengths.sort(dim=1, stable=True)
+    widest = [w for w in found.amax(0).tolist() if w]  # of each column that a client has, ascending
+    order, B = order[:, found.shape[1] - len(widest) :], len(widest)
+    cost, cut = [0.0] * (B + 1), [0] * (B + 1)  # of the first j columns, and where their last group begins
+    for j in range(1, B + 1):
+        fits = [i for i in range(j) if i == j - 1 or K * (j - i) * widest[j - 1] <= most]
+        cost[j], cut[j] = min((cost[i] + K * (j - i) * widest[j - 1] + PASS, i) for i in fits)
+    ends, j = [], B
+    while j:
+        ends.append((cut[j], j))
+        j = cut[j]
+    return [order[:, i:j] for i, j in reversed(ends)]

@@ -1,0 +1,171 @@
+"""The language-model task: next-token prediction by many clients on one frozen backbone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.prefix import plain
+from fedfault.backbones.sample import greedy
+from fedfault.records import Score
+from fedfault.tasks.base import CohortTask
+from fedfault.text.decoding import Decode
+from fedfault.text.packing import Blocks
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import ExtraLoss
+from fedfault.types.task import Batch, Continuations
+
+EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
+
+
+class LanguageTask(CohortTask):
+    """Implements `types.Task` over token blocks.
+
+    clients: each client's training blocks; sets: evaluation blocks by score name; mixture: weight of each `topic/...` set
+    in the score `validation`, its share of the validation tokens; decode: ids -> text, for `continuations`.
+    """
+
+    def __init__(
+        self,
+        model: CohortModel,
+        clients: Sequence[Blocks],
+        sets: Mapping[str, Blocks],
+        mixture: Mapping[str, float],
+        *,
+        cache_mb: int = 0,
+        decode: Decode | None = None,
+    ) -> None:
+        super().__init__(model, clients, seed=0)  # before training B is zero, so that A may be anybody's
+        self.sizes = [b.num_tokens for b in clients]
+        self.sets: dict[str, Blocks] = dict(sets)
+        self.mixture, self.decode = dict(mixture), decode
+        every = [*clients, *self.sets.values()]
+        self.ids = torch.cat([b.ids for b in every])  # (N, T+1): training blocks of all clients, then evaluation blocks
+        self.mask = torch.cat([b.mask for b in every])  # (N, T)
+        self.probed = self.in_turn(self.sets, list(self.mixture))
+        self.cache = self.cache_of(cache_mb, self.ids[:, :-1])
+
+    def tokens(self, client: int) -> int:
+        """Target tokens in them."""
+        return self.sizes[client]
+
+    def clients_per_pass(self, batch_size: int) -> int:
+        """How many clients' steps fit in one pass."""
+        return max(1, self.tokens_per_pass() // (batch_size * self.mask.shape[1]))
+
+    def grad(
+        self,
+        params: Tensor,
+        clients: Tensor,
+        batch: Batch,
+        key: Tensor | None,
+        extra_loss: ExtraLoss | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `types.Task.grad`: mean loss over each client's target tokens (K,), gradient (K, P), tokens (K,).
+
+        The representation of a block is the mean of its last hidden states over its target positions.
+        """
+        rows = self.first[clients][:, None] + batch.rows  # (K, B)
+        real = self.mask[rows] & batch.real[..., None]  # (K, B, T)
+        tokens = real.sum((1, 2))
+        flat = params.detach().requires_grad_(torch.is_grad_enabled())
+        weight = real / tokens.clamp(min=1)[:, None, None]
+        total, each = self._losses(flat, rows, weight.to(flat.device), key, extra_loss)
+        gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
+        return (each.detach().cpu() * weight).sum((1, 2), dtype=torch.float64), gradient, tokens
+
+    def _losses(
+        self, flat: Tensor, rows: Tensor, weight: Tensor, key: Tensor | None, extra_loss: ExtraLoss | None = None
+    ) -> tuple[Tensor, Tensor]:
+        ids = self.ids[rows].to(flat.device)
+        if self.cache is None:
+            return self.model.losses(flat, ids, weight, key, extra_loss)
+        with self.cache.prefix.replaced_by(self.cache.rows(rows.flatten())):
+            return self.model.losses(flat, ids, weight, key, extra_loss)
+
+    def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
+        """See `types.Task.continuations`: blocks without padding, one of every topic in turn. None without `decode`."""
+        topics = [self.sets[name] for name in self.mixture]
+        rows = itertools.zip_longest(*(b.ids[b.targets == b.ids.shape[1] - 1] for b in topics))
+        whole = [ids for turn in rows for ids in turn if ids is not None]  # (T+1,) each
+        if self.decode is None or not whole:
+            return None
+        first, second = torch.stack(whole[:blocks]).tensor_split(2, dim=1)
+        made = greedy(self.model, flat, first, second.shape[1])
+        return Continuations(made, *([self.decode(row) for row in half.tolist()] for half in (made, second)))
+
+    def looks(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+        """See `CohortTask.looks`."""
+        per = max(1, EVALUATION_TOKENS // (models * self.mask.shape[1]))
+        for some in rows.split(per):
+            yield self.ids[some, :-1], plain(some)
+
+    @torch.no_grad()
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        """Token-weighted scores of one model on every set: sums over sums, whatever the batches.
+
+        With `personal` models (N, P), `client/ID` are theirs, and `personal` is their mean over all held-out tokens.
+        """
+        rows = torch.arange(sum(self.counts), len(self.ids))
+        if personal is None:
+            return self._scores(self.scored([(adapter.flat, rows)]), adapter)
+        models = self.models(adapter, personal)
+        found = self._scores(self.scored([(models[name], own) for name, own in self.owned().items()]), adapter)
+        held_out = [s for name, s in found.items() if name.startswith("client/")]
+        tokens = sum(s.tokens for s in held_out)
+        return (
+            {**found, "personal": Score(sum(s.loss * s.tokens for s in held_out) / tokens, tokens)} if tokens else found
+        )
+
+    def outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """See `CohortTask.outputs`: the summed loss of each of these blocks, (n,) float64."""
+        per = max(1, EVALUATION_TOKENS // self.mask.shape[1])
+        out = []
+        for some in rows.split(per):
+            real = self.mask[some]  # (B, T)
+            _, each = self._losses(flat[None], some[None], real[None].to(flat.device, torch.float32), None)
+            out.append((each[0].cpu() * real).sum(1, dtype=torch.float64))
+        return torch.cat(out)
+
+    def _nll(self, out: Tensor, rows: Tensor) -> Tensor:
+        return out
+
+    def _targets(self, rows: Tensor) -> int:
+        return int(self.mask[rows].sum())
+
+    def _scores(self, nll: Tensor, adapter: Adapter) -> dict[str, Score]:
+        """Scores from the summed loss of every evaluation block (n,), and how sure their change since round 0 is."""
+        before = self.before_training(nll, adapter, torch.arange(sum(self.counts), len(self.ids)))
+        out, at = {}, 0
+        for name, blocks in self.sets.items():
+            own = slice(at, at := at + len(blocks))
+            tokens = blocks.targets.double()
+            loss = float(nll[own].sum()) / blocks.num_tokens
+            se = _paired_error(nll[own] - before[own], tokens)
+            out[name] = Score(loss, blocks.num_tokens, se, len(blocks))
+        shares = self.mixture.items()
+        errors = [out[name].se for name in self.mixture]
+        se = None if None in errors else math.sqrt(sum((w * (out[name].se or 0.0)) ** 2 for name, w in shares))
+        mixture = Score(
+            loss=sum(share * out[name].loss for name, share in shares),
+            tokens=sum(out[name].tokens for name in self.mixture),
+            se=se,
+            blocks=sum(len(self.sets[name]) for name in self.mixture),
+        )
+        return {"validation": mixture, **out}
+
+
+def _paired_error(change: Tensor, tokens: Tensor) -> float | None:
+    """Standard error of sum(change) / sum(tokens) over blocks drawn at random, (n,) each; None for one block.
+
+    The usual one of a ratio estimator (Cochran, Sampling Techniques, 1977, section 6.4).
+    """
+    n, total = len(change), tokens.sum()
+    rest = change - tokens * (change.sum() / total)
+    return None if n < 2 else float((rest.square().sum() * n / (n - 1)).sqrt() / total)

@@ -1,0 +1,93 @@
+"""One federation, several copies of its frozen backbone, each quantised in another way: what a client's hardware can hold.
+
+Clients stay rows of one matrix, and adapters stay comparable: only what they are trained on differs.
+
+    client   0     1     2     3       grad: rows 0 and 2 go through one model, 1 and 3 through one each
+    copy     4bit  none  4bit  8bit
+    server   none                      evaluate and all probes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfault.tasks.base import CohortTask
+from fedfault.types.algorithm import ExtraLoss
+from fedfault.types.task import Batch
+
+
+class MixedTask:
+    """Implements `types.Task`: every client trains on the copy of its precision, and all is scored on the server's.
+
+    copies: precision -> the task of all clients on that copy; they have one layout, one set of data and one device.
+    precisions: (N,) that of each client; server: that of the server, which may be no client's.
+    """
+
+    def __init__(self, copies: Mapping[str, CohortTask], precisions: Sequence[str], server: str) -> None:
+        self.copies, self.precisions = dict(copies), tuple(precisions)
+        self._server = copies[server]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+    def grad(
+        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `types.Task.grad`: clients of one precision get what they would get among themselves, to the bit."""
+        groups = self._groups(clients)
+        if len(groups) == 1:
+            return self.copies[next(iter(groups))].grad(params, clients, batch, key, extra_loss)
+        losses, tokens, gradient = [], [], torch.empty_like(params)
+        for precision, own in groups.items():
+            real = batch.real[own]
+            width = int(real.any(0).sum())  # a column that only others use is not computed
+            some = Batch(batch.rows[own, :width], real[:, :width])
+            keys, extra = None if key is None else key[own], _extra_of(extra_loss, own, batch.real.shape)
+            loss, gradient[own], count = self.copies[precision].grad(params[own], clients[own], some, keys, extra)
+            losses.append(loss)
+            tokens.append(count)
+        back = torch.cat(list(groups.values())).argsort()
+        return torch.cat(losses)[back], gradient, torch.cat(tokens)[back]
+
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        """See `types.Task.held_out`: each client looks at its own data through its own copy."""
+        out = torch.empty(len(params), dtype=torch.float64)
+        for precision, own in self._groups(clients).items():
+            out[own] = self.copies[precision].held_out(params[own], clients[own])
+        return out
+
+    def copy_of(self, client: int) -> CohortTask:
+        """The task on the copy that the client trains on."""
+        return self.copies[self.precisions[client]]
+
+    def _groups(self, clients: Tensor) -> dict[str, Tensor]:
+        """Precision -> the rows of a pass that have it, in their order."""
+        each = [self.precisions[k] for k in clients.tolist()]
+        return {p: torch.tensor([row for row, q in enumerate(each) if q == p]) for p in dict.fromkeys(each)}
+
+    def fold(self, base: Mapping[str, Tensor]) -> None:
+        """See `types.Task.fold`: every copy has its own rounded weights, and the same is added to all."""
+        for task in self.copies.values():
+            task.fold(base)
+
+    def checksums(self) -> Mapping[str, int]:
+        """See `types.Task.checksums`: of all copies."""
+        return {f"{p}/{name}": sum_ for p, task in self.copies.items() for name, sum_ in task.checksums().items()}
+
+
+def _extra_of(extra_loss: ExtraLoss | None, own: Tensor, shape: torch.Size) -> ExtraLoss | None:
+    """The further loss of all rows of a pass, whose batches are `shape` (K, B), as one of the rows `own`."""
+    if extra_loss is None:
+        return None
+
+    def spread(z: Tensor) -> Tensor:
+        """(k, b, d) of the rows `own` -> (K, B, d), zero elsewhere as for padding."""
+        full = z.new_zeros(*shape, z.shape[-1])
+        full[own, : z.shape[1]] = z
+        return full
+
+    return lambda z, see: extra_loss(spread(z), lambda params: spread(see(params[own])))[own]

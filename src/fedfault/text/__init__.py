@@ -1,0 +1,1 @@
+"""Texts as tokens, blocks, labelled examples and words."""

@@ -1,0 +1,207 @@
+"""Algorithms and aggregations: what crosses the network, what outlives a round, and the functions in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from fedfault.types.adapter import Adapter, Layout, Pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedfault.scheduling import Memory
+
+
+# What crosses the network, by name: adapters and scalars, one row a client. The engine weighs it.
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that outlives a round: a checkpoint is this and nothing else."""
+
+    adapter: Adapter
+    round: int = 0
+    memory: Mapping[str, Adapter] = field(default_factory=dict)  # the server's own variables
+    clients: Mapping[str, Adapter] = field(default_factory=dict)  # what clients keep at home: flat (N, P), a row each
+    weights: tuple[float, ...] = ()  # (N,) the one weighting rule, for all clients
+    ranks: tuple[int, ...] = ()  # (N,) the largest LoRA rank that each client trains; a scheduler may assign less
+    seen: tuple[int, ...] = ()  # (N,) the round in which each client last took part, 0 for never
+    base: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # LoRA site -> (d_out, d_in) added to the frozen weight so far
+    folds: tuple[int, ...] = ()  # (round,) bytes of what each round added to the frozen weights
+    last: Adapter | None = None  # the server's adapter before the last round
+    clients_per_pass: int | None = None  # set when memory ran out, so that a resumed run takes the same passes
+    plans: Mapping[str, Memory] = field(default_factory=dict)  # what the rank scheduler and the clock remember
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What local training of a cohort of K clients returns; rows are in the order of the cohort."""
+
+    adapter: Adapter  # (K, P)
+    weight: Tensor  # (K,) the client's weight in every average: tokens, samples or one, by federation.weighting
+    num_steps: Tensor  # (K,) optimiser steps
+    num_tokens: Tensor  # (K,) target tokens trained on
+    loss: Tensor  # (K,) token-weighted mean training loss over the round's steps
+    grad_norm: Tensor  # (K,) mean norm of the raw gradient before clipping
+    mean_grad: Tensor | None = (
+        None  # (K, P) mean over the steps of the clipped gradient, before anything is added to it
+    )
+    drift: Tensor | None = None  # (K,) mean over the steps of |y - x|^2, in the numbers of the adapter
+
+
+# (y (k, P), x (k, P), rows (k,)) -> (k, P): y are the parameters of the clients still at work, x where they started, rows
+# their places in the cohort. What comes back is added to the gradient, or to the direction of the optimiser's step.
+Pull = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+
+
+# (z (k, B, d), see, rows (k,)) -> (k,): a further loss of each client on the representations z of its batch, zero for
+# padding; see(params (k, P)) gives what other parameters make of the same batch, without gradient and dropout
+Contrast = Callable[["Tensor", Callable[["Tensor"], "Tensor"], "Tensor"], "Tensor"]
+
+
+ExtraLoss = Callable[["Tensor", Callable[["Tensor"], "Tensor"]], "Tensor"]  # the same with the rows known
+
+
+class Train(Protocol):
+    """Local training, bound to a cohort of K clients, its data and its random streams: the one place that mutates."""
+
+    weight: Tensor  # (K,) see `Trained.weight`
+    lr: float  # of this round
+
+    def __call__(
+        self,
+        start: Adapter,
+        *,
+        extra_grad: Pull | None = None,
+        extra_step: Pull | None = None,
+        extra_loss: Contrast | None = None,
+        mean_grad: bool = False,
+    ) -> Trained:
+        """Train from `start`, (P,) for all or (K, P).
+
+        extra_grad is added to the clipped gradient, before the optimiser; extra_step is a direction: after every step
+        y <- y - lr * extra_step(y, x, rows). Frozen numbers stay whatever is added.
+        """
+
+    def gradient(self, at: Adapter) -> Adapter:
+        """Every client's gradient over all its examples, clipped, without dropout: (P,) or (K, P) -> (K, P)."""
+
+    def loss(self, at: Adapter) -> Tensor:
+        """Every client's mean loss on its first examples, the same ones in every round: (P,) or (K, P) -> (K,)."""
+
+
+Average = Callable[[Adapter, "Tensor"], Adapter]  # (adapters (K, P), weight (K,)) -> (P,), by federation.aggregation
+
+
+def _send_adapter(state: State) -> Message:
+    return {"x": state.adapter}
+
+
+def _no_memory(adapter: Adapter) -> Mapping[str, Adapter]:
+    return {}
+
+
+def _no_personal(state: State) -> Adapter | None:
+    return None
+
+
+def _one_model(state: State) -> Mapping[str, Adapter]:
+    return {}
+
+
+def _nothing_wrong(state: State) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Pure functions in the order of a paper's pseudo-code; the engine owns the loop.
+
+    client: (received, memory, train) -> (sent, memory); `sent["n"]` is the weight of each client, (K,)
+    server: (state, got, average) -> state, with `got` stacked over the cohort: adapters (K, P), scalars (K,)
+    broadcast: (state) -> message to every client; of an adapter (N, P) or numbers (N,) each gets its own row
+    init: (adapter) -> server memory;  init_client: (adapter) -> one client's memory before it first takes part
+    personal: (state) -> the model that each client uses, (N, P), where that is not the server's
+    models: (state) -> the models of the server by name, each (P,), where clients use several; the adapter is their mean
+    wrong: (state) -> a sentence if an invariant of the algorithm does not hold
+    refuses: what an aggregation may not do to be combined with this algorithm, with the reason (see `TRAITS`); and
+        "unequal ranks", if clients have to train the same numbers
+    """
+
+    client: Callable[[Message, Mapping[str, Adapter], Train], tuple[Message, Mapping[str, Adapter]]]
+    server: Callable[[State, Message, Average], State]
+    broadcast: Callable[[State], Message] = _send_adapter
+    init: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
+    init_client: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
+    personal: Callable[[State], Adapter | None] = _no_personal
+    models: Callable[[State], Mapping[str, Adapter]] = _one_model
+    wrong: Callable[[State], str | None] = _nothing_wrong
+    refuses: Mapping[str, str] = field(default_factory=dict)
+
+
+TRAITS = {
+    "refactors": "gives the numbers of the adapter another meaning in every round",
+    "folds": "adds to the frozen weights",
+    "alternates": "trains one factor in odd and the other in even rounds",
+    "private": "leaves a factor with each client",
+    "reweighs": "has weights of its own",
+    "prunes": "lowers the ranks of clients while the run goes on",
+}
+
+
+class Uploads(NamedTuple):
+    """What an aggregation sees of a round."""
+
+    before: Adapter  # (P,) the server's adapter, which the round started from
+    sent: Adapter  # (K, P) the clients' adapters; slices beyond a client's rank are zero
+    weight: Tensor  # (K,)
+    ranks: Tensor  # (K,) int64
+    round: int
+    seed: int
+
+
+class Pooled(NamedTuple):
+    """What an aggregation makes of it."""
+
+    adapter: Adapter  # (P,)
+    fold: Mapping[
+        str, Pair
+    ] = {}  # LoRA site -> B (d_out, R) and A (R, d_in) whose product is added to the frozen weight
+    weight: Tensor | None = None  # (K,) the weights that it took; None for those of the clients
+
+
+def _everything(layout: Layout, round: int) -> Tensor | None:
+    return None
+
+
+def _nothing(layout: Layout) -> Tensor | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How adapters become one, orthogonal to the algorithm.
+
+    combine: (uploads) -> pooled
+    trained: (layout, round) -> (P,) bool, what is trained and sent in a round; None for all of it
+    private: (layout) -> (P,) bool, what never leaves a client; None for nothing
+    known: (layout) -> (P,) bool, what clients draw from the seed instead of receiving it; None for nothing
+    penalty: (layout, y (k, P), ranks (k,)) -> (k, P), a gradient that every client adds to its own
+    new_ranks: (layout, received (K, P), trained (K, P), ranks (K,)) -> ranks (K,), at most what they were
+    traits: keys of `TRAITS`
+    is_mean: with equal ranks it gives the weighted mean of the factors, bit for bit
+    """
+
+    combine: Callable[[Uploads], Pooled]
+    trained: Callable[[Layout, int], Tensor | None] = _everything
+    private: Callable[[Layout], Tensor | None] = _nothing
+    known: Callable[[Layout], Tensor | None] = _nothing
+    penalty: Callable[[Layout, Tensor, Tensor], Tensor] | None = None
+    new_ranks: Callable[[Layout, Tensor, Tensor, Tensor], Tensor] | None = None
+    traits: frozenset[str] = frozenset()
+    is_mean: bool = False

@@ -1,0 +1,136 @@
+"""What is learned, and what a probe may look at once a round is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from fedfault.records import Score
+from fedfault.types.adapter import Adapter, Layout
+from fedfault.types.algorithm import ExtraLoss, Pooled, State, Trained, Uploads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """One step's work for the first K clients of a pass, K x B rows; rows of weight zero are padding."""
+
+    rows: Tensor  # (K, B) which of the task's training examples
+    real: Tensor  # (K, B) bool
+
+
+class States(NamedTuple):
+    """Hidden states of k models on the same blocks."""
+
+    layers: Sequence[Tensor]  # after the embedding and after every block: (k, blocks, T, d) each
+    mask: Tensor  # (blocks, T) bool: positions that predict a target
+
+
+class Continuations(NamedTuple):
+    """What a model makes of the first halves of n held-out blocks."""
+
+    ids: Tensor  # (n, length) generated
+    texts: Sequence[str]  # the same as text
+    references: Sequence[str]  # the true second halves
+
+
+class Task(Protocol):
+    """What is learned. The language-model task and the tests' quadratic task implement the same protocol."""
+
+    layout: Layout
+
+    def examples(self, client: int) -> int:
+        """How many training examples the client has."""
+
+    def tokens(self, client: int) -> int:
+        """How many target tokens they hold."""
+
+    def read(self, client: int) -> int:
+        """How many tokens of them the model reads."""
+
+    def init(self, seed: int) -> Adapter:
+        """The server's first adapter, (P,)."""
+
+    def grad(
+        self,
+        params: Tensor,
+        clients: Tensor,
+        batch: Batch,
+        key: Tensor | None,
+        extra_loss: ExtraLoss | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Per-client mean loss (K,), its gradient (K, P) and the target tokens it is a mean over (K,).
+
+        params: (K, P); clients: (K,) ids; key: (K,) int64, the random stream of this step's dropout for each client, None
+        without dropout; extra_loss: (z (K, B, d), see) -> (K,) is differentiated too, but not part of the loss returned.
+        Inside `torch.no_grad()` the gradient is zero and costs nothing.
+        """
+
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        """Scores of one model (P,) on every evaluation set, by name; `client/ID` of personal (N, P) where that is given."""
+
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        """Mean loss of each row of params (K, P) on what that client keeps back from training, always the same examples.
+
+        clients: (K,) ids. NaN for a client that keeps nothing back. (K,) float64.
+        """
+
+    def states(self, params: Tensor | None, blocks: int) -> States | None:
+        """Hidden states on the first of a fixed set of held-out blocks, under each row of params (k, P).
+
+        None for params: of the model before training, k = 1, nothing folded in. None where there are no hidden states.
+        """
+
+    def attention(self, params: Tensor | None, blocks: int) -> list[Tensor] | None:
+        """Attention weights on the same blocks, by layer: (k * blocks, heads, T, T). None where the model gives none."""
+
+    def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
+        """The greedy ones of at most that many fixed held-out blocks by the model (P,). None where there is no text."""
+
+    def fold(self, base: Mapping[str, Tensor]) -> None:
+        """Make the frozen weights the original ones plus `base`, LoRA site -> (d_out, d_in)."""
+
+    def checksums(self) -> Mapping[str, int]:
+        """A number for each frozen weight, by name, that changes when a bit of it does."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a probe may look at once a round is over; nothing in it may be changed."""
+
+    round: int
+    seed: int
+    task: Task
+    before: State  # the server's state that the round started from
+    after: State
+    clients: Sequence[int]  # (K,) the cohort, by id
+    start: Tensor  # (K, P) where each client started
+    trained: Trained
+    averages: Sequence[tuple[Uploads, Pooled]]  # what the aggregation was given and made of it
+    halves: tuple[Tensor, Tensor] | None  # (K, P) each: gradients at the start on two disjoint draws of every client
+    private: bool  # whether a part of every client's adapter stays with it
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What a probe found; what is not defined is absent."""
+
+    probes: Mapping[str, float] = field(default_factory=dict)
+    clients: Mapping[str, Sequence[float]] = field(default_factory=dict)  # name -> a number for each client, (K,)
+    matrices: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)  # name -> (K, K)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A measurement of the finished round: tensors in, floats out.
+
+    take: (moment) -> readings
+    sparse: it costs forward passes, and is taken only in rounds that are evaluated
+    gradients: it needs `Moment.halves`
+    """
+
+    take: Callable[[Moment], Readings]
+    sparse: bool = False
+    gradients: bool = False

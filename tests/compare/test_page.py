@@ -1,0 +1,322 @@
+"""Comparisons: what is paired and what is not, the numbers of the tables, and a page for any state of the runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import yaml
+
+from fedfault.compare.figures import clients, differences, losses
+from fedfault.compare.page import apart, compare, notes, remarks, told
+from fedfault.compare.pairs import Comparison, by_round, interval, pair
+from fedfault.compare.tables import differing, overview, statistics
+from fedfault.errors import UserError
+from fedfault.records import Score
+from fedfault.report.theme import DARK, LIGHT
+from fedfault.runs.recorded import Fork
+from handmade import clocked, finding, make, turn
+
+CONFIG = {
+    "experiment_name": "a",
+    "seed": 0,
+    "model": {"name": "micro"},
+    "data": {"partition": {"method": "iid"}},
+    "training": {"lr": 0.1},
+}
+FACTS = {"corpus": {"fingerprint": "c"}, "model": {"fingerprint": "m"}}
+
+
+def run(name="a", shift=0.0, lr=0.1, **more):
+    """`handmade.make` with a configuration; every loss after round 0 is moved by `shift`."""
+    options = {key: more.pop(key) for key in ("rounds", "clients", "topics", "every") if key in more}
+    made = make(**options, loss=lambda r, t: 4.0 - 0.1 * r + 0.2 * t + (shift if r else 0.0))
+    config = {**CONFIG, "experiment_name": name, "training": {"lr": lr}}
+    return replace(made, config=config, manifest=FACTS, **more)
+
+
+def beside(*runs) -> Comparison:
+    return Comparison(runs, tuple(r.name for r in runs))
+
+
+def broken(made, since: int):
+    """Every score from a round on is not a number."""
+    lost = {n: replace(s, loss=math.nan) for n, s in made.records[-1].scores.items()}
+    records = [replace(r, scores=lost) if r.round >= since else r for r in made.records]
+    return replace(made, records=tuple(records))
+
+
+def test_differences_are_those_of_the_same_client_and_topic():
+    a = run(clients=2)
+    scores = {
+        **a.records[-1].scores,
+        "client/0": Score(3.0, 10),
+        "client/1": Score(4.5, 10),
+        "topic/news": Score(3.9, 10),
+    }
+    b = replace(run("b"), records=(*run(clients=2).records[:-1], replace(a.records[-1], scores=scores)))
+    found = pair(a, b)
+    # a ends at 4.0 - 0.1 * 3 + 0.2 k
+    assert found.clients.losses == {"0": (pytest.approx(3.7), 3.0), "1": (pytest.approx(3.9), 4.5)}
+    assert found.clients.differences == {"0": pytest.approx(-0.7), "1": pytest.approx(0.6)}
+    assert found.clients.mean == pytest.approx(-0.05)
+    assert found.topics.differences == {"news": pytest.approx(0.2), "code": 0.0}
+
+
+def test_the_interval_of_many_normal_differences_is_the_normal_one():
+    values = np.random.default_rng(1).normal(0.3, 0.2, 400)
+    low, high = interval(values.tolist())
+    half = 1.96 * values.std(ddof=1) / 20
+    assert (low, high) == (
+        pytest.approx(values.mean() - half, abs=0.1 * half),
+        pytest.approx(values.mean() + half, abs=0.1 * half),
+    )
+    assert interval(values.tolist()) == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.2] * 7, (0.2, 0.2)),
+        ([0.5 + 1e-16 * k for k in range(7)], (0.5, pytest.approx(0.5))),
+        ([0.1, 0.2, 0.3, 0.4], None),
+        ([0.1, 0.2, math.nan, 0.4, 0.5], None),
+        ([0.1, 0.2, math.inf, 0.4, 0.5], None),
+        ([], None),
+    ],
+)
+def test_without_a_spread_the_interval_is_a_point_and_without_enough_numbers_there_is_none(values, expected):
+    assert interval(values) == expected
+
+
+def test_with_other_held_out_texts_there_are_no_paired_numbers_but_a_reason():
+    a, b = run(), run("b")
+    other = replace(b, config={**b.config, "seed": 3})
+    assert pair(a, other).clients.why_not == pair(a, other).topics.why_not == "seed is 0 and 3"
+    assert not pair(a, other).clients.losses
+    assert apart(beside(a, other)) == [
+        "b and a are not paired: seed is 0 and 3, and the texts that they are scored on follow from that."
+    ]
+    assert statistics(beside(a, other)) is None
+    data = replace(b, manifest={**FACTS, "corpus": {"fingerprint": "d"}})
+    assert pair(a, data).clients.why_not == "the corpus has changed (fingerprints c and d)"
+    longer = {n: replace(s, tokens=11) for n, s in b.records[-1].scores.items()}
+    longer_run = replace(b, records=tuple(replace(r, scores=longer) for r in b.records))
+    assert pair(a, longer_run).clients.why_not == "the texts of client/0 are 10 and 11 tokens long"
+
+
+def test_topics_are_paired_across_partitions_and_clients_are_not():
+    a = run()
+    b = replace(run("b", -0.5), config={**CONFIG, "data": {"partition": {"method": "topic_skew", "alpha": 0.1}}})
+    found = pair(a, b)
+    assert found.topics.mean == pytest.approx(-0.5)
+    assert not found.clients.losses
+    assert (
+        "Clients of b and a are not paired: data.partition.method is iid and topic_skew"
+        in apart(Comparison((a, b), ("a", "b")))[0]
+    )
+
+
+def test_other_settings_leave_runs_paired():
+    assert pair(run(), run("b", lr=0.2)).clients.interval is None  # four clients
+    assert pair(run(clients=6), run("b", -0.25, clients=6)).clients.interval == pytest.approx((-0.25, -0.25))
+
+
+def test_rounds_are_compared_where_both_were_scored():
+    a, b = run(clients=2, every=2, rounds=4), run("b", 0.5, clients=2, rounds=3)
+    assert by_round(pair(a, b)) == [(0, [0.0, 0.0]), (2, pytest.approx([0.5, 0.5]))]
+
+
+def test_the_table_names_only_settings_that_differ_and_says_how_each_run_ends():
+    a = replace(run(), metrics={"verdict": {"state": "failed", "since": 2}})
+    table = overview(beside(a, run("b", -0.5, lr=0.2)))
+    assert table.columns[:3] == ("run", "training.lr", "final loss")
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    # the mixture ends at 4 - 0.3 + 0.1 = 3.8; clients gain 0.3 each; 2 clients a round send 1000 bytes and get 2000
+    assert rows["a"] == {
+        "run": "a", "training.lr": "0.1", "final loss": "3.800", "perplexity": "44.7", "best round": "3",
+        "general English": "+0.030", "worst client": "4.300 (3)", "gain p10": "+0.30", "gain p50": "+0.30",
+        "gain p90": "+0.30", "bytes": "18.0 kB", "time": "6.0 s", "verdict": "failed since 2",
+    }  # fmt: skip
+    assert rows["b"]["final loss"] == "3.300"
+    assert rows["b"]["verdict"] == "–"
+
+
+def test_simulated_time_and_who_was_in_time_are_compared_where_there_is_a_clock():
+    on_time = clocked([[turn(0), turn(1, fate="late", seconds=3.0)]])
+    table = overview(beside(run(), replace(run("b"), records=on_time.records)))
+    assert table.columns[-3:] == ("simulated time", "in time", "verdict")
+    assert [row[-3:] for row in table.rows] == [["–", "–", "–"], ["3.0 s", "50.0 %", "–"]]
+
+
+def test_names_of_runs_and_where_they_lie_are_no_difference():
+    a, b = run(), run("b")
+    elsewhere = replace(b, config={**b.config, "logging": {"results_dir": "/tmp"}})
+    assert differing([a, elsewhere]) == []
+
+
+def test_statistics_of_a_pair_stand_in_one_row():
+    a, b = run(clients=6), run("b", -0.25, clients=6)
+    assert statistics(beside(a, b)).rows == [
+        ["b − a", "clients", "−0.250", "−0.250 to −0.250", "6 of 6", "−0.250 (0)", "–"],
+        ["b − a", "topics", "−0.250", "–", "2 of 2", "−0.250 (news)", "–"],
+    ]
+
+
+def test_a_diverged_run_and_an_unfinished_one_are_compared_and_named():
+    a, lost, short = run(clients=6), broken(run("lost", clients=6), 2), run("short", clients=6, rounds=1)
+    short = replace(short, config={**short.config, "federation": {"num_rounds": 3}})
+    empty = replace(run("empty"), records=())
+    c = beside(a, lost, short, empty)
+    assert notes(c) == [
+        "lost diverged: its loss is not a finite number from round 2 on.",
+        "short is not finished: 1 of 3 rounds are recorded.",
+        "empty is not finished: 0 rounds are recorded.",
+        "The runs end after different rounds, and each is taken at its own end: 3 (a), 3 (lost), 1 (short), 0 (empty).",
+    ]
+    rows = {row[0]: row[1:] for row in overview(c).rows}
+    assert rows["lost"][1:6] == ["not finite", "not finite", "1", "not finite", "6 not finite"]
+    assert set(rows["empty"][1:]) == {"–"}
+    found = {(row[0], row[1]): row[2:] for row in statistics(c).rows}
+    assert found["lost − a", "clients"] == ["not finite for 6 of 6", "–", "–", "–", "–"]
+    assert found["short − a", "clients"][0] == "+0.200"
+    for figure in (losses, clients, differences):
+        for theme in (LIGHT, DARK):
+            assert figure(c, theme, True) is not None
+    assert losses(beside(empty, empty), LIGHT, False) is None
+
+
+def test_a_line_a_run_and_a_ring_at_the_first_alarm_of_each_detector():
+    alarms = (finding(round=3), finding(round=2, level="suspect"), finding("client_drift", round=1), finding(round=4))
+    a, b = run(rounds=5), run("b", 0.5, rounds=5, findings=alarms)
+    figure = losses(beside(a, b), LIGHT, False)
+    drawn = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+    assert drawn[0].get_ydata().tolist() == a.losses("validation")[1]
+    rings = [line for line in drawn if line.get_markeredgecolor() == LIGHT.alarm]
+    assert [[*line.get_xdata()] for line in rings] == [[1, 3]]
+    assert rings[0].get_ydata().tolist() == pytest.approx([b.losses("validation")[1][t] for t in (1, 3)])
+    assert remarks(beside(a, b)) == ["First alarms of b: client drift (round 1), divergence (round 3)."]
+    lost = losses(beside(a, broken(b, 3)), LIGHT, False).axes[0]
+    assert [
+        [*line.get_ydata()]
+        for line in lost.lines
+        if line.get_markeredgecolor() == LIGHT.alarm and len(line.get_xdata()) == 1
+    ] == [[1.0], [b.losses("validation")[1][1]]]
+
+
+def test_a_fork_is_marked_where_it_leaves_its_parent(tmp_path):
+    change = {"training.lr": (0.1, 0.2)}
+    a = replace(run(), folder=tmp_path)
+    b = run("b", forks=(Fork("parent", 2, change, (), str(tmp_path)),))
+    assert remarks(beside(a, b)) == ["b forks after round 2 of a: training.lr 0.1 → 0.2."]
+    texts = [t.get_text() for t in losses(beside(a, b), LIGHT, True).axes[0].texts]
+    assert "b forks" in texts
+
+
+def test_few_clients_have_a_line_each_and_many_a_point_each():
+    few = clients(beside(run(clients=5), run("b", 0.5, clients=5)), LIGHT, False).axes[0]
+    assert [t.get_text() for t in few.get_yticklabels()] == ["news 4", "news 2", "news 0", "code 3", "code 1"]
+    many = clients(beside(run(clients=30), run("b", 0.5, clients=30)), LIGHT, True).axes[0]
+    assert many.lines[0].get_ydata() - many.lines[0].get_xdata() == pytest.approx(np.full(30, 0.5))
+    assert clients(beside(run(), replace(run("b"), config={**CONFIG, "seed": 1})), LIGHT, False) is None
+
+
+def write(folder, made, name=None):
+    """A run folder of a handmade run."""
+    folder.mkdir(parents=True)
+    config = made.config if name is None else {**made.config, "experiment_name": name}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "manifest.json").write_text(json.dumps({"status": "finished", **made.manifest}))
+    (folder / "split.json").write_text(json.dumps(made.split))
+    lines = [json.dumps(r.to_json()) for r in made.records]
+    (folder / "rounds.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "findings.jsonl").write_text("".join(f"{json.dumps(asdict(f))}\n" for f in made.findings))
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path):
+    a = write(tmp_path / "results" / "a", run(clients=6, findings=(finding(),)))
+    return [a, write(tmp_path / "results" / "b", run("b", -0.5, lr=0.2, clients=6))]
+
+
+@pytest.mark.slow
+def test_the_page_stands_alone_and_holds_the_numbers(two, tmp_path):
+    found, page = compare(two, argv=["compare", "results/a", "results/b"])
+    assert page == tmp_path / "results" / "compare" / "a-vs-b.html"
+    html = page.read_text(encoding="utf-8")
+    for text in (
+        "a · b",
+        "training.\u200blr",
+        "−0.500 to −0.500",
+        "First alarms of a",
+        "fedfault compare results/a results/b",
+    ):
+        assert text in html, text
+    assert html.count('<svg class="wide"') == html.count('<svg class="narrow"') == 3
+    assert not re.search(r"https?://(?!www\.w3\.org/)|src=|<script|<link|url\((?!#)|@import", html)
+    assert compare(two)[0].names == found.names  # a page of ours is replaced
+    assert not list(page.parent.glob(".*"))
+
+
+@pytest.mark.slow
+def test_names_cannot_break_the_page_or_its_file_name(two, tmp_path):
+    evil = "<script>alert(1)</script>"
+    c = write(tmp_path / "results" / "c", run(clients=6), evil)
+    page = compare([two[0], c], tmp_path / "page.html")[1]
+    assert "<script" not in page.read_text()
+    longer = [write(tmp_path / "r" / str(i), run(clients=6), f"{'x' * 90}{i}") for i in range(3)]
+    assert len(compare(longer)[1].name) < 200
+
+
+@pytest.mark.slow
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(two, tmp_path):
+    again = write(tmp_path / "more" / "a", run(clients=6))
+    assert compare([two[0], again])[0].names == (str(two[0]), str(again))
+
+
+def test_the_table_is_turned_where_it_does_not_fit(two):
+    found, _ = compare(two)
+    wide, narrow = told(found, 1000).splitlines(), told(found, 80).splitlines()
+    assert [line.split()[0] for line in wide[:3]] == ["run", "a", "b"]
+    assert narrow[0].split() == ["run", "a", "b"]
+    assert narrow[1].split() == ["training.lr", "0.1", "0.2"]
+
+
+@pytest.mark.parametrize(
+    ("which", "says"),
+    [
+        (["a"], "two runs at least"),
+        (["a", "b", "a"], "given twice"),
+        (["a", "none"], "not a run folder"),
+        ([f"r{i}" for i in range(9)], "9 runs, at most 8"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(two, which, says):
+    with pytest.raises(UserError, match=says):
+        compare([two[0].parent / name for name in which])
+    assert not (two[0].parent / "compare").exists()
+
+
+@pytest.mark.slow
+def test_a_file_that_is_there_is_not_replaced(two, tmp_path):
+    mine = tmp_path / "thesis.html"
+    mine.write_text("precious")
+    with pytest.raises(UserError, match="give another file to --out"):
+        compare(two, mine)
+    with pytest.raises(UserError, match="there is no folder"):
+        compare(two, tmp_path / "no" / "page.html")
+    assert mine.read_text() == "precious"
+
+
+@pytest.mark.slow
+def test_comparing_needs_no_torch():
+    code = "import sys, fedfault.compare.page, fedfault.compare.figures, scipy.stats\n"
+    code += "assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

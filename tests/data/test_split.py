@@ -1,0 +1,80 @@
+"""Bytes per token of evaluation sets, and the bits per byte that follow from them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from fedfault.config import load
+from fedfault.data.split import bytes_per_token, load_corpus, split
+from fedfault.records import bits_per_byte
+from fedfault.text.packing import Blocks, pack
+from fedfault.text.tokens import encode
+
+END = 256  # the separator of the tokenizer below
+TEXTS = ["The cat sat – on the mat.", "naïve €", "a", "🦊🦊🦊"]
+
+
+class Bytes:
+    """Every byte is a token."""
+
+    def __init__(self) -> None:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        self.backend_tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+        self.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self.backend_tokenizer.decoder = decoders.ByteLevel()
+        self.backend_tokenizer.add_special_tokens(["<end>"])
+
+    def __call__(self, texts, **_):
+        return {"input_ids": [e.ids for e in self.backend_tokenizer.encode_batch(texts)]}
+
+
+def test_by_hand():
+    blocks = pack(encode(Bytes(), ["é", "abc"]), 4, END)  # end | é é end a | b c end, the first is no target
+    found = bytes_per_token({"topic/x": blocks}, Bytes(), END)
+    assert found == {"topic/x": pytest.approx(5 / 7)}  # 5 bytes of text, 7 targets
+    assert bits_per_byte(2.0, found["topic/x"]) == pytest.approx(2.0 * 7 / math.log(2) / 5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 1000])
+def test_where_the_text_is_cut_into_blocks_does_not_matter(length):
+    blocks = pack(encode(Bytes(), TEXTS), length, END)
+    size = sum(len(t.encode()) for t in TEXTS)
+    expected = size / (size + len(TEXTS))  # a separator behind every document
+    assert bytes_per_token({"x": blocks}, Bytes(), END)["x"] == pytest.approx(expected)
+
+
+def test_a_uniform_guess_at_every_byte_costs_eight_bits():
+    ids = torch.tensor(encode(Bytes(), ["0123456789 – abc"])[0].tolist())
+    blocks = Blocks(ids[None], torch.tensor([len(ids) - 1]))
+    assert bits_per_byte(math.log(256), bytes_per_token({"x": blocks}, Bytes(), END)["x"]) == pytest.approx(8)
+
+
+def test_tokens_of_twice_the_bytes_at_twice_the_loss_cost_the_same_bits():
+    assert bits_per_byte(1.5, 1.0) == pytest.approx(bits_per_byte(3.0, 2.0))
+
+
+def test_tokens_that_stand_for_no_text_have_no_bits_per_byte():
+    assert bits_per_byte(1.0, 0.0) == math.inf
+
+
+def test_sets_of_different_sizes_do_not_mix():
+    sets = {name: pack(encode(Bytes(), [text]), 4, END) for name, text in {"a": "x", "b": "xxxxxxxxx"}.items()}
+    assert bytes_per_token(sets, Bytes(), END) == {"a": pytest.approx(1 / 2), "b": pytest.approx(9 / 10)}
+
+
+def test_a_split_knows_the_bytes_per_token_of_every_set_and_of_the_mixture():
+    changes = ["federation.total_clients=3", "evaluation.max_blocks=4", "data.max_samples=60", "model.max_length=16"]
+    exp = load("quickstart", changes).experiment
+    made = split(exp, load_corpus(exp), Bytes(), END)
+    found = made.to_json()["bytes_per_token"]
+    sets = {f"topic/{t}": b for t, b in made.validation.items()}
+    sets |= {f"client/{k}": b for k, b in enumerate(made.held_out)}
+    assert set(found) == {"validation", *sets}
+    for name, blocks in sets.items():  # every token but the separator is a byte here
+        ends = int((blocks.ids[:, 1:][blocks.mask] == END).sum())
+        assert found[name] == pytest.approx(1 - ends / blocks.num_tokens)
+    assert found["validation"] == pytest.approx(sum(made.mixture[t] * found[f"topic/{t}"] for t in made.topics))

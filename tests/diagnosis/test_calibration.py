@@ -1,0 +1,318 @@
+"""Thresholds from control runs: their formula by hand, and how often they cry wolf."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+
+from fedfault.config.loading import load
+from fedfault.diagnosis import calibration
+from fedfault.diagnosis.calibration import ALPHA, Calibration, Threshold, choose, differences, learn
+from fedfault.diagnosis.detection import detectors, statistic
+from fedfault.errors import UserError
+from fedfault.records import Detector, Reading
+from histories import healthy
+
+LEAST = 1e-9  # a spread that does not matter
+
+
+def reader(column: int, spread: float = LEAST, **changes) -> Detector:
+    """A detector of runs that are rows of numbers: it reads one of them, twice."""
+
+    def readings(row, scale):
+        return [] if math.isnan(row[column]) else [Reading(t, row[column], 1.0, {}) for t in (1, 2)]
+
+    return Detector(readings, lambda r: "it differs", ("stop",), floor=0.0, spread=spread, natural=None, **changes)
+
+
+def learned(controls, spread: float = LEAST, alpha: float = ALPHA):
+    """Thresholds (D,) from rows (m, D), and whether they are exact."""
+    known = {f"d{j}": reader(j, spread) for j in range(len(controls[0]))}
+    found, exact = learn(controls, known, statistic, alpha)
+    return np.array([found[name].value for name in known]), exact
+
+
+def left_out(values) -> np.ndarray:
+    """Each value in standard deviations from the mean of the others."""
+    rest = [[v for j, v in enumerate(values) if j != i] for i in range(len(values))]
+    return np.array([(v - np.mean(r)) / np.std(r, ddof=1) for v, r in zip(values, rest, strict=True)])
+
+
+@pytest.mark.parametrize(("m", "alpha", "place"), [(19, 0.05, 19), (39, 0.05, 38), (59, 0.05, 57), (9, 0.1, 9)])
+def test_the_threshold_is_an_order_statistic(m, alpha, place):
+    """k = ceil((m + 1)(1 - alpha)): the largest of 19, the 38th smallest of 39, ..."""
+    values = np.random.default_rng(m).normal(2, 3, size=m)
+    (found,), exact = learned(values[:, None].tolist(), alpha=alpha)
+    cut = np.sort(left_out(values))[place - 1]
+    assert exact
+    assert found == pytest.approx(values.mean() + cut * values.std(ddof=1))
+    assert place == round((m + 1) * (1 - alpha))
+
+
+def test_standardised_by_hand():
+    """0 1 2 5: the last one is (5 - 1) / 1 standard deviations from the others, all of them have mean 2."""
+    controls = [[0.0], [1.0], [2.0], [5.0]]
+    (found,), exact = learned(controls, alpha=0.2)
+    assert exact
+    assert found == pytest.approx(2 + 4 * math.sqrt((4 + 1 + 0 + 9) / 3))
+
+
+def test_the_cut_is_that_of_the_most_extreme_detector():
+    """The second detector has an outlier of its own: the first one's threshold lies as many deviations up."""
+    g = np.random.default_rng(0)
+    rows = g.normal(size=(19, 2))
+    alone, _ = learned(rows[:, :1].tolist())
+    rows[3, 1] = 30
+    both, _ = learned(rows.tolist())
+    cut = left_out(rows[:, 1])[3]
+    assert both[0] == pytest.approx(rows[:, 0].mean() + cut * rows[:, 0].std(ddof=1))
+    assert both[0] > alone[0]
+
+
+def test_units_do_not_matter():
+    rows = np.random.default_rng(0).normal(size=(19, 3))
+    scale, shift = np.array([1.0, 100.0, 0.01]), np.array([0.0, -7.0, 3.0])
+    plain, _ = learned(rows.tolist())
+    other, _ = learned((rows * scale + shift).tolist())
+    assert other == pytest.approx(plain * scale + shift)
+
+
+def test_no_control_of_19_would_have_raised_an_alarm():
+    rows = np.random.default_rng(0).standard_t(2, size=(19, 5))
+    found, _ = learned(rows.tolist())
+    assert bool((rows <= found).all())
+
+
+def test_few_controls_give_the_t_bound_of_a_new_one():
+    """mean + t sd sqrt(1 + 1/m) of the largest standardised value of every control; one more makes the difference."""
+    values = np.random.default_rng(0).normal(size=18)
+    (found,), exact = learned(values[:, None].tolist())
+    S = left_out(values)
+    cut = S.mean() + student.ppf(0.95, 17) * S.std(ddof=1) * math.sqrt(1 + 1 / 18)
+    assert not exact
+    assert found == pytest.approx(values.mean() + cut * values.std(ddof=1))
+    assert learned([[v] for v in [*values, 0.0]])[1]
+
+
+@pytest.mark.parametrize("m", [0, 1, 2])
+def test_less_than_three_controls_are_refused(m):
+    with pytest.raises(UserError, match=f"{m} control runs; a calibration needs 3 at least, and 19"):
+        learned([[1.0]] * m or [], LEAST) if m else learn([], {}, statistic)
+
+
+@pytest.mark.parametrize("m", [3, 19])
+def test_a_statistic_that_never_varies_does_not_blow_up(m):
+    """Then the spread stands for the standard deviation."""
+    rows = [[4.0, v] for v in np.random.default_rng(0).normal(size=m)]
+    found, _ = learned(rows, spread=0.1)
+    assert np.isfinite(found).all()
+    assert found[0] > 4
+    constant, _ = learned([[4.0]] * m, spread=0.1)
+    assert constant == pytest.approx([4.0])  # every control is 0 deviations from the others
+
+
+def test_the_spread_is_a_floor_of_the_standard_deviation():
+    """sqrt(sd^2 + spread^2): far below it nothing changes, far above it is what counts."""
+    values = np.random.default_rng(0).normal(size=19)[:, None].tolist()
+    assert learned(values, spread=1e-6)[0] == pytest.approx(learned(values)[0])
+    narrow = [[1e-6 * v[0]] for v in values]
+    (found,), _ = learned(narrow, spread=1.0)
+    assert abs(found) < 1e-4
+
+
+def test_what_a_control_has_no_value_of_stays_without_a_threshold():
+    rows = np.random.default_rng(0).normal(size=(19, 4))
+    rows[5, 1], rows[6, 2] = math.nan, math.inf
+    known = {"all": reader(0), "some": reader(1), "endless": reader(2), "theory": reader(3, calibrated=False)}
+    found, exact = learn(rows.tolist(), known, statistic)
+    assert set(found) == {"all"}
+    assert exact
+    assert learn(rows.tolist(), {"theory": known["theory"]}, statistic) == ({}, True)
+
+
+def test_a_threshold_remembers_its_controls_and_their_scale():
+    scaled = replace(reader(0), scale=lambda controls: {"sigma": float(len(controls))})
+    found, _ = learn([[1.0], [2.0], [4.0]], {"one": scaled}, statistic)
+    assert (found["one"].controls, found["one"].scale, found["one"].seen) == (3, {"sigma": 3.0}, (1.0, 2.0, 4.0))
+
+
+def normal(g, runs: int, D: int) -> np.ndarray:
+    return g.normal(size=(runs, D))
+
+
+def heavy(g, runs: int, D: int) -> np.ndarray:
+    """Student's t with two degrees of freedom: no variance."""
+    return g.standard_t(2, size=(runs, D))
+
+
+def skewed(g, runs: int, D: int) -> np.ndarray:
+    return np.exp(1.5 * g.normal(size=(runs, D)))
+
+
+def correlated(g, runs: int, D: int) -> np.ndarray:
+    """Correlation 0.9 between detectors."""
+    return math.sqrt(0.9) * g.normal(size=(runs, 1)) + math.sqrt(0.1) * g.normal(size=(runs, D))
+
+
+def tied(g, runs: int, D: int) -> np.ndarray:
+    """Half of the healthy runs read zero."""
+    return np.maximum(g.normal(size=(runs, D)), 0)
+
+
+@pytest.mark.parametrize("draw", [normal, heavy, skewed, correlated, tied])
+@pytest.mark.parametrize("D", [1, 3, 8])
+def test_at_most_5_of_100_healthy_runs_raise_any_alarm(draw, D):
+    """60 calibrations of 19 controls each, and a thousand fresh runs each; + 4 standard errors over calibrations."""
+    g, rates = np.random.default_rng(D), []
+    for _ in range(60):
+        thresholds, exact = learned(draw(g, 19, D).tolist())
+        assert exact
+        rates.append(np.mean((draw(g, 1000, D) > thresholds).any(axis=1)))
+    assert np.mean(rates) <= ALPHA + 4 * np.std(rates, ddof=1) / math.sqrt(len(rates))
+
+
+@pytest.mark.parametrize("D", [1, 8])
+def test_a_run_that_differs_by_six_deviations_in_one_statistic_is_seen(D):
+    g, seen = np.random.default_rng(0), []
+    for _ in range(40):
+        thresholds, _ = learned(normal(g, 19, D).tolist())
+        seen.append(np.mean(6 + g.normal(size=500) > thresholds[0]))
+    assert np.mean(seen) > 0.9
+
+
+def test_healthy_runs_of_the_real_detectors_hardly_ever_alarm():
+    thresholds, exact = learn([healthy(seed) for seed in range(19)], detectors(), statistic)
+    known = {n: d for n, d in detectors().items() if d.calibrated}
+    assert exact
+    assert set(thresholds) == set(known)
+    alarms = 0
+    for seed in range(100, 140):
+        fresh = healthy(seed)
+        alarms += any(statistic(d, thresholds[n].scale, fresh) > thresholds[n].value for n, d in known.items())
+    assert alarms <= 40 * ALPHA + 4 * math.sqrt(40 * ALPHA * (1 - ALPHA))
+
+
+CONFIG = {
+    "experiment_name": "controls",
+    "seed": 1,
+    "model": {"name": "micro", "max_length": 64, "lora": {"r_max": 8}},
+    "data": {"dataset": {"name": "registers"}, "partition": {"method": "iid"}},
+    "federation": {"num_rounds": 12, "on_failure": "continue"},
+    "training": {"lr": 0.01},
+}
+MADE = Calibration(
+    "made", {"divergence": Threshold(5.5, 19, {"sigma": 0.02}, (1.0, 2.5))}, 19, 0.05, True, CONFIG, {"commit": "abc"}
+)
+
+
+def like(**changes):
+    """The controls' configuration with other values, `a__b=c` for a.b=c."""
+    config = json.loads(json.dumps(CONFIG))
+    for key, value in changes.items():
+        *above, last = key.split("__")
+        part = config
+        for name in above:
+            part = part.setdefault(name, {})
+        part[last] = value
+    return config
+
+
+def test_a_calibration_survives_its_file(tmp_path):
+    MADE.save(tmp_path / "made.json")
+    assert Calibration.load(tmp_path / "made.json") == MADE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '"text"',
+        "{}",
+        '{"thresholds": {}}',
+        '{"thresholds": 3}',
+        '{"thresholds": {"a": {"value": 1}}}',
+    ],
+)
+def test_a_damaged_file_explains_itself(tmp_path, text):
+    file = tmp_path / "bad.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"bad\.json is not a calibration .*; make one with `fedfault calibrate`"):
+        Calibration.load(file)
+
+
+def test_a_file_that_is_cut_off_or_no_text_explains_itself(tmp_path):
+    MADE.save(tmp_path / "whole.json")
+    (tmp_path / "half.json").write_text((tmp_path / "whole.json").read_text()[:100])
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    for name in ("half.json", "binary.json"):
+        with pytest.raises(UserError, match="is not a calibration"):
+            Calibration.load(tmp_path / name)
+
+
+def test_a_missing_file_says_what_can_be_given():
+    with pytest.raises(UserError, match="give packaged, none or a file of `fedfault calibrate`"):
+        choose("nowhere.json", CONFIG)
+
+
+def test_none_is_no_calibration():
+    assert choose("none", CONFIG) == (None, [])
+
+
+def test_a_run_may_differ_in_what_controls_are_there_for():
+    same = like(experiment_name="mine", seed=7, federation__on_failure="stop", data__partition={"method": "topic_skew"})
+    assert differences(CONFIG, same) == ([], [])
+
+
+def test_settings_that_differ_are_named_and_some_must_not():
+    wrong, differs = differences(CONFIG, like(model__name="other", training__lr=0.1, model__lora__r_max=4))
+    assert wrong == ["model.name=other (micro)"]
+    assert sorted(differs) == ["model.lora.r_max=4 (8)", "training.lr=0.1 (0.01)"]
+    assert differences(CONFIG, like(training__momentum=0.9)) == ([], ["training.momentum=0.9 (None)"])
+
+
+def test_controls_that_are_older_than_a_setting_had_its_default():
+    assert differences(CONFIG, like(deadline__enabled=True, clock__mode="modelled")) == ([], [])
+    assert differences(CONFIG, like(deadline__enabled=False)) == ([], ["deadline.enabled=False (True)"])
+
+
+@pytest.mark.parametrize("name", ["quickstart", "demos/base"])
+def test_the_shipped_configurations_differ_in_nothing_from_their_controls(name):
+    found, differs = choose("packaged", load(name).resolved)
+    assert found is not None
+    assert differs == []
+
+
+def test_a_file_is_taken_with_its_differences_or_refused(tmp_path):
+    file = tmp_path / "made.json"
+    MADE.save(file)
+    assert choose(str(file), like(training__lr=0.1)) == (MADE, ["training.lr=0.1 (0.01)"])
+    for change in ({"model__max_length": 128}, {"data__dataset__name": "bbc"}, {"federation__num_rounds": 3}):
+        with pytest.raises(UserError, match=r"is for other runs: it differs in \S+=\S+ \(\S+\)"):
+            choose(str(file), like(**change))
+
+
+def test_the_packaged_one_that_differs_least_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "PACKAGED", tmp_path)
+    assert choose("packaged", CONFIG) == (None, [])
+    others = {"near": like(training__lr=0.02), "far": like(training__lr=0.1, model__lora__r_max=4)}
+    others["other"] = like(model__name="other")
+    for name, config in others.items():
+        replace(MADE, name=name, config=config).save(tmp_path / f"{name}.json")
+    found, differs = choose("packaged", CONFIG)
+    assert (found.name, differs) == ("near", ["training.lr=0.01 (0.02)"])
+    assert choose("packaged", like(federation__num_rounds=3)) == (None, [])
+
+
+def test_of_two_packaged_ones_alike_the_first_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "PACKAGED", tmp_path)
+    for commit in ("a", "b"):
+        replace(MADE, provenance={"commit": commit}).save(tmp_path / f"{commit}.json")
+    assert choose("packaged", CONFIG)[0].provenance == {"commit": "a"}

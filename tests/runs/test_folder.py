@@ -1,0 +1,212 @@
+"""The run folder: never overwritten silently, never torn, damage found."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fedfault.errors import UserError
+from fedfault.records import ClientRecord, RoundRecord, Score, Turn
+from fedfault.rounds.engine import begin, rounds
+from fedfault.runs.folder import RunFolder, best_round, changes, read_records
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import State
+from toys import LowRank, federation
+
+LAYOUT = Layout.of([Site("a", "lora", (2, 3, 5))])
+
+
+def state(round: int = 3) -> State:
+    x = Adapter(LAYOUT, torch.randn(LAYOUT.size))
+    memory = {"m": Adapter(LAYOUT, torch.randn(LAYOUT.size))}
+    clients = {"c": Adapter(LAYOUT, torch.randn(4, LAYOUT.size))}
+    return State(x, round, memory=memory, clients=clients, last=x * 2, clients_per_pass=2)
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    found = RunFolder.create(tmp_path / "run")
+    (found.path / "config.yaml").write_text("seed: 0\n")
+    found.write_json("manifest.json", {})
+    return found
+
+
+def test_a_checkpoint_brings_back_everything_that_outlives_a_round(folder):
+    saved = state()
+    folder.save(saved)
+    loaded, warnings = folder.load(LAYOUT, "cpu")
+    assert (loaded.round, loaded.clients_per_pass, warnings) == (3, 2, [])
+    assert torch.equal(loaded.adapter.flat, saved.adapter.flat)
+    assert torch.equal(loaded.memory["m"].flat, saved.memory["m"].flat)
+    assert torch.equal(loaded.clients["c"].flat, saved.clients["c"].flat)
+    assert torch.equal(loaded.last.flat, 2 * saved.adapter.flat)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "json"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(folder, damage):
+    folder.save(state(3))
+    folder.save(state(4))
+    tensors, about = (folder.checkpoints / f"round-00004.{s}" for s in ("safetensors", "json"))
+    data = bytearray(tensors.read_bytes())
+    if damage == "truncate":
+        tensors.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[-5] ^= 1
+        tensors.write_bytes(data)
+    elif damage == "empty":
+        tensors.write_bytes(b"")
+    else:
+        about.write_text('{"round": 4')
+    loaded, warnings = folder.load(LAYOUT, "cpu")
+    assert loaded.round == 3
+    assert len(warnings) == 1
+    assert "round 4 is damaged" in warnings[0]
+
+
+def test_without_a_whole_checkpoint_loading_explains(folder):
+    with pytest.raises(UserError, match="there is none"):
+        folder.load(LAYOUT, "cpu")
+    folder.save(state())
+    (folder.checkpoints / "round-00003.safetensors").unlink()
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        folder.load(LAYOUT, "cpu")
+
+
+def test_a_foreign_checkpoint_is_refused(folder):
+    folder.save(state())
+    with pytest.raises(UserError, match="another model"):
+        folder.load(Layout.of([Site("b", "lora", (2, 3, 5))]), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [(1, [0, 2, 6]), (2, [0, 2, 5, 6]), (4, [0, 2, 3, 4, 5, 6]), (6, [*range(7)]), ("all", [*range(7)])],
+)
+def test_the_newest_checkpoints_are_kept_and_those_of_the_best_round_and_round_0(folder, keep, left):
+    for t in range(7):
+        folder.save(state(t), keep, best=min(t, 2))
+    assert folder.kept() == left
+    assert {p.stem for p in folder.checkpoints.iterdir()} == {f"round-{t:05d}" for t in left}
+
+
+def test_what_was_best_goes_when_another_round_is_better(folder):
+    for t in range(5):
+        folder.save(state(t), 1, best=1 if t < 4 else 4)
+    assert folder.kept() == [0, 4]
+
+
+def test_a_named_checkpoint_is_loaded_or_those_that_are_there_are_listed(folder):
+    for t in (0, 1, 4, 5, 6):
+        folder.save(state(t))
+    assert folder.load(LAYOUT, "cpu", 4)[0].round == 4
+    with pytest.raises(UserError, match=r"no checkpoint of round 3; there are those of rounds 0, 1, 4 to 6"):
+        folder.load(LAYOUT, "cpu", 3)
+    (folder.checkpoints / "round-00004.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"round 4 in .* is damaged .* there are those of rounds 0, 1, 5, 6"):
+        folder.load(LAYOUT, "cpu", 4)
+
+
+def test_going_back_forgets_the_checkpoints_of_later_rounds(folder):
+    for t in range(5):
+        folder.save(state(t))
+    folder.rewind(2)
+    assert folder.kept() == [0, 1, 2]
+
+
+def test_an_existing_run_is_not_overwritten_unless_asked(folder):
+    with pytest.raises(UserError, match="--overwrite"):
+        RunFolder.create(folder.path)
+    (folder.path / "rounds.jsonl").write_text("old")
+    again = RunFolder.create(folder.path, overwrite=True)
+    assert not (again.path / "rounds.jsonl").exists()
+
+
+def test_overwrite_never_deletes_what_is_not_a_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="not a run"):
+        RunFolder.create(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_file_in_the_way_is_explained(tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(UserError, match="choose another"):
+        RunFolder.create(tmp_path / "results" / "run")
+
+
+def test_two_processes_cannot_write_to_one_run(folder):
+    with folder.locked(), pytest.raises(UserError, match="in use"), RunFolder(folder.path).locked():
+        pass
+    with folder.locked():
+        pass
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="not a run folder"):
+        RunFolder.open(tmp_path)
+
+
+def record(t: int, loss: float = 1.0) -> RoundRecord:
+    client = ClientRecord(0, 1.0, 5, 50, loss, 0.1, 0.2, 8, 8)
+    return RoundRecord(t, (client,) if t else (), {"validation": Score(loss, 10)}, bytes_up=8 if t else 0)
+
+
+def test_a_record_cut_short_by_a_kill_is_left_out(folder):
+    for t in range(3):
+        folder.append(record(t))
+    with (folder.path / "rounds.jsonl").open("a") as f:
+        f.write('{"round": 3, "cli')
+    assert [r.round for r in folder.records()] == [0, 1, 2]
+    assert [r.round for r in folder.rewind(1)] == [0, 1]
+    folder.append(record(2))
+    assert [r.round for r in folder.records()] == [0, 1, 2]
+
+
+def test_damage_inside_the_records_is_named_with_its_line(folder):
+    (folder.path / "rounds.jsonl").write_text("nonsense\n" + json.dumps(record(1).to_json()) + "\n")
+    with pytest.raises(UserError, match=r"rounds\.jsonl:1"):
+        read_records(folder.path / "rounds.jsonl")
+
+
+def test_clients_become_one_row_per_round_and_client(folder):
+    import pyarrow.parquet
+
+    fed = federation(LowRank(), cohort_size=2, num_rounds=3)
+    records = [r for _, r in rounds(fed, begin(fed))]
+    folder.write_clients(records)
+    table = pyarrow.parquet.read_table(folder.path / "clients.parquet").to_pylist()
+    assert [(row["round"], row["client"]) for row in table] == [(r.round, c.client) for r in records for c in r.clients]
+
+
+def test_clients_from_whom_nothing_arrived_have_a_row_too(folder):
+    import pyarrow.parquet
+
+    turns = (Turn(0, "fast", 8, "done", compute=1.0), Turn(1, "slow", 8, "dropped", compute=3.0))
+    trained = ClientRecord(0, 1.0, 5, 50, 0.5, 0.1, 0.2, 10, 20, rank=8, probes={"cosine": 0.3})
+    folder.write_clients([RoundRecord(1, turns=turns[1:]), RoundRecord(2, clients=(trained,), turns=turns)])
+    table = pyarrow.parquet.read_table(folder.path / "clients.parquet").to_pylist()
+    told = [(row["round"], row["client"], row["fate"], row["compute"], row["loss"], row["cosine"]) for row in table]
+    assert told == [
+        (1, 1, "dropped", 3.0, None, None),
+        (2, 0, "done", 1.0, 0.5, 0.3),
+        (2, 1, "dropped", 3.0, None, None),
+    ]
+
+
+def test_the_best_round_is_the_first_with_the_lowest_finite_loss():
+    losses = [2.0, float("nan"), 1.0, 1.0, float("inf")]
+    assert best_round([record(t, loss) for t, loss in enumerate(losses)]) == 2
+    assert best_round([record(0, float("nan")), RoundRecord(1)]) is None
+    assert best_round([]) is None
+
+
+def test_changes_of_a_configuration_are_told_by_dotted_key():
+    before = {"seed": 1, "federation": {"algorithm": {"name": "fedprox", "mu": 0.1}, "num_rounds": 3}}
+    after = {"seed": 1, "federation": {"algorithm": {"name": "fedavg"}, "num_rounds": 3}, "new": {"ranks": [1, 2]}}
+    assert changes(before, after) == {
+        "federation.algorithm.name": ["fedprox", "fedavg"],
+        "federation.algorithm.mu": [0.1, None],
+        "new.ranks": [None, [1, 2]],
+    }

@@ -1,0 +1,87 @@
+"""Reading a run folder: what is needed, what may be missing, and which file is corrupt."""
+
+import re
+
+import pytest
+
+from fedfault.errors import UserError
+from fedfault.report import summary
+from fedfault.report.render import render
+from fedfault.runs.read import read
+from handmade import HISTORY, finding, lines, record, update, write
+
+
+def test_a_half_written_last_line_is_left_out_and_noted(tmp_path):
+    folder = write(tmp_path)
+    with (folder / "rounds.jsonl").open("a") as out:
+        out.write('{"round": 4, "cli')
+    run = read(folder)
+    assert [r.round for r in run.records] == [0, 1, 2, 3]
+    assert "The last line of rounds.jsonl is incomplete and was left out." in summary.status(run)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"is not a run folder: config\.yaml and rounds\.jsonl not found"):
+        render(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("rounds.jsonl", '{"round": 0}\nnonsense\n', "rounds.jsonl is corrupt: line 1"),
+        ("rounds.jsonl", "[]\n", "line 1 is not a round record"),
+        ("config.yaml", "a: [", "config.yaml is corrupt"),
+        ("config.yaml", "- 1", "it should hold keys and values, not list"),
+        ("manifest.json", "{", "manifest.json is corrupt"),
+        ("split.json", '{"topics": ["a"]}', "the lists topics, clients and tokens"),
+        ("split.json", '{"topics": ["a"], "clients": [[1, 2]], "tokens": [3]}', "one document count a topic"),
+        ("findings.jsonl", '{"detector": "divergence"}\n', "findings.jsonl is corrupt: line 1 is not a finding"),
+        ("metrics.json", '{"verdict": {"state": "fine"}}', "one of healthy, degraded, failed"),
+        ("manifest.json", '{"parent": {"run": "old", "round": 1}}', "parent should hold run, round and changes"),
+        ("manifest.json", '{"abandoned": [{"to": 1, "changes": {"a": 1}, "records": "b"}]}', "every item of abandoned"),
+    ],
+)
+def test_a_corrupt_file_is_named(tmp_path, name, content, says):
+    (write(tmp_path) / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        render(tmp_path)
+    assert str(tmp_path / name) in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_rounds_must_count_upwards(tmp_path):
+    with pytest.raises(UserError, match=r"do not count upwards \(\[0, 0\]\)"):
+        read(write(tmp_path, [HISTORY[0], HISTORY[0]]))
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    (write(tmp_path) / "rounds.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read(tmp_path)
+
+
+def test_findings_and_the_other_futures_are_read(tmp_path):
+    folder = write(tmp_path)
+    found = [finding(round=1, level="suspect"), finding(round=2, threshold=None, statistic=float("nan"))]
+    lines(folder / "findings.jsonl", found)
+    lines(folder / "parent.jsonl", [record(2, 9.0), record(3, 9.5)])
+    lines(folder / "abandoned-1.jsonl", [record(3, 7.0)])
+    update(folder / "manifest.json", parent={"run": "old", "round": 1, "changes": {"seed": [0, 1]}})
+    past = {"from": 3, "to": 2, "changes": {"training.lr": [0.1, None]}, "records": "abandoned-1.jsonl"}
+    update(folder / "manifest.json", abandoned=[past])
+    run = read(folder)
+    assert [(f.round, f.level, f.threshold) for f in run.findings] == [(1, "suspect", 1.5), (2, "alarm", None)]
+    assert [(f.name, f.round, f.change) for f in run.forks] == [
+        ("parent", 1, "seed 0 → 1"),
+        ("given up", 2, "training.lr 0.1 → none"),
+    ]
+    assert [[r.round for r in f.records] for f in run.forks] == [[2, 3], [3]]
+
+
+def test_a_forks_file_is_looked_for_in_the_run_folder_alone(tmp_path):
+    folder = write(tmp_path / "run")
+    lines(tmp_path / "other.jsonl", HISTORY)
+    past = {"to": 2, "changes": {}, "records": "../other.jsonl"}
+    update(folder / "manifest.json", abandoned=[past])
+    assert read(folder).forks[0].records == ()

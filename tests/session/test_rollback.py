@@ -1,0 +1,125 @@
+"""What a run does at an alarm: go on, stop, or go back with a remedy; and what a kill in between leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from fedfault.config import load
+from fedfault.config.schema import Experiment
+from fedfault.runs.folder import read_records
+from fedfault.session import start as session
+from fedfault.session.progress import Progress
+from fedfault.session.remedies import remedy
+from fedfault.setup.experiment import prepare
+from small import SMALL
+
+QUIET = Progress(quiet=True)
+WILD = ["training.lr=0.5", "federation.num_rounds=4", "detectors.calibration=none", "metrics.representation=false"]
+
+
+@pytest.fixture(autouse=True)
+def _without_report(monkeypatch):
+    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+
+
+def run(folder, *words, **options):
+    loaded = load("quickstart", [*SMALL, *WILD, f"logging.results_dir={folder}", *words])
+    return session.start(loaded, QUIET, **options)
+
+
+def experiment(**settings) -> Experiment:
+    parts = {"training": settings.pop("training", {}), "federation": settings}
+    return Experiment.model_validate(parts)
+
+
+@pytest.mark.parametrize(
+    ("exp", "cause", "settings"),
+    [
+        (experiment(training={"lr": 0.01}), "divergence", ["training.lr=0.005"]),
+        (experiment(training={"lr": 0.01}), "forgetting", ["training.lr=0.005"]),
+        (experiment(training={"lr": 0.01}), "oscillation", ["training.lr=0.005"]),
+        (
+            experiment(algorithm={"name": "fedavgm", "server_lr": 2.0}),
+            "oscillation",
+            ["federation.algorithm.server_lr=1.0"],
+        ),
+        (experiment(training={"local_steps": 6}), "slow_convergence", ["training.local_steps=12"]),
+        (experiment(), "client_drift", ["federation.algorithm=scaffold"]),
+        (experiment(algorithm="fedprox", training={"local_steps": 6}), "client_drift", ["training.local_steps=3"]),
+        (experiment(algorithm="fedprox"), "client_drift", []),  # one epoch is the least
+        (
+            experiment(algorithm={"name": "scaffold", "option": "II"}),
+            "stale_controls",
+            ["federation.algorithm.option=I"],
+        ),
+        (experiment(algorithm={"name": "scaffold", "option": "I"}), "stale_controls", ["federation.algorithm=fedavg"]),
+        (experiment(), "no_federation", []),
+    ],
+)
+def test_each_alarm_has_its_remedy(exp, cause, settings):
+    assert remedy(exp, [cause]) == settings
+
+
+def test_the_first_alarm_with_a_remedy_is_answered():
+    assert remedy(experiment(training={"lr": 0.01}), ["fairness_gap", "divergence"]) == ["training.lr=0.005"]
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_goes_back_to_its_best_round_with_half_the_learning_rate(tmp_path):
+    told = []
+
+    def ready(exp, say):
+        return replace(prepare(exp, say), spread=lambda p: told.append(p.config.training.lr) or p)
+
+    folder = run(tmp_path, "federation.on_failure=rollback", ready=ready)
+    assert told[0] == 0.25  # to who trains elsewhere
+    manifest = folder.read_json("manifest.json")
+    first = manifest["abandoned"][0]
+    assert (first["to"], first["settings"], first["done"]) == (0, ["training.lr=0.25"], True)
+    assert "divergence" in first["by"]
+    left = read_records(folder.path / first["records"])
+    assert [r.round for r in left] == list(range(first["from"] + 1))
+    assert manifest["status"] == "finished"
+    records = folder.records()
+    assert [r.round for r in records] == [0, 1, 2, 3, 4]
+    assert records[1].scores["validation"].loss < left[1].scores["validation"].loss
+    assert any("went back from round" in event for event in records[0].events)
+    assert len(manifest["abandoned"]) <= 3
+    assert load(folder.path / "config.yaml").experiment.training.lr == 0.5  # what the user asked for
+
+
+@pytest.mark.slow
+def test_a_kill_while_going_back_is_repaired_by_resume(tmp_path):
+    """The manifest has the decision, but records and checkpoints of the way left behind are still there."""
+    folder = run(tmp_path, "federation.on_failure=continue")
+    before = folder.records()
+    manifest = folder.read_json("manifest.json")
+    entry = {
+        "from": 4,
+        "to": 1,
+        "by": ["divergence"],
+        "changes": {},
+        "settings": ["training.lr=1e-3"],
+        "records": "a.jsonl",
+    }
+    manifest["abandoned"] = [{**entry, "done": False}]
+    folder.write_json("manifest.json", manifest)
+    after = session.resume(folder.path, QUIET).records()
+    assert [r.round for r in after] == [0, 1, 2, 3, 4]
+    assert after[1] == before[1]
+    assert after[2].scores["validation"].loss < before[2].scores["validation"].loss  # with the remedy in force
+    assert folder.read_json("manifest.json")["abandoned"][0]["done"]
+
+
+@pytest.mark.slow
+def test_a_run_that_should_stop_does_and_resume_goes_on(tmp_path):
+    folder = run(tmp_path, "federation.on_failure=stop")
+    manifest = folder.read_json("manifest.json")
+    assert manifest["status"] == "stopped"
+    assert "divergence" in manifest["stopped"]["by"]
+    assert folder.records()[-1].round == manifest["stopped"]["round"] < 4
+    assert json.loads((folder.path / "metrics.json").read_text())["verdict"]["state"] == "failed"
+    assert session.resume(folder.path, QUIET).records()[-1].round > manifest["stopped"]["round"]

@@ -1,0 +1,263 @@
+"""Trackers with stand-ins for the libraries: what they are told, and that none of them can disturb a run."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from fedfault.errors import UserError
+from fedfault.records import RoundRecord, Score
+from fedfault.session import trackers
+from fedfault.session.trackers import LIBRARIES, Trackers, numbers
+
+CONFIG = {"seed": 7, "model": {"name": "micro"}}
+RECORDS = [RoundRecord(t, scores={"validation": Score(5.0 - t, 10)}, bytes_up=100 * t) for t in range(3)]
+TOLD = [
+    ("log", t, {"scores/validation/loss": 5.0 - t, "scores/validation/perplexity": math.exp(5.0 - t),
+                "bytes/up": 100.0 * t, "bytes/down": 0.0})
+    for t in range(3)
+]  # fmt: skip
+
+FAKE_TRACKIO = """
+import os, fake_calls
+FOLDER = os.environ["TRACKIO_DIR"]
+class Run:
+    def log(self, metrics, step):
+        fake_calls.trackio.append(("log", step, metrics))
+    def finish(self):
+        fake_calls.trackio.append(("finish",))
+def init(**given):
+    print("* Trackio project initialized")
+    fake_calls.trackio.append(("start", FOLDER, given))
+    return Run()
+"""
+
+
+class FakeWriter:
+    """SummaryWriter: scalars come one by one, so a round is put together again at the flush."""
+
+    def __init__(self, calls: list, folder: str) -> None:
+        self.calls, self.scalars = calls, {}
+        calls.append(("start", folder))
+
+    def add_text(self, tag: str, text: str) -> None:
+        self.calls.append((tag, text))
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        self.scalars[tag] = value
+        self.step = step
+
+    def flush(self) -> None:
+        self.calls.append(("log", self.step, dict(self.scalars)))
+        self.scalars.clear()
+
+    def close(self) -> None:
+        self.calls.append(("finish",))
+
+
+class FakeWandb:
+    def __init__(self, calls: list) -> None:
+        self.calls = calls
+
+    def Settings(self, **given):
+        return given
+
+    def init(self, **given):
+        print("wandb: hello")
+        self.calls.append(("start", given))
+        return SimpleNamespace(
+            log=lambda found, step: self.calls.append(("log", step, found)),
+            finish=lambda: self.calls.append(("finish",)),
+        )
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """What the stand-ins were told, by library."""
+    told = SimpleNamespace(trackio=[], tensorboard=[], wandb=[])
+    for name in ("TRACKIO_DIR", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "trackio.py").write_text(FAKE_TRACKIO)
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.setitem(sys.modules, "fake_calls", told)
+    writer = SimpleNamespace(SummaryWriter=lambda folder: FakeWriter(told.tensorboard, folder))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", writer)
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(told.wandb))
+    yield told
+    sys.modules.pop("trackio", None)
+
+
+def track(folder, names=tuple(LIBRARIES), records=RECORDS) -> list[str]:
+    """A run of some rounds; returns what the user is told."""
+    said: list[str] = []
+    t = Trackers(names, said.append)
+    with t.started("mine", CONFIG, folder / "trackers"):
+        for record in records:
+            t.log(record)
+    return said
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_round_is_told_between_start_and_finish(calls, tmp_path, library):
+    assert track(tmp_path, [library]) == []
+    told = [c for c in getattr(calls, library) if c[0] != "config"]
+    assert told[0][0] == "start"
+    assert told[1:-1] == TOLD
+    assert told[-1] == ("finish",)
+
+
+def test_what_is_not_finite_is_left_out_and_names_are_flat():
+    record = RoundRecord(
+        3,
+        scores={"topic/news": Score(800.0, 5), "client/0": Score(math.nan, 5)},
+        probes={"hidden_cosine/2": 0.25, "update_cosine": math.inf},
+        bytes_up=6,
+        bytes_down=7,
+        seconds={"train": 1.5, "probe/updates": 0.1},
+    )
+    assert numbers(record) == {
+        "scores/topic/news/loss": 800.0,  # its perplexity is beyond floating point
+        "probes/hidden_cosine/2": 0.25,
+        "bytes/up": 6.0, "bytes/down": 7.0, "seconds/train": 1.5, "seconds/probe/updates": 0.1,
+    }  # fmt: skip
+
+
+def test_results_go_below_the_run_folder(calls, tmp_path):
+    track(tmp_path)
+    assert calls.trackio[0][1] == str(tmp_path / "trackers" / "trackio")
+    assert calls.tensorboard[0][1] == str(tmp_path / "trackers" / "tensorboard")
+    assert calls.wandb[0][1]["dir"] == str(tmp_path / "trackers")  # the library adds wandb/
+    assert "TRACKIO_DIR" not in os.environ
+
+
+def test_the_configuration_is_told(calls, tmp_path):
+    track(tmp_path)
+    assert calls.trackio[0][2]["config"] == calls.wandb[0][1]["config"] == CONFIG
+    tag, text = calls.tensorboard[1]
+    assert tag == "config"
+    assert '"name": "micro"' in text
+
+
+def test_two_runs_of_one_process_have_a_trackio_folder_each(calls, tmp_path):
+    for run in ("one", "two"):
+        track(tmp_path / run, ["trackio"])
+    folders = [c[1] for c in calls.trackio if c[0] == "start"]
+    assert folders == [str(tmp_path / run / "trackers" / "trackio") for run in ("one", "two")]
+
+
+def test_a_continued_run_goes_on_in_the_same_tracker_run(calls, tmp_path):
+    track(tmp_path, records=RECORDS[:1])
+    track(tmp_path, records=RECORDS[1:])
+    assert [c[2]["resume"] for c in calls.trackio if c[0] == "start"] == ["never", "allow"]
+    assert len({c[1] for c in calls.tensorboard if c[0] == "start"}) == 1
+    assert len({c[1]["id"] for c in calls.wandb if c[0] == "start"}) == 1
+    track(tmp_path / "other", ["wandb"])
+    assert len({c[1]["id"] for c in calls.wandb if c[0] == "start"}) == 2
+
+
+def test_the_libraries_own_variables_keep_their_meaning(calls, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "all of mine"))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    track(tmp_path)
+    assert calls.trackio[0][1] == str(tmp_path / "all of mine")
+    assert calls.wandb[0][1]["mode"] == "online"
+
+
+def test_weights_and_biases_stays_offline_and_records_nothing_of_the_machine(calls, tmp_path):
+    track(tmp_path, ["wandb"])
+    given = calls.wandb[0][1]
+    assert given["mode"] == "offline"
+    assert given["settings"] == {
+        "silent": True, "console": "off", "disable_git": True, "x_disable_meta": True, "x_disable_stats": True,
+    }  # fmt: skip
+
+
+def test_what_libraries_print_does_not_reach_standard_output(calls, tmp_path, capsys):
+    track(tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_that_is_not_installed_is_switched_off_with_one_line(calls, tmp_path, monkeypatch, library):
+    (tmp_path / "lib" / "trackio.py").unlink()
+    importlib.invalidate_caches()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (said,) = track(tmp_path, [library])
+    assert said.startswith(f"warning: tracker {library} is switched off (ModuleNotFoundError: ")
+    assert said.endswith("pip install 'fedfault[trackers]'); training goes on")
+
+
+@pytest.mark.parametrize("when", ["__init__", "log", "finish"])
+@pytest.mark.parametrize("error", [OSError("no space left\non the disk"), SystemExit(1)])
+def test_a_tracker_that_fails_is_switched_off_with_one_line_and_the_others_go_on(
+    calls, tmp_path, monkeypatch, when, error
+):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(trackers.Wandb, when, fail)
+    (said,) = track(tmp_path)
+    why = "OSError: no space left" if isinstance(error, OSError) else "SystemExit: 1"
+    assert said == f"warning: tracker wandb is switched off ({why}); training goes on"
+    assert [c for c in calls.tensorboard if c[0] == "log"] == TOLD
+    assert [c for c in calls.trackio if c[0] == "log"] == TOLD
+
+
+@pytest.mark.parametrize("when", ["__init__", "log", "finish"])
+def test_a_tracker_that_does_not_answer_is_left_behind(calls, tmp_path, monkeypatch, when):
+    stuck = threading.Event()
+    monkeypatch.setattr(trackers, "SECONDS", 0.05)
+    monkeypatch.setattr(trackers.Trackio, when, lambda *args: stuck.wait(10))
+    (said,) = track(tmp_path)
+    stuck.set()
+    assert "trackio is switched off (TimeoutError: no answer within 0.05 seconds)" in said
+    assert [c for c in calls.wandb if c[0] == "log"] == TOLD
+
+
+def test_a_run_that_breaks_off_still_finishes_its_trackers(calls, tmp_path):
+    t = Trackers(["wandb"], pytest.fail)
+    with pytest.raises(KeyboardInterrupt), t.started("mine", CONFIG, tmp_path):
+        raise KeyboardInterrupt
+    assert calls.wandb[-1] == ("finish",)
+
+
+def test_an_unknown_name_is_refused_with_a_suggestion():
+    with pytest.raises(
+        UserError, match=r"no tracker called 'tensorbord'; did you mean 'tensorboard'\? \(known: trackio"
+    ):
+        Trackers(["wandb", "tensorbord"], pytest.fail)
+
+
+def test_no_tracker_is_no_work(tmp_path):
+    assert track(tmp_path, []) == []
+    assert not (tmp_path / "trackers").exists()
+
+
+@pytest.mark.slow
+def test_tensorboard_itself_reads_back_what_was_told(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert track(tmp_path, ["tensorboard"], RECORDS[:2]) == track(tmp_path, ["tensorboard"], RECORDS[2:]) == []
+    found = events.EventAccumulator(str(tmp_path / "trackers" / "tensorboard")).Reload()
+    scalars = found.Scalars("scores/validation/loss")
+    assert [(s.step, s.value) for s in scalars] == [(0, 5.0), (1, 4.0), (2, 3.0)]
+
+
+@pytest.mark.slow
+def test_trackio_itself_keeps_one_run_over_two_starts(tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.delenv("TRACKIO_DIR", raising=False)
+    import sqlite3
+
+    assert track(tmp_path, ["trackio"], RECORDS[:2]) == track(tmp_path, ["trackio"], RECORDS[2:]) == []
+    with sqlite3.connect(tmp_path / "trackers" / "trackio" / "fedfault.db") as db:
+        rows = db.execute("select run_name, step from metrics order by step").fetchall()
+        assert rows == [("mine", 0), ("mine", 1), ("mine", 2)]
+        assert db.execute("select count(distinct run_id) from metrics").fetchone() == (1,)

@@ -1,0 +1,125 @@
+"""From a configuration to the simulated hardware."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedfault.config.loading import load
+from fedfault.errors import UserError
+from fedfault.rounds.dispatch import foreseen
+from fedfault.rounds.engine import begin
+from fedfault.setup import equipment
+from fedfault.setup.experiment import prepare
+from fedfault.tasks.mixed import MixedTask
+
+SMALL = [
+    "data.max_samples=120",
+    "data.partition=iid",
+    "model.lora.r_max=4",
+    "evaluation.general=none",
+    "evaluation.max_blocks=4",
+    "federation.total_clients=4",
+    "federation.participation_rate=1.0",
+    "federation.num_rounds=2",
+    "training.local_steps=2",
+    "training.batch_size=4",
+]
+TIERS = "tiers={fast: {count: 2}, slow: {count: 2, compute_factor: 0.5, bandwidth_up_mbps: 1}}"
+
+
+def experiment(*settings: str):
+    return load("quickstart", [*SMALL, *settings]).experiment
+
+
+def refused(*settings: str) -> str:
+    with pytest.raises(UserError) as e:
+        equipment.check(experiment(*settings))
+    return str(e.value)
+
+
+def test_nothing_is_simulated_unless_asked_for():
+    assert not equipment.simulated(experiment())
+    for setting in (TIERS, "deadline.seconds=9", "federation.scheduler=exact", "clock.trace=x.csv"):
+        assert equipment.simulated(experiment(setting))
+    assert not equipment.simulated(experiment("deadline.seconds=9", "deadline.enabled=false"))
+
+
+def test_ranks_vary_with_a_budget_or_a_list():
+    assert not equipment.varies(experiment("federation.scheduler.rank=2"))
+    assert not equipment.varies(experiment("federation.scheduler.ranks=[2, 2]"))
+    assert equipment.varies(experiment("federation.scheduler.ranks=[2, 4]"))
+    assert equipment.varies(experiment("federation.scheduler=lite"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["tiers={a: {count: 3}}"], "tiers: 3 a make 3 clients, but federation.total_clients is 4"),
+        (["federation.scheduler=lite"], "r_bar 8: the budget of a round, 32, is above 4 * r_max = 16"),
+        (["federation.scheduler.ranks=[2, 5]"], "federation.scheduler.ranks has 5, but model.lora.r_max is 4"),
+        (["clock.trace=nowhere.csv"], "nowhere.csv: no trace can be read from it"),
+        (
+            ["federation.scheduler=exact", "federation.scheduler.r_bar=2", "model.trainable=partial"],
+            "federation.scheduler.type=exact assigns LoRA ranks, but model.trainable=partial has none",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_loaded(settings, told):
+    assert told in refused(*settings)
+
+
+def test_the_static_ranks_of_a_fixed_scheduler_are_the_limits_of_its_clients():
+    assert equipment.limits(experiment(), None) == ()
+    assert equipment.limits(experiment("federation.scheduler.rank=2"), None) == (2, 2, 2, 2)
+    assert equipment.limits(experiment("federation.scheduler.ranks=[1, 4]"), None) == (1, 4, 1, 4)
+    assert equipment.limits(experiment("federation.scheduler=exact"), None) == ()
+
+
+def test_hardware_knows_the_work_and_the_size_of_the_model():
+    p = prepare(experiment(TIERS))
+    hw, task = p.federation.hardware, p.federation.task
+    assert hw.fleet.tier == ("fast", "fast", "slow", "slow")
+    assert hw.steps.tolist() == [2, 2, 2, 2]
+    epochs = [2 / -(-task.examples(k) // 4) for k in range(4)]
+    assert hw.tokens.tolist() == pytest.approx([e * task.tokens(k) for k, e in enumerate(epochs)])
+    linear = [m for m in p.model.model.modules() if hasattr(m, "in_features")]
+    weights = sum(m.in_features * m.out_features for m in linear)
+    assert weights > 1e6
+    slices = sum(sum(site.shape[1:]) for site in task.layout.lora)
+    assert hw.token_seconds == pytest.approx((4 * weights / 1e11, 6 * slices / 1e11))
+    assert hw.memory_mb.per_rank == pytest.approx(16 * slices / 1e6)  # fp32: value, gradient, two moments
+    assert bool((hw.memory_mb.fixed > 4 * p.parameters / 1e6).all())
+
+
+def test_a_tier_without_the_memory_limits_the_rank_and_one_without_any_is_refused():
+    room = prepare(experiment(TIERS)).federation.hardware.memory_mb
+    least = float(room.fixed[3])
+    one_slice = f"tiers.slow.memory_mb={least + 1.5 * room.per_rank}"
+    tiers = ["tiers.fast.count=2", "tiers.slow.count=2"]
+    p = prepare(experiment(*tiers, one_slice))
+    assert p.federation.ranks == (4, 4, 1, 1)
+    with pytest.raises(UserError, match=r"tiers: training with rank 1 takes .* MB, and the best tier, "):
+        prepare(experiment(*tiers, "tiers.slow.memory_mb=1", "tiers.fast.memory_mb=1"))
+
+
+def test_a_deadline_is_judged_by_what_is_really_sent():
+    """FFA-LoRA sends B alone: on a narrow link it meets a deadline that is too early for A and B."""
+    narrow = ["tiers={a: {count: 4, bandwidth_up_mbps: 1e-3, bandwidth_down_mbps: 1e-3}}", "model.lora.r_min=4"]
+    both = prepare(experiment(*narrow)).federation
+    a, b = foreseen(both, both.hardware, begin(both))
+    early = f"deadline.seconds={0.8 * float((a + 4 * b).min())}"
+    with pytest.raises(UserError, match=r"nobody can meet it; the fastest client"):
+        prepare(experiment(*narrow, early))
+    prepare(experiment(*narrow, early, "federation.aggregation=ffa_lora"))
+
+
+@pytest.mark.slow
+def test_tiers_train_on_copies_of_their_own_precision():
+    pytest.importorskip("bitsandbytes")
+    tiers = "tiers={fast: {count: 2}, slow: {count: 2, quantization: 4bit}}"
+    p = prepare(experiment(tiers))
+    task = p.federation.task
+    assert isinstance(task, MixedTask)
+    assert task.precisions == ("none", "none", "4bit", "4bit")
+    small, large = p.federation.hardware.memory_mb.fixed[[3, 0]]
+    assert small < large - 4  # MB of micro's layers

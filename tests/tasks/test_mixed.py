@@ -1,0 +1,168 @@
+"""Clients on differently quantised copies of one backbone: to each its copy, and nothing else is different."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedfault.algorithms.moon import contrastive
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.quantised import quantise
+from fedfault.backbones.sites import lora_targets
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.integrity import IntegrityError
+from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.tasks.language import LanguageTask
+from fedfault.tasks.mixed import MixedTask
+from fedfault.text.packing import Blocks
+from fedfault.types.adapter import Adapter
+from fedfault.types.task import Batch
+from tiny import VOCAB, tiny_llama
+from toys import federation
+
+pytest.importorskip("bitsandbytes")
+
+T = 6
+PRECISIONS = ("4bit", "none", "4bit", "8bit", "none")
+SIZES = (5, 2, 3, 4, 1)  # blocks of each client
+
+
+def blocks(seed: int, n: int) -> Blocks:
+    g = torch.Generator().manual_seed(seed)
+    words = torch.randint(1, VOCAB, (n, 3), generator=g)
+    targets = torch.full((n,), T)
+    targets[-1] = T - 2  # a short last block
+    return Blocks(words.repeat(1, 3)[:, : T + 1], targets)
+
+
+def plain(precision: str) -> LanguageTask:
+    model = tiny_llama()
+    if precision != "none":
+        quantise(model, precision, torch.float32, torch.device("cpu"))
+    opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0, dropout=0.2)
+    clients = [blocks(k, n) for k, n in enumerate(SIZES)]
+    return LanguageTask(opened, clients, {"topic/a": blocks(0, 3), "client/1": blocks(9, 2)}, {"topic/a": 1.0})
+
+
+def mixed(server: str = "none", precisions=PRECISIONS) -> MixedTask:
+    return MixedTask({p: plain(p) for p in {server, *precisions}}, precisions, server)
+
+
+def moved(layout, k: int) -> torch.Tensor:
+    return 0.2 * torch.randn(k, layout.size, generator=torch.Generator().manual_seed(3))
+
+
+def a_pass(layout):
+    """All five clients, longest first; the widest batch is that of a client on 4 bits."""
+    clients = torch.tensor([0, 3, 2, 1, 4])
+    rows = torch.arange(4).repeat(5, 1)
+    real = rows < torch.tensor(SIZES)[clients][:, None].clamp(max=4)
+    return moved(layout, 5), clients, Batch(rows.where(real, 0), real), torch.tensor([5, 6, 7, 8, 9])
+
+
+def contrast(params, clients):
+    """MOON's further loss against models that are other ones for every client."""
+
+    def extra(z, see):
+        near, far = (see(params * c) for c in (0.5, -1.0))
+        return contrastive(z, near, far, 0.5) * (1.0 + clients)
+
+    return extra
+
+
+@pytest.mark.parametrize("further", [False, True])
+def test_clients_of_a_precision_get_what_they_get_among_themselves(further):
+    task = mixed()
+    params, clients, batch, key = a_pass(task.layout)
+    extra = contrast(params, clients) if further else None
+    loss, gradient, tokens = task.grad(params, clients, batch, key, extra)
+    for precision in ("none", "8bit", "4bit"):
+        own = torch.tensor([PRECISIONS[k] == precision for k in clients.tolist()])
+        width = int(batch.real[own].sum(1).max())
+        some = Batch(batch.rows[own, :width], batch.real[own, :width])
+        extra = contrast(params[own], clients[own]) if further else None
+        expected = plain(precision).grad(params[own], clients[own], some, key[own], extra)
+        for ours, theirs in zip((loss, gradient, tokens), expected, strict=True):
+            assert torch.equal(ours[own], theirs)
+    assert bool(gradient.any(1).all())
+
+
+def test_a_federation_of_one_precision_is_the_plain_one():
+    task = mixed("8bit", ("8bit",) * 5)
+    given = a_pass(task.layout)
+    for ours, theirs in zip(task.grad(*given), plain("8bit").grad(*given), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_every_client_trains_as_on_its_own_copy_alone():
+    work = LocalWork(epochs=2, batch_size=2, lr=0.01)
+
+    def trained(task, clients, per_pass):
+        start = Adapter(task.layout, moved(task.layout, 1)[0])
+        return Trainer(task, work, seed=0, round=1, clients=clients, passes=Passes(per_pass))(start=start)
+
+    together = trained(mixed(), range(5), 5)
+    for precision in ("none", "8bit", "4bit"):
+        own = [k for k in range(5) if PRECISIONS[k] == precision]
+        assert torch.equal(together.adapter.flat[own], trained(plain(precision), own, len(own)).adapter.flat)
+    assert not torch.allclose(together.adapter.flat[0], trained(plain("none"), [0], 1).adapter.flat[0], atol=1e-3)
+
+
+def test_every_client_looks_at_what_it_keeps_back_through_its_own_copy():
+    task = mixed(precisions=("none", "4bit", "none", "8bit", "none"))
+    params, clients = moved(task.layout, 3), torch.tensor([3, 1, 4])
+    found = task.held_out(params, clients)
+    assert found[1] == plain("4bit").held_out(params[1:2], clients[1:2])
+    assert found.isnan().tolist() == [True, False, True]  # only client 1 keeps anything back
+    assert [task.copy_of(k).frozen_bytes() for k in (0, 1, 3)] == [
+        plain(p).frozen_bytes() for p in ("none", "4bit", "8bit")
+    ]
+
+
+@pytest.mark.parametrize("server", ["none", "4bit", "8bit"])
+def test_the_servers_copy_is_what_scores_are_of(server):
+    task, alone = mixed(server, ("4bit", "none", "4bit", "none", "none")), plain(server)
+    adapter = Adapter(task.layout, moved(task.layout, 1)[0])
+    assert task.evaluate(adapter) == alone.evaluate(adapter)
+    assert torch.equal(task.states(adapter.flat[None], 2).layers[1], alone.states(adapter.flat[None], 2).layers[1])
+    assert task.clients_per_pass(4) == alone.clients_per_pass(4)
+    assert task.layout == alone.layout
+
+
+def test_what_is_folded_in_goes_to_every_copy_and_comes_back_from_every_copy():
+    task = mixed()
+    before = task.checksums()
+    assert len({name.partition("/")[0] for name in before}) == 3
+    change = {s.name: Adapter(task.layout, moved(task.layout, 1)[0]).delta(s) for s in task.layout.lora}
+    task.fold(change)
+    for precision, copy in task.copies.items():
+        alone = plain(precision)
+        alone.fold(change)
+        assert copy.checksums() == alone.checksums()
+    task.fold({})
+    assert task.checksums() == before
+
+
+def test_a_frozen_weight_that_moves_on_one_copy_is_named():
+    task = mixed()
+
+    class Writes(LanguageTask):
+        def grad(self, *given):
+            self.model.model.model.norm.weight.data += 1.0
+            return super().grad(*given)
+
+    task.copies["8bit"].__class__ = Writes
+    with pytest.raises(IntegrityError, match=r"8bit/model\.norm\.weight"):
+        list(rounds(*start(task)))
+
+
+@pytest.mark.parametrize("aggregation", ["fedit", "flora"])
+def test_a_mixed_federation_learns(aggregation):
+    losses = [record.scores["validation"].loss for _, record in rounds(*start(mixed(), aggregation, num_rounds=4))]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def start(task, aggregation="fedit", **changes):
+    work = {"steps": 4, "lr": 0.02, "optimizer": "adamw", "batch_size": 2}
+    fed = federation(task, "fedavg", aggregation, clients=5, work=work, **changes)
+    return fed, begin(fed)
