@@ -42,7 +42,7 @@ def test_micro_reads_and_writes_any_bytes():
 
 @pytest.mark.slow
 def test_micro_needs_no_transformers():
-    code = "import sys, fedfault.session, fedfault.backbones.export; from fedfault.backbones.load import load; "
+    code = "import sys, fedfault.session.start, fedfault.backbones.export; from fedfault.backbones.load import load; "
     code += "load('micro'); print('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 

@@ -23,7 +23,7 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = sys.modules["scipy"] = None  # importing them raises
 from pathlib import Path
-from fedfault.watch import diagnose
+from fedfault.diagnosis.watch import diagnose
 print(diagnose(Path(sys.argv[1]), *sys.argv[2:]))
 """
 

@@ -76,5 +76,5 @@ def test_a_loss_that_is_not_finite_is_no_best():
 
 
 def test_it_needs_no_torch():
-    code = "import sys, fedfault.metrics.fairness; assert 'torch' not in sys.modules"
+    code = "import sys, fedfault.measures.fairness; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
