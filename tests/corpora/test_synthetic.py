@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from fedfault.corpora.synthetic import FEWEST, LETTERS, MOST_WORDS, VOWELS, WORDS, K, language
+from fedfault.corpora.synthetic import FEWEST, LETTERS, MOST_WORDS, VOWELS, WORDS, K, make_language
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.seeds import rng
@@ -19,7 +19,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def default():
-    return language(num_topics=4, num_styles=2, num_words=200, shared=0.5, seed=0)
+    return make_language(num_topics=4, num_styles=2, num_words=200, shared=0.5, seed=0)
 
 
 def split(text):
@@ -57,14 +57,14 @@ def test_the_default_corpus_takes_less_than_a_second():
 
 
 def test_all_words_that_there_can_be_are_distinct_and_of_one_length():
-    words = language(1, 1, MOST_WORDS, 0.5, 0).words
+    words = make_language(1, 1, MOST_WORDS, 0.5, 0).words
     assert len(set(words)) == len(words) == 6400
     assert {len(word) for word in words} == {LETTERS}
     assert "".join(words).isalpha()
 
 
 def test_the_rows_of_all_chains_sum_to_one():
-    for made in (language(3, 4, 203, 0.3, 5), language(1, 1, K, 0.0, 0)):
+    for made in (make_language(3, 4, 203, 0.3, 5), make_language(1, 1, K, 0.0, 0)):
         np.testing.assert_allclose(made.transition.sum(-1), 1)
         for c in range(K):
             np.testing.assert_allclose(made.emission[:, made.classes == c].sum(1), 1)
@@ -81,7 +81,7 @@ def documents_of(made, words, sentences):
 @pytest.mark.slow
 def test_probabilities_of_all_short_documents_sum_to_the_probability_of_their_lengths():
     """With p(word ends a sentence) = 1/5 and 1/20 by style, and p(sentence ends the document) = 1/57 and 1/12."""
-    made = language(num_topics=2, num_styles=2, num_words=5, shared=0.2, seed=3)
+    made = make_language(num_topics=2, num_styles=2, num_words=5, shared=0.2, seed=3)
     end, stop = np.array([1 / 5, 1 / 20]), np.array([1 / 57, 1 / 12])
     for words, sentences, expected in (
         (4, 4, end**4 * stop),
@@ -104,7 +104,7 @@ def test_probabilities_of_all_short_documents_sum_to_the_probability_of_their_le
 )
 def test_nats_by_hand(text, chance):
     """One word a class, so that order is all: a sentence starts in 1 of 5 classes and ends after 1 of 5 words."""
-    made = language(num_topics=1, num_styles=1, num_words=K, shared=0.0, seed=0)
+    made = make_language(num_topics=1, num_styles=1, num_words=K, shared=0.0, seed=0)
     for vowel, word in zip(VOWELS, made.words, strict=True):
         text = " ".join(token.replace(vowel, word) if token[0] == vowel else token for token in text.split(" "))
     assert math.exp(-made.nats(text).item()) == pytest.approx((1 / 25) ** 4 * (1 / 57) * chance)
@@ -138,8 +138,8 @@ def test_the_mixture_is_the_mean_of_the_probabilities(default):
 
 def test_the_analytic_means_are_those_of_many_documents():
     """Within 4 standard errors, for every topic and style."""
-    made = language(num_topics=2, num_styles=3, num_words=53, shared=0.3, seed=2)
-    expected = made.expected()
+    made = make_language(num_topics=2, num_styles=3, num_words=53, shared=0.3, seed=2)
+    expected = made.compute_means()
     np.testing.assert_allclose(expected.words, WORDS)
     for t, s in itertools.product(range(2), range(3)):
         texts = [made.sample(t, s, rng(0, "test", t, s, j)) for j in range(150)]
@@ -155,12 +155,12 @@ def test_the_analytic_means_are_those_of_many_documents():
 
 def test_words_that_all_cost_the_same_have_their_entropy_by_hand():
     """One word a class: 0.84 and four times 0.04 for the next class, 1/5 for the first one, an end after each fifth."""
-    made = language(num_topics=1, num_styles=1, num_words=K, shared=1.0, seed=0)
+    made = make_language(num_topics=1, num_styles=1, num_words=K, shared=1.0, seed=0)
     turn = -(0.84 * math.log(0.84) + 4 * 0.04 * math.log(0.04))
     end = -(0.2 * math.log(0.2) + 0.8 * math.log(0.8))
     last = -(math.log(1 / 57) / 57 + 56 / 57 * math.log(56 / 57))  # does the document end?
     sentence = math.log(5) + 5 * end + 4 * turn  # five words on average, four of them after another
-    assert made.expected().nats.item() == pytest.approx(60 * sentence + 57 * last)
+    assert made.compute_means().nats.item() == pytest.approx(60 * sentence + 57 * last)
 
 
 def test_the_entropy_of_a_corpus_is_its_exact_price_a_character(corpus, default):
@@ -168,7 +168,7 @@ def test_the_entropy_of_a_corpus_is_its_exact_price_a_character(corpus, default)
         texts = [d.text for d in corpus.validation if d.topic == f"topic-{t}"]
         price = sum(map(default.mixture_nats, texts)) / len("".join(texts))
         assert corpus.entropy[f"topic-{t}"] == pytest.approx(price)
-    expected = default.expected()
+    expected = default.compute_means()
     assert f"{expected.nats.sum() / expected.characters.sum() / 4:.4f} nats a character" in corpus.source
 
 
@@ -219,10 +219,10 @@ def test_every_document_tells_its_topic_and_style(corpus, default):
 
 
 def test_topics_that_share_all_are_names_alone():
-    made = language(num_topics=3, num_styles=2, num_words=100, shared=1.0, seed=0)
+    made = make_language(num_topics=3, num_styles=2, num_words=100, shared=1.0, seed=0)
     nats = made.nats(made.sample(1, 0, rng(0, "test")))
     np.testing.assert_allclose(nats, nats[:1].repeat(3, axis=0))
-    apart, near = (np.abs(np.diff(language(2, 1, 100, x, 0).emission, axis=0)).sum() for x in (0.0, 0.9))
+    apart, near = (np.abs(np.diff(make_language(2, 1, 100, x, 0).emission, axis=0)).sum() for x in (0.0, 0.9))
     assert near == pytest.approx(0.1 * apart)
 
 
@@ -260,7 +260,7 @@ def excess(corpus, made, train):
 
 def test_a_bigram_model_comes_down_to_the_floor_and_not_below():
     corpus = build("corpus", "synthetic", num_topics=1, num_styles=1, num_words=20, num_documents=300)
-    made = language(1, 1, 20, 0.5, 0)
+    made = make_language(1, 1, 20, 0.5, 0)
     few, half, all_ = (excess(corpus, made, corpus.train[:n]) for n in (3, 30, 270))
     assert few[1] > half[1] > all_[1]
     assert all_[1] < 0.005

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfault.corpora.wikitext import articles
+from fedfault.corpora.wikitext import split_articles
 from fedfault.errors import UserError
 from fedfault.reading import hub
 from fedfault.registry import build
@@ -25,7 +25,7 @@ ARTICLES = """
 
 
 def test_an_article_starts_at_a_title_with_single_signs_before_a_blank_line():
-    texts = [d.text for d in articles(ARTICLES)]
+    texts = [d.text for d in split_articles(ARTICLES)]
     assert [text.split(" \n")[0] for text in texts] == ["= One =", "= Two ="]
     assert "Section" in texts[0]
     assert "heavy" in texts[0]
@@ -46,7 +46,7 @@ def test_train_and_validation_are_the_first_two_parts_there(tmp_path):
 
 def test_the_hubs_lines_make_articles(monkeypatch):
     lines = {part: {"text": ["", " = T = \n", "", f" {part} . \n"]} for part in ("train", "validation", "test")}
-    monkeypatch.setattr(hub, "load", lambda *_: (lines, "Hub"))
+    monkeypatch.setattr(hub, "load_splits", lambda *_: (lines, "Hub"))
     assert build("corpus", "wikitext").train == ((" = T = \n train .".strip(), "wikipedia", ""),)
 
 

@@ -25,17 +25,17 @@ def test_tables_are_found_in_the_folder_and_where_the_hub_has_them(tmp_path):
     for name in ("train.tsv", "data/train-00000-of-00001.parquet", "simple/dev.csv", "other/train.csv", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    train, validation = files.sides_in(tmp_path, "mine", inside=("data", "simple"))
+    train, validation = files.find_sides(tmp_path, "mine", inside=("data", "simple"))
     assert [p.name for p in train] == ["train.tsv", "train-00000-of-00001.parquet"]
     assert [p.name for p in validation] == ["dev.csv"]
-    assert files.sides_in(tmp_path, "mine")[1] == []
-    assert files.sides_in(tmp_path, "mine", inside=("simple",), names=("validation", "test"))[1] == []
+    assert files.find_sides(tmp_path, "mine")[1] == []
+    assert files.find_sides(tmp_path, "mine", inside=("simple",), names=("validation", "test"))[1] == []
 
 
 def test_a_folder_without_train_is_explained(tmp_path):
     (tmp_path / "test.csv").touch()
     with pytest.raises(UserError, match=r"no train file; mine reads train \(\.csv, \.tsv, .*validation or dev"):
-        files.sides_in(tmp_path, "mine", names=("validation", "dev"))
+        files.find_sides(tmp_path, "mine", names=("validation", "dev"))
 
 
 def test_labels_are_counted_from_the_first():
@@ -51,6 +51,6 @@ def test_a_label_that_is_not_there_is_explained(label):
 
 def test_the_first_layout_that_fits_is_chosen():
     rows = [{"a": 1, "b": 2, "c": 3}]
-    assert files.columns_for("mine", "here", rows, ("a", "d"), ("b", "c"), ("a",)) == ("b", "c")
+    assert files.choose_columns("mine", "here", rows, ("a", "d"), ("b", "c"), ("a",)) == ("b", "c")
     with pytest.raises(UserError, match=r"here: mine needs the columns a, d or e \(found: a, b, c\)"):
-        files.columns_for("mine", "here", rows, ("a", "d"), ("e",))
+        files.choose_columns("mine", "here", rows, ("a", "d"), ("e",))

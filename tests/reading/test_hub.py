@@ -12,7 +12,7 @@ datasets = pytest.importorskip("datasets")
 
 
 def test_without_network_and_cache_the_ways_out_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(hub, "reachable", lambda: False)
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
     for name in ("ag_news", "wikitext"):
@@ -24,7 +24,7 @@ def test_without_network_and_cache_the_ways_out_are_named(monkeypatch, tmp_path)
 def test_offline_mode_asks_nobody(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked"))
-    assert not hub.reachable()
+    assert not hub.is_reachable()
 
 
 def test_a_refused_connection_is_not_reachable_and_an_error_page_is(monkeypatch):
@@ -43,17 +43,17 @@ def test_a_refused_connection_is_not_reachable_and_an_error_page_is(monkeypatch)
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     try:
-        assert hub.reachable()
+        assert hub.is_reachable()
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-    assert not hub.reachable()
+    assert not hub.is_reachable()
 
 
 def test_the_source_names_the_revision(monkeypatch):
     splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})})
     splits["train"].info.download_checksums = {f"hf://datasets/x/y@{'ab12' * 10}/train.parquet": {}}
-    monkeypatch.setattr(hub, "reachable", lambda: True)
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: splits)
-    assert hub.load("x/y", "z")[1] == f"Hugging Face Hub x/y z at {'ab12' * 10}"
+    assert hub.load_splits("x/y", "z")[1] == f"Hugging Face Hub x/y z at {'ab12' * 10}"

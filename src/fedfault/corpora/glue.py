@@ -18,19 +18,19 @@ VALIDATION_NAMES = ("validation", "dev")  # the labels of the test sets are not 
 
 
 @dataclass(frozen=True)
-class Task:
-    """Where a task's files are and what they hold; columns are the sentences, then the label."""
+class GlueTask:
+    """One of the benchmark's tasks: the places of its files, and the columns of its sentences and, last, its label."""
 
     name: str  # of the Hub's configuration and its folder
     folder: str  # in the original archives
     columns: tuple[str, ...]  # in .parquet files
-    original: tuple[str, ...]  # in .tsv files
-    labels: tuple[str, ...] = ()  # of the numbers 0, 1, ...; none for a score from 0 to 5
+    tsv_columns: tuple[str, ...]  # in the .tsv files of the original archives
+    labels: tuple[str, ...] = ()  # names of the numbers 0, 1, ...; none for a score from 0 to 5
     positive: str | None = None  # the class whose F1 GLUE reports
 
 
-class Example(NamedTuple):
-    """One row: a sentence or a pair, a class from 0 or a score, and the genre if the file says it."""
+class GlueExample(NamedTuple):
+    """One row: a sentence or a pair, its class (0, 1, ...) or score, and its genre if the file tells it."""
 
     sentences: tuple[str, ...]
     label: float
@@ -39,11 +39,13 @@ class Example(NamedTuple):
 
 PAIR = ("sentence1", "sentence2", "label")
 QUESTION = ("question", "sentence", "label")
-SST2 = Task("sst2", "SST-2", ("sentence", "label"), ("sentence", "label"), ("negative", "positive"))
-QNLI = Task("qnli", "QNLI", QUESTION, QUESTION, ("entailment", "not_entailment"))
-MRPC = Task("mrpc", "MRPC", PAIR, ("#1 String", "#2 String", "Quality"), ("not_equivalent", "equivalent"), "equivalent")
-STSB = Task("stsb", "STS-B", PAIR, ("sentence1", "sentence2", "score"))
-RTE = Task("rte", "RTE", PAIR, PAIR, ("entailment", "not_entailment"))
+SST2 = GlueTask("sst2", "SST-2", ("sentence", "label"), ("sentence", "label"), ("negative", "positive"))
+QNLI = GlueTask("qnli", "QNLI", QUESTION, QUESTION, ("entailment", "not_entailment"))
+MRPC = GlueTask(
+    "mrpc", "MRPC", PAIR, ("#1 String", "#2 String", "Quality"), ("not_equivalent", "equivalent"), "equivalent"
+)
+STSB = GlueTask("stsb", "STS-B", PAIR, ("sentence1", "sentence2", "score"))
+RTE = GlueTask("rte", "RTE", PAIR, PAIR, ("entailment", "not_entailment"))
 TASKS = (SST2, QNLI, MRPC, STSB, RTE)
 
 
@@ -58,7 +60,7 @@ def sst2(*, path: str | None = None) -> Corpus:
 
     Reference: Socher et al., EMNLP 2013; Wang et al., ICLR 2019.
     """
-    return _corpus(SST2, path)
+    return _make_corpus(SST2, path)
 
 
 @register("corpus", "glue/qnli")
@@ -70,7 +72,7 @@ def qnli(*, path: str | None = None) -> Corpus:
 
     Reference: Rajpurkar et al., EMNLP 2016 (SQuAD); Wang et al., ICLR 2019.
     """
-    return _corpus(QNLI, path)
+    return _make_corpus(QNLI, path)
 
 
 @register("corpus", "glue/mrpc")
@@ -82,7 +84,7 @@ def mrpc(*, path: str | None = None) -> Corpus:
 
     Reference: Dolan and Brockett, IWP 2005; Wang et al., ICLR 2019.
     """
-    return _corpus(MRPC, path)
+    return _make_corpus(MRPC, path)
 
 
 @register("corpus", "glue/stsb")
@@ -95,7 +97,7 @@ def stsb(*, path: str | None = None) -> Corpus:
 
     Reference: Cer et al., SemEval 2017; Wang et al., ICLR 2019.
     """
-    return _corpus(STSB, path)
+    return _make_corpus(STSB, path)
 
 
 @register("corpus", "glue/rte")
@@ -107,62 +109,67 @@ def rte(*, path: str | None = None) -> Corpus:
 
     Reference: Dagan et al., PASCAL challenge 2005, and its sequels; Wang et al., ICLR 2019.
     """
-    return _corpus(RTE, path)
+    return _make_corpus(RTE, path)
 
 
-def read(task: Task, path: str | None) -> tuple[str, list[Example], list[Example]]:
-    """What to call the source, and the examples of train and validation, from the Hub or from a folder."""
+def read_examples(task: GlueTask, path: str | None) -> tuple[str, list[GlueExample], list[GlueExample]]:
+    """Read a task from the Hub or from a folder: a description of the source, the examples of train and of validation."""
     if path is None:
-        splits, source = hub.load(HUB, task.name)
+        splits, source = hub.load_splits(HUB, task.name)
         train, validation = (
-            list(_examples(task, HUB, hub.rows(splits[part], *task.columns))) for part in ("train", "validation")
+            list(_parse_examples(task, HUB, hub.list_rows(splits[part], *task.columns)))
+            for part in ("train", "validation")
         )
         return source, train, validation
-    folder = _folder(task, files.existing_folder(path, f"glue/{task.name}"))
-    own = files.sides_in(folder, f"glue/{task.name}", names=VALIDATION_NAMES)
-    train, validation = ([e for file in side for e in _examples(task, file, files.read_rows(file))] for side in own)
+    folder = _find_folder(task, files.find_folder(path, f"glue/{task.name}"))
+    own = files.find_sides(folder, f"glue/{task.name}", names=VALIDATION_NAMES)
+    train, validation = (
+        [e for file in side for e in _parse_examples(task, file, files.read_rows(file))] for side in own
+    )
     return f"folder {folder.resolve()}", train, validation
 
 
-def _corpus(task: Task, path: str | None) -> Corpus:
-    source, train, validation = read(task, path)
-    made = documents.corpus(f"glue/{task.name}", source, _documents(task, train), _documents(task, validation))
-    return replace(made, labels=_labels(task, [*validation, *train]))
+def _make_corpus(task: GlueTask, path: str | None) -> Corpus:
+    source, train, validation = read_examples(task, path)
+    made = documents.make_corpus(
+        f"glue/{task.name}", source, _make_documents(task, train), _make_documents(task, validation)
+    )
+    return replace(made, labels=_make_labels(task, [*validation, *train]))
 
 
-def _documents(task: Task, examples: Iterable[Example]) -> list[Document]:
-    return [Document(_text(e), _topic(task, e.label), e.genre) for e in examples]
+def _make_documents(task: GlueTask, examples: Iterable[GlueExample]) -> list[Document]:
+    return [Document(_join_sentences(e), _name_topic(task, e.label), e.genre) for e in examples]
 
 
-def _text(example: Example) -> str:
+def _join_sentences(example: GlueExample) -> str:
     return "\n".join(example.sentences)
 
 
-def _labels(task: Task, examples: Sequence[Example]) -> Labels:
-    """Of examples with the same text the first one counts, as in `documents.distinct`."""
-    backwards = [(_text(e).strip(), e) for e in reversed(examples)]
+def _make_labels(task: GlueTask, examples: Sequence[GlueExample]) -> Labels:
+    """The facts about labels; of examples with the same text the first one counts, as in `documents.drop_repeats`."""
+    backwards = [(_join_sentences(e).strip(), e) for e in reversed(examples)]
     pairs, scored = len(task.columns) > 2, not task.labels
     return Labels(
         names=task.labels,
         positive=task.positive,
         scores={text: e.label for text, e in backwards} if scored else {},
-        first={text: len(e.sentences[0]) for text, e in backwards} if pairs else {},
+        first_lengths={text: len(e.sentences[0]) for text, e in backwards} if pairs else {},
     )
 
 
-def _topic(task: Task, label: float) -> str:
+def _name_topic(task: GlueTask, label: float) -> str:
     return task.labels[int(label)] if task.labels else str(math.floor(label + 0.5))
 
 
-def _folder(task: Task, folder: Path) -> Path:
-    """The task's folder: below the given one, or that itself."""
+def _find_folder(task: GlueTask, folder: Path) -> Path:
+    """Find the task's folder: a sub-folder of the given one, or that itself."""
     for name in (task.name, task.folder):
         if (folder / name).is_dir():
             return folder / name
     for other in TASKS:  # whose columns may have the same names
         if other != task and folder.resolve().name in (other.name, other.folder):
             raise UserError(f"data.path={folder} holds another task: use data.dataset=glue/{other.name}")
-    if not files.parts(files.tables_in(folder)):
+    if not files.group_by_part(files.list_tables(folder)):
         raise UserError(
             f"data.path={folder}: neither a folder {task.name} or {task.folder} nor a train file; glue/{task.name} reads "
             f"a copy of the Hub's {HUB}, or a folder with {task.folder}/train.tsv and {task.folder}/dev.tsv"
@@ -170,15 +177,15 @@ def _folder(task: Task, folder: Path) -> Path:
     return folder
 
 
-def _examples(task: Task, where: str | Path, rows: Sequence[files.Row]) -> Iterator[Example]:
-    *texts, label = files.columns_for(f"glue/{task.name}", where, rows, task.columns, task.original)
+def _parse_examples(task: GlueTask, where: str | Path, rows: Sequence[files.Row]) -> Iterator[GlueExample]:
+    *texts, label = files.choose_columns(f"glue/{task.name}", where, rows, task.columns, task.tsv_columns)
     for row in rows:
         sentences = tuple((row[text] or "").strip() for text in texts)
-        yield Example(sentences, _label(task, where, row[label]), row.get("genre") or "")
+        yield GlueExample(sentences, _parse_label(task, where, row[label]), row.get("genre") or "")
 
 
-def _label(task: Task, where: str | Path, label: object) -> float:
-    """A class as its number, which .tsv files may give by name, or a score."""
+def _parse_label(task: GlueTask, where: str | Path, label: object) -> float:
+    """The number of a class, which .tsv files may give by name, or a score."""
     if task.labels:
         if label in task.labels:
             return task.labels.index(str(label))

@@ -29,17 +29,19 @@ def reddit(*, path: str | None = None) -> Corpus:
     Reference: Demszky et al., ACL 2020.
     """
     if path is None:
-        splits, source = hub.load(HUB, CONFIG)
-        train, validation = (_documents(HUB, hub.rows(splits[s], "text", "labels")) for s in ("train", "validation"))
-        return documents.corpus("reddit", source, train, validation)
-    folder = files.existing_folder(path, "reddit")
-    own = files.sides_in(folder, "reddit", inside=("data", CONFIG))
-    train, validation = ([d for file in side for d in _documents(file, files.read_rows(file))] for side in own)
-    return documents.corpus("reddit", f"folder {folder.resolve()}", train, validation)
+        splits, source = hub.load_splits(HUB, CONFIG)
+        train, validation = (
+            _make_documents(HUB, hub.list_rows(splits[s], "text", "labels")) for s in ("train", "validation")
+        )
+        return documents.make_corpus("reddit", source, train, validation)
+    folder = files.find_folder(path, "reddit")
+    own = files.find_sides(folder, "reddit", inside=("data", CONFIG))
+    train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own)
+    return documents.make_corpus("reddit", f"folder {folder.resolve()}", train, validation)
 
 
-def _documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:
-    _, column = files.columns_for("reddit", where, rows, ("text", "labels"), ("text", "label_ids"))
+def _make_documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:
+    _, column = files.choose_columns("reddit", where, rows, ("text", "labels"), ("text", "label_ids"))
     return [Document(r["text"] or "", _first_emotion(where, r[column])) for r in rows]
 
 

@@ -30,24 +30,28 @@ def registers() -> Corpus:
     code: its source without docstrings and comments, so that manual and code share no text. Each has the same number
     of characters; manual and code differ between Python versions, which `source` and `fingerprint` tell.
     """
-    stamps = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in _files()]
-    return documents.cached("registers", (bbc_news.source(), sys.version, CHARACTERS, stamps), _made)
+    stamps = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in _list_files()]
+    return documents.load_or_make(
+        "registers", (bbc_news.describe_source(), sys.version, CHARACTERS, stamps), _make_corpus
+    )
 
 
-def _made() -> Corpus:
-    texts = {"news": _news(CHARACTERS), **_library(CHARACTERS)}
+def _make_corpus() -> Corpus:
+    texts = {"news": _read_news(CHARACTERS), **_read_library(CHARACTERS)}
     smallest = min(sum(map(len, own)) for own in texts.values())
     if smallest < CHARACTERS / 10:
         raise UserError(
-            f"the source of Python's standard library is missing from {_root()}, so that there is no manual and no "
-            "code to read; install Python with its library source, or use data.dataset=bbc_news"
+            f"the source of Python's standard library is missing from {_library_folder()}, so that there is no manual "
+            "and no code to read; install Python with its library source, or use data.dataset=bbc_news"
         )
-    kept = [Document(text, register) for register, own in texts.items() for text in _first(own, smallest)]
-    return documents.corpus("registers", f"{bbc_news.source()}; Python {platform.python_version()} library", kept)
+    kept = [Document(text, register) for register, own in texts.items() for text in _take_texts(own, smallest)]
+    return documents.make_corpus(
+        "registers", f"{bbc_news.describe_source()}; Python {platform.python_version()} library", kept
+    )
 
 
-def _first(texts: list[str], characters: int) -> Iterator[str]:
-    """Texts from the start, as many as fit."""
+def _take_texts(texts: list[str], characters: int) -> Iterator[str]:
+    """The first texts, as many as fit into so many characters."""
     for text in texts:
         characters -= len(text)
         if characters < 0:
@@ -55,57 +59,57 @@ def _first(texts: list[str], characters: int) -> Iterator[str]:
         yield text
 
 
-def _news(characters: int) -> list[str]:
+def _read_news(characters: int) -> list[str]:
     texts: list[str] = []
-    for _, path in bbc_news.articles():
-        texts.append(bbc_news.read(path).strip())
+    for _, path in bbc_news.list_articles():
+        texts.append(bbc_news.read_article(path).strip())
         characters -= len(texts[-1])
         if characters < 0:
             break
     return texts
 
 
-def _library(characters: int) -> dict[str, list[str]]:
-    """manual and code, from the modules with the largest share of docstrings: few need parsing, which is slow."""
+def _read_library(characters: int) -> dict[str, list[str]]:
+    """Read manual and code from the modules with the largest share of docstrings: few need parsing, which is slow."""
     manual: list[str] = []
     code: list[str] = []
-    for text in _modules():
+    for text in _read_modules():
         missing = [sum(map(len, own)) < characters for own in (manual, code)]
         if not any(missing):
             break
         tree = ast.parse(text)
         docstrings = _take_docstrings(tree)
         if missing[0]:
-            manual += documents.pieces(docstrings)
+            manual += documents.join_and_cut(docstrings)
         if missing[1]:  # what is left: no docstrings, and a tree has no comments
-            code += documents.pieces(map(ast.unparse, tree.body), joiner="\n")
+            code += documents.join_and_cut(map(ast.unparse, tree.body), joiner="\n")
     return {"manual": manual, "code": code}
 
 
-def _root() -> Path:
+def _library_folder() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def _files() -> list[Path]:
-    """The source files of the standard library's modules."""
-    root = _root()
+def _list_files() -> list[Path]:
+    """List the source files of the standard library's modules."""
+    root = _library_folder()
     names = sorted(sys.stdlib_module_names)
     files = [path for name in names for path in (root / f"{name}.py", *sorted((root / name).rglob("*.py")))]
     return [p for p in files if p.is_file() and SKIPPED.isdisjoint(p.relative_to(root).with_suffix("").parts)]
 
 
-def _modules() -> list[str]:
-    """The source of the standard library's modules, the best documented first."""
-    root = _root()
-    read = [(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")) for path in _files()]
+def _read_modules() -> list[str]:
+    """Read the source of the standard library's modules, those with the largest share of docstrings first."""
+    root = _library_folder()
+    read = [(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")) for path in _list_files()]
     read.sort(key=lambda named: (-sum(map(len, _TRIPLE.findall(named[1]))) / (len(named[1]) + 1), named[0]))
     return [text for _, text in read]
 
 
 def _take_docstrings(tree: ast.Module) -> list[str]:
-    """All docstrings of a module in the order of the file; the tree loses them."""
+    """Remove all docstrings from a module's tree, in place, and return them in the order of the file."""
     taken = []
-    for node in _definitions(tree):
+    for node in _walk_definitions(tree):
         text = ast.get_docstring(node)
         if text is None:
             continue
@@ -116,10 +120,10 @@ def _take_docstrings(tree: ast.Module) -> list[str]:
     return taken
 
 
-def _definitions(node: ast.AST) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    """The node and what is defined inside; looks into statements only, which are few beside the expressions."""
+def _walk_definitions(node: ast.AST) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield the node and the definitions inside, looking into statements only: they are few beside the expressions."""
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         yield node
     for field in ("body", "handlers", "orelse", "finalbody", "cases"):
         for child in getattr(node, field, ()):
-            yield from _definitions(child)
+            yield from _walk_definitions(child)

@@ -33,13 +33,13 @@ def stackoverflow(*, path: str | None = None) -> Corpus:
             f"stackoverflow is not read from the Hugging Face Hub; set data.path=FOLDER to a copy of {HOME}, "
             "or data.dataset=registers, which needs no files"
         )
-    folder = files.existing_folder(path, "stackoverflow")
+    folder = files.find_folder(path, "stackoverflow")
     raw = next((place for place in (folder / "rawText", folder) if (place / TITLES).is_file()), None)
-    found = _raw(raw) if raw else [d for file in _tables(folder) for d in _table(file)]
-    return documents.corpus("stackoverflow", f"folder {folder.resolve()}", found)
+    found = _read_raw(raw) if raw else [d for file in _find_tables(folder) for d in _read_table(file)]
+    return documents.make_corpus("stackoverflow", f"folder {folder.resolve()}", found)
 
 
-def _raw(folder: Path) -> list[Document]:
+def _read_raw(folder: Path) -> list[Document]:
     titles, labels = (files.read_text(folder / name).removesuffix("\n").split("\n") for name in (TITLES, LABELS))
     if len(titles) != len(labels):
         raise UserError(f"{folder}: {len(titles)} lines in {TITLES}, but {len(labels)} in {LABELS}")
@@ -47,8 +47,8 @@ def _raw(folder: Path) -> list[Document]:
     return list(map(Document, titles, tags))
 
 
-def _tables(folder: Path) -> list[Path]:
-    found = files.tables_in(folder)
+def _find_tables(folder: Path) -> list[Path]:
+    found = files.list_tables(folder)
     if not found:
         raise UserError(
             f"data.path={folder}: neither rawText/{TITLES} nor a file that ends in one of {', '.join(files.TABLES)}; "
@@ -57,7 +57,7 @@ def _tables(folder: Path) -> list[Path]:
     return found
 
 
-def _table(file: Path) -> list[Document]:
+def _read_table(file: Path) -> list[Document]:
     rows = files.read_rows(file)
-    files.columns_for("stackoverflow", file, rows, ("text", "label"))
+    files.choose_columns("stackoverflow", file, rows, ("text", "label"))
     return [Document(r["text"] or "", files.label_name("stackoverflow", file, r["label"], TAGS)) for r in rows]

@@ -23,14 +23,16 @@ _SENTENCE = re.compile(r"(?<= [.!?]) ")  # where a sentence of WikiText ends: it
 
 
 class Source(NamedTuple):
-    """A style, the group that its documents get, and what stands between texts that are joined."""
+    """A style, the group that its documents get, and the separator of texts that are joined."""
 
     style: str
     group: str
     joiner: str
 
 
-Part = tuple[str, str]  # what the text is a part of, and the text: neighbours in the same whole may be joined
+Passage = tuple[
+    str, str
+]  # the name of the whole that the text is from, and the text: neighbours of one whole are joined
 
 WIKIPEDIA = Source("encyclopedic", "wikipedia", "\n")
 NYT = Source("editorial", "nyt", " ")
@@ -64,8 +66,8 @@ def styles(*, path: str | None = None) -> Corpus:
     Findings of EMNLP 2020; Pang and Lee, ACL 2005.
     """
     if path is None:
-        return _from_hub()
-    folder = files.existing_folder(path, "styles")
+        return _load_from_hub()
+    folder = files.find_folder(path, "styles")
     found = [place for place in PLACES if (folder / place).exists()]
     if len({PLACES[place][0].style for place in found}) < 2:
         wanted = "; ".join(f"{place} ({source.style})" for place, (source, _) in PLACES.items())
@@ -73,68 +75,70 @@ def styles(*, path: str | None = None) -> Corpus:
             f"data.path={path}: styles needs at least two styles, but found {', '.join(found) or 'none'}; "
             f"where they are looked for: {wanted}"
         )
-    key = (CHARACTERS, SIZE, str(folder.resolve()), _stamps(folder, found))
-    return documents.cached("styles", key, lambda: _from_folder(folder, found))
+    key = (CHARACTERS, SIZE, str(folder.resolve()), _stamp_files(folder, found))
+    return documents.load_or_make("styles", key, lambda: _load_from_folder(folder, found))
 
 
-def _from_folder(folder: Path, places: Iterable[str]) -> Corpus:
-    parts: dict[Source, list[Part]] = {}
+def _load_from_folder(folder: Path, places: Iterable[str]) -> Corpus:
+    parts: dict[Source, list[Passage]] = {}
     for place in places:
         source, read = PLACES[place]
         parts.setdefault(source, []).extend(read(folder / place))
-    return _made(f"folder {folder.resolve()}: {', '.join(places)}", parts)
+    return _make_corpus(f"folder {folder.resolve()}: {', '.join(places)}", parts)
 
 
-def _stamps(folder: Path, places: Iterable[str]) -> list[tuple[str, int, int]]:
-    """Name, size and time of every file that is read."""
+def _stamp_files(folder: Path, places: Iterable[str]) -> list[tuple[str, int, int]]:
+    """List name, size and time of every file that is read: the cache is valid as long as they stay."""
     found = (p for place in places for p in (folder / place, *(folder / place).rglob("*")) if p.is_file())
     return sorted((str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in found)
 
 
-def _from_hub() -> Corpus:
+def _load_from_hub() -> Corpus:
     wiki, comments = wikitext.wikitext(), reddit.reddit()
-    (tweets, tweets_source), (reviews, reviews_source) = hub.load(TWEETS, CONFIG), hub.load(REVIEWS)
+    (tweets, tweets_source), (reviews, reviews_source) = hub.load_splits(TWEETS, CONFIG), hub.load_splits(REVIEWS)
     parts = {
-        WIKIPEDIA: _paragraphs(wiki),
-        REDDIT: _texts(comments),
-        TWITTER: [(TWEETS, row["text"]) for row in hub.rows(tweets["train"], "text")],
-        MOVIES: [(REVIEWS, row["text"]) for row in hub.rows(reviews["train"], "text")],
+        WIKIPEDIA: _split_paragraphs(wiki),
+        REDDIT: _list_texts(comments),
+        TWITTER: [(TWEETS, row["text"]) for row in hub.list_rows(tweets["train"], "text")],
+        MOVIES: [(REVIEWS, row["text"]) for row in hub.list_rows(reviews["train"], "text")],
     }
-    return _made("; ".join((wiki.source, comments.source, tweets_source, reviews_source)), parts)
+    return _make_corpus("; ".join((wiki.source, comments.source, tweets_source, reviews_source)), parts)
 
 
-def _made(origin: str, parts: dict[Source, list[Part]]) -> Corpus:
-    """The corpus of the sources' parts: no part of a source twice, joined or cut, as much of each style."""
+def _make_corpus(origin: str, parts: dict[Source, list[Passage]]) -> Corpus:
+    """Make the corpus from the passages of each source: without repeats, joined or cut, with as much of each style."""
     made: dict[str, list[list[Document]]] = {}  # style -> the documents of each of its sources
     for source, own in parts.items():
-        made.setdefault(source.style, []).append(_joined(source, own))
-    mixed = {style: _in_turn(own) for style, own in made.items()}
+        made.setdefault(source.style, []).append(_join_passages(source, own))
+    mixed = {style: _interleave_sources(own) for style, own in made.items()}
     size = {style: sum(len(d.text) for d in own) for style, own in mixed.items()}
     if not all(size.values()):
         raise UserError(f"styles ({origin}): no text in the style {min(size, key=lambda style: size[style])}")
     smallest = min(CHARACTERS, *size.values())
-    return documents.corpus("styles", origin, [d for own in mixed.values() for d in _first(own, smallest)])
+    return documents.make_corpus(
+        "styles", origin, [d for own in mixed.values() for d in _take_documents(own, smallest)]
+    )
 
 
-def _joined(source: Source, parts: Iterable[Part]) -> list[Document]:
-    """The documents that neighbouring parts of the same whole make."""
-    kept = documents.distinct(Document(text, source.style, whole) for whole, text in parts)
+def _join_passages(source: Source, parts: Iterable[Passage]) -> list[Document]:
+    """Join neighbouring passages of one whole to documents."""
+    kept = documents.drop_repeats(Document(text, source.style, whole) for whole, text in parts)
     texts = (
         text
         for _, own in itertools.groupby(kept, key=lambda part: part.group)
-        for text in documents.pieces((part.text for part in own), source.joiner, SIZE)
+        for text in documents.join_and_cut((part.text for part in own), source.joiner, SIZE)
     )
     return [Document(text, source.style, source.group) for text in texts]
 
 
-def _in_turn(sources: Iterable[list[Document]]) -> list[Document]:
-    """One document of each source, then the next of each, smallest hashes first."""
-    ordered = (sorted(own, key=lambda d: documents.text_hash(d.text)) for own in sources)
+def _interleave_sources(sources: Iterable[list[Document]]) -> list[Document]:
+    """Put one document of each source first, then the next of each, and so on, in the order of their hashes."""
+    ordered = (sorted(own, key=lambda d: documents.hash_text(d.text)) for own in sources)
     return [d for row in itertools.zip_longest(*ordered) for d in row if d is not None]
 
 
-def _first(own: Iterable[Document], characters: int) -> Iterator[Document]:
-    """Documents from the start, until they have as many characters."""
+def _take_documents(own: Iterable[Document], characters: int) -> Iterator[Document]:
+    """The first documents, until they have so many characters together."""
     for document in own:
         if characters <= 0:
             return
@@ -142,45 +146,45 @@ def _first(own: Iterable[Document], characters: int) -> Iterator[Document]:
         yield document
 
 
-def _paragraphs(corpus: Corpus) -> list[Part]:
-    """The paragraphs of every article, without headings; long ones are cut between sentences."""
+def _split_paragraphs(corpus: Corpus) -> list[Passage]:
+    """Split every article into paragraphs, without headings; long ones are cut between sentences."""
     return [
         (str(article), piece)
         for article, document in enumerate(corpus.train + corpus.validation)
         for line in document.text.splitlines()
         if line.strip() and not line.strip().startswith("= ")
-        for piece in documents.pieces(_SENTENCE.split(line.strip()), " ", SIZE)
+        for piece in documents.join_and_cut(_SENTENCE.split(line.strip()), " ", SIZE)
     ]
 
 
-def _texts(corpus: Corpus) -> list[Part]:
+def _list_texts(corpus: Corpus) -> list[Passage]:
     return [(corpus.name, document.text) for document in corpus.train + corpus.validation]
 
 
-def _table(file: Path) -> list[Part]:
-    """The texts of a table; those with an id D_S are parts of the document D."""
+def _read_table(file: Path) -> list[Passage]:
+    """Read the texts of a table; those with an id D_S are from the document D."""
     rows = files.read_rows(file)
-    files.columns_for("styles", file, rows, ("id", "text"))
+    files.choose_columns("styles", file, rows, ("id", "text"))
     return [(file.name + str(row["id"]).rpartition("_")[0], row["text"] or "") for row in rows]
 
 
-def _tables(folder: Path) -> list[Part]:
-    found = files.tables_in(folder)
+def _read_tables(folder: Path) -> list[Passage]:
+    found = files.list_tables(folder)
     if not found:
         raise UserError(f"{folder}: styles finds no file that ends in one of {', '.join(files.TABLES)}")
     tables = [(file, files.read_rows(file)) for file in found]
     for file, rows in tables:
-        files.columns_for("styles", file, rows, ("text",))
+        files.choose_columns("styles", file, rows, ("text",))
     return [(folder.name, row["text"] or "") for _, rows in tables for row in rows]
 
 
-PLACES: dict[str, tuple[Source, Callable[[Path], list[Part]]]] = {
-    "wikitext2_raw": (WIKIPEDIA, lambda folder: _paragraphs(wikitext.wikitext(path=str(folder)))),
-    "vader_styles/nyt_editorials.csv": (NYT, _table),
-    "goemotions_reddit": (REDDIT, lambda folder: _texts(reddit.reddit(path=str(folder)))),
-    "vader_styles/tweets.csv": (TWITTER, _table),
-    "tweeteval_emotion": (TWITTER, _tables),
-    "tweeteval_sentiment": (TWITTER, _tables),
-    "vader_styles/movie_reviews.csv": (MOVIES, _table),
-    "vader_styles/amazon_reviews.csv": (AMAZON, _table),
+PLACES: dict[str, tuple[Source, Callable[[Path], list[Passage]]]] = {
+    "wikitext2_raw": (WIKIPEDIA, lambda folder: _split_paragraphs(wikitext.wikitext(path=str(folder)))),
+    "vader_styles/nyt_editorials.csv": (NYT, _read_table),
+    "goemotions_reddit": (REDDIT, lambda folder: _list_texts(reddit.reddit(path=str(folder)))),
+    "vader_styles/tweets.csv": (TWITTER, _read_table),
+    "tweeteval_emotion": (TWITTER, _read_tables),
+    "tweeteval_sentiment": (TWITTER, _read_tables),
+    "vader_styles/movie_reviews.csv": (MOVIES, _read_table),
+    "vader_styles/amazon_reviews.csv": (AMAZON, _read_table),
 }

@@ -63,24 +63,24 @@ def synthetic(
     tokens; evaluation.max_blocks of them are a sample. Who knows topic and style beforehand, as from the document
     before, saves log(num_topics * num_styles) nats a document at most, a thousandth of what it costs.
     """
-    made = language(num_topics, num_styles, num_words, shared, seed)
+    made = make_language(num_topics, num_styles, num_words, shared, seed)
     held = max(1, round(documents.VALIDATION * num_documents))
-    expected = made.expected()
+    means = made.compute_means()
     source = (
         f"generated: seed {seed}, {num_topics} topics that share {shared:g}, {num_styles} styles, {num_words} words, "
-        f"{expected.nats.mean() / expected.characters.mean():.4f} nats a character if topic and style are known"
+        f"{means.nats.mean() / means.characters.mean():.4f} nats a character if topic and style are known"
     )
-    corpus = documents.corpus(
+    corpus = documents.make_corpus(
         "synthetic",
         source,
-        _documents(made, num_documents - held, seed, "train"),
-        _documents(made, held, seed, "validation"),
+        _sample_documents(made, num_documents - held, seed, "train"),
+        _sample_documents(made, held, seed, "validation"),
     )
     return dataclasses.replace(corpus, entropy=_entropy_by_topic(made, corpus.validation))
 
 
-def _documents(made: Language, n: int, seed: int, side: str) -> list[Document]:
-    """n of each topic; a stream for each, so that more documents leave the first ones as they are."""
+def _sample_documents(made: Language, n: int, seed: int, side: str) -> list[Document]:
+    """Sample n documents of each topic, each from a random stream of its own, so that more leave the first as they are."""
     T, S = len(made.emission), len(made.stop)
     return [
         Document(made.sample(t, j % S, rng(seed, "synthetic", side, t, j)), f"topic-{t}", f"style-{j % S}")
@@ -96,17 +96,17 @@ def _entropy_by_topic(made: Language, held: Sequence[Document]) -> dict[str, flo
     return {topic: sum(map(made.mixture_nats, own)) / sum(map(len, own)) for topic, own in texts.items()}
 
 
-class Expected(NamedTuple):
-    """What a document has on average; nats include those of its end."""
+class DocumentMeans(NamedTuple):
+    """Means over all documents of a topic and style; nats include those of the end of the document."""
 
-    nats: Floats  # (T, S), of a reader who knows topic and style
+    nats: Floats  # (T, S), for a reader who knows topic and style
     words: Floats  # (S,)
     characters: Floats  # (S,)
 
 
 @dataclass(frozen=True, eq=False)
 class Language:
-    """V words in K classes, T topics, S styles; all that is known about them is a probability."""
+    """A language of V words in K classes, T topics and S styles, given by the probabilities of its words."""
 
     words: tuple[str, ...]  # by class
     emission: Floats  # (T, V) p(word | its class, topic): sums to one over each class
@@ -123,7 +123,7 @@ class Language:
         return {word: i for i, word in enumerate(self.words)}
 
     def nats(self, text: str) -> Floats:
-        """-log p(text | topic, style), (T, S), the end of the document included; infinite if it is not the language's."""
+        """-log p(text | topic, style), (T, S), the document's end included; infinite for a text of another language."""
         tokens = text.split(" ")
         ids = np.array([self._number.get(token.removesuffix("."), -1) for token in tokens])
         ends = np.array([token.endswith(".") for token in tokens])
@@ -138,12 +138,12 @@ class Language:
         return nats
 
     def mixture_nats(self, text: str) -> float:
-        """-log of the mean of p(text | topic, style) over all pairs: nobody tells a model what it is about to read."""
+        """-log of the mean of p(text | topic, style) over all pairs: a model is not told which pair it is about to read."""
         logs = -self.nats(text)
         return float(np.log(logs.size) - np.logaddexp.reduce(logs, axis=None))
 
-    def expected(self) -> Expected:
-        """Means over all documents, from the visits to each class before a sentence ends (Kemeny and Snell 1960, ch. 3).
+    def compute_means(self) -> DocumentMeans:
+        """The exact means, from the visits to each class before a sentence ends (Kemeny and Snell 1960, ch. 3).
 
         A document is a number of independent sentences, so nats = E[sentences] * nats a sentence + H(sentences).
         """
@@ -155,15 +155,15 @@ class Language:
         sentences = FEWEST - 1 + 1 / self.stop
         count = _entropy(np.stack([self.stop, 1 - self.stop], axis=1)) / self.stop  # of a geometric number
         words = sentences * visits.sum(1)
-        return Expected(
+        return DocumentMeans(
             nats=sentences * (grammar + (visits @ choice).T) + count,
             words=words,
             characters=words * (LETTERS + 1) - 1 + sentences,
         )
 
     def sample(self, topic: int, style: int, generator: np.random.Generator) -> str:
-        """One document."""
-        sentences, draws = FEWEST - 1 + generator.geometric(self.stop[style]), _uniform(generator)
+        """Sample one document."""
+        sentences, draws = FEWEST - 1 + generator.geometric(self.stop[style]), _draw_uniform(generator)
         moves, choices, tokens = self._moves[style], self._choices[topic], []
         for _ in range(sentences):
             now = bisect(moves[K], next(draws))
@@ -176,7 +176,7 @@ class Language:
 
     @functools.cached_property
     def _moves(self) -> list[list[list[float]]]:
-        """Cumulated without the last, which is one: S x (K + 1) x K numbers."""
+        """The transition probabilities cumulated, without the last, which is one: S x (K + 1) x K numbers."""
         moves: list[list[list[float]]] = self.transition.cumsum(-1)[..., :-1].tolist()
         return moves
 
@@ -187,13 +187,13 @@ class Language:
         return [[(a, p[a:b].cumsum()[:-1].tolist()) for a, b in itertools.pairwise(firsts)] for p in self.emission]
 
 
-def _uniform(generator: np.random.Generator) -> Iterator[float]:
+def _draw_uniform(generator: np.random.Generator) -> Iterator[float]:
     while True:
         yield from generator.random(1000).tolist()  # one at a time takes four times as long
 
 
-def language(num_topics: int, num_styles: int, num_words: int, shared: float, seed: int) -> Language:
-    """The language of these options; every word is possible in every topic.
+def make_language(num_topics: int, num_styles: int, num_words: int, shared: float, seed: int) -> Language:
+    """Make the language of these options; every word is possible in every topic.
 
     emission = shared * zipf(rank in the common order) + (1 - shared) * zipf(rank in the topic's own order)
     """
@@ -211,12 +211,14 @@ def language(num_topics: int, num_styles: int, num_words: int, shared: float, se
         for t in range(num_topics)
     ]
     lengths = np.geomspace(*SENTENCE, num_styles)
-    transition = np.stack([_transition(style, length) for style, length in enumerate(lengths)])
-    return Language(tuple(words), shared * common + (1 - shared) * np.stack(own), transition, _stop(lengths))
+    transition = np.stack([_make_transition(style, length) for style, length in enumerate(lengths)])
+    return Language(
+        tuple(words), shared * common + (1 - shared) * np.stack(own), transition, _stop_probability(lengths)
+    )
 
 
-def _transition(style: int, length: float) -> Floats:
-    """Style s puts class c + 1 + s (mod K) next, another order of words for each s; sentences end after any word."""
+def _make_transition(style: int, length: float) -> Floats:
+    """The transition of style s: class c + 1 + s (mod K) is the likeliest after c; a sentence may end after any word."""
     made = np.zeros((K + 1, K + 1))
     made[:K, :K] = (1 - 1 / length) * ((1 - PUT_NEXT) / K + PUT_NEXT * np.roll(np.eye(K), 1 + style, axis=1))
     made[:K, K] = 1 / length
@@ -224,12 +226,12 @@ def _transition(style: int, length: float) -> Floats:
     return made
 
 
-def _stop(lengths: Floats) -> Floats:
-    """FEWEST - 1 + 1 / stop sentences make WORDS words, so that a style's documents are as long as another's."""
+def _stop_probability(lengths: Floats) -> Floats:
+    """The probability at which FEWEST - 1 + 1 / stop sentences make WORDS words: all styles have documents of one length."""
     return 1 / (WORDS / lengths - FEWEST + 1)
 
 
 def _entropy(p: Floats) -> Floats:
-    """In nats, over the last axis; 0 log 0 = 0."""
+    """Entropy in nats, over the last axis, with 0 log 0 = 0."""
     entropy: Floats = -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
     return entropy

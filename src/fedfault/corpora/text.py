@@ -34,48 +34,48 @@ def text(
     """
     if not path:
         raise UserError("the corpus text needs data.path=FILE or FOLDER")
-    found = files.existing(path)
+    found = files.find_path(path)
     source = f"{'folder' if found.is_dir() else 'file'} {found.resolve()}"
-    train, validation = _files(found)
+    train, validation = _find_files(found)
     if train[0].suffix.lower() == ".txt":
         given = {"text_columns": text_columns, "topic_column": topic_column, "group_column": group_column}
         for option, value in given.items():
             if value is not None:
                 raise UserError(f"data.{option}={value}: {path} has plain text, so there are no columns; leave it out")
-        return documents.corpus("text", source, _plain(found, train))
+        return documents.make_corpus("text", source, _read_plain(found, train))
     columns = ["text"] if text_columns is None else text_columns
     if not columns:
         raise UserError("data.text_columns is empty; name at least one column, or leave it out to read the column text")
     sides = [
-        [row for file in own for row in _table(file, columns, topic_column, group_column)]
+        [row for file in own for row in _read_table(file, columns, topic_column, group_column)]
         for own in (train, validation)
     ]
-    made = documents.corpus("text", source, *([document for document, _ in side] for side in sides))
+    made = documents.make_corpus("text", source, *([document for document, _ in side] for side in sides))
     if len(columns) != 2:
         return made
-    return replace(made, labels=Labels(first={d.text: n for side in sides for d, n in reversed(side)}))
+    return replace(made, labels=Labels(first_lengths={d.text: n for side in sides for d, n in reversed(side)}))
 
 
-def _files(path: Path) -> tuple[list[Path], list[Path]]:
-    """The files to read for train and for validation, which is empty if it is to be split off."""
+def _find_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """Find the files of train and of validation; the latter list is empty if validation is to be split off train."""
     endings = (*files.TABLES, ".txt")
     if path.is_file():
         if path.suffix.lower() not in endings:
             raise UserError(f"data.path={path}: a file must end in one of {', '.join(endings)}")
         return [path], []
-    tables = files.files_in(path, files.TABLES, deep=True)
-    found = files.parts(tables)
+    tables = files.list_files(path, files.TABLES, deep=True)
+    found = files.group_by_part(tables)
     if "train" in found:
-        return files.sides(found)
-    all_files = tables or files.files_in(path, (".txt",), deep=True)
+        return files.choose_sides(found)
+    all_files = tables or files.list_files(path, (".txt",), deep=True)
     if not all_files:
         raise UserError(f"data.path={path}: no file in the folder ends in one of {', '.join(endings)}")
     return all_files, []
 
 
-def _plain(path: Path, found: list[Path]) -> list[Document]:
+def _read_plain(path: Path, found: list[Path]) -> list[Document]:
     if path.is_file():
-        return [Document(piece, TOPIC) for piece in documents.pieces(files.read_text(path).split("\n\n"))]
+        return [Document(piece, TOPIC) for piece in documents.join_and_cut(files.read_text(path).split("\n\n"))]
     within = [file.relative_to(path).parts for file in found]
     return [
         Document(files.read_text(file), parts[0] if len(parts) > 1 else TOPIC)
@@ -83,33 +83,33 @@ def _plain(path: Path, found: list[Path]) -> list[Document]:
     ]
 
 
-def _table(
+def _read_table(
     file: Path, columns: Sequence[str], topic_column: str | None, group_column: str | None
 ) -> list[tuple[Document, int]]:
-    """A document for every row, and how many characters of it are its first column."""
+    """Read a table: a document for every row, with the number of its characters that are its first column."""
     rows = files.read_rows(file)
     if not rows:
         raise UserError(f"{file}: no rows")
-    files.need_columns(file, rows, columns, "data.text_columns")
+    files.check_columns(file, rows, columns, "data.text_columns")
     topics, groups = [TOPIC] * len(rows), [""] * len(rows)
     if topic_column is not None:
-        files.need_columns(file, rows, [topic_column], "data.topic_column")
-        topics = [_cell(file, row, topic_column) for row in rows]
+        files.check_columns(file, rows, [topic_column], "data.topic_column")
+        topics = [_read_cell(file, row, topic_column) for row in rows]
         if without := topics.count(""):
             raise UserError(f"{file}: {without} of {len(rows)} rows have nothing in the topic column {topic_column!r}")
     if group_column is not None:
-        files.need_columns(file, rows, [group_column], "data.group_column")
-        groups = [_cell(file, row, group_column) for row in rows]
-    texts = (_text(file, row, columns) for row in rows)
-    first = (len(_cell(file, row, columns[0])) for row in rows)
+        files.check_columns(file, rows, [group_column], "data.group_column")
+        groups = [_read_cell(file, row, group_column) for row in rows]
+    texts = (_join_columns(file, row, columns) for row in rows)
+    first = (len(_read_cell(file, row, columns[0])) for row in rows)
     return list(zip(map(Document, texts, topics, groups), first, strict=True))
 
 
-def _text(file: Path, row: dict[str, Any], columns: Sequence[str]) -> str:
-    return "\n".join(filter(None, (_cell(file, row, name) for name in columns)))
+def _join_columns(file: Path, row: dict[str, Any], columns: Sequence[str]) -> str:
+    return "\n".join(filter(None, (_read_cell(file, row, name) for name in columns)))
 
 
-def _cell(file: Path, row: dict[str, Any], name: str) -> str:
+def _read_cell(file: Path, row: dict[str, Any], name: str) -> str:
     value = row.get(name)
     if isinstance(value, dict | list | bytes):
         raise UserError(f"{file}: column {name!r} holds {type(value).__name__} values, not text")

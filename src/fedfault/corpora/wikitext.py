@@ -27,31 +27,31 @@ def wikitext(*, path: str | None = None) -> Corpus:
     Reference: Merity et al., arXiv 1609.07843.
     """
     if path is None:
-        splits, source = hub.load(HUB, CONFIG)
-        train, validation = (articles("".join(splits[part]["text"])) for part in ("train", "validation"))
-        return documents.corpus("wikitext", source, train, validation)
-    folder = files.existing(path)
+        splits, source = hub.load_splits(HUB, CONFIG)
+        train, validation = (split_articles("".join(splits[part]["text"])) for part in ("train", "validation"))
+        return documents.make_corpus("wikitext", source, train, validation)
+    folder = files.find_path(path)
     if not folder.is_dir():
         raise UserError(f"data.path={path}: wikitext reads a folder; for a file use data.dataset=text")
-    found = files.parts(files.files_in(folder, (".txt", ".raw", ".tokens", ".parquet")))
+    found = files.group_by_part(files.list_files(folder, (".txt", ".raw", ".tokens", ".parquet")))
     used = [found[name] for name in ("train", *files.VALIDATION_NAMES) if name in found][:2]
     if not used:
         raise UserError(f"data.path={path}: no file called train, valid or test with the ending .txt, .raw or .parquet")
-    train, *rest = ([d for file in own for d in articles(_read(file))] for own in used)
+    train, *rest = ([d for file in own for d in split_articles(_read_text(file))] for own in used)
     names = ", ".join(file.name for own in used for file in own)
-    return documents.corpus("wikitext", f"folder {folder.resolve()}: {names}", train, rest[0] if rest else ())
+    return documents.make_corpus("wikitext", f"folder {folder.resolve()}: {names}", train, rest[0] if rest else ())
 
 
-def articles(text: str) -> list[Document]:
-    """One document an article, its title first. What stands before the first title is an article too."""
+def split_articles(text: str) -> list[Document]:
+    """Split running text into articles, each with its title first. Text before the first title is an article too."""
     starts = [0, *(match.start() for match in _TITLE.finditer(text)), len(text)]
     cut = (text[a:b].strip() for a, b in itertools.pairwise(starts))
     return [Document(article, TOPIC) for article in cut if article]
 
 
-def _read(file: Path) -> str:
+def _read_text(file: Path) -> str:
     if file.suffix.lower() != ".parquet":
         return files.read_text(file)
     rows = files.read_rows(file)
-    files.need_columns(file, rows, ["text"], "data.path")
+    files.check_columns(file, rows, ["text"], "data.path")
     return "".join(row["text"] for row in rows)

@@ -132,9 +132,9 @@ def _examples(
 
 def _pair(text: str, labels: Labels) -> tuple[str, str]:
     """The two sentences of a text; a partitioner may have changed it, but its first line break is where they meet."""
-    if not labels.first:
+    if not labels.first_lengths:
         return text, ""
-    n = labels.first.get(text, len(text.partition("\n")[0]))
+    n = labels.first_lengths.get(text, len(text.partition("\n")[0]))
     return text[:n], text[n + 1 :]
 
 

@@ -1,4 +1,4 @@
-"""What every loader shares: when two texts are the same, what is held back for validation, what a corpus is called.
+"""The rules that every corpus follows: which texts count as the same, and which go to validation.
 
 Two texts are the same if they have the same letters and digits in the same order, whatever the case, blanks and
 punctuation between them. The rules, in this order:
@@ -29,41 +29,43 @@ PIECE = 2000  # characters: running text is cut to about the length of a BBC art
 _OTHER = re.compile(r"[\W_]+")
 
 
-def text_hash(text: str) -> int:
-    """64 bits that are the same for texts with the same letters and digits.
+def hash_text(text: str) -> int:
+    """Hash a text to 64 bits, which are equal for texts with the same letters and digits.
 
-    >>> text_hash("Hello, World!") == text_hash("hello world")
+    >>> hash_text("Hello, World!") == hash_text("hello world")
     True
     """
     same = _OTHER.sub("", text.lower()) or text.strip()  # "?!" has no letters, but is not the same text as "..."
     return int.from_bytes(hashlib.blake2b(same.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def distinct(documents: Iterable[Document], taken: Collection[int] = ()) -> list[Document]:
-    """Rules 1 and 2: stripped, without empty texts, repeats and texts whose hash is taken; in the given order."""
+def drop_repeats(documents: Iterable[Document], taken: Collection[int] = ()) -> list[Document]:
+    """The documents without empty texts, repeats and texts whose hash is in `taken`, in the given order (rules 1 and 2)."""
     seen, kept = set(taken), []
     for document in documents:
         text = document.text.strip()
-        if text and (h := text_hash(text)) not in seen:
+        if text and (h := hash_text(text)) not in seen:
             seen.add(h)
             kept.append(document._replace(text=text))
     return kept
 
 
-def split(documents: Iterable[Document], fraction: float = VALIDATION) -> tuple[list[Document], list[Document]]:
-    """Train and validation: of every topic the `fraction` with the smallest hashes is validation (rule 3).
+def split_off_validation(
+    documents: Iterable[Document], fraction: float = VALIDATION
+) -> tuple[list[Document], list[Document]]:
+    """Split documents into train and validation: the `fraction` of each topic with the smallest hashes validates (rule 3).
 
-    A topic of two or more texts is on both sides, a topic of one text trains.
+    A topic of two or more texts is in both parts; a topic of one text is in train.
     Raises `UserError` if there are fewer than two different texts.
 
-    >>> train, validation = split([Document("One.", "a"), Document("Two.", "a"), Document("two", "b")])
+    >>> train, validation = split_off_validation([Document("One.", "a"), Document("Two.", "a"), Document("two", "b")])
     >>> len(train), len(validation)
     (1, 1)
     """
-    kept = distinct(documents)
+    kept = drop_repeats(documents)
     if len(kept) < 2:
         raise UserError(f"{len(kept)} different text(s): train and validation need at least one each")
-    order = sorted(range(len(kept)), key=lambda i: text_hash(kept[i].text))
+    order = sorted(range(len(kept)), key=lambda i: hash_text(kept[i].text))
     members: dict[str, list[int]] = {}  # topic -> its documents, smallest hash first
     for i in order:
         members.setdefault(kept[i].topic, []).append(i)
@@ -75,8 +77,8 @@ def split(documents: Iterable[Document], fraction: float = VALIDATION) -> tuple[
     return [d for i, d in enumerate(kept) if i not in held], [d for i, d in enumerate(kept) if i in held]
 
 
-def fingerprint(train: Sequence[Document], validation: Sequence[Document]) -> str:
-    """128 bits in hex, of all texts, topics and groups, their order and their side."""
+def fingerprint_documents(train: Sequence[Document], validation: Sequence[Document]) -> str:
+    """Hash all texts, topics and groups, in their order and with their part, to 128 bits in hex."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (train, validation):
         digest.update(f"{len(part)};".encode())
@@ -87,25 +89,28 @@ def fingerprint(train: Sequence[Document], validation: Sequence[Document]) -> st
     return digest.hexdigest()
 
 
-def corpus(name: str, source: str, train: Iterable[Document], validation: Iterable[Document] = ()) -> Corpus:
-    """A corpus by the rules above; without a `validation` part, one is split off train."""
-    held = distinct(validation)
+def make_corpus(name: str, source: str, train: Iterable[Document], validation: Iterable[Document] = ()) -> Corpus:
+    """Make a corpus by the rules above; without a `validation` part, one is split off train.
+
+    Raises `UserError` if a part would be empty.
+    """
+    held = drop_repeats(validation)
     if held:
-        kept = distinct(train, taken={text_hash(d.text) for d in held})
+        kept = drop_repeats(train, taken={hash_text(d.text) for d in held})
         if not kept:
             raise UserError(f"{name} ({source}): no text to train on that is not in the validation part too")
     else:
-        documents = distinct(train)
+        documents = drop_repeats(train)
         if not documents:
             raise UserError(f"{name} ({source}): no text in it")
         if len(documents) < 2:
             raise UserError(f"{name} ({source}): only one text; train and validation need at least one each")
-        kept, held = split(documents)
-    return Corpus(name, tuple(kept), tuple(held), source, fingerprint(kept, held))
+        kept, held = split_off_validation(documents)
+    return Corpus(name, tuple(kept), tuple(held), source, fingerprint_documents(kept, held))
 
 
-def cached(name: str, key: object, make: Callable[[], Corpus]) -> Corpus:
-    """The corpus that `make` gives, kept in the cache for as long as `key` stays what it is."""
+def load_or_make(name: str, key: object, make: Callable[[], Corpus]) -> Corpus:
+    """Read the corpus `name` from the cache, or call `make` and store what it returns; another `key` is another entry."""
     whole = repr((Document._fields, key))  # a corpus kept by a version whose documents had other fields is made again
     digest = hashlib.blake2b(whole.encode(), digest_size=12).hexdigest()
     file = cache_dir() / "corpora" / f"{name}-{digest}.json"
@@ -119,15 +124,15 @@ def cached(name: str, key: object, make: Callable[[], Corpus]) -> Corpus:
     return made
 
 
-def pieces(parts: Iterable[str], joiner: str = "\n\n", size: int = PIECE) -> Iterator[str]:
-    """Neighbouring parts joined to at most `size` characters; a longer part is cut where a line ends.
+def join_and_cut(parts: Iterable[str], joiner: str = "\n\n", size: int = PIECE) -> Iterator[str]:
+    """Join neighbouring parts to pieces of at most `size` characters, and cut longer parts where a line ends.
 
-    >>> list(pieces(["ab", "cd", "efghijk"], joiner=" ", size=6))
+    >>> list(join_and_cut(["ab", "cd", "efghijk"], joiner=" ", size=6))
     ['ab cd', 'efghijk']
     """
     held: list[str] = []
     for part in parts:
-        for piece in _cut(part, size):
+        for piece in _cut_text(part, size):
             if held and len(joiner.join([*held, piece])) > size:
                 yield joiner.join(held)
                 held = []
@@ -136,7 +141,8 @@ def pieces(parts: Iterable[str], joiner: str = "\n\n", size: int = PIECE) -> Ite
         yield joiner.join(held)
 
 
-def _cut(text: str, size: int) -> Iterator[str]:
+def _cut_text(text: str, size: int) -> Iterator[str]:
+    """Cut a text of more than `size` characters into pieces of whole lines."""
     if len(text) <= size:
         yield text
         return

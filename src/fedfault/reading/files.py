@@ -15,16 +15,15 @@ from fedfault.errors import UserError, suggest
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # the first that is there is used
 
-_PART = re.compile(
-    r"(?:wiki\.)?(train|validation|valid|val|dev|test)\b"
-)  # train.csv, wiki.test.raw, train-00000-of-...
+# matches train.csv, wiki.test.raw, train-00000-of-...
+_PART = re.compile(r"(?:wiki\.)?(train|validation|valid|val|dev|test)\b")
 _LONGEST_FIELD = 2**31 - 1  # the csv module refuses fields of more than 131,072 characters by default
 
 Row = dict[str, Any]
 
 
-def existing(path: str | Path) -> Path:
-    """The path, `~` expanded; `UserError` if nothing is there."""
+def find_path(path: str | Path) -> Path:
+    """The path with `~` expanded. Raises `UserError` if nothing is there."""
     found = Path(path).expanduser()
     if not found.exists():
         parent = found.parent
@@ -33,16 +32,16 @@ def existing(path: str | Path) -> Path:
     return found
 
 
-def existing_folder(path: str | Path, dataset: str) -> Path:
-    """The folder that a corpus reads; `UserError` if there is none or if it is a file."""
-    found = existing(path)
+def find_folder(path: str | Path, dataset: str) -> Path:
+    """The folder that the corpus `dataset` reads. Raises `UserError` if there is none or if it is a file."""
+    found = find_path(path)
     if not found.is_dir():
         raise UserError(f"data.path={path}: {dataset} reads a folder; for a file use data.dataset=text")
     return found
 
 
 def read_text(path: Path) -> str:
-    """The whole of a UTF-8 file, with \\n at line ends."""
+    """Read a UTF-8 file whole; lines end in \\n. Raises `UserError` if it is not UTF-8."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -60,14 +59,14 @@ def read_text(path: Path) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a .csv (with a header), .tsv (with a header, without quoting), .jsonl or .parquet file."""
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
+    """Read the rows of a .csv (with a header), .tsv (with a header, without quoting), .jsonl or .parquet file."""
+    readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: a table must end in one of {', '.join(readers)}")
     return readers[path.suffix.lower()](path)
 
 
-def _csv(path: Path) -> list[Row]:
+def _read_csv(path: Path) -> list[Row]:
     text = read_text(path)
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
@@ -84,7 +83,7 @@ def _csv(path: Path) -> list[Row]:
     return rows
 
 
-def _tsv(path: Path) -> list[Row]:
+def _read_tsv(path: Path) -> list[Row]:
     header, *lines = read_text(path).removesuffix("\n").split("\n")  # a quote is a letter like any other
     names = header.split("\t")
     rows = []
@@ -96,7 +95,7 @@ def _tsv(path: Path) -> list[Row]:
     return rows
 
 
-def _jsonl(path: Path) -> list[Row]:
+def _read_jsonl(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):  # U+2028 inside a string ends no line
         if not line.strip():
@@ -111,7 +110,7 @@ def _jsonl(path: Path) -> list[Row]:
     return rows
 
 
-def _parquet(path: Path) -> list[Row]:
+def _read_parquet(path: Path) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -123,14 +122,14 @@ def _parquet(path: Path) -> list[Row]:
     return rows
 
 
-def columns_of(rows: Iterable[Row]) -> list[str]:
-    """All column names, in order of appearance."""
+def list_columns(rows: Iterable[Row]) -> list[str]:
+    """List the names of all columns, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def need_columns(path: Path, rows: Sequence[Row], wanted: Iterable[str], option: str) -> None:
-    """`UserError` with the known columns and a suggestion if a wanted one is not there."""
-    known = columns_of(rows)
+def check_columns(path: Path, rows: Sequence[Row], wanted: Iterable[str], option: str) -> None:
+    """Raise `UserError`, with the known columns and a suggestion, if a wanted column is missing."""
+    known = list_columns(rows)
     for name in wanted:
         if name not in known:
             raise UserError(
@@ -138,9 +137,9 @@ def need_columns(path: Path, rows: Sequence[Row], wanted: Iterable[str], option:
             )
 
 
-def columns_for(dataset: str, where: str | Path, rows: Sequence[Row], *layouts: tuple[str, ...]) -> tuple[str, ...]:
-    """The first of the layouts whose columns the rows have; `UserError` with the columns found if there is none."""
-    known = columns_of(rows[:1])
+def choose_columns(dataset: str, where: str | Path, rows: Sequence[Row], *layouts: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose the first layout whose columns the rows have. Raises `UserError` with the columns found if there is none."""
+    known = list_columns(rows[:1])
     for layout in layouts:
         if set(layout) <= set(known):
             return layout
@@ -151,7 +150,7 @@ def columns_for(dataset: str, where: str | Path, rows: Sequence[Row], *layouts: 
 
 
 def label_name(dataset: str, where: str | Path, label: Any, names: Sequence[str], first: int = 0) -> str:
-    """The name of a label that the data gives as a number from `first`; `UserError` if there is no such label."""
+    """The name of a label that the data gives as a number from `first` on. Raises `UserError` if there is no such label."""
     number = int(label) - first if str(label).isdecimal() else -1
     if not 0 <= number < len(names):
         last = first + len(names) - 1
@@ -159,10 +158,12 @@ def label_name(dataset: str, where: str | Path, label: Any, names: Sequence[str]
     return names[number]
 
 
-def parts(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """The files whose names say which part of a data set they are, by part: train, validation, valid, val, dev, test.
+def group_by_part(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """Group files by the part of the data set that their names begin with: train, validation, valid, val, dev, test.
 
-    >>> parts([Path("train.csv"), Path("wiki.test.raw"), Path("train_extra.csv")])
+    Files with other names are left out.
+
+    >>> group_by_part([Path("train.csv"), Path("wiki.test.raw"), Path("train_extra.csv")])
     {'train': [...('train.csv')], 'test': [...('wiki.test.raw')]}
     """
     found: dict[str, list[Path]] = {}
@@ -172,35 +173,37 @@ def parts(files: Iterable[Path]) -> dict[str, list[Path]]:
     return found
 
 
-def sides(found: dict[str, list[Path]], names: Sequence[str] = VALIDATION_NAMES) -> tuple[list[Path], list[Path]]:
-    """The files to train on and the files to validate on: none if no part has one of the names."""
+def choose_sides(
+    found: dict[str, list[Path]], names: Sequence[str] = VALIDATION_NAMES
+) -> tuple[list[Path], list[Path]]:
+    """Choose the files to train on and to validate on; the latter are those of the first of `names` that is there."""
     return found.get("train", []), next((found[name] for name in names if name in found), [])
 
 
-def sides_in(
+def find_sides(
     folder: Path, dataset: str, inside: Sequence[str] = ("data",), names: Sequence[str] = VALIDATION_NAMES
 ) -> tuple[list[Path], list[Path]]:
-    """The tables to train and to validate on, in a folder or below it `inside`, where the Hub's repositories have them.
+    """Find the tables to train on and to validate on in a folder, or in its sub-folders `inside`.
 
     Raises `UserError` if there is none to train on.
     """
-    found = parts(tables_in(folder, inside))
+    found = group_by_part(list_tables(folder, inside))
     if "train" not in found:
         raise UserError(
             f"data.path={folder}: no train file; {dataset} reads train ({', '.join(TABLES)}) and, if it is there, "
             f"{' or '.join(names)} from a folder"
         )
-    return sides(found, names)
+    return choose_sides(found, names)
 
 
-def tables_in(folder: Path, inside: Sequence[str] = ("data",)) -> list[Path]:
-    """The tables in a folder and in those of its sub-folders that are called one of `inside`."""
+def list_tables(folder: Path, inside: Sequence[str] = ("data",)) -> list[Path]:
+    """List the tables in a folder and in its sub-folders `inside`; repositories of the Hub have theirs in data/."""
     folders = [folder, *(below for name in inside if (below := folder / name).is_dir())]
-    return [file for each in folders for file in files_in(each, TABLES)]
+    return [file for each in folders for file in list_files(each, TABLES)]
 
 
-def files_in(folder: Path, endings: Sequence[str], deep: bool = False) -> list[Path]:
-    """The files with these endings in a folder, sorted by path; hidden ones are left out."""
+def list_files(folder: Path, endings: Sequence[str], deep: bool = False) -> list[Path]:
+    """List the files of a folder with these endings, sorted by path; hidden ones are left out."""
     found = folder.rglob("*") if deep else folder.iterdir()
     return sorted(
         p

@@ -15,15 +15,15 @@ from fedfault.errors import UserError
 TIMEOUT = 5.0  # seconds to find out that nobody answers; the Hub's own client tries six times and takes 23
 
 
-def load(dataset: str, config: str | None = None) -> tuple[Any, str]:
-    """The splits of a Hub data set by name, and what to call the source.
+def load_splits(dataset: str, config: str | None = None) -> tuple[Any, str]:
+    """Load a data set of the Hub: its splits by name, and a description of the source.
 
     Without network the copy in the local cache is used. Raises `UserError` if there is none.
     """
     import datasets
 
     try:
-        with contextlib.nullcontext() if reachable() else _offline():
+        with contextlib.nullcontext() if is_reachable() else _use_cache_only():
             splits = datasets.load_dataset(dataset, config)
     except Exception as error:  # whatever a download runs into, the ways out are the same
         raise UserError(
@@ -38,13 +38,13 @@ def load(dataset: str, config: str | None = None) -> tuple[Any, str]:
     )
 
 
-def rows(split: Any, *columns: str) -> list[dict[str, Any]]:
-    """The rows of one split, with these columns."""
+def list_rows(split: Any, *columns: str) -> list[dict[str, Any]]:
+    """List the rows of a split, with these columns."""
     values = (split[column][:] for column in columns)  # all of a column at once: row by row is slow
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
 
-def reachable() -> bool:
+def is_reachable() -> bool:
     """Whether the Hub answers at all; False in offline mode (HF_HUB_OFFLINE=1)."""
     from huggingface_hub import constants
 
@@ -64,8 +64,8 @@ def reachable() -> bool:
 
 
 @contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Inside, the Hub's libraries look into their cache only."""
+def _use_cache_only() -> Iterator[None]:
+    """Within the block, the Hub's libraries read their cache only."""
     import datasets
     from huggingface_hub import constants
 
