@@ -22,7 +22,7 @@ import torch
 
 from fedfault.config.loading import load
 from fedfault.diagnosis.calibration import PACKAGED, Calibration
-from fedfault.diagnosis.detection import detect
+from fedfault.diagnosis.detection import detect_failures
 from fedfault.records import Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import read_records
@@ -182,7 +182,7 @@ def upper(k: int, n: int) -> float:
 
 def alarms(records: Records, calibration: Calibration | None) -> dict[str, int]:
     """Detector -> round of its first alarm."""
-    return {f.detector: f.round for f in reversed(detect(records, calibration)) if f.level == "alarm"}
+    return {f.detector: f.round for f in reversed(detect_failures(records, calibration)) if f.level == "alarm"}
 
 
 def table(calibration: Calibration) -> None:

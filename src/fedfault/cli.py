@@ -212,9 +212,9 @@ def diagnose(
     ] = None,
 ) -> None:
     """Judge a run again by its records: verdict, findings, what to try. Needs no model and no data."""
-    from fedfault.diagnosis.watch import diagnose as judge
+    from fedfault.diagnosis.watch import diagnose_run
 
-    typer.echo(judge(run, calibration))
+    typer.echo(diagnose_run(run, calibration))
 
 
 @app.command()

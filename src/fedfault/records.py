@@ -200,7 +200,7 @@ def _only_degrades(last: Reading) -> bool:
     return False
 
 
-def _no_scale(controls: Sequence[Records]) -> dict[str, float]:
+def _learn_nothing(controls: Sequence[Records]) -> dict[str, float]:
     return {}
 
 
@@ -208,28 +208,29 @@ def _no_scale(controls: Sequence[Records]) -> dict[str, float]:
 class Detector:
     """A pure function of the records with what is needed to judge and to explain it.
 
-    readings: (records, scale) -> one reading for every round in which the statistic is defined
-    scale: (records of control runs) -> numbers that the statistic is measured against; empty without controls
-    sentence: (reading) -> what happened, in plain words
-    floor: the smallest effect that may alarm, however sure it is
-    spread: the smallest standard deviation of the statistic between healthy runs that is worth the name
-    natural: the threshold by theory or convention, for runs without controls; None: silent without them
+    read: (records, scale) -> one reading for every round in which the statistic is defined
+    explain: (reading) -> what happened, in plain words
+    advice: what a reader can try, first things first: settings, or a sentence
+    min_effect: the smallest effect that may alarm, however sure it is
+    min_std: the standard deviation of the statistic between healthy runs is taken to be no smaller
+    default_threshold: by theory or convention, for runs without controls; None: the detector is silent without them
+    learn_scale: (records of control runs) -> numbers that the statistic is measured against; empty without controls
     calibrated: whether controls set the threshold where there are some
-    fails: (last reading) -> whether an alarm that holds to the end makes the run failed, not just degraded
+    is_failure: (last reading) -> whether an alarm that holds to the end makes the run failed, not just degraded
     """
 
-    readings: Callable[[Records, Mapping[str, float]], list[Reading]]
-    sentence: Callable[[Reading], str]
+    read: Callable[[Records, Mapping[str, float]], list[Reading]]
+    explain: Callable[[Reading], str]
     advice: tuple[str, ...]
-    floor: float
-    spread: float
-    natural: float | None
-    scale: Callable[[Sequence[Records]], dict[str, float]] = _no_scale
+    min_effect: float
+    min_std: float
+    default_threshold: float | None
+    learn_scale: Callable[[Sequence[Records]], dict[str, float]] = _learn_nothing
     calibrated: bool = True
-    fails: Callable[[Reading], bool] = _only_degrades
+    is_failure: Callable[[Reading], bool] = _only_degrades
 
 
-def validation(records: Records) -> tuple[list[int], list[float]]:
+def get_validation_losses(records: Records) -> tuple[list[int], list[float]]:
     """Rounds in which the mixture was evaluated, and its loss in nats per token."""
     scored = [(r.round, r.scores["validation"].loss) for r in records if "validation" in r.scores]
     return [t for t, _ in scored], [loss for _, loss in scored]

@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from fedfault.config.schema import Component, Experiment, Method
-from fedfault.diagnosis.calibration import ALPHA, Calibration, Threshold, learn
-from fedfault.diagnosis.detection import detect, detectors, level, statistic, threshold_of
+from fedfault.diagnosis.calibration import ALPHA, Calibration, Threshold, learn_thresholds
+from fedfault.diagnosis.detection import build_detectors, choose_threshold, detect_failures, judge_readings
 from fedfault.records import Detector, Finding, Reading, RoundRecord
 from fedfault.registry import build, builders
 from histories import broken, healthy, history
@@ -32,14 +32,14 @@ RUNS = {
 
 @lru_cache
 def calibration() -> Calibration:
-    thresholds, exact = learn([healthy(seed) for seed in range(1, 20)], detectors(), statistic)
+    thresholds, exact = learn_thresholds([healthy(seed) for seed in range(1, 20)], build_detectors())
     return Calibration("tests", thresholds, 19, ALPHA, exact, {})
 
 
 @lru_cache
 def scales(name: str) -> list[dict[str, float]]:
     """What the statistic is measured against: nothing, and what healthy controls say."""
-    return [{}, built(name).scale([healthy(seed) for seed in range(1, 5)])]
+    return [{}, built(name).learn_scale([healthy(seed) for seed in range(1, 5)])]
 
 
 @lru_cache
@@ -55,7 +55,7 @@ def found(run: str, with_controls: bool, recorded: bool = False) -> list[Finding
     if recorded:
         lines = [json.dumps(r.to_json(), allow_nan=False) for r in records]
         records = [RoundRecord.from_json(json.loads(line)) for line in lines]
-    return detect(records, calibration() if with_controls else None)
+    return detect_failures(records, calibration() if with_controls else None)
 
 
 def told(name: str, run: str, with_controls: bool) -> list[str]:
@@ -64,7 +64,7 @@ def told(name: str, run: str, with_controls: bool) -> list[str]:
 
 
 def readings(name: str, records: list[RoundRecord]) -> list[Reading]:
-    return [r for scale in scales(name) for r in built(name).readings(records, scale)]
+    return [r for scale in scales(name) for r in built(name).read(records, scale)]
 
 
 @pytest.mark.parametrize("with_controls", [False, True])
@@ -82,8 +82,8 @@ def test_the_same_records_give_the_same_readings_and_stay_what_they_were(name):
         before = copy.deepcopy(records)
         for scale in scales(name):
             scale_before = dict(scale)
-            first = built(name).readings(records, scale)
-            assert repr(built(name).readings(records, scale)) == repr(first)
+            first = built(name).read(records, scale)
+            assert repr(built(name).read(records, scale)) == repr(first)
             assert scale == scale_before
         assert repr(records) == repr(before)
 
@@ -91,9 +91,9 @@ def test_the_same_records_give_the_same_readings_and_stay_what_they_were(name):
 def test_a_round_s_reading_does_not_depend_on_what_comes_later(name):
     for records in RUNS.values():
         for scale in scales(name):
-            whole = built(name).readings(records, scale)
+            whole = built(name).read(records, scale)
             for t in range(len(records)):
-                so_far = built(name).readings(records[:t], scale)
+                so_far = built(name).read(records[:t], scale)
                 assert repr(so_far) == repr(whole[: len(so_far)])
                 assert len(so_far) == sum(r.round < t for r in whole)
 
@@ -108,7 +108,7 @@ def test_recorded_runs_give_the_same_findings_as_live_ones(name, with_controls):
 def test_readings_are_of_recorded_rounds_in_order_and_numbers(name):
     for records in RUNS.values():
         for scale in scales(name):
-            seen = built(name).readings(records, scale)
+            seen = built(name).read(records, scale)
             rounds = [r.round for r in seen]
             assert rounds == sorted(set(rounds) & {r.round for r in records})
             assert not any(math.isnan(r.statistic) or math.isnan(r.effect) for r in seen)
@@ -125,7 +125,7 @@ def test_evidence_is_finite_numbers_by_name(name):
 def test_sentences_are_plain_text(name):
     for records in RUNS.values():
         for r in readings(name, records):
-            sentence = built(name).sentence(r)
+            sentence = built(name).explain(r)
             assert sentence == sentence.strip()
             assert sentence
             assert not {"nan", "inf", "-inf", "None"} & set(sentence.replace(",", " ").split())
@@ -164,7 +164,7 @@ def test_what_is_not_measured_is_done_without(name):
             less = [without(r, drop) if t % 2 == first else r for t, r in enumerate(records)]
             for r in readings(name, less):
                 assert all(map(math.isfinite, r.evidence.values()))
-                assert built(name).sentence(r)
+                assert built(name).explain(r)
     bare = [RoundRecord(r.round) for r in records]
     assert readings(name, bare) == []
 
@@ -190,24 +190,24 @@ def kept(values, gone: str):
 
 def test_the_scale_is_finite_whatever_the_controls_were(name):
     for controls in ([], [[]], [healthy(1)[:1]], [healthy(1), broken()], [broken(math.inf)] * 3):
-        assert all(map(math.isfinite, built(name).scale(controls).values()))
+        assert all(map(math.isfinite, built(name).learn_scale(controls).values()))
 
 
-def test_without_controls_the_threshold_is_natural_or_there_is_none(name):
+def test_without_controls_the_threshold_is_the_default_or_there_is_none(name):
     detector = built(name)
-    if detector.natural is None:
-        assert threshold_of(name, detector, None) is None
+    if detector.default_threshold is None:
+        assert choose_threshold(name, detector, None) is None
         assert told(name, "broken, not a number", with_controls=False) == []
     else:
-        assert threshold_of(name, detector, None) == Threshold(detector.natural, controls=0)
+        assert choose_threshold(name, detector, None) == Threshold(detector.default_threshold, controls=0)
     if not detector.calibrated:
         assert name not in calibration().thresholds
 
 
 def test_an_infinite_statistic_is_an_alarm_at_once(name):
-    assert level(built(name), Threshold(1e9, 0), [Reading(3, math.inf, math.inf, {})]) == "alarm"
+    assert judge_readings(built(name), Threshold(1e9, 0), [Reading(3, math.inf, math.inf, {})]) == "alarm"
 
 
-def test_a_spread_of_healthy_runs_is_never_zero_and_a_floor_never_negative(name):
-    assert built(name).spread > 0
-    assert built(name).floor >= 0
+def test_the_least_deviation_is_never_zero_and_the_least_effect_never_negative(name):
+    assert built(name).min_std > 0
+    assert built(name).min_effect >= 0

@@ -15,7 +15,7 @@ from fedfault.registry import build, builders, first_line
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
 from fedfault.types.algorithm import State
-from fedfault.types.task import Probe, Readings
+from fedfault.types.task import Measurements, Probe
 from toys import LowRank, Quadratic, federation
 
 pytestmark = pytest.mark.parametrize("name", builders("probe"))
@@ -110,20 +110,20 @@ def test_one_that_costs_forward_passes_is_taken_only_where_the_model_is_evaluate
 
 
 def test_it_leaves_what_it_looks_at_alone(name):
-    """The moment's tensors, and the frozen weights of the task."""
+    """The tensors of the finished round, and the frozen weights of the task."""
     probe, seen = build("probe", name), []
 
-    def take(m) -> Readings:
+    def measure(m) -> Measurements:
         tensors = [m.start, m.trained.adapter.flat, m.before.adapter.flat, m.after.adapter.flat, *(m.halves or ())]
         tensors += [x.flat for x in (*m.before.clients.values(), *m.after.clients.values())]
         before, base = [t.clone() for t in tensors], m.task.checksums()
-        found = probe.take(m)
+        found = probe.measure(m)
         seen.append(all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True)))
         assert m.task.checksums() == base
         return found
 
-    run(CASES["scaffold"](probes={name: replace(probe, take=take)}))
-    run(CASES["folds"](probes={name: replace(probe, take=take)}))
+    run(CASES["scaffold"](probes={name: replace(probe, measure=measure)}))
+    run(CASES["folds"](probes={name: replace(probe, measure=measure)}))
     assert seen == [True] * 4
 
 

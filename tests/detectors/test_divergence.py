@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from fedfault.detectors.divergence import LEAST, SIGMA, divergence
-from fedfault.diagnosis.calibration import Threshold, learn
-from fedfault.diagnosis.detection import level, statistic
+from fedfault.diagnosis.calibration import Threshold, learn_thresholds
+from fedfault.diagnosis.detection import judge_readings
 from histories import history
 
 DETECTOR = divergence()
-NATURAL = Threshold(DETECTOR.natural, 0)
+NATURAL = Threshold(DETECTOR.default_threshold, 0)
 
 
 def readings(losses, **scale):
-    return DETECTOR.readings(history(losses), scale)
+    return DETECTOR.read(history(losses), scale)
 
 
 def levels(losses, threshold=NATURAL):
     found = readings(losses, **threshold.scale)
-    return [level(DETECTOR, threshold, found[: i + 1]) for i in range(len(found))]
+    return [judge_readings(DETECTOR, threshold, found[: i + 1]) for i in range(len(found))]
 
 
 def test_the_sum_by_hand():
@@ -44,9 +44,9 @@ def test_a_rise_that_stays_is_an_alarm_in_its_second_round():
 
 
 def test_a_rise_below_the_floor_is_none_however_long_it_stays():
-    under = 0.9 * DETECTOR.floor
+    under = 0.9 * DETECTOR.min_effect
     assert set(levels([5.0, 4.0, *[4.0 + under] * 20])) == {"ok"}
-    assert readings([5.0, 4.0, *[4.0 + under] * 20])[-1].statistic > DETECTOR.natural
+    assert readings([5.0, 4.0, *[4.0 + under] * 20])[-1].statistic > DETECTOR.default_threshold
 
 
 def test_a_spike_that_comes_back_is_a_suspicion_only():
@@ -61,24 +61,24 @@ def test_a_loss_that_is_no_number_is_an_alarm_at_once():
         assert found[1].statistic == math.inf
         assert found[1].evidence == {"best": 4.0}
         assert found[2].effect == pytest.approx(0.5)  # the best value is remembered
-        assert DETECTOR.sentence(found[1]) == "the validation loss is not a finite number"
+        assert DETECTOR.explain(found[1]) == "the validation loss is not a finite number"
 
 
 def test_a_run_has_failed_once_half_of_what_it_gained_is_given_back():
     """From 5 to 4 and back to 4.4 or 4.6; a run that never gained anything has failed too."""
     for end, failed in ((4.4, False), (4.6, True)):
-        assert DETECTOR.fails(readings([5.0, 4.0, end])[-1]) is failed
-    assert DETECTOR.fails(readings([5.0, 5.5])[-1])
-    assert DETECTOR.fails(readings([5.0, 4.0, math.nan])[-1])
+        assert DETECTOR.is_failure(readings([5.0, 4.0, end])[-1]) is failed
+    assert DETECTOR.is_failure(readings([5.0, 5.5])[-1])
+    assert DETECTOR.is_failure(readings([5.0, 4.0, math.nan])[-1])
 
 
 def test_sigma_is_the_scaled_median_residual_about_the_falling_fit():
     """5, 4, 4.2, 3 falls best as 5, 4.1, 4.1, 3: residuals 0, 0.1, 0.1, 0 in size."""
     one = history([5.0, 4.0, 4.2, 3.0])
-    assert DETECTOR.scale([one])["sigma"] == pytest.approx(1.4826 * 0.05)
+    assert DETECTOR.learn_scale([one])["sigma"] == pytest.approx(1.4826 * 0.05)
     still = history([5.0, 4.0, 3.5, 3.0, 2.5])  # 0, 0.1, 0.1, 0 and five times 0: the median of all is 0
-    assert DETECTOR.scale([one, still])["sigma"] == LEAST
-    assert DETECTOR.scale([history([5.0, 4.0])]) == {"sigma": SIGMA}
+    assert DETECTOR.learn_scale([one, still])["sigma"] == LEAST
+    assert DETECTOR.learn_scale([history([5.0, 4.0])]) == {"sigma": SIGMA}
 
 
 def simulated(g, runs: int, sigma: float, rounds: int = 15):
@@ -92,12 +92,12 @@ def test_silent_on_falling_losses_with_noise_in_95_of_100_runs(sigma):
     g, alarms = np.random.default_rng(0), []
     for _ in range(10):
         controls = [history(losses) for losses in simulated(g, 19, sigma).tolist()]
-        thresholds, _ = learn(controls, {"divergence": DETECTOR}, statistic)
+        thresholds, _ = learn_thresholds(controls, {"divergence": DETECTOR})
         alarms += ["alarm" in levels(losses, thresholds["divergence"]) for losses in simulated(g, 60, sigma).tolist()]
     assert np.mean(alarms) <= 0.05
 
 
-def test_silent_with_the_natural_threshold_where_losses_fall_faster_than_they_tremble():
+def test_silent_with_the_default_threshold_where_losses_fall_faster_than_they_tremble():
     """Steps of ten standard deviations: no later loss is above an earlier one but with probability 1e-12."""
     g = np.random.default_rng(0)
     for losses in 9 - 0.2 * np.arange(15) + 0.02 * g.normal(size=(100, 15)):

@@ -9,17 +9,17 @@ import pytest
 
 from fedfault.detectors.drift import PERMUTATIONS, REAL, ROUNDS, client_drift
 from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import level
+from fedfault.diagnosis.detection import judge_readings
 from histories import history
 
 DETECTOR = client_drift()
-NATURAL = Threshold(DETECTOR.natural, 0)
+NATURAL = Threshold(DETECTOR.default_threshold, 0)
 
 
 def readings(between, within, losses=(), alignment=None, halves=(), scale=()):
     probes = {"drift_between": [None, *between], "drift_within": [None, *within]}
     probes |= {} if alignment is None else {"gradient_alignment": [None, *alignment]}
-    return DETECTOR.readings(history(losses, probes=probes, matrices={"halves": [None, *halves]}), dict(scale))
+    return DETECTOR.read(history(losses, probes=probes, matrices={"halves": [None, *halves]}), dict(scale))
 
 
 def test_the_ratio_is_of_sums_over_the_rounds_so_far():
@@ -35,15 +35,15 @@ def test_harm_is_the_alignment_that_is_missing_beside_the_controls():
     found = readings([1.0] * 3, [1.0] * 3, alignment=[0.5, 0.1, 0.3], scale={"alignment": 0.4})
     assert found[0].effect == pytest.approx(0.25)
     assert found[0].evidence["turned_away"] == pytest.approx(0.25)
-    assert "25% less aligned" in DETECTOR.sentence(found[0])
+    assert "25% less aligned" in DETECTOR.explain(found[0])
 
 
 def test_the_usual_alignment_is_the_median_of_the_controls_medians():
     values = ([0.1, 0.2, 0.9], [0.4, 0.4, 0.4], [0.6, 0.5, 0.0])
     controls = [history(probes={"gradient_alignment": [None, *v]}) for v in values]
-    assert DETECTOR.scale(controls) == {"alignment": 0.4}
+    assert DETECTOR.learn_scale(controls) == {"alignment": 0.4}
     against = [history(probes={"gradient_alignment": [None, -0.2]})]
-    assert DETECTOR.scale(against) == DETECTOR.scale([history([5.0])]) == {}
+    assert DETECTOR.learn_scale(against) == DETECTOR.learn_scale([history([5.0])]) == {}
 
 
 def test_without_controls_harm_is_the_share_of_the_path_that_was_taken_back():
@@ -55,20 +55,20 @@ def test_without_controls_harm_is_the_share_of_the_path_that_was_taken_back():
 
 def test_clients_that_pull_apart_to_the_run_s_harm_are_an_alarm():
     found = readings([3.0] * 4, [5.0] * 4, losses=[5.0, 3.0, 4.0, 3.0, 4.0])
-    assert level(DETECTOR, NATURAL, found) == "alarm"
+    assert judge_readings(DETECTOR, NATURAL, found) == "alarm"
 
 
 def test_clients_that_pull_apart_without_harm_are_none():
     found = readings([3.0] * 4, [5.0] * 4, losses=[5.0, 4.0, 3.5, 3.0, 2.5])
-    assert found[-1].statistic > DETECTOR.natural
-    assert level(DETECTOR, NATURAL, found) == "ok"
+    assert found[-1].statistic > DETECTOR.default_threshold
+    assert judge_readings(DETECTOR, NATURAL, found) == "ok"
 
 
 def test_harm_without_clients_that_pull_apart_is_none():
     slight = 0.9 * REAL
     found = readings([slight] * 4, [1.0] * 4, losses=[5.0, 3.0, 4.0, 3.0, 4.0])
     assert found[-1].effect == 0
-    assert level(DETECTOR, Threshold(0.01, 19), found) == "ok"
+    assert judge_readings(DETECTOR, Threshold(0.01, 19), found) == "ok"
 
 
 def products(g, K: int, apart: float, P: int = 20):

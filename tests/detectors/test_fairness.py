@@ -9,7 +9,7 @@ import pytest
 
 from fedfault.detectors.fairness import ALPHA, SEEN, fairness_gap, negative_transfer
 from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import level
+from fedfault.diagnosis.detection import judge_readings
 from fedfault.records import Score
 from histories import history, paired
 
@@ -19,11 +19,11 @@ LOSES, GAP = negative_transfer(), fairness_gap()
 def transfer(**changes):
     """changes: client -> changes of its loss by round and their standard error."""
     scores = {f"client/{k.removeprefix('c')}": paired(*v) for k, v in changes.items()}
-    return LOSES.readings(history(scores=scores), {})
+    return LOSES.read(history(scores=scores), {})
 
 
 def gap(*rounds):
-    return GAP.readings(history(clients=[{}, *({k: {"gradient_norm": v} for k, v in r.items()} for r in rounds)]), {})
+    return GAP.read(history(clients=[{}, *({k: {"gradient_norm": v} for k, v in r.items()} for r in rounds)]), {})
 
 
 def test_transfer_by_hand():
@@ -43,7 +43,7 @@ def test_the_worst_client_is_the_surest_not_the_one_that_loses_most():
 
 def test_a_loss_that_is_not_sure_does_not_alarm_whatever_the_controls_say():
     (found,) = transfer(c0=([0.03], 0.05))
-    assert found.effect < LOSES.floor
+    assert found.effect < LOSES.min_effect
 
 
 @pytest.mark.parametrize(
@@ -65,21 +65,21 @@ def test_clients_that_lose_are_counted_as_holm_does(shares, lose):
 
 def test_a_client_that_surely_loses_is_an_alarm():
     found = transfer(c0=([0.1, 0.2], 0.02), c1=([-0.5, -0.6], 0.02))
-    assert level(LOSES, Threshold(LOSES.natural, 0), found) == "alarm"
-    assert "client 0 is 0.20 nats worse off" in LOSES.sentence(found[-1])
+    assert judge_readings(LOSES, Threshold(LOSES.default_threshold, 0), found) == "alarm"
+    assert "client 0 is 0.20 nats worse off" in LOSES.explain(found[-1])
 
 
 def test_a_loss_below_the_floor_or_below_its_noise_is_none():
-    little, unsure = 0.9 * LOSES.floor, 0.1
+    little, unsure = 0.9 * LOSES.min_effect, 0.1
     for changes, se in (([little] * 2, 0.001), ([unsure] * 2, 0.1), ([-0.5] * 2, 0.01)):
         found = transfer(c0=(changes, se))
-        assert level(LOSES, Threshold(LOSES.natural, 0), found) == "ok"
+        assert judge_readings(LOSES, Threshold(LOSES.default_threshold, 0), found) == "ok"
 
 
 def test_a_client_without_a_standard_error_or_a_start_is_not_judged():
     few = [Score(4.0, 100), Score(5.0, 100, 0.01, 2)]
-    assert LOSES.readings(history(scores={"client/0": [4.0, 5.0], "client/1": few}), {}) == []
-    assert LOSES.readings(history(scores={"client/0": [None, *paired([1.0], 0.1)]}), {}) == []
+    assert LOSES.read(history(scores={"client/0": [4.0, 5.0], "client/1": few}), {}) == []
+    assert LOSES.read(history(scores={"client/0": [None, *paired([1.0], 0.1)]}), {}) == []
 
 
 def test_the_gap_by_hand():
@@ -98,12 +98,12 @@ def test_equal_clients_have_no_gap_and_few_clients_no_median():
 
 
 def test_a_client_whose_gradient_stays_steep_is_an_alarm():
-    steep = 2 * max(GAP.floor, math.exp(GAP.natural))
+    steep = 2 * max(GAP.min_effect, math.exp(GAP.default_threshold))
     found = gap(*[{0: 1.0, 1: 1.0, 2: steep, 3: 1.1, 4: 0.9}] * 2)
-    assert level(GAP, Threshold(GAP.natural, 0), found) == "alarm"
-    assert "client 2 is left behind" in GAP.sentence(found[-1])
+    assert judge_readings(GAP, Threshold(GAP.default_threshold, 0), found) == "alarm"
+    assert "client 2 is left behind" in GAP.explain(found[-1])
 
 
 def test_clients_that_differ_by_less_than_the_floor_are_none():
-    found = gap(*[{0: 1.0, 1: 1.0, 2: 0.9 * GAP.floor, 3: 1.1, 4: 0.9}] * 2)
-    assert level(GAP, Threshold(0.1, 19), found) == "ok"
+    found = gap(*[{0: 1.0, 1: 1.0, 2: 0.9 * GAP.min_effect, 3: 1.1, 4: 0.9}] * 2)
+    assert judge_readings(GAP, Threshold(0.1, 19), found) == "ok"

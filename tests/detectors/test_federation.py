@@ -8,15 +8,15 @@ import pytest
 
 from fedfault.detectors.federation import MOVED, no_federation
 from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import level
+from fedfault.diagnosis.detection import judge_readings
 from histories import history
 
 DETECTOR = no_federation()
-NATURAL = Threshold(DETECTOR.natural, 0)
+NATURAL = Threshold(DETECTOR.default_threshold, 0)
 
 
 def readings(server, clients):
-    return DETECTOR.readings(history(probes={"server_norm": [None, *server], "update_norm": [None, *clients]}), {})
+    return DETECTOR.read(history(probes={"server_norm": [None, *server], "update_norm": [None, *clients]}), {})
 
 
 def test_by_hand():
@@ -26,17 +26,17 @@ def test_by_hand():
 
 
 def test_a_server_that_moves_by_less_than_a_thousandth_is_an_alarm():
-    assert level(DETECTOR, NATURAL, readings([0.9 * MOVED] * 2, [1.0] * 2)) == "alarm"
+    assert judge_readings(DETECTOR, NATURAL, readings([0.9 * MOVED] * 2, [1.0] * 2)) == "alarm"
 
 
 def test_a_server_with_a_small_step_is_none():
-    assert level(DETECTOR, NATURAL, readings([2 * MOVED] * 3, [1.0] * 3)) == "ok"
+    assert judge_readings(DETECTOR, NATURAL, readings([2 * MOVED] * 3, [1.0] * 3)) == "ok"
 
 
 def test_a_server_that_does_not_move_at_all_is_an_alarm_at_once():
     found = readings([0.0], [1.0])
     assert found[0].statistic == math.inf
-    assert level(DETECTOR, NATURAL, found) == "alarm"
+    assert judge_readings(DETECTOR, NATURAL, found) == "alarm"
 
 
 def test_clients_that_did_not_move_have_nothing_to_lose():

@@ -6,18 +6,18 @@ import pytest
 
 from fedfault.detectors.forgetting import forgetting
 from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import level
+from fedfault.diagnosis.detection import judge_readings
 from histories import history, paired
 
 DETECTOR = forgetting()
 
 
 def readings(changes, se=0.01):
-    return DETECTOR.readings(history(scores={"general": paired(changes, se)}), {})
+    return DETECTOR.read(history(scores={"general": paired(changes, se)}), {})
 
 
 def last_level(changes, se=0.01, value=0.1):
-    return level(DETECTOR, Threshold(value, 19), readings(changes, se))
+    return judge_readings(DETECTOR, Threshold(value, 19), readings(changes, se))
 
 
 def test_the_bound_by_hand():
@@ -45,10 +45,10 @@ def test_a_rise_that_is_not_sure_or_that_controls_show_too_is_none():
 
 
 def test_a_sure_rise_below_the_floor_is_none():
-    rise = 0.9 * DETECTOR.floor
+    rise = 0.9 * DETECTOR.min_effect
     assert last_level([rise] * 3, se=0.0001, value=0.001) == "ok"
 
 
 def test_changes_are_since_the_untrained_model_or_not_known():
     late = history(scores={"general": [None, 4.0, 5.0]})
-    assert DETECTOR.readings(late, {}) == []
+    assert DETECTOR.read(late, {}) == []

@@ -8,20 +8,20 @@ import pytest
 
 from fedfault.detectors.oscillation import STILL, WARM_UP, WINDOW, oscillation
 from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import level
+from fedfault.diagnosis.detection import judge_readings
 from histories import history
 
 DETECTOR = oscillation()
-NATURAL = Threshold(DETECTOR.natural, 0)
+NATURAL = Threshold(DETECTOR.default_threshold, 0)
 PASSED = [9.0] * WARM_UP  # rounds that are passed over, whatever happens in them
 
 
 def readings(losses, **probes):
-    return DETECTOR.readings(history([*PASSED, *losses], probes=probes), {})
+    return DETECTOR.read(history([*PASSED, *losses], probes=probes), {})
 
 
 def last_level(losses):
-    return level(DETECTOR, NATURAL, readings(losses))
+    return judge_readings(DETECTOR, NATURAL, readings(losses))
 
 
 def test_by_hand():
@@ -47,7 +47,7 @@ def test_standing_still_is_not_divided_by():
 
 
 def test_the_first_evaluations_do_not_count():
-    swings = DETECTOR.readings(history([50.0] * WARM_UP + [4.0, 3.9, 3.8, 3.7]), {})
+    swings = DETECTOR.read(history([50.0] * WARM_UP + [4.0, 3.9, 3.8, 3.7]), {})
     assert swings[0].effect == pytest.approx(0, abs=1e-9)
 
 
@@ -62,8 +62,8 @@ def test_up_and_down_is_an_alarm():
 
 
 def test_up_and_down_by_less_than_the_floor_is_none():
-    swing = DETECTOR.floor
-    assert readings([4.0, 4.0 + swing] * 4)[-1].statistic > DETECTOR.natural
+    swing = DETECTOR.min_effect
+    assert readings([4.0, 4.0 + swing] * 4)[-1].statistic > DETECTOR.default_threshold
     assert last_level([4.0, 4.0 + swing] * 4) == "ok"
 
 
@@ -80,5 +80,5 @@ def test_a_ringing_server_is_told_by_the_cosine_of_its_updates():
 
 
 def test_rounds_that_are_not_evaluated_are_not_steps():
-    every = DETECTOR.readings(history([9.0, None, 5.0, None, 4.0, None, 5.0, None, 4.0]), {})
+    every = DETECTOR.read(history([9.0, None, 5.0, None, 4.0, None, 5.0, None, 4.0]), {})
     assert [(r.round, round(r.statistic, 9)) for r in every] == [(8, round(math.log(3), 9))]

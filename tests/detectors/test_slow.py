@@ -7,8 +7,8 @@ import math
 import pytest
 
 from fedfault.detectors.slow import SHARE, slow_convergence
-from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import level, statistic
+from fedfault.diagnosis.calibration import Threshold, summarise_run
+from fedfault.diagnosis.detection import judge_readings
 from histories import history
 
 DETECTOR = slow_convergence()
@@ -16,12 +16,12 @@ SCALE = {"drop": 1.0, "rounds": 2.0}
 
 
 def readings(losses, scale=SCALE):
-    return DETECTOR.readings(history(losses), scale)
+    return DETECTOR.read(history(losses), scale)
 
 
 def levels(losses, value: float):
     found, threshold = readings(losses), Threshold(value, 19, SCALE)
-    return [level(DETECTOR, threshold, found[: i + 1]) for i in range(len(found))]
+    return [judge_readings(DETECTOR, threshold, found[: i + 1]) for i in range(len(found))]
 
 
 def test_rounds_to_the_target_by_hand():
@@ -44,8 +44,8 @@ def test_evaluations_that_are_rare_are_interpolated_in_rounds():
 
 def test_the_statistic_of_a_run_is_censored_at_its_end():
     """Of two readings above a threshold, the lower one is the last round but one."""
-    assert statistic(DETECTOR, SCALE, history([5.0] * 11)) == 9
-    assert statistic(DETECTOR, SCALE, history([5.0, 4.5, 4.25, 3.75, 3.7])) == pytest.approx(2.5)
+    assert summarise_run(DETECTOR, SCALE, history([5.0] * 11)) == 9
+    assert summarise_run(DETECTOR, SCALE, history([5.0, 4.5, 4.25, 3.75, 3.7])) == pytest.approx(2.5)
 
 
 def test_the_slope_is_the_median_of_all_pairs_of_the_last_six():
@@ -59,14 +59,14 @@ def test_targets_come_from_the_controls():
     """Improvements 2, 3, 4: the target is a share of 3, which straight lines over ten rounds reach after 30 s, 10 s, 7.5 s
     rounds, s the share; the first never does, if that is more than ten."""
     controls = [history([9 - gain * t / 10 for t in range(11)]) for gain in (2, 3, 4)]
-    found = DETECTOR.scale(controls)
+    found = DETECTOR.learn_scale(controls)
     assert found["drop"] == pytest.approx(3 * SHARE)
     assert found["rounds"] == pytest.approx(10 * SHARE)
 
 
 def test_controls_that_do_not_improve_set_no_target():
     for losses in ([5.0, 5.0, 5.0], [5.0, 6.0, 7.0], [5.0, math.nan, math.nan]):
-        assert DETECTOR.scale([history(losses)] * 3) == {}
+        assert DETECTOR.learn_scale([history(losses)] * 3) == {}
     assert readings([5.0, 4.0], scale={}) == []
 
 
@@ -77,7 +77,7 @@ def test_late_is_an_alarm():
 def test_late_but_not_by_the_floor_is_none():
     """Threshold 2.5: crossing in round 2.9 is later, but only 1.45 times the usual two rounds."""
     losses = [5.0, 4.9, 4.9, 3.9, 3.8, 3.7]
-    assert 2.5 < readings(losses)[-1].statistic < DETECTOR.floor * 2
+    assert 2.5 < readings(losses)[-1].statistic < DETECTOR.min_effect * 2
     assert set(levels(losses, value=2.5)) == {"ok"}
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from fedfault.detectors.staleness import ALIKE, LEAST, UNITS, stale_controls
 from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import level
+from fedfault.diagnosis.detection import judge_readings
 from histories import history
 
 DETECTOR = stale_controls()
-NATURAL = Threshold(DETECTOR.natural, 0)
+NATURAL = Threshold(DETECTOR.default_threshold, 0)
 
 
 def readings(rounds, ratio=1.0):
@@ -23,7 +23,7 @@ def readings(rounds, ratio=1.0):
         names = ("control_error", "control_spread", "gradient_norm", "control_age")
         clients.append({k: dict(zip(names, (*v, float(k)), strict=True)) for k, v in enumerate(r)})
     probes = {"control_ratio": [None, *[ratio] * len(rounds)]}
-    return DETECTOR.readings(history(clients=clients, probes=probes), {})
+    return DETECTOR.read(history(clients=clients, probes=probes), {})
 
 
 def test_the_ratio_by_hand():
@@ -62,15 +62,15 @@ def test_the_bound_is_below_the_truth_in_about_95_of_100_experiments():
 
 def test_control_variates_that_are_far_off_or_in_wrong_units_are_an_alarm():
     far = [(9.0, 1.0, 1.0)] * LEAST
-    assert level(DETECTOR, NATURAL, readings([far, far])) == "alarm"
+    assert judge_readings(DETECTOR, NATURAL, readings([far, far])) == "alarm"
     worse = [(1.5, 1.0, 1.0)] * LEAST
-    assert level(DETECTOR, NATURAL, readings([worse, worse], ratio=10.0)) == "alarm"
+    assert judge_readings(DETECTOR, NATURAL, readings([worse, worse], ratio=10.0)) == "alarm"
 
 
 def test_control_variates_that_help_or_hurt_a_little_are_none():
     good, noisy = [(0.3, 1.0, 1.0)] * LEAST, [(1.5, 1.0, 1.0)] * LEAST
-    assert level(DETECTOR, NATURAL, readings([good, good], ratio=10.0)) == "ok"
-    assert level(DETECTOR, NATURAL, readings([noisy, noisy])) == "ok"
+    assert judge_readings(DETECTOR, NATURAL, readings([good, good], ratio=10.0)) == "ok"
+    assert judge_readings(DETECTOR, NATURAL, readings([noisy, noisy])) == "ok"
 
 
 def test_one_client_that_is_far_off_does_not_make_it_sure():
@@ -82,7 +82,7 @@ def test_one_client_that_is_far_off_does_not_make_it_sure():
 def test_wrong_units_are_named():
     """Momentum 0.9 makes steps, and what is made of them, ten times as large as gradients."""
     far = [(9.0, 1.0, 1.0)] * LEAST
-    assert "10 times as large as gradients: wrong units" in DETECTOR.sentence(readings([far], ratio=10.0)[0])
-    assert "0.1 times as large" in DETECTOR.sentence(readings([far], ratio=0.1)[0])
+    assert "10 times as large as gradients: wrong units" in DETECTOR.explain(readings([far], ratio=10.0)[0])
+    assert "0.1 times as large" in DETECTOR.explain(readings([far], ratio=0.1)[0])
     for ratio in (0.9 * UNITS[1], 1.1 * UNITS[0]):
-        assert "units" not in DETECTOR.sentence(readings([far], ratio=ratio)[0])
+        assert "units" not in DETECTOR.explain(readings([far], ratio=ratio)[0])

@@ -12,8 +12,16 @@ from scipy.stats import t as student
 
 from fedfault.config.loading import load
 from fedfault.diagnosis import calibration
-from fedfault.diagnosis.calibration import ALPHA, Calibration, Threshold, choose, differences, learn
-from fedfault.diagnosis.detection import detectors, statistic
+from fedfault.diagnosis.calibration import (
+    ALPHA,
+    Calibration,
+    Threshold,
+    choose_calibration,
+    compare_settings,
+    learn_thresholds,
+    summarise_run,
+)
+from fedfault.diagnosis.detection import build_detectors
 from fedfault.errors import UserError
 from fedfault.records import Detector, Reading
 from histories import healthy
@@ -27,13 +35,15 @@ def reader(column: int, spread: float = LEAST, **changes) -> Detector:
     def readings(row, scale):
         return [] if math.isnan(row[column]) else [Reading(t, row[column], 1.0, {}) for t in (1, 2)]
 
-    return Detector(readings, lambda r: "it differs", ("stop",), floor=0.0, spread=spread, natural=None, **changes)
+    return Detector(
+        readings, lambda r: "it differs", ("stop",), min_effect=0.0, min_std=spread, default_threshold=None, **changes
+    )
 
 
 def learned(controls, spread: float = LEAST, alpha: float = ALPHA):
     """Thresholds (D,) from rows (m, D), and whether they are exact."""
     known = {f"d{j}": reader(j, spread) for j in range(len(controls[0]))}
-    found, exact = learn(controls, known, statistic, alpha)
+    found, exact = learn_thresholds(controls, known, alpha)
     return np.array([found[name].value for name in known]), exact
 
 
@@ -102,7 +112,7 @@ def test_few_controls_give_the_t_bound_of_a_new_one():
 @pytest.mark.parametrize("m", [0, 1, 2])
 def test_less_than_three_controls_are_refused(m):
     with pytest.raises(UserError, match=f"{m} control runs; a calibration needs 3 at least, and 19"):
-        learned([[1.0]] * m or [], LEAST) if m else learn([], {}, statistic)
+        learned([[1.0]] * m or [], LEAST) if m else learn_thresholds([], {})
 
 
 @pytest.mark.parametrize("m", [3, 19])
@@ -129,15 +139,15 @@ def test_what_a_control_has_no_value_of_stays_without_a_threshold():
     rows = np.random.default_rng(0).normal(size=(19, 4))
     rows[5, 1], rows[6, 2] = math.nan, math.inf
     known = {"all": reader(0), "some": reader(1), "endless": reader(2), "theory": reader(3, calibrated=False)}
-    found, exact = learn(rows.tolist(), known, statistic)
+    found, exact = learn_thresholds(rows.tolist(), known)
     assert set(found) == {"all"}
     assert exact
-    assert learn(rows.tolist(), {"theory": known["theory"]}, statistic) == ({}, True)
+    assert learn_thresholds(rows.tolist(), {"theory": known["theory"]}) == ({}, True)
 
 
 def test_a_threshold_remembers_its_controls_and_their_scale():
-    scaled = replace(reader(0), scale=lambda controls: {"sigma": float(len(controls))})
-    found, _ = learn([[1.0], [2.0], [4.0]], {"one": scaled}, statistic)
+    scaled = replace(reader(0), learn_scale=lambda controls: {"sigma": float(len(controls))})
+    found, _ = learn_thresholds([[1.0], [2.0], [4.0]], {"one": scaled})
     assert (found["one"].controls, found["one"].scale, found["one"].seen) == (3, {"sigma": 3.0}, (1.0, 2.0, 4.0))
 
 
@@ -186,14 +196,14 @@ def test_a_run_that_differs_by_six_deviations_in_one_statistic_is_seen(D):
 
 
 def test_healthy_runs_of_the_real_detectors_hardly_ever_alarm():
-    thresholds, exact = learn([healthy(seed) for seed in range(19)], detectors(), statistic)
-    known = {n: d for n, d in detectors().items() if d.calibrated}
+    thresholds, exact = learn_thresholds([healthy(seed) for seed in range(19)], build_detectors())
+    known = {n: d for n, d in build_detectors().items() if d.calibrated}
     assert exact
     assert set(thresholds) == set(known)
     alarms = 0
     for seed in range(100, 140):
         fresh = healthy(seed)
-        alarms += any(statistic(d, thresholds[n].scale, fresh) > thresholds[n].value for n, d in known.items())
+        alarms += any(summarise_run(d, thresholds[n].scale, fresh) > thresholds[n].value for n, d in known.items())
     assert alarms <= 40 * ALPHA + 4 * math.sqrt(40 * ALPHA * (1 - ALPHA))
 
 
@@ -259,33 +269,33 @@ def test_a_file_that_is_cut_off_or_no_text_explains_itself(tmp_path):
 
 def test_a_missing_file_says_what_can_be_given():
     with pytest.raises(UserError, match="give packaged, none or a file of `fedfault calibrate`"):
-        choose("nowhere.json", CONFIG)
+        choose_calibration("nowhere.json", CONFIG)
 
 
 def test_none_is_no_calibration():
-    assert choose("none", CONFIG) == (None, [])
+    assert choose_calibration("none", CONFIG) == (None, [])
 
 
 def test_a_run_may_differ_in_what_controls_are_there_for():
     same = like(experiment_name="mine", seed=7, federation__on_failure="stop", data__partition={"method": "topic_skew"})
-    assert differences(CONFIG, same) == ([], [])
+    assert compare_settings(CONFIG, same) == ([], [])
 
 
 def test_settings_that_differ_are_named_and_some_must_not():
-    wrong, differs = differences(CONFIG, like(model__name="other", training__lr=0.1, model__lora__r_max=4))
+    wrong, differs = compare_settings(CONFIG, like(model__name="other", training__lr=0.1, model__lora__r_max=4))
     assert wrong == ["model.name=other (micro)"]
     assert sorted(differs) == ["model.lora.r_max=4 (8)", "training.lr=0.1 (0.01)"]
-    assert differences(CONFIG, like(training__momentum=0.9)) == ([], ["training.momentum=0.9 (None)"])
+    assert compare_settings(CONFIG, like(training__momentum=0.9)) == ([], ["training.momentum=0.9 (None)"])
 
 
 def test_controls_that_are_older_than_a_setting_had_its_default():
-    assert differences(CONFIG, like(deadline__enabled=True, clock__mode="modelled")) == ([], [])
-    assert differences(CONFIG, like(deadline__enabled=False)) == ([], ["deadline.enabled=False (True)"])
+    assert compare_settings(CONFIG, like(deadline__enabled=True, clock__mode="modelled")) == ([], [])
+    assert compare_settings(CONFIG, like(deadline__enabled=False)) == ([], ["deadline.enabled=False (True)"])
 
 
 @pytest.mark.parametrize("name", ["quickstart", "demos/base"])
 def test_the_shipped_configurations_differ_in_nothing_from_their_controls(name):
-    found, differs = choose("packaged", load(name).resolved)
+    found, differs = choose_calibration("packaged", load(name).resolved)
     assert found is not None
     assert differs == []
 
@@ -293,26 +303,26 @@ def test_the_shipped_configurations_differ_in_nothing_from_their_controls(name):
 def test_a_file_is_taken_with_its_differences_or_refused(tmp_path):
     file = tmp_path / "made.json"
     MADE.save(file)
-    assert choose(str(file), like(training__lr=0.1)) == (MADE, ["training.lr=0.1 (0.01)"])
+    assert choose_calibration(str(file), like(training__lr=0.1)) == (MADE, ["training.lr=0.1 (0.01)"])
     for change in ({"model__max_length": 128}, {"data__dataset__name": "bbc"}, {"federation__num_rounds": 3}):
         with pytest.raises(UserError, match=r"is for other runs: it differs in \S+=\S+ \(\S+\)"):
-            choose(str(file), like(**change))
+            choose_calibration(str(file), like(**change))
 
 
 def test_the_packaged_one_that_differs_least_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "PACKAGED", tmp_path)
-    assert choose("packaged", CONFIG) == (None, [])
+    assert choose_calibration("packaged", CONFIG) == (None, [])
     others = {"near": like(training__lr=0.02), "far": like(training__lr=0.1, model__lora__r_max=4)}
     others["other"] = like(model__name="other")
     for name, config in others.items():
         replace(MADE, name=name, config=config).save(tmp_path / f"{name}.json")
-    found, differs = choose("packaged", CONFIG)
+    found, differs = choose_calibration("packaged", CONFIG)
     assert (found.name, differs) == ("near", ["training.lr=0.01 (0.02)"])
-    assert choose("packaged", like(federation__num_rounds=3)) == (None, [])
+    assert choose_calibration("packaged", like(federation__num_rounds=3)) == (None, [])
 
 
 def test_of_two_packaged_ones_alike_the_first_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "PACKAGED", tmp_path)
     for commit in ("a", "b"):
         replace(MADE, provenance={"commit": commit}).save(tmp_path / f"{commit}.json")
-    assert choose("packaged", CONFIG)[0].provenance == {"commit": "a"}
+    assert choose_calibration("packaged", CONFIG)[0].provenance == {"commit": "a"}

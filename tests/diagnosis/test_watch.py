@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from fedfault.diagnosis import calibration
-from fedfault.diagnosis.calibration import ALPHA, Calibration, learn
-from fedfault.diagnosis.detection import detect, detectors, statistic, verdict
-from fedfault.diagnosis.watch import Watch, diagnose, told
+from fedfault.diagnosis.calibration import ALPHA, Calibration, learn_thresholds
+from fedfault.diagnosis.detection import build_detectors, detect_failures, judge_run
+from fedfault.diagnosis.watch import Watch, describe_finding, diagnose_run
 from fedfault.errors import UserError
 from fedfault.records import Finding
 from histories import broken, healthy
@@ -23,8 +23,8 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = sys.modules["scipy"] = None  # importing them raises
 from pathlib import Path
-from fedfault.diagnosis.watch import diagnose
-print(diagnose(Path(sys.argv[1]), *sys.argv[2:]))
+from fedfault.diagnosis.watch import diagnose_run
+print(diagnose_run(Path(sys.argv[1]), *sys.argv[2:]))
 """
 
 
@@ -42,7 +42,7 @@ def write(folder, records, config=CONFIG):
 
 @lru_cache
 def learned():
-    return learn([healthy(seed) for seed in range(19)], detectors(), statistic)
+    return learn_thresholds([healthy(seed) for seed in range(19)], build_detectors())
 
 
 def made(config=CONFIG) -> Calibration:
@@ -65,55 +65,55 @@ def test_an_old_run_is_judged_without_torch(folder, tmp_path):
     for wanted, known in (([], None), ([str(tmp_path / "made.json")], made())):
         command = [sys.executable, "-c", WITHOUT_TORCH, str(folder), *wanted]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        expected = detect(broken(), known)
+        expected = detect_failures(broken(), known)
         assert [repr(f) for f in findings_of(folder)] == plain(expected)
         assert said.splitlines()[0].startswith("trial: failed. Since round")
-        assert said.splitlines()[2:] == [told(f) for f in expected]
+        assert said.splitlines()[2:] == [describe_finding(f) for f in expected]
 
 
 def test_the_verdict_joins_what_metrics_json_says_already(folder):
     (folder / "metrics.json").write_text(
         json.dumps({"final": {"validation": {"loss": 3.0}}, "verdict": {"state": "healthy"}})
     )
-    diagnose(folder)
+    diagnose_run(folder)
     found = json.loads((folder / "metrics.json").read_text())
     assert found["final"] == {"validation": {"loss": 3.0}}
-    assert found["verdict"] == json.loads(json.dumps(verdict(broken(), None)))
+    assert found["verdict"] == json.loads(json.dumps(judge_run(broken(), None)))
 
 
 def test_a_healthy_run_has_no_findings(tmp_path):
     folder = write(tmp_path / "fine", healthy())
-    assert diagnose(folder).splitlines()[0] == "trial: healthy. No detector raised an alarm."
+    assert diagnose_run(folder).splitlines()[0] == "trial: healthy. No detector raised an alarm."
     assert (folder / "findings.jsonl").read_text() == ""
 
 
 def test_judging_again_changes_nothing(folder):
-    first = diagnose(folder)
+    first = diagnose_run(folder)
     kept = {name: (folder / name).read_bytes() for name in ("findings.jsonl", "metrics.json", "rounds.jsonl")}
-    assert diagnose(folder) == first
+    assert diagnose_run(folder) == first
     assert {name: (folder / name).read_bytes() for name in kept} == kept
 
 
 def test_runs_from_before_there_were_detectors_are_judged_too(tmp_path):
     config = {key: value for key, value in CONFIG.items() if key != "detectors"}
-    assert "trial: failed." in diagnose(write(tmp_path / "old", broken(), config))
+    assert "trial: failed." in diagnose_run(write(tmp_path / "old", broken(), config))
 
 
 def test_a_folder_that_is_no_run_and_a_calibration_that_does_not_fit_explain_themselves(folder, tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
-        diagnose(tmp_path)
+        diagnose_run(tmp_path)
     with pytest.raises(UserError, match="give packaged, none or a file"):
-        diagnose(folder, "nowhere.json")
+        diagnose_run(folder, "nowhere.json")
     made({**CONFIG, "federation": {"num_rounds": 3}}).save(tmp_path / "other.json")
     with pytest.raises(UserError, match=r"for other runs: it differs in federation\.num_rounds=12 \(3\)"):
-        diagnose(folder, str(tmp_path / "other.json"))
+        diagnose_run(folder, str(tmp_path / "other.json"))
     assert not (folder / "findings.jsonl").exists()
 
 
 def test_what_is_new_in_every_round_is_what_is_found_in_the_end():
     records, watch = broken(), Watch(CONFIG)
-    live = [f for t in range(1, len(records) + 1) for f in watch.new(records[:t])]
-    assert plain(live) == plain(detect(records, None))
+    live = [f for t in range(1, len(records) + 1) for f in watch.find_new(records[:t])]
+    assert plain(live) == plain(detect_failures(records, None))
     assert all(f.round <= records[-1].round for f in live)
 
 
@@ -124,16 +124,16 @@ def test_a_run_takes_the_calibration_that_it_asks_for(tmp_path, monkeypatch):
     for watch in (Watch(packaged), Watch(CONFIG, wanted="packaged")):
         assert watch.calibration == made({**CONFIG, "training": {"lr": 0.1}})
         assert watch.differs == ["training.lr=0.0005 (0.1)"]
-        assert "The controls differ in training.lr=0.0005 (0.1)." in watch.verdict(healthy())["sure"]
+        assert "The controls differ in training.lr=0.0005 (0.1)." in watch.judge(healthy())["sure"]
     assert Watch(packaged, wanted="none").calibration is None
 
 
 def test_a_finding_is_told_in_one_line():
     finding = Finding("slow_convergence", 7, "alarm", "it is late", 6.5, 5.25, 19, {}, ("training.lr higher", "more"))
-    assert told(finding) == (
+    assert describe_finding(finding) == (
         "round 7: alarm: slow convergence: it is late (6.5 > 5.25, 19 controls); try training.lr higher"
     )
-    natural = Finding("forgetting", 2, "suspect", "it forgets", 0.6, 0.5, 0, {}, ("stop",))
-    assert "(0.6 > 0.5, by theory or convention)" in told(natural)
+    by_theory = Finding("forgetting", 2, "suspect", "it forgets", 0.6, 0.5, 0, {}, ("stop",))
+    assert "(0.6 > 0.5, by theory or convention)" in describe_finding(by_theory)
     at_once = Finding("divergence", 2, "alarm", "it is no number", float("inf"), None, 0, {}, ("stop",))
-    assert "(no threshold needed)" in told(at_once)
+    assert "(no threshold needed)" in describe_finding(at_once)

@@ -17,7 +17,7 @@ from fedfault.tasks.language import LanguageTask
 from fedfault.text.packing import Blocks
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
-from fedfault.types.task import Moment, States
+from fedfault.types.task import FinishedRound, States
 from tiny import VOCAB
 from toys import Quadratic
 
@@ -42,10 +42,10 @@ class Seen:
         return None if found is None else [w[:blocks] for w in found]
 
 
-def moment(task, flat=None) -> Moment:
+def finished(task, flat=None) -> FinishedRound:
     after = State(Adapter(getattr(task, "layout", None), torch.zeros(1) if flat is None else flat))
     around = {"clients": [0], "start": torch.zeros(1), "averages": [], "halves": None, "private": False}
-    return Moment(round=1, seed=0, task=task, before=after, after=after, trained=SimpleNamespace(), **around)
+    return FinishedRound(round=1, seed=0, task=task, before=after, after=after, trained=SimpleNamespace(), **around)
 
 
 def test_uniform_attention_has_entropy_one_and_attention_to_one_token_zero():
@@ -72,7 +72,7 @@ def test_queries_that_predict_nothing_and_the_first_one_do_not_count():
 
 
 def test_every_layer_is_reported_beside_the_base():
-    found = build("probe", "attention").take(moment(Seen([ONE_HOT, UNIFORM], [UNIFORM, ONE_HOT]))).probes
+    found = build("probe", "attention").measure(finished(Seen([ONE_HOT, UNIFORM], [UNIFORM, ONE_HOT]))).probes
     assert found == pytest.approx(
         {
             "attention_entropy/1": 0.0,
@@ -85,17 +85,17 @@ def test_every_layer_is_reported_beside_the_base():
 
 def test_what_is_not_a_number_or_not_given_is_absent():
     probe = build("probe", "attention")
-    found = probe.take(moment(Seen([torch.full_like(UNIFORM, math.nan)], [UNIFORM]))).probes
+    found = probe.measure(finished(Seen([torch.full_like(UNIFORM, math.nan)], [UNIFORM]))).probes
     assert set(found) == {"attention_entropy_base/1"}
-    assert probe.take(moment(Seen(None, None))).probes == {}
-    assert probe.take(moment(Quadratic([[1.0]], [[0.0]], [1]))).probes == {}
+    assert probe.measure(finished(Seen(None, None))).probes == {}
+    assert probe.measure(finished(Quadratic([[1.0]], [[0.0]], [1]))).probes == {}
 
 
 def test_long_blocks_are_fewer():
     for length, expected in ((100, 4), (128, 4), (200, 1), (512, 1)):
         weights = torch.ones(4, 1, length, length).tril()
         task = Seen([weights], [weights], torch.ones(4, length, dtype=torch.bool))
-        build("probe", "attention").take(moment(task))
+        build("probe", "attention").measure(finished(task))
         assert task.asked == [expected] * 2
 
 
@@ -105,12 +105,12 @@ def test_the_untrained_model_has_the_entropy_of_the_base_and_a_trained_one_anoth
     blocks = Blocks(torch.randint(VOCAB, (3, 8), generator=g), torch.tensor([7, 7, 4]))
     task = LanguageTask(c, [blocks], {"topic/a": blocks}, {"topic/a": 1.0})
     probe, start = build("probe", "attention", blocks=3), task.init(0)
-    found = probe.take(moment(task, start.flat)).probes
+    found = probe.measure(finished(task, start.flat)).probes
     assert len(found) == 4
     assert all(0 < v < 1 for v in found.values())
     for L in (1, 2):
         assert found[f"attention_entropy/{L}"] == pytest.approx(found[f"attention_entropy_base/{L}"], rel=1e-5)
     moved = replace(start, flat=start.flat + 0.3 * torch.randn(start.flat.shape, generator=g))
-    later = probe.take(moment(task, moved.flat)).probes
+    later = probe.measure(finished(task, moved.flat)).probes
     assert later["attention_entropy/2"] != pytest.approx(found["attention_entropy/2"], rel=1e-3)
     assert later["attention_entropy_base/2"] == found["attention_entropy_base/2"]

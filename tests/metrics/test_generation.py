@@ -40,7 +40,7 @@ def task(decode=words, **sets: Blocks) -> LanguageTask:
     return LanguageTask(c, [blocks(3)], sets, mixture, decode=decode)
 
 
-def moment(t: LanguageTask):
+def finished(t: LanguageTask):
     start = t.init(0).flat
     flat = start + 0.2 * torch.randn(start.shape, generator=torch.Generator().manual_seed(3))
     return SimpleNamespace(task=t, after=SimpleNamespace(adapter=Adapter(t.layout, flat)))
@@ -92,7 +92,7 @@ def test_the_signature_says_what_was_done():
 
 def test_halves_of_whole_blocks_are_continued_one_of_every_topic_in_turn():
     t = task()
-    flat = moment(t).after.adapter.flat
+    flat = finished(t).after.adapter.flat
     found = t.continuations(flat, 4)
     a, b = (t.sets[f"topic/{name}"].ids for name in "ab")
     chosen = torch.stack([a[0], b[0], a[1], b[1]])
@@ -105,19 +105,19 @@ def test_halves_of_whole_blocks_are_continued_one_of_every_topic_in_turn():
 def test_without_text_or_whole_blocks_nothing_is_measured():
     for t in (task(decode=None), task(**{"topic/a": blocks(1, last=2)})):
         assert t.continuations(t.init(0).flat, 4) is None
-        assert generation().take(moment(t)).probes == {}
+        assert generation().measure(finished(t)).probes == {}
 
 
 def test_the_probe_scores_the_servers_model():
-    probe, m = generation(), moment(task())
+    probe, m = generation(), finished(task())
     found = m.task.continuations(m.after.adapter.flat, 16)
     assert probe.sparse
-    assert probe.take(m).probes == {
+    assert probe.measure(m).probes == {
         "bleu": bleu(found.texts, found.references),
         "rouge_l": rouge_l(found.texts, found.references),
         "distinct_2": distinct_2(found.ids),
     }
-    assert probe.take(m) == probe.take(m)
+    assert probe.measure(m) == probe.measure(m)
 
 
 def test_a_model_that_writes_the_references_gets_full_marks(monkeypatch):
@@ -127,7 +127,7 @@ def test_a_model_that_writes_the_references_gets_full_marks(monkeypatch):
         "fedfault.tasks.language.greedy", lambda model, flat, first, length: truth[: len(first), -length:]
     )
     monkeypatch.setattr("fedfault.metrics.generation.BLOCKS", 4)
-    found = generation().take(moment(t)).probes
+    found = generation().measure(finished(t)).probes
     assert found["bleu"] == pytest.approx(100)
     assert found["rouge_l"] == pytest.approx(1)
 

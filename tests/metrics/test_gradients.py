@@ -17,7 +17,7 @@ from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import State
-from fedfault.types.task import Moment, Readings
+from fedfault.types.task import FinishedRound, Measurements
 from toys import LowRank, Quadratic, federation
 
 PROBE = gradients()
@@ -27,14 +27,14 @@ MEANS = torch.randn(K, P, generator=G, dtype=torch.float64)  # gradients of the 
 CONTROLS = torch.randn(K, P, generator=G, dtype=torch.float64)
 
 
-def taken(first, second, update=None, c=None, seen=None, round: int = 3) -> Readings:
+def taken(first, second, update=None, c=None, seen=None, round: int = 3) -> Measurements:
     """What the probe says of these halves (K, P); c (K, P) are control variates, `seen` the rounds that they are from."""
     k, layout = len(first), Layout.of([Site("x", "full", (first.shape[1],))])
     zero = torch.zeros_like(first)
     held = {} if c is None else {"c": Adapter(layout, c)}
     seen = tuple(seen or [1] * k)
     before = State(Adapter(layout, zero[0]), memory=held and {"c": Adapter(layout, zero[0])}, clients=held, seen=seen)
-    moment = Moment(
+    finished = FinishedRound(
         round=round,
         seed=0,
         task=None,
@@ -47,7 +47,7 @@ def taken(first, second, update=None, c=None, seen=None, round: int = 3) -> Read
         halves=(first, second),
         private=False,
     )
-    return PROBE.take(moment)
+    return PROBE.measure(finished)
 
 
 def noisy(g, means=MEANS, sigma: float = 1.5):

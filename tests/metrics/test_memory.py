@@ -13,8 +13,8 @@ from fedfault.registry import build
 
 
 def taken(on_cuda: bool = False) -> dict[str, float]:
-    moment = SimpleNamespace(after=SimpleNamespace(adapter=SimpleNamespace(flat=SimpleNamespace(is_cuda=on_cuda))))
-    return dict(build("probe", "memory").take(moment).probes)
+    finished = SimpleNamespace(after=SimpleNamespace(adapter=SimpleNamespace(flat=SimpleNamespace(is_cuda=on_cuda))))
+    return dict(build("probe", "memory").measure(finished).probes)
 
 
 def test_the_peak_never_falls_and_is_that_of_a_process_with_torch():

@@ -33,8 +33,8 @@ def flat(q=None, v=None) -> torch.Tensor:
 
 def taken(x: torch.Tensor, ranks=(3, 3), base=(), layout: Layout = LAYOUT) -> dict[str, float]:
     before = State(Adapter(layout, torch.zeros(layout.size)), ranks=ranks)
-    moment = SimpleNamespace(before=before, after=State(Adapter(layout, x), base=dict(base)))
-    return dict(build("probe", "ranks").take(moment).probes)
+    finished = SimpleNamespace(before=before, after=State(Adapter(layout, x), base=dict(base)))
+    return dict(build("probe", "ranks").measure(finished).probes)
 
 
 def test_an_adapter_of_rank_one_has_rank_one_however_many_slices_it_has():

@@ -17,7 +17,7 @@ from fedfault.tasks.language import LanguageTask
 from fedfault.text.packing import Blocks, pack
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
-from fedfault.types.task import Moment, States
+from fedfault.types.task import FinishedRound, States
 from tiny import VOCAB, tiny_llama
 from toys import Quadratic
 
@@ -38,11 +38,11 @@ class Seen:
         return States([layer[:, :blocks]], MASK[: min(blocks, layer.shape[1])])
 
 
-def moment(task, x: Adapter, clients: torch.Tensor, folded=None) -> Moment:
+def finished(task, x: Adapter, clients: torch.Tensor, folded=None) -> FinishedRound:
     """The server has come to x and has folded something in, the clients have come to their own rows."""
     before = State(x)
     around = {"start": clients, "averages": [], "halves": None, "private": False, "clients": range(len(clients))}
-    return Moment(
+    return FinishedRound(
         round=1,
         seed=0,
         task=task,
@@ -55,7 +55,7 @@ def moment(task, x: Adapter, clients: torch.Tensor, folded=None) -> Moment:
 
 def by_hand(now=H, base=H, clients=H, k: int = 1) -> dict[str, float]:
     task = Seen(now, base, clients.expand(k, -1, -1, -1) if len(clients) == 1 else clients)
-    found = build("probe", "representation").take(moment(task, Adapter(None, torch.zeros(1)), torch.zeros(k, 1)))
+    found = build("probe", "representation").measure(finished(task, Adapter(None, torch.zeros(1)), torch.zeros(k, 1)))
     return dict(found.probes)
 
 
@@ -133,7 +133,7 @@ def test_what_is_undefined_is_absent():
     broken = by_hand(now=torch.full_like(H, math.nan), k=2)
     assert set(broken) == {"hidden_rank_base", "embedding_rank_base", "client_cosine/0", "client_cka/0"}
     toy = Quadratic([[1.0]], [[0.0]], [1])
-    assert build("probe", "representation").take(moment(toy, toy.init(0), torch.zeros(2, 1))).probes == {}
+    assert build("probe", "representation").measure(finished(toy, toy.init(0), torch.zeros(2, 1))).probes == {}
 
 
 def documents(seed: int, n: int) -> list[list[int]]:
@@ -190,7 +190,7 @@ def test_states_do_not_depend_on_the_size_of_a_pass_or_on_the_other_rows(monkeyp
 def test_the_untrained_model_is_the_base(partial):
     task = language(partial=partial)
     x = task.init(1)
-    found = build("probe", "representation", blocks=8).take(moment(task, x, moved(task))).probes
+    found = build("probe", "representation", blocks=8).measure(finished(task, x, moved(task))).probes
     for L in range(4):
         assert found[f"hidden_cosine/{L}"] == pytest.approx(1, abs=1e-6)
         assert found[f"cka/{L}"] == pytest.approx(1, abs=1e-5)
@@ -216,10 +216,10 @@ def test_the_base_s_states_are_those_before_any_fold_and_looked_at_once(tiny, mo
 def test_clients_are_seen_on_the_frozen_weights_that_they_trained_on():
     task, probe = language(), build("probe", "representation", blocks=6)
     x, clients = task.init(0), moved(task)
-    expected = probe.take(moment(task, x, clients)).probes
+    expected = probe.measure(finished(task, x, clients)).probes
     task.fold(base := some_base(task))
     sums = task.checksums()
-    found = probe.take(moment(task, x, clients, folded=base)).probes
+    found = probe.measure(finished(task, x, clients, folded=base)).probes
     assert {n: v for n, v in found.items() if n.startswith("client_")} == {
         n: v for n, v in expected.items() if n.startswith("client_")
     }
@@ -233,7 +233,7 @@ def test_probes_change_neither_the_model_nor_any_loss(cache_mb):
     x, clients = Adapter(task.layout, moved(task)[0]), moved(task)
     before, sums, copy = task.evaluate(x), task.checksums(), clients.clone()
     for name in ("representation", "attention"):
-        assert build("probe", name).take(moment(task, x, clients)).probes
+        assert build("probe", name).measure(finished(task, x, clients)).probes
     assert task.evaluate(x) == before
     assert task.checksums() == sums
     assert torch.equal(clients, copy)

@@ -19,7 +19,7 @@ def representation_collapse() -> Detector:
     embeddings, distinct bigrams of greedy continuations where they are measured.
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         found = []
         for r in records:
             if not {"hidden_rank", "hidden_rank_base"} <= set(r.probes) or r.probes["hidden_rank"] <= 0:
@@ -30,13 +30,13 @@ def representation_collapse() -> Detector:
         return found
 
     return Detector(
-        readings,
+        read,
         lambda r: f"hidden states have lost {r.effect:.0%} of the dimensions that they had in the base",
         advice=("training.lr lower", "model.lora.r_max higher", "federation.aggregation=blockwise"),
-        floor=0.3,
-        spread=0.02,
-        natural=-math.log(0.7),
-        fails=lambda last: True,
+        min_effect=0.3,
+        min_std=0.02,
+        default_threshold=-math.log(0.7),
+        is_failure=lambda last: True,
     )
 
 
@@ -48,7 +48,7 @@ def rank_collapse() -> Detector:
     adapter whose product is zero after a round of training is dead, which needs no threshold.
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         found = []
         for r in records:
             rank = r.probes.get("effective_rank")
@@ -59,7 +59,7 @@ def rank_collapse() -> Detector:
                 found.append(Reading(r.round, -math.log(rank), lost, {"effective_rank": rank, **scale}))
         return found
 
-    def sentence(r: Reading) -> str:
+    def explain(r: Reading) -> str:
         if r.statistic == math.inf:
             return "the adapter is dead: its weight change is zero after training"
         return (
@@ -69,13 +69,13 @@ def rank_collapse() -> Detector:
         )
 
     return Detector(
-        readings,
-        sentence,
+        read,
+        explain,
         advice=("model.lora.r_max higher", "federation.aggregation=blockwise", "training.lr lower"),
-        floor=0.3,
-        spread=0.05,
-        natural=0.0,
-        scale=_usual_rank,
+        min_effect=0.3,
+        min_std=0.05,
+        default_threshold=0.0,
+        learn_scale=_usual_rank,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, validation
+from fedfault.records import Detector, Reading, Records, get_validation_losses
 from fedfault.registry import register
 
 HALF = 0.5  # of the improvement
@@ -26,8 +26,8 @@ def divergence() -> Detector:
     Reference: Page, Biometrika 41 (1954).
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        rounds, losses = validation(records)
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        rounds, losses = get_validation_losses(records)
         found, C, best = [], 0.0, math.inf
         for t, loss in zip(rounds, losses, strict=True):
             if not math.isfinite(loss):
@@ -43,20 +43,20 @@ def divergence() -> Detector:
             best = min(best, loss)
         return found
 
-    def sentence(r: Reading) -> str:
+    def explain(r: Reading) -> str:
         if not math.isfinite(r.effect):
             return "the validation loss is not a finite number"
         return f"the validation loss is {r.effect:.2f} nats above its best value and does not come back"
 
     return Detector(
-        readings,
-        sentence,
+        read,
+        explain,
         advice=("training.lr at half", "training.max_grad_norm lower", "federation.on_failure=rollback"),
-        floor=0.05,  # nats
-        spread=1.0,
-        natural=5.0,
-        scale=lambda controls: {"sigma": max(_noise(controls), LEAST)},
-        fails=lambda last: last.evidence.get("given_back", math.inf) >= HALF,
+        min_effect=0.05,  # nats
+        min_std=1.0,
+        default_threshold=5.0,
+        learn_scale=lambda controls: {"sigma": max(_noise(controls), LEAST)},
+        is_failure=lambda last: last.evidence.get("given_back", math.inf) >= HALF,
     )
 
 
@@ -65,7 +65,7 @@ def _noise(controls: Sequence[Records]) -> float:
 
     residuals = []
     for records in controls:
-        losses = np.array([v for v in validation(records)[1] if math.isfinite(v)])
+        losses = np.array([v for v in get_validation_losses(records)[1] if math.isfinite(v)])
         if len(losses) > 2:
             residuals.append(losses - isotonic_regression(losses, increasing=False).x)
     return 1.4826 * float(np.median(np.abs(np.concatenate(residuals)))) if residuals else SIGMA

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, validation
+from fedfault.records import Detector, Reading, Records, get_validation_losses
 from fedfault.registry import register
 
 REAL = 0.1  # smallest variance ratio that is worth the name of drift
@@ -29,12 +29,12 @@ def client_drift() -> Detector:
     Evidence: p of the test that exchanges second halves between the clients of a round (400 random exchanges).
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         found, between, within = [], 0.0, 0.0
         seen, null = 0.0, np.zeros(PERMUTATIONS)
         alignment: list[float] = []
         known = tested = 0
-        rounds, losses = validation(records)
+        rounds, losses = get_validation_losses(records)
         for r in records:
             if "drift_between" not in r.probes:
                 continue
@@ -55,24 +55,24 @@ def client_drift() -> Detector:
             found.append(Reading(r.round, rho, harm if rho >= REAL else 0.0, evidence))
         return found
 
-    def sentence(r: Reading) -> str:
+    def explain(r: Reading) -> str:
         away = r.evidence.get("turned_away")
         cost = f", and their mean update is {away:.0%} less aligned with the descent direction" if away else ""
         return f"clients pull apart: their gradients vary {r.statistic:.1f} times as much between as within them{cost}"
 
     return Detector(
-        readings,
-        sentence,
+        read,
+        explain,
         advice=(
             "federation.algorithm=scaffold",
             "federation.algorithm=fedprox",
             "training.local_steps fewer",
             "fedfault mitigate RUN",
         ),
-        floor=0.2,
-        spread=0.02,
-        natural=0.2,
-        scale=_usual_alignment,
+        min_effect=0.2,
+        min_std=0.02,
+        default_threshold=0.2,
+        learn_scale=_usual_alignment,
     )
 
 

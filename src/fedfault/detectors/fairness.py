@@ -24,7 +24,7 @@ def negative_transfer() -> Detector:
     (Holm, Scand. J. Statist. 6, 1979).
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         first = {n: s.loss for r in records[:1] for n, s in r.scores.items() if n.startswith("client/")}
         first = {n: loss for n, loss in first.items() if math.isfinite(loss)}
         found = []
@@ -46,23 +46,23 @@ def negative_transfer() -> Detector:
             found.append(Reading(r.round, z[worst], sure, evidence))
         return found
 
-    def sentence(r: Reading) -> str:
+    def explain(r: Reading) -> str:
         several = f" ({r.evidence['clients_that_lose']:.0f} of {r.evidence['clients']:.0f} clients lose)"
         client, lost = r.evidence["worst_client"], r.evidence["lost"]
         return f"client {client:.0f} is {lost:.2f} nats worse off than with the base{several}"
 
     return Detector(
-        readings,
-        sentence,
+        read,
+        explain,
         advice=(
             "federation.aggregation=fedsa_lora",
             "fedfault mitigate RUN",
             "federation.algorithm=ifca",
             "training.lr lower",
         ),
-        floor=0.02,  # nats
-        spread=1.0,
-        natural=NormalDist().inv_cdf(1 - ALPHA / 10),  # Bonferroni for ten clients
+        min_effect=0.02,  # nats
+        min_std=1.0,
+        default_threshold=NormalDist().inv_cdf(1 - ALPHA / 10),  # Bonferroni for ten clients
     )
 
 
@@ -85,7 +85,7 @@ def fairness_gap() -> Detector:
     of a hard one.
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         squares: dict[int, list[float]] = {}
         found = []
         for r in records:
@@ -108,7 +108,7 @@ def fairness_gap() -> Detector:
         return found
 
     return Detector(
-        readings,
+        read,
         lambda r: (
             f"client {r.evidence['worst_client']:.0f} is left behind: its gradient is {r.effect:.1f} times as steep as the "
             "median client's"
@@ -119,7 +119,7 @@ def fairness_gap() -> Detector:
             "federation.algorithm=ifca",
             "federation.aggregation=fedsa_lora",
         ),
-        floor=4.0,  # times the median: registers of English differ by three
-        spread=0.05,
-        natural=math.log(5),
+        min_effect=4.0,  # times the median: registers of English differ by three
+        min_std=0.05,
+        default_threshold=math.log(5),
     )

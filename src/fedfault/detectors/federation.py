@@ -19,7 +19,7 @@ def no_federation() -> Detector:
     thousandth. Exact equality needs no threshold.
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         found = []
         for r in records:
             server, clients = (r.probes.get(name) for name in ("server_norm", "update_norm"))
@@ -31,15 +31,15 @@ def no_federation() -> Detector:
         return found
 
     return Detector(
-        readings,
+        read,
         lambda r: (
             f"the clients' mean update has norm {r.evidence['client_update']:.2g}, but the server's model moves by "
             f"{r.evidence['server_update']:.2g}: what clients learn is lost"
         ),
         advice=("look at the server step of the algorithm and at the aggregation",),
-        floor=0.0,
-        spread=0.1,
-        natural=-math.log10(MOVED),
+        min_effect=0.0,
+        min_std=0.1,
+        default_threshold=-math.log10(MOVED),
         calibrated=False,
-        fails=lambda last: True,
+        is_failure=lambda last: True,
     )

@@ -17,7 +17,7 @@ def forgetting() -> Detector:
     estimates KL(base || model). It is the effect too.
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         scored = [(r.round, r.scores["general"]) for r in records if "general" in r.scores]
         scored = [(t, s) for t, s in scored if math.isfinite(s.loss)]
         found = []
@@ -28,10 +28,10 @@ def forgetting() -> Detector:
         return found if scored and scored[0][0] == 0 else []
 
     return Detector(
-        readings,
+        read,
         lambda r: f"the loss on general English has risen by {r.evidence['change']:.2f} nats per token since the start",
         advice=("training.lr lower", "training.local_steps fewer", "model.lora.r_max lower"),
-        floor=0.02,  # nats: 2 % of perplexity
-        spread=0.005,
-        natural=0.5,  # a healthy run on another register of English costs 0.2 to 0.3
+        min_effect=0.02,  # nats: 2 % of perplexity
+        min_std=0.005,
+        default_threshold=0.5,  # a healthy run on another register of English costs 0.2 to 0.3
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, validation
+from fedfault.records import Detector, Reading, Records, get_validation_losses
 from fedfault.registry import register
 
 WINDOW = 6  # steps from one evaluation to the next
@@ -24,8 +24,8 @@ def oscillation() -> Detector:
     consecutive updates of the server; below zero the server overshoots.
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        rounds, losses = validation(records)
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        rounds, losses = get_validation_losses(records)
         cosine = {r.round: r.probes["round_cosine"] for r in records if "round_cosine" in r.probes}
         found = []
         for i in range(WARM_UP + 3, len(losses)):
@@ -44,7 +44,7 @@ def oscillation() -> Detector:
         return found
 
     return Detector(
-        readings,
+        read,
         lambda r: (
             f"the validation loss goes up and down by about {r.effect:.2f} nats: its path is "
             f"{r.evidence['path_over_way']:.1f} times as long as the way it gets"
@@ -54,7 +54,7 @@ def oscillation() -> Detector:
             "federation.algorithm.server_lr or its momentum lower",
             "training.local_steps fewer",
         ),
-        floor=0.01,  # nats
-        spread=0.1,
-        natural=math.log(3),
+        min_effect=0.01,  # nats
+        min_std=0.1,
+        default_threshold=math.log(3),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, validation
+from fedfault.records import Detector, Reading, Records, get_validation_losses
 from fedfault.registry import register
 
 SHARE = 0.75  # of the improvement that controls make: they get there well before the end, so that twice as late is seen
@@ -22,8 +22,8 @@ def slow_convergence() -> Detector:
     the Theil-Sen slope of the loss over the last six evaluations (Sen, JASA 63, 1968), nats a round.
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        rounds, losses = validation(records)
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        rounds, losses = get_validation_losses(records)
         finite = [i for i, v in enumerate(losses) if math.isfinite(v)]
         if "drop" not in scale or finite[:1] != [0]:
             return []
@@ -38,7 +38,7 @@ def slow_convergence() -> Detector:
             found.append(Reading(rounds[i], late, late / scale["rounds"], evidence))
         return found
 
-    def sentence(r: Reading) -> str:
+    def explain(r: Reading) -> str:
         gained = r.evidence["gained"]
         way = f"fallen by {gained:.2f}" if gained >= 0 else f"risen by {-gained:.2f}"
         return (
@@ -47,13 +47,13 @@ def slow_convergence() -> Detector:
         )
 
     return Detector(
-        readings,
-        sentence,
+        read,
+        explain,
         advice=("training.lr higher", "training.local_steps more", "federation.algorithm=fedadam"),
-        floor=1.5,  # times the controls' median
-        spread=0.5,
-        natural=None,
-        scale=_target,
+        min_effect=1.5,  # times the controls' median
+        min_std=0.5,
+        default_threshold=None,
+        learn_scale=_target,
     )
 
 
@@ -75,7 +75,7 @@ def _slope(rounds: Sequence[int], losses: Sequence[float]) -> dict[str, float]:
 
 
 def _target(controls: Sequence[Records]) -> dict[str, float]:
-    curves = [(rounds, losses) for rounds, losses in map(validation, controls) if losses]
+    curves = [(rounds, losses) for rounds, losses in map(get_validation_losses, controls) if losses]
     if not curves:
         return {}
     drop = SHARE * float(np.median([losses[0] - losses[-1] for _, losses in curves]))

@@ -28,7 +28,7 @@ def stale_controls() -> Detector:
     far from 1 says that they are in wrong units, as momentum or an adaptive optimiser make them.
     """
 
-    def readings(records: Records, scale: Mapping[str, float]) -> list[Reading]:
+    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         found = []
         total, drawn = np.zeros(3), np.zeros((DRAWS, 3))  # error, spread, squared gradient norm; and bootstrapped
         ages: list[float] = []
@@ -46,7 +46,7 @@ def stale_controls() -> Detector:
                 found.append(Reading(r.round, low, max(abs(math.log(units)), math.log(max(rho, low))), evidence))
         return found
 
-    def sentence(r: Reading) -> str:
+    def explain(r: Reading) -> str:
         ratio = r.evidence.get("size_ratio", 1.0)
         units = (
             "" if UNITS[0] <= ratio <= UNITS[1] else f"; they are {ratio:.3g} times as large as gradients: wrong units"
@@ -54,12 +54,12 @@ def stale_controls() -> Detector:
         return f"control variates are {r.evidence['rho']:.1f} times as far from the clients' gradients as none{units}"
 
     return Detector(
-        readings,
-        sentence,
+        read,
+        explain,
         advice=("federation.algorithm.option=I", "federation.participation_rate higher", "federation.algorithm=fedavg"),
-        floor=math.log(5),
-        spread=0.1,
-        natural=1.0,
+        min_effect=math.log(5),
+        min_std=0.1,
+        default_threshold=1.0,
         calibrated=False,
     )
 

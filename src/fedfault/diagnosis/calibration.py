@@ -26,6 +26,8 @@ from fedfault.errors import UserError
 from fedfault.records import Detector, Records
 
 ALPHA = 0.05  # share of healthy runs that may raise an alarm
+LAST = 3  # readings that an alarm looks back on
+NEEDED = 2  # of them above the threshold
 PACKAGED = Path(__file__).parent / "calibrations"
 MUST_AGREE = ("model.name", "model.max_length", "data.dataset.name", "federation.num_rounds")
 MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or what cannot matter
@@ -80,27 +82,37 @@ class Calibration:
             ) from e
 
 
-def learn(
-    controls: Sequence[Records], known: Mapping[str, Detector], statistic: Any, alpha: float = ALPHA
-) -> tuple[dict[str, Threshold], bool]:
-    """Thresholds from the records of control runs, and whether their false-alarm rate is exact.
+def summarise_run(detector: Detector, scale: Mapping[str, float], records: Records) -> float | None:
+    """The one number of a run that is calibrated: the largest value that two of three readings in a row reached.
 
-    statistic: (detector, scale, records) -> the run-level scalar, None where it is not defined. Detectors that some control
-    has no value of stay without a threshold. Raises `UserError` for fewer than three controls.
+    A threshold below it would have raised an alarm, one above it would not. None where there are fewer than two readings.
+    """
+    values = [r.statistic for r in detector.read(records, scale)]
+    reached = [sorted(values[max(0, i - LAST + 1) : i + 1])[-NEEDED] for i in range(NEEDED - 1, len(values))]
+    return max(reached, default=None)
+
+
+def learn_thresholds(
+    controls: Sequence[Records], known: Mapping[str, Detector], alpha: float = ALPHA
+) -> tuple[dict[str, Threshold], bool]:
+    """Thresholds of the known detectors from the records of control runs, and whether their false-alarm rate is exact.
+
+    A detector that reads nothing finite in one of the controls stays without a threshold. Raises `UserError` for fewer than
+    three controls.
     """
     m = len(controls)
     if m < 3:
         raise UserError(f"{m} control runs; a calibration needs 3 at least, and 19 for a false-alarm rate of 5 %")
     scales, seen = {}, {}
     for name, detector in known.items():
-        scale = detector.scale(controls)
-        values = [statistic(detector, scale, records) for records in controls]
+        scale = detector.learn_scale(controls)
+        values = [summarise_run(detector, scale, records) for records in controls]
         if detector.calibrated and all(v is not None and math.isfinite(v) for v in values):
             scales[name], seen[name] = scale, np.array(values)
     exact = m >= 1 / alpha - 1 - 1e-9
     if not seen:
         return {}, exact
-    z = np.array([_left_out(values, known[name].spread) for name, values in seen.items()])  # (D, m)
+    z = np.array([_standardise(values, known[name].min_std) for name, values in seen.items()])  # (D, m)
     S = np.sort(z.max(axis=0))
     if exact:
         cut = float(S[math.ceil((m + 1) * (1 - alpha)) - 1])
@@ -109,23 +121,24 @@ def learn(
 
         cut = float(S.mean() + t.ppf(1 - alpha, m - 1) * S.std(ddof=1) * math.sqrt(1 + 1 / m))
     thresholds = {
-        name: Threshold(float(v.mean() + cut * _sd(v, known[name].spread)), m, scales[name], tuple(v.tolist()))
+        name: Threshold(float(v.mean() + cut * _widen_std(v, known[name].min_std)), m, scales[name], tuple(v.tolist()))
         for name, v in seen.items()
     }
     return thresholds, exact
 
 
-def _sd(values: np.ndarray, least: float) -> float:
+def _widen_std(values: np.ndarray, least: float) -> float:
+    """The standard deviation of values (m,), with `least` added in quadrature, so that it is never zero."""
     return math.hypot(float(values.std(ddof=1)), least)
 
 
-def _left_out(values: np.ndarray, least: float) -> np.ndarray:
+def _standardise(values: np.ndarray, least: float) -> np.ndarray:
     """Every value in standard deviations from the mean of the others, (m,)."""
     rest = [np.delete(values, i) for i in range(len(values))]
-    return np.array([(v - r.mean()) / _sd(r, least) for v, r in zip(values, rest, strict=True)])
+    return np.array([(v - r.mean()) / _widen_std(r, least) for v, r in zip(values, rest, strict=True)])
 
 
-def choose(wanted: str, config: Mapping[str, Any]) -> tuple[Calibration | None, list[str]]:
+def choose_calibration(wanted: str, config: Mapping[str, Any]) -> tuple[Calibration | None, list[str]]:
     """The calibration for a run of this resolved configuration, and the settings in which its controls differ.
 
     wanted: `none`, `packaged` (the one that differs least; None where none is of the same model, data and length), or a
@@ -135,36 +148,38 @@ def choose(wanted: str, config: Mapping[str, Any]) -> tuple[Calibration | None, 
         return None, []
     if wanted != "packaged":
         found = Calibration.load(Path(wanted).expanduser())
-        wrong, differs = differences(found.config, config)
+        wrong, differs = compare_settings(found.config, config)
         if wrong:
             raise UserError(f"detectors.calibration={wanted} is for other runs: it differs in {', '.join(wrong)}")
         return found, differs
     fitting = []
     for file in sorted(PACKAGED.glob("*.json")):
         found = Calibration.load(file)
-        wrong, differs = differences(found.config, config)
+        wrong, differs = compare_settings(found.config, config)
         if not wrong:
             fitting.append((found, differs))
     return min(fitting, key=lambda f: (len(f[1]), f[0].name), default=(None, []))
 
 
-def differences(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Settings that have to agree and do not, and others that differ, as `key=value of the run (value of the controls)`.
+def compare_settings(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Which settings have to agree and do not, and which others differ: `key=value of the run (value of the controls)`.
 
     A setting that one of them lacks has its default: controls may be older than a setting.
     """
-    usual = dict(_flat(Experiment().model_dump()))
-    ours, theirs = ({**usual, **dict(_flat(values))} for values in (run, controls))
-    told = [
+    usual = dict(_flatten(Experiment().model_dump()))
+    ours, theirs = ({**usual, **dict(_flatten(values))} for values in (run, controls))
+    unequal = [
         (key, f"{key}={ours.get(key)} ({theirs.get(key)})")
         for key in dict.fromkeys([*theirs, *ours])
         if ours.get(key) != theirs.get(key) and not key.startswith(MAY_DIFFER)
     ]
-    return [text for key, text in told if key in MUST_AGREE], [text for key, text in told if key not in MUST_AGREE]
+    return [text for key, text in unequal if key in MUST_AGREE], [
+        text for key, text in unequal if key not in MUST_AGREE
+    ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     out: list[tuple[str, Any]] = []
     for key, value in values.items():
-        out += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+        out += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
     return out

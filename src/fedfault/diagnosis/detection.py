@@ -1,6 +1,6 @@
 """From records to findings and a verdict: pure functions, so that the same records always give the same answer.
 
-    records --readings--> statistic after every round --threshold--> ok, suspect, alarm --> verdict
+    records --Detector.read--> statistic after every round --threshold--> ok, suspect, alarm --> verdict
 
 A statistic above its threshold in one round makes the detector suspicious; in two of the last three it raises an alarm,
 which is what calibration counts. A loss that is not a number, a dead adapter, a server that stands still alarm at once.
@@ -13,67 +13,66 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fedfault.diagnosis.calibration import Calibration, Threshold
-from fedfault.records import Detector, Finding, Reading, Records, validation
+from fedfault.diagnosis.calibration import LAST, NEEDED, Calibration, Threshold
+from fedfault.records import Detector, Finding, Reading, Records, get_validation_losses
 from fedfault.registry import build, builders
 
-LAST = 3  # readings that an alarm looks back on
-NEEDED = 2  # of them above the threshold
 WORSE = ("ok", "suspect", "alarm")
 
 
 @functools.cache
-def detectors() -> Mapping[str, Detector]:
-    """All detectors, by name."""
+def build_detectors() -> Mapping[str, Detector]:
+    """All registered detectors, by name."""
     return {name: build("detector", name) for name in builders("detector")}
 
 
-def detect(records: Records, calibration: Calibration | None) -> list[Finding]:
+def detect_failures(records: Records, calibration: Calibration | None) -> list[Finding]:
     """What the detectors say of a run so far: one finding whenever a detector's state gets worse, in order of rounds."""
     found = []
-    for name, detector in detectors().items():
-        threshold = threshold_of(name, detector, calibration)
+    for name, detector in build_detectors().items():
+        threshold = choose_threshold(name, detector, calibration)
         if threshold is not None:
-            found += _findings(name, detector, threshold, records)
+            found += _find_changes(name, detector, threshold, records)
     return sorted(found, key=lambda f: (f.round, f.level != "alarm", f.detector))
 
 
-def threshold_of(name: str, detector: Detector, calibration: Calibration | None) -> Threshold | None:
-    """The threshold in force: the controls' where there are some, else by theory or convention; None: silent."""
+def choose_threshold(name: str, detector: Detector, calibration: Calibration | None) -> Threshold | None:
+    """The threshold in force: the controls' where there is one, else the detector's default; None: it stays silent."""
     if calibration is not None and name in calibration.thresholds:
         return calibration.thresholds[name]
-    return None if detector.natural is None else Threshold(detector.natural, 0)
+    return None if detector.default_threshold is None else Threshold(detector.default_threshold, 0)
 
 
-def _findings(name: str, detector: Detector, threshold: Threshold, records: Records) -> list[Finding]:
+def _find_changes(name: str, detector: Detector, threshold: Threshold, records: Records) -> list[Finding]:
+    """A finding for every reading after which the detector's state is worse than before."""
     found, state = [], "ok"
-    readings = detector.readings(records, threshold.scale)
+    readings = detector.read(records, threshold.scale)
     for i, r in enumerate(readings):
-        now = level(detector, threshold, readings[: i + 1])
+        now = judge_readings(detector, threshold, readings[: i + 1])
         if WORSE.index(now) > WORSE.index(state):
-            found.append(_finding(name, detector, threshold, r, now))
+            found.append(_make_finding(name, detector, threshold, r, now))
         state = now
     return found
 
 
-def level(detector: Detector, threshold: Threshold, readings: Sequence[Reading]) -> str:
-    """ok, suspect or alarm after the last of these readings."""
-    above = [_above(detector, threshold, r) for r in readings[-LAST:]]
+def judge_readings(detector: Detector, threshold: Threshold, readings: Sequence[Reading]) -> str:
+    """The state of a detector after the last of these readings: ok, suspect or alarm."""
+    above = [_exceeds(detector, threshold, r) for r in readings[-LAST:]]
     if not above or not above[-1]:
         return "ok"
     return "alarm" if sum(above) >= NEEDED or math.isinf(readings[-1].statistic) else "suspect"
 
 
-def _above(detector: Detector, threshold: Threshold, r: Reading) -> bool:
-    return r.statistic > threshold.value and r.effect >= detector.floor
+def _exceeds(detector: Detector, threshold: Threshold, r: Reading) -> bool:
+    return r.statistic > threshold.value and r.effect >= detector.min_effect
 
 
-def _finding(name: str, detector: Detector, threshold: Threshold, r: Reading, now: Any) -> Finding:
+def _make_finding(name: str, detector: Detector, threshold: Threshold, r: Reading, now: Any) -> Finding:
     return Finding(
         detector=name,
         round=r.round,
         level=now,
-        sentence=detector.sentence(r),
+        sentence=detector.explain(r),
         statistic=r.statistic,
         threshold=None if math.isinf(r.statistic) else threshold.value,
         controls=threshold.controls,
@@ -82,61 +81,61 @@ def _finding(name: str, detector: Detector, threshold: Threshold, r: Reading, no
     )
 
 
-def verdict(records: Records, calibration: Calibration | None, differs: Sequence[str] = ()) -> dict[str, Any]:
+def judge_run(records: Records, calibration: Calibration | None, differs: Sequence[str] = ()) -> dict[str, Any]:
     """The run in one word and one sentence: healthy, degraded or failed, since when, why, and how sure that is.
 
-    failed: an alarm that is fatal (`Detector.fails`) holds to the end, or the loss ended above where it started; degraded:
-    any other alarm. `differs` are settings in which the run differs from the controls.
+    failed: an alarm that is fatal (`Detector.is_failure`) holds to the end, or the loss ended above where it started;
+    degraded: any other alarm. `differs` are settings in which the run differs from the controls.
     """
-    findings = detect(records, calibration)
+    findings = detect_failures(records, calibration)
     alarms = [f for f in findings if f.level == "alarm"]
     causes = list(dict.fromkeys(f.detector for f in alarms))
-    known = detectors()
-    holding = {name: last for name in causes if (last := _holding(name, known[name], records, calibration))}
-    _, losses = validation(records)
+    known = build_detectors()
+    holding = {name: last for name in causes if (last := _find_last_alarm(name, known[name], records, calibration))}
+    _, losses = get_validation_losses(records)
     lost = bool(alarms) and len(losses) > 1 and not losses[-1] <= losses[0]
-    failed = lost or any(known[name].fails(last) for name, last in holding.items())
+    failed = lost or any(known[name].is_failure(last) for name, last in holding.items())
     state = "failed" if failed else "degraded" if causes else "healthy"
     return {
         "state": state,
         "since": alarms[0].round if alarms else None,
         "causes": causes,
         "over": [name for name in causes if name not in holding],
-        "sentence": _sentence(state, alarms, holding, findings),
-        "sure": _sure(calibration, differs),
+        "sentence": _explain_state(state, alarms, holding, findings),
+        "sure": _explain_certainty(calibration, differs),
         "calibration": None if calibration is None else calibration.name,
         "controls": 0 if calibration is None else calibration.controls,
         "alpha": None if calibration is None else calibration.alpha,
     }
 
 
-def _holding(name: str, detector: Detector, records: Records, calibration: Calibration | None) -> Reading | None:
-    """The last reading, if the alarm is still on."""
-    threshold = threshold_of(name, detector, calibration)
+def _find_last_alarm(
+    name: str, detector: Detector, records: Records, calibration: Calibration | None
+) -> Reading | None:
+    """The last reading, if the alarm is still on after it."""
+    threshold = choose_threshold(name, detector, calibration)
     assert threshold is not None
-    readings = detector.readings(records, threshold.scale)
-    return readings[-1] if level(detector, threshold, readings) == "alarm" else None
+    readings = detector.read(records, threshold.scale)
+    return readings[-1] if judge_readings(detector, threshold, readings) == "alarm" else None
 
 
-def _sentence(state: str, alarms: Sequence[Finding], holding: Collection[str], findings: Sequence[Finding]) -> str:
+def _explain_state(state: str, alarms: Sequence[Finding], holding: Collection[str], findings: Sequence[Finding]) -> str:
+    """One sentence: the first alarm, then the others in order of their first rounds."""
     if state == "healthy":
         doubts = list(dict.fromkeys(f.detector.replace("_", " ") for f in findings))
         return "No detector raised an alarm" + (f"; suspected for a while: {', '.join(doubts)}." if doubts else ".")
     first = alarms[0]
-    text = f"Since round {first.round} {first.sentence}{_over(first, holding)}"
+    over = "" if first.detector in holding else " (over by the end)"
     others = {f.detector: f for f in reversed(alarms) if f.detector != first.detector}  # the first alarm of each
     then = [
         f"{f.detector.replace('_', ' ')} (round {f.round}{'' if f.detector in holding else ', over'})"
         for f in sorted(others.values(), key=lambda f: f.round)
     ]
-    return text + (f"; then {', '.join(then)}." if then else ".")
+    return f"Since round {first.round} {first.sentence}{over}" + (f"; then {', '.join(then)}." if then else ".")
 
 
-def _over(f: Finding, holding: Collection[str]) -> str:
-    return "" if f.detector in holding else " (over by the end)"
-
-
-def _sure(calibration: Calibration | None, differs: Sequence[str]) -> str:
+def _explain_certainty(calibration: Calibration | None, differs: Sequence[str]) -> str:
+    """Where the thresholds come from, and how often they are wrong."""
     if calibration is None:
         return "Not calibrated: thresholds are conventions, and how often they are wrong is not known."
     said = (
@@ -147,10 +146,3 @@ def _sure(calibration: Calibration | None, differs: Sequence[str]) -> str:
         else f"Thresholds are extrapolated from only {calibration.controls} IID control runs ({calibration.name})."
     )
     return said + (f" The controls differ in {', '.join(differs)}." if differs else "")
-
-
-def statistic(detector: Detector, scale: Mapping[str, float], records: Records) -> float | None:
-    """The run-level scalar that calibration compares: the largest value that two of three readings in a row reached."""
-    values = [r.statistic for r in detector.readings(records, scale)]
-    reached = [sorted(values[max(0, i - LAST + 1) : i + 1])[-NEEDED] for i in range(NEEDED - 1, len(values))]
-    return max(reached, default=None)

@@ -1,4 +1,4 @@
-"""Detectors on a run while it goes on, or on an old one: findings.jsonl and the verdict in metrics.json."""
+"""Run the detectors on a run while it goes on, or on an old one: findings.jsonl and the verdict in metrics.json."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedfault.diagnosis.calibration import choose
-from fedfault.diagnosis.detection import detect, verdict
+from fedfault.diagnosis.calibration import choose_calibration
+from fedfault.diagnosis.detection import detect_failures, judge_run
 from fedfault.records import Finding, Records, finite
 from fedfault.storage import write_atomically
 
@@ -22,26 +22,26 @@ class Watch:
     def __init__(self, config: Mapping[str, Any], wanted: str | None = None) -> None:
         """config: as resolved, plain values; wanted: instead of its detectors.calibration."""
         wanted = wanted or str(config["detectors"]["calibration"])
-        self.calibration, self.differs = choose(wanted, config)
+        self.calibration, self.differs = choose_calibration(wanted, config)
 
-    def new(self, records: Records) -> list[Finding]:
-        """What the last round brought to light."""
-        return [f for f in detect(records, self.calibration) if f.round == records[-1].round]
+    def find_new(self, records: Records) -> list[Finding]:
+        """The findings that the last of these rounds has brought."""
+        return [f for f in detect_failures(records, self.calibration) if f.round == records[-1].round]
 
-    def verdict(self, records: Records) -> dict[str, Any]:
-        """See `detection.verdict`."""
-        return verdict(records, self.calibration, self.differs)
+    def judge(self, records: Records) -> dict[str, Any]:
+        """The verdict on the run, see `detection.judge_run`."""
+        return judge_run(records, self.calibration, self.differs)
 
-    def write(self, folder: Path, records: Records) -> list[Finding]:
-        """findings.jsonl of a run folder, from the records alone; returns what it says."""
-        found = detect(records, self.calibration)
+    def write_findings(self, folder: Path, records: Records) -> list[Finding]:
+        """Write findings.jsonl of a run folder, from the records alone, and return what it says."""
+        found = detect_failures(records, self.calibration)
         lines = "".join(json.dumps(f.to_json(), allow_nan=False) + "\n" for f in found)
         write_atomically(folder / "findings.jsonl", lines)
         return found
 
 
-def told(finding: Finding) -> str:
-    """A finding as one line."""
+def describe_finding(finding: Finding) -> str:
+    """A finding as one line: its round, what happened, why it counts, and what to try first."""
     if finding.threshold is None:
         why = "no threshold needed"
     else:
@@ -51,7 +51,7 @@ def told(finding: Finding) -> str:
     return f"round {finding.round}: {finding.level}: {name}: {finding.sentence} ({why}); try {finding.advice[0]}"
 
 
-def diagnose(folder: Path, wanted: str | None = None) -> str:
+def diagnose_run(folder: Path, wanted: str | None = None) -> str:
     """Judge a recorded run again, write findings.jsonl and the verdict in metrics.json, and say what was found.
 
     Needs no torch. Raises `UserError` if the folder is not a run or the calibration does not fit.
@@ -60,9 +60,9 @@ def diagnose(folder: Path, wanted: str | None = None) -> str:
 
     run = read(folder)
     watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted)
-    findings, found = watch.write(folder, run.records), watch.verdict(run.records)
+    findings, found = watch.write_findings(folder, run.records), watch.judge(run.records)
     metrics = folder / "metrics.json"
     before = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
     write_atomically(metrics, json.dumps(finite({**before, "verdict": found}), indent=1, allow_nan=False) + "\n")
     head = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"]]
-    return "\n".join([*head, *(told(f) for f in findings)])
+    return "\n".join([*head, *(describe_finding(f) for f in findings)])

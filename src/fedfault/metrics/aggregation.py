@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfault.algebra import shares, stack, wide
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter, Layout, Pair
-from fedfault.types.task import Moment, Probe, Readings
+from fedfault.types.task import FinishedRound, Measurements, Probe
 
 
 @register("probe")
@@ -21,14 +21,14 @@ def aggregation() -> Probe:
     Nothing where clients share no model (a part of the adapter stays with each), or where there was no product to average.
     """
 
-    def take(m: Moment) -> Readings:
+    def measure(m: FinishedRound) -> Measurements:
         if len(m.averages) != 1 or m.private:
-            return Readings()
+            return Measurements()
         got, pooled = m.averages[0]
         error, _ = aggregation_error(m.task.layout, got.sent.flat, got.weight, pooled.adapter, pooled.fold)
-        return Readings({} if error is None else {"aggregation_error": error})
+        return Measurements({} if error is None else {"aggregation_error": error})
 
-    return Probe(take)
+    return Probe(measure)
 
 
 def aggregation_error(

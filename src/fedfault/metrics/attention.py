@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedfault.registry import register
-from fedfault.types.task import Moment, Probe, Readings
+from fedfault.types.task import FinishedRound, Measurements, Probe
 
 WEIGHTS = 4 * 128**2  # of a head that are asked for at most, so that long blocks are fewer
 
@@ -28,22 +28,22 @@ def attention(*, blocks: Annotated[int, Field(ge=1)] = 4) -> Probe:
     Nothing where the model gives no attention weights.
     """
 
-    def take(m: Moment) -> Readings:
+    def measure(m: FinishedRound) -> Measurements:
         known = m.task.states(None, blocks)
         if known is None:
-            return Readings()
+            return Measurements()
         n = max(1, min(blocks, WEIGHTS // known.mask.shape[1] ** 2))
         now = m.task.attention(m.after.adapter.flat[None], n)
         base = None if now is None else m.task.attention(None, n)
         if now is None or base is None:
-            return Readings()
+            return Measurements()
         found = {}
         for L, (weights, before) in enumerate(zip(now, base, strict=True), start=1):
             found[f"attention_entropy/{L}"] = entropy(weights, known.mask[:n])
             found[f"attention_entropy_base/{L}"] = entropy(before, known.mask[:n])
-        return Readings({name: v for name, v in found.items() if math.isfinite(v)})
+        return Measurements({name: v for name, v in found.items() if math.isfinite(v)})
 
-    return Probe(take, sparse=True)
+    return Probe(measure, sparse=True)
 
 
 def entropy(weights: Tensor, mask: Tensor) -> float:

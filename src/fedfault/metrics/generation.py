@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedfault.errors import UserError
 from fedfault.registry import register
-from fedfault.types.task import Moment, Probe, Readings
+from fedfault.types.task import FinishedRound, Measurements, Probe
 
 BLOCKS = 16  # held-out blocks that are continued: the same ones in every round
 
@@ -35,12 +35,12 @@ def generation() -> Probe:
                 "or switch it off with metrics.generation=false"
             )
 
-    def take(m: Moment) -> Readings:
+    def measure(m: FinishedRound) -> Measurements:
         found = m.task.continuations(m.after.adapter.flat, BLOCKS)
         if found is None:
-            return Readings()
+            return Measurements()
         distinct = distinct_2(found.ids)
-        return Readings(
+        return Measurements(
             {
                 "bleu": bleu(found.texts, found.references),
                 "rouge_l": rouge_l(found.texts, found.references),
@@ -48,7 +48,7 @@ def generation() -> Probe:
             }
         )
 
-    return Probe(take, sparse=True)
+    return Probe(measure, sparse=True)
 
 
 def bleu(texts: Sequence[str], references: Sequence[str]) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfault.algebra import wide
 from fedfault.registry import register
 from fedfault.seeds import rng
-from fedfault.types.task import Batch, Moment, Probe, Readings, Task
+from fedfault.types.task import Batch, FinishedRound, Measurements, Probe, Task
 
 DRAWN = 4  # examples of a client in each half
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
@@ -62,13 +62,13 @@ def gradients() -> Probe:
     Also `control_error` for algorithms with control variates, see there.
     """
 
-    def take(m: Moment) -> Readings:
+    def measure(m: FinishedRound) -> Measurements:
         if m.halves is None:
-            return Readings()
+            return Measurements()
         first, second = (wide(h) for h in m.halves)
         whole = torch.isfinite(first.square().sum(1)) & torch.isfinite(second.square().sum(1))  # (K,)
         if not bool(whole.any()):
-            return Readings()
+            return Measurements()
         products = first[whole] @ second[whole].T  # (k, k)
         squared = products.diagonal()
         norm = squared.clamp(min=0).sqrt()
@@ -82,9 +82,9 @@ def gradients() -> Probe:
         control, clients = control_error(m, first, second)
         shown = {"halves": products.tolist()} if bool(whole.all()) and 1 < len(first) <= SHOWN else {}
         known = {name: value for name, value in (found | control).items() if math.isfinite(value)}
-        return Readings(known, {"gradient_norm": every.tolist(), **clients}, shown)
+        return Measurements(known, {"gradient_norm": every.tolist(), **clients}, shown)
 
-    return Probe(take, sparse=True, gradients=True)
+    return Probe(measure, sparse=True, gradients=True)
 
 
 def _between(products: Tensor, first: Tensor, second: Tensor) -> dict[str, float]:
@@ -102,7 +102,7 @@ def _between(products: Tensor, first: Tensor, second: Tensor) -> dict[str, float
     return found | ({"gradient_norm_cv": float(norm.std() / norm.mean())} if float(norm.mean()) > 0 else {})
 
 
-def _alignment(m: Moment, first: Tensor, second: Tensor) -> dict[str, float]:
+def _alignment(m: FinishedRound, first: Tensor, second: Tensor) -> dict[str, float]:
     update = wide(m.trained.adapter.flat - m.start).mean(0)
     squared = float(first @ second) * float(update @ update)
     if not squared > 0:
@@ -110,7 +110,7 @@ def _alignment(m: Moment, first: Tensor, second: Tensor) -> dict[str, float]:
     return {"gradient_alignment": -float(update @ (first + second)) / 2 / math.sqrt(squared)}
 
 
-def control_error(m: Moment, first: Tensor, second: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
+def control_error(m: FinishedRound, first: Tensor, second: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
     """How far control variates are from what they stand for; empty for algorithms without them.
 
     rho = sum_i |(grad f_i - grad f) - (c_i - c)|^2 / sum_i |grad f_i - grad f|^2 over the clients i of the round that have

@@ -7,7 +7,7 @@ import sys
 import torch
 
 from fedfault.registry import register
-from fedfault.types.task import Moment, Probe, Readings
+from fedfault.types.task import FinishedRound, Measurements, Probe
 
 
 @register("probe")
@@ -18,14 +18,14 @@ def memory() -> Probe:
     say, nothing.
     """
 
-    def take(m: Moment) -> Readings:
+    def measure(m: FinishedRound) -> Measurements:
         if m.after.adapter.flat.is_cuda:
-            return Readings({"peak_memory_mb": torch.cuda.max_memory_allocated() / 1e6})
+            return Measurements({"peak_memory_mb": torch.cuda.max_memory_allocated() / 1e6})
         try:
             import resource
         except ImportError:  # Windows
-            return Readings()
+            return Measurements()
         unit = 1 if sys.platform == "darwin" else 1024
-        return Readings({"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6})
+        return Measurements({"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6})
 
-    return Probe(take)
+    return Probe(measure)

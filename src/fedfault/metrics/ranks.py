@@ -8,7 +8,7 @@ from fedfault.algebra import svd, wide
 from fedfault.measures.spectrum import effective_rank
 from fedfault.registry import register
 from fedfault.types.adapter import Pair
-from fedfault.types.task import Moment, Probe, Readings
+from fedfault.types.task import FinishedRound, Measurements, Probe
 
 
 @register("probe")
@@ -27,14 +27,14 @@ def ranks() -> Probe:
     and where it put everything there, B A = 0 does not mean that the adapter is dead: nothing.
     """
 
-    def take(m: Moment) -> Readings:
+    def measure(m: FinishedRound) -> Measurements:
         x = m.after.adapter
         if not x.layout.lora or not bool(torch.isfinite(x.flat).all()):
-            return Readings()
+            return Measurements()
         values = [svd(Pair(*map(wide, x.layout.pair(x.flat, site))))[1] for site in x.layout.lora]
         alive = [s for s in values if float(s.max()) > 0]
         if not alive:
-            return Readings({} if m.after.base else {"effective_rank": 0.0})
+            return Measurements({} if m.after.base else {"effective_rank": 0.0})
         found = {
             "effective_rank": sum(effective_rank(s) for s in alive) / len(alive),
             "stable_rank": sum(float(s.square().sum() / s.max() ** 2) for s in alive) / len(alive),
@@ -43,6 +43,6 @@ def ranks() -> Probe:
         if low < max(m.before.ranks):
             total = sum(float(s.square().sum()) for s in alive)
             found["energy_above"] = sum(float(s[low:].square().sum()) for s in alive) / total
-        return Readings(found)
+        return Measurements(found)
 
-    return Probe(take)
+    return Probe(measure)

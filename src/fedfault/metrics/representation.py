@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedfault.measures.spectrum import centred, cka, cosines, effective_rank, mean_of_pairs, singular_values
 from fedfault.registry import register
-from fedfault.types.task import Moment, Probe, Readings, States
+from fedfault.types.task import FinishedRound, Measurements, Probe, States
 
 CLIENT_BLOCKS, CLIENTS = 4, 8  # what the clients are compared on, and how many of a cohort: these cost the most
 
@@ -42,20 +42,20 @@ def representation(*, blocks: Annotated[int, Field(ge=1)] = 24) -> Probe:
     direction: Ethayarajh, arXiv 1909.00512.
     """
 
-    def take(m: Moment) -> Readings:
+    def measure(m: FinishedRound) -> Measurements:
         now, base = m.task.states(m.after.adapter.flat[None], blocks), m.task.states(None, blocks)
         if now is None or base is None:
-            return Readings()
+            return Measurements()
         both = [torch.cat(pair) for pair in zip(now.layers, base.layers, strict=True)]
         found = _alike(States(both, now.mask), "hidden_cosine", "cka")
         found |= {**_directions(now), **{f"{name}_base": v for name, v in _directions(base).items()}}
         del found["embedding_cosine_base"]
-        return Readings({name: v for name, v in (found | _between_clients(m)).items() if math.isfinite(v)})
+        return Measurements({name: v for name, v in (found | _between_clients(m)).items() if math.isfinite(v)})
 
-    return Probe(take, sparse=True)
+    return Probe(measure, sparse=True)
 
 
-def _between_clients(m: Moment) -> dict[str, float]:
+def _between_clients(m: FinishedRound) -> dict[str, float]:
     flat = m.trained.adapter.flat[:CLIENTS]
     if len(flat) < 2:
         return {}
@@ -65,7 +65,7 @@ def _between_clients(m: Moment) -> dict[str, float]:
 
 
 @contextmanager
-def _as_trained(m: Moment) -> Iterator[None]:
+def _as_trained(m: FinishedRound) -> Iterator[None]:
     """Within the block, the frozen weights are those that the clients trained on."""
     if m.before.base is m.after.base:
         yield

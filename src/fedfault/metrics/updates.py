@@ -10,7 +10,7 @@ from torch import Tensor
 from fedfault.algebra import gram, inner, wide
 from fedfault.registry import register
 from fedfault.types.adapter import Layout, Pair
-from fedfault.types.task import Moment, Probe, Readings
+from fedfault.types.task import FinishedRound, Measurements, Probe
 
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 
@@ -34,7 +34,7 @@ def updates() -> Probe:
     the adapter shows and all that is about D is left out.
     """
 
-    def take(m: Moment) -> Readings:
+    def measure(m: FinishedRound) -> Measurements:
         layout, K = m.task.layout, len(m.clients)
         folded = bool(m.after.base)
         rows, starts = [m.trained.adapter.flat], [m.start]
@@ -53,13 +53,13 @@ def updates() -> Probe:
             found["server_norm"] = math.sqrt(max(float(products[K, K]), 0.0))
         if len(cosine) == K + 2:
             found["round_cosine"] = float(cosine[K, K + 1])
-        return Readings(
+        return Measurements(
             {name: value for name, value in found.items() if math.isfinite(value)},
             {} if folded else {"cosine": cosine[:K, K].tolist()},
             {"update_cosine": cosine[:K, :K].tolist()} if 1 < K <= SHOWN else {},
         )
 
-    return Probe(take)
+    return Probe(measure)
 
 
 def update_norms(layout: Layout, start: Tensor, flat: Tensor) -> list[float]:

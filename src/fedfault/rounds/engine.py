@@ -34,7 +34,7 @@ from fedfault.rounds.federation import Asked, Done, Federation
 from fedfault.rounds.local import Passes, weights
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Message, Pooled, State, Trained, Uploads
-from fedfault.types.task import Moment, Probe, Readings
+from fedfault.types.task import FinishedRound, Measurements, Probe
 
 
 def begin(fed: Federation, x: Adapter | None = None) -> State:
@@ -204,9 +204,9 @@ def _close(r: Opened, done: Done, trained: float) -> tuple[State, RoundRecord]:
 
 def _measured(
     r: Opened, after: State, done: Done, averages: list[tuple[Uploads, Pooled]]
-) -> tuple[Readings, dict[str, float]]:
+) -> tuple[Measurements, dict[str, float]]:
     """What the probes say of the round, and the seconds that each took."""
-    moment = Moment(
+    finished = FinishedRound(
         round=r.asked.round,
         seed=r.fed.seed,
         task=r.fed.task,
@@ -226,12 +226,12 @@ def _measured(
     sharing = sum(p.gradients for p in r.probes.values())
     for name, probe in r.probes.items():
         clock = time.perf_counter()
-        found = probe.take(moment)
+        found = probe.measure(finished)
         probes |= found.probes
         clients |= found.clients
         matrices |= found.matrices
         seconds[f"probe/{name}"] = time.perf_counter() - clock + (done.probing / sharing if probe.gradients else 0.0)
-    return Readings(probes, clients, matrices), seconds
+    return Measurements(probes, clients, matrices), seconds
 
 
 def _pruned(fed: Federation, done: Done) -> Cohort:
@@ -283,7 +283,7 @@ def _personal(fed: Federation, state: State) -> Adapter | None:
 
 
 def _client_records(
-    r: Opened, done: Done, share: Sequence[float], readings: Readings, moved: Sequence[tuple[int, int]]
+    r: Opened, done: Done, share: Sequence[float], readings: Measurements, moved: Sequence[tuple[int, int]]
 ) -> tuple[ClientRecord, ...]:
     local, norms = done.trained, update_norms(r.fed.task.layout, done.start, done.trained.adapter.flat)
     return tuple(

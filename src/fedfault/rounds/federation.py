@@ -58,7 +58,7 @@ class Done:
     start: Tensor  # (K, P) where they started
     trained: Trained
     events: tuple[str, ...] = ()
-    halves: tuple[Tensor, Tensor] | None = None  # (K, P) each: see `Moment.halves`
+    halves: tuple[Tensor, Tensor] | None = None  # (K, P) each: see `FinishedRound.halves`
     probing: float = 0.0  # seconds that they took
     clients_per_pass: int | None = None  # that memory is enough for, where it ran out
 

@@ -13,8 +13,8 @@ import fedfault
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
-from fedfault.diagnosis.calibration import ALPHA, Calibration, differences, learn
-from fedfault.diagnosis.detection import detectors, statistic
+from fedfault.diagnosis.calibration import ALPHA, Calibration, compare_settings, learn_thresholds
+from fedfault.diagnosis.detection import build_detectors
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord
 from fedfault.rounds.engine import begin, rounds
@@ -44,7 +44,7 @@ def calibrate(
         progress.say(f"control {i + 1} of {count}{_left(clock, i, count)}")
         records, like = control(exp, i, folder / f"control-{i:02d}.jsonl", progress, like)
         runs.append(records)
-    thresholds, exact = learn(runs, detectors(), statistic)
+    thresholds, exact = learn_thresholds(runs, build_detectors())
     like = like or prepare(control_of(exp, 0), control=True)
     now = datetime.datetime.now(datetime.timezone.utc)
     provenance = {
@@ -58,7 +58,7 @@ def calibrate(
     }
     made = Calibration(exp.experiment_name, thresholds, count, ALPHA, exact, loaded.resolved, provenance)
     made.save(file)
-    silent = sorted(name for name, d in detectors().items() if d.calibrated and name not in thresholds)
+    silent = sorted(name for name, d in build_detectors().items() if d.calibrated and name not in thresholds)
     if silent:
         progress.say(f"note: no threshold for {', '.join(silent)}: its numbers are not measured in these runs")
     return file
@@ -95,7 +95,7 @@ def _claim(folder: Path, loaded: Loaded) -> None:
     from fedfault.config.loading import load
 
     before = load(str(config), []).resolved
-    wrong, differs = differences(before, loaded.resolved)
+    wrong, differs = compare_settings(before, loaded.resolved)
     if wrong or differs or before["data"]["partition"] != loaded.resolved["data"]["partition"]:
         changed = ", ".join([*wrong, *differs]) or "data.partition"
         raise UserError(

@@ -23,7 +23,7 @@ from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import METRICS, Experiment
 from fedfault.data.labelled import classes
-from fedfault.diagnosis.watch import Watch, told
+from fedfault.diagnosis.watch import Watch, describe_finding
 from fedfault.errors import UserError
 from fedfault.processes import place
 from fedfault.records import Finding, RoundRecord
@@ -223,11 +223,11 @@ def _train(
             state = after
             progress.show(record)
             trackers.log(record)
-            found = watch.new(records)
+            found = watch.find_new(records)
             for finding in found:
-                progress.say(told(finding))
+                progress.say(describe_finding(finding))
             if found:
-                watch.write(folder.path, records)
+                watch.write_findings(folder.path, records)
             alarms = [f for f in found if f.level == "alarm"]
             if alarms and p.config.federation.on_failure != "continue":
                 return state, alarms
@@ -239,10 +239,10 @@ def _finish(
 ) -> None:
     from fedfault.backbones.export import export
 
-    watch.write(folder.path, records)
+    watch.write_findings(folder.path, records)
     metric, target = p.config.metric, p.config.evaluation.target_score
     aim = None if metric is None or target is None else (metric, target)
-    found = {**summary(records, p.split.bytes_per_token, aim), "verdict": watch.verdict(records)}
+    found = {**summary(records, p.split.bytes_per_token, aim), "verdict": watch.judge(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
     labels = classes(p.config, p.split.corpus)

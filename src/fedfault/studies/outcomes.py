@@ -112,11 +112,11 @@ def check_metric(name: Any) -> None:
     if name in DERIVED or re.fullmatch("|".join((SCORES, *PATHS)), name) or re.fullmatch(r"probes\.[\w/]+", name):
         return
     if name.startswith("alarm."):
-        from fedfault.diagnosis.detection import detectors
+        from fedfault.diagnosis.detection import build_detectors
 
-        if name.removeprefix("alarm.") in detectors():
+        if name.removeprefix("alarm.") in build_detectors():
             return
-        raise UserError(f"metric: no detector {name.removeprefix('alarm.')!r}{suggest(name[6:], detectors())}")
+        raise UserError(f"metric: no detector {name.removeprefix('alarm.')!r}{suggest(name[6:], build_detectors())}")
     near = suggest(
         name, [*DERIVED, METRIC, "final.validation.accuracy", "forgetting", "fairness.gains.worst", "best.loss"]
     )

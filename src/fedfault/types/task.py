@@ -97,8 +97,8 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What a probe may look at once a round is over; nothing in it may be changed."""
+class FinishedRound:
+    """All that a probe may look at once a round is over; a probe changes nothing in it."""
 
     round: int
     seed: int
@@ -114,8 +114,8 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Readings:
-    """What a probe found; what is not defined is absent."""
+class Measurements:
+    """The numbers that a probe found in a round, by name; one that is not defined is absent."""
 
     probes: Mapping[str, float] = field(default_factory=dict)
     clients: Mapping[str, Sequence[float]] = field(default_factory=dict)  # name -> a number for each client, (K,)
@@ -126,11 +126,11 @@ class Readings:
 class Probe:
     """A measurement of the finished round: tensors in, floats out.
 
-    take: (moment) -> readings
-    sparse: it costs forward passes, and is taken only in rounds that are evaluated
-    gradients: it needs `Moment.halves`
+    measure: (finished round) -> measurements
+    sparse: it costs forward passes, and is measured only in rounds that are evaluated
+    gradients: it needs `FinishedRound.halves`
     """
 
-    take: Callable[[Moment], Readings]
+    measure: Callable[[FinishedRound], Measurements]
     sparse: bool = False
     gradients: bool = False
