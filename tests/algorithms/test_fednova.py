@@ -37,7 +37,7 @@ def test_no_change_is_scaled_up_more_than_the_cap():
 
 def test_it_says_why_it_refuses():
     refuses = build("algorithm", "fednova").refuses
-    assert set(refuses) == {"refactors", "folds", "reweighs"} <= set(TRAITS)
+    assert set(refuses) == {"refactors", "folds", "reweighs", "robust"} <= set(TRAITS)
 
 
 @pytest.mark.parametrize("wrong", [{"mu": -1.0}, {"cap": 0.5}])

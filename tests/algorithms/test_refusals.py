@@ -1,13 +1,19 @@
-"""Which aggregations SCAFFOLD, FedDyn, MOON and IFCA cannot be combined with: the configuration says so, with the reason."""
+"""What algorithms cannot be combined with: the configuration says so, with the reason, and nothing is allowed by silence."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from fedfault.aggregations.flexlora import flexlora
+from fedfault.aggregations.flora import flora
+from fedfault.algorithms.fedavg import fedavg
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.setup.experiment import _check_pair
+from fedfault.types.algorithm import TRAITS, Aggregation, stands
 from toys import allowed
 
 SOME = ["scaffold", "scaffold_update_space", "feddyn", "ifca", "clustered"]
@@ -83,3 +89,37 @@ def test_a_scheduler_and_an_aggregation_cannot_both_set_the_ranks():
 def test_a_shortened_server_step_does_not_go_with_what_belongs_to_the_whole_one():
     assert allowed("scaffold", "fedex_lora")
     assert "server_lr takes another step" in refusal("scaffold", "fedex_lora", server_lr=0.5)
+
+
+def half(state, got, average):
+    x = state.adapter
+    return replace(state, adapter=x + 0.5 * (average(got["x"], got["n"]) - x))
+
+
+def test_a_new_server_stands_nothing_until_it_says_so():
+    silent = replace(fedavg(), server=half)
+    assert all(silent.refusal(trait) for trait in TRAITS)
+    spoken = replace(fedavg(), server=stands("private")(half))
+    assert [trait for trait in TRAITS if not spoken.refusal(trait)] == ["private"]
+
+
+def test_a_new_client_keeps_what_the_server_stands():
+    other = replace(fedavg(), client=lambda got, memory, train: ({}, memory), broadcast=lambda state: {})
+    assert not any(other.refusal(trait) for trait in TRAITS)
+
+
+@pytest.mark.parametrize("aggregation", [flora(), flexlora()], ids=["flora", "flexlora"])
+def test_silence_is_told_with_the_way_out(aggregation: Aggregation):
+    exp = Experiment()
+    with pytest.raises(UserError, match=r"the algorithm does not say that it stands this; .* needs @stands\('re|fo"):
+        _check_pair(exp, replace(fedavg(), server=half), aggregation)
+
+
+def test_a_reason_stands_above_what_the_server_stands():
+    why = "its memory of last round's model is no longer one"
+    assert replace(fedavg(), refuses={"folds": why}).refusal("folds") == why
+
+
+def test_a_trait_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="no trait folding; the traits are refactors, folds"):
+        stands("folding")

@@ -14,7 +14,7 @@ from fedfault.algebra import mean
 from fedfault.algorithms.ifca import REFUSES, within
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
 
 
 @register("algorithm")
@@ -51,6 +51,7 @@ def clustered(
         local = train(start=got["x"])  # (K, P), each from the model of its cluster
         return {"x": local.adapter, "cluster": got["cluster"], "n": local.weight}, memory
 
+    @stands()
     def server(state: State, got: Message, average: Average) -> State:
         after = within(state, names, got, got["cluster"], average)
         x, memory = after.adapter.flat, after.memory

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
+from fedfault.types.algorithm import TRAITS, Algorithm, Average, Message, State, Train, stands
 
 
 @register("algorithm")
@@ -21,6 +21,7 @@ def fedavg() -> Algorithm:
         local = train(start=got["x"])  # (K, P)
         return {"x": local.adapter, "n": local.weight}, memory
 
+    @stands(*TRAITS)
     def server(state: State, got: Message, average: Average) -> State:
         return replace(state, adapter=average(got["x"], got["n"]))
 

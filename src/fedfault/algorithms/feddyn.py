@@ -12,7 +12,7 @@ from pydantic import Field
 from fedfault.algebra import mean, off_the_mean, zeros
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
 
 REFUSES = {
     "refactors": "g_i and h are gradients with respect to those numbers and mean nothing for the next ones",
@@ -20,6 +20,7 @@ REFUSES = {
     "alternates": "the server would move the frozen factor too, by -h / alpha",
     "private": "h would sum up changes that never leave the clients",
     "reweighs": "the server's step holds for the plain mean of the cohort, which it is derived with",
+    "robust": "the server's step holds for the plain mean of the cohort, which it is derived with",
     "prunes": "h sums up the changes of all clients, and a client has none beyond its rank",
     "unequal ranks": "h sums up the changes of all clients, and a client has none beyond its rank",
 }
@@ -47,6 +48,7 @@ def feddyn(*, alpha: Annotated[float, Field(gt=0)] = 0.01) -> Algorithm:  # Acar
         g = g - a * (local.adapter.flat - x.flat)
         return {"x": local.adapter, "n": local.weight}, {"g": Adapter(x.layout, g)}
 
+    @stands()
     def server(state: State, got: Message, average: Average) -> State:
         x, y, ones = state.adapter, got["x"], torch.ones_like(got["n"])
         h = state.memory["h"] - alpha * len(ones) / len(state.weights) * mean(y - x, ones)

@@ -14,12 +14,13 @@ from fedfault.algorithms.fedavg import fedavg
 from fedfault.algorithms.fedprox import proximal
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
 
 REFUSES = {
     "refactors": "normalising rescales the way from x to the average, which needs both in the same numbers",
     "folds": "what it adds belongs to the plain average, and normalising takes a longer or shorter step",
     "reweighs": "normalising by steps holds for the weights p_k that it is derived with",
+    "robust": "normalising by steps holds for the weighted mean, which it is derived with",
 }
 
 
@@ -58,6 +59,7 @@ def fednova(
         a = accumulated(local.num_steps, 1 - train.lr * mu)  # (K,)
         return {"x": local.adapter, "n": local.weight, "a": a}, memory
 
+    @stands("alternates", "private", "prunes", "unequal ranks")
     def server(state: State, got: Message, average: Average) -> State:
         x, n, a = state.adapter, got["n"], got["a"]
         p = n / n.sum()

@@ -15,13 +15,18 @@ from fedfault.algorithms.fedavg import fedavg
 from fedfault.errors import UserError
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State
+from fedfault.types.algorithm import Algorithm, Average, Message, State, stands
 
 REFUSES = {
     "refactors": "the server's optimiser keeps its memory in those numbers",
     "folds": "what it adds belongs to the plain average, and the server's optimiser takes another step",
 }
 MOVES_THE_FROZEN = {"alternates": "the server's momentum would move the frozen factor too"}
+
+
+def _stands(momentum: float) -> tuple[str, ...]:
+    always = ("private", "reweighs", "prunes", "robust", "unequal ranks")
+    return always if momentum else (*always, "alternates")
 
 
 def _refuses(momentum: float) -> Mapping[str, str]:
@@ -43,6 +48,7 @@ def fedavgm(
     Reference: arXiv 1909.06335.
     """
 
+    @stands(*_stands(beta))
     def server(state: State, got: Message, average: Average) -> State:
         x = state.adapter
         delta = average(got["x"], got["n"]) - x
@@ -128,6 +134,7 @@ def _adaptive(
     def init(x: Adapter) -> Mapping[str, Adapter]:
         return {"m": zeros(x), "v": replace(x, flat=torch.full_like(x.flat, tau**2))}
 
+    @stands(*_stands(beta1))
     def server(state: State, got: Message, average: Average) -> State:
         x, v = state.adapter, state.memory["v"]
         delta = average(got["x"], got["n"]) - x

@@ -15,7 +15,7 @@ from fedfault.algebra import mean
 from fedfault.registry import register
 from fedfault.seeds import torch_rng
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
 
 APART = 0.01  # clusters start this far from each other: enough for losses to differ, little beside trained numbers
 
@@ -25,6 +25,7 @@ REFUSES = {
     "alternates": "the factor frozen for a round differs between clusters, and the server has one of each number",
     "private": "a client compares whole models, which the server has to send",
     "reweighs": "its weights would count clients of the other clusters",
+    "robust": "it would count clients of the other clusters, which have no weight in this one",
     "prunes": "a slice that nobody in a cluster trains would come from another cluster",
     "unequal ranks": "a slice that nobody in a cluster trains would come from another cluster",
 }
@@ -84,6 +85,7 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
         kept = replace(memory["choice"], flat=choice[:, None].to(memory["choice"].flat))
         return {"x": local.adapter, "choice": choice, "n": local.weight}, {"choice": kept}
 
+    @stands()
     def server(state: State, got: Message, average: Average) -> State:
         return within(state, names, got, got["choice"], average)
 

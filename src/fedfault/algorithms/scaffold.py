@@ -12,7 +12,7 @@ from pydantic import Field
 from fedfault.algebra import mask, mean, off_the_mean, zeros
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
+from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
 
 REFUSES = {
     "refactors": "control variates are gradients with respect to those numbers and mean nothing for the next ones",
@@ -20,6 +20,7 @@ REFUSES = {
     "private": "a factor that stays at home has nothing to be corrected towards, and its gradient would leave the client",
     "prunes": "the control variate of a slice that a client has given up would stay in c for ever",
     "reweighs": "c has to weigh clients as the average of models does, or rounds end at the optimum of other weights",
+    "robust": "c is a weighted mean and has to be about the same clients as the average of models",
 }
 
 
@@ -51,6 +52,7 @@ def scaffold(
         c_new = train.gradient(x) if local.mean_grad is None else Adapter(x.layout, local.mean_grad)  # line 12
         return {"x": local.adapter, "dc": c_new - c_i, "n": local.weight}, {"c": c_new}  # lines 13, 14
 
+    @stands("unequal ranks", *(("folds",) if server_lr == 1 else ()))
     def server(state: State, got: Message, average: Average) -> State:
         x, n = state.adapter, got["n"]
         share = float(n.sum()) / sum(state.weights)  # sum of p_i over the cohort

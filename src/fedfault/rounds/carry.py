@@ -63,7 +63,7 @@ def _check_ranks(fed: Federation, state: State, changed: Collection[str]) -> Non
     """Ranks may have become unequal since the configuration was checked."""
     if len(set(state.ranks)) == 1:
         return
-    if why := fed.algorithm.refuses.get("unequal ranks"):
+    if why := fed.algorithm.refusal("unequal ranks"):
         raise UserError(
             f"clients have ranks {min(state.ranks)} to {max(state.ranks)} after round {state.round}, and the new algorithm "
             f"needs one rank for all, because {why}; choose another federation.algorithm"

@@ -211,13 +211,13 @@ def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
 def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
     """Refuse an aggregation that does what the algorithm cannot stand, with the reason."""
     for trait in sorted(aggregation.traits):
-        if why := algorithm.refuses.get(trait):
+        if why := algorithm.refusal(trait):
             name, method = exp.federation.algorithm.name, exp.federation.aggregation.method
             raise UserError(
                 f"federation.algorithm={name} cannot be combined with federation.aggregation={method}: {method} "
                 f"{TRAITS[trait]}, but {why}"
             )
-    if equipment.varies(exp) and (why := algorithm.refuses.get("unequal ranks")):
+    if equipment.varies(exp) and (why := algorithm.refusal("unequal ranks")):
         raise UserError(
             f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; "
             "use federation.scheduler.type=fixed with one rank"

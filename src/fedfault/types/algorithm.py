@@ -96,6 +96,47 @@ class Train(Protocol):
 
 
 Average = Callable[[Adapter, "Tensor"], Adapter]  # (adapters (K, P), weight (K,)) -> (P,), by federation.aggregation
+Server = Callable[[State, Message, Average], State]
+
+TRAITS = {  # what an aggregation, and in the last line a rank scheduler, does that a server's step may not stand
+    "refactors": "gives the numbers of the adapter another meaning in every round",
+    "folds": "adds to the frozen weights",
+    "alternates": "trains one factor in odd and the other in even rounds",
+    "private": "leaves a factor with each client",
+    "reweighs": "has weights of its own",
+    "prunes": "lowers the ranks of clients while the run goes on",
+    "robust": "takes a location of what clients send that is no weighted mean",
+    "unequal ranks": "lets clients train different numbers",
+}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A server's step that says what it stands: see `stands`."""
+
+    step: Server
+    traits: frozenset[str]
+
+    def __call__(self, state: State, got: Message, average: Average) -> State:
+        """The step itself."""
+        return self.step(state, got, average)
+
+
+def stands(*traits: str) -> Callable[[Server], Standing]:
+    """Decorator: a server's step remains right where the aggregation has these traits; it refuses all others.
+
+    It belongs to the step and not to the algorithm, so that an algorithm with another step stands nothing until somebody
+    has thought about it. Raises `ValueError` for a name that is not in `TRAITS`.
+
+    >>> @stands("alternates", "reweighs")
+    ... def server(state, got, average):
+    ...     return state
+    >>> sorted(server.traits)
+    ['alternates', 'reweighs']
+    """
+    if unknown := set(traits) - set(TRAITS):
+        raise ValueError(f"no trait {', '.join(sorted(unknown))}; the traits are {', '.join(TRAITS)}")
+    return lambda step: Standing(step, frozenset(traits))
 
 
 def _send_adapter(state: State) -> Message:
@@ -129,12 +170,12 @@ class Algorithm:
     personal: (state) -> the model that each client uses, (N, P), where that is not the server's
     models: (state) -> the models of the server by name, each (P,), where clients use several; the adapter is their mean
     wrong: (state) -> a sentence if an invariant of the algorithm does not hold
-    refuses: what an aggregation may not do to be combined with this algorithm, with the reason (see `TRAITS`); and
-        "unequal ranks", if clients have to train the same numbers
+    refuses: trait -> the reason why the algorithm cannot be combined with what has it (see `TRAITS`). What the server's
+        step does not say that it `stands` is refused without a reason too
     """
 
     client: Callable[[Message, Mapping[str, Adapter], Train], tuple[Message, Mapping[str, Adapter]]]
-    server: Callable[[State, Message, Average], State]
+    server: Server
     broadcast: Callable[[State], Message] = _send_adapter
     init: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
     init_client: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
@@ -143,15 +184,15 @@ class Algorithm:
     wrong: Callable[[State], str | None] = _nothing_wrong
     refuses: Mapping[str, str] = field(default_factory=dict)
 
-
-TRAITS = {
-    "refactors": "gives the numbers of the adapter another meaning in every round",
-    "folds": "adds to the frozen weights",
-    "alternates": "trains one factor in odd and the other in even rounds",
-    "private": "leaves a factor with each client",
-    "reweighs": "has weights of its own",
-    "prunes": "lowers the ranks of clients while the run goes on",
-}
+    def refusal(self, trait: str) -> str | None:
+        """Why the algorithm cannot be combined with what has this trait, as a clause; None if it can."""
+        if trait in self.refuses:
+            return self.refuses[trait]
+        if isinstance(self.server, Standing) and trait in self.server.traits:
+            return None
+        return (
+            f"the algorithm does not say that it stands this; where it does, its server's step needs @stands({trait!r})"
+        )
 
 
 class Uploads(NamedTuple):
