@@ -14,7 +14,7 @@ import fedfault
 ROOT = Path(fedfault.__file__).parent
 FLOORS = (  # from the ground up: a room may import what lies on the floors below it, and itself
     "errors records scheduling seeds storage",
-    "processes registry text types allocation dealing",
+    "processes registry stats text types allocation dealing",
     "algebra config reading wire",
     "algorithms aggregations backbones corpora detectors hardware measures partitions ranks",
     "metrics runs tasks",
@@ -27,7 +27,7 @@ FLOORS = (  # from the ground up: a room may import what lies on the floors belo
     "__main__ flags",
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}
-GROUND = {"algebra", "errors", "records", "registry", "scheduling", "seeds", "storage", "types"}
+GROUND = {"algebra", "errors", "records", "registry", "scheduling", "seeds", "stats", "storage", "types"}
 OPEN = {  # an open folder knows the ground and what its files share
     "algorithms": set(),
     "aggregations": set(),

@@ -15,7 +15,7 @@ import yaml
 
 from fedfault.compare.figures import clients, differences, losses
 from fedfault.compare.page import apart, compare, notes, remarks, told
-from fedfault.compare.pairs import Comparison, by_round, interval, pair
+from fedfault.compare.pairs import Comparison, by_round, pair
 from fedfault.compare.tables import differing, overview, statistics
 from fedfault.errors import UserError
 from fedfault.records import Score
@@ -67,32 +67,6 @@ def test_differences_are_those_of_the_same_client_and_topic():
     assert found.clients.differences == {"0": pytest.approx(-0.7), "1": pytest.approx(0.6)}
     assert found.clients.mean == pytest.approx(-0.05)
     assert found.topics.differences == {"news": pytest.approx(0.2), "code": 0.0}
-
-
-def test_the_interval_of_many_normal_differences_is_the_normal_one():
-    values = np.random.default_rng(1).normal(0.3, 0.2, 400)
-    low, high = interval(values.tolist())
-    half = 1.96 * values.std(ddof=1) / 20
-    assert (low, high) == (
-        pytest.approx(values.mean() - half, abs=0.1 * half),
-        pytest.approx(values.mean() + half, abs=0.1 * half),
-    )
-    assert interval(values.tolist()) == (low, high)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.2] * 7, (0.2, 0.2)),
-        ([0.5 + 1e-16 * k for k in range(7)], (0.5, pytest.approx(0.5))),
-        ([0.1, 0.2, 0.3, 0.4], None),
-        ([0.1, 0.2, math.nan, 0.4, 0.5], None),
-        ([0.1, 0.2, math.inf, 0.4, 0.5], None),
-        ([], None),
-    ],
-)
-def test_without_a_spread_the_interval_is_a_point_and_without_enough_numbers_there_is_none(values, expected):
-    assert interval(values) == expected
 
 
 def test_with_other_held_out_texts_there_are_no_paired_numbers_but_a_reason():

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fedfault.mitigation.comparison import Arm, compared, differences, interval, summary
+from fedfault.mitigation.comparison import Arm, compared, differences, summary
 from fedfault.mitigation.page import page, write
 from fedfault.records import ClientRecord, RoundRecord, Score
 
@@ -41,25 +41,6 @@ def test_differences_are_paired_by_client_and_seed():
     assert found["mean"] == pytest.approx((-0.3 - 0.4) / 2)
     assert (found["better"], found["worse"], found["clients"]) == (8, 1, 10)
     assert found["by_seed"] == {0: pytest.approx(-0.3), 1: pytest.approx(-0.4)}
-
-
-def test_the_interval_holds_the_mean_and_is_the_same_at_every_call():
-    low, high = interval([[-0.5, 0.5, -0.5, -0.5, -0.5], [0.0, -0.5, -0.5, -0.5, -0.5]])
-    assert -0.75 < low < -0.35 < high < 0.25
-    assert (low, high) == interval([[-0.5, 0.5, -0.5, -0.5, -0.5], [0.0, -0.5, -0.5, -0.5, -0.5]])
-
-
-def test_seeds_that_differ_widen_the_interval():
-    """Ten clients that differ by +-1, all of one seed or split by sign between two: means from -1 to 1 then."""
-    together, split = interval([[1.0, -1.0] * 5]), interval([[1.0] * 5, [-1.0] * 5])
-    assert -0.9 < together[0] < 0 < together[1] < 0.9
-    assert split == (-1.0, 1.0)
-
-
-def test_few_clients_and_lost_runs_have_no_interval():
-    assert interval([[0.1] * 4]) is None
-    assert interval([[0.1] * 5, [0.1, 0.2, math.nan, 0.1, 0.3]]) is None
-    assert interval([]) is None
 
 
 def test_means_are_over_the_clients_of_a_seed_and_then_over_seeds():

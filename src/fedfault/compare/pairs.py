@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,11 +11,8 @@ import numpy as np
 
 from fedfault.runs.folder import changes
 from fedfault.runs.recorded import RunData
-from fedfault.seeds import rng
+from fedfault.stats import mean_interval
 
-LEAST = 5  # units for an interval: they can be drawn again in 126 ways, three units only in 10
-RESAMPLES = 9999  # scipy's default
-ROUNDING = 1e-9  # nats: differences closer than that are the same, and the acceleration would be 0 / 0
 TOPIC_SETS = (  # what the texts that stand for a topic follow from
     "seed", "data.dataset.", "data.path", "data.text_columns", "data.topic_column", "data.group_column", "model.name",
     "model.max_length", "evaluation.max_blocks",
@@ -72,7 +69,7 @@ def _paired(a: RunData, b: RunData, prefix: str, same: tuple[str, ...]) -> Paire
         return Paired(
             why_not=f"the texts of {wrong[0]} are {_tokens(a, wrong[0])} and {_tokens(b, wrong[0])} tokens long"
         )
-    return Paired(losses, interval=interval([y - x for x, y in losses.values()]))
+    return Paired(losses, interval=mean_interval([y - x for x, y in losses.values()]))
 
 
 def _apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
@@ -95,24 +92,6 @@ def _shown(value: object) -> str:
 
 def _tokens(run: RunData, name: str) -> int:
     return next(r.scores[name].tokens for r in run.records if name in r.scores)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval for the mean by the bias-corrected and accelerated bootstrap (Efron, 1987), the same at every call.
-
-    It is about other units like these and says nothing of other seeds, and it is too narrow for few of them: None for
-    fewer than `LEAST`. None too where a value is not finite.
-
-    >>> interval([0.3, 0.1, 0.2, 0.4])
-    """
-    if len(values) < LEAST or not np.isfinite(values).all():
-        return None
-    if np.ptp(values) < ROUNDING:
-        return min(values), max(values)
-    from scipy.stats import bootstrap
-
-    found = bootstrap((np.asarray(values),), np.mean, n_resamples=RESAMPLES, rng=rng(0, "compare")).confidence_interval
-    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fedfault.records import Records
-from fedfault.seeds import rng
+from fedfault.stats import nested_interval
 
-LEAST = 5  # clients, or seeds, that an interval needs
-RESAMPLES = 9999
 CLUSTERS = "clusters"  # the arm that the others are compared with
 TITLES = {
     CLUSTERS: "a model a cluster",
@@ -60,26 +56,6 @@ def differences(arms: Arms, other: str) -> dict[int, dict[str, float]]:
     }
 
 
-def interval(values: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """95 % interval for the mean of a list of clients' differences a seed, by a bootstrap in two stages.
-
-    Seeds are drawn with replacement, and within each drawn one its clients: clients of a seed share a split and are not
-    independent. Percentiles of 9,999 draws, the same at every call. With one seed it is about its clients alone. None with
-    fewer than five clients, and where a value is not finite.
-
-    >>> interval([[0.1, 0.3, 0.2]])
-    """
-    whole = [np.asarray(v, dtype=float) for v in values]
-    if not whole or min(map(len, whole)) < LEAST or not all(np.isfinite(v).all() for v in whole):
-        return None
-    S, g = len(whole), rng(0, "mitigation")
-    means = np.stack([v[g.integers(len(v), size=(RESAMPLES, S, len(v)))].mean(2) for v in whole])  # (seed, draw, place)
-    drawn = g.integers(S, size=(RESAMPLES, S))
-    each = means[drawn, np.arange(RESAMPLES)[:, None], np.arange(S)].mean(1)
-    low, high = np.percentile(each, (2.5, 97.5))
-    return float(low), float(high)
-
-
 def compared(arms: Arms, other: str) -> dict[str, Any]:
     """How clusters do beside another arm: mean difference, its interval, how many clients and seeds are better off."""
     by_seed = differences(arms, other)
@@ -87,7 +63,7 @@ def compared(arms: Arms, other: str) -> dict[str, Any]:
     means = {seed: math.fsum(own.values()) / len(own) for seed, own in by_seed.items()}
     return {
         "mean": math.fsum(means.values()) / len(means),
-        "interval": interval([list(own.values()) for own in by_seed.values()]),
+        "interval": nested_interval([list(own.values()) for own in by_seed.values()]),
         "better": sum(d < 0 for d in each),
         "worse": sum(d > 0 for d in each),
         "clients": len(each),

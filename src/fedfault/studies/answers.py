@@ -22,10 +22,9 @@ from typing import Literal
 
 import numpy as np
 
-from fedfault.compare.pairs import interval
 from fedfault.runs.recorded import RunData
+from fedfault.stats import ALPHA, Test, choose_test, difference, holm, mean_interval, p_above
 from fedfault.studies.outcomes import is_count, value
-from fedfault.studies.paired import ALPHA, Test, chosen_test, difference, holm, p_above
 from fedfault.studies.study import Contrast, Hypothesis, Study
 
 Verdict = Literal["supported", "refuted", "inconclusive"]
@@ -52,7 +51,7 @@ class Found:
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % bootstrap interval; None for fewer than five seeds, and where a run has diverged."""
-        return interval(self.values)
+        return mean_interval(self.values)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Answer:
 def answers(study: Study, runs: Mapping[str, RunData]) -> list[Answer]:
     """An answer to every hypothesis, from the runs that are there."""
     found = [[_found(study, h, c, runs) for c in h.contrasts] for h in study.hypotheses]
-    test = chosen_test(len(study.seeds), len(found))
+    test = choose_test(len(study.seeds), len(found))
     tests: list[Test] = ["flips" if is_count(h.metric) else test for h in study.hypotheses]
     both = [_ps(h, each, own) for h, each, own in zip(study.hypotheses, found, tests, strict=True)]
     ps = [min(1.0, 2 * min(pair)) for pair in both]

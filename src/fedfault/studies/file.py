@@ -32,7 +32,7 @@ from fedfault.studies.study import RUNS, Cell, Plan, Study
 
 OWN = ("question", "arms", "grid", "seeds", "hypotheses", "maps", "limits")  # keys of a study beside a configuration's
 LONGEST = 70  # characters of a run's name that stand for its cell
-SEEDS = 5  # pairs behind an interval, see compare.pairs.LEAST
+SEEDS = 5  # pairs behind an interval, see stats.LEAST
 NAME: Key = ("experiment_name",)
 
 

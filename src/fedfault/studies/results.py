@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from fedfault.compare.pairs import LEAST, interval
 from fedfault.report.words import NOTHING, Table, duration, many, number
 from fedfault.runs.folder import NO_CAUSE, is_run
 from fedfault.runs.read import STATES
 from fedfault.runs.read import read as read_run
 from fedfault.runs.recorded import RunData
+from fedfault.stats import ALPHA, LEAST, mean_interval
 from fedfault.studies.answers import Answer, Found, answers
 from fedfault.studies.outcomes import METRIC, value
-from fedfault.studies.paired import ALPHA
 from fedfault.studies.study import RUNS, Cell, Contrast, Study, read, said
 
 ASKED = {"client_loss": "clients' loss", "clock.seconds": "simulated s"}  # only where a hypothesis is about it
@@ -173,7 +172,7 @@ def mean_text(values: Sequence[float]) -> str:
         return NOTHING
     if lost := sum(not math.isfinite(v) for v in values):
         return f"diverged in {lost} of {len(values)}"
-    mean, around = number(float(np.mean(values))), interval(values)
+    mean, around = number(float(np.mean(values))), mean_interval(values)
     return mean if around is None else f"{mean} ({between(around, '.3f')})"
 
 
