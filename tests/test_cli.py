@@ -141,6 +141,7 @@ def test_list_shows_components_with_their_docs_and_options(fedfault):
         assert part in out
     assert "topic_skew" not in fedfault("list", "algorithm")[1]
     assert "convention: Literal" in fedfault("list", "topic_skew")[1]
+    assert "federation.algorithm=scaffold instead of fedavg" in fedfault("list", "client_drift")[1]
     status, _, err = fedfault("list", "fedavgg")
     assert status == 2
     assert "did you mean 'fedavg'" in err

@@ -196,6 +196,46 @@ class Reading(NamedTuple):
     evidence: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Multiply:
+    """Multiply a number of the configuration; a whole number is rounded, and 1 at least.
+
+    >>> print(Multiply("training.lr", 0.5))
+    training.lr times 0.5
+    """
+
+    setting: str  # dotted key
+    factor: float
+    unset: int | None = None  # what the setting means where it is null; None: there is nothing to multiply
+
+    def __str__(self) -> str:
+        return f"{self.setting} times {self.factor:g}"
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Give a setting another value: in the place of the old one only, or without an old one in the place of any other.
+
+    >>> print(Replace("federation.algorithm", "scaffold", old="fedavg"))
+    federation.algorithm=scaffold instead of fedavg
+    """
+
+    setting: str  # dotted key; of a component, its name
+    new: str
+    old: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.setting}={self.new}" + (f" instead of {self.old}" if self.old else "")
+
+
+Remedy = Multiply | Replace  # one change of settings that a run can make by itself
+
+
+def multiply_work(factor: float) -> tuple[Multiply, Multiply]:
+    """More or less local work: the steps of a round, or its epochs in a run that does not count steps."""
+    return Multiply("training.local_steps", factor), Multiply("training.local_epochs", factor, unset=1)
+
+
 def _only_degrades(last: Reading) -> bool:
     return False
 
@@ -211,6 +251,8 @@ class Detector:
     read: (records, scale) -> one reading for every round in which the statistic is defined
     explain: (reading) -> what happened, in plain words
     advice: what a reader can try, first things first: settings, or a sentence
+    remedies: what a run that goes back to its best round at this alarm changes by itself: the first that is a change
+    wants_clusters: whether the alarm says that clients differ too much for one model, so that clusters are an answer
     min_effect: the smallest effect that may alarm, however sure it is
     min_std: the standard deviation of the statistic between healthy runs is taken to be no smaller
     default_threshold: by theory or convention, for runs without controls; None: the detector is silent without them
@@ -226,6 +268,8 @@ class Detector:
     min_std: float
     default_threshold: float | None
     learn_scale: Callable[[Sequence[Records]], dict[str, float]] = _learn_nothing
+    remedies: tuple[Remedy, ...] = ()
+    wants_clusters: bool = False
     calibrated: bool = True
     is_failure: Callable[[Reading], bool] = _only_degrades
 

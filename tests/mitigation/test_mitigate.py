@@ -95,7 +95,7 @@ def test_other_alarms_and_clients_that_are_alike_are_not(alike):
     p = prepare(small("unused").experiment)
     assert split_up(p, ["divergence"]) == (
         [],
-        "clusters are an answer to client_drift, negative_transfer, fairness_gap only",
+        "clusters are an answer to client_drift, fairness_gap, negative_transfer only",
     )
     settings, why = split_up(p, ["client_drift"])
     assert not settings

@@ -8,11 +8,9 @@ from dataclasses import replace
 import pytest
 
 from fedfault.config import load
-from fedfault.config.schema import Experiment
 from fedfault.runs.folder import read_records
 from fedfault.session import start as session
 from fedfault.session.progress import Progress
-from fedfault.session.remedies import remedy
 from fedfault.setup.experiment import prepare
 from small import SMALL
 
@@ -28,43 +26,6 @@ def _without_report(monkeypatch):
 def run(folder, *words, **options):
     loaded = load("quickstart", [*SMALL, *WILD, f"logging.results_dir={folder}", *words])
     return session.start(loaded, QUIET, **options)
-
-
-def experiment(**settings) -> Experiment:
-    parts = {"training": settings.pop("training", {}), "federation": settings}
-    return Experiment.model_validate(parts)
-
-
-@pytest.mark.parametrize(
-    ("exp", "cause", "settings"),
-    [
-        (experiment(training={"lr": 0.01}), "divergence", ["training.lr=0.005"]),
-        (experiment(training={"lr": 0.01}), "forgetting", ["training.lr=0.005"]),
-        (experiment(training={"lr": 0.01}), "oscillation", ["training.lr=0.005"]),
-        (
-            experiment(algorithm={"name": "fedavgm", "server_lr": 2.0}),
-            "oscillation",
-            ["federation.algorithm.server_lr=1.0"],
-        ),
-        (experiment(training={"local_steps": 6}), "slow_convergence", ["training.local_steps=12"]),
-        (experiment(), "client_drift", ["federation.algorithm=scaffold"]),
-        (experiment(algorithm="fedprox", training={"local_steps": 6}), "client_drift", ["training.local_steps=3"]),
-        (experiment(algorithm="fedprox"), "client_drift", []),  # one epoch is the least
-        (
-            experiment(algorithm={"name": "scaffold", "option": "II"}),
-            "stale_controls",
-            ["federation.algorithm.option=I"],
-        ),
-        (experiment(algorithm={"name": "scaffold", "option": "I"}), "stale_controls", ["federation.algorithm=fedavg"]),
-        (experiment(), "no_federation", []),
-    ],
-)
-def test_each_alarm_has_its_remedy(exp, cause, settings):
-    assert remedy(exp, [cause]) == settings
-
-
-def test_the_first_alarm_with_a_remedy_is_answered():
-    assert remedy(experiment(training={"lr": 0.01}), ["fairness_gap", "divergence"]) == ["training.lr=0.005"]
 
 
 @pytest.mark.slow

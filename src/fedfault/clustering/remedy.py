@@ -10,10 +10,9 @@ from fedfault.backbones.load import Say
 from fedfault.clustering.clusters import Clusters, choose
 from fedfault.clustering.embeddings import BACKBONE, embedded, encoder_of
 from fedfault.config.schema import Component
+from fedfault.diagnosis.detection import build_detectors
 from fedfault.setup.experiment import Prepared, federation
 from fedfault.tasks.base import CohortTask
-
-CAUSES = ("client_drift", "negative_transfer", "fairness_gap")  # alarms that clients differ too much for one model
 
 
 def clusters_of(p: Prepared, encoder: str = BACKBONE) -> Clusters:
@@ -49,8 +48,9 @@ def clustered(labels: Sequence[int], shrinkage: float = 0.0) -> list[str]:
 
 def split_up(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:
     """Settings with which a run goes on after these alarms, clients in clusters; none with the reason."""
-    if not set(causes) & set(CAUSES):
-        return [], f"clusters are an answer to {', '.join(CAUSES)} only"
+    answered = [name for name, detector in build_detectors().items() if detector.wants_clusters]
+    if not set(causes) & set(answered):
+        return [], f"clusters are an answer to {', '.join(answered)} only"
     if p.config.federation.algorithm.name == "clustered":
         return [], "its clients are in clusters already"
     found = clusters_of(p)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records
+from fedfault.records import Detector, Multiply, Reading, Records
 from fedfault.registry import register
 
 
@@ -33,6 +33,7 @@ def representation_collapse() -> Detector:
         read,
         lambda r: f"hidden states have lost {r.effect:.0%} of the dimensions that they had in the base",
         advice=("training.lr lower", "model.lora.r_max higher", "federation.aggregation=blockwise"),
+        remedies=(Multiply("training.lr", 0.5),),
         min_effect=0.3,
         min_std=0.02,
         default_threshold=-math.log(0.7),
@@ -72,6 +73,7 @@ def rank_collapse() -> Detector:
         read,
         explain,
         advice=("model.lora.r_max higher", "federation.aggregation=blockwise", "training.lr lower"),
+        remedies=(Multiply("training.lr", 0.5),),
         min_effect=0.3,
         min_std=0.05,
         default_threshold=0.0,

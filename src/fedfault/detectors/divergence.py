@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, get_validation_losses
+from fedfault.records import Detector, Multiply, Reading, Records, get_validation_losses
 from fedfault.registry import register
 
 HALF = 0.5  # of the improvement
@@ -52,6 +52,7 @@ def divergence() -> Detector:
         read,
         explain,
         advice=("training.lr at half", "training.max_grad_norm lower", "federation.on_failure=rollback"),
+        remedies=(Multiply("training.lr", 0.5),),
         min_effect=0.05,  # nats
         min_std=1.0,
         default_threshold=5.0,

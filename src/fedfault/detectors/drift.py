@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, get_validation_losses
+from fedfault.records import Detector, Reading, Records, Replace, get_validation_losses, multiply_work
 from fedfault.registry import register
 
 REAL = 0.1  # smallest variance ratio that is worth the name of drift
@@ -69,6 +69,8 @@ def client_drift() -> Detector:
             "training.local_steps fewer",
             "fedfault mitigate RUN",
         ),
+        remedies=(Replace("federation.algorithm", "scaffold", old="fedavg"), *multiply_work(0.5)),
+        wants_clusters=True,
         min_effect=0.2,
         min_std=0.02,
         default_threshold=0.2,

@@ -60,6 +60,7 @@ def negative_transfer() -> Detector:
             "federation.algorithm=ifca",
             "training.lr lower",
         ),
+        wants_clusters=True,
         min_effect=0.02,  # nats
         min_std=1.0,
         default_threshold=NormalDist().inv_cdf(1 - ALPHA / 10),  # Bonferroni for ten clients
@@ -119,6 +120,7 @@ def fairness_gap() -> Detector:
             "federation.algorithm=ifca",
             "federation.aggregation=fedsa_lora",
         ),
+        wants_clusters=True,
         min_effect=4.0,  # times the median: registers of English differ by three
         min_std=0.05,
         default_threshold=math.log(5),

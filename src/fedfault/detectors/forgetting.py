@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from fedfault.records import Detector, Reading, Records
+from fedfault.records import Detector, Multiply, Reading, Records
 from fedfault.registry import register
 
 
@@ -31,6 +31,7 @@ def forgetting() -> Detector:
         read,
         lambda r: f"the loss on general English has risen by {r.evidence['change']:.2f} nats per token since the start",
         advice=("training.lr lower", "training.local_steps fewer", "model.lora.r_max lower"),
+        remedies=(Multiply("training.lr", 0.5),),
         min_effect=0.02,  # nats: 2 % of perplexity
         min_std=0.005,
         default_threshold=0.5,  # a healthy run on another register of English costs 0.2 to 0.3

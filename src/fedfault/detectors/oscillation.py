@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, get_validation_losses
+from fedfault.records import Detector, Multiply, Reading, Records, get_validation_losses
 from fedfault.registry import register
 
 WINDOW = 6  # steps from one evaluation to the next
@@ -54,6 +54,7 @@ def oscillation() -> Detector:
             "federation.algorithm.server_lr or its momentum lower",
             "training.local_steps fewer",
         ),
+        remedies=(Multiply("federation.algorithm.server_lr", 0.5), Multiply("training.lr", 0.5)),
         min_effect=0.01,  # nats
         min_std=0.1,
         default_threshold=math.log(3),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, get_validation_losses
+from fedfault.records import Detector, Reading, Records, get_validation_losses, multiply_work
 from fedfault.registry import register
 
 SHARE = 0.75  # of the improvement that controls make: they get there well before the end, so that twice as late is seen
@@ -50,6 +50,7 @@ def slow_convergence() -> Detector:
         read,
         explain,
         advice=("training.lr higher", "training.local_steps more", "federation.algorithm=fedadam"),
+        remedies=multiply_work(2.0),
         min_effect=1.5,  # times the controls' median
         min_std=0.5,
         default_threshold=None,

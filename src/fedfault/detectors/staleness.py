@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records
+from fedfault.records import Detector, Reading, Records, Replace
 from fedfault.registry import register
 
 DRAWS = 400
@@ -57,6 +57,7 @@ def stale_controls() -> Detector:
         read,
         explain,
         advice=("federation.algorithm.option=I", "federation.participation_rate higher", "federation.algorithm=fedavg"),
+        remedies=(Replace("federation.algorithm.option", "I", old="II"), Replace("federation.algorithm", "fedavg")),
         min_effect=math.log(5),
         min_std=0.1,
         default_threshold=1.0,

@@ -1,51 +1,47 @@
-"""What a run does to itself when it goes back to its best round: one change of settings for each kind of alarm."""
+"""What a run does to itself when it goes back to its best round: the remedies that its detectors name, as settings."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from fedfault.config.schema import Experiment
+from fedfault.diagnosis.detection import build_detectors
+from fedfault.records import Remedy, Replace
 
-HALVED = 0.5
 
+def find_remedy(exp: Experiment, causes: Sequence[str]) -> list[str]:
+    """Settings as `key=value` that answer the first of these alarms for which there is an answer.
 
-def remedy(exp: Experiment, causes: list[str]) -> list[str]:
-    """Settings as `key=value` that answer the first of these alarms for which there is an answer; none: none of them has.
+    causes: detectors by name. Empty where none of them names a remedy that would change this experiment, as for negative
+    transfer, a client left behind and a federation that does not happen: no setting of one shared model mends these.
 
-    divergence, forgetting, collapse   half the learning rate
-    oscillation                        half the server's learning rate where the algorithm has one, else half the clients'
-    slow convergence                   twice the local work
-    client drift                       SCAFFOLD instead of FedAvg; with another algorithm half the local steps
-    stale control variates             option I, fresh gradients at the server's point; with it FedAvg
-
-    Negative transfer, a client left behind and a federation that does not happen have none: no setting of one shared model
-    mends them.
+    >>> find_remedy(Experiment(), ["fairness_gap", "divergence"])
+    ['training.lr=0.00025']
     """
     for cause in causes:
-        if settings := _settings(exp, cause):
-            return settings
+        for remedy in build_detectors()[cause].remedies:
+            if setting := apply_remedy(exp, remedy):
+                return [setting]
     return []
 
 
-def _settings(exp: Experiment, cause: str) -> list[str]:
-    algorithm, t = exp.federation.algorithm, exp.training
-    slower = [f"training.lr={t.lr * HALVED!r}"]
-    if cause in ("divergence", "forgetting", "representation_collapse", "rank_collapse"):
-        return slower
-    if cause == "oscillation":
-        server_lr = algorithm.options.get("server_lr")
-        return slower if server_lr is None else [f"federation.algorithm.server_lr={server_lr * HALVED!r}"]
-    if cause == "slow_convergence":
-        return _work(exp, 2.0)
-    if cause == "client_drift":
-        return ["federation.algorithm=scaffold"] if algorithm.name == "fedavg" else _work(exp, HALVED)
-    if cause == "stale_controls":
-        again = algorithm.options.get("option") == "II"
-        return ["federation.algorithm.option=I"] if again else ["federation.algorithm=fedavg"]
-    return []
+def apply_remedy(exp: Experiment, remedy: Remedy) -> str | None:
+    """The setting as `key=value` that this remedy gives the experiment; None where it changes nothing."""
+    now = _look_up(exp.model_dump(), remedy.setting)
+    if isinstance(remedy, Replace):
+        fits = now not in (None, remedy.new) if remedy.old is None else now == remedy.old
+        return f"{remedy.setting}={remedy.new}" if fits else None
+    now = remedy.unset if now is None else now
+    if now is None:
+        return None
+    after = max(1, round(now * remedy.factor)) if isinstance(now, int) else now * remedy.factor
+    return f"{remedy.setting}={after!r}" if after != now else None
 
 
-def _work(exp: Experiment, factor: float) -> list[str]:
-    """More or fewer local steps or epochs, one at least; nothing where that is no change."""
-    t = exp.training
-    name, now = ("local_steps", t.local_steps) if t.local_steps else ("local_epochs", t.local_epochs or 1)
-    after = max(1, round(now * factor))
-    return [f"training.{name}={after}"] if after != now else []
+def _look_up(settings: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key, of a component its name; None where there is none."""
+    found: Any = settings
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found.get("name") if isinstance(found, dict) else found

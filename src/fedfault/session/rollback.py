@@ -1,6 +1,6 @@
 """federation.on_failure=rollback or cluster: at an alarm the run goes back to its best round and on with an answer to it.
 
-The answer is the mapped remedy, or a model for each cluster of clients.
+The answer is a remedy that a detector names, or a model for each cluster of clients.
 
 What is left behind stays in the folder as abandoned-N.jsonl, and the manifest says from where to where, why and with which
 settings. A kill between any two of these steps is repaired by the next `resume`.
@@ -18,7 +18,7 @@ from fedfault.records import Finding
 from fedfault.rounds.carry import carried
 from fedfault.runs.folder import RunFolder, best_round, changes
 from fedfault.session.progress import Progress
-from fedfault.session.remedies import remedy
+from fedfault.session.remedies import find_remedy
 from fedfault.setup.experiment import Prepared, federation
 from fedfault.tasks.base import CohortTask
 from fedfault.types.algorithm import State
@@ -78,4 +78,4 @@ def _answer(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:
     """Settings that answer these alarms, or why there are none."""
     if p.config.federation.on_failure == "cluster":
         return split_up(p, causes)
-    return remedy(p.config, list(causes)), "no setting of a running federation mends it"
+    return find_remedy(p.config, causes), "no setting of a running federation mends it"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedfault.config.loading import Loaded
 from fedfault.errors import UserError, suggest
-from fedfault.registry import FOLDERS, builders, first_line, options, shown
+from fedfault.registry import FOLDERS, build, builders, first_line, options, shown
 
 if TYPE_CHECKING:
     from fedfault.data.split import Split
@@ -210,4 +210,14 @@ def _models(models: dict[str, str]) -> str:
 
 def _one(kind: str, name: str, builder: Callable[..., Any]) -> str:
     takes = [f"  {shown(p)}" for p in options(builder).values()] or ["  none"]
-    return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", "options:", *takes])
+    more = _reactions(name) if kind == "detector" else []
+    return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", "options:", *takes, *more])
+
+
+def _reactions(name: str) -> list[str]:
+    """What a run does by itself at this detector's alarm, for each way of federation.on_failure that changes something."""
+    detector = build("detector", name)
+    remedies = [f"  {remedy}" for remedy in detector.remedies] or ["  nothing: no setting of one shared model mends it"]
+    clusters = "a model for each cluster of clients" if detector.wants_clusters else "nothing"
+    rollback = "federation.on_failure=rollback changes, the first of these that is a change:"
+    return ["", rollback, *remedies, "federation.on_failure=cluster makes:", f"  {clusters}"]
