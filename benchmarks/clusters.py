@@ -38,7 +38,7 @@ def main() -> None:
         known |= dict(zip(new, encoder(new), strict=True)) if new else {}
         vectors = np.stack([known[text] for text in texts])
         found[choose(vectors, owner, p.config.federation.total_clients, seed).k] += 1
-    print(f"{corpus.name}, {p.config.data.partition.method}, {args.encoder}: clusters in {args.seeds} seeds")
+    print(f"{corpus.name}, {p.config.data.partition.name}, {args.encoder}: clusters in {args.seeds} seeds")
     print(", ".join(f"k = {k}: {n}" for k, n in sorted(found.items())))
 
 

@@ -27,11 +27,11 @@ def test_the_examples_of_the_study_run_on_the_packaged_model(ran):
     exp = ran("--algorithm", "fedavg", "--partition", "topic_skew", "--num-rounds", "50")
     assert (exp.model.name, exp.data.dataset.name) == ("micro", "registers")
     assert (exp.federation.algorithm.name, exp.federation.num_rounds) == ("fedavg", 50)
-    assert exp.data.partition.method == "topic_skew"
+    assert exp.data.partition.name == "topic_skew"
     exp = ran("--algorithm", "fedprox", "--partition", "style_skew", "--mu", "0.3")
     assert exp.federation.algorithm.options["mu"] == 0.3
     exp = ran("--algorithm", "scaffold", "--partition", "token_skew")
-    assert (exp.federation.algorithm.name, exp.data.partition.method) == ("scaffold", "token_skew")
+    assert (exp.federation.algorithm.name, exp.data.partition.name) == ("scaffold", "token_skew")
 
 
 def test_a_configuration_keeps_its_own_model_and_flags_change_it(ran):

@@ -175,8 +175,8 @@ def allowed(algorithm: str, aggregation: str, ranks: list[int] | None = None) ->
     """Whether the configuration lets the two be combined."""
     parts = {
         "algorithm": algorithm,
-        "aggregation": {"method": aggregation},
-        "scheduler": {"type": "fixed", "ranks": ranks},
+        "aggregation": {"name": aggregation},
+        "scheduler": {"name": "fixed", "ranks": ranks},
     }
     exp = Experiment.model_validate({"federation": parts})
     try:

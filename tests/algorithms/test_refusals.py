@@ -54,8 +54,8 @@ def test_ranks_must_not_differ(algorithm):
 def refusal(algorithm: str, aggregation: str, ranks=None, **options) -> str:
     parts = {
         "algorithm": {"name": algorithm, **options},
-        "aggregation": {"method": aggregation},
-        "scheduler": {"type": "fixed", "ranks": ranks},
+        "aggregation": {"name": aggregation},
+        "scheduler": {"name": "fixed", "ranks": ranks},
     }
     exp = Experiment.model_validate({"federation": parts})
     with pytest.raises(UserError) as e:
@@ -76,11 +76,11 @@ def test_the_reason_is_given():
     assert told.startswith(
         "federation.algorithm=feddyn needs one LoRA rank for all clients, because h sums up the changes"
     )
-    assert told.endswith("use federation.scheduler.type=fixed with one rank")
+    assert told.endswith("use federation.scheduler=fixed with one rank")
 
 
 def test_a_scheduler_and_an_aggregation_cannot_both_set_the_ranks():
-    chosen = {"aggregation": {"method": "hetlora"}, "scheduler": {"type": "lite", "r_bar": 4.0}}
+    chosen = {"aggregation": {"name": "hetlora"}, "scheduler": {"name": "lite", "r_bar": 4.0}}
     exp = Experiment.model_validate({"federation": chosen})
     with pytest.raises(UserError, match="lowers the ranks of its clients itself, so that federation"):
         _check_pair(exp, build("algorithm", "fedavg"), build("aggregation", "hetlora"))

@@ -27,7 +27,7 @@ CONFIG = {
     "experiment_name": "a",
     "seed": 0,
     "model": {"name": "micro"},
-    "data": {"partition": {"method": "iid"}},
+    "data": {"partition": {"name": "iid"}},
     "training": {"lr": 0.1},
 }
 FACTS = {"corpus": {"fingerprint": "c"}, "model": {"fingerprint": "m"}}
@@ -87,12 +87,12 @@ def test_with_other_held_out_texts_there_are_no_paired_numbers_but_a_reason():
 
 def test_topics_are_paired_across_partitions_and_clients_are_not():
     a = run()
-    b = replace(run("b", -0.5), config={**CONFIG, "data": {"partition": {"method": "topic_skew", "alpha": 0.1}}})
+    b = replace(run("b", -0.5), config={**CONFIG, "data": {"partition": {"name": "topic_skew", "alpha": 0.1}}})
     found = pair(a, b)
     assert found.topics.mean == pytest.approx(-0.5)
     assert not found.clients.losses
     assert (
-        "Clients of b and a are not paired: data.partition.method is iid and topic_skew"
+        "Clients of b and a are not paired: data.partition.name is iid and topic_skew"
         in apart(Comparison((a, b), ("a", "b")))[0]
     )
 

@@ -3,7 +3,7 @@ import pytest
 from fedfault.config import load
 from fedfault.errors import UserError
 
-DIRICHLET = "data:\n  partition: {method: topic_skew, alpha: 0.1, convention: topic}\n"
+DIRICHLET = "data:\n  partition: {name: topic_skew, alpha: 0.1, convention: topic}\n"
 
 
 def refused(*arguments):
@@ -96,19 +96,19 @@ def test_an_option_on_top_of_a_plain_name_makes_a_mapping(write):
 
 
 def test_options_of_the_old_method_do_not_leak_into_the_new(write):
-    got = load(write(DIRICHLET), ["data.partition.method=iid"])
-    assert got.resolved["data"]["partition"] == {"method": "iid"}
+    got = load(write(DIRICHLET), ["data.partition.name=iid"])
+    assert got.resolved["data"]["partition"] == {"name": "iid"}
     assert "x.yaml:2: data.partition.alpha: 0.1 is dropped: command line chooses 'iid'" in got.notes
 
 
 def test_the_same_method_keeps_its_options(write):
-    got = load(write(DIRICHLET), ["data.partition.method=topic_skew", "data.partition.convention=x"])
-    assert got.resolved["data"]["partition"] == {"method": "topic_skew", "alpha": 0.1, "convention": "x"}
+    got = load(write(DIRICHLET), ["data.partition.name=topic_skew", "data.partition.convention=x"])
+    assert got.resolved["data"]["partition"] == {"name": "topic_skew", "alpha": 0.1, "convention": "x"}
 
 
 def test_a_new_method_may_bring_its_own_options_in_the_same_layer(write):
     got = load(write(DIRICHLET), ["data.partition=topic_isolation", "data.partition.leak=0.1"])
-    assert got.resolved["data"]["partition"] == {"method": "topic_isolation", "leak": 0.1}
+    assert got.resolved["data"]["partition"] == {"name": "topic_isolation", "leak": 0.1}
 
 
 @pytest.mark.parametrize(

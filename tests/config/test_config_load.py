@@ -129,7 +129,7 @@ def test_a_whole_number_may_stand_for_a_float_in_component_options(write):
 def test_no_file_is_the_quickstart():
     e = load(None).experiment
     assert (e.experiment_name, e.model.name, e.data.dataset.name) == ("quickstart", "micro", "registers")
-    assert (e.data.partition.method, e.federation.algorithm.name) == ("topic_isolation", "fedavg")
+    assert (e.data.partition.name, e.federation.algorithm.name) == ("topic_isolation", "fedavg")
     assert (e.federation.total_clients, e.federation.participation_rate, e.federation.num_rounds) == (10, 0.3, 12)
     assert (e.model.lora.r_max, e.model.lora.alpha, e.model.max_length) == (8, 16.0, 64)
     assert (e.training.local_steps, e.training.batch_size) == (15, 8)
@@ -139,7 +139,7 @@ def test_no_file_is_the_quickstart():
 def test_the_default_is_the_study_on_distilgpt2():
     e = load("default").experiment
     assert (e.model.name, e.model.lora.r_max, e.model.lora.alpha, e.model.max_length) == ("distilgpt2", 8, 16.0, 128)
-    assert (e.data.dataset.name, e.data.partition.method, e.data.partition.options["alpha"]) == (
+    assert (e.data.dataset.name, e.data.partition.name, e.data.partition.options["alpha"]) == (
         "ag_news",
         "topic_skew",
         0.1,

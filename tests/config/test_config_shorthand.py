@@ -2,7 +2,7 @@ import pytest
 
 from fedfault.config import load
 from fedfault.config.explain import sections
-from fedfault.config.shorthand import CHOOSERS, KEYS
+from fedfault.config.shorthand import CHOOSERS, KEYS, name_components
 from fedfault.errors import UserError
 
 STUDY = """\
@@ -52,7 +52,7 @@ def test_the_study_in_short_keys_loads_completely(write):
     got = load(write(STUDY))
     e = got.experiment
     assert (e.model.name, e.model.lora.r_max, e.model.lora.alpha, e.model.max_length) == ("distilgpt2", 8, 16.0, 128)
-    assert (e.data.dataset.name, e.data.partition.method, e.data.partition.options["alpha"]) == (
+    assert (e.data.dataset.name, e.data.partition.name, e.data.partition.options["alpha"]) == (
         "ag_news",
         "topic_skew",
         0.1,
@@ -73,7 +73,7 @@ def test_a_loose_mu_serves_the_algorithm_that_takes_one(write):
 
 def test_a_loose_alpha_beside_iid_is_dropped_with_a_note(write):
     got = load(write(STUDY), ["data.partition_strategy=iid"])
-    assert got.resolved["data"]["partition"] == {"method": "iid"}
+    assert got.resolved["data"]["partition"] == {"name": "iid"}
     assert "x.yaml:11: alpha: 0.1 is not used: partition 'iid' takes no alpha" in got.notes
 
 
@@ -86,8 +86,27 @@ def test_a_canonical_option_that_the_component_lacks_is_an_error(write):
 def test_a_run_of_the_rank_scheduling_harness_loads_as_it_is_printed(write):
     write("experiment_name: base\n", "configs/base.yaml")
     got = load(write(LITE, "configs/experiments/lite_noniid_deadline.yaml")).experiment
-    assert (got.federation.scheduler.type, got.deadline.limit) == ("lite", 90.0)
+    assert (got.federation.scheduler.name, got.deadline.limit) == ("lite", 90.0)
     assert got.federation.scheduler.options == {**got.federation.scheduler.options, "r_bar": 8.0, "ema_alpha": 0.3}
+
+
+def test_method_and_type_are_the_name_of_a_component_without_a_note(write):
+    path = write("federation: {aggregation: {method: fedit}, scheduler: {type: lite, r_bar: 6}}\n")
+    got = load(path, ["data.partition.method=topic_skew", "data.partition.alpha=1"])
+    assert got.resolved["data"]["partition"] == {"name": "topic_skew", "alpha": 1.0, "convention": "topic"}
+    assert got.resolved["federation"]["scheduler"]["name"] == "lite"
+    assert got.notes == ()
+    assert "contradict" in refused(path, ["data.partition.method=topic_skew", "data.partition.name=iid"])
+
+
+def test_only_the_name_of_a_component_is_renamed_in_plain_settings():
+    old = {
+        "seed": 0,
+        "data": {"partition": {"method": "token_skew", "type": "stopwords"}},
+        "federation": {"scheduler": 3},
+    }
+    new = {**old, "data": {"partition": {"name": "token_skew", "type": "stopwords"}}}
+    assert name_components(old) == name_components(new) == new
 
 
 def test_settings_of_the_harness_for_each_scheduler_count_for_the_one_that_is_chosen(write):
@@ -98,8 +117,8 @@ def test_settings_of_the_harness_for_each_scheduler_count_for_the_one_that_is_ch
     assert got.experiment.federation.scheduler.options["r_bar"] == 6
     assert got.experiment.federation.scheduler.options["deadline_penalty"] == 0.7
     assert "x.yaml:5: rank: 4 is not used: scheduler 'lite' takes no rank" in got.notes
-    fixed = load(path, ["federation.scheduler.type=fixed"]).experiment.federation.scheduler
-    assert (fixed.type, fixed.options["rank"]) == ("fixed", 4)
+    fixed = load(path, ["federation.scheduler.name=fixed"]).experiment.federation.scheduler
+    assert (fixed.name, fixed.options["rank"]) == ("fixed", 4)
 
 
 def test_what_is_always_measured_cannot_be_switched_but_may_be_written(write):
@@ -114,8 +133,8 @@ def test_dirichlet_is_topic_skew_with_a_note(write):
     path = write("data: {partition: {method: dirichlet, alpha: 0.2}}\n")
     for arguments in ([], ["data.partition=dirichlet"], ["data.partition_strategy=dirichlet"]):
         got = load(path, arguments)
-        assert got.experiment.data.partition.method == "topic_skew"
-        assert any("data.partition.method: 'dirichlet' is 'topic_skew'" in note for note in got.notes)
+        assert got.experiment.data.partition.name == "topic_skew"
+        assert any("data.partition.name: 'dirichlet' is 'topic_skew'" in note for note in got.notes)
 
 
 def test_either_form_overrides_the_other(write):

@@ -140,12 +140,12 @@ def test_clients_are_skewed_by_label(tmp_path):
     path = glue(tmp_path, "SST-2", 90)
     skewed = made(
         experiment(
-            "glue/sst2", path, "data.partition={method: label_skew, labels_per_client: 1}", "federation.total_clients=2"
+            "glue/sst2", path, "data.partition={name: label_skew, labels_per_client: 1}", "federation.total_clients=2"
         )
     )
     assert all((row > 0).sum() == 1 for row in skewed.counts)
     assert all(len(set(t.labels.tolist())) == 1 for t in skewed.train)
-    drawn = made(experiment("glue/sst2", path, "data.partition={method: dirichlet, alpha: 0.3}"))
+    drawn = made(experiment("glue/sst2", path, "data.partition={name: dirichlet, alpha: 0.3}"))
     assert drawn.counts.sum() == len(drawn.documents)
 
 

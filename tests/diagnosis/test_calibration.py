@@ -211,7 +211,7 @@ CONFIG = {
     "experiment_name": "controls",
     "seed": 1,
     "model": {"name": "micro", "max_length": 64, "lora": {"r_max": 8}},
-    "data": {"dataset": {"name": "registers"}, "partition": {"method": "iid"}},
+    "data": {"dataset": {"name": "registers"}, "partition": {"name": "iid"}},
     "federation": {"num_rounds": 12, "on_failure": "continue"},
     "training": {"lr": 0.01},
 }
@@ -277,7 +277,7 @@ def test_none_is_no_calibration():
 
 
 def test_a_run_may_differ_in_what_controls_are_there_for():
-    same = like(experiment_name="mine", seed=7, federation__on_failure="stop", data__partition={"method": "topic_skew"})
+    same = like(experiment_name="mine", seed=7, federation__on_failure="stop", data__partition={"name": "topic_skew"})
     assert compare_settings(CONFIG, same) == ([], [])
 
 
@@ -307,6 +307,13 @@ def test_a_file_is_taken_with_its_differences_or_refused(tmp_path):
     for change in ({"model__max_length": 128}, {"data__dataset__name": "bbc"}, {"federation__num_rounds": 3}):
         with pytest.raises(UserError, match=r"is for other runs: it differs in \S+=\S+ \(\S+\)"):
             choose_calibration(str(file), like(**change))
+
+
+def test_a_file_that_calls_components_by_their_older_keys_is_read(tmp_path):
+    file = tmp_path / "old.json"
+    federation = {**CONFIG["federation"], "aggregation": {"method": "fedit"}}
+    replace(MADE, config={**CONFIG, "federation": federation}).save(file)
+    assert choose_calibration(str(file), like(federation__aggregation={"name": "fedit"}))[1] == []
 
 
 def test_the_packaged_one_that_differs_least_is_taken(tmp_path, monkeypatch):

@@ -315,7 +315,7 @@ def test_what_no_server_can_do_is_refused_before_the_first_round():
         ("clustered", "fedit", "needs at the clients what no message says"),
         ("fedavg", "flora", "adds to the frozen weights"),
     ):
-        parts = {"algorithm": algorithm, "aggregation": {"method": aggregation}}
+        parts = {"algorithm": algorithm, "aggregation": {"name": aggregation}}
         exp = Experiment.model_validate({"federation": parts})
         with pytest.raises(UserError, match=why):
             check_remote(exp, federation(LowRank(), algorithm, aggregation))

@@ -156,14 +156,17 @@ def test_the_clock_counts_the_work_that_sites_have_and_guesses_that_of_who_is_ab
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"federation": {"scheduler": {"type": "lite", "r_bar": 2}}}, "type=lite asks .* choose fixed, exact or cvx"),
+        (
+            {"federation": {"scheduler": {"name": "lite", "r_bar": 2}}},
+            "scheduler=lite asks .* choose fixed, exact or cvx",
+        ),
         ({"tiers": {"all": {"count": 10, "quantization": "4bit"}}}, "tiers.quantization=4bit: sites load the model as"),
     ],
 )
 def test_what_sites_cannot_do_is_refused(changes, words):
     exp = Experiment.model_validate(changes)
     fed = federation(LowRank())
-    hw = hardware(Tier("all", 6), scheduler=exp.federation.scheduler.type, options=exp.federation.scheduler.options)
+    hw = hardware(Tier("all", 6), scheduler=exp.federation.scheduler.name, options=exp.federation.scheduler.options)
     with pytest.raises(UserError, match=words):
         check_sites(exp, replace(fed, hardware=hw))
     check_sites(Experiment(), replace(fed, hardware=hardware(Tier("all", 6))))

@@ -64,7 +64,7 @@ def test_only_the_folder_and_its_records_are_needed(tmp_path):
 
 @pytest.mark.usefixtures("few")
 def test_data_that_clients_have_themselves_are_not_called_by_the_name_of_the_servers(tmp_path):
-    folder = write(tmp_path, data={"dataset": "text", "partition": {"method": "iid"}})
+    folder = write(tmp_path, data={"dataset": "text", "partition": {"name": "iid"}})
     assert "data text · split iid" in render(folder, dpi=20).read_text()
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "data_elsewhere": True}))

@@ -50,6 +50,11 @@ def test_a_corrupt_file_is_named(tmp_path, name, content, says):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_components_have_a_name_in_runs_that_called_it_method_or_type(tmp_path):
+    run = read(write(tmp_path, data={"partition": {"method": "iid"}}))
+    assert run.setting("data", "partition") == {"name": "iid"}
+
+
 def test_rounds_must_count_upwards(tmp_path):
     with pytest.raises(UserError, match=r"do not count upwards \(\[0, 0\]\)"):
         read(write(tmp_path, [HISTORY[0], HISTORY[0]]))

@@ -160,7 +160,7 @@ def test_what_may_change_goes_on_from_the_parent_s_adapter(parent, words, tmp_pa
         (["model.lora.r_max=4"], r"another model\.lora\.r_max: the checkpoint holds numbers"),
         (["model.name=smollm2-135m"], r"another model\.name"),
         (["model.max_length=32"], r"another model\.max_length"),
-        (["data.partition=iid"], r"another data\.partition\.method"),
+        (["data.partition=iid"], r"another data\.partition\.name"),
         (["data.dataset=bbc_news"], r"another data\.dataset\.name"),
         (["federation.total_clients=4"], "a row for each client"),
         (["federation.scheduler.ranks=[2]"], "ranks of the clients"),
@@ -231,7 +231,7 @@ def test_an_option_that_changes_what_is_remembered_starts_it_anew():
 def test_private_factors_start_as_the_server_s_and_end_as_their_mean():
     task = LowRank()
     shared, private = federation(task), federation(task, aggregation="fedsa_lora")
-    state, changed = state_of(shared, 2), {"federation.aggregation.method"}
+    state, changed = state_of(shared, 2), {"federation.aggregation.name"}
     apart, _ = carried(private, state, changed)
     assert torch.equal(apart.clients[OWN].flat, state.adapter.flat.expand(6, -1))
     later = next(s for s, _ in rounds(private, apart) if s.round == 4)
@@ -246,7 +246,7 @@ def test_private_factors_start_as_the_server_s_and_end_as_their_mean():
 def test_stacking_after_averaging_keeps_the_model():
     task = LowRank()
     state, flora = state_of(federation(task), 2), federation(task, aggregation="flora", work={"lr": 1e-9})
-    on, _ = carried(flora, state, {"federation.aggregation.method"})
+    on, _ = carried(flora, state, {"federation.aggregation.name"})
     after, record = next(rounds(flora, on))
     assert after.base  # everything has moved into the frozen weights
     assert record.scores["validation"].loss == pytest.approx(task.evaluate(after.adapter)["validation"].loss)
@@ -260,6 +260,6 @@ def test_ranks_that_clients_have_by_now_must_fit():
     with pytest.raises(UserError, match="ranks 1 to 2 after round 2, and the new algorithm needs one"):
         carried(federation(task, "feddyn"), pruned, {"federation.algorithm.name"})
     with pytest.raises(UserError, match="would lose the rest"):
-        carried(federation(task, aggregation="flora"), pruned, {"federation.aggregation.method"})
+        carried(federation(task, aggregation="flora"), pruned, {"federation.aggregation.name"})
     kept, _ = carried(federation(task), pruned, {"training.lr"})
     assert kept.ranks == pruned.ranks

@@ -23,7 +23,7 @@ from small import final
 from tiny import tiny_bert, tiny_bert_tokenizer
 
 SMALL = {
-    "data.dataset": "glue/sst2", "data.task_type": "classification", "data.partition": "{method: dirichlet, alpha: 1.0}",
+    "data.dataset": "glue/sst2", "data.task_type": "classification", "data.partition": "{name: dirichlet, alpha: 1.0}",
     "federation.total_clients": "3", "federation.participation_rate": "0.7", "federation.num_rounds": "3",
     "training.local_steps": "2", "training.batch_size": "4", "model.max_length": "16", "evaluation.target_score": "0.01",
     "metrics.memory": "false", "evaluation.max_blocks": "8",

@@ -142,6 +142,19 @@ def test_only_an_unfinished_run_of_the_same_settings_goes_on(finished, tmp_path,
     assert not resumed
 
 
+def test_a_run_whose_configuration_still_says_method_and_type_is_the_same_run(finished, tmp_path, monkeypatch):
+    resumed = []
+    monkeypatch.setattr(session, "resume", lambda path, progress, **_: resumed.append(path))
+    config = begun(finished, tmp_path).path / "config.yaml"
+    text = config.read_text()
+    for section, old in (("partition", "method"), ("aggregation", "method"), ("scheduler", "type")):
+        assert f"{section}:\n    name:" in text
+        text = text.replace(f"{section}:\n    name:", f"{section}:\n    {old}:")
+    config.write_text(text)
+    start(tmp_path)
+    assert resumed == [config.parent]
+
+
 def test_an_unfinished_run_is_found_under_the_name_that_it_got(finished, tmp_path, monkeypatch):
     resumed = []
     monkeypatch.setattr(session, "resume", lambda path, progress, **_: resumed.append(path))

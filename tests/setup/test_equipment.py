@@ -60,7 +60,7 @@ def test_ranks_vary_with_a_budget_or_a_list():
         (["clock.trace=nowhere.csv"], "nowhere.csv: no trace can be read from it"),
         (
             ["federation.scheduler=exact", "federation.scheduler.r_bar=2", "model.trainable=partial"],
-            "federation.scheduler.type=exact assigns LoRA ranks, but model.trainable=partial has none",
+            "federation.scheduler=exact assigns LoRA ranks, but model.trainable=partial has none",
         ),
     ],
 )

@@ -41,6 +41,19 @@ def test_arms_multiply_the_grid_and_nested_keys_are_as_good_as_dotted_ones(write
     assert plan.configs[plan.study.cells[3].runs[0]].experiment.federation.algorithm.name == "fedprox"
 
 
+def test_a_component_may_be_named_by_an_alias_in_a_grid(write):
+    below = {"data": {"partition": {"name": "topic_skew", "alpha": 0.3, "convention": "balanced"}}}
+    named, alias = (
+        load(write(**below, grid={"data.partition": [{key: "topic_skew", "alpha": 0.1}, {key: "iid"}]}, seeds=1))
+        for key in ("name", "method")
+    )
+    assert [c.choices for c in named.study.cells] == [{"partition": "topic_skew"}, {"partition": "iid"}]
+    assert alias.study == named.study
+    assert alias.configs == named.configs
+    (skewed, *_) = alias.configs.values()
+    assert skewed.experiment.data.partition.options["convention"] == "per_client"  # its own default, not the file's
+
+
 def test_names_follow_from_the_settings_alone(write):
     one = load(write(grid=GRID, seeds=2))
     again = load(write(name="other", grid={**GRID, "training.lr": [0.1]}, seeds=1), results_dir="elsewhere")

@@ -82,11 +82,11 @@ def merge(below: Layer, above: Layer) -> tuple[Layer, list[str]]:
     """
     out = dict(below)
     notes = []
-    for section, (_, chooser) in CHOOSERS.items():
-        new, old = above.get((*section, chooser)), below.get((*section, chooser))
+    for section in CHOOSERS:
+        new, old = above.get((*section, "name")), below.get((*section, "name"))
         if new is None or (old is not None and old.value == new.value and not new.whole):
             continue
-        for key in [key for key in out if key[:2] == section and key[2:] != (chooser,) and not out[key].loose]:
+        for key in [key for key in out if key[:2] == section and key[2:] != ("name",) and not out[key].loose]:
             gone = out.pop(key)
             notes.append(
                 f"{gone.where}: {dotted(key)}: {gone.value!r} is dropped: {new.where} chooses {new.value!r:.60}"

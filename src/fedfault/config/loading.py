@@ -75,10 +75,7 @@ def _merged(layers: Iterable[Layer]) -> tuple[Layer, list[str]]:
 
 def _default_components() -> Layer:
     defaults = Experiment().model_dump()
-    return {
-        (*section, chooser): Entry(defaults[section[0]][section[1]][chooser], "default")
-        for section, (_, chooser) in CHOOSERS.items()
-    }
+    return {(*section, "name"): Entry(defaults[section[0]][section[1]]["name"], "default") for section in CHOOSERS}
 
 
 def _complete(section: Key, merged: Layer) -> list[str]:
@@ -86,13 +83,13 @@ def _complete(section: Key, merged: Layer) -> list[str]:
 
     Changes `merged`; returns notes on what was dropped. Raises `UserError` for an unknown name or option.
     """
-    kind, chooser = CHOOSERS[section]
-    chosen = merged.get((*section, chooser))
+    kind = CHOOSERS[section]
+    chosen = merged.get((*section, "name"))
     if chosen is None or not isinstance(chosen.value, str):
         return []  # the schema says so
     builder = registry.lookup(kind, chosen.value)
     notes = []
-    mine = [key for key in merged if key[:2] == section and key[2:] != (chooser,)]
+    mine = [key for key in merged if key[:2] == section and key[2:] != ("name",)]
     for key in [k for k in mine if merged[k].loose and k[2] not in registry.options(builder)]:
         entry = merged.pop(key)
         mine.remove(key)

@@ -33,7 +33,7 @@ value of the wrong type and a component that is not there are errors that name t
 _base_: "default.yaml"          # inherit from the file beside this one
 experiment_name: milder
 data:
-  partition: {method: topic_skew, alpha: 1.0}
+  partition: {name: topic_skew, alpha: 1.0}
 ```
 
 YAML is read narrowly: `1e-3` is a number, only `true` and `false` are booleans (`no`, `on` and `yes` are text), whole
@@ -52,7 +52,7 @@ LAYERS = """\
 
 The later layer wins: sections merge key by key, everything else (lists too) replaces. Two rules go beyond that:
 
-* Naming another component drops the options of the one before: after `data.partition.method=iid` the file's `alpha`,
+* Naming another component drops the options of the one before: after `data.partition.name=iid` the file's `alpha`,
   which belonged to `topic_skew`, is gone. A component given as a single word always starts from its own defaults.
 * Of two keys that exclude each other, the later layer's stays. Both in one layer are an error.
 """
@@ -78,9 +78,8 @@ def _section(key: Key, model: type[BaseModel]) -> str:
     title = f"## `{dotted(key)}`" if key else "## Top level"
     about = (inspect.getdoc(model) or "").partition("\n")[0]
     if key in CHOOSERS:
-        kind, chooser = CHOOSERS[key]
         about += (
-            f" `{key[-1]}: NAME` is short for `{key[-1]}: {{{chooser}: NAME}}`; `fedfault list` shows every {kind}."
+            f" `{key[-1]}: NAME` is short for `{key[-1]}: {{name: NAME}}`; `fedfault list {CHOOSERS[key]}` shows all."
         )
     fields = {name: field for name, field in model.model_fields.items() if (*key, name) not in sections()}
     rows = [

@@ -31,6 +31,11 @@ class Component(BaseModel):
         """Everything but the name."""
         return dict(self.model_extra or {})
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
 
 class Lora(Section):
     """LoRA: W + alpha / r_max * B A on the target modules (Hu et al., arXiv 2106.09685)."""
@@ -73,18 +78,6 @@ class Model(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of the frozen backbone")
 
 
-class Method(BaseModel):
-    """A registered partitioner or aggregation by name; its other keys are the keyword-only options of its builder."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    method: str = Field(description="name of the component; its options stand beside it")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything but the method."""
-        return dict(self.model_extra or {})
-
-
 class Data(Section):
     """The corpus and how clients share it."""
 
@@ -113,7 +106,7 @@ class Data(Section):
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1, description="share of each client's documents it is tested on"
     )
-    partition: Method = Field(default=Method(method="iid"), description="how documents are dealt out to clients")
+    partition: Component = Field(default=Component(name="iid"), description="how documents are dealt out to clients")
 
     @field_validator("label_names")
     @classmethod
@@ -121,23 +114,6 @@ class Data(Section):
         if twice := sorted({name for name in names or [] if (names or []).count(name) > 1}):
             raise ValueError(f"has {', '.join(twice)} more than once; every class has one number")
         return names
-
-    @field_validator("dataset", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-
-class Scheduler(BaseModel):
-    """Which LoRA rank each client trains with in a round; its other keys are the options of the scheduler's builder."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    type: str = Field(description="name of the scheduler; its options stand beside it")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything but the type."""
-        return dict(self.model_extra or {})
 
 
 class Federation(Section):
@@ -152,8 +128,8 @@ class Federation(Section):
     algorithm: Component = Field(
         default=Component(name="fedavg"), description="by name; its options stand beside the name"
     )
-    aggregation: Method = Field(default=Method(method="fedit"), description="how LoRA adapters become one")
-    scheduler: Scheduler = Field(default=Scheduler(type="fixed"), description="which rank each client trains with")
+    aggregation: Component = Field(default=Component(name="fedit"), description="how LoRA adapters become one")
+    scheduler: Component = Field(default=Component(name="fixed"), description="which rank each client trains with")
     weighting: Literal["tokens", "samples", "uniform"] = Field(default="tokens", description="of clients in the mean")
     bad_updates: Literal["drop", "stop"] = Field(
         default="drop", description="what becomes of a client whose update is not finite, and of the run"
@@ -163,16 +139,6 @@ class Federation(Section):
         description="at an alarm: go on, stop, go back to the best round with a remedy, or, at one of drift or fairness, "
         "with a model for each cluster of clients",
     )
-
-    @field_validator("algorithm", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @field_validator("scheduler", mode="before")
-    @classmethod
-    def _type_alone(cls, value: Any) -> Any:
-        return {"type": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_participation(self) -> Federation:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from fedfault.config.files import COMMAND_LINE, Entry, Key, Layer, dotted
 from fedfault.errors import UserError
 
+CHOOSERS: dict[Key, str] = {  # a section that chooses a component by its `name`: what kind of component
+    ("federation", "algorithm"): "algorithm",
+    ("federation", "aggregation"): "aggregation",
+    ("data", "dataset"): "corpus",
+    ("data", "partition"): "partition",
+    ("federation", "scheduler"): "scheduler",
+}
+
+ALIASES = {  # how the rank-scheduling harness, and configurations of older runs, call the `name` of a component
+    "data.partition.method": "data.partition.name",
+    "federation.aggregation.method": "federation.aggregation.name",
+    "federation.scheduler.type": "federation.scheduler.name",
+}
+
 KEYS = {
+    **ALIASES,
     "model.lora_r": "model.lora.r_max",
     "model.lora.r": "model.lora.r_max",
     "model.lora_alpha": "model.lora.alpha",
     "model.lora_dropout": "model.lora.dropout",
     "model.target_modules": "model.lora.target_modules",
     "model.lora_target_modules": "model.lora.target_modules",
-    "data.partition_strategy": "data.partition.method",
+    "data.partition_strategy": "data.partition.name",
     "data.alpha": "data.partition.alpha",
     "data.num_clients": "federation.total_clients",
     "federation.num_clients": "federation.total_clients",
@@ -57,20 +74,10 @@ ALWAYS = {  # settings of other projects for what is done here in every run
 }
 
 VALUES = {
-    ("federation.aggregation.method", "fedavg"): "fedit",  # the weighted mean of A and of B
-    ("federation.aggregation.method", "fedavg_blockwise"): "blockwise",
-    ("data.partition.method", "dirichlet"): "topic_skew",  # both draw topic shares from a Dirichlet distribution
+    ("federation.aggregation.name", "fedavg"): "fedit",  # the weighted mean of A and of B
+    ("federation.aggregation.name", "fedavg_blockwise"): "blockwise",
+    ("data.partition.name", "dirichlet"): "topic_skew",  # both draw topic shares from a Dirichlet distribution
     ("data.task_type", "sequence_classification"): "classification",
-}
-
-CHOOSERS: dict[
-    Key, tuple[str, str]
-] = {  # a section that chooses a component: (what kind of component, the key that names it)
-    ("federation", "algorithm"): ("algorithm", "name"),
-    ("federation", "aggregation"): ("aggregation", "method"),
-    ("data", "dataset"): ("corpus", "name"),
-    ("data", "partition"): ("partition", "method"),
-    ("federation", "scheduler"): ("scheduler", "type"),
 }
 
 
@@ -88,7 +95,7 @@ def canonical(layer: Layer) -> tuple[Layer, list[str]]:
             notes.append(f"{entry.where}: {dotted(said)}: {entry.value!r} is not used: here {done} are in every run")
             continue
         stem, key = _renamed(said)
-        if stem:
+        if stem and stem not in ALIASES:
             short[f"{stem} is {KEYS[stem]}"] = None
         key, entry = _named(key, replace(entry, loose=stem in LOOSE))  # noqa: PLW2901
         better = VALUES.get((dotted(key), entry.value)) if isinstance(entry.value, str) else None
@@ -104,6 +111,22 @@ def canonical(layer: Layer) -> tuple[Layer, list[str]]:
     return out, notes
 
 
+def name_components(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved configuration, which an older run may have kept, with the name of every component under `name`.
+
+    >>> name_components({"seed": 0, "data": {"partition": {"method": "topic_skew", "alpha": 0.1}}})
+    {'seed': 0, 'data': {'partition': {'name': 'topic_skew', 'alpha': 0.1}}}
+    """
+    found = dict(settings)
+    for row in ALIASES:
+        top, section, alias = row.split(".")
+        above = found.get(top)
+        chosen = above.get(section) if isinstance(above, Mapping) else None
+        if isinstance(above, Mapping) and isinstance(chosen, Mapping):
+            found[top] = {**above, section: {"name" if key == alias else key: value for key, value in chosen.items()}}
+    return found
+
+
 def _renamed(key: Key) -> tuple[str, Key]:
     """The row of the table that applies, or "", and the canonical key."""
     for length in range(2, len(key) + 1):
@@ -116,7 +139,7 @@ def _renamed(key: Key) -> tuple[str, Key]:
 def _named(key: Key, entry: Entry) -> tuple[Key, Entry]:
     """`algorithm: fedprox` as `algorithm: {name: fedprox}`, replacing what earlier layers said of the algorithm."""
     if key in CHOOSERS and isinstance(entry.value, str):
-        return (*key, CHOOSERS[key][1]), replace(entry, whole=True)
+        return (*key, "name"), replace(entry, whole=True)
     return key, entry
 
 

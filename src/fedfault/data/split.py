@@ -121,7 +121,7 @@ def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt
     labels = np.array([place[d.topic] for d in documents])
     method = exp.data.partition
     generator = rng(exp.seed, "partition")
-    deal: Deal = build("partition", method.method, **method.options)(documents, exp.federation.total_clients, generator)
+    deal: Deal = build("partition", method.name, **method.options)(documents, exp.federation.total_clients, generator)
     if control:
         deal = _at_random(deal, rng(exp.seed, "control"))
     held = [_hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k)) for k, part in enumerate(deal.clients)]

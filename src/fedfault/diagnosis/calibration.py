@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from fedfault.config.schema import Experiment
+from fedfault.config.shorthand import name_components
 from fedfault.errors import UserError
 from fedfault.records import Detector, Records
 
@@ -71,7 +72,7 @@ class Calibration:
             thresholds = {
                 name: Threshold(**{**t, "seen": tuple(t["seen"])}) for name, t in found.pop("thresholds").items()
             }
-            return cls(thresholds=thresholds, **found)
+            return cls(thresholds=thresholds, config=name_components(found.pop("config")), **found)
         except OSError as e:
             raise UserError(
                 f"detectors.calibration={file}: {e.strerror}; give packaged, none or a file of `fedfault calibrate`"

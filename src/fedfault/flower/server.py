@@ -116,7 +116,7 @@ def check_remote(exp: Experiment, fed: Federation) -> None:
         f"federation.algorithm={f.algorithm.name} needs at the clients what no message says": not sent.keys().isdisjoint(
             REGISTERED
         ),
-        f"federation.aggregation={f.aggregation.method} adds to the frozen weights, which nodes have": (
+        f"federation.aggregation={f.aggregation.name} adds to the frozen weights, which nodes have": (
             "folds" in fed.aggregation.traits
         ),
         f"federation.on_failure={f.on_failure} changes settings that nodes have": f.on_failure
@@ -130,10 +130,10 @@ def check_remote(exp: Experiment, fed: Federation) -> None:
 
 def check_sites(exp: Experiment, fed: Federation) -> None:
     """`UserError` for what cannot be done where clients have data and models of their own."""
-    chosen = exp.federation.scheduler.type
+    chosen = exp.federation.scheduler.name
     if fed.hardware is not None and fed.hardware.scheduler.gains:
         raise UserError(
-            f"federation.scheduler.type={chosen} asks how much each client's held-out loss fell from the whole model, which "
+            f"federation.scheduler={chosen} asks how much each client's held-out loss fell from the whole model, which "
             "no site has: choose fixed, exact or cvx, or use `fedfault run`"
         )
     if found := {*precisions(exp)} - {exp.model.quantization}:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import fedfault
 from fedfault.config.loading import load
-from fedfault.config.schema import Clock, Deadline, Experiment, Scheduler
+from fedfault.config.schema import Clock, Component, Deadline, Experiment
 from fedfault.errors import UserError
 from fedfault.flower.payload import Refused
 from fedfault.rounds.federation import Federation
@@ -107,12 +107,12 @@ def combined(server: Experiment, site: Experiment) -> Experiment:
 
 def alone(exp: Experiment) -> Experiment:
     """The experiment with one client that holds all the data."""
-    whole = type(exp.data.partition)(method="iid")
+    whole = Component(name="iid")
     only = {
         "total_clients": 1,
         "clients_per_round": None,
         "participation_rate": None,
-        "scheduler": Scheduler(type="fixed"),
+        "scheduler": Component(name="fixed"),
     }
     return exp.model_copy(
         update={

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from fedfault.clustering.clusters import Clusters
 from fedfault.clustering.remedy import clustered
-from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.errors import UserError
 from fedfault.mitigation.central import central
 from fedfault.records import Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import NO_CAUSE, RunFolder, changes, is_run, read_records
+from fedfault.runs.read import read_config
 from fedfault.session import start as session
 from fedfault.session.progress import Progress
 from fedfault.setup.experiment import Prepared
@@ -52,7 +52,7 @@ def trained(
     if not is_run(path):
         return session.start(loaded, progress, argv=argv).records()
     folder = RunFolder.open(path)
-    if (path / "config.yaml").read_text(encoding="utf-8") != dump(loaded.resolved):
+    if read_config(path) != loaded.resolved:
         differ = ", ".join(changes(load(path / "config.yaml").resolved, loaded.resolved)) or "its file"
         raise UserError(f"{path} holds a run with other settings ({differ}); give another experiment_name or delete it")
     finished = folder.read_json("manifest.json")["status"] == "finished"

@@ -97,8 +97,8 @@ def _subtitle(run: RunData) -> str:
     """Algorithm, model, data and split in one line."""
     algorithm = run.setting("federation", "algorithm", "name") or run.setting("federation", "algorithm")
     model, data = run.setting("model", "name"), run.setting("data", "dataset", "name") or run.setting("data", "dataset")
-    method = run.setting("data", "partition", "method")
-    aggregation = run.setting("federation", "aggregation", "method")
+    method = run.setting("data", "partition", "name")
+    aggregation = run.setting("federation", "aggregation", "name")
     algorithm = f"{algorithm} with {aggregation}" if algorithm and aggregation else algorithm
     whose = [f"data {data}" if data else None, f"split {method}" if method else None]
     if run.manifest.get("data_elsewhere"):  # the configuration's is for validation

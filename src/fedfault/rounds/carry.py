@@ -15,7 +15,7 @@ from fedfault.types.algorithm import State
 
 RESTARTS = {  # what memory was made with: sums of what clients sent, averaged and weighed in one way
     "federation.algorithm.name",
-    "federation.aggregation.method",
+    "federation.aggregation.name",
     "federation.weighting",
 }
 
@@ -39,7 +39,7 @@ def carried(fed: Federation, state: State, changed: Collection[str]) -> tuple[St
     t, notes = state.round, []
     if restarts and any(map(any, (*_shapes(fresh), *_shapes(state)))):
         notes.append(f"what the algorithm remembers starts anew after round {t}")
-    if "federation.aggregation.method" in changed:
+    if "federation.aggregation.name" in changed:
         notes.append("bytes to clients are counted as if the aggregation had been the new one from the start")
     if OWN in state.clients and OWN not in clients:
         notes.append("factors that clients kept are replaced by their mean; sending them is not counted in the bytes")
@@ -68,7 +68,7 @@ def _check_ranks(fed: Federation, state: State, changed: Collection[str]) -> Non
             f"clients have ranks {min(state.ranks)} to {max(state.ranks)} after round {state.round}, and the new algorithm "
             f"needs one rank for all, because {why}; choose another federation.algorithm"
         )
-    if {"folds", "refactors"} <= fed.aggregation.traits and "federation.aggregation.method" in changed:
+    if {"folds", "refactors"} <= fed.aggregation.traits and "federation.aggregation.name" in changed:
         raise UserError(
             f"clients have ranks {min(state.ranks)} to {max(state.ranks)} after round {state.round}: those of lower rank "
             "hold a part of the adapter, and stacking their factors would lose the rest; choose another "

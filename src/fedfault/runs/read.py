@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from fedfault.config.shorthand import name_components
 from fedfault.errors import UserError
 from fedfault.records import Finding, RoundRecord
 from fedfault.runs.recorded import Fork, RunData
@@ -34,7 +35,7 @@ def read(folder: Path | str) -> RunData:
     return RunData(
         folder=folder,
         records=records,
-        config=_mapping(folder / "config.yaml"),
+        config=read_config(folder),
         manifest=manifest,
         split=_split(folder / "split.json"),
         heterogeneity=_mapping(folder / "heterogeneity.json"),
@@ -43,6 +44,11 @@ def read(folder: Path | str) -> RunData:
         forks=_forks(folder, manifest),
         notes=notes,
     )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a run as plain values, with today's names; `UserError` if the file is corrupt."""
+    return name_components(_mapping(folder / "config.yaml"))
 
 
 def _text(path: Path) -> str:

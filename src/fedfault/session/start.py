@@ -31,6 +31,7 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder, best_round, is_run
 from fedfault.runs.outcome import summary
+from fedfault.runs.read import read_config
 from fedfault.session import rollback
 from fedfault.session.progress import Progress
 from fedfault.session.trackers import Trackers
@@ -126,7 +127,7 @@ def _begun(path: Path, loaded: Loaded) -> bool:
 
 
 def _holds(path: Path, loaded: Loaded) -> bool:
-    return (path / "config.yaml").read_text(encoding="utf-8") == dump(loaded.resolved)
+    return read_config(path) == loaded.resolved
 
 
 def _renamed(loaded: Loaded, name: str) -> Loaded:

@@ -28,7 +28,7 @@ MB = 1e6
 def scheduler(exp: Experiment) -> Scheduler:
     """The rank scheduler of an experiment."""
     chosen = exp.federation.scheduler
-    built: Scheduler = build("scheduler", chosen.type, **chosen.options)
+    built: Scheduler = build("scheduler", chosen.name, **chosen.options)
     return built
 
 
@@ -45,7 +45,7 @@ def check(exp: Experiment) -> None:
     clock.check_ranks(lora.r_min, lora.r_max, chosen.r_bar, n)
     if chosen.r_bar is not None and exp.model.trainable != "lora":
         raise UserError(
-            f"federation.scheduler.type={exp.federation.scheduler.type} assigns LoRA ranks, but model.trainable="
+            f"federation.scheduler={exp.federation.scheduler.name} assigns LoRA ranks, but model.trainable="
             f"{exp.model.trainable} has none; leave the scheduler out"
         )
     if exp.clock.trace is not None:

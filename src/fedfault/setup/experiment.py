@@ -182,7 +182,7 @@ def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
     hardware = equipment.hardware(exp, task, work) if equipment.simulated(exp) else None
     per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
-    aggregation: Aggregation = build("aggregation", f.aggregation.method, **f.aggregation.options)
+    aggregation: Aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
     _check_pair(exp, algorithm, aggregation)
     if f.on_failure == "cluster":  # what an alarm leads to must be possible too
         then = f.model_copy(update={"algorithm": Component(name="clustered")})
@@ -212,7 +212,7 @@ def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation)
     """Refuse an aggregation that does what the algorithm cannot stand, with the reason."""
     for trait in sorted(aggregation.traits):
         if why := algorithm.refusal(trait):
-            name, method = exp.federation.algorithm.name, exp.federation.aggregation.method
+            name, method = exp.federation.algorithm.name, exp.federation.aggregation.name
             raise UserError(
                 f"federation.algorithm={name} cannot be combined with federation.aggregation={method}: {method} "
                 f"{TRAITS[trait]}, but {why}"
@@ -220,17 +220,17 @@ def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation)
     if equipment.varies(exp) and (why := algorithm.refusal("unequal ranks")):
         raise UserError(
             f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; "
-            "use federation.scheduler.type=fixed with one rank"
+            "use federation.scheduler=fixed with one rank"
         )
-    chosen = exp.federation.scheduler.type
+    chosen = exp.federation.scheduler.name
     if "prunes" in aggregation.traits and equipment.scheduler(exp).r_bar is not None:
         raise UserError(
-            f"federation.aggregation={exp.federation.aggregation.method} lowers the ranks of its clients itself, so that "
-            f"federation.scheduler.type={chosen} cannot assign them; use the scheduler fixed, or gamma=1"
+            f"federation.aggregation={exp.federation.aggregation.name} lowers the ranks of its clients itself, so that "
+            f"federation.scheduler={chosen} cannot assign them; use the scheduler fixed, or gamma=1"
         )
     if exp.model.trainable != "lora" and (aggregation.traits or not aggregation.is_mean):
         raise UserError(
-            f"federation.aggregation={exp.federation.aggregation.method} is about LoRA factors, but model.trainable="
+            f"federation.aggregation={exp.federation.aggregation.name} is about LoRA factors, but model.trainable="
             f"{exp.model.trainable} has none; use fedit, which averages all that is trained"
         )
 

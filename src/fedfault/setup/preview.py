@@ -84,7 +84,7 @@ def _facts(p: Prepared) -> list[str]:
         f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {_held(p)} on {p.model.device}",
         f"trained    {p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
         f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",
-        f"partition  {exp.data.partition.method} {exp.data.partition.options or ''}".rstrip(),
+        f"partition  {exp.data.partition.name} {exp.data.partition.options or ''}".rstrip(),
         f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {fed.cohort_size} of {fed.total_clients} "
         f"clients a round, {_work(exp)}",
         f"traffic    {down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round",

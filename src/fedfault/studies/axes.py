@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedfault.config.files import Entry, Key, Layer
-from fedfault.config.shorthand import CHOOSERS
+from fedfault.config.files import Entry, Key, Layer, dotted
+from fedfault.config.shorthand import ALIASES, CHOOSERS
 from fedfault.errors import UserError
 
 ARM = "arm"  # the axis of named arms
-NAMES = tuple(dict.fromkeys(key for _, key in CHOOSERS.values()))  # keys by which a section names its component
+NAMES = (
+    "name",
+    *dict.fromkeys(row.rpartition(".")[2] for row in ALIASES),
+)  # keys by which a section names its component
 MOST_CELLS = 2000
 
 
@@ -134,7 +137,7 @@ def _head(value: Any) -> str:
 def text(value: Any) -> str:
     """A value as labels have it.
 
-    >>> text(1e-3), text({"name": "fedprox", "mu": 0.1}), text({"type": "lite", "r_bar": 8}), text([4, 8]), text(None)
+    >>> text(1e-3), text({"name": "fedprox", "mu": 0.1}), text({"name": "lite", "r_bar": 8}), text([4, 8]), text(None)
     ('0.001', 'fedprox mu 0.1', 'lite r_bar 8', '4 8', 'null')
     """
     if isinstance(value, Mapping):
@@ -171,6 +174,6 @@ def _setting(key: str, value: Any, where: str) -> Layer:
     found: Layer = {}
     for name, part in value.items():
         found |= _setting(f"{key}.{name}", part, where)
-    if parts in CHOOSERS and (chooser := (*parts, CHOOSERS[parts][1])) in found:
+    for chooser in [k for k in found if parts in CHOOSERS and f"{key}.name" in (dotted(k), ALIASES.get(dotted(k)))]:
         found[chooser] = replace(found[chooser], whole=True)
     return found

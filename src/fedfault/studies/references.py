@@ -30,8 +30,8 @@ def keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
     for run in runs:
         for path in (
             ("federation", "algorithm", "name"),
-            ("federation", "aggregation", "method"),
-            ("data", "partition", "method"),
+            ("federation", "aggregation", "name"),
+            ("data", "partition", "name"),
             ("data", "dataset", "name"),
             ("model", "name"),
         ):

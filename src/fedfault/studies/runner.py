@@ -65,7 +65,7 @@ def check(plan: Plan) -> None:
 def _check_parts(exp: Experiment) -> None:
     f = exp.federation
     algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
-    experiment._check_pair(exp, algorithm, build("aggregation", f.aggregation.method, **f.aggregation.options))
+    experiment._check_pair(exp, algorithm, build("aggregation", f.aggregation.name, **f.aggregation.options))
 
 
 def failures(found: Sequence[Done]) -> str:
