@@ -11,7 +11,7 @@ from fedfault.algorithms.moon import contrastive
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
 from fedfault.tasks.language import LanguageTask
-from fedfault.text.packing import pack
+from fedfault.text.packing import pack_blocks
 from fedfault.types.task import Batch
 from tiny import VOCAB, tiny_llama
 
@@ -60,7 +60,7 @@ def test_language_models_leave_padding_out_of_the_contrast():
     """A last batch that is not full, beside a client whose batch is: the same loss and gradient as without the padding."""
     model, g = tiny_llama(), torch.Generator().manual_seed(1)
     texts = [[torch.randint(1, VOCAB, (3 + i,), generator=g).tolist() for i in range(4)] for _ in range(2)]
-    train = [pack(t, 6, 0) for t in texts]
+    train = [pack_blocks(t, 6, 0) for t in texts]
     opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0)
     task = LanguageTask(opened, train, {}, {})
     start = task.init(0).flat

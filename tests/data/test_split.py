@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from fedfault.config import load
 from fedfault.data.split import bytes_per_token, load_corpus, split
 from fedfault.records import bits_per_byte
-from fedfault.text.packing import Blocks, pack
-from fedfault.text.tokens import encode
+from fedfault.text.packing import Blocks, pack_blocks
+from fedfault.text.tokens import encode_texts
 
 END = 256  # the separator of the tokenizer below
 TEXTS = ["The cat sat – on the mat.", "naïve €", "a", "🦊🦊🦊"]
@@ -33,7 +33,9 @@ class Bytes:
 
 
 def test_by_hand():
-    blocks = pack(encode(Bytes(), ["é", "abc"]), 4, END)  # end | é é end a | b c end, the first is no target
+    blocks = pack_blocks(
+        encode_texts(Bytes(), ["é", "abc"]), 4, END
+    )  # end | é é end a | b c end, the first is no target
     found = bytes_per_token({"topic/x": blocks}, Bytes(), END)
     assert found == {"topic/x": pytest.approx(5 / 7)}  # 5 bytes of text, 7 targets
     assert bits_per_byte(2.0, found["topic/x"]) == pytest.approx(2.0 * 7 / math.log(2) / 5)
@@ -41,14 +43,14 @@ def test_by_hand():
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 1000])
 def test_where_the_text_is_cut_into_blocks_does_not_matter(length):
-    blocks = pack(encode(Bytes(), TEXTS), length, END)
+    blocks = pack_blocks(encode_texts(Bytes(), TEXTS), length, END)
     size = sum(len(t.encode()) for t in TEXTS)
     expected = size / (size + len(TEXTS))  # a separator behind every document
     assert bytes_per_token({"x": blocks}, Bytes(), END)["x"] == pytest.approx(expected)
 
 
 def test_a_uniform_guess_at_every_byte_costs_eight_bits():
-    ids = torch.tensor(encode(Bytes(), ["0123456789 – abc"])[0].tolist())
+    ids = torch.tensor(encode_texts(Bytes(), ["0123456789 – abc"])[0].tolist())
     blocks = Blocks(ids[None], torch.tensor([len(ids) - 1]))
     assert bits_per_byte(math.log(256), bytes_per_token({"x": blocks}, Bytes(), END)["x"]) == pytest.approx(8)
 
@@ -62,7 +64,9 @@ def test_tokens_that_stand_for_no_text_have_no_bits_per_byte():
 
 
 def test_sets_of_different_sizes_do_not_mix():
-    sets = {name: pack(encode(Bytes(), [text]), 4, END) for name, text in {"a": "x", "b": "xxxxxxxxx"}.items()}
+    sets = {
+        name: pack_blocks(encode_texts(Bytes(), [text]), 4, END) for name, text in {"a": "x", "b": "xxxxxxxxx"}.items()
+    }
     assert bytes_per_token(sets, Bytes(), END) == {"a": pytest.approx(1 / 2), "b": pytest.approx(9 / 10)}
 
 

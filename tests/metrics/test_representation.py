@@ -14,7 +14,7 @@ from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.metrics.representation import positions
 from fedfault.registry import build
 from fedfault.tasks.language import LanguageTask
-from fedfault.text.packing import Blocks, pack
+from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 from fedfault.types.task import FinishedRound, States
@@ -144,10 +144,10 @@ def documents(seed: int, n: int) -> list[list[int]]:
 def language(model=None, partial: bool = False, cache_mb: int = 0) -> LanguageTask:
     model = model or tiny_llama(blocks=3)
     targets = partial_targets(model, 1, []) if partial else lora_targets(model, None)
-    sets = {"topic/a": pack(documents(1, 5), T, 0), "client/0": pack(documents(2, 3), T, 0)}
-    sets |= {"topic/b": pack(documents(3, 2), T, 0), "general": pack(documents(4, 3), T, 0)}
+    sets = {"topic/a": pack_blocks(documents(1, 5), T, 0), "client/0": pack_blocks(documents(2, 3), T, 0)}
+    sets |= {"topic/b": pack_blocks(documents(3, 2), T, 0), "general": pack_blocks(documents(4, 3), T, 0)}
     c = CohortModel(model, targets, r=2, alpha=4.0)
-    train = [pack(documents(9 + k, 4), T, 0) for k in range(2)]
+    train = [pack_blocks(documents(9 + k, 4), T, 0) for k in range(2)]
     return LanguageTask(c, train, sets, {"topic/a": 0.7, "topic/b": 0.3}, cache_mb=cache_mb)
 
 

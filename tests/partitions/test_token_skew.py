@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fedfault.errors import UserError
 from fedfault.partitions.token_skew import token_skew
 from fedfault.registry import build
-from fedfault.text.words import counted
+from fedfault.text.words import count_words
 from fedfault.types.corpus import Document
 
 CHANGING = ["truncation", "vocabulary", "stopwords"]
@@ -36,7 +36,7 @@ def test_frequency_puts_rare_words_together():
 def test_truncation_limits_rise_in_equal_ratios_by_hand():
     texts = [" ".join(f"w{i}" for i in range(32)) + "."] * 9
     deal = split(texts, 3, type="truncation", min_words=2, max_words=8)
-    lengths = [set(counted(own).tolist()) for own in texts_of(deal, texts)]
+    lengths = [set(count_words(own).tolist()) for own in texts_of(deal, texts)]
     assert sorted(map(tuple, lengths)) == [(2,), (4,), (8,)]
     assert deal.removed == [3 * (32 - min(own)) for own in lengths]
     assert set(deal.texts.values()) == {"w0 w1", "w0 w1 w2 w3", "w0 w1 w2 w3 w4 w5 w6 w7"}
@@ -122,9 +122,9 @@ def test_what_is_removed_is_missing_and_nothing_else(texts, num_clients, type_, 
     deal = split(texts, num_clients, seed, type=type_, **options)
     left = texts_of(deal, texts)
     for own, after, removed in zip(deal.clients, left, deal.removed, strict=True):
-        before = counted([texts[i] for i in own])
-        assert removed == before.sum() - counted(after).sum()
-        assert (counted(after)[before > 0] > 0).all()
+        before = count_words([texts[i] for i in own])
+        assert removed == before.sum() - count_words(after).sum()
+        assert (count_words(after)[before > 0] > 0).all()
     for i, text in deal.texts.items():
         assert text != texts[i]
         rest = iter(texts[i])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decks import dealt
-from fedfault.dealing.owners import log_dirichlet
+from fedfault.dealing.owners import draw_log_dirichlet
 from fedfault.errors import UserError
 from fedfault.partitions.topic_skew import topic_skew
 from fedfault.registry import build
@@ -21,7 +21,7 @@ def topic_counts(topics, clients):
 
 def test_log_dirichlet_has_the_dirichlet_moments():
     a = np.array([0.3, 0.6, 2.1])
-    draws = np.exp(log_dirichlet(np.tile(a, (20_000, 1)), np.random.default_rng(0)))
+    draws = np.exp(draw_log_dirichlet(np.tile(a, (20_000, 1)), np.random.default_rng(0)))
     p = a / a.sum()
     variance = p * (1 - p) / (a.sum() + 1)
     assert (np.abs(draws.mean(axis=0) - p) < 4 * np.sqrt(variance / 20_000)).all()
@@ -30,7 +30,7 @@ def test_log_dirichlet_has_the_dirichlet_moments():
 
 
 def test_log_dirichlet_stays_finite_where_the_shares_underflow():
-    assert np.isfinite(log_dirichlet(np.full((100, 50), 1e-9), np.random.default_rng(0))).all()
+    assert np.isfinite(draw_log_dirichlet(np.full((100, 50), 1e-9), np.random.default_rng(0))).all()
 
 
 @pytest.mark.slow

@@ -133,10 +133,10 @@ def test_the_code_on_the_card_gives_the_run_s_own_scores(which, request, monkeyp
     p = prepare(load(folder.path / "config.yaml").experiment)
     state, _ = folder.load(p.federation.task.layout, "cpu")
     from fedfault.backbones.scorer import LAST, Texts, scores
-    from fedfault.text.examples import tokenize
+    from fedfault.text.examples import encode_pairs
 
     separator = p.backbone.separator if p.backbone.pooling == LAST else None
-    (row,) = tokenize([(text, "")], p.backbone.tokenizer, 16, separator)
+    (row,) = encode_pairs([(text, "")], p.backbone.tokenizer, 16, separator)
     n = torch.tensor([[len(row.ids)]])
     with torch.no_grad():
         expected = scores(p.model, state.adapter.flat[None], Texts(torch.tensor([[row.ids]]), n, n))[0][0]

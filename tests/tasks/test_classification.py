@@ -19,7 +19,7 @@ from fedfault.rounds.local import LocalWork, Passes, Trainer
 from fedfault.runs.folder import RunFolder
 from fedfault.tasks import classification
 from fedfault.tasks.classification import PASS, ClassificationTask, groups
-from fedfault.text.examples import Examples, Row
+from fedfault.text.examples import EncodedText, Examples
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Batch
 from tiny import VOCAB, tiny_bert, tiny_gpt2, tiny_llama
@@ -31,9 +31,11 @@ SIZES = (5, 9, 13)
 def examples(seed: int, n: int, scores: bool = False) -> Examples:
     g = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 15, (n,), generator=g).tolist()
-    rows = [Row(torch.randint(1, VOCAB, (length,), generator=g).tolist(), length // 2 + 1) for length in lengths]
+    rows = [
+        EncodedText(torch.randint(1, VOCAB, (length,), generator=g).tolist(), length // 2 + 1) for length in lengths
+    ]
     labels = (5 * torch.rand(n, generator=g)) if scores else torch.randint(C, (n,), generator=g)
-    return Examples.of(rows, labels.tolist())
+    return Examples.from_rows(rows, labels.tolist())
 
 
 def task(

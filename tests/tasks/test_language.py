@@ -11,7 +11,7 @@ from fedfault.backbones.sample import sample
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.rounds.local import LocalWork, Passes, Trainer
 from fedfault.tasks.language import LanguageTask, _paired_error
-from fedfault.text.packing import Blocks, pack
+from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Batch
 from tiny import VOCAB, tiny_gpt2, tiny_llama
@@ -29,8 +29,8 @@ def task(cache_mb: int = 0, partial: bool = False, clients: int = 3, **sets: Blo
     model = tiny_llama(blocks=3)
     targets = partial_targets(model, 1, []) if partial else lora_targets(model, None)
     opened = CohortModel(model, targets, r=2, alpha=4.0)
-    train = [pack(documents(k, 5 + 4 * k), T, 0) for k in range(clients)]
-    sets = sets or {"topic/a": pack(documents(10, 9), T, 0), "topic/b": pack(documents(11, 4), T, 0)}
+    train = [pack_blocks(documents(k, 5 + 4 * k), T, 0) for k in range(clients)]
+    sets = sets or {"topic/a": pack_blocks(documents(10, 9), T, 0), "topic/b": pack_blocks(documents(11, 4), T, 0)}
     return LanguageTask(opened, train, sets, {"topic/a": 0.75, "topic/b": 0.25}, cache_mb=cache_mb)
 
 
@@ -149,7 +149,10 @@ def test_the_base_has_lost_nothing_on_its_own_samples_before_training():
     ids = sample(model, 4, T, 0, torch.Generator().manual_seed(0))
     assert ids.shape == (4, T + 1)
     assert ids[:, 0].tolist() == [0] * 4
-    t = task(general=Blocks(ids, torch.full((4,), T)), **{"topic/a": pack([[1]], T, 0), "topic/b": pack([[2]], T, 0)})
+    t = task(
+        general=Blocks(ids, torch.full((4,), T)),
+        **{"topic/a": pack_blocks([[1]], T, 0), "topic/b": pack_blocks([[2]], T, 0)},
+    )
     first, again = t.evaluate(t.init(0)), t.evaluate(t.init(1))
     assert first["general"].loss == again["general"].loss  # B = 0: whatever A is
 
@@ -216,5 +219,5 @@ def test_a_token_is_multiplied_with_all_linear_layers_whatever_keeps_their_weigh
         pytest.importorskip("bitsandbytes")
         quantise(model, kind, torch.float32, torch.device("cpu"))
     opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0)
-    own = [pack(documents(0, 5), T, 0)]
+    own = [pack_blocks(documents(0, 5), T, 0)]
     assert LanguageTask(opened, own, {"topic/a": own[0]}, {"topic/a": 1.0}).frozen_weights() == weights

@@ -8,8 +8,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from fedfault.backbones.llama import FileTokenizer
 from fedfault.backbones.load import MICRO
-from fedfault.text.decoding import decoder, text_bytes
-from fedfault.text.tokens import encode
+from fedfault.text.decoding import count_text_bytes, make_decoder
+from fedfault.text.tokens import encode_texts
 
 TEXTS = ["The cat sat on the mat.", "naïve café – 10 €\n\ttabs", "🦊 狐 \ufffd", " two  spaces ", "a"]
 
@@ -37,7 +37,7 @@ def sentencepiece() -> Given:
 
 
 def sizes(tokenizer, text: str) -> list[int]:
-    return text_bytes(tokenizer, encode(tokenizer, [text])[0].astype(np.int64), separator=-1).tolist()
+    return count_text_bytes(tokenizer, encode_texts(tokenizer, [text])[0].astype(np.int64), separator=-1).tolist()
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -53,19 +53,19 @@ def test_a_vocabulary_of_words_and_single_bytes():
 
 def test_special_tokens_and_separators_have_no_bytes():
     ids = np.array([1, 3, 4, 4, 1])
-    assert text_bytes(sentencepiece(), ids, separator=-1).tolist() == [0, 4, 1, 1, 0]
-    assert text_bytes(sentencepiece(), ids, separator=4).tolist() == [0, 4, 0, 0, 0]
+    assert count_text_bytes(sentencepiece(), ids, separator=-1).tolist() == [0, 4, 1, 1, 0]
+    assert count_text_bytes(sentencepiece(), ids, separator=4).tolist() == [0, 4, 0, 0, 0]
 
 
 def test_ids_beyond_the_vocabulary_have_no_bytes():
-    assert text_bytes(FileTokenizer(MICRO), np.array([10**6]), separator=0).tolist() == [0]
+    assert count_text_bytes(FileTokenizer(MICRO), np.array([10**6]), separator=0).tolist() == [0]
 
 
 def test_decoding_inverts_encoding_and_leaves_special_tokens_out():
     tokenizer = FileTokenizer(MICRO)
     for text in TEXTS:
-        ids = encode(tokenizer, [text])[0].tolist()
-        assert decoder(tokenizer)([tokenizer.eos_token_id, *ids, tokenizer.eos_token_id]) == text
+        ids = encode_texts(tokenizer, [text])[0].tolist()
+        assert make_decoder(tokenizer)([tokenizer.eos_token_id, *ids, tokenizer.eos_token_id]) == text
 
 
 def test_tokenizers_without_the_library_are_decoded_by_themselves():
@@ -78,5 +78,5 @@ def test_tokenizers_without_the_library_are_decoded_by_themselves():
             return f"<0x{i:02X}>"
 
     text = "a – b"
-    assert decoder(Own())(text.encode()) == text
-    assert text_bytes(Own(), np.array(list(text.encode())), separator=-1).tolist() == [1] * len(text.encode())
+    assert make_decoder(Own())(text.encode()) == text
+    assert count_text_bytes(Own(), np.array(list(text.encode())), separator=-1).tolist() == [1] * len(text.encode())

@@ -3,8 +3,8 @@ import csv
 import numpy as np
 import pytest
 
-from fedfault.text.scores import complexity, formality, frequency, length, syllables
-from fedfault.text.words import read
+from fedfault.text.scores import complexity, count_syllables, formality, length_in_words, mean_log_frequency
+from fedfault.text.words import split_words
 
 
 def test_formality_of_sentences_tagged_by_hand():
@@ -15,13 +15,13 @@ def test_formality_of_sentences_tagged_by_hand():
         "Two or three",  # numbers and conjunctions count as words only
         "",
     ]
-    np.testing.assert_allclose(formality(read(texts)), [75, 100, 0, 50, 50])
+    np.testing.assert_allclose(formality(split_words(texts)), [75, 100, 0, 50, 50])
 
 
 def test_grade_levels_by_hand():
     texts = ["The cat sat. The dog ran!", "Probably considerable difficulties", "?"]
     expected = [0.39 * 6 / 2 + 11.8 * 6 / 6 - 15.59, 0.39 * 3 + 11.8 * 12 / 3 - 15.59, -15.59]
-    np.testing.assert_allclose(complexity(read(texts)), expected)
+    np.testing.assert_allclose(complexity(split_words(texts)), expected)
 
 
 @pytest.mark.parametrize(
@@ -33,23 +33,23 @@ def test_grade_levels_by_hand():
     ],
 )
 def test_syllables_by_hand(words, expected):
-    assert {word: syllables(word) for word in words.split()} == dict.fromkeys(words.split(), expected)
+    assert {word: count_syllables(word) for word in words.split()} == dict.fromkeys(words.split(), expected)
 
 
 def test_frequency_is_the_mean_log_share_of_the_words():
     a, b = np.log(3 / 5), np.log(1 / 5)
     expected = [(2 * a + b) / 3, a, b, (3 * a + 2 * b) / 5]  # without words: the mean of all words
-    np.testing.assert_allclose(frequency(read(["A a, b", "a", "c", "..."])), expected)
+    np.testing.assert_allclose(mean_log_frequency(split_words(["A a, b", "a", "c", "..."])), expected)
 
 
 def test_lengths_are_numbers_of_words():
-    assert length(read(["It's one, two!", "", "naïve"])).tolist() == [3, 0, 1]
+    assert length_in_words(split_words(["It's one, two!", "", "naïve"])).tolist() == [3, 0, 1]
 
 
-@pytest.mark.parametrize("score", [formality, complexity, frequency, length])
+@pytest.mark.parametrize("score", [formality, complexity, mean_log_frequency, length_in_words])
 @pytest.mark.parametrize("texts", [[], [""], ["", "?!", " \n"]])
 def test_texts_without_words_have_a_finite_score(score, texts):
-    found = score(read(texts))
+    found = score(split_words(texts))
     assert found.shape == (len(texts),)
     assert np.isfinite(found).all()
 
@@ -69,7 +69,7 @@ def test_formality_and_complexity_rise_from_talk_to_encyclopedia(shared_data):
         "editorials": column("vader_styles/nyt_editorials.csv"),
         "Wikipedia": [line for line in wiki if line.strip() and not line.startswith(" =")],
     }
-    found = {name: read(texts) for name, texts in sets.items()}
+    found = {name: split_words(texts) for name, texts in sets.items()}
     F = [formality(words).mean() for words in found.values()]
     assert np.diff(F).min() > 3, dict(zip(found, F, strict=True))
     grade = [complexity(words).mean() for words in found.values()]

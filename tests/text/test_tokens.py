@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedfault.text import tokens
-from fedfault.text.tokens import Tokens, encode
+from fedfault.text.tokens import Tokens, encode_texts
 
 
 def lists(ids):
@@ -12,16 +12,16 @@ def lists(ids):
 
 
 def test_tokens_are_a_sequence_of_rows():
-    ids = Tokens.of([[1, 2], [], [3]])
+    ids = Tokens.from_documents([[1, 2], [], [3]])
     assert len(ids) == 3
     assert lists(ids) == [ids[i].tolist() for i in range(3)] == [[1, 2], [], [3]]
-    assert lists(Tokens.of([])) == []
+    assert lists(Tokens.from_documents([])) == []
 
 
 def test_some_rows_can_be_replaced():
-    ids = Tokens.of([[1, 2], [], [3]])
-    assert lists(ids.replaced({2: [7, 8], 0: []})) == [[], [], [7, 8]]
-    assert ids.replaced({}) is ids
+    ids = Tokens.from_documents([[1, 2], [], [3]])
+    assert lists(ids.replace({2: [7, 8], 0: []})) == [[], [], [7, 8]]
+    assert ids.replace({}) is ids
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +38,15 @@ def tokenizer():
 
 
 def test_encode_adds_no_special_tokens_and_cuts_nothing(tokenizer):
-    assert lists(encode(tokenizer, ["a b", "", "a " * 50])) == [[3, 4], [], [3] * 50]
-    assert lists(encode(tokenizer, [])) == []
+    assert lists(encode_texts(tokenizer, ["a b", "", "a " * 50])) == [[3, 4], [], [3] * 50]
+    assert lists(encode_texts(tokenizer, [])) == []
 
 
 def test_encode_in_batches_is_encode_at_once(tokenizer, monkeypatch):
     texts = ["a b", "b", "a a a", "b b", "a"]
-    whole = lists(encode(tokenizer, texts))
+    whole = lists(encode_texts(tokenizer, texts))
     monkeypatch.setattr("fedfault.text.tokens.BATCH", 2)
-    assert lists(encode(tokenizer, texts)) == whole
+    assert lists(encode_texts(tokenizer, texts)) == whole
 
 
 def test_encode_does_not_warn_about_long_texts(tokenizer):
@@ -56,7 +56,7 @@ def test_encode_does_not_warn_about_long_texts(tokenizer):
     logger = logging.getLogger("transformers")
     logger.addHandler(handler)
     try:
-        encode(tokenizer, ["a " * 100])
+        encode_texts(tokenizer, ["a " * 100])
     finally:
         logger.removeHandler(handler)
     assert not heard
@@ -81,7 +81,7 @@ def counted(tokenizer, monkeypatch, tmp_path):
 
 def test_the_same_texts_are_tokenised_once(counted):
     counting, calls, _ = counted
-    first, again = (encode(counting, ["a b", "", "b"]) for _ in range(2))
+    first, again = (encode_texts(counting, ["a b", "", "b"]) for _ in range(2))
     assert len(calls) == 1
     assert lists(first) == lists(again) == [[3, 4], [], [4]]
     assert again.ids.dtype == np.int32
@@ -89,16 +89,16 @@ def test_the_same_texts_are_tokenised_once(counted):
 
 def test_other_texts_are_not_taken_for_the_same(counted):
     counting, calls, _ = counted
-    assert lists(encode(counting, ["ab", "c"])) == [[0], [0]]
-    assert lists(encode(counting, ["a", "b c"])) == [[3], [4, 0]]
+    assert lists(encode_texts(counting, ["ab", "c"])) == [[0], [0]]
+    assert lists(encode_texts(counting, ["a", "b c"])) == [[3], [4, 0]]
     assert len(calls) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
 def test_a_damaged_file_is_made_again(counted, damage):
     counting, calls, cache = counted
-    encode(counting, ["a b", "b"])
+    encode_texts(counting, ["a b", "b"])
     (file,) = (cache / "tokens").iterdir()
     file.write_bytes(file.read_bytes()[:-3] if damage is None else damage)
-    assert lists(encode(counting, ["a b", "b"])) == [[3, 4], [4]]
+    assert lists(encode_texts(counting, ["a b", "b"])) == [[3, 4], [4]]
     assert len(calls) == 2

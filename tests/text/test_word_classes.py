@@ -4,8 +4,8 @@ import time
 import pytest
 
 from fedfault.text import word_classes
-from fedfault.text.word_classes import CLASSES, Class, code, is_function_word, lexicon, tagged
-from fedfault.text.words import read
+from fedfault.text.word_classes import CLASSES, WordClass, build_lexicon, classify_word, is_function_word, tag_words
+from fedfault.text.words import split_words
 
 SHORT = {
     **{"n": "NOUN", "j": "ADJECTIVE", "p": "PREPOSITION", "t": "ARTICLE", "o": "PRONOUN", "v": "VERB", "r": "ADVERB"},
@@ -14,7 +14,7 @@ SHORT = {
 
 
 def classes(text):
-    return [Class(c).name for c in tagged(read([text]))]
+    return [WordClass(c).name for c in tag_words(split_words([text]))]
 
 
 @pytest.mark.parametrize(
@@ -44,65 +44,65 @@ def test_a_sentence_is_tagged_as_a_reader_would(sentence):
 
 def test_a_sentence_does_not_see_the_one_before():
     assert classes("I want to. Work is fun.")[3] == "NOUN"
-    assert tagged(read(["I want to", "work is fun"]))[3] == Class.NOUN
+    assert tag_words(split_words(["I want to", "work is fun"]))[3] == WordClass.NOUN
 
 
 def test_every_word_has_one_class():
     text = "That more like to before works worked working open will they their the 12 x2y naïve ﬁ ____ a'b'c'd"
-    assert set(tagged(read([text])).tolist()) <= set(CLASSES)
-    assert tagged(read(["", "?!"])).tolist() == []
+    assert set(tag_words(split_words([text])).tolist()) <= set(CLASSES)
+    assert tag_words(split_words(["", "?!"])).tolist() == []
 
 
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("stopped", Class.PAST),
-        ("carries", Class.VERB),
-        ("lying", Class.GERUND),
-        ("plays", Class.THIRD),
-        ("bigger", Class.ADJECTIVE),
-        ("happiest", Class.ADJECTIVE),
-        ("zorgly", Class.ADVERB),
-        ("zorgless", Class.ADJECTIVE),
-        ("zorgize", Class.VERB),
-        ("zorg", Class.NOUN),
-        ("seed", Class.NOUN),
-        ("isn't", Class.MODAL),
-        ("they've", Class.SUBJECT),
-        ("what's", Class.PRONOUN),
-        ("john's", Class.NOUN),
-        ("yessss", Class.INTERJECTION),
-        ("lolol", Class.INTERJECTION),
+        ("stopped", WordClass.PAST),
+        ("carries", WordClass.VERB),
+        ("lying", WordClass.GERUND),
+        ("plays", WordClass.THIRD),
+        ("bigger", WordClass.ADJECTIVE),
+        ("happiest", WordClass.ADJECTIVE),
+        ("zorgly", WordClass.ADVERB),
+        ("zorgless", WordClass.ADJECTIVE),
+        ("zorgize", WordClass.VERB),
+        ("zorg", WordClass.NOUN),
+        ("seed", WordClass.NOUN),
+        ("isn't", WordClass.MODAL),
+        ("they've", WordClass.SUBJECT),
+        ("what's", WordClass.PRONOUN),
+        ("john's", WordClass.NOUN),
+        ("yessss", WordClass.INTERJECTION),
+        ("lolol", WordClass.INTERJECTION),
     ],
 )
 def test_a_word_by_itself(word, expected):
-    assert code(word) == expected
+    assert classify_word(word) == expected
 
 
 def test_long_words_take_no_time():
     """Rules that look back again and again would need minutes for a word of 100,000 letters."""
     began = time.process_time()
     for letters in ("a", "lo", "ha", "oz", "'", "m", "e1"):
-        code("x" + letters * 100_000 + "x")
+        classify_word("x" + letters * 100_000 + "x")
     assert time.process_time() - began < 10
 
 
 def test_no_word_is_listed_twice():
-    listed = [word for words in word_classes._sections().values() for word in words]
+    listed = [word for words in word_classes._read_sections().values() for word in words]
     assert len(set(listed)) == len(listed)
-    assert read([" ".join(listed)]).types == listed
+    assert split_words([" ".join(listed)]).types == listed
 
 
 def test_closed_classes_are_complete():
     for words, wanted in {
-        "i you he she it we they me him us them myself who nobody": Class.PRONOUN,
-        "my your his her its our their": Class.PRONOUN,
-        "of in on at by for with from into about between through during without": Class.PREPOSITION,
-        "and or but because although if whether while": Class.CONJUNCTION,
-        "am is are was were be been being have has had do does did can could may might must shall will": Class.VERB,
+        "i you he she it we they me him us them myself who nobody": WordClass.PRONOUN,
+        "my your his her its our their": WordClass.PRONOUN,
+        "of in on at by for with from into about between through during without": WordClass.PREPOSITION,
+        "and or but because although if whether while": WordClass.CONJUNCTION,
+        "am is are was were be been being have has had do does did can could may might must shall will": WordClass.VERB,
     }.items():
         for word in words.split():
-            assert word_classes.DEFAULT[lexicon()[word]] == wanted, word
+            assert word_classes.DEFAULT[build_lexicon()[word]] == wanted, word
 
 
 def test_function_words_are_the_closed_classes_and_their_contractions():

@@ -13,7 +13,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
 from fedfault.rounds.engine import begin, rounds
 from fedfault.tasks.language import LanguageTask
-from fedfault.text.packing import pack
+from fedfault.text.packing import pack_blocks
 from tiny import VOCAB, tiny_llama
 from toys import LowRank, federation
 
@@ -26,7 +26,7 @@ def language() -> LanguageTask:
     """Three clients with texts of unequal length under a tiny model with dropout."""
     model, g = tiny_llama(), torch.Generator().manual_seed(0)
     texts = [[torch.randint(1, VOCAB, (4 + k,), generator=g).tolist() for _ in range(5 + 2 * k)] for k in range(3)]
-    train = [pack(t, 6, 0) for t in texts]
+    train = [pack_blocks(t, 6, 0) for t in texts]
     opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0, dropout=0.3)
     return LanguageTask(opened, train, {"topic/a": train[0]}, {"topic/a": 1.0})
 

@@ -22,7 +22,7 @@ from fedfault.config.schema import Experiment
 from fedfault.data.split import deal_out
 from fedfault.seeds import rng
 from fedfault.setup.experiment import Prepared
-from fedfault.text.examples import Examples, tokenize
+from fedfault.text.examples import Examples, encode_pairs
 from fedfault.types.corpus import Corpus
 
 BACKBONE = "backbone"  # the name of the run's own model among encoders
@@ -46,11 +46,11 @@ class Encoder:
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Vectors of length one, (n, d)."""
-        rows = tokenize([(text, "") for text in texts], self.tokenizer, self.length, self.separator)
+        rows = encode_pairs([(text, "") for text in texts], self.tokenizer, self.length, self.separator)
         padding = getattr(self.tokenizer, "pad_token_id", None) or 0
         found = []
         for start in range(0, len(rows), BATCH):
-            some = Examples.of(rows[start : start + BATCH], [0] * len(rows[start : start + BATCH]), padding)
+            some = Examples.from_rows(rows[start : start + BATCH], [0] * len(rows[start : start + BATCH]), padding)
             columns = (t[None].to(self.device) for t in (some.ids, some.lengths, some.second))
             found.append(torch.nn.functional.normalize(self.read(Texts(*columns))[0].double(), dim=-1).cpu().numpy())
         return np.concatenate(found)

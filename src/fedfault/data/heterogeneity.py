@@ -15,7 +15,7 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.data.split import Part, Split
-from fedfault.dealing.owners import log_dirichlet, shares
+from fedfault.dealing.owners import draw_log_dirichlet, normalise_logs
 from fedfault.measures import skew
 from fedfault.measures.skew import Index
 from fedfault.records import finite
@@ -24,7 +24,7 @@ from fedfault.storage import cache_dir, keep
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.examples import Examples
-from fedfault.text.packing import Blocks, pack
+from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.types.task import Batch
 
 TOKENS = 2_000_000  # of the documents that the token divergence is measured on, about
@@ -178,7 +178,7 @@ def _some(split: Split[Any], documents: np.ndarray, generator: np.random.Generat
     ids = [split.tokens[i] for i in documents]
     if not sum(map(len, ids)):
         return None
-    whole = pack(ids, split.train[0].ids.shape[1] - 1, separator)
+    whole = pack_blocks(ids, split.train[0].ids.shape[1] - 1, separator)
     rows = np.sort(generator.permutation(len(whole))[:BLOCKS])
     return Blocks(whole.ids[rows], whole.targets[rows])
 
@@ -194,8 +194,8 @@ def percentile(value: float, counts: np.ndarray, generator: np.random.Generator)
     low, high = np.log(REFERENCE_ALPHA)
     below = 0
     for alpha in np.exp(generator.uniform(low, high, REFERENCE)):
-        logs = log_dirichlet(np.tile(alpha * prior, (len(sizes), 1)), generator)
-        drawn = generator.multinomial(sizes, shares(logs))
+        logs = draw_log_dirichlet(np.tile(alpha * prior, (len(sizes), 1)), generator)
+        drawn = generator.multinomial(sizes, normalise_logs(logs))
         law = drawn.sum(axis=0) / drawn.sum()
         below += float(np.abs(drawn - sizes[:, None] * law).sum() / sizes.sum()) < value
     return 100 * below / REFERENCE

@@ -12,7 +12,7 @@ from fedfault.config.schema import Experiment
 from fedfault.data.split import CLIENT_SHARE, Split, deal_out
 from fedfault.errors import UserError
 from fedfault.seeds import rng
-from fedfault.text.examples import Examples, tokenize
+from fedfault.text.examples import Examples, encode_pairs
 from fedfault.text.tokens import Tokens
 from fedfault.types.corpus import Corpus, Document, Labels
 
@@ -81,7 +81,7 @@ def split(
     """The split of `deal_out`, its documents as examples; topics are classes, or scores rounded to whole numbers.
 
     Evaluation sets are drawn at random from what there is: as many examples as have the tokens of evaluation.max_blocks
-    blocks a topic, of a client's own a quarter of that. separator: see `tokenize`.
+    blocks a topic, of a client's own a quarter of that. separator: see `encode_pairs`.
 
     Raises `UserError` when the partition is impossible.
     """
@@ -101,7 +101,9 @@ def split(
         corpus=corpus,
         documents=d.documents,
         deal=d.deal,
-        tokens=Tokens.of([ids[:n].tolist() for ids, n in zip(whole.ids.numpy(), whole.lengths.tolist(), strict=True)]),
+        tokens=Tokens.from_documents(
+            [ids[:n].tolist() for ids, n in zip(whole.ids.numpy(), whole.lengths.tolist(), strict=True)]
+        ),
         topics=d.topics,
         labels=d.labels,
         train=[mine for mine, _ in own],
@@ -122,12 +124,12 @@ def _examples(
 ) -> Examples:
     """These documents with their labels, as their clients have them."""
     labels = corpus.labels or Labels()
-    rows = tokenize([_pair(text, labels) for text in texts], tokenizer, exp.model.max_length, separator)
+    rows = encode_pairs([_pair(text, labels) for text in texts], tokenizer, exp.model.max_length, separator)
     padding = getattr(tokenizer, "pad_token_id", None) or 0
     if exp.data.task_type == "regression":
-        return Examples.of(rows, [labels.scores[d.text] for d in documents], padding)
+        return Examples.from_rows(rows, [labels.scores[d.text] for d in documents], padding)
     place = {name: k for k, name in enumerate(classes(exp, corpus))}
-    return Examples.of(rows, [place[d.topic] for d in documents], padding)
+    return Examples.from_rows(rows, [place[d.topic] for d in documents], padding)
 
 
 def _pair(text: str, labels: Labels) -> tuple[str, str]:

@@ -14,10 +14,10 @@ from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.registry import build, lookup, options
 from fedfault.seeds import rng
-from fedfault.text.decoding import text_bytes
+from fedfault.text.decoding import count_text_bytes
 from fedfault.text.examples import Examples
-from fedfault.text.packing import Blocks, pack
-from fedfault.text.tokens import Tokens, encode
+from fedfault.text.packing import Blocks, pack_blocks
+from fedfault.text.tokens import Tokens, encode_texts
 from fedfault.types.corpus import Corpus, Deal, Document
 
 CLIENT_SHARE = 4  # a client's own held-out set has at most evaluation.max_blocks / 4 blocks
@@ -136,14 +136,14 @@ def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, co
     T, most = exp.model.max_length, exp.evaluation.max_blocks
     d = deal_out(exp, corpus, control=control)
     changed = d.deal.texts
-    ids = encode(tokenizer, [document.text for document in d.documents])
-    ids = ids.replaced(dict(zip(changed, encode(tokenizer, list(changed.values())), strict=True)))
+    ids = encode_texts(tokenizer, [document.text for document in d.documents])
+    ids = ids.replace(dict(zip(changed, encode_texts(tokenizer, list(changed.values())), strict=True)))
     train, held_out = [], []
     for k, (mine, kept_back) in enumerate(d.parts):
-        train.append(pack([ids[i] for i in mine], T, separator))
-        own = pack([ids[i] for i in kept_back], T, separator) if len(kept_back) else None
+        train.append(pack_blocks([ids[i] for i in mine], T, separator))
+        own = pack_blocks([ids[i] for i in kept_back], T, separator) if len(kept_back) else None
         held_out.append(own and _some(own, max(1, most // CLIENT_SHARE), exp.seed, "client", k))
-    whole = _by_topic(corpus.validation, encode(tokenizer, [d.text for d in corpus.validation]), T, separator)
+    whole = _by_topic(corpus.validation, encode_texts(tokenizer, [d.text for d in corpus.validation]), T, separator)
     total = sum(b.num_tokens for b in whole.values())
     mixture = {topic: b.num_tokens / total for topic, b in whole.items()}
     validation = {t: _some(b, most, exp.seed, "topic", t) for t, b in whole.items()}
@@ -196,7 +196,7 @@ def _by_topic(documents: Iterable[Document], ids: Tokens, T: int, separator: int
     own: dict[str, list[Any]] = {}
     for d, row in zip(documents, ids, strict=True):
         own.setdefault(d.topic, []).append(row)
-    return {topic: pack(own[topic], T, separator) for topic in sorted(own)}
+    return {topic: pack_blocks(own[topic], T, separator) for topic in sorted(own)}
 
 
 def _floor(corpus: Corpus, validation: dict[str, Blocks], mixture: dict[str, float]) -> dict[str, float]:
@@ -216,11 +216,11 @@ def bytes_per_token(sets: Mapping[str, Blocks], tokenizer: Any, separator: int) 
     Separators between documents are predicted like other tokens, so they count as tokens, but they have no bytes.
     """
     targets = [b.ids[:, 1:][b.mask].numpy() for b in sets.values()]
-    sizes = text_bytes(tokenizer, np.concatenate(targets), separator)
+    sizes = count_text_bytes(tokenizer, np.concatenate(targets), separator)
     parts = np.split(sizes, np.cumsum([len(t) for t in targets])[:-1])
     return {name: float(part.mean()) for name, part in zip(sets, parts, strict=True)}
 
 
 def documents_of(texts: Sequence[str], tokenizer: Any, T: int, separator: int, n: int, seed: int) -> Blocks:
     """At most n blocks of any texts: for the set of general English."""
-    return _some(pack(encode(tokenizer, texts), T, separator), n, seed, "general")
+    return _some(pack_blocks(encode_texts(tokenizer, texts), T, separator), n, seed, "general")

@@ -1,4 +1,4 @@
-"""Documents by score: as many equal bins as clients, and what that does to the labels."""
+"""Owners of documents by score: clients get equal bins of the sorted documents."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ import math
 
 import numpy as np
 
-from fedfault.dealing.owners import Floats, Ints, even_sizes, redealt
+from fedfault.dealing.owners import Floats, Ints, even_sizes, redeal
 
 
-def binned(
+def deal_by_score(
     score: Floats | Ints, num_clients: int, purity: float, generator: np.random.Generator, length: Ints | None = None
 ) -> Ints:
-    """Owners (n,): documents sorted by score and cut into N equal bins, which go to the clients in random order.
+    """Sort documents by score and give each of N clients a bin of them, equal and at random; returns owners (n,).
 
     Then every client gives the share 1 - `purity` of its documents to a pool that is dealt out anew. With `length` (n,)
     the documents are ranked among those of about the same length, so that bins differ in score but not in length.
+
+    >>> deal_by_score(np.array([5.0, 1.0, 6.0, 2.0]), 2, 1.0, np.random.default_rng(0)).tolist()
+    [1, 0, 1, 0]
     """
     n = len(score)
     if length is not None:
-        score = _rank_at_length(score, length, num_clients, generator)
+        score = _rank_among_equal_lengths(score, length, num_clients, generator)
     order = np.lexsort((generator.random(n), score))  # equal scores in random order
     owner = np.empty(n, dtype=np.int64)
     owner[order] = np.repeat(generator.permutation(num_clients), even_sizes(n, num_clients))
-    return redealt(owner, num_clients, 1 - purity, generator)
+    return redeal(owner, num_clients, 1 - purity, generator)
 
 
-def _rank_at_length(score: Floats | Ints, length: Ints, num_clients: int, generator: np.random.Generator) -> Floats:
+def _rank_among_equal_lengths(
+    score: Floats | Ints, length: Ints, num_clients: int, generator: np.random.Generator
+) -> Floats:
     """The rank of each document in its stratum of max(N, sqrt(n)) documents of about one length, from 0 to 1, (n,).
 
     Strata are as small as may be, yet large enough to have a document for every client and a ranking worth the name.
@@ -56,8 +61,8 @@ def label_emd(owner: Ints, topics: Ints) -> float:
     return float(np.abs(counts - expected).sum() / len(owner))
 
 
-def spread(score: Floats | Ints, owner: Ints) -> str:
-    """The smallest and the largest mean score of a client: `21.5 to 48`."""
+def describe_range(score: Floats | Ints, owner: Ints) -> str:
+    """Describe the range of the clients' mean scores: `21.5 to 48`."""
     sizes = np.bincount(owner)
     means = np.bincount(owner, weights=score)[sizes > 0] / sizes[sizes > 0]
     return f"{means.min():.4g} to {means.max():.4g}"

@@ -1,4 +1,4 @@
-"""What the partitioners share: who owns each document, draws that are refused, and requests that cannot be met."""
+"""Owners of documents: every document's client, draws until no client has too few, and requests that cannot be met."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fedfault.errors import UserError
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-ATTEMPTS = 1000  # draws until every client has min_samples; NIID-Bench tries for ever
-RATED = 100  # draws at least that the acceptance rate is a share of
-HINTS = 20  # draws for each milder setting that an error message may propose
+ATTEMPTS = 1000  # draws at most until every client has min_samples; NIID-Bench tries for ever
+RATED = 100  # draws at least for the acceptance rate
+HINTS = 20  # draws with each larger alpha that an error message may propose
 
 
-def check(n: int, num_clients: int, min_samples: int) -> None:
-    """`UserError` if no partition can give every client `min_samples` of `n` documents; says what would work."""
+def check_request(n: int, num_clients: int, min_samples: int) -> None:
+    """Raise `UserError`, which says what would work, if `n` documents are too few for `min_samples` at every client."""
     if num_clients < 1:
         raise UserError(f"{num_clients} clients; there must be at least one")
     if min_samples < 1:
@@ -34,10 +34,10 @@ def check(n: int, num_clients: int, min_samples: int) -> None:
         )
 
 
-def numbered(names: Iterable[str]) -> Ints:
-    """Every name as a number: its place among the different names in alphabetical order, (n,).
+def number_names(names: Iterable[str]) -> Ints:
+    """Give every name a number: its place among the different names in alphabetical order, (n,).
 
-    >>> numbered(["b", "a", "b"]).tolist()
+    >>> number_names(["b", "a", "b"]).tolist()
     [1, 0, 1]
     """
     names = list(names)
@@ -45,33 +45,36 @@ def numbered(names: Iterable[str]) -> Ints:
     return np.fromiter((place[name] for name in names), dtype=np.int64, count=len(names))
 
 
-def grouped(key: Ints, num_groups: int) -> list[Ints]:
-    """The positions of every key 0, 1, ..., in rising order: documents by client, if the keys are their clients.
+def group_positions(key: Ints, num_groups: int) -> list[Ints]:
+    """Group positions by their key 0, 1, ..., in rising order: the documents of each client, if the keys are owners.
 
-    >>> [own.tolist() for own in grouped(np.array([1, 0, 1]), 3)]
+    >>> [own.tolist() for own in group_positions(np.array([1, 0, 1]), 3)]
     [[1], [0, 2], []]
     """
     ends = np.cumsum(np.bincount(key, minlength=num_groups))
     return np.split(np.argsort(key, kind="stable"), ends[:-1])
 
 
-def shuffled_topics(topics: Ints, generator: np.random.Generator) -> list[Ints]:
-    """The documents of every topic 0, 1, ..., (n_k,) each in random order."""
+def shuffle_topics(topics: Ints, generator: np.random.Generator) -> list[Ints]:
+    """The positions of every topic's documents, (n_k,) each in random order."""
     order = generator.permutation(len(topics))
-    return [order[own] for own in grouped(topics[order], int(topics.max()) + 1)]
+    return [order[own] for own in group_positions(topics[order], int(topics.max()) + 1)]
 
 
 def even_sizes(n: int, parts: int) -> Ints:
-    """`n` in `parts` sizes that differ by one at most, the larger first."""
+    """Divide `n` into `parts` sizes that differ by one at most, the larger first."""
     return n // parts + (np.arange(parts) < n % parts)
 
 
-def isolated(classes: Ints, num_clients: int, generator: np.random.Generator) -> Ints:
-    """Owners (n,) with one class a client: the K classes come in random order, and client k gets class k mod K.
+def isolate_classes(classes: Ints, num_clients: int, generator: np.random.Generator) -> Ints:
+    """Give every client one class, returning owners (n,): with K classes in random order, client k gets class k mod K.
 
     The clients of a class share it evenly. Fewer clients than classes hold several each: class t is at client t mod N.
+
+    >>> isolate_classes(np.array([0, 1, 1, 0]), 2, np.random.default_rng(0)).tolist()
+    [1, 0, 0, 1]
     """
-    members = shuffled_topics(classes, generator)
+    members = shuffle_topics(classes, generator)
     order = generator.permutation(len(members))
     owner = np.empty(len(classes), dtype=np.int64)
     for place, own in enumerate(members[k] for k in order):
@@ -80,8 +83,8 @@ def isolated(classes: Ints, num_clients: int, generator: np.random.Generator) ->
     return owner
 
 
-def sharing(what: str, num_classes: int, num_clients: int) -> tuple[str, ...]:
-    """The note on `isolated` classes, such as `topic`, where a client has not one of its own."""
+def note_sharing(what: str, num_classes: int, num_clients: int) -> tuple[str, ...]:
+    """Note that `isolate_classes` could not give every client exactly one class (such as a `topic`) of its own."""
     if num_clients > num_classes:
         return (f"{num_classes} {what}s for {num_clients} clients: several clients share a {what}",)
     if num_clients < num_classes:
@@ -89,67 +92,72 @@ def sharing(what: str, num_classes: int, num_clients: int) -> tuple[str, ...]:
     return ()
 
 
-def redealt(owner: Ints, num_clients: int, share: float, generator: np.random.Generator) -> Ints:
-    """Owners (n,) after every client gave `share` of its documents, rounded, to a pool that is dealt out evenly.
+def redeal(owner: Ints, num_clients: int, share: float, generator: np.random.Generator) -> Ints:
+    """Move `share` of every client's documents, rounded, into a pool that is dealt out evenly; returns owners (n,).
 
     Share 0 changes nothing; share 1 deals everything out anew, which is `iid`, sizes included.
     """
     order = generator.permutation(len(owner))
-    given = [order[own][: round(share * len(own))] for own in grouped(owner[order], num_clients)]
+    given = [order[own][: round(share * len(own))] for own in group_positions(owner[order], num_clients)]
     pool = np.concatenate(given)
     after = owner.copy()
     after[pool] = generator.permutation(np.repeat(np.arange(num_clients), even_sizes(len(pool), num_clients)))
     return after
 
 
-class Draw(NamedTuple):
-    """A draw in which every client has enough."""
+class AcceptedDraw(NamedTuple):
+    """A draw in which every client has `min_samples`."""
 
     counts: Ints  # (..., N) documents at each client
-    attempts: int
+    attempts: int  # draws made until this one
     acceptance: float  # share of such draws among at least `RATED`
 
 
-def accepted(draw: Callable[[], Ints], min_samples: int) -> Draw | int:
-    """The first draw of counts (..., N) with `min_samples` for every client; after `ATTEMPTS` in vain, the most documents
-    that the smallest client ever had.
+def draw_until_accepted(draw: Callable[[], Ints], min_samples: int) -> AcceptedDraw | int:
+    """Draw counts (..., N) until every client has `min_samples`.
 
-    Choosing among draws bends their law, the more the fewer are accepted: hence the acceptance rate, for which further
-    draws are made where the first came early.
+    After `ATTEMPTS` in vain it returns the most documents that the smallest client ever had. Choosing among draws bends
+    their law, the more the fewer are accepted: hence the acceptance rate, for which further draws are made after an early
+    success.
     """
     best = -1
     for attempt in range(1, ATTEMPTS + 1):
         counts = draw()
-        smallest = _smallest(counts)
+        smallest = _smallest_client(counts)
         if smallest >= min_samples:
             more = max(0, RATED - attempt)
-            passed = 1 + sum(_smallest(draw()) >= min_samples for _ in range(more))
-            return Draw(counts, attempt, passed / (attempt + more))
+            passed = 1 + sum(_smallest_client(draw()) >= min_samples for _ in range(more))
+            return AcceptedDraw(counts, attempt, passed / (attempt + more))
         best = max(best, smallest)
     return best
 
 
-def milder(draw: Callable[[float], Ints], alpha: float, min_samples: int) -> list[str]:
-    """A larger alpha with which the draw may well succeed, as a proposal; none if there is none."""
+def propose_larger_alpha(draw: Callable[[float], Ints], alpha: float, min_samples: int) -> list[str]:
+    """Propose a larger alpha with which a draw succeeded, in words; an empty list if none was found."""
     for larger in alpha * 2.0 ** np.arange(1, 25):
-        if any(_smallest(draw(larger)) >= min_samples for _ in range(HINTS)):
+        if any(_smallest_client(draw(larger)) >= min_samples for _ in range(HINTS)):
             return [f"alpha of about {larger:.2g}"]
     return []
 
 
-def _smallest(counts: Ints) -> int:
+def _smallest_client(counts: Ints) -> int:
+    """The number of documents at the client with the fewest, from counts (..., N)."""
     return int(counts.reshape(-1, counts.shape[-1]).sum(axis=0).min())
 
 
-def apportioned(n: int | Ints, shares: Floats) -> Ints:
-    """`n` documents (...) by shares (..., N) that sum to one: cut at the cumulated shares."""
+def apportion(n: int | Ints, shares: Floats) -> Ints:
+    """Divide `n` documents (...) by shares (..., N) that sum to one, cutting at the cumulated shares.
+
+    >>> apportion(10, np.array([0.25, 0.25, 0.5])).tolist()
+    [2, 3, 5]
+    """
     n = np.asarray(n)[..., None]
     cuts = np.floor(np.cumsum(shares, axis=-1)[..., :-1] * n + 1e-6).astype(np.int64)  # a sum of 0.1s may miss 0.7
     return np.diff(cuts.clip(0, n), axis=-1, prepend=0, append=n)
 
 
-def log_dirichlet(alpha: Floats, generator: np.random.Generator) -> Floats:
-    """Logarithms of Dirichlet draws, over the last axis; exact where the shares themselves underflow to zero.
+def draw_log_dirichlet(alpha: Floats, generator: np.random.Generator) -> Floats:
+    """Draw the logarithms of Dirichlet shares, over the last axis; exact where the shares themselves underflow to zero.
 
     Gamma(a) = Gamma(a + 1) U^(1/a), so log Gamma(a) = log Gamma(a + 1) - E/a with E exponential
     (Marsaglia and Tsang, ACM TOMS 2000, sec. 6). Shares that cannot be told from zero are not all zero here.
@@ -160,13 +168,13 @@ def log_dirichlet(alpha: Floats, generator: np.random.Generator) -> Floats:
     return log_gamma - log_sum
 
 
-def shares(logs: Floats) -> Floats:
-    """exp(logs), normalised over the last axis; the largest is brought to one first, so that the sum is never zero."""
+def normalise_logs(logs: Floats) -> Floats:
+    """exp(logs) normalised over the last axis; the largest becomes one first, so that the sum is never zero."""
     scaled = np.exp(logs - logs.max(axis=-1, keepdims=True))
     normalised: Floats = scaled / scaled.sum(axis=-1, keepdims=True)
     return normalised
 
 
-def listed(items: Sequence[str], most: int = 6) -> str:
-    """`a, b, c and 4 more`."""
+def join_names(items: Sequence[str], most: int = 6) -> str:
+    """Join names, of many only the first: `a, b, c and 4 more`."""
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedfault.dealing.owners import Ints, check, even_sizes, grouped, numbered, shuffled_topics
+from fedfault.dealing.owners import Ints, check_request, even_sizes, group_positions, number_names, shuffle_topics
 from fedfault.errors import UserError
 from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
@@ -22,13 +22,18 @@ def label_skew(*, labels_per_client: Annotated[int, Field(ge=1)] = 2, min_sample
     differ by one at most and no document is left over. Too few clients to cover all labels hold more of them each,
     which the notes say. All labels at every client is `iid` in law.
 
+    >>> documents = [Document("text", label) for label in "aaaabbbbcccc"]
+    >>> deal = label_skew(labels_per_client=2)(documents, 3, np.random.default_rng(0))
+    >>> ["".join(documents[i].topic for i in own) for own in deal.clients]
+    ['bbcc', 'aabb', 'aacc']
+
     Reference: the "#C = k" setting of Li, Diao, Chen and He, ICDE 2022; McMahan et al. (2017) deal shards instead.
     """
 
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
         n = len(documents)
-        check(n, num_clients, min_samples)
-        members = shuffled_topics(numbered(d.topic for d in documents), generator)
+        check_request(n, num_clients, min_samples)
+        members = shuffle_topics(number_names(d.topic for d in documents), generator)
         K = len(members)
         if labels_per_client > K:
             raise UserError(
@@ -36,7 +41,7 @@ def label_skew(*, labels_per_client: Annotated[int, Field(ge=1)] = 2, min_sample
                 f"what works: at most {K}"
             )
         each = max(labels_per_client, -(-K // num_clients))
-        holders = _holders(K, num_clients, each, generator)
+        holders = _choose_holders(K, num_clients, each, generator)
         owner = np.empty(n, dtype=np.int64)
         for own, clients in zip(members, holders, strict=True):
             owner[own] = np.repeat(clients, even_sizes(len(own), len(clients)))
@@ -47,13 +52,13 @@ def label_skew(*, labels_per_client: Annotated[int, Field(ge=1)] = 2, min_sample
                 f"of {n} documents, not {min_samples} (the rarest label has {min(map(len, members))}); what works: fewer "
                 "clients (federation.total_clients), more labels_per_client, or partition iid"
             )
-        return Deal(grouped(owner, num_clients), notes=_notes(labels_per_client, each, K))
+        return Deal(group_positions(owner, num_clients), notes=_write_notes(labels_per_client, each, K))
 
     return partition
 
 
-def _holders(num_labels: int, num_clients: int, each: int, generator: np.random.Generator) -> list[Ints]:
-    """The clients of every label, in random order: `each` different labels a client, labels used as evenly as can be."""
+def _choose_holders(num_labels: int, num_clients: int, each: int, generator: np.random.Generator) -> list[Ints]:
+    """Choose the clients of every label: `each` different labels a client, all labels used as evenly as can be."""
     uses = np.zeros(num_labels, dtype=np.int64)
     holders: list[list[int]] = [[] for _ in range(num_labels)]
     for client in generator.permutation(num_clients).tolist():
@@ -64,7 +69,7 @@ def _holders(num_labels: int, num_clients: int, each: int, generator: np.random.
     return [generator.permutation(np.array(clients, dtype=np.int64)) for clients in holders]
 
 
-def _notes(wanted: int, each: int, num_labels: int) -> tuple[str, ...]:
+def _write_notes(wanted: int, each: int, num_labels: int) -> tuple[str, ...]:
     if each > wanted:
         return (f"{each} labels a client instead of {wanted}: otherwise some of the {num_labels} labels had no client",)
     if each == num_labels:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedfault.dealing.owners import check, grouped, listed, numbered
+from fedfault.dealing.owners import check_request, group_positions, join_names, number_names
 from fedfault.errors import UserError
 from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
@@ -19,11 +19,16 @@ def natural(*, min_samples: int = 1) -> Partition:
 
     With as many clients as groups each client is a group. With fewer, groups are joined, the largest first and each to the
     client with the fewest documents (Graham 1969), which keeps sizes as even as whole groups allow.
+
+    >>> documents = [Document("text", "topic", group=author) for author in ("Eve", "Bob", "Eve", "Ann", "Eve", "Bob")]
+    >>> deal = natural()(documents, 2, np.random.default_rng(0))
+    >>> [[documents[i].group for i in own] for own in deal.clients]
+    [['Eve', 'Eve', 'Eve'], ['Bob', 'Ann', 'Bob']]
     """
 
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
         n = len(documents)
-        check(n, num_clients, min_samples)
+        check_request(n, num_clients, min_samples)
         names = sorted({d.group for d in documents})
         if names == [""]:
             raise UserError(
@@ -32,10 +37,10 @@ def natural(*, min_samples: int = 1) -> Partition:
             )
         if len(names) < num_clients:
             raise UserError(
-                f"natural: {len(names)} group(s) ({listed(names)}) for {num_clients} clients; what works: "
+                f"natural: {len(names)} group(s) ({join_names(names)}) for {num_clients} clients; what works: "
                 f"federation.total_clients={len(names)} or less, or style_skew with criterion=source, which splits groups"
             )
-        group = numbered(d.group for d in documents)
+        group = number_names(d.group for d in documents)
         sizes = np.bincount(group)
         largest_first = sorted(range(len(names)), key=lambda g: (-sizes[g], names[g]))
         load = [(0, int(place), client) for client, place in enumerate(generator.permutation(num_clients))]
@@ -45,7 +50,7 @@ def natural(*, min_samples: int = 1) -> Partition:
             held, place, client = heapq.heappop(load)
             client_of[g] = client
             heapq.heappush(load, (held + int(sizes[g]), place, client))
-        clients = grouped(client_of[group], num_clients)
+        clients = group_positions(client_of[group], num_clients)
         smallest = min(map(len, clients))
         if smallest < min_samples:
             enough = int((sizes >= min_samples).sum())

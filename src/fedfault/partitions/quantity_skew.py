@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fedfault.dealing.owners import apportioned, check, grouped, log_dirichlet, shares
+from fedfault.dealing.owners import apportion, check_request, draw_log_dirichlet, group_positions, normalise_logs
 from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
 
@@ -23,25 +23,30 @@ def quantity_skew(
     sigma: Annotated[float, Field(ge=0, le=20)] = 2.0,
     min_samples: int = 1,
 ) -> Partition:
-    """Clients of unequal size, the same mixture of topics for all.
+    """Clients have unequal sizes and the same mixture of topics.
 
     dirichlet: sizes ~ Dir(alpha, ..., alpha); the smaller `alpha`, the more unequal. lognormal: sizes ~ exp(sigma z)
     with z standard normal, as FedProx has them with sigma 2. Every client gets `min_samples` beforehand and the sizes share
     out the rest, so that no draw is refused. Which documents a client gets is random.
+
+    >>> documents = [Document("text", topic) for topic in "abababababab"]
+    >>> deal = quantity_skew(alpha=0.1)(documents, 3, np.random.default_rng(0))
+    >>> ["".join(documents[i].topic for i in own) for own in deal.clients]
+    ['ababaa', 'baabb', 'b']
 
     Reference: Li, Diao, Chen and He, ICDE 2022 (dirichlet); Li et al., MLSys 2020, appendix C.1 (lognormal).
     """
 
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
         n = len(documents)
-        check(n, num_clients, min_samples)
+        check_request(n, num_clients, min_samples)
 
         if law == "dirichlet":
-            logs = log_dirichlet(np.full(num_clients, alpha), generator)
+            logs = draw_log_dirichlet(np.full(num_clients, alpha), generator)
         else:
             logs = sigma * generator.standard_normal(num_clients)
-        sizes = min_samples + apportioned(n - num_clients * min_samples, shares(logs))
+        sizes = min_samples + apportion(n - num_clients * min_samples, normalise_logs(logs))
         owner = generator.permutation(np.repeat(np.arange(num_clients), sizes))
-        return Deal(grouped(owner, num_clients), notes=(STEPS,))
+        return Deal(group_positions(owner, num_clients), notes=(STEPS,))
 
     return partition

@@ -9,18 +9,18 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fedfault.dealing.bins import binned, spread
-from fedfault.dealing.owners import Ints, check, grouped
+from fedfault.dealing.bins import deal_by_score, describe_range
+from fedfault.dealing.owners import Ints, check_request, group_positions
 from fedfault.errors import UserError
 from fedfault.partitions.iid import iid
 from fedfault.registry import register
 from fedfault.text import scores
 from fedfault.text.word_classes import is_function_word
-from fedfault.text.words import Bools, Words, counted, read, shortened, without
+from fedfault.text.words import Bools, Words, count_words, remove_words, shorten_texts, split_words
 from fedfault.types.corpus import Deal, Document, Partition
 
 MIDDLE = (0.5, 0.9)  # of the running words: leaves out some hundred frequent types, and most of the rare ones
-Changed = tuple[list[str], Ints, str]  # texts, words that each has lost (n,), what was done
+Changed = tuple[list[str], Ints, str]  # new texts, the number of words that each has lost (n,), a note on what was done
 
 
 @register("partition")
@@ -34,7 +34,7 @@ def token_skew(
     affected: Annotated[float, Field(ge=0, le=1)] = 0.5,
     min_samples: int = 1,
 ) -> Partition:
-    r"""Clients differ in their words: how frequent they are, how many of a text, or which ones are missing.
+    r"""Clients differ in their words: in how frequent they are, how many a text has, or which ones are missing.
 
     frequency: documents sorted by the mean log frequency of their words and dealt out with `purity`, as style_skew does.
     The others deal out at random, as iid does, and change the clients' texts:
@@ -47,9 +47,13 @@ def token_skew(
     A word is what `\w+(?:['’]\w+)*` matches. A missing one is taken out together with the white space before it; there is
     no placeholder, as the model's vocabulary has none. A text keeps its first word if it would lose all.
 
-    >>> texts = [Document("The cat sat on the mat.", "topic")] * 2
-    >>> token_skew(type="stopwords")(texts, 2, np.random.default_rng(0)).texts
-    {0: 'cat sat mat.'}
+    >>> documents = [Document("The cat sat on the mat.", "topic")] * 6
+    >>> deal = token_skew(type="stopwords")(documents, 3, np.random.default_rng(0))
+    >>> for own in deal.clients:
+    ...     print(*(deal.texts.get(i, documents[i].text) for i in own))
+    cat sat mat. cat sat mat.
+    cat sat mat. cat sat mat.
+    The cat sat on the mat. The cat sat on the mat.
     """
     if max_words is not None and max_words < min_words:
         raise UserError(
@@ -57,22 +61,22 @@ def token_skew(
         )
 
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
-        check(len(documents), num_clients, min_samples)
+        check_request(len(documents), num_clients, min_samples)
         if type == "frequency":
-            score = scores.frequency(read([d.text for d in documents]))
-            owner = binned(score, num_clients, purity, generator)
-            note = f"clients' means of log word frequency from {spread(score, owner)}"
-            return Deal(grouped(owner, num_clients), notes=(note,))
+            score = scores.mean_log_frequency(split_words([d.text for d in documents]))
+            owner = deal_by_score(score, num_clients, purity, generator)
+            note = f"clients' means of log word frequency from {describe_range(score, owner)}"
+            return Deal(group_positions(owner, num_clients), notes=(note,))
         deal = iid(min_samples=min_samples)(documents, num_clients, generator)
         order = np.concatenate(deal.clients)
         texts = [documents[i].text for i in order]
         client = np.repeat(np.arange(num_clients), [len(own) for own in deal.clients])  # (n,) of each text
         if type == "truncation":
-            left, lost, note = _truncated(texts, client, min_words, max_words, generator)
+            left, lost, note = _truncate_texts(texts, client, min_words, max_words, generator)
         elif type == "vocabulary":
-            left, lost, note = _with_holes(texts, client, fraction, generator)
+            left, lost, note = _remove_types(texts, client, fraction, generator)
         else:
-            left, lost, note = _without_function_words(texts, client, affected, generator)
+            left, lost, note = _remove_function_words(texts, client, affected, generator)
         return dataclasses.replace(
             deal,
             texts={i: text for i, text, gone in zip(order.tolist(), left, lost, strict=True) if gone},
@@ -83,20 +87,20 @@ def token_skew(
     return partition
 
 
-def _truncated(
+def _truncate_texts(
     texts: list[str], client: Ints, min_words: int, max_words: int | None, generator: np.random.Generator
 ) -> Changed:
-    counts = counted(texts)
+    counts = count_words(texts)
     longest = max(min_words, int(counts.max())) if max_words is None else max_words
     limits = np.rint(np.geomspace(min_words, longest, client[-1] + 1)).astype(np.int64)
     limit = generator.permutation(limits)[client]  # (n,)
     note = f"texts have at most {limits[0]} to {limits[-1]} words, by client"
-    return shortened(texts, limit), np.maximum(counts - limit, 0), note
+    return shorten_texts(texts, limit), np.maximum(counts - limit, 0), note
 
 
-def _with_holes(texts: list[str], client: Ints, fraction: float, generator: np.random.Generator) -> Changed:
-    words = read(texts)
-    middle = _middle(words)
+def _remove_types(texts: list[str], client: Ints, fraction: float, generator: np.random.Generator) -> Changed:
+    words = split_words(texts)
+    middle = _middle_types(words)
     num_lost = round(fraction * len(middle))
     gone = np.zeros(len(words.ids), dtype=bool)
     ends = np.cumsum(np.bincount(client, weights=words.counts)).astype(np.int64).tolist()
@@ -104,13 +108,15 @@ def _with_holes(texts: list[str], client: Ints, fraction: float, generator: np.r
         lost = np.zeros(len(words.types), dtype=bool)
         lost[generator.choice(middle, num_lost, replace=False, shuffle=False)] = True
         gone[own] = lost[words.ids[own]]
-    return *_taken(texts, words, gone), f"each client lacks {num_lost} of {len(middle)} types of middle frequency"
+    return *_remove_marked(
+        texts, words, gone
+    ), f"each client lacks {num_lost} of {len(middle)} types of middle frequency"
 
 
-def _middle(words: Words) -> Ints:
-    """The places of the types of middle frequency."""
+def _middle_types(words: Words) -> Ints:
+    """The positions, in `words.types`, of the types of middle frequency."""
     V = len(words.types)
-    pairs = np.sort(words.text * V + words.ids)
+    pairs = np.sort(words.text_of_word * V + words.ids)
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # a type counts once a text; np.unique does it too, but hashes
     num_texts = np.bincount(pairs % V, minlength=V).tolist()
     order = np.array(sorted(range(V), key=lambda v: (-num_texts[v], words.types[v])), dtype=np.int64)
@@ -119,27 +125,27 @@ def _middle(words: Words) -> Ints:
     return order[(before >= MIDDLE[0] * len(words.ids)) & (until <= MIDDLE[1] * len(words.ids))]
 
 
-def _without_function_words(texts: list[str], client: Ints, affected: float, generator: np.random.Generator) -> Changed:
-    words = read(texts)
+def _remove_function_words(texts: list[str], client: Ints, affected: float, generator: np.random.Generator) -> Changed:
+    words = split_words(texts)
     N = int(client[-1]) + 1
     num_affected = int(affected * N + 0.5)  # round() would round one half of one client to none
     chosen = np.zeros(N, dtype=bool)
     chosen[generator.permutation(N)[:num_affected]] = True
     function = np.array([is_function_word(word) for word in words.types], dtype=bool)
     gone = function[words.ids] & np.repeat(chosen[client], words.counts)
-    return *_taken(texts, words, gone), f"{num_affected} of {N} clients lack all function words"
+    return *_remove_marked(texts, words, gone), f"{num_affected} of {N} clients lack all function words"
 
 
-def _taken(texts: list[str], words: Words, gone: Bools) -> tuple[list[str], Ints]:
-    """The texts without the words that are `gone` (num_words,), but never without any, and how many each has lost."""
-    lost = np.bincount(words.text[gone], minlength=len(texts))
+def _remove_marked(texts: list[str], words: Words, gone: Bools) -> tuple[list[str], Ints]:
+    """Remove the words marked in `gone` (num_words,), but never all of a text; returns the texts and each one's loss."""
+    lost = np.bincount(words.text_of_word[gone], minlength=len(texts))
     first = np.cumsum(words.counts) - words.counts
     emptied = (lost == words.counts) & (lost > 0)
     gone[first[emptied]] = False
     lost[emptied] -= 1
     left = list(texts)
     changed = np.flatnonzero(lost)
-    new = without([texts[i] for i in changed], gone[np.repeat(lost > 0, words.counts)])
+    new = remove_words([texts[i] for i in changed], gone[np.repeat(lost > 0, words.counts)])
     for i, text in zip(changed.tolist(), new, strict=True):
         left[i] = text
     return left, lost

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedfault.dealing.owners import check, grouped, isolated, numbered, redealt, sharing
+from fedfault.dealing.owners import check_request, group_positions, isolate_classes, note_sharing, number_names, redeal
 from fedfault.errors import UserError
 from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
@@ -24,17 +24,20 @@ def topic_isolation(*, leak: Annotated[float, Field(ge=0, le=1)] = 0.0, min_samp
     so that `leak=0` is isolation, and `leak=1` is `iid` in law, sizes included. With topics of one size a client's
     documents come from the global mixture in exactly the share `leak`.
 
-    >>> isolated = topic_isolation()([Document("text", topic) for topic in "aabb"], 2, np.random.default_rng(0))
-    >>> sorted(own.tolist() for own in isolated.clients)
-    [[0, 1], [2, 3]]
+    >>> documents = [Document("text", topic) for topic in "aaaabbbbcccc"]
+    >>> for leak in (0, 0.5):
+    ...     deal = topic_isolation(leak=leak)(documents, 3, np.random.default_rng(0))
+    ...     print(*("".join(documents[i].topic for i in own) for own in deal.clients))
+    cccc bbbb aaaa
+    aacc bbbc aabc
     """
 
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
         n = len(documents)
-        check(n, num_clients, min_samples)
-        topics = numbered(d.topic for d in documents)
+        check_request(n, num_clients, min_samples)
+        topics = number_names(d.topic for d in documents)
         held = np.bincount(topics)
-        owner = redealt(isolated(topics, num_clients, generator), num_clients, leak, generator)
+        owner = redeal(isolate_classes(topics, num_clients, generator), num_clients, leak, generator)
         sizes = np.bincount(owner, minlength=num_clients)
         if sizes.min() < min_samples:
             fits = len(held) * int(held.min() // min_samples)
@@ -45,6 +48,6 @@ def topic_isolation(*, leak: Annotated[float, Field(ge=0, le=1)] = 0.0, min_samp
                 f"{num_clients} clients {min_samples} each of their own topic at leak {leak:g} (the smallest client "
                 f"would have {sizes.min()}); what works: {', or '.join(ways)}"
             )
-        return Deal(grouped(owner, num_clients), notes=sharing("topic", len(held), num_clients))
+        return Deal(group_positions(owner, num_clients), notes=note_sharing("topic", len(held), num_clients))
 
     return partition

@@ -11,16 +11,16 @@ from pydantic import Field
 from fedfault.dealing.owners import (
     ATTEMPTS,
     Ints,
-    accepted,
-    apportioned,
-    check,
+    apportion,
+    check_request,
+    draw_log_dirichlet,
+    draw_until_accepted,
     even_sizes,
-    grouped,
-    log_dirichlet,
-    milder,
-    numbered,
-    shares,
-    shuffled_topics,
+    group_positions,
+    normalise_logs,
+    number_names,
+    propose_larger_alpha,
+    shuffle_topics,
 )
 from fedfault.errors import UserError
 from fedfault.registry import register
@@ -40,7 +40,7 @@ def topic_skew(
     convention: Literal["per_client", "per_topic", "balanced"] = "per_client",
     min_samples: int = 1,
 ) -> Partition:
-    """Dirichlet topic skew: the smaller `alpha`, the fewer topics a client has.
+    """Clients differ in topics, by Dirichlet draws: the smaller `alpha`, the fewer topics a client has.
 
     per_client: clients of one size, each with its own topic law q ~ Dir(alpha * prior); documents are drawn without
     replacement, from the topics that are left (Hsu, Qi and Brown, arXiv 1909.06335).
@@ -50,79 +50,81 @@ def topic_skew(
     per_topic and balanced are drawn again until every client has `min_samples`, at most 1,000 times, which bends the
     law where that is rare. `UserError` if it never happens.
 
-    >>> def topics_of(alpha):
-    ...     documents = [Document("text", topic) for topic in "abcd" * 100]
-    ...     clients = topic_skew(alpha=alpha)(documents, 8, np.random.default_rng(0)).clients
-    ...     return sorted(len({documents[i].topic for i in own}) for own in clients)
-    >>> topics_of(100.0)[0], topics_of(0.001)[0]
-    (4, 1)
+    >>> documents = [Document("text", topic) for topic in "aaaabbbbcccc"]
+    >>> for alpha in (100.0, 0.01):
+    ...     deal = topic_skew(alpha=alpha)(documents, 3, np.random.default_rng(0))
+    ...     print(*("".join(documents[i].topic for i in own) for own in deal.clients))
+    aabc abbc abcc
+    aaaa cccc bbbb
     """
 
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
         n = len(documents)
-        check(n, num_clients, min_samples)
-        members = shuffled_topics(numbered(d.topic for d in documents), generator)
+        check_request(n, num_clients, min_samples)
+        members = shuffle_topics(number_names(d.topic for d in documents), generator)
         members = [members[k] for k in generator.permutation(len(members))]  # `balanced` depends on their order
         sizes = np.array([len(own) for own in members])
 
         def draw(alpha: float) -> Ints:
-            return _per_topic(sizes, num_clients, alpha, convention == "balanced", generator)
+            return _deal_per_topic(sizes, num_clients, alpha, convention == "balanced", generator)
 
         attempts, acceptance = 1, None
         if convention == "per_client":
-            counts = _per_client(sizes, num_clients, alpha, generator)
+            counts = _deal_per_client(sizes, num_clients, alpha, generator)
         else:
-            drawn = accepted(lambda: draw(alpha), min_samples)
+            drawn = draw_until_accepted(lambda: draw(alpha), min_samples)
             if isinstance(drawn, int):
-                raise _explained(f"topic_skew, convention {convention}", alpha, min_samples, drawn, draw)
+                raise _explain_refusal(f"topic_skew, convention {convention}", alpha, min_samples, drawn, draw)
             counts, attempts, acceptance = drawn
         owner = np.empty(n, dtype=np.int64)
         for own, count in zip(members, counts, strict=True):
             owner[own] = np.repeat(np.arange(num_clients), count)
         note = f"alpha {alpha:g} is of the convention {convention}, {MEANING[convention]}; other conventions differ"
-        return Deal(grouped(owner, num_clients), attempts, acceptance, notes=(note,))
+        return Deal(group_positions(owner, num_clients), attempts, acceptance, notes=(note,))
 
     return partition
 
 
-def _per_client(sizes: Ints, num_clients: int, alpha: float, generator: np.random.Generator) -> Ints:
-    """Documents of each topic at each client, (K, N), with client laws q_i ~ Dir(alpha * prior).
+def _deal_per_client(sizes: Ints, num_clients: int, alpha: float, generator: np.random.Generator) -> Ints:
+    """Draw the number of documents of each topic at each client, (K, N), with client laws q_i ~ Dir(alpha * prior).
 
     Drawing a client's topics in one multinomial, keeping what the topics still hold and drawing the rest from the
     other topics is, in law, the paper's drawing one by one with renormalisation when a topic runs out.
     """
     left = sizes.copy()  # (K,)
     prior = sizes / sizes.sum()  # (K,)
-    log_q = log_dirichlet(np.tile(alpha * prior, (num_clients, 1)), generator)  # (N, K)
+    log_q = draw_log_dirichlet(np.tile(alpha * prior, (num_clients, 1)), generator)  # (N, K)
     counts = np.zeros((len(sizes), num_clients), dtype=np.int64)
     wanted = even_sizes(int(sizes.sum()), num_clients)
     for i in generator.permutation(num_clients):  # who comes last has the least choice
         missing = int(wanted[i])
         while missing:  # every turn but the last empties a topic
             rest = np.flatnonzero(left)
-            drawn = np.minimum(generator.multinomial(missing, shares(log_q[i, rest])), left[rest])
+            drawn = np.minimum(generator.multinomial(missing, normalise_logs(log_q[i, rest])), left[rest])
             counts[rest, i] += drawn
             left[rest] -= drawn
             missing -= int(drawn.sum())
     return counts
 
 
-def _per_topic(sizes: Ints, num_clients: int, alpha: float, balanced: bool, generator: np.random.Generator) -> Ints:
-    """Documents of each topic at each client, (K, N), one attempt."""
-    logs = log_dirichlet(np.full((len(sizes), num_clients), alpha), generator)  # (K, N)
+def _deal_per_topic(
+    sizes: Ints, num_clients: int, alpha: float, balanced: bool, generator: np.random.Generator
+) -> Ints:
+    """Draw the number of documents of each topic at each client, (K, N), once."""
+    logs = draw_log_dirichlet(np.full((len(sizes), num_clients), alpha), generator)  # (K, N)
     if not balanced:
-        return apportioned(sizes, shares(logs))
+        return apportion(sizes, normalise_logs(logs))
     counts = np.zeros((len(sizes), num_clients), dtype=np.int64)
     for k, size in enumerate(sizes):
         open_ = np.flatnonzero(counts.sum(axis=0) < sizes.sum() / num_clients)  # never empty while a topic is left
-        counts[k, open_] = apportioned(size, shares(logs[k, open_]))
+        counts[k, open_] = apportion(size, normalise_logs(logs[k, open_]))
     return counts
 
 
-def _explained(name: str, alpha: float, min_samples: int, best: int, draw: Callable[[float], Ints]) -> UserError:
-    """Why no draw gave every client `min_samples`, and what would work."""
+def _explain_refusal(name: str, alpha: float, min_samples: int, best: int, draw: Callable[[float], Ints]) -> UserError:
+    """Make the error that says that no draw gave every client `min_samples`, and what would work."""
     num_topics, num_clients = (counts := draw(alpha)).shape
-    ways = ["convention=per_client, whose clients have one size", *milder(draw, alpha, min_samples)]
+    ways = ["convention=per_client, whose clients have one size", *propose_larger_alpha(draw, alpha, min_samples)]
     ways.append("fewer clients (federation.total_clients)")
     if best > 0:
         ways.append(f"min_samples of at most {best}")

@@ -34,7 +34,7 @@ from fedfault.tasks.base import CohortTask
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
 from fedfault.tasks.mixed import MixedTask
-from fedfault.text.decoding import decoder
+from fedfault.text.decoding import make_decoder
 from fedfault.text.packing import Blocks
 from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm
 from fedfault.types.corpus import Corpus
@@ -128,7 +128,7 @@ def _next_tokens(
         sizes = bytes_per_token({"general": general}, backbone.tokenizer, backbone.separator)
         dealt = replace(dealt, bytes_per_token={**dealt.bytes_per_token, **sizes})
     mixture = {f"topic/{t}": share for t, share in dealt.mixture.items()}
-    cache_mb, decode = exp.training.activation_cache_mb, decoder(backbone.tokenizer)
+    cache_mb, decode = exp.training.activation_cache_mb, make_decoder(backbone.tokenizer)
 
     def task(model: CohortModel) -> CohortTask:
         return LanguageTask(model, dealt.train, sets, mixture, cache_mb=cache_mb, decode=decode)

@@ -54,7 +54,7 @@ class ClassificationTask(CohortTask):
         self.scorer, self.pooling = model.scorer, model.scorer.pooling
         self.positive = positive
         self.sets: dict[str, Examples] = dict(sets)
-        self.table = Examples.joined([*clients, *self.sets.values()])
+        self.table = Examples.concatenate([*clients, *self.sets.values()])
         self.ids, self.mask = self.table.ids, self.table.mask
         self.regression = self.table.labels.is_floating_point()
         self.topics = [name for name in self.sets if name.startswith("topic/")]

@@ -1,4 +1,4 @@
-"""Tokens back to text: the text of token ids, and how many bytes of text each token stands for."""
+"""From tokens back to text: the text of token ids, and how many bytes of text each token stands for."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece vocabularies write a 
 Decode = Callable[[Sequence[int]], str]
 
 
-def decoder(tokenizer: Any) -> Decode:
-    """ids -> their text, special tokens such as the one between documents left out."""
+def make_decoder(tokenizer: Any) -> Decode:
+    """Make a function from ids to their text; it leaves special tokens out, such as the one between documents."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         return lambda ids: str(backend.decode(list(ids), skip_special_tokens=True))
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
-def text_bytes(tokenizer: Any, ids: NDArray[np.int64], separator: int) -> NDArray[np.int64]:
-    """UTF-8 bytes of text that each token stands for, (n,) -> (n,): what a text grows by when the token follows it.
+def count_text_bytes(tokenizer: Any, ids: NDArray[np.int64], separator: int) -> NDArray[np.int64]:
+    """Count the UTF-8 bytes by which each token makes a text longer, (n,) -> (n,).
 
-    Special tokens and `separator`, which stands between documents, have none; a token that holds a part of a character has
-    as many as it holds. So the bytes of a text are the sum over its tokens, wherever it is cut.
+    Special tokens and `separator`, which stands between documents, count zero; a token that holds a part of a character
+    counts the bytes of that part. So the bytes of a text are the sum over its tokens, wherever it is cut.
     """
     found, places = np.unique(ids, return_inverse=True)
-    text, piece = decoder(tokenizer), _pieces(tokenizer)
-    sizes = [0 if i == separator else _bytes(i, text, piece) for i in found.tolist()]
+    text, piece = make_decoder(tokenizer), _make_piece_lookup(tokenizer)
+    sizes = [0 if i == separator else _count_bytes(i, text, piece) for i in found.tolist()]
     return np.array(sizes, dtype=np.int64)[places]
 
 
-def _bytes(token: int, text: Decode, piece: Callable[[int], str]) -> int:
-    once, twice = text([token]), text([token, token])  # the second is not at the start, where a space may be left out
+def _count_bytes(token: int, text: Decode, piece: Callable[[int], str]) -> int:
+    # the second is not at the start, where a space may be left out
+    once, twice = text([token]), text([token, token])
     if BROKEN in twice and BROKEN not in (own := piece(token)):
         return 1 if BYTE.fullmatch(own) else len(own)  # byte-level BPE writes every byte as one character
     return len(twice.encode()) - len(once.encode())
 
 
-def _pieces(tokenizer: Any) -> Callable[[int], str]:
-    """A token as the vocabulary has it."""
+def _make_piece_lookup(tokenizer: Any) -> Callable[[int], str]:
+    """Make a function from an id to the token as the vocabulary writes it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return tokenizer.convert_ids_to_tokens if backend is None else backend.id_to_token  # type: ignore[no-any-return]

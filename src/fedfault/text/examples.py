@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedfault.errors import UserError
-from fedfault.text.tokens import BATCH, encode
+from fedfault.text.tokens import BATCH, encode_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Row(NamedTuple):
-    """The tokens of one text."""
+class EncodedText(NamedTuple):
+    """The tokens of one text, or of a pair of sentences."""
 
     ids: Sequence[int]
     second: int  # where the second sentence begins; the length where there is none
@@ -28,16 +28,16 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples:
-    """N rows of tokens with a label each; every example is one target."""
+    """N rows of tokens with a label each, which is the example's only target."""
 
-    ids: Tensor  # (N, L) int64, filled up on the right
+    ids: Tensor  # (N, L) int64, padded on the right
     lengths: Tensor  # (N,) int64, how many tokens of each are real: the first ones, never none
     second: Tensor  # (N,) int64, where the second sentence begins; the length where there is none
     labels: Tensor  # (N,) classes in int64, or scores in float32
 
     @classmethod
-    def of(cls, rows: Sequence[Row], labels: Sequence[float], padding: int = 0) -> Examples:
-        """From one row a text; labels that are all ints are classes."""
+    def from_rows(cls, rows: Sequence[EncodedText], labels: Sequence[float], padding: int = 0) -> Examples:
+        """Pad rows to one length; labels that are all ints are classes, others are scores."""
         import torch
 
         lengths = torch.tensor([len(row.ids) for row in rows], dtype=torch.int64)
@@ -49,8 +49,8 @@ class Examples:
         return cls(torch.from_numpy(ids), lengths, second, torch.tensor(labels, dtype=kind))
 
     @classmethod
-    def joined(cls, parts: Sequence[Examples]) -> Examples:
-        """All in one, as wide as the widest."""
+    def concatenate(cls, parts: Sequence[Examples]) -> Examples:
+        """Put several together, padded to the longest row of them all."""
         import torch
 
         L = max((p.ids.shape[1] for p in parts), default=1)
@@ -62,7 +62,7 @@ class Examples:
         return len(self.ids)
 
     def __getitem__(self, rows: Any) -> Examples:
-        """Some of them, cut to the longest."""
+        """Select rows, cut to the longest of them."""
         L = int(self.lengths[rows].max()) if len(self.lengths[rows]) else 1
         return Examples(self.ids[rows][:, :L], self.lengths[rows], self.second[rows], self.labels[rows])
 
@@ -75,38 +75,41 @@ class Examples:
 
     @property
     def num_tokens(self) -> int:
-        """Targets: one an example."""
+        """The number of targets: one an example."""
         return len(self)
 
 
-def tokenize(texts: Sequence[tuple[str, str]], tokenizer: Any, length: int, separator: int | None) -> list[Row]:
-    """A row of at most `length` tokens for every pair; the second sentence is empty where there is one.
+def encode_pairs(
+    texts: Sequence[tuple[str, str]], tokenizer: Any, length: int, separator: int | None
+) -> list[EncodedText]:
+    """Encode pairs of sentences to rows of at most `length` tokens; a lone sentence is a pair whose second is empty.
 
-    separator: the token that a decoder's texts begin with; None for models with special tokens of their own. Of a pair that
-    is too long, tokens are cut off the longer sentence until both fit.
+    separator: the token that a decoder's texts begin with; None for models with special tokens of their own. A pair that is
+    too long loses tokens at the end of its longer sentence until both fit. Raises `UserError` if `length` has no room.
     """
     if separator is None:
-        return _special(texts, tokenizer, length)
-    first = encode(tokenizer, [a for a, _ in texts])
-    second = encode(tokenizer, [f"\n{b}" if b else "" for _, b in texts])
-    return [_joined(list(a), list(b), length, separator) for a, b in zip(first, second, strict=True)]
+        return _encode_with_special_tokens(texts, tokenizer, length)
+    first = encode_texts(tokenizer, [a for a, _ in texts])
+    second = encode_texts(tokenizer, [f"\n{b}" if b else "" for _, b in texts])
+    return [_join_pair(list(a), list(b), length, separator) for a, b in zip(first, second, strict=True)]
 
 
-def _joined(a: list[int], b: list[int], length: int, separator: int) -> Row:
-    """
-    >>> _joined([5, 6, 7], [8], 4, 0)
-    Row(ids=[0, 5, 6, 8], second=3)
+def _join_pair(a: list[int], b: list[int], length: int, separator: int) -> EncodedText:
+    """Put the separator and two sentences of tokens into one row of at most `length`.
+
+    >>> _join_pair([5, 6, 7], [8], 4, 0)
+    EncodedText(ids=[0, 5, 6, 8], second=3)
     """
     room = length - 1
     kept = min(len(a), max(room - len(b), room - room // 2))
     ids = [separator, *a[:kept], *b[: room - kept]]
-    return Row(ids, 1 + kept if b else len(ids))
+    return EncodedText(ids, 1 + kept if b else len(ids))
 
 
-def _special(texts: Sequence[tuple[str, str]], tokenizer: Any, length: int) -> list[Row]:
+def _encode_with_special_tokens(texts: Sequence[tuple[str, str]], tokenizer: Any, length: int) -> list[EncodedText]:
     if length <= tokenizer.num_special_tokens_to_add(pair=True):
         raise UserError(f"model.max_length={length} has no room for a pair of sentences; raise it")
-    rows: list[Row] = []
+    rows: list[EncodedText] = []
     pairs = any(b for _, b in texts)
     for start in range(0, len(texts), BATCH):
         some = texts[start : start + BATCH]
@@ -121,6 +124,7 @@ def _special(texts: Sequence[tuple[str, str]], tokenizer: Any, length: int) -> l
         )
         kinds = found.get("token_type_ids") or [[]] * len(some)
         rows += [
-            Row(ids, own.index(1) if 1 in own else len(ids)) for ids, own in zip(found["input_ids"], kinds, strict=True)
+            EncodedText(ids, own.index(1) if 1 in own else len(ids))
+            for ids, own in zip(found["input_ids"], kinds, strict=True)
         ]
     return rows

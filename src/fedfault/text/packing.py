@@ -1,4 +1,4 @@
-"""Documents to tokens, tokens to blocks of one length.
+"""From the tokens of documents to blocks of one length.
 
     documents   [5 6 7] [8 9]         separator 0, length 4
     stream      0 5 6 7 0 8 9 0
@@ -35,7 +35,7 @@ class Blocks:
 
     @property
     def num_tokens(self) -> int:
-        """Real target tokens of all blocks."""
+        """The number of real targets of all blocks."""
         return int(self.targets.sum())
 
     @property
@@ -46,12 +46,12 @@ class Blocks:
         return torch.arange(self.ids.shape[1] - 1, device=self.ids.device) < self.targets[:, None]
 
 
-def pack(documents: Iterable[Sequence[int] | NDArray[np.int32]], length: int, separator: int) -> Blocks:
-    """Blocks of `length` input tokens; documents without tokens are left out.
+def pack_blocks(documents: Iterable[Sequence[int] | NDArray[np.int32]], length: int, separator: int) -> Blocks:
+    """Pack documents into blocks of `length` input tokens; documents without tokens are left out.
 
     Raises `UserError` if no document has a token.
 
-    >>> pack([[5, 6, 7], [8, 9]], length=4, separator=0).ids.tolist()
+    >>> pack_blocks([[5, 6, 7], [8, 9]], length=4, separator=0).ids.tolist()
     [[0, 5, 6, 7, 0], [0, 8, 9, 0, 0]]
     """
     import torch

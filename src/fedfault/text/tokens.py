@@ -1,4 +1,4 @@
-"""Texts to token ids, once: the ids of a list of texts are kept in the cache and shared between runs."""
+"""From texts to token ids, once: the ids of a list of texts are stored in the cache and shared between runs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WORTH = 200_000  # characters from which on reading the cache is faster than the
 
 @dataclass(frozen=True)
 class Tokens(Sequence[NDArray[np.int32]]):
-    """The token ids of n documents, one behind the other."""
+    """The token ids of n documents in one array, one document after the other."""
 
     ids: NDArray[np.int32]  # (sum of lengths,)
     lengths: NDArray[np.int64]  # (n,)
 
     @classmethod
-    def of(cls, documents: Iterable[Ids]) -> Tokens:
-        """From one list of ids a document."""
+    def from_documents(cls, documents: Iterable[Ids]) -> Tokens:
+        """Put lists of ids, one a document, into one array."""
         rows = [np.asarray(d, dtype=np.int32) for d in documents]
         lengths = np.array([len(r) for r in rows], dtype=np.int64)
         return cls(np.concatenate(rows) if rows else np.zeros(0, np.int32), lengths)
@@ -49,32 +49,32 @@ class Tokens(Sequence[NDArray[np.int32]]):
     def __iter__(self) -> Iterator[NDArray[np.int32]]:
         return iter(np.split(self.ids, self._ends[:-1]) if len(self) else ())  # type: ignore[attr-defined]
 
-    def replaced(self, changed: Mapping[int, Ids]) -> Tokens:
-        """With the ids of some documents replaced, by position."""
-        return Tokens.of([changed.get(i, row) for i, row in enumerate(self)]) if changed else self
+    def replace(self, changed: Mapping[int, Ids]) -> Tokens:
+        """The same tokens with the ids of some documents replaced: position -> new ids."""
+        return Tokens.from_documents([changed.get(i, row) for i, row in enumerate(self)]) if changed else self
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> Tokens:
-    """The token ids of every text in full: no special tokens, no truncation, and no warning about long ones.
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> Tokens:
+    """Encode every text in full: no special tokens, no truncation, and no warning about long ones.
 
-    Kept in the cache under the hash of the tokeniser and the texts, so that runs of a study tokenise once.
+    The ids are stored in the cache under the hash of the tokeniser and the texts, so that runs of a study tokenise once.
     """
     if sum(map(len, texts)) < WORTH:
-        return _encoded(tokenizer, texts)
-    file = _file(tokenizer, texts)
+        return _encode_without_cache(tokenizer, texts)
+    file = _cache_file(tokenizer, texts)
     if file.is_file():
         with contextlib.suppress(ValueError, KeyError, OSError, EOFError):  # a damaged file is made again
             found = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
             if found[0] == len(texts) == len(lengths := found[1 : 1 + len(texts)]):
                 return Tokens(found[1 + len(texts) :].astype(np.int32), lengths.astype(np.int64))
-    made = _encoded(tokenizer, texts)
+    made = _encode_without_cache(tokenizer, texts)
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate([[len(texts)], made.lengths, made.ids]).astype(np.int32))
     keep(file, buffer.getvalue())
     return made
 
 
-def _encoded(tokenizer: Any, texts: Sequence[str]) -> Tokens:
+def _encode_without_cache(tokenizer: Any, texts: Sequence[str]) -> Tokens:
     ids: list[list[int]] = []
     for start in range(0, len(texts), BATCH):
         batch = tokenizer(
@@ -87,10 +87,10 @@ def _encoded(tokenizer: Any, texts: Sequence[str]) -> Tokens:
             verbose=False,
         )
         ids += batch["input_ids"]
-    return Tokens.of(ids)
+    return Tokens.from_documents(ids)
 
 
-def _file(tokenizer: Any, texts: Sequence[str]) -> Path:
+def _cache_file(tokenizer: Any, texts: Sequence[str]) -> Path:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     identity = backend.to_str() if backend is not None else f"{type(tokenizer)}{sorted(tokenizer.get_vocab().items())}"
     digest = hashlib.blake2b(identity.encode(), digest_size=16)

@@ -1,4 +1,4 @@
-"""A small, fast tagger for English: a class for every word by lexicon, ending and neighbours.
+"""A small, fast tagger for English, which gives every word a class by lexicon, ending and neighbours.
 
 The lexicon (lexicon.txt) has the closed classes, common verbs, adjectives and adverbs, and nouns that look like one of
 those. Inflected forms are made by rule. A word that is not there is classed by its ending, else it is a noun. Words of
@@ -24,8 +24,11 @@ from fedfault.text.words import Bools, Words
 Codes = NDArray[np.int8]
 
 
-class Class(IntEnum):
-    """The classes of words; the second part are words by themselves, whose class the neighbours decide or ask for."""
+class WordClass(IntEnum):
+    """The classes of words, and codes for words that need their neighbours: PAST is a verb or an adjective.
+
+    Classes come first; the codes after them are what a word is by itself, before its neighbours decide.
+    """
 
     NOUN = 0
     ADJECTIVE = 1
@@ -57,8 +60,8 @@ class Class(IntEnum):
     BORDER = 26  # no word: a sentence begins
 
 
-C = Class
-CLASSES = [c for c in Class if c <= C.PARTICLE]
+C = WordClass
+CLASSES = [c for c in WordClass if c <= C.PARTICLE]
 DEFAULT = {c: c for c in CLASSES} | {
     C.SUBJECT: C.PRONOUN,
     C.POSSESSIVE: C.PRONOUN,
@@ -75,7 +78,8 @@ DEFAULT = {c: c for c in CLASSES} | {
     C.LIKE: C.PREPOSITION,
     C.THAT: C.PRONOUN,
 }
-SECTIONS = {"have": C.VERB, "verb": C.BASE, "function_adverb": C.ADVERB}  # of the lexicon; others are called as a class
+# of the lexicon; its other sections have the names of classes
+SECTIONS = {"have": C.VERB, "verb": C.BASE, "function_adverb": C.ADVERB}
 FUNCTION = {"article", "subject", "pronoun", "possessive", "determiner", "degree", "preposition", "time", "to", "like"}
 FUNCTION |= {"that", "conjunction", "modal", "have", "function_adverb"}
 
@@ -93,58 +97,58 @@ _ENDINGS = [  # of words with so many letters at least
 ]
 
 
-def tagged(words: Words) -> Codes:
-    """The class of every word, (num_words,): one of `CLASSES`."""
-    codes = np.array([code(word) for word in words.types], dtype=np.int8)[words.ids]
-    place = np.arange(len(codes)) + np.cumsum(words.opens)  # a border before every sentence
-    line = np.full(len(codes) + np.count_nonzero(words.opens) + 1, C.BORDER, dtype=np.int8)
+def tag_words(words: Words) -> Codes:
+    """Give every word one of `CLASSES`, (num_words,)."""
+    codes = np.array([classify_word(word) for word in words.types], dtype=np.int8)[words.ids]
+    place = np.arange(len(codes)) + np.cumsum(words.starts_sentence)  # a border before every sentence
+    line = np.full(len(codes) + np.count_nonzero(words.starts_sentence) + 1, C.BORDER, dtype=np.int8)
     line[place] = codes
     unsure = np.flatnonzero(codes > C.MODAL)
     at = place[unsure]
     before, itself, after = line[at - 1], line[at], line[at + 1]
     before = np.where(before == C.ADVERB, line[at - 2], before)  # they really work
-    default = np.array([DEFAULT.get(c, c) for c in Class], dtype=np.int8)
+    default = np.array([DEFAULT.get(c, c) for c in WordClass], dtype=np.int8)
     classes = default[codes]
-    classes[unsure] = _decided(default[itself], before, itself, after)
+    classes[unsure] = _decide_by_neighbours(default[itself], before, itself, after)
     return classes
 
 
-def _decided(default: Codes, before: Codes, itself: Codes, after: Codes) -> Codes:
-    """The classes of words with two, from the codes of their neighbours."""
-    defines = _among(before, C.ARTICLE, C.POSSESSIVE)
-    object_ = _among(after, C.ARTICLE, C.POSSESSIVE, C.PRONOUN, C.THAT)
-    plain = _among(itself, C.PLAIN, C.OPEN, C.LIKE) & _among(before, C.SUBJECT, C.MODAL, C.TO)
-    plain |= _among(itself, C.PLAIN, C.OPEN) & _among(before, C.BORDER, C.NOUN, C.THIRD) & object_
-    third = _among(before, C.SUBJECT, C.PRONOUN, C.THAT) | (_among(before, C.NOUN, C.PLAIN, C.THIRD) & object_)
+def _decide_by_neighbours(default: Codes, before: Codes, itself: Codes, after: Codes) -> Codes:
+    """Decide between the two classes of ambiguous words by the codes of their neighbours; `default` where no rule fits."""
+    defines = _is_among(before, C.ARTICLE, C.POSSESSIVE)
+    object_ = _is_among(after, C.ARTICLE, C.POSSESSIVE, C.PRONOUN, C.THAT)
+    plain = _is_among(itself, C.PLAIN, C.OPEN, C.LIKE) & _is_among(before, C.SUBJECT, C.MODAL, C.TO)
+    plain |= _is_among(itself, C.PLAIN, C.OPEN) & _is_among(before, C.BORDER, C.NOUN, C.THIRD) & object_
+    third = _is_among(before, C.SUBJECT, C.PRONOUN, C.THAT) | (_is_among(before, C.NOUN, C.PLAIN, C.THIRD) & object_)
     rules = [
         (plain | ((itself == C.THIRD) & third), C.VERB),
         ((itself == C.PAST) & defines, C.ADJECTIVE),
-        (_among(itself, C.GERUND, C.BASE) & (defines | (before == C.ADJECTIVE)), C.NOUN),
-        ((itself == C.DEGREE) & _among(after, C.ADJECTIVE, C.ADVERB, C.PAST), C.ADVERB),
+        (_is_among(itself, C.GERUND, C.BASE) & (defines | (before == C.ADJECTIVE)), C.NOUN),
+        ((itself == C.DEGREE) & _is_among(after, C.ADJECTIVE, C.ADVERB, C.PAST), C.ADVERB),
         ((itself == C.TIME) & (after == C.SUBJECT), C.CONJUNCTION),
-        ((itself == C.TO) & _among(after, C.VERB, C.BASE, C.MODAL, C.PLAIN, C.OPEN, C.LIKE, C.ADVERB), C.PARTICLE),
-        ((itself == C.THAT) & _among(after, C.SUBJECT, C.POSSESSIVE, C.ARTICLE, C.THAT), C.CONJUNCTION),
+        ((itself == C.TO) & _is_among(after, C.VERB, C.BASE, C.MODAL, C.PLAIN, C.OPEN, C.LIKE, C.ADVERB), C.PARTICLE),
+        ((itself == C.THAT) & _is_among(after, C.SUBJECT, C.POSSESSIVE, C.ARTICLE, C.THAT), C.CONJUNCTION),
     ]
     return np.select([rule for rule, _ in rules], [np.int8(c) for _, c in rules], default)
 
 
-def _among(codes: Codes, *wanted: Class) -> Bools:
-    table = np.zeros(len(Class), dtype=bool)
+def _is_among(codes: Codes, *wanted: WordClass) -> Bools:
+    table = np.zeros(len(WordClass), dtype=bool)
     table[list(wanted)] = True
     return table[codes]
 
 
-def code(word: str) -> Class:
-    """What a word, in lower case, is by itself.
+def classify_word(word: str) -> WordClass:
+    """The class or code of a word, in lower case, by itself.
 
-    >>> [code(word).name for word in ("they're", "worked", "beautifully", "cat")]
+    >>> [classify_word(word).name for word in ("they're", "worked", "beautifully", "cat")]
     ['PRONOUN', 'PAST', 'ADVERB', 'NOUN']
     """
-    known = lexicon()
+    known = build_lexicon()
     if word in known:
         return known[word]
     if "'" in word:
-        return _contraction(word)
+        return _classify_contraction(word)
     if not word.isalpha():
         return C.NUMBER if word.isdecimal() else C.ADJECTIVE if _ORDINAL.fullmatch(word) else C.NOUN
     if _LAUGHTER.fullmatch(word):
@@ -154,48 +158,55 @@ def code(word: str) -> Class:
     return next((c for letters, ends, c in _ENDINGS if len(word) >= letters and word.endswith(ends)), C.NOUN)
 
 
-def _contraction(word: str) -> Class:
+def _classify_contraction(word: str) -> WordClass:
     base, _, rest = word.partition("'")
     if word.endswith("n't"):
         return C.MODAL
-    first = code(base)
+    first = classify_word(base)
     if DEFAULT[first] == C.PRONOUN:
         return C.SUBJECT if rest in ("ll", "d", "ve") else C.PRONOUN
     return first if DEFAULT[first] in (C.ADVERB, C.VERB) and rest == "s" else C.NOUN
 
 
 def is_function_word(word: str) -> bool:
-    """Articles, pronouns, determiners, prepositions, conjunctions, auxiliaries, some adverbs, and their contractions."""
-    return word.endswith("n't") or not _function_words().isdisjoint((word, word.partition("'")[0]))
+    """Whether a word is an article, pronoun, determiner, preposition, conjunction, auxiliary or such an adverb.
+
+    Contractions of these count too.
+    """
+    return word.endswith("n't") or not _list_function_words().isdisjoint((word, word.partition("'")[0]))
 
 
 @functools.cache
-def lexicon() -> dict[str, Class]:
-    """What every listed word, and every form of it, is by itself."""
-    known = {word: SECTIONS.get(name) or Class[name.upper()] for name, words in _sections().items() for word in words}
+def build_lexicon() -> dict[str, WordClass]:
+    """Build the table of all listed words and their forms, each with its class or code."""
+    known = {
+        word: SECTIONS.get(name) or WordClass[name.upper()]
+        for name, words in _read_sections().items()
+        for word in words
+    }
     for name, third in (("verb", C.VERB), ("plain", C.THIRD), ("open", C.VERB)):
-        for word in _sections()[name]:
-            _add(known, third, _with_s(word))
-            _add(known, C.PAST, *_with(word, "ed"))
-            _add(known, C.GERUND, *_with(word, "ing"))
-    for word in _sections()["adjective"]:
-        _add(known, C.ADJECTIVE, *_with(word, "er"), *_with(word, "est"))
+        for word in _read_sections()[name]:
+            _enter_words(known, third, _add_s(word))
+            _enter_words(known, C.PAST, *_add_ending(word, "ed"))
+            _enter_words(known, C.GERUND, *_add_ending(word, "ing"))
+    for word in _read_sections()["adjective"]:
+        _enter_words(known, C.ADJECTIVE, *_add_ending(word, "er"), *_add_ending(word, "est"))
     return known
 
 
-def _add(known: dict[str, Class], is_a: Class, *words: str) -> None:
+def _enter_words(known: dict[str, WordClass], is_a: WordClass, *words: str) -> None:
     for word in words:
         known.setdefault(word, is_a)
 
 
-def _with_s(word: str) -> str:
+def _add_s(word: str) -> str:
     if word.endswith(("s", "x", "z", "ch", "sh", "o")):
         return word + "es"
     return word[:-1] + "ies" if word.endswith("y") and word[-2] not in _VOWELS else word + "s"
 
 
-def _with(word: str, ending: str) -> Iterator[str]:
-    """hope: hoped, hoping; carry: carried, carrying; stop: stoped, stopped, where the wrong one does no harm."""
+def _add_ending(word: str, ending: str) -> Iterator[str]:
+    """Yield a word's forms with an ending: hope, hoped; carry, carried; stop, stoped and stopped (one wrong, no harm)."""
     if word.endswith("ie") and ending == "ing":
         yield word[:-2] + "ying"
     elif word.endswith("e"):
@@ -209,12 +220,12 @@ def _with(word: str, ending: str) -> Iterator[str]:
 
 
 @functools.cache
-def _function_words() -> frozenset[str]:
-    return frozenset(word for name in FUNCTION for word in _sections()[name])
+def _list_function_words() -> frozenset[str]:
+    return frozenset(word for name in FUNCTION for word in _read_sections()[name])
 
 
 @functools.cache
-def _sections() -> dict[str, list[str]]:
+def _read_sections() -> dict[str, list[str]]:
     text = Path(__file__).with_name("lexicon.txt").read_text(encoding="utf-8")
     parts = re.split(r"^\[(\w+)\]$", re.sub(r"^#.*", "", text, flags=re.MULTILINE), flags=re.MULTILINE)
     return {name: words.split() for name, words in zip(parts[1::2], parts[2::2], strict=True)}
