@@ -6,7 +6,7 @@ RUN := results/quickstart
 # one thread each, as more would wait for each other; three processes for two cores, as some tests wait
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test test-fast lint types format bench docs clean
+.PHONY: quickstart test test-fast test-all deployments lint types format bench docs clean
 
 quickstart: $(RUN)/report.html
 	@echo "report: $(CURDIR)/$(RUN)/report.html"
@@ -15,10 +15,15 @@ $(RUN)/report.html: $(STAMP)
 	$(BIN)/fedfault run --overwrite
 
 test: $(STAMP) lint types
-	$(TESTS)
+	$(TESTS) -m "not deployment"
 
 test-fast: $(STAMP)
-	$(TESTS) -m "not slow"
+	$(TESTS) -m "not slow and not deployment"
+
+test-all: test deployments
+
+deployments: $(STAMP)
+	$(TESTS) -m deployment
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

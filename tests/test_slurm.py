@@ -15,7 +15,7 @@ from fedfault.runs.folder import read_records
 from small import SMALL
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.deployment]
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+if TYPE_CHECKING:  # three seconds, for those who build one
+    from transformers import BertModel, GPT2LMHeadModel, LlamaForCausalLM
 
 VOCAB = 61
 
 
 def tiny_llama(tied: bool = True, blocks: int = 2) -> LlamaForCausalLM:
     """Grouped-query attention, d_in != d_out on v_proj, weights big enough for gradients to matter."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_layers=blocks, num_attention_heads=4,
@@ -21,6 +27,8 @@ def tiny_llama(tied: bool = True, blocks: int = 2) -> LlamaForCausalLM:
 
 def tiny_gpt2(blocks: int = 2) -> GPT2LMHeadModel:
     """Conv1D layers, learned positions, LayerNorm with shift, dropout that must be off."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=VOCAB, n_embd=24, n_layer=blocks, n_head=4, n_positions=32, initializer_range=0.3,
@@ -31,6 +39,8 @@ def tiny_gpt2(blocks: int = 2) -> GPT2LMHeadModel:
 
 def tiny_bert(blocks: int = 2, **changes) -> BertModel:
     """Attention to both sides, absolute positions, two kinds of tokens, a pooler; dropout that must be off."""
+    from transformers import BertConfig, BertModel
+
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_layers=blocks, num_attention_heads=4,

@@ -73,8 +73,9 @@ def build(kind: str, name: str, **given: Any) -> Any:
 
     Raises `UserError` for an unknown name or option and for a value of the wrong type.
 
-    >>> build("partition", "topic_skew", alpha=0.1)  # doctest: +ELLIPSIS
-    <function ...>
+    >>> build("partition", "topic_skew", alfa=0.1)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    fedfault.errors.UserError: partition 'topic_skew' has no option 'alfa'; did you mean 'alpha'? (it takes: alpha: ...
     """
     builder = lookup(kind, name)
     return builder(**checked(kind, name, builder, given))

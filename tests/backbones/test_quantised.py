@@ -32,7 +32,8 @@ from fedfault.types.adapter import Adapter
 from tiny import VOCAB, tiny_bert, tiny_gpt2, tiny_llama
 from toys import federation
 
-pytest.importorskip("bitsandbytes")
+NEEDS = "bitsandbytes"
+pytestmark = pytest.mark.skipif(importlib.util.find_spec(NEEDS) is None, reason=f"{NEEDS} is not installed")
 
 K, B, T, R = 3, 2, 7, 4
 CPU = torch.device("cpu")

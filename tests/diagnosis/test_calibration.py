@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import t as student
+import scipy
 
 from fedfault.config.loading import load
 from fedfault.diagnosis import calibration
@@ -103,7 +103,7 @@ def test_few_controls_give_the_t_bound_of_a_new_one():
     values = np.random.default_rng(0).normal(size=18)
     (found,), exact = learned(values[:, None].tolist())
     S = left_out(values)
-    cut = S.mean() + student.ppf(0.95, 17) * S.std(ddof=1) * math.sqrt(1 + 1 / 18)
+    cut = S.mean() + scipy.stats.t.ppf(0.95, 17) * S.std(ddof=1) * math.sqrt(1 + 1 / 18)
     assert not exact
     assert found == pytest.approx(values.mean() + cut * values.std(ddof=1))
     assert learned([[v] for v in [*values, 0.0]])[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import runpy
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"')
-pytest.importorskip("dp_accounting", reason='needs its accountant: pip install "flwr[dp]"')
 
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
@@ -27,6 +27,7 @@ def epsilon(rounds: int, noise: float, delta: float) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("dp_accounting") is None, reason='pip install "flwr[dp]"')
 def test_the_example_prints_the_epsilon_of_every_round(capsys):
     example = runpy.run_path(str(EXAMPLE))
     arrays, _ = example["train"](LocalGrid(app, LocalGrid.partitions(3)), ["quickstart", *SMALL])

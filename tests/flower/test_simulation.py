@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"')
-pytest.importorskip("ray", reason='needs Ray: pip install "fedfault[flower]"')
 
 from safetensors.torch import load_file
 
@@ -46,6 +46,8 @@ for name, run in RUNS.items():
 
 
 @pytest.mark.slow
+@pytest.mark.deployment
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason='needs Ray: pip install "fedfault[flower]"')
 @pytest.mark.skipif(not namespaces(), reason="this user may not make a network namespace (unshare -n)")
 def test_flowers_simulation_gives_the_adapters_of_one_process(tmp_path, monkeypatch):
     """FedAvg, FedProx, SCAFFOLD and scheduled ranks, one after the other in a process of their own."""

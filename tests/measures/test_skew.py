@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from decks import documents
 from fedfault.measures import skew
@@ -55,7 +55,7 @@ def test_token_divergence_is_the_g_statistic(texts):
     table = table[:, table.sum(0) >= 3 * skew.EXPECTED]
     kept = np.isin(token, np.flatnonzero(np.bincount(token, minlength=TYPES) >= 3 * skew.EXPECTED))
     ours = skew.token_js(document[kept], token[kept], owner, np.random.default_rng(0)).value
-    g = stats.chi2_contingency(table, correction=False, lambda_="log-likelihood")[0]
+    g = scipy.stats.chi2_contingency(table, correction=False, lambda_="log-likelihood")[0]
     assert 2 * table.sum() * ours == pytest.approx(g)
 
 
@@ -181,7 +181,7 @@ def test_every_index_falls_as_alpha_rises(texts, monkeypatch):
         for name, value in zip(means, np.mean(rows, axis=0), strict=True):
             means[name].append(value)
     for name, values in means.items():
-        assert stats.spearmanr(alphas, values).statistic < -0.9, (name, values)
+        assert scipy.stats.spearmanr(alphas, values).statistic < -0.9, (name, values)
 
 
 def test_an_index_equal_to_chance_has_z_zero_and_a_sure_difference_infinite_z():

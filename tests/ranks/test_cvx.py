@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +17,15 @@ from fedfault.ranks.exact import scaled
 from fedfault.registry import build
 from fedfault.scheduling import Situation
 
-cp = pytest.importorskip("cvxpy", reason="pip install fedfault[cvx]")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("cvxpy") is None, reason="pip install fedfault[cvx]")
 
 CVX, EXACT = build("scheduler", "cvx"), build("scheduler", "exact")
 few = settings(seeded, max_examples=60)  # a solve takes some 10 ms
+
+
+@pytest.fixture
+def cp():
+    return importlib.import_module("cvxpy")
 
 
 def ranks_of(s: Situation) -> np.ndarray:
@@ -135,7 +141,7 @@ def test_a_client_that_gets_slower_never_gets_more(seed, factor, client):
     assert ranks_of(replace(s, b=slower))[i] <= ranks_of(s)[i]
 
 
-def test_clarabel_is_the_solver_that_solves(monkeypatch):
+def test_clarabel_is_the_solver_that_solves(cp, monkeypatch):
     """A misspelt solver and a bare except elsewhere meant that another solver did the work, unsaid."""
     asked, used, solve = [], [], cp.Problem.solve
 
@@ -160,7 +166,7 @@ def test_without_cvxpy_the_exact_greedy_decides_and_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize("broken", ["error", "status"])
-def test_a_solver_that_fails_is_not_silent(monkeypatch, broken):
+def test_a_solver_that_fails_is_not_silent(cp, monkeypatch, broken):
     def solve(problem, **given):
         if broken == "error":
             raise cp.SolverError("no factorisation")
@@ -172,7 +178,7 @@ def test_a_solver_that_fails_is_not_silent(monkeypatch, broken):
     assert {"error": "no factorisation", "status": "optimal_inaccurate"}[broken] in given.events[0]
 
 
-def test_an_error_that_is_not_the_solver_s_is_not_hidden(monkeypatch):
+def test_an_error_that_is_not_the_solver_s_is_not_hidden(cp, monkeypatch):
     def solve(problem, **given):
         raise AttributeError("module 'cvxpy' has no attribute 'Clarabel'")
 

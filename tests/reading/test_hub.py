@@ -8,10 +8,13 @@ from fedfault.errors import UserError
 from fedfault.reading import hub
 from fedfault.registry import build
 
-datasets = pytest.importorskip("datasets")
+
+@pytest.fixture
+def datasets():
+    return pytest.importorskip("datasets")
 
 
-def test_without_network_and_cache_the_ways_out_are_named(monkeypatch, tmp_path):
+def test_without_network_and_cache_the_ways_out_are_named(datasets, monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "is_reachable", lambda: False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
@@ -51,7 +54,7 @@ def test_a_refused_connection_is_not_reachable_and_an_error_page_is(monkeypatch)
     assert not hub.is_reachable()
 
 
-def test_the_source_names_the_revision(monkeypatch):
+def test_the_source_names_the_revision(datasets, monkeypatch):
     splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})})
     splits["train"].info.download_checksums = {f"hf://datasets/x/y@{'ab12' * 10}/train.parquet": {}}
     monkeypatch.setattr(hub, "is_reachable", lambda: True)

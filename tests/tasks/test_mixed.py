@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -20,7 +22,8 @@ from fedfault.types.task import Batch
 from tiny import VOCAB, tiny_llama
 from toys import federation
 
-pytest.importorskip("bitsandbytes")
+NEEDS = "bitsandbytes"
+pytestmark = pytest.mark.skipif(importlib.util.find_spec(NEEDS) is None, reason=f"{NEEDS} is not installed")
 
 T = 6
 PRECISIONS = ("4bit", "none", "4bit", "8bit", "none")

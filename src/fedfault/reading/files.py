@@ -163,8 +163,9 @@ def group_by_part(files: Iterable[Path]) -> dict[str, list[Path]]:
 
     Files with other names are left out.
 
-    >>> group_by_part([Path("train.csv"), Path("wiki.test.raw"), Path("train_extra.csv")])
-    {'train': [...('train.csv')], 'test': [...('wiki.test.raw')]}
+    >>> found = group_by_part([Path("train.csv"), Path("wiki.test.raw"), Path("train_extra.csv")])
+    >>> {part: [file.name for file in files] for part, files in found.items()}
+    {'train': ['train.csv'], 'test': ['wiki.test.raw']}
     """
     found: dict[str, list[Path]] = {}
     for file in files:

@@ -1,7 +1,7 @@
 """All figures of a run, in the order in which a reader should see them.
 
->>> plots.FIGURES["loss_by_topic"](report.folder.read("results/run"), theme.DARK, narrow=True)  # doctest: +SKIP
-<Figure size 400x381 with 2 Axes>
+`FIGURES["loss_by_topic"](read("results/run"), theme.DARK, narrow=True)` is a matplotlib figure, or None where the run has
+nothing to show in it.
 """
 
 from __future__ import annotations
