@@ -6,8 +6,8 @@ import json
 
 from fedfault.runs.read import read
 from fedfault.studies.study import Cell, Contrast, Hypothesis, Study
+from fedfault.testing.histories import history
 from handmade import write as write_run
-from histories import history
 
 
 def planted(folder, losses, state="healthy", status="finished", **config):

@@ -9,7 +9,7 @@ import numpy as np
 from fedfault.hardware.clock import Tier
 from fedfault.rounds.local import steps_of
 from fedfault.scheduling import Allocation, Scheduler
-from toys import LowRank, federation
+from fedfault.testing.toys import LowRank, federation
 
 SIX = Tier("all", 6)
 HALVES = (Tier("fast", 3), Tier("slow", 3, compute_factor=0.1))

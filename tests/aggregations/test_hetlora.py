@@ -11,8 +11,8 @@ from fedfault.aggregations.hetlora import hetlora, tail_product
 from fedfault.algebra import mask
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
+from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Layout, Site
-from toys import LowRank, federation
 
 LAYOUT = Layout.of([Site("a", "lora", (4, 3, 5)), Site("n", "full", (2,)), Site("b", "lora", (4, 2, 6))], scaling=2.0)
 RANKS = torch.tensor([4, 3, 1])

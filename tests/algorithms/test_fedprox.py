@@ -7,7 +7,7 @@ import pytest
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
-from toys import Quadratic, federation
+from fedfault.testing.toys import Quadratic, federation
 
 
 def end(mode: str, **work) -> float:

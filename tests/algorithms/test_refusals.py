@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from allowed import allowed
 from fedfault.aggregations.flexlora import flexlora
 from fedfault.aggregations.flora import flora
 from fedfault.algorithms.fedavg import fedavg
@@ -14,7 +15,6 @@ from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.setup.experiment import _check_pair
 from fedfault.types.algorithm import TRAITS, Aggregation, stands
-from toys import allowed
 
 SOME = ["scaffold", "scaffold_update_space", "feddyn", "ifca", "clustered"]
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohorts import seeded, seeds, situation
 from fedfault.allocation.filling import filled
+from fedfault.testing.cohorts import situation
+from seeded import seeded, seeds
 
 
 def scores(seed: int, n: int) -> np.ndarray:

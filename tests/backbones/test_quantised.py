@@ -27,10 +27,10 @@ from fedfault.errors import UserError
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
 from fedfault.tasks.language import LanguageTask
+from fedfault.testing.toys import federation
 from fedfault.text.packing import Blocks
 from fedfault.types.adapter import Adapter
 from tiny import VOCAB, tiny_bert, tiny_gpt2, tiny_llama
-from toys import federation
 
 NEEDS = "bitsandbytes"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec(NEEDS) is None, reason=f"{NEEDS} is not installed")

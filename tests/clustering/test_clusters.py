@@ -10,7 +10,7 @@ from fedfault.clustering.clusters import Clusters, choose, embeddings
 from fedfault.config.schema import Experiment
 from fedfault.seeds import rng
 from fedfault.setup.experiment import Prepared, federation
-from toys import LowRank
+from fedfault.testing.toys import LowRank
 
 
 def clients(topics: list[int], texts: int = 20, apart: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

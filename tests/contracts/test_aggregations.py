@@ -10,9 +10,9 @@ import torch
 from fedfault.algebra import mask, mean
 from fedfault.registry import build, builders
 from fedfault.rounds.engine import begin, rounds
+from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import Pooled, Uploads
-from toys import LowRank, federation
 
 pytestmark = pytest.mark.parametrize("aggregation", builders("aggregation"))
 

@@ -11,9 +11,9 @@ from fedfault.algebra import mean
 from fedfault.registry import builders
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import addressed
+from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
-from toys import LowRank, federation
 
 pytestmark = pytest.mark.parametrize("algorithm", builders("algorithm"))
 

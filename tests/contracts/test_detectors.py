@@ -17,7 +17,7 @@ from fedfault.diagnosis.calibration import ALPHA, Calibration, Threshold, learn_
 from fedfault.diagnosis.detection import build_detectors, choose_threshold, detect_failures, judge_readings
 from fedfault.records import Detector, Finding, Reading, RoundRecord
 from fedfault.registry import build, builders
-from histories import broken, healthy, history
+from fedfault.testing.histories import broken, healthy, history
 
 pytestmark = pytest.mark.parametrize("name", builders("detector"))
 METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decks import documents
 from fedfault.errors import UserError
 from fedfault.registry import build, builders, first_line
 from fedfault.seeds import rng
+from fedfault.testing.decks import documents
 from fedfault.types.corpus import Deal, Document
 
 pytestmark = pytest.mark.parametrize("name", builders("partition"))

@@ -14,9 +14,9 @@ from fedfault.records import RoundRecord
 from fedfault.registry import build, builders, first_line
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.algorithm import State
 from fedfault.types.task import Measurements, Probe
-from toys import LowRank, Quadratic, federation
 
 pytestmark = pytest.mark.parametrize("name", builders("probe"))
 READS_TEXT = ("attention", "generation", "representation")  # nothing where there is no hidden state

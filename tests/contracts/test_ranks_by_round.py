@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from allowed import allowed
 from devices import hardware
 from fedfault.hardware.clock import Tier
 from fedfault.registry import build, builders
 from fedfault.rounds.engine import begin, rounds
 from fedfault.scheduling import Allocation, Scheduler
 from fedfault.seeds import rng
-from toys import LowRank, allowed, federation
+from fedfault.testing.toys import LowRank, federation
 
 
 def stands_it(algorithm: str, aggregation: str) -> bool:

@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from cohorts import CLIENTS, history, permuted, situation, told
 from fedfault.errors import UserError
 from fedfault.registry import build, builders, first_line, options
 from fedfault.scheduling import Scheduler, Situation
+from fedfault.testing.cohorts import CLIENTS, history, permuted, remember, situation
 
 pytestmark = pytest.mark.parametrize("name", builders("scheduler"))
 NO_BUDGET = ("fixed",)
@@ -35,7 +35,7 @@ def built(name: str) -> Scheduler:
 
 
 def assigned(scheduler: Scheduler, s: Situation, past=()):
-    return scheduler.assign(told(scheduler, past), s)
+    return scheduler.assign(remember(scheduler, past), s)
 
 
 def test_ranks_are_within_bounds_and_sum_to_the_budget(name):
@@ -112,8 +112,8 @@ def test_the_order_of_reports_does_not_matter(name):
     scheduler = built(name)
     for seed in range(20):
         past = history(seed)
-        turned = told(scheduler, [reports[::-1] for reports in past])
-        for key, values in told(scheduler, past).items():
+        turned = remember(scheduler, [reports[::-1] for reports in past])
+        for key, values in remember(scheduler, past).items():
             np.testing.assert_allclose(turned[key], values, rtol=1e-12)
 
 
@@ -131,7 +131,7 @@ def test_the_unit_of_time_does_not_matter(name):
 def test_what_it_is_given_stays_as_it_was(name):
     scheduler = built(name)
     s, past = situation(7, deadline=20.0), history(7)
-    memory = told(scheduler, past)
+    memory = remember(scheduler, past)
     before = copy.deepcopy((memory, s, past))
     scheduler.assign(memory, s)
     scheduler.observe(memory, past[0])
@@ -147,7 +147,7 @@ def test_the_same_twice_is_the_same(name):
 def test_memory_survives_a_checkpoint(name):
     scheduler = built(name)
     for seed in range(10):
-        memory = told(scheduler, history(seed))
+        memory = remember(scheduler, history(seed))
         loaded = json.loads(json.dumps(memory, allow_nan=False))
         assert loaded == memory
         assert scheduler.assign(loaded, situation(seed)) == scheduler.assign(memory, situation(seed))

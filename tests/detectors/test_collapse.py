@@ -9,7 +9,7 @@ import pytest
 from fedfault.detectors.collapse import rank_collapse, representation_collapse
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
-from histories import history
+from fedfault.testing.histories import history
 
 HIDDEN, ADAPTER = representation_collapse(), rank_collapse()
 

@@ -10,7 +10,7 @@ import pytest
 from fedfault.detectors.divergence import LEAST, SIGMA, divergence
 from fedfault.diagnosis.calibration import Threshold, learn_thresholds
 from fedfault.diagnosis.detection import judge_readings
-from histories import history
+from fedfault.testing.histories import history
 
 DETECTOR = divergence()
 NATURAL = Threshold(DETECTOR.default_threshold, 0)

@@ -10,7 +10,7 @@ import pytest
 from fedfault.detectors.drift import PERMUTATIONS, REAL, ROUNDS, client_drift
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
-from histories import history
+from fedfault.testing.histories import history
 
 DETECTOR = client_drift()
 NATURAL = Threshold(DETECTOR.default_threshold, 0)

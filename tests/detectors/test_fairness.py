@@ -11,7 +11,7 @@ from fedfault.detectors.fairness import ALPHA, SEEN, fairness_gap, negative_tran
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
 from fedfault.records import Score
-from histories import history, paired
+from fedfault.testing.histories import history, paired
 
 LOSES, GAP = negative_transfer(), fairness_gap()
 

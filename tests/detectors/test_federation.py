@@ -9,7 +9,7 @@ import pytest
 from fedfault.detectors.federation import MOVED, no_federation
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
-from histories import history
+from fedfault.testing.histories import history
 
 DETECTOR = no_federation()
 NATURAL = Threshold(DETECTOR.default_threshold, 0)

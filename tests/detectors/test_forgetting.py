@@ -7,7 +7,7 @@ import pytest
 from fedfault.detectors.forgetting import forgetting
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
-from histories import history, paired
+from fedfault.testing.histories import history, paired
 
 DETECTOR = forgetting()
 

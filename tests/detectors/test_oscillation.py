@@ -9,7 +9,7 @@ import pytest
 from fedfault.detectors.oscillation import STILL, WARM_UP, WINDOW, oscillation
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
-from histories import history
+from fedfault.testing.histories import history
 
 DETECTOR = oscillation()
 NATURAL = Threshold(DETECTOR.default_threshold, 0)

@@ -9,7 +9,7 @@ import pytest
 from fedfault.detectors.slow import SHARE, slow_convergence
 from fedfault.diagnosis.calibration import Threshold, summarise_run
 from fedfault.diagnosis.detection import judge_readings
-from histories import history
+from fedfault.testing.histories import history
 
 DETECTOR = slow_convergence()
 SCALE = {"drop": 1.0, "rounds": 2.0}

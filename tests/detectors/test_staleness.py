@@ -10,7 +10,7 @@ import pytest
 from fedfault.detectors.staleness import ALIKE, LEAST, UNITS, stale_controls
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
-from histories import history
+from fedfault.testing.histories import history
 
 DETECTOR = stale_controls()
 NATURAL = Threshold(DETECTOR.default_threshold, 0)

@@ -24,7 +24,7 @@ from fedfault.diagnosis.calibration import (
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.errors import UserError
 from fedfault.records import Detector, Reading
-from histories import healthy
+from fedfault.testing.histories import healthy
 
 LEAST = 1e-9  # a spread that does not matter
 

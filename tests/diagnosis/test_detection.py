@@ -12,8 +12,8 @@ from fedfault.diagnosis.detection import choose_threshold, detect_failures, judg
 from fedfault.records import Detector, Finding, Reading
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
-from histories import broken, healthy, history
-from toys import LowRank, federation
+from fedfault.testing.histories import broken, healthy, history
+from fedfault.testing.toys import LowRank, federation
 
 CALIBRATED = Calibration("made", {}, 19, 0.05, exact=True, config={})
 

@@ -16,7 +16,7 @@ from fedfault.diagnosis.detection import build_detectors, detect_failures, judge
 from fedfault.diagnosis.watch import Watch, describe_finding, diagnose_run
 from fedfault.errors import UserError
 from fedfault.records import Finding
-from histories import broken, healthy
+from fedfault.testing.histories import broken, healthy
 
 CONFIG = {"experiment_name": "trial", "seed": 7, "federation": {"num_rounds": 12}, "detectors": {"calibration": "none"}}
 WITHOUT_TORCH = """

@@ -17,8 +17,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from fedfault.errors import UserError
 from fedfault.flower.nodes import Size
 from fedfault.flower.server import check_remote
+from fedfault.testing.toys import LowRank, federation
 from flowers import Bad, grid_of, kept_c, last, over, restarted, same
-from toys import LowRank, federation
 
 FED = federation(LowRank(), "scaffold", num_rounds=3, work={"steps": 1})
 P = FED.task.layout.size

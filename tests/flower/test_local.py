@@ -14,8 +14,8 @@ from flwr.clientapp.mod import LocalDpMod
 from flwr.serverapp.strategy import FedAvg, FedMedian
 
 from fedfault.flower.local import LocalGrid
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from flowers import grid_of, last, over, same
-from toys import LowRank, Quadratic, federation
 
 
 def counting() -> ClientApp:

@@ -15,9 +15,9 @@ from fedfault.algebra import factor
 from fedfault.flower.memory import Memory
 from fedfault.rounds.engine import begin
 from fedfault.rounds.exchange import OWN
+from fedfault.testing.toys import LowRank, federation
 from flowers import Bad, grid_of, kept_c, last, over, restarted, same
 from scripted import HALVES, SIX, fed_of, scripted
-from toys import LowRank, federation
 
 UNEQUAL = (1, 2, 1, 2, 2, 1)
 

@@ -27,9 +27,9 @@ from fedfault.runs.folder import RunFolder
 from fedfault.session import start as session
 from fedfault.session.fork import fork
 from fedfault.session.progress import Progress
+from fedfault.testing.toys import LowRank, federation
 from flowers import RUNS, same
 from small import SMALL
-from toys import LowRank, federation
 
 
 @pytest.fixture(autouse=True)

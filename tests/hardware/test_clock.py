@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohorts import seeded, seeds
 from fedfault.allocation.bounds import within
 from fedfault.errors import UserError
 from fedfault.hardware.clock import (
@@ -29,6 +28,7 @@ from fedfault.hardware.clock import (
     times,
     token_cost,
 )
+from seeded import seeded, seeds
 
 TIERS = [
     Tier("gpu_fast", 2, memory_mb=24_000, bandwidth_up_mbps=80, bandwidth_down_mbps=800),

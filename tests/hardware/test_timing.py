@@ -7,9 +7,9 @@ import json
 import numpy as np
 from hypothesis import given
 
-from cohorts import seeded, seeds
 from fedfault.hardware.timing import FORGET, RIDGE, begin, estimate, observe
 from fedfault.scheduling import Report
+from seeded import seeded, seeds
 
 R_MAX = 16
 

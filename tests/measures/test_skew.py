@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy
 
-from decks import documents
 from fedfault.measures import skew
 from fedfault.registry import build
+from fedfault.testing.decks import documents
 
 TEXTS, TYPES = 300, 60
 LABELS = np.arange(TEXTS) % 5

@@ -9,8 +9,8 @@ from fedfault.algebra import mean
 from fedfault.metrics.aggregation import aggregation_error
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
+from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Adapter, Layout, Pair, Site
-from toys import LowRank, federation
 
 LAYOUT = Layout.of([Site("a", "lora", (2, 3, 5)), Site("n", "full", (4,)), Site("b", "lora", (2, 6, 2))], scaling=1.5)
 G = torch.Generator().manual_seed(0)

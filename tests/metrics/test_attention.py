@@ -14,12 +14,12 @@ from fedfault.backbones.sites import lora_targets
 from fedfault.metrics.attention import entropy
 from fedfault.registry import build
 from fedfault.tasks.language import LanguageTask
+from fedfault.testing.toys import Quadratic
 from fedfault.text.packing import Blocks
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 from fedfault.types.task import FinishedRound, States
 from tiny import VOCAB
-from toys import Quadratic
 
 B, H, T = 2, 3, 5
 ALL = torch.ones(B, T, dtype=torch.bool)

@@ -15,10 +15,10 @@ from fedfault.metrics.gradients import DRAWN, SHOWN, gradients, split_halves
 from fedfault.metrics.updates import update_metrics
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import State
 from fedfault.types.task import FinishedRound, Measurements
-from toys import LowRank, Quadratic, federation
 
 PROBE = gradients()
 K, P = 5, 4

@@ -10,9 +10,9 @@ import torch
 
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import State
-from toys import LowRank, Quadratic, federation
 
 LAYOUT = Layout.of(
     [Site("q", "lora", (3, 4, 5)), Site("norm", "full", (2,)), Site("v", "lora", (3, 6, 3))], scaling=2.0

@@ -14,12 +14,12 @@ from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.metrics.representation import positions
 from fedfault.registry import build
 from fedfault.tasks.language import LanguageTask
+from fedfault.testing.toys import Quadratic
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 from fedfault.types.task import FinishedRound, States
 from tiny import VOCAB, tiny_llama
-from toys import Quadratic
 
 G = torch.Generator().manual_seed(0)
 B, T, D = 6, 5, 4

@@ -11,8 +11,8 @@ from fedfault.parallel.parts import cut, shares, together
 from fedfault.registry import build
 from fedfault.rounds.clients import at_clients
 from fedfault.rounds.engine import begin, rounds
+from fedfault.testing.toys import LowRank, federation
 from pair import same
-from toys import LowRank, federation
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 
-from decks import dealt
 from fedfault.partitions.iid import iid
+from fedfault.testing.decks import dealt
 
 
 def test_sizes_differ_by_one_at_most():

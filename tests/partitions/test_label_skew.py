@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from decks import dealt, documents
 from fedfault.errors import UserError
 from fedfault.partitions.label_skew import label_skew
+from fedfault.testing.decks import dealt, documents
 
 TOPICS = np.arange(600) % 6
 

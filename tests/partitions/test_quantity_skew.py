@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from decks import dealt, documents
 from fedfault.partitions.quantity_skew import quantity_skew
+from fedfault.testing.decks import dealt, documents
 
 TOPICS = np.repeat([0, 1, 2], [3000, 2000, 1000])
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from decks import dealt
 from fedfault.errors import UserError
 from fedfault.partitions.iid import iid
 from fedfault.partitions.topic_isolation import topic_isolation
 from fedfault.registry import build
+from fedfault.testing.decks import dealt
 
 TOPICS = np.arange(400) % 4
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decks import dealt
 from fedfault.dealing.owners import draw_log_dirichlet
 from fedfault.errors import UserError
 from fedfault.partitions.topic_skew import topic_skew
 from fedfault.registry import build
+from fedfault.testing.decks import dealt
 
 CONVENTIONS = ["per_client", "per_topic", "balanced"]
 

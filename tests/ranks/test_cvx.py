@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cohorts import seeded, seeds, situation
 from fedfault.allocation.bounds import room
 from fedfault.ranks.cvx import relaxed
 from fedfault.ranks.exact import scaled
 from fedfault.registry import build
 from fedfault.scheduling import Situation
+from fedfault.testing.cohorts import situation
+from seeded import seeded, seeds
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("cvxpy") is None, reason="pip install fedfault[cvx]")
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohorts import permuted, seeded, seeds, situation
 from fedfault.ranks.exact import greedy
 from fedfault.registry import build
 from fedfault.scheduling import Situation
+from fedfault.testing.cohorts import permuted, situation
+from seeded import seeded, seeds
 
 EXACT = build("scheduler", "exact")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cohorts import situation
 from fedfault.registry import build
 from fedfault.scheduling import Report, Situation
+from fedfault.testing.cohorts import situation
 
 FAH, EXACT = build("scheduler", "fah"), build("scheduler", "exact")
 

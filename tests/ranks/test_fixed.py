@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cohorts import situation
 from fedfault.errors import UserError
 from fedfault.registry import build
+from fedfault.testing.cohorts import situation
 
 
 def four():

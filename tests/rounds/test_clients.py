@@ -11,8 +11,8 @@ from devices import hardware
 from fedfault.rounds.clients import at_clients, newcomer
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import OWN
+from fedfault.testing.toys import LowRank, federation
 from scripted import SIX, fed_of, scripted
-from toys import LowRank, federation
 
 
 def without(*lost: int, after: int = 0):

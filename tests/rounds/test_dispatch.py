@@ -15,9 +15,9 @@ from fedfault.hardware.traces import Change, Trace
 from fedfault.rounds.dispatch import foreseen
 from fedfault.rounds.engine import begin, rounds
 from fedfault.scheduling import Scheduler
+from fedfault.testing.toys import LowRank
 from fedfault.types.adapter import Adapter
 from scripted import HALVES, SIX, fed_of, scripted
-from toys import LowRank
 
 
 def run(fed):

@@ -13,7 +13,7 @@ from fedfault.records import RoundRecord, Score
 from fedfault.registry import build
 from fedfault.rounds import clients
 from fedfault.rounds.engine import begin, rounds
-from toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, federation
 
 
 def records_of(fed) -> list[RoundRecord]:

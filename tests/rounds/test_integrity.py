@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from allowed import allowed
 from fedfault.algebra import mean
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.algorithms.fedprox import fedprox
@@ -17,9 +18,9 @@ from fedfault.rounds import clients, local
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
 from fedfault.rounds.local import Extras, Trainer
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Trained
-from toys import LowRank, Quadratic, allowed, federation
 
 PAIRS = [(a, b) for a in builders("algorithm") for b in builders("aggregation") if allowed(a, b)]
 

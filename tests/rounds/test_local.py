@@ -9,7 +9,7 @@ import torch
 from fedfault.errors import UserError
 from fedfault.rounds.local import LocalWork, Passes, Trainer, part, plan
 from fedfault.seeds import rng
-from toys import LowRank, Quadratic
+from fedfault.testing.toys import LowRank, Quadratic
 
 
 def run(task, clients, passes=None, **work):

@@ -11,9 +11,9 @@ from fedfault.errors import UserError
 from fedfault.records import ClientRecord, RoundRecord, Score, Turn
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import RunFolder, best_round, changes, read_records
+from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import State
-from toys import LowRank, federation
 
 LAYOUT = Layout.of([Site("a", "lora", (2, 3, 5))])
 

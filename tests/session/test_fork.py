@@ -18,8 +18,8 @@ from fedfault.runs.folder import RunFolder
 from fedfault.session import start as session
 from fedfault.session.fork import fork
 from fedfault.session.progress import Progress
+from fedfault.testing.toys import LowRank, federation
 from small import SMALL
-from toys import LowRank, federation
 
 QUIET = Progress(quiet=True)
 CHEAP = [f"metrics.{name}=false" for name in ("gradients", "representation", "attention", "memory")]

@@ -16,11 +16,11 @@ from fedfault.rounds.integrity import IntegrityError
 from fedfault.rounds.local import LocalWork, Passes, Trainer
 from fedfault.tasks.language import LanguageTask
 from fedfault.tasks.mixed import MixedTask
+from fedfault.testing.toys import federation
 from fedfault.text.packing import Blocks
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Batch
 from tiny import VOCAB, tiny_llama
-from toys import federation
 
 NEEDS = "bitsandbytes"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec(NEEDS) is None, reason=f"{NEEDS} is not installed")

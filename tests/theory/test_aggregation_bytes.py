@@ -11,8 +11,8 @@ import torch
 from fedfault.records import Score
 from fedfault.registry import builders
 from fedfault.rounds.engine import begin, rounds
+from fedfault.testing.toys import federation
 from fedfault.types.adapter import Adapter, Layout, Site
-from toys import federation
 
 WHOLE, SLICE, DENSE = 65_536, 8_192, 8 * 128 * 128 * 4  # an adapter, one rank of it, the eight matrices themselves
 UP_AND_DOWN = {  # in round 2, of four clients that all take part

@@ -11,8 +11,8 @@ import torch
 from fedfault.algebra import factor, mask
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
+from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Adapter
-from toys import LowRank, federation
 
 UNEQUAL = (1, 2, 3, 2)
 

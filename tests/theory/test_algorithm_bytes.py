@@ -8,8 +8,8 @@ import torch
 from fedfault.records import Score
 from fedfault.registry import builders
 from fedfault.rounds.engine import begin, rounds
+from fedfault.testing.toys import federation
 from fedfault.types.adapter import Adapter, Layout, Site
-from toys import federation
 
 WHOLE, SCALAR = 65_536, 8
 UP_AND_DOWN = {

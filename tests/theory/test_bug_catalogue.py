@@ -22,9 +22,9 @@ from fedfault.rounds import clients, local
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
 from fedfault.rounds.local import Extras, Trainer
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Pair, Site
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
-from toys import LowRank, Quadratic, federation
 
 
 def states(algorithm, aggregation=None, task=None, **changes):

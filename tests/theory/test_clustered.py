@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedfault.rounds.engine import begin, rounds
-from toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, federation
 
 OPTIONS = {"work": {"lr": 0.03}, "num_rounds": 4}
 

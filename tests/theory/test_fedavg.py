@@ -8,7 +8,7 @@ import torch
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.local import LocalWork, plan
 from fedfault.seeds import rng
-from toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, federation
 
 
 def limit(K: tuple[int, int], sizes: tuple[int, int] = (1, 1), lr: float = 0.1, num_rounds: int = 160) -> float:

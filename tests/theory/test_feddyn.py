@@ -10,7 +10,7 @@ import torch
 from fedfault.algorithms.feddyn import feddyn
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
-from toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, federation
 
 ALPHA = 1.0  # about the curvature: rounds contract fast
 SIZES = [2, 4, 3, 2, 4]  # alpha_i from 0.75 to 1.5

@@ -7,8 +7,8 @@ import torch
 
 from fedfault.algebra import factor, mean
 from fedfault.rounds.engine import begin, one_round, rounds
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.algorithm import Aggregation, Pooled
-from toys import LowRank, Quadratic, federation
 
 H = [[1.0, 0.5, 2.0], [4.0, 3.0, 0.7], [0.3, 2.5, 1.0], [2.0, 1.0, 3.5], [1.5, 0.2, 0.9]]
 B = [[0.0, -1.0, 2.0], [1.0, 3.0, -2.0], [-4.0, 0.5, 1.0], [2.0, -2.0, 0.0], [5.0, 1.0, -3.0]]

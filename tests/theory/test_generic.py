@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from allowed import allowed
 from fedfault.algebra import mask
 from fedfault.registry import builders
 from fedfault.rounds import clients
@@ -15,10 +16,10 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import OWN
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
 from fedfault.wire import pack
-from toys import LowRank, Quadratic, allowed, federation
 
 AGGREGATIONS = list(builders("aggregation"))
 PARTS = [(a, "fedit") for a in builders("algorithm")] + [("fedavg", g) for g in AGGREGATIONS if g != "fedit"]

@@ -11,7 +11,7 @@ import torch
 
 from fedfault.algorithms.ifca import apart, ifca
 from fedfault.rounds.engine import begin, rounds
-from toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, federation
 
 
 class Swapped(LowRank):

@@ -13,9 +13,9 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
 from fedfault.rounds.engine import begin, rounds
 from fedfault.tasks.language import LanguageTask
+from fedfault.testing.toys import LowRank, federation
 from fedfault.text.packing import pack_blocks
 from tiny import VOCAB, tiny_llama
-from toys import LowRank, federation
 
 
 def states(fed) -> list:

@@ -11,8 +11,8 @@ import torch
 from fedfault.algorithms.scaffold import scaffold
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter
-from toys import LowRank, Quadratic, federation
 
 OPTIONS = pytest.mark.parametrize("option", ["I", "II"])
 

@@ -1,22 +1,19 @@
-"""Made-up cohorts and histories for the tests of rank schedulers: small, with ties, zeros and unequal bounds."""
+"""Made-up cohorts and histories for rank schedulers: small, with ties, zeros and unequal bounds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from hypothesis import Phase, settings
-from hypothesis import strategies as st
 
-from fedfault.scheduling import Report, Situation
-
-seeds = st.integers(0, 2**32)  # a case is its seed: there is nothing to shrink
-seeded = settings(max_examples=500, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+from fedfault.scheduling import Memory, Report, Scheduler, Situation
 
 CLIENTS = 12  # of the federation that cohorts are drawn from
 
 
-def situation(seed: int, n: int | None = None, *, equal_bounds: bool = False, **changes) -> Situation:
+def situation(seed: int, n: int | None = None, *, equal_bounds: bool = False, **changes: Any) -> Situation:
     """n of 12 clients in random order; times from a coarse grid (ties, zeros) or not, in units between ms and hours."""
     g = np.random.default_rng(seed)
     n = n or int(g.integers(1, 9))
@@ -29,12 +26,12 @@ def situation(seed: int, n: int | None = None, *, equal_bounds: bool = False, **
     return replace(made, **changes)
 
 
-def _times(g: np.random.Generator, n: int) -> np.ndarray:
+def _times(g: np.random.Generator, n: int) -> Any:
     grid, smooth = g.integers(0, 5, size=n).astype(float), g.uniform(0, 5, size=n)
     return (grid if g.random() < 0.5 else smooth) * 10.0 ** g.integers(-3, 4)
 
 
-def permuted(s: Situation, order: np.ndarray) -> Situation:
+def permuted(s: Situation, order: Any) -> Situation:
     """The same clients in another order."""
     return replace(s, **{name: getattr(s, name)[order] for name in ("clients", "low", "high", "a", "b")})
 
@@ -61,7 +58,7 @@ def history(seed: int, rounds: int = 4, *, seconds: float = 1.0, gain: float = 1
     return told
 
 
-def told(scheduler, reports: list[list[Report]]):
+def remember(scheduler: Scheduler, reports: Iterable[list[Report]]) -> Memory:
     """The scheduler's memory after these rounds."""
     memory = scheduler.init(CLIENTS)
     for of_round in reports:

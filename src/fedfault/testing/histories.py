@@ -19,7 +19,7 @@ def history(
     *,
     scores: Mapping[str, Sequence[float | Score | None]] | None = None,
     probes: Mapping[str, Sequence[float | None]] | None = None,
-    clients: Sequence[Mapping[int, Mapping[str, float]]] = (),
+    clients: Sequence[Mapping[int, Mapping[str, Any]]] = (),
     matrices: Mapping[str, Sequence[Matrix | None]] | None = None,
 ) -> list[RoundRecord]:
     """Rounds 0, 1, ... as long as the longest list; position t of every list belongs to round t, None is not measured.
@@ -105,7 +105,13 @@ def broken(wrong: float = math.nan, rounds: int = 12) -> list[RoundRecord]:
     return _measured(losses, scores, columns, [everyone] * rounds, [halves] * rounds)
 
 
-def _measured(losses, scores, probes, clients, halves) -> list[RoundRecord]:
+def _measured(
+    losses: Sequence[float],
+    scores: Mapping[str, Sequence[Score]],
+    probes: Mapping[str, Sequence[float]],
+    clients: Sequence[Mapping[int, Mapping[str, Any]]],
+    halves: Sequence[Matrix],
+) -> list[RoundRecord]:
     """Probes, clients and halves start in round 1."""
     columns = {name: [None, *values] for name, values in probes.items()}
     return history(losses, scores=scores, probes=columns, clients=[{}, *clients], matrices={"halves": [None, *halves]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 from fedfault.types.corpus import Document, Partition
 
@@ -25,6 +26,6 @@ def _documents(topics: tuple[str, ...]) -> tuple[Document, ...]:
     )
 
 
-def dealt(partition: Partition, topics: Sequence[object], num_clients: int, generator):
+def dealt(partition: Partition, topics: Sequence[object], num_clients: int, generator: Any) -> list[Any]:
     """Each client's positions after dealing out documents of these topics."""
     return partition(documents(topics), num_clients, generator).clients

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedfault.config.schema import Experiment
-from fedfault.errors import UserError
 from fedfault.records import Score
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
-from fedfault.setup.experiment import _check_pair
 from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import ExtraLoss
 from fedfault.types.task import Batch
 
 
 class Wordless:
-    """A task without hidden states or text."""
+    """What a task says of hidden states and text where it has none."""
+
+    def tokens(self, client: int) -> int:
+        raise NotImplementedError
 
     def read(self, client: int) -> int:
         return self.tokens(client)
@@ -63,13 +66,15 @@ class Quadratic(Wordless):
     def init(self, seed: int) -> Adapter:
         return Adapter(self.layout, torch.full((self.layout.size,), self.start, dtype=torch.float64))
 
-    def fold(self, base) -> None:
+    def fold(self, base: Mapping[str, Tensor]) -> None:
         assert not base
 
     def checksums(self) -> dict[str, int]:
         return {}
 
-    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss=None):
+    def grad(
+        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         assert len(params) == len(clients) == len(batch.rows)
         gap = params[:, None] - self.bt[clients][:, None] - self.e[clients[:, None], batch.rows]  # (K, B, P)
         real = batch.real.double()
@@ -109,7 +114,7 @@ class LowRank(Wordless):
         pair.A.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(seed))
         return Adapter(self.layout, flat)
 
-    def fold(self, base) -> None:
+    def fold(self, base: Mapping[str, Tensor]) -> None:
         self.W = self.W0 + base["w"] if "w" in base else self.W0.clone()
 
     def checksums(self) -> dict[str, int]:
@@ -121,12 +126,16 @@ class LowRank(Wordless):
 
     def _out(self, flat: Tensor, X: Tensor) -> Tensor:
         W = self.W + Adapter(self.layout, flat).delta(self.layout.sites[0])
-        return (X @ W.T) + self.layout.part(flat, self.layout.sites[1])
+        out: Tensor = (X @ W.T) + self.layout.part(flat, self.layout.sites[1])
+        return out
 
     def _loss(self, flat: Tensor, X: Tensor, Y: Tensor) -> Tensor:
-        return ((self._out(flat, X) - Y) ** 2).mean()
+        loss: Tensor = ((self._out(flat, X) - Y) ** 2).mean()
+        return loss
 
-    def grad(self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss=None):
+    def grad(
+        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         X = [self.X[k][rows] for k, rows in zip(clients.tolist(), batch.rows, strict=True)]
         Y = [self.Y[k][rows] for k, rows in zip(clients.tolist(), batch.rows, strict=True)]
         leaf = params.detach().requires_grad_(torch.is_grad_enabled())
@@ -151,11 +160,13 @@ class LowRank(Wordless):
         return found if personal is None else {**found, "personal": Score(sum(mine) / len(mine), 100)}
 
 
-def federation(task, algorithm="fedavg", aggregation="fedit", clients: int | None = None, **changes) -> Federation:
-    """A federation over a toy; `work` takes LocalWork's fields, the rest Federation's.
+Part = Any  # a name, a (name, options) pair, or a built component
 
-    algorithm, aggregation: a name, a (name, options) pair, or a built component.
-    """
+
+def federation(
+    task: Any, algorithm: Part = "fedavg", aggregation: Part = "fedit", clients: int | None = None, **changes: Any
+) -> Federation:
+    """A federation over a toy; `work` takes LocalWork's fields, the rest Federation's."""
     N = clients or (len(task.X) if isinstance(task, LowRank) else len(task.H))
     work = LocalWork(
         **{"epochs": None, "steps": 5, "batch_size": 4, "lr": 0.1, "optimizer": "sgd", **changes.pop("work", {})}
@@ -165,22 +176,7 @@ def federation(task, algorithm="fedavg", aggregation="fedit", clients: int | Non
     return Federation(task=task, **parts, work=work, **given)
 
 
-def _built(kind: str, what):
+def _built(kind: str, what: Part) -> Any:
     if isinstance(what, str):
         return build(kind, what)
     return build(kind, what[0], **what[1]) if isinstance(what, tuple) else what
-
-
-def allowed(algorithm: str, aggregation: str, ranks: list[int] | None = None) -> bool:
-    """Whether the configuration lets the two be combined."""
-    parts = {
-        "algorithm": algorithm,
-        "aggregation": {"name": aggregation},
-        "scheduler": {"name": "fixed", "ranks": ranks},
-    }
-    exp = Experiment.model_validate({"federation": parts})
-    try:
-        _check_pair(exp, build("algorithm", algorithm), build("aggregation", aggregation))
-    except UserError:
-        return False
-    return True
