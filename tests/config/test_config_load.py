@@ -54,7 +54,14 @@ def refused(*arguments):
         ),
         ("num_rounds: 3", "x.yaml:1: no key 'num_rounds' at the top level; did you mean 'federation.num_rounds'?"),
         ("training: {num_rounds: 3}", "no key 'num_rounds' in section training; did you mean 'federation.num_rounds'?"),
-        ("lora_r: 3", "no key 'lora_r' at the top level; did you mean 'model.lora_r'?"),
+        ("lora_r: 3", "no key 'lora_r' at the top level; did you mean 'model.lora.r_max'?"),
+        ("model: {lora_dropout: 0.1}", "no key 'lora_dropout' in section model; did you mean 'model.lora.dropout'?"),
+        ("model: {lora: {r: 4}}", "no key 'r' in section model.lora; did you mean 'model.lora.r_max'?"),
+        ("federated: {lr: 1}", "no key 'lr' in section federated; did you mean 'training.lr'?"),
+        (
+            "federated: {num_clients: 3}",
+            "no key 'num_clients' in section federated; did you mean 'federation.total_clients'?",
+        ),
         ("federaton: {num_rounds: 3}", "no key 'federaton' at the top level; did you mean 'federation'?"),
         (
             "federation: {scheduler: {tpe: x}}",

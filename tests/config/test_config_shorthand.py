@@ -109,26 +109,6 @@ def test_only_the_name_of_a_component_is_renamed_in_plain_settings():
     assert name_components(old) == name_components(new) == new
 
 
-def test_settings_of_the_harness_for_each_scheduler_count_for_the_one_that_is_chosen(write):
-    path = write(
-        "federation:\n  scheduler:\n    type: lite\n    lite: {r_bar: 6, deadline_penalty: 0.7}\n    fixed: {rank: 4}\n"
-    )
-    got = load(path)
-    assert got.experiment.federation.scheduler.options["r_bar"] == 6
-    assert got.experiment.federation.scheduler.options["deadline_penalty"] == 0.7
-    assert "x.yaml:5: rank: 4 is not used: scheduler 'lite' takes no rank" in got.notes
-    fixed = load(path, ["federation.scheduler.name=fixed"]).experiment.federation.scheduler
-    assert (fixed.name, fixed.options["rank"]) == ("fixed", 4)
-
-
-def test_what_is_always_measured_cannot_be_switched_but_may_be_written(write):
-    got = load(write("metrics:\n  track_fairness: true\n  track_peak_memory: false\n"))
-    assert not got.experiment.metrics.memory
-    assert (
-        "x.yaml:2: metrics.track_fairness: True is not used: here losses of all clients are in every run" in got.notes
-    )
-
-
 def test_dirichlet_is_topic_skew_with_a_note(write):
     path = write("data: {partition: {method: dirichlet, alpha: 0.2}}\n")
     for arguments in ([], ["data.partition=dirichlet"], ["data.partition_strategy=dirichlet"]):
@@ -140,7 +120,7 @@ def test_dirichlet_is_topic_skew_with_a_note(write):
 def test_either_form_overrides_the_other(write):
     short, long = write("model: {lora_r: 2}\n", "s.yaml"), write("model: {lora: {r_max: 2}}\n", "l.yaml")
     for path in (short, long):
-        for override in ("model.lora_r=4", "model.lora.r_max=4", "model.lora.r=4"):
+        for override in ("model.lora_r=4", "model.lora.r_max=4"):
             assert load(path, [override]).experiment.model.lora.r_max == 4
 
 
@@ -152,13 +132,13 @@ def test_both_forms_in_one_layer_must_agree(write):
         "x.yaml:4: model.lora.r_max and model.lora_r (x.yaml:2) contradict each other: "
         "both set model.lora.r_max; keep one of them"
     )
-    assert "contradict" in refused(path, ["federated.lr=1", "training.lr=2"])
+    assert "contradict" in refused(path, ["federated.learning_rate=1", "training.lr=2"])
     assert "contradict" in refused(path, ["model.lora=3", "model.lora.r_max=2"])
 
 
 def test_short_keys_that_exclude_each_other_behave_like_the_long_ones(write):
     path = write("federated: {participation_rate: 0.5}\n")
-    got = load(path, ["federated.clients_per_round=2"]).experiment.federation
+    got = load(path, ["federation.clients_per_round=2"]).experiment.federation
     assert (got.clients_per_round, got.participation_rate) == (2, None)
 
 

@@ -174,7 +174,7 @@ def test_bad_shapes_are_explained(write, study, says):
 
 def test_a_setting_that_varies_cannot_be_given_and_others_can(write):
     file = write(grid=GRID, seeds=[1, 2])
-    assert "training.lr varies in this study" in refusal(file, "federated.lr=0.3")
+    assert "training.lr varies in this study" in refusal(file, "federated.learning_rate=0.3")
     assert "federation.algorithm.name varies" in refusal(file, "federation.algorithm=fedavg")
     assert "lists its seeds" in refusal(file, "seed=3")
     plan = load(file, ["federation.num_rounds=2", "seeds=1"])

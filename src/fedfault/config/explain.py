@@ -107,19 +107,26 @@ def _unknown_key(key: Key) -> str:
 
 
 def _hint(section: Key, name: str, near: Iterable[str]) -> str:
-    """The same key of another section, else a similar one of this section, else a similar one elsewhere."""
-    everywhere = [(*place, field) for place, model in sections().items() for field in model.model_fields]
-    everywhere += [tuple(row.split(".")) for row in KEYS]
-    same = [k for k in everywhere if k[-1] == name and k[:-1] != section]
-    if same:
-        return f"; did you mean {dotted(same[0])!r}?"
+    """The same key elsewhere, else one that differs by a word before or behind it, else a similar one, here or elsewhere."""
+    everywhere = {  # a last part and the first key that has it, in the schema or as a short key
+        **{row.split(".")[-1]: key for row, key in reversed(KEYS.items())},
+        **{
+            field: dotted((*place, field))
+            for place, model in reversed(sections().items())
+            for field in model.model_fields
+        },
+    }
+    if name in everywhere and everywhere[name] != dotted((*section, name)):
+        return f"; did you mean {everywhere[name]!r}?"
     if "." in name and not section:
         return "; dotted keys are for the command line, in a file each part has its own line"
+    if words := [last for last in everywhere if name.endswith(f"_{last}") or last.startswith(f"{name}_")]:
+        return f"; did you mean {everywhere[max(words, key=len)]!r}?"
     hint = suggest(name, near)
     if hint:
         return hint
-    similar = suggest(name, {k[-1] for k in everywhere})
-    return next((f"; did you mean {dotted(k)!r}?" for k in everywhere if f"{k[-1]!r}?" in similar), "")
+    similar = suggest(name, everywhere)
+    return next((f"; did you mean {key!r}?" for last, key in everywhere.items() if f"{last!r}?" in similar), "")
 
 
 def _short_sections() -> set[str]:

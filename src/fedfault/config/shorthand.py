@@ -23,55 +23,22 @@ ALIASES = {  # how the rank-scheduling harness, and configurations of older runs
     "federation.scheduler.type": "federation.scheduler.name",
 }
 
-KEYS = {
+KEYS = {  # the flat keys of the study of failure modes, beside the aliases
     **ALIASES,
     "model.lora_r": "model.lora.r_max",
-    "model.lora.r": "model.lora.r_max",
     "model.lora_alpha": "model.lora.alpha",
-    "model.lora_dropout": "model.lora.dropout",
-    "model.target_modules": "model.lora.target_modules",
-    "model.lora_target_modules": "model.lora.target_modules",
     "data.partition_strategy": "data.partition.name",
     "data.alpha": "data.partition.alpha",
     "data.num_clients": "federation.total_clients",
-    "federation.num_clients": "federation.total_clients",
-    "federated.num_clients": "federation.total_clients",
-    "federated.total_clients": "federation.total_clients",
-    "federated.clients_per_round": "federation.clients_per_round",
-    "federated.participation_rate": "federation.participation_rate",
-    "federated.num_rounds": "federation.num_rounds",
-    "federated.weighting": "federation.weighting",
     "federated.algorithm": "federation.algorithm",
-    "federated.mu": "federation.algorithm.mu",
+    "federated.num_rounds": "federation.num_rounds",
+    "federated.participation_rate": "federation.participation_rate",
     "federated.local_epochs": "training.local_epochs",
-    "federated.local_steps": "training.local_steps",
-    "federated.batch_size": "training.batch_size",
     "federated.learning_rate": "training.lr",
-    "federated.lr": "training.lr",
-    "federated.optimizer": "training.optimizer",
-    "federated.max_grad_norm": "training.max_grad_norm",
-    "training.learning_rate": "training.lr",
-    "federation.scheduler.cvx": "federation.scheduler",
-    "federation.scheduler.fixed": "federation.scheduler",
-    "federation.scheduler.lite": "federation.scheduler",
-    "data.max_length": "model.max_length",
-    "evaluation.eval_every": "evaluation.every",
-    "metrics.track_peak_memory": "metrics.memory",
+    "federated.mu": "federation.algorithm.mu",
 }
 
-LOOSE = {
-    "data.alpha",
-    "federated.mu",
-    "federation.scheduler.cvx",
-    "federation.scheduler.fixed",
-    "federation.scheduler.lite",
-}  # kept while the component takes such an option, else dropped with a note
-
-ALWAYS = {  # settings of other projects for what is done here in every run
-    "metrics.track_fairness": "losses of all clients",
-    "metrics.percentiles": "the percentiles 10, 50 and 90 of the clients",
-    "metrics.track_comm_bytes": "bytes by client and round",
-}
+LOOSE = {"data.alpha", "federated.mu"}  # kept while the component takes such an option, else dropped with a note
 
 VALUES = {
     ("federation.aggregation.name", "fedavg"): "fedit",  # the weighted mean of A and of B
@@ -91,9 +58,6 @@ def canonical(layer: Layer) -> tuple[Layer, list[str]]:
     short: dict[str, None] = {}
     notes: list[str] = []
     for said, entry in layer.items():
-        if (done := ALWAYS.get(dotted(said))) is not None:
-            notes.append(f"{entry.where}: {dotted(said)}: {entry.value!r} is not used: here {done} are in every run")
-            continue
         stem, key = _renamed(said)
         if stem and stem not in ALIASES:
             short[f"{stem} is {KEYS[stem]}"] = None
