@@ -9,12 +9,14 @@ A component is a function in one of the open folders, found by looking into the 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import typing
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pydantic
 
@@ -34,8 +36,17 @@ _BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in FOLD
 Builder = typing.TypeVar("Builder", bound=Callable[..., Any])
 
 
-def register(kind: str, name: str | None = None) -> Callable[[Builder], Builder]:
-    """Decorator: make a builder known under its own name, or under `name`."""
+def register(
+    kind: str, name: str | None = None, *, on: bool = True, order: int | None = None
+) -> Callable[[Builder], Builder]:
+    """Decorator: make a builder known under its own name, or under `name`.
+
+    on: whether a probe is measured where the configuration does not say; order: its place among the probes in records and
+    configurations, those without one come last, by name. Both are literals, see `read_declarations`. Raises `ValueError`
+    for a name that is taken, and for another kind that has a switch or a place.
+    """
+    if kind != "probe" and (order is not None or not on):
+        raise ValueError(f"only a probe has `on` and `order`, not a {kind}")
 
     def add(builder: Builder) -> Builder:
         key = name or builder.__name__
@@ -53,6 +64,42 @@ def builders(kind: str) -> dict[str, Callable[..., Any]]:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     return dict(sorted(_BUILDERS[kind].items()))
+
+
+class Declaration(NamedTuple):
+    """What a component says of itself in the text of its file."""
+
+    summary: str  # first line of the docstring
+    facts: dict[str, Any]  # keyword arguments of `register`
+
+
+def read_declarations(kind: str) -> dict[str, Declaration]:
+    """What all components of a kind in their folder declare, by name in alphabetical order, without importing them.
+
+    It takes milliseconds where an import may need torch. Raises `ValueError` for an argument of `register` that is not a
+    literal.
+
+    >>> read_declarations("probe")["generation"].facts["on"]
+    False
+    """
+    found: dict[str, Declaration] = {}
+    for folder in importlib.import_module(FOLDERS[kind]).__path__:
+        for file in Path(folder).glob("*.py"):
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+                found |= _declared(kind, node) if isinstance(node, ast.FunctionDef) else {}
+    return dict(sorted(found.items()))
+
+
+def _declared(kind: str, function: ast.FunctionDef) -> dict[str, Declaration]:
+    """The component that this function builds, by name; empty where it is not registered as one of that kind."""
+    for call in function.decorator_list:
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
+            registered, *names = (ast.literal_eval(a) for a in call.args)
+            if registered == kind:
+                facts = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+                name = facts.pop("name", names[0] if names else function.name)
+                return {name: Declaration((ast.get_docstring(function) or "").partition("\n")[0], facts)}
+    return {}
 
 
 def lookup(kind: str, name: str) -> Callable[..., Any]:

@@ -223,3 +223,11 @@ def test_the_reference_page_is_the_one_in_docs():
 
 def test_every_key_has_a_meaning_in_the_reference_page():
     assert "|  |\n| `" not in reference.page().partition("## Layers")[0]
+
+
+def test_the_switches_of_an_old_run_are_written_again_as_they_were(write):
+    """Records have the numbers of the probes in this order."""
+    switches = {"updates": True, "gradients": False, "ranks": True, "aggregation": True, "representation": False}
+    switches |= {"attention": True, "memory": True, "generation": False}
+    path = write("metrics:\n" + "".join(f"  {name}: {str(on).lower()}\n" for name, on in switches.items()))
+    assert list(load(path).resolved["metrics"].items()) == list(switches.items())

@@ -130,7 +130,7 @@ def test_it_leaves_what_it_looks_at_alone(name):
 def test_its_switch_is_in_the_configuration_and_no_other_is(name):
     assert isinstance(build("probe", name), Probe)
     assert first_line(builders("probe")[name])
-    assert name in Metrics.model_fields
+    assert name in Metrics.model_fields, f"write @register(...) in front of {name}, on a function of the module"
     assert set(Metrics.model_fields) == set(builders("probe"))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+
+from fedfault.registry import read_declarations
 
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -271,21 +274,20 @@ class Evaluation(Section):
     )
 
 
-class Metrics(Section):
-    """What is measured of every round beside the losses; each can be switched off. `fedfault list probe` says what it is."""
+def _switches() -> dict[str, Any]:
+    """A switch for every probe of the folder, as fields of pydantic's `create_model`."""
+    probes = sorted(read_declarations("probe").items(), key=lambda probe: probe[1].facts.get("order", math.inf))
+    return {
+        name: (bool, Field(default=own.facts.get("on", True), description=own.summary.removesuffix(".")))
+        for name, own in probes
+    }
 
-    updates: bool = Field(default=True, description="divergence of the clients' updates, cosines, drift")
-    gradients: bool = Field(
-        default=True, description="gradients at one point, split in halves: norms, variance, alignment"
-    )
-    ranks: bool = Field(default=True, description="effective and stable rank of the adapter")
-    aggregation: bool = Field(
-        default=True, description="distance of the aggregate from the mean of the clients' models"
-    )
-    representation: bool = Field(default=True, description="hidden states beside the base's and between clients")
-    attention: bool = Field(default=True, description="entropy of attention, by layer")
-    memory: bool = Field(default=True, description="peak memory of the process")
-    generation: bool = Field(default=False, description="BLEU, ROUGE-L and distinct-2 of greedy continuations")
+
+_Switches: Any = create_model("_Switches", __base__=Section, **_switches())
+
+
+class Metrics(_Switches):  # type: ignore[misc] # its fields are the probes, which the folder says
+    """What is measured of every round beside the losses; each can be switched off. `fedfault list probe` says what it is."""
 
 
 class Detectors(Section):

@@ -14,7 +14,7 @@ from fedfault.types.adapter import Adapter, Layout, Pair
 from fedfault.types.task import FinishedRound, Measurements, Probe
 
 
-@register("probe")
+@register("probe", order=4)
 def aggregation() -> Probe:
     """How far the aggregated model is from the weighted mean of the clients' models, see `aggregation_error`.
 

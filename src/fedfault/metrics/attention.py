@@ -15,7 +15,7 @@ from fedfault.types.task import FinishedRound, Measurements, Probe
 WEIGHTS = 4 * 128**2  # of a head that are asked for at most, so that long blocks are fewer
 
 
-@register("probe")
+@register("probe", order=6)
 def attention(*, blocks: Annotated[int, Field(ge=1)] = 4) -> Probe:
     """Attention entropy by layer, 0 where every head looks at one token, 1 where it looks at all alike; and the base's.
 

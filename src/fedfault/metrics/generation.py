@@ -14,7 +14,7 @@ from fedfault.types.task import FinishedRound, Measurements, Probe
 BLOCKS = 16  # held-out blocks that are continued: the same ones in every round
 
 
-@register("probe")
+@register("probe", order=8, on=False)
 def generation() -> Probe:
     """BLEU, ROUGE-L and distinct-2 of greedy continuations of held-out text by the server's model.
 
@@ -48,7 +48,7 @@ def generation() -> Probe:
             }
         )
 
-    return Probe(measure, sparse=True)
+    return Probe(measure, sparse=True, provenance={"bleu": signature()})
 
 
 def bleu(texts: Sequence[str], references: Sequence[str]) -> float:

@@ -43,7 +43,7 @@ def split_halves(
     return halves[0], halves[1]
 
 
-@register("probe")
+@register("probe", order=2)
 def gradients() -> Probe:
     """Norms of the clients' gradients at one point, their variance between and within clients, and alignment with it.
 

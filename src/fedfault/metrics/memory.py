@@ -10,7 +10,7 @@ from fedfault.registry import register
 from fedfault.types.task import FinishedRound, Measurements, Probe
 
 
-@register("probe")
+@register("probe", order=7)
 def memory() -> Probe:
     """Peak memory of the process so far, in MB: on CUDA what tensors took there, elsewhere the resident set.
 

@@ -11,7 +11,7 @@ from fedfault.types.adapter import Pair
 from fedfault.types.task import FinishedRound, Measurements, Probe
 
 
-@register("probe")
+@register("probe", order=3)
 def ranks() -> Probe:
     """Effective and stable rank of the server's weight change B A, and its energy above the smallest rank of a client.
 

@@ -18,7 +18,7 @@ from fedfault.types.task import FinishedRound, Measurements, Probe, States
 CLIENT_BLOCKS, CLIENTS = 4, 8  # what the clients are compared on, and how many of a cohort: these cost the most
 
 
-@register("probe")
+@register("probe", order=5)
 def representation(*, blocks: Annotated[int, Field(ge=1)] = 24) -> Probe:
     """Hidden states by layer, against the base and between clients: cosine, CKA; effective rank of states and embeddings.
 

@@ -15,7 +15,7 @@ from fedfault.types.task import FinishedRound, Measurements, Probe
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 
 
-@register("probe")
+@register("probe", order=1)
 def updates() -> Probe:
     """Divergence of the clients' updates, cosines between them, to the server's update and from round to round.
 

@@ -23,7 +23,6 @@ from fedfault.data import labelled
 from fedfault.data.heterogeneity import measured
 from fedfault.data.split import Split, bytes_per_token, documents_of, load_corpus, same_corpus, split
 from fedfault.errors import UserError
-from fedfault.metrics.generation import signature as bleu_signature
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
@@ -283,7 +282,7 @@ def facts(p: Prepared) -> dict[str, Any]:
     """What the manifest says about model and data."""
     corpus = p.split.corpus
     return {
-        **({"bleu": bleu_signature()} if p.config.metrics.generation else {}),
+        **{name: said for probe in p.federation.probes.values() for name, said in probe.provenance.items()},
         "model": {
             "name": p.backbone.name,
             "source": p.backbone.source,

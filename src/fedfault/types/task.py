@@ -129,8 +129,10 @@ class Probe:
     measure: (finished round) -> measurements
     sparse: it costs forward passes, and is measured only in rounds that are evaluated
     gradients: it needs `FinishedRound.halves`
+    provenance: what the manifest says of how it measures, by name, where numbers compare only if that is the same
     """
 
     measure: Callable[[FinishedRound], Measurements]
     sparse: bool = False
     gradients: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,53 @@
+"""What the registry knows of components: by building them, and from the text of their files alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fedfault.registry import FOLDERS, builders, first_line, read_declarations, register
+
+NEWCOMER = """
+from fedfault.registry import register
+from fedfault.types.task import Measurements, Probe
+
+@register("probe", on=False)
+def newcomer():
+    "It measures nothing."
+    return Probe(lambda finished: Measurements())
+"""
+ITS_SWITCH = """
+import sys, fedfault.metrics
+fedfault.metrics.__path__.append(sys.argv[1])
+from fedfault.config.schema import Experiment
+assert list(Experiment().model_dump()["metrics"].items())[-1] == ("newcomer", False)
+assert "torch" not in sys.modules
+from fedfault.config.loading import load
+assert load("quickstart", ["metrics.newcomer=true"]).experiment.metrics.newcomer
+"""
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_the_text_of_the_files_declares_what_importing_them_registers(kind):
+    declared = {name: own.summary for name, own in read_declarations(kind).items()}
+    assert declared == {name: first_line(builder) for name, builder in builders(kind).items()}
+
+
+def test_a_probe_that_is_put_into_the_folder_has_its_switch(tmp_path):
+    (tmp_path / "newcomer.py").write_text(NEWCOMER)
+    subprocess.run([sys.executable, "-c", ITS_SWITCH, str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("facts", [{"on": False}, {"order": 1}])
+def test_only_a_probe_has_a_switch_and_a_place(facts):
+    with pytest.raises(ValueError, match="only a probe has `on` and `order`, not a detector"):
+        register("detector", **facts)
+
+
+def test_a_fact_that_is_no_literal_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "newcomer.py").write_text(NEWCOMER.replace("on=False", "on=not True"))
+    monkeypatch.setattr("fedfault.metrics.__path__", [str(tmp_path)])
+    with pytest.raises(ValueError, match="malformed node"):
+        read_declarations("probe")
