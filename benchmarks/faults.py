@@ -25,7 +25,7 @@ from fedfault.diagnosis.calibration import PACKAGED, Calibration
 from fedfault.diagnosis.detection import detect_failures
 from fedfault.records import Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.runs.folder import read_records
+from fedfault.runs.files import read_records
 from fedfault.seeds import entropy, rng
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.types.adapter import Adapter
@@ -169,7 +169,7 @@ def _last(records: Records) -> float:
 
 def kept(name: str) -> list[list[RoundRecord]]:
     """The runs of that name that are there."""
-    return [read_records(file) for file in sorted(KEPT.glob(f"{name.replace('/', '_')}-[0-9]*.jsonl"))]
+    return [read_records(file)[0] for file in sorted(KEPT.glob(f"{name.replace('/', '_')}-[0-9]*.jsonl"))]
 
 
 def upper(k: int, n: int) -> float:

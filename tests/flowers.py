@@ -16,7 +16,6 @@ from fedfault.flower.server import Reported, join
 from fedfault.flower.site import Site
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
-from fedfault.runs.folder import layout_hash
 
 RUNS = {  # the four runs that agree wherever their clients are: settings
     "fedavg": ["federation.algorithm=fedavg"],
@@ -35,7 +34,7 @@ FACTS = {"fedfault": "1.2.3", "torch": "2.6"}
 
 
 def facts_of(fed: Federation) -> dict[str, str]:
-    return {**FACTS, "layout": layout_hash(fed.task.layout)}
+    return {**FACTS, "layout": fed.task.layout.fingerprint}
 
 
 def grid_of(fed: Federation, clients=None, facts=None, memory=None, mods=()) -> LocalGrid:

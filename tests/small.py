@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fedfault.config import load
 from fedfault.runs.folder import RunFolder
-from fedfault.session import start as session
 from fedfault.session.progress import Progress
+from fedfault.session.start import start as start_run
 
 SMALL = [
     "federation.total_clients=3", "federation.participation_rate=0.7", "federation.num_rounds=3",
@@ -19,7 +19,7 @@ SMALL = [
 def start(folder: Path, *changes: str, **options) -> RunFolder:
     """A whole run of the small experiment below `folder`."""
     overrides = [*SMALL, f"logging.results_dir={folder}", *changes]
-    return session.start(load("quickstart", overrides), Progress(quiet=True), **options)
+    return start_run(load("quickstart", overrides), Progress(quiet=True), **options)
 
 
 def final(folder: RunFolder) -> tuple[list[dict], bytes]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import one_node
-from fedfault.runs.folder import read_records
+from fedfault.runs.files import read_records
 from small import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -67,13 +67,13 @@ def test_each_task_of_an_array_is_a_run_of_its_own(slurm, sbatch, tmp_path):
 def test_near_its_time_limit_a_job_goes_back_to_the_queue_and_on_from_the_last_round(slurm, sbatch, tmp_path):
     job = sbatch("quickstart", "federation.num_rounds=12")
     rounds = tmp_path / "quickstart/rounds.jsonl"
-    while len(read_records(rounds)) < 2:
+    while len(read_records(rounds)[0]) < 2:
         assert slurm.shown(job)[0]["JobState"] in ("PENDING", "RUNNING")
         time.sleep(0.1)
     slurm("scancel", "--batch", "--signal=USR1", job)  # what --signal=B:USR1@120 does
     (ended,) = slurm.ended(job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
-    assert [r.round for r in read_records(rounds)] == list(range(13))
+    assert [r.round for r in read_records(rounds)[0]] == list(range(13))
     output = (tmp_path / f"{job}.out").read_text()
     assert "stopped; " in output
     assert "was stopped before its end and goes on" in output

@@ -120,24 +120,24 @@ def once(config: str | None, overrides: list[str], *, overwrite: bool = False, q
     from fedfault.config import load
 
     loaded = load(config, overrides)
-    from fedfault.session import start as session
     from fedfault.session.progress import Progress
+    from fedfault.session.start import start
 
     named = any(word.startswith("experiment_name=") for word in overrides)
     options: dict[str, Any] = {"overwrite": overwrite, "named": named, "argv": sys.argv[1:]}
     with _stoppable(), _ready() as ready:
-        folder = session.start(loaded, Progress(quiet=quiet), ready=ready, **options)
+        folder = start(loaded, Progress(quiet=quiet), ready=ready, **options)
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
 @app.command()
 def resume(run: RunPath, quiet: Quiet = False) -> None:
     """Continue a run that was stopped, to the same numbers as without the stop."""
-    from fedfault.session import start as session
     from fedfault.session.progress import Progress
+    from fedfault.session.start import resume as go_on
 
     with _stoppable(), _ready() as ready:
-        folder = session.resume(run, Progress(quiet=quiet), ready=ready)
+        folder = go_on(run, Progress(quiet=quiet), ready=ready)
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 

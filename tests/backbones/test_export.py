@@ -138,8 +138,8 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
     from transformers import AutoModelForCausalLM
 
     from fedfault.config import load
-    from fedfault.session import start as session
     from fedfault.session.progress import Progress
+    from fedfault.session.start import start
     from fedfault.setup.experiment import prepare
 
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
@@ -149,7 +149,7 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
         "evaluation.max_blocks=4", "evaluation.general=none", f"federation.aggregation={method}",
         f"model.quantization={kind}",
     ]  # fmt: skip
-    folder = session.start(load("quickstart", [*small, f"logging.results_dir={tmp_path}"]), Progress(quiet=True))
+    folder = start(load("quickstart", [*small, f"logging.results_dir={tmp_path}"]), Progress(quiet=True))
     base = AutoModelForCausalLM.from_pretrained(MICRO, dtype=torch.float32)
     base = base if kind == "none" else rounded(base, kind)
     model = PeftModel.from_pretrained(base, folder.path / "adapter")

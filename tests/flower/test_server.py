@@ -24,9 +24,9 @@ from fedfault.flower.server import at_work, check_sites, serve
 from fedfault.hardware.clock import Tier
 from fedfault.rounds.local import LocalWork
 from fedfault.runs.folder import RunFolder
-from fedfault.session import start as session
 from fedfault.session.fork import fork
 from fedfault.session.progress import Progress
+from fedfault.session.start import resume, start
 from fedfault.testing.toys import LowRank, federation
 from flowers import RUNS, same
 from small import SMALL
@@ -60,7 +60,7 @@ def agree(one, other):
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_over_nodes_gives_the_adapter_of_one_process(run, tmp_path):
     changes = [*RUNS[run], "model.precision=fp32"]
-    here = session.start(loaded(tmp_path / "here", *changes), Progress(quiet=True))
+    here = start(loaded(tmp_path / "here", *changes), Progress(quiet=True))
     there = served(tmp_path / "there", *changes)
     agree(here, there)
     for a, b in zip(here.records(), there.records(), strict=True):
@@ -113,10 +113,10 @@ def test_a_run_waits_for_the_end_of_one_that_outlived_its_superlink(tmp_path, mo
 def test_a_run_cannot_move_between_one_process_and_nodes(tmp_path):
     folder = served(tmp_path)
     with pytest.raises(UserError, match=r"is a run over Flower, .*; continue it with `fedfault flower run`"):
-        session.resume(folder.path, Progress(quiet=True))
+        resume(folder.path, Progress(quiet=True))
     with pytest.raises(UserError, match="is a run over Flower"):
         fork(folder.path, 2, [], Progress(quiet=True))
-    here = session.start(loaded(tmp_path / "here"), Progress(quiet=True))
+    here = start(loaded(tmp_path / "here"), Progress(quiet=True))
     manifest = here.read_json("manifest.json")
     here.write_json("manifest.json", {**manifest, "status": "running"})
     with pytest.raises(UserError, match=r"is a run in one process, .*; continue it with `fedfault resume`"):

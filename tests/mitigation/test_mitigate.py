@@ -21,9 +21,9 @@ from fedfault.records import Finding
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import RunFolder
 from fedfault.session import rollback
-from fedfault.session import start as session
 from fedfault.session.fork import fork
 from fedfault.session.progress import Progress
+from fedfault.session.start import resume
 from fedfault.setup.experiment import prepare
 from small import SMALL, start
 
@@ -122,7 +122,7 @@ def test_a_run_finds_the_clusters_that_it_is_not_given_and_remembers_them(tmp_pa
     )
     monkeypatch.setattr(remedy, "choose", lambda *args, **options: pytest.fail("looked again"))
     shutil.rmtree(folder.path / "adapter")
-    session.resume(folder.path, QUIET)
+    resume(folder.path, QUIET)
     assert load_file(folder.path / "adapter/cluster_1/adapter_model.safetensors").keys() == adapter.keys()
     forked = fork(folder.path, 1, [], QUIET)
     assert load(forked.path / "config.yaml").experiment.federation.algorithm.options["clusters"] == [0, 1, 0]
@@ -187,7 +187,7 @@ def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, apart
     adapters = [load_file(root / f"seed-0/clusters/adapter/cluster_{j}/adapter_model.safetensors") for j in (0, 1)]
     assert any(not torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
     before = page.read_text()
-    monkeypatch.setattr("fedfault.session.start.start", lambda *args, **options: pytest.fail("trained again"))
+    monkeypatch.setattr("fedfault.mitigation.arms.start", lambda *args, **options: pytest.fail("trained again"))
     monkeypatch.setattr("fedfault.mitigation.arms.rounds", lambda *args: pytest.fail("trained again"))
     assert mitigate(small(tmp_path), QUIET, argv=["mitigate"]).read_text() == before
 

@@ -19,9 +19,9 @@ from fedfault.config import load
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.parallel.distributed import Failure, Greeting, Member, Order, Team
-from fedfault.runs.folder import read_records
-from fedfault.session import start as session
+from fedfault.runs.files import read_records
 from fedfault.session.progress import Progress
+from fedfault.session.start import start
 from small import SMALL
 
 LONG = [*SMALL, "federation.num_rounds=6", "model.precision=fp32", "evaluation.general=none"]
@@ -109,7 +109,7 @@ def test_a_process_that_is_killed_ends_the_job_and_torchrun_resumes_it_to_the_sa
     settings = [*LONG, f"logging.results_dir={tmp_path}", "federation.algorithm=scaffold"]
     first, second = started("-m", "fedfault", "run", "quickstart", *settings, "experiment_name=two")
     rounds_file = tmp_path / "two/rounds.jsonl"
-    while len(read_records(rounds_file)) < 2:
+    while len(read_records(rounds_file)[0]) < 2:
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
     second.kill()
@@ -124,7 +124,7 @@ def test_a_process_that_is_killed_ends_the_job_and_torchrun_resumes_it_to_the_sa
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'two' / 'report.html'}"
     assert done.stderr.count("continuing after round") == 1
-    session.start(load("quickstart", [*settings, "experiment_name=one"]), Progress(quiet=True))
+    start(load("quickstart", [*settings, "experiment_name=one"]), Progress(quiet=True))
     one, two = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("one", "two"))
     assert all(pair.same(one[name], two[name]) for name in one)
     manifest = json.loads((tmp_path / "two/manifest.json").read_text())

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fedfault.records import RoundRecord, Score
-from fedfault.runs.outcome import summary
+from fedfault.runs.outcome import find_best_round, summary
 from handmade import clocked, make, turn
 
 
@@ -73,3 +73,10 @@ def test_fairness_is_over_all_clients_also_those_that_never_train():
     run = clocked([[turn(0)]] * 2, clients=11, loss=lambda r, t: 1.0 + t / 10)  # losses 1.0, ..., 2.0
     spread = summary(run.records)["fairness"]["losses"]
     assert [spread[p] for p in ("p10", "p50", "p90")] == pytest.approx([1.1, 1.5, 1.9])
+
+
+def test_the_best_round_is_the_first_with_the_lowest_finite_loss():
+    losses = [2.0, float("nan"), 1.0, 1.0, float("inf")]
+    assert find_best_round([record(t, validation=loss) for t, loss in enumerate(losses)]) == 2
+    assert find_best_round([record(0, validation=float("nan")), RoundRecord(1)]) is None
+    assert find_best_round([]) is None

@@ -38,8 +38,16 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         ("split.json", '{"topics": ["a"], "clients": [[1, 2]], "tokens": [3]}', "one document count a topic"),
         ("findings.jsonl", '{"detector": "divergence"}\n', "findings.jsonl is corrupt: line 1 is not a finding"),
         ("metrics.json", '{"verdict": {"state": "fine"}}', "one of healthy, degraded, failed"),
-        ("manifest.json", '{"parent": {"run": "old", "round": 1}}', "parent should hold run, round and changes"),
-        ("manifest.json", '{"abandoned": [{"to": 1, "changes": {"a": 1}, "records": "b"}]}', "every item of abandoned"),
+        (
+            "manifest.json",
+            '{"status": "running", "parent": {"run": "old", "round": 1}}',
+            "parent should hold run, round and changes",
+        ),
+        (
+            "manifest.json",
+            '{"status": "running", "abandoned": [{"to": 1, "changes": {"a": 1}, "records": "b"}]}',
+            "every item of abandoned",
+        ),
     ],
 )
 def test_a_corrupt_file_is_named(tmp_path, name, content, says):

@@ -15,9 +15,9 @@ from fedfault.rounds.carry import carried
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import OWN
 from fedfault.runs.folder import RunFolder
-from fedfault.session import start as session
 from fedfault.session.fork import fork
 from fedfault.session.progress import Progress
+from fedfault.session.start import resume, start
 from fedfault.testing.toys import LowRank, federation
 from small import SMALL
 
@@ -36,7 +36,7 @@ def parent(tmp_path_factory) -> RunFolder:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
         words = [f"logging.results_dir={tmp_path_factory.mktemp('results')}", "federation.algorithm=scaffold"]
-        return session.start(load("quickstart", [*SMALL, *CHEAP, *words]), QUIET)
+        return start(load("quickstart", [*SMALL, *CHEAP, *words]), QUIET)
 
 
 def numbers(folder: RunFolder) -> list[dict]:
@@ -104,7 +104,7 @@ def test_a_fork_that_was_killed_is_resumed_to_the_same_numbers(parent, monkeypat
         fork(parent.path, 1, ["training.lr=0.01", "experiment_name=killed"], QUIET)
     monkeypatch.undo()
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
-    resumed = session.resume(parent.path.parent / "killed", QUIET)
+    resumed = resume(parent.path.parent / "killed", QUIET)
     assert numbers(resumed) == numbers(whole)
     assert resumed.read_json("manifest.json")["parent"]["round"] == 1
 
@@ -114,7 +114,7 @@ def test_a_fork_that_lost_its_checkpoints_does_not_start_from_the_beginning(pare
     child = fork(parent.path, 2, [f"logging.results_dir={tmp_path}"], QUIET)
     shutil.rmtree(child.checkpoints)
     with pytest.raises(UserError, match="no whole checkpoint"):
-        session.resume(child.path, QUIET)
+        resume(child.path, QUIET)
 
 
 @pytest.mark.slow

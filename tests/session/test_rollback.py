@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from fedfault.config import load
-from fedfault.runs.folder import read_records
-from fedfault.session import start as session
+from fedfault.runs.files import read_records
 from fedfault.session.progress import Progress
+from fedfault.session.start import resume, start
 from fedfault.setup.experiment import prepare
 from small import SMALL
 
@@ -25,7 +25,7 @@ def _without_report(monkeypatch):
 
 def run(folder, *words, **options):
     loaded = load("quickstart", [*SMALL, *WILD, f"logging.results_dir={folder}", *words])
-    return session.start(loaded, QUIET, **options)
+    return start(loaded, QUIET, **options)
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_a_run_that_diverges_goes_back_to_its_best_round_with_half_the_learning_
     first = manifest["abandoned"][0]
     assert (first["to"], first["settings"], first["done"]) == (0, ["training.lr=0.25"], True)
     assert "divergence" in first["by"]
-    left = read_records(folder.path / first["records"])
+    left = read_records(folder.path / first["records"])[0]
     assert [r.round for r in left] == list(range(first["from"] + 1))
     assert manifest["status"] == "finished"
     records = folder.records()
@@ -68,7 +68,7 @@ def test_a_kill_while_going_back_is_repaired_by_resume(tmp_path):
     }
     manifest["abandoned"] = [{**entry, "done": False}]
     folder.write_json("manifest.json", manifest)
-    after = session.resume(folder.path, QUIET).records()
+    after = resume(folder.path, QUIET).records()
     assert [r.round for r in after] == [0, 1, 2, 3, 4]
     assert after[1] == before[1]
     assert after[2].scores["validation"].loss < before[2].scores["validation"].loss  # with the remedy in force
@@ -83,4 +83,4 @@ def test_a_run_that_should_stop_does_and_resume_goes_on(tmp_path):
     assert "divergence" in manifest["stopped"]["by"]
     assert folder.records()[-1].round == manifest["stopped"]["round"] < 4
     assert json.loads((folder.path / "metrics.json").read_text())["verdict"]["state"] == "failed"
-    assert session.resume(folder.path, QUIET).records()[-1].round > manifest["stopped"]["round"]
+    assert resume(folder.path, QUIET).records()[-1].round > manifest["stopped"]["round"]

@@ -14,8 +14,8 @@ from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.report.render import render
 from fedfault.runs.folder import RunFolder
-from fedfault.session import start as session
 from fedfault.session.progress import Progress
+from fedfault.session.start import resume, start
 from fedfault.setup.experiment import facts, prepare
 from fedfault.setup.preview import preview
 from glue import glue, sentence
@@ -56,7 +56,7 @@ def bert(tmp_path_factory) -> str:
 
 def run(data: Path, results: Path, **changes: str) -> RunFolder:
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return session.start(load("quickstart", settings(data, results, dotted)), Progress(quiet=True))
+    return start(load("quickstart", settings(data, results, dotted)), Progress(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_continued_run_has_the_numbers_of_one_that_never_stopped(finished, tmp
     for t in (2, 3):
         for suffix in ("json", "safetensors"):
             (again.checkpoints / f"round-{t:05d}.{suffix}").unlink()
-    session.resume(again.path, Progress(quiet=True))
+    resume(again.path, Progress(quiet=True))
     assert final(again) == final(finished)
     assert (again.path / "adapter/head.safetensors").read_bytes() == (
         finished.path / "adapter/head.safetensors"

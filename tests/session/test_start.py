@@ -17,8 +17,9 @@ import torch
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.runs.folder import RunFolder
-from fedfault.session import start as session
 from fedfault.session.progress import Progress
+from fedfault.session.start import resume
+from fedfault.session.start import start as start_run
 from small import SMALL, final, start
 
 
@@ -62,7 +63,7 @@ def test_every_part_of_the_evaluation_is_there(finished):
 
 def test_the_resolved_configuration_runs_as_it_is(finished, tmp_path):
     again = load(finished.path / "config.yaml", [f"logging.results_dir={tmp_path}"])
-    folder = session.start(again, Progress(quiet=True))
+    folder = start_run(again, Progress(quiet=True))
     assert final(folder) == final(finished)
 
 
@@ -85,14 +86,14 @@ def kill_in_round(folder: Path, round: int) -> RunFolder:
         "import os, signal, sys\n"
         "from fedfault.config import load\n"
         "from fedfault.runs.folder import RunFolder\n"
-        "from fedfault.session import start as session\n"
+        "from fedfault.session.start import start\n"
         "from fedfault.session.progress import Progress\n"
         "keep = RunFolder.save\n"
         "def save(self, state, *rest):\n"
         "    if state.round == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)\n"
         "    keep(self, state, *rest)\n"
         "RunFolder.save = save\n"
-        "session.start(load('quickstart', sys.argv[2:]), Progress(quiet=True))\n"
+        "start(load('quickstart', sys.argv[2:]), Progress(quiet=True))\n"
     )
     words = [sys.executable, "-c", code, str(round), *SMALL, f"logging.results_dir={folder}"]
     done = subprocess.run(words, capture_output=True, check=False)
@@ -105,7 +106,7 @@ def kill_in_round(folder: Path, round: int) -> RunFolder:
 def test_killed_and_resumed_ends_with_the_same_numbers_to_the_last_bit(finished, tmp_path, round):
     killed = kill_in_round(tmp_path, round)
     assert not (killed.path / "metrics.json").exists()
-    session.resume(killed.path, Progress(quiet=True))
+    resume(killed.path, Progress(quiet=True))
     assert final(killed) == final(finished)
 
 
@@ -129,7 +130,7 @@ def begun(finished: RunFolder, folder: Path, **changes) -> RunFolder:
 
 def test_only_an_unfinished_run_of_the_same_settings_goes_on(finished, tmp_path, monkeypatch):
     resumed = []
-    monkeypatch.setattr(session, "resume", lambda path, progress, **_: resumed.append(path))
+    monkeypatch.setattr("fedfault.session.start.resume", lambda path, progress, **_: resumed.append(path))
     run = begun(finished, tmp_path)
     start(tmp_path)
     assert resumed.pop() == run.path
@@ -144,7 +145,7 @@ def test_only_an_unfinished_run_of_the_same_settings_goes_on(finished, tmp_path,
 
 def test_a_run_whose_configuration_still_says_method_and_type_is_the_same_run(finished, tmp_path, monkeypatch):
     resumed = []
-    monkeypatch.setattr(session, "resume", lambda path, progress, **_: resumed.append(path))
+    monkeypatch.setattr("fedfault.session.start.resume", lambda path, progress, **_: resumed.append(path))
     config = begun(finished, tmp_path).path / "config.yaml"
     text = config.read_text()
     for section, old in (("partition", "method"), ("aggregation", "method"), ("scheduler", "type")):
@@ -157,7 +158,7 @@ def test_a_run_whose_configuration_still_says_method_and_type_is_the_same_run(fi
 
 def test_an_unfinished_run_is_found_under_the_name_that_it_got(finished, tmp_path, monkeypatch):
     resumed = []
-    monkeypatch.setattr(session, "resume", lambda path, progress, **_: resumed.append(path))
+    monkeypatch.setattr("fedfault.session.start.resume", lambda path, progress, **_: resumed.append(path))
     other = begun(finished, tmp_path)
     other.path.rename(tmp_path / "quickstart-2")
     config = tmp_path / "quickstart-2/config.yaml"
@@ -169,7 +170,7 @@ def test_an_unfinished_run_is_found_under_the_name_that_it_got(finished, tmp_pat
 
 
 def test_overwrite_starts_an_unfinished_run_again(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "resume", lambda path, progress, **_: pytest.fail("resumed"))
+    monkeypatch.setattr("fedfault.session.start.resume", lambda path, progress, **_: pytest.fail("resumed"))
     run = begun(finished, tmp_path, started="long ago")
     start(tmp_path, overwrite=True)
     assert run.read_json("manifest.json")["started"] != "long ago"
@@ -192,7 +193,7 @@ def test_kill_at_any_moment_then_resume(finished, tmp_path):
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    folder = session.resume(path.parent, Progress(quiet=True))
+    folder = resume(path.parent, Progress(quiet=True))
     assert final(folder) == final(finished)
 
 
@@ -202,7 +203,7 @@ def test_resuming_a_finished_run_brings_back_what_is_missing(finished):
     before = final(finished)
     os.unlink(finished.path / "report.html")
     os.unlink(finished.path / "clients.parquet")
-    session.resume(finished.path, Progress(quiet=True))
+    resume(finished.path, Progress(quiet=True))
     assert (finished.path / "report.html").exists()
     assert (finished.path / "clients.parquet").exists()
     assert final(finished) == before
@@ -215,7 +216,7 @@ def test_resuming_with_other_data_is_refused(finished):
     (finished.path / "manifest.json").write_text(json.dumps(broken))
     try:
         with pytest.raises(UserError, match="the corpus is not the one"):
-            session.resume(finished.path, Progress(quiet=True))
+            resume(finished.path, Progress(quiet=True))
     finally:
         (finished.path / "manifest.json").write_text(json.dumps(manifest))
 

@@ -12,7 +12,9 @@ import filelock
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.runs.folder import RunFolder, is_run
+from fedfault.runs.files import find_status
+from fedfault.runs.folder import RunFolder
+from fedfault.session.claim import make_run_folder
 from fedfault.session.progress import Progress
 from fedfault.studies import doors, one, runner
 from fedfault.studies.file import load
@@ -41,12 +43,12 @@ def instant(monkeypatch):
 
     def start(loaded, progress, **_):
         begun.append(loaded.experiment.experiment_name)
-        folder = RunFolder.create(doors.Path(loaded.experiment.logging.results_dir) / begun[-1])
+        folder = make_run_folder(doors.Path(loaded.experiment.logging.results_dir) / begun[-1])
         (folder.path / "config.yaml").write_text("{}")
         folder.write_json("metrics.json", {"final": {"validation": {"loss": 4.0}}})
         folder.write_json("manifest.json", {"status": "finished"})
 
-    monkeypatch.setattr(one.session, "start", start)
+    monkeypatch.setattr(one, "start", start)
     return begun
 
 
@@ -65,7 +67,7 @@ def test_a_task_of_an_array_runs_one_run(plan, instant):
 
 
 def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_path):
-    p, start = plan(), one.session.start
+    p, start = plan(), one.start
 
     def bad(loaded, progress, **more):
         name = loaded.experiment.experiment_name
@@ -75,7 +77,7 @@ def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_pat
             raise ZeroDivisionError("of a bug")
         start(loaded, progress, **more)
 
-    monkeypatch.setattr(one.session, "start", bad)
+    monkeypatch.setattr(one, "start", bad)
     found = runner.run(p, QUIET)
     assert states(found) == ["failed", "failed", "finished", "finished"]
     told = runner.failures(found)
@@ -84,7 +86,7 @@ def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_pat
     assert "ZeroDivisionError: of a bug" in told
     (trace,) = (p.folder / "failures").iterdir()
     assert "Traceback" in trace.read_text()
-    monkeypatch.setattr(one.session, "start", start)
+    monkeypatch.setattr(one, "start", start)
     assert states(runner.run(p, QUIET)) == ["finished", "finished", "there", "there"]
 
 
@@ -110,6 +112,7 @@ def test_what_a_kill_left_before_the_manifest_is_begun_anew(plan, instant):
     left = p.path(p.study.runs[0])
     (left / "checkpoint").mkdir(parents=True)
     (left / "config.yaml").write_text("{}")
+    p.study.save(p.folder)
     other = p.path(p.study.runs[1])
     other.mkdir()
     (other / "thesis.tex").write_text("")
@@ -142,7 +145,7 @@ def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path, jobs)
         while not (first / "rounds.jsonl").is_file() and time.monotonic() < until:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
-    assert is_run(first)
+    assert find_status(first)
     if jobs == 1:
         assert not killed.path(killed.study.runs[1]).exists()
     for folder in (killed.folder / "runs").iterdir():  # until the workers have noticed the end of their parent

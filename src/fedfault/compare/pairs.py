@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedfault.runs.folder import changes
+from fedfault.config.changes import find_changes
 from fedfault.runs.recorded import RunData
 from fedfault.stats import mean_interval
 
@@ -76,7 +76,7 @@ def _apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
     """Why two runs are scored on different texts; nothing if they are not."""
     found = [
         f"{key} is {_shown(old)} and {_shown(new)}"
-        for key, (old, new) in changes(a.config, b.config).items()
+        for key, (old, new) in find_changes(a.config, b.config).items()
         if key.startswith(same)
     ]
     for what in ("corpus", "model"):

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.compare.pairs import Comparison, Paired
+from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.measures.fairness import fairness
 from fedfault.measures.punctuality import punctuality
 from fedfault.report.summary import forgetting
 from fedfault.report.words import NOTHING, Table, duration, number, perplexity, size
-from fedfault.runs.folder import NO_CAUSE, best_round, changes
+from fedfault.runs.outcome import find_best_round
 from fedfault.runs.recorded import RunData
 
 RESULTS = (
@@ -30,7 +31,7 @@ CLOCK = ("simulated time", "in time")  # where any of the runs has simulated har
 def differing(runs: Sequence[RunData]) -> list[str]:
     """The settings in which the runs are not all alike, by dotted key."""
     first = runs[0].config
-    found = [key for run in runs[1:] for key in changes(first, run.config)]
+    found = [key for run in runs[1:] for key in find_changes(first, run.config)]
     return [key for key in dict.fromkeys(found) if not key.startswith(NO_CAUSE)]
 
 
@@ -78,7 +79,7 @@ def _results(run: RunData) -> list[str]:
     return [
         number(losses[-1] if losses else None),
         _last_metric(run) if run.labelled else perplexity(losses[-1] if losses else None),
-        number(best_round(run.records), "d"),
+        number(find_best_round(run.records), "d"),
         number(forgetting(run), "+.3f"),
         _worst(run),
         *(number(spread.get(p), "+.2f") for p in ("p10", "p50", "p90")),

@@ -26,7 +26,6 @@ from fedfault.rounds.clients import at_clients, newcomer
 from fedfault.rounds.exchange import OWN, Cohort, full_rank
 from fedfault.rounds.federation import Asked, Done
 from fedfault.rounds.local import Passes, weights
-from fedfault.runs.folder import layout_hash
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 
@@ -100,7 +99,7 @@ def trained(message: Message, context: Context, site: Site) -> RecordDict:
     done = at_clients(fed, asked)
     memory.keep(t, _home(done, kept), used)
     arrays = to_arrays(done.up, cohort.public(cohort.trained, 0), row=0)
-    reply = ConfigRecord({"client": k, "round": t, "layout": layout_hash(x0.layout)})
+    reply = ConfigRecord({"client": k, "round": t, "layout": x0.layout.fingerprint})
     return RecordDict({"arrays": arrays, "metrics": _metrics(done), "reply": reply})
 
 

@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
-from fedfault.runs.folder import layout_hash
 from fedfault.storage import write_atomically
 from fedfault.types.adapter import Adapter
 
@@ -34,7 +33,7 @@ class Memory:
 
     def __init__(self, context: Context, run: str, like: Adapter, folder: Path | None, client: int) -> None:
         self.context, self.like = context, like
-        self.about = {"run": run, "layout": layout_hash(like.layout)}
+        self.about = {"run": run, "layout": like.layout.fingerprint}
         self.file = None if folder is None else folder / f"{run}-client-{client}.safetensors"
         self.versions = self._of_context() or self._of_file()
 

@@ -19,7 +19,6 @@ from fedfault.flower.payload import Refused, from_arrays, to_arrays
 from fedfault.flower.site import check_facts
 from fedfault.rounds.exchange import Cohort, addressed
 from fedfault.rounds.federation import Asked, Done, Federation
-from fedfault.runs.folder import layout_hash
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
 
@@ -208,8 +207,8 @@ class Nodes:
         if said.get("round") != asked.round:
             raise Refused(f"its update is stale: of round {said.get('round')}, not {asked.round}")
         layout = fed.task.layout
-        if said.get("layout") != layout_hash(layout):
-            raise Refused(f"its update has the layout {said.get('layout')}, not {layout_hash(layout)}")
+        if said.get("layout") != layout.fingerprint:
+            raise Refused(f"its update has the layout {said.get('layout')}, not {layout.fingerprint}")
         start = _start(asked, row)
         sent = from_arrays(arrays, start, cohort.public(cohort.trained, row), kinds)
         full = {n: _filled(cohort, row, n, v, start.flat) if isinstance(v, Adapter) else v for n, v in sent.items()}

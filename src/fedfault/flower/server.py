@@ -7,7 +7,6 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
@@ -25,9 +24,11 @@ from fedfault.hardware.plan import Hardware
 from fedfault.records import RoundRecord, Score
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, steps_of
-from fedfault.runs.folder import RunFolder, is_run
-from fedfault.session import start as session
+from fedfault.runs.files import find_status
+from fedfault.runs.folder import RunFolder
+from fedfault.session.claim import locate_run
 from fedfault.session.progress import Progress
+from fedfault.session.start import start
 from fedfault.setup.equipment import precisions
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.types.adapter import Adapter
@@ -42,16 +43,16 @@ def serve(
     grid: Grid, loaded: Loaded, progress: Progress, *, overwrite: bool = False, argv: Sequence[str] = ()
 ) -> RunFolder:
     """A run over the nodes of a grid, to its end; one of this very configuration that was stopped goes on."""
-    exp = loaded.experiment
-    path = Path(exp.logging.results_dir).expanduser() / exp.experiment_name
-    if is_run(path):
+    path = locate_run(loaded.experiment)
+    before: Sequence[RoundRecord] = []
+    if find_status(path) is not None:
         await_former(RunFolder(path), progress)
-    before = RunFolder(path).records() if is_run(path) and not overwrite else []
+        before = [] if overwrite else RunFolder(path).records()
 
     def ready(exp: Experiment, say: Say) -> Prepared:
         return connected(grid, say, prepare(exp, say), before)
 
-    return session.start(loaded, progress, overwrite=overwrite, argv=argv, ready=ready)
+    return start(loaded, progress, overwrite=overwrite, argv=argv, ready=ready)
 
 
 def await_former(folder: RunFolder, progress: Progress) -> None:

@@ -18,7 +18,6 @@ from fedfault.config.schema import Clock, Component, Deadline, Experiment
 from fedfault.errors import UserError
 from fedfault.flower.payload import Refused
 from fedfault.rounds.federation import Federation
-from fedfault.runs.folder import layout_hash
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.types.algorithm import ExtraLoss
 from fedfault.types.task import Batch, Task
@@ -43,7 +42,7 @@ class Site:
 def facts(p: Prepared) -> dict[str, str]:
     """What two parties must have in common to exchange adapters."""
     versions = {name: ".".join(metadata.version(name).split(".")[:2]) for name in VERSIONS}
-    layout = layout_hash(p.federation.task.layout)
+    layout = p.federation.task.layout.fingerprint
     return {"fedfault": fedfault.__version__, **versions, "model": p.backbone.fingerprint, "layout": layout}
 
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from fedfault.clustering.clusters import Clusters
 from fedfault.clustering.remedy import clustered
+from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.config.loading import Loaded, load
 from fedfault.errors import UserError
 from fedfault.mitigation.central import central
 from fedfault.records import Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.runs.folder import NO_CAUSE, RunFolder, changes, is_run, read_records
+from fedfault.runs.files import find_status, read_records
+from fedfault.runs.folder import RunFolder
 from fedfault.runs.read import read_config
-from fedfault.session import start as session
 from fedfault.session.progress import Progress
+from fedfault.session.start import resume, start
 from fedfault.setup.experiment import Prepared
 from fedfault.storage import write_atomically
 
@@ -49,28 +51,28 @@ def trained(
     loaded = load(config, [*settings, "federation.on_failure=continue", *place])
     if known is not None and _same(known, loaded):
         return known.records()
-    if not is_run(path):
-        return session.start(loaded, progress, argv=argv).records()
+    if not find_status(path):
+        return start(loaded, progress, argv=argv).records()
     folder = RunFolder.open(path)
     if read_config(path) != loaded.resolved:
-        differ = ", ".join(changes(load(path / "config.yaml").resolved, loaded.resolved)) or "its file"
+        differ = ", ".join(find_changes(load(path / "config.yaml").resolved, loaded.resolved)) or "its file"
         raise UserError(f"{path} holds a run with other settings ({differ}); give another experiment_name or delete it")
     finished = folder.read_json("manifest.json")["status"] == "finished"
-    return (folder if finished else session.resume(path, progress)).records()
+    return (folder if finished else resume(path, progress)).records()
 
 
 def _same(folder: RunFolder, loaded: Loaded) -> bool:
     """Whether a run is finished and had these settings all along."""
     manifest = folder.read_json("manifest.json")
     before = load(folder.path / "config.yaml").resolved
-    differ = [key for key in changes(before, loaded.resolved) if not key.startswith(NO_CAUSE)]
+    differ = [key for key in find_changes(before, loaded.resolved) if not key.startswith(NO_CAUSE)]
     return manifest["status"] == "finished" and not manifest.get("abandoned") and not differ
 
 
 def trained_centrally(p: Prepared, records: Records, file: Path, progress: Progress) -> Records:
     """The records of centralised training on the budget of a run, of which these are the records; kept in a file."""
     if file.is_file():
-        return read_records(file)
+        return read_records(file)[0]
     fed, found = central(p.federation, records), list[RoundRecord]()
     progress.say(f"all data in one place, {fed.work.steps} steps a round")
     with progress.rounds(fed.num_rounds, []):

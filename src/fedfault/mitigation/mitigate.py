@@ -19,15 +19,17 @@ from typing import Any, cast
 from fedfault.clustering.clusters import Clusters
 from fedfault.clustering.embeddings import BACKBONE
 from fedfault.clustering.remedy import clusters_of
+from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.errors import UserError
 from fedfault.mitigation.arms import arms, trained, trained_centrally
 from fedfault.mitigation.comparison import CLUSTERS, TITLES, Arm, summary
 from fedfault.mitigation.page import write
-from fedfault.runs.folder import NO_CAUSE, RunFolder, changes, is_run
+from fedfault.runs.files import find_status
+from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
-from fedfault.session.start import commit
+from fedfault.session.provenance import find_commit
 from fedfault.setup.experiment import Prepared, federation, prepare
 from fedfault.storage import write_atomically
 from fedfault.tasks.base import CohortTask
@@ -38,7 +40,7 @@ def read(name: str | None, overrides: Sequence[str]) -> tuple[Loaded, RunFolder 
 
     Raises `UserError` for a configuration that is not there or not right.
     """
-    if name is None or not is_run(Path(name)):
+    if name is None or not find_status(Path(name)):
         return load(name, overrides), None
     run = RunFolder.open(Path(name))
     beside = f"logging.results_dir={run.path.resolve().parent}"
@@ -85,7 +87,7 @@ def mitigate(
         "algorithm": exp.federation.algorithm.name,
         "task_type": exp.data.task_type,
         "command": shlex.join(["fedfault", *argv]),
-        "commit": commit(),
+        "commit": find_commit(),
         "encoder": encoder,
         "shrinkage": shrinkage,
         "clusters": found,
@@ -121,7 +123,7 @@ def _claim(root: Path, loaded: Loaded) -> None:
         root.mkdir(parents=True, exist_ok=True)
         write_atomically(file, dump(loaded.resolved))
         return
-    differ = [k for k in changes(load(file).resolved, loaded.resolved) if not k.startswith(NO_CAUSE)]
+    differ = [k for k in find_changes(load(file).resolved, loaded.resolved) if not k.startswith(NO_CAUSE)]
     if differ:
         raise UserError(
             f"{root} holds runs of another configuration ({', '.join(differ)}); give another experiment_name or delete it"

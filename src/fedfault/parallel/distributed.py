@@ -36,7 +36,6 @@ from fedfault.processes import place, share_cores
 from fedfault.rounds.clients import at_clients
 from fedfault.rounds.federation import Asked, Done, Federation
 from fedfault.rounds.local import steps_of
-from fedfault.runs.folder import layout_hash
 from fedfault.setup.experiment import Prepared, federation, prepare
 from fedfault.tasks.base import CohortTask, Pairs
 
@@ -250,7 +249,7 @@ def common(p: Prepared) -> dict[str, str]:
         "fedfault": fedfault.__version__,
         "torch": metadata.version("torch"),
         "model": p.backbone.fingerprint,
-        "layout": layout_hash(task.layout),
+        "layout": task.layout.fingerprint,
         "corpus": p.split.corpus.fingerprint,
         "split": hashlib.sha256(sizes.encode()).hexdigest()[:16],
     }

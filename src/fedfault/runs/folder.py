@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
-import math
 import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,20 +24,13 @@ import filelock
 
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord, finite
+from fedfault.runs.files import check_run, read_json, read_records
 from fedfault.storage import write_atomically
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import State
 
-NO_CAUSE = ("experiment_name", "logging.")  # settings that change no number
-PLAIN = (
-    "round",
-    "weights",
-    "ranks",
-    "seen",
-    "folds",
-    "clients_per_pass",
-    "plans",
-)  # the fields of a State that hold no tensors
+# the fields of a State that hold no tensors
+PLAIN = ("round", "weights", "ranks", "seen", "folds", "clients_per_pass", "plans")
 
 
 class RunFolder:
@@ -49,38 +41,25 @@ class RunFolder:
         self.checkpoints = path / "checkpoint"
 
     @classmethod
-    def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
-        """A new, empty folder. Raises `UserError` as `check_free` does."""
-        cls.check_free(path, overwrite=overwrite)
+    def create(cls, path: Path) -> RunFolder:
+        """Make a new, empty folder. Raises `UserError` if something is there already or it cannot be written."""
         try:
-            if path.is_dir():
-                with cls(path).locked():
-                    shutil.rmtree(path)
-            (path / "checkpoint").mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UserError(f"{path} exists already; give another experiment_name")
+            (path / "checkpoint").mkdir()
         except OSError as e:
             raise UserError(f"cannot write to {path}: {e.strerror}; choose another logging.results_dir") from e
         return cls(path)
 
-    @staticmethod
-    def check_free(path: Path, *, overwrite: bool = False) -> None:
-        """`UserError` if there is a run already (unless `overwrite`), something else, or no right to write."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise UserError(
-                    f"{path} exists already; give another experiment_name, continue it with `fedfault resume {path}`, "
-                    "or replace it with --overwrite"
-                )
-            if not is_run(path):
-                raise UserError(f"{path} is not a run of fedfault; --overwrite replaces only runs. Choose another name")
-        parent = next(p for p in path.absolute().parents if p.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"cannot write to {parent}; choose another logging.results_dir")
-
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run. `UserError` if the folder is none."""
-        if not is_run(path):
-            raise UserError(f"{path} is not a run folder (no config.yaml and rounds.jsonl in it)")
+        """Return an existing run that can go on. Raises `UserError` if the folder holds none, or one without manifest."""
+        if check_run(path) == "incomplete":
+            raise UserError(
+                f"{path} has no manifest.json, which says with which model and data it began: `fedfault report {path}` "
+                "shows its rounds, but it cannot go on"
+            )
         return cls(path)
 
     @contextlib.contextmanager
@@ -96,12 +75,9 @@ class RunFolder:
         """Write a JSON file in one step."""
         write_atomically(self.path / name, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file; `UserError` if it is damaged."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise UserError(f"{self.path / name} cannot be read: {e}") from e
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the keys and values of a JSON file. Raises `UserError` if it is missing or damaged."""
+        return read_json(self.path / name)
 
     def append(self, record: RoundRecord) -> None:
         """Add a line to rounds.jsonl and wait until it is on disk."""
@@ -111,8 +87,8 @@ class RunFolder:
             os.fsync(f.fileno())
 
     def records(self) -> list[RoundRecord]:
-        """All records; a last line cut short by a kill is left out. `UserError` for damage before it."""
-        return read_records(self.path / "rounds.jsonl")
+        """Return all records; a last line cut short by a kill is left out. Raises `UserError` for other damage."""
+        return read_records(self.path / "rounds.jsonl")[0]
 
     def rewind(self, round: int) -> list[RoundRecord]:
         """Drop the records and checkpoints after `round`; all records for round 0. Returns those that are left."""
@@ -142,7 +118,7 @@ class RunFolder:
         name = f"round-{state.round:05d}"
         about = {
             "state": {name: getattr(state, name) for name in PLAIN},
-            "layout": layout_hash(state.adapter.layout),
+            "layout": state.adapter.layout.fingerprint,
             "sha256": hashlib.sha256(data).hexdigest(),
         }
         write_atomically(self.checkpoints / f"{name}.safetensors", data)
@@ -202,7 +178,7 @@ class RunFolder:
         data = (self.checkpoints / f"round-{round:05d}.safetensors").read_bytes()
         if hashlib.sha256(data).hexdigest() != about["sha256"]:
             raise ValueError("its checksum does not match")
-        if about["layout"] != layout_hash(layout):
+        if about["layout"] != layout.fingerprint:
             raise UserError(
                 f"the checkpoint in {self.checkpoints} belongs to another model or other trainable sites than config.yaml"
             )
@@ -227,9 +203,9 @@ class RunFolder:
         rows = [{"round": r.round, **row} for r in records for row in _by_client(r)]
         names = dict.fromkeys(name for row in rows for name in row)
         rows = [{name: row.get(name) for name in names} for row in rows]
-        scratch = self.path / f".clients.{os.getpid()}.tmp"
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), scratch)
-        os.replace(scratch, self.path / "clients.parquet")
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+        write_atomically(self.path / "clients.parquet", file.getvalue())
 
 
 def _by_client(record: RoundRecord) -> list[dict[str, Any]]:
@@ -239,27 +215,6 @@ def _by_client(record: RoundRecord) -> list[dict[str, Any]]:
         did = dataclasses.asdict(client)
         rows[client.client] = {**rows.get(client.client, {}), **did.pop("probes"), **did}
     return list(rows.values())
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder is a run: it says which experiment it is."""
-    return (path / "config.yaml").is_file() and (path / "manifest.json").is_file()
-
-
-def read_records(path: Path) -> list[RoundRecord]:
-    """The records in a rounds.jsonl; `UserError` with the line when one other than the last is damaged."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    found = []
-    for i, line in enumerate(lines):
-        try:
-            found.append(RoundRecord.from_json(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as e:
-            if i == len(lines) - 1:
-                break
-            raise UserError(f"{path}:{i + 1}: damaged record ({e})") from e
-    return found
 
 
 def _listed(rounds: Sequence[int]) -> str:
@@ -276,32 +231,3 @@ def _listed(rounds: Sequence[int]) -> str:
             runs.append([t])
     parts = [f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
     return f"those of rounds {', '.join(parts)}" if parts else "none"
-
-
-def layout_hash(layout: Layout) -> str:
-    """Identity of the trainable sites: two runs with the same hash can exchange adapters."""
-    text = json.dumps([[s.name, s.kind, s.shape] for s in layout.sites] + [layout.scaling])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
-    """The settings that differ between two resolved configurations: dotted key -> [before, after], None for absent.
-
-    >>> changes({"training": {"lr": 0.1}, "seed": 1}, {"training": {"lr": 0.2}, "seed": 1})
-    {'training.lr': [0.1, 0.2]}
-    """
-    out: dict[str, list[Any]] = {}
-    for key in dict.fromkeys([*before, *after]):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, Mapping) or isinstance(new, Mapping):
-            out |= changes(old or {}, new or {}, f"{prefix}{key}.")
-        elif old != new:
-            out[f"{prefix}{key}"] = [old, new]
-    return out
-
-
-def best_round(records: Sequence[RoundRecord]) -> int | None:
-    """The round with the lowest finite validation loss, the first of equals; None without one."""
-    scored = [(r.scores["validation"].loss, r.round) for r in records if "validation" in r.scores]
-    finite_ones = [(loss, t) for loss, t in scored if math.isfinite(loss)]
-    return min(finite_ones)[1] if finite_ones else None

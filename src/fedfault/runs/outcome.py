@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.measures.fairness import backward_transfer, fairness
 from fedfault.measures.punctuality import bytes_per_client_round, elapsed, punctuality
 from fedfault.records import Records, RoundRecord, bits_per_byte
-from fedfault.runs.folder import best_round
 
 
 def summary(
@@ -30,7 +29,7 @@ def summary(
         first, last = scored[0], scored[-1]
         out["initial"] = _scores(first, bytes_per_token or {})
         out["final"] = _scores(last, bytes_per_token or {})
-        if (best := best_round(records)) is not None:
+        if (best := find_best_round(records)) is not None:
             out["best"] = {"round": best, "loss": next(r for r in records if r.round == best).scores["validation"].loss}
         if "general" in last.scores:
             out["forgetting"] = last.scores["general"].loss - first.scores["general"].loss
@@ -43,6 +42,13 @@ def summary(
     if clock := punctuality(records):
         out["clock"] = clock
     return {**out, **_cost(records)}
+
+
+def find_best_round(records: Sequence[RoundRecord]) -> int | None:
+    """Return the round with the lowest finite validation loss, the first of equals; None without one."""
+    scored = [(r.scores["validation"].loss, r.round) for r in records if "validation" in r.scores]
+    finite_ones = [(loss, t) for loss, t in scored if math.isfinite(loss)]
+    return min(finite_ones)[1] if finite_ones else None
 
 
 def _scores(record: RoundRecord, bytes_per_token: Mapping[str, float]) -> dict[str, dict[str, float]]:

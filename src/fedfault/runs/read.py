@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from fedfault.config.shorthand import name_components
 from fedfault.errors import UserError
-from fedfault.records import Finding, RoundRecord
+from fedfault.records import Finding
+from fedfault.runs.files import check_run, read_json, read_lines, read_records, read_text
 from fedfault.runs.recorded import Fork, RunData
 
-T = TypeVar("T")
 STATES = ("healthy", "degraded", "failed")  # that a verdict can say
 
 
@@ -24,61 +23,28 @@ def read(folder: Path | str) -> RunData:
     Raises UserError if the folder is not a run folder or a file is corrupt.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file() or not any(
-        (folder / f).is_file() for f in ("rounds.jsonl", "manifest.json")
-    ):
-        raise UserError(
-            f"{folder} is not a run folder: config.yaml and rounds.jsonl not found; give the folder of a run"
-        )
-    records, notes = _records(folder / "rounds.jsonl")
+    unknown = (
+        ["manifest.json is missing: what made this run is not known."] if check_run(folder) == "incomplete" else []
+    )
+    records, notes = read_records(folder / "rounds.jsonl")
     manifest = _mapping(folder / "manifest.json")
     return RunData(
         folder=folder,
-        records=records,
+        records=tuple(records),
         config=read_config(folder),
         manifest=manifest,
         split=_split(folder / "split.json"),
         heterogeneity=_mapping(folder / "heterogeneity.json"),
         metrics=_metrics(folder / "metrics.json"),
-        findings=_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0],
+        findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
         forks=_forks(folder, manifest),
-        notes=notes,
+        notes=(*unknown, *notes),
     )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The resolved configuration of a run as plain values, with today's names; `UserError` if the file is corrupt."""
     return name_components(_mapping(folder / "config.yaml"))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is corrupt: not UTF-8 text ({error})") from error
-
-
-def _lines(path: Path, parse: Callable[[Any], T], what: str) -> tuple[tuple[T, ...], tuple[str, ...]]:
-    """What stands on the lines, none without a file; and a note when the last line was still being written."""
-    text = _text(path) if path.is_file() else ""
-    lines = text.splitlines()
-    found: list[T] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(parse(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if number == len(lines) and not text.endswith("\n"):
-                return tuple(found), (f"The last line of {path.name} is incomplete and was left out.",)
-            raise UserError(f"{path} is corrupt: line {number} is not a {what} ({error})") from error
-    return tuple(found), ()
-
-
-def _records(path: Path) -> tuple[tuple[RoundRecord, ...], tuple[str, ...]]:
-    records, notes = _lines(path, RoundRecord.from_json, "round record")
-    numbers = [r.round for r in records]
-    if numbers != sorted(set(numbers)):
-        raise UserError(f"{path} is corrupt: the rounds do not count upwards ({numbers})")
-    return records, notes
 
 
 def _forks(folder: Path, manifest: Mapping[str, Any]) -> tuple[Fork, ...]:
@@ -96,7 +62,9 @@ def _forks(folder: Path, manifest: Mapping[str, Any]) -> tuple[Fork, ...]:
 
 def _fork(folder: Path, name: str, round: int, about: Mapping[str, Any], records: str) -> Fork:
     changes = {key: (old, new) for key, (old, new) in about["changes"].items()}
-    return Fork(name, int(round), changes, _records(folder / Path(records).name)[0], str(about.get("run", "")))
+    return Fork(
+        name, int(round), changes, tuple(read_records(folder / Path(records).name)[0]), str(about.get("run", ""))
+    )
 
 
 def _metrics(path: Path) -> dict[str, Any]:
@@ -111,8 +79,10 @@ def _mapping(path: Path) -> dict[str, Any]:
     """A YAML or JSON file that holds keys and values; empty when there is no file."""
     if not path.is_file():
         return {}
+    if path.suffix != ".yaml":
+        return read_json(path)
     try:
-        value = yaml.safe_load(_text(path)) if path.suffix == ".yaml" else json.loads(_text(path))
+        value = yaml.safe_load(read_text(path))
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} is corrupt: {error}") from error
     if not isinstance(value, dict):

@@ -10,20 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fedfault
-from fedfault.config.files import dump
+from fedfault.config.changes import NO_CAUSE
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
-from fedfault.diagnosis.calibration import ALPHA, Calibration, compare_settings, learn_thresholds
+from fedfault.diagnosis.calibration import ALPHA, Calibration, learn_thresholds
 from fedfault.diagnosis.detection import build_detectors
-from fedfault.errors import UserError
 from fedfault.records import RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.runs.folder import read_records
+from fedfault.runs.files import read_records
 from fedfault.seeds import entropy
-from fedfault.session.progress import Progress
-from fedfault.session.start import commit
+from fedfault.session.claim import claim_folder
+from fedfault.session.progress import Progress, duration
+from fedfault.session.provenance import find_commit
 from fedfault.setup.experiment import Prepared, facts, prepare
 from fedfault.storage import write_atomically
+
+IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure")  # what controls are the same with
 
 
 def calibrate(
@@ -37,7 +39,7 @@ def calibrate(
     exp, clock = loaded.experiment, time.perf_counter()
     folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-controls"
     file = out or folder / "calibration.json"
-    _claim(folder, loaded)
+    claim_folder(folder, "controls", loaded, IGNORED)
     file.parent.mkdir(parents=True, exist_ok=True)
     runs, like = [], None
     for i in range(count):
@@ -49,7 +51,7 @@ def calibrate(
     now = datetime.datetime.now(datetime.timezone.utc)
     provenance = {
         "fedfault": fedfault.__version__,
-        "commit": commit(),
+        "commit": find_commit(),
         "command": shlex.join(["fedfault", *argv]),
         "made": now.isoformat(timespec="seconds"),
         "seeds": [control_of(exp, i).seed for i in range(count)],
@@ -74,7 +76,7 @@ def control(
 ) -> tuple[list[RoundRecord], Prepared | None]:
     """The records of control i, from its file where it is there; and what the next one can share."""
     if file.is_file():
-        return read_records(file), like
+        return read_records(file)[0], like
     p = prepare(control_of(exp, i), like=like, control=True)
     records: list[RoundRecord] = []
     with progress.rounds(p.federation.num_rounds, []):
@@ -85,26 +87,6 @@ def control(
     return records, p
 
 
-def _claim(folder: Path, loaded: Loaded) -> None:
-    """Make the folder of the controls, or check that those in it belong to this configuration."""
-    config = folder / "config.yaml"
-    if not config.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        config.write_text(dump(loaded.resolved), encoding="utf-8")
-        return
-    from fedfault.config.loading import load
-
-    before = load(str(config), []).resolved
-    wrong, differs = compare_settings(before, loaded.resolved)
-    if wrong or differs or before["data"]["partition"] != loaded.resolved["data"]["partition"]:
-        changed = ", ".join([*wrong, *differs]) or "data.partition"
-        raise UserError(
-            f"{folder} holds controls of another configuration ({changed}); give another experiment_name or delete it"
-        )
-
-
 def _left(clock: float, done: int, count: int) -> str:
-    from fedfault.session.progress import duration
-
     spent = time.perf_counter() - clock
     return f", about {duration(spent / done * (count - done))} to go" if done and spent > 1 else ""

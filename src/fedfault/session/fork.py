@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.errors import UserError
 from fedfault.rounds.carry import carried
-from fedfault.runs.folder import NO_CAUSE, RunFolder, changes
-from fedfault.session import rollback
-from fedfault.session import start as session
+from fedfault.runs.folder import RunFolder
+from fedfault.session.claim import check_new_run, locate_run, make_run_folder
 from fedfault.session.progress import Progress
-from fedfault.setup.experiment import Prepared, facts, prepare
+from fedfault.session.provenance import check_not_moved, check_same_inputs, make_manifest, write_split
+from fedfault.session.rollback import find_own_settings
+from fedfault.session.training import train_to_end
+from fedfault.setup.experiment import Prepared, prepare
+from fedfault.storage import write_atomically
 from fedfault.types.algorithm import State
 
 MUST_STAY = {  # setting or section -> why a fork cannot have another one
@@ -34,7 +37,7 @@ MUST_STAY = {  # setting or section -> why a fork cannot have another one
 
 
 @dataclass(frozen=True)
-class Plan:
+class ForkPlan:
     """A fork before anything is loaded or written."""
 
     parent: RunFolder
@@ -59,49 +62,49 @@ def fork(
     The parent may still be running and is not changed. A fork without changes gets its parent's numbers, to the last bit.
     Raises `UserError` before anything is written: no run, no such checkpoint, a setting that has to stay.
     """
-    plan = _plan(path, round, overrides, overwrite)
+    plan = _plan_fork(path, round, overrides, overwrite)
     for note in plan.loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()
     prepared = prepare(plan.loaded.experiment, progress.say)
     before = plan.parent.read_json("manifest.json")
-    session._check_same(before, facts(prepared))
-    session._check_place(plan.parent, before, prepared.federation)
+    check_same_inputs(before, prepared)
+    check_not_moved(plan.parent, before, prepared.federation)
     saved, _ = plan.parent.load(prepared.federation.task.layout, prepared.model.device, round)
     state, notes = carried(prepared.federation, saved, plan.since)
-    for line in [*(f"note: {n}" for n in notes), _told(plan, prepared)]:
+    for line in [*(f"note: {n}" for n in notes), _describe(plan, prepared)]:
         progress.say(line)
-    manifest = session._manifest(prepared, argv, [*plan.loaded.notes, *notes])
+    manifest = make_manifest(prepared, argv, [*plan.loaded.notes, *notes])
     manifest["parent"] = {"run": str(plan.parent.path.resolve()), "round": round, "changes": plan.changed}
-    folder = RunFolder.create(plan.path, overwrite=overwrite)
+    folder = make_run_folder(plan.path, overwrite=overwrite)
     with folder.locked():
         _write_past(folder, plan, prepared, state, progress)
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
         folder.write_json("manifest.json", manifest)  # last: a folder with a manifest can be resumed
-        session._go(folder, prepared, state, progress, manifest)
+        train_to_end(folder, prepared, state, progress, manifest)
     return folder
 
 
-def _plan(path: Path, round: int, overrides: Sequence[str], overwrite: bool) -> Plan:
+def _plan_fork(path: Path, round: int, overrides: Sequence[str], overwrite: bool) -> ForkPlan:
     parent = RunFolder.open(path)
     parent.check_kept(round)
     config = parent.path / "config.yaml"
     given = {word.partition("=")[0].strip() for word in overrides}
-    made, before = (_remedies(parent, until) for until in (round - 1, round))
+    made, before = (_find_past_settings(parent, until) for until in (round - 1, round))
     kept = [text for text in before if not any(text.startswith(f"{key}.") for key in given)]
     loaded = load(config, [*kept, *overrides])
-    changed, since = (changes(load(config, s).resolved, loaded.resolved) for s in (before, made))
+    changed, since = (find_changes(load(config, s).resolved, loaded.resolved) for s in (before, made))
     changed = {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
-    _check(changed, loaded, round, config)
-    loaded = _placed(parent, loaded, given, overwrite)
-    target = session._path(loaded.experiment)
+    _check_changes(changed, loaded, round, config)
+    loaded = _find_place(parent, loaded, given, overwrite)
+    target = locate_run(loaded.experiment)
     if target.resolve() == parent.path.resolve():
         raise UserError(f"{target} is the run to fork from, and a fork cannot replace it; give another experiment_name")
-    RunFolder.check_free(target, overwrite=overwrite)
-    return Plan(parent, round, loaded, changed, since, target)
+    check_new_run(target, overwrite=overwrite)
+    return ForkPlan(parent, round, loaded, changed, since, target)
 
 
-def _check(changed: Collection[str], loaded: Loaded, round: int, config: Path) -> None:
+def _check_changes(changed: Collection[str], loaded: Loaded, round: int, config: Path) -> None:
     """Refuse settings that have to stay, and a fork without a future."""
     for key in changed:
         if why := next((why for stays, why in MUST_STAY.items() if key.startswith(stays)), None):
@@ -117,15 +120,15 @@ def _check(changed: Collection[str], loaded: Loaded, round: int, config: Path) -
         )
 
 
-def _remedies(parent: RunFolder, until: int) -> list[str]:
-    """Settings that the parent found by itself, or changed when it went back to that round or an earlier one."""
+def _find_past_settings(parent: RunFolder, until: int) -> list[str]:
+    """Return settings that the parent found by itself, or changed when it went back to that round or an earlier one."""
     manifest = parent.read_json("manifest.json")
     past = [one for one in manifest.get("abandoned", ()) if one["to"] <= until]
-    return rollback.settings({**manifest, "abandoned": past})
+    return find_own_settings({**manifest, "abandoned": past})
 
 
-def _placed(parent: RunFolder, loaded: Loaded, given: Collection[str], overwrite: bool) -> Loaded:
-    """With a folder of its own: beside the parent and called PARENT-fork, PARENT-fork-2, ... unless the user says so."""
+def _find_place(parent: RunFolder, loaded: Loaded, given: Collection[str], overwrite: bool) -> Loaded:
+    """Return the fork with a folder of its own: NAME-fork, NAME-fork-2, ... beside the parent unless the user says so."""
     exp, beside = loaded.experiment, parent.path.resolve().parent
     log, name = exp.logging, exp.experiment_name
     if "logging.results_dir" not in given and Path(log.results_dir).expanduser().resolve() != beside:
@@ -138,8 +141,8 @@ def _placed(parent: RunFolder, loaded: Loaded, given: Collection[str], overwrite
     return replace(loaded, experiment=exp, resolved=exp.model_dump())
 
 
-def _told(plan: Plan, p: Prepared) -> str:
-    """What the fork is, in a line."""
+def _describe(plan: ForkPlan, p: Prepared) -> str:
+    """Return what the fork is, in a line."""
     parent, first, last = plan.parent.path, plan.round + 1, p.federation.num_rounds
     rounds = f"rounds {first} to {last}" if first < last else f"round {first}"
     if not plan.changed:
@@ -148,15 +151,15 @@ def _told(plan: Plan, p: Prepared) -> str:
     return f"{rounds}, after round {plan.round} of {parent}, with {each}"
 
 
-def _write_past(folder: RunFolder, plan: Plan, p: Prepared, state: State, progress: Progress) -> None:
-    """What the fork has from its parent, so that it can be read and resumed like any run."""
-    (folder.path / "config.yaml").write_text(dump(plan.loaded.resolved), encoding="utf-8")
+def _write_past(folder: RunFolder, plan: ForkPlan, p: Prepared, state: State, progress: Progress) -> None:
+    """Write what the fork has from its parent, so that it can be read and resumed like any run."""
+    write_atomically(folder.path / "config.yaml", dump(plan.loaded.resolved))
     records = plan.parent.records()
     folder.write_records("parent.jsonl", records)
     folder.write_records("rounds.jsonl", [r for r in records if r.round <= plan.round])
     folder.write_json("split.json", p.split.to_json())
     if (known := plan.parent.path / "heterogeneity.json").is_file():
-        shutil.copyfile(known, folder.path / known.name)
+        write_atomically(folder.path / known.name, known.read_bytes())
     else:
-        session._describe_split(folder, p, progress)
+        write_split(folder, p, progress)
     folder.save(state)

@@ -8,15 +8,17 @@ settings. A kill between any two of these steps is repaired by the next `resume`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from fedfault.clustering.remedy import split_up
+from fedfault.config.changes import find_changes
 from fedfault.config.loading import load
 from fedfault.records import Finding
 from fedfault.rounds.carry import carried
-from fedfault.runs.folder import RunFolder, best_round, changes
+from fedfault.runs.folder import RunFolder
+from fedfault.runs.outcome import find_best_round
 from fedfault.session.progress import Progress
 from fedfault.session.remedies import find_remedy
 from fedfault.setup.experiment import Prepared, federation
@@ -26,13 +28,13 @@ from fedfault.types.algorithm import State
 MOST = 3  # times that a run goes back
 
 
-def settings(manifest: dict[str, Any]) -> list[str]:
-    """What the run has found for its own configuration before it began, and changed since, as `key=value`."""
+def find_own_settings(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what the run found for its own configuration before it began, and changed since, as `key=value`."""
     return [*manifest.get("found", ()), *(text for one in manifest.get("abandoned", ()) for text in one["settings"])]
 
 
-def repair(folder: RunFolder, manifest: dict[str, Any]) -> None:
-    """Finish what a kill has interrupted."""
+def finish_going_back(folder: RunFolder, manifest: dict[str, Any]) -> None:
+    """Finish every way back that the manifest has decided on and that a kill has interrupted."""
     for one in manifest.get("abandoned", ()):
         if not one["done"]:
             folder.rewind(one["to"])
@@ -43,11 +45,11 @@ def repair(folder: RunFolder, manifest: dict[str, Any]) -> None:
 def roll_back(
     folder: RunFolder, p: Prepared, alarms: Sequence[Finding], manifest: dict[str, Any], progress: Progress
 ) -> tuple[Prepared, State, str] | None:
-    """The run as it goes on from its best round, and a sentence about it; None where there is no remedy, or no more."""
+    """Return the run as it goes on from its best round and a sentence about it; None where there is no remedy left."""
     records, past = folder.records(), manifest.setdefault("abandoned", [])
     by = [f.detector for f in alarms]
-    answer, nothing = _answer(p, by)
-    best = best_round(records)
+    answer, nothing = _find_answer(p, by)
+    best = find_best_round(records)
     for hindered, why in (
         (len(past) >= MOST, f"it went back {MOST} times already"),
         (not answer, nothing),
@@ -56,26 +58,26 @@ def roll_back(
         if hindered:
             progress.say(f"no way back from this alarm: {why}; the run goes on")
             return None
-    loaded = load(folder.path / "config.yaml", [*settings(manifest), *answer])
-    changed = changes(p.config.model_dump(), loaded.experiment.model_dump())
+    loaded = load(folder.path / "config.yaml", [*find_own_settings(manifest), *answer])
+    changed = find_changes(p.config.model_dump(), loaded.experiment.model_dump())
     name = f"abandoned-{len(past) + 1}.jsonl"
     folder.write_records(name, records)
     now = records[-1].round
     entry = {"from": now, "to": best, "by": by, "changes": changed, "settings": answer, "records": name, "done": False}
     past.append(entry)
     folder.write_json("manifest.json", manifest)
-    repair(folder, manifest)
+    finish_going_back(folder, manifest)
     fed = federation(loaded.experiment, cast(CohortTask, p.federation.task))
     state, notes = carried(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
     moved = f"went back from round {now} to round {best}" if best != now else f"changed course in round {now}"
-    said = f"{moved} because of {' and '.join(by)}, and on with {', '.join(answer)}"
-    for line in (said, *notes):
+    sentence = f"{moved} because of {' and '.join(by)}, and on with {', '.join(answer)}"
+    for line in (sentence, *notes):
         progress.say(line)
-    return p.spread(replace(p, config=loaded.experiment, federation=fed)), state, said
+    return p.spread(replace(p, config=loaded.experiment, federation=fed)), state, sentence
 
 
-def _answer(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:
-    """Settings that answer these alarms, or why there are none."""
+def _find_answer(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:
+    """Return settings that answer these alarms, or why there are none."""
     if p.config.federation.on_failure == "cluster":
         return split_up(p, causes)
     return find_remedy(p.config, causes), "no setting of a running federation mends it"

@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedfault.config.changes import NO_CAUSE
 from fedfault.config.files import Key, Layer, dotted
 from fedfault.config.layers import command_line, inherited
 from fedfault.config.loading import Loaded, resolve
 from fedfault.config.shipped import find_study
 from fedfault.config.shorthand import canonical
 from fedfault.errors import UserError
-from fedfault.runs.folder import NO_CAUSE
 from fedfault.studies.axes import Point, points, slug
 from fedfault.studies.statements import hypotheses, maps
 from fedfault.studies.study import RUNS, Cell, Plan, Study

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import traceback
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from fedfault.backbones.load import Say, quiet
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
-from fedfault.runs.folder import RunFolder, is_run
-from fedfault.session import start as session
+from fedfault.runs.files import find_status
+from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
+from fedfault.session.start import start
 from fedfault.setup.experiment import Prepared, prepare
 
 DONE = ("finished", "stopped")  # states of a run that is not repeated
-BEGUN = {".lock", "checkpoint", "config.yaml"}  # all that a run killed before its manifest can have left
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,13 @@ class Lender:
         return self.last
 
 
-def status(path: Path) -> str | None:
-    """Of the run in a folder: running, finished or stopped; None without a run."""
-    return str(RunFolder.open(path).read_json("manifest.json").get("status")) if is_run(path) else None
-
-
 def execute(task: Task, lender: Lender) -> Done:
     """Run it, unless it is finished; whatever goes wrong is told, not raised, so that other runs go on."""
     clock = time.monotonic()
     try:
-        there = status(task.path) in DONE
+        there = find_status(task.path) in DONE
         if not there:
-            _train(task, lender)
+            start(task.loaded, Progress(quiet=True), argv=task.argv, ready=lender.prepare, draw=False)
         state: Literal["there", "finished"] = "there" if there else "finished"
         return Done(task.name, state, time.monotonic() - clock, _loss(task.path))
     except UserError as e:
@@ -76,17 +70,6 @@ def execute(task: Task, lender: Lender) -> Done:
         lender.last = None  # it may be what is broken
         told = f"{type(e).__name__}: {e}".splitlines()[0]
         return Done(task.name, "failed", time.monotonic() - clock, why=told, trace=traceback.format_exc())
-
-
-def _train(task: Task, lender: Lender) -> None:
-    progress = Progress(quiet=True)
-    if is_run(task.path):
-        session.resume(task.path, progress, ready=lender.prepare, draw=False)
-        return
-    if task.path.is_dir() and {p.name for p in task.path.iterdir()} <= BEGUN:
-        with RunFolder(task.path).locked():
-            shutil.rmtree(task.path)
-    session.start(task.loaded, progress, argv=task.argv, ready=lender.prepare, draw=False)
 
 
 def _loss(path: Path) -> float | None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from fedfault.config.changes import NO_CAUSE
 from fedfault.report.words import NOTHING, Table, duration, many, number
-from fedfault.runs.folder import NO_CAUSE, is_run
+from fedfault.runs.files import find_status
 from fedfault.runs.read import STATES
 from fedfault.runs.read import read as read_run
 from fedfault.runs.recorded import RunData
@@ -64,7 +65,8 @@ def gather(folder: Path) -> Results:
     """The study of a folder and its runs. Raises `UserError` if the folder is none, or a run is corrupt."""
     study = read(folder)
     paths = {name: folder / RUNS / name for name in study.runs}
-    return Results(folder, study, {name: read_run(path) for name, path in paths.items() if is_run(path)})
+    there = [name for name, path in paths.items() if find_status(path) not in (None, "incomplete")]
+    return Results(folder, study, {name: read_run(paths[name]) for name in there})
 
 
 def headline(r: Results) -> list[str]:

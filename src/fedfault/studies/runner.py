@@ -12,10 +12,12 @@ from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.report.words import many
+from fedfault.runs.files import find_status
+from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, duration
 from fedfault.setup import experiment
 from fedfault.storage import write_atomically
-from fedfault.studies.one import DONE, Done, Lender, Task, execute, status
+from fedfault.studies.one import DONE, Done, Lender, Task, execute
 from fedfault.studies.study import RUNS, Plan
 from fedfault.studies.workers import side_by_side
 
@@ -37,7 +39,7 @@ def run(plan: Plan, progress: Progress, *, jobs: int = 1, task: int | None = Non
     check(plan)
     _claim(plan)
     tasks = [Task(name, plan.path(name), plan.configs[name], tuple(_argv(plan, name))) for name in names]
-    missing = [t for t in tasks if status(t.path) not in DONE]
+    missing = [t for t in tasks if find_status(t.path) not in DONE]
     progress.say(f"study {plan.study.name}: {_counted(plan, names, len(missing))}")
     found = {t.name: Done(t.name, "there") for t in tasks if t not in missing}
     clock = time.monotonic()
@@ -84,10 +86,11 @@ def _argv(plan: Plan, name: str) -> list[str]:
 
 
 def _claim(plan: Plan) -> None:
-    """Make the study's folder and write what the report needs to know."""
+    """Make the study's folder, or go on in it, and write what the report needs to know."""
+    claim_folder(plan.folder, "study")
     try:
-        (plan.folder / RUNS).mkdir(parents=True, exist_ok=True)
         plan.study.save(plan.folder)
+        (plan.folder / RUNS).mkdir(exist_ok=True)
     except OSError as e:
         raise UserError(f"cannot write to {plan.folder}: {e.strerror}; choose another --results-dir") from e
 

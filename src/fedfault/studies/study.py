@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from fedfault.config.loading import Loaded
 from fedfault.errors import UserError
+from fedfault.session.claim import STUDY
 from fedfault.storage import write_atomically
 
 Direction = Literal["higher", "lower", "equal"]
-FILE = "study.json"  # of a study's folder: what the report needs to know besides the runs
+FILE = STUDY  # of a study's folder: what the report needs to know besides the runs
 RUNS = "runs"  # the folder of the runs in it
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -75,6 +77,12 @@ class Layout:
     def lora(self) -> tuple[Site, ...]:
         """The LoRA sites."""
         return tuple(s for s in self.sites if s.kind == "lora")
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the trainable sites: two runs with the same one can exchange adapters."""
+        text = json.dumps([[s.name, s.kind, s.shape] for s in self.sites] + [self.scaling])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def part(self, flat: Tensor, site: Site) -> Tensor:
         """The numbers of a full site as a view: flat (..., P) -> (..., *shape)."""

@@ -1,0 +1,168 @@
+"""Claiming a results folder: make it, go on in it, or refuse with what is there and what to do.
+
+A folder belongs to one thing for good: to a run, to the controls of a configuration, or to a study. What is compared are
+the loaded values of its config.yaml and not its text, so that a folder that an older version has written is still known.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from fedfault.config.changes import NO_CAUSE, find_changes
+from fedfault.config.files import dump
+from fedfault.config.loading import Loaded, load
+from fedfault.config.schema import Experiment
+from fedfault.errors import UserError
+from fedfault.runs.files import find_status, read_json
+from fedfault.runs.folder import RunFolder
+from fedfault.storage import write_atomically
+
+Kind = Literal["run", "controls", "study"]
+STUDY = "study.json"  # the file that makes a folder one of a study
+BEGUN = {".lock", "checkpoint", "config.yaml"}  # all that a run killed before its manifest has left
+ITS_PLACE = ("experiment_name", "logging.results_dir")  # settings that say where a run lies, not what it does
+
+
+def find_kind(folder: Path) -> Kind | Literal["nothing", "something else"]:
+    """Return what a folder holds; `nothing` if it is free, or has only what a run leaves that was killed at its start."""
+    try:
+        names = {p.name for p in folder.iterdir()} if folder.exists() else set()
+    except OSError:  # a file, or a folder that may not be read
+        return "something else"
+    if STUDY in names:
+        return "study"
+    if _is_run(folder):
+        return "run"
+    if not names or ("checkpoint" in names and names <= BEGUN and not any((folder / "checkpoint").iterdir())):
+        return "nothing"
+    of_controls = all(n in ("config.yaml", "calibration.json") or n.startswith("control-") for n in names)
+    return "controls" if "config.yaml" in names and of_controls else "something else"
+
+
+def find_differences(folder: Path, loaded: Loaded, ignored: Sequence[str] = ITS_PLACE) -> list[str]:
+    """Return the settings in which the config.yaml of a folder differs from a configuration, as dotted keys.
+
+    ignored: beginnings of keys that may differ. A file that cannot be loaded differs as a whole: `config.yaml`.
+    """
+    try:
+        before = load(folder / "config.yaml").resolved
+    except UserError:
+        return ["config.yaml"]
+    return [key for key in find_changes(before, loaded.resolved) if not key.startswith(tuple(ignored))]
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `UserError` if a folder of this name cannot be made or written."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"cannot write to {there}; choose another results folder (logging.results_dir)")
+
+
+def check_new_run(folder: Path, *, overwrite: bool = False) -> None:
+    """Raise `UserError` if a new run cannot be made here: what is there is told. `overwrite` replaces runs only."""
+    kind = find_kind(folder)
+    if kind not in ("nothing", "run"):
+        raise UserError(f"{folder} exists already and holds {_name(kind)}, not a run; give another experiment_name")
+    if kind == "run" and not overwrite:
+        raise UserError(
+            f"{folder} exists already; give another experiment_name, continue it with `fedfault resume {folder}`, "
+            "or replace it with --overwrite"
+        )
+    check_writable(folder)
+
+
+def make_run_folder(folder: Path, *, overwrite: bool = False) -> RunFolder:
+    """Make the empty folder of a new run, in the place of an old one if asked. Raises `UserError` as `check_new_run`."""
+    check_new_run(folder, overwrite=overwrite)
+    if folder.is_dir() and any(folder.iterdir()):
+        with RunFolder(folder).locked():
+            shutil.rmtree(folder)
+    return RunFolder.create(folder)
+
+
+def claim_run(folder: Path, loaded: Loaded, *, overwrite: bool = False) -> bool:
+    """Return whether a folder holds this very run before its end, to go on with; otherwise it can be made anew.
+
+    Raises `UserError` for another run (with the settings in which it differs), for one that is over, for a fork (whose past
+    is another one), and for what is not a run.
+    """
+    if overwrite or find_kind(folder) != "run":
+        check_new_run(folder, overwrite=overwrite)
+        return False
+    differ = find_differences(folder, loaded)
+    if differ:
+        raise UserError(
+            f"{folder} exists already and holds a run with other settings ({', '.join(differ)}); give another "
+            f"experiment_name, continue it with `fedfault resume {folder}`, or replace it with --overwrite"
+        )
+    if find_status(folder) != "running" or "parent" in read_json(folder / "manifest.json"):
+        check_new_run(folder)
+    return True
+
+
+def claim_folder(folder: Path, kind: Kind, loaded: Loaded | None = None, ignored: Sequence[str] = NO_CAUSE) -> None:
+    """Make the folder of controls or of a study, or check that it is one and goes on.
+
+    loaded: the one configuration that it belongs to, kept in its config.yaml, if there is one; ignored: beginnings of keys
+    that may differ. Raises `UserError` with what is there, or with the settings that differ.
+    """
+    there = find_kind(folder)
+    if there == "nothing":
+        check_writable(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if loaded is not None:
+            write_atomically(folder / "config.yaml", dump(loaded.resolved))
+    elif there != kind:
+        raise UserError(f"{folder} holds {_name(there)}, not {_name(kind)}; give another name")
+    elif loaded is not None and (differ := find_differences(folder, loaded, ignored)):
+        raise UserError(
+            f"{folder} holds {_name(kind)} of another configuration ({', '.join(differ)}); give another experiment_name "
+            "or delete it"
+        )
+
+
+def locate_run(exp: Experiment) -> Path:
+    """Return the folder that a configuration names for its run: logging.results_dir/experiment_name."""
+    return Path(exp.logging.results_dir).expanduser() / exp.experiment_name
+
+
+def choose_free_name(loaded: Loaded, overwrite: bool, say: Callable[[str], None]) -> Loaded:
+    """Return the configuration under the first of NAME, NAME-2, ... that is free or holds this very configuration."""
+    name = loaded.experiment.experiment_name
+    for number in itertools.count(1):
+        candidate = rename_run(loaded, name if number == 1 else f"{name}-{number}")
+        path = locate_run(candidate.experiment)
+        taken = _is_run(path)
+        if not taken and overwrite and number > 1:
+            return loaded
+        if not taken or not find_differences(path, candidate):
+            if number > 1:
+                say(f"note: {locate_run(loaded.experiment)} holds a run with other settings; this one is {path}")
+            return candidate
+    raise AssertionError("unreachable")
+
+
+def rename_run(loaded: Loaded, name: str) -> Loaded:
+    """Return the same configuration under another experiment_name."""
+    return replace(
+        loaded,
+        experiment=loaded.experiment.model_copy(update={"experiment_name": name}),
+        resolved={**loaded.resolved, "experiment_name": name},
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return find_status(folder) is not None
+    except UserError:  # damaged, but one
+        return True
+
+
+def _name(kind: str) -> str:
+    return {"run": "a run", "study": "a study", "controls": "controls"}.get(kind, kind)

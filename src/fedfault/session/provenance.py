@@ -1,0 +1,101 @@
+"""What a run says of itself before its first round: what made it, with which model and data; and whether they are the same.
+
+These are manifest.json, split.json and heterogeneity.json of the run folder.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import fedfault
+from fedfault.errors import UserError
+from fedfault.processes import place
+from fedfault.rounds.federation import Federation
+from fedfault.runs.folder import RunFolder
+from fedfault.session.progress import Progress
+from fedfault.setup.experiment import Prepared, facts
+
+VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
+    """Return the manifest of a run that begins now: versions, commit, machine, command, model and corpus."""
+    import torch
+
+    return {
+        "status": "running",
+        "fedfault": fedfault.__version__,
+        "commit": find_commit(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in VERSIONS},
+        "platform": platform.platform(),
+        "device": str(p.model.device),
+        "threads": torch.get_num_threads(),
+        "processes": place().count,
+        "precision": p.backbone.precision,
+        "command": shlex.join(["fedfault", *argv]),
+        "argv": list(argv),
+        "seed": p.config.seed,
+        "over_flower": p.federation.memory_elsewhere,
+        "data_elsewhere": p.data_elsewhere,
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "notes": list(notes),
+        **facts(p),
+    }
+
+
+def find_commit() -> str | None:
+    """Return the commit of the checkout that the package runs from, `+` when it has changes; None outside a checkout."""
+    here = Path(fedfault.__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        if subprocess.run(
+            [*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False
+        ).returncode:
+            return None
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def check_same_inputs(manifest: Mapping[str, Any], p: Prepared) -> None:
+    """Raise `UserError` if a run that goes on would not see the data and the model that it started with."""
+    now = facts(p)
+    for what in ("corpus", "model"):
+        before = manifest.get(what, {}).get("fingerprint")
+        if before != now[what]["fingerprint"]:
+            raise UserError(
+                f"the {what} is not the one this run started with ({manifest.get(what, {}).get('source')} then, "
+                f"{now[what]['source']} now); start a new run"
+            )
+
+
+def check_not_moved(folder: RunFolder, manifest: Mapping[str, Any], fed: Federation) -> None:
+    """Raise `UserError` if a run would move between this process and Flower's nodes: what clients keep cannot."""
+    if manifest.get("over_flower", False) != fed.memory_elsewhere:
+        there, here = "over Flower", "in one process"
+        before, how = (here, "fedfault resume") if fed.memory_elsewhere else (there, "fedfault flower run")
+        raise UserError(
+            f"{folder.path} is a run {before}, and what its clients keep is there; continue it with `{how}`, or give "
+            "another experiment_name"
+        )
+
+
+def write_split(folder: RunFolder, p: Prepared, progress: Progress) -> None:
+    """Write who holds which documents, and say how different the clients are; nothing where data is elsewhere."""
+    if p.data_elsewhere:
+        return
+    folder.write_json("split.json", p.split.to_json())
+    found = p.heterogeneity(progress.say)
+    folder.write_json("heterogeneity.json", found)
+    for sentence in found["sentences"]:
+        progress.say(sentence)

@@ -1,0 +1,114 @@
+"""A prepared run to its end: rounds with a checkpoint after each, answers to alarms, then the results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fedfault.backbones.card import render_card
+from fedfault.backbones.export import export
+from fedfault.data.labelled import classes
+from fedfault.diagnosis.watch import Watch, describe_finding
+from fedfault.records import Finding, RoundRecord
+from fedfault.rounds.engine import rounds
+from fedfault.runs.folder import RunFolder
+from fedfault.runs.outcome import find_best_round, summary
+from fedfault.session.progress import Progress
+from fedfault.session.rollback import roll_back
+from fedfault.session.trackers import Trackers
+from fedfault.setup.experiment import Prepared
+from fedfault.types.algorithm import State
+
+
+def train_to_end(
+    folder: RunFolder, p: Prepared, state: State, progress: Progress, manifest: dict[str, Any], *, draw: bool = True
+) -> None:
+    """Train from a state to the last round, or to the alarm that ends the run, and write the results.
+
+    The folder must be locked and hold config.yaml and this manifest, which is changed and written when the run is over.
+    `draw` makes the report, too.
+    """
+    clock = time.perf_counter()
+    config = p.config.model_dump()
+    watch, trackers = Watch(config), Trackers(p.config.logging.trackers, progress.say)
+    manifest.pop("stopped", None)
+    events: tuple[str, ...] = ()
+    with trackers.started(p.config.experiment_name, config, folder.path / "trackers"):
+        while True:
+            state, alarms = _train_to_alarm(folder, p, state, progress, watch, trackers, events)
+            if not alarms or p.config.federation.on_failure == "stop":
+                break
+            events = ()
+            if (back := roll_back(folder, p, alarms, manifest, progress)) is not None:
+                p, state, events = back[0], back[1], (back[2],)
+                watch = Watch(p.config.model_dump())
+    alarms = alarms if state.round < p.federation.num_rounds else []  # at the end there is nothing to stop
+    if alarms:
+        manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}
+        progress.say(f"stopped after round {state.round}, as federation.on_failure=stop asks")
+    trained = time.perf_counter()
+    _write_results(folder, p, state, folder.records(), manifest, watch)
+    manifest["seconds"]["rounds"] = manifest["seconds"].get("rounds", 0.0) + trained - clock
+    manifest["seconds"]["results"] = time.perf_counter() - trained
+    manifest["status"] = "stopped" if alarms else "finished"
+    folder.write_json("manifest.json", manifest)
+    if draw:
+        from fedfault.report.render import render
+
+        render(folder.path)
+
+
+def _train_to_alarm(
+    folder: RunFolder,
+    p: Prepared,
+    state: State,
+    progress: Progress,
+    watch: Watch,
+    trackers: Trackers,
+    events: tuple[str, ...],
+) -> tuple[State, list[Finding]]:
+    """Train to the end, or to the first alarm that the run should not pass: returns where it got, and those alarms.
+
+    `events` are noted in the first round's record.
+    """
+    records = folder.rewind(state.round)
+    with progress.rounds(p.federation.num_rounds, records):
+        for after, measured in rounds(p.federation, state):
+            record, events = replace(measured, events=(*events, *measured.events)), ()
+            folder.append(record)
+            records.append(record)
+            folder.save(after, p.config.logging.keep_checkpoints, find_best_round(records))
+            state = after
+            progress.show(record)
+            trackers.log(record)
+            found = watch.find_new(records)
+            for finding in found:
+                progress.say(describe_finding(finding))
+            if found:
+                watch.write_findings(folder.path, records)
+            alarms = [f for f in found if f.level == "alarm"]
+            if alarms and p.config.federation.on_failure != "continue":
+                return state, alarms
+    return state, []
+
+
+def _write_results(
+    folder: RunFolder, p: Prepared, state: State, records: Sequence[RoundRecord], manifest: dict[str, Any], watch: Watch
+) -> None:
+    """Write findings.jsonl, metrics.json, clients.parquet and the adapter, with one beside it for each further model."""
+    watch.write_findings(folder.path, records)
+    metric, target = p.config.metric, p.config.evaluation.target_score
+    aim = None if metric is None or target is None else (metric, target)
+    found = {**summary(records, p.split.bytes_per_token, aim), "verdict": watch.judge(records)}
+    folder.write_json("metrics.json", found)
+    folder.write_clients(records)
+    labels, traits = classes(p.config, p.split.corpus), p.federation.aggregation.traits
+    card = render_card(p.config, p.backbone, p.split.corpus, traits, labels, found, manifest)
+    models, place = p.federation.algorithm.models(state), folder.path / "adapter"
+    mean = f"\nThis is the mean of {', '.join(models)}, which lie beside it and which clients use.\n" if models else ""
+    export(place, p.backbone, p.model, state.adapter, card + mean, state.base, labels)
+    for name, x in models.items():
+        own = f"\nThis is {name}; the scores above are those of the mean of {', '.join(models)}.\n"
+        export(place / name, p.backbone, p.model, x, card + own, state.base, labels)
