@@ -37,12 +37,13 @@ Builder = typing.TypeVar("Builder", bound=Callable[..., Any])
 
 
 def register(
-    kind: str, name: str | None = None, *, on: bool = True, order: int | None = None
+    kind: str, name: str | None = None, *, cite: tuple[str, ...] = (), on: bool = True, order: int | None = None
 ) -> Callable[[Builder], Builder]:
     """Decorator: make a builder known under its own name, or under `name`.
 
+    cite: keys of the papers in `studies/references.bib` that a study which uses the component refers to.
     on: whether a probe is measured where the configuration does not say; order: its place among the probes in records and
-    configurations, those without one come last, by name. Both are literals, see `read_declarations`. Raises `ValueError`
+    configurations, those without one come last, by name. All are literals, see `read_declarations`. Raises `ValueError`
     for a name that is taken, and for another kind that has a switch or a place.
     """
     if kind != "probe" and (order is not None or not on):
@@ -100,6 +101,12 @@ def _declared(kind: str, function: ast.FunctionDef) -> dict[str, Declaration]:
                 name = facts.pop("name", names[0] if names else function.name)
                 return {name: Declaration((ast.get_docstring(function) or "").partition("\n")[0], facts)}
     return {}
+
+
+def citations(kind: str, name: str) -> tuple[str, ...]:
+    """Keys of the papers that a component of the folder refers to; none for a name that is not known."""
+    known = read_declarations(kind)
+    return known[name].facts.get("cite", ()) if name in known else ()
 
 
 def lookup(kind: str, name: str) -> Callable[..., Any]:

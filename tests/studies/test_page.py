@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import shutil
 
 import pytest
 
+from fedfault.backbones.load import PAPERS
 from fedfault.errors import UserError
+from fedfault.registry import FOLDERS, builders, citations
 from fedfault.report.theme import DARK, LIGHT
 from fedfault.studies import references, results
 from fedfault.studies.figures import cells, figures, forest, phase
@@ -141,10 +144,21 @@ def test_references_follow_from_the_runs(folder):
     assert references.cited("karimireddy2020").endswith("International Conference on Machine Learning (ICML), 2020.")
 
 
+@pytest.mark.parametrize("kind", ["algorithm", "aggregation"])
+def test_what_has_a_paper_cites_it(kind):
+    for name, builder in builders(kind).items():
+        if re.search(r"Reference: |et al\., .*\d{4}\)", inspect.getdoc(builder)):
+            assert citations(kind, name), name
+
+
+def test_a_paper_without_an_entry_is_told():
+    with pytest.raises(UserError, match=r"cites 'nobody2030', which is not in .*references\.bib; add its entry"):
+        references.entries(["nobody2030"])
+
+
 def test_every_entry_is_whole_and_every_name_has_its_entry():
-    named = {key for keys in references.BY_NAME.values() for key in keys} | {
-        *references.ALWAYS,
-        *references.TESTS.values(),
-    }
+    parts = [citations(kind, name) for kind in FOLDERS for name in builders(kind)]
+    named = {key for keys in (*parts, *PAPERS.values()) for key in keys}
+    named |= {*references.ALWAYS, *references.TESTS.values()}
     assert named == set(references._known())
     assert all(references.cited(key) and references.entries([key]).startswith("@") for key in named)

@@ -14,7 +14,7 @@ from fedfault.types.adapter import Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
-@register("aggregation")
+@register("aggregation", cite=("singhal2025fedex",))
 def fedex_lora(
     *,
     residual_rank: Annotated[int, Field(ge=1)] | None = None,  # all of it: being exact is the point of the method

@@ -7,7 +7,7 @@ from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
-@register("aggregation")
+@register("aggregation", cite=("zhang2024fedit",))
 def fedit() -> Aggregation:
     """FedIT (Zhang et al., ICASSP 2024): A and B are averaged separately, which is not the average of B A.
 

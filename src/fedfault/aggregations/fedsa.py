@@ -10,7 +10,7 @@ from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation
 
 
-@register("aggregation")
+@register("aggregation", cite=("guo2025fedsa",))
 def fedsa_lora() -> Aggregation:
     """FedSA-LoRA (Guo et al., ICLR 2025): the A_k are averaged, every B_k stays with its client.
 

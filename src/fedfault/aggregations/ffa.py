@@ -10,7 +10,7 @@ from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation
 
 
-@register("aggregation")
+@register("aggregation", cite=("sun2024ffa",))
 def ffa_lora() -> Aggregation:
     """FFA-LoRA (Sun et al., ICLR 2024): A stays as it was drawn, which makes the mean of the B_k exact.
 

@@ -9,7 +9,7 @@ from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
-@register("aggregation")
+@register("aggregation", cite=("bai2024flexlora",))
 def flexlora() -> Aggregation:
     """FlexLoRA (Bai et al., NeurIPS 2024): the mean of B A by SVD, of which every client gets as much as its rank holds.
 

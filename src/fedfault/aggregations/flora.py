@@ -8,7 +8,7 @@ from fedfault.types.adapter import Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
-@register("aggregation")
+@register("aggregation", cite=("wang2024flora",))
 def flora() -> Aggregation:
     """FLoRA (Wang et al., NeurIPS 2024): stacked factors add the exact mean of B A to the frozen weights.
 

@@ -15,7 +15,7 @@ from fedfault.types.adapter import Layout, Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
-@register("aggregation")
+@register("aggregation", cite=("cho2024hetlora",))
 def hetlora(
     *,
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.99,  # the paper's: the last slice of ranks up to 100; 1: no pruning

@@ -10,7 +10,7 @@ from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation
 
 
-@register("aggregation")
+@register("aggregation", cite=("chen2025rolora",))
 def rolora() -> Aggregation:
     """RoLoRA (Chen et al., NeurIPS 2025): odd rounds train and average B, even rounds A, which makes every round exact.
 

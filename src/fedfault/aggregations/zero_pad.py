@@ -10,7 +10,7 @@ from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
 
-@register("aggregation")
+@register("aggregation", cite=("cho2024hetlora",))
 def zero_pad(*, pad: Literal["parameters", "deltas"] = "parameters") -> Aggregation:
     """Zero padding (of HetLoRA, Cho et al., EMNLP 2024): slices that a client does not have count as zero in the mean.
 

@@ -10,7 +10,7 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import TRAITS, Algorithm, Average, Message, State, Train, stands
 
 
-@register("algorithm")
+@register("algorithm", cite=("mcmahan2017",))
 def fedavg() -> Algorithm:
     """FedAvg (McMahan et al., AISTATS 2017): clients train from x, the server averages what they send.
 

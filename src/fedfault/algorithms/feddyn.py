@@ -26,7 +26,7 @@ REFUSES = {
 }
 
 
-@register("algorithm")
+@register("algorithm", cite=("acar2021",))
 def feddyn(*, alpha: Annotated[float, Field(gt=0)] = 0.01) -> Algorithm:  # Acar et al. 2021: grid 0.001, 0.01, 0.1
     """FedDyn (Acar et al., ICLR 2021): clients minimise f_i(y) - <g_i, y> + (alpha_i/2) |y - x|^2, g_i their last gradient.
 

@@ -35,7 +35,7 @@ def accumulated(tau: Tensor, decay: float) -> Tensor:
     return powers.cumsum(0)[tau - 1]
 
 
-@register("algorithm")
+@register("algorithm", cite=("wang2020fednova",))
 def fednova(
     *,
     mu: Annotated[float, Field(ge=0)] = 0.0,  # plain local SGD, as in the paper's main experiments

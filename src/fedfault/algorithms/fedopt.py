@@ -33,7 +33,7 @@ def _refuses(momentum: float) -> Mapping[str, str]:
     return {**REFUSES, **MOVES_THE_FROZEN} if momentum else REFUSES
 
 
-@register("algorithm")
+@register("algorithm", cite=("hsu2019",))
 def fedavgm(
     *,
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9,  # of the grid 0, 0.7, 0.9, 0.97
@@ -58,7 +58,7 @@ def fedavgm(
     return replace(fedavg(), init=lambda x: {"m": zeros(x)}, server=server, refuses=_refuses(beta))
 
 
-@register("algorithm")
+@register("algorithm", cite=("reddi2021",))
 def fedadagrad(
     *,
     server_lr: Annotated[float, Field(gt=0)] = 3e-2,  # above FedAdam's: v only grows and steps shrink
@@ -74,7 +74,7 @@ def fedadagrad(
     return _adaptive(lambda v, square: v + square, server_lr, beta1, tau)
 
 
-@register("algorithm")
+@register("algorithm", cite=("reddi2021",))
 def fedadam(
     *,
     server_lr: Annotated[float, Field(gt=0)] = 1e-2,  # about how far every number moves in a round
@@ -96,7 +96,7 @@ def fedadam(
     return _adaptive(lambda v, square: beta2 * v + (1 - beta2) * square, server_lr, beta1, tau, correct)
 
 
-@register("algorithm")
+@register("algorithm", cite=("reddi2021",))
 def fedyogi(
     *,
     server_lr: Annotated[float, Field(gt=0)] = 1e-2,  # as FedAdam's

@@ -19,7 +19,7 @@ def proximal(mu: float) -> Pull:
     return lambda y, x, rows: mu * (y - x)  # (k, P)
 
 
-@register("algorithm")
+@register("algorithm", cite=("li2020fedprox",))
 def fedprox(
     *,
     mu: Annotated[float, Field(ge=0)] = 0.01,  # of the authors' grid 0.001, 0.01, 0.1, 1; they name no best

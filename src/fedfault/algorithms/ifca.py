@@ -63,7 +63,7 @@ def within(state: State, names: Sequence[str], got: Message, cluster: Tensor, av
     return replace(state, adapter=mean(clusters, weight), memory=memory)
 
 
-@register("algorithm")
+@register("algorithm", cite=("ghosh2020",))
 def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
     """IFCA (Ghosh et al., NeurIPS 2020): each client trains the cluster's model with the lowest loss on its data.
 

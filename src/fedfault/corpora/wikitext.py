@@ -17,7 +17,7 @@ TOPIC = "wikipedia"
 _TITLE = re.compile(r"^ = (?!=).*(?<!=) = \n(?=\s*\n)", re.MULTILINE)  # " = Title = "; a section is " = = Title = = "
 
 
-@register("corpus")
+@register("corpus", cite=("merity2017wikitext",))
 def wikitext(*, path: str | None = None) -> Corpus:
     """WikiText-2 raw, an article a document (Hub Salesforce/wikitext, or a folder; CC BY-SA 3.0 and GFDL).
 

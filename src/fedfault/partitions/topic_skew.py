@@ -33,7 +33,7 @@ MEANING = {
 }
 
 
-@register("partition")
+@register("partition", cite=("hsu2019",))
 def topic_skew(
     *,
     alpha: Annotated[float, Field(ge=1e-9, le=1e9)] = 0.3,
