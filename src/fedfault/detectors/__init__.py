@@ -1,1 +1,15 @@
-"""What breaks a run, found in its records: one file a detector."""
+"""What breaks a run, found in its records: the folder is the list of detectors.
+
+A detector is a function without required arguments, registered as `@register("detector")`, that returns a
+`records.Detector`. Its contract:
+
+* `read(records, scale)` is a pure function of the records and gives readings of recorded rounds, in order. The reading of a
+  round does not depend on later rounds: a run that goes on is judged as it will be judged in the end.
+* It is silent on no history, on a short one and on a healthy one, and does without what was not measured.
+* A reading has a statistic (larger is worse, never NaN; infinite where no threshold is needed), an effect in a unit that a
+  reader knows, and finite evidence. `explain` says it in one plain sentence.
+* The threshold is not the detector's business: IID control runs set it for all detectors together, `default_threshold` is
+  for runs without controls.
+* `advice` and `remedies` name settings that exist. What a run changes by itself at an alarm is `remedies`, and nothing else
+  has to be edited for it.
+"""

@@ -13,10 +13,18 @@ from fedfault.registry import register
 
 @register("detector")
 def representation_collapse() -> Detector:
-    """Hidden states lose dimensions: effective rank of the last layer beside the base's, on the same held-out text.
+    """Hidden states lose dimensions: their effective rank beside that of the base model, on the same held-out text.
 
-    Statistic: -log(rank / rank of the base); effect: 1 - rank / rank of the base. Evidence: mean cosine of sentence
-    embeddings, distinct bigrams of greedy continuations where they are measured.
+    The probe `representation` measures both ranks in the last layer. The statistic is -log(rank / rank of the base), the
+    effect the share of the dimensions that is lost, 1 - rank / rank of the base. The evidence has the mean cosine between
+    the embeddings of two blocks, and the share of distinct bigrams in greedy continuations, where they are measured.
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = representation_collapse()
+    >>> ranks = {"hidden_rank": [None, 20.0, 10.0], "hidden_rank_base": [None, 21.0, 21.0]}
+    >>> last = detector.read(history(probes=ranks), {})[-1]
+    >>> print(f"{last.statistic:.2f} > {detector.default_threshold:.2f}: {detector.explain(last)}")
+    0.74 > 0.36: hidden states have lost 52% of the dimensions that they had in the base
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
@@ -43,10 +51,16 @@ def representation_collapse() -> Detector:
 
 @register("detector")
 def rank_collapse() -> Detector:
-    """The adapter uses fewer directions than in healthy runs, or none: effective rank of its weight change.
+    """The adapter uses fewer directions than in healthy runs, or none: the effective rank of its weight change B A.
 
-    Statistic: -log(effective rank); effect: 1 - effective rank / median of the controls in their last round. An
-    adapter whose product is zero after a round of training is dead, which needs no threshold.
+    The probe `ranks` measures the rank. The statistic is -log(rank), the effect 1 - rank / median rank of the controls in
+    their last round. An adapter whose product is zero after a round of training is dead, which needs no threshold.
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = rank_collapse()
+    >>> last = detector.read(history(probes={"effective_rank": [None, 0.0]}, clients=[{}, {0: {"steps": 5}}]), {})[-1]
+    >>> print(f"{last.statistic} > {detector.default_threshold}: {detector.explain(last)}")
+    inf > 0.0: the adapter is dead: its weight change is zero after training
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
@@ -77,10 +91,11 @@ def rank_collapse() -> Detector:
         min_effect=0.3,
         min_std=0.05,
         default_threshold=0.0,
-        learn_scale=_usual_rank,
+        learn_scale=_learn_rank,
     )
 
 
-def _usual_rank(controls: Sequence[Records]) -> dict[str, float]:
+def _learn_rank(controls: Sequence[Records]) -> dict[str, float]:
+    """The median effective rank of the controls in their last round: empty where it is not known or zero."""
     last = [r[-1].probes["effective_rank"] for r in controls if r and "effective_rank" in r[-1].probes]
     return {"rank": float(np.median(last))} if last and min(last) > 0 else {}

@@ -17,11 +17,18 @@ LEAST = 0.01  # nats: falling losses have no residuals
 
 @register("detector")
 def divergence() -> Detector:
-    """The validation loss rises and stays up, or is no longer a number: CUSUM over its best value so far.
+    """The validation loss rises and stays up, or is no longer a number.
 
-    C_t = max(0, C_{t-1} + (L_t - min_{s<t} L_s) / sigma - 1/2), C_0 = 0, with sigma the noise of healthy losses:
-    1.4826 times the median absolute residual of the controls about their best falling fit. Effect: L_t - min_s L_s in nats.
-    A run that ends with half of what it had gained given back has failed.
+    The statistic is a CUSUM of the loss L_t above its best value so far:
+    C_t = max(0, C_{t-1} + (L_t - min_{s<t} L_s) / sigma - 1/2), C_0 = 0, where sigma is the noise of healthy losses:
+    1.4826 times the median absolute residual of the controls' losses about their best falling fit. The effect is
+    L_t - min_s L_s in nats per token. A run that ends with half of what it had gained given back has failed.
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = divergence()
+    >>> last = detector.read(history([4.0, 3.0, 3.2, 3.3]), {})[-1]
+    >>> print(f"{last.statistic:.2f} > {detector.default_threshold}: {detector.explain(last)}")
+    9.00 > 5.0: the validation loss is 0.30 nats above its best value and does not come back
 
     Reference: Page, Biometrika 41 (1954).
     """
@@ -56,12 +63,13 @@ def divergence() -> Detector:
         min_effect=0.05,  # nats
         min_std=1.0,
         default_threshold=5.0,
-        learn_scale=lambda controls: {"sigma": max(_noise(controls), LEAST)},
+        learn_scale=lambda controls: {"sigma": max(_estimate_noise(controls), LEAST)},
         is_failure=lambda last: last.evidence.get("given_back", math.inf) >= HALF,
     )
 
 
-def _noise(controls: Sequence[Records]) -> float:
+def _estimate_noise(controls: Sequence[Records]) -> float:
+    """The noise of a validation loss between rounds, in nats: residuals about the best falling fit of each control."""
     from scipy.optimize import isotonic_regression
 
     residuals = []

@@ -20,13 +20,22 @@ ROUNDS = 3  # before the ratio is worth a look
 def client_drift() -> Detector:
     """Clients pull apart beyond the noise of their batches, and their mean update turns away from the descent direction.
 
-    Statistic: rho = sum_t V_b / sum_t V_w over the rounds so far, three at least: the split-half variance ratio of the probe
-    `gradients`; noise of the draws leaves it at zero on average where clients have the same data, and a finite IID split at
-    a little more. That alone is a fact about the data, not a failure. The
-    effect is the harm, 0 where rho < 0.1: 1 - a / a_0, with a the median over the rounds of cos(mean update, -gradient)
-    and a_0 the same of the controls (with AdamW about 0.4 for IID clients too, so that the 1/2 of plain gradient descent
-    says nothing); without controls the share of the loss's path that was taken back, 1 - |L_0 - L_t| / sum |L_s - L_{s-1}|.
-    Evidence: p of the test that exchanges second halves between the clients of a round (400 random exchanges).
+    The statistic is the split-half variance ratio of the probe `gradients`, rho = sum_t V_b / sum_t V_w over the rounds so
+    far, three at least: the variance of gradients between clients over that within them. Noise of the draws leaves it at
+    zero on average where clients have the same data, and a finite IID split at a little more.
+
+    A large ratio alone is a fact about the data, not a failure. The effect is the harm, 0 where rho < 0.1: 1 - a / a_0, with
+    a the median over the rounds of cos(mean update, -gradient) and a_0 the same of the controls (with AdamW about 0.4 for
+    IID clients too, so that the 1/2 of plain gradient descent says nothing); without controls the share of the loss's path
+    that was taken back, 1 - |L_0 - L_t| / sum |L_s - L_{s-1}|. The evidence has p of the test that exchanges second halves
+    between the clients of a round (400 random exchanges).
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = client_drift()
+    >>> drift = {"drift_between": [None, 3.0, 3.0, 3.0], "drift_within": [None, 2.0, 2.0, 2.0]}
+    >>> last = detector.read(history([4.0, 3.0, 3.5, 3.2], probes=drift), {})[-1]
+    >>> print(f"{last.statistic} > {detector.default_threshold}: {detector.explain(last)}; {last.effect:.0%} was taken back")
+    1.5 > 0.2: clients pull apart: their gradients vary 1.5 times as much between as within them; 56% was taken back
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
@@ -41,14 +50,17 @@ def client_drift() -> Detector:
             between += r.probes["drift_between"]
             within += r.probes["drift_within"]
             if "halves" in r.matrices:
-                own, exchanged = _exchanged(np.array(r.matrices["halves"]), r.round)
+                own, exchanged = _exchange_halves(np.array(r.matrices["halves"]), r.round)
                 seen, null, tested = seen + own, null + exchanged, tested + 1
             alignment += [r.probes["gradient_alignment"]] if "gradient_alignment" in r.probes else []
             known += 1
             if known < ROUNDS or within <= 0:
                 continue
             rho = between / within
-            evidence = {"variance_ratio": rho, **_harm(alignment, losses[: sum(t <= r.round for t in rounds)], scale)}
+            evidence = {
+                "variance_ratio": rho,
+                **_measure_harm(alignment, losses[: sum(t <= r.round for t in rounds)], scale),
+            }
             if tested:
                 evidence["p"] = (1 + float((null >= seen - 1e-12 * abs(seen)).sum())) / (1 + PERMUTATIONS)
             harm = evidence.get("turned_away", evidence.get("taken_back", 0.0))
@@ -74,12 +86,12 @@ def client_drift() -> Detector:
         min_effect=0.2,
         min_std=0.02,
         default_threshold=0.2,
-        learn_scale=_usual_alignment,
+        learn_scale=_learn_alignment,
     )
 
 
-def _harm(alignment: Sequence[float], losses: Sequence[float], scale: Mapping[str, float]) -> dict[str, float]:
-    """What drift costs, by its name; nothing where it is not known."""
+def _measure_harm(alignment: Sequence[float], losses: Sequence[float], scale: Mapping[str, float]) -> dict[str, float]:
+    """What drift costs, by the name of the measure: empty where it is not known."""
     if "alignment" in scale:
         return {"turned_away": 1 - float(np.median(alignment)) / scale["alignment"]} if alignment else {}
     if len(losses) < 2 or not all(map(math.isfinite, losses)):
@@ -88,7 +100,7 @@ def _harm(alignment: Sequence[float], losses: Sequence[float], scale: Mapping[st
     return {"taken_back": 1 - abs(losses[0] - losses[-1]) / path} if path > 0 else {}
 
 
-def _usual_alignment(controls: Sequence[Records]) -> dict[str, float]:
+def _learn_alignment(controls: Sequence[Records]) -> dict[str, float]:
     own = [
         [r.probes["gradient_alignment"] for r in records if "gradient_alignment" in r.probes] for records in controls
     ]
@@ -97,8 +109,8 @@ def _usual_alignment(controls: Sequence[Records]) -> dict[str, float]:
     return {"alignment": usual} if usual > 0 else {}
 
 
-def _exchanged(halves: np.ndarray, round: int) -> tuple[float, np.ndarray]:
-    """sum_i <g_i1, g_i2> of a round, and the same with second halves exchanged at random between clients, (400,)."""
+def _exchange_halves(halves: np.ndarray, round: int) -> tuple[float, np.ndarray]:
+    """Sum the products <g_i1, g_i2> of a round; also with second halves exchanged at random between clients, (400,)."""
     generator = np.random.default_rng(round)  # of the test alone: the same records give the same number
     K = len(halves)
     order = generator.permuted(np.tile(np.arange(K), (PERMUTATIONS, 1)), axis=1)

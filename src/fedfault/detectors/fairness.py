@@ -17,11 +17,17 @@ SEEN = 4  # clients before a median means anything
 
 @register("detector")
 def negative_transfer() -> Detector:
-    """A client's own held-out loss is higher than before training: it would have been better off alone with the base.
+    """The loss of a client on its own held-out text is higher than before training: with the base it would be better off.
 
-    With G_i = L_i(base) - L_i and its standard error, paired by block: the statistic is max_i -G_i / se_i, the effect
-    what that client loses at least, the lower 95 % bound of -G_i in nats. Evidence: how many clients lose significantly
-    (Holm, Scand. J. Statist. 6, 1979).
+    With the gain G_i = L_i(base) - L_i of client i and its standard error se_i, paired by block, the statistic is
+    max_i -G_i / se_i. The effect is what that client loses at least, the lower 95 % bound of -G_i in nats per token. The
+    evidence has how many clients lose significantly (Holm, Scand. J. Statist. 6, 1979).
+
+    >>> from fedfault.testing.histories import history, paired
+    >>> detector = negative_transfer()
+    >>> last = detector.read(history(scores={"client/0": paired([0.2], 0.02), "client/1": paired([-0.3], 0.02)}), {})[-1]
+    >>> print(f"{last.statistic:.2f} > {detector.default_threshold:.2f}: {detector.explain(last)}")
+    10.00 > 2.58: client 0 is 0.20 nats worse off than with the base (1 of 2 clients lose)
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
@@ -37,7 +43,7 @@ def negative_transfer() -> Detector:
             worst = max(z, key=z.__getitem__)
             evidence = {
                 "worst_client": float(worst.removeprefix("client/")),
-                "clients_that_lose": float(_holm(sorted(z.values(), reverse=True))),
+                "clients_that_lose": float(_count_losers(sorted(z.values(), reverse=True))),
                 "clients": float(len(z)),
                 "median_gain": -statistics.median(change for change, _ in lost.values()),
                 "lost": lost[worst][0],
@@ -67,8 +73,8 @@ def negative_transfer() -> Detector:
     )
 
 
-def _holm(z: list[float]) -> int:
-    """How many of the one-sided tests, largest statistic first, are significant together."""
+def _count_losers(z: list[float]) -> int:
+    """How many of the one-sided tests, largest statistic first, are significant together by Holm's correction."""
     n = len(z)
     for i, value in enumerate(z):
         if 1 - NormalDist().cdf(value) > ALPHA / (n - i):
@@ -80,10 +86,17 @@ def _holm(z: list[float]) -> int:
 def fairness_gap() -> Detector:
     """One client is left behind: at the shared model its gradient is far steeper than the others'.
 
-    |grad f_i|^2 is estimated from two halves (probe `gradients`), in which noise cancels, and its mean taken over the rounds
-    in which the client took part. Statistic: log of the largest root mean square over the median one, once four clients
-    have taken part; effect: that ratio. Losses would not do: domains differ in entropy, and a model can be at the optimum
-    of a hard one.
+    The probe `gradients` estimates |grad f_i|^2 from two halves of a client's data, so that noise cancels; the mean is over
+    the rounds in which the client took part. The statistic is the log of the largest root mean square over the median one,
+    once four clients have taken part, the effect that ratio. Losses would not do: domains differ in entropy, and a model can
+    be at the optimum of a hard one.
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = fairness_gap()
+    >>> norms = {k: {"gradient_norm": 9.0 if k == 3 else 1.0} for k in range(5)}
+    >>> last = detector.read(history(clients=[{}, norms]), {})[-1]
+    >>> print(f"{last.statistic:.2f} > {detector.default_threshold:.2f}: {detector.explain(last)}")
+    2.20 > 1.61: client 3 is left behind: its gradient is 9.0 times as steep as the median client's
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:

@@ -15,8 +15,14 @@ MOVED = 1e-3  # of the mean update
 def no_federation() -> Detector:
     """Clients train and send, but the server's model stands still: what they learn is lost on the way.
 
-    Statistic: -log10(|update of the server| / |mean update of the clients|); at 3 the server moves by less than a
-    thousandth. Exact equality needs no threshold.
+    The statistic is -log10(|update of the server| / |mean update of the clients|), from the probe `updates`: at 3 the server
+    moves by a thousandth. A server that does not move at all needs no threshold.
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = no_federation()
+    >>> last = detector.read(history(probes={"server_norm": [None, 0.00005], "update_norm": [None, 0.5]}), {})[-1]
+    >>> print(f"{last.statistic:.1f} > {detector.default_threshold}: {detector.explain(last)}")
+    4.0 > 3.0: the clients' mean update has norm 0.5, but the server's model moves by 5e-05: what clients learn is lost
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:

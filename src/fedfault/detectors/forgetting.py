@@ -13,8 +13,14 @@ from fedfault.registry import register
 def forgetting() -> Detector:
     """The loss on general English rises beyond what healthy runs cost: a lower bound of its change since round 0.
 
-    Statistic: change - 1.645 standard errors, paired by document, in nats per token; on the base's own samples the change
-    estimates KL(base || model). It is the effect too.
+    Statistic and effect are the change minus 1.645 of its standard errors, paired by document, in nats per token. On the
+    base model's own samples the change estimates KL(base || model).
+
+    >>> from fedfault.testing.histories import history, paired
+    >>> detector = forgetting()
+    >>> last = detector.read(history(scores={"general": paired([0.3, 0.7], 0.02)}), {})[-1]
+    >>> print(f"{last.statistic:.2f} > {detector.default_threshold}: {detector.explain(last)}")
+    0.67 > 0.5: the loss on general English has risen by 0.70 nats per token since the start
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:

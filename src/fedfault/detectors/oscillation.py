@@ -17,11 +17,17 @@ STILL = 0.003  # nats a step: less is no movement, and the path is not divided b
 
 @register("detector")
 def oscillation() -> Detector:
-    """The validation loss goes up and down: the path that it takes beside the way that it gets.
+    """The validation loss goes up and down: the path that it takes is far longer than the way that it gets.
 
-    With the last six steps d = L_t - L_{t-1}: log Q, Q = sum |d| / max(|sum d|, 0.003 n); 0 when the loss only falls.
-    Effect: standard deviation of the loss about a straight line over the window, in nats. Evidence: the mean cosine between
-    consecutive updates of the server; below zero the server overshoots.
+    With the n last steps d = L_t - L_{t-1}, six at most, the statistic is log Q, Q = sum |d| / max(|sum d|, 0.003 n); it is
+    0 when the loss only falls. The effect is the standard deviation of the loss about a straight line over the same window,
+    in nats per token. The evidence has the mean cosine between consecutive updates of the server: below zero it overshoots.
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = oscillation()
+    >>> last = detector.read(history([6.0, 4.0, 3.5, 4.0, 3.4, 3.9]), {})[-1]
+    >>> print(f"{last.statistic:.2f} > {detector.default_threshold:.2f}: {detector.explain(last)}")
+    3.04 > 1.10: the validation loss goes up and down by about 0.33 nats: its path is 21.0 times as long as the way it gets
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:

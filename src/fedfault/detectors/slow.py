@@ -15,11 +15,19 @@ SHARE = 0.75  # of the improvement that controls make: they get there well befor
 
 @register("detector")
 def slow_convergence() -> Detector:
-    """Rounds to a loss that healthy runs reach, counted on while it is not reached: plateaus and slow convergence.
+    """The loss takes more rounds than healthy runs do, as on a plateau: rounds until it is where they get.
 
-    The target, fixed by the controls, is 75 % of their median improvement L_0 - L_T. The statistic is min(round in which the
-    target is reached, interpolated; the present round). Effect: the same over the median of the controls. Evidence:
-    the Theil-Sen slope of the loss over the last six evaluations (Sen, JASA 63, 1968), nats a round.
+    The target, fixed by the controls, is 75 % of their median improvement L_0 - L_T. The statistic is the round in which the
+    run reaches it, interpolated, or the present round while it has not. The effect is the same over the median of the
+    controls. Without controls there is no reading. The evidence has the Theil-Sen slope of the loss over the last six
+    evaluations (Sen, JASA 63, 1968), in nats a round.
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = slow_convergence()
+    >>> scale = detector.learn_scale([history([5.0, 4.5, 4.0, 3.5, 3.0])] * 3)
+    >>> last = detector.read(history([5.0, 4.9, 4.8, 4.7, 4.6, 4.5]), scale)[-1]
+    >>> print(f"{last.statistic} rounds, {last.effect:.1f} times as many: {detector.explain(last)}")
+    5.0 rounds, 1.7 times as many: the validation loss has fallen by 0.50 nats; healthy runs gain 1.50 in 3.0 rounds
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
@@ -30,11 +38,11 @@ def slow_convergence() -> Detector:
         rounds, losses = [rounds[i] for i in finite], [losses[i] for i in finite]
         found = []
         for i in range(1, len(losses)):
-            taken = _reached(rounds[: i + 1], losses[: i + 1], losses[0] - scale["drop"])
+            taken = _find_round(rounds[: i + 1], losses[: i + 1], losses[0] - scale["drop"])
             late = min(taken, float(rounds[i]))
             gained = losses[0] - losses[i]
             evidence = {"rounds": late, "usual_rounds": scale["rounds"], "gained": gained, "target": scale["drop"]}
-            evidence |= _slope(rounds[: i + 1], losses[: i + 1])
+            evidence |= _estimate_slope(rounds[: i + 1], losses[: i + 1])
             found.append(Reading(rounds[i], late, late / scale["rounds"], evidence))
         return found
 
@@ -54,12 +62,12 @@ def slow_convergence() -> Detector:
         min_effect=1.5,  # times the controls' median
         min_std=0.5,
         default_threshold=None,
-        learn_scale=_target,
+        learn_scale=_learn_target,
     )
 
 
-def _reached(rounds: Sequence[int], losses: Sequence[float], target: float) -> float:
-    """The interpolated round in which the loss first is at the target; infinite when it never is."""
+def _find_round(rounds: Sequence[int], losses: Sequence[float], target: float) -> float:
+    """Find the round, interpolated, in which the loss first is at the target; infinite when it never is."""
     for i in range(1, len(losses)):
         if losses[i] <= target:
             share = (losses[i - 1] - target) / (losses[i - 1] - losses[i]) if losses[i - 1] > losses[i] else 1.0
@@ -67,7 +75,8 @@ def _reached(rounds: Sequence[int], losses: Sequence[float], target: float) -> f
     return math.inf
 
 
-def _slope(rounds: Sequence[int], losses: Sequence[float]) -> dict[str, float]:
+def _estimate_slope(rounds: Sequence[int], losses: Sequence[float]) -> dict[str, float]:
+    """The Theil-Sen slope of the loss over the last six evaluations, in nats a round: empty for fewer than three."""
     last = list(zip(rounds[-6:], losses[-6:], strict=True))
     if len(last) < 3:
         return {}
@@ -75,10 +84,11 @@ def _slope(rounds: Sequence[int], losses: Sequence[float]) -> dict[str, float]:
     return {"slope": float(np.median(slopes))}
 
 
-def _target(controls: Sequence[Records]) -> dict[str, float]:
+def _learn_target(controls: Sequence[Records]) -> dict[str, float]:
+    """The improvement that a run has to make, in nats, and the rounds that the controls take to make it."""
     curves = [(rounds, losses) for rounds, losses in map(get_validation_losses, controls) if losses]
     if not curves:
         return {}
     drop = SHARE * float(np.median([losses[0] - losses[-1] for _, losses in curves]))
-    times = [min(_reached(rounds, losses, losses[0] - drop), rounds[-1]) for rounds, losses in curves]
+    times = [min(_find_round(rounds, losses, losses[0] - drop), rounds[-1]) for rounds, losses in curves]
     return {"drop": drop, "rounds": float(np.median(times))} if drop > 0 else {}

@@ -18,14 +18,23 @@ UNITS = (0.2, 5.0)  # |c_i| / |grad f_i| of control variates that are gradients
 
 @register("detector")
 def stale_controls() -> Detector:
-    """SCAFFOLD's control variates are further from the clients' gradients than none would be, and by far.
+    """SCAFFOLD's control variates c_i are further from the clients' gradients than none would be, and by far.
 
-    rho = sum |(grad f_i - grad f) - (c_i - c)|^2 / sum |grad f_i - grad f|^2 over the clients of all rounds so far, of the
-    probe `gradients`: 0 perfect, 1 no better than FedAvg, above 1 they hurt. Where clients hardly differ, 5 % of
-    sum |grad f_i|^2 takes the place of the denominator. Statistic: the lower 95 % bound of rho by a Poisson bootstrap
-    over clients and rounds; 1 is its threshold by theory. Effect: max(|log u|, log rho) with u = |c_i| / |grad f_i|, of
-    which a factor of five is the floor: at small batches healthy control variates are as noisy as gradients, rho about 1. u
-    far from 1 says that they are in wrong units, as momentum or an adaptive optimiser make them.
+    The statistic is the lower 95 % bound, by a Poisson bootstrap over clients and rounds, of
+    rho = sum |(grad f_i - grad f) - (c_i - c)|^2 / sum |grad f_i - grad f|^2 over the clients of all rounds so far, measured
+    by the probe `gradients`: 0 is perfect, 1 no better than FedAvg, above 1 they hurt, which is the threshold by theory.
+    Where clients hardly differ, 5 % of sum |grad f_i|^2 takes the place of the denominator.
+
+    The effect is max(|log u|, log rho) with u = |c_i| / |grad f_i|. It has to reach a factor of five, because at small
+    batches healthy control variates are as noisy as gradients, rho about 1. u far from 1 says that they are in wrong units,
+    as momentum or an adaptive optimiser make them.
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = stale_controls()
+    >>> own = {"gradient_norm": 1.0, "control_error": 99.0, "control_spread": 1.0, "control_age": 2.0}
+    >>> last = detector.read(history(clients=[{}, {k: own for k in range(4)}]), {})[-1]
+    >>> print(f"{last.statistic:.0f} > {detector.default_threshold:.0f}: {detector.explain(last)}")
+    99 > 1: control variates are 99.0 times as far from the clients' gradients as none
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
@@ -37,9 +46,9 @@ def stale_controls() -> Detector:
             if not own:
                 continue
             rows = np.array([(p["control_error"], p["control_spread"], p["gradient_norm"] ** 2) for p in own])
-            total, drawn = total + rows.sum(axis=0), drawn + _weights(r.round, len(rows)) @ rows
+            total, drawn = total + rows.sum(axis=0), drawn + _draw_weights(r.round, len(rows)) @ rows
             ages += [p["control_age"] for p in own]
-            rho, low = float(_ratio(total)), float(np.quantile(_ratio(drawn), 0.05))
+            rho, low = float(_divide(total)), float(np.quantile(_divide(drawn), 0.05))
             units = r.probes.get("control_ratio", 1.0)
             if len(ages) >= LEAST and low > 0 and units > 0:
                 evidence = {"rho": rho, "lower_bound": low, "size_ratio": units, "mean_age": sum(ages) / len(ages)}
@@ -65,15 +74,15 @@ def stale_controls() -> Detector:
     )
 
 
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    """rho from (..., 3): error, spread and squared gradient norm."""
+def _divide(sums: np.ndarray) -> np.ndarray:
+    """Divide sums (..., 3) of error, spread and squared gradient norm into rho (...)."""
     error, spread, square = np.moveaxis(sums, -1, 0)
     rho: np.ndarray = error / np.maximum(np.maximum(spread, ALIKE * square), 1e-300)
     return rho
 
 
-def _weights(round: int, n: int) -> np.ndarray:
-    """How often each of the n clients of a round is in each bootstrap sample, (400, n), the same for the same round.
+def _draw_weights(round: int, n: int) -> np.ndarray:
+    """Draw how often each of the n clients of a round is in each bootstrap sample, (400, n), the same for the same round.
 
     Poisson numbers instead of draws from all rounds, so that a longer history leaves earlier readings alone (Hanley and
     MacGibbon, Comput. Methods Programs Biomed. 83, 2006).
