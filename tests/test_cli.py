@@ -140,7 +140,7 @@ def test_list_shows_components_with_their_docs_and_options(fedfault):
     for part in ("fedavg", "topic_isolation", "registers", "smollm2-135m", "McMahan"):
         assert part in out
     assert "topic_skew" not in fedfault("list", "algorithm")[1]
-    assert "convention: Literal" in fedfault("list", "topic_skew")[1]
+    assert "convention: per_client, per_topic, balanced = per_client" in fedfault("list", "topic_skew")[1]
     assert "federation.algorithm=scaffold instead of fedavg" in fedfault("list", "client_drift")[1]
     status, _, err = fedfault("list", "fedavgg")
     assert status == 2

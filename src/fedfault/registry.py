@@ -13,8 +13,9 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,15 +133,18 @@ def build(kind: str, name: str, **given: Any) -> Any:
     fedfault.errors.UserError: partition 'topic_skew' has no option 'alfa'; did you mean 'alpha'? (it takes: alpha: ...
     """
     builder = lookup(kind, name)
-    return builder(**checked(kind, name, builder, given))
+    return builder(**check_options(kind, name, builder, given))
 
 
-def checked(kind: str, name: str, builder: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """`given` with the types that the builder's signature asks for; a number may come as an int for a float."""
+def check_options(kind: str, name: str, builder: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return all options of a builder, those that were given with the types of its signature; a float may come as an int.
+
+    Raises `UserError` for an option that the builder does not take and for a value that it does not allow.
+    """
     known = options(builder)
     for key in given:
         if key not in known:
-            takes = ", ".join(map(shown, known.values())) or "no options"
+            takes = "; ".join(describe_options(builder)) or "no options"
             raise UserError(f"{kind} {name!r} has no option {key!r}{suggest(key, known)} (it takes: {takes})")
     hints = typing.get_type_hints(builder, include_extras=True)
     fields = {key: (hints.get(key, Any), p.default if p.default is not p.empty else ...) for key, p in known.items()}
@@ -155,10 +159,53 @@ def checked(kind: str, name: str, builder: Callable[..., Any], given: dict[str, 
         raise UserError(f"{kind} {name!r}: {where}={first['input']!r}: {first['msg']}") from None
 
 
-def shown(option: inspect.Parameter) -> str:
-    """An option as the builder declares it: `alpha: float = 0.3`."""
-    kind = option.annotation if isinstance(option.annotation, str) else getattr(option.annotation, "__name__", "")
-    return f"{option.name}: {kind}" + ("" if option.default is option.empty else f" = {option.default!r}")
+def describe_options(builder: Callable[..., Any]) -> list[str]:
+    """Describe every option of a builder as its user writes it: name, type and, where there is one, the default.
+
+    >>> describe_options(lookup("algorithm", "fedprox"))
+    ['mu: float >= 0 = 0.01', 'mode: grad, decoupled = grad']
+    """
+    hints = typing.get_type_hints(builder, include_extras=True)
+    return [
+        f"{name}: {spell_type(hints.get(name, Any))}" + ("" if p.default is p.empty else f" = {spell_value(p.default)}")
+        for name, p in options(builder).items()
+    ]
+
+
+def spell_type(kind: Any, limits: Sequence[Any] = ()) -> str:
+    """Spell a type in the words of YAML; `limits` are bounds as pydantic keeps them beside it.
+
+    >>> spell_type(typing.Annotated[float, pydantic.Field(ge=0, lt=1)])
+    'float >= 0 and < 1'
+    >>> spell_type(list[str] | None), spell_type(typing.Literal["I", "II"]), spell_type(bool)
+    ('list of text, or null', 'I, II', 'true or false')
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return spell_type(arguments[0], [limit for field in arguments[1:] for limit in field.metadata])
+    if origin is typing.Literal:
+        return ", ".join(map(spell_value, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return ", or ".join(map(spell_type, arguments))
+    if origin is list:
+        return f"list of {spell_type(arguments[0])}"
+    word = {str: "text", bool: "true or false", type(None): "null"}.get(kind, kind.__name__)
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    bounds = [
+        f"{sign} {getattr(limit, name):g}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
+    ]
+    return " ".join([word, " and ".join(bounds)]).strip()
+
+
+def spell_value(value: Any) -> str:
+    """Spell a value as YAML has it on one line.
+
+    >>> spell_value(None), spell_value(False), spell_value(["I", 2, 0.5])
+    ('null', 'false', '[I, 2, 0.5]')
+    """
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(spell_value, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def first_line(builder: Callable[..., Any]) -> str:

@@ -97,7 +97,7 @@ def _complete(section: Key, merged: Layer) -> list[str]:
     given = _nested({key[2:]: merged[key] for key in mine})
     if kind == "corpus" and (taken := [key for key in given if key in BESIDE]):
         raise UserError(f"{taken[0]} is set as data.{taken[0]}, beside the corpus")
-    full = registry.checked(kind, chosen.value, builder, given)
+    full = registry.check_options(kind, chosen.value, builder, given)
     for option, value in full.items():
         if kind == "corpus" and option in BESIDE:
             continue

@@ -8,10 +8,7 @@ A test compares the file with `page()`.
 from __future__ import annotations
 
 import inspect
-import types
-import typing
 from collections.abc import Sequence
-from typing import Annotated, Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -20,6 +17,7 @@ from fedfault.config.explain import sections
 from fedfault.config.files import Key, dotted
 from fedfault.config.layers import EXCLUSIVE
 from fedfault.config.shorthand import CHOOSERS, KEYS, LOOSE, VALUES
+from fedfault.registry import spell_type, spell_value
 
 INTRODUCTION = """\
 # Configuration
@@ -83,7 +81,7 @@ def _section(key: Key, model: type[BaseModel]) -> str:
         )
     fields = {name: field for name, field in model.model_fields.items() if (*key, name) not in sections()}
     rows = [
-        (f"`{name}`", _type(field), _default(key, name, field), field.description or "")
+        (f"`{name}`", spell_type(field.annotation, field.metadata), _default(key, name, field), field.description or "")
         for name, field in fields.items()
     ]
     return (
@@ -98,35 +96,12 @@ def _default(key: Key, name: str, field: FieldInfo) -> str:
     if field.is_required():  # the name of a component: the section that holds it has a default; of a list it has none
         section = sections()[key[:-1]].model_fields[key[-1]].default
         default = getattr(section, name) if isinstance(section, BaseModel) else None
-    return "–" if default is None else f"`{default}`"
+    return "–" if default is None else f"`{spell_value(default)}`"
 
 
 def _short(short: str) -> tuple[str, str, str]:
     note = "dropped with a note if the component takes no such option" if short in LOOSE else ""
     return f"`{short}`", f"`{KEYS[short]}`", note
-
-
-def _type(field: FieldInfo) -> str:
-    return _spelled(field.annotation, field.metadata)
-
-
-def _spelled(kind: Any, limits: list[Any] | tuple[Any, ...] = ()) -> str:
-    """A type as a reader of YAML would say it: `int > 0, or null`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Annotated:
-        return _spelled(arguments[0], [limit for field in arguments[1:] for limit in field.metadata])
-    if origin is typing.Literal:
-        return ", ".join(f"`{value}`" for value in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return ", or ".join(_spelled(argument) for argument in arguments)
-    if origin is list:
-        return f"list of {_spelled(arguments[0])}"
-    word = {str: "text", type(None): "null"}.get(kind, kind.__name__)
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    bounds = [
-        f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
-    ]
-    return " ".join([word, " and ".join(bounds)]).strip()
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

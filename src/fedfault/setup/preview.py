@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfault.config.files import dotted
 from fedfault.config.loading import Loaded
+from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError, suggest
-from fedfault.registry import FOLDERS, build, builders, first_line, options, shown
+from fedfault.registry import FOLDERS, build, builders, describe_options, first_line
 
 if TYPE_CHECKING:
     from fedfault.data.split import Split
@@ -178,20 +180,20 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def components(what: str | None = None) -> str:
-    """All components by kind, those of one kind, or one component with its options and full text."""
+    """List all components by kind, those of one kind, or one component with its full text and its options.
+
+    A word that is both, like `aggregation`, shows both. Raises `UserError` with a suggestion for a word that is neither.
+    """
     from fedfault.backbones.load import HUB, NAMES
 
     models = {n: HUB.get(n, "ships with fedfault") for n in NAMES}
     known = {kind: builders(kind) for kind in FOLDERS}
-    if what in known:
-        return _kind(what, known[what])
-    if what == "model":
-        return _models(models)
-    if what is None:
-        return "\n\n".join([*(_kind(k, b) for k, b in known.items()), _models(models)])
-    for kind, found in known.items():
-        if what in found:
-            return _one(kind, what, found[what])
+    parts = [_kind(kind, found) for kind, found in known.items() if what in (None, kind)]
+    parts += [_models(models)] if what in (None, "model") else []
+    parts += [_one(kind, what, found[what]) for kind, found in known.items() if what in found]
+    if parts:
+        return "\n\n".join(parts)
+    assert what is not None  # without a word everything is shown
     every = [*known, "model", *(n for b in known.values() for n in b)]
     raise UserError(f"no kind or component called {what!r}{suggest(what, every)} (kinds: {', '.join(known)}, model)")
 
@@ -209,9 +211,10 @@ def _models(models: dict[str, str]) -> str:
 
 
 def _one(kind: str, name: str, builder: Callable[..., Any]) -> str:
-    takes = [f"  {shown(p)}" for p in options(builder).values()] or ["  none"]
+    takes = [f"  {option}" for option in describe_options(builder)] or ["  none"]
+    place = next((f" in {dotted(section)}" for section, of in CHOOSERS.items() if of == kind), "")
     more = _reactions(name) if kind == "detector" else []
-    return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", "options:", *takes, *more])
+    return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", f"options{place}:", *takes, *more])
 
 
 def _reactions(name: str) -> list[str]:
