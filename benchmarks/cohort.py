@@ -116,10 +116,10 @@ def cohort(args: argparse.Namespace, batch: int) -> tuple[int, list[float], floa
     size = args.per_pass or min(args.clients, max(1, task.tokens_per_pass() // (batch * args.length)))
     start, clients = task.init(0), list(range(args.clients))
     warm_up = LocalWork(epochs=None, steps=1, batch_size=batch)
-    Trainer(task, warm_up, seed=1, round=0, clients=clients, passes=Passes(size))(start=start)
+    Trainer(task, warm_up, seed=1, round=0, clients=clients, passes=Passes(size))(start)
     began, losses = time.perf_counter(), []
     for t in range(args.rounds if args.partial else 1):
-        trained = Trainer(task, work, seed=0, round=t, clients=clients, passes=Passes(size))(start=start)
+        trained = Trainer(task, work, seed=0, round=t, clients=clients, passes=Passes(size))(start)
         losses += trained.loss.tolist()
     return sum(p.numel() for p in model.model.parameters()), losses, time.perf_counter() - began
 

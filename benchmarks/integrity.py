@@ -66,19 +66,19 @@ def install(clock: Clock) -> None:
     """Put a clock into every check, and into the work that checks wrap."""
     from fedfault.rounds import integrity, local
 
-    places: list[tuple[Any, str]] = [(integrity.Watched, "__init__"), (integrity.Watched, "__call__")]
-    places += [(integrity.Door, "grad"), (integrity.Anchored, "__call__"), (integrity, "quarantine")]
+    places: list[tuple[Any, str]] = [(integrity.CheckedTrain, "__init__"), (integrity.CheckedTrain, "__call__")]
+    places += [(integrity.EntryCheck, "grad"), (integrity.AnchoredPull, "__call__"), (integrity, "quarantine")]
     places += [(integrity, f"check_{what}") for what in ("sent", "frozen", "base", "state")]
     for owner, name in places:
         label = f"{owner.__name__.removeprefix('fedfault.')}.{name}"
         setattr(owner, name, clock.timed(label, getattr(owner, name)))
     local.Trainer.__call__ = clock.timed("work", local.Trainer.__call__)  # type: ignore[method-assign]
-    anchored, checked = integrity.Anchored.__init__, integrity.checked
+    anchored, checked = integrity.AnchoredPull.__init__, integrity.checked
 
     def pulls(self: Any, pull: Any) -> None:
         anchored(self, clock.timed("work", pull))
 
-    integrity.Anchored.__init__ = pulls  # type: ignore[method-assign]
+    integrity.AnchoredPull.__init__ = pulls  # type: ignore[method-assign]
 
     def timed(aggregation: Any) -> Any:
         inside = checked(replace(aggregation, combine=clock.timed("work", aggregation.combine)))

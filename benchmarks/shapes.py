@@ -31,8 +31,8 @@ from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter, Layout, Site
-from fedfault.types.algorithm import Algorithm, ExtraLoss
-from fedfault.types.task import Batch
+from fedfault.types.algorithm import Algorithm
+from fedfault.types.task import Step
 
 
 class Split(NamedTuple):
@@ -91,14 +91,12 @@ class Softmax:
 
     attention = continuations = states
 
-    def grad(
-        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        X, Y = self._halves(self.XY[clients[:, None], batch.rows])  # (K, B, d + 1), (K, B, C)
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        X, Y = self._halves(self.XY[step.clients[:, None], step.rows])  # (K, B, d + 1), (K, B, C)
         W = self.layout.part(params, self.layout.sites[0])  # (K, C, d + 1)
         log_p = (X @ W.mT).log_softmax(-1)  # (K, B, C)
-        n = batch.real.sum(1)
-        share = (batch.real / n[:, None])[..., None]  # (K, B, 1)
+        n = step.real.sum(1)
+        share = (step.real / n[:, None])[..., None]  # (K, B, 1)
         loss = -(Y * log_p * share).sum((1, 2))
         return loss, (((log_p.exp() - Y) * share).mT @ X).flatten(1), n
 

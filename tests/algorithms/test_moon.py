@@ -12,7 +12,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.packing import pack_blocks
-from fedfault.types.task import Batch
+from fedfault.types.task import Step
 from tiny import VOCAB, tiny_llama
 
 
@@ -66,19 +66,19 @@ def test_language_models_leave_padding_out_of_the_contrast():
     start = task.init(0).flat
     flat, other, third = (start + 0.2 * torch.randn(2, len(start), generator=g) for _ in range(3))
 
-    def grad(clients: list[int], batch: Batch):
+    def grad(clients: list[int], rows: torch.Tensor, real: torch.Tensor):
         seen = []
 
         def extra(z, see):
             seen.append(contrastive(z, see(other[clients]), see(third[clients]), 0.5))
             return seen[0]
 
-        _, gradient, _ = task.grad(flat[clients], torch.tensor(clients), batch, None, extra)
+        _, gradient, _ = task.grad(flat[clients], Step(torch.tensor(clients), rows, real, extra_loss=extra))
         return gradient, seen[0].detach()
 
     real = torch.tensor([[True, True, True], [True, False, False]])
-    gradient, contrast = grad([0, 1], Batch(torch.tensor([[0, 1, 2], [1, 0, 0]]), real))
-    alone, by_itself = grad([1], Batch(torch.tensor([[1]]), real[1:, :1]))
+    gradient, contrast = grad([0, 1], torch.tensor([[0, 1, 2], [1, 0, 0]]), real)
+    alone, by_itself = grad([1], torch.tensor([[1]]), real[1:, :1])
     assert contrast[1].item() == pytest.approx(by_itself.item(), rel=1e-5)
     assert abs(contrast[1].item() - math.log(2)) > 1e-4
     torch.testing.assert_close(gradient[1], alone[0], rtol=1e-4, atol=1e-6)

@@ -202,10 +202,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(aggregation, tmp_path):
 
 def test_a_client_trains_and_sends_the_slices_of_its_rank_and_no_others(aggregation):
     class Watched(LowRank):
-        def grad(self, params, clients, batch, key, extra_loss=None):
-            beyond = ~mask(self.layout, torch.tensor([RANKS[k] for k in clients.tolist()]))
+        def grad(self, params, step):
+            beyond = ~mask(self.layout, torch.tensor([RANKS[k] for k in step.clients.tolist()]))
             assert not params[beyond].any()
-            return super().grad(params, clients, batch, key, extra_loss)
+            return super().grad(params, step)
 
     _, records = run(small(aggregation, Watched(clients=4, r=3), num_rounds=3, ranks=RANKS))
     for record in records[1:]:

@@ -31,7 +31,7 @@ class Idle:
     def __init__(self, weight: torch.Tensor, ends: torch.Tensor | None = None) -> None:
         self.weight, self.ends = weight, ends
 
-    def __call__(self, start: Adapter, **extras) -> Trained:
+    def __call__(self, start: Adapter, *extra, **options) -> Trained:
         zero = torch.zeros(len(self.weight))
         flat = self._rows(start) if self.ends is None else self.ends
         return Trained(Adapter(start.layout, flat), self.weight, zero, zero, zero, zero, torch.zeros_like(flat))

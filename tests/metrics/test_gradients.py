@@ -194,10 +194,10 @@ class Seen(LowRank):
         self.Y = [torch.randn(n, 5, generator=G) for n in sizes]
         self.asked: list[tuple[int, list[int]]] = []
 
-    def grad(self, params, clients, batch, key, extra_loss=None):
-        for k, rows, real in zip(clients.tolist(), batch.rows, batch.real, strict=True):
+    def grad(self, params, step):
+        for k, rows, real in zip(step.clients.tolist(), step.rows, step.real, strict=True):
             self.asked.append((k, rows[real].tolist()))
-        return super().grad(params, clients, batch, key, extra_loss)
+        return super().grad(params, step)
 
 
 def halves(task, clients, round: int = 1, per_pass: int = 10, trainable=None, seed: int = 0):

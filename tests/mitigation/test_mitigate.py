@@ -73,11 +73,11 @@ def test_the_rows_of_central_training_are_those_of_the_clients_in_order():
     p = prepare(small("unused").experiment)
     task, sizes = p.federation.task, [len(b) for b in p.split.train]
     x = p.model.init(0).flat[None]
-    from fedfault.types.task import Batch
+    from fedfault.types.task import Step
 
-    own = task.grad(x, torch.tensor([1]), Batch(torch.tensor([[2]]), torch.ones(1, 1, dtype=torch.bool)), None)
-    rows = Batch(torch.tensor([[sizes[0] + 2]]), torch.ones(1, 1, dtype=torch.bool))
-    pooled = Pooled(task).grad(x, torch.tensor([0]), rows, None)
+    own = task.grad(x, Step(torch.tensor([1]), torch.tensor([[2]]), torch.ones(1, 1, dtype=torch.bool)))
+    rows = Step(torch.tensor([0]), torch.tensor([[sizes[0] + 2]]), torch.ones(1, 1, dtype=torch.bool))
+    pooled = Pooled(task).grad(x, rows)
     assert all(torch.equal(a, b) for a, b in zip(own, pooled, strict=True))
 
 

@@ -17,10 +17,10 @@ from fedfault.registry import builders
 from fedfault.rounds import clients, local
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
-from fedfault.rounds.local import Extras, Trainer
+from fedfault.rounds.local import Trainer
 from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Pair
-from fedfault.types.algorithm import Aggregation, Pooled, Trained
+from fedfault.types.algorithm import Aggregation, ExtraTerms, Pooled, Trained
 
 PAIRS = [(a, b) for a in builders("algorithm") for b in builders("aggregation") if allowed(a, b)]
 
@@ -56,7 +56,7 @@ def trains_from(start):
     """FedAvg whose clients start from start(received, memory)."""
 
     def client(got, memory, train):
-        done = train(start=start(got, memory))
+        done = train(start(got, memory))
         return {"x": done.adapter, "n": done.weight}, memory
 
     return client
@@ -86,8 +86,10 @@ def test_clients_that_never_load_what_they_get_are_caught_at_the_door(monkeypatc
     class Deaf(Trainer):
         own = None
 
-        def __call__(self, start, **extras):
-            done = super().__call__(replace(start, flat=start.flat if Deaf.own is None else Deaf.own), **extras)
+        def __call__(self, start, *extra, **options):
+            done = super().__call__(
+                replace(start, flat=start.flat if Deaf.own is None else Deaf.own), *extra, **options
+            )
             Deaf.own = done.adapter.flat
             return done
 
@@ -112,7 +114,7 @@ def test_a_head_that_one_client_leaves_to_the_next_is_caught_at_the_door(monkeyp
 
 def test_a_client_whose_parameters_never_enter_the_model_is_named(monkeypatch):
     class Lazy(Trainer):
-        def __call__(self, start, **extras):
+        def __call__(self, start, *extra, **options):
             K = len(self.clients)
             zero, steps = torch.zeros(K), torch.tensor([0, 3, 0, 0, 0, 0])
             own = replace(start, flat=start.flat.expand(K, -1).clone())
@@ -127,9 +129,9 @@ class Silent(LowRank):
 
     heard: tuple[int, ...] = ()
 
-    def grad(self, params, clients, batch, key, extra_loss=None):
-        loss, gradient, tokens = super().grad(params, clients, batch, key, extra_loss)
-        lost = torch.tensor([k not in self.heard for k in clients.tolist()])
+    def grad(self, params, step):
+        loss, gradient, tokens = super().grad(params, step)
+        lost = torch.tensor([k not in self.heard for k in step.clients.tolist()])
         return loss, gradient.masked_fill(lost[:, None], 0.0), tokens
 
 
@@ -154,9 +156,9 @@ def test_one_client_that_learns_is_enough():
 @pytest.mark.parametrize("mode", ["grad", "decoupled"])
 def test_an_anchor_that_is_the_live_parameters_is_caught(monkeypatch, mode):
     class Aliased(local._Pass):
-        def __init__(self, trainer, extras, *rest):
-            live = [pull and (lambda y, x, rows, pull=pull: pull(y, y, rows)) for pull in (extras.grad, extras.step)]
-            super().__init__(trainer, Extras(*live), *rest)
+        def __init__(self, trainer, extra, *rest):
+            live = [pull and (lambda y, x, rows, pull=pull: pull(y, y, rows)) for pull in (extra.gradient, extra.step)]
+            super().__init__(trainer, ExtraTerms(*live), *rest)
 
     monkeypatch.setattr(local, "_Pass", Aliased)
     prox = fedprox(mu=1.0, mode=mode)
@@ -167,7 +169,7 @@ def after_training(change):
     """FedAvg whose clients do something to what they got or send."""
 
     def client(got, memory, train):
-        done = train(start=got["x"])
+        done = train(got["x"])
         up, memory = {"x": done.adapter, "n": done.weight}, dict(memory)
         return change(got, up, memory) or up, memory
 
@@ -191,8 +193,8 @@ def test_a_client_that_writes_into_what_the_server_sent_is_caught():
 )
 def test_clients_have_their_own_parameters(monkeypatch, memory_of, words):
     class Sharing(Trainer):
-        def __call__(self, start, **extras):
-            done = super().__call__(start, **extras)
+        def __call__(self, start, *extra, **options):
+            done = super().__call__(start, *extra, **options)
             return replace(done, adapter=replace(start, flat=memory_of(done.adapter.flat)))
 
     monkeypatch.setattr(clients, "Trainer", Sharing)
@@ -201,8 +203,8 @@ def test_clients_have_their_own_parameters(monkeypatch, memory_of, words):
 
 def test_clients_do_not_train_in_the_memory_that_they_start_from(monkeypatch):
     class InPlace(Trainer):
-        def __call__(self, start, **extras):
-            done = super().__call__(start, **extras)
+        def __call__(self, start, *extra, **options):
+            done = super().__call__(start, *extra, **options)
             return replace(done, adapter=replace(start, flat=start.flat.copy_(done.adapter.flat)))
 
     monkeypatch.setattr(clients, "Trainer", InPlace)
@@ -253,7 +255,7 @@ def test_slices_beyond_a_rank_are_frozen(monkeypatch):
     """A correction that knows nothing of ranks moves slices that the client does not have."""
 
     def client(got, memory, train):
-        done = train(start=got["x"], extra_grad=lambda y, x, rows: torch.full_like(y, -2.0))
+        done = train(got["x"], ExtraTerms(gradient=lambda y, x, rows: torch.full_like(y, -2.0)))
         return {"x": done.adapter, "n": done.weight}, memory
 
     pushes = replace(fedavg(), client=client)
@@ -358,7 +360,7 @@ def test_what_a_client_would_keep_is_quarantined_too():
     """Its model is fine, but what it wants to remember is not."""
 
     def client(got, memory, train):
-        done = train(start=got["x"])
+        done = train(got["x"])
         kept = done.adapter.flat.clone()
         kept[2, 5] = torch.inf
         return {"x": done.adapter, "n": done.weight}, {"c": replace(done.adapter, flat=kept)}

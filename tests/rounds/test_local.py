@@ -14,7 +14,7 @@ from fedfault.testing.toys import LowRank, Quadratic
 
 def run(task, clients, passes=None, **work):
     train = Trainer(task, LocalWork(**work), seed=0, round=1, clients=clients, passes=passes or Passes(len(clients)))
-    return train(start=task.init(0))
+    return train(task.init(0))
 
 
 def test_an_epoch_uses_every_example_once_and_keeps_the_short_last_batch():
@@ -57,7 +57,7 @@ def test_clients_that_get_half_way_stand_where_the_others_passed():
     task = Quadratic([[1.0], [2.0]], [[0.0], [0.0]], [4, 4])
     work = LocalWork(epochs=None, steps=8, lr=0.1, optimizer="sgd", batch_size=4)
     train = Trainer(task, work, seed=0, round=1, clients=[0, 1], passes=Passes(2), effort=[0.5, 0.3])
-    trained = train(start=task.init(0), mean_grad=True)
+    trained = train(task.init(0), mean_grad=True)
     assert trained.num_steps.tolist() == [4, 3]
     assert trained.num_tokens.tolist() == [160, 120]
     assert trained.weight.tolist() == [40, 40]  # weights count the data that a client has
@@ -109,19 +109,19 @@ def test_training_leaves_its_start_untouched():
     task = LowRank()
     start = task.init(0)
     before = start.flat.clone()
-    Trainer(task, LocalWork(), seed=0, round=1, clients=[0, 1], passes=Passes(2))(start=start)
+    Trainer(task, LocalWork(), seed=0, round=1, clients=[0, 1], passes=Passes(2))(start)
     assert torch.equal(start.flat, before)
 
 
 class Cramped(Quadratic):
     """Two clients at once are too many."""
 
-    def grad(self, params, clients, batch, key, extra_loss=None):
+    def grad(self, params, step):
         if len(params) > self.room:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
             )
-        return super().grad(params, clients, batch, key, extra_loss)
+        return super().grad(params, step)
 
 
 def test_when_memory_runs_out_fewer_clients_go_at_once_and_the_result_is_the_same():

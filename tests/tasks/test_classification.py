@@ -21,7 +21,7 @@ from fedfault.tasks import classification
 from fedfault.tasks.classification import PASS, ClassificationTask, groups
 from fedfault.text.examples import EncodedText, Examples
 from fedfault.types.adapter import Adapter
-from fedfault.types.task import Batch
+from fedfault.types.task import Step
 from tiny import VOCAB, tiny_bert, tiny_gpt2, tiny_llama
 
 C = 3
@@ -55,11 +55,11 @@ def moved(t: ClassificationTask, k: int = 3) -> torch.Tensor:
     return t.init(0).flat + 0.2 * noise
 
 
-def whole(t: ClassificationTask) -> Batch:
+def whole(t: ClassificationTask, key: torch.Tensor | None = None, extra_loss=None) -> Step:
     """All examples of every client: rows of unequal number."""
     rows = torch.arange(max(SIZES)).expand(3, -1)
     real = rows < torch.tensor(SIZES)[:, None]
-    return Batch(rows.where(real, 0), real)
+    return Step(torch.arange(3), rows.where(real, 0), real, key, extra_loss)
 
 
 KINDS = [(tiny_bert, MEAN), (tiny_bert, POOLER), (tiny_llama, LAST), (tiny_gpt2, LAST)]
@@ -70,10 +70,10 @@ KINDS = [(tiny_bert, MEAN), (tiny_bert, POOLER), (tiny_llama, LAST), (tiny_gpt2,
 def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, pooling, dropout, monkeypatch):
     t, key = task(build, pooling, dropout=dropout), torch.tensor([4, 5, 6])
     monkeypatch.setattr(classification, "PASS", 0)
-    flat, clients, batch = moved(t), torch.arange(3), whole(t)
-    found = t.grad(flat, clients, batch, key)
+    flat, step = moved(t), whole(t, key)
+    found = t.grad(flat, step)
     monkeypatch.setattr(classification, "groups", lambda lengths, most: groups(lengths, None))
-    expected = t.grad(flat, clients, batch, key)
+    expected = t.grad(flat, step)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     assert found[2].tolist() == list(SIZES)
@@ -81,10 +81,10 @@ def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, pooling, 
 
 def test_without_gradients_the_loss_is_the_same():
     t = task()
-    flat, clients, batch = moved(t), torch.arange(3), whole(t)
-    loss, gradient, _ = t.grad(flat, clients, batch, None)
+    flat, step = moved(t), whole(t)
+    loss, gradient, _ = t.grad(flat, step)
     with torch.no_grad():
-        alone, nothing, _ = t.grad(flat, clients, batch, None)
+        alone, nothing, _ = t.grad(flat, step)
     torch.testing.assert_close(alone, loss)
     assert gradient.any()
     assert not nothing.any()
@@ -97,7 +97,7 @@ def test_a_cohort_of_k_trains_like_k_cohorts_of_one(optimizer, dropout):
     work = LocalWork(epochs=2, batch_size=4, lr=0.01, optimizer=optimizer, max_grad_norm=1.0)
     run = lambda clients: Trainer(  # noqa: E731
         t, work, seed=0, round=1, clients=clients, passes=Passes(len(clients))
-    )(start=t.init(0))
+    )(t.init(0))
     together = run([0, 1, 2])
     for k in range(3):
         torch.testing.assert_close(together.adapter.flat[k], run([k]).adapter.flat[0], rtol=1e-4, atol=1e-5)
@@ -124,7 +124,7 @@ def plain(t: ClassificationTask, flat: torch.Tensor, of: Examples) -> torch.Tens
 def test_the_loss_is_a_mean_over_examples(build, pooling, scores):
     t = task(build, pooling, scores=scores)
     flat = moved(t)
-    loss, _, counts = t.grad(flat, torch.arange(3), whole(t), None)
+    loss, _, counts = t.grad(flat, whole(t))
     for k, n in enumerate(SIZES):
         own = examples(k, n, scores)
         out = plain(t, flat[k], own)
@@ -198,7 +198,7 @@ def test_the_activation_cache_changes_no_number(build, pooling):
     assert without.cache is None
     flat = moved(without) * 0.05 + 0.95 * without.init(0).flat
     for _ in range(2):
-        both = [x.grad(flat, torch.arange(3), whole(x), None) for x in (with_cache, without)]
+        both = [x.grad(flat, whole(x)) for x in (with_cache, without)]
         for mine, theirs in zip(*both, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
     scores = [x.evaluate(Adapter(x.layout, flat[0])) for x in (with_cache, without)]
@@ -208,18 +208,19 @@ def test_the_activation_cache_changes_no_number(build, pooling):
 
 def test_a_further_loss_sees_all_of_the_batch_and_is_differentiated():
     t = task()
-    flat, clients, batch, seen = moved(t), torch.arange(3), whole(t), []
+    flat, seen = moved(t), []
 
     def further(z, see):
         seen.append((z.detach(), see(flat)))
         return z.square().sum((1, 2))
 
-    _, with_it, _ = t.grad(flat, clients, batch, None, further)
+    step = whole(t, extra_loss=further)
+    _, with_it, _ = t.grad(flat, step)
     z, again = seen[0]
     assert z.shape == (3, max(SIZES), 24)
-    assert not z[~batch.real].any()
+    assert not z[~step.real].any()
     torch.testing.assert_close(z, again)
-    _, without, _ = t.grad(flat, clients, batch, None)
+    _, without, _ = t.grad(flat, whole(t))
     head = slice(t.layout.size - C * 25, None)
     torch.testing.assert_close(with_it[:, head], without[:, head], rtol=1e-4, atol=1e-5)  # z is what the head reads
     assert not torch.allclose(with_it, without)
@@ -295,7 +296,7 @@ def test_heads_are_federated_counted_and_checkpointed(tmp_path):
     steps = list(rounds(fed, state))
     for before, (after, record) in zip([s for s, _ in steps], steps[1:], strict=False):
         alone = [
-            Trainer(t, fed.work, seed=0, round=record.round, clients=[k], passes=Passes(1))(start=before.adapter)
+            Trainer(t, fed.work, seed=0, round=record.round, clients=[k], passes=Passes(1))(before.adapter)
             for k in range(3)
         ]
         flat, weight = torch.cat([a.adapter.flat for a in alone]).double(), torch.tensor(SIZES).double()

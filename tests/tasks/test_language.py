@@ -13,7 +13,7 @@ from fedfault.rounds.local import LocalWork, Passes, Trainer
 from fedfault.tasks.language import LanguageTask, _paired_error
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.types.adapter import Adapter
-from fedfault.types.task import Batch
+from fedfault.types.task import Step
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
 T = 6
@@ -83,8 +83,8 @@ def test_training_loss_is_a_mean_over_tokens_not_over_batches():
     adapter, k = moved(t), 2
     n = t.examples(k)
     rows = torch.arange(n)[None]
-    batch = Batch(rows, torch.ones(1, n, dtype=torch.bool))
-    loss, _, tokens = t.grad(adapter.flat[None], torch.tensor([k]), batch, torch.zeros(1, dtype=torch.int64))
+    step = Step(torch.tensor([k]), rows, torch.ones(1, n, dtype=torch.bool), torch.zeros(1, dtype=torch.int64))
+    loss, _, tokens = t.grad(adapter.flat[None], step)
     total, count = plain_nll(t, adapter, Blocks(t.ids[t.first[k] : t.first[k] + n], t.mask[t.first[k] :][:n].sum(1)))
     assert int(tokens) == count == t.tokens(k)
     assert float(loss) == pytest.approx(total / count, rel=1e-5)
@@ -92,10 +92,10 @@ def test_training_loss_is_a_mean_over_tokens_not_over_batches():
 
 def test_without_gradients_the_loss_is_the_same():
     t = task()
-    batch = Batch(torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool))
-    loss, gradient, tokens = t.grad(moved(t).flat[None], torch.tensor([2]), batch, None)
+    step = Step(torch.tensor([2]), torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool))
+    loss, gradient, tokens = t.grad(moved(t).flat[None], step)
     with torch.no_grad():
-        alone, nothing, counted = t.grad(moved(t).flat[None], torch.tensor([2]), batch, None)
+        alone, nothing, counted = t.grad(moved(t).flat[None], step)
     assert torch.equal(alone, loss)
     assert torch.equal(counted, tokens)
     assert gradient.any()
@@ -106,11 +106,12 @@ def test_each_client_trains_on_its_own_blocks():
     t = task()
     flat = moved(t).flat.expand(3, -1)
     clients, rows = torch.arange(3), torch.zeros(3, 1, dtype=torch.int64)
-    batch = Batch(rows, torch.ones(3, 1, dtype=torch.bool))
-    together, _, _ = t.grad(flat, clients, batch, torch.zeros(3, dtype=torch.int64))
+    step = Step(clients, rows, torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, dtype=torch.int64))
+    together, _, _ = t.grad(flat, step)
     for k in range(3):
-        one = Batch(rows[:1], torch.ones(1, 1, dtype=torch.bool))
-        alone, _, _ = t.grad(flat[:1], torch.tensor([k]), one, torch.zeros(1, dtype=torch.int64))
+        key = torch.zeros(1, dtype=torch.int64)
+        one = Step(torch.tensor([k]), rows[:1], torch.ones(1, 1, dtype=torch.bool), key)
+        alone, _, _ = t.grad(flat[:1], one)
         assert float(together[k]) == pytest.approx(float(alone), rel=1e-5)
     assert len({round(x, 4) for x in together.tolist()}) == 3
 
@@ -121,7 +122,7 @@ def test_a_cohort_of_k_trains_like_k_cohorts_of_one(optimizer):
     work = LocalWork(epochs=2, batch_size=2, lr=0.01, optimizer=optimizer, max_grad_norm=1.0)
     run = lambda clients: Trainer(  # noqa: E731
         t, work, seed=0, round=1, clients=clients, passes=Passes(len(clients))
-    )(start=t.init(0))
+    )(t.init(0))
     together = run([0, 1, 2])
     assert len(set(together.num_steps.tolist())) > 1
     for k in range(3):
@@ -135,7 +136,7 @@ def test_the_activation_cache_changes_no_number():
     work = LocalWork(epochs=2, batch_size=2, lr=0.01)
     for t in (1, 2):
         trained = [
-            Trainer(x, work, seed=0, round=t, clients=[0, 1, 2], passes=Passes(3))(start=x.init(0))
+            Trainer(x, work, seed=0, round=t, clients=[0, 1, 2], passes=Passes(3))(x.init(0))
             for x in (with_cache, without)
         ]
         torch.testing.assert_close(trained[0].adapter.flat, trained[1].adapter.flat, rtol=1e-5, atol=1e-7)

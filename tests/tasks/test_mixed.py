@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from fedfault.tasks.mixed import MixedTask
 from fedfault.testing.toys import federation
 from fedfault.text.packing import Blocks
 from fedfault.types.adapter import Adapter
-from fedfault.types.task import Batch
+from fedfault.types.task import Step
 from tiny import VOCAB, tiny_llama
 
 NEEDS = "bitsandbytes"
@@ -60,7 +61,7 @@ def a_pass(layout):
     clients = torch.tensor([0, 3, 2, 1, 4])
     rows = torch.arange(4).repeat(5, 1)
     real = rows < torch.tensor(SIZES)[clients][:, None].clamp(max=4)
-    return moved(layout, 5), clients, Batch(rows.where(real, 0), real), torch.tensor([5, 6, 7, 8, 9])
+    return moved(layout, 5), Step(clients, rows.where(real, 0), real, torch.tensor([5, 6, 7, 8, 9]))
 
 
 def contrast(params, clients):
@@ -76,15 +77,16 @@ def contrast(params, clients):
 @pytest.mark.parametrize("further", [False, True])
 def test_clients_of_a_precision_get_what_they_get_among_themselves(further):
     task = mixed()
-    params, clients, batch, key = a_pass(task.layout)
-    extra = contrast(params, clients) if further else None
-    loss, gradient, tokens = task.grad(params, clients, batch, key, extra)
+    params, step = a_pass(task.layout)
+    clients = step.clients
+    step = replace(step, extra_loss=contrast(params, clients) if further else None)
+    loss, gradient, tokens = task.grad(params, step)
     for precision in ("none", "8bit", "4bit"):
         own = torch.tensor([PRECISIONS[k] == precision for k in clients.tolist()])
-        width = int(batch.real[own].sum(1).max())
-        some = Batch(batch.rows[own, :width], batch.real[own, :width])
+        width = int(step.real[own].sum(1).max())
         extra = contrast(params[own], clients[own]) if further else None
-        expected = plain(precision).grad(params[own], clients[own], some, key[own], extra)
+        some = Step(clients[own], step.rows[own, :width], step.real[own, :width], step.key[own], extra)
+        expected = plain(precision).grad(params[own], some)
         for ours, theirs in zip((loss, gradient, tokens), expected, strict=True):
             assert torch.equal(ours[own], theirs)
     assert bool(gradient.any(1).all())
@@ -102,7 +104,7 @@ def test_every_client_trains_as_on_its_own_copy_alone():
 
     def trained(task, clients, per_pass):
         start = Adapter(task.layout, moved(task.layout, 1)[0])
-        return Trainer(task, work, seed=0, round=1, clients=clients, passes=Passes(per_pass))(start=start)
+        return Trainer(task, work, seed=0, round=1, clients=clients, passes=Passes(per_pass))(start)
 
     together = trained(mixed(), range(5), 5)
     for precision in ("none", "8bit", "4bit"):

@@ -47,8 +47,8 @@ class Pulled:
     def init(self, seed: int) -> Adapter:
         return Adapter(self.layout, torch.zeros(self.layout.size))
 
-    def grad(self, params, clients, batch, key, extra_loss=None):
-        gap = params - self.points[clients]
+    def grad(self, params, step):
+        gap = params - self.points[step.clients]
         return gap.pow(2).mean(1), gap, torch.ones(len(params), dtype=torch.int64)
 
     def evaluate(self, adapter, personal=None):

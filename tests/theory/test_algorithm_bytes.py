@@ -42,9 +42,9 @@ class Pulled:
     def init(self, seed: int) -> Adapter:
         return Adapter(self.layout, torch.zeros(self.layout.size))
 
-    def grad(self, params, clients, batch, key, extra_loss=None):
-        gap = params - clients[:, None]
-        return gap.pow(2).mean(1), gap, batch.real.sum(1)
+    def grad(self, params, step):
+        gap = params - step.clients[:, None]
+        return gap.pow(2).mean(1), gap, step.real.sum(1)
 
     def evaluate(self, adapter, personal=None):
         return {"validation": Score(0.0, 1)}

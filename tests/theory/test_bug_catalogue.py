@@ -21,10 +21,10 @@ from fedfault.algorithms.scaffold import scaffold, scaffold_update_space
 from fedfault.rounds import clients, local
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
-from fedfault.rounds.local import Extras, Trainer
+from fedfault.rounds.local import Trainer
 from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Pair, Site
-from fedfault.types.algorithm import Aggregation, Pooled, Uploads
+from fedfault.types.algorithm import Aggregation, ExtraTerms, Pooled, Uploads
 
 
 def states(algorithm, aggregation=None, task=None, **changes):
@@ -47,8 +47,8 @@ class Deaf(Trainer):
 
     own = None
 
-    def __call__(self, start, **extras):
-        done = super().__call__(start if self.own is None else self.own, **extras)
+    def __call__(self, start, *extra, **options):
+        done = super().__call__(start if self.own is None else self.own, *extra, **options)
         type(self).own = done.adapter
         return done
 
@@ -76,8 +76,8 @@ class Sequential(local._Pass):
 class Refreshed(local._Pass):
     """Takes the anchor anew right before every step."""
 
-    def __init__(self, trainer, extras, *rest):
-        super().__init__(trainer, Extras(lambda y, x, rows: extras.grad(y, y.clone(), rows)), *rest)
+    def __init__(self, trainer, extra, *rest):
+        super().__init__(trainer, ExtraTerms(lambda y, x, rows: extra.gradient(y, y.clone(), rows)), *rest)
 
 
 class Hooked(Trainer):
@@ -110,7 +110,7 @@ def svd_of_the_transpose(got: Uploads) -> Pooled:
 
 def own_scaling(got, memory, train):
     """Clients of rank r scale by alpha / r, the server by alpha / r_max."""
-    done = train(start=got["x"])
+    done = train(got["x"])
     return {"x": replace(done.adapter, layout=replace(done.adapter.layout, scaling=4.0)), "n": done.weight}, memory
 
 
@@ -118,7 +118,7 @@ def prox(pull):
     """FedProx with another pull."""
 
     def client(got, memory, train):
-        done = train(start=got["x"], extra_grad=pull)
+        done = train(got["x"], ExtraTerms(gradient=pull))
         return {"x": done.adapter, "n": done.weight}, memory
 
     return replace(fedavg(), client=client)
@@ -163,7 +163,7 @@ def moon_forgets(got, memory, train):
         new = see(got["x"].flat.expand(len(rows), -1))
         return contrastive(z, new, new, 0.5)
 
-    done = train(start=got["x"], extra_loss=contrast)
+    done = train(got["x"], ExtraTerms(loss=contrast))
     return {"x": done.adapter, "n": done.weight}, {"previous": replace(got["x"], flat=got["x"].flat.expand(6, -1))}
 
 

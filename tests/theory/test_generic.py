@@ -100,7 +100,7 @@ def test_the_order_of_execution_changes_no_bit(algorithm, aggregation, optimizer
 class Idle(Trainer):
     """No client takes a step."""
 
-    def __call__(self, start, **extras):
+    def __call__(self, start, *extra, **options):
         K = len(self.clients)
         self.start, zero = start.flat.expand(K, -1), torch.zeros(K)
         own = replace(start, flat=self.start.clone())
@@ -150,10 +150,10 @@ class Watching(LowRank):
         super().__init__()
         self.first = {}
 
-    def grad(self, params, clients, *rest):
-        for k, own in zip(clients.tolist(), params, strict=True):
+    def grad(self, params, step):
+        for k, own in zip(step.clients.tolist(), params, strict=True):
             self.first.setdefault(k, own.clone())
-        return super().grad(params, clients, *rest)
+        return super().grad(params, step)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -226,9 +226,9 @@ def test_losses_in_telemetry_are_of_the_same_examples_without_dropout_whenever_t
     """I-G8: the first 64 examples of each client, the same to the bit in another round and with another seed."""
 
     class NoDropout(Quadratic):
-        def grad(self, params, clients, batch, key, extra_loss=None):
-            assert key is None
-            return super().grad(params, clients, batch, key, extra_loss)
+        def grad(self, params, step):
+            assert step.key is None
+            return super().grad(params, step)
 
     task = NoDropout([[1.0], [2.0]], [[0.0], [1.0]], [100, 7], noise=1.0)
     work = LocalWork(batch_size=16)

@@ -67,13 +67,13 @@ def watched(algorithm, losses: list):
     """The algorithm with the contrast of every step written down."""
 
     def client(got, memory, train):
-        def noting(start, extra_loss, **extras):
+        def noting(start, extra):
             def noted(z, see, rows):
-                found = extra_loss(z, see, rows)
+                found = extra.loss(z, see, rows)
                 losses.append(found.detach())
                 return found
 
-            return train(start, extra_loss=noted, **extras)
+            return train(start, replace(extra, loss=noted))
 
         return algorithm.client(got, memory, noting)
 

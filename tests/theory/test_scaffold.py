@@ -55,9 +55,9 @@ def spied(algorithm) -> tuple:
 class Recording(Quadratic):
     """Keeps every raw gradient of each client."""
 
-    def grad(self, params, clients, batch, key, extra_loss=None):
-        out = super().grad(params, clients, batch, key, extra_loss)
-        for k, g in zip(clients.tolist(), out[1], strict=True):
+    def grad(self, params, step):
+        out = super().grad(params, step)
+        for k, g in zip(step.clients.tolist(), out[1], strict=True):
             self.raw.setdefault(k, []).append(g.clone())
         return out
 

@@ -54,7 +54,7 @@ def clustered(
         return replace(state.adapter, flat=models[of(len(state.weights)).to(models.device)])  # (N, P)
 
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
-        local = train(start=got["x"])  # (K, P), each from the model of its cluster
+        local = train(got["x"])  # (K, P), each from the model of its cluster
         return {"x": local.adapter, "cluster": got["cluster"], "n": local.weight}, memory
 
     @stands()

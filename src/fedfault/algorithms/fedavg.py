@@ -18,7 +18,7 @@ def fedavg() -> Algorithm:
     """
 
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
-        local = train(start=got["x"])  # (K, P)
+        local = train(got["x"])  # (K, P)
         return {"x": local.adapter, "n": local.weight}, memory
 
     @stands(*TRAITS)

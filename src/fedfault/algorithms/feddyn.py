@@ -12,7 +12,7 @@ from pydantic import Field
 from fedfault.algebra import mean, off_the_mean, zeros
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
+from fedfault.types.algorithm import Algorithm, Average, ExtraTerms, Message, State, Train, stands
 
 REFUSES = {
     "refactors": "g_i and h are gradients with respect to those numbers and mean nothing for the next ones",
@@ -44,7 +44,7 @@ def feddyn(*, alpha: Annotated[float, Field(gt=0)] = 0.01) -> Algorithm:  # Acar
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
         x, g = got["x"], memory["g"].flat  # g: (K, P)
         a = (alpha * got["mean_weight"] / train.weight)[:, None].to(g)  # (K, 1)
-        local = train(start=x, extra_grad=lambda y, x, rows: a[rows] * (y - x) - g[rows])
+        local = train(x, ExtraTerms(gradient=lambda y, x, rows: a[rows] * (y - x) - g[rows]))
         g = g - a * (local.adapter.flat - x.flat)
         return {"x": local.adapter, "n": local.weight}, {"g": Adapter(x.layout, g)}
 

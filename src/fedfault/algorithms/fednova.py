@@ -14,7 +14,7 @@ from fedfault.algorithms.fedavg import fedavg
 from fedfault.algorithms.fedprox import proximal
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
+from fedfault.types.algorithm import Algorithm, Average, ExtraTerms, Message, State, Train, stands
 
 REFUSES = {
     "refactors": "normalising rescales the way from x to the average, which needs both in the same numbers",
@@ -55,7 +55,7 @@ def fednova(
     """
 
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
-        local = train(start=got["x"], extra_grad=proximal(mu) if mu else None)
+        local = train(got["x"], ExtraTerms(gradient=proximal(mu) if mu else None))
         a = accumulated(local.num_steps, 1 - train.lr * mu)  # (K,)
         return {"x": local.adapter, "n": local.weight, "a": a}, memory
 

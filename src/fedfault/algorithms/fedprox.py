@@ -11,7 +11,7 @@ from pydantic import Field
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Message, Pull, Train
+from fedfault.types.algorithm import Algorithm, ExtraTerms, Message, Pull, Train
 
 
 def proximal(mu: float) -> Pull:
@@ -38,13 +38,10 @@ def fedprox(
     Reference: arXiv 1812.06127.
     """
     pull = proximal(mu)
+    held_back = ExtraTerms(gradient=pull) if mode == "grad" else ExtraTerms(step=pull)
 
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
-        local = train(
-            start=got["x"],
-            extra_grad=pull if mode == "grad" else None,
-            extra_step=pull if mode == "decoupled" else None,
-        )
+        local = train(got["x"], held_back)
         return {"x": local.adapter, "n": local.weight}, memory
 
     return replace(fedavg(), client=client) if mu else fedavg()

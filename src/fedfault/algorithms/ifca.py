@@ -81,7 +81,7 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
         choice = torch.stack([train.loss(got[name]) for name in names]).argmin(0)  # (K,)
         models = torch.stack([got[name].flat for name in names])  # (num_clusters, P)
-        local = train(start=replace(got[names[0]], flat=models[choice.to(models.device)]))
+        local = train(replace(got[names[0]], flat=models[choice.to(models.device)]))
         kept = replace(memory["choice"], flat=choice[:, None].to(memory["choice"].flat))
         return {"x": local.adapter, "choice": choice, "n": local.weight}, {"choice": kept}
 

@@ -15,7 +15,7 @@ from fedfault.algebra import zeros
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Message, Train
+from fedfault.types.algorithm import Algorithm, ExtraTerms, Message, Train
 
 REFUSES = {"folds": "a client's previous adapter is no longer its previous model once the frozen weights have changed"}
 
@@ -59,7 +59,7 @@ def moon(
         def contrast(z: Tensor, see: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
             return mu * contrastive(z, see(x[rows]), see(previous[rows]), temperature)
 
-        local = train(start=got["x"], extra_loss=contrast)
+        local = train(got["x"], ExtraTerms(loss=contrast))
         return {"x": local.adapter, "n": local.weight}, {"previous": local.adapter}
 
     return replace(fedavg(), client=client, init_client=lambda x: {"previous": zeros(x)}, refuses=REFUSES)

@@ -12,7 +12,7 @@ from pydantic import Field
 from fedfault.algebra import mask, mean, off_the_mean, zeros
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
+from fedfault.types.algorithm import Algorithm, Average, ExtraTerms, Message, State, Train, stands
 
 REFUSES = {
     "refactors": "control variates are gradients with respect to those numbers and mean nothing for the next ones",
@@ -48,7 +48,8 @@ def scaffold(
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
         x, c, c_i = got["x"], got["c"], memory["c"]
         correction = c.flat - c_i.flat  # (K, P)
-        local = train(start=x, extra_grad=lambda y, x, rows: correction[rows], mean_grad=option == "II")  # line 10
+        corrected = ExtraTerms(gradient=lambda y, x, rows: correction[rows])
+        local = train(x, corrected, mean_grad=option == "II")  # line 10
         c_new = train.gradient(x) if local.mean_grad is None else Adapter(x.layout, local.mean_grad)  # line 12
         return {"x": local.adapter, "dc": c_new - c_i, "n": local.weight}, {"c": c_new}  # lines 13, 14
 
@@ -84,7 +85,7 @@ def scaffold_update_space() -> Algorithm:
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
         x, c, c_i = got["x"], got["c"], memory["c"]
         correction = c.flat - c_i.flat  # (K, P)
-        local = train(start=x, extra_step=lambda y, x, rows: correction[rows])
+        local = train(x, ExtraTerms(step=lambda y, x, rows: correction[rows]))
         length = local.num_steps[:, None].to(x.flat) * train.lr  # (K, 1)
         c_new = c_i - c + replace(x, flat=(x.flat - local.adapter.flat) / length)
         return {"x": local.adapter, "dc": c_new - c_i, "n": local.weight}, {"c": c_new}

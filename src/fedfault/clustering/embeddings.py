@@ -71,7 +71,7 @@ def _own(p: Prepared) -> Encoder:
     causal = p.backbone.pooling in (None, LAST)
 
     def read(texts: Texts) -> Tensor:
-        p.federation.task.fold({})
+        p.task.fold({})
         with p.model.slots.bound(base):
             found = p.model.model.base_model(input_ids=texts.ids[0], **reads(texts, LAST if causal else MEAN))
         return pooled(found, texts, MEAN)

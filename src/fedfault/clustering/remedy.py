@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 from fedfault.backbones.load import Say
 from fedfault.clustering.clusters import Clusters, choose
@@ -12,7 +11,6 @@ from fedfault.clustering.embeddings import BACKBONE, embedded, encoder_of
 from fedfault.config.schema import Component
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.setup.experiment import Prepared, federation
-from fedfault.tasks.base import CohortTask
 
 
 def clusters_of(p: Prepared, encoder: str = BACKBONE) -> Clusters:
@@ -33,7 +31,7 @@ def in_clusters(p: Prepared, say: Say) -> tuple[Prepared, list[str]]:
     say(found.sentence)
     named = Component(name="clustered", **{**f.algorithm.options, "clusters": list(found.labels)})
     exp = p.config.model_copy(update={"federation": f.model_copy(update={"algorithm": named})})
-    fed = federation(exp, cast(CohortTask, p.federation.task))
+    fed = federation(exp, p.task)
     return p.spread(replace(p, config=exp, federation=fed)), clustered(found.labels)[1:2]
 
 

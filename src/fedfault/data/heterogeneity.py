@@ -25,7 +25,7 @@ from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.examples import Examples
 from fedfault.text.packing import Blocks, pack_blocks
-from fedfault.types.task import Batch
+from fedfault.types.task import Step
 
 TOKENS = 2_000_000  # of the documents that the token divergence is measured on, about
 EMBEDDED = 600  # documents whose embeddings are compared
@@ -164,8 +164,8 @@ def _gradients(split: Split[Any], model: CohortModel, seed: int, separator: int)
         rows = torch.arange(most_rows).expand(len(clients), -1)
         real = rows < torch.tensor([task.counts[c] for c in clients])[:, None]
         start = x.flat.expand(len(clients), -1)
-        batch = Batch(rows.where(real, 0), real)
-        gradients.append(task.grad(start, clients, batch, clients)[1].double().cpu())
+        step = Step(clients, rows.where(real, 0), real, key=clients)
+        gradients.append(task.grad(start, step)[1].double().cpu())
     both = torch.cat(gradients).numpy()
     return skew.gradient_skew(both[::2], both[1::2], generator)
 

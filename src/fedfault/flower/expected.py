@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fedfault.rounds.exchange import full_rank
 from fedfault.rounds.federation import Federation
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Message, State, Trained
+from fedfault.types.algorithm import PLAIN, ExtraTerms, Message, State, Trained
 
 
 def sent_to(fed: Federation) -> Message:
@@ -32,7 +30,7 @@ class Idle:
 
     weight, lr = torch.ones(1, dtype=torch.float64), 1.0
 
-    def __call__(self, start: Adapter, *, mean_grad: bool = False, **pulls: Any) -> Trained:
+    def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
         """See `types.Train`."""
         one, row = torch.ones(1), start.flat.reshape(-1, start.flat.shape[-1])[:1]
         zero = torch.zeros_like(row) if mean_grad else None

@@ -7,7 +7,6 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -31,6 +30,7 @@ from fedfault.session.progress import Progress
 from fedfault.session.start import start
 from fedfault.setup.equipment import precisions
 from fedfault.setup.experiment import Prepared, prepare
+from fedfault.tasks.delegating import DelegatingTask
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Task
 from fedfault.wire import REGISTERED
@@ -94,7 +94,7 @@ def connected(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord])
     if nodes.own:
         check_sites(exp, fed)
     probes = {name: probe for name, probe in fed.probes.items() if not probe.gradients}
-    task: Any = Reported(fed.task, nodes)
+    task = ReportedTask(fed.task, nodes)
     hardware = None if fed.hardware is None else at_work(fed.hardware, fed.work, nodes)
     fed = replace(fed, task=task, remote=nodes, memory_elsewhere=True, probes=probes, hardware=hardware)
     return replace(p, federation=fed, data_elsewhere=nodes.own)
@@ -172,14 +172,12 @@ def run_id(exp: Experiment) -> str:
     return hashlib.sha256(exp.model_dump_json(exclude={"logging"}).encode()).hexdigest()[:16]
 
 
-class Reported:
-    """The server's `Task`: data sizes are those that nodes report, scores those on data that the server has itself."""
+class ReportedTask(DelegatingTask):
+    """The server's task: data sizes are those that nodes report, scores those on data that the server has itself."""
 
-    def __init__(self, task: Task, nodes: Nodes) -> None:
-        self._task, self._nodes = task, nodes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
+    def __init__(self, inner: Task, nodes: Nodes) -> None:
+        super().__init__(inner)
+        self._nodes = nodes
 
     def examples(self, client: int) -> int:
         """See `types.Task`; 0 for a client that has not joined."""
@@ -192,8 +190,8 @@ class Reported:
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """See `types.Task`; without clients' own sets where those are at their sites."""
         if not self._nodes.own:
-            return self._task.evaluate(adapter, personal)
-        return {name: s for name, s in self._task.evaluate(adapter).items() if not name.startswith("client/")}
+            return self.inner.evaluate(adapter, personal)
+        return {name: s for name, s in self.inner.evaluate(adapter).items() if not name.startswith("client/")}
 
 
 def server_app() -> ServerApp:

@@ -19,8 +19,8 @@ from fedfault.errors import UserError
 from fedfault.flower.payload import Refused
 from fedfault.rounds.federation import Federation
 from fedfault.setup.experiment import Prepared, prepare
-from fedfault.types.algorithm import ExtraLoss
-from fedfault.types.task import Batch, Task
+from fedfault.tasks.delegating import DelegatingTask
+from fedfault.types.task import Step, Task
 
 VERSIONS = ("torch", "transformers", "tokenizers")  # that numbers depend on: the same minor version everywhere
 
@@ -42,7 +42,7 @@ class Site:
 def facts(p: Prepared) -> dict[str, str]:
     """What two parties must have in common to exchange adapters."""
     versions = {name: ".".join(metadata.version(name).split(".")[:2]) for name in VERSIONS}
-    layout = p.federation.task.layout.fingerprint
+    layout = p.task.layout.fingerprint
     return {"fedfault": fedfault.__version__, **versions, "model": p.backbone.fingerprint, "layout": layout}
 
 
@@ -88,9 +88,9 @@ def _simulated(experiment: str, client: int) -> Site:
 def _real(experiment: str, client: int, path: str) -> Site:
     exp = Experiment.model_validate_json(experiment)
     p = prepare(alone(combined(exp, load(Path(path)).experiment)))
-    if not p.federation.task.examples(0):
+    if not p.task.examples(0):
         raise Refused(f"client {client} has no training data")
-    task: Any = Numbered(p.federation.task, client)
+    task = NumberedTask(p.task, client)
     fed = replace(p.federation, task=task, total_clients=exp.federation.total_clients)
     return Site(client, fed, facts(p), Path(path).parent / "memory", own=True)
 
@@ -124,29 +124,25 @@ def alone(exp: Experiment) -> Experiment:
     )
 
 
-class Numbered:
-    """The `Task` of a lone client under the number that it has in the federation, which its random streams depend on."""
+class NumberedTask(DelegatingTask):
+    """The task of a lone client under the number that it has in the federation, which its random streams depend on."""
 
-    def __init__(self, task: Task, client: int) -> None:
-        self._task, self._client = task, client
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
+    def __init__(self, inner: Task, client: int) -> None:
+        super().__init__(inner)
+        self._client = client
 
     def examples(self, client: int) -> int:
-        """See `types.Task`."""
-        return self._task.examples(client - self._client)
+        """See `Task`."""
+        return self.inner.examples(client - self._client)
 
     def tokens(self, client: int) -> int:
-        """See `types.Task`."""
-        return self._task.tokens(client - self._client)
+        """See `Task`."""
+        return self.inner.tokens(client - self._client)
 
     def read(self, client: int) -> int:
-        """See `types.Task`."""
-        return self._task.read(client - self._client)
+        """See `Task`."""
+        return self.inner.read(client - self._client)
 
-    def grad(
-        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `types.Task`."""
-        return self._task.grad(params, torch.zeros_like(clients), batch, key, extra_loss)
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Task`."""
+        return self.inner.grad(params, replace(step, clients=torch.zeros_like(step.clients)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfault.algebra import wide
 from fedfault.registry import register
 from fedfault.seeds import rng
-from fedfault.types.task import Batch, FinishedRound, Measurements, Probe, Task
+from fedfault.types.task import FinishedRound, Measurements, Probe, Step, Task
 
 DRAWN = 4  # examples of a client in each half
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
@@ -36,8 +36,8 @@ def split_halves(
     for half in range(2):
         out = torch.empty_like(start)
         for some in torch.arange(len(own)).split(per_pass):
-            batch = Batch(rows[half, some], real[half, some])
-            out[some] = task.grad(start[some], torch.tensor(clients)[some], batch, None)[1]
+            step = Step(torch.tensor(clients)[some], rows[half, some], real[half, some])
+            out[some] = task.grad(start[some], step)[1]
         out[~real[half].any(1)] = torch.nan
         halves.append(out if trainable is None else out.masked_fill(~trainable.to(out.device), 0.0))
     return halves[0], halves[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,18 +14,16 @@ from fedfault.registry import build
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.tasks.base import CohortTask
-from fedfault.types.algorithm import ExtraLoss
-from fedfault.types.task import Batch
+from fedfault.tasks.delegating import DelegatingTask
+from fedfault.types.task import Step
 
 
-class Pooled:
-    """A `Task` of one client who holds the training rows of all; the evaluation sets stay those of the clients."""
+class Pooled(DelegatingTask):
+    """The task of one client who holds the training rows of all; the evaluation sets stay those of the clients."""
 
     def __init__(self, task: CohortTask) -> None:
+        super().__init__(task)
         self._task = task
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
 
     def examples(self, client: int) -> int:
         """All rows."""
@@ -35,11 +33,9 @@ class Pooled:
         """Target tokens in them."""
         return sum(self._task.tokens(k) for k in range(len(self._task.counts)))
 
-    def grad(
-        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.Task.grad`: rows are counted from those of client 0, behind which those of all others lie."""
-        return self._task.grad(params, torch.zeros_like(clients), batch, key, extra_loss)
+        return self._task.grad(params, replace(step, clients=torch.zeros_like(step.clients)))
 
 
 def central(fed: Federation, records: Sequence[RoundRecord]) -> Federation:
@@ -52,7 +48,7 @@ def central(fed: Federation, records: Sequence[RoundRecord]) -> Federation:
     work: LocalWork = replace(fed.work, epochs=None, steps=steps)
     return replace(
         fed,
-        task=Pooled(fed.task),  # type: ignore[arg-type]
+        task=Pooled(cast(CohortTask, fed.task)),
         algorithm=build("algorithm", "fedavg"),
         aggregation=build("aggregation", "fedit"),
         work=work,

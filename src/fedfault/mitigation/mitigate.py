@@ -14,7 +14,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from fedfault.clustering.clusters import Clusters
 from fedfault.clustering.embeddings import BACKBONE
@@ -32,7 +32,6 @@ from fedfault.session.progress import Progress
 from fedfault.session.provenance import find_commit
 from fedfault.setup.experiment import Prepared, federation, prepare
 from fedfault.storage import write_atomically
-from fedfault.tasks.base import CohortTask
 
 
 def read(name: str | None, overrides: Sequence[str]) -> tuple[Loaded, RunFolder | None]:
@@ -134,7 +133,7 @@ def _check(root: Path, p: Prepared) -> None:
     """Refuse before anything is trained what cannot be trained within clusters."""
     for name in ("clustered", "ifca"):
         exp = load(root / "config.yaml", [f"federation.algorithm={name}"]).experiment
-        federation(exp, cast(CohortTask, p.federation.task))
+        federation(exp, p.task)
 
 
 def _described(p: Prepared, clusters: Clusters) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from fedfault.rounds.clients import at_clients
 from fedfault.rounds.federation import Asked, Done, Federation
 from fedfault.rounds.local import steps_of
 from fedfault.setup.experiment import Prepared, federation, prepare
-from fedfault.tasks.base import CohortTask, Pairs
+from fedfault.tasks.base import BackboneTask, Pairs
 
 GOES_ON = "`fedfault resume RUN` goes on from the last finished round, under torchrun or not"
 
@@ -82,9 +82,9 @@ class Member:
     def _catch_up(self, p: Prepared, order: Order) -> None:
         if order.settings is not None:
             exp = Experiment.model_validate_json(order.settings)
-            self.prepared = replace(p, config=exp, federation=federation(exp, p.federation.task))  # type: ignore[arg-type]
+            self.prepared = replace(p, config=exp, federation=federation(exp, p.task))
         if order.base is not None:
-            p.federation.task.fold(order.base)
+            p.task.fold(order.base)
 
     def prepare(self, experiment: str) -> dict[str, str]:
         """Load model and data; what must be the same everywhere."""
@@ -100,7 +100,7 @@ class Member:
     def score(self, pairs: Pairs) -> Tensor:
         """What some models make of some rows."""
         assert self.prepared is not None
-        return self.prepared.federation.task.score(pairs)  # type: ignore[attr-defined,no-any-return]
+        return self.prepared.task.score(pairs)
 
 
 @dataclass
@@ -141,8 +141,7 @@ class Team:
     def spread(self, p: Prepared) -> Prepared:
         """An experiment whose cohorts train, and whose models are scored, in all processes: they have its data already."""
         remote = functools.partial(self.train, p.config.model_dump_json())
-        task: Any = p.federation.task
-        task.scored_by(functools.partial(self.score, task))
+        p.task.scored_by(functools.partial(self.score, p.task))
         return replace(p, federation=replace(p.federation, remote=remote), spread=self.spread)
 
     def train(self, settings: str, fed: Federation, asked: Asked) -> Done:
@@ -158,7 +157,7 @@ class Team:
         done = {} if here is None else {0: at_clients(fed, here)}
         return together(asked, {**done, **self._answers()})
 
-    def score(self, task: CohortTask, pairs: Pairs) -> Tensor:
+    def score(self, task: BackboneTask, pairs: Pairs) -> Tensor:
         """As `task.score`, each process for some of the rows."""
         here, *theirs = cut(pairs, len(self.others) + 1)
         for rank, own in enumerate(theirs, 1):

@@ -14,7 +14,7 @@ from fedfault.rounds.federation import Asked, Done, Federation
 from fedfault.rounds.local import Trainer
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
-from fedfault.types.task import Task
+from fedfault.types.task import Trainable
 
 
 def newcomer(fed: Federation, x: Adapter) -> dict[str, Adapter]:
@@ -27,9 +27,9 @@ def at_clients(fed: Federation, asked: Asked) -> Done:
     """The clients' lines of the algorithm, watched: a client's part does not depend on who else is in the cohort."""
     clock, halves = time.perf_counter(), _halves(fed, asked) if asked.halves else None
     probing = time.perf_counter() - clock
-    cohort, door, base = asked.cohort, integrity.Door(fed.task), fed.task.checksums()
-    train = _trainer(fed, door, asked)
-    watched = integrity.Watched(train, door, asked.received, cohort.clients)
+    cohort, entry, base = asked.cohort, integrity.EntryCheck(fed.task), fed.task.checksums()
+    train = _trainer(fed, entry, asked)
+    watched = integrity.CheckedTrain(train, entry, asked.received, cohort.clients)
     up, home = fed.algorithm.client(asked.received, asked.memory, watched)
     integrity.check_sent(watched, up, home, asked.memory)
     integrity.check_base(fed.task, base, cohort.clients)
@@ -48,7 +48,7 @@ def _halves(fed: Federation, asked: Asked) -> tuple[Tensor, Tensor]:
     return split_halves(fed.task, start, cohort.clients, cohort.trainable, **around)
 
 
-def _trainer(fed: Federation, task: Task, asked: Asked) -> Trainer:
+def _trainer(fed: Federation, task: Trainable, asked: Asked) -> Trainer:
     layout, penalty, cohort = fed.task.layout, fed.aggregation.penalty, asked.cohort
     return Trainer(
         task,

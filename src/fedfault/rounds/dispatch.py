@@ -16,7 +16,7 @@ from fedfault.rounds.exchange import Cohort, addressed, by_rank, bytes_down
 from fedfault.rounds.federation import Federation
 from fedfault.scheduling import Floats
 from fedfault.types.algorithm import Message, State, Trained
-from fedfault.types.task import Batch
+from fedfault.types.task import Step
 
 
 def planned(fed: Federation, state: State, down: Message) -> Plan:
@@ -51,10 +51,10 @@ def foreseen(fed: Federation, hw: Hardware, state: State) -> tuple[Floats, Float
 def _first_measured(fed: Federation, hw: Hardware, state: State) -> Plans:
     """The plans with the time of one step of client 0, the second of two: no round has been measured yet."""
     rows = torch.arange(min(fed.work.batch_size, fed.task.examples(0)))[None]
-    batch, seconds = Batch(rows, torch.ones_like(rows, dtype=torch.bool)), 0.0
+    step, seconds = Step(torch.tensor([0]), rows, torch.ones_like(rows, dtype=torch.bool)), 0.0
     for _ in range(2):
         started = time.perf_counter()
-        fed.task.grad(state.adapter.flat[None], torch.tensor([0]), batch, None)
+        fed.task.grad(state.adapter.flat[None], step)
         seconds = time.perf_counter() - started
     return hw.scaled(state.plans, seconds, float(hw.tokens[0] / hw.steps[0]), hw.r_max)
 

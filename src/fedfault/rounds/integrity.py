@@ -3,8 +3,8 @@
 Reference implementations have lost aggregates to misspelt names, loaded nothing through a forgiving loader, frozen nothing,
 shared one head between all clients. Each check is an exact comparison that costs far less than a training step:
 
-    Door          the first gradient of every client is taken at what the server sent, to the bit
-    Watched       anchors stay where training started; no client shares memory with the start or with another client; some
+    EntryCheck    the first gradient of every client is taken at what the server sent, to the bit
+    CheckedTrain  anchors stay where training started; no client shares memory with the start or with another client; some
                   client has a gradient that is not exactly zero, unless its loss is
     check_sent    nothing the server sent was changed; what comes back has its sites, none missing and none more
     check_frozen  frozen numbers do not move, neither on the clients nor on the server
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +26,10 @@ from fedfault.algebra import mask, mean
 from fedfault.errors import UserError
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import (
+    PLAIN,
     Aggregation,
     Algorithm,
-    Contrast,
-    ExtraLoss,
+    ExtraTerms,
     Message,
     Pooled,
     Pull,
@@ -39,37 +38,45 @@ from fedfault.types.algorithm import (
     Trained,
     Uploads,
 )
-from fedfault.types.task import Batch, Task
+from fedfault.types.task import Step, Task, Trainable
 
 
 class IntegrityError(UserError):
     """The federation does not do what it says: which client, which site, which numbers."""
 
 
-class Door:
-    """A `Task` that looks at the parameters with which each client enters the model for the first time."""
+class EntryCheck:
+    """A `Trainable` that looks at the parameters with which each client enters the model for the first time."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Trainable) -> None:
         self._task = task
         self._sent: Mapping[str, Adapter] = {}
         self.waiting: dict[int, int] = {}  # client -> its row: those that have not entered yet
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
+    @property
+    def layout(self) -> Layout:
+        """See `types.task.Trainable`."""
+        return self._task.layout
+
+    def examples(self, client: int) -> int:
+        """See `types.task.Trainable`."""
+        return self._task.examples(client)
+
+    def tokens(self, client: int) -> int:
+        """See `types.task.Trainable`."""
+        return self._task.tokens(client)
 
     def expect(self, sent: Mapping[str, Adapter], clients: Sequence[int]) -> None:
         """From now on each client must enter with one of these, (P,) or its row of (K, P)."""
         self._sent, self.waiting = sent, {k: row for row, k in enumerate(clients)}
 
-    def grad(
-        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `types.Task`."""
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """See `types.task.Trainable`."""
         if self.waiting:
-            for k, own in zip(clients.tolist(), params, strict=True):
+            for k, own in zip(step.clients.tolist(), params, strict=True):
                 if k in self.waiting:
                     self._check(k, own, self.waiting.pop(k))
-        return self._task.grad(params, clients, batch, key, extra_loss)
+        return self._task.grad(params, step)
 
     def _check(self, client: int, own: Tensor, row: int) -> None:
         rows = {name: _row(a.flat, row) for name, a in self._sent.items()}
@@ -78,29 +85,21 @@ class Door:
             raise IntegrityError(f"client {client} does not start from what the server sent ({apart or 'no model'})")
 
 
-class Watched:
+class CheckedTrain:
     """A `Train` that checks where clients start, and that nothing moves but what is trained."""
 
-    def __init__(self, train: Train, door: Door, received: Message, clients: Sequence[int]) -> None:
-        self._train, self.weight, self.lr, self._door = train, train.weight, train.lr, door
-        self.clients, self.layout = clients, door.layout
+    def __init__(self, train: Train, entry: EntryCheck, received: Message, clients: Sequence[int]) -> None:
+        self._train, self.weight, self.lr, self._entry = train, train.weight, train.lr, entry
+        self.clients, self.layout = clients, entry.layout
         self.received = {name: a for name, a in received.items() if isinstance(a, Adapter)}
         self.copies = {name: a.flat.clone() for name, a in self.received.items()}
 
-    def __call__(
-        self,
-        start: Adapter,
-        *,
-        extra_grad: Pull | None = None,
-        extra_step: Pull | None = None,
-        extra_loss: Contrast | None = None,
-        mean_grad: bool = False,
-    ) -> Trained:
-        """See `types.Train`."""
-        self._door.expect({"x": self.received["x"]} if "x" in self.received else self.received, self.clients)
-        grad, step = (None if pull is None else Anchored(pull) for pull in (extra_grad, extra_step))
-        done = self._train(start, extra_grad=grad, extra_step=step, extra_loss=extra_loss, mean_grad=mean_grad)
-        for pull in (grad, step):
+    def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
+        """See `types.algorithm.Train`."""
+        self._entry.expect({"x": self.received["x"]} if "x" in self.received else self.received, self.clients)
+        gradient, step = (None if pull is None else AnchoredPull(pull) for pull in (extra.gradient, extra.step))
+        done = self._train(start, replace(extra, gradient=gradient, step=step), mean_grad=mean_grad)
+        for pull in (gradient, step):
             if pull is not None:
                 pull.check(start, self.clients)
         self._check_trained(start, done)
@@ -117,7 +116,7 @@ class Watched:
     def _check_trained(self, start: Adapter, done: Trained) -> None:
         """Every client that has steps entered the model; none shares a parameter with another one or with the start."""
         flat, K, P = done.adapter.flat, len(self.clients), start.flat.shape[-1]
-        for k, row in self._door.waiting.items():
+        for k, row in self._entry.waiting.items():
             if (steps := int(done.num_steps[row])) > 0:
                 raise IntegrityError(f"client {k} reports {steps} steps, but its parameters never entered the model")
         if flat.shape != (K, P):
@@ -138,7 +137,7 @@ class Watched:
             )
 
 
-class Anchored:
+class AnchoredPull:
     """A `Pull` that remembers the anchor of its last call: in the last step x must still be where training started."""
 
     def __init__(self, pull: Pull) -> None:
@@ -160,7 +159,7 @@ class Anchored:
                 )
 
 
-def check_sent(watched: Watched, up: Message, home: Mapping[str, Adapter], memory: Mapping[str, Adapter]) -> None:
+def check_sent(watched: CheckedTrain, up: Message, home: Mapping[str, Adapter], memory: Mapping[str, Adapter]) -> None:
     """Clients leave what the server sent alone, send its sites back, a row each, and keep the memory that they had."""
     for name, before in watched.copies.items():
         now = watched.received[name]

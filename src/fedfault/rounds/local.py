@@ -24,8 +24,8 @@ from torch.optim.adamw import adamw
 from fedfault.errors import UserError
 from fedfault.seeds import entropy, rng
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import Contrast, ExtraLoss, Pull, Trained
-from fedfault.types.task import Batch, Task
+from fedfault.types.algorithm import PLAIN, ExtraLoss, ExtraTerms, Pull, Trained
+from fedfault.types.task import Step, Trainable
 
 PROBED = 64  # examples of a client that `Trainer.loss` looks at, at most
 
@@ -100,22 +100,12 @@ def part(batches: np.ndarray, share: float) -> np.ndarray:
     return batches[: max(1, math.ceil(round(share * len(batches), 6)))]  # 11/20 of 100 is 55, not 56
 
 
-def weights(task: Task, weighting: str, clients: Sequence[int]) -> Tensor:
+def weights(task: Trainable, weighting: str, clients: Sequence[int]) -> Tensor:
     """n_k: the size of a client's data set by the one weighting rule of the run, (K,)."""
     if weighting == "uniform":
         return torch.ones(len(clients), dtype=torch.float64)
     size = task.tokens if weighting == "tokens" else task.examples
     return torch.tensor([float(size(k)) for k in clients], dtype=torch.float64)
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What an algorithm or an aggregation adds to plain training; see `types.Train`."""
-
-    grad: Pull | None = None
-    step: Pull | None = None
-    loss: Contrast | None = None
-    penalty: Pull | None = None  # a gradient, of the aggregation
 
 
 class Trainer:
@@ -127,7 +117,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task,
+        task: Trainable,
         work: LocalWork,
         *,
         seed: int,
@@ -151,26 +141,17 @@ class Trainer:
         self.start = torch.empty(0)  # (K, P) where the last training started
         self.trained: Trained | None = None  # what it gave: the engine reports and checks both
 
-    def __call__(
-        self,
-        start: Adapter,
-        *,
-        extra_grad: Pull | None = None,
-        extra_step: Pull | None = None,
-        extra_loss: Contrast | None = None,
-        mean_grad: bool = False,
-    ) -> Trained:
+    def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
         """See `types.Train`."""
         K, P = len(self.clients), start.flat.shape[-1]
         self.start = x = start.flat.expand(K, P)
         y = x.clone()
-        extras = Extras(extra_grad, extra_step, extra_loss, self.penalty)
         loss, tokens, norm, drift = (torch.zeros(K, dtype=torch.float64) for _ in range(4))
         gradients = torch.zeros_like(y) if mean_grad else None
         done = 0
         while done < K:
             rows = torch.tensor(self.longest_first[done : done + self.passes.next(K - done)])
-            one = _Pass(self, extras, rows, x[rows], gradients is not None)
+            one = _Pass(self, extra, rows, x[rows], gradients is not None)
             try:
                 y[rows] = one.run()
             except (RuntimeError, MemoryError) as e:
@@ -194,8 +175,8 @@ class Trainer:
         """See `types.Train`: the token-weighted mean over all examples, then clipped."""
         flat, total = at.flat.expand(len(self.clients), -1), torch.zeros(len(self.clients), dtype=torch.float64)
         out = torch.zeros_like(flat, dtype=torch.float64, memory_format=torch.contiguous_format)
-        for rows, batch in self._everything():
-            _, gradient, tokens = self.task.grad(flat[rows], self.clients[rows], batch, None)
+        for rows, step in self._everything():
+            _, gradient, tokens = self.task.grad(flat[rows], step)
             out[rows] += gradient * tokens[:, None].to(gradient)
             total[rows] += tokens.cpu()
         out = (out / total[:, None].to(out)).to(at.flat)
@@ -209,15 +190,15 @@ class Trainer:
         """See `types.Train`: on the first 64 examples."""
         flat = at.flat.expand(len(self.clients), -1)
         loss, total = torch.zeros(2, len(self.clients), dtype=torch.float64)
-        for rows, batch in self._everything(PROBED):
-            each, _, tokens = self.task.grad(flat[rows], self.clients[rows], batch, None)
+        for rows, step in self._everything(PROBED):
+            each, _, tokens = self.task.grad(flat[rows], step)
             loss[rows] += each.double().cpu() * tokens.cpu()
             total[rows] += tokens.cpu()
         mean: Tensor = loss / total
         return mean
 
-    def _everything(self, most: int | None = None) -> list[tuple[Tensor, Batch]]:
-        """Passes over all examples in order, `most` of each client: rows of the cohort, and their batch."""
+    def _everything(self, most: int | None = None) -> list[tuple[Tensor, Step]]:
+        """Passes over all examples in order, `most` of each client: rows of the cohort, and the step on them."""
         counts = torch.tensor([min(self.task.examples(k), most or 2**62) for k in self.clients.tolist()])
         out, done = [], 0
         order = torch.argsort(counts, descending=True, stable=True)
@@ -229,7 +210,7 @@ class Trainer:
                 k = int(real.any(1).sum())  # the longest are first
                 width = int(real[:k].any(0).sum())
                 real = real[:k, :width]
-                out.append((rows[:k], Batch(places[:k, :width].where(real, 0), real)))
+                out.append((rows[:k], Step(self.clients[rows[:k]], places[:k, :width].where(real, 0), real)))
             done += len(rows)
         return out
 
@@ -249,8 +230,9 @@ def _out_of_memory(e: Exception) -> bool:
 class _Pass:
     """One trip of k clients, longest plan first, through all their steps."""
 
-    def __init__(self, trainer: Trainer, extras: Extras, rows: Tensor, x: Tensor, mean_grad: bool) -> None:
-        self.task, self.work, self.extras = trainer.task, trainer.work, extras
+    def __init__(self, trainer: Trainer, extra: ExtraTerms, rows: Tensor, x: Tensor, mean_grad: bool) -> None:
+        self.task, self.work = trainer.task, trainer.work
+        self.extra, self.penalty = extra, trainer.penalty
         self.rows, self.x = rows, x  # (k,) places in the cohort, (k, P) where they start
         self.clients, self.keys = trainer.clients[rows], trainer.keys[rows]
         self.frozen = None if trainer.trainable is None else ~trainer.trainable[rows].to(x.device)  # (k, P)
@@ -271,27 +253,28 @@ class _Pass:
             leaf = y[:k]  # a view: the optimiser writes into y
             for step in steps:
                 optimizer.step(leaf, self._gradient(leaf, step))
-                if self.extras.step is not None:
-                    direction = self._only_trainable(self.extras.step(leaf, self.x[:k], self.rows[:k]))
+                if self.extra.step is not None:
+                    direction = self._only_trainable(self.extra.step(leaf, self.x[:k], self.rows[:k]))
                     leaf.sub_(direction, alpha=self.work.lr)
                 self.drift[:k] += (leaf - self.x[:k]).square().sum(1).cpu()
         return y
 
-    def _gradient(self, leaf: Tensor, step: int) -> Tensor:
-        """Gradient (k, P) of step `step`, each client clipped by its own norm, then what is added to it."""
+    def _gradient(self, leaf: Tensor, number: int) -> Tensor:
+        """Gradient (k, P) of a step by its number, each client clipped by its own norm, then what is added to it."""
         k = len(leaf)
-        places = self.examples[:k, step]
+        places = self.examples[:k, number]
         real = places >= 0
         width = int(real.any(0).sum())  # a column that no client uses is not computed
-        batch = Batch(places[:, :width].clamp(min=0), real[:, :width])
-        loss, gradient, tokens = self.task.grad(leaf, self.clients[:k], batch, self.keys[:k] + step, self._contrast(k))
+        rows, key = places[:, :width].clamp(min=0), self.keys[:k] + number
+        step = Step(self.clients[:k], rows, real[:, :width], key, self._contrast(k))
+        loss, gradient, tokens = self.task.grad(leaf, step)
         self.loss[:k] += loss.cpu() * tokens.cpu()
         self.tokens[:k] += tokens.cpu()
         gradient = self._only_trainable(gradient)
         self.norm[:k] += _clip(gradient, self.work.max_grad_norm).cpu()
         if self.gradients is not None:
             self.gradients[:k] += gradient
-        for extra in (self.extras.grad, self.extras.penalty):
+        for extra in (self.extra.gradient, self.penalty):
             if extra is not None:
                 gradient = gradient + self._only_trainable(extra(leaf, self.x[:k], self.rows[:k]))
         return gradient
@@ -300,7 +283,7 @@ class _Pass:
         return direction if self.frozen is None else direction.masked_fill(self.frozen[: len(direction)], 0.0)
 
     def _contrast(self, k: int) -> ExtraLoss | None:
-        further = self.extras.loss
+        further = self.extra.loss
         return None if further is None else (lambda z, see: further(z, see, self.rows[:k]))
 
 

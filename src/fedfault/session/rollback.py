@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from fedfault.clustering.remedy import split_up
 from fedfault.config.changes import find_changes
@@ -22,7 +22,6 @@ from fedfault.runs.outcome import find_best_round
 from fedfault.session.progress import Progress
 from fedfault.session.remedies import find_remedy
 from fedfault.setup.experiment import Prepared, federation
-from fedfault.tasks.base import CohortTask
 from fedfault.types.algorithm import State
 
 MOST = 3  # times that a run goes back
@@ -67,7 +66,7 @@ def roll_back(
     past.append(entry)
     folder.write_json("manifest.json", manifest)
     finish_going_back(folder, manifest)
-    fed = federation(loaded.experiment, cast(CohortTask, p.federation.task))
+    fed = federation(loaded.experiment, p.task)
     state, notes = carried(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
     moved = f"went back from round {now} to round {best}" if best != now else f"changed course in round {now}"
     sentence = f"{moved} because of {' and '.join(by)}, and on with {', '.join(answer)}"

@@ -18,8 +18,7 @@ from fedfault.rounds.engine import begin
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, steps_of
 from fedfault.scheduling import Ints, Scheduler, Situation
-from fedfault.tasks.base import CohortTask
-from fedfault.tasks.mixed import MixedTask
+from fedfault.tasks.base import BackboneTask
 
 COPIES = 4  # of every trained number that a client holds: itself, its gradient, two moments of AdamW
 MB = 1e6
@@ -70,7 +69,7 @@ def varies(exp: Experiment) -> bool:
     return scheduler(exp).r_bar is not None or len(set(exp.federation.scheduler.options.get("ranks") or ())) > 1
 
 
-def hardware(exp: Experiment, task: CohortTask | MixedTask, work: LocalWork) -> Hardware:
+def hardware(exp: Experiment, task: BackboneTask, work: LocalWork) -> Hardware:
     """The hardware that an experiment describes.
 
     Raises `UserError` if no client has the memory for the smallest rank.
@@ -79,7 +78,7 @@ def hardware(exp: Experiment, task: CohortTask | MixedTask, work: LocalWork) -> 
     fleet = Fleet.of(_tiers(exp) or [Tier("all", N)], N)
     rounds = np.array([steps_of(task.examples(k), work) for k in range(N)], dtype=float)  # (N, 2)
     per_rank = sum(d_in + d_out for _, d_in, d_out in (site.shape for site in task.layout.lora))
-    copies = [task.copy_of(k) if isinstance(task, MixedTask) else task for k in range(N)]
+    copies = [task.copy_of(k) for k in range(N)]
     batch = exp.training.batch_size * exp.model.max_length
     fixed = np.array([copy.frozen_bytes() + copy.held_bytes() * batch for copy in copies])
     hw = Hardware(

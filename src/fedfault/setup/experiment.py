@@ -29,7 +29,7 @@ from fedfault.rounds.local import LocalWork
 from fedfault.seeds import torch_rng
 from fedfault.setup import equipment
 from fedfault.storage import cache_dir, keep
-from fedfault.tasks.base import CohortTask
+from fedfault.tasks.base import BackboneTask, CohortTask
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
 from fedfault.tasks.mixed import MixedTask
@@ -47,6 +47,7 @@ class Prepared:
     backbone: Backbone
     model: CohortModel
     split: Split[Any]
+    task: BackboneTask
     federation: Federation
     data_elsewhere: bool = False  # clients have data of their own: the split says nothing of it
     spread: Callable[[Prepared], Prepared] = lambda p: p  # lets its federation train where this one's does
@@ -111,7 +112,8 @@ def _labels(
     def task(model: CohortModel) -> CohortTask:
         return ClassificationTask(model, dealt.train, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
 
-    return Prepared(exp, backbone, model, dealt, federation(exp, _copies(exp, model, task, say)))
+    copies = _copies(exp, model, task, say)
+    return Prepared(exp, backbone, model, dealt, copies, federation(exp, copies))
 
 
 def _next_tokens(
@@ -132,12 +134,11 @@ def _next_tokens(
     def task(model: CohortModel) -> CohortTask:
         return LanguageTask(model, dealt.train, sets, mixture, cache_mb=cache_mb, decode=decode)
 
-    return Prepared(exp, backbone, model, dealt, federation(exp, _copies(exp, model, task, say)))
+    copies = _copies(exp, model, task, say)
+    return Prepared(exp, backbone, model, dealt, copies, federation(exp, copies))
 
 
-def _copies(
-    exp: Experiment, model: CohortModel, task: Callable[[CohortModel], CohortTask], say: Say
-) -> CohortTask | MixedTask:
+def _copies(exp: Experiment, model: CohortModel, task: Callable[[CohortModel], CohortTask], say: Say) -> BackboneTask:
     """The task on the server's model, with further copies of the backbone where tiers are quantised in other ways."""
     each, own = equipment.precisions(exp), str(exp.model.quantization)
     copies = {own: task(model)}
@@ -166,7 +167,7 @@ def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> 
     return CohortModel(backbone.model, targets, r=r, alpha=alpha, dropout=dropout, scorer=scorer)
 
 
-def federation(exp: Experiment, task: CohortTask | MixedTask) -> Federation:
+def federation(exp: Experiment, task: BackboneTask) -> Federation:
     """The parts that a configuration names, around a task. Raises `UserError` where they cannot be combined."""
     f, t = exp.federation, exp.training
     work = LocalWork(

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from fedfault.backbones.quantised import weight_bytes
 from fedfault.backbones.sites import is_linear, linear_shape
 from fedfault.backbones.states import attention_weights, hidden_states
 from fedfault.seeds import rng
-from fedfault.types.adapter import Adapter
+from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.task import States, Task
 
 # (model, flat (k, P), ids (n, T), what goes with them) -> (k, n, ...) by layer, or nothing
@@ -29,7 +29,30 @@ Pairs = Sequence[tuple[Tensor, Tensor]]  # models (P,), and the rows (n,) that e
 ACTIVATION_BYTES = 2**30
 
 
-class CohortTask(Task, ABC):
+class BackboneTask(Task, Protocol):
+    """A task on a frozen backbone: what is asked of it beyond rounds, by simulated hardware and other processes."""
+
+    @property
+    def folded(self) -> Mapping[str, Tensor]:
+        """What the frozen weights hold beside the original ones, LoRA site -> (d_out, d_in)."""
+
+    def clients_per_pass(self, batch_size: int) -> int:
+        """How many clients with so many examples a step fit in one training pass."""
+
+    def copy_of(self, client: int) -> CohortTask:
+        """The task on the copy of the backbone that the client trains on."""
+
+    def frozen_weights(self) -> int:
+        """Weights that a token is multiplied with: of all linear layers, embeddings left out."""
+
+    def score(self, pairs: Pairs) -> Tensor:
+        """What each model makes of its rows, one behind the other: all that scores need."""
+
+    def scored_by(self, score: Callable[[Pairs], Tensor]) -> None:
+        """From now on, models are scored by this in the place of `score`."""
+
+
+class CohortTask(BackboneTask, ABC):
     """The common part of `types.Task` over rows of tokens: those of all clients first, then those of the evaluation sets."""
 
     ids: Tensor  # (N, T) all rows, as the model reads them
@@ -38,10 +61,10 @@ class CohortTask(Task, ABC):
 
     def __init__(self, model: CohortModel, clients: Sequence[Sized], seed: int) -> None:
         """seed: of the model before training, where that is not the same for all."""
-        self.model, self.layout, self.seed = model, model.layout, seed
+        self.model, self.seed = model, seed
         self.counts = [len(own) for own in clients]
         self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # row of each client's first one
-        self.folded: Mapping[str, Tensor] = {}  # what the frozen weights hold beside the original ones
+        self._folded: Mapping[str, Tensor] = {}
         self.untrained: Tensor | None = None  # loss of every evaluation row before training
         self.seen: dict[Look, list[Tensor] | None] = {}  # what was looked at in the model before training
         self.probed: Tensor  # (n,) rows that probes look at
@@ -63,9 +86,19 @@ class CohortTask(Task, ABC):
     def _targets(self, rows: Tensor) -> int:
         """How many targets these rows have."""
 
-    @abstractmethod
-    def clients_per_pass(self, batch_size: int) -> int:
-        """How many clients fit in one training pass."""
+    @property
+    def layout(self) -> Layout:
+        """See `Task`."""
+        return self.model.layout
+
+    @property
+    def folded(self) -> Mapping[str, Tensor]:
+        """See `BackboneTask`."""
+        return self._folded
+
+    def copy_of(self, client: int) -> CohortTask:
+        """See `BackboneTask`: all train on this one."""
+        return self
 
     def examples(self, client: int) -> int:
         """Rows of the client."""
@@ -92,7 +125,7 @@ class CohortTask(Task, ABC):
         return weight_bytes(self.model.model)
 
     def frozen_weights(self) -> int:
-        """Weights that a token is multiplied with: of all linear layers, embeddings left out."""
+        """See `BackboneTask`."""
         return sum(math.prod(linear_shape(m)) for m in self.model.model.modules() if is_linear(m))
 
     def tokens_per_pass(self) -> int:
@@ -102,7 +135,7 @@ class CohortTask(Task, ABC):
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """See `types.Task.fold`."""
         self.model.fold(base)
-        self.folded = base
+        self._folded = base
 
     def checksums(self) -> Mapping[str, int]:
         """See `types.Task.checksums`."""
@@ -125,7 +158,7 @@ class CohortTask(Task, ABC):
         return torch.cat([self.outputs(flat, rows) for flat, rows in pairs])
 
     def scored_by(self, score: Callable[[Pairs], Tensor]) -> None:
-        """From now on, models are scored by this in the place of `score`."""
+        """See `BackboneTask`."""
         self.scored = score
 
     def owned(self) -> dict[str, Tensor]:
@@ -188,7 +221,7 @@ class CohortTask(Task, ABC):
     @contextmanager
     def _unfolded(self) -> Iterator[None]:
         """Within the block, the frozen weights are the original ones."""
-        folded = self.folded
+        folded = self._folded
         self.fold({})
         try:
             yield
@@ -204,7 +237,7 @@ class CohortTask(Task, ABC):
     def _is_untrained(self, adapter: Adapter) -> bool:
         """Whether a model is the one before training: B zero, full sites as at the start, nothing folded in."""
         same = (adapter.flat == self.init(self.seed).flat).cpu() | factor(self.layout, "A")
-        return bool(same.all()) and not self.folded
+        return bool(same.all()) and not self._folded
 
     def _losses_untrained(self, rows: Tensor) -> Tensor:
         with self._unfolded():

@@ -25,7 +25,7 @@ from fedfault.tasks.base import CohortTask
 from fedfault.text.examples import Examples
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import ExtraLoss
-from fedfault.types.task import Batch, Continuations
+from fedfault.types.task import Continuations, Step
 
 EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
 PASS = 64  # what a training pass costs besides its tokens, in tokens: about 40 ms of MiniLM on one core
@@ -69,34 +69,27 @@ class ClassificationTask(CohortTask):
         """How many clients' longest rows fit in one pass: of the others as many as fit go along, see `groups`."""
         return max(1, self.tokens_per_pass() // self.ids.shape[1])
 
-    def grad(
-        self,
-        params: Tensor,
-        clients: Tensor,
-        batch: Batch,
-        key: Tensor | None,
-        extra_loss: ExtraLoss | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.Task.grad`: mean loss over each client's examples (K,), gradient (K, P), examples (K,).
 
         The representation of a text is the state that the head reads. With an extra loss, which sees the whole batch, all
         rows go through the model at once.
         """
-        rows = self.first[clients][:, None] + batch.rows  # (K, B)
-        lengths = self.table.lengths[rows] * batch.real
-        counts = batch.real.sum(1)
-        weight = batch.real / counts.clamp(min=1)[:, None]
-        most = None if extra_loss is not None else self.tokens_per_pass()
+        rows = self.first[step.clients][:, None] + step.rows  # (K, B)
+        lengths = self.table.lengths[rows] * step.real
+        counts = step.real.sum(1)
+        weight = step.real / counts.clamp(min=1)[:, None]
+        most = None if step.extra_loss is not None else self.tokens_per_pass()
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         loss, gradient = torch.zeros(len(flat), dtype=torch.float64), torch.zeros_like(params)
         for columns in groups(lengths, most):  # (K, b)
             own, share = rows.gather(1, columns), weight.gather(1, columns)  # (K, b)
             texts = self._texts(own, int(lengths.gather(1, columns).max()))
-            out, z = self._scores_of(flat, own, texts, key, columns)
+            out, z = self._scores_of(flat, own, texts, step.key, columns)
             each = self._losses(out, own)
             total = (each * share.to(each)).sum()
-            if extra_loss is not None:
-                total = total + self._further(extra_loss, own, texts, z, share > 0)
+            if step.extra_loss is not None:
+                total = total + self._further(step.extra_loss, own, texts, z, share > 0)
             if flat.requires_grad:
                 gradient += torch.autograd.grad(total, flat)[0]
             loss += (each.detach().cpu() * share).sum(1, dtype=torch.float64)

@@ -19,7 +19,7 @@ from fedfault.text.decoding import Decode
 from fedfault.text.packing import Blocks
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import ExtraLoss
-from fedfault.types.task import Batch, Continuations
+from fedfault.types.task import Continuations, Step
 
 EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
 
@@ -59,24 +59,17 @@ class LanguageTask(CohortTask):
         """How many clients' steps fit in one pass."""
         return max(1, self.tokens_per_pass() // (batch_size * self.mask.shape[1]))
 
-    def grad(
-        self,
-        params: Tensor,
-        clients: Tensor,
-        batch: Batch,
-        key: Tensor | None,
-        extra_loss: ExtraLoss | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.Task.grad`: mean loss over each client's target tokens (K,), gradient (K, P), tokens (K,).
 
         The representation of a block is the mean of its last hidden states over its target positions.
         """
-        rows = self.first[clients][:, None] + batch.rows  # (K, B)
-        real = self.mask[rows] & batch.real[..., None]  # (K, B, T)
+        rows = self.first[step.clients][:, None] + step.rows  # (K, B)
+        real = self.mask[rows] & step.real[..., None]  # (K, B, T)
         tokens = real.sum((1, 2))
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         weight = real / tokens.clamp(min=1)[:, None, None]
-        total, each = self._losses(flat, rows, weight.to(flat.device), key, extra_loss)
+        total, each = self._losses(flat, rows, weight.to(flat.device), step.key, step.extra_loss)
         gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
         return (each.detach().cpu() * weight).sum((1, 2), dtype=torch.float64), gradient, tokens
 

@@ -9,45 +9,63 @@ Clients stay rows of one matrix, and adapters stay comparable: only what they ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from fedfault.tasks.base import CohortTask
+from fedfault.tasks.base import BackboneTask, CohortTask, Pairs
+from fedfault.tasks.delegating import DelegatingTask
 from fedfault.types.algorithm import ExtraLoss
-from fedfault.types.task import Batch
+from fedfault.types.task import Step
 
 
-class MixedTask:
-    """Implements `types.Task`: every client trains on the copy of its precision, and all is scored on the server's.
+class MixedTask(DelegatingTask, BackboneTask):
+    """Implements `BackboneTask`: every client trains on the copy of its precision, and all is scored on the server's.
 
     copies: precision -> the task of all clients on that copy; they have one layout, one set of data and one device.
     precisions: (N,) that of each client; server: that of the server, which may be no client's.
     """
 
     def __init__(self, copies: Mapping[str, CohortTask], precisions: Sequence[str], server: str) -> None:
+        super().__init__(copies[server])
         self.copies, self.precisions = dict(copies), tuple(precisions)
         self._server = copies[server]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._server, name)
+    @property
+    def folded(self) -> Mapping[str, Tensor]:
+        """See `BackboneTask`: of the server's copy."""
+        return self._server.folded
 
-    def grad(
-        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def clients_per_pass(self, batch_size: int) -> int:
+        """See `BackboneTask`: by the server's copy."""
+        return self._server.clients_per_pass(batch_size)
+
+    def frozen_weights(self) -> int:
+        """See `BackboneTask`: all copies have as many."""
+        return self._server.frozen_weights()
+
+    def score(self, pairs: Pairs) -> Tensor:
+        """See `BackboneTask`: on the server's copy."""
+        return self._server.score(pairs)
+
+    def scored_by(self, score: Callable[[Pairs], Tensor]) -> None:
+        """See `BackboneTask`."""
+        self._server.scored_by(score)
+
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.Task.grad`: clients of one precision get what they would get among themselves, to the bit."""
-        groups = self._groups(clients)
+        groups = self._groups(step.clients)
         if len(groups) == 1:
-            return self.copies[next(iter(groups))].grad(params, clients, batch, key, extra_loss)
+            return self.copies[next(iter(groups))].grad(params, step)
         losses, tokens, gradient = [], [], torch.empty_like(params)
         for precision, own in groups.items():
-            real = batch.real[own]
+            real = step.real[own]
             width = int(real.any(0).sum())  # a column that only others use is not computed
-            some = Batch(batch.rows[own, :width], real[:, :width])
-            keys, extra = None if key is None else key[own], _extra_of(extra_loss, own, batch.real.shape)
-            loss, gradient[own], count = self.copies[precision].grad(params[own], clients[own], some, keys, extra)
+            key = None if step.key is None else step.key[own]
+            extra = _extra_of(step.extra_loss, own, step.real.shape)
+            some = Step(step.clients[own], step.rows[own, :width], real[:, :width], key, extra)
+            loss, gradient[own], count = self.copies[precision].grad(params[own], some)
             losses.append(loss)
             tokens.append(count)
         back = torch.cat(list(groups.values())).argsort()
@@ -61,7 +79,7 @@ class MixedTask:
         return out
 
     def copy_of(self, client: int) -> CohortTask:
-        """The task on the copy that the client trains on."""
+        """See `BackboneTask`."""
         return self.copies[self.precisions[client]]
 
     def _groups(self, clients: Tensor) -> dict[str, Tensor]:

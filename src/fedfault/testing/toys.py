@@ -14,8 +14,7 @@ from fedfault.registry import build
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.types.adapter import Adapter, Layout, Site
-from fedfault.types.algorithm import ExtraLoss
-from fedfault.types.task import Batch
+from fedfault.types.task import Step
 
 
 class Wordless:
@@ -72,12 +71,11 @@ class Quadratic(Wordless):
     def checksums(self) -> dict[str, int]:
         return {}
 
-    def grad(
-        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        assert len(params) == len(clients) == len(batch.rows)
-        gap = params[:, None] - self.bt[clients][:, None] - self.e[clients[:, None], batch.rows]  # (K, B, P)
-        real = batch.real.double()
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        clients = step.clients
+        assert len(params) == len(clients) == len(step.rows)
+        gap = params[:, None] - self.bt[clients][:, None] - self.e[clients[:, None], step.rows]  # (K, B, P)
+        real = step.real.double()
         n = real.sum(1)
         loss = (0.5 * (self.Ht[clients][:, None] * gap**2).sum(-1) * real).sum(1) / n
         gradient = (self.Ht[clients][:, None] * gap * real[..., None]).sum(1) / n[:, None]
@@ -133,23 +131,21 @@ class LowRank(Wordless):
         loss: Tensor = ((self._out(flat, X) - Y) ** 2).mean()
         return loss
 
-    def grad(
-        self, params: Tensor, clients: Tensor, batch: Batch, key: Tensor | None, extra_loss: ExtraLoss | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        X = [self.X[k][rows] for k, rows in zip(clients.tolist(), batch.rows, strict=True)]
-        Y = [self.Y[k][rows] for k, rows in zip(clients.tolist(), batch.rows, strict=True)]
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        X = [self.X[k][rows] for k, rows in zip(step.clients.tolist(), step.rows, strict=True)]
+        Y = [self.Y[k][rows] for k, rows in zip(step.clients.tolist(), step.rows, strict=True)]
         leaf = params.detach().requires_grad_(torch.is_grad_enabled())
-        losses = [self._loss(flat, x[real], y[real]) for flat, x, y, real in zip(leaf, X, Y, batch.real, strict=True)]
+        losses = [self._loss(flat, x[real], y[real]) for flat, x, y, real in zip(leaf, X, Y, step.real, strict=True)]
         total = torch.stack(losses).sum()
-        if extra_loss is not None:
+        if step.extra_loss is not None:
 
             def see(flats: Tensor) -> Tensor:
                 out = torch.stack([self._out(flat, x) for flat, x in zip(flats, X, strict=True)])
-                return out * batch.real[..., None]  # zero for padding, as language models have it
+                return out * step.real[..., None]  # zero for padding, as language models have it
 
-            total = total + extra_loss(see(leaf), lambda flats: see(flats.detach())).sum()
+            total = total + step.extra_loss(see(leaf), lambda flats: see(flats.detach())).sum()
         gradient = torch.autograd.grad(total, leaf)[0] if leaf.requires_grad else torch.zeros_like(leaf)
-        return torch.stack(losses).detach(), gradient, 5 * batch.real.sum(1)
+        return torch.stack(losses).detach(), gradient, 5 * step.real.sum(1)
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         with torch.no_grad():

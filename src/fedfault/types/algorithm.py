@@ -67,26 +67,31 @@ Contrast = Callable[["Tensor", Callable[["Tensor"], "Tensor"], "Tensor"], "Tenso
 ExtraLoss = Callable[["Tensor", Callable[["Tensor"], "Tensor"]], "Tensor"]  # the same with the rows known
 
 
+@dataclass(frozen=True)
+class ExtraTerms:
+    """What an algorithm adds to the plain local training of its clients. Frozen numbers stay whatever is added.
+
+    gradient: is added to the clipped gradient, before the optimiser
+    step: a direction; after every step of the optimiser y <- y - lr * step(y, x, rows)
+    loss: a further loss of each client, which is differentiated with its own and clipped with it
+    """
+
+    gradient: Pull | None = None
+    step: Pull | None = None
+    loss: Contrast | None = None
+
+
+PLAIN = ExtraTerms()
+
+
 class Train(Protocol):
     """Local training, bound to a cohort of K clients, its data and its random streams: the one place that mutates."""
 
     weight: Tensor  # (K,) see `Trained.weight`
     lr: float  # of this round
 
-    def __call__(
-        self,
-        start: Adapter,
-        *,
-        extra_grad: Pull | None = None,
-        extra_step: Pull | None = None,
-        extra_loss: Contrast | None = None,
-        mean_grad: bool = False,
-    ) -> Trained:
-        """Train from `start`, (P,) for all or (K, P).
-
-        extra_grad is added to the clipped gradient, before the optimiser; extra_step is a direction: after every step
-        y <- y - lr * extra_step(y, x, rows). Frozen numbers stay whatever is added.
-        """
+    def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
+        """Train from `start`, (P,) for all or (K, P); `mean_grad` asks for `Trained.mean_grad`."""
 
     def gradient(self, at: Adapter) -> Adapter:
         """Every client's gradient over all its examples, clipped, without dropout: (P,) or (K, P) -> (K, P)."""

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Batch(NamedTuple):
-    """One step's work for the first K clients of a pass, K x B rows; rows of weight zero are padding."""
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step of K clients: the K x B examples that their gradients are taken on."""
 
-    rows: Tensor  # (K, B) which of the task's training examples
-    real: Tensor  # (K, B) bool
+    clients: Tensor  # (K,) ids
+    rows: Tensor  # (K, B) positions among the client's own training examples
+    real: Tensor  # (K, B) bool; False for padding, which counts for nothing
+    key: Tensor | None = None  # (K,) int64: the random stream of each client's dropout; None without dropout
+    extra_loss: ExtraLoss | None = None  # is differentiated too, but is no part of the loss that is returned
 
 
 class States(NamedTuple):
@@ -36,10 +40,12 @@ class Continuations(NamedTuple):
     references: Sequence[str]  # the true second halves
 
 
-class Task(Protocol):
-    """What is learned. The language-model task and the tests' quadratic task implement the same protocol."""
+class Trainable(Protocol):
+    """The part of a task that local training needs."""
 
-    layout: Layout
+    @property
+    def layout(self) -> Layout:
+        """Where the trainable numbers of one client sit in a row of P."""
 
     def examples(self, client: int) -> int:
         """How many training examples the client has."""
@@ -47,26 +53,21 @@ class Task(Protocol):
     def tokens(self, client: int) -> int:
         """How many target tokens they hold."""
 
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """Per-client mean loss (K,), its gradient (K, P) and the target tokens it is a mean over (K,), at params (K, P).
+
+        Inside `torch.no_grad()` the gradient is zero and costs nothing.
+        """
+
+
+class Task(Trainable, Protocol):
+    """What is learned. The language-model task and the tests' quadratic task implement the same protocol."""
+
     def read(self, client: int) -> int:
-        """How many tokens of them the model reads."""
+        """How many tokens of the client's training examples the model reads."""
 
     def init(self, seed: int) -> Adapter:
         """The server's first adapter, (P,)."""
-
-    def grad(
-        self,
-        params: Tensor,
-        clients: Tensor,
-        batch: Batch,
-        key: Tensor | None,
-        extra_loss: ExtraLoss | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Per-client mean loss (K,), its gradient (K, P) and the target tokens it is a mean over (K,).
-
-        params: (K, P); clients: (K,) ids; key: (K,) int64, the random stream of this step's dropout for each client, None
-        without dropout; extra_loss: (z (K, B, d), see) -> (K,) is differentiated too, but not part of the loss returned.
-        Inside `torch.no_grad()` the gradient is zero and costs nothing.
-        """
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """Scores of one model (P,) on every evaluation set, by name; `client/ID` of personal (N, P) where that is given."""

@@ -1,0 +1,71 @@
+"""A task that passes everything on to another one: the base of tasks that differ in a few answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fedfault.records import Score
+from fedfault.types.adapter import Adapter, Layout
+from fedfault.types.task import Continuations, States, Step, Task
+
+
+class DelegatingTask(Task):
+    """Passes every question on to `self.inner`; a subclass overrides those that it answers itself."""
+
+    def __init__(self, inner: Task) -> None:
+        self.inner = inner
+
+    @property
+    def layout(self) -> Layout:
+        """See `Task`."""
+        return self.inner.layout
+
+    def examples(self, client: int) -> int:
+        """See `Task`."""
+        return self.inner.examples(client)
+
+    def tokens(self, client: int) -> int:
+        """See `Task`."""
+        return self.inner.tokens(client)
+
+    def read(self, client: int) -> int:
+        """See `Task`."""
+        return self.inner.read(client)
+
+    def init(self, seed: int) -> Adapter:
+        """See `Task`."""
+        return self.inner.init(seed)
+
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Task`."""
+        return self.inner.grad(params, step)
+
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        """See `Task`."""
+        return self.inner.evaluate(adapter, personal)
+
+    def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
+        """See `Task`."""
+        return self.inner.held_out(params, clients)
+
+    def states(self, params: Tensor | None, blocks: int) -> States | None:
+        """See `Task`."""
+        return self.inner.states(params, blocks)
+
+    def attention(self, params: Tensor | None, blocks: int) -> list[Tensor] | None:
+        """See `Task`."""
+        return self.inner.attention(params, blocks)
+
+    def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
+        """See `Task`."""
+        return self.inner.continuations(flat, blocks)
+
+    def fold(self, base: Mapping[str, Tensor]) -> None:
+        """See `Task`."""
+        self.inner.fold(base)
+
+    def checksums(self) -> Mapping[str, int]:
+        """See `Task`."""
+        return self.inner.checksums()
