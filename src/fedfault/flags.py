@@ -53,13 +53,15 @@ def train(words: Sequence[str] | None = None) -> None:
 
 def run_experiments(words: Sequence[str] | None = None) -> int:
     """`run_experiments.py`: one of the studies that ship, or the reports of all studies that have been run."""
-    from fedfault.config.shipped import studies
+    from fedfault.config.shipped import list_studies
     from fedfault.processes import check_command
     from fedfault.studies import doors
 
     check_command("study")
     made = parser("Run a study of many runs; go on where it was stopped; write its report.", SHARED)
-    made.add_argument("--mode", choices=[*studies(), "analyze"], default="quick", help="the study, or reports of all")
+    made.add_argument(
+        "--mode", choices=[*list_studies(), "analyze"], default="quick", help="the study, or reports of all"
+    )
     made.add_argument("--jobs", type=int, default=1, help="processes that run side by side")
     given = made.parse_intermixed_args(words)
     if given.mode == "analyze":

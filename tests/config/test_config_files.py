@@ -5,7 +5,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fedfault.config.files import MOST_BYTES, assign, dump, read
+from fedfault.config.files import MOST_BYTES, dump, parse_setting, read_layer
 from fedfault.errors import UserError
 
 
@@ -43,8 +43,8 @@ from fedfault.errors import UserError
     ],
 )
 def test_a_value_means_the_same_in_a_file_and_on_the_command_line(write, text, value):
-    in_file = read(write(f"section:\n  key: {text}\n"))["section", "key"]
-    given = assign(f"section.key={text}")["section", "key"]
+    in_file = read_layer(write(f"section:\n  key: {text}\n"))["section", "key"]
+    given = parse_setting(f"section.key={text}")["section", "key"]
     for entry in (in_file, given):
         assert entry.value == value
         assert type(entry.value) is type(value)
@@ -52,12 +52,12 @@ def test_a_value_means_the_same_in_a_file_and_on_the_command_line(write, text, v
 
 
 def test_every_key_knows_its_own_line(write):
-    layer = read(write("# comment\na:\n  b:\n    c: 1\n  d:\n    - x\n    - y\n"))
+    layer = read_layer(write("# comment\na:\n  b:\n    c: 1\n  d:\n    - x\n    - y\n"))
     assert {key: entry.where for key, entry in layer.items()} == {("a", "b", "c"): "x.yaml:4", ("a", "d"): "x.yaml:5"}
 
 
 def test_a_byte_order_mark_is_not_a_key(write):
-    assert ("a",) in read(write(b"\xef\xbb\xbfa: 1\n"))
+    assert ("a",) in read_layer(write(b"\xef\xbb\xbfa: 1\n"))
 
 
 @pytest.mark.parametrize(
@@ -98,15 +98,15 @@ def test_a_byte_order_mark_is_not_a_key(write):
 )
 def test_a_file_that_cannot_be_used_names_the_place(write, text, told):
     with pytest.raises(UserError) as e:
-        read(write(text))
+        read_layer(write(text))
     assert told in str(e.value)
 
 
 def test_missing_files_and_folders_are_user_errors(write, tmp_path):
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        read(tmp_path / "absent.yaml")
+        read_layer(tmp_path / "absent.yaml")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
-        read(tmp_path)
+        read_layer(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,12 @@ def test_missing_files_and_folders_are_user_errors(write, tmp_path):
 )
 def test_a_malformed_override_is_a_user_error(text):
     with pytest.raises(UserError, match=r"^command line: "):
-        assign(text)
+        parse_setting(text)
 
 
 def test_an_override_may_hold_equals_signs_and_mappings():
-    assert assign("data.path=a=b")["data", "path"].value == "a=b"
-    layer = assign("federation.algorithm={name: fedprox, mu: 1e-1}")
+    assert parse_setting("data.path=a=b")["data", "path"].value == "a=b"
+    layer = parse_setting("federation.algorithm={name: fedprox, mu: 1e-1}")
     assert layer["federation", "algorithm", "mu"].value == 0.1
 
 
@@ -151,7 +151,7 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), 
 def test_what_is_dumped_reads_back_the_same(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("dump") / "x.yaml"
     path.write_text(dump({"a": {"b": values}}), encoding="utf-8")
-    back = read(path)["a", "b"].value
+    back = read_layer(path)["a", "b"].value
     assert back == values
     assert [type(v) for v in back] == [type(v) for v in values]
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fedfault.config import load, reference
 from fedfault.config.files import dump
-from fedfault.config.shipped import find, names
+from fedfault.config.shipped import find_configuration, list_configurations
 from fedfault.errors import UserError
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -158,7 +158,7 @@ def test_the_default_is_the_study_on_distilgpt2():
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "configs/quickstart.yaml", "./configs/quickstart"])
 def test_a_shipped_configuration_is_found_from_any_folder(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    assert find(name).is_file()
+    assert find_configuration(name).is_file()
 
 
 def test_an_existing_file_wins_over_a_shipped_one_and_a_folder_does_not(write):
@@ -171,11 +171,11 @@ def test_an_existing_file_wins_over_a_shipped_one_and_a_folder_does_not(write):
 @pytest.mark.parametrize("name", ["quickstrat", "../quickstart", "", "a\0b", "x" * 5000, "/etc", "\udc80", "**"])
 def test_a_name_that_is_nothing_lists_what_is_shipped(name):
     told = refused(name)
-    assert told.endswith(f"(shipped: {', '.join(names())})")
+    assert told.endswith(f"(shipped: {', '.join(list_configurations())})")
     assert ("did you mean 'quickstart'?" in told) == ("quickst" in name)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", list_configurations())
 def test_every_shipped_configuration_loads_and_its_resolved_form_loads_the_same(monkeypatch, tmp_path, name):
     monkeypatch.undo()  # the registry as it is
     got = load(name)
@@ -218,11 +218,11 @@ def test_the_resolved_form_of_any_experiment_loads_as_an_equal_one(write, chosen
 
 def test_the_reference_page_is_the_one_in_docs():
     told = "run: python -m fedfault.config.reference > docs/configuration.md"
-    assert DOCS.read_text(encoding="utf-8") == reference.page(), told
+    assert DOCS.read_text(encoding="utf-8") == reference.build_page(), told
 
 
 def test_every_key_has_a_meaning_in_the_reference_page():
-    assert "|  |\n| `" not in reference.page().partition("## Layers")[0]
+    assert "|  |\n| `" not in reference.build_page().partition("## Layers")[0]
 
 
 def test_the_switches_of_an_old_run_are_written_again_as_they_were(write):

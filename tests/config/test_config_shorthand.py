@@ -1,7 +1,7 @@
 import pytest
 
 from fedfault.config import load
-from fedfault.config.explain import sections
+from fedfault.config.explain import list_sections
 from fedfault.config.shorthand import CHOOSERS, KEYS, name_components
 from fedfault.errors import UserError
 
@@ -145,6 +145,6 @@ def test_short_keys_that_exclude_each_other_behave_like_the_long_ones(write):
 def test_every_row_of_the_table_leads_to_a_key_of_the_schema():
     for short, key in KEYS.items():
         *section, name = key.split(".")
-        known = sections()[tuple(section)].model_fields
+        known = list_sections()[tuple(section)].model_fields
         assert name in known or tuple(section) in CHOOSERS, key
         assert short not in KEYS.values()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedfault.config.shipped import studies
+from fedfault.config.shipped import list_studies
 from fedfault.data.split import deal_out, load_corpus
 from fedfault.errors import UserError
 from fedfault.rounds.federation import Federation
@@ -196,6 +196,6 @@ def test_a_study_reads_back_from_its_folder(write, tmp_path):
         read(tmp_path / "other")
 
 
-@pytest.mark.parametrize("name", studies())
+@pytest.mark.parametrize("name", list_studies())
 def test_every_shipped_study_is_valid(name):
     assert load(name).study.question

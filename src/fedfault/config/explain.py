@@ -10,15 +10,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fedfault.config.files import Key, Layer, dotted
+from fedfault.config.files import Key, Layer, spell_key
 from fedfault.config.schema import Experiment
 from fedfault.config.shorthand import KEYS
 from fedfault.errors import suggest
 
 
 @cache
-def sections() -> dict[Key, type[BaseModel]]:
-    """Every section of the schema by its key, the experiment itself first at `()`; of a list of sections one."""
+def list_sections() -> dict[Key, type[BaseModel]]:
+    """Return every section of the schema by its key: first the experiment itself, at `()`; a list of sections is one."""
     found: dict[Key, type[BaseModel]] = {}
 
     def visit(key: Key, model: type[BaseModel]) -> None:
@@ -32,24 +32,24 @@ def sections() -> dict[Key, type[BaseModel]]:
     return found
 
 
-def refusals(refused: ValidationError, merged: Layer) -> list[str]:
-    """A sentence for everything that the schema refused."""
+def explain_refusals(refused: ValidationError, merged: Layer) -> list[str]:
+    """Say in a sentence each what the schema refused: file and line, what came, what is allowed."""
     wrong: dict[Key, list[Any]] = {}
     for error in refused.errors(include_url=False):
-        wrong.setdefault(_setting(tuple(map(str, error["loc"]))), []).append(error)
+        wrong.setdefault(_locate_setting(tuple(map(str, error["loc"]))), []).append(error)
     told = []
     for key, errors in wrong.items():
         if errors[0]["type"] != "extra_forbidden":
-            told.append(_bad_value(key, errors, merged))
-        elif len(key) > 1 or key[0] not in _short_sections():
-            told.append(f"{where(key, merged)}: {_unknown_key(key)}")
+            told.append(_explain_value(key, errors, merged))
+        elif len(key) > 1 or key[0] not in _list_short_sections():
+            told.append(f"{find_place(key, merged)}: {_explain_key(key)}")
         else:  # `federated` is a section of short keys only: each key in it that no row of the table takes
-            told += [f"{entry.where}: {_unknown_key(k)}" for k, entry in merged.items() if k[:1] == key]
+            told += [f"{entry.where}: {_explain_key(k)}" for k, entry in merged.items() if k[:1] == key]
     return told
 
 
-def where(key: Key, merged: Layer, message: str = "") -> str:
-    """Where a setting was written; for a section, its last key that the message names, else its first."""
+def find_place(key: Key, merged: Layer, message: str = "") -> str:
+    """Find where a setting was written; of a section, where its last key that the message names was, else its first."""
     if key in merged:
         return merged[key].where
     below = [k for k in merged if k[: len(key)] == key and merged[k].where != "default"]
@@ -60,25 +60,27 @@ def where(key: Key, merged: Layer, message: str = "") -> str:
     return merged[above[0]].where if above else "default"
 
 
-def _setting(loc: Key) -> Key:
-    """The error's location without the members of unions and the positions in lists that pydantic appends."""
+def _locate_setting(loc: Key) -> Key:
+    """Return the setting of an error's location, to which pydantic appends members of unions and positions in lists."""
     loc = tuple(part for part in loc if not part.isdecimal())
     for length in range(len(loc) + 1):
-        section = sections().get(loc[:length])
+        section = list_sections().get(loc[:length])
         if section is None or length == len(loc) or loc[length] not in section.model_fields:
             return loc[: length + (section is not None and length < len(loc))]
     return loc
 
 
-def _bad_value(key: Key, errors: list[Any], merged: Layer) -> str:
-    message = " or ".join(dict.fromkeys(_allowed(error) for error in errors)).replace(" or must be ", " or ")
+def _explain_value(key: Key, errors: list[Any], merged: Layer) -> str:
+    message = " or ".join(dict.fromkeys(_say_allowed(error) for error in errors)).replace(" or must be ", " or ")
     came = errors[0]["input"]
-    told = message if errors[0]["type"] in ("value_error", "missing") else f"got {_short(came)}; {message}"
-    name = dotted(key)
-    return f"{where(key, merged, message)}: {name}: {told}" if name else f"{where(key, merged, message)}: {told}"
+    told = message if errors[0]["type"] in ("value_error", "missing") else f"got {_shorten(came)}; {message}"
+    name = spell_key(key)
+    return (
+        f"{find_place(key, merged, message)}: {name}: {told}" if name else f"{find_place(key, merged, message)}: {told}"
+    )
 
 
-def _allowed(error: dict[str, Any]) -> str:
+def _say_allowed(error: dict[str, Any]) -> str:
     kind = error["type"]
     if kind == "value_error":
         return str(error["ctx"]["error"])
@@ -92,31 +94,33 @@ def _allowed(error: dict[str, Any]) -> str:
     return message.replace("a valid integer", "an integer").replace("a valid", "a")
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _unknown_key(key: Key) -> str:
+def _explain_key(key: Key) -> str:
     section, name = key[:-1], key[-1]
     short = [row.split(".")[-1] for row in KEYS if tuple(row.split(".")[:-1]) == section]
-    model = sections().get(section)
+    model = list_sections().get(section)
     known = list(model.model_fields) if model else short
-    place = f"in section {dotted(section)}" if section else "at the top level"
-    return f"no key {name[:60]!r} {place}{_hint(section, name[:60], [*known, *short])} (known: {', '.join(known)})"
+    place = f"in section {spell_key(section)}" if section else "at the top level"
+    return (
+        f"no key {name[:60]!r} {place}{_suggest_key(section, name[:60], [*known, *short])} (known: {', '.join(known)})"
+    )
 
 
-def _hint(section: Key, name: str, near: Iterable[str]) -> str:
-    """The same key elsewhere, else one that differs by a word before or behind it, else a similar one, here or elsewhere."""
+def _suggest_key(section: Key, name: str, near: Iterable[str]) -> str:
+    """Suggest the same key elsewhere, else one with a word more or less at an end, else a similar one, here or elsewhere."""
     everywhere = {  # a last part and the first key that has it, in the schema or as a short key
         **{row.split(".")[-1]: key for row, key in reversed(KEYS.items())},
         **{
-            field: dotted((*place, field))
-            for place, model in reversed(sections().items())
+            field: spell_key((*place, field))
+            for place, model in reversed(list_sections().items())
             for field in model.model_fields
         },
     }
-    if name in everywhere and everywhere[name] != dotted((*section, name)):
+    if name in everywhere and everywhere[name] != spell_key((*section, name)):
         return f"; did you mean {everywhere[name]!r}?"
     if "." in name and not section:
         return "; dotted keys are for the command line, in a file each part has its own line"
@@ -129,5 +133,5 @@ def _hint(section: Key, name: str, near: Iterable[str]) -> str:
     return next((f"; did you mean {key!r}?" for last, key in everywhere.items() if f"{last!r}?" in similar), "")
 
 
-def _short_sections() -> set[str]:
+def _list_short_sections() -> set[str]:
     return {row.split(".")[0] for row in KEYS} - set(Experiment.model_fields)

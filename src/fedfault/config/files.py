@@ -38,13 +38,13 @@ class Entry:
 Layer = dict[Key, Entry]  # what one file, or the command line, sets
 
 
-def dotted(key: Key) -> str:
-    """`("federation", "num_rounds")` as `federation.num_rounds`; parts that are not plain words are quoted."""
+def spell_key(key: Key) -> str:
+    """Join `("federation", "num_rounds")` to `federation.num_rounds`; parts that are not plain words are quoted."""
     return ".".join(part if re.fullmatch(r"[\w-]+", part) else repr(part[:60]) for part in key)
 
 
-def shown(path: Path) -> str:
-    """The path as messages name it: relative to the working folder where it lies inside it."""
+def shorten_path(path: Path) -> str:
+    """Return the path as messages name it: relative to the working folder if it lies inside it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):  # outside it, or the working folder is gone
@@ -52,36 +52,36 @@ def shown(path: Path) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is something to read; pipes count, bash's `<(...)` is one."""
+    """Return whether there is something to read; pipes count, bash's `<(...)` is one."""
     try:
         return path.exists() and not path.is_dir()
     except (OSError, ValueError):  # a name too long or with a null byte names nothing
         return False
 
 
-def read(path: Path) -> Layer:
-    """The settings of one file, `_base_` among them.
+def read_layer(path: Path) -> Layer:
+    """Read the settings of one file, `_base_` among them.
 
     Raises `UserError` for a file that is missing, unreadable, a folder, too large or not UTF-8, for invalid YAML and
     for a top level that is not a mapping.
     """
-    name, text = shown(path), _text(path)
+    name, text = shorten_path(path), _read_text(path)
     node = _compose(text, lambda line: f"{name}:{line + 1}")
     if not isinstance(node, yaml.MappingNode):
         came = "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
         raise UserError(f"{name}: the file must be a mapping of sections, like 'federation:'; it holds {came}")
-    layer = _settings(node, (), lambda line: f"{name}:{line + 1}")
+    layer = _collect_settings(node, (), lambda line: f"{name}:{line + 1}")
     if len(layer) > MOST_SETTINGS:
         raise UserError(f"{name}: {len(layer)} settings, at most {MOST_SETTINGS}; is this a configuration file?")
     return layer
 
 
-def assign(text: str) -> Layer:
-    """`federation.num_rounds=2` as settings; the value follows the rules of the files.
+def parse_setting(text: str) -> Layer:
+    """Read `federation.num_rounds=2` as settings; the value follows the rules of the files.
 
     Raises `UserError` if it is not `key=value`, if a part of the key is empty and if the value is not valid YAML.
 
-    >>> assign("data.partition.alpha=1e-1")
+    >>> parse_setting("data.partition.alpha=1e-1")
     {('data', 'partition', 'alpha'): Entry(value=0.1, where='command line', whole=False, loose=False)}
     """
     written, equals, value = text.partition("=")
@@ -92,14 +92,14 @@ def assign(text: str) -> Layer:
     try:
         node = _compose(value, lambda _: COMMAND_LINE)
         if isinstance(node, yaml.MappingNode) and node.value:
-            return _settings(node, key, lambda _: COMMAND_LINE)
-        return {key: Entry(None if node is None else _plain(node, lambda _: COMMAND_LINE), COMMAND_LINE)}
+            return _collect_settings(node, key, lambda _: COMMAND_LINE)
+        return {key: Entry(None if node is None else _build_value(node, lambda _: COMMAND_LINE), COMMAND_LINE)}
     except UserError as e:
         raise UserError(f"{e} (in {text[:80]!r})") from None
 
 
 def dump(settings: dict[str, Any]) -> str:
-    """Settings as YAML that `read` reads back the same; text that looks like a number is quoted."""
+    """Write settings as YAML that `read_layer` reads back the same; text that looks like a number is quoted."""
     return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
@@ -107,7 +107,7 @@ Place = Callable[[int], str]  # a line, counted from 0, as messages name it
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only; `_plain` makes the values. Depth is limited here because composing is recursive."""
+    """Composes nodes only; `_build_value` makes the values. Depth is limited here because composing is recursive."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - as in PyYAML
     depth = 0
@@ -149,19 +149,21 @@ for _class in (_Loader, _Dumper):
 _Dumper.add_representer(str, _Dumper.represent_str)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(MOST_BYTES + 1)
     except OSError as e:
-        raise UserError(f"{shown(path)}: cannot be read: {e.strerror}") from None
+        raise UserError(f"{shorten_path(path)}: cannot be read: {e.strerror}") from None
     if len(raw) > MOST_BYTES:
-        raise UserError(f"{shown(path)}: larger than {MOST_BYTES // 1_000_000} MB; is this a configuration file?")
+        raise UserError(
+            f"{shorten_path(path)}: larger than {MOST_BYTES // 1_000_000} MB; is this a configuration file?"
+        )
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = raw.count(b"\n", 0, e.start) + 1
-        raise UserError(f"{shown(path)}:{line}: not UTF-8 text (byte {raw[e.start]:#04x})") from None
+        raise UserError(f"{shorten_path(path)}:{line}: not UTF-8 text (byte {raw[e.start]:#04x})") from None
 
 
 def _compose(text: str, at: Place) -> yaml.Node | None:
@@ -179,25 +181,25 @@ def _compose(text: str, at: Place) -> yaml.Node | None:
         raise UserError(f"{at(0)}: not valid YAML: {e}") from None
 
 
-def _settings(node: yaml.MappingNode, prefix: Key, at: Place) -> Layer:
-    """Every leaf below a mapping by its full key, at the line of its own key."""
+def _collect_settings(node: yaml.MappingNode, prefix: Key, at: Place) -> Layer:
+    """Return every leaf below a mapping by its full key, at the line of its own key."""
     layer: Layer = {}
-    for name, line, value in _items(node, at):
+    for name, line, value in _read_items(node, at):
         if isinstance(value, yaml.MappingNode) and value.value:
-            layer |= _settings(value, (*prefix, name), at)
+            layer |= _collect_settings(value, (*prefix, name), at)
         else:
-            layer[(*prefix, name)] = Entry(_plain(value, at), at(line))
+            layer[(*prefix, name)] = Entry(_build_value(value, at), at(line))
     return layer
 
 
-def _items(node: yaml.MappingNode, at: Place) -> list[tuple[str, int, yaml.Node]]:
+def _read_items(node: yaml.MappingNode, at: Place) -> list[tuple[str, int, yaml.Node]]:
     if node.tag != f"{_TAG}map":
         raise UserError(f"{at(node.start_mark.line)}: the tag {repr(node.tag)[:60]} is not supported")
     first: dict[str, int] = {}
     found = []
     for key, value in node.value:
         line = key.start_mark.line
-        name = _plain(key, at)
+        name = _build_value(key, at)
         if not isinstance(name, str) or not name:
             raise UserError(f"{at(line)}: the key {repr(name)[:60]} must be text")
         if name in first:
@@ -207,12 +209,12 @@ def _items(node: yaml.MappingNode, at: Place) -> list[tuple[str, int, yaml.Node]
     return found
 
 
-def _plain(node: yaml.Node, at: Place) -> Any:
-    """A node as None, bool, int, float, str, list or dict."""
+def _build_value(node: yaml.Node, at: Place) -> Any:
+    """Turn a node into None, a bool, int, float, str, list or dict."""
     if isinstance(node, yaml.MappingNode):
-        return {name: _plain(value, at) for name, _, value in _items(node, at)}
+        return {name: _build_value(value, at) for name, _, value in _read_items(node, at)}
     if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
-        return [_plain(item, at) for item in node.value]
+        return [_build_value(item, at) for item in node.value]
     line = node.start_mark.line
     kind = node.tag.removeprefix(_TAG)
     if not isinstance(node, yaml.ScalarNode) or kind not in _SCALARS:
@@ -227,7 +229,7 @@ def _plain(node: yaml.Node, at: Place) -> Any:
         raise UserError(f"{at(line)}: {repr(node.value)[:60]} is not of type {kind}") from None
 
 
-def _whole(text: str) -> int:
+def _parse_int(text: str) -> int:
     if not -(2**63) <= (value := int(text)) < 2**63:
         raise ValueError("more than 64 bits")
     return value
@@ -236,7 +238,7 @@ def _whole(text: str) -> int:
 _SCALARS: dict[str, Callable[[str], Any]] = {
     "null": lambda _: None,
     "bool": lambda text: {"true": True, "false": False}[text],
-    "int": _whole,
+    "int": _parse_int,
     "float": lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")),
     "str": str,
 }

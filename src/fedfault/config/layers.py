@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedfault.config.files import COMMAND_LINE, Key, Layer, assign, dotted, is_file, read, shown
+from fedfault.config.files import COMMAND_LINE, Key, Layer, is_file, parse_setting, read_layer, shorten_path, spell_key
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError
 
@@ -20,8 +20,8 @@ LONGEST_CHAIN = 20  # files that inherit from one another
 BASE = ("_base_",)
 
 
-def inherited(path: Path) -> list[Layer]:
-    """The file and all it inherits from, each file once, bases before the files that name them.
+def read_layers(path: Path) -> list[Layer]:
+    """Read a file and all it inherits from, each file once, bases before the files that name them.
 
     Raises `UserError` for a base that is not there, for a cycle (naming the chain) and for what `read` refuses.
     """
@@ -31,14 +31,14 @@ def inherited(path: Path) -> list[Layer]:
         real = os.path.realpath(file)
         if real in done:
             return
-        layer = read(file)
-        for where, base in _bases(layer):
+        layer = read_layer(file)
+        for where, base in _find_bases(layer):
             links = (*chain, real)
             found = file.parent / base
             if not is_file(found):
-                raise UserError(f"{where}: _base_: there is no file {base!r} in {shown(file.parent)}")
+                raise UserError(f"{where}: _base_: there is no file {base!r} in {shorten_path(file.parent)}")
             if os.path.realpath(found) in links:
-                names = " -> ".join(shown(Path(link)) for link in (*links, os.path.realpath(found)))
+                names = " -> ".join(shorten_path(Path(link)) for link in (*links, os.path.realpath(found)))
                 raise UserError(f"{where}: _base_: the files inherit from one another in a circle: {names}")
             if len(links) > LONGEST_CHAIN:
                 raise UserError(f"{where}: _base_: more than {LONGEST_CHAIN} files inherit from one another")
@@ -49,8 +49,8 @@ def inherited(path: Path) -> list[Layer]:
     return list(done.values())
 
 
-def _bases(layer: Layer) -> list[tuple[str, str]]:
-    """Where each base is named, and its path as written."""
+def _find_bases(layer: Layer) -> list[tuple[str, str]]:
+    """Return of each base where it is named, and its path as written."""
     found = []
     for key, entry in layer.items():
         if key[:1] != BASE:
@@ -62,21 +62,21 @@ def _bases(layer: Layer) -> list[tuple[str, str]]:
     return found
 
 
-def command_line(texts: Sequence[str]) -> Layer:
-    """All `key=value` arguments as one layer; of the same key given twice the last one counts.
+def parse_command_line(texts: Sequence[str]) -> Layer:
+    """Read all `key=value` arguments as one layer; of the same key given twice the last one counts.
 
     Raises `UserError` for what `assign` refuses and for `_base_`, which only a file can set.
     """
     layer: Layer = {}
     for text in texts:
-        layer |= assign(text)
+        layer |= parse_setting(text)
     if any(key[:1] == BASE for key in layer):
         raise UserError(f"{COMMAND_LINE}: _base_ can only be set in a file; give the other file instead")
     return layer
 
 
-def merge(below: Layer, above: Layer) -> tuple[Layer, list[str]]:
-    """`above` wins over `below`: sections merge, everything else replaces. Also notes on options that went.
+def merge_layers(below: Layer, above: Layer) -> tuple[Layer, list[str]]:
+    """Merge two layers, of which `above` wins: sections merge, everything else replaces. Also notes on dropped options.
 
     Naming another component drops the options of the one named before; see also `EXCLUSIVE`.
     """
@@ -89,7 +89,7 @@ def merge(below: Layer, above: Layer) -> tuple[Layer, list[str]]:
         for key in [key for key in out if key[:2] == section and key[2:] != ("name",) and not out[key].loose]:
             gone = out.pop(key)
             notes.append(
-                f"{gone.where}: {dotted(key)}: {gone.value!r} is dropped: {new.where} chooses {new.value!r:.60}"
+                f"{gone.where}: {spell_key(key)}: {gone.value!r} is dropped: {new.where} chooses {new.value!r:.60}"
             )
     for pair in EXCLUSIVE:
         for key, other in (pair, (pair[1], pair[0])):
@@ -98,12 +98,12 @@ def merge(below: Layer, above: Layer) -> tuple[Layer, list[str]]:
     for key, entry in above.items():
         if entry.value == {} and any(other[: len(key)] == key for other in out):
             continue  # an empty section changes nothing
-        for other in [o for o in out if o != key and _overlap(o, key)]:
+        for other in [o for o in out if o != key and _share_path(o, key)]:
             del out[other]
         out[key] = entry
     return out, notes
 
 
-def _overlap(a: Key, b: Key) -> bool:
+def _share_path(a: Key, b: Key) -> bool:
     shorter = min(len(a), len(b))
     return a[:shorter] == b[:shorter]

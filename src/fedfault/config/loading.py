@@ -1,4 +1,4 @@
-"""From files and overrides to a checked experiment."""
+"""Read files and overrides into a checked experiment."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from fedfault import registry
 from fedfault.config import explain
-from fedfault.config.files import Entry, Key, Layer, dotted
-from fedfault.config.layers import command_line, inherited, merge
+from fedfault.config.files import Entry, Key, Layer, spell_key
+from fedfault.config.layers import merge_layers, parse_command_line, read_layers
 from fedfault.config.schema import Data, Experiment
-from fedfault.config.shipped import find, folder
-from fedfault.config.shorthand import CHOOSERS, canonical
+from fedfault.config.shipped import find_configuration, find_folder
+from fedfault.config.shorthand import CHOOSERS, translate_layer
 from fedfault.errors import UserError
 
 BESIDE = set(Data.model_fields)  # options of a corpus that are settings of `data`: path, text_columns and so on
@@ -34,51 +34,51 @@ class Loaded:
 
 
 def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loaded:
-    """The experiment of a file with `key=value` overrides on top; `None` is the shipped quickstart.
+    """Load the experiment of a file with `key=value` overrides on top; `None` is the shipped quickstart.
 
     Raises `UserError` with a line for everything that is wrong: the place, what came, what is allowed.
 
     >>> load("quickstart", ["federation.num_rounds=2"]).experiment.federation.num_rounds
     2
     """
-    file = folder() / "quickstart.yaml" if path is None else find(path)
-    return resolve([*inherited(file), command_line(overrides)])
+    file = find_folder() / "quickstart.yaml" if path is None else find_configuration(path)
+    return resolve([*read_layers(file), parse_command_line(overrides)])
 
 
 def resolve(layers: Iterable[Layer]) -> Loaded:
-    """The experiment of settings in layers, of which the later one wins. Raises `UserError` as `load` does."""
-    merged, notes = _merged(layers)
+    """Check the experiment of settings in layers, of which the later one wins. Raises `UserError` as `load` does."""
+    merged, notes = _merge_all(layers)
     wrong: list[str] = []
     for section in CHOOSERS:
         try:
-            notes += _complete(section, merged)
+            notes += _complete_component(section, merged)
         except UserError as e:
-            wrong.append(f"{explain.where(section, merged, str(e))}: {dotted(section)}: {e}")
+            wrong.append(f"{explain.find_place(section, merged, str(e))}: {spell_key(section)}: {e}")
     try:
-        experiment = Experiment.model_validate(_nested(merged))
+        experiment = Experiment.model_validate(_nest_settings(merged))
     except ValidationError as e:
-        raise UserError("\n".join([*explain.refusals(e, merged), *wrong])) from None
+        raise UserError("\n".join([*explain.explain_refusals(e, merged), *wrong])) from None
     if wrong:
         raise UserError("\n".join(wrong))
     return Loaded(experiment, tuple(notes), experiment.model_dump())
 
 
-def _merged(layers: Iterable[Layer]) -> tuple[Layer, list[str]]:
-    """All layers in one, the schema's own choice of components at the bottom."""
-    merged, notes = _default_components(), []
+def _merge_all(layers: Iterable[Layer]) -> tuple[Layer, list[str]]:
+    """Merge all layers into one, with the schema's own choice of components at the bottom."""
+    merged, notes = _choose_defaults(), []
     for layer in layers:
-        clean, translated = canonical(layer)
-        merged, dropped = merge(merged, clean)
+        clean, translated = translate_layer(layer)
+        merged, dropped = merge_layers(merged, clean)
         notes += [*translated, *dropped]
     return merged, notes
 
 
-def _default_components() -> Layer:
+def _choose_defaults() -> Layer:
     defaults = Experiment().model_dump()
     return {(*section, "name"): Entry(defaults[section[0]][section[1]]["name"], "default") for section in CHOOSERS}
 
 
-def _complete(section: Key, merged: Layer) -> list[str]:
+def _complete_component(section: Key, merged: Layer) -> list[str]:
     """Check a component's options, drop loose ones that it does not take, and write its defaults down.
 
     Changes `merged`; returns notes on what was dropped. Raises `UserError` for an unknown name or option.
@@ -94,7 +94,7 @@ def _complete(section: Key, merged: Layer) -> list[str]:
         entry = merged.pop(key)
         mine.remove(key)
         notes.append(f"{entry.where}: {key[2]}: {entry.value!r} is not used: {kind} {chosen.value!r} takes no {key[2]}")
-    given = _nested({key[2:]: merged[key] for key in mine})
+    given = _nest_settings({key[2:]: merged[key] for key in mine})
     if kind == "corpus" and (taken := [key for key in given if key in BESIDE]):
         raise UserError(f"{taken[0]} is set as data.{taken[0]}, beside the corpus")
     full = registry.check_options(kind, chosen.value, builder, given)
@@ -110,8 +110,8 @@ def _complete(section: Key, merged: Layer) -> list[str]:
     return notes
 
 
-def _nested(layer: Layer) -> dict[str, Any]:
-    """The settings as dicts in dicts."""
+def _nest_settings(layer: Layer) -> dict[str, Any]:
+    """Turn the settings into dicts in dicts."""
     out: dict[str, Any] = {}
     for key, entry in layer.items():
         place = out

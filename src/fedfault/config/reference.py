@@ -2,7 +2,7 @@
 
     python -m fedfault.config.reference > docs/configuration.md
 
-A test compares the file with `page()`.
+A test compares the file with `build_page()`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from fedfault.config.explain import sections
-from fedfault.config.files import Key, dotted
+from fedfault.config.explain import list_sections
+from fedfault.config.files import Key, spell_key
 from fedfault.config.layers import EXCLUSIVE
 from fedfault.config.shorthand import CHOOSERS, KEYS, LOOSE, VALUES
 from fedfault.registry import spell_type, spell_value
@@ -63,51 +63,54 @@ overrides the other; both forms in one layer with different values are an error.
 """
 
 
-def page() -> str:
-    """The whole page as Markdown."""
-    parts = [INTRODUCTION, *(_section(key, model) for key, model in sections().items())]
-    parts += [LAYERS, _table(("one of", "or"), [(f"`{dotted(a)}`", f"`{dotted(b)}`") for a, b in EXCLUSIVE])]
-    parts += [SHORTHAND, _table(("short", "stands for", ""), [_short(short) for short in KEYS])]
+def build_page() -> str:
+    """Write the whole page as Markdown."""
+    parts = [INTRODUCTION, *(_build_section(key, model) for key, model in list_sections().items())]
+    parts += [
+        LAYERS,
+        _format_table(("one of", "or"), [(f"`{spell_key(a)}`", f"`{spell_key(b)}`") for a, b in EXCLUSIVE]),
+    ]
+    parts += [SHORTHAND, _format_table(("short", "stands for", ""), [_describe_short_key(short) for short in KEYS])]
     rows = [(f"`{key}`", f"`{value}`", f"`{better}`") for (key, value), better in VALUES.items()]
-    return "\n".join([*parts, _table(("key", "value", "stands for"), rows)]).rstrip() + "\n"
+    return "\n".join([*parts, _format_table(("key", "value", "stands for"), rows)]).rstrip() + "\n"
 
 
-def _section(key: Key, model: type[BaseModel]) -> str:
-    title = f"## `{dotted(key)}`" if key else "## Top level"
+def _build_section(key: Key, model: type[BaseModel]) -> str:
+    title = f"## `{spell_key(key)}`" if key else "## Top level"
     about = (inspect.getdoc(model) or "").partition("\n")[0]
     if key in CHOOSERS:
         about += (
             f" `{key[-1]}: NAME` is short for `{key[-1]}: {{name: NAME}}`; `fedfault list {CHOOSERS[key]}` shows all."
         )
-    fields = {name: field for name, field in model.model_fields.items() if (*key, name) not in sections()}
+    fields = {name: field for name, field in model.model_fields.items() if (*key, name) not in list_sections()}
     rows = [
-        (f"`{name}`", spell_type(field.annotation, field.metadata), _default(key, name, field), field.description or "")
-        for name, field in fields.items()
+        (f"`{name}`", spell_type(f.annotation, f.metadata), _spell_default(key, name, f), f.description or "")
+        for name, f in fields.items()
     ]
     return (
-        f"{title}\n\n{about}\n\n{_table(('key', 'type', 'default', 'meaning'), rows)}"
+        f"{title}\n\n{about}\n\n{_format_table(('key', 'type', 'default', 'meaning'), rows)}"
         if rows
         else f"{title}\n\n{about}\n"
     )
 
 
-def _default(key: Key, name: str, field: FieldInfo) -> str:
+def _spell_default(key: Key, name: str, field: FieldInfo) -> str:
     default = field.default
     if field.is_required():  # the name of a component: the section that holds it has a default; of a list it has none
-        section = sections()[key[:-1]].model_fields[key[-1]].default
+        section = list_sections()[key[:-1]].model_fields[key[-1]].default
         default = getattr(section, name) if isinstance(section, BaseModel) else None
     return "–" if default is None else f"`{spell_value(default)}`"
 
 
-def _short(short: str) -> tuple[str, str, str]:
+def _describe_short_key(short: str) -> tuple[str, str, str]:
     note = "dropped with a note if the component takes no such option" if short in LOOSE else ""
     return f"`{short}`", f"`{KEYS[short]}`", note
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def _format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(build_page(), end="")

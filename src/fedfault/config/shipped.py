@@ -10,8 +10,8 @@ from fedfault.errors import UserError, suggest
 _HERE = Path(__file__).resolve()
 
 
-def folder() -> Path:
-    """`fedfault/configs` of an installed package, or `configs` of the checkout.
+def find_folder() -> Path:
+    """Find the shipped configurations: `fedfault/configs` of an installed package, or `configs` of the checkout.
 
     Raises `UserError` if neither is there.
     """
@@ -24,40 +24,40 @@ def folder() -> Path:
 STUDIES = "studies/"  # the folder of files that are a study, not a configuration
 
 
-def names() -> list[str]:
-    """The shipped configurations as `find` takes them, for example `quickstart`."""
-    return [name for name in _shipped() if not name.startswith(STUDIES)]
+def list_configurations() -> list[str]:
+    """List the shipped configurations as `find_configuration` takes them, for example `quickstart`."""
+    return [name for name in _list_shipped() if not name.startswith(STUDIES)]
 
 
-def studies() -> list[str]:
-    """The shipped studies as `find_study` takes them, for example `main`."""
-    return [name.removeprefix(STUDIES) for name in _shipped() if name.startswith(STUDIES)]
+def list_studies() -> list[str]:
+    """List the shipped studies as `find_study` takes them, for example `main`."""
+    return [name.removeprefix(STUDIES) for name in _list_shipped() if name.startswith(STUDIES)]
 
 
-def _shipped() -> list[str]:
-    root = folder()
+def _list_shipped() -> list[str]:
+    root = find_folder()
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
-def find(path: Path | str) -> Path:
-    """The file itself if it exists, else the shipped configuration of that name (`quickstart`, `configs/default.yaml`).
+def find_configuration(path: Path | str) -> Path:
+    """Find the file itself if it exists, else the shipped configuration of that name (`quickstart`, `configs/default.yaml`).
 
     Raises `UserError` with a suggestion if there is neither, or only a folder.
     """
-    return _found(Path(path), "configuration", "", names())
+    return _find_file(Path(path), "configuration", "", list_configurations())
 
 
 def find_study(path: Path | str) -> Path:
-    """The same for the file of a study (`main`, `configs/studies/main.yaml`)."""
-    return _found(Path(path), "study", STUDIES, studies())
+    """Find the file of a study in the same way (`main`, `configs/studies/main.yaml`)."""
+    return _find_file(Path(path), "study", STUDIES, list_studies())
 
 
-def _found(given: Path, what: str, place: str, known: list[str]) -> Path:
+def _find_file(given: Path, what: str, place: str, known: list[str]) -> Path:
     if is_file(given):
         return given
     name = given.as_posix().removeprefix("./").removeprefix("configs/").removeprefix(place).removesuffix(".yaml")
     if name in known:
-        return folder() / f"{place}{name}.yaml"
+        return find_folder() / f"{place}{name}.yaml"
     came = f"is a folder, not a {what} file" if _is_folder(given) else "is not there"
     raise UserError(f"{what} {str(given)[:200]!r} {came}{suggest(name[:100], known)} (shipped: {', '.join(known)})")
 

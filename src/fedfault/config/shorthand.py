@@ -1,4 +1,4 @@
-"""The one table of short keys: what each of them stands for. It is applied to every layer before layers are merged."""
+"""The tables of short keys and of other words for the same. They are applied to every layer before layers are merged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fedfault.config.files import COMMAND_LINE, Entry, Key, Layer, dotted
+from fedfault.config.files import COMMAND_LINE, Entry, Key, Layer, spell_key
 from fedfault.errors import UserError
 
 CHOOSERS: dict[Key, str] = {  # a section that chooses a component by its `name`: what kind of component
@@ -48,8 +48,8 @@ VALUES = {
 }
 
 
-def canonical(layer: Layer) -> tuple[Layer, list[str]]:
-    """The layer with every key in its canonical form, and notes on what was translated.
+def translate_layer(layer: Layer) -> tuple[Layer, list[str]]:
+    """Return the layer with every key in the schema's words, and notes on what was translated.
 
     Raises `UserError` if two of its keys mean the same setting with different values.
     """
@@ -58,13 +58,13 @@ def canonical(layer: Layer) -> tuple[Layer, list[str]]:
     short: dict[str, None] = {}
     notes: list[str] = []
     for said, entry in layer.items():
-        stem, key = _renamed(said)
+        stem, key = _translate_key(said)
         if stem and stem not in ALIASES:
             short[f"{stem} is {KEYS[stem]}"] = None
-        key, entry = _named(key, replace(entry, loose=stem in LOOSE))  # noqa: PLW2901
-        better = VALUES.get((dotted(key), entry.value)) if isinstance(entry.value, str) else None
+        key, entry = _expand_name(key, replace(entry, loose=stem in LOOSE))  # noqa: PLW2901
+        better = VALUES.get((spell_key(key), entry.value)) if isinstance(entry.value, str) else None
         if better:
-            notes.append(f"{entry.where}: {dotted(key)}: {entry.value!r} is {better!r}")
+            notes.append(f"{entry.where}: {spell_key(key)}: {entry.value!r} is {better!r}")
             entry = replace(entry, value=better)  # noqa: PLW2901
         _refuse_clash(said, key, entry, out, written)
         out[key], written[key] = entry, said
@@ -76,7 +76,7 @@ def canonical(layer: Layer) -> tuple[Layer, list[str]]:
 
 
 def name_components(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved configuration, which an older run may have kept, with the name of every component under `name`.
+    """Return a resolved configuration, which may be of an older run, with the name of every component under `name`.
 
     >>> name_components({"seed": 0, "data": {"partition": {"method": "topic_skew", "alpha": 0.1}}})
     {'seed': 0, 'data': {'partition': {'name': 'topic_skew', 'alpha': 0.1}}}
@@ -91,17 +91,17 @@ def name_components(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _renamed(key: Key) -> tuple[str, Key]:
-    """The row of the table that applies, or "", and the canonical key."""
+def _translate_key(key: Key) -> tuple[str, Key]:
+    """Return the row of the table that applies, or "", and the key in the schema's words."""
     for length in range(2, len(key) + 1):
-        stem = dotted(key[:length])
+        stem = spell_key(key[:length])
         if stem in KEYS:
             return stem, (*KEYS[stem].split("."), *key[length:])
     return "", key
 
 
-def _named(key: Key, entry: Entry) -> tuple[Key, Entry]:
-    """`algorithm: fedprox` as `algorithm: {name: fedprox}`, replacing what earlier layers said of the algorithm."""
+def _expand_name(key: Key, entry: Entry) -> tuple[Key, Entry]:
+    """Turn `algorithm: fedprox` into `algorithm: {name: fedprox}`, which replaces what earlier layers said of it."""
     if key in CHOOSERS and isinstance(entry.value, str):
         return (*key, "name"), replace(entry, whole=True)
     return key, entry
@@ -110,15 +110,15 @@ def _named(key: Key, entry: Entry) -> tuple[Key, Entry]:
 def _refuse_clash(said: Key, key: Key, entry: Entry, out: Layer, written: dict[Key, Key]) -> None:
     for other, known in out.items():
         shorter = min(len(key), len(other))
-        if key[:shorter] != other[:shorter] or (key == other and _same(entry.value, known.value)):
+        if key[:shorter] != other[:shorter] or (key == other and _are_same(entry.value, known.value)):
             continue
         if key != other and {} in (entry.value, known.value):  # an empty section says nothing
             continue
         raise UserError(
-            f"{entry.where}: {dotted(said)} and {dotted(written[other])} ({known.where}) contradict each other: "
-            f"both set {dotted(key[:shorter])}; keep one of them"
+            f"{entry.where}: {spell_key(said)} and {spell_key(written[other])} ({known.where}) contradict each other: "
+            f"both set {spell_key(key[:shorter])}; keep one of them"
         )
 
 
-def _same(a: object, b: object) -> bool:
+def _are_same(a: object, b: object) -> bool:
     return a == b and isinstance(a, bool) == isinstance(b, bool)

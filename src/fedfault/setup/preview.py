@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfault.config.files import dotted
+from fedfault.config.files import spell_key
 from fedfault.config.loading import Loaded
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError, suggest
@@ -212,7 +212,7 @@ def _models(models: dict[str, str]) -> str:
 
 def _one(kind: str, name: str, builder: Callable[..., Any]) -> str:
     takes = [f"  {option}" for option in describe_options(builder)] or ["  none"]
-    place = next((f" in {dotted(section)}" for section, of in CHOOSERS.items() if of == kind), "")
+    place = next((f" in {spell_key(section)}" for section, of in CHOOSERS.items() if of == kind), "")
     more = _reactions(name) if kind == "detector" else []
     return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", f"options{place}:", *takes, *more])
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedfault.config.files import Entry, Key, Layer, dotted
+from fedfault.config.files import Entry, Key, Layer, spell_key
 from fedfault.config.shorthand import ALIASES, CHOOSERS
 from fedfault.errors import UserError
 
@@ -174,6 +174,8 @@ def _setting(key: str, value: Any, where: str) -> Layer:
     found: Layer = {}
     for name, part in value.items():
         found |= _setting(f"{key}.{name}", part, where)
-    for chooser in [k for k in found if parts in CHOOSERS and f"{key}.name" in (dotted(k), ALIASES.get(dotted(k)))]:
+    for chooser in [
+        k for k in found if parts in CHOOSERS and f"{key}.name" in (spell_key(k), ALIASES.get(spell_key(k)))
+    ]:
         found[chooser] = replace(found[chooser], whole=True)
     return found

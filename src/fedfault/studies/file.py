@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.config.changes import NO_CAUSE
-from fedfault.config.files import Key, Layer, dotted
-from fedfault.config.layers import command_line, inherited
+from fedfault.config.files import Key, Layer, spell_key
+from fedfault.config.layers import parse_command_line, read_layers
 from fedfault.config.loading import Loaded, resolve
 from fedfault.config.shipped import find_study
-from fedfault.config.shorthand import canonical
+from fedfault.config.shorthand import translate_layer
 from fedfault.errors import UserError
 from fedfault.studies.axes import Point, points, slug
 from fedfault.studies.statements import hypotheses, maps
@@ -42,8 +42,8 @@ def load(path: Path | str, overrides: Sequence[str] = (), results_dir: str | Non
     Raises `UserError` with a line for everything that is wrong, anywhere in it: nothing has run then.
     """
     file = find_study(path)
-    given = command_line(overrides)
-    layers = [*inherited(file), given]
+    given = parse_command_line(overrides)
+    layers = [*read_layers(file), given]
     own = _own(layers)
     base = [{key: entry for key, entry in layer.items() if key[0] not in OWN} for layer in layers]
     name = next((str(layer[NAME].value) for layer in reversed(base[-2:]) if NAME in layer), file.stem)
@@ -99,10 +99,10 @@ def _nested(flat: Mapping[Key, Any]) -> dict[str, Any]:
 
 def _held(spanned: Sequence[Point], given: Layer) -> list[str]:
     """An argument for a setting that varies would be overruled in silence: it is refused."""
-    varied = {key for point in spanned for layer in point.layers for key in canonical(layer)[0]}
+    varied = {key for point in spanned for layer in point.layers for key in translate_layer(layer)[0]}
     return [
-        f"{entry.where}: {dotted(key)} varies in this study; change the values of the grid or of the arms instead"
-        for key, entry in canonical(given)[0].items()
+        f"{entry.where}: {spell_key(key)} varies in this study; change the values of the grid or of the arms instead"
+        for key, entry in translate_layer(given)[0].items()
         if any(key[: len(v)] == v or v[: len(key)] == key for v in varied)
     ]
 
