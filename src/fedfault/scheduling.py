@@ -1,4 +1,4 @@
-"""Which LoRA rank each client trains with: the nouns of rank schedulers, in plain numbers."""
+"""The nouns of rank schedulers, which decide the LoRA rank that each client trains with. Plain numbers: needs no torch."""
 
 from __future__ import annotations
 
@@ -12,84 +12,83 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# What a scheduler remembers between rounds, by name: (N,) a number for each client, or a few numbers of its own. JSON-able.
+# Memory of a scheduler between rounds: name -> (N,) a number for each client, or a few numbers of its own. JSON-able.
 Memory = Mapping[str, list[float]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of one client that was asked to train in a round, whether or not its update arrived in time."""
+    """Facts about one client that was asked to train in a round, whether or not its update arrived in time."""
 
     client: int
     rank: int
     seconds: float  # for all of its work, download and upload included, also if the deadline cut it short
     tokens: int  # target tokens of that work
     exceeded: bool = False  # it was not done by the deadline
-    gain: float | None = (
-        None  # nats a token on fixed held-out text: loss of the whole model received - loss after training
-    )
-    gain_below: float | None = None  # the same with the trained adapter cut by one rank
-    seconds_below: float | None = None  # what one rank less would have taken
+    # nats a token on fixed held-out text: loss of the whole model received - loss after training
+    gain: float | None = None
+    gain_below: float | None = None  # the gain if the trained adapter is cut by one rank
+    seconds_below: float | None = None  # the seconds that one rank less would have taken
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a scheduler decides on: the n clients drawn for a round, in any order."""
+    """The facts that a scheduler decides on: the n clients drawn for a round, in any order, and their limits."""
 
     round: int
     seed: int
     clients: Ints  # (n,) ids, 0 <= id < N
     low: Ints  # (n,) smallest and
     high: Ints  # (n,) largest rank; below `low` if the client cannot train at all
-    budget: int  # what the ranks should sum to; 0 for a scheduler without one
-    a: Floats  # (n,) seconds that a round takes with rank 0 and
-    b: Floats  # (n,) with every further rank: t_i(r) = a_i + b_i r, communication included
+    budget: int  # the sum that the ranks should have; 0 for a scheduler without a budget
+    a: Floats  # (n,) seconds that a round takes with rank 0
+    b: Floats  # (n,) seconds more for every rank: t_i(r) = a_i + b_i r, communication included
     deadline: float | None = None  # seconds
 
     def seconds(self, ranks: Sequence[int] | Ints) -> Floats:
-        """Time of every client with these ranks, (n,): a + b r, zero for those left out."""
+        """Seconds that every client takes with these ranks, (n,): a + b r, and zero for a client that is left out."""
         r = np.asarray(ranks)
         return np.where(r > 0, self.a + self.b * r, 0.0)
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a scheduler decided."""
+    """The decision of a scheduler."""
 
     ranks: tuple[int, ...]  # (n,) in the order of `Situation.clients`; 0 for a client that is left out
     excluded: tuple[int, ...] = ()  # ids of those left out
-    events: tuple[str, ...] = ()  # what a reader should know, in sentences
+    events: tuple[str, ...] = ()  # sentences for the reader, such as a budget that did not fit
 
 
-def _nothing(num_clients: int) -> Memory:
+def _start_empty(num_clients: int) -> Memory:
     return {}
 
 
-def _learns_nothing(memory: Memory, reports: Sequence[Report]) -> Memory:
+def _ignore_reports(memory: Memory, reports: Sequence[Report]) -> Memory:
     return memory
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Pure functions; the engine owns the loop and keeps the memory.
+    """A scheduler as pure functions; the engine calls them and stores the memory between rounds.
 
     assign: (memory, situation) -> allocation
     init: (num_clients) -> memory before the first round
     observe: (memory, reports of a round) -> memory
-    r_bar: the mean rank that the budget pays for; None: the scheduler has no budget, and gives each client always the same
-    gains: whether it needs `Report.gain`
-    below: whether it needs `Report.gain_below` and `Report.seconds_below` too
+    r_bar: the mean rank that the budget pays for; None: there is no budget, and each client gets the same rank every round
+    needs_gain: whether `observe` needs `Report.gain`, which costs two evaluations a client
+    needs_gain_below: whether `observe` needs `Report.gain_below` and `Report.seconds_below` too
     """
 
     assign: Callable[[Memory, Situation], Allocation]
-    init: Callable[[int], Memory] = _nothing
-    observe: Callable[[Memory, Sequence[Report]], Memory] = _learns_nothing
+    init: Callable[[int], Memory] = _start_empty
+    observe: Callable[[Memory, Sequence[Report]], Memory] = _ignore_reports
     r_bar: float | None = None
-    gains: bool = False
-    below: bool = False
+    needs_gain: bool = False
+    needs_gain_below: bool = False
 
     def budget(self, n: int) -> int:
-        """What the ranks of n clients should sum to: r_bar * n, halves up; 0 without a budget.
+        """The sum that the ranks of n clients should have: r_bar * n, halves up; 0 without a budget.
 
         >>> Scheduler(assign=..., r_bar=2.5).budget(3)
         8

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfault.allocation.filling import filled
+from fedfault.allocation.filling import fill_budget
 from fedfault.testing.cohorts import situation
 from seeded import seeded, seeds
 
@@ -19,7 +19,7 @@ def scores(seed: int, n: int) -> np.ndarray:
 
 
 def shared_out(s, score) -> np.ndarray:
-    return filled(score, s.low, s.high, s.budget, s.clients)
+    return fill_budget(score, s.low, s.high, s.budget, s.clients)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def shared_out(s, score) -> np.ndarray:
 )
 def test_units_go_where_they_should(score, low, high, budget, ranks):
     n = len(score)
-    got = filled(np.array(score), np.full(n, low), np.full(n, high), budget, np.arange(n))
+    got = fill_budget(np.array(score), np.full(n, low), np.full(n, high), budget, np.arange(n))
     assert got.tolist() == ranks
 
 
@@ -100,7 +100,7 @@ def test_the_order_of_clients_does_not_matter(seed):
     s = situation(seed)
     score = scores(seed, len(s.clients))
     order = np.random.default_rng(seed).permutation(len(score))
-    turned = filled(score[order], s.low[order], s.high[order], s.budget, s.clients[order])
+    turned = fill_budget(score[order], s.low[order], s.high[order], s.budget, s.clients[order])
     np.testing.assert_array_equal(shared_out(s, score)[order], turned)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfault.allocation.bounds import within
+from fedfault.allocation.bounds import largest_rank_within
 from fedfault.errors import UserError
 from fedfault.hardware.clock import (
     Fleet,
@@ -202,7 +202,7 @@ def test_a_rank_planned_to_the_last_second_meets_the_deadline(seed, deadline):
     """The cap of the schedulers and the judgement of the clock agree, rounding included."""
     fleet, load, _ = fleets(seed)
     a, b = lines(fleet, load)
-    most = within(a, b, deadline)
+    most = largest_rank_within(a, b, deadline)
     able = most >= 0
     ranks = np.clip(most, 0, 10_000)
     exceeded = finish(modelled(fleet, load, ranks), np.ones(len(a), dtype=int), deadline, "drop").exceeded
@@ -218,7 +218,7 @@ def test_tenths_of_seconds_that_add_up_to_the_deadline_meet_it():
     for i, j, r in itertools.product(range(1, 10), range(1, 10), range(1, 17)):
         deadline = (i + j * r) / 10
         spent = modelled(alone, Load(np.ones(1), Line(i * 0.1, j * 0.1), Line(0, 0), Line(0, 0)), np.array([r]))
-        assert within(np.array([i * 0.1]), np.array([j * 0.1]), deadline).tolist() == [r]
+        assert largest_rank_within(np.array([i * 0.1]), np.array([j * 0.1]), deadline).tolist() == [r]
         assert not finish(spent, np.ones(1, dtype=int), deadline, "drop").exceeded
 
 

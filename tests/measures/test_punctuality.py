@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedfault.measures.punctuality import bytes_per_client_round, elapsed, fates, punctuality
+from fedfault.measures.punctuality import bytes_per_client_round, count_fates, elapsed_seconds, punctuality
 from fedfault.records import RoundRecord
 from handmade import clocked, make, turn
 
@@ -17,11 +17,11 @@ TURNS = [
 
 
 def test_simulated_time_adds_up_over_rounds():
-    assert elapsed(clocked(TURNS).records) == pytest.approx({0: 0.0, 1: 2.0, 2: 3.5, 3: 3.5})
+    assert elapsed_seconds(clocked(TURNS).records) == pytest.approx({0: 0.0, 1: 2.0, 2: 3.5, 3: 3.5})
 
 
 def test_without_a_simulated_clock_there_are_no_numbers_of_it():
-    assert elapsed(make().records) == {}
+    assert elapsed_seconds(make().records) == {}
     assert punctuality(make().records) == {}
     assert punctuality([]) == {}
 
@@ -55,7 +55,7 @@ def test_where_nobody_ever_had_work_there_is_no_compliance():
     found = punctuality(clocked([[turn(0, fate="excluded")], []]).records)
     assert not {"compliance", "rounds_in_time", "regret"} & set(found)
     assert found["seconds"] == 0.0
-    assert "mean_rank" not in fates([turn(0, fate="excluded")])
+    assert "mean_rank" not in count_fates([turn(0, fate="excluded")])
 
 
 def test_bytes_up_are_of_who_arrived_and_bytes_down_of_who_was_sent_the_model():

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fedfault.measures.spectrum import centred, cka, cosines, effective_rank, mean_of_pairs, singular_values
+from fedfault.measures.spectrum import centre_rows, cka, cosines, effective_rank, mean_of_pairs, singular_values
 
 G = torch.Generator().manual_seed(0)
 
@@ -36,9 +36,9 @@ def test_the_effective_rank_of_n_equal_values_is_n_and_of_one_value_1():
 
 def test_an_isotropic_gaussian_fills_all_its_dimensions_and_a_line_one():
     d, n = 10, 4000
-    assert effective_rank(singular_values(centred(normal(n, d)))) == pytest.approx(d, rel=0.01)
+    assert effective_rank(singular_values(centre_rows(normal(n, d)))) == pytest.approx(d, rel=0.01)
     line = normal(n, 1) * normal(1, d)
-    assert effective_rank(singular_values(centred(line))) == pytest.approx(1, abs=1e-4)
+    assert effective_rank(singular_values(centre_rows(line))) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(30, 5), (5, 30)])
@@ -55,13 +55,13 @@ def test_what_is_not_finite_has_no_singular_values():
 
 def test_rows_that_are_all_equal_become_zero_without_rounding():
     X = torch.full((7, 3), 0.1) * torch.tensor([1.0, -3.0, 1e6])
-    assert not centred(X).any()
+    assert not centre_rows(X).any()
 
 
 @pytest.mark.parametrize("debiased", [False, True])
 @pytest.mark.parametrize("n", [9, 200])  # less and more than k d: the two ways to the products
 def test_cka_knows_no_rotation_no_scale_and_no_order(debiased, n):
-    X, Y = centred(normal(2, n, 6))
+    X, Y = centre_rows(normal(2, n, 6))
     Q = torch.linalg.qr(normal(6, 6))[0]
     found = cka(torch.stack([X, -0.3 * X @ Q, Y]), debiased=debiased)
     torch.testing.assert_close(found.diagonal(), torch.ones(3, dtype=found.dtype))
@@ -73,7 +73,7 @@ def test_cka_knows_no_rotation_no_scale_and_no_order(debiased, n):
 
 @pytest.mark.parametrize("n", [9, 200])
 def test_cka_is_its_formula(n):
-    X, Y = centred(normal(2, n, 6))
+    X, Y = centre_rows(normal(2, n, 6))
     plain = (X.T @ Y).norm() ** 2 / ((X.T @ X).norm() * (Y.T @ Y).norm())
     assert float(cka(torch.stack([X, Y]))[0, 1]) == pytest.approx(float(plain))
     unbiased = hsic(X, Y) / math.sqrt(hsic(X, X) * hsic(Y, Y))
@@ -82,7 +82,7 @@ def test_cka_is_its_formula(n):
 
 def test_only_debiased_cka_sees_that_independent_representations_are_unlike():
     n, d, draws = 24, 8, 400
-    pairs = [centred(normal(2, n, d)) for _ in range(draws)]
+    pairs = [centre_rows(normal(2, n, d)) for _ in range(draws)]
     biased, unbiased = (torch.stack([cka(p, debiased=b)[0, 1] for p in pairs]) for b in (False, True))
     assert float(biased.mean()) == pytest.approx(d / (n + d), rel=0.1)
     assert abs(float(unbiased.mean())) < 4 * float(unbiased.std()) / math.sqrt(draws)
@@ -92,9 +92,9 @@ def test_only_debiased_cka_sees_that_independent_representations_are_unlike():
 def test_cka_of_a_constant_or_of_three_positions_is_not_defined():
     X = normal(2, 9, 3).float()
     X[1] = 0.1
-    assert math.isnan(float(cka(centred(X))[0, 1]))
-    assert math.isnan(float(cka(centred(X), debiased=True)[0, 1]))
-    assert bool(cka(centred(normal(2, 3, 3)), debiased=True).isnan().all())
+    assert math.isnan(float(cka(centre_rows(X))[0, 1]))
+    assert math.isnan(float(cka(centre_rows(X), debiased=True)[0, 1]))
+    assert bool(cka(centre_rows(normal(2, 3, 3)), debiased=True).isnan().all())
 
 
 def test_cosines_are_means_over_positions_of_each_position_s_cosine():

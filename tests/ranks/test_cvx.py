@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfault.allocation.bounds import room
-from fedfault.ranks.cvx import relaxed
-from fedfault.ranks.exact import scaled
+from fedfault.allocation.bounds import find_bounds
+from fedfault.ranks.cvx import solve_relaxed
+from fedfault.ranks.exact import scale_times
 from fedfault.registry import build
 from fedfault.scheduling import Situation
 from fedfault.testing.cohorts import situation
@@ -105,8 +105,8 @@ def test_rounding_costs_at_most_one_unit_of_the_slowest_slope(seed):
 @given(seeds)
 def test_the_solver_finds_the_optimum_of_the_linear_program(seed):
     s = situation(seed)
-    a, b = scaled(s.a, s.b)
-    r = relaxed(a, b, room(s, by_deadline=False))
+    a, b = scale_times(s.a, s.b)
+    r = solve_relaxed(a, b, find_bounds(s, by_deadline=False))
     assert not isinstance(r, str)
     assert abs(r.sum() - s.budget) < 1e-5
     T = shortest(replace(s, a=a, b=b))

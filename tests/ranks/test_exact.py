@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfault.ranks.exact import greedy
+from fedfault.ranks.exact import share_out_units
 from fedfault.registry import build
 from fedfault.scheduling import Situation
 from fedfault.testing.cohorts import permuted, situation
@@ -158,4 +158,4 @@ def test_a_deadline_is_kept_by_all_who_take_part(seed):
 
 def test_without_clients_there_are_no_ranks():
     nothing = np.zeros(0, dtype=np.int64)
-    assert greedy(nothing * 1.0, nothing * 1.0, nothing, nothing, 0, nothing).tolist() == []
+    assert share_out_units(nothing * 1.0, nothing * 1.0, nothing, nothing, 0, nothing).tolist() == []

@@ -84,5 +84,5 @@ def test_the_mean_rank_stays_within_bounds_and_does_not_wind_up(rank, below, exp
 
 
 def test_its_needs_are_declared():
-    assert FAH.below
-    assert not EXACT.below
+    assert FAH.needs_gain_below
+    assert not EXACT.needs_gain_below

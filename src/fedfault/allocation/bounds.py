@@ -1,4 +1,7 @@
-"""What schedulers share: who can take part, within which bounds, and a budget that fits. Nothing is adapted in silence."""
+"""Bounds of a scheduler's decision: which clients can take part, with which ranks, and a budget that fits.
+
+Whatever is adapted, such as a budget that does not fit, is told as an event.
+"""
 
 from __future__ import annotations
 
@@ -15,42 +18,44 @@ NEARLY = 1e-9  # a division may miss the whole number that it should give: (1.2 
 MeanRank = Annotated[float, Field(gt=0)]
 
 
-class Room(NamedTuple):
-    """The m clients that take part and what they can be given."""
+class Bounds(NamedTuple):
+    """The m clients that take part, and the limits of their ranks."""
 
-    part: Ints  # (m,) their places among the n of the situation
-    low: Ints  # (m,)
-    high: Ints  # (m,)
+    part: Ints  # (m,) positions of these clients among the n of the situation
+    low: Ints  # (m,) the smallest rank
+    high: Ints  # (m,) the largest rank
     budget: int  # sum(low) <= budget <= sum(high)
-    excluded: tuple[int, ...]
-    events: tuple[str, ...]
+    excluded: tuple[int, ...]  # ids of the other clients
+    events: tuple[str, ...]  # sentences: who is left out and why, and a budget that did not fit
 
 
-def room(s: Situation, *, by_deadline: bool, r_bar: float | None = None) -> Room:
-    """The bounds of a situation; with `by_deadline`, u_i <- min(u_i, floor((D - a_i) / b_i)) where there is a deadline.
+def find_bounds(s: Situation, *, by_deadline: bool, r_bar: float | None = None) -> Bounds:
+    """Find the bounds of a situation; `by_deadline` lowers u_i to floor((D - a_i) / b_i) where there is a deadline D.
 
     A client with u_i < l_i is left out, and a budget outside [sum l, sum u] is clipped; events say so. With r_bar the budget
     is r_bar for each client that takes part, instead of the situation's: a scheduler's own goal, clipped without an event.
     """
-    high = np.minimum(s.high, within(s.a, s.b, s.deadline)) if by_deadline and s.deadline is not None else s.high
+    high = s.high
+    if by_deadline and s.deadline is not None:
+        high = np.minimum(high, largest_rank_within(s.a, s.b, s.deadline))
     part = np.flatnonzero(high >= s.low)
     low, high_of_part = s.low[part], high[part]
     wanted = s.budget if r_bar is None else int(np.floor(r_bar * len(part) + 0.5))
     budget = int(np.clip(wanted, low.sum(), high_of_part.sum()))
-    events = [*_left_out(s, high)]
+    events = [*_explain_exclusions(s, high)]
     if r_bar is None and budget != wanted and len(part):
         events.append(
-            f"a rank budget of {wanted} does not fit, {_count(len(part))} can be given {low.sum()} to "
+            f"a rank budget of {wanted} does not fit, {_count_clients(len(part))} can be given {low.sum()} to "
             f"{high_of_part.sum()}; {budget} is used"
         )
     excluded = s.clients[np.setdiff1d(np.arange(len(high)), part)]
-    return Room(part, low, high_of_part, budget, tuple(sorted(excluded.tolist())), tuple(events))
+    return Bounds(part, low, high_of_part, budget, tuple(sorted(excluded.tolist())), tuple(events))
 
 
-def within(a: Floats, b: Floats, seconds: float) -> Ints:
+def largest_rank_within(a: Floats, b: Floats, seconds: float) -> Ints:
     """The largest rank with a + b r <= seconds, (n,); -1 where even rank 0 takes longer.
 
-    >>> within(np.array([1.0, 0.3, 9.0]), np.array([0.5, 0.3, 0.0]), 1.2).tolist()
+    >>> largest_rank_within(np.array([1.0, 0.3, 9.0]), np.array([0.5, 0.3, 0.0]), 1.2).tolist()
     [0, 3, -1]
     """
     left = seconds - a
@@ -60,17 +65,17 @@ def within(a: Floats, b: Floats, seconds: float) -> Ints:
     return most
 
 
-def allocation(s: Situation, given: Room, ranks: Ints, *events: str) -> Allocation:
-    """Ranks (m,) of those who take part as the answer for all n."""
+def make_allocation(s: Situation, given: Bounds, ranks: Ints, *events: str) -> Allocation:
+    """Make the decision for all n clients from the ranks (m,) of those who take part."""
     everyone = np.zeros(len(s.clients), dtype=np.int64)
     everyone[given.part] = ranks
     return Allocation(tuple(everyone.tolist()), given.excluded, (*given.events, *events))
 
 
-def named(clients: Ints, most: int = 6) -> str:
-    """`client 3`, or `clients 3, 5 and 4 more`, in order.
+def name_clients(clients: Ints, most: int = 6) -> str:
+    """Name clients by their ids, in order: `client 3`, or `clients 3, 5 and 4 more`.
 
-    >>> named(np.array([5, 3]))
+    >>> name_clients(np.array([5, 3]))
     'clients 3, 5'
     """
     ids = sorted(clients.tolist())
@@ -78,19 +83,19 @@ def named(clients: Ints, most: int = 6) -> str:
     return f"client{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:most]))}{more}"
 
 
-def _left_out(s: Situation, high: Ints) -> Sequence[str]:
-    """One sentence for those without room, one for those that the deadline leaves none."""
+def _explain_exclusions(s: Situation, high: Ints) -> Sequence[str]:
+    """Explain who is left out: clients whose largest rank is too small, and clients that the deadline leaves no rank."""
     never, late = s.high < s.low, (high < s.low) & (s.high >= s.low)
     events = []
     if never.any():
         events.append(
-            f"{named(s.clients[never])} left out: the largest rank that fits is below the smallest "
+            f"{name_clients(s.clients[never])} left out: the largest rank that fits is below the smallest "
             f"allowed, {s.low[never].min()}"
         )
     if late.any():
         fastest = (s.a + s.b * s.low)[late].min()
         events.append(
-            f"{named(s.clients[late])} left out: even the smallest rank would take {fastest:.3g} s or "
+            f"{name_clients(s.clients[late])} left out: even the smallest rank would take {fastest:.3g} s or "
             f"more, with a deadline of {s.deadline:g} s"
         )
     if len(high) and (high < s.low).all():
@@ -98,5 +103,5 @@ def _left_out(s: Situation, high: Ints) -> Sequence[str]:
     return events
 
 
-def _count(m: int) -> str:
+def _count_clients(m: int) -> str:
     return f"{m} clients" if m > 1 else "1 client"

@@ -10,21 +10,21 @@ SMALLEST = 1e-9  # score beside one of 1: below it a level might overflow
 HALVINGS = 64  # of the interval that holds the level: more than a double has digits
 
 
-def filled(score: Floats, low: Ints, high: Ints, budget: int, clients: Ints) -> Ints:
-    """Ranks (m,) near clip(level * score_i, l_i, u_i), with the level at which they sum to the budget: water-filling.
+def fill_budget(score: Floats, low: Ints, high: Ints, budget: int, clients: Ints) -> Ints:
+    """Fill the budget with ranks (m,) near clip(level * score_i, l_i, u_i), at the level that uses it up: water-filling.
 
     Fractions are cut off and the units that are left go to the largest of them, ties to the larger score, then to the
     smaller id. Only proportions of scores count. Larger scores never get less within equal bounds, and a client whose own
     score falls never gets more. Scores must be >= 0, and sum l <= budget <= sum u; all zero counts as all equal.
 
-    >>> filled(np.array([3.0, 1.0, 1.0]), np.full(3, 1), np.full(3, 5), 10, np.arange(3)).tolist()
+    >>> fill_budget(np.array([3.0, 1.0, 1.0]), np.full(3, 1), np.full(3, 5), 10, np.arange(3)).tolist()
     [5, 3, 2]
     """
     if not len(score):
         return low
     # rounded, so that the last bit of a division does not decide between clients that should tie
     s = np.round(score / score.max(), 12).clip(SMALLEST) if score.max() > 0 else np.ones(len(score))
-    x = _between(_level(s, low.astype(np.float64), high.astype(np.float64), budget) * s, low, high)
+    x = _clip(_find_level(s, low.astype(np.float64), high.astype(np.float64), budget) * s, low, high)
     ranks: Ints = np.floor(x).astype(np.int64)
     order = np.lexsort((clients, -s, -np.round(x - ranks, 6)))
     order = order[ranks[order] < high[order]]
@@ -32,18 +32,18 @@ def filled(score: Floats, low: Ints, high: Ints, budget: int, clients: Ints) -> 
     return ranks
 
 
-def _level(s: Floats, low: Floats, high: Floats, budget: int) -> float:
-    """The level at which sum_i clip(level * s_i, l_i, u_i) is the budget, by bisection."""
+def _find_level(s: Floats, low: Floats, high: Floats, budget: int) -> float:
+    """Find the level at which sum_i clip(level * s_i, l_i, u_i) is the budget, by bisection."""
     below, above = 0.0, float((high / s).max())
     for _ in range(HALVINGS):
         middle = (below + above) / 2
-        if _between(middle * s, low, high).sum() < budget:
+        if _clip(middle * s, low, high).sum() < budget:
             below = middle
         else:
             above = middle
     return above
 
 
-def _between(x: Floats, low: Floats | Ints, high: Floats | Ints) -> Floats:
+def _clip(x: Floats, low: Floats | Ints, high: Floats | Ints) -> Floats:
     bounded: Floats = np.minimum(np.maximum(x, low), high)  # a third of the time of np.clip for a small cohort
     return bounded

@@ -132,7 +132,7 @@ def check_remote(exp: Experiment, fed: Federation) -> None:
 def check_sites(exp: Experiment, fed: Federation) -> None:
     """`UserError` for what cannot be done where clients have data and models of their own."""
     chosen = exp.federation.scheduler.name
-    if fed.hardware is not None and fed.hardware.scheduler.gains:
+    if fed.hardware is not None and fed.hardware.scheduler.needs_gain:
         raise UserError(
             f"federation.scheduler={chosen} asks how much each client's held-out loss fell from the whole model, which "
             "no site has: choose fixed, exact or cvx, or use `fedfault run`"

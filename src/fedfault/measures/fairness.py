@@ -1,4 +1,4 @@
-"""How evenly a model serves its clients, and what a topic had to give back. Plain numbers: needs no torch."""
+"""How evenly a model serves its clients, and how much a topic gets worse again. Plain numbers: needs no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TAIL = 0.2  # of the clients, for the conditional value at risk
 
 
 def fairness(values: Sequence[float], *, gains: bool) -> dict[str, float]:
-    """Spread of one number a client: its loss L_i or, with `gains`, its gain G_i = L_i before training - L_i now.
+    """Spread of one number per client: its loss L_i or, with `gains`, its gain G_i = L_i before training - L_i now.
 
     worst           the largest loss, or the smallest gain
     p10, p50, p90   percentiles, linear between neighbours
@@ -53,9 +53,9 @@ def _tail_mean(worst_first: np.ndarray, count: float) -> float:
 
 
 def backward_transfer(losses: Sequence[float]) -> list[float]:
-    """L_t - min over s <= t of L_s: how much of its best score a topic has given back, never below 0, after each round t.
+    """L_t - min over s <= t of L_s: how much worse than at its best a topic is after each round t, never below 0.
 
-    It is max_s a_s - a_t with a = -L. NaN where the loss is not finite; such losses are nobody's best.
+    It is max_s a_s - a_t with a = -L. NaN where the loss is not finite; such losses are never the best.
 
     >>> backward_transfer([3.0, 2.0, 2.5])
     [0.0, 0.0, 0.5]

@@ -1,7 +1,7 @@
-"""How different clients are, by five indices, each with what chance alone would give.
+"""How different clients are, by five indices, each beside its value under chance.
 
-The null of an index is its law when documents, not tokens, are dealt to clients of the same sizes at random: words come
-in bursts, so that a token-level test finds every corpus heterogeneous.
+The null of an index is its distribution when documents are dealt at random to clients of the same sizes. Documents are
+dealt, not tokens: words come in bursts, so that a token-level test finds every corpus heterogeneous.
 
     index                null by              unit
     token_js             permuted documents   nats
@@ -25,12 +25,12 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 PERMUTATIONS = 400  # p-values are multiples of 1/401
-EXPECTED = 5  # a token type that an average client has fewer times is counted with the other rare ones (Cochran's rule)
+EXPECTED = 5  # token types that an average client has fewer times are pooled (Cochran's rule)
 
 
 @dataclass(frozen=True)
 class Index:
-    """A measure of skew beside its law under chance."""
+    """A measure of skew beside its distribution under chance, the null."""
 
     value: float
     chance: float  # mean under the null
@@ -40,7 +40,7 @@ class Index:
 
     @property
     def excess(self) -> float:
-        """The bias-corrected value: what is beyond chance."""
+        """The value minus its mean under chance."""
         return self.value - self.chance
 
     @property
@@ -58,13 +58,13 @@ class Index:
         return float(6 / g * ((1 + g * x / 2) ** (1 / 3) - 1)) if g * x > 1e-9 else x
 
 
-def against_permutations(statistic: Callable[[Ints], float], owner: Ints, generator: np.random.Generator) -> Index:
-    """`statistic(owner)` beside its values for owners (n,) in random order."""
+def compare_with_permutations(statistic: Callable[[Ints], float], owner: Ints, generator: np.random.Generator) -> Index:
+    """Compare `statistic(owner)` with its values for owners (n,) in random order."""
     null = np.array([statistic(generator.permutation(owner)) for _ in range(PERMUTATIONS)])
-    return _beside(statistic(owner), null)
+    return _compare_with_null(statistic(owner), null)
 
 
-def _beside(value: float, null: Floats) -> Index:
+def _compare_with_null(value: float, null: Floats) -> Index:
     close = 1e-9 * max(1.0, abs(value))  # sums in another order are not other values
     mean, sd = float(null.mean()), float(null.std(ddof=1))
     skewness = float(((null - mean) ** 3).mean() / sd**3) if sd > 0 else 0.0
@@ -72,9 +72,9 @@ def _beside(value: float, null: Floats) -> Index:
 
 
 def token_js(document: Ints, token: Ints, owner: Ints, generator: np.random.Generator) -> Index:
-    """Jensen-Shannon divergence of the clients' token laws, sum_i w_i KL(p_i | p), weights by tokens, in nats.
+    """Jensen-Shannon divergence of the clients' token distributions, sum_i w_i KL(p_i | p), weights by tokens, in nats.
 
-    document, token: (m,) one entry a token; owner: (n,) the client of each document. 0 for equal laws, at most ln N.
+    document, token: (m,) one entry a token; owner: (n,) the client of each document. 0 for equal clients, at most ln N.
     Finite texts differ by chance: with V types, N clients and m tokens the value is about (V - 1)(N - 1) / 2m even
     under IID, and more with bursty words; `excess` is corrected for that. Types that an average client has fewer than
     five times are pooled.
@@ -93,11 +93,11 @@ def token_js(document: Ints, token: Ints, owner: Ints, generator: np.random.Gene
         c = np.bincount(owner[of] * V + kind, count, minlength=num_clients * V).reshape(num_clients, V)
         return float((_x_log_x(c).sum() - _x_log_x(c.sum(axis=1)).sum() + constant) / count.sum())
 
-    return against_permutations(statistic, owner, generator)
+    return compare_with_permutations(statistic, owner, generator)
 
 
 def _common_types(token: Ints, num_clients: int) -> Ints:
-    """Token ids renumbered; the rare ones share a number."""
+    """Renumber token ids so that the rare ones share a number."""
     _, types, count = np.unique(token, return_inverse=True, return_counts=True)
     common = count >= EXPECTED * num_clients
     renumbered = np.where(common, np.cumsum(common) - 1, common.sum())
@@ -121,7 +121,7 @@ def label_emd(labels: Ints, owner: Ints, generator: np.random.Generator) -> Inde
         counts = np.bincount(owner * K + labels, minlength=num_clients * K).reshape(num_clients, K)
         return float(np.abs(counts - counts.sum(axis=1, keepdims=True) * law).sum() / len(labels))
 
-    return against_permutations(statistic, owner, generator)
+    return compare_with_permutations(statistic, owner, generator)
 
 
 def shared_mass(counts: Ints) -> float:
@@ -147,12 +147,12 @@ def size_cv(sizes: Ints) -> Index:
     generator = np.random.default_rng(0)  # of the null only, so that equal sizes always have equal numbers
     null = generator.multinomial(n, np.full(N, 1 / N), size=PERMUTATIONS).std(axis=1) * N / n
     value = float(sizes.std() * N / n)
-    found = _beside(value, null)
+    found = _compare_with_null(value, null)
     return found if value > found.chance else Index(value, value, found.sd, found.skewness, 1.0)
 
 
 def effective_clients(sizes: Ints) -> float:
-    """1 / sum_i p_i^2: as many clients of one size would weigh as evenly."""
+    """1 / sum_i p_i^2: the number of clients of equal size that would weigh as evenly."""
     p = sizes / sizes.sum()
     return float(1 / (p @ p))
 
@@ -182,12 +182,12 @@ def embedding_mmd(embeddings: Floats, owner: Ints, generator: np.random.Generato
         return mmd
 
     null = statistic(np.stack([generator.permutation(owner) for _ in range(PERMUTATIONS)]))
-    return _beside(float(statistic(owner[None])[0]), null)
+    return _compare_with_null(float(statistic(owner[None])[0]), null)
 
 
 @dataclass(frozen=True)
 class GradientSkew:
-    """How the clients' gradients differ at one point."""
+    """Differences between the clients' gradients at one point."""
 
     between: Index  # variance between clients, mean_i <g_i1, g_i2> - mean_{i != j} <g_i1, g_j2>
     within: float  # variance of one half's gradient about its client's, mean |g_i1 - g_i2|^2 / 2
@@ -211,7 +211,7 @@ def gradient_skew(first: Floats, second: Floats, generator: np.random.Generator)
         own = float(inner[rows, order].sum())
         return own / N - (whole - own) / (N * (N - 1))
 
-    between = against_permutations(variance, rows, generator)
+    between = compare_with_permutations(variance, rows, generator)
     common = whole / N**2
     return GradientSkew(
         between,

@@ -24,16 +24,16 @@ def effective_rank(singular_values: Tensor) -> float:
     return float(torch.special.entr(s / s.sum()).sum().exp())
 
 
-def centred(X: Tensor) -> Tensor:
-    """X (..., n, d) without its mean row, in float64: float32 rows that are all equal become exactly zero."""
+def centre_rows(X: Tensor) -> Tensor:
+    """Subtract the mean row from X (..., n, d), in float64: float32 rows that are all equal become exactly zero."""
     exact = wide(X)
     return exact - exact.mean(-2, keepdim=True)
 
 
 def singular_values(X: Tensor) -> Tensor:
-    """Of X (n, d), in rising order, (min(n, d),): the roots of the eigenvalues of X'X or XX', whichever is smaller.
+    """Singular values of X (n, d), in rising order, (min(n, d),): roots of the eigenvalues of the smaller of X'X and XX'.
 
-    Those below 1e-8 of the largest are rounding. All are NaN where X is not finite.
+    Those below 1e-8 of the largest are rounding errors. All are NaN where X is not finite.
     """
     exact = wide(X)
     if not bool(torch.isfinite(exact).all()):

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfault.measures.spectrum import centred, cka, cosines, effective_rank, mean_of_pairs, singular_values
+from fedfault.measures.spectrum import centre_rows, cka, cosines, effective_rank, mean_of_pairs, singular_values
 from fedfault.registry import register
 from fedfault.types.task import FinishedRound, Measurements, Probe, States
 
@@ -81,7 +81,7 @@ def _alike(states: States, cosine: str, kernel: str) -> dict[str, float]:
     """Cosine and CKA of each layer, means over pairs of models."""
     found = {}
     for i, layer in enumerate(states.layers):
-        exact = centred(positions(layer, states.mask))  # (k, n, d)
+        exact = centre_rows(positions(layer, states.mask))  # (k, n, d)
         X = (exact / exact.norm(dim=(1, 2), keepdim=True)).float()  # of norm one, as fourth powers would overflow
         found[f"{cosine}/{i}"] = mean_of_pairs(cosines(X))
         found[f"{kernel}/{i}"] = mean_of_pairs(cka(X, debiased=X.shape[1] < 4 * X.shape[2]))
@@ -94,8 +94,8 @@ def _directions(states: States) -> Mapping[str, float]:
     real = states.mask.to(last.device)[..., None]
     embeddings = torch.where(real, last.float(), 0.0).sum(1) / real.sum(1)  # (blocks, d)
     return {
-        "hidden_rank": effective_rank(singular_values(centred(positions(last[None], states.mask)[0]))),
-        "embedding_rank": effective_rank(singular_values(centred(embeddings))),
+        "hidden_rank": effective_rank(singular_values(centre_rows(positions(last[None], states.mask)[0]))),
+        "embedding_rank": effective_rank(singular_values(centre_rows(embeddings))),
         "embedding_cosine": mean_of_pairs(cosines(embeddings[:, None])),
     }
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedfault.allocation.bounds import MeanRank, Room, allocation, room
-from fedfault.ranks.exact import greedy, scaled
+from fedfault.allocation.bounds import Bounds, MeanRank, find_bounds, make_allocation
+from fedfault.ranks.exact import scale_times, share_out_units
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Floats, Ints, Memory, Scheduler, Situation
 
@@ -33,43 +33,45 @@ def cvx(
     """
 
     def assign(memory: Memory, s: Situation) -> Allocation:
-        given = room(s, by_deadline=True)
+        given = find_bounds(s, by_deadline=True)
         a, b, ids = s.a[given.part], s.b[given.part], s.clients[given.part]
         if not len(a):
-            return allocation(s, given, given.low)
-        found = relaxed(*scaled(a, b), given) if find_spec("cvxpy") else "cvxpy is not installed (fedfault[cvx])"
+            return make_allocation(s, given, given.low)
+        found = (
+            solve_relaxed(*scale_times(a, b), given) if find_spec("cvxpy") else "cvxpy is not installed (fedfault[cvx])"
+        )
         if isinstance(found, str):
-            ranks = greedy(a, b, given.low, given.high, given.budget, ids)
-            return allocation(s, given, ranks, f"{found}; the exact greedy set the ranks")
-        return allocation(s, given, rounded(found, a, b, given, ids))
+            ranks = share_out_units(a, b, given.low, given.high, given.budget, ids)
+            return make_allocation(s, given, ranks, f"{found}; the exact greedy set the ranks")
+        return make_allocation(s, given, round_ranks(found, a, b, given, ids))
 
     return Scheduler(assign, r_bar=r_bar)
 
 
-def relaxed(a: Floats, b: Floats, given: Room) -> Floats | str:
-    """Fractional ranks (m,) of the shortest round, those of least squares among them; or why there are none."""
+def solve_relaxed(a: Floats, b: Floats, given: Bounds) -> Floats | str:
+    """Solve for fractional ranks (m,) of the shortest round, the most even of them; or say, as a string, why it failed."""
     import cvxpy as cp
 
     r, T = cp.Variable(len(a)), cp.Variable()
     bounds = [cp.sum(r) == given.budget, r >= given.low, r <= given.high]
     fastest = cp.Problem(cp.Minimize(T), [a + cp.multiply(b, r) <= T, *bounds])
-    trouble = _solved(fastest)
+    trouble = _try_to_solve(fastest)
     if trouble:
         return trouble
     shortest = float(T.value) + SLACK * max(1.0, abs(float(T.value)))
     evenest = cp.Problem(cp.Minimize(cp.sum_squares(r)), [a + cp.multiply(b, r) <= shortest, *bounds])
-    trouble = _solved(evenest)
+    trouble = _try_to_solve(evenest)
     return trouble or np.asarray(r.value)
 
 
-def rounded(r: Floats, a: Floats, b: Floats, given: Room, clients: Ints) -> Ints:
-    """Whole ranks (m,) with the same sum: floor(r), then the greedy from there."""
+def round_ranks(r: Floats, a: Floats, b: Floats, given: Bounds, clients: Ints) -> Ints:
+    """Round ranks (m,) to whole ones with the same sum: floor(r), and the greedy shares out the units that are left."""
     whole = np.clip(np.floor(r + SLACK).astype(np.int64), given.low, given.high)
-    return greedy(a, b, whole, given.high, given.budget, clients)
+    return share_out_units(a, b, whole, given.high, given.budget, clients)
 
 
-def _solved(problem: Any) -> str:
-    """Solve with Clarabel, and no other; what went wrong, or nothing."""
+def _try_to_solve(problem: Any) -> str:
+    """Solve with Clarabel and no other solver; returns what went wrong, or an empty string."""
     import cvxpy as cp
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedfault.allocation.bounds import MeanRank, allocation, room
+from fedfault.allocation.bounds import MeanRank, find_bounds, make_allocation
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Floats, Ints, Memory, Scheduler, Situation
 
@@ -23,25 +23,25 @@ def exact(
     """
 
     def assign(memory: Memory, s: Situation) -> Allocation:
-        given = room(s, by_deadline=True)
+        given = find_bounds(s, by_deadline=True)
         a, b, ids = s.a[given.part], s.b[given.part], s.clients[given.part]
-        return allocation(s, given, greedy(a, b, given.low, given.high, given.budget, ids))
+        return make_allocation(s, given, share_out_units(a, b, given.low, given.high, given.budget, ids))
 
     return Scheduler(assign, r_bar=r_bar)
 
 
-def greedy(a: Floats, b: Floats, low: Ints, high: Ints, budget: int, clients: Ints) -> Ints:
-    """Ranks (m,) of the least max_i a_i + b_i r_i: the budget - sum l units that are done first.
+def share_out_units(a: Floats, b: Floats, low: Ints, high: Ints, budget: int, clients: Ints) -> Ints:
+    """Find the ranks (m,) of the least max_i a_i + b_i r_i: they take the budget - sum l units that are done first.
 
     Times do not fall with the rank, so the units in the order of their time are the units in the order in which a heap gives
     them out: one sort of all of them, O(U log U) for U = sum(u - l). Ties go to the smaller rank, then to the smaller id.
 
-    >>> greedy(np.array([1.0, 0.0]), np.array([1.0, 3.0]), np.full(2, 1), np.full(2, 9), 6, np.arange(2)).tolist()
+    >>> share_out_units(np.array([1.0, 0.0]), np.array([1.0, 3.0]), np.full(2, 1), np.full(2, 9), 6, np.arange(2)).tolist()
     [4, 2]
     """
     if not len(a):
         return low
-    a, b = scaled(a, b)
+    a, b = scale_times(a, b)
     client = np.repeat(np.arange(len(a)), high - low)
     first = np.repeat(np.cumsum(high - low) - (high - low), high - low)  # where the client's units begin
     rank = low[client] + 1 + np.arange(len(client)) - first
@@ -51,7 +51,7 @@ def greedy(a: Floats, b: Floats, low: Ints, high: Ints, budget: int, clients: In
     return low + np.bincount(client[order], minlength=len(a))
 
 
-def scaled(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Times from the smallest a on, in units of the median positive b: the ranks do not depend on either."""
+def scale_times(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Shift times so that the smallest a is 0, in units of the median positive b: the ranks depend on neither."""
     unit = float(np.median(b[b > 0])) if (b > 0).any() else 1.0
     return (a - a.min()) / unit, b / unit

@@ -8,8 +8,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedfault.allocation.bounds import MeanRank, allocation, room
-from fedfault.ranks.exact import greedy
+from fedfault.allocation.bounds import MeanRank, find_bounds, make_allocation
+from fedfault.ranks.exact import share_out_units
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Floats, Memory, Report, Scheduler, Situation
 
@@ -19,12 +19,12 @@ Step = Annotated[float, Field(gt=0)]
 @register("scheduler")
 def fah(
     *,
-    r_bar: MeanRank = 8.0,  # where it starts; as the other schedulers, 16 in the public re-implementation
-    step_down: Step = 1.0,  # lambda_1 and
+    r_bar: MeanRank = 8.0,  # the mean rank of the first round; as the other schedulers, 16 in the public re-implementation
+    step_down: Step = 1.0,  # lambda_1 of the public re-implementation
     step_up: Step = 1.0,  # lambda_2 of the public re-implementation
     confidence: Annotated[float, Field(ge=0)] = 2.0,  # standard errors; 0 is the published bare sign
 ) -> Scheduler:
-    """Two stages: the mean rank follows the loss decrease per second, `exact` shares it out (after FAH-QLoRA).
+    """The mean rank follows the loss decrease per second, and `exact` shares it out (after FAH-QLoRA).
 
     With the mean rank r of a round, T = max_i seconds, and hats for the same clients' adapters cut by one rank:
 
@@ -41,21 +41,21 @@ def fah(
         if not reports:
             return memory
         r = float(np.mean([report.rank for report in reports]))
-        faster = _faster_below(reports)
+        faster = _compare_gain_rates(reports)
         if len(faster) and abs(faster.mean()) > confidence * _standard_error(faster):
             r += -step_down if faster.mean() > 0 else step_up
         return {"mean_rank": [r]}
 
     def assign(memory: Memory, s: Situation) -> Allocation:
-        given = room(s, by_deadline=True, r_bar=memory["mean_rank"][0] if memory else None)
+        given = find_bounds(s, by_deadline=True, r_bar=memory["mean_rank"][0] if memory else None)
         a, b, ids = s.a[given.part], s.b[given.part], s.clients[given.part]
-        return allocation(s, given, greedy(a, b, given.low, given.high, given.budget, ids))
+        return make_allocation(s, given, share_out_units(a, b, given.low, given.high, given.budget, ids))
 
-    return Scheduler(assign, observe=observe, r_bar=r_bar, gains=True, below=True)
+    return Scheduler(assign, observe=observe, r_bar=r_bar, needs_gain=True, needs_gain_below=True)
 
 
-def _faster_below(reports: Sequence[Report]) -> Floats:
-    """What every client's gain a second would have been more with one rank less: gain^_i / T^ - gain_i / T."""
+def _compare_gain_rates(reports: Sequence[Report]) -> Floats:
+    """By how much each client's gain a second would have been larger with one rank less: gain^_i / T^ - gain_i / T."""
     both = [
         (r.gain, r.gain_below, r.seconds, r.seconds_below)
         for r in reports
@@ -71,5 +71,5 @@ def _faster_below(reports: Sequence[Report]) -> Floats:
 
 
 def _standard_error(x: Floats) -> float:
-    """Of the mean; zero for a single value, whose sign is all there is."""
+    """The standard error of the mean; zero for a single value, so that its sign decides."""
     return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else 0.0

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedfault.allocation.bounds import allocation, named, room
+from fedfault.allocation.bounds import find_bounds, make_allocation, name_clients
 from fedfault.errors import UserError
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Memory, Scheduler, Situation
@@ -33,15 +33,15 @@ def fixed(
     cycle = np.array(ranks or [], dtype=np.int64) if rank is None else np.array([rank])
 
     def assign(memory: Memory, s: Situation) -> Allocation:
-        given = room(s, by_deadline=False, r_bar=0.0)  # there is no budget that could not fit
+        given = find_bounds(s, by_deadline=False, r_bar=0.0)  # there is no budget that could not fit
         if not len(cycle):
-            return allocation(s, given, given.high)
+            return make_allocation(s, given, given.high)
         clients = s.clients[given.part]
         asked = cycle[clients % len(cycle)]
         held = np.clip(asked, given.low, given.high)
         changed = clients[held != asked]
         if not len(changed):
-            return allocation(s, given, held)
-        return allocation(s, given, held, f"{named(changed)} cannot hold the fixed rank; the nearest it is")
+            return make_allocation(s, given, held)
+        return make_allocation(s, given, held, f"{name_clients(changed)} cannot hold the fixed rank; the nearest it is")
 
     return Scheduler(assign)

@@ -8,9 +8,16 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fedfault.allocation.bounds import MeanRank, allocation, room
-from fedfault.allocation.filling import filled
-from fedfault.allocation.signals import arrays, average, averaged, current, lists, relative
+from fedfault.allocation.bounds import MeanRank, find_bounds, make_allocation
+from fedfault.allocation.filling import fill_budget
+from fedfault.allocation.signals import (
+    divide_by_median,
+    read_average,
+    start_average,
+    to_arrays,
+    to_lists,
+    update_average,
+)
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Memory, Report, Scheduler, Situation
 
@@ -44,24 +51,28 @@ def lite(
     """
 
     def init(num_clients: int) -> Memory:
-        return {**average("gain", num_clients), **average("speed", num_clients), "late": [0.0] * num_clients}
+        return {
+            **start_average("gain", num_clients),
+            **start_average("speed", num_clients),
+            "late": [0.0] * num_clients,
+        }
 
     def observe(memory: Memory, reports: Sequence[Report]) -> Memory:
-        m = arrays(memory)
-        averaged(m, "gain", ((r.client, r.gain) for r in reports if r.gain is not None), ema_alpha)
-        averaged(m, "speed", ((r.client, r.tokens / r.seconds) for r in reports if r.seconds > 0), ema_alpha)
+        m = to_arrays(memory)
+        update_average(m, "gain", ((r.client, r.gain) for r in reports if r.gain is not None), ema_alpha)
+        update_average(m, "speed", ((r.client, r.tokens / r.seconds) for r in reports if r.seconds > 0), ema_alpha)
         m["late"][[r.client for r in reports]] = [float(r.exceeded) for r in reports]
-        return lists(m)
+        return to_lists(m)
 
     def assign(memory: Memory, s: Situation) -> Allocation:
-        given = room(s, by_deadline=False)
+        given = find_bounds(s, by_deadline=False)
         ids = s.clients[given.part]
-        gain = current(memory, "gain", ids, ema_alpha).clip(0)
-        speed = current(memory, "speed", ids, ema_alpha)
+        gain = read_average(memory, "gain", ids, ema_alpha).clip(0)
+        speed = read_average(memory, "speed", ids, ema_alpha)
         if units == "relative":
-            gain, speed = relative(gain), relative(speed)
+            gain, speed = divide_by_median(gain), divide_by_median(speed)
         late = np.array(memory["late"])[ids] > 0
         score = (gain_weight * gain + throughput_weight * speed) * np.where(late, deadline_penalty, 1.0)
-        return allocation(s, given, filled(score, given.low, given.high, given.budget, ids))
+        return make_allocation(s, given, fill_budget(score, given.low, given.high, given.budget, ids))
 
-    return Scheduler(assign, init, observe, r_bar=r_bar, gains=True)
+    return Scheduler(assign, init, observe, r_bar=r_bar, needs_gain=True)

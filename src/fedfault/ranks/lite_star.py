@@ -8,9 +8,16 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedfault.allocation.bounds import MeanRank, allocation, room
-from fedfault.allocation.filling import filled
-from fedfault.allocation.signals import arrays, average, averaged, current, lists, relative
+from fedfault.allocation.bounds import MeanRank, find_bounds, make_allocation
+from fedfault.allocation.filling import fill_budget
+from fedfault.allocation.signals import (
+    divide_by_median,
+    read_average,
+    start_average,
+    to_arrays,
+    to_lists,
+    update_average,
+)
 from fedfault.ranks.lite import Share, Weight
 from fedfault.registry import register
 from fedfault.scheduling import Allocation, Floats, Ints, Memory, Report, Scheduler, Situation
@@ -29,11 +36,10 @@ def lite_star(
     throughput_weight: Weight = 0.4,
     deadline_penalty: Share = 0.5,
     keep: Share = 0.9,  # as the forgetting of the time estimates: half of what is known is gone after 7 rounds
-    explore: Annotated[
-        float, Field(ge=0, le=1)
-    ] = 0.1,  # one round in ten lets clients of low rank show what they can do
+    # one round in ten lets clients of low rank show what they can do
+    explore: Annotated[float, Field(ge=0, le=1)] = 0.1,
 ) -> Scheduler:
-    """`lite` with the feedback loops cut: rank-free speed, deadlines as caps, old news fading, exploration.
+    """`lite` without its feedback loops: speed does not depend on rank, deadlines are caps, old gains fade, it explores.
 
     s_i = max(gain_weight * rel(g_i) + throughput_weight * rel(1 / a_i), 0.05) * deadline_penalty^violations, where
     g_i         moving average of the gain without the bias of its start, clipped at 0, drawn to the cohort's median by
@@ -49,43 +55,43 @@ def lite_star(
 
     def init(num_clients: int) -> Memory:
         zeros = [0.0] * num_clients
-        return {**average("gain", num_clients), "age": zeros, "late": zeros, "reports": zeros}
+        return {**start_average("gain", num_clients), "age": zeros, "late": zeros, "reports": zeros}
 
     def observe(memory: Memory, reports: Sequence[Report]) -> Memory:
-        m = arrays(memory)
+        m = to_arrays(memory)
         m["age"] += 1
-        seen = averaged(m, "gain", ((r.client, r.gain) for r in reports if r.gain is not None), ema_alpha)
+        seen = update_average(m, "gain", ((r.client, r.gain) for r in reports if r.gain is not None), ema_alpha)
         m["age"][seen] = 0
         ids = [r.client for r in reports]
         m["reports"][ids] += 1
         m["late"][ids] = (2 * m["late"][ids] + [r.exceeded for r in reports]) % 2**RECENT  # one bit a round
-        return lists(m)
+        return to_lists(m)
 
     def assign(memory: Memory, s: Situation) -> Allocation:
-        given = room(s, by_deadline=True)
+        given = find_bounds(s, by_deadline=True)
         score, events = np.ones(len(given.part)), []
         if rng(s.seed, "explore", s.round).random() < explore:
             events.append("explores with equal scores")
         elif any(memory["reports"]):
-            score = scores(memory, s, given.part)
+            score = compute_scores(memory, s, given.part)
         ids = s.clients[given.part]
-        return allocation(s, given, filled(score, given.low, given.high, given.budget, ids), *events)
+        return make_allocation(s, given, fill_budget(score, given.low, given.high, given.budget, ids), *events)
 
-    def scores(memory: Memory, s: Situation, part: Ints) -> Floats:
+    def compute_scores(memory: Memory, s: Situation, part: Ints) -> Floats:
         ids = s.clients[part]
-        gain = _faded(current(memory, "gain", ids, ema_alpha).clip(0), np.array(memory["age"])[ids], keep)
+        gain = _fade_gain(read_average(memory, "gain", ids, ema_alpha).clip(0), np.array(memory["age"])[ids], keep)
         speed = 1 / np.maximum(s.a[part], 1e-9 * s.a[part].max(initial=0)) if s.a[part].any() else np.ones(len(ids))
-        mixed = gain_weight * relative(gain) + throughput_weight * relative(speed)
+        mixed = gain_weight * divide_by_median(gain) + throughput_weight * divide_by_median(speed)
         late = np.array(memory["late"], dtype=np.int64)[ids]
         violations = sum((late >> bit) & 1 for bit in range(RECENT))
         score: Floats = np.maximum(mixed, FLOOR) * deadline_penalty**violations
         return score
 
-    return Scheduler(assign, init, observe, r_bar=r_bar, gains=True)
+    return Scheduler(assign, init, observe, r_bar=r_bar, needs_gain=True)
 
 
-def _faded(gain: Floats, age: Floats, keep: float) -> Floats:
-    """Old gains on their way to the median of the cohort."""
+def _fade_gain(gain: Floats, age: Floats, keep: float) -> Floats:
+    """Draw gains to the median of the cohort, the older the more."""
     typical = np.median(gain) if len(gain) else 0.0
     faded: Floats = typical + keep**age * (gain - typical)
     return faded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedfault.measures.punctuality import FATES, at_work, bytes_per_client_round, fates, in_time, punctuality
+from fedfault.measures.punctuality import FATES, bytes_per_client_round, count_fates, has_work, is_in_time, punctuality
 from fedfault.report import words
 from fedfault.report.words import Table, Tile, duration, many, number, size
 from fedfault.runs.recorded import RunData
@@ -14,12 +14,12 @@ def sentences(run: RunData) -> list[str]:
         return []
     rounds = sum(bool(r.turns) for r in run.records)
     said = [f"{many(rounds, 'round')} took {duration(found['seconds'])} on the simulated clock."]
-    busy = [r for r in run.records if at_work(r)]
+    busy = [r for r in run.records if has_work(r)]
     if busy and run.deadline is not None:
         lost = f", {many(found['dropped'], 'update')} dropped" if found["dropped"] else ""
         said.append(
             f"Deadline {run.deadline:g} s: {100 * found['compliance']:.1f} % of the clients were done in time in the mean "
-            f"round, all of them in {sum(map(in_time, busy))} of {many(len(busy), 'round')}{lost}."
+            f"round, all of them in {sum(map(is_in_time, busy))} of {many(len(busy), 'round')}{lost}."
         )
     if "regret" in found:
         said.append(
@@ -37,7 +37,7 @@ def tiers(run: RunData) -> Table | None:
     if not rows:
         return None
     if len(rows) > 1:
-        rows = {**rows, "all": fates([t for r in run.records for t in r.turns])}
+        rows = {**rows, "all": count_fates([t for r in run.records for t in r.turns])}
     met = [fate for fate in FATES if fate == "done" or any(row[fate] for row in rows.values())]
     columns = ("tier", "drawn", *(words.FATES[fate] for fate in met), "mean rank")
     counts = [[f"{row[name]:,}" for name in ("drawn", *met)] for row in rows.values()]

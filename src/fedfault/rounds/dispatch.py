@@ -79,7 +79,7 @@ def learned(
     tokens = hw.tokens[cohort.clients] * made.effort[made.training]
     plans = hw.scaled(plans, seconds, float(tokens.sum()), float((ranks * tokens).sum() / tokens.sum()))
     plans = {**plans, "wire": {"up": list(by_rank(addressed(up, 0), cohort, fed.task.layout))}}
-    return observed(hw, plans, made, _gains(fed, state, cohort, local) if hw.scheduler.gains else {})
+    return observed(hw, plans, made, _gains(fed, state, cohort, local) if hw.scheduler.needs_gain else {})
 
 
 def _gains(fed: Federation, state: State, cohort: Cohort, local: Trained) -> dict[int, tuple[float, float | None]]:
@@ -92,7 +92,7 @@ def _gains(fed: Federation, state: State, cohort: Cohort, local: Trained) -> dic
     before = task.held_out(state.adapter.flat.expand(len(y), -1), cohort.rows)
     gain = (before - task.held_out(y, cohort.rows)).tolist()
     below: list[float | None] = [None] * len(gain)
-    if fed.hardware is not None and fed.hardware.scheduler.below:
+    if fed.hardware is not None and fed.hardware.scheduler.needs_gain_below:
         one_less = mask(task.layout, cohort.ranks - 1).to(y.device)
         below = (before - task.held_out(y.where(one_less, 0.0), cohort.rows)).tolist()
     found = zip(cohort.clients, gain, below, strict=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.measures.fairness import backward_transfer, fairness
-from fedfault.measures.punctuality import bytes_per_client_round, elapsed, punctuality
+from fedfault.measures.punctuality import bytes_per_client_round, elapsed_seconds, punctuality
 from fedfault.records import Records, RoundRecord, bits_per_byte
 
 
@@ -71,7 +71,7 @@ def _time_to_target(records: Records, metric: str, value: float) -> dict[str, An
     if reached:
         out["round"] = reached[0]
         out["seconds"] = sum(sum(r.seconds.values()) for r in records if r.round <= reached[0])
-        if spent := elapsed(records):
+        if spent := elapsed_seconds(records):
             out["simulated_seconds"] = spent[reached[0]]
     return out
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.scorer import Texts, reads, scores
-from fedfault.measures.labels import of_classes, of_scores
+from fedfault.measures.labels import correlate_scores, score_classes
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask
 from fedfault.text.examples import Examples
@@ -166,9 +166,9 @@ class ClassificationTask(CohortTask):
         n, labels = len(own), self.table.labels[len(self.ids) - len(out) + own]
         se = float(change[own].std() / math.sqrt(n)) if n > 1 else None
         if self.regression:
-            found = {} if name in self.topics else of_scores(out[own, 0].numpy(), labels.numpy())
+            found = {} if name in self.topics else correlate_scores(out[own, 0].numpy(), labels.numpy())
         else:
-            found = of_classes(out[own].argmax(1).numpy(), labels.numpy(), self.positive)
+            found = score_classes(out[own].argmax(1).numpy(), labels.numpy(), self.positive)
             found = {"accuracy": found["accuracy"]} if name in self.topics else found  # in one class: its recall
         return Score(float(loss[own].mean()), n, se, n, found)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from fedfault.measures.punctuality import at_work, elapsed
+from fedfault.measures.punctuality import elapsed_seconds, has_work
 from fedfault.records import RoundRecord, Turn
 from fedfault.report.draw import (
     canvas,
@@ -131,10 +131,10 @@ def _legend(run: RunData, theme: Theme, turns: Sequence[Turn]) -> list[Patch | L
 @themed
 def clock(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     """The validation score over simulated seconds; how long rounds were, who was in time, how far from the best plan."""
-    spent, scored = elapsed(run.records), _score(run)
+    spent, scored = elapsed_seconds(run.records), _score(run)
     if not any(r.turns for r in run.records):
         return None
-    busy = {r.round for r in run.records if at_work(r)}
+    busy = {r.round for r in run.records if has_work(r)}
     prompt = [(n, v) for n, v in zip(*run.probe("compliance"), strict=True) if n in busy]
     length, regret = Curve(run.probe("round_seconds")), Curve(run.probe("regret"), 4)
     wanted = [
