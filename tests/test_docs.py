@@ -7,7 +7,7 @@ import pytest
 
 from fedfault import registry
 from fedfault.config.loading import load
-from fedfault.registry import build, builders
+from fedfault.registry import build, builders, read_declarations
 from fedfault.setup import equipment
 from fedfault.types.algorithm import Algorithm
 
@@ -50,3 +50,22 @@ LINKS = [
 @pytest.mark.parametrize(("page", "link"), LINKS or [(ADDING, "configuration.md")], ids=str)
 def test_links_lead_somewhere(page, link):
     assert (page.parent / link).exists()
+
+
+MEASURED = ADDING.with_name("metrics.md").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("name", builders("probe"))
+def test_the_page_about_metrics_has_a_row_for_every_probe(name):
+    off = "" if read_declarations("probe")[name].facts.get("on", True) else " (off)"
+    start = f"| `{name}`{off} |"
+    assert any(line.startswith(start) for line in MEASURED), f"docs/metrics.md lacks a row {start} with its numbers"
+
+
+@pytest.mark.parametrize("name", builders("detector"))
+def test_the_page_about_metrics_says_what_every_detector_reads_and_what_a_run_does_at_its_alarm(name):
+    detector = build("detector", name)
+    remedies = ", else ".join(f"`{remedy}`" for remedy in detector.remedies) or "–"
+    row = f"| `{name}` | {remedies} | {'yes' if detector.wants_clusters else '–'} |"
+    assert row in MEASURED, f"docs/metrics.md lacks the row {row}"
+    assert sum(line.startswith(f"| `{name}` |") for line in MEASURED) >= 2, "docs/metrics.md lacks its statistic"

@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -20,7 +19,6 @@ from fedfault.registry import build, builders
 from fedfault.testing.histories import broken, healthy, history
 
 pytestmark = pytest.mark.parametrize("name", builders("detector"))
-METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
 RUNS = {
     "nothing": [],
     "one round": healthy()[:1],
@@ -148,12 +146,6 @@ def test_advice_is_plain_text_about_settings_that_exist(name):
 def test_its_remedies_are_settings_that_exist(name):
     for remedy in built(name).remedies:
         assert known_setting(remedy.setting, getattr(remedy, "new", "")), remedy
-
-
-def test_the_docs_say_what_a_run_does_at_its_alarm(name):
-    remedies = ", else ".join(f"`{remedy}`" for remedy in built(name).remedies) or "–"
-    row = f"| `{name}` | {remedies} | {'yes' if built(name).wants_clusters else '–'} |"
-    assert row in METRICS.read_text(encoding="utf-8").splitlines(), row
 
 
 def known_setting(key: str, value: str) -> bool:

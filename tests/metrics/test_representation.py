@@ -11,7 +11,7 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets, partial_targets
-from fedfault.metrics.representation import positions
+from fedfault.metrics.representation import select_positions
 from fedfault.registry import build
 from fedfault.tasks.language import LanguageTask
 from fedfault.testing.toys import Quadratic
@@ -84,7 +84,7 @@ def test_padding_does_not_count():
     padded = H.clone()
     padded[:, ~MASK] = 1e3
     assert by_hand(padded, padded) == by_hand()
-    assert positions(H, MASK).shape == (1, 27, D)
+    assert select_positions(H, MASK).shape == (1, 27, D)
 
 
 def test_clients_are_compared_in_pairs_on_four_blocks():

@@ -18,7 +18,14 @@ from fedfault.types.task import FinishedRound, Measurements, Probe
 def aggregation() -> Probe:
     """How far the aggregated model is from the weighted mean of the clients' models, see `aggregation_error`.
 
-    Nothing where clients share no model (a part of the adapter stays with each), or where there was no product to average.
+    There is nothing where clients share no model, as each keeps a part of the adapter, or where no product was averaged.
+    The mean of A times the mean of B is not the mean of the products B A; FedEx-LoRA adds the rest to the frozen weights.
+
+    >>> from fedfault.testing.toys import LowRank, measure_round
+    >>> for method in ("fedit", "fedex_lora"):
+    ...     print(f"{method} {measure_round(aggregation(), LowRank(), 'fedavg', method).probes['aggregation_error']:.3f}")
+    fedit 0.047
+    fedex_lora 0.000
     """
 
     def measure(m: FinishedRound) -> Measurements:

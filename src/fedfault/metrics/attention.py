@@ -17,15 +17,15 @@ WEIGHTS = 4 * 128**2  # of a head that are asked for at most, so that long block
 
 @register("probe", order=6)
 def attention(*, blocks: Annotated[int, Field(ge=1)] = 4) -> Probe:
-    """Attention entropy by layer, 0 where every head looks at one token, 1 where it looks at all alike; and the base's.
+    """Attention entropy by layer, of the model and of the base: 0 where heads look at one token, 1 where at all alike.
 
     For a query that may look at n keys, H = -sum_j a_j log a_j, over log n: in a decoder itself and those before it, in an
-    encoder all of its text. Queries with one key are skipped. Means over heads, over queries that predict a target (of a
-    labelled text over all), and over the first `blocks` held-out blocks, fewer when they are longer than 128 tokens.
+    encoder all of its text. Queries with one key are skipped. It is a mean over heads, over queries that predict a target
+    (of a labelled text over all), and over the first `blocks` held-out blocks, fewer when they are longer than 128 tokens.
 
     attention_entropy/L, attention_entropy_base/L    L from 1, of the L-th block
 
-    Nothing where the model gives no attention weights.
+    There is nothing where the model gives no attention weights.
     """
 
     def measure(m: FinishedRound) -> Measurements:
@@ -51,6 +51,12 @@ def entropy(weights: Tensor, mask: Tensor) -> float:
 
     weights: (blocks, heads, T, T), rows sum to one. Where nothing is after the diagonal, query t has n = t + 1 keys, else as
     many as there are true positions.
+
+    One query looks at two keys alike, another at the first of three only:
+
+    >>> weights = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])[None, None]
+    >>> entropy(weights, torch.ones(1, 3, dtype=torch.bool))
+    0.5
     """
     T, mask = weights.shape[-1], mask.to(weights.device)
     H = torch.special.entr(weights.float()).sum(-1)  # (blocks, heads, T)

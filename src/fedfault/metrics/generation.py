@@ -18,8 +18,8 @@ BLOCKS = 16  # held-out blocks that are continued: the same ones in every round
 def generation() -> Probe:
     """BLEU, ROUGE-L and distinct-2 of greedy continuations of held-out text by the server's model.
 
-    The first half of each of 16 held-out blocks, one of every topic in turn, is continued token by token with the likeliest
-    one up to the length of the second half, which is the reference.
+    The first half of each of 16 held-out blocks, one of every topic in turn, is continued with the likeliest token after
+    token up to the length of the second half, which is the reference.
 
     bleu         see `bleu`
     rouge_l      see `rouge_l`
@@ -62,7 +62,7 @@ def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
 
 
 def signature() -> str:
-    """What sacreBLEU was told to do, and its version: BLEU scores compare only where this is the same."""
+    """How sacreBLEU is set up, and its version: BLEU scores compare only where this is the same."""
     from sacrebleu.metrics import BLEU
 
     metric = BLEU()
@@ -87,6 +87,10 @@ def distinct_2(ids: Tensor) -> float | None:
     """Distinct pairs of neighbouring tokens over all such pairs, ids (n, length); None for fewer than two tokens.
 
     1 / their number: the model repeats itself; 1: it never does (Li et al., arXiv 1510.03055, who divide by tokens).
+
+    >>> import torch
+    >>> distinct_2(torch.tensor([[5, 6, 5, 6, 5]]))  # (5, 6) and (6, 5), twice each
+    0.5
     """
     pairs = ids.unfold(1, 2, 1).flatten(0, 1) if ids.shape[1] > 1 else ids[:0]  # (n * (length - 1), 2)
     return len(pairs.unique(dim=0)) / len(pairs) if len(pairs) else None

@@ -20,7 +20,7 @@ SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 def split_halves(
     task: Task, start: Tensor, clients: Sequence[int], trainable: Tensor | None, *, seed: int, round: int, per_pass: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of every client on two disjoint draws of its examples, where it starts: (K, P) each, not clipped.
+    """Gradients of every client, where it starts, on two disjoint draws of its examples: (K, P) each, not clipped.
 
     start: (K, P); trainable: (K, P) or (P,) bool, the other numbers have gradient zero. At most four examples a half; a
     client with a single example has NaN in both.
@@ -47,8 +47,9 @@ def split_halves(
 def gradients() -> Probe:
     """Norms of the clients' gradients at one point, their variance between and within clients, and alignment with it.
 
-    g_i1, g_i2 are gradients of client i at the point where the round started, on two disjoint draws of its examples, in the
-    numbers of the adapter. Noise of the draws is independent, so it cancels in every product of a first and a second one:
+    g_i1 and g_i2 are gradients of client i at the point where the round started, on two disjoint draws of its examples, in
+    the numbers of the adapter. The noise of the draws is independent, so that it cancels on average in every product of a
+    first and a second one:
 
     gradient_norm_mean, _variance, _cv   over clients, of |grad f_i| = sqrt(max(<g_i1, g_i2>, 0))
     gradient_noise       sigma^2 of one half: mean |g_i1 - g_i2|^2 / 2
@@ -56,10 +57,18 @@ def gradients() -> Probe:
                          clients of the gradients on their own data; finite IID samples differ a little
     drift_within         V_w = gradient_noise; V_b / V_w is the split-half variance ratio
     gradient_alignment   cos(mean update of the round, -mean gradient), with |mean gradient|^2 = <mean g_1, mean g_2>
-    gradient_norm        of each client
+    gradient_norm        for each client
     matrix halves        <g_i1, g_j2>, for cohorts of at most 24: what permutation tests need
 
-    Also `control_error` for algorithms with control variates, see there.
+    `control_error` adds its numbers for algorithms with control variates.
+
+    Two clients whose gradients at the start are 3 and -1, without noise: V_b = (9 + 1) / 2 - (-3).
+
+    >>> from fedfault.testing.toys import Quadratic, measure_round
+    >>> pull = Quadratic(H=[[1.0], [1.0]], b=[[0.0], [4.0]], sizes=[4, 4])
+    >>> found = measure_round(gradients(), pull, work={"steps": 1, "lr": 0.1}).probes
+    >>> {name: round(found[name], 3) for name in ("gradient_norm_mean", "drift_between", "drift_within")}
+    {'gradient_norm_mean': 2.0, 'drift_between': 8.0, 'drift_within': 0.0}
     """
 
     def measure(m: FinishedRound) -> Measurements:
@@ -75,8 +84,8 @@ def gradients() -> Probe:
         found = {
             "gradient_norm_mean": float(norm.mean()),
             "gradient_noise": float((first[whole] - second[whole]).square().sum(1).mean() / 2),
-            **_between(products, first[whole], second[whole]),
-            **_alignment(m, first[whole].mean(0), second[whole].mean(0)),
+            **_measure_variance(products, first[whole], second[whole]),
+            **_measure_alignment(m, first[whole].mean(0), second[whole].mean(0)),
         }
         every = first.new_full((len(first),), math.nan).masked_scatter(whole, norm)
         control, clients = control_error(m, first, second)
@@ -87,8 +96,8 @@ def gradients() -> Probe:
     return Probe(measure, sparse=True, gradients=True)
 
 
-def _between(products: Tensor, first: Tensor, second: Tensor) -> dict[str, float]:
-    """What needs two clients at least."""
+def _measure_variance(products: Tensor, first: Tensor, second: Tensor) -> dict[str, float]:
+    """The numbers that need two clients at least, from products <g_i1, g_j2> (k, k) and both halves (k, P)."""
     k = len(products)
     if k < 2:
         return {}
@@ -102,7 +111,8 @@ def _between(products: Tensor, first: Tensor, second: Tensor) -> dict[str, float
     return found | ({"gradient_norm_cv": float(norm.std() / norm.mean())} if float(norm.mean()) > 0 else {})
 
 
-def _alignment(m: FinishedRound, first: Tensor, second: Tensor) -> dict[str, float]:
+def _measure_alignment(m: FinishedRound, first: Tensor, second: Tensor) -> dict[str, float]:
+    """The cosine of the mean update with the descent direction, from the mean gradients (P,) of both halves."""
     update = wide(m.trained.adapter.flat - m.start).mean(0)
     squared = float(first @ second) * float(update @ update)
     if not squared > 0:

@@ -14,8 +14,8 @@ from fedfault.types.task import FinishedRound, Measurements, Probe
 def memory() -> Probe:
     """Peak memory of the process so far, in MB: on CUDA what tensors took there, elsewhere the resident set.
 
-    It covers everything that the process has done, the loading of model and data included. Where the platform does not
-    say, nothing.
+    It covers everything that the process has done, the loading of model and data included. There is nothing where the
+    platform does not say.
     """
 
     def measure(m: FinishedRound) -> Measurements:

@@ -15,7 +15,7 @@ from fedfault.types.task import FinishedRound, Measurements, Probe
 def ranks() -> Probe:
     """Effective and stable rank of the server's weight change B A, and its energy above the smallest rank of a client.
 
-    With the singular values s of B A on a LoRA site, means over the sites with B A != 0:
+    With the singular values s of B A on a LoRA site, these are means over the sites with B A != 0:
 
     effective_rank   exp(H(s / sum s)), H the entropy (Roy and Vetterli, EUSIPCO 2007); 0 if B A = 0 on every site: a dead
                      adapter
@@ -23,8 +23,13 @@ def ranks() -> Probe:
     energy_above     sum of s_j^2 over j > r_min, over |s|^2, all sites together: what clients of the smallest rank do not
                      see (Bai et al., arXiv 2402.11505); only where ranks differ
 
-    The product is never formed. Without LoRA sites, nothing. What an aggregation added to the frozen weights is left out,
-    and where it put everything there, B A = 0 does not mean that the adapter is dead: nothing.
+    The product is never formed. There is nothing without LoRA sites, nor where an aggregation put everything into the frozen
+    weights: B A = 0 does not mean there that the adapter is dead.
+
+    >>> from fedfault.testing.toys import LowRank, measure_round
+    >>> found = measure_round(ranks(), LowRank(r=2)).probes
+    >>> {name: round(value, 2) for name, value in found.items()}
+    {'effective_rank': 1.4, 'stable_rank': 1.01}
     """
 
     def measure(m: FinishedRound) -> Measurements:

@@ -47,26 +47,27 @@ def representation(*, blocks: Annotated[int, Field(ge=1)] = 24) -> Probe:
         if now is None or base is None:
             return Measurements()
         both = [torch.cat(pair) for pair in zip(now.layers, base.layers, strict=True)]
-        found = _alike(States(both, now.mask), "hidden_cosine", "cka")
-        found |= {**_directions(now), **{f"{name}_base": v for name, v in _directions(base).items()}}
+        found = _compare_models(States(both, now.mask), "hidden_cosine", "cka")
+        found |= {**_count_directions(now), **{f"{name}_base": v for name, v in _count_directions(base).items()}}
         del found["embedding_cosine_base"]
-        return Measurements({name: v for name, v in (found | _between_clients(m)).items() if math.isfinite(v)})
+        return Measurements({name: v for name, v in (found | _compare_clients(m)).items() if math.isfinite(v)})
 
     return Probe(measure, sparse=True)
 
 
-def _between_clients(m: FinishedRound) -> dict[str, float]:
+def _compare_clients(m: FinishedRound) -> dict[str, float]:
+    """Cosine and CKA of the trained models of the first clients of the cohort; empty for one client."""
     flat = m.trained.adapter.flat[:CLIENTS]
     if len(flat) < 2:
         return {}
-    with _as_trained(m):
+    with _fold_as_trained(m):
         states = m.task.states(flat, CLIENT_BLOCKS)
-    return {} if states is None else _alike(states, "client_cosine", "client_cka")
+    return {} if states is None else _compare_models(states, "client_cosine", "client_cka")
 
 
 @contextmanager
-def _as_trained(m: FinishedRound) -> Iterator[None]:
-    """Within the block, the frozen weights are those that the clients trained on."""
+def _fold_as_trained(m: FinishedRound) -> Iterator[None]:
+    """Give the task the frozen weights that the clients trained on, within the block."""
     if m.before.base is m.after.base:
         yield
         return
@@ -77,29 +78,29 @@ def _as_trained(m: FinishedRound) -> Iterator[None]:
         m.task.fold(m.after.base)
 
 
-def _alike(states: States, cosine: str, kernel: str) -> dict[str, float]:
-    """Cosine and CKA of each layer, means over pairs of models."""
+def _compare_models(states: States, cosine: str, kernel: str) -> dict[str, float]:
+    """Cosine and CKA of each layer under these names, means over pairs of models."""
     found = {}
     for i, layer in enumerate(states.layers):
-        exact = centre_rows(positions(layer, states.mask))  # (k, n, d)
+        exact = centre_rows(select_positions(layer, states.mask))  # (k, n, d)
         X = (exact / exact.norm(dim=(1, 2), keepdim=True)).float()  # of norm one, as fourth powers would overflow
         found[f"{cosine}/{i}"] = mean_of_pairs(cosines(X))
         found[f"{kernel}/{i}"] = mean_of_pairs(cka(X, debiased=X.shape[1] < 4 * X.shape[2]))
     return found
 
 
-def _directions(states: States) -> Mapping[str, float]:
-    """How many directions the last layer of one model fills."""
+def _count_directions(states: States) -> Mapping[str, float]:
+    """How many directions the last layer of one model fills, and the embeddings of blocks in it."""
     last = states.layers[-1][0]  # (blocks, T, d)
     real = states.mask.to(last.device)[..., None]
     embeddings = torch.where(real, last.float(), 0.0).sum(1) / real.sum(1)  # (blocks, d)
     return {
-        "hidden_rank": effective_rank(singular_values(centre_rows(positions(last[None], states.mask)[0]))),
+        "hidden_rank": effective_rank(singular_values(centre_rows(select_positions(last[None], states.mask)[0]))),
         "embedding_rank": effective_rank(singular_values(centre_rows(embeddings))),
         "embedding_cosine": mean_of_pairs(cosines(embeddings[:, None])),
     }
 
 
-def positions(layer: Tensor, mask: Tensor) -> Tensor:
-    """(k, blocks, T, d) -> (k, n, d): the n positions where mask (blocks, T) is true."""
+def select_positions(layer: Tensor, mask: Tensor) -> Tensor:
+    """The states (k, n, d) of the n positions where mask (blocks, T) is true, of a layer (k, blocks, T, d)."""
     return layer[:, mask.to(layer.device)]

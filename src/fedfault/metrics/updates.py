@@ -19,7 +19,7 @@ SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 def updates() -> Probe:
     """Divergence of the clients' updates, cosines between them, to the server's update and from round to round.
 
-    Of the weight changes D_i of the round's K clients and D of the server:
+    With the weight changes D_i of the round's K clients and D of the server, LoRA factors multiplied out:
 
     update_norm, update_divergence, update_cosine, pairwise_cosine, gradient_diversity   see `update_metrics`
     client_drift    U6: mean over steps k and clients i of |y_ik - x|^2 (Karimireddy et al., arXiv 1910.06378, section 3),
@@ -27,11 +27,19 @@ def updates() -> Probe:
     server_norm     |D|, which for the plain mean of one product is about update_norm
     round_cosine    cos(D of this round, D of the one before); negative: the server rings. Random directions of n effective
                     dimensions give 0 +- 1 / sqrt(n)
-    cosine          of each client: cos(D_i, D)
+    cosine          for each client: cos(D_i, D)
     matrix update_cosine   cos(D_i, D_j), for cohorts of at most 24
 
-    What has a zero norm has no direction and is left out; where the aggregation adds to the frozen weights, D is not what
-    the adapter shows and all that is about D is left out.
+    An update of norm zero has no direction: its cosines are left out. Where the aggregation adds to the frozen weights, the
+    adapter does not show D, and all that is about D is left out.
+
+    Two clients pull 3 towards 0 and 4: their updates are -0.3 and 0.1.
+
+    >>> from fedfault.testing.toys import Quadratic, measure_round
+    >>> pull = Quadratic(H=[[1.0], [1.0]], b=[[0.0], [4.0]], sizes=[4, 4])
+    >>> found = measure_round(updates(), pull, work={"steps": 1, "lr": 0.1}).probes
+    >>> {name: round(found[name], 3) for name in ("update_norm", "update_divergence", "pairwise_cosine", "server_norm")}
+    {'update_norm': 0.1, 'update_divergence': 2.0, 'pairwise_cosine': -1.0, 'server_norm': 0.1}
     """
 
     def measure(m: FinishedRound) -> Measurements:
@@ -63,7 +71,7 @@ def updates() -> Probe:
 
 
 def update_norms(layout: Layout, start: Tensor, flat: Tensor) -> list[float]:
-    """|D_i| of every client: start (K, P), flat (K, P) -> K numbers, infinite where they are not finite."""
+    """The norm |D_i| of every client's weight change from start (K, P) to flat (K, P): K numbers, infinite if not finite."""
     squared = torch.zeros(len(flat), dtype=torch.float64, device=wide(flat[:0]).device)
     for site in layout.sites:
         if site.kind == "full":
@@ -76,7 +84,11 @@ def update_norms(layout: Layout, start: Tensor, flat: Tensor) -> list[float]:
 
 
 def cosines(products: Tensor) -> Tensor:
-    """Inner products (n, n) -> cosines (n, n), NaN in rows and columns of zero norm."""
+    """Cosines (n, n) from inner products (n, n), NaN in rows and columns of zero norm.
+
+    >>> cosines(torch.tensor([[4.0, 3.0], [3.0, 9.0]])).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
     norm = products.diagonal().clamp(min=0).sqrt()
     norm = torch.where(norm > 0, norm, torch.nan)
     unit: Tensor = products / norm[:, None] / norm[None, :]
@@ -84,7 +96,7 @@ def cosines(products: Tensor) -> Tensor:
 
 
 def update_metrics(products: Tensor) -> dict[str, float]:
-    """Divergence of client updates, unweighted, from their inner products <D_i, D_j> (K, K).
+    """How far client updates diverge, unweighted, from their inner products <D_i, D_j> (K, K).
 
     update_norm         |mean D|
     update_divergence   U1: mean_i |D_i - mean D| / |mean D|

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfault.records import Score
+from fedfault.records import RoundRecord, Score
 from fedfault.registry import build
+from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.types.adapter import Adapter, Layout, Site
-from fedfault.types.task import Step
+from fedfault.types.task import Probe, Step
 
 
 class Wordless:
@@ -170,6 +171,13 @@ def federation(
     given = {"total_clients": N, "cohort_size": N, "num_rounds": 5, **changes}
     parts = {"algorithm": _built("algorithm", algorithm), "aggregation": _built("aggregation", aggregation)}
     return Federation(task=task, **parts, work=work, **given)
+
+
+def measure_round(probe: Probe, *parts: Any, **changes: Any) -> RoundRecord:
+    """The record of the only round of a federation over a toy, with what this probe measures of it."""
+    fed = federation(*parts, **{"num_rounds": 1, "probes": {"one": probe}, **changes})
+    *_, (_, record) = rounds(fed, begin(fed))
+    return record
 
 
 def _built(kind: str, what: Part) -> Any:
