@@ -6,7 +6,7 @@ RUN := results/quickstart
 # one thread each, as more would wait for each other; three processes for two cores, as some tests wait
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test test-fast test-all deployments lint types format bench docs clean
+.PHONY: quickstart test test-fast test-long test-all lint types format bench docs clean
 
 quickstart: $(RUN)/report.html
 	@echo "report: $(CURDIR)/$(RUN)/report.html"
@@ -15,15 +15,15 @@ $(RUN)/report.html: $(STAMP)
 	$(BIN)/fedfault run --overwrite
 
 test: $(STAMP) lint types
-	$(TESTS) -m "not deployment"
+	$(TESTS) -m "not long"
 
 test-fast: $(STAMP)
-	$(TESTS) -m "not slow and not deployment"
+	$(TESTS) -m "not slow and not long"
 
-test-all: test deployments
+test-long: $(STAMP)
+	$(TESTS) -m long
 
-deployments: $(STAMP)
-	$(TESTS) -m deployment
+test-all: test test-long
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

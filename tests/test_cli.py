@@ -14,6 +14,14 @@ from fedfault import cli
 from small import SMALL
 
 
+@pytest.fixture(autouse=True)
+def _few_figures(monkeypatch):
+    """Two of the figures, which tests/report draws: seconds of every run."""
+    from fedfault.report import gallery
+
+    monkeypatch.setattr(gallery, "FIGURES", {name: gallery.FIGURES[name] for name in ("general", "gantt")})
+
+
 @pytest.fixture
 def fedfault(monkeypatch, capsys):
     """Run a command in this process: (status, standard output, standard error)."""

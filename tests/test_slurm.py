@@ -15,7 +15,7 @@ from fedfault.runs.files import read_records
 from small import SMALL
 
 ROOT = Path(__file__).parents[1]
-pytestmark = [pytest.mark.slow, pytest.mark.deployment]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

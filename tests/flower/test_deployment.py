@@ -25,7 +25,7 @@ from flowers import RUNS, same
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.deployment,
+    pytest.mark.long,
     pytest.mark.skipif(not (BIN / "flower-superlink").is_file(), reason="flower-superlink is not beside this python"),
 ]
 

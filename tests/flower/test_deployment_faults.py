@@ -18,7 +18,7 @@ from tiny import tiny_llama
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.deployment,
+    pytest.mark.long,
     pytest.mark.skipif(not (BIN / "flower-superlink").is_file(), reason="flower-superlink is not beside this python"),
 ]
 

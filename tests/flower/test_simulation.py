@@ -46,7 +46,7 @@ for name, run in RUNS.items():
 
 
 @pytest.mark.slow
-@pytest.mark.deployment
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason='needs Ray: pip install "fedfault[flower]"')
 @pytest.mark.skipif(not namespaces(), reason="this user may not make a network namespace (unshare -n)")
 def test_flowers_simulation_gives_the_adapters_of_one_process(tmp_path, monkeypatch):

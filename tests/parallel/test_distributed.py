@@ -104,6 +104,7 @@ def test_each_process_trains_its_part(runs):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_is_killed_ends_the_job_and_torchrun_resumes_it_to_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
     settings = [*LONG, f"logging.results_dir={tmp_path}", "federation.algorithm=scaffold"]
@@ -137,6 +138,7 @@ def test_help_under_torchrun_is_given_once_and_ends():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bad_input_under_torchrun_is_said_once(tmp_path):
     done = torchrun("run", "quickstart", "federation.num_round=1", f"logging.results_dir={tmp_path}")
     assert done.returncode != 0

@@ -199,7 +199,8 @@ def test_kill_at_any_moment_then_resume(finished, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.draws
-def test_resuming_a_finished_run_brings_back_what_is_missing(finished):
+def test_resuming_a_finished_run_brings_back_what_is_missing(finished, monkeypatch):
+    monkeypatch.setattr("fedfault.report.gallery.FIGURES", {})
     before = final(finished)
     os.unlink(finished.path / "report.html")
     os.unlink(finished.path / "clients.parquet")
