@@ -163,7 +163,7 @@ def _score(line: Mapping[str, Any]) -> Score:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a detector says of a run, from a round on."""
+    """What a detector says of a run when its state gets worse: when, what happened, how it is known, what to try."""
 
     detector: str
     round: int
@@ -188,7 +188,7 @@ class Finding:
 
 
 class Reading(NamedTuple):
-    """What a detector sees after one round."""
+    """What a detector reads off the records after one round."""
 
     round: int
     statistic: float  # larger is worse; infinite: no threshold is needed
@@ -246,7 +246,7 @@ def _learn_nothing(controls: Sequence[Records]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Detector:
-    """A pure function of the records with what is needed to judge and to explain it.
+    """A pure function of the records, with all that is needed to judge what it reads, to explain it and to act on it.
 
     read: (records, scale) -> one reading for every round in which the statistic is defined
     explain: (reading) -> what happened, in plain words
@@ -275,6 +275,6 @@ class Detector:
 
 
 def get_validation_losses(records: Records) -> tuple[list[int], list[float]]:
-    """Rounds in which the mixture was evaluated, and its loss in nats per token."""
+    """The rounds in which the mixture was evaluated, and its loss there in nats per token."""
     scored = [(r.round, r.scores["validation"].loss) for r in records if "validation" in r.scores]
     return [t for t, _ in scored], [loss for _, loss in scored]

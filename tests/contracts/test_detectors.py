@@ -58,7 +58,7 @@ def found(run: str, with_controls: bool, recorded: bool = False) -> list[Finding
     return detect_failures(records, calibration() if with_controls else None)
 
 
-def told(name: str, run: str, with_controls: bool) -> list[str]:
+def list_levels(name: str, run: str, with_controls: bool) -> list[str]:
     """The levels of this detector's findings."""
     return [f.level for f in found(run, with_controls) if f.detector == name]
 
@@ -70,11 +70,11 @@ def readings(name: str, records: list[RoundRecord]) -> list[Reading]:
 @pytest.mark.parametrize("with_controls", [False, True])
 @pytest.mark.parametrize("run", ["nothing", "one round", "two rounds", "healthy"])
 def test_no_history_a_short_one_and_a_healthy_one_say_nothing(name, run, with_controls):
-    assert told(name, run, with_controls) == []
+    assert list_levels(name, run, with_controls) == []
 
 
 def test_a_run_that_breaks_in_every_way_raises_an_alarm_once_it_is_compared_with_healthy_ones(name):
-    assert "alarm" in told(name, "broken, not a number", with_controls=True)
+    assert "alarm" in list_levels(name, "broken, not a number", with_controls=True)
 
 
 def test_the_same_records_give_the_same_readings_and_stay_what_they_were(name):
@@ -202,7 +202,7 @@ def test_without_controls_the_threshold_is_the_default_or_there_is_none(name):
     detector = built(name)
     if detector.default_threshold is None:
         assert choose_threshold(name, detector, None) is None
-        assert told(name, "broken, not a number", with_controls=False) == []
+        assert list_levels(name, "broken, not a number", with_controls=False) == []
     else:
         assert choose_threshold(name, detector, None) == Threshold(detector.default_threshold, controls=0)
     if not detector.calibrated:
