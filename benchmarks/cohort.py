@@ -97,10 +97,10 @@ def blocks(args: argparse.Namespace, batch: int) -> list[Any]:
 
 def opened(args: argparse.Namespace, precision: str) -> Any:
     from fedfault.backbones.cohort import CohortModel
-    from fedfault.backbones.load import load
+    from fedfault.backbones.load import load_backbone
     from fedfault.backbones.sites import lora_targets, partial_targets
 
-    model = load(args.model, precision=precision).model
+    model = load_backbone(args.model, precision=precision).model
     targets = partial_targets(model, args.partial, []) if args.partial else lora_targets(model, None)
     return CohortModel(model, targets, r=args.rank, alpha=16)
 
@@ -129,11 +129,11 @@ def peft_loop(args: argparse.Namespace, batch: int) -> tuple[int, list[float], f
     import torch
     from transformers import AutoModelForCausalLM
 
-    from fedfault.backbones.load import locate
+    from fedfault.backbones.load import locate_model
     from fedfault.rounds.local import LocalWork, plan
     from fedfault.seeds import rng
 
-    base = AutoModelForCausalLM.from_pretrained(locate(args.model), dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(locate_model(args.model), dtype=torch.float32)
     parameters = sum(p.numel() for p in base.parameters())
     start, sites = first_adapter(args)
     model = peft.get_peft_model(base, peft.LoraConfig(r=args.rank, lora_alpha=16))

@@ -92,10 +92,10 @@ def measure(args: argparse.Namespace) -> int:
 
 def rounds(args: argparse.Namespace, ready: Any) -> dict[str, Any]:
     """Medians over the rounds of a run: seconds, and bytes between the processes."""
-    from fedfault.backbones.load import quiet
+    from fedfault.backbones.load import say_nothing
     from fedfault.rounds.engine import begin, one_round
 
-    p, moved = ready(experiment(args), quiet), counted()
+    p, moved = ready(experiment(args), say_nothing), counted()
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     state = one_round(p.federation, begin(p.federation))[0]

@@ -150,10 +150,10 @@ def peft_model(args: argparse.Namespace) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from fedfault.backbones.load import locate
+    from fedfault.backbones.load import locate_model
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.precision]
-    base = AutoModelForCausalLM.from_pretrained(locate(args.model), dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(locate_model(args.model), dtype=dtype)
     return peft.get_peft_model(base, peft.LoraConfig(r=args.rank, lora_alpha=16, task_type="CAUSAL_LM"))
 
 

@@ -126,12 +126,12 @@ def opened(args: argparse.Namespace) -> tuple[Any, int]:
     import torch
 
     from fedfault.backbones.cohort import CohortModel
-    from fedfault.backbones.load import load
+    from fedfault.backbones.load import load_backbone
     from fedfault.backbones.sites import lora_targets, partial_targets
     from fedfault.tasks.language import LanguageTask
     from fedfault.text.packing import Blocks
 
-    model = load(args.model, precision="fp32").model
+    model = load_backbone(args.model, precision="fp32").model
     targets = partial_targets(model, args.partial, []) if args.partial else lora_targets(model, None)
     g, T = torch.Generator().manual_seed(0), args.length
     n = args.steps * args.batch

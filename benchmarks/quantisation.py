@@ -22,8 +22,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # bitsandbytes' own threads too
 import torch
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.load import load
-from fedfault.backbones.quantised import dense, weight_bytes
+from fedfault.backbones.load import load_backbone
+from fedfault.backbones.quantised import count_weight_bytes, dense_weight
 from fedfault.backbones.sites import is_quantised, lora_targets
 
 KINDS = ("none", "8bit", "4bit")
@@ -39,8 +39,8 @@ def main() -> None:
     print("| precision | quantization | MB | ms a pass | ratio | logits | gradients |")
     print("|---|---|---|---|---|---|---|")
     for precision in args.precision:
-        models = {kind: load(args.model, precision=precision, quantization=kind).model for kind in KINDS}
-        sizes = {kind: weight_bytes(model) / 1e6 for kind, model in models.items()}
+        models = {kind: load_backbone(args.model, precision=precision, quantization=kind).model for kind in KINDS}
+        sizes = {kind: count_weight_bytes(model) / 1e6 for kind, model in models.items()}
         logits = {kind: logits_of(model, ids[0]) for kind, model in models.items()}
         sides = {kind: opened(model) for kind, model in models.items()}
         seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -84,10 +84,10 @@ def one_pass(side: CohortModel, ids: torch.Tensor) -> tuple[float, torch.Tensor]
 
 
 def gradient_error(name: str, precision: str, side: CohortModel, model: Any, ids: torch.Tensor) -> float:
-    plain = load(name, precision=precision).model
+    plain = load_backbone(name, precision=precision).model
     for where, layer in model.named_modules():
         if is_quantised(layer):
-            plain.get_parameter(f"{where.removesuffix('.base')}.weight").data = dense(layer)
+            plain.get_parameter(f"{where.removesuffix('.base')}.weight").data = dense_weight(layer)
     ours, theirs = one_pass(side, ids)[1], one_pass(opened(plain), ids)[1]
     return max(apart(a, b) for a, b in zip(ours, theirs, strict=True))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedfault import processes
-from fedfault.backbones.load import device_of
+from fedfault.backbones.load import choose_device
 from fedfault.errors import UserError
 from fedfault.processes import Place, check_command, place, share_cores
 
@@ -56,7 +56,7 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(launched, monkeypatch):
     ]:
         launched(*numbers)
         with pytest.raises(UserError):
-            device_of(name)
+            choose_device(name)
     assert tried == ["cuda:1", "cuda:1", "cpu", "cuda"]
 
 

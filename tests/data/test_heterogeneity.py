@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedfault.config import load
-from fedfault.data.heterogeneity import measure, measured, percentile, sentences
+from fedfault.data.heterogeneity import load_or_measure, measure, percentile, write_sentences
 from fedfault.setup.experiment import prepare
 
 SMALL = ["data.max_samples=160", "evaluation.general=none", "evaluation.max_blocks=2", "federation.total_clients=6"]
@@ -38,7 +38,7 @@ def test_isolated_registers_differ_in_everything_but_size(prepared):
     assert h.dissimilarity > 1.05
     assert h.percentile > 90
     assert h.shared_mass < 0.4
-    said = sentences(h)
+    said = write_sentences(h)
     assert "share" in said[0]
     assert "more skewed than" in said[0]
     assert "tokens differ more than those of random splits" in said[1]
@@ -50,7 +50,7 @@ def test_an_iid_split_looks_iid_and_is_said_to(prepared):
         assert abs(index.z) < 3
     assert h.size_cv.z == 0
     assert h.effective_clients == pytest.approx(6, abs=0.01)
-    said = " ".join(sentences(h))
+    said = " ".join(write_sentences(h))
     assert "by topic this split is like a random one" in said
     assert "tokens differ no more than those of random splits" in said
     assert "about the same number of documents" in said
@@ -60,27 +60,27 @@ def test_unequal_sizes_are_said(prepared):
     h = found(prepared("quantity_skew"))
     assert h.size_cv.p < 0.05
     assert h.effective_clients < 5
-    assert "differ in size (CV" in " ".join(sentences(h))
+    assert "differ in size (CV" in " ".join(write_sentences(h))
     assert abs(h.label_emd.z) < 3.5
 
 
 def test_one_client_and_one_topic_leave_indices_out(prepared):
     alone = found(prepare(load(None, ["data.max_samples=20", *SMALL[1:3], "federation.total_clients=1"]).experiment))
     assert alone.label_emd is alone.token_js is alone.embedding_mmd is alone.gradient is alone.percentile is None
-    assert sentences(alone) == ["The 1 clients have about the same number of documents."]
+    assert write_sentences(alone) == ["The 1 clients have about the same number of documents."]
 
 
 @pytest.mark.slow
 def test_it_is_measured_once_for_the_same_key(prepared, monkeypatch, tmp_path):
     monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path))
     p, told = prepared("iid"), []
-    first, again = (measured(p.split, p.model, 0, p.backbone.separator, "key", told.append) for _ in range(2))
+    first, again = (load_or_measure(p.split, p.model, 0, p.backbone.separator, "key", told.append) for _ in range(2))
     assert told == ["heterogeneity of the split"]
     assert json.loads(json.dumps(first)) == again
     (file,) = (tmp_path / "heterogeneity").iterdir()
     file.write_text("{")
-    assert measured(p.split, p.model, 0, p.backbone.separator, "key", told.append) == again
-    measured(p.split, p.model, 0, p.backbone.separator, "other key", told.append)
+    assert load_or_measure(p.split, p.model, 0, p.backbone.separator, "key", told.append) == again
+    load_or_measure(p.split, p.model, 0, p.backbone.separator, "other key", told.append)
     assert len(told) == 3
 
 

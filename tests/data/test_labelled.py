@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedfault.config import load
-from fedfault.data.labelled import classes, outputs, positive, split
+from fedfault.data.labelled import count_outputs, list_classes, positive_class, split_into_examples
 from fedfault.data.split import load_corpus
 from fedfault.errors import UserError
 from glue import glue, sentence
@@ -21,19 +21,19 @@ def experiment(name: str, path: str, *changes: str, task: str = "classification"
 
 
 def made(exp, control: bool = False):
-    return split(exp, load_corpus(exp), tiny_bert_tokenizer(), None, control=control)
+    return split_into_examples(exp, load_corpus(exp), tiny_bert_tokenizer(), None, control=control)
 
 
 def test_classes_have_the_numbers_that_glue_gives_them(tmp_path):
     exp = experiment("glue/mrpc", glue(tmp_path, "MRPC"))
     corpus = load_corpus(exp)
-    assert classes(exp, corpus) == ("not_equivalent", "equivalent")
-    assert positive(exp, corpus) == 1
+    assert list_classes(exp, corpus) == ("not_equivalent", "equivalent")
+    assert positive_class(exp, corpus) == 1
     found = made(exp)
     equivalent = found.topics.index("equivalent")
     assert found.examples.labels.tolist() == (found.labels == equivalent).astype(int).tolist()
     exp = experiment("glue/rte", glue(tmp_path, "RTE"))
-    assert positive(exp, load_corpus(exp)) is None
+    assert positive_class(exp, load_corpus(exp)) is None
 
 
 def test_topics_of_other_corpora_are_classes_in_alphabetical_order(tmp_path):
@@ -41,8 +41,8 @@ def test_topics_of_other_corpora_are_classes_in_alphabetical_order(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(rows))
     exp = experiment("text", str(tmp_path / "t.csv"), "data.topic_column=kind", "data.num_labels=3")
     corpus = load_corpus(exp)
-    assert classes(exp, corpus) == ("l", "m", "n")
-    assert outputs(exp, corpus) == 3
+    assert list_classes(exp, corpus) == ("l", "m", "n")
+    assert count_outputs(exp, corpus) == 3
     assert made(exp).examples.labels.tolist() == ["lmn".index(d.topic) for d in corpus.train]
 
 
@@ -52,11 +52,11 @@ def test_classes_that_are_named_have_that_order_and_the_data_may_have_some_of_th
     of = ["text", str(tmp_path / "t.csv"), "data.topic_column=kind"]
     exp = experiment(*of, "data.label_names=[n,m,l]")
     corpus = load_corpus(exp)
-    assert classes(exp, corpus) == ("n", "m", "l")
-    assert outputs(exp, corpus) == 3
+    assert list_classes(exp, corpus) == ("n", "m", "l")
+    assert count_outputs(exp, corpus) == 3
     assert made(exp).examples.labels.tolist() == ["nml".index(d.topic) for d in corpus.train]
     with pytest.raises(UserError, match=r"data.label_names=m, n is without l, which .* has; add them"):
-        outputs(experiment(*of, "data.label_names=[m,n]"), corpus)
+        count_outputs(experiment(*of, "data.label_names=[m,n]"), corpus)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_names_that_cannot_be_classes_are_refused(change, task, words):
 def test_scores_are_those_of_the_file(tmp_path):
     exp = experiment("glue/stsb", glue(tmp_path, "STS-B"), task="regression")
     corpus = load_corpus(exp)
-    assert outputs(exp, corpus) == 1
+    assert count_outputs(exp, corpus) == 1
     found = made(exp)
     by_text = {f"{sentence(i)}\n{sentence(i + 7)}": round((i * 7) % 51 / 10, 3) for i in range(60)}
     expected = [by_text[d.text] for d in found.documents]
@@ -161,14 +161,14 @@ def test_labels_that_are_not_there_are_explained(tmp_path, task, changes, says):
     name = {"SST-2": "glue/sst2", "STS-B": "glue/stsb"}[task]
     exp = experiment(name, glue(tmp_path, task), *changes)
     with pytest.raises(UserError, match=says):
-        outputs(exp, load_corpus(exp))
+        count_outputs(exp, load_corpus(exp))
 
 
 def test_one_class_is_none(tmp_path):
     (tmp_path / "t.csv").write_text("text\n" + "\n".join(sentence(i) for i in range(20)))
     exp = experiment("text", str(tmp_path / "t.csv"))
     with pytest.raises(UserError, match=r"needs two classes at least.*set data\.topic_column"):
-        outputs(exp, load_corpus(exp))
+        count_outputs(exp, load_corpus(exp))
 
 
 @pytest.mark.parametrize(

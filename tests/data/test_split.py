@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fedfault.config import load
-from fedfault.data.split import bytes_per_token, load_corpus, split
+from fedfault.data.split import bytes_per_token, load_corpus, split_into_blocks
 from fedfault.records import bits_per_byte
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.text.tokens import encode_texts
@@ -73,7 +73,7 @@ def test_sets_of_different_sizes_do_not_mix():
 def test_a_split_knows_the_bytes_per_token_of_every_set_and_of_the_mixture():
     changes = ["federation.total_clients=3", "evaluation.max_blocks=4", "data.max_samples=60", "model.max_length=16"]
     exp = load("quickstart", changes).experiment
-    made = split(exp, load_corpus(exp), Bytes(), END)
+    made = split_into_blocks(exp, load_corpus(exp), Bytes(), END)
     found = made.to_json()["bytes_per_token"]
     sets = {f"topic/{t}": b for t, b in made.validation.items()}
     sets |= {f"client/{k}": b for k, b in enumerate(made.held_out)}

@@ -12,7 +12,7 @@ import yaml
 pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"')
 
 from deployment import BIN, finished, records, server, up
-from fedfault.backbones.load import load as backbone
+from fedfault.backbones.load import load_backbone as backbone
 from fedfault.flower.keys import make_keys
 from tiny import tiny_llama
 

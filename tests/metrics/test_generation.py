@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.sample import greedy
+from fedfault.backbones.sample import decode_greedily
 from fedfault.backbones.sites import lora_targets
 from fedfault.errors import UserError
 from fedfault.metrics.generation import bleu, distinct_2, generation, rouge_l, signature
@@ -97,7 +97,7 @@ def test_halves_of_whole_blocks_are_continued_one_of_every_topic_in_turn():
     a, b = (t.sets[f"topic/{name}"].ids for name in "ab")
     chosen = torch.stack([a[0], b[0], a[1], b[1]])
     assert list(found.references) == [words(row) for row in chosen[:, 5:].tolist()]  # 9 ids: 5 are given, 4 to come
-    assert torch.equal(found.ids, greedy(t.model, flat, chosen[:, :5], 4))
+    assert torch.equal(found.ids, decode_greedily(t.model, flat, chosen[:, :5], 4))
     assert list(found.texts) == [words(row) for row in found.ids.tolist()]
     assert len(t.continuations(flat, 100).texts) == 4 + 2  # the short last block of topic a is left out
 
@@ -124,7 +124,7 @@ def test_a_model_that_writes_the_references_gets_full_marks(monkeypatch):
     t = task()
     truth = torch.stack([x for pair in zip(*(t.sets[f"topic/{n}"].ids[:2] for n in "ab"), strict=True) for x in pair])
     monkeypatch.setattr(
-        "fedfault.tasks.language.greedy", lambda model, flat, first, length: truth[: len(first), -length:]
+        "fedfault.tasks.language.decode_greedily", lambda model, flat, first, length: truth[: len(first), -length:]
     )
     monkeypatch.setattr("fedfault.metrics.generation.BLOCKS", 4)
     found = generation().measure(finished(t)).probes

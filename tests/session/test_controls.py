@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedfault.config import load
-from fedfault.data.split import same_corpus
+from fedfault.data.split import is_same_corpus
 from fedfault.diagnosis.calibration import Calibration
 from fedfault.errors import UserError
 from fedfault.session.controls import calibrate, control_of
@@ -89,6 +89,6 @@ def test_a_calibration_of_another_model_or_length_is_refused(tmp_path):
 
 def test_a_corpus_is_lent_only_to_those_that_load_the_same(tmp_path):
     exp = loaded(tmp_path).experiment
-    assert same_corpus(exp, loaded(tmp_path, "seed=9", "data.partition=iid").experiment)
+    assert is_same_corpus(exp, loaded(tmp_path, "seed=9", "data.partition=iid").experiment)
     for other in ("data.dataset=bbc_news", "data.topic_column=kind"):
-        assert not same_corpus(exp, loaded(tmp_path, other).experiment)
+        assert not is_same_corpus(exp, loaded(tmp_path, other).experiment)

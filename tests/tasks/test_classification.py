@@ -110,7 +110,7 @@ def plain(t: ClassificationTask, flat: torch.Tensor, of: Examples) -> torch.Tens
     """Outputs row by row, from whole states."""
     weight, bias = (t.layout.part(flat, site) for site in t.layout.sites[-2:])
     out = []
-    with torch.no_grad(), t.model.slots.bound(flat[None]):
+    with torch.no_grad(), t.model.slots.bind(flat[None]):
         for ids, n, second in zip(of.ids, of.lengths.tolist(), of.second.tolist(), strict=True):
             kinds = (torch.arange(n) >= second).long()[None]
             given = {"token_type_ids": kinds} if t.pooling == MEAN else {}
@@ -236,7 +236,7 @@ def test_probes_see_states_and_attention(build, pooling):
     row = int(t.probed[1])
     length = int(t.table.lengths[row])
     given = {"token_type_ids": (torch.arange(length) >= t.table.second[row]).long()[None]} if pooling == MEAN else {}
-    with torch.no_grad(), t.model.slots.bound(moved(t)[2:]):
+    with torch.no_grad(), t.model.slots.bind(moved(t)[2:]):
         alone = t.model.model.base_model(input_ids=t.ids[row : row + 1, :length], output_hidden_states=True, **given)
     torch.testing.assert_close(states.layers[1][2, 1, :length], alone.hidden_states[1][0], rtol=1e-4, atol=1e-5)
     weights = t.attention(None, 2)

@@ -7,7 +7,7 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.quantised import quantise
-from fedfault.backbones.sample import sample
+from fedfault.backbones.sample import sample_texts
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.rounds.local import LocalWork, Passes, Trainer
 from fedfault.tasks.language import LanguageTask, _paired_error
@@ -43,7 +43,7 @@ def moved(t: LanguageTask) -> Adapter:
 def plain_nll(t: LanguageTask, adapter: Adapter, blocks: Blocks) -> tuple[float, int]:
     """Block by block, token by token, from whole logits."""
     total, count = 0.0, 0
-    with torch.no_grad(), t.model.slots.bound(adapter.flat[None]):
+    with torch.no_grad(), t.model.slots.bind(adapter.flat[None]):
         for ids, targets in zip(blocks.ids, blocks.targets.tolist(), strict=True):
             logp = t.model.model(input_ids=ids[None, :-1]).logits[0].log_softmax(-1)
             total -= sum(float(logp[i, ids[i + 1]]) for i in range(targets))
@@ -147,7 +147,7 @@ def test_the_activation_cache_changes_no_number():
 
 def test_the_base_has_lost_nothing_on_its_own_samples_before_training():
     model = tiny_llama()
-    ids = sample(model, 4, T, 0, torch.Generator().manual_seed(0))
+    ids = sample_texts(model, 4, T, 0, torch.Generator().manual_seed(0))
     assert ids.shape == (4, T + 1)
     assert ids[:, 0].tolist() == [0] * 4
     t = task(
@@ -160,7 +160,7 @@ def test_the_base_has_lost_nothing_on_its_own_samples_before_training():
 
 def test_samples_follow_the_model_and_the_seed():
     model = tiny_llama()
-    draw = lambda seed, n=4: sample(model, n, T, 0, torch.Generator().manual_seed(seed))  # noqa: E731
+    draw = lambda seed, n=4: sample_texts(model, n, T, 0, torch.Generator().manual_seed(seed))  # noqa: E731
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
     first = draw(3, 4000)[:, 1]

@@ -43,7 +43,7 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         absmax: Tensor = self.weight.quant_state.absmax
         return absmax
 
-    def dequantised(self) -> Tensor:
+    def dequantise(self) -> Tensor:
         """(d_out, d_in) in the type of the activations. Every block is a row of its own, which all kernels get right."""
         packed = self.weight.data.flatten()  # two weights a byte
         rows = F.pad(packed, (0, -len(packed) % (BLOCK // 2))).view(-1, BLOCK // 2)
@@ -55,7 +55,7 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out)."""
-        y: Tensor = _product(x, self) if x.device.type == "cpu" else super().forward(x)
+        y: Tensor = _multiply(x, self) if x.device.type == "cpu" else super().forward(x)
         return y
 
 
@@ -75,18 +75,18 @@ class Linear8bit(bnb.nn.Linear8bitLt):  # type: ignore[misc]
         largest: Tensor = self.state.SCB
         return largest
 
-    def dequantised(self) -> Tensor:
+    def dequantise(self) -> Tensor:
         """(d_out, d_in) in the type of the activations."""
         found: Tensor = self.weight.data.to(self.compute_dtype).mul_(self.scale[:, None] / 127)
         return found
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out)."""
-        y: Tensor = _product(x, self) if x.device.type == "cpu" else super().forward(x)
+        y: Tensor = _multiply(x, self) if x.device.type == "cpu" else super().forward(x)
         return y
 
 
-def _product(x: Tensor, layer: Linear4bit | Linear8bit) -> Tensor:
+def _multiply(x: Tensor, layer: Linear4bit | Linear8bit) -> Tensor:
     y: Tensor = _Product.apply(x, layer)  # type: ignore[no-untyped-call]
     return y
 
@@ -97,8 +97,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Linear4bit | Linear8bit) -> Tensor:
         ctx.layer = layer
-        return F.linear(x, layer.dequantised(), layer.bias)
+        return F.linear(x, layer.dequantise(), layer.bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return grads[0] @ ctx.layer.dequantised(), None
+        return grads[0] @ ctx.layer.dequantise(), None

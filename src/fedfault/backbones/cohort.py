@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from fedfault.algebra import fresh_factors
 from fedfault.backbones.head import head_loss
 from fedfault.backbones.lean import make_lean
-from fedfault.backbones.quantised import dense, stored
+from fedfault.backbones.quantised import dense_weight, named_tensors
 from fedfault.backbones.scorer import Scorer
-from fedfault.backbones.sites import Targets, linear_shape, parent_of
+from fedfault.backbones.sites import Targets, find_parent, linear_shape
 from fedfault.errors import UserError
 from fedfault.seeds import torch_rng
 from fedfault.types.adapter import Adapter, Layout, Site
@@ -43,7 +43,7 @@ class Slots:
         self.places: Tensor | None = None  # (K, B*T) where in its stream each token is; None: one behind the other
 
     @contextmanager
-    def bound(self, flat: Tensor, key: Tensor | None = None, places: Tensor | None = None) -> Iterator[None]:
+    def bind(self, flat: Tensor, key: Tensor | None = None, places: Tensor | None = None) -> Iterator[None]:
         """Within the block, flat (K, P) are the parameters in force."""
         pieces = iter(flat.split(self.parts, dim=-1))  # one split: the backward pass is one concatenation
         self.now = {s.name: tuple(next(pieces) for _ in s.parts) for s in self.layout.sites}
@@ -53,7 +53,7 @@ class Slots:
         finally:
             self.now, self.key, self.places = {}, None, None
 
-    def full(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def full_parameter(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """(K, *shape)."""
         numbers: Tensor = self.now[name][0].unflatten(-1, shape)
         return numbers
@@ -82,7 +82,7 @@ class CohortLora(nn.Module):
         a, b = (factor.to(x.dtype) for factor in slots.now[self.site.name])
         rows = x.reshape(slots.clients, -1, d_in)  # (K, B*T, d_in)
         if self.dropout and slots.key is not None:
-            rows = rows * _keep(rows.shape, slots.key + self.index * 2**20, self.dropout, rows, slots.places)
+            rows = rows * _dropout_mask(rows.shape, slots.key + self.index * 2**20, self.dropout, rows, slots.places)
         low = torch.bmm(rows, a.unflatten(-1, (r, d_in)).mT)  # (K, B*T, r)
         up = b.unflatten(-1, (d_out, r)).mT  # (K, r, d_out)
         return torch.baddbmm(y.view(slots.clients, -1, d_out), low, up, alpha=slots.layout.scaling).view_as(y)
@@ -102,11 +102,11 @@ class CohortLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(K*B, T, d_in) -> (K*B, T, d_out)."""
         slots = self.slots
-        weight = slots.full(f"{self.name}.weight", self.shape).to(x.dtype)  # (K, ...)
+        weight = slots.full_parameter(f"{self.name}.weight", self.shape).to(x.dtype)  # (K, ...)
         rows = x.reshape(slots.clients, -1, self.d_in)
         y = torch.bmm(rows, weight.mT if self.transposed else weight)
         if self.has_bias:
-            y = y + slots.full(f"{self.name}.bias", (self.d_out,)).to(x.dtype)[:, None]
+            y = y + slots.full_parameter(f"{self.name}.bias", (self.d_out,)).to(x.dtype)[:, None]
         return y.view(*x.shape[:-1], self.d_out)
 
 
@@ -128,9 +128,12 @@ class CohortNorm(nn.Module):
             unit = nn.functional.layer_norm(wide, (self.width,), eps=self.eps)
         else:
             unit = nn.functional.rms_norm(wide, (self.width,), eps=self.eps)
-        rows = unit.reshape(slots.clients, -1, self.width) * slots.full(f"{self.name}.weight", (self.width,))[:, None]
+        rows = (
+            unit.reshape(slots.clients, -1, self.width)
+            * slots.full_parameter(f"{self.name}.weight", (self.width,))[:, None]
+        )
         if self.has_bias:
-            rows = rows + slots.full(f"{self.name}.bias", (self.width,))[:, None]
+            rows = rows + slots.full_parameter(f"{self.name}.bias", (self.width,))[:, None]
         return rows.view_as(x).to(x.dtype)
 
 
@@ -145,7 +148,7 @@ class CohortEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """(K*B, T) -> (K*B, T, d)."""
         slots, (V, d) = self.slots, self.shape
-        tables = slots.full(f"{self.name}.weight", self.shape).reshape(slots.clients * V, d)
+        tables = slots.full_parameter(f"{self.name}.weight", self.shape).reshape(slots.clients * V, d)
         shift = torch.arange(slots.clients, device=ids.device).repeat_interleave(len(ids) // slots.clients) * V
         return nn.functional.embedding(ids + shift[:, None], tables).to(self.dtype)
 
@@ -178,15 +181,15 @@ class CohortModel:
         self.head = model.get_output_embeddings()
         self.head_site = targets.head_site
         for index, site in enumerate(s for s in sites if s.kind == "lora"):
-            parent, leaf = parent_of(model, site.name)
+            parent, leaf = find_parent(model, site.name)
             base = model.get_submodule(site.name)
             setattr(parent, leaf, CohortLora(base, self.slots, site, index, dropout))
         for name in targets.full_modules:
-            parent, leaf = parent_of(model, name)
+            parent, leaf = find_parent(model, name)
             base = model.get_submodule(name)
             if base is not self.head:  # the head is not called: its loss is computed in chunks from its weight
-                layer = _cohort_layer(base, self.slots, name)
-                with torch.no_grad(), self.slots.bound(self.init(0).flat[None]):
+                layer = _make_layer(base, self.slots, name)
+                with torch.no_grad(), self.slots.bind(self.init(0).flat[None]):
                     _check_same(layer, base, name)
                 setattr(parent, leaf, layer)
 
@@ -196,7 +199,7 @@ class CohortModel:
         found: torch.device = next(self.model.parameters()).device
         return found
 
-    def embeddings(self) -> Tensor:
+    def input_embeddings(self) -> Tensor:
         """The base's input embeddings, (V, d): frozen, or as they are before training."""
         layer = self.model.get_input_embeddings()
         if isinstance(layer, CohortEmbedding):
@@ -229,12 +232,12 @@ class CohortModel:
         """
         K, B, T = weight.shape
         x, y = ids[..., :-1].reshape(K * B, T), ids[..., 1:].reshape(K, B * T)
-        with self.slots.bound(flat, key):
+        with self.slots.bind(flat, key):
             hidden = self._hidden(x)
             W = (
                 self.head.weight
                 if self.head_site is None
-                else self.slots.full(self.head_site, tuple(self.head.weight.shape))
+                else self.slots.full_parameter(self.head_site, tuple(self.head.weight.shape))
             )
             total, each = head_loss(hidden.view(K, B * T, -1), W, self.head.bias, y, weight.reshape(K, B * T))
         if extra_loss is not None:
@@ -245,7 +248,7 @@ class CohortModel:
 
             @torch.no_grad()
             def see(params: Tensor) -> Tensor:
-                with self.slots.bound(params):
+                with self.slots.bind(params):
                     return pooled(self._hidden(x))
 
             total = total + extra_loss(pooled(hidden), see).sum()
@@ -261,13 +264,13 @@ class CohortModel:
         """Make the frozen weights of LoRA sites the original ones plus `base`, site -> (d_out, d_in)."""
         for site in self.layout.lora:
             layer, change = self.model.get_submodule(site.name), base.get(site.name)
-            W = dense(layer.base)
+            W = dense_weight(layer.base)
             layer.folded = None if change is None else (W.float() + change.to(W.device)).to(W.dtype)
 
     def checksums(self) -> dict[str, int]:
         """Each weight of the backbone, and what was added to it, read as integers and summed up modulo 2^64."""
         folded = ((s.name, self.model.get_submodule(s.name).folded) for s in self.layout.lora)
-        held = [*stored(self.model), *((f"{name}.folded", W) for name, W in folded if W is not None)]
+        held = [*named_tensors(self.model), *((f"{name}.folded", W) for name, W in folded if W is not None)]
         names, weights = zip(*held, strict=True)
         sums = [_as_integers(p.detach().contiguous()).sum() for p in weights]
         return dict(zip(names, torch.stack(sums).tolist(), strict=True))
@@ -280,7 +283,7 @@ def _as_integers(weight: Tensor) -> Tensor:
     return flat.view({8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[size])
 
 
-def _cohort_layer(base: nn.Module, slots: Slots, name: str) -> nn.Module:
+def _make_layer(base: nn.Module, slots: Slots, name: str) -> nn.Module:
     if isinstance(base, nn.Embedding):
         return CohortEmbedding(base, slots, name)
     if base.get_parameter("weight").ndim == 1:
@@ -304,7 +307,7 @@ def _check_same(layer: nn.Module, base: nn.Module, name: str) -> None:
         )
 
 
-def _keep(shape: torch.Size, key: Tensor, p: float, like: Tensor, places: Tensor | None = None) -> Tensor:
+def _dropout_mask(shape: torch.Size, key: Tensor, p: float, like: Tensor, places: Tensor | None = None) -> Tensor:
     """Dropout masks (K, n, d), 1 / (1 - p) where kept, each row drawn from its own key: no state, no client loop.
 
     A counter-based generator (the finaliser of splitmix64 on int64), so that a client's mask does not depend on who else
@@ -315,12 +318,12 @@ def _keep(shape: torch.Size, key: Tensor, p: float, like: Tensor, places: Tensor
     if places is not None:
         own = places[:, :: places.shape[1] // n].to(like.device)
         counter = own[..., None] * d + counter[:, :1]
-    z = _mix(key.to(like.device).view(K, 1, 1)) + counter * -7046029254386353131  # 0x9E3779B97F4A7C15
-    uniform = (_mix(z) >> 40 & 0xFFFFFF).to(torch.float32) / 2**24
+    z = _mix_bits(key.to(like.device).view(K, 1, 1)) + counter * -7046029254386353131  # 0x9E3779B97F4A7C15
+    uniform = (_mix_bits(z) >> 40 & 0xFFFFFF).to(torch.float32) / 2**24
     return (uniform >= p).to(like.dtype) / (1 - p)
 
 
-def _mix(z: Tensor) -> Tensor:
+def _mix_bits(z: Tensor) -> Tensor:
     z = (z ^ (z >> 30 & 0x3FFFFFFFF)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685  # 0x94D049BB133111EB
     return z ^ (z >> 31 & 0x1FFFFFFFF)

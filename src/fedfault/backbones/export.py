@@ -24,7 +24,7 @@ from fedfault.types.adapter import Adapter, Layout
 HEAD = {WEIGHT: "weight", BIAS: "bias"}
 
 
-def export(
+def export_adapter(
     folder: Path,
     backbone: Backbone,
     model: CohortModel,
@@ -45,9 +45,9 @@ def export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if base:
-        adapter = with_base(adapter, base)
+        adapter = merge_base(adapter, base)
     layout, flat = adapter.layout, adapter.flat.detach().float().cpu()
-    lora, prefix = layout.lora, _prefix(model)
+    lora, prefix = layout.lora, _site_prefix(model)
     tensors: dict[str, torch.Tensor] = {}
     head: dict[str, torch.Tensor] = {}
     for site in lora:
@@ -71,7 +71,7 @@ def export(
     write_atomically(folder / "README.md", card)
 
 
-def _prefix(model: CohortModel) -> str:
+def _site_prefix(model: CohortModel) -> str:
     """What the names of a classifier's sites begin with, and those of its `AutoModel` do not."""
     if model.scorer is None:
         return ""
@@ -79,7 +79,7 @@ def _prefix(model: CohortModel) -> str:
     return f"{name}." if name else ""
 
 
-def with_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
+def merge_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
     """The adapter of the original weights that stands for `adapter` (P,) and for `base`, site -> (d_out, d_in).
 
     At every site its factors are the singular value decomposition of base + s B A, in equal parts. The rank is the largest
@@ -88,7 +88,7 @@ def with_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
     old, flat = adapter.layout, adapter.flat.detach().cpu().double()
     changes = {s.name: base[s.name].cpu().double() + Adapter(old, flat).delta(s) for s in old.lora}
     found = {name: torch.linalg.svd(change / old.scaling, full_matrices=False) for name, change in changes.items()}
-    r = max(1, *(_rank(S, changes[name].shape) for name, (_, S, _) in found.items()))
+    r = max(1, *(_numerical_rank(S, changes[name].shape) for name, (_, S, _) in found.items()))
     sites = [replace(s, shape=(r, *s.shape[1:])) if s.kind == "lora" else s for s in old.sites]
     new = Layout.of(sites, old.scaling)
     out = torch.zeros(new.size, dtype=torch.float64)
@@ -104,7 +104,7 @@ def with_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
     return Adapter(new, out)
 
 
-def _rank(S: torch.Tensor, shape: torch.Size) -> int:
+def _numerical_rank(S: torch.Tensor, shape: torch.Size) -> int:
     """How many singular values are more than what rounding to float32 makes of zeros."""
     return int((S.max() * max(shape) * torch.finfo(torch.float32).eps < S).sum())
 

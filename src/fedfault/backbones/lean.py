@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedfault.backbones.head import even_slices
-from fedfault.backbones.quantised import dense
+from fedfault.backbones.quantised import dense_weight
 
 CHUNK = 512  # rows: intermediate results stay in cache, and matrix products still run at full rate
 SHORT = 256  # tokens up to which whole attention matrices are faster than blockwise attention on a CPU, and small
@@ -29,22 +29,22 @@ def make_lean(model: Any) -> None:
         return
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            lean = _lean(child, model)
+            lean = _find_replacement(child, model)
             if lean is not None:
                 setattr(parent, name, lean)
 
 
-def _lean(module: nn.Module, model: Any) -> nn.Module | None:
+def _find_replacement(module: nn.Module, model: Any) -> nn.Module | None:
     """The replacement of a module if there is one that gives the same."""
     children = dict(module.named_children())
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     x = torch.randn(2, 5, model.config.hidden_size, generator=torch.Generator().manual_seed(0)).to(dtype)
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         norm = LeanRMSNorm(module)
-        return norm if len(norm.weight) == x.shape[-1] and _same(norm(x), module(x)) else None
+        return norm if len(norm.weight) == x.shape[-1] and _is_same(norm(x), module(x)) else None
     if set(children) == {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         mlp = LeanMLP(children)
-        return mlp if _same(mlp(x), module(x)) else None
+        return mlp if _is_same(mlp(x), module(x)) else None
     if set(children) == {"q_proj", "k_proj", "v_proj", "o_proj"} and hasattr(module, "head_dim"):
         rotary = getattr(model.base_model, "rotary_emb", None)
         if rotary is None or vars(module).get("attention_dropout", 0.0):
@@ -53,11 +53,11 @@ def _lean(module: nn.Module, model: Any) -> nn.Module | None:
         if around["position_embeddings"][0].shape[-1] != module.head_dim:  # only a part of each head is rotated
             return None
         attention = LeanAttention(module, children)
-        return attention if _same(attention(x, **around)[0], module(x, **around)[0]) else None
+        return attention if _is_same(attention(x, **around)[0], module(x, **around)[0]) else None
     return None
 
 
-def _same(ours: Tensor, theirs: Tensor) -> bool:
+def _is_same(ours: Tensor, theirs: Tensor) -> bool:
     tolerance = 1e-5 if theirs.dtype == torch.float32 else 2e-2
     return ours.shape == theirs.shape and bool((ours - theirs).norm() <= tolerance * theirs.norm())
 
@@ -107,7 +107,7 @@ class LeanMLP(nn.Module):
         for name, child in children.items():
             self.add_module(name, child)
         line = torch.linspace(-4, 4, 9)
-        self.silu = _same(F.silu(line), self.act_fn(line))
+        self.silu = _is_same(F.silu(line), self.act_fn(line))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
@@ -125,7 +125,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
         rows = x.flatten(0, -2)
-        gate, up, down = map(dense, layers)
+        gate, up, down = map(dense_weight, layers)
         g, u = x.new_empty(2, len(rows), len(gate))
         y = torch.empty_like(rows)
         for part in even_slices(len(rows), CHUNK):
@@ -139,7 +139,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         g, u = ctx.saved_tensors
-        gate, up, down = map(dense, ctx.layers)
+        gate, up, down = map(dense_weight, ctx.layers)
         dy = grads[0].flatten(0, -2)
         dx = torch.empty_like(dy)
         for part in even_slices(len(dy), CHUNK):
@@ -187,7 +187,7 @@ class LeanAttention(nn.Module):
         H, G = q.shape[1], k.shape[1]
         q = q.view(N * G, H // G * T, self.head_dim)  # the heads that share a key are more queries
         k, v = k.reshape(N * G, T, self.head_dim), v.reshape(N * G, T, self.head_dim)
-        weights = torch.baddbmm(_future(T, H // G, q.dtype), q, k.mT, alpha=self.scaling).softmax(-1)
+        weights = torch.baddbmm(_future_mask(T, H // G, q.dtype), q, k.mT, alpha=self.scaling).softmax(-1)
         out = torch.bmm(weights, v).view(N, H, T, self.head_dim).transpose(1, 2).reshape(N, T, -1)
         return self.o_proj(out), weights.view(N, H, T, T)
 
@@ -204,7 +204,7 @@ class LeanAttention(nn.Module):
 
 
 @functools.lru_cache(maxsize=8)
-def _future(T: int, groups: int, dtype: torch.dtype) -> Tensor:
+def _future_mask(T: int, groups: int, dtype: torch.dtype) -> Tensor:
     """(groups * T, T): minus infinity where a key lies in the future of the query, else zero."""
     return torch.full((T, T), -torch.inf, dtype=dtype).triu_(1).repeat(groups, 1)
 
@@ -215,15 +215,15 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin, 1)
+        return _rotate(x, cos, sin, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _rotated(grads[0], cos, sin, -1), None, None
+        return _rotate(grads[0], cos, sin, -1), None, None
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
     half = x.shape[-1] // 2
     out = torch.empty(x.shape, dtype=x.dtype)
     torch.mul(x, cos, out=out)

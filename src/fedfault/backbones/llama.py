@@ -50,7 +50,7 @@ class Llama(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     @classmethod
-    def read(cls, folder: Path) -> Llama:
+    def from_folder(cls, folder: Path) -> Llama:
         """From config.json and model.safetensors, in float32."""
         config = SimpleNamespace(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         weights = load_file(folder / "model.safetensors")
@@ -150,7 +150,7 @@ class Attention(nn.Module):
             m(hidden_states).view(N, T, -1, self.head_dim).transpose(1, 2)
             for m in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = (_rotated(x, *position_embeddings) for x in (q, k))
+        q, k = (_rotate(x, *position_embeddings) for x in (q, k))
         if past_key_values is not None:
             if self in past_key_values:
                 k, v = (torch.cat(pair, dim=2) for pair in zip(past_key_values[self], (k, v), strict=True))
@@ -183,7 +183,7 @@ class Rotary(nn.Module):
         return both.cos().to(x.dtype), both.sin().to(x.dtype)
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x cos + rotate(x) sin with rotate((a, b)) = (-b, a) on the two halves."""
     a, b = x.chunk(2, dim=-1)
     return x * cos[:, None] + torch.cat([-b, a], dim=-1) * sin[:, None]

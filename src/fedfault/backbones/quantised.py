@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedfault.backbones.sites import is_conv1d, is_linear, is_quantised, parent_of
+from fedfault.backbones.sites import find_parent, is_conv1d, is_linear, is_quantised
 from fedfault.errors import UserError
 
 PLATFORMS = ("cpu", "cuda")
@@ -57,9 +57,9 @@ def quantise(model: Any, kind: str, dtype: torch.dtype, device: torch.device) ->
                 f"model.quantization={kind}: {name} is a {type(layer).__name__}, which is no plain linear layer; set "
                 "model.quantization=none"
             )
-        parent, leaf = parent_of(model, name)
+        parent, leaf = find_parent(model, name)
         try:
-            made: Any = make(dense(layer), layer.bias, dtype, device)
+            made: Any = make(dense_weight(layer), layer.bias, dtype, device)
         except BROKEN as e:
             raise UserError(f"model.quantization={kind} does not work on {device.type}: {_first_line(e)}") from e
         made.fan_in_fan_out = is_conv1d(layer)
@@ -78,16 +78,16 @@ def check_runs(model: Any, name: str, kind: str) -> None:
         ) from e
 
 
-def dense(layer: nn.Module) -> Tensor:
+def dense_weight(layer: nn.Module) -> Tensor:
     """The weight that a linear layer multiplies by, (d_out, d_in), dequantised where it has to be. Not to be written to."""
     if is_quantised(layer):
-        dequantised: Tensor = layer.dequantised()  # type: ignore[operator]
+        dequantised: Tensor = layer.dequantise()  # type: ignore[operator]
         return dequantised
     weight = layer.get_parameter("weight").detach()
     return weight.T if is_conv1d(layer) else weight
 
 
-def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Everything that the frozen model consists of, by name: its parameters, and the scales of quantised ones."""
     yield from model.named_parameters()
     for name, module in model.named_modules():
@@ -95,16 +95,16 @@ def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield f"{name}.scale", module.scale
 
 
-def numbers(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """How many parameters the model has, where two of four bits share a byte too."""
     counts = {id(p): p.numel() for p in model.parameters()}
     counts |= {id(m.weight): m.in_features * m.out_features for m in model.modules() if isinstance(m, nn.Linear)}
     return sum(counts.values())
 
 
-def weight_bytes(model: nn.Module) -> int:
+def count_weight_bytes(model: nn.Module) -> int:
     """Memory of the frozen model."""
-    return sum(tensor.nbytes for _, tensor in stored(model))
+    return sum(tensor.nbytes for _, tensor in named_tensors(model))
 
 
 def _first_line(e: Exception) -> str:

@@ -12,7 +12,7 @@ from fedfault.backbones.cohort import CohortModel
 
 
 @torch.no_grad()
-def sample(model: Any, n: int, length: int, separator: int, generator: torch.Generator) -> Tensor:
+def sample_texts(model: Any, n: int, length: int, separator: int, generator: torch.Generator) -> Tensor:
     """n samples of `length` tokens after a separator, at temperature 1: ids (n, length + 1).
 
     On these the mean loss of a fine-tuned model minus that of the base estimates KL(base || model) per token, because the
@@ -29,12 +29,12 @@ def sample(model: Any, n: int, length: int, separator: int, generator: torch.Gen
 
 
 @torch.no_grad()
-def greedy(model: CohortModel, flat: Tensor, prefix: Tensor, length: int) -> Tensor:
+def decode_greedily(model: CohortModel, flat: Tensor, prefix: Tensor, length: int) -> Tensor:
     """The likeliest next token, `length` times over, by the model of parameters flat (P,): prefix (n, S) -> (n, length)."""
     ids, past = prefix.to(flat.device), None
-    with model.slots.bound(flat[None]):
+    with model.slots.bind(flat[None]):
         W = model.head.weight
-        W = W if model.head_site is None else model.slots.full(model.head_site, tuple(W.shape))[0]
+        W = W if model.head_site is None else model.slots.full_parameter(model.head_site, tuple(W.shape))[0]
         for _ in range(length):
             new = ids if past is None else ids[:, -1:]
             out = model.model.base_model(input_ids=new, past_key_values=past, use_cache=True)

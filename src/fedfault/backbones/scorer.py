@@ -65,7 +65,7 @@ class Scorer:
                 layout.part(flat, site).zero_()
 
 
-def reads(texts: Texts, pooling: str) -> Mapping[str, Any]:
+def model_inputs(texts: Texts, pooling: str) -> Mapping[str, Any]:
     """What the backbone is given besides ids, tensors of (K*B, T) each.
 
     No mask in a decoder: padding on the right is never seen by real tokens. Token types only where there are two kinds.
@@ -79,7 +79,7 @@ def reads(texts: Texts, pooling: str) -> Mapping[str, Any]:
     return found
 
 
-def pooled(found: Any, texts: Texts, pooling: str) -> Tensor:
+def pool_states(found: Any, texts: Texts, pooling: str) -> Tensor:
     """What the backbone returned -> z (K, B, d), in float32."""
     K, B, T = texts.ids.shape
     if pooling == POOLER:
@@ -95,7 +95,7 @@ def pooled(found: Any, texts: Texts, pooling: str) -> Tensor:
     return (states.float() * real).sum(2) / texts.lengths[..., None]
 
 
-def scores(
+def compute_scores(
     model: CohortModel, flat: Tensor, texts: Texts, key: Tensor | None = None, places: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The outputs (K, B, C) under parameters flat (K, P), and the states z (K, B, d) that they were made from.
@@ -104,9 +104,9 @@ def scores(
     """
     assert model.scorer is not None
     pooling = model.scorer.pooling
-    with model.slots.bound(flat, key, places):
-        found = model.model.base_model(input_ids=texts.ids.flatten(0, 1), **reads(texts, pooling))
-        z = pooled(found, texts, pooling)
-        W = model.slots.full(WEIGHT, (model.scorer.outputs, model.scorer.width))  # (K, C, d)
-        b = model.slots.full(BIAS, (model.scorer.outputs,))  # (K, C)
+    with model.slots.bind(flat, key, places):
+        found = model.model.base_model(input_ids=texts.ids.flatten(0, 1), **model_inputs(texts, pooling))
+        z = pool_states(found, texts, pooling)
+        W = model.slots.full_parameter(WEIGHT, (model.scorer.outputs, model.scorer.width))  # (K, C, d)
+        b = model.slots.full_parameter(BIAS, (model.scorer.outputs,))  # (K, C)
     return torch.baddbmm(b[:, None], z, W.mT), z

@@ -62,13 +62,13 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
     return int(d_in), int(d_out)
 
 
-def parent_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def find_parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that holds the one called `name`, and the last part of the name."""
     parent, _, leaf = name.rpartition(".")
     return model.get_submodule(parent), leaf
 
 
-def blocks_of(model: Any) -> tuple[str, nn.ModuleList]:
+def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
     """Name and list of the blocks: the longest ModuleList of the backbone."""
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     if not lists:
@@ -116,7 +116,7 @@ def partial_targets(model: Any, last_blocks: int, modules: Iterable[str]) -> Tar
     Naming a head or an embedding that share their weight trains the shared weight in both places.
     Raises `UserError` for a name that matches nothing, too many blocks, or a layer of a kind that cannot be opened up.
     """
-    prefix, blocks = blocks_of(model)
+    prefix, blocks = find_blocks(model)
     if last_blocks > len(blocks):
         raise UserError(f"model.partial.last_blocks={last_blocks}, but the model has {len(blocks)} blocks")
     roots = [f"{prefix}.{i}" for i in range(len(blocks) - last_blocks, len(blocks))]
@@ -136,10 +136,10 @@ def partial_targets(model: Any, last_blocks: int, modules: Iterable[str]) -> Tar
         for n, m in model.named_modules()
         if any(n == r or n.startswith(r + ".") for r in roots) and next(m.parameters(recurse=False), None) is not None
     ]
-    return _full(model, leaves)
+    return _full_targets(model, leaves)
 
 
-def _full(model: Any, leaves: list[str]) -> Targets:
+def _full_targets(model: Any, leaves: list[str]) -> Targets:
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(m): n for n, m in model.named_modules()}
     head_name = None if head is None else names[id(head)]
@@ -180,7 +180,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _first_block(model: Any, names: Iterable[str]) -> int:
     """The lowest block that a trained module touches; the last block when all come after it, 0 when one comes before."""
-    prefix, blocks = blocks_of(model)
+    prefix, blocks = find_blocks(model)
     order = [n for n, _ in model.named_modules()]
     lowest = len(blocks) - 1
     for name in names:

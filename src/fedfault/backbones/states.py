@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.sites import blocks_of
+from fedfault.backbones.sites import find_blocks
 
 PLAIN: Mapping[str, Any] = {"use_cache": False}  # what a language model is given besides ids
 
@@ -29,7 +29,7 @@ def hidden_states(model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[
     def leaves(block: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         found.append(out[0] if isinstance(out, tuple) else out)
 
-    blocks = blocks_of(model.model)[1]
+    blocks = find_blocks(model.model)[1]
     hooks = [blocks[0].register_forward_pre_hook(enters, with_kwargs=True)]
     hooks += [block.register_forward_hook(leaves) for block in blocks]
     _run(model, flat, ids, reads, hooks)
@@ -52,13 +52,13 @@ def attention_weights(
             if isinstance(part, Tensor) and part.ndim == 4 and part.shape[-2:] == (T, T):
                 found.setdefault(block, part)
 
-    blocks = blocks_of(model.model)[1]
+    blocks = find_blocks(model.model)[1]
     hooks = [
         module.register_forward_hook(lambda _module, _args, out, block=i: leaves(block, out))
         for i, block in enumerate(blocks)
         for module in block.modules()
     ]
-    with _eager(model.model):
+    with _use_eager_attention(model.model):
         _run(model, flat, ids, reads, hooks)
     if len(found) < len(blocks):
         return None
@@ -71,7 +71,7 @@ def _run(model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[str, Any]
     k = len(flat)
     given = {name: v.repeat(k, 1) if isinstance(v, Tensor) else v for name, v in {"input_ids": ids, **reads}.items()}
     try:
-        with model.slots.bound(flat):
+        with model.slots.bind(flat):
             model.model.base_model(**given)
     finally:
         for hook in hooks:
@@ -79,7 +79,7 @@ def _run(model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[str, Any]
 
 
 @contextmanager
-def _eager(model: Any) -> Iterator[None]:
+def _use_eager_attention(model: Any) -> Iterator[None]:
     """Within the block, attention is computed in steps: fused kernels never hold its weights."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")

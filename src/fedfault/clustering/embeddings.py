@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedfault.backbones.load import load, sentence_rule
-from fedfault.backbones.scorer import FIRST, LAST, MEAN, Texts, pooled, reads
+from fedfault.backbones.load import load_backbone, read_pooling_rule
+from fedfault.backbones.scorer import FIRST, LAST, MEAN, Texts, model_inputs, pool_states
 from fedfault.config.schema import Experiment
 from fedfault.data.split import deal_out
 from fedfault.seeds import rng
@@ -72,22 +72,22 @@ def _own(p: Prepared) -> Encoder:
 
     def read(texts: Texts) -> Tensor:
         p.task.fold({})
-        with p.model.slots.bound(base):
-            found = p.model.model.base_model(input_ids=texts.ids[0], **reads(texts, LAST if causal else MEAN))
-        return pooled(found, texts, MEAN)
+        with p.model.slots.bind(base):
+            found = p.model.model.base_model(input_ids=texts.ids[0], **model_inputs(texts, LAST if causal else MEAN))
+        return pool_states(found, texts, MEAN)
 
     separator = p.backbone.separator if causal else None
     return Encoder(p.backbone.name, read, p.backbone.tokenizer, separator, p.config.model.max_length, p.model.device)
 
 
 def _other(name: str, p: Prepared) -> Encoder:
-    b = load(name, device=p.config.device, headless=True)
-    rule, causal = sentence_rule(b.source), b.pooling == LAST
+    b = load_backbone(name, device=p.config.device, headless=True)
+    rule, causal = read_pooling_rule(b.source), b.pooling == LAST
     by = FIRST if rule.get("pooling_mode_cls_token") else LAST if rule.get("pooling_mode_lasttoken") else MEAN
 
     def read(texts: Texts) -> Tensor:
-        found = b.model.base_model(input_ids=texts.ids[0], **reads(texts, LAST if causal else MEAN))
-        return pooled(found, texts, by)
+        found = b.model.base_model(input_ids=texts.ids[0], **model_inputs(texts, LAST if causal else MEAN))
+        return pool_states(found, texts, by)
 
     most = (
         getattr(b.model.config, "max_position_embeddings", p.config.model.max_length + 2) - 2

@@ -1,4 +1,4 @@
-"""What a split really is: the realised heterogeneity of the clients, beside what chance alone would give."""
+"""The measured heterogeneity of a split, beside what chance alone would give."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.data.split import Part, Split
+from fedfault.data.split import ClientData, Split
 from fedfault.dealing.owners import draw_log_dirichlet, normalise_logs
 from fedfault.measures import skew
 from fedfault.measures.skew import Index
@@ -40,7 +40,7 @@ REFERENCE_ALPHA = (0.01, 100.0)  # their alpha is drawn from, log-uniformly
 
 @dataclass(frozen=True)
 class Heterogeneity:
-    """The realised split in numbers. None where the data leave an index undefined (one topic, one client, tiny clients)."""
+    """A split in numbers. None where the data leave an index undefined (one topic, one client, tiny clients)."""
 
     token_js: Index | None
     label_emd: Index | None
@@ -52,7 +52,7 @@ class Heterogeneity:
     effective_clients: float
     shared_mass: float | None  # topic mass that two clients share, mean over pairs
     percentile: float | None  # of label_emd among Dirichlet splits of this corpus
-    measured: Mapping[str, int]  # on how many clients, documents and blocks
+    measured: Mapping[str, int]  # how many documents, clients and blocks the indices were measured on
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers with each index's excess and z, and the sentences."""
@@ -60,16 +60,16 @@ class Heterogeneity:
         for name in INDICES:
             if (index := getattr(self, name)) is not None:
                 plain[name] |= {"excess": index.excess, "z": index.z}
-        return {**finite(plain), "sentences": sentences(self)}
+        return {**finite(plain), "sentences": write_sentences(self)}
 
 
 INDICES = ("label_emd", "token_js", "size_cv", "embedding_mmd", "gradient")
 
 
-def measured(
+def load_or_measure(
     split: Split[Any], model: CohortModel, seed: int, separator: int, key: object, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """`measure` as JSON, kept in the cache for as long as `key` stays what it is: the next start is quick."""
+    """Load a split's heterogeneity, as JSON, from the cache, or `measure` and store it; another `key` is another entry."""
     digest = hashlib.blake2b(repr((key, split.corpus.fingerprint, seed)).encode(), digest_size=16).hexdigest()
     file = cache_dir() / "heterogeneity" / f"{digest}.json"
     if file.is_file():
@@ -83,17 +83,17 @@ def measured(
 
 
 def measure(split: Split[Any], model: CohortModel, seed: int, separator: int) -> Heterogeneity:
-    """All indices of a split on the frozen base; a function of the split, the base and the seed."""
+    """Measure all indices of a split on the frozen base; the result depends on the split, the base and the seed alone."""
     owner = np.empty(len(split.documents), dtype=np.int64)
     for client, own in enumerate(split.deal.clients):
         owner[own] = client
     counts = split.counts
     several, topical = len(counts) > 1, len(split.topics) > 1
-    gradients = _gradients(split, model, seed, separator) if several else None
+    gradients = _measure_gradients(split, model, seed, separator) if several else None
     labels = skew.label_emd(split.labels, owner, rng(seed, "skew", "labels")) if several and topical else None
-    embeddings, clients = _embeddings(split, model, owner, seed) if several else (None, 0)
+    embeddings, clients = _measure_embeddings(split, model, owner, seed) if several else (None, 0)
     return Heterogeneity(
-        token_js=_token_js(split, owner, seed) if several else None,
+        token_js=_measure_token_js(split, owner, seed) if several else None,
         label_emd=labels,
         size_cv=skew.size_cv(counts.sum(axis=1)),
         embedding_mmd=embeddings,
@@ -112,7 +112,7 @@ def measure(split: Split[Any], model: CohortModel, seed: int, separator: int) ->
     )
 
 
-def _token_js(split: Split[Any], owner: np.ndarray, seed: int) -> Index | None:
+def _measure_token_js(split: Split[Any], owner: np.ndarray, seed: int) -> Index | None:
     generator = rng(seed, "skew", "tokens")
     order = generator.permutation(len(owner))
     chosen = np.sort(order[: max(2, int(np.searchsorted(np.cumsum(split.tokens.lengths[order]), TOKENS)))])
@@ -124,8 +124,13 @@ def _token_js(split: Split[Any], owner: np.ndarray, seed: int) -> Index | None:
     return skew.token_js(np.repeat(np.arange(len(chosen)), lengths), ids, renumbered, generator)
 
 
-def _embeddings(split: Split[Any], model: CohortModel, owner: np.ndarray, seed: int) -> tuple[Index | None, int]:
-    """Documents as the mean of the frozen base's input embeddings of their tokens; as many of each client, about."""
+def _measure_embeddings(
+    split: Split[Any], model: CohortModel, owner: np.ndarray, seed: int
+) -> tuple[Index | None, int]:
+    """Measure `embedding_mmd` on documents as means of their tokens' frozen input embeddings, about as many a client.
+
+    Also returns the number of clients that were compared.
+    """
     generator = rng(seed, "skew", "embeddings")
     full = split.tokens.lengths > 0
     rich = [own[full[own]] for own in split.deal.clients if full[own].sum() > 1]
@@ -135,15 +140,15 @@ def _embeddings(split: Split[Any], model: CohortModel, owner: np.ndarray, seed: 
     each = max(2, EMBEDDED // len(picked))
     own = [np.sort(generator.permutation(documents)[:each]) for documents in picked]
     rows = [torch.from_numpy(split.tokens[i].astype(np.int64)) for documents in own for i in documents]
-    table = model.embeddings()
+    table = model.input_embeddings()
     offsets = torch.tensor([0, *(len(r) for r in rows[:-1])]).cumsum(0)
     means = torch.nn.functional.embedding_bag(torch.cat(rows), table.float().cpu(), offsets, mode="mean")
     client = np.repeat(np.arange(len(own)), [len(o) for o in own])
     return skew.embedding_mmd(means.double().numpy(), client, generator), len(own)
 
 
-def _gradients(split: Split[Any], model: CohortModel, seed: int, separator: int) -> skew.GradientSkew | None:
-    """Two gradients of every client (of some, where there are many) at the untrained adapter, each on half its documents."""
+def _measure_gradients(split: Split[Any], model: CohortModel, seed: int, separator: int) -> skew.GradientSkew | None:
+    """Measure two gradients of every client (or of some of many) at the untrained adapter, each on half its documents."""
     generator = rng(seed, "skew", "gradients")
     x = model.init(seed)
     most = max(2, min(HALVED, GRADIENT_NUMBERS // (2 * len(x.flat))))
@@ -151,7 +156,7 @@ def _gradients(split: Split[Any], model: CohortModel, seed: int, separator: int)
     most_rows = BLOCKS if split.examples is None else EXAMPLES
     for client in sorted(generator.permutation(len(split.deal.clients)).tolist()):
         shuffled = generator.permutation(split.deal.clients[client])
-        one, other = (_some(split, half, generator, separator) for half in (shuffled[::2], shuffled[1::2]))
+        one, other = (_draw_part(split, half, generator, separator) for half in (shuffled[::2], shuffled[1::2]))
         if one is not None and other is not None and len(halves) < 2 * most:
             halves += [one, other]
     if len(halves) < 4:
@@ -170,8 +175,10 @@ def _gradients(split: Split[Any], model: CohortModel, seed: int, separator: int)
     return skew.gradient_skew(both[::2], both[1::2], generator)
 
 
-def _some(split: Split[Any], documents: np.ndarray, generator: np.random.Generator, separator: int) -> Part | None:
-    """Some blocks or examples of some documents, None if they hold no token."""
+def _draw_part(
+    split: Split[Any], documents: np.ndarray, generator: np.random.Generator, separator: int
+) -> ClientData | None:
+    """Draw a few blocks or examples of these documents; None if they hold no token."""
     examples: Examples | None = split.examples
     if examples is not None:
         return examples[documents[:EXAMPLES]] if len(documents) else None
@@ -201,8 +208,8 @@ def percentile(value: float, counts: np.ndarray, generator: np.random.Generator)
     return 100 * below / REFERENCE
 
 
-def sentences(h: Heterogeneity) -> list[str]:
-    """The split as a person would say it."""
+def write_sentences(h: Heterogeneity) -> list[str]:
+    """Describe the split in sentences."""
     said = []
     if h.shared_mass is not None and h.label_emd is not None and h.percentile is not None:
         rank = f"more skewed than {h.percentile:.0f} % of Dirichlet splits of this corpus (alpha 0.01 to 100)"
@@ -211,21 +218,21 @@ def sentences(h: Heterogeneity) -> list[str]:
             f"{'like a random one' if h.label_emd.p > 0.05 else rank}."
         )
     if h.token_js is not None:
-        said.append(f"Their tokens {_beyond(h.token_js, 'JS divergence {:.4f} nats beyond chance')}.")
-    said.append(_sizes(h))
+        said.append(f"Their tokens {_describe_index(h.token_js, 'JS divergence {:.4f} nats beyond chance')}.")
+    said.append(_describe_sizes(h))
     if h.gradient is not None:
         ratio = f", B² = {h.dissimilarity:.2f}" if h.dissimilarity is not None else ""
-        said.append(f"Their gradients at the start {_beyond(h.gradient, f'p = {h.gradient.p:.3f}{ratio}')}.")
+        said.append(f"Their gradients at the start {_describe_index(h.gradient, f'p = {h.gradient.p:.3f}{ratio}')}.")
     return said
 
 
-def _beyond(index: Index, numbers: str) -> str:
+def _describe_index(index: Index, numbers: str) -> str:
     if index.p > 0.05:
         return f"differ no more than those of random splits (z = {index.z:.1f})"
     return f"differ more than those of random splits ({numbers.format(index.excess)}, z = {index.z:.1f})"
 
 
-def _sizes(h: Heterogeneity) -> str:
+def _describe_sizes(h: Heterogeneity) -> str:
     N = h.measured["clients"]
     if h.size_cv.p > 0.05:
         return f"The {N} clients have about the same number of documents."

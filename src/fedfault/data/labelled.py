@@ -19,10 +19,10 @@ from fedfault.types.corpus import Corpus, Document, Labels
 LISTED = 12  # classes that an error names
 
 
-def classes(exp: Experiment, corpus: Corpus) -> tuple[str, ...]:
-    """The names of the classes 0, 1, ...: data.label_names, or those of the source, or all topics in alphabetical order.
+def list_classes(exp: Experiment, corpus: Corpus) -> tuple[str, ...]:
+    """List the names of the classes 0, 1, ...: data.label_names, the source's own, or all topics in alphabetical order.
 
-    Raises `UserError` where the data has others than data.label_names.
+    Raises `UserError` where the data has classes that are not in data.label_names.
     """
     own = (corpus.labels.names if corpus.labels else ()) or sorted(
         {d.topic for d in (*corpus.train, *corpus.validation)}
@@ -30,17 +30,17 @@ def classes(exp: Experiment, corpus: Corpus) -> tuple[str, ...]:
     names = tuple(exp.data.label_names or own)
     if more := [name for name in own if name not in names]:
         raise UserError(
-            f"data.label_names={_listed(names)} is without {_listed(more)}, which {corpus.name} has; add them"
+            f"data.label_names={_join_names(names)} is without {_join_names(more)}, which {corpus.name} has; add them"
         )
     return names
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
-def outputs(exp: Experiment, corpus: Corpus) -> int | None:
-    """How many numbers the head gives: one a class, one for a score; None for a language model.
+def count_outputs(exp: Experiment, corpus: Corpus) -> int | None:
+    """Count the outputs of the head: one a class, one for a score; None for a language model.
 
     Raises `UserError` where the corpus has no such labels, or not as many as `data.num_labels` says.
     """
@@ -56,7 +56,7 @@ def outputs(exp: Experiment, corpus: Corpus) -> int | None:
         if wanted not in (None, 1):
             raise UserError(f"data.num_labels={wanted}, but a regression has one score a text; leave it out")
         return 1
-    names = classes(exp, corpus)
+    names = list_classes(exp, corpus)
     if len(names) < 2:
         raise UserError(
             f"data.task_type=classification needs two classes at least, and all texts of {corpus.name} have the topic "
@@ -64,21 +64,21 @@ def outputs(exp: Experiment, corpus: Corpus) -> int | None:
         )
     if wanted not in (None, len(names)):
         raise UserError(
-            f"data.num_labels={wanted}, but {corpus.name} has {len(names)} classes ({_listed(names)}); leave it out"
+            f"data.num_labels={wanted}, but {corpus.name} has {len(names)} classes ({_join_names(names)}); leave it out"
         )
     return len(names)
 
 
-def positive(exp: Experiment, corpus: Corpus) -> int | None:
-    """The class whose F1 is measured; None for the mean over all of them."""
+def positive_class(exp: Experiment, corpus: Corpus) -> int | None:
+    """The number of the class whose F1 is measured; None for the mean over all of them."""
     labels = corpus.labels
-    return classes(exp, corpus).index(labels.positive) if labels and labels.positive else None
+    return list_classes(exp, corpus).index(labels.positive) if labels and labels.positive else None
 
 
-def split(
+def split_into_examples(
     exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int | None, *, control: bool = False
 ) -> Split[Examples]:
-    """The split of `deal_out`, its documents as examples; topics are classes, or scores rounded to whole numbers.
+    """Deal documents out as `deal_out` does and make examples of them; topics are classes, or scores rounded to integers.
 
     Evaluation sets are drawn at random from what there is: as many examples as have the tokens of evaluation.max_blocks
     blocks a topic, of a client's own a quarter of that. separator: see `encode_pairs`.
@@ -88,15 +88,15 @@ def split(
     d = deal_out(exp, corpus, control=control)
     room = exp.evaluation.max_blocks * exp.model.max_length  # tokens
     texts = [d.deal.texts.get(i, document.text) for i, document in enumerate(d.documents)]
-    whole = _examples(exp, corpus, d.documents, texts, tokenizer, separator)
+    whole = _make_examples(exp, corpus, d.documents, texts, tokenizer, separator)
     own = [(whole[mine], whole[kept_back]) for mine, kept_back in d.parts]
     held_out = [
-        _some(kept, max(1, room // CLIENT_SHARE), exp.seed, "client", k) if len(kept) else None
+        _draw_examples(kept, max(1, room // CLIENT_SHARE), exp.seed, "client", k) if len(kept) else None
         for k, (_, kept) in enumerate(own)
     ]
-    held = _examples(exp, corpus, corpus.validation, [v.text for v in corpus.validation], tokenizer, separator)
+    held = _make_examples(exp, corpus, corpus.validation, [v.text for v in corpus.validation], tokenizer, separator)
     topic = np.array([v.topic for v in corpus.validation])
-    drawn = _drawn(held, room * len(d.topics), exp.seed, "validation")
+    drawn = _draw_positions(held, room * len(d.topics), exp.seed, "validation")
     return Split(
         corpus=corpus,
         documents=d.documents,
@@ -114,7 +114,7 @@ def split(
     )
 
 
-def _examples(
+def _make_examples(
     exp: Experiment,
     corpus: Corpus,
     documents: Sequence[Document],
@@ -122,30 +122,30 @@ def _examples(
     tokenizer: Any,
     separator: int | None,
 ) -> Examples:
-    """These documents with their labels, as their clients have them."""
+    """Make examples of documents with their labels; `texts` are the documents' texts as their clients have them."""
     labels = corpus.labels or Labels()
-    rows = encode_pairs([_pair(text, labels) for text in texts], tokenizer, exp.model.max_length, separator)
+    rows = encode_pairs([_split_pair(text, labels) for text in texts], tokenizer, exp.model.max_length, separator)
     padding = getattr(tokenizer, "pad_token_id", None) or 0
     if exp.data.task_type == "regression":
         return Examples.from_rows(rows, [labels.scores[d.text] for d in documents], padding)
-    place = {name: k for k, name in enumerate(classes(exp, corpus))}
+    place = {name: k for k, name in enumerate(list_classes(exp, corpus))}
     return Examples.from_rows(rows, [place[d.topic] for d in documents], padding)
 
 
-def _pair(text: str, labels: Labels) -> tuple[str, str]:
-    """The two sentences of a text; a partitioner may have changed it, but its first line break is where they meet."""
+def _split_pair(text: str, labels: Labels) -> tuple[str, str]:
+    """Split a text into its two sentences; in a text that a partition changed they meet at the first line break."""
     if not labels.first_lengths:
         return text, ""
     n = labels.first_lengths.get(text, len(text.partition("\n")[0]))
     return text[:n], text[n + 1 :]
 
 
-def _drawn(examples: Examples, tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:
-    """Places of as many examples as have so many tokens, drawn once for the run, in order."""
+def _draw_positions(examples: Examples, tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:
+    """Draw examples, once for the run, until they have so many tokens; returns their positions in rising order."""
     order = rng(seed, "evaluation", *name).permutation(len(examples))
     fits = np.cumsum(examples.lengths.numpy()[order]) <= tokens
     return np.sort(order[: max(1, int(fits.sum()))])
 
 
-def _some(examples: Examples, tokens: int, seed: int, *name: str | int) -> Examples:
-    return examples[_drawn(examples, tokens, seed, *name)]
+def _draw_examples(examples: Examples, tokens: int, seed: int, *name: str | int) -> Examples:
+    return examples[_draw_positions(examples, tokens, seed, *name)]

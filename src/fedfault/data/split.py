@@ -24,22 +24,22 @@ CLIENT_SHARE = 4  # a client's own held-out set has at most evaluation.max_block
 COLUMNS = ("path", "text_columns", "topic_column", "group_column")  # settings of `data` that go to the corpus
 
 
-class Part(Protocol):
-    """What a client trains on: token blocks, or labelled examples."""
+class ClientData(Protocol):
+    """The data of one client: token blocks, or labelled examples."""
 
     def __len__(self) -> int: ...
 
     @property
     def num_tokens(self) -> int:
-        """Targets in it."""
+        """The number of targets."""
 
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=ClientData)
 
 
 @dataclass(frozen=True)
 class Split(Generic[P]):
-    """Who holds what. Lists are indexed by client; a client with one document has no held-out set (None)."""
+    """The data of every client and of the server. Lists are by client; one with a single document has no held-out set."""
 
     corpus: Corpus
     documents: Sequence[Document]  # for training: all or data.max_samples of the corpus
@@ -51,9 +51,8 @@ class Split(Generic[P]):
     held_out: list[P | None]
     validation: dict[str, P]  # by topic, at most evaluation.max_blocks each
     mixture: dict[str, float]  # topic -> its share of all validation tokens, those beyond max_blocks included
-    floor: dict[str, float] = field(
-        default_factory=dict
-    )  # score name -> nats per token that no model can beat, where known
+    # score name -> nats per token that no model can beat, where known
+    floor: dict[str, float] = field(default_factory=dict)
     bytes_per_token: dict[str, float] = field(default_factory=dict)  # score name -> see `bytes_per_token`
     examples: Examples | None = None  # of all documents, by position, where they are labelled
 
@@ -63,7 +62,7 @@ class Split(Generic[P]):
         return np.stack([np.bincount(self.labels[own], minlength=len(self.topics)) for own in self.deal.clients])
 
     def to_json(self) -> dict[str, Any]:
-        """What the run folder keeps of it."""
+        """The part of the split that the run folder stores, as JSON."""
         return {
             "topics": list(self.topics),
             "clients": self.counts.tolist(),
@@ -92,30 +91,30 @@ def load_corpus(exp: Experiment) -> Corpus:
     return found
 
 
-def same_corpus(one: Experiment, other: Experiment) -> bool:
+def is_same_corpus(one: Experiment, other: Experiment) -> bool:
     """Whether two experiments load the same corpus."""
     return all(getattr(one.data, key) == getattr(other.data, key) for key in ("dataset", *COLUMNS))
 
 
 @dataclass(frozen=True)
-class Dealt:
-    """The documents to train on, and who got which; positions are in `documents`."""
+class DealtDocuments:
+    """The documents to train on and the client of each; positions are in `documents`."""
 
     documents: Sequence[Document]
     topics: tuple[str, ...]
     labels: NDArray[np.int64]  # (n,)
     deal: Deal
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # of each client: what it trains on, what it keeps back
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # of each client: positions to train on, and held out
 
 
-def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt:
+def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> DealtDocuments:
     """Deal the training documents out to clients and hold some back for each.
 
     A `control` is dealt the same numbers of documents, unchanged ones, at random: IID clients of the same sizes.
 
     Raises `UserError` when the partition is impossible.
     """
-    documents = _training(exp, corpus)
+    documents = _training_documents(exp, corpus)
     topics = tuple(sorted({d.topic for d in corpus.train}))
     place = {topic: k for k, topic in enumerate(topics)}
     labels = np.array([place[d.topic] for d in documents])
@@ -123,13 +122,15 @@ def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt
     generator = rng(exp.seed, "partition")
     deal: Deal = build("partition", method.name, **method.options)(documents, exp.federation.total_clients, generator)
     if control:
-        deal = _at_random(deal, rng(exp.seed, "control"))
+        deal = _deal_at_random(deal, rng(exp.seed, "control"))
     held = [_hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k)) for k, part in enumerate(deal.clients)]
-    return Dealt(documents, topics, labels, deal, held)
+    return DealtDocuments(documents, topics, labels, deal, held)
 
 
-def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, control: bool = False) -> Split[Blocks]:
-    """The split of `deal_out` with everything packed into blocks.
+def split_into_blocks(
+    exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, control: bool = False
+) -> Split[Blocks]:
+    """Deal documents out as `deal_out` does and pack them into blocks.
 
     Raises `UserError` when the partition is impossible or a client is left without text.
     """
@@ -142,12 +143,14 @@ def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, co
     for k, (mine, kept_back) in enumerate(d.parts):
         train.append(pack_blocks([ids[i] for i in mine], T, separator))
         own = pack_blocks([ids[i] for i in kept_back], T, separator) if len(kept_back) else None
-        held_out.append(own and _some(own, max(1, most // CLIENT_SHARE), exp.seed, "client", k))
-    whole = _by_topic(corpus.validation, encode_texts(tokenizer, [d.text for d in corpus.validation]), T, separator)
+        held_out.append(own and _draw_blocks(own, max(1, most // CLIENT_SHARE), exp.seed, "client", k))
+    whole = _pack_by_topic(
+        corpus.validation, encode_texts(tokenizer, [d.text for d in corpus.validation]), T, separator
+    )
     total = sum(b.num_tokens for b in whole.values())
     mixture = {topic: b.num_tokens / total for topic, b in whole.items()}
-    validation = {t: _some(b, most, exp.seed, "topic", t) for t, b in whole.items()}
-    floor = _floor(corpus, whole, mixture)
+    validation = {t: _draw_blocks(b, most, exp.seed, "topic", t) for t, b in whole.items()}
+    floor = _entropy_floor(corpus, whole, mixture)
     sets = {f"topic/{t}": b for t, b in validation.items()}
     sets |= {f"client/{k}": b for k, b in enumerate(held_out) if b is not None}
     sizes = bytes_per_token(sets, tokenizer, separator)
@@ -156,8 +159,8 @@ def split(exp: Experiment, corpus: Corpus, tokenizer: Any, separator: int, *, co
     return Split(*about, train, held_out, validation, mixture, floor, sizes)
 
 
-def _training(exp: Experiment, corpus: Corpus) -> Sequence[Document]:
-    """The documents to deal out, `data.max_samples` of them at most."""
+def _training_documents(exp: Experiment, corpus: Corpus) -> Sequence[Document]:
+    """Choose the documents to deal out, at most `data.max_samples` of them."""
     documents, N = corpus.train, exp.federation.total_clients
     if exp.data.max_samples is not None and exp.data.max_samples < len(documents):
         kept = rng(exp.seed, "max_samples").permutation(len(documents))[: exp.data.max_samples]
@@ -170,36 +173,36 @@ def _training(exp: Experiment, corpus: Corpus) -> Sequence[Document]:
     return documents
 
 
-def _at_random(deal: Deal, generator: np.random.Generator) -> Deal:
-    """Clients of the same sizes with other documents, as they come."""
+def _deal_at_random(deal: Deal, generator: np.random.Generator) -> Deal:
+    """Deal the documents out at random to clients of the same sizes."""
     sizes = [len(own) for own in deal.clients]
     order = generator.permutation(sum(sizes))
     return Deal([np.sort(own) for own in np.split(order, np.cumsum(sizes)[:-1])], notes=("control: dealt at random",))
 
 
 def _hold_back(part: np.ndarray, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint (train, held out) of one client's documents: at least one each where there are two."""
+    """Divide one client's documents into train and held out: at least one each where there are two."""
     n = min(len(part) - 1, math.ceil(share * len(part)))
     shuffled = generator.permutation(part)
     return np.sort(shuffled[n:]), np.sort(shuffled[:n])
 
 
-def _some(blocks: Blocks, n: int, seed: int, *name: str | int) -> Blocks:
-    """At most n blocks, drawn once for the run."""
+def _draw_blocks(blocks: Blocks, n: int, seed: int, *name: str | int) -> Blocks:
+    """Draw at most n blocks, once for the run."""
     if len(blocks) <= n:
         return blocks
     rows = np.sort(rng(seed, "evaluation", *name).permutation(len(blocks))[:n])
     return Blocks(blocks.ids[rows], blocks.targets[rows])
 
 
-def _by_topic(documents: Iterable[Document], ids: Tokens, T: int, separator: int) -> dict[str, Blocks]:
+def _pack_by_topic(documents: Iterable[Document], ids: Tokens, T: int, separator: int) -> dict[str, Blocks]:
     own: dict[str, list[Any]] = {}
     for d, row in zip(documents, ids, strict=True):
         own.setdefault(d.topic, []).append(row)
     return {topic: pack_blocks(own[topic], T, separator) for topic in sorted(own)}
 
 
-def _floor(corpus: Corpus, validation: dict[str, Blocks], mixture: dict[str, float]) -> dict[str, float]:
+def _entropy_floor(corpus: Corpus, validation: dict[str, Blocks], mixture: dict[str, float]) -> dict[str, float]:
     """The known entropy of each topic's validation texts in nats per target token; empty for natural text."""
     if corpus.entropy is None:
         return {}
@@ -221,6 +224,6 @@ def bytes_per_token(sets: Mapping[str, Blocks], tokenizer: Any, separator: int) 
     return {name: float(part.mean()) for name, part in zip(sets, parts, strict=True)}
 
 
-def documents_of(texts: Sequence[str], tokenizer: Any, T: int, separator: int, n: int, seed: int) -> Blocks:
-    """At most n blocks of any texts: for the set of general English."""
-    return _some(pack_blocks(encode_texts(tokenizer, texts), T, separator), n, seed, "general")
+def pack_and_draw(texts: Sequence[str], tokenizer: Any, T: int, separator: int, n: int, seed: int) -> Blocks:
+    """Pack texts and draw at most n blocks of them, for the evaluation on general English."""
+    return _draw_blocks(pack_blocks(encode_texts(tokenizer, texts), T, separator), n, seed, "general")

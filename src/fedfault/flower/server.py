@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedfault.backbones.load import Say
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
-from fedfault.data.labelled import classes
+from fedfault.data.labelled import list_classes
 from fedfault.errors import UserError
 from fedfault.flower.expected import sent_to
 from fedfault.flower.nodes import Nodes
@@ -105,7 +105,7 @@ def _told(p: Prepared) -> Experiment:
     exp = p.config
     if exp.data.task_type != "classification":
         return exp
-    data = exp.data.model_copy(update={"label_names": list(classes(exp, p.split.corpus))})
+    data = exp.data.model_copy(update={"label_names": list(list_classes(exp, p.split.corpus))})
     return exp.model_copy(update={"data": data})
 
 

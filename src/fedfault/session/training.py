@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from fedfault.backbones.card import render_card
-from fedfault.backbones.export import export
-from fedfault.data.labelled import classes
+from fedfault.backbones.export import export_adapter
+from fedfault.data.labelled import list_classes
 from fedfault.diagnosis.watch import Watch, describe_finding
 from fedfault.records import Finding, RoundRecord
 from fedfault.rounds.engine import rounds
@@ -104,11 +104,11 @@ def _write_results(
     found = {**summary(records, p.split.bytes_per_token, aim), "verdict": watch.judge(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
-    labels, traits = classes(p.config, p.split.corpus), p.federation.aggregation.traits
+    labels, traits = list_classes(p.config, p.split.corpus), p.federation.aggregation.traits
     card = render_card(p.config, p.backbone, p.split.corpus, traits, labels, found, manifest)
     models, place = p.federation.algorithm.models(state), folder.path / "adapter"
     mean = f"\nThis is the mean of {', '.join(models)}, which lie beside it and which clients use.\n" if models else ""
-    export(place, p.backbone, p.model, state.adapter, card + mean, state.base, labels)
+    export_adapter(place, p.backbone, p.model, state.adapter, card + mean, state.base, labels)
     for name, x in models.items():
         own = f"\nThis is {name}; the scores above are those of the mean of {', '.join(models)}.\n"
-        export(place / name, p.backbone, p.model, x, card + own, state.base, labels)
+        export_adapter(place / name, p.backbone, p.model, x, card + own, state.base, labels)

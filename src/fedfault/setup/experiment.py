@@ -13,15 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.load import Backbone, Say, load, quiet
-from fedfault.backbones.quantised import numbers
-from fedfault.backbones.sample import sample
+from fedfault.backbones.load import Backbone, Say, load_backbone, say_nothing
+from fedfault.backbones.quantised import count_parameters
+from fedfault.backbones.sample import sample_texts
 from fedfault.backbones.scorer import LAST, Scorer
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.config.schema import Component, Experiment
 from fedfault.data import labelled
-from fedfault.data.heterogeneity import measured
-from fedfault.data.split import Split, bytes_per_token, documents_of, load_corpus, same_corpus, split
+from fedfault.data.heterogeneity import load_or_measure
+from fedfault.data.split import Split, bytes_per_token, is_same_corpus, load_corpus, pack_and_draw, split_into_blocks
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation
@@ -52,7 +52,7 @@ class Prepared:
     data_elsewhere: bool = False  # clients have data of their own: the split says nothing of it
     spread: Callable[[Prepared], Prepared] = lambda p: p  # lets its federation train where this one's does
 
-    def heterogeneity(self, say: Say = quiet) -> dict[str, Any]:
+    def heterogeneity(self, say: Say = say_nothing) -> dict[str, Any]:
         """The realised heterogeneity of the split: `Heterogeneity.to_json`, from the cache where it is known."""
         exp = self.config
         settings = (
@@ -62,15 +62,17 @@ class Prepared:
             self.backbone.fingerprint,
         )
         key = (settings, self.backbone.precision)
-        return measured(self.split, self.model, exp.seed, self.backbone.separator, key, say)
+        return load_or_measure(self.split, self.model, exp.seed, self.backbone.separator, key, say)
 
     @property
     def parameters(self) -> int:
         """Numbers in the frozen backbone."""
-        return numbers(self.backbone.model)
+        return count_parameters(self.backbone.model)
 
 
-def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, control: bool = False) -> Prepared:
+def prepare(
+    exp: Experiment, say: Say = say_nothing, *, like: Prepared | None = None, control: bool = False
+) -> Prepared:
     """Load model and data, deal the data out, open the model up for a cohort.
 
     `say` is told in a line what is going on. `like` lends its backbone and corpus, if the experiments have the same. A
@@ -78,8 +80,8 @@ def prepare(exp: Experiment, say: Say = quiet, *, like: Prepared | None = None, 
     """
     equipment.check(exp)
     say(f"corpus {exp.data.dataset.name}")
-    corpus = like.split.corpus if like is not None and same_corpus(like.config, exp) else load_corpus(exp)
-    outputs = labelled.outputs(exp, corpus)
+    corpus = like.split.corpus if like is not None and is_same_corpus(like.config, exp) else load_corpus(exp)
+    outputs = labelled.count_outputs(exp, corpus)
     say(f"backbone {exp.model.name}")
     if like is not None and _same_model(like, exp, outputs):
         backbone, model = like.backbone, like.model
@@ -104,10 +106,10 @@ def _labels(
 ) -> Prepared:
     """A classification or a regression."""
     separator = backbone.separator if backbone.pooling == LAST else None
-    dealt = labelled.split(exp, corpus, backbone.tokenizer, separator, control=control)
+    dealt = labelled.split_into_examples(exp, corpus, backbone.tokenizer, separator, control=control)
     sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
     sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
-    positive, cache_mb = labelled.positive(exp, corpus), exp.training.activation_cache_mb
+    positive, cache_mb = labelled.positive_class(exp, corpus), exp.training.activation_cache_mb
 
     def task(model: CohortModel) -> CohortTask:
         return ClassificationTask(model, dealt.train, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
@@ -120,7 +122,7 @@ def _next_tokens(
     exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
 ) -> Prepared:
     """Language modelling."""
-    dealt = split(exp, corpus, backbone.tokenizer, backbone.separator, control=control)
+    dealt = split_into_blocks(exp, corpus, backbone.tokenizer, backbone.separator, control=control)
     general = _general(exp, backbone, model, say)
     sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
     sets |= {f"client/{k}": b for k, b in enumerate(dealt.held_out) if b is not None}
@@ -151,7 +153,7 @@ def _copies(exp: Experiment, model: CohortModel, task: Callable[[CohortModel], C
 
 def _loaded(exp: Experiment, quantization: str, say: Say, *, headless: bool) -> Backbone:
     place = {"precision": exp.model.precision, "device": exp.device, "quantization": quantization}
-    return load(exp.model.name, **place, say=say, headless=headless)
+    return load_backbone(exp.model.name, **place, say=say, headless=headless)
 
 
 def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> CohortModel:
@@ -258,7 +260,7 @@ def _general(exp: Experiment, backbone: Backbone, model: CohortModel, say: Say) 
             f"evaluation.general={wanted!r}: give base_samples, wikitext, none, or a folder or file of text"
         )
     texts = [d.text for d in (*corpus.validation, *corpus.train)]
-    return documents_of(texts, backbone.tokenizer, T, backbone.separator, n, exp.seed)
+    return pack_and_draw(texts, backbone.tokenizer, T, backbone.separator, n, exp.seed)
 
 
 def _is_wikitext(path: Path) -> bool:
@@ -273,8 +275,8 @@ def _base_samples(backbone: Backbone, model: CohortModel, n: int, T: int, say: S
         with contextlib.suppress(SafetensorError, KeyError):  # a damaged file is drawn again
             return load_file(file)["ids"]
     say(f"{n} samples of {T} tokens from the base model")
-    with model.slots.bound(model.init(0).flat[None]):
-        ids = sample(backbone.model, n, T, backbone.separator, torch_rng(0, "base_samples"))
+    with model.slots.bind(model.init(0).flat[None]):
+        ids = sample_texts(backbone.model, n, T, backbone.separator, torch_rng(0, "base_samples"))
     keep(file, save({"ids": ids}))
     return ids
 

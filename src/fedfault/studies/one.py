@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fedfault.backbones.load import Say, quiet
+from fedfault.backbones.load import Say, say_nothing
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
@@ -49,7 +49,7 @@ class Lender:
     def __init__(self) -> None:
         self.last: Prepared | None = None
 
-    def prepare(self, exp: Experiment, say: Say = quiet) -> Prepared:
+    def prepare(self, exp: Experiment, say: Say = say_nothing) -> Prepared:
         """As `experiment.prepare`."""
         self.last = prepare(exp, say, like=self.last)
         return self.last

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedfault.algebra import factor
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
-from fedfault.backbones.quantised import weight_bytes
+from fedfault.backbones.quantised import count_weight_bytes
 from fedfault.backbones.sites import is_linear, linear_shape
 from fedfault.backbones.states import attention_weights, hidden_states
 from fedfault.seeds import rng
@@ -122,7 +122,7 @@ class CohortTask(BackboneTask, ABC):
 
     def frozen_bytes(self) -> int:
         """What the backbone takes in memory."""
-        return weight_bytes(self.model.model)
+        return count_weight_bytes(self.model.model)
 
     def frozen_weights(self) -> int:
         """See `BackboneTask`."""

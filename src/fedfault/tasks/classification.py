@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.scorer import Texts, reads, scores
+from fedfault.backbones.scorer import Texts, compute_scores, model_inputs
 from fedfault.measures.labels import correlate_scores, score_classes
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask
@@ -59,7 +59,7 @@ class ClassificationTask(CohortTask):
         self.regression = self.table.labels.is_floating_point()
         self.topics = [name for name in self.sets if name.startswith("topic/")]
         self.probed = self.in_turn(self.sets, self.topics)
-        self.cache = self.cache_of(cache_mb, self.ids, lambda rows: reads(self._texts(rows[None]), self.pooling))
+        self.cache = self.cache_of(cache_mb, self.ids, lambda rows: model_inputs(self._texts(rows[None]), self.pooling))
 
     def tokens(self, client: int) -> int:
         """Targets: one an example."""
@@ -118,9 +118,9 @@ class ClassificationTask(CohortTask):
         T = texts.ids.shape[-1]
         places = None if key is None or columns is None else (columns[..., None] * STRIDE + torch.arange(T)).flatten(1)
         if self.cache is None:
-            return scores(self.model, flat, texts, key, places)
-        with self.cache.prefix.replaced_by(self.cache.rows(rows.flatten())[:, :T]):
-            return scores(self.model, flat, texts, key, places)
+            return compute_scores(self.model, flat, texts, key, places)
+        with self.cache.prefix.skip_frozen_blocks(self.cache.get(rows.flatten())[:, :T]):
+            return compute_scores(self.model, flat, texts, key, places)
 
     def _losses(self, out: Tensor, rows: Tensor) -> Tensor:
         """Loss of every row: out (..., C), rows (...) -> (...)."""
@@ -138,7 +138,7 @@ class ClassificationTask(CohortTask):
         T = self.ids.shape[1]
         for some in rows.split(max(1, EVALUATION_TOKENS // (models * T))):
             texts = self._texts(some[None])
-            yield texts.ids[0], reads(texts, self.pooling)
+            yield texts.ids[0], model_inputs(texts, self.pooling)
 
     @torch.no_grad()
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.prefix import plain
-from fedfault.backbones.sample import greedy
+from fedfault.backbones.prefix import read_ids_only
+from fedfault.backbones.sample import decode_greedily
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask
 from fedfault.text.decoding import Decode
@@ -79,7 +79,7 @@ class LanguageTask(CohortTask):
         ids = self.ids[rows].to(flat.device)
         if self.cache is None:
             return self.model.losses(flat, ids, weight, key, extra_loss)
-        with self.cache.prefix.replaced_by(self.cache.rows(rows.flatten())):
+        with self.cache.prefix.skip_frozen_blocks(self.cache.get(rows.flatten())):
             return self.model.losses(flat, ids, weight, key, extra_loss)
 
     def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
@@ -90,14 +90,14 @@ class LanguageTask(CohortTask):
         if self.decode is None or not whole:
             return None
         first, second = torch.stack(whole[:blocks]).tensor_split(2, dim=1)
-        made = greedy(self.model, flat, first, second.shape[1])
+        made = decode_greedily(self.model, flat, first, second.shape[1])
         return Continuations(made, *([self.decode(row) for row in half.tolist()] for half in (made, second)))
 
     def looks(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
         """See `CohortTask.looks`."""
         per = max(1, EVALUATION_TOKENS // (models * self.mask.shape[1]))
         for some in rows.split(per):
-            yield self.ids[some, :-1], plain(some)
+            yield self.ids[some, :-1], read_ids_only(some)
 
     @torch.no_grad()
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
