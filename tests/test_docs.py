@@ -69,3 +69,8 @@ def test_the_page_about_metrics_says_what_every_detector_reads_and_what_a_run_do
     row = f"| `{name}` | {remedies} | {'yes' if detector.wants_clusters else '–'} |"
     assert row in MEASURED, f"docs/metrics.md lacks the row {row}"
     assert sum(line.startswith(f"| `{name}` |") for line in MEASURED) >= 2, "docs/metrics.md lacks its statistic"
+
+
+def test_the_page_about_metrics_says_which_detectors_controls_do_not_calibrate():
+    theirs = [f"`{name}`" for name in builders("detector") if not build("detector", name).calibrated]
+    assert f"(all but {' and '.join(theirs)})" in "\n".join(MEASURED)
