@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
+import pytest
+
+import fedfault
 from fedfault.reading import documents
-from fedfault.storage import cache_dir, keep, write_atomically
+from fedfault.storage import cache_dir, keep, write_atomically, write_folder_atomically
 from fedfault.types.corpus import Document
 
 
@@ -12,6 +18,49 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
     write_atomically(tmp_path / "f", "new")
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_text() == "new"
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    def write_half():
+        with write_folder_atomically(tmp_path / "f") as scratch:
+            (scratch / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert not list(tmp_path.iterdir())
+    for content in ("first", "second"):  # of two processes, whose folders are alike
+        with write_folder_atomically(tmp_path / "f") as scratch:
+            (scratch / "file").write_text(content)
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["f", "f/file"]
+    assert (tmp_path / "f" / "file").read_text() == "first"
+
+
+PLAINLY = {
+    "write_text",
+    "write_bytes",
+    "rename",
+    "save_file",
+    "write_table",
+    "savefig",
+}  # a kill leaves a part of the file
+
+
+def test_whatever_is_written_is_written_by_storage():
+    """Save rounds.jsonl, which is appended to, keys, which must not be there before, and what storage is handed."""
+    found = set()
+    for file in Path(fedfault.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            modes = (
+                [a.value for a in node.args if isinstance(a, ast.Constant)]
+                if node.func.attr in ("open", "fdopen")
+                else []
+            )
+            if node.func.attr in PLAINLY or any(str(m)[:1] in "wax" for m in modes):
+                found.add((file.stem, node.func.attr))
+    assert found == {("storage", "open"), ("folder", "open"), ("folder", "write_table"), ("keys", "fdopen")}
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):

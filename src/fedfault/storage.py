@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -14,6 +17,21 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         f.flush()
         os.fsync(f.fileno())
     os.replace(scratch, path)
+
+
+@contextlib.contextmanager
+def write_folder_atomically(folder: Path) -> Iterator[Path]:
+    """Within the block, a scratch folder is filled; at its end it becomes `folder`, unless that is there by then."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as scratch:
+        filled = Path(scratch) / "filled"
+        filled.mkdir()
+        yield filled
+        try:
+            os.replace(filled, folder)
+        except OSError:
+            if not folder.is_dir():  # another process that made the same was faster
+                raise
 
 
 def cache_dir() -> Path:

@@ -6,6 +6,7 @@ The files are written here, without importing peft, which takes seconds.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,12 @@ def export_adapter(
     if lora:
         text = json.dumps(_peft_config(backbone, model, lora[0].shape[0], prefix), indent=2) + "\n"
         write_atomically(folder / "adapter_config.json", text)
-    backbone.tokenizer.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as scratch:  # the library writes its files plainly
+        backbone.tokenizer.save_pretrained(Path(scratch))
+        for file in (f for f in Path(scratch).rglob("*") if f.is_file()):
+            target = folder / file.relative_to(scratch)
+            target.parent.mkdir(exist_ok=True)
+            write_atomically(target, file.read_bytes())
     write_atomically(folder / "README.md", card)
 
 

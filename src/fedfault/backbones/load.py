@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from fedfault.backbones.quantised import check_platform, check_runs, named_tenso
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
 from fedfault.errors import UserError
 from fedfault.processes import place
-from fedfault.storage import cache_dir
+from fedfault.storage import cache_dir, write_folder_atomically
 
 MICRO = Path(__file__).parent / "micro"
 HUB = {
@@ -303,8 +302,7 @@ def _convert_gguf(gguf: Path, say: Say) -> Path:
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **args)
     except BROKEN as e:
         raise UserError(f"cannot read {gguf}: {_first_line(e)}") from e
-    scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    os.replace(scratch, folder)
+    with write_folder_atomically(folder) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
     return folder

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedfault.diagnosis.calibration import choose_calibration
 from fedfault.diagnosis.detection import detect_failures, judge_run
-from fedfault.records import Finding, Records, finite
-from fedfault.storage import write_atomically
+from fedfault.records import Finding, Records
+from fedfault.runs.files import write_json, write_lines
 
 
 class Watch:
@@ -35,8 +34,7 @@ class Watch:
     def write_findings(self, folder: Path, records: Records) -> list[Finding]:
         """Write findings.jsonl of a run folder, from the records alone, and return what it says."""
         found = detect_failures(records, self.calibration)
-        lines = "".join(json.dumps(f.to_json(), allow_nan=False) + "\n" for f in found)
-        write_atomically(folder / "findings.jsonl", lines)
+        write_lines(folder / "findings.jsonl", found)
         return found
 
 
@@ -61,8 +59,6 @@ def diagnose_run(folder: Path, wanted: str | None = None) -> str:
     run = read(folder)
     watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted)
     findings, found = watch.write_findings(folder, run.records), watch.judge(run.records)
-    metrics = folder / "metrics.json"
-    before = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
-    write_atomically(metrics, json.dumps(finite({**before, "verdict": found}), indent=1, allow_nan=False) + "\n")
+    write_json(folder / "metrics.json", {**run.metrics, "verdict": found})
     head = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"]]
     return "\n".join([*head, *(describe_finding(f) for f in findings)])

@@ -6,7 +6,6 @@ nothing to show in it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -21,6 +20,7 @@ from fedfault.report.figures.losses import general, loss_by_topic
 from fedfault.report.figures.rounds import control, divergence, drift, generation, gradients, ranks
 from fedfault.report.figures.tiers import client_ranks
 from fedfault.report.theme import LIGHT
+from fedfault.storage import write_atomically
 
 __all__ = ["FIGURES", "LIGHT", "split", "write"]
 
@@ -48,7 +48,5 @@ FIGURES: dict[str, Plot] = {
 
 
 def write(figure: Figure, file: Path, dpi: float = 150) -> None:
-    """The figure as a PNG file, there whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_bytes(png(figure, dpi))
-    os.replace(part, file)
+    """Write the figure as a PNG file, there whole or not at all."""
+    write_atomically(file, png(figure, dpi))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import alt, caption
 from fedfault.runs.read import read
 from fedfault.runs.recorded import RunData
+from fedfault.storage import write_atomically
 
 __all__ = ["RunData", "read", "render"]
 
@@ -22,9 +22,7 @@ def render(folder: Path | str, dpi: float = 150) -> Path:
     run = read(folder)
     figures = _figures(run, dpi) if run.records else []
     page = run.folder / "report.html"
-    part = page.with_name(f".report.html.{os.getpid()}.part")
-    part.write_text(_page(run, figures), encoding="utf-8")
-    os.replace(part, page)
+    write_atomically(page, _page(run, figures))
     return page
 
 

@@ -1,14 +1,15 @@
-"""The files of a run folder as everybody reads them: whether a folder is a run, its records, its JSON. Needs no torch."""
+"""The files of a run folder as everybody reads and writes them: its status, its records, its JSON. Needs no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from fedfault.errors import UserError
-from fedfault.records import RoundRecord
+from fedfault.records import Finding, RoundRecord, finite
+from fedfault.storage import write_atomically
 
 T = TypeVar("T")
 Status = Literal["running", "stopped", "finished", "incomplete"]
@@ -92,3 +93,13 @@ def read_records(file: Path) -> tuple[list[RoundRecord], list[str]]:
     if numbers != sorted(set(numbers)):
         raise UserError(f"{file} is corrupt: the rounds do not count upwards ({numbers})")
     return records, notes
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a JSON file in one step. Numbers that are not finite become null."""
+    write_atomically(file, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def write_lines(file: Path, items: Iterable[RoundRecord | Finding]) -> None:
+    """Write records or findings in one step, a line each."""
+    write_atomically(file, "".join(json.dumps(item.to_json(), allow_nan=False) + "\n" for item in items))

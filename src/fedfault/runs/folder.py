@@ -23,8 +23,8 @@ from typing import Any, Literal
 import filelock
 
 from fedfault.errors import UserError
-from fedfault.records import RoundRecord, finite
-from fedfault.runs.files import check_run, read_json, read_records
+from fedfault.records import RoundRecord
+from fedfault.runs.files import check_run, read_json, read_records, write_json, write_lines
 from fedfault.storage import write_atomically
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import State
@@ -73,7 +73,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file in one step."""
-        write_atomically(self.path / name, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+        write_json(self.path / name, value)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the keys and values of a JSON file. Raises `UserError` if it is missing or damaged."""
@@ -99,8 +99,7 @@ class RunFolder:
 
     def write_records(self, name: str, records: Sequence[RoundRecord]) -> None:
         """Write a file of records in one step, a line each."""
-        lines = "".join(json.dumps(r.to_json(), allow_nan=False) + "\n" for r in records)
-        write_atomically(self.path / name, lines)
+        write_lines(self.path / name, records)
 
     def save(self, state: State, keep: int | Literal["all"] = "all", best: int | None = None) -> None:
         """Write a checkpoint; only when it is whole are older ones deleted.

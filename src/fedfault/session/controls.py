@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -17,13 +16,12 @@ from fedfault.diagnosis.calibration import ALPHA, Calibration, learn_thresholds
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.records import RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.runs.files import read_records
+from fedfault.runs.files import read_records, write_lines
 from fedfault.seeds import entropy
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, duration
 from fedfault.session.provenance import find_commit
 from fedfault.setup.experiment import Prepared, facts, prepare
-from fedfault.storage import write_atomically
 
 IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure")  # what controls are the same with
 
@@ -83,7 +81,7 @@ def control(
         for _, record in rounds(p.federation, begin(p.federation)):
             records.append(record)
             progress.show(record)
-    write_atomically(file, "".join(json.dumps(r.to_json(), allow_nan=False) + "\n" for r in records))
+    write_lines(file, records)
     return records, p
 
 

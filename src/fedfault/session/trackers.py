@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from fedfault.errors import UserError, suggest
 from fedfault.records import RoundRecord
+from fedfault.storage import write_atomically
 
 PROJECT = "fedfault"
 SECONDS = 60.0  # that a library may take to start, note a round or finish
@@ -114,7 +115,7 @@ class Wandb:
         folder.mkdir(parents=True, exist_ok=True)
         id_file = folder / "run_id"
         if not id_file.is_file():
-            id_file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+            write_atomically(id_file, uuid.uuid4().hex[:12])
         self.run = wandb.init(
             project=PROJECT,
             name=name,
