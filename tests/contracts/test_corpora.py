@@ -1,12 +1,12 @@
 """What every registered corpus promises, read from the package or from a folder: no network."""
 
-import dataclasses
-
 import pytest
 
-from fedfault.reading.documents import hash_text
-from fedfault.registry import build, builders, first_line
-from fedfault.types.corpus import Corpus
+from fedfault.registry import builders
+from fedfault.testing import get_rules
+from fedfault.testing.rules import Subject
+
+RULES = [pytest.param(name, marks=[pytest.mark.slow] * found.slow) for name, found in get_rules("corpus").items()]
 
 GLUE = {
     "sst2": ("SST-2", "sentence\tlabel", "{0}\t{1}"),
@@ -44,45 +44,8 @@ def folders(tmp_path_factory):
     return made
 
 
-@pytest.fixture(scope="module", params=builders("corpus"))
-def corpus(request, folders):
-    name = request.param
-    return build("corpus", name, **({"path": str(folders[name])} if name in folders else {}))
-
-
-def test_it_is_a_corpus_with_both_sides(corpus):
-    assert isinstance(corpus, Corpus)
-    assert corpus.train
-    assert corpus.validation
-    assert corpus.name in builders("corpus")
-    assert len(corpus.source) > 5
-
-
-def test_no_text_is_there_twice_or_on_both_sides(corpus):
-    hashes = [hash_text(d.text) for d in corpus.train + corpus.validation]
-    assert len(set(hashes)) == len(hashes)
-
-
-def test_every_document_has_text_and_topic(corpus):
-    for document in corpus.train + corpus.validation:
-        assert document.text
-        assert document.text == document.text.strip()
-        assert document.topic
-
-
-@pytest.mark.slow
-def test_reading_again_gives_the_same_fingerprint(corpus, folders):
-    options = {"path": str(folders[corpus.name])} if corpus.name in folders else {}
-    assert build("corpus", corpus.name, **options) == corpus
-
-
-def test_it_is_frozen(corpus):
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        corpus.name = "other"
-
-
-def test_the_first_line_names_source_and_terms():
-    for builder in builders("corpus").values():
-        line = first_line(builder)
-        assert 40 <= len(line) <= 120
-        assert "(" in line
+@pytest.mark.parametrize("name", builders("corpus"))
+@pytest.mark.parametrize("rule", RULES)
+def test_every_corpus_keeps_every_rule(name, rule, folders):
+    options = {"path": str(folders[name])} if name in folders else {}
+    get_rules("corpus")[rule].check(Subject("corpus", builders("corpus")[name], options))

@@ -45,7 +45,8 @@ def fedex_lora(
             fold[site.name] = _largest(residual, residual_rank, like=pooled.flat)
         return Pooled(pooled, fold)
 
-    return Aggregation(combine, traits=frozenset({"folds"}))
+    shrinks = "the exact mean of what clients hold, and those of low rank hold a truncated model"
+    return Aggregation(combine, traits=frozenset({"folds"}), shrinks=shrinks)
 
 
 def _largest(pair: Pair, rank: int | None, like: Tensor) -> Pair:

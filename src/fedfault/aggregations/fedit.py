@@ -21,4 +21,4 @@ def fedit() -> Aggregation:
     def combine(got: Uploads) -> Pooled:
         return Pooled(mean(got.sent, got.weight))
 
-    return Aggregation(combine, is_mean=True)
+    return Aggregation(combine, is_mean=True, shrinks="absent slices count as zero")

@@ -21,4 +21,5 @@ def ffa_lora() -> Aggregation:
 
     Reference: arXiv 2403.12313.
     """
-    return replace(fedit(), trained=lambda layout, round: ~factor(layout, "A"))
+    shrinks = "absent columns of B count as zero, which keeps the mean of products exact"
+    return replace(fedit(), trained=lambda layout, round: ~factor(layout, "A"), shrinks=shrinks)

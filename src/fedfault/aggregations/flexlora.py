@@ -34,4 +34,5 @@ def flexlora() -> Aggregation:
             A[:n] = (S[:n].sqrt()[:, None] * Vh[:n]).to(A)
         return Pooled(pooled)
 
-    return Aggregation(combine, traits=frozenset({"refactors"}))
+    shrinks = "the exact mean of what clients hold, and those of low rank hold a truncated model"
+    return Aggregation(combine, traits=frozenset({"refactors"}), shrinks=shrinks)

@@ -66,6 +66,7 @@ def hetlora(
         new_ranks=new_ranks if gamma < 1 else None,
         traits=frozenset({"reweighs"} if weighting == "norm" else ()) | frozenset({"prunes"} if gamma < 1 else ()),
         is_mean=weighting == "samples",
+        shrinks="absent slices count as zero",
     )
 
 

@@ -29,4 +29,5 @@ def zero_pad(*, pad: Literal["parameters", "deltas"] = "parameters") -> Aggregat
             sent = replace(sent, flat=sent.flat.where(has, got.before.flat))
         return Pooled(mean(sent, got.weight))
 
-    return Aggregation(combine, is_mean=True)
+    shrinks = "" if pad == "deltas" else "absent slices count as zero; pad=deltas is the way out"
+    return Aggregation(combine, is_mean=True, shrinks=shrinks)

@@ -241,6 +241,7 @@ class Aggregation:
     new_ranks: (layout, received (K, P), trained (K, P), ranks (K,)) -> ranks (K,), at most what they were
     traits: keys of `TRAITS`
     is_mean: with equal ranks it gives the weighted mean of the factors, bit for bit
+    shrinks: why a round without any training makes the model smaller where ranks differ; empty where it changes nothing
     """
 
     combine: Callable[[Uploads], Pooled]
@@ -251,3 +252,4 @@ class Aggregation:
     new_ranks: Callable[[Layout, Tensor, Tensor, Tensor], Tensor] | None = None
     traits: frozenset[str] = frozenset()
     is_mean: bool = False
+    shrinks: str = ""

@@ -1,0 +1,167 @@
+"""The contract of probes: rounds of the engine with the probe on and off, on tasks without text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from fedfault.records import RoundRecord
+from fedfault.registry import first_line
+from fedfault.rounds.engine import begin, rounds
+from fedfault.rounds.federation import Federation
+from fedfault.testing.rules import Subject, expect, rule
+from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.types.algorithm import Average, Message, State
+from fedfault.types.task import FinishedRound, Measurements, Probe
+
+KIND = "probe"
+CLIENTS = Quadratic([[1.0, 0.5], [2.0, 1.0], [0.5, 3.0]], [[0.0, 1.0], [4.0, -2.0], [1.0, 1.0]], [5, 1, 9], noise=0.3)
+ALWAYS = {"round", "scores", "bytes_up", "bytes_down", "events"}  # what no probe may change
+CASES: dict[str, Callable[..., Federation]] = {
+    "quadratic": lambda **given: _small(CLIENTS, **given),
+    "low rank": lambda **given: _small(LowRank(), num_rounds=3, cohort_size=4, **given),
+    "one client": lambda **given: _small(LowRank(), cohort_size=1, **given),
+    "scaffold": lambda **given: _small(LowRank(), "scaffold", **given),
+    "ifca": lambda **given: _small(LowRank(), "ifca", **given),
+    "unequal ranks": lambda **given: _small(LowRank(), ranks=(1, 2, 2, 1, 2, 1), **given),
+    "folds": lambda **given: _small(LowRank(), "fedavg", "flora", **given),
+    "private": lambda **given: _small(LowRank(), "fedavg", "fedsa_lora", **given),
+    "in passes": lambda **given: _small(LowRank(), clients_per_pass=2, **given),
+    "explodes": lambda **given: _small(Quadratic([[1.0], [1e250]], [[0.0], [1.0]], [4, 4]), **given),
+    "nobody is left": lambda **given: _small(Quadratic([[1e250]], [[0.0]], [4]), **given),
+    "nothing moves": lambda **given: _small(LowRank(), work={"steps": 2, "lr": 1e-300}, **given),
+}
+
+
+def _small(*parts: Any, **changes: Any) -> Federation:
+    """Two rounds of two local steps, unless told otherwise."""
+    return federation(*parts, **{"num_rounds": 2, "work": {"steps": 2}, **changes})
+
+
+def _run(fed: Federation) -> tuple[list[State], list[RoundRecord]]:
+    states, records = zip(*rounds(fed, begin(fed)), strict=True)
+    return list(states), list(records)
+
+
+@lru_cache
+def _plain(case: str) -> tuple[list[State], list[RoundRecord]]:
+    return _run(CASES[case]())
+
+
+@lru_cache(maxsize=64)
+def _probed(subject: Subject, case: str, again: bool = False) -> tuple[list[State], list[RoundRecord]]:
+    return _run(CASES[case](probes={subject.name: subject.build()}))
+
+
+@rule(KIND)
+def it_is_finite_floats_and_absent_where_it_is_not_defined(subject: Subject) -> None:
+    """A probe gives Python floats that are finite; what is not defined is not there. Matrices are (K, K)."""
+    for case in CASES:
+        for r in _probed(subject, case)[1]:
+            numbers = {**r.probes, **{f"{n} of client {c.client}": v for c in r.clients for n, v in c.probes.items()}}
+            for name, v in numbers.items():
+                expect(type(v) is float and math.isfinite(v), f"{case}, round {r.round}: {name} is {v!r}")
+            for name, m in r.matrices.items():
+                square = [len(row) for row in m] == [len(r.clients)] * len(r.clients)
+                plain = all(
+                    type(v) is float and not math.isinf(v) for row in m for v in row
+                )  # NaN: of a client without
+                expect(
+                    square and plain, f"{case}, round {r.round}: the matrix {name} for {len(r.clients)} clients is {m}"
+                )
+
+
+@rule(KIND)
+def it_changes_neither_model_nor_record(subject: Subject) -> None:
+    """A run with the probe has the models, memories and records of the run without it, to the bit."""
+    for case in CASES:
+        (states, records), (states_without, without) = _probed(subject, case), _plain(case)
+        for one, other in zip(states, states_without, strict=True):
+            same = torch.equal(one.adapter.flat, other.adapter.flat)
+            same &= all(torch.equal(one.clients[n].flat, a.flat) for n, a in other.clients.items())
+            same &= all(torch.equal(one.base[n], delta) for n, delta in other.base.items())
+            expect(same, f"{case}: the model or a memory is another after round {one.round}")
+        for r, p in zip(records, without, strict=True):
+            same = repr([replace(c, probes={}) for c in r.clients]) == repr(list(p.clients))
+            same &= all(repr(getattr(r, field)) == repr(getattr(p, field)) for field in ALWAYS)
+            expect(same, f"{case}: the record of round {r.round} is another")
+
+
+@rule(KIND)
+def the_same_round_is_measured_to_the_same_numbers(subject: Subject) -> None:
+    """Two runs with one seed have the same readings of clients and the same matrices."""
+    first, second = (_probed(subject, "low rank", again)[1] for again in (False, True))
+    for a, b in zip(first, second, strict=True):
+        expect([c.probes for c in a.clients] == [c.probes for c in b.clients], f"of clients in round {a.round}")
+        expect(a.matrices == b.matrices, f"a matrix of round {a.round}")
+
+
+@rule(KIND)
+def it_measures_rounds_in_which_something_was_trained(subject: Subject) -> None:
+    """There is nothing of round 0, before training; and of all later rounds, or of none where there is no text."""
+    measured = [bool(r.probes) for r in _probed(subject, "low rank")[1]]
+    expect(measured in ([False] * 4, [False, True, True, True]), f"rounds 0 to 3: {measured}")
+
+
+@rule(KIND)
+def its_seconds_are_counted(subject: Subject) -> None:
+    """The record says how long the probe took, in every round but the first."""
+    _, records = _probed(subject, "low rank")
+    timed = [f"probe/{subject.name}" in r.seconds for r in records]
+    expect(timed == [False, True, True, True], f"rounds 0 to 3: {timed}")
+
+
+@rule(KIND)
+def one_that_costs_forward_passes_is_taken_only_where_the_model_is_evaluated(subject: Subject) -> None:
+    """A `sparse` probe runs in rounds that are evaluated, any other in all; one that needs `gradients` is sparse."""
+    probe: Probe = subject.build()
+    _, records = _run(CASES["low rank"](probes={subject.name: probe}, evaluate_every=2))
+    taken = [r.round for r in records if f"probe/{subject.name}" in r.seconds]
+    expect(taken == ([2, 3] if probe.sparse else [1, 2, 3]), f"taken in rounds {taken}, sparse={probe.sparse}")
+    expect(probe.sparse or not probe.gradients, "it needs gradients, which take two passes, and is not sparse")
+
+
+@rule(KIND)
+def it_leaves_what_it_looks_at_alone(subject: Subject) -> None:
+    """The tensors of the finished round and the frozen weights of the task are as they were."""
+    probe: Probe = subject.build()
+    seen = []
+
+    def measure(m: FinishedRound) -> Measurements:
+        tensors = [m.start, m.trained.adapter.flat, m.before.adapter.flat, m.after.adapter.flat, *(m.halves or ())]
+        tensors += [x.flat for x in (*m.before.clients.values(), *m.after.clients.values())]
+        before, base = [t.clone() for t in tensors], m.task.checksums()
+        found = probe.measure(m)
+        seen.append(all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True)))
+        seen.append(m.task.checksums() == base)
+        return found
+
+    for case in ("scaffold", "folds"):
+        _run(CASES[case](probes={subject.name: replace(probe, measure=measure)}))
+    expect(seen == [True] * 8, "something was changed in place")
+
+
+@rule(KIND)
+def it_is_a_probe_with_a_line_of_help(subject: Subject) -> None:
+    """The builder returns a `types.task.Probe`, and its docstring's first line is its help."""
+    expect(isinstance(subject.build(), Probe), "it is something else")
+    expect(first_line(subject.builder), "it has no docstring")
+
+
+@rule(KIND)
+def a_server_that_stands_still_is_measured_too(subject: Subject) -> None:
+    """Where the model does not move, what divides by the length of its move is absent, not NaN."""
+    fed = CASES["low rank"](probes={subject.name: subject.build()})
+
+    def server(state: State, got: Message, average: Average) -> State:
+        average(got["x"], got["n"])
+        return state
+
+    _, records = _run(replace(fed, algorithm=replace(fed.algorithm, server=server)))
+    wrong = {name: v for r in records for name, v in r.probes.items() if not math.isfinite(v)}
+    expect(not wrong, f"{wrong}")
