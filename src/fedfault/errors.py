@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user: the command line prints it and exits with status 2."""
+"""`UserError`, the only exception meant for the user: the command line prints it and exits with status 2."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'topic_skew'?"` when a known name is near, else nothing.
+    """Suggest the nearest known name, as the end of an error message; an empty string if none is near.
 
     >>> suggest("topic_skw", ["iid", "topic_skew"])
     "; did you mean 'topic_skew'?"

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def entropy(seed: int, *name: str | int) -> int:
-    """128 bits that depend on the seed and on every part of the name."""
+    """Hash the seed and every part of the name to 128 bits."""
     return int.from_bytes(hashlib.blake2b(repr((seed, *name)).encode(), digest_size=16).digest(), "little")
 
 
 def rng(seed: int, *name: str | int) -> np.random.Generator:
-    """A numpy generator for one purpose: `rng(7, "batches", round, client)`. The order of calls never matters.
+    """Make a numpy generator for one purpose: `rng(7, "batches", round, client)`. The order of calls never matters.
 
     >>> rng(7, "cohort", 3).permutation(5).tolist()
     [1, 2, 4, 3, 0]
@@ -26,7 +26,7 @@ def rng(seed: int, *name: str | int) -> np.random.Generator:
 
 
 def torch_rng(seed: int, *name: str | int) -> torch.Generator:
-    """The same for torch, on the CPU: move what it draws, so that a seed means the same numbers on every device."""
+    """Make a torch generator on the CPU; draw there and move the result, so that a seed is the same on every device."""
     import torch
 
     return torch.Generator().manual_seed(entropy(seed, *name) % 2**63)

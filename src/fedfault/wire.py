@@ -1,4 +1,4 @@
-"""What a message weighs: the bytes that would cross the network for one client."""
+"""The size of a message: the bytes that would cross the network for one client."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ REGISTERED = ("n", "cluster")  # a client's weight and its cluster are agreed on
 
 
 def pack(message: Message, row: int | None = None, keep: Tensor | None = None) -> bytes:
-    """The payload of one client: arrays as raw little-endian numbers, scalars as 8 bytes; names and shapes are agreed.
+    """Pack the payload of one client: arrays as raw little-endian numbers, scalars as 8 bytes, no names and no shapes.
 
-    `row` picks a client from a message that is stacked over the cohort; `keep` (P,) says which numbers of an adapter
-    travel: not the frozen ones, the private ones and those beyond the client's rank.
+    `row` picks a client from a message that is stacked over the cohort; `keep` (P,) says which numbers of an adapter are
+    sent: frozen and private ones are not, nor those beyond the client's rank.
     """
     parts = []
     for name in sorted(set(message) - set(REGISTERED)):
@@ -34,7 +34,7 @@ def pack(message: Message, row: int | None = None, keep: Tensor | None = None) -
 
 
 def fold_size(fold: Mapping[str, Pair]) -> int:
-    """Bytes of a change of the frozen weights: per site its two factors or the whole matrix, whichever is smaller."""
+    """Count the bytes of a change of the frozen weights: at each site two factors or the matrix, whichever is smaller."""
     total = 0
     for B, A in ((pair.B, pair.A) for pair in fold.values()):
         dense = B.shape[0] * A.shape[1]

@@ -1,4 +1,4 @@
-"""bitsandbytes' linear layers as a frozen backbone that clients train on needs them. Imported only where it is asked for.
+"""bitsandbytes' linear layers, made fit for a frozen backbone that clients train through. Imported only on demand.
 
 On a CPU they multiply by the dequantised weight, y = x W^T, forward and backward, in training as in evaluation. What
 bitsandbytes 0.50 does there itself has three traps:
@@ -39,12 +39,12 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
 
     @property
     def scale(self) -> Tensor:
-        """(ceil(d_out d_in / 64),)."""
+        """The scale of every block of 64 weights, (ceil(d_out d_in / 64),)."""
         absmax: Tensor = self.weight.quant_state.absmax
         return absmax
 
     def dequantise(self) -> Tensor:
-        """(d_out, d_in) in the type of the activations. Every block is a row of its own, which all kernels get right."""
+        """The weight (d_out, d_in) in the type of the activations. Blocks go in as rows, which all kernels get right."""
         packed = self.weight.data.flatten()  # two weights a byte
         rows = F.pad(packed, (0, -len(packed) % (BLOCK // 2))).view(-1, BLOCK // 2)
         shape = len(rows), BLOCK
@@ -71,12 +71,12 @@ class Linear8bit(bnb.nn.Linear8bitLt):  # type: ignore[misc]
 
     @property
     def scale(self) -> Tensor:
-        """(d_out,): the largest number of each row, which is 127."""
+        """The largest number of each row, (d_out,), which int8 stores as 127."""
         largest: Tensor = self.state.SCB
         return largest
 
     def dequantise(self) -> Tensor:
-        """(d_out, d_in) in the type of the activations."""
+        """The weight (d_out, d_in) in the type of the activations."""
         found: Tensor = self.weight.data.to(self.compute_dtype).mul_(self.scale[:, None] / 127)
         return found
 

@@ -32,7 +32,7 @@ from fedfault.types.algorithm import ExtraLoss
 
 
 class Slots:
-    """The tensors of the clients in the current forward pass, by site name; every cohort layer reads from here."""
+    """The clients' trainable tensors in the current forward pass, by site name; every cohort layer reads them here."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -44,7 +44,7 @@ class Slots:
 
     @contextmanager
     def bind(self, flat: Tensor, key: Tensor | None = None, places: Tensor | None = None) -> Iterator[None]:
-        """Within the block, flat (K, P) are the parameters in force."""
+        """Within the block, cohort layers use the parameters flat (K, P)."""
         pieces = iter(flat.split(self.parts, dim=-1))  # one split: the backward pass is one concatenation
         self.now = {s.name: tuple(next(pieces) for _ in s.parts) for s in self.layout.sites}
         self.clients, self.key, self.places = len(flat), key, places
@@ -54,7 +54,7 @@ class Slots:
             self.now, self.key, self.places = {}, None, None
 
     def full_parameter(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """(K, *shape)."""
+        """A parameter that is trained in full, (K, *shape)."""
         numbers: Tensor = self.now[name][0].unflatten(-1, shape)
         return numbers
 
@@ -62,8 +62,8 @@ class Slots:
 class CohortLora(nn.Module):
     """A frozen nn.Linear or Conv1D plus each client's s * B_k A_k (Hu et al., arXiv 2106.09685).
 
-    base: may be quantised; it is never written to. folded: (d_out, d_in) what is multiplied by in its place where an
-    aggregation has added to the frozen weights, in floating point: rounding every round's sum again would lose it.
+    base: the frozen layer, which may be quantised and is never written to. folded: (d_out, d_in) the weight that replaces
+    the base's where an aggregation has added to it, in floating point: rounding every round's sum again would lose it.
     """
 
     base: Any
@@ -195,7 +195,7 @@ class CohortModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone lives."""
+        """The device of the backbone."""
         found: torch.device = next(self.model.parameters()).device
         return found
 
@@ -224,7 +224,7 @@ class CohortModel:
     def losses(
         self, flat: Tensor, ids: Tensor, weight: Tensor, key: Tensor | None = None, extra_loss: ExtraLoss | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Weighted loss to differentiate, and the loss of every target token.
+        """Compute the weighted loss to differentiate, and the loss of every target token.
 
         flat: (K, P); ids: (K, B, T+1), targets are ids[..., 1:]; weight: (K, B, T), zero where there is no target;
         extra_loss: added to what is differentiated, on the mean hidden states over target positions, (K, B, d).
@@ -255,7 +255,7 @@ class CohortModel:
         return total, each.view(K, B, T)
 
     def _hidden(self, x: Tensor) -> Tensor:
-        """Ids (K*B, T) -> last hidden states (K*B, T, d), under the parameters in force."""
+        """Ids (K*B, T) -> last hidden states (K*B, T, d), under the parameters that are bound."""
         states: Tensor = self.model.base_model(input_ids=x, use_cache=False).last_hidden_state
         return states
 
@@ -268,7 +268,7 @@ class CohortModel:
             layer.folded = None if change is None else (W.float() + change.to(W.device)).to(W.dtype)
 
     def checksums(self) -> dict[str, int]:
-        """Each weight of the backbone, and what was added to it, read as integers and summed up modulo 2^64."""
+        """Sum up each weight of the backbone, and each folded one, read as integers modulo 2^64."""
         folded = ((s.name, self.model.get_submodule(s.name).folded) for s in self.layout.lora)
         held = [*named_tensors(self.model), *((f"{name}.folded", W) for name, W in folded if W is not None)]
         names, weights = zip(*held, strict=True)
@@ -277,7 +277,7 @@ class CohortModel:
 
 
 def _as_integers(weight: Tensor) -> Tensor:
-    """The same bits as the widest integers that they fill: int64 adds up several times as fast as int32 or int16."""
+    """View the same bits as the widest integers that fit: int64 adds up several times as fast as int32 or int16."""
     flat = weight.flatten()
     size = math.gcd(8, flat.nbytes, flat.storage_offset() * flat.element_size())
     return flat.view({8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[size])
@@ -292,7 +292,7 @@ def _make_layer(base: nn.Module, slots: Slots, name: str) -> nn.Module:
 
 
 def _check_same(layer: nn.Module, base: nn.Module, name: str) -> None:
-    """With the base's own numbers a client's layer must do what the base's layer does: some norms scale by 1 + weight."""
+    """Raise `UserError` if a client's layer with the base's weight differs from the base: some norms scale by 1 + weight."""
     weight = base.get_parameter("weight")
     if isinstance(base, nn.Embedding):
         x = torch.arange(3, device=weight.device)[None]

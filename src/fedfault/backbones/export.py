@@ -36,7 +36,7 @@ def export_adapter(
 ) -> None:
     """Write `folder`: adapter_config.json, adapter_model.safetensors, tokenizer and model card README.md.
 
-    base: what the run added to the frozen weights, `State.base`; the adapter written then stands for that too.
+    base: the change of the frozen weights that the run made, `State.base`; it is merged into the adapter that is written.
     A `partial` run has no adapter in PEFT's sense: its folder holds trained.safetensors, the trained parameters under
     their names in the backbone.
 
@@ -78,7 +78,7 @@ def export_adapter(
 
 
 def _site_prefix(model: CohortModel) -> str:
-    """What the names of a classifier's sites begin with, and those of its `AutoModel` do not."""
+    """The prefix of a classifier's site names that the names of its `AutoModel` lack."""
     if model.scorer is None:
         return ""
     name = next(n for n, m in model.model.named_modules() if m is model.model.base_model)
@@ -86,10 +86,11 @@ def _site_prefix(model: CohortModel) -> str:
 
 
 def merge_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
-    """The adapter of the original weights that stands for `adapter` (P,) and for `base`, site -> (d_out, d_in).
+    """Merge `base`, site -> (d_out, d_in), the change of the frozen weights, into `adapter` (P,).
 
-    At every site its factors are the singular value decomposition of base + s B A, in equal parts. The rank is the largest
-    that a site needs, so that nothing is lost: where many rounds added to the weights, it may be as large as theirs.
+    At every site the new factors are the singular value decomposition of base + s B A, with the roots of the singular
+    values in both. The rank is the largest that a site needs, so that nothing is lost: after many rounds of changes it may
+    be as large as that of a full matrix.
     """
     old, flat = adapter.layout, adapter.flat.detach().cpu().double()
     changes = {s.name: base[s.name].cpu().double() + Adapter(old, flat).delta(s) for s in old.lora}
@@ -111,12 +112,12 @@ def merge_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
 
 
 def _numerical_rank(S: torch.Tensor, shape: torch.Size) -> int:
-    """How many singular values are more than what rounding to float32 makes of zeros."""
+    """Count the singular values S that are larger than the rounding errors of float32."""
     return int((S.max() * max(shape) * torch.finfo(torch.float32).eps < S).sum())
 
 
 def _peft_config(backbone: Backbone, model: CohortModel, r: int, prefix: str) -> dict[str, Any]:
-    """What peft.LoraConfig.from_pretrained reads; fields left out have peft's defaults. Target names are sorted."""
+    """The fields that peft.LoraConfig.from_pretrained reads; others have peft's defaults. Target names are sorted."""
     names = sorted(model.targets.lora)
     base = model.model.get_submodule(names[0]).base
     return {

@@ -17,7 +17,7 @@ ROWS_OVER_LARGE = 512  # over a larger head, which is read from memory for every
 
 
 def even_slices(n: int, most: int) -> list[slice]:
-    """0..n in the fewest slices of at most `most`, all about as long.
+    """Divide 0..n into the fewest slices of at most `most`, all about as long.
 
     >>> even_slices(10, 4)
     [slice(0, 4, None), slice(4, 8, None), slice(8, 12, None)]
@@ -27,7 +27,9 @@ def even_slices(n: int, most: int) -> list[slice]:
 
 
 def head_loss(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """hidden (K, n, d), W (V, d) or (K, V, d), y (K, n) token ids, weight (K, n) -> (sum of weight * loss, loss (K, n)).
+    """Next-token loss of every position, (K, n), and its weighted sum, from hidden states and the head's weight.
+
+    hidden: (K, n, d); W: (V, d) or (K, V, d); y: (K, n) token ids; weight: (K, n). Returns (sum of weight * loss, loss).
 
     The first result is differentiable in `hidden` and, if it requires a gradient, in W; the second is not.
     """
@@ -39,7 +41,7 @@ def head_loss(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Works on (K, rows, V) logits, `rows` of every client at a time, in one piece of memory."""
+    """Computes (K, rows, V) logits, `rows` of every client at a time, always in the same memory."""
 
     @staticmethod
     def forward(

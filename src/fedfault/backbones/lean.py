@@ -24,7 +24,7 @@ SHORT = 256  # tokens up to which whole attention matrices are faster than block
 
 
 def make_lean(model: Any) -> None:
-    """Replace what can be replaced, in place."""
+    """Replace the modules of a model that have a faster equivalent, in place; nothing on a GPU."""
     if next(model.parameters()).device.type != "cpu":
         return
     for parent in list(model.modules()):
@@ -35,7 +35,7 @@ def make_lean(model: Any) -> None:
 
 
 def _find_replacement(module: nn.Module, model: Any) -> nn.Module | None:
-    """The replacement of a module if there is one that gives the same."""
+    """Find a replacement that gives the same outputs as the module; None if there is none."""
     children = dict(module.named_children())
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     x = torch.randn(2, 5, model.config.hidden_size, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -120,7 +120,7 @@ class LeanMLP(nn.Module):
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Quantised weights are dense only while they are multiplied by: once forward and once backward for all clients."""
+    """The fused MLP. Quantised weights are dequantised once forward and once backward for all clients, and not stored."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
@@ -151,7 +151,7 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class LeanAttention(nn.Module):
-    """Causal grouped-query attention with rotary positions over whole, short sequences; anything else as the original."""
+    """Causal grouped-query attention with rotary positions over whole, short sequences; for others it calls the original."""
 
     q_proj: nn.Module
     k_proj: nn.Module
@@ -205,7 +205,7 @@ class LeanAttention(nn.Module):
 
 @functools.lru_cache(maxsize=8)
 def _future_mask(T: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """(groups * T, T): minus infinity where a key lies in the future of the query, else zero."""
+    """Mask (groups * T, T): minus infinity where a key lies in the future of the query, else zero."""
     return torch.full((T, T), -torch.inf, dtype=dtype).triu_(1).repeat(groups, 1)
 
 

@@ -24,14 +24,14 @@ Past = dict[nn.Module, tuple[Tensor, Tensor]]  # attention -> its keys and value
 
 
 class Hidden(NamedTuple):
-    """What the model without its head returns."""
+    """The output of the model without its head."""
 
     last_hidden_state: Tensor  # (N, T, d)
     past_key_values: Past | None
 
 
 class Logits(NamedTuple):
-    """What the model returns."""
+    """The output of the model."""
 
     logits: Tensor  # (N, T, V)
     past_key_values: Past | None
@@ -51,7 +51,7 @@ class Llama(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: Path) -> Llama:
-        """From config.json and model.safetensors, in float32."""
+        """Load config.json and model.safetensors of a folder, in float32."""
         config = SimpleNamespace(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         weights = load_file(folder / "model.safetensors")
         made = cls(config)
@@ -60,12 +60,12 @@ class Llama(nn.Module):
 
     @property
     def base_model(self) -> LlamaModel:
-        """All but the head."""
+        """The model without its head."""
         return self.model
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
+        """The device of the weights."""
         return self.lm_head.weight.device
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -77,7 +77,7 @@ class Llama(nn.Module):
         return self.lm_head
 
     def set_attn_implementation(self, name: str) -> None:
-        """From now on `sdpa`, which is faster, or `eager`, which gives attention weights."""
+        """Use `sdpa`, which is faster, or `eager`, which returns attention weights, from now on."""
         self.config._attn_implementation = name
 
     def forward(self, input_ids: Tensor, past_key_values: Past | None = None, use_cache: bool = False) -> Logits:
@@ -232,7 +232,7 @@ class FileTokenizer:
         self.eos_token_id = self.backend_tokenizer.token_to_id(special["eos_token"])
 
     def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
-        """input_ids of every text in full, without special tokens: whatever is asked for besides is not given."""
+        """Encode every text in full, without special tokens; other arguments are ignored."""
         encoded = self.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return {"input_ids": [e.ids for e in encoded]}
 

@@ -44,14 +44,14 @@ Say = Callable[[str], None]
 
 
 def say_nothing(line: str) -> None:
-    """Tell nobody."""
+    """Say nothing: for callers that show no progress."""
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A loaded model. `source` is what `from_pretrained` takes; `separator` is the token between documents.
 
-    pooling: which state stands for a text, see `scorer.pooled`; None for a language model with its head.
+    pooling: the state that represents a text, see `scorer.pool_states`; None for a language model with its head.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Backbone:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is cuda, then mps, then cpu; anything else is a torch device that must be there.
+    """Choose a device: `auto` is cuda, then mps, then cpu; anything else is a torch device that must be there.
 
     Of several processes on a machine each takes a GPU of its own.
     """
@@ -83,7 +83,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def locate_model(name: str, say: Say = say_nothing) -> str:
-    """What to load for `model.name`: a folder, a .gguf file or a Hub id. Converts a .gguf file once and caches it."""
+    """Locate the model called `model.name`: a folder or a Hub id. A .gguf file is converted once, into the cache."""
     if name == "micro":
         return str(MICRO)
     if name in PACKAGES and (spec := importlib.util.find_spec(PACKAGES[name])) and spec.origin:
@@ -153,7 +153,7 @@ def load_backbone(
 
 
 def _load_causal(name: str, source: str) -> tuple[Any, Any]:
-    """Model and tokenizer of any causal language model."""
+    """Load model and tokenizer of any causal language model."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -166,7 +166,7 @@ def _load_causal(name: str, source: str) -> tuple[Any, Any]:
 
 
 def _load_headless(name: str, source: str) -> tuple[Any, Any, str]:
-    """Model and tokenizer of any architecture that gives hidden states, and how its makers pool them."""
+    """Load model and tokenizer of any architecture with hidden states, and choose how to pool these."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -193,7 +193,7 @@ def _load_headless(name: str, source: str) -> tuple[Any, Any, str]:
 
 
 def _choose_pooling(model: Any, source: str, has_pooler: bool) -> str:
-    """The last token where no token sees a later one; else what the folder of a sentence encoder says; else as BERT does."""
+    """Choose the last token for a causal model, else what a sentence encoder's folder says, else what BERT does."""
     if _is_causal(model):
         return LAST
     if read_pooling_rule(source).get("pooling_mode_mean_tokens"):
@@ -202,7 +202,7 @@ def _choose_pooling(model: Any, source: str, has_pooler: bool) -> str:
 
 
 def read_pooling_rule(source: str) -> dict[str, Any]:
-    """What a sentence encoder's folder or Hub page says about pooling, as sentence-transformers keeps it; often nothing."""
+    """Read the pooling rule of a sentence encoder, stored as sentence-transformers does; empty if none is there."""
     from transformers.utils import cached_file
 
     rule = cached_file(
@@ -217,13 +217,13 @@ def read_pooling_rule(source: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def _is_causal(model: Any) -> bool:
-    """Whether the first state stays as it is when the last token changes."""
+    """Whether the first state does not depend on the last token."""
     one, other = (model(input_ids=torch.tensor([[1, 2, 3, last]])).last_hidden_state[0, 0] for last in (4, 5))
     return torch.equal(one, other)
 
 
 def _check_float(name: str, model: Any) -> None:
-    """Weights that come in whole numbers would be read as if they were the model's own numbers."""
+    """Raise `UserError` for weights in whole numbers, which would be read as if they were the model's own numbers."""
     if whole := [n for n, p in model.named_parameters() if not p.is_floating_point()]:
         raise UserError(
             f"model.name={name}: its weights are quantised already ({len(whole)} of them, first {whole[0]}); give the "
@@ -233,7 +233,7 @@ def _check_float(name: str, model: Any) -> None:
 
 @torch.no_grad()
 def _check_head(name: str, model: Any) -> None:
-    """The loss is computed from the last hidden state and the head's weight: refuse a model that does more in between."""
+    """Raise `UserError` if logits are not the head's weight times the last hidden state: the loss is computed from these."""
     ids = torch.arange(1, 5, device=model.device)[None]
     head = model.get_output_embeddings()
     if head is None:
@@ -249,7 +249,7 @@ def _check_head(name: str, model: Any) -> None:
 
 
 def fingerprint_weights(model: Any) -> str:
-    """Hash of the weights' shapes and of a sample of their values: enough to tell two backbones apart."""
+    """Hash the weights' shapes and a sample of their values: enough to tell two backbones apart."""
     digest = hashlib.blake2b(digest_size=16)
     for name, p in named_tensors(model):
         digest.update(f"{name}{tuple(p.shape)}".encode())
@@ -258,7 +258,7 @@ def fingerprint_weights(model: Any) -> str:
 
 
 def _choose_precision(wanted: str, size: int, device: torch.device) -> str:
-    """`auto`: bfloat16 where the hardware multiplies it natively and the model is big enough for it to pay."""
+    """Choose bf16 or fp32; `auto` is bf16 where the hardware multiplies it natively and a model of this size gains."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -281,7 +281,7 @@ def _explain_failure(name: str, source: str, e: Exception) -> UserError:
 
 
 def _convert_gguf(gguf: Path, say: Say) -> Path:
-    """A transformers folder made from a GGUF file, dequantised to float32; made once, keyed by the file's identity."""
+    """Convert a GGUF file to a transformers folder in float32, once: the cache knows the file by path, size and time."""
     import transformers
 
     stat = gguf.stat()

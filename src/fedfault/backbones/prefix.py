@@ -1,4 +1,4 @@
-"""Activations below the first trainable block: they never change, so they are computed once and kept.
+"""Activations below the first trainable block: they never change, so they are computed once and stored.
 
 A training block of tokens meets the same frozen layers in every epoch and round. When only upper layers are trained, its
 activations at the first trainable block are stored, up to a memory cap; beyond the cap they are computed again.
@@ -29,7 +29,7 @@ class Prefix:
 
     @torch.no_grad()
     def run(self, ids: Tensor, reads: Mapping[str, Any]) -> Tensor:
-        """ids (n, T) and what goes with them -> activations that enter the first trainable block, (n, T, d)."""
+        """Compute the activations that enter the first trainable block, (n, T, d), from ids (n, T) and other inputs."""
         caught: list[Tensor] = []
 
         def stop(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
@@ -62,15 +62,15 @@ Reads = Callable[[Tensor], Mapping[str, Any]]
 
 
 def read_ids_only(rows: Tensor) -> Mapping[str, Any]:
-    """What language models are given besides ids."""
+    """The inputs of a language model besides ids."""
     return PLAIN
 
 
 class ActivationCache:
-    """Rows of activations by the row's number in one table of token blocks, filled as rows are first asked for."""
+    """Activations of the rows of one table of token blocks; each is computed when it is first asked for, and stored."""
 
     def __init__(self, prefix: Prefix, ids: Tensor, max_bytes: int, reads: Reads = read_ids_only) -> None:
-        """ids: (N, T) all rows of tokens that may be asked for; reads: rows -> what the model is given besides."""
+        """ids: (N, T) all rows of tokens that may be asked for; reads: rows -> the model's inputs besides ids."""
         self.prefix, self.ids, self.reads = prefix, ids, reads
         self.max_bytes = max_bytes
         self.store: Tensor | None = None  # (capacity, T, d), allocated with the first row
@@ -78,7 +78,7 @@ class ActivationCache:
         self.used = 0
 
     def get(self, rows: Tensor) -> Tensor:
-        """rows (n,) -> activations (n, T, d)."""
+        """The activations (n, T, d) of rows (n,)."""
         missing = rows[self.slot[rows] < 0].unique()
         ids = self.ids[missing].to(self.prefix.model.device)
         fresh = self.prefix.run(ids, self.reads(missing)) if len(missing) else None
@@ -98,7 +98,7 @@ class ActivationCache:
         self.used += len(fits)
 
     def _combine_rows(self, rows: Tensor, missing: Tensor, fresh: Tensor | None) -> Tensor:
-        """Beyond the cap: stored rows from the store, the others from what was just computed."""
+        """Combine stored rows with those that were just computed and had no room in the store."""
         assert fresh is not None
         assert self.store is not None
         out = fresh.new_empty(len(rows), *fresh.shape[1:])

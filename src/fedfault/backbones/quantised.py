@@ -1,4 +1,4 @@
-"""Frozen linear layers in 8 or 4 bits, and what the rest of the house needs to know of a layer that may be such a one.
+"""Frozen linear layers in 8 or 4 bits, and functions that work on layers whether they are quantised or not.
 
     8bit  LLM.int8: whole numbers with a float32 scale a row (Dettmers et al., arXiv 2208.07339)
     4bit  NF4 with a float32 scale for every 64 weights, 4.5 bits a weight (Dettmers et al., arXiv 2305.14314)
@@ -25,7 +25,7 @@ BROKEN = (RuntimeError, TypeError, ValueError, AttributeError)
 
 
 def check_platform(kind: str, device: torch.device) -> None:
-    """`UserError` where layers cannot be quantised: no bitsandbytes, or a platform that it does not fit."""
+    """Raise `UserError` where layers cannot be quantised: without bitsandbytes, or on another platform than its own."""
     if device.type not in PLATFORMS:
         raise UserError(
             f"model.quantization={kind} works on {' and '.join(PLATFORMS)}, not on {device.type}; set device=cpu, or "
@@ -39,7 +39,7 @@ def check_platform(kind: str, device: torch.device) -> None:
 
 
 def quantise(model: Any, kind: str, dtype: torch.dtype, device: torch.device) -> None:
-    """Replace the linear layers of a float32 model on the CPU, in place, by such that compute in `dtype` on `device`.
+    """Replace the linear layers of a float32 model on the CPU, in place, by quantised ones of `dtype` on `device`.
 
     Raises `UserError` as `check_platform` does, and for a linear layer of a kind of its own.
     """
@@ -68,7 +68,7 @@ def quantise(model: Any, kind: str, dtype: torch.dtype, device: torch.device) ->
 
 @torch.no_grad()
 def check_runs(model: Any, name: str, kind: str) -> None:
-    """`UserError` if the model cannot compute with quantised layers."""
+    """Raise `UserError` if the model cannot compute with quantised layers."""
     try:
         model.base_model(input_ids=torch.arange(1, 5, device=model.device)[None])
     except BROKEN as e:
@@ -79,7 +79,7 @@ def check_runs(model: Any, name: str, kind: str) -> None:
 
 
 def dense_weight(layer: nn.Module) -> Tensor:
-    """The weight that a linear layer multiplies by, (d_out, d_in), dequantised where it has to be. Not to be written to."""
+    """The weight of a linear layer, (d_out, d_in), dequantised if it is quantised. Must not be written to."""
     if is_quantised(layer):
         dequantised: Tensor = layer.dequantise()  # type: ignore[operator]
         return dequantised
@@ -88,7 +88,7 @@ def dense_weight(layer: nn.Module) -> Tensor:
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Everything that the frozen model consists of, by name: its parameters, and the scales of quantised ones."""
+    """Yield all tensors of the frozen model with their names: its parameters, and the scales of quantised ones."""
     yield from model.named_parameters()
     for name, module in model.named_modules():
         if is_quantised(module):
@@ -96,14 +96,14 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many parameters the model has, where two of four bits share a byte too."""
+    """Count the parameters of a model, those of 4 bits too, of which two share a byte."""
     counts = {id(p): p.numel() for p in model.parameters()}
     counts |= {id(m.weight): m.in_features * m.out_features for m in model.modules() if isinstance(m, nn.Linear)}
     return sum(counts.values())
 
 
 def count_weight_bytes(model: nn.Module) -> int:
-    """Memory of the frozen model."""
+    """Count the bytes of the frozen model in memory."""
     return sum(tensor.nbytes for _, tensor in named_tensors(model))
 
 

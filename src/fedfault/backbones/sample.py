@@ -1,4 +1,4 @@
-"""Text from models: drawn from the frozen base itself, and what a fine-tuned model finds likeliest."""
+"""Text from models: samples of the frozen base, and the likeliest continuation under a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedfault.backbones.cohort import CohortModel
 
 @torch.no_grad()
 def sample_texts(model: Any, n: int, length: int, separator: int, generator: torch.Generator) -> Tensor:
-    """n samples of `length` tokens after a separator, at temperature 1: ids (n, length + 1).
+    """Sample n texts of `length` tokens after a separator, at temperature 1: ids (n, length + 1).
 
     On these the mean loss of a fine-tuned model minus that of the base estimates KL(base || model) per token, because the
     text is drawn from the base: no data are needed, and an untrained adapter gives exactly zero.
@@ -30,7 +30,7 @@ def sample_texts(model: Any, n: int, length: int, separator: int, generator: tor
 
 @torch.no_grad()
 def decode_greedily(model: CohortModel, flat: Tensor, prefix: Tensor, length: int) -> Tensor:
-    """The likeliest next token, `length` times over, by the model of parameters flat (P,): prefix (n, S) -> (n, length)."""
+    """Take the likeliest next token `length` times under parameters flat (P,): prefix (n, S) -> ids (n, length)."""
     ids, past = prefix.to(flat.device), None
     with model.slots.bind(flat[None]):
         W = model.head.weight

@@ -30,7 +30,7 @@ WEIGHT, BIAS = "score.weight", "score.bias"
 
 
 class Texts(NamedTuple):
-    """What K clients read in one pass."""
+    """The texts of K clients in one pass."""
 
     ids: Tensor  # (K, B, T)
     lengths: Tensor  # (K, B), real tokens: the first ones, at least one
@@ -44,7 +44,7 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Scorer:
-    """A head with so many outputs: classes, or one score."""
+    """A linear head with an output for every class, or one for a score."""
 
     pooling: str
     width: int  # d
@@ -52,7 +52,7 @@ class Scorer:
 
     @property
     def sites(self) -> tuple[Site, Site]:
-        """The trainable sites, after those of the backbone."""
+        """The head's two trainable sites, which come after those of the backbone."""
         return Site(WEIGHT, "full", (self.outputs, self.width)), Site(BIAS, "full", (self.outputs,))
 
     def fill(self, layout: Layout, flat: Tensor, seed: int) -> None:
@@ -66,9 +66,9 @@ class Scorer:
 
 
 def model_inputs(texts: Texts, pooling: str) -> Mapping[str, Any]:
-    """What the backbone is given besides ids, tensors of (K*B, T) each.
+    """The backbone's inputs besides ids, tensors of (K*B, T) each.
 
-    No mask in a decoder: padding on the right is never seen by real tokens. Token types only where there are two kinds.
+    A decoder needs no mask: its real tokens never see the padding on the right. Token types are given for pairs only.
     """
     if pooling == LAST:
         return {"use_cache": False}
@@ -80,7 +80,7 @@ def model_inputs(texts: Texts, pooling: str) -> Mapping[str, Any]:
 
 
 def pool_states(found: Any, texts: Texts, pooling: str) -> Tensor:
-    """What the backbone returned -> z (K, B, d), in float32."""
+    """Pool the backbone's output `found` to one state per text, z (K, B, d), in float32."""
     K, B, T = texts.ids.shape
     if pooling == POOLER:
         states: Tensor = found.pooler_output.float()
@@ -98,9 +98,9 @@ def pool_states(found: Any, texts: Texts, pooling: str) -> Tensor:
 def compute_scores(
     model: CohortModel, flat: Tensor, texts: Texts, key: Tensor | None = None, places: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The outputs (K, B, C) under parameters flat (K, P), and the states z (K, B, d) that they were made from.
+    """Compute the outputs (K, B, C) under parameters flat (K, P), and the states z (K, B, d) that they are made from.
 
-    key: (K,) the dropout streams; places: (K, B*T) where in its stream each token of a client is, see `Slots`.
+    key: (K,) the dropout streams; places: (K, B*T) each token's position in the stream of its client, see `Slots`.
     """
     assert model.scorer is not None
     pooling = model.scorer.pooling

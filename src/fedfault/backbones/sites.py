@@ -40,7 +40,7 @@ class Targets:
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """GPT-2's linear layer with its weight (d_in, d_out), known by its name: importing transformers takes half a second."""
+    """Whether a module is GPT-2's linear layer, whose weight is (d_in, d_out); by name, to not import transformers."""
     return type(module).__name__ == "Conv1D"
 
 
@@ -50,7 +50,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether it is a linear layer whose weight is kept in whole numbers."""
+    """Whether a module is a linear layer whose weight is stored in whole numbers."""
     return isinstance(module, nn.Linear) and not module.weight.is_floating_point()
 
 
@@ -63,13 +63,13 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
 
 
 def find_parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds the one called `name`, and the last part of the name."""
+    """Find the module that contains the one called `name`; also returns the last part of the name."""
     parent, _, leaf = name.rpartition(".")
     return model.get_submodule(parent), leaf
 
 
 def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
-    """Name and list of the blocks: the longest ModuleList of the backbone."""
+    """Find the blocks of a model, with their name: the longest ModuleList of the backbone."""
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise UserError(f"{type(model).__name__} has no list of blocks; use a plain decoder or encoder")

@@ -1,4 +1,4 @@
-"""What a forward pass leaves behind on its way: hidden states after every block, and attention weights."""
+"""Inner tensors of a forward pass: hidden states after every block, and attention weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import find_blocks
 
-PLAIN: Mapping[str, Any] = {"use_cache": False}  # what a language model is given besides ids
+PLAIN: Mapping[str, Any] = {"use_cache": False}  # the inputs of a language model besides ids
 
 
 def hidden_states(model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[str, Any] = PLAIN) -> list[Tensor]:
-    """What enters the first block and what leaves every block, under each row of flat (k, P): (k, n, T, d) by layer.
+    """The input of the first block and the output of every block, under each row of flat (k, P): (k, n, T, d) by layer.
 
-    ids: (n, T); reads: what the model is given besides, tensors of (n, T) each. The last one is what the model's last norm
-    gets. Without gradients.
+    ids: (n, T); reads: the model's other inputs, tensors of (n, T) each. The last layer is the input of the model's last
+    norm. Without gradients.
     """
     found: list[Tensor] = []
 
@@ -41,7 +41,7 @@ def attention_weights(
 ) -> list[Tensor] | None:
     """Attention weights under each row of flat (k, P): (k, n, heads, T, T) by layer; None if a block gives none.
 
-    ids and reads as above. The layers in force compute them; for this pass the model takes the implementation that tells its
+    ids and reads as in `hidden_states`. For this pass the model uses the implementation of attention that returns its
     weights. Without gradients.
     """
     T = ids.shape[1]
@@ -67,7 +67,7 @@ def attention_weights(
 
 @torch.no_grad()
 def _run(model: CohortModel, flat: Tensor, ids: Tensor, reads: Mapping[str, Any], hooks: list[Any]) -> None:
-    """One pass of k times n rows, after which the hooks are gone."""
+    """Run one forward pass of k times n rows, then remove the hooks."""
     k = len(flat)
     given = {name: v.repeat(k, 1) if isinstance(v, Tensor) else v for name, v in {"input_ids": ids, **reads}.items()}
     try:

@@ -77,9 +77,9 @@ class Split(Generic[P]):
 
 
 def load_corpus(exp: Experiment) -> Corpus:
-    """The corpus of an experiment; `data.path` and the column names go to the loaders that take them.
+    """Load the corpus of an experiment; `data.path` and the column names are passed on to a corpus that takes them.
 
-    Raises `UserError` when one is given that the loader does not take.
+    Raises `UserError` for one that the corpus does not take.
     """
     data = exp.data
     takes = options(lookup("corpus", data.dataset.name))
