@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from fedfault.backbones.load import say_nothing
-from fedfault.clustering.remedy import in_clusters
+from fedfault.clustering.remedy import fill_in_clusters
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord
@@ -60,7 +60,7 @@ def main() -> None:
         for method in builders("aggregation"):
             pair = [f"federation.algorithm={algorithm}", f"federation.aggregation={method}"]
             try:
-                fed = in_clusters(prepare(load(None, [*settings, *pair]).experiment), say_nothing)[0].federation
+                fed = fill_in_clusters(prepare(load(None, [*settings, *pair]).experiment), say_nothing)[0].federation
             except UserError as refusal:
                 refused.append(f"* {algorithm} + {method}: {str(refusal).partition(': ')[2]}")
                 continue

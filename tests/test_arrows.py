@@ -22,7 +22,7 @@ FLOORS = (  # from the ground up: a room may import what lies on the floors belo
     "compare setup",
     "clustering parallel",
     "session",
-    "flower mitigation studies testing",
+    "flower studies testing",
     "cli",
     "__main__ flags",
 )

@@ -284,17 +284,15 @@ def mitigate(
     ] = 0.0,
     quiet: Quiet = False,
 ) -> None:
-    """Cluster the clients by their data, train a model a cluster, and compare; goes on where it was stopped."""
-    from fedfault.mitigation.mitigate import mitigate as compare_clusters
-    from fedfault.mitigation.mitigate import read
-    from fedfault.session.progress import Progress
+    """Write and run a study: a model for each cluster of clients, beside other ways to train."""
+    from fedfault.studies.mitigate import mitigate as study_clusters
+    from fedfault.studies.mitigate import read
 
     loaded, known = read(*_split(settings))
-    with _stoppable():
+    with _stoppable("the same command goes on where it was stopped"):
         options: dict[str, Any] = {"seeds": seeds, "encoder": encoder, "shrinkage": shrinkage, "known": known}
-        page = compare_clusters(loaded, Progress(quiet=quiet), argv=sys.argv[1:], **options)
-    typer.echo(page.read_text(encoding="utf-8"))
-    typer.echo(f"page: {page}")
+        status = study_clusters(loaded, quiet=quiet, **options)
+    raise typer.Exit(status)
 
 
 @app.command(name="list")

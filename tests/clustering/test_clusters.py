@@ -108,11 +108,12 @@ def test_what_is_kept_is_plain():
 
 def test_who_trains_elsewhere_is_told_the_clusters_that_a_run_finds(monkeypatch):
     found = Clusters((0, 1, 0, 1, 0, 1), {2: 0.9}, 0.1, 0.01)
-    monkeypatch.setattr(remedy, "clusters_of", lambda p: found)
+    monkeypatch.setattr(remedy, "find_clusters", lambda p, encoder: found)
     settings = {"federation": {"total_clients": 6, "algorithm": "clustered"}, "training": {"clients_per_pass": 2}}
     exp, told = Experiment.model_validate(settings), []
-    p = Prepared(exp, None, None, None, federation(exp, LowRank()), spread=lambda p: told.append(p.config) or p)
-    q, text = remedy.in_clusters(p, lambda line: None)
-    assert text == ["federation.algorithm.clusters=[0, 1, 0, 1, 0, 1]"]
+    task = LowRank()
+    p = Prepared(exp, None, None, None, task, federation(exp, task), spread=lambda p: told.append(p.config) or p)
+    q, known = remedy.fill_in_clusters(p, lambda line: None)
+    assert known is found
     assert [t.federation.algorithm.options for t in told] == [{"clusters": [0, 1, 0, 1, 0, 1]}]
     assert q.config is told[0]

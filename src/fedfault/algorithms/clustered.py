@@ -28,15 +28,17 @@ def clustered(
     *,
     clusters: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None,
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    encoder: str = "backbone",
 ) -> Algorithm:
     """FedAvg within given clusters of clients: each cluster has a model of its own.
 
     clusters: the cluster of client 0, 1, ..., from the start again when it ends; one cluster is FedAvg bit for bit.
-    Without any, a run finds them in its clients' texts before its first round, as `fedfault mitigate` does. A client
-    trains x_j, the model of its cluster j, and nobody else sees it: x_j <- sum_{i in j} n_i y_i / sum_{i in j} n_i
-    over the clients of the round; a cluster without any stays. With shrinkage s every model then moves to the mean of
-    the round's models, x_j <- (1 - s) x_j + s x: 0, the default, keeps clusters apart, 1 is FedAvg again. A cluster
-    for each client is local training without a federation.
+    Without any, a run finds them before its first round, by what an encoder makes of its clients' texts: the run's own
+    backbone, minilm, or any model that `model.name` takes (docs/clustering.md). A client trains x_j, the model of its
+    cluster j, and nobody else sees it: x_j <- sum_{i in j} n_i y_i / sum_{i in j} n_i over the clients of the round; a
+    cluster without any stays. With shrinkage s every model then moves to the mean of the round's models,
+    x_j <- (1 - s) x_j + s x: 0, the default, keeps clusters apart, 1 is FedAvg again. A cluster for each client is local
+    training without a federation.
 
     Global scores are about the mean of the clusters' models, each weighed by all its clients; personal scores about the
     model of each client's cluster. A client is told its own once, and in a round one model goes down and one up.

@@ -3,53 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 from fedfault.backbones.load import Say
 from fedfault.clustering.clusters import Clusters, choose
 from fedfault.clustering.embeddings import BACKBONE, embedded, encoder_of
 from fedfault.config.schema import Component
 from fedfault.diagnosis.detection import build_detectors
-from fedfault.setup.experiment import Prepared, federation
+from fedfault.errors import UserError
+from fedfault.setup.experiment import Prepared
 
 
-def clusters_of(p: Prepared, encoder: str = BACKBONE) -> Clusters:
+def find_clusters(p: Prepared, encoder: str = BACKBONE) -> Clusters:
     """The clusters of an experiment's clients, by what an encoder makes of their training texts."""
     documents, owner = embedded(p, encoder_of(p, encoder))
     return choose(documents, owner, p.config.federation.total_clients, p.config.seed)
 
 
-def in_clusters(p: Prepared, say: Say) -> tuple[Prepared, list[str]]:
-    """An experiment whose algorithm is `clustered` without clusters, with those that its clients fall into.
+def fill_in_clusters(p: Prepared, say: Say) -> tuple[Prepared, Clusters | None]:
+    """An experiment whose algorithm is `clustered` without clusters, with those that its clients fall into, and these.
 
-    Also the setting that this makes, as `key=value`; any other experiment comes back as it is, without settings.
+    Any other experiment comes back as it is, with None. Raises `UserError` where all data are in one place.
     """
     f = p.config.federation
+    if f.algorithm.name == "clustered" and f.centralised:
+        raise UserError(
+            "federation.centralised=true has one client with all data, and federation.algorithm=clustered is about several; "
+            "use federation.algorithm=fedavg"
+        )
     if f.algorithm.name != "clustered" or f.algorithm.options.get("clusters") is not None:
-        return p, []
-    found = clusters_of(p)
+        return p, None
+    found = find_clusters(p, f.algorithm.options.get("encoder", BACKBONE))
     say(found.sentence)
     named = Component(name="clustered", **{**f.algorithm.options, "clusters": list(found.labels)})
     exp = p.config.model_copy(update={"federation": f.model_copy(update={"algorithm": named})})
-    fed = federation(exp, p.task)
-    return p.spread(replace(p, config=exp, federation=fed)), clustered(found.labels)[1:2]
+    return p.with_settings(exp), found
 
 
-def clustered(labels: Sequence[int], shrinkage: float = 0.0) -> list[str]:
-    """The settings of a run with these clusters, as `key=value`."""
-    return [
-        "federation.algorithm=clustered",
-        f"federation.algorithm.clusters={list(labels)}",
-        f"federation.algorithm.shrinkage={shrinkage!r}",
-    ]
+def describe_clusters(p: Prepared, found: Clusters) -> dict[str, Any]:
+    """What clusters.json holds: the clusters, the topic that each client mostly has, and how the two agree.
+
+    The agreement is the adjusted Rand index (Hubert and Arabie, 1985): 1 for equal, about 0 by chance.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    mostly = p.split.counts.argmax(1)
+    topics = [p.split.topics[k] for k in mostly]
+    return {**found.to_json(), "topics": topics, "agreement": float(adjusted_rand_score(mostly, found.labels))}
 
 
-def split_up(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:
+def cluster_setting(found: Clusters) -> str:
+    """The clusters of an algorithm `clustered` that has none, as `key=value`."""
+    return f"federation.algorithm.clusters={list(found.labels)}"
+
+
+def answer_with_clusters(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:
     """Settings with which a run goes on after these alarms, clients in clusters; none with the reason."""
     answered = [name for name, detector in build_detectors().items() if detector.wants_clusters]
     if not set(causes) & set(answered):
         return [], f"clusters are an answer to {', '.join(answered)} only"
     if p.config.federation.algorithm.name == "clustered":
         return [], "its clients are in clusters already"
-    found = clusters_of(p)
-    return (clustered(found.labels), "") if found.k > 1 else ([], found.sentence)
+    if p.config.federation.centralised:
+        return [], "all data are in one place already"
+    found = find_clusters(p)
+    if found.k == 1:
+        return [], found.sentence
+    return ["federation.algorithm=clustered", cluster_setting(found), "federation.algorithm.shrinkage=0.0"], ""

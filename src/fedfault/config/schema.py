@@ -128,6 +128,10 @@ class Federation(Section):
         default=None, description="the same as a share; by default all take part"
     )
     num_rounds: Count = Field(default=12, description="rounds of the run")
+    centralised: bool = Field(
+        default=False,
+        description="all training data in one place: one client has them, and as many steps as the clients of a round would",
+    )
     algorithm: Component = Field(
         default=Component(name="fedavg"), description="by name; its options stand beside the name"
     )

@@ -113,6 +113,7 @@ def check_remote(exp: Experiment, fed: Federation) -> None:
     """`UserError` for what cannot be done where clients are elsewhere."""
     f, sent = exp.federation, sent_to(fed)
     wrong = {
+        "federation.centralised=true has all data in one place": f.centralised,
         f"federation.algorithm={f.algorithm.name} needs at the server what clients keep": "x" not in sent,
         f"federation.algorithm={f.algorithm.name} needs at the clients what no message says": not sent.keys().isdisjoint(
             REGISTERED

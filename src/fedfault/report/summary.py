@@ -33,6 +33,13 @@ def status(run: RunData) -> list[str]:
 def remarks(run: RunData) -> list[str]:
     """What the run itself noted at its start, and what one run cannot say."""
     noted = [*(str(n) for n in run.manifest.get("notes") or ()), *(_fork(f) for f in run.forks if f.name == "parent")]
+    if run.clusters:
+        noted.append(f"Found before the first round: {run.clusters.get('sentence')}.")
+    if run.centralised:
+        noted.append(
+            "All training data were in one place: client 0 of the rounds has those of all clients, and its bytes are no "
+            "traffic. Losses of clients are those of the one model on the texts that each of them held back."
+        )
     seed = "One run with one seed: repeat it with other seeds before reading much into small differences."
     return [*noted, seed] if run.rounds_done else noted
 

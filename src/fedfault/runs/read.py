@@ -35,6 +35,7 @@ def read(folder: Path | str) -> RunData:
         manifest=manifest,
         split=_split(folder / "split.json"),
         heterogeneity=_mapping(folder / "heterogeneity.json"),
+        clusters=_mapping(folder / "clusters.json"),
         metrics=_metrics(folder / "metrics.json"),
         findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
         forks=_forks(folder, manifest),

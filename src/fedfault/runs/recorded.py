@@ -45,6 +45,7 @@ class RunData:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     split: Mapping[str, Any] = field(default_factory=dict)  # topics, clients: documents by topic, tokens
     heterogeneity: Mapping[str, Any] = field(default_factory=dict)  # indices of skew beside chance, sentences
+    clusters: Mapping[str, Any] = field(default_factory=dict)  # of clients, that the run found before its first round
     metrics: Mapping[str, Any] = field(default_factory=dict)  # the summary of a finished run
     findings: tuple[Finding, ...] = ()  # of the detectors, as they came
     forks: tuple[Fork, ...] = ()  # other courses of this run
@@ -95,6 +96,11 @@ class RunData:
         """Rounds that the configuration asks for."""
         planned = self.setting("federation", "num_rounds")
         return planned if isinstance(planned, int) else None
+
+    @property
+    def centralised(self) -> bool:
+        """Whether one client had all training data; scores of clients are still those of all, on what each held back."""
+        return self.setting("federation", "centralised") is True
 
     @property
     def finished(self) -> bool:
@@ -180,8 +186,8 @@ class RunData:
         return str(self.split["topics"][max(range(len(rows[client])), key=rows[client].__getitem__)])
 
     def trained(self, record: RoundRecord) -> list[str | None]:
-        """The dominant topic of each client that trained in the round."""
-        return [self.dominant(c.client) for c in record.clients]
+        """The dominant topic of each client that trained in the round; None for the one who has all data."""
+        return [None if self.centralised else self.dominant(c.client) for c in record.clients]
 
     def probe(self, name: str) -> tuple[list[int], list[float]]:
         """Rounds in which the probe was taken, and its value; JSON has no NaN, so null stands for it."""

@@ -29,6 +29,7 @@ MUST_STAY = {  # setting or section -> why a fork cannot have another one
     "model.": "the checkpoint holds numbers of that model and of those trainable sites",
     "data.": "clients in the checkpoint hold that data, and scores after the fork would be of other texts than before it",
     "federation.total_clients": "the checkpoint has a row for each client",
+    "federation.centralised": "the checkpoint is of all clients, or of the one who has all data",
     "federation.scheduler.": "the ranks of the clients are part of the checkpoint",
     "tiers": "what clients can hold, and so their ranks, is part of the checkpoint",
     "evaluation.max_blocks": "scores after the fork would be of other texts than before it",

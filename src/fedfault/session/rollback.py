@@ -9,10 +9,9 @@ settings. A kill between any two of these steps is repaired by the next `resume`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from fedfault.clustering.remedy import split_up
+from fedfault.clustering.remedy import answer_with_clusters
 from fedfault.config.changes import find_changes
 from fedfault.config.loading import load
 from fedfault.records import Finding
@@ -21,7 +20,7 @@ from fedfault.runs.folder import RunFolder
 from fedfault.runs.outcome import find_best_round
 from fedfault.session.progress import Progress
 from fedfault.session.remedies import find_remedy
-from fedfault.setup.experiment import Prepared, federation
+from fedfault.setup.experiment import Prepared
 from fedfault.types.algorithm import State
 
 MOST = 3  # times that a run goes back
@@ -66,17 +65,18 @@ def roll_back(
     past.append(entry)
     folder.write_json("manifest.json", manifest)
     finish_going_back(folder, manifest)
-    fed = federation(loaded.experiment, p.task)
+    p = p.with_settings(loaded.experiment)
+    fed = p.federation
     state, notes = carried(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
     moved = f"went back from round {now} to round {best}" if best != now else f"changed course in round {now}"
     sentence = f"{moved} because of {' and '.join(by)}, and on with {', '.join(answer)}"
     for line in (sentence, *notes):
         progress.say(line)
-    return p.spread(replace(p, config=loaded.experiment, federation=fed)), state, sentence
+    return p, state, sentence
 
 
 def _find_answer(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:
     """Return settings that answer these alarms, or why there are none."""
     if p.config.federation.on_failure == "cluster":
-        return split_up(p, causes)
+        return answer_with_clusters(p, causes)
     return find_remedy(p.config, causes), "no setting of a running federation mends it"

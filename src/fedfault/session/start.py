@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedfault.backbones.load import Say
-from fedfault.clustering.remedy import in_clusters
+from fedfault.clustering.remedy import cluster_setting, describe_clusters, fill_in_clusters
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
@@ -50,13 +50,15 @@ def start(
     for note in loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()
-    prepared, found = in_clusters(ready(loaded.experiment, progress.say), progress.say)
+    prepared, found = fill_in_clusters(ready(loaded.experiment, progress.say), progress.say)
     folder = make_run_folder(path, overwrite=overwrite)
     with folder.locked():
         write_atomically(folder.path / "config.yaml", dump(loaded.resolved))
-        manifest = make_manifest(prepared, argv, loaded.notes) | ({"found": found} if found else {})
+        manifest = make_manifest(prepared, argv, loaded.notes) | ({"found": [cluster_setting(found)]} if found else {})
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
         folder.write_json("manifest.json", manifest)
+        if found:
+            folder.write_json("clusters.json", describe_clusters(prepared, found))
         write_split(folder, prepared, progress)
         train_to_end(folder, prepared, begin(prepared.federation), progress, manifest, draw=draw)
     return folder

@@ -47,6 +47,11 @@ def check(exp: Experiment) -> None:
             f"federation.scheduler={exp.federation.scheduler.name} assigns LoRA ranks, but model.trainable="
             f"{exp.model.trainable} has none; leave the scheduler out"
         )
+    if exp.federation.centralised and (simulated(exp) or varies(exp)):
+        raise UserError(
+            "federation.centralised=true has one client with all data and no simulated hardware; leave out tiers, deadline, "
+            "clock.trace and schedulers that give clients different ranks"
+        )
     if exp.clock.trace is not None:
         traces.read(Path(exp.clock.trace).expanduser(), exp.federation.total_clients)
 

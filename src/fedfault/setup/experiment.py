@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from fedfault.data.split import Split, bytes_per_token, is_same_corpus, load_cor
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation
-from fedfault.rounds.local import LocalWork
+from fedfault.rounds.local import LocalWork, steps_of
 from fedfault.seeds import torch_rng
 from fedfault.setup import equipment
 from fedfault.storage import cache_dir, keep
@@ -34,6 +34,7 @@ from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
 from fedfault.tasks.mixed import MixedTask
 from fedfault.text.decoding import make_decoder
+from fedfault.text.examples import Examples
 from fedfault.text.packing import Blocks
 from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm
 from fedfault.types.corpus import Corpus
@@ -64,6 +65,10 @@ class Prepared:
         key = (settings, self.backbone.precision)
         return load_or_measure(self.split, self.model, exp.seed, self.backbone.separator, key, say)
 
+    def with_settings(self, exp: Experiment) -> Prepared:
+        """The same model and data with other settings of the federation."""
+        return self.spread(replace(self, config=exp, federation=_on_split(exp, self.task, self.split)))
+
     @property
     def parameters(self) -> int:
         """Numbers in the frozen backbone."""
@@ -78,7 +83,7 @@ def prepare(
     `say` is told in a line what is going on. `like` lends its backbone and corpus, if the experiments have the same. A
     `control` has IID clients of the same sizes. Raises `UserError` for everything that the user can mend.
     """
-    equipment.check(exp)
+    check_parts(exp)
     say(f"corpus {exp.data.dataset.name}")
     corpus = like.split.corpus if like is not None and is_same_corpus(like.config, exp) else load_corpus(exp)
     outputs = labelled.count_outputs(exp, corpus)
@@ -110,12 +115,13 @@ def _labels(
     sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
     sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
     positive, cache_mb = labelled.positive_class(exp, corpus), exp.training.activation_cache_mb
+    clients = [Examples.concatenate(dealt.train)] if exp.federation.centralised else dealt.train
 
     def task(model: CohortModel) -> CohortTask:
-        return ClassificationTask(model, dealt.train, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
+        return ClassificationTask(model, clients, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
 
     copies = _copies(exp, model, task, say)
-    return Prepared(exp, backbone, model, dealt, copies, federation(exp, copies))
+    return Prepared(exp, backbone, model, dealt, copies, _on_split(exp, copies, dealt))
 
 
 def _next_tokens(
@@ -132,12 +138,13 @@ def _next_tokens(
         dealt = replace(dealt, bytes_per_token={**dealt.bytes_per_token, **sizes})
     mixture = {f"topic/{t}": share for t, share in dealt.mixture.items()}
     cache_mb, decode = exp.training.activation_cache_mb, make_decoder(backbone.tokenizer)
+    clients = [Blocks.concatenate(dealt.train)] if exp.federation.centralised else dealt.train
 
     def task(model: CohortModel) -> CohortTask:
-        return LanguageTask(model, dealt.train, sets, mixture, cache_mb=cache_mb, decode=decode)
+        return LanguageTask(model, clients, sets, mixture, cache_mb=cache_mb, decode=decode)
 
     copies = _copies(exp, model, task, say)
-    return Prepared(exp, backbone, model, dealt, copies, federation(exp, copies))
+    return Prepared(exp, backbone, model, dealt, copies, _on_split(exp, copies, dealt))
 
 
 def _copies(exp: Experiment, model: CohortModel, task: Callable[[CohortModel], CohortTask], say: Say) -> BackboneTask:
@@ -167,6 +174,25 @@ def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> 
         targets = partial_targets(backbone.model, m.partial.last_blocks, m.partial.modules)
     r, alpha, dropout = m.lora.r_max, m.lora.alpha, m.lora.dropout
     return CohortModel(backbone.model, targets, r=r, alpha=alpha, dropout=dropout, scorer=scorer)
+
+
+def _on_split(exp: Experiment, task: BackboneTask, dealt: Split[Any]) -> Federation:
+    """The federation around a task on this split: of its clients, or of the one who has all their data."""
+    fed = federation(exp, task)
+    return centralise(fed, [len(own) for own in dealt.train]) if exp.federation.centralised else fed
+
+
+def centralise(fed: Federation, sizes: Sequence[int]) -> Federation:
+    """A federation of one client, on the budget of clients that have so many examples each: what a federation gives up.
+
+    The optimiser steps that the cohorts of all rounds would take together are spread evenly over the rounds, rounded up.
+    Batch size, learning rate and warm-up stay, and the optimiser starts anew in every round as the clients' does. The
+    task of `fed` has one client with the examples of all, and still the evaluation sets of each.
+    """
+    each = [steps_of(n, fed.work)[0] for n in sizes]
+    total = sum(each[k] for t in range(1, fed.num_rounds + 1) for k in fed.cohort(t))
+    work = replace(fed.work, epochs=None, steps=-(-total // fed.num_rounds))
+    return replace(fed, work=work, total_clients=1, cohort_size=1, ranks=fed.ranks[:1])
 
 
 def federation(exp: Experiment, task: BackboneTask) -> Federation:
@@ -208,6 +234,14 @@ def federation(exp: Experiment, task: BackboneTask) -> Federation:
     )
     equipment.check_deadline(fed)
     return fed
+
+
+def check_parts(exp: Experiment) -> None:
+    """`UserError` for parts that cannot be combined and for hardware that does not fit, before anything is loaded."""
+    equipment.check(exp)
+    f = exp.federation
+    algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
+    _check_pair(exp, algorithm, build("aggregation", f.aggregation.name, **f.aggregation.options))
 
 
 def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:

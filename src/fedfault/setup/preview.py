@@ -19,6 +19,7 @@ from fedfault.registry import FOLDERS, build, builders, describe_options, first_
 
 if TYPE_CHECKING:
     from fedfault.data.split import Split
+    from fedfault.rounds.local import LocalWork
     from fedfault.setup.experiment import Prepared
 
 BAR = 20  # characters
@@ -80,6 +81,8 @@ def _facts(p: Prepared) -> list[str]:
     exp, fed, split = p.config, p.federation, p.split
     down = len(pack(addressed(fed.algorithm.broadcast(begin(fed)), 0)))
     size = sum(b.num_tokens for b in split.train)
+    traffic = f"{down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round"
+    traffic = "none" if exp.federation.centralised else traffic
     lines = [
         f"corpus     {split.corpus.name}: {len(split.corpus.train):,} training and {len(split.corpus.validation):,} "
         f"validation documents ({split.corpus.source})",
@@ -87,9 +90,8 @@ def _facts(p: Prepared) -> list[str]:
         f"trained    {p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
         f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",
         f"partition  {exp.data.partition.name} {exp.data.partition.options or ''}".rstrip(),
-        f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {fed.cohort_size} of {fed.total_clients} "
-        f"clients a round, {_work(exp)}",
-        f"traffic    {down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round",
+        f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_who(p)}, {_work(exp, fed.work)}",
+        f"traffic    {traffic}",
         f"{_targets(split, size, exp.model.max_length)}; {fed.clients_per_pass} clients fit in one pass",
     ]
     lines += _tiers(p)
@@ -143,9 +145,16 @@ def _targets(split: Split[Any], size: int, length: int) -> str:
     return f"examples   {size:,} for training, of {mean:.1f} tokens on average and {length} at most"
 
 
-def _work(exp: Any) -> str:
+def _who(p: Prepared) -> str:
+    fed = p.federation
+    if p.config.federation.centralised:
+        return "all data in one place"
+    return f"{fed.cohort_size} of {fed.total_clients} clients a round"
+
+
+def _work(exp: Any, work: LocalWork) -> str:
     t = exp.training
-    length = f"{t.local_steps} steps" if t.local_steps else f"{t.local_epochs or 1} epoch(s)"
+    length = f"{work.steps} steps" if work.steps else f"{work.epochs or 1} epoch(s)"
     rows = "blocks" if exp.data.task_type == "causal_lm" else "examples"
     return f"{length} of {t.batch_size} {rows} with {t.optimizer} at lr {t.lr:g}"
 

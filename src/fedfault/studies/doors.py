@@ -28,9 +28,14 @@ def study(
     if only_plan:
         print(listed(plan))
         return 0
+    return run_plan(plan, Progress(quiet=quiet), jobs=jobs, task=task)
+
+
+def run_plan(plan: Plan, progress: Progress, *, jobs: int = 1, task: int | None = None) -> int:
+    """Run what is not done of a plan and, unless it is one run alone, write the report; returns the exit status."""
     from fedfault.studies import runner
 
-    found = runner.run(plan, Progress(quiet=quiet), jobs=jobs, task=task)
+    found = runner.run(plan, progress, jobs=jobs, task=task)
     if told := runner.failures(found):
         print(told, file=sys.stderr)
     if task is None and any(done.state != "failed" for done in found):
@@ -56,11 +61,12 @@ def analyze(results_dir: str) -> None:
 
 def write_report(folder: Path) -> None:
     """Write the report of a study's folder, and say its answers and where it is."""
+    from fedfault.studies.clients import client_lines
     from fedfault.studies.page import write
     from fedfault.studies.results import told
 
     found, page = write(folder)
-    print(told(found))
+    print("\n".join([told(found), *client_lines(found)]))
     print(f"report: {page}")
 
 

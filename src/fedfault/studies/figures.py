@@ -18,8 +18,9 @@ from fedfault.report.theme import FONT, Theme, label, text_on
 from fedfault.runs.read import STATES
 from fedfault.runs.recorded import RunData
 from fedfault.studies.answers import Answer, Found
+from fedfault.studies.clients import compare_clients
 from fedfault.studies.outcomes import METRIC
-from fedfault.studies.results import Results
+from fedfault.studies.results import Results, contrast_name
 from fedfault.studies.statements import map_cells
 from fedfault.studies.study import PhaseMap
 
@@ -31,6 +32,7 @@ def figures(r: Results) -> dict[str, Plot]:
     drawn = {"answers": _ignoring(lambda theme, narrow: forest(r, theme, narrow))}
     for m in r.study.maps:
         drawn[f"map-{m.name}"] = _ignoring(lambda theme, narrow, m=m: phase(r, m, theme, narrow))  # type: ignore[misc]
+    drawn["clients"] = _ignoring(lambda theme, narrow: clients(r, theme, narrow))
     return {**drawn, "cells": _ignoring(lambda theme, narrow: cells(r, theme, narrow))}
 
 
@@ -110,6 +112,37 @@ def cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     unit = next((run.unit for run in r.runs.values()), "")
     ax.set_xlabel(f"final validation loss ({unit})")
     ax.set_title("Every run, by cell")
+    return fig
+
+
+def clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
+    """How much better or worse off every client is in one arm than in another: a point a client and seed, and the mean."""
+    rows = compare_clients(r)
+    if not rows or len(rows) > MOST:
+        return None
+    fig = canvas(narrow, 1.3 + 0.62 * len(rows))
+    ax = fig.add_subplot()
+    ax.axvline(0, color=theme.muted, lw=1.2, ls=(0, (4, 3)), zorder=1)
+    for y, found in enumerate(rows):
+        seeds = [[d for d in own.values() if math.isfinite(d)] for own in found.by_seed.values()]
+        for place, values in zip(np.linspace(-0.1, 0.1, len(seeds)) if len(seeds) > 1 else [0.0], seeds, strict=True):
+            heights = [y + 0.24 + place] * len(values)
+            ax.plot(values, heights, "o", color=theme.palette[0], ms=3.5, alpha=0.6, mew=0, zorder=2)
+        if found.interval is not None:
+            ax.plot(found.interval, [y, y], lw=2.2, color=theme.ink, zorder=4)
+        if math.isfinite(found.mean):
+            ax.plot([found.mean], [y], "o", color=theme.palette[0], ms=8, mec=theme.ink, mew=1.4, zorder=5)
+    names = [contrast_name(r.study, found.contrast) for found in rows]
+    ax.set_yticks(range(len(rows)), [_lines(name, 2, 18) if narrow else label(name, 46) for name in names])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.margins(x=0.06)
+    ax.grid(axis="x")
+    bare(ax)
+    unit = next((run.unit for run in r.runs.values()), "")
+    ax.set_xlabel(f"difference of final held-out loss{chr(10) if narrow else ' '}({unit})")
+    ax.set_title(
+        "Left: better off in the first arm" if narrow else "Left of the line: better off in the first of two arms"
+    )
     return fig
 
 

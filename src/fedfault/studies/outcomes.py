@@ -14,6 +14,7 @@ from fedfault.errors import UserError, suggest
 from fedfault.runs.recorded import RunData
 
 LATE = 0.5  # the last part of a run, in which a healthy loss has settled
+CLIENTS = "client_loss"  # the outcome that is told client by client, too
 METRIC = "final.validation.loss"  # the outcome where nobody names one
 
 LOSSES = "loss|perplexity|bits_per_byte|accuracy|f1|pearson|spearman"

@@ -12,7 +12,7 @@ from fedfault.errors import UserError
 from fedfault.report.words import Table
 from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
-from fedfault.studies import paper, results
+from fedfault.studies import clients, paper, results
 from fedfault.studies.axes import slug
 from fedfault.studies.references import cited, entries, keys
 from fedfault.studies.results import Results, gather
@@ -23,11 +23,22 @@ LEGEND = (
     "loss: over the rounds; swing: mean change from one evaluation to the next in the last half, signs dropped; forgetting: "
     "change of the loss on general English. Verdicts are those of the failure detectors."
 )
+BASIS = (
+    "Held-out loss of every client under the model that it uses: means over the clients of a seed, then over the seeds. The "
+    "worst client and the smallest gain are means over the seeds. Differences are paired by client and seed; below zero, "
+    "clients are better off in the first arm. Their 95 % interval is a bootstrap over seeds and, within them, clients, from "
+    "five clients on; with one seed it says nothing of other seeds."
+)
 CAPTIONS = {
     "answers": (
         "Answers",
         "Differences in units of the smallest one that matters, turned so that a claim holds to the right of 1, and a claim "
         "of equality within ±1. Ticks are seeds, the bar is the 95 % interval of the mean.",
+    ),
+    "clients": (
+        "Every client",
+        "Held-out loss at the end in one arm minus that in another: a point for every client and seed, seeds below one "
+        "another. The dot is the mean, the bar its 95 % interval where there is one.",
     ),
     "cells": ("Every run", "The final validation loss: a tick a seed, the dot is their mean."),
 }
@@ -69,6 +80,10 @@ def _about(r: Results) -> dict[str, Any]:
             id: path for figure in drawn for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
         },
         "cells": results.cell_table(r),
+        "clients": clients.client_table(r),
+        "differences": clients.difference_table(r, clients.compare_clients(r)),
+        "basis": BASIS,
+        "clusters": clients.cluster_table(r),
         "legend": LEGEND,
         "contrasts": results.contrast_table(r),
         "setup": results.setup(r),

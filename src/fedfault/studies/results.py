@@ -22,7 +22,7 @@ from fedfault.studies.answers import Answer, Found, answers
 from fedfault.studies.outcomes import METRIC, value
 from fedfault.studies.study import RUNS, Cell, Contrast, Study, read, said
 
-ASKED = {"client_loss": "clients' loss", "clock.seconds": "simulated s"}  # only where a hypothesis is about it
+ASKED = {"clock.seconds": "simulated s"}  # only where a hypothesis is about it
 COLUMNS = {  # metric -> how the table of cells calls it
     METRIC: "final loss",
     "gain": "gain",

@@ -7,15 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedfault.config.schema import Experiment
 from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
-from fedfault.registry import build
 from fedfault.report.words import many
 from fedfault.runs.files import find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, duration
-from fedfault.setup import experiment
+from fedfault.setup.experiment import check_parts
 from fedfault.storage import write_atomically
 from fedfault.studies.one import DONE, Done, Lender, Task, execute
 from fedfault.studies.study import RUNS, Plan
@@ -56,18 +54,12 @@ def check(plan: Plan) -> None:
     for cell in plan.study.cells:
         loaded = plan.configs[cell.runs[0]]
         try:
-            _check_parts(loaded.experiment)
+            check_parts(loaded.experiment)
             Watch(loaded.resolved)
         except UserError as e:
             wrong.setdefault(str(e), cell.name)
     if wrong:
         raise UserError("\n".join(f"cell {cell}: {line}" for line, cell in wrong.items()))
-
-
-def _check_parts(exp: Experiment) -> None:
-    f = exp.federation
-    algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
-    experiment._check_pair(exp, algorithm, build("aggregation", f.aggregation.name, **f.aggregation.options))
 
 
 def failures(found: Sequence[Done]) -> str:

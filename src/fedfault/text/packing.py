@@ -30,6 +30,13 @@ class Blocks:
     ids: Tensor  # (N, T + 1) int64
     targets: Tensor  # (N,) int64, how many of the block's targets are real: the first ones, never none
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Blocks]) -> Blocks:
+        """The blocks of all parts, which have one length, in order."""
+        import torch
+
+        return cls(torch.cat([p.ids for p in parts]), torch.cat([p.targets for p in parts]))
+
     def __len__(self) -> int:
         return len(self.ids)
 

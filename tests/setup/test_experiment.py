@@ -1,0 +1,88 @@
+"""All data in one place, as a run like any other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedfault.config import load
+from fedfault.errors import UserError
+from fedfault.rounds.engine import begin, rounds
+from fedfault.runs.read import read
+from fedfault.session import start as session
+from fedfault.session.progress import Progress
+from fedfault.setup.experiment import centralise, prepare
+from fedfault.setup.preview import preview
+from fedfault.testing.toys import LowRank, federation
+from fedfault.types.task import Step
+from small import SMALL, start
+
+ONE = torch.ones(1, 1, dtype=torch.bool)
+
+
+def small(folder, *words):
+    return load("quickstart", [*SMALL, "federation.num_rounds=2", f"logging.results_dir={folder}", *words])
+
+
+@pytest.mark.slow
+def test_central_training_has_all_rows_and_the_steps_of_all_cohorts():
+    apart = prepare(small("unused").experiment)
+    p = prepare(small("unused", "federation.centralised=true").experiment, like=apart)
+    fed, records = p.federation, [r for _, r in rounds(apart.federation, begin(apart.federation))]
+    assert fed.task.examples(0) == sum(len(b) for b in p.split.train)
+    assert fed.task.tokens(0) == sum(b.num_tokens for b in p.split.train)
+    *_, (_, last) = rounds(fed, begin(fed))
+    assert [(c.client, c.steps) for c in last.clients] == [
+        (0, -(-sum(c.steps for r in records for c in r.clients) // 2))
+    ]
+    assert set(last.scores) == set(records[-1].scores)
+
+
+def test_steps_that_do_not_divide_by_the_rounds_are_rounded_up():
+    fed = federation(LowRank(), cohort_size=6, num_rounds=4, work={"steps": None, "epochs": 1, "batch_size": 4})
+    steps = [-(-fed.task.examples(k) // 4) for k in range(6)]
+    central = centralise(fed, [fed.task.examples(k) for k in range(6)])
+    assert (central.work.steps, central.work.epochs) == (sum(steps), None)
+    one = centralise(federation(LowRank(), cohort_size=1, num_rounds=4, work={"steps": 3}), [5] * 6)
+    assert (one.work.steps, one.total_clients, one.cohort_size) == (3, 1, 1)
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "classification"])
+def test_the_rows_of_central_training_are_those_of_the_clients_in_order(task):
+    apart = prepare(small("unused", f"data.task_type={task}").experiment)
+    central = prepare(small("unused", f"data.task_type={task}", "federation.centralised=true").experiment, like=apart)
+    x = apart.model.init(0).flat[None]
+    own = apart.federation.task.grad(x, Step(torch.tensor([1]), torch.tensor([[2]]), ONE))
+    place = torch.tensor([[len(apart.split.train[0]) + 2]])
+    pooled = central.federation.task.grad(x, Step(torch.tensor([0]), place, ONE))
+    assert all(torch.equal(a, b) for a, b in zip(own, pooled, strict=True))
+
+
+@pytest.mark.slow
+def test_a_central_run_is_resumed_and_reported_like_any_other(tmp_path):
+    words = ["federation.centralised=true", "experiment_name=central"]
+    whole = start(tmp_path, *words)
+    before = whole.records()
+    for t in (2, 3):
+        for suffix in (".json", ".safetensors"):
+            (whole.checkpoints / f"round-{t:05d}{suffix}").unlink()
+    again = session.resume(whole.path, Progress(quiet=True))
+    assert [r.scores for r in again.records()] == [r.scores for r in before]
+    page = (whole.path / "report.html").read_text()
+    assert "All training data were in one place" in page
+    assert read(whole.path).trained(again.records()[-1]) == [None]
+
+
+def test_the_preview_of_central_training_says_so():
+    said = preview(small("unused", "federation.centralised=true"))
+    assert "fedavg, 2 rounds, all data in one place, 4 steps of 2 blocks" in said
+    assert "traffic    none" in said
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["tiers={a: {count: 3}}", "deadline.seconds=9", "federation.scheduler={name: fixed, ranks: [1, 2, 4]}"],
+)
+def test_hardware_of_clients_is_refused_where_there_are_none(setting):
+    with pytest.raises(UserError, match=r"federation\.centralised=true has one client .* leave out tiers, deadline"):
+        prepare(small("unused", "federation.centralised=true", setting).experiment)

@@ -1,0 +1,108 @@
+"""What a study says of its clients, by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from fedfault.records import ClientRecord, RoundRecord, Score
+from fedfault.report.theme import LIGHT
+from fedfault.runs.recorded import RunData
+from fedfault.studies.clients import client_lines, client_table, cluster_table, compare_clients, difference_table
+from fedfault.studies.figures import clients
+from fedfault.studies.results import Results
+from fedfault.studies.study import Cell, Contrast, Study
+from planted import claim
+
+LOSSES = {
+    "clusters": [(1.0, 2.0, 1.0, 2.0, 1.0), (1.5, 1.5, 1.5, 1.5, 1.5)],
+    "vanilla": [(1.5, 1.5, 1.5, 2.5, 1.5), (1.5, 2.0, 2.0, 2.0, 2.0)],
+    "central": [(1.0, 1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0, 1.0)],
+}
+
+
+def run(arm: str, seed: int, losses, **config) -> RunData:
+    """Two clients trained three steps each; every client began at a loss of 3."""
+    client = ClientRecord(0, 1.0, steps=3, tokens=9, loss=1.0, grad_norm=1.0, update_norm=1.0, bytes_up=8, bytes_down=8)
+
+    def scores(values):
+        return {f"client/{k}": Score(loss, 10) for k, loss in enumerate(values)}
+
+    records = (
+        RoundRecord(0, scores=scores([3.0] * len(losses))),
+        RoundRecord(1, (client, client), scores(losses), bytes_up=16, bytes_down=984, seconds={"train": 1.5}),
+    )
+    fairness = {"losses": {"worst": max(losses)}, "gains": {"worst": 3.0 - max(losses)}}
+    config = {
+        "seed": seed,
+        "federation": {"centralised": arm == "central"},
+        "data": {"task_type": "causal_lm"},
+    } | config
+    return RunData(Path(arm), records, config, {"status": "finished"}, metrics={"fairness": fairness})
+
+
+def study(losses=LOSSES, seeds=2, metric="client_loss", **config) -> Results:
+    """Claims about the first arm beside each of the others."""
+    cells = tuple(Cell({"arm": arm}, tuple(f"{arm}-{s}" for s in range(seeds))) for arm in losses)
+    claims = tuple(claim(f"h{i}", metric=metric, contrasts=[Contrast(0, i)]) for i in range(1, len(losses)))
+    runs = {f"{arm}-{s}": run(arm, s, losses[arm][s], **config) for arm in losses for s in range(seeds)}
+    return Results(Path(), Study("trial", "", tuple(range(seeds)), cells, claims), runs)
+
+
+def test_differences_are_paired_by_client_and_seed():
+    vanilla, central = compare_clients(study())
+    assert vanilla.by_seed[0] == {"0": -0.5, "1": 0.5, "2": -0.5, "3": -0.5, "4": -0.5}
+    assert vanilla.mean == pytest.approx((-0.3 - 0.4) / 2)
+    assert central.mean == pytest.approx((0.4 + 0.5) / 2)
+    assert -0.75 < vanilla.interval[0] < vanilla.mean < vanilla.interval[1] < 0.25
+
+
+def test_the_tables_say_who_is_better_off_and_what_it_took():
+    r = study()
+    assert client_table(r).rows == [
+        ["clusters", "1.450", "1.750", "1.250", "6", "1.0 kB", "1.5 s"],
+        ["vanilla", "1.800", "2.250", "0.750", "6", "1.0 kB", "1.5 s"],
+        ["central", "1.000", "1.000", "2.000", "6", "–", "1.5 s"],
+    ]
+    vanilla, central = difference_table(r, compare_clients(r)).rows
+    assert (vanilla[:2], vanilla[3:]) == (["clusters − vanilla", "−0.350"], ["8 of 10", "1 of 10"])
+    assert central[3:] == ["0 of 10", "7 of 10"]
+
+
+def test_the_same_is_said_as_text_with_an_interval_where_there_is_one():
+    line, _ = client_lines(study())
+    assert line.startswith("clients       clusters − vanilla: −0.350 (−0.")
+    few = {arm: [each[:4] for each in by_seed] for arm, by_seed in LOSSES.items()}
+    assert client_lines(study(few))[0] == "clients       clusters − vanilla: −0.312, 6 of 8 better off"
+
+
+def test_clients_are_told_only_where_a_hypothesis_is_about_them():
+    r = study(metric="gain")
+    assert client_table(r) is None
+    assert difference_table(r, compare_clients(r)) is None
+    assert clients(r, LIGHT, narrow=False) is None
+
+
+def test_arms_whose_clients_hold_other_texts_are_not_paired():
+    r = study()
+    other = run("vanilla", 0, LOSSES["vanilla"][0], data={"task_type": "causal_lm", "partition": {"name": "iid"}})
+    r.runs["vanilla-0"] = other
+    assert list(compare_clients(r)[0].by_seed) == [1]
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("lost", [{}, {"vanilla": [(math.nan, 1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0, math.inf)]}])
+def test_the_figure_has_a_row_for_every_contrast_also_where_a_run_diverged(narrow, lost):
+    figure = clients(study({**LOSSES, **lost}), LIGHT, narrow)
+    (ax,) = figure.axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["clusters − vanilla", "clusters − central"]
+
+
+def test_clusters_that_runs_found_are_listed():
+    r = study()
+    found = {"sentence": "2 clusters: [0, 2, 4], [1, 3]", "agreement": 1.0}
+    r.runs["clusters-1"] = RunData(Path(), (), clusters=found)
+    assert cluster_table(r).rows == [["clusters", "1", "2 clusters: [0, 2, 4], [1, 3]", "1.00"]]
+    assert cluster_table(study()) is None
