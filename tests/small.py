@@ -13,6 +13,7 @@ SMALL = [
     "federation.total_clients=3", "federation.participation_rate=0.7", "federation.num_rounds=3",
     "training.local_steps=2", "training.batch_size=2", "model.max_length=16", "data.max_samples=60",
     "evaluation.max_blocks=4", "evaluation.general_blocks=4", "metrics.memory=false",
+    "metrics.gradients=false", "metrics.representation=false", "metrics.attention=false",  # half of the time
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ def drawn(memory, s) -> Allocation:
     return Allocation(tuple(ranks), tuple(k for k, r in zip(s.clients.tolist(), ranks, strict=True) if not r))
 
 
+@cache
+def whole(algorithm: str, aggregation: str) -> list:
+    """State and record of every round."""
+    fed = fed_of(algorithm, aggregation)
+    return list(rounds(fed, begin(fed)))
+
+
 def fed_of(algorithm: str, aggregation: str, **work):
     fed = federation(LowRank(r=3), algorithm, aggregation, num_rounds=6, work=work)
     hw = replace(hardware(Tier("all", 6)), scheduler=Scheduler(drawn, r_bar=1.0), r_max=3, steps=np.full(6, 5))
@@ -41,8 +49,7 @@ def fed_of(algorithm: str, aggregation: str, **work):
 @pytest.mark.parametrize(("algorithm", "aggregation"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
 def test_a_run_learns_and_no_slice_dies(algorithm, aggregation):
     """The engine's own checks are on: frozen numbers, memories, and the invariants of the algorithm."""
-    fed = fed_of(algorithm, aggregation)
-    pairs = list(rounds(fed, begin(fed)))
+    pairs = whole(algorithm, aggregation)
     losses = [r.scores["validation"].loss for _, r in pairs]
     assert min(losses[1:]) < losses[0]
     assert len({c.rank for _, r in pairs for c in r.clients}) == 3
@@ -54,6 +61,6 @@ def test_a_run_learns_and_no_slice_dies(algorithm, aggregation):
 
 @pytest.mark.parametrize(("algorithm", "aggregation"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
 def test_a_resumed_run_equals_an_uninterrupted_one(algorithm, aggregation):
-    fed = fed_of(algorithm, aggregation)
-    whole = [state for state, _ in rounds(fed, begin(fed))]
-    assert torch.equal([s for s, _ in rounds(fed, whole[3])][-1].adapter.flat, whole[-1].adapter.flat)
+    states = [state for state, _ in whole(algorithm, aggregation)]
+    resumed = [state for state, _ in rounds(fed_of(algorithm, aggregation), states[4])]
+    assert torch.equal(resumed[-1].adapter.flat, states[-1].adapter.flat)

@@ -19,7 +19,7 @@ QUIET = Progress(quiet=True)
 
 
 def loaded(folder, *words):
-    return load("quickstart", [*SMALL, "metrics.representation=false", f"logging.results_dir={folder}", *words])
+    return load("quickstart", [*SMALL, f"logging.results_dir={folder}", *words])
 
 
 def test_a_control_has_clients_of_the_same_sizes_with_documents_at_random(tmp_path):

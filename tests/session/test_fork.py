@@ -22,7 +22,6 @@ from fedfault.testing.toys import LowRank, federation
 from small import SMALL
 
 QUIET = Progress(quiet=True)
-CHEAP = [f"metrics.{name}=false" for name in ("gradients", "representation", "attention", "memory")]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +35,7 @@ def parent(tmp_path_factory) -> RunFolder:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
         words = [f"logging.results_dir={tmp_path_factory.mktemp('results')}", "federation.algorithm=scaffold"]
-        return start(load("quickstart", [*SMALL, *CHEAP, *words]), QUIET)
+        return start(load("quickstart", [*SMALL, *words]), QUIET)
 
 
 def numbers(folder: RunFolder) -> list[dict]:

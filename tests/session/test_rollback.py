@@ -15,7 +15,7 @@ from fedfault.setup.experiment import prepare
 from small import SMALL
 
 QUIET = Progress(quiet=True)
-WILD = ["training.lr=0.5", "federation.num_rounds=4", "detectors.calibration=none", "metrics.representation=false"]
+WILD = ["training.lr=0.5", "federation.num_rounds=4", "detectors.calibration=none"]
 
 
 @pytest.fixture(autouse=True)

@@ -14,13 +14,21 @@ from pathlib import Path
 import pytest
 import torch
 
+import small
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
 from fedfault.session.start import resume
 from fedfault.session.start import start as start_run
-from small import SMALL, final, start
+from small import final
+
+PROBED = ["metrics.gradients=true", "metrics.representation=true", "metrics.attention=true"]
+SMALL = [*small.SMALL, *PROBED]  # what probes remember survives a kill too
+
+
+def start(folder: Path, *changes: str, **options) -> RunFolder:
+    return small.start(folder, *PROBED, *changes, **options)
 
 
 @pytest.fixture(autouse=True)
