@@ -1,18 +1,13 @@
-"""What every aggregation costs on the wire: the engine's records against the byte table, 4 layers, q and v, d = k = 128.
-
-At rank 8 an adapter has 4 * 2 * 8 * (128 + 128) = 16,384 numbers, 65,536 bytes, half of them in A.
-"""
+"""What aggregations cost on the wire: the engine's records against bytes by hand, for an adapter of 65,536."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fedfault.records import Score
-from fedfault.registry import builders
 from fedfault.rounds.engine import begin, rounds
-from fedfault.testing.toys import federation
-from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.testing.toys import Pulled, count_bytes, federation
+from fedfault.types.adapter import Adapter
 
 WHOLE, SLICE, DENSE = 65_536, 8_192, 8 * 128 * 128 * 4  # an adapter, one rank of it, the eight matrices themselves
 UP_AND_DOWN = {  # in round 2, of four clients that all take part
@@ -29,53 +24,17 @@ UP_AND_DOWN = {  # in round 2, of four clients that all take part
 }
 
 
-class Pulled:
-    """Four clients that each pull all numbers of an adapter towards their own point; a head in full where asked for."""
-
-    def __init__(self, head: int = 0) -> None:
-        names = [f"{i}.{name}" for i in range(4) for name in "qv"]
-        sites = [Site(name, "lora", (8, 128, 128)) for name in names]
-        self.layout = Layout.of([*sites, Site("head", "full", (head,))] if head else sites, scaling=2.0)
-        self.points = torch.randn(4, self.layout.size, generator=torch.Generator().manual_seed(0))
-
-    def examples(self, client: int) -> int:
-        return 1
-
-    def tokens(self, client: int) -> int:
-        return 1
-
-    def init(self, seed: int) -> Adapter:
-        return Adapter(self.layout, torch.zeros(self.layout.size))
-
-    def grad(self, params, step):
-        gap = params - self.points[step.clients]
-        return gap.pow(2).mean(1), gap, torch.ones(len(params), dtype=torch.int64)
-
-    def evaluate(self, adapter, personal=None):
-        return {"validation": Score(0.0, 1)}
-
-    def fold(self, base) -> None:
-        pass
-
-    def checksums(self) -> dict[str, int]:
-        return {}
-
-
 def moved(name, task=None, **changes) -> list[list[tuple[int, int, int]]]:
-    """(client, up, down) of every round."""
-    options = {"gamma": 1.0} if name == "hetlora" else {}
-    fed = federation(
-        task or Pulled(), "fedavg", (name, options), **{"clients": 4, "num_rounds": 2, "work": {"steps": 1}, **changes}
-    )
-    return [[(c.client, c.bytes_up, c.bytes_down) for c in r.clients] for _, r in rounds(fed, begin(fed))][1:]
+    """(client, up, down) of every round; hetlora without pruning."""
+    return count_bytes("fedavg", (name, {"gamma": 1.0} if name == "hetlora" else {}), task, **changes)
 
 
-@pytest.mark.parametrize("name", builders("aggregation"))
+@pytest.mark.parametrize("name", UP_AND_DOWN)
 def test_the_table(name):
     assert {(up, down) for _, up, down in moved(name)[1]} == {UP_AND_DOWN[name]}
 
 
-@pytest.mark.parametrize("name", builders("aggregation"))
+@pytest.mark.parametrize("name", UP_AND_DOWN)
 def test_a_head_is_added_both_ways(name):
     up, down = UP_AND_DOWN[name]
     assert {(up, down) for _, up, down in moved(name, Pulled(head=10))[1]} == {(up + 40, down + 40)}

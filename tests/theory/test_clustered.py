@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedfault.rounds.engine import begin, rounds
-from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 
 OPTIONS = {"work": {"lr": 0.03}, "num_rounds": 4}
 
@@ -93,3 +93,9 @@ def test_a_client_that_sends_nothing_finite_leaves_its_cluster_alone():
     after = states(replace(fed, num_rounds=1), replace(start, memory={**start.memory, "cluster_1": broken}))[-1]
     assert after.memory["cluster_0"].flat.isfinite().all()
     assert after.memory["cluster_2"].flat.isfinite().all()
+
+
+def test_a_round_moves_the_model_of_the_cluster_each_way():
+    assert {(up, down) for _, up, down in count_bytes(("clustered", {"clusters": [0, 1, 2]}), cohort_size=2)[-1]} == {
+        (65_536, 65_536)
+    }

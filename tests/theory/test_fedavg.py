@@ -8,7 +8,7 @@ import torch
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.local import LocalWork, plan
 from fedfault.seeds import rng
-from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 
 
 def limit(K: tuple[int, int], sizes: tuple[int, int] = (1, 1), lr: float = 0.1, num_rounds: int = 160) -> float:
@@ -62,3 +62,7 @@ def test_one_client_with_sgd_is_centralised_training_bit_for_bit():
             x.grad = torch.autograd.grad(task._loss(x, task.X[0][real], task.Y[0][real]), x)[0]
             sgd.step()
     assert torch.equal(state.adapter.flat, x.detach())
+
+
+def test_a_round_moves_one_adapter_each_way():
+    assert {(up, down) for _, up, down in count_bytes("fedavg", cohort_size=2)[-1]} == {(65_536, 65_536)}

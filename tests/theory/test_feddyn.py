@@ -10,7 +10,7 @@ import torch
 from fedfault.algorithms.feddyn import feddyn
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
-from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 
 ALPHA = 1.0  # about the curvature: rounds contract fast
 SIZES = [2, 4, 3, 2, 4]  # alpha_i from 0.75 to 1.5
@@ -125,3 +125,7 @@ def test_models_cross_the_network_and_gradients_do_not():
     fed = federation(LowRank(), "feddyn", cohort_size=3, num_rounds=2)
     *_, (_, record) = rounds(fed, begin(fed))
     assert {(c.bytes_up, c.bytes_down) for c in record.clients} == {(4 * 23, 4 * 23 + 8)}  # and the mean weight
+
+
+def test_a_round_also_moves_the_mean_weight_down():
+    assert {(up, down) for _, up, down in count_bytes("feddyn", cohort_size=2)[-1]} == {(65_536, 65_536 + 8)}

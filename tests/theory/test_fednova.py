@@ -7,7 +7,7 @@ import torch
 
 from fedfault.algorithms.fednova import accumulated
 from fedfault.rounds.engine import begin, rounds
-from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 
 H = [[1.0, 0.5, 2.0], [4.0, 3.0, 0.7], [0.3, 2.5, 1.0], [2.0, 1.0, 3.5], [1.5, 0.2, 0.9]]
 B = [[0.0, -1.0, 2.0], [1.0, 3.0, -2.0], [-4.0, 0.5, 1.0], [2.0, -2.0, 0.0], [5.0, 1.0, -3.0]]
@@ -159,3 +159,7 @@ def test_the_number_of_steps_costs_eight_bytes():
     _, record = run(federation(LowRank(), "fednova", cohort_size=2, num_rounds=1))
     P = LowRank().layout.size
     assert [(c.bytes_up, c.bytes_down) for c in record.clients] == [(4 * P + 8, 4 * P)] * 2
+
+
+def test_a_round_also_moves_the_number_of_steps_up():
+    assert {(up, down) for _, up, down in count_bytes("fednova", cohort_size=2)[-1]} == {(65_536 + 8, 65_536)}

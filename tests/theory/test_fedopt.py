@@ -7,7 +7,7 @@ import torch
 
 from fedfault.algebra import factor, mean
 from fedfault.rounds.engine import begin, one_round, rounds
-from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 from fedfault.types.algorithm import Aggregation, Pooled
 
 H = [[1.0, 0.5, 2.0], [4.0, 3.0, 0.7], [0.3, 2.5, 1.0], [2.0, 1.0, 3.5], [1.5, 0.2, 0.9]]
@@ -183,3 +183,8 @@ def test_only_what_is_shared_is_optimised_on_the_server(name):
 def test_it_sends_what_fedavg_sends(name):
     plain, own = (run(federation(LowRank(), a, cohort_size=3, num_rounds=2))[1] for a in ("fedavg", name))
     assert (own.bytes_up, own.bytes_down) == (plain.bytes_up, plain.bytes_down)
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadagrad", "fedadam", "fedyogi"])
+def test_a_round_moves_what_fedavg_moves(name):
+    assert {(up, down) for _, up, down in count_bytes(name, cohort_size=2)[-1]} == {(65_536, 65_536)}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedfault.rounds.engine import begin, rounds
-from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 
 H = [[1.0, 0.5, 2.0], [4.0, 3.0, 0.7], [0.3, 2.5, 1.0], [2.0, 1.0, 3.5], [1.5, 0.2, 0.9]]
 B = [[0.0, -1.0, 2.0], [1.0, 3.0, -2.0], [-4.0, 0.5, 1.0], [2.0, -2.0, 0.0], [5.0, 1.0, -3.0]]
@@ -172,3 +172,7 @@ def test_nothing_to_learn_changes_nothing(mode):
 def test_it_sends_what_fedavg_sends():
     plain, prox = (run(federation(LowRank(), name, num_rounds=2))[1] for name in ("fedavg", "fedprox"))
     assert (prox.bytes_up, prox.bytes_down) == (plain.bytes_up, plain.bytes_down)
+
+
+def test_a_round_moves_what_fedavg_moves():
+    assert {(up, down) for _, up, down in count_bytes("fedprox", cohort_size=2)[-1]} == {(65_536, 65_536)}

@@ -11,7 +11,7 @@ import torch
 
 from fedfault.algorithms.ifca import apart, ifca
 from fedfault.rounds.engine import begin, rounds
-from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 
 
 class Swapped(LowRank):
@@ -184,3 +184,9 @@ def test_all_models_go_down_and_one_comes_up_with_the_choice():
     fed = federation(LowRank(), ("ifca", {"num_clusters": 3}), cohort_size=2, num_rounds=2)
     *_, (_, record) = rounds(fed, begin(fed))
     assert {(c.bytes_up, c.bytes_down) for c in record.clients} == {(4 * 23 + 8, 3 * 4 * 23)}
+
+
+def test_a_round_moves_all_models_down_and_one_with_its_number_up():
+    assert {(up, down) for _, up, down in count_bytes(("ifca", {"num_clusters": 3}), cohort_size=2)[-1]} == {
+        (65_536 + 8, 3 * 65_536)
+    }

@@ -13,7 +13,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
 from fedfault.rounds.engine import begin, rounds
 from fedfault.tasks.language import LanguageTask
-from fedfault.testing.toys import LowRank, federation
+from fedfault.testing.toys import LowRank, count_bytes, federation
 from fedfault.text.packing import pack_blocks
 from tiny import VOCAB, tiny_llama
 
@@ -145,3 +145,7 @@ def test_only_the_model_crosses_the_network():
     fed = federation(LowRank(), "moon", cohort_size=3, num_rounds=2)
     *_, (_, record) = rounds(fed, begin(fed))
     assert {(c.bytes_up, c.bytes_down) for c in record.clients} == {(4 * 23, 4 * 23)}
+
+
+def test_a_round_moves_what_fedavg_moves():
+    assert {(up, down) for _, up, down in count_bytes("moon", cohort_size=2)[-1]} == {(65_536, 65_536)}

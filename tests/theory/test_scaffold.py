@@ -11,7 +11,7 @@ import torch
 from fedfault.algorithms.scaffold import scaffold
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
-from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 from fedfault.types.adapter import Adapter
 
 OPTIONS = pytest.mark.parametrize("option", ["I", "II"])
@@ -323,3 +323,8 @@ def test_a_server_step_goes_that_share_of_the_way():
         for lr in (0.5, 1.0)
     )
     torch.testing.assert_close(half, (3.0 + whole) / 2, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "scaffold_update_space"])
+def test_a_round_moves_model_and_control_variate_each_way(name):
+    assert {(up, down) for _, up, down in count_bytes(name, cohort_size=2)[-1]} == {(2 * 65_536, 2 * 65_536)}

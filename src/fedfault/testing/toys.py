@@ -87,6 +87,41 @@ class Quadratic(Wordless):
         return {"validation": Score(float(loss.mean()), 100)}
 
 
+class Pulled(Wordless):
+    """Four clients that each pull all numbers of an adapter towards a point of their own.
+
+    The adapter is that of 4 layers, q and v, d = k = 128 at rank 8: 4 * 2 * 8 * (128 + 128) = 16,384 numbers or 65,536
+    bytes, half of them in A; and a `head` of so many numbers in full.
+    """
+
+    def __init__(self, head: int = 0) -> None:
+        sites = [Site(f"{i}.{name}", "lora", (8, 128, 128)) for i in range(4) for name in "qv"]
+        self.layout = Layout.of([*sites, Site("head", "full", (head,))] if head else sites, scaling=2.0)
+        self.points = torch.randn(4, self.layout.size, generator=torch.Generator().manual_seed(0))
+
+    def examples(self, client: int) -> int:
+        return 1
+
+    def tokens(self, client: int) -> int:
+        return 1
+
+    def init(self, seed: int) -> Adapter:
+        return Adapter(self.layout, torch.zeros(self.layout.size))
+
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        gap = params - self.points[step.clients]
+        return gap.pow(2).mean(1), gap, torch.ones(len(params), dtype=torch.int64)
+
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        return {"validation": Score(0.0, 1)}
+
+    def fold(self, base: Mapping[str, Tensor]) -> None:
+        pass
+
+    def checksums(self) -> dict[str, int]:
+        return {}
+
+
 class LowRank(Wordless):
     """Linear regression through a LoRA pair and a bias trained in full: d_in 4, d_out 5, r 2, six clients that differ."""
 
@@ -171,6 +206,15 @@ def federation(
     given = {"total_clients": N, "cohort_size": N, "num_rounds": 5, **changes}
     parts = {"algorithm": _built("algorithm", algorithm), "aggregation": _built("aggregation", aggregation)}
     return Federation(task=task, **parts, work=work, **given)
+
+
+def count_bytes(
+    algorithm: Part = "fedavg", aggregation: Part = "fedit", task: Any = None, **changes: Any
+) -> list[list[tuple[int, int, int]]]:
+    """(client, bytes up, bytes down) of every round, two unless told otherwise, of an adapter of 65,536 bytes."""
+    given = {"clients": 4, "num_rounds": 2, "work": {"steps": 1}, **changes}
+    fed = federation(task or Pulled(), algorithm, aggregation, **given)
+    return [[(c.client, c.bytes_up, c.bytes_down) for c in r.clients] for _, r in rounds(fed, begin(fed))][1:]
 
 
 def measure_round(probe: Probe, *parts: Any, **changes: Any) -> RoundRecord:
