@@ -17,6 +17,10 @@ def blockwise() -> Aggregation:
     stays as it is. The weights of a slice sum to one, so averaging parameters and averaging changes are the same, and a
     round without training changes nothing. With equal ranks it is FedIT bit for bit; with unequal ones every block has
     FedIT's error. raFLoRA divides by the weight that contributed for the same reason (arXiv 2602.13486).
+
+    >>> from fedfault.testing.toys import combine_two_clients
+    >>> combine_two_clients("blockwise", ranks=(1, 2))  # 6 as FedIT, and 6 * 4 of the slice that one client has
+    30.0
     """
 
     def combine(got: Uploads) -> Pooled:

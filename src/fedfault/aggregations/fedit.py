@@ -15,6 +15,10 @@ def fedit() -> Aggregation:
     sum_k p_k B_k A_k - B A = sum_k p_k (B_k - B)(A_k - A); zero for one client, or where all share a factor. Where ranks
     differ, absent slices count as zero (see zero_pad).
 
+    >>> from fedfault.testing.toys import combine_two_clients
+    >>> combine_two_clients("fedit")  # ((2 + 4) / 2) ((1 + 3) / 2); the mean of 2 * 1 and 4 * 3 is 7
+    6.0
+
     Reference: arXiv 2305.05644.
     """
 

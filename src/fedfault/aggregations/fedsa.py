@@ -20,6 +20,11 @@ def fedsa_lora() -> Aggregation:
     client it is plain LoRA. A round moves P_A numbers each way. Where ranks differ, a row of A is averaged over the clients
     that have it.
 
+    >>> from fedfault.types.adapter import Layout, Site
+    >>> layout = Layout.of([Site("w", "lora", (1, 2, 3))])
+    >>> fedsa_lora().private(layout).tolist()  # of two numbers in A and three in B
+    [False, False, True, True, True]
+
     Reference: arXiv 2410.01463.
     """
     return replace(blockwise(), private=lambda layout: factor(layout, "B"), traits=frozenset({"private"}))

@@ -19,6 +19,11 @@ def ffa_lora() -> Aggregation:
     to 10 times is a start. A client of smaller rank counts with zeros in the columns of B that it does not have (see
     zero_pad), which keeps the mean of the products exact.
 
+    >>> from fedfault.types.adapter import Layout, Site
+    >>> layout = Layout.of([Site("w", "lora", (1, 2, 3))])
+    >>> ffa_lora().trained(layout, 1).tolist()  # of two numbers in A and three in B
+    [False, False, True, True, True]
+
     Reference: arXiv 2403.12313.
     """
     shrinks = "absent columns of B count as zero, which keeps the mean of products exact"

@@ -19,6 +19,10 @@ def flexlora() -> Aggregation:
 
     A component of size zero gets B = 0 and a new A: with both zero it would never train again.
 
+    >>> from fedfault.testing.toys import combine_two_clients
+    >>> combine_two_clients("flexlora")  # (2 * 1 + 4 * 3) / 2
+    7.0
+
     Reference: arXiv 2402.11505.
     """
 

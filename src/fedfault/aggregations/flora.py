@@ -16,6 +16,10 @@ def flora() -> Aggregation:
     round starts from a new adapter, B = 0 and A drawn from the seed and the round, which need not travel. Down go the stacks
     of the rounds since a client last took part, sum_k P_{r_k} numbers each, or the whole matrices where that is less.
 
+    >>> from fedfault.testing.toys import combine_two_clients
+    >>> combine_two_clients("flora")  # (2 * 1 + 4 * 3) / 2, all of it folded
+    7.0
+
     Reference: arXiv 2409.05976.
     """
 

@@ -32,6 +32,10 @@ def hetlora(
     What is trained in full is averaged with p_k, and so is everything with `weighting: samples`, which is FedIT bit for bit
     where ranks are equal.
 
+    >>> from fedfault.testing.toys import combine_two_clients
+    >>> combine_two_clients("hetlora")  # weights 2 / 14 and 12 / 14: (26 / 7) (19 / 7)
+    10.0816
+
     Reference: arXiv 2401.06432.
     """
 

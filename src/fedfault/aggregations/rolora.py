@@ -19,6 +19,11 @@ def rolora() -> Aggregation:
     A round moves P_B or P_A numbers each way. A client of smaller rank counts with zeros in the slices that it does not have
     (see zero_pad), which keeps the mean of the products exact.
 
+    >>> from fedfault.types.adapter import Layout, Site
+    >>> layout = Layout.of([Site("w", "lora", (1, 2, 3))])
+    >>> [rolora().trained(layout, t).tolist() for t in (1, 2)]  # of two numbers in A and three in B
+    [[False, False, True, True, True], [True, True, False, False, False]]
+
     Reference: arXiv 2502.01755.
     """
     return replace(

@@ -20,6 +20,10 @@ def zero_pad(*, pad: Literal["parameters", "deltas"] = "parameters") -> Aggregat
     rho_j times the mean step of the clients that have the slice.
 
     With equal ranks both are FedIT bit for bit. Reference: arXiv 2401.06432.
+
+    >>> from fedfault.testing.toys import combine_two_clients
+    >>> combine_two_clients("zero_pad", ranks=(1, 2))  # 6 as FedIT, and (6 / 2) (4 / 2) of the slice that one client has
+    12.0
     """
 
     def combine(got: Uploads) -> Pooled:

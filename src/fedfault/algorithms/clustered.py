@@ -43,6 +43,12 @@ def clustered(
     Global scores are about the mean of the clusters' models, each weighed by all its clients; personal scores about the
     model of each client's cluster. A client is told its own once, and in a round one model goes down and one up.
 
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients(("clustered", {"clusters": [0, 1]}))  # 3 - 0.1 * 3 and 3 + 0.1 * 1, side by side
+    [2.7, 3.1]
+    >>> run_two_clients(("clustered", {"clusters": [0, 1], "shrinkage": 1.0}))  # FedAvg
+    [2.9, 2.9]
+
     Reference: Sattler et al., arXiv 1910.01991, for one model a cluster; Mansour et al., arXiv 2002.10619.
     """
     places = clusters or [0]

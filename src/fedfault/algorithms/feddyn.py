@@ -38,6 +38,12 @@ def feddyn(*, alpha: Annotated[float, Field(gt=0)] = 0.01) -> Algorithm:  # Acar
     sum_i p_i f_i with h = 0. Always h = sum_i p_i g_i over ALL clients. The mean of the clients' models is x + h / alpha.
     AdamW and few steps solve the problem roughly; where gradients are clipped, g_i is one that is clipped.
 
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients("feddyn")  # the mean 2.9, and once more the mean change -0.1 through h
+    [2.8]
+    >>> run_two_clients(("feddyn", {"alpha": 1.0}), rounds=60, steps=10, H=(1, 3))  # the optimum, as SCAFFOLD
+    [3.0]
+
     Reference: arXiv 2111.04263, algorithm 1.
     """
 

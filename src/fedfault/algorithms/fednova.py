@@ -51,6 +51,10 @@ def fednova(
 
     Where some clients own only a part of the adapter, all parts step by the factor of the whole cohort.
 
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients("fednova", steps=None, sizes=(4, 8))  # 1 and 2 steps: 3 - 5/3 (1/3 * 0.3 / 1 - 2/3 * 0.19 / 2)
+    [2.9389]
+
     Reference: arXiv 2007.07481.
     """
 

@@ -45,6 +45,10 @@ def fedavgm(
     server_lr / (1 - beta) times the change of a round: 3 times with the defaults, so lower `server_lr` where it oscillates.
     beta = 0 and server_lr = 1 are FedAvg.
 
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients("fedavgm")  # Delta = m = 2.9 - 3, and 3 + 0.3 m
+    [2.97]
+
     Reference: arXiv 1909.06335.
     """
 
@@ -70,6 +74,10 @@ def fedadagrad(
     Delta = sum_i p_i (y_i - x);  m <- beta1 m + (1 - beta1) Delta;  v <- v + Delta^2;
     x <- x + server_lr m / (sqrt(v) + tau), with m = 0 and v = tau^2 before the first round (algorithm 2 of the paper, arXiv
     2003.00295).
+
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients("fedadagrad")  # Delta = m = -0.1, and 3 - 0.03 * 0.1 / (0.1 + 0.001)
+    [2.9703]
     """
     return _adaptive(lambda v, square: v + square, server_lr, beta1, tau)
 
@@ -91,6 +99,10 @@ def fedadam(
     1 - beta2^t in round t, as Adam does (Kingma & Ba, ICLR 2015) and other libraries do.
 
     Raises `UserError` for a bias correction with beta2 = 1.
+
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients("fedadam")  # m = -0.01, v = 0.99 tau^2 + 1e-4: 3 - 1e-4 / (0.01005 + 0.001)
+    [2.9909]
     """
     correct = _corrected(beta1, beta2) if bias_correction else None
     return _adaptive(lambda v, square: beta2 * v + (1 - beta2) * square, server_lr, beta1, tau, correct)
@@ -111,6 +123,10 @@ def fedyogi(
     forget the large ones as fast as FedAdam's does (algorithm 2 of the paper, arXiv 2003.00295).
 
     Raises `UserError` for a bias correction with beta2 = 1.
+
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients("fedyogi")  # m = -0.01, v = tau^2 + 1e-4: 3 - 1e-4 / (0.01005 + 0.001)
+    [2.991]
     """
 
     def second(v: Tensor, square: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ def fedprox(
     (sum_i p_i P_i)^-1 sum_i p_i P_i b_i with P_i = (H_i + mu)^-1 H_i: the mean of the b_i for mu -> 0, the optimum of the
     federation only for mu -> infinity. mu = 0 is FedAvg bit for bit. Partial work of slow clients counts.
 
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients(("fedprox", {"mu": 1.0}), steps=2)  # (2.7 - 0.24 + 3.1 + 0.08) / 2; FedAvg is at 2.81
+    [2.82]
+
     Reference: arXiv 1812.06127.
     """
     pull = proximal(mu)

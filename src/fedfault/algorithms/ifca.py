@@ -74,6 +74,10 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
 
     It depends on where clusters start: where all clients prefer the same one they may stay together. Try several seeds.
 
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients("ifca", rounds=50)  # each client has found a model of its own: near 0 and near 4
+    [0.0155, 3.995]
+
     Reference: arXiv 2006.04088, algorithm 1 with model averaging.
     """
     names = [f"cluster_{j}" for j in range(num_clusters)]

@@ -48,6 +48,10 @@ def moon(
     part for the first time, z_p = z_g: loss_con = log 2 has no gradient, and the round is FedAvg's. Each step costs two
     more forward passes.
 
+    >>> here, before = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-1.0, 0.0]]])
+    >>> round(contrastive(here, here, before, temperature=0.5).item(), 4)  # log(1 + e^-4): far from the previous model
+    0.0181
+
     Reference: arXiv 2103.16257, equation 3.
     """
 

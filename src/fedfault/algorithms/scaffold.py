@@ -42,6 +42,12 @@ def scaffold(
     clipped before it is corrected, and c_i is made of clipped gradients. Where clients train with unequal ranks, c counts
     for each number those clients that train it.
 
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients("scaffold", rounds=60, steps=10, H=(1, 3))  # the optimum of (x^2 + 3 (x - 4)^2) / 4
+    [3.0]
+    >>> run_two_clients("fedavg", rounds=60, steps=10, H=(1, 3))
+    [2.3948]
+
     Reference: arXiv 1910.06378, algorithm 1.
     """
 
@@ -80,6 +86,10 @@ def scaffold_update_space() -> Algorithm:
     steps u_i in units of lr. With SGD this is `scaffold`. With AdamW rounds end where sum_i p_i u_i = 0; u_i is about the
     sign of the gradient, so that this is near the weighted median of the clients' optima in every coordinate, not the
     optimum of sum_i p_i f_i: the same bias as FedAvg's. It is here to be compared with.
+
+    >>> from fedfault.testing.toys import run_two_clients
+    >>> run_two_clients("scaffold_update_space", rounds=60, steps=10, H=(1, 3))  # with SGD it is SCAFFOLD
+    [3.0]
     """
 
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:

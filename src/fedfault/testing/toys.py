@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import State, Uploads
 from fedfault.types.task import Probe, Step
 
 
@@ -206,6 +207,48 @@ def federation(
     given = {"total_clients": N, "cohort_size": N, "num_rounds": 5, **changes}
     parts = {"algorithm": _built("algorithm", algorithm), "aggregation": _built("aggregation", aggregation)}
     return Federation(task=task, **parts, work=work, **given)
+
+
+def run_two_clients(
+    algorithm: Part,
+    *,
+    rounds: int = 1,
+    steps: int | None = 1,
+    H: tuple[float, float] = (1.0, 1.0),
+    sizes: tuple[int, int] = (4, 4),
+) -> list[float]:
+    """The server's models after some rounds from 3 on f_0(x) = H_0 x^2 / 2 and f_1(x) = H_1 (x - 4)^2 / 2, SGD with lr 0.1.
+
+    steps: of each client in a round; None for one pass over its examples in batches of four. Four decimal places.
+    """
+    task = Quadratic([[H[0]], [H[1]]], [[0.0], [4.0]], list(sizes))
+    work = {"steps": steps} if steps else {"steps": None, "epochs": 1}
+    fed = federation(task, algorithm, num_rounds=rounds, work=work)
+    *_, (state, _) = _iterate(fed)
+    models = list(fed.algorithm.models(state).values()) or [state.adapter]
+    return [round(x.flat.item(), 4) for x in models]
+
+
+def _iterate(fed: Federation) -> Iterator[tuple[State, RoundRecord]]:
+    """All rounds of a federation from the start."""
+    return rounds(fed, begin(fed))
+
+
+def combine_two_clients(aggregation: Part, ranks: tuple[int, int] = (1, 1)) -> float:
+    """The weight that an aggregation makes of two clients of equal weight: B A as one number, with what it folds.
+
+    Client 0 has B A = 2 * 1 and client 1 has 4 * 3; a client of rank 2 has a second slice, 6 * 4.
+    """
+    layout = Layout.of([Site("w", "lora", (max(ranks), 1, 1))])
+    flat = torch.zeros(2, layout.size, dtype=torch.float64)
+    A, B = layout.pair(flat, layout.sites[0])  # (2, r, 1), (2, 1, r)
+    for k, (a, b) in enumerate((([1.0, 4.0], [2.0, 6.0]), ([3.0, 4.0], [4.0, 6.0]))):
+        A[k, : ranks[k], 0], B[k, 0, : ranks[k]] = torch.tensor(a[: ranks[k]]), torch.tensor(b[: ranks[k]])
+    before = Adapter(layout, torch.zeros(layout.size, dtype=torch.float64))
+    got = Uploads(before, Adapter(layout, flat), torch.ones(2).double(), torch.tensor(ranks), round=1, seed=0)
+    pooled = _built("aggregation", aggregation).combine(got)
+    folded = sum(float(pair.B @ pair.A) for pair in pooled.fold.values())
+    return round(float(pooled.adapter.delta(layout.sites[0])) + folded, 4)
 
 
 def count_bytes(
