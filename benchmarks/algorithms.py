@@ -21,7 +21,7 @@ from typing import NamedTuple
 from cohort import blocks, matmul_rate, opened
 
 from fedfault.registry import build
-from fedfault.rounds.engine import begin, one_round
+from fedfault.rounds.engine import begin, run_round
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.tasks.language import LanguageTask
@@ -66,12 +66,12 @@ def spread(ratios: Iterable[float]) -> str:
 def measured(args: argparse.Namespace) -> dict[str, list[Seconds]]:
     """Seconds a step, a list for every algorithm; the first round of each is not counted."""
     feds = federations(args)
-    states: dict[str, State] = {name: one_round(fed, begin(fed))[0] for name, fed in feds.items()}
+    states: dict[str, State] = {name: run_round(fed, begin(fed))[0] for name, fed in feds.items()}
     seconds: dict[str, list[Seconds]] = {name: [] for name in feds}
     for repetition in range(args.repeat):
         for name in list(feds)[:: 1 if repetition % 2 == 0 else -1]:
             wall, cpu = time.perf_counter(), time.process_time()
-            states[name], _ = one_round(feds[name], states[name])
+            states[name], _ = run_round(feds[name], states[name])
             took = (time.perf_counter() - wall) / args.steps, (time.process_time() - cpu) / args.steps
             seconds[name].append(Seconds(*took))
     return seconds

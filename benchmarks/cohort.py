@@ -130,7 +130,7 @@ def peft_loop(args: argparse.Namespace, batch: int) -> tuple[int, list[float], f
     from transformers import AutoModelForCausalLM
 
     from fedfault.backbones.load import locate_model
-    from fedfault.rounds.local import LocalWork, plan
+    from fedfault.rounds.local import LocalWork, plan_batches
     from fedfault.seeds import rng
 
     base = AutoModelForCausalLM.from_pretrained(locate_model(args.model), dtype=torch.float32)
@@ -145,7 +145,7 @@ def peft_loop(args: argparse.Namespace, batch: int) -> tuple[int, list[float], f
         optimizer = torch.optim.AdamW(trainable, lr=1e-3, weight_decay=0.0)
         model.train()
         seen = []
-        for rows in plan(len(data[k]), LocalWork(batch_size=batch), rng(0, "batches", 0, k))[:steps]:
+        for rows in plan_batches(len(data[k]), LocalWork(batch_size=batch), rng(0, "batches", 0, k))[:steps]:
             x = data[k].ids[torch.from_numpy(rows)]
             logits = model(input_ids=x[:, :-1]).logits
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())

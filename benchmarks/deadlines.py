@@ -23,7 +23,7 @@ from scipy import stats
 from fedfault.config import load
 from fedfault.records import RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.setup.experiment import Prepared, federation, prepare
+from fedfault.setup.experiment import Prepared, build_federation, prepare
 from fedfault.tasks.base import CohortTask
 
 SCHEDULERS = {
@@ -65,7 +65,7 @@ def one_run(like: Prepared | None, settings: Sequence[str]) -> tuple[Prepared, l
         like = prepare(exp, like=like)
     task = like.federation.task
     assert isinstance(task, CohortTask)  # all tiers train on one copy of the backbone
-    fed = federation(exp, task)
+    fed = build_federation(exp, task)
     return like, [record for _, record in rounds(fed, begin(fed))]
 
 

@@ -74,18 +74,18 @@ def measure(args: argparse.Namespace) -> int:
     """One process of a job."""
     import torch
 
-    from fedfault.parallel.distributed import serve, team
-    from fedfault.processes import place
+    from fedfault.parallel.distributed import lead_team, serve_team
+    from fedfault.processes import this_process
     from fedfault.setup.experiment import prepare
 
     torch.set_num_threads(1)
-    if place().rank:
-        return serve()
-    if place().count == 1:
+    if this_process().rank:
+        return serve_team()
+    if this_process().count == 1:
         found = rounds(args, prepare)
     else:
-        with team() as others:
-            found = rounds(args, others.ready)
+        with lead_team() as others:
+            found = rounds(args, others.prepare)
     Path(args.file).write_text(json.dumps(found))
     return 0
 
@@ -93,17 +93,17 @@ def measure(args: argparse.Namespace) -> int:
 def rounds(args: argparse.Namespace, ready: Any) -> dict[str, Any]:
     """Medians over the rounds of a run: seconds, and bytes between the processes."""
     from fedfault.backbones.load import say_nothing
-    from fedfault.rounds.engine import begin, one_round
+    from fedfault.rounds.engine import begin, run_round
 
     p, moved = ready(experiment(args), say_nothing), counted()
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    state = one_round(p.federation, begin(p.federation))[0]
+    state = run_round(p.federation, begin(p.federation))[0]
     seconds: dict[str, list[float]] = {"wall": [], "cpu": []}
     moved.clear()
     for _ in range(args.rounds):
         wall, cpu = time.perf_counter(), time.process_time()
-        state = one_round(p.federation, state)[0]
+        state = run_round(p.federation, state)[0]
         seconds["wall"].append(time.perf_counter() - wall)
         seconds["cpu"].append(time.process_time() - cpu)
     each = [moved.get(way, 0) / args.rounds for way in ("send", "recv")]

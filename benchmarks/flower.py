@@ -114,10 +114,10 @@ def memory_of(mark: str, process: subprocess.Popen[str]) -> list[float]:
 
 
 def order(args: argparse.Namespace, client: int, t: int) -> Any:
-    from fedfault.rounds.local import LocalWork, plan
+    from fedfault.rounds.local import LocalWork, plan_batches
     from fedfault.seeds import rng
 
-    return plan(args.steps * args.batch[0], LocalWork(batch_size=args.batch[0]), rng(0, "batches", t, client))
+    return plan_batches(args.steps * args.batch[0], LocalWork(batch_size=args.batch[0]), rng(0, "batches", t, client))
 
 
 def fedfault(args: argparse.Namespace) -> dict[str, Any]:

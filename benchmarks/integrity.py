@@ -73,7 +73,7 @@ def install(clock: Clock) -> None:
         label = f"{owner.__name__.removeprefix('fedfault.')}.{name}"
         setattr(owner, name, clock.timed(label, getattr(owner, name)))
     local.Trainer.__call__ = clock.timed("work", local.Trainer.__call__)  # type: ignore[method-assign]
-    anchored, checked = integrity.AnchoredPull.__init__, integrity.checked
+    anchored, checked = integrity.AnchoredPull.__init__, integrity.check_aggregation
 
     def pulls(self: Any, pull: Any) -> None:
         anchored(self, clock.timed("work", pull))
@@ -84,12 +84,12 @@ def install(clock: Clock) -> None:
         inside = checked(replace(aggregation, combine=clock.timed("work", aggregation.combine)))
         return replace(inside, combine=clock.timed("checked", inside.combine))
 
-    integrity.checked = timed
+    integrity.check_aggregation = timed
 
 
 def row(args: argparse.Namespace, clock: Clock, algorithm: str, aggregation: str) -> str:
     from fedfault.registry import build
-    from fedfault.rounds.engine import begin, one_round
+    from fedfault.rounds.engine import begin, run_round
     from fedfault.rounds.federation import Federation
     from fedfault.rounds.local import LocalWork
 
@@ -109,7 +109,7 @@ def row(args: argparse.Namespace, clock: Clock, algorithm: str, aggregation: str
     state, rounds, checks, parts = begin(fed), [], [], []
     for t in range(fed.num_rounds):
         clock.seconds.clear()
-        state, record = one_round(fed, state)
+        state, record = run_round(fed, state)
         if t:
             parts.append({name: s for name, s in clock.seconds.items() if name != "work"})
             checks.append(sum(parts[-1].values()))

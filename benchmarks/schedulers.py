@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from fedfault.hardware.clock import Fleet, Line, Load, Tier, lines
+from fedfault.hardware.clock import Fleet, Line, Load, Tier, model_lines
 from fedfault.registry import build, builders
 from fedfault.scheduling import Allocation, Report, Scheduler, Situation
 
@@ -39,7 +39,7 @@ def federation(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     wire = Line(1e5, 2e6)  # bytes: queries and values of a 7 B model have 524,288 numbers a rank
     load = Load(g.uniform(3e3, 5e3, size=n), Line(1e-4, 4e-6), down=wire, up=wire)
     gain = g.uniform(0.02, 0.1, size=n) / fleet.compute_factor**0.5
-    return *lines(fleet, load), gain
+    return *model_lines(fleet, load), gain
 
 
 def rounds(scheduler: Scheduler, n: int, num_rounds: int) -> tuple[list[float], list[float], list[float], set[str]]:

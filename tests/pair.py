@@ -14,7 +14,7 @@ from fedfault.cli import guarded
 from fedfault.config import load
 from fedfault.parallel import distributed
 from fedfault.rounds.engine import begin, rounds
-from fedfault.setup.experiment import Prepared, federation
+from fedfault.setup.experiment import Prepared, build_federation
 
 COMMON = [
     "federation.total_clients=5", "federation.clients_per_round=4", "federation.num_rounds=2", "training.batch_size=2",
@@ -39,11 +39,11 @@ RUNS = {  # settings
 
 def main() -> None:
     found, here = {}, counted()
-    with distributed.team() as others:
-        p = others.ready(load("quickstart", COMMON).experiment, lambda line: None)
+    with distributed.lead_team() as others:
+        p = others.prepare(load("quickstart", COMMON).experiment, lambda line: None)
         for name, settings in RUNS.items():
             exp = load("quickstart", [*COMMON, *settings]).experiment
-            alone = replace(p, config=exp, federation=federation(exp, p.federation.task))
+            alone = replace(p, config=exp, federation=build_federation(exp, p.federation.task))
             found[name] = compared(alone, others) | {"trained here": here[:]}
             here.clear()
     Path(sys.argv[1]).write_text(json.dumps(found))
@@ -64,7 +64,7 @@ def counted() -> list[int]:
 def compared(alone: Prepared, others: distributed.Team) -> dict[str, Any]:
     """The same run in this process, and then by all."""
     task = alone.federation.task
-    task.scored_by(task.score)
+    task.use_scorer(task.score)
     (one, before), (two, after) = (end(p) for p in (alone, others.spread(alone)))
     return {
         "adapter": same(one.adapter.flat, two.adapter.flat),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedfault.hardware.clock import Tier
-from fedfault.rounds.local import steps_of
+from fedfault.rounds.local import count_steps
 from fedfault.scheduling import Allocation, Scheduler
 from fedfault.testing.toys import LowRank, federation
 
@@ -28,5 +28,5 @@ def scripted(*ranks: tuple[int, ...]) -> Scheduler:
 def fed_of(hw, task=None, **changes):
     task = task or LowRank(r=3)
     fed = federation(task, **{"aggregation": "blockwise", "num_rounds": 3, **changes})
-    steps = [steps_of(task.examples(k), fed.work)[0] for k in range(fed.total_clients)]
+    steps = [count_steps(task.examples(k), fed.work)[0] for k in range(fed.total_clients)]
     return replace(fed, hardware=replace(hw, steps=np.array(steps), r_max=3))

@@ -37,7 +37,7 @@ def test_the_configurations_in_the_page_about_deployment_are_valid(tmp_path):
     pages = re.findall(r"```yaml\n(.*?)```", ADDING.with_name("deploy.md").read_text(encoding="utf-8"), re.DOTALL)
     for i, text in enumerate(pages):
         (tmp_path / f"{i}.yaml").write_text(text)
-        equipment.check(load(tmp_path / f"{i}.yaml").experiment)
+        equipment.check_equipment(load(tmp_path / f"{i}.yaml").experiment)
     assert pages
 
 

@@ -8,7 +8,7 @@ import torch
 from fedfault import processes
 from fedfault.backbones.load import choose_device
 from fedfault.errors import UserError
-from fedfault.processes import Place, check_command, place, share_cores
+from fedfault.processes import ProcessInfo, check_command, share_cores, this_process
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def launched(monkeypatch):
 
 def test_a_process_that_torchrun_did_not_start_is_the_only_one(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")  # as some batch systems leave it behind
-    assert place() == Place(0, 1, 0, 1)
+    assert this_process() == ProcessInfo(0, 1, 0, 1)
     check_command("study")
 
 

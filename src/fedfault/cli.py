@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from fedfault.errors import UserError
-from fedfault.processes import check_command, place
+from fedfault.processes import check_command, this_process
 
 
 class _WithDefault(TyperGroup):
@@ -93,15 +93,15 @@ def _before(ctx: typer.Context) -> None:
 @contextlib.contextmanager
 def _ready() -> Iterator[Any]:
     """What prepares an experiment: for this process, or for all that torchrun has started."""
-    if place().count == 1:
+    if this_process().count == 1:
         from fedfault.setup.experiment import prepare
 
         yield prepare
     else:
-        from fedfault.parallel.distributed import team
+        from fedfault.parallel.distributed import lead_team
 
-        with team() as others:
-            yield others.ready
+        with lead_team() as others:
+            yield others.prepare
 
 
 @app.command()
@@ -346,12 +346,12 @@ def keys(
 def guarded(command: Callable[[], int | None]) -> int:
     """The exit status of a command: bad input ends with a message and status 2."""
     try:
-        if place().rank:  # the first process of a job has the command, the others help it
+        if this_process().rank:  # the first process of a job has the command, the others help it
             if "--help" in sys.argv:
                 return 0
-            from fedfault.parallel.distributed import serve
+            from fedfault.parallel.distributed import serve_team
 
-            return serve()
+            return serve_team()
         return command() or 0
     except UserError as e:
         typer.echo(f"error: {e}", err=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from fedfault.errors import UserError
 
-ABLE = ("run", "resume")  # commands whose work several processes share
+SHARED_COMMANDS = ("run", "resume")  # commands whose work several processes share
 
 
 @dataclass(frozen=True)
-class Place:
-    """Of a process among all processes, and among those of its machine."""
+class ProcessInfo:
+    """The number of this process and how many there are, in the whole job and on its machine."""
 
     rank: int
     count: int
@@ -20,19 +20,19 @@ class Place:
     local_count: int
 
 
-def place() -> Place:
-    """This process's own."""
+def this_process() -> ProcessInfo:
+    """What torchrun says of this process; one that it did not start is alone."""
     if "LOCAL_RANK" not in os.environ:
-        return Place(0, 1, 0, 1)
-    return Place(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+        return ProcessInfo(0, 1, 0, 1)
+    return ProcessInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
 
 
 def check_command(name: str | None) -> None:
     """`UserError` for a command that one process does alone, where torchrun has started several."""
-    if (count := place().count) > 1 and name not in ABLE:
+    if (count := this_process().count) > 1 and name not in SHARED_COMMANDS:
         raise UserError(
-            f"fedfault {name or '--help'} under torchrun: its {count} processes can share {' and '.join(ABLE)} only; "
-            "start it without torchrun"
+            f"fedfault {name or '--help'} under torchrun: its {count} processes can share "
+            f"{' and '.join(SHARED_COMMANDS)} only; start it without torchrun"
         )
 
 

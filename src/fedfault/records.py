@@ -94,9 +94,8 @@ class RoundRecord:
     clients: tuple[ClientRecord, ...] = ()
     scores: Mapping[str, Score] = field(default_factory=dict)
     probes: Mapping[str, float] = field(default_factory=dict)
-    matrices: Mapping[str, tuple[tuple[float, ...], ...]] = field(
-        default_factory=dict
-    )  # of clients by clients, in order
+    # Of clients by clients, in order
+    matrices: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
     turns: tuple[Turn, ...] = ()  # of all clients drawn, where hardware is simulated

@@ -64,9 +64,8 @@ def nested_interval(values: Sequence[Sequence[float]]) -> tuple[float, float] | 
     if not by_seed or min(map(len, by_seed)) < LEAST or not all(np.isfinite(v).all() for v in by_seed):
         return None
     S, g = len(by_seed), rng(0, "mitigation")
-    means = np.stack(
-        [v[g.integers(len(v), size=(RESAMPLES, S, len(v)))].mean(2) for v in by_seed]
-    )  # (seed, draw, place)
+    # (seed, draw, place)
+    means = np.stack([v[g.integers(len(v), size=(RESAMPLES, S, len(v)))].mean(2) for v in by_seed])
     drawn = g.integers(S, size=(RESAMPLES, S))
     each = means[drawn, np.arange(RESAMPLES)[:, None], np.arange(S)].mean(1)
     low, high = np.percentile(each, (2.5, 97.5))

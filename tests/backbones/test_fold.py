@@ -10,7 +10,7 @@ import torch
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
 from fedfault.registry import build
-from fedfault.rounds.exchange import folded
+from fedfault.rounds.exchange import add_fold
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State, Uploads
 from tiny import VOCAB
@@ -31,7 +31,7 @@ def served(c: CohortModel, name: str, state: State | None = None) -> State:
     state = state or State(c.init(0))
     got = Uploads(state.adapter, clients(c.layout), WEIGHT, torch.tensor([4, 4, 4]), round=state.round + 1, seed=0)
     pooled = build("aggregation", name).combine(got)
-    return replace(folded(state, pooled.fold), adapter=pooled.adapter, round=state.round + 1)
+    return replace(add_fold(state, pooled.fold), adapter=pooled.adapter, round=state.round + 1)
 
 
 def merged(model, layout):

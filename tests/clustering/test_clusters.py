@@ -9,7 +9,7 @@ from fedfault.clustering import clusters, remedy
 from fedfault.clustering.clusters import Clusters, choose, embeddings
 from fedfault.config.schema import Experiment
 from fedfault.seeds import rng
-from fedfault.setup.experiment import Prepared, federation
+from fedfault.setup.experiment import Prepared, build_federation
 from fedfault.testing.toys import LowRank
 
 
@@ -112,7 +112,7 @@ def test_who_trains_elsewhere_is_told_the_clusters_that_a_run_finds(monkeypatch)
     settings = {"federation": {"total_clients": 6, "algorithm": "clustered"}, "training": {"clients_per_pass": 2}}
     exp, told = Experiment.model_validate(settings), []
     task = LowRank()
-    p = Prepared(exp, None, None, None, task, federation(exp, task), spread=lambda p: told.append(p.config) or p)
+    p = Prepared(exp, None, None, None, task, build_federation(exp, task), spread=lambda p: told.append(p.config) or p)
     q, known = remedy.fill_in_clusters(p, lambda line: None)
     assert known is found
     assert [t.federation.algorithm.options for t in told] == [{"clusters": [0, 1, 0, 1, 0, 1]}]

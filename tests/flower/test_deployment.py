@@ -19,7 +19,7 @@ from fedfault.config import load
 from fedfault.flower.site import alone, combined
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import RunFolder
-from fedfault.setup.experiment import federation, prepare
+from fedfault.setup.experiment import build_federation, prepare
 from fedfault.tasks.language import LanguageTask
 from flowers import RUNS, same
 
@@ -37,7 +37,7 @@ def is_that_of_one_process(folder: Path, config: Path, *settings: str) -> bool:
     sites = [prepare(alone(combined(exp, load(file).experiment))) for file in own]
     sets, mixture = sites[0].federation.task.sets, sites[0].federation.task.mixture
     task = LanguageTask(sites[0].model, [p.split.train[0] for p in sites], sets, mixture)
-    fed = replace(federation(exp, task), probes={})
+    fed = replace(build_federation(exp, task), probes={})
     *_, (here, _) = rounds(fed, begin(fed))
     there, _ = RunFolder.open(Path(exp.logging.results_dir) / exp.experiment_name).load(task.layout, "cpu")
     assert (here.adapter.flat - fed.task.init(exp.seed).flat).norm() > 0

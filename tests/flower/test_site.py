@@ -18,7 +18,7 @@ from fedfault.flower.server import serve
 from fedfault.flower.site import alone, combined
 from fedfault.rounds.engine import begin, rounds
 from fedfault.session.progress import Progress
-from fedfault.setup.experiment import federation, prepare
+from fedfault.setup.experiment import build_federation, prepare
 from fedfault.tasks.classification import ClassificationTask
 
 TEXTS = {
@@ -64,7 +64,7 @@ def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_pa
     assert [sorted(set(p.split.train[0].labels.tolist())) for p in sites] == [[2], [1, 2], [0]]
     model = sites[0].model
     task = ClassificationTask(model, [p.split.train[0] for p in sites], sites[0].federation.task.sets, seed=exp.seed)
-    fed = replace(federation(exp, task), probes={})
+    fed = replace(build_federation(exp, task), probes={})
     *_, (here, _) = rounds(fed, begin(fed))
     there, _ = folder.load(task.layout, "cpu")
     assert (here.adapter.flat - task.init(exp.seed).flat).norm() > 0

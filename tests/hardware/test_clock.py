@@ -17,13 +17,13 @@ from fedfault.hardware.clock import (
     Load,
     Tier,
     Times,
+    apply_deadline,
     check_deadline,
     check_memory,
     check_ranks,
     check_tiers,
-    finish,
-    lines,
-    modelled,
+    model_lines,
+    model_times,
     rank_caps,
     times,
     token_cost,
@@ -59,7 +59,7 @@ def test_clients_take_the_tiers_in_order():
 
 def test_time_is_work_over_speed_plus_bytes_over_bandwidth():
     """Rank 4: (2 + 2) s of work, 1.4 MB = 11.2 Mbit down, 2.8 MB = 22.4 Mbit up; no limits for the slow tier."""
-    spent = modelled(FLEET, LOAD, np.full(4, 4))
+    spent = model_times(FLEET, LOAD, np.full(4, 4))
     np.testing.assert_allclose(spent.down, [0.014, 0.014, 0.7, 0])
     np.testing.assert_allclose(spent.compute, [4, 4, 8, 16])
     np.testing.assert_allclose(spent.up, [0.28, 0.28, 2.8, 0])
@@ -67,7 +67,7 @@ def test_time_is_work_over_speed_plus_bytes_over_bandwidth():
 
 
 def test_measured_seconds_are_divided_by_speed_and_wires_are_not():
-    two = FLEET.of_clients(np.array([3, 2]))
+    two = FLEET.select_clients(np.array([3, 2]))
     spent = times(two, np.array([1.0, 3.0]), bytes_down=np.array([0.0, 2e6]), bytes_up=np.array([0.0, 1e6]))
     assert spent.compute.tolist() == [4, 6]
     assert spent.down.tolist() == [0, 1]
@@ -75,7 +75,7 @@ def test_measured_seconds_are_divided_by_speed_and_wires_are_not():
 
 
 def test_a_and_b_by_hand():
-    a, b = lines(FLEET, LOAD)
+    a, b = model_lines(FLEET, LOAD)
     np.testing.assert_allclose(a, [2 + 0.01 + 0.2, 2.21, 4 + 0.5 + 2, 8])
     np.testing.assert_allclose(b, [0.5 + 0.001 + 0.02, 0.521, 1 + 0.05 + 0.2, 2])
 
@@ -84,12 +84,12 @@ def test_a_and_b_by_hand():
 @given(seeds)
 def test_modelled_time_is_a_plus_b_r(seed):
     fleet, load, ranks = fleets(seed)
-    a, b = lines(fleet, load)
-    np.testing.assert_allclose(a + b * ranks, modelled(fleet, load, ranks).total, rtol=1e-12)
+    a, b = model_lines(fleet, load)
+    np.testing.assert_allclose(a + b * ranks, model_times(fleet, load, ranks).total, rtol=1e-12)
 
 
 def test_a_bandwidth_of_the_moment_replaces_that_of_the_tier():
-    now = FLEET.of_clients(np.array([2, 0, 3]), bandwidth_mbps=np.array([4.0, np.nan, 1.0]))
+    now = FLEET.select_clients(np.array([2, 0, 3]), bandwidth_mbps=np.array([4.0, np.nan, 1.0]))
     assert now.tier == ("gpu_medium", "gpu_fast", "cpu_slow")
     assert now.up_mbps.tolist() == [4, 80, 1]
     assert now.down_mbps.tolist() == [4, 800, 1]
@@ -120,7 +120,7 @@ STEPS = np.array([10, 10, 10])
 
 
 def test_without_a_deadline_everybody_finishes():
-    done = finish(SPENT, STEPS, None, "drop")
+    done = apply_deadline(SPENT, STEPS, None, "drop")
     assert done.steps.tolist() == [10, 10, 10]
     assert done.round_seconds == 11
     assert done.compliance == 1
@@ -128,7 +128,7 @@ def test_without_a_deadline_everybody_finishes():
 
 
 def test_wait_takes_as_long_as_the_slowest_and_says_who_was_late():
-    done = finish(SPENT, STEPS, 9.0, "wait")
+    done = apply_deadline(SPENT, STEPS, 9.0, "wait")
     assert done.steps.tolist() == [10, 10, 10]
     assert done.round_seconds == 11
     assert done.exceeded.tolist() == [False, True, True]
@@ -137,7 +137,7 @@ def test_wait_takes_as_long_as_the_slowest_and_says_who_was_late():
 
 
 def test_drop_ends_the_round_at_the_deadline():
-    done = finish(SPENT, STEPS, 9.0, "drop")
+    done = apply_deadline(SPENT, STEPS, 9.0, "drop")
     assert done.steps.tolist() == [10, 0, 0]
     assert done.dropped.tolist() == done.exceeded.tolist() == [False, True, True]
     assert done.seconds.tolist() == [4, 9, 9]
@@ -145,14 +145,14 @@ def test_drop_ends_the_round_at_the_deadline():
 
 
 def test_a_round_that_all_make_ends_before_the_deadline():
-    done = finish(SPENT, STEPS, 60.0, "drop")
+    done = apply_deadline(SPENT, STEPS, 60.0, "drop")
     assert done.round_seconds == 11
     assert done.compliance == 1
 
 
 def test_use_partial_counts_the_steps_that_are_done_in_time_to_be_sent():
     """Client 1 has 9 - 2 - 1 = 6 s for steps of 0.8 s: 7, sent at 2 + 5.6 + 1. Client 2 has 0.5 s for steps of 0.1 s."""
-    done = finish(SPENT, STEPS, 9.0, "use_partial")
+    done = apply_deadline(SPENT, STEPS, 9.0, "use_partial")
     assert done.steps.tolist() == [10, 7, 5]
     np.testing.assert_allclose(done.seconds, [4, 8.6, 9])
     assert done.exceeded.tolist() == [False, True, True]
@@ -163,7 +163,7 @@ def test_use_partial_counts_the_steps_that_are_done_in_time_to_be_sent():
 def test_use_partial_drops_who_gets_no_step_done():
     """Client 2 would have 0.05 s for a step of 0.1 s; at 8 s it cannot even send."""
     for deadline in (8.55, 8.0):
-        done = finish(SPENT, STEPS, deadline, "use_partial")
+        done = apply_deadline(SPENT, STEPS, deadline, "use_partial")
         assert done.steps[2] == 0
         assert done.dropped.tolist() == [False, False, True]
         assert done.seconds[2] == done.round_seconds == deadline
@@ -171,7 +171,7 @@ def test_use_partial_drops_who_gets_no_step_done():
 
 def test_nobody_trained_is_a_round_of_no_time():
     none = Times(np.zeros(0), np.zeros(0), np.zeros(0))
-    done = finish(none, np.zeros(0, dtype=int), 9.0, "drop")
+    done = apply_deadline(none, np.zeros(0, dtype=int), 9.0, "drop")
     assert (done.round_seconds, done.compliance) == (0.0, 1.0)
 
 
@@ -179,9 +179,9 @@ def test_nobody_trained_is_a_round_of_no_time():
 @given(seeds, st.sampled_from(["drop", "wait", "use_partial"]), st.floats(0.01, 30))
 def test_deadlines_are_kept_and_partial_work_is_as_much_as_fits(seed, policy, deadline):
     fleet, load, ranks = fleets(seed)
-    spent = modelled(fleet, load, ranks)
+    spent = model_times(fleet, load, ranks)
     steps = np.random.default_rng(seed).integers(1, 20, size=len(ranks))
-    done = finish(spent, steps, deadline, policy)
+    done = apply_deadline(spent, steps, deadline, policy)
     nearly = deadline * (1 + 1e-6)
     assert ((done.steps == steps) | done.exceeded).all()
     assert (done.dropped <= done.exceeded).all()
@@ -201,14 +201,14 @@ def test_deadlines_are_kept_and_partial_work_is_as_much_as_fits(seed, policy, de
 def test_a_rank_planned_to_the_last_second_meets_the_deadline(seed, deadline):
     """The cap of the schedulers and the judgement of the clock agree, rounding included."""
     fleet, load, _ = fleets(seed)
-    a, b = lines(fleet, load)
+    a, b = model_lines(fleet, load)
     most = largest_rank_within(a, b, deadline)
     able = most >= 0
     ranks = np.clip(most, 0, 10_000)
-    exceeded = finish(modelled(fleet, load, ranks), np.ones(len(a), dtype=int), deadline, "drop").exceeded
+    exceeded = apply_deadline(model_times(fleet, load, ranks), np.ones(len(a), dtype=int), deadline, "drop").exceeded
     assert not exceeded[able].any()
     assert exceeded[~able].all()
-    more = finish(modelled(fleet, load, ranks + 1), np.ones(len(a), dtype=int), deadline, "drop").exceeded
+    more = apply_deadline(model_times(fleet, load, ranks + 1), np.ones(len(a), dtype=int), deadline, "drop").exceeded
     assert more[able & (most < 10_000)].all()
 
 
@@ -217,15 +217,15 @@ def test_tenths_of_seconds_that_add_up_to_the_deadline_meet_it():
     alone = Fleet.of([Tier("one", 1)], 1)
     for i, j, r in itertools.product(range(1, 10), range(1, 10), range(1, 17)):
         deadline = (i + j * r) / 10
-        spent = modelled(alone, Load(np.ones(1), Line(i * 0.1, j * 0.1), Line(0, 0), Line(0, 0)), np.array([r]))
+        spent = model_times(alone, Load(np.ones(1), Line(i * 0.1, j * 0.1), Line(0, 0), Line(0, 0)), np.array([r]))
         assert largest_rank_within(np.array([i * 0.1]), np.array([j * 0.1]), deadline).tolist() == [r]
-        assert not finish(spent, np.ones(1, dtype=int), deadline, "drop").exceeded
+        assert not apply_deadline(spent, np.ones(1, dtype=int), deadline, "drop").exceeded
 
 
 def test_steps_of_a_tenth_of_a_second_are_counted_whole():
     for n, k in itertools.combinations(range(1, 40), 2):
         spent = Times(np.zeros(1), np.array([k * 0.1]), np.zeros(1))
-        assert finish(spent, np.array([k]), n * 0.1, "use_partial").steps.tolist() == [n]
+        assert apply_deadline(spent, np.array([k]), n * 0.1, "use_partial").steps.tolist() == [n]
 
 
 def refused(what, *given) -> str:
@@ -280,9 +280,9 @@ def test_budgets_at_and_between_the_bounds_are_fine(r_bar):
 
 def test_a_deadline_that_nobody_can_meet_is_explained():
     """The fast tier needs 2.21 + 2 * 0.521 s with rank 2."""
-    text = refused(check_deadline, FLEET, *lines(FLEET, LOAD), 2, 3.2)
+    text = refused(check_deadline, FLEET, *model_lines(FLEET, LOAD), 2, 3.2)
     assert all(hint in text for hint in ("deadline.seconds 3.2", "gpu_fast", "3.25 s", "rank 2"))
-    check_deadline(FLEET, *lines(FLEET, LOAD), 2, 3.3)
+    check_deadline(FLEET, *model_lines(FLEET, LOAD), 2, 3.3)
 
 
 def test_a_model_that_fits_nowhere_is_explained():

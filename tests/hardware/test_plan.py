@@ -9,18 +9,18 @@ import pytest
 
 from devices import hardware
 from fedfault.hardware.clock import Line, Tier
-from fedfault.hardware.plan import Wire, observed, plan
+from fedfault.hardware.plan import MessageSizes, make_plan, observe_round
 from fedfault.hardware.traces import Change, Trace
 
 FAST, SLOW = Tier("fast", 1), Tier("slow", 1, compute_factor=0.5)
 BOTH = np.array([0, 1])
-FREE = Wire(Line(0, 0), Line(0, 0), np.zeros(2))
+FREE = MessageSizes(Line(0, 0), Line(0, 0), np.zeros(2))
 
 
 def planned(hw, plans=None, clients=BOTH, limits=None, wire=FREE, round=1):
     limits = np.full(len(clients), hw.r_max) if limits is None else np.array(limits)
     wire = wire._replace(missed=np.resize(wire.missed, len(clients)))
-    return plan(hw, hw.begin() if plans is None else plans, round, 0, clients, limits, wire)
+    return make_plan(hw, hw.init_memory() if plans is None else plans, round, 0, clients, limits, wire)
 
 
 def test_time_is_tokens_by_rank_over_speed():
@@ -35,7 +35,7 @@ def test_time_is_tokens_by_rank_over_speed():
 
 def test_bytes_take_time_in_both_directions_and_what_was_missed_too():
     narrow = Tier("narrow", 2, bandwidth_up_mbps=8, bandwidth_down_mbps=16)  # 1 and 2 MB a second
-    made = planned(hardware(narrow), wire=Wire(Line(1e6, 1e6), Line(0, 5e5), np.array([0.0, 4e6])))
+    made = planned(hardware(narrow), wire=MessageSizes(Line(1e6, 1e6), Line(0, 5e5), np.array([0.0, 4e6])))
     assert [(t.down, t.up) for t in made.turns] == [pytest.approx((4.5, 4.0)), pytest.approx((6.5, 4.0))]
     assert [t.bytes_down for t in made.turns] == [9_000_000, 13_000_000]
 
@@ -105,11 +105,11 @@ def test_what_was_observed_corrects_what_the_tiers_promise():
     link = Tier("link", 2, bandwidth_up_mbps=80)
     trace = Trace(2, (Change(1, 0, available=True, bandwidth=0.8), Change(1, 1, available=True, bandwidth=80.0)))
     hw = hardware(link, scheduler="exact", options={"r_bar": 4.0})
-    wire, plans = Wire(Line(0, 0), Line(0, 1e5), np.zeros(2)), hw.begin()
+    wire, plans = MessageSizes(Line(0, 0), Line(0, 1e5), np.zeros(2)), hw.init_memory()
     assert planned(hw, plans, wire=wire).ranks.tolist() == [4, 4]
     slow = hardware(link, scheduler="exact", options={"r_bar": 4.0}, trace=trace)
     for t in range(1, 8):
-        plans = observed(hw, plans, planned(slow, plans, wire=wire, round=t), {})
+        plans = observe_round(hw, plans, planned(slow, plans, wire=wire, round=t), {})
     ranks = planned(hw, plans, wire=wire).ranks.tolist()
     assert ranks[0] < 4 < ranks[1]
 
@@ -121,13 +121,13 @@ def test_a_dropped_client_reaches_the_scheduler():
     )
     first = planned(hw)
     assert [t.fate for t in first.turns] == ["done", "dropped"]
-    plans = observed(hw, hw.begin(), first, {0: (0.1, None)})
+    plans = observe_round(hw, hw.init_memory(), first, {0: (0.1, None)})
     assert planned(hw, plans).ranks.tolist() == [4, 2]
 
 
 def test_plans_survive_json():
     hw = hardware(FAST, SLOW, scheduler="lite_star", options={"r_bar": 4.0})
-    plans = observed(hw, hw.begin(), planned(hw), {0: (0.2, None), 1: (0.1, None)})
+    plans = observe_round(hw, hw.init_memory(), planned(hw), {0: (0.2, None), 1: (0.1, None)})
     back = json.loads(json.dumps(plans))
     assert planned(hw, back).ranks.tolist() == planned(hw, plans).ranks.tolist()
     assert back == plans
@@ -136,10 +136,10 @@ def test_plans_survive_json():
 def test_a_measured_clock_takes_its_scale_from_the_last_measurement_and_a_modelled_one_never():
     measured, modelled = hardware(FAST, SLOW, measured=True), hardware(FAST, SLOW)
     # 200 tokens with rank 8 should take 3.6 s; they took 7.2
-    assert [t.needed for t in planned(measured, measured.scaled(measured.begin(), 7.2, 200, 8)).turns] == pytest.approx(
-        [3.6, 7.2]
-    )
-    assert modelled.scaled(modelled.begin(), 7.2, 200, 8) == modelled.begin()
+    assert [
+        t.needed for t in planned(measured, measured.rescale_clock(measured.init_memory(), 7.2, 200, 8)).turns
+    ] == pytest.approx([3.6, 7.2])
+    assert modelled.rescale_clock(modelled.init_memory(), 7.2, 200, 8) == modelled.init_memory()
 
 
 def test_a_trace_says_who_is_there():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.hardware.traces import Trace, read
+from fedfault.hardware.traces import Trace, read_trace
 
 GOOD = """\
 round,client,available,bandwidth
@@ -25,7 +25,7 @@ def written(tmp_path, text: str):
 
 
 def test_a_row_holds_until_the_next_of_its_client(tmp_path):
-    trace = read(written(tmp_path, GOOD), 3)
+    trace = read_trace(written(tmp_path, GOOD), 3)
     assert [trace.available(t).tolist() for t in (1, 3, 4, 5, 6, 99)] == [
         [True, True, True],
         [True, True, True],
@@ -45,7 +45,7 @@ def test_no_trace_is_everybody_there_with_the_tier_s_bandwidth():
 
 
 def test_columns_may_come_in_any_order_with_others_between(tmp_path):
-    trace = read(written(tmp_path, "client,note,bandwidth,available,round\n1,x,2.5,0,3\n"), 2)
+    trace = read_trace(written(tmp_path, "client,note,bandwidth,available,round\n1,x,2.5,0,3\n"), 2)
     assert trace.available(3).tolist() == [True, False]
     assert trace.bandwidth(3)[1] == 2.5
 
@@ -68,18 +68,18 @@ def test_columns_may_come_in_any_order_with_others_between(tmp_path):
 )
 def test_a_row_that_says_nothing_sensible_is_named_with_its_line(tmp_path, row, hints):
     with pytest.raises(UserError) as error:
-        read(written(tmp_path, f"round,client,available,bandwidth\n1,1,1,3\n{row}\n"), 3)
+        read_trace(written(tmp_path, f"round,client,available,bandwidth\n1,1,1,3\n{row}\n"), 3)
     assert all(hint in str(error.value) for hint in hints)
 
 
 def test_files_that_are_no_trace_are_explained(tmp_path):
     with pytest.raises(UserError, match="no column bandwidth"):
-        read(written(tmp_path, "round,client,available\n1,0,1\n"), 3)
+        read_trace(written(tmp_path, "round,client,available\n1,0,1\n"), 3)
     with pytest.raises(UserError, match="no column round, client, available, bandwidth"):
-        read(written(tmp_path, ""), 3)
+        read_trace(written(tmp_path, ""), 3)
     with pytest.raises(UserError, match="no trace can be read"):
-        read(tmp_path / "absent.csv", 3)
+        read_trace(tmp_path / "absent.csv", 3)
     binary = tmp_path / "model.bin"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="no trace can be read"):
-        read(binary, 3)
+        read_trace(binary, 3)

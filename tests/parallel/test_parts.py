@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault.parallel.parts import cut, shares, together
+from fedfault.parallel.parts import join_results, split_by_cost, split_pairs
 from fedfault.registry import build
-from fedfault.rounds.clients import at_clients
+from fedfault.rounds.clients import train_clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, federation
 from pair import same
@@ -26,19 +26,19 @@ from pair import same
     ],
 )
 def test_a_cohort_is_cut_into_runs_of_about_equal_work(cost, n, expected):
-    assert shares(cost, n) == expected
+    assert split_by_cost(cost, n) == expected
 
 
 def test_models_and_their_rows_are_cut_by_rows():
     a, b = torch.zeros(1), torch.ones(1)
-    parts = cut([(a, torch.arange(3)), (b, torch.arange(10, 13))], 4)
+    parts = split_pairs([(a, torch.arange(3)), (b, torch.arange(10, 13))], 4)
     assert [[(float(x), rows.tolist()) for x, rows in part] for part in parts] == [
         [(0, [0, 1])],
         [(0, [2]), (1, [10])],
         [(1, [11])],
         [(1, [12])],
     ]
-    assert cut([(a, torch.arange(1))], 3)[1:] == [[], []]
+    assert split_pairs([(a, torch.arange(1))], 3)[1:] == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_the_parts_of_a_cohort_together_are_the_whole(algorithm, aggregation, ra
     fed = federation(LowRank(), algorithm, aggregation, num_rounds=2, ranks=ranks, work={"steps": 2}, probes=probes)
 
     def remote(fed, asked):
-        return together(
-            asked, {rank: at_clients(fed, asked.only(rows)) for rank, rows in enumerate(([0], [1, 2, 3], [4, 5]))}
+        return join_results(
+            asked, {rank: train_clients(fed, asked.select(rows)) for rank, rows in enumerate(([0], [1, 2, 3], [4, 5]))}
         )
 
     *_, (whole, expected) = rounds(fed, begin(fed))
@@ -71,9 +71,9 @@ def test_memory_that_ran_out_in_one_part_is_said_and_remembered_for_all():
     fed = federation(LowRank(), num_rounds=1)
 
     def remote(fed, asked):
-        parts = {rank: at_clients(fed, asked.only([2 * rank, 2 * rank + 1])) for rank in range(3)}
+        parts = {rank: train_clients(fed, asked.select([2 * rank, 2 * rank + 1])) for rank in range(3)}
         parts[1] = replace(parts[1], events=("out of memory: 1 clients in a pass from now on",), clients_per_pass=1)
-        return together(asked, parts)
+        return join_results(asked, parts)
 
     *_, (state, record) = rounds(replace(fed, remote=remote), begin(fed))
     assert record.events == ("process 1: out of memory: 1 clients in a pass from now on",)
@@ -84,8 +84,10 @@ def test_what_is_the_same_in_every_part_is_held_once():
     fed, seen = federation(LowRank(), num_rounds=1), []
 
     def remote(fed, asked):
-        seen.append(together(asked, {rank: at_clients(fed, asked.only([3 * rank, 3 * rank + 1])) for rank in range(2)}))
-        return at_clients(fed, asked)
+        seen.append(
+            join_results(asked, {rank: train_clients(fed, asked.select([3 * rank, 3 * rank + 1])) for rank in range(2)})
+        )
+        return train_clients(fed, asked)
 
     list(rounds(replace(fed, remote=remote), begin(fed)))
     (done,) = seen

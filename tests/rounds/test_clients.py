@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from devices import hardware
-from fedfault.rounds.clients import at_clients, newcomer
+from fedfault.rounds.clients import init_client_memory, train_clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import OWN
 from fedfault.testing.toys import LowRank, federation
@@ -21,7 +21,9 @@ def without(*lost: int, after: int = 0):
     def remote(fed, asked):
         rows = [i for i, k in enumerate(asked.cohort.clients) if asked.round <= after or k not in lost]
         return (
-            at_clients(fed, asked.only(rows)) if rows else replace(at_clients(fed, asked), cohort=asked.cohort.only([]))
+            train_clients(fed, asked.select(rows))
+            if rows
+            else replace(train_clients(fed, asked), cohort=asked.cohort.select([]))
         )
 
     return remote
@@ -35,9 +37,9 @@ def test_a_client_alone_does_what_it_does_in_a_cohort(algorithm, aggregation):
     seen = []
 
     def remote(fed, asked):
-        whole = at_clients(fed, asked)
+        whole = train_clients(fed, asked)
         for i, k in enumerate(asked.cohort.clients):
-            one = at_clients(fed, asked.only([i]))
+            one = train_clients(fed, asked.select([i]))
             seen.append(k)
             assert one.cohort.clients == [k]
             assert torch.allclose(one.up["x"].flat[0], whole.up["x"].flat[i], rtol=1e-5, atol=1e-7)
@@ -55,8 +57,8 @@ def test_a_client_alone_does_what_it_does_in_a_cohort(algorithm, aggregation):
 
 def test_a_newcomer_remembers_what_the_algorithm_and_the_aggregation_leave_with_it():
     x = LowRank().init(0)
-    assert newcomer(federation(LowRank()), x) == {}
-    mine = newcomer(federation(LowRank(), "scaffold", "fedsa_lora"), x)
+    assert init_client_memory(federation(LowRank()), x) == {}
+    mine = init_client_memory(federation(LowRank(), "scaffold", "fedsa_lora"), x)
     assert mine.keys() == {"c", OWN}
     assert torch.equal(mine[OWN].flat, x.flat)
     assert not mine["c"].flat.any()

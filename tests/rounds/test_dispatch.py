@@ -12,7 +12,7 @@ from devices import hardware
 from fedfault.algebra import mask
 from fedfault.hardware.clock import Line, Tier
 from fedfault.hardware.traces import Change, Trace
-from fedfault.rounds.dispatch import foreseen
+from fedfault.rounds.dispatch import foresee_times
 from fedfault.rounds.engine import begin, rounds
 from fedfault.scheduling import Scheduler
 from fedfault.testing.toys import LowRank
@@ -142,7 +142,7 @@ def test_the_gain_is_that_over_the_whole_model_which_the_server_had():
     """With next to no training the client of rank 1 has lost what it was cut by, and the others nothing."""
     task, seen = LowRank(r=3), []
     spy = Scheduler(
-        scripted((1, 3, 3, 3, 3, 3)).assign, observe=lambda m, r: seen.append(r) or m, r_bar=1.0, gains=True
+        scripted((1, 3, 3, 3, 3, 3)).assign, observe=lambda m, r: seen.append(r) or m, r_bar=1.0, needs_gain=True
     )
     fed = fed_of(replace(hardware(SIX), scheduler=spy), task, num_rounds=1, work={"lr": 1e-9})
     x = Adapter(task.layout, torch.randn(task.layout.size, generator=torch.Generator().manual_seed(0)))
@@ -180,6 +180,6 @@ def test_a_measured_clock_has_seconds_from_the_first_round_on():
 def test_what_is_foreseen_for_the_first_round_comes_true():
     link = Tier("link", 6, bandwidth_up_mbps=8e-3, bandwidth_down_mbps=16e-3)
     fed = fed_of(replace(hardware(link), scheduler=scripted((1, 1, 2, 2, 3, 3))), num_rounds=1)
-    a, b = foreseen(fed, fed.hardware, begin(fed))
+    a, b = foresee_times(fed, fed.hardware, begin(fed))
     turns = run(fed)[1][1].turns
     assert [t.needed for t in turns] == pytest.approx((a + b * [t.rank for t in turns]).tolist())

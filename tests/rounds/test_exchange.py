@@ -11,15 +11,15 @@ from fedfault.algebra import factor, mean
 from fedfault.rounds.exchange import (
     OWN,
     Cohort,
-    average_of,
-    bytes_down,
-    bytes_up,
-    folded,
+    add_fold,
+    count_bytes_down,
+    count_bytes_up,
     full_rank,
-    personal,
-    remembered,
-    selected,
-    with_mean_of_private,
+    make_average,
+    personal_models,
+    replace_private_by_mean,
+    select_good,
+    store_client_memory,
 )
 from fedfault.types.adapter import Adapter, Layout, Pair, Site
 from fedfault.types.algorithm import Aggregation, Pooled, State, Uploads
@@ -44,7 +44,7 @@ def state(round: int = 0, ranks=(3, 3, 3, 3), seen=(0, 0, 0, 0), **more) -> Stat
 
 def down(which: State, aggregation: Aggregation = PLAIN, clients=(0, 1, 2, 3), **more) -> list[int]:
     cohort = Cohort.of(list(clients), which, aggregation)
-    return bytes_down(cohort, {"x": X, **more}, which, aggregation)
+    return count_bytes_down(cohort, {"x": X, **more}, which, aggregation)
 
 
 def test_the_order_in_which_clients_are_drawn_does_not_matter():
@@ -94,19 +94,19 @@ def test_in_an_alternating_round_only_one_factor_is_trained_and_only_within_the_
 def test_bytes_up_are_those_of_the_clients_rank():
     cohort = Cohort.of([0, 1, 2], state(ranks=(1, 3, 2, 3)), PLAIN)
     up = {"x": Adapter(LAYOUT, torch.zeros(3, 20)), "n": torch.ones(3)}
-    assert bytes_up(cohort, up) == [4 * 8, 4 * 20, 4 * 14]  # r (2 + 4) + 2 numbers
-    assert bytes_up(cohort, {**up, "dc": up["x"], "steps": torch.ones(3)}) == [72, 168, 120]  # twice that and 8
+    assert count_bytes_up(cohort, up) == [4 * 8, 4 * 20, 4 * 14]  # r (2 + 4) + 2 numbers
+    assert count_bytes_up(cohort, {**up, "dc": up["x"], "steps": torch.ones(3)}) == [72, 168, 120]  # twice that and 8
 
 
 @pytest.mark.parametrize(("round", "numbers"), [(0, 12 + 2), (1, 6 + 2)])
 def test_bytes_up_of_an_alternating_round_are_those_of_one_factor(round, numbers):
     cohort = Cohort.of([0, 1], state(round), ALTERNATING)
-    assert bytes_up(cohort, {"x": Adapter(LAYOUT, torch.zeros(2, 20))}) == [4 * numbers] * 2
+    assert count_bytes_up(cohort, {"x": Adapter(LAYOUT, torch.zeros(2, 20))}) == [4 * numbers] * 2
 
 
 def test_what_stays_at_home_is_not_sent():
     cohort = Cohort.of([0, 1], state(ranks=(1, 3, 3, 3)), PRIVATE)
-    assert bytes_up(cohort, {"x": Adapter(LAYOUT, torch.zeros(2, 20))}) == [4 * (2 + 2), 4 * (6 + 2)]
+    assert count_bytes_up(cohort, {"x": Adapter(LAYOUT, torch.zeros(2, 20))}) == [4 * (2 + 2), 4 * (6 + 2)]
     assert down(state(ranks=(1, 3, 3, 3)), PRIVATE, (0, 1)) == [4 * (2 + 2), 4 * (6 + 2)]
 
 
@@ -131,7 +131,7 @@ def test_what_clients_know_from_the_seed_is_not_sent_down():
     known = replace(PLAIN, known=lambda layout: A | B)
     assert down(state(2, seen=(2, 1, 0, 2)), known) == [4 * 2] * 4
     cohort = Cohort.of([0], state(), known)
-    assert bytes_up(cohort, {"x": Adapter(LAYOUT, torch.zeros(1, 20))}) == [80]
+    assert count_bytes_up(cohort, {"x": Adapter(LAYOUT, torch.zeros(1, 20))}) == [80]
 
 
 def test_who_missed_rounds_is_sent_what_they_added_to_the_frozen_weights():
@@ -143,24 +143,24 @@ def test_who_missed_rounds_is_sent_what_they_added_to_the_frozen_weights():
 
 def test_folds_add_up_in_the_frozen_weights_and_weigh_the_smaller_of_factors_and_matrix():
     small = Pair(torch.tensor([[1.0, -2.0]]), torch.tensor([[1.0], [0.0], [-1.0], [3.0]]))  # A (1, 2), B (4, 1)
-    once = folded(state(), {"w": small})
+    once = add_fold(state(), {"w": small})
     assert once.base["w"].tolist() == [[1, -2], [0, 0], [-1, 2], [3, -6]]
     assert once.folds == (4 * (2 + 4),)
     large = Pair(torch.ones(3, 2), torch.ones(4, 3))  # 18 numbers, its product has 8
-    twice = folded(replace(once, round=1), {"w": large})
+    twice = add_fold(replace(once, round=1), {"w": large})
     assert twice.base["w"].tolist() == [[4, 1], [3, 3], [2, 5], [6, -3]]
     assert twice.folds == (24, 4 * 8)
 
 
 def test_rounds_that_added_nothing_keep_their_place():
     fold = {"w": Pair(torch.ones(1, 2), torch.ones(4, 1))}
-    assert folded(state(2), fold).folds == (0, 0, 24)
+    assert add_fold(state(2), fold).folds == (0, 0, 24)
 
 
 def average(which: State, aggregation: Aggregation, sent: torch.Tensor, good=(True, True)) -> torch.Tensor:
     cohort = Cohort.of([0, 1], which, aggregation)
     weight = torch.tensor([1.0, 3.0])[torch.tensor(good)]
-    return average_of(aggregation, cohort, which, torch.tensor(good), 0, [])(Adapter(LAYOUT, sent), weight).flat
+    return make_average(aggregation, cohort, which, torch.tensor(good), 0, [])(Adapter(LAYOUT, sent), weight).flat
 
 
 def test_the_average_keeps_what_was_not_trained_and_what_is_private():
@@ -203,21 +203,21 @@ def test_what_a_client_keeps_is_where_it_starts_and_its_model_next_to_the_shared
     start = Cohort.of([1, 3], which, PRIVATE).start(X, which).flat
     assert start[0].tolist() == [1, 2, 3, 4, 5, 6, *[100] * 12, 19, 20]
     assert start[1].tolist() == [1, 2, 3, 4, 5, 6, *[300] * 12, 19, 20]
-    assert torch.equal(personal(which, B).flat[[1, 3]], start)
-    assert personal(which, None) is None
+    assert torch.equal(personal_models(which, B).flat[[1, 3]], start)
+    assert personal_models(which, None) is None
 
 
 def test_one_global_model_has_the_weighted_mean_of_what_clients_keep():
     own = torch.tensor([1.0, -1.0, 2.0, 0.5])[:, None].expand(4, 20)
-    which = with_mean_of_private(state(clients={OWN: Adapter(LAYOUT, own)}), B)
+    which = replace_private_by_mean(state(clients={OWN: Adapter(LAYOUT, own)}), B)
     assert which.adapter.flat.tolist() == pytest.approx([1, 2, 3, 4, 5, 6, *[0.7] * 12, 19, 20])  # (1 - 2 + 6 + 2) / 10
-    assert with_mean_of_private(state(), None) == state()
+    assert replace_private_by_mean(state(), None) == state()
 
 
 def test_only_finite_clients_are_remembered_but_all_of_the_cohort_were_sent_the_model():
     which = state(4, clients={"c": Adapter(LAYOUT, torch.zeros(4, 20))}, seen=(2, 0, 1, 3))
     cohort = Cohort.of([1, 3], which, PLAIN)
-    after = remembered(which, cohort, {"c": Adapter(LAYOUT, torch.full((2, 20), 7.0))}, [True, False])
+    after = store_client_memory(which, cohort, {"c": Adapter(LAYOUT, torch.full((2, 20), 7.0))}, [True, False])
     assert after.clients["c"].flat[:, 0].tolist() == [0, 7, 0, 0]
     assert after.seen == (2, 5, 1, 5)
     assert not which.clients["c"].flat.any()
@@ -225,17 +225,17 @@ def test_only_finite_clients_are_remembered_but_all_of_the_cohort_were_sent_the_
 
 def test_rows_of_clients_that_are_left_out_leave_the_message():
     up = {"x": Adapter(LAYOUT, torch.arange(3.0)[:, None].expand(3, 20)), "n": torch.tensor([5.0, 6.0, 7.0]), "k": 4}
-    kept = selected(up, [True, False, True])
+    kept = select_good(up, [True, False, True])
     assert kept["x"].flat[:, 0].tolist() == [0, 2]
     assert kept["n"].tolist() == [5, 7]
     assert kept["k"] == 4
-    assert selected(up, [True] * 3) is up
+    assert select_good(up, [True] * 3) is up
 
 
 def test_some_clients_of_a_cohort_keep_their_ranks():
     everyone = State(Adapter(LAYOUT, torch.zeros(LAYOUT.size)), ranks=(1, 3, 3, 2))
     whole = Cohort.of([0, 1, 3], everyone, Aggregation(lambda got: Pooled(got.before)))
-    some = whole.only([0, 2])
+    some = whole.select([0, 2])
     assert (some.clients, some.ranks.tolist()) == ([0, 3], [1, 2])
     assert some.active.sum(1).tolist() == [8, 14]  # of A 2 and B 4 a rank, and the bias
-    assert whole.only([]).clients == []
+    assert whole.select([]).clients == []

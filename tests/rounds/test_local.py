@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedfault.errors import UserError
-from fedfault.rounds.local import LocalWork, Passes, Trainer, part, plan
+from fedfault.rounds.local import LocalWork, Passes, Trainer, cut_batches, plan_batches
 from fedfault.seeds import rng
 from fedfault.testing.toys import LowRank, Quadratic
 
@@ -18,7 +18,7 @@ def run(task, clients, passes=None, **work):
 
 
 def test_an_epoch_uses_every_example_once_and_keeps_the_short_last_batch():
-    batches = plan(10, LocalWork(epochs=2, batch_size=4), rng(0, "x"))
+    batches = plan_batches(10, LocalWork(epochs=2, batch_size=4), rng(0, "x"))
     assert batches.shape == (6, 4)
     for epoch in (batches[:3], batches[3:]):
         assert sorted(epoch[epoch >= 0]) == list(range(10))
@@ -27,12 +27,12 @@ def test_an_epoch_uses_every_example_once_and_keeps_the_short_last_batch():
 
 
 def test_steps_go_on_into_further_epochs():
-    batches = plan(5, LocalWork(epochs=None, steps=4, batch_size=2), rng(0, "x"))
+    batches = plan_batches(5, LocalWork(epochs=None, steps=4, batch_size=2), rng(0, "x"))
     assert (batches >= 0).sum(1).tolist() == [2, 2, 1, 2]
 
 
 def test_a_batch_larger_than_the_data_is_the_whole_data():
-    batches = plan(3, LocalWork(epochs=2, batch_size=8), rng(0, "x"))
+    batches = plan_batches(3, LocalWork(epochs=2, batch_size=8), rng(0, "x"))
     assert [sorted(b[b >= 0]) for b in batches] == [[0, 1, 2], [0, 1, 2]]
 
 
@@ -42,14 +42,14 @@ def test_a_batch_larger_than_the_data_is_the_whole_data():
 )
 def test_effort_leaves_the_first_batches_of_a_plan(steps, share, expected):
     """11 / 20 * 100 is 55.00000000000001 in floating point."""
-    batches = plan(4 * steps, LocalWork(batch_size=4), rng(0, "x"))
-    assert np.array_equal(part(batches, share), batches[:expected])
+    batches = plan_batches(4 * steps, LocalWork(batch_size=4), rng(0, "x"))
+    assert np.array_equal(cut_batches(batches, share), batches[:expected])
 
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.01, float("nan")])
 def test_effort_is_a_share(share):
     with pytest.raises(UserError, match=r"above 0 and at most 1.*left out of the cohort"):
-        part(plan(8, LocalWork(), rng(0, "x")), share)
+        cut_batches(plan_batches(8, LocalWork(), rng(0, "x")), share)
 
 
 def test_clients_that_get_half_way_stand_where_the_others_passed():
@@ -89,7 +89,7 @@ def test_the_client_optimiser_is_torch_optim_on_each_row(optimizer):
         leaf = task.init(0).flat.clone().requires_grad_()
         make = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
         reference = make([leaf], lr=0.05, weight_decay=0.0)
-        for rows in plan(task.examples(k), LocalWork(batch_size=4), rng(0, "batches", 1, k)):
+        for rows in plan_batches(task.examples(k), LocalWork(batch_size=4), rng(0, "batches", 1, k)):
             loss = task._loss(leaf, task.X[k][rows[rows >= 0]], task.Y[k][rows[rows >= 0]])
             leaf.grad = torch.autograd.grad(loss, leaf)[0]
             torch.nn.utils.clip_grad_norm_([leaf], 0.3)

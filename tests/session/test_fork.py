@@ -11,7 +11,7 @@ import torch
 
 from fedfault.config import load
 from fedfault.errors import UserError
-from fedfault.rounds.carry import carried
+from fedfault.rounds.carry import carry_over
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import OWN
 from fedfault.runs.folder import RunFolder
@@ -198,11 +198,11 @@ def test_memory_is_kept_with_the_same_algorithm_and_starts_anew_with_another():
     task = LowRank()
     before = federation(task, "scaffold")
     state = state_of(before, 3)
-    kept, notes = carried(federation(task, ("scaffold", {"option": "I"})), state, {"federation.algorithm.option"})
+    kept, notes = carry_over(federation(task, ("scaffold", {"option": "I"})), state, {"federation.algorithm.option"})
     assert torch.equal(kept.memory["c"].flat, state.memory["c"].flat)
     assert torch.equal(kept.clients["c"].flat, state.clients["c"].flat)
     assert notes == []
-    anew, notes = carried(federation(task, "feddyn"), state, {"federation.algorithm.name"})
+    anew, notes = carry_over(federation(task, "feddyn"), state, {"federation.algorithm.name"})
     assert (set(anew.memory), set(anew.clients)) == ({"h"}, {"g"})
     assert not anew.memory["h"].flat.any()
     assert torch.equal(anew.adapter.flat, state.adapter.flat)
@@ -213,7 +213,7 @@ def test_control_variates_start_anew_with_other_weights_of_clients():
     task = LowRank()
     state = state_of(federation(task, "scaffold"), 3)
     uniform = federation(task, "scaffold", work={"weighting": "uniform"})
-    anew, _ = carried(uniform, state, {"federation.weighting"})
+    anew, _ = carry_over(uniform, state, {"federation.weighting"})
     assert anew.weights == (1.0,) * 6
     assert not anew.memory["c"].flat.any()
     assert [s.round for s, _ in rounds(uniform, anew)] == [4, 5]  # the invariant c = mean of c_i holds
@@ -222,7 +222,7 @@ def test_control_variates_start_anew_with_other_weights_of_clients():
 def test_an_option_that_changes_what_is_remembered_starts_it_anew():
     task = LowRank()
     state = state_of(federation(task, ("ifca", {"num_clusters": 2})), 2)
-    anew, _ = carried(federation(task, ("ifca", {"num_clusters": 3})), state, {"federation.algorithm.num_clusters"})
+    anew, _ = carry_over(federation(task, ("ifca", {"num_clusters": 3})), state, {"federation.algorithm.num_clusters"})
     assert torch.equal(anew.memory["cluster_0"].flat, state.adapter.flat)
     assert set(anew.memory) == {"cluster_0", "cluster_1", "cluster_2"}
 
@@ -231,21 +231,21 @@ def test_private_factors_start_as_the_server_s_and_end_as_their_mean():
     task = LowRank()
     shared, private = federation(task), federation(task, aggregation="fedsa_lora")
     state, changed = state_of(shared, 2), {"federation.aggregation.name"}
-    apart, _ = carried(private, state, changed)
+    apart, _ = carry_over(private, state, changed)
     assert torch.equal(apart.clients[OWN].flat, state.adapter.flat.expand(6, -1))
     later = next(s for s, _ in rounds(private, apart) if s.round == 4)
-    again, notes = carried(shared, later, changed)
+    again, notes = carry_over(shared, later, changed)
     assert OWN not in again.clients
     assert torch.equal(again.adapter.flat, later.adapter.flat)
     assert any("replaced by their mean" in note for note in notes)
-    same, _ = carried(private, later, {"federation.algorithm.mu"})
+    same, _ = carry_over(private, later, {"federation.algorithm.mu"})
     assert torch.equal(same.clients[OWN].flat, later.clients[OWN].flat)
 
 
 def test_stacking_after_averaging_keeps_the_model():
     task = LowRank()
     state, flora = state_of(federation(task), 2), federation(task, aggregation="flora", work={"lr": 1e-9})
-    on, _ = carried(flora, state, {"federation.aggregation.name"})
+    on, _ = carry_over(flora, state, {"federation.aggregation.name"})
     after, record = next(rounds(flora, on))
     assert after.base  # everything has moved into the frozen weights
     assert record.scores["validation"].loss == pytest.approx(task.evaluate(after.adapter)["validation"].loss)
@@ -257,8 +257,8 @@ def test_ranks_that_clients_have_by_now_must_fit():
     task = LowRank()
     pruned = replace(state_of(federation(task), 2), ranks=(1, 2, 2, 2, 2, 2))
     with pytest.raises(UserError, match="ranks 1 to 2 after round 2, and the new algorithm needs one"):
-        carried(federation(task, "feddyn"), pruned, {"federation.algorithm.name"})
+        carry_over(federation(task, "feddyn"), pruned, {"federation.algorithm.name"})
     with pytest.raises(UserError, match="would lose the rest"):
-        carried(federation(task, aggregation="flora"), pruned, {"federation.aggregation.name"})
-    kept, _ = carried(federation(task), pruned, {"training.lr"})
+        carry_over(federation(task, aggregation="flora"), pruned, {"federation.aggregation.name"})
+    kept, _ = carry_over(federation(task), pruned, {"training.lr"})
     assert kept.ranks == pruned.ranks

@@ -17,7 +17,7 @@ from fedfault.report.render import render
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
 from fedfault.session.start import resume, start
-from fedfault.setup.experiment import facts, prepare
+from fedfault.setup.experiment import describe_sources, prepare
 from fedfault.setup.preview import preview
 from glue import glue, sentence
 from small import final
@@ -173,7 +173,7 @@ def test_a_control_shares_the_opened_backbone_but_not_another_task_s(data, bert,
     scores = {"data.dataset": "glue/stsb", "data.task_type": "regression", "evaluation.target_score": "null"}
     other = load("quickstart", settings(data, tmp_path, {"model.name": bert, **scores})).experiment
     assert prepare(other, like=p).model is not p.model
-    assert facts(p)["model"]["outputs"] == 2
+    assert describe_sources(p)["model"]["outputs"] == 2
 
 
 def test_check_says_what_there_is_to_learn(data, bert, tmp_path):

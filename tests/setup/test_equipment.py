@@ -6,7 +6,7 @@ import pytest
 
 from fedfault.config.loading import load
 from fedfault.errors import UserError
-from fedfault.rounds.dispatch import foreseen
+from fedfault.rounds.dispatch import foresee_times
 from fedfault.rounds.engine import begin
 from fedfault.setup import equipment
 from fedfault.setup.experiment import prepare
@@ -33,22 +33,22 @@ def experiment(*settings: str):
 
 def refused(*settings: str) -> str:
     with pytest.raises(UserError) as e:
-        equipment.check(experiment(*settings))
+        equipment.check_equipment(experiment(*settings))
     return str(e.value)
 
 
 def test_nothing_is_simulated_unless_asked_for():
-    assert not equipment.simulated(experiment())
+    assert not equipment.is_simulated(experiment())
     for setting in (TIERS, "deadline.seconds=9", "federation.scheduler=exact", "clock.trace=x.csv"):
-        assert equipment.simulated(experiment(setting))
-    assert not equipment.simulated(experiment("deadline.seconds=9", "deadline.enabled=false"))
+        assert equipment.is_simulated(experiment(setting))
+    assert not equipment.is_simulated(experiment("deadline.seconds=9", "deadline.enabled=false"))
 
 
 def test_ranks_vary_with_a_budget_or_a_list():
-    assert not equipment.varies(experiment("federation.scheduler.rank=2"))
-    assert not equipment.varies(experiment("federation.scheduler.ranks=[2, 2]"))
-    assert equipment.varies(experiment("federation.scheduler.ranks=[2, 4]"))
-    assert equipment.varies(experiment("federation.scheduler=lite"))
+    assert not equipment.has_unequal_ranks(experiment("federation.scheduler.rank=2"))
+    assert not equipment.has_unequal_ranks(experiment("federation.scheduler.ranks=[2, 2]"))
+    assert equipment.has_unequal_ranks(experiment("federation.scheduler.ranks=[2, 4]"))
+    assert equipment.has_unequal_ranks(experiment("federation.scheduler=lite"))
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(settings, told):
 
 
 def test_the_static_ranks_of_a_fixed_scheduler_are_the_limits_of_its_clients():
-    assert equipment.limits(experiment(), None) == ()
-    assert equipment.limits(experiment("federation.scheduler.rank=2"), None) == (2, 2, 2, 2)
-    assert equipment.limits(experiment("federation.scheduler.ranks=[1, 4]"), None) == (1, 4, 1, 4)
-    assert equipment.limits(experiment("federation.scheduler=exact"), None) == ()
+    assert equipment.limit_ranks(experiment(), None) == ()
+    assert equipment.limit_ranks(experiment("federation.scheduler.rank=2"), None) == (2, 2, 2, 2)
+    assert equipment.limit_ranks(experiment("federation.scheduler.ranks=[1, 4]"), None) == (1, 4, 1, 4)
+    assert equipment.limit_ranks(experiment("federation.scheduler=exact"), None) == ()
 
 
 def test_hardware_knows_the_work_and_the_size_of_the_model():
@@ -106,7 +106,7 @@ def test_a_deadline_is_judged_by_what_is_really_sent():
     """FFA-LoRA sends B alone: on a narrow link it meets a deadline that is too early for A and B."""
     narrow = ["tiers={a: {count: 4, bandwidth_up_mbps: 1e-3, bandwidth_down_mbps: 1e-3}}", "model.lora.r_min=4"]
     both = prepare(experiment(*narrow)).federation
-    a, b = foreseen(both, both.hardware, begin(both))
+    a, b = foresee_times(both, both.hardware, begin(both))
     early = f"deadline.seconds={0.8 * float((a + 4 * b).min())}"
     with pytest.raises(UserError, match=r"nobody can meet it; the fastest client"):
         prepare(experiment(*narrow, early))

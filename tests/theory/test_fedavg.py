@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedfault.rounds.engine import begin, rounds
-from fedfault.rounds.local import LocalWork, plan
+from fedfault.rounds.local import LocalWork, plan_batches
 from fedfault.seeds import rng
 from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 
@@ -57,7 +57,7 @@ def test_one_client_with_sgd_is_centralised_training_bit_for_bit():
     x = task.init(0).flat.clone().requires_grad_()
     sgd = torch.optim.SGD([x], lr=0.05)
     for t in range(1, 7):
-        for rows in plan(task.examples(0), LocalWork(epochs=2, batch_size=4), rng(0, "batches", t, 0)):
+        for rows in plan_batches(task.examples(0), LocalWork(epochs=2, batch_size=4), rng(0, "batches", t, 0)):
             real = rows[rows >= 0]
             x.grad = torch.autograd.grad(task._loss(x, task.X[0][real], task.Y[0][real]), x)[0]
             sgd.step()

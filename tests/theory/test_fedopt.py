@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedfault.algebra import factor, mean
-from fedfault.rounds.engine import begin, one_round, rounds
+from fedfault.rounds.engine import begin, rounds, run_round
 from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 from fedfault.types.algorithm import Aggregation, Pooled
 
@@ -33,8 +33,8 @@ def history(algorithm):
     fed, plain = quadratics(algorithm), quadratics("fedavg")
     state, found = begin(fed), []
     while state.round < fed.num_rounds:
-        after, _ = one_round(fed, state)
-        found.append((state, one_round(plain, state)[0].adapter.flat - state.adapter.flat, after))
+        after, _ = run_round(fed, state)
+        found.append((state, run_round(plain, state)[0].adapter.flat - state.adapter.flat, after))
         state = after
     return found
 

@@ -20,7 +20,7 @@ from fedfault.backbones.llama import FileTokenizer, Llama
 from fedfault.backbones.quantised import check_platform, check_runs, named_tensors, quantise
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
 from fedfault.errors import UserError
-from fedfault.processes import place
+from fedfault.processes import this_process
 from fedfault.storage import cache_dir, write_folder_atomically
 
 MICRO = Path(__file__).parent / "micro"
@@ -72,8 +72,8 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and place().local_count > 1:
-        name = f"cuda:{place().local_rank}"
+    if name == "cuda" and this_process().local_count > 1:
+        name = f"cuda:{this_process().local_rank}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as e:

@@ -37,9 +37,8 @@ class Encoder:
     name: str
     read: Callable[[Texts], Tensor]  # one row of texts (1, B, T) -> (1, B, d)
     tokenizer: Any
-    separator: (
-        int | None
-    )  # the token that a decoder's texts begin with; None for models with special tokens of their own
+    # The token that a decoder's texts begin with; None for models with special tokens of their own
+    separator: int | None
     length: int  # tokens of a text that it reads, from the start
     device: torch.device
 
@@ -89,9 +88,8 @@ def _other(name: str, p: Prepared) -> Encoder:
         found = b.model.base_model(input_ids=texts.ids[0], **model_inputs(texts, LAST if causal else MEAN))
         return pool_states(found, texts, by)
 
-    most = (
-        getattr(b.model.config, "max_position_embeddings", p.config.model.max_length + 2) - 2
-    )  # two are RoBERTa's own
+    # Two are RoBERTa's own
+    most = getattr(b.model.config, "max_position_embeddings", p.config.model.max_length + 2) - 2
     length, device = min(p.config.model.max_length, most), next(b.model.parameters()).device
     return Encoder(name, read, b.tokenizer, b.separator if causal else None, length, device)
 

@@ -24,9 +24,8 @@ CLIENT_SETS = (*TOPIC_SETS, "data.", "federation.total_clients")  # and what eac
 class Paired:
     """Losses of two runs on the same texts, unit by unit: clients by id, or topics."""
 
-    losses: Mapping[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # unit -> (first run, other run), at the end
+    # Unit -> (first run, other run), at the end
+    losses: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     why_not: str = ""  # in place of numbers: why the runs are not paired
     interval: tuple[float, float] | None = None  # 95 % for `mean`; None for few units, or where one is not finite
 

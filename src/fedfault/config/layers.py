@@ -10,9 +10,8 @@ from fedfault.config.files import COMMAND_LINE, Key, Layer, is_file, parse_setti
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError
 
-EXCLUSIVE: tuple[
-    tuple[Key, Key], ...
-] = (  # a later layer that sets one of a pair takes the other one, set by an earlier layer, away
+# A later layer that sets one of a pair takes the other one, set by an earlier layer, away.
+EXCLUSIVE: tuple[tuple[Key, Key], ...] = (
     (("federation", "clients_per_round"), ("federation", "participation_rate")),
     (("training", "local_epochs"), ("training", "local_steps")),
 )

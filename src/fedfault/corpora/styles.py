@@ -30,9 +30,8 @@ class Source(NamedTuple):
     joiner: str
 
 
-Passage = tuple[
-    str, str
-]  # the name of the whole that the text is from, and the text: neighbours of one whole are joined
+# The name of the whole that the text is from, and the text: neighbours of one whole are joined
+Passage = tuple[str, str]
 
 WIKIPEDIA = Source("encyclopedic", "wikipedia", "\n")
 NYT = Source("editorial", "nyt", " ")

@@ -22,10 +22,10 @@ from fedfault.flower.local import RAISED
 from fedfault.flower.memory import Memory
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
 from fedfault.flower.site import Site, check_facts, site_of
-from fedfault.rounds.clients import at_clients, newcomer
+from fedfault.rounds.clients import init_client_memory, train_clients
 from fedfault.rounds.exchange import OWN, Cohort, full_rank
-from fedfault.rounds.federation import Asked, Done
-from fedfault.rounds.local import Passes, weights
+from fedfault.rounds.federation import CohortRequest, CohortResult
+from fedfault.rounds.local import Passes, weigh_clients
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 
@@ -81,24 +81,24 @@ def trained(message: Message, context: Context, site: Site) -> RecordDict:
     x0 = fed.task.init(fed.seed)
     rank = int(config.get("rank", full_rank(x0.layout)))
     cohort = Cohort.of([k], State(x0, round=t - 1), fed.aggregation, {k: rank})
-    received = from_arrays(message.content.array_records["arrays"], x0, cohort.public(None, 0))
+    received = from_arrays(message.content.array_records["arrays"], x0, cohort.public_mask(None, 0))
     memory = Memory(context, str(config.get("run", "")), x0, site.memory, k)
     used = int(config.get("used", max(memory.versions, default=0)))
-    kept = memory.at(used, newcomer(fed, x0))
+    kept = memory.at(used, init_client_memory(fed, x0))
     if cohort.private is not None:
         received["x"] = _with_private(received.get("x"), kept[OWN], cohort.private)
-    asked = Asked(
+    asked = CohortRequest(
         round=t,
         cohort=cohort,
-        weight=weights(fed.task, fed.work.weighting, [k]),
-        received=cohort.cut_all(received),
+        weight=weigh_clients(fed.task, fed.work.weighting, [k]),
+        received=cohort.cut_message(received),
         memory={name: replace(a, flat=a.flat[None]) for name, a in kept.items() if name != OWN},
         effort=[float(config.get("effort", 1.0))],
         passes=Passes(1),
     )
-    done = at_clients(fed, asked)
+    done = train_clients(fed, asked)
     memory.keep(t, _home(done, kept), used)
-    arrays = to_arrays(done.up, cohort.public(cohort.trained, 0), row=0)
+    arrays = to_arrays(done.up, cohort.public_mask(cohort.trained, 0), row=0)
     reply = ConfigRecord({"client": k, "round": t, "layout": x0.layout.fingerprint})
     return RecordDict({"arrays": arrays, "metrics": _metrics(done), "reply": reply})
 
@@ -120,13 +120,13 @@ def _with_private(x: Adapter | float | None, own: Adapter, private: Tensor) -> A
     return replace(x, flat=own.flat.where(private.to(x.flat.device), x.flat))
 
 
-def _home(done: Done, before: Mapping[str, Adapter]) -> dict[str, Adapter]:
+def _home(done: CohortResult, before: Mapping[str, Adapter]) -> dict[str, Adapter]:
     """What the client keeps, (P,) each."""
-    rows = {name: done.cohort.kept(a.flat, before[name].flat[None]) for name, a in done.home.items()}
+    rows = {name: done.cohort.keep_untrained(a.flat, before[name].flat[None]) for name, a in done.home.items()}
     return {name: replace(before[name], flat=row[0].detach()) for name, row in rows.items()}
 
 
-def _metrics(done: Done) -> MetricRecord:
+def _metrics(done: CohortResult) -> MetricRecord:
     """What the server reports of the client; `num-examples` is its weight, under the name that Flower's strategies read."""
     local = done.trained
     found = {"num-examples": local.weight, "loss": local.loss, "grad-norm": local.grad_norm}

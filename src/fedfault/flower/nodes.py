@@ -17,8 +17,8 @@ from fedfault.flower.expected import sent_by
 from fedfault.flower.local import RAISED
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
 from fedfault.flower.site import check_facts
-from fedfault.rounds.exchange import Cohort, addressed
-from fedfault.rounds.federation import Asked, Done, Federation
+from fedfault.rounds.exchange import Cohort, select_rows
+from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
 
@@ -126,7 +126,7 @@ class Nodes:
             self.say(event)
         return events
 
-    def __call__(self, fed: Federation, asked: Asked) -> Done:
+    def __call__(self, fed: Federation, asked: CohortRequest) -> CohortResult:
         """What the clients of a round have done: `Federation.remote`."""
         events = self.greet()
         self.used = {t: clients for t, clients in self.used.items() if t < asked.round}
@@ -163,7 +163,7 @@ class Nodes:
         """The last round in which an update of this client was used; 0 for none."""
         return max((t for t, clients in self.used.items() if client in clients), default=0)
 
-    def _order(self, asked: Asked, row: int) -> RecordDict:
+    def _order(self, asked: CohortRequest, row: int) -> RecordDict:
         """What a client is sent."""
         config = {
             "server-round": asked.round,
@@ -171,7 +171,7 @@ class Nodes:
             "effort": asked.effort[row],
             "used": self.last_used(asked.cohort.clients[row]),
         }
-        return self._message(config, to_arrays(addressed(asked.received, row), asked.cohort.public(None, row)))
+        return self._message(config, to_arrays(select_rows(asked.received, row), asked.cohort.public_mask(None, row)))
 
     def _message(self, config: Mapping[str, Any], arrays: Any = None) -> RecordDict:
         record = ConfigRecord({"run": self.run, "experiment": self.experiment, **self.about, **config})
@@ -192,7 +192,7 @@ class Nodes:
         return {n: came.get(n, late) for n in sorted(contents)}
 
     def _update(
-        self, fed: Federation, asked: Asked, row: int, answer: Message | str, kinds: Mapping[str, bool]
+        self, fed: Federation, asked: CohortRequest, row: int, answer: Message | str, kinds: Mapping[str, bool]
     ) -> Update:
         if isinstance(answer, str):
             raise Refused(answer)
@@ -210,7 +210,7 @@ class Nodes:
         if said.get("layout") != layout.fingerprint:
             raise Refused(f"its update has the layout {said.get('layout')}, not {layout.fingerprint}")
         start = _start(asked, row)
-        sent = from_arrays(arrays, start, cohort.public(cohort.trained, row), kinds)
+        sent = from_arrays(arrays, start, cohort.public_mask(cohort.trained, row), kinds)
         full = {n: _filled(cohort, row, n, v, start.flat) if isinstance(v, Adapter) else v for n, v in sent.items()}
         moved = float((full["x"] - start.flat).norm())
         if self.max_update_norm is not None and moved > self.max_update_norm:
@@ -245,20 +245,22 @@ def _measures(record: MetricRecord, weight: float) -> dict[str, float]:
     return out
 
 
-def _start(asked: Asked, row: int) -> Adapter:
+def _start(asked: CohortRequest, row: int) -> Adapter:
     """Where a client starts, (P,), as far as the server knows."""
-    x: Adapter = addressed(asked.received, row)["x"]
+    x: Adapter = select_rows(asked.received, row)["x"]
     return x
 
 
 def _filled(cohort: Cohort, row: int, name: str, value: Adapter, start: Tensor) -> Tensor:
     """The row (P,) of an adapter: what does not travel is what the server sent, or 0 for what is no model."""
-    keep, came = cohort.public(cohort.trained, row), value.flat.to(start.device)
+    keep, came = cohort.public_mask(cohort.trained, row), value.flat.to(start.device)
     rest = start if name == "x" else torch.zeros_like(start)
     return came if keep is None else came.where(keep.to(start.device), rest)
 
 
-def _together(fed: Federation, asked: Asked, updates: Mapping[int, Update], events: tuple[str, ...]) -> Done:
+def _together(
+    fed: Federation, asked: CohortRequest, updates: Mapping[int, Update], events: tuple[str, ...]
+) -> CohortResult:
     """The updates that are used, by their clients' places, as a cohort: the order of arrival cannot change a sum."""
     layout, rows = fed.task.layout, sorted(updates)
     weight = asked.weight[rows]
@@ -278,4 +280,4 @@ def _together(fed: Federation, asked: Asked, updates: Mapping[int, Update], even
         grad_norm=taken["grad-norm"],
         drift=taken["drift"],
     )
-    return Done(asked.cohort.only(rows), up, {}, start, local, events)
+    return CohortResult(asked.cohort.select(rows), up, {}, start, local, events)

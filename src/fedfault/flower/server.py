@@ -22,13 +22,13 @@ from fedfault.flower.site import facts
 from fedfault.hardware.plan import Hardware
 from fedfault.records import RoundRecord, Score
 from fedfault.rounds.federation import Federation
-from fedfault.rounds.local import LocalWork, steps_of
+from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.runs.files import find_status
 from fedfault.runs.folder import RunFolder
 from fedfault.session.claim import locate_run
 from fedfault.session.progress import Progress
 from fedfault.session.start import start
-from fedfault.setup.equipment import precisions
+from fedfault.setup.equipment import client_precisions
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.tasks.delegating import DelegatingTask
 from fedfault.types.adapter import Adapter
@@ -138,7 +138,7 @@ def check_sites(exp: Experiment, fed: Federation) -> None:
             f"federation.scheduler={chosen} asks how much each client's held-out loss fell from the whole model, which "
             "no site has: choose fixed, exact or cvx, or use `fedfault run`"
         )
-    if found := {*precisions(exp)} - {exp.model.quantization}:
+    if found := {*client_precisions(exp)} - {exp.model.quantization}:
         raise UserError(
             f"tiers.quantization={', '.join(sorted(found))}: sites load the model as model.quantization="
             f"{exp.model.quantization} says, all alike. Leave it out, or use `fedfault run`"
@@ -149,7 +149,7 @@ def at_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
     """The hardware with the work that the clients' own data makes; of who has not joined, what the server took it for."""
     steps, tokens = hw.steps.copy(), hw.tokens.copy()
     for k, size in nodes.sizes.items():
-        steps[k], times = steps_of(size.examples, work)
+        steps[k], times = count_steps(size.examples, work)
         tokens[k] = times * size.read
     return replace(hw, steps=steps, tokens=tokens)
 

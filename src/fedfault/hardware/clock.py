@@ -3,7 +3,7 @@
     t_i(r) = download_i(r) + compute_i(r) + upload_i(r) = a_i + b_i r
     compute_i = seconds at speed 1 / compute_factor_i;   download_i, upload_i = bytes * 8 / (mbps_i * 10^6)
 
-The clock is `modelled` when the seconds at speed 1 come from `Load.wall`, and `measured` when they were taken while the
+The clock is `model_times` when the seconds at speed 1 come from `Load.wall`, and `measured` when they were taken while the
 client trained. Everything here is a pure function of its arguments: no function reads a clock.
 """
 
@@ -55,12 +55,12 @@ class Fleet:
         return cls(
             tuple(tier.name for tier in each),
             np.array([tier.compute_factor for tier in each]),
-            _limits([tier.memory_mb for tier in each]),
-            _limits([tier.bandwidth_up_mbps for tier in each]),
-            _limits([tier.bandwidth_down_mbps for tier in each]),
+            _read_limits([tier.memory_mb for tier in each]),
+            _read_limits([tier.bandwidth_up_mbps for tier in each]),
+            _read_limits([tier.bandwidth_down_mbps for tier in each]),
         )
 
-    def of_clients(self, clients: Ints, bandwidth_mbps: Floats | None = None) -> Fleet:
+    def select_clients(self, clients: Ints, bandwidth_mbps: Floats | None = None) -> Fleet:
         """The hardware of some clients, with a bandwidth of the moment for both directions, (n,), NaN for the tier's own."""
         own = np.full(len(clients), np.nan) if bandwidth_mbps is None else bandwidth_mbps
         return Fleet(
@@ -72,7 +72,7 @@ class Fleet:
         )
 
 
-def _limits(values: Sequence[float | None]) -> Floats:
+def _read_limits(values: Sequence[float | None]) -> Floats:
     return np.array([np.inf if value is None else value for value in values])
 
 
@@ -89,7 +89,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """What a round asks of a client: the model of `modelled` time, and the prior of estimated time."""
+    """What a round asks of a client: the model of `model_times` time, and the prior of estimated time."""
 
     tokens: Floats  # (n,) target tokens that each trains on
     token_seconds: Line  # of one token at speed 1
@@ -135,19 +135,19 @@ def times(fleet: Fleet, wall: Floats, bytes_down: Floats, bytes_up: Floats) -> T
     )
 
 
-def modelled(fleet: Fleet, load: Load, ranks: Ints | Floats) -> Times:
+def model_times(fleet: Fleet, load: Load, ranks: Ints | Floats) -> Times:
     """`times` from the model alone: deterministic."""
     return times(fleet, load.wall(ranks), load.down.at(ranks), load.up.at(ranks))
 
 
-def lines(fleet: Fleet, load: Load) -> tuple[Floats, Floats]:
-    """a and b, (n,) each, of t_i(r) = a_i + b_i r: exactly the total of `modelled`."""
+def model_lines(fleet: Fleet, load: Load) -> tuple[Floats, Floats]:
+    """a and b, (n,) each, of t_i(r) = a_i + b_i r: exactly the total of `model_times`."""
     n = len(fleet.tier)
-    a = modelled(fleet, load, np.zeros(n)).total
+    a = model_times(fleet, load, np.zeros(n)).total
     slopes = Load(
         load.tokens, Line(0, load.token_seconds.per_rank), Line(0, load.down.per_rank), Line(0, load.up.per_rank)
     )
-    return a, modelled(fleet, slopes, np.ones(n)).total
+    return a, model_times(fleet, slopes, np.ones(n)).total
 
 
 def rank_caps(fleet: Fleet, memory_mb: Line, r_max: int) -> Ints:
@@ -181,7 +181,7 @@ class Outcome(NamedTuple):
         return 1.0 - float(self.exceeded.mean()) if len(self.exceeded) else 1.0
 
 
-def finish(spent: Times, steps: Ints, deadline: float | None, policy: Policy) -> Outcome:
+def apply_deadline(spent: Times, steps: Ints, deadline: float | None, policy: Policy) -> Outcome:
     """What each client of a round gets done of its steps, under a deadline in seconds, None for none.
 
     wait         everybody finishes; the round takes as long as the slowest
@@ -198,14 +198,14 @@ def finish(spent: Times, steps: Ints, deadline: float | None, policy: Policy) ->
     exceeded: Bools = total > deadline * IN_TIME
     if policy == "wait":
         return Outcome(steps, total, exceeded, np.zeros(len(steps), dtype=bool))
-    done = np.where(exceeded, 0, steps) if policy == "drop" else _steps_in_time(spent, steps, deadline, exceeded)
+    done = np.where(exceeded, 0, steps) if policy == "drop" else _count_steps_in_time(spent, steps, deadline, exceeded)
     dropped: Bools = exceeded & (done == 0)
     partial = spent.down + spent.compute * done / np.maximum(steps, 1) + spent.up
     seconds = np.where(exceeded, partial, total)
     return Outcome(done, np.where(dropped, deadline, seconds), exceeded, dropped)
 
 
-def _steps_in_time(spent: Times, steps: Ints, deadline: float, exceeded: Bools) -> Ints:
+def _count_steps_in_time(spent: Times, steps: Ints, deadline: float, exceeded: Bools) -> Ints:
     left = deadline - spent.down - spent.up
     share = left / np.where(spent.compute > 0, spent.compute, np.inf)  # of its work; no work at all is the wires' fault
     some = np.floor(np.clip(share, 0, 1) * steps * IN_TIME).astype(np.int64)

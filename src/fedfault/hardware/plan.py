@@ -15,16 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfault.hardware import timing
-from fedfault.hardware.clock import Fleet, Line, Load, Outcome, Policy, Times, finish, lines, rank_caps, times
+from fedfault.hardware.clock import (
+    Fleet,
+    Line,
+    Load,
+    Outcome,
+    Policy,
+    Times,
+    apply_deadline,
+    model_lines,
+    rank_caps,
+    times,
+)
 from fedfault.hardware.traces import Trace
 from fedfault.records import Fate, Turn
 from fedfault.registry import build
 from fedfault.scheduling import Floats, Ints, Memory, Report, Scheduler, Situation
 
-Plans = Mapping[str, Memory]  # what outlives a round, by whose it is: the scheduler, the estimates of time, the clock
+# What outlives a round, by whose it is: the scheduler, the estimates of time, the clock
+HardwareMemory = Mapping[str, Memory]
 
 
-class Wire(NamedTuple):
+class MessageSizes(NamedTuple):
     """Bytes of a client's payload: as they depend on its rank, both ways, and what else it has missed so far."""
 
     down: Line
@@ -54,7 +66,7 @@ class Hardware:
         """The largest rank that each client has the memory for, (N,); below r_min if none."""
         return rank_caps(self.fleet, self.memory_mb, self.r_max)
 
-    def begin(self) -> Plans:
+    def init_memory(self) -> HardwareMemory:
         """What is remembered before the first round."""
         n = len(self.steps)
         return {"scheduler": self.scheduler.init(n), "timing": timing.begin(n)}
@@ -63,18 +75,18 @@ class Hardware:
         """Whether each client can take part in a round, (N,)."""
         return np.ones(len(self.steps), dtype=bool) if self.trace is None else self.trace.available(round)
 
-    def connected(self, round: int, clients: Ints) -> Fleet:
+    def fleet_in_round(self, round: int, clients: Ints) -> Fleet:
         """The hardware of these clients with the bandwidth that they have in a round."""
         mbps = None if self.trace is None else self.trace.bandwidth(round)[clients]
-        return self.fleet.of_clients(clients, mbps)
+        return self.fleet.select_clients(clients, mbps)
 
-    def load(self, plans: Plans, clients: Ints, wire: Wire) -> Load:
+    def load(self, plans: HardwareMemory, clients: Ints, wire: MessageSizes) -> Load:
         """What a round asks of these clients, with the seconds of a token as they were last measured."""
         fixed, per_rank = self.token_seconds
         scale = plans.get("clock", {}).get("scale", [1.0])[0]
         return Load(self.tokens[clients], Line(fixed * scale, per_rank * scale), wire.down, wire.up)
 
-    def scaled(self, plans: Plans, seconds: float, tokens: float, rank: float) -> Plans:
+    def rescale_clock(self, plans: HardwareMemory, seconds: float, tokens: float, rank: float) -> HardwareMemory:
         """The plans with what a measurement says: training took so long on so many tokens, with that mean rank."""
         if not self.measured or tokens <= 0:
             return plans
@@ -83,7 +95,7 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RoundPlan:
     """What a round asks of the n clients that were drawn for it, in their order, and what becomes of it."""
 
     clients: Ints  # (n,)
@@ -100,7 +112,7 @@ class Plan:
         found: list[int] = np.flatnonzero(self.effort > 0).tolist()
         return found
 
-    def of(self, arrived: Sequence[int]) -> Plan:
+    def keep_arrived(self, arrived: Sequence[int]) -> RoundPlan:
         """The plan with the work of these clients alone: what else was to come has not, and is dropped too."""
         lost = set(self.clients[self.training].tolist()) - set(arrived)
         if not lost:
@@ -109,11 +121,13 @@ class Plan:
         return replace(self, effort=self.effort * np.isin(self.clients, arrived), turns=tuple(turns))
 
 
-def plan(hw: Hardware, plans: Plans, round: int, seed: int, clients: Ints, limits: Ints, wire: Wire) -> Plan:
+def make_plan(
+    hw: Hardware, plans: HardwareMemory, round: int, seed: int, clients: Ints, limits: Ints, wire: MessageSizes
+) -> RoundPlan:
     """Ranks, times and fates of the clients (n,) that were drawn. limits: (n,) the largest rank that each may train."""
-    fleet, load = hw.connected(round, clients), hw.load(plans, clients, wire)
+    fleet, load = hw.fleet_in_round(round, clients), hw.load(plans, clients, wire)
     missed = wire.missed * 8e-6 / fleet.down_mbps
-    a, b = estimated(hw, plans, round, wire)
+    a, b = estimate_times(hw, plans, round, wire)
     low, high = np.full(len(clients), hw.r_min), np.minimum(hw.caps[clients], limits)
     budget = hw.scheduler.budget(len(clients))
     s = Situation(round, seed, clients, low, high, budget, a[clients] + missed, b[clients], hw.deadline)
@@ -121,12 +135,12 @@ def plan(hw: Hardware, plans: Plans, round: int, seed: int, clients: Ints, limit
     ranks = np.array(given.ranks, dtype=np.int64)
     bytes_down = load.down.at(ranks) + wire.missed
     spent = times(fleet, load.wall(ranks), bytes_down, load.up.at(ranks))
-    done = finish(_of(spent, ranks > 0), hw.steps[clients][ranks > 0], hw.deadline, hw.policy)
-    fates = _fates(hw, ranks, done)
+    done = apply_deadline(_select_times(spent, ranks > 0), hw.steps[clients][ranks > 0], hw.deadline, hw.policy)
+    fates = _judge_fates(hw, ranks, done)
     effort = np.zeros(len(clients))
     effort[ranks > 0] = done.steps / hw.steps[clients][ranks > 0]
-    true_a, slope = lines(fleet, load)
-    best = shortest(replace(s, a=true_a + missed, b=slope, high=hw.caps[clients]), ranks)
+    true_a, slope = model_lines(fleet, load)
+    best = find_shortest_round(replace(s, a=true_a + missed, b=slope, high=hw.caps[clients]), ranks)
     every = np.zeros(len(hw.steps))
     every[clients] = ranks
     memory, turns = hw.memory_mb.at(every)[clients], []
@@ -134,14 +148,18 @@ def plan(hw: Hardware, plans: Plans, round: int, seed: int, clients: Ints, limit
         turn = Turn(int(clients[i]), fleet.tier[i], int(ranks[i]), fate)
         if fate != "excluded":
             parts, share = [float(part[i]) for part in spent], float(effort[i])
-            down, compute, up = _spent(fate, parts, share, hw.deadline)
+            down, compute, up = _split_seconds(fate, parts, share, hw.deadline)
             turn = replace(turn, down=down, compute=compute, up=up, needed=sum(parts), share=share)
             turn = replace(turn, bytes_down=int(np.rint(bytes_down[i])), memory_mb=float(memory[i]))
         turns.append(turn)
-    return Plan(clients, ranks, effort, tuple(turns), slope, _readings(ranks, spent, done, best), given.events)
+    return RoundPlan(
+        clients, ranks, effort, tuple(turns), slope, _summarise_round(ranks, spent, done, best), given.events
+    )
 
 
-def observed(hw: Hardware, plans: Plans, made: Plan, gains: Mapping[int, tuple[float, float | None]]) -> Plans:
+def observe_round(
+    hw: Hardware, plans: HardwareMemory, made: RoundPlan, gains: Mapping[int, tuple[float, float | None]]
+) -> HardwareMemory:
     """What is remembered after a round. gains: client -> gain in nats a token, and that with one rank less."""
     reports = []
     for turn, slope in zip(made.turns, made.slope, strict=True):
@@ -157,7 +175,7 @@ def observed(hw: Hardware, plans: Plans, made: Plan, gains: Mapping[int, tuple[f
     }
 
 
-def shortest(s: Situation, ranks: Ints) -> float:
+def find_shortest_round(s: Situation, ranks: Ints) -> float:
     """Seconds of the shortest round in which the same clients have ranks of the same sum; 0 if nobody has any."""
     part = np.flatnonzero(ranks > 0)
     if not len(part):
@@ -168,18 +186,18 @@ def shortest(s: Situation, ranks: Ints) -> float:
     return float(own.seconds(best.ranks).max())
 
 
-def estimated(hw: Hardware, plans: Plans, round: int, wire: Wire) -> tuple[Floats, Floats]:
+def estimate_times(hw: Hardware, plans: HardwareMemory, round: int, wire: MessageSizes) -> tuple[Floats, Floats]:
     """a and b of all clients, (N,), as the server knows them: by their tiers, corrected by what their rounds have taken."""
     everyone = np.arange(len(hw.steps))
-    a, b = lines(hw.connected(round, everyone), hw.load(plans, everyone, wire))
+    a, b = model_lines(hw.fleet_in_round(round, everyone), hw.load(plans, everyone, wire))
     return timing.estimate(plans["timing"], a, b, hw.r_max)
 
 
-def _of(spent: Times, which: NDArray[np.bool_]) -> Times:
+def _select_times(spent: Times, which: NDArray[np.bool_]) -> Times:
     return Times(*(part[which] for part in spent))
 
 
-def _fates(hw: Hardware, ranks: Ints, done: Outcome) -> list[Fate]:
+def _judge_fates(hw: Hardware, ranks: Ints, done: Outcome) -> list[Fate]:
     """What became of each of the n clients; `done` is of those with a rank."""
     found: list[Fate] = ["excluded"] * len(ranks)
     for place, i in enumerate(np.flatnonzero(ranks > 0)):
@@ -188,7 +206,7 @@ def _fates(hw: Hardware, ranks: Ints, done: Outcome) -> list[Fate]:
     return found
 
 
-def _spent(fate: Fate, parts: list[float], share: float, deadline: float | None) -> tuple[float, float, float]:
+def _split_seconds(fate: Fate, parts: list[float], share: float, deadline: float | None) -> tuple[float, float, float]:
     """Seconds of download, training and upload as far as a client got; parts: those of all of its work."""
     down, compute, up = parts
     if fate == "partial":
@@ -200,7 +218,7 @@ def _spent(fate: Fate, parts: list[float], share: float, deadline: float | None)
     return down, compute, up
 
 
-def _readings(ranks: Ints, spent: Times, done: Outcome, best: float) -> dict[str, float]:
+def _summarise_round(ranks: Ints, spent: Times, done: Outcome, best: float) -> dict[str, float]:
     """How long the round took, how many were in time, and how far from the shortest one it was planned."""
     taken = ranks > 0
     if not taken.any():

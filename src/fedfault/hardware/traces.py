@@ -55,7 +55,7 @@ class Trace:
         return [change for change in self.changes if change.round <= round]
 
 
-def read(path: Path, num_clients: int) -> Trace:
+def read_trace(path: Path, num_clients: int) -> Trace:
     """A trace from a CSV file with a header; rounds count from 1, `available` is 0 or 1, `bandwidth` Mbps or empty.
 
         round,client,available,bandwidth
@@ -76,13 +76,13 @@ def read(path: Path, num_clients: int) -> Trace:
         raise UserError(f"{path}: no column {', '.join(missing)}; a trace has the columns {','.join(COLUMNS)}")
     changes: dict[tuple[int, int], Change] = {}
     for place, row in rows:
-        change = _change(row, place, num_clients)
+        change = _read_change(row, place, num_clients)
         if changes.setdefault((change.round, change.client), change) is not change:
             raise UserError(f"{place}: a second row for client {change.client} in round {change.round}; leave one")
     return Trace(num_clients, tuple(sorted(changes.values(), key=lambda change: change.round)))
 
 
-def _change(row: dict[str, str | None], place: str, num_clients: int) -> Change:
+def _read_change(row: dict[str, str | None], place: str, num_clients: int) -> Change:
     cells = {name: (row[name] or "").strip() for name in COLUMNS}
     for name in ("round", "client"):
         if not (cells[name].isascii() and cells[name].isdecimal()):
@@ -94,10 +94,10 @@ def _change(row: dict[str, str | None], place: str, num_clients: int) -> Change:
         )
     if cells["available"] not in ("0", "1"):
         raise UserError(f"{place}: available is {cells['available']!r}; it must be 0 or 1")
-    return Change(round, client, cells["available"] == "1", _mbps(cells["bandwidth"], place))
+    return Change(round, client, cells["available"] == "1", _read_bandwidth(cells["bandwidth"], place))
 
 
-def _mbps(text: str, place: str) -> float:
+def _read_bandwidth(text: str, place: str) -> float:
     """Of an empty cell NaN."""
     try:
         mbps = float(text) if text else np.nan

@@ -61,8 +61,7 @@ def entropy(weights: Tensor, mask: Tensor) -> float:
     T, mask = weights.shape[-1], mask.to(weights.device)
     H = torch.special.entr(weights.float()).sum(-1)  # (blocks, heads, T)
     ahead = bool(weights.triu(1).any())
-    keys = (
-        mask.sum(1, keepdim=True) if ahead else torch.arange(1, T + 1, device=H.device)[None]
-    )  # (blocks or 1, T or 1)
+    # (blocks or 1, T or 1)
+    keys = mask.sum(1, keepdim=True) if ahead else torch.arange(1, T + 1, device=H.device)[None]
     share = (H / keys.log()[:, None]).mean(1)
     return float(share[mask & (keys > 1)].mean())

@@ -1,7 +1,7 @@
 """One run by all processes that torchrun has started: the first one is the server, and each trains a part of the cohort.
 
     process 0     cohort 0 1 2 3 4 5 6 7 --cut by local steps--> 0 1 2 | 3 4 | 5 6 7      server, scores, run folder
-    process 1                                                            3 4 : `at_clients`, as in process 0
+    process 1                                                            3 4 : `train_clients`, as in process 0
     process 2                                                                  5 6 7
     process 0     what they send and keep, in the order of the cohort --> the rest of the round, as in one process
 
@@ -31,12 +31,12 @@ from fedfault.backbones.load import Say
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.parallel import links
-from fedfault.parallel.parts import cut, shares, together
-from fedfault.processes import place, share_cores
-from fedfault.rounds.clients import at_clients
-from fedfault.rounds.federation import Asked, Done, Federation
-from fedfault.rounds.local import steps_of
-from fedfault.setup.experiment import Prepared, federation, prepare
+from fedfault.parallel.parts import join_results, split_by_cost, split_pairs
+from fedfault.processes import share_cores, this_process
+from fedfault.rounds.clients import train_clients
+from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
+from fedfault.rounds.local import count_steps
+from fedfault.setup.experiment import Prepared, build_federation, prepare
 from fedfault.tasks.base import BackboneTask, Pairs
 
 GOES_ON = "`fedfault resume RUN` goes on from the last finished round, under torchrun or not"
@@ -82,20 +82,20 @@ class Member:
     def _catch_up(self, p: Prepared, order: Order) -> None:
         if order.settings is not None:
             exp = Experiment.model_validate_json(order.settings)
-            self.prepared = replace(p, config=exp, federation=federation(exp, p.task))
+            self.prepared = replace(p, config=exp, federation=build_federation(exp, p.task))
         if order.base is not None:
             p.task.fold(order.base)
 
     def prepare(self, experiment: str) -> dict[str, str]:
         """Load model and data; what must be the same everywhere."""
         self.prepared = prepare(Experiment.model_validate_json(experiment))
-        return common(self.prepared)
+        return describe_common(self.prepared)
 
-    def train(self, asked: Asked) -> Done:
+    def train(self, asked: CohortRequest) -> CohortResult:
         """Some clients' part of a round."""
         assert self.prepared is not None
-        done = at_clients(self.prepared.federation, asked)
-        return replace(done, cohort=asked.cohort.only([]))  # who asks knows it
+        done = train_clients(self.prepared.federation, asked)
+        return replace(done, cohort=asked.cohort.select([]))  # who asks knows it
 
     def score(self, pairs: Pairs) -> Tensor:
         """What some models make of some rows."""
@@ -112,7 +112,7 @@ class Team:
     bases: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
     at_work: set[int] = field(default_factory=set)  # who has been told something, and has not answered
 
-    def ready(self, exp: Experiment, say: Say) -> Prepared:
+    def prepare(self, exp: Experiment, say: Say) -> Prepared:
         """As `experiment.prepare`, here and in all other processes. Raises `UserError` where they differ.
 
         This process comes first and fills the caches, then one on each other machine.
@@ -124,7 +124,7 @@ class Team:
             for rank in sorted(some):
                 self._tell(rank, Order("prepare", (text,)))
             for rank, theirs in self._answers().items():
-                self._check(rank, common(p), theirs)
+                self._check(rank, describe_common(p), theirs)
         self.settings = dict.fromkeys(self.others, text)
         return self.spread(p)
 
@@ -141,25 +141,25 @@ class Team:
     def spread(self, p: Prepared) -> Prepared:
         """An experiment whose cohorts train, and whose models are scored, in all processes: they have its data already."""
         remote = functools.partial(self.train, p.config.model_dump_json())
-        p.task.scored_by(functools.partial(self.score, p.task))
+        p.task.use_scorer(functools.partial(self.score, p.task))
         return replace(p, federation=replace(p.federation, remote=remote), spread=self.spread)
 
-    def train(self, settings: str, fed: Federation, asked: Asked) -> Done:
+    def train(self, settings: str, fed: Federation, asked: CohortRequest) -> CohortResult:
         """What the clients of a round have done: `Federation.remote`."""
-        cost = [steps_of(fed.task.examples(k), fed.work)[0] for k in asked.cohort.clients]
-        parts = shares(np.multiply(cost, asked.effort), len(self.others) + 1)
-        here, *theirs = (asked.only(rows) if rows else None for rows in parts)
+        cost = [count_steps(fed.task.examples(k), fed.work)[0] for k in asked.cohort.clients]
+        parts = split_by_cost(np.multiply(cost, asked.effort), len(self.others) + 1)
+        here, *theirs = (asked.select(rows) if rows else None for rows in parts)
         for rank, own in enumerate(theirs, 1):
             if own is not None:
                 news = settings if self.settings[rank] != settings else None
                 self.settings[rank] = settings
                 self._tell(rank, Order("train", (replace(own, base={}),), news, self._change(rank, asked.base)))
-        done = {} if here is None else {0: at_clients(fed, here)}
-        return together(asked, {**done, **self._answers()})
+        done = {} if here is None else {0: train_clients(fed, here)}
+        return join_results(asked, {**done, **self._answers()})
 
     def score(self, task: BackboneTask, pairs: Pairs) -> Tensor:
         """As `task.score`, each process for some of the rows."""
-        here, *theirs = cut(pairs, len(self.others) + 1)
+        here, *theirs = split_pairs(pairs, len(self.others) + 1)
         for rank, own in enumerate(theirs, 1):
             if own:
                 self._tell(rank, Order("score", (own,), base=self._change(rank, task.folded)))
@@ -201,46 +201,46 @@ class Team:
 
 
 @contextlib.contextmanager
-def team() -> Iterator[Team]:
+def lead_team() -> Iterator[Team]:
     """Within the block the other processes do what this one, the first, tells them."""
-    _settle()
+    _take_share_of_cores()
     try:
-        with links.joined():
-            made = Team({rank: links.receive(rank) for rank in range(1, place().count)})
+        with links.join_processes():
+            made = Team({rank: links.receive(rank) for rank in range(1, this_process().count)})
             try:
                 yield made
             finally:
                 made.dismiss()
     except links.Lost as e:
-        raise UserError(f"one of the {place().count} processes of the job has ended before the run began") from e
+        raise UserError(f"one of the {this_process().count} processes of the job has ended before the run began") from e
 
 
-def serve() -> int:
+def serve_team() -> int:
     """What a process other than the first does, to the end of the job. Returns its exit status.
 
     Raises `UserError` in one of them when the first has ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the terminal sends it to all; the first process says how to go on
-    _settle()
+    _take_share_of_cores()
     member = Member()
     try:
-        with links.joined():
-            links.send(Greeting(platform.node(), place().local_rank), 0)
+        with links.join_processes():
+            links.send(Greeting(platform.node(), this_process().local_rank), 0)
             while (order := links.receive(0)) is not None:
                 links.send(member.answer(order), 0)
     except links.Lost as e:
-        if place().rank == 1:  # one voice is enough
+        if this_process().rank == 1:  # one voice is enough
             raise UserError(f"the first process of the job has ended; {GOES_ON}") from e
         return 2
     return 0
 
 
-def _settle() -> None:
+def _take_share_of_cores() -> None:
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # as torchrun has it where the user says nothing
-        share_cores(place().local_count)
+        share_cores(this_process().local_count)
 
 
-def common(p: Prepared) -> dict[str, str]:
+def describe_common(p: Prepared) -> dict[str, str]:
     """What all processes must have in common."""
     task, N = p.federation.task, p.federation.total_clients
     sizes = repr([(task.examples(k), task.tokens(k)) for k in range(N)])

@@ -20,12 +20,11 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from fedfault.processes import place
+from fedfault.processes import this_process
 
 AT_WORK = datetime.timedelta(days=1)  # that another process may be busy; one that ends is noticed at once
-ON_ITS_WAY = datetime.timedelta(
-    minutes=10
-)  # that a tensor may take once both sides are there, and all to come together
+# That a tensor may take once both sides are there, and all to come together
+ON_ITS_WAY = datetime.timedelta(minutes=10)
 
 
 class Lost(Exception):
@@ -46,11 +45,11 @@ class Shape(NamedTuple):
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def join_processes() -> Iterator[None]:
     """Within the block, all processes of the job are connected. Raises `Lost` when one does not come."""
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(place().local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(this_process().local_rank % torch.cuda.device_count())
     backend, attempt = "cpu:gloo,cuda:nccl" if cuda else "gloo", os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store, rank, count = next(rendezvous("env://", timeout=ON_ITS_WAY))
@@ -70,7 +69,7 @@ def send(value: Any, to: int) -> None:
     taken = _Pickler(text)
     taken.dump(value)
     head = pickle.dumps((taken.shapes, text.getvalue()))
-    with _noticed(to):
+    with _notice_loss(to):
         dist.isend(torch.tensor([len(head)]), to).wait(AT_WORK)  # type: ignore[union-attr]
         dist.send(torch.frombuffer(bytearray(head), dtype=torch.uint8), to)
         for tensor in taken.tensors:
@@ -80,24 +79,24 @@ def send(value: Any, to: int) -> None:
 def receive(sender: int) -> Any:
     """What a process gives. Raises `Lost` when that has ended."""
     length = torch.zeros(1, dtype=torch.int64)
-    with _noticed(sender):
+    with _notice_loss(sender):
         dist.irecv(length, sender).wait(AT_WORK)  # type: ignore[union-attr]
         head = torch.empty(int(length), dtype=torch.uint8)
         dist.recv(head, sender)
         shapes, text = pickle.loads(head.numpy().tobytes())
-        tensors = [_received(shape, sender) for shape in shapes]
+        tensors = [_receive_tensor(shape, sender) for shape in shapes]
     return _Unpickler(io.BytesIO(text), tensors).load()
 
 
 @contextlib.contextmanager
-def _noticed(rank: int) -> Iterator[None]:
+def _notice_loss(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as e:
         raise Lost(rank) from e
 
 
-def _received(shape: Shape, sender: int) -> Tensor:
+def _receive_tensor(shape: Shape, sender: int) -> Tensor:
     size = (1, *shape.size[1:]) if shape.repeated else shape.size
     tensor = torch.empty(size, dtype=shape.dtype, device="cuda" if shape.cuda else "cpu")
     if tensor.numel():

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedfault.rounds.federation import Asked, Done
+from fedfault.rounds.federation import CohortRequest, CohortResult
 from fedfault.tasks.base import Pairs
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
 
 
-def shares(cost: Sequence[float] | np.ndarray, n: int) -> list[list[int]]:
-    """The places 0, 1, ... cut into n runs of about equal cost: a place belongs where the middle of its cost falls.
+def split_by_cost(cost: Sequence[float] | np.ndarray, n: int) -> list[list[int]]:
+    """Split the positions 0, 1, ... into n runs of about equal cost; each goes where the middle of its cost falls.
 
     >>> shares([1, 1, 1, 5], 2), shares([1], 3)
     ([[0, 1, 2], [3]], [[], [0], []])
@@ -27,19 +27,19 @@ def shares(cost: Sequence[float] | np.ndarray, n: int) -> list[list[int]]:
     return [np.flatnonzero(owner == j).tolist() for j in range(n)]
 
 
-def cut(pairs: Pairs, n: int) -> list[list[tuple[Tensor, Tensor]]]:
-    """Models and their rows in n parts of about as many rows, in order."""
+def split_pairs(pairs: Pairs, n: int) -> list[list[tuple[Tensor, Tensor]]]:
+    """Split models and the rows they are scored on into n parts of about as many rows, in order."""
     owner = torch.cat([torch.full((len(rows),), i) for i, (_, rows) in enumerate(pairs)]).tensor_split(n)
     rows = torch.cat([rows for _, rows in pairs]).tensor_split(n)
     parts = zip(owner, rows, strict=True)
     return [[(pairs[i][0], some[own == i]) for i in own.unique().tolist()] for own, some in parts]
 
 
-def together(asked: Asked, parts: Mapping[int, Done]) -> Done:
-    """The parts of a cohort, by rank and in its order, as what the whole of it has done."""
-    done, stacked = list(parts.values()), _Stacked()
+def join_results(asked: CohortRequest, parts: Mapping[int, CohortResult]) -> CohortResult:
+    """Join the results of the parts of a cohort, by process and in its order, to that of the whole cohort."""
+    done, stacked = list(parts.values()), _Stacker()
     narrowest = [size for part in done if (size := part.clients_per_pass) is not None]
-    return Done(
+    return CohortResult(
         cohort=asked.cohort,
         up={name: stacked([part.up[name] for part in done]) for name in done[0].up},
         home={name: stacked([part.home[name] for part in done]) for name in done[0].home},
@@ -52,7 +52,7 @@ def together(asked: Asked, parts: Mapping[int, Done]) -> Done:
     )
 
 
-class _Stacked:
+class _Stacker:
     """Values of the parts, one behind the other; values that are the same in every part are the same in the whole."""
 
     def __init__(self) -> None:

@@ -20,8 +20,8 @@ RESTARTS = {  # what memory was made with: sums of what clients sent, averaged a
 }
 
 
-def carried(fed: Federation, state: State, changed: Collection[str]) -> tuple[State, list[str]]:
-    """A checkpoint as a federation with these changed settings goes on from it, and what to know about that.
+def carry_over(fed: Federation, state: State, changed: Collection[str]) -> tuple[State, list[str]]:
+    """Carry a checkpoint over to a federation with these changed settings; also notes on what that means.
 
     The adapter, what was added to the frozen weights, ranks and participation are kept. So is the memory of server and
     clients, unless it would mean something else now (`RESTARTS`) or has another shape: then it starts as in a new run.

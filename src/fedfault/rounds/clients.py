@@ -10,37 +10,40 @@ from torch import Tensor
 from fedfault.metrics.gradients import split_halves
 from fedfault.rounds import integrity
 from fedfault.rounds.exchange import OWN, Cohort
-from fedfault.rounds.federation import Asked, Done, Federation
+from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
 from fedfault.rounds.local import Trainer
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
 from fedfault.types.task import Trainable
 
 
-def newcomer(fed: Federation, x: Adapter) -> dict[str, Adapter]:
-    """What a client remembers before it first takes part, (P,) each; x is the adapter that the run starts from."""
+def init_client_memory(fed: Federation, x: Adapter) -> dict[str, Adapter]:
+    """Make what a client remembers before it first takes part, (P,) each; x is the adapter that the run starts from."""
     own = {} if fed.aggregation.private(x.layout) is None else {OWN: x}
     return {**fed.algorithm.init_client(x), **own}
 
 
-def at_clients(fed: Federation, asked: Asked) -> Done:
-    """The clients' lines of the algorithm, watched: a client's part does not depend on who else is in the cohort."""
-    clock, halves = time.perf_counter(), _halves(fed, asked) if asked.halves else None
+def train_clients(fed: Federation, asked: CohortRequest) -> CohortResult:
+    """Run the clients' lines of the algorithm under all integrity checks.
+
+    A client's part does not depend on who else is in the cohort.
+    """
+    clock, halves = time.perf_counter(), _take_half_gradients(fed, asked) if asked.halves else None
     probing = time.perf_counter() - clock
     cohort, entry, base = asked.cohort, integrity.EntryCheck(fed.task), fed.task.checksums()
-    train = _trainer(fed, entry, asked)
+    train = _make_trainer(fed, entry, asked)
     watched = integrity.CheckedTrain(train, entry, asked.received, cohort.clients)
     up, home = fed.algorithm.client(asked.received, asked.memory, watched)
     integrity.check_sent(watched, up, home, asked.memory)
     integrity.check_base(fed.task, base, cohort.clients)
-    local = _checked(train, cohort)
+    local = _check_trained(train, cohort)
     if cohort.private is not None:
         home = {**home, OWN: local.adapter}
     events, narrowed = tuple(asked.passes.events), asked.passes.size if asked.passes.events else None
-    return Done(cohort, up, home, train.start, local, events, halves, probing, narrowed)
+    return CohortResult(cohort, up, home, train.start, local, events, halves, probing, narrowed)
 
 
-def _halves(fed: Federation, asked: Asked) -> tuple[Tensor, Tensor]:
+def _take_half_gradients(fed: Federation, asked: CohortRequest) -> tuple[Tensor, Tensor]:
     """The clients' gradients where they start, on two disjoint draws."""
     cohort, per_pass = asked.cohort, asked.passes.size
     start = asked.received["x"].flat.expand(len(cohort.clients), -1)
@@ -48,7 +51,7 @@ def _halves(fed: Federation, asked: Asked) -> tuple[Tensor, Tensor]:
     return split_halves(fed.task, start, cohort.clients, cohort.trainable, **around)
 
 
-def _trainer(fed: Federation, task: Trainable, asked: Asked) -> Trainer:
+def _make_trainer(fed: Federation, task: Trainable, asked: CohortRequest) -> Trainer:
     layout, penalty, cohort = fed.task.layout, fed.aggregation.penalty, asked.cohort
     return Trainer(
         task,
@@ -63,7 +66,7 @@ def _trainer(fed: Federation, task: Trainable, asked: Asked) -> Trainer:
     )
 
 
-def _checked(train: Trainer, cohort: Cohort) -> Trained:
+def _check_trained(train: Trainer, cohort: Cohort) -> Trained:
     """What the clients' local training gave; nothing else than what is trained in this round."""
     local = train.trained
     if local is None:

@@ -11,44 +11,52 @@ import torch
 
 from fedfault.algebra import mask
 from fedfault.hardware.clock import Line
-from fedfault.hardware.plan import Hardware, Plan, Plans, Wire, estimated, observed, plan
-from fedfault.rounds.exchange import Cohort, addressed, by_rank, bytes_down
+from fedfault.hardware.plan import (
+    Hardware,
+    HardwareMemory,
+    MessageSizes,
+    RoundPlan,
+    estimate_times,
+    make_plan,
+    observe_round,
+)
+from fedfault.rounds.exchange import Cohort, count_bytes_down, select_rows, split_bytes_by_rank
 from fedfault.rounds.federation import Federation
 from fedfault.scheduling import Floats
 from fedfault.types.algorithm import Message, State, Trained
 from fedfault.types.task import Step
 
 
-def planned(fed: Federation, state: State, down: Message) -> Plan:
-    """Who trains in the round after `state`, with which ranks, how far each gets, and what that takes.
+def plan_round(fed: Federation, state: State, down: Message) -> RoundPlan:
+    """Plan the round after `state`: who trains, with which rank, how far each gets, and how long that takes.
 
     down: what the server sends. The upload is taken to be as large as the last round's, or as the download at first.
     """
     t, hw = state.round + 1, fed.hardware
     clients, limits = np.array(fed.cohort(t), dtype=np.int64), np.array(state.ranks)
     if hw is None or not len(clients):
-        return Plan(clients, limits[clients], np.ones(len(clients)))
-    wire = _wire(fed, hw, state, clients.tolist(), down)
-    plans = state.plans if "clock" in state.plans or not hw.measured else _first_measured(fed, hw, state)
-    return plan(hw, plans, t, fed.seed, clients, limits[clients], wire)
+        return RoundPlan(clients, limits[clients], np.ones(len(clients)))
+    wire = _weigh_messages(fed, hw, state, clients.tolist(), down)
+    plans = state.plans if "clock" in state.plans or not hw.measured else _measure_first_step(fed, hw, state)
+    return make_plan(hw, plans, t, fed.seed, clients, limits[clients], wire)
 
 
-def _wire(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> Wire:
+def _weigh_messages(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> MessageSizes:
     whole = Cohort.of(clients, state, fed.aggregation, dict.fromkeys(clients, hw.r_max))
-    down = addressed(down, whole.rows)
-    line = Line(*by_rank(addressed(down, 0), whole, state.adapter.layout))
+    down = select_rows(down, whole.rows)
+    line = Line(*split_bytes_by_rank(select_rows(down, 0), whole, state.adapter.layout))
     upload = state.plans.get("wire", {}).get("up")
-    sent = np.array(bytes_down(whole, down, state, fed.aggregation), dtype=float)
-    return Wire(line, Line(*upload) if upload else line, missed=sent - line.at(np.full(len(sent), hw.r_max)))
+    sent = np.array(count_bytes_down(whole, down, state, fed.aggregation), dtype=float)
+    return MessageSizes(line, Line(*upload) if upload else line, missed=sent - line.at(np.full(len(sent), hw.r_max)))
 
 
-def foreseen(fed: Federation, hw: Hardware, state: State) -> tuple[Floats, Floats]:
+def foresee_times(fed: Federation, hw: Hardware, state: State) -> tuple[Floats, Floats]:
     """Seconds a and b of every client, (N,), with which its next round of rank r takes a + b r, as the server expects it."""
-    wire = _wire(fed, hw, state, list(range(fed.total_clients)), fed.algorithm.broadcast(state))
-    return estimated(hw, state.plans, state.round + 1, wire)
+    wire = _weigh_messages(fed, hw, state, list(range(fed.total_clients)), fed.algorithm.broadcast(state))
+    return estimate_times(hw, state.plans, state.round + 1, wire)
 
 
-def _first_measured(fed: Federation, hw: Hardware, state: State) -> Plans:
+def _measure_first_step(fed: Federation, hw: Hardware, state: State) -> HardwareMemory:
     """The plans with the time of one step of client 0, the second of two: no round has been measured yet."""
     rows = torch.arange(min(fed.work.batch_size, fed.task.examples(0)))[None]
     step, seconds = Step(torch.tensor([0]), rows, torch.ones_like(rows, dtype=torch.bool)), 0.0
@@ -56,10 +64,10 @@ def _first_measured(fed: Federation, hw: Hardware, state: State) -> Plans:
         started = time.perf_counter()
         fed.task.grad(state.adapter.flat[None], step)
         seconds = time.perf_counter() - started
-    return hw.scaled(state.plans, seconds, float(hw.tokens[0] / hw.steps[0]), hw.r_max)
+    return hw.rescale_clock(state.plans, seconds, float(hw.tokens[0] / hw.steps[0]), hw.r_max)
 
 
-def sent_to(state: State, made: Plan, round: int) -> State:
+def mark_as_sent(state: State, made: RoundPlan, round: int) -> State:
     """The state in which clients that were sent the model have seen that round, also those from whom nothing arrived."""
     seen = list(state.seen)
     for turn in made.turns:
@@ -68,21 +76,23 @@ def sent_to(state: State, made: Plan, round: int) -> State:
     return replace(state, seen=tuple(seen))
 
 
-def learned(
-    fed: Federation, state: State, made: Plan, cohort: Cohort, up: Message, local: Trained, seconds: float
-) -> Plans:
-    """What scheduler and clock remember after the round that followed `state`: training took so many seconds here."""
+def learn_from_round(
+    fed: Federation, state: State, made: RoundPlan, cohort: Cohort, up: Message, local: Trained, seconds: float
+) -> HardwareMemory:
+    """Update what scheduler and clock remember after a round; training it took so many seconds here."""
     hw, plans = fed.hardware, state.plans
     if hw is None:
         return plans
     ranks = cohort.ranks.numpy()
     tokens = hw.tokens[cohort.clients] * made.effort[made.training]
-    plans = hw.scaled(plans, seconds, float(tokens.sum()), float((ranks * tokens).sum() / tokens.sum()))
-    plans = {**plans, "wire": {"up": list(by_rank(addressed(up, 0), cohort, fed.task.layout))}}
-    return observed(hw, plans, made, _gains(fed, state, cohort, local) if hw.scheduler.needs_gain else {})
+    plans = hw.rescale_clock(plans, seconds, float(tokens.sum()), float((ranks * tokens).sum() / tokens.sum()))
+    plans = {**plans, "wire": {"up": list(split_bytes_by_rank(select_rows(up, 0), cohort, fed.task.layout))}}
+    return observe_round(hw, plans, made, _measure_gains(fed, state, cohort, local) if hw.scheduler.needs_gain else {})
 
 
-def _gains(fed: Federation, state: State, cohort: Cohort, local: Trained) -> dict[int, tuple[float, float | None]]:
+def _measure_gains(
+    fed: Federation, state: State, cohort: Cohort, local: Trained
+) -> dict[int, tuple[float, float | None]]:
     """How much each client's own held-out loss fell, in nats a token, and how much with one rank less of what it trained.
 
     From the whole model that the server had: against a model cut to the client's rank, who is cut most gains most. Clients

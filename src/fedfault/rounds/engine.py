@@ -10,28 +10,28 @@ from types import MappingProxyType
 
 import torch
 
-from fedfault.hardware.plan import Plan, observed
+from fedfault.hardware.plan import RoundPlan, observe_round
 from fedfault.metrics.updates import update_norms
 from fedfault.records import ClientRecord, RoundRecord
 from fedfault.rounds import integrity
-from fedfault.rounds.clients import at_clients, newcomer
-from fedfault.rounds.dispatch import learned, planned, sent_to
+from fedfault.rounds.clients import init_client_memory, train_clients
+from fedfault.rounds.dispatch import learn_from_round, mark_as_sent, plan_round
 from fedfault.rounds.exchange import (
     OWN,
     Cohort,
-    addressed,
-    average_of,
-    bytes_down,
-    bytes_up,
-    folded,
+    add_fold,
+    count_bytes_down,
+    count_bytes_up,
     full_rank,
-    personal,
-    remembered,
-    selected,
-    with_mean_of_private,
+    make_average,
+    personal_models,
+    replace_private_by_mean,
+    select_good,
+    select_rows,
+    store_client_memory,
 )
-from fedfault.rounds.federation import Asked, Done, Federation
-from fedfault.rounds.local import Passes, weights
+from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
+from fedfault.rounds.local import Passes, weigh_clients
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Message, Pooled, State, Trained, Uploads
 from fedfault.types.task import FinishedRound, Measurements, Probe
@@ -40,15 +40,15 @@ from fedfault.types.task import FinishedRound, Measurements, Probe
 def begin(fed: Federation, x: Adapter | None = None) -> State:
     """The state before the first round; with x (P,), from there on."""
     x, N = fed.task.init(fed.seed) if x is None else x, fed.total_clients
-    home = {} if fed.memory_elsewhere else newcomer(fed, x)
+    home = {} if fed.memory_elsewhere else init_client_memory(fed, x)
     return State(
         x,
         memory=fed.algorithm.init(x),
         clients={name: Adapter(a.layout, a.flat.expand(N, -1).clone()) for name, a in home.items()},
-        weights=tuple(weights(fed.task, fed.work.weighting, range(N)).tolist()),
+        weights=tuple(weigh_clients(fed.task, fed.work.weighting, range(N)).tolist()),
         ranks=fed.ranks or (full_rank(x.layout),) * N,
         seen=(0,) * N,
-        plans={} if fed.hardware is None else fed.hardware.begin(),
+        plans={} if fed.hardware is None else fed.hardware.init_memory(),
     )
 
 
@@ -63,52 +63,54 @@ def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]
         scores = fed.task.evaluate(state.adapter)
         yield state, RoundRecord(0, scores=scores, seconds={"evaluate": time.perf_counter() - started})
     while state.round < fed.num_rounds:
-        state, record = one_round(fed, state)
+        state, record = run_round(fed, state)
         yield state, record
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A round up to what its clients do."""
+class RoundStart:
+    """A round as it starts: the plan, the request to the clients, what was sent and what will be measured."""
 
     fed: Federation
     state: State
-    plan: Plan
-    asked: Asked
+    plan: RoundPlan
+    asked: CohortRequest
     down: Message  # what the server sent, a row for each client of what has rows
     probes: Mapping[str, Probe]  # of this round
     evaluated: bool  # whether scores are taken in this round
 
 
-def one_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
-    """Broadcast, local training of the cohort, aggregation, evaluation, probes."""
+def run_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
+    """Run one round: broadcast, local training of the cohort, aggregation, evaluation, probes."""
     started = time.perf_counter()
     down = fed.algorithm.broadcast(state)
-    made = planned(fed, state, down)
+    made = plan_round(fed, state, down)
     if not made.training:
-        return _idle(fed, state, made, sum(turn.bytes_down for turn in made.turns))
-    r = _open(fed, state, down, made)
-    done = (fed.remote or at_clients)(fed, r.asked)
+        return _finish_without_updates(fed, state, made, sum(turn.bytes_down for turn in made.turns))
+    r = _start_round(fed, state, down, made)
+    done = (fed.remote or train_clients)(fed, r.asked)
     trained = time.perf_counter() - started - done.probing
     if not done.cohort.clients:
-        return _idle(fed, state, made.of([]), _all_sent(r, _sent(r)), done.events, {"train": trained})
-    return _close(r, done, trained)
+        return _finish_without_updates(
+            fed, state, made.keep_arrived([]), _sum_bytes_sent(r, _count_bytes_sent(r)), done.events, {"train": trained}
+        )
+    return _finish_round(r, done, trained)
 
 
-def _idle(
+def _finish_without_updates(
     fed: Federation,
     state: State,
-    made: Plan,
+    made: RoundPlan,
     bytes_down: int,
     events: Sequence[str] = (),
     seconds: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[State, RoundRecord]:
-    """A round from which nothing arrived."""
+    """Finish a round from which no update arrived: the model stays, the round counts."""
     clock, t = time.perf_counter(), state.round + 1
-    after = replace(sent_to(state, made, t), round=t, last=state.adapter)
+    after = replace(mark_as_sent(state, made, t), round=t, last=state.adapter)
     if fed.hardware is not None:
-        after = replace(after, plans=observed(fed.hardware, state.plans, made, {}))
-    scores = fed.task.evaluate(after.adapter, _personal(fed, after)) if _evaluated(fed, t) else {}
+        after = replace(after, plans=observe_round(fed.hardware, state.plans, made, {}))
+    scores = fed.task.evaluate(after.adapter, _find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
     return after, RoundRecord(
         round=t,
         scores=scores,
@@ -120,41 +122,41 @@ def _idle(
     )
 
 
-def _sent(r: Opened) -> dict[int, int]:
-    """Client -> bytes that it was sent, also if its work does not arrive."""
+def _count_bytes_sent(r: RoundStart) -> dict[int, int]:
+    """Count the bytes that each client was sent, by id, also if its work does not arrive."""
     cohort = r.asked.cohort
-    return dict(zip(cohort.clients, bytes_down(cohort, r.down, r.state, r.fed.aggregation), strict=True))
+    return dict(zip(cohort.clients, count_bytes_down(cohort, r.down, r.state, r.fed.aggregation), strict=True))
 
 
-def _all_sent(r: Opened, sent: Mapping[int, int]) -> int:
-    """Bytes to all clients of a round, and to those who were known to be too late."""
+def _sum_bytes_sent(r: RoundStart, sent: Mapping[int, int]) -> int:
+    """Sum the bytes to all clients of a round, those included who were known to be too late."""
     return sum(sent.values()) + sum(turn.bytes_down for turn in r.plan.turns if turn.fate == "dropped")
 
 
-def _evaluated(fed: Federation, t: int) -> bool:
+def _is_evaluated(fed: Federation, t: int) -> bool:
     return t % fed.evaluate_every == 0 or t == fed.num_rounds
 
 
-def _open(fed: Federation, state: State, down: Message, made: Plan) -> Opened:
-    places, evaluated = made.training, _evaluated(fed, state.round + 1)
+def _start_round(fed: Federation, state: State, down: Message, made: RoundPlan) -> RoundStart:
+    places, evaluated = made.training, _is_evaluated(fed, state.round + 1)
     assigned = dict(zip(made.clients[places].tolist(), made.ranks[places].tolist(), strict=True))
     cohort = Cohort.of(list(assigned), state, fed.aggregation, assigned)
-    down = addressed(down, cohort.rows)
-    asked = _asked(fed, state, cohort, down, made.effort[places].tolist())
+    down = select_rows(down, cohort.rows)
+    asked = _ask_clients(fed, state, cohort, down, made.effort[places].tolist())
     probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}
     asked = replace(asked, halves="x" in asked.received and any(p.gradients for p in probes.values()))
-    return Opened(fed, state, made, asked, down, probes, evaluated)
+    return RoundStart(fed, state, made, asked, down, probes, evaluated)
 
 
-def _asked(fed: Federation, state: State, cohort: Cohort, down: Message, effort: list[float]) -> Asked:
+def _ask_clients(fed: Federation, state: State, cohort: Cohort, down: Message, effort: list[float]) -> CohortRequest:
     t, K = state.round + 1, len(cohort.clients)
     if fed.effort is not None:
         effort = [min(share, fed.effort(t, k)) for share, k in zip(effort, cohort.clients, strict=True)]
-    return Asked(
+    return CohortRequest(
         round=t,
         cohort=cohort,
         weight=torch.tensor([state.weights[k] for k in cohort.clients], dtype=torch.float64),
-        received={**cohort.cut_all(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})},
+        received={**cohort.cut_message(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})},
         memory={n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN},
         effort=effort,
         passes=Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K)),
@@ -162,32 +164,32 @@ def _asked(fed: Federation, state: State, cohort: Cohort, down: Message, effort:
     )
 
 
-def _close(r: Opened, done: Done, trained: float) -> tuple[State, RoundRecord]:
-    """What follows the clients' part; `trained` are the seconds that it took."""
+def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[State, RoundRecord]:
+    """Finish a round after the clients' part, which took `trained` seconds: aggregate, evaluate, measure, record."""
     fed, state, cohort = r.fed, r.state, done.cohort
-    made = r.plan.of(cohort.clients)
+    made = r.plan.keep_arrived(cohort.clients)
     clock = time.perf_counter()
-    senders = _pruned(fed, done)
-    up = senders.cut_all(done.up)
-    good, events = integrity.quarantine(up, done.home, cohort.clients, fed.bad_updates)
-    before = state if senders is cohort else replace(state, ranks=_pruned_ranks(state, senders, good))
+    senders = _prune_cohort(fed, done)
+    up = senders.cut_message(done.up)
+    good, events = integrity.find_bad_updates(up, done.home, cohort.clients, fed.bad_updates)
+    before = state if senders is cohort else replace(state, ranks=_prune_ranks(state, senders, good))
     averages: list[tuple[Uploads, Pooled]] = []
-    after = _served(fed, before, senders, up, good, averages) if any(good) else before
-    after = with_mean_of_private(remembered(after, senders, done.home, good), cohort.private)
+    after = _update_server(fed, before, senders, up, good, averages) if any(good) else before
+    after = replace_private_by_mean(store_client_memory(after, senders, done.home, good), cohort.private)
     after = replace(after, round=r.asked.round, last=state.adapter)
     after = replace(after, clients_per_pass=done.clients_per_pass or state.clients_per_pass)
-    after = replace(after, plans=learned(fed, state, made, cohort, up, done.trained, trained))
-    after = sent_to(after, made, r.asked.round)
+    after = replace(after, plans=learn_from_round(fed, state, made, cohort, up, done.trained, trained))
+    after = mark_as_sent(after, made, r.asked.round)
     if not fed.memory_elsewhere:
         integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
     aggregated = time.perf_counter()
-    scores = fed.task.evaluate(after.adapter, _personal(fed, after)) if r.evaluated else {}
+    scores = fed.task.evaluate(after.adapter, _find_personal_models(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
-    readings, spent = _measured(r, after, done, averages)
-    sent = _sent(r)
-    moved = [(up, sent[k]) for k, up in zip(cohort.clients, bytes_up(senders, up), strict=True)]
-    records = _client_records(r, done, _shares(done.trained, good, averages), readings, moved)
+    readings, spent = _take_probes(r, after, done, averages)
+    sent = _count_bytes_sent(r)
+    moved = [(up, sent[k]) for k, up in zip(cohort.clients, count_bytes_up(senders, up), strict=True)]
+    records = _record_clients(r, done, _weigh_clients(done.trained, good, averages), readings, moved)
     return after, RoundRecord(
         round=r.asked.round,
         clients=records,
@@ -195,17 +197,17 @@ def _close(r: Opened, done: Done, trained: float) -> tuple[State, RoundRecord]:
         probes={**readings.probes, **made.readings},
         matrices={name: tuple(map(tuple, rows)) for name, rows in readings.matrices.items()},
         bytes_up=sum(c.bytes_up for c in records),
-        bytes_down=_all_sent(r, sent),
+        bytes_down=_sum_bytes_sent(r, sent),
         turns=made.turns,
         seconds=seconds | spent,
         events=(*made.events, *done.events, *events),
     )
 
 
-def _measured(
-    r: Opened, after: State, done: Done, averages: list[tuple[Uploads, Pooled]]
+def _take_probes(
+    r: RoundStart, after: State, done: CohortResult, averages: list[tuple[Uploads, Pooled]]
 ) -> tuple[Measurements, dict[str, float]]:
-    """What the probes say of the round, and the seconds that each took."""
+    """Take the probes of the round; also the seconds that each took."""
     finished = FinishedRound(
         round=r.asked.round,
         seed=r.fed.seed,
@@ -234,15 +236,15 @@ def _measured(
     return Measurements(probes, clients, matrices), seconds
 
 
-def _pruned(fed: Federation, done: Done) -> Cohort:
+def _prune_cohort(fed: Federation, done: CohortResult) -> Cohort:
     """The cohort with the ranks that its clients keep after training, and send."""
     prune, layout, cohort = fed.aggregation.new_ranks, fed.task.layout, done.cohort
     if prune is None:
         return cohort
-    return cohort.pruned(layout, prune(layout, done.start, done.trained.adapter.flat, cohort.ranks))
+    return cohort.with_ranks(layout, prune(layout, done.start, done.trained.adapter.flat, cohort.ranks))
 
 
-def _served(
+def _update_server(
     fed: Federation,
     state: State,
     cohort: Cohort,
@@ -251,16 +253,18 @@ def _served(
     averages: list[tuple[Uploads, Pooled]],
 ) -> State:
     """The server's step on what the good clients sent, and what it adds to the frozen weights."""
-    average = average_of(integrity.checked(fed.aggregation), cohort, state, torch.tensor(good), fed.seed, averages)
-    after = fed.algorithm.server(state, selected(up, good), average)
+    average = make_average(
+        integrity.check_aggregation(fed.aggregation), cohort, state, torch.tensor(good), fed.seed, averages
+    )
+    after = fed.algorithm.server(state, select_good(up, good), average)
     before, now = state.adapter, after.adapter.flat[None]
     integrity.check_frozen(before.layout, before.flat, now, cohort.trained, ["the server"])
     if "folds" in fed.aggregation.traits:
-        after = folded(after, averages[-1][1].fold)
+        after = add_fold(after, averages[-1][1].fold)
     return after
 
 
-def _pruned_ranks(state: State, cohort: Cohort, good: list[bool]) -> tuple[int, ...]:
+def _prune_ranks(state: State, cohort: Cohort, good: list[bool]) -> tuple[int, ...]:
     """The ranks of all clients after those of the cohort that sent something have pruned theirs."""
     ranks = list(state.ranks)
     for k, r, ok in zip(cohort.clients, cohort.ranks.tolist(), good, strict=True):
@@ -268,7 +272,7 @@ def _pruned_ranks(state: State, cohort: Cohort, good: list[bool]) -> tuple[int, 
     return tuple(ranks)
 
 
-def _shares(local: Trained, good: list[bool], averages: list[tuple[Uploads, Pooled]]) -> list[float]:
+def _weigh_clients(local: Trained, good: list[bool], averages: list[tuple[Uploads, Pooled]]) -> list[float]:
     """Each client's share in the average, by the aggregation's own weights where it has some; 0 for who is left out."""
     weight = local.weight.double() * torch.tensor(good)
     if averages and (own := averages[0][1].weight) is not None:
@@ -277,13 +281,13 @@ def _shares(local: Trained, good: list[bool], averages: list[tuple[Uploads, Pool
     return share
 
 
-def _personal(fed: Federation, state: State) -> Adapter | None:
+def _find_personal_models(fed: Federation, state: State) -> Adapter | None:
     found = fed.algorithm.personal(state)
-    return found if found is not None else personal(state, fed.aggregation.private(state.adapter.layout))
+    return found if found is not None else personal_models(state, fed.aggregation.private(state.adapter.layout))
 
 
-def _client_records(
-    r: Opened, done: Done, share: Sequence[float], readings: Measurements, moved: Sequence[tuple[int, int]]
+def _record_clients(
+    r: RoundStart, done: CohortResult, share: Sequence[float], readings: Measurements, moved: Sequence[tuple[int, int]]
 ) -> tuple[ClientRecord, ...]:
     local, norms = done.trained, update_norms(r.fed.task.layout, done.start, done.trained.adapter.flat)
     return tuple(

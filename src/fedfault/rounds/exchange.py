@@ -46,13 +46,13 @@ class Cohort:
 
     @property
     def rows(self) -> Tensor:
-        """The clients as an index."""
+        """The ids of the clients as an index tensor, (K,)."""
         return torch.tensor(self.clients)
 
     @property
     def trainable(self) -> Tensor | None:
         """(K, P) or (P,) bool: what local training may change; None for everything."""
-        return _both(self.trained, self.active)
+        return _intersect(self.trained, self.active)
 
     def start(self, x: Adapter, state: State) -> Adapter:
         """Where each client starts: the server's adapter (P,) with what it kept at home, cut to its rank.
@@ -65,35 +65,35 @@ class Cohort:
         return self.cut(replace(x, flat=flat))
 
     def cut(self, x: Adapter) -> Adapter:
-        """(P,) or (K, P), with zeros in the slices beyond each client's rank."""
+        """Set the slices beyond each client's rank to zero: (P,) or (K, P) -> (K, P)."""
         return x if self.active is None else replace(x, flat=x.flat.where(self.active.to(x.flat.device), 0.0))
 
-    def cut_all(self, message: Message) -> Message:
-        """The message with its adapters cut."""
+    def cut_message(self, message: Message) -> Message:
+        """Cut every adapter of a message to the clients' ranks."""
         return {name: self.cut(a) if isinstance(a, Adapter) else a for name, a in message.items()}
 
-    def kept(self, now: Tensor, before: Tensor) -> Tensor:
-        """(K, P): what clients keep. What they did not train in this round is as it was."""
+    def keep_untrained(self, now: Tensor, before: Tensor) -> Tensor:
+        """What clients keep after the round, (K, P): numbers that they did not train stay as they were before."""
         return now if self.active is None else now.where(self.active.to(now.device), before)
 
-    def pruned(self, layout: Layout, ranks: Tensor) -> Cohort:
-        """The cohort with these ranks (K,), at most what they were."""
+    def with_ranks(self, layout: Layout, ranks: Tensor) -> Cohort:
+        """The same cohort with these ranks (K,), which are at most what they were."""
         return self if torch.equal(ranks, self.ranks) else replace(self, ranks=ranks, active=mask(layout, ranks))
 
-    def only(self, rows: Sequence[int]) -> Cohort:
-        """Some of its clients, by their places in it, in that order."""
+    def select(self, rows: Sequence[int]) -> Cohort:
+        """The cohort of some of its clients, given by their positions in it, in that order."""
         kept = torch.tensor(rows, dtype=torch.int64)
         active = None if self.active is None else self.active[kept]
         return replace(self, clients=[self.clients[i] for i in rows], ranks=self.ranks[kept], active=active)
 
-    def public(self, which: Tensor | None, row: int) -> Tensor | None:
-        """(P,) bool: what of these numbers crosses the network for one client; None for everything."""
+    def public_mask(self, which: Tensor | None, row: int) -> Tensor | None:
+        """Which of these numbers, (P,) bool, cross the network for the client in that row; None for all of them."""
         mine = None if self.active is None else self.active[row]
-        return _both(_both(which, _not(self.private)), mine)
+        return _intersect(_intersect(which, _invert(self.private)), mine)
 
 
-def addressed(message: Message, rows: Tensor | int) -> Message:
-    """What of a message reaches some clients, or one: their rows of what has a row each, adapters (N, P), numbers (N,)."""
+def select_rows(message: Message, rows: Tensor | int) -> Message:
+    """Select the rows of some clients, or of one, from a message: of adapters (N, P) and numbers (N,); the rest stays."""
     out = dict(message)
     for name, value in message.items():
         if isinstance(value, Adapter) and value.flat.ndim > 1:
@@ -103,21 +103,21 @@ def addressed(message: Message, rows: Tensor | int) -> Message:
     return out
 
 
-def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def _intersect(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a & b
 
 
-def _not(a: Tensor | None) -> Tensor | None:
+def _invert(a: Tensor | None) -> Tensor | None:
     return None if a is None else ~a
 
 
-def bytes_up(cohort: Cohort, up: Message) -> list[int]:
-    """Payload of every client, (K,)."""
-    return [len(pack(up, i, cohort.public(cohort.trained, i))) for i in range(len(cohort.clients))]
+def count_bytes_up(cohort: Cohort, up: Message) -> list[int]:
+    """Count the bytes that each client uploads, (K,)."""
+    return [len(pack(up, i, cohort.public_mask(cohort.trained, i))) for i in range(len(cohort.clients))]
 
 
-def bytes_down(cohort: Cohort, down: Message, state: State, aggregation: Aggregation) -> list[int]:
-    """Payload to every client, (K,): what changed on the server since the client last took part.
+def count_bytes_down(cohort: Cohort, down: Message, state: State, aggregation: Aggregation) -> list[int]:
+    """Count the bytes that each client downloads, (K,): what changed on the server since it last took part.
 
     That is what was trained from that round on, unless they know it from the seed, and what those rounds added to the
     frozen weights: their factors, or the whole matrices where that is less. In round 1 clients are sent what they will
@@ -125,32 +125,32 @@ def bytes_down(cohort: Cohort, down: Message, state: State, aggregation: Aggrega
     """
     last = max(state.round, 1)
     since = [max(state.seen[k], 1) for k in cohort.clients]  # who was there in a round knows what came before it
-    changed = _changed(aggregation, state.adapter.layout, min(since), last)
-    unknown = _not(aggregation.known(state.adapter.layout))
+    changed = _find_changed(aggregation, state.adapter.layout, min(since), last)
+    unknown = _invert(aggregation.known(state.adapter.layout))
     whole = sum(w.numel() for w in state.base.values()) * state.adapter.flat.element_size()
     out, sizes = [], {}
     for i, t in enumerate(since):
         key = (int(cohort.ranks[i]), t)
         if key not in sizes:
-            keep = cohort.public(_both(changed[t], unknown), i)
-            sizes[key] = len(pack(addressed(down, i), keep=keep)) + min(sum(state.folds[t - 1 :]), whole)
+            keep = cohort.public_mask(_intersect(changed[t], unknown), i)
+            sizes[key] = len(pack(select_rows(down, i), keep=keep)) + min(sum(state.folds[t - 1 :]), whole)
         out.append(sizes[key])
     return out
 
 
-def by_rank(message: Message, cohort: Cohort, layout: Layout) -> tuple[float, float]:
-    """Bytes of a message to or from one client that do not depend on its rank, and those of every further rank."""
+def split_bytes_by_rank(message: Message, cohort: Cohort, layout: Layout) -> tuple[float, float]:
+    """Split the bytes of one client's message into those that do not depend on its rank and those of each unit of rank."""
     most = full_rank(layout)
     if not most:
-        return float(len(pack(message, keep=_both(cohort.trained, _not(cohort.private))))), 0.0
+        return float(len(pack(message, keep=_intersect(cohort.trained, _invert(cohort.private))))), 0.0
     ends = mask(layout, torch.tensor([0, most]))
     probe = replace(cohort, ranks=torch.tensor([0, most]), active=ends)
-    none, all_of_it = (len(pack(message, keep=probe.public(cohort.trained, row))) for row in (0, 1))
+    none, all_of_it = (len(pack(message, keep=probe.public_mask(cohort.trained, row))) for row in (0, 1))
     return float(none), (all_of_it - none) / most
 
 
-def _changed(aggregation: Aggregation, layout: Layout, first: int, last: int) -> dict[int, Tensor | None]:
-    """Round t -> (P,) bool: what was trained in any of the rounds t ... last; None for everything."""
+def _find_changed(aggregation: Aggregation, layout: Layout, first: int, last: int) -> dict[int, Tensor | None]:
+    """Find what was trained in any of the rounds t ... last, for each t from `first` on: (P,) bool, None for everything."""
     out: dict[int, Tensor | None] = {}
     for t in range(last, first - 1, -1):
         now = aggregation.trained(layout, t)
@@ -159,7 +159,7 @@ def _changed(aggregation: Aggregation, layout: Layout, first: int, last: int) ->
     return out
 
 
-def average_of(
+def make_average(
     aggregation: Aggregation,
     cohort: Cohort,
     state: State,
@@ -167,34 +167,34 @@ def average_of(
     seed: int,
     averages: list[tuple[Uploads, Pooled]],
 ) -> Callable[[Adapter, Tensor], Adapter]:
-    """The `Average` that an algorithm's server calls: adapters (K', P) of the good clients -> (P,).
+    """Make the `Average` that an algorithm's server calls: adapters (K', P) of the good clients -> (P,).
 
     Numbers that were not trained in this round, that never leave the clients, or that only other clients or rounds train,
     stay as the server has them: a slice with A and B at zero would never train again. Each call is appended to `averages`.
     """
     x, ranks = state.adapter, cohort.ranks[good]
-    moved = _both(cohort.trained, _not(cohort.private))
-    present = None if "refactors" in aggregation.traits else _not(_waiting(cohort, state, good))
+    moved = _intersect(cohort.trained, _invert(cohort.private))
+    present = None if "refactors" in aggregation.traits else _invert(_find_waiting_slices(cohort, state, good))
 
     def average(sent: Adapter, weight: Tensor) -> Adapter:
         if cohort.private is not None:  # what is not sent reads as what the server has
             sent = replace(sent, flat=x.flat.where(cohort.private.to(x.flat.device), sent.flat))
         got = Uploads(x, sent, weight, ranks, state.round + 1, seed)
         pooled = aggregation.combine(got)
-        pooled = pooled._replace(adapter=_only(moved, pooled.adapter, x))
+        pooled = pooled._replace(adapter=_choose(moved, pooled.adapter, x))
         averages.append((got, pooled))
-        return _only(present, pooled.adapter, x)
+        return _choose(present, pooled.adapter, x)
 
     return average
 
 
-def _only(which: Tensor | None, a: Adapter, b: Adapter) -> Adapter:
-    """`a` in these numbers (P,), `b` in the others."""
+def _choose(which: Tensor | None, a: Adapter, b: Adapter) -> Adapter:
+    """Take `a` in these numbers (P,) and `b` in the others."""
     return a if which is None else replace(a, flat=a.flat.where(which.to(a.flat.device), b.flat))
 
 
-def _waiting(cohort: Cohort, state: State, good: Tensor) -> Tensor | None:
-    """(P,) bool: slices that none of the good clients trained, but that some client may still train; None for none."""
+def _find_waiting_slices(cohort: Cohort, state: State, good: Tensor) -> Tensor | None:
+    """Find the slices, (P,) bool, that no good client trained but that some client may still train; None for none."""
     absent, most = max(state.ranks), int(cohort.ranks[good].max())
     if absent <= most:
         return None
@@ -202,8 +202,8 @@ def _waiting(cohort: Cohort, state: State, good: Tensor) -> Tensor | None:
     return theirs & ~ours
 
 
-def folded(state: State, fold: Mapping[str, Pair]) -> State:
-    """The state before its round is counted, with the round's products added to what the frozen weights got so far."""
+def add_fold(state: State, fold: Mapping[str, Pair]) -> State:
+    """Add the round's products to what the frozen weights got so far; the state's round is not counted yet."""
     base = dict(state.base)
     for name, pair in fold.items():
         change = (wide(pair.B) @ wide(pair.A)).to(pair.B)
@@ -212,7 +212,7 @@ def folded(state: State, fold: Mapping[str, Pair]) -> State:
     return replace(state, base=base, folds=(*state.folds, *silent, fold_size(fold)))
 
 
-def personal(state: State, private: Tensor | None) -> Adapter | None:
+def personal_models(state: State, private: Tensor | None) -> Adapter | None:
     """The model of every client, (N, P), where each has kept a part, here; None where all have the server's."""
     if private is None or OWN not in state.clients:
         return None
@@ -220,8 +220,8 @@ def personal(state: State, private: Tensor | None) -> Adapter | None:
     return Adapter(state.adapter.layout, torch.where(private.to(own.device), own, state.adapter.flat))
 
 
-def with_mean_of_private(state: State, private: Tensor | None) -> State:
-    """What clients keep never reaches a server; for the scores of one global model its mean takes the place.
+def replace_private_by_mean(state: State, private: Tensor | None) -> State:
+    """Put the mean of what clients keep, which never reaches a server, into the model that global scores are about.
 
     If it is here: where clients are elsewhere, those numbers stay as they began.
     """
@@ -232,13 +232,13 @@ def with_mean_of_private(state: State, private: Tensor | None) -> State:
     return replace(state, adapter=replace(pooled, flat=flat))
 
 
-def remembered(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: Sequence[bool]) -> State:
-    """The state with what the good clients keep, and when each of the cohort took part: all were sent the model."""
+def store_client_memory(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: Sequence[bool]) -> State:
+    """Store what the good clients keep, and that the whole cohort was sent the model in this round."""
     keep, clients = torch.tensor(good), dict(state.clients)
     for name, kept in home.items():
         flat = clients[name].flat.clone()
         rows = cohort.rows[keep]
-        flat[rows] = cohort.kept(kept.flat.to(flat), flat[cohort.rows])[keep]
+        flat[rows] = cohort.keep_untrained(kept.flat.to(flat), flat[cohort.rows])[keep]
         clients[name] = replace(kept, flat=flat)
     seen = list(state.seen)
     for k in cohort.clients:
@@ -246,6 +246,6 @@ def remembered(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: 
     return replace(state, clients=clients, seen=tuple(seen))
 
 
-def selected(message: Message, good: Sequence[bool]) -> Message:
-    """The rows of the good clients of a message that is stacked over the cohort."""
-    return message if all(good) else addressed(message, torch.tensor(good))
+def select_good(message: Message, good: Sequence[bool]) -> Message:
+    """Select the rows of the good clients from a message that is stacked over the cohort."""
+    return message if all(good) else select_rows(message, torch.tensor(good))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedfault.hardware.plan import Hardware
-from fedfault.rounds.exchange import Cohort, addressed
+from fedfault.rounds.exchange import Cohort, select_rows
 from fedfault.rounds.local import LocalWork, Passes
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter
@@ -19,8 +19,8 @@ from fedfault.types.task import Probe, Task
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the K clients of a round are asked to do: nothing else of a round reaches them."""
+class CohortRequest:
+    """A request to the K clients of a round: everything that reaches them."""
 
     round: int
     cohort: Cohort
@@ -29,19 +29,18 @@ class Asked:
     memory: Mapping[str, Adapter]  # what they remember, (K, P)
     effort: Sequence[float]  # (K,) share of its local steps that each gets done
     passes: Passes
-    halves: bool = False  # whether probes need `Done.halves`
-    base: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # what the frozen weights they train on hold beside their own
+    halves: bool = False  # whether probes need `CohortResult.halves`
+    # What the frozen weights they train on hold beside their own
+    base: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def only(self, rows: Sequence[int]) -> Asked:
-        """The same of some of the clients, by their places, in that order."""
+    def select(self, rows: Sequence[int]) -> CohortRequest:
+        """The request to some of the clients, given by their positions in the cohort, in that order."""
         some = torch.tensor(rows, dtype=torch.int64)
         return replace(
             self,
-            cohort=self.cohort.only(rows),
+            cohort=self.cohort.select(rows),
             weight=self.weight[some],
-            received=addressed(self.received, some),
+            received=select_rows(self.received, some),
             memory={name: replace(a, flat=a.flat[some]) for name, a in self.memory.items()},
             effort=[self.effort[i] for i in rows],
             passes=Passes(min(self.passes.size, max(1, len(rows)))),
@@ -49,8 +48,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What clients have done; rows are in the order of the cohort."""
+class CohortResult:
+    """The answer of the clients of a round; rows are in the order of the cohort."""
 
     cohort: Cohort  # those that were asked, or the ones of them whose work arrived
     up: Message  # what they send
@@ -65,7 +64,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Federation:
-    """The parts of a run and their settings: `Experiment` is its description in plain values."""
+    """A run as functions and tensors: task, algorithm, aggregation and settings; `Experiment` says it in plain values."""
 
     task: Task
     algorithm: Algorithm
@@ -83,7 +82,7 @@ class Federation:
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
     effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
-    remote: Callable[[Federation, Asked], Done] | None = (
+    remote: Callable[[Federation, CohortRequest], CohortResult] | None = (
         None  # does what clients do elsewhere; None: `at_clients`, here
     )
     memory_elsewhere: bool = False  # what clients keep stays with them: `State.clients` is empty

@@ -80,8 +80,8 @@ class EntryCheck:
 
     def _check(self, client: int, own: Tensor, row: int) -> None:
         rows = {name: _row(a.flat, row) for name, a in self._sent.items()}
-        if not any(_equal(own, x) for x in rows.values()):
-            apart = "; ".join(f"{name!r}: {_apart(self._task.layout, own, x)}" for name, x in rows.items())
+        if not any(_is_equal(own, x) for x in rows.values()):
+            apart = "; ".join(f"{name!r}: {_describe_gap(self._task.layout, own, x)}" for name, x in rows.items())
             raise IntegrityError(f"client {client} does not start from what the server sent ({apart or 'no model'})")
 
 
@@ -127,13 +127,13 @@ class CheckedTrain:
                 f"lie {flat.stride(0)} apart in memory"
             )
         if flat.untyped_storage().data_ptr() == start.flat.untyped_storage().data_ptr():
-            raise IntegrityError(f"clients {_listed(self.clients)} trained in the memory of what they started from")
+            raise IntegrityError(f"clients {_list_names(self.clients)} trained in the memory of what they started from")
         worked = done.num_steps > 0
         if bool(done.loss[worked].any()) and not bool(done.grad_norm[worked].any()):  # a loss of zero is learned
             raise IntegrityError(
-                f"every gradient was exactly zero in {int(done.num_steps.sum())} steps of clients {_listed(self.clients)}: "
-                "nothing is learned. Check that the loss depends on the trained numbers, and that quantised layers were not "
-                "repacked for inference (with model.quantization=none there are none)"
+                f"every gradient was exactly zero in {int(done.num_steps.sum())} steps of clients "
+                f"{_list_names(self.clients)}: nothing is learned. Check that the loss depends on the trained numbers, and "
+                "that quantised layers were not repacked for inference (with model.quantization=none there are none)"
             )
 
 
@@ -152,10 +152,10 @@ class AnchoredPull:
     def check(self, start: Adapter, clients: Sequence[int]) -> None:
         """Raises `IntegrityError` with the client whose anchor is no longer at the start, (P,) or (K, P)."""
         for x, row in zip(*self._last, strict=True) if self._last else ():
-            if not _equal(x, own := _row(start.flat, int(row))):
+            if not _is_equal(x, own := _row(start.flat, int(row))):
                 raise IntegrityError(
                     f"the anchor of client {clients[int(row)]} moved while it trained, as if it were aliased to the "
-                    f"parameters: {_apart(start.layout, x, own)}"
+                    f"parameters: {_describe_gap(start.layout, x, own)}"
                 )
 
 
@@ -163,9 +163,9 @@ def check_sent(watched: CheckedTrain, up: Message, home: Mapping[str, Adapter], 
     """Clients leave what the server sent alone, send its sites back, a row each, and keep the memory that they had."""
     for name, before in watched.copies.items():
         now = watched.received[name]
-        if not _equal(now.flat, before):
+        if not _is_equal(now.flat, before):
             raise IntegrityError(
-                f"clients changed {name!r} itself, which the server sent: {_apart(now.layout, now.flat, before)}"
+                f"clients changed {name!r} itself, which the server sent: {_describe_gap(now.layout, now.flat, before)}"
             )
     had, kept = ({name: tuple(a.flat.shape) for name, a in m.items()} for m in (memory, home))
     if kept != had:
@@ -185,8 +185,9 @@ def check_sites(name: str, theirs: Layout, ours: Layout) -> None:
         matched = [n for n in wants if has.get(n) == wants[n]]
         raise IntegrityError(
             f"{name!r} as sent does not fit the server: {len(matched)} of {len(wants)} sites match, missing "
-            f"{_listed(n for n in wants if n not in has)}, unknown {_listed(n for n in has if n not in wants)}; LoRA "
-            f"scaling {theirs.scaling:.3g}, the server's is {ours.scaling:.3g}"
+            f"{_list_names(n for n in wants if n not in has)}, unknown "
+            f"{_list_names(n for n in has if n not in wants)}; LoRA scaling {theirs.scaling:.3g}, the server's is "
+            f"{ours.scaling:.3g}"
         )
 
 
@@ -194,11 +195,11 @@ def check_frozen(layout: Layout, before: Tensor, after: Tensor, free: Tensor | N
     """Numbers that are not free, (P,) or (K, P), stay as they were: before (P,) or (K, P), after (K, P)."""
     if free is None:
         return
-    moved = _differs(after, before) & ~free.to(after.device)
+    moved = _find_differences(after, before) & ~free.to(after.device)
     if bool(moved.any()):
         row = int(moved.any(1).nonzero()[0])
         was = _row(before, row)
-        apart = _apart(layout, after[row].where(moved[row], was), was)
+        apart = _describe_gap(layout, after[row].where(moved[row], was), was)
         raise IntegrityError(f"{who[row]} changed frozen numbers: {apart}")
 
 
@@ -207,18 +208,20 @@ def check_base(task: Task, before: Mapping[str, int], clients: Sequence[int]) ->
     now = task.checksums()
     if changed := [name for name in before if now[name] != before[name]]:
         raise IntegrityError(
-            f"{len(changed)} of {len(before)} frozen weights changed while clients {_listed(clients)} trained, first "
+            f"{len(changed)} of {len(before)} frozen weights changed while clients {_list_names(clients)} trained, first "
             f"{changed[0]} (checksum {before[changed[0]]} before, {now[changed[0]]} after)"
         )
 
 
-def checked(aggregation: Aggregation) -> Aggregation:
+def check_aggregation(aggregation: Aggregation) -> Aggregation:
     """The same aggregation, held to what it says of itself: `is_mean`, and the trait `folds`."""
 
     def combine(got: Uploads) -> Pooled:
         pooled = aggregation.combine(got)
         if pooled.fold and "folds" not in aggregation.traits:
-            raise IntegrityError(f"an aggregation without trait 'folds' adds to frozen weight {_listed(pooled.fold)}")
+            raise IntegrityError(
+                f"an aggregation without trait 'folds' adds to frozen weight {_list_names(pooled.fold)}"
+            )
         for site in (s for s in got.before.layout.lora if s.name in pooled.fold):
             A, B = pooled.fold[site.name]
             if (shape := (len(B), A.shape[1])) != (expected := (site.shape[2], site.shape[1])):
@@ -226,8 +229,8 @@ def checked(aggregation: Aggregation) -> Aggregation:
         if aggregation.is_mean and bool((got.ranks == got.ranks[0]).all()):
             owned = mask(got.before.layout, got.ranks[:1])[0].to(got.sent.flat.device)
             found, mine = (a.flat.where(owned, 0.0) for a in (pooled.adapter, mean(got.sent, got.weight)))
-            if not _equal(found, mine):
-                apart = _apart(got.before.layout, found, mine)
+            if not _is_equal(found, mine):
+                apart = _describe_gap(got.before.layout, found, mine)
                 raise IntegrityError(f"ranks are equal, but the aggregation is not the weighted mean: {apart}")
         return pooled
 
@@ -240,7 +243,7 @@ def check_state(algorithm: Algorithm, state: State) -> None:
         raise IntegrityError(sentence)
 
 
-def quarantine(
+def find_bad_updates(
     up: Message, home: Mapping[str, Adapter], clients: Sequence[int], policy: str
 ) -> tuple[list[bool], list[str]]:
     """Which clients sent and keep finite numbers, and a sentence for the record on those that do not.
@@ -248,29 +251,29 @@ def quarantine(
     Raises `IntegrityError` if the policy is to stop.
     """
     rows = [v.flat if isinstance(v, Adapter) else v for v in (*up.values(), *home.values())]
-    good = torch.stack([_finite(r).cpu() for r in rows]).all(0)
+    good = torch.stack([_find_finite_rows(r).cpu() for r in rows]).all(0)
     bad = [k for k, ok in zip(clients, good.tolist(), strict=True) if not ok]
     if not bad:
         return good.tolist(), []
     if policy == "stop":
         row = clients.index(bad[0])
         raise IntegrityError(
-            f"parameters not finite after local training: client {_listed(bad)}; lower training.lr, or "
-            f"federation.bad_updates=drop ({_not_finite({**home, **up}, row)})"
+            f"parameters not finite after local training: client {_list_names(bad)}; lower training.lr, or "
+            f"federation.bad_updates=drop ({_describe_not_finite({**home, **up}, row)})"
         )
     left = "" if len(bad) < len(clients) else ", so that the round changes nothing"
-    who = f"client {_listed(bad)}{left}"
+    who = f"client {_list_names(bad)}{left}"
     return good.tolist(), [f"parameters not finite after local training, left out of the average: {who}"]
 
 
-def _finite(rows: Tensor) -> Tensor:
+def _find_finite_rows(rows: Tensor) -> Tensor:
     """Which of the rows (K, ...) are finite, (K,) bool; a finite sum says so in one pass over all of them."""
     if bool(rows.sum().isfinite()):
         return torch.ones(len(rows), dtype=torch.bool)
     return rows.isfinite().reshape(len(rows), -1).all(1)
 
 
-def _not_finite(message: Message, row: int) -> str:
+def _describe_not_finite(message: Message, row: int) -> str:
     """What of a client's row is not finite, in words."""
     found = []
     for name, value in message.items():
@@ -286,22 +289,22 @@ def _row(flat: Tensor, row: int) -> Tensor:
     return flat if flat.ndim == 1 else flat[row]
 
 
-def _differs(a: Tensor, b: Tensor) -> Tensor:
+def _find_differences(a: Tensor, b: Tensor) -> Tensor:
     """Where two tensors differ, NaN being equal to NaN: a diverged model is not a model that was not loaded."""
     return (a != b) & ~(a.isnan() & b.isnan())
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a, b) or not bool(_differs(a, b).any())
+def _is_equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or not bool(_find_differences(a, b).any())
 
 
-def _apart(layout: Layout, a: Tensor, b: Tensor) -> str:
+def _describe_gap(layout: Layout, a: Tensor, b: Tensor) -> str:
     """How two adapters (P,) or (K, P) differ, in words."""
-    gap = (a - b).abs().nan_to_num(nan=torch.inf).where(_differs(a, b), 0.0)
+    gap = (a - b).abs().nan_to_num(nan=torch.inf).where(_find_differences(a, b), 0.0)
     worst = max(layout.sites, key=lambda s: float(gap[..., s.offset : s.offset + s.size].max()))
     count = f"{int((gap > 0).sum())} of {gap.numel()} numbers"
     return f"{count} differ, by up to {float(gap.max()):.3g}, most at site {worst.name}"
 
 
-def _listed(names: Iterable[object]) -> str:
+def _list_names(names: Iterable[object]) -> str:
     return ", ".join(map(str, names)) or "none"

@@ -64,7 +64,7 @@ class Passes:
         self.events.append(f"out of memory: {self.size} clients in a pass from now on")
 
 
-def steps_of(n: int, work: LocalWork) -> tuple[int, float]:
+def count_steps(n: int, work: LocalWork) -> tuple[int, float]:
     """Optimiser steps of a client with n examples in a round, and how many times it goes through them.
 
     >>> steps_of(10, LocalWork(epochs=2, batch_size=4)), steps_of(10, LocalWork(steps=9, batch_size=4))
@@ -75,19 +75,19 @@ def steps_of(n: int, work: LocalWork) -> tuple[int, float]:
     return steps, steps / per_epoch
 
 
-def plan(n: int, work: LocalWork, generator: np.random.Generator) -> np.ndarray:
+def plan_batches(n: int, work: LocalWork, generator: np.random.Generator) -> np.ndarray:
     """A client's batches: (S, B) indices into its n examples, -1 where the last batch of an epoch is not full.
 
     Every epoch is a fresh permutation, cut into batches of B; nothing is dropped.
     """
-    per_epoch, (steps, _) = -(-n // work.batch_size), steps_of(n, work)
+    per_epoch, (steps, _) = -(-n // work.batch_size), count_steps(n, work)
     out = np.full((-(-steps // per_epoch), per_epoch * work.batch_size), -1)
     for epoch in out:
         epoch[:n] = generator.permutation(n)
     return out.reshape(-1, work.batch_size)[:steps]
 
 
-def part(batches: np.ndarray, share: float) -> np.ndarray:
+def cut_batches(batches: np.ndarray, share: float) -> np.ndarray:
     """The first ceil(share * S) of a client's S batches (S, B), for a client that gets no further.
 
     Raises `UserError` for a share that is not above 0 and at most 1.
@@ -100,7 +100,7 @@ def part(batches: np.ndarray, share: float) -> np.ndarray:
     return batches[: max(1, math.ceil(round(share * len(batches), 6)))]  # 11/20 of 100 is 55, not 56
 
 
-def weights(task: Trainable, weighting: str, clients: Sequence[int]) -> Tensor:
+def weigh_clients(task: Trainable, weighting: str, clients: Sequence[int]) -> Tensor:
     """n_k: the size of a client's data set by the one weighting rule of the run, (K,)."""
     if weighting == "uniform":
         return torch.ones(len(clients), dtype=torch.float64)
@@ -112,7 +112,7 @@ class Trainer:
     """Implements `types.Train` for one cohort and round.
 
     trainable: (K, P) or (P,) bool; the other numbers have no gradient, take no part in its norm, and never change.
-    effort: (K,) the share of its local steps that each client gets done, see `part`; None for all of them.
+    effort: (K,) the share of its local steps that each client gets done, see `cut_batches`; None for all of them.
     """
 
     def __init__(
@@ -131,10 +131,10 @@ class Trainer:
         self.task, self.work, self.passes, self.penalty = task, work, passes, penalty
         self.lr = work.lr
         self.clients = torch.tensor(clients)
-        self.weight = weights(task, work.weighting, clients)
-        self.plans = [plan(task.examples(k), work, rng(seed, "batches", round, k)) for k in clients]
+        self.weight = weigh_clients(task, work.weighting, clients)
+        self.plans = [plan_batches(task.examples(k), work, rng(seed, "batches", round, k)) for k in clients]
         if effort is not None:
-            self.plans = [part(p, share) for p, share in zip(self.plans, effort, strict=True)]
+            self.plans = [cut_batches(p, share) for p, share in zip(self.plans, effort, strict=True)]
         self.keys = torch.tensor([entropy(seed, "dropout", round, k) % 2**62 for k in clients])
         self.longest_first = sorted(range(len(clients)), key=lambda i: (-len(self.plans[i]), i))
         self.trainable = None if trainable is None else trainable.expand(len(clients), -1)
@@ -155,7 +155,7 @@ class Trainer:
             try:
                 y[rows] = one.run()
             except (RuntimeError, MemoryError) as e:
-                if not _out_of_memory(e):
+                if not _is_out_of_memory(e):
                     raise
                 self.passes.halve(e)
                 continue
@@ -182,7 +182,7 @@ class Trainer:
         out = (out / total[:, None].to(out)).to(at.flat)
         if self.trainable is not None:
             out = out.masked_fill(~self.trainable.to(out.device), 0.0)
-        _clip(out, self.work.max_grad_norm)
+        _clip_gradients(out, self.work.max_grad_norm)
         return Adapter(at.layout, out)
 
     @torch.no_grad()
@@ -215,7 +215,7 @@ class Trainer:
         return out
 
 
-def _clip(gradient: Tensor, most: float | None) -> Tensor:
+def _clip_gradients(gradient: Tensor, most: float | None) -> Tensor:
     """Clip each client's gradient (K, P) by its own norm, in place; returns the norms (K,) before."""
     norm: Tensor = gradient.norm(dim=1)
     if most is not None:
@@ -223,7 +223,7 @@ def _clip(gradient: Tensor, most: float | None) -> Tensor:
     return norm
 
 
-def _out_of_memory(e: Exception) -> bool:
+def _is_out_of_memory(e: Exception) -> bool:
     return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
 
 
@@ -271,7 +271,7 @@ class _Pass:
         self.loss[:k] += loss.cpu() * tokens.cpu()
         self.tokens[:k] += tokens.cpu()
         gradient = self._only_trainable(gradient)
-        self.norm[:k] += _clip(gradient, self.work.max_grad_norm).cpu()
+        self.norm[:k] += _clip_gradients(gradient, self.work.max_grad_norm).cpu()
         if self.gradients is not None:
             self.gradients[:k] += gradient
         for extra in (self.extra.gradient, self.penalty):

@@ -21,7 +21,7 @@ from fedfault.seeds import entropy
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, duration
 from fedfault.session.provenance import find_commit
-from fedfault.setup.experiment import Prepared, facts, prepare
+from fedfault.setup.experiment import Prepared, describe_sources, prepare
 
 IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure")  # what controls are the same with
 
@@ -54,7 +54,7 @@ def calibrate(
         "made": now.isoformat(timespec="seconds"),
         "seeds": [control_of(exp, i).seed for i in range(count)],
         "seconds": round(sum(sum(r.seconds.values()) for run in runs for r in run), 1),
-        **{what: facts(like)[what]["fingerprint"] for what in ("model", "corpus")},
+        **{what: describe_sources(like)[what]["fingerprint"] for what in ("model", "corpus")},
     }
     made = Calibration(exp.experiment_name, thresholds, count, ALPHA, exact, loaded.resolved, provenance)
     made.save(file)

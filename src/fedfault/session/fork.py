@@ -13,7 +13,7 @@ from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.errors import UserError
-from fedfault.rounds.carry import carried
+from fedfault.rounds.carry import carry_over
 from fedfault.runs.folder import RunFolder
 from fedfault.session.claim import check_new_run, locate_run, make_run_folder
 from fedfault.session.progress import Progress
@@ -72,7 +72,7 @@ def fork(
     check_same_inputs(before, prepared)
     check_not_moved(plan.parent, before, prepared.federation)
     saved, _ = plan.parent.load(prepared.federation.task.layout, prepared.model.device, round)
-    state, notes = carried(prepared.federation, saved, plan.since)
+    state, notes = carry_over(prepared.federation, saved, plan.since)
     for line in [*(f"note: {n}" for n in notes), _describe(plan, prepared)]:
         progress.say(line)
     manifest = make_manifest(prepared, argv, [*plan.loaded.notes, *notes])

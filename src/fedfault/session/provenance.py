@@ -16,11 +16,11 @@ from typing import Any
 
 import fedfault
 from fedfault.errors import UserError
-from fedfault.processes import place
+from fedfault.processes import this_process
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
-from fedfault.setup.experiment import Prepared, facts
+from fedfault.setup.experiment import Prepared, describe_sources
 
 VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -38,7 +38,7 @@ def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dic
         "platform": platform.platform(),
         "device": str(p.model.device),
         "threads": torch.get_num_threads(),
-        "processes": place().count,
+        "processes": this_process().count,
         "precision": p.backbone.precision,
         "command": shlex.join(["fedfault", *argv]),
         "argv": list(argv),
@@ -47,7 +47,7 @@ def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dic
         "data_elsewhere": p.data_elsewhere,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "notes": list(notes),
-        **facts(p),
+        **describe_sources(p),
     }
 
 
@@ -69,7 +69,7 @@ def find_commit() -> str | None:
 
 def check_same_inputs(manifest: Mapping[str, Any], p: Prepared) -> None:
     """Raise `UserError` if a run that goes on would not see the data and the model that it started with."""
-    now = facts(p)
+    now = describe_sources(p)
     for what in ("corpus", "model"):
         before = manifest.get(what, {}).get("fingerprint")
         if before != now[what]["fingerprint"]:

@@ -15,7 +15,7 @@ from fedfault.clustering.remedy import answer_with_clusters
 from fedfault.config.changes import find_changes
 from fedfault.config.loading import load
 from fedfault.records import Finding
-from fedfault.rounds.carry import carried
+from fedfault.rounds.carry import carry_over
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.outcome import find_best_round
 from fedfault.session.progress import Progress
@@ -67,7 +67,7 @@ def roll_back(
     finish_going_back(folder, manifest)
     p = p.with_settings(loaded.experiment)
     fed = p.federation
-    state, notes = carried(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
+    state, notes = carry_over(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
     moved = f"went back from round {now} to round {best}" if best != now else f"changed course in round {now}"
     sentence = f"{moved} because of {' and '.join(by)}, and on with {', '.join(answer)}"
     for line in (sentence, *notes):

@@ -13,10 +13,10 @@ from fedfault.hardware import clock, traces
 from fedfault.hardware.clock import Fleet, Line, Tier
 from fedfault.hardware.plan import Hardware
 from fedfault.registry import build
-from fedfault.rounds.dispatch import foreseen
+from fedfault.rounds.dispatch import foresee_times
 from fedfault.rounds.engine import begin
 from fedfault.rounds.federation import Federation
-from fedfault.rounds.local import LocalWork, steps_of
+from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.scheduling import Ints, Scheduler, Situation
 from fedfault.tasks.base import BackboneTask
 
@@ -24,18 +24,18 @@ COPIES = 4  # of every trained number that a client holds: itself, its gradient,
 MB = 1e6
 
 
-def scheduler(exp: Experiment) -> Scheduler:
+def build_scheduler(exp: Experiment) -> Scheduler:
     """The rank scheduler of an experiment."""
     chosen = exp.federation.scheduler
     built: Scheduler = build("scheduler", chosen.name, **chosen.options)
     return built
 
 
-def check(exp: Experiment) -> None:
+def check_equipment(exp: Experiment) -> None:
     """`UserError` for tiers, ranks and traces that do not fit the federation, before anything is loaded."""
-    lora, n, chosen = exp.model.lora, exp.federation.cohort_size, scheduler(exp)
+    lora, n, chosen = exp.model.lora, exp.federation.cohort_size, build_scheduler(exp)
     if exp.tiers:
-        clock.check_tiers(_tiers(exp), exp.federation.total_clients)
+        clock.check_tiers(_read_tiers(exp), exp.federation.total_clients)
     asked = exp.federation.scheduler.options
     for name in ("rank", "ranks"):
         most = max(np.atleast_1d(asked.get(name) or 0).tolist())
@@ -47,48 +47,48 @@ def check(exp: Experiment) -> None:
             f"federation.scheduler={exp.federation.scheduler.name} assigns LoRA ranks, but model.trainable="
             f"{exp.model.trainable} has none; leave the scheduler out"
         )
-    if exp.federation.centralised and (simulated(exp) or varies(exp)):
+    if exp.federation.centralised and (is_simulated(exp) or has_unequal_ranks(exp)):
         raise UserError(
             "federation.centralised=true has one client with all data and no simulated hardware; leave out tiers, deadline, "
             "clock.trace and schedulers that give clients different ranks"
         )
     if exp.clock.trace is not None:
-        traces.read(Path(exp.clock.trace).expanduser(), exp.federation.total_clients)
+        traces.read_trace(Path(exp.clock.trace).expanduser(), exp.federation.total_clients)
 
 
-def precisions(exp: Experiment) -> list[str]:
+def client_precisions(exp: Experiment) -> list[str]:
     """How the copy of the backbone is quantised that each client trains on, (N,)."""
     own: str = exp.model.quantization
     each: list[str] = [tier.quantization or own for tier in exp.tiers for _ in range(tier.count)]
     return each or [own] * exp.federation.total_clients
 
 
-def simulated(exp: Experiment) -> bool:
+def is_simulated(exp: Experiment) -> bool:
     """Whether there is anything to simulate: tiers, a deadline, a trace, or a scheduler that assigns ranks."""
-    limits = (exp.deadline.limit, exp.clock.trace, scheduler(exp).r_bar)
+    limits = (exp.deadline.limit, exp.clock.trace, build_scheduler(exp).r_bar)
     return bool(exp.tiers) or any(limit is not None for limit in limits)
 
 
-def varies(exp: Experiment) -> bool:
+def has_unequal_ranks(exp: Experiment) -> bool:
     """Whether clients may train with different ranks."""
-    return scheduler(exp).r_bar is not None or len(set(exp.federation.scheduler.options.get("ranks") or ())) > 1
+    return build_scheduler(exp).r_bar is not None or len(set(exp.federation.scheduler.options.get("ranks") or ())) > 1
 
 
-def hardware(exp: Experiment, task: BackboneTask, work: LocalWork) -> Hardware:
+def build_hardware(exp: Experiment, task: BackboneTask, work: LocalWork) -> Hardware:
     """The hardware that an experiment describes.
 
     Raises `UserError` if no client has the memory for the smallest rank.
     """
     N, lora = exp.federation.total_clients, exp.model.lora
-    fleet = Fleet.of(_tiers(exp) or [Tier("all", N)], N)
-    rounds = np.array([steps_of(task.examples(k), work) for k in range(N)], dtype=float)  # (N, 2)
+    fleet = Fleet.of(_read_tiers(exp) or [Tier("all", N)], N)
+    rounds = np.array([count_steps(task.examples(k), work) for k in range(N)], dtype=float)  # (N, 2)
     per_rank = sum(d_in + d_out for _, d_in, d_out in (site.shape for site in task.layout.lora))
     copies = [task.copy_of(k) for k in range(N)]
     batch = exp.training.batch_size * exp.model.max_length
     fixed = np.array([copy.frozen_bytes() + copy.held_bytes() * batch for copy in copies])
     hw = Hardware(
         fleet=fleet,
-        scheduler=scheduler(exp),
+        scheduler=build_scheduler(exp),
         steps=rounds[:, 0].astype(np.int64),
         tokens=rounds[:, 1] * np.array([task.read(k) for k in range(N)]),
         token_seconds=clock.token_cost(task.frozen_weights(), per_rank, exp.clock.flops),
@@ -98,7 +98,7 @@ def hardware(exp: Experiment, task: BackboneTask, work: LocalWork) -> Hardware:
         deadline=exp.deadline.limit,
         policy=exp.deadline.straggler_policy,
         measured=exp.clock.mode == "measured",
-        trace=None if exp.clock.trace is None else traces.read(Path(exp.clock.trace).expanduser(), N),
+        trace=None if exp.clock.trace is None else traces.read_trace(Path(exp.clock.trace).expanduser(), N),
     )
     clock.check_memory(fleet, hw.memory_mb, lora.r_min)
     return hw
@@ -108,14 +108,14 @@ def check_deadline(fed: Federation) -> None:
     """`UserError` if no client of a new run can meet the deadline with the smallest rank, by the model of time."""
     hw = fed.hardware
     if hw is not None and hw.deadline is not None and not hw.measured:
-        clock.check_deadline(hw.fleet, *foreseen(fed, hw, begin(fed)), hw.r_min, hw.deadline)
+        clock.check_deadline(hw.fleet, *foresee_times(fed, hw, begin(fed)), hw.r_min, hw.deadline)
 
 
-def limits(exp: Experiment, hw: Hardware | None) -> tuple[int, ...]:
+def limit_ranks(exp: Experiment, hw: Hardware | None) -> tuple[int, ...]:
     """The largest rank that each client ever trains, (N,); nothing where that is r_max for all."""
     N, most = exp.federation.total_clients, exp.model.lora.r_max
     caps: Ints = np.full(N, most) if hw is None else np.minimum(hw.caps, most).clip(0)
-    chosen = scheduler(exp)
+    chosen = build_scheduler(exp)
     if chosen.r_bar is None and exp.model.trainable == "lora":
         low, nothing = np.full(N, exp.model.lora.r_min), np.zeros(N)
         situation = Situation(1, exp.seed, np.arange(N), low, caps, 0, nothing, nothing)
@@ -124,6 +124,6 @@ def limits(exp: Experiment, hw: Hardware | None) -> tuple[int, ...]:
     return () if set(ranks) == {most} else tuple(ranks)
 
 
-def _tiers(exp: Experiment) -> list[Tier]:
+def _read_tiers(exp: Experiment) -> list[Tier]:
     names: list[dict[str, Any]] = [tier.model_dump(exclude={"quantization"}) for tier in exp.tiers]
     return [Tier(**values) for values in names]

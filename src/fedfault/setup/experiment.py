@@ -25,7 +25,7 @@ from fedfault.data.split import Split, bytes_per_token, is_same_corpus, load_cor
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation
-from fedfault.rounds.local import LocalWork, steps_of
+from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.seeds import torch_rng
 from fedfault.setup import equipment
 from fedfault.storage import cache_dir, keep
@@ -92,11 +92,11 @@ def prepare(
         backbone, model = like.backbone, like.model
         model.fold({})
     else:
-        backbone = _loaded(exp, exp.model.quantization, say, headless=outputs is not None)
+        backbone = _load_backbone(exp, exp.model.quantization, say, headless=outputs is not None)
         _check_length(exp, backbone)
-        model = open_up(exp, backbone, outputs)
+        model = open_model(exp, backbone, outputs)
     say("tokens")
-    made = _next_tokens if outputs is None else _labels
+    made = _prepare_next_tokens if outputs is None else _prepare_labels
     return made(exp, corpus, backbone, model, say, control)
 
 
@@ -106,7 +106,7 @@ def _same_model(like: Prepared, exp: Experiment, outputs: int | None) -> bool:
     return (like.config.model, like.config.device, own) == (exp.model, exp.device, outputs)
 
 
-def _labels(
+def _prepare_labels(
     exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
 ) -> Prepared:
     """A classification or a regression."""
@@ -120,16 +120,16 @@ def _labels(
     def task(model: CohortModel) -> CohortTask:
         return ClassificationTask(model, clients, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
 
-    copies = _copies(exp, model, task, say)
+    copies = _make_copies(exp, model, task, say)
     return Prepared(exp, backbone, model, dealt, copies, _on_split(exp, copies, dealt))
 
 
-def _next_tokens(
+def _prepare_next_tokens(
     exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
 ) -> Prepared:
     """Language modelling."""
     dealt = split_into_blocks(exp, corpus, backbone.tokenizer, backbone.separator, control=control)
-    general = _general(exp, backbone, model, say)
+    general = _load_general(exp, backbone, model, say)
     sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
     sets |= {f"client/{k}": b for k, b in enumerate(dealt.held_out) if b is not None}
     if general is not None:
@@ -143,27 +143,29 @@ def _next_tokens(
     def task(model: CohortModel) -> CohortTask:
         return LanguageTask(model, clients, sets, mixture, cache_mb=cache_mb, decode=decode)
 
-    copies = _copies(exp, model, task, say)
+    copies = _make_copies(exp, model, task, say)
     return Prepared(exp, backbone, model, dealt, copies, _on_split(exp, copies, dealt))
 
 
-def _copies(exp: Experiment, model: CohortModel, task: Callable[[CohortModel], CohortTask], say: Say) -> BackboneTask:
+def _make_copies(
+    exp: Experiment, model: CohortModel, task: Callable[[CohortModel], CohortTask], say: Say
+) -> BackboneTask:
     """The task on the server's model, with further copies of the backbone where tiers are quantised in other ways."""
-    each, own = equipment.precisions(exp), str(exp.model.quantization)
+    each, own = equipment.client_precisions(exp), str(exp.model.quantization)
     copies = {own: task(model)}
     outputs = None if model.scorer is None else model.scorer.outputs
     for kind in sorted(set(each) - {own}):
         say(f"backbone {exp.model.name}, quantization {kind}")
-        copies[kind] = task(open_up(exp, _loaded(exp, kind, say, headless=outputs is not None), outputs))
+        copies[kind] = task(open_model(exp, _load_backbone(exp, kind, say, headless=outputs is not None), outputs))
     return MixedTask(copies, each, own) if len(copies) > 1 else copies[own]
 
 
-def _loaded(exp: Experiment, quantization: str, say: Say, *, headless: bool) -> Backbone:
+def _load_backbone(exp: Experiment, quantization: str, say: Say, *, headless: bool) -> Backbone:
     place = {"precision": exp.model.precision, "device": exp.device, "quantization": quantization}
     return load_backbone(exp.model.name, **place, say=say, headless=headless)
 
 
-def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> CohortModel:
+def open_model(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> CohortModel:
     """The backbone with the configured sites made trainable for K clients, and with a head of so many outputs."""
     m, scorer = exp.model, None
     if outputs is not None and backbone.pooling is not None:
@@ -178,7 +180,7 @@ def open_up(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> 
 
 def _on_split(exp: Experiment, task: BackboneTask, dealt: Split[Any]) -> Federation:
     """The federation around a task on this split: of its clients, or of the one who has all their data."""
-    fed = federation(exp, task)
+    fed = build_federation(exp, task)
     return centralise(fed, [len(own) for own in dealt.train]) if exp.federation.centralised else fed
 
 
@@ -189,13 +191,13 @@ def centralise(fed: Federation, sizes: Sequence[int]) -> Federation:
     Batch size, learning rate and warm-up stay, and the optimiser starts anew in every round as the clients' does. The
     task of `fed` has one client with the examples of all, and still the evaluation sets of each.
     """
-    each = [steps_of(n, fed.work)[0] for n in sizes]
+    each = [count_steps(n, fed.work)[0] for n in sizes]
     total = sum(each[k] for t in range(1, fed.num_rounds + 1) for k in fed.cohort(t))
     work = replace(fed.work, epochs=None, steps=-(-total // fed.num_rounds))
     return replace(fed, work=work, total_clients=1, cohort_size=1, ranks=fed.ranks[:1])
 
 
-def federation(exp: Experiment, task: BackboneTask) -> Federation:
+def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     """The parts that a configuration names, around a task. Raises `UserError` where they cannot be combined."""
     f, t = exp.federation, exp.training
     work = LocalWork(
@@ -207,7 +209,7 @@ def federation(exp: Experiment, task: BackboneTask) -> Federation:
         max_grad_norm=t.max_grad_norm,
         weighting=f.weighting,
     )
-    hardware = equipment.hardware(exp, task, work) if equipment.simulated(exp) else None
+    hardware = equipment.build_hardware(exp, task, work) if equipment.is_simulated(exp) else None
     per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
@@ -227,7 +229,7 @@ def federation(exp: Experiment, task: BackboneTask) -> Federation:
         warmup_ratio=t.warmup_ratio,
         evaluate_every=exp.evaluation.every,
         clients_per_pass=per_pass,
-        ranks=equipment.limits(exp, hardware),
+        ranks=equipment.limit_ranks(exp, hardware),
         hardware=hardware,
         bad_updates=f.bad_updates,
         probes={name: build("probe", name) for name, wanted in exp.metrics if wanted},
@@ -238,7 +240,7 @@ def federation(exp: Experiment, task: BackboneTask) -> Federation:
 
 def check_parts(exp: Experiment) -> None:
     """`UserError` for parts that cannot be combined and for hardware that does not fit, before anything is loaded."""
-    equipment.check(exp)
+    equipment.check_equipment(exp)
     f = exp.federation
     algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     _check_pair(exp, algorithm, build("aggregation", f.aggregation.name, **f.aggregation.options))
@@ -253,13 +255,13 @@ def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation)
                 f"federation.algorithm={name} cannot be combined with federation.aggregation={method}: {method} "
                 f"{TRAITS[trait]}, but {why}"
             )
-    if equipment.varies(exp) and (why := algorithm.refusal("unequal ranks")):
+    if equipment.has_unequal_ranks(exp) and (why := algorithm.refusal("unequal ranks")):
         raise UserError(
             f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; "
             "use federation.scheduler=fixed with one rank"
         )
     chosen = exp.federation.scheduler.name
-    if "prunes" in aggregation.traits and equipment.scheduler(exp).r_bar is not None:
+    if "prunes" in aggregation.traits and equipment.build_scheduler(exp).r_bar is not None:
         raise UserError(
             f"federation.aggregation={exp.federation.aggregation.name} lowers the ranks of its clients itself, so that "
             f"federation.scheduler={chosen} cannot assign them; use the scheduler fixed, or gamma=1"
@@ -277,13 +279,13 @@ def _check_length(exp: Experiment, backbone: Backbone) -> None:
         raise UserError(f"model.max_length={exp.model.max_length}, but {exp.model.name} takes at most {most} tokens")
 
 
-def _general(exp: Experiment, backbone: Backbone, model: CohortModel, say: Say) -> Blocks | None:
+def _load_general(exp: Experiment, backbone: Backbone, model: CohortModel, say: Say) -> Blocks | None:
     """The set that forgetting of general English is measured on; None when it is switched off."""
     wanted, n, T = exp.evaluation.general, exp.evaluation.general_blocks, exp.model.max_length
     if wanted == "none":
         return None
     if wanted == "base_samples":
-        ids = _base_samples(backbone, model, n, T, say)
+        ids = _sample_base(backbone, model, n, T, say)
         return Blocks(ids, torch.full((n,), T))
     if wanted == "wikitext":
         corpus = build("corpus", "wikitext")
@@ -301,7 +303,7 @@ def _is_wikitext(path: Path) -> bool:
     return path.is_dir() and ((path / "test.txt").is_file() or (path / "wiki.test.raw").is_file())
 
 
-def _base_samples(backbone: Backbone, model: CohortModel, n: int, T: int, say: Say) -> torch.Tensor:
+def _sample_base(backbone: Backbone, model: CohortModel, n: int, T: int, say: Say) -> torch.Tensor:
     """Samples of the base, drawn once for a model and size and then kept in the cache: the same for all runs."""
     key = f"{backbone.fingerprint}-{backbone.precision}-{n}x{T}-torch{torch.__version__}"
     file = cache_dir() / "samples" / f"{key}.safetensors"
@@ -315,7 +317,7 @@ def _base_samples(backbone: Backbone, model: CohortModel, n: int, T: int, say: S
     return ids
 
 
-def facts(p: Prepared) -> dict[str, Any]:
+def describe_sources(p: Prepared) -> dict[str, Any]:
     """What the manifest says about model and data."""
     corpus = p.split.corpus
     return {

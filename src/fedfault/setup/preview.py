@@ -75,11 +75,11 @@ def _check_free(plot: Path | None) -> None:
 
 def _facts(p: Prepared) -> list[str]:
     from fedfault.rounds.engine import begin
-    from fedfault.rounds.exchange import addressed
+    from fedfault.rounds.exchange import select_rows
     from fedfault.wire import pack
 
     exp, fed, split = p.config, p.federation, p.split
-    down = len(pack(addressed(fed.algorithm.broadcast(begin(fed)), 0)))
+    down = len(pack(select_rows(fed.algorithm.broadcast(begin(fed)), 0)))
     size = sum(b.num_tokens for b in split.train)
     traffic = f"{down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round"
     traffic = "none" if exp.federation.centralised else traffic
@@ -102,13 +102,13 @@ def _facts(p: Prepared) -> list[str]:
 
 def _tiers(p: Prepared) -> list[str]:
     """A line a tier: how long its clients would take, with the smallest and with the largest rank that they can be given."""
-    from fedfault.rounds.dispatch import foreseen
+    from fedfault.rounds.dispatch import foresee_times
     from fedfault.rounds.engine import begin
 
     hw, state = p.federation.hardware, begin(p.federation)
     if hw is None:
         return []
-    a, b = foreseen(p.federation, hw, state)
+    a, b = foresee_times(p.federation, hw, state)
     high = np.minimum(hw.caps, state.ranks)
     low = np.minimum(hw.r_min, high)
     lines = []

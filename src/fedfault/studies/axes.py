@@ -14,10 +14,11 @@ from fedfault.config.shorthand import ALIASES, CHOOSERS
 from fedfault.errors import UserError
 
 ARM = "arm"  # the axis of named arms
+# Keys by which a section names its component
 NAMES = (
     "name",
     *dict.fromkeys(row.rpartition(".")[2] for row in ALIASES),
-)  # keys by which a section names its component
+)
 MOST_CELLS = 2000
 
 

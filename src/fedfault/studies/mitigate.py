@@ -25,7 +25,7 @@ from fedfault.runs.files import find_status
 from fedfault.runs.folder import RunFolder
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress
-from fedfault.setup.equipment import simulated
+from fedfault.setup.equipment import is_simulated
 from fedfault.setup.experiment import prepare
 from fedfault.storage import write_atomically
 from fedfault.studies import doors, file, runner
@@ -112,7 +112,7 @@ def study_of(exp: Experiment, clusters: dict[str, Any], num_clusters: int, seeds
         "ifca": {"federation.algorithm": {"name": "ifca", "num_clusters": num_clusters}},
         "local": {"federation.algorithm": {"name": "clustered", "clusters": list(range(exp.federation.total_clients))}},
     }
-    if not simulated(exp):
+    if not is_simulated(exp):
         alone = {"centralised": True, "algorithm": "fedavg", "aggregation": "fedit"}
         arms["central"] = {f"federation.{key}": value for key, value in alone.items()}
     hypotheses = {

@@ -38,9 +38,8 @@ def auc(run: RunData) -> float | None:
     rounds, losses = run.losses("validation")
     if len(rounds) < 2:
         return None
-    area = sum(
-        (b - a) * (x + y) / 2 for a, b, x, y in zip(rounds, rounds[1:], losses, losses[1:], strict=False)
-    )  # not numpy: infinite minus infinite would warn
+    # Not numpy: infinite minus infinite would warn
+    area = sum((b - a) * (x + y) / 2 for a, b, x, y in zip(rounds, rounds[1:], losses, losses[1:], strict=False))
     return _bad(area / (rounds[-1] - rounds[0]))
 
 

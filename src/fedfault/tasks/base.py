@@ -48,7 +48,7 @@ class BackboneTask(Task, Protocol):
     def score(self, pairs: Pairs) -> Tensor:
         """What each model makes of its rows, one behind the other: all that scores need."""
 
-    def scored_by(self, score: Callable[[Pairs], Tensor]) -> None:
+    def use_scorer(self, score: Callable[[Pairs], Tensor]) -> None:
         """From now on, models are scored by this in the place of `score`."""
 
 
@@ -71,7 +71,7 @@ class CohortTask(BackboneTask, ABC):
         self.scored: Callable[[Pairs], Tensor] = self.score
 
     @abstractmethod
-    def looks(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+    def iterate_passes(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
         """These rows, so many at a time that a pass of so many models is not too large: ids, and what goes with them."""
 
     @abstractmethod
@@ -144,7 +144,7 @@ class CohortTask(BackboneTask, ABC):
     @torch.no_grad()
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
         """See `types.Task.held_out`."""
-        owned, found = self.owned(), torch.full((len(params),), torch.nan, dtype=torch.float64)
+        owned, found = self.rows_by_set(), torch.full((len(params),), torch.nan, dtype=torch.float64)
         own = {i: owned[f"client/{k}"] for i, k in enumerate(clients.tolist()) if f"client/{k}" in owned}
         if own:
             out = self.scored([(params[i], rows) for i, rows in own.items()]).split(list(map(len, own.values())))
@@ -157,11 +157,11 @@ class CohortTask(BackboneTask, ABC):
         """`outputs` of every model for its rows, one behind the other."""
         return torch.cat([self.outputs(flat, rows) for flat, rows in pairs])
 
-    def scored_by(self, score: Callable[[Pairs], Tensor]) -> None:
+    def use_scorer(self, score: Callable[[Pairs], Tensor]) -> None:
         """See `BackboneTask`."""
         self.scored = score
 
-    def owned(self) -> dict[str, Tensor]:
+    def rows_by_set(self) -> dict[str, Tensor]:
         """The rows of every evaluation set, by its name."""
         rows = torch.arange(sum(self.counts), len(self.ids)).split([len(own) for own in self.sets.values()])
         return dict(zip(self.sets, rows, strict=True))
@@ -181,7 +181,7 @@ class CohortTask(BackboneTask, ABC):
         layers = self._seen(attention_weights, params, blocks)
         return None if layers is None else [layer.flatten(0, 1) for layer in layers]
 
-    def in_turn(self, sets: Mapping[str, Sized], topics: Sequence[str]) -> Tensor:
+    def draw_in_turn(self, sets: Mapping[str, Sized], topics: Sequence[str]) -> Tensor:
         """Rows of the topics' sets, drawn at random: one of every topic, another of every topic, and so on."""
         at, turns = sum(self.counts), []
         for name, rows in sets.items():
@@ -191,7 +191,7 @@ class CohortTask(BackboneTask, ABC):
             at += len(rows)
         return torch.tensor([row for _, row in sorted(turns)], dtype=torch.int64)
 
-    def cache_of(self, cache_mb: int, ids: Tensor, reads: Reads | None = None) -> ActivationCache | None:
+    def make_cache(self, cache_mb: int, ids: Tensor, reads: Reads | None = None) -> ActivationCache | None:
         """Memory for what the frozen lower blocks make of these rows; None where there are none, or no memory."""
         if not cache_mb or self.model.targets.first_block == 0:
             return None
@@ -211,7 +211,7 @@ class CohortTask(BackboneTask, ABC):
 
     def _passes(self, look: Look, params: Tensor, rows: Tensor) -> list[Tensor] | None:
         found = []
-        for ids, reads in self.looks(rows, len(params)) if len(rows) else ():
+        for ids, reads in self.iterate_passes(rows, len(params)) if len(rows) else ():
             layers = look(self.model, params, ids.to(params.device), reads)
             if layers is None:
                 return None
@@ -228,7 +228,7 @@ class CohortTask(BackboneTask, ABC):
         finally:
             self.fold(folded)
 
-    def before_training(self, loss: Tensor, adapter: Adapter, rows: Tensor) -> Tensor:
+    def losses_before_training(self, loss: Tensor, adapter: Adapter, rows: Tensor) -> Tensor:
         """Losses (n,) of these rows before training, found once; `loss` are theirs under `adapter`."""
         if self.untrained is None:
             self.untrained = loss if self._is_untrained(adapter) else self._losses_untrained(rows)

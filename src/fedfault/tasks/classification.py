@@ -58,8 +58,10 @@ class ClassificationTask(CohortTask):
         self.ids, self.mask = self.table.ids, self.table.mask
         self.regression = self.table.labels.is_floating_point()
         self.topics = [name for name in self.sets if name.startswith("topic/")]
-        self.probed = self.in_turn(self.sets, self.topics)
-        self.cache = self.cache_of(cache_mb, self.ids, lambda rows: model_inputs(self._texts(rows[None]), self.pooling))
+        self.probed = self.draw_in_turn(self.sets, self.topics)
+        self.cache = self.make_cache(
+            cache_mb, self.ids, lambda rows: model_inputs(self._texts(rows[None]), self.pooling)
+        )
 
     def tokens(self, client: int) -> int:
         """Targets: one an example."""
@@ -133,8 +135,8 @@ class ClassificationTask(CohortTask):
         """See `types.Task.continuations`: a classifier continues nothing."""
         return None
 
-    def looks(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
-        """See `CohortTask.looks`."""
+    def iterate_passes(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+        """See `CohortTask.iterate_passes`."""
         T = self.ids.shape[1]
         for some in rows.split(max(1, EVALUATION_TOKENS // (models * T))):
             texts = self._texts(some[None])
@@ -146,7 +148,7 @@ class ClassificationTask(CohortTask):
 
         With `personal` models (N, P), `client/ID` are theirs, and `personal` is all held-out examples together.
         """
-        owned = self.owned()
+        owned = self.rows_by_set()
         rows = torch.arange(sum(self.counts), len(self.ids))
         if personal is None:
             out = self.scored([(adapter.flat, rows)])
@@ -158,7 +160,7 @@ class ClassificationTask(CohortTask):
         if personal is not None and held_out:
             shown["personal"] = torch.cat(held_out)
         loss = self._losses(out, rows).double()
-        change = loss - self.before_training(loss, adapter, rows)
+        change = loss - self.losses_before_training(loss, adapter, rows)
         return {name: self._score(name, own - rows[0], out, loss, change) for name, own in (shown | owned).items()}
 
     def _score(self, name: str, own: Tensor, out: Tensor, loss: Tensor, change: Tensor) -> Score:

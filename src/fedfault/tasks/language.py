@@ -48,8 +48,8 @@ class LanguageTask(CohortTask):
         every = [*clients, *self.sets.values()]
         self.ids = torch.cat([b.ids for b in every])  # (N, T+1): training blocks of all clients, then evaluation blocks
         self.mask = torch.cat([b.mask for b in every])  # (N, T)
-        self.probed = self.in_turn(self.sets, list(self.mixture))
-        self.cache = self.cache_of(cache_mb, self.ids[:, :-1])
+        self.probed = self.draw_in_turn(self.sets, list(self.mixture))
+        self.cache = self.make_cache(cache_mb, self.ids[:, :-1])
 
     def tokens(self, client: int) -> int:
         """Target tokens in them."""
@@ -93,8 +93,8 @@ class LanguageTask(CohortTask):
         made = decode_greedily(self.model, flat, first, second.shape[1])
         return Continuations(made, *([self.decode(row) for row in half.tolist()] for half in (made, second)))
 
-    def looks(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
-        """See `CohortTask.looks`."""
+    def iterate_passes(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+        """See `CohortTask.iterate_passes`."""
         per = max(1, EVALUATION_TOKENS // (models * self.mask.shape[1]))
         for some in rows.split(per):
             yield self.ids[some, :-1], read_ids_only(some)
@@ -109,7 +109,7 @@ class LanguageTask(CohortTask):
         if personal is None:
             return self._scores(self.scored([(adapter.flat, rows)]), adapter)
         models = self.models(adapter, personal)
-        found = self._scores(self.scored([(models[name], own) for name, own in self.owned().items()]), adapter)
+        found = self._scores(self.scored([(models[name], own) for name, own in self.rows_by_set().items()]), adapter)
         held_out = [s for name, s in found.items() if name.startswith("client/")]
         tokens = sum(s.tokens for s in held_out)
         return (
@@ -134,7 +134,7 @@ class LanguageTask(CohortTask):
 
     def _scores(self, nll: Tensor, adapter: Adapter) -> dict[str, Score]:
         """Scores from the summed loss of every evaluation block (n,), and how sure their change since round 0 is."""
-        before = self.before_training(nll, adapter, torch.arange(sum(self.counts), len(self.ids)))
+        before = self.losses_before_training(nll, adapter, torch.arange(sum(self.counts), len(self.ids)))
         out, at = {}, 0
         for name, blocks in self.sets.items():
             own = slice(at, at := at + len(blocks))

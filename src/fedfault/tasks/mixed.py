@@ -49,9 +49,9 @@ class MixedTask(DelegatingTask, BackboneTask):
         """See `BackboneTask`: on the server's copy."""
         return self._server.score(pairs)
 
-    def scored_by(self, score: Callable[[Pairs], Tensor]) -> None:
+    def use_scorer(self, score: Callable[[Pairs], Tensor]) -> None:
         """See `BackboneTask`."""
-        self._server.scored_by(score)
+        self._server.use_scorer(score)
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.Task.grad`: clients of one precision get what they would get among themselves, to the bit."""

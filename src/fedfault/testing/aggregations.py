@@ -15,7 +15,7 @@ from fedfault.algebra import mask, mean
 from fedfault.records import RoundRecord
 from fedfault.registry import build, builders
 from fedfault.rounds.engine import begin, rounds
-from fedfault.rounds.exchange import personal
+from fedfault.rounds.exchange import personal_models
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
 from fedfault.testing.agreement import expect_same_step
@@ -206,7 +206,7 @@ def it_learns(subject: Subject) -> None:
 
 def _function(fed: Federation, state: State) -> list[Tensor]:
     """What the model, and every client's own where it has one, computes."""
-    own = personal(state, fed.aggregation.private(state.adapter.layout))
+    own = personal_models(state, fed.aggregation.private(state.adapter.layout))
     flats = [state.adapter.flat] if own is None else list(own.flat)
     task: Any = fed.task
     task.fold(state.base)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedfault.aggregations.fedit import fedit
 from fedfault.rounds.engine import begin, rounds
-from fedfault.rounds.exchange import Cohort, addressed, average_of
+from fedfault.rounds.exchange import Cohort, make_average, select_rows
 from fedfault.testing.rules import expect, expect_close
 from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Adapter
@@ -69,8 +69,8 @@ def _step(
 ) -> tuple[Mapping[str, Tensor], State]:
     """The weights' change by site, with what was added to the frozen ones, and the state."""
     averages: list[tuple[Uploads, Pooled]] = []
-    average = average_of(aggregation, cohort, state, torch.ones(3, dtype=torch.bool), 0, averages)
-    down = addressed(algorithm.broadcast(state), cohort.rows)
+    average = make_average(aggregation, cohort, state, torch.ones(3, dtype=torch.bool), 0, averages)
+    down = select_rows(algorithm.broadcast(state), cohort.rows)
     memory = {name: replace(a, flat=a.flat[cohort.rows]) for name, a in state.clients.items()}
     up, _ = algorithm.client(down, memory, Agreed(end))
     after = algorithm.server(state, up, average)

@@ -15,7 +15,7 @@ from fedfault.algebra import mean
 from fedfault.records import RoundRecord
 from fedfault.registry import build, builders
 from fedfault.rounds.engine import begin, rounds
-from fedfault.rounds.exchange import addressed
+from fedfault.rounds.exchange import select_rows
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
 from fedfault.testing.agreement import expect_same_step
@@ -88,7 +88,7 @@ def an_idle_round_changes_nothing(subject: Subject) -> None:
     fed = federation(LowRank(), subject.build())
     state, rows = _away_from_start(fed), torch.tensor([0, 2, 5])
     train = Idle(torch.tensor([3.0, 1.0, 7.0]))
-    up, _ = fed.algorithm.client(addressed(fed.algorithm.broadcast(state), rows), _memory_of(state, rows), train)
+    up, _ = fed.algorithm.client(select_rows(fed.algorithm.broadcast(state), rows), _memory_of(state, rows), train)
     after = fed.algorithm.server(state, up, _plain).adapter.flat
     moved = float((after - state.adapter.flat).abs().max())
     expect(torch.equal(after, state.adapter.flat), f"the server's model moved by up to {moved:.3g}")
@@ -103,7 +103,7 @@ def the_order_of_clients_does_not_matter(subject: Subject) -> None:
 
     def after(order: list[int]) -> Tensor:
         rows = torch.tensor(order)
-        sent = addressed(fed.algorithm.broadcast(state), rows)
+        sent = select_rows(fed.algorithm.broadcast(state), rows)
         up, _ = fed.algorithm.client(sent, _memory_of(state, rows), Idle(weight[rows], flat[rows]))
         return fed.algorithm.server(state, up, _plain).adapter.flat
 

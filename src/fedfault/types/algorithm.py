@@ -29,9 +29,8 @@ class State:
     weights: tuple[float, ...] = ()  # (N,) the one weighting rule, for all clients
     ranks: tuple[int, ...] = ()  # (N,) the largest LoRA rank that each client trains; a scheduler may assign less
     seen: tuple[int, ...] = ()  # (N,) the round in which each client last took part, 0 for never
-    base: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # LoRA site -> (d_out, d_in) added to the frozen weight so far
+    # LoRA site -> (d_out, d_in) added to the frozen weight so far
+    base: Mapping[str, Tensor] = field(default_factory=dict)
     folds: tuple[int, ...] = ()  # (round,) bytes of what each round added to the frozen weights
     last: Adapter | None = None  # the server's adapter before the last round
     clients_per_pass: int | None = None  # set when memory ran out, so that a resumed run takes the same passes
@@ -215,9 +214,8 @@ class Pooled(NamedTuple):
     """What an aggregation makes of it."""
 
     adapter: Adapter  # (P,)
-    fold: Mapping[
-        str, Pair
-    ] = {}  # LoRA site -> B (d_out, R) and A (R, d_in) whose product is added to the frozen weight
+    # LoRA site -> B (d_out, R) and A (R, d_in) whose product is added to the frozen weight
+    fold: Mapping[str, Pair] = {}
     weight: Tensor | None = None  # (K,) the weights that it took; None for those of the clients
 
 
