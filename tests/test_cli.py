@@ -235,7 +235,7 @@ def test_a_study_lists_its_runs_and_its_command_may_be_left_out(fedfault, tmp_pa
 
 
 def test_a_study_with_a_failed_run_ends_with_status_one(fedfault, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedfault.studies.doors.study", lambda *_, **__: 1)
+    monkeypatch.setattr("fedfault.studies.doors.run_study", lambda *_, **__: 1)
     assert fedfault("study", "quick")[0] == 1
 
 

@@ -46,7 +46,7 @@ def test_a_configuration_keeps_its_own_model_and_flags_change_it(ran):
 @pytest.mark.parametrize("mode", ["quick", "main", "failure", "compare"])
 def test_every_mode_is_a_study(monkeypatch, mode):
     seen = []
-    monkeypatch.setattr(doors, "study", lambda *given, **more: seen.append((given, more)) or 0)
+    monkeypatch.setattr(doors, "run_study", lambda *given, **more: seen.append((given, more)) or 0)
     words = ["--mode", mode, "--model", "micro", "--results-dir", "there", "seeds=2"]
     assert flags.run_experiments(words) == 0
     assert seen == [((mode, ["model.name=micro", "seeds=2"]), {"results_dir": "there", "jobs": 1})]

@@ -195,11 +195,11 @@ def compare(
     import shutil
 
     from fedfault.compare.page import compare as beside
-    from fedfault.compare.page import told
+    from fedfault.compare.page import format_comparison
 
     found, page = beside(runs, out, argv=sys.argv[1:])
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    typer.echo(told(found, width))
+    typer.echo(format_comparison(found, width))
     typer.echo(f"page: {page}")
 
 
@@ -255,7 +255,7 @@ def run_study(
     from fedfault.studies import doors
 
     with _stoppable("the same command goes on where it was stopped"):
-        status = doors.study(
+        status = doors.run_study(
             file, settings or [], results_dir=results_dir, jobs=jobs, task=task, only_plan=plan, quiet=quiet
         )
     raise typer.Exit(status)
@@ -286,9 +286,9 @@ def mitigate(
 ) -> None:
     """Write and run a study: a model for each cluster of clients, beside other ways to train."""
     from fedfault.studies.mitigate import mitigate as study_clusters
-    from fedfault.studies.mitigate import read
+    from fedfault.studies.mitigate import read_experiment
 
-    loaded, known = read(*_split(settings))
+    loaded, known = read_experiment(*_split(settings))
     with _stoppable("the same command goes on where it was stopped"):
         options: dict[str, Any] = {"seeds": seeds, "encoder": encoder, "shrinkage": shrinkage, "known": known}
         status = study_clusters(loaded, quiet=quiet, **options)

@@ -65,6 +65,6 @@ def run_experiments(words: Sequence[str] | None = None) -> int:
     made.add_argument("--jobs", type=int, default=1, help="processes that run side by side")
     given = made.parse_intermixed_args(words)
     if given.mode == "analyze":
-        doors.analyze(given.results_dir or "results")
+        doors.write_reports(given.results_dir or "results")
         return 0
-    return doors.study(given.mode, settings(given, SHARED), results_dir=given.results_dir, jobs=given.jobs)
+    return doors.run_study(given.mode, settings(given, SHARED), results_dir=given.results_dir, jobs=given.jobs)

@@ -122,7 +122,9 @@ def test_a_run_goes_on_in_clusters_from_its_best_round_and_resumes_so(tmp_path, 
     assert [r.round for r in records] == [0, 1, 2, 3]
     assert any("federation.algorithm=clustered" in e for r in records for e in r.events)
     assert "personal" in records[-1].scores
-    p = prepare(load(folder.path / "config.yaml", rollback.settings(folder.read_json("manifest.json"))).experiment)
+    p = prepare(
+        load(folder.path / "config.yaml", rollback.find_own_settings(folder.read_json("manifest.json"))).experiment
+    )
     state, _ = folder.load(p.federation.task.layout, "cpu")
     assert set(state.memory) == {"cluster_0", "cluster_1"}
     assert not torch.equal(state.memory["cluster_0"].flat, state.memory["cluster_1"].flat)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import yaml
 
-from fedfault.compare.figures import clients, differences, losses
-from fedfault.compare.page import apart, compare, notes, remarks, told
-from fedfault.compare.pairs import Comparison, by_round, pair
-from fedfault.compare.tables import differing, overview, statistics
+from fedfault.compare.figures import draw_clients, draw_differences, draw_losses
+from fedfault.compare.page import compare, explain_unpaired, format_comparison, list_notes, list_remarks
+from fedfault.compare.pairs import Comparison, compare_by_round, pair_runs
+from fedfault.compare.tables import find_differing, tabulate_pairs, tabulate_runs
 from fedfault.errors import UserError
 from fedfault.records import Score
 from fedfault.report.theme import DARK, LIGHT
@@ -61,7 +61,7 @@ def test_differences_are_those_of_the_same_client_and_topic():
         "topic/news": Score(3.9, 10),
     }
     b = replace(run("b"), records=(*run(clients=2).records[:-1], replace(a.records[-1], scores=scores)))
-    found = pair(a, b)
+    found = pair_runs(a, b)
     # a ends at 4.0 - 0.1 * 3 + 0.2 k
     assert found.clients.losses == {"0": (pytest.approx(3.7), 3.0), "1": (pytest.approx(3.9), 4.5)}
     assert found.clients.differences == {"0": pytest.approx(-0.7), "1": pytest.approx(0.6)}
@@ -72,44 +72,44 @@ def test_differences_are_those_of_the_same_client_and_topic():
 def test_with_other_held_out_texts_there_are_no_paired_numbers_but_a_reason():
     a, b = run(), run("b")
     other = replace(b, config={**b.config, "seed": 3})
-    assert pair(a, other).clients.why_not == pair(a, other).topics.why_not == "seed is 0 and 3"
-    assert not pair(a, other).clients.losses
-    assert apart(beside(a, other)) == [
+    assert pair_runs(a, other).clients.why_not == pair_runs(a, other).topics.why_not == "seed is 0 and 3"
+    assert not pair_runs(a, other).clients.losses
+    assert explain_unpaired(beside(a, other)) == [
         "b and a are not paired: seed is 0 and 3, and the texts that they are scored on follow from that."
     ]
-    assert statistics(beside(a, other)) is None
+    assert tabulate_pairs(beside(a, other)) is None
     data = replace(b, manifest={**FACTS, "corpus": {"fingerprint": "d"}})
-    assert pair(a, data).clients.why_not == "the corpus has changed (fingerprints c and d)"
+    assert pair_runs(a, data).clients.why_not == "the corpus has changed (fingerprints c and d)"
     longer = {n: replace(s, tokens=11) for n, s in b.records[-1].scores.items()}
     longer_run = replace(b, records=tuple(replace(r, scores=longer) for r in b.records))
-    assert pair(a, longer_run).clients.why_not == "the texts of client/0 are 10 and 11 tokens long"
+    assert pair_runs(a, longer_run).clients.why_not == "the texts of client/0 are 10 and 11 tokens long"
 
 
 def test_topics_are_paired_across_partitions_and_clients_are_not():
     a = run()
     b = replace(run("b", -0.5), config={**CONFIG, "data": {"partition": {"name": "topic_skew", "alpha": 0.1}}})
-    found = pair(a, b)
+    found = pair_runs(a, b)
     assert found.topics.mean == pytest.approx(-0.5)
     assert not found.clients.losses
     assert (
         "Clients of b and a are not paired: data.partition.name is iid and topic_skew"
-        in apart(Comparison((a, b), ("a", "b")))[0]
+        in explain_unpaired(Comparison((a, b), ("a", "b")))[0]
     )
 
 
 def test_other_settings_leave_runs_paired():
-    assert pair(run(), run("b", lr=0.2)).clients.interval is None  # four clients
-    assert pair(run(clients=6), run("b", -0.25, clients=6)).clients.interval == pytest.approx((-0.25, -0.25))
+    assert pair_runs(run(), run("b", lr=0.2)).clients.interval is None  # four clients
+    assert pair_runs(run(clients=6), run("b", -0.25, clients=6)).clients.interval == pytest.approx((-0.25, -0.25))
 
 
 def test_rounds_are_compared_where_both_were_scored():
     a, b = run(clients=2, every=2, rounds=4), run("b", 0.5, clients=2, rounds=3)
-    assert by_round(pair(a, b)) == [(0, [0.0, 0.0]), (2, pytest.approx([0.5, 0.5]))]
+    assert compare_by_round(pair_runs(a, b)) == [(0, [0.0, 0.0]), (2, pytest.approx([0.5, 0.5]))]
 
 
 def test_the_table_names_only_settings_that_differ_and_says_how_each_run_ends():
     a = replace(run(), metrics={"verdict": {"state": "failed", "since": 2}})
-    table = overview(beside(a, run("b", -0.5, lr=0.2)))
+    table = tabulate_runs(beside(a, run("b", -0.5, lr=0.2)))
     assert table.columns[:3] == ("run", "training.lr", "final loss")
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     # the mixture ends at 4 - 0.3 + 0.1 = 3.8; clients gain 0.3 each; 2 clients a round send 1000 bytes and get 2000
@@ -124,7 +124,7 @@ def test_the_table_names_only_settings_that_differ_and_says_how_each_run_ends():
 
 def test_simulated_time_and_who_was_in_time_are_compared_where_there_is_a_clock():
     on_time = clocked([[turn(0), turn(1, fate="late", seconds=3.0)]])
-    table = overview(beside(run(), replace(run("b"), records=on_time.records)))
+    table = tabulate_runs(beside(run(), replace(run("b"), records=on_time.records)))
     assert table.columns[-3:] == ("simulated time", "in time", "verdict")
     assert [row[-3:] for row in table.rows] == [["–", "–", "–"], ["3.0 s", "50.0 %", "–"]]
 
@@ -132,12 +132,12 @@ def test_simulated_time_and_who_was_in_time_are_compared_where_there_is_a_clock(
 def test_names_of_runs_and_where_they_lie_are_no_difference():
     a, b = run(), run("b")
     elsewhere = replace(b, config={**b.config, "logging": {"results_dir": "/tmp"}})
-    assert differing([a, elsewhere]) == []
+    assert find_differing([a, elsewhere]) == []
 
 
 def test_statistics_of_a_pair_stand_in_one_row():
     a, b = run(clients=6), run("b", -0.25, clients=6)
-    assert statistics(beside(a, b)).rows == [
+    assert tabulate_pairs(beside(a, b)).rows == [
         ["b − a", "clients", "−0.250", "−0.250 to −0.250", "6 of 6", "−0.250 (0)", "–"],
         ["b − a", "topics", "−0.250", "–", "2 of 2", "−0.250 (news)", "–"],
     ]
@@ -148,35 +148,35 @@ def test_a_diverged_run_and_an_unfinished_one_are_compared_and_named():
     short = replace(short, config={**short.config, "federation": {"num_rounds": 3}})
     empty = replace(run("empty"), records=())
     c = beside(a, lost, short, empty)
-    assert notes(c) == [
+    assert list_notes(c) == [
         "lost diverged: its loss is not a finite number from round 2 on.",
         "short is not finished: 1 of 3 rounds are recorded.",
         "empty is not finished: 0 rounds are recorded.",
         "The runs end after different rounds, and each is taken at its own end: 3 (a), 3 (lost), 1 (short), 0 (empty).",
     ]
-    rows = {row[0]: row[1:] for row in overview(c).rows}
+    rows = {row[0]: row[1:] for row in tabulate_runs(c).rows}
     assert rows["lost"][1:6] == ["not finite", "not finite", "1", "not finite", "6 not finite"]
     assert set(rows["empty"][1:]) == {"–"}
-    found = {(row[0], row[1]): row[2:] for row in statistics(c).rows}
+    found = {(row[0], row[1]): row[2:] for row in tabulate_pairs(c).rows}
     assert found["lost − a", "clients"] == ["not finite for 6 of 6", "–", "–", "–", "–"]
     assert found["short − a", "clients"][0] == "+0.200"
-    for figure in (losses, clients, differences):
+    for figure in (draw_losses, draw_clients, draw_differences):
         for theme in (LIGHT, DARK):
             assert figure(c, theme, True) is not None
-    assert losses(beside(empty, empty), LIGHT, False) is None
+    assert draw_losses(beside(empty, empty), LIGHT, False) is None
 
 
 def test_a_line_a_run_and_a_ring_at_the_first_alarm_of_each_detector():
     alarms = (finding(round=3), finding(round=2, level="suspect"), finding("client_drift", round=1), finding(round=4))
     a, b = run(rounds=5), run("b", 0.5, rounds=5, findings=alarms)
-    figure = losses(beside(a, b), LIGHT, False)
+    figure = draw_losses(beside(a, b), LIGHT, False)
     drawn = [line for line in figure.axes[0].lines if len(line.get_xdata())]
     assert drawn[0].get_ydata().tolist() == a.losses("validation")[1]
     rings = [line for line in drawn if line.get_markeredgecolor() == LIGHT.alarm]
     assert [[*line.get_xdata()] for line in rings] == [[1, 3]]
     assert rings[0].get_ydata().tolist() == pytest.approx([b.losses("validation")[1][t] for t in (1, 3)])
-    assert remarks(beside(a, b)) == ["First alarms of b: client drift (round 1), divergence (round 3)."]
-    lost = losses(beside(a, broken(b, 3)), LIGHT, False).axes[0]
+    assert list_remarks(beside(a, b)) == ["First alarms of b: client drift (round 1), divergence (round 3)."]
+    lost = draw_losses(beside(a, broken(b, 3)), LIGHT, False).axes[0]
     assert [
         [*line.get_ydata()]
         for line in lost.lines
@@ -188,17 +188,17 @@ def test_a_fork_is_marked_where_it_leaves_its_parent(tmp_path):
     change = {"training.lr": (0.1, 0.2)}
     a = replace(run(), folder=tmp_path)
     b = run("b", forks=(Fork("parent", 2, change, (), str(tmp_path)),))
-    assert remarks(beside(a, b)) == ["b forks after round 2 of a: training.lr 0.1 → 0.2."]
-    texts = [t.get_text() for t in losses(beside(a, b), LIGHT, True).axes[0].texts]
+    assert list_remarks(beside(a, b)) == ["b forks after round 2 of a: training.lr 0.1 → 0.2."]
+    texts = [t.get_text() for t in draw_losses(beside(a, b), LIGHT, True).axes[0].texts]
     assert "b forks" in texts
 
 
 def test_few_clients_have_a_line_each_and_many_a_point_each():
-    few = clients(beside(run(clients=5), run("b", 0.5, clients=5)), LIGHT, False).axes[0]
+    few = draw_clients(beside(run(clients=5), run("b", 0.5, clients=5)), LIGHT, False).axes[0]
     assert [t.get_text() for t in few.get_yticklabels()] == ["news 4", "news 2", "news 0", "code 3", "code 1"]
-    many = clients(beside(run(clients=30), run("b", 0.5, clients=30)), LIGHT, True).axes[0]
+    many = draw_clients(beside(run(clients=30), run("b", 0.5, clients=30)), LIGHT, True).axes[0]
     assert many.lines[0].get_ydata() - many.lines[0].get_xdata() == pytest.approx(np.full(30, 0.5))
-    assert clients(beside(run(), replace(run("b"), config={**CONFIG, "seed": 1})), LIGHT, False) is None
+    assert draw_clients(beside(run(), replace(run("b"), config={**CONFIG, "seed": 1})), LIGHT, False) is None
 
 
 def write(folder, made, name=None):
@@ -257,7 +257,7 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(two, tmp_path):
 
 def test_the_table_is_turned_where_it_does_not_fit(two):
     found, _ = compare(two)
-    wide, narrow = told(found, 1000).splitlines(), told(found, 80).splitlines()
+    wide, narrow = format_comparison(found, 1000).splitlines(), format_comparison(found, 80).splitlines()
     assert [line.split()[0] for line in wide[:3]] == ["run", "a", "b"]
     assert narrow[0].split() == ["run", "a", "b"]
     assert narrow[1].split() == ["training.lr", "0.1", "0.2"]

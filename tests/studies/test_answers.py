@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fedfault.studies.answers import answers
+from fedfault.studies.answers import answer_hypotheses
 from fedfault.studies.study import Cell, Contrast, Study
 from planted import claim, planted, two_arms
 
@@ -16,7 +16,7 @@ OLD = 4.0 + NOISE[0]
 
 
 def verdicts(study, runs):
-    return {a.hypothesis.name: a.verdict for a in answers(study, runs)}
+    return {a.hypothesis.name: a.verdict for a in answer_hypotheses(study, runs)}
 
 
 @pytest.mark.parametrize("seeds", [5, 9])
@@ -28,7 +28,7 @@ def test_a_planted_true_and_a_planted_false_statement(tmp_path, seeds):
     assert verdicts(study, runs) == {
         "true": "supported", "false": "refuted", "too_much": "refuted", "same": "refuted",
     }  # fmt: skip
-    found = answers(study, runs)[0]
+    found = answer_hypotheses(study, runs)[0]
     assert found.test == ("student" if seeds == 5 else "flips")
     assert found.decisive.mean == pytest.approx(0.5 + NOISE[1, :seeds].mean())
     low, high = found.decisive.interval
@@ -54,13 +54,13 @@ def test_holm_can_take_an_answer_away(tmp_path):
 def test_one_seed_decides_nothing(tmp_path):
     study, runs = two_arms(tmp_path, [9.0], [4.0], hypotheses=(claim(),))
     assert verdicts(study, runs) == {"h": "inconclusive"}
-    assert answers(study, runs)[0].decisive.interval is None
+    assert answer_hypotheses(study, runs)[0].decisive.interval is None
 
 
 def test_runs_that_diverge_count_as_the_largest_difference(tmp_path):
     new = [math.inf if i % 2 else 4.6 for i in range(9)]
     study, runs = two_arms(tmp_path, new, OLD, hypotheses=(claim(),))
-    found = answers(study, runs)[0]
+    found = answer_hypotheses(study, runs)[0]
     assert (found.verdict, found.decisive.mean, found.decisive.interval) == ("supported", math.inf, None)
 
 
@@ -68,7 +68,7 @@ def test_runs_that_are_missing_or_unfinished_leave_their_pair_out(tmp_path):
     study, runs = two_arms(tmp_path, OLD + 0.5, OLD, hypotheses=(claim(),))
     del runs["new-1"]
     runs["old-2"] = planted(tmp_path / "old-2", [5.0, 4.0], status="running")
-    found = answers(study, runs)[0].decisive
+    found = answer_hypotheses(study, runs)[0].decisive
     assert list(found.differences) == [0, 3, 4, 5, 6, 7, 8]
     assert "seed 1, 2" in found.why_not
 
@@ -89,14 +89,14 @@ def test_a_claim_about_all_holds_only_if_it_holds_for_each(tmp_path):
     each = (Contrast(1, 0), Contrast(3, 2))
     study = Study(**{**vars(study), "hypotheses": (claim("one", contrasts=each[:1]), claim("all", contrasts=each))})
     assert verdicts(study, runs) == {"one": "supported", "all": "refuted"}
-    assert answers(study, runs)[1].decisive.contrast == each[1]
+    assert answer_hypotheses(study, runs)[1].decisive.contrast == each[1]
 
 
 def test_beyond_compares_two_differences(tmp_path):
     study, runs = four(tmp_path, [[4.0, 4.1], [4.2, 5.3]])  # lr costs 0.2 on the first split, 1.2 on the second
     beyond = Contrast(3, 1, c=2, d=0)
     study = Study(**{**vars(study), "hypotheses": (claim("more", by=0.9, contrasts=(beyond,)),)})
-    found = answers(study, runs)[0]
+    found = answer_hypotheses(study, runs)[0]
     assert found.verdict == "supported"
     assert found.decisive.mean == pytest.approx(1.0, abs=0.01)
 

@@ -10,8 +10,14 @@ import pytest
 from fedfault.records import ClientRecord, RoundRecord, Score
 from fedfault.report.theme import LIGHT
 from fedfault.runs.recorded import RunData
-from fedfault.studies.clients import client_lines, client_table, cluster_table, compare_clients, difference_table
-from fedfault.studies.figures import clients
+from fedfault.studies.clients import (
+    compare_clients,
+    format_clients,
+    tabulate_clients,
+    tabulate_clusters,
+    tabulate_differences,
+)
+from fedfault.studies.figures import draw_clients
 from fedfault.studies.results import Results
 from fedfault.studies.study import Cell, Contrast, Study
 from planted import claim
@@ -61,28 +67,28 @@ def test_differences_are_paired_by_client_and_seed():
 
 def test_the_tables_say_who_is_better_off_and_what_it_took():
     r = study()
-    assert client_table(r).rows == [
+    assert tabulate_clients(r).rows == [
         ["clusters", "1.450", "1.750", "1.250", "6", "1.0 kB", "1.5 s"],
         ["vanilla", "1.800", "2.250", "0.750", "6", "1.0 kB", "1.5 s"],
         ["central", "1.000", "1.000", "2.000", "6", "–", "1.5 s"],
     ]
-    vanilla, central = difference_table(r, compare_clients(r)).rows
+    vanilla, central = tabulate_differences(r, compare_clients(r)).rows
     assert (vanilla[:2], vanilla[3:]) == (["clusters − vanilla", "−0.350"], ["8 of 10", "1 of 10"])
     assert central[3:] == ["0 of 10", "7 of 10"]
 
 
 def test_the_same_is_said_as_text_with_an_interval_where_there_is_one():
-    line, _ = client_lines(study())
+    line, _ = format_clients(study())
     assert line.startswith("clients       clusters − vanilla: −0.350 (−0.")
     few = {arm: [each[:4] for each in by_seed] for arm, by_seed in LOSSES.items()}
-    assert client_lines(study(few))[0] == "clients       clusters − vanilla: −0.312, 6 of 8 better off"
+    assert format_clients(study(few))[0] == "clients       clusters − vanilla: −0.312, 6 of 8 better off"
 
 
 def test_clients_are_told_only_where_a_hypothesis_is_about_them():
     r = study(metric="gain")
-    assert client_table(r) is None
-    assert difference_table(r, compare_clients(r)) is None
-    assert clients(r, LIGHT, narrow=False) is None
+    assert tabulate_clients(r) is None
+    assert tabulate_differences(r, compare_clients(r)) is None
+    assert draw_clients(r, LIGHT, narrow=False) is None
 
 
 def test_arms_whose_clients_hold_other_texts_are_not_paired():
@@ -95,7 +101,7 @@ def test_arms_whose_clients_hold_other_texts_are_not_paired():
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("lost", [{}, {"vanilla": [(math.nan, 1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0, math.inf)]}])
 def test_the_figure_has_a_row_for_every_contrast_also_where_a_run_diverged(narrow, lost):
-    figure = clients(study({**LOSSES, **lost}), LIGHT, narrow)
+    figure = draw_clients(study({**LOSSES, **lost}), LIGHT, narrow)
     (ax,) = figure.axes
     assert [t.get_text() for t in ax.get_yticklabels()] == ["clusters − vanilla", "clusters − central"]
 
@@ -104,5 +110,5 @@ def test_clusters_that_runs_found_are_listed():
     r = study()
     found = {"sentence": "2 clusters: [0, 2, 4], [1, 3]", "agreement": 1.0}
     r.runs["clusters-1"] = RunData(Path(), (), clusters=found)
-    assert cluster_table(r).rows == [["clusters", "1", "2 clusters: [0, 2, 4], [1, 3]", "1.00"]]
-    assert cluster_table(study()) is None
+    assert tabulate_clusters(r).rows == [["clusters", "1", "2 clusters: [0, 2, 4], [1, 3]", "1.00"]]
+    assert tabulate_clusters(study()) is None

@@ -8,8 +8,8 @@ from fedfault.config.shipped import list_studies
 from fedfault.data.split import deal_out, load_corpus
 from fedfault.errors import UserError
 from fedfault.rounds.federation import Federation
-from fedfault.studies.file import load
-from fedfault.studies.study import Contrast, read
+from fedfault.studies.file import load_study
+from fedfault.studies.study import Contrast, read_study
 
 GRID = {"federation.algorithm": ["fedavg", {"name": "fedprox", "mu": 0.1}], "training.lr": [1e-3, 0.1]}
 CLAIM = {"claim": "c", "metric": "auc", "arm": {"lr": 0.1}, "than": {"lr": 1e-3}, "expect": "higher", "by": 0.1}
@@ -17,12 +17,12 @@ CLAIM = {"claim": "c", "metric": "auc", "arm": {"lr": 0.1}, "than": {"lr": 1e-3}
 
 def refusal(file, *words, **more):
     with pytest.raises(UserError) as e:
-        load(file, words, **more)
+        load_study(file, words, **more)
     return str(e.value)
 
 
 def test_cells_are_the_product_and_runs_are_cells_times_seeds(write):
-    plan = load(write(grid=GRID, seeds=3, seed=7))
+    plan = load_study(write(grid=GRID, seeds=3, seed=7))
     assert [c.choices for c in plan.study.cells] == [
         {"algorithm": a, "lr": lr} for a in ("fedavg", "fedprox") for lr in ("0.001", "0.1")
     ]
@@ -36,7 +36,7 @@ def test_cells_are_the_product_and_runs_are_cells_times_seeds(write):
 
 def test_arms_multiply_the_grid_and_nested_keys_are_as_good_as_dotted_ones(write):
     arms = {"plain": {}, "prox": {"federation": {"algorithm": "fedprox"}}}
-    plan = load(write(arms=arms, grid={"training": {"lr": [0.1, 0.2]}}, seeds=[3]))
+    plan = load_study(write(arms=arms, grid={"training": {"lr": [0.1, 0.2]}}, seeds=[3]))
     assert [c.name for c in plan.study.cells] == ["plain, lr 0.1", "plain, lr 0.2", "prox, lr 0.1", "prox, lr 0.2"]
     assert plan.configs[plan.study.cells[3].runs[0]].experiment.federation.algorithm.name == "fedprox"
 
@@ -44,7 +44,7 @@ def test_arms_multiply_the_grid_and_nested_keys_are_as_good_as_dotted_ones(write
 def test_a_component_may_be_named_by_an_alias_in_a_grid(write):
     below = {"data": {"partition": {"name": "topic_skew", "alpha": 0.3, "convention": "balanced"}}}
     named, alias = (
-        load(write(**below, grid={"data.partition": [{key: "topic_skew", "alpha": 0.1}, {key: "iid"}]}, seeds=1))
+        load_study(write(**below, grid={"data.partition": [{key: "topic_skew", "alpha": 0.1}, {key: "iid"}]}, seeds=1))
         for key in ("name", "method")
     )
     assert [c.choices for c in named.study.cells] == [{"partition": "topic_skew"}, {"partition": "iid"}]
@@ -55,23 +55,23 @@ def test_a_component_may_be_named_by_an_alias_in_a_grid(write):
 
 
 def test_names_follow_from_the_settings_alone(write):
-    one = load(write(grid=GRID, seeds=2))
-    again = load(write(name="other", grid={**GRID, "training.lr": [0.1]}, seeds=1), results_dir="elsewhere")
+    one = load_study(write(grid=GRID, seeds=2))
+    again = load_study(write(name="other", grid={**GRID, "training.lr": [0.1]}, seeds=1), results_dir="elsewhere")
     assert set(again.study.runs) < set(one.study.runs)
-    changed = load(write(grid=GRID, seeds=2), ["training.batch_size=3"])
+    changed = load_study(write(grid=GRID, seeds=2), ["training.batch_size=3"])
     assert not set(changed.study.runs) & set(one.study.runs)
 
 
 def test_blocks_share_the_runs_that_both_need(write):
     blocks = [{"training.lr": [0.1, 0.2]}, {"training.lr": [0.1], "training.batch_size": [8, 4]}]
-    plan = load(write(grid=blocks, seeds=1))
+    plan = load_study(write(grid=blocks, seeds=1))
     assert len(plan.study.cells) == 4
     assert len(plan.study.runs) == 3  # batches of eight are the default
 
 
 def test_a_study_inherits_from_another_one(write):
     write(name="below", grid=GRID, seeds=4, question="why?", hypotheses={"h": CLAIM})
-    study = load(write(_base_="below.yaml", seeds=2, model={"max_length": 32})).study
+    study = load_study(write(_base_="below.yaml", seeds=2, model={"max_length": 32})).study
     assert (study.name, study.question, len(study.seeds), len(study.cells)) == ("trial", "why?", 2, 4)
     assert study.hypotheses[0].contrasts == (Contrast(1, 0), Contrast(3, 2))
 
@@ -79,7 +79,7 @@ def test_a_study_inherits_from_another_one(write):
 @pytest.mark.parametrize("rate", [0.3, 0.5])
 def test_arms_are_paired_by_named_streams(write, rate):
     """The same seed gives the same split to every algorithm, and nested cohorts to every participation."""
-    plan = load(
+    plan = load_study(
         write(
             grid={"federation.algorithm": ["fedavg", "scaffold"], "federation.participation_rate": [rate, 1.0]},
             seeds=2,
@@ -113,7 +113,7 @@ def test_hypotheses_find_their_cells(write):
         "beyond": {**CLAIM, "arm": {"algorithm": "fedprox", "lr": 0.1}, "beyond": {"algorithm": "fedavg"}},
         "number": {**CLAIM, "than": 3.5},
     }
-    study = load(write(grid=GRID, seeds=2, hypotheses={"all": CLAIM, **more})).study
+    study = load_study(write(grid=GRID, seeds=2, hypotheses={"all": CLAIM, **more})).study
     found = {h.name: h.contrasts for h in study.hypotheses}
     assert found == {
         "all": (Contrast(1, 0), Contrast(3, 2)),
@@ -177,7 +177,7 @@ def test_a_setting_that_varies_cannot_be_given_and_others_can(write):
     assert "training.lr varies in this study" in refusal(file, "federated.learning_rate=0.3")
     assert "federation.algorithm.name varies" in refusal(file, "federation.algorithm=fedavg")
     assert "lists its seeds" in refusal(file, "seed=3")
-    plan = load(file, ["federation.num_rounds=2", "seeds=1"])
+    plan = load_study(file, ["federation.num_rounds=2", "seeds=1"])
     assert {c.experiment.federation.num_rounds for c in plan.configs.values()} == {2}
     assert plan.study.seeds == (0,)
 
@@ -186,16 +186,16 @@ def test_a_study_reads_back_from_its_folder(write, tmp_path):
     file = write(
         grid=GRID, seeds=2, hypotheses={"h": CLAIM}, maps={"m": {"x": "lr", "y": "algorithm"}}, limits=["small"]
     )
-    study = load(file).study
+    study = load_study(file).study
     study.save(tmp_path)
-    assert read(tmp_path) == study
+    assert read_study(tmp_path) == study
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(UserError, match="corrupt"):
-        read(tmp_path)
+        read_study(tmp_path)
     with pytest.raises(UserError, match="not the folder of a study"):
-        read(tmp_path / "other")
+        read_study(tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", list_studies())
 def test_every_shipped_study_is_valid(name):
-    assert load(name).study.question
+    assert load_study(name).study.question

@@ -73,7 +73,7 @@ def test_what_is_written_is_a_study_that_can_be_run_again(tmp_path, monkeypatch,
     find(monkeypatch, ALIKE)
     mitigate.mitigate(small(tmp_path), quiet=True)
     written = tmp_path / "quickstart-mitigation/study.yaml"
-    again = file.load(written)
+    again = file.load_study(written)
     assert (again.folder, again.study.runs) == (plans[0].folder, plans[0].study.runs)
     assert yaml.safe_load(written.read_text())["arms"]["ifca"]["federation.algorithm"]["num_clusters"] == 2  # at least
 
@@ -81,11 +81,11 @@ def test_what_is_written_is_a_study_that_can_be_run_again(tmp_path, monkeypatch,
 @pytest.mark.parametrize("name", ["clustered", "ifca"])
 def test_one_model_for_all_is_fedavg_where_the_configuration_has_clusters(tmp_path, name):
     exp = small(tmp_path, f"federation.algorithm={name}").experiment
-    assert mitigate.study_of(exp, {}, 2, 1)["arms"]["vanilla"] == {"federation.algorithm": "fedavg"}
+    assert mitigate.make_study(exp, {}, 2, 1)["arms"]["vanilla"] == {"federation.algorithm": "fedavg"}
 
 
 def test_clients_with_simulated_hardware_are_not_compared_with_one_place_that_has_none(tmp_path):
-    study = mitigate.study_of(small(tmp_path, "deadline.seconds=9").experiment, {}, 2, 1)
+    study = mitigate.make_study(small(tmp_path, "deadline.seconds=9").experiment, {}, 2, 1)
     assert "central" not in study["arms"]
     assert "clusters and central" not in study["hypotheses"]
 
@@ -106,21 +106,23 @@ def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, monke
     assert "| clusters − vanilla | +0.000 | – | 0 of 3 | 0 of 3 |" in page
     assert ALIKE.sentence in page
     assert "clients       clusters − central: " in capsys.readouterr().out
-    monkeypatch.setattr(runner, "_executed", lambda tasks, jobs: iter([pytest.fail("trained again")] if tasks else []))
+    monkeypatch.setattr(
+        runner, "_execute_all", lambda tasks, jobs: iter([pytest.fail("trained again")] if tasks else [])
+    )
     assert mitigate.mitigate(small(tmp_path), quiet=True) == 0
 
 
 def test_a_finished_run_stands_for_the_vanilla_one(tmp_path, monkeypatch, plans):
     find(monkeypatch, APART)
     run = start(tmp_path, *SHORT)
-    loaded, known = mitigate.read(str(run.path), [])
+    loaded, known = mitigate.read_experiment(str(run.path), [])
     mitigate.mitigate(loaded, known=known, quiet=True)
     (copied,) = (tmp_path / "quickstart-mitigation/runs").iterdir()
     assert copied.name.startswith("vanilla-seed0-")
     assert RunFolder.open(copied).records() == run.records()
-    assert mitigate.adopt(plans[0], run) is None  # it is there
+    assert mitigate.adopt_run(plans[0], run) is None  # it is there
     other = start(tmp_path, *SHORT, "training.lr=0.1", "experiment_name=other")
-    assert mitigate.adopt(plans[0], other) is None
+    assert mitigate.adopt_run(plans[0], other) is None
 
 
 def test_results_of_another_configuration_are_left_alone(tmp_path, monkeypatch):

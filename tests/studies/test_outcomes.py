@@ -7,27 +7,27 @@ import math
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.studies.outcomes import check_metric, value
+from fedfault.studies.outcomes import check_metric, measure_outcome
 from handmade import finding, make
 from planted import planted
 
 
 def test_metrics_of_a_history_by_hand(tmp_path):
     run = planted(tmp_path, [5.0, 4.0, 3.0, 3.5, 3.1], state="degraded")
-    assert value(run, "gain") == pytest.approx(1.9)
-    assert value(run, "auc") == pytest.approx((4.5 + 3.5 + 3.25 + 3.3) / 4)
-    assert value(run, "swing") == pytest.approx((0.5 + 0.4) / 2)  # rounds 2 to 4
-    assert value(run, "rise") == pytest.approx(0.1)
-    assert (value(run, "failed"), value(run, "unhealthy")) == (0.0, 1.0)
-    assert value(run, "final.validation.loss") == 3.1
-    assert value(run, "forgetting") is None
+    assert measure_outcome(run, "gain") == pytest.approx(1.9)
+    assert measure_outcome(run, "auc") == pytest.approx((4.5 + 3.5 + 3.25 + 3.3) / 4)
+    assert measure_outcome(run, "swing") == pytest.approx((0.5 + 0.4) / 2)  # rounds 2 to 4
+    assert measure_outcome(run, "rise") == pytest.approx(0.1)
+    assert (measure_outcome(run, "failed"), measure_outcome(run, "unhealthy")) == (0.0, 1.0)
+    assert measure_outcome(run, "final.validation.loss") == 3.1
+    assert measure_outcome(run, "forgetting") is None
 
 
 def test_a_diverged_run_has_an_infinite_loss(tmp_path):
     run = planted(tmp_path, [5.0, 4.0, math.nan], state="failed")
-    assert value(run, "final.validation.loss") == value(run, "rise") == value(run, "auc") == math.inf
-    assert value(run, "gain") == -math.inf
-    assert value(run, "failed") == 1.0
+    assert {measure_outcome(run, metric) for metric in ("final.validation.loss", "rise", "auc")} == {math.inf}
+    assert measure_outcome(run, "gain") == -math.inf
+    assert measure_outcome(run, "failed") == 1.0
 
 
 def test_probes_topics_and_alarms():
@@ -36,11 +36,13 @@ def test_probes_topics_and_alarms():
         findings=(finding(), finding("client_drift", level="suspect")),
         metrics={"verdict": {"state": "failed"}},
     )
-    assert value(run, "probes.gradient_norm_mean") == pytest.approx((0.6 + 0.7 + 0.8) / 3)
-    assert value(run, "topic_swing") == pytest.approx(0.1)
-    assert (value(run, "alarm.divergence"), value(run, "alarm.client_drift")) == (1.0, 0.0)
-    assert value(run, "client_loss") == pytest.approx(3.7 + 0.2 * 1.5)  # the mean of four clients after round 3
-    assert value(run, "probes.unheard_of") is None
+    assert measure_outcome(run, "probes.gradient_norm_mean") == pytest.approx((0.6 + 0.7 + 0.8) / 3)
+    assert measure_outcome(run, "topic_swing") == pytest.approx(0.1)
+    assert (measure_outcome(run, "alarm.divergence"), measure_outcome(run, "alarm.client_drift")) == (1.0, 0.0)
+    assert measure_outcome(run, "client_loss") == pytest.approx(
+        3.7 + 0.2 * 1.5
+    )  # the mean of four clients after round 3
+    assert measure_outcome(run, "probes.unheard_of") is None
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from fedfault.errors import UserError
 from fedfault.registry import FOLDERS, builders, citations
 from fedfault.report.theme import DARK, LIGHT
 from fedfault.studies import references, results
-from fedfault.studies.figures import cells, figures, forest, phase
-from fedfault.studies.page import markdown, write
-from fedfault.studies.results import gather
+from fedfault.studies.figures import draw_answers, draw_cells, draw_map, make_figures
+from fedfault.studies.page import format_markdown, write_page
+from fedfault.studies.results import read_results
 from fedfault.studies.study import Cell, Contrast, PhaseMap, Study
 from planted import claim, planted
 
@@ -53,30 +53,30 @@ def folder(tmp_path):
 def test_what_hypotheses_are_about_is_in_the_table_of_cells(tmp_path, monkeypatch):
     monkeypatch.setitem(results.ASKED, "rise", "rise")
     asked = study(tmp_path / "asked", [[4.0, 4.9], [4.4, 4.4]], hypotheses=(claim(metric="rise"),))
-    table = results.cell_table(gather(asked))
+    table = results.tabulate_cells(read_results(asked))
     assert table.rows[1][table.columns.index("rise")].startswith("0.120")  # 4.9 + 0.02 on average, after 4.8
     silent = study(tmp_path / "silent", [[4.0, 4.9], [4.4, 4.4]])
-    assert "rise" not in results.cell_table(gather(silent)).columns
+    assert "rise" not in results.tabulate_cells(read_results(silent)).columns
 
 
 def test_tables_by_hand(folder):
-    r = gather(folder)
-    table = results.cell_table(r)
+    r = read_results(folder)
+    table = results.tabulate_cells(r)
     assert table.columns[:4] == ("partition", "lr", "runs", "final loss")
     assert table.rows[0][:3] == ["iid", "0.001", "5"]
     assert table.rows[0][3].startswith("4.020 (4.00")
     assert table.rows[0][-1] == "5 healthy"
     assert table.rows[3][3] == "diverged in 5 of 5"
-    (answer,) = results.answer_table(r).rows
+    (answer,) = results.tabulate_answers(r).rows
     assert answer[:4] == ["skew | hurts", "supported", "claim skew | hurts", "+0.4"]
-    (contrast,) = results.contrast_table(r).rows
+    (contrast,) = results.tabulate_contrasts(r).rows
     assert contrast[2] == "lr 0.001: topic_skew − iid"
     assert contrast[5] == ", ".join(["+0.4"] * 5)
-    assert results.headline(r)[-1] == "Hypotheses: 1 supported."
+    assert results.summarise_study(r)[-1] == "Hypotheses: 1 supported."
 
 
 def test_setup_has_what_varies_and_what_is_shared(folder):
-    found = dict(results.setup(gather(folder)))
+    found = dict(results.list_settings(read_results(folder)))
     assert found["lr"] == "0.001, 0.1"
     assert found["seeds"] == "0, 1, 2, 3, 4"
     assert found["federation.num_rounds"] == "2"
@@ -84,42 +84,43 @@ def test_setup_has_what_varies_and_what_is_shared(folder):
 
 
 def test_limits_say_what_follows_from_the_runs(folder):
-    said = " ".join(results.limits(gather(folder)))
+    said = " ".join(results.list_limits(read_results(folder)))
     assert "small" in said
     assert "not calibrated" in said
-    assert "few" in " ".join(results.limits(gather(study(folder.parent / "few", [[4.0, 4.0], [4.0, 4.0]], seeds=2))))
+    few = study(folder.parent / "few", [[4.0, 4.0], [4.0, 4.0]], seeds=2)
+    assert "few" in " ".join(results.list_limits(read_results(few)))
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 @pytest.mark.parametrize("narrow", [False, True])
 def test_a_map_shows_means_divergence_and_verdicts(folder, theme, narrow):
-    left, right = phase(gather(folder), PHASE, theme, narrow).axes
+    left, right = draw_map(read_results(folder), PHASE, theme, narrow).axes
     assert [t.get_text() for t in left.texts] == ["4.02", "4.22", "4.42", "×5"]
     assert [t.get_text() for t in right.texts] == ["5"] * 4
     assert [t.get_text() for t in left.get_xticklabels()] == ["0.001", "0.1"]
 
 
 def test_the_answers_are_in_units_of_what_matters(folder):
-    (ax,) = forest(gather(folder), LIGHT, False).axes
+    (ax,) = draw_answers(read_results(folder), LIGHT, False).axes
     assert [t.get_text() for t in ax.get_yticklabels()] == ["skew | hurts"]
     assert any(line.get_xdata() == pytest.approx([4.0]) for line in ax.lines if len(line.get_xdata()) == 1)
-    assert [t.get_text() for t in cells(gather(folder), LIGHT, False).axes[0].texts] == ["× 5 not finite"]
+    assert [t.get_text() for t in draw_cells(read_results(folder), LIGHT, False).axes[0].texts] == ["× 5 not finite"]
 
 
 def test_figures_of_nothing_are_none(folder):
     for run in (folder / "runs").iterdir():
         shutil.rmtree(run)
-    r = gather(folder)
-    assert [forest(r, LIGHT, False), cells(r, LIGHT, False), phase(r, PHASE, LIGHT, False)] == [None] * 3
+    r = read_results(folder)
+    assert [draw_answers(r, LIGHT, False), draw_cells(r, LIGHT, False), draw_map(r, PHASE, LIGHT, False)] == [None] * 3
     with pytest.raises(UserError, match="no run of the study is finished"):
-        write(folder)
+        write_page(folder)
 
 
 @pytest.mark.draws
 @pytest.mark.slow
 def test_the_page_and_the_document_say_everything_and_load_nothing(folder):
     shutil.rmtree(folder / "runs" / "iid-0.1-3")
-    found, page = write(folder)
+    found, page = write_page(folder)
     html, text = page.read_text(), (folder / "report.md").read_text()
     for part in ("supported", "diverged in 5 of 5", "fedfault study t", "small", "1 run of a cell is not finished"):
         assert part in html, part
@@ -127,14 +128,14 @@ def test_the_page_and_the_document_say_everything_and_load_nothing(folder):
     assert "Does &lt;skew&gt; hurt?" in html
     assert r"skew \| hurts" in text
     assert not re.findall(r'(?:src|href)="(?!#|data:)|url\((?!#)', html)
-    assert list(figures(found)) == ["answers", "map-m", "clients", "cells"]
+    assert list(make_figures(found)) == ["answers", "map-m", "clients", "cells"]
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (folder / link).is_file(), link
     assert (folder / "references.bib").read_text().count("@") == len(re.findall(r"^\* .+\d{4}\.$", text, re.MULTILINE))
 
 
 def test_tables_in_markdown_escape_what_would_break_them():
-    assert markdown([("a_b", "x|y")]) == "| setting | value |\n| --- | --- |\n| a\\_b | x\\|y |\n"
+    assert format_markdown([("a_b", "x|y")]) == "| setting | value |\n| --- | --- |\n| a\\_b | x\\|y |\n"
 
 
 def test_references_follow_from_the_runs(folder):

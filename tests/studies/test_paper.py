@@ -14,18 +14,19 @@ from fedfault.studies import paper
 ABOUT = {
     "title": "a_b", "question": "50 % & more?", "headline": ["One."], "answers": None, "rule": "", "figures": [],
     "cells": Table(("cell", "loss"), [["x_1", "−0.5 ± 0.1"]]), "legend": "", "setup": [("lr", "1e-3")], "limits": ["$5 #1"],
+    "clients": Table(("cell", "worst_client"), [["x_1", "1.0"]]), "differences": None, "basis": "100 %", "clusters": None,
     "command": "fedfault study ~/x", "provenance": [("commit", "abc")],
 }  # fmt: skip
 
 
 def test_signs_that_latex_would_take_for_commands_are_escaped():
-    assert paper.tex("100 % {x} $y$ a&b #1 ~") == r"100 \% \{x\} \$y\$ a\&b \#1 \textasciitilde{}"
-    assert paper.tex("\\input{x}") == r"\textbackslash{}input\{x\}"
-    assert paper.tex("− ± × ≤ é 中 [1]") == r"$-$ $\pm$ $\times$ $\le$ é ? {[}1{]}"
+    assert paper.escape_tex("100 % {x} $y$ a&b #1 ~") == r"100 \% \{x\} \$y\$ a\&b \#1 \textasciitilde{}"
+    assert paper.escape_tex("\\input{x}") == r"\textbackslash{}input\{x\}"
+    assert paper.escape_tex("− ± × ≤ é 中 [1]") == r"$-$ $\pm$ $\times$ $\le$ é ? {[}1{]}"
 
 
 def test_the_columns_of_a_table_fill_the_line():
-    text = paper.table(Table(("name", "a", "long"), [["x", "1", "y" * 200]], text=(2,)))
+    text = paper.format_table(Table(("name", "a", "long"), [["x", "1", "y" * 200]], text=(2,)))
     widths = [float(w) for w in re.findall(r"p\{([\d.]+)\\linewidth\}", text)]
     assert sum(widths) == pytest.approx(0.97, abs=0.002)
     assert text.count("&") == 4  # two a row, head and body
@@ -33,7 +34,7 @@ def test_the_columns_of_a_table_fill_the_line():
 
 def test_the_source_is_written_without_a_tex_and_its_braces_match(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert paper.write(tmp_path, ABOUT) is None
+    assert paper.write_paper(tmp_path, ABOUT) is None
     text = (tmp_path / "report.tex").read_text()
     plain = re.sub(r"\\[{}]", "", text)
     assert plain.count("{") == plain.count("}")
@@ -51,5 +52,5 @@ def test_a_tex_makes_the_pdf_or_leaves_none(tmp_path, monkeypatch, works):
     (tmp_path / "report.pdf").write_text("of before")
     monkeypatch.setattr(shutil, "which", lambda program: f"/bin/{program}")
     monkeypatch.setattr(paper.subprocess, "run", run)
-    assert paper.write(tmp_path, ABOUT) == (tmp_path / "report.pdf" if works else None)
+    assert paper.write_paper(tmp_path, ABOUT) == (tmp_path / "report.pdf" if works else None)
     assert (tmp_path / "report.pdf").exists() == works

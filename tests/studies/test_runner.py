@@ -17,7 +17,7 @@ from fedfault.runs.folder import RunFolder
 from fedfault.session.claim import make_run_folder
 from fedfault.session.progress import Progress
 from fedfault.studies import doors, one, runner
-from fedfault.studies.file import load
+from fedfault.studies.file import load_study
 from small import SMALL, final
 
 QUIET = Progress(quiet=True)
@@ -29,7 +29,7 @@ WORDS = [w for w in CHEAP if "participation" not in w]
 @pytest.fixture
 def plan(write, tmp_path):
     """A study of two arms and two seeds that takes a few seconds, in a folder of its own."""
-    return lambda **more: load(write(**{"arms": ARMS, "seeds": 2, **more}), WORDS, str(tmp_path / "results"))
+    return lambda **more: load_study(write(**{"arms": ARMS, "seeds": 2, **more}), WORDS, str(tmp_path / "results"))
 
 
 def states(found):
@@ -53,17 +53,17 @@ def instant(monkeypatch):
 
 
 def test_finished_runs_are_not_repeated(plan, instant):
-    assert states(runner.run(plan(), QUIET)) == ["finished"] * 4
-    assert states(runner.run(plan(), QUIET)) == ["there"] * 4
-    assert states(runner.run(plan(seeds=3), QUIET)) == ["there"] * 4 + ["finished"] * 2
+    assert states(runner.run_all(plan(), QUIET)) == ["finished"] * 4
+    assert states(runner.run_all(plan(), QUIET)) == ["there"] * 4
+    assert states(runner.run_all(plan(seeds=3), QUIET)) == ["there"] * 4 + ["finished"] * 2
     assert len(instant) == len(set(instant)) == 6
 
 
 def test_a_task_of_an_array_runs_one_run(plan, instant):
     p = plan()
-    assert [d.name for d in runner.run(p, QUIET, task=3)] == [p.study.runs[2]] == instant
+    assert [d.name for d in runner.run_all(p, QUIET, task=3)] == [p.study.runs[2]] == instant
     with pytest.raises(UserError, match="runs 1 to 4"):
-        runner.run(p, QUIET, task=5)
+        runner.run_all(p, QUIET, task=5)
 
 
 def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_path):
@@ -78,20 +78,20 @@ def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_pat
         start(loaded, progress, **more)
 
     monkeypatch.setattr(one, "start", bad)
-    found = runner.run(p, QUIET)
+    found = runner.run_all(p, QUIET)
     assert states(found) == ["failed", "failed", "finished", "finished"]
-    told = runner.failures(found)
+    told = runner.format_failures(found)
     assert "2 of 4 runs failed" in told
     assert "no such corpus" in told
     assert "ZeroDivisionError: of a bug" in told
     (trace,) = (p.folder / "failures").iterdir()
     assert "Traceback" in trace.read_text()
     monkeypatch.setattr(one, "start", start)
-    assert states(runner.run(p, QUIET)) == ["finished", "finished", "there", "there"]
+    assert states(runner.run_all(p, QUIET)) == ["finished", "finished", "there", "there"]
 
 
 def test_progress_says_what_is_done_and_how_long_the_rest_takes(plan, instant, capsys):
-    runner.run(plan(), Progress())
+    runner.run_all(plan(), Progress())
     lines = capsys.readouterr().err.splitlines()
     assert "2 cells x 2 seeds, 4 runs" in lines[0]
     assert [line.split()[1] for line in lines[1:]] == ["1/4", "2/4", "3/4", "4/4"]
@@ -103,7 +103,7 @@ def test_progress_says_what_is_done_and_how_long_the_rest_takes(plan, instant, c
 def test_parts_that_cannot_be_combined_are_refused_before_the_first_run(plan, instant):
     arms = {"plain": {}, "bad": {"federation.algorithm": "scaffold", "federation.aggregation": "flora"}}
     with pytest.raises(UserError, match=r"cell bad: .*cannot be combined"):
-        runner.run(plan(arms=arms), QUIET)
+        runner.run_all(plan(arms=arms), QUIET)
     assert instant == []
 
 
@@ -116,16 +116,16 @@ def test_what_a_kill_left_before_the_manifest_is_begun_anew(plan, instant):
     other = p.path(p.study.runs[1])
     other.mkdir()
     (other / "thesis.tex").write_text("")
-    assert states(runner.run(p, QUIET))[0] == "finished"
+    assert states(runner.run_all(p, QUIET))[0] == "finished"
     assert (other / "thesis.tex").exists()
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(plan, write, tmp_path):
     p = plan(arms={"plain": {}})
-    apart = load(write(name="apart", arms={"plain": {}}, seeds=2), WORDS, str(tmp_path / "results"))
-    assert states(runner.run(p, QUIET)) == ["finished"] * 2
-    assert states(runner.run(apart, QUIET, jobs=2)) == ["finished"] * 2
+    apart = load_study(write(name="apart", arms={"plain": {}}, seeds=2), WORDS, str(tmp_path / "results"))
+    assert states(runner.run_all(p, QUIET)) == ["finished"] * 2
+    assert states(runner.run_all(apart, QUIET, jobs=2)) == ["finished"] * 2
     for name in p.study.runs:
         assert final(RunFolder(p.path(name))) == final(RunFolder(apart.path(name)))
 
@@ -134,11 +134,11 @@ def test_two_processes_give_the_numbers_of_one(plan, write, tmp_path):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path, jobs):
     whole = plan(arms={"plain": {}})
-    runner.run(whole, QUIET)
+    runner.run_all(whole, QUIET)
     file = write(name="killed", arms={"plain": {}}, seeds=2)
     words = [sys.executable, "-m", "fedfault", "study", str(file), *WORDS, "--results-dir", str(tmp_path / "results")]
     words += ["--jobs", str(jobs)]
-    killed = load(file, WORDS, str(tmp_path / "results"))
+    killed = load_study(file, WORDS, str(tmp_path / "results"))
     first = killed.path(killed.study.runs[0])
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 60
@@ -151,6 +151,6 @@ def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path, jobs)
     for folder in (killed.folder / "runs").iterdir():  # until the workers have noticed the end of their parent
         with filelock.FileLock(folder / ".lock", timeout=60):
             pass
-    assert states(runner.run(killed, QUIET)) == ["finished"] * 2
+    assert states(runner.run_all(killed, QUIET)) == ["finished"] * 2
     for name in whole.study.runs:
         assert final(RunFolder(whole.path(name))) == final(RunFolder(killed.path(name)))

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedfault.compare.pairs import Comparison, by_round
+from fedfault.compare.pairs import Comparison, compare_by_round
 from fedfault.report.draw import (
     MANY,
     MARKERS,
@@ -33,7 +33,7 @@ FEW = 24  # clients that each have a line of their own
 BANDS = 3  # pairs whose spread over the clients can be told apart
 
 
-def losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
+def draw_losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
     """Loss of the mixture over rounds, a line a run; rings where detectors raised their first alarm."""
     shown = [(i, run) for i, run in enumerate(c.runs) if run.losses("validation")[0]]
     if not shown:
@@ -55,7 +55,7 @@ def losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
         rounds, values = run.losses("validation")
         style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
         line(ax, rounds, values, theme, color=theme.palette[i], lw=3 if i == 0 else 1.6, zorder=3 + i, **style)
-        _alarms(ax, run, theme)
+        _draw_alarms(ax, run, theme)
         ends.append((last_finite(values), label(c.names[i], 11 if narrow else 22), theme.palette[i]))
     draw_marks(ax, found, places, theme)
     end_labels(ax, ends, theme, height=2.7)
@@ -64,7 +64,7 @@ def losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
     return fig
 
 
-def first_alarms(run: RunData) -> dict[str, int]:
+def find_first_alarms(run: RunData) -> dict[str, int]:
     """Detector -> the round of its first alarm, in order of rounds."""
     found: dict[str, int] = {}
     for f in sorted((f for f in run.findings if f.level == "alarm"), key=lambda f: f.round):
@@ -72,10 +72,10 @@ def first_alarms(run: RunData) -> dict[str, int]:
     return found
 
 
-def _alarms(ax: Axes, run: RunData, theme: Theme) -> None:
+def _draw_alarms(ax: Axes, run: RunData, theme: Theme) -> None:
     """Rings around the run's line, or at the top edge where its loss is not finite."""
     rounds, values = (np.array(part, dtype=float) for part in run.losses("validation"))
-    at, good = np.array(sorted(set(first_alarms(run).values()))), np.isfinite(values)
+    at, good = np.array(sorted(set(find_first_alarms(run).values()))), np.isfinite(values)
     lost = np.isin(at, rounds[~good])
     ring: dict[str, Any] = {"mec": theme.alarm, "mfc": "none", "mew": 2, "ms": 12, "zorder": 20, "clip_on": False}
     if lost.any():  # a line without points would take room at the figure's corner
@@ -85,7 +85,7 @@ def _alarms(ax: Axes, run: RunData, theme: Theme) -> None:
         ax.plot(at[~lost], heights, "o", **ring)
 
 
-def clients(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
+def draw_clients(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
     """Final held-out loss of the clients: a line a client, or where there are many, a point a client."""
     paired = [i for i, found in enumerate(c.pairs, 1) if found.clients.losses]
     if not paired:
@@ -93,14 +93,14 @@ def clients(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
     units = [
         k for k in c.pairs[paired[0] - 1].clients.losses if all(k in c.pairs[i - 1].clients.losses for i in paired)
     ]
-    return _lines(c, paired, units, theme, narrow) if len(units) <= FEW else _points(c, paired, theme, narrow)
+    return _draw_lines(c, paired, units, theme, narrow) if len(units) <= FEW else _draw_points(c, paired, theme, narrow)
 
 
-def _lines(c: Comparison, paired: list[int], units: list[str], theme: Theme, narrow: bool) -> Figure:
+def _draw_lines(c: Comparison, paired: list[int], units: list[str], theme: Theme, narrow: bool) -> Figure:
     first = {k: a for i in paired for k, (a, _) in c.pairs[i - 1].clients.losses.items()}
     topic = {k: c.runs[0].dominant(int(k)) or "" for k in units}
     units = sorted(units, key=lambda k: (topic[k], first[k]), reverse=True)
-    room = _room(1 + len(paired), narrow)
+    room = _measure_room(1 + len(paired), narrow)
     fig = canvas(narrow, 1.2 + 0.24 * len(units) + room / 72)
     ax = fig.add_subplot()
     each = [[first[k] for k in units]]
@@ -113,7 +113,7 @@ def _lines(c: Comparison, paired: list[int], units: list[str], theme: Theme, nar
     for i, values in zip([0, *paired], each, strict=True):
         style: dict[str, Any] = {"marker": MARKERS[i], "ms": 6, "ls": "", "zorder": 3 + i}
         ax.plot(values, rows, color=theme.palette[i], label=label(c.names[i], 16 if narrow else 22), **style)
-        _beyond(ax, [y for y, v in zip(rows, values, strict=True) if not math.isfinite(v)], theme)
+        _mark_lost(ax, [y for y, v in zip(rows, values, strict=True) if not math.isfinite(v)], theme)
     ax.set_yticks(rows, [label(f"{topic[k]} {k}", 14 if narrow else 22) for k in units])
     ax.set_ylim(-0.7, len(units) - 0.3)
     ax.set_xlabel(f"final held-out loss ({c.runs[0].unit})")
@@ -123,12 +123,12 @@ def _lines(c: Comparison, paired: list[int], units: list[str], theme: Theme, nar
     return fig
 
 
-def _room(names: int, narrow: bool) -> float:
+def _measure_room(names: int, narrow: bool) -> float:
     """Points that a legend above the axes needs beyond its first line."""
     return 13.0 * (math.ceil(names / (2 if narrow else 4)) - 1)
 
 
-def _beyond(ax: Axes, rows: list[int], theme: Theme) -> None:
+def _mark_lost(ax: Axes, rows: list[int], theme: Theme) -> None:
     """Crosses at the right edge for losses that are not finite."""
     if rows:
         style: dict[str, Any] = {"color": theme.alarm, "ms": 6, "mew": 1.6, "clip_on": False}
@@ -137,8 +137,8 @@ def _beyond(ax: Axes, rows: list[int], theme: Theme) -> None:
         ax.annotate(NOT_FINITE, (1.0, rows[-1]), (8, 0), color=theme.alarm, va="center", **place)
 
 
-def _points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -> Figure:
-    room = _room(len(paired), narrow)
+def _draw_points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -> Figure:
+    room = _measure_room(len(paired), narrow)
     fig = canvas(narrow, 4.2 + room / 72)
     ax = fig.add_subplot()
     ends: list[float] = []
@@ -160,9 +160,9 @@ def _points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -> Fig
     return fig
 
 
-def differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
+def draw_differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
     """Held-out loss of the clients minus the first run's, round by round: the mean, and the middle 80 % of the clients."""
-    shown = [(i, rows) for i, found in enumerate(c.pairs, 1) if (rows := by_round(found))]
+    shown = [(i, rows) for i, found in enumerate(c.pairs, 1) if (rows := compare_by_round(found))]
     if not shown:
         return None
     fig = canvas(narrow, 3.2)
@@ -189,12 +189,12 @@ def differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
 
 
 FIGURES: dict[str, Callable[[Comparison, Theme, bool], Figure | None]] = {
-    "losses": losses,
-    "clients": clients,
-    "differences": differences,
+    "losses": draw_losses,
+    "clients": draw_clients,
+    "differences": draw_differences,
 }
 
 
-def plot(name: str, c: Comparison) -> Plot:
+def make_plot(name: str, c: Comparison) -> Plot:
     """A figure of a comparison as the report draws those of a run: (run, theme, narrow) -> Figure."""
     return themed(lambda _, theme, narrow: FIGURES[name](c, theme, narrow))

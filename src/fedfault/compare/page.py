@@ -11,7 +11,7 @@ from typing import Any
 
 import fedfault
 from fedfault.compare.pairs import Comparison
-from fedfault.compare.tables import overview, statistics, turned
+from fedfault.compare.tables import tabulate_pairs, tabulate_runs, transpose
 from fedfault.errors import UserError
 from fedfault.report.words import Table
 from fedfault.runs.read import read
@@ -57,8 +57,8 @@ def compare(folders: Sequence[Path], out: Path | None = None, argv: Sequence[str
     called = [run.name for run in runs]
     names = [n if called.count(n) == 1 else str(run.folder) for n, run in zip(called, runs, strict=True)]
     found = Comparison(runs, tuple(names))
-    page = out or runs[0].folder.resolve().parent / "compare" / f"{_file_name(called)}.html"
-    html = _page(found, shlex.join(["fedfault", *argv]))
+    page = out or runs[0].folder.resolve().parent / "compare" / f"{_make_file_name(called)}.html"
+    html = _render_page(found, shlex.join(["fedfault", *argv]))
     try:
         if out is None:
             page.parent.mkdir(exist_ok=True)
@@ -85,7 +85,7 @@ def _check(folders: Sequence[Path], out: Path | None) -> None:
         raise UserError(f"--out {out}: there is no folder {out.absolute().parent}")
 
 
-def _file_name(names: Sequence[str]) -> str:
+def _make_file_name(names: Sequence[str]) -> str:
     """`a-vs-b`; a long one ends in a hash."""
     whole = "-vs-".join(name.replace("/", "_") for name in names)
     if len(whole.encode()) <= LONGEST:
@@ -93,7 +93,7 @@ def _file_name(names: Sequence[str]) -> str:
     return f"{whole.encode()[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
-def notes(c: Comparison) -> list[str]:
+def list_notes(c: Comparison) -> list[str]:
     """What a reader should know before the numbers: runs that are not finished, that diverged, that stopped early."""
     said = []
     for name, run in zip(c.names, c.runs, strict=True):
@@ -112,7 +112,7 @@ def notes(c: Comparison) -> list[str]:
     return said
 
 
-def apart(c: Comparison) -> list[str]:
+def explain_unpaired(c: Comparison) -> list[str]:
     """A sentence for every pair that is not paired, with the reason."""
     said = []
     for name, found in zip(c.names[1:], c.pairs, strict=True):
@@ -126,22 +126,22 @@ def apart(c: Comparison) -> list[str]:
     return said
 
 
-def remarks(c: Comparison) -> list[str]:
+def list_remarks(c: Comparison) -> list[str]:
     """Where runs come from and what their detectors found, a sentence each."""
-    from fedfault.compare.figures import first_alarms
+    from fedfault.compare.figures import find_first_alarms
 
     known = {str(run.folder.resolve()): name for name, run in zip(c.names, c.runs, strict=True)}
     said = []
     for name, run in zip(c.names, c.runs, strict=True):
         parents = [f for f in run.forks if f.name == "parent"]
         said += [f"{name} forks after round {f.round} of {known.get(f.source, f.source)}: {f.change}." for f in parents]
-        if alarms := first_alarms(run):
+        if alarms := find_first_alarms(run):
             found = ", ".join(f"{detector.replace('_', ' ')} (round {t})" for detector, t in alarms.items())
             said.append(f"First alarms of {name}: {found}.")
     return said
 
 
-def _page(c: Comparison, command: str) -> str:
+def _render_page(c: Comparison, command: str) -> str:
     import jinja2
 
     from fedfault.report.theme import DARK, LIGHT
@@ -153,14 +153,14 @@ def _page(c: Comparison, command: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    figures = _figures(c)
+    figures = _render_figures(c)
     return environment.get_template("template.html").render(
         title=" · ".join(c.names),
-        notes=notes(c),
+        notes=list_notes(c),
         unit=c.runs[0].unit,
-        overview=_breakable(turned(overview(c))),
-        statistics=statistics(c),
-        apart=apart(c),
+        overview=_break_keys(transpose(tabulate_runs(c))),
+        statistics=tabulate_pairs(c),
+        apart=explain_unpaired(c),
         basis=BASIS,
         figures=figures,
         glyphs={
@@ -173,40 +173,40 @@ def _page(c: Comparison, command: str) -> str:
     )
 
 
-def _breakable(table: Table) -> Table:
+def _break_keys(table: Table) -> Table:
     """Keys such as `federation.algorithm.name` may be broken after a dot."""
     return table._replace(rows=[[row[0].replace(".", ".\u200b"), *row[1:]] for row in table.rows])
 
 
-def _figures(c: Comparison) -> list[dict[str, Any]]:
+def _render_figures(c: Comparison) -> list[dict[str, Any]]:
     """The figures that have something to show, as parts of the page."""
-    from fedfault.compare.figures import FIGURES, plot
+    from fedfault.compare.figures import FIGURES, make_plot
     from fedfault.report.inline import inline
 
     found = []
     for name in FIGURES:
-        _, drawings = inline(c.runs[0], name, plot(name, c))
+        _, drawings = inline(c.runs[0], name, make_plot(name, c))
         if drawings:
             title, text, alt = CAPTIONS[name]
             about = {"name": name, "title": title, "text": text, "alt": f"{alt}{', '.join(c.names)}."}
-            found.append({**about, "drawings": drawings, "sentences": remarks(c) if name == "losses" else []})
+            found.append({**about, "drawings": drawings, "sentences": list_remarks(c) if name == "losses" else []})
     return found
 
 
-def told(c: Comparison, width: int) -> str:
+def format_comparison(c: Comparison, width: int) -> str:
     """The comparison as text: notes, the table, paired statistics.
 
     The table has a run a row, or a run a column where that would not fit into so many characters.
     """
-    lines = _aligned(overview(c))
+    lines = _align_columns(tabulate_runs(c))
     if max(map(len, lines)) > width:
-        lines = _aligned(turned(overview(c)))
-    paired = statistics(c)
-    more = ["", *_aligned(paired)] if paired else []
-    return "\n".join([*notes(c), *lines, *more, *apart(c), *([BASIS] if paired else [])])
+        lines = _align_columns(transpose(tabulate_runs(c)))
+    paired = tabulate_pairs(c)
+    more = ["", *_align_columns(paired)] if paired else []
+    return "\n".join([*list_notes(c), *lines, *more, *explain_unpaired(c), *([BASIS] if paired else [])])
 
 
-def _aligned(table: Table) -> list[str]:
+def _align_columns(table: Table) -> list[str]:
     """Text to the left, numbers to the right."""
     rows = [table.columns, *table.rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -41,7 +41,7 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Pair:
+class RunPair:
     """The first run of a comparison and one of the others."""
 
     first: RunData
@@ -50,46 +50,49 @@ class Pair:
     topics: Paired
 
 
-def pair(first: RunData, other: RunData) -> Pair:
+def pair_runs(first: RunData, other: RunData) -> RunPair:
     """What two runs have in common, and how they differ there."""
-    return Pair(
-        first, other, _paired(first, other, "client/", CLIENT_SETS), _paired(first, other, "topic/", TOPIC_SETS)
+    return RunPair(
+        first,
+        other,
+        _pair_scores(first, other, "client/", CLIENT_SETS),
+        _pair_scores(first, other, "topic/", TOPIC_SETS),
     )
 
 
-def _paired(a: RunData, b: RunData, prefix: str, same: tuple[str, ...]) -> Paired:
-    if why := _apart(a, b, same):
+def _pair_scores(a: RunData, b: RunData, prefix: str, same: tuple[str, ...]) -> Paired:
+    if why := _explain_apart(a, b, same):
         return Paired(why_not=why)
     names = [n for n in a.names(prefix) if n in set(b.names(prefix))]
     losses = {n.removeprefix(prefix): (a.losses(n)[1][-1], b.losses(n)[1][-1]) for n in names}
     if not losses:
         return Paired(why_not="they were not scored in both runs")
-    if wrong := [n for n in names if _tokens(a, n) != _tokens(b, n)]:
+    if wrong := [n for n in names if _count_tokens(a, n) != _count_tokens(b, n)]:
         return Paired(
-            why_not=f"the texts of {wrong[0]} are {_tokens(a, wrong[0])} and {_tokens(b, wrong[0])} tokens long"
+            why_not=f"the texts of {wrong[0]} are {_count_tokens(a, wrong[0])} and {_count_tokens(b, wrong[0])} tokens long"
         )
     return Paired(losses, interval=mean_interval([y - x for x, y in losses.values()]))
 
 
-def _apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
+def _explain_apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
     """Why two runs are scored on different texts; nothing if they are not."""
     found = [
-        f"{key} is {_shown(old)} and {_shown(new)}"
+        f"{key} is {_format_value(old)} and {_format_value(new)}"
         for key, (old, new) in find_changes(a.config, b.config).items()
         if key.startswith(same)
     ]
     for what in ("corpus", "model"):
         old, new = (run.manifest.get(what, {}).get("fingerprint") for run in (a, b))
         if not found and old != new:
-            found = [f"the {what} has changed (fingerprints {_shown(old)} and {_shown(new)})"]
+            found = [f"the {what} has changed (fingerprints {_format_value(old)} and {_format_value(new)})"]
     return ", ".join(found)
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     return "not set" if value is None else str(value)
 
 
-def _tokens(run: RunData, name: str) -> int:
+def _count_tokens(run: RunData, name: str) -> int:
     return next(r.scores[name].tokens for r in run.records if name in r.scores)
 
 
@@ -101,12 +104,12 @@ class Comparison:
     names: tuple[str, ...]
 
     @cached_property
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[RunPair]:
         """The first run and every other one, in order."""
-        return [pair(self.runs[0], other) for other in self.runs[1:]]
+        return [pair_runs(self.runs[0], other) for other in self.runs[1:]]
 
 
-def by_round(found: Pair) -> list[tuple[int, list[float]]]:
+def compare_by_round(found: RunPair) -> list[tuple[int, list[float]]]:
     """Rounds in which both runs scored their clients, and the differences of all clients there; none if not paired."""
     names = [f"client/{k}" for k in found.clients.losses]
     first = {r.round: r.scores for r in found.first.records if names and names[0] in r.scores}

@@ -28,24 +28,24 @@ RESULTS = (
 CLOCK = ("simulated time", "in time")  # where any of the runs has simulated hardware
 
 
-def differing(runs: Sequence[RunData]) -> list[str]:
+def find_differing(runs: Sequence[RunData]) -> list[str]:
     """The settings in which the runs are not all alike, by dotted key."""
     first = runs[0].config
     found = [key for run in runs[1:] for key in find_changes(first, run.config)]
     return [key for key in dict.fromkeys(found) if not key.startswith(NO_CAUSE)]
 
 
-def overview(c: Comparison) -> Table:
+def tabulate_runs(c: Comparison) -> Table:
     """A run a row: the settings that differ, then how it ended."""
-    keys = differing(c.runs)
+    keys = find_differing(c.runs)
     clocks = [punctuality(run.records) for run in c.runs]
     rows = [
         [
             name,
             *(_setting(run.config, key) for key in keys),
-            *_results(run),
-            *(_on_the_clock(clock) if any(clocks) else ()),
-            verdict(run),
+            *_format_results(run),
+            *(_format_clock(clock) if any(clocks) else ()),
+            format_verdict(run),
         ]
         for name, run, clock in zip(c.names, c.runs, clocks, strict=True)
     ]
@@ -58,7 +58,7 @@ def _metric(run: RunData) -> str | None:
     return next(iter(run.metrics_measured), None)
 
 
-def turned(table: Table) -> Table:
+def transpose(table: Table) -> Table:
     """Rows become columns."""
     columns, *rows = zip(table.columns, *table.rows, strict=True)
     return Table(columns, rows)
@@ -71,7 +71,7 @@ def _setting(config: Mapping[str, Any], key: str) -> str:
     return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _results(run: RunData) -> list[str]:
+def _format_results(run: RunData) -> list[str]:
     _, losses = run.losses("validation")
     gains = run.gains()
     spread = fairness([*gains[-1][1].values()], gains=True) if gains else {}
@@ -88,7 +88,7 @@ def _results(run: RunData) -> list[str]:
     ]
 
 
-def _on_the_clock(found: Mapping[str, Any]) -> list[str]:
+def _format_clock(found: Mapping[str, Any]) -> list[str]:
     """Simulated seconds, and the mean share of clients that were done by the deadline."""
     share = found.get("compliance")
     return [
@@ -112,7 +112,7 @@ def _worst(run: RunData) -> str:
     return f"{number(last[worst])} ({worst})"
 
 
-def verdict(run: RunData) -> str:
+def format_verdict(run: RunData) -> str:
     """The state and since when; a dash for a run without a verdict."""
     said = run.metrics.get("verdict")
     if not said:
@@ -121,18 +121,18 @@ def verdict(run: RunData) -> str:
     return str(said["state"]) if since is None else f"{said['state']} since {since}"
 
 
-def statistics(c: Comparison) -> Table | None:
+def tabulate_pairs(c: Comparison) -> Table | None:
     """Differences of the final losses of every pair, by clients and by topics; None where no two runs are paired."""
     rows = []
     for found, name in zip(c.pairs, c.names[1:], strict=True):
         for what, paired in (("clients", found.clients), ("topics", found.topics)):
             if paired.losses:
-                rows.append([f"{name} − {c.names[0]}", what, *_statistics(paired)])
+                rows.append([f"{name} − {c.names[0]}", what, *_format_pair(paired)])
     columns = (f"final loss, {c.runs[0].unit}", "over", "mean difference", "95 % interval", "lower for", "largest drop")
     return Table((*columns, "largest rise"), rows, text=(1,)) if rows else None
 
 
-def _statistics(paired: Paired) -> list[str]:
+def _format_pair(paired: Paired) -> list[str]:
     each = paired.differences
     broken = [unit for unit, value in each.items() if not math.isfinite(value)]
     if broken:

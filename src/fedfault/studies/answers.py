@@ -24,14 +24,14 @@ import numpy as np
 
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, Test, choose_test, difference, holm, mean_interval, p_above
-from fedfault.studies.outcomes import is_count, value
+from fedfault.studies.outcomes import is_count, measure_outcome
 from fedfault.studies.study import Contrast, Hypothesis, Study
 
 Verdict = Literal["supported", "refuted", "inconclusive"]
 
 
 @dataclass(frozen=True)
-class Found:
+class SeedDifferences:
     """One contrast: its difference for every seed that has both runs."""
 
     contrast: Contrast
@@ -63,40 +63,40 @@ class Answer:
     p: float  # two-sided, of this hypothesis alone
     p_holm: float  # corrected for all hypotheses of the study
     test: Test
-    found: tuple[Found, ...]
+    found: tuple[SeedDifferences, ...]
 
     @property
-    def decisive(self) -> Found:
+    def decisive(self) -> SeedDifferences:
         """The contrast that speaks most against the claim: the whole of it rests on this one."""
-        return min(self.found, key=lambda f: _support(self.hypothesis, f))
+        return min(self.found, key=lambda f: _measure_support(self.hypothesis, f))
 
 
-def answers(study: Study, runs: Mapping[str, RunData]) -> list[Answer]:
+def answer_hypotheses(study: Study, runs: Mapping[str, RunData]) -> list[Answer]:
     """An answer to every hypothesis, from the runs that are there."""
-    found = [[_found(study, h, c, runs) for c in h.contrasts] for h in study.hypotheses]
+    found = [[_measure_contrast(study, h, c, runs) for c in h.contrasts] for h in study.hypotheses]
     test = choose_test(len(study.seeds), len(found))
     tests: list[Test] = ["flips" if is_count(h.metric) else test for h in study.hypotheses]
-    both = [_ps(h, each, own) for h, each, own in zip(study.hypotheses, found, tests, strict=True)]
+    both = [_compute_ps(h, each, own) for h, each, own in zip(study.hypotheses, found, tests, strict=True)]
     ps = [min(1.0, 2 * min(pair)) for pair in both]
     return [
-        Answer(h, _verdict(pair, corrected), p, corrected, own, tuple(each))
+        Answer(h, _judge(pair, corrected), p, corrected, own, tuple(each))
         for h, each, own, pair, p, corrected in zip(study.hypotheses, found, tests, both, ps, holm(ps), strict=True)
     ]
 
 
-def _verdict(pair: tuple[float, float], corrected: float) -> Verdict:
+def _judge(pair: tuple[float, float], corrected: float) -> Verdict:
     if corrected > ALPHA:
         return "inconclusive"
     return "supported" if pair[0] < pair[1] else "refuted"
 
 
-def _ps(h: Hypothesis, found: Sequence[Found], test: Test) -> tuple[float, float]:
+def _compute_ps(h: Hypothesis, found: Sequence[SeedDifferences], test: Test) -> tuple[float, float]:
     """p of the claim being false, p of the claim being true."""
-    each = [_p(h, f.values, test) for f in found]
+    each = [_compute_p(h, f.values, test) for f in found]
     return max(p[0] for p in each), min(1.0, min(p[1] for p in each) * len(each))
 
 
-def _p(h: Hypothesis, d: Sequence[float], test: Test) -> tuple[float, float]:
+def _compute_p(h: Hypothesis, d: Sequence[float], test: Test) -> tuple[float, float]:
     turned = [-x for x in d]
     if h.expect == "higher":
         return p_above(d, h.by, test), p_above(turned, -h.by, test)
@@ -106,40 +106,40 @@ def _p(h: Hypothesis, d: Sequence[float], test: Test) -> tuple[float, float]:
     return within, min(1.0, 2 * min(p_above(d, h.by, test), p_above(turned, h.by, test)))
 
 
-def _support(h: Hypothesis, f: Found) -> float:
+def _measure_support(h: Hypothesis, f: SeedDifferences) -> float:
     """How far a mean lies on the side of the claim."""
     if f.mean is None:
         return -math.inf
     return {"higher": f.mean, "lower": -f.mean, "equal": -abs(f.mean)}[h.expect]
 
 
-def _found(study: Study, h: Hypothesis, c: Contrast, runs: Mapping[str, RunData]) -> Found:
+def _measure_contrast(study: Study, h: Hypothesis, c: Contrast, runs: Mapping[str, RunData]) -> SeedDifferences:
     found, lost = {}, []
     for i, seed in enumerate(study.seeds):
-        get = _getter(study, h.metric, i, runs)
+        get = _make_getter(study, h.metric, i, runs)
         a, b = get(c.a), c.constant if c.b is None else get(c.b)
         if c.c is not None and c.d is not None:
-            a, b = _minus(a, b), _minus(get(c.c), get(c.d))
-        d = _minus(a, b)
+            a, b = _subtract(a, b), _subtract(get(c.c), get(c.d))
+        d = _subtract(a, b)
         if d is None or math.isnan(d):
             lost.append(str(seed))
         else:
             found[seed] = d
     why = f"{h.metric} is not there for seed {', '.join(lost)}" if lost else ""
-    return Found(c, found, why)
+    return SeedDifferences(c, found, why)
 
 
-def _getter(study: Study, metric: str, i: int, runs: Mapping[str, RunData]) -> Callable[[int], float | None]:
+def _make_getter(study: Study, metric: str, i: int, runs: Mapping[str, RunData]) -> Callable[[int], float | None]:
     def get(cell: int) -> float | None:
         run = runs.get(study.cells[cell].runs[i])
-        return None if run is None or not _done(run) else value(run, metric)
+        return None if run is None or not _is_over(run) else measure_outcome(run, metric)
 
     return get
 
 
-def _done(run: RunData) -> bool:
+def _is_over(run: RunData) -> bool:
     return run.manifest.get("status") in ("finished", "stopped")
 
 
-def _minus(a: float | None, b: float | None) -> float | None:
+def _subtract(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else difference(a, b)

@@ -39,7 +39,7 @@ class Point:
     block: int
 
 
-def points(arms: Mapping[str, Any] | None, grid: Any, where: str) -> list[Point]:
+def span_points(arms: Mapping[str, Any] | None, grid: Any, where: str) -> list[Point]:
     """All cells: of every block of the grid the product of its axes, times the arms.
 
     A grid is a mapping from settings to lists of values, or a list of such mappings. Raises `UserError` with a line for
@@ -50,7 +50,7 @@ def points(arms: Mapping[str, Any] | None, grid: Any, where: str) -> list[Point]
     found: list[Point] = []
     for number, block in enumerate(blocks):
         try:
-            axes = [*_arm_axis(arms, where), *_grid_axes(block, where)]
+            axes = [*_make_arm_axis(arms, where), *_make_grid_axes(block, where)]
         except UserError as e:
             wrong.append(str(e))
             continue
@@ -58,20 +58,20 @@ def points(arms: Mapping[str, Any] | None, grid: Any, where: str) -> list[Point]
         if count > MOST_CELLS:
             wrong.append(f"{where}: grid: {count} cells, at most {MOST_CELLS}; leave out values or split the study")
             continue
-        found += _product(axes, number)
+        found += _multiply_axes(axes, number)
     if wrong:
         raise UserError("\n".join(wrong))
     return found
 
 
-def _product(axes: Sequence[Axis], block: int) -> Iterator[Point]:
+def _multiply_axes(axes: Sequence[Axis], block: int) -> Iterator[Point]:
     for labels in itertools.product(*(axis.values for axis in axes)):
         chosen = list(zip(axes, labels, strict=True))
         layers = tuple(axis.values[label] for axis, label in chosen)
         yield Point({axis.name: label for axis, label in chosen}, layers, block)
 
 
-def _arm_axis(arms: Mapping[str, Any] | None, where: str) -> list[Axis]:
+def _make_arm_axis(arms: Mapping[str, Any] | None, where: str) -> list[Axis]:
     if arms is None:
         return []
     if not isinstance(arms, Mapping) or not arms:
@@ -81,13 +81,13 @@ def _arm_axis(arms: Mapping[str, Any] | None, where: str) -> list[Axis]:
     wrong = [name for name, settings in arms.items() if not isinstance(settings, Mapping)]
     if wrong:
         raise UserError(f"{where}: arms.{wrong[0]} must be a mapping of settings; it is {arms[wrong[0]]!r:.60}")
-    return [Axis(ARM, {name: layer(settings, f"{where}: arm {name}") for name, settings in arms.items()})]
+    return [Axis(ARM, {name: make_layer(settings, f"{where}: arm {name}") for name, settings in arms.items()})]
 
 
-def _grid_axes(block: Any, where: str) -> list[Axis]:
+def _make_grid_axes(block: Any, where: str) -> list[Axis]:
     if not isinstance(block, Mapping):
         raise UserError(f"{where}: grid must be a mapping from settings to lists of values, or a list of such mappings")
-    flat = _lists(block)
+    flat = _flatten_block(block)
     wrong = [
         f"{where}: grid: {key} must be a list of values, like [1, 2]; it is {values!r:.60}"
         for key, values in flat.items()
@@ -95,86 +95,90 @@ def _grid_axes(block: Any, where: str) -> list[Axis]:
     ]
     if wrong:
         raise UserError("\n".join(wrong))
-    names = short_names(list(flat))
-    return [_axis(names[key], key, values, where) for key, values in flat.items()]
+    names = shorten_names(list(flat))
+    return [_make_axis(names[key], key, values, where) for key, values in flat.items()]
 
 
-def _lists(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten_block(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings by their dotted key, whether the block is nested or not."""
     found: dict[str, Any] = {}
     for key, value in block.items():
-        found |= _lists(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+        found |= (
+            _flatten_block(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+        )
     return found
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
+def shorten_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of every dotted key, or all of it where two would be called the same.
 
-    >>> short_names(["training.lr", "federation.algorithm"])
+    >>> shorten_names(["training.lr", "federation.algorithm"])
     {'training.lr': 'lr', 'federation.algorithm': 'algorithm'}
     """
     last = {key: key.rpartition(".")[2] for key in keys}
     return {key: name if [*last.values()].count(name) == 1 and name != ARM else key for key, name in last.items()}
 
 
-def _axis(name: str, key: str, values: list[Any], where: str) -> Axis:
-    labels = _labels(values)
+def _make_axis(name: str, key: str, values: list[Any], where: str) -> Axis:
+    labels = _label_values(values)
     if twice := next((one for i, one in enumerate(labels) if one in labels[:i]), None):
         raise UserError(f"{where}: grid: {key} has {twice} twice; give each value once")
-    return Axis(name, {text: _setting(key, value, where) for text, value in zip(labels, values, strict=True)})
+    return Axis(name, {text: _make_setting(key, value, where) for text, value in zip(labels, values, strict=True)})
 
 
-def _labels(values: Sequence[Any]) -> list[str]:
+def _label_values(values: Sequence[Any]) -> list[str]:
     """A component's name alone where no other value has it, else with its options."""
-    heads = [_head(value) for value in values]
-    return [text(v) if heads.count(head) > 1 else head for v, head in zip(values, heads, strict=True)]
+    heads = [_shorten_value(value) for value in values]
+    return [format_value(v) if heads.count(head) > 1 else head for v, head in zip(values, heads, strict=True)]
 
 
-def _head(value: Any) -> str:
+def _shorten_value(value: Any) -> str:
     named = [value[key] for key in NAMES if key in value] if isinstance(value, Mapping) else []
-    return str(named[0]) if named else text(value)
+    return str(named[0]) if named else format_value(value)
 
 
-def text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as labels have it.
 
-    >>> text(1e-3), text({"name": "fedprox", "mu": 0.1}), text({"name": "lite", "r_bar": 8}), text([4, 8]), text(None)
-    ('0.001', 'fedprox mu 0.1', 'lite r_bar 8', '4 8', 'null')
+    >>> format_value(1e-3), format_value([4, 8]), format_value(None)
+    ('0.001', '4 8', 'null')
+    >>> format_value({"name": "fedprox", "mu": 0.1}), format_value({"name": "lite", "r_bar": 8})
+    ('fedprox mu 0.1', 'lite r_bar 8')
     """
     if isinstance(value, Mapping):
-        return " ".join(text(v) if key in NAMES else f"{key} {text(v)}" for key, v in value.items())
+        return " ".join(format_value(v) if key in NAMES else f"{key} {format_value(v)}" for key, v in value.items())
     if isinstance(value, list | tuple):
-        return " ".join(map(text, value))
+        return " ".join(map(format_value, value))
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def slug(name: str) -> str:
+def make_slug(name: str) -> str:
     """A name as folders may have it.
 
-    >>> slug("fedprox mu 0.1, iid")
+    >>> make_slug("fedprox mu 0.1, iid")
     'fedprox-mu-0.1-iid'
     """
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")
 
 
-def layer(settings: Mapping[str, Any], where: str) -> Layer:
+def make_layer(settings: Mapping[str, Any], where: str) -> Layer:
     """Settings, nested or dotted, as a layer of the configuration."""
     found: Layer = {}
     for key, value in settings.items():
-        found |= _setting(key, value, where)
+        found |= _make_setting(key, value, where)
     return found
 
 
-def _setting(key: str, value: Any, where: str) -> Layer:
+def _make_setting(key: str, value: Any, where: str) -> Layer:
     """One setting, or all of a section; a section that names a component starts from the component's own defaults."""
     parts: Key = tuple(key.split("."))
     if not isinstance(value, Mapping) or not value:
         return {parts: Entry(value, where)}
     found: Layer = {}
     for name, part in value.items():
-        found |= _setting(f"{key}.{name}", part, where)
+        found |= _make_setting(f"{key}.{name}", part, where)
     for chooser in [
         k for k in found if parts in CHOOSERS and f"{key}.name" in (spell_key(k), ALIASES.get(spell_key(k)))
     ]:

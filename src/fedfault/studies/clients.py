@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from fedfault.compare.pairs import pair
+from fedfault.compare.pairs import pair_runs
 from fedfault.report.words import NOTHING, Table, duration, number, size
 from fedfault.runs.recorded import RunData
 from fedfault.stats import nested_interval
-from fedfault.studies.answers import Found
-from fedfault.studies.outcomes import CLIENTS, value
-from fedfault.studies.results import Results, between, contrast_name, mean_text
+from fedfault.studies.answers import SeedDifferences
+from fedfault.studies.outcomes import CLIENTS, measure_outcome
+from fedfault.studies.results import Results, format_interval, format_mean, name_contrast
 from fedfault.studies.study import Contrast
 
 
@@ -48,32 +48,32 @@ def compare_clients(r: Results) -> list[ClientDifferences]:
     """Every contrast of two arms that a hypothesis about the clients' loss draws, each once."""
     drawn = [f for a in r.answers if a.hypothesis.metric == CLIENTS for f in a.found]
     once = {f.contrast: f for f in drawn if f.contrast.b is not None and f.contrast.c is None}
-    found = [ClientDifferences(c, _differences(r, f)) for c, f in once.items()]
+    found = [ClientDifferences(c, _pair_clients(r, f)) for c, f in once.items()]
     return [d for d in found if d.by_seed]
 
 
-def _differences(r: Results, f: Found) -> dict[int, dict[str, float]]:
+def _pair_clients(r: Results, f: SeedDifferences) -> dict[int, dict[str, float]]:
     c, found = f.contrast, {}
     assert c.b is not None
     for i, seed in enumerate(r.study.seeds):
         if seed in f.differences:
             a, b = (r.runs[r.study.cells[cell].runs[i]] for cell in (c.a, c.b))
-            if own := pair(b, a).clients.differences:
+            if own := pair_runs(b, a).clients.differences:
                 found[seed] = own
     return found
 
 
-def client_table(r: Results) -> Table | None:
+def tabulate_clients(r: Results) -> Table | None:
     """A cell a row: how its clients end and what that took, means over seeds; None where no hypothesis is about clients."""
     if not any(a.hypothesis.metric == CLIENTS for a in r.answers):
         return None
     rows = [
         [
             cell.name,
-            mean_text(r.values(cell, CLIENTS)),
-            _mean(r.values(cell, "fairness.losses.worst")),
-            _mean(r.values(cell, "fairness.gains.worst")),
-            *_costs(runs),
+            format_mean(r.values(cell, CLIENTS)),
+            _format_mean(r.values(cell, "fairness.losses.worst")),
+            _format_mean(r.values(cell, "fairness.gains.worst")),
+            *_format_costs(runs),
         ]
         for cell in r.study.cells
         if (runs := r.of(cell))
@@ -81,26 +81,26 @@ def client_table(r: Results) -> Table | None:
     return Table(("cell", "clients' loss", "worst client", "smallest gain", "steps", "bytes", "time"), rows)
 
 
-def _costs(runs: Sequence[RunData]) -> list[str]:
+def _format_costs(runs: Sequence[RunData]) -> list[str]:
     """Optimiser steps of all clients, bytes up and down, seconds of the rounds: means over the runs of a cell."""
     steps = sum(c.steps for run in runs for record in run.records for c in record.clients)
     moved = sum(record.bytes_up + record.bytes_down for run in runs for record in run.records)
-    spent = sum(value(run, "seconds") or 0.0 for run in runs)
+    spent = sum(measure_outcome(run, "seconds") or 0.0 for run in runs)
     traffic = NOTHING if all(run.centralised for run in runs) else size(moved / len(runs))
     return [f"{steps / len(runs):,.0f}", traffic, duration(spent / len(runs))]
 
 
-def _mean(values: Sequence[float]) -> str:
+def _format_mean(values: Sequence[float]) -> str:
     return number(sum(values) / len(values)) if values else NOTHING
 
 
-def difference_table(r: Results, found: Sequence[ClientDifferences]) -> Table | None:
+def tabulate_differences(r: Results, found: Sequence[ClientDifferences]) -> Table | None:
     """A contrast a row: the mean difference, its interval, and how many clients of all seeds are better and worse off."""
     rows = [
         [
-            contrast_name(r.study, d.contrast),
+            name_contrast(r.study, d.contrast),
             number(d.mean, "+.3f"),
-            between(d.interval, "+.3f"),
+            format_interval(d.interval, "+.3f"),
             f"{sum(x < 0 for x in d.each)} of {len(d.each)}",
             f"{sum(x > 0 for x in d.each)} of {len(d.each)}",
         ]
@@ -109,7 +109,7 @@ def difference_table(r: Results, found: Sequence[ClientDifferences]) -> Table | 
     return Table(("contrast", "mean difference", "95 % interval", "better off", "worse off"), rows) if rows else None
 
 
-def cluster_table(r: Results) -> Table | None:
+def tabulate_clusters(r: Results) -> Table | None:
     """The clusters that runs found in their clients' texts, and how these agree with the clients' main topics."""
     rows = [
         [cell.name, str(seed), str(about.get("sentence")), number(about.get("agreement"), ".2f")]
@@ -120,9 +120,9 @@ def cluster_table(r: Results) -> Table | None:
     return Table(("cell", "seed", "clusters", "agreement with topics"), rows, text=(2,)) if rows else None
 
 
-def client_lines(r: Results) -> list[str]:
+def format_clients(r: Results) -> list[str]:
     """The same as text, a line a contrast."""
-    table = difference_table(r, compare_clients(r))
+    table = tabulate_differences(r, compare_clients(r))
     return [
         f"clients       {name}: {mean} ({around}), {better} better off" if around != NOTHING
         else f"clients       {name}: {mean}, {better} better off"

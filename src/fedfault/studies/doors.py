@@ -10,10 +10,10 @@ from pathlib import Path
 from fedfault.errors import UserError
 from fedfault.session.progress import Progress
 from fedfault.studies import file
-from fedfault.studies.study import FILE, Plan
+from fedfault.studies.study import FILE, StudyPlan
 
 
-def study(
+def run_study(
     path: str,
     settings: Sequence[str],
     *,
@@ -24,33 +24,33 @@ def study(
     quiet: bool = False,
 ) -> int:
     """Run a study and write its report; returns the exit status: 1 if a run failed."""
-    plan = file.load(path, settings, results_dir, command())
+    plan = file.load_study(path, settings, results_dir, format_command())
     if only_plan:
-        print(listed(plan))
+        print(format_runs(plan))
         return 0
     return run_plan(plan, Progress(quiet=quiet), jobs=jobs, task=task)
 
 
-def run_plan(plan: Plan, progress: Progress, *, jobs: int = 1, task: int | None = None) -> int:
+def run_plan(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | None = None) -> int:
     """Run what is not done of a plan and, unless it is one run alone, write the report; returns the exit status."""
     from fedfault.studies import runner
 
-    found = runner.run(plan, progress, jobs=jobs, task=task)
-    if told := runner.failures(found):
-        print(told, file=sys.stderr)
+    found = runner.run_all(plan, progress, jobs=jobs, task=task)
+    if failures := runner.format_failures(found):
+        print(failures, file=sys.stderr)
     if task is None and any(done.state != "failed" for done in found):
         write_report(plan.folder)
-    return int(bool(told))
+    return int(bool(failures))
 
 
-def listed(plan: Plan) -> str:
+def format_runs(plan: StudyPlan) -> str:
     """The runs of a plan with the numbers that `--task` takes."""
     names = plan.study.runs
     width = len(str(len(names)))
     return "\n".join(f"{number:>{width}}  {name}" for number, name in enumerate(names, 1))
 
 
-def analyze(results_dir: str) -> None:
+def write_reports(results_dir: str) -> None:
     """Write the report of every study in a folder. Raises `UserError` if there is none."""
     folders = sorted(path.parent for path in Path(results_dir).expanduser().glob(f"*/{FILE}"))
     if not folders:
@@ -61,15 +61,15 @@ def analyze(results_dir: str) -> None:
 
 def write_report(folder: Path) -> None:
     """Write the report of a study's folder, and say its answers and where it is."""
-    from fedfault.studies.clients import client_lines
-    from fedfault.studies.page import write
-    from fedfault.studies.results import told
+    from fedfault.studies.clients import format_clients
+    from fedfault.studies.page import write_page
+    from fedfault.studies.results import format_answers
 
-    found, page = write(folder)
-    print("\n".join([told(found), *client_lines(found)]))
+    found, page = write_page(folder)
+    print("\n".join([format_answers(found), *format_clients(found)]))
     print(f"report: {page}")
 
 
-def command() -> str:
+def format_command() -> str:
     """What was typed, for the report."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

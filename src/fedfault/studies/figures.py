@@ -17,26 +17,26 @@ from fedfault.report.figures.heat import bare, gaps
 from fedfault.report.theme import FONT, Theme, label, text_on
 from fedfault.runs.read import STATES
 from fedfault.runs.recorded import RunData
-from fedfault.studies.answers import Answer, Found
+from fedfault.studies.answers import Answer, SeedDifferences
 from fedfault.studies.clients import compare_clients
 from fedfault.studies.outcomes import METRIC
-from fedfault.studies.results import Results, contrast_name
-from fedfault.studies.statements import map_cells
+from fedfault.studies.results import Results, name_contrast
+from fedfault.studies.statements import select_map_cells
 from fedfault.studies.study import PhaseMap
 
 MOST = 60  # rows that a figure can have
 
 
-def figures(r: Results) -> dict[str, Plot]:
+def make_figures(r: Results) -> dict[str, Plot]:
     """Name -> plot, in the order of the report."""
-    drawn = {"answers": _ignoring(lambda theme, narrow: forest(r, theme, narrow))}
+    drawn = {"answers": _drop_run(lambda theme, narrow: draw_answers(r, theme, narrow))}
     for m in r.study.maps:
-        drawn[f"map-{m.name}"] = _ignoring(lambda theme, narrow, m=m: phase(r, m, theme, narrow))  # type: ignore[misc]
-    drawn["clients"] = _ignoring(lambda theme, narrow: clients(r, theme, narrow))
-    return {**drawn, "cells": _ignoring(lambda theme, narrow: cells(r, theme, narrow))}
+        drawn[f"map-{m.name}"] = _drop_run(lambda theme, narrow, m=m: draw_map(r, m, theme, narrow))  # type: ignore[misc]
+    drawn["clients"] = _drop_run(lambda theme, narrow: draw_clients(r, theme, narrow))
+    return {**drawn, "cells": _drop_run(lambda theme, narrow: draw_cells(r, theme, narrow))}
 
 
-def _ignoring(plot: Callable[[Theme, bool], Figure | None]) -> Plot:
+def _drop_run(plot: Callable[[Theme, bool], Figure | None]) -> Plot:
     """A study has many runs, so the one that a plot is usually given is not used."""
 
     @themed
@@ -46,7 +46,7 @@ def _ignoring(plot: Callable[[Theme, bool], Figure | None]) -> Plot:
     return draw
 
 
-def forest(r: Results, theme: Theme, narrow: bool) -> Figure | None:
+def draw_answers(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     """The contrast that decides each hypothesis, in units of the smallest difference that matters."""
     rows = [(a, a.decisive) for a in r.answers if a.decisive.values and a.hypothesis.by > 0]
     if not rows or len(rows) > MOST:
@@ -56,18 +56,18 @@ def forest(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     colours = {"supported": theme.good, "refuted": theme.alarm, "inconclusive": theme.muted}
     marks = {"supported": "o", "refuted": "X", "inconclusive": "D"}
     for y, (a, f) in enumerate(rows):
-        colour, scaled = colours[a.verdict], _scaled(a, f)
+        colour, scaled = colours[a.verdict], _scale(a, f)
         ax.plot(scaled, [y] * len(scaled), "|", color=theme.muted, ms=6, mew=1, alpha=0.7, clip_on=False)
         if f.interval is not None and np.isfinite(f.interval).all():
-            ax.plot(_oriented(a, f.interval), [y, y], color=colour, lw=2.2, solid_capstyle="butt")
+            ax.plot(_orient(a, f.interval), [y, y], color=colour, lw=2.2, solid_capstyle="butt")
         if f.mean is not None and math.isfinite(f.mean):
-            ax.plot(_oriented(a, (f.mean,)), [y], marks[a.verdict], color=colour, ms=7, mec=theme.surface)
+            ax.plot(_orient(a, (f.mean,)), [y], marks[a.verdict], color=colour, ms=7, mec=theme.surface)
     ax.set_xscale("symlog", linthresh=1.0, linscale=0.7)
     for place, colour in ((-1, theme.grid), (0, theme.grid), (1, theme.muted)):
         ax.axvline(place, color=colour, lw=1, zorder=0)
-    most = max([abs(v) for a, f in rows for v in _scaled(a, f)], default=1.0)
+    most = max([abs(v) for a, f in rows for v in _scale(a, f)], default=1.0)
     ax.set_xlim(-1.5 * max(most, 1.2), 1.5 * max(most, 1.2))
-    names = [_lines(a.hypothesis.name, 2, 18) if narrow else label(a.hypothesis.name, 46) for a, _ in rows]
+    names = [_wrap_label(a.hypothesis.name, 2, 18) if narrow else label(a.hypothesis.name, 46) for a, _ in rows]
     ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     bare(ax)
@@ -81,16 +81,16 @@ def forest(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     return fig
 
 
-def _oriented(a: Answer, values: Any) -> list[float]:
+def _orient(a: Answer, values: Any) -> list[float]:
     sign = -1.0 if a.hypothesis.expect == "lower" else 1.0
     return [sign * v / a.hypothesis.by for v in values]
 
 
-def _scaled(a: Answer, f: Found) -> list[float]:
-    return [v for v in _oriented(a, f.values) if math.isfinite(v)]
+def _scale(a: Answer, f: SeedDifferences) -> list[float]:
+    return [v for v in _orient(a, f.values) if math.isfinite(v)]
 
 
-def cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
+def draw_cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     """The final loss of every cell: a mark a seed, the mean as a dot."""
     rows = [(cell.name, r.values(cell, METRIC)) for cell in r.study.cells]
     rows = [(name, values) for name, values in rows if values]
@@ -105,7 +105,7 @@ def cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
             ax.plot([np.mean(finite)], [y], "o", color=theme.palette[0], ms=6, mec=theme.surface)
         if lost := len(values) - len(finite):
             ax.text(1.0, y, f"× {lost} not finite", color=theme.alarm, transform=ax.get_yaxis_transform(), va="center")
-    ax.set_yticks(range(len(rows)), [_lines(name, 2, 28) if narrow else label(name, 60) for name, _ in rows])
+    ax.set_yticks(range(len(rows)), [_wrap_label(name, 2, 28) if narrow else label(name, 60) for name, _ in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="both")
     bare(ax)
@@ -115,7 +115,7 @@ def cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     return fig
 
 
-def clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
+def draw_clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     """How much better or worse off every client is in one arm than in another: a point a client and seed, and the mean."""
     rows = compare_clients(r)
     if not rows or len(rows) > MOST:
@@ -132,8 +132,8 @@ def clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
             ax.plot(found.interval, [y, y], lw=2.2, color=theme.ink, zorder=4)
         if math.isfinite(found.mean):
             ax.plot([found.mean], [y], "o", color=theme.palette[0], ms=8, mec=theme.ink, mew=1.4, zorder=5)
-    names = [contrast_name(r.study, found.contrast) for found in rows]
-    ax.set_yticks(range(len(rows)), [_lines(name, 2, 18) if narrow else label(name, 46) for name in names])
+    names = [name_contrast(r.study, found.contrast) for found in rows]
+    ax.set_yticks(range(len(rows)), [_wrap_label(name, 2, 18) if narrow else label(name, 46) for name in names])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.margins(x=0.06)
     ax.grid(axis="x")
@@ -146,15 +146,15 @@ def clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     return fig
 
 
-def _lines(name: str, most: int, width: int) -> str:
+def _wrap_label(name: str, most: int, width: int) -> str:
     """A long name on several lines."""
     return "\n".join(label(line, width) for line in textwrap.wrap(name, width)[:most])
 
 
-def phase(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
+def draw_map(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
     """Two heat maps over the same axes: the mean of the metric over seeds, and how many runs ended in which state."""
-    shown = map_cells(m, r.study.cells)
-    xs, ys = (ordered([c.choices[axis] for c in shown]) for axis in (m.x, m.y))
+    shown = select_map_cells(m, r.study.cells)
+    xs, ys = (sort_labels([c.choices[axis] for c in shown]) for axis in (m.x, m.y))
     values, states = np.full((len(ys), len(xs)), np.nan), np.zeros((len(ys), len(xs), len(STATES)))
     lost = np.zeros((len(ys), len(xs)), dtype=int)
     for c in shown:
@@ -167,9 +167,9 @@ def phase(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
     height = 1.6 + 0.42 * len(ys)
     fig = canvas(narrow, 2 * height if narrow else height)
     left, right = fig.subplots(*((2, 1) if narrow else (1, 2)))
-    _values(left, values, lost, theme)
+    _draw_values(left, values, lost, theme)
     left.set_title(label(f"{m.metric}, mean over seeds", 40))
-    _states(right, states, theme)
+    _draw_states(right, states, theme)
     right.set_title("Verdicts")
     for ax in (left, right):
         ax.set_xticks(range(len(xs)), [label(x, 12) for x in xs])
@@ -178,14 +178,14 @@ def phase(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
         ax.set_ylabel(label(m.y))
         gaps(ax, theme, (0, len(xs) - 1), (0, len(ys) - 1))
         bare(ax)
-    _legend(fig, states, theme)
+    _draw_legend(fig, states, theme)
     return fig
 
 
-def ordered(labels: Sequence[str]) -> list[str]:
+def sort_labels(labels: Sequence[str]) -> list[str]:
     """Each label once: numbers by their size, names as they come.
 
-    >>> ordered(["4", "40", "8", "4"]), ordered(["iid", "0.1"])
+    >>> sort_labels(["4", "40", "8", "4"]), sort_labels(["iid", "0.1"])
     (['4', '8', '40'], ['iid', '0.1'])
     """
     found = list(dict.fromkeys(labels))
@@ -195,7 +195,7 @@ def ordered(labels: Sequence[str]) -> list[str]:
         return found
 
 
-def _values(ax: Axes, values: np.ndarray, lost: np.ndarray, theme: Theme) -> None:
+def _draw_values(ax: Axes, values: np.ndarray, lost: np.ndarray, theme: Theme) -> None:
     cmap = ListedColormap(theme.cmap(np.linspace(0.1, 1, 256))).with_extremes(bad=theme.empty)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -211,7 +211,7 @@ def _values(ax: Axes, values: np.ndarray, lost: np.ndarray, theme: Theme) -> Non
         ax.text(j, i, text, ha="center", va="center_baseline", color=ink, fontsize=FONT - 1)
 
 
-def _states(ax: Axes, states: np.ndarray, theme: Theme) -> None:
+def _draw_states(ax: Axes, states: np.ndarray, theme: Theme) -> None:
     """Every cell is divided into as many parts as there are states, wide as their share of the runs."""
     colours = (theme.good, theme.warn, theme.alarm)
     for i, j in np.ndindex(states.shape[:2]):
@@ -229,7 +229,7 @@ def _states(ax: Axes, states: np.ndarray, theme: Theme) -> None:
     ax.set_ylim(states.shape[0] - 0.5, -0.5)
 
 
-def _legend(fig: Figure, states: np.ndarray, theme: Theme) -> None:
+def _draw_legend(fig: Figure, states: np.ndarray, theme: Theme) -> None:
     from matplotlib.patches import Patch
 
     there = [n for n in range(len(STATES)) if states[..., n].any()]

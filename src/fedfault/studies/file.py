@@ -26,9 +26,9 @@ from fedfault.config.loading import Loaded, resolve
 from fedfault.config.shipped import find_study
 from fedfault.config.shorthand import translate_layer
 from fedfault.errors import UserError
-from fedfault.studies.axes import Point, points, slug
-from fedfault.studies.statements import hypotheses, maps
-from fedfault.studies.study import RUNS, Cell, Plan, Study
+from fedfault.studies.axes import Point, make_slug, span_points
+from fedfault.studies.statements import parse_hypotheses, parse_maps
+from fedfault.studies.study import RUNS, Cell, Study, StudyPlan
 
 OWN = ("question", "arms", "grid", "seeds", "hypotheses", "maps", "limits")  # keys of a study beside a configuration's
 LONGEST = 70  # characters of a run's name that stand for its cell
@@ -36,7 +36,9 @@ SEEDS = 5  # pairs behind an interval, see stats.LEAST
 NAME: Key = ("experiment_name",)
 
 
-def load(path: Path | str, overrides: Sequence[str] = (), results_dir: str | None = None, command: str = "") -> Plan:
+def load_study(
+    path: Path | str, overrides: Sequence[str] = (), results_dir: str | None = None, command: str = ""
+) -> StudyPlan:
     """The plan of a study file with `key=value` arguments on top.
 
     Raises `UserError` with a line for everything that is wrong, anywhere in it: nothing has run then.
@@ -44,50 +46,50 @@ def load(path: Path | str, overrides: Sequence[str] = (), results_dir: str | Non
     file = find_study(path)
     given = parse_command_line(overrides)
     layers = [*read_layers(file), given]
-    own = _own(layers)
+    own = _select_study_keys(layers)
     base = [{key: entry for key, entry in layer.items() if key[0] not in OWN} for layer in layers]
     name = next((str(layer[NAME].value) for layer in reversed(base[-2:]) if NAME in layer), file.stem)
     where = file.name
-    spanned = points(own.get("arms"), own.get("grid"), where)
-    wrong = _held(spanned, base[-1])
-    checked, refused = _checked(spanned, base)
-    wrong += [*refused, *_same(spanned, checked)]
+    spanned = span_points(own.get("arms"), own.get("grid"), where)
+    wrong = _find_overruled(spanned, base[-1])
+    checked, refused = _resolve_points(spanned, base)
+    wrong += [*refused, *_find_same(spanned, checked)]
     if not checked:
         raise UserError("\n".join(wrong))
     any_one = next(iter(checked.values())).experiment
-    seeds = _seeds(own.get("seeds", SEEDS), any_one.seed, ("seed",) in base[-1], where, wrong)
-    folder = Path(results_dir or any_one.logging.results_dir).expanduser() / slug(name)
-    cells, configs = _runs(spanned, checked, seeds, folder)
-    told = hypotheses(own.get("hypotheses") or {}, cells, where, wrong)
-    drawn = maps(own.get("maps") or {}, cells, where, wrong)
+    seeds = _choose_seeds(own.get("seeds", SEEDS), any_one.seed, ("seed",) in base[-1], where, wrong)
+    folder = Path(results_dir or any_one.logging.results_dir).expanduser() / make_slug(name)
+    cells, configs = _name_runs(spanned, checked, seeds, folder)
+    claims = parse_hypotheses(own.get("hypotheses") or {}, cells, where, wrong)
+    drawn = parse_maps(own.get("maps") or {}, cells, where, wrong)
     if wrong:
         raise UserError("\n".join(wrong))
     limits = own.get("limits") or []
     study = Study(
-        slug(name),
+        make_slug(name),
         str(own.get("question") or ""),
         tuple(seeds),
         tuple(cells),
-        told,
+        claims,
         drawn,
         tuple(map(str, limits if isinstance(limits, list) else [limits])),
         command,
     )
-    return Plan(study, folder, configs)
+    return StudyPlan(study, folder, configs)
 
 
-def _own(layers: Sequence[Layer]) -> dict[str, Any]:
+def _select_study_keys(layers: Sequence[Layer]) -> dict[str, Any]:
     """The study's own keys as nested values; a layer that has one replaces it whole."""
     found: dict[str, Any] = {}
     for layer in layers:
         for name in OWN:
             mine = {key[1:]: entry.value for key, entry in layer.items() if key[0] == name}
             if mine:
-                found[name] = mine[()] if () in mine else _nested(mine)
+                found[name] = mine[()] if () in mine else _nest(mine)
     return found
 
 
-def _nested(flat: Mapping[Key, Any]) -> dict[str, Any]:
+def _nest(flat: Mapping[Key, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in flat.items():
         place = out
@@ -97,7 +99,7 @@ def _nested(flat: Mapping[Key, Any]) -> dict[str, Any]:
     return out
 
 
-def _held(spanned: Sequence[Point], given: Layer) -> list[str]:
+def _find_overruled(spanned: Sequence[Point], given: Layer) -> list[str]:
     """An argument for a setting that varies would be overruled in silence: it is refused."""
     varied = {key for point in spanned for layer in point.layers for key in translate_layer(layer)[0]}
     return [
@@ -107,7 +109,7 @@ def _held(spanned: Sequence[Point], given: Layer) -> list[str]:
     ]
 
 
-def _checked(spanned: Sequence[Point], base: list[Layer]) -> tuple[dict[int, Loaded], list[str]]:
+def _resolve_points(spanned: Sequence[Point], base: list[Layer]) -> tuple[dict[int, Loaded], list[str]]:
     """The configuration of every point that has a good one, and a line for each thing that is wrong."""
     found: dict[int, Loaded] = {}
     wrong: dict[str, list[int]] = {}
@@ -125,18 +127,18 @@ def _checked(spanned: Sequence[Point], base: list[Layer]) -> tuple[dict[int, Loa
     return found, some
 
 
-def identity(resolved: Mapping[str, Any]) -> str:
+def hash_settings(resolved: Mapping[str, Any]) -> str:
     """A hash of all settings that change a number."""
     causes = {key: value for key, value in resolved.items() if not f"{key}.".startswith(NO_CAUSE)}
     return hashlib.sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _same(spanned: Sequence[Point], checked: Mapping[int, Loaded]) -> list[str]:
+def _find_same(spanned: Sequence[Point], checked: Mapping[int, Loaded]) -> list[str]:
     """A line for cells of one block that are the same experiment."""
     seen: dict[tuple[int, str], str] = {}
     wrong = []
     for i, loaded in checked.items():
-        key = (spanned[i].block, identity(loaded.resolved))
+        key = (spanned[i].block, hash_settings(loaded.resolved))
         name = ", ".join(spanned[i].choices.values())
         if key in seen:
             wrong.append(f"{seen[key]} and {name} are the same experiment; leave one out or make them differ")
@@ -144,7 +146,7 @@ def _same(spanned: Sequence[Point], checked: Mapping[int, Loaded]) -> list[str]:
     return wrong
 
 
-def _seeds(wanted: Any, first: int, given: bool, where: str, wrong: list[str]) -> list[int]:
+def _choose_seeds(wanted: Any, first: int, given: bool, where: str, wrong: list[str]) -> list[int]:
     """So many seeds from `seed` on, or those of the list."""
     if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
         return list(range(first, first + wanted))
@@ -157,7 +159,7 @@ def _seeds(wanted: Any, first: int, given: bool, where: str, wrong: list[str]) -
     return list(wanted)
 
 
-def _runs(
+def _name_runs(
     spanned: Sequence[Point], checked: Mapping[int, Loaded], seeds: Sequence[int], folder: Path
 ) -> tuple[list[Cell], dict[str, Loaded]]:
     """Cells with the names of their runs, and every run's configuration; a run that two cells share is there once."""
@@ -167,8 +169,8 @@ def _runs(
     for i, loaded in checked.items():
         names = []
         for seed in seeds:
-            one = _of_seed(loaded, spanned[i], seed, folder)
-            name = by_identity.setdefault(identity(one.resolved), one.experiment.experiment_name)
+            one = _set_seed(loaded, spanned[i], seed, folder)
+            name = by_identity.setdefault(hash_settings(one.resolved), one.experiment.experiment_name)
             configs.setdefault(name, one)
             names.append(name)
         cell = Cell(dict(spanned[i].choices), tuple(names))
@@ -177,9 +179,9 @@ def _runs(
     return cells, configs
 
 
-def _of_seed(loaded: Loaded, point: Point, seed: int, folder: Path) -> Loaded:
+def _set_seed(loaded: Loaded, point: Point, seed: int, folder: Path) -> Loaded:
     logging = loaded.experiment.logging.model_copy(update={"results_dir": str(folder / RUNS)})
     exp = loaded.experiment.model_copy(update={"seed": seed, "logging": logging})
-    head = slug("_".join(map(slug, point.choices.values())))[:LONGEST] or "run"
-    exp = exp.model_copy(update={"experiment_name": f"{head}-seed{seed}-{identity(exp.model_dump())}"})
+    head = make_slug("_".join(map(make_slug, point.choices.values())))[:LONGEST] or "run"
+    exp = exp.model_copy(update={"experiment_name": f"{head}-seed{seed}-{hash_settings(exp.model_dump())}"})
     return Loaded(exp, loaded.notes, exp.model_dump())

@@ -29,7 +29,7 @@ from fedfault.setup.equipment import is_simulated
 from fedfault.setup.experiment import prepare
 from fedfault.storage import write_atomically
 from fedfault.studies import doors, file, runner
-from fedfault.studies.study import Plan
+from fedfault.studies.study import StudyPlan
 
 STUDY = "study.yaml"
 MATTERS = 0.02  # nats: the difference that the project's other studies call worth something
@@ -52,7 +52,7 @@ LIMITS = (
 )
 
 
-def read(name: str | None, overrides: Sequence[str]) -> tuple[Loaded, RunFolder | None]:
+def read_experiment(name: str | None, overrides: Sequence[str]) -> tuple[Loaded, RunFolder | None]:
     """The experiment of a configuration, or of a run, beside which results then go, and that run.
 
     Raises `UserError` for a configuration that is not there or not right.
@@ -88,18 +88,18 @@ def mitigate(
     prepared = prepare(exp, progress.say)
     found = find_clusters(prepared, encoder)
     progress.say(f"seed {exp.seed}: {found.sentence}")
-    study = study_of(exp, {"encoder": encoder, "shrinkage": shrinkage}, max(2, found.k), seeds)
-    plan = _plan_checked(study, loaded, folder)
+    study = make_study(exp, {"encoder": encoder, "shrinkage": shrinkage}, max(2, found.k), seeds)
+    plan = _make_plan(study, loaded, folder)
     claim_folder(folder, "study", loaded)
     plan.study.save(folder)
-    head = f"# Written by `{doors.command()}`; run it again with `fedfault study {folder / STUDY}`.\n"
+    head = f"# Written by `{doors.format_command()}`; run it again with `fedfault study {folder / STUDY}`.\n"
     write_atomically(folder / STUDY, head + dump(study))
-    if known is not None and (name := adopt(plan, known)):
+    if known is not None and (name := adopt_run(plan, known)):
         progress.say(f"{known.path} is the run {name} of the study")
     return doors.run_plan(plan, progress)
 
 
-def study_of(exp: Experiment, clusters: dict[str, Any], num_clusters: int, seeds: int) -> dict[str, Any]:
+def make_study(exp: Experiment, clusters: dict[str, Any], num_clusters: int, seeds: int) -> dict[str, Any]:
     """The study as plain values, on top of config.yaml. clusters: options of the algorithm `clustered`.
 
     Where clients have simulated hardware there is no arm with all data in one place, which has none. One model for all is
@@ -133,23 +133,23 @@ def study_of(exp: Experiment, clusters: dict[str, Any], num_clusters: int, seeds
     }
 
 
-def _plan_checked(study: dict[str, Any], loaded: Loaded, folder: Path) -> Plan:
+def _make_plan(study: dict[str, Any], loaded: Loaded, folder: Path) -> StudyPlan:
     """The plan of a study, checked before its folder is claimed: what is refused must leave nothing there."""
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "config.yaml").write_text(dump(loaded.resolved), encoding="utf-8")
         (Path(scratch) / STUDY).write_text(dump(study), encoding="utf-8")
-        plan = file.load(Path(scratch) / STUDY, (), str(folder.parent), doors.command())
-    runner.check(plan)
+        plan = file.load_study(Path(scratch) / STUDY, (), str(folder.parent), doors.format_command())
+    runner.check_plan(plan)
     return plan
 
 
-def adopt(plan: Plan, run: RunFolder) -> str | None:
+def adopt_run(plan: StudyPlan, run: RunFolder) -> str | None:
     """Copy a finished run to where a study would make one of the very same settings; returns its name there."""
-    manifest, same = run.read_json("manifest.json"), file.identity(load(run.path / "config.yaml").resolved)
+    manifest, same = run.read_json("manifest.json"), file.hash_settings(load(run.path / "config.yaml").resolved)
     whole = manifest["status"] == "finished" and not manifest.get("abandoned") and "parent" not in manifest
     for name, loaded in plan.configs.items():
         path = plan.path(name)
-        if whole and file.identity(loaded.resolved) == same and not path.exists():
+        if whole and file.hash_settings(loaded.resolved) == same and not path.exists():
             path.parent.mkdir(exist_ok=True)
             scratch = path.with_name(f".{name}.tmp")
             shutil.rmtree(scratch, ignore_errors=True)

@@ -22,7 +22,7 @@ DONE = ("finished", "stopped")  # states of a run that is not repeated
 
 
 @dataclass(frozen=True)
-class Task:
+class RunTask:
     """What a worker needs to know of a run."""
 
     name: str
@@ -32,7 +32,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Done:
+class RunResult:
     """What became of a run."""
 
     name: str
@@ -55,7 +55,7 @@ class Lender:
         return self.last
 
 
-def execute(task: Task, lender: Lender) -> Done:
+def execute_run(task: RunTask, lender: Lender) -> RunResult:
     """Run it, unless it is finished; whatever goes wrong is told, not raised, so that other runs go on."""
     clock = time.monotonic()
     try:
@@ -63,16 +63,16 @@ def execute(task: Task, lender: Lender) -> Done:
         if not there:
             start(task.loaded, Progress(quiet=True), argv=task.argv, ready=lender.prepare, draw=False)
         state: Literal["there", "finished"] = "there" if there else "finished"
-        return Done(task.name, state, time.monotonic() - clock, _loss(task.path))
+        return RunResult(task.name, state, time.monotonic() - clock, _read_loss(task.path))
     except UserError as e:
-        return Done(task.name, "failed", time.monotonic() - clock, why=str(e))
+        return RunResult(task.name, "failed", time.monotonic() - clock, why=str(e))
     except Exception as e:
         lender.last = None  # it may be what is broken
         told = f"{type(e).__name__}: {e}".splitlines()[0]
-        return Done(task.name, "failed", time.monotonic() - clock, why=told, trace=traceback.format_exc())
+        return RunResult(task.name, "failed", time.monotonic() - clock, why=told, trace=traceback.format_exc())
 
 
-def _loss(path: Path) -> float | None:
+def _read_loss(path: Path) -> float | None:
     metrics = RunFolder(path).read_json("metrics.json")
     found: float | None = metrics.get("final", {}).get("validation", {}).get("loss")
     return found

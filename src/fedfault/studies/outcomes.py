@@ -131,7 +131,7 @@ def is_count(metric: str) -> bool:
     return metric in ("failed", "unhealthy") or metric.startswith("alarm.")
 
 
-def value(run: RunData, metric: str) -> float | None:
+def measure_outcome(run: RunData, metric: str) -> float | None:
     """The metric of a run; None where it was not measured, infinite for the loss of a run that has diverged."""
     if metric in DERIVED:
         return DERIVED[metric](run)
@@ -141,14 +141,14 @@ def value(run: RunData, metric: str) -> float | None:
         if not run.metrics.get("verdict"):
             return None
         return float(any(f.detector == metric.removeprefix("alarm.") and f.level == "alarm" for f in run.findings))
-    return _path(run.metrics, metric)
+    return _look_up(run.metrics, metric)
 
 
 def _mean(values: list[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _path(metrics: Mapping[str, Any], metric: str) -> float | None:
+def _look_up(metrics: Mapping[str, Any], metric: str) -> float | None:
     """JSON has no infinity: null stands for a loss that was measured and is not finite."""
     place: Any = metrics
     for key in metric.split("."):

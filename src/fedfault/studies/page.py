@@ -1,4 +1,4 @@
-"""`write` puts a study's report into its folder: one self-contained page, and a document in Markdown and LaTeX."""
+"""`write_page` puts a study's report into its folder: one self-contained page, and a document in Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fedfault.report.words import Table
 from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
 from fedfault.studies import clients, paper, results
-from fedfault.studies.axes import slug
+from fedfault.studies.axes import make_slug
 from fedfault.studies.references import cited, entries, keys
-from fedfault.studies.results import Results, gather
+from fedfault.studies.results import Results, read_results
 
 PAGE, DOCUMENT, BIBLIOGRAPHY = "report.html", "report.md", "references.bib"
 LEGEND = (
@@ -44,53 +44,53 @@ CAPTIONS = {
 }
 
 
-def write(folder: Path) -> tuple[Results, Path]:
+def write_page(folder: Path) -> tuple[Results, Path]:
     """Write report.html, report.md, report.tex (.pdf with a TeX), references.bib, figures/*.png; returns results and page.
 
     Raises `UserError` if the folder is no study, has no finished run or cannot be written.
     """
-    r = gather(folder)
+    r = read_results(folder)
     if not any(r.of(cell) for cell in r.study.cells):
         raise UserError(f"{folder}: no run of the study is finished yet; `fedfault study FILE` goes on")
     try:
-        about = _about(r)
+        about = _collect_parts(r)
         write_atomically(folder / BIBLIOGRAPHY, about["bibtex"])
-        write_atomically(folder / DOCUMENT, _render("template.md", about))
-        paper.write(folder, about)
-        write_atomically(folder / PAGE, _render("template.html", about))
+        write_atomically(folder / DOCUMENT, _render_template("template.md", about))
+        paper.write_paper(folder, about)
+        write_atomically(folder / PAGE, _render_template("template.html", about))
     except OSError as e:
         raise UserError(f"cannot write to {folder}: {e.strerror}") from e
     return r, folder / PAGE
 
 
-def _about(r: Results) -> dict[str, Any]:
+def _collect_parts(r: Results) -> dict[str, Any]:
     """Everything that the templates show."""
     from fedfault.report.theme import DARK, LIGHT
 
     used = keys(r.runs.values(), {a.test for a in r.answers})
-    drawn = _figures(r)
+    drawn = _render_figures(r)
     return {
         "title": r.study.name,
         "question": r.study.question,
-        "headline": results.headline(r),
-        "answers": results.answer_table(r),
-        "rule": results.rule(r),
+        "headline": results.summarise_study(r),
+        "answers": results.tabulate_answers(r),
+        "rule": results.explain_rule(r),
         "figures": drawn,
         "glyphs": {
             id: path for figure in drawn for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
         },
-        "cells": results.cell_table(r),
-        "clients": clients.client_table(r),
-        "differences": clients.difference_table(r, clients.compare_clients(r)),
+        "cells": results.tabulate_cells(r),
+        "clients": clients.tabulate_clients(r),
+        "differences": clients.tabulate_differences(r, clients.compare_clients(r)),
         "basis": BASIS,
-        "clusters": clients.cluster_table(r),
+        "clusters": clients.tabulate_clusters(r),
         "legend": LEGEND,
-        "contrasts": results.contrast_table(r),
-        "setup": results.setup(r),
-        "limits": results.limits(r),
+        "contrasts": results.tabulate_contrasts(r),
+        "setup": results.list_settings(r),
+        "limits": results.list_limits(r),
         "command": r.study.command,
         "folder": r.folder,
-        "provenance": results.provenance(r),
+        "provenance": results.list_provenance(r),
         "references": [cited(key) for key in used],
         "bibtex": entries(used),
         "version": fedfault.__version__,
@@ -99,26 +99,26 @@ def _about(r: Results) -> dict[str, Any]:
     }
 
 
-def _figures(r: Results) -> list[dict[str, Any]]:
+def _render_figures(r: Results) -> list[dict[str, Any]]:
     """The figures that have something to show, as parts of the page; each also becomes figures/NAME.png."""
     from fedfault.report import gallery
     from fedfault.report.inline import inline
-    from fedfault.studies.figures import figures
+    from fedfault.studies.figures import make_figures
 
     folder = r.folder / "figures"
     folder.mkdir(exist_ok=True)
     nothing, found = RunData(r.folder, ()), []
-    for name, plot in figures(r).items():
-        wide, drawings = inline(nothing, f"figure-{slug(name)}", plot)
+    for name, plot in make_figures(r).items():
+        wide, drawings = inline(nothing, f"figure-{make_slug(name)}", plot)
         if wide is not None:
-            gallery.write(wide, folder / f"figure-{slug(name)}.png")
-            title, text = _caption(r, name)
-            about = {"name": f"figure-{slug(name)}", "title": title, "text": text}
+            gallery.write(wide, folder / f"figure-{make_slug(name)}.png")
+            title, text = _find_caption(r, name)
+            about = {"name": f"figure-{make_slug(name)}", "title": title, "text": text}
             found.append({**about, "alt": f"{title}. {text}", "drawings": drawings})
     return found
 
 
-def _caption(r: Results, name: str) -> tuple[str, str]:
+def _find_caption(r: Results, name: str) -> tuple[str, str]:
     if name in CAPTIONS:
         return CAPTIONS[name]
     m = next(m for m in r.study.maps if f"map-{m.name}" == name)
@@ -130,7 +130,7 @@ def _caption(r: Results, name: str) -> tuple[str, str]:
     return f"Map: {m.name}", text
 
 
-def _render(template: str, about: dict[str, Any]) -> str:
+def _render_template(template: str, about: dict[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -142,16 +142,16 @@ def _render(template: str, about: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template(template).render(
-        **about, **({} if template.endswith(".html") else {"table": markdown})
+        **about, **({} if template.endswith(".html") else {"table": format_markdown})
     )
 
 
-def markdown(data: Table | Sequence[tuple[str, str]]) -> str:
+def format_markdown(data: Table | Sequence[tuple[str, str]]) -> str:
     """A table in Markdown; of pairs, one of settings and values."""
     table = data if isinstance(data, Table) else Table(("setting", "value"), data, text=(1,))
     sides = ["---" if i == 0 or i in table.text else "---:" for i in range(len(table.columns))]
-    return "\n".join(f"| {' | '.join(map(_escaped, row))} |" for row in (table.columns, sides, *table.rows)) + "\n"
+    return "\n".join(f"| {' | '.join(map(_escape, row))} |" for row in (table.columns, sides, *table.rows)) + "\n"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return re.sub(r"([|*_<])", r"\\\1", " ".join(text.split()))

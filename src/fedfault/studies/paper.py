@@ -29,7 +29,7 @@ SIGNS = {
 }  # fmt: skip
 
 
-def write(folder: Path, about: dict[str, Any]) -> Path | None:
+def write_paper(folder: Path, about: dict[str, Any]) -> Path | None:
     """Write report.tex, and report.pdf where a TeX is installed; returns the PDF, if there is one now."""
     import jinja2
 
@@ -45,12 +45,12 @@ def write(folder: Path, about: dict[str, Any]) -> Path | None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template("template.tex").render(**about, tex=tex, table=table)
+    text = environment.get_template("template.tex").render(**about, tex=escape_tex, table=format_table)
     write_atomically(folder / SOURCE, text)
-    return _compiled(folder)
+    return _compile_pdf(folder)
 
 
-def _compiled(folder: Path) -> Path | None:
+def _compile_pdf(folder: Path) -> Path | None:
     """The PDF by the first TeX that is there; one that fails leaves its log and no PDF."""
     commands = next((way for way in WAYS if all(shutil.which(words[0]) for words in way)), None)
     if commands is None:
@@ -65,20 +65,20 @@ def _compiled(folder: Path) -> Path | None:
     return pdf if pdf.is_file() else None
 
 
-def tex(text: object) -> str:
+def escape_tex(text: object) -> str:
     """Text as LaTeX has to be told it; what it has no letter for becomes a question mark.
 
-    >>> tex("10 % of α_k")
+    >>> escape_tex("10 % of α_k")
     '10 \\\\% of ?\\\\_\\\\allowbreak{}k'
     """
-    return "".join(SIGNS.get(c) or (c if _latin(c) else "?") for c in " ".join(str(text).split()))
+    return "".join(SIGNS.get(c) or (c if _is_latin(c) else "?") for c in " ".join(str(text).split()))
 
 
-def _latin(c: str) -> bool:
+def _is_latin(c: str) -> bool:
     return ord(c) < 128 or unicodedata.name(c, "").startswith("LATIN ")
 
 
-def table(data: Table | Sequence[tuple[str, str]]) -> str:
+def format_table(data: Table | Sequence[tuple[str, str]]) -> str:
     """A table over as many pages as it needs; columns of text are wrapped."""
     t = data if isinstance(data, Table) else Table(("setting", "value"), data, text=(1,))
     n = len(t.columns)
@@ -91,8 +91,8 @@ def table(data: Table | Sequence[tuple[str, str]]) -> str:
         rf">{{{ragged}\arraybackslash}}p{{{width:.3f}\linewidth}}"
         for ragged, width in zip(raggeds, widths, strict=True)
     )
-    rows = [" & ".join(tex(cell) for cell in row) + r" \\" for row in t.rows]
-    head = " & ".join(tex(c) for c in t.columns) + r" \\"
+    rows = [" & ".join(escape_tex(cell) for cell in row) + r" \\" for row in t.rows]
+    head = " & ".join(escape_tex(c) for c in t.columns) + r" \\"
     size = r"\scriptsize" if n > WIDE else r"\small"
     body = "\n".join([r"\toprule", head, r"\midrule", r"\endhead", *rows, r"\bottomrule"])
     return (

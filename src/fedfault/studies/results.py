@@ -18,9 +18,9 @@ from fedfault.runs.read import STATES
 from fedfault.runs.read import read as read_run
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, LEAST, mean_interval
-from fedfault.studies.answers import Answer, Found, answers
-from fedfault.studies.outcomes import METRIC, value
-from fedfault.studies.study import RUNS, Cell, Contrast, Study, read, said
+from fedfault.studies.answers import Answer, SeedDifferences, answer_hypotheses
+from fedfault.studies.outcomes import METRIC, measure_outcome
+from fedfault.studies.study import RUNS, Cell, Contrast, Study, describe_choice, read_study
 
 ASKED = {"clock.seconds": "simulated s"}  # only where a hypothesis is about it
 COLUMNS = {  # metric -> how the table of cells calls it
@@ -44,7 +44,7 @@ class Results:
     @cached_property
     def answers(self) -> list[Answer]:
         """An answer to every hypothesis."""
-        return answers(self.study, self.runs)
+        return answer_hypotheses(self.study, self.runs)
 
     def of(self, cell: Cell) -> list[RunData]:
         """The finished runs of a cell."""
@@ -53,7 +53,7 @@ class Results:
 
     def values(self, cell: Cell, metric: str) -> list[float]:
         """A metric in every finished run of a cell that has it."""
-        return [v for run in self.of(cell) if (v := value(run, metric)) is not None]
+        return [v for run in self.of(cell) if (v := measure_outcome(run, metric)) is not None]
 
     def states(self, cell: Cell) -> list[int]:
         """How many runs of a cell are healthy, degraded and failed."""
@@ -61,15 +61,15 @@ class Results:
         return [found.count(state) for state in STATES]
 
 
-def gather(folder: Path) -> Results:
+def read_results(folder: Path) -> Results:
     """The study of a folder and its runs. Raises `UserError` if the folder is none, or a run is corrupt."""
-    study = read(folder)
+    study = read_study(folder)
     paths = {name: folder / RUNS / name for name in study.runs}
     there = [name for name, path in paths.items() if find_status(path) not in (None, "incomplete")]
     return Results(folder, study, {name: read_run(paths[name]) for name in there})
 
 
-def headline(r: Results) -> list[str]:
+def summarise_study(r: Results) -> list[str]:
     """The study in sentences: how much of it there is, and how the hypotheses came out."""
     s = r.study
     done = sum(len(r.of(cell)) for cell in s.cells)
@@ -83,7 +83,7 @@ def headline(r: Results) -> list[str]:
     return lines
 
 
-def answer_table(r: Results) -> Table | None:
+def tabulate_answers(r: Results) -> Table | None:
     """A hypothesis a row; where a claim is about several contrasts, the one that speaks most against it."""
     columns = ("hypothesis", "answer", "claim", "difference", "95 % interval", "what matters", "p (Holm)")
     rows = [
@@ -92,40 +92,40 @@ def answer_table(r: Results) -> Table | None:
             a.verdict,
             a.hypothesis.claim,
             number(a.decisive.mean, "+.3g"),
-            between(a.decisive.interval),
-            _matters(a),
-            p_value(a.p_holm),
+            format_interval(a.decisive.interval),
+            _format_bound(a),
+            format_p(a.p_holm),
         ]
         for a in r.answers
     ]
     return Table(columns, rows, text=(1, 2, 5)) if rows else None
 
 
-def _matters(a: Answer) -> str:
+def _format_bound(a: Answer) -> str:
     sign = {"higher": "above ", "lower": "below −", "equal": "within ±"}[a.hypothesis.expect]
     return f"{sign}{a.hypothesis.by:g}"
 
 
-def p_value(p: float) -> str:
+def format_p(p: float) -> str:
     """A p-value as text."""
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def between(found: tuple[float, float] | None, form: str = "+.3g") -> str:
+def format_interval(found: tuple[float, float] | None, form: str = "+.3g") -> str:
     """An interval as text."""
     return NOTHING if found is None else " to ".join(number(v, form) for v in found)
 
 
-def contrast_table(r: Results) -> Table | None:
+def tabulate_contrasts(r: Results) -> Table | None:
     """Every contrast of every hypothesis with the numbers of each seed."""
     columns = ("hypothesis", "metric", "contrast", "mean", "95 % interval", "by seed")
     rows = [
         [
             a.hypothesis.name,
             a.hypothesis.metric,
-            contrast_name(r.study, f.contrast),
+            name_contrast(r.study, f.contrast),
             number(f.mean, "+.3g"),
-            between(f.interval),
+            format_interval(f.interval),
             ", ".join(number(v, "+.3g") for v in f.values) + (f" ({f.why_not})" if f.why_not else ""),
         ]
         for a in r.answers
@@ -134,22 +134,25 @@ def contrast_table(r: Results) -> Table | None:
     return Table(columns, rows, text=(1, 2, 5)) if rows else None
 
 
-def contrast_name(study: Study, c: Contrast) -> str:
+def name_contrast(study: Study, c: Contrast) -> str:
     """A contrast in words: what both sides share, then what differs."""
     cells = study.cells
     if c.b is None:
         return f"{cells[c.a].name} − {c.constant:g}"
-    name = _pair(cells[c.a], cells[c.b])
-    return name if c.c is None or c.d is None else f"({name}) − ({_pair(cells[c.c], cells[c.d])})"
+    name = _name_pair(cells[c.a], cells[c.b])
+    return name if c.c is None or c.d is None else f"({name}) − ({_name_pair(cells[c.c], cells[c.d])})"
 
 
-def _pair(a: Cell, b: Cell) -> str:
-    same = [said(axis, label) for axis, label in a.choices.items() if b.choices.get(axis) == label]
-    apart = [", ".join(said(k, v) for k, v in x.choices.items() if y.choices.get(k) != v) for x, y in ((a, b), (b, a))]
+def _name_pair(a: Cell, b: Cell) -> str:
+    same = [describe_choice(axis, label) for axis, label in a.choices.items() if b.choices.get(axis) == label]
+    apart = [
+        ", ".join(describe_choice(k, v) for k, v in x.choices.items() if y.choices.get(k) != v)
+        for x, y in ((a, b), (b, a))
+    ]
     return f"{', '.join(same)}: {' − '.join(apart)}" if same else " − ".join(apart)
 
 
-def cell_table(r: Results) -> Table:
+def tabulate_cells(r: Results) -> Table:
     """A cell a row: what it is, and the mean of every metric over its seeds with its interval; verdicts counted."""
     titles = COLUMNS | {m: title for m, title in ASKED.items() if any(h.metric == m for h in r.study.hypotheses)}
     measured = [m for m in titles if any(r.values(cell, m) for cell in r.study.cells)]
@@ -158,8 +161,8 @@ def cell_table(r: Results) -> Table:
         [
             *(cell.choices.get(axis, NOTHING) for axis in axes),
             str(len(r.of(cell))),
-            *(mean_text(r.values(cell, m)) for m in measured),
-            _counted(r.states(cell)),
+            *(format_mean(r.values(cell, m)) for m in measured),
+            _format_states(r.states(cell)),
         ]
         for cell in r.study.cells
     ]
@@ -168,23 +171,23 @@ def cell_table(r: Results) -> Table:
     return Table(columns, rows, text=(*range(1, len(axes)), len(columns) - 1))
 
 
-def mean_text(values: Sequence[float]) -> str:
+def format_mean(values: Sequence[float]) -> str:
     """A mean with its interval, or how many runs have diverged."""
     if not values:
         return NOTHING
     if lost := sum(not math.isfinite(v) for v in values):
         return f"diverged in {lost} of {len(values)}"
     mean, around = number(float(np.mean(values))), mean_interval(values)
-    return mean if around is None else f"{mean} ({between(around, '.3f')})"
+    return mean if around is None else f"{mean} ({format_interval(around, '.3f')})"
 
 
-def _counted(states: Sequence[int]) -> str:
+def _format_states(states: Sequence[int]) -> str:
     return ", ".join(f"{n} {state}" for n, state in zip(states, STATES, strict=True) if n) or NOTHING
 
 
-def setup(r: Results) -> list[tuple[str, str]]:
+def list_settings(r: Results) -> list[tuple[str, str]]:
     """What varies and what all runs share, as pairs of a setting and its value."""
-    flat = [_flat(run.config) for run in r.runs.values()]
+    flat = [_flatten(run.config) for run in r.runs.values()]
     varies = [(axis, ", ".join(labels)) for axis, labels in r.study.axes.items()]
     head = [*varies, ("seeds", ", ".join(map(str, r.study.seeds)))]
     if not flat:
@@ -193,14 +196,14 @@ def setup(r: Results) -> list[tuple[str, str]]:
     return [*head, *((key, str(v)) for key, v in same.items() if not key.startswith((*NO_CAUSE, "seed")))]
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, v in config.items():
-        found |= _flat(v, f"{prefix}{key}.") if isinstance(v, Mapping) else {prefix + key: v}
+        found |= _flatten(v, f"{prefix}{key}.") if isinstance(v, Mapping) else {prefix + key: v}
     return {key: v for key, v in found.items() if v is not None}
 
 
-def rule(r: Results) -> str:
+def explain_rule(r: Results) -> str:
     """How answers are found, in words."""
     tests = {
         "flips": "by an exact permutation test (all flips of the signs of the differences)",
@@ -217,7 +220,7 @@ def rule(r: Results) -> str:
     )
 
 
-def limits(r: Results) -> list[str]:
+def list_limits(r: Results) -> list[str]:
     """What to keep in mind: the author's limits, and those that follow from the runs."""
     lines = list(r.study.limits)
     commits = sorted({str(run.manifest.get("commit")) for run in r.runs.values()})
@@ -233,7 +236,7 @@ def limits(r: Results) -> list[str]:
     return lines
 
 
-def provenance(r: Results) -> list[tuple[str, str]]:
+def list_provenance(r: Results) -> list[tuple[str, str]]:
     """Where the numbers come from."""
     made = [run.manifest for run in r.runs.values()]
     keys = ("fedfault", "commit", "torch", "transformers", "python", "platform", "device", "threads", "precision")
@@ -242,15 +245,15 @@ def provenance(r: Results) -> list[tuple[str, str]]:
     return [*((key, ", ".join(v)) for key, v in found.items() if v), ("time of all runs", duration(spent))]
 
 
-def told(r: Results) -> str:
+def format_answers(r: Results) -> str:
     """The answers as text, a line each."""
     lines = [
         f"{a.verdict:<12}  {a.hypothesis.name}: {a.hypothesis.metric} {number(a.decisive.mean, '+.3g')}"
-        f"{_in_brackets(a.decisive)}, matters {_matters(a)}, p {p_value(a.p_holm)}"
+        f"{_format_in_brackets(a.decisive)}, matters {_format_bound(a)}, p {format_p(a.p_holm)}"
         for a in r.answers
     ]
-    return "\n".join([*headline(r), *lines])
+    return "\n".join([*summarise_study(r), *lines])
 
 
-def _in_brackets(f: Found) -> str:
-    return "" if f.interval is None else f" ({between(f.interval)})"
+def _format_in_brackets(f: SeedDifferences) -> str:
+    return "" if f.interval is None else f" ({format_interval(f.interval)})"

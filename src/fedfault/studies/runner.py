@@ -15,14 +15,14 @@ from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, duration
 from fedfault.setup.experiment import check_parts
 from fedfault.storage import write_atomically
-from fedfault.studies.one import DONE, Done, Lender, Task, execute
-from fedfault.studies.study import RUNS, Plan
-from fedfault.studies.workers import side_by_side
+from fedfault.studies.one import DONE, Lender, RunResult, RunTask, execute_run
+from fedfault.studies.study import RUNS, StudyPlan
+from fedfault.studies.workers import run_side_by_side
 
 FAILURES = "failures"  # folder of the study with a traceback for each run that failed by a bug
 
 
-def run(plan: Plan, progress: Progress, *, jobs: int = 1, task: int | None = None) -> list[Done]:
+def run_all(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | None = None) -> list[RunResult]:
     """All runs of a plan, or the one numbered `task` from 1 on; returns what became of each.
 
     A run that fails does not stop the others. Raises `UserError` before the first run when parts do not fit together.
@@ -34,21 +34,21 @@ def run(plan: Plan, progress: Progress, *, jobs: int = 1, task: int | None = Non
         names = [names[task - 1]]
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give 1 or more")
-    check(plan)
-    _claim(plan)
-    tasks = [Task(name, plan.path(name), plan.configs[name], tuple(_argv(plan, name))) for name in names]
+    check_plan(plan)
+    _claim_folder(plan)
+    tasks = [RunTask(name, plan.path(name), plan.configs[name], tuple(_make_argv(plan, name))) for name in names]
     missing = [t for t in tasks if find_status(t.path) not in DONE]
-    progress.say(f"study {plan.study.name}: {_counted(plan, names, len(missing))}")
-    found = {t.name: Done(t.name, "there") for t in tasks if t not in missing}
+    progress.say(f"study {plan.study.name}: {_describe_plan(plan, names, len(missing))}")
+    found = {t.name: RunResult(t.name, "there") for t in tasks if t not in missing}
     clock = time.monotonic()
-    for number, done in enumerate(_executed(missing, min(jobs, len(missing))), 1):
+    for number, done in enumerate(_execute_all(missing, min(jobs, len(missing))), 1):
         found[done.name] = done
-        progress.say(_line(done, number, len(missing), time.monotonic() - clock))
+        progress.say(_format_result(done, number, len(missing), time.monotonic() - clock))
         _keep_trace(plan.folder, done)
     return [found[name] for name in names]
 
 
-def check(plan: Plan) -> None:
+def check_plan(plan: StudyPlan) -> None:
     """Refuse parts that cannot be combined, and calibrations that do not fit, in any run of the plan."""
     wrong: dict[str, str] = {}
     for cell in plan.study.cells:
@@ -62,7 +62,7 @@ def check(plan: Plan) -> None:
         raise UserError("\n".join(f"cell {cell}: {line}" for line, cell in wrong.items()))
 
 
-def failures(found: Sequence[Done]) -> str:
+def format_failures(found: Sequence[RunResult]) -> str:
     """A table of the runs that failed; nothing if none did."""
     lost = [d for d in found if d.state == "failed"]
     if not lost:
@@ -72,12 +72,12 @@ def failures(found: Sequence[Done]) -> str:
     return "\n".join([head, *(f"  {d.name:<{width}}  {d.why}" for d in lost)])
 
 
-def _argv(plan: Plan, name: str) -> list[str]:
+def _make_argv(plan: StudyPlan, name: str) -> list[str]:
     """The command that makes this run alone."""
     return ["run", str(plan.path(name) / "config.yaml")]
 
 
-def _claim(plan: Plan) -> None:
+def _claim_folder(plan: StudyPlan) -> None:
     """Make the study's folder, or go on in it, and write what the report needs to know."""
     claim_folder(plan.folder, "study")
     try:
@@ -87,24 +87,24 @@ def _claim(plan: Plan) -> None:
         raise UserError(f"cannot write to {plan.folder}: {e.strerror}; choose another --results-dir") from e
 
 
-def _counted(plan: Plan, names: Sequence[str], missing: int) -> str:
+def _describe_plan(plan: StudyPlan, names: Sequence[str], missing: int) -> str:
     s = plan.study
     shape = f"{many(len(s.cells), 'cell')} x {many(len(s.seeds), 'seed')}, {many(len(names), 'run')}"
     there = len(names) - missing
     return f"{shape}{f', {there} of them done before' if there else ''}; in {plan.folder}"
 
 
-def _executed(tasks: Sequence[Task], jobs: int) -> Iterator[Done]:
+def _execute_all(tasks: Sequence[RunTask], jobs: int) -> Iterator[RunResult]:
     if jobs > 1:
-        with contextlib.closing(side_by_side(tasks, jobs)) as found:
+        with contextlib.closing(run_side_by_side(tasks, jobs)) as found:
             yield from found
         return
     lender = Lender()
     for task in tasks:
-        yield execute(task, lender)
+        yield execute_run(task, lender)
 
 
-def _line(done: Done, number: int, total: int, spent: float) -> str:
+def _format_result(done: RunResult, number: int, total: int, spent: float) -> str:
     """One finished run, and the time that the rest will take."""
     loss = "" if done.state == "failed" else f"  loss {'not finite' if done.loss is None else format(done.loss, '.3f')}"
     told = f"  FAILED: {done.why.splitlines()[0]}" if done.state == "failed" else loss
@@ -112,7 +112,7 @@ def _line(done: Done, number: int, total: int, spent: float) -> str:
     return f"run {number}/{total}  {done.name}{told}  {done.seconds:.1f} s  {left}"
 
 
-def _keep_trace(folder: Path, done: Done) -> None:
+def _keep_trace(folder: Path, done: RunResult) -> None:
     if done.trace:
         (folder / FAILURES).mkdir(exist_ok=True)
         write_atomically(folder / FAILURES / f"{done.name}.txt", done.trace)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from fedfault.errors import UserError, suggest
-from fedfault.studies.axes import ARM, text
+from fedfault.studies.axes import ARM, format_value
 from fedfault.studies.outcomes import check_metric
 from fedfault.studies.study import Cell, Contrast, Direction, Hypothesis, PhaseMap
 
@@ -27,17 +27,17 @@ KEYS = ("claim", "metric", "arm", "than", "beyond", "expect", "by")
 MAP_KEYS = ("x", "y", "metric", "where")
 
 
-def hypotheses(given: Any, cells: Sequence[Cell], where: str, wrong: list[str]) -> tuple[Hypothesis, ...]:
+def parse_hypotheses(given: Any, cells: Sequence[Cell], where: str, wrong: list[str]) -> tuple[Hypothesis, ...]:
     """The hypotheses; what is wrong with any of them is appended to `wrong`."""
-    return _each(given, "hypotheses", where, wrong, lambda name, about: _hypothesis(name, about, cells))
+    return _parse_each(given, "hypotheses", where, wrong, lambda name, about: _parse_hypothesis(name, about, cells))
 
 
-def maps(given: Any, cells: Sequence[Cell], where: str, wrong: list[str]) -> tuple[PhaseMap, ...]:
+def parse_maps(given: Any, cells: Sequence[Cell], where: str, wrong: list[str]) -> tuple[PhaseMap, ...]:
     """The maps; what is wrong with any of them is appended to `wrong`."""
-    return _each(given, "maps", where, wrong, lambda name, about: _map(name, about, cells))
+    return _parse_each(given, "maps", where, wrong, lambda name, about: _parse_map(name, about, cells))
 
 
-def _each(given: Any, what: str, where: str, wrong: list[str], make: Any) -> tuple[Any, ...]:
+def _parse_each(given: Any, what: str, where: str, wrong: list[str], make: Any) -> tuple[Any, ...]:
     if not isinstance(given, Mapping):
         wrong.append(f"{where}: {what} must be names with what is said of them; it is {given!r:.60}")
         return ()
@@ -52,8 +52,8 @@ def _each(given: Any, what: str, where: str, wrong: list[str], make: Any) -> tup
     return tuple(found)
 
 
-def _hypothesis(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> Hypothesis:
-    _known(about, KEYS, ("claim", "metric", "arm", "than", "expect", "by"))
+def _parse_hypothesis(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> Hypothesis:
+    _check_keys(about, KEYS, ("claim", "metric", "arm", "than", "expect", "by"))
     expect, by = about["expect"], about["by"]
     if expect not in get_args(Direction):
         raise UserError(f"expect must be {', '.join(get_args(Direction))}; it is {expect!r}")
@@ -61,10 +61,10 @@ def _hypothesis(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> H
         least = "above 0" if expect == "equal" else "of at least 0"
         raise UserError(f"by is the smallest difference that matters, a number {least}; it is {by!r}")
     check_metric(about["metric"])
-    return Hypothesis(name, str(about["claim"]), about["metric"], expect, float(by), _contrasts(about, cells))
+    return Hypothesis(name, str(about["claim"]), about["metric"], expect, float(by), _parse_contrasts(about, cells))
 
 
-def _known(about: Mapping[str, Any], known: Sequence[str], needed: Sequence[str]) -> None:
+def _check_keys(about: Mapping[str, Any], known: Sequence[str], needed: Sequence[str]) -> None:
     for key in about:
         if key not in known:
             raise UserError(f"no key {key!r}{suggest(key, known)} (known: {', '.join(known)})")
@@ -72,26 +72,28 @@ def _known(about: Mapping[str, Any], known: Sequence[str], needed: Sequence[str]
         raise UserError(f"{' and '.join(missing)} missing")
 
 
-def _contrasts(about: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[Contrast, ...]:
-    chosen = _matching(about["arm"], cells, "arm")
+def _parse_contrasts(about: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[Contrast, ...]:
+    chosen = _find_cells(about["arm"], cells, "arm")
     than, beyond = about["than"], about.get("beyond")
     if isinstance(than, int | float) and not isinstance(than, bool):
         if beyond is not None:
             raise UserError("beyond compares two differences, so than must be an arm, not a number")
         return tuple(Contrast(i, constant=float(than)) for i in chosen)
-    return tuple(_contrast(i, than, beyond, cells) for i in chosen)
+    return tuple(_parse_contrast(i, than, beyond, cells) for i in chosen)
 
 
-def _contrast(i: int, than: Any, beyond: Any, cells: Sequence[Cell]) -> Contrast:
-    b = _moved(i, than, cells, "than")
+def _parse_contrast(i: int, than: Any, beyond: Any, cells: Sequence[Cell]) -> Contrast:
+    b = _find_moved_cell(i, than, cells, "than")
     if beyond is None:
         return Contrast(i, b)
-    return Contrast(i, b, c=_moved(i, beyond, cells, "beyond"), d=_moved(b, beyond, cells, "beyond"))
+    return Contrast(
+        i, b, c=_find_moved_cell(i, beyond, cells, "beyond"), d=_find_moved_cell(b, beyond, cells, "beyond")
+    )
 
 
-def _moved(i: int, change: Any, cells: Sequence[Cell], what: str) -> int:
+def _find_moved_cell(i: int, change: Any, cells: Sequence[Cell], what: str) -> int:
     """The cell that differs from cell i as `change` says."""
-    wanted = {**cells[i].choices, **_selector(change, cells, what)}
+    wanted = {**cells[i].choices, **_parse_selector(change, cells, what)}
     found = [n for n, cell in enumerate(cells) if cell.choices == wanted]
     if not found:
         raise UserError(f"{what}: there is no cell {', '.join(wanted.values())}")
@@ -100,15 +102,15 @@ def _moved(i: int, change: Any, cells: Sequence[Cell], what: str) -> int:
     return found[0]
 
 
-def _matching(selector: Any, cells: Sequence[Cell], what: str) -> list[int]:
-    wanted = _selector(selector, cells, what)
+def _find_cells(selector: Any, cells: Sequence[Cell], what: str) -> list[int]:
+    wanted = _parse_selector(selector, cells, what)
     found = [i for i, cell in enumerate(cells) if wanted.items() <= cell.choices.items()]
     if not found:
         raise UserError(f"{what}: no cell has {', '.join(f'{axis} {label}' for axis, label in wanted.items())}")
     return found
 
 
-def _selector(given: Any, cells: Sequence[Cell], what: str) -> dict[str, str]:
+def _parse_selector(given: Any, cells: Sequence[Cell], what: str) -> dict[str, str]:
     """Axis -> label; the name of an arm stands for `{arm: NAME}`, a dotted setting for its axis."""
     if isinstance(given, str):
         given = {ARM: given}
@@ -122,28 +124,28 @@ def _selector(given: Any, cells: Sequence[Cell], what: str) -> dict[str, str]:
     for key, value in given.items():
         axis = key if key in labels else key.rpartition(".")[2]
         if axis not in labels:
-            raise UserError(f"{what}: {key!r} does not vary in this study{suggest(key, labels)} ({_listed(labels)})")
-        if text(value) not in labels[axis]:
+            raise UserError(f"{what}: {key!r} does not vary in this study{suggest(key, labels)} ({_list_axes(labels)})")
+        if format_value(value) not in labels[axis]:
             known = dict.fromkeys(labels[axis])
             raise UserError(
-                f"{what}: no {axis} {text(value)!r}{suggest(text(value), known)} (known: {', '.join(known)})"
+                f"{what}: no {axis} {format_value(value)!r}{suggest(format_value(value), known)} (known: {', '.join(known)})"
             )
-        found[axis] = text(value)
+        found[axis] = format_value(value)
     return found
 
 
-def _listed(axes: Mapping[str, Any]) -> str:
+def _list_axes(axes: Mapping[str, Any]) -> str:
     return f"what varies: {', '.join(axes)}" if axes else "nothing does"
 
 
-def _map(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> PhaseMap:
-    _known(about, MAP_KEYS, ("x", "y"))
+def _parse_map(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> PhaseMap:
+    _check_keys(about, MAP_KEYS, ("x", "y"))
     metric = about.get("metric", "final.validation.loss")
     check_metric(metric)
     axes = {axis for cell in cells for axis in cell.choices}
-    x, y = (_axis(about[key], axes, key) for key in ("x", "y"))
-    where = _selector(about["where"], cells, "where") if about.get("where") else {}
-    chosen = map_cells(PhaseMap(name, x, y, metric, where), cells)
+    x, y = (_find_axis(about[key], axes, key) for key in ("x", "y"))
+    where = _parse_selector(about["where"], cells, "where") if about.get("where") else {}
+    chosen = select_map_cells(PhaseMap(name, x, y, metric, where), cells)
     if x == y or len(chosen) < 2:
         raise UserError(f"x {x} and y {y} must be two axes that vary together, and where must leave two cells at least")
     others = {axis: {c.choices.get(axis) for c in chosen} for c in chosen for axis in c.choices if axis not in (x, y)}
@@ -152,13 +154,13 @@ def _map(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> PhaseMap
     return PhaseMap(name, x, y, metric, where)
 
 
-def _axis(given: Any, axes: set[str], key: str) -> str:
+def _find_axis(given: Any, axes: set[str], key: str) -> str:
     axis = given if given in axes else str(given).rpartition(".")[2]
     if axis not in axes:
-        raise UserError(f"{key}: {given!r} does not vary in this study ({_listed(dict.fromkeys(sorted(axes)))})")
+        raise UserError(f"{key}: {given!r} does not vary in this study ({_list_axes(dict.fromkeys(sorted(axes)))})")
     return axis
 
 
-def map_cells(drawn: PhaseMap, cells: Sequence[Cell]) -> list[Cell]:
+def select_map_cells(drawn: PhaseMap, cells: Sequence[Cell]) -> list[Cell]:
     """The cells that a map shows."""
     return [c for c in cells if {drawn.x, drawn.y} <= set(c.choices) and drawn.where.items() <= c.choices.items()]

@@ -19,10 +19,10 @@ FILE = STUDY  # of a study's folder: what the report needs to know besides the r
 RUNS = "runs"  # the folder of the runs in it
 
 
-def said(axis: str, label: str) -> str:
+def describe_choice(axis: str, label: str) -> str:
     """A choice in words: numbers say nothing without their axis.
 
-    >>> said("algorithm", "fedavg"), said("lr", "0.003")
+    >>> describe_choice("algorithm", "fedavg"), describe_choice("lr", "0.003")
     ('fedavg', 'lr 0.003')
     """
     return label if re.match(r"(?!(true|false|null)\b)[^\W\d]", label) else f"{axis} {label}"
@@ -38,7 +38,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The labels of its choices, numbers with their axis: `fedavg, lr 0.003`."""
-        return ", ".join(said(axis, label) for axis, label in self.choices.items()) or "all"
+        return ", ".join(describe_choice(axis, label) for axis, label in self.choices.items()) or "all"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study that is ready to run: its folder, and the checked configuration of every run."""
 
     study: Study
@@ -121,7 +121,7 @@ class Plan:
         return self.folder / RUNS / run
 
 
-def read(folder: Path) -> Study:
+def read_study(folder: Path) -> Study:
     """The study of a folder. Raises `UserError` if there is none or it is damaged."""
     file = folder / FILE
     if not file.is_file():

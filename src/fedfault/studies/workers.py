@@ -12,13 +12,13 @@ from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection
 
 from fedfault.processes import share_cores
-from fedfault.studies.one import Done, Lender, Task, execute
+from fedfault.studies.one import Lender, RunResult, RunTask, execute_run
 
 
-def side_by_side(tasks: Sequence[Task], jobs: int) -> Generator[Done, None, None]:
+def run_side_by_side(tasks: Sequence[RunTask], jobs: int) -> Generator[RunResult, None, None]:
     """Results as they come. Every process has its share of the cores; one that dies fails its run alone."""
-    waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-    results: queue.SimpleQueue[Done] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[RunTask | None] = queue.SimpleQueue()
+    results: queue.SimpleQueue[RunResult] = queue.SimpleQueue()
     stop = threading.Event()
     for task in [*tasks, *[None] * jobs]:
         waiting.put(task)
@@ -35,7 +35,7 @@ def side_by_side(tasks: Sequence[Task], jobs: int) -> Generator[Done, None, None
 
 
 def _feed(
-    waiting: queue.SimpleQueue[Task | None], results: queue.SimpleQueue[Done], stop: threading.Event, jobs: int
+    waiting: queue.SimpleQueue[RunTask | None], results: queue.SimpleQueue[RunResult], stop: threading.Event, jobs: int
 ) -> None:
     """Hand runs to a process of this thread's own, and to a new one when that has died."""
     with contextlib.ExitStack() as stack:
@@ -49,7 +49,7 @@ def _feed(
                 results.put(pipe.recv())
             except (EOFError, OSError):
                 process.join()
-                results.put(Done(task.name, "failed", why=f"its process died with status {process.exitcode}"))
+                results.put(RunResult(task.name, "failed", why=f"its process died with status {process.exitcode}"))
                 process, pipe = _worker(jobs, stack)
 
 
@@ -71,7 +71,7 @@ def _serve(pipe: Connection, jobs: int) -> None:
     lender = Lender()
     while True:
         try:
-            pipe.send(execute(pipe.recv(), lender))
+            pipe.send(execute_run(pipe.recv(), lender))
         except (EOFError, OSError):
             return
 
