@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 RUN := results/quickstart
-# one thread each, as more would wait for each other; three processes for two cores, as some tests wait
-TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# for two cores; `make test PROCESSES=8` where there are more. One thread each, as more would wait for each other
+PROCESSES := 2
+TESTS = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-fast test-long test-all lint types format bench docs clean
 
@@ -20,6 +21,8 @@ test: $(STAMP) lint types
 test-fast: $(STAMP)
 	$(TESTS) -m "not slow and not long"
 
+# three, as they wait
+test-long: PROCESSES := 3
 test-long: $(STAMP)
 	$(TESTS) -m long
 

@@ -18,6 +18,8 @@ from fedfault.scheduling import Allocation, Scheduler
 from fedfault.seeds import rng
 from fedfault.testing.toys import LowRank, federation
 
+pytestmark = pytest.mark.slow
+
 
 def stands_it(algorithm: str, aggregation: str) -> bool:
     prunes = "prunes" in build("aggregation", aggregation).traits

@@ -25,6 +25,7 @@ from small import final
 
 PROBED = ["metrics.gradients=true", "metrics.representation=true", "metrics.attention=true"]
 SMALL = [*small.SMALL, *PROBED]  # what probes remember survives a kill too
+pytestmark = pytest.mark.slow
 
 
 def start(folder: Path, *changes: str, **options) -> RunFolder:
@@ -109,7 +110,6 @@ def kill_in_round(folder: Path, round: int) -> RunFolder:
     return RunFolder(folder / "quickstart")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("round", [0, 2, 3])
 def test_killed_and_resumed_ends_with_the_same_numbers_to_the_last_bit(finished, tmp_path, round):
     killed = kill_in_round(tmp_path, round)
@@ -118,7 +118,6 @@ def test_killed_and_resumed_ends_with_the_same_numbers_to_the_last_bit(finished,
     assert final(killed) == final(finished)
 
 
-@pytest.mark.slow
 def test_the_same_run_again_goes_on_where_it_was_killed(finished, tmp_path):
     killed = kill_in_round(tmp_path, 2)
     again = start(tmp_path)
@@ -191,7 +190,6 @@ def test_a_run_that_is_going_on_elsewhere_is_left_alone(finished, tmp_path):
         start(tmp_path)
 
 
-@pytest.mark.slow
 def test_kill_at_any_moment_then_resume(finished, tmp_path):
     words = [sys.executable, "-m", "fedfault", "run", "-q", "quickstart", *SMALL, f"logging.results_dir={tmp_path}"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -205,7 +203,6 @@ def test_kill_at_any_moment_then_resume(finished, tmp_path):
     assert final(folder) == final(finished)
 
 
-@pytest.mark.slow
 @pytest.mark.draws
 def test_resuming_a_finished_run_brings_back_what_is_missing(finished, monkeypatch):
     monkeypatch.setattr("fedfault.report.gallery.FIGURES", {})
@@ -230,7 +227,6 @@ def test_resuming_with_other_data_is_refused(finished):
         (finished.path / "manifest.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.slow
 def test_a_partial_run_trains_and_exports(tmp_path):
     folder = start(tmp_path, "model.trainable=partial", "model.partial.last_blocks=2", "federation.num_rounds=2")
     assert (folder.path / "adapter/trained.safetensors").is_file()
@@ -238,7 +234,6 @@ def test_a_partial_run_trains_and_exports(tmp_path):
     assert last.scores["validation"].loss < first.scores["validation"].loss
 
 
-@pytest.mark.slow
 def test_the_micro_adapter_in_peft_has_the_run_s_own_perplexity(finished):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

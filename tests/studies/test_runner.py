@@ -22,8 +22,7 @@ from small import SMALL, final
 
 QUIET = Progress(quiet=True)
 ARMS = {"plain": {}, "prox": {"federation.algorithm": "fedprox"}}
-CHEAP = [*SMALL, "metrics.representation=false", "metrics.attention=false", "metrics.gradients=false"]
-WORDS = [w for w in CHEAP if "participation" not in w]
+WORDS = [w for w in SMALL if "participation" not in w]
 
 
 @pytest.fixture
