@@ -116,7 +116,7 @@ def a_round_s_reading_does_not_depend_on_what_comes_later(subject: Subject) -> N
 
 @rule(KIND)
 def recorded_runs_give_the_same_findings_as_live_ones(subject: Subject) -> None:
-    """What is written to a run folder and read again gives the same readings and alarms."""
+    """A run that is read from its folder, where what was not finite is NaN, gives the same readings and alarms."""
     for run, records in RUNS.items():
         for with_controls in (False, True):
             live, read = (_levels(subject, r, with_controls) for r in (records, _written(records)))
@@ -179,7 +179,7 @@ def _is_setting(key: str, value: str) -> bool:
 
 @rule(KIND)
 def advice_is_plain_text_about_settings_that_exist(subject: Subject) -> None:
-    """There is advice, and every word with a dot in it is a setting, with `=` and a value that is allowed."""
+    """There is advice; a word with a dot in it is a setting, alone or with `=` and one of its choices, not a number."""
     advice = subject.build().advice
     expect(advice, "there is none")
     for text in advice:

@@ -91,7 +91,7 @@ def one_document_is_enough_for_one_client(subject: Subject) -> None:
 
 @rule(KIND)
 def an_impossible_request_says_what_would_work(subject: Subject) -> None:
-    """Too many clients or documents a client are a `UserError` with the numbers that would do."""
+    """Too many clients or documents a client are a `UserError` with what would do: `dealing.owners.check_request`."""
     for num_clients, min_samples, hints in (
         (201, 1, ["200 documents", "201 clients", "at most 200 clients", "at least 201 documents"]),
         (10, 30, ["10 clients 30 each", "at most 6 clients", "min_samples of at most 20", "at least 300 documents"]),
