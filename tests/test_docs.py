@@ -20,7 +20,7 @@ def blocks(page: Path) -> list[str]:
 
 def test_the_example_of_an_algorithm_runs_with_its_test():
     builders("algorithm")  # those of the folder first
-    algorithm, test = blocks(ADDING)
+    algorithm, test, _ = blocks(ADDING)
     code = [line for line in algorithm.splitlines() if line.strip() and not line.startswith(("#", "import", "from"))]
     assert len(code) < 20
     try:
@@ -28,9 +28,18 @@ def test_the_example_of_an_algorithm_runs_with_its_test():
         assert isinstance(build("algorithm", "halfway", step=0.3), Algorithm)
         names: dict = {}
         exec(compile(test, "docs/adding.md", "exec"), names)
-        names["test_one_client_and_one_step_go_half_the_way"]()
+        tests = [run for name, run in names.items() if name.startswith("test_")]
+        assert len(tests) == 3
+        for run in tests:
+            run()
     finally:
         registry._BUILDERS["algorithm"].pop("halfway", None)
+
+
+def test_the_example_of_an_aggregation_is_a_newcomer_that_the_contracts_run():
+    _, _, aggregation = blocks(ADDING)
+    file = Path(__file__).parent / "newcomers" / "coordinate_median.py"
+    assert aggregation.splitlines()[1:] == file.read_text(encoding="utf-8").splitlines()[2:]
 
 
 def test_the_configurations_in_the_page_about_deployment_are_valid(tmp_path):

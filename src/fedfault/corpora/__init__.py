@@ -6,4 +6,6 @@ A corpus is a function registered with `@register("corpus")`. Its keyword argume
 and with no text of train in validation. `reading.documents.make_corpus` sees to all of that. What cannot be read, such as a
 missing file, column or package, is a `UserError` that says what to do; nothing is downloaded when the module is imported.
 The first line of the docstring tells size, source and licence.
+
+`fedfault.testing.check("corpus", builder)` holds a component to it.
 """

@@ -12,4 +12,6 @@ A detector is a function without required arguments, registered as `@register("d
   for runs without controls.
 * `advice` and `remedies` name settings that exist. What a run changes by itself at an alarm is `remedies`, and nothing else
   has to be edited for it.
+
+`fedfault.testing.check("detector", builder)` holds a component to it.
 """

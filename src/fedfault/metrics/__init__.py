@@ -9,4 +9,6 @@ A probe is a function, registered as `@register("probe")`, that returns a `types
 * What costs forward passes is `sparse`: it is measured only in rounds that are evaluated.
 * Its switch in the configuration, `metrics.NAME`, is there with it. It is described by the first line of the docstring and
   on unless `@register("probe", on=False)` says otherwise.
+
+`fedfault.testing.check("probe", builder)` holds a component to it.
 """

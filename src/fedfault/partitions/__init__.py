@@ -6,4 +6,6 @@ a `numpy.random.Generator`, its only source of chance, and returns a `Deal`. The
 positions a client; together they are all documents, each at exactly one client, and no client has fewer than `min_samples`.
 A request that cannot be met is a `UserError` that says what would work (`dealing.owners.check_request` does for sizes).
 A partition that changes texts puts them into `texts` and counts the lost words in `removed`; the documents stay as they are.
+
+`fedfault.testing.check("partition", builder)` holds a component to it.
 """

@@ -8,4 +8,6 @@ is r_bar for each client if the scheduler sets `r_bar`. The ranks lie within a c
 client whose bounds leave no rank has rank 0 and is in `excluded`; a sentence in `events` says what was adapted.
 `allocation.bounds.find_bounds` and `make_allocation` see to that. The first round has an empty history, neither the order
 nor the unit of times may matter, and chance comes from `seeds.rng(situation.seed, ...)` alone.
+
+`fedfault.testing.check("scheduler", builder)` holds a component to it.
 """
