@@ -12,7 +12,7 @@ from fedfault.flower.local import LocalGrid
 from fedfault.flower.memory import Memory
 from fedfault.flower.nodes import Nodes
 from fedfault.flower.payload import Refused
-from fedfault.flower.server import ReportedTask, join
+from fedfault.flower.server import ReportedTask, await_clients
 from fedfault.flower.site import Site
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
@@ -55,7 +55,7 @@ def grid_of(fed: Federation, clients=None, facts=None, memory=None, mods=()) -> 
 def over(fed: Federation, grid: LocalGrid, **options) -> tuple[Federation, Nodes]:
     """The federation with the grid's nodes in the place of its clients."""
     nodes = Nodes(grid, "run", facts_of(fed), "{}", **options)
-    join(nodes, fed.total_clients, 0)
+    await_clients(nodes, fed.total_clients, 0)
     return replace(fed, task=ReportedTask(fed.task, nodes), remote=nodes, memory_elsewhere=True), nodes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fedfault.runs.read import read
+from fedfault.runs.read import read_run
 from fedfault.studies.study import Cell, Contrast, Hypothesis, Study
 from fedfault.testing.histories import history
 from handmade import write as write_run
@@ -17,7 +17,7 @@ def planted(folder, losses, state="healthy", status="finished", **config):
     final = {"loss": last if abs(last) < 1e9 else None, "tokens": 1000}
     verdict = {"state": state, "since": None}
     (folder / "metrics.json").write_text(json.dumps({"final": {"validation": final}, "verdict": verdict}))
-    return read(folder)
+    return read_run(folder)
 
 
 def two_arms(folder, a, b, **more):

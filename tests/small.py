@@ -7,7 +7,7 @@ from pathlib import Path
 from fedfault.config import load
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
-from fedfault.session.start import start as start_run
+from fedfault.session.start import start_run
 
 SMALL = [
     "federation.total_clients=3", "federation.participation_rate=0.7", "federation.num_rounds=3",
@@ -25,7 +25,7 @@ def start(folder: Path, *changes: str, **options) -> RunFolder:
 
 def final(folder: RunFolder) -> tuple[list[dict], bytes]:
     """Everything of a run that is a number and not a time, and the adapter's bytes."""
-    lines = [r.to_json() for r in folder.records()]
+    lines = [r.to_json() for r in folder.read_records()]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines], (
         folder.path / "adapter/adapter_model.safetensors"
     ).read_bytes()

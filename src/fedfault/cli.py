@@ -121,12 +121,12 @@ def once(config: str | None, overrides: list[str], *, overwrite: bool = False, q
 
     loaded = load(config, overrides)
     from fedfault.session.progress import Progress
-    from fedfault.session.start import start
+    from fedfault.session.start import start_run
 
     named = any(word.startswith("experiment_name=") for word in overrides)
     options: dict[str, Any] = {"overwrite": overwrite, "named": named, "argv": sys.argv[1:]}
     with _stoppable(), _ready() as ready:
-        folder = start(loaded, Progress(quiet=quiet), ready=ready, **options)
+        folder = start_run(loaded, Progress(quiet=quiet), ready=ready, **options)
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
@@ -134,7 +134,7 @@ def once(config: str | None, overrides: list[str], *, overwrite: bool = False, q
 def resume(run: RunPath, quiet: Quiet = False) -> None:
     """Continue a run that was stopped, to the same numbers as without the stop."""
     from fedfault.session.progress import Progress
-    from fedfault.session.start import resume as go_on
+    from fedfault.session.start import resume_run as go_on
 
     with _stoppable(), _ready() as ready:
         folder = go_on(run, Progress(quiet=quiet), ready=ready)
@@ -153,7 +153,7 @@ def fork(
     quiet: Quiet = False,
 ) -> None:
     """Go on from a round of a run with other settings, in a run of its own: what would have happened if."""
-    from fedfault.session.fork import fork as go_on
+    from fedfault.session.fork import fork_run as go_on
     from fedfault.session.progress import Progress
 
     with _stoppable():
@@ -231,7 +231,7 @@ def calibrate(
 
     config, overrides = _split(settings)
     loaded = load(config, overrides)
-    from fedfault.session.controls import calibrate as learn
+    from fedfault.session.controls import calibrate_detectors as learn
     from fedfault.session.progress import Progress
 
     with _stoppable():

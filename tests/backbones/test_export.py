@@ -139,7 +139,7 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
 
     from fedfault.config import load
     from fedfault.session.progress import Progress
-    from fedfault.session.start import start
+    from fedfault.session.start import start_run
     from fedfault.setup.experiment import prepare
 
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
@@ -149,7 +149,7 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
         "evaluation.max_blocks=4", "evaluation.general=none", f"federation.aggregation={method}",
         f"model.quantization={kind}",
     ]  # fmt: skip
-    folder = start(load("quickstart", [*small, f"logging.results_dir={tmp_path}"]), Progress(quiet=True))
+    folder = start_run(load("quickstart", [*small, f"logging.results_dir={tmp_path}"]), Progress(quiet=True))
     base = AutoModelForCausalLM.from_pretrained(MICRO, dtype=torch.float32)
     base = base if kind == "none" else rounded(base, kind)
     model = PeftModel.from_pretrained(base, folder.path / "adapter")
@@ -158,7 +158,7 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
         logits = model(input_ids=blocks.ids[:, :-1]).logits.log_softmax(-1)
     each = -logits.gather(-1, blocks.ids[:, 1:, None])[..., 0]
     nll = float((each * blocks.mask).sum() / blocks.mask.sum())
-    assert nll == pytest.approx(folder.records()[-1].scores["topic/news"].loss, rel=1e-5)
+    assert nll == pytest.approx(folder.read_records()[-1].scores["topic/news"].loss, rel=1e-5)
     words = {
         "fedsa_lora": "mean over all clients",
         "flora": "the whole change of the original model",

@@ -18,9 +18,9 @@ from fedfault.records import Finding
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import RunFolder
 from fedfault.session import rollback
-from fedfault.session.fork import fork
+from fedfault.session.fork import fork_run
 from fedfault.session.progress import Progress
-from fedfault.session.start import resume
+from fedfault.session.start import resume_run
 from fedfault.setup.experiment import prepare
 from small import SMALL, start
 
@@ -98,9 +98,9 @@ def test_a_run_finds_the_clusters_that_it_is_not_given_and_remembers_them(tmp_pa
     )
     monkeypatch.setattr(remedy, "choose", lambda *args, **options: pytest.fail("looked again"))
     shutil.rmtree(folder.path / "adapter")
-    resume(folder.path, QUIET)
+    resume_run(folder.path, QUIET)
     assert load_file(folder.path / "adapter/cluster_1/adapter_model.safetensors").keys() == adapter.keys()
-    forked = fork(folder.path, 1, [], QUIET)
+    forked = fork_run(folder.path, 1, [], QUIET)
     assert load(forked.path / "config.yaml").experiment.federation.algorithm.options["clusters"] == [0, 1, 0]
 
 
@@ -118,7 +118,7 @@ def test_a_run_goes_on_in_clusters_from_its_best_round_and_resumes_so(tmp_path, 
     entry = folder.read_json("manifest.json")["abandoned"][0]
     assert entry["by"] == ["client_drift"]
     assert entry["settings"][1] == "federation.algorithm.clusters=[0, 1, 0]"
-    records = folder.records()
+    records = folder.read_records()
     assert [r.round for r in records] == [0, 1, 2, 3]
     assert any("federation.algorithm=clustered" in e for r in records for e in r.events)
     assert "personal" in records[-1].scores

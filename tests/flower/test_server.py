@@ -20,13 +20,13 @@ from fedfault.flower import server
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.nodes import Nodes, Size
-from fedfault.flower.server import at_work, check_sites, serve
+from fedfault.flower.server import check_sites, count_own_work, serve
 from fedfault.hardware.clock import Tier
 from fedfault.rounds.local import LocalWork
 from fedfault.runs.folder import RunFolder
-from fedfault.session.fork import fork
+from fedfault.session.fork import fork_run
 from fedfault.session.progress import Progress
-from fedfault.session.start import resume, start
+from fedfault.session.start import resume_run, start_run
 from fedfault.testing.toys import LowRank, federation
 from flowers import RUNS, same
 from small import SMALL
@@ -60,13 +60,13 @@ def agree(one, other):
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_over_nodes_gives_the_adapter_of_one_process(run, tmp_path):
     changes = [*RUNS[run], "model.precision=fp32"]
-    here = start(loaded(tmp_path / "here", *changes), Progress(quiet=True))
+    here = start_run(loaded(tmp_path / "here", *changes), Progress(quiet=True))
     there = served(tmp_path / "there", *changes)
     agree(here, there)
-    for a, b in zip(here.records(), there.records(), strict=True):
+    for a, b in zip(here.read_records(), there.read_records(), strict=True):
         assert a.scores["validation"].loss == pytest.approx(b.scores["validation"].loss, rel=1e-5)
         assert (a.bytes_up, a.bytes_down, a.turns) == (b.bytes_up, b.bytes_down, b.turns)
-    assert (len({c.rank for c in there.records()[1].clients}) > 1) == (run == "ranks")
+    assert (len({c.rank for c in there.read_records()[1].clients}) > 1) == (run == "ranks")
     assert there.read_json("manifest.json")["over_flower"] is True
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
         served(tmp_path / "stopped", *changes, grid=grid)
     grid.app = app
     again = served(tmp_path / "stopped", *changes, grid=grid)
-    assert [r.round for r in again.records()] == [0, 1, 2, 3]
+    assert [r.round for r in again.read_records()] == [0, 1, 2, 3]
     agree(again, served(tmp_path / "whole", *changes))
 
 
@@ -96,12 +96,12 @@ def test_a_run_waits_for_the_end_of_one_that_outlived_its_superlink(tmp_path, mo
     monkeypatch.setattr(server, "POLL", 0.01)
     (tmp_path / "run").mkdir()
     folder = RunFolder(tmp_path / "run")
-    with folder.locked():
+    with folder.lock():
         monkeypatch.setattr(server, "HANDOVER", 0.05)
         with pytest.raises(UserError, match="in use by another process"):
-            server.await_former(folder, Progress(quiet=True))
+            server.await_former_server(folder, Progress(quiet=True))
         monkeypatch.setattr(server, "HANDOVER", 60.0)
-        waiting = threading.Thread(target=server.await_former, args=(folder, Progress(quiet=True)))
+        waiting = threading.Thread(target=server.await_former_server, args=(folder, Progress(quiet=True)))
         waiting.start()
         time.sleep(0.05)
         assert waiting.is_alive()
@@ -113,15 +113,15 @@ def test_a_run_waits_for_the_end_of_one_that_outlived_its_superlink(tmp_path, mo
 def test_a_run_cannot_move_between_one_process_and_nodes(tmp_path):
     folder = served(tmp_path)
     with pytest.raises(UserError, match=r"is a run over Flower, .*; continue it with `fedfault flower run`"):
-        resume(folder.path, Progress(quiet=True))
+        resume_run(folder.path, Progress(quiet=True))
     with pytest.raises(UserError, match="is a run over Flower"):
-        fork(folder.path, 2, [], Progress(quiet=True))
-    here = start(loaded(tmp_path / "here"), Progress(quiet=True))
+        fork_run(folder.path, 2, [], Progress(quiet=True))
+    here = start_run(loaded(tmp_path / "here"), Progress(quiet=True))
     manifest = here.read_json("manifest.json")
     here.write_json("manifest.json", {**manifest, "status": "running"})
     with pytest.raises(UserError, match=r"is a run in one process, .*; continue it with `fedfault resume`"):
         served(tmp_path / "here")
-    assert len(here.records()) == 4
+    assert len(here.read_records()) == 4
 
 
 def test_nothing_is_written_when_too_few_clients_join(tmp_path):
@@ -148,7 +148,7 @@ def test_the_clock_counts_the_work_that_sites_have_and_guesses_that_of_who_is_ab
     """Client 1 says 40 examples: 10 steps at batch size 4 and once through 640 tokens."""
     work = LocalWork(batch_size=4)
     nodes = Nodes(LocalGrid(app, []), "run", {}, "{}", sizes={1: Size(40, 600, 640)}, own=True)
-    hw = at_work(hardware(Tier("all", 6)), work, nodes)
+    hw = count_own_work(hardware(Tier("all", 6)), work, nodes)
     assert hw.steps.tolist() == [10] * 6
     assert hw.tokens.tolist() == [100, 640, 100, 100, 100, 100]
 

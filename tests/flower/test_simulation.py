@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from fedfault.config import load
 from fedfault.session.progress import Progress
-from fedfault.session.start import start
+from fedfault.session.start import start_run
 from flowers import RUNS, same
 from small import SMALL
 
@@ -62,7 +62,7 @@ def test_flowers_simulation_gives_the_adapters_of_one_process(tmp_path, monkeypa
     assert done.returncode == 0, done.stderr[-3000:]
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
     for name, run in RUNS.items():
-        here = start(load("quickstart", [*changes, *run, f"experiment_name={name}"]), Progress(quiet=True))
+        here = start_run(load("quickstart", [*changes, *run, f"experiment_name={name}"]), Progress(quiet=True))
         mine, theirs = (load_file(tmp_path / n / "adapter/adapter_model.safetensors") for n in (name, f"{name}-there"))
         assert all(same(mine[n], theirs[n]) for n in mine), name
-        assert here.records()[-1].bytes_up > 0
+        assert here.read_records()[-1].bytes_up > 0

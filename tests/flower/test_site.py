@@ -70,4 +70,4 @@ def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_pa
     assert (here.adapter.flat - task.init(exp.seed).flat).norm() > 0
     torch.testing.assert_close(there.adapter.flat, here.adapter.flat, rtol=1e-5, atol=3e-6)  # padded to other lengths
     assert folder.read_json("manifest.json")["data_elsewhere"] is True
-    assert "accuracy" in folder.records()[-1].scores["validation"].metrics
+    assert "accuracy" in folder.read_records()[-1].scores["validation"].metrics

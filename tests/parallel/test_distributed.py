@@ -21,7 +21,7 @@ from fedfault.errors import UserError
 from fedfault.parallel.distributed import Failure, Greeting, Member, Order, Team
 from fedfault.runs.files import read_records
 from fedfault.session.progress import Progress
-from fedfault.session.start import start
+from fedfault.session.start import start_run
 from small import SMALL
 
 LONG = [*SMALL, "federation.num_rounds=6", "model.precision=fp32", "evaluation.general=none"]
@@ -125,7 +125,7 @@ def test_a_process_that_is_killed_ends_the_job_and_torchrun_resumes_it_to_the_sa
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'two' / 'report.html'}"
     assert done.stderr.count("continuing after round") == 1
-    start(load("quickstart", [*settings, "experiment_name=one"]), Progress(quiet=True))
+    start_run(load("quickstart", [*settings, "experiment_name=one"]), Progress(quiet=True))
     one, two = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("one", "two"))
     assert all(pair.same(one[name], two[name]) for name in one)
     manifest = json.loads((tmp_path / "two/manifest.json").read_text())

@@ -10,20 +10,20 @@ import pytest
 from fedfault.errors import UserError
 from fedfault.runs.files import find_status, read_records
 from fedfault.runs.folder import RunFolder
-from fedfault.runs.read import read
+from fedfault.runs.read import read_run
 from handmade import record, write
 
 
 def through_both_doors(folder):
     """The rounds that a report reads and those that a run that goes on does: all else is compared here."""
-    one, other = list(read(folder).records), RunFolder(folder).records()
+    one, other = list(read_run(folder).records), RunFolder(folder).read_records()
     assert one == other
     return [r.round for r in one]
 
 
 def refusals(folder):
     found = []
-    for door in (read, lambda path: RunFolder.open(path).records()):
+    for door in (read_run, lambda path: RunFolder.open(path).read_records()):
         with pytest.raises(UserError) as caught:
             door(folder)
         found.append(str(caught.value))
@@ -50,7 +50,7 @@ def test_without_a_manifest_a_run_is_reported_and_cannot_go_on(tmp_path):
     folder = write(tmp_path)
     (folder / "manifest.json").unlink()
     assert find_status(folder) == "incomplete"
-    run = read(folder)
+    run = read_run(folder)
     assert [r.round for r in run.records] == [0, 1, 2, 3]
     assert run.notes == ("manifest.json is missing: what made this run is not known.",)
     with pytest.raises(UserError, match=r"no manifest\.json, .* cannot go on"):
@@ -69,7 +69,7 @@ def test_a_last_line_cut_short_by_a_kill_is_left_out_and_told(tmp_path, cut):
     with (folder / "rounds.jsonl").open("a") as f:
         f.write(cut)
     assert through_both_doors(folder) == [0, 1, 2, 3]
-    assert read(folder).notes == ("The last line of rounds.jsonl is incomplete and was left out.",)
+    assert read_run(folder).notes == ("The last line of rounds.jsonl is incomplete and was left out.",)
 
 
 def test_a_last_line_that_is_whole_counts_without_its_line_break(tmp_path):
@@ -77,7 +77,7 @@ def test_a_last_line_that_is_whole_counts_without_its_line_break(tmp_path):
     file = folder / "rounds.jsonl"
     file.write_text(file.read_text().rstrip("\n"))
     assert through_both_doors(folder) == [0, 1, 2, 3]
-    assert read(folder).notes == ()
+    assert read_run(folder).notes == ()
 
 
 @pytest.mark.parametrize(

@@ -85,14 +85,14 @@ def test_a_foreign_checkpoint_is_refused(folder):
 def test_the_newest_checkpoints_are_kept_and_those_of_the_best_round_and_round_0(folder, keep, left):
     for t in range(7):
         folder.save(state(t), keep, best=min(t, 2))
-    assert folder.kept() == left
+    assert folder.list_checkpoints() == left
     assert {p.stem for p in folder.checkpoints.iterdir()} == {f"round-{t:05d}" for t in left}
 
 
 def test_what_was_best_goes_when_another_round_is_better(folder):
     for t in range(5):
         folder.save(state(t), 1, best=1 if t < 4 else 4)
-    assert folder.kept() == [0, 4]
+    assert folder.list_checkpoints() == [0, 4]
 
 
 def test_a_named_checkpoint_is_loaded_or_those_that_are_there_are_listed(folder):
@@ -110,7 +110,7 @@ def test_going_back_forgets_the_checkpoints_of_later_rounds(folder):
     for t in range(5):
         folder.save(state(t))
     folder.rewind(2)
-    assert folder.kept() == [0, 1, 2]
+    assert folder.list_checkpoints() == [0, 1, 2]
 
 
 def test_a_new_folder_is_empty_or_not_made(folder, tmp_path):
@@ -122,9 +122,9 @@ def test_a_new_folder_is_empty_or_not_made(folder, tmp_path):
 
 
 def test_two_processes_cannot_write_to_one_run(folder):
-    with folder.locked(), pytest.raises(UserError, match="in use"), RunFolder(folder.path).locked():
+    with folder.lock(), pytest.raises(UserError, match="in use"), RunFolder(folder.path).lock():
         pass
-    with folder.locked():
+    with folder.lock():
         pass
 
 
@@ -138,10 +138,10 @@ def test_a_record_cut_short_by_a_kill_is_left_out(folder):
         folder.append(record(t))
     with (folder.path / "rounds.jsonl").open("a") as f:
         f.write('{"round": 3, "cli')
-    assert [r.round for r in folder.records()] == [0, 1, 2]
+    assert [r.round for r in folder.read_records()] == [0, 1, 2]
     assert [r.round for r in folder.rewind(1)] == [0, 1]
     folder.append(record(2))
-    assert [r.round for r in folder.records()] == [0, 1, 2]
+    assert [r.round for r in folder.read_records()] == [0, 1, 2]
 
 
 def test_clients_become_one_row_per_round_and_client(folder):

@@ -16,11 +16,11 @@ from fedfault.diagnosis.watch import diagnose_run
 from fedfault.report.render import render
 from fedfault.runs.files import find_status, read_records
 from fedfault.runs.folder import RunFolder
-from fedfault.runs.read import read
+from fedfault.runs.read import read_run
 from fedfault.session.claim import claim_run
-from fedfault.session.fork import fork
+from fedfault.session.fork import fork_run
 from fedfault.session.progress import Progress
-from fedfault.session.start import resume
+from fedfault.session.start import resume_run
 
 OLD = Path(__file__).parent / "old"
 QUIET = Progress(quiet=True)
@@ -43,7 +43,7 @@ def check_whole(folder: RunFolder) -> None:
     """The records are those of the run that was not stopped, as far as another machine and torch can tell."""
     whole, notes = read_records(OLD / "whole.jsonl")
     assert not notes
-    for now, then in zip(folder.records(), whole, strict=True):
+    for now, then in zip(folder.read_records(), whole, strict=True):
         found, expected = flatten(now.to_json()), flatten(then.to_json())
         assert found.keys() == expected.keys()
         for place, value in expected.items():
@@ -53,7 +53,7 @@ def check_whole(folder: RunFolder) -> None:
 
 def test_it_is_read_with_today_s_names(stopped):
     assert find_status(stopped) == "running"
-    run = read(stopped)
+    run = read_run(stopped)
     assert ([r.round for r in run.records], run.rounds_planned, run.finished, run.notes) == ([0, 1, 2], 3, False, ())
     assert run.setting("data", "partition", "name") == "topic_skew"
     assert run.setting("federation", "aggregation", "name") == "blockwise"
@@ -71,7 +71,7 @@ def test_the_same_settings_in_today_s_names_are_the_same_run(stopped):
 
 @pytest.mark.slow
 def test_it_goes_on_to_the_numbers_of_the_run_that_was_not_stopped(stopped):
-    folder = resume(stopped, QUIET)
+    folder = resume_run(stopped, QUIET)
     check_whole(folder)
     assert find_status(folder.path) == "finished"
     assert (folder.path / "report.html").is_file()
@@ -82,4 +82,4 @@ def test_it_goes_on_to_the_numbers_of_the_run_that_was_not_stopped(stopped):
 @pytest.mark.parametrize("round", [0, 2])
 def test_its_fork_without_changes_has_those_numbers_too(stopped, round, monkeypatch):
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
-    check_whole(fork(stopped, round, [], QUIET))
+    check_whole(fork_run(stopped, round, [], QUIET))

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fedfault.records import RoundRecord, Score
-from fedfault.runs.outcome import find_best_round, summary
+from fedfault.runs.outcome import find_best_round, summarise_run
 from handmade import clocked, make, turn
 
 
@@ -17,13 +17,13 @@ def record(t: int, **losses: float) -> RoundRecord:
 
 
 def test_the_summary_has_no_invented_numbers():
-    found = summary(
+    found = summarise_run(
         [RoundRecord(0, scores={"validation": Score(2.0, 9)}), RoundRecord(1, scores={"validation": Score(1.7, 9)})]
     )
     assert found["final"]["validation"]["loss"] == 1.7
     assert not {"forgetting", "tokens_per_second", "fairness", "backward_transfer", "probe_share"} & set(found)
-    assert "best" not in summary([record(0, validation=math.nan)])
-    assert summary([])["rounds"] == 0
+    assert "best" not in summarise_run([record(0, validation=math.nan)])
+    assert summarise_run([])["rounds"] == 0
 
 
 def test_gains_are_from_the_start_to_the_end_and_topics_give_back_from_their_best():
@@ -32,7 +32,7 @@ def test_gains_are_from_the_start_to_the_end_and_topics_give_back_from_their_bes
         record(1, validation=2.0, client_0=2.0, client_1=1.0, topic_a=1.0),
         record(2, validation=2.5, client_0=3.0, client_1=1.5, topic_a=1.75),
     ]
-    found = summary(records)
+    found = summarise_run(records)
     assert found["best"] == {"round": 1, "loss": 2.0}
     assert found["fairness"]["gains"]["worst"] == 0.5
     assert found["fairness"]["losses"]["worst"] == 3.0
@@ -41,37 +41,39 @@ def test_gains_are_from_the_start_to_the_end_and_topics_give_back_from_their_bes
 
 
 def test_bits_per_byte_need_the_bytes():
-    found = summary([record(0, validation=2 * math.log(2), topic_a=1.0)], {"validation": 4.0})
+    found = summarise_run([record(0, validation=2 * math.log(2), topic_a=1.0)], {"validation": 4.0})
     assert found["final"]["validation"]["bits_per_byte"] == pytest.approx(0.5)
     assert "bits_per_byte" not in found["final"]["topic/a"]
 
 
 def test_the_probes_share_is_of_all_seconds():
-    found = summary([record(0, validation=1.0), record(1, validation=1.0), record(2, validation=1.0)])
+    found = summarise_run([record(0, validation=1.0), record(1, validation=1.0), record(2, validation=1.0)])
     assert found["probe_seconds"] == {"updates": 1.0}
     assert found["probe_share"] == 0.2
 
 
 def test_the_clock_is_in_the_summary_where_hardware_is_simulated():
-    found = summary(clocked([[turn(0), turn(1, "slow", 2, "dropped", seconds=3.0)]]).records)
+    found = summarise_run(clocked([[turn(0), turn(1, "slow", 2, "dropped", seconds=3.0)]]).records)
     assert (found["clock"]["seconds"], found["clock"]["compliance"]) == (2.0, 0.5)
     assert found["clock"]["by_tier"]["slow"]["dropped"] == 1
     assert found["bytes_per_client_round"] == {"up": 1000.0, "down": 2000.0}
-    assert "clock" not in summary(make().records)
+    assert "clock" not in summarise_run(make().records)
 
 
 def test_time_to_target_is_also_told_in_simulated_seconds():
     run = clocked([[turn(0, seconds=1.5)], [turn(0, seconds=0.5)], [turn(0)]], probed=True)
     # accuracy 0.5, 0.75, 0.83; 1.5 s of wall time a round, and 0.5 s of probes after round 0
-    reached = summary(run.records, target=("accuracy", 0.8))["time_to_target"]
+    reached = summarise_run(run.records, target=("accuracy", 0.8))["time_to_target"]
     assert (reached["round"], reached["seconds"], reached["simulated_seconds"]) == (2, 5.5, pytest.approx(2.0))
-    assert "simulated_seconds" not in summary(make(probed=True).records, target=("accuracy", 0.8))["time_to_target"]
-    assert "simulated_seconds" not in summary(run.records, target=("accuracy", 0.99))["time_to_target"]
+    assert (
+        "simulated_seconds" not in summarise_run(make(probed=True).records, target=("accuracy", 0.8))["time_to_target"]
+    )
+    assert "simulated_seconds" not in summarise_run(run.records, target=("accuracy", 0.99))["time_to_target"]
 
 
 def test_fairness_is_over_all_clients_also_those_that_never_train():
     run = clocked([[turn(0)]] * 2, clients=11, loss=lambda r, t: 1.0 + t / 10)  # losses 1.0, ..., 2.0
-    spread = summary(run.records)["fairness"]["losses"]
+    spread = summarise_run(run.records)["fairness"]["losses"]
     assert [spread[p] for p in ("p10", "p50", "p90")] == pytest.approx([1.1, 1.5, 1.9])
 
 

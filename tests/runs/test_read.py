@@ -7,7 +7,7 @@ import pytest
 from fedfault.errors import UserError
 from fedfault.report import summary
 from fedfault.report.render import render
-from fedfault.runs.read import read
+from fedfault.runs.read import read_run
 from handmade import HISTORY, finding, lines, record, update, write
 
 
@@ -15,7 +15,7 @@ def test_a_half_written_last_line_is_left_out_and_noted(tmp_path):
     folder = write(tmp_path)
     with (folder / "rounds.jsonl").open("a") as out:
         out.write('{"round": 4, "cli')
-    run = read(folder)
+    run = read_run(folder)
     assert [r.round for r in run.records] == [0, 1, 2, 3]
     assert "The last line of rounds.jsonl is incomplete and was left out." in summary.status(run)
 
@@ -59,19 +59,19 @@ def test_a_corrupt_file_is_named(tmp_path, name, content, says):
 
 
 def test_components_have_a_name_in_runs_that_called_it_method_or_type(tmp_path):
-    run = read(write(tmp_path, data={"partition": {"method": "iid"}}))
+    run = read_run(write(tmp_path, data={"partition": {"method": "iid"}}))
     assert run.setting("data", "partition") == {"name": "iid"}
 
 
 def test_rounds_must_count_upwards(tmp_path):
     with pytest.raises(UserError, match=r"do not count upwards \(\[0, 0\]\)"):
-        read(write(tmp_path, [HISTORY[0], HISTORY[0]]))
+        read_run(write(tmp_path, [HISTORY[0], HISTORY[0]]))
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path):
     (write(tmp_path) / "rounds.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8"):
-        read(tmp_path)
+        read_run(tmp_path)
 
 
 def test_findings_and_the_other_futures_are_read(tmp_path):
@@ -83,7 +83,7 @@ def test_findings_and_the_other_futures_are_read(tmp_path):
     update(folder / "manifest.json", parent={"run": "old", "round": 1, "changes": {"seed": [0, 1]}})
     past = {"from": 3, "to": 2, "changes": {"training.lr": [0.1, None]}, "records": "abandoned-1.jsonl"}
     update(folder / "manifest.json", abandoned=[past])
-    run = read(folder)
+    run = read_run(folder)
     assert [(f.round, f.level, f.threshold) for f in run.findings] == [(1, "suspect", 1.5), (2, "alarm", None)]
     assert [(f.name, f.round, f.change) for f in run.forks] == [
         ("parent", 1, "seed 0 → 1"),
@@ -97,4 +97,4 @@ def test_a_forks_file_is_looked_for_in_the_run_folder_alone(tmp_path):
     lines(tmp_path / "other.jsonl", HISTORY)
     past = {"to": 2, "changes": {}, "records": "../other.jsonl"}
     update(folder / "manifest.json", abandoned=[past])
-    assert read(folder).forks[0].records == ()
+    assert read_run(folder).forks[0].records == ()

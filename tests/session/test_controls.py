@@ -9,9 +9,9 @@ from fedfault.config import load
 from fedfault.data.split import is_same_corpus
 from fedfault.diagnosis.calibration import Calibration
 from fedfault.errors import UserError
-from fedfault.session.controls import calibrate, control_of
+from fedfault.session.controls import calibrate_detectors, derive_control
 from fedfault.session.progress import Progress
-from fedfault.session.start import start
+from fedfault.session.start import start_run
 from fedfault.setup.experiment import prepare
 from small import SMALL
 
@@ -45,7 +45,7 @@ def test_a_control_of_isolated_topics_is_mixed(tmp_path):
 
 def test_controls_have_seeds_of_their_own(tmp_path):
     exp = loaded(tmp_path).experiment
-    seeds = {control_of(exp, i).seed for i in range(19)}
+    seeds = {derive_control(exp, i).seed for i in range(19)}
     assert len(seeds) == 19
     assert exp.seed not in seeds
 
@@ -53,7 +53,7 @@ def test_controls_have_seeds_of_their_own(tmp_path):
 @pytest.mark.slow
 def test_calibration_is_written_with_its_provenance_and_goes_on_where_it_was_stopped(tmp_path, capsys, monkeypatch):
     given = loaded(tmp_path, "seed=3")
-    file = calibrate(given, 3, QUIET, argv=["calibrate", "quickstart"])
+    file = calibrate_detectors(given, 3, QUIET, argv=["calibrate", "quickstart"])
     made = Calibration.load(file)
     assert (made.controls, made.exact) == (3, False)
     assert {"oscillation", "forgetting"} - set(made.thresholds) <= {"oscillation"}  # three rounds are too few to swing
@@ -65,17 +65,19 @@ def test_calibration_is_written_with_its_provenance_and_goes_on_where_it_was_sto
 
     trained = []
     monkeypatch.setattr(controls, "rounds", lambda *a: trained.append(a) or iter(()))
-    again = calibrate(given, 3, QUIET, out=tmp_path / "again.json")
+    again = calibrate_detectors(given, 3, QUIET, out=tmp_path / "again.json")
     assert not trained
     assert Calibration.load(again).thresholds == made.thresholds
 
     with pytest.raises(UserError, match="another configuration"):
-        calibrate(loaded(tmp_path, "seed=3", "training.lr=0.1"), 3, QUIET)
+        calibrate_detectors(loaded(tmp_path, "seed=3", "training.lr=0.1"), 3, QUIET)
 
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
     monkeypatch.undo()
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
-    run = start(loaded(tmp_path, f"detectors.calibration={file}", "training.lr=2e-3", "experiment_name=judged"), QUIET)
+    run = start_run(
+        loaded(tmp_path, f"detectors.calibration={file}", "training.lr=2e-3", "experiment_name=judged"), QUIET
+    )
     verdict = run.read_json("metrics.json")["verdict"]
     assert verdict["controls"] == 3
     assert "training.lr=0.002 (0.003)" in verdict["sure"]
@@ -83,7 +85,7 @@ def test_calibration_is_written_with_its_provenance_and_goes_on_where_it_was_sto
 
 def test_a_calibration_of_another_model_or_length_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"detectors\.calibration=.*nothing\.json"):
-        start(loaded(tmp_path, f"detectors.calibration={tmp_path / 'nothing.json'}"), QUIET)
+        start_run(loaded(tmp_path, f"detectors.calibration={tmp_path / 'nothing.json'}"), QUIET)
     assert not any(tmp_path.iterdir())
 
 

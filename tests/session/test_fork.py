@@ -15,9 +15,9 @@ from fedfault.rounds.carry import carry_over
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import OWN
 from fedfault.runs.folder import RunFolder
-from fedfault.session.fork import fork
+from fedfault.session.fork import fork_run
 from fedfault.session.progress import Progress
-from fedfault.session.start import resume, start
+from fedfault.session.start import resume_run, start_run
 from fedfault.testing.toys import LowRank, federation
 from small import SMALL
 
@@ -35,12 +35,12 @@ def parent(tmp_path_factory) -> RunFolder:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
         words = [f"logging.results_dir={tmp_path_factory.mktemp('results')}", "federation.algorithm=scaffold"]
-        return start(load("quickstart", [*SMALL, *words]), QUIET)
+        return start_run(load("quickstart", [*SMALL, *words]), QUIET)
 
 
 def numbers(folder: RunFolder) -> list[dict]:
     """All records without times."""
-    lines = [r.to_json() for r in folder.records()]
+    lines = [r.to_json() for r in folder.read_records()]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
@@ -51,7 +51,7 @@ def adapter(folder: RunFolder) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize("round", [0, 1])
 def test_a_fork_without_changes_has_the_future_of_its_parent_to_the_last_bit(parent, round, capsys):
-    child = fork(parent.path, round, [], Progress())
+    child = fork_run(parent.path, round, [], Progress())
     assert numbers(child) == numbers(parent)
     assert adapter(child) == adapter(parent)
     said = " ".join(capsys.readouterr().err.split())
@@ -64,18 +64,18 @@ def test_forks_are_numbered_and_stand_beside_their_parent(parent, monkeypatch, t
     shutil.copytree(parent.path, moved)
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert fork(moved, 2, [], QUIET).path == tmp_path / "moved" / "quickstart-fork"
-    assert fork(moved, 2, [], QUIET).path == tmp_path / "moved" / "quickstart-fork-2"
+    assert fork_run(moved, 2, [], QUIET).path == tmp_path / "moved" / "quickstart-fork"
+    assert fork_run(moved, 2, [], QUIET).path == tmp_path / "moved" / "quickstart-fork-2"
     (tmp_path / "moved" / "quickstart-fork" / "mine").touch()
-    assert fork(moved, 2, [], QUIET, overwrite=True).path == tmp_path / "moved" / "quickstart-fork"
+    assert fork_run(moved, 2, [], QUIET, overwrite=True).path == tmp_path / "moved" / "quickstart-fork"
     assert not (tmp_path / "moved" / "quickstart-fork" / "mine").exists()
     assert not list(elsewhere.iterdir())
 
 
 @pytest.mark.slow
 def test_a_fork_says_where_it_comes_from_and_what_is_different(parent):
-    with parent.locked():  # it may still be running
-        child = fork(parent.path, 1, ["training.lr=0.02", "federation.num_rounds=2", "experiment_name=hot"], QUIET)
+    with parent.lock():  # it may still be running
+        child = fork_run(parent.path, 1, ["training.lr=0.02", "federation.num_rounds=2", "experiment_name=hot"], QUIET)
     about = child.read_json("manifest.json")["parent"]
     changes = {"training.lr": [0.003, 0.02], "federation.num_rounds": [3, 2]}
     assert about == {"run": str(parent.path), "round": 1, "changes": changes}
@@ -90,7 +90,7 @@ def test_a_fork_says_where_it_comes_from_and_what_is_different(parent):
 
 @pytest.mark.slow
 def test_a_fork_that_was_killed_is_resumed_to_the_same_numbers(parent, monkeypatch):
-    whole = fork(parent.path, 1, ["training.lr=0.01", "experiment_name=whole"], QUIET)
+    whole = fork_run(parent.path, 1, ["training.lr=0.01", "experiment_name=whole"], QUIET)
     save = RunFolder.save
 
     def killed(self, state, *rest):
@@ -100,20 +100,20 @@ def test_a_fork_that_was_killed_is_resumed_to_the_same_numbers(parent, monkeypat
 
     monkeypatch.setattr(RunFolder, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        fork(parent.path, 1, ["training.lr=0.01", "experiment_name=killed"], QUIET)
+        fork_run(parent.path, 1, ["training.lr=0.01", "experiment_name=killed"], QUIET)
     monkeypatch.undo()
     monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
-    resumed = resume(parent.path.parent / "killed", QUIET)
+    resumed = resume_run(parent.path.parent / "killed", QUIET)
     assert numbers(resumed) == numbers(whole)
     assert resumed.read_json("manifest.json")["parent"]["round"] == 1
 
 
 @pytest.mark.slow
 def test_a_fork_that_lost_its_checkpoints_does_not_start_from_the_beginning(parent, tmp_path):
-    child = fork(parent.path, 2, [f"logging.results_dir={tmp_path}"], QUIET)
+    child = fork_run(parent.path, 2, [f"logging.results_dir={tmp_path}"], QUIET)
     shutil.rmtree(child.checkpoints)
     with pytest.raises(UserError, match="no whole checkpoint"):
-        resume(child.path, QUIET)
+        resume_run(child.path, QUIET)
 
 
 @pytest.mark.slow
@@ -124,10 +124,10 @@ def test_a_parent_that_changed_itself_goes_on_as_it_was_by_then(parent, tmp_path
     gone = {"to": 1, "from": 2, "settings": ["training.lr=0.001"], "changes": {}, "records": "a.jsonl", "done": True}
     RunFolder(copy).write_json("manifest.json", {**manifest, "abandoned": [gone]})
     for round, lr in ((0, 0.003), (1, 0.001), (2, 0.001)):
-        child = fork(copy, round, ["federation.num_rounds=3"], QUIET)
+        child = fork_run(copy, round, ["federation.num_rounds=3"], QUIET)
         assert load(child.path / "config.yaml").experiment.training.lr == lr
         assert child.read_json("manifest.json")["parent"]["changes"] == {}
-    hot = fork(copy, 2, ["training.lr=0.01"], QUIET)
+    hot = fork_run(copy, 2, ["training.lr=0.01"], QUIET)
     assert hot.read_json("manifest.json")["parent"]["changes"] == {"training.lr": [0.001, 0.01]}
 
 
@@ -145,7 +145,7 @@ def test_a_parent_that_changed_itself_goes_on_as_it_was_by_then(parent, tmp_path
     ids=" ".join,
 )
 def test_what_may_change_goes_on_from_the_parent_s_adapter(parent, words, tmp_path):
-    child = fork(parent.path, 2, [*words, f"logging.results_dir={tmp_path}"], QUIET)
+    child = fork_run(parent.path, 2, [*words, f"logging.results_dir={tmp_path}"], QUIET)
     assert numbers(child)[:3] == numbers(parent)[:3]
     last, before = numbers(child)[-1], numbers(parent)[2]
     assert last["scores"]["validation"]["loss"] != before["scores"]["validation"]["loss"]
@@ -177,16 +177,16 @@ def test_what_may_change_goes_on_from_the_parent_s_adapter(parent, words, tmp_pa
 def test_what_has_to_stay_is_refused_with_the_reason(parent, words, says):
     there = set(parent.path.parent.iterdir())
     with pytest.raises(UserError, match=says):
-        fork(parent.path, 2, words, QUIET, overwrite=True)
+        fork_run(parent.path, 2, words, QUIET, overwrite=True)
     assert set(parent.path.parent.iterdir()) == there
-    assert parent.kept() == [0, 1, 2, 3]
+    assert parent.list_checkpoints() == [0, 1, 2, 3]
 
 
 def test_a_round_that_was_not_kept_is_named_with_those_that_were(parent, tmp_path):
     with pytest.raises(UserError, match="no checkpoint of round 9; there are those of rounds 0 to 3"):
-        fork(parent.path, 9, ["federation.num_rounds=12"], QUIET)
+        fork_run(parent.path, 9, ["federation.num_rounds=12"], QUIET)
     with pytest.raises(UserError, match="not a run folder"):
-        fork(tmp_path, 1, [], QUIET)
+        fork_run(tmp_path, 1, [], QUIET)
     assert not list(tmp_path.iterdir())
 
 

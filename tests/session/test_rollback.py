@@ -10,7 +10,7 @@ import pytest
 from fedfault.config import load
 from fedfault.runs.files import read_records
 from fedfault.session.progress import Progress
-from fedfault.session.start import resume, start
+from fedfault.session.start import resume_run, start_run
 from fedfault.setup.experiment import prepare
 from small import SMALL
 
@@ -25,7 +25,7 @@ def _without_report(monkeypatch):
 
 def run(folder, *words, **options):
     loaded = load("quickstart", [*SMALL, *WILD, f"logging.results_dir={folder}", *words])
-    return start(loaded, QUIET, **options)
+    return start_run(loaded, QUIET, **options)
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_a_run_that_diverges_goes_back_to_its_best_round_with_half_the_learning_
     left = read_records(folder.path / first["records"])[0]
     assert [r.round for r in left] == list(range(first["from"] + 1))
     assert manifest["status"] == "finished"
-    records = folder.records()
+    records = folder.read_records()
     assert [r.round for r in records] == [0, 1, 2, 3, 4]
     assert records[1].scores["validation"].loss < left[1].scores["validation"].loss
     assert any("went back from round" in event for event in records[0].events)
@@ -56,7 +56,7 @@ def test_a_run_that_diverges_goes_back_to_its_best_round_with_half_the_learning_
 def test_a_kill_while_going_back_is_repaired_by_resume(tmp_path):
     """The manifest has the decision, but records and checkpoints of the way left behind are still there."""
     folder = run(tmp_path, "federation.on_failure=continue")
-    before = folder.records()
+    before = folder.read_records()
     manifest = folder.read_json("manifest.json")
     entry = {
         "from": 4,
@@ -68,7 +68,7 @@ def test_a_kill_while_going_back_is_repaired_by_resume(tmp_path):
     }
     manifest["abandoned"] = [{**entry, "done": False}]
     folder.write_json("manifest.json", manifest)
-    after = resume(folder.path, QUIET).records()
+    after = resume_run(folder.path, QUIET).read_records()
     assert [r.round for r in after] == [0, 1, 2, 3, 4]
     assert after[1] == before[1]
     assert after[2].scores["validation"].loss < before[2].scores["validation"].loss  # with the remedy in force
@@ -81,6 +81,6 @@ def test_a_run_that_should_stop_does_and_resume_goes_on(tmp_path):
     manifest = folder.read_json("manifest.json")
     assert manifest["status"] == "stopped"
     assert "divergence" in manifest["stopped"]["by"]
-    assert folder.records()[-1].round == manifest["stopped"]["round"] < 4
+    assert folder.read_records()[-1].round == manifest["stopped"]["round"] < 4
     assert json.loads((folder.path / "metrics.json").read_text())["verdict"]["state"] == "failed"
-    assert resume(folder.path, QUIET).records()[-1].round > manifest["stopped"]["round"]
+    assert resume_run(folder.path, QUIET).read_records()[-1].round > manifest["stopped"]["round"]

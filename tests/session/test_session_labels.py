@@ -16,7 +16,7 @@ from fedfault.report import gallery
 from fedfault.report.render import render
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
-from fedfault.session.start import resume, start
+from fedfault.session.start import resume_run, start_run
 from fedfault.setup.experiment import describe_sources, prepare
 from fedfault.setup.preview import preview
 from glue import glue, sentence
@@ -57,7 +57,7 @@ def bert(tmp_path_factory) -> str:
 
 def run(data: Path, results: Path, **changes: str) -> RunFolder:
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return start(load("quickstart", settings(data, results, dotted)), Progress(quiet=True))
+    return start_run(load("quickstart", settings(data, results, dotted)), Progress(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_run_leaves_a_head_and_metrics(finished):
 
 
 def test_every_round_scores_topics_clients_and_all(finished):
-    for record in finished.records():
+    for record in finished.read_records():
         assert set(record.scores) >= {"validation", "topic/negative", "topic/positive", "client/0"}
         assert set(record.scores["validation"].metrics) == {"accuracy", "f1"}
     assert "general" not in record.scores
@@ -111,7 +111,7 @@ def test_a_continued_run_has_the_numbers_of_one_that_never_stopped(finished, tmp
     for t in (2, 3):
         for suffix in ("json", "safetensors"):
             (again.checkpoints / f"round-{t:05d}.{suffix}").unlink()
-    resume(again.path, Progress(quiet=True))
+    resume_run(again.path, Progress(quiet=True))
     assert final(again) == final(finished)
     assert (again.path / "adapter/head.safetensors").read_bytes() == (
         finished.path / "adapter/head.safetensors"
@@ -148,7 +148,7 @@ def test_the_code_on_the_card_gives_the_run_s_own_scores(which, request, monkeyp
 def test_a_regression_on_a_decoder_is_measured_by_correlations(data, tmp_path):
     changes = {"data__dataset": "glue/stsb", "data__task_type": "regression", "federation__num_rounds": "1"}
     folder = run(data, tmp_path, **changes)
-    last = folder.records()[-1]
+    last = folder.read_records()[-1]
     assert set(last.scores["validation"].metrics) == {"pearson", "spearman"}
     assert not last.scores["topic/2"].metrics
     card = (folder.path / "adapter/README.md").read_text()
@@ -203,9 +203,9 @@ def test_the_report_is_about_labels(finished, monkeypatch):
 
 def test_a_line_of_progress_has_the_metrics(finished, capsys):
     progress = Progress()
-    with progress.rounds(3, []):
-        for record in finished.records()[:2]:
-            progress.show(record)
+    with progress.track_rounds(3, []):
+        for record in finished.read_records()[:2]:
+            progress.show_round(record)
     first, second = capsys.readouterr().err.splitlines()
     assert re.search(r"loss 0\.\d+  accuracy 0\.\d+  f1 0\.\d+", first)
     assert "examples/s" in second
@@ -224,6 +224,6 @@ def test_minilm_learns_sst2(shared_data, tmp_path):
         "federation__num_rounds": "2", "data__partition": "iid", "evaluation__max_blocks": "32",
     }  # fmt: skip
     folder = run(shared_data / "glue", tmp_path, **changes)
-    first, *_, last = (r.scores["validation"].metrics["accuracy"] for r in folder.records())
+    first, *_, last = (r.scores["validation"].metrics["accuracy"] for r in folder.read_records())
     assert first < 0.65
     assert last > 0.72

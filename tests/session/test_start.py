@@ -19,8 +19,7 @@ from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
-from fedfault.session.start import resume
-from fedfault.session.start import start as start_run
+from fedfault.session.start import resume_run, start_run
 from small import final
 
 PROBED = ["metrics.gradients=true", "metrics.representation=true", "metrics.attention=true"]
@@ -64,7 +63,7 @@ def test_a_run_leaves_everything_that_the_folder_promises(finished):
 
 
 def test_every_part_of_the_evaluation_is_there(finished):
-    first, *_, last = finished.records()
+    first, *_, last = finished.read_records()
     expected = {"validation", "general", "topic/news", "topic/manual", "topic/code", "client/0", "client/1", "client/2"}
     assert set(first.scores) == set(last.scores) == expected
     assert {"update_norm", "update_divergence", "pairwise_cosine"} <= set(last.probes)
@@ -95,14 +94,14 @@ def kill_in_round(folder: Path, round: int) -> RunFolder:
         "import os, signal, sys\n"
         "from fedfault.config import load\n"
         "from fedfault.runs.folder import RunFolder\n"
-        "from fedfault.session.start import start\n"
+        "from fedfault.session.start import start_run\n"
         "from fedfault.session.progress import Progress\n"
         "keep = RunFolder.save\n"
         "def save(self, state, *rest):\n"
         "    if state.round == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)\n"
         "    keep(self, state, *rest)\n"
         "RunFolder.save = save\n"
-        "start(load('quickstart', sys.argv[2:]), Progress(quiet=True))\n"
+        "start_run(load('quickstart', sys.argv[2:]), Progress(quiet=True))\n"
     )
     words = [sys.executable, "-c", code, str(round), *SMALL, f"logging.results_dir={folder}"]
     done = subprocess.run(words, capture_output=True, check=False)
@@ -114,7 +113,7 @@ def kill_in_round(folder: Path, round: int) -> RunFolder:
 def test_killed_and_resumed_ends_with_the_same_numbers_to_the_last_bit(finished, tmp_path, round):
     killed = kill_in_round(tmp_path, round)
     assert not (killed.path / "metrics.json").exists()
-    resume(killed.path, Progress(quiet=True))
+    resume_run(killed.path, Progress(quiet=True))
     assert final(killed) == final(finished)
 
 
@@ -137,7 +136,7 @@ def begun(finished: RunFolder, folder: Path, **changes) -> RunFolder:
 
 def test_only_an_unfinished_run_of_the_same_settings_goes_on(finished, tmp_path, monkeypatch):
     resumed = []
-    monkeypatch.setattr("fedfault.session.start.resume", lambda path, progress, **_: resumed.append(path))
+    monkeypatch.setattr("fedfault.session.start.resume_run", lambda path, progress, **_: resumed.append(path))
     run = begun(finished, tmp_path)
     start(tmp_path)
     assert resumed.pop() == run.path
@@ -152,7 +151,7 @@ def test_only_an_unfinished_run_of_the_same_settings_goes_on(finished, tmp_path,
 
 def test_a_run_whose_configuration_still_says_method_and_type_is_the_same_run(finished, tmp_path, monkeypatch):
     resumed = []
-    monkeypatch.setattr("fedfault.session.start.resume", lambda path, progress, **_: resumed.append(path))
+    monkeypatch.setattr("fedfault.session.start.resume_run", lambda path, progress, **_: resumed.append(path))
     config = begun(finished, tmp_path).path / "config.yaml"
     text = config.read_text()
     for section, old in (("partition", "method"), ("aggregation", "method"), ("scheduler", "type")):
@@ -165,7 +164,7 @@ def test_a_run_whose_configuration_still_says_method_and_type_is_the_same_run(fi
 
 def test_an_unfinished_run_is_found_under_the_name_that_it_got(finished, tmp_path, monkeypatch):
     resumed = []
-    monkeypatch.setattr("fedfault.session.start.resume", lambda path, progress, **_: resumed.append(path))
+    monkeypatch.setattr("fedfault.session.start.resume_run", lambda path, progress, **_: resumed.append(path))
     other = begun(finished, tmp_path)
     other.path.rename(tmp_path / "quickstart-2")
     config = tmp_path / "quickstart-2/config.yaml"
@@ -177,7 +176,7 @@ def test_an_unfinished_run_is_found_under_the_name_that_it_got(finished, tmp_pat
 
 
 def test_overwrite_starts_an_unfinished_run_again(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedfault.session.start.resume", lambda path, progress, **_: pytest.fail("resumed"))
+    monkeypatch.setattr("fedfault.session.start.resume_run", lambda path, progress, **_: pytest.fail("resumed"))
     run = begun(finished, tmp_path, started="long ago")
     start(tmp_path, overwrite=True)
     assert run.read_json("manifest.json")["started"] != "long ago"
@@ -186,7 +185,7 @@ def test_overwrite_starts_an_unfinished_run_again(finished, tmp_path, monkeypatc
 
 def test_a_run_that_is_going_on_elsewhere_is_left_alone(finished, tmp_path):
     run = begun(finished, tmp_path)
-    with run.locked(), pytest.raises(UserError, match="in use by another process"):
+    with run.lock(), pytest.raises(UserError, match="in use by another process"):
         start(tmp_path)
 
 
@@ -199,7 +198,7 @@ def test_kill_at_any_moment_then_resume(finished, tmp_path):
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    folder = resume(path.parent, Progress(quiet=True))
+    folder = resume_run(path.parent, Progress(quiet=True))
     assert final(folder) == final(finished)
 
 
@@ -209,7 +208,7 @@ def test_resuming_a_finished_run_brings_back_what_is_missing(finished, monkeypat
     before = final(finished)
     os.unlink(finished.path / "report.html")
     os.unlink(finished.path / "clients.parquet")
-    resume(finished.path, Progress(quiet=True))
+    resume_run(finished.path, Progress(quiet=True))
     assert (finished.path / "report.html").exists()
     assert (finished.path / "clients.parquet").exists()
     assert final(finished) == before
@@ -222,7 +221,7 @@ def test_resuming_with_other_data_is_refused(finished):
     (finished.path / "manifest.json").write_text(json.dumps(broken))
     try:
         with pytest.raises(UserError, match="the corpus is not the one"):
-            resume(finished.path, Progress(quiet=True))
+            resume_run(finished.path, Progress(quiet=True))
     finally:
         (finished.path / "manifest.json").write_text(json.dumps(manifest))
 
@@ -230,7 +229,7 @@ def test_resuming_with_other_data_is_refused(finished):
 def test_a_partial_run_trains_and_exports(tmp_path):
     folder = start(tmp_path, "model.trainable=partial", "model.partial.last_blocks=2", "federation.num_rounds=2")
     assert (folder.path / "adapter/trained.safetensors").is_file()
-    first, *_, last = folder.records()
+    first, *_, last = folder.read_records()
     assert last.scores["validation"].loss < first.scores["validation"].loss
 
 
@@ -249,4 +248,4 @@ def test_the_micro_adapter_in_peft_has_the_run_s_own_perplexity(finished):
         logits = model(input_ids=blocks.ids[:, :-1]).logits.log_softmax(-1)
     each = -logits.gather(-1, blocks.ids[:, 1:, None])[..., 0]
     nll = float((each * blocks.mask).sum() / blocks.mask.sum())
-    assert nll == pytest.approx(finished.records()[-1].scores["topic/news"].loss, rel=1e-5)
+    assert nll == pytest.approx(finished.read_records()[-1].scores["topic/news"].loss, rel=1e-5)

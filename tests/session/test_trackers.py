@@ -14,7 +14,7 @@ import pytest
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord, Score
 from fedfault.session import trackers
-from fedfault.session.trackers import LIBRARIES, Trackers, numbers
+from fedfault.session.trackers import LIBRARIES, Trackers, collect_numbers
 
 CONFIG = {"seed": 7, "model": {"name": "micro"}}
 RECORDS = [RoundRecord(t, scores={"validation": Score(5.0 - t, 10)}, bytes_up=100 * t) for t in range(3)]
@@ -98,7 +98,7 @@ def track(folder, names=tuple(LIBRARIES), records=RECORDS) -> list[str]:
     """A run of some rounds; returns what the user is told."""
     said: list[str] = []
     t = Trackers(names, said.append)
-    with t.started("mine", CONFIG, folder / "trackers"):
+    with t.open_run("mine", CONFIG, folder / "trackers"):
         for record in records:
             t.log(record)
     return said
@@ -122,7 +122,7 @@ def test_what_is_not_finite_is_left_out_and_names_are_flat():
         bytes_down=7,
         seconds={"train": 1.5, "probe/updates": 0.1},
     )
-    assert numbers(record) == {
+    assert collect_numbers(record) == {
         "scores/topic/news/loss": 800.0,  # its perplexity is beyond floating point
         "probes/hidden_cosine/2": 0.25,
         "bytes/up": 6.0, "bytes/down": 7.0, "seconds/train": 1.5, "seconds/probe/updates": 0.1,
@@ -224,7 +224,7 @@ def test_a_tracker_that_does_not_answer_is_left_behind(calls, tmp_path, monkeypa
 
 def test_a_run_that_breaks_off_still_finishes_its_trackers(calls, tmp_path):
     t = Trackers(["wandb"], pytest.fail)
-    with pytest.raises(KeyboardInterrupt), t.started("mine", CONFIG, tmp_path):
+    with pytest.raises(KeyboardInterrupt), t.open_run("mine", CONFIG, tmp_path):
         raise KeyboardInterrupt
     assert calls.wandb[-1] == ("finish",)
 

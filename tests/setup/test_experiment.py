@@ -8,7 +8,7 @@ import torch
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.rounds.engine import begin, rounds
-from fedfault.runs.read import read
+from fedfault.runs.read import read_run
 from fedfault.session import start as session
 from fedfault.session.progress import Progress
 from fedfault.setup.experiment import centralise, prepare
@@ -62,15 +62,15 @@ def test_the_rows_of_central_training_are_those_of_the_clients_in_order(task):
 def test_a_central_run_is_resumed_and_reported_like_any_other(tmp_path):
     words = ["federation.centralised=true", "experiment_name=central"]
     whole = start(tmp_path, *words)
-    before = whole.records()
+    before = whole.read_records()
     for t in (2, 3):
         for suffix in (".json", ".safetensors"):
             (whole.checkpoints / f"round-{t:05d}{suffix}").unlink()
     again = session.resume(whole.path, Progress(quiet=True))
-    assert [r.scores for r in again.records()] == [r.scores for r in before]
+    assert [r.scores for r in again.read_records()] == [r.scores for r in before]
     page = (whole.path / "report.html").read_text()
     assert "All training data were in one place" in page
-    assert read(whole.path).trained(again.records()[-1]) == [None]
+    assert read_run(whole.path).topics_trained(again.read_records()[-1]) == [None]
 
 
 def test_the_preview_of_central_training_says_so():

@@ -97,9 +97,9 @@ def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, monke
     assert mitigate.mitigate(small(tmp_path), quiet=True) == 0
     root = tmp_path / "quickstart-mitigation"
     runs = {path.name.partition("-")[0]: RunFolder.open(path) for path in (root / "runs").iterdir()}
-    steps = {arm: sum(c.steps for r in run.records() for c in r.clients) for arm, run in runs.items()}
+    steps = {arm: sum(c.steps for r in run.read_records() for c in r.clients) for arm, run in runs.items()}
     assert steps == dict.fromkeys(("vanilla", "clusters", "ifca", "local", "central"), 8)  # two rounds, clients, steps
-    ends = {arm: {n: s.loss for n, s in run.records()[-1].scores.items()} for arm, run in runs.items()}
+    ends = {arm: {n: s.loss for n, s in run.read_records()[-1].scores.items()} for arm, run in runs.items()}
     assert {n: ends["clusters"][n] for n in ends["vanilla"]} == ends["vanilla"]
     assert json.loads((runs["clusters"].path / "clusters.json").read_text())["sentence"] == ALIKE.sentence
     page = (root / "report.md").read_text()
@@ -119,7 +119,7 @@ def test_a_finished_run_stands_for_the_vanilla_one(tmp_path, monkeypatch, plans)
     mitigate.mitigate(loaded, known=known, quiet=True)
     (copied,) = (tmp_path / "quickstart-mitigation/runs").iterdir()
     assert copied.name.startswith("vanilla-seed0-")
-    assert RunFolder.open(copied).records() == run.records()
+    assert RunFolder.open(copied).read_records() == run.read_records()
     assert mitigate.adopt_run(plans[0], run) is None  # it is there
     other = start(tmp_path, *SHORT, "training.lr=0.1", "experiment_name=other")
     assert mitigate.adopt_run(plans[0], other) is None

@@ -98,7 +98,7 @@ def draw_clients(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
 
 def _draw_lines(c: Comparison, paired: list[int], units: list[str], theme: Theme, narrow: bool) -> Figure:
     first = {k: a for i in paired for k, (a, _) in c.pairs[i - 1].clients.losses.items()}
-    topic = {k: c.runs[0].dominant(int(k)) or "" for k in units}
+    topic = {k: c.runs[0].dominant_topic(int(k)) or "" for k in units}
     units = sorted(units, key=lambda k: (topic[k], first[k]), reverse=True)
     room = _measure_room(1 + len(paired), narrow)
     fig = canvas(narrow, 1.2 + 0.24 * len(units) + room / 72)

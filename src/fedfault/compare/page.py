@@ -14,7 +14,7 @@ from fedfault.compare.pairs import Comparison
 from fedfault.compare.tables import tabulate_pairs, tabulate_runs, transpose
 from fedfault.errors import UserError
 from fedfault.report.words import Table
-from fedfault.runs.read import read
+from fedfault.runs.read import read_run
 from fedfault.storage import write_atomically
 
 MOST = 8  # runs: colours and markers that can be told apart
@@ -53,7 +53,7 @@ def compare(folders: Sequence[Path], out: Path | None = None, argv: Sequence[str
     runs, more than eight, the same one twice, a folder that is no run, and an `out` that exists.
     """
     _check(folders, out)
-    runs = tuple(read(folder) for folder in folders)
+    runs = tuple(read_run(folder) for folder in folders)
     called = [run.name for run in runs]
     names = [n if called.count(n) == 1 else str(run.folder) for n, run in zip(called, runs, strict=True)]
     found = Comparison(runs, tuple(names))

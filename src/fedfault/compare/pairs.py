@@ -63,7 +63,7 @@ def pair_runs(first: RunData, other: RunData) -> RunPair:
 def _pair_scores(a: RunData, b: RunData, prefix: str, same: tuple[str, ...]) -> Paired:
     if why := _explain_apart(a, b, same):
         return Paired(why_not=why)
-    names = [n for n in a.names(prefix) if n in set(b.names(prefix))]
+    names = [n for n in a.score_names(prefix) if n in set(b.score_names(prefix))]
     losses = {n.removeprefix(prefix): (a.losses(n)[1][-1], b.losses(n)[1][-1]) for n in names}
     if not losses:
         return Paired(why_not="they were not scored in both runs")

@@ -103,7 +103,7 @@ def _last_metric(run: RunData) -> str:
 
 
 def _worst(run: RunData) -> str:
-    last = {n.removeprefix("client/"): run.losses(n)[1][-1] for n in run.names("client/")}
+    last = {n.removeprefix("client/"): run.losses(n)[1][-1] for n in run.score_names("client/")}
     if not last:
         return NOTHING
     if broken := [k for k, loss in last.items() if not math.isfinite(loss)]:

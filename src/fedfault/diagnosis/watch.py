@@ -54,9 +54,9 @@ def diagnose_run(folder: Path, wanted: str | None = None) -> str:
 
     Needs no torch. Raises `UserError` if the folder is not a run or the calibration does not fit.
     """
-    from fedfault.runs.read import read
+    from fedfault.runs.read import read_run
 
-    run = read(folder)
+    run = read_run(folder)
     watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted)
     findings, found = watch.write_findings(folder, run.records), watch.judge(run.records)
     write_json(folder / "metrics.json", {**run.metrics, "verdict": found})

@@ -27,7 +27,7 @@ from fedfault.runs.files import find_status
 from fedfault.runs.folder import RunFolder
 from fedfault.session.claim import locate_run
 from fedfault.session.progress import Progress
-from fedfault.session.start import start
+from fedfault.session.start import start_run
 from fedfault.setup.equipment import client_precisions
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.tasks.delegating import DelegatingTask
@@ -42,25 +42,25 @@ HANDOVER = 60.0  # seconds within which a ServerApp notices that its SuperLink w
 def serve(
     grid: Grid, loaded: Loaded, progress: Progress, *, overwrite: bool = False, argv: Sequence[str] = ()
 ) -> RunFolder:
-    """A run over the nodes of a grid, to its end; one of this very configuration that was stopped goes on."""
+    """Make a run over the nodes of a grid, to its end; one of this very configuration that was stopped goes on."""
     path = locate_run(loaded.experiment)
     before: Sequence[RoundRecord] = []
     if find_status(path) is not None:
-        await_former(RunFolder(path), progress)
-        before = [] if overwrite else RunFolder(path).records()
+        await_former_server(RunFolder(path), progress)
+        before = [] if overwrite else RunFolder(path).read_records()
 
     def ready(exp: Experiment, say: Say) -> Prepared:
-        return connected(grid, say, prepare(exp, say), before)
+        return connect_nodes(grid, say, prepare(exp, say), before)
 
-    return start(loaded, progress, overwrite=overwrite, argv=argv, ready=ready)
+    return start_run(loaded, progress, overwrite=overwrite, argv=argv, ready=ready)
 
 
-def await_former(folder: RunFolder, progress: Progress) -> None:
+def await_former_server(folder: RunFolder, progress: Progress) -> None:
     """Wait until a ServerApp that outlives its SuperLink lets go of the run. `UserError` if it does not in time."""
     end, told = time.monotonic() + HANDOVER, False
     while True:
         try:
-            with folder.locked():
+            with folder.lock():
                 return
         except UserError:
             if time.monotonic() > end:
@@ -71,8 +71,8 @@ def await_former(folder: RunFolder, progress: Progress) -> None:
         time.sleep(POLL)
 
 
-def connected(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord]) -> Prepared:
-    """The experiment with the nodes of a grid in the place of its clients; `records` of the run so far.
+def connect_nodes(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord]) -> Prepared:
+    """Return the experiment with the nodes of a grid in the place of its clients; `records` of the run so far.
 
     Waits until every client has joined, at most flower.join_seconds, then goes on with those that have if they are
     flower.min_clients at least. Raises `UserError` otherwise, or where the federation needs what no server has.
@@ -81,27 +81,27 @@ def connected(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundRecord])
     check_remote(exp, fed)
     nodes = Nodes(
         grid,
-        run=run_id(exp),
+        run=identify_run(exp),
         about=facts(p),
-        experiment=_told(p).model_dump_json(),
+        experiment=_name_classes(p).model_dump_json(),
         deadline=exp.flower.deadline,
         min_clients=exp.flower.min_clients,
         max_update_norm=exp.flower.max_update_norm,
         say=say,
         used={r.round: [c.client for c in r.clients if c.weight > 0] for r in records},
     )
-    join(nodes, fed.total_clients, exp.flower.join_seconds)
+    await_clients(nodes, fed.total_clients, exp.flower.join_seconds)
     if nodes.own:
         check_sites(exp, fed)
     probes = {name: probe for name, probe in fed.probes.items() if not probe.gradients}
     task = ReportedTask(fed.task, nodes)
-    hardware = None if fed.hardware is None else at_work(fed.hardware, fed.work, nodes)
+    hardware = None if fed.hardware is None else count_own_work(fed.hardware, fed.work, nodes)
     fed = replace(fed, task=task, remote=nodes, memory_elsewhere=True, probes=probes, hardware=hardware)
     return replace(p, federation=fed, data_elsewhere=nodes.own)
 
 
-def _told(p: Prepared) -> Experiment:
-    """The experiment as nodes are sent it: with all classes, of which a site may have some."""
+def _name_classes(p: Prepared) -> Experiment:
+    """Return the experiment as nodes are sent it: with the names of all classes, of which a site may have some."""
     exp = p.config
     if exp.data.task_type != "classification":
         return exp
@@ -110,7 +110,7 @@ def _told(p: Prepared) -> Experiment:
 
 
 def check_remote(exp: Experiment, fed: Federation) -> None:
-    """`UserError` for what cannot be done where clients are elsewhere."""
+    """Raise `UserError` for what cannot be done where clients are elsewhere."""
     f, sent = exp.federation, sent_to(fed)
     wrong = {
         "federation.centralised=true has all data in one place": f.centralised,
@@ -131,7 +131,7 @@ def check_remote(exp: Experiment, fed: Federation) -> None:
 
 
 def check_sites(exp: Experiment, fed: Federation) -> None:
-    """`UserError` for what cannot be done where clients have data and models of their own."""
+    """Raise `UserError` for what cannot be done where clients have data and models of their own."""
     chosen = exp.federation.scheduler.name
     if fed.hardware is not None and fed.hardware.scheduler.needs_gain:
         raise UserError(
@@ -145,8 +145,8 @@ def check_sites(exp: Experiment, fed: Federation) -> None:
         )
 
 
-def at_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
-    """The hardware with the work that the clients' own data makes; of who has not joined, what the server took it for."""
+def count_own_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
+    """Return the hardware with the work of the clients' own data; of who has not joined, what the server took it for."""
     steps, tokens = hw.steps.copy(), hw.tokens.copy()
     for k, size in nodes.sizes.items():
         steps[k], times = count_steps(size.examples, work)
@@ -154,7 +154,7 @@ def at_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
     return replace(hw, steps=steps, tokens=tokens)
 
 
-def join(nodes: Nodes, N: int, seconds: float) -> None:
+def await_clients(nodes: Nodes, N: int, seconds: float) -> None:
     """Wait for the clients. Raises `UserError` when too few have come in time."""
     end, events = time.monotonic() + seconds, nodes.greet()
     while len(nodes.ids) < N and time.monotonic() < end:
@@ -168,8 +168,8 @@ def join(nodes: Nodes, N: int, seconds: float) -> None:
         nodes.say(f"have not joined, and take no part in this run: client {missing}")
 
 
-def run_id(exp: Experiment) -> str:
-    """Names what clients keep between rounds: the same for an experiment and its continuation."""
+def identify_run(exp: Experiment) -> str:
+    """Return a name for what clients keep between rounds: the same for an experiment and its continuation."""
     return hashlib.sha256(exp.model_dump_json(exclude={"logging"}).encode()).hexdigest()[:16]
 
 
@@ -195,7 +195,7 @@ class ReportedTask(DelegatingTask):
         return {name: s for name, s in self.inner.evaluate(adapter).items() if not name.startswith("client/")}
 
 
-def server_app() -> ServerApp:
+def make_server_app() -> ServerApp:
     """The ServerApp of a deployment: run-config `config` names the experiment, `settings` are key=value, by blanks."""
     made = ServerApp()
 
@@ -209,4 +209,4 @@ def server_app() -> ServerApp:
     return made
 
 
-app = server_app()
+app = make_server_app()

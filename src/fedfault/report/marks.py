@@ -39,7 +39,7 @@ class Place(NamedTuple):
 def marks(run: RunData, theme: Theme, narrow: bool) -> list[Mark]:
     """What was changed at forks, the first alarm of every detector, and the first suspicion of those without an alarm."""
     found = [Mark(f.round, label(f.change, 27 if narrow else 60), theme.ink, CHANGE) for f in run.forks]
-    for f in run.leading():
+    for f in run.leading_findings():
         colour, style = (theme.alarm, ALARM) if f.level == "alarm" else (theme.muted, SUSPECT)
         found.append(Mark(f.round, label(f.detector.replace("_", " "), 30), colour, style))
     return found

@@ -7,11 +7,9 @@ from typing import Any
 
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import alt, caption
-from fedfault.runs.read import read
+from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
-
-__all__ = ["RunData", "read", "render"]
 
 
 def render(folder: Path | str, dpi: float = 150) -> Path:
@@ -19,7 +17,7 @@ def render(folder: Path | str, dpi: float = 150) -> Path:
 
     Raises UserError if the folder is not a run folder or a file is corrupt; then nothing is written.
     """
-    run = read(folder)
+    run = read_run(folder)
     figures = _figures(run, dpi) if run.records else []
     page = run.folder / "report.html"
     write_atomically(page, _page(run, figures))

@@ -97,17 +97,17 @@ def largest_rise(run: RunData) -> tuple[float, int, str] | None:
 
 
 def _jumps(run: RunData) -> str:
-    if len(run.names("topic/")) < 2 or all(len(run.losses(n)[0]) < 2 for n in run.names("topic/")):
+    if len(run.score_names("topic/")) < 2 or all(len(run.losses(n)[0]) < 2 for n in run.score_names("topic/")):
         return ""
     worst = largest_rise(run)
     if worst is None or worst[0] < 0.01:
-        if not all(math.isfinite(loss) for n in run.names("topic/") for loss in run.losses(n)[1]):
+        if not all(math.isfinite(loss) for n in run.score_names("topic/") for loss in run.losses(n)[1]):
             return ""
         return f"No single topic's loss rose by more than 0.01 {run.short_unit} between two evaluations."
     rise, n, topic = worst
     rounds = run.losses(f"topic/{topic}")[0]
     since = rounds[rounds.index(n) - 1]
-    groups = [run.trained(r) for r in run.records if since < r.round <= n]
+    groups = [run.topics_trained(r) for r in run.records if since < r.round <= n]
     who = ""
     if any(t for group in groups for t in group):
         there = any(topic in group for group in groups)
@@ -133,7 +133,7 @@ def _clients(run: RunData) -> str:
 
 def final_clients(run: RunData) -> dict[int, float]:
     """Held-out loss of each client when it was last measured, where that is finite."""
-    last = {int(n.removeprefix("client/")): run.losses(n)[1][-1] for n in run.names("client/")}
+    last = {int(n.removeprefix("client/")): run.losses(n)[1][-1] for n in run.score_names("client/")}
     return {client: loss for client, loss in last.items() if math.isfinite(loss)}
 
 

@@ -108,7 +108,7 @@ def _client_row(run: RunData, client: int, rounds: int) -> list[str]:
     gain = start - end if start is not None and end is not None and len(losses) > 1 else None
     return [
         str(client),
-        run.dominant(client) or NOTHING,
+        run.dominant_topic(client) or NOTHING,
         f"{max(held) / sum(held):.0%}" if sum(held) else NOTHING,
         f"{sum(held):,}" if held else NOTHING,
         f"{run.split['tokens'][client]:,}" if held else NOTHING,

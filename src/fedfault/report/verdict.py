@@ -42,7 +42,7 @@ def verdict(run: RunData) -> Verdict | None:
 
 def findings(run: RunData) -> tuple[list[Line], list[Line]]:
     """A line a finding: what every detector has to say, alarms first, and what it said before and after that."""
-    leading = run.leading()
+    leading = run.leading_findings()
     others = sorted((f for f in run.findings if f not in leading), key=lambda f: f.round)
     return [_line(f) for f in leading], [_line(f) for f in others]
 

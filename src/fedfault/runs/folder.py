@@ -63,7 +63,7 @@ class RunFolder:
         return cls(path)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Within the block no other process may write here; the lock dies with its process."""
         try:
             with filelock.FileLock(self.path / ".lock", timeout=0):
@@ -86,14 +86,14 @@ class RunFolder:
             f.flush()
             os.fsync(f.fileno())
 
-    def records(self) -> list[RoundRecord]:
+    def read_records(self) -> list[RoundRecord]:
         """Return all records; a last line cut short by a kill is left out. Raises `UserError` for other damage."""
         return read_records(self.path / "rounds.jsonl")[0]
 
     def rewind(self, round: int) -> list[RoundRecord]:
         """Drop the records and checkpoints after `round`; all records for round 0. Returns those that are left."""
-        self._delete(t for t in self.kept() if t > round)
-        kept = [r for r in self.records() if r.round <= round and round > 0]
+        self._delete(t for t in self.list_checkpoints() if t > round)
+        kept = [r for r in self.read_records() if r.round <= round and round > 0]
         self.write_records("rounds.jsonl", kept)
         return kept
 
@@ -122,7 +122,7 @@ class RunFolder:
         }
         write_atomically(self.checkpoints / f"{name}.safetensors", data)
         write_atomically(self.checkpoints / f"{name}.json", json.dumps(about))
-        old = [] if keep == "all" else self.kept()[:-keep]
+        old = [] if keep == "all" else self.list_checkpoints()[:-keep]
         self._delete(t for t in old if t not in (0, best))
 
     def _delete(self, rounds: Iterable[int]) -> None:
@@ -130,13 +130,13 @@ class RunFolder:
             for suffix in (".json", ".safetensors"):
                 (self.checkpoints / f"round-{t:05d}{suffix}").unlink(missing_ok=True)
 
-    def kept(self) -> list[int]:
-        """The rounds that have a checkpoint, in order."""
+    def list_checkpoints(self) -> list[int]:
+        """Return the rounds that have a checkpoint, in order."""
         names = [re.fullmatch(r"round-(\d+)\.json", p.name) for p in self.checkpoints.glob("*.json")]
         return sorted(int(m[1]) for m in names if m)
 
     def load(self, layout: Layout, device: Any, round: int | None = None) -> tuple[State, list[str]]:
-        """The checkpoint of a round, or else the newest whole one with a warning for each damaged one passed over.
+        """Return the checkpoint of a round, or else the newest whole one with a warning for each damaged one passed over.
 
         Raises `UserError` when there is none or none that is whole, or when it belongs to a model with other trainable
         sites.
@@ -144,7 +144,7 @@ class RunFolder:
         if round is not None:
             return self._load_named(round, layout, device), []
         warnings: list[str] = []
-        for t in reversed(self.kept()):
+        for t in reversed(self.list_checkpoints()):
             try:
                 return self._load(t, layout, device), warnings
             except (OSError, ValueError, KeyError, TypeError) as e:
@@ -152,19 +152,20 @@ class RunFolder:
         damaged = "; ".join(warnings) or "there is none"
         raise UserError(f"no whole checkpoint in {self.checkpoints}: {damaged}. Start again with --overwrite")
 
-    def check_kept(self, round: int) -> None:
-        """`UserError` with the rounds that have a checkpoint, if this one has none."""
-        if round not in (kept := self.kept()):
+    def check_checkpoint(self, round: int) -> None:
+        """Raise `UserError` with the rounds that have a checkpoint, if this one has none."""
+        if round not in (kept := self.list_checkpoints()):
             raise UserError(
-                f"{self.path} has no checkpoint of round {round}; there are {_listed(kept)} (logging.keep_checkpoints)"
+                f"{self.path} has no checkpoint of round {round}; there are {_format_rounds(kept)} "
+                "(logging.keep_checkpoints)"
             )
 
     def _load_named(self, round: int, layout: Layout, device: Any) -> State:
-        self.check_kept(round)
+        self.check_checkpoint(round)
         try:
             return self._load(round, layout, device)
         except (OSError, ValueError, KeyError, TypeError) as e:
-            others = _listed([t for t in self.kept() if t != round])
+            others = _format_rounds([t for t in self.list_checkpoints() if t != round])
             raise UserError(
                 f"the checkpoint of round {round} in {self.path} is damaged ({e}); besides it there are {others}"
             ) from e
@@ -195,11 +196,11 @@ class RunFolder:
         return State(**fields)
 
     def write_clients(self, records: Sequence[RoundRecord]) -> None:
-        """clients.parquet: one row per (round, client), those included of whom nothing arrived; probes are columns."""
+        """Write clients.parquet: a row for each round and client, also where nothing arrived; probes are columns."""
         import pyarrow
         import pyarrow.parquet
 
-        rows = [{"round": r.round, **row} for r in records for row in _by_client(r)]
+        rows = [{"round": r.round, **row} for r in records for row in _list_clients(r)]
         names = dict.fromkeys(name for row in rows for name in row)
         rows = [{name: row.get(name) for name in names} for row in rows]
         file = io.BytesIO()
@@ -207,8 +208,8 @@ class RunFolder:
         write_atomically(self.path / "clients.parquet", file.getvalue())
 
 
-def _by_client(record: RoundRecord) -> list[dict[str, Any]]:
-    """What a round says of each client, by name: how its turn went where that is simulated, then what it did."""
+def _list_clients(record: RoundRecord) -> list[dict[str, Any]]:
+    """Return a row for each client of a round: how its turn went where that is simulated, then what it did."""
     rows: dict[int, dict[str, Any]] = {turn.client: dataclasses.asdict(turn) for turn in record.turns}
     for client in record.clients:
         did = dataclasses.asdict(client)
@@ -216,10 +217,10 @@ def _by_client(record: RoundRecord) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _listed(rounds: Sequence[int]) -> str:
-    """Rounds as a reader says them.
+def _format_rounds(rounds: Sequence[int]) -> str:
+    """Return rounds as a reader says them.
 
-    >>> _listed([0, 4, 5, 6, 9])
+    >>> _format_rounds([0, 4, 5, 6, 9])
     'those of rounds 0, 4 to 6, 9'
     """
     runs: list[list[int]] = []

@@ -11,12 +11,12 @@ from fedfault.measures.punctuality import bytes_per_client_round, elapsed_second
 from fedfault.records import Records, RoundRecord, bits_per_byte
 
 
-def summary(
+def summarise_run(
     records: Records,
     bytes_per_token: Mapping[str, float] | None = None,
     target: tuple[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Scores at the start, at the end and in the best round, fairness, what was given back, and what it cost.
+    """Return what metrics.json says: scores at the start, the end and the best round, fairness, forgetting, cost.
 
     `clock` is there where hardware is simulated; fairness is over all clients that have texts of their own, drawn or not.
 
@@ -27,21 +27,21 @@ def summary(
     out: dict[str, Any] = {"rounds": records[-1].round if records else 0}
     if scored:
         first, last = scored[0], scored[-1]
-        out["initial"] = _scores(first, bytes_per_token or {})
-        out["final"] = _scores(last, bytes_per_token or {})
+        out["initial"] = _collect_scores(first, bytes_per_token or {})
+        out["final"] = _collect_scores(last, bytes_per_token or {})
         if (best := find_best_round(records)) is not None:
             out["best"] = {"round": best, "loss": next(r for r in records if r.round == best).scores["validation"].loss}
         if "general" in last.scores:
             out["forgetting"] = last.scores["general"].loss - first.scores["general"].loss
-        if spread := _fairness(first, last):
+        if spread := _measure_fairness(first, last):
             out["fairness"] = spread
         if topics := [name for name in last.scores if name.startswith("topic/")]:
-            out["backward_transfer"] = {name: _given_back(records, name) for name in topics}
+            out["backward_transfer"] = {name: _measure_backward_transfer(records, name) for name in topics}
     if target is not None:
-        out["time_to_target"] = _time_to_target(records, *target)
+        out["time_to_target"] = _find_time_to_target(records, *target)
     if clock := punctuality(records):
         out["clock"] = clock
-    return {**out, **_cost(records)}
+    return {**out, **_sum_cost(records)}
 
 
 def find_best_round(records: Sequence[RoundRecord]) -> int | None:
@@ -51,7 +51,7 @@ def find_best_round(records: Sequence[RoundRecord]) -> int | None:
     return min(finite_ones)[1] if finite_ones else None
 
 
-def _scores(record: RoundRecord, bytes_per_token: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def _collect_scores(record: RoundRecord, bytes_per_token: Mapping[str, float]) -> dict[str, dict[str, float]]:
     labelled = any(s.metrics for s in record.scores.values())
     return {
         name: {"loss": s.loss, **(s.metrics if labelled else {"perplexity": s.perplexity}), "tokens": s.tokens}
@@ -60,8 +60,8 @@ def _scores(record: RoundRecord, bytes_per_token: Mapping[str, float]) -> dict[s
     }
 
 
-def _time_to_target(records: Records, metric: str, value: float) -> dict[str, Any]:
-    """The first round in which the metric reaches the value, and the seconds until then; neither if it never does.
+def _find_time_to_target(records: Records, metric: str, value: float) -> dict[str, Any]:
+    """Return the first round in which the metric reaches the value, and the seconds until then; neither if it never does.
 
     `seconds` are those of this machine, `simulated_seconds` those of the simulated hardware where there is any.
     """
@@ -76,8 +76,8 @@ def _time_to_target(records: Records, metric: str, value: float) -> dict[str, An
     return out
 
 
-def _fairness(first: RoundRecord, last: RoundRecord) -> dict[str, dict[str, float]]:
-    """The clients' losses at the end, and their gains since the start."""
+def _measure_fairness(first: RoundRecord, last: RoundRecord) -> dict[str, dict[str, float]]:
+    """Return how unequal the clients' losses are at the end, and their gains since the start."""
     names = [name for name in last.scores if name.startswith("client/") and name in first.scores]
     losses = [last.scores[name].loss for name in names]
     gains = [first.scores[name].loss - last.scores[name].loss for name in names]
@@ -85,11 +85,11 @@ def _fairness(first: RoundRecord, last: RoundRecord) -> dict[str, dict[str, floa
     return {name: spread for name, spread in found.items() if spread}
 
 
-def _given_back(records: Records, name: str) -> float:
+def _measure_backward_transfer(records: Records, name: str) -> float:
     return backward_transfer([r.scores[name].loss for r in records if name in r.scores])[-1]
 
 
-def _cost(records: Records) -> dict[str, Any]:
+def _sum_cost(records: Records) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     for r in records:
         for part, spent in r.seconds.items():

@@ -1,4 +1,4 @@
-"""Reading a run folder; reading it checks it."""
+"""Read a whole run folder as `RunData`, and check it while reading. Needs no torch."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from fedfault.runs.recorded import Fork, RunData
 STATES = ("healthy", "degraded", "failed")  # that a verdict can say
 
 
-def read(folder: Path | str) -> RunData:
-    """Read a run folder: `config.yaml` and `rounds.jsonl`, which a run of no rounds may lack, and what else is there.
+def read_run(folder: Path | str) -> RunData:
+    """Return the run of a folder: its `config.yaml`, `rounds.jsonl` (absent before the first round), and what else is there.
 
     Raises UserError if the folder is not a run folder or a file is corrupt.
     """
     folder = Path(folder)
-    unknown = (
-        ["manifest.json is missing: what made this run is not known."] if check_run(folder) == "incomplete" else []
-    )
+    complete = check_run(folder) != "incomplete"
     records, notes = read_records(folder / "rounds.jsonl")
-    manifest = _mapping(folder / "manifest.json")
+    if not complete:
+        notes = ["manifest.json is missing: what made this run is not known.", *notes]
+    manifest = _read_mapping(folder / "manifest.json")
     return RunData(
         folder=folder,
         records=tuple(records),
         config=read_config(folder),
         manifest=manifest,
-        split=_split(folder / "split.json"),
-        heterogeneity=_mapping(folder / "heterogeneity.json"),
-        clusters=_mapping(folder / "clusters.json"),
-        metrics=_metrics(folder / "metrics.json"),
+        split=_read_split(folder / "split.json"),
+        heterogeneity=_read_mapping(folder / "heterogeneity.json"),
+        clusters=_read_mapping(folder / "clusters.json"),
+        metrics=_read_metrics(folder / "metrics.json"),
         findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
-        forks=_forks(folder, manifest),
-        notes=(*unknown, *notes),
+        forks=_read_forks(folder, manifest),
+        notes=tuple(notes),
     )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration of a run as plain values, with today's names; `UserError` if the file is corrupt."""
-    return name_components(_mapping(folder / "config.yaml"))
+    """Return the configuration of a run as plain values, with today's names. Raises `UserError` if it is corrupt."""
+    return name_components(_read_mapping(folder / "config.yaml"))
 
 
-def _forks(folder: Path, manifest: Mapping[str, Any]) -> tuple[Fork, ...]:
-    """The parent of a forked run and the courses that it gave up, as manifest.json names them."""
+def _read_forks(folder: Path, manifest: Mapping[str, Any]) -> tuple[Fork, ...]:
+    """Return the parent of a forked run and the courses that it gave up, as manifest.json names them."""
     try:
         parent, past = manifest.get("parent"), manifest.get("abandoned") or ()
-        found = [_fork(folder, "parent", parent["round"], parent, "parent.jsonl")] if parent else []
-        return (*found, *(_fork(folder, "given up", p["to"], p, p["records"]) for p in past))
+        found = [_read_fork(folder, "parent", parent["round"], parent, "parent.jsonl")] if parent else []
+        return (*found, *(_read_fork(folder, "given up", p["to"], p, p["records"]) for p in past))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder / 'manifest.json'} is corrupt: parent should hold run, round and changes, and every item of "
@@ -61,23 +61,23 @@ def _forks(folder: Path, manifest: Mapping[str, Any]) -> tuple[Fork, ...]:
         ) from error
 
 
-def _fork(folder: Path, name: str, round: int, about: Mapping[str, Any], records: str) -> Fork:
+def _read_fork(folder: Path, name: str, round: int, about: Mapping[str, Any], records: str) -> Fork:
     changes = {key: (old, new) for key, (old, new) in about["changes"].items()}
     return Fork(
         name, int(round), changes, tuple(read_records(folder / Path(records).name)[0]), str(about.get("run", ""))
     )
 
 
-def _metrics(path: Path) -> dict[str, Any]:
-    metrics = _mapping(path)
+def _read_metrics(path: Path) -> dict[str, Any]:
+    metrics = _read_mapping(path)
     verdict = metrics.get("verdict")
     if verdict is not None and not (isinstance(verdict, dict) and verdict.get("state") in STATES):
         raise UserError(f"{path} is corrupt: the state of the verdict should be one of {', '.join(STATES)}")
     return metrics
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file that holds keys and values; empty when there is no file."""
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML or JSON file; none when there is no file."""
     if not path.is_file():
         return {}
     if path.suffix != ".yaml":
@@ -91,8 +91,8 @@ def _mapping(path: Path) -> dict[str, Any]:
     return value
 
 
-def _split(path: Path) -> dict[str, Any]:
-    split = _mapping(path)
+def _read_split(path: Path) -> dict[str, Any]:
+    split = _read_mapping(path)
     if not split:
         return {}
     topics, clients, tokens = (split.get(key) for key in ("topics", "clients", "tokens"))

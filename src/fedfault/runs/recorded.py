@@ -1,4 +1,4 @@
-"""What a run folder holds, as plain values."""
+"""One recorded run as plain values: what reports, comparisons and studies ask of it. Needs no torch."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ class Fork:
 
     @property
     def change(self) -> str:
-        """What this run does differently: `training.lr 0.003 → 0.001`."""
+        """The settings that this run changes, in words: `training.lr 0.003 → 0.001`."""
         changes = self.changes.items()
-        return ", ".join(f"{key} {_shown(old)} → {_shown(new)}" for key, (old, new) in changes) or "nothing changed"
+        return (
+            ", ".join(f"{key} {_format_value(old)} → {_format_value(new)}" for key, (old, new) in changes)
+            or "nothing changed"
+        )
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,14 @@ class RunData:
     @cached_property
     def topics(self) -> tuple[str, ...]:
         """Topics in the order of the split, then any that only have scores."""
-        scored = [name.removeprefix("topic/") for name in self.names("topic/")]
+        scored = [name.removeprefix("topic/") for name in self.score_names("topic/")]
         return tuple(dict.fromkeys([*self.split.get("topics", ()), *scored]))
 
     @cached_property
     def num_clients(self) -> int:
         """Clients of the split; without a split, as far as the records know."""
         seen = [c.client for r in self.records for c in r.clients] + [t.client for r in self.records for t in r.turns]
-        scored = [int(name.removeprefix("client/")) for name in self.names("client/")]
+        scored = [int(name.removeprefix("client/")) for name in self.score_names("client/")]
         return max([len(self.split.get("clients", ())), *(i + 1 for i in seen + scored)])
 
     @cached_property
@@ -108,8 +111,8 @@ class RunData:
         short = self.rounds_planned is not None and self.rounds_done < self.rounds_planned
         return bool(self.records) and not short and self.manifest.get("status", "finished") == "finished"
 
-    def leading(self) -> list[Finding]:
-        """One finding a detector, alarms first: its first alarm, or its first suspicion if it never raised one."""
+    def leading_findings(self) -> list[Finding]:
+        """Return one finding a detector, alarms first: its first alarm, or its first suspicion if it never raised one."""
         by_weight = sorted(self.findings, key=lambda f: (f.level != "alarm", f.round))
         first: dict[str, Finding] = {}
         for finding in by_weight:
@@ -117,7 +120,7 @@ class RunData:
         return list(first.values())
 
     def setting(self, *path: str) -> Any:
-        """A value of the configuration by its path; None where it is absent."""
+        """Return a value of the configuration by its path; None where it is absent."""
         value: Any = self.config
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -130,45 +133,45 @@ class RunData:
 
     @property
     def unit(self) -> str:
-        """Of losses, in full."""
+        """The unit of this run's losses, in full."""
         return UNITS.get(self.setting("data", "task_type"), ("nats per token", "nats"))[0]
 
     @property
     def short_unit(self) -> str:
-        """Of losses, beside a number."""
+        """The unit of this run's losses, as it stands beside a number."""
         return UNITS.get(self.setting("data", "task_type"), ("nats per token", "nats"))[1]
 
     @property
     def targets(self) -> str:
-        """What is predicted: tokens or examples."""
+        """The word for what is predicted: tokens or examples."""
         return "examples" if self.labelled else "tokens"
 
     @property
     def metrics_measured(self) -> list[str]:
-        """Metrics of labels, the one that the configuration puts first before the others."""
+        """The metrics of labels that were measured, first the one that the configuration names."""
         found = list(
             dict.fromkeys(m for r in self.records if "validation" in r.scores for m in r.scores["validation"].metrics)
         )
         return sorted(found, key=lambda m: m != self.setting("evaluation", "metric"))
 
     def metric(self, name: str, metric: str) -> tuple[list[int], list[float]]:
-        """Rounds in which a score had the metric, and its value."""
+        """Return the rounds in which a score had the metric, and its values there."""
         found = [(r.round, r.scores[name].metrics) for r in self.records if name in r.scores]
         return [n for n, m in found if metric in m], [m[metric] for _, m in found if metric in m]
 
-    def names(self, prefix: str) -> list[str]:
-        """Score names that begin with the prefix, in order of appearance."""
+    def score_names(self, prefix: str) -> list[str]:
+        """Return the names of scores that begin with the prefix, in order of appearance."""
         return list(dict.fromkeys(n for r in self.records for n in r.scores if n.startswith(prefix)))
 
     def losses(self, name: str) -> tuple[list[int], list[float]]:
-        """Rounds in which the score was measured, and its loss in `unit`."""
+        """Return the rounds in which the score was measured, and its losses there in `unit`."""
         measured = [(r.round, r.scores[name].loss) for r in self.records if name in r.scores]
         return [n for n, _ in measured], [loss for _, loss in measured]
 
     def gains(self) -> list[tuple[int, dict[int, float]]]:
-        """Rounds after round 0, and what each client has gained since: its held-out loss then minus now, where known."""
+        """Return for each round after round 0 what each client has gained: its held-out loss then minus now."""
         start = self.records[0].scores if self.records and self.records[0].round == 0 else {}
-        names = [n for n in self.names("client/") if n in start]
+        names = [n for n in self.score_names("client/") if n in start]
         rows = [
             (
                 r.round,
@@ -178,47 +181,47 @@ class RunData:
         ]
         return [(n, row) for n, row in rows if row]
 
-    def dominant(self, client: int) -> str | None:
-        """The topic that most of the client's documents belong to; None when the split does not say."""
+    def dominant_topic(self, client: int) -> str | None:
+        """Return the topic that most of the client's documents belong to; None when the split does not say."""
         rows = self.split.get("clients", ())
         if client >= len(rows) or not sum(rows[client]):
             return None
         return str(self.split["topics"][max(range(len(rows[client])), key=rows[client].__getitem__)])
 
-    def trained(self, record: RoundRecord) -> list[str | None]:
-        """The dominant topic of each client that trained in the round; None for the one who has all data."""
-        return [None if self.centralised else self.dominant(c.client) for c in record.clients]
+    def topics_trained(self, record: RoundRecord) -> list[str | None]:
+        """Return the dominant topic of each client that trained in the round; None for the one who has all data."""
+        return [None if self.centralised else self.dominant_topic(c.client) for c in record.clients]
 
     def probe(self, name: str) -> tuple[list[int], list[float]]:
-        """Rounds in which the probe was taken, and its value; JSON has no NaN, so null stands for it."""
+        """Return the rounds in which the probe was taken, and its values there; JSON has no NaN, so null stands for it."""
         taken: list[tuple[int, float | None]] = [(r.round, r.probes[name]) for r in self.records if name in r.probes]
         return [n for n, _ in taken], [math.nan if value is None else value for _, value in taken]
 
     def ratio(self, over: str, under: str) -> tuple[list[int], list[float]]:
-        """Rounds in which both probes were taken and the second is above zero, and their ratio."""
+        """Return the rounds in which both probes were taken and the second is above zero, and their ratios there."""
         both = [(r.round, r.probes[over], r.probes[under]) for r in self.records if {over, under} <= set(r.probes)]
         return [n for n, _, u in both if u > 0], [o / u for _, o, u in both if u > 0]
 
-    def pooled(self, over: str, under: str) -> tuple[list[int], list[float]]:
-        """The same of their sums over the rounds so far, in which the noise of single rounds averages out."""
+    def pooled_ratio(self, over: str, under: str) -> tuple[list[int], list[float]]:
+        """Return as `ratio` does the ratios of their sums over the rounds so far: noise averages out."""
         both = [(r.round, r.probes[over], r.probes[under]) for r in self.records if {over, under} <= set(r.probes)]
         sums = zip(accumulate(o for _, o, _ in both), accumulate(u for _, _, u in both), strict=True)
         found = [(n, o / u) for (n, _, _), (o, u) in zip(both, sums, strict=True) if u > 0]
         return [n for n, _ in found], [value for _, value in found]
 
     def rises(self, name: str) -> list[tuple[float, int]]:
-        """By how much the loss rose from one evaluation to the next, and in which round; falls are left out."""
+        """Return by how much the loss rose from one evaluation to the next, and in which round; falls are left out."""
         rounds, losses = self.losses(name)
         steps = [(b - a, n) for a, b, n in zip(losses, losses[1:], rounds[1:], strict=False)]
         return [(rise, n) for rise, n in steps if math.isfinite(rise) and rise > 0]
 
 
 def seconds_by_part(record: RoundRecord) -> dict[str, float]:
-    """Seconds of a round, with those of all probes together as `probes`."""
+    """Return the seconds of a round by part, with those of all probes together as `probes`."""
     probes = sum(s for part, s in record.seconds.items() if part.startswith("probe/"))
     parts = {part: s for part, s in record.seconds.items() if not part.startswith("probe/")}
     return parts | ({"probes": probes} if probes else {})
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -81,7 +81,7 @@ def make_run_folder(folder: Path, *, overwrite: bool = False) -> RunFolder:
     """Make the empty folder of a new run, in the place of an old one if asked. Raises `UserError` as `check_new_run`."""
     check_new_run(folder, overwrite=overwrite)
     if folder.is_dir() and any(folder.iterdir()):
-        with RunFolder(folder).locked():
+        with RunFolder(folder).lock():
             shutil.rmtree(folder)
     return RunFolder.create(folder)
 

@@ -49,7 +49,7 @@ class ForkPlan:
     path: Path
 
 
-def fork(
+def fork_run(
     path: Path,
     round: int,
     overrides: Sequence[str],
@@ -73,12 +73,12 @@ def fork(
     check_not_moved(plan.parent, before, prepared.federation)
     saved, _ = plan.parent.load(prepared.federation.task.layout, prepared.model.device, round)
     state, notes = carry_over(prepared.federation, saved, plan.since)
-    for line in [*(f"note: {n}" for n in notes), _describe(plan, prepared)]:
+    for line in [*(f"note: {n}" for n in notes), _describe_fork(plan, prepared)]:
         progress.say(line)
     manifest = make_manifest(prepared, argv, [*plan.loaded.notes, *notes])
     manifest["parent"] = {"run": str(plan.parent.path.resolve()), "round": round, "changes": plan.changed}
     folder = make_run_folder(plan.path, overwrite=overwrite)
-    with folder.locked():
+    with folder.lock():
         _write_past(folder, plan, prepared, state, progress)
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
         folder.write_json("manifest.json", manifest)  # last: a folder with a manifest can be resumed
@@ -88,7 +88,7 @@ def fork(
 
 def _plan_fork(path: Path, round: int, overrides: Sequence[str], overwrite: bool) -> ForkPlan:
     parent = RunFolder.open(path)
-    parent.check_kept(round)
+    parent.check_checkpoint(round)
     config = parent.path / "config.yaml"
     given = {word.partition("=")[0].strip() for word in overrides}
     made, before = (_find_past_settings(parent, until) for until in (round - 1, round))
@@ -142,7 +142,7 @@ def _find_place(parent: RunFolder, loaded: Loaded, given: Collection[str], overw
     return replace(loaded, experiment=exp, resolved=exp.model_dump())
 
 
-def _describe(plan: ForkPlan, p: Prepared) -> str:
+def _describe_fork(plan: ForkPlan, p: Prepared) -> str:
     """Return what the fork is, in a line."""
     parent, first, last = plan.parent.path, plan.round + 1, p.federation.num_rounds
     rounds = f"rounds {first} to {last}" if first < last else f"round {first}"
@@ -155,7 +155,7 @@ def _describe(plan: ForkPlan, p: Prepared) -> str:
 def _write_past(folder: RunFolder, plan: ForkPlan, p: Prepared, state: State, progress: Progress) -> None:
     """Write what the fork has from its parent, so that it can be read and resumed like any run."""
     write_atomically(folder.path / "config.yaml", dump(plan.loaded.resolved))
-    records = plan.parent.records()
+    records = plan.parent.read_records()
     folder.write_records("parent.jsonl", records)
     folder.write_records("rounds.jsonl", [r for r in records if r.round <= plan.round])
     folder.write_json("split.json", p.split.to_json())

@@ -27,12 +27,12 @@ class Progress:
         self.task = TaskID(0)
 
     def say(self, line: str) -> None:
-        """One line of text, no markup."""
+        """Print one line of text, in which nothing is markup."""
         self.console.print(Text(line))
 
     @contextlib.contextmanager
-    def rounds(self, total: int, before: Sequence[RoundRecord]) -> Iterator[None]:
-        """Within the block, `show` reports the rounds of one run; `before` are those of an earlier start."""
+    def track_rounds(self, total: int, before: Sequence[RoundRecord]) -> Iterator[None]:
+        """Within the block, `show_round` reports the rounds of one run; `before` are those of an earlier start."""
         self.total, self.done = total, max((r.round for r in before), default=0)
         self.first, self.started = self.done, time.monotonic()
         if not self.console.is_terminal or self.quiet:
@@ -48,10 +48,10 @@ class Progress:
             self.task = self.bar.add_task("round 0", total=total, completed=self.done, numbers="evaluating the base")
             yield
 
-    def show(self, record: RoundRecord) -> None:
-        """One finished round: loss, perplexity, speed and the time that the rest will take."""
+    def show_round(self, record: RoundRecord) -> None:
+        """Print a finished round: loss, metrics or perplexity, speed, the time that the rest will take, and its events."""
         self.done = record.round
-        line = self._numbers(record)
+        line = self._format_round(record)
         if self.bar is not None:
             self.bar.update(
                 self.task, completed=record.round, description=f"round {record.round}/{self.total}", numbers=line
@@ -61,7 +61,7 @@ class Progress:
         for event in record.events:
             self.say(f"round {record.round}: {event}")
 
-    def _numbers(self, record: RoundRecord) -> str:
+    def _format_round(self, record: RoundRecord) -> str:
         parts = []
         if (score := record.scores.get("validation")) is not None:
             metrics = [f"{name} {value:.3f}" for name, value in score.metrics.items()]
@@ -72,16 +72,17 @@ class Progress:
         if self.done > self.first:
             left = (time.monotonic() - self.started) / (self.done - self.first) * (self.total - self.done)
             parts.append(
-                f"ETA {duration(left)}"
+                f"ETA {format_duration(left)}"
                 if self.done < self.total
-                else f"took {duration(time.monotonic() - self.started)}"
+                else f"took {format_duration(time.monotonic() - self.started)}"
             )
         return "  ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """
-    >>> duration(75)
+def format_duration(seconds: float) -> str:
+    """Return seconds as hours, minutes and seconds.
+
+    >>> format_duration(75)
     '1:15'
     """
     minutes, rest = divmod(round(seconds), 60)

@@ -44,14 +44,14 @@ def roll_back(
     folder: RunFolder, p: Prepared, alarms: Sequence[Finding], manifest: dict[str, Any], progress: Progress
 ) -> tuple[Prepared, State, str] | None:
     """Return the run as it goes on from its best round and a sentence about it; None where there is no remedy left."""
-    records, past = folder.records(), manifest.setdefault("abandoned", [])
+    records, past = folder.read_records(), manifest.setdefault("abandoned", [])
     by = [f.detector for f in alarms]
     answer, nothing = _find_answer(p, by)
     best = find_best_round(records)
     for hindered, why in (
         (len(past) >= MOST, f"it went back {MOST} times already"),
         (not answer, nothing),
-        (best not in folder.kept(), f"the best round, {best}, has no checkpoint in this folder"),
+        (best not in folder.list_checkpoints(), f"the best round, {best}, has no checkpoint in this folder"),
     ):
         if hindered:
             progress.say(f"no way back from this alarm: {why}; the run goes on")

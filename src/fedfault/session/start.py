@@ -25,7 +25,7 @@ from fedfault.storage import write_atomically
 Ready = Callable[[Experiment, Say], Prepared]  # `prepare`, or what lends model and data from run to run
 
 
-def start(
+def start_run(
     loaded: Loaded,
     progress: Progress,
     *,
@@ -45,14 +45,14 @@ def start(
     path = locate_run(loaded.experiment)
     if claim_run(path, loaded, overwrite=overwrite):
         progress.say(f"note: {path} was stopped before its end and goes on; --overwrite would start it again")
-        return resume(path, progress, ready=ready, draw=draw)
+        return resume_run(path, progress, ready=ready, draw=draw)
     Watch(loaded.resolved)  # a calibration that does not fit is refused before anything is written
     for note in loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()
     prepared, found = fill_in_clusters(ready(loaded.experiment, progress.say), progress.say)
     folder = make_run_folder(path, overwrite=overwrite)
-    with folder.locked():
+    with folder.lock():
         write_atomically(folder.path / "config.yaml", dump(loaded.resolved))
         manifest = make_manifest(prepared, argv, loaded.notes) | ({"found": [cluster_setting(found)]} if found else {})
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
@@ -64,13 +64,13 @@ def start(
     return folder
 
 
-def resume(path: Path, progress: Progress, *, ready: Ready = prepare, draw: bool = True) -> RunFolder:
+def resume_run(path: Path, progress: Progress, *, ready: Ready = prepare, draw: bool = True) -> RunFolder:
     """Continue a run from its newest whole checkpoint; a finished run gets back any missing result.
 
     Raises `UserError` when the folder is no run, is damaged, or when its data or model are no longer the same.
     """
     folder = RunFolder.open(path)
-    with folder.locked():
+    with folder.lock():
         manifest = folder.read_json("manifest.json")
         finish_going_back(folder, manifest)
         loaded = load(folder.path / "config.yaml", find_own_settings(manifest))
@@ -79,7 +79,7 @@ def resume(path: Path, progress: Progress, *, ready: Ready = prepare, draw: bool
         fed = prepared.federation
         check_same_inputs(manifest, prepared)
         check_not_moved(folder, manifest, fed)
-        if folder.kept() or "parent" in manifest:  # a fork never starts from the beginning
+        if folder.list_checkpoints() or "parent" in manifest:  # a fork never starts from the beginning
             state, warnings = folder.load(fed.task.layout, prepared.model.device)
         else:
             state, warnings = begin(fed), []  # stopped before the first checkpoint

@@ -51,7 +51,7 @@ class Trackio:
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
         resume = "allow" if folder.exists() else "never"
-        self.run = _trackio(folder).init(
+        self.run = _import_trackio(folder).init(
             project=PROJECT,
             name=name,
             config=dict(config),
@@ -70,8 +70,8 @@ class Trackio:
         self.run.finish()
 
 
-def _trackio(folder: Path) -> Any:
-    """The library, writing to `folder`: it reads TRACKIO_DIR once, when it is imported, so each run imports it anew."""
+def _import_trackio(folder: Path) -> Any:
+    """Import the library so that it writes to `folder`: it reads TRACKIO_DIR once, so that each run imports it anew."""
     if "TRACKIO_DIR" in os.environ:
         return importlib.import_module("trackio")
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,28 +157,28 @@ class Trackers:
         self.running: dict[str, Tracker] = {}
 
     @contextlib.contextmanager
-    def started(self, name: str, config: Mapping[str, Any], folder: Path) -> Iterator[None]:
+    def open_run(self, name: str, config: Mapping[str, Any], folder: Path) -> Iterator[None]:
         """Within the block `log` reports the rounds of the run `name`; everything is written below `folder`."""
         for library in self.names:
-            with self._guarded(library):
-                self.running[library] = _answered(LIBRARIES[library], name, config, folder / library)
+            with self._switch_off_on_error(library):
+                self.running[library] = _call_in_time(LIBRARIES[library], name, config, folder / library)
         try:
             yield
         finally:
             for library, tracker in list(self.running.items()):
-                with self._guarded(library):
-                    _answered(tracker.finish)
+                with self._switch_off_on_error(library):
+                    _call_in_time(tracker.finish)
             self.running.clear()
 
     def log(self, record: RoundRecord) -> None:
         """Tell every tracker the numbers of a round."""
-        found = numbers(record)
+        found = collect_numbers(record)
         for library, tracker in list(self.running.items()):
-            with self._guarded(library):
-                _answered(tracker.log, record.round, found)
+            with self._switch_off_on_error(library):
+                _call_in_time(tracker.log, record.round, found)
 
     @contextlib.contextmanager
-    def _guarded(self, library: str) -> Iterator[None]:
+    def _switch_off_on_error(self, library: str) -> Iterator[None]:
         try:
             yield
         except (Exception, SystemExit) as e:
@@ -189,8 +189,8 @@ class Trackers:
             self.say(f"warning: tracker {library} is switched off ({why}{hint}); training goes on")
 
 
-def _answered(call: Callable[..., Any], *args: Any) -> Any:
-    """What the call returns or raises; `TimeoutError` after `SECONDS`, when its thread is left behind.
+def _call_in_time(call: Callable[..., Any], *args: Any) -> Any:
+    """Return or raise what the call does; raise `TimeoutError` after `SECONDS`, when its thread is left behind.
 
     What libraries print goes nowhere: standard output is for results.
     """
@@ -211,10 +211,10 @@ def _answered(call: Callable[..., Any], *args: Any) -> Any:
     return answer.result()
 
 
-def numbers(record: RoundRecord) -> dict[str, float]:
-    """What trackers are told of a round, by name; what is not finite is left out.
+def collect_numbers(record: RoundRecord) -> dict[str, float]:
+    """Return what trackers are told of a round, by name; numbers that are not finite are left out.
 
-    >>> numbers(RoundRecord(1, probes={"update_norm": 0.5, "cosine": float("nan")}, bytes_up=8))
+    >>> collect_numbers(RoundRecord(1, probes={"update_norm": 0.5, "cosine": float("nan")}, bytes_up=8))
     {'probes/update_norm': 0.5, 'bytes/up': 8.0, 'bytes/down': 0.0}
     """
     found: dict[str, float] = {}

@@ -14,7 +14,7 @@ from fedfault.diagnosis.watch import Watch, describe_finding
 from fedfault.records import Finding, RoundRecord
 from fedfault.rounds.engine import rounds
 from fedfault.runs.folder import RunFolder
-from fedfault.runs.outcome import find_best_round, summary
+from fedfault.runs.outcome import find_best_round, summarise_run
 from fedfault.session.progress import Progress
 from fedfault.session.rollback import roll_back
 from fedfault.session.trackers import Trackers
@@ -35,7 +35,7 @@ def train_to_end(
     watch, trackers = Watch(config), Trackers(p.config.logging.trackers, progress.say)
     manifest.pop("stopped", None)
     events: tuple[str, ...] = ()
-    with trackers.started(p.config.experiment_name, config, folder.path / "trackers"):
+    with trackers.open_run(p.config.experiment_name, config, folder.path / "trackers"):
         while True:
             state, alarms = _train_to_alarm(folder, p, state, progress, watch, trackers, events)
             if not alarms or p.config.federation.on_failure == "stop":
@@ -49,7 +49,7 @@ def train_to_end(
         manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}
         progress.say(f"stopped after round {state.round}, as federation.on_failure=stop asks")
     trained = time.perf_counter()
-    _write_results(folder, p, state, folder.records(), manifest, watch)
+    _write_results(folder, p, state, folder.read_records(), manifest, watch)
     manifest["seconds"]["rounds"] = manifest["seconds"].get("rounds", 0.0) + trained - clock
     manifest["seconds"]["results"] = time.perf_counter() - trained
     manifest["status"] = "stopped" if alarms else "finished"
@@ -74,14 +74,14 @@ def _train_to_alarm(
     `events` are noted in the first round's record.
     """
     records = folder.rewind(state.round)
-    with progress.rounds(p.federation.num_rounds, records):
+    with progress.track_rounds(p.federation.num_rounds, records):
         for after, measured in rounds(p.federation, state):
             record, events = replace(measured, events=(*events, *measured.events)), ()
             folder.append(record)
             records.append(record)
             folder.save(after, p.config.logging.keep_checkpoints, find_best_round(records))
             state = after
-            progress.show(record)
+            progress.show_round(record)
             trackers.log(record)
             found = watch.find_new(records)
             for finding in found:
@@ -101,7 +101,7 @@ def _write_results(
     watch.write_findings(folder.path, records)
     metric, target = p.config.metric, p.config.evaluation.target_score
     aim = None if metric is None or target is None else (metric, target)
-    found = {**summary(records, p.split.bytes_per_token, aim), "verdict": watch.judge(records)}
+    found = {**summarise_run(records, p.split.bytes_per_token, aim), "verdict": watch.judge(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
     labels, traits = list_classes(p.config, p.split.corpus), p.federation.aggregation.traits

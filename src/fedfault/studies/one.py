@@ -15,7 +15,7 @@ from fedfault.errors import UserError
 from fedfault.runs.files import find_status
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
-from fedfault.session.start import start
+from fedfault.session.start import start_run
 from fedfault.setup.experiment import Prepared, prepare
 
 DONE = ("finished", "stopped")  # states of a run that is not repeated
@@ -61,7 +61,7 @@ def execute_run(task: RunTask, lender: Lender) -> RunResult:
     try:
         there = find_status(task.path) in DONE
         if not there:
-            start(task.loaded, Progress(quiet=True), argv=task.argv, ready=lender.prepare, draw=False)
+            start_run(task.loaded, Progress(quiet=True), argv=task.argv, ready=lender.prepare, draw=False)
         state: Literal["there", "finished"] = "there" if there else "finished"
         return RunResult(task.name, state, time.monotonic() - clock, _read_loss(task.path))
     except UserError as e:

@@ -50,7 +50,7 @@ def swing(run: RunData) -> float | None:
 
 def topic_swing(run: RunData) -> float | None:
     """The same of every topic's loss, mean over topics: what the mixture hides when topics take turns."""
-    return _mean_or_bad([step for name in run.names("topic/") for step in _late_steps(run, name)])
+    return _mean_or_bad([step for name in run.score_names("topic/") for step in _late_steps(run, name)])
 
 
 def _late_steps(run: RunData, name: str) -> list[float]:
@@ -72,7 +72,7 @@ def rise(run: RunData) -> float | None:
 
 def client_loss(run: RunData) -> float | None:
     """Held-out loss at the end, mean over the clients, each under the model that it uses."""
-    losses = [run.losses(name)[1][-1] for name in run.names("client/")]
+    losses = [run.losses(name)[1][-1] for name in run.score_names("client/")]
     return _mean_or_bad(losses)
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from fedfault.config.changes import NO_CAUSE
 from fedfault.report.words import NOTHING, Table, duration, many, number
 from fedfault.runs.files import find_status
-from fedfault.runs.read import STATES
-from fedfault.runs.read import read as read_run
+from fedfault.runs.read import STATES, read_run
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, LEAST, mean_interval
 from fedfault.studies.answers import Answer, SeedDifferences, answer_hypotheses

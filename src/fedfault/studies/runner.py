@@ -12,7 +12,7 @@ from fedfault.errors import UserError
 from fedfault.report.words import many
 from fedfault.runs.files import find_status
 from fedfault.session.claim import claim_folder
-from fedfault.session.progress import Progress, duration
+from fedfault.session.progress import Progress, format_duration
 from fedfault.setup.experiment import check_parts
 from fedfault.storage import write_atomically
 from fedfault.studies.one import DONE, Lender, RunResult, RunTask, execute_run
@@ -108,7 +108,8 @@ def _format_result(done: RunResult, number: int, total: int, spent: float) -> st
     """One finished run, and the time that the rest will take."""
     loss = "" if done.state == "failed" else f"  loss {'not finite' if done.loss is None else format(done.loss, '.3f')}"
     told = f"  FAILED: {done.why.splitlines()[0]}" if done.state == "failed" else loss
-    left = f"ETA {duration(spent / number * (total - number))}" if number < total else f"took {duration(spent)}"
+    rest = spent / number * (total - number)
+    left = f"ETA {format_duration(rest)}" if number < total else f"took {format_duration(spent)}"
     return f"run {number}/{total}  {done.name}{told}  {done.seconds:.1f} s  {left}"
 
 

@@ -26,7 +26,7 @@ PERCENTILES = (0, 10, 50, 90, 100)
 @themed
 def clients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     """Held-out loss of the clients: median, the band that holds the middle 80 %, best and worst."""
-    names = run.names("client/")
+    names = run.score_names("client/")
     rows = [(r.round, np.array([r.scores[n].loss for n in names if n in r.scores])) for r in run.records]
     rows = [(n, losses) for n, losses in rows if losses.size]
     if not rows:
@@ -83,7 +83,7 @@ def labels(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
 
 def _own_metric(run: RunData, metric: str) -> list[tuple[int, np.ndarray]]:
     """Rounds, and the metric on each client's own set, where it is defined; nothing for a single client."""
-    names = run.names("client/")
+    names = run.score_names("client/")
     own = [(r.round, [r.scores[n].metrics.get(metric) for n in names if n in r.scores]) for r in run.records]
     rows = [(n, np.array([v for v in values if v is not None])) for n, values in own]
     return [(n, values) for n, values in rows if values.size] if len(names) > 1 else []

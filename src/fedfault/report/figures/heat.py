@@ -122,13 +122,13 @@ def pair_cosines(run: RunData) -> tuple[np.ndarray, list[int]]:
 def _order(run: RunData) -> list[int]:
     """Clients of the same dominant topic next to each other."""
     place = {t: i for i, t in enumerate(run.topics)}
-    return sorted(range(run.num_clients), key=lambda c: (place.get(run.dominant(c) or "", -1), c))
+    return sorted(range(run.num_clients), key=lambda c: (place.get(run.dominant_topic(c) or "", -1), c))
 
 
 def _client_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> list[Tick]:
     """A tick a client; where they are too many, one in the middle of each topic's group."""
     order, limit = _order(run), 9 if narrow else 18
-    topics = [run.dominant(c) or "" for c in order]
+    topics = [run.dominant_topic(c) or "" for c in order]
     if len(order) <= FEW:
         names = [f"{label(t, limit)} {c}".strip() for c, t in zip(order, topics, strict=True)]
         ticks = [(float(i), name, t) for i, (name, t) in enumerate(zip(names, topics, strict=True))]

@@ -40,7 +40,7 @@ def loss_by_topic(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     corpus is a known generator: the entropy of the mixture, which no model can beat. Vertical lines: what detectors found,
     and where the run was forked; the course that it did not take is dashed.
     """
-    names = [n for n in ("validation", *run.names("topic/")) if run.losses(n)[0]]
+    names = [n for n in ("validation", *run.score_names("topic/")) if run.losses(n)[0]]
     if not names:
         return None
     until = max((f.records[-1].round for f in run.forks if f.records), default=0)
@@ -80,7 +80,7 @@ def _topic_lines(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> Ends:
         rounds, losses = run.losses(f"topic/{topic}")
         if not rounds:
             continue
-        there = {r.round for r in run.records if topic in run.trained(r)} if len(run.records) <= MANY else set()
+        there = {r.round for r in run.records if topic in run.topics_trained(r)} if len(run.records) <= MANY else set()
         at = [i for i, n in enumerate(rounds) if n in there]
         style: dict[str, Any] = {"marker": marker, "ms": 4.5, "markevery": at} if at else lone_dot(rounds)
         line(ax, rounds, losses, theme, color=colour, lw=1.4, **style)
@@ -143,9 +143,11 @@ def _strip(ax: Axes, run: RunData, theme: Theme, narrow: bool, until: int) -> No
     cells = np.zeros((cohort, last - first + 1, 4))
     ids = []
     for r in run.records:
-        by_topic = sorted(r.clients, key=lambda c: (order.get(run.dominant(c.client) or "", len(order)), c.client))
+        by_topic = sorted(
+            r.clients, key=lambda c: (order.get(run.dominant_topic(c.client) or "", len(order)), c.client)
+        )
         for row, client in enumerate(c.client for c in by_topic):
-            colour = colours.get(run.dominant(client) or "", theme.grid)
+            colour = colours.get(run.dominant_topic(client) or "", theme.grid)
             cells[row, r.round - first] = to_rgba(colour)
             ids.append((r.round, row, str(client), text_on(colour)))
     extent = (first - 0.5, last + 0.5, -0.5, cohort - 0.5)

@@ -98,7 +98,7 @@ def gradients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
 def drift(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     """Client drift: how gradients differ between clients, and where the update goes beside gradients and the last one."""
     probes = ("drift_between", "drift_within")
-    ratio = [Curve(run.ratio(*probes), 5, "of the round"), Curve(run.pooled(*probes), 1, "so far")]
+    ratio = [Curve(run.ratio(*probes), 5, "of the round"), Curve(run.pooled_ratio(*probes), 1, "so far")]
     against, before = run.probe("gradient_alignment"), run.probe("round_cosine")
     cosine = [Curve(against, 2, "to −gradient"), Curve(before, 3, "to last round")]
     wanted = (
@@ -112,7 +112,7 @@ def drift(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
 def control(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     """Control variates: their error beside none at all, and their length beside the gradients'."""
     probes = ("control_error", "control_spread")
-    error = [Curve(run.ratio(*probes), 5, "of the round"), Curve(run.pooled(*probes), 1, "so far")]
+    error = [Curve(run.ratio(*probes), 5, "of the round"), Curve(run.pooled_ratio(*probes), 1, "so far")]
     wanted = (
         Panel("Error of the control variates", "error / error without", error, 1.0),
         Panel("Their length", r"$\|c_i\|\,/\,\|\nabla f_i\|$", [Curve(run.probe("control_ratio"), 4)], 1.0),
