@@ -36,31 +36,26 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "f" / "file").read_text() == "first"
 
 
-PLAINLY = {
-    "write_text",
-    "write_bytes",
-    "rename",
-    "save_file",
-    "write_table",
-    "savefig",
-}  # a kill leaves a part of the file
+PLAINLY = {"write_text", "write_bytes", "rename", "save_file", "write_table", "savefig"}  # a kill leaves part of a file
+
+
+def writes_plainly(call: ast.Call) -> bool:
+    """Whether a call writes a file, or puts one into its place, by itself."""
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    name, modes = call.func.attr, [str(a.value) for a in call.args if isinstance(a, ast.Constant)]
+    opens = name in ("open", "fdopen") and any(mode[:1] in {"w", "a", "x"} for mode in modes)
+    return name in PLAINLY or opens or ast.unparse(call.func) == "os.replace"
 
 
 def test_whatever_is_written_is_written_by_storage():
-    """Save rounds.jsonl, which is appended to, keys, which must not be there before, and what storage is handed."""
+    """But for rounds.jsonl, which is appended to, keys, which must not be there before, and bytes in memory."""
     found = set()
     for file in Path(fedfault.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-                continue
-            modes = (
-                [a.value for a in node.args if isinstance(a, ast.Constant)]
-                if node.func.attr in ("open", "fdopen")
-                else []
-            )
-            if node.func.attr in PLAINLY or any(str(m)[:1] in "wax" for m in modes):
-                found.add((file.stem, node.func.attr))
-    assert found == {("storage", "open"), ("folder", "open"), ("folder", "write_table"), ("keys", "fdopen")}
+        calls = [n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+        found |= {(file.stem, ast.unparse(call.func).rpartition(".")[2]) for call in calls if writes_plainly(call)}
+    there = {("storage", "open"), ("storage", "replace")}
+    assert found == there | {("folder", "open"), ("folder", "write_table"), ("keys", "fdopen")}
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):

@@ -9,8 +9,8 @@ from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.read import read_run
-from fedfault.session import start as session
 from fedfault.session.progress import Progress
+from fedfault.session.start import resume_run
 from fedfault.setup.experiment import centralise, prepare
 from fedfault.setup.preview import preview
 from fedfault.testing.toys import LowRank, federation
@@ -66,7 +66,7 @@ def test_a_central_run_is_resumed_and_reported_like_any_other(tmp_path):
     for t in (2, 3):
         for suffix in (".json", ".safetensors"):
             (whole.checkpoints / f"round-{t:05d}{suffix}").unlink()
-    again = session.resume(whole.path, Progress(quiet=True))
+    again = resume_run(whole.path, Progress(quiet=True))
     assert [r.scores for r in again.read_records()] == [r.scores for r in before]
     page = (whole.path / "report.html").read_text()
     assert "All training data were in one place" in page

@@ -57,7 +57,7 @@ def serve(
 
 def await_former_server(folder: RunFolder, progress: Progress) -> None:
     """Wait until a ServerApp that outlives its SuperLink lets go of the run. `UserError` if it does not in time."""
-    end, told = time.monotonic() + HANDOVER, False
+    end, announced = time.monotonic() + HANDOVER, False
     while True:
         try:
             with folder.lock():
@@ -65,9 +65,9 @@ def await_former_server(folder: RunFolder, progress: Progress) -> None:
         except UserError:
             if time.monotonic() > end:
                 raise
-        if not told:
+        if not announced:
             progress.say(f"{folder.path} is in use by another process; waiting up to {HANDOVER:g} seconds for its end")
-            told = True
+            announced = True
         time.sleep(POLL)
 
 

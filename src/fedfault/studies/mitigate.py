@@ -8,7 +8,6 @@ results/NAME-mitigation/
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress
 from fedfault.setup.equipment import is_simulated
 from fedfault.setup.experiment import prepare
-from fedfault.storage import write_atomically
+from fedfault.storage import write_atomically, write_folder_atomically
 from fedfault.studies import doors, file, runner
 from fedfault.studies.study import StudyPlan
 
@@ -136,8 +135,8 @@ def make_study(exp: Experiment, clusters: dict[str, Any], num_clusters: int, see
 def _make_plan(study: dict[str, Any], loaded: Loaded, folder: Path) -> StudyPlan:
     """The plan of a study, checked before its folder is claimed: what is refused must leave nothing there."""
     with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "config.yaml").write_text(dump(loaded.resolved), encoding="utf-8")
-        (Path(scratch) / STUDY).write_text(dump(study), encoding="utf-8")
+        write_atomically(Path(scratch) / "config.yaml", dump(loaded.resolved))
+        write_atomically(Path(scratch) / STUDY, dump(study))
         plan = file.load_study(Path(scratch) / STUDY, (), str(folder.parent), doors.format_command())
     runner.check_plan(plan)
     return plan
@@ -150,10 +149,7 @@ def adopt_run(plan: StudyPlan, run: RunFolder) -> str | None:
     for name, loaded in plan.configs.items():
         path = plan.path(name)
         if whole and file.hash_settings(loaded.resolved) == same and not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            scratch = path.with_name(f".{name}.tmp")
-            shutil.rmtree(scratch, ignore_errors=True)
-            shutil.copytree(run.path, scratch)
-            os.replace(scratch, path)  # a copy that is cut short is no run
+            with write_folder_atomically(path) as scratch:  # a copy that is cut short is no run
+                shutil.copytree(run.path, scratch, dirs_exist_ok=True)
             return name
     return None
