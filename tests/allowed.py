@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.registry import build
-from fedfault.setup.experiment import _check_pair
+from fedfault.setup.experiment import check_pair
 
 
 def allowed(algorithm: str, aggregation: str, ranks: list[int] | None = None) -> bool:
@@ -17,7 +17,7 @@ def allowed(algorithm: str, aggregation: str, ranks: list[int] | None = None) ->
     }
     exp = Experiment.model_validate({"federation": parts})
     try:
-        _check_pair(exp, build("algorithm", algorithm), build("aggregation", aggregation))
+        check_pair(exp, build("algorithm", algorithm), build("aggregation", aggregation))
     except UserError:
         return False
     return True

@@ -13,7 +13,7 @@ from fedfault.algorithms.fedavg import fedavg
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.registry import build
-from fedfault.setup.experiment import _check_pair
+from fedfault.setup.experiment import check_pair
 from fedfault.types.algorithm import TRAITS, Aggregation, stands
 
 SOME = ["scaffold", "scaffold_update_space", "feddyn", "ifca", "clustered"]
@@ -59,7 +59,7 @@ def refusal(algorithm: str, aggregation: str, ranks=None, **options) -> str:
     }
     exp = Experiment.model_validate({"federation": parts})
     with pytest.raises(UserError) as e:
-        _check_pair(exp, build("algorithm", algorithm, **options), build("aggregation", aggregation))
+        check_pair(exp, build("algorithm", algorithm, **options), build("aggregation", aggregation))
     return str(e.value)
 
 
@@ -68,7 +68,7 @@ def test_ranks_must_not_fall_either(algorithm):
     exp = Experiment.model_validate({"federation": {"algorithm": {"name": algorithm}}})
     pruning = build("aggregation", "hetlora", weighting="samples")
     with pytest.raises(UserError, match="lowers the ranks of clients while the run goes on, but"):
-        _check_pair(exp, build("algorithm", algorithm), pruning)
+        check_pair(exp, build("algorithm", algorithm), pruning)
 
 
 def test_the_reason_is_given():
@@ -83,7 +83,7 @@ def test_a_scheduler_and_an_aggregation_cannot_both_set_the_ranks():
     chosen = {"aggregation": {"name": "hetlora"}, "scheduler": {"name": "lite", "r_bar": 4.0}}
     exp = Experiment.model_validate({"federation": chosen})
     with pytest.raises(UserError, match="lowers the ranks of its clients itself, so that federation"):
-        _check_pair(exp, build("algorithm", "fedavg"), build("aggregation", "hetlora"))
+        check_pair(exp, build("algorithm", "fedavg"), build("aggregation", "hetlora"))
 
 
 def test_a_shortened_server_step_does_not_go_with_what_belongs_to_the_whole_one():
@@ -112,7 +112,7 @@ def test_a_new_client_keeps_what_the_server_stands():
 def test_silence_is_told_with_the_way_out(aggregation: Aggregation):
     exp = Experiment()
     with pytest.raises(UserError, match=r"the algorithm does not say that it stands this; .* needs @stands\('re|fo"):
-        _check_pair(exp, replace(fedavg(), server=half), aggregation)
+        check_pair(exp, replace(fedavg(), server=half), aggregation)
 
 
 def test_a_reason_stands_above_what_the_server_stands():

@@ -213,10 +213,10 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
-    _check_pair(exp, algorithm, aggregation)
+    check_pair(exp, algorithm, aggregation)
     if f.on_failure == "cluster":  # what an alarm leads to must be possible too
         then = f.model_copy(update={"algorithm": Component(name="clustered")})
-        _check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation)
+        check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation)
     fed = Federation(
         task=task,
         algorithm=algorithm,
@@ -243,10 +243,10 @@ def check_parts(exp: Experiment) -> None:
     equipment.check_equipment(exp)
     f = exp.federation
     algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
-    _check_pair(exp, algorithm, build("aggregation", f.aggregation.name, **f.aggregation.options))
+    check_pair(exp, algorithm, build("aggregation", f.aggregation.name, **f.aggregation.options))
 
 
-def _check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
+def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
     """Refuse an aggregation that does what the algorithm cannot stand, with the reason."""
     for trait in sorted(aggregation.traits):
         if why := algorithm.refusal(trait):
