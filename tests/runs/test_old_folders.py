@@ -59,6 +59,7 @@ def test_it_is_read_with_today_s_names(stopped):
     assert run.setting("federation", "aggregation", "name") == "blockwise"
 
 
+@pytest.mark.slow
 def test_it_is_reported_and_judged(stopped):
     assert "stopped" in render(stopped).read_text()
     assert "healthy" in diagnose_run(stopped)
