@@ -20,6 +20,7 @@ from fedfault.backbones.head import even_slices
 from fedfault.backbones.quantised import dense_weight
 
 CHUNK = 512  # rows: intermediate results stay in cache, and matrix products still run at full rate
+CACHES = ("cache", "past_key_values")  # keywords of earlier keys and values: since transformers 5.24, and before
 SHORT = 256  # tokens up to which whole attention matrices are faster than blockwise attention on a CPU, and small
 
 
@@ -171,13 +172,13 @@ class LeanAttention(nn.Module):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """(N, T, d) -> (N, T, d), and the attention weights (N, H, T, T)."""
         N, T, _ = hidden_states.shape
-        if past_key_values is not None or attention_mask is not None or position_embeddings is None or T > SHORT:
-            return self._as_original(hidden_states, position_embeddings, attention_mask, past_key_values, kwargs)
+        cached = any(kwargs.get(name) is not None for name in CACHES)
+        if cached or attention_mask is not None or position_embeddings is None or T > SHORT:
+            return self._as_original(hidden_states, position_embeddings, attention_mask, kwargs)
         cos, sin = position_embeddings  # (1, T, head_dim)
         q, k, v = (
             m(hidden_states).view(N, T, -1, self.head_dim).transpose(1, 2)
@@ -191,14 +192,12 @@ class LeanAttention(nn.Module):
         out = torch.bmm(weights, v).view(N, H, T, self.head_dim).transpose(1, 2).reshape(N, T, -1)
         return self.o_proj(out), weights.view(N, H, T, T)
 
-    def _as_original(
-        self, hidden: Tensor, around: Any, mask: Any, past: Any, kwargs: Any
-    ) -> tuple[Tensor, Tensor | None]:
+    def _as_original(self, hidden: Tensor, around: Any, mask: Any, kwargs: Any) -> tuple[Tensor, Tensor | None]:
         base = self.original[0]
         for name, child in self.named_children():
             setattr(base, name, child)  # the layers in force, which may carry adapters
         found: tuple[Tensor, Tensor | None] = base(
-            hidden_states=hidden, position_embeddings=around, attention_mask=mask, past_key_values=past, **kwargs
+            hidden_states=hidden, position_embeddings=around, attention_mask=mask, **kwargs
         )
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -9,6 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.lean import CACHES
+
+
+def _name_of_cache(model: Any) -> str:
+    """The keyword by which a model takes, and gives back, the keys and values of earlier tokens."""
+    return next(name for name in CACHES if name in inspect.signature(model.forward).parameters)
 
 
 @torch.no_grad()
@@ -19,10 +26,10 @@ def sample_texts(model: Any, n: int, length: int, separator: int, generator: tor
     text is drawn from the base: no data are needed, and an untrained adapter gives exactly zero.
     """
     ids = torch.full((n, 1), separator)
-    past = None
+    past, cache = None, _name_of_cache(model)
     for _ in range(length):
-        out = model(input_ids=ids[:, -1:].to(model.device), past_key_values=past, use_cache=True)
-        past = out.past_key_values
+        out = model(input_ids=ids[:, -1:].to(model.device), **{cache: past}, use_cache=True)
+        past = getattr(out, cache)
         p = out.logits[:, -1].float().softmax(-1).cpu()
         ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], dim=1)
     return ids
@@ -31,14 +38,15 @@ def sample_texts(model: Any, n: int, length: int, separator: int, generator: tor
 @torch.no_grad()
 def decode_greedily(model: CohortModel, flat: Tensor, prefix: Tensor, length: int) -> Tensor:
     """Take the likeliest next token `length` times under parameters flat (P,): prefix (n, S) -> ids (n, length)."""
-    ids, past = prefix.to(flat.device), None
+    ids, past, body = prefix.to(flat.device), None, model.model.base_model
+    cache = _name_of_cache(body)
     with model.slots.bind(flat[None]):
         W = model.head.weight
         W = W if model.head_site is None else model.slots.full_parameter(model.head_site, tuple(W.shape))[0]
         for _ in range(length):
             new = ids if past is None else ids[:, -1:]
-            out = model.model.base_model(input_ids=new, past_key_values=past, use_cache=True)
-            past = out.past_key_values
+            out = body(input_ids=new, **{cache: past}, use_cache=True)
+            past = getattr(out, cache)
             last = out.last_hidden_state[:, -1]  # (n, d)
             ids = torch.cat([ids, F.linear(last, W.to(last.dtype), model.head.bias).argmax(-1, keepdim=True)], dim=1)
     return ids[:, prefix.shape[1] :]
