@@ -69,6 +69,8 @@ def test_a_central_run_is_resumed_and_reported_like_any_other(tmp_path):
     assert [r.scores for r in again.read_records()] == [r.scores for r in before]
     page = (whole.path / "report.html").read_text()
     assert "All training data were in one place" in page
+    assert not [said for said in ("Traffic", "The cells below", "clients in each") if said in page]
+    assert not (whole.path / "plots/participation.png").exists()
     assert read_run(whole.path).topics_trained(again.read_records()[-1]) == [None]
 
 

@@ -83,7 +83,7 @@ def _format_results(run: RunData) -> list[str]:
         number(forgetting(run), "+.3f"),
         _worst(run),
         *(number(spread.get(p), "+.2f") for p in ("p10", "p50", "p90")),
-        size(moved) if run.records else NOTHING,
+        NOTHING if run.centralised or not run.records else size(moved),
         duration(sum(sum(r.seconds.values()) for r in run.records)) if run.records else NOTHING,
     ]
 

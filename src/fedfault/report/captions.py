@@ -131,6 +131,10 @@ CAPTIONS = {
         "round on this machine, which simulates all clients. Probes: what the figures above were measured with.",
     ),
 }
+CENTRAL = {  # of a run with all data in one place, where it is another text
+    "loss_by_topic": "Thick line: validation loss of the mixture. Thin lines: each topic.",
+    "traffic": "Wall time of each round on this machine. Probes: what the figures above were measured with.",
+}
 MARKED = " Vertical lines: solid, an alarm; dotted, a suspicion."
 FORKED = " Dashed: {other}; the dashed vertical line says from where on, and what this run does differently."
 
@@ -138,6 +142,7 @@ FORKED = " Dashed: {other}; the dashed vertical line says from where on, and wha
 def caption(run: RunData, name: str) -> Caption:
     """The caption of a figure, with what only some runs have."""
     title, text = CAPTIONS[name]
+    text = CENTRAL.get(name, text) if run.centralised else text
     if name == "loss_by_topic":
         text += MARKED if run.findings else ""
         courses = {"parent": "the run that this one was forked from", "given up": "the course that the run gave up"}

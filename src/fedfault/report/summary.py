@@ -186,12 +186,13 @@ def tiles(run: RunData) -> list[Tile]:
     trained = [len(r.clients) for r in run.records if r.clients]
     if trained:
         cohort = str(max(trained)) if min(trained) == max(trained) else f"{min(trained)} to {max(trained)}"
-        found.append(Tile("Rounds", f"{run.rounds_done:,}", f"{cohort} of {many(run.num_clients, 'client')} in each"))
+        who = "all data in one place" if run.centralised else f"{cohort} of {many(run.num_clients, 'client')} in each"
+        found.append(Tile("Rounds", f"{run.rounds_done:,}", who))
         found.append(
             Tile(f"{run.targets.capitalize()} trained on", f"{sum(r.tokens for r in run.records):,}", "all clients")
         )
     up, down = sum(r.bytes_up for r in run.records), sum(r.bytes_down for r in run.records)
-    if up or down:
+    if (up or down) and not run.centralised:
         found.append(Tile("Traffic", size(up + down), f"{size(up)} up, {size(down)} down"))
     parts = [seconds_by_part(r) for r in run.records]
     seconds, probes = sum(sum(p.values()) for p in parts), sum(p.get("probes", 0.0) for p in parts)

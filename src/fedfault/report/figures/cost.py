@@ -16,7 +16,7 @@ from fedfault.runs.recorded import RunData, seconds_by_part
 @themed
 def traffic(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     """What the run cost: bytes over the network since the start, and seconds of each round by part."""
-    moved = any(r.bytes_up or r.bytes_down for r in run.records)
+    moved = not run.centralised and any(r.bytes_up or r.bytes_down for r in run.records)
     timed = any(s for r in run.records for s in r.seconds.values())
     panels = [draw for draw, there in ((_bytes, moved), (_seconds, timed)) if there]
     if not panels:

@@ -24,7 +24,7 @@ Tick = tuple[float, str, str]  # place, label, topic
 def participation(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     """Who trained in which round, coloured by training loss."""
     trained = [r for r in run.records if r.clients]
-    if not trained:
+    if not trained or run.centralised:
         return None
     row = {client: i for i, client in enumerate(_order(run))}
     first, last = 1, trained[-1].round

@@ -47,7 +47,7 @@ def loss_by_topic(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     last = max(until, run.rounds_done)
     found = [m for m in marks(run, theme, narrow) if m.round <= last]
     places = arrange(found, (run.records[0].round, last), 2.4 if narrow else 6.6)
-    cohort = max((len(r.clients) for r in run.records), default=0)
+    cohort = 0 if run.centralised else max((len(r.clients) for r in run.records), default=0)
     strip = min(0.35 + 0.17 * cohort, 1.2) if cohort else 0.0
     fig = canvas(narrow, 3.3 + strip + headroom(places) / 72)
     grid = fig.add_gridspec(2 if cohort else 1, 1, height_ratios=[3.0, strip] if cohort else [1])
