@@ -47,7 +47,7 @@ def instant(monkeypatch):
         folder.write_json("metrics.json", {"final": {"validation": {"loss": 4.0}}})
         folder.write_json("manifest.json", {"status": "finished"})
 
-    monkeypatch.setattr(one, "start", start)
+    monkeypatch.setattr(one, "start_run", start)
     return begun
 
 
@@ -66,7 +66,7 @@ def test_a_task_of_an_array_runs_one_run(plan, instant):
 
 
 def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_path):
-    p, start = plan(), one.start
+    p, start = plan(), one.start_run
 
     def bad(loaded, progress, **more):
         name = loaded.experiment.experiment_name
@@ -76,7 +76,7 @@ def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_pat
             raise ZeroDivisionError("of a bug")
         start(loaded, progress, **more)
 
-    monkeypatch.setattr(one, "start", bad)
+    monkeypatch.setattr(one, "start_run", bad)
     found = runner.run_all(p, QUIET)
     assert states(found) == ["failed", "failed", "finished", "finished"]
     told = runner.format_failures(found)
@@ -85,7 +85,7 @@ def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_pat
     assert "ZeroDivisionError: of a bug" in told
     (trace,) = (p.folder / "failures").iterdir()
     assert "Traceback" in trace.read_text()
-    monkeypatch.setattr(one, "start", start)
+    monkeypatch.setattr(one, "start_run", start)
     assert states(runner.run_all(p, QUIET)) == ["finished", "finished", "there", "there"]
 
 
