@@ -20,11 +20,11 @@ from fedfault.testing.cohorts import CLIENTS, history, permuted, remember, situa
 from fedfault.testing.rules import Subject, expect, rule
 
 KIND = "scheduler"
-FEWEST, MOST, SECONDS = 20, 100, 2.0
+FEWEST, MOST, SECONDS = 20, 100, 0.5
 
 
 def iterate_cases() -> Iterator[int]:
-    """Seeds of made-up cohorts: 100, or as many as two seconds allow and no fewer than 20 where a solver is called."""
+    """Seeds of made-up cohorts: 100, or as many as half a second allows and no fewer than 20 where a solver is called."""
     start = time.process_time()
     for seed in count():
         if seed >= MOST or (seed >= FEWEST and time.process_time() - start > SECONDS):
