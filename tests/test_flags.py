@@ -43,6 +43,10 @@ def test_a_configuration_keeps_its_own_model_and_flags_change_it(ran):
     assert (exp.training.lr, exp.logging.results_dir, exp.data.partition.options["alpha"]) == (1e-3, "there", 0.7)
 
 
+def test_a_flag_that_names_the_partition_of_the_file_keeps_its_alpha(ran):
+    assert ran("--partition", "topic_skew").data.partition.options["alpha"] == 0.1
+
+
 @pytest.mark.parametrize("mode", ["quick", "main", "failure", "compare"])
 def test_every_mode_is_a_study(monkeypatch, mode):
     seen = []

@@ -81,12 +81,35 @@ def test_overrides_win_and_the_last_of_the_same_key_counts(write):
     assert (got.federation.num_rounds, got.training.lr) == (5, 1.0)
 
 
-def test_an_algorithm_by_name_replaces_the_whole_mapping(write):
+@pytest.mark.parametrize(
+    ("section", "name", "option", "value"),
+    [
+        ("federation.algorithm", "fedprox", "mu", 0.5),
+        ("data.partition", "topic_skew", "alpha", 0.1),
+        ("federation.scheduler", "lite", "r_bar", 4.0),
+        ("federation.scheduler", "fixed", "rank", 2),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}={}", "{}.name={}", "{}={{name: {}}}"])
+def test_naming_the_component_that_the_file_names_keeps_its_options(write, section, name, option, value, form):
+    top, own = section.split(".")
+    path = write(f"{top}:\n  {own}: {{name: {name}, {option}: {value}}}\n")
+    for given in ([form.format(section, name)], [form.format(section, name), "seed=3"]):
+        got = load(path, given)
+        assert getattr(getattr(got.experiment, top), own).options[option] == value
+        assert got.notes == ()
+
+
+def test_another_word_for_the_component_that_the_file_names_keeps_its_options(write):
+    got = load(write(DIRICHLET), ["data.partition=dirichlet"])
+    assert got.resolved["data"]["partition"] == {"name": "topic_skew", "alpha": 0.1, "convention": "topic"}
+
+
+def test_naming_another_component_drops_the_options_and_says_so(write):
     path = write("federation: {algorithm: {name: fedprox, mu: 0.5}}\n")
-    same = load(path, ["federation.algorithm=fedprox"]).experiment.federation.algorithm
-    other = load(path, ["federation.algorithm=fedavg"]).experiment.federation.algorithm
-    assert (same.name, same.options) == ("fedprox", {"mu": 0.01})
-    assert (other.name, other.options) == ("fedavg", {})
+    got = load(path, ["federation.algorithm=fedavg"])
+    assert got.resolved["federation"]["algorithm"] == {"name": "fedavg"}
+    assert got.notes == ("x.yaml:1: federation.algorithm.mu: 0.5 is dropped: command line chooses 'fedavg'",)
 
 
 def test_an_option_on_top_of_a_plain_name_makes_a_mapping(write):

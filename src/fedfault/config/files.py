@@ -31,7 +31,6 @@ class Entry:
 
     value: Any
     where: str  # file:line, or "command line"
-    whole: bool = False  # names a component alone: the options that an earlier layer gave it go
     loose: bool = False  # an option given beside its component: unused if the component takes no such option
 
 
@@ -82,7 +81,7 @@ def parse_setting(text: str) -> Layer:
     Raises `UserError` if it is not `key=value`, if a part of the key is empty and if the value is not valid YAML.
 
     >>> parse_setting("data.partition.alpha=1e-1")
-    {('data', 'partition', 'alpha'): Entry(value=0.1, where='command line', whole=False, loose=False)}
+    {('data', 'partition', 'alpha'): Entry(value=0.1, where='command line', loose=False)}
     """
     written, equals, value = text.partition("=")
     key = tuple(part.strip() for part in written.split("."))

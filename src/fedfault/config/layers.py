@@ -77,13 +77,14 @@ def parse_command_line(texts: Sequence[str]) -> Layer:
 def merge_layers(below: Layer, above: Layer) -> tuple[Layer, list[str]]:
     """Merge two layers, of which `above` wins: sections merge, everything else replaces. Also notes on dropped options.
 
-    Naming another component drops the options of the one named before; see also `EXCLUSIVE`.
+    Naming another component drops the options of the one named before, naming the same one keeps them; see also
+    `EXCLUSIVE`.
     """
     out = dict(below)
     notes = []
     for section in CHOOSERS:
         new, old = above.get((*section, "name")), below.get((*section, "name"))
-        if new is None or (old is not None and old.value == new.value and not new.whole):
+        if new is None or (old is not None and old.value == new.value):
             continue
         for key in [key for key in out if key[:2] == section and key[2:] != ("name",) and not out[key].loose]:
             gone = out.pop(key)

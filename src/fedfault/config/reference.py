@@ -51,7 +51,7 @@ LAYERS = """\
 The later layer wins: sections merge key by key, everything else (lists too) replaces. Two rules go beyond that:
 
 * Naming another component drops the options of the one before: after `data.partition.name=iid` the file's `alpha`,
-  which belonged to `topic_skew`, is gone. A component given as a single word always starts from its own defaults.
+  which belonged to `topic_skew`, is gone. Naming the same component keeps them, as a single word or as a section.
 * Of two keys that exclude each other, the later layer's stays. Both in one layer are an error.
 """
 

@@ -101,9 +101,9 @@ def _translate_key(key: Key) -> tuple[str, Key]:
 
 
 def _expand_name(key: Key, entry: Entry) -> tuple[Key, Entry]:
-    """Turn `algorithm: fedprox` into `algorithm: {name: fedprox}`, which replaces what earlier layers said of it."""
+    """Turn `algorithm: fedprox` into `algorithm: {name: fedprox}`."""
     if key in CHOOSERS and isinstance(entry.value, str):
-        return (*key, "name"), replace(entry, whole=True)
+        return (*key, "name"), entry
     return key, entry
 
 

@@ -6,11 +6,11 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from fedfault.config.files import Entry, Key, Layer, spell_key
-from fedfault.config.shorthand import ALIASES, CHOOSERS
+from fedfault.config.files import Entry, Key, Layer
+from fedfault.config.shorthand import ALIASES
 from fedfault.errors import UserError
 
 ARM = "arm"  # the axis of named arms
@@ -172,15 +172,11 @@ def make_layer(settings: Mapping[str, Any], where: str) -> Layer:
 
 
 def _make_setting(key: str, value: Any, where: str) -> Layer:
-    """One setting, or all of a section; a section that names a component starts from the component's own defaults."""
+    """One setting, or all of a section."""
     parts: Key = tuple(key.split("."))
     if not isinstance(value, Mapping) or not value:
         return {parts: Entry(value, where)}
     found: Layer = {}
     for name, part in value.items():
         found |= _make_setting(f"{key}.{name}", part, where)
-    for chooser in [
-        k for k in found if parts in CHOOSERS and f"{key}.name" in (spell_key(k), ALIASES.get(spell_key(k)))
-    ]:
-        found[chooser] = replace(found[chooser], whole=True)
     return found
