@@ -1,12 +1,17 @@
-"""The code in the docs runs."""
+"""The docs say what is there: their code runs, their names exist, and what is written from the code is up to date."""
 
+import ast
+import importlib
 import re
+import runpy
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from fedfault import registry
 from fedfault.config.loading import load
+from fedfault.config.schema import Experiment
 from fedfault.registry import build, builders, read_declarations
 from fedfault.setup import equipment
 from fedfault.types.algorithm import Algorithm
@@ -83,3 +88,91 @@ def test_the_page_about_metrics_says_what_every_detector_reads_and_what_a_run_do
 def test_the_page_about_metrics_says_which_detectors_controls_do_not_calibrate():
     theirs = [f"`{name}`" for name in builders("detector") if not build("detector", name).calibrated]
     assert f"(all but {' and '.join(theirs)})" in "\n".join(MEASURED)
+
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "fedfault"
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = [page for page in TEXTS if (ROOT / "docs" / "studies") not in page.parents]  # reports of runs, as they were
+WRITTEN = runpy.run_path(str(ROOT / "scripts" / "write_docs.py"))
+
+
+@pytest.mark.parametrize("page", ["cli", "components"])
+def test_a_page_that_is_written_from_the_code_is_up_to_date(page):
+    assert (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") == WRITTEN[f"build_{page}"](), "run `make docs`"
+
+
+def test_the_map_in_the_readme_is_up_to_date():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == WRITTEN["put_map"](readme, WRITTEN["build_map"]()), "run `make docs`"
+
+
+def test_every_file_has_a_line_in_the_map():
+    found = WRITTEN["build_map"]()
+    for file in SOURCE.rglob("*.py"):
+        name = str(file.relative_to(SOURCE))
+        assert name == "__init__.py" or f"`{name.removesuffix('__init__.py')}`" in found or f"`{name}`" in found, name
+    assert not re.search(r": ?$", found, re.MULTILINE), "a module has no docstring"
+
+
+@pytest.mark.parametrize("flag", sorted(set(re.findall(r'"(--[a-z-]+)"', (SOURCE / "flags.py").read_text("utf-8")))))
+def test_every_flag_of_the_scripts_at_the_root_is_in_the_page_about_the_command_line(flag):
+    assert f"`{flag}" in (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+def test_every_python_file_that_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    shown = re.findall(r"^# (\S+\.py)$", text, re.MULTILINE)  # files that a reader is to write
+    named = set(re.findall(r"[\w./-]*\w\.py\b", text)) - set(shown)
+    bases = (ROOT, SOURCE, page.parent)
+    assert not [name for name in sorted(named) if not any((base / name).is_file() for base in bases)]
+
+
+@cache
+def list_classes() -> dict[str, list[ast.ClassDef]]:
+    found: dict[str, list[ast.ClassDef]] = {}
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(node)
+    return found
+
+
+def has_attribute(node: ast.ClassDef, name: str) -> bool:
+    names = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    names |= {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
+    return name in names
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a class of ours with this attribute, or leads from a room of ours to something."""
+    first, *rest = name.split(".")
+    if first in list_classes():
+        return len(rest) == 1 and any(has_attribute(node, rest[0]) for node in list_classes()[first])
+    thing = importlib.import_module("fedfault")
+    for part in [first, *rest] if first != "fedfault" else rest:
+        if not hasattr(thing, part):
+            try:
+                importlib.import_module(f"{thing.__name__}.{part}")
+            except (ImportError, AttributeError):
+                return False
+        thing = getattr(thing, part)
+    return True
+
+
+ROOMS = {p.name.removesuffix(".py") for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+
+
+def is_setting(name: str) -> bool:
+    """Whether a name like `data.path` is a key of the configuration; `data.split` is a module."""
+    first, second, *_ = name.split(".")
+    return first in Experiment.model_fields and not (SOURCE / first / f"{second}.py").is_file()
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+def test_every_dotted_name_of_ours_in_a_page_exists(page):
+    spans = re.findall(r"`@?((?:\w+\.)+\w+)(?:\([^`]*\))?`", page.read_text(encoding="utf-8"))
+    ours = {s for s in spans if s.split(".")[0] in ROOMS | {"fedfault"} | list_classes().keys() and not is_setting(s)}
+    files = {s for s in ours if (SOURCE / s).exists() or re.search(r"\.(py|parquet|jsonl?|html|yaml|md)$", s)}
+    assert not [name for name in sorted(ours - files) if not resolves(name)]

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports happen inside the commands, so that help answers at once."""
+"""The command line: every command and its options. Imports happen inside commands, so that help answers at once."""
 
 from __future__ import annotations
 

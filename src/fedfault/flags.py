@@ -1,4 +1,4 @@
-"""Flags of the scripts at the root, each of them a setting by another name."""
+"""The flags of `train.py` and `run_experiments.py`, the scripts at the root: each is a setting by another name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Name -> builder. A builder's keyword-only signature is its configuration schema, its help and its row in the docs.
+"""Finds and builds components by name. A builder's keyword-only signature is its schema, its help, its row in the docs.
 
 A component is a function in one of the open folders, found by looking into the folder: there is no list to edit.
 

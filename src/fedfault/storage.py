@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the folder for what can be made again."""
+"""Files that are there whole or not at all (atomic writes), and the cache folder for what can be made again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The size of a message: the bytes that would cross the network for one client."""
+"""Counts bytes: the size of a message as it would cross the network for one client."""
 
 from __future__ import annotations
 

@@ -111,7 +111,8 @@ def test_a_run_waits_for_the_end_of_one_that_outlived_its_superlink(tmp_path, mo
 
 @pytest.mark.slow
 def test_a_run_cannot_move_between_one_process_and_nodes(tmp_path):
-    folder = served(tmp_path)
+    folder = served(tmp_path, argv=["run", "app"], program="flwr")
+    assert folder.read_json("manifest.json")["command"] == "flwr run app"
     with pytest.raises(UserError, match=r"is a run over Flower, .*; continue it with `fedfault flower run`"):
         resume_run(folder.path, Progress(quiet=True))
     with pytest.raises(UserError, match="is a run over Flower"):
@@ -170,3 +171,12 @@ def test_what_sites_cannot_do_is_refused(changes, words):
     with pytest.raises(UserError, match=words):
         check_sites(exp, replace(fed, hardware=hw))
     check_sites(Experiment(), replace(fed, hardware=hardware(Tier("all", 6))))
+
+
+@pytest.mark.parametrize("settings", ["", "seed=1", "model.lora.target_modules='[q, v]' seed=1", 'a="b c"'])
+def test_flower_reads_back_the_command_that_a_manifest_names(settings):
+    from flwr.common.config import parse_config_args
+
+    *words, about = server.write_command("/its/server.yaml", settings)
+    assert words == ["run", "deploy/fedfault-app", "--run-config"]
+    assert parse_config_args([about]) == {"config": "/its/server.yaml", "settings": settings}

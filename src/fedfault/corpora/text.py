@@ -1,4 +1,4 @@
-"""The user's own texts."""
+"""The user's own texts: csv, jsonl, parquet or plain text files."""
 
 from __future__ import annotations
 

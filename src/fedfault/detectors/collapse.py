@@ -1,4 +1,4 @@
-"""The model or its adapter loses dimensions."""
+"""The model or its adapter loses dimensions: `representation_collapse`, `rank_collapse`."""
 
 from __future__ import annotations
 

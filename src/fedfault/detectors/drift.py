@@ -1,4 +1,4 @@
-"""Clients pull in different directions, and the model pays for it."""
+"""Clients pull in different directions, and the model pays for it: `client_drift`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some clients are worse off than before."""
+"""Some clients are worse off than before, or than the others: `negative_transfer`, `fairness_gap`."""
 
 from __future__ import annotations
 

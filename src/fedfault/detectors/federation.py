@@ -1,4 +1,4 @@
-"""What clients send does not arrive."""
+"""What clients send does not arrive: `no_federation`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss hardly falls."""
+"""The loss hardly falls: `slow_convergence`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control variates that make it worse."""
+"""SCAFFOLD's control variates make it worse: `stale_controls`."""
 
 from __future__ import annotations
 

@@ -40,9 +40,18 @@ HANDOVER = 60.0  # seconds within which a ServerApp notices that its SuperLink w
 
 
 def serve(
-    grid: Grid, loaded: Loaded, progress: Progress, *, overwrite: bool = False, argv: Sequence[str] = ()
+    grid: Grid,
+    loaded: Loaded,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    argv: Sequence[str] = (),
+    program: str = "fedfault",
 ) -> RunFolder:
-    """Make a run over the nodes of a grid, to its end; one of this very configuration that was stopped goes on."""
+    """Make a run over the nodes of a grid, to its end; one of this very configuration that was stopped goes on.
+
+    argv and program: the command that the manifest names, as `session.start.start_run` takes them.
+    """
     path = locate_run(loaded.experiment)
     before: Sequence[RoundRecord] = []
     if find_status(path) is not None:
@@ -52,7 +61,7 @@ def serve(
     def ready(exp: Experiment, say: Say) -> Prepared:
         return connect_nodes(grid, say, prepare(exp, say), before)
 
-    return start_run(loaded, progress, overwrite=overwrite, argv=argv, ready=ready)
+    return start_run(loaded, progress, overwrite=overwrite, argv=argv, program=program, ready=ready)
 
 
 def await_former_server(folder: RunFolder, progress: Progress) -> None:
@@ -195,15 +204,30 @@ class ReportedTask(DelegatingTask):
         return {name: s for name, s in self.inner.evaluate(adapter).items() if not name.startswith("client/")}
 
 
+def write_command(config: str, settings: str) -> list[str]:
+    """Write the words after `flwr` that run a deployment with this configuration and these settings again.
+
+    >>> write_command("server.yaml", "seed=1 federation.num_rounds=3")[-1]
+    "config='server.yaml' settings='seed=1 federation.num_rounds=3'"
+    """
+    about = " ".join(f"{key}={_quote(value)}" for key, value in (("config", config), ("settings", settings)))
+    return ["run", "deploy/fedfault-app", "--run-config", about]
+
+
+def _quote(value: str) -> str:
+    """Quote a text as Flower reads it, which knows two signs for it and no escape."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
+
+
 def make_server_app() -> ServerApp:
     """The ServerApp of a deployment: run-config `config` names the experiment, `settings` are key=value, by blanks."""
     made = ServerApp()
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
-        settings = shlex.split(str(context.run_config.get("settings", "")))
-        loaded = load(str(context.run_config["config"]), settings)
-        folder = serve(grid, loaded, Progress(), argv=["flower", "serve", str(context.run_config["config"]), *settings])
+        config, settings = str(context.run_config["config"]), str(context.run_config.get("settings", ""))
+        loaded = load(config, shlex.split(settings))
+        folder = serve(grid, loaded, Progress(), argv=write_command(config, settings), program="flwr")
         print(f"report: {folder.path / 'report.html'}", flush=True)
 
     return made

@@ -1,1 +1,1 @@
-"""Formulas that several rooms use, on plain numbers and arrays."""
+"""Formulas on plain numbers that several rooms use: fairness, scores of labels, skew, spectra, punctuality."""

@@ -1,4 +1,4 @@
-"""What the process needed."""
+"""The peak memory of the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spectrum of the server's adapter."""
+"""The spectrum of the server's adapter: how many directions its weight change uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint as another federation goes on from it: what is kept, and what starts anew."""
+"""Changes a checkpoint so that a federation with other settings can go on from it: what is kept, and what starts anew."""
 
 from __future__ import annotations
 

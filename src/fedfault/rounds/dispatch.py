@@ -1,4 +1,4 @@
-"""Between the round loop and the hardware: what is asked of the clients of a round, and what is learned from it."""
+"""Asks the simulated hardware who trains in a round, with which rank and how far, and tells it what came of it."""
 
 from __future__ import annotations
 

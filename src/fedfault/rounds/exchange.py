@@ -1,4 +1,4 @@
-"""What crosses between the server and the clients of a round: where they start, what they send, what it weighs."""
+"""What crosses between server and clients in a round: where they start, which rows and ranks they get, how many bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a federated run needs, tensors and functions in hand; what its clients are asked, and what they give."""
+"""A run as functions and tensors: who is drawn, the learning rate with its warm-up, the clients' request and result."""
 
 from __future__ import annotations
 
@@ -82,9 +82,8 @@ class Federation:
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
     effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
-    remote: Callable[[Federation, CohortRequest], CohortResult] | None = (
-        None  # does what clients do elsewhere; None: `at_clients`, here
-    )
+    # Does elsewhere what clients do; None: `train_clients` does it here
+    remote: Callable[[Federation, CohortRequest], CohortResult] | None = None
     memory_elsewhere: bool = False  # what clients keep stays with them: `State.clients` is empty
 
     def cohort(self, round: int) -> list[int]:

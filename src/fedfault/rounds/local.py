@@ -1,4 +1,4 @@
-"""Local training of a cohort: the one place where tensors are mutated.
+"""Local training of a cohort, the one place where tensors are mutated: batches, passes, clipping, optimiser steps.
 
 K clients are the rows of one (K, P) matrix under one optimiser. Rows are sorted by their number of steps,
 longest first, so the clients still at work are always a prefix:
@@ -67,7 +67,7 @@ class Passes:
 def count_steps(n: int, work: LocalWork) -> tuple[int, float]:
     """Optimiser steps of a client with n examples in a round, and how many times it goes through them.
 
-    >>> steps_of(10, LocalWork(epochs=2, batch_size=4)), steps_of(10, LocalWork(steps=9, batch_size=4))
+    >>> count_steps(10, LocalWork(epochs=2, batch_size=4)), count_steps(10, LocalWork(steps=9, batch_size=4))
     ((6, 2.0), (9, 3.0))
     """
     per_epoch = -(-n // work.batch_size)

@@ -25,8 +25,11 @@ from fedfault.setup.experiment import Prepared, describe_sources
 VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
-def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
-    """Return the manifest of a run that begins now: versions, commit, machine, command, model and corpus."""
+def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str], program: str = "fedfault") -> dict[str, Any]:
+    """Return the manifest of a run that begins now: versions, commit, machine, command, model and corpus.
+
+    The command is `program` with the words `argv`.
+    """
     import torch
 
     return {
@@ -40,7 +43,7 @@ def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str]) -> dic
         "threads": torch.get_num_threads(),
         "processes": this_process().count,
         "precision": p.backbone.precision,
-        "command": shlex.join(["fedfault", *argv]),
+        "command": shlex.join([program, *argv]),
         "argv": list(argv),
         "seed": p.config.seed,
         "over_flower": p.federation.memory_elsewhere,

@@ -32,14 +32,16 @@ def start_run(
     overwrite: bool = False,
     named: bool = True,
     argv: Sequence[str] = (),
+    program: str = "fedfault",
     ready: Ready = prepare,
     draw: bool = True,
 ) -> RunFolder:
     """Run an experiment, or continue it where it was stopped. Returns its folder, finished; `draw` makes the report, too.
 
     Only a run of the very same configuration is continued. Unless the run is `named` by the user, a run of the same
-    name but another configuration is left alone and this one is called NAME-2, NAME-3 and so on. Raises `UserError`
-    before anything is written when the folder is taken or the experiment cannot be prepared.
+    name but another configuration is left alone and this one is called NAME-2, NAME-3 and so on. The manifest names the
+    command that makes the run: `program` with the words `argv`. Raises `UserError` before anything is written when the
+    folder is taken or the experiment cannot be prepared.
     """
     loaded = loaded if named else choose_free_name(loaded, overwrite, progress.say)
     path = locate_run(loaded.experiment)
@@ -54,7 +56,8 @@ def start_run(
     folder = make_run_folder(path, overwrite=overwrite)
     with folder.lock():
         write_atomically(folder.path / "config.yaml", dump(loaded.resolved))
-        manifest = make_manifest(prepared, argv, loaded.notes) | ({"found": [cluster_setting(found)]} if found else {})
+        manifest = make_manifest(prepared, argv, loaded.notes, program)
+        manifest |= {"found": [cluster_setting(found)]} if found else {}
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
         folder.write_json("manifest.json", manifest)
         if found:

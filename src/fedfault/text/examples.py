@@ -1,4 +1,4 @@
-"""Labelled texts as rows of tokens of unequal length, and how a pair of sentences becomes one row.
+"""Labelled texts as rows of tokens: pairs of sentences become one row, and rows are cut at `model.max_length`.
 
 a model's own special tokens   [CLS] it rains [SEP] it is wet [SEP]
 a decoder                      <sep> it rains \\n it is wet                   the line break belongs to the second sentence

@@ -1,4 +1,4 @@
-"""From the tokens of documents to blocks of one length.
+"""Packs the tokens of documents into blocks of one length, `model.max_length`.
 
     documents   [5 6 7] [8 9]         separator 0, length 4
     stream      0 5 6 7 0 8 9 0
