@@ -51,7 +51,8 @@ def test_a_component_may_be_named_by_an_alias_in_a_grid(write):
     assert alias.study == named.study
     assert alias.configs == named.configs
     (skewed, *_) = alias.configs.values()
-    assert skewed.experiment.data.partition.options["convention"] == "per_client"  # its own default, not the file's
+    assert skewed.experiment.data.partition.options["alpha"] == 0.1
+    assert skewed.experiment.data.partition.options["convention"] == "balanced"  # the file's, as on the command line
 
 
 def test_names_follow_from_the_settings_alone(write):
