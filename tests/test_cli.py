@@ -88,7 +88,7 @@ def test_run_prints_plain_progress_and_where_the_report_is(fedfault, tmp_path):
 
 @pytest.mark.slow
 def test_a_fork_is_compared_with_its_parent(fedfault, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     monkeypatch.chdir(tmp_path)
     assert fedfault("run", "-q", *SMALL, "federation.num_rounds=2")[0] == 0
     status, out, err = fedfault("fork", "results/quickstart", "--round", "1", "training.lr=0.1")

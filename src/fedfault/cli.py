@@ -179,9 +179,9 @@ def check(
 @app.command()
 def report(run: RunPath) -> None:
     """Write report.html and the plots of a run again."""
-    from fedfault.report.render import render
+    from fedfault.report.render import render_report
 
-    typer.echo(f"report: {render(run)}")
+    typer.echo(f"report: {render_report(run)}")
 
 
 @app.command()

@@ -142,7 +142,7 @@ def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, mon
     from fedfault.session.start import start_run
     from fedfault.setup.experiment import prepare
 
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     small = [
         "federation.total_clients=3", "federation.num_rounds=2", "federation.participation_rate=1.0",
         "training.local_steps=2", "training.batch_size=2", "model.max_length=16", "data.max_samples=60",

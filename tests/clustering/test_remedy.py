@@ -32,7 +32,7 @@ SHORT = ["federation.num_rounds=2", "evaluation.general=none"]
 
 @pytest.fixture(autouse=True)
 def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 def small(folder, *words):

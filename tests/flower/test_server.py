@@ -34,7 +34,7 @@ from small import SMALL
 
 @pytest.fixture(autouse=True)
 def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 def loaded(folder, *changes):

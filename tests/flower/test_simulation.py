@@ -60,7 +60,7 @@ def test_flowers_simulation_gives_the_adapters_of_one_process(tmp_path, monkeypa
         command, env={**os.environ, **home, **path}, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     for name, run in RUNS.items():
         here = start_run(load("quickstart", [*changes, *run, f"experiment_name={name}"]), Progress(quiet=True))
         mine, theirs = (load_file(tmp_path / n / "adapter/adapter_model.safetensors") for n in (name, f"{name}-there"))

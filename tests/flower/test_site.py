@@ -42,7 +42,7 @@ def write(folder, topics, n):
 @pytest.mark.slow
 def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_path, monkeypatch):
     """To the numbers of one process with the same three clients: a class has the same number everywhere."""
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     files = [
         write(tmp_path / f"site{k}", topics, 8 + k) for k, topics in enumerate([["sea"], ["number", "sea"], ["animal"]])
     ]

@@ -106,7 +106,7 @@ def test_each_process_trains_its_part(runs):
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_process_that_is_killed_ends_the_job_and_torchrun_resumes_it_to_the_same_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     settings = [*LONG, f"logging.results_dir={tmp_path}", "federation.algorithm=scaffold"]
     first, second = started("-m", "fedfault", "run", "quickstart", *settings, "experiment_name=two")
     rounds_file = tmp_path / "two/rounds.jsonl"

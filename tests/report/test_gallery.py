@@ -10,7 +10,7 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
 
 from fedfault.report import gallery
-from fedfault.report.draw import png, svg
+from fedfault.report.draw import render_png, render_svg
 from fedfault.report.theme import DARK, LIGHT
 from fedfault.runs.recorded import Fork, RunData
 from handmade import clocked, finding, make, turn
@@ -97,12 +97,12 @@ def test_a_figure_has_the_colours_of_its_theme_and_fits_a_phone(theme):
     figure = gallery.FIGURES["general"](usual(), theme, narrow=True)
     assert figure.get_figwidth() == 4.0
     assert to_hex(figure.get_facecolor()) == theme.surface
-    assert theme.palette[1] in svg(figure)
-    assert png(figure, dpi=20).startswith(b"\x89PNG")
+    assert theme.palette[1] in render_svg(figure)
+    assert render_png(figure, dpi=20).startswith(b"\x89PNG")
 
 
 def test_the_same_run_gives_the_same_picture():
-    assert svg(gallery.FIGURES["general"](usual())) == svg(gallery.FIGURES["general"](usual()))
+    assert render_svg(gallery.FIGURES["general"](usual())) == render_svg(gallery.FIGURES["general"](usual()))
 
 
 def test_figures_leave_pyplot_and_its_settings_alone():
@@ -113,5 +113,5 @@ def test_figures_leave_pyplot_and_its_settings_alone():
 
 
 def test_a_file_is_written_whole(tmp_path):
-    gallery.write(gallery.FIGURES["general"](usual()), tmp_path / "general.png", dpi=20)
+    gallery.write_png(gallery.FIGURES["general"](usual()), tmp_path / "general.png", dpi=20)
     assert [p.name for p in tmp_path.iterdir()] == ["general.png"]

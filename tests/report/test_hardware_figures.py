@@ -9,8 +9,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from fedfault.report import gallery
-from fedfault.report.figures.clock import clock, gantt
-from fedfault.report.figures.tiers import client_ranks
+from fedfault.report.figures.clock import draw_clock, draw_gantt
+from fedfault.report.figures.tiers import draw_client_ranks
 from fedfault.report.theme import DARK, LIGHT
 from handmade import client, clocked, make, turn
 
@@ -61,7 +61,7 @@ def test_every_run_is_drawn_within_a_narrow_figure(run):
 
 
 def test_a_cell_is_the_rank_of_a_client_that_was_drawn():
-    image = client_ranks(RUNS["usual"]()).axes[0].images[0]
+    image = draw_client_ranks(RUNS["usual"]()).axes[0].images[0]
     no = np.nan
     # clients 0 to 3; 2 was left out of round 3
     expected = [[8, no, no], [no, 6, no], [2, no, no], [4, 2, 2]]
@@ -71,7 +71,7 @@ def test_a_cell_is_the_rank_of_a_client_that_was_drawn():
 
 
 def test_a_sign_says_who_was_not_done():
-    ax = client_ranks(RUNS["usual"]()).axes[0]
+    ax = draw_client_ranks(RUNS["usual"]()).axes[0]
     signs = {
         (x, y): m.get_marker() for m in ax.lines if m.get_marker() != "None" for x, y in np.transpose(m.get_data())
     }
@@ -81,7 +81,7 @@ def test_a_sign_says_who_was_not_done():
 
 
 def test_where_cells_are_too_small_for_signs_they_are_painted():
-    ranks, painted = client_ranks(RUNS["long"]()).axes[0].images
+    ranks, painted = draw_client_ranks(RUNS["long"]()).axes[0].images
     assert to_hex(painted.get_array()[3, 0]) == LIGHT.palette[4]
     assert not painted.get_array()[:3].any()
     assert ranks.get_array().shape == (4, 200)
@@ -89,9 +89,9 @@ def test_where_cells_are_too_small_for_signs_they_are_painted():
 
 def test_clients_stand_by_tier_and_the_first_of_each_has_its_name():
     run = clocked([[turn(0, "slow", 2), turn(1, "fast", 4), turn(2, "slow", 4)]], clients=3)
-    assert {"slow 0", "2", "fast 1"} <= set(texts(client_ranks(run)))
-    assert [t.get_text() for t in client_ranks(run).axes[0].get_yticklabels()] == ["slow 0", "2", "fast 1"]
-    many = client_ranks(RUNS["crowd"]()).axes[0]
+    assert {"slow 0", "2", "fast 1"} <= set(texts(draw_client_ranks(run)))
+    assert [t.get_text() for t in draw_client_ranks(run).axes[0].get_yticklabels()] == ["slow 0", "2", "fast 1"]
+    many = draw_client_ranks(RUNS["crowd"]()).axes[0]
     assert [t.get_text() for t in many.get_yticklabels()] == ["fast (34)", "middle (33)", "slow (33)"]
 
 
@@ -104,22 +104,22 @@ def test_a_client_that_was_never_drawn_has_the_tier_of_the_configuration():
 
 
 def test_equal_ranks_of_which_all_were_done_need_no_figure():
-    assert client_ranks(clocked([[turn(0), turn(1)]])) is None
-    assert client_ranks(make()) is None
-    assert client_ranks(clocked([[turn(0), turn(1, fate="late", seconds=3.0)]])) is not None
+    assert draw_client_ranks(clocked([[turn(0), turn(1)]])) is None
+    assert draw_client_ranks(make()) is None
+    assert draw_client_ranks(clocked([[turn(0), turn(1, fate="late", seconds=3.0)]])) is not None
 
 
 def test_unequal_ranks_are_shown_without_simulated_hardware_too():
     run = make(rounds=1)
     trained = (replace(client(0), rank=4), replace(client(1), rank=8))
     run = replace(run, records=(run.records[0], replace(run.records[1], clients=trained)))
-    assert client_ranks(run).axes[0].images[0].get_array()[:2, 0].tolist() == [4, 8]
-    assert gantt(run) is None
-    assert clock(run) is None
+    assert draw_client_ranks(run).axes[0].images[0].get_array()[:2, 0].tolist() == [4, 8]
+    assert draw_gantt(run) is None
+    assert draw_clock(run) is None
 
 
 def test_bars_are_download_training_and_upload_one_after_another():
-    figure = gantt(RUNS["usual"]())
+    figure = draw_gantt(RUNS["usual"]())
     # round 1 lasts to the deadline of 2 s as the slowest, round 2 is 1.5 s; round 3 stops at 0.24 + 0.84 + 0.48 = 1.56 s
     assert [title(ax) for ax in figure.axes] == ["Round 1: first, slowest", "Round 3: median"]
     bars = [(b.get_y() + b.get_height() / 2, b.get_x(), b.get_width()) for b in figure.axes[0].patches]
@@ -138,7 +138,7 @@ def test_bars_are_download_training_and_upload_one_after_another():
 
 def test_of_rounds_that_are_equally_long_the_slowest_has_the_most_work_left():
     rounds = [[turn(0, fate="dropped", seconds=s), turn(1, "b")] for s in (3.0, 9.0, 4.0)]
-    assert [title(ax) for ax in gantt(clocked(rounds)).axes] == [
+    assert [title(ax) for ax in draw_gantt(clocked(rounds)).axes] == [
         "Round 1: first",
         "Round 2: slowest",
         "Round 3: median",
@@ -146,22 +146,22 @@ def test_of_rounds_that_are_equally_long_the_slowest_has_the_most_work_left():
 
 
 def test_equal_hardware_without_a_deadline_needs_no_gantt_chart():
-    assert gantt(clocked([[turn(0, rank=4), turn(1)]], deadline=None)) is None
-    assert gantt(clocked([[turn(0, rank=4), turn(1, "slow")]], deadline=None)) is not None
+    assert draw_gantt(clocked([[turn(0, rank=4), turn(1)]], deadline=None)) is None
+    assert draw_gantt(clocked([[turn(0, rank=4), turn(1, "slow")]], deadline=None)) is not None
     switched_off = clocked(TURNS[1:2])
     about = {"deadline": {"enabled": False, "seconds": 2.0}}
     assert replace(switched_off, config=about).deadline is None
 
 
 def test_of_many_clients_the_slowest_are_shown():
-    ax = gantt(RUNS["beyond_a_panel"]()).axes[0]
+    ax = draw_gantt(RUNS["beyond_a_panel"]()).axes[0]
     widths = [b.get_width() for b in ax.patches[:100]]  # download: a tenth of 0.50, ..., 1.49 s, tier by tier
     np.testing.assert_allclose(sorted(widths), np.arange(50, 150) / 1000)
     assert ax.get_ylabel() == "the 100 slowest clients"
 
 
 def test_the_score_stands_at_the_simulated_second_in_which_it_was_reached():
-    score, length, prompt, regret = clock(RUNS["usual"]()).axes
+    score, length, prompt, regret = draw_clock(RUNS["usual"]()).axes
     (line,) = score.lines
     np.testing.assert_allclose(line.get_xdata(), [0.0, 2.0, 3.5, 5.06])
     np.testing.assert_allclose(line.get_ydata(), [4.1, 4.0, 3.9, 3.8])
@@ -172,15 +172,15 @@ def test_the_score_stands_at_the_simulated_second_in_which_it_was_reached():
 
 
 def test_compliance_is_shown_where_somebody_could_be_late_and_only_of_rounds_with_work():
-    assert len(clock(clocked(TURNS[1:2], deadline=None)).axes) == 3
-    prompt = clock(clocked([TURNS[1], [turn(0, fate="excluded")], TURNS[0]])).axes[2]
+    assert len(draw_clock(clocked(TURNS[1:2], deadline=None)).axes) == 3
+    prompt = draw_clock(clocked([TURNS[1], [turn(0, fate="excluded")], TURNS[0]])).axes[2]
     assert list(prompt.lines[-1].get_xdata()) == [1, 3]
 
 
 def test_a_target_is_a_line_at_the_metric():
     run = RUNS["labels"]()
-    score = clock(replace(run, config={**run.config, "evaluation": {"target_score": 0.7}})).axes[0]
+    score = draw_clock(replace(run, config={**run.config, "evaluation": {"target_score": 0.7}})).axes[0]
     np.testing.assert_allclose(score.lines[0].get_ydata(), [0.5, 0.75, 1 - 0.5 / 3, 0.875])  # accuracy
     assert list(score.lines[1].get_ydata()) == [0.7, 0.7]
     assert "target" in [t.get_text() for t in score.texts]
-    assert len(clock(run).axes[0].lines) == 1
+    assert len(draw_clock(run).axes[0].lines) == 1

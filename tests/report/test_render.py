@@ -12,7 +12,7 @@ import pytest
 from fedfault.records import RoundRecord, Score
 from fedfault.report import gallery
 from fedfault.report.captions import CAPTIONS
-from fedfault.report.render import render
+from fedfault.report.render import render_report
 from handmade import HISTORY, clocked, finding, lines, record, turn, update, write
 
 EVIL = "<script>alert(1)</script>"
@@ -27,7 +27,7 @@ def few(monkeypatch):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    return render(write(tmp_path_factory.mktemp("runs") / "trial"), dpi=20)
+    return render_report(write(tmp_path_factory.mktemp("runs") / "trial"), dpi=20)
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,16 @@ def html(page):
 @pytest.mark.usefixtures("few")
 def test_a_diverged_run_shows_words_for_numbers(tmp_path):
     run = write(tmp_path, [*HISTORY[:2], record(2, math.nan), record(3, math.inf)])
-    text = render(run, dpi=20).read_text()
+    text = render_report(run, dpi=20).read_text()
     assert "not finite" in text
     assert not re.search(r"\b(nan|inf)\b", re.sub(r"base64,[^\"]*", "", text))
 
 
 def test_a_run_without_any_round_still_has_a_page(tmp_path):
-    path = render(write(tmp_path, [], status="running"))
+    path = render_report(write(tmp_path, [], status="running"))
     assert "No round has been recorded yet." in path.read_text()
     (tmp_path / "rounds.jsonl").unlink()
-    assert render(tmp_path) == path
+    assert render_report(tmp_path) == path
 
 
 @pytest.mark.usefixtures("few")
@@ -56,7 +56,7 @@ def test_only_the_folder_and_its_records_are_needed(tmp_path):
     for name in ("manifest.json", "split.json"):
         (folder / name).unlink()
     (folder / "config.yaml").write_text("{}")
-    text = render(folder, dpi=20).read_text()
+    text = render_report(folder, dpi=20).read_text()
     assert CAPTIONS["general"].text[:40] in text
     assert CAPTIONS["split"].text[:40] not in text
     assert f"fedfault run {folder}/config.yaml" in text
@@ -65,10 +65,10 @@ def test_only_the_folder_and_its_records_are_needed(tmp_path):
 @pytest.mark.usefixtures("few")
 def test_data_that_clients_have_themselves_are_not_called_by_the_name_of_the_servers(tmp_path):
     folder = write(tmp_path, data={"dataset": "text", "partition": {"name": "iid"}})
-    assert "data text · split iid" in render(folder, dpi=20).read_text()
+    assert "data text · split iid" in render_report(folder, dpi=20).read_text()
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "data_elsewhere": True}))
-    text = render(folder, dpi=20).read_text()
+    text = render_report(folder, dpi=20).read_text()
     assert "the clients&#39; own data" in text
     assert "split iid" not in text
 
@@ -152,7 +152,7 @@ def test_the_split_is_described_in_sentences_and_a_table(tmp_path):
     run = write(tmp_path)
     (run / "heterogeneity.json").write_text(json.dumps(found))
     (run / "split.json").write_text(json.dumps(split))
-    text = render(run).read_text(encoding="utf-8")
+    text = render_report(run).read_text(encoding="utf-8")
     for said in (
         "Two clients share 12 % of topic mass.",
         "2 groups at 2 clients.",
@@ -169,7 +169,7 @@ def test_the_split_is_described_in_sentences_and_a_table(tmp_path):
 @pytest.mark.usefixtures("few")
 def test_names_are_escaped(tmp_path):
     topic = [RoundRecord(r.round, r.clients, {f"topic/{EVIL}": Score(4.0, 5), **r.scores}) for r in HISTORY]
-    text = render(write(tmp_path, topic, (EVIL, "code"), experiment_name=EVIL), dpi=20).read_text()
+    text = render_report(write(tmp_path, topic, (EVIL, "code"), experiment_name=EVIL), dpi=20).read_text()
     assert "<script" not in text
     assert text.count("&lt;script&gt;alert(1)") >= 4  # title, heading, tables, setup
 
@@ -192,7 +192,7 @@ def judged(folder, found=(), **verdict):
 def test_the_page_opens_with_the_verdict_and_its_findings(tmp_path):
     advice = ("training.lr at half", "training.max_grad_norm lower")
     found = [finding("slow", 1, "suspect"), finding("divergence", 2, evidence={"rise": 0.5}, advice=advice)]
-    text = render(judged(tmp_path, found), dpi=20).read_text()
+    text = render_report(judged(tmp_path, found), dpi=20).read_text()
     order = [
         "✕ Failed since round 2", "It diverged.", "Quite.",
         "Round 2 · divergence.", "The loss rises.", "Statistic 4.25, threshold 1.5 from 19 control runs; rise 0.5.",
@@ -207,7 +207,7 @@ def test_the_page_opens_with_the_verdict_and_its_findings(tmp_path):
 @pytest.mark.usefixtures("few")
 def test_what_a_detector_said_in_other_rounds_is_folded_away(tmp_path):
     found = [finding(round=1, level="suspect"), finding(round=2), finding(round=3)]
-    text = render(judged(tmp_path, found), dpi=20).read_text()
+    text = render_report(judged(tmp_path, found), dpi=20).read_text()
     assert text.index("Round 2 · divergence.") < text.index("<details>") < text.index("Round 1 · divergence.")
     assert "2 more</summary>" in text
 
@@ -216,24 +216,24 @@ def test_what_a_detector_said_in_other_rounds_is_folded_away(tmp_path):
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(("state", "sign"), [("healthy", "✓"), ("degraded", "!"), ("failed", "✕")])
 def test_a_state_is_a_word_and_a_sign_not_a_colour_alone(tmp_path, state, sign):
-    text = render(judged(tmp_path, state=state, since=None), dpi=20).read_text()
+    text = render_report(judged(tmp_path, state=state, since=None), dpi=20).read_text()
     assert f'<span class="badge">{sign} {state.capitalize()}</span>' in text
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_a_verdict_without_calibration_says_so_plainly(tmp_path):
-    assert "not calibrated" in render(judged(tmp_path, calibration=None), dpi=20).read_text()
-    assert "not calibrated" not in render(judged(tmp_path), dpi=20).read_text()
+    assert "not calibrated" in render_report(judged(tmp_path, calibration=None), dpi=20).read_text()
+    assert "not calibrated" not in render_report(judged(tmp_path), dpi=20).read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_a_run_without_a_verdict_says_nothing_about_it(tmp_path):
-    text = render(write(tmp_path), dpi=20).read_text()
+    text = render_report(write(tmp_path), dpi=20).read_text()
     assert not re.search("verdict|healthy|calibrated", text.partition("<body>")[2], re.IGNORECASE)
     lines(tmp_path / "findings.jsonl", [finding()])
-    assert "Findings so far" in render(tmp_path, dpi=20).read_text()  # of a run that goes on
+    assert "Findings so far" in render_report(tmp_path, dpi=20).read_text()  # of a run that goes on
 
 
 @pytest.mark.slow
@@ -244,7 +244,7 @@ def test_a_run_with_everything_stays_small(tmp_path):
     run = clocked(turns, clients=10, topics=topics, probed=True)
     folder = write(tmp_path, run.records, rounds=12)
     update(folder / "split.json", **run.split)
-    path = render(folder, dpi=20)
+    path = render_report(folder, dpi=20)
     assert {p.stem for p in (tmp_path / "plots").iterdir()} == set(gallery.FIGURES)
     assert path.stat().st_size < 1.5e6
 
@@ -253,7 +253,7 @@ def test_a_run_with_everything_stays_small(tmp_path):
 def test_the_clock_is_told_below_its_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "FIGURES", {"clock": gallery.FIGURES["clock"]})
     run = clocked([[turn(0), turn(1, "slow", 2, "dropped", seconds=3.0)]])
-    text = render(write(tmp_path, run.records, deadline={"seconds": 2.0}), dpi=20).read_text()
+    text = render_report(write(tmp_path, run.records, deadline={"seconds": 2.0}), dpi=20).read_text()
     order = ["By the simulated clock", "Deadline 2 s: 50.0 %", "How often clients of each tier"]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
@@ -262,7 +262,7 @@ def test_the_clock_is_told_below_its_figure(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_rendering_again_replaces_the_page_and_leaves_no_scraps(page):
     before = page.read_bytes()
-    assert render(page.parent, dpi=20).read_bytes() == before
+    assert render_report(page.parent, dpi=20).read_bytes() == before
     assert {p.name for p in page.parent.iterdir()} == {
         "config.yaml", "manifest.json", "split.json", "rounds.jsonl", "plots", "report.html",
     }  # fmt: skip

@@ -9,7 +9,7 @@ from handmade import HISTORY, make, record, update, write
 
 
 def test_the_summary_is_computed_from_the_records(tmp_path):
-    sentences = summary.headline(read_run(write(tmp_path)))
+    sentences = summary.summarise_run(read_run(write(tmp_path)))
     assert sentences == [
         # exp(5) and exp(4): the mixture of news at 4 and code at 6, then at 4
         "Mixed validation perplexity fell from 148.4 to 54.6 over 3 rounds (its best).",
@@ -23,30 +23,30 @@ def test_the_summary_is_computed_from_the_records(tmp_path):
 def test_a_rise_is_called_a_rise(tmp_path):
     run = read_run(write(tmp_path, [record(0, 4.0), record(1, 5.0), record(2, 6.0, general=4.9)], rounds=2))
     assert (
-        summary.headline(run)[0]
+        summary.summarise_run(run)[0]
         == "Mixed validation perplexity rose from 54.6 to 148.4 over 2 rounds (best 54.6 in round 0)."
     )
-    assert "−0.10 nats" in summary.headline(run)[-1]
-    assert summary.status(run) == ["Only 2 rounds of training: too few to show a trend."]
+    assert "−0.10 nats" in summary.summarise_run(run)[-1]
+    assert summary.list_warnings(run) == ["Only 2 rounds of training: too few to show a trend."]
 
 
 def test_steady_topics_are_called_steady(tmp_path):
     run = read_run(write(tmp_path, [record(r, 5.0 - r) for r in range(4)]))
-    assert "No single topic's loss rose by more than 0.01 nats between two evaluations." in summary.headline(run)
+    assert "No single topic's loss rose by more than 0.01 nats between two evaluations." in summary.summarise_run(run)
 
 
 def test_a_diverged_run_says_so(tmp_path):
     run = read_run(write(tmp_path, [*HISTORY[:2], record(2, math.nan), record(3, math.inf, general=math.nan)]))
-    assert summary.headline(run)[0] == (
+    assert summary.summarise_run(run)[0] == (
         "The run diverged: the validation loss is not a finite number from round 2 on. "
         "Its best perplexity was 90.0 in round 1."
     )
-    assert summary.headline(run)[-1] == "General English: the loss is no longer a finite number."
+    assert summary.summarise_run(run)[-1] == "General English: the loss is no longer a finite number."
 
 
 def test_an_unfinished_run_says_so(tmp_path):
     run = read_run(write(tmp_path, HISTORY[:3], status="running", rounds=9))
-    assert summary.status(run) == [
+    assert summary.list_warnings(run) == [
         "This run is not finished (status: running): 2 of 9 rounds are recorded.",
         "Only 2 rounds of training: too few to show a trend.",
     ]
@@ -54,7 +54,7 @@ def test_an_unfinished_run_says_so(tmp_path):
 
 def test_events_are_shown_and_many_are_counted(tmp_path):
     records = [HISTORY[0], *(RoundRecord(r, events=(f"client {r} fell over",)) for r in range(1, 10))]
-    notes = summary.status(read_run(write(tmp_path, records, rounds=9)))
+    notes = summary.list_warnings(read_run(write(tmp_path, records, rounds=9)))
     assert notes[0] == "Round 1: client 1 fell over."
     assert notes[-1] == "4 more such events are in rounds.jsonl."
 
@@ -64,10 +64,10 @@ def test_a_fork_is_told(tmp_path):
     parent = {"run": "results/old", "round": 1, "changes": {"training.lr": [0.003, 1e-5]}}
     update(folder / "manifest.json", parent=parent)
     said = "This run went its own way after round 1 of results/old: training.lr 0.003 → 1e-05."
-    assert summary.remarks(read_run(folder))[0] == said
+    assert summary.list_remarks(read_run(folder))[0] == said
 
 
 def test_the_time_of_probes_is_told_as_a_share():
-    tile = next(t for t in summary.tiles(make(probed=True)) if t.name == "Time")
+    tile = next(t for t in summary.make_tiles(make(probed=True)) if t.name == "Time")
     assert tile.value == "7.5 s"  # 4 x 1.5 s, and 3 x 0.5 s of probes
     assert tile.remark == "training and evaluation; 20.0\u00a0% probes"

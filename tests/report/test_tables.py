@@ -11,17 +11,17 @@ from handmade import HISTORY, make, record, update, write
 
 def test_scores_hold_start_best_final_gain_and_what_was_given_back(tmp_path):
     run = read_run(write(tmp_path))
-    rows = {row[0]: row[1:] for row in tables.scores(run).rows}
+    rows = {row[0]: row[1:] for row in tables.tabulate_scores(run).rows}
     assert rows["code"] == ["6.000", "4.000", "3", "4.000", "+2.000", "0.000", "0.520", "54.6"]
     assert rows["general English"][4:6] == ["−0.130", "0.130"]
-    assert tables.clients(run).rows[1] == ["1", "code", "80%", "10", "1,100", "2", "6.000", "4.000", "+2.000"]
+    assert tables.tabulate_clients(run).rows[1] == ["1", "code", "80%", "10", "1,100", "2", "6.000", "4.000", "+2.000"]
 
 
 def test_bits_per_byte_need_the_bytes_of_a_token(tmp_path):
     folder = write(tmp_path)
-    assert "bits per byte" not in tables.scores(read_run(folder)).columns
+    assert "bits per byte" not in tables.tabulate_scores(read_run(folder)).columns
     update(folder / "split.json", bytes_per_token={"topic/code": 4.0})
-    table = tables.scores(read_run(folder))
+    table = tables.tabulate_scores(read_run(folder))
     assert table.columns[-1] == "bits per byte"
     bits = {row[0]: row[-1] for row in table.rows}
     assert bits["code"] == "1.443"  # 4 nats / ln 2 / 4 bytes = 1 / ln 2
@@ -31,7 +31,7 @@ def test_bits_per_byte_need_the_bytes_of_a_token(tmp_path):
 def test_fairness_is_about_the_last_evaluation(tmp_path):
     # gains 0.5 and 1.5, losses 4.5 and 4.5
     run = read_run(write(tmp_path, [record(0, 6.0, news=5.0), record(1, 5.0, news=4.9), record(2, 4.5, news=4.5)]))
-    table = tables.fairness(run)
+    table = tables.tabulate_fairness(run)
     assert table.columns == (
         "nats per token, round 2", "worst", "CVaR 20 %", "p10", "median", "p90", "gap", "sd", "Jain",
     )  # fmt: skip
@@ -43,7 +43,7 @@ def test_fairness_is_about_the_last_evaluation(tmp_path):
 
 def test_jain_is_left_out_when_a_client_has_lost(tmp_path):
     run = read_run(write(tmp_path, [record(0, 6.0, news=5.0), record(1, 5.0, news=5.1)]))
-    assert tables.fairness(run).rows[0][-1] == "–"
+    assert tables.tabulate_fairness(run).rows[0][-1] == "–"
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_jain_is_left_out_when_a_client_has_lost(tmp_path):
     ids=["not_trained", "diverged", "no_start"],
 )
 def test_without_two_finite_gains_there_is_no_fairness(tmp_path, records):
-    table = tables.fairness(read_run(write(tmp_path, records)))
+    table = tables.tabulate_fairness(read_run(write(tmp_path, records)))
     assert table is None
-    assert tables.fairness(make(clients=1, topics=("all",))) is None
+    assert tables.tabulate_fairness(make(clients=1, topics=("all",))) is None
 
 
 def test_provenance_has_memory_and_speed(tmp_path):
     folder = write(tmp_path)
     update(folder / "metrics.json", tokens_per_second=1234.5)
-    assert ("tokens per second of training", "1,234") in tables.provenance(read_run(folder))
-    assert ("peak memory", "503.0 MB") in tables.provenance(make(probed=True))
+    assert ("tokens per second of training", "1,234") in tables.list_provenance(read_run(folder))
+    assert ("peak memory", "503.0 MB") in tables.list_provenance(make(probed=True))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedfault.report.draw import topic_colours
-from fedfault.report.theme import DARK, LIGHT, as_text, contrast, label, text_on
+from fedfault.report.draw import colour_topics
+from fedfault.report.theme import DARK, LIGHT, choose_ink, compute_contrast, make_label, make_readable
 from handmade import make
 
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
@@ -13,16 +13,18 @@ THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
 def test_text_reaches_the_contrast_of_wcag_aa(theme):
     for name in ("ink", "muted", "alarm", "warn", "good"):
         for ground in (theme.surface, theme.page):
-            assert contrast(getattr(theme, name), ground) >= 4.5, name  # the badge is the surface's colour on these
+            assert compute_contrast(getattr(theme, name), ground) >= 4.5, (
+                name
+            )  # the badge is the surface's colour on these
 
 
 @THEMES
 def test_a_topic_has_one_colour_and_its_name_can_be_read(theme):
     run = make(topics=tuple(f"topic {i}" for i in range(50)))
-    colours = topic_colours(run, theme)
+    colours = colour_topics(run, theme)
     assert len(set(colours.values())) == len(colours) == len(theme.palette)
-    assert all(contrast(as_text(c, theme), theme.surface) >= 4.5 for c in colours.values())
-    assert all(contrast(text_on(c), c) >= 4.5 for c in colours.values())
+    assert all(compute_contrast(make_readable(c, theme), theme.surface) >= 4.5 for c in colours.values())
+    assert all(compute_contrast(choose_ink(c), c) >= 4.5 for c in colours.values())
 
 
 def test_a_colour_of_the_light_theme_stands_for_one_of_the_dark_theme():
@@ -32,11 +34,11 @@ def test_a_colour_of_the_light_theme_stands_for_one_of_the_dark_theme():
 
 
 def test_black_has_the_least_and_white_the_most_luminance():
-    assert contrast("#000000", "#ffffff") == pytest.approx(21.0)
-    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)  # the grey that just passes AA
+    assert compute_contrast("#000000", "#ffffff") == pytest.approx(21.0)
+    assert compute_contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)  # the grey that just passes AA
 
 
 def test_labels_are_one_short_line_of_plain_text():
-    assert label("a\n b" + "c" * 50, 8) == "a bcccc…"
-    assert label("$x$") == r"\$x\$"
-    assert label("\U0001f9ff\x07") == "??"
+    assert make_label("a\n b" + "c" * 50, 8) == "a bcccc…"
+    assert make_label("$x$") == r"\$x\$"
+    assert make_label("\U0001f9ff\x07") == "??"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fedfault.measures import punctuality
 from fedfault.report import timing
-from fedfault.report.captions import CAPTIONS, alt
-from fedfault.report.summary import tiles
+from fedfault.report.captions import CAPTIONS, describe_figure
+from fedfault.report.summary import make_tiles
 from fedfault.report.words import FATES
 from handmade import clocked, make, turn
 
@@ -17,7 +17,7 @@ TURNS = [
 
 
 def test_the_clock_is_told_in_sentences():
-    assert timing.sentences(clocked(TURNS)) == [
+    assert timing.describe_clock(clocked(TURNS)) == [
         "3 rounds took 3.5 s on the simulated clock.",
         "Deadline 2 s: 83.3 % of the clients were done in time in the mean round, all of them in 1 of 2 rounds, 1 update "
         "dropped.",
@@ -28,13 +28,13 @@ def test_the_clock_is_told_in_sentences():
 
 
 def test_without_a_deadline_nobody_is_late_and_nothing_is_said_of_it():
-    said = timing.sentences(clocked(TURNS[1:2], deadline=None))
+    said = timing.describe_clock(clocked(TURNS[1:2], deadline=None))
     assert not [s for s in said if "Deadline" in s]
-    assert timing.tile(clocked(TURNS[1:2], deadline=None)).remark == "all rounds"
+    assert timing.make_tile(clocked(TURNS[1:2], deadline=None)).remark == "all rounds"
 
 
 def test_a_tier_is_a_row_with_the_fates_that_were_met():
-    table = timing.tiers(clocked(TURNS))
+    table = timing.tabulate_tiers(clocked(TURNS))
     assert table.columns == ("tier", "drawn", "done", "dropped", "left out", "mean rank")
     # ranks 8, 6; 2, 4, 2; all five: 22 / 5
     assert table.rows == [
@@ -42,25 +42,25 @@ def test_a_tier_is_a_row_with_the_fates_that_were_met():
         ["slow", "4", "2", "1", "1", "2.7"],
         ["all", "6", "4", "1", "1", "4.4"],
     ]
-    assert [row[0] for row in timing.tiers(clocked(TURNS[1:2], topics=("a",))).rows] == ["fast", "slow", "all"]
-    assert [row[0] for row in timing.tiers(clocked([[turn(0)]])).rows] == ["fast"]
+    assert [row[0] for row in timing.tabulate_tiers(clocked(TURNS[1:2], topics=("a",))).rows] == ["fast", "slow", "all"]
+    assert [row[0] for row in timing.tabulate_tiers(clocked([[turn(0)]])).rows] == ["fast"]
 
 
 def test_a_run_in_which_nobody_had_work_is_told():
     run = clocked([[turn(0, fate="excluded")]])
-    assert timing.sentences(run) == ["1 round took 0.0 s on the simulated clock."]
-    assert timing.tiers(run).rows == [["fast", "1", "0", "1", "–"]]
-    assert timing.tile(run).remark == "all rounds"
+    assert timing.describe_clock(run) == ["1 round took 0.0 s on the simulated clock."]
+    assert timing.tabulate_tiers(run).rows == [["fast", "1", "0", "1", "–"]]
+    assert timing.make_tile(run).remark == "all rounds"
 
 
 def test_without_a_clock_nothing_is_said():
-    assert timing.sentences(make()) == []
-    assert timing.tiers(make()) is None
-    assert "Simulated time" not in [t.name for t in tiles(make())]
+    assert timing.describe_clock(make()) == []
+    assert timing.tabulate_tiers(make()) is None
+    assert "Simulated time" not in [t.name for t in make_tiles(make())]
 
 
 def test_simulated_time_is_a_key_number():
-    tile = next(t for t in tiles(clocked(TURNS)) if t.name == "Simulated time")
+    tile = next(t for t in make_tiles(clocked(TURNS)) if t.name == "Simulated time")
     assert (tile.value, tile.remark) == ("3.5 s", "83.3\u00a0% of clients in time")
 
 
@@ -69,4 +69,4 @@ def test_every_fate_has_a_word_and_the_captions_explain_it():
     for name in ("client_ranks", "gantt"):
         said = CAPTIONS[name].text.lower()
         assert all(f"{FATES[fate]}:" in said for fate in ("late", "partial", "dropped", "excluded"))
-        assert len(alt(clocked(TURNS), name)) > 30
+        assert len(describe_figure(clocked(TURNS), name)) > 30

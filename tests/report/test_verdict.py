@@ -3,18 +3,18 @@
 import dataclasses
 import math
 
-from fedfault.report.verdict import findings, verdict
+from fedfault.report.verdict import list_findings, read_verdict
 from handmade import finding, make
 
 
 def judged(**said):
-    return verdict(dataclasses.replace(make(), metrics={"verdict": {"state": "degraded", **said}}))
+    return read_verdict(dataclasses.replace(make(), metrics={"verdict": {"state": "degraded", **said}}))
 
 
 def test_the_state_says_since_when():
     assert judged(since=4).title == "Degraded since round 4"
     assert judged(since=None).title == "Degraded"
-    assert verdict(make()) is None
+    assert read_verdict(make()) is None
 
 
 def test_a_verdict_is_calibrated_when_it_names_a_calibration():
@@ -24,7 +24,7 @@ def test_a_verdict_is_calibrated_when_it_names_a_calibration():
 
 def numbers(**more):
     run = make(findings=(finding(**more),))
-    return findings(run)[0][0].numbers
+    return list_findings(run)[0][0].numbers
 
 
 def test_numbers_stand_with_their_threshold_and_what_is_behind_it():
@@ -35,12 +35,12 @@ def test_numbers_stand_with_their_threshold_and_what_is_behind_it():
 
 
 def test_sentences_begin_and_end_like_sentences():
-    (line,), _ = findings(make(findings=(finding("no_federation", sentence="nobody federates."),)))
+    (line,), _ = list_findings(make(findings=(finding("no_federation", sentence="nobody federates."),)))
     assert (line.head, line.sentence) == ("Round 2 · no federation", "Nobody federates.")
 
 
 def test_alarms_come_first_and_a_detector_once():
     found = (finding("a", 1, "suspect"), finding("b", 1, "suspect"), finding("b", 5), finding("b", 3))
-    leading, others = findings(make(findings=found))
+    leading, others = list_findings(make(findings=found))
     assert [(line.level, line.head) for line in leading] == [("alarm", "Round 3 · b"), ("suspect", "Round 1 · a")]
     assert [line.head for line in others] == ["Round 1 · b", "Round 5 · b"]

@@ -13,7 +13,7 @@ import pytest
 
 from fedfault.config.loading import load
 from fedfault.diagnosis.watch import diagnose_run
-from fedfault.report.render import render
+from fedfault.report.render import render_report
 from fedfault.runs.files import find_status, read_records
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.read import read_run
@@ -61,7 +61,7 @@ def test_it_is_read_with_today_s_names(stopped):
 
 @pytest.mark.slow
 def test_it_is_reported_and_judged(stopped):
-    assert "stopped" in render(stopped).read_text()
+    assert "stopped" in render_report(stopped).read_text()
     assert "healthy" in diagnose_run(stopped)
 
 
@@ -82,5 +82,5 @@ def test_it_goes_on_to_the_numbers_of_the_run_that_was_not_stopped(stopped):
 @pytest.mark.slow
 @pytest.mark.parametrize("round", [0, 2])
 def test_its_fork_without_changes_has_those_numbers_too(stopped, round, monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     check_whole(fork_run(stopped, round, [], QUIET))

@@ -6,7 +6,7 @@ import pytest
 
 from fedfault.errors import UserError
 from fedfault.report import summary
-from fedfault.report.render import render
+from fedfault.report.render import render_report
 from fedfault.runs.read import read_run
 from handmade import HISTORY, finding, lines, record, update, write
 
@@ -17,12 +17,12 @@ def test_a_half_written_last_line_is_left_out_and_noted(tmp_path):
         out.write('{"round": 4, "cli')
     run = read_run(folder)
     assert [r.round for r in run.records] == [0, 1, 2, 3]
-    assert "The last line of rounds.jsonl is incomplete and was left out." in summary.status(run)
+    assert "The last line of rounds.jsonl is incomplete and was left out." in summary.list_warnings(run)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"is not a run folder: config\.yaml and rounds\.jsonl not found"):
-        render(tmp_path)
+        render_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -53,7 +53,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_a_corrupt_file_is_named(tmp_path, name, content, says):
     (write(tmp_path) / name).write_text(content)
     with pytest.raises(UserError, match=re.escape(says)) as caught:
-        render(tmp_path)
+        render_report(tmp_path)
     assert str(tmp_path / name) in str(caught.value)
     assert not (tmp_path / "report.html").exists()
 

@@ -72,9 +72,9 @@ def test_calibration_is_written_with_its_provenance_and_goes_on_where_it_was_sto
     with pytest.raises(UserError, match="another configuration"):
         calibrate_detectors(loaded(tmp_path, "seed=3", "training.lr=0.1"), 3, QUIET)
 
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     monkeypatch.undo()
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     run = start_run(
         loaded(tmp_path, f"detectors.calibration={file}", "training.lr=2e-3", "experiment_name=judged"), QUIET
     )

@@ -26,14 +26,14 @@ QUIET = Progress(quiet=True)
 
 @pytest.fixture(autouse=True)
 def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory) -> RunFolder:
     """SCAFFOLD, so that server and clients remember something."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+        patch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
         words = [f"logging.results_dir={tmp_path_factory.mktemp('results')}", "federation.algorithm=scaffold"]
         return start_run(load("quickstart", [*SMALL, *words]), QUIET)
 
@@ -102,7 +102,7 @@ def test_a_fork_that_was_killed_is_resumed_to_the_same_numbers(parent, monkeypat
     with pytest.raises(KeyboardInterrupt):
         fork_run(parent.path, 1, ["training.lr=0.01", "experiment_name=killed"], QUIET)
     monkeypatch.undo()
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     resumed = resume_run(parent.path.parent / "killed", QUIET)
     assert numbers(resumed) == numbers(whole)
     assert resumed.read_json("manifest.json")["parent"]["round"] == 1

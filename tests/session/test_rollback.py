@@ -20,7 +20,7 @@ WILD = ["training.lr=0.5", "federation.num_rounds=4", "detectors.calibration=non
 
 @pytest.fixture(autouse=True)
 def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 def run(folder, *words, **options):

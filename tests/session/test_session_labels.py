@@ -13,7 +13,7 @@ import torch
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.report import gallery
-from fedfault.report.render import render
+from fedfault.report.render import render_report
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
 from fedfault.session.start import resume_run, start_run
@@ -63,21 +63,21 @@ def run(data: Path, results: Path, **changes: str) -> RunFolder:
 @pytest.fixture(scope="module")
 def finished(data, bert, tmp_path_factory) -> RunFolder:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+        patch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
         return run(data, tmp_path_factory.mktemp("results"), model__name=bert)
 
 
 @pytest.fixture(scope="module")
 def small_micro(data, tmp_path_factory) -> RunFolder:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+        patch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
         return run(data, tmp_path_factory.mktemp("results"), federation__num_rounds="1")
 
 
 @pytest.fixture(autouse=True)
 def _without_report(monkeypatch, request):
     if "draws" not in request.keywords:
-        monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+        monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 def test_a_run_leaves_a_head_and_metrics(finished):
@@ -193,7 +193,7 @@ def test_an_encoder_without_labels_is_refused(data, bert, tmp_path):
 def test_the_report_is_about_labels(finished, monkeypatch):
     few = {name: gallery.FIGURES[name] for name in ("loss_by_topic", "labels", "clients", "split", "traffic")}
     monkeypatch.setattr(gallery, "FIGURES", few)
-    page = render(finished.path, dpi=20).read_text(encoding="utf-8")
+    page = render_report(finished.path, dpi=20).read_text(encoding="utf-8")
     for part in ("nats per example", "Validation accuracy", "Examples trained on", "accuracy went from"):
         assert part in page, part
     for part in ("perplexity", "nats per token", "General English"):

@@ -35,7 +35,7 @@ def start(folder: Path, *changes: str, **options) -> RunFolder:
 def _without_report(monkeypatch, request):
     """Seconds of drawing are spent only where a test asks for the report."""
     if "draws" not in request.keywords:
-        monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+        monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ SHORT = [
 
 @pytest.fixture(autouse=True)
 def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render", lambda path: path / "report.html")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 @pytest.fixture

@@ -16,17 +16,17 @@ from fedfault.report.draw import (
     MARKERS,
     NOT_FINITE,
     Plot,
-    canvas,
-    end_labels,
-    last_finite,
-    legend_above,
-    line,
-    loss_scale,
-    round_axis,
-    themed,
+    apply_theme,
+    draw_end_labels,
+    draw_legend,
+    draw_line,
+    find_last_finite,
+    make_canvas,
+    set_loss_scale,
+    set_round_axis,
 )
-from fedfault.report.marks import CHANGE, Mark, arrange, draw_marks, headroom
-from fedfault.report.theme import Theme, label
+from fedfault.report.marks import CHANGE, Mark, draw_marks, measure_headroom, place_names
+from fedfault.report.theme import Theme, make_label
 from fedfault.runs.recorded import RunData
 
 FEW = 24  # clients that each have a line of their own
@@ -40,27 +40,27 @@ def draw_losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
         return None
     until = max(run.rounds_done for _, run in shown)
     found = [
-        Mark(f.round, f"{label(c.names[i])} forks", theme.palette[i], CHANGE)
+        Mark(f.round, f"{make_label(c.names[i])} forks", theme.palette[i], CHANGE)
         for i, run in shown
         for f in run.forks
         if f.name == "parent"
     ]
-    places = arrange(found, (shown[0][1].records[0].round, until), 2.4 if narrow else 6.6)
-    fig = canvas(narrow, 3.5 + headroom(places) / 72)
+    places = place_names(found, (shown[0][1].records[0].round, until), 2.4 if narrow else 6.6)
+    fig = make_canvas(narrow, 3.5 + measure_headroom(places) / 72)
     ax = fig.add_subplot()
-    loss_scale(ax, [v for _, run in shown for v in run.losses("validation")[1]])
-    round_axis(ax, shown[0][1], until=until)
+    set_loss_scale(ax, [v for _, run in shown for v in run.losses("validation")[1]])
+    set_round_axis(ax, shown[0][1], until=until)
     ends = []
     for i, run in shown:
         rounds, values = run.losses("validation")
         style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
-        line(ax, rounds, values, theme, color=theme.palette[i], lw=3 if i == 0 else 1.6, zorder=3 + i, **style)
+        draw_line(ax, rounds, values, theme, color=theme.palette[i], lw=3 if i == 0 else 1.6, zorder=3 + i, **style)
         _draw_alarms(ax, run, theme)
-        ends.append((last_finite(values), label(c.names[i], 11 if narrow else 22), theme.palette[i]))
+        ends.append((find_last_finite(values), make_label(c.names[i], 11 if narrow else 22), theme.palette[i]))
     draw_marks(ax, found, places, theme)
-    end_labels(ax, ends, theme, height=2.7)
+    draw_end_labels(ax, ends, theme, height=2.7)
     ax.set_ylabel(f"loss ({c.runs[0].unit})")
-    ax.set_title("Loss of the mixture", pad=9 + headroom(places))
+    ax.set_title("Loss of the mixture", pad=9 + measure_headroom(places))
     return fig
 
 
@@ -101,7 +101,7 @@ def _draw_lines(c: Comparison, paired: list[int], units: list[str], theme: Theme
     topic = {k: c.runs[0].dominant_topic(int(k)) or "" for k in units}
     units = sorted(units, key=lambda k: (topic[k], first[k]), reverse=True)
     room = _measure_room(1 + len(paired), narrow)
-    fig = canvas(narrow, 1.2 + 0.24 * len(units) + room / 72)
+    fig = make_canvas(narrow, 1.2 + 0.24 * len(units) + room / 72)
     ax = fig.add_subplot()
     each = [[first[k] for k in units]]
     each += [[c.pairs[i - 1].clients.losses[k][1] for k in units] for i in paired]
@@ -112,14 +112,14 @@ def _draw_lines(c: Comparison, paired: list[int], units: list[str], theme: Theme
             ax.plot([min(finite), max(finite)], [y, y], color=theme.grid, lw=2.5, zorder=1)
     for i, values in zip([0, *paired], each, strict=True):
         style: dict[str, Any] = {"marker": MARKERS[i], "ms": 6, "ls": "", "zorder": 3 + i}
-        ax.plot(values, rows, color=theme.palette[i], label=label(c.names[i], 16 if narrow else 22), **style)
+        ax.plot(values, rows, color=theme.palette[i], label=make_label(c.names[i], 16 if narrow else 22), **style)
         _mark_lost(ax, [y for y, v in zip(rows, values, strict=True) if not math.isfinite(v)], theme)
-    ax.set_yticks(rows, [label(f"{topic[k]} {k}", 14 if narrow else 22) for k in units])
+    ax.set_yticks(rows, [make_label(f"{topic[k]} {k}", 14 if narrow else 22) for k in units])
     ax.set_ylim(-0.7, len(units) - 0.3)
     ax.set_xlabel(f"final held-out loss ({c.runs[0].unit})")
     ax.grid(axis="x")
     ax.set_title("Each client, with the topic it mostly holds", pad=24 + room)
-    legend_above(ax, 2 if narrow else 4)
+    draw_legend(ax, 2 if narrow else 4)
     return fig
 
 
@@ -139,24 +139,24 @@ def _mark_lost(ax: Axes, rows: list[int], theme: Theme) -> None:
 
 def _draw_points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -> Figure:
     room = _measure_room(len(paired), narrow)
-    fig = canvas(narrow, 4.2 + room / 72)
+    fig = make_canvas(narrow, 4.2 + room / 72)
     ax = fig.add_subplot()
     ends: list[float] = []
     for i in paired:
         both = np.array([*c.pairs[i - 1].clients.losses.values()])  # (clients, 2)
         good = both[np.isfinite(both).all(1)]
-        name = label(c.names[i], 16 if narrow else 22)
+        name = make_label(c.names[i], 16 if narrow else 22)
         missing = f", {len(both) - len(good)} not finite" if len(good) < len(both) else ""
         style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5, "ls": "", "alpha": 0.8}
         ax.plot(good[:, 0], good[:, 1], color=theme.palette[i], label=f"{name}{missing}", **style)
         ends += good.ravel().tolist()
     if ends:
         ax.plot([min(ends), max(ends)], [min(ends), max(ends)], color=theme.muted, lw=1.2, ls=(0, (4, 3)), zorder=1)
-    ax.set_xlabel(f"final held-out loss in {label(c.names[0])} ({c.runs[0].unit})")
+    ax.set_xlabel(f"final held-out loss in {make_label(c.names[0])} ({c.runs[0].unit})")
     ax.set_ylabel("in the other run")
     ax.grid()
     ax.set_title("Below the dashed line: better than in the first run", pad=24 + room)
-    legend_above(ax, 2 if narrow else 4)
+    draw_legend(ax, 2 if narrow else 4)
     return fig
 
 
@@ -165,11 +165,11 @@ def draw_differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None
     shown = [(i, rows) for i, found in enumerate(c.pairs, 1) if (rows := compare_by_round(found))]
     if not shown:
         return None
-    fig = canvas(narrow, 3.2)
+    fig = make_canvas(narrow, 3.2)
     ax = fig.add_subplot()
-    round_axis(ax, c.runs[0], until=max(rows[-1][0] for _, rows in shown))
+    set_round_axis(ax, c.runs[0], until=max(rows[-1][0] for _, rows in shown))
     ax.axhline(0, color=theme.palette[0], lw=3, zorder=2)
-    ends = [(0.0, label(c.names[0], 11 if narrow else 22), theme.palette[0])]
+    ends = [(0.0, make_label(c.names[0], 11 if narrow else 22), theme.palette[0])]
     for i, rows in shown:
         rounds, values = [t for t, _ in rows], np.array([each for _, each in rows])
         finite = np.isfinite(values).all(1)
@@ -178,13 +178,13 @@ def draw_differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None
             ax.fill_between(np.array(rounds)[finite], low, high, color=theme.palette[i], alpha=0.18, lw=0)
         means = np.where(finite, np.where(np.isfinite(values), values, 0.0).mean(1), math.nan).tolist()
         style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
-        line(ax, rounds, means, theme, color=theme.palette[i], lw=1.6, zorder=3 + i, **style)
-        ends.append((last_finite(means), label(c.names[i], 11 if narrow else 22), theme.palette[i]))
+        draw_line(ax, rounds, means, theme, color=theme.palette[i], lw=1.6, zorder=3 + i, **style)
+        ends.append((find_last_finite(means), make_label(c.names[i], 11 if narrow else 22), theme.palette[i]))
     ax.margins(y=0.1)
     ax.grid(axis="y")
-    end_labels(ax, ends, theme, height=2.5)
+    draw_end_labels(ax, ends, theme, height=2.5)
     ax.set_ylabel(f"difference ({c.runs[0].unit})")
-    ax.set_title(f"Below zero: better for clients than {label(c.names[0])}")
+    ax.set_title(f"Below zero: better for clients than {make_label(c.names[0])}")
     return fig
 
 
@@ -197,4 +197,4 @@ FIGURES: dict[str, Callable[[Comparison, Theme, bool], Figure | None]] = {
 
 def make_plot(name: str, c: Comparison) -> Plot:
     """A figure of a comparison as the report draws those of a run: (run, theme, narrow) -> Figure."""
-    return themed(lambda _, theme, narrow: FIGURES[name](c, theme, narrow))
+    return apply_theme(lambda _, theme, narrow: FIGURES[name](c, theme, narrow))

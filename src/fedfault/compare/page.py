@@ -181,11 +181,11 @@ def _break_keys(table: Table) -> Table:
 def _render_figures(c: Comparison) -> list[dict[str, Any]]:
     """The figures that have something to show, as parts of the page."""
     from fedfault.compare.figures import FIGURES, make_plot
-    from fedfault.report.inline import inline
+    from fedfault.report.inline import draw_inline
 
     found = []
     for name in FIGURES:
-        _, drawings = inline(c.runs[0], name, make_plot(name, c))
+        _, drawings = draw_inline(c.runs[0], name, make_plot(name, c))
         if drawings:
             title, text, alt = CAPTIONS[name]
             about = {"name": name, "title": title, "text": text, "alt": f"{alt}{', '.join(c.names)}."}

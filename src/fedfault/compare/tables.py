@@ -10,8 +10,8 @@ from fedfault.compare.pairs import Comparison, Paired
 from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.measures.fairness import fairness
 from fedfault.measures.punctuality import punctuality
-from fedfault.report.summary import forgetting
-from fedfault.report.words import NOTHING, Table, duration, number, perplexity, size
+from fedfault.report.summary import measure_forgetting
+from fedfault.report.words import NOTHING, Table, format_bytes, format_number, format_perplexity, format_seconds
 from fedfault.runs.outcome import find_best_round
 from fedfault.runs.recorded import RunData
 
@@ -77,14 +77,14 @@ def _format_results(run: RunData) -> list[str]:
     spread = fairness([*gains[-1][1].values()], gains=True) if gains else {}
     moved = sum(r.bytes_up + r.bytes_down for r in run.records)
     return [
-        number(losses[-1] if losses else None),
-        _last_metric(run) if run.labelled else perplexity(losses[-1] if losses else None),
-        number(find_best_round(run.records), "d"),
-        number(forgetting(run), "+.3f"),
+        format_number(losses[-1] if losses else None),
+        _last_metric(run) if run.labelled else format_perplexity(losses[-1] if losses else None),
+        format_number(find_best_round(run.records), "d"),
+        format_number(measure_forgetting(run), "+.3f"),
         _worst(run),
-        *(number(spread.get(p), "+.2f") for p in ("p10", "p50", "p90")),
-        NOTHING if run.centralised or not run.records else size(moved),
-        duration(sum(sum(r.seconds.values()) for r in run.records)) if run.records else NOTHING,
+        *(format_number(spread.get(p), "+.2f") for p in ("p10", "p50", "p90")),
+        NOTHING if run.centralised or not run.records else format_bytes(moved),
+        format_seconds(sum(sum(r.seconds.values()) for r in run.records)) if run.records else NOTHING,
     ]
 
 
@@ -92,14 +92,14 @@ def _format_clock(found: Mapping[str, Any]) -> list[str]:
     """Simulated seconds, and the mean share of clients that were done by the deadline."""
     share = found.get("compliance")
     return [
-        duration(found["seconds"]) if found else NOTHING,
+        format_seconds(found["seconds"]) if found else NOTHING,
         NOTHING if share is None else f"{100 * share:.1f} %",
     ]
 
 
 def _last_metric(run: RunData) -> str:
     metric = _metric(run)
-    return number(run.metric("validation", metric)[1][-1]) if metric else NOTHING
+    return format_number(run.metric("validation", metric)[1][-1]) if metric else NOTHING
 
 
 def _worst(run: RunData) -> str:
@@ -109,7 +109,7 @@ def _worst(run: RunData) -> str:
     if broken := [k for k, loss in last.items() if not math.isfinite(loss)]:
         return f"{len(broken)} not finite"
     worst = max(last, key=last.__getitem__)
-    return f"{number(last[worst])} ({worst})"
+    return f"{format_number(last[worst])} ({worst})"
 
 
 def format_verdict(run: RunData) -> str:
@@ -139,9 +139,9 @@ def _format_pair(paired: Paired) -> list[str]:
         return [f"not finite for {len(broken)} of {len(each)}", *[NOTHING] * 4]
     low, high = min(each, key=each.__getitem__), max(each, key=each.__getitem__)
     return [
-        number(paired.mean, "+.3f"),
-        NOTHING if paired.interval is None else " to ".join(number(v, "+.3f") for v in paired.interval),
+        format_number(paired.mean, "+.3f"),
+        NOTHING if paired.interval is None else " to ".join(format_number(v, "+.3f") for v in paired.interval),
         f"{sum(v < 0 for v in each.values())} of {len(each)}",
-        f"{number(each[low], '+.3f')} ({low})" if each[low] < 0 else NOTHING,
-        f"{number(each[high], '+.3f')} ({high})" if each[high] > 0 else NOTHING,
+        f"{format_number(each[low], '+.3f')} ({low})" if each[low] < 0 else NOTHING,
+        f"{format_number(each[high], '+.3f')} ({high})" if each[high] > 0 else NOTHING,
     ]

@@ -1,11 +1,11 @@
-"""What stands around a figure: its heading, how to read it, and its content for those who do not see it."""
+"""The texts around the figures: headings, how to read them, and what they show for those who do not see them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from fedfault.report import summary
-from fedfault.report.words import many, number
+from fedfault.report.words import format_count, format_number
 from fedfault.runs.recorded import RunData
 
 
@@ -139,8 +139,8 @@ MARKED = " Vertical lines: solid, an alarm; dotted, a suspicion."
 FORKED = " Dashed: {other}; the dashed vertical line says from where on, and what this run does differently."
 
 
-def caption(run: RunData, name: str) -> Caption:
-    """The caption of a figure, with what only some runs have."""
+def write_caption(run: RunData, name: str) -> Caption:
+    """Write the caption of a figure, which also explains the marks that only some runs have."""
     title, text = CAPTIONS[name]
     text = CENTRAL.get(name, text) if run.centralised else text
     if name == "loss_by_topic":
@@ -152,20 +152,21 @@ def caption(run: RunData, name: str) -> Caption:
     return Caption(title, text)
 
 
-def alt(run: RunData, name: str) -> str:
-    """What a reader who does not see the figure should know; the tables hold the numbers."""
-    clients, topics = many(run.num_clients, "client"), many(len(run.topics), "topic")
+def describe_figure(run: RunData, name: str) -> str:
+    """Describe the figure for a reader who does not see it; the tables hold the numbers."""
+    clients, topics = format_count(run.num_clients, "client"), format_count(len(run.topics), "topic")
+    rounds = format_count(run.rounds_done, "round")
     found = [f"{f.level} of {f.detector.replace('_', ' ')} in round {f.round}" for f in run.findings[:6]]
     marked = f" Marked: {', '.join(found)}." if found else ""
     about = {
         "loss_by_topic": f"Line chart of loss per round for the mixture and {topics}. "
-        + " ".join(summary.headline(run)[:2])
+        + " ".join(summary.summarise_run(run)[:2])
         + marked,
         "labels": f"Line chart of the validation {' and '.join(run.metrics_measured)} per round.",
         "clients": "Line chart of the best, median and worst held-out loss of the clients per round.",
         "fairness": "Line chart of the median and smallest gain of the clients per round, with a band.",
         "general": "Line chart of the change of loss on general English per round, ending at "
-        f"{number(summary.forgetting(run), '+.3f')} nats per token.",
+        f"{format_number(summary.measure_forgetting(run), '+.3f')} nats per token.",
         "drift": "Line charts per round: variance ratio of gradients between and within clients; cosines of the update.",
         "gradients": "Line charts per round: mean gradient norm of the clients with a band, and its variation.",
         "divergence": "Two line charts per round: distance of client updates from their mean, and cosine to it.",
@@ -174,11 +175,10 @@ def alt(run: RunData, name: str) -> str:
         "layers": "Line charts over layers: hidden-state cosine, CKA and attention entropy in some rounds.",
         "ranks": "Line charts per round: ranks of the adapter's change and of the model's representations.",
         "generation": "Line charts per round: BLEU, ROUGE-L and variety of continuations.",
-        "client_ranks": f"Grid of {clients} by {many(run.rounds_done, 'round')}: the rank of each, and who was not done.",
+        "client_ranks": f"Grid of {clients} by {rounds}: the rank of each, and who was not done.",
         "gantt": "Bar charts of a few rounds: seconds of download, training and upload of each client, and the deadline.",
         "clock": "Line charts: validation over simulated seconds; per round its length, the share in time, regret.",
-        "participation": f"Grid of {clients} by {many(run.rounds_done, 'round')}: "
-        "who trained, and with which training loss.",
+        "participation": f"Grid of {clients} by {rounds}: who trained, and with which training loss.",
         "split": f"Grid of {clients} by {topics}: documents held, with a bar for the tokens of each client.",
         "traffic": "Line chart of bytes moved since the start, and stacked bars of seconds per round.",
     }

@@ -1,4 +1,4 @@
-"""What all figures share: sizes, axes, lines and labels."""
+"""Parts that all figures share: sizes, axes, lines and labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from fedfault.report.theme import FONT, LIGHT, Theme, as_text
+from fedfault.report.theme import FONT, LIGHT, Theme, make_readable
 from fedfault.runs.recorded import RunData
 
 NOT_FINITE = "× not finite"
@@ -28,8 +28,8 @@ MANY = 40  # rounds, from which on points are no longer marked one by one
 Plot = Callable[..., Figure | None]
 
 
-def themed(plot: Callable[[RunData, Theme, bool], Figure | None]) -> Plot:
-    """Make a figure under the settings of its theme, whatever the user's own settings are."""
+def apply_theme(plot: Callable[[RunData, Theme, bool], Figure | None]) -> Plot:
+    """Make a plot use the settings of its theme, whatever the user's own settings are."""
 
     @functools.wraps(plot)
     def draw(run: RunData, theme: Theme = LIGHT, narrow: bool = False) -> Figure | None:
@@ -39,35 +39,35 @@ def themed(plot: Callable[[RunData, Theme, bool], Figure | None]) -> Plot:
     return draw
 
 
-def canvas(narrow: bool, height: float) -> Figure:
-    """An empty figure, 8.6 in wide, or 4 in for a phone: text keeps its size on either screen."""
+def make_canvas(narrow: bool, height: float) -> Figure:
+    """Make an empty figure, 8.6 in wide, or 4 in for a phone: text keeps its size on either screen."""
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
     return Figure(figsize=(4.0 if narrow else 8.6, height), layout=layout)
 
 
-def small_multiples(narrow: bool, count: int, height: float = 2.7) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels: below one another on a phone, else in rows of two or three."""
+def make_panels(narrow: bool, count: int, height: float = 2.7) -> tuple[Figure, list[Axes]]:
+    """Make a figure of so many panels: below one another on a phone, else in rows of two or three."""
     columns = 1 if narrow else count if count <= 3 else 2
     rows = math.ceil(count / columns)
-    fig = canvas(narrow, height * rows)
+    fig = make_canvas(narrow, height * rows)
     return fig, [fig.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
-def png(figure: Figure, dpi: float) -> bytes:
-    """The figure as a PNG file."""
-    _settle(figure)
+def render_png(figure: Figure, dpi: float) -> bytes:
+    """Render the figure as a PNG file."""
+    _fix_layout(figure)
     figure.set_dpi(dpi)
     with io.BytesIO() as out:
         FigureCanvasAgg(figure).print_png(out)  # type: ignore[no-untyped-call]
         return out.getvalue()
 
 
-def svg(figure: Figure, salt: str = "fedfault") -> str:
-    """The figure without its background as an SVG file that needs no font; the same figure gives the same text.
+def render_svg(figure: Figure, salt: str = "fedfault") -> str:
+    """Render the figure without its background as an SVG file that needs no font; the same figure gives the same text.
 
     salt: figures with different ones have different ids, so that they can stand on one page.
     """
-    _settle(figure)
+    _fix_layout(figure)
     figure.patch.set_visible(False)
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": salt}), io.StringIO() as out:
         # savefig would draw everything twice
@@ -77,15 +77,15 @@ def svg(figure: Figure, salt: str = "fedfault") -> str:
     return text
 
 
-def _settle(figure: Figure) -> None:
-    """Find the layout, once for all files that are made of the figure."""
+def _fix_layout(figure: Figure) -> None:
+    """Compute the layout, and keep it for all files that are made of the figure."""
     if engine := figure.get_layout_engine():
         engine.execute(figure)
         figure.set_layout_engine("none")
 
 
-def highlighted(run: RunData) -> list[str]:
-    """Topics with a colour of their own: all if there are few, else those whose loss rose the most at once."""
+def choose_topics(run: RunData) -> list[str]:
+    """Choose the topics that get a colour of their own: all if they are few, else those whose loss jumped the most."""
     count = len(LIGHT.palette)
     if len(run.topics) <= count:
         return list(run.topics)
@@ -94,49 +94,49 @@ def highlighted(run: RunData) -> list[str]:
     return [t for t in run.topics if t in chosen]
 
 
-def topic_colours(run: RunData, theme: Theme) -> dict[str, str]:
-    """One colour a highlighted topic, the same in every figure of a run; look up others with `.get(t, theme.muted)`."""
-    return dict(zip(highlighted(run), theme.palette, strict=False))
+def colour_topics(run: RunData, theme: Theme) -> dict[str, str]:
+    """Give each chosen topic a colour, the same in every figure of a run; look up others with `.get(t, theme.muted)`."""
+    return dict(zip(choose_topics(run), theme.palette, strict=False))
 
 
-def whole_numbers(most: int = 10) -> MaxNLocator:
-    """Ticks for rounds."""
+def locate_whole_numbers(most: int = 10) -> MaxNLocator:
+    """Place ticks at whole numbers, such as rounds."""
     return MaxNLocator(nbins=most, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
 
 
-def round_axis(ax: Axes, run: RunData, title: bool = True, until: int = 0) -> None:
-    """Whole rounds as ticks, half a round of air on both sides.
+def set_round_axis(ax: Axes, run: RunData, title: bool = True, until: int = 0) -> None:
+    """Set the x axis to rounds: whole ones as ticks, half a round of air on both sides.
 
     until: the last round, where something goes on after the run's own.
     """
     first, last = run.records[0].round, max(run.records[-1].round, until)
     air = 0.5 if last > first else 1.5  # a lone bar should not fill the axes
     ax.set_xlim(first - air, last + air)
-    ax.xaxis.set_major_locator(whole_numbers() if last > first else FixedLocator([first]))
+    ax.xaxis.set_major_locator(locate_whole_numbers() if last > first else FixedLocator([first]))
     if title:
         ax.set_xlabel("round")
 
 
-def dots(rounds: Sequence[int]) -> dict[str, Any]:
-    """A style that marks every point of a line, where they are few enough to see them apart."""
+def style_dots(rounds: Sequence[int]) -> dict[str, Any]:
+    """Return a style that marks every point of a line, where they are few enough to see them apart."""
     return {"marker": "o", "ms": 4} if len(rounds) <= MANY else {}
 
 
-def lone_dot(rounds: Sequence[int]) -> dict[str, Any]:
-    """A line of one point needs a marker to be seen."""
+def style_lone_dot(rounds: Sequence[int]) -> dict[str, Any]:
+    """Return a style with a marker for a line of one point, which would not be seen without."""
     return {"marker": "o", "ms": 5} if len(rounds) == 1 else {}
 
 
-def line(ax: Axes, rounds: Sequence[float], values: Sequence[float], theme: Theme, **style: Any) -> None:
-    """A line through the finite values; a value that is not finite becomes a cross at the top edge, and is named."""
+def draw_line(ax: Axes, rounds: Sequence[float], values: Sequence[float], theme: Theme, **style: Any) -> None:
+    """Draw a line through the finite values; each other value becomes a cross at the top edge, and the crosses are named."""
     y = np.array(values, dtype=float)
     good = np.isfinite(y)
     ax.plot(rounds, np.where(good, y, np.nan), **style)
-    not_finite(ax, np.array(rounds)[~good], theme)
+    mark_not_finite(ax, np.array(rounds)[~good], theme)
 
 
-def not_finite(ax: Axes, rounds: Iterable[float], theme: Theme) -> None:
-    """Crosses at the top edge in these rounds."""
+def mark_not_finite(ax: Axes, rounds: Iterable[float], theme: Theme) -> None:
+    """Draw crosses at the top edge in these rounds, and name them."""
     rounds = list(rounds)
     if not rounds:
         return
@@ -146,8 +146,8 @@ def not_finite(ax: Axes, rounds: Iterable[float], theme: Theme) -> None:
         ax.text(1.015, 1.0, NOT_FINITE, color=theme.alarm, transform=ax.transAxes, va="center")
 
 
-def loss_scale(ax: Axes, values: Iterable[float]) -> None:
-    """Room around the finite values; logarithmic when a diverging run spans more than a factor of 20."""
+def set_loss_scale(ax: Axes, values: Iterable[float]) -> None:
+    """Leave room around the finite values; the scale is logarithmic when a diverging run spans more than a factor of 20."""
     finite = [v for v in values if math.isfinite(v)]
     if not finite:
         ax.set_ylim(0, 1)
@@ -161,13 +161,13 @@ def loss_scale(ax: Axes, values: Iterable[float]) -> None:
     ax.grid(axis="y")
 
 
-def last_finite(values: Sequence[float]) -> float:
-    """The last value that is a finite number; NaN without one."""
+def find_last_finite(values: Sequence[float]) -> float:
+    """Find the last value that is a finite number; NaN without one."""
     return next((v for v in reversed(values) if math.isfinite(v)), math.nan)
 
 
-def end_labels(ax: Axes, entries: Sequence[tuple[float, str, str]], theme: Theme, height: float) -> None:
-    """Names to the right of the lines' ends, (y, text, colour), moved apart where they would touch.
+def draw_end_labels(ax: Axes, entries: Sequence[tuple[float, str, str]], theme: Theme, height: float) -> None:
+    """Draw names to the right of the lines' ends, (y, text, colour), moved apart where they would touch.
 
     height: of the axes in inches. Call it when the limits are final.
     """
@@ -177,11 +177,11 @@ def end_labels(ax: Axes, entries: Sequence[tuple[float, str, str]], theme: Theme
         at.append((1.0, NOT_FINITE, theme.alarm))
         mark.remove()
     at.sort()
-    for place, (_, text, colour) in zip(spread([a[0] for a in at], 1.3 * FONT / (72 * height)), at, strict=True):
-        ax.text(1.015, place, text, color=as_text(colour, theme), transform=ax.transAxes, va="center", ha="left")
+    for place, (_, text, colour) in zip(spread_places([a[0] for a in at], 1.3 * FONT / (72 * height)), at, strict=True):
+        ax.text(1.015, place, text, color=make_readable(colour, theme), transform=ax.transAxes, va="center", ha="left")
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
+def spread_places(places: Sequence[float], gap: float) -> list[float]:
     """Move sorted places apart to at least `gap`: touching ones become a centred block. None ends up above 1.
 
     >>> spread([0.5, 0.5, 0.9], 0.1)
@@ -197,8 +197,8 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     return [min(place, 1.0 - gap * (len(apart) - 1 - i)) for i, place in enumerate(apart)]
 
 
-def legend_above(ax: Axes, columns: int) -> Legend:
-    """Names of what is drawn between the axes and their title, which needs a pad of 24 points."""
+def draw_legend(ax: Axes, columns: int) -> Legend:
+    """Draw the legend between the axes and their title, which needs a pad of 24 points."""
     return ax.legend(
         loc="lower left",
         bbox_to_anchor=(-0.01, 0.99),

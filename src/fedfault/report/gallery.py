@@ -10,43 +10,50 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fedfault.report.draw import Plot, png
-from fedfault.report.figures.clients import clients, fairness, labels
-from fedfault.report.figures.clock import clock, gantt
-from fedfault.report.figures.cost import traffic
-from fedfault.report.figures.heat import cosines, participation, split
-from fedfault.report.figures.layers import layers
-from fedfault.report.figures.losses import general, loss_by_topic
-from fedfault.report.figures.rounds import control, divergence, drift, generation, gradients, ranks
-from fedfault.report.figures.tiers import client_ranks
+from fedfault.report.draw import Plot, render_png
+from fedfault.report.figures.clients import draw_clients, draw_fairness, draw_labels
+from fedfault.report.figures.clock import draw_clock, draw_gantt
+from fedfault.report.figures.cost import draw_traffic
+from fedfault.report.figures.heat import draw_cosines, draw_participation, draw_split
+from fedfault.report.figures.layers import draw_layers
+from fedfault.report.figures.losses import draw_general, draw_loss_by_topic
+from fedfault.report.figures.rounds import (
+    draw_control,
+    draw_divergence,
+    draw_drift,
+    draw_generation,
+    draw_gradients,
+    draw_ranks,
+)
+from fedfault.report.figures.tiers import draw_client_ranks
 from fedfault.report.theme import LIGHT
 from fedfault.storage import write_atomically
 
-__all__ = ["FIGURES", "LIGHT", "split", "write"]
+__all__ = ["FIGURES", "LIGHT", "draw_split", "write_png"]
 
 FIGURES: dict[str, Plot] = {
-    "loss_by_topic": loss_by_topic,
-    "labels": labels,
-    "clients": clients,
-    "fairness": fairness,
-    "general": general,
-    "drift": drift,
-    "gradients": gradients,
-    "divergence": divergence,
-    "cosines": cosines,
-    "control": control,
-    "layers": layers,
-    "ranks": ranks,
-    "generation": generation,
-    "client_ranks": client_ranks,
-    "gantt": gantt,
-    "clock": clock,
-    "participation": participation,
-    "split": split,
-    "traffic": traffic,
+    "loss_by_topic": draw_loss_by_topic,
+    "labels": draw_labels,
+    "clients": draw_clients,
+    "fairness": draw_fairness,
+    "general": draw_general,
+    "drift": draw_drift,
+    "gradients": draw_gradients,
+    "divergence": draw_divergence,
+    "cosines": draw_cosines,
+    "control": draw_control,
+    "layers": draw_layers,
+    "ranks": draw_ranks,
+    "generation": draw_generation,
+    "client_ranks": draw_client_ranks,
+    "gantt": draw_gantt,
+    "clock": draw_clock,
+    "participation": draw_participation,
+    "split": draw_split,
+    "traffic": draw_traffic,
 }
 
 
-def write(figure: Figure, file: Path, dpi: float = 150) -> None:
-    """Write the figure as a PNG file, there whole or not at all."""
-    write_atomically(file, png(figure, dpi))
+def write_png(figure: Figure, file: Path, dpi: float = 150) -> None:
+    """Write the figure to a PNG file, atomically."""
+    write_atomically(file, render_png(figure, dpi))

@@ -1,4 +1,4 @@
-"""Figures as parts of the page: drawn once for both themes where that is possible, with letters that all of them share."""
+"""Figures become parts of the page: drawn once for both themes where that is possible, with letters that all share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from fedfault.report.draw import Plot, svg
+from fedfault.report.draw import Plot, render_svg
 from fedfault.report.theme import DARK, LIGHT
 from fedfault.runs.recorded import RunData
 
@@ -30,29 +30,29 @@ class Drawing:
     glyphs: Mapping[str, str]  # id -> attributes of the letter's path
 
 
-def inline(run: RunData, name: str, plot: Plot) -> tuple[Figure | None, list[Drawing]]:
-    """The wide figure in the light theme, and the drawings for wide and narrow pages and both themes.
+def draw_inline(run: RunData, name: str, plot: Plot) -> tuple[Figure | None, list[Drawing]]:
+    """Draw a figure for wide and narrow pages and both themes; return the wide light one, and all as parts of the page.
 
-    None and no drawings when there is nothing to show.
+    Returns None and no drawings when there is nothing to show.
     """
     wide, drawings = plot(run), list[Drawing]()
     if wide is None:
         return None, []
     for shape, figure in (("wide", wide), ("narrow", plot(run, narrow=True))):
         assert figure is not None  # whether there is anything to show does not depend on the room, nor on the theme
-        light = _drawing(figure, name, shape)
-        if (both := in_variables(light.body)) is not None:
+        light = _extract_drawing(figure, name, shape)
+        if (both := replace_colours(light.body)) is not None:
             drawings.append(Drawing(shape, light.width, light.height, both, light.glyphs))
             continue
         dark = plot(run, DARK, figure is not wide)
         assert dark is not None
         drawings.append(Drawing(f"{shape} light", light.width, light.height, light.body, light.glyphs))
-        drawings.append(_drawing(dark, name, f"{shape} dark"))
+        drawings.append(_extract_drawing(dark, name, f"{shape} dark"))
     return wide, drawings
 
 
-def _drawing(figure: Figure, name: str, shown: str) -> Drawing:
-    text = svg(figure, f"{name} {shown}")
+def _extract_drawing(figure: Figure, name: str, shown: str) -> Drawing:
+    text = render_svg(figure, f"{name} {shown}")
     text = text[text.index(">", text.index("<svg ")) + 1 : text.rindex("</svg>")]
     glyphs = dict(GLYPH.findall(text))
     for pattern, new in ((GLYPH, ""), (NOTHING, ""), (GROUP_ID, ""), (r"\bxlink:href=", "href="), (r"\s+", " ")):
@@ -61,10 +61,10 @@ def _drawing(figure: Figure, name: str, shown: str) -> Drawing:
     return Drawing(shown, width, height, text.replace("> <", "><").strip(), glyphs)
 
 
-def in_variables(body: str) -> str | None:
-    """The picture with the style sheet's variables for the colours of the light theme, so that it suits both themes.
+def replace_colours(body: str) -> str | None:
+    """Replace the colours of the light theme by variables of the style sheet, so that the picture suits both themes.
 
-    None where that is not possible: it has a raster image, or colours that are not the theme's.
+    Returns None where that is not possible: it has a raster image, or colours that are not the theme's.
     """
     if "<image" in body or not set(COLOUR.findall(body)) <= set(NAMES):
         return None

@@ -1,4 +1,4 @@
-"""Vertical marks in a figure over rounds: what was found, and what was changed. Their names stand above the axes."""
+"""Vertical lines at findings and forks in a figure over rounds; their names stand above the axes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from fedfault.report.theme import FONT, Theme, as_text, label
+from fedfault.report.theme import FONT, Theme, make_label, make_readable
 from fedfault.runs.recorded import RunData
 
 SIZE = FONT - 1  # points
@@ -36,25 +36,25 @@ class Place(NamedTuple):
     left: bool
 
 
-def marks(run: RunData, theme: Theme, narrow: bool) -> list[Mark]:
-    """What was changed at forks, the first alarm of every detector, and the first suspicion of those without an alarm."""
-    found = [Mark(f.round, label(f.change, 27 if narrow else 60), theme.ink, CHANGE) for f in run.forks]
+def collect_marks(run: RunData, theme: Theme, narrow: bool) -> list[Mark]:
+    """Collect the forks, the first alarm of every detector, and the first suspicion of those without an alarm."""
+    found = [Mark(f.round, make_label(f.change, 27 if narrow else 60), theme.ink, CHANGE) for f in run.forks]
     for f in run.leading_findings():
         colour, style = (theme.alarm, ALARM) if f.level == "alarm" else (theme.muted, SUSPECT)
-        found.append(Mark(f.round, label(f.detector.replace("_", " "), 30), colour, style))
+        found.append(Mark(f.round, make_label(f.detector.replace("_", " "), 30), colour, style))
     return found
 
 
-def arrange(found: Sequence[Mark], rounds: tuple[int, int], inches: float) -> list[Place]:
-    """A place for the name of each mark above axes of so many inches that show these rounds, the first to the last."""
+def place_names(found: Sequence[Mark], rounds: tuple[int, int], inches: float) -> list[Place]:
+    """Place the name of each mark above axes that are so many inches wide and show the rounds from first to last."""
     first, last = rounds
     font = FontProperties(size=SIZE)
     widths = [text_to_path.get_text_width_height_descent(m.text, font, False)[0] + 9 for m in found]  # points
-    return lanes([(m.round - first + 0.5) / (last - first + 1) for m in found], [w / 72 / inches for w in widths])
+    return find_lanes([(m.round - first + 0.5) / (last - first + 1) for m in found], [w / 72 / inches for w in widths])
 
 
-def lanes(places: Sequence[float], widths: Sequence[float]) -> list[Place]:
-    """The lowest lane in which each name fits; places and widths are parts of the axes.
+def find_lanes(places: Sequence[float], widths: Sequence[float]) -> list[Place]:
+    """Find the lowest lane in which each name fits; places and widths are parts of the width of the axes.
 
     A name stands to the right of its place, or to the left where it would run over the edge. It keeps off other names and,
     if there is such a lane, off the lines that come down from the names above it.
@@ -76,13 +76,13 @@ def lanes(places: Sequence[float], widths: Sequence[float]) -> list[Place]:
     return [found[i] for i in range(len(places))]
 
 
-def headroom(places: Sequence[Place]) -> float:
-    """Points that the names need above the axes."""
+def measure_headroom(places: Sequence[Place]) -> float:
+    """Measure how many points the names need above the axes."""
     return BASE - 3 + LANE * (1 + max(p.lane for p in places)) if places else 0.0
 
 
 def draw_marks(ax: Axes, found: Sequence[Mark], places: Sequence[Place], theme: Theme) -> None:
-    """The lines, through the axes and up to their names."""
+    """Draw the lines through the axes and up to their names, and the names."""
     top = ax.get_xaxis_transform()
     for mark, (lane, left) in zip(found, places, strict=True):
         ax.axvline(mark.round, color=mark.colour, zorder=1.5, **mark.style)
@@ -93,7 +93,7 @@ def draw_marks(ax: Axes, found: Sequence[Mark], places: Sequence[Place], theme: 
             mark.text,
             (mark.round, 1.0),
             (-3 if left else 3, BASE + LANE * lane),
-            color=as_text(mark.colour, theme),
+            color=make_readable(mark.colour, theme),
             fontsize=SIZE,
             ha="right" if left else "left",
             va="bottom",

@@ -1,4 +1,4 @@
-"""`render` writes the page; everything it shows is inside the one file."""
+"""`render_report` writes the page of a run; everything that it shows is inside the one file."""
 
 from __future__ import annotations
 
@@ -6,43 +6,47 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.report import summary, tables, timing, verdict
-from fedfault.report.captions import alt, caption
+from fedfault.report.captions import describe_figure, write_caption
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
 
 
-def render(folder: Path | str, dpi: float = 150) -> Path:
+def render_report(folder: Path | str, dpi: float = 150) -> Path:
     """Write `report.html`, one self-contained page, and `plots/*.png` into the run folder; returns the page's path.
 
     Raises UserError if the folder is not a run folder or a file is corrupt; then nothing is written.
     """
     run = read_run(folder)
-    figures = _figures(run, dpi) if run.records else []
+    figures = _render_figures(run, dpi) if run.records else []
     page = run.folder / "report.html"
-    write_atomically(page, _page(run, figures))
+    write_atomically(page, _render_page(run, figures))
     return page
 
 
-def _figures(run: RunData, dpi: float) -> list[dict[str, Any]]:
-    """The figures that have something to show, as parts of the page; each also becomes `plots/NAME.png`."""
+def _render_figures(run: RunData, dpi: float) -> list[dict[str, Any]]:
+    """Render the figures that have something to show as parts of the page, and write each as `plots/NAME.png` too."""
     from fedfault.report import gallery
-    from fedfault.report.inline import inline
+    from fedfault.report.inline import draw_inline
 
     folder = run.folder / "plots"
     folder.mkdir(exist_ok=True)
     more: dict[str, dict[str, Any]] = {
-        "split": {"sentences": summary.split(run), "table": summary.skew(run.heterogeneity), "note": CHANCE},
-        "clock": {"sentences": timing.sentences(run), "table": timing.tiers(run), "note": TIERS},
-        "fairness": {"table": tables.fairness(run), "note": ""},
+        "split": {
+            "sentences": summary.describe_split(run),
+            "table": summary.tabulate_skew(run.heterogeneity),
+            "note": CHANCE,
+        },
+        "clock": {"sentences": timing.describe_clock(run), "table": timing.tabulate_tiers(run), "note": TIERS},
+        "fairness": {"table": tables.tabulate_fairness(run), "note": ""},
     }
     found = []
     for name, plot in gallery.FIGURES.items():
-        wide, drawings = inline(run, name, plot)
+        wide, drawings = draw_inline(run, name, plot)
         if wide is not None:
-            gallery.write(wide, folder / f"{name}.png", dpi)
-            about = {"name": name, "drawings": drawings, "alt": alt(run, name)}
-            found.append({**about, **caption(run, name)._asdict(), **more.get(name, {})})
+            gallery.write_png(wide, folder / f"{name}.png", dpi)
+            about = {"name": name, "drawings": drawings, "alt": describe_figure(run, name)}
+            found.append({**about, **write_caption(run, name)._asdict(), **more.get(name, {})})
     return found
 
 
@@ -53,7 +57,7 @@ CHANCE = (
 TIERS = "How often clients of each tier were drawn and what became of them; mean rank of those that had work."
 
 
-def _page(run: RunData, figures: list[dict[str, Any]]) -> str:
+def _render_page(run: RunData, figures: list[dict[str, Any]]) -> str:
     import jinja2
 
     from fedfault.report.theme import DARK, LIGHT
@@ -67,30 +71,30 @@ def _page(run: RunData, figures: list[dict[str, Any]]) -> str:
     )
     return environment.get_template("template.html").render(
         run=run,
-        subtitle=_subtitle(run),
-        verdict=verdict.verdict(run),
-        findings=verdict.findings(run),
-        status=summary.status(run),
-        remarks=summary.remarks(run),
-        sentences=summary.headline(run),
-        tiles=summary.tiles(run),
+        subtitle=_describe_setup(run),
+        verdict=verdict.read_verdict(run),
+        findings=verdict.list_findings(run),
+        status=summary.list_warnings(run),
+        remarks=summary.list_remarks(run),
+        sentences=summary.summarise_run(run),
+        tiles=summary.make_tiles(run),
         figures=figures,
         glyphs={
             id: path for figure in figures for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
         },
-        scores=tables.scores(run),
-        clients=tables.clients(run),
-        setup=tables.flat(run.config),
-        provenance=tables.provenance(run),
-        command=tables.command(run),
+        scores=tables.tabulate_scores(run),
+        clients=tables.tabulate_clients(run),
+        setup=tables.flatten_settings(run.config),
+        provenance=tables.list_provenance(run),
+        command=tables.find_command(run),
         version=f" {run.manifest['fedfault']}" if "fedfault" in run.manifest else "",
         light=LIGHT.variables,
         dark=DARK.variables,
     )
 
 
-def _subtitle(run: RunData) -> str:
-    """Algorithm, model, data and split in one line."""
+def _describe_setup(run: RunData) -> str:
+    """Name algorithm, model, data and split in one line."""
     algorithm = run.setting("federation", "algorithm", "name") or run.setting("federation", "algorithm")
     model, data = run.setting("model", "name"), run.setting("data", "dataset", "name") or run.setting("data", "dataset")
     method = run.setting("data", "partition", "name")

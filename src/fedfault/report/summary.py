@@ -1,4 +1,4 @@
-"""What the records say, in words. Pure functions of a run; missing numbers stay missing."""
+"""Sentences and key numbers of a run, computed from its records. Pure functions; missing numbers stay missing."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.report import timing
-from fedfault.report.words import Table, Tile, duration, many, number, perplexity, size
+from fedfault.report.words import (
+    Table,
+    Tile,
+    format_bytes,
+    format_count,
+    format_number,
+    format_perplexity,
+    format_seconds,
+)
 from fedfault.runs.recorded import Fork, RunData, seconds_by_part
 
 
-def status(run: RunData) -> list[str]:
-    """What a reader should know before the numbers: unfinished, very short, or odd files."""
+def list_warnings(run: RunData) -> list[str]:
+    """List what a reader should know before the numbers: that the run is unfinished or very short, that files are odd."""
     notes = []
     if not run.records:
         notes.append("No round has been recorded yet.")
@@ -23,16 +31,17 @@ def status(run: RunData) -> list[str]:
     if run.records and not run.rounds_done:
         notes.append("The model has not been trained yet: these are the numbers before training.")
     elif run.records and run.rounds_done < 3:
-        notes.append(f"Only {many(run.rounds_done, 'round')} of training: too few to show a trend.")
+        notes.append(f"Only {format_count(run.rounds_done, 'round')} of training: too few to show a trend.")
     events = [f"Round {r.round}: {event}." for r in run.records for event in r.events]
     if len(events) > 6:
         events = [*events[:5], f"{len(events) - 5} more such events are in rounds.jsonl."]
     return [*notes, *events, *run.notes]
 
 
-def remarks(run: RunData) -> list[str]:
-    """What the run itself noted at its start, and what one run cannot say."""
-    noted = [*(str(n) for n in run.manifest.get("notes") or ()), *(_fork(f) for f in run.forks if f.name == "parent")]
+def list_remarks(run: RunData) -> list[str]:
+    """List the notes that the run took at its start, where it comes from, and what a single run cannot tell."""
+    noted = [str(n) for n in run.manifest.get("notes") or ()]
+    noted += [_describe_fork(f) for f in run.forks if f.name == "parent"]
     if run.clusters:
         noted.append(f"Found before the first round: {run.clusters.get('sentence')}.")
     if run.centralised:
@@ -44,62 +53,67 @@ def remarks(run: RunData) -> list[str]:
     return [*noted, seed] if run.rounds_done else noted
 
 
-def _fork(fork: Fork) -> str:
+def _describe_fork(fork: Fork) -> str:
     of = f" of {fork.source}" if fork.source else ""
     return f"This run went its own way after round {fork.round}{of}: {fork.change}."
 
 
-def headline(run: RunData) -> list[str]:
-    """The run in a few sentences, computed from the records."""
-    return [s for s in (_progress(run), _jumps(run), _clients(run), _forgetting(run)) if s]
+def summarise_run(run: RunData) -> list[str]:
+    """Summarise the run in a few sentences."""
+    parts = (_describe_progress, _describe_jumps, _describe_clients, _describe_forgetting)
+    return [sentence for describe in parts if (sentence := describe(run))]
 
 
-def _progress(run: RunData) -> str:
+def _describe_progress(run: RunData) -> str:
     rounds, losses = run.losses("validation")
     if not rounds:
         return ""
     if run.labelled:
-        return _learned(run, rounds, losses)
+        return _describe_metric(run, rounds, losses)
     if len(rounds) == 1:
-        return f"The mixed validation perplexity is {perplexity(losses[0])}, measured once, in round {rounds[0]}."
+        return (
+            f"The mixed validation perplexity is {format_perplexity(losses[0])}, measured once, in round {rounds[0]}."
+        )
     broken = [n for n, loss in zip(rounds, losses, strict=True) if not math.isfinite(loss)]
     good = [(loss, n) for n, loss in zip(rounds, losses, strict=True) if math.isfinite(loss)]
     if broken:
         when = f"in round {broken[0]}" if math.isfinite(losses[-1]) else f"from round {broken[0]} on"
-        best = f" Its best perplexity was {perplexity(min(good)[0])} in round {min(good)[1]}." if good else ""
+        best = f" Its best perplexity was {format_perplexity(min(good)[0])} in round {min(good)[1]}." if good else ""
         return f"The run diverged: the validation loss is not a finite number {when}.{best}"
     change = losses[-1] - losses[0]
     verb = "stayed at about the same value, from" if abs(change) < 0.005 else "rose from" if change > 0 else "fell from"
     best_loss, best_round = min(good)
-    best = "its best" if best_round == rounds[-1] else f"best {perplexity(best_loss)} in round {best_round}"
-    start, end = perplexity(losses[0]), perplexity(losses[-1])
-    return f"Mixed validation perplexity {verb} {start} to {end} over {many(run.rounds_done, 'round')} ({best})."
+    best = "its best" if best_round == rounds[-1] else f"best {format_perplexity(best_loss)} in round {best_round}"
+    start, end = format_perplexity(losses[0]), format_perplexity(losses[-1])
+    return (
+        f"Mixed validation perplexity {verb} {start} to {end} over {format_count(run.rounds_done, 'round')} ({best})."
+    )
 
 
-def _learned(run: RunData, rounds: Sequence[int], losses: Sequence[float]) -> str:
-    """The course of the metric of labels that is shown first, or of the loss where it is not defined."""
+def _describe_metric(run: RunData, rounds: Sequence[int], losses: Sequence[float]) -> str:
+    """Describe the course of the first metric of labels, or of the loss where no metric is defined."""
     metric = next(iter(run.metrics_measured), None)
     if broken := [n for n, loss in zip(rounds, losses, strict=True) if not math.isfinite(loss)]:
         return f"The run diverged: the validation loss is not a finite number in round {broken[0]}."
     name, (_, values) = metric or "loss", run.metric("validation", metric) if metric else (rounds, losses)
     if len(values) == 1:
-        return f"The validation {name} is {number(values[0])}, measured once."
+        return f"The validation {name} is {format_number(values[0])}, measured once."
     best = max(values) if metric else min(values)
-    when = "its best" if best == values[-1] else f"best {number(best)}"
-    course = f"went from {number(values[0])} to {number(values[-1])} over {many(run.rounds_done, 'round')}"
-    return f"Validation {name} {course} ({when})."
+    when = "its best" if best == values[-1] else f"best {format_number(best)}"
+    ends = f"{format_number(values[0])} to {format_number(values[-1])}"
+    return f"Validation {name} went from {ends} over {format_count(run.rounds_done, 'round')} ({when})."
 
 
-def largest_rise(run: RunData) -> tuple[float, int, str] | None:
-    """The largest rise of one topic's loss between two evaluations: nats, round, topic."""
+def find_largest_rise(run: RunData) -> tuple[float, int, str] | None:
+    """Find the largest rise of a topic's loss between two evaluations: nats, round, topic."""
     rises = [(rise, n, t) for t in run.topics for rise, n in run.rises(f"topic/{t}")]
     return max(rises, default=None)
 
 
-def _jumps(run: RunData) -> str:
+def _describe_jumps(run: RunData) -> str:
     if len(run.score_names("topic/")) < 2 or all(len(run.losses(n)[0]) < 2 for n in run.score_names("topic/")):
         return ""
-    worst = largest_rise(run)
+    worst = find_largest_rise(run)
     if worst is None or worst[0] < 0.01:
         if not all(math.isfinite(loss) for n in run.score_names("topic/") for loss in run.losses(n)[1]):
             return ""
@@ -120,8 +134,8 @@ def _jumps(run: RunData) -> str:
     return f"Between evaluations the loss of single topics jumped by up to {most} ({topic}, round {n}{who})."
 
 
-def _clients(run: RunData) -> str:
-    last = final_clients(run)
+def _describe_clients(run: RunData) -> str:
+    last = find_final_losses(run)
     if len(last) < 2:
         return ""
     (best, b), (worst, w) = min((v, k) for k, v in last.items()), max((v, k) for k, v in last.items())
@@ -131,45 +145,49 @@ def _clients(run: RunData) -> str:
     )
 
 
-def final_clients(run: RunData) -> dict[int, float]:
-    """Held-out loss of each client when it was last measured, where that is finite."""
+def find_final_losses(run: RunData) -> dict[int, float]:
+    """Find the held-out loss of each client when it was last measured, where that is finite."""
     last = {int(n.removeprefix("client/")): run.losses(n)[1][-1] for n in run.score_names("client/")}
     return {client: loss for client, loss in last.items() if math.isfinite(loss)}
 
 
-def forgetting(run: RunData) -> float | None:
-    """Change of the loss on general English since round 0; None when it was not measured."""
+def measure_forgetting(run: RunData) -> float | None:
+    """Measure by how much the loss on general English has changed since round 0; None when it was not evaluated."""
     rounds, losses = run.losses("general")
     return losses[-1] - losses[0] if len(rounds) > 1 and rounds[0] == 0 else None
 
 
-def _forgetting(run: RunData) -> str:
-    change = forgetting(run)
+def _describe_forgetting(run: RunData) -> str:
+    change = measure_forgetting(run)
     if change is None and run.labelled:
         return ""
     if change is None:
         return "General English was not measured." if run.rounds_done else ""
     if not math.isfinite(change):
         return "General English: the loss is no longer a finite number."
-    return f"General English: {number(change, '+.2f')} nats per token against the model before training."
+    return f"General English: {format_number(change, '+.2f')} nats per token against the model before training."
 
 
-def tiles(run: RunData) -> list[Tile]:
-    """The key numbers; a tile only for what was measured."""
+def make_tiles(run: RunData) -> list[Tile]:
+    """Make the tiles of the key numbers; only what was measured has one."""
     found = []
     rounds, losses = run.losses("validation")
     for metric in run.metrics_measured:
         _, values = run.metric("validation", metric)
         found.append(
-            Tile(f"Validation {metric}", number(values[-1]), f"from {number(values[0])}" if values[1:] else "")
+            Tile(
+                f"Validation {metric}",
+                format_number(values[-1]),
+                f"from {format_number(values[0])}" if values[1:] else "",
+            )
         )
     if rounds and not run.labelled:
-        remark = f"from {perplexity(losses[0])}" if len(rounds) > 1 else f"round {rounds[0]}"
-        found.append(Tile("Validation perplexity", perplexity(losses[-1]), remark))
-    rise = largest_rise(run)
+        remark = f"from {format_perplexity(losses[0])}" if len(rounds) > 1 else f"round {rounds[0]}"
+        found.append(Tile("Validation perplexity", format_perplexity(losses[-1]), remark))
+    rise = find_largest_rise(run)
     if rise:
         found.append(Tile("Largest jump of a topic", f"{rise[0]:+.2f} {run.short_unit}", f"{rise[2]}, round {rise[1]}"))
-    last = final_clients(run)
+    last = find_final_losses(run)
     if len(last) > 1:
         found.append(
             Tile(
@@ -178,25 +196,29 @@ def tiles(run: RunData) -> list[Tile]:
                 "worst minus best",
             )
         )
-    change = forgetting(run)
+    change = measure_forgetting(run)
     if change is not None:
         found.append(
-            Tile("General English", number(change, "+.2f") + " nats" * math.isfinite(change), "against round 0")
+            Tile("General English", format_number(change, "+.2f") + " nats" * math.isfinite(change), "against round 0")
         )
     trained = [len(r.clients) for r in run.records if r.clients]
     if trained:
         cohort = str(max(trained)) if min(trained) == max(trained) else f"{min(trained)} to {max(trained)}"
-        who = "all data in one place" if run.centralised else f"{cohort} of {many(run.num_clients, 'client')} in each"
+        who = (
+            "all data in one place"
+            if run.centralised
+            else f"{cohort} of {format_count(run.num_clients, 'client')} in each"
+        )
         found.append(Tile("Rounds", f"{run.rounds_done:,}", who))
         found.append(
             Tile(f"{run.targets.capitalize()} trained on", f"{sum(r.tokens for r in run.records):,}", "all clients")
         )
     up, down = sum(r.bytes_up for r in run.records), sum(r.bytes_down for r in run.records)
     if (up or down) and not run.centralised:
-        found.append(Tile("Traffic", size(up + down), f"{size(up)} up, {size(down)} down"))
+        found.append(Tile("Traffic", format_bytes(up + down), f"{format_bytes(up)} up, {format_bytes(down)} down"))
     parts = [seconds_by_part(r) for r in run.records]
     seconds, probes = sum(sum(p.values()) for p in parts), sum(p.get("probes", 0.0) for p in parts)
-    if simulated := timing.tile(run):
+    if simulated := timing.make_tile(run):
         found.append(simulated)
     if seconds:
         measured = (
@@ -204,7 +226,7 @@ def tiles(run: RunData) -> list[Tile]:
             if probes
             else "training and evaluation"
         )
-        found.append(Tile("Time", duration(seconds), measured))
+        found.append(Tile("Time", format_seconds(seconds), measured))
     return found
 
 
@@ -217,19 +239,19 @@ SKEW = {
 }
 
 
-def skew(indices: Mapping[str, Any]) -> Table | None:
-    """The realised heterogeneity, an index a row; `indices` is what heterogeneity.json holds."""
-    rows = [_skew_row(title, indices[name]) for name, title in SKEW.items() if indices.get(name)]
+def tabulate_skew(indices: Mapping[str, Any]) -> Table | None:
+    """Tabulate how different the clients are, an index a row; `indices` is what heterogeneity.json holds."""
+    rows = [_format_skew(title, indices[name]) for name, title in SKEW.items() if indices.get(name)]
     return Table(("clients differ in", "value", "by chance", "beyond chance", "z", "p"), rows) if rows else None
 
 
-def _skew_row(title: str, index: Mapping[str, Any]) -> list[str]:
+def _format_skew(title: str, index: Mapping[str, Any]) -> list[str]:
     columns = (("value", ".4g"), ("chance", ".4g"), ("excess", ".4g"), ("z", ".1f"), ("p", ".3f"))
-    return [title, *(number(index.get(key), form) for key, form in columns)]
+    return [title, *(format_number(index.get(key), form) for key, form in columns)]
 
 
-def split(run: RunData) -> list[str]:
-    """What the split is, in sentences: how different the clients are, what the partitioner said."""
+def describe_split(run: RunData) -> list[str]:
+    """Describe the split in sentences: how different the clients are, and the notes of the partitioner."""
     attempts, accepted = run.split.get("attempts", 1), run.split.get("acceptance")
     said = [
         *run.heterogeneity.get("sentences", ()),

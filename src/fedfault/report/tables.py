@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.measures.fairness import backward_transfer
 from fedfault.measures.fairness import fairness as spread
 from fedfault.records import bits_per_byte
-from fedfault.report.words import NOTHING, Table, number, perplexity, size
+from fedfault.report.words import NOTHING, Table, format_bytes, format_number, format_perplexity
 from fedfault.runs.recorded import RunData
 
 SPREAD = {
@@ -24,53 +24,48 @@ SPREAD = {
 }
 
 
-def scores(run: RunData) -> Table | None:
-    """The mixture, every topic and general English: start, best, final, gain, what was given back."""
+def tabulate_scores(run: RunData) -> Table | None:
+    """Tabulate the losses of the mixture, every topic and general English: start, best, final, gain, what was given back."""
     names = {"validation": "mixture", **{f"topic/{t}": t for t in run.topics}, "general": "general English"}
-    rows = [_score_row(run, name, names[name]) for name in _measured(run, names)]
+    measured = [name for name in names if run.losses(name)[0]]
+    rows = [_format_score(run, name, names[name]) for name in measured]
     columns = [f"loss, {run.unit}", "start", "best", "in round", "final", "gain", "given back", "largest rise"]
     if run.labelled:
         metrics = run.metrics_measured
-        rows = [
-            [*row[:-2], *_metrics(run, name, metrics)] for name, row in zip(_measured(run, names), rows, strict=True)
-        ]
+        rows = [[*row[:-2], *_format_metrics(run, name, metrics)] for name, row in zip(measured, rows, strict=True)]
         return Table([*columns, *metrics], rows) if rows else None
     columns += ["perplexity", "bits per byte"]
     known = any(row[-1] != NOTHING for row in rows)
     return Table(columns if known else columns[:-1], rows if known else [r[:-1] for r in rows]) if rows else None
 
 
-def _measured(run: RunData, names: Iterable[str]) -> list[str]:
-    return [name for name in names if run.losses(name)[0]]
-
-
-def _metrics(run: RunData, name: str, metrics: Sequence[str]) -> list[str]:
-    """The last value of each metric."""
+def _format_metrics(run: RunData, name: str, metrics: Sequence[str]) -> list[str]:
+    """Write the last value of each metric."""
     found = [run.metric(name, metric)[1] for metric in metrics]
-    return [number(values[-1] if values else None) for values in found]
+    return [format_number(values[-1] if values else None) for values in found]
 
 
-def _score_row(run: RunData, name: str, title: str) -> list[str]:
+def _format_score(run: RunData, name: str, title: str) -> list[str]:
     rounds, losses = run.losses(name)
     best = min(((v, n) for n, v in zip(rounds, losses, strict=True) if math.isfinite(v)), default=(None, None))
     rise = max((rise for rise, _ in run.rises(name)), default=None)
     later, width = len(losses) > 1, run.split.get("bytes_per_token", {}).get(name)
     return [
         title,
-        number(losses[0]),
-        number(best[0]),
-        number(best[1], "d"),
-        number(losses[-1]),
-        number(losses[0] - losses[-1] if later else None, "+.3f"),
-        number(backward_transfer(losses)[-1] if later else None),
-        number(rise),
-        perplexity(losses[-1]),
-        number(bits_per_byte(losses[-1], width) if width else None),
+        format_number(losses[0]),
+        format_number(best[0]),
+        format_number(best[1], "d"),
+        format_number(losses[-1]),
+        format_number(losses[0] - losses[-1] if later else None, "+.3f"),
+        format_number(backward_transfer(losses)[-1] if later else None),
+        format_number(rise),
+        format_perplexity(losses[-1]),
+        format_number(bits_per_byte(losses[-1], width) if width else None),
     ]
 
 
-def fairness(run: RunData) -> Table | None:
-    """How evenly the clients gained, and how evenly they fare, at the last evaluation."""
+def tabulate_fairness(run: RunData) -> Table | None:
+    """Tabulate how evenly gains and losses are spread over the clients at the last evaluation."""
     gains = run.gains()
     if not gains or len(gains[-1][1]) < 2:
         return None
@@ -82,25 +77,25 @@ def fairness(run: RunData) -> Table | None:
     }
     signed = {"worst", "cvar_20", "p10", "p50", "p90"}
     text = [
-        [title, *(number(found.get(key), form if key in signed else ".3f") for key in SPREAD)]
+        [title, *(format_number(found.get(key), form if key in signed else ".3f") for key in SPREAD)]
         for title, (found, form) in rows.items()
         if found
     ]
     return Table((f"{run.unit}, round {last}", *SPREAD.values()), text) if text else None
 
 
-def clients(run: RunData) -> Table | None:
-    """Every client: what it holds, how often it trained, held-out loss."""
+def tabulate_clients(run: RunData) -> Table | None:
+    """Tabulate the clients: what each holds, how often it trained, and its held-out loss."""
     if not run.num_clients:
         return None
     took_part = [c.client for r in run.records for c in r.clients]
-    rows = [_client_row(run, client, took_part.count(client)) for client in range(run.num_clients)]
+    rows = [_format_client(run, client, took_part.count(client)) for client in range(run.num_clients)]
     held = ("client", "main topic", "its share", "documents", run.targets)
     columns = (*held, "rounds trained", "start", "final", "gain")
     return Table(columns, rows, text=(1,))
 
 
-def _client_row(run: RunData, client: int, rounds: int) -> list[str]:
+def _format_client(run: RunData, client: int, rounds: int) -> list[str]:
     rows = run.split.get("clients", ())
     held = rows[client] if client < len(rows) else ()
     _, losses = run.losses(f"client/{client}")
@@ -113,34 +108,34 @@ def _client_row(run: RunData, client: int, rounds: int) -> list[str]:
         f"{sum(held):,}" if held else NOTHING,
         f"{run.split['tokens'][client]:,}" if held else NOTHING,
         str(rounds),
-        number(start),
-        number(end),
-        number(gain, "+.3f"),
+        format_number(start),
+        format_number(end),
+        format_number(gain, "+.3f"),
     ]
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested keys and values as `section.key`, text; what is not set is left out."""
+def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Flatten nested keys to pairs (`section.key`, text); keys without a value are left out."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            rows += flat(value, f"{prefix}{key}.")
+            rows += flatten_settings(value, f"{prefix}{key}.")
         elif value is not None:
-            rows.append((f"{prefix}{key}", f"{value:.6g}" if isinstance(value, float) else _plain(value)))
+            rows.append((f"{prefix}{key}", f"{value:.6g}" if isinstance(value, float) else _format_value(value)))
     return rows
 
 
-def _plain(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(_plain(v) for v in value) if isinstance(value, list) else str(value)
+    return ", ".join(_format_value(v) for v in value) if isinstance(value, list) else str(value)
 
 
-def provenance(run: RunData) -> list[tuple[str, str]]:
-    """Versions, machine, data, memory, seconds and bytes, as far as the run recorded them."""
+def list_provenance(run: RunData) -> list[tuple[str, str]]:
+    """List versions, machine, data, memory, seconds and bytes, as far as the run recorded them."""
     rest = {k: v for k, v in run.manifest.items() if k not in ("notes", "command", "argv", "parent", "abandoned")}
     moved = [
-        (f"bytes {way}", f"{total:,} ({size(total)})")
+        (f"bytes {way}", f"{total:,} ({format_bytes(total)})")
         for way, total in (
             ("up", sum(r.bytes_up for r in run.records)),
             ("down", sum(r.bytes_down for r in run.records)),
@@ -148,12 +143,12 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
         if total
     ]
     memory = [v for v in run.probe("peak_memory_mb")[1] if math.isfinite(v)]
-    peak = [("peak memory", size(1e6 * max(memory)))] if memory else []
+    peak = [("peak memory", format_bytes(1e6 * max(memory)))] if memory else []
     speed = run.metrics.get("tokens_per_second")
     fast = [(f"{run.targets} per second of training", f"{speed:,.0f}")] if speed else []
-    return [*flat(rest), *peak, *fast, *moved]
+    return [*flatten_settings(rest), *peak, *fast, *moved]
 
 
-def command(run: RunData) -> str:
-    """The command that repeats the run."""
+def find_command(run: RunData) -> str:
+    """Find the command that repeats the run."""
     return str(run.manifest.get("command") or f"fedfault run {run.folder / 'config.yaml'}")

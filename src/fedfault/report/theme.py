@@ -1,4 +1,4 @@
-"""Two appearances, light and dark: their colours and fonts, and whether what they show can be read."""
+"""Colours and fonts of the two appearances, light and dark, and functions that keep text readable on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Theme:
     good: str
     palette: tuple[str, ...]  # after Okabe and Ito 2008, told apart by colour-blind readers; markers differ as well
     ramp: tuple[str, ...]  # from little to much
-    both_ways: tuple[str, ...]  # from far below zero over zero to far above
+    both_ways: tuple[str, ...]  # from far below zero over zero to far above it
 
     @property
     def cmap(self) -> Colormap:
@@ -49,14 +49,14 @@ class Theme:
             n: getattr(self, n) for n in ("page", "surface", "ink", "muted", "grid", "empty", "alarm", "warn", "good")
         }
         named |= {f"p{i}": colour for i, colour in enumerate(self.palette)}
-        return named | {f"p{i}-text": as_text(colour, self) for i, colour in enumerate(self.palette)}
+        return named | {f"p{i}-text": make_readable(colour, self) for i, colour in enumerate(self.palette)}
 
     @property
     def rc(self) -> Any:
         """Settings of matplotlib in force while a figure is made."""
         return {
             "text.usetex": False,
-            "font.family": [f for f in ("DejaVu Sans", *OTHER_SCRIPTS) if f in installed()],
+            "font.family": [f for f in ("DejaVu Sans", *OTHER_SCRIPTS) if f in list_fonts()],
             "font.size": FONT,
             "text.color": self.ink,
             "axes.labelcolor": self.muted,
@@ -117,45 +117,45 @@ DARK = Theme(
 
 
 @functools.cache
-def installed() -> frozenset[str]:
-    """Names of the fonts that matplotlib knows."""
+def list_fonts() -> frozenset[str]:
+    """List the names of the fonts that matplotlib knows."""
     return frozenset(font_manager.fontManager.get_font_names())
 
 
 @functools.cache
-def _drawable() -> frozenset[int]:
-    """Code points for which an installed font has a glyph."""
-    names = [f for f in ("DejaVu Sans", *OTHER_SCRIPTS) if f in installed()]
+def _list_drawable() -> frozenset[int]:
+    """List the code points for which an installed font has a glyph."""
+    names = [f for f in ("DejaVu Sans", *OTHER_SCRIPTS) if f in list_fonts()]
     return frozenset(c for f in names for c in font_manager.get_font(font_manager.findfont(f)).get_charmap())
 
 
-def label(text: str, limit: int = 22) -> str:
-    """A name as it may stand in a figure: one short line, no mathematics, no glyph that the fonts lack."""
+def make_label(text: str, limit: int = 22) -> str:
+    """Make a name fit for a figure: one short line, no mathematics, `?` for every glyph that the fonts lack."""
     text = " ".join(text.split())
     text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(c if ord(c) in _drawable() else "?" for c in text).replace("$", r"\$")
+    return "".join(c if ord(c) in _list_drawable() else "?" for c in text).replace("$", r"\$")
 
 
-def luminance(colour: Any) -> float:
-    """Relative luminance, 0 for black to 1 for white (WCAG 2.1)."""
+def compute_luminance(colour: Any) -> float:
+    """Compute the relative luminance, 0 for black to 1 for white (WCAG 2.1)."""
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
-def contrast(one: Any, other: Any) -> float:
-    """Contrast ratio of two colours, 1 to 21 (WCAG 2.1)."""
-    low, high = sorted((luminance(one), luminance(other)))
+def compute_contrast(one: Any, other: Any) -> float:
+    """Compute the contrast ratio of two colours, 1 to 21 (WCAG 2.1)."""
+    low, high = sorted((compute_luminance(one), compute_luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
-def text_on(colour: Any) -> str:
-    """Black or white, whichever is easier to read on the colour."""
-    return max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, colour))
+def choose_ink(colour: Any) -> str:
+    """Choose black or white, whichever is easier to read on the colour."""
+    return max(("#000000", "#ffffff"), key=lambda ink: compute_contrast(ink, colour))
 
 
 @functools.cache
-def as_text(colour: str, theme: Theme) -> str:
-    """The colour, mixed with as much ink as text needs to be read on the page (contrast 4.5, WCAG 2.1 AA)."""
+def make_readable(colour: str, theme: Theme) -> str:
+    """Mix the colour with as much ink as text needs to be read on the page (contrast 4.5, WCAG 2.1 AA)."""
     line, ink = np.array(to_rgb(colour)), np.array(to_rgb(theme.ink))
     mixed = (to_hex((1 - share) * line + share * ink) for share in np.linspace(0, 1, 11))
-    return next(c for c in mixed if contrast(c, theme.surface) >= 4.5)
+    return next(c for c in mixed if compute_contrast(c, theme.surface) >= 4.5)

@@ -1,11 +1,11 @@
-"""What the detectors made of a run: the verdict and the findings behind it, as the page shows them."""
+"""The verdict on a run and the findings behind it, as the page shows them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from fedfault.records import Finding
-from fedfault.report.words import many, number
+from fedfault.report.words import format_count, format_number
 from fedfault.runs.recorded import RunData
 
 
@@ -19,7 +19,7 @@ class Verdict(NamedTuple):
     calibrated: bool
 
 
-class Line(NamedTuple):
+class FindingLine(NamedTuple):
     """A finding in one line: when and what, its numbers, and what to try."""
 
     level: str
@@ -29,8 +29,8 @@ class Line(NamedTuple):
     advice: str
 
 
-def verdict(run: RunData) -> Verdict | None:
-    """The verdict as metrics.json has it; None for a run without one."""
+def read_verdict(run: RunData) -> Verdict | None:
+    """Read the verdict from what metrics.json holds; None for a run without one."""
     said = run.metrics.get("verdict")
     if not said:
         return None
@@ -40,30 +40,30 @@ def verdict(run: RunData) -> Verdict | None:
     return Verdict(said["state"], title, sentence, sure, bool(said.get("calibration")))
 
 
-def findings(run: RunData) -> tuple[list[Line], list[Line]]:
-    """A line a finding: what every detector has to say, alarms first, and what it said before and after that."""
+def list_findings(run: RunData) -> tuple[list[FindingLine], list[FindingLine]]:
+    """List the leading finding of every detector, alarms first, and then all others in the order of their rounds."""
     leading = run.leading_findings()
     others = sorted((f for f in run.findings if f not in leading), key=lambda f: f.round)
-    return [_line(f) for f in leading], [_line(f) for f in others]
+    return [_format_finding(f) for f in leading], [_format_finding(f) for f in others]
 
 
-def _line(f: Finding) -> Line:
+def _format_finding(f: Finding) -> FindingLine:
     head = f"Round {f.round} · {f.detector.replace('_', ' ')}"
-    numbers = _sentence(f"{_compared(f)}{_evidence(f)}")
-    return Line(f.level, head, _sentence(f.sentence), numbers, "; ".join(f.advice))
+    numbers = _make_sentence(f"{_format_statistic(f)}{_format_evidence(f)}")
+    return FindingLine(f.level, head, _make_sentence(f.sentence), numbers, "; ".join(f.advice))
 
 
-def _sentence(text: str) -> str:
+def _make_sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
-def _compared(f: Finding) -> str:
+def _format_statistic(f: Finding) -> str:
     if f.threshold is None:
         return "no threshold was needed"
-    behind = many(f.controls, "control run") if f.controls else "theory or convention"
-    return f"statistic {number(f.statistic, '.3g')}, threshold {number(f.threshold, '.3g')} from {behind}"
+    behind = format_count(f.controls, "control run") if f.controls else "theory or convention"
+    return f"statistic {format_number(f.statistic, '.3g')}, threshold {format_number(f.threshold, '.3g')} from {behind}"
 
 
-def _evidence(f: Finding) -> str:
-    found = ", ".join(f"{name.replace('_', ' ')} {number(value, '.4g')}" for name, value in f.evidence.items())
+def _format_evidence(f: Finding) -> str:
+    found = ", ".join(f"{name.replace('_', ' ')} {format_number(value, '.4g')}" for name, value in f.evidence.items())
     return f"; {found}" if found else ""

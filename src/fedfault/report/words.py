@@ -1,4 +1,4 @@
-"""Numbers as a person says them, and the shapes in which the page shows them."""
+"""Functions that write numbers as a person says them, and the shapes in which the page shows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FATES = {"done": "done", "late": "late", "partial": "partial", "dropped": "dropp
 
 
 class Tile(NamedTuple):
-    """A key number."""
+    """A key number of a run, with its name and a remark."""
 
     name: str
     value: str
@@ -26,35 +26,35 @@ class Table(NamedTuple):
     text: Sequence[int] = ()
 
 
-def number(value: float | None, form: str = ".3f") -> str:
-    """A number as text; a dash when it is missing and words when it is not finite."""
+def format_number(value: float | None, form: str = ".3f") -> str:
+    """Write a number; a dash when it is missing, and words when it is not finite."""
     if value is None:
         return NOTHING
     return format(value, form).replace("-", "−") if math.isfinite(value) else "not finite"
 
 
-def perplexity(loss: float | None) -> str:
-    """The perplexity of a loss in nats per token."""
+def format_perplexity(loss: float | None) -> str:
+    """Write the perplexity of a loss in nats per token."""
     if loss is None or not math.isfinite(loss):
-        return number(loss)
+        return format_number(loss)
     return f"{math.exp(loss):,.1f}" if loss < 12 else f"e^{loss:.1f}"
 
 
-def size(count: float) -> str:
-    """Bytes as a person says them."""
+def format_bytes(count: float) -> str:
+    """Write a number of bytes as a person says it: `1.5 MB`."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count:.0f} bytes"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+def format_seconds(seconds: float) -> str:
+    """Write a number of seconds as a person says it: `2.0 min`."""
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def many(count: int, noun: str) -> str:
-    """`1 round`, `2 rounds`, `1,200 rounds`."""
+def format_count(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 round`, `2 rounds`, `1,200 rounds`."""
     return f"{count:,} {noun}" + "s" * (count != 1)

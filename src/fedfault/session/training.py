@@ -55,9 +55,9 @@ def train_to_end(
     manifest["status"] = "stopped" if alarms else "finished"
     folder.write_json("manifest.json", manifest)
     if draw:
-        from fedfault.report.render import render
+        from fedfault.report.render import render_report
 
-        render(folder.path)
+        render_report(folder.path)
 
 
 def _train_to_alarm(

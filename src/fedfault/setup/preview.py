@@ -33,7 +33,7 @@ def preview(loaded: Loaded, plot: Path | None = None) -> str:
 
     With `plot`, the picture of the split is written to that PNG file; `UserError` if there is one already.
     """
-    from fedfault.report.summary import skew, split
+    from fedfault.report.summary import describe_split, tabulate_skew
     from fedfault.runs.recorded import RunData
     from fedfault.setup.experiment import prepare
 
@@ -44,22 +44,22 @@ def preview(loaded: Loaded, plot: Path | None = None) -> str:
     p = prepare(exp)
     found = p.heterogeneity()
     run = RunData(Path(), (), split=p.split.to_json(), heterogeneity=found)
-    table = skew(found)
+    table = tabulate_skew(found)
     lines = [
         *(f"note: {n}" for n in loaded.notes),
         *_facts(p),
         "",
         *_clients(p.split),
         "",
-        *split(run),
+        *describe_split(run),
         *(["", *_aligned([table.columns, *table.rows])] if table else []),
     ]
     if plot is not None:
         from fedfault.report import gallery
 
-        figure = gallery.split(run, gallery.LIGHT)
+        figure = gallery.draw_split(run, gallery.LIGHT)
         assert figure is not None  # every split has clients and topics
-        gallery.write(figure, plot)
+        gallery.write_png(figure, plot)
         lines.append(f"\npicture: {plot}")
     return "\n".join(lines)
 

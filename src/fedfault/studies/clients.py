@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedfault.compare.pairs import pair_runs
-from fedfault.report.words import NOTHING, Table, duration, number, size
+from fedfault.report.words import NOTHING, Table, format_bytes, format_number, format_seconds
 from fedfault.runs.recorded import RunData
 from fedfault.stats import nested_interval
 from fedfault.studies.answers import SeedDifferences
@@ -86,12 +86,12 @@ def _format_costs(runs: Sequence[RunData]) -> list[str]:
     steps = sum(c.steps for run in runs for record in run.records for c in record.clients)
     moved = sum(record.bytes_up + record.bytes_down for run in runs for record in run.records)
     spent = sum(measure_outcome(run, "seconds") or 0.0 for run in runs)
-    traffic = NOTHING if all(run.centralised for run in runs) else size(moved / len(runs))
-    return [f"{steps / len(runs):,.0f}", traffic, duration(spent / len(runs))]
+    traffic = NOTHING if all(run.centralised for run in runs) else format_bytes(moved / len(runs))
+    return [f"{steps / len(runs):,.0f}", traffic, format_seconds(spent / len(runs))]
 
 
 def _format_mean(values: Sequence[float]) -> str:
-    return number(sum(values) / len(values)) if values else NOTHING
+    return format_number(sum(values) / len(values)) if values else NOTHING
 
 
 def tabulate_differences(r: Results, found: Sequence[ClientDifferences]) -> Table | None:
@@ -99,7 +99,7 @@ def tabulate_differences(r: Results, found: Sequence[ClientDifferences]) -> Tabl
     rows = [
         [
             name_contrast(r.study, d.contrast),
-            number(d.mean, "+.3f"),
+            format_number(d.mean, "+.3f"),
             format_interval(d.interval, "+.3f"),
             f"{sum(x < 0 for x in d.each)} of {len(d.each)}",
             f"{sum(x > 0 for x in d.each)} of {len(d.each)}",
@@ -112,7 +112,7 @@ def tabulate_differences(r: Results, found: Sequence[ClientDifferences]) -> Tabl
 def tabulate_clusters(r: Results) -> Table | None:
     """The clusters that runs found in their clients' texts, and how these agree with the clients' main topics."""
     rows = [
-        [cell.name, str(seed), str(about.get("sentence")), number(about.get("agreement"), ".2f")]
+        [cell.name, str(seed), str(about.get("sentence")), format_number(about.get("agreement"), ".2f")]
         for cell in r.study.cells
         for seed, name in zip(r.study.seeds, cell.runs, strict=True)
         if name in r.runs and (about := r.runs[name].clusters)

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from fedfault.report.draw import Plot, canvas, themed
-from fedfault.report.figures.heat import bare, gaps
-from fedfault.report.theme import FONT, Theme, label, text_on
+from fedfault.report.draw import Plot, apply_theme, make_canvas
+from fedfault.report.figures.heat import draw_gaps, remove_frame
+from fedfault.report.theme import FONT, Theme, choose_ink, make_label
 from fedfault.runs.read import STATES
 from fedfault.runs.recorded import RunData
 from fedfault.studies.answers import Answer, SeedDifferences
@@ -39,7 +39,7 @@ def make_figures(r: Results) -> dict[str, Plot]:
 def _drop_run(plot: Callable[[Theme, bool], Figure | None]) -> Plot:
     """A study has many runs, so the one that a plot is usually given is not used."""
 
-    @themed
+    @apply_theme
     def draw(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
         return plot(theme, narrow)
 
@@ -51,7 +51,7 @@ def draw_answers(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     rows = [(a, a.decisive) for a in r.answers if a.decisive.values and a.hypothesis.by > 0]
     if not rows or len(rows) > MOST:
         return None
-    fig = canvas(narrow, 1.3 + 0.3 * len(rows))
+    fig = make_canvas(narrow, 1.3 + 0.3 * len(rows))
     ax = fig.add_subplot()
     colours = {"supported": theme.good, "refuted": theme.alarm, "inconclusive": theme.muted}
     marks = {"supported": "o", "refuted": "X", "inconclusive": "D"}
@@ -67,10 +67,10 @@ def draw_answers(r: Results, theme: Theme, narrow: bool) -> Figure | None:
         ax.axvline(place, color=colour, lw=1, zorder=0)
     most = max([abs(v) for a, f in rows for v in _scale(a, f)], default=1.0)
     ax.set_xlim(-1.5 * max(most, 1.2), 1.5 * max(most, 1.2))
-    names = [_wrap_label(a.hypothesis.name, 2, 18) if narrow else label(a.hypothesis.name, 46) for a, _ in rows]
+    names = [_wrap_label(a.hypothesis.name, 2, 18) if narrow else make_label(a.hypothesis.name, 46) for a, _ in rows]
     ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    bare(ax)
+    remove_frame(ax)
     ax.set_xlabel("difference / smallest that matters")
     ax.set_title("Claimed: above 1, or in ±1" if narrow else "What was claimed lies right of 1, or within ±1 for equal")
     handles = [
@@ -96,7 +96,7 @@ def draw_cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     rows = [(name, values) for name, values in rows if values]
     if not rows or len(rows) > MOST:
         return None
-    fig = canvas(narrow, 1.1 + (0.34 if narrow else 0.24) * len(rows))
+    fig = make_canvas(narrow, 1.1 + (0.34 if narrow else 0.24) * len(rows))
     ax = fig.add_subplot()
     for y, (_, values) in enumerate(rows):
         finite = [v for v in values if math.isfinite(v)]
@@ -105,10 +105,10 @@ def draw_cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
             ax.plot([np.mean(finite)], [y], "o", color=theme.palette[0], ms=6, mec=theme.surface)
         if lost := len(values) - len(finite):
             ax.text(1.0, y, f"× {lost} not finite", color=theme.alarm, transform=ax.get_yaxis_transform(), va="center")
-    ax.set_yticks(range(len(rows)), [_wrap_label(name, 2, 28) if narrow else label(name, 60) for name, _ in rows])
+    ax.set_yticks(range(len(rows)), [_wrap_label(name, 2, 28) if narrow else make_label(name, 60) for name, _ in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="both")
-    bare(ax)
+    remove_frame(ax)
     unit = next((run.unit for run in r.runs.values()), "")
     ax.set_xlabel(f"final validation loss ({unit})")
     ax.set_title("Every run, by cell")
@@ -120,7 +120,7 @@ def draw_clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     rows = compare_clients(r)
     if not rows or len(rows) > MOST:
         return None
-    fig = canvas(narrow, 1.3 + 0.62 * len(rows))
+    fig = make_canvas(narrow, 1.3 + 0.62 * len(rows))
     ax = fig.add_subplot()
     ax.axvline(0, color=theme.muted, lw=1.2, ls=(0, (4, 3)), zorder=1)
     for y, found in enumerate(rows):
@@ -133,11 +133,11 @@ def draw_clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
         if math.isfinite(found.mean):
             ax.plot([found.mean], [y], "o", color=theme.palette[0], ms=8, mec=theme.ink, mew=1.4, zorder=5)
     names = [name_contrast(r.study, found.contrast) for found in rows]
-    ax.set_yticks(range(len(rows)), [_wrap_label(name, 2, 18) if narrow else label(name, 46) for name in names])
+    ax.set_yticks(range(len(rows)), [_wrap_label(name, 2, 18) if narrow else make_label(name, 46) for name in names])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.margins(x=0.06)
     ax.grid(axis="x")
-    bare(ax)
+    remove_frame(ax)
     unit = next((run.unit for run in r.runs.values()), "")
     ax.set_xlabel(f"difference of final held-out loss{chr(10) if narrow else ' '}({unit})")
     ax.set_title(
@@ -148,7 +148,7 @@ def draw_clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
 
 def _wrap_label(name: str, most: int, width: int) -> str:
     """A long name on several lines."""
-    return "\n".join(label(line, width) for line in textwrap.wrap(name, width)[:most])
+    return "\n".join(make_label(line, width) for line in textwrap.wrap(name, width)[:most])
 
 
 def draw_map(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
@@ -165,19 +165,19 @@ def draw_map(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | No
     if not np.isfinite(values).any() and not lost.any():
         return None
     height = 1.6 + 0.42 * len(ys)
-    fig = canvas(narrow, 2 * height if narrow else height)
+    fig = make_canvas(narrow, 2 * height if narrow else height)
     left, right = fig.subplots(*((2, 1) if narrow else (1, 2)))
     _draw_values(left, values, lost, theme)
-    left.set_title(label(f"{m.metric}, mean over seeds", 40))
+    left.set_title(make_label(f"{m.metric}, mean over seeds", 40))
     _draw_states(right, states, theme)
     right.set_title("Verdicts")
     for ax in (left, right):
-        ax.set_xticks(range(len(xs)), [label(x, 12) for x in xs])
-        ax.set_yticks(range(len(ys)), [label(y, 16) for y in ys])
-        ax.set_xlabel(label(m.x))
-        ax.set_ylabel(label(m.y))
-        gaps(ax, theme, (0, len(xs) - 1), (0, len(ys) - 1))
-        bare(ax)
+        ax.set_xticks(range(len(xs)), [make_label(x, 12) for x in xs])
+        ax.set_yticks(range(len(ys)), [make_label(y, 16) for y in ys])
+        ax.set_xlabel(make_label(m.x))
+        ax.set_ylabel(make_label(m.y))
+        draw_gaps(ax, theme, (0, len(xs) - 1), (0, len(ys) - 1))
+        remove_frame(ax)
     _draw_legend(fig, states, theme)
     return fig
 
@@ -207,7 +207,7 @@ def _draw_values(ax: Axes, values: np.ndarray, lost: np.ndarray, theme: Theme) -
         known = math.isfinite(v)
         text = f"{v:.{digits}f}".replace("-", "−") if known else ""
         text += f"{' ' * known}×{lost[i, j]}" if lost[i, j] else ""
-        ink = text_on(cmap((v - low) / (high - low))) if known else theme.alarm
+        ink = choose_ink(cmap((v - low) / (high - low))) if known else theme.alarm
         ax.text(j, i, text, ha="center", va="center_baseline", color=ink, fontsize=FONT - 1)
 
 
@@ -222,7 +222,13 @@ def _draw_states(ax: Axes, states: np.ndarray, theme: Theme) -> None:
             ax.barh(i, count / total, left=start, height=1.0, color=colour, lw=0)
             middle = start + count / total / 2
             ax.text(
-                middle, i, f"{count:.0f}", ha="center", va="center_baseline", color=text_on(colour), fontsize=FONT - 1
+                middle,
+                i,
+                f"{count:.0f}",
+                ha="center",
+                va="center_baseline",
+                color=choose_ink(colour),
+                fontsize=FONT - 1,
             )
             start += count / total
     ax.set_xlim(-0.5, states.shape[1] - 0.5)

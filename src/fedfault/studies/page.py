@@ -102,16 +102,16 @@ def _collect_parts(r: Results) -> dict[str, Any]:
 def _render_figures(r: Results) -> list[dict[str, Any]]:
     """The figures that have something to show, as parts of the page; each also becomes figures/NAME.png."""
     from fedfault.report import gallery
-    from fedfault.report.inline import inline
+    from fedfault.report.inline import draw_inline
     from fedfault.studies.figures import make_figures
 
     folder = r.folder / "figures"
     folder.mkdir(exist_ok=True)
     nothing, found = RunData(r.folder, ()), []
     for name, plot in make_figures(r).items():
-        wide, drawings = inline(nothing, f"figure-{make_slug(name)}", plot)
+        wide, drawings = draw_inline(nothing, f"figure-{make_slug(name)}", plot)
         if wide is not None:
-            gallery.write(wide, folder / f"figure-{make_slug(name)}.png")
+            gallery.write_png(wide, folder / f"figure-{make_slug(name)}.png")
             title, text = _find_caption(r, name)
             about = {"name": f"figure-{make_slug(name)}", "title": title, "text": text}
             found.append({**about, "alt": f"{title}. {text}", "drawings": drawings})

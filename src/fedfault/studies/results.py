@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedfault.config.changes import NO_CAUSE
-from fedfault.report.words import NOTHING, Table, duration, many, number
+from fedfault.report.words import NOTHING, Table, format_count, format_number, format_seconds
 from fedfault.runs.files import find_status
 from fedfault.runs.read import STATES, read_run
 from fedfault.runs.recorded import RunData
@@ -72,9 +72,12 @@ def summarise_study(r: Results) -> list[str]:
     """The study in sentences: how much of it there is, and how the hypotheses came out."""
     s = r.study
     done = sum(len(r.of(cell)) for cell in s.cells)
-    lines = [f"{many(len(s.cells), 'cell')} with {many(len(s.seeds), 'seed')} each, {many(len(s.runs), 'run')}."]
+    cells, seeds, runs = (format_count(len(x), n) for x, n in ((s.cells, "cell"), (s.seeds, "seed"), (s.runs, "run")))
+    lines = [f"{cells} with {seeds} each, {runs}."]
     if (wanted := len(s.cells) * len(s.seeds)) > done:
-        lines.append(f"{many(wanted - done, 'run')} of a cell {'is' if wanted - done == 1 else 'are'} not finished.")
+        lines.append(
+            f"{format_count(wanted - done, 'run')} of a cell {'is' if wanted - done == 1 else 'are'} not finished."
+        )
     if r.answers:
         counts = {v: sum(a.verdict == v for a in r.answers) for v in ("supported", "refuted", "inconclusive")}
         listed = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
@@ -90,7 +93,7 @@ def tabulate_answers(r: Results) -> Table | None:
             a.hypothesis.name,
             a.verdict,
             a.hypothesis.claim,
-            number(a.decisive.mean, "+.3g"),
+            format_number(a.decisive.mean, "+.3g"),
             format_interval(a.decisive.interval),
             _format_bound(a),
             format_p(a.p_holm),
@@ -112,7 +115,7 @@ def format_p(p: float) -> str:
 
 def format_interval(found: tuple[float, float] | None, form: str = "+.3g") -> str:
     """An interval as text."""
-    return NOTHING if found is None else " to ".join(number(v, form) for v in found)
+    return NOTHING if found is None else " to ".join(format_number(v, form) for v in found)
 
 
 def tabulate_contrasts(r: Results) -> Table | None:
@@ -123,9 +126,9 @@ def tabulate_contrasts(r: Results) -> Table | None:
             a.hypothesis.name,
             a.hypothesis.metric,
             name_contrast(r.study, f.contrast),
-            number(f.mean, "+.3g"),
+            format_number(f.mean, "+.3g"),
             format_interval(f.interval),
-            ", ".join(number(v, "+.3g") for v in f.values) + (f" ({f.why_not})" if f.why_not else ""),
+            ", ".join(format_number(v, "+.3g") for v in f.values) + (f" ({f.why_not})" if f.why_not else ""),
         ]
         for a in r.answers
         for f in a.found
@@ -176,7 +179,7 @@ def format_mean(values: Sequence[float]) -> str:
         return NOTHING
     if lost := sum(not math.isfinite(v) for v in values):
         return f"diverged in {lost} of {len(values)}"
-    mean, around = number(float(np.mean(values))), mean_interval(values)
+    mean, around = format_number(float(np.mean(values))), mean_interval(values)
     return mean if around is None else f"{mean} ({format_interval(around, '.3f')})"
 
 
@@ -229,7 +232,7 @@ def list_limits(r: Results) -> list[str]:
         lines.append("Some runs were made by code with changes that are not in a commit.")
     lines += [f"{a.hypothesis.name}: {a.decisive.why_not}." for a in r.answers if a.decisive.why_not]
     if len(r.study.seeds) < LEAST:
-        lines.append(f"{many(len(r.study.seeds), 'seed')}: too few for an interval.")
+        lines.append(f"{format_count(len(r.study.seeds), 'seed')}: too few for an interval.")
     if any(not run.metrics.get("verdict", {}).get("calibration") for run in r.runs.values()):
         lines.append("Verdicts are by conventional thresholds, not calibrated for these settings.")
     return lines
@@ -241,13 +244,13 @@ def list_provenance(r: Results) -> list[tuple[str, str]]:
     keys = ("fedfault", "commit", "torch", "transformers", "python", "platform", "device", "threads", "precision")
     found = {key: sorted({str(m[key]) for m in made if m.get(key) is not None}) for key in keys}
     spent = sum(sum(float(v) for v in m.get("seconds", {}).values()) for m in made)
-    return [*((key, ", ".join(v)) for key, v in found.items() if v), ("time of all runs", duration(spent))]
+    return [*((key, ", ".join(v)) for key, v in found.items() if v), ("time of all runs", format_seconds(spent))]
 
 
 def format_answers(r: Results) -> str:
     """The answers as text, a line each."""
     lines = [
-        f"{a.verdict:<12}  {a.hypothesis.name}: {a.hypothesis.metric} {number(a.decisive.mean, '+.3g')}"
+        f"{a.verdict:<12}  {a.hypothesis.name}: {a.hypothesis.metric} {format_number(a.decisive.mean, '+.3g')}"
         f"{_format_in_brackets(a.decisive)}, matters {_format_bound(a)}, p {format_p(a.p_holm)}"
         for a in r.answers
     ]

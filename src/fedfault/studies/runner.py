@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
-from fedfault.report.words import many
+from fedfault.report.words import format_count
 from fedfault.runs.files import find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
@@ -68,7 +68,7 @@ def format_failures(found: Sequence[RunResult]) -> str:
     if not lost:
         return ""
     width = max(len(d.name) for d in lost)
-    head = f"{len(lost)} of {many(len(found), 'run')} failed; the same command tries them again:"
+    head = f"{len(lost)} of {format_count(len(found), 'run')} failed; the same command tries them again:"
     return "\n".join([head, *(f"  {d.name:<{width}}  {d.why}" for d in lost)])
 
 
@@ -89,7 +89,7 @@ def _claim_folder(plan: StudyPlan) -> None:
 
 def _describe_plan(plan: StudyPlan, names: Sequence[str], missing: int) -> str:
     s = plan.study
-    shape = f"{many(len(s.cells), 'cell')} x {many(len(s.seeds), 'seed')}, {many(len(names), 'run')}"
+    shape = f"{format_count(len(s.cells), 'cell')} x {format_count(len(s.seeds), 'seed')}, {format_count(len(names), 'run')}"
     there = len(names) - missing
     return f"{shape}{f', {there} of them done before' if there else ''}; in {plan.folder}"
 

@@ -1,1 +1,1 @@
-"""The figures of a run, by what they are about. Each gives a Figure in a theme, or None when there is nothing to show."""
+"""The figures of a run, by subject. Each function draws a Figure in a theme, or returns None without anything to show."""

@@ -1,4 +1,4 @@
-"""How the clients fare: their held-out losses, and what they gained."""
+"""Figures of how the clients fare: their held-out losses, and what they gained."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedfault.report.draw import (
-    canvas,
-    end_labels,
-    last_finite,
-    lone_dot,
-    loss_scale,
-    not_finite,
-    round_axis,
-    themed,
+    apply_theme,
+    draw_end_labels,
+    find_last_finite,
+    make_canvas,
+    mark_not_finite,
+    set_loss_scale,
+    set_round_axis,
+    style_lone_dot,
 )
 from fedfault.report.theme import Theme
 from fedfault.runs.recorded import RunData
@@ -23,107 +23,107 @@ from fedfault.runs.recorded import RunData
 PERCENTILES = (0, 10, 50, 90, 100)
 
 
-@themed
-def clients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """Held-out loss of the clients: median, the band that holds the middle 80 %, best and worst."""
+@apply_theme
+def draw_clients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw the held-out loss of the clients: median, the band that holds the middle 80 %, best and worst."""
     names = run.score_names("client/")
     rows = [(r.round, np.array([r.scores[n].loss for n in names if n in r.scores])) for r in run.records]
     rows = [(n, losses) for n, losses in rows if losses.size]
     if not rows:
         return None
-    fig = canvas(narrow, 3.2)
+    fig = make_canvas(narrow, 3.2)
     ax = fig.add_subplot()
-    fan = _fan(rows)
-    loss_scale(ax, fan.ravel())
-    round_axis(ax, run)
+    fan = _compute_percentiles(rows)
+    set_loss_scale(ax, fan.ravel())
+    set_round_axis(ax, run)
     ax.set_ylabel(f"held-out loss ({run.unit})")
     outer = {"worst": 4, "best": 0} if len(names) > 1 else {}
     ends = _draw_fan(ax, [n for n, _ in rows], fan, theme, theme.palette[0], outer)
     if len(names) > 1:
         ax.set_title(f"{len(names)} clients; the band holds the middle 80 %")
-    not_finite(ax, [n for n, losses in rows if not np.isfinite(losses).all()], theme)
-    end_labels(ax, ends, theme, height=2.5)
+    mark_not_finite(ax, [n for n, losses in rows if not np.isfinite(losses).all()], theme)
+    draw_end_labels(ax, ends, theme, height=2.5)
     return fig
 
 
-@themed
-def labels(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """How well labels are predicted: every metric of the validation set, and the first of them on the clients' own sets.
+@apply_theme
+def draw_labels(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw every metric of labels on the validation set, and the first of them on the clients' own sets.
 
-    A dashed line: the target of the configuration.
+    A dashed line is the target of the configuration.
     """
     metrics = run.metrics_measured
     if not metrics:
         return None
-    first, rows = metrics[0], _own_metric(run, metrics[0])
-    fig = canvas(narrow, 3.2)
+    first, rows = metrics[0], _collect_own_metric(run, metrics[0])
+    fig = make_canvas(narrow, 3.2)
     ax = fig.add_subplot()
     ends = []
     if rows:
-        fan, at = _fan(rows), [n for n, _ in rows]
+        fan, at = _compute_percentiles(rows), [n for n, _ in rows]
         ax.fill_between(at, fan[:, 1], fan[:, 3], color=theme.palette[0], alpha=0.22, lw=0)
-        ax.plot(at, fan[:, 2], color=theme.palette[0], lw=1.2, **lone_dot(at))
-        ends.append((last_finite(fan[:, 2].tolist()), "clients", theme.palette[0]))
+        ax.plot(at, fan[:, 2], color=theme.palette[0], lw=1.2, **style_lone_dot(at))
+        ends.append((find_last_finite(fan[:, 2].tolist()), "clients", theme.palette[0]))
     for metric, colour in zip(metrics, (theme.ink, theme.palette[1]), strict=False):
         rounds, values = run.metric("validation", metric)
-        ax.plot(rounds, values, color=colour, lw=2.6 if metric == first else 1.4, **lone_dot(rounds))
-        ends.append((last_finite(values), metric, colour))
+        ax.plot(rounds, values, color=colour, lw=2.6 if metric == first else 1.4, **style_lone_dot(rounds))
+        ends.append((find_last_finite(values), metric, colour))
     target = run.setting("evaluation", "target_score")
     if target is not None:
         ax.axhline(target, color=theme.muted, lw=1.2, ls=(0, (4, 3)))
         ends.append((target, "target", theme.muted))
-    round_axis(ax, run)
+    set_round_axis(ax, run)
     ax.margins(y=0.1)
     ax.grid(axis="y")
     ax.set_ylabel(first)
     ax.set_title(f"Validation {first}")
-    end_labels(ax, ends, theme, height=2.5)
+    draw_end_labels(ax, ends, theme, height=2.5)
     return fig
 
 
-def _own_metric(run: RunData, metric: str) -> list[tuple[int, np.ndarray]]:
-    """Rounds, and the metric on each client's own set, where it is defined; nothing for a single client."""
+def _collect_own_metric(run: RunData, metric: str) -> list[tuple[int, np.ndarray]]:
+    """Collect by round the metric on each client's own set, where it is defined; nothing for a single client."""
     names = run.score_names("client/")
     own = [(r.round, [r.scores[n].metrics.get(metric) for n in names if n in r.scores]) for r in run.records]
     rows = [(n, np.array([v for v in values if v is not None])) for n, values in own]
     return [(n, values) for n, values in rows if values.size] if len(names) > 1 else []
 
 
-@themed
-def fairness(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """Gain of the clients since before training: median, the band of the middle 80 %, the worst; how many have lost."""
+@apply_theme
+def draw_fairness(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw the gains of the clients since before training: median, the band of the middle 80 %, the worst; how many lost."""
     rows = [(n, np.array(list(gains.values()))) for n, gains in run.gains()]
     if not rows:
         return None
     rounds, count = [n for n, _ in rows], len(rows[-1][1])
     losers = [int((~(gains >= 0)).sum()) for _, gains in rows]  # with those whose gain is not a number
-    fig = canvas(narrow, 4.0 if any(losers) else 3.2)
+    fig = make_canvas(narrow, 4.0 if any(losers) else 3.2)
     axes = fig.subplots(2, 1, height_ratios=[4, 1], sharex=True) if any(losers) else [fig.add_subplot()]
     ax = axes[0]
-    fan = _fan(rows)
-    loss_scale(ax, [*fan[:, :4].ravel(), 0.0])
+    fan = _compute_percentiles(rows)
+    set_loss_scale(ax, [*fan[:, :4].ravel(), 0.0])
     ax.set_yscale("linear")
     ax.axhline(0, color=theme.muted, lw=1)
     ends = _draw_fan(ax, rounds, fan, theme, theme.palette[2], {"worst": 0} if count > 1 else {})
-    not_finite(ax, [n for n, gains in rows if not np.isfinite(gains).all()], theme)
+    mark_not_finite(ax, [n for n, gains in rows if not np.isfinite(gains).all()], theme)
     ax.set_ylabel(f"gain\n({run.unit})" if narrow else f"gain ({run.unit})")
     title = f"{count} clients, {losers[-1] or 'none'} of them worse off in the end than before training"
     ax.set_title(
         (f"{count} clients, {losers[-1] or 'none'} worse off" if narrow else title) if count > 1 else "One client"
     )
-    end_labels(ax, ends, theme, height=2.5)
+    draw_end_labels(ax, ends, theme, height=2.5)
     if any(losers):
         ax.tick_params(labelbottom=False)
         axes[1].bar(rounds, losers, width=0.8, color=theme.alarm)
         axes[1].set_ylabel("worse off")
         axes[1].yaxis.set_major_locator(MaxNLocator(2, integer=True))
         axes[1].set_ylim(0, max(losers) + 0.3)
-    round_axis(axes[-1], run)
+    set_round_axis(axes[-1], run)
     return fig
 
 
-def _fan(rows: list[tuple[int, np.ndarray]]) -> np.ndarray:
-    """Percentiles of the finite values of every row, (rounds, 5); NaN where there are none."""
+def _compute_percentiles(rows: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Compute the percentiles of the finite values of every row, (rounds, 5); NaN where there are none."""
     finite = [values[np.isfinite(values)] for _, values in rows]
     return np.array([np.percentile(f, PERCENTILES) if f.size else [np.nan] * 5 for f in finite])
 
@@ -131,13 +131,13 @@ def _fan(rows: list[tuple[int, np.ndarray]]) -> np.ndarray:
 def _draw_fan(
     ax: Axes, rounds: list[int], fan: np.ndarray, theme: Theme, colour: str, outer: dict[str, int]
 ) -> list[tuple[float, str, str]]:
-    """The median, and around it, where there are several clients, the band and the columns that are named in `outer`."""
-    dot = lone_dot(rounds)
+    """Draw the median, and around it, with several clients, the band and the columns that are named in `outer`."""
+    dot = style_lone_dot(rounds)
     ax.plot(rounds, fan[:, 2], color=theme.ink, lw=2.6, **dot)
-    ends = [(last_finite(fan[:, 2].tolist()), "median" if outer else "the one client", theme.ink)]
+    ends = [(find_last_finite(fan[:, 2].tolist()), "median" if outer else "the one client", theme.ink)]
     if outer:
         ax.fill_between(rounds, fan[:, 1], fan[:, 3], color=colour, alpha=0.22, lw=0)
     for name, column in outer.items():
         ax.plot(rounds, fan[:, column], color=colour, lw=1.2, ls="--" if name == "best" else "-", **dot)
-        ends.append((last_finite(fan[:, column].tolist()), name, colour))
+        ends.append((find_last_finite(fan[:, column].tolist()), name, colour))
     return ends

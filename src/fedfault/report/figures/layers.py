@@ -1,4 +1,4 @@
-"""Representations, layer by layer."""
+"""The figure of representations, layer by layer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from fedfault.records import RoundRecord
-from fedfault.report.draw import loss_scale, small_multiples, themed
+from fedfault.report.draw import apply_theme, make_panels, set_loss_scale
 from fedfault.report.theme import Theme
 from fedfault.runs.recorded import RunData
 
 
-class Panel(NamedTuple):
+class LayerPanel(NamedTuple):
     """A probe of every layer, and what is drawn beside it: of the last round, under a name."""
 
     title: str
@@ -26,44 +26,44 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("Hidden states", "cosine to the base", "hidden_cosine", "client_cosine", "between clients"),
-    Panel("Their geometry", "CKA with the base", "cka", "client_cka", "between clients"),
-    Panel("Attention", "entropy / its maximum", "attention_entropy", "attention_entropy_base", "base"),
+    LayerPanel("Hidden states", "cosine to the base", "hidden_cosine", "client_cosine", "between clients"),
+    LayerPanel("Their geometry", "CKA with the base", "cka", "client_cka", "between clients"),
+    LayerPanel("Attention", "entropy / its maximum", "attention_entropy", "attention_entropy_base", "base"),
 )
 
 
-@themed
-def layers(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """What each layer makes of the same text, beside the base: in the first, a middle and the last measured round."""
-    shown = [p for p in PANELS if any(by_layer(r, p.probe) for r in run.records)]
+@apply_theme
+def draw_layers(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw what each layer makes of the same text, beside the base: in the first, a middle and the last measured round."""
+    shown = [p for p in PANELS if any(select_layers(r, p.probe) for r in run.records)]
     if not shown:
         return None
-    fig, axes = small_multiples(narrow, len(shown), 2.9)
+    fig, axes = make_panels(narrow, len(shown), 2.9)
     for ax, panel in zip(axes, shown, strict=True):
-        _draw(ax, run, theme, panel)
+        _draw_panel(ax, run, theme, panel)
     handles = {name: h for ax in axes for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     columns = 3 if narrow else len(handles)
     fig.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=columns, frameon=False)
     return fig
 
 
-def _draw(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
-    measured = [r for r in run.records if by_layer(r, panel.probe)]
+def _draw_panel(ax: Axes, run: RunData, theme: Theme, panel: LayerPanel) -> None:
+    measured = [r for r in run.records if select_layers(r, panel.probe)]
     styles: tuple[dict[str, Any], ...] = (
         {"color": theme.palette[5], "lw": 1.4, "marker": "^", "ms": 4},
         {"color": theme.palette[0], "lw": 1.6, "marker": "s", "ms": 3.5},
         {"color": theme.ink, "lw": 2.4, "marker": "o", "ms": 4},
     )
-    chosen = _first_middle_last(measured)
+    chosen = _choose_rounds(measured)
     drawn = []
     for record, style in zip(chosen, styles[-len(chosen) :], strict=True):
-        points = by_layer(record, panel.probe)
+        points = select_layers(record, panel.probe)
         ax.plot(list(points), list(points.values()), label=f"round {record.round}", **style)
         drawn.append(points)
-    if beside := by_layer(measured[-1], panel.beside):
+    if beside := select_layers(measured[-1], panel.beside):
         ax.plot(list(beside), list(beside.values()), label=panel.name, color=theme.palette[1], lw=1.6, ls=(0, (4, 2)))
         drawn.append(beside)
-    loss_scale(ax, [v for points in drawn for v in points.values()])
+    set_loss_scale(ax, [v for points in drawn for v in points.values()])
     ax.set_yscale("linear")
     numbers = sorted({layer for points in drawn for layer in points})
     few = len(numbers) <= 8
@@ -74,13 +74,13 @@ def _draw(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
     ax.set_xlabel("layer (0: embedding)" if numbers[0] == 0 else "layer")
 
 
-def _first_middle_last(measured: Sequence[RoundRecord]) -> list[RoundRecord]:
+def _choose_rounds(measured: Sequence[RoundRecord]) -> list[RoundRecord]:
     n = len(measured)
     return [measured[i] for i in sorted({0, (n - 1) // 2, n - 1})]
 
 
-def by_layer(record: RoundRecord, probe: str) -> dict[int, float]:
-    """A probe that was taken of every layer, by the layer's number in rising order."""
+def select_layers(record: RoundRecord, probe: str) -> dict[int, float]:
+    """Select the values of a probe that was taken of every layer, by the layer's number in rising order."""
     found = {
         int(layer): value
         for name, value in record.probes.items()

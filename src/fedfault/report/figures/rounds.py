@@ -1,4 +1,4 @@
-"""What probes measured in every round, as small panels."""
+"""Figures of what probes measured in every round, as small panels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedfault.report.draw import dots, end_labels, last_finite, line, loss_scale, round_axis, small_multiples, themed
+from fedfault.report.draw import (
+    apply_theme,
+    draw_end_labels,
+    draw_line,
+    find_last_finite,
+    make_panels,
+    set_loss_scale,
+    set_round_axis,
+    style_dots,
+)
 from fedfault.report.theme import Theme
 from fedfault.runs.recorded import RunData
 
@@ -35,24 +44,24 @@ class Panel(NamedTuple):
     level: float | None = None
 
 
-def panels(run: RunData, theme: Theme, narrow: bool, wanted: Sequence[Panel]) -> Figure | None:
-    """Those panels that have anything to show."""
+def draw_panels(run: RunData, theme: Theme, narrow: bool, wanted: Sequence[Panel]) -> Figure | None:
+    """Draw those panels that have anything to show."""
     shown = [p for p in wanted if any(c.points[0] for c in p.curves)]
     if not shown:
         return None
-    fig, axes = small_multiples(narrow, len(shown), HEIGHT)
+    fig, axes = make_panels(narrow, len(shown), HEIGHT)
     for ax, panel in zip(axes, shown, strict=True):
         draw_panel(ax, run, theme, panel)
     return fig
 
 
 def draw_panel(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
-    """The panel's curves, with their names at their ends."""
+    """Draw the curves of a panel, with their names at their ends."""
     curves = [c for c in panel.curves if c.points[0]]
     level = [] if panel.level is None else [panel.level]
     edges = [v + sign * b for c in curves for v, b in zip(c.points[1], c.band, strict=False) for sign in (-1, 1)]
-    loss_scale(ax, [*level, *edges, *(v for c in curves for v in c.points[1])])
-    round_axis(ax, run)
+    set_loss_scale(ax, [*level, *edges, *(v for c in curves for v in c.points[1])])
+    set_round_axis(ax, run)
     for value in level:
         ax.axhline(value, color=theme.muted, lw=1)
     for curve in curves:
@@ -61,27 +70,27 @@ def draw_panel(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
         if curve.band:
             low, high = (np.array(values) + sign * np.array(curve.band) for sign in (-1, 1))
             ax.fill_between(rounds, low, high, color=colour, alpha=0.2, lw=0)
-        line(ax, rounds, values, theme, color=colour, lw=1.8, **dots(rounds))
-    ends = [(last_finite(c.points[1]), c.name, theme.palette[c.colour]) for c in curves if c.name]
-    end_labels(ax, ends, theme, height=HEIGHT - 0.9)
+        draw_line(ax, rounds, values, theme, color=colour, lw=1.8, **style_dots(rounds))
+    ends = [(find_last_finite(c.points[1]), c.name, theme.palette[c.colour]) for c in curves if c.name]
+    draw_end_labels(ax, ends, theme, height=HEIGHT - 0.9)
     ax.set_title(panel.title)
     ax.set_ylabel(panel.unit)
 
 
-@themed
-def divergence(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """How much the updates of a round's clients disagree: distance from their mean, and angle to it."""
+@apply_theme
+def draw_divergence(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw how much the updates of a round's clients disagree: distance from their mean, and angle to it."""
     apart, cosine = run.probe("update_divergence"), run.probe("update_cosine")
     wanted = (
         Panel("Distance from the mean update", r"mean of $\|D_i - \bar{D}\|\,/\,\|\bar{D}\|$", [Curve(apart)], 0.0),
         Panel("Agreement with its direction", r"mean cosine to $\bar{D}$", [Curve(cosine, 2)], 1.0),
     )
-    return panels(run, theme, narrow, wanted)
+    return draw_panels(run, theme, narrow, wanted)
 
 
-@themed
-def gradients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """Gradient norms at the point where the round started: mean and spread over the round's clients."""
+@apply_theme
+def draw_gradients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw the gradient norms at the model that the round started from: mean and spread over the round's clients."""
     rounds, mean = run.probe("gradient_norm_mean")
     variance = dict(zip(*run.probe("gradient_norm_variance"), strict=True))
     band = [math.sqrt(max(variance.get(n, 0.0), 0.0)) for n in rounds]
@@ -91,12 +100,12 @@ def gradients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
             "Its variation between clients", "standard deviation / mean", [Curve(run.probe("gradient_norm_cv"), 1)], 0.0
         ),
     )
-    return panels(run, theme, narrow, wanted)
+    return draw_panels(run, theme, narrow, wanted)
 
 
-@themed
-def drift(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """Client drift: how gradients differ between clients, and where the update goes beside gradients and the last one."""
+@apply_theme
+def draw_drift(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw client drift: how gradients differ between clients, and the angle of the update to them and to the last one."""
     probes = ("drift_between", "drift_within")
     ratio = [Curve(run.ratio(*probes), 5, "of the round"), Curve(run.pooled_ratio(*probes), 1, "so far")]
     against, before = run.probe("gradient_alignment"), run.probe("round_cosine")
@@ -105,24 +114,24 @@ def drift(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
         Panel("Differences between clients, beyond noise", r"$\rho$ = between / within", ratio, 0.0),
         Panel("Direction of the update", "cosine", cosine, 0.0),
     )
-    return panels(run, theme, narrow, wanted)
+    return draw_panels(run, theme, narrow, wanted)
 
 
-@themed
-def control(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """Control variates: their error beside none at all, and their length beside the gradients'."""
+@apply_theme
+def draw_control(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw the error of the control variates beside that of none at all, and their length beside the gradients'."""
     probes = ("control_error", "control_spread")
     error = [Curve(run.ratio(*probes), 5, "of the round"), Curve(run.pooled_ratio(*probes), 1, "so far")]
     wanted = (
         Panel("Error of the control variates", "error / error without", error, 1.0),
         Panel("Their length", r"$\|c_i\|\,/\,\|\nabla f_i\|$", [Curve(run.probe("control_ratio"), 4)], 1.0),
     )
-    return panels(run, theme, narrow, wanted)
+    return draw_panels(run, theme, narrow, wanted)
 
 
-@themed
-def ranks(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """In how many directions the adapter changes the model, and how many the model's representations still fill."""
+@apply_theme
+def draw_ranks(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw in how many directions the adapter changes the model, and how many the representations still fill."""
     adapter = [Curve(run.probe("effective_rank"), 0, "effective"), Curve(run.probe("stable_rank"), 1, "stable")]
     filled = [
         Curve(run.ratio("hidden_rank", "hidden_rank_base"), 2, "hidden states"),
@@ -133,15 +142,15 @@ def ranks(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
         Panel("Energy above the smallest rank", "share", [Curve(run.probe("energy_above"), 4)], 0.0),
         Panel("Rank of the representations", "effective rank / base's", filled, 1.0),
     )
-    return panels(run, theme, narrow, wanted)
+    return draw_panels(run, theme, narrow, wanted)
 
 
-@themed
-def generation(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """Greedy continuations of held-out texts: likeness to the originals, and variety."""
+@apply_theme
+def draw_generation(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw how like the originals greedy continuations of held-out texts are, and how varied."""
     wanted = (
         Panel("BLEU", "0 to 100", [Curve(run.probe("bleu"), 0)]),
         Panel("ROUGE-L", "F1, 0 to 1", [Curve(run.probe("rouge_l"), 2)]),
         Panel("Variety", "distinct-2", [Curve(run.probe("distinct_2"), 3)]),
     )
-    return panels(run, theme, narrow, wanted)
+    return draw_panels(run, theme, narrow, wanted)
