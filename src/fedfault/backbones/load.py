@@ -21,6 +21,7 @@ from fedfault.backbones.quantised import check_platform, check_runs, named_tenso
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
 from fedfault.errors import UserError
 from fedfault.processes import this_process
+from fedfault.reading import hub
 from fedfault.storage import cache_dir, write_folder_atomically
 
 MICRO = Path(__file__).parent / "micro"
@@ -131,10 +132,12 @@ def load_backbone(
     source, pooling = locate_model(name, say), None
     if name == "micro":
         model, tokenizer, pooling = Llama.from_folder(MICRO), FileTokenizer(MICRO), LAST if headless else None
-    elif headless:
-        model, tokenizer, pooling = _load_headless(name, source)
     else:
-        model, tokenizer = _load_causal(name, source)
+        with contextlib.nullcontext() if Path(source).exists() else hub.ask_hub_or_cache():
+            if headless:
+                model, tokenizer, pooling = _load_headless(name, source)
+            else:
+                model, tokenizer = _load_causal(name, source)
     chosen = _choose_precision(precision, sum(p.numel() for p in model.parameters()), where)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     _check_float(name, model)

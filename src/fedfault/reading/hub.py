@@ -1,4 +1,4 @@
-"""Data sets from the Hugging Face Hub, with a quick answer when there is no network."""
+"""The Hugging Face Hub: data sets from it, and a quick answer for data sets and models when there is no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from fedfault.errors import UserError
 
-TIMEOUT = 5.0  # seconds to find out that nobody answers; the Hub's own client tries six times and takes 23
+TIMEOUT = 3.0  # seconds to find out that nobody answers; the Hub's own clients ask again and again for a minute
 
 
 def load_splits(dataset: str, config: str | None = None) -> tuple[Any, str]:
@@ -23,7 +23,7 @@ def load_splits(dataset: str, config: str | None = None) -> tuple[Any, str]:
     import datasets
 
     try:
-        with contextlib.nullcontext() if is_reachable() else _use_cache_only():
+        with ask_hub_or_cache():
             splits = datasets.load_dataset(dataset, config)
     except Exception as error:  # whatever a download runs into, the ways out are the same
         raise UserError(
@@ -31,11 +31,18 @@ def load_splits(dataset: str, config: str | None = None) -> tuple[Any, str]:
             f"({type(error).__name__}: {error}); set data.path=FOLDER to a folder with its files, "
             "or data.dataset=registers, which needs no network"
         ) from error
-    urls = " ".join(next(iter(splits.values())).info.download_checksums or {})
-    revision = re.search(r"@([0-9a-f]{40})", urls)
+    revision = _find_revision(splits)
     return splits, f"Hugging Face Hub {' '.join(filter(None, (dataset, config)))}" + (
-        f" at {revision[1]}" if revision else ""
+        f" at {revision}" if revision else ""
     )
+
+
+def _find_revision(splits: Any) -> str | None:
+    """Find the commit that splits come from, in the path of the cached files or in the addresses they were loaded from."""
+    split = next(iter(splits.values()))
+    places = [file["filename"] for file in split.cache_files] + list(split.info.download_checksums or {})
+    found = re.search(r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])", " ".join(places))
+    return found[0] if found else None
 
 
 def list_rows(split: Any, *columns: str) -> list[dict[str, Any]]:
@@ -61,6 +68,16 @@ def is_reachable() -> bool:
         return isinstance(error.reason, ssl.SSLError)  # the Hub's client may trust other certificates than Python
     except OSError:  # the time is up, or the connection broke
         return False
+
+
+@contextlib.contextmanager
+def ask_hub_or_cache() -> Iterator[None]:
+    """Within the block, the Hub's libraries download where the Hub answers, and read their cache at once where it does not.
+
+    Left to themselves they ask a Hub that is not there again and again, for a minute.
+    """
+    with contextlib.nullcontext() if is_reachable() else _use_cache_only():
+        yield
 
 
 @contextlib.contextmanager
