@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -198,3 +201,73 @@ def test_the_usual_name_of_the_task_is_understood():
     assert any("'sequence_classification' is 'classification'" in note for note in found.notes)
     assert load("quickstart", ["data.task_type=regression"]).experiment.metric == "pearson"
     assert load("quickstart").experiment.metric is None
+
+
+def write_sides(folder, train, validation, ending="jsonl"):
+    """Two files of texts with these labels."""
+    for side, labels in (("train", train), ("validation", validation)):
+        rows = [
+            {"text": sentence(i + (100 if side == "train" else 0)), "kind": label} for i, label in enumerate(labels)
+        ]
+        lines = [json.dumps(row) for row in rows]
+        if ending == "csv":
+            lines = ["text,kind", *(f"{row['text']},{row['kind']}" for row in rows)]
+        (folder / f"{side}.{ending}").write_text("\n".join(lines))
+    return ["text", str(folder), "data.topic_column=kind"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [
+        ([0.0, 1.0] * 6, [0, 1]),
+        ([0, 0.0, "0", 1, 1.0, "1"] * 2, ["0.0", "1.0"]),
+        (["0", "1"] * 6, [0.0, 1.0]),
+    ],
+)
+def test_labels_that_are_equal_as_numbers_are_one_class(tmp_path, ending, train, validation):
+    exp = experiment(*write_sides(tmp_path, train, validation, ending))
+    assert list_classes(exp, load_corpus(exp)) == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "says"),
+    [
+        ([0, 1] * 6, [-1, -1], r"2 of 2 validation texts of text have a class that no training text has: -1"),
+        (["a", "b"] * 6, ["a", "b", "c"], r"1 of 3 .* has: c \(training has a, b\)"),
+        ([True, False] * 6, [1, 0], r"has: 0, 1 \(training has False, True\)"),
+        (["a", "b"] * 6, ["A", "b"], r"has: A "),
+    ],
+)
+def test_a_class_that_only_validation_has_is_an_error_unless_it_is_named(tmp_path, train, validation, says):
+    of = write_sides(tmp_path, train, validation)
+    exp = experiment(*of)
+    with pytest.raises(UserError, match=says):
+        count_outputs(exp, load_corpus(exp))
+    names = sorted({str(label) for label in (*train, *validation)})
+    exp = experiment(*of, f"data.label_names=[{','.join(map(repr, names))}]")
+    assert list_classes(exp, load_corpus(exp)) == tuple(names)
+
+
+def test_the_classes_of_a_source_are_an_error_too_where_training_has_not_all_of_validation(tmp_path):
+    path = Path(glue(tmp_path, "SST-2"))
+    train = next(path.rglob("train.tsv"))
+    header, *rows = train.read_text().splitlines()
+    train.write_text("\n".join([header, *(row for row in rows if row.endswith("\t1"))]))
+    exp = experiment("glue/sst2", str(path))
+    with pytest.raises(UserError, match="a class that no training text has: negative"):
+        count_outputs(exp, load_corpus(exp))
+
+
+def test_a_pair_without_its_first_sentence_keeps_all_of_its_second(tmp_path):
+    rows = ["a,b,y", ",film it is,p", "plot,,q", *(f"{sentence(i)},{sentence(i + 3)},{'pq'[i % 2]}" for i in range(20))]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    found = made(experiment("text", str(tmp_path / "t.csv"), "data.text_columns=[a,b]", "data.topic_column=y"))
+    tokenizer = tiny_bert_tokenizer()
+    for text, pair in (("film it is", ("", "film it is")), ("plot", ("plot", ""))):
+        texts = [d.text for d in found.documents]
+        if text in texts:
+            i = texts.index(text)
+            n = int(found.examples.lengths[i])
+            assert found.examples.ids[i, :n].tolist() == tokenizer([pair[0]], [pair[1]])["input_ids"][0]
+    assert {"film it is", "plot"} & set(texts)

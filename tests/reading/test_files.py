@@ -1,3 +1,5 @@
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from fedfault.errors import UserError
@@ -41,9 +43,10 @@ def test_a_folder_without_train_is_explained(tmp_path):
 def test_labels_are_counted_from_the_first():
     assert files.label_name("mine", "here", 1, ("a", "b")) == "b"
     assert files.label_name("mine", "here", "1", ("a", "b"), first=1) == "a"
+    assert {files.label_name("mine", "here", label, ("a", "b")) for label in (1, 1.0, "1.0", " 1")} == {"b"}
 
 
-@pytest.mark.parametrize("label", [0, 3, -1, "a", "1.0", None, ""])
+@pytest.mark.parametrize("label", [0, 3, -1, "a", "1.5", 1.5, True, None, float("nan"), ""])
 def test_a_label_that_is_not_there_is_explained(label):
     with pytest.raises(UserError, match=r"here: label .*; mine has 1 to 2 for a, b"):
         files.label_name("mine", "here", label, ("a", "b"), first=1)
@@ -54,3 +57,98 @@ def test_the_first_layout_that_fits_is_chosen():
     assert files.choose_columns("mine", "here", rows, ("a", "d"), ("b", "c"), ("a",)) == ("b", "c")
     with pytest.raises(UserError, match=r"here: mine needs the columns a, d or e \(found: a, b, c\)"):
         files.choose_columns("mine", "here", rows, ("a", "d"), ("e",))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", "text,label,text\na,b,c\n"),
+        ("a.csv", '"text","label","text"\na,b,c\n'),
+        ("a.tsv", "text\tlabel\ttext\na\tb\tc\n"),
+        ("a.jsonl", '{"text": "a", "label": "b", "text": "c"}\n'),
+    ],
+)
+def test_a_column_that_is_there_twice_is_an_error(tmp_path, name, data):
+    (tmp_path / name).write_text(data)
+    with pytest.raises(UserError, match="2 columns are called 'text'; rename or remove all but one"):
+        files.read_rows(tmp_path / name)
+
+
+def test_a_parquet_column_that_is_there_twice_is_an_error(tmp_path):
+    table = pa.table([["a"], ["b"], ["c"]], names=["text", "label", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="2 columns are called 'text'"):
+        files.read_rows(tmp_path / "a.parquet")
+
+
+def test_columns_without_a_name_may_be_there_twice(tmp_path):
+    (tmp_path / "a.csv").write_text("text,,\na,b,c\n")
+    assert [row["text"] for row in files.read_rows(tmp_path / "a.csv")] == ["a"]
+
+
+@pytest.mark.parametrize("fields", ["a", "a,b,c"])
+def test_a_csv_line_with_too_few_or_too_many_fields_is_named(tmp_path, fields):
+    (tmp_path / "a.csv").write_text(f"one,two\na,b\n\n{fields}\n")
+    with pytest.raises(UserError, match=r"a\.csv: line 4 has (fewer|more) fields than the header"):
+        files.read_rows(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("value", [r'"cut \ud83d"', r'["\udc00"]', r'{"a": "\ud83d\ud83d"}'])
+def test_half_a_character_is_an_error_that_names_the_line(tmp_path, value):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "whole \\ud83d\\ude00"}}\n\n{{"text": {value}}}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl: line 3 has half a character"):
+        files.read_rows(tmp_path / "a.jsonl")
+
+
+def test_half_a_character_in_the_name_of_a_column_is_an_error_too(tmp_path):
+    (tmp_path / "a.jsonl").write_text(r'{"\ud83d": "a"}')
+    with pytest.raises(UserError, match="line 1 has half a character"):
+        files.read_rows(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000 + "]" * 100_000, "9" * 5_000])
+def test_json_beyond_what_python_reads_is_an_error_that_names_the_line(tmp_path, value):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a"}}\n{{"text": {value}}}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl: line 2 is not JSON"):
+        files.read_rows(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**30], pa.int32()).cast(pa.date32()),
+        pa.array([2**60], pa.int64()).cast(pa.timestamp("us")),
+        pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")),
+    ],
+    ids=["date", "time", "bytes"],
+)
+def test_a_parquet_value_that_python_does_not_have_is_an_error(tmp_path, column):
+    pyarrow.parquet.write_table(pa.table({"text": ["a"], "odd": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: column 'odd' \(.*\) cannot be read"):
+        files.read_rows(tmp_path / "a.parquet")
+
+
+def test_a_json_list_says_how_it_becomes_jsonl(tmp_path):
+    (tmp_path / "a.json").write_text('[{"text": "a"}, {"text": "b"}]')
+    assert "a JSON list of 2" in files.explain_ending(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"text": "a"}\n{"text": "b"}')
+    assert "rename it to a.jsonl" in files.explain_ending(tmp_path / "a.json")
+    assert files.explain_ending(tmp_path / "a.xlsx") == ""
+    (tmp_path / "a.jsonl").write_text('[{"text": "a"}]')
+    with pytest.raises(UserError, match="is it a JSON list"):
+        files.read_rows(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("column", "hint"),
+    [
+        ({"messages": [{"role": "user", "content": "a"}]}, "messages holds conversations"),
+        ({"instruction": "a", "input": "b", "output": "c"}, r"data\.text_columns=\[instruction,input,output\]"),
+        ({"prompt": "a", "completion": "b"}, r"data\.text_columns=\[prompt,completion\]"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "these are preferences"),
+        ({"text;label": "a;1"}, "the header has semicolons"),
+    ],
+)
+def test_instruction_data_and_other_separators_are_named_as_what_they_are(tmp_path, column, hint):
+    with pytest.raises(UserError, match=hint):
+        files.check_columns(tmp_path, [column], ["text"], "data.text_columns")

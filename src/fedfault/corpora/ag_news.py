@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedfault.reading import documents, files, hub
+from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
 
@@ -37,13 +38,13 @@ def _make_documents(where: str | Path, rows: Sequence[files.Row]) -> list[Docume
     columns = files.choose_columns("ag_news", where, rows, ("text", "label"), ("label", "title", "description"))
     text = _read_text if "text" in columns else _join_title
     topics = (files.label_name("ag_news", where, row["label"], TOPICS) for row in rows)
-    return [Document(text(row), topic, row.get("source") or "") for row, topic in zip(rows, topics, strict=True)]
+    return [Document(text(row), topic, write_cell(row.get("source"))) for row, topic in zip(rows, topics, strict=True)]
 
 
 def _read_text(row: files.Row) -> str:
-    return row["text"] or ""
+    return write_cell(row["text"])
 
 
 def _join_title(row: files.Row) -> str:
-    title, description = row["title"] or "", row["description"] or ""
+    title, description = write_cell(row["title"]), write_cell(row["description"])
     return f"{title}. {description}" if title else description

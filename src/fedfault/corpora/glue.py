@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from fedfault.errors import UserError
 from fedfault.reading import documents, files, hub
+from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document, Labels
 
@@ -180,8 +181,8 @@ def _find_folder(task: GlueTask, folder: Path) -> Path:
 def _parse_examples(task: GlueTask, where: str | Path, rows: Sequence[files.Row]) -> Iterator[GlueExample]:
     *texts, label = files.choose_columns(f"glue/{task.name}", where, rows, task.columns, task.tsv_columns)
     for row in rows:
-        sentences = tuple((row[text] or "").strip() for text in texts)
-        yield GlueExample(sentences, _parse_label(task, where, row[label]), row.get("genre") or "")
+        sentences = tuple(write_cell(row[text]).strip() for text in texts)
+        yield GlueExample(sentences, _parse_label(task, where, row[label]), write_cell(row.get("genre")))
 
 
 def _parse_label(task: GlueTask, where: str | Path, label: object) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedfault.reading import documents, files, hub
+from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
 
@@ -42,7 +43,7 @@ def reddit(*, path: str | None = None) -> Corpus:
 
 def _make_documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:
     _, column = files.choose_columns("reddit", where, rows, ("text", "labels"), ("text", "label_ids"))
-    return [Document(r["text"] or "", _first_emotion(where, r[column])) for r in rows]
+    return [Document(write_cell(r["text"]), _first_emotion(where, r[column])) for r in rows]
 
 
 def _first_emotion(where: str | Path, labels: Sequence[int] | str | None) -> str:

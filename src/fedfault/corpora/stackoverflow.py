@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedfault.errors import UserError
 from fedfault.reading import documents, files
+from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
 
@@ -60,4 +61,4 @@ def _find_tables(folder: Path) -> list[Path]:
 def _read_table(file: Path) -> list[Document]:
     rows = files.read_rows(file)
     files.choose_columns("stackoverflow", file, rows, ("text", "label"))
-    return [Document(r["text"] or "", files.label_name("stackoverflow", file, r["label"], TAGS)) for r in rows]
+    return [Document(write_cell(r["text"]), files.label_name("stackoverflow", file, r["label"], TAGS)) for r in rows]

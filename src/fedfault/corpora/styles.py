@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fedfault.corpora import reddit, wikitext
 from fedfault.errors import UserError
 from fedfault.reading import documents, files, hub
+from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
 
@@ -164,7 +165,7 @@ def _read_table(file: Path) -> list[Passage]:
     """Read the texts of a table; those with an id D_S are from the document D."""
     rows = files.read_rows(file)
     files.choose_columns("styles", file, rows, ("id", "text"))
-    return [(file.name + str(row["id"]).rpartition("_")[0], row["text"] or "") for row in rows]
+    return [(file.name + str(row["id"]).rpartition("_")[0], write_cell(row["text"])) for row in rows]
 
 
 def _read_tables(folder: Path) -> list[Passage]:
@@ -174,7 +175,7 @@ def _read_tables(folder: Path) -> list[Passage]:
     tables = [(file, files.read_rows(file)) for file in found]
     for file, rows in tables:
         files.choose_columns("styles", file, rows, ("text",))
-    return [(folder.name, row["text"] or "") for _, rows in tables for row in rows]
+    return [(folder.name, write_cell(row["text"])) for _, rows in tables for row in rows]
 
 
 PLACES: dict[str, tuple[Source, Callable[[Path], list[Passage]]]] = {

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fedfault.errors import UserError
-from fedfault.reading import documents, files
+from fedfault.reading import cells, documents, files
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document, Labels
 
@@ -61,7 +60,9 @@ def _find_files(path: Path) -> tuple[list[Path], list[Path]]:
     endings = (*files.TABLES, ".txt")
     if path.is_file():
         if path.suffix.lower() not in endings:
-            raise UserError(f"data.path={path}: a file must end in one of {', '.join(endings)}")
+            raise UserError(
+                f"data.path={path}: a file must end in one of {', '.join(endings)}{files.explain_ending(path)}"
+            )
         return [path], []
     tables = files.list_files(path, files.TABLES, deep=True)
     found = files.group_by_part(tables)
@@ -94,23 +95,15 @@ def _read_table(
     topics, groups = [TOPIC] * len(rows), [""] * len(rows)
     if topic_column is not None:
         files.check_columns(file, rows, [topic_column], "data.topic_column")
-        topics = [_read_cell(file, row, topic_column) for row in rows]
+        topics = cells.read_column(file, rows, topic_column, names=True)
         if without := topics.count(""):
-            raise UserError(f"{file}: {without} of {len(rows)} rows have nothing in the topic column {topic_column!r}")
+            raise UserError(
+                f"{file}: {without} of {len(rows)} rows have nothing in the topic column {topic_column!r}, the first is "
+                f"row {topics.index('') + 1}"
+            )
     if group_column is not None:
         files.check_columns(file, rows, [group_column], "data.group_column")
-        groups = [_read_cell(file, row, group_column) for row in rows]
-    texts = (_join_columns(file, row, columns) for row in rows)
-    first = (len(_read_cell(file, row, columns[0])) for row in rows)
-    return list(zip(map(Document, texts, topics, groups), first, strict=True))
-
-
-def _join_columns(file: Path, row: dict[str, Any], columns: Sequence[str]) -> str:
-    return "\n".join(filter(None, (_read_cell(file, row, name) for name in columns)))
-
-
-def _read_cell(file: Path, row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    if isinstance(value, dict | list | bytes):
-        raise UserError(f"{file}: column {name!r} holds {type(value).__name__} values, not text")
-    return "" if value is None else str(value).strip()
+        groups = cells.read_column(file, rows, group_column, names=True)
+    parts = [cells.read_column(file, rows, name) for name in columns]
+    texts = ("\n".join(filter(None, row)) for row in zip(*parts, strict=True))
+    return list(zip(map(Document, texts, topics, groups), map(len, parts[0]), strict=True))

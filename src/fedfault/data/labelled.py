@@ -20,15 +20,22 @@ LISTED = 12  # classes that an error names
 
 
 def list_classes(exp: Experiment, corpus: Corpus) -> tuple[str, ...]:
-    """List the names of the classes 0, 1, ...: data.label_names, the source's own, or all topics in alphabetical order.
+    """List the names of the classes 0, 1, ...: data.label_names, the source's own, or train's topics by alphabet.
 
-    Raises `UserError` where the data has classes that are not in data.label_names.
+    Raises `UserError` where the data has classes that are not in data.label_names, or validation has one that no text
+    for training has and data.label_names does not name: nothing can learn it.
     """
-    own = (corpus.labels.names if corpus.labels else ()) or sorted(
-        {d.topic for d in (*corpus.train, *corpus.validation)}
-    )
-    names = tuple(exp.data.label_names or own)
-    if more := [name for name in own if name not in names]:
+    trained, held = ({d.topic for d in side} for side in (corpus.train, corpus.validation))
+    names = tuple(exp.data.label_names or (corpus.labels and corpus.labels.names) or sorted(trained))
+    if exp.data.label_names is None:
+        if unseen := sorted(held - trained):
+            n = sum(d.topic in unseen for d in corpus.validation)
+            raise UserError(
+                f"{n} of {len(corpus.validation)} validation texts of {corpus.name} have a class that no training text "
+                f"has: {_join_names(unseen)} (training has {_join_names(sorted(trained))}); correct the labels, or name "
+                "all classes in data.label_names if nothing shall learn these"
+            )
+    elif more := sorted((trained | held) - set(names)):
         raise UserError(
             f"data.label_names={_join_names(names)} is without {_join_names(more)}, which {corpus.name} has; add them"
         )
@@ -137,7 +144,7 @@ def _split_pair(text: str, labels: Labels) -> tuple[str, str]:
     if not labels.first_lengths:
         return text, ""
     n = labels.first_lengths.get(text, len(text.partition("\n")[0]))
-    return text[:n], text[n + 1 :]
+    return text[:n], text[n:].removeprefix("\n")  # no line break stands before the second where the first is empty
 
 
 def _draw_positions(examples: Examples, tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:

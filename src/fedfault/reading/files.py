@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedfault.errors import UserError, suggest
+from fedfault.reading.cells import write_name
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # the first that is there is used
@@ -66,15 +68,41 @@ def read_rows(path: Path) -> list[Row]:
     return readers[path.suffix.lower()](path)
 
 
+def explain_ending(path: Path) -> str:
+    """Say how a file with another ending becomes one that is read, as the end of an error message; empty if unknown."""
+    if path.suffix.lower() != ".json":
+        return ""
+    try:
+        found = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        return f"; if it has an object a line, rename it to {path.stem}.jsonl"
+    if not isinstance(found, list):
+        return "; a table has an object a line and is called .jsonl"
+    return (
+        f'; it is a JSON list of {len(found):,}, which is written an object a line with: python -c "import json; '
+        f"[print(json.dumps(r)) for r in json.load(open('{path.name}'))]\" > {path.stem}.jsonl"
+    )
+
+
+def _check_header(path: Path, names: Iterable[str]) -> None:
+    """Raise `UserError` if a column is there twice, of which only one could be read; columns without a name may be."""
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise UserError(f"{path}: {count} columns are called {name!r}; rename or remove all but one")
+
+
 def _read_csv(path: Path) -> list[Row]:
     text = read_text(path)
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        _check_header(path, reader.fieldnames or ())
         rows: list[Row] = []
         for row in reader:
             if None in row:
                 raise UserError(f"{path}: line {reader.line_num} has more fields than the header; is a quote missing?")
+            if None in row.values():
+                raise UserError(f"{path}: line {reader.line_num} has fewer fields than the header; is a comma missing?")
             rows.append(row)
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is not CSV: {error}") from error
@@ -86,6 +114,7 @@ def _read_csv(path: Path) -> list[Row]:
 def _read_tsv(path: Path) -> list[Row]:
     header, *lines = read_text(path).removesuffix("\n").split("\n")  # a quote is a letter like any other
     names = header.split("\t")
+    _check_header(path, names)
     rows = []
     for number, line in enumerate(lines, start=2):
         fields = line.split("\t")
@@ -96,18 +125,41 @@ def _read_tsv(path: Path) -> list[Row]:
 
 
 def _read_jsonl(path: Path) -> list[Row]:
+    def make_object(pairs: list[tuple[str, Any]]) -> Row:
+        _check_header(Path(f"{path}: line {number}"), (name for name, _ in pairs))
+        return dict(pairs)
+
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):  # U+2028 inside a string ends no line
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {number} is not JSON: {error}") from error
+            row = json.loads(line, object_pairs_hook=make_object)
+        except (ValueError, RecursionError) as error:  # no JSON, or numbers and lists beyond what Python reads
+            raise UserError(f"{path}: line {number} is not JSON: {error}{_explain_list(number, line)}") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} is not a JSON object, as in {{'text': '...'}}")
+            raise UserError(
+                f"{path}: line {number} is not a JSON object, as in {{'text': '...'}}{_explain_list(number, line)}"
+            )
+        if "\\u" in line and not _has_whole_characters(row):
+            raise UserError(
+                f"{path}: line {number} has half a character, as a cut emoji leaves it (a surrogate, \\ud800 to "
+                "\\udfff, without its other half); remove it or write \\ufffd in its place"
+            )
         rows.append(row)
     return rows
+
+
+def _explain_list(number: int, line: str) -> str:
+    return "; is it a JSON list? A .jsonl file has an object a line" if number == 1 and line.startswith("[") else ""
+
+
+def _has_whole_characters(row: Row) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -116,10 +168,17 @@ def _read_parquet(path: Path) -> list[Row]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            rows: list[Row] = file.read().to_pylist()
+            _check_header(path, file.schema_arrow.names)
+            table = file.read()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {error}") from error
-    return rows
+    columns: dict[str, list[Any]] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            columns[name] = column.to_pylist()
+        except (ValueError, OverflowError, pa.ArrowException) as error:  # no UTF-8, or a date that Python has not
+            raise UserError(f"{path}: column {name!r} ({column.type}) cannot be read: {error}") from error
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def list_columns(rows: Iterable[Row]) -> list[str]:
@@ -134,7 +193,32 @@ def check_columns(path: Path, rows: Sequence[Row], wanted: Iterable[str], option
         if name not in known:
             raise UserError(
                 f"{path}: no column {name!r}{suggest(name, known)}; set {option} (known: {', '.join(known)})"
+                + _explain_columns(known)
             )
+
+
+SHAPES = (  # of instruction data: the columns, and what they are
+    (("instruction", "output"), "instructions with their outputs"),
+    (("chosen", "rejected"), "preferences, of which text_columns=[prompt,chosen] would be the better half"),
+    (("prompt", "completion"), "prompts with their completions"),
+    (("question", "answer"), "questions with their answers"),
+)
+
+
+def _explain_columns(known: Sequence[str]) -> str:
+    """Say what rows with these columns are, as the end of an error message; empty if nothing is known about them."""
+    for name in ("messages", "conversations"):
+        if name in known:
+            return f"; {name} holds conversations, and each must be written as one text first"
+    for columns, what in SHAPES:
+        if set(columns) <= set(known):
+            wanted = [c for c in ("instruction", "input", "output", *columns) if c in known]
+            hint = f"; these are {what}"
+            return hint if "text_columns" in what else f"{hint}: data.text_columns=[{','.join(dict.fromkeys(wanted))}]"
+    for separator, called in ((";", "semicolons"), ("\t", "tabs")):
+        if len(known) == 1 and separator in known[0]:
+            return f"; the header has {called}: write commas, or tabs into a file called .tsv"
+    return ""
 
 
 def choose_columns(dataset: str, where: str | Path, rows: Sequence[Row], *layouts: tuple[str, ...]) -> tuple[str, ...]:
@@ -151,7 +235,8 @@ def choose_columns(dataset: str, where: str | Path, rows: Sequence[Row], *layout
 
 def label_name(dataset: str, where: str | Path, label: Any, names: Sequence[str], first: int = 0) -> str:
     """The name of a label that the data gives as a number from `first` on. Raises `UserError` if there is no such label."""
-    number = int(label) - first if str(label).isdecimal() else -1
+    name = write_name(label)
+    number = int(name) - first if name.isdecimal() else -1
     if not 0 <= number < len(names):
         last = first + len(names) - 1
         raise UserError(f"{where}: label {label!r}; {dataset} has {first} to {last} for {', '.join(names)}")
