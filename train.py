@@ -3,8 +3,8 @@
 
 import sys
 
-from fedfault.cli import guarded
+from fedfault.cli import run_guarded
 from fedfault.flags import train
 
 if __name__ == "__main__":
-    sys.exit(guarded(train))
+    sys.exit(run_guarded(train))

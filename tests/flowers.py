@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from flwr.app import RecordDict
 
-from fedfault.flower.client import client_app
+from fedfault.flower.client import make_client_app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.memory import Memory
 from fedfault.flower.nodes import Nodes
 from fedfault.flower.payload import Refused
 from fedfault.flower.server import ReportedTask, await_clients
-from fedfault.flower.site import Site
+from fedfault.flower.site import ClientSite
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
 
@@ -46,10 +46,10 @@ def grid_of(fed: Federation, clients=None, facts=None, memory=None, mods=()) -> 
             raise RuntimeError("a secret")
         if k == "empty":
             raise Refused("client 1 has no training data")
-        return Site(k, fed, {**facts_of(fed), **(facts or {}).get(k, {})}, memory)
+        return ClientSite(k, fed, {**facts_of(fed), **(facts or {}).get(k, {})}, memory)
 
     clients = range(fed.total_clients) if clients is None else clients
-    return LocalGrid(client_app(find, mods), [{"partition-id": k} for k in clients])
+    return LocalGrid(make_client_app(find, mods), [{"partition-id": k} for k in clients])
 
 
 def over(fed: Federation, grid: LocalGrid, **options) -> tuple[Federation, Nodes]:
@@ -104,4 +104,4 @@ def kept_c(grid, nodes, x0):
     """The control variates at the nodes, of the last round of each that the server has used."""
     found = {k: Memory(grid.contexts[nodes.ids[k]], "run", x0, None, k) for k in nodes.ids}
     zero = {"c": replace(x0, flat=torch.zeros_like(x0.flat))}
-    return torch.stack([found[k].at(nodes.last_used(k), zero)["c"].flat for k in sorted(found)])
+    return torch.stack([found[k].find_version(nodes.find_last_used(k), zero)["c"].flat for k in sorted(found)])

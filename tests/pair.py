@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fedfault.cli import guarded
+from fedfault.cli import run_guarded
 from fedfault.config import load
 from fedfault.parallel import distributed
 from fedfault.rounds.engine import begin, rounds
@@ -86,4 +86,4 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

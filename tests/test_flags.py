@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def ran(monkeypatch):
     """What `train.py` would have run."""
     seen = []
-    monkeypatch.setattr(cli, "once", lambda config, overrides: seen.append(load(config, overrides).experiment))
+    monkeypatch.setattr(cli, "run_once", lambda config, overrides: seen.append(load(config, overrides).experiment))
     return lambda *words: [flags.train(words), seen[-1]][1]
 
 
@@ -82,7 +82,7 @@ BAD = [
 def test_bad_input_ends_with_a_message_and_status_two(tmp_path, monkeypatch, capsys, script, words, says):
     monkeypatch.chdir(tmp_path)
     try:
-        status = cli.guarded(lambda: script(words))
+        status = cli.run_guarded(lambda: script(words))
     except SystemExit as e:  # argparse
         status = e.code
     assert status == 2

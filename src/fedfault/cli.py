@@ -20,7 +20,7 @@ class _WithDefault(TyperGroup):
     """A group whose first command, `run`, may be left out: `fedfault study FILE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the command that is meant in front."""
+        """Put `run` in front where no command is named."""
         if args and args[0] not in (*self.commands, "--help"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -34,20 +34,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-studies = typer.Typer(
+study_commands = typer.Typer(
     cls=_WithDefault,
     help="Many runs that differ in a stated way: `fedfault study FILE`, then `fedfault study report DIR`.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.add_typer(studies, name="study")
+app.add_typer(study_commands, name="study")
 
-flower = typer.Typer(
+flower_commands = typer.Typer(
     help="The same run over Flower: in its simulation, or on real nodes (docs/deploy.md).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.add_typer(flower, name="flower")
+app.add_typer(flower_commands, name="flower")
 
 Settings = Annotated[
     list[str] | None,
@@ -60,16 +60,16 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but erro
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, as in results/quickstart")]
 
 
-def _split(settings: list[str] | None) -> tuple[str | None, list[str]]:
-    """The configuration, if the first word is one, and the overrides."""
+def _split_words(settings: list[str] | None) -> tuple[str | None, list[str]]:
+    """Split words into the configuration, if the first one names one, and the overrides."""
     words = list(settings or [])
     config = words.pop(0) if words and "=" not in words[0] else None
     return config, words
 
 
 @contextlib.contextmanager
-def _stoppable(on: str = "`fedfault resume RUN` goes on from the last finished round") -> Iterator[None]:
-    """An interrupt ends with status 130, SIGTERM with 143, and both say how to go on."""
+def _end_on_signal(on: str = "`fedfault resume RUN` goes on from the last finished round") -> Iterator[None]:
+    """End the process with status 130 at an interrupt and 143 at SIGTERM, and say how to go on."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -86,13 +86,13 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 
 @app.callback()
-def _before(ctx: typer.Context) -> None:
+def _check_process(ctx: typer.Context) -> None:
     check_command(ctx.invoked_subcommand)
 
 
 @contextlib.contextmanager
-def _ready() -> Iterator[Any]:
-    """What prepares an experiment: for this process, or for all that torchrun has started."""
+def _choose_prepare() -> Iterator[Any]:
+    """Choose what prepares an experiment: for this process alone, or for all that torchrun has started."""
     if this_process().count == 1:
         from fedfault.setup.experiment import prepare
 
@@ -111,12 +111,12 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train, and write results/NAME with a report; goes on where it was stopped. Without a CONFIG: the quickstart."""
-    config, overrides = _split(settings)
-    once(config, overrides, overwrite=overwrite, quiet=quiet)
+    config, overrides = _split_words(settings)
+    run_once(config, overrides, overwrite=overwrite, quiet=quiet)
 
 
-def once(config: str | None, overrides: list[str], *, overwrite: bool = False, quiet: bool = False) -> None:
-    """One run of a configuration, and where its report is."""
+def run_once(config: str | None, overrides: list[str], *, overwrite: bool = False, quiet: bool = False) -> None:
+    """Make one run of a configuration, and print where its report is."""
     from fedfault.config import load
 
     loaded = load(config, overrides)
@@ -125,7 +125,7 @@ def once(config: str | None, overrides: list[str], *, overwrite: bool = False, q
 
     named = any(word.startswith("experiment_name=") for word in overrides)
     options: dict[str, Any] = {"overwrite": overwrite, "named": named, "argv": sys.argv[1:]}
-    with _stoppable(), _ready() as ready:
+    with _end_on_signal(), _choose_prepare() as ready:
         folder = start_run(loaded, Progress(quiet=quiet), ready=ready, **options)
     typer.echo(f"report: {folder.path / 'report.html'}")
 
@@ -136,7 +136,7 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
     from fedfault.session.progress import Progress
     from fedfault.session.start import resume_run as go_on
 
-    with _stoppable(), _ready() as ready:
+    with _end_on_signal(), _choose_prepare() as ready:
         folder = go_on(run, Progress(quiet=quiet), ready=ready)
     typer.echo(f"report: {folder.path / 'report.html'}")
 
@@ -156,7 +156,7 @@ def fork(
     from fedfault.session.fork import fork_run as go_on
     from fedfault.session.progress import Progress
 
-    with _stoppable():
+    with _end_on_signal():
         folder = go_on(run, round, changes or [], Progress(quiet=quiet), overwrite=overwrite, argv=sys.argv[1:])
     typer.echo(f"report: {folder.path / 'report.html'}")
 
@@ -169,7 +169,7 @@ def check(
     """Say what a run would do, without training: who holds what, how different clients are, bytes per round."""
     from fedfault.config import load
 
-    config, overrides = _split(settings)
+    config, overrides = _split_words(settings)
     loaded = load(config, overrides)
     from fedfault.setup.preview import preview
 
@@ -229,17 +229,17 @@ def calibrate(
     """Train IID control runs of a configuration and write the detectors' thresholds; goes on where it was stopped."""
     from fedfault.config import load
 
-    config, overrides = _split(settings)
+    config, overrides = _split_words(settings)
     loaded = load(config, overrides)
     from fedfault.session.controls import calibrate_detectors as learn
     from fedfault.session.progress import Progress
 
-    with _stoppable():
+    with _end_on_signal():
         file = learn(loaded, controls, Progress(quiet=quiet), out, argv=sys.argv[1:])
     typer.echo(f"calibration: {file}")
 
 
-@studies.command(name="run")
+@study_commands.command(name="run")
 def run_study(
     file: Annotated[str, typer.Argument(metavar="FILE", help="a study, or the name of one that ships (quick, main)")],
     settings: Annotated[
@@ -254,14 +254,14 @@ def run_study(
     """Run all of a study that is not done yet; status 1 if a run failed. `run` may be left out."""
     from fedfault.studies import doors
 
-    with _stoppable("the same command goes on where it was stopped"):
+    with _end_on_signal("the same command goes on where it was stopped"):
         status = doors.run_study(
             file, settings or [], results_dir=results_dir, jobs=jobs, task=task, only_plan=plan, quiet=quiet
         )
     raise typer.Exit(status)
 
 
-@studies.command(name="report")
+@study_commands.command(name="report")
 def report_study(folder: Annotated[Path, typer.Argument(metavar="DIR", help="as in results/quick")]) -> None:
     """Write report.html and report.md of a study again. Needs no model and no data."""
     from fedfault.studies.doors import write_report
@@ -288,8 +288,8 @@ def mitigate(
     from fedfault.studies.mitigate import mitigate as study_clusters
     from fedfault.studies.mitigate import read_experiment
 
-    loaded, known = read_experiment(*_split(settings))
-    with _stoppable("the same command goes on where it was stopped"):
+    loaded, known = read_experiment(*_split_words(settings))
+    with _end_on_signal("the same command goes on where it was stopped"):
         options: dict[str, Any] = {"seeds": seeds, "encoder": encoder, "shrinkage": shrinkage, "known": known}
         status = study_clusters(loaded, quiet=quiet, **options)
     raise typer.Exit(status)
@@ -307,7 +307,7 @@ def list_(
     typer.echo(components(what))
 
 
-@flower.command(name="run")
+@flower_commands.command(name="run")
 def flower_run(
     settings: Settings = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="processes that clients train in")] = 2,
@@ -317,17 +317,17 @@ def flower_run(
     """Train in Flower's simulation, and write results/NAME as `fedfault run` does. One that was stopped goes on."""
     from fedfault.config import load
 
-    config, overrides = _split(settings)
+    config, overrides = _split_words(settings)
     loaded = load(config, overrides)
     from fedfault.flower.simulation import simulate
     from fedfault.session.progress import Progress
 
-    with _stoppable("the same command goes on where it was stopped"):
+    with _end_on_signal("the same command goes on where it was stopped"):
         folder = simulate(loaded, Progress(quiet=quiet), workers=workers, overwrite=overwrite, argv=sys.argv[1:])
     typer.echo(f"report: {folder.path / 'report.html'}")
 
 
-@flower.command()
+@flower_commands.command()
 def keys(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where they are written")],
     host: Annotated[list[str], typer.Option("--host", help="name or IP address of the SuperLink, as sites see it")],
@@ -343,8 +343,8 @@ def keys(
         typer.echo(file)
 
 
-def guarded(command: Callable[[], int | None]) -> int:
-    """The exit status of a command: bad input ends with a message and status 2."""
+def run_guarded(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status: bad input gives a message and status 2."""
     try:
         if this_process().rank:  # the first process of a job has the command, the others help it
             if "--help" in sys.argv:
@@ -364,6 +364,6 @@ def guarded(command: Callable[[], int | None]) -> int:
 
 
 def main() -> None:
-    """Entry point."""
-    if status := guarded(app):
+    """Run the command line, and exit with its status."""
+    if status := run_guarded(app):
         sys.exit(status)

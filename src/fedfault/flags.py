@@ -21,8 +21,8 @@ TRAIN = {
 }
 
 
-def parser(about: str, flags: dict[str, tuple[str, str]]) -> argparse.ArgumentParser:
-    """A parser of these flags and of `key=value` settings in any place."""
+def make_parser(about: str, flags: dict[str, tuple[str, str]]) -> argparse.ArgumentParser:
+    """Make a parser of these flags, and of `key=value` settings in any place."""
     made = argparse.ArgumentParser(description=about, allow_abbrev=False)
     for flag, (key, help_) in flags.items():
         made.add_argument(flag, metavar="VALUE", help=f"{help_} ({key})")
@@ -31,34 +31,34 @@ def parser(about: str, flags: dict[str, tuple[str, str]]) -> argparse.ArgumentPa
     return made
 
 
-def settings(given: argparse.Namespace, flags: dict[str, tuple[str, str]]) -> list[str]:
-    """What was given as `key=value` settings, the ones that were written out last."""
+def list_settings(given: argparse.Namespace, flags: dict[str, tuple[str, str]]) -> list[str]:
+    """List the given flags as `key=value` settings, then the settings that were written out, which win."""
     values = {key: getattr(given, flag[2:].replace("-", "_")) for flag, (key, _) in flags.items()}
     return [*(f"{key}={value}" for key, value in values.items() if value is not None), *given.settings]
 
 
 def train(words: Sequence[str] | None = None) -> None:
-    """`train.py`: one run."""
+    """Make one run: the command line of `train.py`."""
     flags = {**TRAIN, **SHARED}
-    made = parser("Train one federation; without --config micro on registers, as configs/train.yaml says.", flags)
+    made = make_parser("Train one federation; without --config micro on registers, as configs/train.yaml says.", flags)
     made.add_argument("--config", default="train", metavar="FILE", help="a YAML file, for example configs/default.yaml")
     given = made.parse_intermixed_args(words)
-    texts = settings(given, flags)
+    texts = list_settings(given, flags)
     if given.results_dir is not None:
         texts.append(f"logging.results_dir={given.results_dir}")
-    from fedfault.cli import once
+    from fedfault.cli import run_once
 
-    once(given.config, texts)
+    run_once(given.config, texts)
 
 
 def run_experiments(words: Sequence[str] | None = None) -> int:
-    """`run_experiments.py`: one of the studies that ship, or the reports of all studies that have been run."""
+    """Run one of the shipped studies, or write the reports of all that have been run: that of `run_experiments.py`."""
     from fedfault.config.shipped import list_studies
     from fedfault.processes import check_command
     from fedfault.studies import doors
 
     check_command("study")
-    made = parser("Run a study of many runs; go on where it was stopped; write its report.", SHARED)
+    made = make_parser("Run a study of many runs; go on where it was stopped; write its report.", SHARED)
     made.add_argument(
         "--mode", choices=[*list_studies(), "analyze"], default="quick", help="the study, or reports of all"
     )
@@ -67,4 +67,4 @@ def run_experiments(words: Sequence[str] | None = None) -> int:
     if given.mode == "analyze":
         doors.write_reports(given.results_dir or "results")
         return 0
-    return doors.run_study(given.mode, settings(given, SHARED), results_dir=given.results_dir, jobs=given.jobs)
+    return doors.run_study(given.mode, list_settings(given, SHARED), results_dir=given.results_dir, jobs=given.jobs)

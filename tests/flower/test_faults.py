@@ -15,7 +15,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedfault.errors import UserError
-from fedfault.flower.nodes import Size
+from fedfault.flower.nodes import DataSize
 from fedfault.flower.server import check_remote
 from fedfault.testing.toys import LowRank, federation
 from flowers import Bad, grid_of, kept_c, last, over, restarted, same
@@ -240,7 +240,7 @@ def test_a_second_node_of_a_client_that_is_here_is_refused_as_long_as_it_is():
                (r.events for r in records[1:]))  # fmt: skip
     assert nodes.ids[0] == 1
     grid.offline.add(1)
-    assert nodes.greet() == []
+    assert nodes.admit_nodes() == []
     assert nodes.ids[0] == 7
 
 
@@ -249,10 +249,10 @@ def test_a_node_that_was_refused_may_come_back_mended():
     grid = grid_of(fed, clients=[0, "empty", 2, 3, 4, 5])
     _, nodes = over(fed, grid)
     grid.offline.add(2)
-    assert nodes.greet() == []
+    assert nodes.admit_nodes() == []
     grid.contexts[2].node_config["partition-id"] = 1
     grid.offline.clear()
-    assert nodes.greet() == []
+    assert nodes.admit_nodes() == []
     assert nodes.ids[1] == 2
 
 
@@ -265,9 +265,9 @@ def test_a_node_that_is_only_silent_is_not_refused_for_good():
     grid.awake = False
     _, nodes = over(FED, grid, deadline=7.0)
     assert 1 not in nodes.ids
-    assert nodes.greet() == ["node 2 does not join: no answer within flower.deadline=7 seconds"]
+    assert nodes.admit_nodes() == ["node 2 does not join: no answer within flower.deadline=7 seconds"]
     grid.awake = True
-    assert nodes.greet() == []
+    assert nodes.admit_nodes() == []
     assert nodes.ids[1] == 2
 
 
@@ -281,9 +281,9 @@ def test_a_site_without_data_is_refused():
 def test_other_data_than_a_client_joined_with_is_refused():
     """A weight that changes on the way would make another mean of the same run."""
     _, nodes = over(FED, Bad.of(grid_of(FED), {}))
-    nodes.sizes[2] = Size(1, 5, 5)
+    nodes.sizes[2] = DataSize(1, 5, 5)
     nodes.ids.pop(2)
-    (event,) = nodes.greet()
+    (event,) = nodes.admit_nodes()
     assert event.startswith("node 3 is refused: client 2 joined with 1 examples (5 tokens) and now has 16")
 
 

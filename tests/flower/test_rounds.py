@@ -138,7 +138,7 @@ def test_what_is_private_never_leaves_a_node():
     assert same(theirs.adapter.flat[A], mine.adapter.flat[A])
     assert torch.equal(theirs.adapter.flat[B], x0.flat[B])
     for k in sorted({c.client for r in records for c in r.clients}):
-        kept = Memory(grid.contexts[k + 1], "run", x0, None, k).versions[nodes.last_used(k)][OWN].flat
+        kept = Memory(grid.contexts[k + 1], "run", x0, None, k).versions[nodes.find_last_used(k)][OWN].flat
         assert same(kept[B], mine.clients[OWN].flat[k][B])
 
 
@@ -180,7 +180,7 @@ def test_a_node_whose_memory_is_gone_says_so_and_is_left_out():
 def test_memory_of_another_run_or_a_damaged_file_is_not_used(tmp_path):
     x = LowRank().init(0)
     context = grid_of(federation(LowRank())).contexts[1]
-    Memory(context, "run", x, tmp_path, 0).keep(3, {"c": x}, used=0)
+    Memory(context, "run", x, tmp_path, 0).store_version(3, {"c": x}, used=0)
     assert set(Memory(context, "run", x, None, 0).versions) == {3}
     assert Memory(context, "another", x, None, 0).versions == {}
     (file,) = tmp_path.iterdir()

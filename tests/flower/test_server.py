@@ -19,7 +19,7 @@ from fedfault.errors import UserError
 from fedfault.flower import server
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
-from fedfault.flower.nodes import Nodes, Size
+from fedfault.flower.nodes import DataSize, Nodes
 from fedfault.flower.server import check_sites, count_own_work, serve
 from fedfault.hardware.clock import Tier
 from fedfault.rounds.local import LocalWork
@@ -148,7 +148,7 @@ def test_what_nodes_cannot_do_is_refused_before_anything_is_written(settings, wo
 def test_the_clock_counts_the_work_that_sites_have_and_guesses_that_of_who_is_absent():
     """Client 1 says 40 examples: 10 steps at batch size 4 and once through 640 tokens."""
     work = LocalWork(batch_size=4)
-    nodes = Nodes(LocalGrid(app, []), "run", {}, "{}", sizes={1: Size(40, 600, 640)}, own=True)
+    nodes = Nodes(LocalGrid(app, []), "run", {}, "{}", sizes={1: DataSize(40, 600, 640)}, own=True)
     hw = count_own_work(hardware(Tier("all", 6)), work, nodes)
     assert hw.steps.tolist() == [10] * 6
     assert hw.tokens.tolist() == [100, 640, 100, 100, 100, 100]

@@ -15,7 +15,7 @@ from fedfault.config import load
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.server import serve
-from fedfault.flower.site import alone, combined
+from fedfault.flower.site import combine_experiments, pool_clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.session.progress import Progress
 from fedfault.setup.experiment import build_federation, prepare
@@ -60,7 +60,7 @@ def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_pa
 
     exp = loaded.experiment
     told = exp.model_copy(update={"data": exp.data.model_copy(update={"label_names": sorted(TEXTS)})})
-    sites = [prepare(alone(combined(told, load(file).experiment))) for file in files]
+    sites = [prepare(pool_clients(combine_experiments(told, load(file).experiment))) for file in files]
     assert [sorted(set(p.split.train[0].labels.tolist())) for p in sites] == [[2], [1, 2], [0]]
     model = sites[0].model
     task = ClassificationTask(model, [p.split.train[0] for p in sites], sites[0].federation.task.sets, seed=exp.seed)

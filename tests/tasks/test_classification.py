@@ -18,7 +18,7 @@ from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, Passes, Trainer
 from fedfault.runs.folder import RunFolder
 from fedfault.tasks import classification
-from fedfault.tasks.classification import PASS, ClassificationTask, groups
+from fedfault.tasks.classification import PASS, ClassificationTask, group_columns
 from fedfault.text.examples import EncodedText, Examples
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Step
@@ -72,7 +72,7 @@ def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, pooling, 
     monkeypatch.setattr(classification, "PASS", 0)
     flat, step = moved(t), whole(t, key)
     found = t.grad(flat, step)
-    monkeypatch.setattr(classification, "groups", lambda lengths, most: groups(lengths, None))
+    monkeypatch.setattr(classification, "group_columns", lambda lengths, most: group_columns(lengths, None))
     expected = t.grad(flat, step)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
@@ -259,7 +259,7 @@ def brute_force(lengths: torch.Tensor) -> float:
 def test_the_cuts_are_the_best_ones(seed):
     g = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 60, (3, 8), generator=g)
-    found = groups(lengths, 10**9)
+    found = group_columns(lengths, 10**9)
     cost = sum(3 * columns.shape[1] * int(lengths.gather(1, columns).max()) + PASS for columns in found)
     assert cost == brute_force(lengths)
     every = torch.cat(found, 1)
@@ -268,17 +268,17 @@ def test_the_cuts_are_the_best_ones(seed):
 
 def test_groups_keep_to_what_fits():
     lengths = torch.tensor([[50, 50, 50, 50], [50, 1, 50, 50]])
-    assert [c.shape[1] for c in groups(lengths, 10**9)] == [4]
-    assert [c.shape[1] for c in groups(lengths, 200)] == [2, 2]
-    assert [c.shape[1] for c in groups(lengths, 10)] == [1, 1, 1, 1]  # a column is the least there is
-    assert torch.equal(groups(lengths, None)[0], torch.arange(4).expand(2, -1))
+    assert [c.shape[1] for c in group_columns(lengths, 10**9)] == [4]
+    assert [c.shape[1] for c in group_columns(lengths, 200)] == [2, 2]
+    assert [c.shape[1] for c in group_columns(lengths, 10)] == [1, 1, 1, 1]  # a column is the least there is
+    assert torch.equal(group_columns(lengths, None)[0], torch.arange(4).expand(2, -1))
 
 
 def test_columns_that_no_client_has_are_left_out():
     lengths = torch.tensor([[0, 3, 0, 5], [0, 0, 4, 0]])
-    (columns,) = groups(lengths, 10**9)
+    (columns,) = group_columns(lengths, 10**9)
     assert lengths.gather(1, columns).tolist() == [[3, 5], [0, 4]]
-    assert groups(torch.zeros(2, 3, dtype=torch.int64), 10**9) == []
+    assert group_columns(torch.zeros(2, 3, dtype=torch.int64), 10**9) == []
 
 
 def federation(t: ClassificationTask, **changes) -> Federation:

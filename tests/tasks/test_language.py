@@ -201,7 +201,7 @@ def test_changes_are_paired_with_the_model_before_training_whatever_was_folded_i
     change, tokens = fresh.untrained, torch.cat([b.targets for b in fresh.sets.values()]).double()
     assert change is not None
     n = len(fresh.sets["topic/a"])
-    nll = fresh.outputs(adapter.flat, torch.arange(sum(fresh.counts), len(fresh.ids)))
+    nll = fresh.compute_outputs(adapter.flat, torch.arange(sum(fresh.counts), len(fresh.ids)))
     expected = _paired_error((nll - change)[:n], tokens[:n])
     assert fresh.evaluate(adapter)["topic/a"].se == pytest.approx(expected)
 

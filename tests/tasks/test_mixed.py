@@ -119,7 +119,7 @@ def test_every_client_looks_at_what_it_keeps_back_through_its_own_copy():
     found = task.held_out(params, clients)
     assert found[1] == plain("4bit").held_out(params[1:2], clients[1:2])
     assert found.isnan().tolist() == [True, False, True]  # only client 1 keeps anything back
-    assert [task.copy_of(k).frozen_bytes() for k in (0, 1, 3)] == [
+    assert [task.select_copy(k).frozen_bytes() for k in (0, 1, 3)] == [
         plain(p).frozen_bytes() for p in ("none", "4bit", "8bit")
     ]
 

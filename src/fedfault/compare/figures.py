@@ -34,7 +34,7 @@ BANDS = 3  # pairs whose spread over the clients can be told apart
 
 
 def draw_losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
-    """Loss of the mixture over rounds, a line a run; rings where detectors raised their first alarm."""
+    """Draw the loss of the mixture over rounds, a line a run; rings where detectors raised their first alarm."""
     shown = [(i, run) for i, run in enumerate(c.runs) if run.losses("validation")[0]]
     if not shown:
         return None
@@ -65,7 +65,7 @@ def draw_losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
 
 
 def find_first_alarms(run: RunData) -> dict[str, int]:
-    """Detector -> the round of its first alarm, in order of rounds."""
+    """Find the round of each detector's first alarm, in order of rounds."""
     found: dict[str, int] = {}
     for f in sorted((f for f in run.findings if f.level == "alarm"), key=lambda f: f.round):
         found.setdefault(f.detector, f.round)
@@ -73,7 +73,7 @@ def find_first_alarms(run: RunData) -> dict[str, int]:
 
 
 def _draw_alarms(ax: Axes, run: RunData, theme: Theme) -> None:
-    """Rings around the run's line, or at the top edge where its loss is not finite."""
+    """Draw rings around the run's line, or at the top edge where its loss is not finite."""
     rounds, values = (np.array(part, dtype=float) for part in run.losses("validation"))
     at, good = np.array(sorted(set(find_first_alarms(run).values()))), np.isfinite(values)
     lost = np.isin(at, rounds[~good])
@@ -86,7 +86,7 @@ def _draw_alarms(ax: Axes, run: RunData, theme: Theme) -> None:
 
 
 def draw_clients(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
-    """Final held-out loss of the clients: a line a client, or where there are many, a point a client."""
+    """Draw the final held-out loss of the clients: a line a client, or where there are many, a point a client."""
     paired = [i for i, found in enumerate(c.pairs, 1) if found.clients.losses]
     if not paired:
         return None
@@ -124,12 +124,12 @@ def _draw_lines(c: Comparison, paired: list[int], units: list[str], theme: Theme
 
 
 def _measure_room(names: int, narrow: bool) -> float:
-    """Points that a legend above the axes needs beyond its first line."""
+    """Measure how many points a legend above the axes needs beyond its first line."""
     return 13.0 * (math.ceil(names / (2 if narrow else 4)) - 1)
 
 
 def _mark_lost(ax: Axes, rows: list[int], theme: Theme) -> None:
-    """Crosses at the right edge for losses that are not finite."""
+    """Draw crosses at the right edge for losses that are not finite."""
     if rows:
         style: dict[str, Any] = {"color": theme.alarm, "ms": 6, "mew": 1.6, "clip_on": False}
         place: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
@@ -161,7 +161,7 @@ def _draw_points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -
 
 
 def draw_differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
-    """Held-out loss of the clients minus the first run's, round by round: the mean, and the middle 80 % of the clients."""
+    """Draw held-out losses of clients minus the first run's, round by round: their mean, and the middle 80 % of them."""
     shown = [(i, rows) for i, found in enumerate(c.pairs, 1) if (rows := compare_by_round(found))]
     if not shown:
         return None
@@ -196,5 +196,5 @@ FIGURES: dict[str, Callable[[Comparison, Theme, bool], Figure | None]] = {
 
 
 def make_plot(name: str, c: Comparison) -> Plot:
-    """A figure of a comparison as the report draws those of a run: (run, theme, narrow) -> Figure."""
+    """Make a function that draws a figure of a comparison as if it were one of a run: (run, theme, narrow) -> Figure."""
     return apply_theme(lambda _, theme, narrow: FIGURES[name](c, theme, narrow))

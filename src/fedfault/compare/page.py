@@ -52,7 +52,7 @@ def compare(folders: Sequence[Path], out: Path | None = None, argv: Sequence[str
     The page goes to `out`, or to compare/NAME1-vs-NAME2.html beside the first run. Raises `UserError` for fewer than two
     runs, more than eight, the same one twice, a folder that is no run, and an `out` that exists.
     """
-    _check(folders, out)
+    _check_folders(folders, out)
     runs = tuple(read_run(folder) for folder in folders)
     called = [run.name for run in runs]
     names = [n if called.count(n) == 1 else str(run.folder) for n, run in zip(called, runs, strict=True)]
@@ -68,7 +68,7 @@ def compare(folders: Sequence[Path], out: Path | None = None, argv: Sequence[str
     return found, page
 
 
-def _check(folders: Sequence[Path], out: Path | None) -> None:
+def _check_folders(folders: Sequence[Path], out: Path | None) -> None:
     if len(folders) < 2:
         raise UserError("a comparison takes two runs at least: `fedfault compare results/a results/b`")
     if len(folders) > MOST:
@@ -86,7 +86,7 @@ def _check(folders: Sequence[Path], out: Path | None) -> None:
 
 
 def _make_file_name(names: Sequence[str]) -> str:
-    """`a-vs-b`; a long one ends in a hash."""
+    """Make the name `a-vs-b`; a long one ends in a hash."""
     whole = "-vs-".join(name.replace("/", "_") for name in names)
     if len(whole.encode()) <= LONGEST:
         return whole
@@ -94,7 +94,7 @@ def _make_file_name(names: Sequence[str]) -> str:
 
 
 def list_notes(c: Comparison) -> list[str]:
-    """What a reader should know before the numbers: runs that are not finished, that diverged, that stopped early."""
+    """List what a reader should know before the numbers: runs that are not finished, diverged, or stopped early."""
     said = []
     for name, run in zip(c.names, c.runs, strict=True):
         if not run.finished:
@@ -113,7 +113,7 @@ def list_notes(c: Comparison) -> list[str]:
 
 
 def explain_unpaired(c: Comparison) -> list[str]:
-    """A sentence for every pair that is not paired, with the reason."""
+    """Explain in a sentence each why runs cannot be paired by clients or topics."""
     said = []
     for name, found in zip(c.names[1:], c.pairs, strict=True):
         clients, topics, both = found.clients.why_not, found.topics.why_not, f"{name} and {c.names[0]}"
@@ -127,7 +127,7 @@ def explain_unpaired(c: Comparison) -> list[str]:
 
 
 def list_remarks(c: Comparison) -> list[str]:
-    """Where runs come from and what their detectors found, a sentence each."""
+    """List where runs come from and what their detectors found, a sentence each."""
     from fedfault.compare.figures import find_first_alarms
 
     known = {str(run.folder.resolve()): name for name, run in zip(c.names, c.runs, strict=True)}
@@ -174,12 +174,12 @@ def _render_page(c: Comparison, command: str) -> str:
 
 
 def _break_keys(table: Table) -> Table:
-    """Keys such as `federation.algorithm.name` may be broken after a dot."""
+    """Let the browser break keys such as `federation.algorithm.name` after a dot."""
     return table._replace(rows=[[row[0].replace(".", ".\u200b"), *row[1:]] for row in table.rows])
 
 
 def _render_figures(c: Comparison) -> list[dict[str, Any]]:
-    """The figures that have something to show, as parts of the page."""
+    """Render the figures that have something to show as parts of the page."""
     from fedfault.compare.figures import FIGURES, make_plot
     from fedfault.report.inline import draw_inline
 
@@ -194,7 +194,7 @@ def _render_figures(c: Comparison) -> list[dict[str, Any]]:
 
 
 def format_comparison(c: Comparison, width: int) -> str:
-    """The comparison as text: notes, the table, paired statistics.
+    """Write the comparison as text: notes, the table, paired statistics.
 
     The table has a run a row, or a run a column where that would not fit into so many characters.
     """
@@ -207,7 +207,7 @@ def format_comparison(c: Comparison, width: int) -> str:
 
 
 def _align_columns(table: Table) -> list[str]:
-    """Text to the left, numbers to the right."""
+    """Align the columns of a table: text to the left, numbers to the right."""
     rows = [table.columns, *table.rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = {0, *table.text}

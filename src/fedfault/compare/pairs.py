@@ -51,7 +51,7 @@ class RunPair:
 
 
 def pair_runs(first: RunData, other: RunData) -> RunPair:
-    """What two runs have in common, and how they differ there."""
+    """Pair the scores of two runs on the clients and topics that both were scored on."""
     return RunPair(
         first,
         other,
@@ -75,7 +75,7 @@ def _pair_scores(a: RunData, b: RunData, prefix: str, same: tuple[str, ...]) -> 
 
 
 def _explain_apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
-    """Why two runs are scored on different texts; nothing if they are not."""
+    """Explain why two runs are scored on different texts; an empty text if they are not."""
     found = [
         f"{key} is {_format_value(old)} and {_format_value(new)}"
         for key, (old, new) in find_changes(a.config, b.config).items()
@@ -98,7 +98,7 @@ def _count_tokens(run: RunData, name: str) -> int:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs or more, by the names that they have here, and the first one beside each of the others."""
+    """Two runs or more with the names that they have here; the first is paired with each of the others."""
 
     runs: tuple[RunData, ...]
     names: tuple[str, ...]
@@ -110,7 +110,7 @@ class Comparison:
 
 
 def compare_by_round(found: RunPair) -> list[tuple[int, list[float]]]:
-    """Rounds in which both runs scored their clients, and the differences of all clients there; none if not paired."""
+    """Compare the clients in every round in which both runs scored them: rounds and differences; none if not paired."""
     names = [f"client/{k}" for k in found.clients.losses]
     first = {r.round: r.scores for r in found.first.records if names and names[0] in r.scores}
     return [

@@ -29,42 +29,48 @@ CLOCK = ("simulated time", "in time")  # where any of the runs has simulated har
 
 
 def find_differing(runs: Sequence[RunData]) -> list[str]:
-    """The settings in which the runs are not all alike, by dotted key."""
+    """Find the settings in which the runs are not all alike, by dotted key."""
     first = runs[0].config
     found = [key for run in runs[1:] for key in find_changes(first, run.config)]
     return [key for key in dict.fromkeys(found) if not key.startswith(NO_CAUSE)]
 
 
 def tabulate_runs(c: Comparison) -> Table:
-    """A run a row: the settings that differ, then how it ended."""
+    """Tabulate the runs, one a row: the settings that differ, then how it ended."""
     keys = find_differing(c.runs)
     clocks = [punctuality(run.records) for run in c.runs]
     rows = [
         [
             name,
-            *(_setting(run.config, key) for key in keys),
+            *(_format_setting(run.config, key) for key in keys),
             *_format_results(run),
             *(_format_clock(clock) if any(clocks) else ()),
             format_verdict(run),
         ]
         for name, run, clock in zip(c.names, c.runs, clocks, strict=True)
     ]
-    results = ("final loss", _metric(c.runs[0]) or "perplexity", *RESULTS, *(CLOCK if any(clocks) else ()), "verdict")
+    results = (
+        "final loss",
+        _choose_metric(c.runs[0]) or "perplexity",
+        *RESULTS,
+        *(CLOCK if any(clocks) else ()),
+        "verdict",
+    )
     return Table(("run", *keys, *results), rows, text=(*range(1, len(keys) + 1), len(keys) + len(results)))
 
 
-def _metric(run: RunData) -> str | None:
-    """The metric of labels that is shown first."""
+def _choose_metric(run: RunData) -> str | None:
+    """Choose the metric of labels to show: the first."""
     return next(iter(run.metrics_measured), None)
 
 
 def transpose(table: Table) -> Table:
-    """Rows become columns."""
+    """Turn the rows of a table into columns."""
     columns, *rows = zip(table.columns, *table.rows, strict=True)
     return Table(columns, rows)
 
 
-def _setting(config: Mapping[str, Any], key: str) -> str:
+def _format_setting(config: Mapping[str, Any], key: str) -> str:
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -78,10 +84,10 @@ def _format_results(run: RunData) -> list[str]:
     moved = sum(r.bytes_up + r.bytes_down for r in run.records)
     return [
         format_number(losses[-1] if losses else None),
-        _last_metric(run) if run.labelled else format_perplexity(losses[-1] if losses else None),
+        _format_last_metric(run) if run.labelled else format_perplexity(losses[-1] if losses else None),
         format_number(find_best_round(run.records), "d"),
         format_number(measure_forgetting(run), "+.3f"),
-        _worst(run),
+        _format_worst(run),
         *(format_number(spread.get(p), "+.2f") for p in ("p10", "p50", "p90")),
         NOTHING if run.centralised or not run.records else format_bytes(moved),
         format_seconds(sum(sum(r.seconds.values()) for r in run.records)) if run.records else NOTHING,
@@ -89,7 +95,7 @@ def _format_results(run: RunData) -> list[str]:
 
 
 def _format_clock(found: Mapping[str, Any]) -> list[str]:
-    """Simulated seconds, and the mean share of clients that were done by the deadline."""
+    """Write the simulated seconds, and the mean share of clients that were done by the deadline."""
     share = found.get("compliance")
     return [
         format_seconds(found["seconds"]) if found else NOTHING,
@@ -97,12 +103,12 @@ def _format_clock(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _last_metric(run: RunData) -> str:
-    metric = _metric(run)
+def _format_last_metric(run: RunData) -> str:
+    metric = _choose_metric(run)
     return format_number(run.metric("validation", metric)[1][-1]) if metric else NOTHING
 
 
-def _worst(run: RunData) -> str:
+def _format_worst(run: RunData) -> str:
     last = {n.removeprefix("client/"): run.losses(n)[1][-1] for n in run.score_names("client/")}
     if not last:
         return NOTHING
@@ -113,7 +119,7 @@ def _worst(run: RunData) -> str:
 
 
 def format_verdict(run: RunData) -> str:
-    """The state and since when; a dash for a run without a verdict."""
+    """Write the state of a run and since when; a dash without a verdict."""
     said = run.metrics.get("verdict")
     if not said:
         return NOTHING
@@ -122,7 +128,7 @@ def format_verdict(run: RunData) -> str:
 
 
 def tabulate_pairs(c: Comparison) -> Table | None:
-    """Differences of the final losses of every pair, by clients and by topics; None where no two runs are paired."""
+    """Tabulate the differences of the final losses of every pair, by clients and topics; None where no runs are paired."""
     rows = []
     for found, name in zip(c.pairs, c.names[1:], strict=True):
         for what, paired in (("clients", found.clients), ("topics", found.topics)):

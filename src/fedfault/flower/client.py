@@ -21,7 +21,7 @@ from fedfault.errors import UserError
 from fedfault.flower.local import RAISED
 from fedfault.flower.memory import Memory
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
-from fedfault.flower.site import Site, check_facts, site_of
+from fedfault.flower.site import ClientSite, check_facts, find_site
 from fedfault.rounds.clients import init_client_memory, train_clients
 from fedfault.rounds.exchange import OWN, Cohort, full_rank
 from fedfault.rounds.federation import CohortRequest, CohortResult
@@ -31,20 +31,20 @@ from fedfault.types.algorithm import State
 
 log = logging.getLogger("flwr")
 
-FindSite = Callable[[str, Mapping[str, Any]], Site]  # (the server's experiment as JSON, the node's configuration)
-Answer = Callable[[Message, Context, Site], RecordDict]
+FindSite = Callable[[str, Mapping[str, Any]], ClientSite]  # (the server's experiment as JSON, the node's configuration)
+Answer = Callable[[Message, Context, ClientSite], RecordDict]
 
 
-def client_app(find: FindSite = site_of, mods: Sequence[Mod] = ()) -> ClientApp:
-    """The ClientApp of sites that `find` finds; Flower's `mods` see training come and go, to clip updates or add noise."""
+def make_client_app(find: FindSite = find_site, mods: Sequence[Mod] = ()) -> ClientApp:
+    """Make the ClientApp of the sites that `find` returns; Flower's `mods` wrap training, to clip updates or add noise."""
     made = ClientApp()
-    made.query()(_careful(find, joined))
-    made.train(mods=list(mods))(_careful(find, trained))
-    made.evaluate()(_careful(find, evaluated))
+    made.query()(_answer_or_refuse(find, answer_query))
+    made.train(mods=list(mods))(_answer_or_refuse(find, answer_train))
+    made.evaluate()(_answer_or_refuse(find, answer_evaluate))
     return made
 
 
-def _careful(find: FindSite, answer: Answer) -> Callable[[Message, Context], Message]:
+def _answer_or_refuse(find: FindSite, answer: Answer) -> Callable[[Message, Context], Message]:
     def handle(message: Message, context: Context) -> Message:
         try:
             config = message.content.config_records["config"]
@@ -63,8 +63,8 @@ def _careful(find: FindSite, answer: Answer) -> Callable[[Message, Context], Mes
     return handle
 
 
-def joined(message: Message, context: Context, site: Site) -> RecordDict:
-    """What the client says of itself. `Refused` when it does not fit with the server."""
+def answer_query(message: Message, context: Context, site: ClientSite) -> RecordDict:
+    """Answer who the client is and how much data it has. Raises `Refused` when it does not fit with the server."""
     config = message.content.config_records["config"]
     check_facts(site.facts, {k: str(config[k]) for k in site.facts if k in config}, "the server")
     fed, k = site.federation, site.client
@@ -74,8 +74,8 @@ def joined(message: Message, context: Context, site: Site) -> RecordDict:
     return RecordDict({"config": ConfigRecord({"client": k, "own": site.own, **sizes, **site.facts})})
 
 
-def trained(message: Message, context: Context, site: Site) -> RecordDict:
-    """The client's part of a round; plain Flower strategies name no `rank`, `effort`, `run` and `used` round."""
+def answer_train(message: Message, context: Context, site: ClientSite) -> RecordDict:
+    """Do the client's part of a round; plain Flower strategies name no `rank`, `effort`, `run` and `used` round."""
     config: dict[str, Any] = dict(message.content.config_records["config"])
     fed, k, t = site.federation, site.client, int(config["server-round"])
     x0 = fed.task.init(fed.seed)
@@ -84,9 +84,9 @@ def trained(message: Message, context: Context, site: Site) -> RecordDict:
     received = from_arrays(message.content.array_records["arrays"], x0, cohort.public_mask(None, 0))
     memory = Memory(context, str(config.get("run", "")), x0, site.memory, k)
     used = int(config.get("used", max(memory.versions, default=0)))
-    kept = memory.at(used, init_client_memory(fed, x0))
+    kept = memory.find_version(used, init_client_memory(fed, x0))
     if cohort.private is not None:
-        received["x"] = _with_private(received.get("x"), kept[OWN], cohort.private)
+        received["x"] = _restore_private(received.get("x"), kept[OWN], cohort.private)
     asked = CohortRequest(
         round=t,
         cohort=cohort,
@@ -97,14 +97,14 @@ def trained(message: Message, context: Context, site: Site) -> RecordDict:
         passes=Passes(1),
     )
     done = train_clients(fed, asked)
-    memory.keep(t, _home(done, kept), used)
+    memory.store_version(t, _select_memory(done, kept), used)
     arrays = to_arrays(done.up, cohort.public_mask(cohort.trained, 0), row=0)
     reply = ConfigRecord({"client": k, "round": t, "layout": x0.layout.fingerprint})
-    return RecordDict({"arrays": arrays, "metrics": _metrics(done), "reply": reply})
+    return RecordDict({"arrays": arrays, "metrics": _report_metrics(done), "reply": reply})
 
 
-def evaluated(message: Message, context: Context, site: Site) -> RecordDict:
-    """The model that was sent, on the client's held-out data: loss, and the tokens that it is a mean over."""
+def answer_evaluate(message: Message, context: Context, site: ClientSite) -> RecordDict:
+    """Score the model that was sent on the client's held-out data: loss, and the tokens that it is a mean over."""
     fed, k = site.federation, site.client
     x0 = fed.task.init(fed.seed)
     got = from_arrays(message.content.array_records["arrays"], x0, None, {"x": True})
@@ -113,21 +113,21 @@ def evaluated(message: Message, context: Context, site: Site) -> RecordDict:
     return RecordDict({"metrics": MetricRecord({"num-examples": own.tokens, "loss": own.loss})})
 
 
-def _with_private(x: Adapter | float | None, own: Adapter, private: Tensor) -> Adapter:
-    """What the server sent, with the numbers that never leave the client."""
+def _restore_private(x: Adapter | float | None, own: Adapter, private: Tensor) -> Adapter:
+    """Put the numbers that never leave the client back into what the server sent."""
     if not isinstance(x, Adapter):
         raise Refused("no adapter 'x' came from the server")
     return replace(x, flat=own.flat.where(private.to(x.flat.device), x.flat))
 
 
-def _home(done: CohortResult, before: Mapping[str, Adapter]) -> dict[str, Adapter]:
-    """What the client keeps, (P,) each."""
+def _select_memory(done: CohortResult, before: Mapping[str, Adapter]) -> dict[str, Adapter]:
+    """Select what the client keeps between rounds, (P,) each."""
     rows = {name: done.cohort.keep_untrained(a.flat, before[name].flat[None]) for name, a in done.home.items()}
     return {name: replace(before[name], flat=row[0].detach()) for name, row in rows.items()}
 
 
-def _metrics(done: CohortResult) -> MetricRecord:
-    """What the server reports of the client; `num-examples` is its weight, under the name that Flower's strategies read."""
+def _report_metrics(done: CohortResult) -> MetricRecord:
+    """Report the measurements of a client; `num-examples` is its weight, as Flower's strategies call it."""
     local = done.trained
     found = {"num-examples": local.weight, "loss": local.loss, "grad-norm": local.grad_norm}
     counts = {"steps": int(local.num_steps[0]), "tokens": int(local.num_tokens[0])}
@@ -135,4 +135,4 @@ def _metrics(done: CohortResult) -> MetricRecord:
     return MetricRecord({**{name: float(v[0]) for name, v in found.items()}, **counts, **drift})
 
 
-app = client_app()
+app = make_client_app()

@@ -1,4 +1,4 @@
-"""What crosses the network in a federation, by name: found out by asking a client that does nothing."""
+"""The names of what crosses the network in a federation, which a client that does not train finds out."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import PLAIN, ExtraTerms, Message, State, Trained
 
 
-def sent_to(fed: Federation) -> Message:
-    """What a client of this federation is sent in the first round."""
+def make_first_broadcast(fed: Federation) -> Message:
+    """Make the message that the clients of this federation get in the first round."""
     x = fed.task.init(fed.seed)
     return fed.algorithm.broadcast(State(x, memory=fed.algorithm.init(x), weights=(1.0,), ranks=(full_rank(x.layout),)))
 
 
-def sent_by(fed: Federation) -> dict[str, bool]:
-    """The names that a client of this federation sends beside its weight, and of each whether it is an adapter."""
+def list_upload_names(fed: Federation) -> dict[str, bool]:
+    """List the names that a client of this federation sends beside its weight, and of each whether it is an adapter."""
     x = fed.task.init(fed.seed)
     memory = {n: Adapter(a.layout, a.flat[None]) for n, a in fed.algorithm.init_client(x).items()}
-    up, _ = fed.algorithm.client(sent_to(fed), memory, Idle())
+    up, _ = fed.algorithm.client(make_first_broadcast(fed), memory, IdleTrain())
     return {name: isinstance(value, Adapter) for name, value in up.items() if name != "n"}
 
 
-class Idle:
-    """A `Train` that does nothing, to see what an algorithm makes of it."""
+class IdleTrain:
+    """A `Train` that leaves the adapter as it is, to see which names an algorithm sends."""
 
     weight, lr = torch.ones(1, dtype=torch.float64), 1.0
 

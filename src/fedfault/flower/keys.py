@@ -20,7 +20,7 @@ DAYS = 365  # that certificates are valid
 
 
 def make_keys(folder: Path, hosts: Sequence[str], sites: Sequence[str]) -> list[Path]:
-    """Write ca.crt, server.pem and server.key, and NAME and NAME.pub for every site; the files, in that order.
+    """Write ca.crt, server.pem and server.key, and NAME and NAME.pub for every site; return the files, in that order.
 
     hosts: names and IP addresses under which sites reach the SuperLink. The authority's own key is not kept: to add a host,
     make all anew. Raises `UserError` before anything is written if a file is there already.
@@ -31,13 +31,13 @@ def make_keys(folder: Path, hosts: Sequence[str], sites: Sequence[str]) -> list[
     if there := [f for f in files if f.exists()]:
         raise UserError(f"{there[0]} exists already; give another folder, or take the old keys away")
     folder.mkdir(parents=True, exist_ok=True)
-    authority, server = _key(), _key()
-    ca = _certificate("fedfault federation", "fedfault federation", authority, authority, None)
-    public = [ca, _certificate(hosts[0], "fedfault federation", server, authority, hosts)]
-    contents = [c.public_bytes(Encoding.PEM) for c in public] + [_private(server, PrivateFormat.PKCS8)]
-    for key in (_key() for _ in sites):
+    authority, server = _make_key(), _make_key()
+    ca = _sign_certificate("fedfault federation", "fedfault federation", authority, authority, None)
+    public = [ca, _sign_certificate(hosts[0], "fedfault federation", server, authority, hosts)]
+    contents = [c.public_bytes(Encoding.PEM) for c in public] + [_encode_private(server, PrivateFormat.PKCS8)]
+    for key in (_make_key() for _ in sites):
         contents += [
-            _private(key, PrivateFormat.OpenSSH),
+            _encode_private(key, PrivateFormat.OpenSSH),
             key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH),
         ]
     for file, content in zip(files, contents, strict=True):
@@ -46,23 +46,23 @@ def make_keys(folder: Path, hosts: Sequence[str], sites: Sequence[str]) -> list[
     return files
 
 
-def _key() -> ec.EllipticCurvePrivateKey:
+def _make_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP384R1())
 
 
-def _private(key: ec.EllipticCurvePrivateKey, form: PrivateFormat) -> bytes:
+def _encode_private(key: ec.EllipticCurvePrivateKey, form: PrivateFormat) -> bytes:
     written: bytes = key.private_bytes(Encoding.PEM, form, NoEncryption())
     return written
 
 
-def _certificate(
+def _sign_certificate(
     subject: str,
     issuer: str,
     key: ec.EllipticCurvePrivateKey,
     signer: ec.EllipticCurvePrivateKey,
     hosts: Sequence[str] | None,
 ) -> x509.Certificate:
-    """A certificate for hosts, or the authority's own for None."""
+    """Sign a certificate for hosts, or the authority's own for None."""
     now = datetime.datetime.now(datetime.timezone.utc)
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, n)]) for n in (subject, issuer)]
     made = x509.CertificateBuilder().subject_name(names[0]).issuer_name(names[1]).public_key(key.public_key())
@@ -77,13 +77,13 @@ def _certificate(
         made = made.add_extension(x509.KeyUsage(**uses), critical=True)
         made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     else:
-        made = made.add_extension(x509.SubjectAlternativeName([_general(h) for h in hosts]), critical=False)
+        made = made.add_extension(x509.SubjectAlternativeName([_make_host_name(h) for h in hosts]), critical=False)
         origin = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
         made = made.add_extension(origin, critical=False)
     return made.sign(signer, hashes.SHA256())
 
 
-def _general(host: str) -> x509.GeneralName:
+def _make_host_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

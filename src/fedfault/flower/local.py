@@ -39,29 +39,29 @@ class LocalGrid(Grid):
 
     @staticmethod
     def partitions(n: int) -> list[dict[str, Any]]:
-        """The node configurations of a simulation of n nodes."""
+        """Return the node configurations of a simulation of n nodes."""
         return [{"partition-id": k, "num-partitions": n} for k in range(n)]
 
     def set_run(self, run: Any) -> None:
-        """Nothing: there is one run."""
+        """Do nothing: there is one run."""
 
     @property
     def run(self) -> Any:
-        """None: there is one run."""
+        """Is None: there is one run."""
         return None
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """As `Message` does."""
+        """Create a message as `Message` does."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """The nodes that are online, in order."""
+        """List the nodes that are online, in order."""
         return [node for node in self.contexts if node not in self.offline]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Take messages in; their ids."""
+        """Take messages in, and return their ids."""
         ids = []
         for message in messages:
             self._count += 1
@@ -71,13 +71,13 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to these messages, in the order of the nodes; each can be had once."""
+        """Return the replies to these messages, in the order of the nodes; each can be had once."""
         asked = [self._asked.pop(one) for one in message_ids if one in self._asked]
         asked = [m for m in asked if m.metadata.dst_node_id not in self.offline]
         return [self._answer(m) for m in sorted(asked, key=lambda m: m.metadata.dst_node_id)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Ask, and have the replies at once."""
+        """Send messages and return the replies, at once."""
         return self.pull_messages(self.push_messages(messages))
 
     def _answer(self, message: Message) -> Message:

@@ -1,4 +1,4 @@
-"""What a client keeps between rounds (SCAFFOLD's c_i, factors that never leave it), in Flower's Context and in a file.
+"""The memory of a client between rounds (SCAFFOLD's c_i, private factors), in Flower's Context and in a file.
 
 A client cannot know whether its update was used: it may be refused, or never arrive. So it keeps two versions, that of the
 last round which the server has used and that of the last one it trained in, and the server says in every message which
@@ -35,10 +35,10 @@ class Memory:
         self.context, self.like = context, like
         self.about = {"run": run, "layout": like.layout.fingerprint}
         self.file = None if folder is None else folder / f"{run}-client-{client}.safetensors"
-        self.versions = self._of_context() or self._of_file()
+        self.versions = self._read_context() or self._read_file()
 
-    def at(self, round: int, fresh: Mapping[str, Adapter]) -> Mapping[str, Adapter]:
-        """What the client had after its part in a round; `fresh` (P,) for round 0. `Refused` when that is gone."""
+    def find_version(self, round: int, fresh: Mapping[str, Adapter]) -> Mapping[str, Adapter]:
+        """Return what the client had after a round; `fresh` (P,) for round 0. Raises `Refused` when that is gone."""
         if not fresh or round == 0:
             return fresh
         if (found := self.versions.get(round)) is None or set(found) != set(fresh):
@@ -48,7 +48,7 @@ class Memory:
             )
         return found
 
-    def keep(self, round: int, home: Mapping[str, Adapter], used: int) -> None:
+    def store_version(self, round: int, home: Mapping[str, Adapter], used: int) -> None:
         """Keep what the client has after its part in a round, (P,) each, beside that of the last round used."""
         if not home:
             return
@@ -63,7 +63,7 @@ class Memory:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.file, save({n: flat.contiguous() for n, flat in every.items()}, self.about))
 
-    def _of_context(self) -> dict[int, Mapping[str, Adapter]]:
+    def _read_context(self) -> dict[int, Mapping[str, Adapter]]:
         state = self.context.state
         about = state.config_records.get(f"{PREFIX}about")
         if about is None or dict(about) != self.about:
@@ -75,8 +75,8 @@ class Memory:
                 versions[int(key.removeprefix(PREFIX))] = from_arrays(record, self.like, None, kinds)  # type: ignore[assignment]
         return versions
 
-    def _of_file(self) -> dict[int, Mapping[str, Adapter]]:
-        """The versions in the file; none if there is no file, or if it is damaged, which is said in the log."""
+    def _read_file(self) -> dict[int, Mapping[str, Adapter]]:
+        """Read the versions in the file; none if there is no file, or if it is damaged, which is said in the log."""
         versions: dict[int, dict[str, Adapter]] = {}
         if self.file is None or not self.file.is_file():
             return {}

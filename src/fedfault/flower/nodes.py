@@ -1,4 +1,4 @@
-"""Nodes in the place of clients: who joins, what they are asked, what of their answers can be used."""
+"""Flower nodes in the place of clients: they join, get orders, and their answers are checked before they are used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedfault.errors import UserError
-from fedfault.flower.expected import sent_by
+from fedfault.flower.expected import list_upload_names
 from fedfault.flower.local import RAISED
 from fedfault.flower.payload import Refused, from_arrays, to_arrays
 from fedfault.flower.site import check_facts
@@ -28,11 +28,11 @@ MEANS = ("loss", "grad-norm", "drift")
 
 
 class Silence(str):
-    """Why there is no answer of a node: it may come another time. What a ClientApp itself refuses is a plain `str`."""
+    """The reason why a node did not answer; it may answer later. The reason of a ClientApp that refuses is a plain `str`."""
 
 
-class Size(NamedTuple):
-    """Of a client's training data, by `types.Task`."""
+class DataSize(NamedTuple):
+    """The size of a client's training data, as `types.Task` counts it."""
 
     examples: int
     tokens: int
@@ -43,9 +43,9 @@ class Size(NamedTuple):
 class Nodes:
     """The nodes of a run, by client.
 
-    about: what every party must have in common, see `site.facts`; experiment: the server's, as JSON; deadline: seconds that
-    answers are waited for; min_clients: with fewer usable updates a round changes nothing; used: round -> the clients whose
-    update was used in it.
+    about: what every party must have in common, see `site.collect_facts`; experiment: the server's, as JSON; deadline:
+    seconds that answers are waited for; min_clients: with fewer usable updates a round changes nothing; used: round -> the
+    clients whose update was used in it.
     """
 
     grid: Grid
@@ -58,13 +58,13 @@ class Nodes:
     say: Callable[[str], None] = lambda text: None
     used: dict[int, Collection[int]] = field(default_factory=dict)
     ids: dict[int, int] = field(default_factory=dict)  # client -> node
-    sizes: dict[int, Size] = field(default_factory=dict)
+    sizes: dict[int, DataSize] = field(default_factory=dict)
     own: bool = False  # whether sites have data of their own
     refused: dict[int, str] = field(default_factory=dict)  # node -> why, for good
     idle: int = 0  # rounds in a row that changed nothing
 
-    def greet(self) -> list[str]:
-        """Let nodes that are not known yet join; a sentence about each that is refused, and each is told so itself.
+    def admit_nodes(self) -> list[str]:
+        """Let nodes that are not known yet join; refuse some, tell them why, and return a sentence about each of those.
 
         Two nodes that both say they are the same client are both refused; one that says it is a client who is here already
         is refused as long as that one is.
@@ -72,7 +72,7 @@ class Nodes:
         listed = set(self.grid.get_node_ids())
         self.refused = {n: why for n, why in self.refused.items() if n in listed}  # who comes back may have been mended
         known = {n for n in self.ids.values() if n in listed} | set(self.refused)
-        answers = self._ask({n: self._message({}) for n in sorted(listed - known)}, "query", "join")
+        answers = self._ask({n: self._make_message({}) for n in sorted(listed - known)}, "query", "join")
         claims: dict[int, list[int]] = {}
         events = []
         for node, answer in answers.items():
@@ -80,7 +80,7 @@ class Nodes:
                 events.append(f"node {node} does not join: {answer}")
                 continue
             try:
-                claims.setdefault(self._claim(answer), []).append(node)
+                claims.setdefault(self._read_claim(answer), []).append(node)
             except Refused as e:
                 events += self._refuse({node: str(e)})
         for client, nodes in sorted(claims.items()):
@@ -90,25 +90,25 @@ class Nodes:
                 why = f"nodes {', '.join(map(str, others))} all say that they are client {client}; only one may"
                 events += self._refuse(dict.fromkeys(nodes, why), for_good=len(nodes) > 1)
                 continue
-            events += self._enter(client, nodes[0], answers[nodes[0]])
+            events += self._admit(client, nodes[0], answers[nodes[0]])
         return events
 
-    def _claim(self, answer: Message | str) -> int:
-        """Which client a node says it is. `Refused` with the reason when it cannot take part."""
+    def _read_claim(self, answer: Message | str) -> int:
+        """Read which client a node says it is. Raises `Refused` with the reason when it cannot take part."""
         if isinstance(answer, str):
             raise Refused(answer)
         said: Any = answer.content.config_records.get("config")
-        if said is None or not all(isinstance(said.get(k), int) for k in ("client", *Size._fields)):
+        if said is None or not all(isinstance(said.get(k), int) for k in ("client", *DataSize._fields)):
             raise Refused("its answer says not which client it is, or not how much data it has")
         check_facts(self.about, {k: str(said[k]) for k in self.about if k in said}, "the node")
-        if min(said[k] for k in Size._fields) <= 0:
+        if min(said[k] for k in DataSize._fields) <= 0:
             raise Refused(f"client {said['client']} has no training data")
         return int(said["client"])
 
-    def _enter(self, client: int, node: int, answer: Message | str) -> list[str]:
+    def _admit(self, client: int, node: int, answer: Message | str) -> list[str]:
         assert isinstance(answer, Message)
         said: Any = answer.content["config"]
-        size = Size(*(int(said[k]) for k in Size._fields))
+        size = DataSize(*(int(said[k]) for k in DataSize._fields))
         if (before := self.sizes.get(client, size)) != size:
             told = [f"{s.examples} examples ({s.tokens} tokens)" for s in (before, size)]
             why = f"client {client} joined with {told[0]} and now has {told[1]}"
@@ -117,40 +117,40 @@ class Nodes:
         return []
 
     def _refuse(self, why: Mapping[int, str], for_good: bool = True) -> list[str]:
-        """Tell the nodes; sentences for the record. Once in a run, if it is for good."""
+        """Tell the nodes why they are refused, and return sentences for the record; `for_good` nodes are not asked again."""
         if for_good:
             self.refused |= why
-        self._ask({node: self._message({"refused": reason}) for node, reason in why.items()}, "query", "refused")
+        self._ask({node: self._make_message({"refused": reason}) for node, reason in why.items()}, "query", "refused")
         events = [f"node {node} is refused: {reason}" for node, reason in why.items()]
         for event in events:
             self.say(event)
         return events
 
     def __call__(self, fed: Federation, asked: CohortRequest) -> CohortResult:
-        """What the clients of a round have done: `Federation.remote`."""
-        events = self.greet()
+        """Let the clients of a round train, and return what they made of it: this is `Federation.remote`."""
+        events = self.admit_nodes()
         self.used = {t: clients for t, clients in self.used.items() if t < asked.round}
         clients, listed = asked.cohort.clients, set(self.grid.get_node_ids())
         here = {k: self.ids[k] for k in clients if self.ids.get(k) in listed}
         events += [f"client {k} is not connected" for k in clients if k not in here]
-        orders = {here[k]: self._order(asked, i) for i, k in enumerate(clients) if k in here}
+        orders = {here[k]: self._make_order(asked, i) for i, k in enumerate(clients) if k in here}
         answers = self._ask(orders, "train", str(asked.round))
-        kinds, updates = sent_by(fed), {}
+        kinds, updates = list_upload_names(fed), {}
         for i, k in enumerate(clients):
             if k not in here:
                 continue
             try:
-                updates[i] = self._update(fed, asked, i, answers[here[k]], kinds)
+                updates[i] = self._check_update(fed, asked, i, answers[here[k]], kinds)
             except Refused as e:
                 events.append(f"client {k} (node {here[k]}) is left out: {e}")
         if len(updates) < self.min_clients:
-            updates = self._too_few(updates, events)
+            updates = self._skip_round(updates, events)
         else:
             self.idle, self.used[asked.round] = 0, [clients[i] for i in updates]
-        return _together(fed, asked, updates, tuple(events))
+        return _stack_updates(fed, asked, updates, tuple(events))
 
-    def _too_few(self, updates: Mapping[int, Update], events: list[str]) -> dict[int, Update]:
-        """Nothing in their place. Raises `UserError` if that makes too many rounds in a row."""
+    def _skip_round(self, updates: Mapping[int, Update], events: list[str]) -> dict[int, Update]:
+        """Use none of the updates, of which there are too few. Raises `UserError` after too many such rounds in a row."""
         self.idle += 1
         events.append(f"{len(updates)} usable updates, fewer than flower.min_clients={self.min_clients}")
         if self.idle >= PATIENCE:
@@ -159,26 +159,28 @@ class Nodes:
             )
         return {}
 
-    def last_used(self, client: int) -> int:
-        """The last round in which an update of this client was used; 0 for none."""
+    def find_last_used(self, client: int) -> int:
+        """Find the last round in which an update of this client was used; 0 for none."""
         return max((t for t, clients in self.used.items() if client in clients), default=0)
 
-    def _order(self, asked: CohortRequest, row: int) -> RecordDict:
-        """What a client is sent."""
+    def _make_order(self, asked: CohortRequest, row: int) -> RecordDict:
+        """Make the order that a client gets for a round."""
         config = {
             "server-round": asked.round,
             "rank": int(asked.cohort.ranks[row]),
             "effort": asked.effort[row],
-            "used": self.last_used(asked.cohort.clients[row]),
+            "used": self.find_last_used(asked.cohort.clients[row]),
         }
-        return self._message(config, to_arrays(select_rows(asked.received, row), asked.cohort.public_mask(None, row)))
+        return self._make_message(
+            config, to_arrays(select_rows(asked.received, row), asked.cohort.public_mask(None, row))
+        )
 
-    def _message(self, config: Mapping[str, Any], arrays: Any = None) -> RecordDict:
+    def _make_message(self, config: Mapping[str, Any], arrays: Any = None) -> RecordDict:
         record = ConfigRecord({"run": self.run, "experiment": self.experiment, **self.about, **config})
         return RecordDict({"config": record} if arrays is None else {"config": record, "arrays": arrays})
 
     def _ask(self, contents: Mapping[int, RecordDict], kind: str, group: str) -> dict[int, Message | str]:
-        """The nodes' answers, or why there is none, in the order of the nodes' ids."""
+        """Ask nodes; return their answers, or why there is none, in the order of the nodes' ids."""
         if not contents:
             return {}
         messages = [Message(c, n, kind, group_id=group, ttl=self.deadline + 60) for n, c in contents.items()]
@@ -187,11 +189,11 @@ class Nodes:
         came: dict[int, Message | str] = {}
         for reply in replies:
             if (node := nodes.get(reply.metadata.reply_to_message_id)) is not None:
-                came[node] = _reason(reply.error) if reply.has_error() else reply
+                came[node] = _read_error(reply.error) if reply.has_error() else reply
         late = Silence(f"no answer within flower.deadline={self.deadline:g} seconds")
         return {n: came.get(n, late) for n in sorted(contents)}
 
-    def _update(
+    def _check_update(
         self, fed: Federation, asked: CohortRequest, row: int, answer: Message | str, kinds: Mapping[str, bool]
     ) -> Update:
         if isinstance(answer, str):
@@ -209,31 +211,31 @@ class Nodes:
         layout = fed.task.layout
         if said.get("layout") != layout.fingerprint:
             raise Refused(f"its update has the layout {said.get('layout')}, not {layout.fingerprint}")
-        start = _start(asked, row)
+        start = _select_start(asked, row)
         sent = from_arrays(arrays, start, cohort.public_mask(cohort.trained, row), kinds)
-        full = {n: _filled(cohort, row, n, v, start.flat) if isinstance(v, Adapter) else v for n, v in sent.items()}
+        full = {n: _fill_row(cohort, row, n, v, start.flat) if isinstance(v, Adapter) else v for n, v in sent.items()}
         moved = float((full["x"] - start.flat).norm())
         if self.max_update_norm is not None and moved > self.max_update_norm:
             raise Refused(
                 f"its update has the norm {moved:.4g}, beyond flower.max_update_norm={self.max_update_norm:g}"
             )
-        return Update(full, _measures(metrics, float(asked.weight[row])))
+        return Update(full, _read_measures(metrics, float(asked.weight[row])))
 
 
 @dataclass(frozen=True)
 class Update:
-    """What of a client's answer is used: rows (P,) and scalars by name, and what was measured."""
+    """The part of a client's answer that is used: rows (P,) and scalars by name, and its measurements."""
 
     sent: Mapping[str, Tensor | float]
     measures: Mapping[str, float]
 
 
-def _reason(error: Error) -> str:
+def _read_error(error: Error) -> str:
     text = error.reason or "no reason given"
     return text if error.code == RAISED else Silence(text)
 
 
-def _measures(record: MetricRecord, weight: float) -> dict[str, float]:
+def _read_measures(record: MetricRecord, weight: float) -> dict[str, float]:
     out: dict[str, float] = {}
     for name in ("num-examples", *COUNTS, *MEANS):
         value = record.get(name)
@@ -245,23 +247,23 @@ def _measures(record: MetricRecord, weight: float) -> dict[str, float]:
     return out
 
 
-def _start(asked: CohortRequest, row: int) -> Adapter:
-    """Where a client starts, (P,), as far as the server knows."""
+def _select_start(asked: CohortRequest, row: int) -> Adapter:
+    """Select where a client starts, (P,), as far as the server knows."""
     x: Adapter = select_rows(asked.received, row)["x"]
     return x
 
 
-def _filled(cohort: Cohort, row: int, name: str, value: Adapter, start: Tensor) -> Tensor:
-    """The row (P,) of an adapter: what does not travel is what the server sent, or 0 for what is no model."""
+def _fill_row(cohort: Cohort, row: int, name: str, value: Adapter, start: Tensor) -> Tensor:
+    """Fill the row (P,) of an adapter up with what did not travel: what the server sent, or 0 for what is no model."""
     keep, came = cohort.public_mask(cohort.trained, row), value.flat.to(start.device)
     rest = start if name == "x" else torch.zeros_like(start)
     return came if keep is None else came.where(keep.to(start.device), rest)
 
 
-def _together(
+def _stack_updates(
     fed: Federation, asked: CohortRequest, updates: Mapping[int, Update], events: tuple[str, ...]
 ) -> CohortResult:
-    """The updates that are used, by their clients' places, as a cohort: the order of arrival cannot change a sum."""
+    """Stack the used updates to a cohort in the order of the clients, so that the order of arrival cannot change a sum."""
     layout, rows = fed.task.layout, sorted(updates)
     weight = asked.weight[rows]
     up: dict[str, Any] = {"n": weight}
@@ -269,7 +271,7 @@ def _together(
         values = [updates[i].sent[name] for i in rows]
         whole = torch.stack([torch.as_tensor(v) for v in values])
         up[name] = Adapter(layout, whole) if isinstance(values[0], Tensor) else whole.double()
-    start = torch.stack([_start(asked, i).flat for i in rows]) if rows else torch.zeros(0, layout.size)
+    start = torch.stack([_select_start(asked, i).flat for i in rows]) if rows else torch.zeros(0, layout.size)
     taken = {n: torch.tensor([updates[i].measures[n] for i in rows], dtype=torch.float64) for n in (*COUNTS, *MEANS)}
     local = Trained(
         adapter=up.get("x", Adapter(layout, start)),

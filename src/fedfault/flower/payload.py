@@ -1,4 +1,4 @@
-"""What crosses the network: adapters as vectors of the numbers that travel, never pickles, checked before they are used."""
+"""Messages as arrays of numbers, as they cross the network: never pickles, and checked before they are used."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fedfault.wire import REGISTERED
 
 
 class Refused(UserError):
-    """What came over the network cannot be used: why."""
+    """Something that came over the network cannot be used; the message says why."""
 
 
 def to_arrays(message: Message, keep: Tensor | None, row: int | None = None) -> ArrayRecord:
-    """A message as arrays by name: of an adapter the numbers `keep` (P,), all for None, in its own precision; scalars.
+    """Write a message as arrays by name: of an adapter the numbers `keep` (P,), all for None, in its precision; scalars.
 
     `row` picks a client from a message that is stacked over a cohort. A client's weight is agreed when it joins.
     """
@@ -42,7 +42,7 @@ def to_arrays(message: Message, keep: Tensor | None, row: int | None = None) -> 
 def from_arrays(
     record: ArrayRecord, like: Adapter, keep: Tensor | None, kinds: Mapping[str, bool] | None = None
 ) -> dict[str, Adapter | float]:
-    """The message in a record: adapters like `like` (P,) with zeros where nothing travels, and scalars.
+    """Read the message in a record: adapters like `like` (P,) with zeros where nothing travels, and scalars.
 
     `kinds` says which names there have to be, and of each whether it is an adapter; None: any, told by their shape.
     Raises `Refused` unless names, sizes, types and shapes are exactly right and all numbers finite.
@@ -54,20 +54,20 @@ def from_arrays(
         raise Refused(f"has the arrays {sorted(record)}, not {sorted(found)}")
     out: dict[str, Adapter | float] = {}
     for name, adapter in found.items():
-        values = numbers(name, record[name], (n,) if adapter else (), dtype if adapter else "float64")
-        out[name] = replace(like, flat=_spread(torch.from_numpy(values), like, keep)) if adapter else float(values)
+        values = read_numbers(name, record[name], (n,) if adapter else (), dtype if adapter else "float64")
+        out[name] = replace(like, flat=_scatter(torch.from_numpy(values), like, keep)) if adapter else float(values)
     return out
 
 
-def numbers(name: str, array: Array, shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:
-    """The numbers of an array; `Refused` unless its bytes are those of a numpy array of just this shape and type.
+def read_numbers(name: str, array: Array, shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:
+    """Read the numbers of an array; raises `Refused` unless its bytes are those of a numpy array of this shape and type.
 
     Nothing in it is interpreted: the header has to be the one that numpy writes, the length is compared before any copy.
     """
     came = f"{array.stype} of {array.dtype} {tuple(array.shape)}"
     if (array.stype, array.dtype, tuple(array.shape)) != ("numpy.ndarray", dtype, shape):
         raise Refused(f"{name!r} is {came}, not numpy.ndarray of {dtype} {shape}")
-    header = _header(shape, dtype)
+    header = _make_header(shape, dtype)
     size = len(header) + math.prod(shape) * np.dtype(dtype).itemsize
     if len(array.data) != size:
         raise Refused(f"{name!r} has {len(array.data):,} bytes, not the {size:,} of {dtype} {shape}")
@@ -79,14 +79,14 @@ def numbers(name: str, array: Array, shape: tuple[int, ...], dtype: str) -> NDAr
     return out
 
 
-def _header(shape: tuple[int, ...], dtype: str) -> bytes:
+def _make_header(shape: tuple[int, ...], dtype: str) -> bytes:
     stream = io.BytesIO()
     about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, about)
     return stream.getvalue()
 
 
-def _spread(values: Tensor, like: Adapter, keep: Tensor | None) -> Tensor:
+def _scatter(values: Tensor, like: Adapter, keep: Tensor | None) -> Tensor:
     flat = torch.zeros_like(like.flat)
     flat[slice(None) if keep is None else keep.to(flat.device)] = values.to(flat.device)
     return flat

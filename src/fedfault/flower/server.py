@@ -16,9 +16,9 @@ from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
 from fedfault.data.labelled import list_classes
 from fedfault.errors import UserError
-from fedfault.flower.expected import sent_to
+from fedfault.flower.expected import make_first_broadcast
 from fedfault.flower.nodes import Nodes
-from fedfault.flower.site import facts
+from fedfault.flower.site import collect_facts
 from fedfault.hardware.plan import Hardware
 from fedfault.records import RoundRecord, Score
 from fedfault.rounds.federation import Federation
@@ -91,7 +91,7 @@ def connect_nodes(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundReco
     nodes = Nodes(
         grid,
         run=identify_run(exp),
-        about=facts(p),
+        about=collect_facts(p),
         experiment=_name_classes(p).model_dump_json(),
         deadline=exp.flower.deadline,
         min_clients=exp.flower.min_clients,
@@ -120,7 +120,7 @@ def _name_classes(p: Prepared) -> Experiment:
 
 def check_remote(exp: Experiment, fed: Federation) -> None:
     """Raise `UserError` for what cannot be done where clients are elsewhere."""
-    f, sent = exp.federation, sent_to(fed)
+    f, sent = exp.federation, make_first_broadcast(fed)
     wrong = {
         "federation.centralised=true has all data in one place": f.centralised,
         f"federation.algorithm={f.algorithm.name} needs at the server what clients keep": "x" not in sent,
@@ -165,10 +165,10 @@ def count_own_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
 
 def await_clients(nodes: Nodes, N: int, seconds: float) -> None:
     """Wait for the clients. Raises `UserError` when too few have come in time."""
-    end, events = time.monotonic() + seconds, nodes.greet()
+    end, events = time.monotonic() + seconds, nodes.admit_nodes()
     while len(nodes.ids) < N and time.monotonic() < end:
         time.sleep(POLL)
-        events += nodes.greet()
+        events += nodes.admit_nodes()
     missing = ", ".join(str(k) for k in range(N) if k not in nodes.ids)
     if len(nodes.ids) < nodes.min_clients:
         few = f"{len(nodes.ids)} of {N} clients have joined in {seconds:g} seconds, missing {missing}"

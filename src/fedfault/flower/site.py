@@ -1,4 +1,4 @@
-"""A client's own side: its model, its data, and what it says of them when it joins."""
+"""The side of a client: its model, its data, and the facts that it states of them when it joins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VERSIONS = ("torch", "transformers", "tokenizers")  # that numbers depend on: th
 
 
 @dataclass(frozen=True)
-class Site:
+class ClientSite:
     """One client, ready to train.
 
     facts: what the server and all sites must have in common; memory: the folder for what it keeps; own: its data is its own.
@@ -39,22 +39,22 @@ class Site:
     own: bool = False
 
 
-def facts(p: Prepared) -> dict[str, str]:
-    """What two parties must have in common to exchange adapters."""
+def collect_facts(p: Prepared) -> dict[str, str]:
+    """Collect what two parties must have in common to exchange adapters."""
     versions = {name: ".".join(metadata.version(name).split(".")[:2]) for name in VERSIONS}
     layout = p.task.layout.fingerprint
     return {"fedfault": fedfault.__version__, **versions, "model": p.backbone.fingerprint, "layout": layout}
 
 
 def check_facts(mine: Mapping[str, str], theirs: Mapping[str, str], who: str) -> None:
-    """`Refused` with every difference; `who` the others are."""
+    """Raise `Refused` with every difference between the facts here and those of `who`."""
     wrong = [f"{k} {theirs.get(k, 'missing')} at {who}, {v} here" for k, v in mine.items() if theirs.get(k) != v]
     if wrong:
         raise Refused("; ".join(wrong) + ": the same versions, model and trainable sites are needed everywhere")
 
 
-def site_of(experiment: str, node_config: Mapping[str, Any]) -> Site:
-    """The site that a node is: client `partition-id` of the server's experiment (JSON).
+def find_site(experiment: str, node_config: Mapping[str, Any]) -> ClientSite:
+    """Find the site of a node: client `partition-id` of the server's experiment (JSON).
 
     With `site`, the path of a configuration of its own, it has its own data, model file and device, and only `training`,
     `federation`, the seed and what of the model is trained are the server's. Without, it is a simulated client, which
@@ -70,33 +70,33 @@ def site_of(experiment: str, node_config: Mapping[str, Any]) -> Site:
         raise Refused(
             f"partition-id {client} of the node is not a client of federation.total_clients={exp.federation.total_clients}"
         )
-    return _simulated(experiment, client) if own is None else _real(experiment, client, str(own))
+    return _make_simulated_site(experiment, client) if own is None else _make_real_site(experiment, client, str(own))
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(experiment: str) -> Prepared:
-    """Of a simulated federation; a process simulates many of its clients."""
+def _prepare_simulated(experiment: str) -> Prepared:
+    """Prepare a simulated federation once; a process simulates many of its clients."""
     return prepare(Experiment.model_validate_json(experiment))
 
 
-def _simulated(experiment: str, client: int) -> Site:
-    p = _prepared(experiment)
-    return Site(client, p.federation, facts(p))
+def _make_simulated_site(experiment: str, client: int) -> ClientSite:
+    p = _prepare_simulated(experiment)
+    return ClientSite(client, p.federation, collect_facts(p))
 
 
 @functools.lru_cache(maxsize=1)
-def _real(experiment: str, client: int, path: str) -> Site:
+def _make_real_site(experiment: str, client: int, path: str) -> ClientSite:
     exp = Experiment.model_validate_json(experiment)
-    p = prepare(alone(combined(exp, load(Path(path)).experiment)))
+    p = prepare(pool_clients(combine_experiments(exp, load(Path(path)).experiment)))
     if not p.task.examples(0):
         raise Refused(f"client {client} has no training data")
     task = NumberedTask(p.task, client)
     fed = replace(p.federation, task=task, total_clients=exp.federation.total_clients)
-    return Site(client, fed, facts(p), Path(path).parent / "memory", own=True)
+    return ClientSite(client, fed, collect_facts(p), Path(path).parent / "memory", own=True)
 
 
-def combined(server: Experiment, site: Experiment) -> Experiment:
-    """The server's experiment with the site's data, model file and device, evaluated on the site's data alone."""
+def combine_experiments(server: Experiment, site: Experiment) -> Experiment:
+    """Combine the server's experiment with the site's data, model file and device; only the site's data give scores."""
     shared = {"task_type": server.data.task_type, "label_names": server.data.label_names}
     data = site.data.model_copy(update=shared)
     model = server.model.model_copy(update={"name": site.model.name})
@@ -104,8 +104,8 @@ def combined(server: Experiment, site: Experiment) -> Experiment:
     return server.model_copy(update={"data": data, "model": model, "device": site.device, "evaluation": evaluation})
 
 
-def alone(exp: Experiment) -> Experiment:
-    """The experiment with one client that holds all the data."""
+def pool_clients(exp: Experiment) -> Experiment:
+    """Return the experiment with one client that holds all the data."""
     whole = Component(name="iid")
     only = {
         "total_clients": 1,

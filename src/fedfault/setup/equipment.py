@@ -83,7 +83,7 @@ def build_hardware(exp: Experiment, task: BackboneTask, work: LocalWork) -> Hard
     fleet = Fleet.of(_read_tiers(exp) or [Tier("all", N)], N)
     rounds = np.array([count_steps(task.examples(k), work) for k in range(N)], dtype=float)  # (N, 2)
     per_rank = sum(d_in + d_out for _, d_in, d_out in (site.shape for site in task.layout.lora))
-    copies = [task.copy_of(k) for k in range(N)]
+    copies = [task.select_copy(k) for k in range(N)]
     batch = exp.training.batch_size * exp.model.max_length
     fixed = np.array([copy.frozen_bytes() + copy.held_bytes() * batch for copy in copies])
     hw = Hardware(

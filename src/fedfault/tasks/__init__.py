@@ -1,1 +1,1 @@
-"""What is learned: next tokens, labels or scores, by many clients on one frozen backbone."""
+"""The tasks: next tokens, labels or scores, learned by many clients on one frozen backbone."""

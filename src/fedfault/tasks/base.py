@@ -1,4 +1,4 @@
-"""What the tasks on a frozen backbone have in common: sizes, the model before training, and what probes see in the model."""
+"""The common part of the tasks on a frozen backbone: sizes, losses before training, and states that probes look at."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ ACTIVATION_BYTES = 2**30
 
 
 class BackboneTask(Task, Protocol):
-    """A task on a frozen backbone: what is asked of it beyond rounds, by simulated hardware and other processes."""
+    """A task on a frozen backbone, with the methods that simulated hardware and other processes call beyond `Task`."""
 
     @property
     def folded(self) -> Mapping[str, Tensor]:
-        """What the frozen weights hold beside the original ones, LoRA site -> (d_out, d_in)."""
+        """The sum that is folded into the frozen weights, LoRA site -> (d_out, d_in)."""
 
     def clients_per_pass(self, batch_size: int) -> int:
         """How many clients with so many examples a step fit in one training pass."""
 
-    def copy_of(self, client: int) -> CohortTask:
-        """The task on the copy of the backbone that the client trains on."""
+    def select_copy(self, client: int) -> CohortTask:
+        """Select the task on the copy of the backbone that the client trains on."""
 
     def frozen_weights(self) -> int:
-        """Weights that a token is multiplied with: of all linear layers, embeddings left out."""
+        """Count the weights that a token is multiplied with: of all linear layers, without embeddings."""
 
     def score(self, pairs: Pairs) -> Tensor:
-        """What each model makes of its rows, one behind the other: all that scores need."""
+        """Compute the outputs of each model for its rows, one behind the other: all that scores need."""
 
     def use_scorer(self, score: Callable[[Pairs], Tensor]) -> None:
-        """From now on, models are scored by this in the place of `score`."""
+        """Score models by this function instead of `score` from now on."""
 
 
 class CohortTask(BackboneTask, ABC):
@@ -68,23 +68,23 @@ class CohortTask(BackboneTask, ABC):
         self.untrained: Tensor | None = None  # loss of every evaluation row before training
         self.seen: dict[Look, list[Tensor] | None] = {}  # what was looked at in the model before training
         self.probed: Tensor  # (n,) rows that probes look at
-        self.scored: Callable[[Pairs], Tensor] = self.score
+        self.score_pairs: Callable[[Pairs], Tensor] = self.score
 
     @abstractmethod
     def iterate_passes(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
-        """These rows, so many at a time that a pass of so many models is not too large: ids, and what goes with them."""
+        """Yield these rows in parts small enough for a pass of so many models: ids, and the further inputs of the model."""
 
     @abstractmethod
-    def outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """What one model (P,) makes of each of these rows, (n, ...) on the CPU: all that its scores need."""
+    def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """Compute the outputs of one model (P,) for these rows, (n, ...) on the CPU: all that its scores need."""
 
     @abstractmethod
-    def _nll(self, out: Tensor, rows: Tensor) -> Tensor:
-        """Loss of each of these rows, (n,) float64, from `outputs`."""
+    def _compute_nll(self, out: Tensor, rows: Tensor) -> Tensor:
+        """Compute the loss of each of these rows, (n,) float64, from what `compute_outputs` gave."""
 
     @abstractmethod
-    def _targets(self, rows: Tensor) -> int:
-        """How many targets these rows have."""
+    def _count_targets(self, rows: Tensor) -> int:
+        """Count the targets of these rows."""
 
     @property
     def layout(self) -> Layout:
@@ -96,16 +96,16 @@ class CohortTask(BackboneTask, ABC):
         """See `BackboneTask`."""
         return self._folded
 
-    def copy_of(self, client: int) -> CohortTask:
+    def select_copy(self, client: int) -> CohortTask:
         """See `BackboneTask`: all train on this one."""
         return self
 
     def examples(self, client: int) -> int:
-        """Rows of the client."""
+        """Count the training rows of the client."""
         return self.counts[client]
 
     def init(self, seed: int) -> Adapter:
-        """The untrained adapter, (P,)."""
+        """Make the untrained adapter, (P,)."""
         return self.model.init(seed)
 
     def read(self, client: int) -> int:
@@ -114,14 +114,14 @@ class CohortTask(BackboneTask, ABC):
         return int(self.mask[first : first + self.counts[client]].sum())
 
     def held_bytes(self) -> int:
-        """What a token leaves behind for the backward pass: a function of the model's shape."""
+        """Estimate the bytes that a token leaves behind for the backward pass, from the model's shape."""
         c = self.model.model.config
         width, inner = c.hidden_size, getattr(c, "intermediate_size", None) or 4 * c.hidden_size
         size: int = next(self.model.model.parameters()).element_size()
         return int(c.num_hidden_layers * (16 * width + 4 * inner) * size)
 
     def frozen_bytes(self) -> int:
-        """What the backbone takes in memory."""
+        """Count the bytes that the backbone takes in memory."""
         return count_weight_bytes(self.model.model)
 
     def frozen_weights(self) -> int:
@@ -129,7 +129,7 @@ class CohortTask(BackboneTask, ABC):
         return sum(math.prod(linear_shape(m)) for m in self.model.model.modules() if is_linear(m))
 
     def tokens_per_pass(self) -> int:
-        """Tokens that one training pass may take: a function of the model's shape, so the same on every start."""
+        """Compute how many tokens a training pass may take, from the model's shape, so that every start has the same."""
         return ACTIVATION_BYTES // self.held_bytes()
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
@@ -147,42 +147,42 @@ class CohortTask(BackboneTask, ABC):
         owned, found = self.rows_by_set(), torch.full((len(params),), torch.nan, dtype=torch.float64)
         own = {i: owned[f"client/{k}"] for i, k in enumerate(clients.tolist()) if f"client/{k}" in owned}
         if own:
-            out = self.scored([(params[i], rows) for i, rows in own.items()]).split(list(map(len, own.values())))
+            out = self.score_pairs([(params[i], rows) for i, rows in own.items()]).split(list(map(len, own.values())))
             for (i, rows), some in zip(own.items(), out, strict=True):
-                found[i] = self._nll(some, rows).sum() / self._targets(rows)
+                found[i] = self._compute_nll(some, rows).sum() / self._count_targets(rows)
         return found
 
     @torch.no_grad()
     def score(self, pairs: Pairs) -> Tensor:
-        """`outputs` of every model for its rows, one behind the other."""
-        return torch.cat([self.outputs(flat, rows) for flat, rows in pairs])
+        """`compute_outputs` of every model for its rows, one behind the other."""
+        return torch.cat([self.compute_outputs(flat, rows) for flat, rows in pairs])
 
     def use_scorer(self, score: Callable[[Pairs], Tensor]) -> None:
         """See `BackboneTask`."""
-        self.scored = score
+        self.score_pairs = score
 
     def rows_by_set(self) -> dict[str, Tensor]:
-        """The rows of every evaluation set, by its name."""
+        """Return the rows of every evaluation set, by its name."""
         rows = torch.arange(sum(self.counts), len(self.ids)).split([len(own) for own in self.sets.values()])
         return dict(zip(self.sets, rows, strict=True))
 
-    def models(self, adapter: Adapter, personal: Adapter) -> dict[str, Tensor]:
-        """The model (P,) that each evaluation set is about: `client/ID` has its row of personal (N, P)."""
+    def choose_models(self, adapter: Adapter, personal: Adapter) -> dict[str, Tensor]:
+        """Choose the model (P,) that each evaluation set scores: `client/ID` has its row of personal (N, P)."""
         clients = {name: name.removeprefix("client/") for name in self.sets}
         return {name: adapter.flat if k == name else personal.flat[int(k)] for name, k in clients.items()}
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
         """See `types.Task.states`: hidden states as `hidden_states` has them, on rows of every topic in turn."""
-        layers = self._seen(hidden_states, params, blocks)
+        layers = self._look_cached(hidden_states, params, blocks)
         return None if layers is None else States(layers, self.mask[self.probed[:blocks]])
 
     def attention(self, params: Tensor | None, blocks: int) -> list[Tensor] | None:
         """See `types.Task.attention`; None for params is the model before training."""
-        layers = self._seen(attention_weights, params, blocks)
+        layers = self._look_cached(attention_weights, params, blocks)
         return None if layers is None else [layer.flatten(0, 1) for layer in layers]
 
     def draw_in_turn(self, sets: Mapping[str, Sized], topics: Sequence[str]) -> Tensor:
-        """Rows of the topics' sets, drawn at random: one of every topic, another of every topic, and so on."""
+        """Draw rows of the topics' sets at random: one of every topic, another of every topic, and so on."""
         at, turns = sum(self.counts), []
         for name, rows in sets.items():
             if name in topics:
@@ -192,24 +192,24 @@ class CohortTask(BackboneTask, ABC):
         return torch.tensor([row for _, row in sorted(turns)], dtype=torch.int64)
 
     def make_cache(self, cache_mb: int, ids: Tensor, reads: Reads | None = None) -> ActivationCache | None:
-        """Memory for what the frozen lower blocks make of these rows; None where there are none, or no memory."""
+        """Make a cache of the frozen lower blocks' outputs for these rows; None without such blocks or memory."""
         if not cache_mb or self.model.targets.first_block == 0:
             return None
         prefix = Prefix(self.model.model, self.model.targets.first_block)
         return ActivationCache(prefix, ids, cache_mb * 2**20, *([] if reads is None else [reads]))
 
-    def _seen(self, look: Look, params: Tensor | None, blocks: int) -> list[Tensor] | None:
-        """What `look` finds on the first of these rows; in the model before training it looks once."""
+    def _look_cached(self, look: Look, params: Tensor | None, blocks: int) -> list[Tensor] | None:
+        """Look at the model on the first of the probed rows; what the model before training shows is kept."""
         rows = self.probed[:blocks]
         if params is not None:
-            return self._passes(look, params, rows)
+            return self._look_in_passes(look, params, rows)
         known = self.seen.get(look)
         if known is None or known[0].shape[1] < len(rows):
-            with self._unfolded():
-                known = self.seen[look] = self._passes(look, self.init(self.seed).flat[None], rows)
+            with self._without_folds():
+                known = self.seen[look] = self._look_in_passes(look, self.init(self.seed).flat[None], rows)
         return None if known is None else [layer[:, : len(rows)] for layer in known]
 
-    def _passes(self, look: Look, params: Tensor, rows: Tensor) -> list[Tensor] | None:
+    def _look_in_passes(self, look: Look, params: Tensor, rows: Tensor) -> list[Tensor] | None:
         found = []
         for ids, reads in self.iterate_passes(rows, len(params)) if len(rows) else ():
             layers = look(self.model, params, ids.to(params.device), reads)
@@ -219,8 +219,8 @@ class CohortTask(BackboneTask, ABC):
         return [torch.cat(parts, 1) for parts in zip(*found, strict=True)] or None
 
     @contextmanager
-    def _unfolded(self) -> Iterator[None]:
-        """Within the block, the frozen weights are the original ones."""
+    def _without_folds(self) -> Iterator[None]:
+        """Give the frozen weights their original values within the block."""
         folded = self._folded
         self.fold({})
         try:
@@ -229,16 +229,16 @@ class CohortTask(BackboneTask, ABC):
             self.fold(folded)
 
     def losses_before_training(self, loss: Tensor, adapter: Adapter, rows: Tensor) -> Tensor:
-        """Losses (n,) of these rows before training, found once; `loss` are theirs under `adapter`."""
+        """Return the losses (n,) of these rows before training, computed once; `loss` are theirs under `adapter`."""
         if self.untrained is None:
-            self.untrained = loss if self._is_untrained(adapter) else self._losses_untrained(rows)
+            self.untrained = loss if self._is_untrained(adapter) else self._score_untrained(rows)
         return self.untrained
 
     def _is_untrained(self, adapter: Adapter) -> bool:
-        """Whether a model is the one before training: B zero, full sites as at the start, nothing folded in."""
+        """Tell whether a model is the one before training: B zero, full sites as at the start, nothing folded in."""
         same = (adapter.flat == self.init(self.seed).flat).cpu() | factor(self.layout, "A")
         return bool(same.all()) and not self._folded
 
-    def _losses_untrained(self, rows: Tensor) -> Tensor:
-        with self._unfolded():
-            return self._nll(self.scored([(self.init(self.seed).flat, rows)]), rows)
+    def _score_untrained(self, rows: Tensor) -> Tensor:
+        with self._without_folds():
+            return self._compute_nll(self.score_pairs([(self.init(self.seed).flat, rows)]), rows)

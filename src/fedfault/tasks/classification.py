@@ -60,15 +60,15 @@ class ClassificationTask(CohortTask):
         self.topics = [name for name in self.sets if name.startswith("topic/")]
         self.probed = self.draw_in_turn(self.sets, self.topics)
         self.cache = self.make_cache(
-            cache_mb, self.ids, lambda rows: model_inputs(self._texts(rows[None]), self.pooling)
+            cache_mb, self.ids, lambda rows: model_inputs(self._select_texts(rows[None]), self.pooling)
         )
 
     def tokens(self, client: int) -> int:
-        """Targets: one an example."""
+        """Count the targets of the client: one an example."""
         return self.counts[client]
 
     def clients_per_pass(self, batch_size: int) -> int:
-        """How many clients' longest rows fit in one pass: of the others as many as fit go along, see `groups`."""
+        """Count how many clients' longest rows fit in one pass; `group_columns` adds shorter ones as far as they fit."""
         return max(1, self.tokens_per_pass() // self.ids.shape[1])
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,39 +84,39 @@ class ClassificationTask(CohortTask):
         most = None if step.extra_loss is not None else self.tokens_per_pass()
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         loss, gradient = torch.zeros(len(flat), dtype=torch.float64), torch.zeros_like(params)
-        for columns in groups(lengths, most):  # (K, b)
+        for columns in group_columns(lengths, most):  # (K, b)
             own, share = rows.gather(1, columns), weight.gather(1, columns)  # (K, b)
-            texts = self._texts(own, int(lengths.gather(1, columns).max()))
-            out, z = self._scores_of(flat, own, texts, step.key, columns)
-            each = self._losses(out, own)
+            texts = self._select_texts(own, int(lengths.gather(1, columns).max()))
+            out, z = self._compute_scores(flat, own, texts, step.key, columns)
+            each = self._compute_losses(out, own)
             total = (each * share.to(each)).sum()
             if step.extra_loss is not None:
-                total = total + self._further(step.extra_loss, own, texts, z, share > 0)
+                total = total + self._sum_extra_loss(step.extra_loss, own, texts, z, share > 0)
             if flat.requires_grad:
                 gradient += torch.autograd.grad(total, flat)[0]
             loss += (each.detach().cpu() * share).sum(1, dtype=torch.float64)
         return loss, gradient, counts
 
-    def _further(self, extra_loss: ExtraLoss, rows: Tensor, texts: Texts, z: Tensor, real: Tensor) -> Tensor:
-        """A further loss of each client on its representations (K, B, d), added up."""
+    def _sum_extra_loss(self, extra_loss: ExtraLoss, rows: Tensor, texts: Texts, z: Tensor, real: Tensor) -> Tensor:
+        """Sum the extra loss of each client on its representations (K, B, d)."""
         shown = real.to(z)[..., None]
 
         @torch.no_grad()
         def see(params: Tensor) -> Tensor:
-            return self._scores_of(params, rows, texts)[1] * shown
+            return self._compute_scores(params, rows, texts)[1] * shown
 
         return extra_loss(z * shown, see).sum()
 
-    def _texts(self, rows: Tensor, width: int | None = None) -> Texts:
-        """What rows (K, B) hold, cut to so many tokens."""
+    def _select_texts(self, rows: Tensor, width: int | None = None) -> Texts:
+        """Select the texts of rows (K, B), cut to so many tokens."""
         T = self.ids.shape[1] if width is None else width
         ids, lengths = self.ids[rows][..., :T], self.table.lengths[rows].clamp(max=T)
         return Texts(*(x.to(self.model.device) for x in (ids, lengths, self.table.second[rows])))
 
-    def _scores_of(
+    def _compute_scores(
         self, flat: Tensor, rows: Tensor, texts: Texts, key: Tensor | None = None, columns: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Outputs (K, B, C) and states (K, B, d) of rows (K, B), which are these columns of their clients' batches."""
+        """Compute outputs (K, B, C) and states (K, B, d) of rows (K, B), which are these columns of the clients' batches."""
         T = texts.ids.shape[-1]
         places = None if key is None or columns is None else (columns[..., None] * STRIDE + torch.arange(T)).flatten(1)
         if self.cache is None:
@@ -124,8 +124,8 @@ class ClassificationTask(CohortTask):
         with self.cache.prefix.skip_frozen_blocks(self.cache.get(rows.flatten())[:, :T]):
             return compute_scores(self.model, flat, texts, key, places)
 
-    def _losses(self, out: Tensor, rows: Tensor) -> Tensor:
-        """Loss of every row: out (..., C), rows (...) -> (...)."""
+    def _compute_losses(self, out: Tensor, rows: Tensor) -> Tensor:
+        """Compute the loss of every row: out (..., C), rows (...) -> (...)."""
         labels = self.table.labels[rows].to(out.device)
         if self.regression:
             return (out[..., 0] - labels).square()
@@ -139,32 +139,32 @@ class ClassificationTask(CohortTask):
         """See `CohortTask.iterate_passes`."""
         T = self.ids.shape[1]
         for some in rows.split(max(1, EVALUATION_TOKENS // (models * T))):
-            texts = self._texts(some[None])
+            texts = self._select_texts(some[None])
             yield texts.ids[0], model_inputs(texts, self.pooling)
 
     @torch.no_grad()
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
-        """Scores of one model on every set, and on all topics together as `validation`; every example counts once.
+        """Score one model on every set, and on all topics together as `validation`; every example counts once.
 
         With `personal` models (N, P), `client/ID` are theirs, and `personal` is all held-out examples together.
         """
         owned = self.rows_by_set()
         rows = torch.arange(sum(self.counts), len(self.ids))
         if personal is None:
-            out = self.scored([(adapter.flat, rows)])
+            out = self.score_pairs([(adapter.flat, rows)])
         else:
-            models = self.models(adapter, personal)
-            out = self.scored([(models[name], own) for name, own in owned.items()])
+            models = self.choose_models(adapter, personal)
+            out = self.score_pairs([(models[name], own) for name, own in owned.items()])
         shown = {"validation": torch.cat([owned[name] for name in self.topics])} if self.topics else {}
         held_out = [own for name, own in owned.items() if name.startswith("client/")]
         if personal is not None and held_out:
             shown["personal"] = torch.cat(held_out)
-        loss = self._losses(out, rows).double()
+        loss = self._compute_losses(out, rows).double()
         change = loss - self.losses_before_training(loss, adapter, rows)
-        return {name: self._score(name, own - rows[0], out, loss, change) for name, own in (shown | owned).items()}
+        return {name: self._make_score(name, own - rows[0], out, loss, change) for name, own in (shown | owned).items()}
 
-    def _score(self, name: str, own: Tensor, out: Tensor, loss: Tensor, change: Tensor) -> Score:
-        """The score of some of the evaluated examples, by their place in out (n, C), loss (n,) and change (n,)."""
+    def _make_score(self, name: str, own: Tensor, out: Tensor, loss: Tensor, change: Tensor) -> Score:
+        """Make the score of some of the evaluated examples, by their place in out (n, C), loss (n,) and change (n,)."""
         n, labels = len(own), self.table.labels[len(self.ids) - len(out) + own]
         se = float(change[own].std() / math.sqrt(n)) if n > 1 else None
         if self.regression:
@@ -174,27 +174,27 @@ class ClassificationTask(CohortTask):
             found = {"accuracy": found["accuracy"]} if name in self.topics else found  # in one class: its recall
         return Score(float(loss[own].mean()), n, se, n, found)
 
-    def _nll(self, out: Tensor, rows: Tensor) -> Tensor:
-        return self._losses(out, rows).double()
+    def _compute_nll(self, out: Tensor, rows: Tensor) -> Tensor:
+        return self._compute_losses(out, rows).double()
 
-    def _targets(self, rows: Tensor) -> int:
+    def _count_targets(self, rows: Tensor) -> int:
         return len(rows)
 
-    def outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """See `CohortTask.outputs`: (n, C). The longest rows go first."""
+    def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """See `CohortTask.compute_outputs`: (n, C). The longest rows go first."""
         lengths, order = self.table.lengths[rows].sort(descending=True, stable=True)
         out, at = torch.empty(len(rows), self.scorer.outputs), 0
         while at < len(rows):
             T = int(lengths[at])
             some = order[at : at + max(1, EVALUATION_TOKENS // T)]
             own = rows[some][None]
-            out[some] = self._scores_of(flat[None], own, self._texts(own, T))[0][0].cpu()
+            out[some] = self._compute_scores(flat[None], own, self._select_texts(own, T))[0][0].cpu()
             at += len(some)
         return out
 
 
-def groups(lengths: Tensor, most: int | None) -> list[Tensor]:
-    """Columns (K, b) of a batch in groups of about equal length, so that as little as possible is computed for nothing.
+def group_columns(lengths: Tensor, most: int | None) -> list[Tensor]:
+    """Group the columns of a batch (K, b) by length, so that as little padding as possible is computed.
 
     lengths: (K, B), 0 for rows that are not there. Each client's columns are sorted by length; where to cut is chosen so
     that tokens, padding included, and PASS for each group are fewest in all. A group has at most `most` tokens, unless a

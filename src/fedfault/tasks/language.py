@@ -52,11 +52,11 @@ class LanguageTask(CohortTask):
         self.cache = self.make_cache(cache_mb, self.ids[:, :-1])
 
     def tokens(self, client: int) -> int:
-        """Target tokens in them."""
+        """Count the target tokens of the client."""
         return self.sizes[client]
 
     def clients_per_pass(self, batch_size: int) -> int:
-        """How many clients' steps fit in one pass."""
+        """Count how many clients' steps fit in one pass."""
         return max(1, self.tokens_per_pass() // (batch_size * self.mask.shape[1]))
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,11 +69,11 @@ class LanguageTask(CohortTask):
         tokens = real.sum((1, 2))
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         weight = real / tokens.clamp(min=1)[:, None, None]
-        total, each = self._losses(flat, rows, weight.to(flat.device), step.key, step.extra_loss)
+        total, each = self._compute_losses(flat, rows, weight.to(flat.device), step.key, step.extra_loss)
         gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
         return (each.detach().cpu() * weight).sum((1, 2), dtype=torch.float64), gradient, tokens
 
-    def _losses(
+    def _compute_losses(
         self, flat: Tensor, rows: Tensor, weight: Tensor, key: Tensor | None, extra_loss: ExtraLoss | None = None
     ) -> tuple[Tensor, Tensor]:
         ids = self.ids[rows].to(flat.device)
@@ -101,39 +101,41 @@ class LanguageTask(CohortTask):
 
     @torch.no_grad()
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
-        """Token-weighted scores of one model on every set: sums over sums, whatever the batches.
+        """Score one model on every set, weighted by tokens: sums over sums, whatever the batches.
 
         With `personal` models (N, P), `client/ID` are theirs, and `personal` is their mean over all held-out tokens.
         """
         rows = torch.arange(sum(self.counts), len(self.ids))
         if personal is None:
-            return self._scores(self.scored([(adapter.flat, rows)]), adapter)
-        models = self.models(adapter, personal)
-        found = self._scores(self.scored([(models[name], own) for name, own in self.rows_by_set().items()]), adapter)
+            return self._make_scores(self.score_pairs([(adapter.flat, rows)]), adapter)
+        models = self.choose_models(adapter, personal)
+        found = self._make_scores(
+            self.score_pairs([(models[name], own) for name, own in self.rows_by_set().items()]), adapter
+        )
         held_out = [s for name, s in found.items() if name.startswith("client/")]
         tokens = sum(s.tokens for s in held_out)
         return (
             {**found, "personal": Score(sum(s.loss * s.tokens for s in held_out) / tokens, tokens)} if tokens else found
         )
 
-    def outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """See `CohortTask.outputs`: the summed loss of each of these blocks, (n,) float64."""
+    def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """See `CohortTask.compute_outputs`: the summed loss of each of these blocks, (n,) float64."""
         per = max(1, EVALUATION_TOKENS // self.mask.shape[1])
         out = []
         for some in rows.split(per):
             real = self.mask[some]  # (B, T)
-            _, each = self._losses(flat[None], some[None], real[None].to(flat.device, torch.float32), None)
+            _, each = self._compute_losses(flat[None], some[None], real[None].to(flat.device, torch.float32), None)
             out.append((each[0].cpu() * real).sum(1, dtype=torch.float64))
         return torch.cat(out)
 
-    def _nll(self, out: Tensor, rows: Tensor) -> Tensor:
+    def _compute_nll(self, out: Tensor, rows: Tensor) -> Tensor:
         return out
 
-    def _targets(self, rows: Tensor) -> int:
+    def _count_targets(self, rows: Tensor) -> int:
         return int(self.mask[rows].sum())
 
-    def _scores(self, nll: Tensor, adapter: Adapter) -> dict[str, Score]:
-        """Scores from the summed loss of every evaluation block (n,), and how sure their change since round 0 is."""
+    def _make_scores(self, nll: Tensor, adapter: Adapter) -> dict[str, Score]:
+        """Make scores, with standard errors of their changes since round 0, from the loss of every block (n,)."""
         before = self.losses_before_training(nll, adapter, torch.arange(sum(self.counts), len(self.ids)))
         out, at = {}, 0
         for name, blocks in self.sets.items():
@@ -155,7 +157,7 @@ class LanguageTask(CohortTask):
 
 
 def _paired_error(change: Tensor, tokens: Tensor) -> float | None:
-    """Standard error of sum(change) / sum(tokens) over blocks drawn at random, (n,) each; None for one block.
+    """Estimate the standard error of sum(change) / sum(tokens) over blocks drawn at random, (n,) each; None for one.
 
     The usual one of a ratio estimator (Cochran, Sampling Techniques, 1977, section 6.4).
     """

@@ -55,7 +55,7 @@ class MixedTask(DelegatingTask, BackboneTask):
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.Task.grad`: clients of one precision get what they would get among themselves, to the bit."""
-        groups = self._groups(step.clients)
+        groups = self._group_clients(step.clients)
         if len(groups) == 1:
             return self.copies[next(iter(groups))].grad(params, step)
         losses, tokens, gradient = [], [], torch.empty_like(params)
@@ -63,7 +63,7 @@ class MixedTask(DelegatingTask, BackboneTask):
             real = step.real[own]
             width = int(real.any(0).sum())  # a column that only others use is not computed
             key = None if step.key is None else step.key[own]
-            extra = _extra_of(step.extra_loss, own, step.real.shape)
+            extra = _restrict_extra_loss(step.extra_loss, own, step.real.shape)
             some = Step(step.clients[own], step.rows[own, :width], real[:, :width], key, extra)
             loss, gradient[own], count = self.copies[precision].grad(params[own], some)
             losses.append(loss)
@@ -74,16 +74,16 @@ class MixedTask(DelegatingTask, BackboneTask):
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
         """See `types.Task.held_out`: each client looks at its own data through its own copy."""
         out = torch.empty(len(params), dtype=torch.float64)
-        for precision, own in self._groups(clients).items():
+        for precision, own in self._group_clients(clients).items():
             out[own] = self.copies[precision].held_out(params[own], clients[own])
         return out
 
-    def copy_of(self, client: int) -> CohortTask:
+    def select_copy(self, client: int) -> CohortTask:
         """See `BackboneTask`."""
         return self.copies[self.precisions[client]]
 
-    def _groups(self, clients: Tensor) -> dict[str, Tensor]:
-        """Precision -> the rows of a pass that have it, in their order."""
+    def _group_clients(self, clients: Tensor) -> dict[str, Tensor]:
+        """Group the rows of a pass by precision: precision -> rows, in their order."""
         each = [self.precisions[k] for k in clients.tolist()]
         return {p: torch.tensor([row for row, q in enumerate(each) if q == p]) for p in dict.fromkeys(each)}
 
@@ -97,8 +97,8 @@ class MixedTask(DelegatingTask, BackboneTask):
         return {f"{p}/{name}": sum_ for p, task in self.copies.items() for name, sum_ in task.checksums().items()}
 
 
-def _extra_of(extra_loss: ExtraLoss | None, own: Tensor, shape: torch.Size) -> ExtraLoss | None:
-    """The further loss of all rows of a pass, whose batches are `shape` (K, B), as one of the rows `own`."""
+def _restrict_extra_loss(extra_loss: ExtraLoss | None, own: Tensor, shape: torch.Size) -> ExtraLoss | None:
+    """Restrict the extra loss of a pass whose batches are `shape` (K, B) to its rows `own`."""
     if extra_loss is None:
         return None
 
