@@ -19,7 +19,7 @@ from fedfault.types.algorithm import Trained
 def split_by_cost(cost: Sequence[float] | np.ndarray, n: int) -> list[list[int]]:
     """Split the positions 0, 1, ... into n runs of about equal cost; each goes where the middle of its cost falls.
 
-    >>> shares([1, 1, 1, 5], 2), shares([1], 3)
+    >>> split_by_cost([1, 1, 1, 5], 2), split_by_cost([1], 3)
     ([[0, 1, 2], [3]], [[], [0], []])
     """
     ends = np.cumsum(cost)
