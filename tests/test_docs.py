@@ -1,6 +1,7 @@
 """The docs say what is there: their code runs, their names exist, and what is written from the code is up to date."""
 
 import ast
+import dataclasses
 import importlib
 import re
 import runpy
@@ -12,7 +13,10 @@ import pytest
 from fedfault import registry
 from fedfault.config.loading import load
 from fedfault.config.schema import Experiment
+from fedfault.records import ClientRecord, Finding, RoundRecord, Score, Turn
 from fedfault.registry import build, builders, read_declarations
+from fedfault.runs.folder import PLAIN
+from fedfault.session.provenance import VERSIONS
 from fedfault.setup import equipment
 from fedfault.types.algorithm import Algorithm
 
@@ -176,3 +180,59 @@ def test_every_dotted_name_of_ours_in_a_page_exists(page):
     ours = {s for s in spans if s.split(".")[0] in ROOMS | {"fedfault"} | list_classes().keys() and not is_setting(s)}
     files = {s for s in ours if (SOURCE / s).exists() or re.search(r"\.(py|parquet|jsonl?|html|yaml|md)$", s)}
     assert not [name for name in sorted(ours - files) if not resolves(name)]
+
+
+RUN_FOLDER = (ROOT / "docs" / "run_folder.md").read_text(encoding="utf-8")
+
+
+def list_keys(file: str, *functions: str) -> set[str]:
+    """Keys of the dictionaries that these functions of a file make, or of all its functions."""
+    nodes = ast.walk(ast.parse((SOURCE / file).read_text(encoding="utf-8")))
+    there = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    assert set(functions) <= {function.name for function in there}, file
+    found: set[str] = set()
+    for function in there:
+        if not functions or function.name in functions:
+            for node in ast.walk(function):
+                keys = node.keys if isinstance(node, ast.Dict) else []
+                keys = [node.slice] if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) else keys
+                keys = [key.values[0] if isinstance(key, ast.JoinedStr) else key for key in keys]
+                found |= {k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)}
+    return found
+
+
+def list_run_keys() -> dict[str, set[str]]:
+    """What the files of a run folder can hold, by where the code says so."""
+    kinds = (RoundRecord, Score, ClientRecord, Turn, Finding)
+    found = {kind.__name__: {f.name for f in dataclasses.fields(kind)} for kind in kinds}
+    found["a checkpoint"] = set(PLAIN)
+    found["manifest.json"] = {*VERSIONS, *list_keys("session/provenance.py", "make_manifest")}
+    found["a fork's manifest.json"] = list_keys("session/fork.py", "fork_run")
+    found["metrics.json"] = list_keys("runs/outcome.py")
+    found["a verdict"] = list_keys("diagnosis/detection.py", "judge_run")
+    found["split.json"] = list_keys("data/split.py", "to_json")
+    found["clusters.json"] = list_keys("clustering/clusters.py", "to_json")
+    return found
+
+
+@pytest.mark.parametrize(("file", "keys"), list_run_keys().items(), ids=list(list_run_keys()))
+def test_the_page_about_the_run_folder_names_every_key(file, keys):
+    assert keys
+    assert not [key for key in sorted(keys) if f"`{key}`" not in RUN_FOLDER]
+
+
+def test_the_page_about_the_run_folder_names_every_file():
+    old = Path(__file__).parent / "runs" / "old" / "stopped"
+    texts = [file.read_text(encoding="utf-8") for room in ("session", "runs") for file in (SOURCE / room).glob("*.py")]
+    named = set(re.findall(r'"([\w-]+\.(?:json|jsonl|parquet|yaml|html))"', "".join(texts)))
+    there = {path.name + "/" * path.is_dir() for path in old.iterdir()}
+    assert {"metrics.json", "checkpoint/"} <= named | there
+    assert not [name for name in sorted(named | there) if f"`{name}`" not in RUN_FOLDER]
+
+
+@pytest.mark.parametrize("file", sorted((SOURCE / "metrics").glob("[a-z]*.py")), ids=lambda file: file.stem)
+def test_the_page_about_metrics_names_every_number_of_a_probe(file):
+    text = "\n".join(MEASURED)
+    keys = list_keys(f"metrics/{file.name}")
+    assert keys
+    assert not [key for key in sorted(keys) if f"`{key}`" not in text and f"`{key}L`" not in text]
