@@ -59,17 +59,6 @@ def test_the_configurations_in_the_page_about_deployment_are_valid(tmp_path):
     assert pages
 
 
-PAGES = [ADDING, ADDING.with_name("deploy.md")]
-LINKS = [
-    (page, link) for page in PAGES for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8"))
-]
-
-
-@pytest.mark.parametrize(("page", "link"), LINKS or [(ADDING, "configuration.md")], ids=str)
-def test_links_lead_somewhere(page, link):
-    assert (page.parent / link).exists()
-
-
 MEASURED = ADDING.with_name("metrics.md").read_text(encoding="utf-8").splitlines()
 
 
@@ -122,6 +111,12 @@ def test_every_file_has_a_line_in_the_map():
 @pytest.mark.parametrize("flag", sorted(set(re.findall(r'"(--[a-z-]+)"', (SOURCE / "flags.py").read_text("utf-8")))))
 def test_every_flag_of_the_scripts_at_the_root_is_in_the_page_about_the_command_line(flag):
     assert f"`{flag}" in (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
@@ -236,3 +231,47 @@ def test_the_page_about_metrics_names_every_number_of_a_probe(file):
     keys = list_keys(f"metrics/{file.name}")
     assert keys
     assert not [key for key in sorted(keys) if f"`{key}`" not in text and f"`{key}L`" not in text]
+
+
+GLOSSARY = ROOT / "docs" / "glossary.md"
+TERMS = [
+    term
+    for names in re.findall(r"^\* \*\*(.+?)\*\*:", GLOSSARY.read_text(encoding="utf-8"), re.MULTILINE)
+    for term in names.split(", ")
+]
+NEEDED = (
+    "cohort row site slice layout pass message state fold private personal deal turn nat mixture block probe reading "
+    "finding alarm suspect verdict calibration cell arm contrast tier fate regret budget trait stands remedy fork paired"
+)
+
+
+@pytest.mark.parametrize("term", [*NEEDED.split(), "control variate", "control (run)", "held out", "halves"])
+def test_the_glossary_has_the_words_that_a_stranger_cannot_know(term):
+    assert term in TERMS
+
+
+def test_every_term_of_the_glossary_is_a_word_of_the_code_or_the_docs():
+    pages = [page for page in TEXTS if page != GLOSSARY]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in [*SOURCE.rglob("*.py"), *pages]).lower()
+    assert len(set(TERMS)) == len(TERMS)
+    assert not [t for t in TERMS if not re.search(rf"\b{re.escape(t.partition(' (')[0])}", text)]
+
+
+TOUR = ROOT / "docs" / "tour.md"
+STEPS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TOUR.read_text(encoding="utf-8"), re.DOTALL)
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def test_the_tour_of_one_round_prints_what_it_shows(capsys):
+    """Floating-point numbers as far as another machine can tell, all else to the letter."""
+    names: dict = {}
+    assert len(STEPS) == len(blocks(TOUR)) >= 6
+    for code, shown in STEPS:
+        exec(compile(code, "docs/tour.md", "exec"), names)
+        printed = capsys.readouterr().out
+        assert NUMBER.sub("#", printed) == NUMBER.sub("#", shown)
+        floats = [[float(x) for x in NUMBER.findall(text)] for text in (printed, shown)]
+        assert floats[0] == pytest.approx(floats[1], rel=0.05, abs=0.02)
+    record = names["record"]
+    undocumented = {name.partition("/")[0] for name in [*record.probes, *record.matrices, *record.clients[0].probes]}
+    assert not [name for name in sorted(undocumented) if f"`{name}" not in "\n".join(MEASURED)]
