@@ -275,3 +275,10 @@ def test_the_tour_of_one_round_prints_what_it_shows(capsys):
     record = names["record"]
     undocumented = {name.partition("/")[0] for name in [*record.probes, *record.matrices, *record.clients[0].probes]}
     assert not [name for name in sorted(undocumented) if f"`{name}" not in "\n".join(MEASURED)]
+
+
+def test_the_words_that_a_report_explains_are_in_the_glossary():
+    page = (SOURCE / "report" / "template.html").read_text(encoding="utf-8")
+    words = ", ".join(re.findall(r"<li><strong>([\w, ]+)</strong>:", page)).lower().split(", ")
+    assert len(words) > 5
+    assert {word.removesuffix(" run") for word in words} <= {term.removesuffix(" (run)") for term in TERMS}
