@@ -10,8 +10,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from fedfault.backbones.checks import check_numbers
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.load import _check_float, fingerprint_weights, load_backbone
+from fedfault.backbones.load import fingerprint_weights, load_backbone
 from fedfault.backbones.quantised import (
     check_platform,
     check_runs,
@@ -383,7 +384,7 @@ def test_a_model_that_reads_its_weights_itself_is_refused(kind):
 
 def test_a_model_that_comes_quantised_is_refused():
     with pytest.raises(UserError, match=r"quantised already \(14 of them, first model\.layers\.0\.self_attn\.q_proj"):
-        _check_float("mine", quantised(tiny_llama(), "4bit"))
+        check_numbers("mine", quantised(tiny_llama(), "4bit"))
 
 
 @kinds

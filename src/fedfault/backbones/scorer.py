@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fedfault.backbones.checks import takes_token_types
 from fedfault.seeds import torch_rng
 from fedfault.types.adapter import Layout, Site
 
@@ -65,15 +66,16 @@ class Scorer:
                 layout.part(flat, site).zero_()
 
 
-def model_inputs(texts: Texts, pooling: str) -> Mapping[str, Any]:
-    """The backbone's inputs besides ids, tensors of (K*B, T) each.
+def model_inputs(body: Any, texts: Texts, pooling: str) -> Mapping[str, Any]:
+    """The inputs besides ids of `body`, the backbone without its head: tensors of (K*B, T) each.
 
-    A decoder needs no mask: its real tokens never see the padding on the right. Token types are given for pairs only.
+    A decoder needs no mask: its real tokens never see the padding on the right. Token types are given for pairs only, to a
+    model that has two of them.
     """
     if pooling == LAST:
         return {"use_cache": False}
     found: dict[str, Any] = {"attention_mask": texts.mask.flatten(0, 1).long()}
-    if bool((texts.second < texts.lengths).any()):
+    if bool((texts.second < texts.lengths).any()) and takes_token_types(body):
         places = torch.arange(texts.ids.shape[-1], device=texts.ids.device)
         found["token_type_ids"] = (places >= texts.second[..., None]).flatten(0, 1).long()
     return found
@@ -105,7 +107,8 @@ def compute_scores(
     assert model.scorer is not None
     pooling = model.scorer.pooling
     with model.slots.bind(flat, key, places):
-        found = model.model.base_model(input_ids=texts.ids.flatten(0, 1), **model_inputs(texts, pooling))
+        body = model.model.base_model
+        found = body(input_ids=texts.ids.flatten(0, 1), **model_inputs(body, texts, pooling))
         z = pool_states(found, texts, pooling)
         W = model.slots.full_parameter(WEIGHT, (model.scorer.outputs, model.scorer.width))  # (K, C, d)
         b = model.slots.full_parameter(BIAS, (model.scorer.outputs,))  # (K, C)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedfault.backbones.checks import check_tokens, count_positions
 from fedfault.backbones.load import load_backbone, read_pooling_rule
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, Texts, model_inputs, pool_states
 from fedfault.config.schema import Experiment
@@ -72,7 +73,8 @@ def _own(p: Prepared) -> Encoder:
     def read(texts: Texts) -> Tensor:
         p.task.fold({})
         with p.model.slots.bind(base):
-            found = p.model.model.base_model(input_ids=texts.ids[0], **model_inputs(texts, LAST if causal else MEAN))
+            body = p.model.model.base_model
+            found = body(input_ids=texts.ids[0], **model_inputs(body, texts, LAST if causal else MEAN))
         return pool_states(found, texts, MEAN)
 
     separator = p.backbone.separator if causal else None
@@ -85,12 +87,13 @@ def _other(name: str, p: Prepared) -> Encoder:
     by = FIRST if rule.get("pooling_mode_cls_token") else LAST if rule.get("pooling_mode_lasttoken") else MEAN
 
     def read(texts: Texts) -> Tensor:
-        found = b.model.base_model(input_ids=texts.ids[0], **model_inputs(texts, LAST if causal else MEAN))
+        check_tokens(name, b.model, b.tokenizer, [texts.ids])
+        body = b.model.base_model
+        found = body(input_ids=texts.ids[0], **model_inputs(body, texts, LAST if causal else MEAN))
         return pool_states(found, texts, by)
 
-    # Two are RoBERTa's own
-    most = getattr(b.model.config, "max_position_embeddings", p.config.model.max_length + 2) - 2
-    length, device = min(p.config.model.max_length, most), next(b.model.parameters()).device
+    wanted, device = p.config.model.max_length, next(b.model.parameters()).device
+    length = min(wanted, count_positions(b.model) or wanted)
     return Encoder(name, read, b.tokenizer, b.separator if causal else None, length, device)
 
 

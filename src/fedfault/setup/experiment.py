@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from fedfault.backbones.checks import check_tokens
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone, Say, load_backbone, say_nothing
 from fedfault.backbones.quantised import count_parameters
@@ -93,7 +94,6 @@ def prepare(
         model.fold({})
     else:
         backbone = _load_backbone(exp, exp.model.quantization, say, headless=outputs is not None)
-        _check_length(exp, backbone)
         model = open_model(exp, backbone, outputs)
     say("tokens")
     made = _prepare_next_tokens if outputs is None else _prepare_labels
@@ -114,6 +114,7 @@ def _prepare_labels(
     dealt = labelled.split_into_examples(exp, corpus, backbone.tokenizer, separator, control=control)
     sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
     sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
+    _check_tokens(exp, backbone, [*dealt.train, *sets.values()])
     positive, cache_mb = labelled.positive_class(exp, corpus), exp.training.activation_cache_mb
     clients = [Examples.concatenate(dealt.train)] if exp.federation.centralised else dealt.train
 
@@ -136,6 +137,9 @@ def _prepare_next_tokens(
         sets["general"] = general
         sizes = bytes_per_token({"general": general}, backbone.tokenizer, backbone.separator)
         dealt = replace(dealt, bytes_per_token={**dealt.bytes_per_token, **sizes})
+    _check_tokens(exp, backbone, [*dealt.train, *sets.values()])
+    if n := sum(backbone.separator in row for row in dealt.tokens):
+        say(f"documents that spell out the token which stands between documents, and so count as several: {n}")
     mixture = {f"topic/{t}": share for t, share in dealt.mixture.items()}
     cache_mb, decode = exp.training.activation_cache_mb, make_decoder(backbone.tokenizer)
     clients = [Blocks.concatenate(dealt.train)] if exp.federation.centralised else dealt.train
@@ -162,7 +166,7 @@ def _make_copies(
 
 def _load_backbone(exp: Experiment, quantization: str, say: Say, *, headless: bool) -> Backbone:
     place = {"precision": exp.model.precision, "device": exp.device, "quantization": quantization}
-    return load_backbone(exp.model.name, **place, say=say, headless=headless)
+    return load_backbone(exp.model.name, **place, say=say, headless=headless, length=exp.model.max_length)
 
 
 def open_model(exp: Experiment, backbone: Backbone, outputs: int | None = None) -> CohortModel:
@@ -273,10 +277,9 @@ def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) 
         )
 
 
-def _check_length(exp: Experiment, backbone: Backbone) -> None:
-    most = getattr(backbone.model.config, "max_position_embeddings", None)
-    if most is not None and exp.model.max_length > most:
-        raise UserError(f"model.max_length={exp.model.max_length}, but {exp.model.name} takes at most {most} tokens")
+def _check_tokens(exp: Experiment, backbone: Backbone, sets: Iterable[Blocks | Examples]) -> None:
+    """Raise `UserError` if a token of the data has no embedding."""
+    check_tokens(exp.model.name, backbone.model, backbone.tokenizer, (own.ids for own in sets))
 
 
 def _load_general(exp: Experiment, backbone: Backbone, model: CohortModel, say: Say) -> Blocks | None:

@@ -60,7 +60,9 @@ class ClassificationTask(CohortTask):
         self.topics = [name for name in self.sets if name.startswith("topic/")]
         self.probed = self.draw_in_turn(self.sets, self.topics)
         self.cache = self.make_cache(
-            cache_mb, self.ids, lambda rows: model_inputs(self._select_texts(rows[None]), self.pooling)
+            cache_mb,
+            self.ids,
+            lambda rows: model_inputs(model.model.base_model, self._select_texts(rows[None]), self.pooling),
         )
 
     def tokens(self, client: int) -> int:
@@ -140,7 +142,7 @@ class ClassificationTask(CohortTask):
         T = self.ids.shape[1]
         for some in rows.split(max(1, EVALUATION_TOKENS // (models * T))):
             texts = self._select_texts(some[None])
-            yield texts.ids[0], model_inputs(texts, self.pooling)
+            yield texts.ids[0], model_inputs(self.model.model.base_model, texts, self.pooling)
 
     @torch.no_grad()
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
