@@ -1,4 +1,4 @@
-"""A frozen language model that carries K adapters at once.
+"""A frozen model that carries K adapters at once: LoRA layers that know the client axis, their dropout, modules in full.
 
     ids (K, B, T) -> (K*B, T) -> frozen blocks -> hidden (K, B*T, d) -> loss (K,)
                         |

@@ -1,4 +1,4 @@
-"""Turn what the schema refuses into sentences: where it was written, what came, what is allowed, what to do."""
+"""The sections of the schema, and sentences for what it refuses: where it stands, what came, what is allowed, what to do."""
 
 from __future__ import annotations
 

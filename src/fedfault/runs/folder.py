@@ -1,4 +1,4 @@
-"""The run folder: everything a run leaves behind, written so that a kill at any moment loses at most one round.
+"""The run folder with its records and checkpoints, written so that a kill at any moment loses at most one round.
 
 results/NAME/
   config.yaml  manifest.json  split.json       written at the start

@@ -1,4 +1,4 @@
-"""A prepared run to its end: rounds with a checkpoint after each, answers to alarms, then the results."""
+"""A prepared run to its end, finished or stopped by an alarm: rounds with a checkpoint after each, then the results."""
 
 from __future__ import annotations
 
