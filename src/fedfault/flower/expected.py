@@ -31,15 +31,15 @@ class IdleTrain:
     weight, lr = torch.ones(1, dtype=torch.float64), 1.0
 
     def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
-        """See `types.Train`."""
+        """See `types.algorithm.Train`."""
         one, row = torch.ones(1), start.flat.reshape(-1, start.flat.shape[-1])[:1]
         zero = torch.zeros_like(row) if mean_grad else None
         return Trained(Adapter(start.layout, row.clone()), self.weight, one.long(), one.long(), one, one, zero, one)
 
     def gradient(self, at: Adapter) -> Adapter:
-        """See `types.Train`."""
+        """See `types.algorithm.Train`."""
         return Adapter(at.layout, torch.zeros(1, at.layout.size))
 
     def loss(self, at: Adapter) -> Tensor:
-        """See `types.Train`."""
+        """See `types.algorithm.Train`."""
         return torch.ones(1)

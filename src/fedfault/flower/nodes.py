@@ -32,7 +32,7 @@ class Silence(str):
 
 
 class DataSize(NamedTuple):
-    """The size of a client's training data, as `types.Task` counts it."""
+    """The size of a client's training data, as `types.task.Task` counts it."""
 
     examples: int
     tokens: int

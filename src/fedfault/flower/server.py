@@ -190,15 +190,15 @@ class ReportedTask(DelegatingTask):
         self._nodes = nodes
 
     def examples(self, client: int) -> int:
-        """See `types.Task`; 0 for a client that has not joined."""
+        """See `types.task.Task`; 0 for a client that has not joined."""
         return self._nodes.sizes[client].examples if client in self._nodes.sizes else 0
 
     def tokens(self, client: int) -> int:
-        """See `types.Task`; 0 for a client that has not joined."""
+        """See `types.task.Task`; 0 for a client that has not joined."""
         return self._nodes.sizes[client].tokens if client in self._nodes.sizes else 0
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
-        """See `types.Task`; without clients' own sets where those are at their sites."""
+        """See `types.task.Task`; without clients' own sets where those are at their sites."""
         if not self._nodes.own:
             return self.inner.evaluate(adapter, personal)
         return {name: s for name, s in self.inner.evaluate(adapter).items() if not name.startswith("client/")}

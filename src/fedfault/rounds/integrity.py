@@ -106,11 +106,11 @@ class CheckedTrain:
         return done
 
     def gradient(self, at: Adapter) -> Adapter:
-        """See `types.Train`."""
+        """See `types.algorithm.Train`."""
         return self._train.gradient(at)
 
     def loss(self, at: Adapter) -> Tensor:
-        """See `types.Train`."""
+        """See `types.algorithm.Train`."""
         return self._train.loss(at)
 
     def _check_trained(self, start: Adapter, done: Trained) -> None:
@@ -145,7 +145,7 @@ class AnchoredPull:
         self._last: tuple[Tensor, Tensor] | None = None  # x (k, P) and the rows of its clients
 
     def __call__(self, y: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-        """See `types.Pull`."""
+        """See `types.algorithm.Pull`."""
         self._last = (x, rows)
         return self._pull(y, x, rows)
 

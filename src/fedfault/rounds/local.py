@@ -109,7 +109,7 @@ def weigh_clients(task: Trainable, weighting: str, clients: Sequence[int]) -> Te
 
 
 class Trainer:
-    """Implements `types.Train` for one cohort and round.
+    """Implements `types.algorithm.Train` for one cohort and round.
 
     trainable: (K, P) or (P,) bool; the other numbers have no gradient, take no part in its norm, and never change.
     effort: (K,) the share of its local steps that each client gets done, see `cut_batches`; None for all of them.
@@ -142,7 +142,7 @@ class Trainer:
         self.trained: Trained | None = None  # what it gave: the engine reports and checks both
 
     def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
-        """See `types.Train`."""
+        """See `types.algorithm.Train`."""
         K, P = len(self.clients), start.flat.shape[-1]
         self.start = x = start.flat.expand(K, P)
         y = x.clone()
@@ -172,7 +172,7 @@ class Trainer:
         return self.trained
 
     def gradient(self, at: Adapter) -> Adapter:
-        """See `types.Train`: the token-weighted mean over all examples, then clipped."""
+        """See `types.algorithm.Train`: the token-weighted mean over all examples, then clipped."""
         flat, total = at.flat.expand(len(self.clients), -1), torch.zeros(len(self.clients), dtype=torch.float64)
         out = torch.zeros_like(flat, dtype=torch.float64, memory_format=torch.contiguous_format)
         for rows, step in self._everything():
@@ -187,7 +187,7 @@ class Trainer:
 
     @torch.no_grad()
     def loss(self, at: Adapter) -> Tensor:
-        """See `types.Train`: on the first 64 examples."""
+        """See `types.algorithm.Train`: on the first 64 examples."""
         flat = at.flat.expand(len(self.clients), -1)
         loss, total = torch.zeros(2, len(self.clients), dtype=torch.float64)
         for rows, step in self._everything(PROBED):

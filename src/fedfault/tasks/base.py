@@ -53,7 +53,7 @@ class BackboneTask(Task, Protocol):
 
 
 class CohortTask(BackboneTask, ABC):
-    """The common part of `types.Task` over rows of tokens: those of all clients first, then those of the evaluation sets."""
+    """The common part of `types.task.Task` over rows of tokens: those of all clients first, then the evaluation sets."""
 
     ids: Tensor  # (N, T) all rows, as the model reads them
     mask: Tensor  # (N, T) bool: positions that count
@@ -109,7 +109,7 @@ class CohortTask(BackboneTask, ABC):
         return self.model.init(seed)
 
     def read(self, client: int) -> int:
-        """See `types.Task`: without padding."""
+        """See `types.task.Task`: without padding."""
         first = int(self.first[client])
         return int(self.mask[first : first + self.counts[client]].sum())
 
@@ -133,17 +133,17 @@ class CohortTask(BackboneTask, ABC):
         return ACTIVATION_BYTES // self.held_bytes()
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
-        """See `types.Task.fold`."""
+        """See `types.task.Task.fold`."""
         self.model.fold(base)
         self._folded = base
 
     def checksums(self) -> Mapping[str, int]:
-        """See `types.Task.checksums`."""
+        """See `types.task.Task.checksums`."""
         return self.model.checksums()
 
     @torch.no_grad()
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
-        """See `types.Task.held_out`."""
+        """See `types.task.Task.held_out`."""
         owned, found = self.rows_by_set(), torch.full((len(params),), torch.nan, dtype=torch.float64)
         own = {i: owned[f"client/{k}"] for i, k in enumerate(clients.tolist()) if f"client/{k}" in owned}
         if own:
@@ -172,12 +172,12 @@ class CohortTask(BackboneTask, ABC):
         return {name: adapter.flat if k == name else personal.flat[int(k)] for name, k in clients.items()}
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
-        """See `types.Task.states`: hidden states as `hidden_states` has them, on rows of every topic in turn."""
+        """See `types.task.Task.states`: hidden states as `hidden_states` has them, on rows of every topic in turn."""
         layers = self._look_cached(hidden_states, params, blocks)
         return None if layers is None else States(layers, self.mask[self.probed[:blocks]])
 
     def attention(self, params: Tensor | None, blocks: int) -> list[Tensor] | None:
-        """See `types.Task.attention`; None for params is the model before training."""
+        """See `types.task.Task.attention`; None for params is the model before training."""
         layers = self._look_cached(attention_weights, params, blocks)
         return None if layers is None else [layer.flatten(0, 1) for layer in layers]
 

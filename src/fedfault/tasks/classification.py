@@ -33,7 +33,7 @@ STRIDE = 2**16  # places of a row in its client's dropout stream: more than any 
 
 
 class ClassificationTask(CohortTask):
-    """Implements `types.Task` over labelled examples: cross-entropy of classes, or the squared error of scores.
+    """Implements `types.task.Task` over labelled examples: cross-entropy of classes, or the squared error of scores.
 
     clients: each client's training examples; sets: evaluation examples by score name, of which those called `topic/...`
     are together the validation set; positive: the class whose F1 is measured, see `metrics.labels`; seed: of the fresh head.
@@ -74,7 +74,7 @@ class ClassificationTask(CohortTask):
         return max(1, self.tokens_per_pass() // self.ids.shape[1])
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """See `types.Task.grad`: mean loss over each client's examples (K,), gradient (K, P), examples (K,).
+        """See `types.task.Task.grad`: mean loss over each client's examples (K,), gradient (K, P), examples (K,).
 
         The representation of a text is the state that the head reads. With an extra loss, which sees the whole batch, all
         rows go through the model at once.
@@ -134,7 +134,7 @@ class ClassificationTask(CohortTask):
         return F.cross_entropy(out.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels)
 
     def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
-        """See `types.Task.continuations`: a classifier continues nothing."""
+        """See `types.task.Task.continuations`: a classifier continues nothing."""
         return None
 
     def iterate_passes(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:

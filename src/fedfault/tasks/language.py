@@ -25,7 +25,7 @@ EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only
 
 
 class LanguageTask(CohortTask):
-    """Implements `types.Task` over token blocks.
+    """Implements `types.task.Task` over token blocks.
 
     clients: each client's training blocks; sets: evaluation blocks by score name; mixture: weight of each `topic/...` set
     in the score `validation`, its share of the validation tokens; decode: ids -> text, for `continuations`.
@@ -60,7 +60,7 @@ class LanguageTask(CohortTask):
         return max(1, self.tokens_per_pass() // (batch_size * self.mask.shape[1]))
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """See `types.Task.grad`: mean loss over each client's target tokens (K,), gradient (K, P), tokens (K,).
+        """See `types.task.Task.grad`: mean loss over each client's target tokens (K,), gradient (K, P), tokens (K,).
 
         The representation of a block is the mean of its last hidden states over its target positions.
         """
@@ -83,7 +83,7 @@ class LanguageTask(CohortTask):
             return self.model.losses(flat, ids, weight, key, extra_loss)
 
     def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
-        """See `types.Task.continuations`: blocks without padding, one of every topic in turn. None without `decode`."""
+        """See `types.task.Task.continuations`: blocks without padding, one of every topic in turn. None without `decode`."""
         topics = [self.sets[name] for name in self.mixture]
         rows = itertools.zip_longest(*(b.ids[b.targets == b.ids.shape[1] - 1] for b in topics))
         whole = [ids for turn in rows for ids in turn if ids is not None]  # (T+1,) each

@@ -54,7 +54,7 @@ class MixedTask(DelegatingTask, BackboneTask):
         self._server.use_scorer(score)
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """See `types.Task.grad`: clients of one precision get what they would get among themselves, to the bit."""
+        """See `types.task.Task.grad`: clients of one precision get what they would get among themselves, to the bit."""
         groups = self._group_clients(step.clients)
         if len(groups) == 1:
             return self.copies[next(iter(groups))].grad(params, step)
@@ -72,7 +72,7 @@ class MixedTask(DelegatingTask, BackboneTask):
         return torch.cat(losses)[back], gradient, torch.cat(tokens)[back]
 
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
-        """See `types.Task.held_out`: each client looks at its own data through its own copy."""
+        """See `types.task.Task.held_out`: each client looks at its own data through its own copy."""
         out = torch.empty(len(params), dtype=torch.float64)
         for precision, own in self._group_clients(clients).items():
             out[own] = self.copies[precision].held_out(params[own], clients[own])
@@ -88,12 +88,12 @@ class MixedTask(DelegatingTask, BackboneTask):
         return {p: torch.tensor([row for row, q in enumerate(each) if q == p]) for p in dict.fromkeys(each)}
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
-        """See `types.Task.fold`: every copy has its own rounded weights, and the same is added to all."""
+        """See `types.task.Task.fold`: every copy has its own rounded weights, and the same is added to all."""
         for task in self.copies.values():
             task.fold(base)
 
     def checksums(self) -> Mapping[str, int]:
-        """See `types.Task.checksums`: of all copies."""
+        """See `types.task.Task.checksums`: of all copies."""
         return {f"{p}/{name}": sum_ for p, task in self.copies.items() for name, sum_ in task.checksums().items()}
 
 
