@@ -1,6 +1,6 @@
 """What training the runs of a study as one cohort could gain: a client's step in the cohort of one run and of several.
 
-OMP_NUM_THREADS=1 python benchmarks/studies.py [model.precision=bf16 ...]
+OMP_NUM_THREADS=1 python benchmarks/studies.py [model.precision=auto ...]
 
 Runs are alike but for their seed, so that their clients could share a pass. The ratio is the time of a client's step in
 runs one after another over that in runs together; a study with `--jobs` has both cores busy in either case.

@@ -26,6 +26,7 @@ from fedfault.backbones.checks import (
     is_causal,
 )
 from fedfault.backbones.llama import FileTokenizer, Llama
+from fedfault.backbones.precision import choose_precision
 from fedfault.backbones.quantised import check_platform, check_runs, named_tensors, quantise
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
 from fedfault.errors import UserError
@@ -54,7 +55,6 @@ LOADING = {
     "trust_remote_code": False,
 }
 ADAPTER = "adapter_config.json"
-BIG = 50_000_000  # parameters from which a bfloat16 backbone pays on a CPU: 1.9x at 135 M, nothing at 2 M
 
 
 Say = Callable[[str], None]
@@ -161,7 +161,7 @@ def load_backbone(
                 model, tokenizer = _load_causal(name, source, say)
     if length is not None:
         check_length(name, model, length)
-    chosen = _choose_precision(precision, sum(p.numel() for p in model.parameters()), where)
+    chosen = choose_precision(precision, sum(p.numel() for p in model.parameters()), where, say)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     if not headless and name != "micro":
         check_causal(name, model, length)
@@ -268,16 +268,6 @@ def fingerprint_weights(model: Any) -> str:
         digest.update(f"{name}{tuple(p.shape)}".encode())
         digest.update(p.detach().flatten()[:: max(1, p.numel() // 997)].float().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _choose_precision(wanted: str, size: int, device: torch.device) -> str:
-    """Choose bf16 or fp32; `auto` is bf16 where the hardware multiplies it natively and a model of this size gains."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native and size >= BIG else "fp32"
 
 
 def _first_line(e: Exception) -> str:

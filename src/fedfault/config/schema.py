@@ -78,7 +78,9 @@ class Model(Section):
     lora: Lora = Lora()
     partial: Partial = Partial()
     max_length: Annotated[int, Field(ge=2)] = Field(default=64, description="tokens in a block")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of the frozen backbone")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="of the frozen backbone; auto: what this machine multiplies faster"
+    )
 
 
 class Data(Section):
