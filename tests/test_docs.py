@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import inspect
 import re
 import runpy
 from functools import cache
@@ -152,10 +153,12 @@ def resolves(name: str) -> bool:
     thing = importlib.import_module("fedfault")
     for part in [first, *rest] if first != "fedfault" else rest:
         if not hasattr(thing, part):
+            if not inspect.ismodule(thing):
+                return False
             try:
                 importlib.import_module(f"{thing.__name__}.{part}")
-            except (ImportError, AttributeError):
-                return False
+            except ImportError as e:
+                return not str(e.name).startswith("fedfault")  # what it needs is not installed here
         thing = getattr(thing, part)
     return True
 
