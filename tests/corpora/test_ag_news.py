@@ -15,10 +15,10 @@ SHARED = Path(__file__).parents[2] / "../shared/data/ag_news"
 
 def test_title_and_description_are_joined_as_sentences(tmp_path):
     (tmp_path / "train.csv").write_text('label,title,description\n0,Peace,"It, came."\n3,,Chips shrink.\n')
-    (tmp_path / "test.csv").write_text("label,title,description\n1,Goal,Late.\n2,,chips SHRINK\n")
+    (tmp_path / "test.csv").write_text("label,title,description\n1,Goal,Late.\n2,,chips  SHRINK.\n")
     corpus = build("corpus", "ag_news", path=str(tmp_path))
     assert corpus.train == (("Peace. It, came.", "World", ""),)
-    assert corpus.validation == (("Goal. Late.", "Sports", ""), ("chips SHRINK", "Business", ""))
+    assert corpus.validation == (("Goal. Late.", "Sports", ""), ("chips  SHRINK.", "Business", ""))
 
 
 def test_a_source_column_is_the_group(tmp_path):

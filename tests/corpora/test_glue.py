@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from fedfault.corpora.glue import MRPC, SST2, STSB, read_examples
+from fedfault.corpora.glue import MRPC, SST2, STSB, _read_examples
 from fedfault.errors import UserError
 from fedfault.reading import hub
 from fedfault.registry import build
@@ -84,12 +84,12 @@ def test_the_hubs_splits_are_used(monkeypatch, name):
 def test_examples_keep_sentences_and_label_apart(tmp_path):
     for task in (SST2, MRPC, STSB):
         original(tmp_path, task.name)
-    assert read_examples(SST2, str(tmp_path))[1] == [(('a "fine film',), 1, "")]
-    assert read_examples(MRPC, str(tmp_path))[1:] == (
+    assert _read_examples(SST2, str(tmp_path))[2] == [(('a "fine film',), 1, "")]
+    assert _read_examples(MRPC, str(tmp_path))[2:] == (
         [(("It rose .", "It went up ."), 1, "")],
         [(("A .", "B ."), 0, "")],
     )
-    assert read_examples(STSB, str(tmp_path))[2] == [(("A cat.", "A dog."), 0.499, "main-captions")]
+    assert _read_examples(STSB, str(tmp_path))[3] == [(("A cat.", "A dog."), 0.499, "main-captions")]
 
 
 @pytest.mark.parametrize(("score", "topic"), [("0", "0"), ("0.5", "1"), ("2.49", "2"), ("2.5", "3"), ("5.000", "5")])

@@ -178,3 +178,64 @@ def test_bad_paths_are_explained(tmp_path):
         read(tmp_path / "mime.csv")
     with pytest.raises(UserError, match="nor is"):
         read(tmp_path / "nowhere" / "a.csv")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("train", "test"), [("reviews_train", "reviews_TEST"), ("train/part", "test/part"), ("part", "Dev-Set/part")]
+)
+def test_a_file_called_test_validates_and_is_never_trained_on(tmp_path, ending, train, test):
+    rows = [{"text": f"Text {i}", "kind": "k"} for i in range(30)]
+    for name, own in ((train, rows[:20]), (test, rows[20:])):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.{ending}", own)
+    corpus = read(tmp_path)
+    assert {d.text for d in corpus.train} == {row["text"] for row in rows[:20]}
+    assert {d.text for d in corpus.validation} == {row["text"] for row in rows[20:]}
+    assert corpus.tally.train_files == f"{train}.{ending}"
+    assert corpus.tally.validation_files == f"{test}.{ending}"
+
+
+def test_text_files_have_sides_and_their_topics_are_the_other_folders(tmp_path):
+    for name in ("train/glad/1.txt", "train/cross/2.txt", "test/glad/3.txt", "test/cross/4.txt", "test/cross/5.txt"):
+        (tmp_path / "moods" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "moods" / name).write_text(f"text of {name}")
+    for path in (tmp_path, tmp_path / "moods"):
+        corpus = read(path)
+        assert [d.topic for d in corpus.train] == ["cross", "glad"]
+        assert [d.topic for d in corpus.validation] == ["cross", "cross", "glad"]
+
+
+def test_files_that_are_not_read_are_named(tmp_path):
+    for name in ("train.csv", "valid.csv", "test.csv", "more.csv"):
+        write(tmp_path / name, [{"text": f"{name} {i}"} for i in range(5)])
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "b.json").write_text("[]")
+    tally = read(tmp_path).tally
+    assert tally.left_out == "more.csv, test.csv, b.json, notes.txt"
+    assert "files left out: more.csv, test.csv" in tally.describe()[0]
+
+
+def test_sums_and_moods_are_all_there(tmp_path):
+    sums = [{"text": f"{a} {sign} {b}", "kind": sign} for a in (2, 3, 4) for b in (5, 6) for sign in "+-"]
+    assert topics(read(write(tmp_path / "sums.jsonl", sums), topic_column="kind")) == {"+": 6, "-": 6}
+    moods = [{"text": f"day {i} {face}", "kind": face} for i in range(4) for face in "\U0001f600\U0001f621"]
+    assert set(topics(read(write(tmp_path / "moods.jsonl", moods), topic_column="kind")).values()) == {4}
+
+
+def test_repeats_are_kept_where_that_is_asked_for(tmp_path):
+    path = write(tmp_path / "a.csv", [{"text": f"Text {i % 10}"} for i in range(30)])
+    assert topics(read(path)) == {"text": 10}
+    assert read(path).tally.repeated == 20
+    assert topics(read(path, keep_repeats=True)) == {"text": 30}
+
+
+def test_nan_is_no_text_and_no_topic(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "kind": 1.0}\n{"text": NaN, "kind": 0}\n{"text": "two", "kind": 1}\n')
+    corpus = read(path, topic_column="kind")
+    assert topics(corpus) == {"1": 2}
+    assert corpus.tally.empty == 1
+    path.write_text('{"text": "one", "kind": 1.0}\n{"text": "two", "kind": NaN}\n')
+    with pytest.raises(UserError, match=r"1 of 2 rows have nothing in the topic column 'kind', the first is row 2"):
+        read(path, topic_column="kind")

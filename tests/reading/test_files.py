@@ -23,23 +23,6 @@ def test_a_tsv_line_with_too_few_or_too_many_fields_is_named(tmp_path, line):
         files.read_rows(tmp_path / "a.tsv")
 
 
-def test_tables_are_found_in_the_folder_and_where_the_hub_has_them(tmp_path):
-    for name in ("train.tsv", "data/train-00000-of-00001.parquet", "simple/dev.csv", "other/train.csv", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    train, validation = files.find_sides(tmp_path, "mine", inside=("data", "simple"))
-    assert [p.name for p in train] == ["train.tsv", "train-00000-of-00001.parquet"]
-    assert [p.name for p in validation] == ["dev.csv"]
-    assert files.find_sides(tmp_path, "mine")[1] == []
-    assert files.find_sides(tmp_path, "mine", inside=("simple",), names=("validation", "test"))[1] == []
-
-
-def test_a_folder_without_train_is_explained(tmp_path):
-    (tmp_path / "test.csv").touch()
-    with pytest.raises(UserError, match=r"no train file; mine reads train \(\.csv, \.tsv, .*validation or dev"):
-        files.find_sides(tmp_path, "mine", names=("validation", "dev"))
-
-
 def test_labels_are_counted_from_the_first():
     assert files.label_name("mine", "here", 1, ("a", "b")) == "b"
     assert files.label_name("mine", "here", "1", ("a", "b"), first=1) == "a"

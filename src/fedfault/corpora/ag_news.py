@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedfault.reading import documents, files, hub
+from fedfault.reading import documents, files, hub, sides
 from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
@@ -15,23 +15,25 @@ TOPICS = ("World", "Sports", "Business", "Sci/Tech")
 
 
 @register("corpus", cite=("zhang2015agnews",))
-def ag_news(*, path: str | None = None) -> Corpus:
+def ag_news(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     """120,000 news texts in 4 topics (Hub fancyzhx/ag_news, or a folder; for research and non-commercial use).
 
     The official test set is the validation part. `path` is a folder with train and test as .csv, .tsv, .jsonl or
     .parquet, with the columns text, label (as on the Hub) or label, title, description; labels are 0 to 3. A column
-    source is the group.
+    source is the group. `keep_repeats` keeps texts that are there twice.
 
     Reference: Zhang, Zhao and LeCun, NIPS 2015.
     """
     if path is None:
         splits, source = hub.load_splits(HUB)
         train, validation = (_make_documents(HUB, hub.list_rows(splits[s], "text", "label")) for s in ("train", "test"))
-        return documents.make_corpus("ag_news", source, train, validation)
+        return documents.make_corpus("ag_news", source, train, validation, keep_repeats=keep_repeats)
     folder = files.find_folder(path, "ag_news")
-    own = files.find_sides(folder, "ag_news")
-    train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own)
-    return documents.make_corpus("ag_news", f"folder {folder.resolve()}", train, validation)
+    own = sides.find_sides(folder, "ag_news")
+    train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own[:2])
+    return documents.make_corpus(
+        "ag_news", f"folder {folder.resolve()}", train, validation, sides=own, keep_repeats=keep_repeats
+    )
 
 
 def _make_documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedfault.errors import UserError
-from fedfault.reading import documents, files, hub
+from fedfault.reading import documents, files, hub, sides
 from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document, Labels
@@ -51,41 +51,41 @@ TASKS = (SST2, QNLI, MRPC, STSB, RTE)
 
 
 @register("corpus", "glue/sst2")
-def sst2(*, path: str | None = None) -> Corpus:
+def sst2(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     """68,000 phrases of film reviews, negative or positive (Hub nyu-mll/glue sst2, or a folder; terms not stated).
 
-    The topic is the label. Of phrases with the same letters one is kept: 59,000 in all. The dev set is the validation
-    part; most of it is in the film reviews of `styles` too: never train on one and evaluate on the other. `path` is a
+    The topic is the label. `keep_repeats` keeps phrases that are there twice. The dev set is the validation part; most
+    of it is in the film reviews of `styles` too: never train on one and evaluate on the other. `path` is a
     copy of the Hub's repository or a folder of the original archives (train.tsv and dev.tsv in SST-2), or the task's own
     folder in it.
 
     Reference: Socher et al., EMNLP 2013; Wang et al., ICLR 2019.
     """
-    return _make_corpus(SST2, path)
+    return _make_corpus(SST2, path, keep_repeats)
 
 
 @register("corpus", "glue/qnli")
-def qnli(*, path: str | None = None) -> Corpus:
+def qnli(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     """110,000 questions with a sentence that answers or not (Hub nyu-mll/glue qnli, or a folder; CC BY-SA 4.0).
 
     Question and sentence are joined by a line break. The topic is the label: entailment or not_entailment. The dev set
-    is the validation part. `path` is as for glue/sst2, the original archive's folder is QNLI.
+    is the validation part. `path` and `keep_repeats` are as for glue/sst2, the original archive's folder is QNLI.
 
     Reference: Rajpurkar et al., EMNLP 2016 (SQuAD); Wang et al., ICLR 2019.
     """
-    return _make_corpus(QNLI, path)
+    return _make_corpus(QNLI, path, keep_repeats)
 
 
 @register("corpus", "glue/mrpc")
-def mrpc(*, path: str | None = None) -> Corpus:
+def mrpc(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     """4,000 pairs of news sentences, paraphrases or not (Hub nyu-mll/glue mrpc, or a folder; Microsoft's own terms).
 
     The two are joined by a line break. The topic is the label: equivalent or not_equivalent. The dev set is the
-    validation part. `path` is as for glue/sst2, the original archive's folder is MRPC.
+    validation part. `path` and `keep_repeats` are as for glue/sst2, the original archive's folder is MRPC.
 
     Reference: Dolan and Brockett, IWP 2005; Wang et al., ICLR 2019.
     """
-    return _make_corpus(MRPC, path)
+    return _make_corpus(MRPC, path, keep_repeats)
 
 
 @register("corpus", "glue/stsb")
@@ -102,38 +102,45 @@ def stsb(*, path: str | None = None) -> Corpus:
 
 
 @register("corpus", "glue/rte")
-def rte(*, path: str | None = None) -> Corpus:
+def rte(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     """2,800 pairs of sentences, one entails the other or not (Hub nyu-mll/glue rte, or a folder; terms not stated).
 
     The two are joined by a line break. The topic is the label: entailment or not_entailment. The dev set is the
-    validation part. `path` is as for glue/sst2, the original archive's folder is RTE.
+    validation part. `path` and `keep_repeats` are as for glue/sst2, the original archive's folder is RTE.
 
     Reference: Dagan et al., PASCAL challenge 2005, and its sequels; Wang et al., ICLR 2019.
     """
-    return _make_corpus(RTE, path)
+    return _make_corpus(RTE, path, keep_repeats)
 
 
-def read_examples(task: GlueTask, path: str | None) -> tuple[str, list[GlueExample], list[GlueExample]]:
-    """Read a task from the Hub or from a folder: a description of the source, the examples of train and of validation."""
+def _read_examples(
+    task: GlueTask, path: str | None
+) -> tuple[str, sides.Sides | None, list[GlueExample], list[GlueExample]]:
+    """Read a task from the Hub or from a folder: where it came from, its files, its examples of train and validation."""
     if path is None:
         splits, source = hub.load_splits(HUB, task.name)
         train, validation = (
             list(_parse_examples(task, HUB, hub.list_rows(splits[part], *task.columns)))
             for part in ("train", "validation")
         )
-        return source, train, validation
+        return source, None, train, validation
     folder = _find_folder(task, files.find_folder(path, f"glue/{task.name}"))
-    own = files.find_sides(folder, f"glue/{task.name}", names=VALIDATION_NAMES)
+    own = sides.find_sides(folder, f"glue/{task.name}", names=VALIDATION_NAMES)
     train, validation = (
-        [e for file in side for e in _parse_examples(task, file, files.read_rows(file))] for side in own
+        [e for file in side for e in _parse_examples(task, file, files.read_rows(file))] for side in own[:2]
     )
-    return f"folder {folder.resolve()}", train, validation
+    return f"folder {folder.resolve()}", own, train, validation
 
 
-def _make_corpus(task: GlueTask, path: str | None) -> Corpus:
-    source, train, validation = read_examples(task, path)
+def _make_corpus(task: GlueTask, path: str | None, keep_repeats: bool = False) -> Corpus:
+    source, own, train, validation = _read_examples(task, path)
     made = documents.make_corpus(
-        f"glue/{task.name}", source, _make_documents(task, train), _make_documents(task, validation)
+        f"glue/{task.name}",
+        source,
+        _make_documents(task, train),
+        _make_documents(task, validation),
+        sides=own,
+        keep_repeats=keep_repeats,
     )
     return replace(made, labels=_make_labels(task, [*validation, *train]))
 
@@ -170,7 +177,7 @@ def _find_folder(task: GlueTask, folder: Path) -> Path:
     for other in TASKS:  # whose columns may have the same names
         if other != task and folder.resolve().name in (other.name, other.folder):
             raise UserError(f"data.path={folder} holds another task: use data.dataset=glue/{other.name}")
-    if not files.group_by_part(files.list_tables(folder)):
+    if not sides.group_by_part(sides.list_tables(folder)):
         raise UserError(
             f"data.path={folder}: neither a folder {task.name} or {task.folder} nor a train file; glue/{task.name} reads "
             f"a copy of the Hub's {HUB}, or a folder with {task.folder}/train.tsv and {task.folder}/dev.tsv"

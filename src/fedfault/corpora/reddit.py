@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedfault.reading import documents, files, hub
+from fedfault.reading import documents, files, hub, sides
 from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
@@ -19,13 +19,14 @@ EMOTIONS = (
 
 
 @register("corpus")
-def reddit(*, path: str | None = None) -> Corpus:
+def reddit(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     """49,000 Reddit comments in 28 emotions (Hub google-research-datasets/go_emotions, or a folder; Apache-2.0).
 
     The topic is the first emotion listed: the only one for five comments of six; of several the first in alphabetical
     order, neutral last. The official validation part is the validation part. `path` is a folder, or a copy of the Hub's
     repository, with train and validation (or dev) as .csv, .tsv, .jsonl or .parquet, with the columns text, labels
-    (a list, as on the Hub) or text, label_ids (numbers between blanks). Comments are unmoderated, names are masked.
+    (a list, as on the Hub) or text, label_ids (numbers between blanks). `keep_repeats` keeps comments that are
+    there twice. Comments are unmoderated, names are masked.
 
     Reference: Demszky et al., ACL 2020.
     """
@@ -34,11 +35,13 @@ def reddit(*, path: str | None = None) -> Corpus:
         train, validation = (
             _make_documents(HUB, hub.list_rows(splits[s], "text", "labels")) for s in ("train", "validation")
         )
-        return documents.make_corpus("reddit", source, train, validation)
+        return documents.make_corpus("reddit", source, train, validation, keep_repeats=keep_repeats)
     folder = files.find_folder(path, "reddit")
-    own = files.find_sides(folder, "reddit", inside=("data", CONFIG))
-    train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own)
-    return documents.make_corpus("reddit", f"folder {folder.resolve()}", train, validation)
+    own = sides.find_sides(folder, "reddit", inside=("data", CONFIG))
+    train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own[:2])
+    return documents.make_corpus(
+        "reddit", f"folder {folder.resolve()}", train, validation, sides=own, keep_repeats=keep_repeats
+    )
 
 
 def _make_documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:

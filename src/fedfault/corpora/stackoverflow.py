@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedfault.errors import UserError
-from fedfault.reading import documents, files
+from fedfault.reading import documents, files, sides
 from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
@@ -19,13 +19,14 @@ TAGS = (
 
 
 @register("corpus")
-def stackoverflow(*, path: str | None = None) -> Corpus:
+def stackoverflow(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     """20,000 question titles with 20 tags (a folder with github.com/jacoxu/StackOverflow; no licence stated).
 
     `path` is a copy of that repository: rawText/title_StackOverflow.txt and rawText/label_StackOverflow.txt with a
     title and a label (1 to 20) a line. Or it is a folder of .csv, .tsv, .jsonl or .parquet files with the columns text
-    and label (0 to 19, in the same order). All files are pooled and validation is split off. No copy on the
-    Hugging Face Hub is known, so `path` must be given. The texts are Stack Overflow's, CC BY-SA.
+    and label (0 to 19, in the same order). Files are pooled and validation is split off, unless one is called test or
+    validation. `keep_repeats` keeps titles that are there twice. No copy on the Hugging Face Hub is known, so `path`
+    must be given. The texts are Stack Overflow's, CC BY-SA.
 
     Reference: Xu et al., NAACL workshop on vector space modeling for NLP, 2015.
     """
@@ -36,8 +37,15 @@ def stackoverflow(*, path: str | None = None) -> Corpus:
         )
     folder = files.find_folder(path, "stackoverflow")
     raw = next((place for place in (folder / "rawText", folder) if (place / TITLES).is_file()), None)
-    found = _read_raw(raw) if raw else [d for file in _find_tables(folder) for d in _read_table(file)]
-    return documents.make_corpus("stackoverflow", f"folder {folder.resolve()}", found)
+    if raw:
+        own = sides.Sides([raw / TITLES], [], [])
+        train, validation = _read_raw(raw), []
+    else:
+        own = sides.sort_files(folder, _find_tables(folder))
+        train, validation = ([d for file in side for d in _read_table(file)] for side in own[:2])
+    return documents.make_corpus(
+        "stackoverflow", f"folder {folder.resolve()}", train, validation, sides=own, keep_repeats=keep_repeats
+    )
 
 
 def _read_raw(folder: Path) -> list[Document]:
@@ -49,7 +57,7 @@ def _read_raw(folder: Path) -> list[Document]:
 
 
 def _find_tables(folder: Path) -> list[Path]:
-    found = files.list_tables(folder)
+    found = sides.list_tables(folder)
     if not found:
         raise UserError(
             f"data.path={folder}: neither rawText/{TITLES} nor a file that ends in one of {', '.join(files.TABLES)}; "

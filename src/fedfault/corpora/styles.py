@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fedfault.corpora import reddit, wikitext
 from fedfault.errors import UserError
-from fedfault.reading import documents, files, hub
+from fedfault.reading import documents, files, hub, sides
 from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
@@ -133,7 +133,7 @@ def _join_passages(source: Source, parts: Iterable[Passage]) -> list[Document]:
 
 def _interleave_sources(sources: Iterable[list[Document]]) -> list[Document]:
     """Put one document of each source first, then the next of each, and so on, in the order of their hashes."""
-    ordered = (sorted(own, key=lambda d: documents.hash_text(d.text)) for own in sources)
+    ordered = (sorted(own, key=lambda d: documents.hash_letters(d.text)) for own in sources)
     return [d for row in itertools.zip_longest(*ordered) for d in row if d is not None]
 
 
@@ -169,7 +169,7 @@ def _read_table(file: Path) -> list[Passage]:
 
 
 def _read_tables(folder: Path) -> list[Passage]:
-    found = files.list_tables(folder)
+    found = sides.list_tables(folder)
     if not found:
         raise UserError(f"{folder}: styles finds no file that ends in one of {', '.join(files.TABLES)}")
     tables = [(file, files.read_rows(file)) for file in found]

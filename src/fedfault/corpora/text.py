@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedfault.errors import UserError
-from fedfault.reading import cells, documents, files
+from fedfault.reading import cells, documents, files, sides
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document, Labels
 
@@ -21,6 +21,7 @@ def text(
     text_columns: list[str] | None = None,
     topic_column: str | None = None,
     group_column: str | None = None,
+    keep_repeats: bool = False,
 ) -> Corpus:
     """Your own texts: a .csv, .tsv, .jsonl, .parquet or .txt file or a folder of such files (your terms).
 
@@ -28,34 +29,38 @@ def text(
     `group_column` the group: author, site or genre, empty where a row has none. In .tsv a quote is an ordinary letter.
     Two text columns are a pair of sentences for a classifier.
     Text files: each is a document, and its sub-folder is its topic; a single file is cut at blank lines.
-    A folder with tables is read as tables. If one is called train, it and the one called validation (valid, val, dev,
-    test) are the two parts and other tables are left out; otherwise all are pooled and validation is split off.
+    A folder with tables is read as tables. Files called train, or in a folder called so, are trained on, or else all that
+    are not called validation (valid, val, dev) or test in any spelling. Those called validation validate, or else those
+    called test; without either, validation is split off. Other files are left out, and the output says which.
+    Texts are the same if they have the same characters, whatever case and blanks: the first is kept, and all of them with
+    `keep_repeats`.
     """
     if not path:
         raise UserError("the corpus text needs data.path=FILE or FOLDER")
     found = files.find_path(path)
     source = f"{'folder' if found.is_dir() else 'file'} {found.resolve()}"
-    train, validation = _find_files(found)
-    if train[0].suffix.lower() == ".txt":
+    own = _find_files(found)
+    if own.train[0].suffix.lower() == ".txt":
         given = {"text_columns": text_columns, "topic_column": topic_column, "group_column": group_column}
         for option, value in given.items():
             if value is not None:
                 raise UserError(f"data.{option}={value}: {path} has plain text, so there are no columns; leave it out")
-        return documents.make_corpus("text", source, _read_plain(found, train))
+        texts = (_read_plain(found, side) for side in own[:2])
+        return documents.make_corpus("text", source, *texts, sides=own, keep_repeats=keep_repeats)
     columns = ["text"] if text_columns is None else text_columns
     if not columns:
         raise UserError("data.text_columns is empty; name at least one column, or leave it out to read the column text")
-    sides = [
-        [row for file in own for row in _read_table(file, columns, topic_column, group_column)]
-        for own in (train, validation)
+    read = [
+        [row for file in side for row in _read_table(file, columns, topic_column, group_column)] for side in own[:2]
     ]
-    made = documents.make_corpus("text", source, *([document for document, _ in side] for side in sides))
+    texts = ([document for document, _ in side] for side in read)
+    made = documents.make_corpus("text", source, *texts, sides=own, keep_repeats=keep_repeats)
     if len(columns) != 2:
         return made
-    return replace(made, labels=Labels(first_lengths={d.text: n for side in sides for d, n in reversed(side)}))
+    return replace(made, labels=Labels(first_lengths={d.text: n for side in read for d, n in reversed(side)}))
 
 
-def _find_files(path: Path) -> tuple[list[Path], list[Path]]:
+def _find_files(path: Path) -> sides.Sides:
     """Find the files of train and of validation; the latter list is empty if validation is to be split off train."""
     endings = (*files.TABLES, ".txt")
     if path.is_file():
@@ -63,25 +68,32 @@ def _find_files(path: Path) -> tuple[list[Path], list[Path]]:
             raise UserError(
                 f"data.path={path}: a file must end in one of {', '.join(endings)}{files.explain_ending(path)}"
             )
-        return [path], []
-    tables = files.list_files(path, files.TABLES, deep=True)
-    found = files.group_by_part(tables)
-    if "train" in found:
-        return files.choose_sides(found)
-    all_files = tables or files.list_files(path, (".txt",), deep=True)
-    if not all_files:
+        return sides.Sides([path], [], [])
+    everything = sides.list_files(path, deep=True)
+    found = [file for file in everything if file.suffix.lower() in files.TABLES]
+    found = found or [file for file in everything if file.suffix.lower() == ".txt"]
+    if not found:
         raise UserError(f"data.path={path}: no file in the folder ends in one of {', '.join(endings)}")
-    return all_files, []
+    own = sides.sort_files(path, found)
+    return own._replace(left_out=[*own.left_out, *(file for file in everything if file not in set(found))])
 
 
 def _read_plain(path: Path, found: list[Path]) -> list[Document]:
     if path.is_file():
-        return [Document(piece, TOPIC) for piece in documents.join_and_cut(files.read_text(path).split("\n\n"))]
-    within = [file.relative_to(path).parts for file in found]
-    return [
-        Document(files.read_text(file), parts[0] if len(parts) > 1 else TOPIC)
-        for file, parts in zip(found, within, strict=True)
-    ]
+        pieces = (documents.join_and_cut(files.read_text(file).split("\n\n")) for file in found)
+        return [Document(piece, TOPIC) for own in pieces for piece in own]
+    return [Document(files.read_text(file), _name_topic(file.relative_to(path).parts[:-1])) for file in found]
+
+
+def _name_topic(folders: tuple[str, ...]) -> str:
+    """Name the topic by the first folder, or the first below that of the side: train/glad and test/glad are one topic.
+
+    >>> [_name_topic(f) for f in ((), ("glad", "old"), ("train", "glad"), ("glad", "test"))]
+    ['text', 'glad', 'glad', 'glad']
+    """
+    sided = [i for i, name in enumerate(folders) if sides.name_parts(name)]
+    below = folders[sided[-1] + 1 :] if sided else folders
+    return next(iter((*below, *(name for name in folders if not sides.name_parts(name)))), TOPIC)
 
 
 def _read_table(

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from fedfault.errors import UserError
-from fedfault.reading import documents, files, hub
+from fedfault.reading import documents, files, hub, sides
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
 
@@ -33,13 +33,19 @@ def wikitext(*, path: str | None = None) -> Corpus:
     folder = files.find_path(path)
     if not folder.is_dir():
         raise UserError(f"data.path={path}: wikitext reads a folder; for a file use data.dataset=text")
-    found = files.group_by_part(files.list_files(folder, (".txt", ".raw", ".tokens", ".parquet")))
-    used = [found[name] for name in ("train", *files.VALIDATION_NAMES) if name in found][:2]
+    seen = sides.list_files(folder, (".txt", ".raw", ".tokens", ".parquet"))
+    found = sides.group_by_part(seen)
+    used = [found[name] for name in ("train", *sides.VALIDATION_NAMES) if name in found][:2]
     if not used:
         raise UserError(f"data.path={path}: no file called train, valid or test with the ending .txt, .raw or .parquet")
     train, *rest = ([d for file in own for d in split_articles(_read_text(file))] for own in used)
     names = ", ".join(file.name for own in used for file in own)
-    return documents.make_corpus("wikitext", f"folder {folder.resolve()}: {names}", train, rest[0] if rest else ())
+    own = sides.Sides(
+        used[0], used[1] if rest else [], [file for file in seen if not any(file in side for side in used)]
+    )
+    return documents.make_corpus(
+        "wikitext", f"folder {folder.resolve()}: {names}", train, rest[0] if rest else (), sides=own
+    )
 
 
 def split_articles(text: str) -> list[Document]:

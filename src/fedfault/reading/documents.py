@@ -1,27 +1,34 @@
 """The rules that every corpus follows: which texts count as the same, and which go to validation.
 
-Two texts are the same if they have the same letters and digits in the same order, whatever the case, blanks and
-punctuation between them. The rules, in this order:
+Two texts are the same if they have the same characters in the same order, whatever their case and whatever blanks and
+line ends stand at one place: `2 - 5` is not `2 + 5`, and a word with another vowel sign or a smile is another text. The
+rules, in this order:
 
 1. Texts without any character but white space are dropped; white space at both ends is cut off.
-2. Of texts that are the same the first is kept, whatever topics they have.
+2. Of texts that are the same the first is kept, whatever topics they have; `keep_repeats` keeps all.
 3. A source with its own validation (or test) part keeps it, and train loses every text that is also in there.
-   Otherwise the texts of each topic with the smallest hashes go to validation: which ones depends on the texts,
-   not on their order.
+   Otherwise the texts of each topic with the smallest hashes go to validation, copies together: which ones depends on
+   the texts, not on their order.
+
+How many each rule drops is counted, and so are the texts in train that differ from one in validation in signs alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from fedfault.errors import UserError
+from fedfault.reading.sides import Sides, name_sides
 from fedfault.storage import cache_dir, keep
-from fedfault.types.corpus import Corpus, Document
+from fedfault.types.corpus import Corpus, Document, Tally
 
 VALIDATION = 0.1  # share of the texts where the source has no split of its own; as much as `data.held_out`
 PIECE = 2000  # characters: running text is cut to about the length of a BBC article (2,266 on average)
@@ -30,24 +37,59 @@ _OTHER = re.compile(r"[\W_]+")
 
 
 def hash_text(text: str) -> int:
-    """Hash a text to 64 bits, which are equal for texts with the same letters and digits.
+    """Hash a text to 64 bits, which are equal for texts that are the same: in all characters but case and blanks.
 
-    >>> hash_text("Hello, World!") == hash_text("hello world")
+    >>> hash_text("Two  plus\\nfive") == hash_text("two plus five")
+    True
+    >>> hash_text("2 + 5") == hash_text("2 - 5")
+    False
+    """
+    return _hash_characters(" ".join(unicodedata.normalize("NFC", text).lower().split()))
+
+
+def hash_letters(text: str) -> int:
+    """Hash a text to 64 bits, which are equal for texts with the same letters and digits, whatever is between them.
+
+    >>> hash_letters("Hello, World!") == hash_letters("hello world")
     True
     """
-    same = _OTHER.sub("", text.lower()) or text.strip()  # "?!" has no letters, but is not the same text as "..."
-    return int.from_bytes(hashlib.blake2b(same.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return _hash_characters(_OTHER.sub("", text.lower()) or text.strip())  # "?!" has no letters, and is not "..."
+
+
+def _hash_characters(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def drop_repeats(documents: Iterable[Document], taken: Collection[int] = ()) -> list[Document]:
     """The documents without empty texts, repeats and texts whose hash is in `taken`, in the given order (rules 1 and 2)."""
-    seen, kept = set(taken), []
+    return _sift_documents(documents, taken)[0]
+
+
+def _sift_documents(
+    documents: Iterable[Document],
+    taken: Collection[int] = (),
+    *,
+    keep_repeats: bool = False,
+    hash_of: Callable[[str], int] = hash_text,
+) -> tuple[list[Document], Counter[str]]:
+    """Keep documents by rules 1 and 2, and count those that are dropped by the names that `Tally` has for them."""
+    first: dict[int, str] = {}  # hash of a text -> the topic that it is kept with
+    kept: list[Document] = []
+    dropped: Counter[str] = Counter()
     for document in documents:
+        dropped["read"] += 1
         text = document.text.strip()
-        if text and (h := hash_text(text)) not in seen:
-            seen.add(h)
+        if not text:
+            dropped["empty"] += 1
+        elif (h := hash_of(text)) in taken:
+            dropped["shared"] += 1
+        elif h in first and not keep_repeats:
+            dropped["repeated"] += 1
+            dropped["relabelled"] += first[h] != document.topic
+        else:
+            first.setdefault(h, document.topic)
             kept.append(document._replace(text=text))
-    return kept
+    return kept, dropped
 
 
 def split_off_validation(
@@ -55,26 +97,31 @@ def split_off_validation(
 ) -> tuple[list[Document], list[Document]]:
     """Split documents into train and validation: the `fraction` of each topic with the smallest hashes validates (rule 3).
 
-    A topic of two or more texts is in both parts; a topic of one text is in train.
+    A topic of two or more texts is in both parts; a topic of one text is in train. Copies of a text stay together.
     Raises `UserError` if there are fewer than two different texts.
 
-    >>> train, validation = split_off_validation([Document("One.", "a"), Document("Two.", "a"), Document("two", "b")])
+    >>> train, validation = split_off_validation([Document("One.", "a"), Document("Two.", "a"), Document("two.", "b")])
     >>> len(train), len(validation)
-    (1, 1)
+    (2, 1)
     """
-    kept = drop_repeats(documents)
+    given = list(documents)
+    hashes = [hash_text(d.text) for d in given]
+    kept = dict(reversed(list(zip(hashes, given, strict=True))))  # the first of each text
     if len(kept) < 2:
         raise UserError(f"{len(kept)} different text(s): train and validation need at least one each")
-    order = sorted(range(len(kept)), key=lambda i: hash_text(kept[i].text))
-    members: dict[str, list[int]] = {}  # topic -> its documents, smallest hash first
-    for i in order:
-        members.setdefault(kept[i].topic, []).append(i)
+    order = sorted(kept, key=lambda h: (hash_letters(kept[h].text), h))
+    members: dict[str, list[int]] = {}  # topic -> its texts, smallest hash first
+    for h in order:
+        members.setdefault(kept[h].topic, []).append(h)
     held: set[int] = set()
     for own in members.values():
         held.update(own[: min(max(round(fraction * len(own)), 1), len(own) - 1)])
     if not held:  # every text has a topic of its own
         held.add(order[0])
-    return [d for i, d in enumerate(kept) if i not in held], [d for i, d in enumerate(kept) if i in held]
+    sides: tuple[list[Document], list[Document]] = ([], [])
+    for h, document in zip(hashes, given, strict=True):
+        sides[h in held].append(document)
+    return sides
 
 
 def fingerprint_documents(train: Sequence[Document], validation: Sequence[Document]) -> str:
@@ -89,38 +136,64 @@ def fingerprint_documents(train: Sequence[Document], validation: Sequence[Docume
     return digest.hexdigest()
 
 
-def make_corpus(name: str, source: str, train: Iterable[Document], validation: Iterable[Document] = ()) -> Corpus:
+def make_corpus(
+    name: str,
+    source: str,
+    train: Iterable[Document],
+    validation: Iterable[Document] = (),
+    *,
+    sides: Sides | None = None,
+    keep_repeats: bool = False,
+    hash_of: Callable[[str], int] = hash_text,
+) -> Corpus:
     """Make a corpus by the rules above; without a `validation` part, one is split off train.
+
+    `sides` are the files that were read; texts of one hash by `hash_of` are the same.
 
     Raises `UserError` if a part would be empty.
     """
-    held = drop_repeats(validation)
-    if held:
-        kept = drop_repeats(train, taken={hash_text(d.text) for d in held})
-        if not kept:
-            raise UserError(f"{name} ({source}): no text to train on that is not in the validation part too")
-    else:
-        documents = drop_repeats(train)
-        if not documents:
-            raise UserError(f"{name} ({source}): no text in it")
-        if len(documents) < 2:
+    held, lost = _sift_documents(validation, keep_repeats=keep_repeats, hash_of=hash_of)
+    taken = {hash_of(d.text) for d in held}
+    kept, dropped = _sift_documents(train, taken, keep_repeats=keep_repeats, hash_of=hash_of)
+    if not kept:
+        why = "no text to train on that is not in the validation part too" if held else "no text in it"
+        raise UserError(f"{name} ({source}): {why}")
+    if not held:
+        if len({hash_text(d.text) for d in kept}) < 2:
             raise UserError(f"{name} ({source}): only one text; train and validation need at least one each")
-        kept, held = split_off_validation(documents)
-    return Corpus(name, tuple(kept), tuple(held), source, fingerprint_documents(kept, held))
+        kept, held = split_off_validation(kept)
+    letters = {hash_letters(d.text) for d in held}
+    lost_in_all = dropped + lost
+    trained_on, validated_on, left_out = name_sides(sides) if sides else ("", "", "")
+    tally = Tally(
+        train_files=trained_on,
+        validation_files=validated_on,
+        left_out=left_out,
+        train=dropped["read"],
+        validation=lost["read"],
+        empty=lost_in_all["empty"],
+        repeated=lost_in_all["repeated"],
+        relabelled=lost_in_all["relabelled"],
+        shared=dropped["shared"],
+        near=sum(hash_letters(d.text) in letters for d in kept),
+        repeats_kept=keep_repeats,
+    )
+    return Corpus(name, tuple(kept), tuple(held), source, fingerprint_documents(kept, held), tally=tally)
 
 
 def load_or_make(name: str, key: object, make: Callable[[], Corpus]) -> Corpus:
     """Read the corpus `name` from the cache, or call `make` and store what it returns; another `key` is another entry."""
-    whole = repr((Document._fields, key))  # a corpus kept by a version whose documents had other fields is made again
+    # a corpus that another version has kept, whose documents had other fields, is made again
+    whole = repr((Document._fields, [field.name for field in dataclasses.fields(Tally)], key))
     digest = hashlib.blake2b(whole.encode(), digest_size=12).hexdigest()
     file = cache_dir() / "corpora" / f"{name}-{digest}.json"
     if file.is_file():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged file is made again
             found: dict[str, Any] = json.loads(file.read_bytes())
             sides = {side: tuple(Document(*d) for d in found[side]) for side in ("train", "validation")}
-            return Corpus(**(found | sides))
+            return Corpus(**(found | sides | {"tally": Tally(**found["tally"])}))
     made = make()
-    keep(file, json.dumps(made.__dict__).encode())
+    keep(file, json.dumps({**made.__dict__, "tally": dataclasses.asdict(made.tally)}).encode())
     return made
 
 

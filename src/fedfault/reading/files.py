@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,10 +14,6 @@ from fedfault.errors import UserError, suggest
 from fedfault.reading.cells import write_name
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # the first that is there is used
-
-# matches train.csv, wiki.test.raw, train-00000-of-...
-_PART = re.compile(r"(?:wiki\.)?(train|validation|valid|val|dev|test)\b")
 _LONGEST_FIELD = 2**31 - 1  # the csv module refuses fields of more than 131,072 characters by default
 
 Row = dict[str, Any]
@@ -241,60 +236,3 @@ def label_name(dataset: str, where: str | Path, label: Any, names: Sequence[str]
         last = first + len(names) - 1
         raise UserError(f"{where}: label {label!r}; {dataset} has {first} to {last} for {', '.join(names)}")
     return names[number]
-
-
-def group_by_part(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """Group files by the part of the data set that their names begin with: train, validation, valid, val, dev, test.
-
-    Files with other names are left out.
-
-    >>> found = group_by_part([Path("train.csv"), Path("wiki.test.raw"), Path("train_extra.csv")])
-    >>> {part: [file.name for file in files] for part, files in found.items()}
-    {'train': ['train.csv'], 'test': ['wiki.test.raw']}
-    """
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        if match := _PART.match(file.name):
-            found.setdefault(match[1], []).append(file)
-    return found
-
-
-def choose_sides(
-    found: dict[str, list[Path]], names: Sequence[str] = VALIDATION_NAMES
-) -> tuple[list[Path], list[Path]]:
-    """Choose the files to train on and to validate on; the latter are those of the first of `names` that is there."""
-    return found.get("train", []), next((found[name] for name in names if name in found), [])
-
-
-def find_sides(
-    folder: Path, dataset: str, inside: Sequence[str] = ("data",), names: Sequence[str] = VALIDATION_NAMES
-) -> tuple[list[Path], list[Path]]:
-    """Find the tables to train on and to validate on in a folder, or in its sub-folders `inside`.
-
-    Raises `UserError` if there is none to train on.
-    """
-    found = group_by_part(list_tables(folder, inside))
-    if "train" not in found:
-        raise UserError(
-            f"data.path={folder}: no train file; {dataset} reads train ({', '.join(TABLES)}) and, if it is there, "
-            f"{' or '.join(names)} from a folder"
-        )
-    return choose_sides(found, names)
-
-
-def list_tables(folder: Path, inside: Sequence[str] = ("data",)) -> list[Path]:
-    """List the tables in a folder and in its sub-folders `inside`; repositories of the Hub have theirs in data/."""
-    folders = [folder, *(below for name in inside if (below := folder / name).is_dir())]
-    return [file for each in folders for file in list_files(each, TABLES)]
-
-
-def list_files(folder: Path, endings: Sequence[str], deep: bool = False) -> list[Path]:
-    """List the files of a folder with these endings, sorted by path; hidden ones are left out."""
-    found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(
-        p
-        for p in found
-        if p.suffix.lower() in endings
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )

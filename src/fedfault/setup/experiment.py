@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,8 @@ def prepare(
     check_parts(exp)
     say(f"corpus {exp.data.dataset.name}")
     corpus = like.split.corpus if like is not None and is_same_corpus(like.config, exp) else load_corpus(exp)
+    for line in corpus.tally.describe():
+        say(line)
     outputs = labelled.count_outputs(exp, corpus)
     say(f"backbone {exp.model.name}")
     if like is not None and _same_model(like, exp, outputs):
@@ -342,5 +344,6 @@ def describe_sources(p: Prepared) -> dict[str, Any]:
             "source": corpus.source,
             "fingerprint": corpus.fingerprint,
             "documents": {"train": len(corpus.train), "validation": len(corpus.validation)},
+            "read": asdict(corpus.tally),
         },
     }

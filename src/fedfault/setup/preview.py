@@ -86,6 +86,7 @@ def _facts(p: Prepared) -> list[str]:
     lines = [
         f"corpus     {split.corpus.name}: {len(split.corpus.train):,} training and {len(split.corpus.validation):,} "
         f"validation documents ({split.corpus.source})",
+        *(f"           {line}" for line in split.corpus.tally.describe()),
         f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {_held(p)} on {p.model.device}",
         f"trained    {p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
         f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",

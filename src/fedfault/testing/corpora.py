@@ -36,7 +36,7 @@ def it_has_the_name_that_it_is_chosen_by(subject: Subject) -> None:
 
 @rule(KIND)
 def no_text_is_there_twice_or_on_both_sides(subject: Subject) -> None:
-    """Of texts with the same letters and digits one is kept, and no text of train is in validation."""
+    """Of texts with the same characters, whatever case and blanks, one is kept; no text of train is in validation."""
     corpus = _read(subject)
     seen = Counter(hash_text(d.text) for d in corpus.train + corpus.validation)
     twice = [d.text[:40] for d in corpus.train + corpus.validation if seen[hash_text(d.text)] > 1]

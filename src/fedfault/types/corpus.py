@@ -26,6 +26,44 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Tally:
+    """What became of everything that was read for a corpus: nothing is left out without a number."""
+
+    train_files: str = ""  # the names; empty for a source that is no user's files
+    validation_files: str = ""
+    left_out: str = ""  # files that were seen and not read
+    train: int = 0  # texts read: rows, files or pieces of running text
+    validation: int = 0  # 0: validation is split off train
+    empty: int = 0  # texts dropped as they have no character but white space
+    repeated: int = 0  # texts dropped as they are the same as an earlier one of their side
+    relabelled: int = 0  # of those, how many have another topic than the one that was kept
+    shared: int = 0  # texts dropped from train as validation has them
+    near: int = 0  # texts kept in train that have the letters and digits of one in validation
+    repeats_kept: bool = False
+
+    def describe(self) -> list[str]:
+        """Say it in two sentences, or three where texts are nearly the same."""
+        of, by = (f" of {names}" if names else "" for names in (self.train_files, self.validation_files))
+        held = f"{self.validation:,}{by} for validation" if self.validation else "validation is split off"
+        rest = f"; files left out: {self.left_out}" if self.left_out else ""
+        rule = (
+            "repeats are kept"
+            if self.repeats_kept
+            else f"{self.repeated:,} repeated ({self.relabelled:,} with another topic)"
+        )
+        near = (
+            f"{self.near:,} training texts have the letters and digits of a validation text and differ from it in signs "
+            "or blanks alone"
+        )
+        return [
+            f"read {self.train:,} texts{of}, {held}{rest}",
+            f"dropped {self.empty:,} empty, {rule}, {self.shared:,} from training that validation has; texts with the same "
+            "characters, whatever case and blanks, are the same",
+            *([near] if self.near else []),
+        ]
+
+
+@dataclass(frozen=True)
 class Corpus:
     """A data set: documents with a topic each, split into train and validation."""
 
@@ -37,6 +75,7 @@ class Corpus:
     # topic -> nats a character that no model can beat; None where the generator of the texts is unknown
     entropy: Mapping[str, float] | None = None
     labels: Labels | None = None  # None: the topics say all
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True)
