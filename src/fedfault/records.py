@@ -1,4 +1,4 @@
-"""What was measured, as plain values: JSON-able, no tensors. Nothing here imports torch."""
+"""What was measured, as plain values without torch: rounds, clients, scores, bits per byte, findings, detectors."""
 
 from __future__ import annotations
 

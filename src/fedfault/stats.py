@@ -1,4 +1,4 @@
-"""How sure a mean is: intervals around it, and tests of paired differences. The only home of such numbers in the project.
+"""How sure a mean is, and the only place for such numbers: intervals, tests of paired differences, corrections.
 
 A test is over seeds, each of which gave one difference. The question is always whether the true mean difference is above a
 bound. Two p-values answer it:

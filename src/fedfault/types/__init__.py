@@ -1,1 +1,1 @@
-"""The nouns of the laboratory. Nothing here imports torch, so that records, detectors and reports work without it."""
+"""The nouns of the laboratory: adapters, algorithms, tasks, corpora. Nothing here imports torch: reports need none."""

@@ -1,4 +1,4 @@
-"""What is learned, and what a probe may look at once a round is over."""
+"""The protocol of what is learned (`Task`), one optimiser step of a cohort, and what probes may look at afterwards."""
 
 from __future__ import annotations
 
