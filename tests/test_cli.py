@@ -56,6 +56,27 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["runn"], "error: no command 'runn'; did you mean 'run'? (known: run, "),
+        (["flower", "ru"], "error: no command 'ru'; did you mean 'run'? (known: run, keys)"),
+        (
+            ["run", "--lr", "1e-3"],
+            "error: no option '--lr'; settings are written key=value, this one as training.lr=VALUE",
+        ),
+        (["run", "quickstart", "--overwite"], "error: no option '--overwite'; did you mean '--overwrite'?"),
+        (["study", "--job", "2"], "error: no option '--job'; did you mean '--jobs'?"),
+        (["--lr"], "error: no option '--lr'; settings are written key=value, this one as training.lr=VALUE"),
+    ],
+)
+def test_a_word_that_no_command_knows_is_told_once_what_is_meant(fedfault, words, told):
+    status, out, err = fedfault(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith(told)
+    assert err.lower().count("did you mean") <= 1
+
+
 @pytest.mark.slow
 def test_run_prints_plain_progress_and_where_the_report_is(fedfault, tmp_path):
     status, out, err = fedfault(

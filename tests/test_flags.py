@@ -71,7 +71,7 @@ BAD = [
     (flags.train, ["--algorithm", "fedavgg"], "did you mean 'fedavg'"),
     (flags.train, ["--num-rounds", "0"], "num_rounds"),
     (flags.train, ["--config", "no-such.yaml"], "no-such"),
-    (flags.train, ["--no-such-flag", "1"], "unrecognized arguments"),
+    (flags.train, ["--no-such-flag", "1"], "no option '--no-such-flag'"),
     (flags.run_experiments, ["--mode", "analyze", "--results-dir", "/no/such"], "no study in /no/such"),
     (flags.run_experiments, ["--mode", "nothing"], "invalid choice"),
     (flags.run_experiments, ["--mode", "quick", "federation.algorithm=fedavg"], "varies in this study"),

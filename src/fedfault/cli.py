@@ -9,14 +9,49 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import click
 import typer
 from typer.core import TyperGroup
 
-from fedfault.errors import UserError
+from fedfault.errors import UserError, suggest
 from fedfault.processes import check_command, this_process
 
 
-class _WithDefault(TyperGroup):
+class _Group(TyperGroup):
+    """Commands, of which an unknown one and an unknown option are refused in a sentence that says what was meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options before the command."""
+        with _explain_option():
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, which is the first word."""
+        if args[0] not in self.commands:
+            raise UserError(
+                f"no command {args[0][:60]!r}{suggest(args[0], self.commands)} (known: {', '.join(self.commands)})"
+            )
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the command's own words and run it."""
+        with _explain_option():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _explain_option() -> Iterator[None]:
+    """Say what is meant where a command does not have an option."""
+    try:
+        yield
+    except click.NoSuchOption as e:
+        from fedfault.config.explain import explain_flag
+
+        options = [] if e.ctx is None else [flag for known in e.ctx.command.params for flag in known.opts]
+        raise UserError(explain_flag(e.option_name, [flag for flag in options if flag.startswith("-")])) from None
+
+
+class _WithDefault(_Group):
     """A group whose first command, `run`, may be left out: `fedfault study FILE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -27,6 +62,7 @@ class _WithDefault(TyperGroup):
 
 
 app = typer.Typer(
+    cls=_Group,
     help="A laboratory for federated fine-tuning of language models.",
     no_args_is_help=True,
     add_completion=False,
@@ -43,6 +79,7 @@ study_commands = typer.Typer(
 app.add_typer(study_commands, name="study")
 
 flower_commands = typer.Typer(
+    cls=_Group,
     help="The same run over Flower: in its simulation, or on real nodes (docs/deploy.md).",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from fedfault.errors import UserError
+
 SHARED = {  # what both scripts take
     "--model": ("model.name", "micro (packaged), a Hub id, or a folder"),
     "--dataset": ("data.dataset", "the corpus, see `fedfault list corpus`"),
@@ -31,6 +33,17 @@ def make_parser(about: str, flags: dict[str, tuple[str, str]]) -> argparse.Argum
     return made
 
 
+def parse_words(made: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the words of a command. Raises `UserError`, which says what was meant, for a flag that it does not have."""
+    given, rest = made.parse_known_intermixed_args(words)
+    if not rest:
+        return given
+    from fedfault.config.explain import explain_flag
+
+    known = [flag for action in made._actions for flag in action.option_strings]
+    raise UserError(explain_flag(rest[0].partition("=")[0], known))
+
+
 def list_settings(given: argparse.Namespace, flags: dict[str, tuple[str, str]]) -> list[str]:
     """List the given flags as `key=value` settings, then the settings that were written out, which win."""
     values = {key: getattr(given, flag[2:].replace("-", "_")) for flag, (key, _) in flags.items()}
@@ -42,7 +55,7 @@ def train(words: Sequence[str] | None = None) -> None:
     flags = {**TRAIN, **SHARED}
     made = make_parser("Train one federation; without --config micro on registers, as configs/train.yaml says.", flags)
     made.add_argument("--config", default="train", metavar="FILE", help="a YAML file, for example configs/default.yaml")
-    given = made.parse_intermixed_args(words)
+    given = parse_words(made, words)
     texts = list_settings(given, flags)
     if given.results_dir is not None:
         texts.append(f"logging.results_dir={given.results_dir}")
@@ -63,7 +76,7 @@ def run_experiments(words: Sequence[str] | None = None) -> int:
         "--mode", choices=[*list_studies(), "analyze"], default="quick", help="the study, or reports of all"
     )
     made.add_argument("--jobs", type=int, default=1, help="processes that run side by side")
-    given = made.parse_intermixed_args(words)
+    given = parse_words(made, words)
     if given.mode == "analyze":
         doors.write_reports(given.results_dir or "results")
         return 0

@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fedfault.config import load
-from fedfault.data.split import bytes_per_token, load_corpus, split_into_blocks
+from fedfault.data.split import bytes_per_token, deal_out, load_corpus, split_into_blocks
+from fedfault.errors import UserError
 from fedfault.records import bits_per_byte
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.text.tokens import encode_texts
@@ -82,3 +83,28 @@ def test_a_split_knows_the_bytes_per_token_of_every_set_and_of_the_mixture():
         ends = int((blocks.ids[:, 1:][blocks.mask] == END).sum())
         assert found[name] == pytest.approx(1 - ends / blocks.num_tokens)
     assert found["validation"] == pytest.approx(sum(made.mixture[t] * found[f"topic/{t}"] for t in made.topics))
+
+
+def test_a_split_by_topics_of_data_without_topics_names_the_columns_that_could_be(tmp_path):
+    rows = "".join(f"Text number {i} is here.,{i},{'ab'[i % 2]},site {i % 3}\n" for i in range(60))
+    (tmp_path / "train.csv").write_text("text,id,team,place\n" + rows)
+    given = ["data.dataset=text", f"data.path={tmp_path}", "federation.total_clients=2"]
+    could = {"topic_skew": "topic_column", "topic_isolation": "topic_column", "natural": "group_column"}
+    for name, setting in could.items():
+        exp = load("quickstart", [*given, f"data.partition={name}"]).experiment
+        with pytest.raises(UserError) as told:
+            deal_out(exp, load_corpus(exp))
+        end = f". Columns that data.{setting} could name: team (2 different values), place (3 different values)"
+        assert str(told.value).endswith(end)
+        mended = load("quickstart", [*given, f"data.partition={name}", f"data.{setting}=team"]).experiment
+        assert len(deal_out(mended, load_corpus(mended)).parts) == 2
+
+
+def test_a_corpus_without_columns_has_none_to_offer(tmp_path):
+    (tmp_path / "train.txt").write_text("\n\n".join(f"{'Word ' * 300}number {i}." for i in range(30)))
+    given = ["data.dataset=text", f"data.path={tmp_path / 'train.txt'}", "data.partition=topic_skew"]
+    exp = load("quickstart", given).experiment
+    with pytest.raises(UserError) as told:
+        deal_out(exp, load_corpus(exp))
+    assert "all 27 documents have the same topic" in str(told.value)
+    assert "Columns" not in str(told.value)

@@ -134,7 +134,7 @@ def test_topics_do_not_favour_low_or_high_client_numbers():
 @given(
     alpha=st.floats(-3, 6).map(lambda e: 10**e),
     num_clients=st.integers(1, 60),
-    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=12),
+    sizes=st.lists(st.integers(1, 50), min_size=2, max_size=12),
     seed=st.integers(0, 2**32),
 )
 def test_any_alpha_and_number_of_clients_gives_a_partition(alpha, num_clients, sizes, seed):

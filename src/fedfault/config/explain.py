@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fedfault.config.files import Key, Layer, spell_key
+from fedfault.config.files import COMMAND_LINE, Key, Layer, spell_key
 from fedfault.config.schema import Experiment
 from fedfault.config.shorthand import KEYS
 from fedfault.errors import suggest
@@ -48,14 +48,45 @@ def explain_refusals(refused: ValidationError, merged: Layer) -> list[str]:
     return told
 
 
+def explain_flag(flag: str, known: Sequence[str]) -> str:
+    """Say what is meant by a flag that a command does not have: a setting, or one of its flags, which are `known`.
+
+    >>> explain_flag("--lr", ["--quiet"])
+    "no option '--lr'; settings are written key=value, this one as training.lr=VALUE (options: --quiet, --help)"
+    """
+    word, known = flag.lstrip("-").replace("-", "_"), [*dict.fromkeys([*known, "--help"])]
+    plain = {option.lstrip("-"): option for option in known}
+    near = next((option for name, option in plain.items() if f"{name!r}?" in suggest(flag.lstrip("-"), plain)), None)
+    key = word if "." in word else _list_last_parts().get(word)
+    if key is None and near is None:
+        key = _suggest_key((), word, Experiment.model_fields).removeprefix("; did you mean '").removesuffix("'?")
+    if key:
+        hint = f"; settings are written key=value, this one as {key}=VALUE"
+    else:
+        hint = f"; did you mean {near!r}?" if near else "; settings are written key=value, like training.lr=1e-3"
+    return f"no option {flag[:60]!r}{hint} (options: {', '.join(known)})"
+
+
 def find_place(key: Key, merged: Layer, message: str = "") -> str:
-    """Find where a setting was written; of a section, where its last key that the message names was, else its first."""
+    """Find where a setting was written; of a section, where the key was that a message about the section is about.
+
+    That is the first key that the message quotes, else the one whose value it quotes, else one that it names, among these
+    one of the command line, else the first key of the section.
+    """
     if key in merged:
         return merged[key].where
     below = [k for k in merged if k[: len(key)] == key and merged[k].where != "default"]
-    named = [k for k in below if re.search(rf"\b{re.escape(k[-1])}\b", message)]
-    if named or below:
-        return merged[named[-1] if named else below[0]].where
+    quoted = [k for word in re.findall("'([^']+)'", message) for k in below if word in k[len(key) :]]
+    if quoted:
+        return merged[quoted[0]].where
+    for found in (
+        [k for k in below if isinstance(merged[k].value, str) and f"{merged[k].value!r}" in message],
+        [k for k in below if re.search(rf"\b{re.escape(k[-1])}\b", message)],
+    ):
+        if found:
+            return max((merged[k].where for k in reversed(found)), key=COMMAND_LINE.__eq__)  # else the last
+    if below:
+        return merged[below[0]].where
     above = [k for k in merged if key[: len(k)] == k] or [k for k in merged if k[:1] == key[:1]]
     return merged[above[0]].where if above else "default"
 
@@ -112,14 +143,7 @@ def _explain_key(key: Key) -> str:
 
 def _suggest_key(section: Key, name: str, near: Iterable[str]) -> str:
     """Suggest the same key elsewhere, else one with a word more or less at an end, else a similar one, here or elsewhere."""
-    everywhere = {  # a last part and the first key that has it, in the schema or as a short key
-        **{row.split(".")[-1]: key for row, key in reversed(KEYS.items())},
-        **{
-            field: spell_key((*place, field))
-            for place, model in reversed(list_sections().items())
-            for field in model.model_fields
-        },
-    }
+    everywhere = _list_last_parts()
     if name in everywhere and everywhere[name] != spell_key((*section, name)):
         return f"; did you mean {everywhere[name]!r}?"
     if "." in name and not section:
@@ -131,6 +155,19 @@ def _suggest_key(section: Key, name: str, near: Iterable[str]) -> str:
         return hint
     similar = suggest(name, everywhere)
     return next((f"; did you mean {key!r}?" for last, key in everywhere.items() if f"{last!r}?" in similar), "")
+
+
+@cache
+def _list_last_parts() -> dict[str, str]:
+    """List the last part of every key with the first key that has it, in the schema or as a short key."""
+    return {
+        **{row.split(".")[-1]: key for row, key in reversed(KEYS.items())},
+        **{
+            field: spell_key((*place, field))
+            for place, model in reversed(list_sections().items())
+            for field in model.model_fields
+        },
+    }
 
 
 def _list_short_sections() -> set[str]:

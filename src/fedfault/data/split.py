@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
+from fedfault.dealing.owners import NeedsColumn
 from fedfault.errors import UserError
+from fedfault.reading.columns import find_naming_columns
 from fedfault.registry import build, lookup, options
 from fedfault.seeds import rng
 from fedfault.text.decoding import count_text_bytes
 from fedfault.text.examples import Examples
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.text.tokens import Tokens, encode_texts
-from fedfault.types.corpus import Corpus, Deal, Document
+from fedfault.types.corpus import Corpus, Deal, Document, Partition
 
 CLIENT_SHARE = 4  # a client's own held-out set has at most evaluation.max_blocks / 4 blocks
 COLUMNS = ("path", "text_columns", "topic_column", "group_column")  # settings of `data` that go to the corpus
@@ -120,11 +123,26 @@ def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt
     labels = np.array([place[d.topic] for d in documents])
     method = exp.data.partition
     generator = rng(exp.seed, "partition")
-    deal: Deal = build("partition", method.name, **method.options)(documents, exp.federation.total_clients, generator)
+    partition: Partition = build("partition", method.name, **method.options)
+    try:
+        deal = partition(documents, exp.federation.total_clients, generator)
+    except NeedsColumn as e:
+        raise UserError(f"{e}{_offer_columns(exp, e.setting)}") from None
     if control:
         deal = _deal_at_random(deal, rng(exp.seed, "control"))
     held = [_hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k)) for k, part in enumerate(deal.clients)]
     return DealtDocuments(documents, topics, labels, deal, held)
+
+
+def _offer_columns(exp: Experiment, setting: str) -> str:
+    """List the columns of the user's table that a setting of `data` could name, as the end of an error message."""
+    data = exp.data
+    if data.path is None or setting not in options(lookup("corpus", data.dataset.name)):
+        return ""
+    used = [*(data.text_columns or ["text"]), data.topic_column, data.group_column]
+    found = find_naming_columns(Path(data.path).expanduser(), used)
+    each = [f"{name} ({count:,} different values)" for name, count in found.items()]
+    return f". Columns that data.{setting} could name: {', '.join(each)}" if each else ""
 
 
 def split_into_blocks(

@@ -18,6 +18,15 @@ RATED = 100  # draws at least for the acceptance rate
 HINTS = 20  # draws with each larger alpha that an error message may propose
 
 
+class NeedsColumn(UserError):
+    """The documents lack what a partition deals them by; `setting` is the key of `data` that names a column with it."""
+
+    def __init__(self, message: str, setting: str) -> None:
+        """Keep both."""
+        super().__init__(message)
+        self.setting = setting
+
+
 def check_request(n: int, num_clients: int, min_samples: int) -> None:
     """Raise `UserError`, which says what would work, if `n` documents are too few for `min_samples` at every client."""
     if num_clients < 1:
@@ -43,6 +52,23 @@ def number_names(names: Iterable[str]) -> Ints:
     names = list(names)
     place = {name: i for i, name in enumerate(sorted(set(names)))}
     return np.fromiter((place[name] for name in names), dtype=np.int64, count=len(names))
+
+
+def number_topics(method: str, names: Sequence[str], num_clients: int) -> Ints:
+    """Give every document the number of its topic, (n,). `NeedsColumn` if several clients would share a single topic.
+
+    >>> number_topics("topic_skew", ["b", "a", "b"], 2).tolist()
+    [1, 0, 1]
+    """
+    topics = number_names(names)
+    if num_clients > 1 and not topics.any():
+        raise NeedsColumn(
+            f"{method}: all {len(names)} documents have the same topic, {names[0]!r}, so that no two clients "
+            "could differ in topics; what works: data.topic_column=COLUMN, a corpus that has topics, or a partition that "
+            "needs none (iid, quantity_skew, style_skew, token_skew)",
+            "topic_column",
+        )
+    return topics
 
 
 def group_positions(key: Ints, num_groups: int) -> list[Ints]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedfault.dealing.owners import Ints, check_request, even_sizes, group_positions, number_names, shuffle_topics
+from fedfault.dealing.owners import Ints, check_request, even_sizes, group_positions, number_topics, shuffle_topics
 from fedfault.errors import UserError
 from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
@@ -33,7 +33,7 @@ def label_skew(*, labels_per_client: Annotated[int, Field(ge=1)] = 2, min_sample
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
         n = len(documents)
         check_request(n, num_clients, min_samples)
-        members = shuffle_topics(number_names(d.topic for d in documents), generator)
+        members = shuffle_topics(number_topics("label_skew", [d.topic for d in documents], num_clients), generator)
         K = len(members)
         if labels_per_client > K:
             raise UserError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedfault.dealing.owners import check_request, group_positions, join_names, number_names
+from fedfault.dealing.owners import NeedsColumn, check_request, group_positions, join_names, number_names
 from fedfault.errors import UserError
 from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
@@ -31,9 +31,10 @@ def natural(*, min_samples: int = 1) -> Partition:
         check_request(n, num_clients, min_samples)
         names = sorted({d.group for d in documents})
         if names == [""]:
-            raise UserError(
+            raise NeedsColumn(
                 "natural: the documents have no groups; name a column of the corpus with data.group_column, use a corpus "
-                "that has groups (styles, glue/stsb, synthetic), or another partition"
+                "that has groups (styles, glue/stsb, synthetic), or another partition",
+                "group_column",
             )
         if len(names) < num_clients:
             raise UserError(

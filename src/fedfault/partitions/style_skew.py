@@ -16,6 +16,7 @@ from fedfault.dealing.owners import (
     isolate_classes,
     note_sharing,
     number_names,
+    number_topics,
     redeal,
 )
 from fedfault.errors import UserError
@@ -80,7 +81,9 @@ def _deal_by_source(
     documents: Sequence[Document], num_clients: int, purity: float, min_samples: int, generator: np.random.Generator
 ) -> tuple[Ints, tuple[str, ...]]:
     named = any(d.group for d in documents)
-    source = number_names(d.group if named else d.topic for d in documents)
+    method = "style_skew, criterion source"
+    topics = [d.topic for d in documents]
+    source = number_names(d.group for d in documents) if named else number_topics(method, topics, num_clients)
     owner = redeal(isolate_classes(source, num_clients, generator), num_clients, 1 - purity, generator)
     held = np.bincount(source)
     smallest = np.bincount(owner, minlength=num_clients).min()
@@ -89,7 +92,7 @@ def _deal_by_source(
         ways = [f"at most {fits} clients (federation.total_clients)"] if fits else []
         ways += ["a smaller purity", "another criterion, whose bins are equal"]
         raise UserError(
-            f"style_skew, criterion source: {len(documents)} documents of {len(held)} sources, the smallest of "
+            f"{method}: {len(documents)} documents of {len(held)} sources, the smallest of "
             f"{held.min()}, cannot give {num_clients} clients {min_samples} each of their own source at purity "
             f"{purity:g} (the smallest client would have {smallest}); what works: {', or '.join(ways)}"
         )

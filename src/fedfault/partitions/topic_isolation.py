@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedfault.dealing.owners import check_request, group_positions, isolate_classes, note_sharing, number_names, redeal
+from fedfault.dealing.owners import check_request, group_positions, isolate_classes, note_sharing, number_topics, redeal
 from fedfault.errors import UserError
 from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
@@ -35,7 +35,7 @@ def topic_isolation(*, leak: Annotated[float, Field(ge=0, le=1)] = 0.0, min_samp
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
         n = len(documents)
         check_request(n, num_clients, min_samples)
-        topics = number_names(d.topic for d in documents)
+        topics = number_topics("topic_isolation", [d.topic for d in documents], num_clients)
         held = np.bincount(topics)
         owner = redeal(isolate_classes(topics, num_clients, generator), num_clients, leak, generator)
         sizes = np.bincount(owner, minlength=num_clients)

@@ -18,7 +18,7 @@ from fedfault.dealing.owners import (
     even_sizes,
     group_positions,
     normalise_logs,
-    number_names,
+    number_topics,
     propose_larger_alpha,
     shuffle_topics,
 )
@@ -61,7 +61,7 @@ def topic_skew(
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
         n = len(documents)
         check_request(n, num_clients, min_samples)
-        members = shuffle_topics(number_names(d.topic for d in documents), generator)
+        members = shuffle_topics(number_topics("topic_skew", [d.topic for d in documents], num_clients), generator)
         members = [members[k] for k in generator.permutation(len(members))]  # `balanced` depends on their order
         sizes = np.array([len(own) for own in members])
 

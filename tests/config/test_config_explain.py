@@ -1,0 +1,64 @@
+"""What is wrong is said of the place where it was written, and what was meant is said once."""
+
+import pytest
+
+from fedfault.config import load
+from fedfault.config.explain import explain_flag
+from fedfault.errors import UserError
+
+SKEWED = "data:\n  partition: {name: topic_skew, alpha: 0.1}\n"
+
+
+def refused(*arguments):
+    with pytest.raises(UserError) as e:
+        load(*arguments)
+    return str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("data.partition.alfa=1", "data.partition: partition 'topic_skew' has no option 'alfa'; did you mean 'alpha'?"),
+        ("data.partition.x.y=3", "data.partition: partition 'topic_skew' has no option 'x'"),
+        ("data.partition=topic_skw", "data.partition: no partition called 'topic_skw'; did you mean 'topic_skew'?"),
+        ("data.partition.name=topic_skw", "data.partition: no partition called 'topic_skw'"),
+        (
+            "data.partition.alpha=much",
+            "data.partition: partition 'topic_skew': alpha='much': Input should be a valid number",
+        ),
+        ("data.partitoin=iid", "no key 'partitoin' in section data; did you mean 'partition'?"),
+        ("federation.clients_per_round=20", "federation: clients_per_round 20 is more than total_clients 4"),
+    ],
+)
+def test_what_the_command_line_says_wrongly_is_not_blamed_on_the_file(write, setting, told):
+    path = write(SKEWED + "federation:\n  clients_per_round: 2\n  total_clients: 4\n")
+    assert refused(path, [setting]).startswith(f"command line: {told}")
+
+
+def test_what_the_file_says_wrongly_is_not_blamed_on_the_command_line(write):
+    path = write("data:\n  partition:\n    name: topic_skew\n    alfa: 0.1\n")
+    for setting in ("data.partition=topic_skew", "data.partition.alpha=2", "data.partition.convention=x"):
+        assert refused(path, [setting]).startswith(
+            "x.yaml:4: data.partition: partition 'topic_skew' has no option 'alfa'"
+        )
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--lr", "this one as training.lr=VALUE"),
+        ("--learning-rate", "this one as training.lr=VALUE"),
+        ("--training.lr", "this one as training.lr=VALUE"),
+        ("--num-rounds", "this one as federation.num_rounds=VALUE"),
+        ("--partition", "this one as data.partition=VALUE"),
+        ("--seed", "this one as seed=VALUE"),
+        ("--overwite", "did you mean '--overwrite'?"),
+        ("--xyz", "settings are written key=value, like training.lr=1e-3"),
+    ],
+)
+def test_a_flag_that_does_not_exist_is_told_what_it_means(flag, meant):
+    told = explain_flag(flag, ["--overwrite", "--quiet", "-q"])
+    assert told.startswith(f"no option {flag!r}; ")
+    assert meant in told
+    assert told.endswith("(options: --overwrite, --quiet, -q, --help)")
+    assert told.count("did you mean") <= 1
