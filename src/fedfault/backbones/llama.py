@@ -236,6 +236,11 @@ class FileTokenizer:
         encoded = self.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return {"input_ids": [e.ids for e in encoded]}
 
+    def get_vocab(self) -> dict[str, int]:
+        """Return every token with its id."""
+        vocabulary: dict[str, int] = self.backend_tokenizer.get_vocab()
+        return vocabulary
+
     def save_pretrained(self, folder: Path) -> None:
         """Copy the files, which transformers reads too."""
         for file in self.files:

@@ -69,11 +69,11 @@ def fork_run(
     clock = time.perf_counter()
     prepared = prepare(plan.loaded.experiment, progress.say)
     before = plan.parent.read_json("manifest.json")
-    check_same_inputs(before, prepared)
+    unknown = check_same_inputs(before, prepared)
     check_not_moved(plan.parent, before, prepared.federation)
     saved, _ = plan.parent.load(prepared.federation.task.layout, prepared.model.device, round)
     state, notes = carry_over(prepared.federation, saved, plan.since)
-    for line in [*(f"note: {n}" for n in notes), _describe_fork(plan, prepared)]:
+    for line in [*(f"note: {n}" for n in (*unknown, *notes)), _describe_fork(plan, prepared)]:
         progress.say(line)
     manifest = make_manifest(prepared, argv, [*plan.loaded.notes, *notes])
     manifest["parent"] = {"run": str(plan.parent.path.resolve()), "round": round, "changes": plan.changed}

@@ -70,16 +70,37 @@ def find_commit() -> str | None:
     return head + ("+" if changed else "")
 
 
-def check_same_inputs(manifest: Mapping[str, Any], p: Prepared) -> None:
-    """Raise `UserError` if a run that goes on would not see the data and the model that it started with."""
-    now = describe_sources(p)
-    for what in ("corpus", "model"):
-        before = manifest.get(what, {}).get("fingerprint")
-        if before != now[what]["fingerprint"]:
-            raise UserError(
-                f"the {what} is not the one this run started with ({manifest.get(what, {}).get('source')} then, "
-                f"{now[what]['source']} now); start a new run"
-            )
+INPUTS = {  # what of the inputs has a fingerprint in the manifest -> how a message calls it
+    "corpus": "the corpus",
+    "model": "the model",
+    "tokenizer": "the tokenizer",
+    "trace": "the trace (clock.trace)",
+    "calibration": "the calibration (detectors.calibration)",
+    "general": "the general text (evaluation.general)",
+}
+CHOSEN = ("trace", "calibration", "general")  # files that settings name: a fork may name others
+
+
+def check_same_inputs(manifest: Mapping[str, Any], p: Prepared) -> list[str]:
+    """Raise `UserError`, which names the input, if a run that goes on would not see what it started with.
+
+    A file that a fork chooses anew is another setting, not another input. Returns a note on each input of which the
+    manifest, written by an older version, says nothing: it cannot be checked.
+    """
+    now, notes = describe_sources(p), []
+    for what, name in INPUTS.items():
+        before, found = manifest.get(what, {}), now.get(what)
+        another = what in CHOSEN and bool(before) and found is not None and before["source"] != found["source"]
+        if found is None or another or before.get("fingerprint") == found["fingerprint"]:
+            continue
+        if not before and what in ("tokenizer", *CHOSEN):
+            notes.append(f"{name} is not checked: the manifest, of an older version, does not say which one it was")
+            continue
+        raise UserError(
+            f"{name} is not the one this run started with ({before.get('source')} then, {found['source']} now); restore it, "
+            "or start a new run"
+        )
+    return notes
 
 
 def check_not_moved(folder: RunFolder, manifest: Mapping[str, Any], fed: Federation) -> None:

@@ -80,7 +80,8 @@ def resume_run(path: Path, progress: Progress, *, ready: Ready = prepare, draw: 
         clock = time.perf_counter()
         prepared = ready(loaded.experiment, progress.say)
         fed = prepared.federation
-        check_same_inputs(manifest, prepared)
+        for note in check_same_inputs(manifest, prepared):
+            progress.say(f"note: {note}")
         check_not_moved(folder, manifest, fed)
         if folder.list_checkpoints() or "parent" in manifest:  # a fork never starts from the beginning
             state, warnings = folder.load(fed.task.layout, prepared.model.device)

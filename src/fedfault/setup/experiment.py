@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -323,7 +324,7 @@ def _sample_base(backbone: Backbone, model: CohortModel, n: int, T: int, say: Sa
 
 
 def describe_sources(p: Prepared) -> dict[str, Any]:
-    """What the manifest says about model and data."""
+    """What the manifest says about the inputs: model, data, tokenizer, files of traces, thresholds and general text."""
     corpus = p.split.corpus
     return {
         **{name: said for probe in p.federation.probes.values() for name, said in probe.provenance.items()},
@@ -346,4 +347,43 @@ def describe_sources(p: Prepared) -> dict[str, Any]:
             "documents": {"train": len(corpus.train), "validation": len(corpus.validation)},
             "read": asdict(corpus.tally),
         },
+        "tokenizer": {"source": p.backbone.source, "fingerprint": _fingerprint_tokens(p)},
+        **{
+            what: {"source": path, "fingerprint": _fingerprint_files(Path(path))}
+            for what, path in _list_files(p.config)
+        },
     }
+
+
+def _fingerprint_tokens(p: Prepared) -> str:
+    """Hash the vocabulary, the separator and the tokens of the run's own texts: what the tokenizer does, not how it is kept.
+
+    The same tokenizer written by another version of its library has the same fingerprint.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    vocabulary = p.backbone.tokenizer.get_vocab()
+    digest.update(repr((p.backbone.separator, sorted(vocabulary.items()))).encode("utf-8", "surrogatepass"))
+    for name, part in sorted(p.split.validation.items()):
+        digest.update(name.encode("utf-8", "surrogatepass") + part.ids.numpy().tobytes())
+    digest.update(p.split.tokens.ids.tobytes() + p.split.tokens.lengths.tobytes())
+    return digest.hexdigest()
+
+
+def _list_files(exp: Experiment) -> list[tuple[str, str]]:
+    """List the further files that the numbers of a run depend on: what each is, and its path as the settings have it."""
+    found = [("trace", exp.clock.trace)]
+    found += (
+        [("calibration", exp.detectors.calibration)] if exp.detectors.calibration not in ("packaged", "none") else []
+    )
+    general = exp.evaluation.general
+    found += [("general", general)] if general not in ("base_samples", "wikitext", "none") else []
+    return [(what, path) for what, path in found if path is not None and Path(path).expanduser().exists()]
+
+
+def _fingerprint_files(path: Path) -> str:
+    """Hash a file, or all files of a folder with their places in it."""
+    root, digest = path.expanduser(), hashlib.blake2b(digest_size=16)
+    for file in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]:
+        data = file.read_bytes()
+        digest.update(f"{file.relative_to(root)}:{len(data)}:".encode("utf-8", "surrogatepass") + data)
+    return digest.hexdigest()
