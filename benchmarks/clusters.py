@@ -15,8 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedfault.clustering.clusters import choose
-from fedfault.clustering.embeddings import drawn, encoder_of
+from fedfault.clustering.clusters import choose_clusters
+from fedfault.clustering.embeddings import draw_texts, make_encoder
 from fedfault.config import load
 from fedfault.seeds import rng
 from fedfault.setup.experiment import prepare
@@ -30,14 +30,14 @@ def main() -> None:
     p = prepare(load("quickstart", settings).experiment)
     kept = rng(0, "benchmark").permutation(len(p.split.corpus.train))[:TEXTS]
     corpus = replace(p.split.corpus, train=tuple(p.split.corpus.train[i] for i in sorted(kept)))
-    encoder, known = encoder_of(p, args.encoder), dict[str, np.ndarray]()
+    encoder, known = make_encoder(p, args.encoder), dict[str, np.ndarray]()
     found: Counter[int] = Counter()
     for seed in range(args.seeds):
-        texts, owner = drawn(load("quickstart", [*settings, f"seed={seed}"]).experiment, corpus)
+        texts, owner = draw_texts(load("quickstart", [*settings, f"seed={seed}"]).experiment, corpus)
         new = sorted(set(texts) - set(known))
         known |= dict(zip(new, encoder(new), strict=True)) if new else {}
         vectors = np.stack([known[text] for text in texts])
-        found[choose(vectors, owner, p.config.federation.total_clients, seed).k] += 1
+        found[choose_clusters(vectors, owner, p.config.federation.total_clients, seed).k] += 1
     print(f"{corpus.name}, {p.config.data.partition.name}, {args.encoder}: clusters in {args.seeds} seeds")
     print(", ".join(f"k = {k}: {n}" for k, n in sorted(found.items())))
 

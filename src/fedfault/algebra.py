@@ -26,7 +26,7 @@ def mean(x: Adapter, weight: Tensor) -> Adapter:
     tensor([2.])
     """
     columns = max(1, WIDE // max(1, len(x.flat)))
-    parts = (wide(part) for part in x.flat.split(columns, dim=1))
+    parts = (to_float64(part) for part in x.flat.split(columns, dim=1))
     return Adapter(x.layout, torch.cat([(shares(weight).to(part.device) @ part).to(x.flat) for part in parts]))
 
 
@@ -36,8 +36,8 @@ def shares(weight: Tensor) -> Tensor:
     return p
 
 
-def wide(flat: Tensor) -> Tensor:
-    """In float64, on the CPU where the device has none (mps)."""
+def to_float64(flat: Tensor) -> Tensor:
+    """Convert to float64, on the CPU where the device has none (mps)."""
     return (flat.cpu() if flat.device.type == "mps" else flat).double()
 
 
@@ -95,15 +95,16 @@ def gram(layout: Layout, start: Tensor, flat: Tensor) -> Tensor:
     """
     K = len(flat)
     starts = start[None] if start.ndim == 1 else start
-    change = torch.zeros(K, K, dtype=torch.float64, device=wide(flat[:0]).device)
+    change = torch.zeros(K, K, dtype=torch.float64, device=to_float64(flat[:0]).device)
     for site in layout.sites:
         if site.kind == "full":
-            part = (wide(layout.part(flat, site)) - wide(layout.part(starts, site))).flatten(1)
+            part = (to_float64(layout.part(flat, site)) - to_float64(layout.part(starts, site))).flatten(1)
             change += part @ part.T
         else:
             # (K + 1, ...) or (2 K, ...)
             A, B = (
-                wide(torch.cat(both)) for both in zip(layout.pair(flat, site), layout.pair(starts, site), strict=True)
+                to_float64(torch.cat(both))
+                for both in zip(layout.pair(flat, site), layout.pair(starts, site), strict=True)
             )
             left = torch.einsum("ida,jdb->ijab", B, B)
             right = torch.einsum("iad,jbd->ijab", A, A)
@@ -124,7 +125,7 @@ def stack(pair: Pair, weight: Tensor, ranks: Tensor) -> Pair:
 
     The weights are in B alone. Of client k only the first ranks_k slices are kept.
     """
-    A, B = wide(pair.A), wide(pair.B)
+    A, B = to_float64(pair.A), to_float64(pair.B)
     kept = (torch.arange(A.shape[1]) < ranks[:, None]).flatten().to(A.device)  # (K r,)
     B = B * weight.double().to(B.device)[:, None, None]
     return Pair(A.flatten(0, 1)[kept], B.transpose(0, 1).flatten(1)[:, kept])
@@ -143,8 +144,8 @@ def svd(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
     return U * sign, S, Vh * sign[:, None]
 
 
-def off_the_mean(state: State, server: str, clients: str) -> str | None:
-    """A sentence if the server's variable is not sum_i p_i of the clients' over ALL clients, p_i = n_i / sum_j n_j.
+def check_mean(state: State, server: str, clients: str) -> str | None:
+    """Say how the server's variable differs from sum_i p_i of the clients' over ALL clients, p_i = n_i / sum_j n_j, or None.
 
     Sums grow by rounding in every round: 0.1 % of the largest client's norm may be missing, and what rounding leaves of
     numbers that were of order one before they got small.

@@ -88,11 +88,11 @@ def read_declarations(kind: str) -> dict[str, Declaration]:
     for folder in importlib.import_module(FOLDERS[kind]).__path__:
         for file in Path(folder).glob("*.py"):
             for node in ast.parse(file.read_text(encoding="utf-8")).body:
-                found |= _declared(kind, node) if isinstance(node, ast.FunctionDef) else {}
+                found |= _find_declared(kind, node) if isinstance(node, ast.FunctionDef) else {}
     return dict(sorted(found.items()))
 
 
-def _declared(kind: str, function: ast.FunctionDef) -> dict[str, Declaration]:
+def _find_declared(kind: str, function: ast.FunctionDef) -> dict[str, Declaration]:
     """The component that this function builds, by name; empty where it is not registered as one of that kind."""
     for call in function.decorator_list:
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedfault.clustering import clusters, remedy
-from fedfault.clustering.clusters import Clusters, choose, embeddings
+from fedfault.clustering.clusters import Clusters, choose_clusters, embed_clients
 from fedfault.config.schema import Experiment
 from fedfault.seeds import rng
 from fedfault.setup.experiment import Prepared, build_federation
@@ -30,12 +30,12 @@ def clients(topics: list[int], texts: int = 20, apart: float = 1.0, seed: int = 
 def test_a_client_s_embedding_is_where_the_mean_of_its_texts_lies_from_all_clients_mean():
     """Means (3, 4), (-2, 0) and (-1, -4) around (0, 0); however many texts a client has."""
     documents = np.array([[3.0, 0.0], [3.0, 8.0], [-2.0, 0.0], [-1.0, -4.0]])
-    found = embeddings(documents, np.array([0, 0, 1, 2]), 3)
+    found = embed_clients(documents, np.array([0, 0, 1, 2]), 3)
     np.testing.assert_allclose(found, [[0.6, 0.8], [-1.0, 0.0], np.array([-1.0, -4.0]) / 17**0.5], atol=1e-15)
 
 
 def test_topics_apart_are_found_and_numbered_as_clients_meet_them():
-    found = choose(*clients([5, 1, 1, 5, 2, 2, 1, 5, 2]), 9, 0)
+    found = choose_clusters(*clients([5, 1, 1, 5, 2, 2, 1, 5, 2]), 9, 0)
     assert found.labels == (0, 1, 1, 0, 2, 2, 1, 0, 2)
     assert found.k == 3
     assert max(found.silhouettes.values()) > found.threshold
@@ -46,41 +46,41 @@ def test_topics_apart_are_found_and_numbered_as_clients_meet_them():
 def test_clients_of_unequal_sizes_keep_their_clusters():
     documents, owner = clients([0, 1, 0, 1, 0, 1])
     kept = np.flatnonzero((owner > 1) | (np.arange(len(owner)) % 7 == 0))
-    assert choose(documents[kept], owner[kept], 6, 0).labels == (0, 1, 0, 1, 0, 1)
+    assert choose_clusters(documents[kept], owner[kept], 6, 0).labels == (0, 1, 0, 1, 0, 1)
 
 
 def test_turning_the_embeddings_or_the_order_of_clients_changes_nothing():
     """I-A8: rotation, and clients in another order."""
     documents, owner = clients([0, 1, 2, 0, 1, 2])
     turn = np.linalg.qr(rng(1, "turn").standard_normal((12, 12)))[0]
-    assert choose(documents @ turn, owner, 6, 0).labels == (0, 1, 2, 0, 1, 2)
+    assert choose_clusters(documents @ turn, owner, 6, 0).labels == (0, 1, 2, 0, 1, 2)
     order = np.array([4, 0, 3, 5, 1, 2])  # client k is now called order[k]
-    assert choose(documents, order[owner], 6, 0).labels == (0, 0, 1, 1, 2, 2)
+    assert choose_clusters(documents, order[owner], 6, 0).labels == (0, 0, 1, 1, 2, 2)
 
 
 def test_clients_of_one_topic_are_one_cluster():
-    found = choose(*clients([3] * 8), 8, 0)
+    found = choose_clusters(*clients([3] * 8), 8, 0)
     assert (found.k, found.labels) == (1, (0,) * 8)
     assert found.sentence.startswith("no clusters: the clients are as alike as a random deal makes them")
 
 
 def test_equal_clients_are_one_cluster():
     documents, owner = np.ones((12, 3)), np.repeat(np.arange(4), 3)
-    found = choose(documents, owner, 4, 0)
+    found = choose_clusters(documents, owner, 4, 0)
     assert found.k == 1
     assert found.p == 1.0
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_silhouette_needs_three_clients(count):
-    found = choose(*clients([0, 1][:count]), count, 0)
+    found = choose_clusters(*clients([0, 1][:count]), count, 0)
     assert found == Clusters((0,) * count, {}, None, None)
     assert "too few" in found.sentence
 
 
 def test_the_same_seed_gives_the_same_clusters():
     texts = clients([0, 0, 1, 1, 2], apart=0.3)
-    assert choose(*texts, 5, 4) == choose(*texts, 5, 4)
+    assert choose_clusters(*texts, 5, 4) == choose_clusters(*texts, 5, 4)
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_iid_clients_are_one_cluster_in_95_percent_of_seeds():
     for seed in range(25):
         documents, _ = clients([0, 1, 2], texts=16, seed=seed)
         owner = rng(seed, "iid").permutation(np.repeat(np.arange(4), 12))
-        several += choose(documents, owner, 4, seed).k > 1
+        several += choose_clusters(documents, owner, 4, seed).k > 1
     assert several <= 3
 
 

@@ -41,12 +41,12 @@ def small(folder, *words):
 
 @pytest.fixture
 def apart(monkeypatch):
-    monkeypatch.setattr(remedy, "choose", lambda *args, **options: APART)
+    monkeypatch.setattr(remedy, "choose_clusters", lambda *args, **options: APART)
 
 
 @pytest.fixture
 def alike(monkeypatch):
-    monkeypatch.setattr(remedy, "choose", lambda *args, **options: ALIKE)
+    monkeypatch.setattr(remedy, "choose_clusters", lambda *args, **options: ALIKE)
 
 
 def alarm(detector: str, round: int = 1) -> Finding:
@@ -96,7 +96,7 @@ def test_a_run_finds_the_clusters_that_it_is_not_given_and_remembers_them(tmp_pa
         torch.equal(adapter[k], v)
         for k, v in load_file(given.path / "adapter/cluster_1/adapter_model.safetensors").items()
     )
-    monkeypatch.setattr(remedy, "choose", lambda *args, **options: pytest.fail("looked again"))
+    monkeypatch.setattr(remedy, "choose_clusters", lambda *args, **options: pytest.fail("looked again"))
     shutil.rmtree(folder.path / "adapter")
     resume_run(folder.path, QUIET)
     assert load_file(folder.path / "adapter/cluster_1/adapter_model.safetensors").keys() == adapter.keys()

@@ -11,14 +11,14 @@ from fedfault.detectors.fairness import ALPHA, SEEN, fairness_gap, negative_tran
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
 from fedfault.records import Score
-from fedfault.testing.histories import history, paired
+from fedfault.testing.histories import history, paired_history
 
 LOSES, GAP = negative_transfer(), fairness_gap()
 
 
 def transfer(**changes):
     """changes: client -> changes of its loss by round and their standard error."""
-    scores = {f"client/{k.removeprefix('c')}": paired(*v) for k, v in changes.items()}
+    scores = {f"client/{k.removeprefix('c')}": paired_history(*v) for k, v in changes.items()}
     return LOSES.read(history(scores=scores), {})
 
 
@@ -79,7 +79,7 @@ def test_a_loss_below_the_floor_or_below_its_noise_is_none():
 def test_a_client_without_a_standard_error_or_a_start_is_not_judged():
     few = [Score(4.0, 100), Score(5.0, 100, 0.01, 2)]
     assert LOSES.read(history(scores={"client/0": [4.0, 5.0], "client/1": few}), {}) == []
-    assert LOSES.read(history(scores={"client/0": [None, *paired([1.0], 0.1)]}), {}) == []
+    assert LOSES.read(history(scores={"client/0": [None, *paired_history([1.0], 0.1)]}), {}) == []
 
 
 def test_the_gap_by_hand():

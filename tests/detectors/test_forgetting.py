@@ -7,13 +7,13 @@ import pytest
 from fedfault.detectors.forgetting import forgetting
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
-from fedfault.testing.histories import history, paired
+from fedfault.testing.histories import history, paired_history
 
 DETECTOR = forgetting()
 
 
 def readings(changes, se=0.01):
-    return DETECTOR.read(history(scores={"general": paired(changes, se)}), {})
+    return DETECTOR.read(history(scores={"general": paired_history(changes, se)}), {})
 
 
 def last_level(changes, se=0.01, value=0.1):

@@ -12,7 +12,7 @@ from fedfault.diagnosis.detection import choose_threshold, detect_failures, judg
 from fedfault.records import Detector, Finding, Reading
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
-from fedfault.testing.histories import broken, healthy, history
+from fedfault.testing.histories import broken_history, healthy, history
 from fedfault.testing.toys import LowRank, federation
 
 CALIBRATED = Calibration("made", {}, 19, 0.05, exact=True, config={})
@@ -207,7 +207,7 @@ def test_a_verdict_says_how_sure_it_is():
 
 
 def test_a_run_that_breaks_in_every_way_has_failed_for_many_reasons():
-    found = judge_run(broken(), None)
+    found = judge_run(broken_history(), None)
     assert found["state"] == "failed"
     assert {"divergence", "forgetting", "no_federation", "rank_collapse", "representation_collapse"} <= set(
         found["causes"]

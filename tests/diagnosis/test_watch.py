@@ -16,7 +16,7 @@ from fedfault.diagnosis.detection import build_detectors, detect_failures, judge
 from fedfault.diagnosis.watch import Watch, describe_finding, diagnose_run
 from fedfault.errors import UserError
 from fedfault.records import Finding
-from fedfault.testing.histories import broken, healthy
+from fedfault.testing.histories import broken_history, healthy
 
 CONFIG = {"experiment_name": "trial", "seed": 7, "federation": {"num_rounds": 12}, "detectors": {"calibration": "none"}}
 WITHOUT_TORCH = """
@@ -30,7 +30,7 @@ print(diagnose_run(Path(sys.argv[1]), *sys.argv[2:]))
 
 @pytest.fixture
 def folder(tmp_path):
-    return write(tmp_path / "trial", broken())
+    return write(tmp_path / "trial", broken_history())
 
 
 def write(folder, records, config=CONFIG):
@@ -65,7 +65,7 @@ def test_an_old_run_is_judged_without_torch(folder, tmp_path):
     for wanted, known in (([], None), ([str(tmp_path / "made.json")], made())):
         command = [sys.executable, "-c", WITHOUT_TORCH, str(folder), *wanted]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        expected = detect_failures(broken(), known)
+        expected = detect_failures(broken_history(), known)
         assert [repr(f) for f in findings_of(folder)] == plain(expected)
         assert said.splitlines()[0].startswith("trial: failed. Since round")
         assert said.splitlines()[2:] == [describe_finding(f) for f in expected]
@@ -78,7 +78,7 @@ def test_the_verdict_joins_what_metrics_json_says_already(folder):
     diagnose_run(folder)
     found = json.loads((folder / "metrics.json").read_text())
     assert found["final"] == {"validation": {"loss": 3.0}}
-    assert found["verdict"] == json.loads(json.dumps(judge_run(broken(), None)))
+    assert found["verdict"] == json.loads(json.dumps(judge_run(broken_history(), None)))
 
 
 def test_a_healthy_run_has_no_findings(tmp_path):
@@ -96,7 +96,7 @@ def test_judging_again_changes_nothing(folder):
 
 def test_runs_from_before_there_were_detectors_are_judged_too(tmp_path):
     config = {key: value for key, value in CONFIG.items() if key != "detectors"}
-    assert "trial: failed." in diagnose_run(write(tmp_path / "old", broken(), config))
+    assert "trial: failed." in diagnose_run(write(tmp_path / "old", broken_history(), config))
 
 
 def test_a_folder_that_is_no_run_and_a_calibration_that_does_not_fit_explain_themselves(folder, tmp_path):
@@ -111,7 +111,7 @@ def test_a_folder_that_is_no_run_and_a_calibration_that_does_not_fit_explain_the
 
 
 def test_what_is_new_in_every_round_is_what_is_found_in_the_end():
-    records, watch = broken(), Watch(CONFIG)
+    records, watch = broken_history(), Watch(CONFIG)
     live = [f for t in range(1, len(records) + 1) for f in watch.find_new(records[:t])]
     assert plain(live) == plain(detect_failures(records, None))
     assert all(f.round <= records[-1].round for f in live)

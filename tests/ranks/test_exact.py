@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedfault.ranks.exact import share_out_units
 from fedfault.registry import build
 from fedfault.scheduling import Situation
-from fedfault.testing.cohorts import permuted, situation
+from fedfault.testing.cohorts import permute, situation
 from seeded import seeded, seeds
 
 EXACT = build("scheduler", "exact")
@@ -140,7 +140,7 @@ def test_the_order_of_clients_does_not_matter(seed):
     """I-V8; ties go by id, not by place."""
     s = situation(seed)
     order = np.random.default_rng(seed).permutation(len(s.clients))
-    np.testing.assert_array_equal(ranks_of(s)[order], ranks_of(permuted(s, order)))
+    np.testing.assert_array_equal(ranks_of(s)[order], ranks_of(permute(s, order)))
 
 
 @seeded

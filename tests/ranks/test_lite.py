@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedfault.hardware.clock import Fleet, Line, Load, Tier, apply_deadline, model_lines, model_times
 from fedfault.registry import build
 from fedfault.scheduling import Report, Situation
-from fedfault.testing.cohorts import CLIENTS, history, permuted, remember, situation
+from fedfault.testing.cohorts import CLIENTS, history, permute, remember, situation
 from seeded import seeded, seeds
 
 LITE, STAR = build("scheduler", "lite"), build("scheduler", "lite_star", explore=0.0)
@@ -118,7 +118,7 @@ def test_the_order_of_clients_does_not_matter(scheduler, seed):
     s, memory = situation(seed), remember(scheduler, history(seed))
     order = np.random.default_rng(seed).permutation(len(s.clients))
     ranks = scheduler.assign(memory, s).ranks
-    assert [ranks[i] for i in order] == list(scheduler.assign(memory, permuted(s, order)).ranks)
+    assert [ranks[i] for i in order] == list(scheduler.assign(memory, permute(s, order)).ranks)
 
 
 @BOTH

@@ -37,7 +37,7 @@ def plans(monkeypatch):
 
 
 def find(monkeypatch, clusters):
-    monkeypatch.setattr(remedy, "choose", lambda *args, **options: clusters)
+    monkeypatch.setattr(remedy, "choose_clusters", lambda *args, **options: clusters)
 
 
 def small(folder, *words):

@@ -140,9 +140,11 @@ def test_tables_in_markdown_escape_what_would_break_them():
 
 def test_references_follow_from_the_runs(folder):
     run = planted(folder / "other", [5.0, 4.0], federation={"num_rounds": 1, "algorithm": {"name": "scaffold"}})
-    found = references.keys([run], {"student"})
+    found = references.find_keys([run], {"student"})
     assert found == ["efron1987bootstrap", "holm1979", "hu2022lora", "karimireddy2020", "student1908"]
-    assert references.cited("karimireddy2020").endswith("International Conference on Machine Learning (ICML), 2020.")
+    assert references.format_reference("karimireddy2020").endswith(
+        "International Conference on Machine Learning (ICML), 2020."
+    )
 
 
 @pytest.mark.parametrize("kind", ["algorithm", "aggregation"])
@@ -154,12 +156,12 @@ def test_what_has_a_paper_cites_it(kind):
 
 def test_a_paper_without_an_entry_is_told():
     with pytest.raises(UserError, match=r"cites 'nobody2030', which is not in .*references\.bib; add its entry"):
-        references.entries(["nobody2030"])
+        references.format_entries(["nobody2030"])
 
 
 def test_every_entry_is_whole_and_every_name_has_its_entry():
     parts = [citations(kind, name) for kind in FOLDERS for name in builders(kind)]
     named = {key for keys in (*parts, *PAPERS.values()) for key in keys}
     named |= {*references.ALWAYS, *references.TESTS.values()}
-    assert named == set(references._known())
-    assert all(references.cited(key) and references.entries([key]).startswith("@") for key in named)
+    assert named == set(references._read_entries())
+    assert all(references.format_reference(key) and references.format_entries([key]).startswith("@") for key in named)

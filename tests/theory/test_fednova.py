@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedfault.algorithms.fednova import accumulated
+from fedfault.algorithms.fednova import accumulate_decay
 from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 
@@ -100,14 +100,14 @@ def test_unequal_steps_are_not_fedavg():
 def test_the_weight_of_all_steps_without_a_proximal_term_is_their_number():
     """I-N2: exactly for mu = 0, and in the limit mu -> 0."""
     tau = torch.tensor([1, 10, 3, 250])
-    assert accumulated(tau, 1.0).tolist() == [1, 10, 3, 250]
-    torch.testing.assert_close(accumulated(tau, 1 - 1e-14), tau.double(), rtol=1e-10, atol=0)
+    assert accumulate_decay(tau, 1.0).tolist() == [1, 10, 3, 250]
+    torch.testing.assert_close(accumulate_decay(tau, 1 - 1e-14), tau.double(), rtol=1e-10, atol=0)
 
 
 def test_the_weight_of_all_steps_with_a_proximal_term_is_a_geometric_sum():
     """(1 - (1 - lr mu)^tau) / (lr mu) at lr mu = 0.2: 1, 1.8, 2.44."""
     expected = torch.tensor([2.44, 1.0, 1.8], dtype=torch.float64)
-    torch.testing.assert_close(accumulated(torch.tensor([3, 1, 2]), 0.8), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(accumulate_decay(torch.tensor([3, 1, 2]), 0.8), expected, rtol=0, atol=1e-12)
 
 
 def test_a_vanishing_proximal_term_changes_nothing():

@@ -9,7 +9,7 @@ from math import comb
 import pytest
 import torch
 
-from fedfault.algorithms.ifca import apart, ifca
+from fedfault.algorithms.ifca import ifca, start_cluster
 from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 
@@ -174,9 +174,9 @@ def test_clusters_start_with_the_same_a_and_another_small_b():
         pair = task.layout.pair(start[f"cluster_{j}"].flat, site)
         assert torch.equal(pair.A, task.layout.pair(x.flat, site).A)
         assert 0 < float(pair.B.abs().max()) < 0.05
-        assert torch.equal(start[f"cluster_{j}"].flat, apart(x, j).flat)
+        assert torch.equal(start[f"cluster_{j}"].flat, start_cluster(x, j).flat)
     assert not torch.equal(start["cluster_1"].flat, start["cluster_2"].flat)
-    other = task.layout.pair(apart(task.init(1), 1).flat, site).B
+    other = task.layout.pair(start_cluster(task.init(1), 1).flat, site).B
     assert not torch.equal(other, task.layout.pair(start["cluster_1"].flat, site).B)
 
 

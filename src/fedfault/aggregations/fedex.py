@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfault.algebra import mean, shares, stack, svd, wide
+from fedfault.algebra import mean, shares, stack, svd, to_float64
 from fedfault.registry import register
 from fedfault.types.adapter import Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
@@ -37,7 +37,7 @@ def fedex_lora(
     """
 
     def combine(got: Uploads) -> Pooled:
-        layout, pooled, sent = got.sent.layout, mean(got.sent, got.weight), wide(got.sent.flat)
+        layout, pooled, sent = got.sent.layout, mean(got.sent, got.weight), to_float64(got.sent.flat)
         p = shares(got.weight).to(sent.device)
         c = int(got.ranks.argmin())  # where k has no slice, c has none either: A_k - A_c has the rank of A_k
         ranks = got.ranks.where(torch.arange(len(p)) != c, 0)

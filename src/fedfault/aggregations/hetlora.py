@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfault.algebra import inner, lora, mean, wide
+from fedfault.algebra import inner, lora, mean, to_float64
 from fedfault.registry import register
 from fedfault.types.adapter import Layout, Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
@@ -76,7 +76,7 @@ def hetlora(
 
 def update_norms(layout: Layout, flat: Tensor) -> Tensor:
     """S_k = |s B_k A_k| over all LoRA sites by the trace trick: flat (K, P) -> (K,) float64."""
-    flat = wide(flat)
+    flat = to_float64(flat)
     pairs = [layout.pair(flat, site) for site in layout.lora]
     square = sum((inner(pair, pair) for pair in pairs), flat.new_zeros(len(flat)))
     return layout.scaling * square.clamp(min=0).sqrt()

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedfault.algebra import mean
-from fedfault.algorithms.ifca import REFUSES, within
+from fedfault.algorithms.ifca import REFUSES, update_clusters
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
@@ -67,7 +67,7 @@ def clustered(
 
     @stands()
     def server(state: State, got: Message, average: Average) -> State:
-        after = within(state, names, got, got["cluster"], average)
+        after = update_clusters(state, names, got, got["cluster"], average)
         x, memory = after.adapter.flat, after.memory
         if shrinkage:
             memory = {name: replace(a, flat=a.flat.lerp(x, shrinkage)) for name, a in memory.items()}

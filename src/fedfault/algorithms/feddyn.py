@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from fedfault.algebra import mean, off_the_mean, zeros
+from fedfault.algebra import check_mean, mean, zeros
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, Average, ExtraTerms, Message, State, Train, stands
@@ -66,6 +66,6 @@ def feddyn(*, alpha: Annotated[float, Field(gt=0)] = 0.01) -> Algorithm:  # Acar
         broadcast=lambda state: {"x": state.adapter, "mean_weight": sum(state.weights) / len(state.weights)},
         init=lambda x: {"h": zeros(x)},
         init_client=lambda x: {"g": zeros(x)},
-        wrong=lambda state: off_the_mean(state, "h", "g"),
+        wrong=lambda state: check_mean(state, "h", "g"),
         refuses=REFUSES,
     )

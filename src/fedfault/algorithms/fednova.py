@@ -24,7 +24,7 @@ REFUSES = {
 }
 
 
-def accumulated(tau: Tensor, decay: float) -> Tensor:
+def accumulate_decay(tau: Tensor, decay: float) -> Tensor:
     """|a_i|_1 = 1 + decay + ... + decay^(tau_i - 1), the weight of all of a client's gradients: tau (K,) -> (K,) float64.
 
     Step k's gradient reaches y_i multiplied by decay^(tau_i - 1 - k), because the proximal term shrinks what was there
@@ -60,7 +60,7 @@ def fednova(
 
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
         local = train(got["x"], ExtraTerms(gradient=proximal(mu) if mu else None))
-        a = accumulated(local.num_steps, 1 - train.lr * mu)  # (K,)
+        a = accumulate_decay(local.num_steps, 1 - train.lr * mu)  # (K,)
         return {"x": local.adapter, "n": local.weight, "a": a}, memory
 
     @stands("alternates", "private", "prunes", "unequal ranks")

@@ -104,7 +104,7 @@ def fedadam(
     >>> run_two_clients("fedadam")  # m = -0.01, v = 0.99 tau^2 + 1e-4: 3 - 1e-4 / (0.01005 + 0.001)
     [2.9909]
     """
-    correct = _corrected(beta1, beta2) if bias_correction else None
+    correct = _make_correction(beta1, beta2) if bias_correction else None
     return _adaptive(lambda v, square: beta2 * v + (1 - beta2) * square, server_lr, beta1, tau, correct)
 
 
@@ -132,7 +132,7 @@ def fedyogi(
     def second(v: Tensor, square: Tensor) -> Tensor:
         return v - (1 - beta2) * square * torch.sign(v - square)
 
-    return _adaptive(second, server_lr, beta1, tau, _corrected(beta1, beta2) if bias_correction else None)
+    return _adaptive(second, server_lr, beta1, tau, _make_correction(beta1, beta2) if bias_correction else None)
 
 
 Correct = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (m, v, t) -> without the bias of their start
@@ -163,7 +163,7 @@ def _adaptive(
     return replace(fedavg(), init=init, server=server, refuses=_refuses(beta1))
 
 
-def _corrected(beta1: float, beta2: float) -> Correct:
+def _make_correction(beta1: float, beta2: float) -> Correct:
     if beta2 == 1:
         raise UserError("bias_correction=true with beta2=1 divides by 1 - beta2^t = 0; lower beta2, or leave it out")
     return lambda m, v, t: (m / (1 - beta1**t), v / (1 - beta2**t))

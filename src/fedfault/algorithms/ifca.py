@@ -31,7 +31,7 @@ REFUSES = {
 }
 
 
-def apart(x: Adapter, cluster: int) -> Adapter:
+def start_cluster(x: Adapter, cluster: int) -> Adapter:
     """Where a cluster starts: cluster 0 at x, the others at x with B + 0.01 N(0, 1) and full sites times 1 + 0.01 N(0, 1).
 
     With B = 0 all would be the same function, and every client would choose cluster 0 for ever. The stream is named by x,
@@ -48,7 +48,7 @@ def apart(x: Adapter, cluster: int) -> Adapter:
     return replace(x, flat=flat.to(x.flat))
 
 
-def within(state: State, names: Sequence[str], got: Message, cluster: Tensor, average: Average) -> State:
+def update_clusters(state: State, names: Sequence[str], got: Message, cluster: Tensor, average: Average) -> State:
     """The server's step in every cluster: the average over the clients (K,) that are in it; one without clients stays.
 
     The server's adapter becomes the mean of the clusters' models, each weighed by its clients of the round.
@@ -91,7 +91,7 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
 
     @stands()
     def server(state: State, got: Message, average: Average) -> State:
-        return within(state, names, got, got["choice"], average)
+        return update_clusters(state, names, got, got["choice"], average)
 
     def personal(state: State) -> Adapter:
         models = torch.stack([state.memory[name].flat for name in names])
@@ -103,7 +103,7 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
         client,
         server,
         broadcast=lambda state: {name: state.memory[name] for name in names},
-        init=lambda x: {name: apart(x, j) for j, name in enumerate(names)},
+        init=lambda x: {name: start_cluster(x, j) for j, name in enumerate(names)},
         init_client=lambda x: {"choice": replace(x, flat=torch.zeros(1))},  # one number in place of P
         personal=personal,
         models=lambda state: state.memory,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from fedfault.algebra import mask, mean, off_the_mean, zeros
+from fedfault.algebra import check_mean, mask, mean, zeros
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, Average, ExtraTerms, Message, State, Train, stands
@@ -73,7 +73,7 @@ def scaffold(
         broadcast=lambda state: {"x": state.adapter, "c": _over_owners(state)},
         init=lambda x: {"c": zeros(x)},
         init_client=lambda x: {"c": zeros(x)},
-        wrong=lambda state: off_the_mean(state, "c", "c"),
+        wrong=lambda state: check_mean(state, "c", "c"),
         refuses=REFUSES if server_lr == 1 else {**REFUSES, "folds": folds},
     )
 

@@ -63,7 +63,7 @@ class Clusters:
         }
 
 
-def embeddings(documents: Array, owner: NDArray[np.int64], clients: int) -> Array:
+def embed_clients(documents: Array, owner: NDArray[np.int64], clients: int) -> Array:
     """Client embeddings (N, d): in which direction the mean of a client's documents (n, d) lies from all clients' mean.
 
     Without that mean, which is most of every hidden state, and at length one: the mean of few documents lies farther off by
@@ -72,10 +72,10 @@ def embeddings(documents: Array, owner: NDArray[np.int64], clients: int) -> Arra
     total = np.zeros((clients, documents.shape[1]))
     np.add.at(total, owner, documents)
     means = total / np.bincount(owner, minlength=clients)[:, None]
-    return _unit(means - means.mean(0))
+    return _normalise(means - means.mean(0))
 
 
-def choose(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Clusters:
+def choose_clusters(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Clusters:
     """Clusters of clients from the embeddings (n, d) of documents and who owns each, (n,); every client owns one at least.
 
     Raises nothing: fewer than three clients, for whom no silhouette exists, are one cluster.
@@ -83,21 +83,21 @@ def choose(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) 
     together = (0,) * clients
     if clients < 3:
         return Clusters(together, {}, None, None)
-    found = _silhouettes(embeddings(documents, owner, clients), seed)
+    found = _silhouettes(embed_clients(documents, owner, clients), seed)
     best = max(score for score, _ in found.values())
-    null = list(_by_chance(documents, owner, clients, seed))
+    null = list(_draw_null(documents, owner, clients, seed))
     threshold = max(null)
     p = (1 + sum(value >= best for value in null)) / (DRAWS + 1)
     k = max(found, key=lambda k: (found[k][0], -k))
-    labels = _numbered(found[k][1]) if best > threshold else together
+    labels = _number_labels(found[k][1]) if best > threshold else together
     return Clusters(labels, {k: score for k, (score, _) in found.items()}, threshold, p)
 
 
-def _by_chance(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Iterator[float]:
+def _draw_null(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Iterator[float]:
     """The best silhouette of every random deal."""
     for i in range(DRAWS):
         dealt = rng(seed, "clusters", i).permutation(owner)
-        yield max(score for score, _ in _silhouettes(embeddings(documents, dealt, clients), seed).values())
+        yield max(score for score, _ in _silhouettes(embed_clients(documents, dealt, clients), seed).values())
 
 
 def _silhouettes(points: Array, seed: int) -> dict[int, tuple[float, NDArray[np.int64]]]:
@@ -106,7 +106,7 @@ def _silhouettes(points: Array, seed: int) -> dict[int, tuple[float, NDArray[np.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import silhouette_score
 
-    points, found = _turned(points), {}
+    points, found = _rotate(points), {}
     start = int(rng(seed, "k-means").integers(2**31))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
@@ -117,19 +117,19 @@ def _silhouettes(points: Array, seed: int) -> dict[int, tuple[float, NDArray[np.
     return found
 
 
-def _turned(points: Array) -> Array:
+def _rotate(points: Array) -> Array:
     """The same points (N, d) in their own N dimensions at most: distances stay, and k-means has less to add up."""
     centred = points - points.mean(0)
     U, s, _ = np.linalg.svd(centred, full_matrices=False)
     return np.asarray(U * s)
 
 
-def _unit(rows: Array) -> Array:
+def _normalise(rows: Array) -> Array:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(length > ROUNDING, length, np.inf))
 
 
-def _numbered(labels: NDArray[np.int64]) -> tuple[int, ...]:
+def _number_labels(labels: NDArray[np.int64]) -> tuple[int, ...]:
     """
     >>> _numbered(np.array([2, 0, 2, 1]))
     (0, 1, 0, 2)

@@ -56,16 +56,16 @@ class Encoder:
         return np.concatenate(found)
 
 
-def encoder_of(p: Prepared, name: str = BACKBONE) -> Encoder:
+def make_encoder(p: Prepared, name: str = BACKBONE) -> Encoder:
     """The run's own backbone as it was before training, or any model by the names that `model.name` takes.
 
     Sentence encoders pool their states as their makers say (first token, last token, else mean), all others by the mean.
     Raises `UserError` for a model that cannot be loaded.
     """
-    return _own(p) if name == BACKBONE else _other(name, p)
+    return _use_own_backbone(p) if name == BACKBONE else _load_other(name, p)
 
 
-def _own(p: Prepared) -> Encoder:
+def _use_own_backbone(p: Prepared) -> Encoder:
     """Nothing is loaded: the opened backbone with an untrained adapter is the base."""
     base = p.model.init(p.config.seed).flat[None]
     causal = p.backbone.pooling in (None, LAST)
@@ -81,7 +81,7 @@ def _own(p: Prepared) -> Encoder:
     return Encoder(p.backbone.name, read, p.backbone.tokenizer, separator, p.config.model.max_length, p.model.device)
 
 
-def _other(name: str, p: Prepared) -> Encoder:
+def _load_other(name: str, p: Prepared) -> Encoder:
     b = load_backbone(name, device=p.config.device, headless=True)
     rule, causal = read_pooling_rule(b.source), b.pooling == LAST
     by = FIRST if rule.get("pooling_mode_cls_token") else LAST if rule.get("pooling_mode_lasttoken") else MEAN
@@ -97,13 +97,13 @@ def _other(name: str, p: Prepared) -> Encoder:
     return Encoder(name, read, b.tokenizer, b.separator if causal else None, length, device)
 
 
-def embedded(p: Prepared, encoder: Encoder) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vectors (n, d) of the texts of `drawn`, and who owns each, (n,)."""
-    texts, owner = drawn(p.config, p.split.corpus)
+def embed_texts(p: Prepared, encoder: Encoder) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vectors (n, d) of the texts of `draw_texts`, and who owns each, (n,)."""
+    texts, owner = draw_texts(p.config, p.split.corpus)
     return encoder(texts), owner
 
 
-def drawn(exp: Experiment, corpus: Corpus) -> tuple[list[str], NDArray[np.int64]]:
+def draw_texts(exp: Experiment, corpus: Corpus) -> tuple[list[str], NDArray[np.int64]]:
     """At most `TEXTS` training texts of every client, and who owns each, (n,).
 
     They are as their clients have them, and what a client holds back for its evaluation is not among them.

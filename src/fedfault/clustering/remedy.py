@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedfault.backbones.load import Say
-from fedfault.clustering.clusters import Clusters, choose
-from fedfault.clustering.embeddings import BACKBONE, embedded, encoder_of
+from fedfault.clustering.clusters import Clusters, choose_clusters
+from fedfault.clustering.embeddings import BACKBONE, embed_texts, make_encoder
 from fedfault.config.schema import Component
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.errors import UserError
@@ -16,8 +16,8 @@ from fedfault.setup.experiment import Prepared
 
 def find_clusters(p: Prepared, encoder: str = BACKBONE) -> Clusters:
     """The clusters of an experiment's clients, by what an encoder makes of their training texts."""
-    documents, owner = embedded(p, encoder_of(p, encoder))
-    return choose(documents, owner, p.config.federation.total_clients, p.config.seed)
+    documents, owner = embed_texts(p, make_encoder(p, encoder))
+    return choose_clusters(documents, owner, p.config.federation.total_clients, p.config.seed)
 
 
 def fill_in_clusters(p: Prepared, say: Say) -> tuple[Prepared, Clusters | None]:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fedfault.algebra import wide
+from fedfault.algebra import to_float64
 
 
 def effective_rank(singular_values: Tensor) -> float:
@@ -20,13 +20,13 @@ def effective_rank(singular_values: Tensor) -> float:
 
     Reference: Roy and Vetterli, EUSIPCO 2007.
     """
-    s = wide(singular_values)
+    s = to_float64(singular_values)
     return float(torch.special.entr(s / s.sum()).sum().exp())
 
 
 def centre_rows(X: Tensor) -> Tensor:
     """Subtract the mean row from X (..., n, d), in float64: float32 rows that are all equal become exactly zero."""
-    exact = wide(X)
+    exact = to_float64(X)
     return exact - exact.mean(-2, keepdim=True)
 
 
@@ -35,7 +35,7 @@ def singular_values(X: Tensor) -> Tensor:
 
     Those below 1e-8 of the largest are rounding errors. All are NaN where X is not finite.
     """
-    exact = wide(X)
+    exact = to_float64(X)
     if not bool(torch.isfinite(exact).all()):
         return exact.new_full((min(X.shape),), math.nan)
     products = exact.mT @ exact if X.shape[0] > X.shape[1] else exact @ exact.mT

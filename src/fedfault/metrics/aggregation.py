@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedfault.algebra import shares, stack, wide
+from fedfault.algebra import shares, stack, to_float64
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter, Layout, Pair
 from fedfault.types.task import FinishedRound, Measurements, Probe
@@ -50,10 +50,13 @@ def aggregation_error(
     """
     p, squares = shares(weight), {}
     for site in layout.lora:
-        A, B = layout.pair(wide(after.flat), site)
+        A, B = layout.pair(to_float64(after.flat), site)
         ours = [Pair(A, layout.scaling * B), *([fold[site.name]] if site.name in fold else [])]
         exact = stack(layout.pair(sent, site), -layout.scaling * p, torch.full((len(p),), site.shape[0]))
-        A, B = torch.cat([*(wide(f.A) for f in ours), exact.A]), torch.cat([*(wide(f.B) for f in ours), exact.B], 1)
+        A, B = (
+            torch.cat([*(to_float64(f.A) for f in ours), exact.A]),
+            torch.cat([*(to_float64(f.B) for f in ours), exact.B], 1),
+        )
         inner = (B.mT @ B) * (A @ A.mT)  # of the slices of s B A + fold - E, one with another
         n = len(exact.A)
         squares[site.name] = (max(float(inner.sum()), 0.0), float(inner[-n:, -n:].sum()))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedfault.algebra import wide
+from fedfault.algebra import to_float64
 from fedfault.registry import register
 from fedfault.seeds import rng
 from fedfault.types.task import FinishedRound, Measurements, Probe, Step, Task
@@ -74,7 +74,7 @@ def gradients() -> Probe:
     def measure(m: FinishedRound) -> Measurements:
         if m.halves is None:
             return Measurements()
-        first, second = (wide(h) for h in m.halves)
+        first, second = (to_float64(h) for h in m.halves)
         whole = torch.isfinite(first.square().sum(1)) & torch.isfinite(second.square().sum(1))  # (K,)
         if not bool(whole.any()):
             return Measurements()
@@ -113,7 +113,7 @@ def _measure_variance(products: Tensor, first: Tensor, second: Tensor) -> dict[s
 
 def _measure_alignment(m: FinishedRound, first: Tensor, second: Tensor) -> dict[str, float]:
     """The cosine of the mean update with the descent direction, from the mean gradients (P,) of both halves."""
-    update = wide(m.trained.adapter.flat - m.start).mean(0)
+    update = to_float64(m.trained.adapter.flat - m.start).mean(0)
     squared = float(first @ second) * float(update @ update)
     if not squared > 0:
         return {}
@@ -138,7 +138,7 @@ def control_error(m: FinishedRound, first: Tensor, second: Tensor) -> tuple[dict
     there = (age > 0) & torch.isfinite(first).all(1).cpu() & torch.isfinite(second).all(1).cpu()
     if int(there.sum()) < 2:
         return {}, {}
-    c = wide(m.before.clients["c"].flat[ids[there]])
+    c = to_float64(m.before.clients["c"].flat[ids[there]])
     g1, g2 = first[there], second[there]
     ratio = c.norm(dim=1).mean() / (g1 * g2).sum(1).clamp(min=0).sqrt().mean()
     g1, g2, apart = (x - x.mean(0) for x in (g1, g2, c))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedfault.algebra import svd, wide
+from fedfault.algebra import svd, to_float64
 from fedfault.measures.spectrum import effective_rank
 from fedfault.registry import register
 from fedfault.types.adapter import Pair
@@ -36,7 +36,7 @@ def ranks() -> Probe:
         x = m.after.adapter
         if not x.layout.lora or not bool(torch.isfinite(x.flat).all()):
             return Measurements()
-        values = [svd(Pair(*map(wide, x.layout.pair(x.flat, site))))[1] for site in x.layout.lora]
+        values = [svd(Pair(*map(to_float64, x.layout.pair(x.flat, site))))[1] for site in x.layout.lora]
         alive = [s for s in values if float(s.max()) > 0]
         if not alive:
             return Measurements({} if m.after.base else {"effective_rank": 0.0})

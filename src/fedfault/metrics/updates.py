@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fedfault.algebra import gram, inner, wide
+from fedfault.algebra import gram, inner, to_float64
 from fedfault.registry import register
 from fedfault.types.adapter import Layout, Pair
 from fedfault.types.task import FinishedRound, Measurements, Probe
@@ -72,12 +72,14 @@ def updates() -> Probe:
 
 def update_norms(layout: Layout, start: Tensor, flat: Tensor) -> list[float]:
     """The norm |D_i| of every client's weight change from start (K, P) to flat (K, P): K numbers, infinite if not finite."""
-    squared = torch.zeros(len(flat), dtype=torch.float64, device=wide(flat[:0]).device)
+    squared = torch.zeros(len(flat), dtype=torch.float64, device=to_float64(flat[:0]).device)
     for site in layout.sites:
         if site.kind == "full":
-            squared += (wide(layout.part(flat, site)) - wide(layout.part(start, site))).flatten(1).square().sum(1)
+            squared += (
+                (to_float64(layout.part(flat, site)) - to_float64(layout.part(start, site))).flatten(1).square().sum(1)
+            )
         else:
-            before, after = (Pair(*map(wide, layout.pair(x, site))) for x in (start, flat))
+            before, after = (Pair(*map(to_float64, layout.pair(x, site))) for x in (start, flat))
             squared += layout.scaling**2 * (inner(after, after) - 2 * inner(before, after) + inner(before, before))
     norms: list[float] = torch.nan_to_num(squared.clamp(min=0).sqrt(), nan=math.inf).tolist()
     return norms

@@ -171,7 +171,7 @@ class Team:
         return None if known is base else base
 
     def _tell(self, rank: int, order: Order) -> None:
-        with self._noticed():
+        with self._notice_loss():
             links.send(order, rank)
         self.at_work.add(rank)
 
@@ -179,7 +179,7 @@ class Team:
         """Of all who are at work, by rank."""
         found = {}
         for rank in sorted(self.at_work):
-            with self._noticed():
+            with self._notice_loss():
                 found[rank] = links.receive(rank)
             self.at_work.discard(rank)
             if isinstance(found[rank], Failure):
@@ -187,7 +187,7 @@ class Team:
         return found
 
     @contextlib.contextmanager
-    def _noticed(self) -> Iterator[None]:
+    def _notice_loss(self) -> Iterator[None]:
         try:
             yield
         except links.Lost as e:

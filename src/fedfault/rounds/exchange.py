@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedfault.algebra import mask, mean, wide
+from fedfault.algebra import mask, mean, to_float64
 from fedfault.types.adapter import Adapter, Layout, Pair
 from fedfault.types.algorithm import Aggregation, Message, Pooled, State, Uploads
 from fedfault.wire import fold_size, pack
@@ -206,7 +206,7 @@ def add_fold(state: State, fold: Mapping[str, Pair]) -> State:
     """Add the round's products to what the frozen weights got so far; the state's round is not counted yet."""
     base = dict(state.base)
     for name, pair in fold.items():
-        change = (wide(pair.B) @ wide(pair.A)).to(pair.B)
+        change = (to_float64(pair.B) @ to_float64(pair.A)).to(pair.B)
         base[name] = base[name] + change if name in base else change
     silent = (0,) * (state.round - len(state.folds))  # rounds in which nobody sent finite numbers
     return replace(state, base=base, folds=(*state.folds, *silent, fold_size(fold)))

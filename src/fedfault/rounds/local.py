@@ -175,7 +175,7 @@ class Trainer:
         """See `types.algorithm.Train`: the token-weighted mean over all examples, then clipped."""
         flat, total = at.flat.expand(len(self.clients), -1), torch.zeros(len(self.clients), dtype=torch.float64)
         out = torch.zeros_like(flat, dtype=torch.float64, memory_format=torch.contiguous_format)
-        for rows, step in self._everything():
+        for rows, step in self._iterate_examples():
             _, gradient, tokens = self.task.grad(flat[rows], step)
             out[rows] += gradient * tokens[:, None].to(gradient)
             total[rows] += tokens.cpu()
@@ -190,14 +190,14 @@ class Trainer:
         """See `types.algorithm.Train`: on the first 64 examples."""
         flat = at.flat.expand(len(self.clients), -1)
         loss, total = torch.zeros(2, len(self.clients), dtype=torch.float64)
-        for rows, step in self._everything(PROBED):
+        for rows, step in self._iterate_examples(PROBED):
             each, _, tokens = self.task.grad(flat[rows], step)
             loss[rows] += each.double().cpu() * tokens.cpu()
             total[rows] += tokens.cpu()
         mean: Tensor = loss / total
         return mean
 
-    def _everything(self, most: int | None = None) -> list[tuple[Tensor, Step]]:
+    def _iterate_examples(self, most: int | None = None) -> list[tuple[Tensor, Step]]:
         """Passes over all examples in order, `most` of each client: rows of the cohort, and the step on them."""
         counts = torch.tensor([min(self.task.examples(k), most or 2**62) for k in self.clients.tolist()])
         out, done = [], 0

@@ -69,7 +69,7 @@ class Prepared:
 
     def with_settings(self, exp: Experiment) -> Prepared:
         """The same model and data with other settings of the federation."""
-        return self.spread(replace(self, config=exp, federation=_on_split(exp, self.task, self.split)))
+        return self.spread(replace(self, config=exp, federation=_build_on_split(exp, self.task, self.split)))
 
     @property
     def parameters(self) -> int:
@@ -125,7 +125,7 @@ def _prepare_labels(
         return ClassificationTask(model, clients, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
 
     copies = _make_copies(exp, model, task, say)
-    return Prepared(exp, backbone, model, dealt, copies, _on_split(exp, copies, dealt))
+    return Prepared(exp, backbone, model, dealt, copies, _build_on_split(exp, copies, dealt))
 
 
 def _prepare_next_tokens(
@@ -151,7 +151,7 @@ def _prepare_next_tokens(
         return LanguageTask(model, clients, sets, mixture, cache_mb=cache_mb, decode=decode)
 
     copies = _make_copies(exp, model, task, say)
-    return Prepared(exp, backbone, model, dealt, copies, _on_split(exp, copies, dealt))
+    return Prepared(exp, backbone, model, dealt, copies, _build_on_split(exp, copies, dealt))
 
 
 def _make_copies(
@@ -185,7 +185,7 @@ def open_model(exp: Experiment, backbone: Backbone, outputs: int | None = None) 
     return CohortModel(backbone.model, targets, r=r, alpha=alpha, dropout=dropout, scorer=scorer)
 
 
-def _on_split(exp: Experiment, task: BackboneTask, dealt: Split[Any]) -> Federation:
+def _build_on_split(exp: Experiment, task: BackboneTask, dealt: Split[Any]) -> Federation:
     """The federation around a task on this split: of its clients, or of the one who has all their data."""
     fed = build_federation(exp, task)
     return centralise(fed, [len(own) for own in dealt.train]) if exp.federation.centralised else fed

@@ -47,12 +47,12 @@ def preview(loaded: Loaded, plot: Path | None = None) -> str:
     table = tabulate_skew(found)
     lines = [
         *(f"note: {n}" for n in loaded.notes),
-        *_facts(p),
+        *_describe_experiment(p),
         "",
-        *_clients(p.split),
+        *_draw_clients(p.split),
         "",
         *describe_split(run),
-        *(["", *_aligned([table.columns, *table.rows])] if table else []),
+        *(["", *_align_columns([table.columns, *table.rows])] if table else []),
     ]
     if plot is not None:
         from fedfault.report import gallery
@@ -73,7 +73,7 @@ def _check_free(plot: Path | None) -> None:
         raise UserError(f"--plot {plot}: there is no folder {plot.absolute().parent}")
 
 
-def _facts(p: Prepared) -> list[str]:
+def _describe_experiment(p: Prepared) -> list[str]:
     from fedfault.rounds.engine import begin
     from fedfault.rounds.exchange import select_rows
     from fedfault.wire import pack
@@ -87,21 +87,21 @@ def _facts(p: Prepared) -> list[str]:
         f"corpus     {split.corpus.name}: {len(split.corpus.train):,} training and {len(split.corpus.validation):,} "
         f"validation documents ({split.corpus.source})",
         *(f"           {line}" for line in split.corpus.tally.describe()),
-        f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {_held(p)} on {p.model.device}",
+        f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {_describe_storage(p)} on {p.model.device}",
         f"trained    {p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
         f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",
         f"partition  {exp.data.partition.name} {exp.data.partition.options or ''}".rstrip(),
-        f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_who(p)}, {_work(exp, fed.work)}",
+        f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_who(p)}, {_describe_work(exp, fed.work)}",
         f"traffic    {traffic}",
-        f"{_targets(split, size, exp.model.max_length)}; {fed.clients_per_pass} clients fit in one pass",
+        f"{_count_targets(split, size, exp.model.max_length)}; {fed.clients_per_pass} clients fit in one pass",
     ]
-    lines += _tiers(p)
+    lines += _describe_tiers(p)
     if split.floor:
         lines.append(f"floor      {split.floor['validation']:.4f} nats per token: the entropy of the validation texts")
     return lines
 
 
-def _tiers(p: Prepared) -> list[str]:
+def _describe_tiers(p: Prepared) -> list[str]:
     """A line a tier: how long its clients would take, with the smallest and with the largest rank that they can be given."""
     from fedfault.rounds.dispatch import foresee_times
     from fedfault.rounds.engine import begin
@@ -120,25 +120,25 @@ def _tiers(p: Prepared) -> list[str]:
             continue
         least, most = ((a + b * ranks)[own] for ranks in (low, high))
         lines.append(
-            f"tier       {tier}: {len(own)} clients, a round takes them {_span(least)} s with rank {low[own[0]]} and "
-            f"{_span(most)} s with rank {high[own[0]]}"
+            f"tier       {tier}: {len(own)} clients, a round takes them {_format_span(least)} s with rank {low[own[0]]} and "
+            f"{_format_span(most)} s with rank {high[own[0]]}"
         )
     return lines
 
 
-def _span(seconds: NDArray[np.float64]) -> str:
+def _format_span(seconds: NDArray[np.float64]) -> str:
     """From the fastest to the slowest."""
     least, most = f"{seconds.min():.3g}", f"{seconds.max():.3g}"
     return least if least == most else f"{least} to {most}"
 
 
-def _held(p: Prepared) -> str:
+def _describe_storage(p: Prepared) -> str:
     """How the frozen parameters are kept."""
     kind = p.backbone.quantization
     return p.backbone.precision + ("" if kind == "none" else f", linear layers in {kind},")
 
 
-def _targets(split: Split[Any], size: int, length: int) -> str:
+def _count_targets(split: Split[Any], size: int, length: int) -> str:
     """What there is to learn from."""
     if split.examples is None:
         return f"tokens     {size:,} in training blocks of {length}"
@@ -153,14 +153,14 @@ def _who(p: Prepared) -> str:
     return f"{fed.cohort_size} of {fed.total_clients} clients a round"
 
 
-def _work(exp: Any, work: LocalWork) -> str:
+def _describe_work(exp: Any, work: LocalWork) -> str:
     t = exp.training
     length = f"{work.steps} steps" if work.steps else f"{work.epochs or 1} epoch(s)"
     rows = "blocks" if exp.data.task_type == "causal_lm" else "examples"
     return f"{length} of {t.batch_size} {rows} with {t.optimizer} at lr {t.lr:g}"
 
 
-def _clients(split: Split[Any]) -> list[str]:
+def _draw_clients(split: Split[Any]) -> list[str]:
     """A line a client: documents, tokens, a bar for them, and its share of each topic as a shade."""
     topics = split.topics[:COLUMNS]
     marks = [chr(ord("A") + i) for i in range(len(topics))]
@@ -180,7 +180,7 @@ def _clients(split: Split[Any]) -> list[str]:
     return lines
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of text as columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

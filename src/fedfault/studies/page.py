@@ -14,7 +14,7 @@ from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
 from fedfault.studies import clients, paper, results
 from fedfault.studies.axes import make_slug
-from fedfault.studies.references import cited, entries, keys
+from fedfault.studies.references import find_keys, format_entries, format_reference
 from fedfault.studies.results import Results, read_results
 
 PAGE, DOCUMENT, BIBLIOGRAPHY = "report.html", "report.md", "references.bib"
@@ -67,7 +67,7 @@ def _collect_parts(r: Results) -> dict[str, Any]:
     """Everything that the templates show."""
     from fedfault.report.theme import DARK, LIGHT
 
-    used = keys(r.runs.values(), {a.test for a in r.answers})
+    used = find_keys(r.runs.values(), {a.test for a in r.answers})
     drawn = _render_figures(r)
     return {
         "title": r.study.name,
@@ -91,8 +91,8 @@ def _collect_parts(r: Results) -> dict[str, Any]:
         "command": r.study.command,
         "folder": r.folder,
         "provenance": results.list_provenance(r),
-        "references": [cited(key) for key in used],
-        "bibtex": entries(used),
+        "references": [format_reference(key) for key in used],
+        "bibtex": format_entries(used),
         "version": fedfault.__version__,
         "light": LIGHT.variables,
         "dark": DARK.variables,

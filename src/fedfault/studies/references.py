@@ -23,7 +23,7 @@ COMPONENTS = {  # where a run's configuration names a component -> its kind
 }
 
 
-def keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
+def find_keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
     """Keys of the entries that these runs and tests call for, in alphabetical order."""
     found = {*ALWAYS, *(TESTS[t] for t in tests)}
     for run in runs:
@@ -33,12 +33,12 @@ def keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def entries(wanted: Iterable[str]) -> str:
+def format_entries(wanted: Iterable[str]) -> str:
     """The entries as a BibTeX file."""
     return "\n".join(_entry(key) for key in wanted)
 
 
-def cited(key: str) -> str:
+def format_reference(key: str) -> str:
     """An entry as a line of a list of references."""
     fields = dict(re.findall(r"^  (\w+) = \{(.*)\},?$", _entry(key), re.MULTILINE))
     plain = {name: re.sub(r"[{}]", "", text) for name, text in fields.items()}
@@ -48,12 +48,12 @@ def cited(key: str) -> str:
 
 def _entry(key: str) -> str:
     """An entry's text. Raises `UserError` where a component cites what is not in the file."""
-    known = _known()
+    known = _read_entries()
     if key not in known:
         raise UserError(f"a component cites {key!r}, which is not in {FILE}; add its entry there")
     return known[key]
 
 
-def _known() -> dict[str, str]:
+def _read_entries() -> dict[str, str]:
     text = FILE.read_text(encoding="utf-8")
     return {m[1]: m[0] for m in re.finditer(r"^@\w+\{(\S+),\n(?:  .*\n)+\}\n", text, re.MULTILINE)}

@@ -31,7 +31,7 @@ def _times(g: np.random.Generator, n: int) -> Any:
     return (grid if g.random() < 0.5 else smooth) * 10.0 ** g.integers(-3, 4)
 
 
-def permuted(s: Situation, order: Any) -> Situation:
+def permute(s: Situation, order: Any) -> Situation:
     """The same clients in another order."""
     return replace(s, **{name: getattr(s, name)[order] for name in ("clients", "low", "high", "a", "b")})
 

@@ -17,7 +17,7 @@ from fedfault.diagnosis.calibration import ALPHA, Calibration, Threshold, learn_
 from fedfault.diagnosis.detection import choose_threshold, judge_readings
 from fedfault.records import Detector, Reading, RoundRecord
 from fedfault.registry import builders
-from fedfault.testing.histories import broken, healthy, history
+from fedfault.testing.histories import broken_history, healthy, history
 from fedfault.testing.rules import Subject, expect, rule
 
 KIND = "detector"
@@ -27,8 +27,8 @@ RUNS: dict[str, list[RoundRecord]] = {
     "one round": healthy()[:1],
     "two rounds": healthy()[:2],
     "healthy": healthy(),
-    "broken, not a number": broken(math.nan),
-    "broken, infinite": broken(math.inf),
+    "broken, not a number": broken_history(math.nan),
+    "broken, infinite": broken_history(math.inf),
     "never a number": history([math.nan] * 8, scores={"general": [math.nan] * 8, "client/0": [math.nan] * 8}),
 }
 
@@ -200,7 +200,7 @@ def its_remedies_are_settings_that_exist(subject: Subject) -> None:
 def what_is_not_measured_is_done_without(subject: Subject) -> None:
     """Where a probe or an evaluation is missing, in any round, what is left is read; from bare records nothing is."""
     detector: Detector = subject.build()
-    records = broken(rounds=6)
+    records = broken_history(rounds=6)
     for drop in ("matrices", "clients", *_parts("clients"), *_parts("scores"), *_parts("probes")):
         for first in (0, 1):
             less = [_without(r, drop) if t % 2 == first else r for t, r in enumerate(records)]
@@ -213,7 +213,7 @@ def what_is_not_measured_is_done_without(subject: Subject) -> None:
 
 def _parts(kind: str) -> list[str]:
     """kind/WORD for the first words of the names in a broken run: numbers that come together share it."""
-    last = broken(rounds=1)[-1]
+    last = broken_history(rounds=1)[-1]
     names = last.clients[0].probes if kind == "clients" else getattr(last, kind)
     return [f"{kind}/{word}" for word in dict.fromkeys(name.partition("_")[0] for name in names)]
 
@@ -234,7 +234,13 @@ def _keep(values: Mapping[str, Any], gone: str) -> dict[str, Any]:
 @rule(KIND)
 def the_scale_is_finite_whatever_the_controls_were(subject: Subject) -> None:
     """`learn_scale` gives finite numbers, or none, for no controls, short ones and broken ones."""
-    runs: list[list[list[RoundRecord]]] = [[], [[]], [healthy(1)[:1]], [healthy(1), broken()], [broken(math.inf)] * 3]
+    runs: list[list[list[RoundRecord]]] = [
+        [],
+        [[]],
+        [healthy(1)[:1]],
+        [healthy(1), broken_history()],
+        [broken_history(math.inf)] * 3,
+    ]
     for controls in runs:
         scale = subject.build().learn_scale(controls)
         expect(all(map(math.isfinite, scale.values())), f"{len(controls)} controls: {scale}")

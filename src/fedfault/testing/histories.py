@@ -51,7 +51,7 @@ def client(k: int, steps: int = 5, **probes: float) -> ClientRecord:
     return ClientRecord(k, 0.25, steps, 320, 4.0, 1.0, 0.1, 1000, 1000, probes=probes)
 
 
-def paired(changes: Sequence[float], se: float, start: float = 4.0) -> list[Score]:
+def paired_history(changes: Sequence[float], se: float, start: float = 4.0) -> list[Score]:
     """A loss before training, and what became of it after every round, each change with this standard error."""
     return [Score(start, 1000), *(Score(start + change, 1000, se, 16) for change in changes)]
 
@@ -77,16 +77,16 @@ def healthy(seed: int = 0, rounds: int = 12) -> list[RoundRecord]:
     }  # fmt: skip
     halves = [_halves(g) for _ in range(rounds)]
     probes = {name: [near(*v) for _ in range(rounds)] for name, v in usual.items()}
-    probes["drift_between"] = [between(h) for h in halves]
+    probes["drift_between"] = [variance_between(h) for h in halves]
     own = {f"client/{k}": [near(v, 0.003) for v in falls[1:]] for k in range(CLIENTS)}
-    scores = {name: paired(changes, 0.02) for name, changes in own.items()}
-    scores["general"] = paired([near(0.02 * min(t, 5), 0.002) for t in range(1, rounds + 1)], 0.004)
+    scores = {name: paired_history(changes, 0.02) for name, changes in own.items()}
+    scores["general"] = paired_history([near(0.02 * min(t, 5), 0.002) for t in range(1, rounds + 1)], 0.004)
     return _measured(
         [near(5 + v, 0.004) for v in falls], scores, probes, [everyone(t) for t in range(1, rounds + 1)], halves
     )
 
 
-def broken(wrong: float = math.nan, rounds: int = 12) -> list[RoundRecord]:
+def broken_history(wrong: float = math.nan, rounds: int = 12) -> list[RoundRecord]:
     """A run in which everything that a detector looks for goes wrong; from round 9 on its losses are `wrong`."""
     changes = [0.3 * t + (t % 2) if t < 9 else wrong for t in range(1, rounds + 1)]
     probes = {
@@ -99,7 +99,7 @@ def broken(wrong: float = math.nan, rounds: int = 12) -> list[RoundRecord]:
     columns = {name: [v] * rounds for name, v in probes.items()}
     columns["effective_rank"] = [1.1 if t < 6 else 0.0 for t in range(1, rounds + 1)]
     names = ["general", *(f"client/{k}" for k in range(CLIENTS))]
-    scores = {name: paired(changes, 0.01) for name in names}
+    scores = {name: paired_history(changes, 0.01) for name in names}
     losses = [4.0, *(4.0 + change for change in changes)]
     halves = (20 * np.eye(CLIENTS)).tolist()
     return _measured(losses, scores, columns, [everyone] * rounds, [halves] * rounds)
@@ -124,7 +124,7 @@ def _halves(g: np.random.Generator) -> Matrix:
     return products
 
 
-def between(halves: Matrix) -> float:
+def variance_between(halves: Matrix) -> float:
     """V_b = mean_i h_ii - mean_{i != j} h_ij."""
     h = np.array(halves)
     return float(h.diagonal().mean() - h[~np.eye(len(h), dtype=bool)].mean())

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedfault.registry import first_line, options
 from fedfault.scheduling import Allocation, Report, Scheduler, Situation
-from fedfault.testing.cohorts import CLIENTS, history, permuted, remember, situation
+from fedfault.testing.cohorts import CLIENTS, history, permute, remember, situation
 from fedfault.testing.rules import Subject, expect, rule
 
 KIND = "scheduler"
@@ -96,7 +96,7 @@ def nobody_with_room_is_an_answer_too(subject: Subject) -> None:
 @rule(KIND)
 def no_client_at_all_is_an_answer_too(subject: Subject) -> None:
     """An empty cohort gets no ranks."""
-    none = permuted(replace(situation(5, n=1), budget=0), np.array([], dtype=int))
+    none = permute(replace(situation(5, n=1), budget=0), np.array([], dtype=int))
     given = assign(subject.build(), none)
     expect(given.ranks == (), f"ranks {given.ranks}")
 
@@ -108,7 +108,7 @@ def the_order_of_clients_does_not_matter(subject: Subject) -> None:
     for seed in iterate_cases():
         s, past = situation(seed), history(seed)
         order = np.random.default_rng(seed).permutation(len(s.clients))
-        one, other = assign(scheduler, s, past), assign(scheduler, permuted(s, order), past)
+        one, other = assign(scheduler, s, past), assign(scheduler, permute(s, order), past)
         expect([one.ranks[i] for i in order] == list(other.ranks), f"{one.ranks} by {order} became {other.ranks}")
         expect((one.excluded, one.events) == (other.excluded, other.events), f"{one} and {other}")
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Document(NamedTuple):
@@ -82,7 +86,9 @@ class Corpus:
 class Deal:
     """Which client got which of n documents, as a partition decided it, and what a reader should know about it."""
 
-    clients: list[Any]  # for each of N clients a sorted int array of positions: disjoint, together range(n)
+    clients: list[
+        NDArray[np.int64]
+    ]  # for each of N clients a sorted int array of positions: disjoint, together range(n)
     attempts: int = 1  # draws until every client had min_samples
     acceptance: float | None = (
         None  # share of draws in which every client has min_samples; None: all do by construction
@@ -93,4 +99,4 @@ class Deal:
 
 
 # (documents, num_clients, generator) -> deal
-Partition = Callable[[Sequence[Document], int, Any], Deal]
+Partition = Callable[[Sequence[Document], int, "np.random.Generator"], Deal]
