@@ -10,6 +10,45 @@ if TYPE_CHECKING:  # three seconds, for those who build one
     from transformers import BertModel, GPT2LMHeadModel, LlamaForCausalLM
 
 VOCAB = 61
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+SPECIAL = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+SHAPE = {**SIZES, **SPECIAL, "max_position_embeddings": 64}
+GROUPED = {**SHAPE, "num_key_value_heads": 2}
+FEW = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **SPECIAL}
+BIDIRECTIONAL = {**GROUPED, "head_dim": 8, "use_bidirectional_attention": True}
+XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 4, **SPECIAL}
+OPT = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 16,
+    "do_layer_norm_before": False, "max_position_embeddings": 64, **SPECIAL,
+}  # fmt: skip
+NEO = {
+    "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 10,
+    "max_position_embeddings": 64, **SPECIAL,
+}  # fmt: skip
+CAUSAL = {
+    "gpt2": ("GPT2Config", FEW),
+    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 4}),
+    "mistral with a longer window": ("MistralConfig", {**GROUPED, "sliding_window": 12}),
+    "gemma3": ("Gemma3TextConfig", {**GROUPED, "head_dim": 8, "sliding_window": 12}),
+    "qwen2": ("Qwen2Config", GROUPED),
+    "opt with a projection": ("OPTConfig", OPT),
+    "gpt_neo": ("GPTNeoConfig", NEO),
+    "gptj": ("GPTJConfig", {**FEW, "rotary_dim": 4}),
+    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4, **SPECIAL}),
+    "mpt": ("MptConfig", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64, **SPECIAL}),
+    "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, **SPECIAL}),
+    "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4}),
+    "xlm with a causal mask": ("XLMConfig", {**XLM, "causal": True}),
+}
+OTHERS = {
+    "gemma3": ("Gemma3TextConfig", BIDIRECTIONAL),
+    "gemma3 with a window of three": ("Gemma3TextConfig", {**BIDIRECTIONAL, "sliding_window": 3}),
+    "xlm": ("XLMConfig", XLM),
+    "xlnet": ("XLNetConfig", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, **SPECIAL}),
+    "bert": ("BertConfig", SHAPE),
+    "roberta": ("RobertaConfig", SHAPE),
+    "electra": ("ElectraConfig", {**SHAPE, "embedding_size": 32}),
+}
 
 
 def tiny_llama(tied: bool = True, blocks: int = 2) -> LlamaForCausalLM:
@@ -47,6 +86,17 @@ def tiny_bert(blocks: int = 2, **changes) -> BertModel:
         max_position_embeddings=32, initializer_range=0.3, pad_token_id=0, **changes,
     )  # fmt: skip
     return BertModel(config).eval()
+
+
+def make(kind: str, options: dict, auto: str = "AutoModelForCausalLM"):
+    """A model of a configuration class and its options: weights big enough for layers to matter."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**options)
+    if hasattr(config, "initializer_range"):
+        config.initializer_range = 0.2
+    return getattr(transformers, auto).from_config(config).eval()
 
 
 WORDS = ["good", "bad", "film", "plot", "it", "is", "a", "very", "dull", "bright", "he", "ran", "she", "slept"]

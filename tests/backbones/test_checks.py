@@ -21,12 +21,7 @@ from fedfault.backbones.checks import (
 from fedfault.backbones.load import load_backbone
 from fedfault.backbones.scorer import Texts, model_inputs
 from fedfault.errors import UserError
-from tiny import VOCAB, tiny_bert, tiny_bert_tokenizer, tiny_gpt2, tiny_llama
-
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-SPECIAL = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-SHAPE = {**SIZES, **SPECIAL, "max_position_embeddings": 64}
-GROUPED = {**SHAPE, "num_key_value_heads": 2}
+from tiny import CAUSAL, GROUPED, OTHERS, SHAPE, VOCAB, make, tiny_bert, tiny_bert_tokenizer, tiny_gpt2, tiny_llama
 
 
 def saved(folder: Path, model) -> Path:
@@ -118,60 +113,16 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value, headle
         load_backbone(str(saved(tmp_path / "m", model)), headless=headless)
 
 
-FEW = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **SPECIAL}
-BIDIRECTIONAL = {**GROUPED, "head_dim": 8, "use_bidirectional_attention": True}
-XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 4, **SPECIAL}
-OPT = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 16,
-    "do_layer_norm_before": False, "max_position_embeddings": 64, **SPECIAL,
-}  # fmt: skip
-NEO = {
-    "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 10,
-    "max_position_embeddings": 64, **SPECIAL,
-}  # fmt: skip
-CAUSAL = {
-    "gpt2": ("GPT2Config", FEW),
-    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 4}),
-    "mistral with a longer window": ("MistralConfig", {**GROUPED, "sliding_window": 12}),
-    "gemma3": ("Gemma3TextConfig", {**GROUPED, "head_dim": 8, "sliding_window": 12}),
-    "qwen2": ("Qwen2Config", GROUPED),
-    "opt with a projection": ("OPTConfig", OPT),
-    "gpt_neo": ("GPTNeoConfig", NEO),
-    "gptj": ("GPTJConfig", {**FEW, "rotary_dim": 4}),
-    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4, **SPECIAL}),
-    "mpt": ("MptConfig", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64, **SPECIAL}),
-    "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, **SPECIAL}),
-    "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4}),
-    "xlm with a causal mask": ("XLMConfig", {**XLM, "causal": True}),
-}
-OTHERS = {
-    "gemma3": ("Gemma3TextConfig", BIDIRECTIONAL),
-    "gemma3 with a window of three": ("Gemma3TextConfig", {**BIDIRECTIONAL, "sliding_window": 3}),
-    "xlm": ("XLMConfig", XLM),
-    "xlnet": ("XLNetConfig", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, **SPECIAL}),
-    "bert": ("BertConfig", SHAPE),
-    "roberta": ("RobertaConfig", SHAPE),
-    "electra": ("ElectraConfig", {**SHAPE, "embedding_size": 32}),
-}
-
-
-def made(kind: str, options: dict):
-    import transformers
-
-    torch.manual_seed(0)
-    return transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**options))
-
-
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_causal_model_is_taken_with_its_head_and_without(tmp_path, name):
-    folder = str(saved(tmp_path / "m", made(*CAUSAL[name])))
+    folder = str(saved(tmp_path / "m", make(*CAUSAL[name])))
     assert load_backbone(folder, length=32).pooling is None
     assert load_backbone(folder, length=32, headless=True).pooling == "last"
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_model_that_sees_the_token_it_is_to_predict_is_refused_and_can_classify(tmp_path, name):
-    folder = str(saved(tmp_path / "m", made(*OTHERS[name])))
+    folder = str(saved(tmp_path / "m", make(*OTHERS[name])))
     with pytest.raises(UserError, match=r"is not causal: .*data\.task_type=classification can use it"):
         load_backbone(folder, length=32)
     assert load_backbone(folder, length=32, headless=True).pooling != "last"
@@ -180,7 +131,7 @@ def test_a_model_that_sees_the_token_it_is_to_predict_is_refused_and_can_classif
 def test_a_model_whose_body_cannot_be_told_from_its_head_is_refused(tmp_path):
     options = {**GROUPED, "head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48}
     with pytest.raises(UserError, match=r"Llama4ForCausalLM gives no states of tokens alone"):
-        load_backbone(str(saved(tmp_path / "m", made("Llama4TextConfig", options))))
+        load_backbone(str(saved(tmp_path / "m", make("Llama4TextConfig", options))))
 
 
 class Peeking(torch.nn.Module):

@@ -9,7 +9,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix
 from fedfault.backbones.sites import Targets, lora_targets, partial_targets
 from fedfault.errors import UserError
-from tiny import VOCAB, tiny_gpt2, tiny_llama
+from tiny import CAUSAL, VOCAB, make, tiny_gpt2, tiny_llama
 
 K, B, T, R = 3, 2, 7, 4
 
@@ -228,3 +228,24 @@ def test_other_architectures_keep_their_own_loss(kind):
 def test_a_layer_that_does_something_else_than_its_kind_is_refused():
     with pytest.raises(UserError, match=r"cannot train model\.layers\.1\.input_layernorm"):
         cohort(model := another("Gemma", head_dim=8, num_key_value_heads=2), partial_targets(model, 1, []))
+
+
+def test_layers_that_a_model_does_not_call_are_refused_by_name():
+    """PEFT opens them, and they learn nothing: Mamba reads one's weight, BART's decoder alone leaves others out."""
+    mamba = make(*CAUSAL["mamba"])
+    with pytest.raises(UserError, match=r"MambaForCausalLM does not call backbone\.layers\.0\.mixer\.dt_proj"):
+        CohortModel(mamba, lora_targets(mamba, ["in_proj", "dt_proj"]), r=2, alpha=4.0)
+    with pytest.raises(UserError, match=r"out_proj takes no LoRA pair: mamba reads its weight"):
+        lora_targets(make(*CAUSAL["mamba"]), ["out_proj"])
+    sizes = {
+        "d_model": 32,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 48,
+        "vocab_size": VOCAB,
+    }
+    bart = make("BartConfig", sizes)
+    with pytest.raises(UserError, match=r"encoder_attn\.q_proj.*choose modules without encoder_attn\.q_proj$"):
+        CohortModel(bart, lora_targets(bart, ["q_proj"]), r=2, alpha=4.0)
+    bart = make("BartConfig", sizes)
+    assert CohortModel(bart, lora_targets(bart, ["self_attn.q_proj"]), r=2, alpha=4.0).layout.size

@@ -9,13 +9,15 @@ import math
 import pytest
 import torch
 
+from fedfault.backbones.checks import state_width
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.export import export_adapter
 from fedfault.backbones.load import MICRO, Backbone
 from fedfault.backbones.quantised import dense_weight, quantise
+from fedfault.backbones.scorer import MEAN, Scorer, Texts, compute_scores
 from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
 from fedfault.types.adapter import Adapter
-from tiny import VOCAB, tiny_gpt2, tiny_llama
+from tiny import CAUSAL, OTHERS, VOCAB, make, tiny_bert_tokenizer, tiny_gpt2, tiny_llama
 
 
 def exported(folder, build, targets, base=None):
@@ -184,3 +186,63 @@ def test_the_folder_does_not_change_between_exports(tmp_path):
         exported(tmp_path / name, tiny_llama, lambda m: lora_targets(m, None))
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def all_linear(model) -> list[str]:
+    """The endings of all linear layers but the head and those whose weights Mamba reads."""
+    head = model.get_output_embeddings()
+    found = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    return sorted(found - {"out_proj", "dt_proj"} if model.config.model_type == "mamba" else found) or [
+        "c_attn",
+        "c_proj",
+    ]
+
+
+IDS = torch.randint(8, VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def losses_in_peft(model) -> torch.Tensor:
+    logits = model(input_ids=IDS[:, :-1]).logits
+    return torch.nn.functional.cross_entropy(logits.mT, IDS[:, 1:], reduction="none")
+
+
+def noisy(opened) -> Adapter:
+    noise = torch.randn(opened.layout.size, generator=torch.Generator().manual_seed(0))
+    return Adapter(opened.layout, opened.init(0).flat + 0.2 * noise)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_peft_computes_the_losses_of_every_causal_architecture_merged_too(tmp_path, name):
+    from peft import PeftModel
+
+    model = make(*CAUSAL[name])
+    opened = CohortModel(model, lora_targets(model, all_linear(model)), r=2, alpha=4.0)
+    adapter = noisy(opened)
+    export_adapter(tmp_path, Backbone("t", "t", model, tiny_bert_tokenizer(), 0, "fp32", "x"), opened, adapter, "card")
+    expected = opened.losses(adapter.flat[None], IDS[None], torch.ones(1, 2, 8))[1][0]
+    found = PeftModel.from_pretrained(make(*CAUSAL[name]), tmp_path).eval()
+    torch.testing.assert_close(losses_in_peft(found), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses_in_peft(found.merge_and_unload()), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(losses_in_peft(make(*CAUSAL[name])), expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", [*CAUSAL, *OTHERS])
+def test_peft_computes_the_states_of_every_headless_architecture_merged_too(tmp_path, name):
+    from peft import PeftModel
+
+    kind = {**CAUSAL, **OTHERS}[name]
+    model = make(*kind, "AutoModel")
+    scorer = Scorer(MEAN, state_width(model), 3)
+    opened = CohortModel(
+        model, lora_targets(model, [n for n in all_linear(model) if n != "pooler"]), r=2, alpha=4.0, scorer=scorer
+    )
+    adapter = noisy(opened)
+    export_adapter(tmp_path, Backbone("t", "t", model, tiny_bert_tokenizer(), 0, "fp32", "x"), opened, adapter, "card")
+    lengths = torch.full((1, 2), 9)
+    found = PeftModel.from_pretrained(make(*kind, "AutoModel"), tmp_path).eval()
+    with torch.no_grad():
+        _, expected = compute_scores(opened, adapter.flat[None], Texts(IDS[None], lengths, lengths))
+        torch.testing.assert_close(found(input_ids=IDS).last_hidden_state.mean(1), expected[0], rtol=1e-3, atol=1e-4)
+        merged = found.merge_and_unload()(input_ids=IDS).last_hidden_state.mean(1)
+    torch.testing.assert_close(merged, expected[0], rtol=1e-3, atol=1e-4)

@@ -96,6 +96,30 @@ def attention_window(config: Any) -> int | None:
     return None
 
 
+def ordinary_tokens(model: Any, length: int) -> Tensor:
+    """Choose ids (length,) of tokens that are no special ones, which are at either end of a vocabulary."""
+    size = len(model.get_input_embeddings().weight)
+    return size // 2 + torch.arange(length) % (size - size // 2 - 1)
+
+
+@torch.no_grad()
+def compute_states(model: Any, ids: Tensor) -> Tensor:
+    """Compute the last hidden states (n, T, d) of ids (n, T). Raises `UserError` for a model that needs more than tokens."""
+    try:
+        states: Tensor = model.base_model(input_ids=ids.to(model.device)).last_hidden_state
+    except BROKEN as e:
+        what = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise UserError(
+            f"{type(model).__name__} gives no states of tokens alone ({what}); choose another backbone"
+        ) from e
+    return states
+
+
+def state_width(model: Any) -> int:
+    """The width of the last hidden states, which is not `hidden_size` where they are projected, as in OPT-350M."""
+    return compute_states(model, ordinary_tokens(model, 1)[None]).shape[-1]
+
+
 @torch.no_grad()
 def is_causal(model: Any, length: int = SHORT) -> bool:
     """Whether no state depends on a later token, tried on `length` tokens.
@@ -103,8 +127,7 @@ def is_causal(model: Any, length: int = SHORT) -> bool:
     Every row of the batch but the first has other tokens from some place on, and the states before it must stay. On few
     tokens all places are tried: a window reaches the next token at least, and a chunk of tokens begins somewhere.
     """
-    size, place = model.get_input_embeddings().weight.shape[0], torch.arange(length)
-    ids = size // 2 + place % (size - size // 2 - 1)  # ordinary tokens: special ones are at either end of a vocabulary
+    ids, place = ordinary_tokens(model, length), torch.arange(length)
     starts = range(1, length) if length <= SHORT else (length // 2, length // 2 + 1, length - 1)
     rows = torch.stack([ids, *(ids + (place >= t) for t in starts)])
     try:

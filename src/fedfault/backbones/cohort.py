@@ -12,7 +12,7 @@ backward pass writes one (K, P) gradient with a single concatenation. Only these
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfault.algebra import fresh_factors
+from fedfault.backbones.checks import BROKEN, SHORT, ordinary_tokens
 from fedfault.backbones.head import head_loss
 from fedfault.backbones.lean import make_lean
 from fedfault.backbones.quantised import dense_weight, named_tensors
@@ -73,6 +74,18 @@ class CohortLora(nn.Module):
         super().__init__()
         self.base, self.slots, self.site, self.index, self.dropout = base, slots, site, index, dropout
         self.register_buffer("folded", None)
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight, for models that look up its type. Who multiplies by it misses the pair: see `_check_called`."""
+        found: Tensor = self.base.weight
+        return found
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias, as `weight`."""
+        found: Tensor | None = self.base.bias
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         """(K*B, T, d_in) -> (K*B, T, d_out)."""
@@ -172,6 +185,7 @@ class CohortModel:
     ) -> None:
         self.model, self.targets, self.scorer = model.eval().requires_grad_(False), targets, scorer
         make_lean(model)
+        ids = ordinary_tokens(model, SHORT)[None]
         sites = [Site(name, "lora", (r, *linear_shape(model.get_submodule(name)))) for name in targets.lora]
         sites += [Site(name, "full", tuple(model.get_parameter(name).shape)) for name in targets.full_parameters]
         sites += scorer.sites if scorer else ()
@@ -192,6 +206,35 @@ class CohortModel:
                 with torch.no_grad(), self.slots.bind(self.init(0).flat[None]):
                     _check_same(layer, base, name)
                 setattr(parent, leaf, layer)
+        self._check_called(
+            ids, [*targets.lora, *(n for n in targets.full_modules if model.get_submodule(n) is not self.head)]
+        )
+
+    @torch.no_grad()
+    def _check_called(self, ids: Tensor, names: Sequence[str]) -> None:
+        """Raise `UserError` unless the model, given ids (1, T), calls every opened layer.
+
+        Code that reads a layer's weight misses what is the clients' own. Experts are left out, of which a token sees few.
+        """
+        called: set[str] = set()
+        layers = {n: self.model.get_submodule(n) for n in names if ".experts." not in n}
+        hooks = [m.register_forward_hook(lambda *_, n=n: called.add(n)) for n, m in layers.items()]
+        try:
+            with self.slots.bind(self.init(0).flat[None]):
+                self.model.base_model(input_ids=ids.to(self.device))
+        except BROKEN as e:
+            raise UserError(
+                f"{type(self.model).__name__} does not run with {', '.join(_endings(names))} opened for clients ({e}); "
+                "choose other modules"
+            ) from e
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if idle := [n for n in layers if n not in called]:
+            raise UserError(
+                f"{type(self.model).__name__} does not call {idle[0]}: it reads the layer's weight or leaves it out, and "
+                f"training it changes nothing; choose modules without {', '.join(_endings(idle))}"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -274,6 +317,10 @@ class CohortModel:
         names, weights = zip(*held, strict=True)
         sums = [_as_integers(p.detach().contiguous()).sum() for p in weights]
         return dict(zip(names, torch.stack(sums).tolist(), strict=True))
+
+
+def _endings(names: Iterable[str]) -> list[str]:
+    return sorted({".".join(n.split(".")[-2:]) for n in names})
 
 
 def _as_integers(weight: Tensor) -> Tensor:

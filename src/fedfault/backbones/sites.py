@@ -28,6 +28,10 @@ LORA_TARGETS = {  # config.model_type -> module names, the defaults that users o
 }
 
 
+# PEFT refuses these too: fused kernels read the weights of out_proj and conv1d instead of calling them
+MAMBAS, READ_BY_MAMBAS = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"), ("out_proj", "conv1d")
+
+
 @dataclass(frozen=True)
 class Targets:
     """The trainable sites of a model, in the order of its modules."""
@@ -99,6 +103,10 @@ def lora_targets(model: Any, wanted: Iterable[str] | None) -> Targets:
                 f"no module called {want!r} in {kind}{suggest(want, known)} (linear layers: {', '.join(sorted(known))})"
             )
         for hit in hits:
+            if kind in MAMBAS and hit.rpartition(".")[2] in READ_BY_MAMBAS:
+                raise UserError(
+                    f"{hit} takes no LoRA pair: {kind} reads its weight instead of calling it; choose others"
+                )
             module = model.get_submodule(hit)
             if not is_linear(module) or module is model.get_output_embeddings():
                 raise UserError(

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from fedfault.backbones.checks import check_tokens
+from fedfault.backbones.checks import check_tokens, state_width
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone, Say, load_backbone, say_nothing
 from fedfault.backbones.quantised import count_parameters
@@ -176,7 +176,7 @@ def open_model(exp: Experiment, backbone: Backbone, outputs: int | None = None) 
     """The backbone with the configured sites made trainable for K clients, and with a head of so many outputs."""
     m, scorer = exp.model, None
     if outputs is not None and backbone.pooling is not None:
-        scorer = Scorer(backbone.pooling, backbone.model.config.hidden_size, outputs)
+        scorer = Scorer(backbone.pooling, state_width(backbone.model), outputs)
     if m.trainable == "lora":
         targets = lora_targets(backbone.model, m.lora.target_modules)
     else:
