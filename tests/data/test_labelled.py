@@ -271,3 +271,23 @@ def test_a_pair_without_its_first_sentence_keeps_all_of_its_second(tmp_path):
             n = int(found.examples.lengths[i])
             assert found.examples.ids[i, :n].tolist() == tokenizer([pair[0]], [pair[1]])["input_ids"][0]
     assert {"film it is", "plot"} & set(texts)
+
+
+class Deaf:
+    """A tokenizer that knows words of letters only: a token a word."""
+
+    def __call__(self, texts, **_):
+        return {"input_ids": [[1] * sum(word.isalpha() for word in text.split()) for text in texts]}
+
+
+def test_texts_that_are_too_short_or_cut_off_are_counted_and_told(tmp_path):
+    words = [sentence(i) for i in range(20)] + [" ".join(sentence(j) for j in range(k, k + 9)) for k in (30, 40, 50)]
+    rows = ["text,y", *(f"{text},{'pq'[i % 2]}" for i, text in enumerate([*words, "1 2 3"]))]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    exp = experiment("text", str(tmp_path / "t.csv"), "data.topic_column=y")
+    found = split_into_examples(exp, load_corpus(exp), Deaf(), 0)
+    assert (found.too_short, found.cut) == (1, 3)
+    said = found.describe_losses()
+    assert said[0].startswith("1 texts are too short")
+    assert said[1].startswith("3 texts fill model.max_length")
+    assert (made(exp).too_short, made(exp).cut) == (0, 3)  # an encoder's tokenizer has a token for unknown words

@@ -108,3 +108,24 @@ def test_a_corpus_without_columns_has_none_to_offer(tmp_path):
         deal_out(exp, load_corpus(exp))
     assert "all 27 documents have the same topic" in str(told.value)
     assert "Columns" not in str(told.value)
+
+
+def test_texts_without_a_token_are_counted(tmp_path):
+    class Deaf(Bytes):
+        """Digits are no tokens."""
+
+        def __call__(self, texts, **_):
+            return super().__call__(["".join(c for c in text if not c.isdigit()) for text in texts])
+
+    (tmp_path / "t.csv").write_text("text\n" + "".join(f"plain text {chr(192 + i)}\n" for i in range(80)) + "7\n42\n")
+    changes = [
+        "data.dataset=text",
+        f"data.path={tmp_path / 't.csv'}",
+        "federation.total_clients=2",
+        "data.partition=iid",
+    ]
+    exp = load("quickstart", changes).experiment
+    made = split_into_blocks(exp, load_corpus(exp), Deaf(), END)
+    assert made.too_short == 2
+    assert made.describe_losses()[0].startswith("2 texts are too short")
+    assert split_into_blocks(exp, load_corpus(exp), Bytes(), END).describe_losses() == []

@@ -143,6 +143,15 @@ def test_clients_whose_gradients_are_all_zero_learn_nothing():
     )
 
 
+def test_a_learning_rate_that_explodes_is_called_that():
+    fed = federation(Silent(), "fedavg", "fedit", num_rounds=2)
+    start = begin(fed)
+    far = begin(fed, replace(start.adapter, flat=start.adapter.flat + 1e6))
+    said = r"training has exploded: trained numbers have grown to 1\.0e\+06.*lower training\.lr"
+    with pytest.raises(IntegrityError, match=said):
+        list(rounds(fed, far))
+
+
 def test_one_client_that_learns_is_enough():
     """Others may have nothing left to learn."""
     task = Silent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -99,9 +100,15 @@ def lora_targets(model: Any, wanted: Iterable[str] | None) -> Targets:
         hits = [n for n, m in model.named_modules() if n == want or n.endswith("." + want)]
         if not hits:
             known = _linear_endings(model)
-            raise UserError(
-                f"no module called {want!r} in {kind}{suggest(want, known)} (linear layers: {', '.join(sorted(known))})"
+            if want == "all-linear":
+                raise UserError(
+                    f"all-linear is PEFT's word, which is not read here; name the layers: "
+                    f"model.lora.target_modules=[{','.join(sorted(known))}]"
+                )
+            hint = (
+                suggest(want, known) if re.fullmatch(r"[\w.]+", want) else "; give names or their ends, not a pattern"
             )
+            raise UserError(f"no module called {want!r} in {kind}{hint} (linear layers: {', '.join(sorted(known))})")
         for hit in hits:
             if kind in MAMBAS and hit.rpartition(".")[2] in READ_BY_MAMBAS:
                 raise UserError(

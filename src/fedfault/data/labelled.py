@@ -118,6 +118,8 @@ def split_into_examples(
         validation={t: held[drawn[topic[drawn] == t]] for t in sorted(set(topic[drawn].tolist()))},
         mixture={t: float((topic == t).mean()) for t in sorted(set(topic.tolist()))},
         examples=whole,
+        too_short=sum(int((each.lengths <= _count_marks(each, separator, tokenizer)).sum()) for each in (whole, held)),
+        cut=sum(int((each.lengths >= exp.model.max_length).sum()) for each in (whole, held)),
     )
 
 
@@ -137,6 +139,14 @@ def _make_examples(
         return Examples.from_rows(rows, [labels.scores[d.text] for d in documents], padding)
     place = {name: k for k, name in enumerate(list_classes(exp, corpus))}
     return Examples.from_rows(rows, [place[d.topic] for d in documents], padding)
+
+
+def _count_marks(examples: Examples, separator: int | None, tokenizer: Any) -> int:
+    """Count the tokens that every row has, whatever its text: the separator, or the model's own special tokens."""
+    if separator is not None:
+        return 1
+    pairs = bool((examples.second < examples.lengths).any())
+    return int(tokenizer.num_special_tokens_to_add(pair=pairs))
 
 
 def _split_pair(text: str, labels: Labels) -> tuple[str, str]:

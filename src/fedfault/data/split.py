@@ -58,11 +58,19 @@ class Split(Generic[P]):
     floor: dict[str, float] = field(default_factory=dict)
     bytes_per_token: dict[str, float] = field(default_factory=dict)  # score name -> see `bytes_per_token`
     examples: Examples | None = None  # of all documents, by position, where they are labelled
+    too_short: int = 0  # texts of both sides that have no token: there is nothing to learn from them
+    cut: int = 0  # labelled texts of both sides that fill model.max_length, so that longer ones have lost their end
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Documents by client and topic, (N, K)."""
         return np.stack([np.bincount(self.labels[own], minlength=len(self.topics)) for own in self.deal.clients])
+
+    def describe_losses(self) -> list[str]:
+        """Say which texts are not learned from, or not to their end; nothing where all are."""
+        short = f"{self.too_short:,} texts are too short: they have no token in this model's vocabulary"
+        cut = f"{self.cut:,} texts fill model.max_length, and what is longer is cut off at its end; a higher one reads more"
+        return [line for line, n in ((short, self.too_short), (cut, self.cut)) if n]
 
     def to_json(self) -> dict[str, Any]:
         """The part of the split that the run folder stores, as JSON."""
@@ -162,9 +170,8 @@ def split_into_blocks(
         train.append(pack_blocks([ids[i] for i in mine], T, separator))
         own = pack_blocks([ids[i] for i in kept_back], T, separator) if len(kept_back) else None
         held_out.append(own and _draw_blocks(own, max(1, most // CLIENT_SHARE), exp.seed, "client", k))
-    whole = _pack_by_topic(
-        corpus.validation, encode_texts(tokenizer, [d.text for d in corpus.validation]), T, separator
-    )
+    held = encode_texts(tokenizer, [d.text for d in corpus.validation])
+    whole = _pack_by_topic(corpus.validation, held, T, separator)
     total = sum(b.num_tokens for b in whole.values())
     mixture = {topic: b.num_tokens / total for topic, b in whole.items()}
     validation = {t: _draw_blocks(b, most, exp.seed, "topic", t) for t, b in whole.items()}
@@ -174,7 +181,8 @@ def split_into_blocks(
     sizes = bytes_per_token(sets, tokenizer, separator)
     sizes["validation"] = sum(share * sizes[f"topic/{t}"] for t, share in mixture.items())
     about = (corpus, d.documents, d.deal, ids, d.topics, d.labels)
-    return Split(*about, train, held_out, validation, mixture, floor, sizes)
+    short = sum(int((each.lengths == 0).sum()) for each in (ids, held))
+    return Split(*about, train, held_out, validation, mixture, floor, sizes, too_short=short)
 
 
 def _training_documents(exp: Experiment, corpus: Corpus) -> Sequence[Document]:

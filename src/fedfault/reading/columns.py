@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.reading import files, sides
+from fedfault.reading.cells import write_name
 
 LONGEST = 80  # characters of a name; longer values are texts
 ROWS = 2  # to a value, on average: a column with more values tells rows apart, as an id does
@@ -41,5 +42,5 @@ def _count_names(rows: list[dict[str, Any]], name: str) -> int:
         value is None or (isinstance(value, str | int | float) and len(str(value)) <= LONGEST) for value in values
     ):
         return 0
-    different = len({str(value).strip() for value in values} - {"", "None"})
+    different = len({write_name(value) for value in values} - {""})
     return different if 2 <= different <= len(rows) / ROWS else 0

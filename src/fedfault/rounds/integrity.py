@@ -40,6 +40,10 @@ from fedfault.types.algorithm import (
 )
 from fedfault.types.task import Step, Task, Trainable
 
+EXPLODED = (
+    1e3  # trained numbers begin at or below 1, as weights of a model do, and move by about the learning rate a step
+)
+
 
 class IntegrityError(UserError):
     """The federation does not do what it says: which client, which site, which numbers."""
@@ -130,6 +134,11 @@ class CheckedTrain:
             raise IntegrityError(f"clients {_list_names(self.clients)} trained in the memory of what they started from")
         worked = done.num_steps > 0
         if bool(done.loss[worked].any()) and not bool(done.grad_norm[worked].any()):  # a loss of zero is learned
+            if (largest := float(start.flat.abs().max())) > EXPLODED:
+                raise IntegrityError(
+                    f"training has exploded: trained numbers have grown to {largest:.1e}, at which every gradient is zero "
+                    f"and nothing is learned; lower training.lr, which is {self.lr:g} in this round"
+                )
             raise IntegrityError(
                 f"every gradient was exactly zero in {int(done.num_steps.sum())} steps of clients "
                 f"{_list_names(self.clients)}: nothing is learned. Check that the loss depends on the trained numbers, and "

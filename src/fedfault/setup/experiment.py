@@ -99,8 +99,11 @@ def prepare(
         backbone = _load_backbone(exp, exp.model.quantization, say, headless=outputs is not None)
         model = open_model(exp, backbone, outputs)
     say("tokens")
-    made = _prepare_next_tokens if outputs is None else _prepare_labels
-    return made(exp, corpus, backbone, model, say, control)
+    make = _prepare_next_tokens if outputs is None else _prepare_labels
+    made = make(exp, corpus, backbone, model, say, control)
+    for line in made.split.describe_losses():
+        say(line)
+    return made
 
 
 def _same_model(like: Prepared, exp: Experiment, outputs: int | None) -> bool:
@@ -345,7 +348,7 @@ def describe_sources(p: Prepared) -> dict[str, Any]:
             "source": corpus.source,
             "fingerprint": corpus.fingerprint,
             "documents": {"train": len(corpus.train), "validation": len(corpus.validation)},
-            "read": asdict(corpus.tally),
+            "read": {**asdict(corpus.tally), "too_short": p.split.too_short, "cut": p.split.cut},
         },
         "tokenizer": {"source": p.backbone.source, "fingerprint": _fingerprint_tokens(p)},
         **{

@@ -94,6 +94,7 @@ def _describe_experiment(p: Prepared) -> list[str]:
         f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_who(p)}, {_describe_work(exp, fed.work)}",
         f"traffic    {traffic}",
         f"{_count_targets(split, size, exp.model.max_length)}; {fed.clients_per_pass} clients fit in one pass",
+        *(f"           {line}" for line in split.describe_losses()),
     ]
     lines += _describe_tiers(p)
     if split.floor:
