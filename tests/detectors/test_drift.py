@@ -46,6 +46,13 @@ def test_the_usual_alignment_is_the_median_of_the_controls_medians():
     assert DETECTOR.learn_scale(against) == DETECTOR.learn_scale([history([5.0])]) == {}
 
 
+def test_what_an_older_version_recorded_outside_the_bounds_of_a_cosine_is_left_out():
+    controls = [history(probes={"gradient_alignment": [None, 0.4, 4.42, 0.4]})] * 3
+    assert DETECTOR.learn_scale(controls) == {"alignment": 0.4}
+    found = readings([1.0] * 3, [1.0] * 3, alignment=[0.3, 4.42, -1.7], scale={"alignment": 0.4})
+    assert found[0].evidence["turned_away"] == pytest.approx(0.25)
+
+
 def test_without_controls_harm_is_the_share_of_the_path_that_was_taken_back():
     """5 3 4 3.5: the way is 1.5, the path 2 + 1 + 0.5."""
     found = readings([1.0] * 3, [1.0] * 3, losses=[5.0, 3.0, 4.0, 3.5])

@@ -154,6 +154,18 @@ def test_alignment_is_the_cosine_with_the_descent_direction():
     assert "gradient_alignment" not in taken(g, g).probes  # nothing moved
 
 
+@pytest.mark.parametrize(
+    ("noise", "known"), [(0.0, True), (1.0, True), (3.4, True), (3.6, False), (4.9, False), (6.0, False)]
+)
+def test_alignment_is_a_cosine_or_absent_where_the_gradient_is_below_its_own_noise(noise, known):
+    """Halves (5, n) and (5, -n): their product is 25 - n^2 and the noise of their mean n^2, which are equal at 3.54."""
+    first, second = (torch.tensor([[5.0, sign * noise]] * 2, dtype=torch.float64) for sign in (1, -1))
+    for update in ([-1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-3.0, 1.0]):
+        found = taken(first, second, update=torch.tensor([update, update], dtype=torch.float64)).probes
+        assert ("gradient_alignment" in found) == known
+        assert abs(found.get("gradient_alignment", 0.0)) <= 1
+
+
 def test_one_client_has_no_variance_between_clients():
     found = taken(MEANS[:1], MEANS[:1])
     assert set(found.probes) == {"gradient_norm_mean", "gradient_noise"}

@@ -209,3 +209,14 @@ def test_labels_stay_few_and_apart_when_there_are_many():
     assert spread_places([0.1, 0.6], 0.2) == [0.1, 0.6]
     assert spread_places([0.9, 1.0, 1.0], 0.2) == pytest.approx([0.6, 0.8, 1.0])  # not into the title
     assert spread_places([], 0.2) == []
+
+
+def test_the_band_around_a_norm_ends_at_zero():
+    run = make()
+    wide = [
+        dataclasses.replace(r, probes={**r.probes, "gradient_norm_mean": 1.0, "gradient_norm_variance": 9.0})
+        for r in run.records
+    ]
+    (band,) = draw_gradients(dataclasses.replace(run, records=wide)).axes[0].collections[:1]
+    edges = band.get_paths()[0].vertices[:, 1]
+    assert (edges.min(), edges.max()) == (0.0, 4.0)

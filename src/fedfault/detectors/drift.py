@@ -52,7 +52,7 @@ def client_drift() -> Detector:
             if "halves" in r.matrices:
                 own, exchanged = _exchange_halves(np.array(r.matrices["halves"]), r.round)
                 seen, null, tested = seen + own, null + exchanged, tested + 1
-            alignment += [r.probes["gradient_alignment"]] if "gradient_alignment" in r.probes else []
+            alignment += _read_alignment([r])
             known += 1
             if known < ROUNDS or within <= 0:
                 continue
@@ -100,10 +100,17 @@ def _measure_harm(alignment: Sequence[float], losses: Sequence[float], scale: Ma
     return {"taken_back": 1 - abs(losses[0] - losses[-1]) / path} if path > 0 else {}
 
 
+def _read_alignment(records: Records) -> list[float]:
+    """Read the cosines of the updates with the descent direction, where they are known.
+
+    Older versions recorded one below its own noise too, where it can leave the bounds of a cosine: that one is left out.
+    """
+    found = [r.probes["gradient_alignment"] for r in records if "gradient_alignment" in r.probes]
+    return [value for value in found if abs(value) <= 1]
+
+
 def _learn_alignment(controls: Sequence[Records]) -> dict[str, float]:
-    own = [
-        [r.probes["gradient_alignment"] for r in records if "gradient_alignment" in r.probes] for records in controls
-    ]
+    own = [_read_alignment(records) for records in controls]
     medians = [float(np.median(values)) for values in own if values]
     usual = float(np.median(medians)) if medians else 0.0
     return {"alignment": usual} if usual > 0 else {}

@@ -56,7 +56,8 @@ def gradients() -> Probe:
     drift_between        V_b = mean_i <g_i1, g_i2> - mean_{i != j} <g_i1, g_j2>: unbiased for the variance between
                          clients of the gradients on their own data; finite IID samples differ a little
     drift_within         V_w = gradient_noise; V_b / V_w is the split-half variance ratio
-    gradient_alignment   cos(mean update of the round, -mean gradient), with |mean gradient|^2 = <mean g_1, mean g_2>
+    gradient_alignment   cos(mean update of the round, -mean gradient), with |mean gradient|^2 = <mean g_1, mean g_2>;
+                         absent where that is no more than the noise of the mean, |mean g_1 - mean g_2|^2 / 4
     gradient_norm        for each client
     matrix halves        <g_i1, g_j2>, for cohorts of at most 24: what permutation tests need
 
@@ -112,12 +113,18 @@ def _measure_variance(products: Tensor, first: Tensor, second: Tensor) -> dict[s
 
 
 def _measure_alignment(m: FinishedRound, first: Tensor, second: Tensor) -> dict[str, float]:
-    """The cosine of the mean update with the descent direction, from the mean gradients (P,) of both halves."""
+    """The cosine of the mean update with the descent direction, from the mean gradients (P,) of both halves.
+
+    The squared noise of the mean of both halves is |first - second|^2 / 4 on average. Nothing below it: there the length of
+    the gradient is not known. Above it the estimate can exceed a cosine's bounds by chance, and is cut at them.
+    """
     update = to_float64(m.trained.adapter.flat - m.start).mean(0)
-    squared = float(first @ second) * float(update @ update)
-    if not squared > 0:
+    length, noise = float(first @ second), float((first - second).square().sum()) / 4
+    squared = length * float(update @ update)
+    if not (squared > 0 and length > noise):
         return {}
-    return {"gradient_alignment": -float(update @ (first + second)) / 2 / math.sqrt(squared)}
+    cosine = -float(update @ (first + second)) / 2 / math.sqrt(squared)
+    return {"gradient_alignment": max(-1.0, min(1.0, cosine))}
 
 
 def control_error(m: FinishedRound, first: Tensor, second: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:

@@ -33,6 +33,7 @@ class Curve(NamedTuple):
     colour: int = 0  # of the palette
     name: str = ""
     band: Sequence[float] = ()  # half the height of the band around each value
+    least: float = -math.inf  # where the band ends: no value can be below
 
 
 class Panel(NamedTuple):
@@ -59,7 +60,9 @@ def draw_panel(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
     """Draw the curves of a panel, with their names at their ends."""
     curves = [c for c in panel.curves if c.points[0]]
     level = [] if panel.level is None else [panel.level]
-    edges = [v + sign * b for c in curves for v, b in zip(c.points[1], c.band, strict=False) for sign in (-1, 1)]
+    edges = [
+        max(v + s * b, c.least) for c in curves for v, b in zip(c.points[1], c.band, strict=False) for s in (-1, 1)
+    ]
     set_loss_scale(ax, [*level, *edges, *(v for c in curves for v in c.points[1])])
     set_round_axis(ax, run)
     for value in level:
@@ -69,6 +72,7 @@ def draw_panel(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
         colour = theme.palette[curve.colour]
         if curve.band:
             low, high = (np.array(values) + sign * np.array(curve.band) for sign in (-1, 1))
+            low = np.maximum(low, curve.least)
             ax.fill_between(rounds, low, high, color=colour, alpha=0.2, lw=0)
         draw_line(ax, rounds, values, theme, color=colour, lw=1.8, **style_dots(rounds))
     ends = [(find_last_finite(c.points[1]), c.name, theme.palette[c.colour]) for c in curves if c.name]
@@ -95,7 +99,12 @@ def draw_gradients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     variance = dict(zip(*run.probe("gradient_norm_variance"), strict=True))
     band = [math.sqrt(max(variance.get(n, 0.0), 0.0)) for n in rounds]
     wanted = (
-        Panel("Gradient norm of the clients", "mean ± standard deviation", [Curve((rounds, mean), 0, band=band)], 0.0),
+        Panel(
+            "Gradient norm of the clients",
+            "mean ± standard deviation",
+            [Curve((rounds, mean), 0, band=band, least=0.0)],
+            0.0,
+        ),
         Panel(
             "Its variation between clients", "standard deviation / mean", [Curve(run.probe("gradient_norm_cv"), 1)], 0.0
         ),
