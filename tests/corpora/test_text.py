@@ -149,6 +149,7 @@ def test_missing_values_in_jsonl_and_parquet_are_no_text(tmp_path):
         ("a.csv", b"text\none,two\n", {}, ["line 2", "more fields"]),
         ("a.csv", b'text\n"one\n', {}, ["not CSV"]),
         ("a.csv", b"text\n", {"text_columns": []}, ["data.text_columns is empty"]),
+        ("a.csv", b"text\na\n", {"text_columns": ["text", "text"]}, ["names a column twice"]),
         ("a.csv", b"text\ncaf\xe9\n", {}, ["0xe9 at offset 8", "not UTF-8"]),
         ("a.txt", b"a\0b", {}, ["binary"]),
         ("a.txt", b"a", {"text_columns": ["text"]}, ["plain text", "leave it out"]),
@@ -239,3 +240,10 @@ def test_nan_is_no_text_and_no_topic(tmp_path):
     path.write_text('{"text": "one", "kind": 1.0}\n{"text": "two", "kind": NaN}\n')
     with pytest.raises(UserError, match=r"1 of 2 rows have nothing in the topic column 'kind', the first is row 2"):
         read(path, topic_column="kind")
+
+
+def test_a_validation_part_without_text_is_an_error_and_not_split_off(tmp_path):
+    (tmp_path / "train.csv").write_text("text\na\nb\nc\n")
+    (tmp_path / "test.csv").write_text('text\n" "\n""\n')
+    with pytest.raises(UserError, match="no text in the 2 rows of the validation part"):
+        read(tmp_path)

@@ -55,3 +55,8 @@ def test_values_that_are_no_text_are_an_error_that_names_the_row(value):
 def test_conversations_are_named_as_such():
     with pytest.raises(UserError, match="these are conversations, of messages with role and content"):
         read([{"role": "user", "content": "a"}])
+
+
+def test_an_infinite_number_is_an_error_that_names_the_row():
+    with pytest.raises(UserError, match="column 'label' holds an infinite number in row 2"):
+        read(1.0, float("-inf"))

@@ -50,6 +50,8 @@ def text(
     columns = ["text"] if text_columns is None else text_columns
     if not columns:
         raise UserError("data.text_columns is empty; name at least one column, or leave it out to read the column text")
+    if len(set(columns)) < len(columns):
+        raise UserError(f"data.text_columns={columns} names a column twice; name each once")
     read = [
         [row for file in side for row in _read_table(file, columns, topic_column, group_column)] for side in own[:2]
     ]

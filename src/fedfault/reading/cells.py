@@ -67,6 +67,9 @@ def read_column(where: str | Path, rows: Sequence[dict[str, Any]], name: str, *,
                 f"{where}: column {name!r} holds {kind} values, not text, the first in row {number}"
                 + _explain_shape(values[number - 1])
             )
+    for number, value in enumerate(values, start=1):
+        if isinstance(value, float) and math.isinf(value):
+            raise UserError(f"{where}: column {name!r} holds an infinite number in row {number}; correct or remove it")
     if "numbers" in first and "text" in first:  # text that is a number is not another type than numbers
         texts = ((n, v.strip()) for n, v in enumerate(values, start=1) if isinstance(v, str))
         first["text"] = next((n for n, text in texts if text and not _NUMBER.fullmatch(text)), 0)

@@ -158,6 +158,10 @@ def make_corpus(
     if not kept:
         why = "no text to train on that is not in the validation part too" if held else "no text in it"
         raise UserError(f"{name} ({source}): {why}")
+    if lost["read"] and not held:
+        raise UserError(
+            f"{name} ({source}): no text in the {lost['read']:,} rows of the validation part; fill or remove it"
+        )
     if not held:
         if len({hash_text(d.text) for d in kept}) < 2:
             raise UserError(f"{name} ({source}): only one text; train and validation need at least one each")
