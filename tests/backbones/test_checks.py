@@ -21,7 +21,20 @@ from fedfault.backbones.checks import (
 from fedfault.backbones.load import load_backbone
 from fedfault.backbones.scorer import Texts, model_inputs
 from fedfault.errors import UserError
-from tiny import CAUSAL, GROUPED, OTHERS, SHAPE, VOCAB, make, tiny_bert, tiny_bert_tokenizer, tiny_gpt2, tiny_llama
+from tiny import (
+    CAUSAL,
+    GROUPED,
+    OTHERS,
+    SHAPE,
+    SIZES,
+    SPECIAL,
+    VOCAB,
+    make,
+    tiny_bert,
+    tiny_bert_tokenizer,
+    tiny_gpt2,
+    tiny_llama,
+)
 
 
 def saved(folder: Path, model) -> Path:
@@ -102,6 +115,26 @@ def test_weights_of_another_head_are_told(tmp_path):
     lines.clear()
     load_backbone(str(saved(tmp_path / "untied", tiny_llama(tied=False))), headless=True, say=lines.append)
     assert not lines  # that a headless model uses no head needs no line
+
+
+def test_half_of_an_encoder_with_a_decoder_is_refused(tmp_path):
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64, **SPECIAL}
+    bart = saved(tmp_path / "bart", make("BartConfig", sizes, "AutoModelForSeq2SeqLM"))
+    with pytest.raises(UserError, match=r"2 weights are missing, first lm_head\.weight"):
+        load_backbone(str(bart))
+    config = {**sizes, "decoder_start_token_id": 0, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    whisper = saved(tmp_path / "whisper", make("WhisperConfig", config, "AutoModelForSpeechSeq2Seq"))
+    with pytest.raises(UserError, match=r"weights have no place in WhisperForCausalLM .*first model\.encoder\."):
+        load_backbone(str(whisper))
+    for folder in (bart, whisper):
+        with pytest.raises(UserError, match="an encoder with a decoder"):
+            load_backbone(str(folder), headless=True)
+
+
+def test_a_model_of_images_is_called_one(tmp_path):
+    folder = str(saved(tmp_path / "m", make("ViTConfig", SIZES, "AutoModel")))
+    with pytest.raises(UserError, match=r"ViTModel has no table of token embeddings: it is no model of text"):
+        load_backbone(folder, headless=True)
 
 
 @pytest.mark.parametrize("headless", [False, True])

@@ -52,7 +52,9 @@ def check_filled(
             f"model.name={name}: {_count(missing, 'is', 'are')} missing, first {missing[0]}, and would be drawn at random"
             f"{also}; {way}{REPAIR}"
         )
-    if lost := [key for key in extra if _is_in_body(key, model) or ".lora_" in key]:
+    # The decoder of BART or Whisper, alone, has learned to read what its encoder says
+    halves = (f"{model.base_model_prefix}.encoder.", "encoder.")
+    if lost := [key for key in extra if _is_in_body(key, model) or ".lora_" in key or key.startswith(halves)]:
         raise UserError(
             f"model.name={name}: {_count(lost, 'has', 'have')} no place in {type(model).__name__} as its config.json "
             f"describes it, first {lost[0]}, and would be left out; {REPAIR}"
@@ -98,7 +100,10 @@ def attention_window(config: Any) -> int | None:
 
 def ordinary_tokens(model: Any, length: int) -> Tensor:
     """Choose ids (length,) of tokens that are no special ones, which are at either end of a vocabulary."""
-    size = len(model.get_input_embeddings().weight)
+    try:
+        size = len(model.get_input_embeddings().weight)
+    except BROKEN as e:
+        raise UserError(f"{type(model).__name__} has no table of token embeddings: it is no model of text") from e
     return size // 2 + torch.arange(length) % (size - size // 2 - 1)
 
 
