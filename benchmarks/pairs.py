@@ -13,7 +13,7 @@ from fedfault.clustering.remedy import fill_in_clusters
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord
-from fedfault.registry import builders
+from fedfault.registry import load_builders
 from fedfault.rounds.engine import begin, rounds
 from fedfault.setup.experiment import prepare
 
@@ -56,8 +56,8 @@ def main() -> None:
     settings = [f"federation.num_rounds={args.rounds}", f"training.local_steps={args.steps}"]
     settings += [f"evaluation.every={args.rounds}", "evaluation.general=none"]
     refused, worse = [], []
-    for algorithm in builders("algorithm"):
-        for method in builders("aggregation"):
+    for algorithm in load_builders("algorithm"):
+        for method in load_builders("aggregation"):
             pair = [f"federation.algorithm={algorithm}", f"federation.aggregation={method}"]
             try:
                 fed = fill_in_clusters(prepare(load(None, [*settings, *pair]).experiment), say_nothing)[0].federation
@@ -66,7 +66,10 @@ def main() -> None:
                 continue
             records = [record for _, record in rounds(fed, begin(fed))]
             start = records[0].scores["validation"].perplexity
-            if (algorithm, method) == (next(iter(builders("algorithm"))), next(iter(builders("aggregation")))):
+            if (algorithm, method) == (
+                next(iter(load_builders("algorithm"))),
+                next(iter(load_builders("aggregation"))),
+            ):
                 print(HEAD.format(args=" ".join(sys.argv[1:]) + " " * bool(sys.argv[1:]), **vars(args), start=start))
             print(row(algorithm, method, records), flush=True)
             if not records[-1].scores["validation"].perplexity < start:

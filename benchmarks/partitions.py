@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from fedfault.registry import build, builders
+from fedfault.registry import build, load_builders
 from fedfault.types.corpus import Document
 
 COMMON = ("the", "of", "a", "to", "and", "in", "that", "it", "was", "he")
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1_000)
     args = parser.parse_args()
     deck = documents(args.documents)
-    for name in builders("partition"):
+    for name in load_builders("partition"):
         for options in VARIANTS.get(name, [{}]):
             partition, seconds = build("partition", name, **options), []
             for _ in range(3):

@@ -16,8 +16,8 @@ import time
 
 import numpy as np
 
-from fedfault.hardware.clock import Fleet, Line, Load, Tier, model_lines
-from fedfault.registry import build, builders
+from fedfault.hardware.clock import Fleet, Line, Load, Tier, compute_model_lines
+from fedfault.registry import build, load_builders
 from fedfault.scheduling import Allocation, Report, Scheduler, Situation
 
 R_BAR, LOW, HIGH = 8, 2, 16
@@ -39,7 +39,7 @@ def federation(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     wire = Line(1e5, 2e6)  # bytes: queries and values of a 7 B model have 524,288 numbers a rank
     load = Load(g.uniform(3e3, 5e3, size=n), Line(1e-4, 4e-6), down=wire, up=wire)
     gain = g.uniform(0.02, 0.1, size=n) / fleet.compute_factor**0.5
-    return *model_lines(fleet, load), gain
+    return *compute_model_lines(fleet, load), gain
 
 
 def rounds(scheduler: Scheduler, n: int, num_rounds: int) -> tuple[list[float], list[float], list[float], set[str]]:
@@ -79,7 +79,7 @@ def main() -> None:
     print("|---:|---|---:|---:|---:|---:|")
     for n in args.clients:
         _, _, shortest, _ = rounds(build("scheduler", "exact", r_bar=R_BAR), n, args.rounds)
-        for name in builders("scheduler"):
+        for name in load_builders("scheduler"):
             scheduler = build("scheduler", name, **OPTIONS.get(name, {"r_bar": R_BAR}))
             learning, deciding, taken, said = rounds(scheduler, n, args.rounds)
             observe, assign = (1e3 * statistics.median(spent[1:]) for spent in (learning, deciding))

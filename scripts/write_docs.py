@@ -20,7 +20,7 @@ from fedfault.backbones.load import HUB, NAMES
 from fedfault.cli import app
 from fedfault.config.files import spell_key
 from fedfault.config.shorthand import CHOOSERS
-from fedfault.registry import FOLDERS, builders, citations, describe_options, first_line, read_declarations
+from fedfault.registry import FOLDERS, describe_options, find_citations, load_builders, read_declarations, read_summary
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "fedfault"
@@ -138,10 +138,10 @@ def build_components() -> str:
         folder = package.replace(".", "/")
         parts.append(f"## {kind}\n\n{chosen}Files: [`{folder}`](../src/{folder}).\n")
         rows = []
-        for name, builder in builders(kind).items():
+        for name, builder in load_builders(kind).items():
             takes = "<br>".join(f"`{option}`" for option in describe_options(builder))
-            about = first_line(builder).replace("<", "&lt;") + _say_switch(kind, name)
-            rows.append((f"`{name}`", about, takes, ", ".join(citations(kind, name))))
+            about = read_summary(builder).replace("<", "&lt;") + _say_switch(kind, name)
+            rows.append((f"`{name}`", about, takes, ", ".join(find_citations(kind, name))))
         parts.append(_format_table((kind, "", "options", "papers"), rows))
     known = [(f"`{name}`", HUB.get(name, "ships with the package")) for name in NAMES]
     models = "Chosen by `model.name`; so is any Hub id of a causal language model, a local folder or a `.gguf` file, and for labels any encoder."

@@ -15,7 +15,7 @@ from fedfault import registry
 from fedfault.config.loading import load
 from fedfault.config.schema import Experiment
 from fedfault.records import ClientRecord, Finding, RoundRecord, Score, Turn
-from fedfault.registry import build, builders, read_declarations
+from fedfault.registry import build, load_builders, read_declarations
 from fedfault.runs.folder import PLAIN
 from fedfault.session.provenance import VERSIONS
 from fedfault.setup import equipment
@@ -29,7 +29,7 @@ def blocks(page: Path) -> list[str]:
 
 
 def test_the_example_of_an_algorithm_runs_with_its_test():
-    builders("algorithm")  # those of the folder first
+    load_builders("algorithm")  # those of the folder first
     algorithm, test, _ = blocks(ADDING)
     code = [line for line in algorithm.splitlines() if line.strip() and not line.startswith(("#", "import", "from"))]
     assert len(code) < 20
@@ -63,14 +63,14 @@ def test_the_configurations_in_the_page_about_deployment_are_valid(tmp_path):
 MEASURED = ADDING.with_name("metrics.md").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("name", builders("probe"))
+@pytest.mark.parametrize("name", load_builders("probe"))
 def test_the_page_about_metrics_has_a_row_for_every_probe(name):
     off = "" if read_declarations("probe")[name].facts.get("on", True) else " (off)"
     start = f"| `{name}`{off} |"
     assert any(line.startswith(start) for line in MEASURED), f"docs/metrics.md lacks a row {start} with its numbers"
 
 
-@pytest.mark.parametrize("name", builders("detector"))
+@pytest.mark.parametrize("name", load_builders("detector"))
 def test_the_page_about_metrics_says_what_every_detector_reads_and_what_a_run_does_at_its_alarm(name):
     detector = build("detector", name)
     remedies = ", else ".join(f"`{remedy}`" for remedy in detector.remedies) or "–"
@@ -80,7 +80,7 @@ def test_the_page_about_metrics_says_what_every_detector_reads_and_what_a_run_do
 
 
 def test_the_page_about_metrics_says_which_detectors_controls_do_not_calibrate():
-    theirs = [f"`{name}`" for name in builders("detector") if not build("detector", name).calibrated]
+    theirs = [f"`{name}`" for name in load_builders("detector") if not build("detector", name).calibrated]
     assert f"(all but {' and '.join(theirs)})" in "\n".join(MEASURED)
 
 

@@ -12,11 +12,11 @@ from pydantic import Field
 from fedfault.errors import UserError
 from fedfault.registry import (
     FOLDERS,
-    builders,
     check_options,
     describe_options,
-    first_line,
+    load_builders,
     read_declarations,
+    read_summary,
     register,
     spell_type,
 )
@@ -46,7 +46,7 @@ assert load("quickstart", ["metrics.newcomer=true"]).experiment.metrics.newcomer
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_the_text_of_the_files_declares_what_importing_them_registers(kind):
     declared = {name: own.summary for name, own in read_declarations(kind).items()}
-    assert declared == {name: first_line(builder) for name, builder in builders(kind).items()}
+    assert declared == {name: read_summary(builder) for name, builder in load_builders(kind).items()}
 
 
 def test_a_probe_that_is_put_into_the_folder_has_its_switch(tmp_path):

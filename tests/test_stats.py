@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy
 
-from fedfault.stats import choose_test, difference, holm, mean_interval, nested_interval, p_above
+from fedfault.stats import choose_test, holm, mean_interval, nested_interval, p_above, subtract
 
 
 def test_flips_count_the_signs_that_give_as_large_a_sum():
@@ -55,9 +55,9 @@ def test_without_two_pairs_nothing_is_known(d):
 
 
 def test_two_runs_that_diverged_do_not_differ():
-    assert difference(math.inf, math.inf) == 0.0
-    assert difference(math.inf, 3.0) == math.inf
-    assert difference(3.0, math.inf) == -math.inf
+    assert subtract(math.inf, math.inf) == 0.0
+    assert subtract(math.inf, 3.0) == math.inf
+    assert subtract(3.0, math.inf) == -math.inf
 
 
 def test_flips_are_used_only_where_they_could_answer():

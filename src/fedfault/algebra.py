@@ -47,7 +47,7 @@ def zeros(x: Adapter) -> Adapter:
 
 
 def mask(layout: Layout, ranks: Tensor) -> Tensor:
-    """Which numbers a client of a rank has: ranks (K,) -> (K, P) bool; the first slices of A and B, and full sites."""
+    """Mark the numbers that a client of a rank has: ranks (K,) -> (K, P) bool; first slices of A and B, and full sites."""
     columns = [torch.ones(len(ranks), 0, dtype=torch.bool)]
     for site in layout.sites:
         if site.kind == "full":
@@ -59,8 +59,8 @@ def mask(layout: Layout, ranks: Tensor) -> Tensor:
     return torch.cat(columns, dim=1)
 
 
-def factor(layout: Layout, name: Literal["A", "B"]) -> Tensor:
-    """Which numbers belong to the factor A, or B, of a LoRA site: (P,) bool."""
+def mask_factor(layout: Layout, name: Literal["A", "B"]) -> Tensor:
+    """Mark the numbers of the factor A, or B, of LoRA sites: (P,) bool."""
     out = torch.zeros(layout.size, dtype=torch.bool)
     for site in layout.sites:
         if site.kind == "lora":
@@ -68,9 +68,9 @@ def factor(layout: Layout, name: Literal["A", "B"]) -> Tensor:
     return out
 
 
-def lora(layout: Layout) -> Tensor:
-    """Which numbers belong to LoRA sites: (P,) bool."""
-    return factor(layout, "A") | factor(layout, "B")
+def mask_lora(layout: Layout) -> Tensor:
+    """Mark the numbers of LoRA sites: (P,) bool."""
+    return mask_factor(layout, "A") | mask_factor(layout, "B")
 
 
 def fresh_factors(layout: Layout, flat: Tensor, *stream: str | int, seed: int) -> None:

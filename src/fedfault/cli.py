@@ -339,9 +339,9 @@ def list_(
     ] = None,
 ) -> None:
     """Components and what they do; with a KIND only those, with a NAME its options."""
-    from fedfault.setup.preview import components
+    from fedfault.setup.preview import describe_components
 
-    typer.echo(components(what))
+    typer.echo(describe_components(what))
 
 
 @flower_commands.command(name="run")

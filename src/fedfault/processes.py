@@ -1,4 +1,4 @@
-"""Which of the processes of a job this one is, as torchrun says; a process that it did not start is the only one."""
+"""The place of this process in a job, as torchrun says; a process that it did not start is the only one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ProcessInfo:
 
 
 def this_process() -> ProcessInfo:
-    """What torchrun says of this process; one that it did not start is alone."""
+    """Return the place that torchrun gave this process; one that it did not start is alone."""
     if "LOCAL_RANK" not in os.environ:
         return ProcessInfo(0, 1, 0, 1)
     return ProcessInfo(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))

@@ -46,7 +46,7 @@ Fate = Literal["done", "late", "partial", "dropped", "excluded"]
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """What one client did in one round."""
+    """The record of one client's work in one round."""
 
     client: int
     weight: float  # its share in the average; shares of a round sum to one
@@ -63,7 +63,7 @@ class ClientRecord:
 
 @dataclass(frozen=True)
 class Turn:
-    """How a round went on the simulated clock for one of the clients that were drawn, whether it trained or not."""
+    """The course of a round on the simulated clock for one of the clients that were drawn, whether it trained or not."""
 
     client: int
     tier: str
@@ -109,7 +109,7 @@ class RoundRecord:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values, a number that is not finite as None; `from_json` inverts it."""
-        plain: dict[str, Any] = finite(dataclasses.asdict(self))
+        plain: dict[str, Any] = replace_not_finite(dataclasses.asdict(self))
         for score in plain["scores"].values():
             if not score["metrics"]:
                 del score["metrics"]
@@ -121,13 +121,13 @@ class RoundRecord:
         return cls(
             **{
                 **line,
-                "clients": tuple(_client(c) for c in line["clients"]),
+                "clients": tuple(_read_client(c) for c in line["clients"]),
                 "events": tuple(line["events"]),
                 "turns": tuple(Turn(**turn) for turn in line.get("turns", ())),
-                "scores": {name: _score(s) for name, s in line["scores"].items()},
-                "probes": _nan(line["probes"]),
+                "scores": {name: _read_score(s) for name, s in line["scores"].items()},
+                "probes": _restore_nan(line["probes"]),
                 "matrices": {
-                    name: tuple(tuple(_nan(row)) for row in m) for name, m in line.get("matrices", {}).items()
+                    name: tuple(tuple(_restore_nan(row)) for row in m) for name, m in line.get("matrices", {}).items()
                 },
             }
         )
@@ -136,33 +136,33 @@ class RoundRecord:
 Records = Sequence[RoundRecord]  # of one run, in order
 
 
-def finite(value: Any) -> Any:
-    """JSON has no NaN or infinity: they become None."""
+def replace_not_finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
-    return [finite(v) for v in value] if isinstance(value, tuple | list) else value
+        return {k: replace_not_finite(v) for k, v in value.items()}
+    return [replace_not_finite(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def _nan(values: Any) -> Any:
+def _restore_nan(values: Any) -> Any:
     if isinstance(values, Mapping):
         return {k: math.nan if v is None else v for k, v in values.items()}
     return [math.nan if v is None else v for v in values]
 
 
-def _client(line: Mapping[str, Any]) -> ClientRecord:
-    return ClientRecord(**{**_nan(line), "probes": _nan(line.get("probes", {}))})
+def _read_client(line: Mapping[str, Any]) -> ClientRecord:
+    return ClientRecord(**{**_restore_nan(line), "probes": _restore_nan(line.get("probes", {}))})
 
 
-def _score(line: Mapping[str, Any]) -> Score:
-    loss, metrics = _nan({"loss": line["loss"]}), _nan(line.get("metrics", {}))
+def _read_score(line: Mapping[str, Any]) -> Score:
+    loss, metrics = _restore_nan({"loss": line["loss"]}), _restore_nan(line.get("metrics", {}))
     return Score(**loss, tokens=line["tokens"], se=line.get("se"), blocks=line.get("blocks"), metrics=metrics)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a detector says of a run when its state gets worse: when, what happened, how it is known, what to try."""
+    """The message of a detector whose state gets worse: when, what happened, how it is known, what to try."""
 
     detector: str
     round: int
@@ -176,18 +176,18 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values; `from_json` inverts it."""
-        plain: dict[str, Any] = finite(dataclasses.asdict(self))
+        plain: dict[str, Any] = replace_not_finite(dataclasses.asdict(self))
         return plain
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Finding:
         """Read what `to_json` wrote."""
-        numbers = _nan({"statistic": line["statistic"]})
-        return cls(**{**line, **numbers, "evidence": _nan(line["evidence"]), "advice": tuple(line["advice"])})
+        numbers = _restore_nan({"statistic": line["statistic"]})
+        return cls(**{**line, **numbers, "evidence": _restore_nan(line["evidence"]), "advice": tuple(line["advice"])})
 
 
 class Reading(NamedTuple):
-    """What a detector reads off the records after one round."""
+    """The numbers that a detector reads off the records after one round."""
 
     round: int
     statistic: float  # larger is worse; infinite: no threshold is needed

@@ -60,8 +60,8 @@ def register(
     return add
 
 
-def builders(kind: str) -> dict[str, Callable[..., Any]]:
-    """All builders of a kind, by name in alphabetical order."""
+def load_builders(kind: str) -> dict[str, Callable[..., Any]]:
+    """Load all builders of a kind, by name in alphabetical order."""
     package = importlib.import_module(FOLDERS[kind])
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
@@ -69,14 +69,14 @@ def builders(kind: str) -> dict[str, Callable[..., Any]]:
 
 
 class Declaration(NamedTuple):
-    """What a component says of itself in the text of its file."""
+    """The facts that a component states of itself in the text of its file."""
 
     summary: str  # first line of the docstring
     facts: dict[str, Any]  # keyword arguments of `register`
 
 
 def read_declarations(kind: str) -> dict[str, Declaration]:
-    """What all components of a kind in their folder declare, by name in alphabetical order, without importing them.
+    """Read what all components of a kind in their folder declare, by name in alphabetical order, without importing them.
 
     It takes milliseconds where an import may need torch. Raises `ValueError` for an argument of `register` that is not a
     literal.
@@ -104,22 +104,22 @@ def _find_declared(kind: str, function: ast.FunctionDef) -> dict[str, Declaratio
     return {}
 
 
-def citations(kind: str, name: str) -> tuple[str, ...]:
-    """Keys of the papers that a component of the folder refers to; none for a name that is not known."""
+def find_citations(kind: str, name: str) -> tuple[str, ...]:
+    """Find the keys of the papers that a component of the folder cites; none for a name that is not known."""
     known = read_declarations(kind)
     return known[name].facts.get("cite", ()) if name in known else ()
 
 
-def lookup(kind: str, name: str) -> Callable[..., Any]:
-    """The builder of that name; `UserError` with a suggestion if there is none."""
-    known = builders(kind)
+def find_builder(kind: str, name: str) -> Callable[..., Any]:
+    """Find the builder of that name. Raises `UserError` with a suggestion if there is none."""
+    known = load_builders(kind)
     if name not in known:
         raise UserError(f"no {kind} called {name!r}{suggest(name, known)} (known: {', '.join(known)})")
     return known[name]
 
 
-def options(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The options of a builder: its keyword-only parameters."""
+def list_options(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """List the options of a builder: its keyword-only parameters."""
     return {p.name: p for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
@@ -132,7 +132,7 @@ def build(kind: str, name: str, **given: Any) -> Any:
     Traceback (most recent call last):
     fedfault.errors.UserError: partition 'topic_skew' has no option 'alfa'; did you mean 'alpha'? (it takes: alpha: ...
     """
-    builder = lookup(kind, name)
+    builder = find_builder(kind, name)
     return builder(**check_options(kind, name, builder, given))
 
 
@@ -141,7 +141,7 @@ def check_options(kind: str, name: str, builder: Callable[..., Any], given: dict
 
     Raises `UserError` for an option that the builder does not take and for a value that it does not allow.
     """
-    known = options(builder)
+    known = list_options(builder)
     for key in given:
         if key not in known:
             takes = "; ".join(describe_options(builder)) or "no options"
@@ -162,13 +162,13 @@ def check_options(kind: str, name: str, builder: Callable[..., Any], given: dict
 def describe_options(builder: Callable[..., Any]) -> list[str]:
     """Describe every option of a builder as its user writes it: name, type and, where there is one, the default.
 
-    >>> describe_options(lookup("algorithm", "fedprox"))
+    >>> describe_options(find_builder("algorithm", "fedprox"))
     ['mu: float >= 0 = 0.01', 'mode: grad, decoupled = grad']
     """
     hints = typing.get_type_hints(builder, include_extras=True)
     return [
         f"{name}: {spell_type(hints.get(name, Any))}" + ("" if p.default is p.empty else f" = {spell_value(p.default)}")
-        for name, p in options(builder).items()
+        for name, p in list_options(builder).items()
     ]
 
 
@@ -208,6 +208,6 @@ def spell_value(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def first_line(builder: Callable[..., Any]) -> str:
-    """The first line of the docstring: what `fedfault list` prints."""
+def read_summary(builder: Callable[..., Any]) -> str:
+    """Read the first line of the docstring, which `fedfault list` prints."""
     return (inspect.getdoc(builder) or "").partition("\n")[0]

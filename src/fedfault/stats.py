@@ -88,7 +88,7 @@ def p_above(differences: Sequence[float], bound: float, test: Test) -> float:
         return 1.0
     same = bool(np.isfinite(d).all() and np.ptp(d) < ROUNDING)
     if test == "flips" or not np.isfinite(d).all() or (same and len(d) < LEAST):
-        return _flips(d)
+        return _flip_signs(d)
     if same:
         return 0.0 if d[0] > ROUNDING else 1.0
     from scipy.stats import ttest_1samp
@@ -96,8 +96,8 @@ def p_above(differences: Sequence[float], bound: float, test: Test) -> float:
     return float(ttest_1samp(d, 0.0, alternative="greater").pvalue)
 
 
-def _flips(d: np.ndarray) -> float:
-    d = _finite(d)
+def _flip_signs(d: np.ndarray) -> float:
+    d = _limit_infinite(d)
     n = len(d)
     if n <= EXACT:
         signs = np.array(list(itertools.product((1.0, -1.0), repeat=n)))
@@ -108,16 +108,16 @@ def _flips(d: np.ndarray) -> float:
     return float(np.mean(sums >= d.sum() - ROUNDING * n))
 
 
-def _finite(d: np.ndarray) -> np.ndarray:
-    """Infinite differences as twice the largest finite one: the test then counts them as the largest."""
+def _limit_infinite(d: np.ndarray) -> np.ndarray:
+    """Limit infinite differences to twice the largest finite one: the test then counts them as the largest."""
     finite = np.abs(d[np.isfinite(d)])
     most = 2 * (finite.max() if finite.size else 1.0) + 1.0
     clipped: np.ndarray = np.clip(d, -most, most)
     return clipped
 
 
-def difference(a: float, b: float) -> float:
-    """a - b where both may be infinite: two runs that have both diverged do not differ."""
+def subtract(a: float, b: float) -> float:
+    """Compute a - b where both may be infinite: two runs that have both diverged do not differ."""
     return 0.0 if math.isinf(a) and a == b else a - b
 
 

@@ -21,7 +21,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def write_folder_atomically(folder: Path) -> Iterator[Path]:
-    """Within the block, a scratch folder is filled; at its end it becomes `folder`, unless that is there by then."""
+    """Give a scratch folder to fill within the block; at its end it becomes `folder`, unless that is there by then."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as scratch:
         filled = Path(scratch) / "filled"
@@ -35,7 +35,7 @@ def write_folder_atomically(folder: Path) -> Iterator[Path]:
 
 
 def cache_dir() -> Path:
-    """Where converted models, samples and parsed corpora are kept: FEDFAULT_CACHE, else ~/.cache/fedfault."""
+    """Return the folder of converted models, samples and parsed corpora: FEDFAULT_CACHE, else ~/.cache/fedfault."""
     return Path(os.environ.get("FEDFAULT_CACHE", "~/.cache/fedfault")).expanduser()
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fedfault.algorithms.moon import contrastive
+from fedfault.algorithms.moon import contrastive_loss
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
 from fedfault.tasks.language import LanguageTask
@@ -23,15 +23,15 @@ def rows(*vectors) -> torch.Tensor:
 def test_contrast_by_hand():
     """Cosines 0 and 1 at T = 1/2: -log(1 / (1 + e^2)); cosines 1 and 0: -log(e^2 / (e^2 + 1)); their mean over a batch."""
     right, up = [3.0, 0.0], [0.0, 0.5]
-    assert contrastive(rows(right), rows(up), rows(right), 0.5).item() == pytest.approx(math.log(1 + math.e**2))
-    assert contrastive(rows(right), rows(right), rows(up), 0.5).item() == pytest.approx(math.log(1 + math.e**-2))
-    both = contrastive(rows(right, right), rows(up, right), rows(right, up), 0.5)
+    assert contrastive_loss(rows(right), rows(up), rows(right), 0.5).item() == pytest.approx(math.log(1 + math.e**2))
+    assert contrastive_loss(rows(right), rows(right), rows(up), 0.5).item() == pytest.approx(math.log(1 + math.e**-2))
+    both = contrastive_loss(rows(right, right), rows(up, right), rows(right, up), 0.5)
     assert both.item() == pytest.approx((math.log(1 + math.e**2) + math.log(1 + math.e**-2)) / 2)
 
 
 def test_descending_turns_towards_the_global_and_away_from_the_previous():
     z = rows([1.0, 1.0]).requires_grad_()
-    contrastive(z, rows([1.0, 0.0]), rows([0.0, 1.0]), 0.5).sum().backward()
+    contrastive_loss(z, rows([1.0, 0.0]), rows([0.0, 1.0]), 0.5).sum().backward()
     step = -z.grad[0, 0]
     assert step[0] > 0 > step[1]
 
@@ -39,7 +39,7 @@ def test_descending_turns_towards_the_global_and_away_from_the_previous():
 def test_equal_models_give_no_gradient():
     z = rows([1.0, -2.0]).requires_grad_()
     other = rows([0.3, 0.4])
-    loss = contrastive(z, other, other, 0.5)
+    loss = contrastive_loss(z, other, other, 0.5)
     loss.sum().backward()
     assert loss.item() == pytest.approx(math.log(2))
     assert z.grad.abs().max() < 1e-7
@@ -49,9 +49,9 @@ def test_padding_does_not_count_and_has_no_gradient():
     one = [rows([1.0, 2.0]), rows([2.0, -1.0]), rows([-1.0, 1.0])]
     padded = [torch.cat([v, torch.zeros(1, 3, 2)], 1) for v in one]
     padded[0].requires_grad_()
-    loss = contrastive(*padded, 0.5)
+    loss = contrastive_loss(*padded, 0.5)
     loss.sum().backward()
-    assert loss.item() == pytest.approx(contrastive(*one, 0.5).item())
+    assert loss.item() == pytest.approx(contrastive_loss(*one, 0.5).item())
     assert bool(padded[0].grad.isfinite().all())
     assert padded[0].grad[0, 1:].abs().max() == 0
 
@@ -70,7 +70,7 @@ def test_language_models_leave_padding_out_of_the_contrast():
         seen = []
 
         def extra(z, see):
-            seen.append(contrastive(z, see(other[clients]), see(third[clients]), 0.5))
+            seen.append(contrastive_loss(z, see(other[clients]), see(third[clients]), 0.5))
             return seen[0]
 
         _, gradient, _ = task.grad(flat[clients], Step(torch.tensor(clients), rows, real, extra_loss=extra))

@@ -31,7 +31,7 @@ KNOWN = {
 @pytest.fixture(autouse=True)
 def components(monkeypatch):
     """A few components with the real names, so that nothing heavy is imported."""
-    monkeypatch.setattr(registry, "builders", lambda kind: {f.__name__: f for f in KNOWN[kind]})
+    monkeypatch.setattr(registry, "load_builders", lambda kind: {f.__name__: f for f in KNOWN[kind]})
 
 
 @pytest.fixture

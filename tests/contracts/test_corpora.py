@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedfault.registry import builders
+from fedfault.registry import load_builders
 from fedfault.testing import get_rules
 from fedfault.testing.rules import Subject
 
@@ -44,8 +44,8 @@ def folders(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("name", builders("corpus"))
+@pytest.mark.parametrize("name", load_builders("corpus"))
 @pytest.mark.parametrize("rule", RULES)
 def test_every_corpus_keeps_every_rule(name, rule, folders):
     options = {"path": str(folders[name])} if name in folders else {}
-    get_rules("corpus")[rule].check(Subject("corpus", builders("corpus")[name], options))
+    get_rules("corpus")[rule].check(Subject("corpus", load_builders("corpus")[name], options))

@@ -9,10 +9,10 @@ import pytest
 from fedfault.diagnosis.calibration import Calibration
 from fedfault.diagnosis.detection import build_detectors, detect_failures
 from fedfault.records import Finding
-from fedfault.registry import builders
+from fedfault.registry import load_builders
 from fedfault.testing.detectors import QUIET, RUNS, calibrate
 
-pytestmark = pytest.mark.parametrize("name", builders("detector"))
+pytestmark = pytest.mark.parametrize("name", load_builders("detector"))
 
 
 @lru_cache

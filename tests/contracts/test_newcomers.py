@@ -35,7 +35,7 @@ NEWCOMERS = {
 def test_a_newcomer_passes(name, kind, capsys):
     spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / "newcomers" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    registry.builders(kind)  # those of the folder first
+    registry.load_builders(kind)  # those of the folder first
     try:
         spec.loader.exec_module(module)
         check(kind, getattr(module, name))

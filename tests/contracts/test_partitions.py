@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfault.errors import UserError
-from fedfault.registry import build, builders
+from fedfault.registry import build, load_builders
 from fedfault.seeds import rng
 from fedfault.testing.decks import documents
 from fedfault.types.corpus import Document
 
-pytestmark = pytest.mark.parametrize("name", builders("partition"))
+pytestmark = pytest.mark.parametrize("name", load_builders("partition"))
 MILDEST = {"label_skew": {"labels_per_client": 1}}  # options that one topic is enough for
 
 

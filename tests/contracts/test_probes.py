@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from fedfault.config.schema import Metrics
-from fedfault.registry import build, builders
+from fedfault.registry import build, load_builders
 from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, federation
 
-pytestmark = pytest.mark.parametrize("name", builders("probe"))
+pytestmark = pytest.mark.parametrize("name", load_builders("probe"))
 READS_TEXT = ("attention", "generation", "representation")  # nothing where there is no hidden state
 
 
@@ -36,7 +36,7 @@ def test_what_reads_text_gives_nothing_where_there_is_none(name):
 
 def test_its_switch_is_in_the_configuration_and_no_other_is(name):
     assert name in Metrics.model_fields, f"write @register(...) in front of {name}, on a function of the module"
-    assert set(Metrics.model_fields) == set(builders("probe"))
+    assert set(Metrics.model_fields) == set(load_builders("probe"))
 
 
 def test_the_length_of_a_server_s_step_is_zero_where_it_stands_still(name):

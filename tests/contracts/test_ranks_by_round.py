@@ -12,7 +12,7 @@ import torch
 from allowed import allowed
 from devices import hardware
 from fedfault.hardware.clock import Tier
-from fedfault.registry import build, builders
+from fedfault.registry import build, load_builders
 from fedfault.rounds.engine import begin, rounds
 from fedfault.scheduling import Allocation, Scheduler
 from fedfault.seeds import rng
@@ -26,7 +26,7 @@ def stands_it(algorithm: str, aggregation: str) -> bool:
     return not prunes and allowed(algorithm, aggregation, [1, 2])
 
 
-PAIRS = [(a, b) for a in builders("algorithm") for b in builders("aggregation") if stands_it(a, b)]
+PAIRS = [(a, b) for a in load_builders("algorithm") for b in load_builders("aggregation") if stands_it(a, b)]
 
 
 def drawn(memory, s) -> Allocation:

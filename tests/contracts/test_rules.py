@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import pytest
 
-from fedfault.registry import builders
+from fedfault.registry import load_builders
 from fedfault.testing import MODULES, get_rules
 from fedfault.testing.rules import Subject
 
@@ -18,14 +18,14 @@ CASES = [
     pytest.param(kind, name, rule, id=f"{kind}-{name}-{rule}", marks=[pytest.mark.slow] * get_rules(kind)[rule].slow)
     for kind in MODULES
     if kind != "corpus"
-    for name in builders(kind)
+    for name in load_builders(kind)
     for rule in get_rules(kind)
 ]
 
 
 @lru_cache
 def subject(kind: str, name: str) -> Subject:
-    return Subject(kind, builders(kind)[name])
+    return Subject(kind, load_builders(kind)[name])
 
 
 @pytest.mark.parametrize(("kind", "name", "rule"), CASES)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.registry import build, builders, options
+from fedfault.registry import build, list_options, load_builders
 from fedfault.testing.cohorts import history, situation
 from fedfault.testing.schedulers import assign, iterate_cases
 
-pytestmark = pytest.mark.parametrize("name", builders("scheduler"))
+pytestmark = pytest.mark.parametrize("name", load_builders("scheduler"))
 NO_BUDGET = ("fixed",)
 OWN_BUDGET = ("fah",)  # once it has learned something
 NEEDS = {"cvx": "cvxpy"}
@@ -29,8 +29,8 @@ def test_ranks_sum_to_the_budget_whatever_was_learned(name):
 
 
 def test_options_have_bounds(name):
-    builder = builders("scheduler")[name]
-    for key in options(builder):
+    builder = load_builders("scheduler")[name]
+    for key in list_options(builder):
         wrong = {"units": "metric", "ranks": [0], "confidence": -1.0, "explore": 1.5}.get(key, -1)
         with pytest.raises(UserError, match=key):
             build("scheduler", name, **{key: wrong})

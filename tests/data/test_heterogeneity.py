@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedfault.config import load
-from fedfault.data.heterogeneity import load_or_measure, measure, percentile, write_sentences
+from fedfault.data.heterogeneity import compute_percentile, load_or_measure, measure, write_sentences
 from fedfault.setup.experiment import prepare
 
 SMALL = ["data.max_samples=160", "evaluation.general=none", "evaluation.max_blocks=2", "federation.total_clients=6"]
@@ -87,7 +87,7 @@ def test_it_is_measured_once_for_the_same_key(prepared, monkeypatch, tmp_path):
 def test_the_percentile_orders_splits():
     """One topic a client is beyond nearly all reference splits; equal laws are below all of them."""
     apart, equal = np.eye(4, dtype=int) * 100, np.full((4, 4), 25)
-    assert percentile(1.5, apart, np.random.default_rng(0)) > 95
-    assert percentile(0.0, equal, np.random.default_rng(0)) == 0
-    middle = percentile(0.7, equal, np.random.default_rng(0))
+    assert compute_percentile(1.5, apart, np.random.default_rng(0)) > 95
+    assert compute_percentile(0.0, equal, np.random.default_rng(0)) == 0
+    middle = compute_percentile(0.7, equal, np.random.default_rng(0))
     assert 20 < middle < 80

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedfault.config import load
-from fedfault.data.labelled import count_outputs, list_classes, positive_class, split_into_examples
+from fedfault.data.labelled import count_outputs, find_positive_class, list_classes, split_into_examples
 from fedfault.data.split import load_corpus
 from fedfault.errors import UserError
 from glue import glue, sentence
@@ -31,12 +31,12 @@ def test_classes_have_the_numbers_that_glue_gives_them(tmp_path):
     exp = experiment("glue/mrpc", glue(tmp_path, "MRPC"))
     corpus = load_corpus(exp)
     assert list_classes(exp, corpus) == ("not_equivalent", "equivalent")
-    assert positive_class(exp, corpus) == 1
+    assert find_positive_class(exp, corpus) == 1
     found = made(exp)
     equivalent = found.topics.index("equivalent")
     assert found.examples.labels.tolist() == (found.labels == equivalent).astype(int).tolist()
     exp = experiment("glue/rte", glue(tmp_path, "RTE"))
-    assert positive_class(exp, load_corpus(exp)) is None
+    assert find_positive_class(exp, load_corpus(exp)) is None
 
 
 def test_topics_of_other_corpora_are_classes_in_alphabetical_order(tmp_path):

@@ -11,7 +11,7 @@ pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"
 import torch
 
 from devices import hardware
-from fedfault.algebra import factor
+from fedfault.algebra import mask_factor
 from fedfault.flower.memory import Memory
 from fedfault.rounds.engine import begin
 from fedfault.rounds.exchange import OWN
@@ -134,7 +134,7 @@ def test_what_is_private_never_leaves_a_node():
     grid = grid_of(fed)
     there, nodes = over(fed, grid)
     (mine, records), (theirs, _) = last(fed), last(there)
-    A, B, x0 = factor(fed.task.layout, "A"), factor(fed.task.layout, "B"), fed.task.init(0)
+    A, B, x0 = mask_factor(fed.task.layout, "A"), mask_factor(fed.task.layout, "B"), fed.task.init(0)
     assert same(theirs.adapter.flat[A], mine.adapter.flat[A])
     assert torch.equal(theirs.adapter.flat[B], x0.flat[B])
     for k in sorted({c.client for r in records for c in r.clients}):

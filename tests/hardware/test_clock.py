@@ -22,10 +22,10 @@ from fedfault.hardware.clock import (
     check_memory,
     check_ranks,
     check_tiers,
-    model_lines,
-    model_times,
+    compute_model_lines,
+    compute_model_times,
     rank_caps,
-    times,
+    simulate_times,
     token_cost,
 )
 from seeded import seeded, seeds
@@ -59,7 +59,7 @@ def test_clients_take_the_tiers_in_order():
 
 def test_time_is_work_over_speed_plus_bytes_over_bandwidth():
     """Rank 4: (2 + 2) s of work, 1.4 MB = 11.2 Mbit down, 2.8 MB = 22.4 Mbit up; no limits for the slow tier."""
-    spent = model_times(FLEET, LOAD, np.full(4, 4))
+    spent = compute_model_times(FLEET, LOAD, np.full(4, 4))
     np.testing.assert_allclose(spent.down, [0.014, 0.014, 0.7, 0])
     np.testing.assert_allclose(spent.compute, [4, 4, 8, 16])
     np.testing.assert_allclose(spent.up, [0.28, 0.28, 2.8, 0])
@@ -68,14 +68,14 @@ def test_time_is_work_over_speed_plus_bytes_over_bandwidth():
 
 def test_measured_seconds_are_divided_by_speed_and_wires_are_not():
     two = FLEET.select_clients(np.array([3, 2]))
-    spent = times(two, np.array([1.0, 3.0]), bytes_down=np.array([0.0, 2e6]), bytes_up=np.array([0.0, 1e6]))
+    spent = simulate_times(two, np.array([1.0, 3.0]), bytes_down=np.array([0.0, 2e6]), bytes_up=np.array([0.0, 1e6]))
     assert spent.compute.tolist() == [4, 6]
     assert spent.down.tolist() == [0, 1]
     assert spent.up.tolist() == [0, 1]
 
 
 def test_a_and_b_by_hand():
-    a, b = model_lines(FLEET, LOAD)
+    a, b = compute_model_lines(FLEET, LOAD)
     np.testing.assert_allclose(a, [2 + 0.01 + 0.2, 2.21, 4 + 0.5 + 2, 8])
     np.testing.assert_allclose(b, [0.5 + 0.001 + 0.02, 0.521, 1 + 0.05 + 0.2, 2])
 
@@ -84,8 +84,8 @@ def test_a_and_b_by_hand():
 @given(seeds)
 def test_modelled_time_is_a_plus_b_r(seed):
     fleet, load, ranks = fleets(seed)
-    a, b = model_lines(fleet, load)
-    np.testing.assert_allclose(a + b * ranks, model_times(fleet, load, ranks).total, rtol=1e-12)
+    a, b = compute_model_lines(fleet, load)
+    np.testing.assert_allclose(a + b * ranks, compute_model_times(fleet, load, ranks).total, rtol=1e-12)
 
 
 def test_a_bandwidth_of_the_moment_replaces_that_of_the_tier():
@@ -179,7 +179,7 @@ def test_nobody_trained_is_a_round_of_no_time():
 @given(seeds, st.sampled_from(["drop", "wait", "use_partial"]), st.floats(0.01, 30))
 def test_deadlines_are_kept_and_partial_work_is_as_much_as_fits(seed, policy, deadline):
     fleet, load, ranks = fleets(seed)
-    spent = model_times(fleet, load, ranks)
+    spent = compute_model_times(fleet, load, ranks)
     steps = np.random.default_rng(seed).integers(1, 20, size=len(ranks))
     done = apply_deadline(spent, steps, deadline, policy)
     nearly = deadline * (1 + 1e-6)
@@ -201,14 +201,18 @@ def test_deadlines_are_kept_and_partial_work_is_as_much_as_fits(seed, policy, de
 def test_a_rank_planned_to_the_last_second_meets_the_deadline(seed, deadline):
     """The cap of the schedulers and the judgement of the clock agree, rounding included."""
     fleet, load, _ = fleets(seed)
-    a, b = model_lines(fleet, load)
+    a, b = compute_model_lines(fleet, load)
     most = largest_rank_within(a, b, deadline)
     able = most >= 0
     ranks = np.clip(most, 0, 10_000)
-    exceeded = apply_deadline(model_times(fleet, load, ranks), np.ones(len(a), dtype=int), deadline, "drop").exceeded
+    exceeded = apply_deadline(
+        compute_model_times(fleet, load, ranks), np.ones(len(a), dtype=int), deadline, "drop"
+    ).exceeded
     assert not exceeded[able].any()
     assert exceeded[~able].all()
-    more = apply_deadline(model_times(fleet, load, ranks + 1), np.ones(len(a), dtype=int), deadline, "drop").exceeded
+    more = apply_deadline(
+        compute_model_times(fleet, load, ranks + 1), np.ones(len(a), dtype=int), deadline, "drop"
+    ).exceeded
     assert more[able & (most < 10_000)].all()
 
 
@@ -217,7 +221,9 @@ def test_tenths_of_seconds_that_add_up_to_the_deadline_meet_it():
     alone = Fleet.of([Tier("one", 1)], 1)
     for i, j, r in itertools.product(range(1, 10), range(1, 10), range(1, 17)):
         deadline = (i + j * r) / 10
-        spent = model_times(alone, Load(np.ones(1), Line(i * 0.1, j * 0.1), Line(0, 0), Line(0, 0)), np.array([r]))
+        spent = compute_model_times(
+            alone, Load(np.ones(1), Line(i * 0.1, j * 0.1), Line(0, 0), Line(0, 0)), np.array([r])
+        )
         assert largest_rank_within(np.array([i * 0.1]), np.array([j * 0.1]), deadline).tolist() == [r]
         assert not apply_deadline(spent, np.ones(1, dtype=int), deadline, "drop").exceeded
 
@@ -280,9 +286,9 @@ def test_budgets_at_and_between_the_bounds_are_fine(r_bar):
 
 def test_a_deadline_that_nobody_can_meet_is_explained():
     """The fast tier needs 2.21 + 2 * 0.521 s with rank 2."""
-    text = refused(check_deadline, FLEET, *model_lines(FLEET, LOAD), 2, 3.2)
+    text = refused(check_deadline, FLEET, *compute_model_lines(FLEET, LOAD), 2, 3.2)
     assert all(hint in text for hint in ("deadline.seconds 3.2", "gpu_fast", "3.25 s", "rank 2"))
-    check_deadline(FLEET, *model_lines(FLEET, LOAD), 2, 3.3)
+    check_deadline(FLEET, *compute_model_lines(FLEET, LOAD), 2, 3.3)
 
 
 def test_a_model_that_fits_nowhere_is_explained():

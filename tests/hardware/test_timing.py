@@ -7,7 +7,7 @@ import json
 import numpy as np
 from hypothesis import given
 
-from fedfault.hardware.timing import FORGET, RIDGE, begin, estimate, observe
+from fedfault.hardware.timing import FORGET, RIDGE, estimate, init_sums, observe
 from fedfault.scheduling import Report
 from seeded import seeded, seeds
 
@@ -16,7 +16,7 @@ R_MAX = 16
 
 def seen(rounds: list[list[tuple[int, int, float]]], num_clients: int = 2):
     """Memory after rounds of (client, rank, seconds)."""
-    memory = begin(num_clients)
+    memory = init_sums(num_clients)
     for of_round in rounds:
         memory = observe(memory, [Report(client, rank, seconds, 1) for client, rank, seconds in of_round])
     return memory
@@ -28,7 +28,7 @@ def of_first(memory, a: float = 1.0, b: float = 1.0) -> tuple[float, float]:
 
 
 def test_without_observations_the_model_is_all_there_is():
-    assert of_first(begin(2), a=3.0, b=0.25) == (3.0, 0.25)
+    assert of_first(init_sums(2), a=3.0, b=0.25) == (3.0, 0.25)
 
 
 def test_a_model_that_is_right_stays():
@@ -94,7 +94,7 @@ def test_clients_do_not_mix():
 
 
 def test_the_memory_is_plain_and_stays_as_it_was():
-    memory = begin(2)
+    memory = init_sums(2)
     after = observe(memory, [Report(1, 8, 9.0, 1)])
     assert json.loads(json.dumps(after)) == after
-    assert memory == begin(2)
+    assert memory == init_sums(2)

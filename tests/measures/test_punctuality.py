@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedfault.measures.punctuality import bytes_per_client_round, count_fates, elapsed_seconds, punctuality
+from fedfault.measures.punctuality import bytes_per_client_round, count_fates, elapsed_seconds, measure_punctuality
 from fedfault.records import RoundRecord
 from handmade import clocked, make, turn
 
@@ -22,12 +22,12 @@ def test_simulated_time_adds_up_over_rounds():
 
 def test_without_a_simulated_clock_there_are_no_numbers_of_it():
     assert elapsed_seconds(make().records) == {}
-    assert punctuality(make().records) == {}
-    assert punctuality([]) == {}
+    assert measure_punctuality(make().records) == {}
+    assert measure_punctuality([]) == {}
 
 
 def test_compliance_is_a_mean_over_rounds_in_which_anybody_had_work():
-    found = punctuality(clocked(TURNS).records)
+    found = measure_punctuality(clocked(TURNS).records)
     assert found["seconds"] == pytest.approx(3.5)
     assert found["compliance"] == pytest.approx((2 / 3 + 1) / 2)
     assert found["rounds_in_time"] == 0.5
@@ -36,7 +36,7 @@ def test_compliance_is_a_mean_over_rounds_in_which_anybody_had_work():
 
 
 def test_tiers_come_in_the_order_of_their_clients_and_ranks_are_of_those_with_work():
-    tiers = punctuality(clocked(list(reversed(TURNS))).records)["by_tier"]
+    tiers = measure_punctuality(clocked(list(reversed(TURNS))).records)["by_tier"]
     assert list(tiers) == ["fast", "slow"]
     assert tiers["fast"] == {
         "drawn": 2, "done": 2, "late": 0, "partial": 0, "dropped": 0, "excluded": 0, "mean_rank": 7.0,
@@ -47,12 +47,12 @@ def test_tiers_come_in_the_order_of_their_clients_and_ranks_are_of_those_with_wo
 
 @pytest.mark.parametrize("fate", ["late", "partial", "dropped"])
 def test_every_kind_of_straggler_spoils_the_round(fate):
-    found = punctuality(clocked([[turn(0), turn(1, fate=fate, seconds=3.0)]]).records)
+    found = measure_punctuality(clocked([[turn(0), turn(1, fate=fate, seconds=3.0)]]).records)
     assert (found["compliance"], found["rounds_in_time"]) == (0.5, 0.0)
 
 
 def test_where_nobody_ever_had_work_there_is_no_compliance():
-    found = punctuality(clocked([[turn(0, fate="excluded")], []]).records)
+    found = measure_punctuality(clocked([[turn(0, fate="excluded")], []]).records)
     assert not {"compliance", "rounds_in_time", "regret"} & set(found)
     assert found["seconds"] == 0.0
     assert "mean_rank" not in count_fates([turn(0, fate="excluded")])

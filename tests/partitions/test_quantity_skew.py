@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from fedfault.partitions.quantity_skew import quantity_skew
-from fedfault.testing.decks import dealt, documents
+from fedfault.testing.decks import deal_documents, documents
 
 TOPICS = np.repeat([0, 1, 2], [3000, 2000, 1000])
 
 
 def sizes(split, num_clients, generator, n=4000):
-    return np.array([len(own) for own in dealt(split, np.zeros(n, int), num_clients, generator)])
+    return np.array([len(own) for own in deal_documents(split, np.zeros(n, int), num_clients, generator)])
 
 
 @pytest.mark.slow
@@ -36,7 +36,7 @@ def test_the_mixture_of_topics_is_the_same_for_all():
     """Chi-square homogeneity over 200 splits: sum over clients and topics of (O - E)^2 / E, mean (N - 1)(K - 1)."""
     generator, statistic = np.random.default_rng(2), []
     for _ in range(200):
-        clients = dealt(quantity_skew(alpha=1.0, min_samples=30), TOPICS, 6, generator)
+        clients = deal_documents(quantity_skew(alpha=1.0, min_samples=30), TOPICS, 6, generator)
         counts = np.array([np.bincount(TOPICS[own], minlength=3) for own in clients])
         expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
         statistic.append(((counts - expected) ** 2 / expected).sum())

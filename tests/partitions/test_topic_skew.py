@@ -9,7 +9,7 @@ from fedfault.dealing.owners import draw_log_dirichlet
 from fedfault.errors import UserError
 from fedfault.partitions.topic_skew import topic_skew
 from fedfault.registry import build
-from fedfault.testing.decks import dealt
+from fedfault.testing.decks import deal_documents
 
 CONVENTIONS = ["per_client", "per_topic", "balanced"]
 
@@ -41,7 +41,7 @@ def test_per_topic_shares_have_the_mean_and_variance_of_the_dirichlet(n_clients,
     topics = np.repeat(np.arange(num_topics), size)
     split, generator = topic_skew(alpha=alpha, convention="per_topic"), np.random.default_rng(3)
     shares = np.concatenate(
-        [topic_counts(topics, dealt(split, topics, n_clients, generator)) / size for _ in range(50)], 1
+        [topic_counts(topics, deal_documents(split, topics, n_clients, generator)) / size for _ in range(50)], 1
     )
     mean, variance = 1 / n_clients, (1 - 1 / n_clients) / n_clients / (n_clients * alpha + 1)
     assert shares.shape == (n_clients, 2000)
@@ -69,7 +69,9 @@ def test_per_client_is_in_law_the_drawing_one_by_one_of_the_paper():
     topics = np.repeat([0, 1, 2], [12, 6, 3])
     generator = np.random.default_rng(4)
     split = topic_skew(alpha=4.0)
-    ours = np.array([topic_counts(topics, dealt(split, topics, 3, generator)) for _ in range(1500)])  # (draws, N, K)
+    ours = np.array(
+        [topic_counts(topics, deal_documents(split, topics, 3, generator)) for _ in range(1500)]
+    )  # (draws, N, K)
     letter = np.array([hsu_by_the_letter(topics, 3, 4.0, generator) for _ in range(1500)])
     for statistic in (
         lambda counts: (counts**2).sum((1, 2)),  # the skew of the whole split
@@ -81,14 +83,16 @@ def test_per_client_is_in_law_the_drawing_one_by_one_of_the_paper():
 
 
 def test_per_client_sizes_are_equal():
-    sizes = [len(own) for own in dealt(topic_skew(alpha=0.05), np.arange(1007) % 4, 10, np.random.default_rng(0))]
+    sizes = [
+        len(own) for own in deal_documents(topic_skew(alpha=0.05), np.arange(1007) % 4, 10, np.random.default_rng(0))
+    ]
     assert sorted(set(sizes)) == [100, 101]
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_a_large_alpha_is_close_to_the_global_mixture(convention):
     topics = np.repeat(np.arange(4), [4000, 3000, 2000, 1000])
-    clients = dealt(topic_skew(alpha=1e4, convention=convention), topics, 5, np.random.default_rng(0))
+    clients = deal_documents(topic_skew(alpha=1e4, convention=convention), topics, 5, np.random.default_rng(0))
     law = topic_counts(topics, clients)
     law = law / law.sum(axis=1, keepdims=True)
     assert np.abs(law - [0.4, 0.3, 0.2, 0.1]).sum(axis=1).max() / 2 < 0.03  # total variation
@@ -96,7 +100,7 @@ def test_a_large_alpha_is_close_to_the_global_mixture(convention):
 
 def test_per_client_with_a_tiny_alpha_leaves_nine_clients_of_ten_one_topic():
     topics = np.random.default_rng(0).integers(4, size=10_000)
-    counts = topic_counts(topics, dealt(topic_skew(alpha=1e-3), topics, 100, np.random.default_rng(1)))
+    counts = topic_counts(topics, deal_documents(topic_skew(alpha=1e-3), topics, 100, np.random.default_rng(1)))
     assert (counts.max(axis=1) / counts.sum(axis=1) > 0.99).mean() >= 0.9
 
 
@@ -104,7 +108,7 @@ def test_per_client_with_a_tiny_alpha_leaves_nine_clients_of_ten_one_topic():
 def test_with_a_tiny_alpha_a_topic_is_at_one_client(convention):
     topics = np.repeat(np.arange(60), 100)
     counts = topic_counts(
-        topics, dealt(topic_skew(alpha=1e-3, convention=convention), topics, 4, np.random.default_rng(1))
+        topics, deal_documents(topic_skew(alpha=1e-3, convention=convention), topics, 4, np.random.default_rng(1))
     )
     assert (counts.max(axis=0) > 99).mean() >= 0.9
 
@@ -115,7 +119,7 @@ def test_balanced_stops_a_client_at_its_share():
     topics = np.repeat(np.arange(40), 25)
     split = topic_skew(alpha=0.05, convention="balanced")
     for seed in range(8):
-        assert max(map(len, dealt(split, topics, 5, np.random.default_rng(seed)))) < 1000 / 5 + 25
+        assert max(map(len, deal_documents(split, topics, 5, np.random.default_rng(seed)))) < 1000 / 5 + 25
 
 
 @pytest.mark.slow
@@ -124,7 +128,9 @@ def test_topics_do_not_favour_low_or_high_client_numbers():
     generator = np.random.default_rng(0)
     for convention in CONVENTIONS:
         split = topic_skew(alpha=1.0, convention=convention)
-        counts = np.array([topic_counts(topics, dealt(split, topics, 4, generator)) for _ in range(120)])  # (120, N, K)
+        counts = np.array(
+            [topic_counts(topics, deal_documents(split, topics, 4, generator)) for _ in range(120)]
+        )  # (120, N, K)
         sd = counts.std(axis=0) / np.sqrt(120)
         assert (np.abs(counts.mean(axis=0) - 25) < 4.5 * sd + 1).all(), convention
 
@@ -141,9 +147,9 @@ def test_any_alpha_and_number_of_clients_gives_a_partition(alpha, num_clients, s
     topics = np.repeat(np.arange(len(sizes)), sizes)
     if num_clients > len(topics):
         with pytest.raises(UserError, match="at most"):
-            dealt(topic_skew(alpha=alpha), topics, num_clients, np.random.default_rng(seed))
+            deal_documents(topic_skew(alpha=alpha), topics, num_clients, np.random.default_rng(seed))
         return
-    clients = dealt(topic_skew(alpha=alpha), topics, num_clients, np.random.default_rng(seed))
+    clients = deal_documents(topic_skew(alpha=alpha), topics, num_clients, np.random.default_rng(seed))
     assert sorted(np.concatenate(clients).tolist()) == list(range(len(topics)))
     assert {len(own) for own in clients} <= {len(topics) // num_clients, len(topics) // num_clients + 1}
 
@@ -157,9 +163,9 @@ def test_a_thousand_clients_end_with_a_partition_or_an_explanation(convention, a
     start = time.perf_counter()
     if convention != "per_client" and alpha < 1:  # four topics at four clients
         with pytest.raises(UserError, match="what works: convention=per_client"):
-            dealt(split, topics, 1000, np.random.default_rng(0))
+            deal_documents(split, topics, 1000, np.random.default_rng(0))
     else:
-        clients = dealt(split, topics, 1000, np.random.default_rng(0))
+        clients = deal_documents(split, topics, 1000, np.random.default_rng(0))
         assert min(map(len, clients)) >= 1
         assert sum(map(len, clients)) == 20_000
     assert time.perf_counter() - start < 30  # no hang; usually well under a second
@@ -168,7 +174,9 @@ def test_a_thousand_clients_end_with_a_partition_or_an_explanation(convention, a
 def test_a_split_that_is_never_drawn_is_explained():
     topics = np.arange(400) % 4
     with pytest.raises(UserError) as error:
-        dealt(topic_skew(alpha=0.01, convention="per_topic", min_samples=5), topics, 20, np.random.default_rng(0))
+        deal_documents(
+            topic_skew(alpha=0.01, convention="per_topic", min_samples=5), topics, 20, np.random.default_rng(0)
+        )
     for part in ("per_topic", "alpha 0.01", "1000 attempts", "20 clients", "400 documents", "4 topics", "alpha of"):
         assert part in str(error.value)
 
@@ -176,9 +184,11 @@ def test_a_split_that_is_never_drawn_is_explained():
 def test_the_proposed_alpha_works():
     topics = np.arange(400) % 4
     with pytest.raises(UserError) as error:
-        dealt(topic_skew(alpha=0.01, convention="balanced", min_samples=5), topics, 20, np.random.default_rng(0))
+        deal_documents(
+            topic_skew(alpha=0.01, convention="balanced", min_samples=5), topics, 20, np.random.default_rng(0)
+        )
     proposed = float(str(error.value).split("alpha of about ")[1].split(",")[0])
-    clients = dealt(
+    clients = deal_documents(
         topic_skew(alpha=proposed, convention="balanced", min_samples=5), topics, 20, np.random.default_rng(1)
     )
     assert min(map(len, clients)) >= 5

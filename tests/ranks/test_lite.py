@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfault.hardware.clock import Fleet, Line, Load, Tier, apply_deadline, model_lines, model_times
+from fedfault.hardware.clock import Fleet, Line, Load, Tier, apply_deadline, compute_model_lines, compute_model_times
 from fedfault.registry import build
 from fedfault.scheduling import Report, Situation
 from fedfault.testing.cohorts import CLIENTS, history, permute, remember, situation
@@ -211,13 +211,13 @@ def test_dropped_clients_lose_rank(scheduler):
     """Failure 7, through the deadline itself: a client that is dropped must be heard of, or the penalty is dead."""
     fleet = Fleet.of([Tier("fast", 3), Tier("slow", 1, compute_factor=0.25)], 4)
     load = Load(tokens=np.full(4, 1000.0), token_seconds=Line(0.01, 0.001), down=Line(0, 0), up=Line(0, 0))
-    a, b = model_lines(fleet, load)
+    a, b = compute_model_lines(fleet, load)
     memory, ranks = scheduler.init(4), []
     for round in range(1, 4):
         s = Situation(round, 0, np.arange(4), np.full(4, 2), np.full(4, 16), 32, a=a, b=b)
         given = scheduler.assign(memory, s)
         ranks.append(given.ranks)
-        spent = model_times(fleet, load, np.array(given.ranks))
+        spent = compute_model_times(fleet, load, np.array(given.ranks))
         outcome = apply_deadline(spent, np.full(4, 10), deadline=45.0, policy="drop")
         memory = scheduler.observe(
             memory,

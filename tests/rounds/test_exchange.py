@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault.algebra import factor, mean
+from fedfault.algebra import mask_factor, mean
 from fedfault.rounds.exchange import (
     OWN,
     Cohort,
     add_fold,
+    collect_personal_models,
     count_bytes_down,
     count_bytes_up,
     full_rank,
     make_average,
-    personal_models,
     replace_private_by_mean,
     select_good,
     store_client_memory,
@@ -26,7 +26,7 @@ from fedfault.types.algorithm import Aggregation, Pooled, State, Uploads
 
 LAYOUT = Layout.of([Site("w", "lora", (3, 2, 4)), Site("bias", "full", (2,))], scaling=0.5)
 X = Adapter(LAYOUT, torch.arange(1.0, 21.0))
-A, B = factor(LAYOUT, "A"), factor(LAYOUT, "B")
+A, B = mask_factor(LAYOUT, "A"), mask_factor(LAYOUT, "B")
 
 
 def combine(got: Uploads) -> Pooled:
@@ -203,8 +203,8 @@ def test_what_a_client_keeps_is_where_it_starts_and_its_model_next_to_the_shared
     start = Cohort.of([1, 3], which, PRIVATE).start(X, which).flat
     assert start[0].tolist() == [1, 2, 3, 4, 5, 6, *[100] * 12, 19, 20]
     assert start[1].tolist() == [1, 2, 3, 4, 5, 6, *[300] * 12, 19, 20]
-    assert torch.equal(personal_models(which, B).flat[[1, 3]], start)
-    assert personal_models(which, None) is None
+    assert torch.equal(collect_personal_models(which, B).flat[[1, 3]], start)
+    assert collect_personal_models(which, None) is None
 
 
 def test_one_global_model_has_the_weighted_mean_of_what_clients_keep():

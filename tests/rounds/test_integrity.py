@@ -13,7 +13,7 @@ from fedfault.algorithms.fedavg import fedavg
 from fedfault.algorithms.fedprox import fedprox
 from fedfault.algorithms.scaffold import scaffold
 from fedfault.errors import UserError
-from fedfault.registry import builders
+from fedfault.registry import load_builders
 from fedfault.rounds import clients, local
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
@@ -22,7 +22,7 @@ from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Pair
 from fedfault.types.algorithm import Aggregation, ExtraTerms, Pooled, Trained
 
-PAIRS = [(a, b) for a in builders("algorithm") for b in builders("aggregation") if allowed(a, b)]
+PAIRS = [(a, b) for a in load_builders("algorithm") for b in load_builders("aggregation") if allowed(a, b)]
 
 
 def run(algorithm="fedavg", aggregation="fedit", task=None, **changes):

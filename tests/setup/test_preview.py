@@ -3,31 +3,31 @@
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.registry import FOLDERS, builders
-from fedfault.setup.preview import components
+from fedfault.registry import FOLDERS, load_builders
+from fedfault.setup.preview import describe_components
 
-NAMES = [(kind, name) for kind in FOLDERS for name in builders(kind)]
+NAMES = [(kind, name) for kind in FOLDERS for name in load_builders(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMES, ids=map(" ".join, NAMES))
 def test_every_component_is_shown_as_people_write_it(kind, name):
-    text = components(name)
+    text = describe_components(name)
     assert f"{kind} {name}\n" in text
     for source in ("Annotated", "Field(", "Literal", "Optional", " | ", "None", "True", "False", "<class"):
         assert source not in text.rpartition("\noptions")[2]
 
 
 def test_options_stand_below_the_section_that_takes_them():
-    _, _, options = components("fixed").partition("options in federation.scheduler:\n")
+    _, _, options = describe_components("fixed").partition("options in federation.scheduler:\n")
     assert options.splitlines() == ["  rank: int >= 1, or null = null", "  ranks: list of int >= 1, or null = null"]
 
 
 def test_a_word_that_is_a_kind_and_a_component_shows_both():
-    text = components("aggregation")
+    text = describe_components("aggregation")
     assert text.startswith("aggregation:\n")
     assert "\n\nprobe aggregation\n" in text
 
 
 def test_a_word_that_is_neither_gets_a_suggestion():
     with pytest.raises(UserError, match="no kind or component called 'fedproxx'; did you mean 'fedprox'"):
-        components("fedproxx")
+        describe_components("fedproxx")

@@ -11,7 +11,7 @@ import pytest
 
 from fedfault.backbones.load import PAPERS
 from fedfault.errors import UserError
-from fedfault.registry import FOLDERS, builders, citations
+from fedfault.registry import FOLDERS, find_citations, load_builders
 from fedfault.report.theme import DARK, LIGHT
 from fedfault.studies import references, results
 from fedfault.studies.figures import draw_answers, draw_cells, draw_map, make_figures
@@ -149,9 +149,9 @@ def test_references_follow_from_the_runs(folder):
 
 @pytest.mark.parametrize("kind", ["algorithm", "aggregation"])
 def test_what_has_a_paper_cites_it(kind):
-    for name, builder in builders(kind).items():
+    for name, builder in load_builders(kind).items():
         if re.search(r"Reference: |et al\., .*\d{4}\)", inspect.getdoc(builder)):
-            assert citations(kind, name), name
+            assert find_citations(kind, name), name
 
 
 def test_a_paper_without_an_entry_is_told():
@@ -160,7 +160,7 @@ def test_a_paper_without_an_entry_is_told():
 
 
 def test_every_entry_is_whole_and_every_name_has_its_entry():
-    parts = [citations(kind, name) for kind in FOLDERS for name in builders(kind)]
+    parts = [find_citations(kind, name) for kind in FOLDERS for name in load_builders(kind)]
     named = {key for keys in (*parts, *PAPERS.values()) for key in keys}
     named |= {*references.ALWAYS, *references.TESTS.values()}
     assert named == set(references._read_entries())

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault.algorithms.moon import contrastive
+from fedfault.algorithms.moon import contrastive_loss
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.quantised import quantise
 from fedfault.backbones.sites import lora_targets
@@ -69,7 +69,7 @@ def contrast(params, clients):
 
     def extra(z, see):
         near, far = (see(params * c) for c in (0.5, -1.0))
-        return contrastive(z, near, far, 0.5) * (1.0 + clients)
+        return contrastive_loss(z, near, far, 0.5) * (1.0 + clients)
 
     return extra
 

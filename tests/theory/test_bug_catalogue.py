@@ -16,7 +16,7 @@ from fedfault.algebra import mean, stack, svd
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.algorithms.fedopt import fedyogi
 from fedfault.algorithms.fedprox import fedprox
-from fedfault.algorithms.moon import contrastive, moon
+from fedfault.algorithms.moon import contrastive_loss, moon
 from fedfault.algorithms.scaffold import scaffold, scaffold_update_space
 from fedfault.rounds import clients, local
 from fedfault.rounds.engine import begin, rounds
@@ -161,7 +161,7 @@ def moon_forgets(got, memory, train):
 
     def contrast(z, see, rows):
         new = see(got["x"].flat.expand(len(rows), -1))
-        return contrastive(z, new, new, 0.5)
+        return contrastive_loss(z, new, new, 0.5)
 
     done = train(got["x"], ExtraTerms(loss=contrast))
     return {"x": done.adapter, "n": done.weight}, {"previous": replace(got["x"], flat=got["x"].flat.expand(6, -1))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedfault.algebra import factor, mean
+from fedfault.algebra import mask_factor, mean
 from fedfault.rounds.engine import begin, rounds, run_round
 from fedfault.testing.toys import LowRank, Quadratic, count_bytes, federation
 from fedfault.types.algorithm import Aggregation, Pooled
@@ -159,7 +159,7 @@ def test_clients_with_the_same_data_are_one_client(name):
 def test_a_factor_that_is_never_trained_never_moves(name):
     """A frozen, as in FFA-LoRA."""
     task = LowRank()
-    A = factor(task.layout, "A")
+    A = mask_factor(task.layout, "A")
     only_b = Aggregation(lambda got: Pooled(mean(got.sent, got.weight)), trained=lambda layout, round: ~A)
     state, _ = run(federation(task, name, only_b, cohort_size=3))
     assert torch.equal(state.adapter.flat[A], task.init(0).flat[A])
@@ -171,7 +171,7 @@ def test_a_factor_that_is_never_trained_never_moves(name):
 def test_only_what_is_shared_is_optimised_on_the_server(name):
     """B private, as in FedSA-LoRA: no momentum of it, although the clients train it."""
     task = LowRank()
-    B = factor(task.layout, "B")
+    B = mask_factor(task.layout, "B")
     share_a = Aggregation(lambda got: Pooled(mean(got.sent, got.weight)), private=lambda layout: B)
     state, _ = run(federation(task, name, share_a, cohort_size=3))
     assert not flat(state, "m")[B].any()

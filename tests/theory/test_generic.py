@@ -10,7 +10,7 @@ import torch
 
 from allowed import allowed
 from fedfault.algebra import mask
-from fedfault.registry import builders
+from fedfault.registry import load_builders
 from fedfault.rounds import clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import OWN
@@ -21,8 +21,8 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
 from fedfault.wire import pack
 
-AGGREGATIONS = list(builders("aggregation"))
-PARTS = [(a, "fedit") for a in builders("algorithm")] + [("fedavg", g) for g in AGGREGATIONS if g != "fedit"]
+AGGREGATIONS = list(load_builders("aggregation"))
+PARTS = [(a, "fedit") for a in load_builders("algorithm")] + [("fedavg", g) for g in AGGREGATIONS if g != "fedit"]
 every_part = pytest.mark.parametrize(("algorithm", "aggregation"), PARTS, ids=["-".join(p) for p in PARTS])
 RANKS = (1, 2, 2, 1, 2, 1)
 

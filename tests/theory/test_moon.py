@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault.algorithms.moon import contrastive, moon
+from fedfault.algorithms.moon import contrastive_loss, moon
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets
 from fedfault.rounds.engine import begin, rounds
@@ -124,7 +124,7 @@ def test_the_contrast_is_positive():
     z, near, far = torch.randn(3, 200, 5, 4, generator=torch.Generator().manual_seed(0))
     for temperature in (0.1, 0.5, 5.0):
         most = math.log1p(math.exp(2 / temperature)) + 1e-5
-        each = torch.cat([contrastive(z, near, far, temperature), contrastive(z, -z, z, temperature)])
+        each = torch.cat([contrastive_loss(z, near, far, temperature), contrastive_loss(z, -z, z, temperature)])
         assert bool(((each > 0) & (each <= most)).all())
         assert each[-1].item() == pytest.approx(most, abs=1e-4)
 

@@ -46,14 +46,14 @@ def fedex_lora(
             A, B = layout.pair(sent, site)  # (K, r, d_in), (K, d_out, r)
             apart = B - torch.einsum("k,kij->ij", p, B)
             residual = stack(Pair(A - A[c], apart), layout.scaling * p, ranks)  # s C
-            fold[site.name] = _largest(residual, residual_rank, like=pooled.flat)
+            fold[site.name] = _keep_largest(residual, residual_rank, like=pooled.flat)
         return Pooled(pooled, fold)
 
     shrinks = "the exact mean of what clients hold, and those of low rank hold a truncated model"
     return Aggregation(combine, traits=frozenset({"folds"}), shrinks=shrinks)
 
 
-def _largest(pair: Pair, rank: int | None, like: Tensor) -> Pair:
+def _keep_largest(pair: Pair, rank: int | None, like: Tensor) -> Pair:
     """The product's `rank` largest components, or all of it, in the numbers of `like`."""
     if rank is not None and rank < len(pair.A):
         U, S, Vh = svd(pair)

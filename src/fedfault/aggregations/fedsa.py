@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedfault.aggregations.blockwise import blockwise
-from fedfault.algebra import factor
+from fedfault.algebra import mask_factor
 from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation
 
@@ -27,4 +27,4 @@ def fedsa_lora() -> Aggregation:
 
     Reference: arXiv 2410.01463.
     """
-    return replace(blockwise(), private=lambda layout: factor(layout, "B"), traits=frozenset({"private"}))
+    return replace(blockwise(), private=lambda layout: mask_factor(layout, "B"), traits=frozenset({"private"}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedfault.aggregations.fedit import fedit
-from fedfault.algebra import factor
+from fedfault.algebra import mask_factor
 from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation
 
@@ -27,4 +27,4 @@ def ffa_lora() -> Aggregation:
     Reference: arXiv 2403.12313.
     """
     shrinks = "absent columns of B count as zero, which keeps the mean of products exact"
-    return replace(fedit(), trained=lambda layout, round: ~factor(layout, "A"), shrinks=shrinks)
+    return replace(fedit(), trained=lambda layout, round: ~mask_factor(layout, "A"), shrinks=shrinks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedfault.algebra import fresh_factors, lora, mean, shares, stack
+from fedfault.algebra import fresh_factors, mask_lora, mean, shares, stack
 from fedfault.registry import register
 from fedfault.types.adapter import Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
@@ -33,4 +33,4 @@ def flora() -> Aggregation:
         fresh_factors(layout, pooled.flat, "flora", got.round, seed=got.seed)
         return Pooled(pooled, fold)
 
-    return Aggregation(combine, known=lora, traits=frozenset({"refactors", "folds"}))
+    return Aggregation(combine, known=mask_lora, traits=frozenset({"refactors", "folds"}))

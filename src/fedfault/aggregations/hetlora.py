@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfault.algebra import inner, lora, mean, to_float64
+from fedfault.algebra import inner, mask_lora, mean, to_float64
 from fedfault.registry import register
 from fedfault.types.adapter import Layout, Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
@@ -46,13 +46,13 @@ def hetlora(
         S = update_norms(layout, got.sent.flat).cpu() * (got.weight > 0)  # (K,)
         if not bool(S.any()):
             return Pooled(pooled)
-        flat = mean(got.sent, S).flat.where(lora(layout).to(pooled.flat.device), pooled.flat)
+        flat = mean(got.sent, S).flat.where(mask_lora(layout).to(pooled.flat.device), pooled.flat)
         return Pooled(replace(pooled, flat=flat), weight=S)
 
     def penalty(layout: Layout, y: Tensor, ranks: Tensor) -> Tensor:
         out = torch.zeros_like(y)
         for site in layout.lora:
-            A, B = tail(layout.pair(y, site), ranks, gamma)
+            A, B = select_tail(layout.pair(y, site), ranks, gamma)
             a, b = (factor.flatten(1).norm(dim=1)[:, None, None] for factor in (A, B))  # (k, 1, 1)
             slope = layout.pair(out, site)
             slope.A.copy_(lam * b * (A / a.clamp(min=1e-30)))  # d |B| |A| / dA = |B| A / |A|
@@ -82,7 +82,7 @@ def update_norms(layout: Layout, flat: Tensor) -> Tensor:
     return layout.scaling * square.clamp(min=0).sqrt()
 
 
-def tail(pair: Pair, ranks: Tensor, gamma: float) -> Pair:
+def select_tail(pair: Pair, ranks: Tensor, gamma: float) -> Pair:
     """The pair with zeros outside of the slices floor(gamma r) <= j < r of clients of rank r: ranks (k,)."""
     j = torch.arange(pair.A.shape[1])
     inside = ((j >= (gamma * ranks).floor()[:, None]) & (j < ranks[:, None])).to(pair.A.device)  # (k, r)
@@ -91,5 +91,5 @@ def tail(pair: Pair, ranks: Tensor, gamma: float) -> Pair:
 
 def tail_product(layout: Layout, flat: Tensor, ranks: Tensor, gamma: float) -> Tensor:
     """|B[:, tail]| |A[tail, :]| summed over the LoRA sites: flat (k, P) -> (k,)."""
-    tails = [tail(layout.pair(flat, site), ranks, gamma) for site in layout.lora]
+    tails = [select_tail(layout.pair(flat, site), ranks, gamma) for site in layout.lora]
     return sum((A.flatten(1).norm(dim=1) * B.flatten(1).norm(dim=1) for A, B in tails), flat.new_zeros(len(flat)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedfault.aggregations.fedit import fedit
-from fedfault.algebra import factor
+from fedfault.algebra import mask_factor
 from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation
 
@@ -28,7 +28,7 @@ def rolora() -> Aggregation:
     """
     return replace(
         fedit(),
-        trained=lambda layout, round: ~factor(layout, "A" if round % 2 else "B"),
+        trained=lambda layout, round: ~mask_factor(layout, "A" if round % 2 else "B"),
         traits=frozenset({"alternates"}),
         shrinks="absent slices of the trained factor count as zero, which keeps the mean of products exact",
     )

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedfault.algorithms.fedavg import fedavg
-from fedfault.algorithms.fedprox import proximal
+from fedfault.algorithms.fedprox import proximal_gradient
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, Average, ExtraTerms, Message, State, Train, stands
@@ -59,7 +59,7 @@ def fednova(
     """
 
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
-        local = train(got["x"], ExtraTerms(gradient=proximal(mu) if mu else None))
+        local = train(got["x"], ExtraTerms(gradient=proximal_gradient(mu) if mu else None))
         a = accumulate_decay(local.num_steps, 1 - train.lr * mu)  # (K,)
         return {"x": local.adapter, "n": local.weight, "a": a}, memory
 

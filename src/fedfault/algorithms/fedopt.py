@@ -79,7 +79,7 @@ def fedadagrad(
     >>> run_two_clients("fedadagrad")  # Delta = m = -0.1, and 3 - 0.03 * 0.1 / (0.1 + 0.001)
     [2.9703]
     """
-    return _adaptive(lambda v, square: v + square, server_lr, beta1, tau)
+    return _make_adaptive(lambda v, square: v + square, server_lr, beta1, tau)
 
 
 @register("algorithm", cite=("reddi2021",))
@@ -105,7 +105,7 @@ def fedadam(
     [2.9909]
     """
     correct = _make_correction(beta1, beta2) if bias_correction else None
-    return _adaptive(lambda v, square: beta2 * v + (1 - beta2) * square, server_lr, beta1, tau, correct)
+    return _make_adaptive(lambda v, square: beta2 * v + (1 - beta2) * square, server_lr, beta1, tau, correct)
 
 
 @register("algorithm", cite=("reddi2021",))
@@ -132,13 +132,13 @@ def fedyogi(
     def second(v: Tensor, square: Tensor) -> Tensor:
         return v - (1 - beta2) * square * torch.sign(v - square)
 
-    return _adaptive(second, server_lr, beta1, tau, _make_correction(beta1, beta2) if bias_correction else None)
+    return _make_adaptive(second, server_lr, beta1, tau, _make_correction(beta1, beta2) if bias_correction else None)
 
 
 Correct = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (m, v, t) -> without the bias of their start
 
 
-def _adaptive(
+def _make_adaptive(
     second: Callable[[Tensor, Tensor], Tensor],
     server_lr: float,
     beta1: float,

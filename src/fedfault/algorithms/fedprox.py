@@ -14,7 +14,7 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, ExtraTerms, Message, Pull, Train
 
 
-def proximal(mu: float) -> Pull:
+def proximal_gradient(mu: float) -> Pull:
     """The gradient of (mu / 2) |y - x|^2 with respect to y."""
     return lambda y, x, rows: mu * (y - x)  # (k, P)
 
@@ -41,7 +41,7 @@ def fedprox(
 
     Reference: arXiv 1812.06127.
     """
-    pull = proximal(mu)
+    pull = proximal_gradient(mu)
     held_back = ExtraTerms(gradient=pull) if mode == "grad" else ExtraTerms(step=pull)
 
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:

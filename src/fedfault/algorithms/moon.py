@@ -20,13 +20,13 @@ from fedfault.types.algorithm import Algorithm, ExtraTerms, Message, Train
 REFUSES = {"folds": "a client's previous adapter is no longer its previous model once the frozen weights have changed"}
 
 
-def contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperature: float) -> Tensor:
+def contrastive_loss(z: Tensor, z_global: Tensor, z_previous: Tensor, temperature: float) -> Tensor:
     """-log(e^{cos(z, z_g) / T} / (e^{cos(z, z_g) / T} + e^{cos(z, z_p) / T})): (k, B, d) each -> (k,), mean over the batch.
 
     Rows of padding, whose z is zero, do not count.
 
     >>> one = torch.tensor([[[1.0, 0.0]]])
-    >>> contrastive(one, one, one, 0.5).exp()
+    >>> contrastive_loss(one, one, one, 0.5).exp()
     tensor([2.])
     """
     near, far = (cosine_similarity(z, other, dim=-1) for other in (z_global, z_previous))  # (k, B)
@@ -49,7 +49,7 @@ def moon(
     more forward passes.
 
     >>> here, before = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-1.0, 0.0]]])
-    >>> round(contrastive(here, here, before, temperature=0.5).item(), 4)  # log(1 + e^-4): far from the previous model
+    >>> round(contrastive_loss(here, here, before, temperature=0.5).item(), 4)  # log(1 + e^-4): far from the previous model
     0.0181
 
     Reference: arXiv 2103.16257, equation 3.
@@ -61,7 +61,7 @@ def moon(
         previous = torch.where(before.any(1, keepdim=True), before, x)
 
         def contrast(z: Tensor, see: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-            return mu * contrastive(z, see(x[rows]), see(previous[rows]), temperature)
+            return mu * contrastive_loss(z, see(x[rows]), see(previous[rows]), temperature)
 
         local = train(got["x"], ExtraTerms(loss=contrast))
         return {"x": local.adapter, "n": local.weight}, {"previous": local.adapter}

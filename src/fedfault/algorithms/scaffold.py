@@ -70,7 +70,7 @@ def scaffold(
     return Algorithm(
         client,
         server,
-        broadcast=lambda state: {"x": state.adapter, "c": _over_owners(state)},
+        broadcast=lambda state: {"x": state.adapter, "c": _average_over_owners(state)},
         init=lambda x: {"c": zeros(x)},
         init_client=lambda x: {"c": zeros(x)},
         wrong=lambda state: check_mean(state, "c", "c"),
@@ -103,7 +103,7 @@ def scaffold_update_space() -> Algorithm:
     return replace(scaffold(), client=client)
 
 
-def _over_owners(state: State) -> Adapter:
+def _average_over_owners(state: State) -> Adapter:
     """c / (share of the clients, by weight, whose rank reaches a number): the mean over those that train it, (P,)."""
     c = state.memory["c"]
     ranks = sorted(set(state.ranks))

@@ -1,4 +1,4 @@
-"""How many clusters of clients there are, if any: k-means over their embeddings, k by silhouette against chance.
+"""The number of clusters of clients, if there are any: k-means over their embeddings, k by silhouette against chance.
 
 k-means always finds clusters, so that the best silhouette over k = 2, 3, ... means nothing by itself. It is compared with
 the best silhouettes of clients to whom the very same documents were dealt anew at random, with the numbers that they had.
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Clusters:
-    """Which client belongs together with which, and how sure it is that there are clusters at all."""
+    """The clusters of clients, and how sure it is that there are any."""
 
     labels: tuple[int, ...]  # (N,) the cluster of every client; clusters are numbered as clients meet them
     silhouettes: dict[int, float]  # k -> mean silhouette of the clients
@@ -36,12 +36,12 @@ class Clusters:
 
     @property
     def k(self) -> int:
-        """How many clusters: 1 for clients that a random deal could have made."""
+        """The number of clusters: 1 for clients that a random deal could have made."""
         return max(self.labels) + 1
 
     @property
     def sentence(self) -> str:
-        """What was found, in words."""
+        """The result in words."""
         if self.threshold is None:
             return f"{len(self.labels)} clients are too few to look for clusters: one model for all"
         best = max(self.silhouettes.values())
@@ -52,7 +52,7 @@ class Clusters:
         return f"{self.k} clusters: {members} ({compared})"
 
     def to_json(self) -> dict[str, Any]:
-        """What is kept of it."""
+        """Return the content of clusters.json."""
         return {
             "k": self.k,
             "labels": list(self.labels),
@@ -83,7 +83,7 @@ def choose_clusters(documents: Array, owner: NDArray[np.int64], clients: int, se
     together = (0,) * clients
     if clients < 3:
         return Clusters(together, {}, None, None)
-    found = _silhouettes(embed_clients(documents, owner, clients), seed)
+    found = _compute_silhouettes(embed_clients(documents, owner, clients), seed)
     best = max(score for score, _ in found.values())
     null = list(_draw_null(documents, owner, clients, seed))
     threshold = max(null)
@@ -97,11 +97,11 @@ def _draw_null(documents: Array, owner: NDArray[np.int64], clients: int, seed: i
     """The best silhouette of every random deal."""
     for i in range(DRAWS):
         dealt = rng(seed, "clusters", i).permutation(owner)
-        yield max(score for score, _ in _silhouettes(embed_clients(documents, dealt, clients), seed).values())
+        yield max(score for score, _ in _compute_silhouettes(embed_clients(documents, dealt, clients), seed).values())
 
 
-def _silhouettes(points: Array, seed: int) -> dict[int, tuple[float, NDArray[np.int64]]]:
-    """k -> (mean silhouette, labels (N,)) of k-means with k = 2 ... N - 1, MOST at most."""
+def _compute_silhouettes(points: Array, seed: int) -> dict[int, tuple[float, NDArray[np.int64]]]:
+    """Compute k -> (mean silhouette, labels (N,)) of k-means with k = 2 ... N - 1, MOST at most."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import silhouette_score
@@ -131,7 +131,7 @@ def _normalise(rows: Array) -> Array:
 
 def _number_labels(labels: NDArray[np.int64]) -> tuple[int, ...]:
     """
-    >>> _numbered(np.array([2, 0, 2, 1]))
+    >>> _number_labels(np.array([2, 0, 2, 1]))
     (0, 1, 0, 2)
     """
     place: dict[int, int] = {}

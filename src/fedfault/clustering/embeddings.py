@@ -1,4 +1,4 @@
-"""Texts as vectors by a frozen encoder: what a client tells the server about its data so that clusters can be found.
+"""Vectors of texts by a frozen encoder, whose mean a client sends to the server so that clusters can be found.
 
     text -> first tokens -> frozen encoder -> states (T, d) -> mean over the tokens -> length one     e_text (d,)
 

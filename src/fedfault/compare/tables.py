@@ -8,8 +8,8 @@ from typing import Any
 
 from fedfault.compare.pairs import Comparison, Paired
 from fedfault.config.changes import NO_CAUSE, find_changes
-from fedfault.measures.fairness import fairness
-from fedfault.measures.punctuality import punctuality
+from fedfault.measures.fairness import measure_fairness
+from fedfault.measures.punctuality import measure_punctuality
 from fedfault.report.summary import measure_forgetting
 from fedfault.report.words import NOTHING, Table, format_bytes, format_number, format_perplexity, format_seconds
 from fedfault.runs.outcome import find_best_round
@@ -38,7 +38,7 @@ def find_differing(runs: Sequence[RunData]) -> list[str]:
 def tabulate_runs(c: Comparison) -> Table:
     """Tabulate the runs, one a row: the settings that differ, then how it ended."""
     keys = find_differing(c.runs)
-    clocks = [punctuality(run.records) for run in c.runs]
+    clocks = [measure_punctuality(run.records) for run in c.runs]
     rows = [
         [
             name,
@@ -80,7 +80,7 @@ def _format_setting(config: Mapping[str, Any], key: str) -> str:
 def _format_results(run: RunData) -> list[str]:
     _, losses = run.losses("validation")
     gains = run.gains()
-    spread = fairness([*gains[-1][1].values()], gains=True) if gains else {}
+    spread = measure_fairness([*gains[-1][1].values()], gains=True) if gains else {}
     moved = sum(r.bytes_up + r.bytes_down for r in run.records)
     return [
         format_number(losses[-1] if losses else None),

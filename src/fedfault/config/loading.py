@@ -87,10 +87,10 @@ def _complete_component(section: Key, merged: Layer) -> list[str]:
     chosen = merged.get((*section, "name"))
     if chosen is None or not isinstance(chosen.value, str):
         return []  # the schema says so
-    builder = registry.lookup(kind, chosen.value)
+    builder = registry.find_builder(kind, chosen.value)
     notes = []
     mine = [key for key in merged if key[:2] == section and key[2:] != ("name",)]
-    for key in [k for k in mine if merged[k].loose and k[2] not in registry.options(builder)]:
+    for key in [k for k in mine if merged[k].loose and k[2] not in registry.list_options(builder)]:
         entry = merged.pop(key)
         mine.remove(key)
         notes.append(f"{entry.where}: {key[2]}: {entry.value!r} is not used: {kind} {chosen.value!r} takes no {key[2]}")

@@ -18,7 +18,7 @@ from fedfault.data.split import ClientData, Split
 from fedfault.dealing.owners import draw_log_dirichlet, normalise_logs
 from fedfault.measures import skew
 from fedfault.measures.skew import Index
-from fedfault.records import finite
+from fedfault.records import replace_not_finite
 from fedfault.seeds import rng
 from fedfault.storage import cache_dir, keep
 from fedfault.tasks.classification import ClassificationTask
@@ -60,7 +60,7 @@ class Heterogeneity:
         for name in INDICES:
             if (index := getattr(self, name)) is not None:
                 plain[name] |= {"excess": index.excess, "z": index.z}
-        return {**finite(plain), "sentences": write_sentences(self)}
+        return {**replace_not_finite(plain), "sentences": write_sentences(self)}
 
 
 INDICES = ("label_emd", "token_js", "size_cv", "embedding_mmd", "gradient")
@@ -102,7 +102,7 @@ def measure(split: Split[Any], model: CohortModel, seed: int, separator: int) ->
         dissimilarity=gradients.dissimilarity if gradients and math.isfinite(gradients.dissimilarity) else None,
         effective_clients=skew.effective_clients(counts.sum(axis=1)),
         shared_mass=skew.shared_mass(counts) if several and topical else None,
-        percentile=percentile(labels.value, counts, rng(seed, "skew", "reference")) if labels else None,
+        percentile=compute_percentile(labels.value, counts, rng(seed, "skew", "reference")) if labels else None,
         measured={
             "documents": len(owner),
             "clients": len(counts),
@@ -190,7 +190,7 @@ def _draw_part(
     return Blocks(whole.ids[rows], whole.targets[rows])
 
 
-def percentile(value: float, counts: np.ndarray, generator: np.random.Generator) -> float:
+def compute_percentile(value: float, counts: np.ndarray, generator: np.random.Generator) -> float:
     """Share, in per cent, of reference splits whose label EMD is below `value`.
 
     counts: (N, K) documents by client and topic. The reference gives the N clients of these sizes topic laws

@@ -76,7 +76,7 @@ def count_outputs(exp: Experiment, corpus: Corpus) -> int | None:
     return len(names)
 
 
-def positive_class(exp: Experiment, corpus: Corpus) -> int | None:
+def find_positive_class(exp: Experiment, corpus: Corpus) -> int | None:
     """The number of the class whose F1 is measured; None for the mean over all of them."""
     labels = corpus.labels
     return list_classes(exp, corpus).index(labels.positive) if labels and labels.positive else None

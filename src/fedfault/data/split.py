@@ -15,7 +15,7 @@ from fedfault.config.schema import Experiment
 from fedfault.dealing.owners import NeedsColumn
 from fedfault.errors import UserError
 from fedfault.reading.columns import find_naming_columns
-from fedfault.registry import build, lookup, options
+from fedfault.registry import build, find_builder, list_options
 from fedfault.seeds import rng
 from fedfault.text.decoding import count_text_bytes
 from fedfault.text.examples import Examples
@@ -93,7 +93,7 @@ def load_corpus(exp: Experiment) -> Corpus:
     Raises `UserError` for one that the corpus does not take.
     """
     data = exp.data
-    takes = options(lookup("corpus", data.dataset.name))
+    takes = list_options(find_builder("corpus", data.dataset.name))
     given = {k: v for k in COLUMNS if (v := getattr(data, k)) is not None}
     for key in given:
         if key not in takes:
@@ -145,7 +145,7 @@ def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt
 def _offer_columns(exp: Experiment, setting: str) -> str:
     """List the columns of the user's table that a setting of `data` could name, as the end of an error message."""
     data = exp.data
-    if data.path is None or setting not in options(lookup("corpus", data.dataset.name)):
+    if data.path is None or setting not in list_options(find_builder("corpus", data.dataset.name)):
         return ""
     used = [*(data.text_columns or ["text"]), data.topic_column, data.group_column]
     found = find_naming_columns(Path(data.path).expanduser(), used)

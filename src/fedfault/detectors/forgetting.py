@@ -13,12 +13,12 @@ from fedfault.registry import register
 def forgetting() -> Detector:
     """The loss on general English rises beyond what healthy runs cost: a lower bound of its change since round 0.
 
-    Statistic and effect are the change minus 1.645 of its standard errors, paired by document, in nats per token. On the
+    Statistic and effect are the change minus 1.645 of its standard errors, paired_history by document, in nats per token. On the
     base model's own samples the change estimates KL(base || model).
 
-    >>> from fedfault.testing.histories import history, paired
+    >>> from fedfault.testing.histories import history, paired_history
     >>> detector = forgetting()
-    >>> last = detector.read(history(scores={"general": paired([0.3, 0.7], 0.02)}), {})[-1]
+    >>> last = detector.read(history(scores={"general": paired_history([0.3, 0.7], 0.02)}), {})[-1]
     >>> print(f"{last.statistic:.2f} > {detector.default_threshold}: {detector.explain(last)}")
     0.67 > 0.5: the loss on general English has risen by 0.70 nats per token since the start
     """

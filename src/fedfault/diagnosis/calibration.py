@@ -38,7 +38,7 @@ MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or wh
 
 @dataclass(frozen=True)
 class Threshold:
-    """What a detector's statistic is compared with."""
+    """The threshold of a detector's statistic, and where it comes from."""
 
     value: float
     controls: int  # runs behind it; 0 for a threshold of theory
@@ -163,7 +163,7 @@ def choose_calibration(wanted: str, config: Mapping[str, Any]) -> tuple[Calibrat
 
 
 def compare_settings(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Which settings have to agree and do not, and which others differ: `key=value of the run (value of the controls)`.
+    """Find settings that have to agree and do not, and others that differ: `key=value of the run (value of the controls)`.
 
     A setting that one of them lacks has its default: controls may be older than a setting.
     """

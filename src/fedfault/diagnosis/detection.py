@@ -15,19 +15,19 @@ from typing import Any
 
 from fedfault.diagnosis.calibration import LAST, NEEDED, Calibration, Threshold
 from fedfault.records import Detector, Finding, Reading, Records, get_validation_losses
-from fedfault.registry import build, builders
+from fedfault.registry import build, load_builders
 
 WORSE = ("ok", "suspect", "alarm")
 
 
 @functools.cache
 def build_detectors() -> Mapping[str, Detector]:
-    """All registered detectors, by name."""
-    return {name: build("detector", name) for name in builders("detector")}
+    """Build all registered detectors, by name."""
+    return {name: build("detector", name) for name in load_builders("detector")}
 
 
 def detect_failures(records: Records, calibration: Calibration | None) -> list[Finding]:
-    """What the detectors say of a run so far: one finding whenever a detector's state gets worse, in order of rounds."""
+    """Let the detectors judge a run so far: one finding whenever a detector's state gets worse, in order of rounds."""
     found = []
     for name, detector in build_detectors().items():
         threshold = choose_threshold(name, detector, calibration)
@@ -135,7 +135,7 @@ def _explain_state(state: str, alarms: Sequence[Finding], holding: Collection[st
 
 
 def _explain_certainty(calibration: Calibration | None, differs: Sequence[str]) -> str:
-    """Where the thresholds come from, and how often they are wrong."""
+    """Explain where the thresholds come from, and how often they are wrong."""
     if calibration is None:
         return "Not calibrated: thresholds are conventions, and how often they are wrong is not known."
     said = (

@@ -28,7 +28,7 @@ from fedfault.runs.folder import RunFolder
 from fedfault.session.claim import locate_run
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
-from fedfault.setup.equipment import client_precisions
+from fedfault.setup.equipment import list_precisions
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.tasks.delegating import DelegatingTask
 from fedfault.types.adapter import Adapter
@@ -147,7 +147,7 @@ def check_sites(exp: Experiment, fed: Federation) -> None:
             f"federation.scheduler={chosen} asks how much each client's held-out loss fell from the whole model, which "
             "no site has: choose fixed, exact or cvx, or use `fedfault run`"
         )
-    if found := {*client_precisions(exp)} - {exp.model.quantization}:
+    if found := {*list_precisions(exp)} - {exp.model.quantization}:
         raise UserError(
             f"tiers.quantization={', '.join(sorted(found))}: sites load the model as model.quantization="
             f"{exp.model.quantization} says, all alike. Leave it out, or use `fedfault run`"

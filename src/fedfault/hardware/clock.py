@@ -3,8 +3,8 @@
     t_i(r) = download_i(r) + compute_i(r) + upload_i(r) = a_i + b_i r
     compute_i = seconds at speed 1 / compute_factor_i;   download_i, upload_i = bytes * 8 / (mbps_i * 10^6)
 
-The clock is `model_times` when the seconds at speed 1 come from `Load.wall`, and `measured` when they were taken while the
-client trained. Everything here is a pure function of its arguments: no function reads a clock.
+The seconds at speed 1 come from `Load.wall` where the clock is a model, and were taken while the client trained where it is
+`measured`. Everything here is a pure function of its arguments: no function reads a clock.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class Line(NamedTuple):
     per_rank: float
 
     def at(self, ranks: Ints | Floats) -> Floats:
-        """With these ranks."""
+        """Return the load with these ranks."""
         return np.asarray(self.fixed + self.per_rank * ranks, dtype=float)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a round asks of a client: the model of `model_times` time, and the prior of estimated time."""
+    """The work that a round asks of a client: the model of `compute_model_times` time, and the prior of estimated time."""
 
     tokens: Floats  # (n,) target tokens that each trains on
     token_seconds: Line  # of one token at speed 1
@@ -116,7 +116,7 @@ def token_cost(frozen: float, per_rank: float, flops: float) -> Line:
 
 
 class Times(NamedTuple):
-    """Where the seconds of each client go, (n,) each."""
+    """The seconds of each client by their use, (n,) each."""
 
     down: Floats
     compute: Floats
@@ -124,30 +124,30 @@ class Times(NamedTuple):
 
     @property
     def total(self) -> Floats:
-        """All of its round."""
+        """The seconds of the whole round."""
         return self.down + self.compute + self.up
 
 
-def times(fleet: Fleet, wall: Floats, bytes_down: Floats, bytes_up: Floats) -> Times:
+def simulate_times(fleet: Fleet, wall: Floats, bytes_down: Floats, bytes_up: Floats) -> Times:
     """Simulated seconds of clients that would train for `wall` seconds at speed 1 and move so many bytes."""
     return Times(
         bytes_down * 8e-6 / fleet.down_mbps, np.asarray(wall / fleet.compute_factor), bytes_up * 8e-6 / fleet.up_mbps
     )
 
 
-def model_times(fleet: Fleet, load: Load, ranks: Ints | Floats) -> Times:
-    """`times` from the model alone: deterministic."""
-    return times(fleet, load.wall(ranks), load.down.at(ranks), load.up.at(ranks))
+def compute_model_times(fleet: Fleet, load: Load, ranks: Ints | Floats) -> Times:
+    """`simulate_times` from the model alone: deterministic."""
+    return simulate_times(fleet, load.wall(ranks), load.down.at(ranks), load.up.at(ranks))
 
 
-def model_lines(fleet: Fleet, load: Load) -> tuple[Floats, Floats]:
-    """a and b, (n,) each, of t_i(r) = a_i + b_i r: exactly the total of `model_times`."""
+def compute_model_lines(fleet: Fleet, load: Load) -> tuple[Floats, Floats]:
+    """a and b, (n,) each, of t_i(r) = a_i + b_i r: exactly the total of `compute_model_times`."""
     n = len(fleet.tier)
-    a = model_times(fleet, load, np.zeros(n)).total
+    a = compute_model_times(fleet, load, np.zeros(n)).total
     slopes = Load(
         load.tokens, Line(0, load.token_seconds.per_rank), Line(0, load.down.per_rank), Line(0, load.up.per_rank)
     )
-    return a, model_times(fleet, slopes, np.ones(n)).total
+    return a, compute_model_times(fleet, slopes, np.ones(n)).total
 
 
 def rank_caps(fleet: Fleet, memory_mb: Line, r_max: int) -> Ints:
@@ -163,7 +163,7 @@ def rank_caps(fleet: Fleet, memory_mb: Line, r_max: int) -> Ints:
 
 
 class Outcome(NamedTuple):
-    """What a deadline made of a round, (n,) each."""
+    """The outcome of a round under a deadline, (n,) each."""
 
     steps: Ints  # finished and counted
     seconds: Floats  # after which the server needs to wait for the client no longer
@@ -182,7 +182,7 @@ class Outcome(NamedTuple):
 
 
 def apply_deadline(spent: Times, steps: Ints, deadline: float | None, policy: Policy) -> Outcome:
-    """What each client of a round gets done of its steps, under a deadline in seconds, None for none.
+    """Compute what each client of a round gets done of its steps, under a deadline in seconds, None for none.
 
     wait         everybody finishes; the round takes as long as the slowest
     drop         nothing of a client that is late counts; the round then lasts to the deadline

@@ -23,9 +23,9 @@ from fedfault.hardware.clock import (
     Policy,
     Times,
     apply_deadline,
-    model_lines,
+    compute_model_lines,
     rank_caps,
-    times,
+    simulate_times,
 )
 from fedfault.hardware.traces import Trace
 from fedfault.records import Fate, Turn
@@ -67,12 +67,12 @@ class Hardware:
         return rank_caps(self.fleet, self.memory_mb, self.r_max)
 
     def init_memory(self) -> HardwareMemory:
-        """What is remembered before the first round."""
+        """Make the memory before the first round."""
         n = len(self.steps)
-        return {"scheduler": self.scheduler.init(n), "timing": timing.begin(n)}
+        return {"scheduler": self.scheduler.init(n), "timing": timing.init_sums(n)}
 
     def available(self, round: int) -> NDArray[np.bool_]:
-        """Whether each client can take part in a round, (N,)."""
+        """Tell which clients can take part in a round, (N,)."""
         return np.ones(len(self.steps), dtype=bool) if self.trace is None else self.trace.available(round)
 
     def fleet_in_round(self, round: int, clients: Ints) -> Fleet:
@@ -81,7 +81,7 @@ class Hardware:
         return self.fleet.select_clients(clients, mbps)
 
     def load(self, plans: HardwareMemory, clients: Ints, wire: MessageSizes) -> Load:
-        """What a round asks of these clients, with the seconds of a token as they were last measured."""
+        """Compute what a round asks of these clients, with the seconds of a token as they were last measured."""
         fixed, per_rank = self.token_seconds
         scale = plans.get("clock", {}).get("scale", [1.0])[0]
         return Load(self.tokens[clients], Line(fixed * scale, per_rank * scale), wire.down, wire.up)
@@ -96,7 +96,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What a round asks of the n clients that were drawn for it, in their order, and what becomes of it."""
+    """The plan of a round for the n clients that were drawn for it, in their order, and what becomes of it."""
 
     clients: Ints  # (n,)
     ranks: Ints  # (n,) 0 for a client that is left out
@@ -134,12 +134,12 @@ def make_plan(
     given = hw.scheduler.assign(plans["scheduler"], s)
     ranks = np.array(given.ranks, dtype=np.int64)
     bytes_down = load.down.at(ranks) + wire.missed
-    spent = times(fleet, load.wall(ranks), bytes_down, load.up.at(ranks))
+    spent = simulate_times(fleet, load.wall(ranks), bytes_down, load.up.at(ranks))
     done = apply_deadline(_select_times(spent, ranks > 0), hw.steps[clients][ranks > 0], hw.deadline, hw.policy)
     fates = _judge_fates(hw, ranks, done)
     effort = np.zeros(len(clients))
     effort[ranks > 0] = done.steps / hw.steps[clients][ranks > 0]
-    true_a, slope = model_lines(fleet, load)
+    true_a, slope = compute_model_lines(fleet, load)
     best = find_shortest_round(replace(s, a=true_a + missed, b=slope, high=hw.caps[clients]), ranks)
     every = np.zeros(len(hw.steps))
     every[clients] = ranks
@@ -160,7 +160,7 @@ def make_plan(
 def observe_round(
     hw: Hardware, plans: HardwareMemory, made: RoundPlan, gains: Mapping[int, tuple[float, float | None]]
 ) -> HardwareMemory:
-    """What is remembered after a round. gains: client -> gain in nats a token, and that with one rank less."""
+    """Update the memory after a round. gains: client -> gain in nats a token, and that with one rank less."""
     reports = []
     for turn, slope in zip(made.turns, made.slope, strict=True):
         if turn.fate != "excluded":
@@ -189,7 +189,7 @@ def find_shortest_round(s: Situation, ranks: Ints) -> float:
 def estimate_times(hw: Hardware, plans: HardwareMemory, round: int, wire: MessageSizes) -> tuple[Floats, Floats]:
     """a and b of all clients, (N,), as the server knows them: by their tiers, corrected by what their rounds have taken."""
     everyone = np.arange(len(hw.steps))
-    a, b = model_lines(hw.fleet_in_round(round, everyone), hw.load(plans, everyone, wire))
+    a, b = compute_model_lines(hw.fleet_in_round(round, everyone), hw.load(plans, everyone, wire))
     return timing.estimate(plans["timing"], a, b, hw.r_max)
 
 
@@ -198,7 +198,7 @@ def _select_times(spent: Times, which: NDArray[np.bool_]) -> Times:
 
 
 def _judge_fates(hw: Hardware, ranks: Ints, done: Outcome) -> list[Fate]:
-    """What became of each of the n clients; `done` is of those with a rank."""
+    """Judge what became of each of the n clients; `done` is of those with a rank."""
     found: list[Fate] = ["excluded"] * len(ranks)
     for place, i in enumerate(np.flatnonzero(ranks > 0)):
         late: Fate = "dropped" if done.dropped[place] else "late" if hw.policy == "wait" else "partial"
@@ -219,7 +219,7 @@ def _split_seconds(fate: Fate, parts: list[float], share: float, deadline: float
 
 
 def _summarise_round(ranks: Ints, spent: Times, done: Outcome, best: float) -> dict[str, float]:
-    """How long the round took, how many were in time, and how far from the shortest one it was planned."""
+    """Summarise how long the round took, how many were in time, and how far from the shortest one it was planned."""
     taken = ranks > 0
     if not taken.any():
         return {"round_seconds": 0.0, "compliance": 1.0}

@@ -1,4 +1,4 @@
-"""What a client's rounds say about its time: t(r) = a + b r, by least squares that forget and that start from a model.
+"""Estimates of a client's time from its rounds: t(r) = a + b r, by least squares that forget and that start from a model.
 
 Pure numbers that a checkpoint can hold; nothing here reads a clock.
 """
@@ -16,8 +16,8 @@ RIDGE = 0.1  # observations that the model's a, and its b, count as: enough to d
 SUMS = ("weight", "rank", "rank2", "seconds", "rank_seconds")
 
 
-def begin(num_clients: int) -> Memory:
-    """Nothing observed yet: weighted sums of 1, r, r^2, t and r t for each client."""
+def init_sums(num_clients: int) -> Memory:
+    """Start without observations: weighted sums of 1, r, r^2, t and r t for each client."""
     return {name: [0.0] * num_clients for name in SUMS}
 
 

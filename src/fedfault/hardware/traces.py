@@ -27,7 +27,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Trace:
-    """What changes when, for N clients. A row holds until the client's next one; before its first a client is as its tier.
+    """The changes of N clients over time. A row holds until the client's next one; before its first a client is as its tier.
 
     >>> trace = Trace(2, (Change(3, 1, available=False, bandwidth=np.nan),))
     >>> trace.available(2).tolist(), trace.available(4).tolist()
@@ -38,7 +38,7 @@ class Trace:
     changes: tuple[Change, ...] = ()  # in the order of rounds
 
     def available(self, round: int) -> NDArray[np.bool_]:
-        """Whether each client can train in a round, (N,)."""
+        """Tell which clients can train in a round, (N,)."""
         there = np.ones(self.num_clients, dtype=bool)
         for change in self._until(round):
             there[change.client] = change.available
@@ -98,7 +98,7 @@ def _read_change(row: dict[str, str | None], place: str, num_clients: int) -> Ch
 
 
 def _read_bandwidth(text: str, place: str) -> float:
-    """Of an empty cell NaN."""
+    """Read a bandwidth; an empty cell is NaN."""
     try:
         mbps = float(text) if text else np.nan
     except ValueError:

@@ -1,4 +1,4 @@
-"""How evenly a model serves its clients, and how much a topic gets worse again. Plain numbers: needs no torch."""
+"""Measures of how evenly a model serves its clients, and of how much a topic gets worse again. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 TAIL = 0.2  # of the clients, for the conditional value at risk
 
 
-def fairness(values: Sequence[float], *, gains: bool) -> dict[str, float]:
-    """Spread of one number per client: its loss L_i or, with `gains`, its gain G_i = L_i before training - L_i now.
+def measure_fairness(values: Sequence[float], *, gains: bool) -> dict[str, float]:
+    """Measure the spread of a number per client: its loss L_i or, with `gains`, its gain G_i = L_i before training - now.
 
     worst           the largest loss, or the smallest gain
     p10, p50, p90   percentiles, linear between neighbours
@@ -23,7 +23,7 @@ def fairness(values: Sequence[float], *, gains: bool) -> dict[str, float]:
 
     Domains differ in entropy, so gains say more than losses. Empty without clients, and where a value is not finite.
 
-    >>> spread = fairness([0.0, 0.1, 0.2, 0.3, 0.4], gains=True)
+    >>> spread = measure_fairness([0.0, 0.1, 0.2, 0.3, 0.4], gains=True)
     >>> [round(spread[name], 3) for name in ("worst", "p50", "gap", "cvar_20", "jain")]
     [0.0, 0.2, 0.4, 0.0, 0.667]
     """

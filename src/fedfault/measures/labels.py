@@ -1,4 +1,4 @@
-"""How well labels are predicted, as GLUE measures it (Wang et al., ICLR 2019). A score that is undefined is left out."""
+"""Measures of how well labels are predicted, as in GLUE (Wang et al., ICLR 2019). A score that is undefined is left out."""
 
 from __future__ import annotations
 

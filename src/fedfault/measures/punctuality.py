@@ -1,4 +1,4 @@
-"""What the simulated clock says of a run: how long it took, which clients were in time, whose work was lost."""
+"""Measures of a run on the simulated clock: how long it took, which clients were in time, whose work was lost."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def elapsed_seconds(records: Records) -> dict[int, float]:
     return found
 
 
-def punctuality(records: Records) -> dict[str, Any]:
-    """The numbers of a run on the simulated clock; empty where no clock is simulated.
+def measure_punctuality(records: Records) -> dict[str, Any]:
+    """Measure a run on the simulated clock; empty where no clock is simulated.
 
     seconds         simulated, of all rounds
     compliance      mean over the rounds in which any client had work: share of those clients that were done in time
@@ -57,12 +57,12 @@ def punctuality(records: Records) -> dict[str, Any]:
 
 
 def has_work(record: RoundRecord) -> bool:
-    """Whether any client was asked to train."""
+    """Tell whether any client was asked to train."""
     return any(t.fate != "excluded" for t in record.turns)
 
 
 def is_in_time(record: RoundRecord) -> bool:
-    """Whether no client exceeded the deadline."""
+    """Tell whether no client exceeded the deadline."""
     return all(t.fate in ON_TIME for t in record.turns)
 
 

@@ -1,4 +1,4 @@
-"""How different clients are, by five indices, each beside its value under chance.
+"""Five indices of how different clients are, each beside its value under chance.
 
 The null of an index is its distribution when documents are dealt at random to clients of the same sizes. Documents are
 dealt, not tokens: words come in bursts, so that a token-level test finds every corpus heterogeneous.

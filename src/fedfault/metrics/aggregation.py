@@ -1,4 +1,4 @@
-"""How far the aggregated model is from the mean of the clients' models."""
+"""The probe of how far the aggregated model is from the mean of the clients' models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How widely the attention heads look."""
+"""The probe of how widely the attention heads look."""
 
 from __future__ import annotations
 

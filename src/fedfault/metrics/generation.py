@@ -1,4 +1,4 @@
-"""What the model writes: its continuations of held-out text beside the true ones."""
+"""The probe of what the model writes: its continuations of held-out text beside the true ones."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
 
 
 def signature() -> str:
-    """How sacreBLEU is set up, and its version: BLEU scores compare only where this is the same."""
+    """Return the settings and version of sacreBLEU: BLEU scores compare only where this is the same."""
     from sacrebleu.metrics import BLEU
 
     metric = BLEU()

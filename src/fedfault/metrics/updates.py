@@ -1,4 +1,4 @@
-"""How much the clients of a round disagree, measured on weight changes (LoRA factors multiplied out)."""
+"""The probe of how much the clients of a round disagree, measured on weight changes (LoRA factors multiplied out)."""
 
 from __future__ import annotations
 

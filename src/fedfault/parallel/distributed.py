@@ -43,14 +43,14 @@ GOES_ON = "`fedfault resume RUN` goes on from the last finished round, under tor
 
 
 class Greeting(NamedTuple):
-    """What a process says of itself."""
+    """The message in which a process introduces itself."""
 
     host: str
     local_rank: int
 
 
 class Order(NamedTuple):
-    """What a process is to do: a method of `Member` and what it takes. None: as it was told before."""
+    """An order to a process: a method of `Member` and what it takes. None: as it was told before."""
 
     what: str
     given: tuple[Any, ...]
@@ -71,7 +71,7 @@ class Member:
         self.prepared: Prepared | None = None
 
     def answer(self, order: Order) -> Any:
-        """What comes of an order."""
+        """Carry out an order and return what comes of it."""
         try:
             if self.prepared is not None:
                 self._catch_up(self.prepared, order)
@@ -98,7 +98,7 @@ class Member:
         return replace(done, cohort=asked.cohort.select([]))  # who asks knows it
 
     def score(self, pairs: Pairs) -> Tensor:
-        """What some models make of some rows."""
+        """Score some models on some rows."""
         assert self.prepared is not None
         return self.prepared.task.score(pairs)
 
@@ -113,7 +113,7 @@ class Team:
     at_work: set[int] = field(default_factory=set)  # who has been told something, and has not answered
 
     def prepare(self, exp: Experiment, say: Say) -> Prepared:
-        """As `experiment.prepare`, here and in all other processes. Raises `UserError` where they differ.
+        """Prepare as `experiment.prepare` does, here and in all other processes. Raises `UserError` where they differ.
 
         This process comes first and fills the caches, then one on each other machine.
         """
@@ -145,7 +145,7 @@ class Team:
         return replace(p, federation=replace(p.federation, remote=remote), spread=self.spread)
 
     def train(self, settings: str, fed: Federation, asked: CohortRequest) -> CohortResult:
-        """What the clients of a round have done: `Federation.remote`."""
+        """Let the clients of a round train, as `Federation.remote`."""
         cost = [count_steps(fed.task.examples(k), fed.work)[0] for k in asked.cohort.clients]
         parts = split_by_cost(np.multiply(cost, asked.effort), len(self.others) + 1)
         here, *theirs = (asked.select(rows) if rows else None for rows in parts)
@@ -158,7 +158,7 @@ class Team:
         return join_results(asked, {**done, **self._answers()})
 
     def score(self, task: BackboneTask, pairs: Pairs) -> Tensor:
-        """As `task.score`, each process for some of the rows."""
+        """Score as `task.score` does, each process for some of the rows."""
         here, *theirs = split_pairs(pairs, len(self.others) + 1)
         for rank, own in enumerate(theirs, 1):
             if own:
@@ -166,7 +166,7 @@ class Team:
         return torch.cat([task.score(here), *self._answers().values()])
 
     def _change(self, rank: int, base: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
-        """What was added to the frozen weights, unless the process knows."""
+        """Return what was added to the frozen weights, unless the process knows it."""
         known, self.bases[rank] = self.bases.get(rank), base
         return None if known is base else base
 
@@ -176,7 +176,7 @@ class Team:
         self.at_work.add(rank)
 
     def _answers(self) -> dict[int, Any]:
-        """Of all who are at work, by rank."""
+        """Collect the answers of all who are at work, by rank."""
         found = {}
         for rank in sorted(self.at_work):
             with self._notice_loss():
@@ -241,7 +241,7 @@ def _take_share_of_cores() -> None:
 
 
 def describe_common(p: Prepared) -> dict[str, str]:
-    """What all processes must have in common."""
+    """Describe what all processes must have in common."""
     task, N = p.federation.task, p.federation.total_clients
     sizes = repr([(task.examples(k), task.tokens(k)) for k in range(N)])
     return {

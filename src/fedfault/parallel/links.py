@@ -36,7 +36,7 @@ class Lost(Exception):
 
 
 class Shape(NamedTuple):
-    """What the other side has to know of a tensor before it comes."""
+    """The shape and type of a tensor, which the other side needs before it comes."""
 
     size: tuple[int, ...]
     dtype: torch.dtype
@@ -77,7 +77,7 @@ def send(value: Any, to: int) -> None:
 
 
 def receive(sender: int) -> Any:
-    """What a process gives. Raises `Lost` when that has ended."""
+    """Receive what a process sends. Raises `Lost` when that has ended."""
     length = torch.zeros(1, dtype=torch.int64)
     with _notice_loss(sender):
         dist.irecv(length, sender).wait(AT_WORK)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The same ranks in every round."""
+"""The scheduler of ranks that stay the same in every round."""
 
 from __future__ import annotations
 

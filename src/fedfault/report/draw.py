@@ -184,7 +184,7 @@ def draw_end_labels(ax: Axes, entries: Sequence[tuple[float, str, str]], theme: 
 def spread_places(places: Sequence[float], gap: float) -> list[float]:
     """Move sorted places apart to at least `gap`: touching ones become a centred block. None ends up above 1.
 
-    >>> spread([0.5, 0.5, 0.9], 0.1)
+    >>> spread_places([0.5, 0.5, 0.9], 0.1)
     [0.45, 0.55, 0.9]
     """
     blocks: list[list[float]] = []  # [centre, size]

@@ -59,7 +59,7 @@ def find_lanes(places: Sequence[float], widths: Sequence[float]) -> list[Place]:
     A name stands to the right of its place, or to the left where it would run over the edge. It keeps off other names and,
     if there is such a lane, off the lines that come down from the names above it.
 
-    >>> lanes([0.1, 0.2, 0.9], [0.3, 0.3, 0.3])
+    >>> find_lanes([0.1, 0.2, 0.9], [0.3, 0.3, 0.3])
     [Place(lane=1, left=False), Place(lane=0, left=False), Place(lane=0, left=True)]
     """
     left = [x + w > 1 for x, w in zip(places, widths, strict=True)]

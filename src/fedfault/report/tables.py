@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.measures.fairness import backward_transfer
-from fedfault.measures.fairness import fairness as spread
+from fedfault.measures.fairness import measure_fairness as spread
 from fedfault.records import bits_per_byte
 from fedfault.report.words import NOTHING, Table, format_bytes, format_number, format_perplexity
 from fedfault.runs.recorded import RunData

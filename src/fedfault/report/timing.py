@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from fedfault.measures.punctuality import FATES, bytes_per_client_round, count_fates, has_work, is_in_time, punctuality
+from fedfault.measures.punctuality import (
+    FATES,
+    bytes_per_client_round,
+    count_fates,
+    has_work,
+    is_in_time,
+    measure_punctuality,
+)
 from fedfault.report import words
 from fedfault.report.words import Table, Tile, format_bytes, format_count, format_number, format_seconds
 from fedfault.runs.recorded import RunData
@@ -10,7 +17,7 @@ from fedfault.runs.recorded import RunData
 
 def describe_clock(run: RunData) -> list[str]:
     """Say in a few sentences how the simulated clock went; none where no clock was simulated."""
-    if not (found := punctuality(run.records)):
+    if not (found := measure_punctuality(run.records)):
         return []
     rounds = sum(bool(r.turns) for r in run.records)
     said = [f"{format_count(rounds, 'round')} took {format_seconds(found['seconds'])} on the simulated clock."]
@@ -33,7 +40,7 @@ def describe_clock(run: RunData) -> list[str]:
 
 def tabulate_tiers(run: RunData) -> Table | None:
     """Tabulate by tier how often clients were drawn, what became of them, and their mean rank; and of all tiers."""
-    rows = punctuality(run.records).get("by_tier", {})
+    rows = measure_punctuality(run.records).get("by_tier", {})
     if not rows:
         return None
     if len(rows) > 1:
@@ -47,7 +54,7 @@ def tabulate_tiers(run: RunData) -> Table | None:
 
 def make_tile(run: RunData) -> Tile | None:
     """Make the tile of the simulated time; with a deadline, it says which share of the clients was in time."""
-    if not (found := punctuality(run.records)):
+    if not (found := measure_punctuality(run.records)):
         return None
     known = run.deadline is not None and "compliance" in found
     remark = f"{100 * found['compliance']:.1f}\u00a0% of clients in time" if known else "all rounds"

@@ -1,1 +1,1 @@
-"""What happens in a round: broadcast, local training of the cohort, aggregation, checks."""
+"""The parts of a round: broadcast, local training of the cohort, aggregation, checks."""

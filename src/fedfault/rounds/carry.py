@@ -31,13 +31,13 @@ def carry_over(fed: Federation, state: State, changed: Collection[str]) -> tuple
     """
     _check_ranks(fed, state, changed)
     fresh = begin(fed, state.adapter)
-    restarts = bool(RESTARTS & set(changed)) or _shapes(fresh) != _shapes(state)
+    restarts = bool(RESTARTS & set(changed)) or _list_shapes(fresh) != _list_shapes(state)
     start = fresh if restarts else state
     clients = {name: a for name, a in start.clients.items() if name != OWN}
     if OWN in fresh.clients:
         clients[OWN] = state.clients.get(OWN, fresh.clients[OWN])
     t, notes = state.round, []
-    if restarts and any(map(any, (*_shapes(fresh), *_shapes(state)))):
+    if restarts and any(map(any, (*_list_shapes(fresh), *_list_shapes(state)))):
         notes.append(f"what the algorithm remembers starts anew after round {t}")
     if "federation.aggregation.name" in changed:
         notes.append("bytes to clients are counted as if the aggregation had been the new one from the start")
@@ -50,8 +50,8 @@ def carry_over(fed: Federation, state: State, changed: Collection[str]) -> tuple
     return replace(kept, clients_per_pass=passes), notes
 
 
-def _shapes(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What server and clients remember, by name: its shape."""
+def _list_shapes(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+    """List the shapes of what server and clients remember, by name."""
 
     def shapes(memory: Mapping[str, Adapter]) -> dict[str, Any]:
         return {name: a.flat.shape for name, a in memory.items() if name != OWN}

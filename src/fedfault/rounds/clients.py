@@ -1,4 +1,4 @@
-"""What the clients of a round do with what arrived: here for a whole cohort, elsewhere for a part of it."""
+"""The clients' part of a round: here for a whole cohort, elsewhere for a part of it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _make_trainer(fed: Federation, task: Trainable, asked: CohortRequest) -> Tra
 
 
 def _check_trained(train: Trainer, cohort: Cohort) -> Trained:
-    """What the clients' local training gave; nothing else than what is trained in this round."""
+    """Check that the clients' local training changed nothing but what is trained in this round."""
     local = train.trained
     if local is None:
         raise integrity.IntegrityError("the algorithm did not train its clients")

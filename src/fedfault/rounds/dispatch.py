@@ -93,7 +93,7 @@ def learn_from_round(
 def _measure_gains(
     fed: Federation, state: State, cohort: Cohort, local: Trained
 ) -> dict[int, tuple[float, float | None]]:
-    """How much each client's own held-out loss fell, in nats a token, and how much with one rank less of what it trained.
+    """Measure by how much each client's own held-out loss fell, in nats a token, and by how much with one rank less.
 
     From the whole model that the server had: against a model cut to the client's rank, who is cut most gains most. Clients
     whose loss is not a number are absent.

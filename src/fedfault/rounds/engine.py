@@ -20,11 +20,11 @@ from fedfault.rounds.exchange import (
     OWN,
     Cohort,
     add_fold,
+    collect_personal_models,
     count_bytes_down,
     count_bytes_up,
     full_rank,
     make_average,
-    personal_models,
     replace_private_by_mean,
     select_good,
     select_rows,
@@ -283,7 +283,7 @@ def _weigh_clients(local: Trained, good: list[bool], averages: list[tuple[Upload
 
 def _find_personal_models(fed: Federation, state: State) -> Adapter | None:
     found = fed.algorithm.personal(state)
-    return found if found is not None else personal_models(state, fed.aggregation.private(state.adapter.layout))
+    return found if found is not None else collect_personal_models(state, fed.aggregation.private(state.adapter.layout))
 
 
 def _record_clients(

@@ -1,4 +1,4 @@
-"""What crosses between server and clients in a round: where they start, which rows and ranks they get, how many bytes."""
+"""The exchange between server and clients in a round: where they start, which rows and ranks they get, bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWN = "own"  # the client memory that holds what an aggregation leaves at home
 
 
 def full_rank(layout: Layout) -> int:
-    """The largest LoRA rank of a layout; 0 where it has no LoRA site."""
+    """Return the largest LoRA rank of a layout; 0 where it has no LoRA site."""
     return max((s.shape[0] for s in layout.sites if s.kind == "lora"), default=0)
 
 
@@ -55,7 +55,7 @@ class Cohort:
         return _intersect(self.trained, self.active)
 
     def start(self, x: Adapter, state: State) -> Adapter:
-        """Where each client starts: the server's adapter (P,) with what it kept at home, cut to its rank.
+        """Return where each client starts: the server's adapter (P,) with what it kept at home, cut to its rank.
 
         Where clients are elsewhere, as the server sees it: what they kept is not here.
         """
@@ -73,11 +73,11 @@ class Cohort:
         return {name: self.cut(a) if isinstance(a, Adapter) else a for name, a in message.items()}
 
     def keep_untrained(self, now: Tensor, before: Tensor) -> Tensor:
-        """What clients keep after the round, (K, P): numbers that they did not train stay as they were before."""
+        """Return what clients keep after the round, (K, P): numbers that they did not train stay as they were before."""
         return now if self.active is None else now.where(self.active.to(now.device), before)
 
     def with_ranks(self, layout: Layout, ranks: Tensor) -> Cohort:
-        """The same cohort with these ranks (K,), which are at most what they were."""
+        """Return the same cohort with these ranks (K,), which are at most what they were."""
         return self if torch.equal(ranks, self.ranks) else replace(self, ranks=ranks, active=mask(layout, ranks))
 
     def select(self, rows: Sequence[int]) -> Cohort:
@@ -87,7 +87,7 @@ class Cohort:
         return replace(self, clients=[self.clients[i] for i in rows], ranks=self.ranks[kept], active=active)
 
     def public_mask(self, which: Tensor | None, row: int) -> Tensor | None:
-        """Which of these numbers, (P,) bool, cross the network for the client in that row; None for all of them."""
+        """Return which of these numbers, (P,) bool, cross the network for the client in that row; None for all of them."""
         mine = None if self.active is None else self.active[row]
         return _intersect(_intersect(which, _invert(self.private)), mine)
 
@@ -212,8 +212,8 @@ def add_fold(state: State, fold: Mapping[str, Pair]) -> State:
     return replace(state, base=base, folds=(*state.folds, *silent, fold_size(fold)))
 
 
-def personal_models(state: State, private: Tensor | None) -> Adapter | None:
-    """The model of every client, (N, P), where each has kept a part, here; None where all have the server's."""
+def collect_personal_models(state: State, private: Tensor | None) -> Adapter | None:
+    """Collect the model of every client, (N, P), where each has kept a part, here; None where all have the server's."""
     if private is None or OWN not in state.clients:
         return None
     own = state.clients[OWN].flat

@@ -71,7 +71,7 @@ class EntryCheck:
         return self._task.tokens(client)
 
     def expect(self, sent: Mapping[str, Adapter], clients: Sequence[int]) -> None:
-        """From now on each client must enter with one of these, (P,) or its row of (K, P)."""
+        """Require from now on that each client enters with one of these, (P,) or its row of (K, P)."""
         self._sent, self.waiting = sent, {k: row for row, k in enumerate(clients)}
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,7 +83,7 @@ class EntryCheck:
         return self._task.grad(params, step)
 
     def _check(self, client: int, own: Tensor, row: int) -> None:
-        rows = {name: _row(a.flat, row) for name, a in self._sent.items()}
+        rows = {name: _select_row(a.flat, row) for name, a in self._sent.items()}
         if not any(_is_equal(own, x) for x in rows.values()):
             apart = "; ".join(f"{name!r}: {_describe_gap(self._task.layout, own, x)}" for name, x in rows.items())
             raise IntegrityError(f"client {client} does not start from what the server sent ({apart or 'no model'})")
@@ -161,7 +161,7 @@ class AnchoredPull:
     def check(self, start: Adapter, clients: Sequence[int]) -> None:
         """Raises `IntegrityError` with the client whose anchor is no longer at the start, (P,) or (K, P)."""
         for x, row in zip(*self._last, strict=True) if self._last else ():
-            if not _is_equal(x, own := _row(start.flat, int(row))):
+            if not _is_equal(x, own := _select_row(start.flat, int(row))):
                 raise IntegrityError(
                     f"the anchor of client {clients[int(row)]} moved while it trained, as if it were aliased to the "
                     f"parameters: {_describe_gap(start.layout, x, own)}"
@@ -188,7 +188,7 @@ def check_sent(watched: CheckedTrain, up: Message, home: Mapping[str, Adapter], 
 
 
 def check_sites(name: str, theirs: Layout, ours: Layout) -> None:
-    """All sites match, and there is one to match."""
+    """Check that all sites match, and that there is one to match."""
     if theirs != ours or not ours.sites:
         has, wants = {s.name: s for s in theirs.sites}, {s.name: s for s in ours.sites}
         matched = [n for n in wants if has.get(n) == wants[n]]
@@ -207,7 +207,7 @@ def check_frozen(layout: Layout, before: Tensor, after: Tensor, free: Tensor | N
     moved = _find_differences(after, before) & ~free.to(after.device)
     if bool(moved.any()):
         row = int(moved.any(1).nonzero()[0])
-        was = _row(before, row)
+        was = _select_row(before, row)
         apart = _describe_gap(layout, after[row].where(moved[row], was), was)
         raise IntegrityError(f"{who[row]} changed frozen numbers: {apart}")
 
@@ -223,7 +223,7 @@ def check_base(task: Task, before: Mapping[str, int], clients: Sequence[int]) ->
 
 
 def check_aggregation(aggregation: Aggregation) -> Aggregation:
-    """The same aggregation, held to what it says of itself: `is_mean`, and the trait `folds`."""
+    """Return the aggregation with a check of what it says of itself: `is_mean`, and the trait `folds`."""
 
     def combine(got: Uploads) -> Pooled:
         pooled = aggregation.combine(got)
@@ -276,14 +276,14 @@ def find_bad_updates(
 
 
 def _find_finite_rows(rows: Tensor) -> Tensor:
-    """Which of the rows (K, ...) are finite, (K,) bool; a finite sum says so in one pass over all of them."""
+    """Find which of the rows (K, ...) are finite, (K,) bool; a finite sum says so in one pass over all of them."""
     if bool(rows.sum().isfinite()):
         return torch.ones(len(rows), dtype=torch.bool)
     return rows.isfinite().reshape(len(rows), -1).all(1)
 
 
 def _describe_not_finite(message: Message, row: int) -> str:
-    """What of a client's row is not finite, in words."""
+    """Describe in words which part of a client's row is not finite."""
     found = []
     for name, value in message.items():
         own = (value.flat if isinstance(value, Adapter) else value)[row]
@@ -294,12 +294,12 @@ def _describe_not_finite(message: Message, row: int) -> str:
     return "; ".join(found)
 
 
-def _row(flat: Tensor, row: int) -> Tensor:
+def _select_row(flat: Tensor, row: int) -> Tensor:
     return flat if flat.ndim == 1 else flat[row]
 
 
 def _find_differences(a: Tensor, b: Tensor) -> Tensor:
-    """Where two tensors differ, NaN being equal to NaN: a diverged model is not a model that was not loaded."""
+    """Find where two tensors differ, NaN being equal to NaN: a diverged model is not a model that was not loaded."""
     return (a != b) & ~(a.isnan() & b.isnan())
 
 
@@ -308,7 +308,7 @@ def _is_equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _describe_gap(layout: Layout, a: Tensor, b: Tensor) -> str:
-    """How two adapters (P,) or (K, P) differ, in words."""
+    """Describe in words how two adapters (P,) or (K, P) differ."""
     gap = (a - b).abs().nan_to_num(nan=torch.inf).where(_find_differences(a, b), 0.0)
     worst = max(layout.sites, key=lambda s: float(gap[..., s.offset : s.offset + s.size].max()))
     count = f"{int((gap > 0).sum())} of {gap.numel()} numbers"

@@ -32,7 +32,7 @@ PROBED = 64  # examples of a client that `Trainer.loss` looks at, at most
 
 @dataclass(frozen=True)
 class LocalWork:
-    """What a client does in a round; lengths in epochs over its data or in optimiser steps."""
+    """The local work of a client in a round; its length is in epochs over its data or in optimiser steps."""
 
     epochs: int | None = 1
     steps: int | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from fedfault.errors import UserError
-from fedfault.records import Finding, RoundRecord, finite
+from fedfault.records import Finding, RoundRecord, replace_not_finite
 from fedfault.storage import write_atomically
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ def read_records(file: Path) -> tuple[list[RoundRecord], list[str]]:
 
 def write_json(file: Path, value: Any) -> None:
     """Write a JSON file in one step. Numbers that are not finite become null."""
-    write_atomically(file, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+    write_atomically(file, json.dumps(replace_not_finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_lines(file: Path, items: Iterable[RoundRecord | Finding]) -> None:

@@ -64,7 +64,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Within the block no other process may write here; the lock dies with its process."""
+        """Let no other process write here within the block; the lock dies with its process."""
         try:
             with filelock.FileLock(self.path / ".lock", timeout=0):
                 yield

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedfault.measures.fairness import backward_transfer, fairness
-from fedfault.measures.punctuality import bytes_per_client_round, elapsed_seconds, punctuality
+from fedfault.measures.fairness import backward_transfer, measure_fairness
+from fedfault.measures.punctuality import bytes_per_client_round, elapsed_seconds, measure_punctuality
 from fedfault.records import Records, RoundRecord, bits_per_byte
 
 
@@ -39,7 +39,7 @@ def summarise_run(
             out["backward_transfer"] = {name: _measure_backward_transfer(records, name) for name in topics}
     if target is not None:
         out["time_to_target"] = _find_time_to_target(records, *target)
-    if clock := punctuality(records):
+    if clock := measure_punctuality(records):
         out["clock"] = clock
     return {**out, **_sum_cost(records)}
 
@@ -81,7 +81,7 @@ def _measure_fairness(first: RoundRecord, last: RoundRecord) -> dict[str, dict[s
     names = [name for name in last.scores if name.startswith("client/") and name in first.scores]
     losses = [last.scores[name].loss for name in names]
     gains = [first.scores[name].loss - last.scores[name].loss for name in names]
-    found = {"losses": fairness(losses, gains=False), "gains": fairness(gains, gains=True)}
+    found = {"losses": measure_fairness(losses, gains=False), "gains": measure_fairness(gains, gains=True)}
     return {name: spread for name, spread in found.items() if spread}
 
 

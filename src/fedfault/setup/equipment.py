@@ -56,8 +56,8 @@ def check_equipment(exp: Experiment) -> None:
         traces.read_trace(Path(exp.clock.trace).expanduser(), exp.federation.total_clients)
 
 
-def client_precisions(exp: Experiment) -> list[str]:
-    """How the copy of the backbone is quantised that each client trains on, (N,)."""
+def list_precisions(exp: Experiment) -> list[str]:
+    """List how the copy of the backbone is quantised that each client trains on, (N,)."""
     own: str = exp.model.quantization
     each: list[str] = [tier.quantization or own for tier in exp.tiers for _ in range(tier.count)]
     return each or [own] * exp.federation.total_clients

@@ -1,4 +1,4 @@
-"""From a checked configuration to a federation that is ready to run: the one place where the parts meet."""
+"""The one place where the parts meet: a checked configuration becomes a federation that is ready to run."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def prepare(
         say(line)
     outputs = labelled.count_outputs(exp, corpus)
     say(f"backbone {exp.model.name}")
-    if like is not None and _same_model(like, exp, outputs):
+    if like is not None and _is_same_model(like, exp, outputs):
         backbone, model = like.backbone, like.model
         model.fold({})
     else:
@@ -106,8 +106,8 @@ def prepare(
     return made
 
 
-def _same_model(like: Prepared, exp: Experiment, outputs: int | None) -> bool:
-    """Whether an opened backbone is the one that an experiment needs, with as many outputs."""
+def _is_same_model(like: Prepared, exp: Experiment, outputs: int | None) -> bool:
+    """Tell whether an opened backbone is the one that an experiment needs, with as many outputs."""
     own = None if like.model.scorer is None else like.model.scorer.outputs
     return (like.config.model, like.config.device, own) == (exp.model, exp.device, outputs)
 
@@ -121,7 +121,7 @@ def _prepare_labels(
     sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
     sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
     _check_tokens(exp, backbone, [*dealt.train, *sets.values()])
-    positive, cache_mb = labelled.positive_class(exp, corpus), exp.training.activation_cache_mb
+    positive, cache_mb = labelled.find_positive_class(exp, corpus), exp.training.activation_cache_mb
     clients = [Examples.concatenate(dealt.train)] if exp.federation.centralised else dealt.train
 
     def task(model: CohortModel) -> CohortTask:
@@ -161,7 +161,7 @@ def _make_copies(
     exp: Experiment, model: CohortModel, task: Callable[[CohortModel], CohortTask], say: Say
 ) -> BackboneTask:
     """The task on the server's model, with further copies of the backbone where tiers are quantised in other ways."""
-    each, own = equipment.client_precisions(exp), str(exp.model.quantization)
+    each, own = equipment.list_precisions(exp), str(exp.model.quantization)
     copies = {own: task(model)}
     outputs = None if model.scorer is None else model.scorer.outputs
     for kind in sorted(set(each) - {own}):
@@ -195,7 +195,7 @@ def _build_on_split(exp: Experiment, task: BackboneTask, dealt: Split[Any]) -> F
 
 
 def centralise(fed: Federation, sizes: Sequence[int]) -> Federation:
-    """A federation of one client, on the budget of clients that have so many examples each: what a federation gives up.
+    """Replace the clients by one with the data and the budget of all: it shows what a federation gives up.
 
     The optimiser steps that the cohorts of all rounds would take together are spread evenly over the rounds, rounded up.
     Batch size, learning rate and warm-up stay, and the optimiser starts anew in every round as the clients' does. The

@@ -1,4 +1,4 @@
-"""What `fedfault check` and `fedfault list` print."""
+"""The texts that `fedfault check` and `fedfault list` print."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedfault.config.files import spell_key
 from fedfault.config.loading import Loaded
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError, suggest
-from fedfault.registry import FOLDERS, build, builders, describe_options, first_line
+from fedfault.registry import FOLDERS, build, describe_options, load_builders, read_summary
 
 if TYPE_CHECKING:
     from fedfault.data.split import Split
@@ -29,7 +29,7 @@ SHADES = " ░▒▓█"  # none, up to a quarter, a half, three quarters, all
 
 
 def preview(loaded: Loaded, plot: Path | None = None) -> str:
-    """The experiment in numbers: who holds what, how different clients are, what is trained, what a round sends.
+    """Describe the experiment in numbers: who holds what, how different clients are, what is trained, what a round sends.
 
     With `plot`, the picture of the split is written to that PNG file; `UserError` if there is one already.
     """
@@ -91,7 +91,8 @@ def _describe_experiment(p: Prepared) -> list[str]:
         f"trained    {p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
         f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",
         f"partition  {exp.data.partition.name} {exp.data.partition.options or ''}".rstrip(),
-        f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_who(p)}, {_describe_work(exp, fed.work)}",
+        f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_describe_cohort(p)}, "
+        f"{_describe_work(exp, fed.work)}",
         f"traffic    {traffic}",
         f"{_count_targets(split, size, exp.model.max_length)}; {fed.clients_per_pass} clients fit in one pass",
         *(f"           {line}" for line in split.describe_losses()),
@@ -147,7 +148,7 @@ def _count_targets(split: Split[Any], size: int, length: int) -> str:
     return f"examples   {size:,} for training, of {mean:.1f} tokens on average and {length} at most"
 
 
-def _who(p: Prepared) -> str:
+def _describe_cohort(p: Prepared) -> str:
     fed = p.federation
     if p.config.federation.centralised:
         return "all data in one place"
@@ -190,7 +191,7 @@ def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def components(what: str | None = None) -> str:
+def describe_components(what: str | None = None) -> str:
     """List all components by kind, those of one kind, or one component with its full text and its options.
 
     A word that is both, like `aggregation`, shows both. Raises `UserError` with a suggestion for a word that is neither.
@@ -198,10 +199,10 @@ def components(what: str | None = None) -> str:
     from fedfault.backbones.load import HUB, NAMES
 
     models = {n: HUB.get(n, "ships with fedfault") for n in NAMES}
-    known = {kind: builders(kind) for kind in FOLDERS}
-    parts = [_kind(kind, found) for kind, found in known.items() if what in (None, kind)]
-    parts += [_models(models)] if what in (None, "model") else []
-    parts += [_one(kind, what, found[what]) for kind, found in known.items() if what in found]
+    known = {kind: load_builders(kind) for kind in FOLDERS}
+    parts = [_list_kind(kind, found) for kind, found in known.items() if what in (None, kind)]
+    parts += [_list_models(models)] if what in (None, "model") else []
+    parts += [_describe_component(kind, what, found[what]) for kind, found in known.items() if what in found]
     if parts:
         return "\n\n".join(parts)
     assert what is not None  # without a word everything is shown
@@ -209,27 +210,27 @@ def components(what: str | None = None) -> str:
     raise UserError(f"no kind or component called {what!r}{suggest(what, every)} (kinds: {', '.join(known)}, model)")
 
 
-def _kind(kind: str, found: dict[str, Callable[..., Any]]) -> str:
+def _list_kind(kind: str, found: dict[str, Callable[..., Any]]) -> str:
     width = max(map(len, found), default=0)
-    return "\n".join([f"{kind}:", *(f"  {n:{width}}  {first_line(b)}" for n, b in found.items())])
+    return "\n".join([f"{kind}:", *(f"  {n:{width}}  {read_summary(b)}" for n, b in found.items())])
 
 
-def _models(models: dict[str, str]) -> str:
+def _list_models(models: dict[str, str]) -> str:
     width = max(map(len, models))
     rows = [f"  {n:{width}}  {where}" for n, where in models.items()]
     more = ["  any Hub id of a causal language model, a local folder, or a .gguf file", "  for labels, any encoder too"]
     return "\n".join(["model:", *rows, *more])
 
 
-def _one(kind: str, name: str, builder: Callable[..., Any]) -> str:
+def _describe_component(kind: str, name: str, builder: Callable[..., Any]) -> str:
     takes = [f"  {option}" for option in describe_options(builder)] or ["  none"]
     place = next((f" in {spell_key(section)}" for section, of in CHOOSERS.items() if of == kind), "")
-    more = _reactions(name) if kind == "detector" else []
+    more = _describe_reactions(name) if kind == "detector" else []
     return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", f"options{place}:", *takes, *more])
 
 
-def _reactions(name: str) -> list[str]:
-    """What a run does by itself at this detector's alarm, for each way of federation.on_failure that changes something."""
+def _describe_reactions(name: str) -> list[str]:
+    """Say what a run does at this detector's alarm, for each federation.on_failure that changes something."""
     detector = build("detector", name)
     remedies = [f"  {remedy}" for remedy in detector.remedies] or ["  nothing: no setting of one shared model mends it"]
     clusters = "a model for each cluster of clients" if detector.wants_clusters else "nothing"

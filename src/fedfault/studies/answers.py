@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 
 from fedfault.runs.recorded import RunData
-from fedfault.stats import ALPHA, Test, choose_test, difference, holm, mean_interval, p_above
+from fedfault.stats import ALPHA, Test, choose_test, holm, mean_interval, p_above, subtract
 from fedfault.studies.outcomes import is_count, measure_outcome
 from fedfault.studies.study import Contrast, Hypothesis, Study
 
@@ -142,4 +142,4 @@ def _is_over(run: RunData) -> bool:
 
 
 def _subtract(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else difference(a, b)
+    return None if a is None or b is None else subtract(a, b)

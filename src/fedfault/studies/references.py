@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedfault.backbones.load import PAPERS
 from fedfault.errors import UserError
-from fedfault.registry import citations
+from fedfault.registry import find_citations
 from fedfault.runs.recorded import RunData
 
 FILE = Path(__file__).with_name("references.bib")
@@ -28,25 +28,25 @@ def find_keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
     found = {*ALWAYS, *(TESTS[t] for t in tests)}
     for run in runs:
         for path, kind in COMPONENTS.items():
-            found.update(citations(kind, str(run.setting(*path))))
+            found.update(find_citations(kind, str(run.setting(*path))))
         found.update(PAPERS.get(str(run.setting("model", "name")), ()))
     return sorted(found)
 
 
 def format_entries(wanted: Iterable[str]) -> str:
     """The entries as a BibTeX file."""
-    return "\n".join(_entry(key) for key in wanted)
+    return "\n".join(_find_entry(key) for key in wanted)
 
 
 def format_reference(key: str) -> str:
     """An entry as a line of a list of references."""
-    fields = dict(re.findall(r"^  (\w+) = \{(.*)\},?$", _entry(key), re.MULTILINE))
+    fields = dict(re.findall(r"^  (\w+) = \{(.*)\},?$", _find_entry(key), re.MULTILINE))
     plain = {name: re.sub(r"[{}]", "", text) for name, text in fields.items()}
     where = plain.get("booktitle") or plain.get("journal") or plain.get("publisher") or plain.get("note", "")
     return f"{plain['author'].replace(' and ', ', ')}: {plain['title']}. {where}, {plain['year']}."
 
 
-def _entry(key: str) -> str:
+def _find_entry(key: str) -> str:
     """An entry's text. Raises `UserError` where a component cites what is not in the file."""
     known = _read_entries()
     if key not in known:

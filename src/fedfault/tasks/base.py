@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fedfault.algebra import factor
+from fedfault.algebra import mask_factor
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
 from fedfault.backbones.quantised import count_weight_bytes
@@ -236,7 +236,7 @@ class CohortTask(BackboneTask, ABC):
 
     def _is_untrained(self, adapter: Adapter) -> bool:
         """Tell whether a model is the one before training: B zero, full sites as at the start, nothing folded in."""
-        same = (adapter.flat == self.init(self.seed).flat).cpu() | factor(self.layout, "A")
+        same = (adapter.flat == self.init(self.seed).flat).cpu() | mask_factor(self.layout, "A")
         return bool(same.all()) and not self._folded
 
     def _score_untrained(self, rows: Tensor) -> Tensor:

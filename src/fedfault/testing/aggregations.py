@@ -13,9 +13,9 @@ from torch import Tensor
 
 from fedfault.algebra import mask, mean
 from fedfault.records import RoundRecord
-from fedfault.registry import build, builders
+from fedfault.registry import build, load_builders
 from fedfault.rounds.engine import begin, rounds
-from fedfault.rounds.exchange import personal_models
+from fedfault.rounds.exchange import collect_personal_models
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
 from fedfault.testing.agreement import expect_same_step
@@ -206,7 +206,7 @@ def it_learns(subject: Subject) -> None:
 
 def _function(fed: Federation, state: State) -> list[Tensor]:
     """What the model, and every client's own where it has one, computes."""
-    own = personal_models(state, fed.aggregation.private(state.adapter.layout))
+    own = collect_personal_models(state, fed.aggregation.private(state.adapter.layout))
     flats = [state.adapter.flat] if own is None else list(own.flat)
     task: Any = fed.task
     task.fold(state.base)
@@ -311,7 +311,7 @@ def two_runs_with_one_seed_are_identical(subject: Subject) -> None:
 def what_stands_its_traits_takes_its_usual_step(subject: Subject) -> None:
     """Where clients agree, no server that stands the traits takes another step than with a plain average: name them all."""
     aggregation: Aggregation = subject.build()
-    for name in builders("algorithm"):
+    for name in load_builders("algorithm"):
         algorithm: Algorithm = build("algorithm", name)
         if not any(algorithm.refusal(trait) for trait in aggregation.traits):
             expect_same_step(algorithm, aggregation, f"the algorithm {name}")

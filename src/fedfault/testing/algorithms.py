@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedfault.algebra import mean
 from fedfault.records import RoundRecord
-from fedfault.registry import build, builders
+from fedfault.registry import build, load_builders
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import select_rows
 from fedfault.rounds.federation import Federation
@@ -180,7 +180,7 @@ def bytes_are_those_of_what_is_sent(subject: Subject) -> None:
 def what_it_stands_leaves_its_step_as_it_is(subject: Subject) -> None:
     """Where clients agree, all aggregations that the server stands give the same weights: the step with a plain average."""
     algorithm: Algorithm = subject.build()
-    for name in builders("aggregation"):
+    for name in load_builders("aggregation"):
         aggregation: Aggregation = build("aggregation", name)
         if not any(algorithm.refusal(trait) for trait in aggregation.traits):
             expect_same_step(algorithm, aggregation, name)

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 
 from fedfault.reading.documents import hash_text
-from fedfault.registry import first_line
+from fedfault.registry import read_summary
 from fedfault.testing.rules import Subject, expect, rule
 from fedfault.types.corpus import Corpus, Document
 
@@ -77,5 +77,5 @@ def it_is_frozen(subject: Subject) -> None:
 @rule(KIND)
 def the_first_line_names_source_and_terms(subject: Subject) -> None:
     """The first line of the docstring says size, source and, in brackets, the terms: 40 to 120 characters."""
-    line = first_line(subject.builder)
+    line = read_summary(subject.builder)
     expect(40 <= len(line) <= 120 and "(" in line, f"{len(line)} characters: {line!r}")

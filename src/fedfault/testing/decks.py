@@ -26,6 +26,6 @@ def _documents(topics: tuple[str, ...]) -> tuple[Document, ...]:
     )
 
 
-def dealt(partition: Partition, topics: Sequence[object], num_clients: int, generator: Any) -> list[Any]:
+def deal_documents(partition: Partition, topics: Sequence[object], num_clients: int, generator: Any) -> list[Any]:
     """Each client's positions after dealing out documents of these topics."""
     return partition(documents(topics), num_clients, generator).clients

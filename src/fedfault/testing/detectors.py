@@ -16,7 +16,7 @@ from fedfault.config.schema import Component, Experiment
 from fedfault.diagnosis.calibration import ALPHA, Calibration, Threshold, learn_thresholds
 from fedfault.diagnosis.detection import choose_threshold, judge_readings
 from fedfault.records import Detector, Reading, RoundRecord
-from fedfault.registry import builders
+from fedfault.registry import load_builders
 from fedfault.testing.histories import broken_history, healthy, history
 from fedfault.testing.rules import Subject, expect, rule
 
@@ -64,7 +64,7 @@ def _read(subject: Subject, records: Sequence[RoundRecord]) -> list[Reading]:
     return [r for scale in _scales(subject) for r in subject.build().read(records, scale)]
 
 
-def _written(records: Sequence[RoundRecord]) -> list[RoundRecord]:
+def _reread(records: Sequence[RoundRecord]) -> list[RoundRecord]:
     """The records as they are read from a run folder."""
     lines = [json.dumps(r.to_json(), allow_nan=False) for r in records]
     return [RoundRecord.from_json(json.loads(line)) for line in lines]
@@ -81,7 +81,7 @@ def no_history_a_short_one_and_a_healthy_one_say_nothing(subject: Subject) -> No
 
 @rule(KIND)
 def a_run_that_breaks_in_every_way_raises_an_alarm_once_it_is_compared_with_healthy_ones(subject: Subject) -> None:
-    """With thresholds from healthy runs, `fedfault.testing.histories.broken` raises an alarm: it goes wrong in every way."""
+    """With thresholds from healthy runs, `fedfault.testing.histories.broken_history` raises an alarm: it goes wrong in every way."""
     levels = _levels(subject, RUNS["broken, not a number"], True)
     expect("alarm" in levels, f"round by round: {levels}")
 
@@ -119,9 +119,9 @@ def recorded_runs_give_the_same_findings_as_live_ones(subject: Subject) -> None:
     """A run that is read from its folder, where what was not finite is NaN, gives the same readings and alarms."""
     for run, records in RUNS.items():
         for with_controls in (False, True):
-            live, read = (_levels(subject, r, with_controls) for r in (records, _written(records)))
+            live, read = (_levels(subject, r, with_controls) for r in (records, _reread(records)))
             expect(read == live, f"{run}: {live} live, {read} read again")
-        same = repr(_read(subject, _written(records))) == repr(_read(subject, records))
+        same = repr(_read(subject, _reread(records))) == repr(_read(subject, records))
         expect(same, f"{run}: the readings differ")
 
 
@@ -169,12 +169,12 @@ def _is_setting(key: str, value: str) -> bool:
             return False
         kind: Any = section.model_fields[part].annotation
         if kind is Component:
-            return any(last in builder.__annotations__ for builder in builders(part).values())
+            return any(last in builder.__annotations__ for builder in load_builders(part).values())
         section = kind
     if last not in section.model_fields:
         return False
     kind = section.model_fields[last].annotation
-    return not value or (value in builders(last) if kind is Component else f"'{value}'" in str(kind))
+    return not value or (value in load_builders(last) if kind is Component else f"'{value}'" in str(kind))
 
 
 @rule(KIND)

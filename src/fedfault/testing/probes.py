@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fedfault.records import RoundRecord
-from fedfault.registry import first_line
+from fedfault.registry import read_summary
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
 from fedfault.testing.rules import Subject, expect, rule
@@ -23,22 +23,22 @@ KIND = "probe"
 CLIENTS = Quadratic([[1.0, 0.5], [2.0, 1.0], [0.5, 3.0]], [[0.0, 1.0], [4.0, -2.0], [1.0, 1.0]], [5, 1, 9], noise=0.3)
 ALWAYS = {"round", "scores", "bytes_up", "bytes_down", "events"}  # what no probe may change
 CASES: dict[str, Callable[..., Federation]] = {
-    "quadratic": lambda **given: _small(CLIENTS, **given),
-    "low rank": lambda **given: _small(LowRank(), num_rounds=3, cohort_size=4, **given),
-    "one client": lambda **given: _small(LowRank(), cohort_size=1, **given),
-    "scaffold": lambda **given: _small(LowRank(), "scaffold", **given),
-    "ifca": lambda **given: _small(LowRank(), "ifca", **given),
-    "unequal ranks": lambda **given: _small(LowRank(), ranks=(1, 2, 2, 1, 2, 1), **given),
-    "folds": lambda **given: _small(LowRank(), "fedavg", "flora", **given),
-    "private": lambda **given: _small(LowRank(), "fedavg", "fedsa_lora", **given),
-    "in passes": lambda **given: _small(LowRank(), clients_per_pass=2, **given),
-    "explodes": lambda **given: _small(Quadratic([[1.0], [1e250]], [[0.0], [1.0]], [4, 4]), **given),
-    "nobody is left": lambda **given: _small(Quadratic([[1e250]], [[0.0]], [4]), **given),
-    "nothing moves": lambda **given: _small(LowRank(), work={"steps": 2, "lr": 1e-300}, **given),
+    "quadratic": lambda **given: _make_small(CLIENTS, **given),
+    "low rank": lambda **given: _make_small(LowRank(), num_rounds=3, cohort_size=4, **given),
+    "one client": lambda **given: _make_small(LowRank(), cohort_size=1, **given),
+    "scaffold": lambda **given: _make_small(LowRank(), "scaffold", **given),
+    "ifca": lambda **given: _make_small(LowRank(), "ifca", **given),
+    "unequal ranks": lambda **given: _make_small(LowRank(), ranks=(1, 2, 2, 1, 2, 1), **given),
+    "folds": lambda **given: _make_small(LowRank(), "fedavg", "flora", **given),
+    "private": lambda **given: _make_small(LowRank(), "fedavg", "fedsa_lora", **given),
+    "in passes": lambda **given: _make_small(LowRank(), clients_per_pass=2, **given),
+    "explodes": lambda **given: _make_small(Quadratic([[1.0], [1e250]], [[0.0], [1.0]], [4, 4]), **given),
+    "nobody is left": lambda **given: _make_small(Quadratic([[1e250]], [[0.0]], [4]), **given),
+    "nothing moves": lambda **given: _make_small(LowRank(), work={"steps": 2, "lr": 1e-300}, **given),
 }
 
 
-def _small(*parts: Any, **changes: Any) -> Federation:
+def _make_small(*parts: Any, **changes: Any) -> Federation:
     """Two rounds of two local steps, unless told otherwise."""
     return federation(*parts, **{"num_rounds": 2, "work": {"steps": 2}, **changes})
 
@@ -49,12 +49,12 @@ def _run(fed: Federation) -> tuple[list[State], list[RoundRecord]]:
 
 
 @lru_cache
-def _plain(case: str) -> tuple[list[State], list[RoundRecord]]:
+def _run_without_probe(case: str) -> tuple[list[State], list[RoundRecord]]:
     return _run(CASES[case]())
 
 
 @lru_cache(maxsize=64)
-def _probed(subject: Subject, case: str, again: bool = False) -> tuple[list[State], list[RoundRecord]]:
+def _run_with_probe(subject: Subject, case: str, again: bool = False) -> tuple[list[State], list[RoundRecord]]:
     return _run(CASES[case](probes={subject.name: subject.build()}))
 
 
@@ -62,7 +62,7 @@ def _probed(subject: Subject, case: str, again: bool = False) -> tuple[list[Stat
 def it_is_finite_floats_and_absent_where_it_is_not_defined(subject: Subject) -> None:
     """A probe gives Python floats that are finite; what is not defined is not there. Matrices are (K, K)."""
     for case in CASES:
-        for r in _probed(subject, case)[1]:
+        for r in _run_with_probe(subject, case)[1]:
             numbers = {**r.probes, **{f"{n} of client {c.client}": v for c in r.clients for n, v in c.probes.items()}}
             for name, v in numbers.items():
                 expect(type(v) is float and math.isfinite(v), f"{case}, round {r.round}: {name} is {v!r}")
@@ -80,7 +80,7 @@ def it_is_finite_floats_and_absent_where_it_is_not_defined(subject: Subject) -> 
 def it_changes_neither_model_nor_record(subject: Subject) -> None:
     """A run with the probe has the models, memories and records of the run without it, to the bit."""
     for case in CASES:
-        (states, records), (states_without, without) = _probed(subject, case), _plain(case)
+        (states, records), (states_without, without) = _run_with_probe(subject, case), _run_without_probe(case)
         for one, other in zip(states, states_without, strict=True):
             same = torch.equal(one.adapter.flat, other.adapter.flat)
             same &= all(torch.equal(one.clients[n].flat, a.flat) for n, a in other.clients.items())
@@ -95,7 +95,7 @@ def it_changes_neither_model_nor_record(subject: Subject) -> None:
 @rule(KIND)
 def the_same_round_is_measured_to_the_same_numbers(subject: Subject) -> None:
     """Two runs with one seed have the same readings of clients and the same matrices."""
-    first, second = (_probed(subject, "low rank", again)[1] for again in (False, True))
+    first, second = (_run_with_probe(subject, "low rank", again)[1] for again in (False, True))
     for a, b in zip(first, second, strict=True):
         expect([c.probes for c in a.clients] == [c.probes for c in b.clients], f"of clients in round {a.round}")
         expect(a.matrices == b.matrices, f"a matrix of round {a.round}")
@@ -104,14 +104,14 @@ def the_same_round_is_measured_to_the_same_numbers(subject: Subject) -> None:
 @rule(KIND)
 def it_measures_rounds_in_which_something_was_trained(subject: Subject) -> None:
     """There is nothing of round 0, before training; and of all later rounds, or of none where there is no text."""
-    measured = [bool(r.probes) for r in _probed(subject, "low rank")[1]]
+    measured = [bool(r.probes) for r in _run_with_probe(subject, "low rank")[1]]
     expect(measured in ([False] * 4, [False, True, True, True]), f"rounds 0 to 3: {measured}")
 
 
 @rule(KIND)
 def its_seconds_are_counted(subject: Subject) -> None:
     """The record says how long the probe took, in every round but the first."""
-    _, records = _probed(subject, "low rank")
+    _, records = _run_with_probe(subject, "low rank")
     timed = [f"probe/{subject.name}" in r.seconds for r in records]
     expect(timed == [False, True, True, True], f"rounds 0 to 3: {timed}")
 
@@ -150,7 +150,7 @@ def it_leaves_what_it_looks_at_alone(subject: Subject) -> None:
 def it_is_a_probe_with_a_line_of_help(subject: Subject) -> None:
     """The builder returns a `types.task.Probe`, and its docstring's first line is its help."""
     expect(isinstance(subject.build(), Probe), "it is something else")
-    expect(first_line(subject.builder), "it has no docstring")
+    expect(read_summary(subject.builder), "it has no docstring")
 
 
 @rule(KIND)

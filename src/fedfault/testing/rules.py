@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fedfault.registry import builders, check_options
+from fedfault.registry import check_options, load_builders
 
 
 class RuleBroken(AssertionError):
@@ -27,7 +27,7 @@ class Subject:
     @cached_property
     def name(self) -> str:
         """The name that the builder is registered under, or its own."""
-        known = builders(self.kind).items()
+        known = load_builders(self.kind).items()
         return next((name for name, builder in known if builder is self.builder), self.builder.__name__)
 
     def build(self, **more: Any) -> Any:

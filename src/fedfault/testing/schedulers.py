@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedfault.registry import first_line, options
+from fedfault.registry import list_options, read_summary
 from fedfault.scheduling import Allocation, Report, Scheduler, Situation
 from fedfault.testing.cohorts import CLIENTS, history, permute, remember, situation
 from fedfault.testing.rules import Subject, expect, rule
@@ -199,16 +199,16 @@ def no_clock_and_no_bare_except_is_in_the_code(subject: Subject) -> None:
 @rule(KIND)
 def its_options_have_defaults(subject: Subject) -> None:
     """A scheduler can be chosen by its name alone, and the first line of its docstring has 20 to 120 characters."""
-    line = first_line(subject.builder)
+    line = read_summary(subject.builder)
     expect(20 <= len(line) <= 120, f"{len(line)} characters: {line!r}")
-    missing = [key for key, option in options(subject.builder).items() if option.default is option.empty]
+    missing = [key for key, option in list_options(subject.builder).items() if option.default is option.empty]
     expect(not missing, f"no default for {', '.join(missing)}")
 
 
 @rule(KIND)
 def r_bar_sets_the_budget(subject: Subject) -> None:
     """A cohort of n shares r_bar n units, halves up; a scheduler without this option has none."""
-    if "r_bar" not in options(subject.builder):
+    if "r_bar" not in list_options(subject.builder):
         expect(subject.build().r_bar is None, "it has an r_bar that nobody can set")
         return
     budget = subject.build(r_bar=2.5).budget(3)

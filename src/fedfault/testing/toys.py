@@ -205,7 +205,7 @@ def federation(
         **{"epochs": None, "steps": 5, "batch_size": 4, "lr": 0.1, "optimizer": "sgd", **changes.pop("work", {})}
     )
     given = {"total_clients": N, "cohort_size": N, "num_rounds": 5, **changes}
-    parts = {"algorithm": _built("algorithm", algorithm), "aggregation": _built("aggregation", aggregation)}
+    parts = {"algorithm": _build_part("algorithm", algorithm), "aggregation": _build_part("aggregation", aggregation)}
     return Federation(task=task, **parts, work=work, **given)
 
 
@@ -246,7 +246,7 @@ def combine_two_clients(aggregation: Part, ranks: tuple[int, int] = (1, 1)) -> f
         A[k, : ranks[k], 0], B[k, 0, : ranks[k]] = torch.tensor(a[: ranks[k]]), torch.tensor(b[: ranks[k]])
     before = Adapter(layout, torch.zeros(layout.size, dtype=torch.float64))
     got = Uploads(before, Adapter(layout, flat), torch.ones(2).double(), torch.tensor(ranks), round=1, seed=0)
-    pooled = _built("aggregation", aggregation).combine(got)
+    pooled = _build_part("aggregation", aggregation).combine(got)
     folded = sum(float(pair.B @ pair.A) for pair in pooled.fold.values())
     return round(float(pooled.adapter.delta(layout.sites[0])) + folded, 4)
 
@@ -267,7 +267,7 @@ def measure_round(probe: Probe, *parts: Any, **changes: Any) -> RoundRecord:
     return record
 
 
-def _built(kind: str, what: Part) -> Any:
+def _build_part(kind: str, what: Part) -> Any:
     if isinstance(what, str):
         return build(kind, what)
     return build(kind, what[0], **what[1]) if isinstance(what, tuple) else what

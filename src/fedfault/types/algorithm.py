@@ -20,7 +20,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """Everything that outlives a round: a checkpoint is this and nothing else."""
+    """The state that outlives a round: a checkpoint is this and nothing else."""
 
     adapter: Adapter
     round: int = 0
@@ -39,7 +39,7 @@ class State:
 
 @dataclass(frozen=True)
 class Trained:
-    """What local training of a cohort of K clients returns; rows are in the order of the cohort."""
+    """The result of local training of a cohort of K clients; rows are in the order of the cohort."""
 
     adapter: Adapter  # (K, P)
     weight: Tensor  # (K,) the client's weight in every average: tokens, samples or one, by federation.weighting
@@ -68,7 +68,7 @@ ExtraLoss = Callable[["Tensor", Callable[["Tensor"], "Tensor"]], "Tensor"]  # th
 
 @dataclass(frozen=True)
 class ExtraTerms:
-    """What an algorithm adds to the plain local training of its clients. Frozen numbers stay whatever is added.
+    """The terms that an algorithm adds to the plain local training of its clients. Frozen numbers stay whatever is added.
 
     gradient: is added to the clipped gradient, before the optimiser
     step: a direction; after every step of the optimiser y <- y - lr * step(y, x, rows)
@@ -189,7 +189,7 @@ class Algorithm:
     refuses: Mapping[str, str] = field(default_factory=dict)
 
     def refusal(self, trait: str) -> str | None:
-        """Why the algorithm cannot be combined with what has this trait, as a clause; None if it can."""
+        """Say as a clause why the algorithm cannot be combined with what has this trait; None if it can."""
         if trait in self.refuses:
             return self.refuses[trait]
         if isinstance(self.server, Standing) and trait in self.server.traits:
@@ -200,7 +200,7 @@ class Algorithm:
 
 
 class Uploads(NamedTuple):
-    """What an aggregation sees of a round."""
+    """The part of a round that an aggregation sees."""
 
     before: Adapter  # (P,) the server's adapter, which the round started from
     sent: Adapter  # (K, P) the clients' adapters; slices beyond a client's rank are zero
@@ -211,7 +211,7 @@ class Uploads(NamedTuple):
 
 
 class Pooled(NamedTuple):
-    """What an aggregation makes of it."""
+    """The result of an aggregation."""
 
     adapter: Adapter  # (P,)
     # LoRA site -> B (d_out, R) and A (R, d_in) whose product is added to the frozen weight
@@ -229,7 +229,7 @@ def _nothing(layout: Layout) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Aggregation:
-    """How adapters become one, orthogonal to the algorithm.
+    """A rule by which adapters become one, orthogonal to the algorithm.
 
     combine: (uploads) -> pooled
     trained: (layout, round) -> (P,) bool, what is trained and sent in a round; None for all of it

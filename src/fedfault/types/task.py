@@ -33,7 +33,7 @@ class States(NamedTuple):
 
 
 class Continuations(NamedTuple):
-    """What a model makes of the first halves of n held-out blocks."""
+    """The texts with which a model continues the first halves of n held-out blocks."""
 
     ids: Tensor  # (n, length) generated
     texts: Sequence[str]  # the same as text
@@ -45,13 +45,13 @@ class Trainable(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """Where the trainable numbers of one client sit in a row of P."""
+        """The layout of one client's trainable numbers in a row of P."""
 
     def examples(self, client: int) -> int:
-        """How many training examples the client has."""
+        """Count the training examples of the client."""
 
     def tokens(self, client: int) -> int:
-        """How many target tokens they hold."""
+        """Count the target tokens of the client's training examples."""
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """Per-client mean loss (K,), its gradient (K, P) and the target tokens it is a mean over (K,), at params (K, P).
@@ -61,45 +61,45 @@ class Trainable(Protocol):
 
 
 class Task(Trainable, Protocol):
-    """What is learned. The language-model task and the tests' quadratic task implement the same protocol."""
+    """The thing that is learned. The language-model task and the tests' quadratic task implement the same protocol."""
 
     def read(self, client: int) -> int:
-        """How many tokens of the client's training examples the model reads."""
+        """Count the tokens of the client's training examples that the model reads."""
 
     def init(self, seed: int) -> Adapter:
-        """The server's first adapter, (P,)."""
+        """Make the server's first adapter, (P,)."""
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
-        """Scores of one model (P,) on every evaluation set, by name; `client/ID` of personal (N, P) where that is given."""
+        """Score one model (P,) on every evaluation set, by name; `client/ID` of personal (N, P) where that is given."""
 
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
-        """Mean loss of each row of params (K, P) on what that client keeps back from training, always the same examples.
+        """Compute the mean loss of each row of params (K, P) on what that client keeps back from training.
 
-        clients: (K,) ids. NaN for a client that keeps nothing back. (K,) float64.
+        clients: (K,) ids. (K,) float64, from the same examples every time; NaN for a client that keeps nothing back.
         """
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
-        """Hidden states on the first of a fixed set of held-out blocks, under each row of params (k, P).
+        """Compute hidden states on the first of a fixed set of held-out blocks, under each row of params (k, P).
 
         None for params: of the model before training, k = 1, nothing folded in. None where there are no hidden states.
         """
 
     def attention(self, params: Tensor | None, blocks: int) -> list[Tensor] | None:
-        """Attention weights on the same blocks, by layer: (k * blocks, heads, T, T). None where the model gives none."""
+        """Compute attention weights on the same blocks, by layer: (k * blocks, heads, T, T). None without any."""
 
     def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
-        """The greedy ones of at most that many fixed held-out blocks by the model (P,). None where there is no text."""
+        """Continue at most that many fixed held-out blocks greedily by the model (P,). None where there is no text."""
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """Make the frozen weights the original ones plus `base`, LoRA site -> (d_out, d_in)."""
 
     def checksums(self) -> Mapping[str, int]:
-        """A number for each frozen weight, by name, that changes when a bit of it does."""
+        """Compute a number for each frozen weight, by name, that changes when a bit of it does."""
 
 
 @dataclass(frozen=True)
 class FinishedRound:
-    """All that a probe may look at once a round is over; a probe changes nothing in it."""
+    """The finished round as a probe may look at it; a probe changes nothing in it."""
 
     round: int
     seed: int
