@@ -19,13 +19,14 @@ SEEN = 4  # clients before a median means anything
 def negative_transfer() -> Detector:
     """The loss of a client on its own held-out text is higher than before training: with the base it would be better off.
 
-    With the gain G_i = L_i(base) - L_i of client i and its standard error se_i, paired_history by block, the statistic is
+    With the gain G_i = L_i(base) - L_i of client i and its standard error se_i, paired by block, the statistic is
     max_i -G_i / se_i. The effect is what that client loses at least, the lower 95 % bound of -G_i in nats per token. The
     evidence has how many clients lose significantly (Holm, Scand. J. Statist. 6, 1979).
 
     >>> from fedfault.testing.histories import history, paired_history
     >>> detector = negative_transfer()
-    >>> last = detector.read(history(scores={"client/0": paired_history([0.2], 0.02), "client/1": paired([-0.3], 0.02)}), {})[-1]
+    >>> scores = {"client/0": paired_history([0.2], 0.02), "client/1": paired_history([-0.3], 0.02)}
+    >>> last = detector.read(history(scores=scores), {})[-1]
     >>> print(f"{last.statistic:.2f} > {detector.default_threshold:.2f}: {detector.explain(last)}")
     10.00 > 2.58: client 0 is 0.20 nats worse off than with the base (1 of 2 clients lose)
     """

@@ -13,7 +13,7 @@ from fedfault.registry import register
 def forgetting() -> Detector:
     """The loss on general English rises beyond what healthy runs cost: a lower bound of its change since round 0.
 
-    Statistic and effect are the change minus 1.645 of its standard errors, paired_history by document, in nats per token. On the
+    Statistic and effect are the change minus 1.645 of its standard errors, paired by document, in nats per token. On the
     base model's own samples the change estimates KL(base || model).
 
     >>> from fedfault.testing.histories import history, paired_history

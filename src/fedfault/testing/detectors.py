@@ -81,7 +81,7 @@ def no_history_a_short_one_and_a_healthy_one_say_nothing(subject: Subject) -> No
 
 @rule(KIND)
 def a_run_that_breaks_in_every_way_raises_an_alarm_once_it_is_compared_with_healthy_ones(subject: Subject) -> None:
-    """With thresholds from healthy runs, `fedfault.testing.histories.broken_history` raises an alarm: it goes wrong in every way."""
+    """With thresholds from healthy runs, `fedfault.testing.histories.broken_history`, all wrong, raises an alarm."""
     levels = _levels(subject, RUNS["broken, not a number"], True)
     expect("alarm" in levels, f"round by round: {levels}")
 
