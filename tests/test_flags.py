@@ -43,6 +43,13 @@ def test_a_configuration_keeps_its_own_model_and_flags_change_it(ran):
     assert (exp.training.lr, exp.logging.results_dir, exp.data.partition.options["alpha"]) == (1e-3, "there", 0.7)
 
 
+def test_other_data_without_a_configuration_start_from_the_defaults(ran):
+    exp = ran("--dataset", "ag_news")
+    assert (exp.experiment_name, exp.data.partition.name, exp.training.lr) == ("run", "iid", 5e-4)
+    assert ran("--dataset", "registers").experiment_name == "train"
+    assert ran("--dataset", "ag_news", "--config", "train").training.lr == 3e-3
+
+
 def test_a_flag_that_names_the_partition_of_the_file_keeps_its_alpha(ran):
     assert ran("--partition", "topic_skew").data.partition.options["alpha"] == 0.1
 

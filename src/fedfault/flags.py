@@ -54,14 +54,16 @@ def train(words: Sequence[str] | None = None) -> None:
     """Make one run: the command line of `train.py`."""
     flags = {**TRAIN, **SHARED}
     made = make_parser("Train one federation; without --config micro on registers, as configs/train.yaml says.", flags)
-    made.add_argument("--config", default="train", metavar="FILE", help="a YAML file, for example configs/default.yaml")
+    made.add_argument("--config", metavar="FILE", help="a YAML file, for example configs/default.yaml")
     given = parse_words(made, words)
     texts = list_settings(given, flags)
     if given.results_dir is not None:
         texts.append(f"logging.results_dir={given.results_dir}")
     from fedfault.cli import run_once
+    from fedfault.config.layers import parse_command_line
+    from fedfault.config.loading import choose_start
 
-    run_once(given.config, texts)
+    run_once(given.config or choose_start(parse_command_line(texts), "train"), texts)
 
 
 def run_experiments(words: Sequence[str] | None = None) -> int:

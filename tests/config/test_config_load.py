@@ -231,3 +231,24 @@ def test_the_switches_of_an_old_run_are_written_again_as_they_were(write):
     switches |= {"attention": True, "memory": True, "generation": False}
     path = write("metrics:\n" + "".join(f"  {name}: {str(on).lower()}\n" for name, on in switches.items()))
     assert list(load(path).resolved["metrics"].items()) == list(switches.items())
+
+
+OWN = [["data.path=mine.csv"], ["data.dataset=ag_news"], ["data.dataset.name=ag_news"], ["data={dataset: ag_news}"]]
+
+
+@pytest.mark.parametrize("given", OWN)
+def test_other_data_without_a_configuration_start_from_the_defaults_and_it_is_said(given):
+    got = load(None, [*given, "seed=3"])
+    e = got.experiment
+    assert (e.federation.participation_rate, e.data.partition.name, e.training.lr) == (None, "iid", 5e-4)
+    assert (e.training.local_steps, e.experiment_name, e.seed) == (None, "run", 3)
+    assert got.notes[0].startswith("no configuration is named and the data are not the packaged ones")
+    named = load("quickstart", given).experiment
+    assert (named.federation.participation_rate, named.training.lr) == (0.3, 3e-3)
+
+
+@pytest.mark.parametrize("given", [[], ["data.dataset=registers"], ["data.path=null"], ["data.max_samples=50"]])
+def test_the_packaged_data_without_a_configuration_are_the_quickstart(given):
+    got = load(None, given)
+    assert (got.experiment.experiment_name, got.experiment.training.lr) == ("quickstart", 3e-3)
+    assert got.notes == ()

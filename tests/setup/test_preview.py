@@ -2,9 +2,10 @@
 
 import pytest
 
+from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.registry import FOLDERS, load_builders
-from fedfault.setup.preview import describe_components
+from fedfault.setup.preview import describe_components, preview
 
 NAMES = [(kind, name) for kind in FOLDERS for name in load_builders(kind)]
 
@@ -31,3 +32,11 @@ def test_a_word_that_is_a_kind_and_a_component_shows_both():
 def test_a_word_that_is_neither_gets_a_suggestion():
     with pytest.raises(UserError, match="no kind or component called 'fedproxx'; did you mean 'fedprox'"):
         describe_components("fedproxx")
+
+
+@pytest.mark.slow
+def test_documents_are_counted_after_max_samples():
+    first, *_ = preview(load("quickstart", ["data.max_samples=50"])).splitlines()
+    assert "registers: 50 (data.max_samples, of 785) training and 87 validation documents" in first
+    first, *_ = preview(load("quickstart", [])).splitlines()
+    assert "registers: 785 training and 87 validation documents" in first

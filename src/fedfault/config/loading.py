@@ -14,11 +14,19 @@ from fedfault.config import explain
 from fedfault.config.files import Entry, Key, Layer, spell_key
 from fedfault.config.layers import merge_layers, parse_command_line, read_layers
 from fedfault.config.schema import Data, Experiment
-from fedfault.config.shipped import find_configuration, find_folder
+from fedfault.config.shipped import find_configuration
 from fedfault.config.shorthand import CHOOSERS, translate_layer
 from fedfault.errors import UserError
 
 BESIDE = set(Data.model_fields)  # options of a corpus that are settings of `data`: path, text_columns and so on
+
+
+PACKAGED = Experiment().data.dataset.name  # the corpus that the shipped configurations without data of their own have
+OWN_DATA = (
+    "no configuration is named and the data are not the packaged ones: what is not said has its default "
+    "(docs/configuration.md: all clients in every round, data.partition=iid, training.lr=5e-4), not what the quickstart "
+    "says; `fedfault run quickstart ...` starts from there"
+)
 
 
 @dataclass(frozen=True)
@@ -34,15 +42,30 @@ class Loaded:
 
 
 def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loaded:
-    """Load the experiment of a file with `key=value` overrides on top; `None` is the shipped quickstart.
+    """Load the experiment of a file with `key=value` overrides on top; `None` is what `choose_start` chooses.
 
     Raises `UserError` with a line for everything that is wrong: the place, what came, what is allowed.
 
     >>> load("quickstart", ["federation.num_rounds=2"]).experiment.federation.num_rounds
     2
     """
-    file = find_folder() / "quickstart.yaml" if path is None else find_configuration(path)
-    return resolve([*read_layers(file), parse_command_line(overrides)])
+    given = parse_command_line(overrides)
+    path = choose_start(given) if path is None else path
+    if path is not None:
+        return resolve([*read_layers(find_configuration(path)), given])
+    loaded = resolve([given])
+    return replace(loaded, notes=(OWN_DATA, *loaded.notes))
+
+
+def choose_start(given: Layer, usual: str = "quickstart") -> str | None:
+    """Choose the shipped configuration to start from where none is named: the `usual` one, None for the defaults alone.
+
+    What ships fits the packaged corpus: its learning rate, its skew and its few clients a round say nothing of other data.
+    """
+    clean, _ = translate_layer(given)
+    path, name = (clean.get(key) for key in (("data", "path"), ("data", "dataset", "name")))
+    own = (path is not None and path.value is not None) or (name is not None and name.value != PACKAGED)
+    return None if own else usual
 
 
 def resolve(layers: Iterable[Layer]) -> Loaded:

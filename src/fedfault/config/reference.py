@@ -37,6 +37,8 @@ data:
 YAML is read narrowly: `1e-3` is a number, only `true` and `false` are booleans (`no`, `on` and `yes` are text), whole
 numbers are decimal, dates are text. Repeated keys, aliases (`*name`) and tags (`!!name`) are refused.
 A file is given as a path; if there is none, as the name of a shipped configuration (`quickstart`, `default`).
+Without one a command starts from `quickstart`; where `data.path` or `data.dataset` gives it other data than the packaged
+ones, from the defaults below, and says so.
 """
 
 LAYERS = """\

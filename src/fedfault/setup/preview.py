@@ -84,7 +84,7 @@ def _describe_experiment(p: Prepared) -> list[str]:
     traffic = f"{down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round"
     traffic = "none" if exp.federation.centralised else traffic
     lines = [
-        f"corpus     {split.corpus.name}: {len(split.corpus.train):,} training and {len(split.corpus.validation):,} "
+        f"corpus     {split.corpus.name}: {_count_training(split)} training and {len(split.corpus.validation):,} "
         f"validation documents ({split.corpus.source})",
         *(f"           {line}" for line in split.corpus.tally.describe()),
         f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {_describe_storage(p)} on {p.model.device}",
@@ -101,6 +101,12 @@ def _describe_experiment(p: Prepared) -> list[str]:
     if split.floor:
         lines.append(f"floor      {split.floor['validation']:.4f} nats per token: the entropy of the validation texts")
     return lines
+
+
+def _count_training(split: Split[Any]) -> str:
+    """Count the documents that clients share, and, where data.max_samples drew them, of how many."""
+    used, there = len(split.documents), len(split.corpus.train)
+    return f"{used:,}" if used == there else f"{used:,} (data.max_samples, of {there:,})"
 
 
 def _describe_tiers(p: Prepared) -> list[str]:
