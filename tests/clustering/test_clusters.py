@@ -102,6 +102,7 @@ def test_what_is_kept_is_plain():
         "silhouettes": {2: 0.5},
         "threshold": 0.2,
         "p": 0.025,
+        "p_apart": 1.0,
         "sentence": "2 clusters: [0, 2], [1] (best silhouette 0.500, 0.200 at most by chance, p = 0.025)",
     }
 
@@ -117,3 +118,16 @@ def test_who_trains_elsewhere_is_told_the_clusters_that_a_run_finds(monkeypatch)
     assert known is found
     assert [t.federation.algorithm.options for t in told] == [{"clusters": [0, 1, 0, 1, 0, 1]}]
     assert q.config is told[0]
+
+
+@pytest.mark.parametrize("number", [4, 6])
+def test_clients_that_are_all_different_are_told_from_clients_that_are_all_alike(number):
+    different = choose_clusters(*clients(list(range(number))), number, 0)
+    alike = choose_clusters(*clients([1] * number, seed=1), number, 0)
+    assert different.k == alike.k == 1
+    assert different.p_apart == pytest.approx(1 / 40)
+    assert different.sentence.startswith(
+        "no clusters: the clients differ more than a random deal makes them (p = 0.025), but"
+    )
+    assert alike.p_apart > 1 / 40
+    assert alike.sentence.startswith("no clusters: the clients are as alike as a random deal makes them")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fedfault.seeds import rng
 
 DRAWS = 39  # random deals, all of which the true one must beat: 1 chance in 40 under an IID split, where 5 % would do
+LEVEL = 1 / (DRAWS + 1)  # of the tests: no deal reaches the true one
 MOST = 8  # clusters at most
 RESTARTS = 20  # of k-means++, the best of which counts
 ROUNDING = 1e-12  # of a mean of vectors of length one: what is not farther off has no direction
@@ -33,6 +34,7 @@ class Clusters:
     silhouettes: dict[int, float]  # k -> mean silhouette of the clients
     threshold: float | None  # what the best one had to exceed; None: too few clients to look for clusters
     p: float | None  # share of the deals, the true one included, whose best silhouette is at least as high
+    p_apart: float = 1.0  # share of the deals, the true one included, whose clients lie at least as far apart
 
     @property
     def k(self) -> int:
@@ -46,6 +48,11 @@ class Clusters:
             return f"{len(self.labels)} clients are too few to look for clusters: one model for all"
         best = max(self.silhouettes.values())
         compared = f"best silhouette {best:.3f}, {self.threshold:.3f} at most by chance, p = {self.p:.3f}"
+        if self.k == 1 and self.p_apart <= LEVEL:
+            return (
+                f"no clusters: the clients differ more than a random deal makes them (p = {self.p_apart:.3f}), but no "
+                f"groups of them stand out: each is for itself, or one shades into the next ({compared})"
+            )
         if self.k == 1:
             return f"no clusters: the clients are as alike as a random deal makes them ({compared})"
         members = ", ".join(str([i for i, c in enumerate(self.labels) if c == j]) for j in range(self.k))
@@ -59,6 +66,7 @@ class Clusters:
             "silhouettes": self.silhouettes,
             "threshold": self.threshold,
             "p": self.p,
+            "p_apart": self.p_apart,
             "sentence": self.sentence,
         }
 
@@ -69,10 +77,21 @@ def embed_clients(documents: Array, owner: NDArray[np.int64], clients: int) -> A
     Without that mean, which is most of every hidden state, and at length one: the mean of few documents lies farther off by
     chance, and lengths would make clusters of small clients and large ones.
     """
+    means = _average_documents(documents, owner, clients)
+    return _normalise(means - means.mean(0))
+
+
+def _average_documents(documents: Array, owner: NDArray[np.int64], clients: int) -> Array:
+    """The mean of every client's documents, (N, d)."""
     total = np.zeros((clients, documents.shape[1]))
     np.add.at(total, owner, documents)
-    means = total / np.bincount(owner, minlength=clients)[:, None]
-    return _normalise(means - means.mean(0))
+    return np.asarray(total / np.bincount(owner, minlength=clients)[:, None])
+
+
+def _measure_spread(documents: Array, owner: NDArray[np.int64], clients: int) -> float:
+    """How far the clients' means lie apart: the sum of their squared distances from the mean of all documents, by size."""
+    means, sizes = _average_documents(documents, owner, clients), np.bincount(owner, minlength=clients)
+    return float(sizes @ np.square(means - documents.mean(0)).sum(1))
 
 
 def choose_clusters(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Clusters:
@@ -85,19 +104,22 @@ def choose_clusters(documents: Array, owner: NDArray[np.int64], clients: int, se
         return Clusters(together, {}, None, None)
     found = _compute_silhouettes(embed_clients(documents, owner, clients), seed)
     best = max(score for score, _ in found.values())
-    null = list(_draw_null(documents, owner, clients, seed))
+    null, spreads = zip(*_draw_null(documents, owner, clients, seed), strict=True)
     threshold = max(null)
     p = (1 + sum(value >= best for value in null)) / (DRAWS + 1)
     k = max(found, key=lambda k: (found[k][0], -k))
     labels = _number_labels(found[k][1]) if best > threshold else together
-    return Clusters(labels, {k: score for k, (score, _) in found.items()}, threshold, p)
+    apart = _measure_spread(documents, owner, clients)
+    p_apart = (1 + sum(value >= apart for value in spreads)) / (DRAWS + 1)
+    return Clusters(labels, {k: score for k, (score, _) in found.items()}, threshold, p, p_apart)
 
 
-def _draw_null(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Iterator[float]:
-    """The best silhouette of every random deal."""
+def _draw_null(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Iterator[tuple[float, float]]:
+    """The best silhouette and the spread of every random deal."""
     for i in range(DRAWS):
         dealt = rng(seed, "clusters", i).permutation(owner)
-        yield max(score for score, _ in _compute_silhouettes(embed_clients(documents, dealt, clients), seed).values())
+        best = max(score for score, _ in _compute_silhouettes(embed_clients(documents, dealt, clients), seed).values())
+        yield best, _measure_spread(documents, dealt, clients)
 
 
 def _compute_silhouettes(points: Array, seed: int) -> dict[int, tuple[float, NDArray[np.int64]]]:
