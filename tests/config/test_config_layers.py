@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from fedfault.config import load
@@ -175,3 +177,22 @@ def test_an_empty_section_changes_nothing_but_null_is_refused(write):
     write("federation: {num_rounds: 3}\n", "base.yaml")
     assert load(write("_base_: base.yaml\nfederation: {}\n")).experiment.federation.num_rounds == 3
     assert refused(write("federation:\n")) == "x.yaml:1: federation: got null; must be a section, with its own keys"
+
+
+@pytest.mark.parametrize(("section", "key"), [("data", "path"), ("clock", "trace")])
+def test_a_path_is_relative_to_the_file_that_says_it_whoever_inherits(write, section, key):
+    write("text\nOne\n", "deep/mine.csv")
+    write("text\nOne\n", "here.csv")
+    write(f"{section}: {{{key}: mine.csv}}\n", "deep/base.yaml")
+    write("_base_: ../deep/base.yaml\n", "other/x.yaml")
+
+    def get(*given):
+        return os.path.normpath(load(*given).resolved[section][key])
+
+    assert get("deep/base.yaml") == get("other/x.yaml") == "deep/mine.csv"
+    assert get("other/x.yaml", [f"{section}.{key}=here.csv"]) == "here.csv"  # the command line is where it is typed
+    assert get(write(f"{section}: {{{key}: here.csv}}\n")) == "here.csv"
+    assert (
+        get(write(f"{section}: {{{key}: here.csv}}\n", "other/y.yaml")) == "here.csv"
+    )  # as config.yaml of a run says it
+    assert get(write(f"{section}: {{{key}: nowhere.csv}}\n", "other/z.yaml")) == "nowhere.csv"

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from fedfault.config.files import COMMAND_LINE, Key, Layer, is_file, parse_setting, read_layer, shorten_path, spell_key
+from fedfault.config.files import (
+    COMMAND_LINE,
+    Entry,
+    Key,
+    Layer,
+    is_file,
+    parse_setting,
+    read_layer,
+    shorten_path,
+    spell_key,
+)
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError
 
@@ -15,6 +26,7 @@ EXCLUSIVE: tuple[tuple[Key, Key], ...] = (
     (("federation", "clients_per_round"), ("federation", "participation_rate")),
     (("training", "local_epochs"), ("training", "local_steps")),
 )
+PATHS = {("data", "path"), ("clock", "trace")}  # relative to the file that says them, or else to the working folder
 LONGEST_CHAIN = 20  # files that inherit from one another
 BASE = ("_base_",)
 
@@ -42,10 +54,22 @@ def read_layers(path: Path) -> list[Layer]:
             if len(links) > LONGEST_CHAIN:
                 raise UserError(f"{where}: _base_: more than {LONGEST_CHAIN} files inherit from one another")
             visit(found, links)
-        done[real] = {key: entry for key, entry in layer.items() if key != BASE}
+        done[real] = {key: _find_beside(key, entry, file.parent) for key, entry in layer.items() if key != BASE}
 
     visit(path, ())
     return list(done.values())
+
+
+def _find_beside(key: Key, entry: Entry, folder: Path) -> Entry:
+    """Return the setting with its path where that lies: beside the file that says it, else as written."""
+    written = entry.value
+    if key not in PATHS or not isinstance(written, str) or not written or written.startswith("~"):
+        return entry
+    try:
+        there = (folder / written).exists()
+    except (OSError, ValueError):  # a name too long or with a null byte names nothing
+        return entry
+    return replace(entry, value=str(folder / written)) if there else entry
 
 
 def _find_bases(layer: Layer) -> list[tuple[str, str]]:

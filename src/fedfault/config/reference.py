@@ -46,6 +46,7 @@ LAYERS = """\
 
 1. `_base_` names one file or a list of files, relative to the file that says so. Each file is read once, bases before
    the files that name them; of two bases the second wins. A circle is an error.
+   `data.path` and `clock.trace` in a file are relative to it too; where nothing lies there, to the working folder.
 2. The file itself.
 3. `key=value` arguments with dotted keys, like `federation.num_rounds=2` or `model.lora.target_modules=[q, v]`.
    Values follow the rules of the files. Of the same key given twice the last one counts.
