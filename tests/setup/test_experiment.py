@@ -124,3 +124,11 @@ def test_a_token_without_an_embedding_is_refused_before_training(tmp_path):
     assert prepare(of_texts(tmp_path, LINES, name)).backbone.name
     with pytest.raises(UserError, match=r"token 4096 \('zebra'\), but the model has 4096 embeddings"):
         prepare(of_texts(tmp_path, [f"{line} A zebra." for line in LINES], name))
+
+
+def test_a_pair_that_an_alarm_would_lead_to_is_refused_before_anything_is_loaded():
+    said: list[str] = []
+    exp = load("quickstart", ["federation.on_failure=cluster", "federation.aggregation=flora"]).experiment
+    with pytest.raises(UserError, match=r"clustered cannot be combined with federation\.aggregation=flora"):
+        prepare(exp, said.append)
+    assert said == []

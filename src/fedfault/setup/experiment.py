@@ -223,10 +223,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
-    check_pair(exp, algorithm, aggregation)
-    if f.on_failure == "cluster":  # what an alarm leads to must be possible too
-        then = f.model_copy(update={"algorithm": Component(name="clustered")})
-        check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation)
+    _check_pairs(exp, algorithm, aggregation)
     fed = Federation(
         task=task,
         algorithm=algorithm,
@@ -253,7 +250,15 @@ def check_parts(exp: Experiment) -> None:
     equipment.check_equipment(exp)
     f = exp.federation
     algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
-    check_pair(exp, algorithm, build("aggregation", f.aggregation.name, **f.aggregation.options))
+    _check_pairs(exp, algorithm, build("aggregation", f.aggregation.name, **f.aggregation.options))
+
+
+def _check_pairs(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
+    """Refuse a pair that clashes: the one of the run, and the one that an alarm leads to."""
+    check_pair(exp, algorithm, aggregation)
+    if exp.federation.on_failure == "cluster":
+        then = exp.federation.model_copy(update={"algorithm": Component(name="clustered")})
+        check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation)
 
 
 def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
