@@ -119,7 +119,16 @@ def find_builder(kind: str, name: str) -> Callable[..., Any]:
 
 
 def list_options(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """List the options of a builder: its keyword-only parameters."""
+    """List the options of a builder: its keyword-only parameters.
+
+    Raises `UserError` for a parameter that could be given by position, which no configuration would reach.
+    """
+    parameters = inspect.signature(builder).parameters.values()
+    if loose := [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]:
+        raise UserError(
+            f"{builder.__name__} takes {', '.join(loose)} by position, and options of a component are keyword-only: write "
+            f"`def {builder.__name__}(*, {loose[0]}...)`"
+        )
     return {p.name: p for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 

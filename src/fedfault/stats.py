@@ -1,4 +1,4 @@
-"""How sure a mean is, and the only place for such numbers: intervals, tests of paired differences, corrections.
+"""How sure a mean is: intervals, tests of paired differences, corrections for many hypotheses (Holm). Nowhere else.
 
 A test is over seeds, each of which gave one difference. The question is always whether the true mean difference is above a
 bound. Two p-values answer it:

@@ -10,6 +10,8 @@ A detector is a function without required arguments, registered as `@register("d
   reader knows, and finite evidence. `explain` says it in one plain sentence.
 * The threshold is not the detector's business: IID control runs set it for all detectors together, `default_threshold` is
   for runs without controls.
+* A detector is suspicious when a statistic is above the threshold (not at it) with an effect of at least `min_effect`, and
+  raises an alarm when that holds in two of the last three readings; an infinite statistic alarms at once.
 * `advice` and `remedies` name settings that exist. What a run changes by itself at an alarm is `remedies`, and nothing else
   has to be edited for it.
 

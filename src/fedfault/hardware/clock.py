@@ -1,4 +1,4 @@
-"""Simulated time: hardware tiers, how long a client's round takes, and what a deadline does to it.
+"""Simulated time: hardware tiers, how long a client's round takes, and which clients a deadline cuts short or drops.
 
     t_i(r) = download_i(r) + compute_i(r) + upload_i(r) = a_i + b_i r
     compute_i = seconds at speed 1 / compute_factor_i;   download_i, upload_i = bytes * 8 / (mbps_i * 10^6)

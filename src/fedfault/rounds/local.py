@@ -1,4 +1,4 @@
-"""Local training of a cohort, the one place where tensors are mutated: batches, passes, clipping, optimiser steps.
+"""Local training of a cohort, the one place that mutates tensors: batches, passes that fit into memory, clipping, steps.
 
 K clients are the rows of one (K, P) matrix under one optimiser. Rows are sorted by their number of steps,
 longest first, so the clients still at work are always a prefix:

@@ -1,4 +1,4 @@
-"""Claiming a results folder: make it, go on in it, or refuse with what is there and what to do.
+"""Claim a results folder for a new run, controls or a study: make it, go on in it, or refuse with what is there.
 
 A folder belongs to one thing for good: to a run, to the controls of a configuration, or to a study. What is compared are
 the loaded values of its config.yaml and not its text, so that a folder that an older version has written is still known.

@@ -1,4 +1,4 @@
-"""What a run says of itself before its first round: what made it, with which model and data; and whether they are the same.
+"""Write what made a run, with which model and data; refuse to resume or fork it where these are no longer the same.
 
 These are manifest.json, split.json and heterogeneity.json of the run folder.
 """

@@ -230,7 +230,9 @@ def _list_models(models: dict[str, str]) -> str:
 
 def _describe_component(kind: str, name: str, builder: Callable[..., Any]) -> str:
     takes = [f"  {option}" for option in describe_options(builder)] or ["  none"]
-    place = next((f" in {spell_key(section)}" for section, of in CHOOSERS.items() if of == kind), "")
+    place = next(
+        (f" in {spell_key(section)}" for section, of in CHOOSERS.items() if of == kind), ", as every run has them"
+    )
     more = _describe_reactions(name) if kind == "detector" else []
     return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", f"options{place}:", *takes, *more])
 

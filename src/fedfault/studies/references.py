@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fedfault.backbones.load import PAPERS
@@ -31,6 +31,16 @@ def find_keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
             found.update(find_citations(kind, str(run.setting(*path))))
         found.update(PAPERS.get(str(run.setting("model", "name")), ()))
     return sorted(found)
+
+
+def check_citations(setting: Callable[..., object]) -> None:
+    """Raise `UserError` where a component that a configuration names cites a paper without an entry.
+
+    setting: the value of a configuration at a path of keys.
+    """
+    for path, kind in COMPONENTS.items():
+        for key in find_citations(kind, str(setting(*path))):
+            _find_entry(key)
 
 
 def format_entries(wanted: Iterable[str]) -> str:

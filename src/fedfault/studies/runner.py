@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
@@ -16,6 +18,7 @@ from fedfault.session.progress import Progress, format_duration
 from fedfault.setup.experiment import check_parts
 from fedfault.storage import write_atomically
 from fedfault.studies.one import DONE, Lender, RunResult, RunTask, execute_run
+from fedfault.studies.references import check_citations
 from fedfault.studies.study import RUNS, StudyPlan
 from fedfault.studies.workers import run_side_by_side
 
@@ -49,17 +52,24 @@ def run_all(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | N
 
 
 def check_plan(plan: StudyPlan) -> None:
-    """Refuse parts that cannot be combined, and calibrations that do not fit, in any run of the plan."""
+    """Refuse parts that cannot be combined, calibrations that do not fit and papers without an entry, in any run."""
     wrong: dict[str, str] = {}
     for cell in plan.study.cells:
         loaded = plan.configs[cell.runs[0]]
         try:
             check_parts(loaded.experiment)
             Watch(loaded.resolved)
+            check_citations(functools.partial(_look_up, loaded.resolved))
         except UserError as e:
             wrong.setdefault(str(e), cell.name)
     if wrong:
         raise UserError("\n".join(f"cell {cell}: {line}" for line, cell in wrong.items()))
+
+
+def _look_up(settings: Mapping[str, Any], *path: str) -> Any:
+    for key in path:
+        settings = settings[key]
+    return settings
 
 
 def format_failures(found: Sequence[RunResult]) -> str:

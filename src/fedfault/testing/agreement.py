@@ -20,12 +20,12 @@ WEIGHTS = torch.tensor([3.0, 1.0, 7.0])
 
 
 class Agreed:
-    """A `Train` after which all clients have the same model."""
+    """A `Train` after which clients have given models, all the same one or each its own."""
 
     lr, weight = 0.1, WEIGHTS
 
     def __init__(self, end: Tensor) -> None:
-        self.end = end  # (P,)
+        self.end = end  # (P,) or (3, P)
 
     def __call__(self, start: Adapter, *extra: object, **options: object) -> Trained:
         """Three clients, two steps each."""
@@ -64,16 +64,44 @@ def expect_same_step(algorithm: Algorithm, aggregation: Aggregation, name: str) 
         expect(torch.equal(after.adapter.flat[~moved], frozen), f"with {name}, the server moved what nobody trained")
 
 
+def expect_whole_step(algorithm: Algorithm, aggregation: Aggregation, name: str) -> None:
+    """Compare the adapter after one step of clients that differ with the average that came with something folded in.
+
+    What goes into the frozen weights completes that adapter to the mean of the clients' models: beside any other adapter it
+    is wrong. Raises `RuleBroken` where the server ends somewhere else.
+    """
+    fed = federation(LowRank(clients=3), algorithm, aggregation, num_rounds=2)
+    *_, (state, _) = rounds(fed, begin(fed))
+    cohort = Cohort.of([0, 1, 2], state, aggregation)
+    apart = 0.3 * torch.randn(3, state.adapter.layout.size, generator=torch.Generator().manual_seed(5))
+    averages: list[tuple[Uploads, Pooled]] = []
+    after = _play(algorithm, aggregation, state, cohort, state.adapter.flat + apart, averages)
+    what = f"with {name}, the server ends beside the average that the fold belongs to"
+    expect_close(after.adapter.flat, averages[-1][1].adapter.flat, what, rtol=1e-4, atol=1e-5)
+
+
+def _play(
+    algorithm: Algorithm,
+    aggregation: Aggregation,
+    state: State,
+    cohort: Cohort,
+    end: Tensor,
+    averages: list[tuple[Uploads, Pooled]],
+) -> State:
+    """The state after a step of three clients that end at `end`, (P,) or (3, P); averages are appended."""
+    average = make_average(aggregation, cohort, state, torch.ones(3, dtype=torch.bool), 0, averages)
+    down = select_rows(algorithm.broadcast(state), cohort.rows)
+    memory = {name: replace(a, flat=a.flat[cohort.rows]) for name, a in state.clients.items()}
+    up, _ = algorithm.client(down, memory, Agreed(end))
+    return algorithm.server(state, up, average)
+
+
 def _step(
     algorithm: Algorithm, aggregation: Aggregation, state: State, cohort: Cohort, end: Tensor
 ) -> tuple[Mapping[str, Tensor], State]:
     """The weights' change by site, with what was added to the frozen ones, and the state."""
     averages: list[tuple[Uploads, Pooled]] = []
-    average = make_average(aggregation, cohort, state, torch.ones(3, dtype=torch.bool), 0, averages)
-    down = select_rows(algorithm.broadcast(state), cohort.rows)
-    memory = {name: replace(a, flat=a.flat[cohort.rows]) for name, a in state.clients.items()}
-    up, _ = algorithm.client(down, memory, Agreed(end))
-    after = algorithm.server(state, up, average)
+    after = _play(algorithm, aggregation, state, cohort, end, averages)
     x, fold = after.adapter, averages[-1][1].fold
     out = {}
     for site in x.layout.sites:

@@ -18,7 +18,7 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import select_rows
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
-from fedfault.testing.agreement import expect_same_step
+from fedfault.testing.agreement import expect_same_step, expect_whole_step
 from fedfault.testing.rules import Subject, expect, expect_close, rule
 from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Adapter
@@ -184,6 +184,16 @@ def what_it_stands_leaves_its_step_as_it_is(subject: Subject) -> None:
         aggregation: Aggregation = build("aggregation", name)
         if not any(algorithm.refusal(trait) for trait in aggregation.traits):
             expect_same_step(algorithm, aggregation, name)
+
+
+@rule(KIND)
+def what_stands_folds_takes_the_whole_step(subject: Subject) -> None:
+    """Where clients differ, a server that stands `folds` ends at the average that came with what was folded in."""
+    algorithm: Algorithm = subject.build()
+    for name in load_builders("aggregation"):
+        aggregation: Aggregation = build("aggregation", name)
+        if "folds" in aggregation.traits and not any(algorithm.refusal(trait) for trait in aggregation.traits):
+            expect_whole_step(algorithm, aggregation, name)
 
 
 @rule(KIND)
