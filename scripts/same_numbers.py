@@ -1,6 +1,6 @@
 """Whether a change of the code changed any number: runs a dozen small configurations and keeps digests of what they gave.
 
-    python scripts/same_numbers.py /tmp/before                     # at the old commit: runs, and /tmp/before/digests.json
+    python scripts/same_numbers.py /tmp/before                     # at the old commit
     python scripts/same_numbers.py /tmp/after --against /tmp/before    # at the new one: says what differs, status 1
 
 Compared bit by bit: every exported tensor, and every line of rounds.jsonl without seconds and the memory of the process.
@@ -14,6 +14,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ CONFIGURATIONS = {  # every kind of task, ranks, private factors, folds, several
     "clustered": ["federation.algorithm={name: clustered, clusters: [0, 0, 1, 1, 1], shrinkage: 0.1}"],
     "private": ["federation.aggregation=fedsa_lora"],
     "folds": ["federation.aggregation=flora"],
-    "residual": ["federation.aggregation=fedex_lora", "federation.algorithm=fedadam"],
+    "residual": ["federation.aggregation=fedex_lora", "federation.algorithm=scaffold"],
+    "server-optimiser": ["federation.algorithm=fedadam", "federation.aggregation=blockwise"],
     "alternates": ["federation.aggregation=rolora"],
     "prunes": ["federation.aggregation=hetlora", "federation.scheduler={type: fixed, ranks: [8, 4, 8, 2, 4]}"],
     "schedules": [
@@ -60,22 +62,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the runs and digests.json")
     parser.add_argument("--against", type=Path, help="folder of an earlier call")
+    parser.add_argument("--without", nargs="*", default=[], help="probes that one of the commits changed on purpose")
     parser.add_argument("--only", nargs="*", choices=CONFIGURATIONS, help="some of the configurations")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    found = {name: digests(name, given.out) for name in given.only or CONFIGURATIONS}
-    (given.out / "digests.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = {name: digests(name, given.out, given.without) for name in given.only or CONFIGURATIONS}
     if given.against is None:
         return 0
-    before = json.loads((given.against / "digests.json").read_text(encoding="utf-8"))
+    before = {name: digests(name, given.against, given.without) for name in found}
     wrong = [name for name in found if found[name] != before.get(name)]
     for name in found:
         print(f"{'DIFFERENT' if name in wrong else 'same':10} {name}")
     return 1 if wrong else 0
 
 
-def digests(name: str, out: Path) -> dict[str, str]:
-    """What a run gave, by file."""
+def digests(name: str, out: Path, without: Sequence[str] = ()) -> dict[str, str]:
+    """What a run gave, by file; it is run if it is not there yet."""
     folder = out / name
     if not (folder / "report.html").is_file():
         settings = [text.replace("{stsb}", str(_stsb(out))) for text in [*SMALL, *CONFIGURATIONS[name]]]
@@ -85,7 +87,10 @@ def digests(name: str, out: Path) -> dict[str, str]:
         if done.returncode:
             raise SystemExit(f"{name}: {done.stderr}")
     found = {str(f.relative_to(folder)): tensors(f) for f in sorted((folder / "adapter").rglob("*.safetensors"))}
-    return {**found, "rounds.jsonl": _digest(json.dumps(records(folder / "rounds.jsonl"), sort_keys=True).encode())}
+    return {
+        **found,
+        "rounds.jsonl": _digest(json.dumps(records(folder / "rounds.jsonl", without), sort_keys=True).encode()),
+    }
 
 
 def tensors(file: Path) -> str:
@@ -95,12 +100,14 @@ def tensors(file: Path) -> str:
     return _digest(b"".join(name.encode() + t.tobytes() for name, t in sorted(load_file(file).items())))
 
 
-def records(file: Path) -> list[dict[str, Any]]:
-    """The records of a run without what depends on the machine."""
+def records(file: Path, without: Sequence[str]) -> list[dict[str, Any]]:
+    """The records of a run without what depends on the machine, and without some probes."""
     found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     for record in found:
         del record["seconds"]
-        record["probes"] = {k: v for k, v in record["probes"].items() if not k.endswith("memory_mb")}
+        record["probes"] = {
+            k: v for k, v in record["probes"].items() if not k.endswith("memory_mb") and k not in without
+        }
     return found
 
 

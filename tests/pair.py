@@ -51,13 +51,13 @@ def main() -> None:
 
 def counted() -> list[int]:
     """How many clients this process trains for the team, round by round."""
-    found, plain = [], distributed.at_clients
+    found, plain = [], distributed.train_clients
 
-    def at_clients(fed: Any, asked: Any) -> Any:
+    def train_clients(fed: Any, asked: Any) -> Any:
         found.append(len(asked.cohort.clients))
         return plain(fed, asked)
 
-    distributed.at_clients = at_clients
+    distributed.train_clients = train_clients
     return found
 
 

@@ -68,7 +68,7 @@ def test_run_py_is_fedfault_run_from_any_folder(run_py, tmp_path):
     [
         (["--config", "configs/experiments/lite.yaml"], "'configs/experiments/lite.yaml' is not there"),
         (["--config", "quickstart", "federation.num_round=1"], "did you mean 'num_rounds'"),
-        (["--config", "quickstart", "--overwite"], "No such option"),
+        (["--config", "quickstart", "--overwite"], "did you mean '--overwrite'?"),
         (["--config"], "expected one argument"),
         (["quickstart"], "required: --config"),
     ],

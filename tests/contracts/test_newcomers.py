@@ -60,7 +60,7 @@ def test_five_files_in_five_folders_are_a_run_with_its_findings(tmp_path):
         "evaluation.max_blocks=4", "evaluation.general=none", "metrics.memory=false", f"logging.results_dir={tmp_path}",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
-    command = [sys.executable, "-m", "fedfault", "run", *settings]
+    command = [sys.executable, "-m", "fedfault", "run", "quickstart", *settings]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "quickstart" / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
