@@ -29,7 +29,9 @@ CONFIGURATIONS = {  # every kind of task, ranks, private factors, folds, several
     "fedavg": [],
     "fedprox-decoupled": ["federation.algorithm={name: fedprox, mode: decoupled}", "training.optimizer=sgd"],
     "scaffold": ["federation.algorithm=scaffold", "model.lora.dropout=0.1"],
-    "scaffold-I": ["federation.algorithm={name: scaffold, option: I}", "training.clients_per_pass=2"],
+    "scaffold-I": [
+        "federation.algorithm={name: scaffold, option: I}", "training.clients_per_pass=2", "data.max_samples=40",
+    ],
     "moon": ["federation.algorithm=moon"],
     "feddyn": ["federation.algorithm=feddyn"],
     "fednova": ["federation.algorithm=fednova", "training.local_steps=null", "training.local_epochs=1"],
