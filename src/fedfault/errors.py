@@ -8,6 +8,15 @@ class UserError(Exception):
     """Bad input: the message says what came, what is allowed and what to do."""
 
 
+def read_first_line(e: BaseException) -> str:
+    """Read the first line of an error's message; without one, the error's kind.
+
+    >>> read_first_line(ValueError("no such file\\nand a trace")), read_first_line(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return str(e).strip().partition("\n")[0] or type(e).__name__
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name, as the end of an error message; an empty string if none is near.
 

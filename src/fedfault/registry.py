@@ -129,7 +129,7 @@ def list_options(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
             f"{builder.__name__} takes {', '.join(loose)} by position, and options of a component are keyword-only: write "
             f"`def {builder.__name__}(*, {loose[0]}...)`"
         )
-    return {p.name: p for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def build(kind: str, name: str, **given: Any) -> Any:

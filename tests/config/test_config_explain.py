@@ -2,17 +2,10 @@
 
 import pytest
 
-from fedfault.config import load
 from fedfault.config.explain import explain_flag
-from fedfault.errors import UserError
+from refusals import refused
 
 SKEWED = "data:\n  partition: {name: topic_skew, alpha: 0.1}\n"
-
-
-def refused(*arguments):
-    with pytest.raises(UserError) as e:
-        load(*arguments)
-    return str(e.value)
 
 
 @pytest.mark.parametrize(

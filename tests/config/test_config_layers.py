@@ -3,15 +3,9 @@ import os
 import pytest
 
 from fedfault.config import load
-from fedfault.errors import UserError
+from refusals import refused
 
 DIRICHLET = "data:\n  partition: {name: topic_skew, alpha: 0.1, convention: topic}\n"
-
-
-def refused(*arguments):
-    with pytest.raises(UserError) as e:
-        load(*arguments)
-    return str(e.value)
 
 
 def test_a_file_inherits_and_sections_merge(write):

@@ -7,15 +7,9 @@ from hypothesis import strategies as st
 from fedfault.config import load, reference
 from fedfault.config.files import dump
 from fedfault.config.shipped import find_configuration, list_configurations
-from fedfault.errors import UserError
+from refusals import refused
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
-
-
-def refused(*arguments):
-    with pytest.raises(UserError) as e:
-        load(*arguments)
-    return str(e.value)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,7 @@
-import pytest
-
 from fedfault.config import load
 from fedfault.config.explain import list_sections
 from fedfault.config.shorthand import CHOOSERS, KEYS, name_components
-from fedfault.errors import UserError
+from refusals import refused
 
 STUDY = """\
 model:
@@ -40,12 +38,6 @@ federation:
 deadline:
   seconds: 90
 """
-
-
-def refused(*arguments):
-    with pytest.raises(UserError) as e:
-        load(*arguments)
-    return str(e.value)
 
 
 def test_the_study_in_short_keys_loads_completely(write):

@@ -17,13 +17,7 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, Average, Message, State, Train, stands
 
 
-@register(
-    "algorithm",
-    cite=(
-        "sattler2021clustered",
-        "rousseeuw1987",
-    ),
-)
+@register("algorithm", cite=("sattler2021clustered", "rousseeuw1987"))
 def clustered(
     *,
     clusters: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Embedding, functional
 
-from fedfault.errors import UserError
+from fedfault.errors import UserError, read_first_line
 
 SHORT = 8  # tokens on which every place is tried
 NOISE = 1e-5  # of the largest state: ten times what float32 rounds differently in another row of a batch
@@ -113,9 +113,8 @@ def compute_states(model: Any, ids: Tensor) -> Tensor:
     try:
         states: Tensor = model.base_model(input_ids=ids.to(model.device)).last_hidden_state
     except BROKEN as e:
-        what = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UserError(
-            f"{type(model).__name__} gives no states of tokens alone ({what}); choose another backbone"
+            f"{type(model).__name__} gives no states of tokens alone ({read_first_line(e)}); choose another backbone"
         ) from e
     return states
 
@@ -135,13 +134,7 @@ def is_causal(model: Any, length: int = SHORT) -> bool:
     ids, place = ordinary_tokens(model, length), torch.arange(length)
     starts = range(1, length) if length <= SHORT else (length // 2, length // 2 + 1, length - 1)
     rows = torch.stack([ids, *(ids + (place >= t) for t in starts)])
-    try:
-        states = model.base_model(input_ids=rows.to(model.device)).last_hidden_state.float()
-    except BROKEN as e:
-        what = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise UserError(
-            f"{type(model).__name__} gives no states of tokens alone ({what}); choose another backbone"
-        ) from e
+    states = compute_states(model, rows).float()
     if not bool(torch.isfinite(states).all()):
         raise UserError(f"{type(model).__name__} computes states that are not finite from ordinary tokens")
     most = NOISE * float(states.abs().max())

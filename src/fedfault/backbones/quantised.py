@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfault.backbones.sites import find_parent, is_conv1d, is_linear, is_quantised
-from fedfault.errors import UserError
+from fedfault.errors import UserError, read_first_line
 
 PLATFORMS = ("cpu", "cuda")
 # what a model may raise that reads the weights of its layers instead of calling them
@@ -47,7 +47,7 @@ def quantise(model: Any, kind: str, dtype: torch.dtype, device: torch.device) ->
     try:
         from fedfault.backbones.bits import Linear4bit, Linear8bit
     except (ImportError, OSError, RuntimeError) as e:
-        raise UserError(f"model.quantization={kind}: bitsandbytes cannot be loaded ({_first_line(e)})") from e
+        raise UserError(f"model.quantization={kind}: bitsandbytes cannot be loaded ({read_first_line(e)})") from e
     head, make = model.get_output_embeddings(), {"8bit": Linear8bit, "4bit": Linear4bit}[kind]
     for name, layer in list(model.named_modules()):
         if layer is head or not is_linear(layer):
@@ -61,7 +61,7 @@ def quantise(model: Any, kind: str, dtype: torch.dtype, device: torch.device) ->
         try:
             made: Any = make(dense_weight(layer), layer.bias, dtype, device)
         except BROKEN as e:
-            raise UserError(f"model.quantization={kind} does not work on {device.type}: {_first_line(e)}") from e
+            raise UserError(f"model.quantization={kind} does not work on {device.type}: {read_first_line(e)}") from e
         made.fan_in_fan_out = is_conv1d(layer)
         setattr(parent, leaf, made)
 
@@ -73,8 +73,8 @@ def check_runs(model: Any, name: str, kind: str) -> None:
         model.base_model(input_ids=torch.arange(1, 5, device=model.device)[None])
     except BROKEN as e:
         raise UserError(
-            f"model.name={name}: {type(model).__name__} does not run with model.quantization={kind} ({_first_line(e)}); set "
-            "model.quantization=none"
+            f"model.name={name}: {type(model).__name__} does not run with model.quantization={kind} "
+            f"({read_first_line(e)}); set model.quantization=none"
         ) from e
 
 
@@ -105,7 +105,3 @@ def count_parameters(model: nn.Module) -> int:
 def count_weight_bytes(model: nn.Module) -> int:
     """Count the bytes of the frozen model in memory."""
     return sum(tensor.nbytes for _, tensor in named_tensors(model))
-
-
-def _first_line(e: Exception) -> str:
-    return str(e).strip().partition("\n")[0] or type(e).__name__

@@ -3,15 +3,15 @@
 Reference implementations have lost aggregates to misspelt names, loaded nothing through a forgiving loader, frozen nothing,
 shared one head between all clients. Each check is an exact comparison that costs far less than a training step:
 
-    EntryCheck    the first gradient of every client is taken at what the server sent, to the bit
-    CheckedTrain  anchors stay where training started; no client shares memory with the start or with another client; some
-                  client has a gradient that is not exactly zero, unless its loss is
-    check_sent    nothing the server sent was changed; what comes back has its sites, none missing and none more
-    check_frozen  frozen numbers do not move, neither on the clients nor on the server
-    check_base    local training leaves the frozen weights alone
-    quarantine    an update that is not finite is left out and its client named, or the run stops
-    checked       equal ranks give the weighted mean; only an aggregation that says so adds to the frozen weights
-    check_state   the algorithm's own invariant, such as SCAFFOLD's c = weighted mean of all c_i
+    EntryCheck         the first gradient of every client is taken at what the server sent, to the bit
+    CheckedTrain       anchors stay where training started; no client shares memory with the start or with another client;
+                       some client has a gradient that is not exactly zero, unless its loss is
+    check_sent         nothing the server sent was changed; what comes back has its sites, none missing and none more
+    check_frozen       frozen numbers do not move, neither on the clients nor on the server
+    check_base         local training leaves the frozen weights alone
+    find_bad_updates   an update that is not finite is left out and its client named, or the run stops
+    check_aggregation  equal ranks give the weighted mean; only an aggregation that says so adds to the frozen weights
+    check_state        the algorithm's own invariant, such as SCAFFOLD's c = weighted mean of all c_i
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ from fedfault.types.algorithm import (
 )
 from fedfault.types.task import Step, Task, Trainable
 
-EXPLODED = (
-    1e3  # trained numbers begin at or below 1, as weights of a model do, and move by about the learning rate a step
-)
+# Trained numbers begin at or below 1, as weights of a model do, and move by about the learning rate a step
+EXPLODED = 1e3
 
 
 class IntegrityError(UserError):

@@ -34,7 +34,7 @@ PLAIN = ("round", "weights", "ranks", "seen", "folds", "clients_per_pass", "plan
 
 
 class RunFolder:
-    """One run's folder. Use `create` or `open`; `locked` keeps a second process out."""
+    """One run's folder. Use `create` or `open`; `lock` keeps a second process out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

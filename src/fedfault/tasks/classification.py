@@ -36,7 +36,8 @@ class ClassificationTask(CohortTask):
     """Implements `types.task.Task` over labelled examples: cross-entropy of classes, or the squared error of scores.
 
     clients: each client's training examples; sets: evaluation examples by score name, of which those called `topic/...`
-    are together the validation set; positive: the class whose F1 is measured, see `metrics.labels`; seed: of the fresh head.
+    are together the validation set; positive: the class whose F1 is measured, see `measures.labels`; seed: of the fresh
+    head.
     """
 
     def __init__(

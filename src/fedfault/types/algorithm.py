@@ -47,9 +47,8 @@ class Trained:
     num_tokens: Tensor  # (K,) target tokens trained on
     loss: Tensor  # (K,) token-weighted mean training loss over the round's steps
     grad_norm: Tensor  # (K,) mean norm of the raw gradient before clipping
-    mean_grad: Tensor | None = (
-        None  # (K, P) mean over the steps of the clipped gradient, before anything is added to it
-    )
+    # (K, P) mean over the steps of the clipped gradient, before anything is added to it
+    mean_grad: Tensor | None = None
     drift: Tensor | None = None  # (K,) mean over the steps of |y - x|^2, in the numbers of the adapter
 
 

@@ -86,13 +86,11 @@ class Corpus:
 class Deal:
     """Which client got which of n documents, as a partition decided it, and what a reader should know about it."""
 
-    clients: list[
-        NDArray[np.int64]
-    ]  # for each of N clients a sorted int array of positions: disjoint, together range(n)
+    # For each of N clients a sorted int array of positions: disjoint, together range(n)
+    clients: list[NDArray[np.int64]]
     attempts: int = 1  # draws until every client had min_samples
-    acceptance: float | None = (
-        None  # share of draws in which every client has min_samples; None: all do by construction
-    )
+    # Share of draws in which every client has min_samples; None: all do by construction
+    acceptance: float | None = None
     texts: Mapping[int, str] = field(default_factory=dict)  # position -> the new text, where the partition changes it
     removed: list[int] | None = None  # words removed from each client's texts; None: the partition changes no texts
     notes: tuple[str, ...] = ()  # sentences, such as the convention used or what a setting could not do
