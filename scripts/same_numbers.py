@@ -1,9 +1,10 @@
-"""Whether a change of the code changed any number: runs a dozen small configurations and keeps digests of what they gave.
+"""Whether a change of the code changed any number: runs 22 small configurations and keeps digests of what they gave.
 
     python scripts/same_numbers.py /tmp/before                     # at the old commit
     python scripts/same_numbers.py /tmp/after --against /tmp/before    # at the new one: says what differs, status 1
 
-Compared bit by bit: every exported tensor, and every line of rounds.jsonl without seconds and the memory of the process.
+A commit that is older than this file gets a copy of it; `type` stands for `name` in some configurations, because such a commit
+does not know the other. Compared bit by bit: every exported tensor, and every line of rounds.jsonl without seconds and the memory of the process.
 Digests hold for one machine and one version of torch, so that both commands have to run on the same one.
 """
 

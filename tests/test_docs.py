@@ -17,9 +17,10 @@ from fedfault.config.schema import Experiment
 from fedfault.records import ClientRecord, Finding, RoundRecord, Score, Turn
 from fedfault.registry import build, load_builders, read_declarations
 from fedfault.runs.folder import PLAIN
-from fedfault.session.provenance import VERSIONS
+from fedfault.session.provenance import INPUTS, VERSIONS
 from fedfault.setup import equipment
 from fedfault.types.algorithm import Algorithm
+from fedfault.types.corpus import Tally
 
 ADDING = Path(__file__).parents[1] / "docs" / "adding.md"
 
@@ -211,10 +212,11 @@ def list_keys(file: str, *functions: str) -> set[str]:
 
 def list_run_keys() -> dict[str, set[str]]:
     """What the files of a run folder can hold, by where the code says so."""
-    kinds = (RoundRecord, Score, ClientRecord, Turn, Finding)
+    kinds = (RoundRecord, Score, ClientRecord, Turn, Finding, Tally)
     found = {kind.__name__: {f.name for f in dataclasses.fields(kind)} for kind in kinds}
     found["a checkpoint"] = set(PLAIN)
-    found["manifest.json"] = {*VERSIONS, *list_keys("session/provenance.py", "make_manifest")}
+    found["manifest.json"] = {*VERSIONS, *INPUTS, *list_keys("session/provenance.py", "make_manifest")}
+    found["a manifest's inputs"] = list_keys("setup/experiment.py", "describe_sources")
     found["a fork's manifest.json"] = list_keys("session/fork.py", "fork_run")
     found["metrics.json"] = list_keys("runs/outcome.py")
     found["a verdict"] = list_keys("diagnosis/detection.py", "judge_run")

@@ -1,1 +1,1 @@
-"""Formulas on plain numbers that several rooms use: fairness, scores of labels, skew, spectra, punctuality."""
+"""Formulas that several rooms use: fairness, scores of labels, skew and punctuality of plain numbers, ranks of spectra."""
