@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -134,6 +135,26 @@ class RoundRecord:
 
 
 Records = Sequence[RoundRecord]  # of one run, in order
+
+
+def add_client_names(sentence: str, names: Sequence[str]) -> str:
+    """Add its name to every client that a sentence calls by its number; names: (N,), or none where clients have none.
+
+    >>> add_client_names("client 1 is left behind", ["Eve", "Bob"])
+    'client 1 (Bob) is left behind'
+    >>> add_client_names("the anchor of clients 0, 1 moved", ["Eve", "Bob"])
+    'the anchor of clients 0 (Eve), 1 (Bob) moved'
+    """
+
+    def add(number: re.Match[str]) -> str:
+        k = int(number[0])
+        return f"{k} ({names[k]})" if k < len(names) else number[0]
+
+    return (
+        re.sub(r"\b[Cc]lients? \d+(, \d+)*\b", lambda found: re.sub(r"\d+", add, found[0]), sentence)
+        if names
+        else sentence
+    )
 
 
 def replace_not_finite(value: Any) -> Any:

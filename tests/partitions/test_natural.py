@@ -18,6 +18,7 @@ def test_as_many_clients_as_groups_have_one_each():
     given = of_groups(anna=5, ben=3, cleo=9)
     deal = natural()(given, 3, np.random.default_rng(0))
     assert sorted(groups(given, deal)) == [["anna"], ["ben"], ["cleo"]]
+    assert [[name] for name in deal.names] == groups(given, deal)
 
 
 def test_fewer_clients_join_groups_to_even_sizes():
@@ -26,6 +27,7 @@ def test_fewer_clients_join_groups_to_even_sizes():
     deal = natural()(given, 2, np.random.default_rng(0))
     assert sorted(groups(given, deal)) == [["a", "d"], ["b", "c"]]
     assert deal.notes == ("4 groups at 2 clients, each of them whole",)
+    assert [name.split(", ") for name in deal.names] == groups(given, deal)
 
 
 def test_more_clients_than_groups_is_explained():

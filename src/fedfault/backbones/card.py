@@ -8,15 +8,17 @@ from typing import Any
 
 import yaml
 
+from fedfault.backbones.checks import takes_token_types
 from fedfault.backbones.load import Backbone
+from fedfault.backbones.scorer import LAST
 from fedfault.config.schema import METRICS, Experiment
 from fedfault.types.corpus import Corpus
 
 NOTES = {  # trait of the aggregation -> what a user of the exported adapter has to know
     "folds": "The run added to the frozen weights too; this adapter stands for the whole change of the original model.",
     "private": (
-        "Each client has kept a part of its adapter to itself. Here its place is taken by the mean over all clients, which "
-        "none of them uses: the score `personal` is not this adapter's."
+        "Each client has kept a part of its adapter to itself. In `adapter` the mean over all clients is in its place, "
+        "which none of them uses; the score `personal` is of their own, in `adapter/clients` where they are known."
     ),
 }
 
@@ -29,10 +31,15 @@ def render_card(
     labels: Sequence[str],
     found: Mapping[str, Any],
     manifest: Mapping[str, Any],
+    place: str = "adapter",
+    note: str = "",
+    client: int | None = None,
 ) -> str:
     """Return the model card as Markdown.
 
-    traits: of the aggregation; labels: names of the classes; found: the run's metrics.json; manifest: its manifest.json.
+    traits: of the aggregation; labels: names of the classes; found: the run's metrics.json; manifest: its manifest.json;
+    place: the folder of the adapter, seen from that of the run; note: what tells it from the other adapters of the run;
+    client: whose own model it is, so that the scores on its held-out texts are listed too.
     """
     import jinja2
 
@@ -50,13 +57,16 @@ def render_card(
         corpus=corpus,
         found=found,
         manifest=manifest,
-        names=[n for n in found["final"] if not n.startswith("client/")],
+        names=[n for n in found["final"] if not n.startswith("client/") or n == f"client/{client}"],
         metrics=list(METRICS.get(exp.data.task_type, ("perplexity",))),
         value=format_score,
         pooling=backbone.pooling,
         separator=backbone.separator,
+        takes_types=backbone.pooling not in (None, LAST) and takes_token_types(backbone.model.base_model),
+        dtype="bfloat16" if backbone.precision == "bf16" else "float32",
+        place=place,
         labels=list(labels) if exp.data.task_type == "classification" else [],
-        notes=[NOTES[trait] for trait in sorted({*traits} & set(NOTES))],
+        notes=[*([note] if note else []), *(NOTES[trait] for trait in sorted({*traits} & set(NOTES)))],
     )
 
 

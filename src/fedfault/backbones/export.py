@@ -34,7 +34,7 @@ def export_adapter(
     base: Mapping[str, torch.Tensor] | None = None,
     labels: Sequence[str] = (),
 ) -> None:
-    """Write `folder`: adapter_config.json, adapter_model.safetensors, tokenizer and model card README.md.
+    """Write `folder`: adapter_config.json, adapter_model.safetensors and model card README.md.
 
     base: the change of the frozen weights that the run made, `State.base`; it is merged into the adapter that is written.
     A `partial` run has no adapter in PEFT's sense: its folder holds trained.safetensors, the trained parameters under
@@ -68,13 +68,17 @@ def export_adapter(
     if lora:
         text = json.dumps(_peft_config(backbone, model, lora[0].shape[0], prefix), indent=2) + "\n"
         write_atomically(folder / "adapter_config.json", text)
+    write_atomically(folder / "README.md", card)
+
+
+def export_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Write the tokenizer's files into `folder`, which must be there."""
     with tempfile.TemporaryDirectory() as scratch:  # the library writes its files plainly
-        backbone.tokenizer.save_pretrained(Path(scratch))
+        tokenizer.save_pretrained(Path(scratch))
         for file in (f for f in Path(scratch).rglob("*") if f.is_file()):
             target = folder / file.relative_to(scratch)
             target.parent.mkdir(exist_ok=True)
             write_atomically(target, file.read_bytes())
-    write_atomically(folder / "README.md", card)
 
 
 def _site_prefix(model: CohortModel) -> str:

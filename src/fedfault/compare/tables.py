@@ -115,7 +115,7 @@ def _format_worst(run: RunData) -> str:
     if broken := [k for k, loss in last.items() if not math.isfinite(loss)]:
         return f"{len(broken)} not finite"
     worst = max(last, key=last.__getitem__)
-    return f"{format_number(last[worst])} ({worst})"
+    return f"{format_number(last[worst])} ({run.label_client(int(worst))})"
 
 
 def format_verdict(run: RunData) -> str:

@@ -82,6 +82,7 @@ class Split(Generic[P]):
             "acceptance": self.deal.acceptance,
             "removed": self.deal.removed,
             "notes": list(self.deal.notes),
+            **({"names": list(self.deal.names)} if self.deal.names else {}),
             "floor": self.floor,  # by score name
             "bytes_per_token": self.bytes_per_token,  # by score name
         }

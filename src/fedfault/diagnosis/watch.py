@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedfault.diagnosis.calibration import choose_calibration
 from fedfault.diagnosis.detection import detect_failures, judge_run
-from fedfault.records import Finding, Records
+from fedfault.records import Finding, Records, add_client_names
 from fedfault.runs.files import write_json, write_lines
 
 
@@ -18,24 +19,30 @@ class Watch:
     Raises `UserError` for a calibration that cannot be read or does not fit.
     """
 
-    def __init__(self, config: Mapping[str, Any], wanted: str | None = None) -> None:
-        """config: as resolved, plain values; wanted: instead of its detectors.calibration."""
+    def __init__(self, config: Mapping[str, Any], wanted: str | None = None, names: Sequence[str] = ()) -> None:
+        """config: as resolved, plain values; wanted: instead of its detectors.calibration; names: of the clients."""
+        self.names = names
         wanted = wanted or str(config["detectors"]["calibration"])
         self.calibration, self.differs = choose_calibration(wanted, config)
 
     def find_new(self, records: Records) -> list[Finding]:
         """The findings that the last of these rounds has brought."""
-        return [f for f in detect_failures(records, self.calibration) if f.round == records[-1].round]
+        return [f for f in self._detect_failures(records) if f.round == records[-1].round]
 
     def judge(self, records: Records) -> dict[str, Any]:
         """The verdict on the run, see `detection.judge_run`."""
-        return judge_run(records, self.calibration, self.differs)
+        found = judge_run(records, self.calibration, self.differs)
+        return {**found, "sentence": add_client_names(found["sentence"], self.names)}
 
     def write_findings(self, folder: Path, records: Records) -> list[Finding]:
         """Write findings.jsonl of a run folder, from the records alone, and return what it says."""
-        found = detect_failures(records, self.calibration)
+        found = self._detect_failures(records)
         write_lines(folder / "findings.jsonl", found)
         return found
+
+    def _detect_failures(self, records: Records) -> list[Finding]:
+        found = detect_failures(records, self.calibration)
+        return [replace(f, sentence=add_client_names(f.sentence, self.names)) for f in found]
 
 
 def describe_finding(finding: Finding) -> str:
@@ -57,7 +64,7 @@ def diagnose_run(folder: Path, wanted: str | None = None) -> str:
     from fedfault.runs.read import read_run
 
     run = read_run(folder)
-    watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted)
+    watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted, run.client_names)
     findings, found = watch.write_findings(folder, run.records), watch.judge(run.records)
     write_json(folder / "metrics.json", {**run.metrics, "verdict": found})
     head = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"]]

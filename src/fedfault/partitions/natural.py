@@ -24,6 +24,8 @@ def natural(*, min_samples: int = 1) -> Partition:
     >>> deal = natural()(documents, 2, np.random.default_rng(0))
     >>> [[documents[i].group for i in own] for own in deal.clients]
     [['Eve', 'Eve', 'Eve'], ['Bob', 'Ann', 'Bob']]
+    >>> deal.names  # clients are called by their groups
+    ('Eve', 'Ann, Bob')
     """
 
     def partition(documents: Sequence[Document], num_clients: int, generator: np.random.Generator) -> Deal:
@@ -60,6 +62,10 @@ def natural(*, min_samples: int = 1) -> Partition:
                 f"fewer clients (federation.total_clients; {enough} of {len(names)} groups have {min_samples} documents "
                 f"by themselves), or min_samples of at most {smallest}"
             )
-        return Deal(clients, notes=(f"{len(names)} groups at {num_clients} clients, each of them whole",))
+        owned = [
+            [name for name, k in zip(names, client_of, strict=True) if k == client] for client in range(num_clients)
+        ]
+        note = f"{len(names)} groups at {num_clients} clients, each of them whole"
+        return Deal(clients, notes=(note,), names=tuple(join_names(own, most=3) for own in owned))
 
     return partition

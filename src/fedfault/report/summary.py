@@ -139,10 +139,8 @@ def _describe_clients(run: RunData) -> str:
     if len(last) < 2:
         return ""
     (best, b), (worst, w) = min((v, k) for k, v in last.items()), max((v, k) for k, v in last.items())
-    return (
-        f"Held-out loss of single clients ends between {best:.2f} {run.short_unit} (client {b}) and {worst:.2f} "
-        f"{run.short_unit} (client {w})."
-    )
+    ends = [f"{loss:.2f} {run.short_unit} (client {run.label_client(k)})" for loss, k in ((best, b), (worst, w))]
+    return f"Held-out loss of single clients ends between {' and '.join(ends)}."
 
 
 def find_final_losses(run: RunData) -> dict[int, float]:

@@ -102,7 +102,7 @@ def _format_client(run: RunData, client: int, rounds: int) -> list[str]:
     start, end = (losses[0], losses[-1]) if losses else (None, None)
     gain = start - end if start is not None and end is not None and len(losses) > 1 else None
     return [
-        str(client),
+        run.label_client(client),
         run.dominant_topic(client) or NOTHING,
         f"{max(held) / sum(held):.0%}" if sum(held) else NOTHING,
         f"{sum(held):,}" if held else NOTHING,

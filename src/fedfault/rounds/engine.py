@@ -110,7 +110,7 @@ def _finish_without_updates(
     after = replace(mark_as_sent(state, made, t), round=t, last=state.adapter)
     if fed.hardware is not None:
         after = replace(after, plans=observe_round(fed.hardware, state.plans, made, {}))
-    scores = fed.task.evaluate(after.adapter, _find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
+    scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
     return after, RoundRecord(
         round=t,
         scores=scores,
@@ -184,7 +184,7 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
         integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
     aggregated = time.perf_counter()
-    scores = fed.task.evaluate(after.adapter, _find_personal_models(fed, after)) if r.evaluated else {}
+    scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
     readings, spent = _take_probes(r, after, done, averages)
     sent = _count_bytes_sent(r)
@@ -281,7 +281,8 @@ def _weigh_clients(local: Trained, good: list[bool], averages: list[tuple[Upload
     return share
 
 
-def _find_personal_models(fed: Federation, state: State) -> Adapter | None:
+def find_personal_models(fed: Federation, state: State) -> Adapter | None:
+    """Find the model that every client uses, (N, P), as far as it is known here; None where all use the server's."""
     found = fed.algorithm.personal(state)
     return found if found is not None else collect_personal_models(state, fed.aggregation.private(state.adapter.layout))
 

@@ -195,12 +195,16 @@ class RunFolder:
         fields: dict[str, Any] = {"adapter": Adapter(layout, found["x"]), "last": last, **groups, **plain}
         return State(**fields)
 
-    def write_clients(self, records: Sequence[RoundRecord]) -> None:
-        """Write clients.parquet: a row for each round and client, also where nothing arrived; probes are columns."""
+    def write_clients(self, records: Sequence[RoundRecord], clients: Sequence[str] = ()) -> None:
+        """Write clients.parquet: a row for each round and client, also where nothing arrived; probes are columns.
+
+        clients: (N,) their names, a column too; empty where they have none.
+        """
         import pyarrow
         import pyarrow.parquet
 
         rows = [{"round": r.round, **row} for r in records for row in _list_clients(r)]
+        rows = [{**row, "name": clients[row["client"]]} for row in rows] if clients else rows
         names = dict.fromkeys(name for row in rows for name in row)
         rows = [{name: row.get(name) for name in names} for row in rows]
         file = io.BytesIO()

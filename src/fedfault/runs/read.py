@@ -100,4 +100,7 @@ def _read_split(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is corrupt: it should hold the lists topics, clients and tokens")
     if len(tokens) != len(clients) or any(not isinstance(c, list) or len(c) != len(topics) for c in clients):
         raise UserError(f"{path} is corrupt: every client needs one document count a topic and one token count")
-    return {**split, "topics": [str(t) for t in topics]}
+    names = split.get("names", [])
+    if not isinstance(names, list) or len(names) not in (0, len(clients)):
+        raise UserError(f"{path} is corrupt: names should be a list with one name a client")
+    return {**split, "topics": [str(t) for t in topics], "names": [str(name) for name in names]}

@@ -72,6 +72,15 @@ class RunData:
         scored = [int(name.removeprefix("client/")) for name in self.score_names("client/")]
         return max([len(self.split.get("clients", ())), *(i + 1 for i in seen + scored)])
 
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """The name of every client, (N,); empty where the data does not name them."""
+        return tuple(self.split.get("names", ()))
+
+    def label_client(self, client: int) -> str:
+        """The client's number, with its name where it has one: `3`, or `3 (Eve)`."""
+        return f"{client} ({self.client_names[client]})" if client < len(self.client_names) else str(client)
+
     @cached_property
     def tiers(self) -> tuple[str, ...]:
         """Each client's hardware by name, of one that was never drawn by the configuration; empty if none is simulated."""

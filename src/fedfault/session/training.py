@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fedfault.backbones.card import render_card
-from fedfault.backbones.export import export_adapter
+from fedfault.backbones.export import export_adapter, export_tokenizer
 from fedfault.data.labelled import list_classes
 from fedfault.diagnosis.watch import Watch, describe_finding
-from fedfault.records import Finding, RoundRecord
-from fedfault.rounds.engine import rounds
+from fedfault.records import Finding, RoundRecord, add_client_names
+from fedfault.rounds.engine import find_personal_models, rounds
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.outcome import find_best_round, summarise_run
 from fedfault.session.progress import Progress
 from fedfault.session.rollback import roll_back
 from fedfault.session.trackers import Trackers
 from fedfault.setup.experiment import Prepared
+from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 
 
@@ -32,7 +34,7 @@ def train_to_end(
     """
     clock = time.perf_counter()
     config = p.config.model_dump()
-    watch, trackers = Watch(config), Trackers(p.config.logging.trackers, progress.say)
+    watch, trackers = Watch(config, names=p.split.deal.names), Trackers(p.config.logging.trackers, progress.say)
     manifest.pop("stopped", None)
     events: tuple[str, ...] = ()
     with trackers.open_run(p.config.experiment_name, config, folder.path / "trackers"):
@@ -43,7 +45,7 @@ def train_to_end(
             events = ()
             if (back := roll_back(folder, p, alarms, manifest, progress)) is not None:
                 p, state, events = back[0], back[1], (back[2],)
-                watch = Watch(p.config.model_dump())
+                watch = Watch(p.config.model_dump(), names=p.split.deal.names)
     alarms = alarms if state.round < p.federation.num_rounds else []  # at the end there is nothing to stop
     if alarms:
         manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}
@@ -103,12 +105,47 @@ def _write_results(
     aim = None if metric is None or target is None else (metric, target)
     found = {**summarise_run(records, p.split.bytes_per_token, aim), "verdict": watch.judge(records)}
     folder.write_json("metrics.json", found)
-    folder.write_clients(records)
+    folder.write_clients(records, p.split.deal.names)
+    _export_models(folder, p, state, found, manifest)
+
+
+def _export_models(
+    folder: RunFolder, p: Prepared, state: State, found: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> None:
+    """Write the adapter, one beside it for each further model of the server, and one for each client that has its own."""
     labels, traits = list_classes(p.config, p.split.corpus), p.federation.aggregation.traits
-    card = render_card(p.config, p.backbone, p.split.corpus, traits, labels, found, manifest)
-    models, place = p.federation.algorithm.models(state), folder.path / "adapter"
-    mean = f"\nThis is the mean of {', '.join(models)}, which lie beside it and which clients use.\n" if models else ""
-    export_adapter(place, p.backbone, p.model, state.adapter, card + mean, state.base, labels)
+
+    def export(place: str, adapter: Adapter, note: str, client: int | None = None) -> None:
+        about = (p.config, p.backbone, p.split.corpus, traits, labels, found, manifest)
+        card = render_card(*about, place=place, note=note, client=client)
+        export_adapter(folder.path / place, p.backbone, p.model, adapter, card, state.base, labels)
+
+    models = p.federation.algorithm.models(state)
+    of_all = f"the mean of {', '.join(models)}, which lie beside it and which clients use"
+    export("adapter", state.adapter, f"This is {of_all}." if models else "")
     for name, x in models.items():
-        own = f"\nThis is {name}; the scores above are those of the mean of {', '.join(models)}.\n"
-        export_adapter(place / name, p.backbone, p.model, x, card + own, state.base, labels)
+        export(f"adapter/{name}", x, f"This is {name}; the scores above are those of {of_all}.")
+    personal = find_personal_models(p.federation, state)
+    rows = () if personal is None else personal.flat
+    for k, (name, row) in enumerate(zip(_name_folders(p.split.deal.names, len(rows)), rows, strict=True)):
+        who = add_client_names(f"client {k}", p.split.deal.names)
+        note = (
+            f"This is the model that {who} uses, and `client/{k}` its score on what that client held back; the scores of "
+            "the other sets are those of the server's adapter."
+        )
+        export(f"adapter/clients/{name}", Adapter(state.adapter.layout, row), note, k)
+    export_tokenizer(folder.path / "adapter", p.backbone.tokenizer)
+
+
+def _name_folders(names: Sequence[str], N: int) -> list[str]:
+    """Name a folder for each of N clients after it, or by its number where it has no name that a folder could have.
+
+    >>> _name_folders(["Eve", "R&D / Ops", "..", "eve"], 4)
+    ['Eve', 'R_D_Ops', '2', 'eve-3']
+    """
+    found: list[str] = []
+    for k in range(N):
+        plain = re.sub(r"[^\w.-]+", "_", names[k] if names else "").strip("._")[:60] or str(k)
+        taken = plain.casefold() in (other.casefold() for other in found)
+        found.append(f"{plain}-{k}" if taken else plain)
+    return found

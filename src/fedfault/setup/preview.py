@@ -173,16 +173,20 @@ def _draw_clients(split: Split[Any]) -> list[str]:
     topics = split.topics[:COLUMNS]
     marks = [chr(ord("A") + i) for i in range(len(topics))]
     tokens = [b.num_tokens for b in split.train]
+    names = split.deal.names or [""] * len(tokens)
+    labels = [f"{name} {k}".strip() for k, name in enumerate(names[:MOST])]
+    width = max(len("client"), *map(len, labels))
     rest = f"  and {len(split.topics) - COLUMNS} more" if len(split.topics) > COLUMNS else ""
+    size = "tokens" if split.examples is None else "examples"
     lines = [
         "topics     " + "  ".join(f"{m} {t}" for m, t in zip(marks, topics, strict=True)) + rest,
-        f"client  documents  {'tokens' if split.examples is None else 'examples':>9}  {'':{BAR}}  {'  '.join(marks)}",
+        f"{'client':>{width}}  documents  {size:>9}  {'':{BAR}}  {'  '.join(marks)}",
     ]
     for k, counts in enumerate(split.counts[:MOST]):
         share = counts[:COLUMNS] / counts.sum()
         shades = " ".join(2 * SHADES[math.ceil(4 * s)] for s in share)
         bar = "█" * max(1, round(BAR * tokens[k] / max(tokens)))
-        lines.append(f"{k:6d}  {counts.sum():9,d}  {tokens[k]:9,d}  {bar:{BAR}}  {shades}".rstrip())
+        lines.append(f"{labels[k]:>{width}}  {counts.sum():9,d}  {tokens[k]:9,d}  {bar:{BAR}}  {shades}".rstrip())
     if len(split.counts) > MOST:
         lines.append(f"... and {len(split.counts) - MOST} more clients")
     return lines

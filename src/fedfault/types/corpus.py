@@ -94,6 +94,7 @@ class Deal:
     texts: Mapping[int, str] = field(default_factory=dict)  # position -> the new text, where the partition changes it
     removed: list[int] | None = None  # words removed from each client's texts; None: the partition changes no texts
     notes: tuple[str, ...] = ()  # sentences, such as the convention used or what a setting could not do
+    names: tuple[str, ...] = ()  # (N,) of the clients, all different, where the data names them
 
 
 # (documents, num_clients, generator) -> deal

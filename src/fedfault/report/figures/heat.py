@@ -64,10 +64,12 @@ def draw_split(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     _set_client_axis(left, run, theme, narrow)
     _set_topic_axis(left, run, theme, narrow)
     left.set_title("Documents by topic")
-    right.barh(range(len(order)), [run.split["tokens"][c] / 1000 for c in order], color=theme.palette[0], height=0.75)
+    sizes = np.array([run.split["tokens"][c] for c in order])
+    thousands = sizes.max() >= 10_000
+    right.barh(range(len(order)), sizes / 1000 if thousands else sizes, color=theme.palette[0], height=0.75)
     right.set_title(run.targets.capitalize())
-    right.set_xlabel("thousands")
-    right.xaxis.set_major_locator(MaxNLocator(3))
+    right.set_xlabel("thousands" if thousands else "")
+    right.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     right.grid(axis="x")
     right.tick_params(axis="y", length=0, labelleft=False)
     right.spines[:].set_visible(False)
@@ -130,7 +132,8 @@ def _set_client_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> list
     order, limit = _order_clients(run), 9 if narrow else 18
     topics = [run.dominant_topic(c) or "" for c in order]
     if len(order) <= FEW:
-        names = [f"{make_label(t, limit)} {c}".strip() for c, t in zip(order, topics, strict=True)]
+        called = dict(enumerate(run.client_names)) or dict(zip(order, topics, strict=True))
+        names = [f"{make_label(called.get(c, ''), limit)} {c}".strip() for c in order]
         ticks = [(float(i), name, t) for i, (name, t) in enumerate(zip(names, topics, strict=True))]
     else:
         groups = {t: [i for i, other in enumerate(topics) if other == t] for t in dict.fromkeys(topics)}

@@ -138,7 +138,8 @@ def set_tier_axis(ax: Axes, run: RunData, theme: Theme, order: Sequence[int], li
     groups = {t: [i for i, other in enumerate(tiers) if other == t] for t in dict.fromkeys(tiers)}
     if len(order) <= FEW:
         heads = {rows[0]: f"{make_label(t, limit)} " if named else "" for t, rows in groups.items()}
-        ax.set_yticks(range(len(order)), [f"{heads.get(i, '')}{c}" for i, c in enumerate(order)])
+        called = [f"{make_label(run.client_names[c], limit)} " if c < len(run.client_names) else "" for c in order]
+        ax.set_yticks(range(len(order)), [f"{heads.get(i, '')}{called[i]}{c}" for i, c in enumerate(order)])
         ax.set_ylabel("client")
     else:
         names = [
