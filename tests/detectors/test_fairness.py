@@ -7,10 +7,11 @@ from statistics import NormalDist
 
 import pytest
 
-from fedfault.detectors.fairness import ALPHA, SEEN, fairness_gap, negative_transfer
+from fedfault.detectors.fairness import SEEN, fairness_gap, negative_transfer
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
 from fedfault.records import Score
+from fedfault.stats import ALPHA
 from fedfault.testing.histories import history, paired_history
 
 LOSES, GAP = negative_transfer(), fairness_gap()

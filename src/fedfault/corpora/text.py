@@ -76,8 +76,8 @@ def _find_files(path: Path) -> sides.Sides:
     found = found or [file for file in everything if file.suffix.lower() == ".txt"]
     if not found:
         raise UserError(f"data.path={path}: no file in the folder ends in one of {', '.join(endings)}")
-    own = sides.sort_files(path, found)
-    return own._replace(left_out=[*own.left_out, *(file for file in everything if file not in set(found))])
+    own, known = sides.sort_files(path, found), set(found)
+    return own._replace(left_out=[*own.left_out, *(file for file in everything if file not in known)])
 
 
 def _read_plain(path: Path, found: list[Path]) -> list[Document]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from statistics import NormalDist
 
 from fedfault.records import Detector, Reading, Records
 from fedfault.registry import register
+from fedfault.stats import ALPHA, holm
 
-ALPHA = 0.05
 ONE_SIDED = NormalDist().inv_cdf(1 - ALPHA)
 SEEN = 4  # clients before a median means anything
 
@@ -44,7 +44,7 @@ def negative_transfer() -> Detector:
             worst = max(z, key=z.__getitem__)
             evidence = {
                 "worst_client": float(worst.removeprefix("client/")),
-                "clients_that_lose": float(_count_losers(sorted(z.values(), reverse=True))),
+                "clients_that_lose": float(_count_losers(z.values())),
                 "clients": float(len(z)),
                 "median_gain": -statistics.median(change for change, _ in lost.values()),
                 "lost": lost[worst][0],
@@ -74,13 +74,9 @@ def negative_transfer() -> Detector:
     )
 
 
-def _count_losers(z: list[float]) -> int:
-    """How many of the one-sided tests, largest statistic first, are significant together by Holm's correction."""
-    n = len(z)
-    for i, value in enumerate(z):
-        if 1 - NormalDist().cdf(value) > ALPHA / (n - i):
-            return i
-    return n
+def _count_losers(z: Iterable[float]) -> int:
+    """How many of these one-sided tests are significant together by Holm's correction."""
+    return sum(p <= ALPHA for p in holm([1 - NormalDist().cdf(value) for value in z]))
 
 
 @register("detector")
