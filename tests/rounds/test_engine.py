@@ -14,6 +14,7 @@ from fedfault.registry import build
 from fedfault.rounds import clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, Quadratic, federation
+from fedfault.types.task import Measurements, Probe
 
 
 def records_of(fed) -> list[RoundRecord]:
@@ -25,6 +26,13 @@ def test_round_zero_is_the_untrained_model():
     assert (first.round, first.clients, first.bytes_up) == (0, (), 0)
     assert first.scores
     assert [r.round for r in rest] == [1, 2]
+
+
+def test_the_seed_alone_draws_the_cohorts():
+    one, again, other = (federation(LowRank(), cohort_size=3, seed=seed) for seed in (0, 0, 1))
+    rounds_ahead = range(1, 11)
+    assert [one.cohort(t) for t in rounds_ahead] == [again.cohort(t) for t in rounds_ahead]
+    assert [one.cohort(t) for t in rounds_ahead] != [other.cohort(t) for t in rounds_ahead]
 
 
 def test_a_cohort_is_drawn_without_replacement_and_sorted():
@@ -96,6 +104,7 @@ def test_client_records_say_what_each_client_did():
         assert c.update_norm > 0
         assert c.grad_norm > 0
         assert c.bytes_down == c.bytes_up == 4 * task.layout.size
+    assert record.bytes_up == record.bytes_down == 2 * 4 * task.layout.size
 
 
 def test_effort_is_asked_for_each_round_and_client():
@@ -128,3 +137,12 @@ def test_seconds_of_probes_are_not_those_of_training(monkeypatch):
     fed = federation(LowRank(), num_rounds=1, probes={"gradients": build("probe", "gradients")})
     *_, (_, record) = rounds(fed, begin(fed))
     assert record.seconds["probe/gradients"] >= 0.2 > record.seconds["train"]
+
+
+@pytest.mark.parametrize(("sparse", "taken"), [(False, [1, 2, 3]), (True, [2, 3])])
+def test_a_probe_is_taken_after_every_round_or_only_where_the_model_is_evaluated(sparse, taken):
+    """And its seconds are in the record of every round in which it was taken."""
+    probe = Probe(lambda m: Measurements({"seven": 7.0}), sparse=sparse)
+    records = records_of(federation(LowRank(), num_rounds=3, evaluate_every=2, probes={"lucky": probe}))
+    assert [r.round for r in records if r.probes == {"seven": 7.0}] == taken
+    assert [r.round for r in records if "probe/lucky" in r.seconds] == taken

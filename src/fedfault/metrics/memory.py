@@ -28,4 +28,4 @@ def memory() -> Probe:
         unit = 1 if sys.platform == "darwin" else 1024
         return Measurements({"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6})
 
-    return Probe(measure)
+    return Probe(measure, of_machine=True)

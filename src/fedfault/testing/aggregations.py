@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from fedfault.algebra import mask, mean
-from fedfault.records import RoundRecord
 from fedfault.registry import build, load_builders
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import collect_personal_models
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
-from fedfault.testing.agreement import expect_same_step
+from fedfault.testing.agreement import collect_weights, expect_same_step
 from fedfault.testing.rules import Subject, expect, expect_close, rule
-from fedfault.testing.toys import LowRank, federation
+from fedfault.testing.toys import LowRank, federation, run_to_end
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm, Pooled, State, Uploads
 from fedfault.types.task import Step
@@ -45,25 +44,10 @@ def make_uploads(
     return Uploads(x, y, torch.tensor(weight, dtype=torch.float64), torch.tensor(ranks), round=2, seed=7)
 
 
-def weights_of(pooled: Pooled) -> dict[str, Tensor]:
-    """Every weight's change, by site."""
-    flat = pooled.adapter.flat
-    out = {s.name: LAYOUT.part(flat, s) for s in LAYOUT.sites if s.kind == "full"}
-    for site in LAYOUT.lora:
-        fold = pooled.fold.get(site.name)
-        out[site.name] = pooled.adapter.delta(site) + (0 if fold is None else fold.B @ fold.A)
-    return out
-
-
 def _small(aggregation: Aggregation, task: LowRank | None = None, steps: int = 2, **changes: Any) -> Federation:
     """Four clients, two steps a round unless told otherwise."""
     work = {"steps": steps, **changes.pop("work", {})}
     return federation(task or LowRank(clients=4, r=3), "fedavg", aggregation, work=work, **changes)
-
-
-def _run(fed: Federation, state: State | None = None) -> tuple[State, list[RoundRecord]]:
-    pairs = list(rounds(fed, state or begin(fed)))
-    return pairs[-1][0], [record for _, record in pairs]
 
 
 def _is_robust(subject: Subject) -> bool:
@@ -75,8 +59,8 @@ def _is_robust(subject: Subject) -> bool:
 def one_client_is_that_client(subject: Subject) -> None:
     """What one client sends alone is the model."""
     got = make_uploads(ranks=(3,), weight=(4.0,))
-    alone = weights_of(Pooled(replace(got.sent, flat=got.sent.flat[0])))
-    expect_close(weights_of(subject.build().combine(got)), alone, "the model of one client")
+    alone = collect_weights(Pooled(replace(got.sent, flat=got.sent.flat[0])))
+    expect_close(collect_weights(subject.build().combine(got)), alone, "the model of one client")
 
 
 @rule(KIND)
@@ -84,15 +68,17 @@ def clients_that_agree_are_any_one_of_them(subject: Subject) -> None:
     """The average of equal models is that model: weights sum to one, and nobody counts twice."""
     one = make_uploads().sent.flat[:1]
     pooled = subject.build().combine(make_uploads(rows=one.expand(4, -1)))
-    expect_close(weights_of(pooled), weights_of(Pooled(Adapter(LAYOUT, one[0]))), "the model of four equal clients")
+    expect_close(
+        collect_weights(pooled), collect_weights(Pooled(Adapter(LAYOUT, one[0]))), "the model of four equal clients"
+    )
 
 
 @rule(KIND)
 def only_the_proportions_of_weights_count(subject: Subject) -> None:
     """All weights times 37 are the same weights."""
     combine, got = subject.build().combine, make_uploads(UNEQUAL)
-    more = weights_of(combine(got._replace(weight=got.weight * 37)))
-    expect_close(more, weights_of(combine(got)), "the model with 37 times the weights")
+    more = collect_weights(combine(got._replace(weight=got.weight * 37)))
+    expect_close(more, collect_weights(combine(got)), "the model with 37 times the weights")
 
 
 @rule(KIND)
@@ -102,8 +88,8 @@ def a_client_without_weight_does_not_count(subject: Subject) -> None:
         return
     combine, four = subject.build().combine, make_uploads(ranks=(1, 2, 2, 3), weight=(3.0, 1.0, 7.0, 0.0))
     three = make_uploads(ranks=(1, 2, 2), weight=(3.0, 1.0, 7.0), rows=four.sent.flat[:3])
-    without = weights_of(combine(three._replace(before=four.before)))
-    expect_close(weights_of(combine(four)), without, "the model with a client of weight zero")
+    without = collect_weights(combine(three._replace(before=four.before)))
+    expect_close(collect_weights(combine(four)), without, "the model with a client of weight zero")
 
 
 @rule(KIND)
@@ -115,7 +101,7 @@ def the_order_of_clients_does_not_matter(subject: Subject) -> None:
         turned = got._replace(
             sent=replace(got.sent, flat=got.sent.flat[order]), weight=got.weight[order], ranks=got.ranks[order]
         )
-        expect_close(weights_of(combine(turned)), weights_of(combine(got)), f"ranks {ranks} in another order")
+        expect_close(collect_weights(combine(turned)), collect_weights(combine(got)), f"ranks {ranks} in another order")
 
 
 @rule(KIND)
@@ -138,8 +124,8 @@ def a_robust_rule_bounds_what_one_client_does(subject: Subject) -> None:
     near = make_uploads(ranks, weight)
     flat = near.sent.flat.clone()
     flat[3] *= FAR
-    most = max(float(w.abs().max()) for k in range(7) for w in weights_of(Pooled(_row(near.sent, k))).values())
-    got = max(float(w.abs().max()) for w in weights_of(combine(make_uploads(ranks, weight, flat))).values())
+    most = max(float(w.abs().max()) for k in range(7) for w in collect_weights(Pooled(_row(near.sent, k))).values())
+    got = max(float(w.abs().max()) for w in collect_weights(combine(make_uploads(ranks, weight, flat))).values())
     expect(got <= 10 * most, f"weights of up to {most:.3g}, one client {FAR:.0g} times as far: {got:.3g}")
 
 
@@ -199,7 +185,7 @@ def no_slice_dies(subject: Subject) -> None:
 @rule(KIND)
 def it_learns(subject: Subject) -> None:
     """Eight rounds of FedAvg on a small regression bring the loss below 0.8 of what it was."""
-    _, records = _run(_small(subject.build(), num_rounds=8, steps=4, work={"lr": 0.2}))
+    _, records = run_to_end(_small(subject.build(), num_rounds=8, steps=4, work={"lr": 0.2}))
     first, last = (records[i].scores["validation"].loss for i in (0, -1))
     expect(last < 0.8 * first, f"the loss went from {first:.4g} to {last:.4g}")
 
@@ -218,8 +204,8 @@ def an_idle_round_changes_nothing(subject: Subject) -> None:
     """A round without training leaves the model as it is; where ranks differ too, unless `shrinks` gives the reason."""
     for ranks in ((), RANKS):
         fed = _small(subject.build(), num_rounds=2, ranks=ranks)
-        trained, _ = _run(fed)
-        after, _ = _run(replace(fed, num_rounds=3, work=replace(fed.work, lr=0.0)), trained)
+        trained, _ = run_to_end(fed)
+        after, _ = run_to_end(replace(fed, num_rounds=3, work=replace(fed.work, lr=0.0)), trained)
         pairs = zip(_function(fed, trained), _function(fed, after), strict=True)
         gap = max(float((a - b).abs().max()) for a, b in pairs)
         if ranks and fed.aggregation.shrinks:
@@ -232,8 +218,8 @@ def an_idle_round_changes_nothing(subject: Subject) -> None:
 def a_cohort_of_k_is_k_cohorts_of_one(subject: Subject) -> None:
     """Clients that train one after the other give the model of clients that train together."""
     for ranks in ((), RANKS):
-        whole, _ = _run(_small(subject.build(), num_rounds=2, ranks=ranks))
-        single, _ = _run(_small(subject.build(), num_rounds=2, ranks=ranks, clients_per_pass=1))
+        whole, _ = run_to_end(_small(subject.build(), num_rounds=2, ranks=ranks))
+        single, _ = run_to_end(_small(subject.build(), num_rounds=2, ranks=ranks, clients_per_pass=1))
         fed = _small(subject.build())
         for a, b in zip(_function(fed, whole), _function(fed, single), strict=True):
             expect_close(b, a, f"one at a time, ranks {ranks or 'equal'}", rtol=1e-4, atol=1e-5)
@@ -247,7 +233,7 @@ def a_resumed_run_equals_an_uninterrupted_one(subject: Subject) -> None:
         return _small(subject.build(), cohort_size=3, num_rounds=5, ranks=RANKS)
 
     first, again = make(), make()
-    whole, records = _run(first)
+    whole, records = run_to_end(first)
     iterator = rounds(again, begin(again))
     for _ in range(4):
         state, _ = next(iterator)
@@ -256,7 +242,7 @@ def a_resumed_run_equals_an_uninterrupted_one(subject: Subject) -> None:
         folder.save(state)
         again = make()
         loaded, _ = folder.load(again.task.layout, "cpu")
-    resumed, later = _run(again, loaded)
+    resumed, later = run_to_end(again, loaded)
     expect(torch.equal(resumed.adapter.flat, whole.adapter.flat), "the models differ")
     for name in ("ranks", "folds", "seen"):
         expect(getattr(resumed, name) == getattr(whole, name), f"{name} differ")
@@ -279,7 +265,7 @@ def a_client_trains_and_sends_the_slices_of_its_rank_and_no_others(subject: Subj
             expect(not params[beyond].any(), "a slice beyond a client's rank is not zero")
             return super().grad(params, step)
 
-    _, records = _run(_small(subject.build(), Watched(clients=4, r=3), num_rounds=3, ranks=RANKS))
+    _, records = run_to_end(_small(subject.build(), Watched(clients=4, r=3), num_rounds=3, ranks=RANKS))
     for record in records[1:]:
         sizes = [c.bytes_up for c in record.clients]
         expect(sizes[0] < sizes[1] < sizes[2], f"ranks 1, 2 and 3 send {sizes[:3]} bytes")
@@ -292,7 +278,7 @@ def an_update_that_is_not_finite_is_left_out(subject: Subject) -> None:
     """A client that sends infinities is named and left out, and the model stays finite."""
     task = LowRank(clients=4, r=3)
     task.Y[2][:] = torch.inf
-    state, records = _run(_small(subject.build(), task, num_rounds=2, ranks=RANKS))
+    state, records = run_to_end(_small(subject.build(), task, num_rounds=2, ranks=RANKS))
     expect(bool(state.adapter.flat.isfinite().all()), "the model is not finite")
     expect(all("client 2" in r.events[0] for r in records[1:]), f"the events do not name it: {records[1].events}")
     total = sum(c.weight for c in records[2].clients)
@@ -302,7 +288,7 @@ def an_update_that_is_not_finite_is_left_out(subject: Subject) -> None:
 @rule(KIND)
 def two_runs_with_one_seed_are_identical(subject: Subject) -> None:
     """Nothing is random but what the seed draws."""
-    (a, ra), (b, rb) = (_run(_small(subject.build(), cohort_size=3, num_rounds=3, ranks=RANKS)) for _ in range(2))
+    (a, ra), (b, rb) = (run_to_end(_small(subject.build(), cohort_size=3, num_rounds=3, ranks=RANKS)) for _ in range(2))
     expect(torch.equal(a.adapter.flat, b.adapter.flat), "the models differ")
     expect([r.clients for r in ra] == [r.clients for r in rb], "the records differ")
 

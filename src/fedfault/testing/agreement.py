@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fedfault.aggregations.fedit import fedit
-from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import Cohort, make_average, select_rows
 from fedfault.testing.rules import expect, expect_close
-from fedfault.testing.toys import LowRank, federation
+from fedfault.testing.toys import LowRank, federation, run_to_end
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Aggregation, Algorithm, Pooled, State, Trained, Uploads
 
 WEIGHTS = torch.tensor([3.0, 1.0, 7.0])
 
 
-class Agreed:
-    """A `Train` after which clients have given models, all the same one or each its own."""
+class FixedTrain:
+    """A `Train` that ends where it is told to, at `ends`, (P,) for all or (K, P), or else where it starts."""
 
-    lr, weight = 0.1, WEIGHTS
+    lr = 0.1
 
-    def __init__(self, end: Tensor) -> None:
-        self.end = end  # (P,) or (3, P)
+    def __init__(self, weight: Tensor, ends: Tensor | None = None) -> None:
+        self.weight, self.ends = weight, ends
 
     def __call__(self, start: Adapter, *extra: object, **options: object) -> Trained:
-        """Three clients, two steps each."""
-        flat, zero, two = self.end.expand(3, -1).clone(), torch.zeros(3), torch.full((3,), 2.0)
-        return Trained(Adapter(start.layout, flat), WEIGHTS, two, two, zero, zero, torch.zeros_like(flat))
+        """Two steps each, or none where nobody moves."""
+        flat = self._expand(start.flat if self.ends is None else self.ends)
+        zero = torch.zeros(len(self.weight))
+        steps = zero + (0 if self.ends is None else 2)
+        return Trained(Adapter(start.layout, flat), self.weight, steps, steps, zero, zero, torch.zeros_like(flat))
+
+    def _expand(self, flat: Tensor) -> Tensor:
+        return flat.expand(len(self.weight), -1).clone()
 
     def gradient(self, at: Adapter) -> Adapter:
         """Zero."""
-        return Adapter(at.layout, torch.zeros(3, at.layout.size, dtype=at.flat.dtype))
+        return Adapter(at.layout, torch.zeros_like(self._expand(at.flat)))
 
     def loss(self, at: Adapter) -> Tensor:
         """Zero."""
-        return torch.zeros(3)
+        return torch.zeros(len(self.weight))
+
+
+def collect_weights(pooled: Pooled) -> dict[str, Tensor]:
+    """Every weight's change by site, with what was added to the frozen one."""
+    x, weights = pooled.adapter, {}
+    for site in x.layout.sites:
+        if site.kind == "full":
+            weights[site.name] = x.layout.part(x.flat, site)
+        else:
+            fold = pooled.fold.get(site.name)
+            weights[site.name] = x.delta(site) + (0 if fold is None else fold.B @ fold.A)
+    return weights
 
 
 def expect_same_step(algorithm: Algorithm, aggregation: Aggregation, name: str) -> None:
@@ -50,7 +65,7 @@ def expect_same_step(algorithm: Algorithm, aggregation: Aggregation, name: str) 
     plain = replace(fedit(), trained=aggregation.trained, private=aggregation.private)
     for played in (2, 3):
         fed = federation(LowRank(clients=3), algorithm, plain, num_rounds=played)
-        *_, (state, _) = rounds(fed, begin(fed))
+        state, _ = run_to_end(fed)
         cohort = Cohort.of([0, 1, 2], state, aggregation)
         layout, moved = state.adapter.layout, torch.ones(state.adapter.layout.size, dtype=torch.bool)
         for some in (cohort.trained, None if cohort.private is None else ~cohort.private):
@@ -71,7 +86,7 @@ def expect_whole_step(algorithm: Algorithm, aggregation: Aggregation, name: str)
     is wrong. Raises `RuleBroken` where the server ends somewhere else.
     """
     fed = federation(LowRank(clients=3), algorithm, aggregation, num_rounds=2)
-    *_, (state, _) = rounds(fed, begin(fed))
+    state, _ = run_to_end(fed)
     cohort = Cohort.of([0, 1, 2], state, aggregation)
     apart = 0.3 * torch.randn(3, state.adapter.layout.size, generator=torch.Generator().manual_seed(5))
     averages: list[tuple[Uploads, Pooled]] = []
@@ -92,22 +107,14 @@ def _play(
     average = make_average(aggregation, cohort, state, torch.ones(3, dtype=torch.bool), 0, averages)
     down = select_rows(algorithm.broadcast(state), cohort.rows)
     memory = {name: replace(a, flat=a.flat[cohort.rows]) for name, a in state.clients.items()}
-    up, _ = algorithm.client(down, memory, Agreed(end))
+    up, _ = algorithm.client(down, memory, FixedTrain(WEIGHTS, end))
     return algorithm.server(state, up, average)
 
 
 def _step(
     algorithm: Algorithm, aggregation: Aggregation, state: State, cohort: Cohort, end: Tensor
-) -> tuple[Mapping[str, Tensor], State]:
-    """The weights' change by site, with what was added to the frozen ones, and the state."""
+) -> tuple[dict[str, Tensor], State]:
+    """The weights after a step of three clients that end at `end`, by site, and the state."""
     averages: list[tuple[Uploads, Pooled]] = []
     after = _play(algorithm, aggregation, state, cohort, end, averages)
-    x, fold = after.adapter, averages[-1][1].fold
-    out = {}
-    for site in x.layout.sites:
-        if site.kind == "full":
-            out[site.name] = x.layout.part(x.flat, site)
-        else:
-            folded = fold[site.name].B @ fold[site.name].A if site.name in fold else 0
-            out[site.name] = x.delta(site) + folded
-    return out, after
+    return collect_weights(Pooled(after.adapter, averages[-1][1].fold)), after

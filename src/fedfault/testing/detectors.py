@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fedfault.config.schema import Component, Experiment
-from fedfault.diagnosis.calibration import ALPHA, Calibration, Threshold, learn_thresholds
+from fedfault.diagnosis.calibration import ALPHA, Calibration, learn_thresholds
 from fedfault.diagnosis.detection import choose_threshold, judge_readings
 from fedfault.records import Detector, Reading, RoundRecord
 from fedfault.registry import load_builders
@@ -244,23 +244,6 @@ def the_scale_is_finite_whatever_the_controls_were(subject: Subject) -> None:
     for controls in runs:
         scale = subject.build().learn_scale(controls)
         expect(all(map(math.isfinite, scale.values())), f"{len(controls)} controls: {scale}")
-
-
-@rule(KIND)
-def without_controls_the_threshold_is_the_default_or_there_is_none(subject: Subject) -> None:
-    """Without controls `default_threshold` is in force, or the detector is silent; uncalibrated, it learns none."""
-    detector: Detector = subject.build()
-    found = choose_threshold(subject.name, detector, None)
-    default = None if detector.default_threshold is None else Threshold(detector.default_threshold, controls=0)
-    expect(found == default, f"{found} instead of {default}")
-    expect(detector.calibrated or subject.name not in _calibration(subject).thresholds, "controls set a threshold")
-
-
-@rule(KIND)
-def an_infinite_statistic_is_an_alarm_at_once(subject: Subject) -> None:
-    """One infinite statistic, with an infinite effect, is enough."""
-    now = judge_readings(subject.build(), Threshold(1e9, 0), [Reading(3, math.inf, math.inf, {})])
-    expect(now == "alarm", now)
 
 
 @rule(KIND)

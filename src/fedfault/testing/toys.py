@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,6 +209,17 @@ def federation(
     return Federation(task=task, **parts, work=work, **given)
 
 
+def run_rounds(fed: Federation, state: State | None = None) -> list[tuple[State, RoundRecord]]:
+    """The state after every round and its record, from the start or from a state on."""
+    return list(rounds(fed, state or begin(fed)))
+
+
+def run_to_end(fed: Federation, state: State | None = None) -> tuple[State, list[RoundRecord]]:
+    """The last state and all records, from the start or from a state on."""
+    states, records = zip(*run_rounds(fed, state), strict=True)
+    return states[-1], list(records)
+
+
 def run_two_clients(
     algorithm: Part,
     *,
@@ -224,14 +235,9 @@ def run_two_clients(
     task = Quadratic([[H[0]], [H[1]]], [[0.0], [4.0]], list(sizes))
     work = {"steps": steps} if steps else {"steps": None, "epochs": 1}
     fed = federation(task, algorithm, num_rounds=rounds, work=work)
-    *_, (state, _) = _iterate(fed)
+    state, _ = run_to_end(fed)
     models = list(fed.algorithm.models(state).values()) or [state.adapter]
     return [round(x.flat.item(), 4) for x in models]
-
-
-def _iterate(fed: Federation) -> Iterator[tuple[State, RoundRecord]]:
-    """All rounds of a federation from the start."""
-    return rounds(fed, begin(fed))
 
 
 def combine_two_clients(aggregation: Part, ranks: tuple[int, int] = (1, 1)) -> float:
@@ -257,14 +263,13 @@ def count_bytes(
     """(client, bytes up, bytes down) of every round, two unless told otherwise, of an adapter of 65,536 bytes."""
     given = {"clients": 4, "num_rounds": 2, "work": {"steps": 1}, **changes}
     fed = federation(task or Pulled(), algorithm, aggregation, **given)
-    return [[(c.client, c.bytes_up, c.bytes_down) for c in r.clients] for _, r in rounds(fed, begin(fed))][1:]
+    return [[(c.client, c.bytes_up, c.bytes_down) for c in r.clients] for _, r in run_rounds(fed)][1:]
 
 
 def measure_round(probe: Probe, *parts: Any, **changes: Any) -> RoundRecord:
     """The record of the only round of a federation over a toy, with what this probe measures of it."""
     fed = federation(*parts, **{"num_rounds": 1, "probes": {"one": probe}, **changes})
-    *_, (_, record) = rounds(fed, begin(fed))
-    return record
+    return run_rounds(fed)[-1][1]
 
 
 def _build_part(kind: str, what: Part) -> Any:

@@ -130,10 +130,12 @@ class Probe:
     measure: (finished round) -> measurements
     sparse: it costs forward passes, and is measured only in rounds that are evaluated
     gradients: it needs `FinishedRound.halves`
+    of_machine: it measures the machine, so that two runs of one seed may differ in it
     provenance: what the manifest says of how it measures, by name, where numbers compare only if that is the same
     """
 
     measure: Callable[[FinishedRound], Measurements]
     sparse: bool = False
     gradients: bool = False
+    of_machine: bool = False
     provenance: Mapping[str, str] = field(default_factory=dict)
