@@ -1,4 +1,4 @@
-"""`UserError`, the only exception meant for the user: the command line prints it and exits with status 2."""
+"""`UserError`, the only exception meant for the user, which ends a command with status 2; and parts of its messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -25,3 +25,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def join_names(names: Iterable[object], most: int = 6) -> str:
+    """Join names by commas, and count those beyond the first `most`.
+
+    >>> join_names("abc"), join_names([7, 3, 5], most=2)
+    ('a, b, c', '7, 3 and 1 more')
+    """
+    given = [str(name) for name in names]
+    return ", ".join(given[:most]) + (f" and {len(given) - most:,} more" if len(given) > most else "")

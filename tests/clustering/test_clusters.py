@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedfault.clustering import clusters, remedy
-from fedfault.clustering.clusters import Clusters, choose_clusters, embed_clients
+from fedfault.clustering.clusters import Clusters, average_documents, choose_clusters, embed_clients
 from fedfault.config.schema import Experiment
 from fedfault.seeds import rng
 from fedfault.setup.experiment import Prepared, build_federation
@@ -30,7 +30,7 @@ def clients(topics: list[int], texts: int = 20, apart: float = 1.0, seed: int = 
 def test_a_client_s_embedding_is_where_the_mean_of_its_texts_lies_from_all_clients_mean():
     """Means (3, 4), (-2, 0) and (-1, -4) around (0, 0); however many texts a client has."""
     documents = np.array([[3.0, 0.0], [3.0, 8.0], [-2.0, 0.0], [-1.0, -4.0]])
-    found = embed_clients(documents, np.array([0, 0, 1, 2]), 3)
+    found = embed_clients(average_documents(documents, np.array([0, 0, 1, 2]), 3))
     np.testing.assert_allclose(found, [[0.6, 0.8], [-1.0, 0.0], np.array([-1.0, -4.0]) / 17**0.5], atol=1e-15)
 
 
@@ -74,7 +74,8 @@ def test_equal_clients_are_one_cluster():
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_silhouette_needs_three_clients(count):
     found = choose_clusters(*clients([0, 1][:count]), count, 0)
-    assert found == Clusters((0,) * count, {}, None, None)
+    assert found == Clusters((0,) * count, {}, None, None, None)
+    assert found.to_json()["p_apart"] is None
     assert "too few" in found.sentence
 
 
@@ -95,20 +96,20 @@ def test_iid_clients_are_one_cluster_in_95_percent_of_seeds():
 
 
 def test_what_is_kept_is_plain():
-    found = Clusters((0, 1, 0), {2: 0.5}, 0.2, 0.025)
+    found = Clusters((0, 1, 0), {2: 0.5}, 0.2, 0.025, 0.05)
     assert found.to_json() == {
         "k": 2,
         "labels": [0, 1, 0],
         "silhouettes": {2: 0.5},
         "threshold": 0.2,
         "p": 0.025,
-        "p_apart": 1.0,
+        "p_apart": 0.05,
         "sentence": "2 clusters: [0, 2], [1] (best silhouette 0.500, 0.200 at most by chance, p = 0.025)",
     }
 
 
 def test_who_trains_elsewhere_is_told_the_clusters_that_a_run_finds(monkeypatch):
-    found = Clusters((0, 1, 0, 1, 0, 1), {2: 0.9}, 0.1, 0.01)
+    found = Clusters((0, 1, 0, 1, 0, 1), {2: 0.9}, 0.1, 0.01, 0.01)
     monkeypatch.setattr(remedy, "find_clusters", lambda p, encoder: found)
     settings = {"federation": {"total_clients": 6, "algorithm": "clustered"}, "training": {"clients_per_pass": 2}}
     exp, told = Experiment.model_validate(settings), []

@@ -25,8 +25,8 @@ from fedfault.setup.experiment import prepare
 from small import SMALL, start
 
 QUIET = Progress(quiet=True)
-APART = Clusters((0, 1, 0), {2: 0.9}, 0.5, 0.025)
-ALIKE = Clusters((0, 0, 0), {2: 0.1}, 0.5, 0.8)
+APART = Clusters((0, 1, 0), {2: 0.9}, 0.5, 0.025, 0.025)
+ALIKE = Clusters((0, 0, 0), {2: 0.1}, 0.5, 0.8, 0.8)
 SHORT = ["federation.num_rounds=2", "evaluation.general=none"]
 
 
@@ -163,7 +163,7 @@ def test_clusters_that_are_the_topics_agree_with_them():
     p = prepare(small("unused", "data.partition=topic_isolation", "federation.total_clients=6").experiment)
     counts = p.split.counts.argmax(1).tolist()
     numbers = {topic: i for i, topic in enumerate(dict.fromkeys(counts))}
-    found = describe_clusters(p, Clusters(tuple(numbers[t] for t in counts), {3: 0.9}, 0.5, 0.025))
+    found = describe_clusters(p, Clusters(tuple(numbers[t] for t in counts), {3: 0.9}, 0.5, 0.025, 0.025))
     assert found["agreement"] == 1.0
     assert found["topics"] == [p.split.topics[t] for t in counts]
 

@@ -87,7 +87,7 @@ def test_texts_in_other_alphabets_and_without_letters_differ():
 
 def test_distinct_keeps_the_first_and_drops_empty_texts():
     documents = [Document(t, str(i)) for i, t in enumerate(["  One. ", "", " \n", "two", "ONE.", "three"])]
-    assert drop_repeats(documents, taken={hash_text("Three")}) == [Document("One.", "0"), Document("two", "3")]
+    assert drop_repeats(documents) == [Document("One.", "0"), Document("two", "3"), Document("three", "5")]
 
 
 def test_groups_stay_with_their_texts():
@@ -97,15 +97,19 @@ def test_groups_stay_with_their_texts():
     assert made.train + made.validation == (("one", "a", "x"), ("two", "a", "y"), ("three", "b", "z"))
 
 
+def split(documents, *fraction):
+    return split_off_validation(documents, [hash_text(d.text) for d in documents], *fraction)
+
+
 def test_split_has_the_fraction_of_every_topic_and_keeps_the_order():
-    train, validation = split_off_validation(MANY, 0.2)
+    train, validation = split(MANY, 0.2)
     assert [sum(d.topic == t for d in validation) for t in "ab"] == [40, 40]
     assert [d for d in MANY if d in set(train)] == train
     assert [d for d in MANY if d in set(validation)] == validation
 
 
 def test_which_texts_are_held_out_does_not_depend_on_their_order():
-    assert set(split_off_validation(MANY)[1]) == set(split_off_validation(MANY[::-1])[1])
+    assert set(split(MANY)[1]) == set(split(MANY[::-1])[1])
 
 
 @given(
@@ -141,6 +145,19 @@ def test_an_official_validation_part_stays_and_train_loses_its_texts():
 def test_too_little_text_is_a_user_error(texts):
     with pytest.raises(UserError, match=r"mine \(here\)"):
         make_corpus("mine", "here", [Document(t, "a") for t in texts])
+
+
+def test_no_kept_text_is_hashed_twice():
+    seen = []
+
+    def count(text):
+        seen.append(text)
+        return hash_text(text)
+
+    make_corpus("c", "s", MANY, hash_of=count)
+    assert len(seen) == len(MANY)
+    make_corpus("c", "s", MANY, MANY[:10], hash_of=count)
+    assert len(seen) == 2 * len(MANY) + 10
 
 
 def test_nothing_left_to_train_on_is_a_user_error():

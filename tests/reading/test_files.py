@@ -1,3 +1,5 @@
+import re
+
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -53,7 +55,8 @@ def test_the_first_layout_that_fits_is_chosen():
 )
 def test_a_column_that_is_there_twice_is_an_error(tmp_path, name, data):
     (tmp_path / name).write_text(data)
-    with pytest.raises(UserError, match="2 columns are called 'text'; rename or remove all but one"):
+    place = re.escape(str(tmp_path / name)) + (": line 1" if name.endswith(".jsonl") else "")
+    with pytest.raises(UserError, match=f"{place}: 2 columns are called 'text'; rename or remove all but one"):
         files.read_rows(tmp_path / name)
 
 

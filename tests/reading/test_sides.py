@@ -97,8 +97,8 @@ def test_a_name_that_says_train_and_test_is_an_error(tmp_path, name):
         sides.sort_files(tmp_path, touch(tmp_path, name))
 
 
-def test_names_are_told_below_the_folder_in_common_and_no_more_than_five(tmp_path):
+def test_names_are_told_below_the_folder_in_common_and_no_more_than_six(tmp_path):
     found = touch(tmp_path, "train/a.csv", "test/a.csv")
     assert sides.name_sides(sides.Sides(found[:1], found[1:], [])) == ["train/a.csv", "test/a.csv", ""]
     found = touch(tmp_path, *(f"x/{i}.csv" for i in range(7)))
-    assert sides.name_sides(sides.Sides(found, [], []))[0] == "0.csv, 1.csv, 2.csv, 3.csv, 4.csv and 2 more"
+    assert sides.name_sides(sides.Sides(found, [], []))[0] == "0.csv, 1.csv, 2.csv, 3.csv, 4.csv, 5.csv and 1 more"

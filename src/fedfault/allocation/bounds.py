@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from fedfault.errors import join_names
 from fedfault.scheduling import Allocation, Floats, Ints, Situation
 
 NEARLY = 1e-9  # a division may miss the whole number that it should give: (1.2 - 0.3) / 0.3 < 3
@@ -72,15 +73,14 @@ def make_allocation(s: Situation, given: Bounds, ranks: Ints, *events: str) -> A
     return Allocation(tuple(everyone.tolist()), given.excluded, (*given.events, *events))
 
 
-def name_clients(clients: Ints, most: int = 6) -> str:
-    """Name clients by their ids, in order: `client 3`, or `clients 3, 5 and 4 more`.
+def name_clients(clients: Ints) -> str:
+    """Name clients by their ids, in order; of many only the first.
 
     >>> name_clients(np.array([5, 3]))
     'clients 3, 5'
     """
     ids = sorted(clients.tolist())
-    more = f" and {len(ids) - most} more" if len(ids) > most else ""
-    return f"client{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:most]))}{more}"
+    return f"client{'s' * (len(ids) > 1)} {join_names(ids)}"
 
 
 def _explain_exclusions(s: Situation, high: Ints) -> Sequence[str]:

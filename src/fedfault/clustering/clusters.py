@@ -9,7 +9,7 @@ embeddings, their number and the sizes of the clients (a permutation test; Phips
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Clusters:
     silhouettes: dict[int, float]  # k -> mean silhouette of the clients
     threshold: float | None  # what the best one had to exceed; None: too few clients to look for clusters
     p: float | None  # share of the deals, the true one included, whose best silhouette is at least as high
-    p_apart: float = 1.0  # share of the deals, the true one included, whose clients lie at least as far apart
+    p_apart: float | None  # share of the deals, the true one included, whose clients lie at least as far apart
 
     @property
     def k(self) -> int:
@@ -48,7 +48,7 @@ class Clusters:
             return f"{len(self.labels)} clients are too few to look for clusters: one model for all"
         best = max(self.silhouettes.values())
         compared = f"best silhouette {best:.3f}, {self.threshold:.3f} at most by chance, p = {self.p:.3f}"
-        if self.k == 1 and self.p_apart <= LEVEL:
+        if self.k == 1 and self.p_apart is not None and self.p_apart <= LEVEL:
             return (
                 f"no clusters: the clients differ more than a random deal makes them (p = {self.p_apart:.3f}), but no "
                 f"groups of them stand out: each is for itself, or one shades into the next ({compared})"
@@ -71,27 +71,20 @@ class Clusters:
         }
 
 
-def embed_clients(documents: Array, owner: NDArray[np.int64], clients: int) -> Array:
-    """Client embeddings (N, d): in which direction the mean of a client's documents (n, d) lies from all clients' mean.
-
-    Without that mean, which is most of every hidden state, and at length one: the mean of few documents lies farther off by
-    chance, and lengths would make clusters of small clients and large ones.
-    """
-    means = _average_documents(documents, owner, clients)
-    return _normalise(means - means.mean(0))
-
-
-def _average_documents(documents: Array, owner: NDArray[np.int64], clients: int) -> Array:
-    """The mean of every client's documents, (N, d)."""
+def average_documents(documents: Array, owner: NDArray[np.int64], clients: int) -> Array:
+    """The mean of every client's documents (n, d), as (N, d); owner (n,) says whose each is, and every client has one."""
     total = np.zeros((clients, documents.shape[1]))
     np.add.at(total, owner, documents)
     return np.asarray(total / np.bincount(owner, minlength=clients)[:, None])
 
 
-def _measure_spread(documents: Array, owner: NDArray[np.int64], clients: int) -> float:
-    """How far the clients' means lie apart: the sum of their squared distances from the mean of all documents, by size."""
-    means, sizes = _average_documents(documents, owner, clients), np.bincount(owner, minlength=clients)
-    return float(sizes @ np.square(means - documents.mean(0)).sum(1))
+def embed_clients(means: Array) -> Array:
+    """Client embeddings (N, d): in which direction the mean of a client's documents lies from all clients' mean.
+
+    Without that mean, which is most of every hidden state, and at length one: the mean of few documents lies farther off by
+    chance, and lengths would make clusters of small clients and large ones.
+    """
+    return _normalise(means - means.mean(0))
 
 
 def choose_clusters(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Clusters:
@@ -101,25 +94,43 @@ def choose_clusters(documents: Array, owner: NDArray[np.int64], clients: int, se
     """
     together = (0,) * clients
     if clients < 3:
-        return Clusters(together, {}, None, None)
-    found = _compute_silhouettes(embed_clients(documents, owner, clients), seed)
+        return Clusters(together, {}, None, None, None)
+    found, apart = _judge_deal(documents, owner, clients, seed)
     best = max(score for score, _ in found.values())
     null, spreads = zip(*_draw_null(documents, owner, clients, seed), strict=True)
     threshold = max(null)
-    p = (1 + sum(value >= best for value in null)) / (DRAWS + 1)
     k = max(found, key=lambda k: (found[k][0], -k))
-    labels = _number_labels(found[k][1]) if best > threshold else together
-    apart = _measure_spread(documents, owner, clients)
-    p_apart = (1 + sum(value >= apart for value in spreads)) / (DRAWS + 1)
-    return Clusters(labels, {k: score for k, (score, _) in found.items()}, threshold, p, p_apart)
+    return Clusters(
+        labels=_number_labels(found[k][1]) if best > threshold else together,
+        silhouettes={k: score for k, (score, _) in found.items()},
+        threshold=threshold,
+        p=_compute_p(best, null),
+        p_apart=_compute_p(apart, spreads),
+    )
 
 
 def _draw_null(documents: Array, owner: NDArray[np.int64], clients: int, seed: int) -> Iterator[tuple[float, float]]:
     """The best silhouette and the spread of every random deal."""
     for i in range(DRAWS):
-        dealt = rng(seed, "clusters", i).permutation(owner)
-        best = max(score for score, _ in _compute_silhouettes(embed_clients(documents, dealt, clients), seed).values())
-        yield best, _measure_spread(documents, dealt, clients)
+        found, spread = _judge_deal(documents, rng(seed, "clusters", i).permutation(owner), clients, seed)
+        yield max(score for score, _ in found.values()), spread
+
+
+def _judge_deal(
+    documents: Array, owner: NDArray[np.int64], clients: int, seed: int
+) -> tuple[dict[int, tuple[float, NDArray[np.int64]]], float]:
+    """The silhouettes of a deal, and how far its clients' means lie apart.
+
+    That is the sum of their squared distances from the mean of all documents, by the size of the client.
+    """
+    means, sizes = average_documents(documents, owner, clients), np.bincount(owner, minlength=clients)
+    spread = float(sizes @ np.square(means - documents.mean(0)).sum(1))
+    return _compute_silhouettes(embed_clients(means), seed), spread
+
+
+def _compute_p(value: float, null: Sequence[float]) -> float:
+    """The share of the deals, the true one included, that are at least at its value."""
+    return (1 + sum(drawn >= value for drawn in null)) / (len(null) + 1)
 
 
 def _compute_silhouettes(points: Array, seed: int) -> dict[int, tuple[float, NDArray[np.int64]]]:

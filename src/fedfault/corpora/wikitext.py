@@ -38,14 +38,10 @@ def wikitext(*, path: str | None = None) -> Corpus:
     used = [found[name] for name in ("train", *sides.VALIDATION_NAMES) if name in found][:2]
     if not used:
         raise UserError(f"data.path={path}: no file called train, valid or test with the ending .txt, .raw or .parquet")
-    train, *rest = ([d for file in own for d in split_articles(_read_text(file))] for own in used)
-    names = ", ".join(file.name for own in used for file in own)
-    own = sides.Sides(
-        used[0], used[1] if rest else [], [file for file in seen if not any(file in side for side in used)]
-    )
-    return documents.make_corpus(
-        "wikitext", f"folder {folder.resolve()}: {names}", train, rest[0] if rest else (), sides=own
-    )
+    own = sides.Sides.of(used[0], used[1] if len(used) > 1 else [], seen)
+    train, validation = ([d for file in side for d in split_articles(_read_text(file))] for side in own[:2])
+    source = f"folder {folder.resolve()}: {', '.join(file.name for side in used for file in side)}"
+    return documents.make_corpus("wikitext", source, train, validation, sides=own)
 
 
 def split_articles(text: str) -> list[Document]:

@@ -91,7 +91,7 @@ def measure(split: Split[Any], model: CohortModel, seed: int, separator: int) ->
     several, topical = len(counts) > 1, len(split.topics) > 1
     gradients = _measure_gradients(split, model, seed, separator) if several else None
     labels = skew.label_emd(split.labels, owner, rng(seed, "skew", "labels")) if several and topical else None
-    embeddings, clients = _measure_embeddings(split, model, owner, seed) if several else (None, 0)
+    embeddings, clients = _measure_embeddings(split, model, seed) if several else (None, 0)
     return Heterogeneity(
         token_js=_measure_token_js(split, owner, seed) if several else None,
         label_emd=labels,
@@ -124,9 +124,7 @@ def _measure_token_js(split: Split[Any], owner: np.ndarray, seed: int) -> Index 
     return skew.token_js(np.repeat(np.arange(len(chosen)), lengths), ids, renumbered, generator)
 
 
-def _measure_embeddings(
-    split: Split[Any], model: CohortModel, owner: np.ndarray, seed: int
-) -> tuple[Index | None, int]:
+def _measure_embeddings(split: Split[Any], model: CohortModel, seed: int) -> tuple[Index | None, int]:
     """Measure `embedding_mmd` on documents as means of their tokens' frozen input embeddings, about as many a client.
 
     Also returns the number of clients that were compared.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
 from fedfault.data.split import CLIENT_SHARE, Split, deal_out
-from fedfault.errors import UserError
+from fedfault.errors import UserError, join_names
 from fedfault.seeds import rng
 from fedfault.text.examples import Examples, encode_pairs
 from fedfault.text.tokens import Tokens
@@ -32,18 +32,15 @@ def list_classes(exp: Experiment, corpus: Corpus) -> tuple[str, ...]:
             n = sum(d.topic in unseen for d in corpus.validation)
             raise UserError(
                 f"{n} of {len(corpus.validation)} validation texts of {corpus.name} have a class that no training text "
-                f"has: {_join_names(unseen)} (training has {_join_names(sorted(trained))}); correct the labels, or name "
-                "all classes in data.label_names if nothing shall learn these"
+                f"has: {join_names(unseen, LISTED)} (training has {join_names(sorted(trained), LISTED)}); correct the "
+                "labels, or name all classes in data.label_names if nothing shall learn these"
             )
     elif more := sorted((trained | held) - set(names)):
         raise UserError(
-            f"data.label_names={_join_names(names)} is without {_join_names(more)}, which {corpus.name} has; add them"
+            f"data.label_names={join_names(names, LISTED)} is without {join_names(more, LISTED)}, which {corpus.name} "
+            "has; add them"
         )
     return names
-
-
-def _join_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 def count_outputs(exp: Experiment, corpus: Corpus) -> int | None:
@@ -71,7 +68,8 @@ def count_outputs(exp: Experiment, corpus: Corpus) -> int | None:
         )
     if wanted not in (None, len(names)):
         raise UserError(
-            f"data.num_labels={wanted}, but {corpus.name} has {len(names)} classes ({_join_names(names)}); leave it out"
+            f"data.num_labels={wanted}, but {corpus.name} has {len(names)} classes ({join_names(names, LISTED)}); "
+            "leave it out"
         )
     return len(names)
 

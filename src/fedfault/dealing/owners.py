@@ -199,8 +199,3 @@ def normalise_logs(logs: Floats) -> Floats:
     scaled = np.exp(logs - logs.max(axis=-1, keepdims=True))
     normalised: Floats = scaled / scaled.sum(axis=-1, keepdims=True)
     return normalised
-
-
-def join_names(items: Sequence[str], most: int = 6) -> str:
-    """Join names, of many only the first: `a, b, c and 4 more`."""
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedfault.dealing.owners import NeedsColumn, check_request, group_positions, join_names, number_names
-from fedfault.errors import UserError
+from fedfault.dealing.owners import NeedsColumn, check_request, group_positions, number_names
+from fedfault.errors import UserError, join_names
 from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
 

@@ -23,7 +23,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedfault.errors import UserError
 from fedfault.reading.sides import Sides, name_sides
@@ -60,9 +60,17 @@ def _hash_characters(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def drop_repeats(documents: Iterable[Document], taken: Collection[int] = ()) -> list[Document]:
-    """The documents without empty texts, repeats and texts whose hash is in `taken`, in the given order (rules 1 and 2)."""
-    return _sift_documents(documents, taken)[0]
+def drop_repeats(documents: Iterable[Document]) -> list[Document]:
+    """The documents without empty texts and repeats, in the given order (rules 1 and 2)."""
+    return _sift_documents(documents).kept
+
+
+class _Sifted(NamedTuple):
+    """The documents that rules 1 to 3 keep, and how many were dropped, by the names that `Tally` has for them."""
+
+    kept: list[Document]
+    hashes: list[int]  # of their texts
+    dropped: Counter[str]
 
 
 def _sift_documents(
@@ -71,10 +79,11 @@ def _sift_documents(
     *,
     keep_repeats: bool = False,
     hash_of: Callable[[str], int] = hash_text,
-) -> tuple[list[Document], Counter[str]]:
-    """Keep documents by rules 1 and 2, and count those that are dropped by the names that `Tally` has for them."""
+) -> _Sifted:
+    """Keep the documents that have text, no earlier text again, and no text whose hash is `taken` by the other side."""
     first: dict[int, str] = {}  # hash of a text -> the topic that it is kept with
     kept: list[Document] = []
+    hashes: list[int] = []
     dropped: Counter[str] = Counter()
     for document in documents:
         dropped["read"] += 1
@@ -89,26 +98,26 @@ def _sift_documents(
         else:
             first.setdefault(h, document.topic)
             kept.append(document._replace(text=text))
-    return kept, dropped
+            hashes.append(h)
+    return _Sifted(kept, hashes, dropped)
 
 
 def split_off_validation(
-    documents: Iterable[Document], fraction: float = VALIDATION
+    documents: Sequence[Document], hashes: Sequence[int], fraction: float = VALIDATION
 ) -> tuple[list[Document], list[Document]]:
     """Split documents into train and validation: the `fraction` of each topic with the smallest hashes validates (rule 3).
 
-    A topic of two or more texts is in both parts; a topic of one text is in train. Copies of a text stay together.
-    Raises `UserError` if there are fewer than two different texts.
+    A topic of two or more texts is in both parts; a topic of one text is in train. Copies of a text, which have one hash,
+    stay together. Raises `UserError` if there are fewer than two different texts.
 
-    >>> train, validation = split_off_validation([Document("One.", "a"), Document("Two.", "a"), Document("two.", "b")])
+    >>> documents = [Document("One.", "a"), Document("Two.", "a"), Document("two.", "b")]
+    >>> train, validation = split_off_validation(documents, [hash_text(d.text) for d in documents])
     >>> len(train), len(validation)
     (2, 1)
     """
-    given = list(documents)
-    hashes = [hash_text(d.text) for d in given]
-    kept = dict(reversed(list(zip(hashes, given, strict=True))))  # the first of each text
+    kept = dict(reversed(list(zip(hashes, documents, strict=True))))  # the first of each text
     if len(kept) < 2:
-        raise UserError(f"{len(kept)} different text(s): train and validation need at least one each")
+        raise UserError("only one text; train and validation need at least one each")
     order = sorted(kept, key=lambda h: (hash_letters(kept[h].text), h))
     members: dict[str, list[int]] = {}  # topic -> its texts, smallest hash first
     for h in order:
@@ -119,7 +128,7 @@ def split_off_validation(
     if not held:  # every text has a topic of its own
         held.add(order[0])
     sides: tuple[list[Document], list[Document]] = ([], [])
-    for h, document in zip(hashes, given, strict=True):
+    for h, document in zip(hashes, documents, strict=True):
         sides[h in held].append(document)
     return sides
 
@@ -152,9 +161,8 @@ def make_corpus(
 
     Raises `UserError` if a part would be empty.
     """
-    held, lost = _sift_documents(validation, keep_repeats=keep_repeats, hash_of=hash_of)
-    taken = {hash_of(d.text) for d in held}
-    kept, dropped = _sift_documents(train, taken, keep_repeats=keep_repeats, hash_of=hash_of)
+    held, taken, lost = _sift_documents(validation, keep_repeats=keep_repeats, hash_of=hash_of)
+    kept, hashes, dropped = _sift_documents(train, set(taken), keep_repeats=keep_repeats, hash_of=hash_of)
     if not kept:
         why = "no text to train on that is not in the validation part too" if held else "no text in it"
         raise UserError(f"{name} ({source}): {why}")
@@ -163,9 +171,10 @@ def make_corpus(
             f"{name} ({source}): no text in the {lost['read']:,} rows of the validation part; fill or remove it"
         )
     if not held:
-        if len({hash_text(d.text) for d in kept}) < 2:
-            raise UserError(f"{name} ({source}): only one text; train and validation need at least one each")
-        kept, held = split_off_validation(kept)
+        try:
+            kept, held = split_off_validation(kept, hashes)
+        except UserError as e:
+            raise UserError(f"{name} ({source}): {e}") from None
     letters = {hash_letters(d.text) for d in held}
     lost_in_all = dropped + lost
     trained_on, validated_on, left_out = name_sides(sides) if sides else ("", "", "")

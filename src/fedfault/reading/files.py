@@ -79,11 +79,14 @@ def explain_ending(path: Path) -> str:
     )
 
 
-def _check_header(path: Path, names: Iterable[str]) -> None:
-    """Raise `UserError` if a column is there twice, of which only one could be read; columns without a name may be."""
+def _check_header(where: Path | str, names: Iterable[str]) -> None:
+    """Raise `UserError` if a column is there twice, of which only one could be read; columns without a name may be.
+
+    `where` is the place in words: a file, or a line of one.
+    """
     for name, count in Counter(names).items():
         if name and count > 1:
-            raise UserError(f"{path}: {count} columns are called {name!r}; rename or remove all but one")
+            raise UserError(f"{where}: {count} columns are called {name!r}; rename or remove all but one")
 
 
 def _read_csv(path: Path) -> list[Row]:
@@ -121,7 +124,7 @@ def _read_tsv(path: Path) -> list[Row]:
 
 def _read_jsonl(path: Path) -> list[Row]:
     def make_object(pairs: list[tuple[str, Any]]) -> Row:
-        _check_header(Path(f"{path}: line {number}"), (name for name, _ in pairs))
+        _check_header(f"{path}: line {number}", (name for name, _ in pairs))
         return dict(pairs)
 
     rows = []

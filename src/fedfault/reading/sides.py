@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fedfault.errors import UserError
+from fedfault.errors import UserError, join_names
 from fedfault.reading.files import TABLES
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # the first that is there is used
@@ -31,6 +31,12 @@ class Sides(NamedTuple):
     train: list[Path]
     validation: list[Path]  # empty where validation is split off train
     left_out: list[Path]
+
+    @classmethod
+    def of(cls, train: list[Path], validation: list[Path], seen: Iterable[Path]) -> Sides:
+        """These two sides; what else was seen is left out."""
+        used = {*train, *validation}
+        return cls(train, validation, [file for file in seen if file not in used])
 
 
 def name_parts(name: str) -> set[str]:
@@ -65,15 +71,12 @@ def sort_files(folder: Path, found: Sequence[Path]) -> Sides:
             f"data.path={folder}: nothing to train on, as all files are called validation or test "
             f"({list_names(found, folder)}); add one called train, or give the file itself as data.path"
         )
-    validation = parts["validation"] or parts["test"]
-    used = {*train, *validation}
-    return Sides(train, validation, [file for file in found if file not in used])
+    return Sides.of(train, parts["validation"] or parts["test"], found)
 
 
-def list_names(found: Sequence[Path], folder: Path, most: int = 5) -> str:
-    """List the names of files below `folder`, of which no more than `most` are written out."""
-    names = [file.relative_to(folder).as_posix() for file in found]
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+def list_names(found: Sequence[Path], folder: Path) -> str:
+    """List the names of files below `folder`; of many only the first."""
+    return join_names(file.relative_to(folder).as_posix() for file in found)
 
 
 def name_sides(sides: Sides) -> list[str]:
@@ -113,8 +116,7 @@ def find_sides(
             f"{' or '.join(names)} from a folder"
         )
     validation = next((found[name] for name in names if name in found), [])
-    used = {*found["train"], *validation}
-    return Sides(found["train"], validation, [file for file in tables if file not in used])
+    return Sides.of(found["train"], validation, tables)
 
 
 def list_tables(folder: Path, inside: Sequence[str] = ("data",)) -> list[Path]:
