@@ -7,7 +7,7 @@ RUN := results/quickstart
 PROCESSES := 2
 TESTS = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test test-fast test-long test-all lint types format bench docs clean
+.PHONY: quickstart test test-fast test-long test-all faults lint types format bench docs clean
 
 quickstart: $(RUN)/report.html
 	@echo "report: $(CURDIR)/$(RUN)/report.html"
@@ -27,6 +27,10 @@ test-long: $(STAMP)
 	$(TESTS) -m long
 
 test-all: test test-long
+
+# what docs/reliability.md promises, but for the rows that take long
+faults: $(STAMP)
+	$(TESTS) -m "not long" $$(grep -oE 'tests/[a-z_/]+\.py(::[a-zA-Z0-9_]+)?' docs/reliability.md | sort -u)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -87,7 +87,7 @@ def test_the_page_about_metrics_says_which_detectors_controls_do_not_calibrate()
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "fedfault"
-TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = [page for page in TEXTS if (ROOT / "docs" / "studies") not in page.parents]  # reports of runs, as they were
 WRITTEN = runpy.run_path(str(ROOT / "scripts" / "write_docs.py"))
 
@@ -246,6 +246,14 @@ def test_the_page_about_metrics_names_every_number_of_a_probe(file):
     keys = list_keys(f"metrics/{file.name}")
     assert keys
     assert not [key for key in sorted(keys) if f"`{key}`" not in text and f"`{key}L`" not in text]
+
+
+def test_the_page_about_faults_has_every_row_and_names_tests_that_are_there():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert [int(n) for n in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == list(range(1, 31))
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert named
+    assert not [(f, t) for f, t in named if f"def {t}" not in (ROOT / f).read_text(encoding="utf-8")]
 
 
 GLOSSARY = ROOT / "docs" / "glossary.md"
