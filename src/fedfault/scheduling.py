@@ -76,6 +76,7 @@ class Scheduler:
     init: (num_clients) -> memory before the first round
     observe: (memory, reports of a round) -> memory
     r_bar: the mean rank that the budget pays for; None: there is no budget, and each client gets the same rank every round
+    asked: the mean rank that is asked for without a budget; None: the largest that each client can hold
     needs_gain: whether `observe` needs `Report.gain`, which costs two evaluations a client
     needs_gain_below: whether `observe` needs `Report.gain_below` and `Report.seconds_below` too
     """
@@ -84,6 +85,7 @@ class Scheduler:
     init: Callable[[int], Memory] = _start_empty
     observe: Callable[[Memory, Sequence[Report]], Memory] = _ignore_reports
     r_bar: float | None = None
+    asked: float | None = None
     needs_gain: bool = False
     needs_gain_below: bool = False
 

@@ -129,6 +129,21 @@ def test_simulated_time_and_who_was_in_time_are_compared_where_there_is_a_clock(
     assert [row[-3:] for row in table.rows] == [["–", "–", "–"], ["3.0 s", "50.0 %", "–"]]
 
 
+def test_schedulers_that_spent_unequal_budgets_are_told_and_shown():
+    def with_ranks(name: str, rank: int):
+        made = run(name)
+        records = [replace(r, clients=tuple(replace(c, rank=rank) for c in r.clients)) for r in made.records]
+        return replace(made, records=records, config={**made.config, "federation": {"scheduler": {"name": name}}})
+
+    c = beside(with_ranks("fixed", 16), with_ranks("lite", 8))
+    assert "mean rank 8 (lite) to 16 (fixed)" in list_notes(c)[-1]
+    table = tabulate_runs(c)
+    assert [row[table.columns.index("mean rank")] for row in table.rows] == ["16", "8"]
+    equal = beside(with_ranks("fixed", 8), with_ranks("lite", 8))
+    assert "mean rank" not in tabulate_runs(equal).columns
+    assert not any("budgets" in note for note in list_notes(equal))
+
+
 def test_names_of_runs_and_where_they_lie_are_no_difference():
     a, b = run(), run("b")
     elsewhere = replace(b, config={**b.config, "logging": {"results_dir": "/tmp"}})

@@ -58,6 +58,26 @@ def test_finished_runs_are_not_repeated(plan, instant):
     assert len(instant) == len(set(instant)) == 6
 
 
+@pytest.mark.parametrize(
+    ("ranks", "told"),
+    [
+        ({}, "mean rank 4 (lite) to 8 (fixed)"),
+        ({"rank": 4}, None),
+        ({"ranks": [2, 6]}, None),
+        ({"rank": 3}, "3 (fixed) to 4"),
+    ],
+)
+def test_schedulers_at_unequal_budgets_are_told_before_anything_runs(plan, instant, capsys, ranks, told):
+    schedulers = {
+        "fixed": {"federation.scheduler": {"name": "fixed", **ranks}},
+        "lite": {"federation.scheduler": {"name": "lite", "r_bar": 4}},
+    }
+    runner.run_all(plan(arms=schedulers, model={"lora": {"r_max": 8, "r_min": 1}}, seeds=1), Progress())
+    said = capsys.readouterr().err
+    assert ("unequal budgets" in said) == (told is not None)
+    assert told is None or told in said
+
+
 def test_a_task_of_an_array_runs_one_run(plan, instant):
     p = plan()
     assert [d.name for d in runner.run_all(p, QUIET, task=3)] == [p.study.runs[2]] == instant

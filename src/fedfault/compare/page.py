@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fedfault
-from fedfault.compare.pairs import Comparison
+from fedfault.compare.pairs import Comparison, explain_budgets
 from fedfault.compare.tables import tabulate_pairs, tabulate_runs, transpose
 from fedfault.errors import UserError
 from fedfault.report.words import Table
@@ -109,7 +109,8 @@ def list_notes(c: Comparison) -> list[str]:
     if len(ends) > 1:
         each = ", ".join(f"{run.rounds_done} ({name})" for name, run in zip(c.names, c.runs, strict=True))
         said.append(f"The runs end after different rounds, and each is taken at its own end: {each}.")
-    return said
+    schedulers = [str(run.setting("federation", "scheduler", "name")) for run in c.runs]
+    return said + explain_budgets({n: run.mean_rank for n, run in zip(c.names, c.runs, strict=True)}, schedulers)
 
 
 def explain_unpaired(c: Comparison) -> list[str]:

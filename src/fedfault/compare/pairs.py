@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -48,6 +48,24 @@ class RunPair:
     other: RunData
     clients: Paired
     topics: Paired
+
+
+def explain_budgets(ranks: Mapping[str, float | None], schedulers: Collection[str]) -> list[str]:
+    """Explain that rank schedulers are compared at unequal budgets; nothing where these are equal, to a twentieth.
+
+    ranks: what is compared -> the mean LoRA rank that it trains with, None where that is not known; schedulers: their names.
+
+    >>> explain_budgets({"a": 16.0, "b": 8.0}, ["fixed", "lite"])[0][:68]
+    'Schedulers are compared at unequal budgets, mean rank 8 (b) to 16 (a'
+    """
+    known = sorted((rank, name) for name, rank in ranks.items() if rank is not None)
+    if len(set(schedulers)) < 2 or not known or known[-1][0] <= 1.05 * known[0][0]:
+        return []
+    (least, one), (most, other) = known[0], known[-1]
+    return [
+        f"Schedulers are compared at unequal budgets, mean rank {least:.3g} ({one}) to {most:.3g} ({other}): differences in "
+        "score, bytes and time may come from the budget; `fixed` with rank at the r_bar of the others has an equal one."
+    ]
 
 
 def pair_runs(first: RunData, other: RunData) -> RunPair:

@@ -38,12 +38,14 @@ def find_differing(runs: Sequence[RunData]) -> list[str]:
 def tabulate_runs(c: Comparison) -> Table:
     """Tabulate the runs, one a row: the settings that differ, then how it ended."""
     keys = find_differing(c.runs)
+    ranks = {run.mean_rank for run in c.runs}
     clocks = [measure_punctuality(run.records) for run in c.runs]
     rows = [
         [
             name,
             *(_format_setting(run.config, key) for key in keys),
             *_format_results(run),
+            *([format_number(run.mean_rank, ".3g")] if len(ranks) > 1 else ()),
             *(_format_clock(clock) if any(clocks) else ()),
             format_verdict(run),
         ]
@@ -53,6 +55,7 @@ def tabulate_runs(c: Comparison) -> Table:
         "final loss",
         _choose_metric(c.runs[0]) or "perplexity",
         *RESULTS,
+        *(("mean rank",) if len(ranks) > 1 else ()),
         *(CLOCK if any(clocks) else ()),
         "verdict",
     )

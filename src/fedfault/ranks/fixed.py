@@ -44,4 +44,4 @@ def fixed(
             return make_allocation(s, given, held)
         return make_allocation(s, given, held, f"{name_clients(changed)} cannot hold the fixed rank; the nearest it is")
 
-    return Scheduler(assign)
+    return Scheduler(assign, asked=float(cycle.mean()) if len(cycle) else None)

@@ -93,6 +93,12 @@ class RunData:
         return tuple(found)
 
     @property
+    def mean_rank(self) -> float | None:
+        """The mean LoRA rank over clients and rounds that trained; None where no ranks were recorded."""
+        ranks = [c.rank for r in self.records for c in r.clients if c.rank is not None]
+        return sum(ranks) / len(ranks) if ranks else None
+
+    @property
     def deadline(self) -> float | None:
         """Simulated seconds that a round may take; None without a deadline."""
         seconds = self.setting("deadline", "seconds")

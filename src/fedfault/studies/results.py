@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfault.compare.pairs import explain_budgets
 from fedfault.config.changes import NO_CAUSE
 from fedfault.report.words import NOTHING, Table, format_count, format_number, format_seconds
 from fedfault.runs.files import find_status
@@ -224,7 +225,7 @@ def explain_rule(r: Results) -> str:
 
 def list_limits(r: Results) -> list[str]:
     """What to keep in mind: the author's limits, and those that follow from the runs."""
-    lines = list(r.study.limits)
+    lines = [*r.study.limits, *_explain_budgets(r)]
     commits = sorted({str(run.manifest.get("commit")) for run in r.runs.values()})
     if len(commits) > 1:
         lines.append(f"The runs are from different commits: {', '.join(c[:9] for c in commits)}.")
@@ -236,6 +237,13 @@ def list_limits(r: Results) -> list[str]:
     if any(not run.metrics.get("verdict", {}).get("calibration") for run in r.runs.values()):
         lines.append("Verdicts are by conventional thresholds, not calibrated for these settings.")
     return lines
+
+
+def _explain_budgets(r: Results) -> list[str]:
+    """Explain that cells with different schedulers train with different ranks, from the first run of every cell."""
+    firsts = {cell.name: runs[0] for cell in r.study.cells if (runs := r.of(cell))}
+    schedulers = [str(run.setting("federation", "scheduler", "name")) for run in firsts.values()]
+    return explain_budgets({name: run.mean_rank for name, run in firsts.items()}, schedulers)
 
 
 def list_provenance(r: Results) -> list[tuple[str, str]]:

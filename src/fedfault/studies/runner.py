@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedfault.compare.pairs import explain_budgets
 from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
 from fedfault.report.words import format_count
 from fedfault.runs.files import find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
+from fedfault.setup.equipment import build_scheduler
 from fedfault.setup.experiment import check_parts
 from fedfault.storage import write_atomically
 from fedfault.studies.one import DONE, Lender, RunResult, RunTask, execute_run
@@ -42,6 +44,8 @@ def run_all(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | N
     tasks = [RunTask(name, plan.path(name), plan.configs[name], tuple(_make_argv(plan, name))) for name in names]
     missing = [t for t in tasks if find_status(t.path) not in DONE]
     progress.say(f"study {plan.study.name}: {_describe_plan(plan, names, len(missing))}")
+    for sentence in _foresee_budgets(plan):
+        progress.say(f"note: {sentence}")
     found = {t.name: RunResult(t.name, "there") for t in tasks if t not in missing}
     clock = time.monotonic()
     for number, done in enumerate(_execute_all(missing, min(jobs, len(missing))), 1):
@@ -64,6 +68,19 @@ def check_plan(plan: StudyPlan) -> None:
             wrong.setdefault(str(e), cell.name)
     if wrong:
         raise UserError("\n".join(f"cell {cell}: {line}" for line, cell in wrong.items()))
+
+
+def _foresee_budgets(plan: StudyPlan) -> list[str]:
+    """Explain, before anything runs, that the cells' schedulers will have unequal budgets."""
+    asked: dict[str, float | None] = {}
+    names = []
+    for cell in plan.study.cells:
+        exp = plan.configs[cell.runs[0]].experiment
+        scheduler = build_scheduler(exp)
+        ranks = (scheduler.r_bar, scheduler.asked, float(exp.model.lora.r_max))
+        asked[cell.name] = next(rank for rank in ranks if rank is not None)
+        names.append(exp.federation.scheduler.name)
+    return explain_budgets(asked, names)
 
 
 def _look_up(settings: Mapping[str, Any], *path: str) -> Any:
