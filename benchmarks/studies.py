@@ -8,10 +8,12 @@ runs one after another over that in runs together; a study with `--jobs` has bot
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from dataclasses import replace
 
+from fedfault.cli import run_guarded
 from fedfault.config import load
 from fedfault.rounds.local import LocalWork, Passes, Trainer
 from fedfault.setup.experiment import prepare
@@ -22,13 +24,10 @@ REPEATS = 5
 
 
 def main() -> None:
-    words = [
-        "federation.total_clients=40",
-        "evaluation.general=none",
-        "federation.participation_rate=1.0",
-        *sys.argv[1:],
-    ]
-    p = prepare(load("quickstart", words).experiment)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for `fedfault run`")
+    own = ["federation.total_clients=40", "evaluation.general=none", "federation.participation_rate=1.0"]
+    p = prepare(load("quickstart", [*own, *parser.parse_args().settings]).experiment)
     task = p.federation.task
     assert isinstance(task, CohortTask)
     m = p.config.model
@@ -54,4 +53,4 @@ def _step(task: CohortTask, work: LocalWork, clients: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_guarded(main))

@@ -209,6 +209,10 @@ BAD = [
     (["run", "data.dataset=text", "data.path=/no/such/file.csv"], "/no/such/file.csv"),
     (["run", "data.path=/tmp"], "path"),
     (["run", "model.lora.target_modules=[q_porj]"], "did you mean 'q_proj'"),
+    (
+        ["run", "model.lora.target_modules=all-linear"],
+        "all-linear is PEFT's word, which is not read here; name the lay",
+    ),
     (["run", "evaluation.general=/no/such/folder"], "base_samples"),
     (["run", "experiment_name=../../etc"], "experiment_name"),
     (["resume", "/no/such/run"], "not a run folder"),

@@ -51,6 +51,17 @@ def run_py(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda script: script.stem)
+def test_every_benchmark_says_how_it_is_called(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.syspath_prepend(script.parent)
+    with pytest.raises(SystemExit) as e:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not e.value.code
+    assert capsys.readouterr().out.startswith("usage:")
+
+
+@pytest.mark.slow
 def test_run_py_is_fedfault_run_from_any_folder(run_py, tmp_path):
     status, out, err = run_py("federation.num_rounds=1", "-q", "--config", "configs/quickstart.yaml", *SMALL)
     assert status == 0, err

@@ -17,14 +17,25 @@ def read_first_line(e: BaseException) -> str:
     return str(e).strip().partition("\n")[0] or type(e).__name__
 
 
+def find_near(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Find the known name that is most like a name that was given; None if none is like it.
+
+    likeness: the least share of characters that both have in the same order, of all in both; 0.6 is that of difflib.
+
+    >>> find_near("force", ["trace", "iid"]), find_near("force", ["trace", "iid"], likeness=0.8)
+    ('trace', None)
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)), None)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name, as the end of an error message; an empty string if none is near.
 
     >>> suggest("topic_skw", ["iid", "topic_skew"])
     "; did you mean 'topic_skew'?"
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = find_near(name, known)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def join_names(names: Iterable[object], most: int = 6) -> str:

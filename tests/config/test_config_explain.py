@@ -45,6 +45,12 @@ def test_what_the_file_says_wrongly_is_not_blamed_on_the_command_line(write):
         ("--num-rounds", "this one as federation.num_rounds=VALUE"),
         ("--partition", "this one as data.partition=VALUE"),
         ("--seed", "this one as seed=VALUE"),
+        ("--rounds", "this one as federation.num_rounds=VALUE"),
+        ("--epochs", "this one as training.local_epochs=VALUE"),
+        ("--batch-size", "this one as training.batch_size=VALUE"),
+        ("--clients", "this one as federation.total_clients=VALUE"),
+        ("--model", "those of model like model.name=VALUE"),
+        ("--help-me", "did you mean '--help'?"),
         ("--overwite", "did you mean '--overwrite'?"),
         ("--xyz", "settings are written key=value, like training.lr=1e-3"),
     ],
@@ -55,3 +61,24 @@ def test_a_flag_that_does_not_exist_is_told_what_it_means(flag, meant):
     assert meant in told
     assert told.endswith("(options: --overwrite, --quiet, -q, --help)")
     assert told.count("did you mean") <= 1
+
+
+@pytest.mark.parametrize("flag", ["--force", "--out", "--workers", "--version", "--gpu", "--debug", "--resume", "-v"])
+def test_a_flag_that_is_like_nothing_gets_no_lead(flag):
+    assert explain_flag(flag, ["--quiet"]) == (
+        f"no option {flag!r}; settings are written key=value, like training.lr=1e-3 (options: --quiet, --help)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("metrics.track_fairness=true", "no key 'track_fairness' in section metrics (known: updates,"),
+        ("data.dirichlet_alpha=0.1", "no key 'dirichlet_alpha' in section data; did you mean 'alpha'? (known:"),
+        ("federation.clients=3", "no key 'clients' in section federation; did you mean 'total_clients'?"),
+        ("run_name=x", "no key 'run_name' at the top level; did you mean 'experiment_name'?"),
+        ("training.learning_rate=1", "no key 'learning_rate' in section training; did you mean 'training.lr'?"),
+    ],
+)
+def test_what_is_suggested_for_a_key_is_near_it(setting, told):
+    assert told in refused("quickstart", [setting])

@@ -50,7 +50,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
         ("training: {num_rounds: 3}", "no key 'num_rounds' in section training; did you mean 'federation.num_rounds'?"),
         ("lora_r: 3", "no key 'lora_r' at the top level; did you mean 'model.lora.r_max'?"),
         ("model: {lora_dropout: 0.1}", "no key 'lora_dropout' in section model; did you mean 'model.lora.dropout'?"),
-        ("model: {lora: {r: 4}}", "no key 'r' in section model.lora; did you mean 'model.lora.r_max'?"),
+        ("model: {lora: {r: 4}}", "no key 'r' in section model.lora; did you mean 'r_max'?"),
         ("federated: {lr: 1}", "no key 'lr' in section federated; did you mean 'training.lr'?"),
         (
             "federated: {num_clients: 3}",
@@ -246,3 +246,8 @@ def test_the_packaged_data_without_a_configuration_are_the_quickstart(given):
     got = load(None, given)
     assert (got.experiment.experiment_name, got.experiment.training.lr) == ("quickstart", 3e-3)
     assert got.notes == ()
+
+
+def test_one_name_alone_is_a_list_of_targets(write):
+    lora = load(write("model: {lora: {target_modules: q_proj}}\n")).experiment.model.lora
+    assert lora.target_modules == ["q_proj"]

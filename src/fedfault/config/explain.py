@@ -12,8 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from fedfault.config.files import COMMAND_LINE, Key, Layer, spell_key
 from fedfault.config.schema import Experiment
-from fedfault.config.shorthand import KEYS
-from fedfault.errors import suggest
+from fedfault.config.shorthand import CHOOSERS, KEYS
+from fedfault.errors import find_near
+
+LIKE = 0.8  # likeness of two keys of different sections: `out` is no `count`, and `version` no `precision`
 
 
 @cache
@@ -55,16 +57,22 @@ def explain_flag(flag: str, known: Sequence[str]) -> str:
     "no option '--lr'; settings are written key=value, this one as training.lr=VALUE (options: --quiet, --help)"
     """
     word, known = flag.lstrip("-").replace("-", "_"), [*dict.fromkeys([*known, "--help"])]
-    plain = {option.lstrip("-"): option for option in known}
-    near = next((option for name, option in plain.items() if f"{name!r}?" in suggest(flag.lstrip("-"), plain)), None)
     key = word if "." in word else _list_last_parts().get(word)
-    if key is None and near is None:
-        key = _suggest_key((), word, Experiment.model_fields).removeprefix("; did you mean '").removesuffix("'?")
+    near = None if key else find_near(flag, [option for option in known if option.startswith("--")], LIKE)
+    key = key if key or near else _find_key((), word, Experiment.model_fields)
     if key:
-        hint = f"; settings are written key=value, this one as {key}=VALUE"
+        hint = f"; settings are written key=value, {_spell_setting(key)}"
     else:
         hint = f"; did you mean {near!r}?" if near else "; settings are written key=value, like training.lr=1e-3"
     return f"no option {flag[:60]!r}{hint} (options: {', '.join(known)})"
+
+
+def _spell_setting(key: str) -> str:
+    """Spell how a setting is written; of a section that has no value of its own, the first in it."""
+    section = list_sections().get(tuple(key.split(".")))
+    if section is None or tuple(key.split(".")) in CHOOSERS:
+        return f"this one as {key}=VALUE"
+    return f"those of {key} like {key}.{next(iter(section.model_fields))}=VALUE"
 
 
 def find_place(key: Key, merged: Layer, message: str = "") -> str:
@@ -136,25 +144,39 @@ def _explain_key(key: Key) -> str:
     model = list_sections().get(section)
     known = list(model.model_fields) if model else short
     place = f"in section {spell_key(section)}" if section else "at the top level"
-    return (
-        f"no key {name[:60]!r} {place}{_suggest_key(section, name[:60], [*known, *short])} (known: {', '.join(known)})"
-    )
-
-
-def _suggest_key(section: Key, name: str, near: Iterable[str]) -> str:
-    """Suggest the same key elsewhere, else one with a word more or less at an end, else a similar one, here or elsewhere."""
-    everywhere = _list_last_parts()
-    if name in everywhere and everywhere[name] != spell_key((*section, name)):
-        return f"; did you mean {everywhere[name]!r}?"
+    meant = _find_key(section, name[:60], [*known, *short])
     if "." in name and not section:
-        return "; dotted keys are for the command line, in a file each part has its own line"
-    if words := [last for last in everywhere if name.endswith(f"_{last}") or last.startswith(f"{name}_")]:
-        return f"; did you mean {everywhere[max(words, key=len)]!r}?"
-    hint = suggest(name, near)
-    if hint:
-        return hint
-    similar = suggest(name, everywhere)
-    return next((f"; did you mean {key!r}?" for last, key in everywhere.items() if f"{last!r}?" in similar), "")
+        hint = "; dotted keys are for the command line, in a file each part has its own line"
+    else:
+        hint = f"; did you mean {meant!r}?" if meant else ""
+    return f"no key {name[:60]!r} {place}{hint} (known: {', '.join(known)})"
+
+
+def _find_key(section: Key, name: str, near: Iterable[str]) -> str | None:
+    """Find the key that is meant by a name that a section does not have; None if none is near.
+
+    That is the same key elsewhere, else one that is the same but for words at an end, here or elsewhere, else one that is
+    written alike, in the section or, if it is more like it, elsewhere.
+    """
+    everywhere, own = _list_last_parts(), list(near)
+    if name in everywhere and everywhere[name] != spell_key((*section, name)):
+        return everywhere[name]
+    if found := _find_part(name, own):
+        return found
+    if found := _find_part(name, [key for key in everywhere if key != "name"]):  # what has a name is not said by it
+        return everywhere[found]
+    return find_near(name, own) or everywhere.get(find_near(name, everywhere, LIKE) or "")
+
+
+def _find_part(name: str, known: Sequence[str]) -> str | None:
+    """Find a known key that ends in a name and has little more, else one that begins with it or that it ends in, by words.
+
+    >>> [_find_part(name, ["num_rounds", "r_max", "lr", "held_out"]) for name in ("rounds", "r", "final_lr", "out")]
+    ['num_rounds', 'r_max', 'lr', None]
+    """
+    if found := find_near(name, [key for key in known if key.endswith(f"_{name}")]):
+        return found
+    return max((key for key in known if key.startswith(f"{name}_") or name.endswith(f"_{key}")), key=len, default=None)
 
 
 @cache

@@ -51,6 +51,13 @@ class Lora(Section):
     )
     target_modules: list[str] | None = Field(default=None, description="module names; by default as PEFT has them")
 
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return (
+            [value] if isinstance(value, str) else value
+        )  # PEFT's words are then explained where the layers are known
+
     @model_validator(mode="after")
     def _ordered(self) -> Lora:
         if self.r_min > self.r_max:

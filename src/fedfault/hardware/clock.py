@@ -89,7 +89,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """The work that a round asks of a client: the model of `compute_model_times` time, and the prior of estimated time."""
+    """The work that a round asks of n clients: modelled time follows from it, and estimates of time start there."""
 
     tokens: Floats  # (n,) target tokens that each trains on
     token_seconds: Line  # of one token at speed 1

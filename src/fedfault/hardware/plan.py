@@ -87,7 +87,11 @@ class Hardware:
         return Load(self.tokens[clients], Line(fixed * scale, per_rank * scale), wire.down, wire.up)
 
     def rescale_clock(self, plans: HardwareMemory, seconds: float, tokens: float, rank: float) -> HardwareMemory:
-        """The plans with what a measurement says: training took so long on so many tokens, with that mean rank."""
+        """Return the memory with the clock set by a measurement: training on so many tokens took so many seconds here.
+
+        rank: the mean one, by tokens. All seconds of a token are scaled alike, so that the model of time gives this
+        measurement; a clock that is not `measured` stays as it is.
+        """
         if not self.measured or tokens <= 0:
             return plans
         fixed, per_rank = self.token_seconds
