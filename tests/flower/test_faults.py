@@ -176,6 +176,8 @@ def test_a_node_that_dies_in_a_round_is_left_out_until_it_is_back():
         _, records = last(there)
         assert [2 in [c.client for c in r.clients] for r in records] == [False, True, False, False, True, True]
         assert records[3].events == ("client 2 is not connected",)
+        downs = [r.bytes_down * 6 // records[1].bytes_down for r in records[1:]]
+        assert downs == [6, 6, 5, 6, 6]  # it was sent the model when it died, and nothing while it was away
         assert nodes.ids[2] == (new or 3)
         assert records[4].events == ()
 

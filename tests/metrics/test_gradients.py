@@ -27,13 +27,15 @@ MEANS = torch.randn(K, P, generator=G, dtype=torch.float64)  # gradients of the 
 CONTROLS = torch.randn(K, P, generator=G, dtype=torch.float64)
 
 
-def taken(first, second, update=None, c=None, seen=None, round: int = 3) -> Measurements:
-    """What the probe says of these halves (K, P); c (K, P) are control variates, `seen` the rounds that they are from."""
+def taken(first, second, update=None, c=None, stored=None, round: int = 3) -> Measurements:
+    """What the probe says of these halves (K, P); c (K, P) are control variates, `stored` the rounds that they are from."""
     k, layout = len(first), Layout.of([Site("x", "full", (first.shape[1],))])
     zero = torch.zeros_like(first)
     held = {} if c is None else {"c": Adapter(layout, c)}
-    seen = tuple(seen or [1] * k)
-    before = State(Adapter(layout, zero[0]), memory=held and {"c": Adapter(layout, zero[0])}, clients=held, seen=seen)
+    stored = tuple(stored or [1] * k)
+    before = State(
+        Adapter(layout, zero[0]), memory=held and {"c": Adapter(layout, zero[0])}, clients=held, stored=stored
+    )
     finished = FinishedRound(
         round=round,
         seed=0,
@@ -135,14 +137,14 @@ def test_control_variates_in_units_of_momentum_hurt():
 
 
 def test_clients_without_a_control_variate_are_left_out():
-    found = taken(MEANS, MEANS, c=MEANS, seen=[1, 0, 2, 0, 1], round=4)
+    found = taken(MEANS, MEANS, c=MEANS, stored=[1, 0, 2, 0, 1], round=4)
     ages = found.clients["control_age"]
     assert [a for a in ages if math.isfinite(a)] == [3, 2, 3]
     assert [math.isnan(v) for v in found.clients["control_error"]] == [False, True, False, True, False]
     three = taken(MEANS[[0, 2, 4]], MEANS[[0, 2, 4]], c=MEANS[[0, 2, 4]])
     assert found.probes["control_spread"] == pytest.approx(three.probes["control_spread"])
     for alone in ([0, 0, 2, 0, 0], [0] * K):
-        assert not any("control" in name for name in taken(MEANS, MEANS, c=MEANS, seen=alone).probes)
+        assert not any("control" in name for name in taken(MEANS, MEANS, c=MEANS, stored=alone).probes)
 
 
 def test_alignment_is_the_cosine_with_the_descent_direction():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from devices import hardware
+from fedfault.registry import build
 from fedfault.rounds.clients import init_client_memory, train_clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import OWN
@@ -15,16 +16,14 @@ from fedfault.testing.toys import LowRank, federation
 from scripted import SIX, fed_of, scripted
 
 
-def without(*lost: int, after: int = 0):
-    """Clients elsewhere: after so many rounds, what these do does not arrive."""
+def without(*lost: int, after: int = 0, reached: bool = True):
+    """Clients elsewhere: after so many rounds, what these do does not arrive, or they are not even reached."""
 
     def remote(fed, asked):
         rows = [i for i, k in enumerate(asked.cohort.clients) if asked.round <= after or k not in lost]
-        return (
-            train_clients(fed, asked.select(rows))
-            if rows
-            else replace(train_clients(fed, asked), cohort=asked.cohort.select([]))
-        )
+        away = frozenset() if reached else frozenset(asked.cohort.clients) - {asked.cohort.clients[i] for i in rows}
+        done = train_clients(fed, asked.select(rows)) if rows else train_clients(fed, asked)
+        return replace(done, cohort=asked.cohort.select(rows), unreached=away)
 
     return remote
 
@@ -73,6 +72,37 @@ def test_a_client_whose_work_does_not_arrive_is_left_out_and_keeps_what_it_had()
     assert not torch.equal(after.clients["c"].flat[3], before.clients["c"].flat[3])
     assert second.bytes_down == first.bytes_down  # it was sent the model all the same
     assert second.bytes_up == first.bytes_up * 5 / 6
+    assert after.seen == (2,) * 6
+    assert after.stored == (2, 2, 1, 2, 2, 2)
+
+
+def in_round_2(remote):
+    """These clients in round 2, all of them in every other."""
+    return lambda fed, asked: remote(fed, asked) if asked.round == 2 else train_clients(fed, asked)
+
+
+@pytest.mark.parametrize("on", ["no hardware", "simulated hardware"])
+def test_a_client_that_is_not_reached_is_sent_nothing_and_later_what_it_has_missed(on):
+    """RoLoRA trains one factor a round: who was not there in round 2 is sent both in round 3, who was only the other."""
+    fed = federation(LowRank(), "fedavg", "rolora", num_rounds=3)
+    if on == "simulated hardware":
+        fed = fed_of(hardware(SIX), aggregation="rolora", num_rounds=3)
+    for reached in (True, False):
+        away = in_round_2(without(2, reached=reached))
+        (_, _), _, (state, second), (_, third) = rounds(replace(fed, remote=away), begin(fed))
+        assert (state.seen[2], state.stored[2]) == (2 if reached else 1, 1)
+        assert second.bytes_down == (6 if reached else 5) * second.clients[0].bytes_down
+        assert (third.clients[2].bytes_down == third.clients[0].bytes_down) == reached
+        assert sum(t.bytes_down for t in second.turns) in (0, second.bytes_down)
+
+
+def test_a_client_whose_work_is_lost_has_chosen_no_cluster_and_its_control_variate_ages():
+    fed = federation(LowRank(), "ifca", num_rounds=1)
+    *_, (state, _) = rounds(replace(fed, remote=without(2)), begin(fed))
+    assert torch.equal(fed.algorithm.personal(state).flat[2], state.adapter.flat)
+    fed = federation(LowRank(), "scaffold", num_rounds=3, probes={"gradients": build("probe", "gradients")})
+    *_, (_, record) = rounds(replace(fed, remote=in_round_2(without(2))), begin(fed))
+    assert [c.probes["control_age"] for c in record.clients] == [1, 1, 2, 1, 1, 1]
 
 
 def test_a_round_from_which_nothing_arrives_counts_and_changes_nothing():

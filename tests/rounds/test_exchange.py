@@ -17,6 +17,7 @@ from fedfault.rounds.exchange import (
     count_bytes_up,
     full_rank,
     make_average,
+    mark_as_sent,
     replace_private_by_mean,
     select_good,
     store_client_memory,
@@ -38,8 +39,8 @@ ALTERNATING = Aggregation(combine, trained=lambda layout, round: ~(A if round % 
 PRIVATE = Aggregation(combine, private=lambda layout: B)
 
 
-def state(round: int = 0, ranks=(3, 3, 3, 3), seen=(0, 0, 0, 0), **more) -> State:
-    return State(X, round=round, ranks=ranks, seen=seen, weights=(1.0, 2.0, 3.0, 4.0), **more)
+def state(round: int = 0, ranks=(3, 3, 3, 3), seen=(0, 0, 0, 0), stored=(0, 0, 0, 0), **more) -> State:
+    return State(X, round=round, ranks=ranks, seen=seen, stored=stored, weights=(1.0, 2.0, 3.0, 4.0), **more)
 
 
 def down(which: State, aggregation: Aggregation = PLAIN, clients=(0, 1, 2, 3), **more) -> list[int]:
@@ -214,13 +215,20 @@ def test_one_global_model_has_the_weighted_mean_of_what_clients_keep():
     assert replace_private_by_mean(state(), None) == state()
 
 
-def test_only_finite_clients_are_remembered_but_all_of_the_cohort_were_sent_the_model():
-    which = state(4, clients={"c": Adapter(LAYOUT, torch.zeros(4, 20))}, seen=(2, 0, 1, 3))
+def test_only_what_finite_clients_keep_is_stored():
+    which = state(4, clients={"c": Adapter(LAYOUT, torch.zeros(4, 20))}, stored=(2, 0, 1, 3))
     cohort = Cohort.of([1, 3], which, PLAIN)
     after = store_client_memory(which, cohort, {"c": Adapter(LAYOUT, torch.full((2, 20), 7.0))}, [True, False])
     assert after.clients["c"].flat[:, 0].tolist() == [0, 7, 0, 0]
-    assert after.seen == (2, 5, 1, 5)
+    assert after.stored == (2, 5, 1, 3)
+    assert after.seen == which.seen
     assert not which.clients["c"].flat.any()
+
+
+def test_who_was_sent_the_model_has_seen_the_round_whatever_came_back():
+    after = mark_as_sent(state(4, seen=(2, 0, 1, 3), stored=(2, 0, 1, 3)), [1, 3])
+    assert after.seen == (2, 5, 1, 5)
+    assert after.stored == (2, 0, 1, 3)
 
 
 def test_rows_of_clients_that_are_left_out_leave_the_message():

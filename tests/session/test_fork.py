@@ -225,6 +225,7 @@ def test_an_option_that_changes_what_is_remembered_starts_it_anew():
     anew, _ = carry_over(federation(task, ("ifca", {"num_clusters": 3})), state, {"federation.algorithm.num_clusters"})
     assert torch.equal(anew.memory["cluster_0"].flat, state.adapter.flat)
     assert set(anew.memory) == {"cluster_0", "cluster_1", "cluster_2"}
+    assert (anew.stored, anew.seen) == ((0,) * 6, state.seen)  # nobody has chosen yet, and all know the model
 
 
 def test_private_factors_start_as_the_server_s_and_end_as_their_mean():

@@ -73,7 +73,7 @@ def test_the_names_of_clusters_do_not_matter():
     mine, theirs = states(fed, start)[-1], states(fed, renamed)[-1]
     for a, b in zip(names, order, strict=True):
         assert torch.equal(theirs.memory[a].flat, mine.memory[b].flat)
-    models = [fed.algorithm.personal(s).flat[[k for k in range(6) if s.seen[k]]] for s in (mine, theirs)]
+    models = [fed.algorithm.personal(s).flat[[k for k in range(6) if s.stored[k]]] for s in (mine, theirs)]
     assert torch.equal(*models)
     torch.testing.assert_close(mine.adapter.flat, theirs.adapter.flat, rtol=1e-6, atol=1e-7)
 

@@ -96,8 +96,8 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
     def personal(state: State) -> Adapter:
         models = torch.stack([state.memory[name].flat for name in names])
         chosen = models[state.clients["choice"].flat[:, 0].long()]  # (N, P)
-        seen = torch.tensor(state.seen, device=chosen.device)[:, None] > 0
-        return replace(state.adapter, flat=torch.where(seen, chosen, state.adapter.flat))
+        has_chosen = torch.tensor(state.stored, device=chosen.device)[:, None] > 0
+        return replace(state.adapter, flat=torch.where(has_chosen, chosen, state.adapter.flat))
 
     return Algorithm(
         client,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -147,7 +147,8 @@ class Nodes:
             updates = self._skip_round(updates, events)
         else:
             self.idle, self.used[asked.round] = 0, [clients[i] for i in updates]
-        return _stack_updates(fed, asked, updates, tuple(events))
+        away = frozenset(clients) - frozenset(here)
+        return replace(_stack_updates(fed, asked, updates, tuple(events)), unreached=away)
 
     def _skip_round(self, updates: Mapping[int, Update], events: list[str]) -> dict[int, Update]:
         """Use none of the updates, of which there are too few. Raises `UserError` after too many such rounds in a row."""

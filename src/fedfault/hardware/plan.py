@@ -109,6 +109,13 @@ class RoundPlan:
     slope: Floats = field(default_factory=lambda: np.zeros(0))  # (n,) seconds that a further rank takes
     readings: Mapping[str, float] = field(default_factory=dict)  # of the round
     events: tuple[str, ...] = ()
+    unreached: frozenset[int] = frozenset()  # ids of the clients to whom nothing could be sent
+
+    @property
+    def sent(self) -> list[int]:
+        """Ids of the clients that the model is sent to: all but those that are left out or not reached."""
+        away = self.unreached | {turn.client for turn in self.turns if turn.fate == "excluded"}
+        return [k for k in self.clients.tolist() if k not in away]
 
     @property
     def training(self) -> list[int]:
@@ -116,13 +123,18 @@ class RoundPlan:
         found: list[int] = np.flatnonzero(self.effort > 0).tolist()
         return found
 
-    def keep_arrived(self, arrived: Sequence[int]) -> RoundPlan:
-        """The plan with the work of these clients alone: what else was to come has not, and is dropped too."""
+    def keep_arrived(self, arrived: Sequence[int], unreached: frozenset[int] = frozenset()) -> RoundPlan:
+        """The plan with the work of these clients alone: what else was to come has not, and is dropped too.
+
+        unreached: those of the lost to whom nothing was sent.
+        """
         lost = set(self.clients[self.training].tolist()) - set(arrived)
         if not lost:
             return self
-        turns = (replace(turn, fate="dropped", share=0.0) if turn.client in lost else turn for turn in self.turns)
-        return replace(self, effort=self.effort * np.isin(self.clients, arrived), turns=tuple(turns))
+        turns = [replace(turn, fate="dropped", share=0.0) if turn.client in lost else turn for turn in self.turns]
+        turns = [replace(turn, bytes_down=0) if turn.client in unreached else turn for turn in turns]
+        effort = self.effort * np.isin(self.clients, arrived)
+        return replace(self, effort=effort, turns=tuple(turns), unreached=unreached)
 
 
 def make_plan(

@@ -141,7 +141,7 @@ def control_error(m: FinishedRound, first: Tensor, second: Tensor) -> tuple[dict
     if "c" not in m.before.clients or "c" not in m.before.memory:
         return {}, {}
     ids = torch.tensor(list(m.clients))
-    age = torch.tensor([m.round - m.before.seen[k] if m.before.seen[k] else 0 for k in m.clients])
+    age = torch.tensor([m.round - m.before.stored[k] if m.before.stored[k] else 0 for k in m.clients])
     there = (age > 0) & torch.isfinite(first).all(1).cpu() & torch.isfinite(second).all(1).cpu()
     if int(there.sum()) < 2:
         return {}, {}

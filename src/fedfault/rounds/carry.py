@@ -46,7 +46,7 @@ def carry_over(fed: Federation, state: State, changed: Collection[str]) -> tuple
     passes = None if "training.clients_per_pass" in changed else state.clients_per_pass
     clock = any(key.startswith("clock") for key in changed)
     plans = fresh.plans if clock or not state.plans or not fresh.plans else state.plans
-    kept = replace(state, memory=start.memory, clients=clients, weights=fresh.weights, plans=plans)
+    kept = replace(state, memory=start.memory, clients=clients, stored=start.stored, weights=fresh.weights, plans=plans)
     return replace(kept, clients_per_pass=passes), notes
 
 

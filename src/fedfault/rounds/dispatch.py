@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,15 +64,6 @@ def _measure_first_step(fed: Federation, hw: Hardware, state: State) -> Hardware
         fed.task.grad(state.adapter.flat[None], step)
         seconds = time.perf_counter() - started
     return hw.rescale_clock(state.plans, seconds, float(hw.tokens[0] / hw.steps[0]), hw.r_max)
-
-
-def mark_as_sent(state: State, made: RoundPlan, round: int) -> State:
-    """The state in which clients that were sent the model have seen that round, also those from whom nothing arrived."""
-    seen = list(state.seen)
-    for turn in made.turns:
-        if turn.fate != "excluded":
-            seen[turn.client] = round
-    return replace(state, seen=tuple(seen))
 
 
 def learn_from_round(

@@ -15,7 +15,7 @@ from fedfault.metrics.updates import update_norms
 from fedfault.records import ClientRecord, RoundRecord
 from fedfault.rounds import integrity
 from fedfault.rounds.clients import init_client_memory, train_clients
-from fedfault.rounds.dispatch import learn_from_round, mark_as_sent, plan_round
+from fedfault.rounds.dispatch import learn_from_round, plan_round
 from fedfault.rounds.exchange import (
     OWN,
     Cohort,
@@ -25,6 +25,7 @@ from fedfault.rounds.exchange import (
     count_bytes_up,
     full_rank,
     make_average,
+    mark_as_sent,
     replace_private_by_mean,
     select_good,
     select_rows,
@@ -48,6 +49,7 @@ def begin(fed: Federation, x: Adapter | None = None) -> State:
         weights=tuple(weigh_clients(fed.task, fed.work.weighting, range(N)).tolist()),
         ranks=fed.ranks or (full_rank(x.layout),) * N,
         seen=(0,) * N,
+        stored=(0,) * N,
         plans={} if fed.hardware is None else fed.hardware.init_memory(),
     )
 
@@ -91,9 +93,9 @@ def run_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     done = (fed.remote or train_clients)(fed, r.asked)
     trained = time.perf_counter() - started - done.probing
     if not done.cohort.clients:
-        return _finish_without_updates(
-            fed, state, made.keep_arrived([]), _sum_bytes_sent(r, _count_bytes_sent(r)), done.events, {"train": trained}
-        )
+        made = made.keep_arrived([], done.unreached)
+        sent = _sum_bytes_sent(r, _count_bytes_sent(r, made))
+        return _finish_without_updates(fed, state, made, sent, done.events, {"train": trained})
     return _finish_round(r, done, trained)
 
 
@@ -107,7 +109,7 @@ def _finish_without_updates(
 ) -> tuple[State, RoundRecord]:
     """Finish a round from which no update arrived: the model stays, the round counts."""
     clock, t = time.perf_counter(), state.round + 1
-    after = replace(mark_as_sent(state, made, t), round=t, last=state.adapter)
+    after = replace(mark_as_sent(state, made.sent), round=t, last=state.adapter)
     if fed.hardware is not None:
         after = replace(after, plans=observe_round(fed.hardware, state.plans, made, {}))
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
@@ -122,10 +124,11 @@ def _finish_without_updates(
     )
 
 
-def _count_bytes_sent(r: RoundStart) -> dict[int, int]:
+def _count_bytes_sent(r: RoundStart, made: RoundPlan) -> dict[int, int]:
     """Count the bytes that each client was sent, by id, also if its work does not arrive."""
     cohort = r.asked.cohort
-    return dict(zip(cohort.clients, count_bytes_down(cohort, r.down, r.state, r.fed.aggregation), strict=True))
+    sizes = zip(cohort.clients, count_bytes_down(cohort, r.down, r.state, r.fed.aggregation), strict=True)
+    return {k: size for k, size in sizes if k in made.sent}
 
 
 def _sum_bytes_sent(r: RoundStart, sent: Mapping[int, int]) -> int:
@@ -167,7 +170,7 @@ def _ask_clients(fed: Federation, state: State, cohort: Cohort, down: Message, e
 def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[State, RoundRecord]:
     """Finish a round after the clients' part, which took `trained` seconds: aggregate, evaluate, measure, record."""
     fed, state, cohort = r.fed, r.state, done.cohort
-    made = r.plan.keep_arrived(cohort.clients)
+    made = r.plan.keep_arrived(cohort.clients, done.unreached)
     clock = time.perf_counter()
     senders = _prune_cohort(fed, done)
     up = senders.cut_message(done.up)
@@ -176,10 +179,9 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     averages: list[tuple[Uploads, Pooled]] = []
     after = _update_server(fed, before, senders, up, good, averages) if any(good) else before
     after = replace_private_by_mean(store_client_memory(after, senders, done.home, good), cohort.private)
-    after = replace(after, round=r.asked.round, last=state.adapter)
+    after = replace(mark_as_sent(after, made.sent), round=r.asked.round, last=state.adapter)
     after = replace(after, clients_per_pass=done.clients_per_pass or state.clients_per_pass)
     after = replace(after, plans=learn_from_round(fed, state, made, cohort, up, done.trained, trained))
-    after = mark_as_sent(after, made, r.asked.round)
     if not fed.memory_elsewhere:
         integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
@@ -187,7 +189,7 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
     readings, spent = _take_probes(r, after, done, averages)
-    sent = _count_bytes_sent(r)
+    sent = _count_bytes_sent(r, made)
     moved = [(up, sent[k]) for k, up in zip(cohort.clients, count_bytes_up(senders, up), strict=True)]
     records = _record_clients(r, done, _weigh_clients(done.trained, good, averages), readings, moved)
     return after, RoundRecord(

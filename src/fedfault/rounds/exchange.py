@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -117,7 +117,7 @@ def count_bytes_up(cohort: Cohort, up: Message) -> list[int]:
 
 
 def count_bytes_down(cohort: Cohort, down: Message, state: State, aggregation: Aggregation) -> list[int]:
-    """Count the bytes that each client downloads, (K,): what changed on the server since it last took part.
+    """Count the bytes that each client downloads, (K,): what changed on the server since it was last sent the model.
 
     That is what was trained from that round on, unless they know it from the seed, and what those rounds added to the
     frozen weights: their factors, or the whole matrices where that is less. In round 1 clients are sent what they will
@@ -233,17 +233,25 @@ def replace_private_by_mean(state: State, private: Tensor | None) -> State:
 
 
 def store_client_memory(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: Sequence[bool]) -> State:
-    """Store what the good clients keep, and that the whole cohort was sent the model in this round."""
+    """Store what the good clients of this round keep, and that it is of this round."""
     keep, clients = torch.tensor(good), dict(state.clients)
     for name, kept in home.items():
         flat = clients[name].flat.clone()
         rows = cohort.rows[keep]
         flat[rows] = cohort.keep_untrained(kept.flat.to(flat), flat[cohort.rows])[keep]
         clients[name] = replace(kept, flat=flat)
+    stored = list(state.stored)
+    for k, ok in zip(cohort.clients, good, strict=True):
+        stored[k] = state.round + 1 if ok else stored[k]
+    return replace(state, clients=clients, stored=tuple(stored))
+
+
+def mark_as_sent(state: State, clients: Iterable[int]) -> State:
+    """Mark that these clients were sent the model in this round, also if nothing arrives from them."""
     seen = list(state.seen)
-    for k in cohort.clients:
+    for k in clients:
         seen[k] = state.round + 1
-    return replace(state, clients=clients, seen=tuple(seen))
+    return replace(state, seen=tuple(seen))
 
 
 def select_good(message: Message, good: Sequence[bool]) -> Message:

@@ -60,6 +60,7 @@ class CohortResult:
     halves: tuple[Tensor, Tensor] | None = None  # (K, P) each: see `FinishedRound.halves`
     probing: float = 0.0  # seconds that they took
     clients_per_pass: int | None = None  # that memory is enough for, where it ran out
+    unreached: frozenset[int] = frozenset()  # ids of the others to whom nothing could be sent
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import State
 
 # the fields of a State that hold no tensors
-PLAIN = ("round", "weights", "ranks", "seen", "folds", "clients_per_pass", "plans")
+PLAIN = ("round", "weights", "ranks", "seen", "stored", "folds", "clients_per_pass", "plans")
 
 
 class RunFolder:
@@ -190,7 +190,9 @@ class RunFolder:
         for name in set(found) - {"x", "last"}:
             group, _, key = name.partition("/")
             groups[group][key] = found[name] if group == "base" else Adapter(layout, found[name])
-        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in about["state"].items()}
+        # older versions did not tell the last round that a client was sent from the last that it remembers
+        written = {"stored": about["state"]["seen"], **about["state"]}
+        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in written.items()}
         last = Adapter(layout, found["last"]) if "last" in found else None
         fields: dict[str, Any] = {"adapter": Adapter(layout, found["x"]), "last": last, **groups, **plain}
         return State(**fields)

@@ -244,7 +244,7 @@ def a_resumed_run_equals_an_uninterrupted_one(subject: Subject) -> None:
         loaded, _ = folder.load(again.task.layout, "cpu")
     resumed, later = run_to_end(again, loaded)
     expect(torch.equal(resumed.adapter.flat, whole.adapter.flat), "the models differ")
-    for name in ("ranks", "folds", "seen"):
+    for name in ("ranks", "folds", "seen", "stored"):
         expect(getattr(resumed, name) == getattr(whole, name), f"{name} differ")
     for name, change in whole.base.items():
         expect(torch.equal(resumed.base[name], change), f"what was added to the frozen weights of {name} differs")

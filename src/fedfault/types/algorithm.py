@@ -28,7 +28,8 @@ class State:
     clients: Mapping[str, Adapter] = field(default_factory=dict)  # what clients keep at home: flat (N, P), a row each
     weights: tuple[float, ...] = ()  # (N,) the one weighting rule, for all clients
     ranks: tuple[int, ...] = ()  # (N,) the largest LoRA rank that each client trains; a scheduler may assign less
-    seen: tuple[int, ...] = ()  # (N,) the round in which each client last took part, 0 for never
+    seen: tuple[int, ...] = ()  # (N,) the last round whose model each client was sent, 0 for none
+    stored: tuple[int, ...] = ()  # (N,) the last round whose work each client remembers, 0 for none
     # LoRA site -> (d_out, d_in) added to the frozen weight so far
     base: Mapping[str, Tensor] = field(default_factory=dict)
     folds: tuple[int, ...] = ()  # (round,) bytes of what each round added to the frozen weights
