@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from fedfault import cli
+from handmade import write
 from small import SMALL
 
 
@@ -347,3 +349,55 @@ def test_what_needs_flower_says_how_to_get_it(fedfault, monkeypatch, tmp_path, w
     assert (status, out) == (2, "")
     assert err == f'error: {missing} is not installed; pip install "fedfault[flower]"\n'
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("report.html", ["report"]),
+        ("plots", ["report"]),
+        ("rounds.jsonl", ["report"]),
+        ("rounds.jsonl", ["diagnose"]),
+        ("split.json", ["report"]),
+    ],
+)
+def test_a_folder_where_a_file_should_be_or_a_file_for_a_folder_is_named(fedfault, tmp_path, name, words):
+    run = write(tmp_path / "run")
+    (run / name).unlink(missing_ok=True)
+    (run / name).touch() if name == "plots" else (run / name).mkdir()
+    status, out, err = fedfault(*words, str(run))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {run / name}: ")
+    assert "move it away" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_the_system_refuses_is_told_in_a_line(fedfault, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    status, out, err = fedfault("report", str(write(tmp_path / "run")))
+    assert (status, out) == (2, "")
+    assert "no space left on device; free some space and give the command again: what is finished is kept" in err
+    assert err.strip().endswith("--out FOLDER writes the report elsewhere")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_is_told_in_a_line(fedfault, monkeypatch, error):
+    def load(*_):
+        raise error
+
+    monkeypatch.setattr("fedfault.config.load", load)
+    status, out, err = fedfault("check")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: out of memory; choose a smaller model.name, or lower ")
+
+
+def test_what_is_neither_stays_a_bug_with_its_trace(fedfault, monkeypatch):
+    def load(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("fedfault.config.load", load)
+    with pytest.raises(RuntimeError, match="shapes"):
+        fedfault("check")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
             (scratch / "file").write_text(content)
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["f", "f/file"]
     assert (tmp_path / "f" / "file").read_text() == "first"
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_fills_up_leaves_the_old_file_and_an_error_with_its_name(monkeypatch, tmp_path, call):
+    write_atomically(tmp_path / "f", "old")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"os.{call}", fail)
+    with pytest.raises(OSError, match="No space left on device") as e:
+        write_atomically(tmp_path / "f", "new")
+    assert e.value.filename == str(tmp_path / "f")
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_text() == "old"
 
 
 PLAINLY = {"write_text", "write_bytes", "rename", "save_file", "write_table", "savefig"}  # a kill leaves part of a file

@@ -13,7 +13,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from fedfault.errors import UserError, suggest
+from fedfault.errors import UserError, explain_os_error, is_out_of_memory, read_first_line, suggest
 from fedfault.processes import check_command, this_process
 
 
@@ -214,11 +214,20 @@ def check(
 
 
 @app.command()
-def report(run: RunPath) -> None:
+def report(
+    run: RunPath,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder for the page and its plots, where the run's cannot be written")
+    ] = None,
+) -> None:
     """Write report.html and the plots of a run again."""
     from fedfault.report.render import render_report
 
-    typer.echo(f"report: {render_report(run)}")
+    try:
+        page = render_report(run, out=out)
+    except OSError as e:
+        raise UserError(f"{explain_os_error(e)}; --out FOLDER writes the report elsewhere") from e
+    typer.echo(f"report: {page}")
 
 
 @app.command()
@@ -392,6 +401,20 @@ def run_guarded(command: Callable[[], int | None]) -> int:
         return command() or 0
     except UserError as e:
         typer.echo(f"error: {e}", err=True)
+        return 2
+    except OSError as e:
+        if e.filename is None:  # not about a file: a closed pipe, a lost connection
+            raise
+        typer.echo(f"error: {explain_os_error(e)}", err=True)
+        return 2
+    except (MemoryError, RuntimeError) as e:
+        if not is_out_of_memory(e):
+            raise
+        typer.echo(
+            "error: out of memory; choose a smaller model.name, or lower federation.clients_per_round, model.lora.r_max or "
+            f"model.max_length ({read_first_line(e)})",
+            err=True,
+        )
         return 2
     except typer.Exit as e:
         return e.exit_code

@@ -1,6 +1,9 @@
 """`UserError`, the only exception meant for the user, which ends a command with status 2; and parts of its messages."""
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable
 
 
@@ -26,6 +29,35 @@ def find_near(name: str, known: Iterable[str], likeness: float = 0.6) -> str | N
     ('trace', None)
     """
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)), None)
+
+
+_WAYS_OUT = {  # of errors of the system: what came, and what to do
+    errno.ENOSPC: "; free some space and give the command again: what is finished is kept",
+    errno.EDQUOT: "; free some space and give the command again: what is finished is kept",
+    errno.EROFS: "; choose a place that can be written",
+    errno.EACCES: "; choose a place that you may read and write",
+    errno.EPERM: "; choose a place that you may read and write",
+    errno.EISDIR: "; it is a folder where a file should be: move it away",
+    errno.ENOTDIR: "; there is a file where a folder should be: move it away",
+    errno.EEXIST: "; there is a file where a folder should be: move it away",
+    errno.ENOENT: "; was it moved or deleted?",
+}
+
+
+def explain_os_error(e: OSError) -> str:
+    """Say in a sentence which path the system refused, why, and what to do.
+
+    >>> explain_os_error(OSError(errno.ENOSPC, "No space left on device", "run/rounds.jsonl"))
+    'run/rounds.jsonl: no space left on device; free some space and give the command again: what is finished is kept'
+    """
+    path = e.filename if e.filename2 is None else e.filename2
+    cause = e.strerror or read_first_line(e)
+    return f"{os.fsdecode(path)}: {cause[:1].lower()}{cause[1:]}{_WAYS_OUT.get(e.errno or 0, '')}"
+
+
+def is_out_of_memory(e: BaseException) -> bool:
+    """Tell by its words whether an error of Python, the system, torch or a GPU says that there is no memory left."""
+    return isinstance(e, MemoryError) or re.search("out of memory|allocate memory", str(e)) is not None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -9,14 +9,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+@contextlib.contextmanager
+def name_file(path: Path) -> Iterator[None]:
+    """Within the block, every `OSError` names this file: a full disk names none, and a scratch file is not the user's."""
+    try:
+        yield
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+
+
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replace a file in one step: a reader, or a run after a kill, sees the old content or the new, never a part."""
+    """Replace a file in one step: a reader, or a run after a kill, sees the old content or the new, never a part.
+
+    Raises `OSError`, which names the file, where it cannot be written; nothing is left behind then.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with scratch.open("wb") as f:
-        f.write(data.encode() if isinstance(data, str) else data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(scratch, path)
+    try:
+        with name_file(path):
+            with scratch.open("wb") as f:
+                f.write(data.encode() if isinstance(data, str) else data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(scratch, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedfault.backbones.load import MICRO, choose_device, load_backbone, locate_model
-from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.backbones.sites import check_rank, lora_targets, partial_targets
 from fedfault.errors import UserError
 from tiny import tiny_gpt2, tiny_llama
 
@@ -128,6 +128,40 @@ def test_devices():
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(UserError, match="try device=auto"):
         choose_device("toaster")
+    with pytest.raises(UserError, match="device 'meta' cannot be used here"):  # it has shapes and no numbers
+        choose_device("meta")
+    with pytest.raises(UserError, match="device 'privateuseone' cannot be used here"):  # torch imports a module for it
+        choose_device("privateuseone")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("unable to mmap 838975656 bytes from file <x>: Cannot allocate memory (12)"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_a_model_that_memory_has_no_room_for_is_named(monkeypatch, error):
+    def load(*_):
+        raise error
+
+    monkeypatch.setattr("fedfault.backbones.load.Llama.from_folder", load)
+    with pytest.raises(
+        UserError, match=r"model\.name=micro: out of memory while the model is loaded .*; choose a smaller"
+    ):
+        load_backbone("micro")
+
+
+def test_a_rank_above_that_of_every_matrix_is_refused():
+    model = tiny_llama()  # q_proj is 24 x 24, v_proj 24 x 12
+    targets = lora_targets(model, None)
+    check_rank(model, targets, 24)
+    with pytest.raises(UserError, match=r"model\.lora\.r_max=25: the matrices that are trained have ranks up to 24"):
+        check_rank(model, targets, 25)
+    with pytest.raises(UserError, match="ranks up to 12"):
+        check_rank(model, lora_targets(model, ["v_proj"]), 24)
 
 
 def test_default_targets_are_those_of_peft():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -137,3 +138,26 @@ def test_a_finding_is_told_in_one_line():
     assert "(0.6 > 0.5, by theory or convention)" in describe_finding(by_theory)
     at_once = Finding("divergence", 2, "alarm", "it is no number", float("inf"), None, 0, {}, ("stop",))
     assert "(no threshold needed)" in describe_finding(at_once)
+
+
+def read_only(*_):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_run_that_cannot_be_written_is_judged_all_the_same(folder, monkeypatch):
+    told = diagnose_run(folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    monkeypatch.setattr("os.replace", read_only)
+    *same, last = diagnose_run(folder).splitlines()
+    assert same == told.splitlines()
+    assert last.startswith("the run keeps its old verdict, as this one cannot be written: ")
+    assert "findings.jsonl: read-only file system" in last
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_folder_where_the_records_should_be_is_not_a_run_without_rounds(folder):
+    (folder / "rounds.jsonl").unlink()
+    (folder / "rounds.jsonl").mkdir()
+    (folder / "manifest.json").write_text('{"status": "finished"}')
+    with pytest.raises(UserError, match=r"rounds\.jsonl: is a directory; it is a folder where a file should be"):
+        diagnose_run(folder)

@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import pytest
 
 from fedfault.errors import UserError
@@ -102,3 +105,20 @@ def test_names_are_told_below_the_folder_in_common_and_no_more_than_six(tmp_path
     assert sides.name_sides(sides.Sides(found[:1], found[1:], [])) == ["train/a.csv", "test/a.csv", ""]
     found = touch(tmp_path, *(f"x/{i}.csv" for i in range(7)))
     assert sides.name_sides(sides.Sides(found, [], []))[0] == "0.csv, 1.csv, 2.csv, 3.csv, 4.csv, 5.csv and 1 more"
+
+
+def test_a_folder_in_which_something_may_not_be_read_is_an_error_with_its_name(tmp_path, monkeypatch):
+    """As /proc is for everybody but its owners; root reads what others may not, so that the refusal is made here."""
+    touch(tmp_path, "a.csv", "b.csv")
+    usual = Path.is_file
+
+    def is_file(path):
+        if path.name == "b.csv":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    with pytest.raises(
+        UserError, match=r"data\.path=.*: .*b\.csv: permission denied; choose a place that you may read"
+    ):
+        sides.list_files(tmp_path, deep=True)

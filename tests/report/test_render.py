@@ -276,3 +276,13 @@ def test_reading_and_rendering_need_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
     code = "import sys, fedfault.report.render; assert not {'matplotlib', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_report_goes_elsewhere_where_the_run_is_not_to_be_written(tmp_path):
+    run = write(tmp_path / "run")
+    before = sorted(p.name for p in run.iterdir())
+    page = render_report(run, dpi=20, out=tmp_path / "else" / "where")
+    assert page == tmp_path / "else" / "where" / "report.html"
+    assert sorted(p.name for p in run.iterdir()) == before
+    assert list((page.parent / "plots").glob("*.png"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,35 @@ def render_card(
         dtype="bfloat16" if backbone.precision == "bf16" else "float32",
         place=place,
         labels=list(labels) if exp.data.task_type == "classification" else [],
+        text=write_inline,
+        code=write_code,
         notes=[*([note] if note else []), *(NOTES[trait] for trait in sorted({*traits} & set(NOTES)))],
     )
+
+
+def write_inline(text: object) -> str:
+    """Write a text of somebody else's as Markdown on one line that shows it as it is: no heading, no link, no HTML.
+
+    >>> print(write_inline("news\\n# <b>a|b</b>"))
+    news # \\<b\\>a\\|b\\</b\\>
+    """
+    return re.sub(r"[\\`*\[\]<>|]", r"\\\g<0>", _join_lines(text))
+
+
+def write_code(text: object) -> str:
+    """Write a text as Markdown's code on one line, between more backticks than it has in a row.
+
+    >>> print(write_code("a`b"), write_code("plain"))
+    `` a`b `` `plain`
+    """
+    plain = _join_lines(text)
+    ticks = "`" * (max(map(len, re.findall("`+", plain)), default=0) + 1)
+    return f"{ticks} {plain} {ticks}" if "`" in plain else f"{ticks}{plain}{ticks}"
+
+
+def _join_lines(text: object) -> str:
+    """Join the lines of a text by blanks, and drop what does not print."""
+    return "".join(c for c in " ".join(str(text).split()) if c.isprintable())
 
 
 def format_score(scores: Mapping[str, Mapping[str, float]], name: str, metric: str) -> str:

@@ -8,7 +8,7 @@ import importlib.util
 import io
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from fedfault.backbones.llama import FileTokenizer, Llama
 from fedfault.backbones.precision import choose_precision
 from fedfault.backbones.quantised import check_platform, check_runs, named_tensors, quantise
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
-from fedfault.errors import UserError, read_first_line
+from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.processes import this_process
 from fedfault.reading import hub
 from fedfault.storage import cache_dir, write_folder_atomically
@@ -93,8 +93,10 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and this_process().local_count > 1:
         name = f"cuda:{this_process().local_rank}"
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as e:
+        one = torch.ones(1, device=name)
+        one.item()  # `meta` has shapes and no numbers
+        return one.device
+    except (RuntimeError, AssertionError, ImportError) as e:
         raise UserError(f"device {name!r} cannot be used here ({read_first_line(e)}); try device=auto or cpu") from e
 
 
@@ -143,20 +145,20 @@ def load_backbone(
 
     quantization: `8bit` or `4bit` for its linear layers, see `quantised.py`; length: the tokens in a row that it will be
     given. Raises `UserError` when the weights are not to be had, naming the ways out, when they do not fill the model or are
-    no numbers, when the model is not a causal LM, though it should have a head, and when it cannot be quantised.
+    no numbers, when the model is not a causal LM, though it should have a head, when it cannot be quantised, and when memory
+    has no room for it.
     """
     where = choose_device(device)
     if quantization != "none":
         check_platform(quantization, where)
     source, pooling = locate_model(name, say), None
-    if name == "micro":
-        model, tokenizer, pooling = Llama.from_folder(MICRO), FileTokenizer(MICRO), LAST if headless else None
-    else:
-        with contextlib.nullcontext() if Path(source).exists() else hub.ask_hub_or_cache():
-            if headless:
-                model, tokenizer, pooling = _load_headless(name, source)
-            else:
-                model, tokenizer = _load_causal(name, source, say)
+    with notice_memory(name), contextlib.nullcontext() if Path(source).exists() else hub.ask_hub_or_cache():
+        if name == "micro":
+            model, tokenizer, pooling = Llama.from_folder(MICRO), FileTokenizer(MICRO), LAST if headless else None
+        elif headless:
+            model, tokenizer, pooling = _load_headless(name, source)
+        else:
+            model, tokenizer = _load_causal(name, source, say)
     if length is not None:
         check_length(name, model, length)
     chosen = choose_precision(precision, sum(p.numel() for p in model.parameters()), where, say)
@@ -165,9 +167,12 @@ def load_backbone(
         check_causal(name, model, length)
     if quantization != "none":
         quantise(model, quantization, dtype, where)
-    model = model.to(where).eval().requires_grad_(False)
-    for p in model.parameters():  # not the buffers: rotary frequencies in bfloat16 turn late positions by a wrong angle
-        p.data = p.data.to(dtype) if p.is_floating_point() else p.data
+    with notice_memory(name):
+        model = model.to(where).eval().requires_grad_(False)
+        for (
+            p
+        ) in model.parameters():  # not the buffers: rotary frequencies in bfloat16 turn late positions by a wrong angle
+            p.data = p.data.to(dtype) if p.is_floating_point() else p.data
     if quantization != "none":
         check_runs(model, name, quantization)
     if not headless:
@@ -175,6 +180,20 @@ def load_backbone(
     separator = choose_separator(name, model, tokenizer) if pooling in (None, LAST) else 0
     found = fingerprint_weights(model)
     return Backbone(name, source, model, tokenizer, separator, chosen, found, pooling, quantization)
+
+
+@contextlib.contextmanager
+def notice_memory(name: str) -> Iterator[None]:
+    """Within the block, a model for which there is not enough memory is the user's to mend: raises `UserError`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:
+        if not is_out_of_memory(e):
+            raise
+        raise UserError(
+            f"model.name={name}: out of memory while the model is loaded ({read_first_line(e)}); choose a smaller one, "
+            "a device with more memory, or model.precision=bf16"
+        ) from e
 
 
 def _load_causal(name: str, source: str, say: Say) -> tuple[Any, Any]:
@@ -187,6 +206,8 @@ def _load_causal(name: str, source: str, say: Say) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model, found = transformers.AutoModelForCausalLM.from_pretrained(source, **LOADING)
     except BROKEN as e:
+        if is_out_of_memory(e):
+            raise
         raise _explain_failure(name, source, e) from e
     _check_no_adapter(name, model)
     check_filled(name, model, found, say)
@@ -204,6 +225,8 @@ def _load_headless(name: str, source: str) -> tuple[Any, Any, str]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model, found = transformers.AutoModel.from_pretrained(source, **LOADING)
     except BROKEN as e:
+        if is_out_of_memory(e):
+            raise
         raise _explain_failure(name, source, e) from e
     _check_no_adapter(name, model)
     if model.config.is_encoder_decoder:

@@ -125,6 +125,16 @@ def lora_targets(model: Any, wanted: Iterable[str] | None) -> Targets:
     return Targets(lora=ordered, first_block=_first_block(model, ordered))
 
 
+def check_rank(model: Any, targets: Targets, r: int) -> None:
+    """Raise `UserError` for a LoRA rank above min(d_in, d_out) of every trained matrix, beyond which nothing is gained."""
+    most = max((min(linear_shape(model.get_submodule(name))) for name in targets.lora), default=r)
+    if r > most:
+        raise UserError(
+            f"model.lora.r_max={r}: the matrices that are trained have ranks up to {most}; lower it, or train them in full "
+            "with model.trainable=partial"
+        )
+
+
 def partial_targets(model: Any, last_blocks: int, modules: Iterable[str]) -> Targets:
     """Targets of `trainable: partial`: every parameter of the last blocks and of the named modules.
 

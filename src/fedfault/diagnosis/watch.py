@@ -9,6 +9,7 @@ from typing import Any
 
 from fedfault.diagnosis.calibration import choose_calibration
 from fedfault.diagnosis.detection import detect_failures, judge_run
+from fedfault.errors import explain_os_error
 from fedfault.records import Finding, Records, add_client_names
 from fedfault.runs.files import write_json, write_lines
 
@@ -27,20 +28,19 @@ class Watch:
 
     def find_new(self, records: Records) -> list[Finding]:
         """The findings that the last of these rounds has brought."""
-        return [f for f in self._detect_failures(records) if f.round == records[-1].round]
+        return [f for f in self.find_all(records) if f.round == records[-1].round]
 
     def judge(self, records: Records) -> dict[str, Any]:
         """The verdict on the run, see `detection.judge_run`."""
         found = judge_run(records, self.calibration, self.differs)
         return {**found, "sentence": add_client_names(found["sentence"], self.names)}
 
-    def write_findings(self, folder: Path, records: Records) -> list[Finding]:
-        """Write findings.jsonl of a run folder, from the records alone, and return what it says."""
-        found = self._detect_failures(records)
-        write_lines(folder / "findings.jsonl", found)
-        return found
+    def write_findings(self, folder: Path, records: Records) -> None:
+        """Write findings.jsonl of a run folder, from the records alone."""
+        write_lines(folder / "findings.jsonl", self.find_all(records))
 
-    def _detect_failures(self, records: Records) -> list[Finding]:
+    def find_all(self, records: Records) -> list[Finding]:
+        """The findings of all rounds."""
         found = detect_failures(records, self.calibration)
         return [replace(f, sentence=add_client_names(f.sentence, self.names)) for f in found]
 
@@ -59,13 +59,18 @@ def describe_finding(finding: Finding) -> str:
 def diagnose_run(folder: Path, wanted: str | None = None) -> str:
     """Judge a recorded run again, write findings.jsonl and the verdict in metrics.json, and say what was found.
 
-    Needs no torch. Raises `UserError` if the folder is not a run or the calibration does not fit.
+    A folder that cannot be written is left as it is, and a line says so. Needs no torch. Raises `UserError` if the folder
+    is not a run or the calibration does not fit.
     """
     from fedfault.runs.read import read_run
 
     run = read_run(folder)
     watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted, run.client_names)
-    findings, found = watch.write_findings(folder, run.records), watch.judge(run.records)
-    write_json(folder / "metrics.json", {**run.metrics, "verdict": found})
-    head = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"]]
-    return "\n".join([*head, *(describe_finding(f) for f in findings)])
+    findings, found = watch.find_all(run.records), watch.judge(run.records)
+    told = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"], *map(describe_finding, findings)]
+    try:
+        watch.write_findings(folder, run.records)
+        write_json(folder / "metrics.json", {**run.metrics, "verdict": found})
+    except OSError as e:
+        told.append(f"the run keeps its old verdict, as this one cannot be written: {explain_os_error(e)}")
+    return "\n".join(told)

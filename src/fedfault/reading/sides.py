@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fedfault.errors import UserError, join_names
+from fedfault.errors import UserError, explain_os_error, join_names
 from fedfault.reading.files import TABLES
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # the first that is there is used
@@ -126,12 +126,17 @@ def list_tables(folder: Path, inside: Sequence[str] = ("data",)) -> list[Path]:
 
 
 def list_files(folder: Path, endings: Sequence[str] | None = None, deep: bool = False) -> list[Path]:
-    """List the files of a folder with these endings, or with any, sorted by path; hidden ones are left out."""
-    found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(
-        p
-        for p in found
-        if (endings is None or p.suffix.lower() in endings)
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )
+    """List the files of a folder with these endings, or with any, sorted by path; hidden ones are left out.
+
+    Raises `UserError` where something in it may not be read.
+    """
+    try:
+        return sorted(
+            p
+            for p in (folder.rglob("*") if deep else folder.iterdir())
+            if (endings is None or p.suffix.lower() in endings)
+            and p.is_file()
+            and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        )
+    except OSError as e:
+        raise UserError(f"data.path={folder}: {explain_os_error(e)}") from e

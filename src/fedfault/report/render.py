@@ -12,24 +12,25 @@ from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
 
 
-def render_report(folder: Path | str, dpi: float = 150) -> Path:
-    """Write `report.html`, one self-contained page, and `plots/*.png` into the run folder; returns the page's path.
+def render_report(folder: Path | str, dpi: float = 150, out: Path | None = None) -> Path:
+    """Write `report.html`, one self-contained page, and `plots/*.png` into the run folder, or into `out`; returns the page.
 
     Raises UserError if the folder is not a run folder or a file is corrupt; then nothing is written.
     """
     run = read_run(folder)
-    figures = _render_figures(run, dpi) if run.records else []
-    page = run.folder / "report.html"
+    place = run.folder if out is None else out
+    place.mkdir(parents=True, exist_ok=True)
+    figures = _render_figures(run, place / "plots", dpi) if run.records else []
+    page = place / "report.html"
     write_atomically(page, _render_page(run, figures))
     return page
 
 
-def _render_figures(run: RunData, dpi: float) -> list[dict[str, Any]]:
-    """Render the figures that have something to show as parts of the page, and write each as `plots/NAME.png` too."""
+def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, Any]]:
+    """Render the figures that have something to show as parts of the page, and write each as NAME.png into `folder` too."""
     from fedfault.report import gallery
     from fedfault.report.inline import draw_inline
 
-    folder = run.folder / "plots"
     folder.mkdir(exist_ok=True)
     more: dict[str, dict[str, Any]] = {
         "split": {

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from fedfault.errors import UserError
+from fedfault.errors import UserError, is_out_of_memory
 from fedfault.seeds import entropy, rng
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import PLAIN, ExtraLoss, ExtraTerms, Pull, Trained
@@ -155,7 +155,7 @@ class Trainer:
             try:
                 y[rows] = one.run()
             except (RuntimeError, MemoryError) as e:
-                if not _is_out_of_memory(e):
+                if not is_out_of_memory(e):
                     raise
                 self.passes.halve(e)
                 continue
@@ -221,10 +221,6 @@ def _clip_gradients(gradient: Tensor, most: float | None) -> Tensor:
     if most is not None:
         gradient.mul_((most / (norm + 1e-6)).clamp(max=1)[:, None])  # as clip_grad_norm_ has it
     return norm
-
-
-def _is_out_of_memory(e: Exception) -> bool:
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
 
 
 class _Pass:

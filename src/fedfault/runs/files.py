@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from fedfault.errors import UserError
+from fedfault.errors import UserError, explain_os_error
 from fedfault.records import Finding, RoundRecord, replace_not_finite
 from fedfault.storage import write_atomically
 
@@ -48,7 +48,7 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+        raise UserError(explain_os_error(error)) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is corrupt: not UTF-8 text ({error})") from error
 
@@ -70,7 +70,7 @@ def read_lines(file: Path, parse: Callable[[Any], T], what: str) -> tuple[list[T
     A last line without its line break was being written when the run was killed: it is left out, with a note. Raises
     `UserError` with the number of any other line that is not a `what`.
     """
-    text = read_text(file) if file.is_file() else ""
+    text = read_text(file) if file.exists() else ""
     *whole, last = text.split("\n")
     found: list[T] = []
     for number, line in enumerate([*whole, last] if last else whole, 1):

@@ -25,7 +25,7 @@ import filelock
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord
 from fedfault.runs.files import check_run, read_json, read_records, write_json, write_lines
-from fedfault.storage import write_atomically
+from fedfault.storage import name_file, write_atomically
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import State
 
@@ -81,7 +81,8 @@ class RunFolder:
 
     def append(self, record: RoundRecord) -> None:
         """Add a line to rounds.jsonl and wait until it is on disk."""
-        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as f:
+        file = self.path / "rounds.jsonl"
+        with name_file(file), file.open("a", encoding="utf-8") as f:
             f.write(json.dumps(record.to_json(), allow_nan=False) + "\n")
             f.flush()
             os.fsync(f.fileno())

@@ -78,7 +78,7 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     """Return the keys and values of a YAML or JSON file; none when there is no file."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     if path.suffix != ".yaml":
         return read_json(path)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedfault.backbones.card import render_card
+from fedfault.backbones.card import render_card, write_inline
 from fedfault.backbones.export import export_adapter, export_tokenizer
 from fedfault.data.labelled import list_classes
 from fedfault.diagnosis.watch import Watch, describe_finding
+from fedfault.errors import UserError
 from fedfault.records import Finding, RoundRecord, add_client_names
 from fedfault.rounds.engine import find_personal_models, rounds
 from fedfault.runs.folder import RunFolder
@@ -22,6 +24,8 @@ from fedfault.session.trackers import Trackers
 from fedfault.setup.experiment import Prepared
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
+
+LOST = 3  # rounds in a row from which no update could be used
 
 
 def train_to_end(
@@ -76,6 +80,7 @@ def _train_to_alarm(
     `events` are noted in the first round's record.
     """
     records = folder.rewind(state.round)
+    check_learning(records, p.federation.num_rounds, p.config.training.lr)
     with progress.track_rounds(p.federation.num_rounds, records):
         for after, measured in rounds(p.federation, state):
             record, events = replace(measured, events=(*events, *measured.events)), ()
@@ -93,7 +98,23 @@ def _train_to_alarm(
             alarms = [f for f in found if f.level == "alarm"]
             if alarms and p.config.federation.on_failure != "continue":
                 return state, alarms
+            check_learning(records, p.federation.num_rounds, p.config.training.lr)
     return state, []
+
+
+def check_learning(records: Sequence[RoundRecord], num_rounds: int, lr: float) -> None:
+    """Raise `UserError` where every update of the last rounds, or of all rounds of a short run, was not finite."""
+    lost = len(list(itertools.takewhile(_has_lost_all, reversed(records))))
+    if lost and lost >= min(LOST, num_rounds):
+        raise UserError(
+            f"not one update was finite in the last {lost} rounds, so that nothing is learned: training diverges; lower "
+            f"training.lr, which is {lr:g}, and start again with --overwrite or another experiment_name"
+        )
+
+
+def _has_lost_all(record: RoundRecord) -> bool:
+    """Tell whether clients trained in this round and the update of every one was left out."""
+    return bool(record.clients) and all(client.weight == 0 for client in record.clients)
 
 
 def _write_results(
@@ -128,7 +149,7 @@ def _export_models(
     personal = find_personal_models(p.federation, state)
     rows = () if personal is None else personal.flat
     for k, (name, row) in enumerate(zip(_name_folders(p.split.deal.names, len(rows)), rows, strict=True)):
-        who = add_client_names(f"client {k}", p.split.deal.names)
+        who = write_inline(add_client_names(f"client {k}", p.split.deal.names))
         note = (
             f"This is the model that {who} uses, and `client/{k}` its score on what that client held back; the scores of "
             "the other sets are those of the server's adapter."

@@ -19,7 +19,7 @@ from fedfault.backbones.load import Backbone, Say, load_backbone, say_nothing
 from fedfault.backbones.quantised import count_parameters
 from fedfault.backbones.sample import sample_texts
 from fedfault.backbones.scorer import LAST, Scorer
-from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.backbones.sites import check_rank, lora_targets, partial_targets
 from fedfault.config.schema import Component, Experiment
 from fedfault.data import labelled
 from fedfault.data.heterogeneity import load_or_measure
@@ -182,6 +182,7 @@ def open_model(exp: Experiment, backbone: Backbone, outputs: int | None = None) 
         scorer = Scorer(backbone.pooling, state_width(backbone.model), outputs)
     if m.trainable == "lora":
         targets = lora_targets(backbone.model, m.lora.target_modules)
+        check_rank(backbone.model, targets, m.lora.r_max)
     else:
         targets = partial_targets(backbone.model, m.partial.last_blocks, m.partial.modules)
     r, alpha, dropout = m.lora.r_max, m.lora.alpha, m.lora.dropout

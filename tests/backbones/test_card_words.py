@@ -1,0 +1,41 @@
+"""The words of the model card: names that data and users choose change nothing but themselves."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from fedfault.backbones.card import render_card
+from fedfault.backbones.load import Backbone
+from fedfault.config.schema import Experiment
+from fedfault.types.corpus import Corpus
+
+EVIL = "news\n# A heading\n---\nbase_model: other/model\n---\n| a | b |<img src=x onerror=alert(1)>`rm -rf`"
+
+
+def card(topic: str, source: str = "here", model: str = "micro", command: str = "fedfault run", labels=()) -> str:
+    score = {"perplexity": 20.0, "accuracy": 0.5, "f1": 0.5, "tokens": 100}
+    scores = {"validation": score, f"topic/{topic}": score}
+    found = {"initial": scores, "final": scores, "rounds": 3, "tokens": 1000, "bytes_up": 1, "bytes_down": 1}
+    exp = Experiment()
+    exp = exp.model_copy(update={"model": exp.model.model_copy(update={"name": model})})
+    about = {"model": {"source": source}, "command": command, "fedfault": "0"}
+    backbone = Backbone(model, "/" if model == "micro" else model, None, None, 0, "fp32", "x")
+    return render_card(exp, backbone, Corpus("text", (), (), source, "x"), (), labels, found, about)
+
+
+@pytest.mark.parametrize("place", ["topic", "source", "model", "command"])
+def test_a_name_of_several_lines_stays_on_one_and_shows_as_it_is(place):
+    plain = card(**{"topic": "news", place: "news"}).splitlines()
+    evil = card(**{"topic": "news", place: EVIL}).splitlines()
+    body = evil.index("---", 1)
+    head = yaml.safe_load("\n".join(evil[1:body]))
+    assert head["base_model"] == (EVIL if place == "model" else "micro")
+    assert head.keys() == {"base_model", "library_name", "tags"}
+    rest = [line for line in evil[body:] if "news" not in line]
+    assert rest == [line for line in plain[plain.index("---", 1) :] if "news" not in line]
+    assert sum(line.startswith("#") for line in evil[body:]) == 1
+    prose = [
+        line for line in evil[body + 1 :] if not line.startswith("model = ")
+    ]  # which is Python, and a string in it
+    assert not [line for line in prose if "<img" in line.replace("\\<", "") and "``" not in line]

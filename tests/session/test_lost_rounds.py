@@ -1,0 +1,56 @@
+"""Training that learns nothing ends in words, and not as a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fedfault.errors import UserError
+from fedfault.session.training import check_learning
+from fedfault.testing.histories import history
+from small import start
+
+TRAINED = history([5.0, 4.0, 3.0, 2.0, 1.0], clients=[{}, *[{0: {}, 1: {}}] * 4])
+
+
+def lose(records, *rounds):
+    """These records, in which the updates of all clients of some rounds were left out."""
+    none = lambda r: replace(r, clients=tuple(replace(c, weight=0.0) for c in r.clients))  # noqa: E731
+    return [none(r) if r.round in rounds else r for r in records]
+
+
+@pytest.mark.parametrize("lost", [(), (3, 4), (1, 2, 3), (1, 2, 4)])
+def test_a_run_that_loses_a_few_rounds_goes_on(lost):
+    check_learning(lose(TRAINED, *lost), 9, 0.1)
+
+
+def test_a_client_that_is_left_out_beside_one_who_is_not_loses_no_round():
+    half = [replace(r, clients=(replace(r.clients[0], weight=0.0), *r.clients[1:])) for r in TRAINED[1:]]
+    check_learning([TRAINED[0], *half], 9, 0.1)
+
+
+def test_a_run_before_its_first_round_and_rounds_without_clients_are_not_lost():
+    check_learning(TRAINED[:1], 1, 0.1)
+    check_learning([replace(r, clients=()) for r in TRAINED], 9, 0.1)  # nobody was in time
+
+
+@pytest.mark.parametrize(("lost", "num_rounds"), [((2, 3, 4), 9), ((1, 2, 3, 4), 4)])
+def test_three_rounds_without_a_finite_update_end_the_run(lost, num_rounds):
+    with pytest.raises(UserError, match=rf"not one update was finite in the last {len(lost)} rounds.*training\.lr"):
+        check_learning(lose(TRAINED, *lost), num_rounds, 0.1)
+
+
+def test_a_run_of_one_round_that_is_lost_ends_too():
+    with pytest.raises(UserError, match="in the last 1 rounds"):
+        check_learning(lose(TRAINED[:2], 1), 1, 0.1)
+
+
+@pytest.mark.slow
+def test_a_learning_rate_beyond_all_numbers_ends_in_the_same_words_however_often_it_is_run(tmp_path):
+    said = []
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"lower training\.lr, which is 1e\+300") as e:
+            start(tmp_path, "training.lr=1e300", "federation.num_rounds=5")
+        said.append(str(e.value))
+    assert said[0] == said[1]
