@@ -102,7 +102,8 @@ def build_cli() -> str:
         usage = " ".join([words, *(_spell_argument(p) for p in arguments)])
         rows = [(f"`{_spell_argument(p)}`", "", p.help or "") for p in arguments]
         rows += [(", ".join(f"`{o}`" for o in p.opts), _spell_default(p), p.help or "") for p in options]
-        parts.append(f"## `{usage}`\n\n{command.help}\n\n{_format_table(('', 'default', ''), rows)}")
+        example = f"\n\n{command.epilog}" if command.epilog else ""
+        parts.append(f"## `{usage}`\n\n{command.help}{example}\n\n{_format_table(('', 'default', ''), rows)}")
     settings = {**flags.TRAIN, **flags.SHARED, "--results-dir": ("logging.results_dir", "results go to a folder in it")}
     found = [
         (f"`{flag}`", f"`{key}`", about, "`train.py`" if flag in flags.TRAIN else "both")

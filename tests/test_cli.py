@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from fedfault import cli
+from fedfault import __version__, cli
 from handmade import write
 from small import SMALL
 
@@ -49,6 +49,24 @@ def test_help_answers_at_once():
         word in done.stdout for word in ("run", "check", "resume", "fork", "compare", "mitigate", "report", "list")
     )
     assert seconds < 2  # 0.15 s on an idle machine; the bar is 0.5 s
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "120"])
+def test_help_is_grouped_and_breaks_no_word(fedfault, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("NO_COLOR", "1")
+    status, out, _ = fedfault("--help")
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= int(columns)
+    for word in ("One run", "What came of it", "Many runs", "Real sites", "statistics"):
+        assert word in out
+    for command in ("run", "fork", "check", "compare", "calibrate"):
+        status, out, _ = fedfault(command, "--help")
+        assert (status, "Example:" in out, "\\[" in out) == (0, True, False)
+
+
+def test_the_version_is_printed(fedfault):
+    assert fedfault("--version") == (0, f"fedfault {__version__}\n", "")
 
 
 def test_help_imports_nothing_heavy():
@@ -91,6 +109,12 @@ def test_run_prints_plain_progress_and_where_the_report_is(fedfault, tmp_path):
     assert all("perplexity" in line and "loss" in line for line in lines)
     assert "tokens/s" in lines[1]
     assert "ETA" in lines[1]
+    told = [line for line in err.splitlines() if not line.startswith("round")]
+    assert (
+        told[0]
+        == "quickstart: 2 rounds of fedavg, 2 of 3 clients in each; micro on registers, split by topic_isolation; seed 0"
+    )
+    assert [line.split()[0] for line in told[-3:]] == ["verdict:", "Mixed", "next:"]
 
     same = fedfault("run", "quickstart", *SMALL, "federation.num_rounds=2", f"logging.results_dir={tmp_path}")
     assert same[0] == 2

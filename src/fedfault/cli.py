@@ -61,30 +61,31 @@ class _WithDefault(_Group):
         return super().parse_args(ctx, args)
 
 
+TRAIN, READ, MANY, SITES = "One run", "What came of it", "Many runs", "Real sites"  # groups of commands in the help
+
 app = typer.Typer(
     cls=_Group,
     help="A laboratory for federated fine-tuning of language models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
 )
 
 study_commands = typer.Typer(
     cls=_WithDefault,
     help="Many runs that differ in a stated way: `fedfault study FILE`, then `fedfault study report DIR`.",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
 )
-app.add_typer(study_commands, name="study")
+app.add_typer(study_commands, name="study", rich_help_panel=MANY)
 
 flower_commands = typer.Typer(
     cls=_Group,
     help="The same run over Flower: in its simulation, or on real nodes (docs/deploy.md).",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
 )
-app.add_typer(flower_commands, name="flower")
+app.add_typer(flower_commands, name="flower", rich_help_panel=SITES)
 
 Settings = Annotated[
     list[str] | None,
@@ -122,8 +123,21 @@ def _terminate(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt(number)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        import fedfault
+
+        typer.echo(f"fedfault {fedfault.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _check_process(ctx: typer.Context) -> None:
+def _check_process(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     check_command(ctx.invoked_subcommand)
 
 
@@ -141,13 +155,18 @@ def _choose_prepare() -> Iterator[Any]:
             yield others.prepare
 
 
-@app.command()
+@app.command(
+    rich_help_panel=TRAIN, epilog="Example: `fedfault run my.yaml training.lr=1e-3 federation.algorithm=scaffold`"
+)
 def run(
     settings: Settings = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train, and write results/NAME with a report; goes on where it was stopped. Without a CONFIG: the quickstart."""
+    """Train, and write results/NAME with a report; goes on where it was stopped.
+
+    Without a CONFIG: the quickstart.
+    """
     config, overrides = _split_words(settings)
     run_once(config, overrides, overwrite=overwrite, quiet=quiet)
 
@@ -158,27 +177,41 @@ def run_once(config: str | None, overrides: list[str], *, overwrite: bool = Fals
 
     loaded = load(config, overrides)
     from fedfault.session.progress import Progress
-    from fedfault.session.start import start_run
+
+    progress = Progress(quiet=quiet)
+    progress.say(f"{loaded.experiment.experiment_name}: {loaded.experiment.describe()}")
+    from fedfault.session.start import start_run  # seconds, for torch
 
     named = any(word.startswith("experiment_name=") for word in overrides)
     options: dict[str, Any] = {"overwrite": overwrite, "named": named, "argv": sys.argv[1:]}
     with _end_on_signal(), _choose_prepare() as ready:
-        folder = start_run(loaded, Progress(quiet=quiet), ready=ready, **options)
-    typer.echo(f"report: {folder.path / 'report.html'}")
+        folder = start_run(loaded, progress, ready=ready, **options)
+    _tell_end(folder.path, progress)
 
 
-@app.command()
+def _tell_end(folder: Path, progress: Any) -> None:
+    """Say how a run ended and what can be done with it; its report is the only line on standard output."""
+    from fedfault.report.summary import describe_end
+    from fedfault.runs.read import read_run
+
+    for line in describe_end(read_run(folder)):
+        progress.say(line)
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+@app.command(rich_help_panel=TRAIN, epilog="Example: `fedfault resume results/quickstart`")
 def resume(run: RunPath, quiet: Quiet = False) -> None:
     """Continue a run that was stopped, to the same numbers as without the stop."""
     from fedfault.session.progress import Progress
     from fedfault.session.start import resume_run as go_on
 
+    progress = Progress(quiet=quiet)
     with _end_on_signal(), _choose_prepare() as ready:
-        folder = go_on(run, Progress(quiet=quiet), ready=ready)
-    typer.echo(f"report: {folder.path / 'report.html'}")
+        folder = go_on(run, progress, ready=ready)
+    _tell_end(folder.path, progress)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog="Example: `fedfault fork results/quickstart --round 6 training.lr=1e-3`")
 def fork(
     run: RunPath,
     round: Annotated[int, typer.Option("--round", min=0, help="go on from the checkpoint of this round")],
@@ -193,12 +226,13 @@ def fork(
     from fedfault.session.fork import fork_run as go_on
     from fedfault.session.progress import Progress
 
+    progress = Progress(quiet=quiet)
     with _end_on_signal():
-        folder = go_on(run, round, changes or [], Progress(quiet=quiet), overwrite=overwrite, argv=sys.argv[1:])
-    typer.echo(f"report: {folder.path / 'report.html'}")
+        folder = go_on(run, round, changes or [], progress, overwrite=overwrite, argv=sys.argv[1:])
+    _tell_end(folder.path, progress)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog="Example: `fedfault check my.yaml --plot split.png`")
 def check(
     settings: Settings = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="also write the picture of the split to this PNG")] = None,
@@ -213,7 +247,7 @@ def check(
     typer.echo(preview(loaded, plot))
 
 
-@app.command()
+@app.command(rich_help_panel=READ, epilog="Example: `fedfault report results/quickstart`")
 def report(
     run: RunPath,
     out: Annotated[
@@ -230,14 +264,17 @@ def report(
     typer.echo(f"report: {page}")
 
 
-@app.command()
+@app.command(rich_help_panel=READ, epilog="Example: `fedfault compare results/quickstart results/quickstart-fork`")
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="run folders; the others are compared with the first")
     ],
     out: Annotated[Path | None, typer.Option("--out", help="file for the page")] = None,
 ) -> None:
-    """Runs beside one another: one table, paired statistics, and a page with figures. Needs no model and no data."""
+    """Runs beside one another: one table, paired statistics, and a page with figures.
+
+    Needs no model and no data.
+    """
     import shutil
 
     from fedfault.compare.page import compare as beside
@@ -249,7 +286,7 @@ def compare(
     typer.echo(f"page: {page}")
 
 
-@app.command()
+@app.command(rich_help_panel=READ, epilog="Example: `fedfault diagnose results/quickstart`")
 def diagnose(
     run: RunPath,
     calibration: Annotated[
@@ -257,13 +294,16 @@ def diagnose(
         typer.Option("--calibration", help="packaged, none or a file, instead of what the run was judged by"),
     ] = None,
 ) -> None:
-    """Judge a run again by its records: verdict, findings, what to try. Needs no model and no data."""
+    """Judge a run again by its records: verdict, findings, what to try.
+
+    Needs no model and no data.
+    """
     from fedfault.diagnosis.watch import diagnose_run
 
     typer.echo(diagnose_run(run, calibration))
 
 
-@app.command()
+@app.command(rich_help_panel=MANY, epilog="Example: `fedfault calibrate my.yaml --controls 19`")
 def calibrate(
     settings: Settings = None,
     controls: Annotated[
@@ -285,7 +325,7 @@ def calibrate(
     typer.echo(f"calibration: {file}")
 
 
-@study_commands.command(name="run")
+@study_commands.command(name="run", epilog="Example: `fedfault study quick seeds=10 --jobs 2`")
 def run_study(
     file: Annotated[str, typer.Argument(metavar="FILE", help="a study, or the name of one that ships (quick, main)")],
     settings: Annotated[
@@ -307,7 +347,7 @@ def run_study(
     raise typer.Exit(status)
 
 
-@study_commands.command(name="report")
+@study_commands.command(name="report", epilog="Example: `fedfault study report results/quick`")
 def report_study(folder: Annotated[Path, typer.Argument(metavar="DIR", help="as in results/quick")]) -> None:
     """Write report.html and report.md of a study again. Needs no model and no data."""
     from fedfault.studies.doors import write_report
@@ -315,7 +355,7 @@ def report_study(folder: Annotated[Path, typer.Argument(metavar="DIR", help="as 
     write_report(folder)
 
 
-@app.command()
+@app.command(rich_help_panel=MANY, epilog="Example: `fedfault mitigate results/quickstart --seeds 5`")
 def mitigate(
     settings: Annotated[
         list[str] | None,
@@ -341,7 +381,7 @@ def mitigate(
     raise typer.Exit(status)
 
 
-@app.command(name="list")
+@app.command(name="list", rich_help_panel=READ, epilog="Example: `fedfault list scaffold`")
 def list_(
     what: Annotated[
         str | None, typer.Argument(metavar="[KIND|NAME]", help="algorithm, partition, corpus, model, or one component")
@@ -353,7 +393,7 @@ def list_(
     typer.echo(describe_components(what))
 
 
-@flower_commands.command(name="run")
+@flower_commands.command(name="run", epilog="Example: `fedfault flower run my.yaml --workers 2`")
 def flower_run(
     settings: Settings = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="processes that clients train in")] = 2,
@@ -368,12 +408,15 @@ def flower_run(
     from fedfault.flower.simulation import simulate
     from fedfault.session.progress import Progress
 
+    progress = Progress(quiet=quiet)
     with _end_on_signal("the same command goes on where it was stopped"):
-        folder = simulate(loaded, Progress(quiet=quiet), workers=workers, overwrite=overwrite, argv=sys.argv[1:])
-    typer.echo(f"report: {folder.path / 'report.html'}")
+        folder = simulate(loaded, progress, workers=workers, overwrite=overwrite, argv=sys.argv[1:])
+    _tell_end(folder.path, progress)
 
 
-@flower_commands.command()
+@flower_commands.command(
+    epilog="Example: `fedfault flower keys keys --host fl.example.org --site clinic-a --site clinic-b`"
+)
 def keys(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where they are written")],
     host: Annotated[list[str], typer.Option("--host", help="name or IP address of the SuperLink, as sites see it")],

@@ -1,6 +1,7 @@
 """What the report says in words is computed from the records."""
 
 import math
+from dataclasses import replace
 
 from fedfault.records import RoundRecord
 from fedfault.report import summary
@@ -18,6 +19,19 @@ def test_the_summary_is_computed_from_the_records(tmp_path):
         "Held-out loss of single clients ends between 4.00 nats (client 0) and 4.00 nats (client 1).",
         "General English: +0.13 nats per token against the model before training.",
     ]
+
+
+def test_the_end_of_a_run_is_told_in_three_lines(tmp_path):
+    run = read_run(write(tmp_path / "r", [record(0, 5.0), record(1, 4.0), record(2, 4.5)], rounds=2))
+    judged = replace(run, metrics={"verdict": {"state": "degraded", "sentence": "Since round 2 the loss rises."}})
+    assert summary.describe_end(judged) == [  # exp(4.5), exp(4.25) and exp(4): the mean of the topic and one at 4
+        "verdict: degraded. Since round 2 the loss rises.",
+        "Mixed validation perplexity fell from 90.0 to 70.1 over 2 rounds (best 54.6 in round 1).",
+        f"next: fedfault fork {run.folder} --round 1 KEY=VALUE, fedfault compare {run.folder} OTHER_RUN, "
+        f"fedfault diagnose {run.folder}",
+    ]
+    best_at_the_end = read_run(write(tmp_path / "s", [record(0, 5.0), record(1, 4.0)], rounds=1))
+    assert "fork" not in summary.describe_end(best_at_the_end)[-1]
 
 
 def test_a_rise_is_called_a_rise(tmp_path):

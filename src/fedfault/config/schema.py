@@ -389,6 +389,22 @@ class Experiment(Section):
             )
         return self
 
+    def describe(self) -> str:
+        """Describe in one line what is trained, on what, by whom and for how long.
+
+        >>> Experiment().describe()
+        '12 rounds of fedavg, 10 of 10 clients in each; micro on registers, split by iid; seed 0'
+        """
+        federation, data = self.federation, self.data
+        aggregation = federation.aggregation.name
+        algorithm = federation.algorithm.name + ("" if aggregation == "fedit" else f" with {aggregation}")
+        who = f"{federation.cohort_size} of {federation.total_clients} clients in each"
+        what = "" if data.task_type == "causal_lm" else f" for {data.task_type}"
+        return (
+            f"{federation.num_rounds} rounds of {algorithm}, {'all data in one place' if federation.centralised else who}; "
+            f"{self.model.name} on {data.dataset.name}{what}, split by {data.partition.name}; seed {self.seed}"
+        )
+
     @property
     def metric(self) -> str | None:
         """The metric that is shown first; None for language models, which have their loss."""

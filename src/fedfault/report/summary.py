@@ -16,6 +16,7 @@ from fedfault.report.words import (
     format_perplexity,
     format_seconds,
 )
+from fedfault.runs.outcome import find_best_round
 from fedfault.runs.recorded import Fork, RunData, seconds_by_part
 
 
@@ -62,6 +63,16 @@ def summarise_run(run: RunData) -> list[str]:
     """Summarise the run in a few sentences."""
     parts = (_describe_progress, _describe_jumps, _describe_clients, _describe_forgetting)
     return [sentence for describe in parts if (sentence := describe(run))]
+
+
+def describe_end(run: RunData) -> list[str]:
+    """Describe a run that is over in lines for a terminal: the verdict, before and after, what can be done next."""
+    said = run.metrics.get("verdict") or {}
+    verdict = [f"verdict: {said['state']}. {said['sentence']}"] if said else []
+    folder, best = run.folder, find_best_round(run.records)
+    back = [f"fedfault fork {folder} --round {best} KEY=VALUE"] if best and best < run.rounds_done else []
+    ways = ", ".join([*back, f"fedfault compare {folder} OTHER_RUN", f"fedfault diagnose {folder}"])
+    return [*verdict, _describe_progress(run), f"next: {ways}"]
 
 
 def _describe_progress(run: RunData) -> str:
