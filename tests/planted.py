@@ -15,7 +15,7 @@ def planted(folder, losses, state="healthy", status="finished", **config):
     write_run(folder, history(losses), status=status, rounds=len(losses) - 1, **config)
     last = losses[-1]
     final = {"loss": last if abs(last) < 1e9 else None, "tokens": 1000}
-    verdict = {"state": state, "since": None}
+    verdict = {"state": state, "since": None, "calibration": "made" if state == "healthy" else None}
     (folder / "metrics.json").write_text(json.dumps({"final": {"validation": final}, "verdict": verdict}))
     return read_run(folder)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy
 
-from fedfault.stats import choose_test, holm, mean_interval, nested_interval, p_above, subtract
+from fedfault.stats import choose_test, holm, mean_interval, p_above, subtract
 
 
 def test_flips_count_the_signs_that_give_as_large_a_sum():
@@ -44,9 +44,17 @@ def test_where_student_says_nothing_flips_speak(d):
     assert p_above(d, 0.0, "student") == 1 / 8
 
 
-def test_five_equal_differences_leave_no_doubt():
-    assert p_above([0.2] * 5, 0.1, "student") == 0.0
+def test_equal_differences_are_as_sure_as_their_number_allows():
+    """They have no spread to go by: what is left is that all of them have the same sign."""
+    assert p_above([0.2] * 5, 0.1, "student") == p_above([0.2] * 5, 0.1, "flips") == 1 / 32
     assert p_above([0.1] * 5, 0.1, "student") == p_above([0.05] * 5, 0.1, "student") == 1.0
+    assert mean_interval([0.2] * 5) is None  # 1 - 2 / 32 is below 95 %
+    assert mean_interval([0.2] * 6) == pytest.approx((0.2, 0.2))
+
+
+def test_one_infinite_difference_outweighs_all_others():
+    d = [math.inf, -5.0, -5.0, -5.0]
+    assert p_above(d, 0.0, "student") == 8 / 16  # + for the first, anything for the others
 
 
 @pytest.mark.parametrize("d", [[], [4.0], [1.0, math.nan]])
@@ -73,46 +81,94 @@ def test_holm_by_hand_and_in_any_order():
     assert holm([]) == []
 
 
-def test_the_interval_of_many_normal_differences_is_the_normal_one():
-    values = np.random.default_rng(1).normal(0.3, 0.2, 400)
-    low, high = mean_interval(values.tolist())
-    half = 1.96 * values.std(ddof=1) / 20
-    assert (low, high) == (
-        pytest.approx(values.mean() - half, abs=0.1 * half),
-        pytest.approx(values.mean() + half, abs=0.1 * half),
-    )
-    assert mean_interval(values.tolist()) == (low, high)
+def test_the_interval_is_students():
+    d = [0.3, 0.1, 0.5, 0.2]
+    theirs = scipy.stats.ttest_1samp(d, 0.0).confidence_interval(0.99)
+    assert mean_interval(d, 0.01) == pytest.approx((theirs.low, theirs.high))
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.2] * 7, (0.2, 0.2)),
-        ([0.5 + 1e-16 * k for k in range(7)], (0.5, pytest.approx(0.5))),
-        ([0.1, 0.2, 0.3, 0.4], None),
-        ([0.1, 0.2, math.nan, 0.4, 0.5], None),
-        ([0.1, 0.2, math.inf, 0.4, 0.5], None),
-        ([], None),
-    ],
-)
-def test_without_a_spread_the_interval_is_a_point_and_without_enough_numbers_there_is_none(values, expected):
-    assert mean_interval(values) == expected
+def test_two_values_have_an_interval_and_one_has_none():
+    assert mean_interval([0.0, 0.2]) == pytest.approx((0.1 - 12.7062 * 0.1, 0.1 + 12.7062 * 0.1), abs=1e-4)
+    assert mean_interval([0.1]) is mean_interval([]) is mean_interval([0.1, math.nan, 0.2]) is None
 
 
-def test_the_nested_interval_holds_the_mean_and_is_the_same_at_every_call():
-    low, high = nested_interval([[-0.5, 0.5, -0.5, -0.5, -0.5], [0.0, -0.5, -0.5, -0.5, -0.5]])
-    assert -0.75 < low < -0.35 < high < 0.25
-    assert (low, high) == nested_interval([[-0.5, 0.5, -0.5, -0.5, -0.5], [0.0, -0.5, -0.5, -0.5, -0.5]])
+@pytest.mark.parametrize("test", ["student", "flips"])
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("n", [6, 9, 20])
+def test_an_interval_holds_just_the_bounds_that_the_test_does_not_reject(n, alpha, test):
+    d = np.random.default_rng(n).normal(0.2, 1, n)
+    found = mean_interval(d.tolist(), alpha, test)
+    if found is None:
+        assert test == "flips"
+        assert alpha / 2 < 2**-n
+        return
+    for end, inside in zip(found, (1e-6, -1e-6), strict=True):
+        for bound, rejected in ((end + inside, False), (end - inside, True)):
+            p = min(p_above(d, bound, test), p_above(-d, -bound, test))
+            assert (p <= alpha / 2) == rejected
 
 
-def test_seeds_that_differ_widen_the_interval():
-    """Ten clients that differ by +-1, all of one seed or split by sign between two: means from -1 to 1 then."""
-    together, split = nested_interval([[1.0, -1.0] * 5]), nested_interval([[1.0] * 5, [-1.0] * 5])
-    assert -0.9 < together[0] < 0 < together[1] < 0.9
-    assert split == (-1.0, 1.0)
+def test_an_end_is_infinite_where_runs_diverge():
+    low, high = mean_interval([math.inf, 0.5, 0.4, 0.3, 0.6, 0.7, 0.5])
+    assert high == math.inf
+    assert 0.3 <= low <= 0.5
+    assert mean_interval([math.inf] * 7) == (math.inf, math.inf)
+    assert mean_interval([-math.inf, 0.1, 0.2, 0.3, 0.2, 0.1, math.inf]) == (-math.inf, math.inf)
 
 
-def test_few_clients_and_lost_runs_have_no_nested_interval():
-    assert nested_interval([[0.1] * 4]) is None
-    assert nested_interval([[0.1] * 5, [0.1, 0.2, math.nan, 0.1, 0.3]]) is None
-    assert nested_interval([]) is None
+LAWS = {  # of paired differences, all with mean 0: as seeds give them, with heavy tails, and one-sided
+    "normal": lambda g, size: g.normal(size=size),
+    "t with 3 degrees": lambda g, size: g.standard_t(3, size=size),
+    "Laplace": lambda g, size: g.laplace(size=size),
+    "two points": lambda g, size: g.choice((-1.0, 1.0), size=size),
+}
+
+
+def cover(test: str, law: str, n: int, samples: int, alpha: float = 0.05) -> float:
+    """The share of intervals that hold the true mean, among samples that have one."""
+    draws = LAWS[law](np.random.default_rng([n, samples]), (samples, n))
+    found = [mean_interval(d, alpha, test) for d in draws]
+    held = [low - 1e-12 <= 0 <= high + 1e-12 for low, high in filter(None, found)]
+    return sum(held) / len(held)
+
+
+def least_share(rate: float, samples: int) -> float:
+    """What a rate that is right falls short of once in 1,000 times."""
+    return scipy.stats.binom.ppf(1e-3, samples, rate) / samples
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_an_interval_by_student_covers_normal_means(n):
+    found = cover("student", "normal", n, 400)
+    assert least_share(0.95, 400) <= found <= scipy.stats.binom.ppf(0.999, 400, 0.95) / 400
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("n", [6, 8])
+def test_an_interval_by_flips_covers_the_mean_of_any_symmetric_law(law, n):
+    assert cover("flips", law, n, 400) >= least_share(0.95, 400)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 13])
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 11])
+def test_intervals_cover(n, law, alpha):
+    """2,000 samples. Student's is exact for normal differences only, and close for those with other tails but two points."""
+    if 2 * 0.5**n <= alpha:
+        assert cover("flips", law, n, 2000, alpha) >= least_share(1 - alpha, 2000)
+    if law == "normal":
+        assert cover("student", law, n, 2000, alpha) >= least_share(1 - alpha, 2000)
+    elif law != "two points":
+        assert cover("student", law, n, 2000, alpha) >= 1 - alpha - 0.01
+
+
+@pytest.mark.parametrize("n", [5, 10])
+def test_a_true_null_is_rejected_at_the_level_and_a_false_one_with_the_power_of_student(n):
+    g, shift = np.random.default_rng(n), 1.5
+    test = choose_test(n, 1)
+    nulls = [p_above(d, 0.0, test) for d in g.normal(size=(400, n))]
+    assert np.mean(np.array(nulls) <= 0.05) <= scipy.stats.binom.ppf(0.999, 400, 0.05) / 400
+    others = [p_above(d, 0.0, test) for d in g.normal(shift, size=(400, n))]
+    power = 1 - scipy.stats.nct.cdf(scipy.stats.t.ppf(0.95, n - 1), n - 1, shift * math.sqrt(n))
+    assert np.mean(np.array(others) <= 0.05) >= power - 0.06  # flips have a little less

@@ -1,4 +1,4 @@
-"""What was measured, as plain values without torch: rounds, clients, scores, bits per byte, findings, detectors."""
+"""What was measured, as plain values without torch: rounds, clients, scores, bits per byte, findings, detectors, states."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+# The states that a verdict can say, from good to bad; see `diagnosis.verdict`
+STATES = HEALTHY, NO_ALARM, UNLEARNED, DEGRADED, FAILED = (
+    "healthy",
+    "no alarm (not calibrated)",
+    "did not learn",
+    "degraded",
+    "failed",
+)
 
 
 @dataclass(frozen=True)

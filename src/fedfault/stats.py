@@ -1,16 +1,16 @@
 """How sure a mean is: intervals, tests of paired differences, corrections for many hypotheses (Holm). Nowhere else.
 
 A test is over seeds, each of which gave one difference. The question is always whether the true mean difference is above a
-bound. Two p-values answer it:
+bound. An interval holds the bounds that the same test, on both sides, does not reject, so that the two cannot disagree:
 
+    student   Student's t (1908): assumes normal differences, and can be sure from two seeds on.
     flips     exact permutation test: under the bound the signs of d - bound are exchangeable, so all 2^n of them are
-              counted (Fisher 1935, section 21). It assumes nothing else, and its p is never below 2^-n.
-    student   Student's t (1908): assumes normal differences, and can be sure from few seeds.
+              counted (Fisher 1935, section 21). It assumes no more than that, and its p is never below 2^-n. Its interval
+              has the means of subsets as its ends (Hartigan 1969), and there is none where 2^-n is above half the level.
 
-`choose_test` chooses between them by the number of pairs and of hypotheses alone, before any number is seen: flips wherever
-they could lead to an answer after Holm's correction, else student. Flips also where the t-test does not hold: for
-differences that are infinite (a run diverged), for counts (0 or 1 a run), and for fewer than five that are all the same.
-Five or more that are all the same, like runs that all end at their best, leave no doubt.
+`choose_test` chooses between them by the number of pairs and of questions alone, before any number is seen: flips wherever
+they could lead to an answer after the correction for several, else student. Flips also where the t-test does not hold: for
+differences that are infinite (a run diverged), for counts (0 or 1 a run), and for differences that are all the same.
 """
 
 from __future__ import annotations
@@ -24,94 +24,94 @@ import numpy as np
 
 from fedfault.seeds import rng
 
-LEAST = 5  # numbers for an interval: they can be drawn again in 126 ways, three only in 10
-RESAMPLES = 9999  # scipy's default
-ROUNDING = 1e-9  # nats: differences closer than that are the same, and the acceleration would be 0 / 0
+ROUNDING = 1e-9  # nats: differences closer than that are the same, and Student's t would be 0 / 0
 ALPHA = 0.05
 EXACT = 16  # pairs, up to which all signs are tried; 65,536 of them
 DRAWS = 65_535  # signs drawn beyond that
+FAR = 1e6  # times the largest finite difference: what an infinite one counts as
 Test = Literal["flips", "student"]
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval for the mean by the bias-corrected and accelerated bootstrap (Efron, 1987), the same at every call.
+def mean_interval(values: Sequence[float], alpha: float = ALPHA, test: Test = "student") -> tuple[float, float] | None:
+    """The interval for the mean that misses it at a rate of alpha at most; 95 % unless said otherwise.
 
-    The values are those of seeds, or of the clients or topics of one run; of other runs it says nothing then. It is too
-    narrow for few values: None for fewer than `LEAST`. None too where a value is not finite.
+    The values are those of seeds, or of the clients or topics of one run; of other runs it says nothing then. An end is
+    infinite where runs have diverged. None for fewer than two values, a NaN, and where no interval is as sure as that.
 
-    >>> mean_interval([0.3, 0.1, 0.2, 0.4])
+    >>> low, high = mean_interval([0.3, 0.1, 0.2, 0.4])
+    >>> print(f"{low:.3f} to {high:.3f}")
+    0.045 to 0.455
     """
-    if len(values) < LEAST or not np.isfinite(values).all():
+    d = np.asarray(values, dtype=float)
+    if len(d) < 2 or np.isnan(d).any():
         return None
-    if np.ptp(values) < ROUNDING:
-        return min(values), max(values)
-    from scipy.stats import bootstrap
+    if _need_flips(d, test):
+        return _invert_flips(d, alpha)
+    from scipy.stats import t
 
-    found = bootstrap((np.asarray(values),), np.mean, n_resamples=RESAMPLES, rng=rng(0, "compare")).confidence_interval
-    return float(found.low), float(found.high)
-
-
-def nested_interval(values: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """95 % interval for the mean over seeds of the mean over clients, by a bootstrap in two stages; values: by seed.
-
-    Seeds are drawn with replacement, and within each drawn one its clients: clients of a seed share a split and are not
-    independent. Percentiles of 9,999 draws, the same at every call. With one seed it is about its clients alone. None with
-    fewer than `LEAST` clients, and where a value is not finite.
-
-    >>> nested_interval([[0.1, 0.3, 0.2]])
-    """
-    by_seed = [np.asarray(v, dtype=float) for v in values]
-    if not by_seed or min(map(len, by_seed)) < LEAST or not all(np.isfinite(v).all() for v in by_seed):
-        return None
-    S, g = len(by_seed), rng(0, "mitigation")
-    # (seed, draw, place)
-    means = np.stack([v[g.integers(len(v), size=(RESAMPLES, S, len(v)))].mean(2) for v in by_seed])
-    drawn = g.integers(S, size=(RESAMPLES, S))
-    each = means[drawn, np.arange(RESAMPLES)[:, None], np.arange(S)].mean(1)
-    low, high = np.percentile(each, (2.5, 97.5))
-    return float(low), float(high)
+    half = float(t.ppf(1 - alpha / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
+    return float(d.mean()) - half, float(d.mean()) + half
 
 
-def choose_test(pairs: int, hypotheses: int) -> Test:
-    """The test of every hypothesis of a study.
+def choose_test(pairs: int, questions: int) -> Test:
+    """The test of every difference of a study; `questions`: how many differences are asked about.
 
     >>> choose_test(8, 6), choose_test(5, 6)
     ('flips', 'student')
     """
-    return "flips" if hypotheses * 2 * 0.5**pairs <= ALPHA else "student"
+    return "flips" if questions * 2 * 0.5**pairs <= ALPHA else "student"
 
 
 def p_above(differences: Sequence[float], bound: float, test: Test) -> float:
     """p of the data if the true mean were no larger than the bound; 1 for fewer than two pairs."""
-    d = np.asarray(differences, dtype=float) - bound
+    d = np.asarray(differences, dtype=float)
     if len(d) < 2 or np.isnan(d).any():
         return 1.0
-    same = bool(np.isfinite(d).all() and np.ptp(d) < ROUNDING)
-    if test == "flips" or not np.isfinite(d).all() or (same and len(d) < LEAST):
-        return _flip_signs(d)
-    if same:
-        return 0.0 if d[0] > ROUNDING else 1.0
+    if _need_flips(d, test):
+        means = _list_subset_means(d)
+        return float(1 + (means <= bound + ROUNDING).sum()) / (1 + len(means))
     from scipy.stats import ttest_1samp
 
-    return float(ttest_1samp(d, 0.0, alternative="greater").pvalue)
+    return float(ttest_1samp(d, bound, alternative="greater").pvalue)
 
 
-def _flip_signs(d: np.ndarray) -> float:
-    d = _limit_infinite(d)
-    n = len(d)
+def _need_flips(d: np.ndarray, test: Test) -> bool:
+    return test == "flips" or not np.isfinite(d).all() or float(np.ptp(d)) < ROUNDING
+
+
+def _list_subset_means(d: np.ndarray) -> np.ndarray:
+    """The mean of every subset of differences (n,) but the empty one, or of 65,535 that are drawn.
+
+    Turning the signs of a subset of d - bound leaves the sum as large or larger exactly where the subset's mean is at most
+    the bound: a permutation test for every bound at once.
+    """
+    d, n = _limit_infinite(d), len(d)
     if n <= EXACT:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=n)))
-        sums = signs @ d
+        subsets = np.array(list(itertools.product((0.0, 1.0), repeat=n)))[1:]
     else:
-        signs = rng(0, "flips", n).choice((1.0, -1.0), size=(DRAWS, n))
-        sums = np.append(signs @ d, d.sum())
-    return float(np.mean(sums >= d.sum() - ROUNDING * n))
+        subsets = rng(0, "flips", n).integers(2, size=(DRAWS, n)).astype(float)
+        subsets = subsets[subsets.any(axis=1)]
+    means: np.ndarray = subsets @ d / subsets.sum(axis=1)
+    return means
+
+
+def _invert_flips(d: np.ndarray, alpha: float) -> tuple[float, float] | None:
+    """The bounds that two permutation tests at half of alpha each leave; None where no p can be that small."""
+    means = np.sort(_list_subset_means(d))
+    k = math.floor(alpha / 2 * (1 + len(means)) + ROUNDING)
+    if k < 1:
+        return None
+    finite = d[np.isfinite(d)]
+    most = (
+        FAR * (np.abs(finite).max(initial=0.0) + 1) / (2 * len(d))
+    )  # the mean of any subset with an infinite difference
+    low, high = (float(v) if abs(v) < most else math.copysign(math.inf, v) for v in (means[k - 1], means[-k]))
+    return low, high
 
 
 def _limit_infinite(d: np.ndarray) -> np.ndarray:
-    """Limit infinite differences to twice the largest finite one: the test then counts them as the largest."""
-    finite = np.abs(d[np.isfinite(d)])
-    most = 2 * (finite.max() if finite.size else 1.0) + 1.0
+    """Limit infinite differences to so much that one outweighs all finite ones."""
+    most = FAR * (np.abs(d[np.isfinite(d)]).max(initial=0.0) + 1.0)
     clipped: np.ndarray = np.clip(d, -most, most)
     return clipped
 

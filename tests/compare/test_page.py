@@ -116,7 +116,7 @@ def test_the_table_names_only_settings_that_differ_and_says_how_each_run_ends():
     assert rows["a"] == {
         "run": "a", "training.lr": "0.1", "final loss": "3.800", "perplexity": "44.7", "best round": "3",
         "general English": "+0.030", "worst client": "4.300 (3)", "gain p10": "+0.30", "gain p50": "+0.30",
-        "gain p90": "+0.30", "bytes": "18.0 kB", "time": "6.0 s", "verdict": "failed since 2",
+        "gain p90": "+0.30", "bytes": "18.0 kB", "time": "6.0 s", "verdict": "failed since round 2",
     }  # fmt: skip
     assert rows["b"]["final loss"] == "3.300"
     assert rows["b"]["verdict"] == "–"
@@ -142,6 +142,20 @@ def test_schedulers_that_spent_unequal_budgets_are_told_and_shown():
     equal = beside(with_ranks("fixed", 8), with_ranks("lite", 8))
     assert "mean rank" not in tabulate_runs(equal).columns
     assert not any("budgets" in note for note in list_notes(equal))
+
+
+def test_one_clock_with_other_ranks_is_explained():
+    def timed(name, rank, seconds=3.0):
+        turns = [turn(0, rank=4, seconds=seconds), turn(1, rank=rank, seconds=1.0)]
+        return replace(run(name), records=clocked([turns]).records)
+
+    def said(other):
+        return [note for note in list_notes(beside(timed("a", 8), other)) if "simulated" in note]
+
+    (note,) = said(timed("b", 2))
+    assert note.startswith("b and a take the same simulated time with other ranks")
+    assert "leaves the ranks of the others open" in note
+    assert said(timed("b", 8)) == said(timed("b", 2, seconds=4.0)) == said(run("b")) == []
 
 
 def test_names_of_runs_and_where_they_lie_are_no_difference():

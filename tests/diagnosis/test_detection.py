@@ -1,4 +1,4 @@
-"""From readings to levels, findings and the verdict, with detectors whose readings are what a test says."""
+"""From readings to levels and findings, with detectors whose readings are what a test says."""
 
 from __future__ import annotations
 
@@ -6,32 +6,14 @@ import math
 
 import pytest
 
-from fedfault.diagnosis import detection
 from fedfault.diagnosis.calibration import Calibration, Threshold, summarise_run
-from fedfault.diagnosis.detection import choose_threshold, detect_failures, judge_readings, judge_run
-from fedfault.records import Detector, Finding, Reading
+from fedfault.diagnosis.detection import choose_threshold, detect_failures, judge_readings
+from fedfault.records import Finding
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
-from fedfault.testing.histories import broken_history, healthy, history
+from fedfault.testing.histories import history
 from fedfault.testing.toys import LowRank, federation
-
-CALIBRATED = Calibration("made", {}, 19, 0.05, exact=True, config={})
-
-
-def fake(values, effects=None, **changes) -> Detector:
-    """A detector that reads values[t - 1] after round t; its threshold is 1, its least effect 0.5."""
-    effects = effects or [1.0] * len(values)
-    every = [Reading(t + 1, v, e, {"seen": v}) for t, (v, e) in enumerate(zip(values, effects, strict=True))]
-    given = {
-        "min_effect": 0.5,
-        "min_std": 0.1,
-        "default_threshold": 1.0,
-        "advice": ("do something", "or something else"),
-        **changes,
-    }
-    return Detector(
-        lambda records, scale: every[: max(0, len(records) - 1)], lambda r: f"it reads {r.statistic:g}", **given
-    )
+from judged import fake
 
 
 def levels(values, effects=None) -> list[str]:
@@ -94,16 +76,6 @@ def test_a_run_alarms_exactly_where_its_scalar_is_above_the_threshold(values):
         assert ("alarm" in seen) == (scalar > threshold)
 
 
-@pytest.fixture
-def known(monkeypatch):
-    """Put these detectors in the place of the real ones."""
-
-    def put(**detectors: Detector) -> None:
-        monkeypatch.setattr(detection, "build_detectors", lambda: dict(sorted(detectors.items())))
-
-    return put
-
-
 def findings(records, calibration=None) -> list[tuple[str, int, str]]:
     return [(f.detector, f.round, f.level) for f in detect_failures(records, calibration)]
 
@@ -152,68 +124,6 @@ def test_thresholds_of_controls_go_before_default_ones(known):
 def test_without_a_threshold_a_detector_is_silent(known):
     known(one=fake([9, 9], default_threshold=None))
     assert findings(RUN) == []
-
-
-def test_nothing_found_is_healthy(known):
-    known(one=fake([0, 0]), two=fake([0, 2]))
-    found = judge_run(RUN[:2], None)
-    assert (found["state"], found["since"], found["causes"], found["over"]) == ("healthy", None, [], [])
-    assert found["sentence"] == "No detector raised an alarm."
-    assert judge_run(RUN[:3], None)["sentence"] == "No detector raised an alarm; suspected for a while: two."
-    assert judge_run([], None)["state"] == "healthy"
-
-
-def test_an_alarm_is_degraded_and_a_fatal_one_that_holds_failed(known):
-    known(a=fake([0, 2, 2, 2, 2, 2]), b=fake([0] * 6))
-    found = judge_run(RUN, None)
-    assert (found["state"], found["since"], found["causes"], found["over"]) == ("degraded", 3, ["a"], [])
-    assert found["sentence"] == "Since round 3 it reads 2."
-    for least, state in ((2, "failed"), (3, "degraded")):  # the last reading decides
-        known(a=fake([0, 4, 4, 4, 4, 2], is_failure=lambda last, least=least: last.statistic >= least))
-        assert judge_run(RUN, None)["state"] == state
-
-
-def test_an_alarm_that_is_over_by_the_end_does_not_fail_a_run(known):
-    known(a=fake([2, 2, 0, 0, 0, 0], is_failure=lambda last: True), b=fake([0, 0, 0, 3, 3, 3]))
-    found = judge_run(RUN, None)
-    assert (found["state"], found["since"], found["causes"], found["over"]) == ("degraded", 2, ["a", "b"], ["a"])
-    assert found["sentence"] == "Since round 2 it reads 2 (over by the end); then b (round 5)."
-
-
-def test_a_verdict_s_sentence_is_of_the_first_alarm_and_names_the_others_once(known):
-    known(slow_one=fake([0, 0, 2, 2, 0, 0]), a=fake([2, 2, 2, 2, 2, 2]), c=fake([0, 2, 2, 0, 2, 2]))
-    assert judge_run(RUN, None)["sentence"] == "Since round 2 it reads 2; then c (round 3), slow one (round 4, over)."
-
-
-def test_any_alarm_in_a_run_that_ends_above_its_start_is_a_failure(known):
-    known(a=fake([2, 2, 2]))
-    assert judge_run(history([5.0, 4.0, 3.0, 4.9]), None)["state"] == "degraded"
-    assert judge_run(history([5.0, 4.0, 3.0, 5.1]), None)["state"] == "failed"
-    assert judge_run(history([5.0, 4.0, 3.0, math.nan]), None)["state"] == "failed"
-
-
-def test_a_verdict_says_how_sure_it_is():
-    records = healthy()
-    assert judge_run(records, None)["sure"].startswith("Not calibrated")
-    found = judge_run(records, CALIBRATED)
-    assert "19 IID control runs (made)" in found["sure"]
-    assert "at most 5% of healthy runs" in found["sure"]
-    assert (found["calibration"], found["controls"], found["alpha"]) == ("made", 19, 0.05)
-    few = Calibration("few", {}, 5, 0.05, exact=False, config={})
-    assert "extrapolated from only 5" in judge_run(records, few)["sure"]
-    assert "at most" not in judge_run(records, few)["sure"]
-    differing = judge_run(records, CALIBRATED, ["training.lr=0.1 (0.01)"])["sure"]
-    assert differing.endswith("The controls differ in training.lr=0.1 (0.01).")
-
-
-def test_a_run_that_breaks_in_every_way_has_failed_for_many_reasons():
-    found = judge_run(broken_history(), None)
-    assert found["state"] == "failed"
-    assert {"divergence", "forgetting", "no_federation", "rank_collapse", "representation_collapse"} <= set(
-        found["causes"]
-    )
-    assert found["sentence"].startswith("Since round")
-    assert "nan" not in found["sentence"]
 
 
 @pytest.mark.parametrize(

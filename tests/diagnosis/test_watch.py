@@ -13,7 +13,8 @@ import yaml
 
 from fedfault.diagnosis import calibration
 from fedfault.diagnosis.calibration import ALPHA, Calibration, learn_thresholds
-from fedfault.diagnosis.detection import build_detectors, detect_failures, judge_run
+from fedfault.diagnosis.detection import build_detectors, detect_failures
+from fedfault.diagnosis.verdict import judge_run
 from fedfault.diagnosis.watch import Watch, describe_finding, diagnose_run
 from fedfault.errors import UserError
 from fedfault.records import Finding
@@ -84,7 +85,8 @@ def test_the_verdict_joins_what_metrics_json_says_already(folder):
 
 def test_a_healthy_run_has_no_findings(tmp_path):
     folder = write(tmp_path / "fine", healthy())
-    assert diagnose_run(folder).splitlines()[0] == "trial: healthy. No detector raised an alarm."
+    said = diagnose_run(folder).splitlines()[0]
+    assert said.startswith("trial: no alarm (not calibrated). No detector raised an alarm, by conventional thresholds.")
     assert (folder / "findings.jsonl").read_text() == ""
 
 

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from fedfault.report.verdict import list_findings, read_verdict
+from fedfault.records import NO_ALARM, STATES, UNLEARNED
+from fedfault.report.verdict import CLASSES, SIGNS, list_findings, read_verdict
 from handmade import finding, make
 
 
@@ -17,9 +18,19 @@ def test_the_state_says_since_when():
     assert read_verdict(make()) is None
 
 
-def test_a_verdict_is_calibrated_when_it_names_a_calibration():
-    assert judged(calibration="packaged: quickstart").calibrated
-    assert not judged(calibration=None).calibrated
+def test_a_verdict_without_calibration_is_remarked_on_where_its_state_does_not_say_so():
+    assert judged(calibration="packaged: quickstart").remark == ""
+    assert judged(calibration=None).remark == "not calibrated"
+    assert judged(state=NO_ALARM, calibration=None).remark == ""
+
+
+def test_every_state_has_a_sign_and_a_class():
+    assert set(SIGNS) == set(CLASSES) == set(STATES)
+    assert len(set(SIGNS.values())) == len(set(CLASSES.values())) == len(STATES)
+
+
+def test_a_run_that_did_not_learn_has_no_round_since_when():
+    assert judged(state=UNLEARNED, since=3).title == "Did not learn"
 
 
 def numbers(**more):

@@ -37,7 +37,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         ("split.json", '{"topics": ["a"]}', "the lists topics, clients and tokens"),
         ("split.json", '{"topics": ["a"], "clients": [[1, 2]], "tokens": [3]}', "one document count a topic"),
         ("findings.jsonl", '{"detector": "divergence"}\n', "findings.jsonl is corrupt: line 1 is not a finding"),
-        ("metrics.json", '{"verdict": {"state": "fine"}}', "one of healthy, degraded, failed"),
+        ("metrics.json", '{"verdict": {"state": "fine"}}', "one of healthy, no alarm (not calibrated), did"),
         (
             "manifest.json",
             '{"status": "running", "parent": {"run": "old", "round": 1}}',

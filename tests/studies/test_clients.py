@@ -62,14 +62,17 @@ def test_differences_are_paired_by_client_and_seed():
     assert vanilla.by_seed[0] == {"0": -0.5, "1": 0.5, "2": -0.5, "3": -0.5, "4": -0.5}
     assert vanilla.mean == pytest.approx((-0.3 - 0.4) / 2)
     assert central.mean == pytest.approx((0.4 + 0.5) / 2)
-    assert -0.75 < vanilla.interval[0] < vanilla.mean < vanilla.interval[1] < 0.25
+    half = 12.7062 * 0.05  # Student's t with one degree of freedom; the means of the seeds are -0.3 and -0.4
+    assert vanilla.interval == pytest.approx((-0.35 - half, -0.35 + half), abs=1e-4)
+    (alone, _) = compare_clients(study(seeds=1))  # clients differ by -0.5 four times, and by 0.5 once: sd 0.4472
+    assert alone.interval == pytest.approx((-0.3 - 2.7764 * 0.2, -0.3 + 2.7764 * 0.2), abs=1e-4)
 
 
 def test_the_tables_say_who_is_better_off_and_what_it_took():
     r = study()
     assert tabulate_clients(r).rows == [
-        ["clusters", "1.450", "1.750", "1.250", "6", "1.0 kB", "1.5 s"],
-        ["vanilla", "1.800", "2.250", "0.750", "6", "1.0 kB", "1.5 s"],
+        ["clusters", "1.450 (0.815 to 2.085)", "1.750", "1.250", "6", "1.0 kB", "1.5 s"],
+        ["vanilla", "1.800 (0.529 to 3.071)", "2.250", "0.750", "6", "1.0 kB", "1.5 s"],
         ["central", "1.000", "1.000", "2.000", "6", "–", "1.5 s"],
     ]
     vanilla, central = tabulate_differences(r, compare_clients(r)).rows
@@ -80,8 +83,8 @@ def test_the_tables_say_who_is_better_off_and_what_it_took():
 def test_the_same_is_said_as_text_with_an_interval_where_there_is_one():
     line, _ = format_clients(study())
     assert line.startswith("clients       clusters − vanilla: −0.350 (−0.")
-    few = {arm: [each[:4] for each in by_seed] for arm, by_seed in LOSSES.items()}
-    assert format_clients(study(few))[0] == "clients       clusters − vanilla: −0.312, 6 of 8 better off"
+    lone = {arm: [by_seed[0][:1]] for arm, by_seed in LOSSES.items()}
+    assert format_clients(study(lone, seeds=1))[0] == "clients       clusters − vanilla: −0.500, 1 of 1 better off"
 
 
 def test_clients_are_told_only_where_a_hypothesis_is_about_them():

@@ -20,18 +20,19 @@ from fedfault.studies.results import read_results
 from fedfault.studies.study import Cell, Contrast, PhaseMap, Study
 from planted import claim, planted
 
+NEARLY = (0.001, -0.001, 0.0, 0.001, -0.001)
 PHASE = PhaseMap("m", "lr", "partition", "final.validation.loss", {})
 
 
 def study(folder, losses, seeds=5, **more):
-    """Two splits and learning rates; a cell's runs end at `losses[split][lr]` plus a hundredth a seed."""
+    """Two splits and learning rates; a cell's runs end at `losses[split][lr]` plus a hundredth a seed, nearly."""
     cells = []
     for i, split in enumerate(("iid", "topic_skew")):
         for j, lr in enumerate(("0.001", "0.1")):
             names = tuple(f"{split}-{lr}-{s}" for s in range(seeds))
             for s, name in enumerate(names):
                 state = "healthy" if losses[i][j] < 4.5 else "failed"
-                planted(folder / "runs" / name, [5.0, 4.8, losses[i][j] + 0.01 * s], state, seed=s)
+                planted(folder / "runs" / name, [5.0, 4.8, losses[i][j] + 0.01 * s + i * NEARLY[s]], state, seed=s)
             cells.append(Cell({"partition": split, "lr": lr}, names))
     about = {
         "question": "Does <skew> hurt?",
@@ -71,7 +72,7 @@ def test_tables_by_hand(folder):
     assert answer[:4] == ["skew | hurts", "supported", "claim skew | hurts", "+0.4"]
     (contrast,) = results.tabulate_contrasts(r).rows
     assert contrast[2] == "lr 0.001: topic_skew − iid"
-    assert contrast[5] == ", ".join(["+0.4"] * 5)
+    assert contrast[5] == "+0.401, +0.399, +0.4, +0.401, +0.399"
     assert results.summarise_study(r)[-1] == "Hypotheses: 1 supported."
 
 
@@ -87,8 +88,8 @@ def test_limits_say_what_follows_from_the_runs(folder):
     said = " ".join(results.list_limits(read_results(folder)))
     assert "small" in said
     assert "not calibrated" in said
-    few = study(folder.parent / "few", [[4.0, 4.0], [4.0, 4.0]], seeds=2)
-    assert "few" in " ".join(results.list_limits(read_results(few)))
+    lone = study(folder.parent / "lone", [[4.0, 4.0], [4.0, 4.0]], seeds=1)
+    assert "no interval and no answer" in " ".join(results.list_limits(read_results(lone)))
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
@@ -141,7 +142,7 @@ def test_tables_in_markdown_escape_what_would_break_them():
 def test_references_follow_from_the_runs(folder):
     run = planted(folder / "other", [5.0, 4.0], federation={"num_rounds": 1, "algorithm": {"name": "scaffold"}})
     found = references.find_keys([run], {"student"})
-    assert found == ["efron1987bootstrap", "holm1979", "hu2022lora", "karimireddy2020", "student1908"]
+    assert found == ["holm1979", "hu2022lora", "karimireddy2020", "student1908"]
     assert references.format_reference("karimireddy2020").endswith(
         "International Conference on Machine Learning (ICML), 2020."
     )
@@ -162,6 +163,6 @@ def test_a_paper_without_an_entry_is_told():
 def test_every_entry_is_whole_and_every_name_has_its_entry():
     parts = [find_citations(kind, name) for kind in FOLDERS for name in load_builders(kind)]
     named = {key for keys in (*parts, *PAPERS.values()) for key in keys}
-    named |= {*references.ALWAYS, *references.TESTS.values()}
+    named |= {*references.ALWAYS, *(key for keys in references.TESTS.values() for key in keys)}
     assert named == set(references._read_entries())
     assert all(references.format_reference(key) and references.format_entries([key]).startswith("@") for key in named)

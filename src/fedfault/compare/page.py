@@ -9,20 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import fedfault
 from fedfault.compare.pairs import Comparison, explain_budgets
 from fedfault.compare.tables import tabulate_pairs, tabulate_runs, transpose
 from fedfault.errors import UserError
+from fedfault.measures.punctuality import elapsed_seconds
 from fedfault.report.words import Table
 from fedfault.runs.read import read_run
+from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
 
 MOST = 8  # runs: colours and markers that can be told apart
 LONGEST = 150  # characters of a file's name; file systems take 255 bytes
 BASIS = (
-    "Other run minus first run, below zero: the other is better. Every client or topic counts once. The interval is about "
-    "other clients or topics like these, for this one seed: repeat the runs with other seeds before reading much into "
-    "small differences. There is none for fewer than five."
+    "Other run minus first run, below zero: the other is better. Every client or topic counts once. The interval, by "
+    "Student's t and each at 95 % for itself, is about other clients or topics like these, for this one seed: repeat the "
+    "runs with other seeds before reading much into small differences."
 )
 CAPTIONS = {
     "losses": (
@@ -110,7 +114,28 @@ def list_notes(c: Comparison) -> list[str]:
         each = ", ".join(f"{run.rounds_done} ({name})" for name, run in zip(c.names, c.runs, strict=True))
         said.append(f"The runs end after different rounds, and each is taken at its own end: {each}.")
     schedulers = [str(run.setting("federation", "scheduler", "name")) for run in c.runs]
-    return said + explain_budgets({n: run.mean_rank for n, run in zip(c.names, c.runs, strict=True)}, schedulers)
+    said += explain_budgets({n: run.mean_rank for n, run in zip(c.names, c.runs, strict=True)}, schedulers)
+    return [*said, *_list_equal_clocks(c)]
+
+
+def _list_equal_clocks(c: Comparison) -> list[str]:
+    """Explain why schedulers that give other ranks can take the same simulated time, and then end at other losses."""
+    first, said = c.runs[0], []
+    for name, run in zip(c.names[1:], c.runs[1:], strict=True):
+        clocks = [elapsed_seconds(r.records) for r in (first, run)]
+        same = clocks[0].keys() == clocks[1].keys() and np.allclose([*clocks[0].values()], [*clocks[1].values()])
+        if clocks[0] and same and _list_ranks(first) != _list_ranks(run):
+            said.append(
+                f"{name} and {c.names[0]} take the same simulated time with other ranks: a round lasts as long as its "
+                "slowest client, and leaves the ranks of the others open within that time. Schedulers break such ties "
+                "each in its own way, so clients train with other ranks and end at other losses."
+            )
+    return said
+
+
+def _list_ranks(run: RunData) -> list[tuple[int, int, int]]:
+    """List who had which rank in which round on the simulated clock."""
+    return [(r.round, t.client, t.rank) for r in run.records for t in r.turns]
 
 
 def explain_unpaired(c: Comparison) -> list[str]:

@@ -27,7 +27,7 @@ class Paired:
     # Unit -> (first run, other run), at the end
     losses: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     why_not: str = ""  # in place of numbers: why the runs are not paired
-    interval: tuple[float, float] | None = None  # 95 % for `mean`; None for few units, or where one is not finite
+    interval: tuple[float, float] | None = None  # 95 % for `mean`; None for one unit, or where one is NaN
 
     @property
     def differences(self) -> dict[str, float]:

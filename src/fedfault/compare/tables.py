@@ -11,7 +11,16 @@ from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.measures.fairness import measure_fairness
 from fedfault.measures.punctuality import measure_punctuality
 from fedfault.report.summary import measure_forgetting
-from fedfault.report.words import NOTHING, Table, format_bytes, format_number, format_perplexity, format_seconds
+from fedfault.report.verdict import format_state
+from fedfault.report.words import (
+    NOTHING,
+    Table,
+    format_bytes,
+    format_interval,
+    format_number,
+    format_perplexity,
+    format_seconds,
+)
 from fedfault.runs.outcome import find_best_round
 from fedfault.runs.recorded import RunData
 
@@ -124,10 +133,7 @@ def _format_worst(run: RunData) -> str:
 def format_verdict(run: RunData) -> str:
     """Write the state of a run and since when; a dash without a verdict."""
     said = run.metrics.get("verdict")
-    if not said:
-        return NOTHING
-    since = said.get("since")
-    return str(said["state"]) if since is None else f"{said['state']} since {since}"
+    return format_state(said) if said else NOTHING
 
 
 def tabulate_pairs(c: Comparison) -> Table | None:
@@ -149,7 +155,7 @@ def _format_pair(paired: Paired) -> list[str]:
     low, high = min(each, key=each.__getitem__), max(each, key=each.__getitem__)
     return [
         format_number(paired.mean, "+.3f"),
-        NOTHING if paired.interval is None else " to ".join(format_number(v, "+.3f") for v in paired.interval),
+        format_interval(paired.interval, "+.3f"),
         f"{sum(v < 0 for v in each.values())} of {len(each)}",
         f"{format_number(each[low], '+.3f')} ({low})" if each[low] < 0 else NOTHING,
         f"{format_number(each[high], '+.3f')} ({high})" if each[high] > 0 else NOTHING,

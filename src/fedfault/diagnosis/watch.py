@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.diagnosis.calibration import choose_calibration
-from fedfault.diagnosis.detection import detect_failures, judge_run
+from fedfault.diagnosis.detection import detect_failures
+from fedfault.diagnosis.verdict import judge_run
 from fedfault.errors import explain_os_error
 from fedfault.records import Finding, Records, add_client_names
 from fedfault.runs.files import write_json, write_lines
@@ -31,7 +32,7 @@ class Watch:
         return [f for f in self.find_all(records) if f.round == records[-1].round]
 
     def judge(self, records: Records) -> dict[str, Any]:
-        """The verdict on the run, see `detection.judge_run`."""
+        """The verdict on the run, see `verdict.judge_run`."""
         found = judge_run(records, self.calibration, self.differs)
         return {**found, "sentence": add_client_names(found["sentence"], self.names)}
 

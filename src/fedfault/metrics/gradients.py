@@ -135,7 +135,8 @@ def control_error(m: FinishedRound, first: Tensor, second: Tensor) -> tuple[dict
     second half, which noise leaves unbiased. 0: c_i is the client's gradient; 1: no better than none; above 1: they hurt.
 
     control_error, control_spread   numerator and denominator; their ratio is undefined where clients do not differ
-    control_ratio                   mean of |c_i| / mean of |grad f_i|; far from 1: the units are wrong, as with momentum
+    control_ratio                   mean of |c_i| / mean of |grad f_i|; far from 1: the units are wrong, as with momentum;
+                                    absent where the gradients are no longer than their noise
     control_error, control_spread, control_norm, control_age   of each client; the age in rounds
     """
     if "c" not in m.before.clients or "c" not in m.before.memory:
@@ -147,7 +148,8 @@ def control_error(m: FinishedRound, first: Tensor, second: Tensor) -> tuple[dict
         return {}, {}
     c = to_float64(m.before.clients["c"].flat[ids[there]])
     g1, g2 = first[there], second[there]
-    ratio = c.norm(dim=1).mean() / (g1 * g2).sum(1).clamp(min=0).sqrt().mean()
+    squared, noise = (g1 * g2).sum(1), (g1 - g2).square().sum(1) / 4
+    ratio = c.norm(dim=1).mean() / squared.clamp(min=0).sqrt().mean() if squared.mean() > noise.mean() else math.nan
     g1, g2, apart = (x - x.mean(0) for x in (g1, g2, c))
     error, spread = ((g1 - apart) * (g2 - apart)).sum(1), (g1 * g2).sum(1)
     found = {

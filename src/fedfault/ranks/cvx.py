@@ -23,10 +23,11 @@ def cvx(
     """The min-max of the round time at a given budget as a linear program (cvxpy, Clarabel), rounded.
 
     min T  subject to  a_i + b_i r_i <= T,  l_i <= r_i <= u_i,  sum r_i = R. Without the budget, every client would get its
-    l_i. Clients that do not bind leave the optimum open: of all optimal r, the one of least sum r_i^2 is taken. Rounding
-    cuts fractions off and gives the units that are left to the clients that are done first with them; the round takes at
-    most max_i b_i longer than T. A client that gets slower never gets a larger r_i, but rounding may give it one unit more,
-    which `exact` never does. Clients that cannot meet the deadline are left out.
+    l_i. Clients that do not bind leave the optimum open: of all optimal r, the one of least sum r_i^2 is taken, where
+    `exact` gives to who is done first: one clock, other ranks, other losses. Rounding cuts fractions off and gives the units
+    that are left to the clients that are done first with them; the round takes at most max_i b_i longer than T. A client
+    that gets slower never gets a larger r_i, but rounding may give it one unit more, which `exact` never does. Clients that
+    cannot meet the deadline are left out.
 
     Without cvxpy, or where the solver finds no optimum, the `exact` greedy decides, and an event says so.
 

@@ -18,8 +18,12 @@ def exact(
 
     min_r max_i a_i + b_i r_i  subject to  l_i <= r_i <= u_i,  sum r_i = R,  r_i whole: from r = l on, the next unit goes to
     the client that would be done first with it, a_i + b_i (r_i + 1), until R is spent. Moving a unit from there to any other
-    client makes no round shorter, so the result is optimal, for any times that do not fall with the rank, and the second
-    slowest client is as fast as it can be too, and so on. Clients that cannot meet the deadline are left out.
+    client makes no round shorter, so the result is optimal, for any times that do not fall with the rank. Clients whose time
+    does not grow with the rank, b_i = 0, are given units before all others, since theirs cost nothing. So the second slowest
+    client is as fast as it can be too, and so on. Clients that cannot meet the deadline are left out.
+
+    Other ranks can be just as short: the slowest client sets the time, and within it the ranks of the others are open.
+    Here they go to who is done first; `cvx` deals them as evenly as the time allows: one clock, other ranks, other losses.
     """
 
     def assign(memory: Memory, s: Situation) -> Allocation:
@@ -34,7 +38,8 @@ def share_out_units(a: Floats, b: Floats, low: Ints, high: Ints, budget: int, cl
     """Find the ranks (m,) of the least max_i a_i + b_i r_i: they take the budget - sum l units that are done first.
 
     Times do not fall with the rank, so the units in the order of their time are the units in the order in which a heap gives
-    them out: one sort of all of them, O(U log U) for U = sum(u - l). Ties go to the smaller rank, then to the smaller id.
+    them out: one sort of all of them, O(U log U) for U = sum(u - l). Units that take no time come before all others. Ties go
+    to the smaller rank, then to the smaller id.
 
     >>> share_out_units(np.array([1.0, 0.0]), np.array([1.0, 3.0]), np.full(2, 1), np.full(2, 9), 6, np.arange(2)).tolist()
     [4, 2]
@@ -46,7 +51,7 @@ def share_out_units(a: Floats, b: Floats, low: Ints, high: Ints, budget: int, cl
     first = np.repeat(np.cumsum(high - low) - (high - low), high - low)  # where the client's units begin
     rank = low[client] + 1 + np.arange(len(client)) - first
     # rounded, so that a change of unit does not break ties between clients another way
-    done = np.round(a[client] + b[client] * rank, 9)
+    done = np.where(b[client] > 0, np.round(a[client] + b[client] * rank, 9), -np.inf)
     order = np.lexsort((clients[client], rank, done))[: budget - low.sum()]
     return low + np.bincount(client[order], minlength=len(a))
 

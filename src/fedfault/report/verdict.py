@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from fedfault.records import Finding
+from fedfault.records import DEGRADED, FAILED, HEALTHY, NO_ALARM, UNLEARNED, Finding
 from fedfault.report.words import format_count, format_number
 from fedfault.runs.recorded import RunData
+
+SIGNS = {HEALTHY: "✓", NO_ALARM: "○", UNLEARNED: "–", DEGRADED: "!", FAILED: "✕"}
+CLASSES = {HEALTHY: "healthy", NO_ALARM: "unknown", UNLEARNED: "unlearned", DEGRADED: "degraded", FAILED: "failed"}
 
 
 class Verdict(NamedTuple):
     """The state of a run in a word and a sentence, and how sure that is."""
 
     state: str
+    sign: str  # in front of the state, so that it is not told by its colour alone
+    css: str  # class of the style sheet
     title: str
     sentence: str
     sure: str
-    calibrated: bool
+    remark: str  # that it is not calibrated, where the state does not say so
 
 
 class FindingLine(NamedTuple):
@@ -34,10 +40,20 @@ def read_verdict(run: RunData) -> Verdict | None:
     said = run.metrics.get("verdict")
     if not said:
         return None
-    since = "" if said.get("since") is None else f" since round {said['since']}"
-    title = f"{said['state'].capitalize()}{since}"
+    state, title = said["state"], format_state(said)
     sentence, sure = (str(said.get(key) or "") for key in ("sentence", "sure"))
-    return Verdict(said["state"], title, sentence, sure, bool(said.get("calibration")))
+    remark = "" if said.get("calibration") or state == NO_ALARM else "not calibrated"
+    return Verdict(state, SIGNS[state], CLASSES[state], f"{title[0].upper()}{title[1:]}", sentence, sure, remark)
+
+
+def format_state(verdict: Mapping[str, Any]) -> str:
+    """Write the state of a verdict, and since when where that is known: `failed since round 2`.
+
+    >>> format_state({"state": "did not learn", "since": 2})
+    'did not learn'
+    """
+    since = verdict.get("since") if verdict["state"] != UNLEARNED else None
+    return str(verdict["state"]) if since is None else f"{verdict['state']} since round {since}"
 
 
 def list_findings(run: RunData) -> tuple[list[FindingLine], list[FindingLine]]:

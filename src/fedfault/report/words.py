@@ -33,6 +33,22 @@ def format_number(value: float | None, form: str = ".3f") -> str:
     return format(value, form).replace("-", "−") if math.isfinite(value) else "not finite"
 
 
+def format_interval(found: tuple[float, float] | None, form: str = "+.3g") -> str:
+    """Write an interval; a dash when it is missing, and one end where the other is infinite.
+
+    >>> format_interval((0.1, 0.25)), format_interval((0.1, math.inf))
+    ('+0.1 to +0.25', 'above +0.1')
+    """
+    if found is None:
+        return NOTHING
+    low, high = found
+    if math.isfinite(low) and math.isfinite(high):
+        return f"{format_number(low, form)} to {format_number(high, form)}"
+    if math.isfinite(low) or math.isfinite(high):
+        return f"above {format_number(low, form)}" if math.isfinite(low) else f"below {format_number(high, form)}"
+    return "not finite"
+
+
 def format_perplexity(loss: float | None) -> str:
     """Write the perplexity of a loss in nats per token."""
     if loss is None or not math.isfinite(loss):

@@ -10,11 +10,9 @@ import yaml
 
 from fedfault.config.shorthand import name_components
 from fedfault.errors import UserError
-from fedfault.records import Finding
+from fedfault.records import HEALTHY, NO_ALARM, STATES, Finding
 from fedfault.runs.files import check_run, read_json, read_lines, read_records, read_text
 from fedfault.runs.recorded import Fork, RunData
-
-STATES = ("healthy", "degraded", "failed")  # that a verdict can say
 
 
 def read_run(folder: Path | str) -> RunData:
@@ -73,6 +71,9 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     verdict = metrics.get("verdict")
     if verdict is not None and not (isinstance(verdict, dict) and verdict.get("state") in STATES):
         raise UserError(f"{path} is corrupt: the state of the verdict should be one of {', '.join(STATES)}")
+    if verdict is not None and verdict["state"] == HEALTHY and not verdict.get("calibration"):
+        # Versions that had one word for both wrote it: nothing had said that the run is healthy
+        return {**metrics, "verdict": {**verdict, "state": NO_ALARM}}
     return metrics
 
 

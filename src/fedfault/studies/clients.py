@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedfault.compare.pairs import pair_runs
-from fedfault.report.words import NOTHING, Table, format_bytes, format_number, format_seconds
+from fedfault.report.words import NOTHING, Table, format_bytes, format_interval, format_number, format_seconds
 from fedfault.runs.recorded import RunData
-from fedfault.stats import nested_interval
+from fedfault.stats import mean_interval
 from fedfault.studies.answers import SeedDifferences
 from fedfault.studies.outcomes import CLIENTS, measure_outcome
-from fedfault.studies.results import Results, format_interval, format_mean, name_contrast
+from fedfault.studies.results import Results, format_mean, name_contrast
 from fedfault.studies.study import Contrast
 
 
@@ -29,8 +29,8 @@ class ClientDifferences:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval for `mean`, see `stats.nested_interval`."""
-        return nested_interval([[*own.values()] for own in self.by_seed.values()])
+        """95 % interval for `mean`, over the seeds, since clients of one share a split; over the clients of a lone seed."""
+        return mean_interval(self.each if len(self.by_seed) == 1 else self._means)
 
     @property
     def each(self) -> list[float]:
@@ -40,8 +40,11 @@ class ClientDifferences:
     @property
     def mean(self) -> float:
         """Mean over the clients of a seed, then over the seeds."""
-        means = [sum(own.values()) / len(own) for own in self.by_seed.values()]
-        return sum(means) / len(means)
+        return sum(self._means) / len(self._means)
+
+    @property
+    def _means(self) -> list[float]:
+        return [sum(own.values()) / len(own) for own in self.by_seed.values()]
 
 
 def compare_clients(r: Results) -> list[ClientDifferences]:

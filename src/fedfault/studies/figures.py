@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from fedfault.records import STATES
 from fedfault.report.draw import Plot, apply_theme, make_canvas
 from fedfault.report.figures.heat import draw_gaps, remove_frame
 from fedfault.report.theme import FONT, Theme, choose_ink, make_label
-from fedfault.runs.read import STATES
 from fedfault.runs.recorded import RunData
 from fedfault.studies.answers import Answer, SeedDifferences
 from fedfault.studies.clients import compare_clients
@@ -128,7 +128,7 @@ def draw_clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
         for place, values in zip(np.linspace(-0.1, 0.1, len(seeds)) if len(seeds) > 1 else [0.0], seeds, strict=True):
             heights = [y + 0.24 + place] * len(values)
             ax.plot(values, heights, "o", color=theme.palette[0], ms=3.5, alpha=0.6, mew=0, zorder=2)
-        if found.interval is not None:
+        if found.interval is not None and np.isfinite(found.interval).all():
             ax.plot(found.interval, [y, y], lw=2.2, color=theme.ink, zorder=4)
         if math.isfinite(found.mean):
             ax.plot([found.mean], [y], "o", color=theme.palette[0], ms=8, mec=theme.ink, mew=1.4, zorder=5)
@@ -211,9 +211,14 @@ def _draw_values(ax: Axes, values: np.ndarray, lost: np.ndarray, theme: Theme) -
         ax.text(j, i, text, ha="center", va="center_baseline", color=ink, fontsize=FONT - 1)
 
 
+def pick_state_colours(theme: Theme) -> tuple[str, ...]:
+    """A colour for each of the states of a verdict, in their order."""
+    return theme.good, theme.palette[5], theme.palette[6], theme.warn, theme.alarm
+
+
 def _draw_states(ax: Axes, states: np.ndarray, theme: Theme) -> None:
     """Every cell is divided into as many parts as there are states, wide as their share of the runs."""
-    colours = (theme.good, theme.warn, theme.alarm)
+    colours = pick_state_colours(theme)
     for i, j in np.ndindex(states.shape[:2]):
         total, start = states[i, j].sum(), j - 0.5
         for count, colour in zip(states[i, j], colours, strict=True):
@@ -239,7 +244,7 @@ def _draw_legend(fig: Figure, states: np.ndarray, theme: Theme) -> None:
     from matplotlib.patches import Patch
 
     there = [n for n in range(len(STATES)) if states[..., n].any()]
-    colours = (theme.good, theme.warn, theme.alarm)
+    colours = pick_state_colours(theme)
     handles = [Patch(color=colours[n], label=f"runs {STATES[n]}") for n in there]
     if handles:
         fig.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, handlelength=1.0)

@@ -32,7 +32,7 @@ from fedfault.studies.study import RUNS, Cell, Study, StudyPlan
 
 OWN = ("question", "arms", "grid", "seeds", "hypotheses", "maps", "limits")  # keys of a study beside a configuration's
 LONGEST = 70  # characters of a run's name that stand for its cell
-SEEDS = 5  # pairs behind an interval, see stats.LEAST
+SEEDS = 5  # pairs: with two, Student's interval is seven times as wide as with five
 NAME: Key = ("experiment_name",)
 
 

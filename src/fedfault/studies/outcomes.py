@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedfault.errors import UserError, suggest
+from fedfault.records import DEGRADED, FAILED, UNLEARNED
 from fedfault.runs.recorded import RunData
 
 LATE = 0.5  # the last part of a run, in which a healthy loss has settled
@@ -78,12 +79,12 @@ def client_loss(run: RunData) -> float | None:
 
 def failed(run: RunData) -> float | None:
     """1 where the verdict is `failed`, else 0."""
-    return _state(run, ("failed",))
+    return _state(run, (FAILED,))
 
 
 def unhealthy(run: RunData) -> float | None:
-    """1 where the verdict is `degraded` or `failed`, else 0."""
-    return _state(run, ("degraded", "failed"))
+    """1 where the verdict is `did not learn`, `degraded` or `failed`, else 0."""
+    return _state(run, (UNLEARNED, DEGRADED, FAILED))
 
 
 def seconds(run: RunData) -> float | None:

@@ -19,21 +19,21 @@ from fedfault.studies.results import Results, read_results
 
 PAGE, DOCUMENT, BIBLIOGRAPHY = "report.html", "report.md", "references.bib"
 LEGEND = (
-    "Means over seeds, with 95 % bootstrap intervals from five seeds on. Gain: loss before training minus at the end; mean "
+    "Means over seeds, each with its own 95 % interval by Student's t. Gain: loss before training minus at the end; mean "
     "loss: over the rounds; swing: mean change from one evaluation to the next in the last half, signs dropped; forgetting: "
     "change of the loss on general English. Verdicts are those of the failure detectors."
 )
 BASIS = (
     "Held-out loss of every client under the model that it uses: means over the clients of a seed, then over the seeds. The "
     "worst client and the smallest gain are means over the seeds. Differences are paired by client and seed; below zero, "
-    "clients are better off in the first arm. Their 95 % interval is a bootstrap over seeds and, within them, clients, from "
-    "five clients on; with one seed it says nothing of other seeds."
+    "clients are better off in the first arm. Each has its own 95 % interval by Student's t over the means of the seeds; "
+    "with one seed it is over the clients, and says nothing of other seeds."
 )
 CAPTIONS = {
     "answers": (
         "Answers",
         "Differences in units of the smallest one that matters, turned so that a claim holds to the right of 1, and a claim "
-        "of equality within ±1. Ticks are seeds, the bar is the 95 % interval of the mean.",
+        "of equality within ±1. Ticks are seeds, the bar is the interval of the mean.",
     ),
     "clients": (
         "Every client",

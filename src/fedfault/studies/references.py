@@ -12,8 +12,8 @@ from fedfault.registry import find_citations
 from fedfault.runs.recorded import RunData
 
 FILE = Path(__file__).with_name("references.bib")
-ALWAYS = ("hu2022lora", "efron1987bootstrap", "holm1979")  # adapters, intervals, correction
-TESTS = {"flips": "fisher1935", "student": "student1908"}
+ALWAYS = ("hu2022lora", "holm1979", "student1908")  # adapters, correction, intervals of means
+TESTS = {"flips": ("fisher1935", "hartigan1969"), "student": ("student1908",)}
 COMPONENTS = {  # where a run's configuration names a component -> its kind
     ("federation", "algorithm", "name"): "algorithm",
     ("federation", "aggregation", "name"): "aggregation",
@@ -25,7 +25,7 @@ COMPONENTS = {  # where a run's configuration names a component -> its kind
 
 def find_keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
     """Keys of the entries that these runs and tests call for, in alphabetical order."""
-    found = {*ALWAYS, *(TESTS[t] for t in tests)}
+    found = {*ALWAYS, *(key for t in tests for key in TESTS[t])}
     for run in runs:
         for path, kind in COMPONENTS.items():
             found.update(find_citations(kind, str(run.setting(*path))))

@@ -13,11 +13,12 @@ import numpy as np
 
 from fedfault.compare.pairs import explain_budgets
 from fedfault.config.changes import NO_CAUSE
-from fedfault.report.words import NOTHING, Table, format_count, format_number, format_seconds
+from fedfault.records import STATES
+from fedfault.report.words import NOTHING, Table, format_count, format_interval, format_number, format_seconds
 from fedfault.runs.files import find_status
-from fedfault.runs.read import STATES, read_run
+from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
-from fedfault.stats import ALPHA, LEAST, mean_interval
+from fedfault.stats import ALPHA, mean_interval
 from fedfault.studies.answers import Answer, SeedDifferences, answer_hypotheses
 from fedfault.studies.outcomes import METRIC, measure_outcome
 from fedfault.studies.study import RUNS, Cell, Contrast, Study, describe_choice, read_study
@@ -56,7 +57,7 @@ class Results:
         return [v for run in self.of(cell) if (v := measure_outcome(run, metric)) is not None]
 
     def states(self, cell: Cell) -> list[int]:
-        """How many runs of a cell are healthy, degraded and failed."""
+        """How many runs of a cell are in each of `records.STATES`."""
         found = [str(run.metrics["verdict"]["state"]) for run in self.of(cell) if run.metrics.get("verdict")]
         return [found.count(state) for state in STATES]
 
@@ -88,7 +89,7 @@ def summarise_study(r: Results) -> list[str]:
 
 def tabulate_answers(r: Results) -> Table | None:
     """A hypothesis a row; where a claim is about several contrasts, the one that speaks most against it."""
-    columns = ("hypothesis", "answer", "claim", "difference", "95 % interval", "what matters", "p (Holm)")
+    columns = ("hypothesis", "answer", "claim", "difference", "interval", "what matters", "p (Holm)")
     rows = [
         [
             a.hypothesis.name,
@@ -114,14 +115,9 @@ def format_p(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def format_interval(found: tuple[float, float] | None, form: str = "+.3g") -> str:
-    """An interval as text."""
-    return NOTHING if found is None else " to ".join(format_number(v, form) for v in found)
-
-
 def tabulate_contrasts(r: Results) -> Table | None:
     """Every contrast of every hypothesis with the numbers of each seed."""
-    columns = ("hypothesis", "metric", "contrast", "mean", "95 % interval", "by seed")
+    columns = ("hypothesis", "metric", "contrast", "mean", "interval", "by seed")
     rows = [
         [
             a.hypothesis.name,
@@ -218,8 +214,9 @@ def explain_rule(r: Results) -> str:
         "Arms are compared seed by seed: runs of one seed share all random draws (split, cohorts, batches). A claim is "
         "supported if the mean difference is on its side of what matters, refuted if it is on the other side, both at "
         f"p ≤ {ALPHA} after Holm's correction over all hypotheses, {how}; else it is inconclusive. A claim about several "
-        "arms must hold in each: the row shows the arm that speaks most against it. Intervals are 95 % bootstrap intervals "
-        f"(BCa) for the mean, from {LEAST} seeds on; they are not corrected for their number."
+        "arms must hold in each: the row shows the arm that speaks most against it. Intervals are by the same test, and "
+        "hold all of the study's differences together at a rate of 95 % (Bonferroni); where there is none, the test is "
+        "never as sure as that with so few seeds."
     )
 
 
@@ -232,8 +229,8 @@ def list_limits(r: Results) -> list[str]:
     if any(c.endswith("+") for c in commits):
         lines.append("Some runs were made by code with changes that are not in a commit.")
     lines += [f"{a.hypothesis.name}: {a.decisive.why_not}." for a in r.answers if a.decisive.why_not]
-    if len(r.study.seeds) < LEAST:
-        lines.append(f"{format_count(len(r.study.seeds), 'seed')}: too few for an interval.")
+    if len(r.study.seeds) < 2:
+        lines.append("1 seed: no interval and no answer.")
     if any(not run.metrics.get("verdict", {}).get("calibration") for run in r.runs.values()):
         lines.append("Verdicts are by conventional thresholds, not calibrated for these settings.")
     return lines

@@ -1,0 +1,150 @@
+"""The verdict on a run: its state in a word, since when, why, and how sure that is.
+
+    failed                      a fatal alarm (`Detector.is_failure`) holds to the end, or there was an alarm and the loss
+                                ended above where it started
+    did not learn               the validation loss did not fall, beyond its error and by as much as shows in a report
+    degraded                    any other alarm
+    healthy                     no alarm, and control runs say how often a healthy run has none
+    no alarm (not calibrated)   no alarm by conventional thresholds; whether that means anything, nobody has measured
+
+The words are `records.STATES`, and metrics.json, reports, comparisons and studies use no others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from fedfault.diagnosis.calibration import Calibration
+from fedfault.diagnosis.detection import build_detectors, choose_threshold, detect_failures, judge_readings
+from fedfault.records import (
+    DEGRADED,
+    FAILED,
+    HEALTHY,
+    NO_ALARM,
+    UNLEARNED,
+    Detector,
+    Finding,
+    Reading,
+    Records,
+    Score,
+    get_validation_losses,
+)
+
+ONE_SIDED = 1.645  # standard errors, 95 %
+LEAST = 0.005  # nats: a smaller change of the loss is "about the same value" in reports
+
+
+def judge_run(records: Records, calibration: Calibration | None, differs: Sequence[str] = ()) -> dict[str, Any]:
+    """The verdict as metrics.json keeps it; `differs` are settings in which the run differs from the controls."""
+    findings = detect_failures(records, calibration)
+    alarms = [f for f in findings if f.level == "alarm"]
+    causes = list(dict.fromkeys(f.detector for f in alarms))
+    known = build_detectors()
+    read = {name: _read_run(name, known[name], records, calibration) for name in known}
+    holding = {name: found for name in causes if (found := _find_last_alarm(known[name], read[name]))}
+    judged = bool(calibration and any(read[name][1] for name in calibration.thresholds if name in known))
+    change = _measure_change(records)
+    fatal = any(known[name].is_failure(last) for name, last in holding.items())
+    state = _choose_state(fatal, bool(alarms), change, judged)
+    said = ["" if state != UNLEARNED else _explain_change(records), _explain_alarms(state, alarms, holding, findings)]
+    said += [_explain_doubts(known, read)] if state == NO_ALARM else []
+    return {
+        "state": state,
+        "since": alarms[0].round if alarms else None,
+        "causes": causes,
+        "over": [name for name in causes if name not in holding],
+        "sentence": " ".join(filter(None, said)),
+        "sure": _explain_certainty(calibration, judged, differs),
+        "calibration": calibration.name if calibration and judged else None,
+        "controls": calibration.controls if calibration and judged else 0,
+        "alpha": calibration.alpha if calibration and judged else None,
+    }
+
+
+def _read_run(name: str, detector: Detector, records: Records, calibration: Calibration | None) -> tuple[Any, Any]:
+    """The threshold in force, or None, and the detector's readings against its scale."""
+    threshold = choose_threshold(name, detector, calibration)
+    return threshold, detector.read(records, threshold.scale if threshold else {})
+
+
+def _find_last_alarm(detector: Detector, read: tuple[Any, Any]) -> Reading | None:
+    """The last reading, if the alarm is still on after it."""
+    threshold, readings = read
+    return readings[-1] if judge_readings(detector, threshold, readings) == "alarm" else None
+
+
+def _measure_change(records: Records) -> tuple[float, float] | None:
+    """The validation loss at the end minus at the start, in nats, and its error (2 sides of 5 %); None: not measured twice.
+
+    The error is that of the change paired by block where it is known, and as large as shows in a report at least.
+    """
+    scored: list[Score] = [r.scores["validation"] for r in records if "validation" in r.scores]
+    if len(scored) < 2:
+        return None
+    return scored[-1].loss - scored[0].loss, max(LEAST, ONE_SIDED * (scored[-1].se or 0.0))
+
+
+def _choose_state(fatal: bool, alarmed: bool, change: tuple[float, float] | None, judged: bool) -> str:
+    """The word for a run; `judged`: a calibrated detector has read it."""
+    risen = change is not None and not change[0] <= change[1]  # NaN has
+    if fatal or (alarmed and risen):
+        return FAILED
+    if change is not None and not change[0] < -change[1]:
+        return UNLEARNED
+    if alarmed:
+        return DEGRADED
+    return HEALTHY if judged else NO_ALARM
+
+
+def _explain_change(records: Records) -> str:
+    """What the loss did, where that is the verdict."""
+    _, losses = get_validation_losses(records)
+    if not math.isfinite(losses[-1]):
+        return "The validation loss is not a finite number."
+    return f"The validation loss has not fallen beyond its error: it was {losses[0]:.3f} and is {losses[-1]:.3f} at the end."
+
+
+def _explain_alarms(
+    state: str, alarms: Sequence[Finding], holding: Collection[str], findings: Sequence[Finding]
+) -> str:
+    """One sentence: the first alarm, then the others in order of their first rounds."""
+    if not alarms:
+        doubts = list(dict.fromkeys(f.detector.replace("_", " ") for f in findings))
+        by = ", by conventional thresholds" if state == NO_ALARM else ""
+        suspected = f"; suspected for a while: {', '.join(doubts)}" if doubts else ""
+        return f"No detector raised an alarm{by}{suspected}."
+    first = alarms[0]
+    over = "" if first.detector in holding else " (over by the end)"
+    others = {f.detector: f for f in reversed(alarms) if f.detector != first.detector}  # the first alarm of each
+    then = [
+        f"{f.detector.replace('_', ' ')} (round {f.round}{'' if f.detector in holding else ', over'})"
+        for f in sorted(others.values(), key=lambda f: f.round)
+    ]
+    return f"Since round {first.round} {first.sentence}{over}" + (f"; then {', '.join(then)}." if then else ".")
+
+
+def _explain_doubts(known: Mapping[str, Detector], read: Mapping[str, tuple[Any, Any]]) -> str:
+    """What is large enough to matter at the end, and only controls could tell from what healthy runs do."""
+    last = [(known[name], found[-1]) for name, (_, found) in read.items() if found and known[name].calibrated]
+    large = [d.explain(r) for d, r in last if r.effect >= d.min_effect and r.statistic > d.min_std]
+    return f"Only control runs could say whether this is usual: {'; '.join(large)}." if large else ""
+
+
+def _explain_certainty(calibration: Calibration | None, judged: bool, differs: Sequence[str]) -> str:
+    """Explain where the thresholds come from, and how often they are wrong."""
+    if calibration is None:
+        return "Not calibrated: thresholds are conventions, and how often they are wrong is not known."
+    if not judged:
+        return (
+            f"Not calibrated: the run has none of the numbers that the {calibration.controls} controls were judged by."
+        )
+    said = (
+        f"Thresholds come from {calibration.controls} IID control runs ({calibration.name}); at most "
+        f"{calibration.alpha:.0%} of healthy runs raise any alarm of the {len(calibration.thresholds)} detectors that they "
+        "calibrate."
+        if calibration.exact
+        else f"Thresholds are extrapolated from only {calibration.controls} IID control runs ({calibration.name})."
+    )
+    return said + (f" The controls differ in {', '.join(differs)}." if differs else "")
