@@ -286,6 +286,31 @@ def compare(
     typer.echo(f"page: {page}")
 
 
+@app.command(rich_help_panel=READ, epilog="Example: `fedfault runs results federation.algorithm=scaffold --sort after`")
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="the folder that holds them")] = Path("results"),
+    wanted: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="only runs with these settings, or this state")
+    ] = None,
+    sort: Annotated[str, typer.Option("--sort", help="name, state, rounds, score, before, after or age")] = "age",
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, and write no page")] = False,
+) -> None:
+    """List the runs of a folder: state, scores before and after, settings that differ.
+
+    Writes index.html beside them, with links to their reports. Needs no model and no data.
+    """
+    from fedfault.compare import listing
+
+    found = listing.list_runs(folder, wanted or [], sort)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps([entry.to_json() for entry in found], indent=1))
+        return
+    listing.print_list(found)
+    typer.echo(f"page: {listing.write_index(folder, found)}")
+
+
 @app.command(rich_help_panel=READ, epilog="Example: `fedfault diagnose results/quickstart`")
 def diagnose(
     run: RunPath,

@@ -68,7 +68,9 @@ def format_seconds(seconds: float) -> str:
     """Write a number of seconds as a person says it: `2.0 min`."""
     if seconds < 90:
         return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.1f} days"
 
 
 def format_count(count: int, noun: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
+import filelock
+
 from fedfault.errors import UserError, explain_os_error
 from fedfault.records import Finding, RoundRecord, replace_not_finite
 from fedfault.storage import write_atomically
@@ -31,6 +33,20 @@ def find_status(folder: Path) -> Status | None:
     if status not in get_args(Status):
         raise UserError(f"{file} is corrupt: its status should be running, stopped or finished, not {status!r}")
     return cast(Status, status)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Return whether a process holds the lock of a folder at this moment; False where that cannot be found out."""
+    file = folder / ".lock"
+    if not file.is_file():
+        return False
+    try:
+        with filelock.FileLock(file, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:  # a read-only folder, in which no run can be at work
+        return False
 
 
 def check_run(folder: Path) -> Status:

@@ -1,0 +1,249 @@
+"""The runs of a folder as a list: where each stands, how it ended, in which settings it differs. For terminal and page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fedfault
+from fedfault.compare.tables import find_differing
+from fedfault.errors import UserError, suggest
+from fedfault.records import replace_not_finite
+from fedfault.report.words import NOTHING, Table, format_number, format_seconds
+from fedfault.runs.files import find_status, is_in_use
+from fedfault.runs.read import read_run
+from fedfault.runs.recorded import RunData
+from fedfault.storage import write_atomically
+
+PAGE = "index.html"
+COLUMNS = ("state", "rounds", "score", "before", "after", "age")
+MOST = 6  # settings that have a column
+FIRST = (  # settings that are shown before others
+    "federation.algorithm.name", "federation.aggregation.name", "data.partition.name", "training.lr", "model.name",
+    "data.dataset.name", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of the list."""
+
+    run: RunData
+    state: str  # of its verdict; before that running, interrupted, stopped or not judged; damaged
+    score: str  # the name of what `before` and `after` are: a metric of labels, or perplexity
+    before: float | None
+    after: float | None
+    changed: float  # seconds since the epoch, when a round was last recorded
+    problem: str = ""  # why the folder cannot be read
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that the list shows as plain values."""
+        return {
+            "name": self.run.name,
+            "folder": str(self.run.folder),
+            "state": self.state,
+            "rounds": self.run.rounds_done,
+            "rounds_planned": self.run.rounds_planned,
+            "score": self.score,
+            "before": replace_not_finite(self.before),
+            "after": replace_not_finite(self.after),
+            "changed": self.changed,
+            "problem": self.problem or None,
+            "settings": dict(self.run.config),
+        }
+
+
+def list_runs(folder: Path, wanted: Sequence[str] = (), sort: str = "age") -> list[Entry]:
+    """List the runs in a folder, in its folders, and in those of its studies.
+
+    wanted: `key=value`, a setting that a run must have, or its `state`; sort: `name` or one of `COLUMNS`. The newest, and
+    the best score, come first. Raises `UserError` for a folder without runs, and for what is no setting and no column.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the one that holds runs, such as results")
+    places = [p for p in (folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/runs/*/"))) if _is_run(p)]
+    if not places:
+        raise UserError(f"{folder} holds no run; `fedfault run` makes one in results")
+    if sort not in ("name", *COLUMNS):
+        raise UserError(f"--sort {sort}: a list is sorted by name, {', '.join(COLUMNS)}{suggest(sort, COLUMNS)}")
+    entries = [_read_entry(place) for place in places]
+    for word in wanted:
+        entries = [e for e in entries if _has(e, word, entries)]
+    return sorted(entries, key=lambda e: _rank(e, sort))
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return find_status(folder) is not None
+    except UserError:
+        return True  # a damaged one is in the list, too
+
+
+def _read_entry(folder: Path) -> Entry:
+    try:
+        run = read_run(folder)
+    except UserError as e:
+        return Entry(RunData(folder, ()), "damaged", NOTHING, None, None, folder.stat().st_mtime, str(e))
+    metric = next(iter(run.metrics_measured), None)
+    if run.labelled and metric:
+        _, values = run.metric("validation", metric)
+    else:
+        metric, values = (
+            "perplexity",
+            [r.scores["validation"].perplexity for r in run.records if "validation" in r.scores],
+        )
+    records = folder / "rounds.jsonl"
+    changed = (records if records.is_file() else folder).stat().st_mtime
+    before, after = (values[0], values[-1]) if values else (None, None)
+    return Entry(run, _find_state(run), metric, before, after, changed)
+
+
+def _find_state(run: RunData) -> str:
+    """The state of the verdict; of a run without one, what became of it."""
+    status = run.manifest.get("status")
+    if status == "running":
+        return "running" if is_in_use(run.folder) else "interrupted"
+    return str((run.metrics.get("verdict") or {}).get("state") or status or "not judged")
+
+
+def _has(entry: Entry, word: str, entries: Sequence[Entry]) -> bool:
+    """Whether a run has a setting; `federation.algorithm=fedprox` stands for the name of the component."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise UserError(
+            f"{word!r} is no filter; write key=value, such as state=degraded or federation.algorithm=scaffold"
+        )
+    if key == "state":
+        return entry.state == value
+    path = key.split(".")
+    if not any(_look_up(e.run.config, path) is not None for e in entries):
+        raise UserError(f"{word!r}: no run here has a setting {key!r}; docs/configuration.md has them all")
+    found = _look_up(entry.run.config, path)
+    return str(found.get("name") if isinstance(found, Mapping) else found) == value
+
+
+def _look_up(config: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = config
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _rank(entry: Entry, sort: str) -> tuple[Any, ...]:
+    number = {"before": entry.before, "after": entry.after}.get(sort)
+    if sort in ("before", "after"):
+        low_is_good = entry.score == "perplexity"
+        return (number is None, entry.score, (number or 0.0) * (1 if low_is_good else -1), entry.run.name)
+    key: Any = {
+        "age": -entry.changed,
+        "rounds": -entry.run.rounds_done,
+        "state": entry.state,
+        "score": entry.score,
+        "name": entry.run.name,
+    }[sort]
+    return (key, entry.run.name)
+
+
+def tabulate_list(entries: Sequence[Entry], width: int | None = None) -> Table:
+    """Tabulate the list: a run a row, with settings in which these runs differ in the last columns.
+
+    width: characters that there are for a row, so that only as many columns are there as fit; None: `MOST` settings are.
+    """
+    found = find_differing([e.run for e in entries])
+    keys = [*(k for k in FIRST if k in found), *(k for k in found if k not in FIRST)]
+    rows = [
+        [
+            e.run.name,
+            e.state,
+            f"{e.run.rounds_done}/{e.run.rounds_planned or NOTHING}",
+            e.score,
+            format_number(e.before, ".4g"),
+            format_number(e.after, ".4g"),
+            format_seconds(max(0.0, time.time() - e.changed)),
+        ]
+        for e in entries
+    ]
+    columns = [list(column) for column in zip(("run", *COLUMNS), *rows, strict=True)]
+    for key in keys[:MOST]:
+        columns.append([_shorten(key), *(_format_value(_look_up(e.run.config, key.split("."))) for e in entries)])
+    while width is not None and sum(max(map(len, column)) + 2 for column in columns) - 2 > width and len(columns) > 2:
+        columns.pop()
+    head, *body = zip(*columns, strict=True)
+    return Table(head, body, text=(1, 3, *range(len(COLUMNS) + 1, len(head))))
+
+
+def _shorten(key: str) -> str:
+    """The last word of a setting that says what it is.
+
+    >>> _shorten("federation.algorithm.name"), _shorten("training.lr")
+    ('algorithm', 'lr')
+    """
+    return key.removesuffix(".name").rpartition(".")[2]
+
+
+def _format_value(value: Any) -> str:
+    return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def print_list(entries: Sequence[Entry]) -> None:
+    """Print the list to standard output; on a terminal it has as many settings as fit."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=1000)
+    table = tabulate_list(entries, console.width)
+    grid = Grid(box=None, pad_edge=False)
+    for i, column in enumerate(table.columns):
+        grid.add_column(column, justify="left" if i == 0 or i in table.text else "right", no_wrap=i > 0)
+    for row in table.rows:
+        grid.add_row(*map(escape, row))
+    console.print(grid)
+    for e in entries:
+        if e.problem:
+            console.print(escape(f"{e.run.folder}: {e.problem}"), soft_wrap=True)
+
+
+def write_index(folder: Path, entries: Sequence[Entry]) -> Path:
+    """Write index.html into the folder: the list, linked to the reports, and the pages of studies and comparisons.
+
+    Raises `UserError` if there is a file of that name which is not one of these, and `OSError` if it cannot be written.
+    """
+    import jinja2
+
+    from fedfault.report.theme import DARK, LIGHT
+
+    page = folder / PAGE
+    if page.exists() and "fedfault" not in page.read_text(encoding="utf-8", errors="replace")[:1000]:
+        raise UserError(f"{page} is not a page of fedfault's; move it away")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1] / "report"]),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    table = tabulate_list(entries)
+    reports = [e.run.folder / "report.html" for e in entries]
+    links = [str(r.relative_to(folder)) if r.is_file() else "" for r in reports]
+    others = [
+        *(
+            ("study", p.parent.name, p)
+            for p in sorted(folder.glob("*/report.html"))
+            if (p.parent / "study.json").is_file()
+        ),
+        *(("comparison", p.stem, p) for p in sorted(folder.glob("compare/*.html"))),
+    ]
+    html = environment.get_template("listing.html").render(
+        folder=folder.resolve().name,
+        table=table,
+        links=links,
+        problems=[f"{e.run.folder}: {e.problem}" for e in entries if e.problem],
+        others=[(kind, name, str(p.relative_to(folder))) for kind, name, p in others],
+        version=fedfault.__version__,
+        light=LIGHT.variables,
+        dark=DARK.variables,
+    )
+    write_atomically(page, html)
+    return page

@@ -1,0 +1,117 @@
+"""The list of a folder's runs, on the terminal and as a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import filelock
+import pytest
+import yaml
+
+from fedfault.compare import listing
+from fedfault.errors import UserError
+from handmade import record, write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three runs of two algorithms, of which the second has lost its process, and one that is damaged."""
+    for i, (name, algorithm, end) in enumerate(
+        (("good", "fedavg", 3.0), ("cut", "fedprox", 4.5), ("bad", "fedavg", 6.0))
+    ):
+        place = write(tmp_path / name, [record(0, 5.0), record(1, end)], rounds=1)
+        config = yaml.safe_load((place / "config.yaml").read_text())
+        config |= {"experiment_name": name, "federation": {**config["federation"], "algorithm": {"name": algorithm}}}
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+        os.utime(place / "rounds.jsonl", (1000 + i, 1000 + i))
+    (tmp_path / "cut/manifest.json").write_text(json.dumps({"status": "running"}))
+    (tmp_path / "bad/metrics.json").write_text(json.dumps({"verdict": {"state": "failed"}}))
+    broken = write(tmp_path / "broken", [record(0, 5.0)])
+    (broken / "rounds.jsonl").write_text("{}\n" * 2)
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def states(entries):
+    return {e.run.name: e.state for e in entries}
+
+
+def test_every_run_is_listed_with_where_it_stands(folder):
+    found = listing.list_runs(folder)
+    assert states(found) == {"good": "finished", "cut": "interrupted", "bad": "failed", "broken": "damaged"}
+    assert [e.run.name for e in found] == ["broken", "bad", "cut", "good"]  # the newest first
+    good = found[-1]
+    assert (good.score, round(good.before, 1), round(good.after, 1)) == ("perplexity", 90.0, 33.1)  # exp(4.5), exp(3.5)
+    assert "rounds.jsonl is corrupt" in found[0].problem
+
+
+def test_a_run_whose_process_is_at_work_is_running(folder):
+    with filelock.FileLock(folder / "cut/.lock"):
+        assert states(listing.list_runs(folder))["cut"] == "running"
+
+
+def test_runs_are_chosen_by_settings_and_state_and_sorted_by_score(folder):
+    assert set(states(listing.list_runs(folder, ["federation.algorithm=fedavg"]))) == {"good", "bad"}
+    assert set(states(listing.list_runs(folder, ["state=interrupted"]))) == {"cut"}
+    assert [e.run.name for e in listing.list_runs(folder, sort="after")] == ["good", "cut", "bad", "broken"]
+    assert [e.run.name for e in listing.list_runs(folder, sort="name")] == ["bad", "broken", "cut", "good"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sort", "told"),
+    [
+        (["training"], "age", "'training' is no filter; write key=value"),
+        (["training.lrr=1"], "age", "no run here has a setting 'training.lrr'"),
+        ([], "aftr", "sorted by name, state, rounds, score, before, after, age; did you mean 'after'?"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(folder, wanted, sort, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        listing.list_runs(folder, wanted, sort)
+
+
+def test_a_folder_without_runs_is_told(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        listing.list_runs(tmp_path)
+    with pytest.raises(UserError, match="is not a folder"):
+        listing.list_runs(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, None])
+def test_the_table_has_the_columns_that_fit(folder, width):
+    table = listing.tabulate_list(listing.list_runs(folder, ["federation.algorithm=fedavg"]), width)
+    assert table.columns[:2] == ("run", "state")
+    if width is not None:
+        rows = [table.columns, *table.rows]
+        assert sum(max(map(len, column)) for column in zip(*rows, strict=True)) + 2 * (len(table.columns) - 1) <= width
+    every = listing.tabulate_list(listing.list_runs(folder, sort="name"))
+    assert [row[every.columns.index("algorithm")] for row in every.rows] == ["fedavg", "–", "fedprox", "fedavg"]
+
+
+def test_the_page_links_reports_and_names_what_is_damaged(folder):
+    (folder / "good/report.html").write_text("")
+    page = listing.write_index(folder, listing.list_runs(folder)).read_text()
+    assert '<a href="good/report.html">good</a>' in page
+    assert "bad/report.html" not in page
+    assert "rounds.jsonl is corrupt" in page
+    listing.write_index(folder, listing.list_runs(folder))
+    (folder / "index.html").write_text("<html>my own</html>")
+    with pytest.raises(UserError, match="not a page of fedfault's"):
+        listing.write_index(folder, listing.list_runs(folder))
+
+
+@pytest.mark.long
+def test_a_click_on_a_column_sorts_the_page(folder):
+    if (browser := shutil.which("chromium")) is None:
+        pytest.skip("no chromium here")
+    page = listing.write_index(folder, listing.list_runs(folder, ["federation.algorithm=fedavg"]))
+    click = "<script>document.querySelectorAll('thead button')[5].click()</script></body>"  # after
+    page.write_text(page.read_text().replace("</body>", click))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert re.findall(r'<th scope="row">(\w+)', shown) == ["good", "bad"]
+    assert 'aria-sort="ascending"' in shown
