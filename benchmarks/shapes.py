@@ -31,7 +31,7 @@ from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter, Layout, Site
-from fedfault.types.algorithm import Algorithm
+from fedfault.types.algorithm import Algorithm, Room
 from fedfault.types.task import Step
 
 
@@ -44,6 +44,8 @@ class Split(NamedTuple):
 
 class Softmax:
     """Multinomial logistic regression: W (C, d + 1) with the bias as its last column, zero at the start."""
+
+    room: Room | None = None
 
     def __init__(self, train: Sequence[Split], test: Sequence[Split], classes: int) -> None:
         d = train[0].X.shape[1]

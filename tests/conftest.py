@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub reads it: no test touches the network
 
 import pytest
+import torch
 
 from tiny import tiny_gpt2, tiny_llama
 
@@ -15,9 +16,12 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that no process is left alone with a long one at the end."""
+    """Files with slow tests first, so that no process is left alone with a long one; skip what needs a GPU without one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU with CUDA"))
 
 
 @pytest.fixture(autouse=True)

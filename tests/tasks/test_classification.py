@@ -17,7 +17,7 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, Passes, Trainer
 from fedfault.runs.folder import RunFolder
-from fedfault.tasks import classification
+from fedfault.tasks import base, classification
 from fedfault.tasks.classification import PASS, ClassificationTask, group_columns
 from fedfault.text.examples import EncodedText, Examples
 from fedfault.types.adapter import Adapter
@@ -137,7 +137,7 @@ def test_the_loss_is_a_mean_over_examples(build, pooling, scores):
 @pytest.mark.parametrize(("build", "pooling"), [(tiny_bert, MEAN), (tiny_llama, LAST)])
 def test_scores_count_every_example_once(build, pooling, monkeypatch):
     t = task(build, pooling, positive=1)
-    monkeypatch.setattr(classification, "EVALUATION_TOKENS", 20)
+    monkeypatch.setattr(base, "EVALUATION_TOKENS", 20)
     x = Adapter(t.layout, moved(t)[0])
     found = t.evaluate(x)
     assert set(found) == {"validation", "topic/a", "topic/b", "client/0", "client/2"}

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from fedfault.algebra import fresh_factors
 from fedfault.backbones.checks import BROKEN, SHORT, ordinary_tokens
-from fedfault.backbones.head import head_loss
+from fedfault.backbones.head import count_rows, head_loss
 from fedfault.backbones.lean import make_lean
+from fedfault.backbones.memory import LOGITS
 from fedfault.backbones.quantised import dense_weight, named_tensors
 from fedfault.backbones.scorer import Scorer
 from fedfault.backbones.sites import Targets, find_parent, linear_shape
@@ -241,6 +242,13 @@ class CohortModel:
         """The device of the backbone."""
         found: torch.device = next(self.model.parameters()).device
         return found
+
+    def head_bytes(self) -> int:
+        """Estimate the bytes of the logits that are there at a time, and of a head's gradient; 0 without next tokens."""
+        if self.scorer is not None:
+            return 0
+        W: Tensor = self.head.weight
+        return count_rows(W) * W.shape[0] * LOGITS + (0 if self.head_site is None else W.nbytes)
 
     def input_embeddings(self) -> Tensor:
         """The base's input embeddings, (V, d): frozen, or as they are before training."""

@@ -14,6 +14,8 @@ from torch import Tensor
 CACHED = 2**22  # numbers in a head's weight that stay in a CPU's cache from chunk to chunk
 ROWS = 256  # rows of logits at a time over such a head: the logits stay in cache too
 ROWS_OVER_LARGE = 512  # over a larger head, which is read from memory for every chunk: fewer chunks
+ROWS_ON_GPU = 8192  # on any other device than a CPU: products large enough to keep it busy,
+LOGITS_ON_GPU = 2**28  # but no more logits than this, with two copies of each
 
 
 def even_slices(n: int, most: int) -> list[slice]:
@@ -24,6 +26,13 @@ def even_slices(n: int, most: int) -> list[slice]:
     """
     size = -(-n // -(-n // most))
     return [slice(i, i + size) for i in range(0, n, size)]
+
+
+def count_rows(W: Tensor) -> int:
+    """How many rows of logits are computed at a time over a head's weight W (V, d) or (K, V, d), of all clients together."""
+    if W.device.type != "cpu":
+        return max(1, min(ROWS_ON_GPU, LOGITS_ON_GPU // W.shape[-2]))
+    return ROWS if W.numel() <= CACHED else ROWS_OVER_LARGE
 
 
 def head_loss(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +58,7 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         K, n, _ = hidden.shape
         V = W.shape[1]
-        parts = even_slices(n, -(-(ROWS if W.numel() <= CACHED else ROWS_OVER_LARGE) // K))
+        parts = even_slices(n, -(-count_rows(W) // K))
         room = hidden.new_empty(K * parts[0].stop * V)
         each = torch.empty(y.shape, dtype=torch.float32, device=hidden.device)
         dh = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None

@@ -195,7 +195,8 @@ class Training(Section):
         default=0.0, description="share of the rounds over which lr rises linearly"
     )
     clients_per_pass: Count | Literal["auto"] = Field(
-        default="auto", description="clients trained in one batch, side by side"
+        default="auto",
+        description="clients trained in one batch, side by side; auto: what a CPU's cache or a GPU's free memory holds",
     )
     activation_cache_mb: Annotated[int, Field(ge=0)] = Field(
         default=1024, description="memory for activations below the first trainable layer; 0 switches the cache off"

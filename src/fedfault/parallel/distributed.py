@@ -38,6 +38,7 @@ from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
 from fedfault.rounds.local import count_steps
 from fedfault.setup.experiment import Prepared, build_federation, prepare
 from fedfault.tasks.base import BackboneTask, Pairs
+from fedfault.types.algorithm import Room
 
 GOES_ON = "`fedfault resume RUN` goes on from the last finished round, under torchrun or not"
 
@@ -56,6 +57,7 @@ class Order(NamedTuple):
     given: tuple[Any, ...]
     settings: str | None = None  # the experiment, as JSON
     base: Mapping[str, Tensor] | None = None  # what is added to the frozen weights
+    room: Room | None = None  # how long passes are, where the memory of a device says it
 
 
 class Failure(NamedTuple):
@@ -85,6 +87,7 @@ class Member:
             self.prepared = replace(p, config=exp, federation=build_federation(exp, p.task))
         if order.base is not None:
             p.task.fold(order.base)
+        p.task.room = order.room or p.task.room
 
     def prepare(self, experiment: str) -> dict[str, str]:
         """Load model and data; what must be the same everywhere."""
@@ -153,7 +156,8 @@ class Team:
             if own is not None:
                 news = settings if self.settings[rank] != settings else None
                 self.settings[rank] = settings
-                self._tell(rank, Order("train", (replace(own, base={}),), news, self._change(rank, asked.base)))
+                base, room = self._change(rank, asked.base), fed.task.room
+                self._tell(rank, Order("train", (replace(own, base={}),), news, base, room))
         done = {} if here is None else {0: train_clients(fed, here)}
         return join_results(asked, {**done, **self._answers()})
 
@@ -162,7 +166,7 @@ class Team:
         here, *theirs = split_pairs(pairs, len(self.others) + 1)
         for rank, own in enumerate(theirs, 1):
             if own:
-                self._tell(rank, Order("score", (own,), base=self._change(rank, task.folded)))
+                self._tell(rank, Order("score", (own,), base=self._change(rank, task.folded), room=task.room))
         return torch.cat([task.score(here), *self._answers().values()])
 
     def _change(self, rank: int, base: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:

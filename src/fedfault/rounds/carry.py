@@ -43,7 +43,8 @@ def carry_over(fed: Federation, state: State, changed: Collection[str]) -> tuple
         notes.append("bytes to clients are counted as if the aggregation had been the new one from the start")
     if OWN in state.clients and OWN not in clients:
         notes.append("factors that clients kept are replaced by their mean; sending them is not counted in the bytes")
-    passes = None if "training.clients_per_pass" in changed else state.clients_per_pass
+    resized = bool({"training.clients_per_pass", "training.batch_size"} & set(changed))
+    passes = fresh.clients_per_pass if resized else state.clients_per_pass
     clock = any(key.startswith("clock") for key in changed)
     plans = fresh.plans if clock or not state.plans or not fresh.plans else state.plans
     kept = replace(state, memory=start.memory, clients=clients, stored=start.stored, weights=fresh.weights, plans=plans)

@@ -51,6 +51,8 @@ def begin(fed: Federation, x: Adapter | None = None) -> State:
         seen=(0,) * N,
         stored=(0,) * N,
         plans={} if fed.hardware is None else fed.hardware.init_memory(),
+        clients_per_pass=None if fed.task.room is None else fed.clients_per_pass,
+        room=fed.task.room,
     )
 
 
@@ -60,6 +62,7 @@ def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]
     The caller saves, detects, plots and stops. A state that was saved and loaded goes on to the same numbers.
     """
     fed.task.fold(state.base)
+    fed.task.room = state.room or fed.task.room
     if state.round == 0:
         started = time.perf_counter()
         scores = fed.task.evaluate(state.adapter)
@@ -113,6 +116,7 @@ def _finish_without_updates(
     if fed.hardware is not None:
         after = replace(after, plans=observe_round(fed.hardware, state.plans, made, {}))
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
+    after, narrowed = _keep_room(fed, after)
     return after, RoundRecord(
         round=t,
         scores=scores,
@@ -120,8 +124,17 @@ def _finish_without_updates(
         bytes_down=bytes_down,
         turns=made.turns,
         seconds={**seconds, "evaluate": time.perf_counter() - clock},
-        events=(*made.events, *events, "nothing was aggregated; the model stays as it is"),
+        events=(*made.events, *events, *narrowed, "nothing was aggregated; the model stays as it is"),
     )
+
+
+def _keep_room(fed: Federation, state: State) -> tuple[State, list[str]]:
+    """The state with the passes that the task takes by now, and a sentence if memory ran out in an evaluation."""
+    room = fed.task.room
+    if room is None or room == state.room:
+        return state, []
+    events = [f"out of memory: {room.evaluation:,} tokens in an evaluation pass from now on"] if state.room else []
+    return replace(state, room=room), events
 
 
 def _count_bytes_sent(r: RoundStart, made: RoundPlan) -> dict[int, int]:
@@ -162,7 +175,7 @@ def _ask_clients(fed: Federation, state: State, cohort: Cohort, down: Message, e
         received={**cohort.cut_message(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})},
         memory={n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN},
         effort=effort,
-        passes=Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K)),
+        passes=Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K), need=fed.need),
         base=state.base,
     )
 
@@ -189,6 +202,7 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
     readings, spent = _take_probes(r, after, done, averages)
+    after, narrowed = _keep_room(fed, after)
     sent = _count_bytes_sent(r, made)
     moved = [(up, sent[k]) for k, up in zip(cohort.clients, count_bytes_up(senders, up), strict=True)]
     records = _record_clients(r, done, _weigh_clients(done.trained, good, averages), readings, moved)
@@ -202,7 +216,7 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
         bytes_down=_sum_bytes_sent(r, sent),
         turns=made.turns,
         seconds=seconds | spent,
-        events=(*made.events, *done.events, *events),
+        events=(*made.events, *done.events, *events, *narrowed),
     )
 
 

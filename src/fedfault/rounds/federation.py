@@ -43,7 +43,7 @@ class CohortRequest:
             received=select_rows(self.received, some),
             memory={name: replace(a, flat=a.flat[some]) for name, a in self.memory.items()},
             effort=[self.effort[i] for i in rows],
-            passes=Passes(min(self.passes.size, max(1, len(rows)))),
+            passes=Passes(min(self.passes.size, max(1, len(rows))), need=self.passes.need),
         )
 
 
@@ -78,6 +78,7 @@ class Federation:
     warmup_ratio: float = 0.0
     evaluate_every: int = 1
     clients_per_pass: int | None = None  # None: the whole cohort
+    need: str = ""  # what a pass of one client takes of the memory, for who runs out of it
     ranks: tuple[int, ...] = ()  # (N,) largest LoRA rank of each client; none: the full rank for all
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from fedfault.errors import UserError, is_out_of_memory
+from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.seeds import entropy, rng
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import PLAIN, ExtraLoss, ExtraTerms, Pull, Trained
@@ -49,6 +49,7 @@ class Passes:
 
     size: int
     events: list[str] = field(default_factory=list)
+    need: str = ""  # what a pass of one client takes, for the message when that is too much
 
     def next(self, left: int) -> int:
         """Clients of the next pass when `left` remain: as few passes as fit, all about as large."""
@@ -58,7 +59,8 @@ class Passes:
         """Half as many clients a pass; `UserError` when it is one already."""
         if self.size == 1:
             raise UserError(
-                "out of memory with one client in a pass; lower training.batch_size or model.max_length"
+                f"out of memory with one client in a pass{self.need and f', which {self.need}'}; lower training.batch_size, "
+                f"model.max_length or model.lora.r_max ({read_first_line(error)})"
             ) from error
         self.size //= 2
         self.events.append(f"out of memory: {self.size} clients in a pass from now on")

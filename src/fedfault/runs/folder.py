@@ -27,10 +27,10 @@ from fedfault.records import RoundRecord
 from fedfault.runs.files import check_run, read_json, read_records, write_json, write_lines
 from fedfault.storage import name_file, write_atomically
 from fedfault.types.adapter import Adapter, Layout
-from fedfault.types.algorithm import State
+from fedfault.types.algorithm import Room, State
 
 # the fields of a State that hold no tensors
-PLAIN = ("round", "weights", "ranks", "seen", "stored", "folds", "clients_per_pass", "plans")
+PLAIN = ("round", "weights", "ranks", "seen", "stored", "folds", "clients_per_pass", "room", "plans")
 
 
 class RunFolder:
@@ -194,6 +194,7 @@ class RunFolder:
         # older versions did not tell the last round that a client was sent from the last that it remembers
         written = {"stored": about["state"]["seen"], **about["state"]}
         plain = {name: tuple(v) if isinstance(v, list) else v for name, v in written.items()}
+        plain["room"] = None if plain.get("room") is None else Room(*plain["room"])
         last = Adapter(layout, found["last"]) if "last" in found else None
         fields: dict[str, Any] = {"adapter": Adapter(layout, found["x"]), "last": last, **groups, **plain}
         return State(**fields)

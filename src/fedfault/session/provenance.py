@@ -45,6 +45,7 @@ def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str], progra
         "precision": p.backbone.precision,
         "command": shlex.join([program, *argv]),
         "argv": list(argv),
+        "passes": describe_passes(p),
         "seed": p.config.seed,
         "over_flower": p.federation.memory_elsewhere,
         "data_elsewhere": p.data_elsewhere,
@@ -52,6 +53,15 @@ def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str], progra
         "notes": list(notes),
         **describe_sources(p),
     }
+
+
+def describe_passes(p: Prepared) -> dict[str, int]:
+    """Return how many clients a pass has; where the memory of a device says it, also tokens, and bytes that were free."""
+    found = {"clients": p.federation.clients_per_pass or p.federation.cohort_size}
+    if p.task.room is not None and p.task.free is not None:
+        room = p.task.room
+        found |= {"training_tokens": room.training, "evaluation_tokens": room.evaluation, "free_bytes": p.task.free}
+    return found
 
 
 def find_commit() -> str | None:

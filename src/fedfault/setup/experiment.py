@@ -237,6 +237,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         warmup_ratio=t.warmup_ratio,
         evaluate_every=exp.evaluation.every,
         clients_per_pass=per_pass,
+        need=describe_need(task, t.batch_size),
         ranks=equipment.limit_ranks(exp, hardware),
         hardware=hardware,
         bad_updates=f.bad_updates,
@@ -244,6 +245,14 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     )
     equipment.check_deadline(fed)
     return fed
+
+
+def describe_need(task: BackboneTask, batch_size: int) -> str:
+    """What a pass of one client takes of a device's memory, as the end of a sentence; empty where it is not known."""
+    if task.free is None:
+        return ""
+    need, free = task.estimate_pass(1, batch_size) / 1e9, task.free / 1e9
+    return f"takes about {need:,.1f} GB of the {free:,.1f} GB that were free at the start"
 
 
 def check_parts(exp: Experiment) -> None:

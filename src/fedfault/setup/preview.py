@@ -94,13 +94,22 @@ def _describe_experiment(p: Prepared) -> list[str]:
         f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_describe_cohort(p)}, "
         f"{_describe_work(exp, fed.work)}",
         f"traffic    {traffic}",
-        f"{_count_targets(split, size, exp.model.max_length)}; {fed.clients_per_pass} clients fit in one pass",
+        f"{_count_targets(split, size, exp.model.max_length)}; {_describe_pass(p)}",
         *(f"           {line}" for line in split.describe_losses()),
     ]
     lines += _describe_tiers(p)
     if split.floor:
         lines.append(f"floor      {split.floor['validation']:.4f} nats per token: the entropy of the validation texts")
     return lines
+
+
+def _describe_pass(p: Prepared) -> str:
+    """How many clients a pass has, and the memory that it takes at its peak beside the model."""
+    fed, task = p.federation, p.task
+    size = min(fed.clients_per_pass or fed.cohort_size, fed.cohort_size)
+    peak = f"{task.estimate_pass(size, fed.work.batch_size) / 1e9:,.2f} GB"
+    free = "" if task.free is None else f" of the {task.free / 1e9:,.1f} GB that are free"
+    return f"{size} client{'s' if size > 1 else ''} in a pass, for about {peak}{free} beside the model"
 
 
 def _count_training(split: Split[Any]) -> str:

@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from fedfault.algebra import mask_factor
 from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.memory import COPIES, MARGIN, WORKING, PassCost, count_stored_bytes, find_free_bytes
 from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
 from fedfault.backbones.quantised import count_weight_bytes
 from fedfault.backbones.sites import is_linear, linear_shape
 from fedfault.backbones.states import attention_weights, hidden_states
+from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter, Layout
-from fedfault.types.task import States, Task
+from fedfault.types.algorithm import Room
+from fedfault.types.task import States, Step, Task
+
+Found = TypeVar("Found")
 
 # (model, flat (k, P), ids (n, T), what goes with them) -> (k, n, ...) by layer, or nothing
 Look = Callable[[CohortModel, Tensor, Tensor, Mapping[str, Any]], list[Tensor] | None]
 Pairs = Sequence[tuple[Tensor, Tensor]]  # models (P,), and the rows (n,) that each is scored on
 
-# what a training pass may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
+# What a training pass on a CPU may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
 ACTIVATION_BYTES = 2**30
+EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
+MOST_EVALUATION_TOKENS = 65_536  # on a device with memory for more: it has been busy for long
 
 
 class BackboneTask(Task, Protocol):
     """A task on a frozen backbone, with the methods that simulated hardware and other processes call beyond `Task`."""
+
+    free: int | None  # bytes of the device's memory that were free when passes were planned; None where nobody asks
 
     @property
     def folded(self) -> Mapping[str, Tensor]:
         """The sum that is folded into the frozen weights, LoRA site -> (d_out, d_in)."""
 
     def clients_per_pass(self, batch_size: int) -> int:
-        """How many clients with so many examples a step fit in one training pass."""
+        """How many clients with so many examples a step fit in one training pass.
+
+        Raises `UserError` if the device has no memory for one.
+        """
+
+    def estimate_pass(self, clients: int, batch_size: int) -> int:
+        """Estimate the bytes that such a training pass takes at its peak, beside the backbone."""
 
     def select_copy(self, client: int) -> CohortTask:
         """Select the task on the copy of the backbone that the client trains on."""
@@ -68,6 +85,8 @@ class CohortTask(BackboneTask, ABC):
         self.untrained: Tensor | None = None  # loss of every evaluation row before training
         self.seen: dict[Look, list[Tensor] | None] = {}  # what was looked at in the model before training
         self.probed: Tensor  # (n,) rows that probes look at
+        self.room: Room | None = None
+        self.free: int | None = None
         self.score_pairs: Callable[[Pairs], Tensor] = self.score
 
     @abstractmethod
@@ -128,9 +147,56 @@ class CohortTask(BackboneTask, ABC):
         """See `BackboneTask`."""
         return sum(math.prod(linear_shape(m)) for m in self.model.model.modules() if is_linear(m))
 
+    def plan_passes(self) -> None:
+        """Let the free memory of the device say how long passes are, where it is known. Once, when all rows are there."""
+        self.free = find_free_bytes(self.model.device)
+        if self.free is None or not any(self.counts):
+            return
+        cost, T, free = self.pass_cost, self.mask.shape[1], int(MARGIN * self.free)
+        # Without gradients a layer's tensors are there at a time, and not those of all layers
+        row = WORKING * cost.largest + cost.row // self.model.model.config.num_hidden_layers
+        evaluated = min(MOST_EVALUATION_TOKENS, T * ((free - cost.fixed) // row))
+        self.room = Room(T * max(1, cost.count_clients(free, 1)), max(T, evaluated))
+
+    @functools.cached_property
+    def pass_cost(self) -> PassCost:
+        """What a training pass takes, measured on the longest row of one client. A number in the cache costs nothing."""
+        lengths = self.mask[: sum(self.counts)].sum(1)
+        longest = int(lengths.argmax())
+        client = int(torch.searchsorted(self.first, longest, right=True)) - 1
+        step = Step(
+            torch.tensor([client]), longest - self.first[client][None, None], torch.ones(1, 1, dtype=torch.bool)
+        )
+        flat = self.init(self.seed).flat[None]
+        key = torch.zeros(1, dtype=torch.int64)  # as with dropout
+        stored, largest = count_stored_bytes(self.model.model, lambda: self.grad(flat, replace(step, key=key)))
+        return PassCost(self.model.head_bytes(), stored + WORKING * largest, COPIES * flat.nbytes, largest)
+
     def tokens_per_pass(self) -> int:
-        """Compute how many tokens a training pass may take, from the model's shape, so that every start has the same."""
-        return ACTIVATION_BYTES // self.held_bytes()
+        """Compute how many tokens a training pass may take: by the device's memory, else by the model's shape."""
+        return ACTIVATION_BYTES // self.held_bytes() if self.room is None else self.room.training
+
+    def evaluation_tokens(self) -> int:
+        """How many tokens a pass without gradients may take."""
+        return EVALUATION_TOKENS if self.room is None else self.room.evaluation
+
+    def estimate_pass(self, clients: int, batch_size: int) -> int:
+        """See `BackboneTask`."""
+        return self.pass_cost.estimate(clients, batch_size)
+
+    def count_clients_in_memory(self, free: int, batch_size: int) -> int:
+        """Count the clients with so many of the longest rows each that fit into `free` bytes, less a margin.
+
+        Raises `UserError` if one does not fit even without the margin.
+        """
+        cost = self.pass_cost
+        if not cost.count_clients(free, batch_size):
+            raise UserError(
+                f"a training step of one client, {batch_size} x {self.mask.shape[1]:,} tokens, takes about "
+                f"{cost.estimate(1, batch_size) / 1e9:,.1f} GB on {self.model.device}, where {free / 1e9:,.1f} GB are free; "
+                "lower training.batch_size, model.max_length or model.lora.r_max, or choose a smaller model.name"
+            )
+        return max(1, cost.count_clients(int(MARGIN * free), batch_size))
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """See `types.task.Task.fold`."""
@@ -155,7 +221,25 @@ class CohortTask(BackboneTask, ABC):
     @torch.no_grad()
     def score(self, pairs: Pairs) -> Tensor:
         """`compute_outputs` of every model for its rows, one behind the other."""
-        return torch.cat([self.compute_outputs(flat, rows) for flat, rows in pairs])
+        return torch.cat([self.fit_evaluation(self.compute_outputs, flat, rows) for flat, rows in pairs])
+
+    def fit_evaluation(self, run: Callable[..., Found], *given: Any) -> Found:
+        """Return what `run(*given)` gives; when memory runs out it runs again with half as many tokens in a pass.
+
+        Raises `UserError` when a pass has one row and there is not enough memory still.
+        """
+        while True:
+            try:
+                return run(*given)
+            except (RuntimeError, MemoryError) as e:
+                if self.room is None or not is_out_of_memory(e):
+                    raise
+                if self.room.evaluation <= self.mask.shape[1]:
+                    raise UserError(
+                        f"out of memory while one row of {self.mask.shape[1]:,} tokens is evaluated ({read_first_line(e)}); "
+                        "lower model.max_length, or choose a smaller model.name"
+                    ) from e
+                self.room = self.room._replace(evaluation=self.room.evaluation // 2)
 
     def use_scorer(self, score: Callable[[Pairs], Tensor]) -> None:
         """See `BackboneTask`."""
@@ -202,11 +286,12 @@ class CohortTask(BackboneTask, ABC):
         """Look at the model on the first of the probed rows; what the model before training shows is kept."""
         rows = self.probed[:blocks]
         if params is not None:
-            return self._look_in_passes(look, params, rows)
+            return self.fit_evaluation(self._look_in_passes, look, params, rows)
         known = self.seen.get(look)
         if known is None or known[0].shape[1] < len(rows):
             with self._without_folds():
-                known = self.seen[look] = self._look_in_passes(look, self.init(self.seed).flat[None], rows)
+                start = self.init(self.seed).flat[None]
+                known = self.seen[look] = self.fit_evaluation(self._look_in_passes, look, start, rows)
         return None if known is None else [layer[:, : len(rows)] for layer in known]
 
     def _look_in_passes(self, look: Look, params: Tensor, rows: Tensor) -> list[Tensor] | None:

@@ -27,7 +27,6 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import ExtraLoss
 from fedfault.types.task import Continuations, Step
 
-EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
 PASS = 64  # what a training pass costs besides its tokens, in tokens: about 40 ms of MiniLM on one core
 STRIDE = 2**16  # places of a row in its client's dropout stream: more than any text has tokens
 
@@ -65,6 +64,7 @@ class ClassificationTask(CohortTask):
             self.ids,
             lambda rows: model_inputs(model.model.base_model, self._select_texts(rows[None]), self.pooling),
         )
+        self.plan_passes()
 
     def tokens(self, client: int) -> int:
         """Count the targets of the client: one an example."""
@@ -72,7 +72,14 @@ class ClassificationTask(CohortTask):
 
     def clients_per_pass(self, batch_size: int) -> int:
         """Count how many clients' longest rows fit in one pass; `group_columns` adds shorter ones as far as they fit."""
+        if self.free is not None and self.room is not None:
+            return self.count_clients_in_memory(self.free, 1)
         return max(1, self.tokens_per_pass() // self.ids.shape[1])
+
+    def estimate_pass(self, clients: int, batch_size: int) -> int:
+        """See `BackboneTask`: of the groups of columns, which are there one at a time, the largest that may be."""
+        rows = max(clients, min(clients * batch_size, self.tokens_per_pass() // self.ids.shape[1]))
+        return self.pass_cost.estimate(clients, -(-rows // clients))
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.task.Task.grad`: mean loss over each client's examples (K,), gradient (K, P), examples (K,).
@@ -141,7 +148,7 @@ class ClassificationTask(CohortTask):
     def iterate_passes(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
         """See `CohortTask.iterate_passes`."""
         T = self.ids.shape[1]
-        for some in rows.split(max(1, EVALUATION_TOKENS // (models * T))):
+        for some in rows.split(max(1, self.evaluation_tokens() // (models * T))):
             texts = self._select_texts(some[None])
             yield texts.ids[0], model_inputs(self.model.model.base_model, texts, self.pooling)
 
@@ -189,7 +196,7 @@ class ClassificationTask(CohortTask):
         out, at = torch.empty(len(rows), self.scorer.outputs), 0
         while at < len(rows):
             T = int(lengths[at])
-            some = order[at : at + max(1, EVALUATION_TOKENS // T)]
+            some = order[at : at + max(1, self.evaluation_tokens() // T)]
             own = rows[some][None]
             out[some] = self._compute_scores(flat[None], own, self._select_texts(own, T))[0][0].cpu()
             at += len(some)

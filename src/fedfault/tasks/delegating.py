@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
+from fedfault.types.algorithm import Room
 from fedfault.types.task import Continuations, States, Step, Task
 
 
@@ -16,6 +17,15 @@ class DelegatingTask(Task):
 
     def __init__(self, inner: Task) -> None:
         self.inner = inner
+
+    @property
+    def room(self) -> Room | None:
+        """See `Task`."""
+        return self.inner.room
+
+    @room.setter
+    def room(self, room: Room | None) -> None:
+        self.inner.room = room
 
     @property
     def layout(self) -> Layout:

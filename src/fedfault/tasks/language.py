@@ -21,8 +21,6 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import ExtraLoss
 from fedfault.types.task import Continuations, Step
 
-EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
-
 
 class LanguageTask(CohortTask):
     """Implements `types.task.Task` over token blocks.
@@ -50,13 +48,16 @@ class LanguageTask(CohortTask):
         self.mask = torch.cat([b.mask for b in every])  # (N, T)
         self.probed = self.draw_in_turn(self.sets, list(self.mixture))
         self.cache = self.make_cache(cache_mb, self.ids[:, :-1])
+        self.plan_passes()
 
     def tokens(self, client: int) -> int:
         """Count the target tokens of the client."""
         return self.sizes[client]
 
     def clients_per_pass(self, batch_size: int) -> int:
-        """Count how many clients' steps fit in one pass."""
+        """See `BackboneTask`."""
+        if self.free is not None and self.room is not None:
+            return self.count_clients_in_memory(self.free, batch_size)
         return max(1, self.tokens_per_pass() // (batch_size * self.mask.shape[1]))
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +96,7 @@ class LanguageTask(CohortTask):
 
     def iterate_passes(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
         """See `CohortTask.iterate_passes`."""
-        per = max(1, EVALUATION_TOKENS // (models * self.mask.shape[1]))
+        per = max(1, self.evaluation_tokens() // (models * self.mask.shape[1]))
         for some in rows.split(per):
             yield self.ids[some, :-1], read_ids_only(some)
 
@@ -120,7 +121,7 @@ class LanguageTask(CohortTask):
 
     def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
         """See `CohortTask.compute_outputs`: the summed loss of each of these blocks, (n,) float64."""
-        per = max(1, EVALUATION_TOKENS // self.mask.shape[1])
+        per = max(1, self.evaluation_tokens() // self.mask.shape[1])
         out = []
         for some in rows.split(per):
             real = self.mask[some]  # (B, T)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedfault.tasks.base import BackboneTask, CohortTask, Pairs
 from fedfault.tasks.delegating import DelegatingTask
-from fedfault.types.algorithm import ExtraLoss
+from fedfault.types.algorithm import ExtraLoss, Room
 from fedfault.types.task import Step
 
 
@@ -31,11 +31,26 @@ class MixedTask(DelegatingTask, BackboneTask):
         super().__init__(copies[server])
         self.copies, self.precisions = dict(copies), tuple(precisions)
         self._server = copies[server]
+        self.room, self.free = self._server.room, self._server.free
 
     @property
     def folded(self) -> Mapping[str, Tensor]:
         """See `BackboneTask`: of the server's copy."""
         return self._server.folded
+
+    @property
+    def room(self) -> Room | None:
+        """See `types.task.Task`: all copies take the same passes."""
+        return self._server.room
+
+    @room.setter
+    def room(self, room: Room | None) -> None:
+        for task in self.copies.values():
+            task.room = room
+
+    def estimate_pass(self, clients: int, batch_size: int) -> int:
+        """See `BackboneTask`: by the server's copy."""
+        return self._server.estimate_pass(clients, batch_size)
 
     def clients_per_pass(self, batch_size: int) -> int:
         """See `BackboneTask`: by the server's copy."""

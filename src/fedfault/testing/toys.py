@@ -15,12 +15,14 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.types.adapter import Adapter, Layout, Site
-from fedfault.types.algorithm import State, Uploads
+from fedfault.types.algorithm import Room, State, Uploads
 from fedfault.types.task import Probe, Step
 
 
 class Wordless:
-    """What a task says of hidden states and text where it has none."""
+    """What a task says of hidden states, text and memory where it has none."""
+
+    room: Room | None = None
 
     def tokens(self, client: int) -> int:
         raise NotImplementedError

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 
+class Room(NamedTuple):
+    """How many tokens fit into a pass, where the memory of a device says it."""
+
+    training: int
+    evaluation: int  # without gradients
+
+
 @dataclass(frozen=True)
 class State:
     """The state that outlives a round: a checkpoint is this and nothing else."""
@@ -34,7 +41,9 @@ class State:
     base: Mapping[str, Tensor] = field(default_factory=dict)
     folds: tuple[int, ...] = ()  # (round,) bytes of what each round added to the frozen weights
     last: Adapter | None = None  # the server's adapter before the last round
-    clients_per_pass: int | None = None  # set when memory ran out, so that a resumed run takes the same passes
+    # Set where the memory of a device chose them, or ran out, so that a resumed run takes the same passes
+    clients_per_pass: int | None = None
+    room: Room | None = None
     plans: Mapping[str, Memory] = field(default_factory=dict)  # what the rank scheduler and the clock remember
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
-from fedfault.types.algorithm import ExtraLoss, Pooled, State, Trained, Uploads
+from fedfault.types.algorithm import ExtraLoss, Pooled, Room, State, Trained, Uploads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +62,8 @@ class Trainable(Protocol):
 
 class Task(Trainable, Protocol):
     """The thing that is learned. The language-model task and the tests' quadratic task implement the same protocol."""
+
+    room: Room | None  # how long passes are where the memory of a device says it; None where every start has the same
 
     def read(self, client: int) -> int:
         """Count the tokens of the client's training examples that the model reads."""
