@@ -14,8 +14,7 @@ import fedfault
 ROOT = Path(fedfault.__file__).parent
 FLOORS = (  # from the ground up: a room may import what lies on the floors below it, and itself
     "errors records scheduling seeds storage",
-    "options plugins processes stats text types allocation dealing",
-    "registry",
+    "processes registry stats text types allocation dealing",
     "algebra config reading wire",
     "algorithms aggregations backbones corpora detectors hardware measures partitions ranks",
     "metrics runs tasks",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 # The states that a verdict can say, from good to bad; see `diagnosis.verdict`
@@ -127,8 +129,8 @@ class RoundRecord:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> RoundRecord:
-        """Read what `to_json` wrote."""
-        return cls(
+        """Read what `to_json` wrote. Raises `TypeError` for values of other types, and for counts below zero."""
+        found = cls(
             **{
                 **line,
                 "clients": tuple(_read_client(c) for c in line["clients"]),
@@ -139,8 +141,11 @@ class RoundRecord:
                 "matrices": {
                     name: tuple(tuple(_restore_nan(row)) for row in m) for name, m in line.get("matrices", {}).items()
                 },
+                "seconds": _restore_nan(line.get("seconds", {})),
             }
         )
+        _check_types(found, cls)
+        return found
 
 
 Records = Sequence[RoundRecord]  # of one run, in order
@@ -175,6 +180,44 @@ def replace_not_finite(value: Any) -> Any:
     return [replace_not_finite(v) for v in value] if isinstance(value, tuple | list) else value
 
 
+def _check_types(value: Any, kind: Any, place: str = "") -> None:
+    """Raise `TypeError`, which names the place, unless a value read from a file is of the type that a field declares.
+
+    Whole numbers are counts and indices, none of them below zero; they stand for floats too, and booleans for neither.
+    """
+    if kind in _PLAIN:
+        _expect(type(value) in _PLAIN[kind] and not (kind is int and value < 0), value, kind, place)
+        return
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if hasattr(kind, "__dataclass_fields__"):
+        for name, own in _list_types(kind).items():
+            _check_types(getattr(value, name), own, f"{place}.{name}" if place else name)
+    elif origin is tuple:
+        for item in _expect(isinstance(value, tuple), value, kind, place):
+            _check_types(item, inner[0], place)
+    elif origin is Mapping:
+        for name, item in _expect(isinstance(value, Mapping), value, kind, place).items():
+            _check_types(item, inner[1], f"{place}.{name}")
+    elif origin is Literal:
+        _expect(value in inner, value, kind, place)
+    elif value is not None:  # of a union with None
+        _check_types(value, inner[0], place)
+
+
+_PLAIN: dict[Any, tuple[type, ...]] = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
+
+
+@cache
+def _list_types(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _expect(fits: bool, value: Any, kind: Any, place: str) -> Any:
+    if not fits:
+        raise TypeError(f"{place} is {value!r:.60}, not {getattr(kind, '__name__', kind)}")
+    return value
+
+
 def _restore_nan(values: Any) -> Any:
     if isinstance(values, Mapping):
         return {k: math.nan if v is None else v for k, v in values.items()}
@@ -182,7 +225,8 @@ def _restore_nan(values: Any) -> Any:
 
 
 def _read_client(line: Mapping[str, Any]) -> ClientRecord:
-    return ClientRecord(**{**_restore_nan(line), "probes": _restore_nan(line.get("probes", {}))})
+    numbers = _restore_nan({name: value for name, value in line.items() if name != "rank"})
+    return ClientRecord(**{**line, **numbers, "probes": _restore_nan(line.get("probes", {}))})
 
 
 def _read_score(line: Mapping[str, Any]) -> Score:
@@ -211,9 +255,11 @@ class Finding:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Finding:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote. Raises `TypeError` for values of other types."""
         numbers = _restore_nan({"statistic": line["statistic"]})
-        return cls(**{**line, **numbers, "evidence": _restore_nan(line["evidence"]), "advice": tuple(line["advice"])})
+        found = cls(**{**line, **numbers, "evidence": _restore_nan(line["evidence"]), "advice": tuple(line["advice"])})
+        _check_types(found, cls)
+        return found
 
 
 class Reading(NamedTuple):

@@ -307,18 +307,28 @@ def _record_clients(
     r: RoundStart, done: CohortResult, share: Sequence[float], readings: Measurements, moved: Sequence[tuple[int, int]]
 ) -> tuple[ClientRecord, ...]:
     local, norms = done.trained, update_norms(r.fed.task.layout, done.start, done.trained.adapter.flat)
+    (
+        steps,
+        tokens,
+        loss,
+        grad_norm,
+        ranks,
+    ) = (  # all at once: one by one they would cost more than a round of small clients
+        values.tolist()
+        for values in (local.num_steps, local.num_tokens, local.loss, local.grad_norm, done.cohort.ranks)
+    )
     return tuple(
         ClientRecord(
             client=k,
             weight=share[i],
-            steps=int(local.num_steps[i]),
-            tokens=int(local.num_tokens[i]),
-            loss=float(local.loss[i]),
-            grad_norm=float(local.grad_norm[i]),
+            steps=steps[i],
+            tokens=tokens[i],
+            loss=loss[i],
+            grad_norm=grad_norm[i],
             update_norm=norms[i],
             bytes_up=moved[i][0],
             bytes_down=moved[i][1],
-            rank=int(done.cohort.ranks[i]) or None,
+            rank=ranks[i] or None,
             probes={name: values[i] for name, values in readings.clients.items() if math.isfinite(values[i])},
         )
         for i, k in enumerate(done.cohort.clients)

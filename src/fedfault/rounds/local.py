@@ -236,9 +236,9 @@ class _Pass:
         self.frozen = None if trainer.trainable is None else ~trainer.trainable[rows].to(x.device)  # (k, P)
         plans = [trainer.plans[i] for i in rows]
         self.lengths = [len(p) for p in plans]
-        longest = max(self.lengths)
-        padded = [np.pad(p, ((0, longest - len(p)), (0, 0)), constant_values=-1) for p in plans]
-        self.examples = torch.from_numpy(np.stack(padded))  # (k, S, B)
+        self.examples = torch.full((len(plans), max(self.lengths), plans[0].shape[1]), -1)  # (k, S, B)
+        for own, plan in zip(self.examples, plans, strict=True):
+            own[: len(plan)] = torch.from_numpy(plan)
         self.loss, self.tokens, self.norm, self.drift = torch.zeros(4, len(plans), dtype=torch.float64)
         self.gradients = torch.zeros_like(x) if mean_grad else None
 

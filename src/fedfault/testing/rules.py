@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from fedfault.options import check_options
-from fedfault.registry import load_builders
+from fedfault.registry import check_options, load_builders
 
 
 class RuleBroken(AssertionError):

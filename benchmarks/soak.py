@@ -1,0 +1,87 @@
+"""Does a long run stay as it began? Memory, open files and seconds a round of one process, from outside it.
+
+    OMP_NUM_THREADS=1 python benchmarks/soak.py [--rounds 1000] [--clients 100] [SETTING=VALUE ...]
+
+Runs `fedfault run` on `micro` with 30 % of the clients in a round, and looks at the process whenever a record is written.
+The first tenth of the rounds is warm-up. Prints means over the second tenth and over the last one, and the ratio of both.
+Needs Linux's /proc. The folder of the run is deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+SMALL = (
+    "federation.participation_rate=0.3", "training.local_steps=2", "training.batch_size=2", "model.max_length=16",
+    "data.partition=iid", "evaluation.max_blocks=4", "evaluation.general_blocks=4", "evaluation.every=10",
+)  # fmt: skip
+
+
+class Sample(NamedTuple):
+    """What the process looks like after a round: MB of memory that is its own, open files, seconds since the start."""
+
+    memory: float
+    files: int
+    seconds: float
+
+
+def look_at(pid: int, began: float) -> Sample:
+    """Read the memory and the open files of a process."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    anonymous = next(line for line in status.splitlines() if line.startswith("RssAnon:"))
+    return Sample(int(anonymous.split()[1]) / 1024, len(os.listdir(f"/proc/{pid}/fd")), time.monotonic() - began)
+
+
+def watch_run(command: list[str], records: Path) -> list[Sample]:
+    """Start a run, and look at it after every round."""
+    found: list[Sample] = []
+    size = 0
+    with subprocess.Popen(command) as process:
+        began = time.monotonic()
+        while process.poll() is None:
+            now = records.stat().st_size if records.exists() else 0
+            if now > size:
+                size = now
+                found.append(look_at(process.pid, began))
+            time.sleep(0.005)
+    if process.returncode:
+        raise SystemExit(f"the run ended with status {process.returncode}")
+    return found
+
+
+def main() -> None:
+    """Run, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("settings", nargs="*")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        words = [
+            *SMALL, f"federation.num_rounds={args.rounds}", f"federation.total_clients={args.clients}",
+            "experiment_name=soak", f"logging.results_dir={folder}", *args.settings,
+        ]  # fmt: skip
+        command = [sys.executable, "-m", "fedfault", "run", "--quiet", "quickstart", *words]
+        found = watch_run(command, Path(folder) / "soak" / "rounds.jsonl")
+    tenth = len(found) // 10
+    parts = found[tenth : 2 * tenth], found[-tenth - 1 : -1]  # what is done after the last round is none of it
+    print(f"{len(found)} rounds seen, {args.clients} clients")
+    rows = {
+        "memory (MB)": [mean(s.memory for s in part) for part in parts],
+        "open files": [mean(s.files for s in part) for part in parts],
+        "seconds a round": [(part[-1].seconds - part[0].seconds) / (len(part) - 1) for part in parts],
+    }
+    for name, (first, last) in rows.items():
+        print(f"{name:<16} {first:10.3f} {last:10.3f}   x {last / first:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Run folders in which something was changed, by bytes and by values: read, or refused in words, by all who read them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedfault.diagnosis.watch import diagnose_run
+from fedfault.errors import UserError
+from fedfault.records import RoundRecord
+from fedfault.report import summary, tables, verdict
+from fedfault.runs.read import read_run
+from fedfault.testing.histories import broken_history
+from fuzzed import altered, damaged, fuzzed
+from handmade import update, write
+
+JSON = ["manifest.json", "metrics.json"]
+LINES = ["rounds.jsonl", "findings.jsonl"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with every file that readers know."""
+    folder = write(tmp_path_factory.mktemp("runs") / "whole", broken_history())
+    diagnose_run(folder)
+    update(folder / "manifest.json", seconds={"rounds": 1.0, "prepare": 2.0}, model={"name": "micro"}, notes=["a note"])
+    update(folder / "heterogeneity.json", sentences=["They differ."], measures={}, readings=[])
+    return folder
+
+
+def use(folder) -> None:
+    """Read a folder as commands do: refused in words, or shown."""
+    try:
+        run = read_run(folder)
+        diagnose_run(folder)
+    except UserError:
+        return
+    summary.summarise_run(run)
+    summary.make_tiles(run)
+    summary.list_warnings(run)
+    summary.describe_split(run)
+    verdict.read_verdict(run)
+    verdict.list_findings(run)
+    tables.tabulate_scores(run)
+    tables.tabulate_clients(run)
+    tables.list_provenance(run)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", *JSON, *LINES])
+@fuzzed(12)
+@given(data=st.data())
+def test_changed_bytes_are_read_or_refused(name, data, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole, folder)
+    (folder / name).write_bytes(data.draw(damaged((whole / name).read_bytes())))
+    use(folder)
+
+
+@pytest.mark.parametrize("name", [*JSON, *LINES])
+@fuzzed(12)
+@given(data=st.data())
+def test_changed_values_are_read_or_refused(name, data, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole, folder)
+    text = (whole / name).read_text()
+    if name in JSON:
+        changed = json.dumps(data.draw(altered(json.loads(text))))
+    else:
+        lines = [json.loads(line) for line in text.splitlines()]
+        at = data.draw(st.integers(0, len(lines) - 1))
+        changed = "".join(
+            json.dumps(data.draw(altered(line)) if i == at else line) + "\n" for i, line in enumerate(lines)
+        )
+    (folder / name).write_text(changed)
+    use(folder)
+
+
+@fuzzed()
+@given(data=st.data())
+def test_records_come_back_from_json_as_they_were(data):
+    numbers = st.floats(width=64) | st.integers(-5, 5).map(float)
+    named = st.dictionaries(st.text(max_size=4), numbers, max_size=3)
+    record = RoundRecord(
+        data.draw(st.integers(0, 10**6)),
+        probes=data.draw(named),
+        seconds={"train": 1.0},
+        matrices={"m": tuple(tuple(row) for row in data.draw(st.lists(st.lists(numbers, max_size=3), max_size=3)))},
+        bytes_up=data.draw(st.integers(0, 2**60)),
+        events=tuple(data.draw(st.lists(st.text(max_size=20), max_size=3))),
+    )
+    line = json.loads(json.dumps(record.to_json(), allow_nan=False))
+    assert RoundRecord.from_json(line).to_json() == record.to_json()
