@@ -194,13 +194,33 @@ def test_the_page_opens_with_the_verdict_and_its_findings(tmp_path):
     found = [finding("slow", 1, "suspect"), finding("divergence", 2, evidence={"rise": 0.5}, advice=advice)]
     text = render_report(judged(tmp_path, found), dpi=20).read_text()
     order = [
-        "✕ Failed since round 2", "It diverged.", "Quite.",
+        "✕ Failed since round 2", "Mixed validation perplexity fell", "It diverged.", "Quite.", '<figure>',
         "Round 2 · divergence.", "The loss rises.", "Statistic 4.25, threshold 1.5 from 19 control runs; rise 0.5.",
-        "Try: training.lr at half; training.max_grad_norm lower.", "Round 1 · slow.", "Mixed validation perplexity fell",
+        "Try: training.lr at half; training.max_grad_norm lower.", "Round 1 · slow.",
     ]  # fmt: skip
     places = [text.index(part) for part in order]
     assert places == sorted(places)
-    assert "<details>" not in text
+    assert text.count("Mixed validation perplexity fell") == 1
+    assert "What the same detectors said" not in text
+
+
+def test_a_newcomer_s_figures_come_first_and_the_others_are_folded(html):
+    names = re.findall(r'<section aria-labelledby="(\w+)"', html)
+    experts = re.findall(r'<section aria-labelledby="(\w+)"', html.partition('<details class="experts">')[2])
+    assert names[:5] == ["loss_by_topic", "split", "clients", "fairness", "general"]
+    assert experts[:2] == ["participation", "traffic"]
+    contents = re.findall(r'<a href="#([\w-]+)">', html.partition("<main>")[0])
+    assert set(names[:5] + experts[:2]) < set(contents)
+    assert {f'id="{name}"' in html for name in contents} == {True}
+
+
+@pytest.mark.usefixtures("few")
+def test_what_can_be_done_next_depends_on_where_the_run_stands(tmp_path):
+    done = render_report(write(tmp_path / "done"), dpi=20).read_text()
+    assert f"fedfault compare {tmp_path / 'done'} OTHER_RUN" in done
+    assert "fedfault resume" not in done
+    cut = render_report(write(tmp_path / "cut", HISTORY[:3], status="running", rounds=9), dpi=20).read_text()
+    assert f"fedfault resume {tmp_path / 'cut'}" in cut
 
 
 @pytest.mark.slow
@@ -231,7 +251,8 @@ def test_a_verdict_without_calibration_says_so_plainly(tmp_path):
 @pytest.mark.usefixtures("few")
 def test_a_run_without_a_verdict_says_nothing_about_it(tmp_path):
     text = render_report(write(tmp_path), dpi=20).read_text()
-    assert not re.search("verdict|healthy|calibrated", text.partition("<body>")[2], re.IGNORECASE)
+    assert 'class="verdict' not in text
+    assert not re.search("healthy|calibrated", text.partition("<body>")[2], re.IGNORECASE)
     lines(tmp_path / "findings.jsonl", [finding()])
     assert "Findings so far" in render_report(tmp_path, dpi=20).read_text()  # of a run that goes on
 

@@ -1,9 +1,11 @@
 """Tables hold what the records say, computed by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from fedfault.config.schema import Experiment
 from fedfault.report import tables
 from fedfault.runs.read import read_run
 from handmade import HISTORY, make, record, update, write
@@ -62,3 +64,12 @@ def test_provenance_has_memory_and_speed(tmp_path):
     update(folder / "metrics.json", tokens_per_second=1234.5)
     assert ("tokens per second of training", "1,234") in tables.list_provenance(read_run(folder))
     assert ("peak memory", "503.0 MB") in tables.list_provenance(make(probed=True))
+
+
+def test_settings_that_differ_from_the_defaults_stand_apart():
+    defaults = Experiment().model_dump()
+    run = replace(make(), config={**defaults, "seed": 7, "training": {**defaults["training"], "lr": 0.25}})
+    own, rest = tables.list_settings(run)
+    assert own == [("seed", "7"), ("training.lr", "0.25")]
+    assert ("federation.num_rounds", "12") in rest
+    assert not {key for key, _ in own} & {key for key, _ in rest}

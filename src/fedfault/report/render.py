@@ -46,10 +46,12 @@ def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, An
         wide, drawings = draw_inline(run, name, plot)
         if wide is not None:
             gallery.write_png(wide, folder / f"{name}.png", dpi)
-            about = {"name": name, "drawings": drawings, "alt": describe_figure(run, name)}
+            about = {"name": name, "drawings": drawings, "alt": describe_figure(run, name), "first": name in FIRST}
             found.append({**about, **write_caption(run, name)._asdict(), **more.get(name, {})})
-    return found
+    return sorted(found, key=lambda one: FIRST.index(one["name"]) if one["first"] else len(FIRST))
 
+
+FIRST = ("loss_by_topic", "labels", "split", "clients", "fairness", "general")  # figures that are not for experts alone
 
 CHANCE = (
     "By chance: the mean over random deals of the same documents to clients of the same sizes; z counts its standard "
@@ -70,14 +72,17 @@ def _render_page(run: RunData, figures: list[dict[str, Any]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    progress = summary.describe_progress(run)
     return environment.get_template("template.html").render(
         run=run,
+        progress=progress,
         subtitle=_describe_setup(run),
         verdict=verdict.read_verdict(run),
         findings=verdict.list_findings(run),
         status=summary.list_warnings(run),
         remarks=summary.list_remarks(run),
-        sentences=summary.summarise_run(run),
+        sentences=[sentence for sentence in summary.summarise_run(run) if sentence != progress],
+        commands=summary.suggest_commands(run),
         tiles=summary.make_tiles(run),
         figures=figures,
         glyphs={
@@ -85,7 +90,7 @@ def _render_page(run: RunData, figures: list[dict[str, Any]]) -> str:
         },
         scores=tables.tabulate_scores(run),
         clients=tables.tabulate_clients(run),
-        setup=tables.flatten_settings(run.config),
+        setup=tables.list_settings(run),
         provenance=tables.list_provenance(run),
         command=tables.find_command(run),
         version=f" {run.manifest['fedfault']}" if "fedfault" in run.manifest else "",

@@ -61,7 +61,7 @@ def _describe_fork(fork: Fork) -> str:
 
 def summarise_run(run: RunData) -> list[str]:
     """Summarise the run in a few sentences."""
-    parts = (_describe_progress, _describe_jumps, _describe_clients, _describe_forgetting)
+    parts = (describe_progress, _describe_jumps, _describe_clients, _describe_forgetting)
     return [sentence for describe in parts if (sentence := describe(run))]
 
 
@@ -69,13 +69,20 @@ def describe_end(run: RunData) -> list[str]:
     """Describe a run that is over in lines for a terminal: the verdict, before and after, what can be done next."""
     said = run.metrics.get("verdict") or {}
     verdict = [f"verdict: {said['state']}. {said['sentence']}"] if said else []
-    folder, best = run.folder, find_best_round(run.records)
-    back = [f"fedfault fork {folder} --round {best} KEY=VALUE"] if best and best < run.rounds_done else []
-    ways = ", ".join([*back, f"fedfault compare {folder} OTHER_RUN", f"fedfault diagnose {folder}"])
-    return [*verdict, _describe_progress(run), f"next: {ways}"]
+    return [*verdict, describe_progress(run), f"next: {', '.join(suggest_commands(run))}"]
 
 
-def _describe_progress(run: RunData) -> str:
+def suggest_commands(run: RunData) -> list[str]:
+    """Suggest commands with this run's folder: to go on, or to go back to its best round, to compare, to judge again."""
+    if not run.finished:
+        return [f"fedfault resume {run.folder}"] if run.manifest else []
+    best = find_best_round(run.records)
+    back = [f"fedfault fork {run.folder} --round {best} KEY=VALUE"] if best and best < run.rounds_done else []
+    return [*back, f"fedfault compare {run.folder} OTHER_RUN", f"fedfault diagnose {run.folder}"]
+
+
+def describe_progress(run: RunData) -> str:
+    """Describe the validation score before and after, and at its best; nothing where it was not measured."""
     rounds, losses = run.losses("validation")
     if not rounds:
         return ""

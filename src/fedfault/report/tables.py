@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedfault.config.changes import find_changes
+from fedfault.config.schema import Experiment
 from fedfault.measures.fairness import backward_transfer
 from fedfault.measures.fairness import measure_fairness as spread
 from fedfault.records import bits_per_byte
@@ -112,6 +114,16 @@ def _format_client(run: RunData, client: int, rounds: int) -> list[str]:
         format_number(end),
         format_number(gain, "+.3f"),
     ]
+
+
+def list_settings(run: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """List the settings that differ from the defaults, and all others; those without a value are left out."""
+    changed = find_changes(Experiment().model_dump(), run.config)
+    own: list[tuple[str, str]] = []
+    rest: list[tuple[str, str]] = []
+    for key, text in flatten_settings(run.config):
+        (own if any(key == k or key.startswith(f"{k}.") for k in changed) else rest).append((key, text))
+    return own, rest
 
 
 def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
