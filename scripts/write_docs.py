@@ -20,7 +20,8 @@ from fedfault.backbones.load import HUB, NAMES
 from fedfault.cli import app
 from fedfault.config.files import spell_key
 from fedfault.config.shorthand import CHOOSERS
-from fedfault.registry import FOLDERS, describe_options, find_citations, load_builders, read_declarations, read_summary
+from fedfault.options import describe_options
+from fedfault.registry import FOLDERS, find_citations, load_builders, read_declarations, read_summary
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "fedfault"

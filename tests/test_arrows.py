@@ -14,7 +14,8 @@ import fedfault
 ROOT = Path(fedfault.__file__).parent
 FLOORS = (  # from the ground up: a room may import what lies on the floors below it, and itself
     "errors records scheduling seeds storage",
-    "processes registry stats text types allocation dealing",
+    "options plugins processes stats text types allocation dealing",
+    "registry",
     "algebra config reading wire",
     "algorithms aggregations backbones corpora detectors hardware measures partitions ranks",
     "metrics runs tasks",

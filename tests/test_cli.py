@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from fedfault import __version__, cli
+from fedfault import __version__, cli, registry
 from handmade import write
 from small import SMALL
 
@@ -95,6 +96,20 @@ def test_a_word_that_no_command_knows_is_told_once_what_is_meant(fedfault, words
     assert (status, out) == (2, "")
     assert err.startswith(told)
     assert err.lower().count("did you mean") <= 1
+
+
+def test_a_plug_in_is_listed_described_and_checked(fedfault, tmp_path):
+    source = str(Path(__file__).parent / "newcomers" / "sign_step.py")
+    with registry.keep_plugins():
+        status, out, _ = fedfault("list", "algorithm", "--plugin", source)
+        assert (status, f"every coordinate: x <- x + server_lr sign(sum_k p_k y_k - x). [{source}]" in out) == (0, True)
+        status, out, _ = fedfault("list", "sign_step", "--plugin", source)
+        assert (status, out.splitlines()[0]) == (0, f"algorithm sign_step [{source}]")
+        (tmp_path / "bad.py").write_text("def (")
+        for words in (["run"], ["check"], ["list"], ["study", "quick"], ["calibrate"], ["flower", "run"], ["mitigate"]):
+            status, out, err = fedfault(*words, "--plugin", str(tmp_path / "bad.py"))
+            assert (status, out, "bad.py:1: syntax error: invalid syntax; correct the plug-in" in err) == (2, "", True)
+        assert fedfault("contract", str(tmp_path / "bad.py"))[0] == 2
 
 
 @pytest.mark.slow

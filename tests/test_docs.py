@@ -29,22 +29,20 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_example_of_an_algorithm_runs_with_its_test():
-    load_builders("algorithm")  # those of the folder first
+def test_the_example_of_an_algorithm_runs_with_its_test(tmp_path):
     algorithm, test, _ = blocks(ADDING)
     code = [line for line in algorithm.splitlines() if line.strip() and not line.startswith(("#", "import", "from"))]
     assert len(code) < 20
-    try:
-        exec(compile(algorithm, "docs/adding.md", "exec"), {})
+    (tmp_path / "halfway.py").write_text(algorithm)
+    with registry.keep_plugins():
+        registry.activate([str(tmp_path / "halfway.py")])
         assert isinstance(build("algorithm", "halfway", step=0.3), Algorithm)
         names: dict = {}
-        exec(compile(test, "docs/adding.md", "exec"), names)
+        exec(compile(test.replace('"halfway.py"', repr(str(tmp_path / "halfway.py"))), "docs/adding.md", "exec"), names)
         tests = [run for name, run in names.items() if name.startswith("test_")]
         assert len(tests) == 3
         for run in tests:
             run()
-    finally:
-        registry._BUILDERS["algorithm"].pop("halfway", None)
 
 
 def test_the_example_of_an_aggregation_is_a_newcomer_that_the_contracts_run():

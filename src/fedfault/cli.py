@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -94,6 +94,12 @@ Settings = Annotated[
         help="a YAML file or the name of one that ships (quickstart, default), then settings",
     ),
 ]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="FILE", help="a file or module with components of your own; may be given repeatedly"
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but errors and the result")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, as in results/quickstart")]
 
@@ -161,6 +167,7 @@ def _choose_prepare() -> Iterator[Any]:
 def run(
     settings: Settings = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
+    plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
     """Train, and write results/NAME with a report; goes on where it was stopped.
@@ -168,14 +175,21 @@ def run(
     Without a CONFIG: the quickstart.
     """
     config, overrides = _split_words(settings)
-    run_once(config, overrides, overwrite=overwrite, quiet=quiet)
+    run_once(config, overrides, plugin or (), overwrite=overwrite, quiet=quiet)
 
 
-def run_once(config: str | None, overrides: list[str], *, overwrite: bool = False, quiet: bool = False) -> None:
+def run_once(
+    config: str | None,
+    overrides: list[str],
+    plugins: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
     """Make one run of a configuration, and print where its report is."""
     from fedfault.config import load
 
-    loaded = load(config, overrides)
+    loaded = load(config, overrides, plugins)
     from fedfault.session.progress import Progress
 
     progress = Progress(quiet=quiet)
@@ -220,6 +234,7 @@ def fork(
         typer.Argument(metavar="[KEY=VALUE]...", help="what is different from there on, and experiment_name"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
+    plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
     """Go on from a round of a run with other settings, in a run of its own: what would have happened if."""
@@ -228,7 +243,8 @@ def fork(
 
     progress = Progress(quiet=quiet)
     with _end_on_signal():
-        folder = go_on(run, round, changes or [], progress, overwrite=overwrite, argv=sys.argv[1:])
+        options: dict[str, Any] = {"overwrite": overwrite, "plugins": plugin or (), "argv": sys.argv[1:]}
+        folder = go_on(run, round, changes or [], progress, **options)
     _tell_end(folder.path, progress)
 
 
@@ -236,12 +252,13 @@ def fork(
 def check(
     settings: Settings = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="also write the picture of the split to this PNG")] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Say what a run would do, without training: who holds what, how different clients are, bytes per round."""
     from fedfault.config import load
 
     config, overrides = _split_words(settings)
-    loaded = load(config, overrides)
+    loaded = load(config, overrides, plugin or ())
     from fedfault.setup.preview import preview
 
     typer.echo(preview(loaded, plot))
@@ -318,6 +335,7 @@ def diagnose(
         str | None,
         typer.Option("--calibration", help="packaged, none or a file, instead of what the run was judged by"),
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Judge a run again by its records: verdict, findings, what to try.
 
@@ -325,7 +343,7 @@ def diagnose(
     """
     from fedfault.diagnosis.watch import diagnose_run
 
-    typer.echo(diagnose_run(run, calibration))
+    typer.echo(diagnose_run(run, calibration, plugin or ()))
 
 
 @app.command(rich_help_panel=MANY, epilog="Example: `fedfault calibrate my.yaml --controls 19`")
@@ -335,13 +353,14 @@ def calibrate(
         int, typer.Option("--controls", min=3, help="IID control runs; 19 for a 5 % false-alarm rate")
     ] = 19,
     out: Annotated[Path | None, typer.Option("--out", help="file for the thresholds")] = None,
+    plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
     """Train IID control runs of a configuration and write the detectors' thresholds; goes on where it was stopped."""
     from fedfault.config import load
 
     config, overrides = _split_words(settings)
-    loaded = load(config, overrides)
+    loaded = load(config, overrides, plugin or ())
     from fedfault.session.controls import calibrate_detectors as learn
     from fedfault.session.progress import Progress
 
@@ -360,15 +379,15 @@ def run_study(
     task: Annotated[int | None, typer.Option("--task", help="only run I, from 1 on: for Slurm arrays")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="list the runs with their numbers and train none")] = False,
     results_dir: Annotated[str | None, typer.Option("--results-dir", help="the study goes to its folder NAME")] = None,
+    plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
     """Run all of a study that is not done yet; status 1 if a run failed. `run` may be left out."""
     from fedfault.studies import doors
 
     with _end_on_signal("the same command goes on where it was stopped"):
-        status = doors.run_study(
-            file, settings or [], results_dir=results_dir, jobs=jobs, task=task, only_plan=plan, quiet=quiet
-        )
+        options: dict[str, Any] = {"plugins": plugin or (), "results_dir": results_dir, "only_plan": plan}
+        status = doors.run_study(file, settings or [], jobs=jobs, task=task, quiet=quiet, **options)
     raise typer.Exit(status)
 
 
@@ -393,13 +412,14 @@ def mitigate(
     shrinkage: Annotated[
         float, typer.Option("--shrinkage", min=0, max=1, help="of the clusters' models to their mean, in every round")
     ] = 0.0,
+    plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
     """Write and run a study: a model for each cluster of clients, beside other ways to train."""
     from fedfault.studies.mitigate import mitigate as study_clusters
     from fedfault.studies.mitigate import read_experiment
 
-    loaded, known = read_experiment(*_split_words(settings))
+    loaded, known = read_experiment(*_split_words(settings), plugin or ())
     with _end_on_signal("the same command goes on where it was stopped"):
         options: dict[str, Any] = {"seeds": seeds, "encoder": encoder, "shrinkage": shrinkage, "known": known}
         status = study_clusters(loaded, quiet=quiet, **options)
@@ -411,11 +431,25 @@ def list_(
     what: Annotated[
         str | None, typer.Argument(metavar="[KIND|NAME]", help="algorithm, partition, corpus, model, or one component")
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Components and what they do; with a KIND only those, with a NAME its options."""
     from fedfault.setup.preview import describe_components
 
-    typer.echo(describe_components(what))
+    typer.echo(describe_components(what, plugin or ()))
+
+
+@app.command(rich_help_panel=READ, epilog="Example: `fedfault contract tests/newcomers/sign_step.py`")
+def contract(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="a plug-in: a file or module with components")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options that its components are built with")
+    ] = None,
+) -> None:
+    """Check the components of a plug-in against all rules of their kinds, a line each; status 1 if one is broken."""
+    from fedfault.testing.contract import check_plugin
+
+    raise typer.Exit(check_plugin(file, options or [], typer.echo))
 
 
 @flower_commands.command(name="run", epilog="Example: `fedfault flower run my.yaml --workers 2`")
@@ -423,13 +457,14 @@ def flower_run(
     settings: Settings = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="processes that clients train in")] = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run of that name")] = False,
+    plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
     """Train in Flower's simulation, and write results/NAME as `fedfault run` does. One that was stopped goes on."""
     from fedfault.config import load
 
     config, overrides = _split_words(settings)
-    loaded = load(config, overrides)
+    loaded = load(config, overrides, plugin or ())
     from fedfault.flower.simulation import simulate
     from fedfault.session.progress import Progress
 

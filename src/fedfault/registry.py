@@ -1,6 +1,7 @@
 """Finds and builds components by name. A builder's keyword-only signature is its schema, its help, its row in the docs.
 
-A component is a function in one of the open folders, found by looking into the folder: there is no list to edit.
+A component is a function in one of the open folders, found by looking into the folder: there is no list to edit. Others
+come from plug-ins: files that a configuration names, and installed packages.
 
     @register("partition")
     def iid():
@@ -10,18 +11,20 @@ A component is a function in one of the open folders, found by looking into the 
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import importlib
 import inspect
 import pkgutil
-import types
+import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pydantic
-
 from fedfault.errors import UserError, suggest
+from fedfault.options import check_options, describe_options
+from fedfault.plugins import PlugIn, find_installed, load_plugin
 
 FOLDERS = {
     "algorithm": "fedfault.algorithms",
@@ -33,7 +36,16 @@ FOLDERS = {
     "detector": "fedfault.detectors",
 }
 
-_BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in FOLDERS}
+
+class Registered(NamedTuple):
+    """A builder and the keyword arguments of `register` that it was given."""
+
+    builder: Callable[..., Any]
+    facts: dict[str, Any]
+
+
+_REGISTERED: dict[str, dict[tuple[str, str], Registered]] = {}  # module -> (kind, name) -> what it registered
+_ACTIVE: list[PlugIn] = []  # the plug-ins of the configuration that was loaded last
 Builder = typing.TypeVar("Builder", bound=Callable[..., Any])
 
 
@@ -44,28 +56,142 @@ def register(
 
     cite: keys of the papers in `studies/references.bib` that a study which uses the component refers to.
     on: whether a probe is measured where the configuration does not say; order: its place among the probes in records and
-    configurations, those without one come last, by name. All are literals, see `read_declarations`. Raises `ValueError`
-    for a name that is taken, and for another kind that has a switch or a place.
+    configurations, those without one come last, by name. All are literals, see `read_declarations`. Raises `UserError`
+    for another kind, for what is no function and for a name that its module has given already, and `ValueError` for
+    another kind that has a switch or a place.
     """
+    if kind not in FOLDERS:
+        raise UserError(f"no kind {kind!r} of component{suggest(kind, FOLDERS)} (known: {', '.join(FOLDERS)})")
     if kind != "probe" and (order is not None or not on):
         raise ValueError(f"only a probe has `on` and `order`, not a {kind}")
 
     def add(builder: Builder) -> Builder:
-        key = name or builder.__name__
-        if key in _BUILDERS[kind]:
-            raise ValueError(f"two {kind} components are called {key!r}")
-        _BUILDERS[kind][key] = builder
+        if not inspect.isfunction(builder):
+            what = "a class" if inspect.isclass(builder) else f"of type {type(builder).__name__}"
+            raise UserError(
+                f"a component is a function that returns what a run uses, and {getattr(builder, '__name__', builder)} is "
+                f"{what}: write `@register({kind!r})` above a function that makes it"
+            )
+        own, key = _REGISTERED.setdefault(builder.__module__, {}), (kind, name or builder.__name__)
+        if key in own:
+            raise UserError(
+                f"two {kind} components are called {key[1]!r}, the other one at {_locate(own[key].builder)}"
+            )
+        own[key] = Registered(builder, {"cite": cite, "on": on})
         return builder
 
     return add
 
 
+def _locate(builder: Callable[..., Any]) -> str:
+    """File and line of a builder."""
+    code = inspect.unwrap(builder).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def activate(wanted: Sequence[str]) -> None:
+    """Make the components of these plug-ins known, beside those of the folders and of installed packages, and no others.
+
+    Raises `UserError` with file and line for a plug-in that is not there, is broken or registers nothing, and for names that
+    are taken.
+    """
+    _ACTIVE.clear()
+    found = {(p.name, p.fingerprint): p for p in map(_load, wanted)}
+    _check_plugins(tuple(found.values()))
+    _ACTIVE.extend(found.values())
+
+
+@contextlib.contextmanager
+def keep_plugins() -> Iterator[None]:
+    """After the block, the plug-ins are known that were known before it."""
+    before = list(_ACTIVE)
+    try:
+        yield
+    finally:
+        _ACTIVE[:] = before
+
+
+def list_plugins() -> tuple[PlugIn, ...]:
+    """List the plug-ins whose components are known now, those of installed packages first."""
+    return (*find_installed(), *_ACTIVE)
+
+
+def describe_plugins() -> str:
+    """Name the plug-ins that are known now with their hashes: what two processes must have in common."""
+    return ", ".join(f"{p.name}#{p.fingerprint}" for p in list_plugins()) or "none"
+
+
+def _load(wanted: str) -> PlugIn:
+    """Import a plug-in; one that fails leaves nothing registered, so that it can be mended and named again."""
+    try:
+        return load_plugin(wanted)
+    except UserError:
+        for module in [m for m in _REGISTERED if m not in sys.modules]:
+            del _REGISTERED[module]
+        raise
+
+
+def list_registered(plugin: PlugIn) -> dict[tuple[str, str], Registered]:
+    """List what a plug-in has registered, by kind and name; of a package what all its modules have."""
+    found: dict[tuple[str, str], Registered] = {}
+    for module, own in _REGISTERED.items():
+        if f"{module}.".startswith(f"{plugin.module}."):
+            found |= own
+    return found
+
+
+@functools.lru_cache(maxsize=16)
+def _check_plugins(wanted: tuple[PlugIn, ...]) -> None:
+    """Raise `UserError` where plug-ins cannot be told apart, or have components that nobody could choose."""
+    sources: dict[str, str] = {}  # by the name of the plug-in
+    places: dict[tuple[str, str], str] = {}  # by kind and name of the component
+    for plugin in (*find_installed(), *wanted):
+        if (other := sources.setdefault(plugin.name, plugin.source)) != plugin.source:
+            raise UserError(f"two plug-ins are called {plugin.name}: {other} and {plugin.source}; rename one of them")
+        own = list_registered(plugin)
+        if not own:
+            raise UserError(
+                f'{plugin.source} registers no component; decorate its function with `@register("algorithm")`, or with '
+                f"another kind ({', '.join(FOLDERS)})"
+            )
+        for (kind, name), (builder, _) in own.items():
+            here = _locate(builder)
+            if name in read_declarations(kind):
+                raise UserError(
+                    f"{here}: fedfault has {kind} {name!r} already; give the function another name, or write "
+                    f'`@register("{kind}", "another_name")`'
+                )
+            if (there := places.setdefault((kind, name), here)) != here:
+                raise UserError(
+                    f"{here}: {kind} {name!r} is there already, at {there}; give one of them another name, or leave one "
+                    "plug-in out"
+                )
+            try:
+                describe_options(builder)
+            except (UserError, NameError, TypeError, AttributeError) as e:
+                raise UserError(f"{here}: {e}") from e
+
+
 def load_builders(kind: str) -> dict[str, Callable[..., Any]]:
     """Load all builders of a kind, by name in alphabetical order."""
     package = importlib.import_module(FOLDERS[kind])
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    return dict(sorted(_BUILDERS[kind].items()))
+    modules = [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    for module in modules:
+        importlib.import_module(module)
+    found = [_REGISTERED.get(module, {}) for module in modules]
+    found += [list_registered(plugin) for plugin in list_plugins()]
+    return dict(sorted((name, r.builder) for own in found for (of, name), r in own.items() if of == kind))
+
+
+def find_plugin(builder: Callable[..., Any]) -> PlugIn | None:
+    """Find the plug-in that a known builder comes from; None for one of the folders."""
+    return next((p for p in list_plugins() if any(r.builder is builder for r in list_registered(p).values())), None)
+
+
+def list_switches() -> dict[str, bool]:
+    """List the probes of plug-ins, by name, and whether each is measured where the configuration does not say."""
+    own = [list_registered(plugin) for plugin in list_plugins()]
+    return {name: r.facts["on"] for found in own for (kind, name), r in found.items() if kind == "probe"}
 
 
 class Declaration(NamedTuple):
@@ -105,31 +231,29 @@ def _find_declared(kind: str, function: ast.FunctionDef) -> dict[str, Declaratio
 
 
 def find_citations(kind: str, name: str) -> tuple[str, ...]:
-    """Find the keys of the papers that a component of the folder cites; none for a name that is not known."""
+    """Find the keys of the papers that a component cites; none for a name that is not known."""
     known = read_declarations(kind)
-    return known[name].facts.get("cite", ()) if name in known else ()
+    if name in known:
+        return tuple(known[name].facts.get("cite", ()))
+    own = [list_registered(plugin) for plugin in list_plugins()]
+    return next((tuple(found[kind, name].facts["cite"]) for found in own if (kind, name) in found), ())
 
 
 def find_builder(kind: str, name: str) -> Callable[..., Any]:
     """Find the builder of that name. Raises `UserError` with a suggestion if there is none."""
     known = load_builders(kind)
     if name not in known:
-        raise UserError(f"no {kind} called {name!r}{suggest(name, known)} (known: {', '.join(known)})")
+        hint = _hint_at_module(kind, name) or suggest(name, known)
+        raise UserError(f"no {kind} called {name!r}{hint} (known: {', '.join(known)})")
     return known[name]
 
 
-def list_options(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """List the options of a builder: its keyword-only parameters.
-
-    Raises `UserError` for a parameter that could be given by position, which no configuration would reach.
-    """
-    parameters = inspect.signature(builder).parameters.values()
-    if loose := [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]:
-        raise UserError(
-            f"{builder.__name__} takes {', '.join(loose)} by position, and options of a component are keyword-only: write "
-            f"`def {builder.__name__}(*, {loose[0]}...)`"
-        )
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+def _hint_at_module(kind: str, name: str) -> str:
+    """Say what to do where a module has registered that name and no plug-in of the configuration is that module."""
+    module = next((m for m, own in _REGISTERED.items() if (kind, name) in own), None)
+    if module is None:
+        return ""
+    return f"; {module} registers one, which the configuration does not name: write it to a file, and name that in `plugins`"
 
 
 def build(kind: str, name: str, **given: Any) -> Any:
@@ -143,78 +267,6 @@ def build(kind: str, name: str, **given: Any) -> Any:
     """
     builder = find_builder(kind, name)
     return builder(**check_options(kind, name, builder, given))
-
-
-def check_options(kind: str, name: str, builder: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return all options of a builder, those that were given with the types of its signature; a float may come as an int.
-
-    Raises `UserError` for an option that the builder does not take and for a value that it does not allow.
-    """
-    known = list_options(builder)
-    for key in given:
-        if key not in known:
-            takes = "; ".join(describe_options(builder)) or "no options"
-            raise UserError(f"{kind} {name!r} has no option {key!r}{suggest(key, known)} (it takes: {takes})")
-    hints = typing.get_type_hints(builder, include_extras=True)
-    fields = {key: (hints.get(key, Any), p.default if p.default is not p.empty else ...) for key, p in known.items()}
-    schema = pydantic.create_model(  # type: ignore[call-overload]
-        name, __config__=pydantic.ConfigDict(strict=True, allow_inf_nan=False), **fields
-    )
-    try:
-        return dict(schema(**given))
-    except pydantic.ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{kind} {name!r}: {where}={first['input']!r}: {first['msg']}") from None
-
-
-def describe_options(builder: Callable[..., Any]) -> list[str]:
-    """Describe every option of a builder as its user writes it: name, type and, where there is one, the default.
-
-    >>> describe_options(find_builder("algorithm", "fedprox"))
-    ['mu: float >= 0 = 0.01', 'mode: grad, decoupled = grad']
-    """
-    hints = typing.get_type_hints(builder, include_extras=True)
-    return [
-        f"{name}: {spell_type(hints.get(name, Any))}" + ("" if p.default is p.empty else f" = {spell_value(p.default)}")
-        for name, p in list_options(builder).items()
-    ]
-
-
-def spell_type(kind: Any, limits: Sequence[Any] = ()) -> str:
-    """Spell a type in the words of YAML; `limits` are bounds as pydantic keeps them beside it.
-
-    >>> spell_type(typing.Annotated[float, pydantic.Field(ge=0, lt=1)])
-    'float >= 0 and < 1'
-    >>> spell_type(list[str] | None), spell_type(typing.Literal["I", "II"]), spell_type(bool)
-    ('list of text, or null', 'I, II', 'true or false')
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Annotated:
-        return spell_type(arguments[0], [limit for field in arguments[1:] for limit in field.metadata])
-    if origin is typing.Literal:
-        return ", ".join(map(spell_value, arguments))
-    if origin in (typing.Union, types.UnionType):
-        return ", or ".join(map(spell_type, arguments))
-    if origin is list:
-        return f"list of {spell_type(arguments[0])}"
-    word = {str: "text", bool: "true or false", type(None): "null"}.get(kind, kind.__name__)
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    bounds = [
-        f"{sign} {getattr(limit, name):g}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
-    ]
-    return " ".join([word, " and ".join(bounds)]).strip()
-
-
-def spell_value(value: Any) -> str:
-    """Spell a value as YAML has it on one line.
-
-    >>> spell_value(None), spell_value(False), spell_value(["I", 2, 0.5])
-    ('null', 'false', '[I, 2, 0.5]')
-    """
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(spell_value, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def read_summary(builder: Callable[..., Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -33,14 +32,9 @@ NEWCOMERS = {
 
 @pytest.mark.parametrize(("name", "kind"), NEWCOMERS.items())
 def test_a_newcomer_passes(name, kind, capsys):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / "newcomers" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    registry.load_builders(kind)  # those of the folder first
-    try:
-        spec.loader.exec_module(module)
-        check(kind, getattr(module, name))
-    finally:
-        registry._BUILDERS[kind].pop(name, None)
+    with registry.keep_plugins():
+        registry.activate([str(ROOT / "tests" / "newcomers" / f"{name}.py")])
+        check(kind, registry.find_builder(kind, name))
     assert capsys.readouterr().out.startswith(f"{kind} {name} keeps all ")
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfault.errors import UserError
-from fedfault.registry import build, list_options, load_builders
+from fedfault.options import list_options
+from fedfault.registry import build, load_builders
 from fedfault.testing.cohorts import history, situation
 from fedfault.testing.schedulers import assign, iterate_cases
 from fuzzed import fuzzed, options

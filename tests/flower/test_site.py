@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +12,13 @@ pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"
 import torch
 import yaml
 
+from fedfault import registry
 from fedfault.config import load
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
+from fedfault.flower.payload import Refused
 from fedfault.flower.server import serve
-from fedfault.flower.site import combine_experiments, pool_clients
+from fedfault.flower.site import _read_at_site, combine_experiments, pool_clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.session.progress import Progress
 from fedfault.setup.experiment import build_federation, prepare
@@ -71,3 +74,21 @@ def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_pa
     torch.testing.assert_close(there.adapter.flat, here.adapter.flat, rtol=1e-5, atol=3e-6)  # padded to other lengths
     assert folder.read_json("manifest.json")["data_elsewhere"] is True
     assert "accuracy" in folder.read_records()[-1].scores["validation"].metrics
+
+
+def test_a_site_has_to_name_the_plug_ins_of_the_server_itself(tmp_path):
+    """No code comes over the network: the same file at both ends, or a sentence."""
+    source = (Path(__file__).parents[1] / "newcomers" / "sign_step.py").read_text()
+    for place, text in (("server", source), ("same", source), ("other", source + "\n")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "sign_step.py").write_text(text)
+        (tmp_path / place / "site.yaml").write_text("plugins: [sign_step.py]\n")
+    (tmp_path / "none.yaml").write_text("seed: 1\n")
+    with registry.keep_plugins():
+        sent = load(tmp_path / "server" / "site.yaml", ["federation.algorithm=sign_step"]).experiment
+        text = sent.model_dump_json()
+        assert _read_at_site(text, str(tmp_path / "same" / "site.yaml")) == sent
+        assert "sign_step" in registry.load_builders("algorithm")
+        for file, why in (("other/site.yaml", r"has the hash \w+"), ("none.yaml", "it names none like it")):
+            with pytest.raises(Refused, match=rf"uses the plug-in sign_step\.py with the hash \w+, and .*: .*{why}"):
+                _read_at_site(text, str(tmp_path / file))

@@ -20,6 +20,7 @@ from fedfault.config.files import (
 )
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError
+from fedfault.plugins import choose_source
 
 # A later layer that sets one of a pair takes the other one, set by an earlier layer, away.
 EXCLUSIVE: tuple[tuple[Key, Key], ...] = (
@@ -27,6 +28,7 @@ EXCLUSIVE: tuple[tuple[Key, Key], ...] = (
     (("training", "local_epochs"), ("training", "local_steps")),
 )
 PATHS = {("data", "path"), ("clock", "trace")}  # relative to the file that says them, or else to the working folder
+PLUGINS = ("plugins",)
 LONGEST_CHAIN = 20  # files that inherit from one another
 BASE = ("_base_",)
 
@@ -63,6 +65,8 @@ def read_layers(path: Path) -> list[Layer]:
 def _find_beside(key: Key, entry: Entry, folder: Path) -> Entry:
     """Return the setting with its path where that lies: beside the file that says it, else as written."""
     written = entry.value
+    if key == PLUGINS and isinstance(written, list):
+        return replace(entry, value=[choose_source(one, folder) if isinstance(one, str) else one for one in written])
     if key not in PATHS or not isinstance(written, str) or not written or written.startswith("~"):
         return entry
     try:

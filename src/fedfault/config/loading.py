@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +12,18 @@ from pydantic import ValidationError
 
 from fedfault import registry
 from fedfault.config import explain
-from fedfault.config.files import Entry, Key, Layer, spell_key
-from fedfault.config.layers import merge_layers, parse_command_line, read_layers
+from fedfault.config.files import COMMAND_LINE, Entry, Key, Layer, spell_key
+from fedfault.config.layers import PLUGINS, merge_layers, parse_command_line, read_layers
 from fedfault.config.schema import Data, Experiment
 from fedfault.config.shipped import find_configuration
 from fedfault.config.shorthand import CHOOSERS, translate_layer
 from fedfault.errors import UserError
+from fedfault.options import check_options, list_options
 
 BESIDE = set(Data.model_fields)  # options of a corpus that are settings of `data`: path, text_columns and so on
 
 
-PACKAGED = Experiment().data.dataset.name  # the corpus that the shipped configurations without data of their own have
+PACKAGED = Data().dataset.name  # the corpus that the shipped configurations without data of their own have
 OWN_DATA = (
     "no configuration is named and the data are not the packaged ones: what is not said has its default "
     "(docs/configuration.md: all clients in every round, data.partition=iid, training.lr=5e-4), not what the quickstart "
@@ -41,9 +43,11 @@ class Loaded:
     resolved: dict[str, Any]
 
 
-def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loaded:
+def load(path: Path | str | None = None, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Loaded:
     """Load the experiment of a file with `key=value` overrides on top; `None` is what `choose_start` chooses.
 
+    plugins: further ones, beside those that the settings name. Their components are known from then on, see
+    `registry.activate`.
     Raises `UserError` with a line for everything that is wrong: the place, what came, what is allowed.
 
     >>> load("quickstart", ["federation.num_rounds=2"]).experiment.federation.num_rounds
@@ -52,8 +56,8 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Loade
     given = parse_command_line(overrides)
     path = choose_start(given) if path is None else path
     if path is not None:
-        return resolve([*read_layers(find_configuration(path)), given])
-    loaded = resolve([given])
+        return resolve([*read_layers(find_configuration(path)), given], plugins)
+    loaded = resolve([given], plugins)
     return replace(loaded, notes=(OWN_DATA, *loaded.notes))
 
 
@@ -68,9 +72,10 @@ def choose_start(given: Layer, usual: str = "quickstart") -> str | None:
     return None if own else usual
 
 
-def resolve(layers: Iterable[Layer]) -> Loaded:
+def resolve(layers: Iterable[Layer], plugins: Sequence[str] = ()) -> Loaded:
     """Check the experiment of settings in layers, of which the later one wins. Raises `UserError` as `load` does."""
     merged, notes = _merge_all(layers)
+    _load_plugins(merged, plugins)
     wrong: list[str] = []
     for section in CHOOSERS:
         try:
@@ -84,6 +89,28 @@ def resolve(layers: Iterable[Layer]) -> Loaded:
     if wrong:
         raise UserError("\n".join(wrong))
     return Loaded(experiment, tuple(notes), experiment.model_dump())
+
+
+def read_experiment(text: str) -> Experiment:
+    """Read the experiment that another process sends as JSON; the components of its plug-ins are known from then on.
+
+    Raises `UserError` for a plug-in that is not here, or is another one here.
+    """
+    registry.activate(json.loads(text)["plugins"])
+    return Experiment.model_validate_json(text)
+
+
+def _load_plugins(merged: Layer, more: Sequence[str]) -> None:
+    """Import the plug-ins of the settings, and `more` of them, and write their hashes down. Changes `merged`."""
+    entry = merged.get(PLUGINS, Entry([], COMMAND_LINE))
+    named = entry.value
+    if not isinstance(named, list) or not all(isinstance(one, str) and one for one in named):
+        return  # the schema says so
+    try:
+        registry.activate([*named, *more])
+    except UserError as e:
+        raise UserError(f"{entry.where if named else COMMAND_LINE}: plugins: {e}") from e
+    merged[PLUGINS] = replace(entry, value=[p.pinned for p in registry.list_plugins() if not p.package])
 
 
 def _merge_all(layers: Iterable[Layer]) -> tuple[Layer, list[str]]:
@@ -113,14 +140,14 @@ def _complete_component(section: Key, merged: Layer) -> list[str]:
     builder = registry.find_builder(kind, chosen.value)
     notes = []
     mine = [key for key in merged if key[:2] == section and key[2:] != ("name",)]
-    for key in [k for k in mine if merged[k].loose and k[2] not in registry.list_options(builder)]:
+    for key in [k for k in mine if merged[k].loose and k[2] not in list_options(builder)]:
         entry = merged.pop(key)
         mine.remove(key)
         notes.append(f"{entry.where}: {key[2]}: {entry.value!r} is not used: {kind} {chosen.value!r} takes no {key[2]}")
     given = _nest_settings({key[2:]: merged[key] for key in mine})
     if kind == "corpus" and (taken := [key for key in given if key in BESIDE]):
         raise UserError(f"{taken[0]} is set as data.{taken[0]}, beside the corpus")
-    full = registry.check_options(kind, chosen.value, builder, given)
+    full = check_options(kind, chosen.value, builder, given)
     for option, value in full.items():
         if kind == "corpus" and option in BESIDE:
             continue

@@ -17,7 +17,7 @@ from fedfault.config.explain import list_sections
 from fedfault.config.files import Key, spell_key
 from fedfault.config.layers import EXCLUSIVE
 from fedfault.config.shorthand import CHOOSERS, KEYS, LOOSE, VALUES
-from fedfault.registry import spell_type, spell_value
+from fedfault.options import spell_type, spell_value
 
 INTRODUCTION = """\
 # Configuration

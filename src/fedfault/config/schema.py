@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
-from fedfault.registry import read_declarations
+from fedfault.registry import list_switches, read_declarations
 
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -303,6 +303,19 @@ _Switches: Any = create_model("_Switches", __base__=Section, **_switches())
 class Metrics(_Switches):  # type: ignore[misc] # its fields are the probes, which the folder says
     """What is measured of every round beside the losses; each can be switched off. `fedfault list probe` says what it is."""
 
+    model_config = ConfigDict(extra="allow")  # the switches of plug-ins, which no class can have
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switch_plugins(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        more = list_switches()
+        _Switches.model_validate({key: switch for key, switch in value.items() if key not in more})
+        if wrong := [key for key in more if not isinstance(value.get(key, True), bool)]:
+            raise ValueError(f"{wrong[0]} must be true or false; it is {value[wrong[0]]!r:.60}")
+        return {**more, **value}
+
 
 class Detectors(Section):
     """What watches the run for failures."""
@@ -345,6 +358,11 @@ class Experiment(Section):
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="every random choice of the run follows from it")
     device: str = Field(default="auto", description="auto (cuda, mps, cpu), or a torch device")
+    plugins: list[str] = Field(
+        default=[],
+        description="files and modules with components of your own (docs/adding.md); FILE#HASH, as in the config.yaml of a "
+        "run, takes only that very source",
+    )
     model: Model = Model()
     data: Data = Data()
     federation: Federation = Federation()
@@ -353,7 +371,7 @@ class Experiment(Section):
     deadline: Deadline = Deadline()
     clock: Clock = Clock()
     evaluation: Evaluation = Evaluation()
-    metrics: Metrics = Metrics()
+    metrics: Metrics = Field(default_factory=Metrics)
     detectors: Detectors = Detectors()
     flower: Flower = Flower()
     logging: Logging = Logging()

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from fedfault.config.schema import Experiment
 from fedfault.dealing.owners import NeedsColumn
 from fedfault.errors import UserError
+from fedfault.options import list_options
 from fedfault.reading.columns import find_naming_columns
-from fedfault.registry import build, find_builder, list_options
+from fedfault.registry import build, find_builder
 from fedfault.seeds import rng
 from fedfault.text.decoding import count_text_bytes
 from fedfault.text.examples import Examples

@@ -33,6 +33,7 @@ PACKAGED = Path(__file__).parent / "calibrations"
 MUST_AGREE = ("model.name", "model.max_length", "data.dataset.name", "federation.num_rounds")
 MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or what cannot matter
     "experiment_name", "seed", "device", "logging.", "detectors.", "metrics.", "data.partition.", "federation.on_failure",
+    "plugins",
 )  # fmt: skip
 
 

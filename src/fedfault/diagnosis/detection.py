@@ -14,15 +14,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.diagnosis.calibration import LAST, NEEDED, Calibration, Threshold
+from fedfault.plugins import PlugIn
 from fedfault.records import Detector, Finding, Reading, Records
-from fedfault.registry import build, load_builders
+from fedfault.registry import build, list_plugins, load_builders
 
 WORSE = ("ok", "suspect", "alarm")
 
 
-@functools.cache
 def build_detectors() -> Mapping[str, Detector]:
-    """Build all registered detectors, by name."""
+    """Build all detectors that are known now, by name: with those of the plug-ins of the configuration loaded last."""
+    return _build_with(list_plugins())
+
+
+@functools.lru_cache(maxsize=16)
+def _build_with(plugins: tuple[PlugIn, ...]) -> Mapping[str, Detector]:
     return {name: build("detector", name) for name in load_builders("detector")}
 
 

@@ -11,7 +11,9 @@ from fedfault.diagnosis.calibration import choose_calibration
 from fedfault.diagnosis.detection import detect_failures
 from fedfault.diagnosis.verdict import judge_run
 from fedfault.errors import explain_os_error
+from fedfault.plugins import choose_source
 from fedfault.records import Finding, Records, add_client_names
+from fedfault.registry import activate
 from fedfault.runs.files import write_json, write_lines
 
 
@@ -57,15 +59,17 @@ def describe_finding(finding: Finding) -> str:
     return f"round {finding.round}: {finding.level}: {name}: {finding.sentence} ({why}); try {finding.advice[0]}"
 
 
-def diagnose_run(folder: Path, wanted: str | None = None) -> str:
+def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str] = ()) -> str:
     """Judge a recorded run again, write findings.jsonl and the verdict in metrics.json, and say what was found.
 
-    A folder that cannot be written is left as it is, and a line says so. Needs no torch. Raises `UserError` if the folder
-    is not a run or the calibration does not fit.
+    wanted: instead of the configuration's detectors.calibration; plugins: with detectors beside those of the run's own. A
+    folder that cannot be written is left as it is, and a line says so. Needs no torch. Raises `UserError` if the folder is
+    not a run, a plug-in is missing or the calibration does not fit.
     """
     from fedfault.runs.read import read_run
 
     run = read_run(folder)
+    activate([*(choose_source(one, folder) for one in run.config.get("plugins", ())), *plugins])
     watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted, run.client_names)
     findings, found = watch.find_all(run.records), watch.judge(run.records)
     told = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"], *map(describe_finding, findings)]

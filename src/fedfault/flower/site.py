@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 
 import fedfault
-from fedfault.config.loading import load
+from fedfault.config.loading import load, read_experiment
 from fedfault.config.schema import Clock, Component, Deadline, Experiment
 from fedfault.errors import UserError
 from fedfault.flower.payload import Refused
+from fedfault.plugins import split_pin
+from fedfault.registry import list_plugins
 from fedfault.rounds.federation import Federation
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.tasks.delegating import DelegatingTask
@@ -65,7 +68,7 @@ def find_site(experiment: str, node_config: Mapping[str, Any]) -> ClientSite:
         raise UserError(
             "the node's configuration has no partition-id; start it with --node-config 'partition-id=0 ...'"
         )
-    exp = Experiment.model_validate_json(experiment)
+    exp = read_experiment(experiment) if own is None else _read_at_site(experiment, str(own))
     if not 0 <= client < exp.federation.total_clients:
         raise Refused(
             f"partition-id {client} of the node is not a client of federation.total_clients={exp.federation.total_clients}"
@@ -76,7 +79,7 @@ def find_site(experiment: str, node_config: Mapping[str, Any]) -> ClientSite:
 @functools.lru_cache(maxsize=1)
 def _prepare_simulated(experiment: str) -> Prepared:
     """Prepare a simulated federation once; a process simulates many of its clients."""
-    return prepare(Experiment.model_validate_json(experiment))
+    return prepare(read_experiment(experiment))
 
 
 def _make_simulated_site(experiment: str, client: int) -> ClientSite:
@@ -86,13 +89,32 @@ def _make_simulated_site(experiment: str, client: int) -> ClientSite:
 
 @functools.lru_cache(maxsize=1)
 def _make_real_site(experiment: str, client: int, path: str) -> ClientSite:
-    exp = Experiment.model_validate_json(experiment)
+    exp = _read_at_site(experiment, path)
     p = prepare(pool_clients(combine_experiments(exp, load(Path(path)).experiment)))
     if not p.task.examples(0):
         raise Refused(f"client {client} has no training data")
     task = NumberedTask(p.task, client)
     fed = replace(p.federation, task=task, total_clients=exp.federation.total_clients)
     return ClientSite(client, fed, collect_facts(p), Path(path).parent / "memory", own=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_at_site(experiment: str, path: str) -> Experiment:
+    """Read the server's experiment where the site's own configuration, at `path`, has named the same plug-ins.
+
+    No code comes from the server: raises `Refused` for a plug-in that the site does not have, or has another source of.
+    """
+    load(Path(path))
+    here = {plugin.name: plugin.fingerprint for plugin in list_plugins()}
+    for source, wanted in map(split_pin, json.loads(experiment)["plugins"]):
+        name = Path(source).name
+        if here.get(name) != wanted:
+            there = f"its plug-in of that name has the hash {here[name]}" if name in here else "it names none like it"
+            raise Refused(
+                f"the server's run uses the plug-in {name} with the hash {wanted}, and the site's {path} has to name the "
+                f"same file in `plugins`: {there}"
+            )
+    return Experiment.model_validate_json(experiment)
 
 
 def combine_experiments(server: Experiment, site: Experiment) -> Experiment:

@@ -28,11 +28,13 @@ from torch import Tensor
 
 import fedfault
 from fedfault.backbones.load import Say
+from fedfault.config.loading import read_experiment
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.parallel import links
 from fedfault.parallel.parts import join_results, split_by_cost, split_pairs
 from fedfault.processes import share_cores, this_process
+from fedfault.registry import describe_plugins
 from fedfault.rounds.clients import train_clients
 from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
 from fedfault.rounds.local import count_steps
@@ -83,7 +85,7 @@ class Member:
 
     def _catch_up(self, p: Prepared, order: Order) -> None:
         if order.settings is not None:
-            exp = Experiment.model_validate_json(order.settings)
+            exp = read_experiment(order.settings)
             self.prepared = replace(p, config=exp, federation=build_federation(exp, p.task))
         if order.base is not None:
             p.task.fold(order.base)
@@ -91,7 +93,7 @@ class Member:
 
     def prepare(self, experiment: str) -> dict[str, str]:
         """Load model and data; what must be the same everywhere."""
-        self.prepared = prepare(Experiment.model_validate_json(experiment))
+        self.prepared = prepare(read_experiment(experiment))
         return describe_common(self.prepared)
 
     def train(self, asked: CohortRequest) -> CohortResult:
@@ -254,5 +256,6 @@ def describe_common(p: Prepared) -> dict[str, str]:
         "model": p.backbone.fingerprint,
         "layout": task.layout.fingerprint,
         "corpus": p.split.corpus.fingerprint,
+        "plug-ins": describe_plugins(),
         "split": hashlib.sha256(sizes.encode()).hexdigest()[:16],
     }

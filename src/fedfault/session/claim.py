@@ -19,13 +19,15 @@ from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
+from fedfault.plugins import COPIES, copy_sources
+from fedfault.registry import keep_plugins, list_plugins
 from fedfault.runs.files import find_status, read_json
 from fedfault.runs.folder import RunFolder
 from fedfault.storage import write_atomically
 
 Kind = Literal["run", "controls", "study"]
 STUDY = "study.json"  # the file that makes a folder one of a study
-BEGUN = {".lock", "checkpoint", "config.yaml"}  # all that a run killed before its manifest has left
+BEGUN = {".lock", "checkpoint", "config.yaml", COPIES}  # all that a run killed before its manifest has left
 ITS_PLACE = ("experiment_name", "logging.results_dir")  # settings that say where a run lies, not what it does
 
 
@@ -41,7 +43,7 @@ def find_kind(folder: Path) -> Kind | Literal["nothing", "something else"]:
         return "run"
     if not names or ("checkpoint" in names and names <= BEGUN and not any((folder / "checkpoint").iterdir())):
         return "nothing"
-    of_controls = all(n in ("config.yaml", "calibration.json") or n.startswith("control-") for n in names)
+    of_controls = all(n in ("config.yaml", "calibration.json", COPIES) or n.startswith("control-") for n in names)
     return "controls" if "config.yaml" in names and of_controls else "something else"
 
 
@@ -51,10 +53,17 @@ def find_differences(folder: Path, loaded: Loaded, ignored: Sequence[str] = ITS_
     ignored: beginnings of keys that may differ. A file that cannot be loaded differs as a whole: `config.yaml`.
     """
     try:
-        before = load(folder / "config.yaml").resolved
+        with keep_plugins():
+            before = load(folder / "config.yaml").resolved
     except UserError:
         return ["config.yaml"]
     return [key for key in find_changes(before, loaded.resolved) if not key.startswith(tuple(ignored))]
+
+
+def write_configuration(folder: Path, loaded: Loaded) -> None:
+    """Write config.yaml, and beside it the source of the plug-ins that it names, with which it can still be loaded later."""
+    copy_sources(list_plugins(), folder / COPIES)
+    write_atomically(folder / "config.yaml", dump(loaded.resolved))
 
 
 def check_writable(folder: Path) -> None:
@@ -117,7 +126,7 @@ def claim_folder(folder: Path, kind: Kind, loaded: Loaded | None = None, ignored
         check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if loaded is not None:
-            write_atomically(folder / "config.yaml", dump(loaded.resolved))
+            write_configuration(folder, loaded)
     elif there != kind:
         raise UserError(f"{folder} holds {_name(there)}, not {_name(kind)}; give another name")
     elif loaded is not None and (differ := find_differences(folder, loaded, ignored)):

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.config.changes import NO_CAUSE, find_changes
-from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.errors import UserError
+from fedfault.registry import keep_plugins
 from fedfault.rounds.carry import carry_over
 from fedfault.runs.folder import RunFolder
-from fedfault.session.claim import check_new_run, locate_run, make_run_folder
+from fedfault.session.claim import check_new_run, locate_run, make_run_folder, write_configuration
 from fedfault.session.progress import Progress
 from fedfault.session.provenance import check_not_moved, check_same_inputs, make_manifest, write_split
 from fedfault.session.rollback import find_own_settings
@@ -56,6 +56,7 @@ def fork_run(
     progress: Progress,
     *,
     overwrite: bool = False,
+    plugins: Sequence[str] = (),
     argv: Sequence[str] = (),
 ) -> RunFolder:
     """Go on from the checkpoint of a round with other settings, in a folder of its own. Returns it, finished.
@@ -63,7 +64,7 @@ def fork_run(
     The parent may still be running and is not changed. A fork without changes gets its parent's numbers, to the last bit.
     Raises `UserError` before anything is written: no run, no such checkpoint, a setting that has to stay.
     """
-    plan = _plan_fork(path, round, overrides, overwrite)
+    plan = _plan_fork(path, round, overrides, overwrite, plugins)
     for note in plan.loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()
@@ -86,15 +87,16 @@ def fork_run(
     return folder
 
 
-def _plan_fork(path: Path, round: int, overrides: Sequence[str], overwrite: bool) -> ForkPlan:
+def _plan_fork(path: Path, round: int, overrides: Sequence[str], overwrite: bool, plugins: Sequence[str]) -> ForkPlan:
     parent = RunFolder.open(path)
     parent.check_checkpoint(round)
     config = parent.path / "config.yaml"
     given = {word.partition("=")[0].strip() for word in overrides}
     made, before = (_find_past_settings(parent, until) for until in (round - 1, round))
     kept = [text for text in before if not any(text.startswith(f"{key}.") for key in given)]
-    loaded = load(config, [*kept, *overrides])
-    changed, since = (find_changes(load(config, s).resolved, loaded.resolved) for s in (before, made))
+    loaded = load(config, [*kept, *overrides], plugins)
+    with keep_plugins():
+        changed, since = (find_changes(load(config, s).resolved, loaded.resolved) for s in (before, made))
     changed = {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
     _check_changes(changed, loaded, round, config)
     loaded = _find_place(parent, loaded, given, overwrite)
@@ -154,7 +156,7 @@ def _describe_fork(plan: ForkPlan, p: Prepared) -> str:
 
 def _write_past(folder: RunFolder, plan: ForkPlan, p: Prepared, state: State, progress: Progress) -> None:
     """Write what the fork has from its parent, so that it can be read and resumed like any run."""
-    write_atomically(folder.path / "config.yaml", dump(plan.loaded.resolved))
+    write_configuration(folder.path, plan.loaded)
     records = plan.parent.read_records()
     folder.write_records("parent.jsonl", records)
     folder.write_records("rounds.jsonl", [r for r in records if r.round <= plan.round])

@@ -16,7 +16,9 @@ from typing import Any
 
 import fedfault
 from fedfault.errors import UserError
+from fedfault.plugins import COPIES, PlugIn
 from fedfault.processes import this_process
+from fedfault.registry import list_plugins, list_registered
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
@@ -51,6 +53,7 @@ def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str], progra
         "data_elsewhere": p.data_elsewhere,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "notes": list(notes),
+        "plugins": [describe_plugin(plugin) for plugin in list_plugins()],
         **describe_sources(p),
     }
 
@@ -97,6 +100,7 @@ def check_same_inputs(manifest: Mapping[str, Any], p: Prepared) -> list[str]:
     A file that a fork chooses anew is another setting, not another input. Returns a note on each input of which the
     manifest, written by an older version, says nothing: it cannot be checked.
     """
+    _check_same_plugins(manifest)
     now, notes = describe_sources(p), []
     for what, name in INPUTS.items():
         before, found = manifest.get(what, {}), now.get(what)
@@ -111,6 +115,26 @@ def check_same_inputs(manifest: Mapping[str, Any], p: Prepared) -> list[str]:
             "or start a new run"
         )
     return notes
+
+
+def describe_plugin(plugin: PlugIn) -> dict[str, Any]:
+    """What the manifest says of a plug-in: `package` where an installed one offers it, `cites` where it names papers."""
+    about: dict[str, Any] = {"name": plugin.name, "source": plugin.source, "fingerprint": plugin.fingerprint}
+    cites = sorted({key for registered in list_registered(plugin).values() for key in registered.facts["cite"]})
+    return about | {key: value for key, value in (("package", plugin.package), ("cites", cites)) if value}
+
+
+def _check_same_plugins(manifest: Mapping[str, Any]) -> None:
+    """Raise `UserError` for an installed package's plug-in that is not as it was; config.yaml has the hashes of others."""
+    now = {plugin.name: plugin.fingerprint for plugin in list_plugins()}
+    for before in manifest.get("plugins", ()):
+        name, package = before["name"], before.get("package")
+        if package and now.get(name) != before["fingerprint"]:
+            there = "another version of it is installed now" if name in now else "it is not installed now"
+            raise UserError(
+                f"this run began with the components {name} of the package {package}, and {there}; install the one with the "
+                f"source that lies in {COPIES}/ of the run's folder, or start a new run"
+            )
 
 
 def check_not_moved(folder: RunFolder, manifest: Mapping[str, Any], fed: Federation) -> None:

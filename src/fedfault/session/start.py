@@ -8,19 +8,17 @@ from pathlib import Path
 
 from fedfault.backbones.load import Say
 from fedfault.clustering.remedy import cluster_setting, describe_clusters, fill_in_clusters
-from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
 from fedfault.diagnosis.watch import Watch
 from fedfault.rounds.engine import begin
 from fedfault.runs.folder import RunFolder
-from fedfault.session.claim import choose_free_name, claim_run, locate_run, make_run_folder
+from fedfault.session.claim import choose_free_name, claim_run, locate_run, make_run_folder, write_configuration
 from fedfault.session.progress import Progress
 from fedfault.session.provenance import check_not_moved, check_same_inputs, make_manifest, write_split
 from fedfault.session.rollback import find_own_settings, finish_going_back
 from fedfault.session.training import train_to_end
 from fedfault.setup.experiment import Prepared, prepare
-from fedfault.storage import write_atomically
 
 Ready = Callable[[Experiment, Say], Prepared]  # `prepare`, or what lends model and data from run to run
 
@@ -55,7 +53,7 @@ def start_run(
     prepared, found = fill_in_clusters(ready(loaded.experiment, progress.say), progress.say)
     folder = make_run_folder(path, overwrite=overwrite)
     with folder.lock():
-        write_atomically(folder.path / "config.yaml", dump(loaded.resolved))
+        write_configuration(folder.path, loaded)
         manifest = make_manifest(prepared, argv, loaded.notes, program)
         manifest |= {"found": [cluster_setting(found)]} if found else {}
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}

@@ -15,7 +15,8 @@ from fedfault.config.files import spell_key
 from fedfault.config.loading import Loaded
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError, suggest
-from fedfault.registry import FOLDERS, build, describe_options, load_builders, read_summary
+from fedfault.options import describe_options
+from fedfault.registry import FOLDERS, activate, build, find_plugin, load_builders, read_summary
 
 if TYPE_CHECKING:
     from fedfault.data.split import Split
@@ -210,13 +211,15 @@ def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def describe_components(what: str | None = None) -> str:
+def describe_components(what: str | None = None, plugins: Sequence[str] = ()) -> str:
     """List all components by kind, those of one kind, or one component with its full text and its options.
 
+    plugins: whose components are listed, too, each with the file that it is from.
     A word that is both, like `aggregation`, shows both. Raises `UserError` with a suggestion for a word that is neither.
     """
     from fedfault.backbones.load import HUB, NAMES
 
+    activate(plugins)
     models = {n: HUB.get(n, "ships with fedfault") for n in NAMES}
     known = {kind: load_builders(kind) for kind in FOLDERS}
     parts = [_list_kind(kind, found) for kind, found in known.items() if what in (None, kind)]
@@ -231,7 +234,13 @@ def describe_components(what: str | None = None) -> str:
 
 def _list_kind(kind: str, found: dict[str, Callable[..., Any]]) -> str:
     width = max(map(len, found), default=0)
-    return "\n".join([f"{kind}:", *(f"  {n:{width}}  {read_summary(b)}" for n, b in found.items())])
+    return "\n".join([f"{kind}:", *(f"  {n:{width}}  {read_summary(b)}{_name_origin(b)}" for n, b in found.items())])
+
+
+def _name_origin(builder: Callable[..., Any]) -> str:
+    """The plug-in that a component is from, in brackets; nothing for one of the package's own."""
+    plugin = find_plugin(builder)
+    return "" if plugin is None else f" [{plugin.package or plugin.source}]"
 
 
 def _list_models(models: dict[str, str]) -> str:
@@ -247,7 +256,17 @@ def _describe_component(kind: str, name: str, builder: Callable[..., Any]) -> st
         (f" in {spell_key(section)}" for section, of in CHOOSERS.items() if of == kind), ", as every run has them"
     )
     more = _describe_reactions(name) if kind == "detector" else []
-    return "\n".join([f"{kind} {name}", "", inspect.getdoc(builder) or "", "", f"options{place}:", *takes, *more])
+    return "\n".join(
+        [
+            f"{kind} {name}{_name_origin(builder)}",
+            "",
+            inspect.getdoc(builder) or "",
+            "",
+            f"options{place}:",
+            *takes,
+            *more,
+        ]
+    )
 
 
 def _describe_reactions(name: str) -> list[str]:

@@ -17,6 +17,7 @@ def run_study(
     path: str,
     settings: Sequence[str],
     *,
+    plugins: Sequence[str] = (),
     results_dir: str | None = None,
     jobs: int = 1,
     task: int | None = None,
@@ -24,7 +25,7 @@ def run_study(
     quiet: bool = False,
 ) -> int:
     """Run a study and write its report; returns the exit status: 1 if a run failed."""
-    plan = file.load_study(path, settings, results_dir, format_command())
+    plan = file.load_study(path, settings, results_dir, format_command(), plugins)
     if only_plan:
         print(format_runs(plan))
         return 0

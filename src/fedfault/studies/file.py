@@ -37,7 +37,11 @@ NAME: Key = ("experiment_name",)
 
 
 def load_study(
-    path: Path | str, overrides: Sequence[str] = (), results_dir: str | None = None, command: str = ""
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    results_dir: str | None = None,
+    command: str = "",
+    plugins: Sequence[str] = (),
 ) -> StudyPlan:
     """The plan of a study file with `key=value` arguments on top.
 
@@ -52,7 +56,7 @@ def load_study(
     where = file.name
     spanned = span_points(own.get("arms"), own.get("grid"), where)
     wrong = _find_overruled(spanned, base[-1])
-    checked, refused = _resolve_points(spanned, base)
+    checked, refused = _resolve_points(spanned, base, plugins)
     wrong += [*refused, *_find_same(spanned, checked)]
     if not checked:
         raise UserError("\n".join(wrong))
@@ -109,13 +113,15 @@ def _find_overruled(spanned: Sequence[Point], given: Layer) -> list[str]:
     ]
 
 
-def _resolve_points(spanned: Sequence[Point], base: list[Layer]) -> tuple[dict[int, Loaded], list[str]]:
+def _resolve_points(
+    spanned: Sequence[Point], base: list[Layer], plugins: Sequence[str]
+) -> tuple[dict[int, Loaded], list[str]]:
     """The configuration of every point that has a good one, and a line for each thing that is wrong."""
     found: dict[int, Loaded] = {}
     wrong: dict[str, list[int]] = {}
     for i, point in enumerate(spanned):
         try:
-            found[i] = resolve([*base, *point.layers])
+            found[i] = resolve([*base, *point.layers], plugins)
         except UserError as e:
             for line in str(e).splitlines():
                 wrong.setdefault(line, []).append(i)

@@ -51,16 +51,18 @@ LIMITS = (
 )
 
 
-def read_experiment(name: str | None, overrides: Sequence[str]) -> tuple[Loaded, RunFolder | None]:
+def read_experiment(
+    name: str | None, overrides: Sequence[str], plugins: Sequence[str] = ()
+) -> tuple[Loaded, RunFolder | None]:
     """The experiment of a configuration, or of a run, beside which results then go, and that run.
 
     Raises `UserError` for a configuration that is not there or not right.
     """
     if name is None or find_status(Path(name)) is None:
-        return load(name, overrides), None
+        return load(name, overrides, plugins), None
     run = RunFolder.open(Path(name))
     beside = f"logging.results_dir={run.path.resolve().parent}"
-    return load(run.path / "config.yaml", [beside, *overrides]), run
+    return load(run.path / "config.yaml", [beside, *overrides], plugins), run
 
 
 def mitigate(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fedfault import registry
 from fedfault.backbones.load import Say, say_nothing
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
@@ -59,6 +60,7 @@ def execute_run(task: RunTask, lender: Lender) -> RunResult:
     """Run it, unless it is finished; whatever goes wrong is told, not raised, so that other runs go on."""
     clock = time.monotonic()
     try:
+        registry.activate(task.loaded.experiment.plugins)
         there = find_status(task.path) in DONE
         if not there:
             start_run(task.loaded, Progress(quiet=True), argv=task.argv, ready=lender.prepare, draw=False)

@@ -29,6 +29,7 @@ def find_keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
     for run in runs:
         for path, kind in COMPONENTS.items():
             found.update(find_citations(kind, str(run.setting(*path))))
+        found.update(key for plugin in run.manifest.get("plugins", ()) for key in plugin.get("cites", ()))
         found.update(PAPERS.get(str(run.setting("model", "name")), ()))
     return sorted(found)
 
@@ -60,7 +61,9 @@ def _find_entry(key: str) -> str:
     """An entry's text. Raises `UserError` where a component cites what is not in the file."""
     known = _read_entries()
     if key not in known:
-        raise UserError(f"a component cites {key!r}, which is not in {FILE}; add its entry there")
+        raise UserError(
+            f"a component cites {key!r}, which is not in {FILE}; add its entry there (a plug-in leaves `cite` out)"
+        )
     return known[key]
 
 

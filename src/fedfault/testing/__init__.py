@@ -12,7 +12,7 @@ components are checked on are here too, for tests of a component's own.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fedfault.errors import UserError, suggest
@@ -43,12 +43,17 @@ def check(kind: str, builder: Callable[..., Any], **options: Any) -> None:
     builder: the function that would be registered, whether it is or not; options: what it is built with. Raises
     `RuleBroken` with a sentence for each rule that it breaks.
     """
-    rules, broken = get_rules(kind), []
-    for found in rules.values():
+    found = dict(try_rules(kind, builder, **options))
+    if broken := [told for told in found.values() if told]:
+        raise RuleBroken(f"{len(broken)} of {len(found)} rules\n" + "\n".join(broken))
+    print(f"{kind} {builder.__name__} keeps all {len(found)} rules")
+
+
+def try_rules(kind: str, builder: Callable[..., Any], **options: Any) -> Iterator[tuple[Rule, str]]:
+    """Yield every rule of a kind, and what the component did where it breaks it: else an empty text."""
+    for rule in get_rules(kind).values():
         try:
-            found.check(Subject(kind, builder, options))
+            rule.check(Subject(kind, builder, options))
+            yield rule, ""
         except RuleBroken as e:
-            broken.append(str(e))
-    if broken:
-        raise RuleBroken(f"{len(broken)} of {len(rules)} rules\n" + "\n".join(broken))
-    print(f"{kind} {builder.__name__} keeps all {len(rules)} rules")
+            yield rule, str(e)

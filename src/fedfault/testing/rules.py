@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from fedfault.registry import check_options, load_builders
+from fedfault.options import check_options
+from fedfault.registry import load_builders
 
 
 class RuleBroken(AssertionError):

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedfault.registry import list_options, read_summary
+from fedfault.options import list_options
+from fedfault.registry import read_summary
 from fedfault.scheduling import Allocation, Report, Scheduler, Situation
 from fedfault.testing.cohorts import CLIENTS, history, permute, remember, situation
 from fedfault.testing.rules import Subject, expect, rule
