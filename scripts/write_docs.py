@@ -1,4 +1,4 @@
-"""Write what the docs say about the code from the code itself: the map in the README, docs/cli.md, docs/components.md.
+"""Write what the docs say about the code from the code itself: docs/map.md, docs/cli.md, docs/components.md.
 
     python scripts/write_docs.py            # from the root of the checkout; `make docs` also writes docs/configuration.md
 
@@ -25,8 +25,16 @@ from fedfault.registry import FOLDERS, find_citations, load_builders, read_decla
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "fedfault"
-START, END = "<!-- map of the house: written by `make docs` -->", "<!-- end of the map -->"
 
+MAP = """\
+# Where a line of code lives
+
+<!-- Written by `make docs`; a test compares the two. -->
+
+The package is a house of rooms: every module lies in one of them, and a room imports only from rooms that stand further down on this list
+(a test holds that, [0005](decisions/0005-rooms.md)). [tour.md](tour.md) walks through one round, and [glossary.md](glossary.md) explains the words.
+Below, from the doors down to the ground, every room with its files.
+"""
 CLI = """\
 # The command line
 
@@ -61,15 +69,15 @@ def read_first_line(file: Path) -> str:
 
 
 def build_map() -> str:
-    """Build the map: a line for every room, floor by floor from the doors down, and a line for every file, folded away."""
+    """Build docs/map.md: a line for every room, floor by floor from the doors down, and one for every file, folded away."""
     floors: Sequence[str] = runpy.run_path(str(ROOT / "tests" / "test_arrows.py"))["FLOORS"]
-    lines: list[str] = []
+    lines = [MAP]
     for floor in reversed(floors):
         folders = [SOURCE / room for room in sorted(floor.split())]
         heads = [
             (f / "__init__.py", f"{f.name}/") if f.is_dir() else (f.with_suffix(".py"), f"{f.name}.py") for f in folders
         ]
-        lines += [f"* [`{name}`](src/fedfault/{name.rstrip('/')}): {read_first_line(file)}" for file, name in heads]
+        lines += [f"* [`{name}`](../src/fedfault/{name.rstrip('/')}): {read_first_line(file)}" for file, name in heads]
         inner = [
             f
             for folder in folders
@@ -83,15 +91,6 @@ def build_map() -> str:
             lines += [f"* `{f.relative_to(SOURCE)}`: {read_first_line(f)}" for f in inner]
             lines += ["", "</details>", ""]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def put_map(readme: str, found: str) -> str:
-    """Put the map between its marks in the text of the README. Raises `ValueError` where a mark is missing."""
-    before, _, rest = readme.partition(START)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise ValueError(f"README.md lacks {START} or {END}")
-    return f"{before}{START}\n\n{found}\n{END}{after}"
 
 
 def build_cli() -> str:
@@ -166,8 +165,7 @@ def _format_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str
 
 def main() -> None:
     """Write the files."""
-    readme = ROOT / "README.md"
-    readme.write_text(put_map(readme.read_text(encoding="utf-8"), build_map()), encoding="utf-8")
+    (ROOT / "docs" / "map.md").write_text(build_map(), encoding="utf-8")
     (ROOT / "docs" / "cli.md").write_text(build_cli(), encoding="utf-8")
     (ROOT / "docs" / "components.md").write_text(build_components(), encoding="utf-8")
 
