@@ -29,6 +29,7 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_example_of_an_algorithm_runs_with_its_test(tmp_path):
     algorithm, test, _ = blocks(ADDING)
     code = [line for line in algorithm.splitlines() if line.strip() and not line.startswith(("#", "import", "from"))]

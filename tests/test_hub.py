@@ -192,6 +192,7 @@ def test_what_the_hub_refuses_is_said_and_a_cut_download_goes_on(served, tmp_pat
     assert "some/missing" in missing_data
 
 
+@pytest.mark.slow
 def test_without_any_network_it_is_said_at_once(tmp_path):
     """Left to itself the Hub's client asks for a minute."""
     start = time.monotonic()

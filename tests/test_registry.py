@@ -41,6 +41,7 @@ def test_the_text_of_the_files_declares_what_importing_them_registers(kind):
     assert declared == {name: read_summary(builder) for name, builder in load_builders(kind).items()}
 
 
+@pytest.mark.slow
 def test_a_probe_that_is_put_into_the_folder_has_its_switch(tmp_path):
     (tmp_path / "newcomer.py").write_text(NEWCOMER)
     subprocess.run([sys.executable, "-c", ITS_SWITCH, str(tmp_path)], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -37,17 +38,23 @@ def check_options(kind: str, name: str, builder: Callable[..., Any], given: dict
         if key not in known:
             takes = "; ".join(describe_options(builder)) or "no options"
             raise UserError(f"{kind} {name!r} has no option {key!r}{suggest(key, known)} (it takes: {takes})")
-    hints = typing.get_type_hints(builder, include_extras=True)
-    fields = {key: (hints.get(key, Any), p.default if p.default is not p.empty else ...) for key, p in known.items()}
-    schema = pydantic.create_model(  # type: ignore[call-overload]
-        name, __config__=pydantic.ConfigDict(strict=True, allow_inf_nan=False), **fields
-    )
     try:
-        return dict(schema(**given))
+        return dict(_make_schema(builder)(**given))
     except pydantic.ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{kind} {name!r}: {where}={first['input']!r}: {first['msg']}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _make_schema(builder: Callable[..., Any]) -> type[pydantic.BaseModel]:
+    """Make the schema of a builder's options, strictly of the types of its signature."""
+    hints, known = typing.get_type_hints(builder, include_extras=True), list_options(builder)
+    fields = {key: (hints.get(key, Any), p.default if p.default is not p.empty else ...) for key, p in known.items()}
+    made: type[pydantic.BaseModel] = pydantic.create_model(  # type: ignore[call-overload]
+        builder.__name__, __config__=pydantic.ConfigDict(strict=True, allow_inf_nan=False), **fields
+    )
+    return made
 
 
 def describe_options(builder: Callable[..., Any]) -> list[str]:

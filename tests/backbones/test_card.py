@@ -19,6 +19,7 @@ SHORT, LONG = "it rains", " ".join(f"word number {i}" for i in range(20))
 ENCODERS = [name for name in OTHERS if name not in ("xlm", "xlnet")]  # whose tokenizers put their tokens elsewhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texts", [(SHORT,), (LONG,), (SHORT, "it is wet"), (LONG, SHORT), (SHORT, LONG), (LONG, LONG)])
 @pytest.mark.parametrize(
     ("name", "pooling"),

@@ -61,6 +61,7 @@ def losses_and_grads(c: CohortModel, flat: torch.Tensor, ids: torch.Tensor, real
     return (each * weight).sum((1, 2)), grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "targets"),
     [

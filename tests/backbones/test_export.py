@@ -19,6 +19,8 @@ from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
 from fedfault.types.adapter import Adapter
 from tiny import CAUSAL, OTHERS, VOCAB, make, tiny_bert_tokenizer, tiny_gpt2, tiny_llama
 
+pytestmark = pytest.mark.slow  # PEFT takes seconds to import
+
 
 def exported(folder, build, targets, base=None):
     from transformers import AutoTokenizer
@@ -131,7 +133,6 @@ def test_an_adapter_of_a_four_bit_backbone_fits_transformers_own_four_bits(tmp_p
     assert loss(model, ids) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "kind"), [("flora", "none"), ("fedsa_lora", "none"), ("flora", "4bit"), ("fedit", "8bit")]
 )

@@ -109,6 +109,7 @@ def test_minilm_comes_from_its_package():
     assert found.model.config.hidden_size == 384
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "pooling"), [(tiny_bert, POOLER), (tiny_bert, MEAN), (tiny_gpt2, LAST)])
 def test_peft_loads_the_adapter_of_a_classifier_and_the_head_lies_beside_it(tmp_path, build, pooling):
     from peft import PeftModel

@@ -67,6 +67,7 @@ def peft_classifier(kind: str, c: CohortModel, flat: torch.Tensor):
     return peft, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_every_client_has_the_loss_and_gradient_that_peft_gives_it_alone(kind):
     c = opened(tiny_bert(), POOLER) if kind == "bert" else opened(tiny_llama(), LAST)

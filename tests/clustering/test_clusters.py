@@ -49,6 +49,7 @@ def test_clients_of_unequal_sizes_keep_their_clusters():
     assert choose_clusters(documents[kept], owner[kept], 6, 0).labels == (0, 1, 0, 1, 0, 1)
 
 
+@pytest.mark.slow
 def test_turning_the_embeddings_or_the_order_of_clients_changes_nothing():
     """I-A8: rotation, and clients in another order."""
     documents, owner = clients([0, 1, 2, 0, 1, 2])
@@ -79,6 +80,7 @@ def test_a_silhouette_needs_three_clients(count):
     assert "too few" in found.sentence
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_clusters():
     texts = clients([0, 0, 1, 1, 2], apart=0.3)
     assert choose_clusters(*texts, 5, 4) == choose_clusters(*texts, 5, 4)

@@ -1,5 +1,7 @@
 """What every registered corpus promises, read from the package or from a folder: no network."""
 
+from functools import lru_cache
+
 import pytest
 
 from fedfault.registry import load_builders
@@ -44,8 +46,12 @@ def folders(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("name", load_builders("corpus"))
+@lru_cache
+def subject(name: str, path: str | None) -> Subject:
+    return Subject("corpus", load_builders("corpus")[name], {"path": path} if path else {})
+
+
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", load_builders("corpus"))
 def test_every_corpus_keeps_every_rule(name, rule, folders):
-    options = {"path": str(folders[name])} if name in folders else {}
-    get_rules("corpus")[rule].check(Subject("corpus", load_builders("corpus")[name], options))
+    get_rules("corpus")[rule].check(subject(name, str(folders[name]) if name in folders else None))

@@ -14,8 +14,15 @@ from fedfault.testing import MODULES, get_rules
 from fedfault.testing.rules import Subject
 
 NEEDS = {"cvx": "cvxpy"}
+SLOW = ("cvx",)  # a solver's milliseconds, hundreds of times
+
+
+def marks(kind: str, name: str, rule: str) -> list:
+    return [pytest.mark.slow] * (name in SLOW or get_rules(kind)[rule].slow)
+
+
 CASES = [
-    pytest.param(kind, name, rule, id=f"{kind}-{name}-{rule}", marks=[pytest.mark.slow] * get_rules(kind)[rule].slow)
+    pytest.param(kind, name, rule, id=f"{kind}-{name}-{rule}", marks=marks(kind, name, rule))
     for kind in MODULES
     if kind != "corpus"
     for name in load_builders(kind)

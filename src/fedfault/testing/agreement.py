@@ -10,7 +10,7 @@ from torch import Tensor
 from fedfault.aggregations.fedit import fedit
 from fedfault.rounds.exchange import Cohort, make_average, select_rows
 from fedfault.testing.rules import expect, expect_close
-from fedfault.testing.toys import LowRank, federation, run_to_end
+from fedfault.testing.toys import LowRank, federation, run_rounds, run_to_end
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Aggregation, Algorithm, Pooled, State, Trained, Uploads
 
@@ -57,24 +57,23 @@ def collect_weights(pooled: Pooled) -> dict[str, Tensor]:
 
 
 def expect_same_step(algorithm: Algorithm, aggregation: Aggregation, name: str) -> None:
-    """Compare the weights after one step, with a memory that two rounds made, in an odd and in an even round.
+    """Compare the weights after one step, with what two and three rounds left in memory: an odd and an even round.
 
     What the aggregation does not train, or leaves with its clients, is not moved by them. Raises `RuleBroken` where the
     weights are not those that the algorithm reaches with the plain average, and where frozen numbers moved.
     """
     plain = replace(fedit(), trained=aggregation.trained, private=aggregation.private)
-    for played in (2, 3):
-        fed = federation(LowRank(clients=3), algorithm, plain, num_rounds=played)
-        state, _ = run_to_end(fed)
+    fed = federation(LowRank(clients=3), algorithm, plain, num_rounds=3, work={"steps": 2})
+    for state, _ in run_rounds(fed)[2:]:
         cohort = Cohort.of([0, 1, 2], state, aggregation)
         layout, moved = state.adapter.layout, torch.ones(state.adapter.layout.size, dtype=torch.bool)
         for some in (cohort.trained, None if cohort.private is None else ~cohort.private):
             moved = moved if some is None else moved & some
-        change = 0.3 * torch.randn(layout.size, generator=torch.Generator().manual_seed(played))
+        change = 0.3 * torch.randn(layout.size, generator=torch.Generator().manual_seed(state.round))
         end = state.adapter.flat + change * moved
         frozen = end[~moved]
         (got, after), (wanted, _) = (_step(algorithm, a, state, cohort, end) for a in (aggregation, plain))
-        what = f"with {name}, in round {played + 1}, the weights after the step are not those with a plain average"
+        what = f"with {name}, in round {state.round + 1}, the weights after the step are not those with a plain average"
         expect_close(got, wanted, what, rtol=1e-3, atol=1e-4)
         expect(torch.equal(after.adapter.flat[~moved], frozen), f"with {name}, the server moved what nobody trained")
 

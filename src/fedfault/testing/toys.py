@@ -188,11 +188,13 @@ class LowRank(Wordless):
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         with torch.no_grad():
-            own = adapter.flat.expand(len(self.X), -1) if personal is None else personal.flat
-            losses = [float(self._loss(adapter.flat, X, Y)) for X, Y in zip(self.X, self.Y, strict=True)]
-            mine = [float(self._loss(x, X, Y)) for x, X, Y in zip(own, self.X, self.Y, strict=True)]
-        found = {"validation": Score(sum(losses) / len(losses), 100)}
-        return found if personal is None else {**found, "personal": Score(sum(mine) / len(mine), 100)}
+            models = {"validation": adapter.flat.expand(len(self.X), -1)}
+            models |= {} if personal is None else {"personal": personal.flat}
+            losses = {
+                name: [float(self._loss(flat, X, Y)) for flat, X, Y in zip(rows, self.X, self.Y, strict=True)]
+                for name, rows in models.items()
+            }
+        return {name: Score(sum(each) / len(each), 100) for name, each in losses.items()}
 
 
 Part = Any  # a name, a (name, options) pair, or a built component
