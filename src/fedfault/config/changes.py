@@ -1,4 +1,4 @@
-"""What differs between two resolved configurations."""
+"""Resolved configurations by dotted keys, and what differs between two of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 NO_CAUSE = ("experiment_name", "logging.")  # settings that change no number
+
+
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings of nested sections by their dotted keys.
+
+    >>> flatten_settings({"seed": 1, "training": {"lr": 0.1}})
+    {'seed': 1, 'training.lr': 0.1}
+    """
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        out |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return out
 
 
 def find_changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:

@@ -7,7 +7,7 @@ text), whole numbers are decimal (`017` is text), dates are text; repeated keys,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,21 @@ Layer = dict[Key, Entry]  # what one file, or the command line, sets
 def spell_key(key: Key) -> str:
     """Join `("federation", "num_rounds")` to `federation.num_rounds`; parts that are not plain words are quoted."""
     return ".".join(part if re.fullmatch(r"[\w-]+", part) else repr(part[:60]) for part in key)
+
+
+def nest_settings(flat: Mapping[Key, Any]) -> dict[str, Any]:
+    """Turn values by key into mappings in mappings.
+
+    >>> nest_settings({("training", "lr"): 0.1, ("seed",): 0})
+    {'training': {'lr': 0.1}, 'seed': 0}
+    """
+    out: dict[str, Any] = {}
+    for key, value in flat.items():
+        place = out
+        for part in key[:-1]:
+            place = place.setdefault(part, {})
+        place[key[-1]] = value
+    return out
 
 
 def shorten_path(path: Path) -> str:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fedfault import registry
 from fedfault.config import explain
-from fedfault.config.files import COMMAND_LINE, Entry, Key, Layer, spell_key
+from fedfault.config.files import COMMAND_LINE, Entry, Key, Layer, nest_settings, spell_key
 from fedfault.config.layers import PLUGINS, merge_layers, parse_command_line, read_layers
 from fedfault.config.schema import Data, Experiment
 from fedfault.config.shipped import find_configuration
@@ -83,7 +83,7 @@ def resolve(layers: Iterable[Layer], plugins: Sequence[str] = ()) -> Loaded:
         except UserError as e:
             wrong.append(f"{explain.find_place(section, merged, str(e))}: {spell_key(section)}: {e}")
     try:
-        experiment = Experiment.model_validate(_nest_settings(merged))
+        experiment = Experiment.model_validate(nest_settings({key: entry.value for key, entry in merged.items()}))
     except ValidationError as e:
         raise UserError("\n".join([*explain.explain_refusals(e, merged), *wrong])) from None
     if wrong:
@@ -144,7 +144,7 @@ def _complete_component(section: Key, merged: Layer) -> list[str]:
         entry = merged.pop(key)
         mine.remove(key)
         notes.append(f"{entry.where}: {key[2]}: {entry.value!r} is not used: {kind} {chosen.value!r} takes no {key[2]}")
-    given = _nest_settings({key[2:]: merged[key] for key in mine})
+    given = nest_settings({key[2:]: merged[key].value for key in mine})
     if kind == "corpus" and (taken := [key for key in given if key in BESIDE]):
         raise UserError(f"{taken[0]} is set as data.{taken[0]}, beside the corpus")
     full = check_options(kind, chosen.value, builder, given)
@@ -158,14 +158,3 @@ def _complete_component(section: Key, merged: Layer) -> list[str]:
             del merged[key]
         merged[(*section, option)] = replace(origin, value=value)
     return notes
-
-
-def _nest_settings(layer: Layer) -> dict[str, Any]:
-    """Turn the settings into dicts in dicts."""
-    out: dict[str, Any] = {}
-    for key, entry in layer.items():
-        place = out
-        for part in key[:-1]:
-            place = place.setdefault(part, {})
-        place[key[-1]] = entry.value
-    return out

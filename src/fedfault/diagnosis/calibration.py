@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfault.config.changes import flatten_settings
 from fedfault.config.schema import Experiment
 from fedfault.config.shorthand import name_components
 from fedfault.errors import UserError
@@ -168,8 +169,8 @@ def compare_settings(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tup
 
     A setting that one of them lacks has its default: controls may be older than a setting.
     """
-    usual = dict(_flatten(Experiment().model_dump()))
-    ours, theirs = ({**usual, **dict(_flatten(values))} for values in (run, controls))
+    usual = flatten_settings(Experiment().model_dump())
+    ours, theirs = ({**usual, **flatten_settings(values)} for values in (run, controls))
     unequal = [
         (key, f"{key}={ours.get(key)} ({theirs.get(key)})")
         for key in dict.fromkeys([*theirs, *ours])
@@ -178,10 +179,3 @@ def compare_settings(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tup
     return [text for key, text in unequal if key in MUST_AGREE], [
         text for key, text in unequal if key not in MUST_AGREE
     ]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    out: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        out += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return out

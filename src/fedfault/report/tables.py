@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedfault.config.changes import find_changes
+from fedfault.config.changes import find_changes, flatten_settings
 from fedfault.config.schema import Experiment
 from fedfault.measures.fairness import backward_transfer
 from fedfault.measures.fairness import measure_fairness as spread
@@ -121,26 +121,22 @@ def list_settings(run: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, 
     changed = find_changes(Experiment().model_dump(), run.config)
     own: list[tuple[str, str]] = []
     rest: list[tuple[str, str]] = []
-    for key, text in flatten_settings(run.config):
+    for key, text in format_settings(run.config):
         (own if any(key == k or key.startswith(f"{k}.") for k in changed) else rest).append((key, text))
     return own, rest
 
 
-def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten nested keys to pairs (`section.key`, text); keys without a value are left out."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += flatten_settings(value, f"{prefix}{key}.")
-        elif value is not None:
-            rows.append((f"{prefix}{key}", f"{value:.6g}" if isinstance(value, float) else _format_value(value)))
-    return rows
+def format_settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Write settings as pairs of their dotted key and a text; those without a value are left out."""
+    return [(key, _format_value(value)) for key, value in flatten_settings(values).items() if value is not None]
 
 
 def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(_format_value(v) for v in value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_format_value, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def list_provenance(run: RunData) -> list[tuple[str, str]]:
@@ -158,7 +154,7 @@ def list_provenance(run: RunData) -> list[tuple[str, str]]:
     peak = [("peak memory", format_bytes(1e6 * max(memory)))] if memory else []
     speed = run.metrics.get("tokens_per_second")
     fast = [(f"{run.targets} per second of training", f"{speed:,.0f}")] if speed else []
-    return [*flatten_settings(rest), *peak, *fast, *moved]
+    return [*format_settings(rest), *peak, *fast, *moved]
 
 
 def find_command(run: RunData) -> str:

@@ -15,6 +15,7 @@ from fedfault.storage import write_atomically
 
 T = TypeVar("T")
 Status = Literal["running", "stopped", "finished", "incomplete"]
+OVER = ("stopped", "finished")  # of a run that ended by itself, and is not repeated
 
 
 def find_status(folder: Path) -> Status | None:

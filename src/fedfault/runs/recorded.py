@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.records import Finding, RoundRecord
+from fedfault.runs.files import OVER
 
 UNITS = {  # data.task_type -> the unit of its losses, in full and beside a number
     "classification": ("nats per example", "nats"),
@@ -125,6 +126,11 @@ class RunData:
         """All rounds are there and the manifest, if it says anything, says so."""
         short = self.rounds_planned is not None and self.rounds_done < self.rounds_planned
         return bool(self.records) and not short and self.manifest.get("status", "finished") == "finished"
+
+    @property
+    def over(self) -> bool:
+        """Whether the run ended by itself, after its last round or at an alarm."""
+        return self.manifest.get("status") in OVER
 
     def leading_findings(self) -> list[Finding]:
         """Return one finding a detector, alarms first: its first alarm, or its first suspicion if it never raised one."""

@@ -161,12 +161,13 @@ def _export_models(
 def _name_folders(names: Sequence[str], N: int) -> list[str]:
     """Name a folder for each of N clients after it, or by its number where it has no name that a folder could have.
 
-    >>> _name_folders(["Eve", "R&D / Ops", "..", "eve"], 4)
-    ['Eve', 'R_D_Ops', '2', 'eve-3']
+    >>> _name_folders(["Eve", "R&D / Ops", "..", "eve-4", "eve"], 5)
+    ['Eve', 'R_D_Ops', '2', 'eve-4', 'eve-4-4']
     """
     found: list[str] = []
     for k in range(N):
-        plain = re.sub(r"[^\w.-]+", "_", names[k] if names else "").strip("._")[:60] or str(k)
-        taken = plain.casefold() in (other.casefold() for other in found)
-        found.append(f"{plain}-{k}" if taken else plain)
+        name = re.sub(r"[^\w.-]+", "_", names[k] if names else "").strip("._")[:60] or str(k)
+        while name.casefold() in (other.casefold() for other in found):
+            name = f"{name}-{k}"
+        found.append(name)
     return found

@@ -147,13 +147,9 @@ def _subtract_runs(
 def _make_getter(study: Study, metric: str, i: int, runs: Mapping[str, RunData]) -> Callable[[int], float | None]:
     def get(cell: int) -> float | None:
         run = runs.get(study.cells[cell].runs[i])
-        return None if run is None or not _is_over(run) else measure_outcome(run, metric)
+        return None if run is None or not run.over else measure_outcome(run, metric)
 
     return get
-
-
-def _is_over(run: RunData) -> bool:
-    return run.manifest.get("status") in ("finished", "stopped")
 
 
 def _subtract(a: float | None, b: float | None) -> float | None:

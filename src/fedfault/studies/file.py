@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.config.changes import NO_CAUSE
-from fedfault.config.files import Key, Layer, spell_key
+from fedfault.config.files import Key, Layer, nest_settings, spell_key
 from fedfault.config.layers import parse_command_line, read_layers
 from fedfault.config.loading import Loaded, resolve
 from fedfault.config.shipped import find_study
@@ -89,18 +89,8 @@ def _select_study_keys(layers: Sequence[Layer]) -> dict[str, Any]:
         for name in OWN:
             mine = {key[1:]: entry.value for key, entry in layer.items() if key[0] == name}
             if mine:
-                found[name] = mine[()] if () in mine else _nest(mine)
+                found[name] = mine[()] if () in mine else nest_settings(mine)
     return found
-
-
-def _nest(flat: Mapping[Key, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in flat.items():
-        place = out
-        for part in key[:-1]:
-            place = place.setdefault(part, {})
-        place[key[-1]] = value
-    return out
 
 
 def _find_overruled(spanned: Sequence[Point], given: Layer) -> list[str]:

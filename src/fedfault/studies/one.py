@@ -13,13 +13,11 @@ from fedfault.backbones.load import Say, say_nothing
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
-from fedfault.runs.files import find_status
+from fedfault.runs.files import OVER, find_status
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
 from fedfault.setup.experiment import Prepared, prepare
-
-DONE = ("finished", "stopped")  # states of a run that is not repeated
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def execute_run(task: RunTask, lender: Lender) -> RunResult:
     clock = time.monotonic()
     try:
         registry.activate(task.loaded.experiment.plugins)
-        there = find_status(task.path) in DONE
+        there = find_status(task.path) in OVER
         if not there:
             start_run(task.loaded, Progress(quiet=True), argv=task.argv, ready=lender.prepare, draw=False)
         state: Literal["there", "finished"] = "there" if there else "finished"

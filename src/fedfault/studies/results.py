@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedfault.compare.pairs import explain_budgets
-from fedfault.config.changes import NO_CAUSE
+from fedfault.config.changes import NO_CAUSE, flatten_settings
 from fedfault.records import STATES
 from fedfault.report.words import NOTHING, Table, format_count, format_interval, format_number, format_seconds
 from fedfault.runs.files import find_status
@@ -49,8 +48,7 @@ class Results:
 
     def of(self, cell: Cell) -> list[RunData]:
         """The finished runs of a cell."""
-        found = [self.runs[name] for name in cell.runs if name in self.runs]
-        return [run for run in found if run.manifest.get("status") in ("finished", "stopped")]
+        return [run for name in cell.runs if (run := self.runs.get(name)) is not None and run.over]
 
     def values(self, cell: Cell, metric: str) -> list[float]:
         """A metric in every finished run of a cell that has it."""
@@ -186,20 +184,13 @@ def _format_states(states: Sequence[int]) -> str:
 
 def list_settings(r: Results) -> list[tuple[str, str]]:
     """What varies and what all runs share, as pairs of a setting and its value."""
-    flat = [_flatten(run.config) for run in r.runs.values()]
+    flat = [{k: v for k, v in flatten_settings(run.config).items() if v is not None} for run in r.runs.values()]
     varies = [(axis, ", ".join(labels)) for axis, labels in r.study.axes.items()]
     head = [*varies, ("seeds", ", ".join(map(str, r.study.seeds)))]
     if not flat:
         return head
     same = {key: v for key, v in flat[0].items() if all(other.get(key) == v for other in flat)}
     return [*head, *((key, str(v)) for key, v in same.items() if not key.startswith((*NO_CAUSE, "seed")))]
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, v in config.items():
-        found |= _flatten(v, f"{prefix}{key}.") if isinstance(v, Mapping) else {prefix + key: v}
-    return {key: v for key, v in found.items() if v is not None}
 
 
 def explain_rule(r: Results) -> str:

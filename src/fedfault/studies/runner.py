@@ -13,13 +13,13 @@ from fedfault.compare.pairs import explain_budgets
 from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
 from fedfault.report.words import format_count
-from fedfault.runs.files import find_status
+from fedfault.runs.files import OVER, find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
 from fedfault.setup.equipment import build_scheduler
 from fedfault.setup.experiment import check_parts
 from fedfault.storage import write_atomically
-from fedfault.studies.one import DONE, Lender, RunResult, RunTask, execute_run
+from fedfault.studies.one import Lender, RunResult, RunTask, execute_run
 from fedfault.studies.references import check_citations
 from fedfault.studies.study import RUNS, StudyPlan
 from fedfault.studies.workers import run_side_by_side
@@ -42,7 +42,7 @@ def run_all(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | N
     check_plan(plan)
     _claim_folder(plan)
     tasks = [RunTask(name, plan.path(name), plan.configs[name], tuple(_make_argv(plan, name))) for name in names]
-    missing = [t for t in tasks if find_status(t.path) not in DONE]
+    missing = [t for t in tasks if find_status(t.path) not in OVER]
     progress.say(f"study {plan.study.name}: {_describe_plan(plan, names, len(missing))}")
     for sentence in _foresee_budgets(plan):
         progress.say(f"note: {sentence}")
