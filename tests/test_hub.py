@@ -198,6 +198,7 @@ def test_what_the_hub_refuses_is_said_and_a_cut_download_goes_on(served, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_revision_of_a_model_and_of_ones_own_data_is_reached_and_named_where_they_are_recorded(served, tmp_path):
     """Neither has files on the branch main; the adapter says the revision to PEFT, and the run goes on without network."""
     words = [
