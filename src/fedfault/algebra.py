@@ -36,6 +36,11 @@ def shares(weight: Tensor) -> Tensor:
     return p
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The type to add many numbers up in on a device: float64, which mps does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def to_float64(flat: Tensor) -> Tensor:
     """Convert to float64, on the CPU where the device has none (mps)."""
     return (flat.cpu() if flat.device.type == "mps" else flat).double()

@@ -84,7 +84,7 @@ def update_norms(layout: Layout, flat: Tensor) -> Tensor:
 
 def select_tail(pair: Pair, ranks: Tensor, gamma: float) -> Pair:
     """The pair with zeros outside of the slices floor(gamma r) <= j < r of clients of rank r: ranks (k,)."""
-    j = torch.arange(pair.A.shape[1])
+    j = torch.arange(pair.A.shape[1], device=ranks.device)
     inside = ((j >= (gamma * ranks).floor()[:, None]) & (j < ranks[:, None])).to(pair.A.device)  # (k, r)
     return Pair(pair.A * inside[:, :, None], pair.B * inside[:, None, :])
 

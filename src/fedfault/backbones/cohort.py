@@ -27,6 +27,7 @@ from fedfault.backbones.memory import LOGITS
 from fedfault.backbones.quantised import dense_weight, named_tensors
 from fedfault.backbones.scorer import Scorer
 from fedfault.backbones.sites import Targets, find_parent, linear_shape
+from fedfault.backbones.unpacked import without_packed_rows
 from fedfault.errors import UserError
 from fedfault.seeds import torch_rng
 from fedfault.types.adapter import Adapter, Layout, Site
@@ -307,7 +308,8 @@ class CohortModel:
 
     def _hidden(self, x: Tensor) -> Tensor:
         """Ids (K*B, T) -> last hidden states (K*B, T, d), under the parameters that are bound."""
-        states: Tensor = self.model.base_model(input_ids=x, use_cache=False).last_hidden_state
+        with without_packed_rows():
+            states: Tensor = self.model.base_model(input_ids=x, use_cache=False).last_hidden_state
         return states
 
     @torch.no_grad()

@@ -88,6 +88,12 @@ class ActivationCache:
             return self._combine_rows(rows, missing, fresh)
         return self.store[self.slot[rows].to(self.store.device)]
 
+    @contextmanager
+    def skip_frozen_blocks(self, rows: Tensor, width: int | None = None) -> Iterator[None]:
+        """Within the block, the activations of rows (n,), or their first `width` tokens, stand for the frozen blocks."""
+        with self.prefix.skip_frozen_blocks(self.get(rows)[:, :width]):
+            yield
+
     def _store_rows(self, missing: Tensor, fresh: Tensor) -> None:
         if self.store is None:
             capacity = min(len(self.ids), self.max_bytes // (fresh[0].numel() * fresh.element_size()))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedfault.backbones.checks import takes_token_types
+from fedfault.backbones.unpacked import without_packed_rows
 from fedfault.seeds import torch_rng
 from fedfault.types.adapter import Layout, Site
 
@@ -106,7 +107,7 @@ def compute_scores(
     """
     assert model.scorer is not None
     pooling = model.scorer.pooling
-    with model.slots.bind(flat, key, places):
+    with model.slots.bind(flat, key, places), without_packed_rows():
         body = model.model.base_model
         found = body(input_ids=texts.ids.flatten(0, 1), **model_inputs(body, texts, pooling))
         z = pool_states(found, texts, pooling)

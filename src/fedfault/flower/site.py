@@ -167,4 +167,6 @@ class NumberedTask(DelegatingTask):
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `Task`."""
-        return self.inner.grad(params, replace(step, clients=torch.zeros_like(step.clients)))
+        alone = replace(step, clients=torch.zeros_like(step.clients))
+        host = step.host and replace(step.host, clients=torch.zeros_like(step.host.clients))
+        return self.inner.grad(params, replace(alone, host=host))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import replace
 
@@ -53,6 +54,7 @@ def _take_half_gradients(fed: Federation, asked: CohortRequest) -> tuple[Tensor,
 
 def _make_trainer(fed: Federation, task: Trainable, asked: CohortRequest) -> Trainer:
     layout, penalty, cohort = fed.task.layout, fed.aggregation.penalty, asked.cohort
+    ranks = functools.cache(cohort.ranks.to)  # once to each device
     return Trainer(
         task,
         replace(fed.work, lr=fed.lr(asked.round)),
@@ -61,7 +63,7 @@ def _make_trainer(fed: Federation, task: Trainable, asked: CohortRequest) -> Tra
         clients=cohort.clients,
         passes=asked.passes,
         trainable=cohort.trainable,
-        penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, cohort.ranks[rows])),
+        penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, ranks(y.device)[rows])),
         effort=asked.effort,
     )
 

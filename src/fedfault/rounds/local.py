@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from fedfault.algebra import widest
 from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.seeds import entropy, rng
 from fedfault.types.adapter import Adapter
@@ -148,24 +149,24 @@ class Trainer:
         K, P = len(self.clients), start.flat.shape[-1]
         self.start = x = start.flat.expand(K, P)
         y = x.clone()
-        loss, tokens, norm, drift = (torch.zeros(K, dtype=torch.float64) for _ in range(4))
+        sums = torch.zeros(4, K, dtype=torch.float64)  # of each client's losses, tokens, norms and drifts
         gradients = torch.zeros_like(y) if mean_grad else None
         done = 0
         while done < K:
             rows = torch.tensor(self.longest_first[done : done + self.passes.next(K - done)])
-            one = _Pass(self, extra, rows, x[rows], gradients is not None)
+            one = _Pass(self, extra, rows, x, gradients is not None)
             try:
-                y[rows] = one.run()
+                y[one.rows] = one.run()
             except (RuntimeError, MemoryError) as e:
                 if not is_out_of_memory(e):
                     raise
                 self.passes.halve(e)
                 continue
-            loss[rows], tokens[rows], norm[rows], drift[rows] = one.loss, one.tokens, one.norm, one.drift
+            sums[:, rows] = one.sums.cpu().double()
             if gradients is not None and one.gradients is not None:
-                gradients[rows] = one.gradients
+                gradients[one.rows] = one.gradients
             done += len(rows)
-        steps = torch.tensor([len(p) for p in self.plans])
+        (loss, tokens, norm, drift), steps = sums, torch.tensor([len(p) for p in self.plans])
         if gradients is not None:
             gradients /= steps[:, None].to(gradients)
         adapter = Adapter(start.layout, y)
@@ -175,12 +176,13 @@ class Trainer:
 
     def gradient(self, at: Adapter) -> Adapter:
         """See `types.algorithm.Train`: the token-weighted mean over all examples, then clipped."""
-        flat, total = at.flat.expand(len(self.clients), -1), torch.zeros(len(self.clients), dtype=torch.float64)
+        flat = at.flat.expand(len(self.clients), -1)
+        total = torch.zeros(len(flat), dtype=widest(flat.device), device=flat.device)
         out = torch.zeros_like(flat, dtype=torch.float64, memory_format=torch.contiguous_format)
         for rows, step in self._iterate_examples():
             _, gradient, tokens = self.task.grad(flat[rows], step)
             out[rows] += gradient * tokens[:, None].to(gradient)
-            total[rows] += tokens.cpu()
+            total[rows] += tokens
         out = (out / total[:, None].to(out)).to(at.flat)
         if self.trainable is not None:
             out = out.masked_fill(~self.trainable.to(out.device), 0.0)
@@ -191,12 +193,12 @@ class Trainer:
     def loss(self, at: Adapter) -> Tensor:
         """See `types.algorithm.Train`: on the first 64 examples."""
         flat = at.flat.expand(len(self.clients), -1)
-        loss, total = torch.zeros(2, len(self.clients), dtype=torch.float64)
+        loss, total = torch.zeros(2, len(flat), dtype=widest(flat.device), device=flat.device)
         for rows, step in self._iterate_examples(PROBED):
             each, _, tokens = self.task.grad(flat[rows], step)
-            loss[rows] += each.double().cpu() * tokens.cpu()
-            total[rows] += tokens.cpu()
-        mean: Tensor = loss / total
+            loss[rows] += each.to(loss) * tokens
+            total[rows] += tokens
+        mean: Tensor = (loss / total).cpu().double()
         return mean
 
     def _iterate_examples(self, most: int | None = None) -> list[tuple[Tensor, Step]]:
@@ -226,20 +228,29 @@ def _clip_gradients(gradient: Tensor, most: float | None) -> Tensor:
 
 
 class _Pass:
-    """One trip of k clients, longest plan first, through all their steps."""
+    """One trip of k clients, longest plan first, through all their steps.
 
-    def __init__(self, trainer: Trainer, extra: ExtraTerms, rows: Tensor, x: Tensor, mean_grad: bool) -> None:
-        self.task, self.work = trainer.task, trainer.work
+    All that a step needs is on the device of the parameters before the first one, and what is summed up over the steps stays
+    there until the last: nothing in between waits for the device.
+    """
+
+    def __init__(self, trainer: Trainer, extra: ExtraTerms, rows: Tensor, start: Tensor, mean_grad: bool) -> None:
+        self.task, self.work, device = trainer.task, trainer.work, start.device
         self.extra, self.penalty = extra, trainer.penalty
-        self.rows, self.x = rows, x  # (k,) places in the cohort, (k, P) where they start
-        self.clients, self.keys = trainer.clients[rows], trainer.keys[rows]
-        self.frozen = None if trainer.trainable is None else ~trainer.trainable[rows].to(x.device)  # (k, P)
+        self.rows = rows.to(device)  # (k,) places in the cohort
+        self.x = x = start[self.rows]  # (k, P) where they start
+        self.host = trainer.clients[rows], trainer.keys[rows]  # (k,) ids and random streams
+        self.clients, self.keys = (each.to(device) for each in self.host)
+        self.frozen = None if trainer.trainable is None else ~trainer.trainable[rows].to(device)  # (k, P)
         plans = [trainer.plans[i] for i in rows]
         self.lengths = [len(p) for p in plans]
-        self.examples = torch.full((len(plans), max(self.lengths), plans[0].shape[1]), -1)  # (k, S, B)
-        for own, plan in zip(self.examples, plans, strict=True):
+        self.planned = torch.full((len(plans), max(self.lengths), plans[0].shape[1]), -1)  # (k, S, B)
+        for own, plan in zip(self.planned, plans, strict=True):
             own[: len(plan)] = torch.from_numpy(plan)
-        self.loss, self.tokens, self.norm, self.drift = torch.zeros(4, len(plans), dtype=torch.float64)
+        self.widths = (self.planned >= 0).sum(2).amax(0).tolist()  # by step: columns that somebody uses
+        self.examples = self.planned.to(device)
+        self.sums = torch.zeros(4, len(plans), dtype=widest(device), device=device)
+        self.loss, self.tokens, self.norm, self.drift = self.sums
         self.gradients = torch.zeros_like(x) if mean_grad else None
 
     def run(self) -> Tensor:
@@ -254,28 +265,34 @@ class _Pass:
                 if self.extra.step is not None:
                     direction = self._only_trainable(self.extra.step(leaf, self.x[:k], self.rows[:k]))
                     leaf.sub_(direction, alpha=self.work.lr)
-                self.drift[:k] += (leaf - self.x[:k]).square().sum(1).cpu()
+                self.drift[:k] += (leaf - self.x[:k]).square().sum(1)
         return y
 
     def _gradient(self, leaf: Tensor, number: int) -> Tensor:
         """Gradient (k, P) of a step by its number, each client clipped by its own norm, then what is added to it."""
         k = len(leaf)
-        places = self.examples[:k, number]
-        real = places >= 0
-        width = int(real.any(0).sum())  # a column that no client uses is not computed
-        rows, key = places[:, :width].clamp(min=0), self.keys[:k] + number
-        step = Step(self.clients[:k], rows, real[:, :width], key, self._contrast(k))
-        loss, gradient, tokens = self.task.grad(leaf, step)
-        self.loss[:k] += loss.cpu() * tokens.cpu()
-        self.tokens[:k] += tokens.cpu()
+        loss, gradient, tokens = self.task.grad(leaf, self._plan_step(k, number))
+        self.loss[:k] += loss * tokens
+        self.tokens[:k] += tokens
         gradient = self._only_trainable(gradient)
-        self.norm[:k] += _clip_gradients(gradient, self.work.max_grad_norm).cpu()
+        self.norm[:k] += _clip_gradients(gradient, self.work.max_grad_norm)
         if self.gradients is not None:
             self.gradients[:k] += gradient
         for extra in (self.extra.gradient, self.penalty):
             if extra is not None:
                 gradient = gradient + self._only_trainable(extra(leaf, self.x[:k], self.rows[:k]))
         return gradient
+
+    def _plan_step(self, k: int, number: int) -> Step:
+        """The step of the first k clients by its number, on the device and as it was planned."""
+        planned, contrast, width = self.planned[:k, number], self._contrast(k), self.widths[number]
+
+        def plan(clients: Tensor, keys: Tensor, examples: Tensor, host: Step | None = None) -> Step:
+            places = examples[:, :width]
+            return Step(clients[:k], places.clamp(min=0), places >= 0, keys[:k] + number, contrast, host)
+
+        here = plan(*self.host, planned)
+        return here if self.examples is self.planned else plan(self.clients, self.keys, self.examples[:k, number], here)
 
     def _only_trainable(self, direction: Tensor) -> Tensor:
         return direction if self.frozen is None else direction.masked_fill(self.frozen[: len(direction)], 0.0)

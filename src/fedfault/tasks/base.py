@@ -147,6 +147,12 @@ class CohortTask(BackboneTask, ABC):
         """See `BackboneTask`."""
         return sum(math.prod(linear_shape(m)) for m in self.model.model.modules() if is_linear(m))
 
+    @functools.cached_property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`first`, `ids` and `mask` on the device of the model, where steps look their rows up."""
+        device = self.model.device
+        return self.first.to(device), self.ids.to(device), self.mask.to(device)
+
     def plan_passes(self) -> None:
         """Let the free memory of the device say how long passes are, where it is known. Once, when all rows are there."""
         self.free = find_free_bytes(self.model.device)

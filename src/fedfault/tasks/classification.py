@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedfault.algebra import widest
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.scorer import Texts, compute_scores, model_inputs
 from fedfault.measures.labels import correlate_scores, score_classes
@@ -87,15 +88,17 @@ class ClassificationTask(CohortTask):
         The representation of a text is the state that the head reads. With an extra loss, which sees the whole batch, all
         rows go through the model at once.
         """
-        rows = self.first[step.clients][:, None] + step.rows  # (K, B)
-        lengths = self.table.lengths[rows] * step.real
-        counts = step.real.sum(1)
-        weight = step.real / counts.clamp(min=1)[:, None]
+        step = step.to(params.device)
+        planned = step.on_host  # grouping by length needs numbers that Python can see
+        rows = self.first[planned.clients][:, None] + planned.rows  # (K, B)
+        lengths = self.table.lengths[rows] * planned.real
+        counts = planned.real.sum(1)
+        weight = planned.real / counts.clamp(min=1)[:, None]
         most = None if step.extra_loss is not None else self.tokens_per_pass()
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
-        loss, gradient = torch.zeros(len(flat), dtype=torch.float64), torch.zeros_like(params)
+        loss, gradient = params.new_zeros(len(flat), dtype=widest(params.device)), torch.zeros_like(params)
         for columns in group_columns(lengths, most):  # (K, b)
-            own, share = rows.gather(1, columns), weight.gather(1, columns)  # (K, b)
+            own, share = rows.gather(1, columns), weight.gather(1, columns).to(params.device)  # (K, b)
             texts = self._select_texts(own, int(lengths.gather(1, columns).max()))
             out, z = self._compute_scores(flat, own, texts, step.key, columns)
             each = self._compute_losses(out, own)
@@ -104,8 +107,8 @@ class ClassificationTask(CohortTask):
                 total = total + self._sum_extra_loss(step.extra_loss, own, texts, z, share > 0)
             if flat.requires_grad:
                 gradient += torch.autograd.grad(total, flat)[0]
-            loss += (each.detach().cpu() * share).sum(1, dtype=torch.float64)
-        return loss, gradient, counts
+            loss += (each.detach() * share).sum(1, dtype=loss.dtype)
+        return loss, gradient, counts.to(params.device)
 
     def _sum_extra_loss(self, extra_loss: ExtraLoss, rows: Tensor, texts: Texts, z: Tensor, real: Tensor) -> Tensor:
         """Sum the extra loss of each client on its representations (K, B, d)."""
@@ -128,7 +131,9 @@ class ClassificationTask(CohortTask):
     ) -> tuple[Tensor, Tensor]:
         """Compute outputs (K, B, C) and states (K, B, d) of rows (K, B), which are these columns of the clients' batches."""
         T = texts.ids.shape[-1]
-        places = None if key is None or columns is None else (columns[..., None] * STRIDE + torch.arange(T)).flatten(1)
+        places = None
+        if key is not None and columns is not None:
+            places = (columns[..., None] * STRIDE + torch.arange(T)).flatten(1).to(key.device)
         if self.cache is None:
             return compute_scores(self.model, flat, texts, key, places)
         with self.cache.prefix.skip_frozen_blocks(self.cache.get(rows.flatten())[:, :T]):

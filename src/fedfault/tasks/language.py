@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedfault.algebra import widest
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import read_ids_only
 from fedfault.backbones.sample import decode_greedily
@@ -18,7 +20,6 @@ from fedfault.tasks.base import CohortTask
 from fedfault.text.decoding import Decode
 from fedfault.text.packing import Blocks
 from fedfault.types.adapter import Adapter
-from fedfault.types.algorithm import ExtraLoss
 from fedfault.types.task import Continuations, Step
 
 
@@ -65,23 +66,23 @@ class LanguageTask(CohortTask):
 
         The representation of a block is the mean of its last hidden states over its target positions.
         """
-        rows = self.first[step.clients][:, None] + step.rows  # (K, B)
-        real = self.mask[rows] & step.real[..., None]  # (K, B, T)
+        step = step.to(params.device)
+        first, ids, mask = self.tables
+        rows = first[step.clients][:, None] + step.rows  # (K, B)
+        real = mask[rows] & step.real[..., None]  # (K, B, T)
         tokens = real.sum((1, 2))
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         weight = real / tokens.clamp(min=1)[:, None, None]
-        total, each = self._compute_losses(flat, rows, weight.to(flat.device), step.key, step.extra_loss)
+        with self._skip_frozen_blocks(step.on_host):
+            total, each = self.model.losses(flat, ids[rows], weight, step.key, step.extra_loss)
         gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
-        return (each.detach().cpu() * weight).sum((1, 2), dtype=torch.float64), gradient, tokens
+        return (each.detach() * weight).sum((1, 2), dtype=widest(params.device)), gradient, tokens
 
-    def _compute_losses(
-        self, flat: Tensor, rows: Tensor, weight: Tensor, key: Tensor | None, extra_loss: ExtraLoss | None = None
-    ) -> tuple[Tensor, Tensor]:
-        ids = self.ids[rows].to(flat.device)
+    def _skip_frozen_blocks(self, step: Step) -> AbstractContextManager[None]:
+        """Within the block, layers below the first trained one are not computed but looked up, if there is a cache."""
         if self.cache is None:
-            return self.model.losses(flat, ids, weight, key, extra_loss)
-        with self.cache.prefix.skip_frozen_blocks(self.cache.get(rows.flatten())):
-            return self.model.losses(flat, ids, weight, key, extra_loss)
+            return nullcontext()
+        return self.cache.skip_frozen_blocks((self.first[step.clients][:, None] + step.rows).flatten())
 
     def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
         """See `types.task.Task.continuations`: blocks without padding, one of every topic in turn. None without `decode`."""
@@ -122,12 +123,14 @@ class LanguageTask(CohortTask):
     def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
         """See `CohortTask.compute_outputs`: the summed loss of each of these blocks, (n,) float64."""
         per = max(1, self.evaluation_tokens() // self.mask.shape[1])
+        _, ids, mask = self.tables
         out = []
-        for some in rows.split(per):
-            real = self.mask[some]  # (B, T)
-            _, each = self._compute_losses(flat[None], some[None], real[None].to(flat.device, torch.float32), None)
-            out.append((each[0].cpu() * real).sum(1, dtype=torch.float64))
-        return torch.cat(out)
+        for some, here in zip(rows.split(per), rows.to(flat.device).split(per), strict=True):
+            real = mask[here]  # (B, T)
+            with nullcontext() if self.cache is None else self.cache.skip_frozen_blocks(some):
+                _, each = self.model.losses(flat[None], ids[here][None], real[None].float())
+            out.append((each[0] * real).sum(1, dtype=widest(flat.device)))
+        return torch.cat(out).cpu().double()
 
     def _compute_nll(self, out: Tensor, rows: Tensor) -> Tensor:
         return out

@@ -70,6 +70,7 @@ class MixedTask(DelegatingTask, BackboneTask):
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.task.Task.grad`: clients of one precision get what they would get among themselves, to the bit."""
+        step = step.on_host
         groups = self._group_clients(step.clients)
         if len(groups) == 1:
             return self.copies[next(iter(groups))].grad(params, step)

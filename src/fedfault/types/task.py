@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
 
 from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import ExtraLoss, Pooled, Room, State, Trained, Uploads
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,20 @@ class Step:
     real: Tensor  # (K, B) bool; False for padding, which counts for nothing
     key: Tensor | None = None  # (K,) int64: the random stream of each client's dropout; None without dropout
     extra_loss: ExtraLoss | None = None  # is differentiated too, but is no part of the loss that is returned
+    host: Step | None = None  # the same step in the CPU's memory, where it was planned, if it is on another device
+
+    def to(self, device: torch.device) -> Step:
+        """The step on a device, with the one it was planned as: who plans by it need not wait for the device."""
+        if self.clients.device == device:
+            return self
+        key = None if self.key is None else self.key.to(device)
+        host = self if self.host is None and self.clients.device.type == "cpu" else self.host
+        return Step(self.clients.to(device), self.rows.to(device), self.real.to(device), key, self.extra_loss, host)
+
+    @property
+    def on_host(self) -> Step:
+        """The step in the CPU's memory."""
+        return self.host or self.to(torch.device("cpu"))
 
 
 class States(NamedTuple):
@@ -56,6 +70,7 @@ class Trainable(Protocol):
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """Per-client mean loss (K,), its gradient (K, P) and the target tokens it is a mean over (K,), at params (K, P).
 
+        All three are on the device of params, where the step may be already; see `Step.to`.
         Inside `torch.no_grad()` the gradient is zero and costs nothing.
         """
 
