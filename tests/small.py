@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedfault.config import load
+from fedfault.config.files import parse_setting
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
@@ -15,6 +16,7 @@ SMALL = [
     "evaluation.max_blocks=4", "evaluation.general_blocks=4", "metrics.memory=false",
     "metrics.gradients=false", "metrics.representation=false", "metrics.attention=false",  # half of the time
 ]  # fmt: skip
+WORDS = {".".join(key): entry.value for word in SMALL for key, entry in parse_setting(word).items()}  # as a mapping
 
 
 def start(folder: Path, *changes: str, **options) -> RunFolder:

@@ -147,13 +147,15 @@ def resolves(name: str) -> bool:
         return len(rest) == 1 and any(has_attribute(node, rest[0]) for node in list_classes()[first])
     thing = importlib.import_module("fedfault")
     for part in [first, *rest] if first != "fedfault" else rest:
-        if not hasattr(thing, part):
-            if not inspect.ismodule(thing):
-                return False
-            try:
-                importlib.import_module(f"{thing.__name__}.{part}")
+        if inspect.ismodule(thing):
+            try:  # first a room or module: of a room `fedfault` may have a function of the same name
+                thing = importlib.import_module(f"{thing.__name__}.{part}")
+                continue
             except ImportError as e:
-                return not str(e.name).startswith("fedfault")  # what it needs is not installed here
+                if not str(e.name).startswith("fedfault"):
+                    return True  # what it needs is not installed here
+        if not hasattr(thing, part):
+            return False
         thing = getattr(thing, part)
     return True
 

@@ -1,3 +1,92 @@
 """fedfault: a laboratory for federated fine-tuning of language models."""
 
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedfault.api.calls import (
+        calibrate,
+        check,
+        compare,
+        diagnose,
+        fork,
+        list,
+        open,
+        resume,
+        rounds,
+        run,
+        runs,
+        study,
+    )
+    from fedfault.api.comparison import Comparison
+    from fedfault.api.run import Run
+    from fedfault.api.study import Study
+    from fedfault.errors import UserError
+    from fedfault.records import Finding, RoundRecord
+    from fedfault.registry import build, register
+    from fedfault.types.algorithm import State
+
 __version__ = "0.1.0"
+__all__ = [
+    "Comparison",
+    "Finding",
+    "RoundRecord",
+    "Run",
+    "State",
+    "Study",
+    "UserError",
+    "build",
+    "calibrate",
+    "check",
+    "compare",
+    "diagnose",
+    "fork",
+    "list",
+    "open",
+    "register",
+    "resume",
+    "rounds",
+    "run",
+    "runs",
+    "study",
+]
+_ELSEWHERE = {  # public name -> the module that has it, where that is not `api.calls`
+    "Comparison": "api.comparison",
+    "Finding": "records",
+    "RoundRecord": "records",
+    "Run": "api.run",
+    "State": "types.algorithm",
+    "Study": "api.study",
+    "UserError": "errors",
+    "build": "registry",
+    "register": "registry",
+}
+
+
+class _Package(ModuleType):
+    """This package: its public names are imported when they are first asked for, as torch takes seconds.
+
+    `runs`, `rounds` and `compare` are functions, and also rooms: Python would put the module in the place of the function
+    when a room is imported. `from fedfault.runs import ...` finds the room, `fedfault.runs` is the function.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"fedfault.{_ELSEWHERE.get(name, 'api.calls')}"), name)
+        super().__setattr__(name, found)
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> Any:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -117,6 +117,16 @@ def dump(settings: dict[str, Any]) -> str:
     return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
+def write_setting(key: str, value: Any) -> str:
+    """Write a setting as `key=value` that `parse_setting` reads back the same.
+
+    >>> write_setting("training.lr", 1e-3), write_setting("data.label_names", ["no", "1e-3", None])
+    ('training.lr=0.001', "data.label_names=['no', '1e-3', null]")
+    """
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return f"{key}={text.removesuffix(chr(10)).removesuffix('...').rstrip()}"
+
+
 Place = Callable[[int], str]  # a line, counted from 0, as messages name it
 
 

@@ -207,7 +207,7 @@ class RunFolder:
         import pyarrow
         import pyarrow.parquet
 
-        rows = [{"round": r.round, **row} for r in records for row in _list_clients(r)]
+        rows = [{"round": r.round, **row} for r in records for row in list_clients(r)]
         rows = [{**row, "name": clients[row["client"]]} for row in rows] if clients else rows
         names = dict.fromkeys(name for row in rows for name in row)
         rows = [{name: row.get(name) for name in names} for row in rows]
@@ -216,7 +216,7 @@ class RunFolder:
         write_atomically(self.path / "clients.parquet", file.getvalue())
 
 
-def _list_clients(record: RoundRecord) -> list[dict[str, Any]]:
+def list_clients(record: RoundRecord) -> list[dict[str, Any]]:
     """Return a row for each client of a round: how its turn went where that is simulated, then what it did."""
     rows: dict[int, dict[str, Any]] = {turn.client: dataclasses.asdict(turn) for turn in record.turns}
     for client in record.clients:

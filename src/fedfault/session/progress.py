@@ -1,10 +1,13 @@
-"""What the user sees while a run goes on: a live line on a terminal, plain lines elsewhere, nothing when quiet."""
+"""What the user sees while a run goes on: a live line on a terminal, a bar in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import html
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -14,16 +17,36 @@ from rich.text import Text
 from fedfault.records import RoundRecord
 
 
+class Cell:
+    """A place in the output of a notebook's cell that is written again and again."""
+
+    def __init__(self, ipython: Any) -> None:
+        self.html = ipython.display.HTML
+        self.handle = ipython.display.display(self.html(""), display_id=True)
+
+    def show(self, markup: str) -> None:
+        """Show this HTML in the place of what was there."""
+        self.handle.update(self.html(markup))
+
+
+def open_cell() -> Cell | None:
+    """Open a place in the output of the notebook's cell that runs now; None where this is no notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return Cell(ipython) if hasattr(shell, "kernel") else None
+
+
 class Progress:
     """Prints to standard error, so that standard output stays for results."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, force_jupyter=False)
         self.total = self.done = 0
         self.targets = "tokens"  # what is counted
         self.started = time.monotonic()
         self.bar: Bar | None = None
+        self.cell: Cell | None = None
         self.task = TaskID(0)
 
     def say(self, line: str) -> None:
@@ -31,15 +54,13 @@ class Progress:
         self.console.print(Text(line))
 
     @contextlib.contextmanager
-    def track_rounds(self, total: int, before: Sequence[RoundRecord], *, labelled: bool = False) -> Iterator[None]:
-        """Within the block, `show_round` reports the rounds of one run; `before` are those of an earlier start.
-
-        labelled: whether labels or scores are learned, so that examples are counted and there is no perplexity.
-        """
-        self.targets = "examples" if labelled else "tokens"
+    def track_rounds(self, total: int, before: Sequence[RoundRecord]) -> Iterator[None]:
+        """Within the block, `show_round` reports the rounds of one run; `before` are those of an earlier start."""
         self.total, self.done = total, max((r.round for r in before), default=0)
         self.first, self.started = self.done, time.monotonic()
-        if not self.console.is_terminal or self.quiet:
+        self.cell = None if self.quiet else open_cell()
+        self._show_in_cell("evaluating the base")
+        if not self.console.is_terminal or self.quiet or self.cell is not None:
             yield
             return
         columns = (
@@ -60,18 +81,24 @@ class Progress:
             self.bar.update(
                 self.task, completed=record.round, description=f"round {record.round}/{self.total}", numbers=line
             )
+        elif self.cell is not None:
+            self._show_in_cell(line)
         else:
             self.say(f"round {record.round}/{self.total}  {line}")
         for event in record.events:
             self.say(f"round {record.round}: {event}")
+
+    def _show_in_cell(self, line: str) -> None:
+        if self.cell is not None:
+            bar = f'<progress value="{self.done}" max="{self.total}"></progress>'
+            self.cell.show(f"{bar} round {self.done}/{self.total} &nbsp;{html.escape(line)}")
 
     def _format_round(self, record: RoundRecord) -> str:
         parts = []
         if (score := record.scores.get("validation")) is not None:
             metrics = [f"{name} {value:.3f}" for name, value in score.metrics.items()]
             self.targets = "examples" if metrics else self.targets
-            others = metrics if self.targets == "examples" else [f"perplexity {score.perplexity:,.1f}"]
-            parts += [f"loss {score.loss:.3f}", *others]
+            parts += [f"loss {score.loss:.3f}", *(metrics or [f"perplexity {score.perplexity:,.1f}"])]
         if record.clients:
             parts.append(f"{record.tokens / record.seconds['train']:,.0f} {self.targets}/s")
         if self.done > self.first:

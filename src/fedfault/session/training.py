@@ -81,7 +81,7 @@ def _train_to_alarm(
     """
     records = folder.rewind(state.round)
     check_learning(records, p.federation.num_rounds, p.config.training.lr)
-    with progress.track_rounds(p.federation.num_rounds, records, labelled=p.model.scorer is not None):
+    with progress.track_rounds(p.federation.num_rounds, records):
         for after, measured in rounds(p.federation, state):
             record, events = replace(measured, events=(*events, *measured.events)), ()
             folder.append(record)
@@ -124,8 +124,7 @@ def _write_results(
     watch.write_findings(folder.path, records)
     metric, target = p.config.metric, p.config.evaluation.target_score
     aim = None if metric is None or target is None else (metric, target)
-    labelled = p.model.scorer is not None
-    found = {**summarise_run(records, p.split.bytes_per_token, aim, labelled), "verdict": watch.judge(records)}
+    found = {**summarise_run(records, p.split.bytes_per_token, aim), "verdict": watch.judge(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records, p.split.deal.names)
     _export_models(folder, p, state, found, manifest)
@@ -149,7 +148,7 @@ def _export_models(
         export(f"adapter/{name}", x, f"This is {name}; the scores above are those of {of_all}.")
     personal = find_personal_models(p.federation, state)
     rows = () if personal is None else personal.flat
-    for k, (name, row) in enumerate(zip(_name_folders(p.split.deal.names, len(rows)), rows, strict=True)):
+    for k, (name, row) in enumerate(zip(name_folders(p.split.deal.names, len(rows)), rows, strict=True)):
         who = write_inline(add_client_names(f"client {k}", p.split.deal.names))
         note = (
             f"This is the model that {who} uses, and `client/{k}` its score on what that client held back; the scores of "
@@ -159,10 +158,10 @@ def _export_models(
     export_tokenizer(folder.path / "adapter", p.backbone.tokenizer)
 
 
-def _name_folders(names: Sequence[str], N: int) -> list[str]:
+def name_folders(names: Sequence[str], N: int) -> list[str]:
     """Name a folder for each of N clients after it, or by its number where it has no name that a folder could have.
 
-    >>> _name_folders(["Eve", "R&D / Ops", "..", "eve-4", "eve"], 5)
+    >>> name_folders(["Eve", "R&D / Ops", "..", "eve-4", "eve"], 5)
     ['Eve', 'R_D_Ops', '2', 'eve-4', 'eve-4-4']
     """
     found: list[str] = []

@@ -1,0 +1,232 @@
+"""The public functions: each calls what the command of that name calls, and returns an object in the place of lines."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfault.api.comparison import Comparison
+from fedfault.api.run import Run
+from fedfault.api.settings import Config, load_config, name_place, spell_words, write_study
+from fedfault.api.study import Study
+from fedfault.errors import UserError
+from fedfault.processes import this_process
+from fedfault.records import RoundRecord
+from fedfault.session.progress import Progress
+from fedfault.types.algorithm import State
+
+Where = Path | str | Run
+
+
+class Text(str):
+    """Text that a notebook and a terminal show as it is, without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """The text itself."""
+        return str(self)
+
+
+def run(
+    config: Config = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    plugins: Sequence[str] = (),
+    overwrite: bool = False,
+    quiet: bool = False,
+    **changes: Any,
+) -> Run:
+    """Train, and write the run folder with its report; goes on where it was stopped.
+
+    config: a file, the name of a shipped configuration, or a mapping of settings; without one, the quickstart. settings and
+    changes: what is different, as `{"training.lr": 1e-3}` and as `training__lr=1e-3`. plugins: files and modules with
+    components of your own. Raises `UserError` where the command would end with status 2.
+    """
+    from fedfault.session.start import start_run
+
+    _check_alone()
+    words = spell_words(settings, changes)
+    loaded = load_config(config, words, plugins)
+    progress = Progress(quiet=quiet)
+    progress.say(f"{loaded.experiment.experiment_name}: {loaded.experiment.describe()}")
+    named = any(word.startswith("experiment_name=") for word in words)
+    argv = _make_argv(config, words, plugins)
+    with name_place():
+        return Run(start_run(loaded, progress, overwrite=overwrite, named=named, argv=argv).path)
+
+
+def open(folder: Path | str) -> Run:
+    """Open a run folder."""
+    return Run(folder)
+
+
+def runs(folder: Path | str = "results", *wanted: str, sort: str = "age") -> builtins.list[Run]:
+    """List the runs of a folder that can be read, in its folders and its studies; `wanted` and `sort` as `fedfault runs`."""
+    from fedfault.compare.listing import list_runs
+
+    return [Run(entry.run.folder) for entry in list_runs(Path(folder), wanted, sort) if not entry.problem]
+
+
+def check(
+    config: Config = None, settings: Mapping[str, Any] | None = None, *, plugins: Sequence[str] = (), **changes: Any
+) -> Text:
+    """Say what a run would do, without training: who holds what, how different clients are, bytes per round."""
+    from fedfault.setup.preview import preview
+
+    return Text(preview(load_config(config, spell_words(settings, changes), plugins)))
+
+
+def resume(run: Where, *, quiet: bool = False) -> Run:
+    """Continue a run that was stopped, to the same numbers as without the stop."""
+    from fedfault.session.start import resume_run
+
+    _check_alone()
+    return Run(resume_run(_find_folder(run), Progress(quiet=quiet)).path)
+
+
+def fork(
+    run: Where,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    round: int,
+    plugins: Sequence[str] = (),
+    overwrite: bool = False,
+    quiet: bool = False,
+    **changes: Any,
+) -> Run:
+    """Go on from the checkpoint of a round with other settings, in a run of its own: what would have happened if."""
+    from fedfault.session.fork import fork_run
+
+    words, folder = spell_words(settings, changes), _find_folder(run)
+    argv = ["fork", str(folder), "--round", str(round), *words, *_name_plugins(plugins)]
+    options: dict[str, Any] = {"overwrite": overwrite, "plugins": plugins, "argv": argv}
+    with name_place():
+        return Run(fork_run(folder, round, words, Progress(quiet=quiet), **options).path)
+
+
+def compare(runs: Sequence[Where], out: Path | str | None = None) -> Comparison:
+    """Compare runs with the first of them: one table, paired differences with intervals, and a page with figures."""
+    from fedfault.compare.page import compare as put_beside
+
+    folders = [_find_folder(one) for one in runs]
+    found, page = put_beside(folders, None if out is None else Path(out), argv=["compare", *map(str, folders)])
+    return Comparison(found, page)
+
+
+def study(
+    file: Path | str | Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    plugins: Sequence[str] = (),
+    results_dir: Path | str | None = None,
+    jobs: int = 1,
+    quiet: bool = False,
+    **changes: Any,
+) -> Study:
+    """Run all of a study that is not done yet, write its report and return it.
+
+    file: a study, the name of one that ships, or its keys as a mapping with an experiment_name. A run that fails stops no
+    other; `Study.failures` says why. Raises `UserError` before the first run for anything that is wrong in the file, and
+    after the last one if all have failed.
+    """
+    from fedfault.studies.file import load_study
+    from fedfault.studies.page import write_page
+    from fedfault.studies.runner import run_all
+
+    _check_alone()
+    words, place = spell_words(settings, changes), None if results_dir is None else str(results_dir)
+    with name_place(), write_study(file) as path:
+        plan = load_study(path, words, place, _describe_study(file, words), plugins)
+        found = run_all(plan, Progress(quiet=quiet), jobs=jobs)
+    failures = {done.name: done.why for done in found if done.state == "failed"}
+    if len(failures) == len(found):
+        raise UserError("\n".join(f"{name}: {why}" for name, why in failures.items()))
+    write_page(plan.folder)
+    return Study(plan.folder, failures)
+
+
+def calibrate(
+    config: Config = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    controls: int = 19,
+    out: Path | str | None = None,
+    plugins: Sequence[str] = (),
+    quiet: bool = False,
+    **changes: Any,
+) -> Path:
+    """Train IID control runs of a configuration, write the detectors' thresholds, and return the file."""
+    from fedfault.session.controls import calibrate_detectors
+
+    if controls < 3:
+        raise UserError(f"controls={controls}: thresholds take three control runs at least, and 19 for a 5 % rate")
+    words = spell_words(settings, changes)
+    loaded = load_config(config, words, plugins)
+    argv = ["calibrate", *_make_argv(config, words, plugins)[1:], "--controls", str(controls)]
+    return calibrate_detectors(loaded, controls, Progress(quiet=quiet), None if out is None else Path(out), argv=argv)
+
+
+def diagnose(run: Where, calibration: str | None = None, *, plugins: Sequence[str] = ()) -> Run:
+    """Judge a run again by its records; the run that is returned has the new findings and the new verdict."""
+    from fedfault.diagnosis.watch import diagnose_run
+
+    folder = _find_folder(run)
+    diagnose_run(folder, calibration, plugins)
+    return Run(folder)
+
+
+def list(what: str | None = None, *, plugins: Sequence[str] = ()) -> Text:
+    """Components and what they do; with a kind only those, with a name its options."""
+    from fedfault.setup.preview import describe_components
+
+    return Text(describe_components(what, plugins))
+
+
+def rounds(
+    config: Config | Run = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    plugins: Sequence[str] = (),
+    **changes: Any,
+) -> Iterator[tuple[State, RoundRecord]]:
+    """Yield (state, record) after every round of an experiment, first those before training: a loop of your own.
+
+    Nothing is written and nothing watches; a state is a value, and `fedfault run` adds the folder and the detectors.
+    """
+    from fedfault.rounds.engine import begin
+    from fedfault.rounds.engine import rounds as run_rounds
+    from fedfault.setup.experiment import prepare
+
+    source: Config = config.folder / "config.yaml" if isinstance(config, Run) else config
+    fed = prepare(load_config(source, spell_words(settings, changes), plugins).experiment).federation
+    yield from run_rounds(fed, begin(fed))
+
+
+def _describe_study(file: Path | str | Mapping[str, Any], words: Sequence[str]) -> str:
+    """The call as the report of a study names it."""
+    own = "{...}" if isinstance(file, Mapping) else repr(str(file))
+    return f"fedfault.study({', '.join([own, *map(repr, words)])})"
+
+
+def _find_folder(run: Where) -> Path:
+    return run.folder if isinstance(run, Run) else Path(run)
+
+
+def _check_alone() -> None:
+    if (count := this_process().count) > 1:
+        raise UserError(
+            f"{count} processes of torchrun share `fedfault run` and `fedfault resume` only; start this one alone"
+        )
+
+
+def _name_plugins(plugins: Sequence[str]) -> builtins.list[str]:
+    return [word for plugin in plugins for word in ("--plugin", plugin)]
+
+
+def _make_argv(config: Config, words: Sequence[str], plugins: Sequence[str]) -> builtins.list[str]:
+    """The words of the command that makes the same run."""
+    own = spell_words(config, {}) if isinstance(config, Mapping) else [] if config is None else [str(config)]
+    return ["run", *own, *words, *_name_plugins(plugins)]

@@ -1,0 +1,49 @@
+"""The trained model of a run folder as transformers and PEFT have it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedfault.backbones.load import load_backbone, locate_model
+from fedfault.errors import UserError
+from fedfault.runs.recorded import RunData
+
+
+def load_adapter(run: RunData, folder: Path) -> Any:
+    """Load an adapter of a run as a PEFT model on its base. Raises `UserError` without PEFT, and for a `partial` run."""
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{run.folder} has trained layers and no adapter (model.trainable={run.setting('model', 'trainable')}); "
+            "Run.model() is the model with them"
+        )
+    try:
+        from peft import PeftModel
+    except ImportError as e:
+        raise UserError("peft is not installed; pip install peft") from e
+    return PeftModel.from_pretrained(load_base(run), str(folder)).eval()
+
+
+def load_trained(run: RunData, folder: Path) -> Any:
+    """Load the base of a run with the layers that it has trained in full."""
+    from safetensors.torch import load_file
+
+    base = load_base(run)
+    _, unknown = base.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)
+    if unknown:
+        raise UserError(
+            f"{folder} holds layers that {run.setting('model', 'name')} does not have: {', '.join(unknown)}"
+        )
+    return base
+
+
+def load_base(run: RunData) -> Any:
+    """Load the frozen model that a run began with, as transformers has it."""
+    name, labelled = str(run.setting("model", "name")), run.labelled
+    quantization = str(run.setting("model", "quantization") or "none")
+    if quantization != "none":
+        return load_backbone(name, quantization=quantization, headless=labelled).model
+    import transformers
+
+    made = transformers.AutoModel if labelled else transformers.AutoModelForCausalLM
+    return made.from_pretrained(locate_model(name)).eval()

@@ -1,0 +1,179 @@
+"""`Run`: a run folder as an object, with its tables, its verdict and its trained model."""
+
+from __future__ import annotations
+
+import base64
+import html
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedfault.api.frames import describe_stop, tabulate_clients, tabulate_findings, tabulate_rounds
+from fedfault.errors import UserError, suggest
+from fedfault.report.verdict import Verdict, read_verdict
+from fedfault.runs.files import check_run
+from fedfault.runs.read import read_run
+from fedfault.runs.recorded import RunData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from peft import PeftModel
+
+
+class Run:
+    """A run by its folder: finished, stopped or still under way. Everything is read when it is asked for.
+
+    Raises `UserError` for a folder that holds no run, and, when asked, for damaged files and for what is not there yet.
+    """
+
+    folder: Path
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        check_run(self.folder)
+
+    @cached_property
+    def data(self) -> RunData:
+        """The run as it was recorded when this was first asked for; `reload` reads it again."""
+        return read_run(self.folder)
+
+    def reload(self) -> Run:
+        """Return the run as it is now, which may have more rounds."""
+        return Run(self.folder)
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.data.name
+
+    @property
+    def status(self) -> str:
+        """`running` (or killed), `stopped` by an alarm, `finished`, or `incomplete` without a manifest."""
+        return check_run(self.folder)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved configuration as plain values."""
+        return self.data.config
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What made the run: versions, commit, command, fingerprints of model and data."""
+        return self.data.manifest
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """A row a round: `loss`, `loss/SET`, metrics of labels, `tokens`, `bytes_up`, `bytes_down`, `seconds`, probes."""
+        return tabulate_rounds(self.data)
+
+    @property
+    def clients(self) -> pd.DataFrame:
+        """A row for every round and client that took part in it, by both numbers."""
+        return tabulate_clients(self.data)
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """A row for every finding of a detector; none where no detector found anything."""
+        return tabulate_findings(self.data)
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """What the run came to, as in metrics.json: `initial`, `final` and `best` scores, cost, fairness, verdict."""
+        if not self.data.metrics:
+            raise describe_stop(self.folder, self.data, "metrics")
+        return self.data.metrics
+
+    @property
+    def verdict(self) -> Verdict:
+        """The state of the run in a word and a sentence, and how sure that is."""
+        found = read_verdict(self.data)
+        if found is None:
+            raise describe_stop(self.folder, self.data, "verdict")
+        return found
+
+    def report(self) -> Path:
+        """Write report.html and the plots again, and return the page."""
+        from fedfault.report.render import render_report
+
+        return render_report(self.folder)
+
+    def plot(self, name: str = "loss_by_topic", file: Path | str | None = None, *, dpi: float = 150) -> Figure:
+        """Return a figure of the report, and write it to a PNG file if one is named. Raises `UserError` for another name."""
+        from fedfault.report import gallery
+
+        if name not in gallery.FIGURES:
+            raise UserError(f"no figure {name!r}{suggest(name, gallery.FIGURES)} (known: {', '.join(gallery.FIGURES)})")
+        figure = gallery.FIGURES[name](self.data)
+        if figure is None:
+            raise UserError(f"{self.folder} has nothing to show in the figure {name!r}")
+        if file is not None:
+            gallery.write_png(figure, Path(file), dpi)
+        return figure
+
+    def adapter(self, round: int | None = None) -> PeftModel:
+        """Return the server's adapter as a PEFT model on its base: of the end, or after a round that has a checkpoint."""
+        from fedfault.api.models import load_adapter
+
+        if round is None:
+            return load_adapter(self.data, self._find_adapter("adapter"))
+        from fedfault.session.checkpoints import export_round
+
+        with tempfile.TemporaryDirectory() as scratch:
+            export_round(self.folder, round, Path(scratch))
+            return load_adapter(self.data, Path(scratch))
+
+    def model(self, client: int | None = None) -> Any:
+        """Return the model that a client uses at the end, its own where clients have models of their own; else the server's.
+
+        It is the base with the run's adapter, or with the layers that a `partial` run has trained.
+        """
+        from fedfault.api.models import load_adapter, load_trained
+
+        place = "adapter" if client is None else self._find_personal(client)
+        folder = self._find_adapter(place)
+        load = load_trained if self.data.setting("model", "trainable") == "partial" else load_adapter
+        return load(self.data, folder)
+
+    def _find_adapter(self, place: str) -> Path:
+        folder = self.folder / place
+        if not folder.is_dir():
+            raise describe_stop(self.folder, self.data, "adapter")
+        return folder
+
+    def _find_personal(self, client: int) -> str:
+        """The folder of a client's own model; that of the server's where no client has one."""
+        from fedfault.session.training import name_folders
+
+        N = self.data.num_clients
+        if not 0 <= client < N:
+            raise UserError(f"{self.folder} has no client {client}; they are 0 to {N - 1}")
+        if not (self.folder / "adapter" / "clients").is_dir():
+            return "adapter"
+        return f"adapter/clients/{name_folders(self.data.client_names, N)[client]}"
+
+    def _repr_html_(self) -> str:
+        """The verdict and the loss picture, for notebooks."""
+        said = read_verdict(self.data)
+        head = f"{self.status}, {self.data.rounds_done} rounds" if said is None else said.title
+        lines = [f"<b>{html.escape(self.name)}</b>: {html.escape(head)}"]
+        lines += [] if said is None else [html.escape(said.sentence), f"<small>{html.escape(said.sure)}</small>"]
+        return "<br>".join(lines) + self._draw_losses()
+
+    def _draw_losses(self) -> str:
+        from fedfault.report import gallery
+        from fedfault.report.draw import render_png
+
+        figure = gallery.FIGURES["loss_by_topic"](self.data) if self.data.records else None
+        if figure is None:
+            return ""
+        picture = base64.b64encode(render_png(figure, 100)).decode()
+        return f'<br><img alt="loss by topic" style="max-width:100%" src="data:image/png;base64,{picture}">'
+
+    def __repr__(self) -> str:
+        """The folder, how far the run got and, if there is one, its verdict."""
+        said = read_verdict(self.data)
+        head = f"Run({str(self.folder)!r}): {self.status}, {self.data.rounds_done} rounds"
+        return head if said is None else f"{head}, {said.state}. {said.sentence}"

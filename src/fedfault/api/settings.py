@@ -1,0 +1,81 @@
+"""Settings from Python: keyword arguments and mappings become the `key=value` words that the command line takes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfault.config.changes import flatten_settings
+from fedfault.config.files import COMMAND_LINE, dump, nest_settings, write_setting
+from fedfault.config.layers import parse_command_line, read_layers
+from fedfault.config.loading import Loaded, load, resolve
+from fedfault.config.shipped import find_configuration
+from fedfault.errors import UserError
+from fedfault.studies.file import OWN
+
+Config = str | Path | Mapping[str, Any] | None  # a file or the name of one that ships, settings, or where to start from
+
+
+def spell_words(settings: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> list[str]:
+    """Spell settings as `key=value`: nested or dotted keys, and keyword arguments with `__` for the dots.
+
+    >>> spell_words({"training": {"lr": 1e-3}}, {"data__partition": "iid", "seed": 1})
+    ['training.lr=0.001', 'data.partition=iid', 'seed=1']
+    """
+    flat = {**flatten_settings(settings or {}), **{key.replace("__", "."): value for key, value in keywords.items()}}
+    return [write_setting(key, _make_plain(value)) for key, value in flat.items()]
+
+
+def load_config(config: Config, words: Sequence[str], plugins: Sequence[str]) -> Loaded:
+    """Load an experiment as `config.loading.load` does; a mapping is a configuration of its own, `_base_` included."""
+    with name_place():
+        if not isinstance(config, Mapping):
+            return load(config, words, plugins)
+        own = {key: value for key, value in config.items() if key != "_base_"}
+        base = read_layers(find_configuration(config["_base_"])) if "_base_" in config else []
+        return resolve([*base, parse_command_line(spell_words(own, {})), parse_command_line(words)], plugins)
+
+
+@contextlib.contextmanager
+def write_study(file: Path | str | Mapping[str, Any]) -> Iterator[Path | str]:
+    """Within the block, a study that is a mapping is a file; one that is a file already stays where it is."""
+    if not isinstance(file, Mapping):
+        yield file
+        return
+    own = {key: value for key, value in file.items() if key in OWN}
+    if "_base_" in file:
+        own["_base_"] = str(find_configuration(file["_base_"]).resolve())
+    flat = flatten_settings({key: value for key, value in file.items() if key not in own})
+    settings = nest_settings({tuple(key.split(".")): value for key, value in flat.items()})
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "study.yaml"
+        path.write_text(dump(_make_plain({**own, **settings})), encoding="utf-8")
+        try:
+            yield path
+        except UserError as e:
+            raise UserError(re.sub(rf"{re.escape(str(path))}(:\d+)?", "the study", str(e))) from None
+
+
+@contextlib.contextmanager
+def name_place() -> Iterator[None]:
+    """Within the block, errors name the settings of the caller in the place of the command line, which there is none."""
+    try:
+        yield
+    except UserError as e:
+        told = re.sub(rf"^{COMMAND_LINE}:", "settings:", str(e), flags=re.MULTILINE)
+        raise UserError(told.replace(f"({COMMAND_LINE})", "(settings)")) from None
+
+
+def _make_plain(value: Any) -> Any:
+    """A value in types that YAML has: numbers of numpy, tuples and paths are those of Python, lists and text."""
+    if isinstance(value, list | tuple):
+        return [_make_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        return {key: _make_plain(one) for key, one in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if hasattr(value, "item") and not isinstance(value, type) else value

@@ -1,0 +1,30 @@
+"""The model of one round out of a run's checkpoints, as the folder that a finished run has for its last one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedfault.backbones.export import export_adapter
+from fedfault.backbones.load import Say, say_nothing
+from fedfault.config.loading import load
+from fedfault.data.labelled import list_classes
+from fedfault.runs.folder import RunFolder
+from fedfault.session.provenance import check_same_inputs
+from fedfault.session.rollback import find_own_settings
+from fedfault.setup.experiment import prepare
+
+
+def export_round(path: Path, round: int, target: Path, say: Say = say_nothing) -> None:
+    """Write the server's adapter after a round of a run to the folder `target`, in PEFT's format.
+
+    Raises `UserError` for a round without a checkpoint, and where model or data are no longer those of the run.
+    """
+    folder = RunFolder.open(path)
+    folder.check_checkpoint(round)
+    manifest = folder.read_json("manifest.json")
+    p = prepare(load(folder.path / "config.yaml", find_own_settings(manifest)).experiment, say)
+    check_same_inputs(manifest, p)
+    state, _ = folder.load(p.federation.task.layout, p.model.device, round)
+    card = f"The server's adapter after round {round} of the run {p.config.experiment_name}.\n"
+    labels = list_classes(p.config, p.split.corpus)
+    export_adapter(target, p.backbone, p.model, state.adapter, card, state.base, labels)

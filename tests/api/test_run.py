@@ -1,0 +1,140 @@
+"""`import fedfault as ff`: runs as objects, and that they are the runs of the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import fedfault as ff
+import small
+from fedfault.api.frames import tabulate_clients
+from fedfault.report import gallery
+from fedfault.runs.recorded import RunData
+from small import WORDS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery, "FIGURES", {name: gallery.FIGURES[name] for name in ("loss_by_topic",)})
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> ff.Run:
+    """A finished run, made by the public function."""
+    folder = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDFAULT_CACHE", str(folder / "cache"))
+        return ff.run("quickstart", {**WORDS, "logging.results_dir": folder}, quiet=True)
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_it_is_the_run_of_the_command_line(made, tmp_path):
+    assert small.final(small.start(tmp_path)) == small.final(small.RunFolder(made.folder))
+    assert made.manifest["command"].startswith("fedfault run quickstart federation.total_clients=3 ")
+    assert (made.status, made.name, made.config["training"]["local_steps"]) == ("finished", "quickstart", 2)
+
+
+def test_its_tables_have_what_was_recorded(made):
+    records = made.data.records
+    assert made.rounds["loss"].tolist() == [r.scores["validation"].loss for r in records]
+    assert made.rounds.loc[2, "bytes_up"] == records[2].bytes_up
+    assert made.rounds.loc[3, "update_norm"] == records[3].probes["update_norm"]
+    assert pd.isna(made.rounds.loc[0, "update_norm"])
+    first = records[1].clients[0]
+    assert made.clients.loc[(1, first.client), "loss"] == first.loss
+    assert len(made.clients) == sum(len(r.clients) for r in records)
+    assert list(made.findings.columns)[:3] == ["round", "detector", "level"]
+    assert made.metrics["rounds"] == 3
+    assert made.verdict.sentence in made._repr_html_()
+    assert "data:image/png;base64," in made._repr_html_()
+    assert repr(made).startswith(f"Run('{made.folder}'): finished, 3 rounds, ")
+
+
+def test_every_column_is_on_the_page_about_python(made):
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    own = [c for c in made.rounds.columns if not c.startswith("loss/") and c not in made.data.records[-1].probes]
+    own += [c for c in made.clients.columns if c not in made.data.records[-1].clients[0].probes]
+    assert not [c for c in [*own, *made.clients.index.names, *made.findings.columns] if f"`{c}`" not in page]
+
+
+def test_a_fork_and_a_comparison_have_numbers(made):
+    other = ff.fork(made, round=1, training__lr=1e-3, quiet=True)
+    assert other.manifest["parent"]["changes"] == {"training.lr": [made.config["training"]["lr"], 1e-3]}
+    found = ff.compare([made, other])
+    row = found.differences.set_index("over").loc["clients"]
+    ends = [run.rounds.filter(like="loss/client/").iloc[-1] for run in (other, made)]
+    assert row["mean"] == pytest.approx((ends[0] - ends[1]).mean())
+    assert row["low"] < row["mean"] < row["high"]
+    assert found.page.is_file()
+    assert list(found.table.index) == ["quickstart", "quickstart-fork"]
+    assert {run.name for run in ff.runs(made.folder.parent)} == {"quickstart", "quickstart-fork"}
+    assert ff.diagnose(made).verdict == made.verdict
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_adapters_are_peft_models_of_the_end_and_of_a_round(made):
+    pytest.importorskip("peft")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    end, early, same, client = (
+        m(input_ids=ids).logits for m in (made.adapter(), made.adapter(1), made.adapter(3), made.model(2))
+    )
+    assert torch.equal(end, same)
+    assert torch.equal(end, client)  # clients have no models of their own
+    assert not torch.equal(end, early)
+
+
+def test_what_is_not_there_is_told_with_what_to_do(made, tmp_path):
+    for call, told in (
+        (lambda: made.adapter(9), "has no checkpoint of round 9; there are those of rounds 0 to 3"),
+        (lambda: made.model(3), "has no client 3; they are 0 to 2"),
+        (lambda: made.plot("lossbytopic"), "no figure 'lossbytopic'; did you mean 'loss_by_topic'?"),
+        (lambda: ff.open(tmp_path), "is not a run folder"),
+        (lambda: ff.runs(tmp_path), "holds no run"),
+    ):
+        with pytest.raises(ff.UserError) as e:
+            call()
+        assert told in str(e.value)
+
+
+def test_an_unfinished_and_a_damaged_run_say_so(made, tmp_path):
+    folder = tmp_path / "begun"
+    shutil.copytree(made.folder, folder)
+    for name in ("metrics.json", "clients.parquet"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "adapter")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    lines = (folder / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (folder / "rounds.jsonl").write_text("".join(lines[:2]))
+    begun = ff.open(folder)
+    assert (begun.status, len(begun.rounds), len(begun.clients)) == ("running", 2, 2)
+    for part in (lambda: begun.metrics, lambda: begun.verdict, begun.adapter):
+        with pytest.raises(
+            ff.UserError, match=r"has no \w+ yet: 1 of 3 rounds are recorded; ff\.resume\(.*\) finishes the run"
+        ):
+            part()
+    (folder / "rounds.jsonl").write_text("")
+    with pytest.raises(ff.UserError, match=r"has no rounds yet: it was stopped before the first one"):
+        _ = begun.reload().rounds
+    (folder / "rounds.jsonl").write_text("".join([lines[0], "{broken\n", lines[2]]))
+    with pytest.raises(ff.UserError, match=r"rounds\.jsonl is corrupt: line 2 is not a round record"):
+        _ = begun.reload().rounds
+
+
+def test_a_loop_of_ones_own_sees_the_numbers_of_the_run(made):
+    seen = [(state.round, record.scores["validation"].loss) for state, record in ff.rounds(made)]
+    assert seen == list(made.rounds["loss"].items())
+
+
+def test_a_run_without_clients_in_a_round_has_an_empty_table(made):
+    assert len(tabulate_clients(RunData(made.folder, made.data.records[:1]))) == 0

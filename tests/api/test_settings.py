@@ -1,0 +1,56 @@
+"""Settings from Python: how they are spelled, and that errors speak of them and not of a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedfault.api.settings import load_config, spell_words, write_study
+from fedfault.config.loading import load
+from fedfault.errors import UserError
+from fedfault.studies.file import load_study
+
+
+def test_nested_dotted_and_keyword_settings_are_the_same_words():
+    words = ["training.lr=0.001", "data.partition.name=iid"]
+    assert spell_words({"training": {"lr": 1e-3}, "data.partition.name": "iid"}, {}) == words
+    assert spell_words(None, {"training__lr": 1e-3, "data__partition__name": "iid"}) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (np.float64(0.5), "a=0.5"), (np.int64(3), "a=3"), (None, "a=null"), (True, "a=true"), ("true", "a='true'"),
+        (("q", "v"), "a=[q, v]"), (Path("x/y"), "a=x/y"), ("two words", "a=two words"), ([], "a=[]"),
+    ],
+)  # fmt: skip
+def test_every_value_reads_back_as_what_it_was(value, word):
+    assert spell_words({"a": value}, {}) == [word]
+
+
+def test_a_mapping_is_a_configuration_and_a_file_with_changes_is_one():
+    own = load_config({"_base_": "quickstart", "training": {"lr": 1e-2}}, ["seed=3"], ())
+    assert own.resolved == load("quickstart", ["training.lr=1e-2", "seed=3"]).resolved
+    assert load_config({}, [], ()).resolved == load_config({"seed": 0}, [], ()).resolved  # the defaults, no quickstart
+
+
+def test_errors_speak_of_settings():
+    with pytest.raises(UserError, match=r"^settings: no key 'lrr' in section training; did you mean 'lr'"):
+        load_config("quickstart", ["training.lrr=1"], ())
+    with pytest.raises(UserError, match=r"^settings: plugins: there is no file nope\.py"):
+        load_config("quickstart", [], ["nope.py"])
+
+
+def test_a_study_can_be_a_mapping_with_nested_or_dotted_settings():
+    own = {"_base_": "quickstart", "training.lr": 1e-2, "arms": {"a": {}, "b": {"federation.algorithm": "fedprox"}}}
+    with write_study(own) as path:
+        found = load_study(path, ["seeds=2"])
+    assert [cell.name for cell in found.study.cells] == ["a", "b"]
+    assert {loaded.experiment.training.lr for loaded in found.configs.values()} == {1e-2}
+    with (
+        pytest.raises(UserError, match=r"^the study: no key 'trainings' at the top level"),
+        write_study({"trainings": 1}) as path,
+    ):
+        load_study(path)
