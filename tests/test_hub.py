@@ -92,6 +92,11 @@ def served(tmp_path_factory) -> Path:
     (data / "some/gated/.gated").touch()
     make_model(root / "models/some/gated")
     (root / "models/some/gated/.gated").touch()
+    make_model(root / "models/some/pinned/.branches/v2")
+    pinned = data / "some/pinned/.branches/v2"
+    make_dataset(pinned, None, {"train": texts(40, "h", **label), "validation": texts(8, "i", **label)})
+    (root / "models/some/pinned/README.md").write_text("moved to the branch v2")
+    (data / "some/pinned/README.md").write_text("moved to the branch v2")
     make_model(root / "models/some/cut")
     (root / "models/some/cut/.cut").touch()
     return root
@@ -190,6 +195,39 @@ def test_what_the_hub_refuses_is_said_and_a_cut_download_goes_on(served, tmp_pat
     assert "model.name=micro" in missing
     assert "data.dataset=registers" in gated_data
     assert "some/missing" in missing_data
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_revision_of_a_model_and_of_ones_own_data_is_reached_and_named_where_they_are_recorded(served, tmp_path):
+    """Neither has files on the branch main; the adapter says the revision to PEFT, and the run goes on without network."""
+    words = [
+        "-m",
+        "fedfault",
+        "run",
+        "data.dataset=text",
+        "data.path=hf://datasets/some/pinned@v2",
+        "data.partition=iid",
+    ]
+    words += ["model.name=some/pinned@v2", "evaluation.general=none", "training.local_steps=1", "-q", *SMALL]
+    with loopback_hub.serve(served) as (address, _):
+        first = python([*words, "experiment_name=first"], tmp_path, address)
+        assert first.returncode == 0, first.stderr
+        main = python([*words, "experiment_name=main", "data.path=hf://datasets/some/pinned"], tmp_path, address)
+        wrong = python([*words, "experiment_name=wrong", "data.path=hf://datasets/some/pinned@v3"], tmp_path, address)
+    again = python([*words, "experiment_name=again"], tmp_path, NOBODY)
+    assert again.returncode == 0, again.stderr
+    assert (main.returncode, wrong.returncode) == (2, 2)
+    assert "no file in it that ends in one of .csv" in main.stderr
+    assert "hf://datasets/some/pinned@v3 cannot be had" in wrong.stderr
+    run = tmp_path / "results/first"
+    said = json.loads((run / "manifest.json").read_text())
+    commit = loopback_hub.commit_of(served / "datasets/some/pinned/.branches/v2")
+    assert said["corpus"]["source"] == f"Hugging Face Hub some/pinned at {commit}"
+    assert said["corpus"]["documents"] == {"train": 40, "validation": 8}
+    assert (said["model"]["source"], said["model"]["revision"]) == ("some/pinned", "v2")
+    assert json.loads((run / "adapter/adapter_config.json").read_text())["revision"] == "v2"
+    assert "from_pretrained('some/pinned', revision='v2', dtype" in (run / "adapter/README.md").read_text()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,34 @@ def test_damaged_weights_are_explained(tmp_path):
     folder = saved(tmp_path / "model", tiny_llama())
     (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
     with pytest.raises(UserError, match="cannot load model"):
+        load_backbone(str(folder))
+
+
+@pytest.mark.parametrize("headless", [False, True])
+@pytest.mark.parametrize("method", ["gptq", "bitsandbytes", "fp8"])
+def test_weights_that_are_quantised_already_are_refused_whatever_the_method(tmp_path, method, headless):
+    folder = saved(tmp_path / "model", tiny_llama())
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(said | {"quantization_config": {"quant_method": method, "bits": 4, "load_in_4bit": True}})
+    )
+    with pytest.raises(UserError, match=rf"weights are quantised already \({method}\).*model\.quantization=4bit"):
+        load_backbone(str(folder), headless=headless)
+
+
+def test_a_folder_without_a_tokenizer_is_explained(tmp_path):
+    folder = saved(tmp_path / "model", tiny_llama())
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer that can be read; put the files of its tokenizer"):
+        load_backbone(str(folder))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_the_pointer_of_git_lfs_is_not_the_model(tmp_path, name):
+    folder = saved(tmp_path / "model", tiny_llama())
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n")
+    with pytest.raises(UserError, match=rf"{name}: is a pointer of Git LFS"):
         load_backbone(str(folder))
 
 

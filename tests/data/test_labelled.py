@@ -249,6 +249,24 @@ def test_a_class_that_only_validation_has_is_an_error_unless_it_is_named(tmp_pat
     assert list_classes(exp, load_corpus(exp)) == tuple(names)
 
 
+@pytest.mark.parametrize(
+    ("train", "says"),
+    [
+        (["Pos", "neg", "pos"] * 4, r"classes 'Pos' \(4 training texts\) and 'pos' \(4\), which differ in case"),
+        (["True", "False", "true"] * 4, "'True' .* and 'true'"),
+        (["a  b", "a b", "c"] * 4, "'a  b' .* and 'a b'"),
+        (["a\uff11", "a1", "c"] * 4, "'a1' .* and 'a\uff11'"),
+    ],
+)
+def test_classes_that_are_written_alike_are_an_error_unless_they_are_named(tmp_path, train, says):
+    of = write_sides(tmp_path, train, train[:3])
+    exp = experiment(*of)
+    with pytest.raises(UserError, match=says):
+        count_outputs(exp, load_corpus(exp))
+    exp = experiment(*of, f"data.label_names=[{','.join(map(repr, train[:3]))}]")
+    assert list_classes(exp, load_corpus(exp)) == tuple(train[:3])
+
+
 def test_the_classes_of_a_source_are_an_error_too_where_training_has_not_all_of_validation(tmp_path):
     path = Path(glue(tmp_path, "SST-2"))
     train = next(path.rglob("train.tsv"))

@@ -15,6 +15,11 @@ def test_numbers_that_are_equal_are_one_name_whatever_their_type():
     assert read("0.0", "-0.0", -1, "-1.0", 2.5, "2.50") == ["0", "0", "-1", "-1", "2.5", "2.50"]
 
 
+def test_a_letter_with_its_accent_is_one_name_however_it_is_written():
+    assert set(read("caf\u00e9", "cafe\u0301")) == {"caf\u00e9"}
+    assert read("cafe\u0301", names=False) == ["cafe\u0301"]  # a text stays as it is
+
+
 def test_nan_none_and_blanks_are_nothing():
     assert set(read(float("nan"), None, "", " \n", Decimal("NaN"))) == {""}
     assert read_column("here", [{}], "label") == [""]

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -119,7 +121,6 @@ def test_a_json_list_says_how_it_becomes_jsonl(tmp_path):
     assert "a JSON list of 2" in files.explain_ending(tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"text": "a"}\n{"text": "b"}')
     assert "rename it to a.jsonl" in files.explain_ending(tmp_path / "a.json")
-    assert files.explain_ending(tmp_path / "a.xlsx") == ""
     (tmp_path / "a.jsonl").write_text('[{"text": "a"}]')
     with pytest.raises(UserError, match="is it a JSON list"):
         files.read_rows(tmp_path / "a.jsonl")
@@ -131,10 +132,63 @@ def test_a_json_list_says_how_it_becomes_jsonl(tmp_path):
         ({"messages": [{"role": "user", "content": "a"}]}, "messages holds conversations"),
         ({"instruction": "a", "input": "b", "output": "c"}, r"data\.text_columns=\[instruction,input,output\]"),
         ({"prompt": "a", "completion": "b"}, r"data\.text_columns=\[prompt,completion\]"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "these are preferences"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"preferences.*data\.text_columns=\[prompt,chosen\]$"),
+        ({"chosen": "b", "rejected": "c"}, r"preferences.*data\.text_columns=\[chosen\]$"),
+        ({"text|label": "a|b"}, "the header has bars: write commas"),
         ({"text;label": "a;1"}, "the header has semicolons"),
     ],
 )
 def test_instruction_data_and_other_separators_are_named_as_what_they_are(tmp_path, column, hint):
     with pytest.raises(UserError, match=hint):
         files.check_columns(tmp_path, [column], ["text"], "data.text_columns")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
+def test_the_pointer_of_git_lfs_is_not_the_file(tmp_path, name):
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(
+        UserError, match=r"is a pointer of Git LFS and not the file itself; fetch it with `git lfs pull`"
+    ):
+        files.read_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('{"text": "a"},\n{"text": "b"},\n', "line 1 is not JSON.*no comma between them"),
+        ('{\n "text": "a"\n}\n', "line 1 is not JSON.*an object over several lines"),
+        ('[\n{"text": "a"}\n]\n', "line 1 is not JSON.*is it a JSON list"),
+    ],
+)
+def test_json_that_is_no_object_a_line_is_told_from_broken_json(tmp_path, written, said):
+    (tmp_path / "a.jsonl").write_text(written)
+    with pytest.raises(UserError, match=said):
+        files.read_rows(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "said"),
+    [
+        ("a.json", '[{"text": "a"}]', r"a JSON list of 1, which is .*json\.load\(open\('a\.json'\)\)\]"),
+        ("a.json", '{"version": 1, "data": [{"text": "a"}, {"text": "b"}]}', r"a JSON list of 2, .*\)\['data'\]\]\""),
+        ("a.json", '{"text": ["a", "b"]}', "an object a line and is called .jsonl"),
+        ("a.jsonl.gz", "", "; unpack it first"),
+        ("a.xlsx", "", "; save the sheet as CSV in UTF-8"),
+        ("a.arrow", "", "to_parquet"),
+        ("a.ndjson", "", "; rename it to a.jsonl"),
+        ("a.docx", "", "^$"),
+    ],
+)
+def test_a_file_of_another_ending_is_explained(tmp_path, name, written, said):
+    (tmp_path / name).write_text(written)
+    assert re.search(said, files.explain_ending(tmp_path / name))
+
+
+def test_the_code_that_writes_an_object_a_line_does(tmp_path):
+    (tmp_path / "a.json").write_text('{"data": [{"text": "a"}, {"text": "b"}]}')
+    code = re.search(r'python -c "(.*)" >', files.explain_ending(tmp_path / "a.json"))[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == '{"text": "a"}\n{"text": "b"}\n'

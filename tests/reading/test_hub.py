@@ -60,3 +60,26 @@ def test_the_source_names_the_revision(datasets, monkeypatch):
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: splits)
     assert hub.load_splits("x/y", "z")[1] == f"Hugging Face Hub x/y z at {'ab12' * 10}"
+
+
+def test_a_name_on_the_hub_may_say_a_revision():
+    assert hub.split_revision("org/name@refs", "model.name") == ("org/name", "refs")
+    for name in ("org/name@", "@main"):
+        with pytest.raises(UserError, match=rf"model\.name={name}: write ORG/NAME@REVISION"):
+            hub.split_revision(name, "model.name")
+
+
+@pytest.mark.parametrize("address", ["hf://org/name", "hf://datasets/name", "hf://datasets/a/b@"])
+def test_an_address_that_names_no_data_set_is_refused_before_anybody_is_asked(address, monkeypatch):
+    monkeypatch.setattr(hub, "is_reachable", lambda: pytest.fail("asked the Hub"))
+    with pytest.raises(UserError, match=r"write (hf://datasets/ORG/NAME|ORG/NAME@REVISION)"):
+        hub.fetch_data(address, [".csv"])
+
+
+def test_a_place_in_the_hubs_cache_is_named_by_repository_and_commit(tmp_path):
+    below = tmp_path / "hub/datasets--org--my-data/snapshots/0abc/train.csv"
+    below.parent.mkdir(parents=True)
+    below.touch()
+    assert hub.name_place(below) == "Hugging Face Hub org/my-data at 0abc: train.csv"
+    assert hub.name_place(below.parent) == "Hugging Face Hub org/my-data at 0abc"
+    assert hub.name_place(tmp_path) == f"folder {tmp_path.resolve()}"

@@ -44,7 +44,7 @@ def test_a_folder_without_train_is_explained(tmp_path):
         (
             "validation",
             "validation.csv valid.csv VAL.csv val_01.csv dev.tsv Dev-Set.csv devset.csv DEV.csv imdb.dev.csv heldout.csv "
-            "held-out.csv hold_out.csv HeldOut.csv ValidationSet.csv development.csv reviews-validation.csv",
+            "held-out.csv hold_out.csv validate.csv HeldOut.csv ValidationSet.csv development.csv reviews-validation.csv",
         ),
         (
             "train",

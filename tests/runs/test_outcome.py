@@ -82,3 +82,10 @@ def test_the_best_round_is_the_first_with_the_lowest_finite_loss():
     assert find_best_round([record(t, validation=loss) for t, loss in enumerate(losses)]) == 2
     assert find_best_round([record(0, validation=float("nan")), RoundRecord(1)]) is None
     assert find_best_round([]) is None
+
+
+def test_labels_whose_metrics_are_not_defined_have_a_loss_and_no_perplexity():
+    """The correlation with scores that are all the same: without it a squared error would pass for nats of a token."""
+    found = summarise_run([record(0, validation=9.0), record(1, validation=8.0)], labelled=True)
+    assert found["final"]["validation"] == {"loss": 8.0, "tokens": 100}
+    assert summarise_run([record(0, validation=9.0)])["final"]["validation"]["perplexity"] == pytest.approx(math.e**9)

@@ -261,3 +261,9 @@ def test_trackio_itself_keeps_one_run_over_two_starts(tmp_path, monkeypatch):
         rows = db.execute("select run_name, step from metrics order by step").fetchall()
         assert rows == [("mine", 0), ("mine", 1), ("mine", 2)]
         assert db.execute("select count(distinct run_id) from metrics").fetchone() == (1,)
+
+
+def test_labels_whose_metrics_are_not_defined_have_no_perplexity():
+    record = RoundRecord(0, scores={"validation": Score(9.0, 4)})
+    assert "scores/validation/perplexity" not in collect_numbers(record, labelled=True)
+    assert "scores/validation/perplexity" in collect_numbers(record)

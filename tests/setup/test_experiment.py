@@ -126,6 +126,13 @@ def test_a_token_without_an_embedding_is_refused_before_training(tmp_path):
         prepare(of_texts(tmp_path, [f"{line} A zebra." for line in LINES], name))
 
 
+def test_a_table_of_embeddings_that_clients_train_has_its_tokens_checked_too(tmp_path):
+    """It is opened up for clients before their texts are."""
+    changes = ["model.trainable=partial", "model.partial.last_blocks=0", "model.partial.modules=[embed_tokens]"]
+    p = prepare(of_texts(tmp_path, LINES, *changes))
+    assert [site.shape for site in p.model.layout.sites] == [(4096, 128)]
+
+
 def test_a_pair_that_an_alarm_would_lead_to_is_refused_before_anything_is_loaded():
     said: list[str] = []
     exp = load("quickstart", ["federation.on_failure=cluster", "federation.aggregation=flora"]).experiment

@@ -53,6 +53,7 @@ def render_card(
     loader = jinja2.PackageLoader("fedfault", "backbones")
     environment = jinja2.Environment(loader=loader, autoescape=False, keep_trailing_newline=True)
     return environment.get_template("card.md").render(
+        base=", revision=".join(repr(part) for part in (source, backbone.revision) if part),
         head=yaml.safe_dump(head, sort_keys=False).strip(),
         exp=exp,
         corpus=corpus,

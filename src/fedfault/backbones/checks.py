@@ -224,8 +224,8 @@ def choose_separator(name: str, model: Any, tokenizer: Any) -> int:
 
 
 def check_tokens(name: str, model: Any, tokenizer: Any, rows: Iterable[Tensor]) -> None:
-    """Raise `UserError` if a token of the rows has no embedding."""
-    size = model.get_input_embeddings().weight.shape[0]
+    """Raise `UserError` if a token of the rows has no embedding; the model may be opened up for clients already."""
+    size = model.get_input_embeddings().num_embeddings
     largest = max((int(ids.max()) for ids in rows if ids.numel()), default=0)
     if largest >= size:
         raise UserError(

@@ -158,7 +158,7 @@ class CohortEmbedding(nn.Module):
     def __init__(self, base: nn.Embedding, slots: Slots, name: str) -> None:
         super().__init__()
         self.slots, self.name, self.shape = slots, name, tuple(base.weight.shape)
-        self.dtype = base.weight.dtype
+        self.num_embeddings, self.dtype = base.num_embeddings, base.weight.dtype
 
     def forward(self, ids: Tensor) -> Tensor:
         """(K*B, T) -> (K*B, T, d)."""

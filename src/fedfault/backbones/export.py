@@ -128,6 +128,7 @@ def _peft_config(backbone: Backbone, model: CohortModel, r: int, prefix: str) ->
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if model.scorer is None else "FEATURE_EXTRACTION",
         "base_model_name_or_path": backbone.source,
+        **({"revision": backbone.revision} if backbone.revision else {}),
         "r": r,
         "lora_alpha": model.layout.scaling * r,
         "lora_dropout": 0.0,

@@ -32,6 +32,7 @@ from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
 from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.processes import this_process
 from fedfault.reading import hub
+from fedfault.reading.files import check_fetched
 from fedfault.storage import cache_dir, write_folder_atomically
 
 MICRO = Path(__file__).parent / "micro"
@@ -66,7 +67,7 @@ def say_nothing(line: str) -> None:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded model. `source` is what `from_pretrained` takes.
+    """A loaded model. `source` is what `from_pretrained` takes, and `revision` too: a branch, a tag or a commit, if named.
 
     separator: the token between the documents of a decoder; 0 for an encoder, which has none.
     pooling: the state that represents a text, see `scorer.pool_states`; None for a language model with its head.
@@ -81,6 +82,7 @@ class Backbone:
     fingerprint: str
     pooling: str | None = None
     quantization: str = "none"
+    revision: str | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -101,7 +103,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def locate_model(name: str, say: Say = say_nothing) -> str:
-    """Locate the model called `model.name`: a folder or a Hub id. A .gguf file is converted once, into the cache."""
+    """Locate the model called `model.name`: a folder or a Hub id, ORG/NAME or ORG/NAME@REVISION.
+
+    A .gguf file is converted once, into the cache.
+    """
     if name == "micro":
         return str(MICRO)
     if name in PACKAGES and (spec := importlib.util.find_spec(PACKAGES[name])) and spec.origin:
@@ -125,10 +130,14 @@ def locate_model(name: str, say: Say = say_nothing) -> str:
             raise UserError(
                 f"model.name={name}: the folder has no weights (*.safetensors); expected a transformers model folder"
             )
+        for file in (*path.glob("*.safetensors"), *path.glob("*.bin"), *path.glob("*.json")):
+            with file.open("rb") as opened:
+                check_fetched(file, opened.read(100))
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"model.name={name}: there is no such folder; known names: {', '.join(NAMES)}, or a Hub id")
-    return name
+    known, revision = hub.split_revision(name, "model.name")
+    return f"{HUB.get(known, known)}@{revision}" if revision else name
 
 
 def load_backbone(
@@ -151,14 +160,16 @@ def load_backbone(
     where = choose_device(device)
     if quantization != "none":
         check_platform(quantization, where)
-    source, pooling = locate_model(name, say), None
-    with notice_memory(name), contextlib.nullcontext() if Path(source).exists() else hub.ask_hub_or_cache():
+    source, pooling, revision = locate_model(name, say), None, None
+    if not (here := Path(source).exists()):
+        source, revision = hub.split_revision(source, "model.name")
+    with notice_memory(name), contextlib.nullcontext() if here else hub.ask_hub_or_cache():
         if name == "micro":
             model, tokenizer, pooling = Llama.from_folder(MICRO), FileTokenizer(MICRO), LAST if headless else None
         elif headless:
-            model, tokenizer, pooling = _load_headless(name, source)
+            model, tokenizer, pooling = _load_headless(name, source, revision)
         else:
-            model, tokenizer = _load_causal(name, source, say)
+            model, tokenizer = _load_causal(name, source, revision, say)
     if length is not None:
         check_length(name, model, length)
     chosen = choose_precision(precision, sum(p.numel() for p in model.parameters()), where, say)
@@ -179,7 +190,7 @@ def load_backbone(
         check_head(name, model)
     separator = choose_separator(name, model, tokenizer) if pooling in (None, LAST) else 0
     found = fingerprint_weights(model)
-    return Backbone(name, source, model, tokenizer, separator, chosen, found, pooling, quantization)
+    return Backbone(name, source, model, tokenizer, separator, chosen, found, pooling, quantization, revision)
 
 
 @contextlib.contextmanager
@@ -196,15 +207,18 @@ def notice_memory(name: str) -> Iterator[None]:
         ) from e
 
 
-def _load_causal(name: str, source: str, say: Say) -> tuple[Any, Any]:
+def _load_causal(name: str, source: str, revision: str | None, say: Say) -> tuple[Any, Any]:
     """Load model and tokenizer of any causal language model."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(source, **LOADING)
+        _refuse_quantised(
+            name, transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(source, revision=revision, **LOADING)
     except BROKEN as e:
         if is_out_of_memory(e):
             raise
@@ -215,15 +229,18 @@ def _load_causal(name: str, source: str, say: Say) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _load_headless(name: str, source: str) -> tuple[Any, Any, str]:
+def _load_headless(name: str, source: str, revision: str | None) -> tuple[Any, Any, str]:
     """Load model and tokenizer of any architecture with hidden states, and choose how to pool these."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model, found = transformers.AutoModel.from_pretrained(source, **LOADING)
+        _refuse_quantised(
+            name, transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        model, found = transformers.AutoModel.from_pretrained(source, revision=revision, **LOADING)
     except BROKEN as e:
         if is_out_of_memory(e):
             raise
@@ -237,11 +254,23 @@ def _load_headless(name: str, source: str) -> tuple[Any, Any, str]:
     check_numbers(name, model)
     made_up = any(key.startswith("pooler.") for key in found["missing_keys"])  # at random, as the checkpoint has none
     pooling = _choose_pooling(
-        model.eval(), source, has_pooler=getattr(model, "pooler", None) is not None and not made_up
+        model.eval(), source, revision, has_pooler=getattr(model, "pooler", None) is not None and not made_up
     )
     if pooling != POOLER and hasattr(model, "pooler"):
         model.pooler = None
     return model, tokenizer, pooling
+
+
+def _refuse_quantised(name: str, config: Any) -> None:
+    """Raise `UserError` for a model whose files hold weights that are quantised already."""
+    said = getattr(config, "quantization_config", None)
+    if said is None:
+        return
+    method = said.get("quant_method", "unknown method") if isinstance(said, dict) else type(said).__name__
+    raise UserError(
+        f"model.name={name}: its weights are quantised already ({method}), and are not trained on here; give the model "
+        "that they were made from, which model.quantization=4bit or 8bit quantises as it is loaded"
+    )
 
 
 def _check_no_adapter(name: str, model: Any) -> None:
@@ -259,22 +288,23 @@ def _refuse_adapter(name: str, config: Mapping[str, Any]) -> UserError:
     )
 
 
-def _choose_pooling(model: Any, source: str, has_pooler: bool) -> str:
+def _choose_pooling(model: Any, source: str, revision: str | None, has_pooler: bool) -> str:
     """Choose the last token for a causal model, else what a sentence encoder's folder says, else what BERT does."""
     if is_causal(model):
         return LAST
-    if read_pooling_rule(source).get("pooling_mode_mean_tokens"):
+    if read_pooling_rule(source, revision).get("pooling_mode_mean_tokens"):
         return MEAN
     return POOLER if has_pooler else FIRST
 
 
-def read_pooling_rule(source: str) -> dict[str, Any]:
+def read_pooling_rule(source: str, revision: str | None = None) -> dict[str, Any]:
     """Read the pooling rule of a sentence encoder, stored as sentence-transformers does; empty if none is there."""
     from transformers.utils import cached_file
 
     rule = cached_file(
         source,
         "1_Pooling/config.json",
+        revision=revision,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
@@ -296,6 +326,11 @@ def _explain_failure(name: str, source: str, e: Exception) -> UserError:
         return UserError(
             f"model.name={name}: this model needs code of its own (trust_remote_code), which is not run here; choose one "
             "whose architecture transformers has"
+        )
+    if "backend tokenizer" in str(e):
+        return UserError(
+            f"model.name={name}: the model has no tokenizer that can be read; put the files of its tokenizer "
+            "(tokenizer.json and tokenizer_config.json) beside its weights"
         )
     ways = "a folder with a transformers model (model.name=/path/to/folder), or model.name=micro, which ships with fedfault"
     if name == "smollm2-135m":

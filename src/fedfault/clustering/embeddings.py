@@ -83,7 +83,7 @@ def _use_own_backbone(p: Prepared) -> Encoder:
 
 def _load_other(name: str, p: Prepared) -> Encoder:
     b = load_backbone(name, device=p.config.device, headless=True)
-    rule, causal = read_pooling_rule(b.source), b.pooling == LAST
+    rule, causal = read_pooling_rule(b.source, b.revision), b.pooling == LAST
     by = FIRST if rule.get("pooling_mode_cls_token") else LAST if rule.get("pooling_mode_lasttoken") else MEAN
 
     def read(texts: Texts) -> Tensor:

@@ -127,6 +127,8 @@ def _say_allowed(error: dict[str, Any]) -> str:
         return "must be a section, with its own keys"
     if kind == "missing":
         return "is missing"
+    if kind in ("bool_type", "bool_parsing"):
+        return "must be true or false, written so"
     if kind == "string_pattern_mismatch":
         return f"must match {error['ctx']['pattern']}"
     message = re.sub(r"^\w+ should (be|have|match)", r"must \1", str(error["msg"]))

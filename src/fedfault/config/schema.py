@@ -77,7 +77,9 @@ class Partial(Section):
 class Model(Section):
     """The backbone and what of it is trained."""
 
-    name: str = Field(default="micro", description="micro (packaged), a Hub id, or a folder")
+    name: str = Field(
+        default="micro", description="micro (packaged), a Hub id (ORG/NAME or ORG/NAME@REVISION), or a folder"
+    )
     quantization: Literal["none", "8bit", "4bit"] = Field(
         default="none", description="of the linear layers of the frozen backbone, by bitsandbytes"
     )
@@ -96,7 +98,11 @@ class Data(Section):
     dataset: Component = Field(
         default=Component(name="registers"), description="the corpus by name; its options stand beside the name"
     )
-    path: str | None = Field(default=None, description="folder or file to read instead of the Hub or the package")
+    path: str | None = Field(
+        default=None,
+        description="folder or file to read instead of the corpus's own place; on the Hub: "
+        "hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE]",
+    )
     task_type: Literal["causal_lm", "classification", "regression"] = Field(
         default="causal_lm",
         description="what the model learns: the next token, a text's topic as its label, or a text's score",

@@ -32,7 +32,7 @@ def ag_news(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     own = sides.find_sides(folder, "ag_news")
     train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own[:2])
     return documents.make_corpus(
-        "ag_news", f"folder {folder.resolve()}", train, validation, sides=own, keep_repeats=keep_repeats
+        "ag_news", hub.name_place(folder), train, validation, sides=own, keep_repeats=keep_repeats
     )
 
 

@@ -129,7 +129,7 @@ def _read_examples(
     train, validation = (
         [e for file in side for e in _parse_examples(task, file, files.read_rows(file))] for side in own[:2]
     )
-    return f"folder {folder.resolve()}", own, train, validation
+    return hub.name_place(folder), own, train, validation
 
 
 def _make_corpus(task: GlueTask, path: str | None, keep_repeats: bool = False) -> Corpus:

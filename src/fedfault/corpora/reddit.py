@@ -40,7 +40,7 @@ def reddit(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     own = sides.find_sides(folder, "reddit", inside=("data", CONFIG))
     train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own[:2])
     return documents.make_corpus(
-        "reddit", f"folder {folder.resolve()}", train, validation, sides=own, keep_repeats=keep_repeats
+        "reddit", hub.name_place(folder), train, validation, sides=own, keep_repeats=keep_repeats
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedfault.errors import UserError
-from fedfault.reading import documents, files, sides
+from fedfault.reading import documents, files, hub, sides
 from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
@@ -44,7 +44,7 @@ def stackoverflow(*, path: str | None = None, keep_repeats: bool = False) -> Cor
         own = sides.sort_files(folder, _find_tables(folder))
         train, validation = ([d for file in side for d in _read_table(file)] for side in own[:2])
     return documents.make_corpus(
-        "stackoverflow", f"folder {folder.resolve()}", train, validation, sides=own, keep_repeats=keep_repeats
+        "stackoverflow", hub.name_place(folder), train, validation, sides=own, keep_repeats=keep_repeats
     )
 
 

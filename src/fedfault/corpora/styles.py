@@ -84,7 +84,7 @@ def _load_from_folder(folder: Path, places: Iterable[str]) -> Corpus:
     for place in places:
         source, read = PLACES[place]
         parts.setdefault(source, []).extend(read(folder / place))
-    return _make_corpus(f"folder {folder.resolve()}: {', '.join(places)}", parts)
+    return _make_corpus(f"{hub.name_place(folder)}: {', '.join(places)}", parts)
 
 
 def _stamp_files(folder: Path, places: Iterable[str]) -> list[tuple[str, int, int]]:

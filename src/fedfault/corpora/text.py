@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedfault.errors import UserError
-from fedfault.reading import cells, documents, files, sides
+from fedfault.reading import cells, documents, files, hub, sides
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document, Labels
 
@@ -38,7 +38,7 @@ def text(
     if not path:
         raise UserError("the corpus text needs data.path=FILE or FOLDER")
     found = files.find_path(path)
-    source = f"{'folder' if found.is_dir() else 'file'} {found.resolve()}"
+    source = hub.name_place(found)
     own = _find_files(found)
     if own.train[0].suffix.lower() == ".txt":
         given = {"text_columns": text_columns, "topic_column": topic_column, "group_column": group_column}
@@ -75,7 +75,8 @@ def _find_files(path: Path) -> sides.Sides:
     found = [file for file in everything if file.suffix.lower() in files.TABLES]
     found = found or [file for file in everything if file.suffix.lower() == ".txt"]
     if not found:
-        raise UserError(f"data.path={path}: no file in the folder ends in one of {', '.join(endings)}")
+        hint = next(filter(None, map(files.explain_ending, everything)), "")
+        raise UserError(f"data.path={path}: no file in the folder ends in one of {', '.join(endings)}{hint}")
     own, known = sides.sort_files(path, found), set(found)
     return own._replace(left_out=[*own.left_out, *(file for file in everything if file not in known)])
 

@@ -40,7 +40,7 @@ def wikitext(*, path: str | None = None) -> Corpus:
         raise UserError(f"data.path={path}: no file called train, valid or test with the ending .txt, .raw or .parquet")
     own = sides.Sides.of(used[0], used[1] if len(used) > 1 else [], seen)
     train, validation = ([d for file in side for d in split_articles(_read_text(file))] for side in own[:2])
-    source = f"folder {folder.resolve()}: {', '.join(file.name for side in used for file in side)}"
+    source = f"{hub.name_place(folder)}: {', '.join(file.name for side in used for file in side)}"
     return documents.make_corpus("wikitext", source, train, validation, sides=own)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ LISTED = 12  # classes that an error names
 def list_classes(exp: Experiment, corpus: Corpus) -> tuple[str, ...]:
     """List the names of the classes 0, 1, ...: data.label_names, the source's own, or train's topics by alphabet.
 
-    Raises `UserError` where the data has classes that are not in data.label_names, or validation has one that no text
-    for training has and data.label_names does not name: nothing can learn it.
+    Raises `UserError` where the data has classes that are not in data.label_names. Without that setting also where
+    validation has one that no text for training has, as nothing can learn it, and where two are written alike.
     """
     trained, held = ({d.topic for d in side} for side in (corpus.train, corpus.validation))
     names = tuple(exp.data.label_names or (corpus.labels and corpus.labels.names) or sorted(trained))
@@ -35,12 +36,26 @@ def list_classes(exp: Experiment, corpus: Corpus) -> tuple[str, ...]:
                 f"has: {join_names(unseen, LISTED)} (training has {join_names(sorted(trained), LISTED)}); correct the "
                 "labels, or name all classes in data.label_names if nothing shall learn these"
             )
+        _refuse_look_alikes(names, corpus)
     elif more := sorted((trained | held) - set(names)):
         raise UserError(
             f"data.label_names={join_names(names, LISTED)} is without {join_names(more, LISTED)}, which {corpus.name} "
             "has; add them"
         )
     return names
+
+
+def _refuse_look_alikes(names: Sequence[str], corpus: Corpus) -> None:
+    """Raise `UserError` if two classes differ in case, in blanks or in the width of letters only: one typed two ways."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
+        if other != name:
+            one, two = (sum(d.topic == each for d in corpus.train) for each in (other, name))
+            raise UserError(
+                f"{corpus.name} has the classes {other!r} ({one:,} training texts) and {name!r} ({two:,}), which differ in "
+                "case or blanks only; write them alike, or name all classes in data.label_names if they are two"
+            )
 
 
 def count_outputs(exp: Experiment, corpus: Corpus) -> int | None:

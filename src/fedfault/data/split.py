@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from fedfault.dealing.owners import NeedsColumn
 from fedfault.errors import UserError
 from fedfault.options import list_options
 from fedfault.reading.columns import find_naming_columns
+from fedfault.reading.files import find_path
 from fedfault.registry import build, find_builder
 from fedfault.seeds import rng
 from fedfault.text.decoding import count_text_bytes
@@ -150,7 +150,7 @@ def _offer_columns(exp: Experiment, setting: str) -> str:
     if data.path is None or setting not in list_options(find_builder("corpus", data.dataset.name)):
         return ""
     used = [*(data.text_columns or ["text"]), data.topic_column, data.group_column]
-    found = find_naming_columns(Path(data.path).expanduser(), used)
+    found = find_naming_columns(find_path(data.path), used)
     each = [f"{name} ({count:,} different values)" for name, count in found.items()]
     return f". Columns that data.{setting} could name: {', '.join(each)}" if each else ""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -44,10 +45,12 @@ def write_cell(value: Any) -> str:
 def write_name(value: Any) -> str:
     """Write a value as a name, without white space at its ends; text that is a whole number is that number too.
 
+    Letters with accents are one character each (Unicode's NFC): "e" and an accent after it is the same name as "é".
+
     >>> [write_name(v) for v in ("1.0", "1.", "1.5", "-0.0", "v1.0")]
     ['1', '1', '1.5', '0', 'v1.0']
     """
-    text = write_cell(value).strip()
+    text = unicodedata.normalize("NFC", write_cell(value).strip())
     return str(int(match[1])) if (match := _WHOLE.fullmatch(text)) else text
 
 

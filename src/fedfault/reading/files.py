@@ -11,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.errors import UserError, suggest
+from fedfault.reading import hub
 from fedfault.reading.cells import write_name
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+TEXTS = (".txt", ".raw")
 _LONGEST_FIELD = 2**31 - 1  # the csv module refuses fields of more than 131,072 characters by default
 
 Row = dict[str, Any]
 
 
 def find_path(path: str | Path) -> Path:
-    """The path with `~` expanded. Raises `UserError` if nothing is there."""
-    found = Path(path).expanduser()
+    """The path with `~` expanded, or that of the local copy of hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE].
+
+    Raises `UserError` if nothing is there.
+    """
+    on_hub = str(path).startswith(hub.SCHEME)
+    found = hub.fetch_data(str(path), (*TABLES, *TEXTS)) if on_hub else Path(path).expanduser()
     if not found.exists():
         parent = found.parent
         near = suggest(found.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else f" (nor is {parent})"
@@ -43,6 +49,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    check_fetched(path, data)
     if b"\0" in data:
         raise UserError(f"{path}: has zero bytes, so it is a binary file or UTF-16; text must be UTF-8")
     try:
@@ -55,6 +62,12 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n")
 
 
+def check_fetched(path: Path, start: bytes) -> None:
+    """Raise `UserError` if a file, of which `start` is the beginning, is the pointer that Git LFS puts in its place."""
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise UserError(f"{path}: is a pointer of Git LFS and not the file itself; fetch it with `git lfs pull`")
+
+
 def read_rows(path: Path) -> list[Row]:
     """Read the rows of a .csv (with a header), .tsv (with a header, without quoting), .jsonl or .parquet file."""
     readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
@@ -63,19 +76,42 @@ def read_rows(path: Path) -> list[Row]:
     return readers[path.suffix.lower()](path)
 
 
+_PACKED = "unpack it first"
+_OTHER_ENDINGS = {
+    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst", ".tar"), _PACKED),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV in UTF-8"),
+    ".arrow": "datasets.load_from_disk(FOLDER).to_parquet('data.parquet') writes one that is read",
+}
+
+
 def explain_ending(path: Path) -> str:
     """Say how a file with another ending becomes one that is read, as the end of an error message; empty if unknown."""
-    if path.suffix.lower() != ".json":
-        return ""
+    ending = path.suffix.lower()
+    if ending in _OTHER_ENDINGS:
+        return f"; {_OTHER_ENDINGS[ending]}"
+    if ending == ".ndjson":
+        return f"; rename it to {path.stem}.jsonl"
+    return _explain_json(path) if ending == ".json" else ""
+
+
+def _explain_json(path: Path) -> str:
     try:
         found = json.loads(read_text(path))
     except (ValueError, RecursionError):
         return f"; if it has an object a line, rename it to {path.stem}.jsonl"
+    where = ""
+    if isinstance(found, dict):
+        lists = [
+            key for key, value in found.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+        ]
+        if len(lists) != 1:
+            return "; a table has an object a line and is called .jsonl"
+        found, where = found[lists[0]], f"[{lists[0]!r}]"
     if not isinstance(found, list):
         return "; a table has an object a line and is called .jsonl"
     return (
         f'; it is a JSON list of {len(found):,}, which is written an object a line with: python -c "import json; '
-        f"[print(json.dumps(r)) for r in json.load(open('{path.name}'))]\" > {path.stem}.jsonl"
+        f"[print(json.dumps(r)) for r in json.load(open('{path.name}')){where}]\" > {path.stem}.jsonl"
     )
 
 
@@ -134,10 +170,10 @@ def _read_jsonl(path: Path) -> list[Row]:
         try:
             row = json.loads(line, object_pairs_hook=make_object)
         except (ValueError, RecursionError) as error:  # no JSON, or numbers and lists beyond what Python reads
-            raise UserError(f"{path}: line {number} is not JSON: {error}{_explain_list(number, line)}") from error
+            raise UserError(f"{path}: line {number} is not JSON: {error}{_explain_line(number, line)}") from error
         if not isinstance(row, dict):
             raise UserError(
-                f"{path}: line {number} is not a JSON object, as in {{'text': '...'}}{_explain_list(number, line)}"
+                f"{path}: line {number} is not a JSON object, as in {{'text': '...'}}{_explain_line(number, line)}"
             )
         if "\\u" in line and not _has_whole_characters(row):
             raise UserError(
@@ -148,8 +184,13 @@ def _read_jsonl(path: Path) -> list[Row]:
     return rows
 
 
-def _explain_list(number: int, line: str) -> str:
-    return "; is it a JSON list? A .jsonl file has an object a line" if number == 1 and line.startswith("[") else ""
+def _explain_line(number: int, line: str) -> str:
+    """Say what a line that is no JSON object looks like, as the end of an error message; empty if like nothing known."""
+    if number == 1 and line.startswith("["):
+        return "; is it a JSON list? A .jsonl file has an object a line"
+    if number == 1 and line.strip() == "{":
+        return "; is it an object over several lines? A .jsonl file has each on one line"
+    return "; lines of a .jsonl file have no comma between them" if line.rstrip().endswith("},") else ""
 
 
 def _has_whole_characters(row: Row) -> bool:
@@ -165,6 +206,8 @@ def _read_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
     try:
+        with path.open("rb") as raw:
+            check_fetched(path, raw.read(100))
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_header(path, file.schema_arrow.names)
             table = file.read()
@@ -197,7 +240,7 @@ def check_columns(path: Path, rows: Sequence[Row], wanted: Iterable[str], option
 
 SHAPES = (  # of instruction data: the columns, and what they are
     (("instruction", "output"), "instructions with their outputs"),
-    (("chosen", "rejected"), "preferences, of which text_columns=[prompt,chosen] would be the better half"),
+    (("chosen", "rejected"), "preferences, and the better half is"),
     (("prompt", "completion"), "prompts with their completions"),
     (("question", "answer"), "questions with their answers"),
 )
@@ -210,10 +253,11 @@ def _explain_columns(known: Sequence[str]) -> str:
             return f"; {name} holds conversations, and each must be written as one text first"
     for columns, what in SHAPES:
         if set(columns) <= set(known):
-            wanted = [c for c in ("instruction", "input", "output", *columns) if c in known]
-            hint = f"; these are {what}"
-            return hint if "text_columns" in what else f"{hint}: data.text_columns=[{','.join(dict.fromkeys(wanted))}]"
-    for separator, called in ((";", "semicolons"), ("\t", "tabs")):
+            wanted = [
+                c for c in ("instruction", "input", "output", "prompt", *columns) if c in known and c != "rejected"
+            ]
+            return f"; these are {what}: data.text_columns=[{','.join(dict.fromkeys(wanted))}]"
+    for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(known) == 1 and separator in known[0]:
             return f"; the header has {called}: write commas, or tabs into a file called .tsv"
     return ""

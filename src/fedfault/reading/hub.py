@@ -7,12 +7,19 @@ import re
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from fedfault.errors import UserError
 
+SCHEME = "hf://"  # of an address on the Hub
 TIMEOUT = 3.0  # seconds to find out that nobody answers; the Hub's own clients ask again and again for a minute
+
+_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+(?:@[^/]*)?)(/.*)?")
+_SNAPSHOT = re.compile(
+    r"/datasets--(.+?)/snapshots/(\w+)(?:/(.+))?$"
+)  # where the Hub's libraries keep a commit's files
 
 
 def load_splits(dataset: str, config: str | None = None) -> tuple[Any, str]:
@@ -26,14 +33,70 @@ def load_splits(dataset: str, config: str | None = None) -> tuple[Any, str]:
         with ask_hub_or_cache():
             splits = datasets.load_dataset(dataset, config)
     except Exception as error:  # whatever a download runs into, the ways out are the same
-        raise UserError(
-            f"the data set {dataset} cannot be had from the Hugging Face Hub and is not in the local cache "
-            f"({type(error).__name__}: {error}); set data.path=FOLDER to a folder with its files, "
-            "or data.dataset=registers, which needs no network"
-        ) from error
+        raise _explain_failure(dataset, error) from error
     revision = _find_revision(splits)
     return splits, f"Hugging Face Hub {' '.join(filter(None, (dataset, config)))}" + (
         f" at {revision}" if revision else ""
+    )
+
+
+def split_revision(name: str, option: str) -> tuple[str, str | None]:
+    """Split the name of a repository from the branch, tag or commit after its `@`; None where the name says none.
+
+    Raises `UserError`, which names the setting `option`, where nothing follows the `@`.
+
+    >>> split_revision("org/name@v1.0", "model.name"), split_revision("org/name", "model.name")
+    (('org/name', 'v1.0'), ('org/name', None))
+    """
+    repository, at, revision = name.partition("@")
+    if at and not (repository and revision):
+        raise UserError(f"{option}={name}: write ORG/NAME@REVISION, the revision being a branch, a tag or a commit")
+    return repository, revision or None
+
+
+def fetch_data(address: str, endings: Iterable[str]) -> Path:
+    """Fetch a data set's files with these endings into the local cache; returns the folder or file that `address` names.
+
+    address: hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE], as the Hub's own libraries write it. Without network the
+    copy in the cache is used. Raises `UserError` if there is none, or if the Hub has no such data set or revision.
+    """
+    from huggingface_hub import snapshot_download
+
+    if not (found := _ADDRESS.fullmatch(address)):
+        raise UserError(f"data.path={address}: write hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE]")
+    endings = tuple(endings)
+    (repository, revision), below = split_revision(found[1], "data.path"), (found[2] or "").strip("/")
+    wanted = [f"{below}*{ending}" for ending in endings] if not Path(below).suffix else [below]
+    try:
+        with ask_hub_or_cache():
+            folder = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=wanted)
+    except Exception as error:  # whatever a download runs into, the ways out are the same
+        raise _explain_failure(address, error) from error
+    if not (place := Path(folder, below)).exists():
+        raise UserError(
+            f"data.path={address}: nothing of that name in the data set, or no file in it that ends in one of "
+            f"{', '.join(endings)}; data sets that are made by a script of their own cannot be read"
+        )
+    return place
+
+
+def name_place(place: Path) -> str:
+    """Name the folder or file that data was read from; what lies in the Hub's cache by repository and commit.
+
+    >>> name_place(Path("/x/datasets--org--name/snapshots/0abc/train.csv"))
+    'Hugging Face Hub org/name at 0abc: train.csv'
+    """
+    if found := _SNAPSHOT.search(place.absolute().as_posix()):
+        name, commit, below = found.groups()
+        return f"Hugging Face Hub {name.replace('--', '/')} at {commit}" + (f": {below}" if below else "")
+    return f"{'folder' if place.is_dir() else 'file'} {place.resolve()}"
+
+
+def _explain_failure(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"the data set {name} cannot be had from the Hugging Face Hub and is not in the local cache "
+        f"({type(error).__name__}: {error}); set data.path=FOLDER to a folder with its files, "
+        "or data.dataset=registers, which needs no network"
     )
 
 

@@ -17,7 +17,7 @@ VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")  # the first th
 _PART = re.compile(r"(?:wiki\.)?(train|validation|valid|val|dev|test)\b")
 _WORDS = {  # part -> the words that files and folders of it are called by, as the Hub's library has them
     "train": "train|training",
-    "validation": "validation|valid|val|dev|development|held ?out|hold ?out",
+    "validation": "validation|validate|valid|val|dev|development|held ?out|hold ?out",
     "test": "test|testing|eval|evaluation",
 }
 _CALLED = {part: re.compile(rf"\b(?:{words})(?: ?(?:s|set|data|split|files?))?\b") for part, words in _WORDS.items()}

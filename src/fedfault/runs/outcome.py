@@ -15,20 +15,22 @@ def summarise_run(
     records: Records,
     bytes_per_token: Mapping[str, float] | None = None,
     target: tuple[str, float] | None = None,
+    labelled: bool = False,
 ) -> dict[str, Any]:
     """Return what metrics.json says: scores at the start, the end and the best round, fairness, forgetting, cost.
 
     `clock` is there where hardware is simulated; fairness is over all clients that have texts of their own, drawn or not.
 
     bytes_per_token: of each evaluation set, for bits per byte; target: a metric of the validation set and the value that it
-    is to reach.
+    is to reach; labelled: whether labels or scores were learned, of whose loss there is no perplexity.
     """
+    labelled = labelled or any(s.metrics for r in records for s in r.scores.values())
     scored = [r for r in records if r.scores]
     out: dict[str, Any] = {"rounds": records[-1].round if records else 0}
     if scored:
         first, last = scored[0], scored[-1]
-        out["initial"] = _collect_scores(first, bytes_per_token or {})
-        out["final"] = _collect_scores(last, bytes_per_token or {})
+        out["initial"] = _collect_scores(first, bytes_per_token or {}, labelled)
+        out["final"] = _collect_scores(last, bytes_per_token or {}, labelled)
         if (best := find_best_round(records)) is not None:
             out["best"] = {"round": best, "loss": next(r for r in records if r.round == best).scores["validation"].loss}
         if "general" in last.scores:
@@ -51,8 +53,9 @@ def find_best_round(records: Sequence[RoundRecord]) -> int | None:
     return min(finite_ones)[1] if finite_ones else None
 
 
-def _collect_scores(record: RoundRecord, bytes_per_token: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    labelled = any(s.metrics for s in record.scores.values())
+def _collect_scores(
+    record: RoundRecord, bytes_per_token: Mapping[str, float], labelled: bool
+) -> dict[str, dict[str, float]]:
     return {
         name: {"loss": s.loss, **(s.metrics if labelled else {"perplexity": s.perplexity}), "tokens": s.tokens}
         | ({"bits_per_byte": bits_per_byte(s.loss, bytes_per_token[name])} if name in bytes_per_token else {})

@@ -54,8 +54,12 @@ class Progress:
         self.console.print(Text(line))
 
     @contextlib.contextmanager
-    def track_rounds(self, total: int, before: Sequence[RoundRecord]) -> Iterator[None]:
-        """Within the block, `show_round` reports the rounds of one run; `before` are those of an earlier start."""
+    def track_rounds(self, total: int, before: Sequence[RoundRecord], *, labelled: bool = False) -> Iterator[None]:
+        """Within the block, `show_round` reports the rounds of one run; `before` are those of an earlier start.
+
+        labelled: whether labels or scores are learned, so that examples are counted and there is no perplexity.
+        """
+        self.targets = "examples" if labelled else "tokens"
         self.total, self.done = total, max((r.round for r in before), default=0)
         self.first, self.started = self.done, time.monotonic()
         self.cell = None if self.quiet else open_cell()
@@ -98,7 +102,8 @@ class Progress:
         if (score := record.scores.get("validation")) is not None:
             metrics = [f"{name} {value:.3f}" for name, value in score.metrics.items()]
             self.targets = "examples" if metrics else self.targets
-            parts += [f"loss {score.loss:.3f}", *(metrics or [f"perplexity {score.perplexity:,.1f}"])]
+            others = metrics if self.targets == "examples" else [f"perplexity {score.perplexity:,.1f}"]
+            parts += [f"loss {score.loss:.3f}", *others]
         if record.clients:
             parts.append(f"{record.tokens / record.seconds['train']:,.0f} {self.targets}/s")
         if self.done > self.first:

@@ -155,10 +155,12 @@ class Trackers:
                 raise UserError(f"no tracker called {name!r}{suggest(name, LIBRARIES)} (known: {known})")
         self.names, self.say = tuple(dict.fromkeys(names)), say
         self.running: dict[str, Tracker] = {}
+        self.labelled = False
 
     @contextlib.contextmanager
     def open_run(self, name: str, config: Mapping[str, Any], folder: Path) -> Iterator[None]:
         """Within the block `log` reports the rounds of the run `name`; everything is written below `folder`."""
+        self.labelled = config.get("data", {}).get("task_type", "causal_lm") != "causal_lm"
         for library in self.names:
             with self._switch_off_on_error(library):
                 self.running[library] = _call_in_time(LIBRARIES[library], name, config, folder / library)
@@ -172,7 +174,7 @@ class Trackers:
 
     def log(self, record: RoundRecord) -> None:
         """Tell every tracker the numbers of a round."""
-        found = collect_numbers(record)
+        found = collect_numbers(record, self.labelled)
         for library, tracker in list(self.running.items()):
             with self._switch_off_on_error(library):
                 _call_in_time(tracker.log, record.round, found)
@@ -211,14 +213,16 @@ def _call_in_time(call: Callable[..., Any], *args: Any) -> Any:
     return answer.result()
 
 
-def collect_numbers(record: RoundRecord) -> dict[str, float]:
+def collect_numbers(record: RoundRecord, labelled: bool = False) -> dict[str, float]:
     """Return what trackers are told of a round, by name; numbers that are not finite are left out.
+
+    labelled: whether labels or scores are learned, of whose loss there is no perplexity.
 
     >>> collect_numbers(RoundRecord(1, probes={"update_norm": 0.5, "cosine": float("nan")}, bytes_up=8))
     {'probes/update_norm': 0.5, 'bytes/up': 8.0, 'bytes/down': 0.0}
     """
     found: dict[str, float] = {}
-    labelled = any(score.metrics for score in record.scores.values())
+    labelled = labelled or any(score.metrics for score in record.scores.values())
     for name, score in record.scores.items():
         others = score.metrics if labelled else {"perplexity": score.perplexity}
         found |= {f"scores/{name}/{key}": value for key, value in {"loss": score.loss, **others}.items()}

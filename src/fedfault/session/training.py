@@ -81,7 +81,7 @@ def _train_to_alarm(
     """
     records = folder.rewind(state.round)
     check_learning(records, p.federation.num_rounds, p.config.training.lr)
-    with progress.track_rounds(p.federation.num_rounds, records):
+    with progress.track_rounds(p.federation.num_rounds, records, labelled=p.model.scorer is not None):
         for after, measured in rounds(p.federation, state):
             record, events = replace(measured, events=(*events, *measured.events)), ()
             folder.append(record)
@@ -124,7 +124,8 @@ def _write_results(
     watch.write_findings(folder.path, records)
     metric, target = p.config.metric, p.config.evaluation.target_score
     aim = None if metric is None or target is None else (metric, target)
-    found = {**summarise_run(records, p.split.bytes_per_token, aim), "verdict": watch.judge(records)}
+    labelled = p.model.scorer is not None
+    found = {**summarise_run(records, p.split.bytes_per_token, aim, labelled), "verdict": watch.judge(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records, p.split.deal.names)
     _export_models(folder, p, state, found, manifest)

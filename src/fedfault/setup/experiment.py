@@ -349,6 +349,7 @@ def describe_sources(p: Prepared) -> dict[str, Any]:
         "model": {
             "name": p.backbone.name,
             "source": p.backbone.source,
+            **({"revision": p.backbone.revision} if p.backbone.revision else {}),
             "fingerprint": p.backbone.fingerprint,
             "precision": p.backbone.precision,
             "quantization": p.backbone.quantization,
