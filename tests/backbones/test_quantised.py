@@ -193,7 +193,7 @@ def test_not_even_bitsandbytes_own_forward_repacks_a_layer(headless):
     """On a CPU with AVX512-BF16 it would, in evaluation mode, and then there are no gradients."""
     import bitsandbytes as bnb
 
-    model = load_backbone("micro", quantization="4bit", headless=headless).model
+    model = load_backbone("micro", device="cpu", quantization="4bit", headless=headless).model
     layers = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
     assert len(layers) == 6 * 7
     for layer in layers:
@@ -215,7 +215,7 @@ def test_a_federation_whose_layers_were_repacked_is_stopped(monkeypatch):
     if not bnb.functional.has_avx512bf16():
         pytest.skip("bitsandbytes repacks weights on CPUs with AVX512-BF16 only")
     monkeypatch.setattr(Linear4bit, "forward", bnb.nn.Linear4bit.forward)
-    found = load_backbone("micro", quantization="4bit").model
+    found = load_backbone("micro", device="cpu", quantization="4bit").model
     for layer in found.modules():
         if isinstance(layer, Linear4bit):
             layer.support_avx512bf16_for_cpu = True
@@ -226,7 +226,7 @@ def test_a_federation_whose_layers_were_repacked_is_stopped(monkeypatch):
 @kinds
 def test_a_federation_learns_on_rounded_weights(kind):
     """Each client's own tokens become likelier, on micro and with half of the blocks' activations from the cache."""
-    model = load_backbone("micro", quantization=kind).model
+    model = load_backbone("micro", device="cpu", quantization=kind).model
     first, *_, last = losses_of(model, vocabulary=4096, targets=["layers.4.mlp.down_proj", "layers.5.self_attn.q_proj"])
     assert last < first - 0.1
 
@@ -294,14 +294,14 @@ def test_checksums_and_fingerprints_see_a_scale_that_changes(kind):
 
 
 def test_every_kind_of_rounding_is_a_model_of_its_own():
-    prints = {kind: load_backbone("micro", quantization=kind).fingerprint for kind in ("none", *KINDS)}
+    prints = {kind: load_backbone("micro", device="cpu", quantization=kind).fingerprint for kind in ("none", *KINDS)}
     assert len(set(prints.values())) == 3
-    assert load_backbone("micro", quantization="4bit").fingerprint == prints["4bit"]
+    assert load_backbone("micro", device="cpu", quantization="4bit").fingerprint == prints["4bit"]
 
 
 @kinds
 def test_the_head_the_embeddings_and_the_norms_stay_as_they_are(kind):
-    found, plain = load_backbone("micro", quantization=kind), load_backbone("micro")
+    found, plain = load_backbone("micro", device="cpu", quantization=kind), load_backbone("micro", device="cpu")
     assert found.quantization == kind
     assert found.model.lm_head.weight is found.model.model.embed_tokens.weight
     assert torch.equal(found.model.lm_head.weight, plain.model.lm_head.weight)
@@ -313,7 +313,10 @@ def test_the_head_the_embeddings_and_the_norms_stay_as_they_are(kind):
 def test_four_bits_take_four_and_a_half_bits_a_weight():
     """micro: 6 blocks of 245,760 weights in linear layers; 524,288 in embeddings and 1,664 in norms stay in float32."""
     linear, rest = 6 * 245_760, 4 * (4096 * 128 + 13 * 128)
-    sizes = {kind: count_weight_bytes(load_backbone("micro", quantization=kind).model) for kind in ("none", *KINDS)}
+    sizes = {
+        kind: count_weight_bytes(load_backbone("micro", device="cpu", quantization=kind).model)
+        for kind in ("none", *KINDS)
+    }
     rows = 6 * (128 + 64 + 64 + 128 + 512 + 512 + 128)
     assert sizes == {"none": 4 * linear + rest, "8bit": linear + 4 * rows + rest, "4bit": linear * 9 // 16 + rest}
 
@@ -336,7 +339,7 @@ def test_an_encoder_is_quantised_too(kind):
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"model\.quantization=4bit needs bitsandbytes.*'fedfault\[quant\]'"):
-        load_backbone("micro", quantization="4bit")
+        load_backbone("micro", device="cpu", quantization="4bit")
 
 
 def test_a_platform_without_it_is_refused_by_name():
@@ -352,7 +355,7 @@ def test_a_library_that_cannot_compute_here_says_so(monkeypatch):
 
     monkeypatch.setattr(bnb.functional, "quantize_4bit", broken)
     with pytest.raises(UserError, match=r"4bit does not work on cpu: native library not loaded$"):
-        load_backbone("micro", quantization="4bit")
+        load_backbone("micro", device="cpu", quantization="4bit")
 
 
 def test_a_linear_layer_of_its_own_kind_is_refused_by_name():

@@ -23,7 +23,7 @@ TEXTS = ["The minister said on Tuesday that taxes would rise.", "def f(x):\n    
 
 @pytest.fixture(scope="module")
 def prepared():
-    return prepare(load("quickstart", [*SMALL, "evaluation.general=none"]).experiment)
+    return prepare(load("quickstart", [*SMALL, "evaluation.general=none", "device=cpu"]).experiment)
 
 
 def unit(v):
@@ -32,7 +32,7 @@ def unit(v):
 
 def test_the_backbone_s_vector_is_the_mean_of_its_last_states_of_length_one(prepared):
     found = make_encoder(prepared)(TEXTS)
-    base = load_backbone("micro")
+    base = load_backbone("micro", device="cpu")
     T = prepared.config.model.max_length
     for text, own in zip(TEXTS, found, strict=True):
         ids = [base.separator, *base.tokenizer([text])["input_ids"][0]][:T]

@@ -27,7 +27,7 @@ SMALL = {
     "data.dataset": "glue/sst2", "data.task_type": "classification", "data.partition": "{name: dirichlet, alpha: 1.0}",
     "federation.total_clients": "3", "federation.participation_rate": "0.7", "federation.num_rounds": "3",
     "training.local_steps": "2", "training.batch_size": "4", "model.max_length": "16", "evaluation.target_score": "0.01",
-    "metrics.memory": "false", "evaluation.max_blocks": "8",
+    "metrics.memory": "false", "evaluation.max_blocks": "8", "device": "cpu",
 }  # fmt: skip
 
 
@@ -143,6 +143,20 @@ def test_the_code_on_the_card_gives_the_run_s_own_scores(which, request, monkeyp
         expected = compute_scores(p.model, state.adapter.flat[None], Texts(torch.tensor([[row.ids]]), n, n))[0][0]
     torch.testing.assert_close(names["scores"], expected, rtol=1e-4, atol=1e-5)
     assert names["label"] in ("negative", "positive")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("which", ["finished", "small_micro"])
+def test_the_code_on_the_card_follows_a_model_to_the_gpu(which, request, monkeypatch):
+    monkeypatch.chdir(request.getfixturevalue(which).path)
+    found = {}
+    for place in ("cpu", "cuda"):
+        code = code_of(Path("adapter/README.md").read_text()).replace(".eval()", f".eval().to({place!r})")
+        names: dict = {}
+        with torch.no_grad():
+            exec(compile(code, "README.md", "exec"), names)
+        found[place] = names["scores"].cpu()
+    torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-3, atol=1e-4)
 
 
 def test_a_regression_on_a_decoder_is_measured_by_correlations(data, tmp_path):

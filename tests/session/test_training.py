@@ -40,7 +40,8 @@ def run(table: Path, results: Path, *changes: str) -> RunFolder:
         return start(
             results,
             "data.dataset=text", f"data.path={table}", "data.group_column=department", "data.topic_column=topic",
-            "data.partition=natural", "evaluation.general=none", "experiment_name=departments", *changes,
+            "data.partition=natural", "evaluation.general=none", "experiment_name=departments", "device=cpu",
+            *changes,
         )  # fmt: skip
 
 
