@@ -333,7 +333,7 @@ def diagnose(
     run: RunPath,
     calibration: Annotated[
         str | None,
-        typer.Option("--calibration", help="packaged, none or a file, instead of what the run was judged by"),
+        typer.Option("--calibration", help="packaged, auto, none or a file, instead of what it was"),
     ] = None,
     plugin: Plugins = None,
 ) -> None:

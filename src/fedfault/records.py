@@ -334,6 +334,7 @@ class Detector:
     learn_scale: (records of control runs) -> numbers that the statistic is measured against; empty without controls
     calibrated: whether controls set the threshold where there are some
     is_failure: (last reading) -> whether an alarm that holds to the end makes the run failed, not just degraded
+    leads_to: detectors whose alarms follow from what this one sees, so that this one is the cause where both alarm
     """
 
     read: Callable[[Records, Mapping[str, float]], list[Reading]]
@@ -347,6 +348,7 @@ class Detector:
     wants_clusters: bool = False
     calibrated: bool = True
     is_failure: Callable[[Reading], bool] = _only_degrades
+    leads_to: tuple[str, ...] = ()
 
 
 def get_validation_losses(records: Records) -> tuple[list[int], list[float]]:

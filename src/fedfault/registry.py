@@ -199,6 +199,7 @@ class Declaration(NamedTuple):
 
     summary: str  # first line of the docstring
     facts: dict[str, Any]  # keyword arguments of `register`
+    defaults: dict[str, Any]  # of its options, where the text has them as literals
 
 
 def read_declarations(kind: str) -> dict[str, Declaration]:
@@ -226,8 +227,17 @@ def _find_declared(kind: str, function: ast.FunctionDef) -> dict[str, Declaratio
             if registered == kind:
                 facts = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
                 name = facts.pop("name", names[0] if names else function.name)
-                return {name: Declaration((ast.get_docstring(function) or "").partition("\n")[0], facts)}
+                summary = (ast.get_docstring(function) or "").partition("\n")[0]
+                return {name: Declaration(summary, facts, _read_defaults(function.args))}
     return {}
+
+
+def _read_defaults(arguments: ast.arguments) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        with contextlib.suppress(ValueError):  # what is no literal
+            found |= {argument.arg: ast.literal_eval(default)} if default is not None else {}
+    return found
 
 
 def find_citations(kind: str, name: str) -> tuple[str, ...]:

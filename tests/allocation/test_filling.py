@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfault.allocation.filling import fill_budget
+from fedfault.allocation.filling import fill_budget, round_shares
 from fedfault.testing.cohorts import situation
 from seeded import seeded, seeds
 
@@ -114,3 +114,37 @@ def test_nobody_is_further_than_a_unit_from_the_level(seed):
     least = max(((ranks - 1)[ranks > s.low] / score[ranks > s.low]).tolist(), default=0.0)
     most = min(((ranks + 1)[ranks < s.high] / score[ranks < s.high]).tolist(), default=np.inf)
     assert least <= most * (1 + 1e-9)
+
+
+def published(score, low: int, high: int, budget: int) -> list[int]:
+    """clamp(round(score / total * budget), r_min, r_max), then a unit up at the largest score or down at the smallest."""
+    ranks = [min(max(round(s / sum(score) * budget), low), high) for s in score]
+    best_first = sorted(range(len(score)), key=lambda i: -score[i])
+    while sum(ranks) < budget:
+        ranks[next(i for i in best_first if ranks[i] < high)] += 1
+    while sum(ranks) > budget:
+        ranks[next(i for i in reversed(best_first) if ranks[i] > low)] -= 1
+    return ranks
+
+
+@seeded
+@given(seeds)
+def test_round_shares_is_the_published_rule(seed):
+    g = np.random.default_rng(seed)
+    n = int(g.integers(1, 9))
+    score, budget = g.exponential(size=n) ** 2, int(g.integers(2 * n, 16 * n + 1))
+    found = round_shares(score, np.full(n, 2), np.full(n, 16), budget, np.arange(n))
+    assert found.tolist() == published(score.tolist(), 2, 16, budget)
+
+
+def test_where_a_bound_is_active_the_published_rule_gives_the_rest_to_the_largest_score():
+    """10, 5 and 1 of 24 units within 2 to 10: shares 15, 7.5 and 1.5 are clamped to 10, 8 and 2, and 4 are left, which is 2
+    more than the second can take; like water the level rises for both."""
+    score, low, high = np.array([10.0, 5.0, 1.0]), np.full(3, 2), np.full(3, 10)
+    assert round_shares(score, low, high, 24, np.arange(3)).tolist() == [10, 10, 4]
+    assert fill_budget(np.array([10.0, 4.0, 2.0]), low, high, 20, np.arange(3)).tolist() == [10, 7, 3]
+    assert round_shares(np.array([10.0, 4.0, 2.0]), low, high, 20, np.arange(3)).tolist() == [10, 8, 2]
+
+
+def test_no_score_at_all_is_shared_out_evenly():
+    assert round_shares(np.zeros(3), np.full(3, 1), np.full(3, 9), 10, np.arange(3)).tolist() == [4, 3, 3]

@@ -222,6 +222,22 @@ def test_a_fork_is_marked_where_it_leaves_its_parent(tmp_path):
     assert "b forks" in texts
 
 
+def test_alarms_that_a_fork_is_rid_of_followed_from_what_it_changed(tmp_path):
+    """The parent's alarm of round 1 is both runs' past; drift and the swing come after the fork."""
+    found = (finding("rank_collapse", 1), finding("client_drift", 3), finding("oscillation", 3))
+    a = replace(run(), folder=tmp_path, findings=found)
+    parent = Fork("parent", 2, {"training.lr": (0.1, 0.2)}, (), str(tmp_path))
+
+    def said(*later):
+        return list_remarks(beside(a, run("b", forks=(parent,), findings=later)))[2]
+
+    assert said(finding("oscillation", 3)) == (
+        "It is without client drift, which followed from what it changed; what stays: oscillation."
+    )
+    assert said() == "It is without client drift, oscillation, which followed from what it changed."
+    assert said(*found[1:]) == "It is not rid of any alarm of its parent."
+
+
 def test_few_clients_have_a_line_each_and_many_a_point_each():
     few = draw_clients(beside(run(clients=5), run("b", 0.5, clients=5)), LIGHT, False).axes[0]
     assert [t.get_text() for t in few.get_yticklabels()] == ["news 4", "news 2", "news 0", "code 3", "code 1"]

@@ -46,6 +46,15 @@ def test_clients_that_hardly_differ_are_compared_with_a_share_of_their_gradient(
     assert found.evidence["rho"] == pytest.approx(0.5 / (ALIKE * 4))
 
 
+def test_control_variates_of_clients_that_do_not_differ_are_compared_with_the_noise_of_a_batch():
+    """IID clients: the error is that of c_i alone, and there is nothing to correct: (0.6 + 2) / (0 + 2), not 0.6 / 0."""
+    own = {"gradient_norm": 1.0, "control_error": 0.6, "control_spread": 0.0, "control_age": 1.0}
+    records = history(clients=[{}, *[dict.fromkeys(range(LEAST), own)] * 2], probes={"drift_within": [None, 2.0, 2.0]})
+    found = DETECTOR.read(records, {})
+    assert [r.evidence["rho"] for r in found] == pytest.approx([1.3, 1.3])
+    assert judge_readings(DETECTOR, NATURAL, found) == "ok"
+
+
 def test_a_few_control_variates_are_not_enough():
     assert readings([[(2.0, 1.0, 1.0)] * (LEAST - 1)]) == []
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from fedfault.diagnosis.calibration import Calibration, Threshold
-from fedfault.diagnosis.verdict import LEAST, judge_run
+from fedfault.diagnosis.detection import build_detectors
+from fedfault.diagnosis.verdict import LATER, LEAST, _find_causes, judge_run
 from fedfault.records import HEALTHY, NO_ALARM, UNLEARNED, RoundRecord, Score
 from fedfault.testing.histories import broken_history, healthy, history
+from handmade import finding
 from judged import fake
 
 RUN = history([5.0, 4.9, 4.8, 4.7, 4.6, 4.5, 4.4])
@@ -84,14 +86,15 @@ def test_an_alarm_does_not_hide_that_nothing_was_learned(known):
     known(one=fake([2, 2]))
     found = judge_run(scored(5.0, 5.1, 5.0), None)
     assert found["state"] == UNLEARNED
-    assert found["sentence"].endswith("Since round 2 it reads 2.")
+    assert "Since round 2 it reads 2. Severity 2.0" in found["sentence"]
 
 
 def test_an_alarm_is_degraded_and_a_fatal_one_that_holds_failed(known):
     known(a=fake([0, 2, 2, 2, 2, 2]), b=fake([0] * 6))
     found = judge_run(RUN, None)
     assert (found["state"], found["since"], found["causes"], found["over"]) == ("degraded", 3, ["a"], [])
-    assert found["sentence"] == "Since round 3 it reads 2."
+    assert found["sentence"].startswith("Since round 3 it reads 2. Severity 2.0: ")
+    assert (found["severity"], found["consequences"]) == (2.0, [])
     for least, state in ((2, "failed"), (3, "degraded")):  # the last reading decides
         known(a=fake([0, 4, 4, 4, 4, 2], is_failure=lambda last, least=least: last.statistic >= least))
         assert judge_run(RUN, None)["state"] == state
@@ -101,12 +104,13 @@ def test_an_alarm_that_is_over_by_the_end_does_not_fail_a_run(known):
     known(a=fake([2, 2, 0, 0, 0, 0], is_failure=lambda last: True), b=fake([0, 0, 0, 3, 3, 3]))
     found = judge_run(RUN, None)
     assert (found["state"], found["since"], found["causes"], found["over"]) == ("degraded", 2, ["a", "b"], ["a"])
-    assert found["sentence"] == "Since round 2 it reads 2 (over by the end); then b (round 5)."
+    assert found["sentence"].startswith("Since round 2 it reads 2 (over by the end); then b (round 5). Severity 3.0")
 
 
 def test_a_verdict_s_sentence_is_of_the_first_alarm_and_names_the_others_once(known):
     known(slow_one=fake([0, 0, 2, 2, 0, 0]), a=fake([2, 2, 2, 2, 2, 2]), c=fake([0, 2, 2, 0, 2, 2]))
-    assert judge_run(RUN, None)["sentence"] == "Since round 2 it reads 2; then c (round 3), slow one (round 4, over)."
+    said = judge_run(RUN, None)["sentence"]
+    assert said.startswith("Since round 2 it reads 2; then c (round 3), slow one (round 4, over). Severity")
 
 
 def test_any_alarm_in_a_run_that_ends_above_its_start_is_a_failure(known):
@@ -116,16 +120,69 @@ def test_any_alarm_in_a_run_that_ends_above_its_start_is_a_failure(known):
     assert judge_run(history([5.0, 4.0, 3.0, math.nan]), None)["state"] == "failed"
 
 
+def test_what_another_alarm_leads_to_is_a_consequence(known):
+    """The loss swings first; what makes it swing is seen two rounds later, and is the cause all the same."""
+    known(swing=fake([2, 2, 2, 2, 2, 2], leads_to=("slow",)), drift=fake([0, 0, 2, 2, 2, 2], leads_to=("swing", "slow")),
+          slow=fake([0, 0, 0, 0, 2, 2]), apart=fake([0, 2, 2, 2, 2, 2]))  # fmt: skip
+    found = judge_run(RUN, None)
+    assert (found["since"], found["causes"], found["consequences"]) == (2, ["apart", "drift"], ["swing", "slow"])
+    said = "Since round 3 it reads 2; then drift (round 4); what follows: swing (round 2), slow (round 6)."
+    assert found["sentence"].startswith(said)
+
+
+def test_of_two_that_lead_to_each_other_the_first_is_the_cause(known):
+    def swings(a, b):
+        known(a=fake(a, leads_to=("b",)), b=fake(b, leads_to=("a",)))
+        return judge_run(RUN, None)["causes"]
+
+    early, late = [2, 2, 2, 2, 2, 2], [0, 0, 2, 2, 2, 2]
+    assert (swings(early, late), swings(late, early)) == (["a"], ["b"])
+
+
+def test_what_is_seen_long_after_explains_nothing(known):
+    long = history([5.0 - 0.1 * t for t in range(14)])
+    known(a=fake([2, 2] + [0] * 11), b=fake([0] * (1 + LATER) + [2] * (12 - LATER), leads_to=("a",)))
+    assert judge_run(long, None)["causes"] == ["a", "b"]
+
+
+def test_severity_is_the_distance_from_healthy_runs_beside_the_threshold_s(known):
+    """Controls read 1 and 3, the threshold is 4, the worst reading 12: (12 - 2) / (4 - 2)."""
+    known(one=fake([5, 12, 6]))
+    made = replace(ONE, thresholds={"one": Threshold(4.0, 19, {}, (1.0, 3.0))})
+    assert judge_run(RUN[:4], made)["severity"] == pytest.approx(5)
+    known(one=fake([0, 0]))
+    assert judge_run(RUN[:3], made)["severity"] == 0
+    known(one=fake([math.inf]))
+    assert judge_run(RUN[:2], None)["severity"] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("alarms", "cause"),
+    [
+        ({"fairness_gap": 4, "oscillation": 4, "forgetting": 4, "divergence": 8}, "fairness_gap"),  # a client's noise
+        ({"oscillation": 5, "stale_controls": 8, "divergence": 7, "forgetting": 4}, "stale_controls"),
+        ({"no_federation": 1, "rank_collapse": 2, "slow_convergence": 10}, "no_federation"),
+        ({"rank_collapse": 2, "forgetting": 3, "oscillation": 5}, "rank_collapse"),
+        ({"oscillation": 5, "client_drift": 4, "negative_transfer": 2, "forgetting": 3}, "client_drift"),
+        ({"slow_convergence": 10}, "slow_convergence"),
+    ],
+)
+def test_of_the_alarms_that_faults_raise_the_right_one_is_the_cause(alarms, cause):
+    """The sets of benchmarks/faults.py, by docs/metrics.md."""
+    made = {name: finding(name, round) for name, round in sorted(alarms.items(), key=lambda item: item[1])}
+    assert _find_causes(build_detectors(), made) == [cause]
+
+
 def test_a_verdict_says_how_sure_it_is():
     records = healthy()
     assert judge_run(records, None)["sure"].startswith("Not calibrated: thresholds are conventions")
     found = judge_run(records, CALIBRATED)
     assert "19 IID control runs (made)" in found["sure"]
-    assert "at most 5% of healthy runs" in found["sure"]
+    assert "about 5% of healthy runs" in found["sure"]
     assert (found["calibration"], found["controls"], found["alpha"]) == ("made", 19, 0.05)
     few = replace(CALIBRATED, name="few", controls=5, exact=False)
     assert "extrapolated from only 5" in judge_run(records, few)["sure"]
-    assert "at most" not in judge_run(records, few)["sure"]
+    assert "about" not in judge_run(records, few)["sure"]
     differing = judge_run(records, CALIBRATED, ["training.lr=0.1 (0.01)"])["sure"]
     assert differing.endswith("The controls differ in training.lr=0.1 (0.01).")
 
@@ -133,8 +190,9 @@ def test_a_verdict_says_how_sure_it_is():
 def test_a_run_that_breaks_in_every_way_has_failed_for_many_reasons():
     found = judge_run(broken_history(), None)
     assert found["state"] == "failed"
-    assert {"divergence", "forgetting", "no_federation", "rank_collapse", "representation_collapse"} <= set(
-        found["causes"]
-    )
+    everything = {*found["causes"], *found["consequences"]}
+    assert {"divergence", "forgetting", "no_federation", "rank_collapse", "representation_collapse"} <= everything
+    assert {"no_federation", "fairness_gap", "stale_controls"} <= set(found["causes"])
+    assert {"forgetting", "oscillation", "slow_convergence"}.isdisjoint(found["causes"])
     assert found["sentence"].startswith("Since round")
     assert "nan" not in found["sentence"]

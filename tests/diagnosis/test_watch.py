@@ -17,7 +17,7 @@ from fedfault.diagnosis.detection import build_detectors, detect_failures
 from fedfault.diagnosis.verdict import judge_run
 from fedfault.diagnosis.watch import Watch, describe_finding, diagnose_run
 from fedfault.errors import UserError
-from fedfault.records import Finding
+from fedfault.records import Finding, replace_not_finite
 from fedfault.testing.histories import broken_history, healthy
 
 CONFIG = {"experiment_name": "trial", "seed": 7, "federation": {"num_rounds": 12}, "detectors": {"calibration": "none"}}
@@ -80,7 +80,7 @@ def test_the_verdict_joins_what_metrics_json_says_already(folder):
     diagnose_run(folder)
     found = json.loads((folder / "metrics.json").read_text())
     assert found["final"] == {"validation": {"loss": 3.0}}
-    assert found["verdict"] == json.loads(json.dumps(judge_run(broken_history(), None)))
+    assert found["verdict"] == json.loads(json.dumps(replace_not_finite(judge_run(broken_history(), None))))
 
 
 def test_a_healthy_run_has_no_findings(tmp_path):
@@ -105,7 +105,7 @@ def test_runs_from_before_there_were_detectors_are_judged_too(tmp_path):
 def test_a_folder_that_is_no_run_and_a_calibration_that_does_not_fit_explain_themselves(folder, tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
         diagnose_run(tmp_path)
-    with pytest.raises(UserError, match="give packaged, none or a file"):
+    with pytest.raises(UserError, match="give packaged, auto, none or a file"):
         diagnose_run(folder, "nowhere.json")
     made({**CONFIG, "federation": {"num_rounds": 3}}).save(tmp_path / "other.json")
     with pytest.raises(UserError, match=r"for other runs: it differs in federation\.num_rounds=12 \(3\)"):

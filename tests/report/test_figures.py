@@ -147,6 +147,13 @@ def test_control_variates_are_compared_with_none():
     assert [1, 1] in [list(line.get_ydata()) for line in ax.get_lines()]
 
 
+def test_the_noise_of_a_batch_stands_beside_the_error_of_control_variates_and_of_none():
+    """IID clients do not differ: 0.6 over nothing would be without bounds, (0.6 + 2) / (0 + 2) is not."""
+    run = probed(control_error=[0.6] * 3, control_spread=[0.0] * 3, drift_within=[2.0] * 3)
+    of_the_round, so_far = curves(draw_control(run).axes[0])
+    np.testing.assert_allclose([of_the_round, so_far], 1.3)
+
+
 def test_panels_without_anything_are_left_out():
     assert len(draw_ranks(probed(effective_rank=[3.0, 2.0])).axes) == 1
     assert len(draw_ranks(make(probed=True)).axes) == 3

@@ -7,8 +7,10 @@ import pytest
 
 from fedfault.config import load
 from fedfault.data.split import is_same_corpus
-from fedfault.diagnosis.calibration import Calibration
+from fedfault.diagnosis.calibration import Calibration, kept_calibrations
+from fedfault.diagnosis.watch import diagnose_run
 from fedfault.errors import UserError
+from fedfault.session import controls
 from fedfault.session.controls import calibrate_detectors, derive_control
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
@@ -61,8 +63,6 @@ def test_calibration_is_written_with_its_provenance_and_goes_on_where_it_was_sto
     assert {"fedfault", "commit", "command", "seeds", "model", "corpus", "seconds"} <= set(made.provenance)
     assert len(made.provenance["seeds"]) == 3
 
-    from fedfault.session import controls
-
     trained = []
     monkeypatch.setattr(controls, "rounds", lambda *a: trained.append(a) or iter(()))
     again = calibrate_detectors(given, 3, QUIET, out=tmp_path / "again.json")
@@ -94,3 +94,54 @@ def test_a_corpus_is_lent_only_to_those_that_load_the_same(tmp_path):
     assert is_same_corpus(exp, loaded(tmp_path, "seed=9", "data.partition=iid").experiment)
     for other in ("data.dataset=bbc_news", "data.topic_column=kind"):
         assert not is_same_corpus(exp, loaded(tmp_path, other).experiment)
+
+
+def test_controls_that_learn_nothing_do_not_say_what_healthy_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "cache"))
+    still = loaded(tmp_path, "training.lr=1e-9", "federation.num_rounds=1")
+    with pytest.raises(UserError, match=r"3 of 3 IID control runs fail or learn nothing.*training\.lr, which is 1e-09"):
+        calibrate_detectors(still, 3, QUIET)
+    assert not list(kept_calibrations().glob("*.json"))
+
+
+@pytest.fixture
+def three(monkeypatch, tmp_path):
+    """Three controls instead of nineteen, a cache of this test's own, and no report."""
+    monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(controls, "ENOUGH", 3)
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("three")
+def test_a_stranger_s_csv_gets_a_calibrated_verdict_with_one_flag(tmp_path, capsys, monkeypatch):
+    texts = [f"{kind} {i} says that the {kind} number {i * 7 % 50} is good {'very ' * (i % 5)}today" for i in range(60)
+             for kind in ("ship", "tree")]  # fmt: skip
+    (tmp_path / "mine.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    words = [
+        f"data.path={tmp_path / 'mine.csv'}",
+        "data.dataset=text",
+        "data.partition=iid",
+        "detectors.calibration=auto",
+    ]
+    first = start_run(loaded(tmp_path, *words, "experiment_name=one"), Progress())
+    said = capsys.readouterr()
+    assert "3 IID control runs of this configuration come first" in said.out + said.err
+    verdict = first.read_json("metrics.json")["verdict"]
+    assert verdict["controls"] == 3
+    assert "not calibrated" not in verdict["state"]
+    monkeypatch.setattr(controls, "train_control", None)  # the next run like it needs no more
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.csv").rename(tmp_path / "elsewhere" / "mine.csv")
+    words[0] = f"data.path={tmp_path / 'elsewhere' / 'mine.csv'}"
+    second = start_run(loaded(tmp_path, *words, "experiment_name=two", "training.lr=2e-3"), QUIET)
+    verdict = second.read_json("metrics.json")["verdict"]
+    assert "The controls differ in training.lr=0.002 (0.003)" in verdict["sure"]
+    assert diagnose_run(second.path, "auto").splitlines()[1] == verdict["sure"]
+
+
+def test_a_run_that_no_calibration_fits_is_told_what_one_would_cost(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fedfault.session.start.train_to_end", lambda *a, **more: None)
+    start_run(loaded(tmp_path), Progress())
+    said = capsys.readouterr()
+    assert "detectors.calibration=auto first trains 19 IID control runs" in said.out + said.err

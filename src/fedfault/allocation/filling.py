@@ -32,6 +32,27 @@ def fill_budget(score: Floats, low: Ints, high: Ints, budget: int, clients: Ints
     return ranks
 
 
+def round_shares(score: Floats, low: Ints, high: Ints, budget: int, clients: Ints) -> Ints:
+    """Round clip(score_i / sum score * budget, l_i, u_i) to ranks (m,) and correct them to the budget, one unit at a time.
+
+    Halves go to the even number. Units that are left go to the client of the largest score until it is at its bound, then
+    to the next; units too many are taken from the smallest score in the same way; ties go by id. All zero counts as equal.
+
+    >>> round_shares(np.array([3.0, 1.0, 1.0]), np.full(3, 1), np.full(3, 5), 10, np.arange(3)).tolist()
+    [5, 3, 2]
+    """
+    if not len(score):
+        return low
+    share = score / score.sum() if score.sum() > 0 else np.full(len(score), 1 / len(score))
+    ranks: Ints = np.clip(np.round(np.round(share * budget, 9)), low, high).astype(np.int64)
+    largest_first = np.lexsort((clients, -score))
+    while (left := budget - int(ranks.sum())) != 0:
+        order, step = (largest_first, 1) if left > 0 else (largest_first[::-1], -1)
+        free = order[(ranks < high)[order] if left > 0 else (ranks > low)[order]]
+        ranks[free[0]] += step
+    return ranks
+
+
 def _find_level(s: Floats, low: Floats, high: Floats, budget: int) -> float:
     """Find the level at which sum_i clip(level * s_i, l_i, u_i) is the budget, by bisection."""
     below, above = 0.0, float((high / s).max())

@@ -18,7 +18,7 @@ from fedfault.errors import UserError
 from fedfault.measures.punctuality import elapsed_seconds
 from fedfault.report.words import Table
 from fedfault.runs.read import read_run
-from fedfault.runs.recorded import RunData
+from fedfault.runs.recorded import Fork, RunData
 from fedfault.storage import write_atomically
 
 MOST = 8  # runs: colours and markers that can be told apart
@@ -161,10 +161,30 @@ def list_remarks(c: Comparison) -> list[str]:
     for name, run in zip(c.names, c.runs, strict=True):
         parents = [f for f in run.forks if f.name == "parent"]
         said += [f"{name} forks after round {f.round} of {known.get(f.source, f.source)}: {f.change}." for f in parents]
+        said += [_explain_gone(c, run, f) for f in parents if f.source in known]
         if alarms := find_first_alarms(run):
             found = ", ".join(f"{detector.replace('_', ' ')} (round {t})" for detector, t in alarms.items())
             said.append(f"First alarms of {name}: {found}.")
-    return said
+    return [sentence for sentence in said if sentence]
+
+
+def _explain_gone(c: Comparison, fork: RunData, parent: Fork) -> str:
+    """Explain which alarms a fork is rid of, and which stay: what is gone followed from what the fork changed."""
+    from fedfault.compare.figures import find_first_alarms
+
+    source = next(run for run in c.runs if str(run.folder.resolve()) == parent.source)
+    before = {d for d, t in find_first_alarms(source).items() if t > parent.round}
+    after = find_first_alarms(fork)
+    gone, stay = ([d.replace("_", " ") for d in sorted(before) if (d in after) == left] for left in (False, True))
+    if not before:
+        return ""
+    rid = (
+        f"without {', '.join(gone)}, which followed from what it changed"
+        if gone
+        else "not rid of any alarm of its parent"
+    )
+    left = f"; what stays: {', '.join(stay)}" if gone and stay else ""
+    return f"It is {rid}{left}."
 
 
 def _render_page(c: Comparison, command: str) -> str:

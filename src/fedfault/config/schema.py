@@ -153,6 +153,11 @@ class Federation(Section):
     aggregation: Component = Field(default=Component(name="fedit"), description="how LoRA adapters become one")
     scheduler: Component = Field(default=Component(name="fixed"), description="which rank each client trains with")
     weighting: Literal["tokens", "samples", "uniform"] = Field(default="tokens", description="of clients in the mean")
+    sampling: Literal["uniform", "size"] = Field(
+        default="uniform",
+        description="who is drawn: uniformly, where the mean over rounds counts large clients for less than their weight, "
+        "or by weight with the mean corrected for it, which is unbiased",
+    )
     bad_updates: Literal["drop", "stop"] = Field(
         default="drop", description="what becomes of a client whose update is not finite, and of the run"
     )
@@ -328,7 +333,9 @@ class Detectors(Section):
 
     calibration: str = Field(
         default="packaged",
-        description="packaged, none, or a file that `fedfault calibrate` wrote: where thresholds come from",
+        description="where thresholds come from: packaged, none, a file that `fedfault calibrate` wrote, or auto: what is "
+        "packaged or was made on this machine for the same model, data, algorithm and schedule, and if there is none, "
+        "19 IID control runs that are trained before the run and kept",
     )
 
 

@@ -46,6 +46,7 @@ def representation_collapse() -> Detector:
         min_std=0.02,
         default_threshold=-math.log(0.7),
         is_failure=lambda last: True,
+        leads_to=("forgetting", "negative_transfer", "slow_convergence"),
     )
 
 
@@ -92,6 +93,7 @@ def rank_collapse() -> Detector:
         min_std=0.05,
         default_threshold=0.0,
         learn_scale=_learn_rank,
+        leads_to=("representation_collapse", "oscillation", "forgetting", "slow_convergence"),
     )
 
 

@@ -87,6 +87,7 @@ def client_drift() -> Detector:
         min_std=0.02,
         default_threshold=0.2,
         learn_scale=_learn_alignment,
+        leads_to=("oscillation", "divergence", "forgetting", "negative_transfer", "slow_convergence"),
     )
 
 

@@ -134,4 +134,5 @@ def fairness_gap() -> Detector:
         min_effect=4.0,  # times the median: registers of English differ by three
         min_std=0.05,
         default_threshold=math.log(5),
+        leads_to=("client_drift", "oscillation", "divergence", "forgetting", "negative_transfer", "slow_convergence"),
     )

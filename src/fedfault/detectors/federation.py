@@ -48,4 +48,5 @@ def no_federation() -> Detector:
         default_threshold=-math.log10(MOVED),
         calibrated=False,
         is_failure=lambda last: True,
+        leads_to=("rank_collapse", "slow_convergence", "client_drift"),
     )

@@ -41,4 +41,5 @@ def forgetting() -> Detector:
         min_effect=0.02,  # nats: 2 % of perplexity
         min_std=0.005,
         default_threshold=0.5,  # a healthy run on another register of English costs 0.2 to 0.3
+        leads_to=("negative_transfer",),
     )

@@ -64,4 +64,5 @@ def oscillation() -> Detector:
         min_effect=0.01,  # nats
         min_std=0.1,
         default_threshold=math.log(3),
+        leads_to=("divergence", "forgetting", "negative_transfer", "slow_convergence"),
     )

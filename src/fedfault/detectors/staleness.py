@@ -12,40 +12,50 @@ from fedfault.registry import register
 
 DRAWS = 400
 LEAST = 4  # control variates before their error is worth a look
-ALIKE = 0.05  # of the squared gradient: clients that differ by less are taken for the same
+ALIKE = 0.05  # of the squared gradient: clients and batches that differ by less are taken for the same
 UNITS = (0.2, 5.0)  # |c_i| / |grad f_i| of control variates that are gradients
 
 
 @register("detector")
 def stale_controls() -> Detector:
-    """SCAFFOLD's control variates c_i are further from the clients' gradients than none would be, and by far.
+    """SCAFFOLD's control variates c_i take the clients' steps further from the shared gradient than none would, and by far.
 
-    The statistic is the lower 95 % bound, by a Poisson bootstrap over clients and rounds, of
-    rho = sum |(grad f_i - grad f) - (c_i - c)|^2 / sum |grad f_i - grad f|^2 over the clients of all rounds so far, measured
-    by the probe `gradients`: 0 is perfect, 1 no better than FedAvg, above 1 they hurt, which is the threshold by theory.
-    Where clients hardly differ, 5 % of sum |grad f_i|^2 takes the place of the denominator.
+    A client's step goes along g - c_i + c in the place of g, with g the gradient of a batch. The statistic is the lower 95 %
+    bound, by a Poisson bootstrap over clients and rounds, of the squared distance from grad f with them over that without,
 
-    The effect is max(|log u|, log rho) with u = |c_i| / |grad f_i|. It has to reach a factor of five, because at small
-    batches healthy control variates are as noisy as gradients, rho about 1. u far from 1 says that they are in wrong units,
-    as momentum or an adaptive optimiser make them.
+    rho = sum (|(grad f_i - grad f) - (c_i - c)|^2 + sigma^2) / sum (|grad f_i - grad f|^2 + sigma^2)
+
+    over the clients of all rounds so far, measured by the probe `gradients`; sigma^2 is the noise of a batch,
+    `drift_within`. Below 1 they help, above 1 they hurt, which is the threshold by theory. Where neither clients nor batches
+    differ, 5 % of sum |grad f_i|^2 takes the place of the denominator.
+
+    The effect is max(|log u|, log rho) with u = |c_i| / |grad f_i|, and has to reach a factor of five. u far from 1 says
+    that they are in wrong units, as momentum or an adaptive optimiser make them. With IID clients there is nothing to
+    correct, and c_i are noise of a few batches: small beside that of one, so that rho stays near 1.
 
     >>> from fedfault.testing.histories import history
     >>> detector = stale_controls()
     >>> own = {"gradient_norm": 1.0, "control_error": 99.0, "control_spread": 1.0, "control_age": 2.0}
     >>> last = detector.read(history(clients=[{}, {k: own for k in range(4)}]), {})[-1]
     >>> print(f"{last.statistic:.0f} > {detector.default_threshold:.0f}: {detector.explain(last)}")
-    99 > 1: control variates are 99.0 times as far from the clients' gradients as none
+    99 > 1: steps with control variates are 99.0 times as far from the shared gradient, squared, as without
     """
 
     def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
         found = []
-        total, drawn = np.zeros(3), np.zeros((DRAWS, 3))  # error, spread, squared gradient norm; and bootstrapped
+        total, drawn = (
+            np.zeros(3),
+            np.zeros((DRAWS, 3)),
+        )  # distance with c_i and without, gradient, squared; and bootstrapped
         ages: list[float] = []
         for r in records:
             own = [c.probes for c in r.clients if {"control_error", "gradient_norm"} <= set(c.probes)]
             if not own:
                 continue
-            rows = np.array([(p["control_error"], p["control_spread"], p["gradient_norm"] ** 2) for p in own])
+            noise = r.probes.get("drift_within", 0.0)
+            rows = np.array(
+                [(p["control_error"] + noise, p["control_spread"] + noise, p["gradient_norm"] ** 2) for p in own]
+            )
             total, drawn = total + rows.sum(axis=0), drawn + _draw_weights(r.round, len(rows)) @ rows
             ages += [p["control_age"] for p in own]
             rho, low = float(_divide(total)), float(np.quantile(_divide(drawn), 0.05))
@@ -60,7 +70,10 @@ def stale_controls() -> Detector:
         units = (
             "" if UNITS[0] <= ratio <= UNITS[1] else f"; they are {ratio:.3g} times as large as gradients: wrong units"
         )
-        return f"control variates are {r.evidence['rho']:.1f} times as far from the clients' gradients as none{units}"
+        return (
+            f"steps with control variates are {r.evidence['rho']:.1f} times as far from the shared gradient, squared, as "
+            f"without{units}"
+        )
 
     return Detector(
         read,
@@ -70,12 +83,12 @@ def stale_controls() -> Detector:
         min_effect=math.log(5),
         min_std=0.1,
         default_threshold=1.0,
-        calibrated=False,
+        leads_to=("client_drift", "oscillation", "divergence", "forgetting", "negative_transfer", "slow_convergence"),
     )
 
 
 def _divide(sums: np.ndarray) -> np.ndarray:
-    """Divide sums (..., 3) of error, spread and squared gradient norm into rho (...)."""
+    """Divide sums (..., 3) of squared distances with and without c_i, and of squared gradient norms, into rho (...)."""
     error, spread, square = np.moveaxis(sums, -1, 0)
     rho: np.ndarray = error / np.maximum(np.maximum(spread, ALIKE * square), 1e-300)
     return rho

@@ -1,13 +1,17 @@
 """Thresholds of detectors from IID control runs: an alarm means that a run differs from runs that are known to be healthy.
 
 The false-alarm rate is that of a whole run and of all detectors together. Each control gives every detector one number,
-the largest value that would have raised an alarm; standardised with the mean and the standard deviation of the OTHER
-controls, the largest over the detectors is S. A threshold lies as many standard deviations above the mean as the k-th
-smallest S, k = ceil((m + 1)(1 - alpha)): if runs and controls are exchangeable, at most a share alpha of healthy runs
-raises any alarm. That takes m >= 1 / alpha - 1 controls, 19 for 5 %; with fewer, the t quantile of a new S is used.
+the largest value that would have raised an alarm. It is left out in turn: read against the scale, and standardised with the
+mean and the standard deviation, of the OTHER controls, as a new run will be by all of them. The largest over the detectors
+is S. A threshold lies as many standard deviations above the mean as the k-th smallest S, k = ceil((m + 1)(1 - alpha)).
 
-Reference: Westfall and Young, Resampling-Based Multiple Testing (1993); Vovk et al., Algorithmic Learning in a Random World
-(2005) for the order statistic.
+Were S of a new run exchangeable with that of the controls, at most a share alpha of healthy runs would raise any alarm. It
+nearly is: a control is judged by m - 1 others, a new run by m. So the rate is about alpha, and simulations say how near it
+is for 19, 39 and 99 controls (docs/metrics.md). It takes m >= 1 / alpha - 1 controls, 19 for 5 %; with fewer, the t quantile
+of a new S is used.
+
+Reference: Westfall and Young, Resampling-Based Multiple Testing (1993); Barber et al., Predictive inference with the
+jackknife+, Ann. Statist. 49 (2021).
 """
 
 from __future__ import annotations
@@ -26,12 +30,27 @@ from fedfault.config.schema import Experiment
 from fedfault.config.shorthand import name_components
 from fedfault.errors import UserError
 from fedfault.records import Detector, Records
+from fedfault.registry import read_declarations
+from fedfault.storage import cache_dir, write_atomically
 
+AUTO = "auto"  # detectors.calibration: the one that fits, made on this machine if there is none
+COMPONENTS = {  # where a configuration names one -> its kind
+    "federation.algorithm": "algorithm", "federation.aggregation": "aggregation", "federation.scheduler": "scheduler",
+    "data.dataset": "corpus",
+}  # fmt: skip
 ALPHA = 0.05  # share of healthy runs that may raise an alarm
 LAST = 3  # readings that an alarm looks back on
 NEEDED = 2  # of them above the threshold
 PACKAGED = Path(__file__).parent / "calibrations"
-MUST_AGREE = ("model.name", "model.max_length", "data.dataset.name", "federation.num_rounds")
+MUST_AGREE = (  # a healthy run looks otherwise where these are others; beginnings of keys
+    "model.name", "model.max_length", "data.dataset.", "data.path", "data.task_type", "data.text_columns",
+    "data.topic_column", "federation.num_rounds", "federation.centralised", "federation.algorithm.name",
+    "federation.aggregation.name",
+)  # fmt: skip
+SCHEDULE = (  # and `auto` makes new controls where these are others
+    "federation.total_clients", "federation.clients_per_round", "federation.participation_rate", "training.local_",
+    "training.batch_size", "model.trainable", "model.lora.", "federation.scheduler.", "tiers", "deadline.",
+)  # fmt: skip
 MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or what cannot matter
     "experiment_name", "seed", "device", "logging.", "detectors.", "metrics.", "data.partition.", "federation.on_failure",
     "plugins",
@@ -56,14 +75,12 @@ class Calibration:
     thresholds: Mapping[str, Threshold]
     controls: int
     alpha: float
-    exact: bool  # the order statistic exists: the false-alarm rate holds without assumptions on the law
+    exact: bool  # the order statistic exists: the false-alarm rate is about alpha whatever the law
     config: Mapping[str, Any]  # of the controls, as resolved
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
-        from fedfault.storage import write_atomically
-
         write_atomically(file, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
     @classmethod
@@ -77,7 +94,7 @@ class Calibration:
             return cls(thresholds=thresholds, config=name_components(found.pop("config")), **found)
         except OSError as e:
             raise UserError(
-                f"detectors.calibration={file}: {e.strerror}; give packaged, none or a file of `fedfault calibrate`"
+                f"detectors.calibration={file}: {e.strerror}; give packaged, auto, none or a file of `fedfault calibrate`"
             ) from e
         except (ValueError, TypeError, KeyError, AttributeError) as e:
             raise UserError(
@@ -98,7 +115,7 @@ def summarise_run(detector: Detector, scale: Mapping[str, float], records: Recor
 def learn_thresholds(
     controls: Sequence[Records], known: Mapping[str, Detector], alpha: float = ALPHA
 ) -> tuple[dict[str, Threshold], bool]:
-    """Thresholds of the known detectors from the records of control runs, and whether their false-alarm rate is exact.
+    """Thresholds of the known detectors from the records of control runs, and whether they are an order statistic.
 
     A detector that reads nothing finite in one of the controls stays without a threshold. Raises `UserError` for fewer than
     three controls.
@@ -106,17 +123,18 @@ def learn_thresholds(
     m = len(controls)
     if m < 3:
         raise UserError(f"{m} control runs; a calibration needs 3 at least, and 19 for a false-alarm rate of 5 %")
-    scales, seen = {}, {}
+    scales, seen, z = {}, {}, []
     for name, detector in known.items():
         scale = detector.learn_scale(controls)
-        values = [summarise_run(detector, scale, records) for records in controls]
-        if detector.calibrated and all(v is not None and math.isfinite(v) for v in values):
-            scales[name], seen[name] = scale, np.array(values)
+        values = _summarise_all(detector, scale, controls) if detector.calibrated else None
+        left_out = None if values is None else _leave_out(detector, scale, controls, values)
+        if values is not None and left_out is not None:
+            scales[name], seen[name] = scale, values
+            z.append(left_out)
     exact = m >= 1 / alpha - 1 - 1e-9
     if not seen:
         return {}, exact
-    z = np.array([_standardise(values, known[name].min_std) for name, values in seen.items()])  # (D, m)
-    S = np.sort(z.max(axis=0))
+    S = np.sort(np.max(z, axis=0))  # (m,)
     if exact:
         cut = float(S[math.ceil((m + 1) * (1 - alpha)) - 1])
     else:
@@ -135,33 +153,78 @@ def _widen_std(values: np.ndarray, least: float) -> float:
     return math.hypot(float(values.std(ddof=1)), least)
 
 
-def _standardise(values: np.ndarray, least: float) -> np.ndarray:
-    """Every value in standard deviations from the mean of the others, (m,)."""
-    rest = [np.delete(values, i) for i in range(len(values))]
-    return np.array([(v - r.mean()) / _widen_std(r, least) for v, r in zip(values, rest, strict=True)])
+def _summarise_all(detector: Detector, scale: Mapping[str, float], controls: Sequence[Records]) -> np.ndarray | None:
+    """The number of every control, (m,); None where one has none, or one that is not finite."""
+    values = [summarise_run(detector, scale, records) for records in controls]
+    return np.array(values) if all(v is not None and math.isfinite(v) for v in values) else None
 
 
-def choose_calibration(wanted: str, config: Mapping[str, Any]) -> tuple[Calibration | None, list[str]]:
+def _leave_out(
+    detector: Detector, scale: Mapping[str, float], controls: Sequence[Records], values: np.ndarray
+) -> np.ndarray | None:
+    """Every control in standard deviations from the mean of the others, by their scale, (m,); None where one has none.
+
+    values: (m,), by the scale of all controls.
+    """
+    z = np.empty(len(values))
+    for i in range(len(values)):
+        own = detector.learn_scale([*controls[:i], *controls[i + 1 :]])
+        read = values if own == scale else _summarise_all(detector, own, controls)
+        if read is None:
+            return None
+        rest = np.delete(read, i)
+        z[i] = (read[i] - rest.mean()) / _widen_std(rest, detector.min_std)
+    return z
+
+
+def choose_calibration(
+    wanted: str, config: Mapping[str, Any], corpus: str = ""
+) -> tuple[Calibration | None, list[str]]:
     """The calibration for a run of this resolved configuration, and the settings in which its controls differ.
 
-    wanted: `none`, `packaged` (the one that differs least; None where none is of the same model, data and length), or a
-    file. Raises `UserError` for a file of another model, data set or number of rounds.
+    wanted: `none`; `packaged` (the one that differs least; None where none is of the same model, data, algorithm and
+    rounds); `auto`, the same of those that are packaged and those in the cache, with the same cohorts and local work too; or
+    a file. `corpus` is the fingerprint of the run's data, empty before they are read. Raises `UserError` for a file of
+    other data, another algorithm and so on.
     """
     if wanted == "none":
         return None, []
-    if wanted != "packaged":
+    if wanted not in ("packaged", AUTO):
         found = Calibration.load(Path(wanted).expanduser())
-        wrong, differs = compare_settings(found.config, config)
+        wrong, differs = compare_controls(found, config, corpus)
         if wrong:
-            raise UserError(f"detectors.calibration={wanted} is for other runs: it differs in {', '.join(wrong)}")
+            raise UserError(
+                f"detectors.calibration={wanted} is for other runs: it differs in {', '.join(wrong)}; "
+                f"detectors.calibration={AUTO} makes one for these"
+            )
         return found, differs
+    files = sorted(PACKAGED.glob("*.json")) + (sorted(kept_calibrations().glob("*.json")) if wanted == AUTO else [])
     fitting = []
-    for file in sorted(PACKAGED.glob("*.json")):
+    for file in files:
         found = Calibration.load(file)
-        wrong, differs = compare_settings(found.config, config)
+        wrong, differs = compare_controls(found, config, corpus)
+        wrong += [text for text in differs if wanted == AUTO and text.startswith(SCHEDULE)]
         if not wrong:
             fitting.append((found, differs))
     return min(fitting, key=lambda f: (len(f[1]), f[0].name), default=(None, []))
+
+
+def kept_calibrations() -> Path:
+    """The folder of calibrations that were made on this machine."""
+    return cache_dir() / "calibrations"
+
+
+def compare_controls(found: Calibration, config: Mapping[str, Any], corpus: str = "") -> tuple[list[str], list[str]]:
+    """Find as `compare_settings` does how controls differ from a run; the user's own data are told by their fingerprint.
+
+    What has a name of its own (`registers`) is the same data by that name, although another version may read a little else.
+    """
+    wrong, differs = compare_settings(found.config, config)
+    theirs = str(found.provenance.get("corpus", ""))
+    if not (config.get("data") or {}).get("path") or not theirs:
+        return wrong, differs
+    wrong = [text for text in wrong if not text.startswith("data.path=")]
+    return wrong + ([f"the data (fingerprints {corpus} and {theirs})"] if corpus not in ("", theirs) else []), differs
 
 
 def compare_settings(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -170,12 +233,23 @@ def compare_settings(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tup
     A setting that one of them lacks has its default: controls may be older than a setting.
     """
     usual = flatten_settings(Experiment().model_dump())
-    ours, theirs = ({**usual, **flatten_settings(values)} for values in (run, controls))
+    ours, theirs = (
+        {**usual, **_list_default_options(own), **own} for own in (flatten_settings(run), flatten_settings(controls))
+    )
     unequal = [
         (key, f"{key}={ours.get(key)} ({theirs.get(key)})")
         for key in dict.fromkeys([*theirs, *ours])
         if ours.get(key) != theirs.get(key) and not key.startswith(MAY_DIFFER)
     ]
-    return [text for key, text in unequal if key in MUST_AGREE], [
-        text for key, text in unequal if key not in MUST_AGREE
+    return [text for key, text in unequal if key.startswith(MUST_AGREE)], [
+        text for key, text in unequal if not key.startswith(MUST_AGREE)
     ]
+
+
+def _list_default_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of the options of all components that these settings name, by dotted key."""
+    found: dict[str, Any] = {}
+    for place, kind in COMPONENTS.items():
+        declared = read_declarations(kind).get(str(settings.get(f"{place}.name")))
+        found |= {f"{place}.{option}": value for option, value in (declared.defaults if declared else {}).items()}
+    return found

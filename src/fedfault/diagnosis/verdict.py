@@ -8,6 +8,14 @@
     no alarm (not calibrated)   no alarm by conventional thresholds; whether that means anything, nobody has measured
 
 The words are `records.STATES`, and metrics.json, reports, comparisons and studies use no others.
+
+A fault trips several detectors. The causes are the alarms that no other one explains: a detector says which alarms its own
+leads to (`Detector.leads_to`), and explains those that came no more than LATER rounds before it, as what sees a cause needs
+more rounds than what sees the loss. Of two that lead to each other, the first is the cause. Whether it is can be tried: a
+fork without it (`fedfault fork`, then `fedfault compare`) should be rid of the others too.
+
+Severity is how far the worst alarm went: the distance of its statistic from that of healthy runs, in units of the
+threshold's distance. 1 is at the threshold. Without controls healthy runs are taken to be at 0.
 """
 
 from __future__ import annotations
@@ -33,6 +41,7 @@ from fedfault.records import (
 )
 
 ONE_SIDED = 1.645  # standard errors, 95 %
+LATER = 6  # rounds that a cause may be seen after what follows from it: the longest window of a detector
 LEAST = 0.005  # nats: a smaller change of the loss is "about the same value" in reports
 
 
@@ -40,21 +49,28 @@ def judge_run(records: Records, calibration: Calibration | None, differs: Sequen
     """The verdict as metrics.json keeps it; `differs` are settings in which the run differs from the controls."""
     findings = detect_failures(records, calibration)
     alarms = [f for f in findings if f.level == "alarm"]
-    causes = list(dict.fromkeys(f.detector for f in alarms))
+    alarmed = {f.detector: f for f in reversed(alarms)}  # the first alarm of each
+    alarmed = dict(sorted(alarmed.items(), key=lambda item: alarms.index(item[1])))
     known = build_detectors()
+    causes = _find_causes(known, alarmed)
     read = {name: _read_run(name, known[name], records, calibration) for name in known}
-    holding = {name: found for name in causes if (found := _find_last_alarm(known[name], read[name]))}
+    holding = {name: found for name in alarmed if (found := _find_last_alarm(known[name], read[name]))}
     judged = bool(calibration and any(read[name][1] for name in calibration.thresholds if name in known))
     change = _measure_change(records)
     fatal = any(known[name].is_failure(last) for name, last in holding.items())
     state = _choose_state(fatal, bool(alarms), change, judged)
-    said = ["" if state != UNLEARNED else _explain_change(records), _explain_alarms(state, alarms, holding, findings)]
+    severity = max((_measure_severity(known[name], read[name]) for name in alarmed), default=0.0)
+    said = ["" if state != UNLEARNED else _explain_change(records)]
+    said += [_explain_alarms(alarmed, causes, holding) if alarmed else _explain_silence(state, findings)]
+    said += [_explain_severity(severity)] if alarmed else []
     said += [_explain_doubts(known, read)] if state == NO_ALARM else []
     return {
         "state": state,
         "since": alarms[0].round if alarms else None,
         "causes": causes,
-        "over": [name for name in causes if name not in holding],
+        "consequences": [name for name in alarmed if name not in causes],
+        "over": [name for name in alarmed if name not in holding],
+        "severity": severity,
         "sentence": " ".join(filter(None, said)),
         "sure": _explain_certainty(calibration, judged, differs),
         "calibration": calibration.name if calibration and judged else None,
@@ -106,23 +122,58 @@ def _explain_change(records: Records) -> str:
     return f"The validation loss has not fallen beyond its error: it was {losses[0]:.3f} and is {losses[-1]:.3f} at the end."
 
 
-def _explain_alarms(
-    state: str, alarms: Sequence[Finding], holding: Collection[str], findings: Sequence[Finding]
-) -> str:
-    """One sentence: the first alarm, then the others in order of their first rounds."""
-    if not alarms:
-        doubts = list(dict.fromkeys(f.detector.replace("_", " ") for f in findings))
-        by = ", by conventional thresholds" if state == NO_ALARM else ""
-        suspected = f"; suspected for a while: {', '.join(doubts)}" if doubts else ""
-        return f"No detector raised an alarm{by}{suspected}."
-    first = alarms[0]
-    over = "" if first.detector in holding else " (over by the end)"
-    others = {f.detector: f for f in reversed(alarms) if f.detector != first.detector}  # the first alarm of each
-    then = [
-        f"{f.detector.replace('_', ' ')} (round {f.round}{'' if f.detector in holding else ', over'})"
-        for f in sorted(others.values(), key=lambda f: f.round)
+def _find_causes(known: Mapping[str, Detector], alarmed: Mapping[str, Finding]) -> list[str]:
+    """The detectors whose alarms no other one explains, in the order of their first alarms."""
+    order = list(alarmed)
+
+    def explains(a: str, b: str) -> bool:
+        mutual = a in known[b].leads_to and order.index(b) < order.index(a)
+        return b in known[a].leads_to and not mutual and alarmed[a].round <= alarmed[b].round + LATER
+
+    return [b for b in order if not any(explains(a, b) for a in order if a != b)]
+
+
+def _measure_severity(detector: Detector, read: tuple[Any, Any]) -> float:
+    """How far a detector's statistic went while it was in alarm, in units of the threshold's distance from healthy runs."""
+    threshold, readings = read
+    usual = sum(threshold.seen) / len(threshold.seen) if threshold.seen else 0.0
+    alarms: list[float] = [
+        r.statistic for i, r in enumerate(readings) if judge_readings(detector, threshold, readings[: i + 1]) == "alarm"
     ]
-    return f"Since round {first.round} {first.sentence}{over}" + (f"; then {', '.join(then)}." if then else ".")
+    unit: float = max(threshold.value - usual, detector.min_std)
+    return max(v - usual for v in alarms) / unit
+
+
+def _explain_severity(severity: float) -> str:
+    if not math.isfinite(severity):
+        return "Severity: beyond any threshold."
+    return f"Severity {severity:.1f}: so many times as far from healthy runs as the threshold is."
+
+
+def _explain_silence(state: str, findings: Sequence[Finding]) -> str:
+    """One sentence where no detector raised an alarm."""
+    doubts = list(dict.fromkeys(f.detector.replace("_", " ") for f in findings))
+    by = ", by conventional thresholds" if state == NO_ALARM else ""
+    suspected = f"; suspected for a while: {', '.join(doubts)}" if doubts else ""
+    return f"No detector raised an alarm{by}{suspected}."
+
+
+def _explain_alarms(alarmed: Mapping[str, Finding], causes: Sequence[str], holding: Collection[str]) -> str:
+    """One sentence: the first cause, then the other causes, then what follows from them, in order of first rounds."""
+    first = alarmed[causes[0]]
+    over = "" if first.detector in holding else " (over by the end)"
+
+    def name(detectors: Sequence[str]) -> str:
+        each = [alarmed[d] for d in sorted(detectors, key=lambda d: alarmed[d].round)]
+        return ", ".join(
+            f"{f.detector.replace('_', ' ')} (round {f.round}{'' if f.detector in holding else ', over'})" for f in each
+        )
+
+    then = f"; then {name(causes[1:])}" if causes[1:] else ""
+    follow = [d for d in alarmed if d not in causes]
+    return (
+        f"Since round {first.round} {first.sentence}{over}{then}{f'; what follows: {name(follow)}' if follow else ''}."
+    )
 
 
 def _explain_doubts(known: Mapping[str, Detector], read: Mapping[str, tuple[Any, Any]]) -> str:
@@ -141,9 +192,9 @@ def _explain_certainty(calibration: Calibration | None, judged: bool, differs: S
             f"Not calibrated: the run has none of the numbers that the {calibration.controls} controls were judged by."
         )
     said = (
-        f"Thresholds come from {calibration.controls} IID control runs ({calibration.name}); at most "
-        f"{calibration.alpha:.0%} of healthy runs raise any alarm of the {len(calibration.thresholds)} detectors that they "
-        "calibrate."
+        f"Thresholds come from {calibration.controls} IID control runs ({calibration.name}); about "
+        f"{calibration.alpha:.0%} of healthy runs raise any alarm of the detectors that they calibrate "
+        f"({len(calibration.thresholds)})."
         if calibration.exact
         else f"Thresholds are extrapolated from only {calibration.controls} IID control runs ({calibration.name})."
     )

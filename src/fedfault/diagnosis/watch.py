@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedfault.diagnosis.calibration import choose_calibration
+from fedfault.diagnosis.calibration import choose_calibration, compare_controls
 from fedfault.diagnosis.detection import detect_failures
 from fedfault.diagnosis.verdict import judge_run
 from fedfault.errors import explain_os_error
@@ -23,11 +23,22 @@ class Watch:
     Raises `UserError` for a calibration that cannot be read or does not fit.
     """
 
-    def __init__(self, config: Mapping[str, Any], wanted: str | None = None, names: Sequence[str] = ()) -> None:
-        """config: as resolved, plain values; wanted: instead of its detectors.calibration; names: of the clients."""
-        self.names = names
+    def __init__(
+        self, config: Mapping[str, Any], wanted: str | None = None, names: Sequence[str] = (), corpus: str = ""
+    ) -> None:
+        """config: as resolved, plain values; wanted: instead of its detectors.calibration.
+
+        names: of the clients; corpus: the fingerprint of the data, where it is known.
+        """
+        self.names, self.corpus = names, corpus
         wanted = wanted or str(config["detectors"]["calibration"])
-        self.calibration, self.differs = choose_calibration(wanted, config)
+        self.calibration, self.differs = choose_calibration(wanted, config, corpus)
+
+    def go_on_with(self, config: Mapping[str, Any]) -> None:
+        """Keep the thresholds of a run that goes on with other settings, and remember in which these differ."""
+        if self.calibration is not None:
+            wrong, differs = compare_controls(self.calibration, config, self.corpus)
+            self.differs = [*wrong, *differs]
 
     def find_new(self, records: Records) -> list[Finding]:
         """The findings that the last of these rounds has brought."""
@@ -70,7 +81,8 @@ def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str]
 
     run = read_run(folder)
     activate([*(choose_source(one, folder) for one in run.config.get("plugins", ())), *plugins])
-    watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted, run.client_names)
+    corpus = str(run.manifest.get("corpus", {}).get("fingerprint", ""))
+    watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted, run.client_names, corpus)
     findings, found = watch.find_all(run.records), watch.judge(run.records)
     told = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"], *map(describe_finding, findings)]
     try:

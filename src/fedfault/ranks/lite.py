@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from fedfault.allocation.bounds import MeanRank, find_bounds, make_allocation
-from fedfault.allocation.filling import fill_budget
+from fedfault.allocation.filling import fill_budget, round_shares
 from fedfault.allocation.signals import (
     divide_by_median,
     read_average,
@@ -38,13 +38,16 @@ def lite(
     """Ranks in proportion to gain_weight * EMA(gain) + throughput_weight * EMA(throughput): FedRankLite's formula.
 
     score_i is multiplied by `deadline_penalty` if the client's last round exceeded the deadline, dropped or not. Ranks are
-    score_i / sum of scores * budget within bounds, by water-filling. The gain is clipped at 0 after averaging; it must be
-    measured against the loss of the whole model received, or clients of low rank look like large improvers. Throughput is
-    target tokens a second, communication included.
+    score_i / sum of scores * budget within bounds. The gain is clipped at 0 after averaging; it must be measured against the
+    loss of the whole model received, or clients of low rank look like large improvers. Throughput is target tokens a second,
+    communication included.
 
-    units=relative: gain and throughput are taken over the cohort's median (of positive values), between 1/4 and 4, so that
-    neither seconds nor nats decide what counts. units=original adds nats and tokens a second as they are, as published, and
-    throughput decides nearly alone.
+    units=original is the published rule to the letter: nats and tokens a second are added as they are, so that throughput
+    decides nearly alone; rank_i = clamp(round(score_i / sum * budget), l_i, u_i), and what misses the budget is corrected
+    one unit at a time, at the client of the largest score where units are left and at that of the smallest where there are
+    too many. units=relative is ours: gain and throughput are taken over the cohort's median (of positive values), between
+    1/4 and 4, so that neither seconds nor nats decide what counts, and the budget is filled like water, so that clients at a
+    bound leave the others in proportion.
 
     A client never seen counts as the median; one not drawn keeps its averages. Throughput falls with the rank that was
     assigned, so ranks may oscillate, and nothing keeps a slow client within the deadline: see `lite_star`.
@@ -71,8 +74,9 @@ def lite(
         speed = read_average(memory, "speed", ids, ema_alpha)
         if units == "relative":
             gain, speed = divide_by_median(gain), divide_by_median(speed)
+        share_out = fill_budget if units == "relative" else round_shares
         late = np.array(memory["late"])[ids] > 0
         score = (gain_weight * gain + throughput_weight * speed) * np.where(late, deadline_penalty, 1.0)
-        return make_allocation(s, given, fill_budget(score, given.low, given.high, given.budget, ids))
+        return make_allocation(s, given, share_out(score, given.low, given.high, given.budget, ids))
 
     return Scheduler(assign, init, observe, r_bar=r_bar, needs_gain=True)

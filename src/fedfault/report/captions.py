@@ -73,9 +73,9 @@ CAPTIONS = {
     ),
     "control": Caption(
         "Control variates",
-        "First panel: squared error of the clients' control variates beside that of none at all. 0 is perfect; above "
-        "the line at 1 they do harm. Second panel: their length beside that of the gradients; far from 1 they are in "
-        "other units, as with momentum or an adaptive optimiser.",
+        "First panel: how far the clients' steps are from the shared gradient, squared and with the noise of a batch, "
+        "beside steps without control variates; above the line at 1 they do harm. Second panel: their length beside "
+        "that of the gradients; far from 1 they are in other units, as with momentum or an adaptive optimiser.",
     ),
     "layers": Caption(
         "Layer by layer",
@@ -171,7 +171,7 @@ def describe_figure(run: RunData, name: str) -> str:
         "gradients": "Line charts per round: mean gradient norm of the clients with a band, and its variation.",
         "divergence": "Two line charts per round: distance of client updates from their mean, and cosine to it.",
         "cosines": f"Grid of {clients} by {clients}: cosine between the updates of each two.",
-        "control": "Line charts per round: error of the control variates beside none, and their length.",
+        "control": "Line charts per round: error of steps with control variates beside those without, and their length.",
         "layers": "Line charts over layers: hidden-state cosine, CKA and attention entropy in some rounds.",
         "ranks": "Line charts per round: ranks of the adapter's change and of the model's representations.",
         "generation": "Line charts per round: BLEU, ROUGE-L and variety of continuations.",

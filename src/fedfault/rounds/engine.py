@@ -183,6 +183,9 @@ def _ask_clients(fed: Federation, state: State, cohort: Cohort, down: Message, e
 def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[State, RoundRecord]:
     """Finish a round after the clients' part, which took `trained` seconds: aggregate, evaluate, measure, record."""
     fed, state, cohort = r.fed, r.state, done.cohort
+    if fed.sampling == "size" and cohort.clients:
+        weight = fed.correct_weights(r.asked.round, cohort.clients, done.up["n"])
+        done = replace(done, up={**done.up, "n": weight}, trained=replace(done.trained, weight=weight))
     made = r.plan.keep_arrived(cohort.clients, done.unreached)
     clock = time.perf_counter()
     senders = _prune_cohort(fed, done)

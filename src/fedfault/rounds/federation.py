@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedfault.hardware.plan import Hardware
 from fedfault.rounds.exchange import Cohort, select_rows
-from fedfault.rounds.local import LocalWork, Passes
+from fedfault.rounds.local import LocalWork, Passes, weigh_clients
+from fedfault.rounds.sampling import draw_systematically, find_inclusion
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Aggregation, Algorithm, Message, Trained
@@ -80,6 +83,7 @@ class Federation:
     clients_per_pass: int | None = None  # None: the whole cohort
     need: str = ""  # what a pass of one client takes of the memory, for who runs out of it
     ranks: tuple[int, ...] = ()  # (N,) largest LoRA rank of each client; none: the full rank for all
+    sampling: Literal["uniform", "size"] = "uniform"  # who is drawn for a round, see `rounds.sampling`
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
@@ -93,10 +97,27 @@ class Federation:
 
         Of those that are available; fewer than asked for, if no more are.
         """
-        drawn = rng(self.seed, "cohort", round).permutation(self.total_clients)
-        if self.hardware is not None:
-            drawn = drawn[self.hardware.available(round)[drawn]]
+        g = rng(self.seed, "cohort", round)
+        drawn = self._permute_available(g, round)
+        if self.sampling == "size":
+            drawn = drawn[draw_systematically(find_inclusion(self._sizes[drawn], self.cohort_size), g.random())]
         return sorted(drawn[: self.cohort_size].tolist())
+
+    def correct_weights(self, round: int, clients: Sequence[int], weight: Tensor) -> Tensor:
+        """The weights n_k / pi_k (K,), instead of n_k, of clients that were drawn for a round by size."""
+        there = self._permute_available(rng(self.seed, "cohort", round), round)
+        pi = dict(zip(there.tolist(), find_inclusion(self._sizes[there], self.cohort_size).tolist(), strict=True))
+        return weight / torch.tensor([pi[k] for k in clients], dtype=weight.dtype, device=weight.device)
+
+    def _permute_available(self, g: np.random.Generator, round: int) -> np.ndarray:
+        drawn = g.permutation(self.total_clients)
+        return drawn if self.hardware is None else drawn[self.hardware.available(round)[drawn]]
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """n_k of every client, (N,)."""
+        sizes: np.ndarray = weigh_clients(self.task, self.work.weighting, range(self.total_clients)).numpy()
+        return sizes
 
     def lr(self, round: int) -> float:
         """Learning rate of a round, 1-based: rises linearly over the first warmup_ratio of all rounds, then constant.

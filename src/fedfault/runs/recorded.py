@@ -218,17 +218,24 @@ class RunData:
         taken: list[tuple[int, float | None]] = [(r.round, r.probes[name]) for r in self.records if name in r.probes]
         return [n for n, _ in taken], [math.nan if value is None else value for _, value in taken]
 
-    def ratio(self, over: str, under: str) -> tuple[list[int], list[float]]:
-        """Return the rounds in which both probes were taken and the second is above zero, and their ratios there."""
-        both = [(r.round, r.probes[over], r.probes[under]) for r in self.records if {over, under} <= set(r.probes)]
+    def ratio(self, over: str, under: str, noise: str = "") -> tuple[list[int], list[float]]:
+        """Return the rounds in which both probes were taken and the second is above zero, and their ratios there.
+
+        A third probe, where it is named and was taken, is added to both.
+        """
+        both = self._pair_probes(over, under, noise)
         return [n for n, _, u in both if u > 0], [o / u for _, o, u in both if u > 0]
 
-    def pooled_ratio(self, over: str, under: str) -> tuple[list[int], list[float]]:
+    def pooled_ratio(self, over: str, under: str, noise: str = "") -> tuple[list[int], list[float]]:
         """Return as `ratio` does the ratios of their sums over the rounds so far: noise averages out."""
-        both = [(r.round, r.probes[over], r.probes[under]) for r in self.records if {over, under} <= set(r.probes)]
+        both = self._pair_probes(over, under, noise)
         sums = zip(accumulate(o for _, o, _ in both), accumulate(u for _, _, u in both), strict=True)
         found = [(n, o / u) for (n, _, _), (o, u) in zip(both, sums, strict=True) if u > 0]
         return [n for n, _ in found], [value for _, value in found]
+
+    def _pair_probes(self, over: str, under: str, noise: str) -> list[tuple[int, float, float]]:
+        there = [(r.round, r.probes) for r in self.records if {over, under} <= set(r.probes)]
+        return [(n, p[over] + p.get(noise, 0.0), p[under] + p.get(noise, 0.0)) for n, p in there]
 
     def rises(self, name: str) -> list[tuple[float, int]]:
         """Return by how much the loss rose from one evaluation to the next, and in which round; falls are left out."""

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import fedfault
-from fedfault.config.changes import NO_CAUSE
+from fedfault.config.changes import NO_CAUSE, flatten_settings
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
-from fedfault.diagnosis.calibration import ALPHA, Calibration, learn_thresholds
+from fedfault.diagnosis.calibration import (
+    ALPHA,
+    AUTO,
+    MAY_DIFFER,
+    Calibration,
+    choose_calibration,
+    kept_calibrations,
+    learn_thresholds,
+)
 from fedfault.diagnosis.detection import build_detectors
-from fedfault.records import RoundRecord
+from fedfault.diagnosis.verdict import judge_run
+from fedfault.errors import UserError
+from fedfault.records import FAILED, UNLEARNED, Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.files import read_records, write_lines
 from fedfault.seeds import entropy
@@ -24,6 +36,8 @@ from fedfault.session.provenance import find_commit
 from fedfault.setup.experiment import Prepared, describe_sources, prepare
 
 IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure")  # what controls are the same with
+ENOUGH = 19  # controls for a rate of false alarms of about 5 %
+BROKEN = 0.1  # share of controls that may fail or learn nothing; with more they do not say what healthy is
 
 
 def calibrate_detectors(
@@ -32,36 +46,100 @@ def calibrate_detectors(
     """Train `count` IID controls and write the thresholds that they give; returns the file.
 
     Controls are kept in RESULTS/NAME-controls, one control-NN.jsonl each, and those that are there are not trained again.
-    Raises `UserError` when that folder holds controls of another configuration.
+    The thresholds are kept in the cache as well, where `detectors.calibration=auto` finds them. Raises `UserError` when that
+    folder holds controls of another configuration, and where the controls themselves fail or learn nothing.
     """
-    exp, clock = loaded.experiment, time.perf_counter()
+    exp = loaded.experiment
     folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-controls"
     file = out or folder / "calibration.json"
     claim_folder(folder, "controls", loaded, IGNORED)
     file.parent.mkdir(parents=True, exist_ok=True)
-    runs, like = [], None
+    made = _make_calibration(loaded.resolved, exp, folder, count, progress, shlex.join(["fedfault", *argv]))
+    made.save(file)
+    _keep(made)
+    return file
+
+
+def ensure_calibration(config: Mapping[str, Any], p: Prepared, progress: Progress) -> None:
+    """Where a run asks for `auto` and no calibration fits it, train its controls and keep what they give in the cache.
+
+    config: of the run, as resolved. A run whose controls fail or learn nothing stays without calibration, and is told why.
+    """
+    if config["detectors"]["calibration"] != AUTO or p.data_elsewhere:
+        return
+    corpus = p.split.corpus.fingerprint
+    if choose_calibration(AUTO, config, corpus)[0] is not None:
+        return
+    folder = kept_calibrations() / f"controls-{_hash_settings(config, corpus)}"
+    progress.say(
+        f"no calibration fits: {ENOUGH} IID control runs of this configuration come first, each about as long as the run "
+        f"itself; they are kept in {folder} for all runs like it"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _keep(_make_calibration(config, p.config, folder, ENOUGH, progress, f"detectors.calibration={AUTO}", p))
+    except UserError as e:
+        progress.say(f"note: the verdict will not be calibrated: {e}")
+
+
+def _make_calibration(
+    config: Mapping[str, Any],
+    exp: Experiment,
+    folder: Path,
+    count: int,
+    progress: Progress,
+    command: str,
+    like: Prepared | None = None,
+) -> Calibration:
+    """Train the controls that are not in the folder, and learn from all; `like` lends model and data."""
+    clock, runs, lent = time.perf_counter(), [], like
     for i in range(count):
         progress.say(f"control {i + 1} of {count}{_format_time_left(clock, i, count)}")
-        records, like = train_control(exp, i, folder / f"control-{i:02d}.jsonl", progress, like)
+        records, lent = train_control(exp, i, folder / f"control-{i:02d}.jsonl", progress, lent)
         runs.append(records)
+    _check_healthy(runs, exp)
     thresholds, exact = learn_thresholds(runs, build_detectors())
-    like = like or prepare(derive_control(exp, 0), control=True)
+    lent = lent or prepare(derive_control(exp, 0), control=True)
     now = datetime.datetime.now(datetime.timezone.utc)
     provenance = {
         "fedfault": fedfault.__version__,
         "commit": find_commit(),
-        "command": shlex.join(["fedfault", *argv]),
+        "command": command,
         "made": now.isoformat(timespec="seconds"),
         "seeds": [derive_control(exp, i).seed for i in range(count)],
         "seconds": round(sum(sum(r.seconds.values()) for run in runs for r in run), 1),
-        **{what: describe_sources(like)[what]["fingerprint"] for what in ("model", "corpus")},
+        **{what: describe_sources(lent)[what]["fingerprint"] for what in ("model", "corpus")},
     }
-    made = Calibration(exp.experiment_name, thresholds, count, ALPHA, exact, loaded.resolved, provenance)
-    made.save(file)
     silent = sorted(name for name, d in build_detectors().items() if d.calibrated and name not in thresholds)
     if silent:
         progress.say(f"note: no threshold for {', '.join(silent)}: its numbers are not measured in these runs")
-    return file
+    return Calibration(exp.experiment_name, thresholds, count, ALPHA, exact, config, provenance)
+
+
+def _check_healthy(runs: Sequence[Records], exp: Experiment) -> None:
+    """Raise `UserError` where controls fail or learn nothing: they would call a broken run healthy."""
+    states = [judge_run(records, None)["state"] for records in runs]
+    bad = sum(state in (FAILED, UNLEARNED) for state in states)
+    if bad > BROKEN * len(runs):
+        raise UserError(
+            f"{bad} of {len(runs)} IID control runs fail or learn nothing, so they cannot say how a healthy run looks; "
+            f"look at training.lr, which is {exp.training.lr:g}, and federation.num_rounds, which is "
+            f"{exp.federation.num_rounds}"
+        )
+
+
+def _keep(made: Calibration) -> None:
+    """Write a calibration into the cache, under a name of its own for what it was made from."""
+    folder = kept_calibrations()
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(folder / f"{_hash_settings(made.config, str(made.provenance['corpus']))}.json")
+
+
+def _hash_settings(config: Mapping[str, Any], corpus: str) -> str:
+    """Hash the settings that controls depend on, and their data by what they are instead of where they lie."""
+    left_out = (*MAY_DIFFER, "data.path")
+    known = sorted((key, str(value)) for key, value in flatten_settings(config).items() if not key.startswith(left_out))
+    return hashlib.blake2b(repr((corpus, known)).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def derive_control(exp: Experiment, i: int) -> Experiment:

@@ -10,10 +10,12 @@ from fedfault.backbones.load import Say
 from fedfault.clustering.remedy import cluster_setting, describe_clusters, fill_in_clusters
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
+from fedfault.diagnosis.calibration import AUTO
 from fedfault.diagnosis.watch import Watch
 from fedfault.rounds.engine import begin
 from fedfault.runs.folder import RunFolder
 from fedfault.session.claim import choose_free_name, claim_run, locate_run, make_run_folder, write_configuration
+from fedfault.session.controls import ENOUGH
 from fedfault.session.progress import Progress
 from fedfault.session.provenance import check_not_moved, check_same_inputs, make_manifest, write_split
 from fedfault.session.rollback import find_own_settings, finish_going_back
@@ -51,6 +53,13 @@ def start_run(
         progress.say(f"note: {note}")
     clock = time.perf_counter()
     prepared, found = fill_in_clusters(ready(loaded.experiment, progress.say), progress.say)
+    watch = Watch(loaded.resolved, corpus=prepared.split.corpus.fingerprint)
+    if watch.calibration is None and loaded.resolved["detectors"]["calibration"] == "packaged":
+        progress.say(
+            "note: no packaged calibration fits these settings, so the verdict will not be calibrated; "
+            f"detectors.calibration={AUTO} first trains {ENOUGH} IID control runs, each about as long as this run, and "
+            "keeps them for all runs like it"
+        )
     folder = make_run_folder(path, overwrite=overwrite)
     with folder.lock():
         write_configuration(folder.path, loaded)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fedfault.backbones.card import render_card, write_inline
 from fedfault.backbones.export import export_adapter, export_tokenizer
+from fedfault.config.loading import load
 from fedfault.data.labelled import list_classes
 from fedfault.diagnosis.watch import Watch, describe_finding
 from fedfault.errors import UserError
@@ -18,6 +19,7 @@ from fedfault.records import Finding, RoundRecord, add_client_names
 from fedfault.rounds.engine import find_personal_models, rounds
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.outcome import find_best_round, summarise_run
+from fedfault.session.controls import ensure_calibration
 from fedfault.session.progress import Progress
 from fedfault.session.rollback import roll_back
 from fedfault.session.trackers import Trackers
@@ -37,8 +39,11 @@ def train_to_end(
     `draw` makes the report, too.
     """
     clock = time.perf_counter()
-    config = p.config.model_dump()
-    watch, trackers = Watch(config, names=p.split.deal.names), Trackers(p.config.logging.trackers, progress.say)
+    config, own = p.config.model_dump(), load(folder.path / "config.yaml").resolved  # now, and as it began
+    ensure_calibration(own, p, progress)
+    watch = Watch(own, names=p.split.deal.names, corpus=p.split.corpus.fingerprint)
+    watch.go_on_with(config)
+    trackers = Trackers(p.config.logging.trackers, progress.say)
     manifest.pop("stopped", None)
     events: tuple[str, ...] = ()
     with trackers.open_run(p.config.experiment_name, config, folder.path / "trackers"):
@@ -49,7 +54,7 @@ def train_to_end(
             events = ()
             if (back := roll_back(folder, p, alarms, manifest, progress)) is not None:
                 p, state, events = back[0], back[1], (back[2],)
-                watch = Watch(p.config.model_dump(), names=p.split.deal.names)
+                watch.go_on_with(p.config.model_dump())
     alarms = alarms if state.round < p.federation.num_rounds else []  # at the end there is nothing to stop
     if alarms:
         manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}

@@ -24,6 +24,7 @@ from fedfault.config.schema import Component, Experiment
 from fedfault.data import labelled
 from fedfault.data.heterogeneity import load_or_measure
 from fedfault.data.split import Split, bytes_per_token, is_same_corpus, load_corpus, pack_and_draw, split_into_blocks
+from fedfault.diagnosis.calibration import AUTO
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation
@@ -234,6 +235,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         cohort_size=f.cohort_size,
         num_rounds=f.num_rounds,
         seed=exp.seed,
+        sampling=f.sampling,
         warmup_ratio=t.warmup_ratio,
         evaluate_every=exp.evaluation.every,
         clients_per_pass=per_pass,
@@ -259,6 +261,10 @@ def check_parts(exp: Experiment) -> None:
     """`UserError` for parts that cannot be combined and for hardware that does not fit, before anything is loaded."""
     equipment.check_equipment(exp)
     f = exp.federation
+    if f.sampling == "size" and f.algorithm.options.get("unbiased"):
+        raise UserError(
+            "federation.sampling=size and federation.algorithm.unbiased=true correct for the same bias; choose one"
+        )
     algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     _check_pairs(exp, algorithm, build("aggregation", f.aggregation.name, **f.aggregation.options))
 
@@ -392,7 +398,9 @@ def _list_files(exp: Experiment) -> list[tuple[str, str]]:
     """List the further files that the numbers of a run depend on: what each is, and its path as the settings have it."""
     found = [("trace", exp.clock.trace)]
     found += (
-        [("calibration", exp.detectors.calibration)] if exp.detectors.calibration not in ("packaged", "none") else []
+        [("calibration", exp.detectors.calibration)]
+        if exp.detectors.calibration not in ("packaged", AUTO, "none")
+        else []
     )
     general = exp.evaluation.general
     found += [("general", general)] if general not in ("base_samples", "wikitext", "none") else []

@@ -87,6 +87,12 @@ def unhealthy(run: RunData) -> float | None:
     return _state(run, (UNLEARNED, DEGRADED, FAILED))
 
 
+def severity(run: RunData) -> float | None:
+    """How far the worst alarm went, in units of the threshold's distance from healthy runs; 0 without an alarm."""
+    verdict = run.metrics.get("verdict") or {}
+    return math.inf if verdict.get("severity", 0.0) is None else verdict.get("severity")
+
+
 def seconds(run: RunData) -> float | None:
     """Seconds of all rounds."""
     return sum(sum(r.seconds.values()) for r in run.records) if run.records else None
@@ -103,7 +109,7 @@ def _bad(value: float) -> float:
 
 
 DERIVED: dict[str, Callable[[RunData], float | None]] = {
-    f.__name__: f for f in (gain, auc, swing, topic_swing, rise, client_loss, failed, unhealthy, seconds)
+    f.__name__: f for f in (gain, auc, swing, topic_swing, rise, client_loss, failed, unhealthy, severity, seconds)
 }
 
 

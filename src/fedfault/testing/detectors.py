@@ -247,6 +247,15 @@ def the_scale_is_finite_whatever_the_controls_were(subject: Subject) -> None:
 
 
 @rule(KIND)
+def it_leads_to_detectors_that_exist_and_not_to_itself(subject: Subject) -> None:
+    """`leads_to` names registered detectors, and not the one itself."""
+    known = load_builders(KIND)
+    unknown = [name for name in subject.build().leads_to if name not in known]
+    expect(not unknown, f"leads_to names {', '.join(unknown)}, which no detector is called")
+    expect(subject.name not in subject.build().leads_to, "leads_to names the detector itself")
+
+
+@rule(KIND)
 def the_least_deviation_is_never_zero_and_the_least_effect_never_negative(subject: Subject) -> None:
     """`min_std` is above 0, `min_effect` at least 0."""
     detector: Detector = subject.build()

@@ -128,11 +128,11 @@ def draw_drift(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
 
 @apply_theme
 def draw_control(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
-    """Draw the error of the control variates beside that of none at all, and their length beside the gradients'."""
-    probes = ("control_error", "control_spread")
+    """Draw how far steps with control variates are from the shared gradient, beside steps without, and their length."""
+    probes = ("control_error", "control_spread", "drift_within")
     error = [Curve(run.ratio(*probes), 5, "of the round"), Curve(run.pooled_ratio(*probes), 1, "so far")]
     wanted = (
-        Panel("Error of the control variates", "error / error without", error, 1.0),
+        Panel("Steps with control variates", "squared error / that without", error, 1.0),
         Panel("Their length", r"$\|c_i\|\,/\,\|\nabla f_i\|$", [Curve(run.probe("control_ratio"), 4)], 1.0),
     )
     return draw_panels(run, theme, narrow, wanted)
