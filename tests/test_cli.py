@@ -422,6 +422,16 @@ def test_what_the_system_refuses_is_told_in_a_line(fedfault, tmp_path, monkeypat
     assert err.strip().endswith("--out FOLDER writes the report elsewhere")
 
 
+def test_an_error_of_the_system_is_told_by_every_command(fedfault, monkeypatch):
+    def load(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "a/file")
+
+    monkeypatch.setattr("fedfault.config.load", load)
+    status, out, err = fedfault("check")
+    assert (status, out) == (2, "")
+    assert err == "error: a/file: permission denied; choose a place that you may read and write\n"
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_memory_that_runs_out_is_told_in_a_line(fedfault, monkeypatch, error):
     def load(*_):

@@ -201,3 +201,14 @@ def test_near_the_limit_a_run_on_several_nodes_is_stopped_and_the_job_requeued(j
     process = job(SECONDS_LONG="1", **TWO_NODES)
     process.stdout.readline()  # srun
     assert signalled(process, signal.SIGUSR1) == (143, ["terminated", "scontrol requeue 42"])
+
+
+def test_every_guard_that_mutate_removes_stands_in_its_file_once():
+    """And its tests are there: a mutation that is out of date would be noticed only by who runs them all."""
+    for name, mutation in runpy.run_path(str(ROOT / "scripts/mutate.py"))["MUTATIONS"].items():
+        text = (ROOT / "src/fedfault" / mutation.file).read_text(encoding="utf-8")
+        assert text.count(mutation.guard) == 1, name
+        for test in mutation.tests.split():
+            file, _, function = test.partition("::")
+            assert (ROOT / file).is_file(), name
+            assert not function or f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), name

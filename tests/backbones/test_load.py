@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from fedfault.backbones.load import MICRO, choose_device, load_backbone, locate_model
 from fedfault.backbones.sites import check_rank, lora_targets, partial_targets
@@ -150,6 +151,63 @@ def test_smollm2_comes_from_its_package_and_is_converted_once():
     assert locate_model("smollm2-135m") == first
     found = load_backbone("smollm2-135m", device="cpu")
     assert sum(p.numel() for p in found.model.parameters()) == 134_515_008
+
+
+class Saved:
+    """A model or tokenizer that writes a file, and may do something before or be stopped."""
+
+    def __init__(self, name, before=lambda: None):
+        self.name, self.before = name, before
+
+    def save_pretrained(self, folder):
+        (folder / f"half of {self.name}").touch()
+        self.before()
+        (folder / self.name).write_text(self.name)
+
+
+@pytest.fixture
+def gguf(tmp_path, monkeypatch):
+    """Converts a GGUF file that holds nothing, with a model of the test's; returns what `locate_model` returns."""
+    import transformers
+
+    monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("fedfault.backbones.load.check_filled", lambda *_: None)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: Saved("tokenizer"))
+    (tmp_path / "model.gguf").touch()
+
+    def convert(model):
+        monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: (model, {}))
+        return Path(locate_model(str(tmp_path / "model.gguf")))
+
+    return convert
+
+
+def test_two_processes_that_convert_one_file_at_once_get_one_whole_folder(gguf):
+    others = []
+    first = gguf(Saved("model", before=lambda: others or others.append(gguf(Saved("model")))))
+    assert others == [first]
+    assert sorted(p.name for p in first.iterdir()) == ["half of model", "half of tokenizer", "model", "tokenizer"]
+    assert list(first.parent.iterdir()) == [first]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device"),
+    ],
+)
+def test_a_cache_without_space_for_a_converted_model_is_named_and_left_clean(gguf, tmp_path, error):
+    def fail():
+        raise error
+
+    with pytest.raises(
+        UserError, match=r"model\.gguf cannot be kept in .*cache/models: .*No space left.*FEDFAULT_CACHE"
+    ):
+        gguf(Saved("model", before=fail))
+    assert list((tmp_path / "cache/models").iterdir()) == []
+    assert gguf(Saved("model")).is_dir()  # with space again
 
 
 def test_devices():

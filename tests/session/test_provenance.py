@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+import fedfault
 import small
 from fedfault.backbones.load import MICRO
 from fedfault.config import load
@@ -91,3 +93,15 @@ def test_the_manifest_of_an_older_version_is_not_refused_and_what_it_lacks_is_to
     old["corpus"] = {**old["corpus"], "fingerprint": "0"}
     with pytest.raises(UserError, match=r"^the corpus is not the one"):
         check_same_inputs(old, p)
+
+
+def test_the_clock_of_the_wall_is_written_down_and_decides_nothing():
+    """It may jump, back too: durations and deadlines are taken from the clock that only goes forward."""
+    wall = re.compile(r"time\.time\(|datetime\.now\(|\.utcnow\(|\.today\(")
+    source = Path(fedfault.__file__).parent
+    found = {str(f.relative_to(source)) for f in source.rglob("*.py") if wall.search(f.read_text(encoding="utf-8"))}
+    assert found == {
+        "session/provenance.py", "session/controls.py",  # when a run, or a calibration, was made
+        "flower/keys.py",  # until when a certificate is valid
+        "compare/listing.py",  # how long ago a run wrote something
+    }  # fmt: skip

@@ -363,7 +363,13 @@ def _convert_gguf(gguf: Path, say: Say) -> Path:
     except BROKEN as e:
         raise UserError(f"cannot read {gguf}: {read_first_line(e)}") from e
     check_filled(str(gguf), model, found, say)
-    with write_folder_atomically(folder) as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+    try:
+        with write_folder_atomically(folder) as scratch:
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+    except (OSError, SafetensorError) as e:
+        raise UserError(
+            f"the converted {gguf.name} cannot be kept in {folder.parent}: {read_first_line(e)}; free some space, or set "
+            "FEDFAULT_CACHE to a folder that has some"
+        ) from e
     return folder
