@@ -1,8 +1,8 @@
 """Does a long run stay as it began? Memory, open files and seconds a round of one process, from outside it.
 
-    OMP_NUM_THREADS=1 python benchmarks/soak.py [--rounds 1000] [--clients 100] [SETTING=VALUE ...]
+    OMP_NUM_THREADS=1 python benchmarks/soak.py [--rounds 1000] [--clients 100] [--per-round 30] [SETTING=VALUE ...]
 
-Runs `fedfault run` on `micro` with 30 % of the clients in a round, and looks at the process whenever a record is written.
+Runs `fedfault run` on `micro`, and looks at the process whenever a record is written.
 The first tenth of the rounds is warm-up. Prints means over the second tenth and over the last one, and the ratio of both.
 Needs Linux's /proc. The folder of the run is deleted.
 """
@@ -20,7 +20,7 @@ from statistics import mean
 from typing import NamedTuple
 
 SMALL = (
-    "federation.participation_rate=0.3", "training.local_steps=2", "training.batch_size=2", "model.max_length=16",
+    "training.local_steps=2", "training.batch_size=2", "model.max_length=16",
     "data.partition=iid", "evaluation.max_blocks=4", "evaluation.general_blocks=4", "evaluation.every=10",
 )  # fmt: skip
 
@@ -62,11 +62,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--per-round", type=int, default=30)
     parser.add_argument("settings", nargs="*")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         words = [
             *SMALL, f"federation.num_rounds={args.rounds}", f"federation.total_clients={args.clients}",
+            f"federation.clients_per_round={args.per_round}",
             "experiment_name=soak", f"logging.results_dir={folder}", *args.settings,
         ]  # fmt: skip
         command = [sys.executable, "-m", "fedfault", "run", "--quiet", "quickstart", *words]

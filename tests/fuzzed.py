@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from fedfault.registry import list_options
+from fedfault.options import list_options
 
 EXAMPLES = int(os.environ.get("FUZZ", "0"))
 

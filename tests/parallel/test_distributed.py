@@ -132,6 +132,28 @@ def test_a_process_that_is_killed_ends_the_job_and_torchrun_resumes_it_to_the_sa
     assert (manifest["status"], manifest["processes"]) == ("finished", 2)
 
 
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("phase", ["prepare", "score", "train"])
+def test_a_process_that_dies_in_any_phase_is_named_and_the_same_command_goes_on(tmp_path, monkeypatch, phase):
+    """While it loads, while the untrained model is scored, while clients train; one process alone goes on."""
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
+    settings = [*LONG, f"logging.results_dir={tmp_path}", "federation.num_rounds=2"]
+    job = started(
+        str(Path(pair.__file__).with_name("dying.py")), phase, "run", "quickstart", *settings, "experiment_name=two"
+    )
+    said = [process.communicate(timeout=120)[1] for process in job]
+    assert [process.returncode for process in job] == [2, -signal.SIGKILL], said
+    assert "error: process 1 of 2, on " in said[0]
+    assert "has ended; `fedfault resume RUN` goes on" in said[0]
+    assert "Traceback" not in said[0]
+    assert (tmp_path / "two").exists() == (phase != "prepare")
+    for name in ("two", "one"):  # the one goes on, the other was never disturbed
+        start_run(load("quickstart", [*settings, f"experiment_name={name}"]), Progress(quiet=True))
+    one, two = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("one", "two"))
+    assert all(pair.same(one[name], two[name]) for name in one)
+
+
 def test_help_under_torchrun_is_given_once_and_ends():
     said = [one.communicate(timeout=60)[0] for one in started("-m", "fedfault", "run", "--help")]
     assert ["Usage: " in text for text in said] == [True, False]
