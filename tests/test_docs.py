@@ -16,7 +16,7 @@ from fedfault.config.loading import load
 from fedfault.config.schema import Experiment
 from fedfault.records import ClientRecord, Finding, RoundRecord, Score, Turn
 from fedfault.registry import build, load_builders, read_declarations
-from fedfault.runs.folder import PLAIN
+from fedfault.runs.checkpoint import PLAIN
 from fedfault.session.provenance import INPUTS, VERSIONS
 from fedfault.setup import equipment
 from fedfault.types.algorithm import Algorithm

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import fedfault
 from fedfault.reading import documents
-from fedfault.storage import cache_dir, keep, write_atomically, write_folder_atomically
+from fedfault.storage import cache_dir, delete_scratch, keep, write_atomically, write_folder_atomically
 from fedfault.types.corpus import Document
 
 
@@ -50,6 +53,20 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_an_error_with_its_name(mon
     assert e.value.filename == str(tmp_path / "f")
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_text() == "old"
+
+
+def test_what_a_kill_left_unfinished_goes_and_what_another_process_writes_stays(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "checkpoint").mkdir()
+    for pid in (gone.pid, os.getpid(), os.getppid()):
+        (tmp_path / "checkpoint" / f".round-00001.json.{pid}.tmp").touch()
+    (tmp_path / f".plots.{gone.pid}.tmp").mkdir()
+    (tmp_path / f".plots.{gone.pid}.tmp" / "half.png").touch()
+    (tmp_path / ".notes.tmp").touch()  # of the user
+    delete_scratch(tmp_path)
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")}
+    assert left == {"checkpoint", f"checkpoint/.round-00001.json.{os.getppid()}.tmp", ".notes.tmp"}
 
 
 PLAINLY = {"write_text", "write_bytes", "rename", "save_file", "write_table", "savefig"}  # a kill leaves part of a file

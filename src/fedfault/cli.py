@@ -214,14 +214,21 @@ def _tell_end(folder: Path, progress: Any) -> None:
 
 
 @app.command(rich_help_panel=TRAIN, epilog="Example: `fedfault resume results/quickstart`")
-def resume(run: RunPath, quiet: Quiet = False) -> None:
-    """Continue a run that was stopped, to the same numbers as without the stop."""
+def resume(
+    run: RunPath,
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="federation.num_rounds=N for more rounds; device, logging"),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Continue a run that was stopped, to the same numbers as without the stop, or a run to more rounds."""
     from fedfault.session.progress import Progress
     from fedfault.session.start import resume_run as go_on
 
     progress = Progress(quiet=quiet)
     with _end_on_signal(), _choose_prepare() as ready:
-        folder = go_on(run, progress, ready=ready)
+        folder = go_on(run, progress, changes or [], ready=ready)
     _tell_end(folder.path, progress)
 
 

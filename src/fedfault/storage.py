@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,15 +42,47 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 def write_folder_atomically(folder: Path) -> Iterator[Path]:
     """Give a scratch folder to fill within the block; at its end it becomes `folder`, unless that is there by then."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as scratch:
-        filled = Path(scratch) / "filled"
-        filled.mkdir()
-        yield filled
+    scratch = _name_scratch(folder)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a former process of this number
+    scratch.mkdir()
+    try:
+        yield scratch
         try:
-            os.replace(filled, folder)
+            os.replace(scratch, folder)
         except OSError:
             if not folder.is_dir():  # another process that made the same was faster
                 raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _name_scratch(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_scratch(name: str) -> bool:
+    """Return whether a file or folder of this name is one that is being written, or that a kill has left unfinished."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", name) is not None
+
+
+def delete_scratch(folder: Path) -> None:
+    """Delete what processes that are gone have left unfinished in a folder and below it."""
+    for left in [p for p in folder.rglob(".*.tmp") if is_scratch(p.name)]:
+        if not _is_alive(int(left.name.split(".")[-2])):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Return whether another process has this number; what has the number of this one is of a former process."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def cache_dir() -> Path:

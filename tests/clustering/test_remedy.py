@@ -20,6 +20,7 @@ from fedfault.runs.folder import RunFolder
 from fedfault.session import rollback
 from fedfault.session.fork import fork_run
 from fedfault.session.progress import Progress
+from fedfault.session.settings import find_own_settings
 from fedfault.session.start import resume_run
 from fedfault.setup.experiment import prepare
 from small import SMALL, start
@@ -122,9 +123,7 @@ def test_a_run_goes_on_in_clusters_from_its_best_round_and_resumes_so(tmp_path, 
     assert [r.round for r in records] == [0, 1, 2, 3]
     assert any("federation.algorithm=clustered" in e for r in records for e in r.events)
     assert "personal" in records[-1].scores
-    p = prepare(
-        load(folder.path / "config.yaml", rollback.find_own_settings(folder.read_json("manifest.json"))).experiment
-    )
+    p = prepare(load(folder.path / "config.yaml", find_own_settings(folder.read_json("manifest.json"))).experiment)
     state, _ = folder.load(p.federation.task.layout, "cpu")
     assert set(state.memory) == {"cluster_0", "cluster_1"}
     assert not torch.equal(state.memory["cluster_0"].flat, state.memory["cluster_1"].flat)

@@ -50,7 +50,7 @@ def test_jain_is_left_out_when_a_client_has_lost(tmp_path):
 
 @pytest.mark.parametrize(
     "records",
-    [HISTORY[:1], [record(0, 6.0), record(1, math.nan, news=math.inf)], HISTORY[1:]],
+    [HISTORY[:1], [record(0, 6.0), record(1, math.nan, news=math.inf)], [replace(HISTORY[0], scores={}), *HISTORY[1:]]],
     ids=["not_trained", "diverged", "no_start"],
 )
 def test_without_two_finite_gains_there_is_no_fairness(tmp_path, records):

@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.runs.files import find_status, read_records
+from fedfault.runs.files import read_records
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.manifest import find_status
 from fedfault.runs.read import read_run
 from handmade import record, write
 
@@ -35,7 +36,7 @@ def test_a_run_says_how_far_it_got(tmp_path, status):
     assert find_status(write(tmp_path, status=status)) == status
 
 
-@pytest.mark.parametrize("missing", [["config.yaml"], ["rounds.jsonl", "manifest.json"], ["."]])
+@pytest.mark.parametrize("missing", [["config.yaml", "manifest.json"], ["rounds.jsonl", "manifest.json"], ["."]])
 def test_a_folder_without_what_makes_a_run_is_none(tmp_path, missing):
     folder = write(tmp_path / "run")
     for name in missing:
@@ -44,6 +45,16 @@ def test_a_folder_without_what_makes_a_run_is_none(tmp_path, missing):
     assert set(refusals(folder)) == {
         f"{folder} is not a run folder: config.yaml and rounds.jsonl not found; give the folder of a run"
     }
+
+
+def test_a_manifest_alone_is_a_run_that_has_begun_and_one_of_another_program_is_none(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web page", "status": 3}')
+    assert find_status(tmp_path) is None
+    (tmp_path / "manifest.json").write_text('{"status": "begun", "config": {"experiment_name": "new"}}')
+    (tmp_path / "rounds.jsonl").write_text("of the run that stood here before\n")
+    assert find_status(tmp_path) == "begun"
+    run = read_run(tmp_path)
+    assert (run.name, run.records) == ("new", ())
 
 
 def test_without_a_manifest_a_run_is_reported_and_cannot_go_on(tmp_path):
@@ -87,6 +98,9 @@ def test_a_last_line_that_is_whole_counts_without_its_line_break(tmp_path):
         (lambda text: text.replace('{"round": 2', '{"raund": 2'), r"rounds\.jsonl is corrupt: line 3"),
         (lambda text: text + '{"round": 4, "cli\n', r"line 5 is not a round record"),  # it was whole once: no kill
         (lambda text: text + text.splitlines()[0] + "\n", r"do not count upwards \(\[0, 1, 2, 3, 0\]\)"),
+        (lambda text: "".join(text.splitlines(keepends=True)[1:]), r"line 1 is of round 1, and should be of 0"),
+        (lambda text: text.replace(text.splitlines()[1] + "\n", ""), r"line 2 is of round 2, and should be of 1"),
+        (lambda text: text.rstrip("\n}") + ', "colour": 1}', r"line 4 is not a round record .*'colour'"),
     ],
 )
 def test_other_damage_is_named_with_file_and_line_at_both_doors(tmp_path, damage, says):

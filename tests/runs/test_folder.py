@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from fedfault.errors import UserError
 from fedfault.records import ClientRecord, RoundRecord, Score, Turn
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.read import read_run
 from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import State
@@ -26,8 +29,7 @@ def state(round: int = 3) -> State:
 @pytest.fixture
 def folder(tmp_path) -> RunFolder:
     found = RunFolder.create(tmp_path / "run")
-    (found.path / "config.yaml").write_text("seed: 0\n")
-    found.write_json("manifest.json", {})
+    found.begin({"config": {"seed": 0}})
     return found
 
 
@@ -60,7 +62,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(folder, damage):
     loaded, warnings = folder.load(LAYOUT, "cpu")
     assert loaded.round == 3
     assert len(warnings) == 1
-    assert "round 4 is damaged" in warnings[0]
+    assert re.search("round 4 is damaged .* going back to the one before", warnings[0])
 
 
 def test_without_a_whole_checkpoint_loading_explains(folder):
@@ -102,7 +104,7 @@ def test_a_named_checkpoint_is_loaded_or_those_that_are_there_are_listed(folder)
     with pytest.raises(UserError, match=r"no checkpoint of round 3; there are those of rounds 0, 1, 4 to 6"):
         folder.load(LAYOUT, "cpu", 3)
     (folder.checkpoints / "round-00004.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"round 4 in .* is damaged .* there are those of rounds 0, 1, 5, 6"):
+    with pytest.raises(UserError, match=r"round 4 is damaged .* there are those of rounds 0, 1, 5, 6"):
         folder.load(LAYOUT, "cpu", 4)
 
 
@@ -113,9 +115,7 @@ def test_going_back_forgets_the_checkpoints_of_later_rounds(folder):
     assert folder.list_checkpoints() == [0, 1, 2]
 
 
-def test_a_new_folder_is_empty_or_not_made(folder, tmp_path):
-    with pytest.raises(UserError, match="exists already"):
-        RunFolder.create(folder.path)
+def test_where_no_folder_can_be_made_another_place_is_asked_for(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(UserError, match="choose another"):
         RunFolder.create(tmp_path / "results" / "run")
@@ -167,3 +167,104 @@ def test_clients_from_whom_nothing_arrived_have_a_row_too(folder):
         (2, 0, "done", 1.0, 0.5, 0.3),
         (2, 1, "dropped", 3.0, None, None),
     ]
+
+
+def write_rounds(folder: RunFolder, count: int) -> None:
+    for t in range(count):
+        folder.append(record(t))
+        folder.save(state(t))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda lines: lines[:3],
+        lambda lines: [*lines[:2], *lines[3:]],
+        lambda lines: [*lines[:2], lines[1], *lines[2:]],
+        lambda lines: [lines[0], lines[2], lines[1], *lines[3:]],
+        lambda lines: [lines[0], lines[1].replace('"loss": 1.0', '"loss": 0.5'), *lines[2:]],
+        lambda lines: [],
+    ],
+    ids=["ends early", "a hole", "a repeat", "out of order", "another number", "empty"],
+)
+def test_records_that_are_not_those_that_were_written_are_refused_and_nothing_is_deleted(folder, edit):
+    write_rounds(folder, 5)
+    file = folder.path / "rounds.jsonl"
+    file.write_text("".join(edit(file.read_text().splitlines(keepends=True))))
+    before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=r"rounds\.jsonl is not what this run has written up to round 4") as caught:
+        folder.load(LAYOUT, "cpu")
+    whole = re.search(r"--round (\d)", str(caught.value))
+    assert whole is not None
+    assert RunFolder(folder.path).load(LAYOUT, "cpu", int(whole[1]))[0].round == int(whole[1])
+    assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
+
+
+def test_records_of_later_rounds_do_not_matter_to_a_checkpoint(folder):
+    write_rounds(folder, 3)
+    folder.append(record(3))  # a kill came before its checkpoint
+    assert folder.load(LAYOUT, "cpu")[0].round == 2
+    assert [r.round for r in folder.rewind(2)] == [0, 1, 2]
+    folder.append(record(3, 0.5))
+    folder.save(state(3))
+    assert RunFolder(folder.path).load(LAYOUT, "cpu")[0].round == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"round": 4', '"round": 3'),
+        ('"ranks": []', '"ranks": [8]'),
+        ('"plans": {}', '"plans": 3'),
+        ('"schema": 2, ', ""),
+    ],
+)
+def test_the_json_of_a_checkpoint_that_was_edited_is_passed_over_as_damaged(folder, old, new):
+    write_rounds(folder, 5)
+    file = folder.checkpoints / "round-00004.json"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    loaded, warnings = folder.load(LAYOUT, "cpu")
+    assert loaded.round == 3
+    assert "round 4 is damaged" in warnings[0]
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_left_alone(folder):
+    write_rounds(folder, 3)
+    file = folder.checkpoints / "round-00002.json"
+    file.write_text(file.read_text().replace('"schema": 2', '"schema": 3'))
+    with pytest.raises(UserError, match=r"written by a newer fedfault \(schema 3; this one reads schemas up to 2\)"):
+        folder.load(LAYOUT, "cpu")
+    assert folder.list_checkpoints() == [0, 1, 2]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(folder, tmp_path):
+    write_rounds(folder, 2)
+    other = RunFolder.create(tmp_path / "other")
+    other.begin({"config": {"seed": 1}})
+    write_rounds(other, 2)
+    for suffix in ("json", "safetensors"):
+        name = f"round-00001.{suffix}"
+        (folder.checkpoints / name).write_bytes((other.checkpoints / name).read_bytes())
+    with pytest.raises(UserError, match="belongs to a run with other settings"):
+        folder.load(LAYOUT, "cpu")
+
+
+def test_more_rounds_another_device_and_another_name_are_the_same_configuration(folder):
+    before = folder.config_hash
+    for changes in ({"experiment_name": "b"}, {"device": "cuda"}, {"federation": {"num_rounds": 9}}):
+        folder.write_json("manifest.json", {"config": {"seed": 0, "federation": {}, **changes}})
+        assert folder.config_hash == RunFolder(folder.path).config_hash
+    folder.write_json("manifest.json", {"config": {"seed": 0}})
+    assert folder.config_hash == before
+    folder.write_json("manifest.json", {"config": {"seed": 1}})
+    assert folder.config_hash != before
+
+
+def test_a_report_says_that_records_were_changed(folder):
+    write_rounds(folder, 3)
+    folder.write_json("manifest.json", {"status": "finished", "config": {"seed": 0}})
+    assert read_run(folder.path).notes == ()
+    file = folder.path / "rounds.jsonl"
+    file.write_text(file.read_text().replace('"loss": 1.0', '"loss": 0.9'))
+    assert "is not what the run has written up to round 2: do not trust" in read_run(folder.path).notes[0]

@@ -14,8 +14,9 @@ import pytest
 from fedfault.config.loading import load
 from fedfault.diagnosis.watch import diagnose_run
 from fedfault.report.render import render_report
-from fedfault.runs.files import find_status, read_records
+from fedfault.runs.files import read_records
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.manifest import find_status
 from fedfault.runs.read import read_run
 from fedfault.session.claim import claim_run
 from fedfault.session.fork import fork_run

@@ -10,6 +10,8 @@ from fedfault.report.render import render_report
 from fedfault.runs.read import read_run
 from handmade import HISTORY, finding, lines, record, update, write
 
+DECIDED = {"settings": [], "done": True}
+
 
 def test_a_half_written_last_line_is_left_out_and_noted(tmp_path):
     folder = write(tmp_path)
@@ -41,12 +43,19 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         (
             "manifest.json",
             '{"status": "running", "parent": {"run": "old", "round": 1}}',
-            "parent should hold run, round and changes",
+            "manifest.json is corrupt: parent.changes: Field required",
         ),
         (
             "manifest.json",
             '{"status": "running", "abandoned": [{"to": 1, "changes": {"a": 1}, "records": "b"}]}',
-            "every item of abandoned",
+            "manifest.json is corrupt: abandoned.0.changes.a: Input should be a valid list",
+        ),
+        ("manifest.json", '{"status": "running", "seconds": 3}', "seconds: Input should be a valid dictionary"),
+        ("manifest.json", '{"status": "running", "model": "micro"}', "model: Input should be a valid dictionary"),
+        (
+            "manifest.json",
+            '{"status": "running", "schema": 99}',
+            "was written by a newer fedfault (schema 99; this one reads schemas up to 2)",
         ),
     ],
 )
@@ -81,7 +90,7 @@ def test_findings_and_the_other_futures_are_read(tmp_path):
     lines(folder / "parent.jsonl", [record(2, 9.0), record(3, 9.5)])
     lines(folder / "abandoned-1.jsonl", [record(3, 7.0)])
     update(folder / "manifest.json", parent={"run": "old", "round": 1, "changes": {"seed": [0, 1]}})
-    past = {"from": 3, "to": 2, "changes": {"training.lr": [0.1, None]}, "records": "abandoned-1.jsonl"}
+    past = {"from": 3, "to": 2, "changes": {"training.lr": [0.1, None]}, "records": "abandoned-1.jsonl", **DECIDED}
     update(folder / "manifest.json", abandoned=[past])
     run = read_run(folder)
     assert [(f.round, f.level, f.threshold) for f in run.findings] == [(1, "suspect", 1.5), (2, "alarm", None)]
@@ -95,6 +104,6 @@ def test_findings_and_the_other_futures_are_read(tmp_path):
 def test_a_forks_file_is_looked_for_in_the_run_folder_alone(tmp_path):
     folder = write(tmp_path / "run")
     lines(tmp_path / "other.jsonl", HISTORY)
-    past = {"to": 2, "changes": {}, "records": "../other.jsonl"}
+    past = {"to": 2, "changes": {}, "records": "../other.jsonl", **DECIDED}
     update(folder / "manifest.json", abandoned=[past])
     assert read_run(folder).forks[0].records == ()

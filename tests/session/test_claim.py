@@ -12,12 +12,14 @@ from fedfault.session.claim import (
     check_new_run,
     choose_free_name,
     claim_folder,
+    claim_new_run,
     claim_run,
     find_differences,
     find_kind,
     locate_run,
-    make_run_folder,
 )
+
+PARENT = {"run": "another", "round": 1, "changes": {}}
 
 
 def loaded(folder, *words):
@@ -28,8 +30,15 @@ def write_run(given, status="running", **more) -> RunFolder:
     """A run of a configuration that has not trained a round."""
     folder = RunFolder.create(locate_run(given.experiment))
     (folder.path / "config.yaml").write_text(dump(given.resolved))
-    folder.write_json("manifest.json", {"status": status, **more})
+    folder.write_json("manifest.json", {"status": status, "config": given.resolved, **more})
     return folder
+
+
+def make_anew(path, **options) -> set[str]:
+    """What is in the folder of a new run once it has begun."""
+    with claim_new_run(path, **options) as folder:
+        folder.begin({})
+    return {p.name for p in folder.path.iterdir()} - {".lock"}
 
 
 def test_what_a_folder_holds_is_known_by_its_files(tmp_path):
@@ -46,22 +55,56 @@ def test_what_a_folder_holds_is_known_by_its_files(tmp_path):
     assert find_kind(tmp_path / "study/study.json") == "something else"
 
 
-def test_what_a_kill_leaves_before_the_manifest_is_free(tmp_path):
+@pytest.mark.parametrize("left", [[], [".lock"], [".lock", ".manifest.json.4194305.tmp"]])
+def test_what_a_kill_leaves_before_the_manifest_is_free(tmp_path, left):
     given = loaded(tmp_path)
-    folder = write_run(given)
-    (folder.path / "manifest.json").unlink()
-    assert find_kind(folder.path) == "nothing"
-    assert not claim_run(folder.path, given)
-    assert not any(make_run_folder(folder.path).checkpoints.iterdir())
-    (folder.checkpoints / "round-00000.safetensors").touch()
-    assert find_kind(folder.path) == "something else"
+    path = locate_run(given.experiment)
+    path.mkdir()
+    for name in left:
+        (path / name).touch()
+    assert find_kind(path) == "nothing"
+    assert not claim_run(path, given)
+    claim_folder(path, "study")
+    assert make_anew(path) == {"manifest.json"}
+
+
+def test_a_run_that_has_only_begun_is_made_anew_by_any_command_and_keeps_its_name(tmp_path):
+    path = write_run(loaded(tmp_path, "seed=1"), "begun").path
+    (path / "rounds.jsonl").write_text("of the run that was replaced")
+    other = loaded(tmp_path, "seed=2")
+    assert not claim_run(path, other)
+    assert choose_free_name(other, False, pytest.fail).experiment.experiment_name == "quickstart"
+    assert make_anew(path) == {"manifest.json"}
+
+
+def test_a_link_that_leads_nowhere_is_explained_and_one_to_a_run_is_that_run(tmp_path):
+    (tmp_path / "dangling").symlink_to(tmp_path / "none")
+    with pytest.raises(UserError, match="dangling exists already and holds a link that leads nowhere, not a run"):
+        check_new_run(tmp_path / "dangling")
+    run = write_run(loaded(tmp_path), "finished")
+    (tmp_path / "linked").symlink_to(run.path)
+    with pytest.raises(UserError, match="--overwrite"):
+        check_new_run(tmp_path / "linked")
+    assert make_anew(tmp_path / "linked", overwrite=True) == {"manifest.json"}
+    assert (tmp_path / "linked").is_symlink()
+
+
+def test_of_two_that_start_the_same_run_the_second_is_refused(tmp_path):
+    path = tmp_path / "run"
+    with claim_new_run(path) as folder:
+        with pytest.raises(UserError, match="in use by another process"), claim_new_run(path):
+            pass
+        folder.begin({})
+        folder.write_json("manifest.json", {"status": "running"})
+    with pytest.raises(UserError, match="exists already"), claim_new_run(path):
+        pass
 
 
 def test_a_configuration_that_somebody_wrote_there_is_not_taken_for_a_run(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     for overwrite in (False, True):
         with pytest.raises(UserError, match="not a run"):
-            make_run_folder(tmp_path, overwrite=overwrite)
+            make_anew(tmp_path, overwrite=overwrite)
     assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
 
 
@@ -71,7 +114,7 @@ def test_only_the_very_same_run_before_its_end_goes_on(tmp_path):
     assert claim_run(folder.path, given)
     with pytest.raises(UserError, match=r"exists already and holds a run with other settings \(seed, training\.lr\)"):
         claim_run(folder.path, loaded(tmp_path, "training.lr=0.5", "seed=9"))
-    for changes in ({"status": "finished"}, {"status": "stopped"}, {"parent": {"run": "another"}}):
+    for changes in ({"status": "finished"}, {"status": "stopped"}, {"parent": PARENT}):
         folder.write_json("manifest.json", {"status": "running", **changes})
         with pytest.raises(UserError, match=r"exists already; .* `fedfault resume .* --overwrite"):
             claim_run(folder.path, given)
@@ -113,18 +156,18 @@ def test_overwrite_replaces_runs_and_nothing_else(tmp_path):
     folder = write_run(loaded(tmp_path), status="finished")
     (folder.path / "rounds.jsonl").write_text("old")
     with pytest.raises(UserError, match="--overwrite"):
-        make_run_folder(folder.path)
-    assert not (make_run_folder(folder.path, overwrite=True).path / "rounds.jsonl").exists()
+        make_anew(folder.path)
+    assert make_anew(folder.path, overwrite=True) == {"manifest.json"}
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="not a run"):
-        make_run_folder(tmp_path, overwrite=True)
+        make_anew(tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
 def test_a_damaged_run_is_replaced_when_asked(tmp_path):
     folder = write_run(loaded(tmp_path))
     (folder.path / "manifest.json").write_text("{")
-    assert not any(make_run_folder(folder.path, overwrite=True).checkpoints.iterdir())
+    assert make_anew(folder.path, overwrite=True) == {"manifest.json"}
 
 
 def test_a_file_in_the_way_is_explained(tmp_path):

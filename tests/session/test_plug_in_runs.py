@@ -16,7 +16,6 @@ from fedfault.session.claim import (
     choose_free_name,
     claim_run,
     find_differences,
-    find_kind,
     locate_run,
     write_configuration,
 )
@@ -109,13 +108,6 @@ def test_an_edited_plug_in_is_another_setting_and_the_new_one_stays_in_use(begun
         claim_run(path, edited)
     assert choose_free_name(edited, False, lambda line: None).experiment.experiment_name == "quickstart-2"
     assert registry.describe_plugins() == new
-
-
-def test_a_run_that_was_killed_before_its_manifest_has_left_nothing_that_matters(begun):
-    _, path = begun
-    (path / "manifest.json").unlink()
-    (path / "checkpoint").mkdir()
-    assert find_kind(path) == "nothing"
 
 
 def test_a_plug_in_has_its_place_in_the_error(mine, tmp_path):

@@ -142,7 +142,11 @@ def test_only_an_unfinished_run_of_the_same_settings_goes_on(finished, tmp_path,
     assert resumed.pop() == run.path
     with pytest.raises(UserError, match="exists already"):
         start(tmp_path, "training.local_steps=1")  # named, as it is by default
-    for changes in ({"status": "finished"}, {"status": "stopped"}, {"parent": {"run": "another"}}):
+    for changes in (
+        {"status": "finished"},
+        {"status": "stopped"},
+        {"parent": {"run": "another", "round": 1, "changes": {}}},
+    ):
         run.write_json("manifest.json", run.read_json("manifest.json") | {"status": "running"} | changes)
         with pytest.raises(UserError, match="exists already"):
             start(tmp_path)

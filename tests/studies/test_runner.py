@@ -12,9 +12,8 @@ import filelock
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.runs.files import find_status
 from fedfault.runs.folder import RunFolder
-from fedfault.session.claim import make_run_folder
+from fedfault.runs.manifest import find_status
 from fedfault.session.progress import Progress
 from fedfault.studies import doors, one, runner
 from fedfault.studies.file import load_study
@@ -42,7 +41,7 @@ def instant(monkeypatch):
 
     def start(loaded, progress, **_):
         begun.append(loaded.experiment.experiment_name)
-        folder = make_run_folder(doors.Path(loaded.experiment.logging.results_dir) / begun[-1])
+        folder = RunFolder.create(doors.Path(loaded.experiment.logging.results_dir) / begun[-1])
         (folder.path / "config.yaml").write_text("{}")
         folder.write_json("metrics.json", {"final": {"validation": {"loss": 4.0}}})
         folder.write_json("manifest.json", {"status": "finished"})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedfault.api.frames import describe_stop, tabulate_clients, tabulate_findings, tabulate_rounds
 from fedfault.errors import UserError, suggest
 from fedfault.report.verdict import Verdict, read_verdict
-from fedfault.runs.files import check_run
+from fedfault.runs.manifest import check_run
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`running` (or killed), `stopped` by an alarm, `finished`, or `incomplete` without a manifest."""
+        """`begun`, `running`, `trained`, `stopped` by an alarm, `finished`, or `incomplete` without a manifest."""
         return check_run(self.folder)
 
     @property

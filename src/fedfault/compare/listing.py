@@ -13,7 +13,8 @@ from fedfault.compare.tables import find_differing
 from fedfault.errors import UserError, suggest
 from fedfault.records import replace_not_finite
 from fedfault.report.words import NOTHING, Table, format_number, format_seconds
-from fedfault.runs.files import find_status, is_in_use
+from fedfault.runs.files import is_in_use
+from fedfault.runs.manifest import find_status
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
@@ -104,7 +105,7 @@ def _read_entry(folder: Path) -> Entry:
 def _find_state(run: RunData) -> str:
     """The state of the verdict; of a run without one, what became of it."""
     status = run.manifest.get("status")
-    if status == "running":
+    if status in ("begun", "running", "trained"):
         return "running" if is_in_use(run.folder) else "interrupted"
     return str((run.metrics.get("verdict") or {}).get("state") or status or "not judged")
 

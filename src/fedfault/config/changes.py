@@ -1,7 +1,9 @@
-"""Resolved configurations by dotted keys, and what differs between two of them."""
+"""Resolved configurations by dotted keys, what differs between two of them, and a hash of what matters in one."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,3 +38,21 @@ def find_changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
         elif old != new:
             out[f"{prefix}{key}"] = [old, new]
     return out
+
+
+def hash_settings(settings: Mapping[str, Any], left_out: tuple[str, ...] = NO_CAUSE) -> str:
+    """Return a hash of a resolved configuration without the settings whose dotted keys begin in one of these ways.
+
+    >>> first, second = ({"seed": 1, "experiment_name": name} for name in "ab")
+    >>> hash_settings(first) == hash_settings(second)
+    True
+    """
+    return hashlib.sha256(json.dumps(_leave_out(settings, left_out, ""), sort_keys=True).encode()).hexdigest()
+
+
+def _leave_out(settings: Mapping[str, Any], left_out: tuple[str, ...], prefix: str) -> dict[str, Any]:
+    return {
+        key: _leave_out(value, left_out, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if not f"{prefix}{key}.".startswith(left_out)
+    }

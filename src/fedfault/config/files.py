@@ -79,7 +79,11 @@ def read_layer(path: Path) -> Layer:
     Raises `UserError` for a file that is missing, unreadable, a folder, too large or not UTF-8, for invalid YAML and
     for a top level that is not a mapping.
     """
-    name, text = shorten_path(path), _read_text(path)
+    return parse_layer(_read_text(path), shorten_path(path))
+
+
+def parse_layer(text: str, name: str) -> Layer:
+    """Read the settings of a text, which messages call by a name. Raises `UserError` as `read_layer` does."""
     node = _compose(text, lambda line: f"{name}:{line + 1}")
     if not isinstance(node, yaml.MappingNode):
         came = "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"

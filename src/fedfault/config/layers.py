@@ -56,10 +56,15 @@ def read_layers(path: Path) -> list[Layer]:
             if len(links) > LONGEST_CHAIN:
                 raise UserError(f"{where}: _base_: more than {LONGEST_CHAIN} files inherit from one another")
             visit(found, links)
-        done[real] = {key: _find_beside(key, entry, file.parent) for key, entry in layer.items() if key != BASE}
+        done[real] = find_all_beside({key: entry for key, entry in layer.items() if key != BASE}, file.parent)
 
     visit(path, ())
     return list(done.values())
+
+
+def find_all_beside(layer: Layer, folder: Path) -> Layer:
+    """Return the settings of a file in a folder with all their paths where these lie."""
+    return {key: _find_beside(key, entry, folder) for key, entry in layer.items()}
 
 
 def _find_beside(key: Key, entry: Entry, folder: Path) -> Entry:

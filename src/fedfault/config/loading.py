@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,18 @@ from pydantic import ValidationError
 
 from fedfault import registry
 from fedfault.config import explain
-from fedfault.config.files import COMMAND_LINE, Entry, Key, Layer, nest_settings, spell_key
-from fedfault.config.layers import PLUGINS, merge_layers, parse_command_line, read_layers
+from fedfault.config.files import (
+    COMMAND_LINE,
+    Entry,
+    Key,
+    Layer,
+    dump,
+    nest_settings,
+    parse_layer,
+    shorten_path,
+    spell_key,
+)
+from fedfault.config.layers import PLUGINS, find_all_beside, merge_layers, parse_command_line, read_layers
 from fedfault.config.schema import Data, Experiment
 from fedfault.config.shipped import find_configuration
 from fedfault.config.shorthand import CHOOSERS, translate_layer
@@ -59,6 +69,12 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = (), plugins:
         return resolve([*read_layers(find_configuration(path)), given], plugins)
     loaded = resolve([given], plugins)
     return replace(loaded, notes=(OWN_DATA, *loaded.notes))
+
+
+def load_resolved(settings: Mapping[str, Any], file: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Load the experiment of settings that `load` resolved, perhaps in an older version, as if a file held them."""
+    layer = parse_layer(dump(dict(settings)), shorten_path(file))
+    return resolve([find_all_beside(layer, file.parent), parse_command_line(overrides)])
 
 
 def choose_start(given: Layer, usual: str = "quickstart") -> str | None:

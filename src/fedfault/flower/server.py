@@ -23,8 +23,8 @@ from fedfault.hardware.plan import Hardware
 from fedfault.records import RoundRecord, Score
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, count_steps
-from fedfault.runs.files import find_status
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.manifest import find_status
 from fedfault.session.claim import locate_run
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
@@ -54,9 +54,9 @@ def serve(
     """
     path = locate_run(loaded.experiment)
     before: Sequence[RoundRecord] = []
-    if find_status(path) is not None:
+    if (status := find_status(path)) is not None:
         await_former_server(RunFolder(path), progress)
-        before = [] if overwrite else RunFolder(path).read_records()
+        before = [] if overwrite or status == "begun" else RunFolder(path).read_records()
 
     def ready(exp: Experiment, say: Say) -> Prepared:
         return connect_nodes(grid, say, prepare(exp, say), before)

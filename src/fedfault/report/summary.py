@@ -27,8 +27,7 @@ def list_warnings(run: RunData) -> list[str]:
         notes.append("No round has been recorded yet.")
     elif not run.finished:
         of = f" of {run.rounds_planned}" if run.rounds_planned else ""
-        state = run.manifest.get("status", "unfinished")
-        notes.append(f"This run is not finished (status: {state}): {run.rounds_done}{of} rounds are recorded.")
+        notes.append(f"This run is not finished (status: {run.status}): {run.rounds_done}{of} rounds are recorded.")
     if run.records and not run.rounds_done:
         notes.append("The model has not been trained yet: these are the numbers before training.")
     elif run.records and run.rounds_done < 3:

@@ -1,11 +1,11 @@
-"""The files of a run folder as everybody reads and writes them: its status, its records, its JSON. Needs no torch."""
+"""The files of a run folder as everybody reads and writes them: records, and JSON with its version. Needs no torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, TypeVar
 
 import filelock
 
@@ -14,31 +14,14 @@ from fedfault.records import Finding, RoundRecord, replace_not_finite
 from fedfault.storage import write_atomically
 
 T = TypeVar("T")
-Status = Literal["running", "stopped", "finished", "incomplete"]
-OVER = ("stopped", "finished")  # of a run that ended by itself, and is not repeated
-
-
-def find_status(folder: Path) -> Status | None:
-    """Return how far the run in a folder got, or None if the folder holds no run.
-
-    A run has a config.yaml, and says in manifest.json whether it is `running` (or was killed), `stopped` by an alarm or
-    `finished`. With records but without a manifest it is `incomplete`: a report can be made of it, but nothing says with
-    which model and data it could go on. Raises `UserError` for a damaged manifest.
-    """
-    if not (folder / "config.yaml").is_file():
-        return None
-    file = folder / "manifest.json"
-    if not file.is_file():
-        return "incomplete" if (folder / "rounds.jsonl").is_file() else None
-    status = read_json(file).get("status")
-    if status not in get_args(Status):
-        raise UserError(f"{file} is corrupt: its status should be running, stopped or finished, not {status!r}")
-    return cast(Status, status)
+SCHEMA = 2  # of what a run folder holds; files without a number are of version 1 and are still read
+ROUNDS = "rounds.jsonl"
+LOCK = ".lock"
 
 
 def is_in_use(folder: Path) -> bool:
     """Return whether a process holds the lock of a folder at this moment; False where that cannot be found out."""
-    file = folder / ".lock"
+    file = folder / LOCK
     if not file.is_file():
         return False
     try:
@@ -48,16 +31,6 @@ def is_in_use(folder: Path) -> bool:
         return True
     except OSError:  # a read-only folder, in which no run can be at work
         return False
-
-
-def check_run(folder: Path) -> Status:
-    """Return the status of a run. Raises `UserError` if the folder holds none."""
-    status = find_status(folder)
-    if status is None:
-        raise UserError(
-            f"{folder} is not a run folder: config.yaml and rounds.jsonl not found; give the folder of a run"
-        )
-    return status
 
 
 def read_text(file: Path) -> str:
@@ -71,31 +44,50 @@ def read_text(file: Path) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return the keys and values of a JSON file. Raises `UserError` if it is missing or damaged."""
+    """Return the keys and values of a JSON file without its version.
+
+    Raises `UserError` if it is missing, damaged or of a version that is newer than this one reads.
+    """
     try:
         value = json.loads(read_text(file))
     except ValueError as error:
         raise UserError(f"{file} is corrupt: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{file} is corrupt: it should hold keys and values, not {type(value).__name__}")
+    check_schema(value.pop("schema", 1), file)
     return value
+
+
+def check_schema(found: Any, file: Path) -> None:
+    """Raise `UserError` for the version of a file that is none, or one that only a newer fedfault reads."""
+    if type(found) is not int or found < 1:
+        raise UserError(f"{file} is corrupt: its schema should be a number from 1 on, not {found!r}")
+    if found > SCHEMA:
+        raise UserError(
+            f"{file} was written by a newer fedfault (schema {found}; this one reads schemas up to {SCHEMA}); nothing is "
+            "changed: use that fedfault, `manifest.json` says which"
+        )
 
 
 def read_lines(file: Path, parse: Callable[[Any], T], what: str) -> tuple[list[T], list[str]]:
     """Return what stands on the lines of a JSON-lines file (nothing without a file), and notes on what was left out.
 
-    A last line without its line break was being written when the run was killed: it is left out, with a note. Raises
-    `UserError` with the number of any other line that is not a `what`.
+    A last line without its line break that is no JSON was being written when the run was killed: it is left out, with a
+    note. Raises `UserError` with the number of any other line that is not a `what`.
     """
     text = read_text(file) if file.exists() else ""
     *whole, last = text.split("\n")
     found: list[T] = []
     for number, line in enumerate([*whole, last] if last else whole, 1):
         try:
-            found.append(parse(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            value = json.loads(line)
+        except ValueError as error:
             if number > len(whole):
                 return found, [f"The last line of {file.name} is incomplete and was left out."]
+            raise UserError(f"{file} is corrupt: line {number} is not a {what} ({error})") from error
+        try:
+            found.append(parse(value))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{file} is corrupt: line {number} is not a {what} ({error})") from error
     return found, []
 
@@ -112,9 +104,30 @@ def read_records(file: Path) -> tuple[list[RoundRecord], list[str]]:
     return records, notes
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file in one step. Numbers that are not finite become null."""
-    write_atomically(file, json.dumps(replace_not_finite(value), indent=1, allow_nan=False) + "\n")
+def read_rounds(folder: Path) -> tuple[list[RoundRecord], list[str]]:
+    """Return the records in the rounds.jsonl of a run folder, and notes; see `read_records`.
+
+    Raises `UserError` for damage, and where they are not those of rounds 0, 1, 2 and so on.
+    """
+    records, notes = read_records(folder / ROUNDS)
+    for number, record in enumerate(records):
+        if record.round != number:
+            raise UserError(
+                f"{folder / ROUNDS} is corrupt: line {number + 1} is of round {record.round}, and should be of {number}"
+            )
+    return records, notes
+
+
+def take_lines(file: Path, count: int) -> bytes:
+    """Return the first lines of a file as they are, each with its line break; fewer where there are fewer."""
+    lines = file.read_bytes().splitlines(keepends=True)[:count] if file.is_file() else []
+    return b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines)
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file with its version in one step. Numbers that are not finite become null."""
+    plain = {"schema": SCHEMA, **replace_not_finite(value)}
+    write_atomically(file, json.dumps(plain, indent=1, allow_nan=False) + "\n")
 
 
 def write_lines(file: Path, items: Iterable[RoundRecord | Finding]) -> None:

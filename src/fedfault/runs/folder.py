@@ -1,7 +1,8 @@
 """The run folder with its records and checkpoints, written so that a kill at any moment loses at most one round.
 
 results/NAME/
-  config.yaml  manifest.json  split.json       written at the start
+  manifest.json                                first of all, and again when the run gets further
+  config.yaml  split.json                      written at the start
   rounds.jsonl                                 one RoundRecord a line, appended and synced
   checkpoint/round-00012.safetensors + .json   the State; the newest whole pair counts
   clients.parquet  metrics.json  adapter/  plots/  report.html       written at the end, from what is above
@@ -15,22 +16,26 @@ import hashlib
 import io
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 
-from fedfault.errors import UserError
+from fedfault.config.changes import NO_CAUSE, hash_settings
+from fedfault.errors import UserError, read_first_line
 from fedfault.records import RoundRecord
-from fedfault.runs.files import check_run, read_json, read_records, write_json, write_lines
-from fedfault.storage import name_file, write_atomically
-from fedfault.types.adapter import Adapter, Layout
-from fedfault.types.algorithm import Room, State
+from fedfault.runs.checkpoint import DAMAGE, FOLDER, About, hash_past, list_checkpoints, locate, read_about, take_past
+from fedfault.runs.files import LOCK, ROUNDS, read_json, read_rounds, write_json, write_lines
+from fedfault.runs.manifest import MANIFEST, check_run, read_manifest
+from fedfault.runs.state import read_state, write_state
+from fedfault.storage import delete_scratch, name_file, write_atomically
+from fedfault.types.adapter import Layout
+from fedfault.types.algorithm import State
 
-# the fields of a State that hold no tensors
-PLAIN = ("round", "weights", "ranks", "seen", "stored", "folds", "clients_per_pass", "room", "plans")
+# settings of which a run that goes on may have others; plug-ins have a hash of their own, and may lie elsewhere
+MAY_CHANGE = (*NO_CAUSE, "device", "federation.num_rounds", "plugins")
 
 
 class RunFolder:
@@ -38,16 +43,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoint"
+        self.checkpoints = path / FOLDER
+        self._past: Any = None  # SHA-256 of rounds.jsonl so far; None until it is asked for
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
-        """Make a new, empty folder. Raises `UserError` if something is there already or it cannot be written."""
+        """Make a folder that `begin` then makes one of a run; it may be there. Raises `UserError` if it cannot."""
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise UserError(f"{path} exists already; give another experiment_name")
-            (path / "checkpoint").mkdir()
         except OSError as e:
             raise UserError(f"cannot write to {path}: {e.strerror}; choose another logging.results_dir") from e
         return cls(path)
@@ -64,14 +67,23 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Let no other process write here within the block; the lock dies with its process."""
+        """Let no other process write here within the block; the lock dies with its process, whose scratch files go."""
         try:
-            with filelock.FileLock(self.path / ".lock", timeout=0):
+            with filelock.FileLock(self.path / LOCK, timeout=0):
+                delete_scratch(self.path)
                 yield
         except filelock.Timeout as e:
             raise UserError(f"{self.path} is in use by another process") from e
 
-    def write_json(self, name: str, value: Any) -> None:
+    def begin(self, manifest: Mapping[str, Any]) -> None:
+        """Make this the folder of a new run, which is `begun` from here on; all that was there before is deleted."""
+        self.write_json(MANIFEST, {**manifest, "status": "begun"})
+        for old in self.path.iterdir():
+            if old.name not in (MANIFEST, LOCK):
+                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+        self._past = None
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file in one step."""
         write_json(self.path / name, value)
 
@@ -79,24 +91,37 @@ class RunFolder:
         """Return the keys and values of a JSON file. Raises `UserError` if it is missing or damaged."""
         return read_json(self.path / name)
 
+    def read_manifest(self) -> dict[str, Any]:
+        """Return manifest.json. Raises `UserError` if it is missing or damaged."""
+        return read_manifest(self.path)
+
+    @property
+    def config_hash(self) -> str | None:
+        """The hash of the configuration that the run began with, without what may change; None if it is not known."""
+        config = self.read_json(MANIFEST).get("config") if (self.path / MANIFEST).is_file() else None
+        return None if config is None else hash_settings(config, MAY_CHANGE)
+
     def append(self, record: RoundRecord) -> None:
         """Add a line to rounds.jsonl and wait until it is on disk."""
-        file = self.path / "rounds.jsonl"
+        file, line = self.path / ROUNDS, json.dumps(record.to_json(), allow_nan=False) + "\n"
         with name_file(file), file.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(record.to_json(), allow_nan=False) + "\n")
+            f.write(line)
             f.flush()
             os.fsync(f.fileno())
+        if self._past is not None:
+            self._past.update(line.encode())
 
     def read_records(self) -> list[RoundRecord]:
         """Return all records; a last line cut short by a kill is left out. Raises `UserError` for other damage."""
-        return read_records(self.path / "rounds.jsonl")[0]
+        return read_rounds(self.path)[0]
 
     def rewind(self, round: int) -> list[RoundRecord]:
         """Drop the records and checkpoints after `round`; all records for round 0. Returns those that are left."""
         self._delete(t for t in self.list_checkpoints() if t > round)
-        kept = [r for r in self.read_records() if r.round <= round and round > 0]
-        self.write_records("rounds.jsonl", kept)
-        return kept
+        kept = take_past(self.path, round)
+        write_atomically(self.path / ROUNDS, kept)
+        self._past = hashlib.sha256(kept)
+        return self.read_records()
 
     def write_records(self, name: str, records: Sequence[RoundRecord]) -> None:
         """Write a file of records in one step, a line each."""
@@ -107,51 +132,46 @@ class RunFolder:
 
         What stays: the newest `keep`, that of round 0, and that of the round `best`, see `best_round`.
         """
-        from safetensors.torch import save
-
-        groups = {"memory": state.memory, "clients": state.clients}
-        tensors = {"x": state.adapter.flat}
-        tensors |= {f"{group}/{name}": a.flat for group, items in groups.items() for name, a in items.items()}
-        tensors |= {f"base/{name}": change for name, change in state.base.items()}
-        tensors |= {} if state.last is None else {"last": state.last.flat}
-        data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
-        name = f"round-{state.round:05d}"
-        about = {
-            "state": {name: getattr(state, name) for name in PLAIN},
-            "layout": state.adapter.layout.fingerprint,
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
-        write_atomically(self.checkpoints / f"{name}.safetensors", data)
-        write_atomically(self.checkpoints / f"{name}.json", json.dumps(about))
+        self.checkpoints.mkdir(exist_ok=True)
+        known = self._past is not None and state.round > 0
+        records = self._past.hexdigest() if known else hash_past(self.path, state.round)
+        write_state(self.checkpoints, state, self.config_hash, records)
         old = [] if keep == "all" else self.list_checkpoints()[:-keep]
         self._delete(t for t in old if t not in (0, best))
 
     def _delete(self, rounds: Iterable[int]) -> None:
         for t in rounds:
-            for suffix in (".json", ".safetensors"):
-                (self.checkpoints / f"round-{t:05d}{suffix}").unlink(missing_ok=True)
+            for suffix in ("json", "safetensors"):
+                locate(self.checkpoints, t, suffix).unlink(missing_ok=True)
 
     def list_checkpoints(self) -> list[int]:
         """Return the rounds that have a checkpoint, in order."""
-        names = [re.fullmatch(r"round-(\d+)\.json", p.name) for p in self.checkpoints.glob("*.json")]
-        return sorted(int(m[1]) for m in names if m)
+        return list_checkpoints(self.checkpoints)
 
     def load(self, layout: Layout, device: Any, round: int | None = None) -> tuple[State, list[str]]:
         """Return the checkpoint of a round, or else the newest whole one with a warning for each damaged one passed over.
 
-        Raises `UserError` when there is none or none that is whole, or when it belongs to a model with other trainable
-        sites.
+        Raises `UserError` when there is none or none that is whole, when it belongs to a model with other trainable sites
+        or to another configuration, when its records are not those in rounds.jsonl, and when it is of a newer version.
         """
         if round is not None:
-            return self._load_named(round, layout, device), []
+            self.check_checkpoint(round)
         warnings: list[str] = []
-        for t in reversed(self.list_checkpoints()):
+        for t in reversed(self.list_checkpoints()) if round is None else [round]:
             try:
-                return self._load(t, layout, device), warnings
-            except (OSError, ValueError, KeyError, TypeError) as e:
-                warnings.append(f"checkpoint of round {t} is damaged ({e}); going back to the one before")
-        damaged = "; ".join(warnings) or "there is none"
-        raise UserError(f"no whole checkpoint in {self.checkpoints}: {damaged}. Start again with --overwrite")
+                about = read_about(self.checkpoints, t)
+                state = read_state(self.checkpoints, about, layout, device)
+            except DAMAGE as e:
+                warnings.append(f"checkpoint of round {t} is damaged ({read_first_line(e)})")
+                continue
+            self._check_past(about)
+            return state, [f"{warning}; going back to the one before" for warning in warnings]
+        others = _format_rounds([t for t in self.list_checkpoints() if t != round])
+        raise UserError(
+            f"no whole checkpoint in {self.checkpoints}: {'; '.join(warnings) or 'there is none'}"
+            + (f"; besides it there are {others}" if round is not None else "")
+            + ". Nothing is changed: restore the folder from a copy, if there is one"
+        )
 
     def check_checkpoint(self, round: int) -> None:
         """Raise `UserError` with the rounds that have a checkpoint, if this one has none."""
@@ -161,43 +181,29 @@ class RunFolder:
                 "(logging.keep_checkpoints)"
             )
 
-    def _load_named(self, round: int, layout: Layout, device: Any) -> State:
-        self.check_checkpoint(round)
-        try:
-            return self._load(round, layout, device)
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            others = _format_rounds([t for t in self.list_checkpoints() if t != round])
+    def _check_past(self, about: About) -> None:
+        """Raise `UserError` if a checkpoint is not the one that this run wrote after these records."""
+        round = about.state["round"]
+        if None not in (about.config, now := self.config_hash) and about.config != now:
             raise UserError(
-                f"the checkpoint of round {round} in {self.path} is damaged ({e}); besides it there are {others}"
-            ) from e
-
-    def _load(self, round: int, layout: Layout, device: Any) -> State:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        about = json.loads((self.checkpoints / f"round-{round:05d}.json").read_text(encoding="utf-8"))
-        data = (self.checkpoints / f"round-{round:05d}.safetensors").read_bytes()
-        if hashlib.sha256(data).hexdigest() != about["sha256"]:
-            raise ValueError("its checksum does not match")
-        if about["layout"] != layout.fingerprint:
-            raise UserError(
-                f"the checkpoint in {self.checkpoints} belongs to another model or other trainable sites than config.yaml"
+                f"the checkpoint of round {round} in {self.checkpoints} belongs to a run with other settings than those in "
+                "manifest.json; restore the folder from a copy"
             )
+        if about.records in (None, hash_past(self.path, round)):
+            return
+        whole = [t for t in self.list_checkpoints() if self._has_past(t)]
+        way = f", or go on from round {whole[-1]} with `fedfault fork {self.path} --round {whole[-1]}`" if whole else ""
+        raise UserError(
+            f"{self.path / ROUNDS} is not what this run has written up to round {round}: lines were changed, added or lost. "
+            f"Nothing is changed: restore the file from a copy{way}"
+        )
+
+    def _has_past(self, round: int) -> bool:
+        """Return whether the records before this checkpoint are there as they were written."""
         try:
-            found = {name: t.to(device) for name, t in load(data).items()}
-        except SafetensorError as e:
-            raise ValueError(str(e)) from e
-        groups: dict[str, dict[str, Any]] = {"memory": {}, "clients": {}, "base": {}}
-        for name in set(found) - {"x", "last"}:
-            group, _, key = name.partition("/")
-            groups[group][key] = found[name] if group == "base" else Adapter(layout, found[name])
-        # older versions did not tell the last round that a client was sent from the last that it remembers
-        written = {"stored": about["state"]["seen"], **about["state"]}
-        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in written.items()}
-        plain["room"] = None if plain.get("room") is None else Room(*plain["room"])
-        last = Adapter(layout, found["last"]) if "last" in found else None
-        fields: dict[str, Any] = {"adapter": Adapter(layout, found["x"]), "last": last, **groups, **plain}
-        return State(**fields)
+            return read_about(self.checkpoints, round).records == hash_past(self.path, round)
+        except (*DAMAGE, UserError):
+            return False
 
     def write_clients(self, records: Sequence[RoundRecord], clients: Sequence[str] = ()) -> None:
         """Write clients.parquet: a row for each round and client, also where nothing arrived; probes are columns.

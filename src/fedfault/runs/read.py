@@ -11,7 +11,9 @@ import yaml
 from fedfault.config.shorthand import name_components
 from fedfault.errors import UserError
 from fedfault.records import HEALTHY, NO_ALARM, STATES, Finding
-from fedfault.runs.files import check_run, read_json, read_lines, read_records, read_text
+from fedfault.runs.checkpoint import find_changed_past
+from fedfault.runs.files import ROUNDS, read_json, read_lines, read_records, read_rounds, read_text
+from fedfault.runs.manifest import check_run, read_manifest
 from fedfault.runs.recorded import Fork, RunData
 
 
@@ -21,11 +23,13 @@ def read_run(folder: Path | str) -> RunData:
     Raises UserError if the folder is not a run folder or a file is corrupt.
     """
     folder = Path(folder)
-    complete = check_run(folder) != "incomplete"
-    records, notes = read_records(folder / "rounds.jsonl")
-    if not complete:
+    status = check_run(folder)
+    manifest = {} if status == "incomplete" else read_manifest(folder)
+    records, notes = ([], []) if status == "begun" else read_rounds(folder)  # what is there then is of another run
+    if status == "incomplete":
         notes = ["manifest.json is missing: what made this run is not known.", *notes]
-    manifest = _read_mapping(folder / "manifest.json")
+    if (changed := find_changed_past(folder)) is not None:
+        notes.append(f"{ROUNDS} is not what the run has written up to round {changed}: do not trust these numbers.")
     return RunData(
         folder=folder,
         records=tuple(records),
@@ -42,28 +46,24 @@ def read_run(folder: Path | str) -> RunData:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of a run as plain values, with today's names. Raises `UserError` if it is corrupt."""
-    return name_components(_read_mapping(folder / "config.yaml"))
+    """Return the configuration of a run as plain values, with today's names. Raises `UserError` if it is corrupt.
+
+    Before the first round a kill may have come before config.yaml: then it is what the manifest says.
+    """
+    file = folder / "config.yaml"
+    return name_components(_read_mapping(file) if file.is_file() else read_manifest(folder).get("config", {}))
 
 
 def _read_forks(folder: Path, manifest: Mapping[str, Any]) -> tuple[Fork, ...]:
     """Return the parent of a forked run and the courses that it gave up, as manifest.json names them."""
-    try:
-        parent, past = manifest.get("parent"), manifest.get("abandoned") or ()
-        found = [_read_fork(folder, "parent", parent["round"], parent, "parent.jsonl")] if parent else []
-        return (*found, *(_read_fork(folder, "given up", p["to"], p, p["records"]) for p in past))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{folder / 'manifest.json'} is corrupt: parent should hold run, round and changes, and every item of "
-            f"abandoned to, changes and records ({error!r})"
-        ) from error
+    parent, past = manifest.get("parent"), manifest.get("abandoned") or ()
+    found = [_read_fork(folder, "parent", parent["round"], parent, "parent.jsonl")] if parent else []
+    return (*found, *(_read_fork(folder, "given up", p["to"], p, p["records"]) for p in past))
 
 
 def _read_fork(folder: Path, name: str, round: int, about: Mapping[str, Any], records: str) -> Fork:
     changes = {key: (old, new) for key, (old, new) in about["changes"].items()}
-    return Fork(
-        name, int(round), changes, tuple(read_records(folder / Path(records).name)[0]), str(about.get("run", ""))
-    )
+    return Fork(name, round, changes, tuple(read_records(folder / Path(records).name)[0]), about.get("run", ""))
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.records import Finding, RoundRecord
-from fedfault.runs.files import OVER
+from fedfault.runs.manifest import OVER, find_outcome
 
 UNITS = {  # data.task_type -> the unit of its losses, in full and beside a number
     "classification": ("nats per example", "nats"),
@@ -54,6 +54,11 @@ class RunData:
     findings: tuple[Finding, ...] = ()  # of the detectors, as they came
     forks: tuple[Fork, ...] = ()  # other courses of this run
     notes: tuple[str, ...] = ()  # what the reader should know about the files themselves
+
+    @property
+    def status(self) -> str:
+        """How the run ended, or will once its results are written; else how far it got."""
+        return find_outcome(self.manifest)
 
     @property
     def name(self) -> str:
@@ -125,7 +130,7 @@ class RunData:
     def finished(self) -> bool:
         """All rounds are there and the manifest, if it says anything, says so."""
         short = self.rounds_planned is not None and self.rounds_done < self.rounds_planned
-        return bool(self.records) and not short and self.manifest.get("status", "finished") == "finished"
+        return bool(self.records) and not short and self.status in ("finished", "unfinished")
 
     @property
     def over(self) -> bool:

@@ -6,10 +6,10 @@ the loaded values of its config.yaml and not its text, so that a folder that an 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -21,27 +21,29 @@ from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.plugins import COPIES, copy_sources
 from fedfault.registry import keep_plugins, list_plugins
-from fedfault.runs.files import find_status, read_json
+from fedfault.runs.files import LOCK
 from fedfault.runs.folder import RunFolder
-from fedfault.storage import write_atomically
+from fedfault.runs.manifest import OVER, find_status, read_manifest
+from fedfault.storage import delete_scratch, is_scratch, write_atomically
 
 Kind = Literal["run", "controls", "study"]
 STUDY = "study.json"  # the file that makes a folder one of a study
-BEGUN = {".lock", "checkpoint", "config.yaml", COPIES}  # all that a run killed before its manifest has left
 ITS_PLACE = ("experiment_name", "logging.results_dir")  # settings that say where a run lies, not what it does
 
 
-def find_kind(folder: Path) -> Kind | Literal["nothing", "something else"]:
-    """Return what a folder holds; `nothing` if it is free, or has only what a run leaves that was killed at its start."""
+def find_kind(folder: Path) -> Kind | Literal["nothing", "something else", "a link that leads nowhere"]:
+    """Return what a folder holds; `nothing` if it is free, or has only what a kill leaves before the first file is whole."""
+    if folder.is_symlink() and not folder.exists():
+        return "a link that leads nowhere"
     try:
-        names = {p.name for p in folder.iterdir()} if folder.exists() else set()
+        names = {p.name for p in folder.iterdir() if not is_scratch(p.name)} if folder.exists() else set()
     except OSError:  # a file, or a folder that may not be read
         return "something else"
     if STUDY in names:
         return "study"
     if _is_run(folder):
         return "run"
-    if not names or ("checkpoint" in names and names <= BEGUN and not any((folder / "checkpoint").iterdir())):
+    if names <= {LOCK}:
         return "nothing"
     of_controls = all(n in ("config.yaml", "calibration.json", COPIES) or n.startswith("control-") for n in names)
     return "controls" if "config.yaml" in names and of_controls else "something else"
@@ -74,11 +76,14 @@ def check_writable(folder: Path) -> None:
 
 
 def check_new_run(folder: Path, *, overwrite: bool = False) -> None:
-    """Raise `UserError` if a new run cannot be made here: what is there is told. `overwrite` replaces runs only."""
+    """Raise `UserError` if a new run cannot be made here: what is there is told. `overwrite` replaces runs only.
+
+    A run that was killed before it had begun to train is nothing that could be lost.
+    """
     kind = find_kind(folder)
     if kind not in ("nothing", "run"):
         raise UserError(f"{folder} exists already and holds {_name(kind)}, not a run; give another experiment_name")
-    if kind == "run" and not overwrite:
+    if kind == "run" and not overwrite and not has_only_begun(folder):
         raise UserError(
             f"{folder} exists already; give another experiment_name, continue it with `fedfault resume {folder}`, "
             "or replace it with --overwrite"
@@ -86,13 +91,25 @@ def check_new_run(folder: Path, *, overwrite: bool = False) -> None:
     check_writable(folder)
 
 
-def make_run_folder(folder: Path, *, overwrite: bool = False) -> RunFolder:
-    """Make the empty folder of a new run, in the place of an old one if asked. Raises `UserError` as `check_new_run`."""
+def has_only_begun(folder: Path) -> bool:
+    """Return whether a folder holds a run that was killed before it had begun to train."""
+    try:
+        return find_status(folder) == "begun"
+    except UserError:  # damaged
+        return False
+
+
+@contextlib.contextmanager
+def claim_new_run(folder: Path, *, overwrite: bool = False) -> Iterator[RunFolder]:
+    """Keep others out of the folder of a new run within the block. What is there stays until `RunFolder.begin`.
+
+    Raises `UserError` as `check_new_run`, also when another process was faster.
+    """
     check_new_run(folder, overwrite=overwrite)
-    if folder.is_dir() and any(folder.iterdir()):
-        with RunFolder(folder).lock():
-            shutil.rmtree(folder)
-    return RunFolder.create(folder)
+    run = RunFolder.create(folder)
+    with run.lock():
+        check_new_run(folder, overwrite=overwrite)
+        yield run
 
 
 def claim_run(folder: Path, loaded: Loaded, *, overwrite: bool = False) -> bool:
@@ -101,7 +118,7 @@ def claim_run(folder: Path, loaded: Loaded, *, overwrite: bool = False) -> bool:
     Raises `UserError` for another run (with the settings in which it differs), for one that is over, for a fork (whose past
     is another one), and for what is not a run.
     """
-    if overwrite or find_kind(folder) != "run":
+    if overwrite or find_kind(folder) != "run" or has_only_begun(folder):
         check_new_run(folder, overwrite=overwrite)
         return False
     differ = find_differences(folder, loaded)
@@ -110,7 +127,7 @@ def claim_run(folder: Path, loaded: Loaded, *, overwrite: bool = False) -> bool:
             f"{folder} exists already and holds a run with other settings ({', '.join(differ)}); give another "
             f"experiment_name, continue it with `fedfault resume {folder}`, or replace it with --overwrite"
         )
-    if find_status(folder) != "running" or "parent" in read_json(folder / "manifest.json"):
+    if find_status(folder) in (*OVER, "incomplete") or "parent" in read_manifest(folder):
         check_new_run(folder)
     return True
 
@@ -122,6 +139,8 @@ def claim_folder(folder: Path, kind: Kind, loaded: Loaded | None = None, ignored
     that may differ. Raises `UserError` with what is there, or with the settings that differ.
     """
     there = find_kind(folder)
+    if there in ("nothing", kind):
+        delete_scratch(folder)
     if there == "nothing":
         check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +166,7 @@ def choose_free_name(loaded: Loaded, overwrite: bool, say: Callable[[str], None]
     for number in itertools.count(1):
         candidate = rename_run(loaded, name if number == 1 else f"{name}-{number}")
         path = locate_run(candidate.experiment)
-        taken = _is_run(path)
+        taken = _is_run(path) and not has_only_begun(path)
         if not taken and overwrite and number > 1:
             return loaded
         if not taken or not find_differences(path, candidate):

@@ -15,10 +15,10 @@ from fedfault.errors import UserError
 from fedfault.registry import keep_plugins
 from fedfault.rounds.carry import carry_over
 from fedfault.runs.folder import RunFolder
-from fedfault.session.claim import check_new_run, locate_run, make_run_folder, write_configuration
+from fedfault.session.claim import check_new_run, claim_new_run, has_only_begun, locate_run, write_configuration
 from fedfault.session.progress import Progress
 from fedfault.session.provenance import check_not_moved, check_same_inputs, make_manifest, write_split
-from fedfault.session.rollback import find_own_settings
+from fedfault.session.settings import find_own_settings
 from fedfault.session.training import train_to_end
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.storage import write_atomically
@@ -69,20 +69,20 @@ def fork_run(
         progress.say(f"note: {note}")
     clock = time.perf_counter()
     prepared = prepare(plan.loaded.experiment, progress.say)
-    before = plan.parent.read_json("manifest.json")
+    before = plan.parent.read_manifest()
     unknown = check_same_inputs(before, prepared)
     check_not_moved(plan.parent, before, prepared.federation)
     saved, _ = plan.parent.load(prepared.federation.task.layout, prepared.model.device, round)
     state, notes = carry_over(prepared.federation, saved, plan.since)
     for line in [*(f"note: {n}" for n in (*unknown, *notes)), _describe_fork(plan, prepared)]:
         progress.say(line)
-    manifest = make_manifest(prepared, argv, [*plan.loaded.notes, *notes])
+    manifest = make_manifest(prepared, argv, plan.loaded)
+    manifest["notes"] += notes
     manifest["parent"] = {"run": str(plan.parent.path.resolve()), "round": round, "changes": plan.changed}
-    folder = make_run_folder(plan.path, overwrite=overwrite)
-    with folder.lock():
+    manifest["seconds"] = {"prepare": time.perf_counter() - clock}
+    with claim_new_run(plan.path, overwrite=overwrite) as folder:
+        folder.begin(manifest)
         _write_past(folder, plan, prepared, state, progress)
-        manifest["seconds"] = {"prepare": time.perf_counter() - clock}
-        folder.write_json("manifest.json", manifest)  # last: a folder with a manifest can be resumed
         train_to_end(folder, prepared, state, progress, manifest)
     return folder
 
@@ -92,7 +92,8 @@ def _plan_fork(path: Path, round: int, overrides: Sequence[str], overwrite: bool
     parent.check_checkpoint(round)
     config = parent.path / "config.yaml"
     given = {word.partition("=")[0].strip() for word in overrides}
-    made, before = (_find_past_settings(parent, until) for until in (round - 1, round))
+    past = parent.read_manifest()
+    made, before = (find_own_settings(past, until) for until in (round - 1, round))
     kept = [text for text in before if not any(text.startswith(f"{key}.") for key in given)]
     loaded = load(config, [*kept, *overrides], plugins)
     with keep_plugins():
@@ -123,13 +124,6 @@ def _check_changes(changed: Collection[str], loaded: Loaded, round: int, config:
         )
 
 
-def _find_past_settings(parent: RunFolder, until: int) -> list[str]:
-    """Return settings that the parent found by itself, or changed when it went back to that round or an earlier one."""
-    manifest = parent.read_json("manifest.json")
-    past = [one for one in manifest.get("abandoned", ()) if one["to"] <= until]
-    return find_own_settings({**manifest, "abandoned": past})
-
-
 def _find_place(parent: RunFolder, loaded: Loaded, given: Collection[str], overwrite: bool) -> Loaded:
     """Return the fork with a folder of its own: NAME-fork, NAME-fork-2, ... beside the parent unless the user says so."""
     exp, beside = loaded.experiment, parent.path.resolve().parent
@@ -139,7 +133,7 @@ def _find_place(parent: RunFolder, loaded: Loaded, given: Collection[str], overw
     if "experiment_name" not in given:
         names = (f"{name}-fork" if n == 1 else f"{name}-fork-{n}" for n in itertools.count(1))
         folder = Path(log.results_dir).expanduser()
-        name = next(n for n in names if overwrite or not (folder / n).exists())
+        name = next(n for n in names if overwrite or not (folder / n).exists() or has_only_begun(folder / n))
     exp = exp.model_copy(update={"experiment_name": name, "logging": log})
     return replace(loaded, experiment=exp, resolved=exp.model_dump())
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import fedfault
+from fedfault.config.loading import Loaded
 from fedfault.errors import UserError
 from fedfault.plugins import COPIES, PlugIn
 from fedfault.processes import this_process
@@ -27,15 +28,15 @@ from fedfault.setup.experiment import Prepared, describe_sources
 VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
-def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str], program: str = "fedfault") -> dict[str, Any]:
-    """Return the manifest of a run that begins now: versions, commit, machine, command, model and corpus.
+def make_manifest(p: Prepared, argv: Sequence[str], loaded: Loaded, program: str = "fedfault") -> dict[str, Any]:
+    """Return the manifest of a run that begins now: versions, commit, machine, command, model, corpus and settings.
 
-    The command is `program` with the words `argv`.
+    The command is `program` with the words `argv`; the settings are as loaded, before the run finds any for itself.
     """
     import torch
 
     return {
-        "status": "running",
+        "status": "begun",
         "fedfault": fedfault.__version__,
         "commit": find_commit(),
         "python": platform.python_version(),
@@ -52,9 +53,10 @@ def make_manifest(p: Prepared, argv: Sequence[str], notes: Sequence[str], progra
         "over_flower": p.federation.memory_elsewhere,
         "data_elsewhere": p.data_elsewhere,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "notes": list(notes),
+        "notes": list(loaded.notes),
         "plugins": [describe_plugin(plugin) for plugin in list_plugins()],
         **describe_sources(p),
+        "config": loaded.resolved,
     }
 
 
@@ -65,6 +67,25 @@ def describe_passes(p: Prepared) -> dict[str, int]:
         room = p.task.room
         found |= {"training_tokens": room.training, "evaluation_tokens": room.evaluation, "free_bytes": p.task.free}
     return found
+
+
+def find_other_versions(manifest: Mapping[str, Any], p: Prepared) -> dict[str, list[Any]]:
+    """Return what of the code and the machine is not as it was: name -> [then, now]."""
+    now = {"fedfault": fedfault.__version__, "commit": find_commit(), "device": str(p.model.device)}
+    now |= {name: metadata.version(name) for name in VERSIONS}
+    return {
+        name: [manifest[name], found]
+        for name, found in now.items()
+        if manifest.get(name) is not None and found is not None and manifest[name] != found
+    }
+
+
+def describe_versions(versions: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Say what other code or machine means for a run that goes on; nothing where all is as it was."""
+    if not versions:
+        return []
+    each = ", ".join(f"{name} {new} instead of {old}" for name, (old, new) in versions.items())
+    return [f"this run goes on with {each}: its numbers may differ from those of a run without the stop"]
 
 
 def find_commit() -> str | None:
@@ -104,7 +125,7 @@ def check_same_inputs(manifest: Mapping[str, Any], p: Prepared) -> list[str]:
     now, notes = describe_sources(p), []
     for what, name in INPUTS.items():
         before, found = manifest.get(what, {}), now.get(what)
-        another = what in CHOSEN and bool(before) and found is not None and before["source"] != found["source"]
+        another = what in CHOSEN and bool(before) and found is not None and before.get("source") != found["source"]
         if found is None or another or before.get("fingerprint") == found["fingerprint"]:
             continue
         if not before and what in ("tokenizer", *CHOSEN):
@@ -149,10 +170,15 @@ def check_not_moved(folder: RunFolder, manifest: Mapping[str, Any], fed: Federat
 
 
 def write_split(folder: RunFolder, p: Prepared, progress: Progress) -> None:
-    """Write who holds which documents, and say how different the clients are; nothing where data is elsewhere."""
+    """Write who holds which documents, and how different the clients are, which is said where it is not written yet.
+
+    Nothing where data is elsewhere.
+    """
     if p.data_elsewhere:
         return
     folder.write_json("split.json", p.split.to_json())
+    if (folder.path / "heterogeneity.json").is_file():
+        return
     found = p.heterogeneity(progress.say)
     folder.write_json("heterogeneity.json", found)
     for sentence in found["sentences"]:

@@ -13,22 +13,20 @@ from typing import Any
 
 from fedfault.clustering.remedy import answer_with_clusters
 from fedfault.config.changes import find_changes
-from fedfault.config.loading import load
+from fedfault.config.loading import Loaded, load, load_resolved
 from fedfault.records import Finding
 from fedfault.rounds.carry import carry_over
+from fedfault.rounds.engine import begin
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.manifest import MANIFEST
 from fedfault.runs.outcome import find_best_round
 from fedfault.session.progress import Progress
 from fedfault.session.remedies import find_remedy
+from fedfault.session.settings import find_own_settings
 from fedfault.setup.experiment import Prepared
 from fedfault.types.algorithm import State
 
 MOST = 3  # times that a run goes back
-
-
-def find_own_settings(manifest: Mapping[str, Any]) -> list[str]:
-    """Return what the run found for its own configuration before it began, and changed since, as `key=value`."""
-    return [*manifest.get("found", ()), *(text for one in manifest.get("abandoned", ()) for text in one["settings"])]
 
 
 def finish_going_back(folder: RunFolder, manifest: dict[str, Any]) -> None:
@@ -37,7 +35,47 @@ def finish_going_back(folder: RunFolder, manifest: dict[str, Any]) -> None:
         if not one["done"]:
             folder.rewind(one["to"])
             one["done"] = True
-            folder.write_json("manifest.json", manifest)
+            folder.write_json(MANIFEST, manifest)
+
+
+def load_state(
+    folder: RunFolder, p: Prepared, loaded: Loaded, manifest: dict[str, Any], progress: Progress
+) -> tuple[Prepared, State]:
+    """Return the state that a run goes on from, and the experiment with the settings that it has changed by then.
+
+    Ways back from later rounds are forgotten: the run will come to them again. `loaded` are its settings without those that
+    it changed itself.
+    """
+    if not folder.list_checkpoints() and "parent" not in manifest:  # a fork never starts from the beginning
+        saved, warnings = begin(p.federation), list[str]()
+    else:
+        saved, warnings = folder.load(p.federation.task.layout, p.model.device)
+    past = manifest.get("abandoned", [])
+    if len(still := [one for one in past if one["to"] <= saved.round]) < len(past):
+        manifest["abandoned"] = still
+        p = p.with_settings(
+            load_resolved(loaded.resolved, folder.path / MANIFEST, find_own_settings(manifest)).experiment
+        )
+    state, _ = carry_settings(folder, p, saved, loaded.resolved, manifest)
+    for warning in warnings:
+        progress.say(f"warning: {warning}")
+    return p, state
+
+
+def carry_settings(
+    folder: RunFolder, p: Prepared, saved: State, resolved: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> tuple[State, list[str]]:
+    """Carry a checkpoint over to the settings that the run has changed since it was made; also notes on what that means."""
+    made = load_resolved(resolved, folder.path / MANIFEST, find_own_settings(manifest, saved.round - 1))
+    since = find_changes(made.resolved, p.config.model_dump())
+    return carry_over(p.federation, saved, since) if since else (saved, [])
+
+
+def describe_way_back(one: Mapping[str, Any]) -> str:
+    """Say in a sentence what an item of the manifest's `abandoned` did."""
+    there, back = one["from"], one["to"]
+    moved = f"went back from round {there} to round {back}" if back != there else f"changed course in round {there}"
+    return f"{moved} because of {' and '.join(one['by'])}, and on with {', '.join(one['settings'])}"
 
 
 def roll_back(
@@ -56,20 +94,20 @@ def roll_back(
         if hindered:
             progress.say(f"no way back from this alarm: {why}; the run goes on")
             return None
-    loaded = load(folder.path / "config.yaml", [*find_own_settings(manifest), *answer])
+    base = load(folder.path / "config.yaml").resolved
+    loaded = load_resolved(base, folder.path / MANIFEST, [*find_own_settings(manifest), *answer])
     changed = find_changes(p.config.model_dump(), loaded.experiment.model_dump())
     name = f"abandoned-{len(past) + 1}.jsonl"
     folder.write_records(name, records)
     now = records[-1].round
     entry = {"from": now, "to": best, "by": by, "changes": changed, "settings": answer, "records": name, "done": False}
     past.append(entry)
-    folder.write_json("manifest.json", manifest)
+    folder.write_json(MANIFEST, manifest)
     finish_going_back(folder, manifest)
     p = p.with_settings(loaded.experiment)
-    fed = p.federation
-    state, notes = carry_over(fed, folder.load(fed.task.layout, p.model.device, best)[0], changed)
-    moved = f"went back from round {now} to round {best}" if best != now else f"changed course in round {now}"
-    sentence = f"{moved} because of {' and '.join(by)}, and on with {', '.join(answer)}"
+    saved, _ = folder.load(p.federation.task.layout, p.model.device, best)
+    state, notes = carry_settings(folder, p, saved, base, manifest)
+    sentence = describe_way_back(entry)
     for line in (sentence, *notes):
         progress.say(line)
     return p, state, sentence

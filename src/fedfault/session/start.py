@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedfault.backbones.load import Say
+from fedfault.clustering.clusters import Clusters
 from fedfault.clustering.remedy import cluster_setting, describe_clusters, fill_in_clusters
-from fedfault.config.loading import Loaded, load
+from fedfault.config.loading import Loaded, load_resolved
 from fedfault.config.schema import Experiment
 from fedfault.diagnosis.calibration import AUTO
 from fedfault.diagnosis.watch import Watch
+from fedfault.errors import UserError
 from fedfault.rounds.engine import begin
 from fedfault.runs.folder import RunFolder
-from fedfault.session.claim import choose_free_name, claim_run, locate_run, make_run_folder, write_configuration
+from fedfault.runs.manifest import MANIFEST
+from fedfault.session.claim import choose_free_name, claim_new_run, claim_run, locate_run, write_configuration
 from fedfault.session.controls import ENOUGH
 from fedfault.session.progress import Progress
-from fedfault.session.provenance import check_not_moved, check_same_inputs, make_manifest, write_split
-from fedfault.session.rollback import find_own_settings, finish_going_back
+from fedfault.session.provenance import (
+    check_not_moved,
+    check_same_inputs,
+    describe_versions,
+    find_other_versions,
+    make_manifest,
+    write_split,
+)
+from fedfault.session.rollback import finish_going_back, load_state
+from fedfault.session.settings import find_own_settings, read_settings, record_settings
 from fedfault.session.training import train_to_end
 from fedfault.setup.experiment import Prepared, prepare
 
@@ -60,45 +72,83 @@ def start_run(
             f"detectors.calibration={AUTO} first trains {ENOUGH} IID control runs, each about as long as this run, and "
             "keeps them for all runs like it"
         )
-    folder = make_run_folder(path, overwrite=overwrite)
-    with folder.lock():
-        write_configuration(folder.path, loaded)
-        manifest = make_manifest(prepared, argv, loaded.notes, program)
-        manifest |= {"found": [cluster_setting(found)]} if found else {}
+    with claim_new_run(path, overwrite=overwrite) as folder:
+        manifest = make_manifest(prepared, argv, loaded, program)
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
-        folder.write_json("manifest.json", manifest)
-        if found:
-            folder.write_json("clusters.json", describe_clusters(prepared, found))
-        write_split(folder, prepared, progress)
-        train_to_end(folder, prepared, begin(prepared.federation), progress, manifest, draw=draw)
+        _train_from_start(folder, loaded, prepared, found, manifest, progress, draw)
     return folder
 
 
-def resume_run(path: Path, progress: Progress, *, ready: Ready = prepare, draw: bool = True) -> RunFolder:
+def resume_run(
+    path: Path, progress: Progress, changes: Sequence[str] = (), *, ready: Ready = prepare, draw: bool = True
+) -> RunFolder:
     """Continue a run from its newest whole checkpoint; a finished run gets back any missing result.
 
-    Raises `UserError` when the folder is no run, is damaged, or when its data or model are no longer the same.
+    changes: `key=value`, as more rounds, that hold from now on and are written down. Raises `UserError` when the folder is
+    no run or is damaged, when its configuration was edited, or when its data or model are no longer the same.
     """
     folder = RunFolder.open(path)
     with folder.lock():
-        manifest = folder.read_json("manifest.json")
+        manifest = folder.read_manifest()
+        if manifest["status"] == "begun":
+            _start_again(folder, manifest, progress, changes, ready, draw)
+            return folder
         finish_going_back(folder, manifest)
-        loaded = load(folder.path / "config.yaml", find_own_settings(manifest))
+        loaded, notes = read_settings(folder, manifest, changes)
         clock = time.perf_counter()
-        prepared = ready(loaded.experiment, progress.say)
-        fed = prepared.federation
-        for note in check_same_inputs(manifest, prepared):
+        own = load_resolved(loaded.resolved, folder.path / MANIFEST, find_own_settings(manifest))
+        Watch(own.resolved)  # a calibration that does not fit is refused before anything is written
+        prepared = ready(own.experiment, progress.say)
+        versions = find_other_versions(manifest, prepared)
+        for note in (*notes, *check_same_inputs(manifest, prepared), *describe_versions(versions)):
             progress.say(f"note: {note}")
-        check_not_moved(folder, manifest, fed)
-        if folder.list_checkpoints() or "parent" in manifest:  # a fork never starts from the beginning
-            state, warnings = folder.load(fed.task.layout, prepared.model.device)
-        else:
-            state, warnings = begin(fed), []  # stopped before the first checkpoint
-        for warning in warnings:
-            progress.say(f"warning: {warning}")
-        progress.say(f"continuing after round {state.round} of {fed.num_rounds}")
-        if not (folder.path / "heterogeneity.json").is_file():
-            write_split(folder, prepared, progress)
-        manifest["seconds"]["prepare"] += time.perf_counter() - clock
+        check_not_moved(folder, manifest, prepared.federation)
+        prepared, state = load_state(folder, prepared, loaded, manifest, progress)
+        record_settings(folder, manifest, loaded, state.round, versions)
+        progress.say(f"continuing after round {state.round} of {prepared.federation.num_rounds}")
+        write_split(folder, prepared, progress)
+        seconds = manifest.setdefault("seconds", {})
+        seconds["prepare"] = seconds.get("prepare", 0.0) + time.perf_counter() - clock
         train_to_end(folder, prepared, state, progress, manifest, draw=draw)
     return folder
+
+
+def _start_again(
+    folder: RunFolder,
+    manifest: Mapping[str, Any],
+    progress: Progress,
+    changes: Sequence[str],
+    ready: Ready,
+    draw: bool,
+) -> None:
+    """Start a run that was killed before it had begun to train, by what its manifest says of it."""
+    if "parent" in manifest:
+        raise UserError(
+            f"{folder.path} is a fork that was stopped before it had its parent's past; nothing is lost: "
+            f"`{manifest['command']}` makes it again"
+        )
+    loaded = load_resolved(manifest["config"], folder.path / MANIFEST, changes)
+    clock = time.perf_counter()
+    prepared, found = fill_in_clusters(ready(loaded.experiment, progress.say), progress.say)
+    made = make_manifest(prepared, manifest["argv"], loaded) | {"command": manifest["command"]}
+    made["seconds"] = {"prepare": time.perf_counter() - clock}
+    _train_from_start(folder, loaded, prepared, found, made, progress, draw)
+
+
+def _train_from_start(
+    folder: RunFolder,
+    loaded: Loaded,
+    p: Prepared,
+    found: Clusters | None,
+    manifest: dict[str, Any],
+    progress: Progress,
+    draw: bool,
+) -> None:
+    """Fill the folder of a new run, manifest first, and train to the end."""
+    manifest |= {"found": [cluster_setting(found)]} if found else {}
+    folder.begin(manifest)
+    write_configuration(folder.path, loaded)
+    if found:
+        folder.write_json("clusters.json", describe_clusters(p, found))
+    write_split(folder, p, progress)
+    train_to_end(folder, p, begin(p.federation), progress, manifest, draw=draw)

@@ -18,10 +18,11 @@ from fedfault.errors import UserError
 from fedfault.records import Finding, RoundRecord, add_client_names
 from fedfault.rounds.engine import find_personal_models, rounds
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.manifest import MANIFEST, OVER, find_outcome
 from fedfault.runs.outcome import find_best_round, summarise_run
 from fedfault.session.controls import ensure_calibration
 from fedfault.session.progress import Progress
-from fedfault.session.rollback import roll_back
+from fedfault.session.rollback import describe_way_back, roll_back
 from fedfault.session.trackers import Trackers
 from fedfault.setup.experiment import Prepared
 from fedfault.types.adapter import Adapter
@@ -35,40 +36,93 @@ def train_to_end(
 ) -> None:
     """Train from a state to the last round, or to the alarm that ends the run, and write the results.
 
-    The folder must be locked and hold config.yaml and this manifest, which is changed and written when the run is over.
-    `draw` makes the report, too.
+    The folder must be locked and hold config.yaml. The manifest is changed, and written whenever the run gets further: now
+    it is `running`, then `trained`, and over when the results are written and, if `draw` says so, the report is drawn. Of a
+    run that is `trained` already only the results are written.
     """
+    watch = _watch_for(folder, p, progress)
+    if manifest["status"] != "trained":
+        clock = time.perf_counter()
+        alarms = _find_open_alarms(folder, p, state, watch, manifest)
+        manifest["status"] = "running"
+        folder.write_json(MANIFEST, manifest)
+        trackers = Trackers(p.config.logging.trackers, progress.say)
+        with trackers.open_run(p.config.experiment_name, p.config.model_dump(), folder.path / "trackers"):
+            p, state, alarms = _train_to_stop(folder, p, state, progress, watch, trackers, manifest, alarms)
+        manifest.pop("stopped", None)
+        if alarms:
+            manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}
+            progress.say(f"stopped after round {state.round}, as federation.on_failure=stop asks")
+        _add_seconds(manifest, "rounds", clock)
+        manifest["status"] = "trained"
+        folder.write_json(MANIFEST, manifest)
     clock = time.perf_counter()
-    config, own = p.config.model_dump(), load(folder.path / "config.yaml").resolved  # now, and as it began
-    ensure_calibration(own, p, progress)
-    watch = Watch(own, names=p.split.deal.names, corpus=p.split.corpus.fingerprint)
-    watch.go_on_with(config)
-    trackers = Trackers(p.config.logging.trackers, progress.say)
-    manifest.pop("stopped", None)
-    events: tuple[str, ...] = ()
-    with trackers.open_run(p.config.experiment_name, config, folder.path / "trackers"):
-        while True:
-            state, alarms = _train_to_alarm(folder, p, state, progress, watch, trackers, events)
-            if not alarms or p.config.federation.on_failure == "stop":
-                break
-            events = ()
-            if (back := roll_back(folder, p, alarms, manifest, progress)) is not None:
-                p, state, events = back[0], back[1], (back[2],)
-                watch.go_on_with(p.config.model_dump())
-    alarms = alarms if state.round < p.federation.num_rounds else []  # at the end there is nothing to stop
-    if alarms:
-        manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}
-        progress.say(f"stopped after round {state.round}, as federation.on_failure=stop asks")
-    trained = time.perf_counter()
     _write_results(folder, p, state, folder.read_records(), manifest, watch)
-    manifest["seconds"]["rounds"] = manifest["seconds"].get("rounds", 0.0) + trained - clock
-    manifest["seconds"]["results"] = time.perf_counter() - trained
-    manifest["status"] = "stopped" if alarms else "finished"
-    folder.write_json("manifest.json", manifest)
+    _add_seconds(manifest, "results", clock)
+    folder.write_json(MANIFEST, manifest)
     if draw:
         from fedfault.report.render import render_report
 
         render_report(folder.path)
+    manifest["status"] = find_outcome(manifest)
+    folder.write_json(MANIFEST, manifest)
+
+
+def _watch_for(folder: RunFolder, p: Prepared, progress: Progress) -> Watch:
+    """Return the detectors of a run, with the calibration of the configuration that it began with."""
+    own = load(folder.path / "config.yaml").resolved
+    ensure_calibration(own, p, progress)
+    watch = Watch(own, names=p.split.deal.names, corpus=p.split.corpus.fingerprint)
+    watch.go_on_with(p.config.model_dump())
+    return watch
+
+
+def _add_seconds(manifest: dict[str, Any], part: str, since: float) -> None:
+    seconds = manifest.setdefault("seconds", {})
+    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - since
+
+
+def _train_to_stop(
+    folder: RunFolder,
+    p: Prepared,
+    state: State,
+    progress: Progress,
+    watch: Watch,
+    trackers: Trackers,
+    manifest: dict[str, Any],
+    alarms: list[Finding],
+) -> tuple[Prepared, State, list[Finding]]:
+    """Train to the end, and back and on at alarms if the run is to; returns where it got, and the alarms that stop it.
+
+    alarms: those that the run has not answered yet.
+    """
+    past = manifest.get("abandoned", ())
+    events = (describe_way_back(past[-1]),) if past and past[-1]["to"] == state.round else ()
+    while True:
+        if not alarms:
+            state, alarms = _train_to_alarm(folder, p, state, progress, watch, trackers, events)
+        if not alarms or p.config.federation.on_failure == "stop":
+            break
+        events = ()
+        if (back := roll_back(folder, p, alarms, manifest, progress)) is not None:
+            p, state, events = back[0], back[1], (back[2],)
+            watch.go_on_with(p.config.model_dump())
+        alarms = []
+    at_the_end = state.round == p.federation.num_rounds  # where there is nothing to stop
+    return p, state, [] if at_the_end else alarms
+
+
+def _find_open_alarms(
+    folder: RunFolder, p: Prepared, state: State, watch: Watch, manifest: dict[str, Any]
+) -> list[Finding]:
+    """Find the alarms of the last round that a kill has left without an answer."""
+    answered = {one["to"] for one in manifest.get("abandoned", ())}
+    answered |= {manifest["stopped"]["round"]} if "stopped" in manifest else set()
+    goes_on = p.config.federation.on_failure == "continue" or manifest["status"] in OVER or state.round in answered
+    records = [r for r in folder.read_records() if r.round <= state.round]
+    if goes_on or not records:
+        return []
+    return [f for f in watch.find_new(records) if f.level == "alarm"]
 
 
 def _train_to_alarm(

@@ -13,13 +13,11 @@ A study is a configuration (with `_base_`, sections and `key=value` arguments) t
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedfault.config.changes import NO_CAUSE
+from fedfault.config.changes import hash_settings
 from fedfault.config.files import Key, Layer, nest_settings, spell_key
 from fedfault.config.layers import parse_command_line, read_layers
 from fedfault.config.loading import Loaded, resolve
@@ -123,12 +121,6 @@ def _resolve_points(
     return found, some
 
 
-def hash_settings(resolved: Mapping[str, Any]) -> str:
-    """A hash of all settings that change a number."""
-    causes = {key: value for key, value in resolved.items() if not f"{key}.".startswith(NO_CAUSE)}
-    return hashlib.sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()[:8]
-
-
 def _find_same(spanned: Sequence[Point], checked: Mapping[int, Loaded]) -> list[str]:
     """A line for cells of one block that are the same experiment."""
     seen: dict[tuple[int, str], str] = {}
@@ -179,5 +171,5 @@ def _set_seed(loaded: Loaded, point: Point, seed: int, folder: Path) -> Loaded:
     logging = loaded.experiment.logging.model_copy(update={"results_dir": str(folder / RUNS)})
     exp = loaded.experiment.model_copy(update={"seed": seed, "logging": logging})
     head = make_slug("_".join(map(make_slug, point.choices.values())))[:LONGEST] or "run"
-    exp = exp.model_copy(update={"experiment_name": f"{head}-seed{seed}-{hash_settings(exp.model_dump())}"})
+    exp = exp.model_copy(update={"experiment_name": f"{head}-seed{seed}-{hash_settings(exp.model_dump())[:8]}"})
     return Loaded(exp, loaded.notes, exp.model_dump())

@@ -16,12 +16,13 @@ from typing import Any
 
 from fedfault.clustering.embeddings import BACKBONE
 from fedfault.clustering.remedy import find_clusters
+from fedfault.config.changes import hash_settings
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
-from fedfault.runs.files import find_status
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.manifest import find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress
 from fedfault.setup.equipment import is_simulated
@@ -146,11 +147,11 @@ def _make_plan(study: dict[str, Any], loaded: Loaded, folder: Path) -> StudyPlan
 
 def adopt_run(plan: StudyPlan, run: RunFolder) -> str | None:
     """Copy a finished run to where a study would make one of the very same settings; returns its name there."""
-    manifest, same = run.read_json("manifest.json"), file.hash_settings(load(run.path / "config.yaml").resolved)
+    manifest, same = run.read_manifest(), hash_settings(load(run.path / "config.yaml").resolved)
     whole = manifest["status"] == "finished" and not manifest.get("abandoned") and "parent" not in manifest
     for name, loaded in plan.configs.items():
         path = plan.path(name)
-        if whole and file.hash_settings(loaded.resolved) == same and not path.exists():
+        if whole and hash_settings(loaded.resolved) == same and not path.exists():
             with write_folder_atomically(path) as scratch:  # a copy that is cut short is no run
                 shutil.copytree(run.path, scratch, dirs_exist_ok=True)
             return name

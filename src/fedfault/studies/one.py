@@ -13,8 +13,8 @@ from fedfault.backbones.load import Say, say_nothing
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
-from fedfault.runs.files import OVER, find_status
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.manifest import OVER, find_status
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
 from fedfault.setup.experiment import Prepared, prepare

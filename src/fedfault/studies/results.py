@@ -14,7 +14,7 @@ from fedfault.compare.pairs import explain_budgets
 from fedfault.config.changes import NO_CAUSE, flatten_settings
 from fedfault.records import STATES
 from fedfault.report.words import NOTHING, Table, format_count, format_interval, format_number, format_seconds
-from fedfault.runs.files import find_status
+from fedfault.runs.manifest import find_status
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, mean_interval

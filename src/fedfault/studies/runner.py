@@ -13,7 +13,7 @@ from fedfault.compare.pairs import explain_budgets
 from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
 from fedfault.report.words import format_count
-from fedfault.runs.files import OVER, find_status
+from fedfault.runs.manifest import OVER, find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
 from fedfault.setup.equipment import build_scheduler

@@ -1,0 +1,149 @@
+"""A run keeps the settings that it began with: an edited file is refused, more rounds are asked for and written down."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from crash import QUIET, Lender, load_tiny
+from fedfault.config import load
+from fedfault.errors import UserError
+from fedfault.runs.folder import RunFolder
+from fedfault.session.progress import Progress
+from fedfault.session.start import resume_run, start_run
+
+pytestmark = pytest.mark.slow
+READY = Lender()
+
+
+@pytest.fixture(autouse=True)
+def _without_report(monkeypatch):
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
+        return start_run(load_tiny(tmp_path_factory.mktemp("results")), QUIET, ready=READY).path
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "quickstart"))
+
+
+def edit(file: Path, *replaced: tuple[str, str]) -> None:
+    text = file.read_text()
+    for old, new in replaced:
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+
+
+def list_files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def resume(path: Path, *changes: str, progress: Progress = QUIET) -> RunFolder:
+    return resume_run(path, progress, changes, ready=READY)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "differs"),
+    [
+        ("lr: 0.003", "lr: 0.03", "training.lr 0.003 -> 0.03"),
+        ("num_rounds: 2", "num_rounds: 1", "federation.num_rounds 2 -> 1"),
+        ("name: scaffold\n    option: II\n    server_lr: 1.0", "name: fedavg", "algorithm.name scaffold -> fedavg"),
+        ("name: quickstart\nseed: ", "name: quickstart\nseed: 1", "seed "),
+        ("total_clients: 2", "total_clients: 3", "federation.total_clients 2 -> 3"),
+    ],
+)
+def test_an_edited_configuration_is_refused_with_what_differs_and_the_fork_that_would_do_it(run, old, new, differs):
+    edit(run / "config.yaml", (old, new))
+    before = list_files(run)
+    with pytest.raises(UserError, match="is not as it was when the run began") as caught:
+        resume(run)
+    assert differs in str(caught.value)
+    assert f"`fedfault fork {run} --round 2 " in str(caught.value)
+    assert list_files(run) == before
+
+
+def test_what_changes_no_number_may_be_edited_and_a_lost_file_is_written_again(run):
+    edit(run / "config.yaml", ("keep_checkpoints: 1", "keep_checkpoints: 5"))
+    resume(run)
+    assert load(run / "config.yaml").experiment.logging.keep_checkpoints == 5
+    (run / "config.yaml").unlink()
+    resume(run)
+    assert load(run / "config.yaml").experiment.training.lr == 0.003
+
+
+def test_more_rounds_are_trained_and_written_down(run, finished):
+    (more := resume(run, "federation.num_rounds=3")).read_records()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["continued"] == [{"after": 2, "changes": {"federation.num_rounds": [2, 3]}, "versions": {}}]
+    assert load(run / "config.yaml").experiment.federation.num_rounds == 3
+    assert [r.round for r in more.read_records()] == [0, 1, 2, 3]
+    assert more.read_records()[:3] == RunFolder(finished).read_records()
+    resume(run)  # and from then on these are its settings
+    assert len(json.loads((run / "manifest.json").read_text())["continued"]) == 1
+
+
+def test_more_rounds_later_are_the_rounds_of_a_run_that_was_longer_from_the_start(run, tmp_path):
+    longer = start_run(load_tiny(tmp_path / "longer", "federation.num_rounds=4"), QUIET, ready=READY)
+    later = resume(run, "federation.num_rounds=4")
+    assert [r.scores for r in later.read_records()] == [r.scores for r in longer.read_records()]
+
+
+def test_fewer_rounds_than_are_done_are_refused(run):
+    before = list_files(run)
+    with pytest.raises(UserError, match=r"has done 2 rounds already; give 2 or more"):
+        resume(run, "federation.num_rounds=1")
+    assert list_files(run) == before
+
+
+@pytest.mark.parametrize("change", ["training.lr=0.1", "experiment_name=other", "seed=3"])
+def test_what_only_a_fork_can_change_is_refused_with_the_fork(run, change):
+    with pytest.raises(UserError, match=rf"cannot go on with another .*`fedfault fork {run} --round 2 {change}`"):
+        resume(run, change)
+
+
+def test_a_half_made_change_of_rounds_is_finished_by_the_same_command(run):
+    edit(run / "config.yaml", ("num_rounds: 2", "num_rounds: 3"))  # a kill came before the manifest
+    with pytest.raises(UserError, match=rf"`fedfault resume {run} federation.num_rounds=3`"):
+        resume(run)
+    assert len(resume(run, "federation.num_rounds=3").read_records()) == 4
+
+
+def test_another_version_of_what_computes_is_told_and_written_down(run, capsys):
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "torch": "1.0"}))
+    resume(run, progress=Progress())
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"goes on with torch {manifest['torch']} instead of 1.0: its numbers may differ" in said
+    now = json.loads((run / "manifest.json").read_text())
+    assert now["continued"][0]["versions"] == {"torch": ["1.0", manifest["torch"]]}
+    assert now["torch"] == manifest["torch"]
+
+
+def test_a_run_that_had_only_begun_starts_by_what_its_manifest_says(finished, tmp_path):
+    path = tmp_path / "quickstart"
+    path.mkdir()
+    manifest = json.loads((finished / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "status": "begun"}))
+    (path / "rounds.jsonl").write_text("of the run that stood here before\n")
+    assert [r.scores for r in resume(path).read_records()] == [r.scores for r in RunFolder(finished).read_records()]
+
+
+def test_split_json_is_there_again_whatever_became_of_it(run, finished):
+    whole = (finished / "split.json").read_bytes()
+    for damage in ("", '{"topics": []}'):
+        (run / "split.json").write_text(damage)
+        resume(run)
+        assert (run / "split.json").read_bytes() == whole
+    (run / "split.json").unlink()
+    resume(run)
+    assert (run / "split.json").read_bytes() == whole
