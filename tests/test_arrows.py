@@ -14,9 +14,9 @@ import fedfault
 ROOT = Path(fedfault.__file__).parent
 FLOORS = (  # from the ground up: a room may import what lies on the floors below it, and itself
     "errors records scheduling seeds storage",
-    "options plugins processes stats text types allocation dealing",
+    "options plugins processes stats types allocation dealing",
     "registry",
-    "algebra config reading wire",
+    "algebra config reading text wire",
     "algorithms aggregations backbones corpora detectors hardware measures partitions ranks",
     "metrics runs tasks",
     "data diagnosis report rounds",

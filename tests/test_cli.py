@@ -251,8 +251,8 @@ BAD = [
     (["run", "data.path=/tmp"], "path"),
     (["run", "model.lora.target_modules=[q_porj]"], "did you mean 'q_proj'"),
     (
-        ["run", "model.lora.target_modules=all-linear"],
-        "all-linear is PEFT's word, which is not read here; name the lay",
+        ["run", "model.lora.target_modules=[all-linear]"],
+        "all-linear stands alone, not in a list: model.lora.target_modules=all-linear",
     ),
     (["run", "evaluation.general=/no/such/folder"], "base_samples"),
     (["run", "experiment_name=../../etc"], "experiment_name"),

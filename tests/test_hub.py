@@ -88,6 +88,8 @@ def served(tmp_path_factory) -> Path:
         make_dataset(data / "nyu-mll/glue", task.name, {"train": rows[:40], "validation": rows[40:]})
     make_dataset(data / "cardiffnlp/tweet_eval", "sentiment", {"train": texts(60, "e", label=lambda i: i % 3)})
     make_dataset(data / "cornell-movie-review-data/rotten_tomatoes", None, {"train": texts(60, "f")})
+    asked = [{"prompt": f"What is {i}?", "completion": f"It is {i}.", "kind": "ab"[i % 2]} for i in range(40)]
+    make_dataset(data / "some/asked", None, {"train": asked[:30], "validation": asked[30:]})
     make_dataset(data / "some/gated", None, {"train": texts(9, "g")})
     (data / "some/gated/.gated").touch()
     make_model(root / "models/some/gated")
@@ -240,3 +242,16 @@ def test_without_any_network_it_is_said_at_once(tmp_path):
     assert "model.name=micro" in done.stderr
     assert "Retrying" not in done.stderr
     assert spent < 40  # five on an idle machine; it was 53
+
+
+@pytest.mark.slow
+def test_conversations_are_read_from_the_hub_like_from_a_folder(served, tmp_path):
+    code = (
+        "from fedfault.registry import build\n"
+        "c = build('corpus', 'text', path='hf://datasets/some/asked', topic_column='kind')\n"
+        "print(len(c.train), len(c.validation), len(c.conversations))"
+    )
+    with loopback_hub.serve(served) as (address, _):
+        done = python(["-c", code], tmp_path, address)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["30", "10", "40"]

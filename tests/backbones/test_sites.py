@@ -2,17 +2,46 @@ import pytest
 
 from fedfault.backbones.sites import lora_targets
 from fedfault.errors import UserError
-from tiny import tiny_llama
+from tiny import tiny_gpt2, tiny_llama
+
+PATTERNS = [
+    "all-linear",
+    ["q_proj", "self_attn.v_proj"],
+    r".*\.0\..*(q|down)_proj",
+    r"model\.layers\.1\.mlp\..*proj",
+]
+
+
+@pytest.mark.parametrize("wanted", PATTERNS)
+def test_targets_are_those_of_peft(wanted):
+    from peft import LoraConfig, get_peft_model
+
+    modules = get_peft_model(tiny_llama(), LoraConfig(target_modules=wanted)).base_model.model.named_modules()
+    expected = [name for name, m in modules if hasattr(m, "lora_A")]
+    assert list(lora_targets(tiny_llama(), wanted).lora) == expected
+
+
+def test_all_linear_reads_the_layers_of_gpt2_and_leaves_the_head_out():
+    found = lora_targets(tiny_gpt2(), "all-linear").lora
+    assert {name.rpartition(".")[2] for name in found} == {"c_attn", "c_proj", "c_fc"}
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ("all-linear", r"all-linear is PEFT's word.*target_modules=\[down_proj,gate_proj,k_proj,.*v_proj\]"),
-        (".*_proj", r"no module called '\.\*_proj' in llama; give names or their ends, not a pattern \(linear layers"),
-        ("q_porj", r"no module called 'q_porj' in llama; did you mean 'q_proj'"),
+        (["all-linear"], r"all-linear stands alone, not in a list: model\.lora\.target_modules=all-linear"),
+        (
+            [".*_proj"],
+            r"no module called '\.\*_proj' in llama; in a list are names or their ends: a pattern stands alone",
+        ),
+        (["q_porj"], r"no module called 'q_porj' in llama; did you mean 'q_proj'"),
+        ("q_.*", r"'q_\.\*' matches the whole name of no module, as 'model\.layers\.0\.self_attn\.q_proj' is one"),
+        ("(", "is not a regular expression"),
+        ([], "is empty"),
+        (r".*\.mlp\..*", r"mlp\.act_fn is a SiLU\w+ that takes no LoRA pair"),
+        (["lm_head"], "lm_head is a Linear that takes no LoRA pair here"),
     ],
 )
-def test_words_and_patterns_of_peft_are_named_as_what_they_are(wanted, said):
+def test_what_names_no_target_is_explained(wanted, said):
     with pytest.raises(UserError, match=said):
-        lora_targets(tiny_llama(), [wanted])
+        lora_targets(tiny_llama(), wanted)

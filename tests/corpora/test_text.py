@@ -157,7 +157,7 @@ def test_missing_values_in_jsonl_and_parquet_are_no_text(tmp_path):
         ("a.jsonl", b'["a"]\n', {}, ["line 1 is not a JSON object"]),
         ("a.jsonl", b'{"text": ["a", "b"]}\n', {}, ["column 'text' holds list"]),
         ("a.parquet", b"PAR1nonsense", {}, ["not a readable Parquet file"]),
-        ("a.xlsx", b"x", {}, ["must end in one of .csv, .tsv, .jsonl, .parquet, .txt"]),
+        ("a.xlsx", b"x", {}, ["must end in one of .csv, .tsv, .jsonl, .parquet, .json, .txt"]),
     ],
 )  # fmt: skip
 def test_bad_files_are_explained(tmp_path, name, data, options, parts):

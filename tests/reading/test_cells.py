@@ -58,7 +58,7 @@ def test_values_that_are_no_text_are_an_error_that_names_the_row(value):
 
 
 def test_conversations_are_named_as_such():
-    with pytest.raises(UserError, match="these are conversations, of messages with role and content"):
+    with pytest.raises(UserError, match=r"these are conversations, which data\.columns=\{messages: COLUMN\}"):
         read([{"role": "user", "content": "a"}])
 
 

@@ -116,29 +116,42 @@ def test_a_parquet_value_that_python_does_not_have_is_an_error(tmp_path, column)
         files.read_rows(tmp_path / "a.parquet")
 
 
-def test_a_json_list_says_how_it_becomes_jsonl(tmp_path):
-    (tmp_path / "a.json").write_text('[{"text": "a"}, {"text": "b"}]')
-    assert "a JSON list of 2" in files.explain_ending(tmp_path / "a.json")
-    (tmp_path / "a.json").write_text('{"text": "a"}\n{"text": "b"}')
-    assert "rename it to a.jsonl" in files.explain_ending(tmp_path / "a.json")
+def test_a_json_file_is_a_list_of_objects_or_has_an_object_a_line(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text('[\n{"text": "a"},\n{"text": "b"}\n]')
+    assert files.list_numbered_rows(file) == [(f"{file}: row 1", {"text": "a"}), (f"{file}: row 2", {"text": "b"})]
+    file.write_text('{"text": "a"}\n\n{"text": "b"}')
+    assert files.list_numbered_rows(file) == [(f"{file}: line 1", {"text": "a"}), (f"{file}: line 3", {"text": "b"})]
+    file.write_text('[{"text": "a"}, "b"]')
+    with pytest.raises(UserError, match="row 2 is not a JSON object"):
+        files.read_rows(file)
+    file.write_text('[{"text": "a"}')
+    with pytest.raises(UserError, match="is not JSON"):
+        files.read_rows(file)
     (tmp_path / "a.jsonl").write_text('[{"text": "a"}]')
-    with pytest.raises(UserError, match="is it a JSON list"):
+    with pytest.raises(UserError, match=r"is it a JSON list\? Such a file is called \.json"):
         files.read_rows(tmp_path / "a.jsonl")
+
+
+def test_of_the_json_files_of_a_folder_those_with_a_list_of_objects_are_tables(tmp_path):
+    for name, text in {"list": ' [\n {"a": 1}]', "object": '{"a": 1}', "numbers": "[1, 2]", "empty": "[]"}.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    assert [file.stem for file in sorted(tmp_path.iterdir()) if files.is_table(file)] == ["list"]
 
 
 @pytest.mark.parametrize(
     ("column", "hint"),
     [
-        ({"messages": [{"role": "user", "content": "a"}]}, "messages holds conversations"),
-        ({"instruction": "a", "input": "b", "output": "c"}, r"data\.text_columns=\[instruction,input,output\]"),
-        ({"prompt": "a", "completion": "b"}, r"data\.text_columns=\[prompt,completion\]"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"preferences.*data\.text_columns=\[prompt,chosen\]$"),
-        ({"chosen": "b", "rejected": "c"}, r"preferences.*data\.text_columns=\[chosen\]$"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            r"preferences; data\.columns=\{prompt: prompt, completion: chosen\}",
+        ),
+        ({"chosen": "b", "rejected": "c"}, "preferences$"),
         ({"text|label": "a|b"}, "the header has bars: write commas"),
         ({"text;label": "a;1"}, "the header has semicolons"),
     ],
 )
-def test_instruction_data_and_other_separators_are_named_as_what_they_are(tmp_path, column, hint):
+def test_preferences_and_other_separators_are_named_as_what_they_are(tmp_path, column, hint):
     with pytest.raises(UserError, match=hint):
         files.check_columns(tmp_path, [column], ["text"], "data.text_columns")
 
@@ -172,9 +185,6 @@ def test_json_that_is_no_object_a_line_is_told_from_broken_json(tmp_path, writte
 @pytest.mark.parametrize(
     ("name", "written", "said"),
     [
-        ("a.json", '[{"text": "a"}]', r"a JSON list of 1, which is .*json\.load\(open\('a\.json'\)\)\]"),
-        ("a.json", '{"version": 1, "data": [{"text": "a"}, {"text": "b"}]}', r"a JSON list of 2, .*\)\['data'\]\]\""),
-        ("a.json", '{"text": ["a", "b"]}', "an object a line and is called .jsonl"),
         ("a.jsonl.gz", "", "; unpack it first"),
         ("a.xlsx", "", "; save the sheet as CSV in UTF-8"),
         ("a.arrow", "", "to_parquet"),
@@ -189,6 +199,8 @@ def test_a_file_of_another_ending_is_explained(tmp_path, name, written, said):
 
 def test_the_code_that_writes_an_object_a_line_does(tmp_path):
     (tmp_path / "a.json").write_text('{"data": [{"text": "a"}, {"text": "b"}]}')
-    code = re.search(r'python -c "(.*)" >', files.explain_ending(tmp_path / "a.json"))[1]
+    with pytest.raises(UserError, match="one JSON object with 2 rows in 'data'") as e:
+        files.read_rows(tmp_path / "a.json")
+    code = re.search(r'python -c "(.*)" >', str(e.value))[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == '{"text": "a"}\n{"text": "b"}\n'

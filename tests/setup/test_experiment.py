@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
-from fedfault.backbones.load import MICRO
+from fedfault.backbones.load import MICRO, load_backbone
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.read import read_run
 from fedfault.session.progress import Progress
 from fedfault.session.start import resume_run
-from fedfault.setup.experiment import centralise, prepare
+from fedfault.setup.experiment import centralise, open_model, prepare
 from fedfault.setup.preview import preview
 from fedfault.testing.toys import LowRank, federation
 from fedfault.types.task import Step
@@ -139,3 +139,10 @@ def test_a_pair_that_an_alarm_would_lead_to_is_refused_before_anything_is_loaded
     with pytest.raises(UserError, match=r"clustered cannot be combined with federation\.aggregation=flora"):
         prepare(exp, said.append)
     assert said == []
+
+
+@pytest.mark.parametrize(("scaling", "expected"), [("alpha/r", 12 / 9), ("alpha/sqrt(r)", 12 / 3)])
+def test_the_update_is_scaled_by_the_rank_or_by_its_root(scaling, expected):
+    """As PEFT has it without and with use_rslora."""
+    exp = load(None, ["model.lora.r_max=9", "model.lora.alpha=12", f"model.lora.scaling={scaling}"]).experiment
+    assert open_model(exp, load_backbone("micro")).layout.scaling == pytest.approx(expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -17,8 +16,9 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, Passes, Trainer
 from fedfault.runs.folder import RunFolder
-from fedfault.tasks import base, classification
-from fedfault.tasks.classification import PASS, ClassificationTask, group_columns
+from fedfault.tasks import base, classification, grouping
+from fedfault.tasks.classification import ClassificationTask
+from fedfault.tasks.grouping import group_columns
 from fedfault.text.examples import EncodedText, Examples
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Step
@@ -69,7 +69,7 @@ KINDS = [(tiny_bert, MEAN), (tiny_bert, POOLER), (tiny_llama, LAST), (tiny_gpt2,
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, pooling, dropout, monkeypatch):
     t, key = task(build, pooling, dropout=dropout), torch.tensor([4, 5, 6])
-    monkeypatch.setattr(classification, "PASS", 0)
+    monkeypatch.setattr(grouping, "PASS", 0)
     flat, step = moved(t), whole(t, key)
     found = t.grad(flat, step)
     monkeypatch.setattr(classification, "group_columns", lambda lengths, most: group_columns(lengths, None))
@@ -245,40 +245,6 @@ def test_probes_see_states_and_attention(build, pooling):
     assert ahead == (pooling == MEAN)
     assert not any(bool(w[..., int(t.table.lengths[t.probed[0]]) :][0].any()) for w in weights) or pooling == LAST
     assert t.continuations(moved(t)[0], 4) is None
-
-
-def brute_force(lengths: torch.Tensor) -> float:
-    """The fewest tokens of all ways to cut, PASS for each group."""
-    K, B = lengths.shape
-    widest = lengths.sort(dim=1)[0].amax(0).tolist()
-    ways = itertools.chain.from_iterable(itertools.combinations(range(1, B), n) for n in range(B))
-    return min(sum(K * (j - i) * widest[j - 1] + PASS for i, j in itertools.pairwise((0, *cuts, B))) for cuts in ways)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_cuts_are_the_best_ones(seed):
-    g = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, 60, (3, 8), generator=g)
-    found = group_columns(lengths, 10**9)
-    cost = sum(3 * columns.shape[1] * int(lengths.gather(1, columns).max()) + PASS for columns in found)
-    assert cost == brute_force(lengths)
-    every = torch.cat(found, 1)
-    assert torch.equal(every.sort(dim=1)[0], torch.arange(8).expand(3, -1))
-
-
-def test_groups_keep_to_what_fits():
-    lengths = torch.tensor([[50, 50, 50, 50], [50, 1, 50, 50]])
-    assert [c.shape[1] for c in group_columns(lengths, 10**9)] == [4]
-    assert [c.shape[1] for c in group_columns(lengths, 200)] == [2, 2]
-    assert [c.shape[1] for c in group_columns(lengths, 10)] == [1, 1, 1, 1]  # a column is the least there is
-    assert torch.equal(group_columns(lengths, None)[0], torch.arange(4).expand(2, -1))
-
-
-def test_columns_that_no_client_has_are_left_out():
-    lengths = torch.tensor([[0, 3, 0, 5], [0, 0, 4, 0]])
-    (columns,) = group_columns(lengths, 10**9)
-    assert lengths.gather(1, columns).tolist() == [[3, 5], [0, 4]]
-    assert group_columns(torch.zeros(2, 3, dtype=torch.int64), 10**9) == []
 
 
 def federation(t: ClassificationTask, **changes) -> Federation:

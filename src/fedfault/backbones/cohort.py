@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fedfault.algebra import fresh_factors
 from fedfault.backbones.checks import BROKEN, SHORT, ordinary_tokens
-from fedfault.backbones.head import count_rows, head_loss
+from fedfault.backbones.head import count_rows, head_loss, sparse_head_loss
 from fedfault.backbones.lean import make_lean
 from fedfault.backbones.memory import LOGITS
 from fedfault.backbones.quantised import dense_weight, named_tensors
@@ -274,24 +274,34 @@ class CohortModel:
         return Adapter(self.layout, flat.to(self.device))
 
     def losses(
-        self, flat: Tensor, ids: Tensor, weight: Tensor, key: Tensor | None = None, extra_loss: ExtraLoss | None = None
+        self,
+        flat: Tensor,
+        ids: Tensor,
+        weight: Tensor,
+        key: Tensor | None = None,
+        extra_loss: ExtraLoss | None = None,
+        *,
+        places: Tensor | None = None,
+        sparse: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Compute the weighted loss to differentiate, and the loss of every target token.
 
         flat: (K, P); ids: (K, B, T+1), targets are ids[..., 1:]; weight: (K, B, T), zero where there is no target;
-        extra_loss: added to what is differentiated, on the mean hidden states over target positions, (K, B, d).
-        Returns (sum of weight * loss, loss (K, B, T) without gradient).
+        extra_loss: added to what is differentiated, on the mean hidden states over target positions, (K, B, d);
+        places: (K, B*T) see `Slots`; sparse: most positions are no target, so that logits are computed of targets alone.
+        Returns (sum of weight * loss, loss (K, B, T) without gradient, zero where it was not computed).
         """
         K, B, T = weight.shape
         x, y = ids[..., :-1].reshape(K * B, T), ids[..., 1:].reshape(K, B * T)
-        with self.slots.bind(flat, key):
+        with self.slots.bind(flat, key, places):
             hidden = self._hidden(x)
             W = (
                 self.head.weight
                 if self.head_site is None
                 else self.slots.full_parameter(self.head_site, tuple(self.head.weight.shape))
             )
-            total, each = head_loss(hidden.view(K, B * T, -1), W, self.head.bias, y, weight.reshape(K, B * T))
+            head = sparse_head_loss if sparse and W.ndim == 2 else head_loss
+            total, each = head(hidden.view(K, B * T, -1), W, self.head.bias, y, weight.reshape(K, B * T))
         if extra_loss is not None:
             real = (weight > 0).float()[..., None]  # (K, B, T, 1)
 

@@ -71,14 +71,16 @@ def export_adapter(
     write_atomically(folder / "README.md", card)
 
 
-def export_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Write the tokenizer's files into `folder`, which must be there."""
+def export_tokenizer(folder: Path, tokenizer: Any, chat_template: str | None = None) -> None:
+    """Write the tokenizer's files into `folder`, which must be there, with the chat template that it was trained with."""
     with tempfile.TemporaryDirectory() as scratch:  # the library writes its files plainly
         tokenizer.save_pretrained(Path(scratch))
         for file in (f for f in Path(scratch).rglob("*") if f.is_file()):
             target = folder / file.relative_to(scratch)
             target.parent.mkdir(exist_ok=True)
             write_atomically(target, file.read_bytes())
+    if chat_template is not None:
+        write_atomically(folder / "chat_template.jinja", chat_template)  # where transformers looks first
 
 
 def _site_prefix(model: CohortModel) -> str:

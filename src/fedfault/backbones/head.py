@@ -49,6 +49,16 @@ def head_loss(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight:
     return total, each.view(shape)
 
 
+def sparse_head_loss(
+    hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`head_loss` over a head W (V, d) for all, from the logits of positions of weight alone; elsewhere the loss is 0."""
+    rows = weight.flatten().nonzero()[:, 0]
+    chosen = hidden.flatten(0, 1)[rows][None]
+    total, each = head_loss(chosen, W, bias, y.flatten()[rows][None], weight.flatten()[rows][None])
+    return total, each.new_zeros(y.numel()).index_copy_(0, rows, each[0]).view(y.shape)
+
+
 class _HeadLoss(torch.autograd.Function):
     """Computes (K, rows, V) logits, `rows` of every client at a time, always in the same memory."""
 

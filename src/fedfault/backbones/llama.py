@@ -228,6 +228,7 @@ class FileTokenizer:
         self.files = [folder / "tokenizer.json", folder / "tokenizer_config.json"]
         self.backend_tokenizer = Tokenizer.from_file(str(self.files[0]))
         special = json.loads(self.files[1].read_text(encoding="utf-8"))
+        self.special_tokens_map = {name: special[name] for name in ("bos_token", "eos_token")}
         self.bos_token_id = self.backend_tokenizer.token_to_id(special["bos_token"])
         self.eos_token_id = self.backend_tokenizer.token_to_id(special["eos_token"])
 
@@ -235,6 +236,31 @@ class FileTokenizer:
         """Encode every text in full, without special tokens; other arguments are ignored."""
         encoded = self.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return {"input_ids": [e.ids for e in encoded]}
+
+    def apply_chat_template(
+        self,
+        messages: list[dict[str, str]],
+        *,
+        chat_template: str,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        **_: Any,
+    ) -> Any:
+        """Write messages as text by a template; with `tokenize` return ids and `assistant_masks`, as transformers does."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        (text,), spans = render_jinja_template(
+            [messages],
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            return_assistant_tokens_mask=tokenize,
+            **self.special_tokens_map,
+        )
+        if not tokenize:
+            return text
+        found = self.backend_tokenizer.encode(text, add_special_tokens=False)
+        mask = [int(any(a < end and start < b for a, b in spans[0])) for start, end in found.offsets]
+        return {"input_ids": found.ids, "assistant_masks": mask}
 
     def get_vocab(self) -> dict[str, int]:
         """Return every token with its id."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ LORA_TARGETS = {  # config.model_type -> module names, the defaults that users o
     "mpt": ("Wqkv",),
 }
 
+
+ALL_LINEAR = "all-linear"  # PEFT's word
 
 # PEFT refuses these too: fused kernels read the weights of out_proj and conv1d instead of calling them
 MAMBAS, READ_BY_MAMBAS = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"), ("out_proj", "conv1d")
@@ -81,10 +83,13 @@ def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda item: len(item[1]))
 
 
-def lora_targets(model: Any, wanted: Iterable[str] | None) -> Targets:
-    """Targets of `trainable: lora`. `wanted` are module names or name endings, as in PEFT; None means the defaults.
+def lora_targets(model: Any, wanted: str | Sequence[str] | None) -> Targets:
+    """Targets of `trainable: lora`, said as PEFT has it; None means the defaults.
 
-    Raises `UserError` when a name matches nothing, matches something that is no linear layer, or is the head.
+    wanted: names or their ends; a string is a regular expression that matches whole names, or `all-linear`: every linear
+    layer but the head.
+
+    Raises `UserError` when something matches nothing, matches what is no linear layer, or is the head.
     """
     kind = model.config.model_type
     if wanted is None and kind not in LORA_TARGETS:
@@ -92,37 +97,56 @@ def lora_targets(model: Any, wanted: Iterable[str] | None) -> Targets:
             f"no default LoRA targets for architecture {kind!r}; set model.lora.target_modules (linear layers here: "
             f"{', '.join(sorted(_linear_endings(model)))})"
         )
-    names = list(LORA_TARGETS[kind] if wanted is None else wanted)
-    if not names:
+    chosen = LORA_TARGETS[kind] if wanted is None else wanted
+    if not chosen:
         raise UserError("model.lora.target_modules is empty; name at least one module or leave it out")
-    found = []
-    for want in names:
-        hits = [n for n, m in model.named_modules() if n == want or n.endswith("." + want)]
-        if not hits:
-            known = _linear_endings(model)
-            if want == "all-linear":
-                raise UserError(
-                    f"all-linear is PEFT's word, which is not read here; name the layers: "
-                    f"model.lora.target_modules=[{','.join(sorted(known))}]"
-                )
-            hint = (
-                suggest(want, known) if re.fullmatch(r"[\w.]+", want) else "; give names or their ends, not a pattern"
+    if chosen == ALL_LINEAR:
+        found = {n for n in _linear_names(model) if not (kind in MAMBAS and n.rpartition(".")[2] in READ_BY_MAMBAS)}
+    elif isinstance(chosen, str):
+        found = _match_names(model, chosen)
+    else:
+        found = {hit for want in chosen for hit in _find_by_end(model, want)}
+    for hit in sorted(found):
+        if kind in MAMBAS and hit.rpartition(".")[2] in READ_BY_MAMBAS:
+            raise UserError(f"{hit} takes no LoRA pair: {kind} reads its weight instead of calling it; choose others")
+        module = model.get_submodule(hit)
+        if not is_linear(module) or module is model.get_output_embeddings():
+            raise UserError(
+                f"{hit} is a {type(module).__name__} that takes no LoRA pair here; choose from "
+                f"{', '.join(sorted(_linear_endings(model)))}, or train it in full with model.trainable=partial"
             )
-            raise UserError(f"no module called {want!r} in {kind}{hint} (linear layers: {', '.join(sorted(known))})")
-        for hit in hits:
-            if kind in MAMBAS and hit.rpartition(".")[2] in READ_BY_MAMBAS:
-                raise UserError(
-                    f"{hit} takes no LoRA pair: {kind} reads its weight instead of calling it; choose others"
-                )
-            module = model.get_submodule(hit)
-            if not is_linear(module) or module is model.get_output_embeddings():
-                raise UserError(
-                    f"{hit} is a {type(module).__name__} that takes no LoRA pair here; choose from "
-                    f"{', '.join(sorted(_linear_endings(model)))}, or train it in full with model.trainable=partial"
-                )
-        found += hits
-    ordered = tuple(n for n, _ in model.named_modules() if n in set(found))
+    ordered = tuple(n for n, _ in model.named_modules() if n in found)
     return Targets(lora=ordered, first_block=_first_block(model, ordered))
+
+
+def _match_names(model: Any, pattern: str) -> set[str]:
+    """The modules whose whole names a regular expression matches."""
+    try:
+        found = {n for n, _ in model.named_modules() if re.fullmatch(pattern, n)}
+    except re.error as e:
+        raise UserError(f"model.lora.target_modules={pattern!r} is not a regular expression: {e}") from e
+    if not found:
+        example = next(iter(_linear_names(model)), "")
+        raise UserError(
+            f"model.lora.target_modules={pattern!r} matches the whole name of no module, as {example!r} is one; for a "
+            f"name or its end give a list, [{pattern}]"
+        )
+    return found
+
+
+def _find_by_end(model: Any, want: str) -> list[str]:
+    """The modules of this name, or whose names end with it."""
+    hits = [n for n, _ in model.named_modules() if n == want or n.endswith("." + want)]
+    if hits:
+        return hits
+    known = _linear_endings(model)
+    if want == ALL_LINEAR:
+        raise UserError(f"all-linear stands alone, not in a list: model.lora.target_modules={ALL_LINEAR}")
+    plain = re.fullmatch(r"[\w.]+", want)
+    hint = suggest(want, known) if plain else "; in a list are names or their ends: a pattern stands alone"
+    raise UserError(
+        f"no module called {want!r} in {model.config.model_type}{hint} (linear layers: {', '.join(sorted(known))})"
+    )
 
 
 def check_rank(model: Any, targets: Targets, r: int) -> None:
@@ -216,6 +240,10 @@ def _first_block(model: Any, names: Iterable[str]) -> int:
     return lowest
 
 
-def _linear_endings(model: Any) -> set[str]:
+def _linear_names(model: Any) -> list[str]:
     head = model.get_output_embeddings()
-    return {n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m) and m is not head}
+    return [n for n, m in model.named_modules() if is_linear(m) and m is not head]
+
+
+def _linear_endings(model: Any) -> set[str]:
+    return {n.rpartition(".")[2] for n in _linear_names(model)}

@@ -14,8 +14,8 @@ from fedfault.runs.recorded import RunData
 from fedfault.stats import mean_interval
 
 TOPIC_SETS = (  # what the texts that stand for a topic follow from
-    "seed", "data.dataset.", "data.path", "data.text_columns", "data.topic_column", "data.group_column", "model.name",
-    "model.max_length", "evaluation.max_blocks",
+    "seed", "data.dataset.", "data.path", "data.text_columns", "data.columns", "data.topic_column", "data.group_column",
+    "model.name", "model.max_length", "model.chat_template", "training.loss_on", "evaluation.max_blocks",
 )  # fmt: skip
 CLIENT_SETS = (*TOPIC_SETS, "data.", "federation.total_clients")  # and what each client held back
 

@@ -27,7 +27,11 @@ EXCLUSIVE: tuple[tuple[Key, Key], ...] = (
     (("federation", "clients_per_round"), ("federation", "participation_rate")),
     (("training", "local_epochs"), ("training", "local_steps")),
 )
-PATHS = {("data", "path"), ("clock", "trace")}  # relative to the file that says them, or else to the working folder
+PATHS = {
+    ("data", "path"),
+    ("clock", "trace"),
+    ("model", "chat_template"),
+}  # relative to the file that says them, or else to the working folder
 PLUGINS = ("plugins",)
 LONGEST_CHAIN = 20  # files that inherit from one another
 BASE = ("_base_",)

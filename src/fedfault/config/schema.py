@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
@@ -41,22 +42,27 @@ class Component(BaseModel):
 
 
 class Lora(Section):
-    """LoRA: W + alpha / r_max * B A on the target modules (Hu et al., arXiv 2106.09685)."""
+    """LoRA: W + s B A on the target modules, where s is alpha / r_max (Hu et al., arXiv 2106.09685)."""
 
     r_max: Count = Field(default=8, description="rank of the factors")
     r_min: Count = Field(default=1, description="smallest rank that a scheduler may assign")
-    alpha: Positive = Field(default=16.0, description="scale of the update: alpha / r_max")
+    alpha: Positive = Field(default=16.0, description="scale of the update, see scaling")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="on the input of the adapters, in training"
     )
-    target_modules: list[str] | None = Field(default=None, description="module names; by default as PEFT has them")
+    target_modules: list[str] | str | None = Field(
+        default=None,
+        description="names or their ends in a list, all-linear, or a regular expression of whole names; by default as PEFT "
+        "has them",
+    )
+    scaling: Literal["alpha/r", "alpha/sqrt(r)"] = Field(
+        default="alpha/r", description="of the update, where r is r_max; alpha/sqrt(r) is rsLoRA (arXiv 2312.03732)"
+    )
 
     @field_validator("target_modules", mode="before")
     @classmethod
     def _one_alone(cls, value: Any) -> Any:
-        return (
-            [value] if isinstance(value, str) else value
-        )  # PEFT's words are then explained where the layers are known
+        return [value] if isinstance(value, str) and re.fullmatch(r"[\w.]+", value) else value  # no pattern: a name
 
     @model_validator(mode="after")
     def _ordered(self) -> Lora:
@@ -90,6 +96,10 @@ class Model(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="of the frozen backbone; auto: what this machine multiplies faster"
     )
+    chat_template: str = Field(
+        default="auto",
+        description="of instruction data: auto (the tokenizer's own, else alpaca), alpaca, chatml, or a Jinja file",
+    )
 
 
 class Data(Section):
@@ -103,9 +113,10 @@ class Data(Section):
         description="folder or file to read instead of the corpus's own place; on the Hub: "
         "hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE]",
     )
-    task_type: Literal["causal_lm", "classification", "regression"] = Field(
+    task_type: Literal["causal_lm", "instruction", "classification", "regression"] = Field(
         default="causal_lm",
-        description="what the model learns: the next token, a text's topic as its label, or a text's score",
+        description="what the model learns: the next token, the responses of conversations, a text's topic as its label, "
+        "or a text's score",
     )
     num_labels: Count | None = Field(
         default=None, description="classes that the data must have; by default as many as there are"
@@ -117,6 +128,10 @@ class Data(Section):
     )
     text_columns: list[str] | None = Field(
         default=None, description="columns read as text; by default the corpus decides"
+    )
+    columns: dict[str, str] | None = Field(
+        default=None,
+        description="columns that hold conversations, such as {prompt: query, completion: reply}; by default by their names",
     )
     topic_column: str | None = Field(default=None, description="column read as topic; by default the corpus decides")
     group_column: str | None = Field(default=None, description="column read as group, for the natural partition")
@@ -204,6 +219,9 @@ class Training(Section):
     )
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="share of the rounds over which lr rises linearly"
+    )
+    loss_on: Literal["completion", "all"] = Field(
+        default="completion", description="of instruction data: the responses alone, or prompts too"
     )
     clients_per_pass: Count | Literal["auto"] = Field(
         default="auto",
@@ -404,12 +422,12 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _fitting_metric(self) -> Experiment:
         task, metric = self.data.task_type, self.evaluation.metric
-        if task == "causal_lm":
+        if task in ("causal_lm", "instruction"):
             for key in ("data.num_labels", "data.label_names", "evaluation.metric", "evaluation.target_score"):
                 section, _, name = key.partition(".")
                 if getattr(getattr(self, section), name) is not None:
                     raise ValueError(
-                        f"{key} is about labels, but data.task_type=causal_lm has none; set "
+                        f"{key} is about labels, but data.task_type={task} has none; set "
                         "data.task_type=classification (or regression), or leave it out"
                     )
         elif task == "regression" and self.data.label_names:
@@ -419,6 +437,19 @@ class Experiment(Section):
                 f"evaluation.metric={metric} does not fit data.task_type={task}, which is measured by "
                 f"{' and '.join(METRICS[task])}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _about_conversations(self) -> Experiment:
+        if self.data.task_type != "instruction":
+            usual = {"model.chat_template": "auto", "training.loss_on": "completion"}
+            for key, value in usual.items():
+                section, _, name = key.partition(".")
+                if (found := getattr(getattr(self, section), name)) != value:
+                    raise ValueError(
+                        f"{key}={found} is about conversations, but data.task_type={self.data.task_type} has none; leave it "
+                        "out, or set data.task_type=instruction"
+                    )
         return self
 
     def describe(self) -> str:

@@ -23,8 +23,7 @@ from fedfault.seeds import rng
 from fedfault.storage import cache_dir, keep
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
-from fedfault.text.examples import Examples
-from fedfault.text.packing import Blocks, pack_blocks
+from fedfault.text.packing import pack_blocks
 from fedfault.types.task import Step
 
 TOKENS = 2_000_000  # of the documents that the token divergence is measured on, about
@@ -33,7 +32,7 @@ PAIRED = 100  # clients in that comparison
 HALVED = 32  # clients whose gradients are taken
 GRADIENT_NUMBERS = 50_000_000  # of all gradients together, which bounds their memory
 BLOCKS = 4  # of each half's gradient
-EXAMPLES = 16  # the same of labelled examples, which have one target each
+EXAMPLES = 16  # the same of labelled examples and conversations, which are shorter
 REFERENCE = 200  # splits of the corpus that the percentile is among
 REFERENCE_ALPHA = (0.01, 100.0)  # their alpha is drawn from, log-uniformly
 
@@ -177,15 +176,14 @@ def _draw_part(
     split: Split[Any], documents: np.ndarray, generator: np.random.Generator, separator: int
 ) -> ClientData | None:
     """Draw a few blocks or examples of these documents; None if they hold no token."""
-    examples: Examples | None = split.examples
-    if examples is not None:
+    if (examples := split.examples) is not None:
         return examples[documents[:EXAMPLES]] if len(documents) else None
     ids = [split.tokens[i] for i in documents]
     if not sum(map(len, ids)):
         return None
     whole = pack_blocks(ids, split.train[0].ids.shape[1] - 1, separator)
     rows = np.sort(generator.permutation(len(whole))[:BLOCKS])
-    return Blocks(whole.ids[rows], whole.targets[rows])
+    return whole[rows]
 
 
 def compute_percentile(value: float, counts: np.ndarray, generator: np.random.Generator) -> float:

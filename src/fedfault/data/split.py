@@ -21,15 +21,22 @@ from fedfault.seeds import rng
 from fedfault.text.decoding import count_text_bytes
 from fedfault.text.examples import Examples
 from fedfault.text.packing import Blocks, pack_blocks
+from fedfault.text.responses import Responses
 from fedfault.text.tokens import Tokens, encode_texts
 from fedfault.types.corpus import Corpus, Deal, Document, Partition
 
 CLIENT_SHARE = 4  # a client's own held-out set has at most evaluation.max_blocks / 4 blocks
-COLUMNS = ("path", "text_columns", "topic_column", "group_column")  # settings of `data` that go to the corpus
+COLUMNS = (
+    "path",
+    "text_columns",
+    "columns",
+    "topic_column",
+    "group_column",
+)  # settings of `data` that go to the corpus
 
 
 class ClientData(Protocol):
-    """The data of one client: token blocks, or labelled examples."""
+    """The data of one client: token blocks, labelled examples, or conversations."""
 
     def __len__(self) -> int: ...
 
@@ -58,20 +65,28 @@ class Split(Generic[P]):
     # score name -> nats per token that no model can beat, where known
     floor: dict[str, float] = field(default_factory=dict)
     bytes_per_token: dict[str, float] = field(default_factory=dict)  # score name -> see `bytes_per_token`
-    examples: Examples | None = None  # of all documents, by position, where they are labelled
+    examples: Examples | Responses | None = None  # of all documents, by position, where each is a row of its own
     too_short: int = 0  # texts of both sides that have no token: there is nothing to learn from them
-    cut: int = 0  # labelled texts of both sides that fill model.max_length, so that longer ones have lost their end
+    cut: int = 0  # texts of both sides that fill model.max_length, or conversations that lose their end
+    unanswered: int = 0  # conversations of both sides that are cut before their first response
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Documents by client and topic, (N, K)."""
         return np.stack([np.bincount(self.labels[own], minlength=len(self.topics)) for own in self.deal.clients])
 
+    @property
+    def targets(self) -> str:
+        """The word for what is predicted: tokens, or examples where each has one label."""
+        return "examples" if isinstance(self.examples, Examples) else "tokens"
+
     def describe_losses(self) -> list[str]:
         """Say which texts are not learned from, or not to their end; nothing where all are."""
         short = f"{self.too_short:,} texts are too short: they have no token in this model's vocabulary"
         cut = f"{self.cut:,} texts fill model.max_length, and what is longer is cut off at its end; a higher one reads more"
-        return [line for line, n in ((short, self.too_short), (cut, self.cut)) if n]
+        gone = f"{self.unanswered:,} conversations are left out: model.max_length cuts them before their first response"
+        said = (short, self.too_short), (cut, self.cut), (gone, self.unanswered)
+        return [line for line, n in said if n]
 
     def to_json(self) -> dict[str, Any]:
         """The part of the split that the run folder stores, as JSON."""
@@ -220,7 +235,7 @@ def _draw_blocks(blocks: Blocks, n: int, seed: int, *name: str | int) -> Blocks:
     if len(blocks) <= n:
         return blocks
     rows = np.sort(rng(seed, "evaluation", *name).permutation(len(blocks))[:n])
-    return Blocks(blocks.ids[rows], blocks.targets[rows])
+    return blocks[rows]
 
 
 def _pack_by_topic(documents: Iterable[Document], ids: Tokens, T: int, separator: int) -> dict[str, Blocks]:
@@ -241,7 +256,7 @@ def _entropy_floor(corpus: Corpus, validation: dict[str, Blocks], mixture: dict[
     return {"validation": sum(mixture[t] * floor[t] for t in floor), **{f"topic/{t}": v for t, v in floor.items()}}
 
 
-def bytes_per_token(sets: Mapping[str, Blocks], tokenizer: Any, separator: int) -> dict[str, float]:
+def bytes_per_token(sets: Mapping[str, Blocks | Responses], tokenizer: Any, separator: int) -> dict[str, float]:
     """UTF-8 bytes of text per target token of each set, for `records.bits_per_byte`.
 
     Separators between documents are predicted like other tokens, so they count as tokens, but they have no bytes.

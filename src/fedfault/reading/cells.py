@@ -99,8 +99,5 @@ def _name_kind(value: Any) -> str:
 def _explain_shape(value: Any) -> str:
     """Say what to do about conversations, the shape that instruction data often has."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and {"role", "content"} <= set(value[0]):
-        return (
-            ": these are conversations, of messages with role and content; write each as one text first, such as "
-            "'\\n'.join(m['content'] for m in messages)"
-        )
+        return ": these are conversations, which data.columns={messages: COLUMN} and data.task_type=instruction read"
     return ""

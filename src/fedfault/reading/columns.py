@@ -27,8 +27,9 @@ def find_naming_columns(path: Path, used: Collection[str | None]) -> dict[str, i
     ...     find_naming_columns(file, ["text"])
     {'team': 2}
     """
-    tables = sides.list_files(path, files.TABLES, deep=True) if path.is_dir() else [path]
-    if not tables or tables[0].suffix.lower() not in files.TABLES:
+    every = sides.list_files(path, deep=True) if path.is_dir() else [path]
+    tables = [file for file in every if file.is_file() and files.is_table(file)]
+    if not tables:
         return {}
     rows = files.read_rows(tables[0])
     found = {name: _count_names(rows, name) for name in files.list_columns(rows) if name not in used}

@@ -16,6 +16,7 @@ from fedfault.reading.cells import write_name
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXTS = (".txt", ".raw")
+LOOKED_AT = 4096  # bytes of a .json file that tell a list from what else is kept in such files
 _LONGEST_FIELD = 2**31 - 1  # the csv module refuses fields of more than 131,072 characters by default
 
 Row = dict[str, Any]
@@ -27,7 +28,7 @@ def find_path(path: str | Path) -> Path:
     Raises `UserError` if nothing is there.
     """
     on_hub = str(path).startswith(hub.SCHEME)
-    found = hub.fetch_data(str(path), (*TABLES, *TEXTS)) if on_hub else Path(path).expanduser()
+    found = hub.fetch_data(str(path), (*TABLES, ".json", *TEXTS)) if on_hub else Path(path).expanduser()
     if not found.exists():
         parent = found.parent
         near = suggest(found.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else f" (nor is {parent})"
@@ -69,11 +70,40 @@ def check_fetched(path: Path, start: bytes) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a .csv (with a header), .tsv (with a header, without quoting), .jsonl or .parquet file."""
-    readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    """Read the rows of a table: the values of `list_numbered_rows`."""
+    return [row for _, row in _read_numbered_rows(path)]
+
+
+def list_numbered_rows(path: Path) -> list[tuple[str, Row]]:
+    """List the rows of a table, each with its place in words: its last line in text files, else its number.
+
+    Read are .csv (with a header), .tsv (with a header, without quoting), .jsonl, .parquet, and .json files that are a list
+    of objects or have an object a line.
+    """
+    lines = path.suffix.lower() in (".csv", ".tsv", ".jsonl") or not is_table(path)
+    return [(f"{path}: {'line' if lines else 'row'} {number}", row) for number, row in _read_numbered_rows(path)]
+
+
+def _read_numbered_rows(path: Path) -> list[tuple[int, Row]]:
+    readers = {
+        ".csv": _read_csv,
+        ".tsv": _read_tsv,
+        ".jsonl": _read_jsonl,
+        ".json": _read_json,
+        ".parquet": _read_parquet,
+    }
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: a table must end in one of {', '.join(readers)}")
     return readers[path.suffix.lower()](path)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file of a folder is a table: by its ending, and of .json files those that hold a list of objects."""
+    if path.suffix.lower() != ".json":
+        return path.suffix.lower() in TABLES
+    with path.open("rb") as file:
+        start = b"".join(file.read(LOOKED_AT).removeprefix(b"\xef\xbb\xbf").split())
+    return start.startswith(b"[{")
 
 
 _PACKED = "unpack it first"
@@ -91,28 +121,7 @@ def explain_ending(path: Path) -> str:
         return f"; {_OTHER_ENDINGS[ending]}"
     if ending == ".ndjson":
         return f"; rename it to {path.stem}.jsonl"
-    return _explain_json(path) if ending == ".json" else ""
-
-
-def _explain_json(path: Path) -> str:
-    try:
-        found = json.loads(read_text(path))
-    except (ValueError, RecursionError):
-        return f"; if it has an object a line, rename it to {path.stem}.jsonl"
-    where = ""
-    if isinstance(found, dict):
-        lists = [
-            key for key, value in found.items() if isinstance(value, list) and value and isinstance(value[0], dict)
-        ]
-        if len(lists) != 1:
-            return "; a table has an object a line and is called .jsonl"
-        found, where = found[lists[0]], f"[{lists[0]!r}]"
-    if not isinstance(found, list):
-        return "; a table has an object a line and is called .jsonl"
-    return (
-        f'; it is a JSON list of {len(found):,}, which is written an object a line with: python -c "import json; '
-        f"[print(json.dumps(r)) for r in json.load(open('{path.name}')){where}]\" > {path.stem}.jsonl"
-    )
+    return ""
 
 
 def _check_header(where: Path | str, names: Iterable[str]) -> None:
@@ -125,19 +134,19 @@ def _check_header(where: Path | str, names: Iterable[str]) -> None:
             raise UserError(f"{where}: {count} columns are called {name!r}; rename or remove all but one")
 
 
-def _read_csv(path: Path) -> list[Row]:
+def _read_csv(path: Path) -> list[tuple[int, Row]]:
     text = read_text(path)
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         _check_header(path, reader.fieldnames or ())
-        rows: list[Row] = []
+        rows: list[tuple[int, Row]] = []
         for row in reader:
             if None in row:
                 raise UserError(f"{path}: line {reader.line_num} has more fields than the header; is a quote missing?")
             if None in row.values():
                 raise UserError(f"{path}: line {reader.line_num} has fewer fields than the header; is a comma missing?")
-            rows.append(row)
+            rows.append((reader.line_num, row))
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is not CSV: {error}") from error
     finally:
@@ -145,7 +154,7 @@ def _read_csv(path: Path) -> list[Row]:
     return rows
 
 
-def _read_tsv(path: Path) -> list[Row]:
+def _read_tsv(path: Path) -> list[tuple[int, Row]]:
     header, *lines = read_text(path).removesuffix("\n").split("\n")  # a quote is a letter like any other
     names = header.split("\t")
     _check_header(path, names)
@@ -154,54 +163,86 @@ def _read_tsv(path: Path) -> list[Row]:
         fields = line.split("\t")
         if len(fields) != len(names):
             raise UserError(f"{path}: line {number} has {len(fields)} fields, but the header has {len(names)}")
-        rows.append(dict(zip(names, fields, strict=True)))
+        rows.append((number, dict(zip(names, fields, strict=True))))
     return rows
 
 
-def _read_jsonl(path: Path) -> list[Row]:
-    def make_object(pairs: list[tuple[str, Any]]) -> Row:
-        _check_header(f"{path}: line {number}", (name for name, _ in pairs))
-        return dict(pairs)
-
+def _read_jsonl(path: Path) -> list[tuple[int, Row]]:
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):  # U+2028 inside a string ends no line
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=make_object)
-        except (ValueError, RecursionError) as error:  # no JSON, or numbers and lists beyond what Python reads
-            raise UserError(f"{path}: line {number} is not JSON: {error}{_explain_line(number, line)}") from error
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}: line {number} is not a JSON object, as in {{'text': '...'}}{_explain_line(number, line)}"
-            )
-        if "\\u" in line and not _has_whole_characters(row):
-            raise UserError(
-                f"{path}: line {number} has half a character, as a cut emoji leaves it (a surrogate, \\ud800 to "
-                "\\udfff, without its other half); remove it or write \\ufffd in its place"
-            )
-        rows.append(row)
+        if line.strip():
+            place, hint = f"{path}: line {number}", _explain_line(number, line)
+            rows.append((number, _check_object(place, _parse_json(place, line, hint), hint)))
     return rows
+
+
+def _read_json(path: Path) -> list[tuple[int, Row]]:
+    """Read a list of objects, whose rows are counted from 1, or an object a line."""
+    text = read_text(path)
+    if not text.lstrip().startswith("["):
+        _refuse_nested_rows(path, text)
+        return _read_jsonl(path)
+    found = _parse_json(str(path), text)
+    return [(n, _check_object(f"{path}: row {n}", row)) for n, row in enumerate(found, start=1)]
+
+
+def _refuse_nested_rows(path: Path, text: str) -> None:
+    """Raise `UserError` for a file that is one object with the rows in it, and say how they are got out."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return  # an object a line
+    for key, value in found.items() if isinstance(found, dict) else ():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            raise UserError(
+                f'{path}: is one JSON object with {len(value):,} rows in {key!r}; write a line each with: python -c "'
+                f"import json; [print(json.dumps(r)) for r in json.load(open('{path.name}'))[{key!r}]]\" > {path.stem}.jsonl"
+            )
+
+
+def _parse_json(place: str, text: str, hint: str = "") -> Any:
+    """Parse JSON in which no object has a name twice and no text has half a character."""
+
+    def make_object(pairs: list[tuple[str, Any]]) -> Row:
+        _check_header(place, (name for name, _ in pairs))
+        return dict(pairs)
+
+    try:
+        found = json.loads(text, object_pairs_hook=make_object)
+    except (ValueError, RecursionError) as error:  # no JSON, or numbers and lists beyond what Python reads
+        raise UserError(f"{place} is not JSON: {error}{hint}") from error
+    if "\\u" in text and not _has_whole_characters(found):
+        raise UserError(
+            f"{place} has half a character, as a cut emoji leaves it (a surrogate, \\ud800 to \\udfff, without its other "
+            "half); remove it or write \\ufffd in its place"
+        )
+    return found
+
+
+def _check_object(place: str, row: Any, hint: str = "") -> Row:
+    if not isinstance(row, dict):
+        raise UserError(f"{place} is not a JSON object, as in {{'text': '...'}}{hint}")
+    return row
 
 
 def _explain_line(number: int, line: str) -> str:
     """Say what a line that is no JSON object looks like, as the end of an error message; empty if like nothing known."""
     if number == 1 and line.startswith("["):
-        return "; is it a JSON list? A .jsonl file has an object a line"
+        return "; is it a JSON list? Such a file is called .json"
     if number == 1 and line.strip() == "{":
         return "; is it an object over several lines? A .jsonl file has each on one line"
     return "; lines of a .jsonl file have no comma between them" if line.rstrip().endswith("},") else ""
 
 
-def _has_whole_characters(row: Row) -> bool:
+def _has_whole_characters(found: Any) -> bool:
     try:
-        json.dumps(row, ensure_ascii=False).encode()
+        json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _read_parquet(path: Path) -> list[Row]:
+def _read_parquet(path: Path) -> list[tuple[int, Row]]:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -219,7 +260,8 @@ def _read_parquet(path: Path) -> list[Row]:
             columns[name] = column.to_pylist()
         except (ValueError, OverflowError, pa.ArrowException) as error:  # no UTF-8, or a date that Python has not
             raise UserError(f"{path}: column {name!r} ({column.type}) cannot be read: {error}") from error
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = zip(*columns.values(), strict=True)
+    return [(number, dict(zip(columns, row, strict=True))) for number, row in enumerate(rows, start=1)]
 
 
 def list_columns(rows: Iterable[Row]) -> list[str]:
@@ -227,7 +269,7 @@ def list_columns(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def check_columns(path: Path, rows: Sequence[Row], wanted: Iterable[str], option: str) -> None:
+def check_columns(path: Path | str, rows: Sequence[Row], wanted: Iterable[str], option: str) -> None:
     """Raise `UserError`, with the known columns and a suggestion, if a wanted column is missing."""
     known = list_columns(rows)
     for name in wanted:
@@ -238,25 +280,15 @@ def check_columns(path: Path, rows: Sequence[Row], wanted: Iterable[str], option
             )
 
 
-SHAPES = (  # of instruction data: the columns, and what they are
-    (("instruction", "output"), "instructions with their outputs"),
-    (("chosen", "rejected"), "preferences, and the better half is"),
-    (("prompt", "completion"), "prompts with their completions"),
-    (("question", "answer"), "questions with their answers"),
-)
-
-
 def _explain_columns(known: Sequence[str]) -> str:
     """Say what rows with these columns are, as the end of an error message; empty if nothing is known about them."""
-    for name in ("messages", "conversations"):
-        if name in known:
-            return f"; {name} holds conversations, and each must be written as one text first"
-    for columns, what in SHAPES:
-        if set(columns) <= set(known):
-            wanted = [
-                c for c in ("instruction", "input", "output", "prompt", *columns) if c in known and c != "rejected"
-            ]
-            return f"; these are {what}: data.text_columns=[{','.join(dict.fromkeys(wanted))}]"
+    if "conversations" in known:
+        return "; are these messages with role and content? data.columns={messages: conversations} reads them"
+    if {"chosen", "rejected"} <= set(known):
+        better = (
+            "; data.columns={prompt: prompt, completion: chosen} reads the better half" if "prompt" in known else ""
+        )
+        return f"; these are preferences{better}"
     for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(known) == 1 and separator in known[0]:
             return f"; the header has {called}: write commas, or tabs into a file called .tsv"

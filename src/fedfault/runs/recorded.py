@@ -13,10 +13,13 @@ from typing import Any
 from fedfault.records import Finding, RoundRecord
 from fedfault.runs.manifest import OVER, find_outcome
 
-UNITS = {  # data.task_type -> the unit of its losses, in full and beside a number
-    "classification": ("nats per example", "nats"),
-    "regression": ("squared error", "in squared error"),
+UNITS = {  # data.task_type -> the unit of its losses, in full and beside a number, and the word for what is predicted
+    "causal_lm": ("nats per token", "nats", "tokens"),
+    "instruction": ("nats per token of a response", "nats", "tokens of responses"),
+    "classification": ("nats per example", "nats", "examples"),
+    "regression": ("squared error", "in squared error", "examples"),
 }
+LABELLED = ("classification", "regression")
 
 
 @dataclass(frozen=True)
@@ -155,22 +158,30 @@ class RunData:
     @property
     def labelled(self) -> bool:
         """Whether labels or scores were learned, not the next token."""
-        return self.setting("data", "task_type") in UNITS
+        return self.setting("data", "task_type") in LABELLED
+
+    @property
+    def _words(self) -> tuple[str, str, str]:
+        """The row of UNITS; prompts that count too are tokens like any other."""
+        kind = self.setting("data", "task_type")
+        return UNITS[
+            "causal_lm" if self.setting("training", "loss_on") == "all" else kind if kind in UNITS else "causal_lm"
+        ]
 
     @property
     def unit(self) -> str:
         """The unit of this run's losses, in full."""
-        return UNITS.get(self.setting("data", "task_type"), ("nats per token", "nats"))[0]
+        return self._words[0]
 
     @property
     def short_unit(self) -> str:
         """The unit of this run's losses, as it stands beside a number."""
-        return UNITS.get(self.setting("data", "task_type"), ("nats per token", "nats"))[1]
+        return self._words[1]
 
     @property
     def targets(self) -> str:
-        """The word for what is predicted: tokens or examples."""
-        return "examples" if self.labelled else "tokens"
+        """The word for what is predicted: tokens, tokens of responses, or examples."""
+        return self._words[2]
 
     @property
     def metrics_measured(self) -> list[str]:

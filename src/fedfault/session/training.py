@@ -194,7 +194,8 @@ def _export_models(
     folder: RunFolder, p: Prepared, state: State, found: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> None:
     """Write the adapter, one beside it for each further model of the server, and one for each client that has its own."""
-    labels, traits = list_classes(p.config, p.split.corpus), p.federation.aggregation.traits
+    labels = () if p.model.scorer is None else list_classes(p.config, p.split.corpus)
+    traits = p.federation.aggregation.traits
 
     def export(place: str, adapter: Adapter, note: str, client: int | None = None) -> None:
         about = (p.config, p.backbone, p.split.corpus, traits, labels, found, manifest)
@@ -215,7 +216,8 @@ def _export_models(
             "the other sets are those of the server's adapter."
         )
         export(f"adapter/clients/{name}", Adapter(state.adapter.layout, row), note, k)
-    export_tokenizer(folder.path / "adapter", p.backbone.tokenizer)
+    template = None if p.template is None else p.template.source
+    export_tokenizer(folder.path / "adapter", p.backbone.tokenizer, template)
 
 
 def name_folders(names: Sequence[str], N: int) -> list[str]:

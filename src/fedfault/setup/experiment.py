@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from fedfault.backbones.sites import check_rank, lora_targets, partial_targets
 from fedfault.config.schema import Component, Experiment
 from fedfault.data import labelled
 from fedfault.data.heterogeneity import load_or_measure
+from fedfault.data.instruct import check_conversations, split_into_responses
 from fedfault.data.split import Split, bytes_per_token, is_same_corpus, load_corpus, pack_and_draw, split_into_blocks
 from fedfault.diagnosis.calibration import AUTO
 from fedfault.errors import UserError
@@ -34,11 +36,13 @@ from fedfault.setup import equipment
 from fedfault.storage import cache_dir, keep
 from fedfault.tasks.base import BackboneTask, CohortTask
 from fedfault.tasks.classification import ClassificationTask
-from fedfault.tasks.language import LanguageTask
+from fedfault.tasks.language import LanguageTask, Rows
 from fedfault.tasks.mixed import MixedTask
+from fedfault.text.conversing import ChatTemplate, choose_template, describe_template
 from fedfault.text.decoding import make_decoder
 from fedfault.text.examples import Examples
 from fedfault.text.packing import Blocks
+from fedfault.text.responses import Responses
 from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm
 from fedfault.types.corpus import Corpus
 
@@ -54,6 +58,7 @@ class Prepared:
     task: BackboneTask
     federation: Federation
     data_elsewhere: bool = False  # clients have data of their own: the split says nothing of it
+    template: ChatTemplate | None = None  # that conversations are written by
     spread: Callable[[Prepared], Prepared] = lambda p: p  # lets its federation train where this one's does
 
     def heterogeneity(self, say: Say = say_nothing) -> dict[str, Any]:
@@ -63,6 +68,7 @@ class Prepared:
             exp.data.model_dump(),
             exp.model.model_dump(),
             exp.federation.total_clients,
+            exp.training.loss_on,
             self.backbone.fingerprint,
         )
         key = (settings, self.backbone.precision)
@@ -91,6 +97,7 @@ def prepare(
     corpus = like.split.corpus if like is not None and is_same_corpus(like.config, exp) else load_corpus(exp)
     for line in corpus.tally.describe():
         say(line)
+    check_conversations(exp, corpus)
     outputs = labelled.count_outputs(exp, corpus)
     say(f"backbone {exp.model.name}")
     if like is not None and _is_same_model(like, exp, outputs):
@@ -100,8 +107,7 @@ def prepare(
         backbone = _load_backbone(exp, exp.model.quantization, say, headless=outputs is not None)
         model = open_model(exp, backbone, outputs)
     say("tokens")
-    make = _prepare_next_tokens if outputs is None else _prepare_labels
-    made = make(exp, corpus, backbone, model, say, control)
+    made = PREPARE[exp.data.task_type](exp, corpus, backbone, model, say, control)
     for line in made.split.describe_losses():
         say(line)
     return made
@@ -137,7 +143,27 @@ def _prepare_next_tokens(
 ) -> Prepared:
     """Language modelling."""
     dealt = split_into_blocks(exp, corpus, backbone.tokenizer, backbone.separator, control=control)
+    if n := sum(backbone.separator in row for row in dealt.tokens):
+        say(f"documents that spell out the token which stands between documents, and so count as several: {n}")
+    return _prepare_language(exp, backbone, model, say, dealt, _load_general(exp, backbone, model, say))
+
+
+def _prepare_responses(
+    exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
+) -> Prepared:
+    """The responses of conversations."""
+    template = choose_template(exp.model.chat_template, backbone.tokenizer, exp.model.name)
+    say(describe_template(template, exp.model.chat_template, exp.model.name))
+    dealt = split_into_responses(exp, corpus, template, backbone.separator, control=control)
     general = _load_general(exp, backbone, model, say)
+    rows = None if general is None else Responses.from_blocks(general)
+    return replace(_prepare_language(exp, backbone, model, say, dealt, rows), template=template)
+
+
+def _prepare_language(
+    exp: Experiment, backbone: Backbone, model: CohortModel, say: Say, dealt: Split[Any], general: Rows | None
+) -> Prepared:
+    """The language-model task on the rows of a split."""
     sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
     sets |= {f"client/{k}": b for k, b in enumerate(dealt.held_out) if b is not None}
     if general is not None:
@@ -145,17 +171,23 @@ def _prepare_next_tokens(
         sizes = bytes_per_token({"general": general}, backbone.tokenizer, backbone.separator)
         dealt = replace(dealt, bytes_per_token={**dealt.bytes_per_token, **sizes})
     _check_tokens(exp, backbone, [*dealt.train, *sets.values()])
-    if n := sum(backbone.separator in row for row in dealt.tokens):
-        say(f"documents that spell out the token which stands between documents, and so count as several: {n}")
     mixture = {f"topic/{t}": share for t, share in dealt.mixture.items()}
     cache_mb, decode = exp.training.activation_cache_mb, make_decoder(backbone.tokenizer)
-    clients = [Blocks.concatenate(dealt.train)] if exp.federation.centralised else dealt.train
+    clients = [type(dealt.train[0]).concatenate(dealt.train)] if exp.federation.centralised else dealt.train
 
     def task(model: CohortModel) -> CohortTask:
         return LanguageTask(model, clients, sets, mixture, cache_mb=cache_mb, decode=decode)
 
     copies = _make_copies(exp, model, task, say)
     return Prepared(exp, backbone, model, dealt, copies, _build_on_split(exp, copies, dealt))
+
+
+PREPARE = {  # data.task_type -> what prepares it
+    "causal_lm": _prepare_next_tokens,
+    "instruction": _prepare_responses,
+    "classification": _prepare_labels,
+    "regression": _prepare_labels,
+}
 
 
 def _make_copies(
@@ -186,7 +218,8 @@ def open_model(exp: Experiment, backbone: Backbone, outputs: int | None = None) 
         check_rank(backbone.model, targets, m.lora.r_max)
     else:
         targets = partial_targets(backbone.model, m.partial.last_blocks, m.partial.modules)
-    r, alpha, dropout = m.lora.r_max, m.lora.alpha, m.lora.dropout
+    r, dropout = m.lora.r_max, m.lora.dropout
+    alpha = m.lora.alpha if m.lora.scaling == "alpha/r" else m.lora.alpha * math.sqrt(r)
     return CohortModel(backbone.model, targets, r=r, alpha=alpha, dropout=dropout, scorer=scorer)
 
 
@@ -304,7 +337,7 @@ def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) 
         )
 
 
-def _check_tokens(exp: Experiment, backbone: Backbone, sets: Iterable[Blocks | Examples]) -> None:
+def _check_tokens(exp: Experiment, backbone: Backbone, sets: Iterable[Rows | Examples]) -> None:
     """Raise `UserError` if a token of the data has no embedding."""
     check_tokens(exp.model.name, backbone.model, backbone.tokenizer, (own.ids for own in sets))
 
@@ -363,6 +396,7 @@ def describe_sources(p: Prepared) -> dict[str, Any]:
             "trainable": p.model.layout.size,
             "targets": sorted({n.rpartition(".")[2] for n in p.model.targets.lora})
             or list(p.model.targets.full_modules),
+            **({} if p.template is None else {"chat_template": p.template.name}),
             **({"pooling": p.model.scorer.pooling, "outputs": p.model.scorer.outputs} if p.model.scorer else {}),
         },
         "corpus": {
@@ -370,7 +404,12 @@ def describe_sources(p: Prepared) -> dict[str, Any]:
             "source": corpus.source,
             "fingerprint": corpus.fingerprint,
             "documents": {"train": len(corpus.train), "validation": len(corpus.validation)},
-            "read": {**asdict(corpus.tally), "too_short": p.split.too_short, "cut": p.split.cut},
+            "read": {
+                **asdict(corpus.tally),
+                "too_short": p.split.too_short,
+                "cut": p.split.cut,
+                "unanswered": p.split.unanswered,
+            },
         },
         "tokenizer": {"source": p.backbone.source, "fingerprint": _fingerprint_tokens(p)},
         **{
@@ -396,7 +435,7 @@ def _fingerprint_tokens(p: Prepared) -> str:
 
 def _list_files(exp: Experiment) -> list[tuple[str, str]]:
     """List the further files that the numbers of a run depend on: what each is, and its path as the settings have it."""
-    found = [("trace", exp.clock.trace)]
+    found = [("trace", exp.clock.trace), ("chat_template", exp.model.chat_template)]
     found += (
         [("calibration", exp.detectors.calibration)]
         if exp.detectors.calibration not in ("packaged", AUTO, "none")

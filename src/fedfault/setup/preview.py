@@ -85,8 +85,8 @@ def _describe_experiment(p: Prepared) -> list[str]:
     traffic = f"{down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round"
     traffic = "none" if exp.federation.centralised else traffic
     lines = [
-        f"corpus     {split.corpus.name}: {_count_training(split)} training and {len(split.corpus.validation):,} "
-        f"validation documents ({split.corpus.source})",
+        f"corpus     {split.corpus.name}: {_count_training(split, exp.data.max_samples)} training and "
+        f"{len(split.corpus.validation):,} validation documents ({split.corpus.source})",
         *(f"           {line}" for line in split.corpus.tally.describe()),
         f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {_describe_storage(p)} on {p.model.device}",
         f"trained    {p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
@@ -113,10 +113,11 @@ def _describe_pass(p: Prepared) -> str:
     return f"{size} client{'s' if size > 1 else ''} in a pass, for about {peak}{free} beside the model"
 
 
-def _count_training(split: Split[Any]) -> str:
-    """Count the documents that clients share, and, where data.max_samples drew them, of how many."""
+def _count_training(split: Split[Any], most: int | None) -> str:
+    """Count the documents that clients share, and of how many, where data.max_samples drew them or some are left out."""
     used, there = len(split.documents), len(split.corpus.train)
-    return f"{used:,}" if used == there else f"{used:,} (data.max_samples, of {there:,})"
+    drawn = "data.max_samples, " if most is not None and most < there else ""
+    return f"{used:,}" if used == there else f"{used:,} ({drawn}of {there:,})"
 
 
 def _describe_tiers(p: Prepared) -> list[str]:
@@ -161,7 +162,10 @@ def _count_targets(split: Split[Any], size: int, length: int) -> str:
     if split.examples is None:
         return f"tokens     {size:,} in training blocks of {length}"
     mean = float(split.examples.lengths.double().mean())
-    return f"examples   {size:,} for training, of {mean:.1f} tokens on average and {length} at most"
+    rows = f"of {mean:.1f} tokens on average and {length} at most"
+    if split.targets == "examples":
+        return f"examples   {size:,} for training, {rows}"
+    return f"tokens     {size:,} to learn in {sum(map(len, split.train)):,} training conversations {rows}"
 
 
 def _describe_cohort(p: Prepared) -> str:
@@ -174,7 +178,7 @@ def _describe_cohort(p: Prepared) -> str:
 def _describe_work(exp: Any, work: LocalWork) -> str:
     t = exp.training
     length = f"{work.steps} steps" if work.steps else f"{work.epochs or 1} epoch(s)"
-    rows = "blocks" if exp.data.task_type == "causal_lm" else "examples"
+    rows = {"causal_lm": "blocks", "instruction": "conversations"}.get(exp.data.task_type, "examples")
     return f"{length} of {t.batch_size} {rows} with {t.optimizer} at lr {t.lr:g}"
 
 
@@ -187,10 +191,9 @@ def _draw_clients(split: Split[Any]) -> list[str]:
     labels = [f"{name} {k}".strip() for k, name in enumerate(names[:MOST])]
     width = max(len("client"), *map(len, labels))
     rest = f"  and {len(split.topics) - COLUMNS} more" if len(split.topics) > COLUMNS else ""
-    size = "tokens" if split.examples is None else "examples"
     lines = [
         "topics     " + "  ".join(f"{m} {t}" for m, t in zip(marks, topics, strict=True)) + rest,
-        f"{'client':>{width}}  documents  {size:>9}  {'':{BAR}}  {'  '.join(marks)}",
+        f"{'client':>{width}}  documents  {split.targets:>9}  {'':{BAR}}  {'  '.join(marks)}",
     ]
     for k, counts in enumerate(split.counts[:MOST]):
         share = counts[:COLUMNS] / counts.sum()

@@ -74,6 +74,8 @@ class CohortTask(BackboneTask, ABC):
 
     ids: Tensor  # (N, T) all rows, as the model reads them
     mask: Tensor  # (N, T) bool: positions that count
+    lengths: Tensor  # (N,) tokens of every row that the model reads, without padding
+    grouped: bool = False  # whether rows of a batch are as long as they are, see `grouping`
     sets: Mapping[str, Sized]  # the evaluation sets by score name, in the order of their rows
 
     def __init__(self, model: CohortModel, clients: Sequence[Sized], seed: int) -> None:
@@ -130,7 +132,7 @@ class CohortTask(BackboneTask, ABC):
     def read(self, client: int) -> int:
         """See `types.task.Task`: without padding."""
         first = int(self.first[client])
-        return int(self.mask[first : first + self.counts[client]].sum())
+        return int(self.lengths[first : first + self.counts[client]].sum())
 
     def held_bytes(self) -> int:
         """Estimate the bytes that a token leaves behind for the backward pass, from the model's shape."""
@@ -167,7 +169,7 @@ class CohortTask(BackboneTask, ABC):
     @functools.cached_property
     def pass_cost(self) -> PassCost:
         """What a training pass takes, measured on the longest row of one client. A number in the cache costs nothing."""
-        lengths = self.mask[: sum(self.counts)].sum(1)
+        lengths = self.lengths[: sum(self.counts)]
         longest = int(lengths.argmax())
         client = int(torch.searchsorted(self.first, longest, right=True)) - 1
         step = Step(
@@ -186,8 +188,18 @@ class CohortTask(BackboneTask, ABC):
         """How many tokens a pass without gradients may take."""
         return EVALUATION_TOKENS if self.room is None else self.room.evaluation
 
+    def clients_per_pass(self, batch_size: int) -> int:
+        """See `BackboneTask`. In groups one row of each has to fit: `group_columns` adds more as far as they do."""
+        rows = 1 if self.grouped else batch_size
+        if self.free is not None and self.room is not None:
+            return self.count_clients_in_memory(self.free, rows)
+        return max(1, self.tokens_per_pass() // (rows * self.mask.shape[1]))
+
     def estimate_pass(self, clients: int, batch_size: int) -> int:
-        """See `BackboneTask`."""
+        """See `BackboneTask`: of groups of columns, which are there one at a time, the largest that may be."""
+        if self.grouped:
+            rows = max(clients, min(clients * batch_size, self.tokens_per_pass() // self.mask.shape[1]))
+            batch_size = -(-rows // clients)
         return self.pass_cost.estimate(clients, batch_size)
 
     def count_clients_in_memory(self, free: int, batch_size: int) -> int:

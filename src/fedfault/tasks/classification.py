@@ -1,11 +1,4 @@
-"""The task of labels: classes or scores of texts, learned by many clients on one frozen backbone with a head for each.
-
-Texts are as long as they are. In a step, each client's rows are sorted by length and go through the model a few columns at a
-time, each group only as wide as its longest row:
-
-    client 0   ab.    abc     abcdefgh        three passes of 2 x 3, 2 x 3 and 2 x 8 tokens
-    client 1   a..    ab.     abcdef..        instead of 6 x 8
-"""
+"""The task of labels: classes or scores of texts, learned by many clients on one frozen backbone with a head for each."""
 
 from __future__ import annotations
 
@@ -23,13 +16,11 @@ from fedfault.backbones.scorer import Texts, compute_scores, model_inputs
 from fedfault.measures.labels import correlate_scores, score_classes
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask
+from fedfault.tasks.grouping import group_columns, place_tokens, split_by_length
 from fedfault.text.examples import Examples
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import ExtraLoss
 from fedfault.types.task import Continuations, Step
-
-PASS = 64  # what a training pass costs besides its tokens, in tokens: about 40 ms of MiniLM on one core
-STRIDE = 2**16  # places of a row in its client's dropout stream: more than any text has tokens
 
 
 class ClassificationTask(CohortTask):
@@ -39,6 +30,8 @@ class ClassificationTask(CohortTask):
     are together the validation set; positive: the class whose F1 is measured, see `measures.labels`; seed: of the fresh
     head.
     """
+
+    grouped = True
 
     def __init__(
         self,
@@ -56,7 +49,7 @@ class ClassificationTask(CohortTask):
         self.positive = positive
         self.sets: dict[str, Examples] = dict(sets)
         self.table = Examples.concatenate([*clients, *self.sets.values()])
-        self.ids, self.mask = self.table.ids, self.table.mask
+        self.ids, self.mask, self.lengths = self.table.ids, self.table.mask, self.table.lengths
         self.regression = self.table.labels.is_floating_point()
         self.topics = [name for name in self.sets if name.startswith("topic/")]
         self.probed = self.draw_in_turn(self.sets, self.topics)
@@ -71,17 +64,6 @@ class ClassificationTask(CohortTask):
         """Count the targets of the client: one an example."""
         return self.counts[client]
 
-    def clients_per_pass(self, batch_size: int) -> int:
-        """Count how many clients' longest rows fit in one pass; `group_columns` adds shorter ones as far as they fit."""
-        if self.free is not None and self.room is not None:
-            return self.count_clients_in_memory(self.free, 1)
-        return max(1, self.tokens_per_pass() // self.ids.shape[1])
-
-    def estimate_pass(self, clients: int, batch_size: int) -> int:
-        """See `BackboneTask`: of the groups of columns, which are there one at a time, the largest that may be."""
-        rows = max(clients, min(clients * batch_size, self.tokens_per_pass() // self.ids.shape[1]))
-        return self.pass_cost.estimate(clients, -(-rows // clients))
-
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.task.Task.grad`: mean loss over each client's examples (K,), gradient (K, P), examples (K,).
 
@@ -91,7 +73,7 @@ class ClassificationTask(CohortTask):
         step = step.to(params.device)
         planned = step.on_host  # grouping by length needs numbers that Python can see
         rows = self.first[planned.clients][:, None] + planned.rows  # (K, B)
-        lengths = self.table.lengths[rows] * planned.real
+        lengths = self.lengths[rows] * planned.real
         counts = planned.real.sum(1)
         weight = planned.real / counts.clamp(min=1)[:, None]
         most = None if step.extra_loss is not None else self.tokens_per_pass()
@@ -123,7 +105,7 @@ class ClassificationTask(CohortTask):
     def _select_texts(self, rows: Tensor, width: int | None = None) -> Texts:
         """Select the texts of rows (K, B), cut to so many tokens."""
         T = self.ids.shape[1] if width is None else width
-        ids, lengths = self.ids[rows][..., :T], self.table.lengths[rows].clamp(max=T)
+        ids, lengths = self.ids[rows][..., :T], self.lengths[rows].clamp(max=T)
         return Texts(*(x.to(self.model.device) for x in (ids, lengths, self.table.second[rows])))
 
     def _compute_scores(
@@ -131,9 +113,7 @@ class ClassificationTask(CohortTask):
     ) -> tuple[Tensor, Tensor]:
         """Compute outputs (K, B, C) and states (K, B, d) of rows (K, B), which are these columns of the clients' batches."""
         T = texts.ids.shape[-1]
-        places = None
-        if key is not None and columns is not None:
-            places = (columns[..., None] * STRIDE + torch.arange(T)).flatten(1).to(key.device)
+        places = None if key is None or columns is None else place_tokens(columns, T).to(key.device)
         if self.cache is None:
             return compute_scores(self.model, flat, texts, key, places)
         with self.cache.prefix.skip_frozen_blocks(self.cache.get(rows.flatten())[:, :T]):
@@ -197,36 +177,8 @@ class ClassificationTask(CohortTask):
 
     def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
         """See `CohortTask.compute_outputs`: (n, C). The longest rows go first."""
-        lengths, order = self.table.lengths[rows].sort(descending=True, stable=True)
-        out, at = torch.empty(len(rows), self.scorer.outputs), 0
-        while at < len(rows):
-            T = int(lengths[at])
-            some = order[at : at + max(1, self.evaluation_tokens() // T)]
+        out = torch.empty(len(rows), self.scorer.outputs)
+        for some, T in split_by_length(self.lengths[rows], self.evaluation_tokens()):
             own = rows[some][None]
             out[some] = self._compute_scores(flat[None], own, self._select_texts(own, T))[0][0].cpu()
-            at += len(some)
         return out
-
-
-def group_columns(lengths: Tensor, most: int | None) -> list[Tensor]:
-    """Group the columns of a batch (K, b) by length, so that as little padding as possible is computed.
-
-    lengths: (K, B), 0 for rows that are not there. Each client's columns are sorted by length; where to cut is chosen so
-    that tokens, padding included, and PASS for each group are fewest in all. A group has at most `most` tokens, unless a
-    single column has more; None: one group, in order.
-    """
-    K = len(lengths)
-    if most is None:
-        return [torch.arange(lengths.shape[1]).expand(K, -1)]
-    found, order = lengths.sort(dim=1, stable=True)
-    widest = [w for w in found.amax(0).tolist() if w]  # of each column that a client has, ascending
-    order, B = order[:, found.shape[1] - len(widest) :], len(widest)
-    cost, cut = [0.0] * (B + 1), [0] * (B + 1)  # of the first j columns, and where their last group begins
-    for j in range(1, B + 1):
-        fits = [i for i in range(j) if i == j - 1 or K * (j - i) * widest[j - 1] <= most]
-        cost[j], cut[j] = min((cost[i] + K * (j - i) * widest[j - 1] + PASS, i) for i in fits)
-    ends, j = [], B
-    while j:
-        ends.append((cut[j], j))
-        j = cut[j]
-    return [order[:, i:j] for i, j in reversed(ends)]

@@ -1,4 +1,8 @@
-"""The language-model task: next-token prediction by many clients on one frozen backbone."""
+"""The language-model task: next-token prediction by many clients on one frozen backbone.
+
+Its data are blocks of running text, or conversations of which the responses count: rows of different lengths, which are
+not padded to the longest, see `grouping`.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +21,28 @@ from fedfault.backbones.prefix import read_ids_only
 from fedfault.backbones.sample import decode_greedily
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask
+from fedfault.tasks.grouping import group_columns, place_tokens, split_by_length
 from fedfault.text.decoding import Decode
 from fedfault.text.packing import Blocks
+from fedfault.text.responses import Responses
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Continuations, Step
 
+Rows = Blocks | Responses
+
 
 class LanguageTask(CohortTask):
-    """Implements `types.task.Task` over token blocks.
+    """Implements `types.task.Task` over token blocks, or over conversations.
 
-    clients: each client's training blocks; sets: evaluation blocks by score name; mixture: weight of each `topic/...` set
+    clients: each client's training rows; sets: evaluation rows by score name; mixture: weight of each `topic/...` set
     in the score `validation`, its share of the validation tokens; decode: ids -> text, for `continuations`.
     """
 
     def __init__(
         self,
         model: CohortModel,
-        clients: Sequence[Blocks],
-        sets: Mapping[str, Blocks],
+        clients: Sequence[Rows],
+        sets: Mapping[str, Rows],
         mixture: Mapping[str, float],
         *,
         cache_mb: int = 0,
@@ -42,11 +50,13 @@ class LanguageTask(CohortTask):
     ) -> None:
         super().__init__(model, clients, seed=0)  # before training B is zero, so that A may be anybody's
         self.sizes = [b.num_tokens for b in clients]
-        self.sets: dict[str, Blocks] = dict(sets)
+        self.sets: dict[str, Rows] = dict(sets)
         self.mixture, self.decode = dict(mixture), decode
-        every = [*clients, *self.sets.values()]
-        self.ids = torch.cat([b.ids for b in every])  # (N, T+1): training blocks of all clients, then evaluation blocks
-        self.mask = torch.cat([b.mask for b in every])  # (N, T)
+        every: list[Any] = [*clients, *self.sets.values()]
+        table = type(every[0]).concatenate(every)  # training rows of all clients, then evaluation rows
+        self.ids, self.mask = table.ids, table.mask  # (N, T+1), (N, T)
+        self.grouped = isinstance(table, Responses)
+        self.lengths = table.lengths - 1 if isinstance(table, Responses) else table.targets
         self.probed = self.draw_in_turn(self.sets, list(self.mixture))
         self.cache = self.make_cache(cache_mb, self.ids[:, :-1])
         self.plan_passes()
@@ -55,38 +65,60 @@ class LanguageTask(CohortTask):
         """Count the target tokens of the client."""
         return self.sizes[client]
 
-    def clients_per_pass(self, batch_size: int) -> int:
-        """See `BackboneTask`."""
-        if self.free is not None and self.room is not None:
-            return self.count_clients_in_memory(self.free, batch_size)
-        return max(1, self.tokens_per_pass() // (batch_size * self.mask.shape[1]))
-
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.task.Task.grad`: mean loss over each client's target tokens (K,), gradient (K, P), tokens (K,).
 
-        The representation of a block is the mean of its last hidden states over its target positions.
+        The representation of a row is the mean of its last hidden states over its target positions.
         """
         step = step.to(params.device)
-        first, ids, mask = self.tables
+        first, _, mask = self.tables
         rows = first[step.clients][:, None] + step.rows  # (K, B)
         real = mask[rows] & step.real[..., None]  # (K, B, T)
         tokens = real.sum((1, 2))
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         weight = real / tokens.clamp(min=1)[:, None, None]
-        with self._skip_frozen_blocks(step.on_host):
-            total, each = self.model.losses(flat, ids[rows], weight, step.key, step.extra_loss)
-        gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
-        return (each.detach() * weight).sum((1, 2), dtype=widest(params.device)), gradient, tokens
+        planned = step.on_host  # groups and cached rows are found without waiting for the device
+        known = self.first[planned.clients][:, None] + planned.rows
+        if not self.grouped:
+            return *self._differentiate(flat, step, rows, known, weight), tokens
+        lengths = self.lengths[known] * planned.real
+        most = None if step.extra_loss is not None else self.tokens_per_pass()
+        loss, gradient = params.new_zeros(len(flat), dtype=widest(params.device)), torch.zeros_like(params)
+        for columns in group_columns(lengths, most):  # (K, b)
+            T, here = int(lengths.gather(1, columns).max()), columns.to(params.device)
+            share = weight.gather(1, here[..., None].expand(-1, -1, weight.shape[2]))[..., :T]
+            places = None if step.key is None else place_tokens(columns, T).to(params.device)
+            own, cached = rows.gather(1, here), known.gather(1, columns)
+            some, change = self._differentiate(flat, step, own, cached, share, places)
+            loss, gradient = loss + some, gradient + change
+        return loss, gradient, tokens
 
-    def _skip_frozen_blocks(self, step: Step) -> AbstractContextManager[None]:
+    def _differentiate(
+        self, flat: Tensor, step: Step, rows: Tensor, cached: Tensor, weight: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiate the weighted loss of some rows (K, b) of a step: its value (K,) and gradient (K, P).
+
+        cached: the same rows in the CPU's memory; weight: (K, b, T), of which T tokens are computed.
+        """
+        T = weight.shape[2]
+        _, ids, _ = self.tables
+        own = ids[rows][..., : T + 1]
+        with self._skip_frozen_blocks(cached, T):
+            total, each = self.model.losses(
+                flat, own, weight, step.key, step.extra_loss, places=places, sparse=self.grouped
+            )
+        gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
+        return (each.detach() * weight).sum((1, 2), dtype=widest(flat.device)), gradient
+
+    def _skip_frozen_blocks(self, rows: Tensor, T: int) -> AbstractContextManager[None]:
         """Within the block, layers below the first trained one are not computed but looked up, if there is a cache."""
         if self.cache is None:
             return nullcontext()
-        return self.cache.skip_frozen_blocks((self.first[step.clients][:, None] + step.rows).flatten())
+        return self.cache.skip_frozen_blocks(rows.flatten(), T)
 
     def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
         """See `types.task.Task.continuations`: blocks without padding, one of every topic in turn. None without `decode`."""
-        topics = [self.sets[name] for name in self.mixture]
+        topics = [own for name in self.mixture if isinstance(own := self.sets[name], Blocks)]
         rows = itertools.zip_longest(*(b.ids[b.targets == b.ids.shape[1] - 1] for b in topics))
         whole = [ids for turn in rows for ids in turn if ids is not None]  # (T+1,) each
         if self.decode is None or not whole:
@@ -121,16 +153,19 @@ class LanguageTask(CohortTask):
         )
 
     def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """See `CohortTask.compute_outputs`: the summed loss of each of these blocks, (n,) float64."""
-        per = max(1, self.evaluation_tokens() // self.mask.shape[1])
+        """See `CohortTask.compute_outputs`: the summed loss of each of these rows, (n,) float64."""
         _, ids, mask = self.tables
-        out = []
-        for some, here in zip(rows.split(per), rows.to(flat.device).split(per), strict=True):
-            real = mask[here]  # (B, T)
-            with nullcontext() if self.cache is None else self.cache.skip_frozen_blocks(some):
-                _, each = self.model.losses(flat[None], ids[here][None], real[None].float())
-            out.append((each[0] * real).sum(1, dtype=widest(flat.device)))
-        return torch.cat(out).cpu().double()
+        lengths = self.lengths[rows] if self.grouped else torch.full((len(rows),), self.mask.shape[1])
+        out = torch.empty(len(rows), dtype=widest(flat.device), device=flat.device)
+        for some, T in split_by_length(lengths, self.evaluation_tokens()):
+            here = rows[some].to(flat.device)
+            real = mask[here][:, :T]  # (B, T)
+            with self._skip_frozen_blocks(rows[some], T):
+                _, each = self.model.losses(
+                    flat[None], ids[here][None, :, : T + 1], real[None].float(), sparse=self.grouped
+                )
+            out[some.to(flat.device)] = (each[0] * real).sum(1, dtype=out.dtype)
+        return out.cpu().double()
 
     def _compute_nll(self, out: Tensor, rows: Tensor) -> Tensor:
         return out

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,10 @@ class Blocks:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getitem__(self, rows: Any) -> Blocks:
+        """Select blocks."""
+        return Blocks(self.ids[rows], self.targets[rows])
 
     @property
     def num_tokens(self) -> int:

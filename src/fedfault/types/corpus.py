@@ -19,6 +19,30 @@ class Document(NamedTuple):
     group: str = ""  # its author, site or genre; empty where the source does not say
 
 
+SYSTEM, USER, ASSISTANT, TOOL = ROLES = ("system", "user", "assistant", "tool")
+
+
+class Turn(NamedTuple):
+    """What one side of a conversation says."""
+
+    role: str  # one of ROLES
+    text: str
+    input: str = ""  # what an instruction is about, where the data set it apart; Alpaca's template does too
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns of which the last one is the assistant's: its turns are the responses that a model learns."""
+
+    turns: tuple[Turn, ...]
+    place: str  # where it was read: a file and a line, or the name of what made it
+
+    @property
+    def text(self) -> str:
+        """All that is said, a turn a line, without white space at the ends."""
+        return "\n".join(part for turn in self.turns for part in (turn.text, turn.input) if part.strip()).strip()
+
+
 @dataclass(frozen=True)
 class Labels:
     """Facts about labels that the topics of the documents do not tell."""
@@ -79,6 +103,8 @@ class Corpus:
     # topic -> nats a character that no model can beat; None where the generator of the texts is unknown
     entropy: Mapping[str, float] | None = None
     labels: Labels | None = None  # None: the topics say all
+    # text of a document -> the conversation that it is; empty where documents are plain text
+    conversations: Mapping[str, Conversation] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
 

@@ -1,0 +1,163 @@
+"""Rows of a table as conversations: instructions with their responses, in the columns that people have them in.
+
+    messages                        a list of {role, content}, which ends with the assistant
+    prompt, completion              two texts, or two such lists
+    instruction, input, output      as Alpaca has them; the input may be empty, or the column missing
+    question, answer
+
+Each becomes turns of roles. Nothing is guessed: columns that fit two shapes must be named, and a row that is no
+conversation is an error with its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedfault.errors import UserError, suggest
+from fedfault.reading.cells import write_cell
+from fedfault.types.corpus import ASSISTANT, ROLES, SYSTEM, USER, Conversation, Turn
+
+SHAPES = (  # parts of a shape, the last of which is the response; those in OPTIONAL may be missing
+    ("messages",),
+    ("prompt", "completion"),
+    ("instruction", "input", "output"),
+    ("question", "answer"),
+)
+OPTIONAL = {"input"}
+PARTS = sorted({part for shape in SHAPES for part in shape})
+OTHER_ROLES = {"human": USER, "gpt": ASSISTANT, "bot": ASSISTANT, "model": ASSISTANT, "function": "tool"}
+
+Shape = Mapping[str, str]  # part of the shape -> the column that holds it
+
+
+def find_shape(where: str, known: Sequence[str], named: Mapping[str, str] | None = None) -> Shape | None:
+    """Find which columns of a table hold conversations; None for a table of other columns.
+
+    named: `data.columns`, part -> column; None: a column is called like its part. Raises `UserError` for columns that fit
+    two shapes, and for a part or a column that is not there.
+
+    >>> find_shape("a.jsonl", ["task", "question", "answer"])
+    {'question': 'question', 'answer': 'answer'}
+    """
+    if named is not None:
+        return _check_named(where, known, named)
+    found = [{part: part for part in shape if part in known} for shape in SHAPES if _is_whole(shape, known)]
+    if len(found) > 1:
+        each = " and ".join(", ".join(shape) for shape in found)
+        first = ", ".join(f"{part}: {part}" for part in found[0])
+        raise UserError(f"{where}: the columns fit two shapes, {each}; say which, as in data.columns={{{first}}}")
+    return found[0] if found else None
+
+
+def _is_whole(shape: Sequence[str], known: Sequence[str] | Mapping[str, str]) -> bool:
+    return all(part in known for part in shape if part not in OPTIONAL)
+
+
+def _check_named(where: str, known: Sequence[str], named: Mapping[str, str]) -> Shape:
+    for part, column in named.items():
+        if part not in PARTS:
+            raise UserError(f"data.columns has the part {part!r}{suggest(part, PARTS)}; known are {', '.join(PARTS)}")
+        if column not in known:
+            raise UserError(
+                f"{where}: no column {column!r}{suggest(column, known)}, which data.columns names as {part} "
+                f"(known: {', '.join(known)})"
+            )
+    if not any(_is_whole(shape, named) and set(named) <= set(shape) for shape in SHAPES):
+        shapes = "; ".join(", ".join(shape) for shape in SHAPES)
+        raise UserError(
+            f"data.columns names {', '.join(named) or 'nothing'}; it needs all parts of one shape: {shapes}"
+        )
+    return dict(named)
+
+
+def read_conversation(place: str, row: Mapping[str, Any], shape: Shape) -> Conversation:
+    """Read the conversation of a row whose place (file and line) errors name.
+
+    Raises `UserError` for a missing or empty response, a role that is not known, system turns that are two or not the
+    first, a conversation that does not end with the assistant, and what is no text.
+
+    >>> read_conversation("line 1", {"q": "1 + 1", "a": 2}, {"question": "q", "answer": "a"}).turns
+    (Turn(role='user', text='1 + 1', input=''), Turn(role='assistant', text='2', input=''))
+    """
+    cells = {part: row.get(column) for part, column in shape.items()}
+    if "messages" in cells:
+        turns = _read_messages(place, shape["messages"], cells["messages"])
+    elif "instruction" in cells:
+        text, more = (_write_text(place, shape.get(part, part), cells.get(part)) for part in ("instruction", "input"))
+        turns = [Turn(USER, text, more), *_read_side(place, shape["output"], cells["output"], ASSISTANT)]
+    else:
+        (asked, response) = ("prompt", "completion") if "prompt" in cells else ("question", "answer")
+        turns = [
+            *_read_side(place, shape[asked], cells[asked], USER),
+            *_read_side(place, shape[response], cells[response], ASSISTANT),
+        ]
+    _check_turns(place, turns)
+    return Conversation(tuple(turns), place)
+
+
+def _read_side(place: str, column: str, value: Any, role: str) -> list[Turn]:
+    """Read a prompt or a response: a text, which is one turn of this role, or a list of messages."""
+    if isinstance(value, list):
+        return _read_messages(place, column, value)
+    return [Turn(role, _write_text(place, column, value))]
+
+
+def _read_messages(place: str, column: str, value: Any) -> list[Turn]:
+    if not isinstance(value, list) or not value:
+        what = "nothing" if not write_cell(value).strip() or value == [] else f"a {type(value).__name__}"
+        raise UserError(
+            f"{place}: column {column!r} holds {what}, where a list of {{role, content}} is needed; write such lists to "
+            "a .jsonl or .parquet file"
+        )
+    return [_read_message(f"{place}: message {n} of {column!r}", message) for n, message in enumerate(value, start=1)]
+
+
+def _read_message(place: str, message: Any) -> Turn:
+    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+        hint = "; rename from to role and value to content" if isinstance(message, dict) and "from" in message else ""
+        has = (
+            f"has {', '.join(message) or 'nothing'}" if isinstance(message, dict) else f"is a {type(message).__name__}"
+        )
+        raise UserError(f"{place} {has}, where role and content are needed{hint}")
+    role = message["role"]
+    if role not in ROLES:
+        near = OTHER_ROLES.get(role) if isinstance(role, str) else None
+        raise UserError(
+            f"{place} has the role {role!r}{f'; did you mean {near!r}?' if near else ''} (known: {', '.join(ROLES)})"
+        )
+    if message.get("tool_calls"):
+        raise UserError(f"{place} has tool_calls, which are not read; write the call as the message's content")
+    if message["content"] is not None and not isinstance(message["content"], str):
+        raise UserError(f"{place} holds a {type(message['content']).__name__} as its content, where text is needed")
+    return Turn(role, message["content"] or "")
+
+
+def _write_text(place: str, column: str, value: Any) -> str:
+    if isinstance(value, dict | list | bytes):
+        raise UserError(f"{place}: column {column!r} holds a {type(value).__name__}, where text is needed")
+    return write_cell(value)
+
+
+def _check_turns(place: str, turns: Sequence[Turn]) -> None:
+    """Raise `UserError` unless the turns are a conversation that ends with a response and has no empty one."""
+    systems = [n for n, turn in enumerate(turns, start=1) if turn.role == SYSTEM]
+    if len(systems) > 1:
+        raise UserError(f"{place}: turns {systems[0]} and {systems[1]} are both of the role system; join them into one")
+    if len(turns) == len(systems):
+        raise UserError(f"{place}: the conversation has only a turn of the role system; there is no response to learn")
+    if systems and systems[0] != 1:
+        raise UserError(f"{place}: turn {systems[0]} is of the role system, which only the first may be")
+    if turns[len(systems)].role == ASSISTANT:
+        raise UserError(
+            f"{place}: the conversation begins with the assistant: no turn asks for its response; remove it"
+        )
+    if turns[-1].role != ASSISTANT:
+        raise UserError(
+            f"{place}: the conversation ends with a turn of the role {turns[-1].role}, so that there is no response to "
+            "learn; remove its end"
+        )
+    for n, turn in enumerate(turns, start=1):
+        if turn.role == ASSISTANT and not turn.text.strip():
+            which = "the response" if len(turns) == 2 else f"the response in turn {n}"
+            raise UserError(f"{place}: {which} is missing or empty; fill or remove it")

@@ -1,0 +1,128 @@
+"""Rows of a user's table as documents: plain text of some columns, or conversations; with their topics and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedfault.errors import UserError
+from fedfault.reading import cells, documents, files
+from fedfault.reading.conversations import Shape, find_shape, read_conversation
+from fedfault.types.corpus import Conversation, Corpus, Document, Labels
+
+TOPIC = "text"  # of documents that have none
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns are read and as what: text_columns, columns, topic_column and group_column of `data`."""
+
+    text: list[str] | None = None
+    parts: Mapping[str, str] | None = None
+    topic: str | None = None
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.text is None:
+            return
+        if self.parts is not None:
+            raise UserError("data.text_columns reads plain text and data.columns conversations; give one of them")
+        if not self.text:
+            raise UserError("data.text_columns is empty; name at least one column, or leave it out")
+        if len(set(self.text)) < len(self.text):
+            raise UserError(f"data.text_columns={self.text} names a column twice; name each once")
+
+
+class ReadRow(NamedTuple):
+    """A row that was read."""
+
+    document: Document
+    first_length: int  # characters of its first text column
+    conversation: Conversation | None  # None: it is plain text
+
+
+def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns: Columns) -> list[ReadRow]:
+    """Read the rows of a table, each with its place in words. Raises `UserError` for a table without rows, and others.
+
+    Without `columns.text` and `columns.parts` the column text is read, or the columns of one shape of conversations.
+    """
+    if not rows:
+        raise UserError(f"{where}: no rows")
+    values = [row for _, row in rows]
+    known = files.list_columns(values)
+    shape = find_shape(str(where), known, columns.parts) if columns.text is None else None
+    if shape and columns.parts is None and "text" in known:
+        first = ", ".join(f"{part}: {part}" for part in shape)
+        raise UserError(
+            f"{where}: the column text and {', '.join(shape)} are both there; say which is read: data.text_columns=[text] "
+            f"or data.columns={{{first}}}"
+        )
+    topics = _read_names(where, values, columns.topic, "data.topic_column") or [TOPIC] * len(rows)
+    if without := topics.count(""):
+        raise UserError(
+            f"{where}: {without} of {len(rows)} rows have nothing in the topic column {columns.topic!r}, the first is "
+            f"row {topics.index('') + 1}"
+        )
+    groups = _read_names(where, values, columns.group, "data.group_column") or [""] * len(rows)
+    if shape:
+        return _read_conversations(rows, shape, topics, groups)
+    return _read_texts(where, values, columns.text or ["text"], topics, groups)
+
+
+def _read_names(where: Path | str, rows: Sequence[files.Row], column: str | None, option: str) -> list[str]:
+    """Read a column of names; an empty list if there is none."""
+    if column is None:
+        return []
+    files.check_columns(where, rows, [column], option)
+    return cells.read_column(where, rows, column, names=True)
+
+
+def _read_texts(
+    where: Path | str, rows: Sequence[files.Row], columns: Sequence[str], topics: list[str], groups: list[str]
+) -> list[ReadRow]:
+    files.check_columns(where, rows, columns, "data.text_columns")
+    parts = [cells.read_column(where, rows, name) for name in columns]
+    texts = ("\n".join(filter(None, row)) for row in zip(*parts, strict=True))
+    made = map(Document, texts, topics, groups)
+    return [ReadRow(document, len(first), None) for document, first in zip(made, parts[0], strict=True)]
+
+
+def _read_conversations(
+    rows: Sequence[tuple[str, files.Row]], shape: Shape, topics: list[str], groups: list[str]
+) -> list[ReadRow]:
+    read = [read_conversation(place, row, shape) for place, row in rows]
+    return [ReadRow(Document(c.text, *names), 0, c) for c, *names in zip(read, topics, groups, strict=True)]
+
+
+def make_table_corpus(
+    name: str, source: str, train: Sequence[ReadRow], validation: Sequence[ReadRow], columns: Columns, **options: Any
+) -> Corpus:
+    """Make a corpus of rows that were read; options are those of `documents.make_corpus`.
+
+    Raises `UserError` for tables of which some hold conversations and others plain text.
+    """
+    rows = [*train, *validation]
+    spoken = [row for row in rows if row.conversation]
+    if spoken and len(spoken) < len(rows):
+        raise UserError(
+            f"{source}: some tables hold conversations and others plain text; name the columns with data.columns or "
+            "data.text_columns, or move one kind away"
+        )
+    made = documents.make_corpus(name, source, *([r.document for r in side] for side in (train, validation)), **options)
+    if spoken:
+        return replace(
+            made, conversations=collect_conversations(row.conversation for row in spoken if row.conversation)
+        )
+    if columns.text is None or len(columns.text) != 2:
+        return made
+    return replace(made, labels=Labels(first_lengths={r.document.text: r.first_length for r in reversed(rows)}))
+
+
+def collect_conversations(read: Iterable[Conversation]) -> dict[str, Conversation]:
+    """Collect conversations by their text; of those that say the same the first."""
+    found: dict[str, Conversation] = {}
+    for conversation in read:
+        found.setdefault(conversation.text, conversation)
+    return found

@@ -1,0 +1,144 @@
+"""Rows as conversations: every shape gives the turns that it says, and what is no conversation is named with its place."""
+
+import json
+
+import pandas
+import pytest
+
+from fedfault.corpora.text import text
+from fedfault.errors import UserError
+from fedfault.reading.conversations import find_shape, read_conversation
+
+PLACE = "a.jsonl: line 3"
+
+
+def read(row: dict, named: dict | None = None):
+    """The turns of a row, as (role, text) or (role, text, input)."""
+    shape = find_shape("a.jsonl", list(row), named)
+    assert shape is not None
+    return [turn if turn.input else turn[:2] for turn in read_conversation(PLACE, row, shape).turns]
+
+
+def test_every_shape_gives_turns():
+    two = [("user", "a"), ("assistant", "b")]
+    assert read({"prompt": "a", "completion": "b"}) == two
+    assert read({"question": "a", "answer": "b", "id": 1}) == two
+    assert read({"instruction": "a", "output": "b"}) == two
+    assert read({"instruction": "a", "input": "", "output": "b"}) == two
+    assert read({"instruction": "a", "input": "c", "output": "b"}) == [("user", "a", "c"), ("assistant", "b")]
+    roles = ("system", "user", "assistant", "tool", "assistant")
+    messages = [{"role": role, "content": str(n)} for n, role in enumerate(roles)]
+    assert read({"messages": messages}) == [(role, str(n)) for n, role in enumerate(roles)]
+    sides = {"prompt": messages[:2], "completion": messages[2:3]}
+    assert read(sides) == [("system", "0"), ("user", "1"), ("assistant", "2")]
+
+
+def test_columns_of_other_names_are_named_and_numbers_are_text():
+    assert read({"query": 6, "reply": 7.0}, {"prompt": "query", "completion": "reply"}) == [
+        ("user", "6"),
+        ("assistant", "7"),
+    ]
+
+
+def test_other_columns_are_no_conversation():
+    assert find_shape("a.csv", ["text", "label"]) is None
+    assert find_shape("a.csv", ["prompt", "chosen", "rejected"]) is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "named", "parts"),
+    [
+        (["prompt", "completion", "messages"], None, "fit two shapes, messages and prompt, completion; say which"),
+        (["question", "answer", "instruction", "output"], None, "two shapes"),
+        (["query", "reply"], {"promt": "query"}, "'promt'; did you mean 'prompt'"),
+        (["query", "reply"], {"prompt": "qery", "completion": "reply"}, "no column 'qery'; did you mean 'query'"),
+        (["query", "reply"], {"prompt": "query"}, "needs all parts of one shape"),
+        (["query", "reply"], {"prompt": "query", "answer": "reply"}, "needs all parts of one shape"),
+        (["query", "reply"], {}, "names nothing"),
+    ],
+)
+def test_columns_that_are_not_clear_are_refused(columns, named, parts):
+    with pytest.raises(UserError) as e:
+        find_shape("a.jsonl", columns, named)
+    assert parts in str(e.value)
+
+
+def chat(*roles: str, content: object = "x") -> dict:
+    return {"messages": [{"role": role, "content": content} for role in roles]}
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        ({"prompt": "a", "completion": None}, "the response is missing or empty"),
+        ({"prompt": "a", "completion": " \n"}, "the response is missing or empty"),
+        ({"question": "a", "answer": float("nan")}, "the response is missing or empty"),
+        ({"prompt": "a", "completion": ["b"]}, "message 1 of 'completion' is a str"),
+        ({"prompt": {"a": 1}, "completion": "b"}, "column 'prompt' holds a dict"),
+        (chat("user", "assistant", content=""), "the response is missing or empty"),
+        (chat("user", "assistant", content=None), "the response is missing or empty"),
+        (chat("user", "assistant", content=[{"type": "text"}]), "holds a list as its content"),
+        (chat("user", "assistant", "user"), "ends with a turn of the role user"),
+        (chat("assistant", "user", "assistant"), "begins with the assistant"),
+        (chat("system"), "has only a turn of the role system"),
+        (chat("system", "user", "system", "assistant"), "turns 1 and 3 are both of the role system"),
+        (chat("user", "system", "assistant"), "turn 2 is of the role system"),
+        (chat("human", "assistant"), "role 'human'; did you mean 'user'? (known: system, user, assistant, tool)"),
+        (chat("user", "Assistant"), "role 'Assistant' (known"),
+        ({"messages": []}, "holds nothing"),
+        ({"messages": None}, "holds nothing"),
+        ({"messages": "user: a"}, "holds a str, where a list of {role, content} is needed"),
+        ({"messages": [{"from": "human", "value": "a"}]}, "rename from to role"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "has tool_calls"),
+    ],
+)
+def test_what_is_no_conversation_is_named_with_its_place(row, parts):
+    with pytest.raises(UserError) as e:
+        read(row)
+    assert str(e.value).startswith(PLACE)
+    assert parts in str(e.value)
+
+
+ROWS = [{"prompt": f"What is {n}?", "completion": f"It is {n}.", "kind": "odd" if n % 2 else "even"} for n in range(20)]
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
+def test_every_format_holds_conversations_with_topics(tmp_path, ending):
+    file = tmp_path / f"a.{ending}"
+    if ending == "csv":
+        pandas.DataFrame(ROWS).to_csv(file, index=False)
+    elif ending == "parquet":
+        pandas.DataFrame(ROWS).to_parquet(file)
+    else:
+        lines = [json.dumps(row) for row in ROWS]
+        file.write_text(f"[{','.join(lines)}]" if ending == "json" else "\n".join(lines))
+    corpus = text(path=str(file), topic_column="kind")
+    assert len(corpus.train) == 18
+    assert {d.topic for d in corpus.validation} == {"odd", "even"}
+    for document in (*corpus.train, *corpus.validation):
+        asked, response = corpus.conversations[document.text].turns
+        assert document.text == f"{asked.text}\n{response.text}"
+
+
+def test_a_bad_row_of_a_file_is_named_by_its_line(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n\n".join(json.dumps(row) for row in [ROWS[0], {**ROWS[1], "completion": ""}]))
+    with pytest.raises(UserError, match=r"a\.jsonl: line 3: the response is missing"):
+        text(path=str(file))
+
+
+def test_text_and_conversations_in_one_table_or_folder_are_not_guessed(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"t{n}", **row}) for n, row in enumerate(ROWS)))
+    with pytest.raises(
+        UserError, match=r"say which is read: data\.text_columns=\[text\] or data\.columns=\{prompt: prompt"
+    ):
+        text(path=str(file))
+    assert not text(path=str(file), text_columns=["text"]).conversations
+    assert text(path=str(file), columns={"prompt": "prompt", "completion": "completion"}).conversations
+    with pytest.raises(UserError, match="give one of them"):
+        text(path=str(file), columns={"prompt": "prompt", "completion": "completion"}, text_columns=["text"])
+    file.write_text("\n".join(map(json.dumps, ROWS)))
+    (tmp_path / "b.jsonl").write_text('{"text": "plain"}')
+    with pytest.raises(UserError, match="some tables hold conversations and others plain text"):
+        text(path=str(tmp_path))
