@@ -7,9 +7,9 @@ import pytest
 from fedfault.config.shipped import list_studies
 from fedfault.data.split import deal_out, load_corpus
 from fedfault.errors import UserError
-from fedfault.rounds.federation import Federation
 from fedfault.studies.file import load_study
 from fedfault.studies.study import Contrast, read_study
+from fedfault.testing.toys import LowRank, federation
 
 GRID = {"federation.algorithm": ["fedavg", {"name": "fedprox", "mu": 0.1}], "training.lr": [1e-3, 0.1]}
 CLAIM = {"claim": "c", "metric": "auc", "arm": {"lr": 0.1}, "than": {"lr": 1e-3}, "expect": "higher", "by": 0.1}
@@ -92,20 +92,14 @@ def test_arms_are_paired_by_named_streams(write, rate):
     assert all(d == deals[0] for d in deals)
 
     def cohort(e, t):
-        drawn = Federation.cohort(_Drawn(e), t)
-        return set(drawn)
+        fed = federation(
+            LowRank(), clients=e.federation.total_clients, cohort_size=e.federation.cohort_size, seed=e.seed
+        )
+        return set(fed.cohort(t))
 
     for t in (1, 2):
         assert cohort(exps[0], t) == cohort(exps[2], t)
         assert cohort(exps[0], t) < cohort(exps[1], t)
-
-
-class _Drawn:
-    """As much of a federation as its draw of cohorts reads."""
-
-    def __init__(self, exp):
-        self.seed, self.total_clients = exp.seed, exp.federation.total_clients
-        self.cohort_size, self.hardware = exp.federation.cohort_size, None
 
 
 def test_hypotheses_find_their_cells(write):
