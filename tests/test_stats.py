@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy
 
-from fedfault.stats import choose_test, holm, mean_interval, p_above, subtract
+from fedfault.stats import choose_test, count_needed, holm, mean_interval, p_above, subtract
 
 
 def test_flips_count_the_signs_that_give_as_large_a_sum():
@@ -172,3 +172,21 @@ def test_a_true_null_is_rejected_at_the_level_and_a_false_one_with_the_power_of_
     others = [p_above(d, 0.0, test) for d in g.normal(shift, size=(400, n))]
     power = 1 - scipy.stats.nct.cdf(scipy.stats.t.ppf(0.95, n - 1), n - 1, shift * math.sqrt(n))
     assert np.mean(np.array(others) <= 0.05) >= power - 0.06  # flips have a little less
+
+
+@pytest.mark.parametrize(("effect", "alpha"), [(2.0, 0.05), (1.0, 0.01), (0.3, 0.05)])
+def test_so_many_seeds_have_the_power_that_is_said_and_one_fewer_has_not(effect, alpha):
+    """Against samples: values of mean `effect` and standard deviation 1, tested against 0."""
+    values = effect + np.array([-1.0, 0.0, 1.0])
+    n = count_needed(values, 0.0, alpha)
+    g = np.random.default_rng(0)
+    for size, enough in ((n, True), (max(2, round(0.7 * n)), False)):
+        found = [p_above(d, 0.0, "student") <= alpha for d in g.normal(effect, size=(500, size))]
+        assert (np.mean(found) >= 0.8 - 0.06) == enough
+
+
+def test_what_seeds_cannot_tell_is_not_promised():
+    assert count_needed([0.1, -0.1, 0.1, -0.1], 0.0, 0.05) is None  # the mean is at the bound
+    assert count_needed([0.2], 0.0, 0.05) is count_needed([0.2, math.inf], 0.0, 0.05) is None
+    assert count_needed([0.2] * 5, 0.1, 0.05) == 5  # 1 / 32
+    assert count_needed([0.1] * 5, 0.1, 0.05) is None

@@ -116,6 +116,38 @@ def _limit_infinite(d: np.ndarray) -> np.ndarray:
     return clipped
 
 
+def count_needed(
+    values: Sequence[float], bound: float, alpha: float, power: float = 0.8, most: int = 1000
+) -> int | None:
+    """How many values it would take to tell the mean from the bound, if mean and spread are those of the values at hand.
+
+    By a t-test on one side at alpha, which finds it with this power; where the values are all the same, by flips of signs.
+    None where `most` would not do, for fewer than two values and for one that is not finite.
+
+    >>> count_needed([0.3, 0.1, 0.2, 0.4], 0.0, 0.05)
+    4
+    """
+    d = np.asarray(values, dtype=float)
+    if len(d) < 2 or not np.isfinite(d).all():
+        return None
+    if float(np.ptp(d)) < ROUNDING:
+        return None if abs(d[0] - bound) < ROUNDING else math.ceil(-math.log2(alpha))
+    from scipy.stats import nct, t
+
+    effect = abs(float(d.mean()) - bound) / float(d.std(ddof=1))
+
+    def find_power(n: int) -> float:
+        return float(nct.sf(t.ppf(1 - alpha, n - 1), n - 1, effect * math.sqrt(n)))
+
+    if find_power(most) < power:
+        return None
+    low, high = 1, most  # too few, and enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if find_power(middle) >= power else (middle, high)
+    return high
+
+
 def subtract(a: float, b: float) -> float:
     """Compute a - b where both may be infinite: two runs that have both diverged do not differ."""
     return 0.0 if math.isinf(a) and a == b else a - b

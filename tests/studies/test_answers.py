@@ -10,7 +10,9 @@ import pytest
 from scipy.stats import binom
 
 from fedfault.runs.recorded import RunData
+from fedfault.stats import count_needed
 from fedfault.studies.answers import answer_hypotheses
+from fedfault.studies.results import Results, format_answers
 from fedfault.studies.study import Cell, Contrast, Study
 from planted import claim, planted, two_arms
 
@@ -52,6 +54,17 @@ def test_holm_can_take_an_answer_away(tmp_path):
     many = tuple(claim(f"h{i}", by=0.05 if i == 0 else 0.19) for i in range(20))
     study, runs = two_arms(tmp_path, new, OLD[:5], hypotheses=many)
     assert verdicts(study, runs)["h0"] == "inconclusive"
+
+
+def test_an_open_hypothesis_says_how_many_seeds_would_answer_it(tmp_path):
+    """Differences of mean 0.2 and standard deviation 0.2 against 0.1, for one hypothesis of two."""
+    new = OLD[:5] + 0.2 + 0.2 * np.array([-1.2, -0.3, 0.0, 0.3, 1.2])
+    study, runs = two_arms(tmp_path, new, OLD[:5], hypotheses=(claim(by=0.1), claim("clear", by=-9.0)))
+    open_one, clear = answer_hypotheses(study, runs)
+    assert open_one.verdict == "inconclusive"
+    assert open_one.needed == count_needed(new - OLD[:5], 0.1, 0.05 / 4)
+    assert clear.needed is None
+    assert f"about {open_one.needed} seeds would tell" in format_answers(Results(tmp_path, study, runs))
 
 
 def test_one_seed_decides_nothing(tmp_path):

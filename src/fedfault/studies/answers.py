@@ -27,10 +27,11 @@ from typing import Literal
 import numpy as np
 
 from fedfault.runs.recorded import RunData
-from fedfault.stats import ALPHA, Test, choose_test, holm, mean_interval, p_above, subtract
+from fedfault.stats import ALPHA, Test, choose_test, count_needed, holm, mean_interval, p_above, subtract
 from fedfault.studies.outcomes import is_count, measure_outcome
 from fedfault.studies.study import Contrast, Hypothesis, Study
 
+MOST = 500  # seeds: nobody will run more
 Verdict = Literal["supported", "refuted", "inconclusive"]
 
 
@@ -73,6 +74,7 @@ class Answer:
     p_holm: float  # corrected for all hypotheses of the study
     test: Test
     found: tuple[SeedDifferences, ...]
+    needed: int | None  # seeds that would answer it, if differences stay as they are; None: already answered, or MOST
 
     @property
     def decisive(self) -> SeedDifferences:
@@ -91,10 +93,27 @@ def answer_hypotheses(study: Study, runs: Mapping[str, RunData]) -> list[Answer]
     ]
     both = [_compute_ps(h, each, own) for h, each, own in zip(study.hypotheses, found, tests, strict=True)]
     ps = [min(1.0, 2 * min(pair)) for pair in both]
+    verdicts = [_judge(pair, corrected) for pair, corrected in zip(both, holm(ps), strict=True)]
     return [
-        Answer(h, _judge(pair, corrected), p, corrected, own, tuple(each))
-        for h, each, own, pair, p, corrected in zip(study.hypotheses, found, tests, both, ps, holm(ps), strict=True)
+        Answer(h, verdict, p, corrected, own, tuple(each), _count_seeds(h, each, verdict, len(ps)))
+        for h, verdict, each, own, p, corrected in zip(
+            study.hypotheses, verdicts, found, tests, ps, holm(ps), strict=True
+        )
     ]
+
+
+def _count_seeds(h: Hypothesis, found: Sequence[SeedDifferences], verdict: Verdict, hypotheses: int) -> int | None:
+    """Count the seeds that would answer a hypothesis that is left open, with a power of 0.8 and Holm's strictest level."""
+    if verdict != "inconclusive":
+        return None
+    each = [count_needed(_orient(h, f), h.by, ALPHA / (2 * hypotheses), most=MOST) for f in found]
+    return None if None in each else max(n for n in each if n is not None)
+
+
+def _orient(h: Hypothesis, f: SeedDifferences) -> list[float]:
+    """The differences so that the mean of what is claimed is above `by`, or below it for a claim of equality."""
+    turn = h.expect == "lower" or (h.expect == "equal" and (f.mean or 0.0) < 0)
+    return [-v for v in f.values] if turn else f.values
 
 
 def _judge(pair: tuple[float, float], corrected: float) -> Verdict:

@@ -18,7 +18,7 @@ from fedfault.runs.manifest import find_status
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, mean_interval
-from fedfault.studies.answers import Answer, SeedDifferences, answer_hypotheses
+from fedfault.studies.answers import MOST, Answer, SeedDifferences, answer_hypotheses
 from fedfault.studies.outcomes import METRIC, measure_outcome
 from fedfault.studies.study import RUNS, Cell, Contrast, Study, describe_choice, read_study
 
@@ -91,7 +91,7 @@ def tabulate_answers(r: Results) -> Table | None:
     rows = [
         [
             a.hypothesis.name,
-            a.verdict,
+            f"{a.verdict}{f' ({format_needed(a)})' if a.verdict == 'inconclusive' else ''}",
             a.hypothesis.claim,
             format_number(a.decisive.mean, "+.3g"),
             format_interval(a.decisive.interval),
@@ -106,6 +106,13 @@ def tabulate_answers(r: Results) -> Table | None:
 def _format_bound(a: Answer) -> str:
     sign = {"higher": "above ", "lower": "below −", "equal": "within ±"}[a.hypothesis.expect]
     return f"{sign}{a.hypothesis.by:g}"
+
+
+def format_needed(a: Answer) -> str:
+    """How many seeds would answer a hypothesis that is left open."""
+    if a.needed is None:
+        return f"more than {MOST} seeds" if len(a.decisive.values) > 1 else "one seed says nothing"
+    return f"about {a.needed} seeds"
 
 
 def format_p(p: float) -> str:
@@ -207,7 +214,8 @@ def explain_rule(r: Results) -> str:
         f"p ≤ {ALPHA} after Holm's correction over all hypotheses, {how}; else it is inconclusive. A claim about several "
         "arms must hold in each: the row shows the arm that speaks most against it. Intervals are by the same test, and "
         "hold all of the study's differences together at a rate of 95 % (Bonferroni); where there is none, the test is "
-        "never as sure as that with so few seeds."
+        "never as sure as that with so few seeds. Beside an open hypothesis stands how many seeds would answer it, at a "
+        "power of 0.8, if the differences stay as they are."
     )
 
 
@@ -248,6 +256,7 @@ def format_answers(r: Results) -> str:
     lines = [
         f"{a.verdict:<12}  {a.hypothesis.name}: {a.hypothesis.metric} {format_number(a.decisive.mean, '+.3g')}"
         f"{_format_in_brackets(a.decisive)}, matters {_format_bound(a)}, p {format_p(a.p_holm)}"
+        f"{f', {format_needed(a)} would tell' if a.verdict == 'inconclusive' and a.needed else ''}"
         for a in r.answers
     ]
     return "\n".join([*summarise_study(r), *lines])
