@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from small import SMALL
 
@@ -59,6 +60,24 @@ def test_every_benchmark_says_how_it_is_called(script, monkeypatch, capsys):
         runpy.run_path(str(script), run_name="__main__")
     assert not e.value.code
     assert capsys.readouterr().out.startswith("usage:")
+
+
+@pytest.mark.long
+def test_the_gpu_benchmark_runs_in_small_on_any_machine(monkeypatch, capsys):
+    """Its sides start from the same adapter and see the same batches, so that clients end with the same losses."""
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--repeat", "1", "--steps", "2"])
+    runpy.run_path(str(ROOT / "benchmarks/gpu.py"), run_name="__main__")
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| fedfault |")]
+    assert len(rows) == 2
+    assert all(float(cells[-1]) < 1e-2 for cells in rows)  # bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_benchmark_says_that_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick"])
+    with pytest.raises(SystemExit, match="needs a GPU with CUDA, and torch sees none here; `--tiny` runs"):
+        runpy.run_path(str(ROOT / "benchmarks/gpu.py"), run_name="__main__")
 
 
 @pytest.mark.slow

@@ -11,18 +11,14 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.scorer import LAST, Scorer
 from fedfault.backbones.sites import lora_targets
 from fedfault.backbones.unpacked import without_packed_rows
-from fedfault.registry import build
 from fedfault.rounds.local import LocalWork, Passes, Trainer, _Pass
 from fedfault.tasks.classification import ClassificationTask
-from fedfault.tasks.language import LanguageTask
 from fedfault.text.examples import EncodedText, Examples
-from fedfault.text.packing import Blocks
-from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import PLAIN, ExtraTerms
 from fedfault.types.task import Step
-from tiny import VOCAB, tiny_gpt2, tiny_llama
+from steps import EXTRA, extra_terms, make_task
+from tiny import tiny_gpt2, tiny_llama
 
-T = 8
 ASKS = ("local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique")  # a number goes to Python
 
 
@@ -40,52 +36,12 @@ class NoWord(TorchDispatchMode):
         return op(*args, **(kwargs or {}))
 
 
-def make_task(make=tiny_llama, device: str = "cpu", dropout: float = 0.1) -> LanguageTask:
-    with torch.device(device):
-        model = make()
-    opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0, dropout=dropout)
-    g = torch.Generator().manual_seed(0)
-    sizes = (
-        (5, [8, 8, 8, 8, 3]),
-        (3, [8, 8, 1]),
-        (4, [8] * 4),
-    )  # clients with 3, 2 and 2 steps, short blocks, short batches
-    clients = [Blocks(torch.randint(VOCAB, (n, T + 1), generator=g), torch.tensor(own)) for n, own in sizes]
-    return LanguageTask(opened, clients, {}, {})
-
-
-def extra_terms(task: LanguageTask) -> dict[str, ExtraTerms]:
-    """What FedProx, SCAFFOLD in both ways and MOON add."""
-    c = torch.ones(3, task.layout.size, device=task.model.device)
-    moon = build("algorithm", "moon")
-    seen: list[ExtraTerms] = []
-
-    class Spy:
-        def __call__(self, start, extra=PLAIN, **_):
-            seen.append(extra)
-            raise StopIteration
-
-    x = Adapter(task.layout, c[0] * 0.1)
-    with pytest.raises(StopIteration):
-        moon.client({"x": x}, {name: Adapter(task.layout, c.clone()) for name in moon.init_client(x)}, Spy())
-    return {
-        "plain": PLAIN,
-        "fedprox": ExtraTerms(gradient=lambda y, x, rows: 0.1 * (y - x)),
-        "scaffold": ExtraTerms(gradient=lambda y, x, rows: c[rows]),
-        "scaffold after the step": ExtraTerms(step=lambda y, x, rows: c[rows]),
-        "moon": seen[0],
-    }
-
-
 def make_pass(task, extra: ExtraTerms, optimizer: str = "adamw") -> _Pass:
     work = LocalWork(batch_size=2, lr=0.01, optimizer=optimizer)
     trainable = torch.ones(task.layout.size, dtype=torch.bool)
     trainer = Trainer(task, work, seed=0, round=1, clients=[0, 1, 2], passes=Passes(3), trainable=trainable)
     start = task.init(0).flat.expand(3, -1)
     return _Pass(trainer, extra, torch.tensor(trainer.longest_first), start, mean_grad=True)
-
-
-EXTRA = ("plain", "fedprox", "scaffold", "scaffold after the step", "moon")
 
 
 @pytest.mark.parametrize("name", EXTRA)

@@ -40,7 +40,7 @@ def train_clients(fed: Federation, asked: CohortRequest) -> CohortResult:
     local = _check_trained(train, cohort)
     if cohort.private is not None:
         home = {**home, OWN: local.adapter}
-    events, narrowed = tuple(asked.passes.events), asked.passes.size if asked.passes.events else None
+    events, narrowed = tuple(asked.passes.events), asked.passes.size if asked.passes.halved else None
     return CohortResult(cohort, up, home, train.start, local, events, halves, probing, narrowed)
 
 
@@ -65,6 +65,7 @@ def _make_trainer(fed: Federation, task: Trainable, asked: CohortRequest) -> Tra
         trainable=cohort.trainable,
         penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, ranks(y.device)[rows])),
         effort=asked.effort,
+        record=fed.record,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedfault.hardware.plan import Hardware
 from fedfault.rounds.exchange import Cohort, select_rows
 from fedfault.rounds.local import LocalWork, Passes, weigh_clients
+from fedfault.rounds.replay import Record
 from fedfault.rounds.sampling import draw_systematically, find_inclusion
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter
@@ -84,6 +85,7 @@ class Federation:
     need: str = ""  # what a pass of one client takes of the memory, for who runs out of it
     ranks: tuple[int, ...] = ()  # (N,) largest LoRA rank of each client; none: the full rank for all
     sampling: Literal["uniform", "size"] = "uniform"  # who is drawn for a round, see `rounds.sampling`
+    record: Record | None = None  # how steps of one shape are recorded to be replayed; None: they are not
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time

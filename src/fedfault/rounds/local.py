@@ -23,6 +23,7 @@ from torch.optim.adamw import adamw
 
 from fedfault.algebra import widest
 from fedfault.errors import UserError, is_out_of_memory, read_first_line
+from fedfault.rounds.replay import WORTH, Record, find_replay
 from fedfault.seeds import entropy, rng
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import PLAIN, ExtraLoss, ExtraTerms, Pull, Trained
@@ -51,6 +52,7 @@ class Passes:
     size: int
     events: list[str] = field(default_factory=list)
     need: str = ""  # what a pass of one client takes, for the message when that is too much
+    halved: bool = False
 
     def next(self, left: int) -> int:
         """Clients of the next pass when `left` remain: as few passes as fit, all about as large."""
@@ -63,7 +65,7 @@ class Passes:
                 f"out of memory with one client in a pass{self.need and f', which {self.need}'}; lower training.batch_size, "
                 f"model.max_length or model.lora.r_max ({read_first_line(error)})"
             ) from error
-        self.size //= 2
+        self.size, self.halved = self.size // 2, True
         self.events.append(f"out of memory: {self.size} clients in a pass from now on")
 
 
@@ -116,6 +118,7 @@ class Trainer:
 
     trainable: (K, P) or (P,) bool; the other numbers have no gradient, take no part in its norm, and never change.
     effort: (K,) the share of its local steps that each client gets done, see `cut_batches`; None for all of them.
+    record: how many steps of one shape are recorded and replayed, for tasks whose steps allow it, see `replay.py`.
     """
 
     def __init__(
@@ -130,8 +133,9 @@ class Trainer:
         trainable: Tensor | None = None,
         penalty: Pull | None = None,
         effort: Sequence[float] | None = None,
+        record: Record | None = None,
     ) -> None:
-        self.task, self.work, self.passes, self.penalty = task, work, passes, penalty
+        self.task, self.work, self.passes, self.penalty, self.record = task, work, passes, penalty, record
         self.lr = work.lr
         self.clients = torch.tensor(clients)
         self.weight = weigh_clients(task, work.weighting, clients)
@@ -252,26 +256,54 @@ class _Pass:
         self.sums = torch.zeros(4, len(plans), dtype=widest(device), device=device)
         self.loss, self.tokens, self.norm, self.drift = self.sums
         self.gradients = torch.zeros_like(x) if mean_grad else None
+        self.y = x.clone()
+        self.optimizer = _Optimizer(self.work, self.y)
+        self.record, self.events = trainer.record, trainer.passes.events
 
     def run(self) -> Tensor:
         """(k, P): every client's parameters after its last step."""
-        y = self.x.clone()
-        optimizer = _Optimizer(self.work, y)
         at_work = [sum(n > s for n in self.lengths) for s in range(max(self.lengths))]  # clients in step s
         for k, steps in groupby(range(len(at_work)), key=at_work.__getitem__):
-            leaf = y[:k]  # a view: the optimiser writes into y
-            for step in steps:
-                optimizer.step(leaf, self._gradient(leaf, step))
-                if self.extra.step is not None:
-                    direction = self._only_trainable(self.extra.step(leaf, self.x[:k], self.rows[:k]))
-                    leaf.sub_(direction, alpha=self.work.lr)
-                self.drift[:k] += (leaf - self.x[:k]).square().sum(1)
-        return y
+            first, *more = steps
+            self._move(k, self._plan_step(k, first))
+            if self.record is not None and len(more) >= WORTH:
+                self._replay(self.record, k, more)
+                continue
+            for step in more:
+                self._move(k, self._plan_step(k, step))
+        return self.y
 
-    def _gradient(self, leaf: Tensor, number: int) -> Tensor:
-        """Gradient (k, P) of a step by its number, each client clipped by its own norm, then what is added to it."""
+    def _replay(self, record: Record, k: int, numbers: Sequence[int]) -> None:
+        """Take these steps of the first k clients by one recording; a column that a batch does not fill has no weight."""
+        width = max(self.widths[n] for n in numbers)
+        batch = self.examples[:k, numbers[0], :width].clone()
+        number = torch.zeros((), dtype=torch.int64, device=self.y.device)
+        contrast = self._contrast(k)
+
+        def step() -> None:
+            keys = self.keys[:k] + number
+            self._move(k, Step(self.clients[:k], batch.clamp(min=0), batch >= 0, keys, contrast))
+
+        state = [self.y, self.sums, *self.optimizer.state, *([] if self.gradients is None else [self.gradients])]
+        replay = find_replay(record, step, state, self.events)
+        for n in numbers:
+            batch.copy_(self.examples[:k, n, :width])
+            number.fill_(n)
+            replay()
+
+    def _move(self, k: int, step: Step) -> None:
+        """One step of the first k clients."""
+        leaf = self.y[:k]  # a view: the optimiser writes into y
+        self.optimizer.step(leaf, self._gradient(leaf, step))
+        if self.extra.step is not None:
+            direction = self._only_trainable(self.extra.step(leaf, self.x[:k], self.rows[:k]))
+            leaf.sub_(direction, alpha=self.work.lr)
+        self.drift[:k] += (leaf - self.x[:k]).square().sum(1)
+
+    def _gradient(self, leaf: Tensor, step: Step) -> Tensor:
+        """Gradient (k, P) of a step, each client clipped by its own norm, then what is added to it."""
         k = len(leaf)
-        loss, gradient, tokens = self.task.grad(leaf, self._plan_step(k, number))
+        loss, gradient, tokens = self.task.grad(leaf, step)
         self.loss[:k] += loss * tokens
         self.tokens[:k] += tokens
         gradient = self._only_trainable(gradient)
@@ -313,6 +345,11 @@ class _Optimizer:
         rows = len(y) if work.optimizer == "adamw" else 0  # SGD keeps nothing
         self.mean, self.square = y.new_zeros(2, rows, y.shape[1])
         self.steps = torch.zeros((), device=y.device)
+
+    @property
+    def state(self) -> list[Tensor]:
+        """All that a step changes beside the rows that it moves."""
+        return [self.mean, self.square, self.steps]
 
     def step(self, y: Tensor, gradient: Tensor) -> None:
         """Move the rows y (k, P), in place."""

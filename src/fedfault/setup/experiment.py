@@ -31,6 +31,7 @@ from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, count_steps
+from fedfault.rounds.replay import record_graph
 from fedfault.seeds import torch_rng
 from fedfault.setup import equipment
 from fedfault.storage import cache_dir, keep
@@ -273,6 +274,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         evaluate_every=exp.evaluation.every,
         clients_per_pass=per_pass,
         need=describe_need(task, t.batch_size),
+        record=record_graph if can_replay(task) else None,
         ranks=equipment.limit_ranks(exp, hardware),
         hardware=hardware,
         bad_updates=f.bad_updates,
@@ -280,6 +282,13 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     )
     equipment.check_deadline(fed)
     return fed
+
+
+def can_replay(task: BackboneTask) -> bool:
+    """Tell whether steps of one shape are one sequence of operations on a GPU: not where rows are grouped or looked up."""
+    if not isinstance(task, LanguageTask) or task.grouped or task.cache is not None:
+        return False
+    return task.model.device.type == "cuda"
 
 
 def describe_need(task: BackboneTask, batch_size: int) -> str:

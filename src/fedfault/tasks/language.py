@@ -77,6 +77,8 @@ class LanguageTask(CohortTask):
         tokens = real.sum((1, 2))
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         weight = real / tokens.clamp(min=1)[:, None, None]
+        if not self.grouped and self.cache is None:
+            return *self._differentiate(flat, step, rows, None, weight), tokens
         planned = step.on_host  # groups and cached rows are found without waiting for the device
         known = self.first[planned.clients][:, None] + planned.rows
         if not self.grouped:
@@ -94,11 +96,17 @@ class LanguageTask(CohortTask):
         return loss, gradient, tokens
 
     def _differentiate(
-        self, flat: Tensor, step: Step, rows: Tensor, cached: Tensor, weight: Tensor, places: Tensor | None = None
+        self,
+        flat: Tensor,
+        step: Step,
+        rows: Tensor,
+        cached: Tensor | None,
+        weight: Tensor,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Differentiate the weighted loss of some rows (K, b) of a step: its value (K,) and gradient (K, P).
 
-        cached: the same rows in the CPU's memory; weight: (K, b, T), of which T tokens are computed.
+        cached: the same rows in the CPU's memory, where there is a cache; weight: (K, b, T), of which T tokens are computed.
         """
         T = weight.shape[2]
         _, ids, _ = self.tables
@@ -110,9 +118,9 @@ class LanguageTask(CohortTask):
         gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
         return (each.detach() * weight).sum((1, 2), dtype=widest(flat.device)), gradient
 
-    def _skip_frozen_blocks(self, rows: Tensor, T: int) -> AbstractContextManager[None]:
+    def _skip_frozen_blocks(self, rows: Tensor | None, T: int) -> AbstractContextManager[None]:
         """Within the block, layers below the first trained one are not computed but looked up, if there is a cache."""
-        if self.cache is None:
+        if self.cache is None or rows is None:
             return nullcontext()
         return self.cache.skip_frozen_blocks(rows.flatten(), T)
 
