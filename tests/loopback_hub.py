@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face Hub on loopback: serves folders of models and data sets as the Hub does.
+"""A stand-in of the Hugging Face Hub on loopback: serves folders of models and data sets as the Hub does, and takes uploads.
 
     python tests/loopback_hub.py FOLDER     prints its address; set HF_ENDPOINT to it in the process that downloads
 
@@ -10,6 +10,7 @@ With .cut, the first download of its largest file ends half-way.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -82,8 +83,56 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def do_POST(self) -> None:
-        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.answer()
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            self.body = b"".join(iter(self.read_chunk, b""))
+        else:
+            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.take_upload() or self.answer()
+
+    def read_chunk(self) -> bytes:
+        """A part of a body whose length is not said at its beginning."""
+        data = self.rfile.read(int(self.rfile.readline(), 16))
+        self.rfile.readline()
+        return data
+
+    def take_upload(self) -> bool:
+        """Answer what creates a repository or commits files to it, all of them in the commit; returns whether it was that.
+
+        Without a token nothing is taken.
+        """
+        path = unquote(urlsplit(self.path).path)
+        commit = re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        if commit is None and path not in ("/api/repos/create", "/api/validate-yaml"):
+            return False
+        self.hub.asked.append(f"POST {path}")
+        url = f"http://{self.headers['Host']}"
+        if path == "/api/validate-yaml":
+            self.send_json({"errors": [], "warnings": []})
+        elif not self.headers.get("Authorization"):
+            self.fail(401, "Unauthorized")
+        elif commit is None:
+            asked = json.loads(self.body)
+            name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            (self.hub.root / "models" / name).mkdir(parents=True, exist_ok=True)
+            self.send_json({"url": f"{url}/{name}", "id": name})
+        elif commit[3] == "preupload":
+            files = json.loads(self.body)["files"]
+            self.send_json(
+                {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+            )
+        else:
+            for line in map(json.loads, self.body.splitlines()):
+                if line["key"] == "file":
+                    file = self.hub.root / commit[1] / commit[2] / line["value"]["path"]
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(base64.b64decode(line["value"]["content"]))
+            found = {"success": True, "commitOid": commit_of(self.hub.root / commit[1] / commit[2])}
+            self.send_json({**found, "commitUrl": f"{url}/{commit[2]}/commit/{found['commitOid']}"})
+        return True
+
+    def send_json(self, value: object) -> None:
+        """An answer in JSON."""
+        self.send(200, json.dumps(value).encode(), "application/json")
 
     def answer(self) -> None:
         """Find the repository and revision that the path names, and send what is asked of them."""

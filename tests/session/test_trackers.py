@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
+import subprocess
 import sys
 import threading
 from types import SimpleNamespace
@@ -77,11 +79,42 @@ class FakeWandb:
         )
 
 
+class FakeMlflow:
+    """MlflowClient and its entities, which are tuples here."""
+
+    def __init__(self, calls: list) -> None:
+        self.calls = calls
+        self.Param = self.Metric = lambda *given: given
+
+    def MlflowClient(self, **given):
+        self.calls.append(("start", given))
+        return self
+
+    def get_experiment_by_name(self, name: str):
+        return None
+
+    def create_experiment(self, name: str) -> str:
+        return "7"
+
+    def create_run(self, experiment: str, run_name: str):
+        self.calls.append(("config", experiment, run_name))
+        return SimpleNamespace(info=SimpleNamespace(run_id="abc"))
+
+    def log_batch(self, run: str, params=(), metrics=()) -> None:
+        if metrics:
+            self.calls.append(("log", metrics[0][3], {name: value for name, value, _, _ in metrics}))
+        else:
+            self.calls.append(("config", run, params))
+
+    def set_terminated(self, run: str) -> None:
+        self.calls.append(("finish",))
+
+
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
     """What the stand-ins were told, by library."""
-    told = SimpleNamespace(trackio=[], tensorboard=[], wandb=[])
-    for name in ("TRACKIO_DIR", "WANDB_MODE"):
+    told = SimpleNamespace(trackio=[], tensorboard=[], wandb=[], mlflow=[])
+    for name in ("TRACKIO_DIR", "WANDB_MODE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "trackio.py").write_text(FAKE_TRACKIO)
@@ -90,6 +123,8 @@ def calls(tmp_path, monkeypatch):
     writer = SimpleNamespace(SummaryWriter=lambda folder: FakeWriter(told.tensorboard, folder))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", writer)
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(told.wandb))
+    for name in ("tracking", "entities"):
+        monkeypatch.setitem(sys.modules, f"mlflow.{name}", FakeMlflow(told.mlflow))
     yield told
     sys.modules.pop("trackio", None)
 
@@ -134,6 +169,8 @@ def test_results_go_below_the_run_folder(calls, tmp_path):
     assert calls.trackio[0][1] == str(tmp_path / "trackers" / "trackio")
     assert calls.tensorboard[0][1] == str(tmp_path / "trackers" / "tensorboard")
     assert calls.wandb[0][1]["dir"] == str(tmp_path / "trackers")  # the library adds wandb/
+    assert calls.mlflow[0][1] == {"tracking_uri": (tmp_path / "trackers" / "mlflow").as_uri()}
+    assert not {"MLFLOW_ALLOW_FILE_STORE", "MLFLOW_DISABLE_TELEMETRY"} & set(os.environ)
     assert "TRACKIO_DIR" not in os.environ
 
 
@@ -143,6 +180,7 @@ def test_the_configuration_is_told(calls, tmp_path):
     tag, text = calls.tensorboard[1]
     assert tag == "config"
     assert '"name": "micro"' in text
+    assert calls.mlflow[2] == ("config", "abc", [("seed", "7"), ("model.name", "micro")])
 
 
 def test_two_runs_of_one_process_have_a_trackio_folder_each(calls, tmp_path):
@@ -158,6 +196,7 @@ def test_a_continued_run_goes_on_in_the_same_tracker_run(calls, tmp_path):
     assert [c[2]["resume"] for c in calls.trackio if c[0] == "start"] == ["never", "allow"]
     assert len({c[1] for c in calls.tensorboard if c[0] == "start"}) == 1
     assert len({c[1]["id"] for c in calls.wandb if c[0] == "start"}) == 1
+    assert sum(c[0] == "config" and c[1] == "7" for c in calls.mlflow) == 1  # the second start makes no run
     track(tmp_path / "other", ["wandb"])
     assert len({c[1]["id"] for c in calls.wandb if c[0] == "start"}) == 2
 
@@ -165,7 +204,9 @@ def test_a_continued_run_goes_on_in_the_same_tracker_run(calls, tmp_path):
 def test_the_libraries_own_variables_keep_their_meaning(calls, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "all of mine"))
     monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     track(tmp_path)
+    assert calls.mlflow[0][1] == {"tracking_uri": "http://127.0.0.1:1"}
     assert calls.trackio[0][1] == str(tmp_path / "all of mine")
     assert calls.wandb[0][1]["mode"] == "online"
 
@@ -190,6 +231,7 @@ def test_a_library_that_is_not_installed_is_switched_off_with_one_line(calls, tm
     importlib.invalidate_caches()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
     (said,) = track(tmp_path, [library])
     assert said.startswith(f"warning: tracker {library} is switched off (ModuleNotFoundError: ")
     assert said.endswith("pip install 'fedfault[trackers]'); training goes on")
@@ -267,3 +309,34 @@ def test_labels_whose_metrics_are_not_defined_have_no_perplexity():
     record = RoundRecord(0, scores={"validation": Score(9.0, 4)})
     assert "scores/validation/perplexity" not in collect_numbers(record, labelled=True)
     assert "scores/validation/perplexity" in collect_numbers(record)
+
+
+REAL = """
+import json, os, sys
+from pathlib import Path
+from fedfault.records import RoundRecord, Score
+from fedfault.session.trackers import Trackers
+folder, said = Path(sys.argv[1]), []
+records = [RoundRecord(t, scores={"topic/R&D": Score(5.0 - t, 10)}) for t in range(3)]
+for some in (records[:2], records[2:]):  # stopped and continued
+    t = Trackers(["mlflow"], said.append)
+    with t.open_run("mine", {"seed": 7, "model": {"name": "micro"}}, folder):
+        for record in some:
+            t.log(record)
+os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+from mlflow.tracking import MlflowClient
+client = MlflowClient(tracking_uri=(folder / "mlflow").as_uri())
+(run,) = client.search_runs([client.get_experiment_by_name("fedfault").experiment_id])
+history = client.get_metric_history(run.info.run_id, "scores/topic/R_D/loss")
+tags = sorted(key for key in run.data.tags if key != "mlflow.runName")
+print(json.dumps([said, run.info.run_name, run.data.params, [[m.step, m.value] for m in history], run.info.status, tags]))
+"""
+
+
+@pytest.mark.long
+def test_the_real_mlflow_keeps_a_continued_run_in_files(tmp_path):
+    """In a process of its own: the library starts threads."""
+    pytest.importorskip("mlflow", reason="needs mlflow-skinny")
+    done = subprocess.run([sys.executable, "-c", REAL, str(tmp_path)], capture_output=True, text=True, check=True)
+    params = {"seed": "7", "model.name": "micro"}
+    assert json.loads(done.stdout) == [[], "mine", params, [[0, 5.0], [1, 4.0], [2, 3.0]], "FINISHED", []]

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedfault.backbones.load import load_backbone, locate_model
 from fedfault.errors import UserError
+from fedfault.reading.hub import split_revision
 from fedfault.runs.recorded import RunData
 
 
@@ -46,4 +47,5 @@ def load_base(run: RunData) -> Any:
     import transformers
 
     made = transformers.AutoModel if labelled else transformers.AutoModelForCausalLM
-    return made.from_pretrained(locate_model(name)).eval()
+    source, revision = split_revision(locate_model(name), "model.name")
+    return made.from_pretrained(source, revision=revision).eval()

@@ -137,6 +137,16 @@ class Run:
         load = load_trained if self.data.setting("model", "trainable") == "partial" else load_adapter
         return load(self.data, folder)
 
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload the adapter of a finished run, with its model card, to the Hugging Face Hub; returns its address.
+
+        The repository is made where it is not there yet, `private` unless you say otherwise. token: one that may write; by
+        default that of `hf auth login`. Raises `UserError` where the Hub takes nothing, with what to do.
+        """
+        from fedfault.api.hub import upload_adapter
+
+        return upload_adapter(self._find_adapter("adapter"), self.name, repo_id, private=private, token=token)
+
     def _find_adapter(self, place: str) -> Path:
         folder = self.folder / place
         if not folder.is_dir():

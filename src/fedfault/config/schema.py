@@ -376,7 +376,7 @@ class Logging(Section):
         default=20,
         description="newest checkpoints that are kept, beside the best round's; `fedfault fork` starts from any of them",
     )
-    trackers: list[Literal["trackio", "tensorboard", "wandb"]] = Field(
+    trackers: list[Literal["trackio", "tensorboard", "wandb", "mlflow"]] = Field(
         default=[], description="experiment trackers that are told every round"
     )
 

@@ -1,13 +1,14 @@
-"""Experiment trackers that are told every round: trackio, TensorBoard, Weights & Biases. None may disturb a run.
+"""Experiment trackers that are told every round: trackio, TensorBoard, Weights & Biases, MLflow. None may disturb a run.
 
 Each writes below the run's own folder, and a run that is continued goes on where it was:
 
     RUN/trackers/trackio/       TRACKIO_DIR=RUN/trackers/trackio trackio show --project fedfault
     RUN/trackers/tensorboard/   tensorboard --logdir RUN/trackers/tensorboard
     RUN/trackers/wandb/         wandb sync RUN/trackers/wandb/offline-run-*      (--append from a continued run's second on)
+    RUN/trackers/mlflow/        mlflow ui --backend-store-uri RUN/trackers/mlflow  (with MLFLOW_ALLOW_FILE_STORE=true)
 
 They get the configuration and numbers, nothing of the environment. A library's own variables keep their meaning: who sets
-TRACKIO_DIR, TRACKIO_SPACE_ID or WANDB_MODE=online wants the run to go there.
+TRACKIO_DIR, TRACKIO_SPACE_ID, WANDB_MODE=online or MLFLOW_TRACKING_URI wants the run to go there.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedfault.config.changes import flatten_settings
 from fedfault.errors import UserError, suggest
 from fedfault.records import RoundRecord
 from fedfault.storage import write_atomically
@@ -139,7 +143,60 @@ class Wandb:
         self.run.finish()
 
 
-LIBRARIES: dict[str, type[Tracker]] = {"trackio": Trackio, "tensorboard": TensorBoard, "wandb": Wandb}
+class Mlflow:
+    """A run in the experiment `fedfault` of MLflow, in a store of files; a continued run has the id in the file run_id.
+
+    The configuration becomes parameters by dotted keys. Names and values are cut to what MLflow takes.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or folder.absolute().as_uri()
+        with _set_variables(MLFLOW_ALLOW_FILE_STORE="true", MLFLOW_DISABLE_TELEMETRY="true"):
+            self.client = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=uri)
+            self.entities = importlib.import_module("mlflow.entities")
+            folder.mkdir(parents=True, exist_ok=True)
+            id_file = folder / "run_id"
+            if id_file.is_file():
+                self.id = id_file.read_text(encoding="utf-8")
+                return
+            known = self.client.get_experiment_by_name(PROJECT)
+            experiment = self.client.create_experiment(PROJECT) if known is None else known.experiment_id
+            self.id = str(self.client.create_run(experiment, run_name=name).info.run_id)
+            write_atomically(id_file, self.id)
+        pairs = [self.entities.Param(key, str(value)[:500]) for key, value in flatten_settings(config).items()]
+        for first in range(0, len(pairs), 100):  # as many as MLflow takes at a time
+            self.client.log_batch(self.id, params=pairs[first : first + 100])
+
+    def log(self, round: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        now = int(time.time() * 1000)
+        plain = {re.sub(r"[^\w./: -]", "_", name)[:250]: value for name, value in numbers.items()}
+        found = [self.entities.Metric(name, value, now, round) for name, value in plain.items()]
+        self.client.log_batch(self.id, metrics=found)
+
+    def finish(self) -> None:
+        """See `Tracker`."""
+        self.client.set_terminated(self.id)
+
+
+@contextlib.contextmanager
+def _set_variables(**values: str) -> Iterator[None]:
+    """Within the block, variables of the environment have these values, unless the user has given them others."""
+    mine = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
+
+
+LIBRARIES: dict[str, type[Tracker]] = {
+    "trackio": Trackio,
+    "tensorboard": TensorBoard,
+    "wandb": Wandb,
+    "mlflow": Mlflow,
+}
 
 
 class Trackers:
