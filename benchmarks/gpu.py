@@ -245,7 +245,7 @@ def measure(bench: Bench, side: Side) -> tuple[float, float]:
 
 
 def count_kernels(bench: Bench, side: Side) -> float:
-    """Launches from Python for a step of one client's worth of work of this side; 0 without CUDA."""
+    """Launches from Python for one step of all the clients that a run trains; 0 without CUDA."""
     if bench.device.type != "cuda":
         return 0.0
     from torch.profiler import ProfilerActivity, profile
@@ -253,7 +253,8 @@ def count_kernels(bench: Bench, side: Side) -> float:
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         side.run()
         torch.cuda.synchronize()
-    return sum(e.count for e in seen.key_averages() if "LaunchKernel" in e.key or "GraphLaunch" in e.key) / bench.steps
+    launches: int = sum(e.count for e in seen.key_averages() if "LaunchKernel" in e.key or "GraphLaunch" in e.key)
+    return launches / bench.steps
 
 
 def matmul_rate(device: torch.device) -> float:
