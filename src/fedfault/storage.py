@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -91,9 +92,18 @@ def cache_dir() -> Path:
 
 
 def keep(path: Path, data: bytes) -> None:
-    """Put a file into the cache; a cache that cannot be written is done without."""
-    try:
+    """Put data into the cache, with its hash in front; a cache that cannot be written is done without."""
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        delete_scratch(path.parent)
+        write_atomically(path, hashlib.sha256(data).digest() + data)
+
+
+def recall(path: Path) -> bytes | None:
+    """Return data that `keep` has put into the cache; None where it is not there, cannot be read or is not what was put."""
+    try:
+        content = path.read_bytes()
     except OSError:
-        return
+        return None
+    digest, data = content[:32], content[32:]
+    return data if hashlib.sha256(data).digest() == digest else None

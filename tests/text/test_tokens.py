@@ -94,11 +94,20 @@ def test_other_texts_are_not_taken_for_the_same(counted):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"nonsense",
+        lambda data: data[:-3],
+        lambda data: data[:-4] + bytes([data[-4] ^ 1]) + data[-3:],  # another token
+    ],
+    ids=["empty", "nonsense", "cut", "flipped"],
+)
 def test_a_damaged_file_is_made_again(counted, damage):
     counting, calls, cache = counted
     encode_texts(counting, ["a b", "b"])
     (file,) = (cache / "tokens").iterdir()
-    file.write_bytes(file.read_bytes()[:-3] if damage is None else damage)
+    file.write_bytes(damage(file.read_bytes()))
     assert lists(encode_texts(counting, ["a b", "b"])) == [[3, 4], [4]]
     assert len(calls) == 2

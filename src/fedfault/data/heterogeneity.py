@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -20,7 +19,7 @@ from fedfault.measures import skew
 from fedfault.measures.skew import Index
 from fedfault.records import replace_not_finite
 from fedfault.seeds import rng
-from fedfault.storage import cache_dir, keep
+from fedfault.storage import cache_dir, keep, recall
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.packing import pack_blocks
@@ -71,10 +70,9 @@ def load_or_measure(
     """Load a split's heterogeneity, as JSON, from the cache, or `measure` and store it; another `key` is another entry."""
     digest = hashlib.blake2b(repr((key, split.corpus.fingerprint, seed)).encode(), digest_size=16).hexdigest()
     file = cache_dir() / "heterogeneity" / f"{digest}.json"
-    if file.is_file():
-        with contextlib.suppress(ValueError):  # a damaged file is made again
-            found: dict[str, Any] = json.loads(file.read_bytes())
-            return found
+    if (kept := recall(file)) is not None:
+        found: dict[str, Any] = json.loads(kept)
+        return found
     say("heterogeneity of the split")
     made = measure(split, model, seed, separator).to_json()
     keep(file, json.dumps(made).encode())

@@ -15,7 +15,6 @@ How many each rule drops is counted, and so are the texts in train that differ f
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -27,7 +26,7 @@ from typing import Any, NamedTuple
 
 from fedfault.errors import UserError
 from fedfault.reading.sides import Sides, name_sides
-from fedfault.storage import cache_dir, keep
+from fedfault.storage import cache_dir, keep, recall
 from fedfault.types.corpus import Corpus, Document, Tally
 
 VALIDATION = 0.1  # share of the texts where the source has no split of its own; as much as `data.held_out`
@@ -200,11 +199,10 @@ def load_or_make(name: str, key: object, make: Callable[[], Corpus]) -> Corpus:
     whole = repr((Document._fields, [field.name for field in dataclasses.fields(Tally)], key))
     digest = hashlib.blake2b(whole.encode(), digest_size=12).hexdigest()
     file = cache_dir() / "corpora" / f"{name}-{digest}.json"
-    if file.is_file():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged file is made again
-            found: dict[str, Any] = json.loads(file.read_bytes())
-            sides = {side: tuple(Document(*d) for d in found[side]) for side in ("train", "validation")}
-            return Corpus(**(found | sides | {"tally": Tally(**found["tally"])}))
+    if (kept := recall(file)) is not None:
+        found: dict[str, Any] = json.loads(kept)
+        sides = {side: tuple(Document(*d) for d in found[side]) for side in ("train", "validation")}
+        return Corpus(**(found | sides | {"tally": Tally(**found["tally"])}))
     made = make()
     keep(file, json.dumps({**made.__dict__, "tally": dataclasses.asdict(made.tally)}).encode())
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 
 from fedfault.backbones.checks import check_tokens, state_width
 from fedfault.backbones.cohort import CohortModel
@@ -34,7 +33,7 @@ from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.rounds.replay import record_graph
 from fedfault.seeds import torch_rng
 from fedfault.setup import equipment
-from fedfault.storage import cache_dir, keep
+from fedfault.storage import cache_dir, keep, recall
 from fedfault.tasks.base import BackboneTask, CohortTask
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask, Rows
@@ -379,9 +378,8 @@ def _sample_base(backbone: Backbone, model: CohortModel, n: int, T: int, say: Sa
     """Samples of the base, drawn once for a model and size and then kept in the cache: the same for all runs."""
     key = f"{backbone.fingerprint}-{backbone.precision}-{n}x{T}-torch{torch.__version__}"
     file = cache_dir() / "samples" / f"{key}.safetensors"
-    if file.is_file():
-        with contextlib.suppress(SafetensorError, KeyError):  # a damaged file is drawn again
-            return load_file(file)["ids"]
+    if (kept := recall(file)) is not None:
+        return load_tensors(kept)["ids"]
     say(f"{n} samples of {T} tokens from the base model")
     with model.slots.bind(model.init(0).flat[None]):
         ids = sample_texts(backbone.model, n, T, backbone.separator, torch_rng(0, "base_samples"))

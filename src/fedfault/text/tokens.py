@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfault.storage import cache_dir, keep
+from fedfault.storage import cache_dir, keep, recall
 
 Ids = Sequence[int] | NDArray[np.int32]
 
@@ -62,11 +61,9 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> Tokens:
     if sum(map(len, texts)) < WORTH:
         return _encode_without_cache(tokenizer, texts)
     file = _cache_file(tokenizer, texts)
-    if file.is_file():
-        with contextlib.suppress(ValueError, KeyError, OSError, EOFError):  # a damaged file is made again
-            found = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
-            if found[0] == len(texts) == len(lengths := found[1 : 1 + len(texts)]):
-                return Tokens(found[1 + len(texts) :].astype(np.int32), lengths.astype(np.int64))
+    if (kept := recall(file)) is not None:
+        found = np.load(io.BytesIO(kept), allow_pickle=False)
+        return Tokens(found[1 + len(texts) :].astype(np.int32), found[1 : 1 + len(texts)].astype(np.int64))
     made = _encode_without_cache(tokenizer, texts)
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate([[len(texts)], made.lengths, made.ids]).astype(np.int32))
