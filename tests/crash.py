@@ -68,18 +68,25 @@ def die_at(act: Callable[[], object], root: Path, n: int, torn: bool) -> None:
 
 
 def _fork(act: Callable[[], object], root: Path, tell: Callable[[str], object], at: int, torn: bool) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python 3.12 warns that other threads are not there in the fork
-        pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    try:
+    def act_counted() -> None:
         counted = _Counter(str(root.resolve()), at, torn)
         sys.addaudithook(counted.notice)
         os.fsync = counted.sync
         act()
         counted.root = "/dev/null/none"
         tell(counted.made)
+
+    return os.waitstatus_to_exitcode(os.waitpid(fork_process(act_counted), 0)[1])
+
+
+def fork_process(act: Callable[[], object]) -> int:
+    """Run a function in a fork of this process, and return its number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns that other threads are not there in the fork
+        if pid := os.fork():
+            return pid
+    try:
+        act()
     except BaseException:
         traceback.print_exc()
         os._exit(FAILED)

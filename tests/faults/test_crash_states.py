@@ -1,28 +1,36 @@
-"""Whatever file operation a kill comes before, the same command goes on to the numbers of the undisturbed run.
+"""Whenever a kill comes, the same command goes on to the numbers of the undisturbed run.
 
-Every state that a kill can leave is made once: the process dies before operation 1, 2, ... of a tiny run, a fork, a
-continuation, a way back from an alarm, a study. A few of these states are tried in `make test`, all where tests are long.
+Every state that a kill can leave is made once: the process dies before operation 1, 2, ... on the files of a tiny run, a
+fork, a continuation, a way back from an alarm, a study. A few of these states are tried in `make test`, all of them where
+tests are long, and there 200 kills at random moments too.
 """
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from crash import QUIET, Lender, die_at, list_operations, load_tiny
+from crash import QUIET, TINY, Lender, die_at, fork_process, list_operations, load_tiny
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import OVER, find_status
 from fedfault.runs.read import read_run
 from fedfault.session.fork import fork_run
 from fedfault.session.start import resume_run, start_run
 from fedfault.storage import is_scratch, write_atomically
+from fedfault.studies import runner
+from fedfault.studies.file import load_study
 from small import final
 
 WILD = ("training.lr=0.5", "training.local_steps=2", "federation.num_rounds=3", "detectors.calibration=none")
+STUDY = "experiment_name: pair\narms: {scaffold: {}, plain: {federation.algorithm: fedavg}}\nseeds: 1\n"
 
 
 @pytest.fixture(scope="module")
@@ -37,37 +45,46 @@ def _quick_report(monkeypatch):
 
 
 def draw(folder: Path) -> Path:
+    read_run(folder)
     write_atomically(folder / "report.html", "a report")
     return folder / "report.html"
 
 
-@dataclass(frozen=True)
-class Command:
-    """What is killed, in a folder that `before` has filled, and the run that it is to finish."""
-
-    act: Callable[[Path, Lender], object]
-    before: Callable[[Path, Lender], object] = lambda results, ready: None
-    name: str = "quickstart"
-    again: Callable[[Path, Lender], object] | None = None  # instead of the same command
+Act = Callable[[Path, Lender], object]
 
 
-def start(*changes: str, **options):
+def start(*changes: str, **options) -> Act:
     return lambda results, ready: start_run(load_tiny(results, *changes), QUIET, ready=ready, **options)
 
 
-def resume(*changes: str):
+def resume(*changes: str) -> Act:
     return lambda results, ready: resume_run(results / "quickstart", QUIET, changes, ready=ready)
 
 
-def fork(results: Path, ready: Lender):
-    return fork_run(results / "quickstart", 1, ["training.lr=0.01", "experiment_name=child"], QUIET)
-
-
-def fork_or_resume(results: Path, ready: Lender):
-    """What its messages say: the same command, or resume once the fork has its parent's past."""
+def fork(results: Path, ready: Lender) -> object:
+    """What the messages say: the same command, or resume once the fork has its parent's past."""
     if find_status(results / "child") in (None, "begun"):
-        return fork(results, ready)
+        return fork_run(results / "quickstart", 1, ["training.lr=0.01", "experiment_name=child"], QUIET)
     return resume_run(results / "child", QUIET, ready=ready)
+
+
+def study(results: Path, ready: Lender) -> object:
+    (results.parent / "pair.yaml").write_text(STUDY)
+    done = runner.run_all(load_study(results.parent / "pair.yaml", TINY, str(results)), QUIET)
+    assert [one.state for one in done if one.state == "failed"] == []
+    return done
+
+
+def report(results: Path, ready: Lender) -> object:
+    return draw(results / "quickstart")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is killed, in a folder that `before` has filled."""
+
+    act: Act
+    before: Act = lambda results, ready: None
 
 
 COMMANDS = {
@@ -76,45 +93,91 @@ COMMANDS = {
     "run that stops at an alarm": Command(start(*WILD, "federation.on_failure=stop")),
     "run that goes back at alarms": Command(start(*WILD, "federation.on_failure=rollback")),
     "resume to more rounds": Command(resume("federation.num_rounds=3"), start()),
-    "fork": Command(fork, start("logging.keep_checkpoints=all"), name="child", again=fork_or_resume),
+    "fork": Command(fork, start("logging.keep_checkpoints=all")),
+    "study": Command(study),
+    "report": Command(report, start()),
 }
 
 
-def try_state(command: Command, ready: Lender, filled: Path, root: Path, n: int, torn: bool, expected) -> None:
-    """Kill the command before its n-th operation, and check what is left and that it goes on to what is expected."""
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(filled, root)
-    die_at(lambda: command.act(root, ready), root, n, torn)
-    if find_status(root / command.name) is not None:
-        read_run(root / command.name)  # whatever is there can be read
-    folder = (command.again or command.act)(root, ready)
-    assert find_status(folder.path) in OVER
-    assert final(folder) == expected
-    assert not [p for p in root.rglob("*") if is_scratch(p.name)]
+def find_runs(root: Path) -> list[Path]:
+    """Every folder below the root that says of itself that it is a run."""
+    return [file.parent for file in sorted(root.rglob("manifest.json"))]
 
 
-def try_states(command: Command, ready: Lender, tmp_path: Path, every: int) -> int:
-    filled, root = tmp_path / "filled", tmp_path / "results"
-    filled.mkdir()
-    ready.first or start("experiment_name=first")(tmp_path / "first", ready)
-    shutil.copytree(filled, root)
-    command.before(root, ready)
-    shutil.copytree(root, filled, dirs_exist_ok=True)
-    operations = list_operations(lambda: command.act(root, ready), root)
-    expected = final(RunFolder(root / command.name))
-    states = [(n, torn) for n, kind in enumerate(operations, 1) for torn in (False, True) if kind == "s" or not torn]
-    for n, torn in states[every // 2 :: every]:
-        try_state(command, ready, filled, root, n, torn, expected)
-    return len(states)
+def read_numbers(root: Path) -> dict[str, object]:
+    assert {find_status(path) for path in find_runs(root)} <= set(OVER)
+    return {str(path.relative_to(root)): final(RunFolder(path)) for path in find_runs(root)}
+
+
+class Trial:
+    """A command, the folder in which it is killed again and again, and the numbers that it is to come to."""
+
+    def __init__(self, command: Command, ready: Lender, tmp_path: Path) -> None:
+        self.command, self.ready = command, ready
+        self.filled, self.root = tmp_path / "filled", tmp_path / "results"
+        if ready.first is None:
+            start("experiment_name=first")(tmp_path / "first", ready)
+        self.root.mkdir(parents=True)
+        command.before(self.root, ready)
+        shutil.copytree(self.root, self.filled)
+        clock = time.monotonic()
+        self.operations = list_operations(self.act, self.root)
+        self.seconds = time.monotonic() - clock
+        self.expected = read_numbers(self.root)
+
+    def act(self) -> None:
+        self.command.act(self.root, self.ready)
+
+    def begin_again(self) -> None:
+        shutil.rmtree(self.root)
+        shutil.copytree(self.filled, self.root)
+
+    def check_what_is_left(self) -> None:
+        """Everything can be read, not more than the round at work is lost, and the command goes on to the same numbers."""
+        for path in find_runs(self.root):
+            records, kept = read_run(path).records, RunFolder(path).list_checkpoints()
+            assert find_status(path) == "begun" or len(records) - 1 <= max(kept, default=-1) + 1
+        self.act()
+        assert read_numbers(self.root) == self.expected
+        assert not [p for p in self.root.rglob("*") if is_scratch(p.name)]
+
+    def die_before_every(self, step: int) -> int:
+        """Die before every `step`-th operation, where it waits for the disk also within the write; returns how many."""
+        kinds = enumerate(self.operations, 1)
+        states = [(n, torn) for n, kind in kinds for torn in (False, True) if kind == "s" or not torn]
+        for n, torn in states[step // 2 :: step]:
+            self.begin_again()
+            die_at(self.act, self.root, n, torn)
+            self.check_what_is_left()
+        return len(states)
+
+    def kill(self, delay: float) -> None:
+        """Send SIGKILL to the command after so many seconds."""
+        pid = fork_process(self.act)
+        time.sleep(delay)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_a_kill_before_some_of_its_file_operations(ready, tmp_path):
-    assert try_states(COMMANDS["run"], ready, tmp_path, every=15) > 60
+    assert Trial(COMMANDS["run"], ready, tmp_path).die_before_every(15) > 60
 
 
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_state_that_a_kill_can_leave_goes_on_to_the_same_numbers(ready, tmp_path, name):
-    print(f"{name}: {try_states(COMMANDS[name], ready, tmp_path, every=1)} states")
+    print(f"\n{name}: {Trial(COMMANDS[name], ready, tmp_path).die_before_every(1)} states")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_two_hundred_kills_at_random_moments_lose_at_most_the_round_at_work(ready, tmp_path):
+    draws, trials = random.Random(0), [Trial(c, ready, tmp_path / n) for n, c in COMMANDS.items()]
+    for i in range(100):
+        trial = trials[i % len(trials)]
+        trial.begin_again()
+        for _ in range(2):  # the one that goes on is killed, too
+            trial.kill(draws.uniform(0, trial.seconds))
+        trial.check_what_is_left()

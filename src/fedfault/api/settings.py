@@ -15,6 +15,7 @@ from fedfault.config.layers import parse_command_line, read_layers
 from fedfault.config.loading import Loaded, load, resolve
 from fedfault.config.shipped import find_configuration
 from fedfault.errors import UserError
+from fedfault.storage import write_atomically
 from fedfault.studies.file import OWN
 
 Config = str | Path | Mapping[str, Any] | None  # a file or the name of one that ships, settings, or where to start from
@@ -53,7 +54,7 @@ def write_study(file: Path | str | Mapping[str, Any]) -> Iterator[Path | str]:
     settings = nest_settings({tuple(key.split(".")): value for key, value in flat.items()})
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "study.yaml"
-        path.write_text(dump(_make_plain({**own, **settings})), encoding="utf-8")
+        write_atomically(path, dump(_make_plain({**own, **settings})))
         try:
             yield path
         except UserError as e:
