@@ -20,6 +20,8 @@ STATES = HEALTHY, NO_ALARM, UNLEARNED, DEGRADED, FAILED = (
     "failed",
 )
 
+ANSWERS = ("exact_match", "rouge_l")  # metrics of answers, beside which a loss has its perplexity
+
 
 @dataclass(frozen=True)
 class Score:
@@ -32,7 +34,7 @@ class Score:
     tokens: int
     se: float | None = None  # standard error of the change of `loss` since round 0, paired by block; None: not known
     blocks: int | None = None  # how many blocks that is made of
-    metrics: Mapping[str, float] = field(default_factory=dict)  # of labels: accuracy and f1, or pearson and spearman
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of labels (accuracy, f1, pearson, spearman) or ANSWERS
 
     @property
     def perplexity(self) -> float:

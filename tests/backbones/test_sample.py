@@ -8,7 +8,7 @@ import torch
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.llama import Llama
 from fedfault.backbones.load import MICRO
-from fedfault.backbones.sample import decode_greedily
+from fedfault.backbones.sample import answer_greedily, decode_greedily
 from fedfault.backbones.sites import lora_targets, partial_targets
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
@@ -85,3 +85,16 @@ def test_writing_twice_gives_the_same_and_leaves_the_model_as_it_was():
     assert torch.equal(flat, kept)
     assert c.checksums() == before
     assert torch.equal(c.losses(flat[None], ids, torch.ones(1, 2, 7))[1], loss)
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
+def test_prompts_of_any_lengths_are_answered_as_each_alone(build):
+    model = build()
+    c = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0)
+    flat = c.init(0).flat + 0.2 * torch.randn(c.layout.size, generator=torch.Generator().manual_seed(1))
+    prompts = [[5, 9, 2, 40, 8, 7, 3], [11], [4, 4, 17], [60, 2, 1]]
+    alone = [decode_greedily(c, flat, torch.tensor([p]), 6)[0].tolist() for p in prompts]
+    assert answer_greedily(c, flat, prompts, 6, ()) == alone
+    stop = alone[2][3]
+    expected = [row[: row.index(stop)] if stop in row else row for row in alone]
+    assert answer_greedily(c, flat, prompts, 6, {stop}) == expected

@@ -69,3 +69,19 @@ def test_what_does_not_fit_is_refused(tmp_path):
     for change in ("model.chat_template=chatml", "training.loss_on=all"):
         with pytest.raises(UserError, match="is about conversations"):
             load(None, [change])
+
+
+def test_answers_are_scored_by_topic_and_by_client(tmp_path):
+    p, _ = prepare_rows(tmp_path, ROWS, "evaluation.generate=2", "evaluation.max_new_tokens=3")
+    scores = p.task.evaluate(p.task.init(0))
+    assert all(scores[name].metrics for name in ("validation", "topic/a", "topic/b", "client/0"))
+    assert scores["validation"].metrics["exact_match"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    shown = p.task.continuations(p.task.init(0).flat, 3)
+    assert shown is not None
+    assert len(shown.texts) == len(shown.prompts) == 3
+    asked = {row["prompt"]: row["completion"] for row in ROWS}
+    assert [asked[prompt] for prompt in shown.prompts] == list(shown.references)
+    with pytest.raises(UserError, match=r"evaluation\.answer_pattern: .*is not a regular expression"):
+        load(None, ["evaluation.answer_pattern=("])
+    with pytest.raises(UserError, match=r"evaluation\.generate=2 is about conversations"):
+        load(None, ["evaluation.generate=2"])

@@ -309,12 +309,32 @@ class Evaluation(Section):
         default="base_samples", description="base_samples, wikitext, a folder or file of text, or none"
     )
     general_blocks: Count = Field(default=128, description="blocks of the general text")
+    generate: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="of instruction data: prompts of each topic that models answer, and a quarter as many of each client; "
+        "0: none",
+    )
+    max_new_tokens: Count = Field(default=32, description="tokens of an answer at most")
+    answer_pattern: str | None = Field(
+        default=None,
+        description="regular expression; exact match compares the last thing that it finds, or its first group, such as "
+        "'#### (.*)'; by default the whole answer",
+    )
     metric: Literal["accuracy", "f1", "pearson", "spearman"] | None = Field(
         default=None, description="of labels: what is shown first; by default accuracy, or pearson for scores"
     )
     target_score: float | None = Field(
         default=None, description="value of the metric whose first round is written down as time to target"
     )
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as e:
+            raise ValueError(f"is not a regular expression: {e}") from e
+        return pattern
 
 
 def _switches() -> dict[str, Any]:
@@ -442,7 +462,7 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _about_conversations(self) -> Experiment:
         if self.data.task_type != "instruction":
-            usual = {"model.chat_template": "auto", "training.loss_on": "completion"}
+            usual = {"model.chat_template": "auto", "training.loss_on": "completion", "evaluation.generate": 0}
             for key, value in usual.items():
                 section, _, name = key.partition(".")
                 if (found := getattr(getattr(self, section), name)) != value:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
 from fedfault.data.split import CLIENT_SHARE, Split, bytes_per_token, deal_out
@@ -63,15 +64,23 @@ def split_into_responses(
     padding = getattr(template.tokenizer, "pad_token_id", None) or 0
     whole = Responses.from_rows([encoded[document.text] for document in d.documents], most, padding)
     held = Responses.from_rows([sides[1][i] for i in kept[1]], most, padding)
-    held_out = [
-        _draw(whole[back], room // CLIENT_SHARE, exp.seed, "client", k) if len(back) else None
+    kept_back = [
+        back[_draw(whole[back], room // CLIENT_SHARE, exp.seed, "client", k)] if len(back) else None
         for k, (_, back) in enumerate(d.parts)
     ]
+    held_out = [None if own is None else whole[own] for own in kept_back]
     topic = np.array([document.topic for document in validation])
-    of_topic = {t: held[np.flatnonzero(topic == t)] for t in sorted(set(topic.tolist()))}
-    total = sum(rows.num_tokens for rows in of_topic.values())
-    mixture = {t: rows.num_tokens / total for t, rows in of_topic.items()}
-    drawn = {t: _draw(rows, room, exp.seed, "topic", t) for t, rows in of_topic.items()}
+    of_topic = {t: np.flatnonzero(topic == t) for t in sorted(set(topic.tolist()))}
+    total = held.num_tokens
+    mixture = {t: held[rows].num_tokens / total for t, rows in of_topic.items()}
+    chosen = {t: rows[_draw(held[rows], room, exp.seed, "topic", t)] for t, rows in of_topic.items()}
+    drawn = {t: held[rows] for t, rows in chosen.items()}
+    spoken = {f"topic/{t}": [corpus.conversations[validation[i].text] for i in own] for t, own in chosen.items()}
+    spoken |= {
+        f"client/{k}": [corpus.conversations[d.documents[i].text] for i in own]
+        for k, own in enumerate(kept_back)
+        if own is not None
+    }
     sets = {f"topic/{t}": rows for t, rows in drawn.items()}
     sets |= {f"client/{k}": rows for k, rows in enumerate(held_out) if rows is not None}
     sizes = bytes_per_token(sets, template.tokenizer, separator)
@@ -91,6 +100,7 @@ def split_into_responses(
         bytes_per_token=sizes,
         examples=whole,
         cut=sum(len(side[i].ids) > most for side, own in zip(sides, kept, strict=True) for i in own),
+        conversations=spoken,
         unanswered=sum(len(side) - len(own) for side, own in zip(sides, kept, strict=True)),
     )
 
@@ -115,8 +125,8 @@ def _check_left(
             )
 
 
-def _draw(rows: Responses, tokens: int, seed: int, *name: str | int) -> Responses:
-    """Draw conversations, once for the run, until they have so many tokens; one at least."""
+def _draw(rows: Responses, tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:
+    """Draw conversations, once for the run, until they have so many tokens, one at least: their places in rising order."""
     order = rng(seed, "evaluation", *name).permutation(len(rows))
     fits = int((np.cumsum(rows.lengths.numpy()[order]) <= tokens).sum())
-    return rows[np.sort(order[: max(1, fits)])]
+    return np.sort(order[: max(1, fits)])

@@ -23,7 +23,7 @@ from fedfault.text.examples import Examples
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.text.responses import Responses
 from fedfault.text.tokens import Tokens, encode_texts
-from fedfault.types.corpus import Corpus, Deal, Document, Partition
+from fedfault.types.corpus import Conversation, Corpus, Deal, Document, Partition
 
 CLIENT_SHARE = 4  # a client's own held-out set has at most evaluation.max_blocks / 4 blocks
 COLUMNS = (
@@ -68,6 +68,8 @@ class Split(Generic[P]):
     examples: Examples | Responses | None = None  # of all documents, by position, where each is a row of its own
     too_short: int = 0  # texts of both sides that have no token: there is nothing to learn from them
     cut: int = 0  # texts of both sides that fill model.max_length, or conversations that lose their end
+    # of the evaluation sets, by score name, where documents are conversations
+    conversations: Mapping[str, Sequence[Conversation]] = field(default_factory=dict)
     unanswered: int = 0  # conversations of both sides that are cut before their first response
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fedfault.errors import UserError
+from fedfault.measures.answers import rouge_l
 from fedfault.registry import register
 from fedfault.types.task import FinishedRound, Measurements, Probe
 
@@ -68,19 +69,6 @@ def signature() -> str:
     metric = BLEU()
     metric.corpus_score(["a"], [["a"]])  # it tells only after it has seen how many references there are
     return str(metric.get_signature())
-
-
-def rouge_l(texts: Sequence[str], references: Sequence[str]) -> float:
-    """ROUGE-L, 0 to 1: F1 of the longest common subsequence of words (Lin, ACL 2004), mean over the pairs.
-
-    As the library rouge-score has it: lower case, words of a-z and 0-9 only, no stemmer, and the text is one sequence, not
-    split into sentences (that would be ROUGE-Lsum). Text in other alphabets scores 0.
-    """
-    from rouge_score import rouge_scorer
-
-    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
-    pairs = zip(references, texts, strict=True)
-    return sum(float(scorer.score(*pair)["rougeL"].fmeasure) for pair in pairs) / len(texts)
 
 
 def distinct_2(ids: Tensor) -> float | None:

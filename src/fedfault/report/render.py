@@ -89,6 +89,7 @@ def _render_page(run: RunData, figures: list[dict[str, Any]]) -> str:
             id: path for figure in figures for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
         },
         scores=tables.tabulate_scores(run),
+        answers=tables.tabulate_answers(run),
         clients=tables.tabulate_clients(run),
         setup=tables.list_settings(run),
         provenance=tables.list_provenance(run),

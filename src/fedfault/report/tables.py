@@ -32,13 +32,14 @@ def tabulate_scores(run: RunData) -> Table | None:
     measured = [name for name in names if run.losses(name)[0]]
     rows = [_format_score(run, name, names[name]) for name in measured]
     columns = [f"loss, {run.unit}", "start", "best", "in round", "final", "gain", "given back", "largest rise"]
-    if run.labelled:
-        metrics = run.metrics_measured
-        rows = [[*row[:-2], *_format_metrics(run, name, metrics)] for name, row in zip(measured, rows, strict=True)]
-        return Table([*columns, *metrics], rows) if rows else None
-    columns += ["perplexity", "bits per byte"]
-    known = any(row[-1] != NOTHING for row in rows)
-    return Table(columns if known else columns[:-1], rows if known else [r[:-1] for r in rows]) if rows else None
+    if not run.labelled:
+        columns += ["perplexity", "bits per byte"]
+    shown = [row if not run.labelled else row[:-2] for row in rows]
+    if not run.labelled and all(row[-1] == NOTHING for row in rows):
+        columns, shown = columns[:-1], [row[:-1] for row in rows]
+    metrics = run.metrics_measured
+    found = [[*row, *_format_metrics(run, name, metrics)] for name, row in zip(measured, shown, strict=True)]
+    return Table([*columns, *metrics], found) if found else None
 
 
 def _format_metrics(run: RunData, name: str, metrics: Sequence[str]) -> list[str]:
@@ -64,6 +65,18 @@ def _format_score(run: RunData, name: str, title: str) -> list[str]:
         format_perplexity(losses[-1]),
         format_number(bits_per_byte(losses[-1], width) if width else None),
     ]
+
+
+def tabulate_answers(run: RunData) -> Table | None:
+    """Tabulate some prompts with the true answers, and the model's before and after."""
+    keys = ("prompt", "reference", "before", "after")
+    rows = [[_cut_text(own.get(key, "")) for key in keys] for own in run.answers]
+    return Table(("prompt", "true answer", "before", "after"), rows, text=(1, 2, 3)) if rows else None
+
+
+def _cut_text(text: str, most: int = 300) -> str:
+    """Cut a long text, and say so; nothing is shown as such."""
+    return text if 0 < len(text) <= most else f"{text[:most]} …" if text else NOTHING
 
 
 def tabulate_fairness(run: RunData) -> Table | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedfault.measures.fairness import backward_transfer, measure_fairness
 from fedfault.measures.punctuality import bytes_per_client_round, elapsed_seconds, measure_punctuality
-from fedfault.records import Records, RoundRecord, bits_per_byte
+from fedfault.records import ANSWERS, Records, RoundRecord, bits_per_byte
 
 
 def summarise_run(
@@ -24,7 +24,7 @@ def summarise_run(
     bytes_per_token: of each evaluation set, for bits per byte; target: a metric of the validation set and the value that it
     is to reach; labelled: whether labels or scores were learned, of whose loss there is no perplexity.
     """
-    labelled = labelled or any(s.metrics for r in records for s in r.scores.values())
+    labelled = labelled or any(s.metrics.keys() - {*ANSWERS} for r in records for s in r.scores.values())
     scored = [r for r in records if r.scores]
     out: dict[str, Any] = {"rounds": records[-1].round if records else 0}
     if scored:
@@ -57,7 +57,7 @@ def _collect_scores(
     record: RoundRecord, bytes_per_token: Mapping[str, float], labelled: bool
 ) -> dict[str, dict[str, float]]:
     return {
-        name: {"loss": s.loss, **(s.metrics if labelled else {"perplexity": s.perplexity}), "tokens": s.tokens}
+        name: {"loss": s.loss, **({} if labelled else {"perplexity": s.perplexity}), **s.metrics, "tokens": s.tokens}
         | ({"bits_per_byte": bits_per_byte(s.loss, bytes_per_token[name])} if name in bytes_per_token else {})
         for name, s in record.scores.items()
     }

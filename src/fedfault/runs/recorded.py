@@ -54,6 +54,8 @@ class RunData:
     heterogeneity: Mapping[str, Any] = field(default_factory=dict)  # indices of skew beside chance, sentences
     clusters: Mapping[str, Any] = field(default_factory=dict)  # of clients, that the run found before its first round
     metrics: Mapping[str, Any] = field(default_factory=dict)  # the summary of a finished run
+    # some prompts with the true answers, and the model's before and after
+    answers: tuple[Mapping[str, str], ...] = ()
     findings: tuple[Finding, ...] = ()  # of the detectors, as they came
     forks: tuple[Fork, ...] = ()  # other courses of this run
     notes: tuple[str, ...] = ()  # what the reader should know about the files themselves

@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedfault.config.changes import flatten_settings
+from fedfault.config.schema import METRICS
 from fedfault.errors import UserError, suggest
-from fedfault.records import RoundRecord
+from fedfault.records import ANSWERS, RoundRecord
 from fedfault.storage import write_atomically
 
 PROJECT = "fedfault"
@@ -217,7 +218,7 @@ class Trackers:
     @contextlib.contextmanager
     def open_run(self, name: str, config: Mapping[str, Any], folder: Path) -> Iterator[None]:
         """Within the block `log` reports the rounds of the run `name`; everything is written below `folder`."""
-        self.labelled = config.get("data", {}).get("task_type", "causal_lm") != "causal_lm"
+        self.labelled = config.get("data", {}).get("task_type") in METRICS
         for library in self.names:
             with self._switch_off_on_error(library):
                 self.running[library] = _call_in_time(LIBRARIES[library], name, config, folder / library)
@@ -279,9 +280,9 @@ def collect_numbers(record: RoundRecord, labelled: bool = False) -> dict[str, fl
     {'probes/update_norm': 0.5, 'bytes/up': 8.0, 'bytes/down': 0.0}
     """
     found: dict[str, float] = {}
-    labelled = labelled or any(score.metrics for score in record.scores.values())
+    labelled = labelled or any(score.metrics.keys() - {*ANSWERS} for score in record.scores.values())
     for name, score in record.scores.items():
-        others = score.metrics if labelled else {"perplexity": score.perplexity}
+        others = {**({} if labelled else {"perplexity": score.perplexity}), **score.metrics}
         found |= {f"scores/{name}/{key}": value for key, value in {"loss": score.loss, **others}.items()}
     found |= {f"probes/{name}": value for name, value in record.probes.items()}
     found |= {"bytes/up": record.bytes_up, "bytes/down": record.bytes_down}

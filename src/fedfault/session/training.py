@@ -28,6 +28,7 @@ from fedfault.setup.experiment import Prepared
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 
+ANSWERS_SHOWN = 20  # answers that answers.json holds, of every topic in turn
 LOST = 3  # rounds in a row from which no update could be used
 
 
@@ -187,7 +188,22 @@ def _write_results(
     found = {**summarise_run(records, p.split.bytes_per_token, aim, labelled), "verdict": watch.judge(records)}
     folder.write_json("metrics.json", found)
     folder.write_clients(records, p.split.deal.names)
+    _write_answers(folder, p, state)
     _export_models(folder, p, state, found, manifest)
+
+
+def _write_answers(folder: RunFolder, p: Prepared, state: State) -> None:
+    """Write answers.json: what the model answered before and after training to some prompts, where it was asked."""
+    after = p.task.continuations(state.adapter.flat, ANSWERS_SHOWN)
+    if after is None or not after.prompts:
+        return
+    p.task.fold({})
+    before = p.task.continuations(p.task.init(p.config.seed).flat, ANSWERS_SHOWN)
+    p.task.fold(state.base)
+    assert before is not None
+    said = zip(after.prompts, after.references, before.texts, after.texts, strict=True)
+    rows = [dict(zip(("prompt", "reference", "before", "after"), own, strict=True)) for own in said]
+    folder.write_json("answers.json", {"answers": rows})
 
 
 def _export_models(

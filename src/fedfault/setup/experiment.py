@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
-from fedfault.backbones.checks import check_tokens, state_width
+from fedfault.backbones.checks import check_tokens, count_positions, state_width
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone, Say, load_backbone, say_nothing
 from fedfault.backbones.quantised import count_parameters
@@ -24,7 +24,15 @@ from fedfault.config.schema import Component, Experiment
 from fedfault.data import labelled
 from fedfault.data.heterogeneity import load_or_measure
 from fedfault.data.instruct import check_conversations, split_into_responses
-from fedfault.data.split import Split, bytes_per_token, is_same_corpus, load_corpus, pack_and_draw, split_into_blocks
+from fedfault.data.split import (
+    CLIENT_SHARE,
+    Split,
+    bytes_per_token,
+    is_same_corpus,
+    load_corpus,
+    pack_and_draw,
+    split_into_blocks,
+)
 from fedfault.diagnosis.calibration import AUTO
 from fedfault.errors import UserError
 from fedfault.registry import build
@@ -42,6 +50,7 @@ from fedfault.text.conversing import ChatTemplate, choose_template, describe_tem
 from fedfault.text.decoding import make_decoder
 from fedfault.text.examples import Examples
 from fedfault.text.packing import Blocks
+from fedfault.text.questions import Questions, ask_questions
 from fedfault.text.responses import Responses
 from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm
 from fedfault.types.corpus import Corpus
@@ -157,11 +166,34 @@ def _prepare_responses(
     dealt = split_into_responses(exp, corpus, template, backbone.separator, control=control)
     general = _load_general(exp, backbone, model, say)
     rows = None if general is None else Responses.from_blocks(general)
-    return replace(_prepare_language(exp, backbone, model, say, dealt, rows), template=template)
+    asked = _ask_questions(exp, backbone, template, dealt, say) if exp.evaluation.generate else None
+    return replace(_prepare_language(exp, backbone, model, say, dealt, rows, asked), template=template)
+
+
+def _ask_questions(
+    exp: Experiment, backbone: Backbone, template: ChatTemplate, dealt: Split[Any], say: Say
+) -> Questions:
+    """Choose the prompts that models answer, and say how many are too long for the model's positions."""
+    n, length = exp.evaluation.generate, exp.evaluation.max_new_tokens
+    sets = {
+        name: own[: n if name.startswith("topic/") else max(1, n // CLIENT_SHARE)]
+        for name, own in dealt.conversations.items()
+    }
+    most = (count_positions(backbone.model) or 2**31) - length
+    asked = ask_questions(template, sets, length, exp.evaluation.answer_pattern, most)
+    if lost := sum(map(len, sets.values())) - len(asked.prompts):
+        say(f"{lost} prompts are not answered: with {length} tokens of an answer they have no room in {exp.model.name}")
+    return asked
 
 
 def _prepare_language(
-    exp: Experiment, backbone: Backbone, model: CohortModel, say: Say, dealt: Split[Any], general: Rows | None
+    exp: Experiment,
+    backbone: Backbone,
+    model: CohortModel,
+    say: Say,
+    dealt: Split[Any],
+    general: Rows | None,
+    asked: Questions | None = None,
 ) -> Prepared:
     """The language-model task on the rows of a split."""
     sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
@@ -176,7 +208,7 @@ def _prepare_language(
     clients = [type(dealt.train[0]).concatenate(dealt.train)] if exp.federation.centralised else dealt.train
 
     def task(model: CohortModel) -> CohortTask:
-        return LanguageTask(model, clients, sets, mixture, cache_mb=cache_mb, decode=decode)
+        return LanguageTask(model, clients, sets, mixture, cache_mb=cache_mb, decode=decode, questions=asked)
 
     copies = _make_copies(exp, model, task, say)
     return Prepared(exp, backbone, model, dealt, copies, _build_on_split(exp, copies, dealt))

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ from torch import Tensor
 from fedfault.algebra import widest
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import read_ids_only
-from fedfault.backbones.sample import decode_greedily
+from fedfault.backbones.sample import answer_greedily, decode_greedily
+from fedfault.measures.answers import score_answers
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask
 from fedfault.tasks.grouping import group_columns, place_tokens, split_by_length
 from fedfault.text.decoding import Decode
 from fedfault.text.packing import Blocks
+from fedfault.text.questions import Questions
 from fedfault.text.responses import Responses
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Continuations, Step
@@ -35,7 +38,8 @@ class LanguageTask(CohortTask):
     """Implements `types.task.Task` over token blocks, or over conversations.
 
     clients: each client's training rows; sets: evaluation rows by score name; mixture: weight of each `topic/...` set
-    in the score `validation`, its share of the validation tokens; decode: ids -> text, for `continuations`.
+    in the score `validation`, its share of the validation tokens; decode: ids -> text, for `continuations` and answers;
+    questions: those that models answer when they are evaluated.
     """
 
     def __init__(
@@ -47,11 +51,12 @@ class LanguageTask(CohortTask):
         *,
         cache_mb: int = 0,
         decode: Decode | None = None,
+        questions: Questions | None = None,
     ) -> None:
         super().__init__(model, clients, seed=0)  # before training B is zero, so that A may be anybody's
         self.sizes = [b.num_tokens for b in clients]
         self.sets: dict[str, Rows] = dict(sets)
-        self.mixture, self.decode = dict(mixture), decode
+        self.mixture, self.decode, self.questions = dict(mixture), decode, questions
         every: list[Any] = [*clients, *self.sets.values()]
         table = type(every[0]).concatenate(every)  # training rows of all clients, then evaluation rows
         self.ids, self.mask = table.ids, table.mask  # (N, T+1), (N, T)
@@ -124,8 +129,61 @@ class LanguageTask(CohortTask):
             return nullcontext()
         return self.cache.skip_frozen_blocks(rows.flatten(), T)
 
+    def answer(self, flat: Tensor, places: Sequence[int]) -> list[list[int]]:
+        """Answer some of the questions, greedily, by one model (P,): the tokens of each answer."""
+        assert self.questions is not None
+        asked = [self.questions.prompts[i] for i in places]
+        most = self.questions.length + max(map(len, asked))
+        per = max(1, self.evaluation_tokens() // most)
+        order = sorted(range(len(asked)), key=lambda i: len(asked[i]))  # neighbours are about as long
+        out: list[list[int]] = [[] for _ in asked]
+        for at in range(0, len(order), per):
+            some = order[at : at + per]
+            made = answer_greedily(
+                self.model, flat, [asked[i] for i in some], self.questions.length, self.questions.stops
+            )
+            for i, ids in zip(some, made, strict=True):
+                out[i] = ids
+        return out
+
+    def _add_answers(self, scores: dict[str, Score], models: Mapping[str, Tensor]) -> dict[str, Score]:
+        """Add what answers are worth to the scores; models: score name -> (P,) the one that answers."""
+        q = self.questions
+        if q is None or self.decode is None:
+            return scores
+        said: dict[str, list[str]] = {}
+        for name, places in q.places.items():
+            said[name] = [self.decode(ids).strip() for ids in self.answer(models[name], places)]
+        groups = {name: [name] for name in said}
+        groups["validation"] = [name for name in said if name in self.mixture]
+        groups["personal"] = [name for name in said if name.startswith("client/")]
+        out = dict(scores)
+        for name, members in groups.items():
+            if name in scores and members:
+                answers = [text for own in members for text in said[own]]
+                true = [q.answers[i] for own in members for i in q.places[own]]
+                out[name] = replace(scores[name], metrics=score_answers(answers, true, q.pattern))
+        return out
+
+    def _answer_in_turn(self, flat: Tensor, number: int) -> Continuations | None:
+        """Answer at most so many questions, one of every topic in turn."""
+        q = self.questions
+        own = [q.places[name] for name in self.mixture if name in q.places] if q else []
+        places = [i for turn in itertools.zip_longest(*own) for i in turn if i is not None][:number]
+        if q is None or self.decode is None or not places:
+            return None
+        made = self.answer(flat, places)
+        texts = [self.decode(row).strip() for row in made]
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.int64) for row in made], batch_first=True)
+        return Continuations(ids, texts, [q.answers[i] for i in places], [q.texts[i] for i in places])
+
     def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
-        """See `types.task.Task.continuations`: blocks without padding, one of every topic in turn. None without `decode`."""
+        """See `types.task.Task.continuations`: blocks without padding, one of every topic in turn. None without `decode`.
+
+        Of conversations these are answers to the questions, if there are any.
+        """
+        if self.grouped:
+            return self._answer_in_turn(flat, blocks)
         topics = [own for name in self.mixture if isinstance(own := self.sets[name], Blocks)]
         rows = itertools.zip_longest(*(b.ids[b.targets == b.ids.shape[1] - 1] for b in topics))
         whole = [ids for turn in rows for ids in turn if ids is not None]  # (T+1,) each
@@ -149,16 +207,17 @@ class LanguageTask(CohortTask):
         """
         rows = torch.arange(sum(self.counts), len(self.ids))
         if personal is None:
-            return self._make_scores(self.score_pairs([(adapter.flat, rows)]), adapter)
+            found = self._make_scores(self.score_pairs([(adapter.flat, rows)]), adapter)
+            return self._add_answers(found, dict.fromkeys(self.sets, adapter.flat))
         models = self.choose_models(adapter, personal)
         found = self._make_scores(
             self.score_pairs([(models[name], own) for name, own in self.rows_by_set().items()]), adapter
         )
         held_out = [s for name, s in found.items() if name.startswith("client/")]
         tokens = sum(s.tokens for s in held_out)
-        return (
-            {**found, "personal": Score(sum(s.loss * s.tokens for s in held_out) / tokens, tokens)} if tokens else found
-        )
+        if tokens:
+            found["personal"] = Score(sum(s.loss * s.tokens for s in held_out) / tokens, tokens)
+        return self._add_answers(found, models)
 
     def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
         """See `CohortTask.compute_outputs`: the summed loss of each of these rows, (n,) float64."""

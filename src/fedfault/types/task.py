@@ -47,11 +47,12 @@ class States(NamedTuple):
 
 
 class Continuations(NamedTuple):
-    """The texts with which a model continues the first halves of n held-out blocks."""
+    """The texts with which a model continues the first halves of n held-out blocks, or answers n prompts."""
 
-    ids: Tensor  # (n, length) generated
+    ids: Tensor  # (n, length) generated; answers are padded with 0
     texts: Sequence[str]  # the same as text
-    references: Sequence[str]  # the true second halves
+    references: Sequence[str]  # the true second halves, or answers
+    prompts: Sequence[str] = ()  # what was asked, where it was
 
 
 class Trainable(Protocol):

@@ -1,0 +1,55 @@
+"""Prompts that a model answers, with the true answers: what a conversation says before its last response, and that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fedfault.text.conversing import ChatTemplate
+from fedfault.text.tokens import encode_texts
+from fedfault.types.corpus import ASSISTANT, USER, Conversation, Turn
+
+PROBE = Conversation((Turn(USER, "Question"), Turn(ASSISTANT, "Answer")), "a probe of the chat template")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The prompts of n conversations as tokens, open for an answer; see `count_answers`."""
+
+    prompts: Sequence[Sequence[int]]
+    texts: Sequence[str]  # what the last turn before the answer says
+    answers: Sequence[str]  # the true ones
+    places: Mapping[str, Sequence[int]]  # score name -> which of them it has
+    stops: frozenset[int]  # tokens that end an answer
+    length: int  # tokens of an answer at most
+    pattern: str | None = None  # see `measures.answers.extract_answer`
+
+
+def ask_questions(
+    template: ChatTemplate, sets: Mapping[str, Sequence[Conversation]], length: int, pattern: str | None, most: int
+) -> Questions:
+    """Make the questions of evaluation sets; those whose prompt has more than `most` tokens are left out."""
+    asked = [(name, c) for name, own in sets.items() for c in own]
+    ids = encode_texts(template.tokenizer, [template.render(c, len(c.turns) - 1, open=True) for _, c in asked])
+    kept = [(name, c, row.tolist()) for (name, c), row in zip(asked, ids, strict=True) if len(row) <= most]
+    places: dict[str, list[int]] = {}
+    for place, (name, _, _) in enumerate(kept):
+        places.setdefault(name, []).append(place)
+    return Questions(
+        prompts=[row for *_, row in kept],
+        texts=["\n".join(filter(None, c.turns[-2][1:])) for _, c, _ in kept],
+        answers=[c.turns[-1].text for _, c, _ in kept],
+        places=places,
+        stops=find_stops(template),
+        length=length,
+        pattern=pattern,
+    )
+
+
+def find_stops(template: ChatTemplate) -> frozenset[int]:
+    """Find the tokens that end a response: the end of the sequence, and the special token that the template writes there."""
+    tokenizer, text = template.tokenizer, template.render(PROBE)
+    behind = text[text.rindex(PROBE.turns[1].text) + len(PROBE.turns[1].text) :]
+    (ids,) = encode_texts(tokenizer, [behind])
+    special = {tokenizer.eos_token_id, *getattr(tokenizer, "all_special_ids", ())}
+    return frozenset({int(tokenizer.eos_token_id), *(int(i) for i in ids[:1] if int(i) in special)})

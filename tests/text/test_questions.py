@@ -1,0 +1,33 @@
+from chatting import END, STOP, bytes_tokenizer, say
+from fedfault.backbones.llama import FileTokenizer
+from fedfault.backbones.load import MICRO
+from fedfault.text.conversing import choose_template
+from fedfault.text.questions import ask_questions, find_stops
+from fedfault.types.corpus import Conversation, Turn
+
+
+def make(*messages: dict[str, str]) -> Conversation:
+    return Conversation(tuple(Turn(m["role"], m["content"]) for m in messages), "here")
+
+
+def test_a_question_is_all_that_is_said_before_the_last_response():
+    tokenizer = bytes_tokenizer("chatml")
+    sets = {
+        "topic/a": [make(*say("One.", "two", "Three.", "four")), make(*say("Sort.", "a"))],
+        "client/0": [make(*say("x", "y"))],
+    }
+    q = ask_questions(choose_template("auto", tokenizer, "it"), sets, 8, None, most=200)
+    assert q.places == {"topic/a": [0, 1], "client/0": [2]}
+    assert (q.texts, q.answers) == (["Three.", "Sort.", "x"], ["four", "a", "y"])
+    assert tokenizer.decode(q.prompts[0]).endswith(f"two{END}\n<|im_start|>user\nThree.{END}\n<|im_start|>assistant\n")
+    short = ask_questions(choose_template("auto", tokenizer, "it"), sets, 8, None, most=len(q.prompts[0]) - 1)
+    assert short.answers == ["a", "y"]
+
+
+def test_answers_end_where_the_template_ends_a_turn():
+    tokenizer = bytes_tokenizer("chatml")
+    end, stop = (tokenizer.convert_tokens_to_ids(token) for token in (END, STOP))
+    assert find_stops(choose_template("auto", tokenizer, "it")) == {end, stop}
+    assert find_stops(choose_template("alpaca", tokenizer, "it")) == {stop}
+    micro = FileTokenizer(MICRO)
+    assert find_stops(choose_template("auto", micro, "micro")) == {micro.eos_token_id}
