@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from fedfault.config import load, reference
 from fedfault.config.files import dump
 from fedfault.config.shipped import find_configuration, list_configurations
+from fedfault.errors import UserError
 from refusals import refused
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -251,3 +252,21 @@ def test_the_packaged_data_without_a_configuration_are_the_quickstart(given):
 def test_one_name_alone_is_a_list_of_targets(write):
     lora = load(write("model: {lora: {target_modules: q_proj}}\n")).experiment.model.lora
     assert lora.target_modules == ["q_proj"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["training.lr_schedule=cosine"], "lr_schedule=cosine needs min_lr"),
+        (["training.min_lr=1e-6"], "min_lr=1e-06 is the end of a schedule"),
+        (
+            ["training.lr_schedule=linear", "training.lr=1e-5", "training.min_lr=1e-4"],
+            "min_lr=0.0001 is above lr=1e-05",
+        ),
+        (["training.optimizer=sgd", "training.weight_decay=0.1"], "weight_decay and betas are AdamW's"),
+    ],
+)
+def test_recipes_that_contradict_themselves_are_refused(given, said):
+    with pytest.raises(UserError) as e:
+        load("quickstart", given)
+    assert said in str(e.value)

@@ -59,6 +59,20 @@ def test_warm_up_rises_over_the_first_rounds_only():
     assert federation(LowRank(), work={"lr": 0.8}).lr(1) == 0.8
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("linear", [1.0, 0.775, 0.55, 0.325, 0.1]), ("cosine", [1.0, 0.868198, 0.55, 0.231802, 0.1]),
+     ("exponential", [1.0, 10**-0.25, 10**-0.5, 10**-0.75, 0.1]), ("constant", [1.0] * 5)],
+)  # fmt: skip
+def test_a_schedule_falls_from_the_full_rate_to_that_of_the_last_round(schedule, expected):
+    fed = federation(LowRank(), num_rounds=5, work={"lr": 1.0}, lr_schedule=schedule, min_lr=0.1)
+    assert [fed.lr(t) for t in range(1, 6)] == pytest.approx(expected, abs=1e-6)
+    warm = federation(LowRank(), num_rounds=8, work={"lr": 1.0}, lr_schedule=schedule, min_lr=0.1, warmup_ratio=0.5)
+    assert [warm.lr(t) for t in range(1, 4)] == [0.25, 0.5, 0.75]
+    assert [warm.lr(t) for t in range(4, 9)] == pytest.approx(expected, abs=1e-6)
+    assert federation(LowRank(), num_rounds=1, work={"lr": 1.0}, lr_schedule=schedule, min_lr=0.1).lr(1) == 1.0
+
+
 def exploding(**changes):
     """Client 1's loss is so steep that its parameters overflow; client 0 is well-behaved."""
     return federation(Quadratic([[1.0], [1e250]], [[0.0], [1.0]], [1, 1]), num_rounds=2, work={"lr": 0.1}, **changes)

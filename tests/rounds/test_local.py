@@ -97,6 +97,23 @@ def test_the_client_optimiser_is_torch_optim_on_each_row(optimizer):
         torch.testing.assert_close(trained.adapter.flat[i], leaf.detach(), rtol=1e-5, atol=1e-7)
 
 
+def test_weight_decay_and_betas_are_those_of_torch_and_what_is_frozen_does_not_decay():
+    task = Quadratic([[1.0, 1.0]], [[0.0, 0.0]], [4])
+    work = LocalWork(epochs=None, steps=6, batch_size=4, lr=0.1, weight_decay=0.3, betas=(0.8, 0.95))
+    free = torch.tensor([True, False])
+    train = Trainer(task, work, seed=0, round=1, clients=[0], passes=Passes(1), trainable=free)
+    start = task.init(0)
+    found = train(start).adapter.flat[0]
+    y = start.flat[:1].clone().requires_grad_()
+    optimiser = torch.optim.AdamW([y], lr=0.1, betas=(0.8, 0.95), weight_decay=0.3)
+    for _ in range(6):
+        optimiser.zero_grad()
+        (0.5 * y.square()).sum().backward()
+        optimiser.step()
+    assert float(found[0]) == pytest.approx(y.item(), rel=1e-6)
+    assert found[1] == start.flat[1]
+
+
 def test_each_client_is_clipped_by_its_own_norm():
     task = Quadratic([[1.0], [1.0]], [[2.9], [-1000.0]], [1, 1])  # gradients 0.1 and 1003 at 3
     trained = run(task, [0, 1], epochs=1, lr=0.1, optimizer="sgd", max_grad_norm=1.0, batch_size=1)

@@ -220,6 +220,14 @@ class Training(Section):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="share of the rounds over which lr rises linearly"
     )
+    lr_schedule: Literal["constant", "linear", "cosine", "exponential"] = Field(
+        default="constant", description="how lr falls over the rounds, after the warm-up, to min_lr in the last one"
+    )
+    min_lr: Positive | None = Field(default=None, description="of the last round; needed where lr falls")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="of AdamW")
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = Field(
+        default=[0.9, 0.999], description="of AdamW: how long it remembers gradients, and their squares"
+    )
     loss_on: Literal["completion", "all"] = Field(
         default="completion", description="of instruction data: the responses alone, or prompts too"
     )
@@ -235,6 +243,20 @@ class Training(Section):
     def _one_length(self) -> Training:
         if self.local_epochs is not None and self.local_steps is not None:
             raise ValueError("give local_epochs or local_steps, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _falling_rate(self) -> Training:
+        if self.lr_schedule != "constant" and self.min_lr is None:
+            raise ValueError(f"lr_schedule={self.lr_schedule} needs min_lr, the learning rate of the last round")
+        if self.lr_schedule == "constant" and self.min_lr is not None:
+            raise ValueError(
+                f"min_lr={self.min_lr:g} is the end of a schedule, but lr_schedule is constant; leave it out"
+            )
+        if self.min_lr is not None and self.min_lr > self.lr:
+            raise ValueError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}, from which it falls")
+        if self.optimizer == "sgd" and (self.weight_decay or self.betas != [0.9, 0.999]):
+            raise ValueError("weight_decay and betas are AdamW's, but optimizer=sgd; leave them out")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -80,6 +81,8 @@ class Federation:
     num_rounds: int
     seed: int = 0
     warmup_ratio: float = 0.0
+    lr_schedule: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    min_lr: float = 0.0  # of the last round, unless the schedule is constant
     evaluate_every: int = 1
     clients_per_pass: int | None = None  # None: the whole cohort
     need: str = ""  # what a pass of one client takes of the memory, for who runs out of it
@@ -122,9 +125,20 @@ class Federation:
         return sizes
 
     def lr(self, round: int) -> float:
-        """Learning rate of a round, 1-based: rises linearly over the first warmup_ratio of all rounds, then constant.
+        """Learning rate of a round, 1-based: rises linearly over the first warmup_ratio of all rounds, then by the schedule.
 
-        A function of the global round, never restarted inside one.
+        A schedule falls from the full rate to `min_lr`, which the last round has. A function of the global round, never
+        restarted inside one.
         """
-        rising = self.warmup_ratio * self.num_rounds
-        return self.work.lr * min(1.0, round / rising) if rising else self.work.lr
+        rising, full, least = self.warmup_ratio * self.num_rounds, self.work.lr, self.min_lr
+        if round < rising:
+            return full * round / rising
+        start = max(1.0, rising)  # the round that has the full rate
+        share = (round - start) / (self.num_rounds - start) if self.num_rounds > start else 0.0
+        if self.lr_schedule == "linear":
+            return full + (least - full) * share
+        if self.lr_schedule == "cosine":
+            return least + (full - least) * (1 + math.cos(math.pi * share)) / 2
+        if self.lr_schedule == "exponential":
+            return full * math.exp(share * math.log(least / full))
+        return full

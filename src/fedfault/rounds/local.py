@@ -43,6 +43,8 @@ class LocalWork:
     optimizer: str = "adamw"
     max_grad_norm: float | None = None
     weighting: str = "tokens"
+    weight_decay: float = 0.0  # of AdamW, decoupled
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @dataclass
@@ -294,7 +296,10 @@ class _Pass:
     def _move(self, k: int, step: Step) -> None:
         """One step of the first k clients."""
         leaf = self.y[:k]  # a view: the optimiser writes into y
-        self.optimizer.step(leaf, self._gradient(leaf, step))
+        gradient = self._gradient(leaf, step)
+        if self.work.weight_decay:  # not the optimiser's own, which would move what is frozen too
+            leaf.sub_(self._only_trainable(leaf), alpha=self.work.lr * self.work.weight_decay)
+        self.optimizer.step(leaf, gradient)
         if self.extra.step is not None:
             direction = self._only_trainable(self.extra.step(leaf, self.x[:k], self.rows[:k]))
             leaf.sub_(direction, alpha=self.work.lr)
@@ -357,7 +362,8 @@ class _Optimizer:
             y.sub_(gradient, alpha=self.work.lr)
             return
         k, fused = len(y), y.device.type in ("cpu", "cuda")
+        beta1, beta2 = self.work.betas
         adamw(
             [y], [gradient], [self.mean[:k]], [self.square[:k]], [], [self.steps], foreach=False, fused=fused,
-            amsgrad=False, beta1=0.9, beta2=0.999, lr=self.work.lr, weight_decay=0.0, eps=1e-8, maximize=False,
+            amsgrad=False, beta1=beta1, beta2=beta2, lr=self.work.lr, weight_decay=0.0, eps=1e-8, maximize=False,
         )  # fmt: skip

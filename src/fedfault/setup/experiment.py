@@ -285,6 +285,8 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         optimizer=t.optimizer,
         max_grad_norm=t.max_grad_norm,
         weighting=f.weighting,
+        weight_decay=t.weight_decay,
+        betas=(t.betas[0], t.betas[1]),
     )
     hardware = equipment.build_hardware(exp, task, work) if equipment.is_simulated(exp) else None
     per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
@@ -302,6 +304,8 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         seed=exp.seed,
         sampling=f.sampling,
         warmup_ratio=t.warmup_ratio,
+        lr_schedule=t.lr_schedule,
+        min_lr=t.min_lr or 0.0,
         evaluate_every=exp.evaluation.every,
         clients_per_pass=per_pass,
         need=describe_need(task, t.batch_size),
