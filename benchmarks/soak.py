@@ -1,4 +1,4 @@
-"""Does a long run stay as it began? Memory, open files and seconds a round of one process, from outside it.
+"""Does a long run stay as it began? Memory, open files and processor time of one process, from outside it.
 
     OMP_NUM_THREADS=1 python benchmarks/soak.py [--rounds 1000] [--clients 100] [--per-round 30] [SETTING=VALUE ...]
 
@@ -26,18 +26,20 @@ SMALL = (
 
 
 class Sample(NamedTuple):
-    """What the process looks like after a round: MB of memory that is its own, open files, seconds since the start."""
+    """What the process looks like after a round: MB of memory that is its own, open files, seconds of processor time."""
 
     memory: float
     files: int
     seconds: float
 
 
-def look_at(pid: int, began: float) -> Sample:
-    """Read the memory and the open files of a process."""
+def look_at(pid: int) -> Sample:
+    """Look at a process from outside."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     anonymous = next(line for line in status.splitlines() if line.startswith("RssAnon:"))
-    return Sample(int(anonymous.split()[1]) / 1024, len(os.listdir(f"/proc/{pid}/fd")), time.monotonic() - began)
+    ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+    seconds = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return Sample(int(anonymous.split()[1]) / 1024, len(os.listdir(f"/proc/{pid}/fd")), seconds)
 
 
 def watch_run(command: list[str], records: Path) -> list[Sample]:
@@ -45,12 +47,11 @@ def watch_run(command: list[str], records: Path) -> list[Sample]:
     found: list[Sample] = []
     size = 0
     with subprocess.Popen(command) as process:
-        began = time.monotonic()
         while process.poll() is None:
             now = records.stat().st_size if records.exists() else 0
             if now > size:
                 size = now
-                found.append(look_at(process.pid, began))
+                found.append(look_at(process.pid))
             time.sleep(0.005)
     if process.returncode:
         raise SystemExit(f"the run ended with status {process.returncode}")
