@@ -254,7 +254,7 @@ def count_kernels(bench: Bench, side: Side) -> float:
         side.run()
         torch.cuda.synchronize()
     launches: int = sum(e.count for e in seen.key_averages() if "LaunchKernel" in e.key or "GraphLaunch" in e.key)
-    return launches / bench.steps
+    return float(launches / bench.steps)
 
 
 def matmul_rate(device: torch.device) -> float:

@@ -45,6 +45,18 @@ MUTATIONS = {
         3, "cli.py", "        if e.filename is None:  # not", "        if True:  # not",
         "tests/test_cli.py::test_an_error_of_the_system_is_told_by_every_command",
     ),
+    "a checkpoint is believed": Mutation(
+        4, "runs/state.py", "if hashlib.sha256(data).hexdigest() != about.sha256:", "if False:",
+        "tests/runs/test_folder.py::test_a_damaged_checkpoint_is_passed_over_with_a_warning",
+    ),
+    "two processes write to one run": Mutation(
+        5, "runs/folder.py", "with filelock.FileLock(self.path / LOCK, timeout=0):", "if True:",
+        "tests/runs/test_folder.py::test_two_processes_cannot_write_to_one_run",
+    ),
+    "records of any types are read": Mutation(
+        4, "records.py", "        raise TypeError(f\"{place} is", "        return value\n        raise TypeError(f\"{place} is",
+        "tests/runs/test_types_of_records.py",
+    ),
     "idle rounds never end a run": Mutation(
         9, "flower/nodes.py", "if self.idle >= PATIENCE:", "if False:",
         "tests/flower/test_faults.py::test_a_run_ends_after_three_rounds_in_a_row_that_change_nothing",
@@ -125,7 +137,7 @@ MUTATIONS = {
         "tests/backbones/test_card_words.py::test_a_name_of_several_lines_stays_on_one_and_shows_as_it_is",
     ),
     "half a character is text": Mutation(
-        23, "reading/files.py", r"""if "\\u" in line and not _has_whole_characters(row):""", "if False:",
+        23, "reading/files.py", r"""if "\\u" in text and not _has_whole_characters(found):""", "if False:",
         "tests/test_fuzz.py tests/reading/test_files.py",
     ),
     "gradients that are all zero are learned from": Mutation(

@@ -18,7 +18,7 @@ from fedfault.testing.histories import broken_history
 from fuzzed import altered, damaged, fuzzed
 from handmade import update, write
 
-JSON = ["manifest.json", "metrics.json"]
+JSON = ["manifest.json", "split.json", "heterogeneity.json", "metrics.json"]
 LINES = ["rounds.jsonl", "findings.jsonl"]
 
 

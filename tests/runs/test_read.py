@@ -36,7 +36,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         ("config.yaml", "a: [", "config.yaml is corrupt"),
         ("config.yaml", "- 1", "it should hold keys and values, not list"),
         ("manifest.json", "{", "manifest.json is corrupt"),
-        ("split.json", '{"topics": ["a"]}', "the lists topics, clients and tokens"),
+        ("split.json", '{"topics": ["a"]}', "split.json is corrupt: clients: Field required"),
         ("split.json", '{"topics": ["a"], "clients": [[1, 2]], "tokens": [3]}', "one document count a topic"),
         ("findings.jsonl", '{"detector": "divergence"}\n', "findings.jsonl is corrupt: line 1 is not a finding"),
         ("metrics.json", '{"verdict": {"state": "fine"}}', "one of healthy, no alarm (not calibrated), did"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import filelock
+from pydantic import TypeAdapter, ValidationError
 
 from fedfault.errors import UserError, explain_os_error
 from fedfault.records import Finding, RoundRecord, replace_not_finite
@@ -67,6 +68,15 @@ def check_schema(found: Any, file: Path) -> None:
             f"{file} was written by a newer fedfault (schema {found}; this one reads schemas up to {SCHEMA}); nothing is "
             "changed: use that fedfault, `manifest.json` says which"
         )
+
+
+def check_shape(file: Path, value: Any, shape: TypeAdapter[Any]) -> None:
+    """Raise `UserError`, which names the key, unless what stands in a file has the types of a shape."""
+    try:
+        shape.validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{file} is corrupt: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def read_lines(file: Path, parse: Callable[[Any], T], what: str) -> tuple[list[T], list[str]]:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from fedfault.errors import UserError
-from fedfault.runs.files import ROUNDS, read_json
+from fedfault.runs.files import ROUNDS, check_shape, read_json
 
 Status = Literal["begun", "running", "trained", "stopped", "finished", "incomplete"]
 OVER = ("stopped", "finished")  # runs that the same command does not continue
@@ -119,11 +119,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if value.get("status") not in get_args(Status)[:-1]:
         known = "begun, running, trained, stopped or finished"
         raise UserError(f"{file} is corrupt: its status should be {known}, not {value.get('status')!r}")
-    try:
-        _SHAPE.validate_python(value, strict=True)
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise UserError(f"{file} is corrupt: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+    check_shape(file, value, _SHAPE)
     return value
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import Field, TypeAdapter
+from typing_extensions import NotRequired, TypedDict
 
 from fedfault.config.shorthand import name_components
 from fedfault.errors import UserError
 from fedfault.records import HEALTHY, NO_ALARM, STATES, Finding
 from fedfault.runs.checkpoint import find_changed_past
-from fedfault.runs.files import ROUNDS, read_json, read_lines, read_records, read_rounds, read_text
+from fedfault.runs.files import ROUNDS, check_shape, read_json, read_lines, read_records, read_rounds, read_text
 from fedfault.runs.manifest import check_run, read_manifest
 from fedfault.runs.recorded import Fork, RunData
 
@@ -36,7 +38,7 @@ def read_run(folder: Path | str) -> RunData:
         config=read_config(folder),
         manifest=manifest,
         split=_read_split(folder / "split.json"),
-        heterogeneity=_read_mapping(folder / "heterogeneity.json"),
+        heterogeneity=_read_heterogeneity(folder / "heterogeneity.json"),
         clusters=_read_mapping(folder / "clusters.json"),
         metrics=_read_metrics(folder / "metrics.json"),
         answers=tuple(_read_mapping(folder / "answers.json").get("answers", ())),
@@ -93,16 +95,52 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return value
 
 
+Counts = list[Annotated[int, Field(ge=0)]]
+
+
+class _Split(TypedDict):
+    """What split.json has to hold; further keys may be there."""
+
+    topics: list[Any]
+    clients: list[Counts]  # documents by topic
+    tokens: Counts
+    names: NotRequired[list[Any]]
+    attempts: NotRequired[int]
+    acceptance: NotRequired[float | None]
+    removed: NotRequired[Counts | None]
+    notes: NotRequired[list[Annotated[str, Field(min_length=1)]]]
+    bytes_per_token: NotRequired[dict[str, float]]
+    floor: NotRequired[dict[str, float]]
+
+
+Index = dict[str, float | None]
+
+
+class _Heterogeneity(TypedDict, total=False):
+    """What heterogeneity.json may hold, beside numbers that nobody reads."""
+
+    sentences: list[str]
+    token_js: Index | None
+    label_emd: Index | None
+    size_cv: Index | None
+    embedding_mmd: Index | None
+    gradient: Index | None
+
+
 def _read_split(path: Path) -> dict[str, Any]:
     split = _read_mapping(path)
     if not split:
         return {}
-    topics, clients, tokens = (split.get(key) for key in ("topics", "clients", "tokens"))
-    if not (isinstance(topics, list) and isinstance(clients, list) and isinstance(tokens, list)):
-        raise UserError(f"{path} is corrupt: it should hold the lists topics, clients and tokens")
-    if len(tokens) != len(clients) or any(not isinstance(c, list) or len(c) != len(topics) for c in clients):
+    check_shape(path, split, TypeAdapter(_Split))
+    clients, topics, names = split["clients"], split["topics"], split.get("names", [])
+    if len(split["tokens"]) != len(clients) or any(len(own) != len(topics) for own in clients):
         raise UserError(f"{path} is corrupt: every client needs one document count a topic and one token count")
-    names = split.get("names", [])
-    if not isinstance(names, list) or len(names) not in (0, len(clients)):
+    if len(names) not in (0, len(clients)):
         raise UserError(f"{path} is corrupt: names should be a list with one name a client")
     return {**split, "topics": [str(t) for t in topics], "names": [str(name) for name in names]}
+
+
+def _read_heterogeneity(path: Path) -> dict[str, Any]:
+    found = _read_mapping(path)
+    check_shape(path, found, TypeAdapter(_Heterogeneity))
+    return found
