@@ -42,14 +42,15 @@ def lite(
     loss of the whole model received, or clients of low rank look like large improvers. Throughput is target tokens a second,
     communication included.
 
-    units=original is the published rule to the letter: nats and tokens a second are added as they are, so that throughput
+    units=original is the published formula to the letter: nats and tokens a second are added as they are, so that throughput
     decides nearly alone; rank_i = clamp(round(score_i / sum * budget), l_i, u_i), and what misses the budget is corrected
     one unit at a time, at the client of the largest score where units are left and at that of the smallest where there are
     too many. units=relative is ours: gain and throughput are taken over the cohort's median (of positive values), between
     1/4 and 4, so that neither seconds nor nats decide what counts, and the budget is filled like water, so that clients at a
     bound leave the others in proportion.
 
-    A client never seen counts as the median; one not drawn keeps its averages. Throughput falls with the rank that was
+    In both the averages are corrected for their start at zero, a client never seen counts as the median, and one not drawn
+    keeps its averages, of which the formula says nothing. Throughput falls with the rank that was
     assigned, so ranks may oscillate, and nothing keeps a slow client within the deadline: see `lite_star`.
     """
 
