@@ -258,12 +258,13 @@ class _Pass:
         self.sums = torch.zeros(4, len(plans), dtype=widest(device), device=device)
         self.loss, self.tokens, self.norm, self.drift = self.sums
         self.gradients = torch.zeros_like(x) if mean_grad else None
-        self.y = x.clone()
+        self.y = torch.empty_like(x)
         self.optimizer = _Optimizer(self.work, self.y)
         self.record, self.events = trainer.record, trainer.passes.events
 
     def run(self) -> Tensor:
         """(k, P): every client's parameters after its last step."""
+        self.y.copy_(self.x)
         at_work = [sum(n > s for n in self.lengths) for s in range(max(self.lengths))]  # clients in step s
         for k, steps in groupby(range(len(at_work)), key=at_work.__getitem__):
             first, *more = steps
