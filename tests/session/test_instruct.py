@@ -37,7 +37,6 @@ def test_a_run_on_conversations_leaves_its_answers_its_template_and_its_words(tm
     ):
         assert words in page, words
     assert "### Response:" in (folder / "adapter" / "chat_template.jinja").read_text()
-    assert "tokenizer.apply_chat_template(messages" in (folder / "adapter" / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -47,3 +46,20 @@ def test_check_counts_conversations():
         r"tokens     [\d,]+ to learn in [\d,]+ training conversations of [\d.]+ tokens on average and 96 at most", said
     )
     assert "1 steps of 2 conversations" in said
+
+
+@pytest.mark.long
+def test_the_code_on_the_card_answers_as_the_run_does_merged_and_unmerged(tmp_path, monkeypatch, capsys):
+    """In transformers and PEFT, with the tokenizer and the template that lie in the run's folder."""
+    folder = start(tmp_path, *ASKED, "training.local_steps=20", "training.lr=5e-3").path
+    monkeypatch.chdir(folder)
+    own = json.loads((folder / "answers.json").read_text())["answers"][0]
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "adapter" / "README.md").read_text(), re.DOTALL)
+    code = code.replace('"Say hello."', repr(own["prompt"])).replace("max_new_tokens=60", "max_new_tokens=3")
+    names: dict = {}
+    exec(compile(code, "card", "exec"), names)
+    assert capsys.readouterr().out.strip() == own["after"]
+    merged = names["model"].merge_and_unload()
+    made = merged.generate(**names["prompt"], pad_token_id=0, max_new_tokens=3, do_sample=False)
+    width = names["prompt"]["input_ids"].shape[1]
+    assert names["tokenizer"].decode(made[0, width:], skip_special_tokens=True).strip() == own["after"]
