@@ -42,12 +42,12 @@ def test_what_several_processes_cannot_share_is_refused(launched):
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(launched, monkeypatch):
     tried = []
 
-    def empty(size, device):
+    def ones(size, device):
         tried.append(device)
         raise RuntimeError("no such device")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch, "ones", ones)
     for numbers, name in [
         ((5, 8, 1, 4), "auto"),
         ((5, 8, 1, 4), "cuda"),
