@@ -14,7 +14,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fedfault.records import RoundRecord
+from fedfault.records import ANSWERS, RoundRecord
 
 
 class Cell:
@@ -101,8 +101,8 @@ class Progress:
         parts = []
         if (score := record.scores.get("validation")) is not None:
             metrics = [f"{name} {value:.3f}" for name, value in score.metrics.items()]
-            self.targets = "examples" if metrics else self.targets
-            others = metrics if self.targets == "examples" else [f"perplexity {score.perplexity:,.1f}"]
+            self.targets = "examples" if score.metrics.keys() - {*ANSWERS} else self.targets
+            others = [*([] if self.targets == "examples" else [f"perplexity {score.perplexity:,.1f}"]), *metrics]
             parts += [f"loss {score.loss:.3f}", *others]
         if record.clients:
             parts.append(f"{record.tokens / record.seconds['train']:,.0f} {self.targets}/s")
