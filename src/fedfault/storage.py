@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +44,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 def write_folder_atomically(folder: Path) -> Iterator[Path]:
     """Give a scratch folder to fill within the block; at its end it becomes `folder`, unless that is there by then."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = _name_scratch(folder)
-    shutil.rmtree(scratch, ignore_errors=True)  # of a former process of this number
+    scratch = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{os.getpid()}.tmp")  # threads have one each
     scratch.mkdir()
     try:
         yield scratch
@@ -55,10 +55,6 @@ def write_folder_atomically(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _name_scratch(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def is_scratch(name: str) -> bool:

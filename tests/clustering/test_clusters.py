@@ -115,6 +115,7 @@ def test_who_trains_elsewhere_is_told_the_clusters_that_a_run_finds(monkeypatch)
     monkeypatch.setattr(remedy, "find_clusters", lambda p, encoder: found)
     settings = {"federation": {"total_clients": 6, "algorithm": "clustered"}, "training": {"clients_per_pass": 2}}
     exp, told = Experiment.model_validate(settings), []
+    monkeypatch.setattr(LowRank, "free", None, raising=False)  # memory of no device
     task = LowRank()
     p = Prepared(exp, None, None, None, task, build_federation(exp, task), spread=lambda p: told.append(p.config) or p)
     q, known = remedy.fill_in_clusters(p, lambda line: None)

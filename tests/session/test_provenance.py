@@ -103,5 +103,6 @@ def test_the_clock_of_the_wall_is_written_down_and_decides_nothing():
     assert found == {
         "session/provenance.py", "session/controls.py",  # when a run, or a calibration, was made
         "flower/keys.py",  # until when a certificate is valid
+        "session/trackers.py",  # when a number was logged
         "compare/listing.py",  # how long ago a run wrote something
     }  # fmt: skip
