@@ -1,8 +1,8 @@
 """Whenever a kill comes, the same command goes on to the numbers of the undisturbed run.
 
 Every state that a kill can leave is made once: the process dies before operation 1, 2, ... on the files of a tiny run, a
-fork, a continuation, a way back from an alarm, a study. A few of these states are tried in `make test`, all of them where
-tests are long, and there 200 kills at random moments too.
+fork, a continuation, a way back from an alarm, a study. A few of these states are tried in `make test`, one in eight where
+tests are long, and there up to 200 kills at random moments too. `CRASH_STEP=1` tries every state, which takes most of an hour.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from fedfault.studies.file import load_study
 from small import final
 
 WILD = ("training.lr=0.5", "training.local_steps=2", "federation.num_rounds=3", "detectors.calibration=none")
+STEP = int(os.environ.get("CRASH_STEP", "8"))  # of how many states one is tried where tests are long
 STUDY = "experiment_name: pair\narms: {scaffold: {federation.algorithm: scaffold}, plain: {}}\nseeds: 1\n"
 
 
@@ -175,8 +176,8 @@ def test_a_run_goes_on_from_a_kill_before_some_of_its_file_operations(ready, tmp
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_state_that_a_kill_can_leave_goes_on_to_the_same_numbers(ready, tmp_path, name):
-    print(f"\n{name}: {Trial(COMMANDS[name], ready, tmp_path).die_before_every(1)} states")
+def test_a_state_that_a_kill_can_leave_goes_on_to_the_same_numbers(ready, tmp_path, name):
+    print(f"\n{name}: every {STEP}th of {Trial(COMMANDS[name], ready, tmp_path).die_before_every(STEP)} states")
 
 
 @pytest.mark.slow
