@@ -2,7 +2,7 @@
 
 Every state that a kill can leave is made once: the process dies before operation 1, 2, ... on the files of a tiny run, a
 fork, a continuation, a way back from an alarm, a study. A few of these states are tried in `make test`, one in eight where
-tests are long, and there up to 200 kills at random moments too. `CRASH_STEP=1` tries every state, which takes most of an hour.
+tests are long, and there up to 200 kills at random moments too. `CRASH_STEP=1` tries all, which takes most of an hour.
 """
 
 from __future__ import annotations
