@@ -191,7 +191,7 @@ def test_at_most_5_of_100_healthy_runs_raise_any_alarm(draw, D):
 @pytest.mark.parametrize("draw", [normal, heavy, skewed, correlated, tied])
 @pytest.mark.parametrize("m", [19, 39, 99])
 def test_about_5_of_100_healthy_runs_raise_any_alarm(draw, m):
-    """300 calibrations, eight detectors: 3 to 6.5 %, of 19 correlated controls 3.3 % (docs/metrics.md); tied ones give less."""
+    """300 calibrations, eight detectors: 3 to 6.5 %; 19 correlated controls give 3.3 (docs/metrics.md), tied ones less."""
     g, rates = np.random.default_rng(m), []
     for _ in range(300):
         thresholds, _ = learned(draw(g, m, 8).tolist())
