@@ -30,7 +30,7 @@ test-all: test test-long
 
 # what docs/reliability.md promises, but for the rows that take long
 faults: $(STAMP)
-	$(TESTS) -m "not long" $$(grep -oE 'tests/[a-z_/]+\.py(::[a-zA-Z0-9_]+)?' docs/reliability.md | sort -u)
+	$(TESTS) -m "not long" $$(grep -oE 'tests/[a-z_/]*test_[a-z_]+\.py(::[a-zA-Z0-9_]+)?' docs/reliability.md | sort -u)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

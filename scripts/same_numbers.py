@@ -61,17 +61,22 @@ CONFIGURATIONS = {  # every kind of task, ranks, private factors, folds, several
 
 
 def main() -> int:
-    """Run the configurations that are not there yet, write their digests, and compare."""
+    """Run the configurations that are not there yet, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the runs and digests.json")
+    parser.add_argument("out", type=Path, help="folder for the runs")
     parser.add_argument("--against", type=Path, help="folder of an earlier call")
     parser.add_argument("--without", nargs="*", default=[], help="probes that one of the commits changed on purpose")
     parser.add_argument("--only", nargs="*", choices=CONFIGURATIONS, help="some of the configurations")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    found = {name: digests(name, given.out, given.without) for name in given.only or CONFIGURATIONS}
+    names = given.only or list(CONFIGURATIONS)
+    for name in names:
+        make(name, given.out)
     if given.against is None:
         return 0
+    if lost := [name for name in names if not (given.against / name / "report.html").is_file()]:
+        raise SystemExit(f"{given.against} has no {', '.join(lost)}; run it at the old commit")
+    found = {name: digests(name, given.out, given.without) for name in names}
     before = {name: digests(name, given.against, given.without) for name in found}
     wrong = [name for name in found if found[name] != before.get(name)]
     for name in found:
@@ -79,8 +84,8 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def digests(name: str, out: Path, without: Sequence[str] = ()) -> dict[str, str]:
-    """What a run gave, by file; it is run if it is not there yet."""
+def make(name: str, out: Path) -> None:
+    """Run a configuration if it is not there yet."""
     folder = out / name
     if not (folder / "report.html").is_file():
         settings = [text.replace("{stsb}", str(_stsb(out))) for text in [*SMALL, *CONFIGURATIONS[name]]]
@@ -89,6 +94,11 @@ def digests(name: str, out: Path, without: Sequence[str] = ()) -> dict[str, str]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{name}: {done.stderr}")
+
+
+def digests(name: str, out: Path, without: Sequence[str] = ()) -> dict[str, str]:
+    """What a run gave, by file."""
+    folder = out / name
     found = {str(f.relative_to(folder)): tensors(f) for f in sorted((folder / "adapter").rglob("*.safetensors"))}
     return {
         **found,

@@ -212,7 +212,7 @@ def list_run_keys() -> dict[str, set[str]]:
     found = {kind.__name__: {f.name for f in dataclasses.fields(kind)} for kind in kinds}
     found["a checkpoint"] = set(PLAIN)
     found["manifest.json"] = {*VERSIONS, *INPUTS, *list_keys("session/provenance.py", "make_manifest")}
-    found["a manifest's inputs"] = list_keys("setup/experiment.py", "describe_sources")
+    found["a manifest's inputs"] = list_keys("setup/sources.py", "describe_sources")
     found["a fork's manifest.json"] = list_keys("session/fork.py", "fork_run")
     found["metrics.json"] = list_keys("runs/outcome.py")
     found["a verdict"] = list_keys("diagnosis/verdict.py", "judge_run")

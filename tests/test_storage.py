@@ -13,7 +13,7 @@ import pytest
 
 import fedfault
 from fedfault.reading import documents
-from fedfault.storage import cache_dir, delete_scratch, keep, write_atomically, write_folder_atomically
+from fedfault.storage import HOST, cache_dir, delete_scratch, keep, write_atomically, write_folder_atomically
 from fedfault.types.corpus import Document
 
 
@@ -60,13 +60,22 @@ def test_what_a_kill_left_unfinished_goes_and_what_another_process_writes_stays(
     gone.wait()
     (tmp_path / "checkpoint").mkdir()
     for pid in (gone.pid, os.getpid(), os.getppid()):
-        (tmp_path / "checkpoint" / f".round-00001.json.{pid}.tmp").touch()
-    (tmp_path / f".plots.{gone.pid}.tmp").mkdir()
-    (tmp_path / f".plots.{gone.pid}.tmp" / "half.png").touch()
+        (tmp_path / "checkpoint" / f".round-00001.json.{HOST}.{pid}.tmp").touch()
+    (tmp_path / f".plots.{HOST}.{gone.pid}.tmp").mkdir()
+    (tmp_path / f".plots.{HOST}.{gone.pid}.tmp" / "half.png").touch()
+    elsewhere, long_ago = (tmp_path / f".f.{name}.{gone.pid}.tmp" for name in ("another-node", "an-old-node"))
+    elsewhere.touch()
+    long_ago.touch()
+    os.utime(long_ago, (0, 0))
     (tmp_path / ".notes.tmp").touch()  # of the user
     delete_scratch(tmp_path)
     left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")}
-    assert left == {"checkpoint", f"checkpoint/.round-00001.json.{os.getppid()}.tmp", ".notes.tmp"}
+    assert left == {
+        "checkpoint",
+        f"checkpoint/.round-00001.json.{HOST}.{os.getppid()}.tmp",
+        elsewhere.name,
+        ".notes.tmp",
+    }
 
 
 PLAINLY = {"write_text", "write_bytes", "rename", "save_file", "write_table", "savefig"}  # a kill leaves part of a file

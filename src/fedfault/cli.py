@@ -111,6 +111,9 @@ def _split_words(settings: list[str] | None) -> tuple[str | None, list[str]]:
     return config, words
 
 
+SAME = "the same command goes on where it was stopped"
+
+
 @contextlib.contextmanager
 def _end_on_signal(on: str = "`fedfault resume RUN` goes on from the last finished round") -> Iterator[None]:
     """End the process with status 130 at an interrupt and 143 at SIGTERM, and say how to go on."""
@@ -350,7 +353,7 @@ def diagnose(
     """
     from fedfault.diagnosis.watch import diagnose_run
 
-    typer.echo(diagnose_run(run, calibration, plugin or ()))
+    typer.echo(diagnose_run(run, calibration, plugin or ())[0])
 
 
 @app.command(rich_help_panel=MANY, epilog="Example: `fedfault calibrate my.yaml --controls 19`")
@@ -371,7 +374,7 @@ def calibrate(
     from fedfault.session.controls import calibrate_detectors as learn
     from fedfault.session.progress import Progress
 
-    with _end_on_signal():
+    with _end_on_signal(SAME):
         file = learn(loaded, controls, Progress(quiet=quiet), out, argv=sys.argv[1:])
     typer.echo(f"calibration: {file}")
 
@@ -392,7 +395,7 @@ def run_study(
     """Run all of a study that is not done yet; status 1 if a run failed. `run` may be left out."""
     from fedfault.studies import doors
 
-    with _end_on_signal("the same command goes on where it was stopped"):
+    with _end_on_signal(SAME):
         options: dict[str, Any] = {"plugins": plugin or (), "results_dir": results_dir, "only_plan": plan}
         status = doors.run_study(file, settings or [], jobs=jobs, task=task, quiet=quiet, **options)
     raise typer.Exit(status)
@@ -427,7 +430,7 @@ def mitigate(
     from fedfault.studies.mitigate import read_experiment
 
     loaded, known = read_experiment(*_split_words(settings), plugin or ())
-    with _end_on_signal("the same command goes on where it was stopped"):
+    with _end_on_signal(SAME):
         options: dict[str, Any] = {"seeds": seeds, "encoder": encoder, "shrinkage": shrinkage, "known": known}
         status = study_clusters(loaded, quiet=quiet, **options)
     raise typer.Exit(status)
@@ -476,7 +479,7 @@ def flower_run(
     from fedfault.session.progress import Progress
 
     progress = Progress(quiet=quiet)
-    with _end_on_signal("the same command goes on where it was stopped"):
+    with _end_on_signal(SAME):
         folder = simulate(loaded, progress, workers=workers, overwrite=overwrite, argv=sys.argv[1:])
     _tell_end(folder.path, progress)
 
@@ -529,7 +532,7 @@ def run_guarded(command: Callable[[], int | None]) -> int:
     except typer.Exit as e:
         return e.exit_code
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on where it was stopped", err=True)
+        typer.echo(f"stopped; {SAME}", err=True)
         return 130
 
 

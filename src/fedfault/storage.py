@@ -8,8 +8,13 @@ import os
 import re
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "here"
+DAY = 86_400  # seconds
 
 
 @contextlib.contextmanager
@@ -26,7 +31,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
     Raises `OSError`, which names the file, where it cannot be written; nothing is left behind then.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch = _name_scratch(path)
     try:
         with name_file(path):
             with scratch.open("wb") as f:
@@ -44,7 +49,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 def write_folder_atomically(folder: Path) -> Iterator[Path]:
     """Give a scratch folder to fill within the block; at its end it becomes `folder`, unless that is there by then."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{os.getpid()}.tmp")  # threads have one each
+    scratch = _name_scratch(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}"))  # threads have one each
     scratch.mkdir()
     try:
         yield scratch
@@ -57,16 +62,26 @@ def write_folder_atomically(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _name_scratch(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+
+
 def is_scratch(name: str) -> bool:
     """Return whether a file or folder of this name is one that is being written, or that a kill has left unfinished."""
     return re.fullmatch(r"\..+\.\d+\.tmp", name) is not None
 
 
 def delete_scratch(folder: Path) -> None:
-    """Delete what processes that are gone have left unfinished in a folder and below it."""
+    """Delete what processes that are gone have left unfinished in a folder and below it.
+
+    Of processes of another machine it is not known whether they are gone: theirs are deleted when they are a day old.
+    """
     for left in [p for p in folder.rglob(".*.tmp") if is_scratch(p.name)]:
-        if not _is_alive(int(left.name.split(".")[-2])):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        *_, host, pid, _ = left.name.split(".")
+        with contextlib.suppress(FileNotFoundError):  # its process is done with it just now
+            gone = not _is_alive(int(pid)) if host == HOST else time.time() - left.stat().st_mtime > DAY
+            if gone:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _is_alive(pid: int) -> bool:

@@ -114,7 +114,7 @@ def test_an_aggregation_that_cannot_work_in_clusters_is_refused_before_the_run()
 def test_a_run_goes_on_in_clusters_from_its_best_round_and_resumes_so(tmp_path, apart, monkeypatch):
     """The alarm is raised by hand after round 1 of three."""
     seen = []
-    monkeypatch.setattr("fedfault.diagnosis.watch.Watch.find_new", lambda self, records: _once(seen, records))
+    monkeypatch.setattr("fedfault.diagnosis.watch.Watch.find_all", lambda self, records: _once(seen, records))
     folder = start(tmp_path, "federation.on_failure=cluster", "evaluation.general=none")
     entry = folder.read_json("manifest.json")["abandoned"][0]
     assert entry["by"] == ["client_drift"]

@@ -6,7 +6,8 @@ import pytest
 
 from fedfault.config import load
 from fedfault.errors import UserError
-from fedfault.setup.experiment import describe_sources, prepare
+from fedfault.setup.experiment import prepare
+from fedfault.setup.sources import describe_sources
 
 ROWS = [
     {"prompt": f"{'Say what comes after ' * (n % 4)}{n}?", "completion": f"{n + 1}", "task": "ab"[n % 2]}

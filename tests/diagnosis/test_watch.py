@@ -26,7 +26,7 @@ import sys
 sys.modules["torch"] = sys.modules["transformers"] = sys.modules["scipy"] = None  # importing them raises
 from pathlib import Path
 from fedfault.diagnosis.watch import diagnose_run
-print(diagnose_run(Path(sys.argv[1]), *sys.argv[2:]))
+print(diagnose_run(Path(sys.argv[1]), *sys.argv[2:])[0])
 """
 
 
@@ -69,7 +69,7 @@ def test_an_old_run_is_judged_without_torch(folder, tmp_path):
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         expected = detect_failures(broken_history(), known)
         assert [repr(f) for f in findings_of(folder)] == plain(expected)
-        assert said.splitlines()[0].startswith("trial: failed. Since round")
+        assert said.splitlines()[0].startswith("trial: failed. ")
         assert said.splitlines()[2:] == [describe_finding(f) for f in expected]
 
 
@@ -85,7 +85,7 @@ def test_the_verdict_joins_what_metrics_json_says_already(folder):
 
 def test_a_healthy_run_has_no_findings(tmp_path):
     folder = write(tmp_path / "fine", healthy())
-    said = diagnose_run(folder).splitlines()[0]
+    said = diagnose_run(folder)[0].splitlines()[0]
     assert said.startswith("trial: no alarm (not calibrated). No detector raised an alarm, by conventional thresholds.")
     assert (folder / "findings.jsonl").read_text() == ""
 
@@ -99,7 +99,7 @@ def test_judging_again_changes_nothing(folder):
 
 def test_runs_from_before_there_were_detectors_are_judged_too(tmp_path):
     config = {key: value for key, value in CONFIG.items() if key != "detectors"}
-    assert "trial: failed." in diagnose_run(write(tmp_path / "old", broken_history(), config))
+    assert "trial: failed." in diagnose_run(write(tmp_path / "old", broken_history(), config))[0]
 
 
 def test_a_folder_that_is_no_run_and_a_calibration_that_does_not_fit_explain_themselves(folder, tmp_path):
@@ -115,7 +115,9 @@ def test_a_folder_that_is_no_run_and_a_calibration_that_does_not_fit_explain_the
 
 def test_what_is_new_in_every_round_is_what_is_found_in_the_end():
     records, watch = broken_history(), Watch(CONFIG)
-    live = [f for t in range(1, len(records) + 1) for f in watch.find_new(records[:t])]
+    live = [
+        f for t in range(1, len(records) + 1) for f in watch.find_all(records[:t]) if f.round == records[t - 1].round
+    ]
     assert plain(live) == plain(detect_failures(records, None))
     assert all(f.round <= records[-1].round for f in live)
 
@@ -147,10 +149,12 @@ def read_only(*_):
 
 
 def test_a_run_that_cannot_be_written_is_judged_all_the_same(folder, monkeypatch):
-    told = diagnose_run(folder)
+    told, _ = diagnose_run(folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     monkeypatch.setattr("os.replace", read_only)
-    *same, last = diagnose_run(folder).splitlines()
+    told_now, kept = diagnose_run(folder)
+    assert not kept
+    *same, last = told_now.splitlines()
     assert same == told.splitlines()
     assert last.startswith("the run keeps its old verdict, as this one cannot be written: ")
     assert "findings.jsonl: read-only file system" in last

@@ -23,9 +23,9 @@ def test_the_summary_is_computed_from_the_records(tmp_path):
 
 def test_the_end_of_a_run_is_told_in_three_lines(tmp_path):
     run = read_run(write(tmp_path / "r", [record(0, 5.0), record(1, 4.0), record(2, 4.5)], rounds=2))
-    judged = replace(run, metrics={"verdict": {"state": "degraded", "sentence": "Since round 2 the loss rises."}})
+    judged = replace(run, metrics={"verdict": {"state": "degraded", "sentence": "The loss rises (round 2)."}})
     assert summary.describe_end(judged) == [  # exp(4.5), exp(4.25) and exp(4): the mean of the topic and one at 4
-        "verdict: degraded. Since round 2 the loss rises.",
+        "verdict: degraded. The loss rises (round 2).",
         "Mixed validation perplexity fell from 90.0 to 70.1 over 2 rounds (best 54.6 in round 1).",
         f"next: fedfault fork {run.folder} --round 1 KEY=VALUE, fedfault compare {run.folder} OTHER_RUN, "
         f"fedfault diagnose {run.folder}",

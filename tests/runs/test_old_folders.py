@@ -64,7 +64,7 @@ def test_it_is_read_with_today_s_names(stopped):
 @pytest.mark.slow
 def test_it_is_reported_and_judged(stopped):
     assert stopped.name in render_report(stopped).read_text()
-    assert "no alarm (not calibrated)" in diagnose_run(stopped)
+    assert "no alarm (not calibrated)" in diagnose_run(stopped)[0]
 
 
 def test_the_same_settings_in_today_s_names_are_the_same_run(stopped):

@@ -137,7 +137,7 @@ def test_a_stranger_s_csv_gets_a_calibrated_verdict_with_one_flag(tmp_path, caps
     second = start_run(loaded(tmp_path, *words, "experiment_name=two", "training.lr=2e-3"), QUIET)
     verdict = second.read_json("metrics.json")["verdict"]
     assert "The controls differ in training.lr=0.002 (0.003)" in verdict["sure"]
-    assert diagnose_run(second.path, "auto").splitlines()[1] == verdict["sure"]
+    assert diagnose_run(second.path, "auto")[0].splitlines()[1] == verdict["sure"]
 
 
 def test_a_run_that_no_calibration_fits_is_told_what_one_would_cost(tmp_path, capsys, monkeypatch):

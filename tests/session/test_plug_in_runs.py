@@ -74,7 +74,7 @@ def test_a_users_own_components_run_and_go_on_from_the_source_that_the_folder_ke
     assert small.final(folder) == before
     fork = fork_run(folder.path, 1, ["federation.algorithm.server_lr=0.01"], QUIET)
     assert (fork.path / "plugins" / "mine.py").read_bytes() == (folder.path / "plugins" / "mine.py").read_bytes()
-    told = diagnose_run(folder.path)
+    told, _ = diagnose_run(folder.path)
     assert "lost_ground" in registry.load_builders("detector")
     assert told.startswith("quickstart: ")
     shutil.rmtree(folder.path / "plugins")

@@ -15,7 +15,8 @@ from fedfault.backbones.load import MICRO
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.session.provenance import check_same_inputs
-from fedfault.setup.experiment import describe_sources, prepare
+from fedfault.setup.experiment import prepare
+from fedfault.setup.sources import describe_sources
 
 TRACE = "round,client,available,bandwidth\n1,0,1,1.0\n"
 
@@ -104,5 +105,6 @@ def test_the_clock_of_the_wall_is_written_down_and_decides_nothing():
         "session/provenance.py", "session/controls.py",  # when a run, or a calibration, was made
         "flower/keys.py",  # until when a certificate is valid
         "session/trackers.py",  # when a number was logged
+        "storage.py",  # how old a file is that a process of another machine has left
         "compare/listing.py",  # how long ago a run wrote something
     }  # fmt: skip

@@ -17,8 +17,9 @@ from fedfault.report.render import render_report
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
 from fedfault.session.start import resume_run, start_run
-from fedfault.setup.experiment import describe_sources, prepare
+from fedfault.setup.experiment import prepare
 from fedfault.setup.preview import preview
+from fedfault.setup.sources import describe_sources
 from glue import glue, sentence
 from small import final
 from tiny import tiny_bert, tiny_bert_tokenizer

@@ -174,7 +174,9 @@ def diagnose(run: Where, calibration: str | None = None, *, plugins: Sequence[st
     from fedfault.diagnosis.watch import diagnose_run
 
     folder = _find_folder(run)
-    diagnose_run(folder, calibration, plugins)
+    told, kept = diagnose_run(folder, calibration, plugins)
+    if not kept:
+        raise UserError(told.splitlines()[-1])
     return Run(folder)
 
 
@@ -196,12 +198,15 @@ def rounds(
 
     Nothing is written and nothing watches; a state is a value, and `fedfault run` adds the folder and the detectors.
     """
+    from fedfault.backbones.load import say_nothing
+    from fedfault.clustering.remedy import fill_in_clusters
     from fedfault.rounds.engine import begin
     from fedfault.rounds.engine import rounds as run_rounds
     from fedfault.setup.experiment import prepare
 
     source: Config = config.folder / "config.yaml" if isinstance(config, Run) else config
-    fed = prepare(load_config(source, spell_words(settings, changes), plugins).experiment).federation
+    exp = load_config(source, spell_words(settings, changes), plugins).experiment
+    fed = fill_in_clusters(prepare(exp), say_nothing)[0].federation
     yield from run_rounds(fed, begin(fed))
 
 

@@ -82,7 +82,7 @@ class Run:
     @property
     def metrics(self) -> Mapping[str, Any]:
         """What the run came to, as in metrics.json: `initial`, `final` and `best` scores, cost, fairness, verdict."""
-        if not self.data.metrics:
+        if "final" not in self.data.metrics:  # `diagnose` adds a verdict to any run
             raise describe_stop(self.folder, self.data, "metrics")
         return self.data.metrics
 

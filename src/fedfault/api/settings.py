@@ -37,8 +37,14 @@ def load_config(config: Config, words: Sequence[str], plugins: Sequence[str]) ->
         if not isinstance(config, Mapping):
             return load(config, words, plugins)
         own = {key: value for key, value in config.items() if key != "_base_"}
-        base = read_layers(find_configuration(config["_base_"])) if "_base_" in config else []
+        base = [layer for path in _list_bases(config) for layer in read_layers(find_configuration(path))]
         return resolve([*base, parse_command_line(spell_words(own, {})), parse_command_line(words)], plugins)
+
+
+def _list_bases(config: Mapping[str, Any]) -> list[str]:
+    """The configurations that a mapping inherits from: one or several, as in a file."""
+    found = config.get("_base_", [])
+    return found if isinstance(found, list) else [found]
 
 
 @contextlib.contextmanager
@@ -49,7 +55,7 @@ def write_study(file: Path | str | Mapping[str, Any]) -> Iterator[Path | str]:
         return
     own = {key: value for key, value in file.items() if key in OWN}
     if "_base_" in file:
-        own["_base_"] = str(find_configuration(file["_base_"]).resolve())
+        own["_base_"] = [str(find_configuration(path).resolve()) for path in _list_bases(file)]
     flat = flatten_settings({key: value for key, value in file.items() if key not in own})
     settings = nest_settings({tuple(key.split(".")): value for key, value in flat.items()})
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,4 +85,4 @@ def _make_plain(value: Any) -> Any:
         return {key: _make_plain(one) for key, one in value.items()}
     if isinstance(value, Path):
         return str(value)
-    return value.item() if hasattr(value, "item") and not isinstance(value, type) else value
+    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 LOOKS = (
@@ -17,16 +18,26 @@ LOOKS = (
 )
 
 
+_known: ContextVar[bool] = ContextVar("_known", default=False)  # of the thread that is in the block
+
+
 @contextmanager
 def without_packed_rows() -> Iterator[None]:
-    """Within the block, transformers takes every row of tokens for one document."""
+    """Within the block, transformers takes every row of tokens of this thread for one document."""
     masks: Any = sys.modules.get("transformers.masking_utils")  # not imported for the packaged model
     looks = getattr(masks, LOOKS, None)
-    if looks is None:
-        yield
-        return
-    setattr(masks, LOOKS, lambda position_ids: None)
+    if looks is not None and not hasattr(looks, "asks_fedfault"):
+        setattr(masks, LOOKS, _ask_first(looks))
+    token = _known.set(True)
     try:
         yield
     finally:
-        setattr(masks, LOOKS, looks)
+        _known.reset(token)
+
+
+def _ask_first(looks: Any) -> Any:
+    def look(position_ids: Any) -> Any:
+        return None if _known.get() else looks(position_ids)
+
+    look.asks_fedfault = True  # type: ignore[attr-defined] # it is put in its place once
+    return look

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import fedfault
-from fedfault.compare.tables import find_differing
+from fedfault.compare.tables import find_differing, format_setting
 from fedfault.errors import UserError, suggest
 from fedfault.records import replace_not_finite
+from fedfault.report.verdict import CLASSES
 from fedfault.report.words import NOTHING, Table, format_number, format_seconds
 from fedfault.runs.files import is_in_use
-from fedfault.runs.manifest import find_status
+from fedfault.runs.manifest import holds_run
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
@@ -65,7 +66,7 @@ def list_runs(folder: Path, wanted: Sequence[str] = (), sort: str = "age") -> li
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the one that holds runs, such as results")
-    places = [p for p in (folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/runs/*/"))) if _is_run(p)]
+    places = [p for p in (folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/runs/*/"))) if holds_run(p)]
     if not places:
         raise UserError(f"{folder} holds no run; `fedfault run` makes one in results")
     if sort not in ("name", *COLUMNS):
@@ -74,13 +75,6 @@ def list_runs(folder: Path, wanted: Sequence[str] = (), sort: str = "age") -> li
     for word in wanted:
         entries = [e for e in entries if _has(e, word, entries)]
     return sorted(entries, key=lambda e: _rank(e, sort))
-
-
-def _is_run(folder: Path) -> bool:
-    try:
-        return find_status(folder) is not None
-    except UserError:
-        return True  # a damaged one is in the list, too
 
 
 def _read_entry(folder: Path) -> Entry:
@@ -120,17 +114,10 @@ def _has(entry: Entry, word: str, entries: Sequence[Entry]) -> bool:
     if key == "state":
         return entry.state == value
     path = key.split(".")
-    if not any(_look_up(e.run.config, path) is not None for e in entries):
+    if not any(e.run.setting(*path) is not None for e in entries):
         raise UserError(f"{word!r}: no run here has a setting {key!r}; docs/configuration.md has them all")
-    found = _look_up(entry.run.config, path)
+    found = entry.run.setting(*path)
     return str(found.get("name") if isinstance(found, Mapping) else found) == value
-
-
-def _look_up(config: Mapping[str, Any], path: Sequence[str]) -> Any:
-    value: Any = config
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def _rank(entry: Entry, sort: str) -> tuple[Any, ...]:
@@ -169,7 +156,7 @@ def tabulate_list(entries: Sequence[Entry], width: int | None = None) -> Table:
     ]
     columns = [list(column) for column in zip(("run", *COLUMNS), *rows, strict=True)]
     for key in keys[:MOST]:
-        columns.append([_shorten(key), *(_format_value(_look_up(e.run.config, key.split("."))) for e in entries)])
+        columns.append([_shorten(key), *(format_setting(e.run, key) for e in entries)])
     while width is not None and sum(max(map(len, column)) + 2 for column in columns) - 2 > width and len(columns) > 2:
         columns.pop()
     head, *body = zip(*columns, strict=True)
@@ -183,10 +170,6 @@ def _shorten(key: str) -> str:
     ('algorithm', 'lr')
     """
     return key.removesuffix(".name").rpartition(".")[2]
-
-
-def _format_value(value: Any) -> str:
-    return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def print_list(entries: Sequence[Entry]) -> None:
@@ -214,17 +197,12 @@ def write_index(folder: Path, entries: Sequence[Entry]) -> Path:
 
     Raises `UserError` if there is a file of that name which is not one of these, and `OSError` if it cannot be written.
     """
-    import jinja2
-
+    from fedfault.report.page import make_environment
     from fedfault.report.theme import DARK, LIGHT
 
     page = folder / PAGE
     if page.exists() and "fedfault" not in page.read_text(encoding="utf-8", errors="replace")[:1000]:
         raise UserError(f"{page} is not a page of fedfault's; move it away")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1] / "report"]),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     table = tabulate_list(entries)
     reports = [e.run.folder / "report.html" for e in entries]
     links = [str(r.relative_to(folder)) if r.is_file() else "" for r in reports]
@@ -236,15 +214,20 @@ def write_index(folder: Path, entries: Sequence[Entry]) -> Path:
         ),
         *(("comparison", p.stem, p) for p in sorted(folder.glob("compare/*.html"))),
     ]
-    html = environment.get_template("listing.html").render(
-        folder=folder.resolve().name,
-        table=table,
-        links=links,
-        problems=[f"{e.run.folder}: {e.problem}" for e in entries if e.problem],
-        others=[(kind, name, str(p.relative_to(folder))) for kind, name, p in others],
-        version=fedfault.__version__,
-        light=LIGHT.variables,
-        dark=DARK.variables,
+    html = (
+        make_environment(Path(__file__).parent)
+        .get_template("listing.html")
+        .render(
+            folder=folder.resolve().name,
+            table=table,
+            links=links,
+            classes=[CLASSES.get(e.state, "") for e in entries],
+            problems=[f"{e.run.folder}: {e.problem}" for e in entries if e.problem],
+            others=[(kind, name, str(p.relative_to(folder))) for kind, name, p in others],
+            version=fedfault.__version__,
+            light=LIGHT.variables,
+            dark=DARK.variables,
+        )
     )
     write_atomically(page, html)
     return page

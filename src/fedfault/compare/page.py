@@ -16,6 +16,7 @@ from fedfault.compare.pairs import Comparison, explain_budgets
 from fedfault.compare.tables import tabulate_pairs, tabulate_runs, transpose
 from fedfault.errors import UserError
 from fedfault.measures.punctuality import elapsed_seconds
+from fedfault.report.page import make_environment
 from fedfault.report.words import Table
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import Fork, RunData
@@ -188,34 +189,29 @@ def _explain_gone(c: Comparison, fork: RunData, parent: Fork) -> str:
 
 
 def _render_page(c: Comparison, command: str) -> str:
-    import jinja2
-
     from fedfault.report.theme import DARK, LIGHT
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1] / "report"]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     figures = _render_figures(c)
-    return environment.get_template("template.html").render(
-        title=" · ".join(c.names),
-        notes=list_notes(c),
-        unit=c.runs[0].unit,
-        overview=_break_keys(transpose(tabulate_runs(c))),
-        statistics=tabulate_pairs(c),
-        apart=explain_unpaired(c),
-        basis=BASIS,
-        figures=figures,
-        glyphs={
-            id: path for figure in figures for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
-        },
-        command=command,
-        version=fedfault.__version__,
-        light=LIGHT.variables,
-        dark=DARK.variables,
+    return (
+        make_environment(Path(__file__).parent)
+        .get_template("template.html")
+        .render(
+            title=" · ".join(c.names),
+            notes=list_notes(c),
+            unit=c.runs[0].unit,
+            overview=_break_keys(transpose(tabulate_runs(c))),
+            statistics=tabulate_pairs(c),
+            apart=explain_unpaired(c),
+            basis=BASIS,
+            figures=figures,
+            glyphs={
+                id: path for figure in figures for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
+            },
+            command=command,
+            version=fedfault.__version__,
+            light=LIGHT.variables,
+            dark=DARK.variables,
+        )
     )
 
 

@@ -52,7 +52,7 @@ def tabulate_runs(c: Comparison) -> Table:
     rows = [
         [
             name,
-            *(_format_setting(run.config, key) for key in keys),
+            *(format_setting(run, key) for key in keys),
             *_format_results(run),
             *([format_number(run.mean_rank, ".3g")] if len(ranks) > 1 else ()),
             *(_format_clock(clock) if any(clocks) else ()),
@@ -82,10 +82,9 @@ def transpose(table: Table) -> Table:
     return Table(columns, rows)
 
 
-def _format_setting(config: Mapping[str, Any], key: str) -> str:
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+def format_setting(run: RunData, key: str) -> str:
+    """Write a setting of a run by its dotted key; a dash where it is not set."""
+    value = run.setting(*key.split("."))
     return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

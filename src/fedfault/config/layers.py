@@ -27,11 +27,12 @@ EXCLUSIVE: tuple[tuple[Key, Key], ...] = (
     (("federation", "clients_per_round"), ("federation", "participation_rate")),
     (("training", "local_epochs"), ("training", "local_steps")),
 )
-PATHS = {
-    ("data", "path"),
-    ("clock", "trace"),
-    ("model", "chat_template"),
-}  # relative to the file that says them, or else to the working folder
+# Relative to the file that says them, or else to the working folder; and words that are no path
+PATHS: dict[Key, tuple[str, ...]] = {
+    ("data", "path"): (),
+    ("clock", "trace"): (),
+    ("model", "chat_template"): ("auto", "alpaca", "chatml"),
+}
 PLUGINS = ("plugins",)
 LONGEST_CHAIN = 20  # files that inherit from one another
 BASE = ("_base_",)
@@ -76,7 +77,7 @@ def _find_beside(key: Key, entry: Entry, folder: Path) -> Entry:
     written = entry.value
     if key == PLUGINS and isinstance(written, list):
         return replace(entry, value=[choose_source(one, folder) if isinstance(one, str) else one for one in written])
-    if key not in PATHS or not isinstance(written, str) or not written or written.startswith("~"):
+    if key not in PATHS or not isinstance(written, str) or written in ("", *PATHS[key]) or written.startswith("~"):
         return entry
     try:
         there = (folder / written).exists()

@@ -482,6 +482,14 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _about_answers(self) -> Experiment:
+        e, spoken = self.evaluation, self.data.task_type == "instruction"
+        if not e.generate and (e.answer_pattern is not None or (spoken and getattr(self.metrics, "generation", False))):
+            what = "evaluation.answer_pattern" if e.answer_pattern is not None else "metrics.generation"
+            raise ValueError(f"{what} is about answers, and none are made: set evaluation.generate=N, or leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _about_conversations(self) -> Experiment:
         if self.data.task_type != "instruction":
             usual = {"model.chat_template": "auto", "training.loss_on": "completion", "evaluation.generate": 0}

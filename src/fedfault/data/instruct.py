@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
-from fedfault.data.split import CLIENT_SHARE, Split, bytes_per_token, deal_out
+from fedfault.data.split import CLIENT_SHARE, Split, bytes_per_token, choose_training_documents, deal_out
 from fedfault.errors import UserError
 from fedfault.seeds import rng
 from fedfault.text.conversing import ChatTemplate, EncodedConversation, encode_conversations
@@ -41,13 +41,14 @@ def split_into_responses(
 ) -> Split[Responses]:
     """Deal conversations out as `deal_out` does and make examples of them, of `model.max_length` tokens at most.
 
-    A conversation that is cut before its first response has nothing to learn: it is left out, and counted. Evaluation sets
-    are drawn at random: as many conversations as have the tokens of evaluation.max_blocks blocks a topic, of a client's own
-    a quarter of that.
+    A conversation that is cut before the first token that counts has nothing to learn: it is left out, and counted.
+    Evaluation sets are drawn at random: as many conversations as have the tokens of evaluation.max_blocks blocks a topic, of
+    a client's own a quarter of that.
 
     Raises `UserError` when the partition is impossible or changes texts, and when no response is left.
     """
     most, room = exp.model.max_length, exp.evaluation.max_blocks * exp.model.max_length
+    whole_corpus, corpus = corpus, replace(corpus, train=tuple(choose_training_documents(exp, corpus)))
     sides = [_encode(exp, corpus, side, template) for side in (corpus.train, corpus.validation)]
     kept = [[i for i, row in enumerate(rows) if any(row.mask[1:most])] for rows in sides]
     _check_left(exp, corpus, sides, kept)
@@ -87,7 +88,7 @@ def split_into_responses(
     sizes["validation"] = sum(share * sizes[f"topic/{t}"] for t, share in mixture.items())
     rows = [ids[:n] for ids, n in zip(whole.ids.numpy(), whole.lengths.tolist(), strict=True)]
     return Split(
-        corpus=corpus,
+        corpus=whole_corpus,
         documents=d.documents,
         deal=d.deal,
         tokens=Tokens.from_documents(rows),
@@ -116,9 +117,10 @@ def _check_left(
     exp: Experiment, corpus: Corpus, sides: Sequence[Sequence[EncodedConversation]], kept: Sequence[Sequence[int]]
 ) -> None:
     """Raise `UserError` where a side has no response that begins before `model.max_length`."""
+    most = exp.model.max_length
     for name, rows, own in zip(("training", "validation"), sides, kept, strict=True):
         if not own:
-            shortest = min(row.mask.index(True) for row in rows) + 1
+            shortest = min((row.mask.index(True) for row in rows if True in row.mask), default=most) + 1
             raise UserError(
                 f"model.max_length={exp.model.max_length} cuts the response of all {len(rows):,} {name} conversations of "
                 f"{corpus.name} away; the first response needs {shortest} at least, so raise it"

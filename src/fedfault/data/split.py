@@ -144,7 +144,7 @@ def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt
 
     Raises `UserError` when the partition is impossible.
     """
-    documents = _training_documents(exp, corpus)
+    documents = choose_training_documents(exp, corpus)
     topics = tuple(sorted({d.topic for d in corpus.train}))
     place = {topic: k for k, topic in enumerate(topics)}
     labels = np.array([place[d.topic] for d in documents])
@@ -204,7 +204,7 @@ def split_into_blocks(
     return Split(*about, train, held_out, validation, mixture, floor, sizes, too_short=short)
 
 
-def _training_documents(exp: Experiment, corpus: Corpus) -> Sequence[Document]:
+def choose_training_documents(exp: Experiment, corpus: Corpus) -> Sequence[Document]:
     """Choose the documents to deal out, at most `data.max_samples` of them."""
     documents, N = corpus.train, exp.federation.total_clients
     if exp.data.max_samples is not None and exp.data.max_samples < len(documents):

@@ -25,9 +25,9 @@ def stale_controls() -> Detector:
 
     rho = sum (|(grad f_i - grad f) - (c_i - c)|^2 + sigma^2) / sum (|grad f_i - grad f|^2 + sigma^2)
 
-    over the clients of all rounds so far, measured by the probe `gradients`; sigma^2 is the noise of a batch,
-    `drift_within`. Below 1 they help, above 1 they hurt, which is the threshold by theory. Where neither clients nor batches
-    differ, 5 % of sum |grad f_i|^2 takes the place of the denominator.
+    over the clients of all rounds so far, measured by the probe `gradients`; sigma^2 is that of a draw of at most four
+    examples, `drift_within`. Below 1 they help, above 1 they hurt, which is the threshold by theory. Where neither
+    clients nor batches differ, 5 % of sum |grad f_i|^2 takes the place of the denominator.
 
     The effect is max(|log u|, log rho) with u = |c_i| / |grad f_i|, and has to reach a factor of five. u far from 1 says
     that they are in wrong units, as momentum or an adaptive optimiser make them. With IID clients there is nothing to

@@ -27,17 +27,13 @@ import numpy as np
 
 from fedfault.config.changes import flatten_settings
 from fedfault.config.schema import Experiment
-from fedfault.config.shorthand import name_components
+from fedfault.config.shorthand import CHOOSERS, name_components
 from fedfault.errors import UserError
 from fedfault.records import Detector, Records
 from fedfault.registry import read_declarations
 from fedfault.storage import cache_dir, write_atomically
 
 AUTO = "auto"  # detectors.calibration: the one that fits, made on this machine if there is none
-COMPONENTS = {  # where a configuration names one -> its kind
-    "federation.algorithm": "algorithm", "federation.aggregation": "aggregation", "federation.scheduler": "scheduler",
-    "data.dataset": "corpus",
-}  # fmt: skip
 ALPHA = 0.05  # share of healthy runs that may raise an alarm
 LAST = 3  # readings that an alarm looks back on
 NEEDED = 2  # of them above the threshold
@@ -45,11 +41,12 @@ PACKAGED = Path(__file__).parent / "calibrations"
 MUST_AGREE = (  # a healthy run looks otherwise where these are others; beginnings of keys
     "model.name", "model.max_length", "data.dataset.", "data.path", "data.task_type", "data.text_columns",
     "data.topic_column", "federation.num_rounds", "federation.centralised", "federation.algorithm.name",
-    "federation.aggregation.name",
+    "federation.aggregation.name", "training.loss_on", "model.chat_template",
 )  # fmt: skip
 SCHEDULE = (  # and `auto` makes new controls where these are others
     "federation.total_clients", "federation.clients_per_round", "federation.participation_rate", "training.local_",
-    "training.batch_size", "model.trainable", "model.lora.", "federation.scheduler.", "tiers", "deadline.",
+    "training.batch_size", "model.trainable", "model.lora.", "federation.scheduler.", "federation.sampling",
+    "federation.algorithm.unbiased", "tiers", "deadline.",
 )  # fmt: skip
 MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or what cannot matter
     "experiment_name", "seed", "device", "logging.", "detectors.", "metrics.", "data.partition.", "federation.on_failure",
@@ -249,7 +246,8 @@ def compare_settings(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tup
 def _list_default_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the options of all components that these settings name, by dotted key."""
     found: dict[str, Any] = {}
-    for place, kind in COMPONENTS.items():
+    for key, kind in CHOOSERS.items():
+        place = ".".join(key)
         declared = read_declarations(kind).get(str(settings.get(f"{place}.name")))
         found |= {f"{place}.{option}": value for option, value in (declared.defaults if declared else {}).items()}
     return found

@@ -130,7 +130,7 @@ def _find_causes(known: Mapping[str, Detector], alarmed: Mapping[str, Finding]) 
         mutual = a in known[b].leads_to and order.index(b) < order.index(a)
         return b in known[a].leads_to and not mutual and alarmed[a].round <= alarmed[b].round + LATER
 
-    return [b for b in order if not any(explains(a, b) for a in order if a != b)]
+    return [b for b in order if not any(explains(a, b) for a in order if a != b)] or order[:1]  # of a circle, the first
 
 
 def _measure_severity(detector: Detector, read: tuple[Any, Any]) -> float:
@@ -159,9 +159,9 @@ def _explain_silence(state: str, findings: Sequence[Finding]) -> str:
 
 
 def _explain_alarms(alarmed: Mapping[str, Finding], causes: Sequence[str], holding: Collection[str]) -> str:
-    """One sentence: the first cause, then the other causes, then what follows from them, in order of first rounds."""
+    """One sentence: the first cause, then the other causes, then what they explain, in order of first rounds."""
     first = alarmed[causes[0]]
-    over = "" if first.detector in holding else " (over by the end)"
+    over = "" if first.detector in holding else ", over by the end"
 
     def name(detectors: Sequence[str]) -> str:
         each = [alarmed[d] for d in sorted(detectors, key=lambda d: alarmed[d].round)]
@@ -171,9 +171,9 @@ def _explain_alarms(alarmed: Mapping[str, Finding], causes: Sequence[str], holdi
 
     then = f"; then {name(causes[1:])}" if causes[1:] else ""
     follow = [d for d in alarmed if d not in causes]
-    return (
-        f"Since round {first.round} {first.sentence}{over}{then}{f'; what follows: {name(follow)}' if follow else ''}."
-    )
+    said = f"{first.sentence[0].upper()}{first.sentence[1:]} (round {first.round}{over})"
+    explained = f"; explained by {'these' if causes[1:] else 'it'}: {name(follow)}" if follow else ""
+    return f"{said}{then}{explained}."
 
 
 def _explain_doubts(known: Mapping[str, Detector], read: Mapping[str, tuple[Any, Any]]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from fedfault.config.changes import flatten_settings
+from fedfault.config.files import nest_settings
 from fedfault.diagnosis.calibration import choose_calibration, compare_controls
 from fedfault.diagnosis.detection import detect_failures
 from fedfault.diagnosis.verdict import judge_run
@@ -40,23 +44,20 @@ class Watch:
             wrong, differs = compare_controls(self.calibration, config, self.corpus)
             self.differs = [*wrong, *differs]
 
-    def find_new(self, records: Records) -> list[Finding]:
-        """The findings that the last of these rounds has brought."""
-        return [f for f in self.find_all(records) if f.round == records[-1].round]
-
     def judge(self, records: Records) -> dict[str, Any]:
         """The verdict on the run, see `verdict.judge_run`."""
         found = judge_run(records, self.calibration, self.differs)
         return {**found, "sentence": add_client_names(found["sentence"], self.names)}
 
-    def write_findings(self, folder: Path, records: Records) -> None:
-        """Write findings.jsonl of a run folder, from the records alone."""
-        write_lines(folder / "findings.jsonl", self.find_all(records))
-
     def find_all(self, records: Records) -> list[Finding]:
         """The findings of all rounds."""
         found = detect_failures(records, self.calibration)
         return [replace(f, sentence=add_client_names(f.sentence, self.names)) for f in found]
+
+
+def write_findings(folder: Path, found: Sequence[Finding]) -> None:
+    """Write findings.jsonl of a run folder."""
+    write_lines(folder / "findings.jsonl", found)
 
 
 def describe_finding(finding: Finding) -> str:
@@ -70,8 +71,8 @@ def describe_finding(finding: Finding) -> str:
     return f"round {finding.round}: {finding.level}: {name}: {finding.sentence} ({why}); try {finding.advice[0]}"
 
 
-def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str] = ()) -> str:
-    """Judge a recorded run again, write findings.jsonl and the verdict in metrics.json, and say what was found.
+def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str] = ()) -> tuple[str, bool]:
+    """Judge a recorded run again, write findings.jsonl and the verdict in metrics.json; what was found, and if it was kept.
 
     wanted: instead of the configuration's detectors.calibration; plugins: with detectors beside those of the run's own. A
     folder that cannot be written is left as it is, and a line says so. Needs no torch. Raises `UserError` if the folder is
@@ -83,11 +84,17 @@ def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str]
     activate([*(choose_source(one, folder) for one in run.config.get("plugins", ())), *plugins])
     corpus = str(run.manifest.get("corpus", {}).get("fingerprint", ""))
     watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted, run.client_names, corpus)
+    if past := run.manifest.get("abandoned"):  # what the run has changed by itself
+        made = [{key: new for key, (_, new) in one["changes"].items()} for one in past]
+        changed = reduce(operator.or_, made, flatten_settings(run.config))
+        watch.go_on_with(nest_settings({tuple(key.split(".")): value for key, value in changed.items()}))
     findings, found = watch.find_all(run.records), watch.judge(run.records)
     told = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"], *map(describe_finding, findings)]
+    kept = True
     try:
-        watch.write_findings(folder, run.records)
+        write_findings(folder, findings)
         write_json(folder / "metrics.json", {**run.metrics, "verdict": found})
     except OSError as e:
+        kept = False
         told.append(f"the run keeps its old verdict, as this one cannot be written: {explain_os_error(e)}")
-    return "\n".join(told)
+    return "\n".join(told), kept

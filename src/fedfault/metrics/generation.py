@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Sequence
-
-from torch import Tensor
 
 from fedfault.errors import UserError
 from fedfault.measures.answers import rouge_l
@@ -71,14 +70,13 @@ def signature() -> str:
     return str(metric.get_signature())
 
 
-def distinct_2(ids: Tensor) -> float | None:
-    """Distinct pairs of neighbouring tokens over all such pairs, ids (n, length); None for fewer than two tokens.
+def distinct_2(rows: Sequence[Sequence[int]]) -> float | None:
+    """Distinct pairs of neighbouring tokens over all such pairs, of rows of any lengths; None where there is no pair.
 
     1 / their number: the model repeats itself; 1: it never does (Li et al., arXiv 1510.03055, who divide by tokens).
 
-    >>> import torch
-    >>> distinct_2(torch.tensor([[5, 6, 5, 6, 5]]))  # (5, 6) and (6, 5), twice each
+    >>> distinct_2([[5, 6, 5, 6, 5], [7]])  # (5, 6) and (6, 5), twice each
     0.5
     """
-    pairs = ids.unfold(1, 2, 1).flatten(0, 1) if ids.shape[1] > 1 else ids[:0]  # (n * (length - 1), 2)
-    return len(pairs.unique(dim=0)) / len(pairs) if len(pairs) else None
+    pairs = [pair for row in rows for pair in itertools.pairwise(row)]
+    return len(set(pairs)) / len(pairs) if pairs else None

@@ -62,9 +62,7 @@ def natural(*, min_samples: int = 1) -> Partition:
                 f"fewer clients (federation.total_clients; {enough} of {len(names)} groups have {min_samples} documents "
                 f"by themselves), or min_samples of at most {smallest}"
             )
-        owned = [
-            [name for name, k in zip(names, client_of, strict=True) if k == client] for client in range(num_clients)
-        ]
+        owned = [[names[g] for g in own] for own in group_positions(client_of, num_clients)]
         note = f"{len(names)} groups at {num_clients} clients, each of them whole"
         return Deal(clients, notes=(note,), names=tuple(join_names(own, most=3) for own in owned))
 

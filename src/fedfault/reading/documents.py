@@ -196,7 +196,8 @@ def make_corpus(
 def load_or_make(name: str, key: object, make: Callable[[], Corpus]) -> Corpus:
     """Read the corpus `name` from the cache, or call `make` and store what it returns; another `key` is another entry."""
     # a corpus that another version has kept, whose documents had other fields, is made again
-    whole = repr((Document._fields, [field.name for field in dataclasses.fields(Tally)], key))
+    fields = [[field.name for field in dataclasses.fields(kind)] for kind in (Corpus, Tally)]
+    whole = repr((Document._fields, fields, key))
     digest = hashlib.blake2b(whole.encode(), digest_size=12).hexdigest()
     file = cache_dir() / "corpora" / f"{name}-{digest}.json"
     if (kept := recall(file)) is not None:

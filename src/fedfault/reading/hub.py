@@ -66,7 +66,8 @@ def fetch_data(address: str, endings: Iterable[str]) -> Path:
         raise UserError(f"data.path={address}: write hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE]")
     endings = tuple(endings)
     (repository, revision), below = split_revision(found[1], "data.path"), (found[2] or "").strip("/")
-    wanted = [f"{below}*{ending}" for ending in endings] if not Path(below).suffix else [below]
+    inside = [f"{below}/*{ending}" if below else f"*{ending}" for ending in endings]
+    wanted = [below, *inside] if below else inside
     try:
         with ask_hub_or_cache():
             folder = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=wanted)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import describe_figure, write_caption
+from fedfault.report.page import make_environment
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
@@ -61,42 +62,37 @@ TIERS = "How often clients of each tier were drawn and what became of them; mean
 
 
 def _render_page(run: RunData, figures: list[dict[str, Any]]) -> str:
-    import jinja2
-
     from fedfault.report.theme import DARK, LIGHT
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     progress = summary.describe_progress(run)
-    return environment.get_template("template.html").render(
-        run=run,
-        progress=progress,
-        subtitle=_describe_setup(run),
-        verdict=verdict.read_verdict(run),
-        findings=verdict.list_findings(run),
-        status=summary.list_warnings(run),
-        remarks=summary.list_remarks(run),
-        sentences=[sentence for sentence in summary.summarise_run(run) if sentence != progress],
-        commands=summary.suggest_commands(run),
-        tiles=summary.make_tiles(run),
-        figures=figures,
-        glyphs={
-            id: path for figure in figures for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
-        },
-        scores=tables.tabulate_scores(run),
-        answers=tables.tabulate_answers(run),
-        clients=tables.tabulate_clients(run),
-        setup=tables.list_settings(run),
-        provenance=tables.list_provenance(run),
-        command=tables.find_command(run),
-        version=f" {run.manifest['fedfault']}" if "fedfault" in run.manifest else "",
-        light=LIGHT.variables,
-        dark=DARK.variables,
+    return (
+        make_environment()
+        .get_template("template.html")
+        .render(
+            run=run,
+            progress=progress,
+            subtitle=_describe_setup(run),
+            verdict=verdict.read_verdict(run),
+            findings=verdict.list_findings(run),
+            status=summary.list_warnings(run),
+            remarks=summary.list_remarks(run),
+            sentences=[sentence for sentence in summary.summarise_run(run) if sentence != progress],
+            commands=summary.suggest_commands(run),
+            tiles=summary.make_tiles(run),
+            figures=figures,
+            glyphs={
+                id: path for figure in figures for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
+            },
+            scores=tables.tabulate_scores(run),
+            answers=tables.tabulate_answers(run),
+            clients=tables.tabulate_clients(run),
+            setup=tables.list_settings(run),
+            provenance=tables.list_provenance(run),
+            command=tables.find_command(run),
+            version=f" {run.manifest['fedfault']}" if "fedfault" in run.manifest else "",
+            light=LIGHT.variables,
+            dark=DARK.variables,
+        )
     )
 
 

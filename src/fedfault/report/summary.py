@@ -68,7 +68,9 @@ def describe_end(run: RunData) -> list[str]:
     """Describe a run that is over in lines for a terminal: the verdict, before and after, what can be done next."""
     said = run.metrics.get("verdict") or {}
     verdict = [f"verdict: {said['state']}. {said['sentence']}"] if said else []
-    return [*verdict, describe_progress(run), f"next: {', '.join(suggest_commands(run))}"]
+    ways = suggest_commands(run)
+    more = [f"next: {', '.join(ways)}"] if ways else []
+    return [line for line in (*verdict, describe_progress(run), *more) if line]
 
 
 def suggest_commands(run: RunData) -> list[str]:

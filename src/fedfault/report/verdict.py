@@ -40,10 +40,10 @@ def read_verdict(run: RunData) -> Verdict | None:
     said = run.metrics.get("verdict")
     if not said:
         return None
-    state, title = said["state"], format_state(said)
+    state = str(said["state"])
     sentence, sure = (str(said.get(key) or "") for key in ("sentence", "sure"))
     remark = "" if said.get("calibration") or state == NO_ALARM else "not calibrated"
-    return Verdict(state, SIGNS[state], CLASSES[state], f"{title[0].upper()}{title[1:]}", sentence, sure, remark)
+    return Verdict(state, SIGNS[state], CLASSES[state], f"{state[0].upper()}{state[1:]}", sentence, sure, remark)
 
 
 def format_state(verdict: Mapping[str, Any]) -> str:

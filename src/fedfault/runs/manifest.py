@@ -94,6 +94,14 @@ def find_status(folder: Path) -> Status | None:
     return cast(Status, read_manifest(folder)["status"])
 
 
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, be it a damaged one."""
+    try:
+        return find_status(folder) is not None
+    except UserError:
+        return True
+
+
 def _is_ours(file: Path) -> bool:
     """Return whether a lone manifest.json, a name that many programs use, is one of a run."""
     try:

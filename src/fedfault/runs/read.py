@@ -27,7 +27,9 @@ def read_run(folder: Path | str) -> RunData:
     folder = Path(folder)
     status = check_run(folder)
     manifest = {} if status == "incomplete" else read_manifest(folder)
-    records, notes = ([], []) if status == "begun" else read_rounds(folder)  # what is there then is of another run
+    if status == "begun":  # whatever else is there is of the run that this one replaces
+        return RunData(folder, (), config=name_components(manifest.get("config", {})), manifest=manifest)
+    records, notes = read_rounds(folder)
     if status == "incomplete":
         notes = ["manifest.json is missing: what made this run is not known.", *notes]
     if (changed := find_changed_past(folder)) is not None:
@@ -35,7 +37,7 @@ def read_run(folder: Path | str) -> RunData:
     return RunData(
         folder=folder,
         records=tuple(records),
-        config=read_config(folder),
+        config=name_components(_read_mapping(folder / "config.yaml")),
         manifest=manifest,
         split=_read_split(folder / "split.json"),
         heterogeneity=_read_heterogeneity(folder / "heterogeneity.json"),

@@ -23,7 +23,7 @@ from fedfault.plugins import COPIES, copy_sources
 from fedfault.registry import keep_plugins, list_plugins
 from fedfault.runs.files import LOCK
 from fedfault.runs.folder import RunFolder
-from fedfault.runs.manifest import OVER, find_status, read_manifest
+from fedfault.runs.manifest import OVER, find_status, holds_run, read_manifest
 from fedfault.storage import delete_scratch, is_scratch, write_atomically
 
 Kind = Literal["run", "controls", "study"]
@@ -41,7 +41,7 @@ def find_kind(folder: Path) -> Kind | Literal["nothing", "something else", "a li
         return "something else"
     if STUDY in names:
         return "study"
-    if _is_run(folder):
+    if holds_run(folder):
         return "run"
     if names <= {LOCK}:
         return "nothing"
@@ -166,7 +166,7 @@ def choose_free_name(loaded: Loaded, overwrite: bool, say: Callable[[str], None]
     for number in itertools.count(1):
         candidate = rename_run(loaded, name if number == 1 else f"{name}-{number}")
         path = locate_run(candidate.experiment)
-        taken = _is_run(path) and not has_only_begun(path)
+        taken = holds_run(path) and not has_only_begun(path)
         if not taken and overwrite and number > 1:
             return loaded
         if not taken or not find_differences(path, candidate):
@@ -183,13 +183,6 @@ def rename_run(loaded: Loaded, name: str) -> Loaded:
         experiment=loaded.experiment.model_copy(update={"experiment_name": name}),
         resolved={**loaded.resolved, "experiment_name": name},
     )
-
-
-def _is_run(folder: Path) -> bool:
-    try:
-        return find_status(folder) is not None
-    except UserError:  # damaged, but one
-        return True
 
 
 def _name(kind: str) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 import fedfault
-from fedfault.config.changes import NO_CAUSE, flatten_settings
+from fedfault.config.changes import NO_CAUSE, hash_settings
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
 from fedfault.diagnosis.calibration import (
@@ -28,12 +29,13 @@ from fedfault.diagnosis.verdict import judge_run
 from fedfault.errors import UserError
 from fedfault.records import FAILED, UNLEARNED, Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.runs.files import read_records, write_lines
+from fedfault.runs.files import LOCK, read_records, write_lines
 from fedfault.seeds import entropy
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
 from fedfault.session.provenance import find_commit
-from fedfault.setup.experiment import Prepared, describe_sources, prepare
+from fedfault.setup.experiment import Prepared, prepare
+from fedfault.setup.sources import describe_sources
 
 IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure")  # what controls are the same with
 ENOUGH = 19  # controls for a rate of false alarms of about 5 %
@@ -60,24 +62,31 @@ def calibrate_detectors(
     return file
 
 
-def ensure_calibration(config: Mapping[str, Any], p: Prepared, progress: Progress) -> None:
+def ensure_calibration(loaded: Loaded, p: Prepared, progress: Progress) -> None:
     """Where a run asks for `auto` and no calibration fits it, train its controls and keep what they give in the cache.
 
-    config: of the run, as resolved. A run whose controls fail or learn nothing stays without calibration, and is told why.
+    loaded: the configuration that the run began with, without what it has changed since. Of runs that ask at once one trains
+    them, and the others wait. A run whose controls fail or learn nothing stays without calibration, and is told why.
     """
+    config, corpus = loaded.resolved, p.split.corpus.fingerprint
     if config["detectors"]["calibration"] != AUTO or p.data_elsewhere:
         return
-    corpus = p.split.corpus.fingerprint
-    if choose_calibration(AUTO, config, corpus)[0] is not None:
-        return
     folder = kept_calibrations() / f"controls-{_hash_settings(config, corpus)}"
+    if choose_calibration(AUTO, config, corpus)[0] is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / LOCK):
+            if choose_calibration(AUTO, config, corpus)[0] is None:
+                _train_controls(loaded, folder, p, progress)
+
+
+def _train_controls(loaded: Loaded, folder: Path, p: Prepared, progress: Progress) -> None:
     progress.say(
         f"no calibration fits: {ENOUGH} IID control runs of this configuration come first, each about as long as the run "
         f"itself; they are kept in {folder} for all runs like it"
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    command = f"detectors.calibration={AUTO}"
     try:
-        _keep(_make_calibration(config, p.config, folder, ENOUGH, progress, f"detectors.calibration={AUTO}", p))
+        _keep(_make_calibration(loaded.resolved, loaded.experiment, folder, ENOUGH, progress, command, p))
     except UserError as e:
         progress.say(f"note: the verdict will not be calibrated: {e}")
 
@@ -137,9 +146,7 @@ def _keep(made: Calibration) -> None:
 
 def _hash_settings(config: Mapping[str, Any], corpus: str) -> str:
     """Hash the settings that controls depend on, and their data by what they are instead of where they lie."""
-    left_out = (*MAY_DIFFER, "data.path")
-    known = sorted((key, str(value)) for key, value in flatten_settings(config).items() if not key.startswith(left_out))
-    return hashlib.blake2b(repr((corpus, known)).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return hash_settings({**config, "corpus": corpus}, (*MAY_DIFFER, "data.path"))[:16]
 
 
 def derive_control(exp: Experiment, i: int) -> Experiment:

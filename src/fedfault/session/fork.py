@@ -154,9 +154,7 @@ def _write_past(folder: RunFolder, plan: ForkPlan, p: Prepared, state: State, pr
     records = plan.parent.read_records()
     folder.write_records("parent.jsonl", records)
     folder.write_records("rounds.jsonl", [r for r in records if r.round <= plan.round])
-    folder.write_json("split.json", p.split.to_json())
     if (known := plan.parent.path / "heterogeneity.json").is_file():
         write_atomically(folder.path / known.name, known.read_bytes())
-    else:
-        write_split(folder, p, progress)
+    write_split(folder, p, progress)
     folder.save(state)

@@ -23,7 +23,8 @@ from fedfault.registry import list_plugins, list_registered
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
-from fedfault.setup.experiment import Prepared, describe_sources
+from fedfault.setup.experiment import Prepared
+from fedfault.setup.sources import describe_sources
 
 VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 

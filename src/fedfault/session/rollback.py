@@ -14,6 +14,7 @@ from typing import Any
 from fedfault.clustering.remedy import answer_with_clusters
 from fedfault.config.changes import find_changes
 from fedfault.config.loading import Loaded, load, load_resolved
+from fedfault.errors import UserError
 from fedfault.records import Finding
 from fedfault.rounds.carry import carry_over
 from fedfault.rounds.engine import begin
@@ -94,6 +95,11 @@ def roll_back(
         if hindered:
             progress.say(f"no way back from this alarm: {why}; the run goes on")
             return None
+    try:
+        saved, _ = folder.load(p.federation.task.layout, p.model.device, best)  # before anything is given up for it
+    except UserError as e:
+        progress.say(f"no way back from this alarm: {e}; the run goes on")
+        return None
     base = load(folder.path / "config.yaml").resolved
     loaded = load_resolved(base, folder.path / MANIFEST, [*find_own_settings(manifest), *answer])
     changed = find_changes(p.config.model_dump(), loaded.experiment.model_dump())
@@ -105,7 +111,6 @@ def roll_back(
     folder.write_json(MANIFEST, manifest)
     finish_going_back(folder, manifest)
     p = p.with_settings(loaded.experiment)
-    saved, _ = folder.load(p.federation.task.layout, p.model.device, best)
     state, notes = carry_settings(folder, p, saved, base, manifest)
     sentence = describe_way_back(entry)
     for line in (sentence, *notes):

@@ -11,9 +11,9 @@ from typing import Any
 
 from fedfault.backbones.card import render_card, write_inline
 from fedfault.backbones.export import export_adapter, export_tokenizer
-from fedfault.config.loading import load
+from fedfault.config.loading import load, load_resolved
 from fedfault.data.labelled import list_classes
-from fedfault.diagnosis.watch import Watch, describe_finding
+from fedfault.diagnosis.watch import Watch, describe_finding, write_findings
 from fedfault.errors import UserError
 from fedfault.records import Finding, RoundRecord, add_client_names
 from fedfault.rounds.engine import find_personal_models, rounds
@@ -71,9 +71,10 @@ def train_to_end(
 
 def _watch_for(folder: RunFolder, p: Prepared, progress: Progress) -> Watch:
     """Return the detectors of a run, with the calibration of the configuration that it began with."""
-    own = load(folder.path / "config.yaml").resolved
+    base, found = load(folder.path / "config.yaml").resolved, folder.read_manifest().get("found", ())
+    own = load_resolved(base, folder.path / MANIFEST, found)
     ensure_calibration(own, p, progress)
-    watch = Watch(own, names=p.split.deal.names, corpus=p.split.corpus.fingerprint)
+    watch = Watch(own.resolved, names=p.split.deal.names, corpus=p.split.corpus.fingerprint)
     watch.go_on_with(p.config.model_dump())
     return watch
 
@@ -123,7 +124,7 @@ def _find_open_alarms(
     records = [r for r in folder.read_records() if r.round <= state.round]
     if goes_on or not records:
         return []
-    return [f for f in watch.find_new(records) if f.level == "alarm"]
+    return [f for f in watch.find_all(records) if f.level == "alarm" and f.round == records[-1].round]
 
 
 def _train_to_alarm(
@@ -150,11 +151,12 @@ def _train_to_alarm(
             state = after
             progress.show_round(record)
             trackers.log(record)
-            found = watch.find_new(records)
+            every = watch.find_all(records)
+            found = [f for f in every if f.round == record.round]
             for finding in found:
                 progress.say(describe_finding(finding))
             if found:
-                watch.write_findings(folder.path, records)
+                write_findings(folder.path, every)
             alarms = [f for f in found if f.level == "alarm"]
             if alarms and p.config.federation.on_failure != "continue":
                 return state, alarms
@@ -181,7 +183,7 @@ def _write_results(
     folder: RunFolder, p: Prepared, state: State, records: Sequence[RoundRecord], manifest: dict[str, Any], watch: Watch
 ) -> None:
     """Write findings.jsonl, metrics.json, clients.parquet and the adapter, with one beside it for each further model."""
-    watch.write_findings(folder.path, records)
+    write_findings(folder.path, watch.find_all(records))
     metric, target = p.config.metric, p.config.evaluation.target_score
     aim = None if metric is None or target is None else (metric, target)
     labelled = p.model.scorer is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import fedfault
 from fedfault.errors import UserError
+from fedfault.report.page import make_environment
 from fedfault.report.words import Table
 from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
@@ -131,18 +132,10 @@ def _find_caption(r: Results, name: str) -> tuple[str, str]:
 
 
 def _render_template(template: str, about: dict[str, Any]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1] / "report"]),
-        autoescape=template.endswith(".html"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(template).render(
-        **about, **({} if template.endswith(".html") else {"table": format_markdown})
+    return (
+        make_environment(Path(__file__).parent, html=template.endswith(".html"))
+        .get_template(template)
+        .render(**about, **({} if template.endswith(".html") else {"table": format_markdown}))
     )
 
 

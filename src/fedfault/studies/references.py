@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fedfault.backbones.load import PAPERS
+from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError
 from fedfault.registry import find_citations
 from fedfault.runs.recorded import RunData
@@ -14,21 +15,14 @@ from fedfault.runs.recorded import RunData
 FILE = Path(__file__).with_name("references.bib")
 ALWAYS = ("hu2022lora", "holm1979", "student1908")  # adapters, correction, intervals of means
 TESTS = {"flips": ("fisher1935", "hartigan1969"), "student": ("student1908",)}
-COMPONENTS = {  # where a run's configuration names a component -> its kind
-    ("federation", "algorithm", "name"): "algorithm",
-    ("federation", "aggregation", "name"): "aggregation",
-    ("federation", "scheduler", "name"): "scheduler",
-    ("data", "partition", "name"): "partition",
-    ("data", "dataset", "name"): "corpus",
-}
 
 
 def find_keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
     """Keys of the entries that these runs and tests call for, in alphabetical order."""
     found = {*ALWAYS, *(key for t in tests for key in TESTS[t])}
     for run in runs:
-        for path, kind in COMPONENTS.items():
-            found.update(find_citations(kind, str(run.setting(*path))))
+        for key, kind in CHOOSERS.items():
+            found.update(find_citations(kind, str(run.setting(*key, "name"))))
         found.update(key for plugin in run.manifest.get("plugins", ()) for key in plugin.get("cites", ()))
         found.update(PAPERS.get(str(run.setting("model", "name")), ()))
     return sorted(found)
@@ -39,8 +33,8 @@ def check_citations(setting: Callable[..., object]) -> None:
 
     setting: the value of a configuration at a path of keys.
     """
-    for path, kind in COMPONENTS.items():
-        for key in find_citations(kind, str(setting(*path))):
+    for chooser, kind in CHOOSERS.items():
+        for key in find_citations(kind, str(setting(*chooser, "name"))):
             _find_entry(key)
 
 

@@ -110,8 +110,12 @@ def _format_bound(a: Answer) -> str:
 
 def format_needed(a: Answer) -> str:
     """How many seeds would answer a hypothesis that is left open."""
+    if len(a.decisive.values) < 2:
+        return "one seed says nothing"
+    if not all(len(f.values) > 1 and np.isfinite(f.values).all() for f in a.found):
+        return "how many seeds it takes is not known"
     if a.needed is None:
-        return f"more than {MOST} seeds" if len(a.decisive.values) > 1 else "one seed says nothing"
+        return f"more than {MOST} seeds"
     return f"about {a.needed} seeds"
 
 

@@ -151,9 +151,14 @@ class LanguageTask(CohortTask):
         q = self.questions
         if q is None or self.decode is None:
             return scores
+        by_model: dict[int, list[str]] = {}  # most sets share the server's model: their questions go side by side
+        for name in q.places:
+            by_model.setdefault(id(models[name]), []).append(name)
         said: dict[str, list[str]] = {}
-        for name, places in q.places.items():
-            said[name] = [self.decode(ids).strip() for ids in self.answer(models[name], places)]
+        for names in by_model.values():
+            places = [i for name in names for i in q.places[name]]
+            made = iter(self.fit_evaluation(self.answer, models[names[0]], places))
+            said |= {name: [self.decode(next(made)).strip() for _ in q.places[name]] for name in names}
         groups = {name: [name] for name in said}
         groups["validation"] = [name for name in said if name in self.mixture]
         groups["personal"] = [name for name in said if name.startswith("client/")]
@@ -172,10 +177,9 @@ class LanguageTask(CohortTask):
         places = [i for turn in itertools.zip_longest(*own) for i in turn if i is not None][:number]
         if q is None or self.decode is None or not places:
             return None
-        made = self.answer(flat, places)
+        made = self.fit_evaluation(self.answer, flat, places)
         texts = [self.decode(row).strip() for row in made]
-        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.int64) for row in made], batch_first=True)
-        return Continuations(ids, texts, [q.answers[i] for i in places], [q.texts[i] for i in places])
+        return Continuations(made, texts, [q.answers[i] for i in places], [q.texts[i] for i in places])
 
     def continuations(self, flat: Tensor, blocks: int) -> Continuations | None:
         """See `types.task.Task.continuations`: blocks without padding, one of every topic in turn. None without `decode`.
@@ -191,7 +195,7 @@ class LanguageTask(CohortTask):
             return None
         first, second = torch.stack(whole[:blocks]).tensor_split(2, dim=1)
         made = decode_greedily(self.model, flat, first, second.shape[1])
-        return Continuations(made, *([self.decode(row) for row in half.tolist()] for half in (made, second)))
+        return Continuations(made.tolist(), *([self.decode(row) for row in half.tolist()] for half in (made, second)))
 
     def iterate_passes(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
         """See `CohortTask.iterate_passes`."""

@@ -84,7 +84,10 @@ def choose_template(wanted: str, tokenizer: Any, model: str) -> ChatTemplate:
     file = Path(wanted).expanduser()
     if not file.is_file():
         raise UserError(f"model.chat_template={wanted}: give auto, alpaca, chatml or a Jinja file that is there")
-    return ChatTemplate(wanted, file.read_text(encoding="utf-8"), tokenizer)
+    try:
+        return ChatTemplate(wanted, file.read_text(encoding="utf-8"), tokenizer)
+    except UnicodeDecodeError as e:
+        raise UserError(f"model.chat_template={wanted}: the file is not UTF-8 text ({e})") from e
 
 
 def describe_template(template: ChatTemplate, wanted: str, model: str) -> str:
@@ -144,7 +147,7 @@ class _Response(NamedTuple):
 
     conversation: int
     before: str
-    until: str
+    until: str | None  # None: to the end of the conversation
 
 
 def _encode_by_difference(
@@ -154,11 +157,13 @@ def _encode_by_difference(
         response for n, (c, text) in enumerate(zip(conversations, texts, strict=True))
         for response in _find_responses(template, c, n, text)
     ]  # fmt: skip
-    ids = iter(encode_texts(template.tokenizer, [*texts, *(r.before for r in found), *(r.until for r in found)]))
-    whole, before, until = ([next(ids) for _ in own] for own in (texts, found, found))
+    ends = [r.until for r in found if r.until is not None]
+    ids = iter(encode_texts(template.tokenizer, [*texts, *(r.before for r in found), *ends]))
+    whole, before = ([next(ids) for _ in own] for own in (texts, found))
     masks = [[False] * len(row) for row in whole]
-    for r, opened, closed in zip(found, before, until, strict=True):
-        start, end = (_count_common(part, whole[r.conversation]) for part in (opened, closed))
+    for r, opened in zip(found, before, strict=True):
+        row = whole[r.conversation]
+        start, end = _count_common(opened, row), len(row) if r.until is None else _count_common(next(ids), row)
         masks[r.conversation][start:end] = [True] * (end - start)
     return [EncodedConversation(row.tolist(), mask) for row, mask in zip(whole, masks, strict=True)]
 
@@ -173,7 +178,8 @@ def _find_responses(template: ChatTemplate, c: Conversation, number: int, whole:
         if turn.role != ASSISTANT:
             continue
         before = template.render(c, i, open=True)
-        until = whole if i + 1 == len(c.turns) else template.render(c, i + 1)
+        last = i + 1 == len(c.turns)
+        until = whole if last else template.render(c, i + 1)
         common = whole[: _count_common(*(np.frombuffer(t.encode("utf-32-le"), np.uint32) for t in (before, whole)))]
         if c.turns[i - 1].text.strip() not in common or not whole.startswith(until) or turn.text.strip() not in until:
             raise UserError(
@@ -181,7 +187,7 @@ def _find_responses(template: ChatTemplate, c: Conversation, number: int, whole:
                 "otherwise where more turns follow, so that its tokens cannot be told from the others; mark responses with "
                 "{% generation %} in a file of your own"
             )
-        yield _Response(number, before, until)
+        yield _Response(number, before, None if last else until)
 
 
 def _count_common(a: Iterable[int], b: Iterable[int]) -> int:

@@ -111,7 +111,7 @@ class Train(Protocol):
 Average = Callable[[Adapter, "Tensor"], Adapter]  # (adapters (K, P), weight (K,)) -> (P,), by federation.aggregation
 Server = Callable[[State, Message, Average], State]
 
-TRAITS = {  # what an aggregation, and in the last line a rank scheduler, does that a server's step may not stand
+TRAITS = {  # what an aggregation, and in the last lines a rank scheduler and a way to draw, do that a step may not stand
     "refactors": "gives the numbers of the adapter another meaning in every round",
     "folds": "adds to the frozen weights",
     "alternates": "trains one factor in odd and the other in even rounds",
@@ -120,6 +120,7 @@ TRAITS = {  # what an aggregation, and in the last line a rank scheduler, does t
     "prunes": "lowers the ranks of clients while the run goes on",
     "robust": "takes a location of what clients send that is no weighted mean",
     "unequal ranks": "lets clients train different numbers",
+    "draws by size": "draws large clients more often, which the weights of an average have to make up for",
 }
 
 

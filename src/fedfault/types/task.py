@@ -49,7 +49,7 @@ class States(NamedTuple):
 class Continuations(NamedTuple):
     """The texts with which a model continues the first halves of n held-out blocks, or answers n prompts."""
 
-    ids: Tensor  # (n, length) generated; answers are padded with 0
+    ids: Sequence[Sequence[int]]  # generated, by text: answers end where they end
     texts: Sequence[str]  # the same as text
     references: Sequence[str]  # the true second halves, or answers
     prompts: Sequence[str] = ()  # what was asked, where it was
