@@ -194,7 +194,7 @@ def test_the_page_opens_with_the_verdict_and_its_findings(tmp_path):
     found = [finding("slow", 1, "suspect"), finding("divergence", 2, evidence={"rise": 0.5}, advice=advice)]
     text = render_report(judged(tmp_path, found), dpi=20).read_text()
     order = [
-        "✕ Failed since round 2", "Mixed validation perplexity fell", "It diverged.", "Quite.", '<figure>',
+        "✕ Failed", "Mixed validation perplexity fell", "It diverged.", "Quite.", '<figure>',
         "Round 2 · divergence.", "The loss rises.", "Statistic 4.25, threshold 1.5 from 19 control runs; rise 0.5.",
         "Try: training.lr at half; training.max_grad_norm lower.", "Round 1 · slow.",
     ]  # fmt: skip

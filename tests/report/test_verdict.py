@@ -12,9 +12,10 @@ def judged(**said):
     return read_verdict(dataclasses.replace(make(), metrics={"verdict": {"state": "degraded", **said}}))
 
 
-def test_the_state_says_since_when():
-    assert judged(since=4).title == "Degraded since round 4"
-    assert judged(since=None).title == "Degraded"
+def test_the_badge_is_the_state_and_a_table_says_since_when():
+    assert judged(since=4).title == "Degraded"
+    assert format_state({"state": "degraded", "since": 4}) == "degraded since round 4"
+    assert format_state({"state": "degraded", "since": None}) == "degraded"
     assert read_verdict(make()) is None
 
 

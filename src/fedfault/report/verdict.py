@@ -47,7 +47,7 @@ def read_verdict(run: RunData) -> Verdict | None:
 
 
 def format_state(verdict: Mapping[str, Any]) -> str:
-    """Write the state of a verdict, and since when where that is known: `failed since round 2`.
+    """Write the state of a verdict for a table, and since when where that is known: `failed since round 2`.
 
     >>> format_state({"state": "did not learn", "since": 2})
     'did not learn'
