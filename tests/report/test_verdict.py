@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from fedfault.records import NO_ALARM, STATES, UNLEARNED
-from fedfault.report.verdict import CLASSES, SIGNS, list_findings, read_verdict
+from fedfault.report.verdict import CLASSES, SIGNS, format_state, list_findings, read_verdict
 from handmade import finding, make
 
 
