@@ -17,6 +17,7 @@ FLOORS = (  # from the ground up: a room may import what lies on the floors belo
     "options plugins processes stats types allocation dealing",
     "registry",
     "algebra config reading text wire",
+    "robustness",
     "algorithms aggregations backbones corpora detectors hardware measures partitions ranks",
     "metrics runs tasks",
     "data diagnosis report rounds",
@@ -31,7 +32,7 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.s
 GROUND = {"algebra", "errors", "records", "registry", "scheduling", "seeds", "stats", "storage", "types"}
 OPEN = {  # an open folder knows the ground and what its files share
     "algorithms": set(),
-    "aggregations": set(),
+    "aggregations": {"robustness"},
     "corpora": {"reading"},
     "detectors": set(),
     "metrics": {"measures"},

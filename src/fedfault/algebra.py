@@ -149,6 +149,20 @@ def svd(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
     return U * sign, S, Vh * sign[:, None]
 
 
+def write_factors(pair: Pair, U: Tensor, S: Tensor, Vh: Tensor) -> None:
+    """Write the largest components of U S V^T into a pair of rank r, in place: B = U S^1/2, A = S^1/2 V^T.
+
+    U (d_out, n), S (n,) falling, Vh (n, d_in). Of components that are zero up to rounding, and of those that r holds beyond
+    n, B is set to zero and A stays as it is.
+    """
+    A, B = pair
+    noise = S.max() * max(A.shape[-1], len(B)) * torch.finfo(S.dtype).eps
+    n = min(int((noise < S).sum()), len(A))
+    B.zero_()
+    B[:, :n] = (U[:, :n] * S[:n].sqrt()).to(B)
+    A[:n] = (S[:n].sqrt()[:, None] * Vh[:n]).to(A)
+
+
 def check_mean(state: State, server: str, clients: str) -> str | None:
     """Say how the server's variable differs from sum_i p_i of the clients' over ALL clients, p_i = n_i / sum_j n_j, or None.
 

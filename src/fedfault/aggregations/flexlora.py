@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from fedfault.algebra import fresh_factors, mean, shares, stack, svd
+from fedfault.algebra import fresh_factors, mean, shares, stack, svd, write_factors
 from fedfault.registry import register
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
@@ -30,12 +28,8 @@ def flexlora() -> Aggregation:
         layout, pooled = got.sent.layout, mean(got.sent, got.weight)  # the mean is for what is trained in full
         fresh_factors(layout, pooled.flat, "flexlora", got.round, seed=got.seed)
         for site in layout.lora:
-            A, B = layout.pair(pooled.flat, site)  # (r, d_in), (d_out, r) views
-            U, S, Vh = svd(stack(layout.pair(got.sent.flat, site), shares(got.weight), got.ranks))
-            noise = S.max() * max(site.shape) * torch.finfo(S.dtype).eps
-            n = min(int((noise < S).sum()), len(A))
-            B[:, :n] = (U[:, :n] * S[:n].sqrt()).to(B)
-            A[:n] = (S[:n].sqrt()[:, None] * Vh[:n]).to(A)
+            product = stack(layout.pair(got.sent.flat, site), shares(got.weight), got.ranks)
+            write_factors(layout.pair(pooled.flat, site), *svd(product))
         return Pooled(pooled)
 
     shrinks = "the exact mean of what clients hold, and those of low rank hold a truncated model"

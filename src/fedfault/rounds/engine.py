@@ -191,6 +191,8 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     senders = _prune_cohort(fed, done)
     up = senders.cut_message(done.up)
     good, events = integrity.find_bad_updates(up, done.home, cohort.clients, fed.bad_updates)
+    if (many := sum(good)) < fed.aggregation.least:
+        events = [*events, f"{many} updates are fewer than the {fed.aggregation.least} that the aggregation needs"]
     before = state if senders is cohort else replace(state, ranks=_prune_ranks(state, senders, good))
     averages: list[tuple[Uploads, Pooled]] = []
     after = _update_server(fed, before, senders, up, good, averages) if any(good) else before

@@ -350,6 +350,11 @@ def check_parts(exp: Experiment) -> None:
                 f"federation.sampling=size {TRAITS['draws by size']}: {own or f'{f.algorithm.name} cannot, as {why}'}; use "
                 "sampling=uniform"
             )
+    if f.cohort_size < aggregation.least:
+        raise UserError(
+            f"federation.aggregation={f.aggregation.name} needs at least {aggregation.least} clients a round to stand a "
+            f"hostile one, and a round has {f.cohort_size}; raise federation.clients_per_round, or change its options"
+        )
     _check_pairs(exp, algorithm, aggregation)
 
 

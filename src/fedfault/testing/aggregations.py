@@ -116,17 +116,21 @@ def what_is_trained_in_full_is_the_plain_weighted_mean(subject: Subject) -> None
 
 
 @rule(KIND)
-def a_robust_rule_bounds_what_one_client_does(subject: Subject) -> None:
-    """One client of seven, of no more weight than the others, cannot carry the model away, if the rule is `robust`."""
+def a_robust_rule_bounds_what_hostile_clients_do(subject: Subject) -> None:
+    """As many of seven clients as a `robust` rule `tolerates`, however far they are, cannot carry the model away."""
     if not _is_robust(subject):
         return
-    ranks, weight, combine = (3,) * 7, (1.0,) * 7, subject.build().combine
+    aggregation: Aggregation = subject.build()
+    many = -1 if aggregation.tolerates is None else aggregation.tolerates(7)
+    expect(0 <= many < 7, "`tolerates` does not say how many of seven clients it stands")
+    ranks, weight = (3,) * 7, (1.0,) * 7
     near = make_uploads(ranks, weight)
     flat = near.sent.flat.clone()
-    flat[3] *= FAR
+    flat[3 : 3 + many] *= FAR
     most = max(float(w.abs().max()) for k in range(7) for w in collect_weights(Pooled(_row(near.sent, k))).values())
-    got = max(float(w.abs().max()) for w in collect_weights(combine(make_uploads(ranks, weight, flat))).values())
-    expect(got <= 10 * most, f"weights of up to {most:.3g}, one client {FAR:.0g} times as far: {got:.3g}")
+    pooled = aggregation.combine(make_uploads(ranks, weight, flat))
+    got = max(float(w.abs().max()) for w in collect_weights(pooled).values())
+    expect(got <= 10 * most, f"weights of up to {most:.3g}, {many} clients {FAR:.0g} times as far: {got:.3g}")
 
 
 def _row(x: Adapter, k: int) -> Adapter:

@@ -250,6 +250,8 @@ class Aggregation:
     traits: keys of `TRAITS`
     is_mean: with equal ranks it gives the weighted mean of the factors, bit for bit
     shrinks: why a round without any training makes the model smaller where ranks differ; empty where it changes nothing
+    tolerates: of a `robust` one, (K) -> how many of K clients may send anything without carrying the model away
+    least: clients a round that it needs to be what it says
     """
 
     combine: Callable[[Uploads], Pooled]
@@ -261,3 +263,5 @@ class Aggregation:
     traits: frozenset[str] = frozenset()
     is_mean: bool = False
     shrinks: str = ""
+    tolerates: Callable[[int], int] | None = None
+    least: int = 1
