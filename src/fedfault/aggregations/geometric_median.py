@@ -36,6 +36,7 @@ def geometric_median(*, space: Space = "factors") -> Aggregation:
 def find_weights(G: Tensor) -> Tensor:
     """Weiszfeld's weights of points from their Gram matrix: (K, K) -> (K,), sum 1.
 
+    >>> import torch
     >>> G = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # two are at one place
     >>> [round(c, 6) for c in find_weights(G).tolist()]
     [0.5, 0.5, 0.0]
