@@ -48,7 +48,7 @@ def test_the_example_of_an_algorithm_runs_with_its_test(tmp_path):
 
 def test_the_example_of_an_aggregation_is_a_newcomer_that_the_contracts_run():
     _, _, aggregation = blocks(ADDING)
-    file = Path(__file__).parent / "newcomers" / "coordinate_median.py"
+    file = Path(__file__).parent / "newcomers" / "midhinge.py"
     assert aggregation.splitlines()[1:] == file.read_text(encoding="utf-8").splitlines()[2:]
 
 

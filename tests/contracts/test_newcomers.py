@@ -24,7 +24,7 @@ from fedfault.types.corpus import Deal
 ROOT = Path(__file__).parents[2]
 NEWCOMERS = {
     "sign_step": "algorithm",
-    "coordinate_median": "aggregation",
+    "midhinge": "aggregation",
     "by_length": "partition",
     "lost_ground": "detector",
     "weather": "corpus",
@@ -49,7 +49,7 @@ def test_five_files_in_five_folders_are_a_run_with_its_findings(tmp_path):
         shutil.copy(ROOT / "tests" / "newcomers" / f"{name}.py", tmp_path / "src" / folder)
     settings = [
         "federation.algorithm.name=sign_step", "federation.algorithm.server_lr=0.01",
-        "federation.aggregation.name=coordinate_median", "data.partition.name=by_length", "data.dataset.name=weather",
+        "federation.aggregation.name=midhinge", "data.partition.name=by_length", "data.dataset.name=weather",
         "federation.total_clients=3", "federation.participation_rate=1.0", "federation.num_rounds=2",
         "training.local_steps=2", "training.batch_size=2", "model.max_length=16", "data.max_samples=60",
         "evaluation.max_blocks=4", "evaluation.general=none", "metrics.memory=false", f"logging.results_dir={tmp_path}",
