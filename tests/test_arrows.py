@@ -18,7 +18,7 @@ FLOORS = (  # from the ground up: a room may import what lies on the floors belo
     "registry",
     "algebra config reading text wire",
     "robustness",
-    "algorithms aggregations backbones corpora detectors hardware measures partitions ranks",
+    "algorithms aggregations attacks backbones corpora detectors hardware measures partitions ranks",
     "metrics runs tasks",
     "data diagnosis report rounds",
     "compare setup",
@@ -33,6 +33,7 @@ GROUND = {"algebra", "errors", "records", "registry", "scheduling", "seeds", "st
 OPEN = {  # an open folder knows the ground and what its files share
     "algorithms": set(),
     "aggregations": {"robustness"},
+    "attacks": set(),
     "corpora": {"reading"},
     "detectors": set(),
     "metrics": {"measures"},

@@ -34,6 +34,7 @@ FOLDERS = {
     "scheduler": "fedfault.ranks",
     "probe": "fedfault.metrics",
     "detector": "fedfault.detectors",
+    "attack": "fedfault.attacks",
 }
 
 

@@ -302,6 +302,15 @@ class Deadline(Section):
         return self.seconds if self.enabled else None
 
 
+class AttackSettings(Component):
+    """What hostile clients do, one after another: `attacks: [{name: sign_flip, by: 2}]`; none by default."""
+
+    by: Count | list[Annotated[int, Field(ge=0)]] = Field(
+        default=1, description="how many clients, drawn by the seed, the same ones for every attack; or their ids"
+    )
+    from_round: Count = Field(default=1, description="first round in which they attack")
+
+
 class Clock(Section):
     """Where the simulated seconds of training come from. `clock: measured` is short for `clock: {mode: measured}`."""
 
@@ -441,6 +450,7 @@ class Experiment(Section):
     federation: Federation = Federation()
     training: Training = Training()
     tiers: list[Tier] = Field(default=[], description="hardware profiles; by default all clients are alike")
+    attacks: list[AttackSettings] = Field(default=[], description="what hostile clients do; by default there are none")
     deadline: Deadline = Deadline()
     clock: Clock = Clock()
     evaluation: Evaluation = Evaluation()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
+from fedfault.data.poisoning import ask_for_backdoors
 from fedfault.data.split import CLIENT_SHARE, Split, deal_out
 from fedfault.errors import UserError, join_names
 from fedfault.seeds import rng
@@ -116,6 +117,8 @@ def split_into_examples(
     ]
     held = _make_examples(exp, corpus, corpus.validation, [v.text for v in corpus.validation], tokenizer, separator)
     topic = np.array([v.topic for v in corpus.validation])
+    asked = ask_for_backdoors(exp, corpus.validation, d.topics)
+    triggered = _make_examples(exp, corpus, asked, [v.text for v in asked], tokenizer, separator) if asked else None
     drawn = _draw_positions(held, room * len(d.topics), exp.seed, "validation")
     return Split(
         corpus=corpus,
@@ -130,6 +133,7 @@ def split_into_examples(
         held_out=held_out,
         validation={t: held[drawn[topic[drawn] == t]] for t in sorted(set(topic[drawn].tolist()))},
         mixture={t: float((topic == t).mean()) for t in sorted(set(topic.tolist()))},
+        backdoor=triggered and _draw_examples(triggered, room, exp.seed, "backdoor"),
         examples=whole,
         too_short=sum(int((each.lengths <= _count_marks(each, separator, tokenizer)).sum()) for each in (whole, held)),
         cut=sum(int((each.lengths >= exp.model.max_length).sum()) for each in (whole, held)),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
+from fedfault.data.poisoning import poison_texts
 from fedfault.dealing.owners import NeedsColumn
 from fedfault.errors import UserError
 from fedfault.options import list_options
@@ -65,6 +66,7 @@ class Split(Generic[P]):
     # score name -> nats per token that no model can beat, where known
     floor: dict[str, float] = field(default_factory=dict)
     bytes_per_token: dict[str, float] = field(default_factory=dict)  # score name -> see `bytes_per_token`
+    backdoor: P | None = None  # of a run with a backdoor: texts with its trigger, labelled as it wants them
     examples: Examples | Responses | None = None  # of all documents, by position, where each is a row of its own
     too_short: int = 0  # texts of both sides that have no token: there is nothing to learn from them
     cut: int = 0  # texts of both sides that fill model.max_length, or conversations that lose their end
@@ -140,7 +142,7 @@ class DealtDocuments:
 def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> DealtDocuments:
     """Deal the training documents out to clients and hold some back for each.
 
-    A `control` is dealt the same numbers of documents, unchanged ones, at random: IID clients of the same sizes.
+    A `control` is dealt the same numbers of documents, unchanged ones, at random: IID clients of the same sizes, and honest.
 
     Raises `UserError` when the partition is impossible.
     """
@@ -158,6 +160,8 @@ def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt
     if control:
         deal = _deal_at_random(deal, rng(exp.seed, "control"))
     held = [_hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k)) for k, part in enumerate(deal.clients)]
+    if not control:
+        documents, deal = poison_texts(exp, documents, topics, deal, held)
     return DealtDocuments(documents, topics, labels, deal, held)
 
 

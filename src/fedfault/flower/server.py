@@ -152,6 +152,10 @@ def check_sites(exp: Experiment, fed: Federation) -> None:
             f"federation.scheduler={chosen} asks how much each client's held-out loss fell from the whole model, which "
             "no site has: choose fixed, exact or cvx, or use `fedfault run`"
         )
+    if exp.attacks:
+        raise UserError(
+            "attacks are simulated where all clients are in one process; leave them out: a hostile site needs no setting"
+        )
     if found := {*list_precisions(exp)} - {exp.model.quantization}:
         raise UserError(
             f"tiers.quantization={', '.join(sorted(found))}: sites load the model as model.quantization="

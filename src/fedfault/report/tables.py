@@ -29,6 +29,7 @@ SPREAD = {
 def tabulate_scores(run: RunData) -> Table | None:
     """Tabulate the losses of the mixture, every topic and general English: start, best, final, gain, what was given back."""
     names = {"validation": "mixture", **{f"topic/{t}": t for t in run.topics}, "general": "general English"}
+    names["backdoor"] = "backdoor: accuracy is how often it works"
     measured = [name for name in names if run.losses(name)[0]]
     rows = [_format_score(run, name, names[name]) for name in measured]
     columns = [f"loss, {run.unit}", "start", "best", "in round", "final", "gain", "given back", "largest rise"]

@@ -32,6 +32,7 @@ from fedfault.rounds.exchange import (
     store_client_memory,
 )
 from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
+from fedfault.rounds.forging import forge_updates
 from fedfault.rounds.local import Passes, weigh_clients
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Message, Pooled, State, Trained, Uploads
@@ -183,6 +184,7 @@ def _ask_clients(fed: Federation, state: State, cohort: Cohort, down: Message, e
 def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[State, RoundRecord]:
     """Finish a round after the clients' part, which took `trained` seconds: aggregate, evaluate, measure, record."""
     fed, state, cohort = r.fed, r.state, done.cohort
+    done = forge_updates(fed.attacks, done, r.asked.round, fed.seed)
     if fed.sampling == "size" and cohort.clients:
         weight = fed.correct_weights(r.asked.round, cohort.clients, done.up["n"])
         done = replace(done, up={**done.up, "n": weight}, trained=replace(done.trained, weight=weight))

@@ -20,6 +20,7 @@ from fedfault.rounds.sampling import draw_systematically, find_inclusion
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Aggregation, Algorithm, Message, Trained
+from fedfault.types.attack import Hostile
 from fedfault.types.task import Probe, Task
 
 
@@ -90,6 +91,7 @@ class Federation:
     sampling: Literal["uniform", "size"] = "uniform"  # who is drawn for a round, see `rounds.sampling`
     record: Record | None = None  # how steps of one shape are recorded to be replayed; None: they are not
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
+    attacks: Sequence[Hostile] = ()  # what hostile clients do to their updates
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
     effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done

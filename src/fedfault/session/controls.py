@@ -37,7 +37,7 @@ from fedfault.session.provenance import find_commit
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.setup.sources import describe_sources
 
-IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure")  # what controls are the same with
+IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure", "attacks")  # what controls are the same with
 ENOUGH = 19  # controls for a rate of false alarms of about 5 %
 BROKEN = 0.1  # share of controls that may fail or learn nothing; with more they do not say what healthy is
 
@@ -150,8 +150,8 @@ def _hash_settings(config: Mapping[str, Any], corpus: str) -> str:
 
 
 def derive_control(exp: Experiment, i: int) -> Experiment:
-    """Return the configuration of control i: with a seed of its own, far from any that a user would type."""
-    return exp.model_copy(update={"seed": entropy(exp.seed, "control", i) % 2**31})
+    """Return the configuration of control i: nobody attacks, and its seed is far from any that a user would type."""
+    return exp.model_copy(update={"seed": entropy(exp.seed, "control", i) % 2**31, "attacks": []})
 
 
 def train_control(

@@ -23,6 +23,7 @@ from fedfault.config.schema import Component, Experiment
 from fedfault.data import labelled
 from fedfault.data.heterogeneity import load_or_measure
 from fedfault.data.instruct import check_conversations, split_into_responses
+from fedfault.data.poisoning import check_attacks, find_hostile
 from fedfault.data.split import (
     CLIENT_SHARE,
     Split,
@@ -134,6 +135,7 @@ def _prepare_labels(
     dealt = labelled.split_into_examples(exp, corpus, backbone.tokenizer, separator, control=control)
     sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
     sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
+    sets |= {} if dealt.backdoor is None else {"backdoor": dealt.backdoor}
     _check_tokens(exp, backbone, [*dealt.train, *sets.values()])
     positive, cache_mb = labelled.find_positive_class(exp, corpus), exp.training.activation_cache_mb
     clients = [Examples.concatenate(dealt.train)] if exp.federation.centralised else dealt.train
@@ -311,6 +313,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         ranks=equipment.limit_ranks(exp, hardware),
         hardware=hardware,
         bad_updates=f.bad_updates,
+        attacks=find_hostile(exp),
         probes={name: build("probe", name) for name, wanted in exp.metrics if wanted},
     )
     equipment.check_deadline(fed)
@@ -355,7 +358,20 @@ def check_parts(exp: Experiment) -> None:
             f"federation.aggregation={f.aggregation.name} needs at least {aggregation.least} clients a round to stand a "
             f"hostile one, and a round has {f.cohort_size}; raise federation.clients_per_round, or change its options"
         )
+    _check_tolerance(exp, aggregation)
     _check_pairs(exp, algorithm, aggregation)
+
+
+def _check_tolerance(exp: Experiment, aggregation: Aggregation) -> None:
+    """Refuse more hostile clients in every round than a robust aggregation says that it tolerates."""
+    f, hostile = exp.federation, {k for attack in check_attacks(exp) for k in attack.clients}
+    most = aggregation.tolerates(f.cohort_size) if aggregation.tolerates else 0
+    if most and (least := len(hostile) - (f.total_clients - f.cohort_size)) > most:
+        raise UserError(
+            f"attacks: {least} of the {f.cohort_size} clients of every round are hostile at least, and "
+            f"federation.aggregation={f.aggregation.name} stands {most} of so many; let fewer attack, raise "
+            "clients_per_round, or choose another aggregation"
+        )
 
 
 def _check_pairs(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:

@@ -19,7 +19,7 @@ CLIENTS = "client_loss"  # the outcome that is told client by client, too
 METRIC = "final.validation.loss"  # the outcome where nobody names one
 
 LOSSES = "loss|perplexity|bits_per_byte|accuracy|f1|pearson|spearman"
-SCORES = rf"(initial|final)\.(validation|personal|general|topic/.+|client/\d+)\.({LOSSES})"
+SCORES = rf"(initial|final)\.(validation|personal|general|backdoor|topic/.+|client/\d+)\.({LOSSES})"
 PATHS = (  # of metrics.json, beside the scores
     r"best\.(loss|round)|forgetting|backward_transfer\.topic/.+|bytes_up|bytes_down|tokens|tokens_per_second|peak_memory_mb",
     r"fairness\.(losses|gains)\.(worst|p10|p50|p90|gap|sd|cvar_20|jain)|"

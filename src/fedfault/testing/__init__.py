@@ -26,6 +26,7 @@ MODULES = {
     "scheduler": "schedulers",
     "probe": "probes",
     "detector": "detectors",
+    "attack": "attacks",
 }
 
 
