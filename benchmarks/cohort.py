@@ -106,7 +106,8 @@ def opened(args: argparse.Namespace, precision: str) -> Any:
 
 
 def cohort(args: argparse.Namespace, batch: int) -> tuple[int, list[float], float]:
-    from fedfault.rounds.local import LocalWork, Passes, Trainer
+    from fedfault.rounds.local import LocalWork, Passes
+    from fedfault.rounds.trainer import Trainer
     from fedfault.tasks.language import LanguageTask
 
     model = opened(args, "bf16" if args.side == "bf16" else "fp32")

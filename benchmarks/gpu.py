@@ -117,8 +117,9 @@ class Bench:
         """Fedfault: the passes that the device's memory holds."""
         from fedfault.backbones.cohort import CohortModel
         from fedfault.backbones.sites import lora_targets
-        from fedfault.rounds.local import LocalWork, Passes, Trainer
+        from fedfault.rounds.local import LocalWork, Passes
         from fedfault.rounds.replay import record_graph
+        from fedfault.rounds.trainer import Trainer
         from fedfault.tasks.language import LanguageTask
 
         model = self.backbone()

@@ -64,7 +64,7 @@ def main() -> None:
 
 def install(clock: Clock) -> None:
     """Put a clock into every check, and into the work that checks wrap."""
-    from fedfault.rounds import integrity, local
+    from fedfault.rounds import integrity, trainer
 
     places: list[tuple[Any, str]] = [(integrity.CheckedTrain, "__init__"), (integrity.CheckedTrain, "__call__")]
     places += [(integrity.EntryCheck, "grad"), (integrity.AnchoredPull, "__call__"), (integrity, "quarantine")]
@@ -72,7 +72,7 @@ def install(clock: Clock) -> None:
     for owner, name in places:
         label = f"{owner.__name__.removeprefix('fedfault.')}.{name}"
         setattr(owner, name, clock.timed(label, getattr(owner, name)))
-    local.Trainer.__call__ = clock.timed("work", local.Trainer.__call__)  # type: ignore[method-assign]
+    trainer.Trainer.__call__ = clock.timed("work", trainer.Trainer.__call__)  # type: ignore[method-assign]
     anchored, checked = integrity.AnchoredPull.__init__, integrity.check_aggregation
 
     def pulls(self: Any, pull: Any) -> None:

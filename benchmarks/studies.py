@@ -15,7 +15,8 @@ from dataclasses import replace
 
 from fedfault.cli import run_guarded
 from fedfault.config import load
-from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.rounds.local import LocalWork, Passes
+from fedfault.rounds.trainer import Trainer
 from fedfault.setup.experiment import prepare
 from fedfault.tasks.base import CohortTask
 

@@ -61,6 +61,7 @@ class _WithDefault(_Group):
         return super().parse_args(ctx, args)
 
 
+JOBS = "processes that run side by side; auto: runs train together on a GPU with room, on a CPU one after another"
 TRAIN, READ, MANY, SITES = "One run", "What came of it", "Many runs", "Real sites"  # groups of commands in the help
 
 app = typer.Typer(
@@ -385,7 +386,7 @@ def run_study(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings of all runs, and seeds=N")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="processes that run side by side")] = 1,
+    jobs: Annotated[str, typer.Option("--jobs", metavar="N|auto", help=JOBS)] = "1",
     task: Annotated[int | None, typer.Option("--task", help="only run I, from 1 on: for Slurm arrays")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="list the runs with their numbers and train none")] = False,
     results_dir: Annotated[str | None, typer.Option("--results-dir", help="the study goes to its folder NAME")] = None,
@@ -397,7 +398,7 @@ def run_study(
 
     with _end_on_signal(SAME):
         options: dict[str, Any] = {"plugins": plugin or (), "results_dir": results_dir, "only_plan": plan}
-        status = doors.run_study(file, settings or [], jobs=jobs, task=task, quiet=quiet, **options)
+        status = doors.run_study(file, settings or [], jobs=doors.parse_jobs(jobs), task=task, quiet=quiet, **options)
     raise typer.Exit(status)
 
 

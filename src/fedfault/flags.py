@@ -68,6 +68,7 @@ def train(words: Sequence[str] | None = None) -> None:
 
 def run_experiments(words: Sequence[str] | None = None) -> int:
     """Run one of the shipped studies, or write the reports of all that have been run: that of `run_experiments.py`."""
+    from fedfault.cli import JOBS
     from fedfault.config.shipped import list_studies
     from fedfault.processes import check_command
     from fedfault.studies import doors
@@ -77,9 +78,10 @@ def run_experiments(words: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--mode", choices=[*list_studies(), "analyze"], default="quick", help="the study, or reports of all"
     )
-    made.add_argument("--jobs", type=int, default=1, help="processes that run side by side")
+    made.add_argument("--jobs", default="1", metavar="N|auto", help=JOBS)
     given = parse_words(made, words)
     if given.mode == "analyze":
         doors.write_reports(given.results_dir or "results")
         return 0
-    return doors.run_study(given.mode, list_settings(given, SHARED), results_dir=given.results_dir, jobs=given.jobs)
+    jobs = doors.parse_jobs(given.jobs)
+    return doors.run_study(given.mode, list_settings(given, SHARED), results_dir=given.results_dir, jobs=jobs)

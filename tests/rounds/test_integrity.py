@@ -14,10 +14,10 @@ from fedfault.algorithms.fedprox import fedprox
 from fedfault.algorithms.scaffold import scaffold
 from fedfault.errors import UserError
 from fedfault.registry import load_builders
-from fedfault.rounds import clients, local
+from fedfault.rounds import clients, passes
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
-from fedfault.rounds.local import Trainer
+from fedfault.rounds.trainer import Trainer
 from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Pair
 from fedfault.types.algorithm import Aggregation, ExtraTerms, Pooled, Trained
@@ -98,7 +98,7 @@ def test_clients_that_never_load_what_they_get_are_caught_at_the_door(monkeypatc
 
 
 def test_a_head_that_one_client_leaves_to_the_next_is_caught_at_the_door(monkeypatch):
-    class Sequential(local._Pass):
+    class Sequential(passes.Pass):
         bias = None
 
         def run(self):
@@ -108,7 +108,7 @@ def test_a_head_that_one_client_leaves_to_the_next_is_caught_at_the_door(monkeyp
             Sequential.bias = y[:, -5:].clone()
             return y
 
-    monkeypatch.setattr(local, "_Pass", Sequential)
+    monkeypatch.setattr(passes, "Pass", Sequential)
     caught("client 1 does not start", "'x': 5 of 23 numbers differ", "most at site bias", clients_per_pass=1)
 
 
@@ -164,12 +164,13 @@ def test_one_client_that_learns_is_enough():
 
 @pytest.mark.parametrize("mode", ["grad", "decoupled"])
 def test_an_anchor_that_is_the_live_parameters_is_caught(monkeypatch, mode):
-    class Aliased(local._Pass):
-        def __init__(self, trainer, extra, *rest):
-            live = [pull and (lambda y, x, rows, pull=pull: pull(y, y, rows)) for pull in (extra.gradient, extra.step)]
-            super().__init__(trainer, ExtraTerms(*live), *rest)
+    class Aliased(passes.Pass):
+        def __init__(self, job, rows):
+            pulls = (job.extra.gradient, job.extra.step)
+            live = [pull and (lambda y, x, rows, pull=pull: pull(y, y, rows)) for pull in pulls]
+            super().__init__(replace(job, extra=ExtraTerms(*live)), rows)
 
-    monkeypatch.setattr(local, "_Pass", Aliased)
+    monkeypatch.setattr(passes, "Pass", Aliased)
     prox = fedprox(mu=1.0, mode=mode)
     caught("the anchor of client 0 moved while it trained", r"\d+ of 23 numbers differ", "at site", algorithm=prox)
 

@@ -1,20 +1,13 @@
-"""Local training: batches, unequal lengths, clipping, memory."""
+"""The local work of clients: batches, effort, weights, how large passes are."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from fedfault.errors import UserError
-from fedfault.rounds.local import LocalWork, Passes, Trainer, cut_batches, plan_batches
+from fedfault.rounds.local import LocalWork, Passes, cut_batches, plan_batches
 from fedfault.seeds import rng
-from fedfault.testing.toys import LowRank, Quadratic
-
-
-def run(task, clients, passes=None, **work):
-    train = Trainer(task, LocalWork(**work), seed=0, round=1, clients=clients, passes=passes or Passes(len(clients)))
-    return train(task.init(0))
 
 
 def test_an_epoch_uses_every_example_once_and_keeps_the_short_last_batch():
@@ -52,136 +45,6 @@ def test_effort_is_a_share(share):
         cut_batches(plan_batches(8, LocalWork(), rng(0, "x")), share)
 
 
-def test_clients_that_get_half_way_stand_where_the_others_passed():
-    """Curvature 1 and 2 from 3 to 0, lr 0.1: (1 - 0.1 H)^K * 3 after K of 8 steps."""
-    task = Quadratic([[1.0], [2.0]], [[0.0], [0.0]], [4, 4])
-    work = LocalWork(epochs=None, steps=8, lr=0.1, optimizer="sgd", batch_size=4)
-    train = Trainer(task, work, seed=0, round=1, clients=[0, 1], passes=Passes(2), effort=[0.5, 0.3])
-    trained = train(task.init(0), mean_grad=True)
-    assert trained.num_steps.tolist() == [4, 3]
-    assert trained.num_tokens.tolist() == [160, 120]
-    assert trained.weight.tolist() == [40, 40]  # weights count the data that a client has
-    ends = [3 * 0.9**4, 3 * 0.8**3]
-    assert trained.adapter.flat[:, 0].tolist() == pytest.approx(ends)
-    assert trained.mean_grad[:, 0].tolist() == pytest.approx([(3 - ends[0]) / 0.4, (3 - ends[1]) / 0.3])
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_clients_with_unequal_numbers_of_steps_train_as_if_alone(optimizer):
-    task = LowRank()
-    options = {"epochs": 2, "batch_size": 4, "lr": 0.05, "optimizer": optimizer, "max_grad_norm": 0.5}
-    clients = [0, 5, 2, 3]  # 10, 25, 16 and 19 examples: 6, 14, 8 and 10 steps
-    together = run(task, clients, **options)
-    assert together.num_steps.tolist() == [6, 14, 8, 10]
-    for i, k in enumerate(clients):
-        alone = run(task, [k], **options)
-        torch.testing.assert_close(together.adapter.flat[i], alone.adapter.flat[0], rtol=1e-5, atol=1e-7)
-        assert together.loss[i] == pytest.approx(float(alone.loss[0]), rel=1e-5)
-        assert together.num_tokens[i] == 2 * task.tokens(k)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_the_client_optimiser_is_torch_optim_on_each_row(optimizer):
-    task = LowRank()
-    options = {"epochs": 1, "batch_size": 4, "lr": 0.05, "optimizer": optimizer, "max_grad_norm": 0.3}
-    trained = run(task, [1, 4], **options)
-    for i, k in enumerate([1, 4]):
-        leaf = task.init(0).flat.clone().requires_grad_()
-        make = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
-        reference = make([leaf], lr=0.05, weight_decay=0.0)
-        for rows in plan_batches(task.examples(k), LocalWork(batch_size=4), rng(0, "batches", 1, k)):
-            loss = task._loss(leaf, task.X[k][rows[rows >= 0]], task.Y[k][rows[rows >= 0]])
-            leaf.grad = torch.autograd.grad(loss, leaf)[0]
-            torch.nn.utils.clip_grad_norm_([leaf], 0.3)
-            reference.step()
-        torch.testing.assert_close(trained.adapter.flat[i], leaf.detach(), rtol=1e-5, atol=1e-7)
-
-
-def test_weight_decay_and_betas_are_those_of_torch_and_what_is_frozen_does_not_decay():
-    task = Quadratic([[1.0, 1.0]], [[0.0, 0.0]], [4])
-    work = LocalWork(epochs=None, steps=6, batch_size=4, lr=0.1, weight_decay=0.3, betas=(0.8, 0.95))
-    free = torch.tensor([True, False])
-    train = Trainer(task, work, seed=0, round=1, clients=[0], passes=Passes(1), trainable=free)
-    start = task.init(0)
-    found = train(start).adapter.flat[0]
-    y = start.flat[:1].clone().requires_grad_()
-    optimiser = torch.optim.AdamW([y], lr=0.1, betas=(0.8, 0.95), weight_decay=0.3)
-    for _ in range(6):
-        optimiser.zero_grad()
-        (0.5 * y.square()).sum().backward()
-        optimiser.step()
-    assert float(found[0]) == pytest.approx(y.item(), rel=1e-6)
-    assert found[1] == start.flat[1]
-
-
-def test_each_client_is_clipped_by_its_own_norm():
-    task = Quadratic([[1.0], [1.0]], [[2.9], [-1000.0]], [1, 1])  # gradients 0.1 and 1003 at 3
-    trained = run(task, [0, 1], epochs=1, lr=0.1, optimizer="sgd", max_grad_norm=1.0, batch_size=1)
-    assert trained.adapter.flat[0].item() == pytest.approx(3 - 0.1 * 0.1)
-    assert trained.adapter.flat[1].item() == pytest.approx(3 - 0.1, abs=1e-6)
-    assert trained.grad_norm.tolist() == pytest.approx([0.1, 1003.0])
-
-
-def test_training_leaves_its_start_untouched():
-    task = LowRank()
-    start = task.init(0)
-    before = start.flat.clone()
-    Trainer(task, LocalWork(), seed=0, round=1, clients=[0, 1], passes=Passes(2))(start)
-    assert torch.equal(start.flat, before)
-
-
-class Cramped(Quadratic):
-    """Two clients at once are too many."""
-
-    def grad(self, params, step):
-        if len(params) > self.room:
-            raise RuntimeError(
-                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
-            )
-        return super().grad(params, step)
-
-
-def test_when_memory_runs_out_fewer_clients_go_at_once_and_the_result_is_the_same():
-    make = lambda: Cramped([[1.0], [2.0], [3.0]], [[0.0], [1.0], [2.0]], [8, 4, 6])  # noqa: E731
-    task = make()
-    task.room = 1
-    passes = Passes(3)
-    cramped = run(task, [0, 1, 2], passes=passes, epochs=2, optimizer="sgd", batch_size=2)
-    task.room = 3
-    roomy = run(task, [0, 1, 2], epochs=2, optimizer="sgd", batch_size=2)
-    assert torch.equal(cramped.adapter.flat, roomy.adapter.flat)
-    assert passes.size == 1
-    assert passes.events == ["out of memory: 1 clients in a pass from now on"]
-
-
 def test_passes_are_about_equally_large():
     assert [Passes(3).next(left) for left in (5, 2, 7, 3, 1)] == [3, 2, 3, 3, 1]
     assert Passes(4).next(5) == 3
-
-
-def test_out_of_memory_with_one_client_is_the_users_to_mend():
-    task = Cramped([[1.0]], [[0.0]], [4])
-    task.room = 0
-    with pytest.raises(UserError, match=r"lower training\.batch_size"):
-        run(task, [0])
-
-
-def test_other_errors_are_not_taken_for_memory():
-    class Broken(Quadratic):
-        def grad(self, *args):
-            raise RuntimeError("shapes do not match")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        run(Broken([[1.0]], [[0.0]], [4]), [0])
-
-
-@pytest.mark.parametrize(("rule", "expected"), [("tokens", [30, 80]), ("samples", [3, 8]), ("uniform", [1, 1])])
-def test_one_rule_weighs_clients(rule, expected):
-    task = Quadratic([[1.0]] * 2, [[0.0]] * 2, [3, 8])
-    assert run(task, [0, 1], weighting=rule).weight.tolist() == expected
-
-
-def test_batches_differ_between_rounds_and_clients():
-    drawn = {tuple(rng(0, "batches", t, k).permutation(20)) for t in (1, 2) for k in (0, 1)}
-    assert len(drawn) == 4
-    assert isinstance(next(iter(drawn))[0], np.integer)

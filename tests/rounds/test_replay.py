@@ -7,9 +7,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fedfault.rounds import local, replay
-from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.rounds import passes as trips
+from fedfault.rounds import replay
+from fedfault.rounds.local import LocalWork, Passes
 from fedfault.rounds.replay import find_replay
+from fedfault.rounds.trainer import Trainer
 from steps import EXTRA, extra_terms, make_task
 
 STEPS = 9
@@ -53,7 +55,7 @@ def record_twin(step):
 
 @pytest.fixture(autouse=True)
 def _few_steps_are_worth_it(monkeypatch):
-    monkeypatch.setattr(local, "WORTH", 2)
+    monkeypatch.setattr(trips, "WORTH", 2)
 
 
 def train(task, extra, record, optimizer="adamw", events=None):

@@ -11,7 +11,9 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.scorer import LAST, Scorer
 from fedfault.backbones.sites import lora_targets
 from fedfault.backbones.unpacked import without_packed_rows
-from fedfault.rounds.local import LocalWork, Passes, Trainer, _Pass
+from fedfault.rounds.local import LocalWork, Passes
+from fedfault.rounds.passes import Pass
+from fedfault.rounds.trainer import Trainer
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.text.examples import EncodedText, Examples
 from fedfault.types.algorithm import PLAIN, ExtraTerms
@@ -36,12 +38,13 @@ class NoWord(TorchDispatchMode):
         return op(*args, **(kwargs or {}))
 
 
-def make_pass(task, extra: ExtraTerms, optimizer: str = "adamw") -> _Pass:
+def make_pass(task, extra: ExtraTerms, optimizer: str = "adamw") -> Pass:
     work = LocalWork(batch_size=2, lr=0.01, optimizer=optimizer)
     trainable = torch.ones(task.layout.size, dtype=torch.bool)
     trainer = Trainer(task, work, seed=0, round=1, clients=[0, 1, 2], passes=Passes(3), trainable=trainable)
     start = task.init(0).flat.expand(3, -1)
-    return _Pass(trainer, extra, torch.tensor(trainer.longest_first), start, mean_grad=True)
+    trainer.start = start
+    return Pass(trainer.make_job(extra, mean_grad=True), torch.tensor(trainer.longest_first))
 
 
 @pytest.mark.parametrize("name", EXTRA)

@@ -14,7 +14,8 @@ from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.federation import Federation
-from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.rounds.local import LocalWork, Passes
+from fedfault.rounds.trainer import Trainer
 from fedfault.runs.folder import RunFolder
 from fedfault.tasks import base, classification, grouping
 from fedfault.tasks.classification import ClassificationTask

@@ -9,7 +9,8 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.quantised import quantise
 from fedfault.backbones.sample import sample_texts
 from fedfault.backbones.sites import lora_targets, partial_targets
-from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.rounds.local import LocalWork, Passes
+from fedfault.rounds.trainer import Trainer
 from fedfault.tasks.language import LanguageTask, _paired_error
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.types.adapter import Adapter

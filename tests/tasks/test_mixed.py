@@ -14,7 +14,8 @@ from fedfault.backbones.quantised import quantise
 from fedfault.backbones.sites import lora_targets
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
-from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.rounds.local import LocalWork, Passes
+from fedfault.rounds.trainer import Trainer
 from fedfault.tasks.language import LanguageTask
 from fedfault.tasks.mixed import MixedTask
 from fedfault.testing.toys import federation

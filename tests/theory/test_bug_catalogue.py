@@ -18,10 +18,10 @@ from fedfault.algorithms.fedopt import fedyogi
 from fedfault.algorithms.fedprox import fedprox
 from fedfault.algorithms.moon import contrastive_loss, moon
 from fedfault.algorithms.scaffold import scaffold, scaffold_update_space
-from fedfault.rounds import clients, local
+from fedfault.rounds import clients, passes
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.integrity import IntegrityError
-from fedfault.rounds.local import Trainer
+from fedfault.rounds.trainer import Trainer
 from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Pair, Site
 from fedfault.types.algorithm import Aggregation, ExtraTerms, Pooled, Uploads
@@ -60,7 +60,7 @@ class Thawed(Trainer):
         super().__init__(*given, **more, trainable=None)
 
 
-class Sequential(local._Pass):
+class Sequential(passes.Pass):
     """One head for all, trained by one client after the other."""
 
     head = None
@@ -73,11 +73,12 @@ class Sequential(local._Pass):
         return y
 
 
-class Refreshed(local._Pass):
+class Refreshed(passes.Pass):
     """Takes the anchor anew right before every step."""
 
-    def __init__(self, trainer, extra, *rest):
-        super().__init__(trainer, ExtraTerms(lambda y, x, rows: extra.gradient(y, y.clone(), rows)), *rest)
+    def __init__(self, job, rows):
+        fresh = ExtraTerms(lambda y, x, rows: job.extra.gradient(y, y.clone(), rows))
+        super().__init__(replace(job, extra=fresh), rows)
 
 
 class Hooked(Trainer):
@@ -177,7 +178,7 @@ def load_nothing(patch):
 
 
 def share_a_head(patch):
-    patch.setattr(local, "_Pass", Sequential)
+    patch.setattr(passes, "Pass", Sequential)
     patch.setattr(Sequential, "head", None)
     states(fedavg(), clients_per_pass=1)
 
@@ -188,7 +189,7 @@ def freeze_too_early(patch):
 
 
 def refresh_the_anchor(patch):
-    patch.setattr(local, "_Pass", Refreshed)
+    patch.setattr(passes, "Pass", Refreshed)
     states(fedprox(mu=1.0))
 
 

@@ -15,7 +15,8 @@ from fedfault.rounds import clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.rounds.exchange import OWN
 from fedfault.rounds.federation import Federation
-from fedfault.rounds.local import LocalWork, Passes, Trainer
+from fedfault.rounds.local import LocalWork, Passes
+from fedfault.rounds.trainer import Trainer
 from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedfault.api.comparison import Comparison
 from fedfault.api.run import Run
@@ -122,7 +122,7 @@ def study(
     *,
     plugins: Sequence[str] = (),
     results_dir: Path | str | None = None,
-    jobs: int = 1,
+    jobs: int | Literal["auto"] = 1,
     quiet: bool = False,
     **changes: Any,
 ) -> Study:

@@ -12,7 +12,7 @@ from fedfault.metrics.gradients import split_halves
 from fedfault.rounds import integrity
 from fedfault.rounds.exchange import OWN, Cohort
 from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
-from fedfault.rounds.local import Trainer
+from fedfault.rounds.trainer import Trainer
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
 from fedfault.types.task import Trainable
@@ -41,7 +41,7 @@ def train_clients(fed: Federation, asked: CohortRequest) -> CohortResult:
     if cohort.private is not None:
         home = {**home, OWN: local.adapter}
     events, narrowed = tuple(asked.passes.events), asked.passes.size if asked.passes.halved else None
-    return CohortResult(cohort, up, home, train.start, local, events, halves, probing, narrowed)
+    return CohortResult(cohort, up, home, train.start, local, events, halves, probing, train.waited, narrowed)
 
 
 def _take_half_gradients(fed: Federation, asked: CohortRequest) -> tuple[Tensor, Tensor]:
@@ -66,6 +66,7 @@ def _make_trainer(fed: Federation, task: Trainable, asked: CohortRequest) -> Tra
         penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, ranks(y.device)[rows])),
         effort=asked.effort,
         record=fed.record,
+        train_job=fed.train_job,
     )
 
 

@@ -95,7 +95,7 @@ def run_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
         return _finish_without_updates(fed, state, made, sum(turn.bytes_down for turn in made.turns))
     r = _start_round(fed, state, down, made)
     done = (fed.remote or train_clients)(fed, r.asked)
-    trained = time.perf_counter() - started - done.probing
+    trained = time.perf_counter() - started - done.probing - done.waited
     if not done.cohort.clients:
         made = made.keep_arrived([], done.unreached)
         sent = _sum_bytes_sent(r, _count_bytes_sent(r, made))

@@ -15,6 +15,7 @@ from torch import Tensor
 from fedfault.hardware.plan import Hardware
 from fedfault.rounds.exchange import Cohort, select_rows
 from fedfault.rounds.local import LocalWork, Passes, weigh_clients
+from fedfault.rounds.passes import TrainJob, train_job
 from fedfault.rounds.replay import Record
 from fedfault.rounds.sampling import draw_systematically, find_inclusion
 from fedfault.seeds import rng
@@ -65,6 +66,7 @@ class CohortResult:
     events: tuple[str, ...] = ()
     halves: tuple[Tensor, Tensor] | None = None  # (K, P) each: see `FinishedRound.halves`
     probing: float = 0.0  # seconds that they took
+    waited: float = 0.0  # seconds that other runs trained in
     clients_per_pass: int | None = None  # that memory is enough for, where it ran out
     unreached: frozenset[int] = frozenset()  # ids of the others to whom nothing could be sent
 
@@ -90,6 +92,7 @@ class Federation:
     ranks: tuple[int, ...] = ()  # (N,) largest LoRA rank of each client; none: the full rank for all
     sampling: Literal["uniform", "size"] = "uniform"  # who is drawn for a round, see `rounds.sampling`
     record: Record | None = None  # how steps of one shape are recorded to be replayed; None: they are not
+    train_job: TrainJob = train_job  # does the local training of a cohort, here or beside that of other runs
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
     attacks: Sequence[Hostile] = ()  # what hostile clients do to their updates
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name

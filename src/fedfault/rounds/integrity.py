@@ -52,22 +52,22 @@ class EntryCheck:
     """A `Trainable` that looks at the parameters with which each client enters the model for the first time."""
 
     def __init__(self, task: Trainable) -> None:
-        self._task = task
+        self.task = task
         self._sent: Mapping[str, Adapter] = {}
         self.waiting: dict[int, int] = {}  # client -> its row: those that have not entered yet
 
     @property
     def layout(self) -> Layout:
         """See `types.task.Trainable`."""
-        return self._task.layout
+        return self.task.layout
 
     def examples(self, client: int) -> int:
         """See `types.task.Trainable`."""
-        return self._task.examples(client)
+        return self.task.examples(client)
 
     def tokens(self, client: int) -> int:
         """See `types.task.Trainable`."""
-        return self._task.tokens(client)
+        return self.task.tokens(client)
 
     def expect(self, sent: Mapping[str, Adapter], clients: Sequence[int]) -> None:
         """Require from now on that each client enters with one of these, (P,) or its row of (K, P)."""
@@ -76,15 +76,20 @@ class EntryCheck:
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.task.Trainable`."""
         if self.waiting:
-            for k, own in zip(step.clients.tolist(), params, strict=True):
-                if k in self.waiting:
-                    self._check(k, own, self.waiting.pop(k))
-        return self._task.grad(params, step)
+            self.look(step.clients.tolist(), params)
+        return self.task.grad(params, step)
+
+    def look(self, clients: Sequence[int], params: Tensor) -> None:
+        """Check the parameters (k, P) of those clients that have not entered yet; other ids are passed over."""
+        for k, own in zip(clients, params, strict=True):
+            if k in self.waiting:
+                self._check(k, own, self.waiting[k])
+                del self.waiting[k]
 
     def _check(self, client: int, own: Tensor, row: int) -> None:
         rows = {name: _select_row(a.flat, row) for name, a in self._sent.items()}
         if not any(_is_equal(own, x) for x in rows.values()):
-            apart = "; ".join(f"{name!r}: {_describe_gap(self._task.layout, own, x)}" for name, x in rows.items())
+            apart = "; ".join(f"{name!r}: {_describe_gap(self.task.layout, own, x)}" for name, x in rows.items())
             raise IntegrityError(f"client {client} does not start from what the server sent ({apart or 'no model'})")
 
 

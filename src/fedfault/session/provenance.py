@@ -21,6 +21,7 @@ from fedfault.plugins import COPIES, PlugIn
 from fedfault.processes import this_process
 from fedfault.registry import list_plugins, list_registered
 from fedfault.rounds.federation import Federation
+from fedfault.rounds.passes import train_job
 from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
 from fedfault.setup.experiment import Prepared
@@ -62,12 +63,15 @@ def make_manifest(p: Prepared, argv: Sequence[str], loaded: Loaded, program: str
 
 
 def describe_passes(p: Prepared) -> dict[str, int]:
-    """Return how many clients a pass has; where the memory of a device says it, also tokens, and bytes that were free."""
+    """Return how many clients a pass has; where the memory of a device says it, also tokens, and bytes that were free.
+
+    together: the run was begun beside others, with whose clients its own share passes.
+    """
     found = {"clients": p.federation.clients_per_pass or p.federation.cohort_size}
     if p.task.room is not None and p.task.free is not None:
         room = p.task.room
         found |= {"training_tokens": room.training, "evaluation_tokens": room.evaluation, "free_bytes": p.task.free}
-    return found
+    return found if p.federation.train_job is train_job else {**found, "together": True}
 
 
 def find_other_versions(manifest: Mapping[str, Any], p: Prepared) -> dict[str, list[Any]]:

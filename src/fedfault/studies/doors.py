@@ -10,7 +10,7 @@ from pathlib import Path
 from fedfault.errors import UserError
 from fedfault.session.progress import Progress
 from fedfault.studies import file
-from fedfault.studies.study import FILE, StudyPlan
+from fedfault.studies.study import FILE, Jobs, StudyPlan
 
 
 def run_study(
@@ -19,7 +19,7 @@ def run_study(
     *,
     plugins: Sequence[str] = (),
     results_dir: str | None = None,
-    jobs: int = 1,
+    jobs: Jobs = 1,
     task: int | None = None,
     only_plan: bool = False,
     quiet: bool = False,
@@ -32,7 +32,7 @@ def run_study(
     return run_plan(plan, Progress(quiet=quiet), jobs=jobs, task=task)
 
 
-def run_plan(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | None = None) -> int:
+def run_plan(plan: StudyPlan, progress: Progress, *, jobs: Jobs = 1, task: int | None = None) -> int:
     """Run what is not done of a plan and, unless it is one run alone, write the report; returns the exit status."""
     from fedfault.studies import runner
 
@@ -42,6 +42,15 @@ def run_plan(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | 
     if task is None and any(done.state != "failed" for done in found):
         write_report(plan.folder)
     return int(bool(failures))
+
+
+def parse_jobs(text: str) -> Jobs:
+    """Read what `--jobs` was given: a number, or auto."""
+    if text == "auto":
+        return "auto"
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise UserError(f"--jobs {text}: give a number of processes from 1 on, or auto")
 
 
 def format_runs(plan: StudyPlan) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,15 +44,19 @@ class RunResult:
 
 
 class Lender:
-    """Hands model and data of the last run to the next one that needs the same."""
+    """Hands model and data of the last run to the next one that needs the same.
 
-    def __init__(self) -> None:
+    spread: what becomes of every experiment, as `Prepared.spread`.
+    """
+
+    def __init__(self, spread: Callable[[Prepared], Prepared] = lambda p: p) -> None:
         self.last: Prepared | None = None
+        self.spread = spread
 
     def prepare(self, exp: Experiment, say: Say = say_nothing) -> Prepared:
         """As `experiment.prepare`."""
         self.last = prepare(exp, say, like=self.last)
-        return self.last
+        return self.spread(self.last)
 
 
 def execute_run(task: RunTask, lender: Lender) -> RunResult:

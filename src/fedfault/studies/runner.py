@@ -21,15 +21,17 @@ from fedfault.setup.experiment import check_parts
 from fedfault.storage import write_atomically
 from fedfault.studies.one import Lender, RunResult, RunTask, execute_run
 from fedfault.studies.references import check_citations
-from fedfault.studies.study import RUNS, StudyPlan
+from fedfault.studies.study import RUNS, Jobs, StudyPlan
+from fedfault.studies.together import group_runs, run_together
 from fedfault.studies.workers import run_side_by_side
 
 FAILURES = "failures"  # folder of the study with a traceback for each run that failed by a bug
 
 
-def run_all(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | None = None) -> list[RunResult]:
+def run_all(plan: StudyPlan, progress: Progress, *, jobs: Jobs = 1, task: int | None = None) -> list[RunResult]:
     """All runs of a plan, or the one numbered `task` from 1 on; returns what became of each.
 
+    jobs: processes side by side; auto: one, in which runs that can train together where the device has room.
     A run that fails does not stop the others. Raises `UserError` before the first run when parts do not fit together.
     """
     names = plan.study.runs
@@ -37,8 +39,8 @@ def run_all(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | N
         if not 1 <= task <= len(names):
             raise UserError(f"--task {task}: the study has runs 1 to {len(names)}")
         names = [names[task - 1]]
-    if jobs < 1:
-        raise UserError(f"--jobs {jobs}: give 1 or more")
+    if jobs != "auto" and jobs < 1:
+        raise UserError(f"--jobs {jobs}: give 1 or more, or auto")
     check_plan(plan)
     _claim_folder(plan)
     tasks = [RunTask(name, plan.path(name), plan.configs[name], tuple(_make_argv(plan, name))) for name in names]
@@ -48,7 +50,7 @@ def run_all(plan: StudyPlan, progress: Progress, *, jobs: int = 1, task: int | N
         progress.say(f"note: {sentence}")
     found = {t.name: RunResult(t.name, "there") for t in tasks if t not in missing}
     clock = time.monotonic()
-    for number, done in enumerate(_execute_all(missing, min(jobs, len(missing))), 1):
+    for number, done in enumerate(_execute_all(missing, jobs, progress), 1):
         found[done.name] = done
         progress.say(_format_result(done, number, len(missing), time.monotonic() - clock))
         _keep_trace(plan.folder, done)
@@ -121,14 +123,20 @@ def _describe_plan(plan: StudyPlan, names: Sequence[str], missing: int) -> str:
     return f"{shape}{f', {there} of them done before' if there else ''}; in {plan.folder}"
 
 
-def _execute_all(tasks: Sequence[RunTask], jobs: int) -> Iterator[RunResult]:
-    if jobs > 1:
-        with contextlib.closing(run_side_by_side(tasks, jobs)) as found:
+def _execute_all(tasks: Sequence[RunTask], jobs: Jobs, progress: Progress) -> Iterator[RunResult]:
+    if jobs != "auto" and min(jobs, len(tasks)) > 1:
+        with contextlib.closing(run_side_by_side(tasks, min(jobs, len(tasks)))) as found:
             yield from found
         return
     lender = Lender()
-    for task in tasks:
-        yield execute_run(task, lender)
+    for group in group_runs(tasks) if jobs == "auto" else [[task] for task in tasks]:
+        if len(group) == 1:
+            yield execute_run(group[0], lender)
+            continue
+        lender.last = None  # its model would take room from those that train together
+        progress.say(f"{len(group)} runs train together, as many at once as the device has room for")
+        with contextlib.closing(run_together(group)) as found:
+            yield from found
 
 
 def _format_result(done: RunResult, number: int, total: int, spent: float) -> str:

@@ -14,6 +14,7 @@ from fedfault.errors import UserError
 from fedfault.session.claim import STUDY
 from fedfault.storage import write_atomically
 
+Jobs = int | Literal["auto"]  # how many runs go side by side, see `runner.run_all`
 Direction = Literal["higher", "lower", "equal"]
 FILE = STUDY  # of a study's folder: what the report needs to know besides the runs
 RUNS = "runs"  # the folder of the runs in it

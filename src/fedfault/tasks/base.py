@@ -72,9 +72,11 @@ class BackboneTask(Task, Protocol):
 class CohortTask(BackboneTask, ABC):
     """The common part of `types.task.Task` over rows of tokens: those of all clients first, then the evaluation sets."""
 
-    ids: Tensor  # (N, T) all rows, as the model reads them
+    table: Any  # all rows, of the type in which the constructor takes those of each client
+    ids: Tensor  # (N, T) the same, as the model reads them
     mask: Tensor  # (N, T) bool: positions that count
     lengths: Tensor  # (N,) tokens of every row that the model reads, without padding
+    cache: ActivationCache | None  # of the outputs of frozen lower blocks
     grouped: bool = False  # whether rows of a batch are as long as they are, see `grouping`
     sets: Mapping[str, Sized]  # the evaluation sets by score name, in the order of their rows
 
@@ -90,6 +92,10 @@ class CohortTask(BackboneTask, ABC):
         self.room: Room | None = None
         self.free: int | None = None
         self.score_pairs: Callable[[Pairs], Tensor] = self.score
+
+    @abstractmethod
+    def make_like(self, clients: Sequence[Any]) -> CohortTask:
+        """Make a task of other clients' training rows on the same model, with nothing to evaluate."""
 
     @abstractmethod
     def iterate_passes(self, rows: Tensor, models: int) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
@@ -124,6 +130,10 @@ class CohortTask(BackboneTask, ABC):
     def examples(self, client: int) -> int:
         """Count the training rows of the client."""
         return self.counts[client]
+
+    def split_training_rows(self) -> list[Any]:
+        """Split the training rows by client, as the constructor takes them."""
+        return [self.table[at : at + n] for at, n in zip(self.first.tolist(), self.counts, strict=True)]
 
     def init(self, seed: int) -> Adapter:
         """Make the untrained adapter, (P,)."""

@@ -60,6 +60,10 @@ class ClassificationTask(CohortTask):
         )
         self.plan_passes()
 
+    def make_like(self, clients: Sequence[Any]) -> ClassificationTask:
+        """See `CohortTask.make_like`."""
+        return ClassificationTask(self.model, clients, {}, seed=self.seed)
+
     def tokens(self, client: int) -> int:
         """Count the targets of the client: one an example."""
         return self.counts[client]
@@ -121,7 +125,7 @@ class ClassificationTask(CohortTask):
 
     def _compute_losses(self, out: Tensor, rows: Tensor) -> Tensor:
         """Compute the loss of every row: out (..., C), rows (...) -> (...)."""
-        labels = self.table.labels[rows].to(out.device)
+        labels: Tensor = self.table.labels[rows].to(out.device)
         if self.regression:
             return (out[..., 0] - labels).square()
         return F.cross_entropy(out.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels)

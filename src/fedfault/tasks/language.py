@@ -58,13 +58,17 @@ class LanguageTask(CohortTask):
         self.sets: dict[str, Rows] = dict(sets)
         self.mixture, self.decode, self.questions = dict(mixture), decode, questions
         every: list[Any] = [*clients, *self.sets.values()]
-        table = type(every[0]).concatenate(every)  # training rows of all clients, then evaluation rows
+        self.table = table = type(every[0]).concatenate(every)  # training rows of all clients, then evaluation rows
         self.ids, self.mask = table.ids, table.mask  # (N, T+1), (N, T)
         self.grouped = isinstance(table, Responses)
         self.lengths = table.lengths - 1 if isinstance(table, Responses) else table.targets
         self.probed = self.draw_in_turn(self.sets, list(self.mixture))
         self.cache = self.make_cache(cache_mb, self.ids[:, :-1])
         self.plan_passes()
+
+    def make_like(self, clients: Sequence[Any]) -> LanguageTask:
+        """See `CohortTask.make_like`."""
+        return LanguageTask(self.model, clients, {}, {})
 
     def tokens(self, client: int) -> int:
         """Count the target tokens of the client."""

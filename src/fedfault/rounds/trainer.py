@@ -1,0 +1,136 @@
+"""Local training of a cohort, as algorithms call it: who trains on which batches, and what comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedfault.algebra import widest
+from fedfault.rounds.local import LocalWork, Passes, cut_batches, plan_batches, weigh_clients
+from fedfault.rounds.passes import Job, TrainJob, clip_gradients, train_job
+from fedfault.rounds.replay import Record
+from fedfault.seeds import entropy, rng
+from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import PLAIN, ExtraTerms, Pull, Trained
+from fedfault.types.task import Step, Trainable
+
+PROBED = 64  # examples of a client that `Trainer.loss` looks at, at most
+
+
+class Trainer:
+    """Implements `types.algorithm.Train` for one cohort and round.
+
+    trainable: (K, P) or (P,) bool; the other numbers have no gradient, take no part in its norm, and never change.
+    effort: (K,) the share of its local steps that each client gets done, see `cut_batches`; None for all of them.
+    record: how many steps of one shape are recorded and replayed, for tasks whose steps allow it, see `replay.py`.
+    train_job: who does the work, which may be done beside that of others.
+    """
+
+    def __init__(
+        self,
+        task: Trainable,
+        work: LocalWork,
+        *,
+        seed: int,
+        round: int,
+        clients: Sequence[int],
+        passes: Passes,
+        trainable: Tensor | None = None,
+        penalty: Pull | None = None,
+        effort: Sequence[float] | None = None,
+        record: Record | None = None,
+        train_job: TrainJob = train_job,
+    ) -> None:
+        self.task, self.work, self.passes, self.penalty, self.record = task, work, passes, penalty, record
+        self.lr, self.train_job = work.lr, train_job
+        self.clients = torch.tensor(clients)
+        self.weight = weigh_clients(task, work.weighting, clients)
+        self.plans = [plan_batches(task.examples(k), work, rng(seed, "batches", round, k)) for k in clients]
+        if effort is not None:
+            self.plans = [cut_batches(p, share) for p, share in zip(self.plans, effort, strict=True)]
+        self.keys = torch.tensor([entropy(seed, "dropout", round, k) % 2**62 for k in clients])
+        self.longest_first = sorted(range(len(clients)), key=lambda i: (-len(self.plans[i]), i))
+        self.trainable = None if trainable is None else trainable.expand(len(clients), -1)
+        self.start = torch.empty(0)  # (K, P) where the last training started
+        self.waited = 0.0  # seconds that others trained in
+        self.trained: Trained | None = None  # what it gave: the engine reports and checks both
+
+    def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
+        """See `types.algorithm.Train`."""
+        K, P = len(self.clients), start.flat.shape[-1]
+        self.start = start.flat.expand(K, P)
+        clock = time.perf_counter()
+        y, sums, gradients, seconds = self.train_job(self.make_job(extra, mean_grad=mean_grad))
+        self.waited += 0.0 if seconds is None else time.perf_counter() - clock - seconds
+        (loss, tokens, norm, drift), steps = sums, torch.tensor([len(p) for p in self.plans])
+        if gradients is not None:
+            gradients /= steps[:, None].to(gradients)
+        means = loss / tokens, norm / steps, gradients, drift / steps
+        self.trained = Trained(Adapter(start.layout, y), self.weight, steps, tokens.long(), *means)
+        return self.trained
+
+    def make_job(self, extra: ExtraTerms, *, mean_grad: bool = False) -> Job:
+        """Make the job of training from `start`, which has been set."""
+        return Job(
+            self.task,
+            self.work,
+            self.lr,
+            self.clients,
+            self.keys,
+            self.plans,
+            self.longest_first,
+            self.start,
+            self.passes,
+            extra,
+            self.trainable,
+            self.penalty,
+            mean_grad,
+            self.record,
+        )
+
+    def gradient(self, at: Adapter) -> Adapter:
+        """See `types.algorithm.Train`: the token-weighted mean over all examples, then clipped."""
+        flat = at.flat.expand(len(self.clients), -1)
+        total = torch.zeros(len(flat), dtype=widest(flat.device), device=flat.device)
+        out = torch.zeros_like(flat, dtype=torch.float64, memory_format=torch.contiguous_format)
+        for rows, step in self._iterate_examples():
+            _, gradient, tokens = self.task.grad(flat[rows], step)
+            out[rows] += gradient * tokens[:, None].to(gradient)
+            total[rows] += tokens
+        out = (out / total[:, None].to(out)).to(at.flat)
+        if self.trainable is not None:
+            out = out.masked_fill(~self.trainable.to(out.device), 0.0)
+        clip_gradients(out, self.work.max_grad_norm)
+        return Adapter(at.layout, out)
+
+    @torch.no_grad()
+    def loss(self, at: Adapter) -> Tensor:
+        """See `types.algorithm.Train`: on the first 64 examples."""
+        flat = at.flat.expand(len(self.clients), -1)
+        loss, total = torch.zeros(2, len(flat), dtype=widest(flat.device), device=flat.device)
+        for rows, step in self._iterate_examples(PROBED):
+            each, _, tokens = self.task.grad(flat[rows], step)
+            loss[rows] += each.to(loss) * tokens
+            total[rows] += tokens
+        mean: Tensor = (loss / total).cpu().double()
+        return mean
+
+    def _iterate_examples(self, most: int | None = None) -> list[tuple[Tensor, Step]]:
+        """Passes over all examples in order, `most` of each client: rows of the cohort, and the step on them."""
+        counts = torch.tensor([min(self.task.examples(k), most or 2**62) for k in self.clients.tolist()])
+        out, done = [], 0
+        order = torch.argsort(counts, descending=True, stable=True)
+        while done < len(order):
+            rows = order[done : done + self.passes.next(len(order) - done)]
+            for at in range(0, int(counts[rows].max()), self.work.batch_size):
+                places = torch.arange(at, at + self.work.batch_size).expand(len(rows), -1)
+                real = places < counts[rows][:, None]
+                k = int(real.any(1).sum())  # the longest are first
+                width = int(real[:k].any(0).sum())
+                real = real[:k, :width]
+                out.append((rows[:k], Step(self.clients[rows[:k]], places[:k, :width].where(real, 0), real)))
+            done += len(rows)
+        return out

@@ -1,0 +1,160 @@
+"""Jobs of several runs done as one give what each gives alone, and a fault stays with the run that has it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.scorer import MEAN, Scorer
+from fedfault.backbones.sites import lora_targets
+from fedfault.rounds import joined
+from fedfault.rounds.integrity import EntryCheck, IntegrityError
+from fedfault.rounds.joined import JoinedJobs
+from fedfault.rounds.local import LocalWork, Passes
+from fedfault.rounds.passes import train_job
+from fedfault.rounds.trainer import Trainer
+from fedfault.tasks.base import CohortTask
+from fedfault.tasks.classification import ClassificationTask
+from fedfault.text.examples import EncodedText, Examples
+from fedfault.types.algorithm import PLAIN, ExtraTerms
+from steps import make_task
+from tiny import tiny_bert
+
+WORK = LocalWork(epochs=1, batch_size=2, lr=0.01, max_grad_norm=0.5, weight_decay=0.1)
+
+
+def make_labels(dropout: float = 0.0) -> ClassificationTask:
+    model = tiny_bert()
+    opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0, dropout=dropout, scorer=Scorer(MEAN, 24, 2))
+    rows = [EncodedText([1 + k % 9] * k, k) for k in (3, 5, 9, 14)]
+    own = Examples.from_rows(rows, [0, 1, 1, 0])
+    return ClassificationTask(opened, [own] * 3, {})
+
+
+def alike(task: CohortTask, count: int) -> list[CohortTask]:
+    """Tasks of further runs on the same model, with the clients in another order."""
+    rows = task.split_training_rows()
+    return [task, *(task.make_like(rows[i:] + rows[:i]) for i in range(1, count))]
+
+
+def make_jobs(tasks, *works: LocalWork, extra: ExtraTerms = PLAIN, clients=((0, 1, 2), (2, 0), (1,)), **more):
+    jobs = []
+    for seed, (task, work, own) in enumerate(zip(tasks, works, clients, strict=False)):
+        trainer = Trainer(EntryCheck(task), work, seed=seed, round=1, clients=own, passes=Passes(3), **more)
+        trainer.start = task.init(seed).flat.expand(len(own), -1)
+        trainer.task.expect({"x": task.init(seed)}, own)
+        jobs.append(trainer.make_job(extra, mean_grad=True))
+    return jobs
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many clients each joint job has."""
+    seen, join = [], joined._join_jobs
+
+    def note(jobs, *rest):
+        made = join(jobs, *rest)
+        seen.append(len(made.clients))
+        return made
+
+    monkeypatch.setattr(joined, "_join_jobs", note)
+    return seen
+
+
+def check_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.y, other.y, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.sums, other.sums, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one.gradients, other.gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [make_task, make_labels])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_jobs_done_as_one_give_what_each_gives_alone(make, optimizer, sizes):
+    """With dropout, other seeds, lengths and rates; and with one rate for all."""
+    tasks = alike(make(dropout=0.1), 3)
+    same = replace(WORK, optimizer=optimizer, weight_decay=0.1 if optimizer == "adamw" else 0.0)
+    for works in ([same, replace(same, lr=0.03), replace(same, epochs=3, lr=0.001)], [same] * 3):
+        alone = [train_job(job) for job in make_jobs(tasks, *works)]
+        found = JoinedJobs().train(make_jobs(tasks, *works))
+        check_same(found, alone)
+        assert all(done.seconds > 0 for done in found)
+    assert sizes == [6, 6]
+
+
+def test_data_is_put_together_once_and_again_when_runs_come_or_go(sizes, monkeypatch):
+    tasks, made, make_like = alike(make_task(), 3), [], type(make_task()).make_like
+    monkeypatch.setattr(type(tasks[0]), "make_like", lambda self, rows: made.append(len(rows)) or make_like(self, rows))
+    both, three = JoinedJobs(), [WORK] * 3
+    check_same(both.train(make_jobs(tasks[:2], *three)), map(train_job, make_jobs(tasks[:2], *three)))
+    for _ in range(2):
+        check_same(both.train(make_jobs(tasks, *three)), map(train_job, make_jobs(tasks, *three)))
+    check_same(both.train(make_jobs(tasks[1:], *three)), map(train_job, make_jobs(tasks[1:], *three)))
+    both.forget(tasks[0])
+    check_same(both.train(make_jobs(tasks[1:], *three)), map(train_job, make_jobs(tasks[1:], *three)))
+    assert made == [6, 9, 6]
+    assert sizes == [5, 6, 6, 5, 5]
+
+
+def test_what_is_frozen_for_one_run_stays_and_moves_for_the_other(sizes):
+    tasks = alike(make_task(), 2)
+    mask = torch.rand(tasks[0].layout.size, generator=torch.Generator().manual_seed(0)) < 0.5
+    jobs = lambda: [*make_jobs(tasks[:1], WORK, trainable=mask), *make_jobs(tasks[1:], WORK)]  # noqa: E731
+    found = JoinedJobs().train(jobs())
+    check_same(found, map(train_job, jobs()))
+    assert torch.equal(found[0].y[:, ~mask], jobs()[0].start[:, ~mask])
+    assert sizes == [6]
+
+
+@pytest.mark.parametrize("what", ["a term of its own", "another batch", "another model", "folded weights"])
+def test_jobs_of_another_kind_are_done_alone(what, sizes):
+    one, other = alike(make_task(), 2)
+    work, extra = WORK, PLAIN
+    if what == "a term of its own":
+        extra = ExtraTerms(gradient=lambda y, x, rows: y - x)
+    elif what == "another batch":
+        work = replace(WORK, batch_size=3)
+    elif what == "another model":
+        other = make_task()
+    else:
+        site = other.layout.lora[0]
+        other.fold({site.name: torch.zeros(site.shape[2], site.shape[1])})
+    jobs = [*make_jobs([one], WORK), *make_jobs([other], work, extra=extra)]
+    found = JoinedJobs().train(jobs)
+    assert sizes == []
+    assert [len(done.y) for done in found] == [3, 3]
+
+
+def test_a_client_that_starts_elsewhere_fails_its_own_run_alone():
+    tasks = alike(make_task(), 2)
+    good, bad = make_jobs(tasks, WORK, WORK)
+    bad = replace(bad, start=bad.start + 1)
+    first, second = JoinedJobs().train([good, bad])
+    check_same([first], [train_job(make_jobs(tasks, WORK)[0])])
+    assert isinstance(second, IntegrityError)
+    assert "client 2 does not start from what the server sent" in str(second)
+
+
+def test_memory_that_runs_out_is_told_in_the_round_of_every_run(monkeypatch):
+    tasks, calls = alike(make_task(), 2), []
+    grad = joined._JoinedTask.grad
+
+    def tight(self, params, step):
+        calls.append(len(params))
+        if len(params) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return grad(self, params, step)
+
+    monkeypatch.setattr(CohortTask, "clients_per_pass", lambda self, batch: 6)
+    monkeypatch.setattr(joined._JoinedTask, "grad", tight)
+    both, jobs = JoinedJobs(), make_jobs(tasks, WORK, WORK)
+    check_same(both.train(jobs), map(train_job, make_jobs(tasks, WORK, WORK)))
+    assert [job.passes.events for job in jobs] == [["out of memory: 3 clients in a pass from now on"]] * 2
+    assert not any(job.passes.halved for job in jobs)  # their own passes have the size that they had
+    both.train(jobs := make_jobs(tasks, WORK, WORK))
+    assert calls[0] == 5
+    assert max(calls[1:]) == 3
+    assert [job.passes.events for job in jobs] == [[], []]
