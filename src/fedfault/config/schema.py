@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
+from fedfault.records import ANSWERS
 from fedfault.registry import list_switches, read_declarations
 
 Count = Annotated[int, Field(gt=0)]
@@ -358,6 +359,17 @@ class Evaluation(Section):
         default=None, description="value of the metric whose first round is written down as time to target"
     )
 
+    stop_at: Annotated[dict[str, float], Field(min_length=1, max_length=1)] | None = Field(
+        default=None,
+        description="{score: value}: the run ends after the first round whose validation set reaches it; the score is loss, "
+        "or a metric of labels or of answers, such as {accuracy: 0.8}",
+    )
+    patience: Count | None = Field(
+        default=None,
+        description="evaluations in a row that are not better than the best so far, after which the run ends; of the score "
+        "of stop_at, by default the validation loss",
+    )
+
     @field_validator("answer_pattern")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
@@ -497,6 +509,21 @@ class Experiment(Section):
         if not e.generate and (e.answer_pattern is not None or (spoken and getattr(self.metrics, "generation", False))):
             what = "evaluation.answer_pattern" if e.answer_pattern is not None else "metrics.generation"
             raise ValueError(f"{what} is about answers, and none are made: set evaluation.generate=N, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _known_score(self) -> Experiment:
+        task = self.data.task_type
+        answers = ANSWERS if self.evaluation.generate else ()
+        known = ("loss", *METRICS.get(task, ()), *answers)
+        if wrong := [name for name in self.evaluation.stop_at or {} if name not in known]:
+            hint = (
+                "; set evaluation.generate=N, so that answers are scored" if wrong[0] in ANSWERS and not answers else ""
+            )
+            raise ValueError(
+                f"evaluation.stop_at names the score {wrong[0]}, which this run does not have (data.task_type={task}); it "
+                f"has {', '.join(known)}{hint}"
+            )
         return self
 
     @model_validator(mode="after")

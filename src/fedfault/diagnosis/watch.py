@@ -44,10 +44,14 @@ class Watch:
             wrong, differs = compare_controls(self.calibration, config, self.corpus)
             self.differs = [*wrong, *differs]
 
-    def judge(self, records: Records) -> dict[str, Any]:
-        """The verdict on the run, see `verdict.judge_run`."""
+    def judge(self, records: Records, ended: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The verdict on the run, see `verdict.judge_run`; ended: the round and the reason of an end before the last one."""
         found = judge_run(records, self.calibration, self.differs)
-        return {**found, "sentence": add_client_names(found["sentence"], self.names)}
+        sentence = add_client_names(found["sentence"], self.names)
+        if ended is None:
+            return {**found, "sentence": sentence}
+        why = f"It ended after round {ended['round']}: {ended['reason']}."
+        return {**found, "sentence": f"{sentence} {why}", "ended": dict(ended)}
 
     def find_all(self, records: Records) -> list[Finding]:
         """The findings of all rounds."""
@@ -88,7 +92,7 @@ def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str]
         made = [{key: new for key, (_, new) in one["changes"].items()} for one in past]
         changed = reduce(operator.or_, made, flatten_settings(run.config))
         watch.go_on_with(nest_settings({tuple(key.split(".")): value for key, value in changed.items()}))
-    findings, found = watch.find_all(run.records), watch.judge(run.records)
+    findings, found = watch.find_all(run.records), watch.judge(run.records, run.manifest.get("ended"))
     told = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"], *map(describe_finding, findings)]
     kept = True
     try:

@@ -28,6 +28,8 @@ def list_warnings(run: RunData) -> list[str]:
     elif not run.finished:
         of = f" of {run.rounds_planned}" if run.rounds_planned else ""
         notes.append(f"This run is not finished (status: {run.status}): {run.rounds_done}{of} rounds are recorded.")
+    if run.early_end is not None:
+        notes.append(f"The run ended after round {run.rounds_done} of {run.rounds_planned}: {run.early_end}.")
     if run.records and not run.rounds_done:
         notes.append("The model has not been trained yet: these are the numbers before training.")
     elif run.records and run.rounds_done < 3:

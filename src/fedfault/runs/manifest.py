@@ -1,7 +1,8 @@
 """manifest.json, the first file of a run folder: with what a run was made, and how far it got. Needs no torch.
 
 A run is `begun` while its folder is filled (nothing in it counts but this file), `running` while it trains, `trained` when
-no round is left and its results and report are written, and over when it is `finished` or was `stopped` by an alarm. After
+no round is left and its results and report are written, and over when it is `finished` or was `stopped` by an alarm; one
+that had reached what it was to reach is `finished` and has `ended`, before its last round. After
 a kill each of these states is still there, and the same command goes on from it.
 """
 
@@ -54,6 +55,13 @@ class Stop(TypedDict):
     by: list[str]
 
 
+class Ending(TypedDict):
+    """The round after which a run ended before its last one though nothing was wrong, and why."""
+
+    round: int
+    reason: str
+
+
 class Manifest(TypedDict, total=False):
     """The keys of manifest.json that a run that goes on, a fork or a report relies on; docs/run_folder.md has them all."""
 
@@ -68,6 +76,7 @@ class Manifest(TypedDict, total=False):
     over_flower: bool
     data_elsewhere: bool
     stopped: Stop
+    ended: Ending
     seconds: dict[str, float]
     model: Input
     corpus: Input

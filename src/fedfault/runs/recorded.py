@@ -133,9 +133,15 @@ class RunData:
 
     @property
     def finished(self) -> bool:
-        """All rounds are there and the manifest, if it says anything, says so."""
-        short = self.rounds_planned is not None and self.rounds_done < self.rounds_planned
+        """All rounds are there, or the run ended before as it was to, and the manifest, if it says anything, says so."""
+        short = self.rounds_planned is not None and self.rounds_done < self.rounds_planned and self.early_end is None
         return bool(self.records) and not short and self.status in ("finished", "unfinished")
+
+    @property
+    def early_end(self) -> str | None:
+        """Why the run ended before its last round though nothing was wrong; None where it did not."""
+        ended = self.manifest.get("ended")
+        return None if ended is None else str(ended["reason"])
 
     @property
     def over(self) -> bool:

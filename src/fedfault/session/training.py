@@ -21,6 +21,7 @@ from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import MANIFEST, OVER, find_outcome
 from fedfault.runs.outcome import find_best_round, summarise_run
 from fedfault.session.controls import ensure_calibration
+from fedfault.session.ending import find_end
 from fedfault.session.progress import Progress
 from fedfault.session.rollback import describe_way_back, roll_back
 from fedfault.session.trackers import Trackers
@@ -50,10 +51,7 @@ def train_to_end(
         trackers = Trackers(p.config.logging.trackers, progress.say)
         with trackers.open_run(p.config.experiment_name, p.config.model_dump(), folder.path / "trackers"):
             p, state, alarms = _train_to_stop(folder, p, state, progress, watch, trackers, manifest, alarms)
-        manifest.pop("stopped", None)
-        if alarms:
-            manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}
-            progress.say(f"stopped after round {state.round}, as federation.on_failure=stop asks")
+        _note_end(folder, p, state, manifest, alarms, progress)
         _add_seconds(manifest, "rounds", clock)
         manifest["status"] = "trained"
         folder.write_json(MANIFEST, manifest)
@@ -67,6 +65,26 @@ def train_to_end(
         render_report(folder.path)
     manifest["status"] = find_outcome(manifest)
     folder.write_json(MANIFEST, manifest)
+
+
+def _note_end(
+    folder: RunFolder,
+    p: Prepared,
+    state: State,
+    manifest: dict[str, Any],
+    alarms: Sequence[Finding],
+    progress: Progress,
+) -> None:
+    """Write into the manifest, and say, why the run ended before its last round; alarms: those that stopped it."""
+    for key in ("stopped", "ended"):
+        manifest.pop(key, None)
+    if alarms:
+        manifest["stopped"] = {"round": state.round, "by": [f.detector for f in alarms]}
+        progress.say(f"stopped after round {state.round}, as federation.on_failure=stop asks")
+    elif state.round < p.federation.num_rounds:
+        manifest["ended"] = end = find_end(folder.read_records(), p.config.evaluation)
+        assert end is not None
+        progress.say(f"ended after round {state.round}: {end['reason']}")
 
 
 def _watch_for(folder: RunFolder, p: Prepared, progress: Progress) -> Watch:
@@ -138,10 +156,14 @@ def _train_to_alarm(
 ) -> tuple[State, list[Finding]]:
     """Train to the end, or to the first alarm that the run should not pass: returns where it got, and those alarms.
 
+    The end is the last round, or the first in which there is nothing left to reach, see `find_end`.
+
     `events` are noted in the first round's record.
     """
     records = folder.rewind(state.round)
     check_learning(records, p.federation.num_rounds, p.config.training.lr)
+    if find_end(records, p.config.evaluation) is not None:
+        return state, []
     with progress.track_rounds(p.federation.num_rounds, records, labelled=p.model.scorer is not None):
         for after, measured in rounds(p.federation, state):
             record, events = replace(measured, events=(*events, *measured.events)), ()
@@ -160,6 +182,8 @@ def _train_to_alarm(
             alarms = [f for f in found if f.level == "alarm"]
             if alarms and p.config.federation.on_failure != "continue":
                 return state, alarms
+            if find_end(records, p.config.evaluation) is not None:
+                return state, []
             check_learning(records, p.federation.num_rounds, p.config.training.lr)
     return state, []
 
@@ -187,7 +211,8 @@ def _write_results(
     metric, target = p.config.metric, p.config.evaluation.target_score
     aim = None if metric is None or target is None else (metric, target)
     labelled = p.model.scorer is not None
-    found = {**summarise_run(records, p.split.bytes_per_token, aim, labelled), "verdict": watch.judge(records)}
+    verdict = watch.judge(records, manifest.get("ended"))
+    found = {**summarise_run(records, p.split.bytes_per_token, aim, labelled), "verdict": verdict}
     folder.write_json("metrics.json", found)
     folder.write_clients(records, p.split.deal.names)
     _write_answers(folder, p, state)

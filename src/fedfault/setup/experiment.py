@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -338,6 +339,7 @@ def describe_need(task: BackboneTask, batch_size: int) -> str:
 def check_parts(exp: Experiment) -> None:
     """`UserError` for parts that cannot be combined and for hardware that does not fit, before anything is loaded."""
     equipment.check_equipment(exp)
+    _check_score(exp)
     f = exp.federation
     if f.sampling == "size" and f.algorithm.options.get("unbiased"):
         raise UserError(
@@ -371,6 +373,14 @@ def _check_tolerance(exp: Experiment, aggregation: Aggregation) -> None:
             f"attacks: {least} of the {f.cohort_size} clients of every round are hostile at least, and "
             f"federation.aggregation={f.aggregation.name} stands {most} of so many; let fewer attack, raise "
             "clients_per_round, or choose another aggregation"
+        )
+
+
+def _check_score(exp: Experiment) -> None:
+    """Raise `UserError` where a run is to end by a score that needs a library which is not installed."""
+    if "rouge_l" in (exp.evaluation.stop_at or {}) and importlib.util.find_spec("rouge_score") is None:
+        raise UserError(
+            "evaluation.stop_at names rouge_l, which needs rouge-score: pip install 'fedfault[text]', or name exact_match"
         )
 
 
