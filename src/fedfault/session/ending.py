@@ -22,7 +22,9 @@ def find_end(records: Records, evaluation: Evaluation) -> Ending | None:
     """
     if not records or records[-1].round == 0 or "validation" not in records[-1].scores:
         return None
-    name, target = next(iter((evaluation.stop_at or {LOSS: None}).items()))
+    wanted = evaluation.stop_at or {}
+    name = next(iter(wanted), LOSS)
+    target = wanted.get(name)
     taken = [(r.round, _read_score(r.scores["validation"], name)) for r in records if "validation" in r.scores]
     sign = 1.0 if name == LOSS else -1.0
     round, last = taken[-1]
