@@ -212,3 +212,22 @@ def test_in_products_a_step_is_the_sum_of_changes_cut_to_the_rank(name):
     U, S, Vh = torch.linalg.svd(whole)
     torch.testing.assert_close(pooled.adapter.delta(site), (U[:, :2] * S[:2]) @ Vh[:2])
     assert math.isclose(float(pooled.weight.sum()), 1.0, abs_tol=1e-9) == (name in ("krum", "geometric_median"))
+
+
+def test_fltrust_takes_directions_at_the_trusted_length_and_nothing_that_points_back():
+    """Client 5 is trusted, (1, 0, 0). (30, 0, 0) counts at length 1, (0, 7, 0) and (-2, 0, 0) not at all."""
+    rows = with_heads((30, 0, 0), (1, 0, 0), (0, 7, 0), (-2, 0, 0))
+    got = uploads(rows)._replace(clients=(2, 5, 7, 9))
+    found = combine("fltrust", got, trusted=5)
+    assert LAYOUT.part(found.adapter.flat, HEAD).tolist() == pytest.approx([1, 0, 0])
+    assert found.weight.tolist() == pytest.approx([1 / 60, 1 / 2, 0, 0])
+    nobody = combine("fltrust", got, trusted=4)
+    assert not nobody.weight.any()
+    assert torch.equal(nobody.adapter.flat, got.before.flat)
+
+
+def test_fltrust_stands_any_number_while_the_trusted_client_is_honest():
+    for many in (3, 6):
+        rows = agreed(7, many, 1e6)
+        assert float(combine("fltrust", uploads(rows), trusted=6).adapter.flat.abs().max()) < 20
+    assert float(combine("fltrust", uploads(agreed(7, 1, 1e6)), trusted=0).adapter.flat.abs().max()) > 1e3

@@ -173,13 +173,14 @@ def make_average(
     stay as the server has them: a slice with A and B at zero would never train again. Each call is appended to `averages`.
     """
     x, ranks = state.adapter, cohort.ranks[good]
+    ids = tuple(k for k, ok in zip(cohort.clients, good.tolist(), strict=True) if ok)
     moved = _intersect(cohort.trained, _invert(cohort.private))
     present = None if "refactors" in aggregation.traits else _invert(_find_waiting_slices(cohort, state, good))
 
     def average(sent: Adapter, weight: Tensor) -> Adapter:
         if cohort.private is not None:  # what is not sent reads as what the server has
             sent = replace(sent, flat=x.flat.where(cohort.private.to(x.flat.device), sent.flat))
-        got = Uploads(x, sent, weight, ranks, state.round + 1, seed)
+        got = Uploads(x, sent, weight, ranks, state.round + 1, seed, ids)
         pooled = aggregation.combine(got)
         pooled = pooled._replace(adapter=_choose(moved, pooled.adapter, x))
         averages.append((got, pooled))

@@ -99,7 +99,10 @@ def the_order_of_clients_does_not_matter(subject: Subject) -> None:
     for ranks in (EQUAL, UNEQUAL):
         got = make_uploads(ranks)
         turned = got._replace(
-            sent=replace(got.sent, flat=got.sent.flat[order]), weight=got.weight[order], ranks=got.ranks[order]
+            sent=replace(got.sent, flat=got.sent.flat[order]),
+            weight=got.weight[order],
+            ranks=got.ranks[order],
+            clients=tuple(order.tolist()),
         )
         expect_close(collect_weights(combine(turned)), collect_weights(combine(got)), f"ranks {ranks} in another order")
 

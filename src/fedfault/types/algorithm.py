@@ -218,6 +218,7 @@ class Uploads(NamedTuple):
     ranks: Tensor  # (K,) int64
     round: int
     seed: int
+    clients: tuple[int, ...] = ()  # (K,) their ids; none: 0, 1, ...
 
 
 class Pooled(NamedTuple):
