@@ -278,3 +278,107 @@ def test_a_lone_client_gets_back_the_function_that_it_sent(name):
     for site in LAYOUT.lora:
         x = X[:, : site.shape[1]]
         close(x @ change(cut, site).T, x @ got.sent.delta(site)[0].T)
+
+
+def turned_from(before: Adapter, K: int, spread: float) -> Uploads:
+    """Clients that each write nearly the server's factors, in a basis of their own."""
+    g = torch.Generator().manual_seed(4)
+    near = before.flat + spread * torch.randn(K, LAYOUT.size, generator=g, dtype=torch.float64)
+    got = uploads(EQUAL)
+    return turned(got._replace(before=before, sent=Adapter(LAYOUT, near)))
+
+
+@pytest.mark.parametrize("align", ["A", "B"])
+def test_turning_undoes_what_clients_turned(align):
+    """FedRot: clients that hold one product in unlike factors give that product, where FedIT gives another one."""
+    before = Adapter(LAYOUT, uploads().before.flat)
+    got = turned_from(before, K, 0.0)
+    for site in LAYOUT.lora:
+        close(change(combine("fedrot_lora", got, align=align), site), before.delta(site))
+        assert (change(combine("fedit", got), site) - before.delta(site)).norm() > 1
+
+
+def test_turning_keeps_every_client_s_product_and_lowers_the_error():
+    """The error of averaging falls where clients are near the server's model; nothing else is lost by it."""
+    got = turned_from(Adapter(LAYOUT, uploads().before.flat), K, 0.2)
+    for site in LAYOUT.lora:
+        plain, by_A, soft = (
+            float((change(combine(name, got, **options), site) - exact(got, site)).norm())
+            for name, options in (
+                ("fedit", {}), ("fedrot_lora", {"align": "A"}), ("fedrot_lora", {"align": "A", "strength": 0.5})
+            )
+        )  # fmt: skip
+        assert by_A < 0.2 * plain
+        assert by_A < soft < plain
+    one = got._replace(sent=Adapter(LAYOUT, got.sent.flat[:1]), weight=P[:1], ranks=got.ranks[:1])
+    for site in LAYOUT.lora:
+        close(change(combine("fedrot_lora", one), site), exact(one, site))
+
+
+def test_factors_are_turned_to_the_server_s_a_in_odd_rounds_and_b_in_even_ones():
+    got = turned_from(Adapter(LAYOUT, uploads().before.flat), K, 0.3)
+    for round, align in ((3, "A"), (4, "B")):
+        one, other = (
+            combine("fedrot_lora", got._replace(round=round), align=a).adapter.flat for a in ("alternate", align)
+        )
+        assert torch.equal(one, other)
+
+
+def test_where_there_is_nothing_to_turn_to_factors_stay():
+    """B of the server is zero before the first round: FedIT, to the bit of its rounding."""
+    got = uploads(EQUAL)
+    before = got.before.flat.clone()
+    for site in LAYOUT.lora:
+        LAYOUT.pair(before, site).B.zero_()
+    got = got._replace(before=Adapter(LAYOUT, before))
+    close(combine("fedrot_lora", got, align="B").adapter.flat, combine("fedit", got).adapter.flat)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_fedsvd_keeps_the_exact_mean_and_makes_a_orthonormal(every):
+    """With the server's A at every client the mean of B is exact, and the SVD changes nothing of the product."""
+    got = uploads(EQUAL)
+    for site in LAYOUT.lora:
+        LAYOUT.pair(got.sent.flat, site).A.copy_(LAYOUT.pair(got.before.flat, site).A.expand(K, -1, -1))
+    pooled = combine("fedsvd", got, every=every)  # of round 3
+    for site in LAYOUT.lora:
+        close(change(pooled, site), exact(got, site))
+        A = LAYOUT.pair(pooled.adapter.flat, site).A
+        close(A @ A.mT, torch.eye(R, dtype=torch.float64))
+    assert torch.equal(combine("fedsvd", got, every=2).adapter.flat, combine("fedit", got).adapter.flat)
+
+
+@pytest.mark.parametrize("site", LAYOUT.lora, ids=lambda s: s.name)
+def test_raflora_averages_every_slice_over_its_owners(site):
+    """As a dense matrix: sum_j sum_{k has j} p_k / (sum of the owners' p) B_k[:, j] A_k[j], cut to the rank."""
+    got = uploads(UNEQUAL)
+    A, B = LAYOUT.pair(got.sent.flat, site)
+    whole = torch.zeros(B.shape[1], A.shape[2], dtype=torch.float64)
+    for j in range(R):
+        owners = [k for k in range(K) if UNEQUAL[k] > j]
+        for k in owners:
+            whole += P[k] / P[owners].sum() * torch.outer(B[k, :, j], A[k, j])
+    U, S, Vh = torch.linalg.svd(whole)
+    close(change(combine("raflora", got), site), LAYOUT.scaling * (U[:, :R] * S[:R]) @ Vh[:R])
+
+
+def test_raflora_is_flexlora_with_equal_ranks_and_does_not_decay_with_unequal_ones():
+    """The published mechanism: of a slice that a share rho of the weight has, FlexLoRA keeps rho an idle round."""
+    got = uploads(EQUAL)
+    for site in LAYOUT.lora:
+        close(change(combine("raflora", got), site), change(combine("flexlora", got), site))
+    layout = Layout.of([Site("w", "lora", (2, 3, 3))])
+    left = {}
+    for name in ("flexlora", "raflora"):
+        x = torch.zeros(layout.size, dtype=torch.float64)
+        A, B = layout.pair(x, layout.lora[0])
+        A[:] = torch.eye(3)[:2]
+        B[:] = torch.diag(torch.tensor([2.0, 1.0, 0.0]))[:, :2]
+        for t in range(3):
+            ranks = torch.tensor([1, 2])
+            sent = Adapter(layout, x * mask(layout, ranks))
+            got = Uploads(Adapter(layout, x), sent, torch.ones(2).double(), ranks, t + 1, 0)
+            x = combine(name, got).adapter.flat
+        left[name] = torch.linalg.svdvals(Adapter(layout, x).delta(layout.lora[0]))[:2].tolist()
+    assert left["flexlora"] == pytest.approx([2.0, 1 / 8])  # half of the weight, three idle rounds
+    assert left["raflora"] == pytest.approx([2.0, 1.0])

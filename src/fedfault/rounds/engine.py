@@ -23,6 +23,7 @@ from fedfault.rounds.exchange import (
     collect_personal_models,
     count_bytes_down,
     count_bytes_up,
+    find_moved,
     full_rank,
     make_average,
     mark_as_sent,
@@ -281,7 +282,8 @@ def _update_server(
     )
     after = fed.algorithm.server(state, select_good(up, good), average)
     before, now = state.adapter, after.adapter.flat[None]
-    integrity.check_frozen(before.layout, before.flat, now, cohort.trained, ["the server"])
+    moved = find_moved(fed.aggregation, cohort.trained)
+    integrity.check_frozen(before.layout, before.flat, now, moved, ["the server"])
     if "folds" in fed.aggregation.traits:
         after = add_fold(after, averages[-1][1].fold)
     return after
