@@ -90,7 +90,11 @@ def naive_split(*, min_samples: int = 1):
 @pytest.mark.parametrize(
     ("kind", "builder", "told"),
     [
-        ("algorithm", bold, "with fedrot_lora, in round 3, the weights after the step are not those with a plain average"),
+        (
+            "algorithm",
+            bold,
+            "with fedrot_lora, in round 3, the weights after the step are not those with a plain average",
+        ),
         ("aggregation", naive_median, "an aggregation that takes another location is `robust`"),
         ("aggregation", naive_median, "it would have no gradient, and the rank would shrink in silence"),
         ("partition", naive_split, "The generator is the only source of chance, and it is used"),
