@@ -33,7 +33,7 @@ def train_clients(fed: Federation, asked: CohortRequest) -> CohortResult:
     probing = time.perf_counter() - clock
     cohort, entry, base = asked.cohort, integrity.EntryCheck(fed.task), fed.task.checksums()
     train = _make_trainer(fed, entry, asked)
-    watched = integrity.CheckedTrain(train, entry, asked.received, cohort.clients)
+    watched = integrity.CheckedTrain(train, entry, asked.received, cohort.clients, asked.memory)
     up, home = fed.algorithm.client(asked.received, asked.memory, watched)
     integrity.check_sent(watched, up, home, asked.memory)
     integrity.check_base(fed.task, base, cohort.clients)

@@ -94,17 +94,29 @@ class EntryCheck:
 
 
 class CheckedTrain:
-    """A `Train` that checks where clients start, and that nothing moves but what is trained."""
+    """A `Train` that checks where clients start, and that nothing moves but what is trained.
 
-    def __init__(self, train: Train, entry: EntryCheck, received: Message, clients: Sequence[int]) -> None:
+    Clients start from what the server sent, or from a model that they have kept, handed over as it is in their `memory`.
+    """
+
+    def __init__(
+        self,
+        train: Train,
+        entry: EntryCheck,
+        received: Message,
+        clients: Sequence[int],
+        memory: Mapping[str, Adapter] | None = None,
+    ) -> None:
         self._train, self.weight, self.lr, self._entry = train, train.weight, train.lr, entry
-        self.clients, self.layout = clients, entry.layout
+        self.clients, self.layout, self.memory = clients, entry.layout, memory or {}
         self.received = {name: a for name, a in received.items() if isinstance(a, Adapter)}
         self.copies = {name: a.flat.clone() for name, a in self.received.items()}
 
     def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
         """See `types.algorithm.Train`."""
-        self._entry.expect({"x": self.received["x"]} if "x" in self.received else self.received, self.clients)
+        sent = {"x": self.received["x"]} if "x" in self.received else self.received
+        own = {name: kept for name, kept in self.memory.items() if kept is start}
+        self._entry.expect(own or sent, self.clients)
         gradient, step = (None if pull is None else AnchoredPull(pull) for pull in (extra.gradient, extra.step))
         done = self._train(start, replace(extra, gradient=gradient, step=step), mean_grad=mean_grad)
         for pull in (gradient, step):

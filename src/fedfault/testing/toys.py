@@ -232,16 +232,18 @@ def run_two_clients(
     H: tuple[float, float] = (1.0, 1.0),
     sizes: tuple[int, int] = (4, 4),
 ) -> list[float]:
-    """The server's models after some rounds from 3 on f_0(x) = H_0 x^2 / 2 and f_1(x) = H_1 (x - 4)^2 / 2, SGD with lr 0.1.
+    """The server's models, or those that clients keep, after some rounds of SGD with lr 0.1 from 3 on.
 
+    The clients have f_0(x) = H_0 x^2 / 2 and f_1(x) = H_1 (x - 4)^2 / 2.
     steps: of each client in a round; None for one pass over its examples in batches of four. Four decimal places.
     """
     task = Quadratic([[H[0]], [H[1]]], [[0.0], [4.0]], list(sizes))
     work = {"steps": steps} if steps else {"steps": None, "epochs": 1}
     fed = federation(task, algorithm, num_rounds=rounds, work=work)
     state, _ = run_to_end(fed)
-    models = list(fed.algorithm.models(state).values()) or [state.adapter]
-    return [round(x.flat.item(), 4) for x in models]
+    models, kept = list(fed.algorithm.models(state).values()), fed.algorithm.personal(state)
+    rows = [x.flat for x in models] if models else [state.adapter.flat] if kept is None else list(kept.flat)
+    return [round(x.item(), 4) for x in rows]
 
 
 def combine_two_clients(aggregation: Part, ranks: tuple[int, int] = (1, 1)) -> float:

@@ -1,0 +1,57 @@
+"""FedPer: some parts of the model never leave a client."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedfault.aggregations.blockwise import blockwise
+from fedfault.errors import UserError, join_names
+from fedfault.registry import register
+from fedfault.types.adapter import Layout
+from fedfault.types.algorithm import Aggregation
+
+
+@register("aggregation", cite=("arivazhagan2019fedper",))
+def fedper(*, private: Annotated[list[str], Field(min_length=1)] | None = None) -> Aggregation:
+    """FedPer (Arivazhagan et al., 2019): the head, or the parts that are named, stay with each client; the rest is averaged.
+
+    private: names of trained modules, parts of a name between dots (`layers.3`, `v_proj`), or regular expressions of whole
+    names; without it all that is trained in full, such as a classifier's head. There is no global model: each client is
+    scored with its own parts, and the scores of one model are those of the shared parts with the mean of all clients' own.
+    FedIT's mean on the rest; a slice of rank is averaged over the clients that have it.
+
+    >>> from fedfault.types.adapter import Layout, Site
+    >>> layout = Layout.of([Site("layers.0.q", "lora", (1, 1, 1)), Site("score.weight", "full", (3,))])
+    >>> fedper().private(layout).tolist()
+    [False, False, True, True, True]
+    >>> fedper(private=["layers.0"]).private(layout).tolist()
+    [True, True, False, False, False]
+
+    Reference: arXiv 1912.00818. With a head alone it is also how FedRep (arXiv 2102.07078) divides a model.
+    """
+
+    def choose(layout: Layout) -> Tensor:
+        kept = [s for s in layout.sites if (s.kind == "full" if private is None else _is_named(s.name, private))]
+        mask = torch.zeros(layout.size, dtype=torch.bool)
+        for site in kept:
+            mask[site.offset : site.offset + site.size] = True
+        if not kept or bool(mask.all()):
+            what = "what is trained in full" if private is None else join_names(private)
+            left = "which is nothing of" if not kept else "which is all of"
+            raise UserError(
+                f"federation.aggregation=fedper keeps {what} private, {left} what is trained; set private to some of "
+                f"{join_names((s.name for s in layout.sites), 12)}"
+            )
+        return mask
+
+    return replace(blockwise(), private=choose, traits=frozenset({"private"}))
+
+
+def _is_named(name: str, wanted: list[str]) -> bool:
+    return any(f".{w}." in f".{name}." or re.fullmatch(w, name) for w in wanted)
