@@ -1,30 +1,37 @@
 """Local training of K clients on one GPU: fedfault's cohort against PEFT, by tokens a second, memory, kernels and losses.
 
-    python benchmarks/gpu.py             all shapes: backbones with random weights of the real sizes
-    python benchmarks/gpu.py --quick     three of them, in about three minutes
-    python benchmarks/gpu.py --tiny      the same code with tiny shapes, on a CPU too: numbers that mean nothing
+    python benchmarks/gpu.py             all ten shapes: backbones with random weights of the real sizes
+    python benchmarks/gpu.py --quick     three of them, without torch.compile
+    python benchmarks/gpu.py --tiny      the same code with two tiny shapes, on a CPU too: numbers that mean nothing
 
 All train float32 adapters on a bfloat16 backbone with AdamW and clipping, on the same tokens from the same start. The sides:
 
-    peft           one model with a PEFT adapter, the clients one after the other
-    peft autocast  the same under bfloat16 autocast, as transformers' Trainer has it; the faster of the two is ratio 1
-    peft compiled  the faster of the two with torch.compile
-    one model      one PEFT model on the tokens of all clients at once: no federation, what one trainer can do
-    fedfault       the cohort, its steps taken one by one
-    fedfault graph the cohort, its steps recorded and replayed
+    peft            one model with a PEFT adapter, the clients one after the other
+    peft autocast   the same under bfloat16 autocast, as transformers' Trainer has it; the faster of the two is ratio 1
+    peft compiled   the same under autocast, with torch.compile
+    one model       one PEFT model on the tokens of all clients at once, under autocast: what one trainer can do
+    fedfault        the cohort, its steps taken one by one
+    fedfault graph  the cohort, its steps recorded and replayed
+    fedfault fused  the same over the kernels of liger-kernel, where that is installed
 
 All sides of a shape live in one process and take turns; numbers are medians. MFU counts 4 x parameters x tokens over the
-machine's own bfloat16 matmul rate.
+machine's own bfloat16 matmul rate. Then 1,024 blocks are evaluated in passes of a CPU's size and of the device's, and
+48 runs of a study (16 with --quick) train together, after one alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -55,6 +62,12 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ATTENTION, ALL = ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 VOCABULARY = 4000  # random token ids below this, or below the model's own
+TINY_STUDY = (
+    "data.max_samples=100",
+    "training.local_steps=1",
+    "evaluation.max_blocks=4",
+    "evaluation.general_blocks=4",
+)
 PEFT = ("peft", "peft autocast")
 
 
@@ -113,9 +126,11 @@ class Bench:
         self.parameters = sum(p.numel() for p in model.parameters())
         return model.to(torch.bfloat16).eval().requires_grad_(False)
 
-    def cohort(self, graph: bool) -> Side:
-        """Fedfault: the passes that the device's memory holds."""
+    def cohort(self, graph: bool, fused: bool = False) -> Side:
+        """Fedfault: the passes that the device's memory holds; without `fused` with torch's own kernels."""
+        from fedfault.backbones import cohort, kernels
         from fedfault.backbones.cohort import CohortModel
+        from fedfault.backbones.kernels import Kernels
         from fedfault.backbones.sites import lora_targets
         from fedfault.rounds.local import LocalWork, Passes
         from fedfault.rounds.replay import record_graph
@@ -123,7 +138,8 @@ class Bench:
         from fedfault.tasks.language import LanguageTask
 
         model = self.backbone()
-        opened = CohortModel(model, lora_targets(model, list(self.shape.modules)), r=self.shape.rank, alpha=16)
+        with mock.patch.object(cohort, "replace_layers", kernels.replace_layers if fused else lambda model: Kernels()):
+            opened = CohortModel(model, lora_targets(model, list(self.shape.modules)), r=self.shape.rank, alpha=16)
         task, work = LanguageTask(opened, self.blocks, {}, {}), LocalWork(batch_size=self.shape.batch, lr=1e-3)
         self.start = start = task.init(0)
         clients = list(range(self.shape.clients))
@@ -208,12 +224,68 @@ def main() -> None:
         )
         print("|---|---|---|---|---|---|---|", flush=True)
         compare(Bench(shape, args.steps, device), rate, args)
+    evaluate(Bench(TINY[0] if args.tiny else QUICK[1], args.steps, device))
+    train_study(2 if args.tiny else 8 if args.quick else 24, 1 if args.tiny else 12, TINY_STUDY if args.tiny else ())
+
+
+def evaluate(bench: Bench) -> None:
+    """Print the seconds of an evaluation in passes of a CPU's size and of the device's."""
+    from fedfault.backbones.cohort import CohortModel
+    from fedfault.backbones.sites import lora_targets
+    from fedfault.tasks.base import EVALUATION_TOKENS
+    from fedfault.tasks.language import LanguageTask
+    from fedfault.text.packing import Blocks
+    from fedfault.types.algorithm import Room
+
+    model, shape = bench.backbone(), bench.shape
+    opened = CohortModel(model, lora_targets(model, list(shape.modules)), r=shape.rank, alpha=16)
+    ids = torch.randint(SIZES[shape.model]["vocab_size"], (1024, shape.tokens + 1))
+    task = LanguageTask(
+        opened, bench.blocks, {"topic/a": Blocks(ids, torch.full((1024,), shape.tokens))}, {"topic/a": 1.0}
+    )
+    adapter, own = task.init(0), task.evaluation_tokens()
+    print(
+        f"\n**{shape.model}, 1,024 blocks of {shape.tokens} tokens evaluated**\n\n| tokens a pass | seconds |\n|---|---|"
+    )
+    for tokens in (EVALUATION_TOKENS, own):
+        task.room = Room(task.tokens_per_pass(), tokens)
+        task.evaluate(adapter)
+        began = time.perf_counter()
+        task.evaluate(adapter)
+        print(f"| {tokens:,} | {time.perf_counter() - began:.3f} |", flush=True)
+
+
+def train_study(seeds: int, rounds: int, settings: Sequence[str]) -> None:
+    """Print the seconds that a run of a study on micro takes, alone and beside all others: seeds of FedAvg and FedAdam."""
+    from fedfault.session.progress import Progress
+    from fedfault.studies.file import load_study
+    from fedfault.studies.runner import run_all
+
+    base = Path(__file__).parents[1] / "configs/quickstart.yaml"
+    arms: dict[str, Any] = {"avg": {}, "adam": {"federation.algorithm": "fedadam"}}
+    cohort = ("federation.total_clients=10", "federation.participation_rate=1.0")
+    every = [f"federation.num_rounds={rounds}", *cohort, *settings]
+    print(f"\n**studies on micro, 10 clients, {rounds} rounds**\n\n| runs | seconds | seconds a run |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (1, seeds):
+            file = Path(folder) / f"{count}.yaml"
+            own = arms if count > 1 else {"avg": arms["avg"]}
+            file.write_text(json.dumps({"_base_": str(base), "arms": own, "seeds": count}))
+            began = time.perf_counter()
+            found = run_all(load_study(file, every, folder), Progress(quiet=True), jobs="auto")
+            seconds, failed = time.perf_counter() - began, sum(done.state == "failed" for done in found)
+            note = f" ({failed} failed)" if failed else ""
+            print(f"| {len(found)}{note} | {seconds:.1f} | {seconds / len(found):.1f} |", flush=True)
 
 
 def compare(bench: Bench, rate: float, args: argparse.Namespace) -> None:
     """Print a row for each side of a shape."""
     cuda = bench.device.type == "cuda"
-    ours = {"fedfault": bench.cohort(graph=False), **({"fedfault graph": bench.cohort(graph=True)} if cuda else {})}
+    ours = {"fedfault": bench.cohort(graph=False)}
+    if cuda:
+        ours["fedfault graph"] = bench.cohort(graph=True)
+    if cuda and importlib.util.find_spec("liger_kernel"):
+        ours["fedfault fused"] = bench.cohort(graph=True, fused=True)
     sides = {"peft": bench.peft(False), "peft autocast": bench.peft(True), "one model": bench.peft(True, one=True)}
     sides |= {"peft compiled": bench.peft(True, compiled=True)} if cuda and not args.quick else {}
     sides |= ours

@@ -44,7 +44,7 @@ def test_the_estimate_of_a_step_is_at_least_what_it_holds(make, eager):
     if eager:
         model.set_attn_implementation("eager")
     with pytest.MonkeyPatch.context() as m:
-        m.setattr("fedfault.backbones.cohort.make_lean", lambda model: None)
+        m.setattr("fedfault.backbones.cohort.replace_layers", lambda model: None)
         task = make_task(model)
     for clients, batch in ((1, 1), (1, 4), (6, 4)):
         found, expected = measure_peak(task, clients, batch), task.estimate_pass(clients, batch)
@@ -56,7 +56,7 @@ def test_whole_attention_matrices_are_in_the_estimate():
     costs = []
     for name in ("sdpa", "eager"):
         with pytest.MonkeyPatch.context() as m:
-            m.setattr("fedfault.backbones.cohort.make_lean", lambda model: None)
+            m.setattr("fedfault.backbones.cohort.replace_layers", lambda model: None)
             model = tiny_llama(blocks=3)
             model.set_attn_implementation(name)
             costs.append(make_task(model).pass_cost.row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 
 import pytest
 import torch
@@ -126,6 +127,60 @@ def test_every_client_has_the_loss_and_gradient_of_the_dense_model_with_rounded_
         assert (grad[k] - expected_grad).norm() <= 1e-5 * expected_grad.norm()
     unrounded, _ = alone(build(), c.layout, flat[0], ids[0], real[0])
     assert abs(float(loss[0] - unrounded)) > 1e-4  # there was something to round
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+@kinds
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_losses_and_gradients_are_those_of_the_dense_model_with_rounded_weights(kind, dtype):
+    """There 8-bit layers round activations to int8 too, and multiply in 16 bits."""
+    off = 1e-3 if (kind, dtype) == ("4bit", torch.float32) else 5e-2
+    model = tiny_llama()
+    quantise(model, kind, dtype, torch.device("cuda"))
+    c = opened(model.to("cuda", dtype).eval(), lora_targets(model, None))
+    plain = tiny_llama().cuda()
+    for name, layer in model.named_modules():
+        if is_quantised(layer):
+            plain.get_parameter(f"{name.replace('.base', '')}.weight").data = dense_weight(layer).float()
+    flat, ids, real = (x.cuda() for x in case(c.layout))
+    loss, grad = losses_and_grads(c, flat, ids, real)
+    for k in range(K):
+        expected, expected_grad = alone(plain, c.layout, flat[k], ids[k], real[k])
+        assert abs(float(loss[k]) - float(expected)) <= off * float(expected)
+        assert (grad[k] - expected_grad).norm() <= 10 * off * expected_grad.norm()
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+@kinds
+def test_on_a_gpu_a_quantised_backbone_takes_less_memory_and_trains(kind):
+    """Layers wide enough that weights are most of the model; the time of a step is printed, see `pytest -rP`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    found = {}
+    for name in ("none", kind):
+        torch.manual_seed(0)
+        config = LlamaConfig(hidden_size=1024, intermediate_size=2816, num_hidden_layers=4, vocab_size=256)
+        model = LlamaForCausalLM(config).requires_grad_(False)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        if name != "none":
+            quantise(model, kind, torch.bfloat16, torch.device("cuda"))
+        c = opened(model.to("cuda", torch.bfloat16).eval())
+        weights = torch.cuda.memory_allocated() - before
+        flat = c.init(0).flat.expand(K, -1)
+        ids = torch.randint(256, (K, B, 65), generator=torch.Generator().manual_seed(0)).cuda()
+        real = torch.ones(K, B, 64, device="cuda")
+        for _ in range(3):
+            began = time.perf_counter()
+            loss, _ = losses_and_grads(c, flat, ids, real)
+            torch.cuda.synchronize()
+            seconds = time.perf_counter() - began
+        found[name] = weights, loss.cpu()
+        print(f"{name}: {weights / 1e6:.0f} MB of weights, {1000 * seconds:.1f} ms a step")
+    assert found[kind][0] < (0.7 if kind == "8bit" else 0.5) * found["none"][0]
+    torch.testing.assert_close(found[kind][1], found["none"][1], rtol=0.05, atol=0.0)
 
 
 @kinds

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import pair
@@ -57,13 +58,13 @@ def started(*words: str, **variables: str) -> list[subprocess.Popen[str]]:
     return found
 
 
-def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
+def torchrun(*words: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
         "torch.distributed.run",
         "--standalone",
-        "--nproc-per-node=2",
+        f"--nproc-per-node={processes}",
         "-m",
         "fedfault",
         *words,
@@ -167,3 +168,28 @@ def test_bad_input_under_torchrun_is_said_once(tmp_path):
     assert done.stderr.count("did you mean 'num_rounds'") == 1
     assert "first process of the job has ended" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.cuda
+def test_one_process_of_torchrun_on_a_gpu_gives_the_numbers_of_none(tmp_path, monkeypatch):
+    """NCCL wants a GPU of its own for every process; with one GPU the job has one."""
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
+    settings = [*SMALL, "model.precision=fp32", f"logging.results_dir={tmp_path}", "device=cuda"]
+    done = torchrun("run", "quickstart", *settings, "experiment_name=one", processes=1)
+    assert done.returncode == 0, done.stderr
+    start_run(load("quickstart", [*settings, "experiment_name=none"]), Progress(quiet=True))
+    one, none = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("one", "none"))
+    assert all(pair.same(one[name], none[name]) for name in one)
+
+
+@pytest.mark.cuda
+def test_as_many_processes_as_gpus_give_the_numbers_of_one_over_nccl(tmp_path, monkeypatch):
+    if (count := torch.cuda.device_count()) < 2:
+        pytest.skip("needs two GPUs: NCCL refuses two processes on one")
+    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
+    settings = [*SMALL, "model.precision=fp32", f"logging.results_dir={tmp_path}", "device=cuda"]
+    done = torchrun("run", "quickstart", *settings, "experiment_name=many", processes=min(count, 2))
+    assert done.returncode == 0, done.stderr
+    start_run(load("quickstart", [*settings, "experiment_name=one"]), Progress(quiet=True))
+    many, one = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("many", "one"))
+    assert all(pair.same(many[name], one[name]) for name in one)

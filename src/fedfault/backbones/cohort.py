@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedfault.algebra import fresh_factors
 from fedfault.backbones.checks import BROKEN, SHORT, ordinary_tokens
 from fedfault.backbones.head import count_rows, head_loss, sparse_head_loss
-from fedfault.backbones.lean import make_lean
+from fedfault.backbones.kernels import replace_layers
 from fedfault.backbones.memory import LOGITS
 from fedfault.backbones.quantised import dense_weight, named_tensors
 from fedfault.backbones.scorer import Scorer
@@ -186,7 +186,7 @@ class CohortModel:
         scorer: Scorer | None = None,
     ) -> None:
         self.model, self.targets, self.scorer = model.eval().requires_grad_(False), targets, scorer
-        make_lean(model)
+        self.kernels = replace_layers(model)
         ids = ordinary_tokens(model, SHORT)[None]
         sites = [Site(name, "lora", (r, *linear_shape(model.get_submodule(name)))) for name in targets.lora]
         sites += [Site(name, "full", tuple(model.get_parameter(name).shape)) for name in targets.full_parameters]

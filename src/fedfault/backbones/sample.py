@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedfault.backbones.attention import CACHES
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.lean import CACHES
 
 
 def _name_of_cache(model: Any) -> str:

@@ -115,6 +115,8 @@ def prepare(
     else:
         backbone = _load_backbone(exp, exp.model.quantization, say, headless=outputs is not None)
         model = open_model(exp, backbone, outputs)
+        for note in model.kernels.notes:
+            say(note)
     say("tokens")
     made = PREPARE[exp.data.task_type](exp, corpus, backbone, model, say, control)
     for line in made.split.describe_losses():
