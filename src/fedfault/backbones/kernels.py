@@ -42,6 +42,10 @@ class Kernels(NamedTuple):
     replaced: Mapping[str, int] = MappingProxyType({})  # class of the original -> how many
     notes: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, for the manifest."""
+        return {**self._asdict(), "replaced": dict(self.replaced)}
+
 
 def replace_layers(model: Any) -> Kernels:
     """Replace the modules of a model that have a faster equivalent on its device, in place."""

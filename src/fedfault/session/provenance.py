@@ -51,7 +51,7 @@ def make_manifest(p: Prepared, argv: Sequence[str], loaded: Loaded, program: str
         "command": shlex.join([program, *argv]),
         "argv": list(argv),
         "passes": describe_passes(p),
-        "kernels": {**p.model.kernels._asdict(), "replaced": dict(p.model.kernels.replaced)},
+        "kernels": p.model.kernels.to_json(),
         "seed": p.config.seed,
         "over_flower": p.federation.memory_elsewhere,
         "data_elsewhere": p.data_elsewhere,
