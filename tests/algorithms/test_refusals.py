@@ -10,10 +10,11 @@ from allowed import allowed
 from fedfault.aggregations.flexlora import flexlora
 from fedfault.aggregations.flora import flora
 from fedfault.algorithms.fedavg import fedavg
+from fedfault.config import load
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.registry import build
-from fedfault.setup.experiment import check_pair
+from fedfault.setup.experiment import check_pair, check_parts
 from fedfault.types.algorithm import TRAITS, Aggregation, stands
 
 SOME = ["scaffold", "scaffold_update_space", "feddyn", "ifca", "clustered"]
@@ -123,3 +124,28 @@ def test_a_reason_stands_above_what_the_server_stands():
 def test_a_trait_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="no trait folding; the traits are refactors, folds"):
         stands("folding")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "says"),
+    [
+        ("scaffold_update_space", ["training.lr_ratio=4.0"], "steps in units of one learning rate"),
+        ("{name: fednova, mu: 0.1}", ["training.lr_ratio=4.0"], "reckons with one learning rate"),
+        ("moon", ["training.gradient_accumulation=2"], "its contrast is a mean over examples"),
+        ("fednova", ["training.lr_ratio=4.0"], None),
+        ("scaffold", ["training.lr_ratio=4.0", "training.gradient_accumulation=2"], None),
+        ("{name: fedprox, mode: decoupled}", ["training.lr_ratio=4.0"], None),
+    ],
+)
+def test_recipes_that_an_algorithm_cannot_stand_are_refused(algorithm, changes, says):
+    exp = load("quickstart", [f"federation.algorithm={algorithm}", *changes]).experiment
+    if says is None:
+        check_parts(exp)
+        return
+    with pytest.raises(UserError, match=says):
+        check_parts(exp)
+
+
+def test_two_rates_need_two_factors():
+    with pytest.raises(UserError, match=r"training\.lr_ratio=4 is about LoRA's factors"):
+        load("quickstart", ["training.lr_ratio=4.0", "model.trainable=partial"])

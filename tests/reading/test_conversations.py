@@ -42,7 +42,7 @@ def test_columns_of_other_names_are_named_and_numbers_are_text():
 
 def test_other_columns_are_no_conversation():
     assert find_shape("a.csv", ["text", "label"]) is None
-    assert find_shape("a.csv", ["prompt", "chosen", "rejected"]) is None
+    assert find_shape("a.csv", ["prompt", "chosen"]) is None
 
 
 @pytest.mark.parametrize(
@@ -142,3 +142,29 @@ def test_text_and_conversations_in_one_table_or_folder_are_not_guessed(tmp_path)
     (tmp_path / "b.jsonl").write_text('{"text": "plain"}')
     with pytest.raises(UserError, match="some tables hold conversations and others plain text"):
         text(path=str(tmp_path))
+
+
+def test_a_preference_is_a_prompt_with_two_responses():
+    prompt = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "1 + 1"}]
+    row = {"prompt": prompt, "chosen": "2", "rejected": "3"}
+    found = read_conversation("line 1", row, {part: part for part in row})
+    assert [turn.text for turn in found.turns] == ["Be short.", "1 + 1", "2"]
+    assert ([turn.text for turn in found.worse.turns], found.prompt) == (["Be short.", "1 + 1", "3"], 2)
+    assert found.text == "Be short.\n1 + 1\n2\n3"  # other rejected responses make other examples
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rejected": ""}, "the response is missing or empty"),
+        ({"rejected": "2"}, "the chosen response is the rejected one"),
+        (
+            {"chosen": [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}]},
+            "without the prompt",
+        ),
+    ],
+)
+def test_what_is_no_preference_is_refused(changes, says):
+    row = {"prompt": "1 + 1", "chosen": "2", "rejected": "3", **changes}
+    with pytest.raises(UserError, match=says):
+        read_conversation("line 1", row, {part: part for part in row})

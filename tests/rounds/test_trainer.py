@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedfault.algebra import mask_factor
 from fedfault.errors import UserError
 from fedfault.rounds.local import LocalWork, Passes, plan_batches
 from fedfault.rounds.trainer import Trainer
@@ -146,3 +147,39 @@ def test_batches_differ_between_rounds_and_clients():
 def test_one_rule_weighs_clients(rule, expected):
     task = Quadratic([[1.0]] * 2, [[0.0]] * 2, [3, 8])
     assert run(task, [0, 1], weighting=rule).weight.tolist() == expected
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_b_learns_at_its_own_rate_as_in_parameter_groups_of_torch(optimizer):
+    """LoRA+ as PEFT makes it: one optimiser with two groups."""
+    task = LowRank()
+    options = {"epochs": 1, "batch_size": 4, "lr": 0.01, "optimizer": optimizer, "max_grad_norm": 0.3}
+    decay = 0.1 if optimizer == "adamw" else 0.0
+    trained = run(task, [1], **options, lr_ratio=4.0, weight_decay=decay)
+    flat, is_b = task.init(0).flat, mask_factor(task.layout, "B")
+    a, b = (flat[own].clone().requires_grad_() for own in (~is_b, is_b))
+    make = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
+    reference = make([{"params": [a], "lr": 0.01}, {"params": [b], "lr": 0.04}], weight_decay=decay)
+    for rows in plan_batches(task.examples(1), LocalWork(batch_size=4), rng(0, "batches", 1, 1)):
+        whole = torch.zeros_like(flat).masked_scatter(~is_b, a).masked_scatter(is_b, b)
+        loss = task._loss(whole, task.X[1][rows[rows >= 0]], task.Y[1][rows[rows >= 0]])
+        a.grad, b.grad = torch.autograd.grad(loss, [a, b])
+        torch.nn.utils.clip_grad_norm_([a, b], 0.3)
+        reference.step()
+    torch.testing.assert_close(trained.adapter.flat[0][is_b], b.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(trained.adapter.flat[0][~is_b], a.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_algorithm_that_asks_for_the_learning_rate_is_refused_where_there_are_two():
+    train = Trainer(LowRank(), LocalWork(lr_ratio=2.0), seed=0, round=1, clients=[0], passes=Passes(1))
+    with pytest.raises(UserError, match=r"training\.lr_ratio=2"):
+        _ = train.lr
+
+
+def test_a_step_in_parts_is_the_step_on_the_whole_batch():
+    """Unequal clients, so that some parts of some batches are empty."""
+    task, options = LowRank(), {"epochs": 2, "batch_size": 12, "lr": 0.05, "optimizer": "sgd", "max_grad_norm": 0.5}
+    whole, parts = (run(task, [0, 5, 2], **options, parts=n) for n in (1, 3))
+    torch.testing.assert_close(parts.adapter.flat, whole.adapter.flat, rtol=1e-5, atol=1e-6)
+    assert parts.num_tokens.tolist() == whole.num_tokens.tolist()
+    torch.testing.assert_close(parts.loss, whole.loss, rtol=1e-6, atol=0.0)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from chatting import write_rows
 from fedfault.config import load
 from fedfault.runs.read import read_run
 from fedfault.setup.preview import preview
@@ -63,3 +64,26 @@ def test_the_code_on_the_card_answers_as_the_run_does_merged_and_unmerged(tmp_pa
     made = merged.generate(**names["prompt"], pad_token_id=0, max_new_tokens=3, do_sample=False)
     width = names["prompt"]["input_ids"].shape[1]
     assert names["tokenizer"].decode(made[0, width:], skip_special_tokens=True).strip() == own["after"]
+
+
+@pytest.mark.slow
+def test_a_run_on_preferences_lowers_their_loss_and_says_what_a_pair_is(tmp_path):
+    turns = [("Say a.", "a b c", "no no no no"), ("Say b.", "b c a", "never"), ("Say c.", "c a b", "not at all")]
+    rows = [{"prompt": f"{p} {n}", "chosen": f"{c} {n}", "rejected": f"{r} {n}"} for n in range(8) for p, c, r in turns]
+    file = write_rows(tmp_path / "pairs.jsonl", rows)
+    told = [
+        "data.dataset=text", f"data.path={file}", "data.task_type=preference", "model.max_length=96", "training.lr=5e-3",
+        "training.local_steps=4", "federation.num_rounds=2", "data.partition=iid",
+        "evaluation.stop_at={reward_accuracy: 2.0}",
+    ]  # fmt: skip
+    folder = start(tmp_path, *told).path
+    run = read_run(folder)
+    first, last = (r.scores["validation"] for r in (run.records[0], run.records[-1]))
+    assert first.loss == pytest.approx(0.6931, abs=1e-4)
+    assert last.loss < first.loss
+    assert last.metrics["reward_accuracy"] > 0.5
+    assert "general" in run.records[-1].scores
+    page = (folder / "report.html").read_text()
+    for words in ("nats per pair", "reward_accuracy"):
+        assert words in page, words
+    assert (folder / "adapter" / "chat_template.jinja").is_file()

@@ -11,7 +11,7 @@ from fedfault.backbones.sample import sample_texts
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.rounds.local import LocalWork, Passes
 from fedfault.rounds.trainer import Trainer
-from fedfault.tasks.language import LanguageTask, _paired_error
+from fedfault.tasks.language import LanguageTask, estimate_error
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Step
@@ -176,11 +176,11 @@ def test_the_error_of_a_paired_change_is_that_of_the_bootstrap():
     change = tokens * (0.1 + 0.3 * torch.randn(200, generator=g, dtype=torch.float64))
     rows = torch.randint(200, (4000, 200), generator=g)
     drawn = change[rows].sum(1) / tokens[rows].sum(1)
-    assert _paired_error(change, tokens) == pytest.approx(float(drawn.std()), rel=0.05)
+    assert estimate_error(change, tokens) == pytest.approx(float(drawn.std()), rel=0.05)
 
 
 def test_one_block_has_no_error():
-    assert _paired_error(torch.tensor([1.0]).double(), torch.tensor([4.0]).double()) is None
+    assert estimate_error(torch.tensor([1.0]).double(), torch.tensor([4.0]).double()) is None
 
 
 def test_the_untrained_model_has_changed_by_nothing_for_sure():
@@ -203,7 +203,7 @@ def test_changes_are_paired_with_the_model_before_training_whatever_was_folded_i
     assert change is not None
     n = len(fresh.sets["topic/a"])
     nll = fresh.compute_outputs(adapter.flat, torch.arange(sum(fresh.counts), len(fresh.ids)))
-    expected = _paired_error((nll - change)[:n], tokens[:n])
+    expected = estimate_error((nll - change)[:n], tokens[:n])
     assert fresh.evaluate(adapter)["topic/a"].se == pytest.approx(expected)
 
 

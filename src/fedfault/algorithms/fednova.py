@@ -60,7 +60,7 @@ def fednova(
 
     def client(got: Message, memory: Mapping[str, Adapter], train: Train) -> tuple[Message, Mapping[str, Adapter]]:
         local = train(got["x"], ExtraTerms(gradient=proximal_gradient(mu) if mu else None))
-        a = accumulate_decay(local.num_steps, 1 - train.lr * mu)  # (K,)
+        a = accumulate_decay(local.num_steps, 1 - train.lr * mu if mu else 1.0)  # (K,)
         return {"x": local.adapter, "n": local.weight, "a": a}, memory
 
     @stands("alternates", "private", "prunes", "unequal ranks")
@@ -73,4 +73,5 @@ def fednova(
         step = float((p * scale).sum())
         return replace(state, adapter=replace(x, flat=torch.lerp(x.flat, average(got["x"], n * scale).flat, step)))
 
-    return replace(fedavg(), client=client, server=server, refuses=REFUSES)
+    refuses = {**REFUSES, "two rates": "with mu its normalisation reckons with one learning rate"} if mu else REFUSES
+    return replace(fedavg(), client=client, server=server, refuses=refuses)

@@ -17,7 +17,11 @@ from fedfault.registry import register
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, ExtraTerms, Message, Train
 
-REFUSES = {"folds": "a client's previous adapter is no longer its previous model once the frozen weights have changed"}
+REFUSES = {
+    "folds": "a client's previous adapter is no longer its previous model once the frozen weights have changed",
+    "pairs": "its contrast is about one text an example",
+    "accumulates": "its contrast is a mean over examples",
+}
 
 
 def contrastive_loss(z: Tensor, z_global: Tensor, z_previous: Tensor, temperature: float) -> Tensor:

@@ -100,7 +100,8 @@ def scaffold_update_space() -> Algorithm:
         c_new = c_i - c + replace(x, flat=(x.flat - local.adapter.flat) / length)
         return {"x": local.adapter, "dc": c_new - c_i, "n": local.weight}, {"c": c_new}
 
-    return replace(scaffold(), client=client)
+    rates = "its control variates are steps in units of one learning rate"
+    return replace(scaffold(), client=client, refuses={**REFUSES, "two rates": rates})
 
 
 def _average_over_owners(state: State) -> Adapter:

@@ -11,9 +11,10 @@ backward pass writes one (K, P) gradient with a single concatenation. Only these
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ from fedfault.backbones.head import count_rows, head_loss, sparse_head_loss
 from fedfault.backbones.kernels import replace_layers
 from fedfault.backbones.memory import LOGITS
 from fedfault.backbones.quantised import dense_weight, named_tensors
+from fedfault.backbones.recompute import recompute_blocks
 from fedfault.backbones.scorer import Scorer
-from fedfault.backbones.sites import Targets, find_parent, linear_shape
+from fedfault.backbones.sites import Targets, find_blocks, find_parent, linear_shape
 from fedfault.backbones.unpacked import without_packed_rows
 from fedfault.errors import UserError
 from fedfault.seeds import torch_rng
@@ -49,12 +51,24 @@ class Slots:
     def bind(self, flat: Tensor, key: Tensor | None = None, places: Tensor | None = None) -> Iterator[None]:
         """Within the block, cohort layers use the parameters flat (K, P)."""
         pieces = iter(flat.split(self.parts, dim=-1))  # one split: the backward pass is one concatenation
-        self.now = {s.name: tuple(next(pieces) for _ in s.parts) for s in self.layout.sites}
-        self.clients, self.key, self.places = len(flat), key, places
+        now = {s.name: tuple(next(pieces) for _ in s.parts) for s in self.layout.sites}
+        with self._hold(now, len(flat), key, places):
+            yield
+
+    def keep_bound(self) -> Callable[[], AbstractContextManager[None]]:
+        """Make a context that binds again, whenever it is entered, what is bound now."""
+        return functools.partial(self._hold, self.now, self.clients, self.key, self.places)
+
+    @contextmanager
+    def _hold(
+        self, now: dict[str, tuple[Tensor, ...]], clients: int, key: Tensor | None, places: Tensor | None
+    ) -> Iterator[None]:
+        before = self.now, self.key, self.places
+        self.now, self.clients, self.key, self.places = now, clients, key, places
         try:
             yield
         finally:
-            self.now, self.key, self.places = {}, None, None
+            self.now, self.key, self.places = before
 
     def full_parameter(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A parameter that is trained in full, (K, *shape)."""
@@ -184,7 +198,10 @@ class CohortModel:
         alpha: float,
         dropout: float = 0.0,
         scorer: Scorer | None = None,
+        recompute: bool = False,
     ) -> None:
+        """recompute: whether blocks keep only their inputs for the gradient, see `recompute_blocks`."""
+        self.recomputed = list(find_blocks(model)[1])[targets.first_block :] if recompute else []
         self.model, self.targets, self.scorer = model.eval().requires_grad_(False), targets, scorer
         self.kernels = replace_layers(model)
         ids = ordinary_tokens(model, SHORT)[None]
@@ -318,9 +335,15 @@ class CohortModel:
 
     def _hidden(self, x: Tensor) -> Tensor:
         """Ids (K*B, T) -> last hidden states (K*B, T, d), under the parameters that are bound."""
-        with without_packed_rows():
+        with self.keeping_inputs(), without_packed_rows():
             states: Tensor = self.model.base_model(input_ids=x, use_cache=False).last_hidden_state
         return states
+
+    def keeping_inputs(self) -> AbstractContextManager[None]:
+        """A context in which the blocks of a forward pass keep their inputs alone, where that is asked for."""
+        if not self.recomputed or not torch.is_grad_enabled():
+            return nullcontext()
+        return recompute_blocks(self.recomputed, self.slots.keep_bound())
 
     @torch.no_grad()
     def fold(self, base: Mapping[str, Tensor]) -> None:

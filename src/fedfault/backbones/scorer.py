@@ -107,7 +107,7 @@ def compute_scores(
     """
     assert model.scorer is not None
     pooling = model.scorer.pooling
-    with model.slots.bind(flat, key, places), without_packed_rows():
+    with model.slots.bind(flat, key, places), model.keeping_inputs(), without_packed_rows():
         body = model.model.base_model
         found = body(input_ids=texts.ids.flatten(0, 1), **model_inputs(body, texts, pooling))
         z = pool_states(found, texts, pooling)

@@ -16,7 +16,12 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-METRICS = {"classification": ("accuracy", "f1"), "regression": ("pearson", "spearman")}  # the first is the default
+METRICS = {  # data.task_type -> its metrics; the first is the default
+    "classification": ("accuracy", "f1"),
+    "regression": ("pearson", "spearman"),
+    "preference": ("reward_accuracy", "reward_margin"),
+}
+SPOKEN = ("instruction", "preference")  # task types that learn from conversations
 
 
 class Section(BaseModel):
@@ -114,10 +119,10 @@ class Data(Section):
         description="folder or file to read instead of the corpus's own place; on the Hub: "
         "hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE]",
     )
-    task_type: Literal["causal_lm", "instruction", "classification", "regression"] = Field(
+    task_type: Literal["causal_lm", "instruction", "preference", "classification", "regression"] = Field(
         default="causal_lm",
-        description="what the model learns: the next token, the responses of conversations, a text's topic as its label, "
-        "or a text's score",
+        description="what the model learns: the next token, the responses of conversations, which of two responses is the "
+        "better one, a text's topic as its label, or a text's score",
     )
     num_labels: Count | None = Field(
         default=None, description="classes that the data must have; by default as many as there are"
@@ -201,6 +206,25 @@ class Federation(Section):
         return max(1, round((self.participation_rate or 1.0) * self.total_clients))
 
 
+class Preference(Section):
+    """How the better of two responses is learned: against the frozen base as the reference."""
+
+    loss: Literal["dpo", "ipo"] = Field(
+        default="dpo",
+        description="of a pair: DPO (arXiv 2305.18290), or IPO (arXiv 2310.12036) per token of a response",
+    )
+    beta: Positive = Field(default=0.1, description="how much leaving the reference costs; for IPO its tau")
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.0, description="share of pairs that DPO takes to be the wrong way round"
+    )
+
+    @model_validator(mode="after")
+    def _smoothed(self) -> Preference:
+        if self.loss == "ipo" and self.label_smoothing:
+            raise ValueError("label_smoothing is DPO's, but loss=ipo; leave it out")
+        return self
+
+
 class Training(Section):
     """What each client does in a round."""
 
@@ -229,9 +253,21 @@ class Training(Section):
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = Field(
         default=[0.9, 0.999], description="of AdamW: how long it remembers gradients, and their squares"
     )
+    lr_ratio: Positive = Field(
+        default=1.0, description="learning rate of LoRA's B to that of A, which is lr (LoRA+, arXiv 2402.12354)"
+    )
+    gradient_accumulation: Count = Field(
+        default=1, description="batches of batch_size that a step takes one after another; their gradients are one"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="keep of every block only what enters it, and compute the rest again for the gradient: less memory, a "
+        "third more time",
+    )
     loss_on: Literal["completion", "all"] = Field(
         default="completion", description="of instruction data: the responses alone, or prompts too"
     )
+    preference: Preference = Preference()
     clients_per_pass: Count | Literal["auto"] = Field(
         default="auto",
         description="clients trained in one batch, side by side; auto: what a CPU's cache or a GPU's free memory holds",
@@ -484,16 +520,30 @@ class Experiment(Section):
         return {"mode": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
+    def _two_rates(self) -> Experiment:
+        if self.training.lr_ratio != 1 and self.model.trainable != "lora":
+            raise ValueError(
+                f"training.lr_ratio={self.training.lr_ratio:g} is about LoRA's factors, but model.trainable="
+                f"{self.model.trainable} has none; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fitting_metric(self) -> Experiment:
         task, metric = self.data.task_type, self.evaluation.metric
-        if task in ("causal_lm", "instruction"):
-            for key in ("data.num_labels", "data.label_names", "evaluation.metric", "evaluation.target_score"):
+        if task in ("causal_lm", *SPOKEN):
+            scored = () if task in METRICS else ("evaluation.metric", "evaluation.target_score")
+            for key in ("data.num_labels", "data.label_names", *scored):
                 section, _, name = key.partition(".")
                 if getattr(getattr(self, section), name) is not None:
                     raise ValueError(
                         f"{key} is about labels, but data.task_type={task} has none; set "
                         "data.task_type=classification (or regression), or leave it out"
                     )
+            if metric is not None:
+                raise ValueError(
+                    f"evaluation.metric={metric} is about labels, but data.task_type={task} has none; leave it out"
+                )
         elif task == "regression" and self.data.label_names:
             raise ValueError("data.label_names names classes, but data.task_type=regression has scores; leave it out")
         elif metric is not None and metric not in METRICS[task]:
@@ -528,15 +578,22 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _about_conversations(self) -> Experiment:
-        if self.data.task_type != "instruction":
-            usual = {"model.chat_template": "auto", "training.loss_on": "completion", "evaluation.generate": 0}
+        task = self.data.task_type
+        if task != "instruction":
+            usual = {"training.loss_on": "completion", "evaluation.generate": 0}
+            usual |= {} if task in SPOKEN else {"model.chat_template": "auto"}
             for key, value in usual.items():
                 section, _, name = key.partition(".")
                 if (found := getattr(getattr(self, section), name)) != value:
                     raise ValueError(
-                        f"{key}={found} is about conversations, but data.task_type={self.data.task_type} has none; leave it "
-                        "out, or set data.task_type=instruction"
+                        f"{key}={found} is about conversations, but data.task_type={task} has none; leave it out, or set "
+                        "data.task_type=instruction"
+                        if task not in SPOKEN
+                        else f"{key}={found} is about responses that are imitated, but data.task_type={task} compares them; "
+                        "leave it out"
                     )
+        if task != "preference" and self.training.preference != Preference():
+            raise ValueError(f"training.preference is for data.task_type=preference, not {task}; leave it out")
         return self
 
     def describe(self) -> str:

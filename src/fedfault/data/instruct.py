@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from fedfault.data.split import CLIENT_SHARE, Split, bytes_per_token, choose_tra
 from fedfault.errors import UserError
 from fedfault.seeds import rng
 from fedfault.text.conversing import ChatTemplate, EncodedConversation, encode_conversations
+from fedfault.text.preferring import encode_preferences
 from fedfault.text.responses import Responses
 from fedfault.text.tokens import Tokens
 from fedfault.types.corpus import Corpus, Document
@@ -22,8 +23,20 @@ Say = Callable[[str], None]
 
 def check_conversations(exp: Experiment, corpus: Corpus) -> None:
     """Raise `UserError` unless the corpus holds what `data.task_type` learns: conversations or plain text."""
-    spoken = bool(corpus.conversations)
-    if exp.data.task_type == "instruction" and not spoken:
+    spoken, task = bool(corpus.conversations), exp.data.task_type
+    preferred = sum(bool(c.rejected) for c in corpus.conversations.values())
+    if task == "preference" and (not spoken or preferred < len(corpus.conversations)):
+        raise UserError(
+            f"data.task_type=preference needs prompts with two responses, which {corpus.name} has not; give a table with "
+            "the columns prompt, chosen and rejected (data.dataset=text data.path=FILE or hf://datasets/ORG/NAME), or "
+            "name its columns with data.columns"
+        )
+    if task == "instruction" and preferred:
+        raise UserError(
+            f"{corpus.source} holds preferences, which data.task_type=preference learns; for the chosen responses alone set "
+            "data.columns={prompt: prompt, completion: chosen}"
+        )
+    if task == "instruction" and not spoken:
         raise UserError(
             f"data.task_type=instruction needs conversations, and {corpus.name} has plain text; give a table with the "
             "columns prompt and completion, instruction and output, messages, or question and answer (data.dataset=text "
@@ -50,7 +63,7 @@ def split_into_responses(
     most, room = exp.model.max_length, exp.evaluation.max_blocks * exp.model.max_length
     whole_corpus, corpus = corpus, replace(corpus, train=tuple(choose_training_documents(exp, corpus)))
     sides = [_encode(exp, corpus, side, template) for side in (corpus.train, corpus.validation)]
-    kept = [[i for i, row in enumerate(rows) if any(row.mask[1:most])] for rows in sides]
+    kept = [[i for i, own in enumerate(rows) if all(any(row.mask[1:most]) for row in own)] for rows in sides]
     _check_left(exp, corpus, sides, kept)
     train, validation = (
         tuple(side[i] for i in own) for side, own in zip((corpus.train, corpus.validation), kept, strict=True)
@@ -63,18 +76,18 @@ def split_into_responses(
         )
     encoded = {document.text: sides[0][i] for i, document in zip(kept[0], train, strict=True)}
     padding = getattr(template.tokenizer, "pad_token_id", None) or 0
-    whole = Responses.from_rows([encoded[document.text] for document in d.documents], most, padding)
-    held = Responses.from_rows([sides[1][i] for i in kept[1]], most, padding)
+    whole = _Table.of([encoded[document.text] for document in d.documents], most, padding)
+    held = _Table.of([sides[1][i] for i in kept[1]], most, padding)
     kept_back = [
-        back[_draw(whole[back], room // CLIENT_SHARE, exp.seed, "client", k)] if len(back) else None
+        back[_draw(whole.lengths[back], room // CLIENT_SHARE, exp.seed, "client", k)] if len(back) else None
         for k, (_, back) in enumerate(d.parts)
     ]
     held_out = [None if own is None else whole[own] for own in kept_back]
     topic = np.array([document.topic for document in validation])
     of_topic = {t: np.flatnonzero(topic == t) for t in sorted(set(topic.tolist()))}
-    total = held.num_tokens
-    mixture = {t: held[rows].num_tokens / total for t, rows in of_topic.items()}
-    chosen = {t: rows[_draw(held[rows], room, exp.seed, "topic", t)] for t, rows in of_topic.items()}
+    sizes = {t: len(rows) if held.width == 2 else held[rows].num_tokens for t, rows in of_topic.items()}
+    mixture = {t: size / sum(sizes.values()) for t, size in sizes.items()}
+    chosen = {t: rows[_draw(held.lengths[rows], room, exp.seed, "topic", t)] for t, rows in of_topic.items()}
     drawn = {t: held[rows] for t, rows in chosen.items()}
     spoken = {f"topic/{t}": [corpus.conversations[validation[i].text] for i in own] for t, own in chosen.items()}
     spoken |= {
@@ -84,51 +97,82 @@ def split_into_responses(
     }
     sets = {f"topic/{t}": rows for t, rows in drawn.items()}
     sets |= {f"client/{k}": rows for k, rows in enumerate(held_out) if rows is not None}
-    sizes = bytes_per_token(sets, template.tokenizer, separator)
-    sizes["validation"] = sum(share * sizes[f"topic/{t}"] for t, share in mixture.items())
-    rows = [ids[:n] for ids, n in zip(whole.ids.numpy(), whole.lengths.tolist(), strict=True)]
+    text_bytes = bytes_per_token(sets, template.tokenizer, separator) if whole.width == 1 else {}
+    if text_bytes:
+        text_bytes["validation"] = sum(share * text_bytes[f"topic/{t}"] for t, share in mixture.items())
+    rows = [ids[:n] for ids, n in zip(whole.rows.ids.numpy(), whole.rows.lengths.tolist(), strict=True)]
     return Split(
         corpus=whole_corpus,
         documents=d.documents,
         deal=d.deal,
-        tokens=Tokens.from_documents(rows),
+        tokens=Tokens.from_documents(rows[:: whole.width]),
         topics=d.topics,
         labels=d.labels,
         train=[whole[mine] for mine, _ in d.parts],
         held_out=held_out,
         validation=drawn,
         mixture=mixture,
-        bytes_per_token=sizes,
-        examples=whole,
-        cut=sum(len(side[i].ids) > most for side, own in zip(sides, kept, strict=True) for i in own),
+        bytes_per_token=text_bytes,
+        examples=whole.rows[:: whole.width],
+        cut=sum(
+            any(len(row.ids) > most for row in side[i]) for side, own in zip(sides, kept, strict=True) for i in own
+        ),
         conversations=spoken,
         unanswered=sum(len(side) - len(own) for side, own in zip(sides, kept, strict=True)),
     )
 
 
+Encoded = tuple[EncodedConversation, ...]  # the rows of a document: one, or those of both responses to a prompt
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows of tokens, `width` of each document one behind the other."""
+
+    rows: Responses
+    width: int
+
+    @classmethod
+    def of(cls, encoded: Sequence[Encoded], most: int, padding: int) -> _Table:
+        return cls(Responses.from_rows([row for own in encoded for row in own], most, padding), len(encoded[0]))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every document, (n,)."""
+        lengths: NDArray[np.int64] = self.rows.lengths.numpy().reshape(-1, self.width).sum(1)
+        return lengths
+
+    def __getitem__(self, documents: NDArray[np.int64]) -> Responses:
+        """The rows of some documents."""
+        return self.rows[(documents[:, None] * self.width + np.arange(self.width)).reshape(-1)]
+
+
 def _encode(
     exp: Experiment, corpus: Corpus, documents: Sequence[Document], template: ChatTemplate
-) -> list[EncodedConversation]:
+) -> Sequence[Encoded]:
     conversations = [corpus.conversations[document.text] for document in documents]
-    return encode_conversations(template, conversations, exp.training.loss_on)
+    if exp.data.task_type == "preference":
+        return encode_preferences(template, conversations)
+    return [(row,) for row in encode_conversations(template, conversations, exp.training.loss_on)]
 
 
 def _check_left(
-    exp: Experiment, corpus: Corpus, sides: Sequence[Sequence[EncodedConversation]], kept: Sequence[Sequence[int]]
+    exp: Experiment, corpus: Corpus, sides: Sequence[Sequence[Encoded]], kept: Sequence[Sequence[int]]
 ) -> None:
     """Raise `UserError` where a side has no response that begins before `model.max_length`."""
     most = exp.model.max_length
     for name, rows, own in zip(("training", "validation"), sides, kept, strict=True):
         if not own:
-            shortest = min((row.mask.index(True) for row in rows if True in row.mask), default=most) + 1
+            first = (max(row.mask.index(True) if True in row.mask else most for row in own) for own in rows)
+            shortest = min(first, default=most) + 1
             raise UserError(
                 f"model.max_length={exp.model.max_length} cuts the response of all {len(rows):,} {name} conversations of "
                 f"{corpus.name} away; the first response needs {shortest} at least, so raise it"
             )
 
 
-def _draw(rows: Responses, tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:
+def _draw(lengths: NDArray[np.int64], tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:
     """Draw conversations, once for the run, until they have so many tokens, one at least: their places in rising order."""
-    order = rng(seed, "evaluation", *name).permutation(len(rows))
-    fits = int((np.cumsum(rows.lengths.numpy()[order]) <= tokens).sum())
+    order = rng(seed, "evaluation", *name).permutation(len(lengths))
+    fits = int((np.cumsum(lengths[order]) <= tokens).sum())
     return np.sort(order[: max(1, fits)])

@@ -65,7 +65,7 @@ def count_outputs(exp: Experiment, corpus: Corpus) -> int | None:
     Raises `UserError` where the corpus has no such labels, or not as many as `data.num_labels` says.
     """
     task, wanted = exp.data.task_type, exp.data.num_labels
-    if task in ("causal_lm", "instruction"):
+    if task not in ("classification", "regression"):
         return None
     if task == "regression":
         if not (corpus.labels and corpus.labels.scores):

@@ -4,6 +4,7 @@
     prompt, completion              two texts, or two such lists
     instruction, input, output      as Alpaca has them; the input may be empty, or the column missing
     question, answer
+    prompt, chosen, rejected        a preference: two texts or lists of messages that answer the prompt, the better one first
 
 Each becomes turns of roles. Nothing is guessed: columns that fit two shapes must be named, and a row that is no
 conversation is an error with its place.
@@ -23,6 +24,7 @@ SHAPES = (  # parts of a shape, the last of which is the response; those in OPTI
     ("prompt", "completion"),
     ("instruction", "input", "output"),
     ("question", "answer"),
+    ("prompt", "chosen", "rejected"),
 )
 OPTIONAL = {"input"}
 PARTS = sorted({part for shape in SHAPES for part in shape})
@@ -86,6 +88,8 @@ def read_conversation(place: str, row: Mapping[str, Any], shape: Shape) -> Conve
     elif "instruction" in cells:
         text, more = (_write_text(place, shape.get(part, part), cells.get(part)) for part in ("instruction", "input"))
         turns = [Turn(USER, text, more), *_read_side(place, shape["output"], cells["output"], ASSISTANT)]
+    elif "rejected" in cells:
+        return _read_preference(place, cells, shape)
     else:
         (asked, response) = ("prompt", "completion") if "prompt" in cells else ("question", "answer")
         turns = [
@@ -94,6 +98,24 @@ def read_conversation(place: str, row: Mapping[str, Any], shape: Shape) -> Conve
         ]
     _check_turns(place, turns)
     return Conversation(tuple(turns), place)
+
+
+def _read_preference(place: str, cells: Mapping[str, Any], shape: Shape) -> Conversation:
+    """Read a prompt with two responses. Raises `UserError` also for responses that repeat the prompt, or are the same."""
+    prompt = _read_side(place, shape["prompt"], cells["prompt"], USER)
+    sides = {part: _read_side(place, shape[part], cells[part], ASSISTANT) for part in ("chosen", "rejected")}
+    for part, turns in sides.items():
+        if turns[0].role != ASSISTANT:
+            raise UserError(
+                f"{place}: column {shape[part]!r} begins with a turn of the role {turns[0].role}; it holds the response "
+                "alone, without the prompt"
+            )
+        _check_turns(f"{place}: column {shape[part]!r}", [*prompt, *turns])
+    if sides["chosen"] == sides["rejected"]:
+        raise UserError(
+            f"{place}: the chosen response is the rejected one, so that nothing is preferred; remove the row"
+        )
+    return Conversation((*prompt, *sides["chosen"]), place, tuple(sides["rejected"]), len(prompt))
 
 
 def _read_side(place: str, column: str, value: Any, role: str) -> list[Turn]:

@@ -57,12 +57,13 @@ def foresee_times(fed: Federation, hw: Hardware, state: State) -> tuple[Floats, 
 
 def _measure_first_step(fed: Federation, hw: Hardware, state: State) -> HardwareMemory:
     """The plans with the time of one step of client 0, the second of two: no round has been measured yet."""
-    rows = torch.arange(min(fed.work.batch_size, fed.task.examples(0)))[None]
+    rows = torch.arange(min(fed.work.part_size, fed.task.examples(0)))[None]
     step, seconds = Step(torch.tensor([0]), rows, torch.ones_like(rows, dtype=torch.bool)), 0.0
     for _ in range(2):
         started = time.perf_counter()
         fed.task.grad(state.adapter.flat[None], step)
         seconds = time.perf_counter() - started
+    seconds *= fed.work.parts
     return hw.rescale_clock(state.plans, seconds, float(hw.tokens[0] / hw.steps[0]), hw.r_max)
 
 

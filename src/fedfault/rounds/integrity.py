@@ -107,10 +107,15 @@ class CheckedTrain:
         clients: Sequence[int],
         memory: Mapping[str, Adapter] | None = None,
     ) -> None:
-        self._train, self.weight, self.lr, self._entry = train, train.weight, train.lr, entry
+        self._train, self.weight, self._entry = train, train.weight, entry
         self.clients, self.layout, self.memory = clients, entry.layout, memory or {}
         self.received = {name: a for name, a in received.items() if isinstance(a, Adapter)}
         self.copies = {name: a.flat.clone() for name, a in self.received.items()}
+
+    @property
+    def lr(self) -> float:
+        """See `types.algorithm.Train`."""
+        return self._train.lr
 
     def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
         """See `types.algorithm.Train`."""
@@ -153,7 +158,7 @@ class CheckedTrain:
             if (largest := float(start.flat.abs().max())) > EXPLODED:
                 raise IntegrityError(
                     f"training has exploded: trained numbers have grown to {largest:.1e}, at which every gradient is zero "
-                    f"and nothing is learned; lower training.lr, which is {self.lr:g} in this round"
+                    f"and nothing is learned; lower training.lr"
                 )
             raise IntegrityError(
                 f"every gradient was exactly zero in {int(done.num_steps.sum())} steps of clients "

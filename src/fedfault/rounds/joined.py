@@ -57,7 +57,7 @@ class JoinedJobs:
     def _train_joined(self, jobs: Sequence[Job]) -> list[Done]:
         tasks = [find_task(job) for job in jobs]
         shared, firsts = self._share([task for task in tasks if task is not None])
-        batch = jobs[0].work.batch_size
+        batch = jobs[0].work.part_size
         passes = self._passes.setdefault(batch, Passes(shared.clients_per_pass(batch)))
         told, clock = len(passes.events), time.perf_counter()
         done = train_job(_join_jobs(jobs, _JoinedTask(shared, jobs, firsts), firsts, passes))

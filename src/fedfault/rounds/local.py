@@ -20,13 +20,20 @@ class LocalWork:
 
     epochs: int | None = 1
     steps: int | None = None
-    batch_size: int = 8
-    lr: float = 5e-4
+    batch_size: int = 8  # examples of a step
+    parts: int = 1  # that a step goes through the model in, one after another
+    lr: float = 5e-4  # of all numbers but LoRA's B
+    lr_ratio: float = 1.0  # of B's learning rate to it
     optimizer: str = "adamw"
     max_grad_norm: float | None = None
     weighting: str = "tokens"
     weight_decay: float = 0.0  # of AdamW, decoupled
     betas: tuple[float, float] = (0.9, 0.999)
+
+    @property
+    def part_size(self) -> int:
+        """Examples of a client that go through the model at once."""
+        return self.batch_size // self.parts
 
 
 @dataclass

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from fedfault.algebra import widest
+from fedfault.algebra import mask_factor, widest
 from fedfault.errors import is_out_of_memory
 from fedfault.rounds.local import LocalWork, Passes
 from fedfault.rounds.replay import WORTH, Record, find_replay
@@ -107,7 +107,7 @@ class Pass:
         self.x = x = job.start[self.rows]  # (k, P) where they start
         self.host = job.clients[rows], job.keys[rows]  # (k,) ids and random streams
         self.clients, self.keys = (each.to(device) for each in self.host)
-        self.lr = job.lr if isinstance(job.lr, float) else job.lr[rows].to(x)[:, None]  # (k, 1)
+        self.lr = _spread_rates(job, rows)
         self.frozen = None if job.trainable is None else ~job.trainable[rows].to(device)  # (k, P)
         plans = [job.plans[i] for i in rows]
         self.lengths = [len(p) for p in plans]
@@ -170,7 +170,7 @@ class Pass:
     def _gradient(self, leaf: Tensor, step: Step) -> Tensor:
         """Gradient (k, P) of a step, each client clipped by its own norm, then what is added to it."""
         k = len(leaf)
-        loss, gradient, tokens = self.task.grad(leaf, step)
+        loss, gradient, tokens = self._differentiate(leaf, step)
         self.loss[:k] += loss * tokens
         self.tokens[:k] += tokens
         gradient = self._only_trainable(gradient)
@@ -181,6 +181,22 @@ class Pass:
             if extra is not None:
                 gradient = gradient + self._only_trainable(extra(leaf, self.x[:k], self.rows[:k]))
         return gradient
+
+    def _differentiate(self, leaf: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """What `Trainable.grad` gives for a step, taken in parts where the work has several: a mean over all targets."""
+        if self.work.parts == 1:
+            return self.task.grad(leaf, step)
+        some = self.work.part_size
+        parts = [self.task.grad(leaf, step.cut(at, at + some)) for at in range(0, step.rows.shape[1], some)]
+        tokens = torch.stack([n for *_, n in parts])  # (parts, k)
+        share = tokens / tokens.sum(0).clamp(min=1)
+        loss, gradient = torch.zeros_like(parts[0][0]), torch.zeros_like(leaf)
+        for (own, change, _), p in zip(
+            parts, share, strict=True
+        ):  # a client without targets in a part has no mean there
+            loss += torch.where(p > 0, own * p.to(own), 0)
+            gradient += torch.where(p[:, None] > 0, change * p.to(change)[:, None], 0)
+        return loss, gradient, tokens.sum(0)
 
     def _plan_step(self, k: int, number: int) -> Step:
         """The step of the first k clients by its number, on the device and as it was planned."""
@@ -201,6 +217,16 @@ class Pass:
         return None if further is None else (lambda z, see: further(z, see, self.rows[:k]))
 
 
+def _spread_rates(job: Job, rows: Tensor) -> float | Tensor:
+    """The learning rates of some clients: one for all, (k, 1) of each, or (k, P) where LoRA's B has its own."""
+    start = job.start
+    each = job.lr if isinstance(job.lr, float) else job.lr[rows].to(start)[:, None]
+    if job.work.lr_ratio == 1:
+        return each
+    ratio = torch.where(mask_factor(job.task.layout, "B"), job.work.lr_ratio, 1.0).to(start)
+    return each * ratio.expand(len(rows), -1)
+
+
 def _go_down(y: Tensor, direction: Tensor, lr: float | Tensor) -> None:
     """y <- y - lr * direction, of the first rows of lr where each client has its own."""
     if isinstance(lr, float):
@@ -213,7 +239,7 @@ class _Optimizer:
     """torch.optim's SGD or AdamW on the rows still at work, the first k of (K, P).
 
     By its functional form: the class would import a compiler first, which takes as long as some rounds. lr: one for all, or
-    (K, 1) of each, which torch's AdamW does not know: then it takes a step of rate 1 from zero, which is scaled.
+    (K, 1) of each or (K, P), which torch's AdamW does not know: then it takes a step of rate 1 from zero, which is scaled.
     """
 
     def __init__(self, work: LocalWork, lr: float | Tensor, y: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedfault.algebra import widest
+from fedfault.errors import UserError
 from fedfault.rounds.local import LocalWork, Passes, cut_batches, plan_batches, weigh_clients
 from fedfault.rounds.passes import Job, TrainJob, clip_gradients, train_job
 from fedfault.rounds.replay import Record
@@ -45,7 +46,7 @@ class Trainer:
         train_job: TrainJob = train_job,
     ) -> None:
         self.task, self.work, self.passes, self.penalty, self.record = task, work, passes, penalty, record
-        self.lr, self.train_job = work.lr, train_job
+        self.train_job = train_job
         self.clients = torch.tensor(clients)
         self.weight = weigh_clients(task, work.weighting, clients)
         self.plans = [plan_batches(task.examples(k), work, rng(seed, "batches", round, k)) for k in clients]
@@ -57,6 +58,16 @@ class Trainer:
         self.start = torch.empty(0)  # (K, P) where the last training started
         self.waited = 0.0  # seconds that others trained in
         self.trained: Trained | None = None  # what it gave: the engine reports and checks both
+
+    @property
+    def lr(self) -> float:
+        """See `types.algorithm.Train`. Raises `UserError` where LoRA's factors have rates of their own."""
+        if self.work.lr_ratio != 1:
+            raise UserError(
+                f"training.lr_ratio={self.work.lr_ratio:g}: the algorithm reckons with one learning rate for all numbers; "
+                "leave it out, or choose another federation.algorithm"
+            )
+        return self.work.lr
 
     def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
         """See `types.algorithm.Train`."""
@@ -77,7 +88,7 @@ class Trainer:
         return Job(
             self.task,
             self.work,
-            self.lr,
+            self.work.lr,
             self.clients,
             self.keys,
             self.plans,
@@ -125,8 +136,8 @@ class Trainer:
         order = torch.argsort(counts, descending=True, stable=True)
         while done < len(order):
             rows = order[done : done + self.passes.next(len(order) - done)]
-            for at in range(0, int(counts[rows].max()), self.work.batch_size):
-                places = torch.arange(at, at + self.work.batch_size).expand(len(rows), -1)
+            for at in range(0, int(counts[rows].max()), self.work.part_size):
+                places = torch.arange(at, at + self.work.part_size).expand(len(rows), -1)
                 real = places < counts[rows][:, None]
                 k = int(real.any(1).sum())  # the longest are first
                 width = int(real[:k].any(0).sum())

@@ -16,10 +16,11 @@ from fedfault.runs.manifest import OVER, find_outcome
 UNITS = {  # data.task_type -> the unit of its losses, in full and beside a number, and the word for what is predicted
     "causal_lm": ("nats per token", "nats", "tokens"),
     "instruction": ("nats per token of a response", "nats", "tokens of responses"),
+    "preference": ("nats per pair", "nats", "pairs"),
     "classification": ("nats per example", "nats", "examples"),
     "regression": ("squared error", "in squared error", "examples"),
 }
-LABELLED = ("classification", "regression")
+LABELLED = ("preference", "classification", "regression")  # each example is one target, and there are metrics
 
 
 @dataclass(frozen=True)

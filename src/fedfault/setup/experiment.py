@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +47,7 @@ from fedfault.tasks.base import BackboneTask, CohortTask
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask, Rows
 from fedfault.tasks.mixed import MixedTask
+from fedfault.tasks.preference import Objective, PreferenceTask
 from fedfault.text.conversing import ChatTemplate, choose_template, describe_template
 from fedfault.text.decoding import make_decoder
 from fedfault.text.examples import Examples
@@ -127,7 +129,8 @@ def prepare(
 def _is_same_model(like: Prepared, exp: Experiment, outputs: int | None) -> bool:
     """Tell whether an opened backbone is the one that an experiment needs, with as many outputs."""
     own = None if like.model.scorer is None else like.model.scorer.outputs
-    return (like.config.model, like.config.device, own) == (exp.model, exp.device, outputs)
+    same = (like.config.model, like.config.device, own) == (exp.model, exp.device, outputs)
+    return same and like.config.training.gradient_checkpointing == exp.training.gradient_checkpointing
 
 
 def _prepare_labels(
@@ -173,6 +176,48 @@ def _prepare_responses(
     return replace(_prepare_language(exp, backbone, model, say, dealt, rows, asked), template=template)
 
 
+def _prepare_preferences(
+    exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
+) -> Prepared:
+    """Which of two responses is the better one."""
+    template = choose_template(exp.model.chat_template, backbone.tokenizer, exp.model.name)
+    say(describe_template(template, exp.model.chat_template, exp.model.name))
+    dealt = split_into_responses(exp, corpus, template, backbone.separator, control=control)
+    general = _load_general(exp, backbone, model, say)
+    rows = None if general is None else Responses.from_blocks(general)
+    return replace(_prepare_language(exp, backbone, model, say, dealt, rows), template=template)
+
+
+def _make_preference_task(
+    exp: Experiment,
+    backbone: Backbone,
+    model: CohortModel,
+    clients: Sequence[Any],
+    sets: dict[str, Any],
+    mixture: dict[str, float],
+    say: Say,
+) -> PreferenceTask:
+    """The task on pairs, whose reference is computed once for a model and its rows and then kept in the cache."""
+    p = exp.training.preference
+    objective = Objective(p.loss, p.beta, p.label_smoothing)
+    parts = hashlib.sha256(repr((backbone.fingerprint, backbone.precision, torch.__version__)).encode())
+    for rows in (*clients, *sets.values()):
+        for part in (rows.ids, rows.mask):
+            parts.update(part.contiguous().numpy().tobytes())
+    file = cache_dir() / "references" / f"{parts.hexdigest()[:32]}.safetensors"
+
+    def recall_or_compute(compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        if (kept := recall(file)) is not None:
+            return load_tensors(kept)["nll"]
+        say(f"the base's likelihoods of {sum(map(len, (*clients, *sets.values()))):,} texts, once")
+        nll = compute()
+        keep(file, save({"nll": nll}))
+        return nll
+
+    cache_mb = exp.training.activation_cache_mb
+    return PreferenceTask(model, clients, sets, mixture, objective, cache_mb=cache_mb, recall=recall_or_compute)
+
+
 def _ask_questions(
     exp: Experiment, backbone: Backbone, template: ChatTemplate, dealt: Split[Any], say: Say
 ) -> Questions:
@@ -211,6 +256,8 @@ def _prepare_language(
     clients = [type(dealt.train[0]).concatenate(dealt.train)] if exp.federation.centralised else dealt.train
 
     def task(model: CohortModel) -> CohortTask:
+        if exp.data.task_type == "preference":
+            return _make_preference_task(exp, backbone, model, clients, sets, mixture, say)
         return LanguageTask(model, clients, sets, mixture, cache_mb=cache_mb, decode=decode, questions=asked)
 
     copies = _make_copies(exp, model, task, say)
@@ -220,6 +267,7 @@ def _prepare_language(
 PREPARE = {  # data.task_type -> what prepares it
     "causal_lm": _prepare_next_tokens,
     "instruction": _prepare_responses,
+    "preference": _prepare_preferences,
     "classification": _prepare_labels,
     "regression": _prepare_labels,
 }
@@ -255,7 +303,15 @@ def open_model(exp: Experiment, backbone: Backbone, outputs: int | None = None) 
         targets = partial_targets(backbone.model, m.partial.last_blocks, m.partial.modules)
     r, dropout = m.lora.r_max, m.lora.dropout
     alpha = m.lora.alpha if m.lora.scaling == "alpha/r" else m.lora.alpha * math.sqrt(r)
-    return CohortModel(backbone.model, targets, r=r, alpha=alpha, dropout=dropout, scorer=scorer)
+    return CohortModel(
+        backbone.model,
+        targets,
+        r=r,
+        alpha=alpha,
+        dropout=dropout,
+        scorer=scorer,
+        recompute=exp.training.gradient_checkpointing,
+    )
 
 
 def _build_on_split(exp: Experiment, task: BackboneTask, dealt: Split[Any]) -> Federation:
@@ -283,8 +339,10 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     work = LocalWork(
         epochs=t.local_epochs or (None if t.local_steps else 1),
         steps=t.local_steps,
-        batch_size=t.batch_size,
+        batch_size=t.batch_size * t.gradient_accumulation,
+        parts=t.gradient_accumulation,
         lr=t.lr,
+        lr_ratio=t.lr_ratio,
         optimizer=t.optimizer,
         max_grad_norm=t.max_grad_norm,
         weighting=f.weighting,
@@ -327,7 +385,7 @@ def can_replay(task: BackboneTask) -> bool:
     """Tell whether steps of one shape are one sequence of operations on a GPU: not where rows are grouped or looked up."""
     if not isinstance(task, LanguageTask) or task.grouped or task.cache is not None:
         return False
-    return task.model.device.type == "cuda"
+    return task.model.device.type == "cuda" and not task.model.recomputed
 
 
 def describe_need(task: BackboneTask, batch_size: int) -> str:
@@ -403,6 +461,17 @@ def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) 
                 f"federation.algorithm={name} cannot be combined with federation.aggregation={method}: {method} "
                 f"{TRAITS[trait]}, but {why}"
             )
+    for key, trait in (("lr_ratio", "two rates"), ("gradient_accumulation", "accumulates")):
+        if getattr(exp.training, key) != 1 and (why := algorithm.refuses.get(trait)):
+            raise UserError(
+                f"federation.algorithm={exp.federation.algorithm.name} cannot be combined with training.{key}="
+                f"{getattr(exp.training, key):g}, which {TRAITS[trait]}: {why}; leave it out"
+            )
+    if exp.data.task_type == "preference" and (why := algorithm.refuses.get("pairs")):
+        raise UserError(
+            f"federation.algorithm={exp.federation.algorithm.name} cannot be combined with data.task_type=preference, which "
+            f"{TRAITS['pairs']}: {why}; choose another algorithm"
+        )
     if equipment.has_unequal_ranks(exp) and (why := algorithm.refusal("unequal ranks")):
         raise UserError(
             f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; "

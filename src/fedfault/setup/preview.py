@@ -108,7 +108,7 @@ def _describe_pass(p: Prepared) -> str:
     """How many clients a pass has, and the memory that it takes at its peak beside the model."""
     fed, task = p.federation, p.task
     size = min(fed.clients_per_pass or fed.cohort_size, fed.cohort_size)
-    peak = f"{task.estimate_pass(size, fed.work.batch_size) / 1e9:,.2f} GB"
+    peak = f"{task.estimate_pass(size, fed.work.part_size) / 1e9:,.2f} GB"
     free = "" if task.free is None else f" of the {task.free / 1e9:,.1f} GB that are free"
     return f"{size} client{'s' if size > 1 else ''} in a pass, for about {peak}{free} beside the model"
 
@@ -178,7 +178,9 @@ def _describe_cohort(p: Prepared) -> str:
 def _describe_work(exp: Any, work: LocalWork) -> str:
     t = exp.training
     length = f"{work.steps} steps" if work.steps else f"{work.epochs or 1} epoch(s)"
-    rows = {"causal_lm": "blocks", "instruction": "conversations"}.get(exp.data.task_type, "examples")
+    rows = {"causal_lm": "blocks", "instruction": "conversations", "preference": "pairs"}.get(
+        exp.data.task_type, "examples"
+    )
     return f"{length} of {t.batch_size} {rows} with {t.optimizer} at lr {t.lr:g}"
 
 

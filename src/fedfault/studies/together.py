@@ -57,8 +57,8 @@ def group_runs(tasks: Iterable[RunTask]) -> list[list[RunTask]]:
 def _describe_needs(exp: Experiment) -> str:
     """Describe the backbone and the step that runs have to have in common."""
     t = exp.training
-    shared = (exp.plugins, exp.device, exp.model, exp.data.task_type, t.batch_size, t.optimizer)
-    return repr((*shared, t.max_grad_norm, t.weight_decay, t.betas))
+    shared = (exp.plugins, exp.device, exp.model, exp.data.task_type, t.batch_size, t.gradient_accumulation)
+    return repr((*shared, t.gradient_checkpointing, t.optimizer, t.lr_ratio, t.max_grad_norm, t.weight_decay, t.betas))
 
 
 class _Stopped(BaseException):
@@ -176,4 +176,4 @@ def _count_cohorts(turn: _Turn) -> int:
     task = None if job is None else find_task(job)
     if job is None or task is None or task.free is None:
         return 1
-    return max(1, min(MOST, task.clients_per_pass(job.work.batch_size) // len(job.clients)))
+    return max(1, min(MOST, task.clients_per_pass(job.work.part_size) // len(job.clients)))

@@ -78,6 +78,7 @@ class CohortTask(BackboneTask, ABC):
     lengths: Tensor  # (N,) tokens of every row that the model reads, without padding
     cache: ActivationCache | None  # of the outputs of frozen lower blocks
     grouped: bool = False  # whether rows of a batch are as long as they are, see `grouping`
+    rows_each: int = 1  # rows of a training example
     sets: Mapping[str, Sized]  # the evaluation sets by score name, in the order of their rows
 
     def __init__(self, model: CohortModel, clients: Sequence[Sized], seed: int) -> None:
@@ -128,8 +129,8 @@ class CohortTask(BackboneTask, ABC):
         return self
 
     def examples(self, client: int) -> int:
-        """Count the training rows of the client."""
-        return self.counts[client]
+        """Count the training examples of the client."""
+        return self.counts[client] // self.rows_each
 
     def split_training_rows(self) -> list[Any]:
         """Split the training rows by client, as the constructor takes them."""
@@ -149,7 +150,9 @@ class CohortTask(BackboneTask, ABC):
         c = self.model.model.config
         width, inner = c.hidden_size, getattr(c, "intermediate_size", None) or 4 * c.hidden_size
         size: int = next(self.model.model.parameters()).element_size()
-        return int(c.num_hidden_layers * (16 * width + 4 * inner) * size)
+        block, layers = 16 * width + 4 * inner, c.num_hidden_layers
+        held = layers * width + block if self.model.recomputed else layers * block
+        return int(held * size)
 
     def frozen_bytes(self) -> int:
         """Count the bytes that the backbone takes in memory."""
@@ -183,7 +186,9 @@ class CohortTask(BackboneTask, ABC):
         longest = int(lengths.argmax())
         client = int(torch.searchsorted(self.first, longest, right=True)) - 1
         step = Step(
-            torch.tensor([client]), longest - self.first[client][None, None], torch.ones(1, 1, dtype=torch.bool)
+            torch.tensor([client]),
+            (longest - self.first[client][None, None]) // self.rows_each,
+            torch.ones(1, 1, dtype=torch.bool),
         )
         flat = self.init(self.seed).flat[None]
         key = torch.zeros(1, dtype=torch.int64)  # as with dropout
@@ -317,7 +322,7 @@ class CohortTask(BackboneTask, ABC):
             return self.fit_evaluation(self._look_in_passes, look, params, rows)
         known = self.seen.get(look)
         if known is None or known[0].shape[1] < len(rows):
-            with self._without_folds():
+            with self.without_folds():
                 start = self.init(self.seed).flat[None]
                 known = self.seen[look] = self.fit_evaluation(self._look_in_passes, look, start, rows)
         return None if known is None else [layer[:, : len(rows)] for layer in known]
@@ -332,7 +337,7 @@ class CohortTask(BackboneTask, ABC):
         return [torch.cat(parts, 1) for parts in zip(*found, strict=True)] or None
 
     @contextmanager
-    def _without_folds(self) -> Iterator[None]:
+    def without_folds(self) -> Iterator[None]:
         """Give the frozen weights their original values within the block."""
         folded = self._folded
         self.fold({})
@@ -353,5 +358,5 @@ class CohortTask(BackboneTask, ABC):
         return bool(same.all()) and not self._folded
 
     def _score_untrained(self, rows: Tensor) -> Tensor:
-        with self._without_folds():
+        with self.without_folds():
             return self._compute_nll(self.score_pairs([(self.init(self.seed).flat, rows)]), rows)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,16 @@ from fedfault.types.task import Continuations, Step
 Rows = Blocks | Responses
 
 
+class Group(NamedTuple):
+    """Rows of a step that go through the model together."""
+
+    rows: Tensor  # (K, b) among all rows of the task
+    known: Tensor  # the same on the CPU
+    weight: Tensor  # (K, b, T)
+    places: Tensor | None  # (K, b * T) see `Slots`; None without dropout
+    columns: Tensor  # (K, b) of the step
+
+
 class LanguageTask(CohortTask):
     """Implements `types.task.Task` over token blocks, or over conversations.
 
@@ -41,6 +51,8 @@ class LanguageTask(CohortTask):
     in the score `validation`, its share of the validation tokens; decode: ids -> text, for `continuations` and answers;
     questions: those that models answer when they are evaluated.
     """
+
+    metrics: tuple[str, ...] = ()  # beside the loss of every set of `mixture`
 
     def __init__(
         self,
@@ -88,21 +100,35 @@ class LanguageTask(CohortTask):
         weight = real / tokens.clamp(min=1)[:, None, None]
         if not self.grouped and self.cache is None:
             return *self._differentiate(flat, step, rows, None, weight), tokens
-        planned = step.on_host  # groups and cached rows are found without waiting for the device
-        known = self.first[planned.clients][:, None] + planned.rows
         if not self.grouped:
+            planned = step.on_host  # cached rows are found without waiting for the device
+            known = self.first[planned.clients][:, None] + planned.rows
             return *self._differentiate(flat, step, rows, known, weight), tokens
+        return *self.differentiate_groups(flat, step, weight), tokens
+
+    def differentiate_groups(self, flat: Tensor, step: Step, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Differentiate the weighted loss of a step's rows, a group of about equal length at a time: (K,) and (K, P).
+
+        weight: (K, B, T), what each target's loss counts; may be below zero.
+        """
+        loss, gradient = flat.new_zeros(len(flat), dtype=widest(flat.device)), torch.zeros_like(flat)
+        for group in self.iterate_groups(step, weight):
+            some, change = self._differentiate(flat, step, group.rows, group.known, group.weight, group.places)
+            loss, gradient = loss + some, gradient + change
+        return loss, gradient
+
+    def iterate_groups(self, step: Step, weight: Tensor) -> Iterator[Group]:
+        """Yield the rows of a step, which is on the device, in groups of about equal length."""
+        planned, first = step.on_host, self.tables[0]
+        rows = first[step.clients][:, None] + step.rows  # (K, B)
+        known = self.first[planned.clients][:, None] + planned.rows
         lengths = self.lengths[known] * planned.real
         most = None if step.extra_loss is not None else self.tokens_per_pass()
-        loss, gradient = params.new_zeros(len(flat), dtype=widest(params.device)), torch.zeros_like(params)
         for columns in group_columns(lengths, most):  # (K, b)
-            T, here = int(lengths.gather(1, columns).max()), columns.to(params.device)
+            T, here = int(lengths.gather(1, columns).max()), columns.to(rows.device)
             share = weight.gather(1, here[..., None].expand(-1, -1, weight.shape[2]))[..., :T]
-            places = None if step.key is None else place_tokens(columns, T).to(params.device)
-            own, cached = rows.gather(1, here), known.gather(1, columns)
-            some, change = self._differentiate(flat, step, own, cached, share, places)
-            loss, gradient = loss + some, gradient + change
-        return loss, gradient, tokens
+            places = None if step.key is None else place_tokens(columns, T).to(rows.device)
+            yield Group(rows.gather(1, here), known.gather(1, columns), share, places, here)
 
     def _differentiate(
         self,
@@ -126,6 +152,15 @@ class LanguageTask(CohortTask):
             )
         gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
         return (each.detach() * weight).sum((1, 2), dtype=widest(flat.device)), gradient
+
+    @torch.no_grad()
+    def compute_losses(self, flat: Tensor, step: Step, group: Group) -> Tensor:
+        """Compute the losses of a group's targets under each client's parameters, with the step's dropout: (K, b, T)."""
+        T, ids = group.weight.shape[2], self.tables[1]
+        with self._skip_frozen_blocks(group.known, T):
+            own = ids[group.rows][..., : T + 1]
+            _, each = self.model.losses(flat, own, group.weight, step.key, places=group.places, sparse=True)
+        return each
 
     def _skip_frozen_blocks(self, rows: Tensor | None, T: int) -> AbstractContextManager[None]:
         """Within the block, layers below the first trained one are not computed but looked up, if there is a cache."""
@@ -250,14 +285,12 @@ class LanguageTask(CohortTask):
 
     def _make_scores(self, nll: Tensor, adapter: Adapter) -> dict[str, Score]:
         """Make scores, with standard errors of their changes since round 0, from the loss of every block (n,)."""
-        before = self.losses_before_training(nll, adapter, torch.arange(sum(self.counts), len(self.ids)))
+        rows = torch.arange(sum(self.counts), len(self.ids))
+        before = self.losses_before_training(nll, adapter, rows)
         out, at = {}, 0
         for name, blocks in self.sets.items():
             own = slice(at, at := at + len(blocks))
-            tokens = blocks.targets.double()
-            loss = float(nll[own].sum()) / blocks.num_tokens
-            se = _paired_error(nll[own] - before[own], tokens)
-            out[name] = Score(loss, blocks.num_tokens, se, len(blocks))
+            out[name] = self.score_set(name, nll[own], before[own], rows[own])
         shares = self.mixture.items()
         errors = [out[name].se for name in self.mixture]
         se = None if None in errors else math.sqrt(sum((w * (out[name].se or 0.0)) ** 2 for name, w in shares))
@@ -265,12 +298,19 @@ class LanguageTask(CohortTask):
             loss=sum(share * out[name].loss for name, share in shares),
             tokens=sum(out[name].tokens for name in self.mixture),
             se=se,
-            blocks=sum(len(self.sets[name]) for name in self.mixture),
+            blocks=sum(out[name].blocks or 0 for name in self.mixture),
+            metrics={m: sum(w * out[name].metrics[m] for name, w in shares) for m in self.metrics},
         )
         return {"validation": mixture, **out}
 
+    def score_set(self, name: str, nll: Tensor, before: Tensor, rows: Tensor) -> Score:
+        """Score an evaluation set by the summed losses of its rows, now and before training: (n,) each."""
+        own = self.sets[name]
+        se = estimate_error(nll - before, own.targets.double())
+        return Score(float(nll.sum()) / own.num_tokens, own.num_tokens, se, len(own))
 
-def _paired_error(change: Tensor, tokens: Tensor) -> float | None:
+
+def estimate_error(change: Tensor, tokens: Tensor) -> float | None:
     """Estimate the standard error of sum(change) / sum(tokens) over blocks drawn at random, (n,) each; None for one.
 
     The usual one of a ratio estimator (Cochran, Sampling Techniques, 1977, section 6.4).

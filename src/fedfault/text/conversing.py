@@ -114,7 +114,7 @@ def encode_conversations(
     """
     texts = [template.render(c) for c in conversations]
     for conversation, text in zip(conversations, texts, strict=True):
-        _check_responses(template, conversation, text)
+        check_responses(template, conversation, text)
     if loss_on == "all":
         return [EncodedConversation(row.tolist(), [True] * len(row)) for row in encode_texts(template.tokenizer, texts)]
     if MARKS.search(template.source):
@@ -122,7 +122,8 @@ def encode_conversations(
     return _encode_by_difference(template, conversations, texts)
 
 
-def _check_responses(template: ChatTemplate, conversation: Conversation, text: str) -> None:
+def check_responses(template: ChatTemplate, conversation: Conversation, text: str) -> None:
+    """Raise `UserError`, with the place of the conversation, unless all its responses stand in the text."""
     for n, turn in enumerate(conversation.turns, start=1):
         if turn.role == ASSISTANT and turn.text.strip() not in text:
             raise UserError(
@@ -163,7 +164,7 @@ def _encode_by_difference(
     masks = [[False] * len(row) for row in whole]
     for r, opened in zip(found, before, strict=True):
         row = whole[r.conversation]
-        start, end = _count_common(opened, row), len(row) if r.until is None else _count_common(next(ids), row)
+        start, end = count_common(opened, row), len(row) if r.until is None else count_common(next(ids), row)
         masks[r.conversation][start:end] = [True] * (end - start)
     return [EncodedConversation(row.tolist(), mask) for row, mask in zip(whole, masks, strict=True)]
 
@@ -180,7 +181,7 @@ def _find_responses(template: ChatTemplate, c: Conversation, number: int, whole:
         before = template.render(c, i, open=True)
         last = i + 1 == len(c.turns)
         until = whole if last else template.render(c, i + 1)
-        common = whole[: _count_common(*(np.frombuffer(t.encode("utf-32-le"), np.uint32) for t in (before, whole)))]
+        common = whole[: count_common(*(np.frombuffer(t.encode("utf-32-le"), np.uint32) for t in (before, whole)))]
         if c.turns[i - 1].text.strip() not in common or not whole.startswith(until) or turn.text.strip() not in until:
             raise UserError(
                 f"{c.place}: the chat template {template.name} writes the turns up to the response in turn {i + 1} "
@@ -190,7 +191,7 @@ def _find_responses(template: ChatTemplate, c: Conversation, number: int, whole:
         yield _Response(number, before, None if last else until)
 
 
-def _count_common(a: Iterable[int], b: Iterable[int]) -> int:
+def count_common(a: Iterable[int], b: Iterable[int]) -> int:
     """Count the tokens, or characters, at the start that two rows have in common."""
     one, other = np.asarray(a), np.asarray(b)
     n = min(len(one), len(other))

@@ -96,7 +96,10 @@ class Train(Protocol):
     """Local training, bound to a cohort of K clients, its data and its random streams: the one place that mutates."""
 
     weight: Tensor  # (K,) see `Trained.weight`
-    lr: float  # of this round
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of this round. Raises `UserError` where numbers have several."""
 
     def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
         """Train from `start`, (P,) for all or (K, P); `mean_grad` asks for `Trained.mean_grad`."""
@@ -111,7 +114,7 @@ class Train(Protocol):
 Average = Callable[[Adapter, "Tensor"], Adapter]  # (adapters (K, P), weight (K,)) -> (P,), by federation.aggregation
 Server = Callable[[State, Message, Average], State]
 
-TRAITS = {  # what an aggregation, and in the last lines a rank scheduler and a way to draw, do that a step may not stand
+TRAITS = {  # what an aggregation, and in the last lines schedulers, draws and local steps, do that a step may not stand
     "refactors": "gives the numbers of the adapter another meaning in every round",
     "folds": "adds to the frozen weights",
     "alternates": "trains one factor in odd and the other in even rounds",
@@ -121,6 +124,9 @@ TRAITS = {  # what an aggregation, and in the last lines a rank scheduler and a 
     "robust": "takes a location of what clients send that is no weighted mean",
     "unequal ranks": "lets clients train different numbers",
     "draws by size": "draws large clients more often, which the weights of an average have to make up for",
+    "two rates": "lets LoRA's factors learn at different rates",
+    "pairs": "learns which of two responses is the better one",
+    "accumulates": "takes a step's gradient from parts of its batch, weighed by their targets",
 }
 
 

@@ -36,11 +36,20 @@ class Conversation:
 
     turns: tuple[Turn, ...]
     place: str  # where it was read: a file and a line, or the name of what made it
+    # Of a preference: what is worse than the turns from the prompt's end on, and how many turns the prompt has
+    rejected: tuple[Turn, ...] = ()
+    prompt: int = 0
 
     @property
     def text(self) -> str:
         """All that is said, a turn a line, without white space at the ends."""
-        return "\n".join(part for turn in self.turns for part in (turn.text, turn.input) if part.strip()).strip()
+        every = (*self.turns, *self.rejected)
+        return "\n".join(part for turn in every for part in (turn.text, turn.input) if part.strip()).strip()
+
+    @property
+    def worse(self) -> Conversation:
+        """Of a preference: the prompt with the response that is rejected."""
+        return Conversation((*self.turns[: self.prompt], *self.rejected), self.place)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import ExtraLoss, Pooled, Room, State, Trained, Uploads
 
+PART = 2**40  # how far apart the dropout streams of a step's columns are where it is cut: steps and layers are nearer
+
 
 @dataclass(frozen=True)
 class Step:
@@ -32,6 +34,12 @@ class Step:
         key = None if self.key is None else self.key.to(device)
         host = self if self.host is None and self.clients.device.type == "cpu" else self.host
         return Step(self.clients.to(device), self.rows.to(device), self.real.to(device), key, self.extra_loss, host)
+
+    def cut(self, start: int, end: int) -> Step:
+        """The columns of a step from `start` to before `end`, with dropout that no other part of it has."""
+        key = None if self.key is None else self.key + start * PART
+        host = None if self.host is None else self.host.cut(start, end)
+        return Step(self.clients, self.rows[:, start:end], self.real[:, start:end], key, self.extra_loss, host)
 
     @property
     def on_host(self) -> Step:
