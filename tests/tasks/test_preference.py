@@ -114,7 +114,7 @@ def ask_trl(kind: str, tokenizer, folder, flat, layout, objective: Objective, mo
 
     args = DPOConfig(
         output_dir=str(folder), per_device_train_batch_size=len(PAIRS), max_length=most, report_to="none", use_cpu=True,
-        bf16=False, beta=objective.beta, label_smoothing=objective.label_smoothing,
+        bf16=False, beta=objective.beta,
         loss_type=["sigmoid" if objective.kind == "dpo" else "ipo"], gradient_checkpointing=False,
     )  # fmt: skip
     trainer = DPOTrainer(
@@ -151,7 +151,6 @@ def ask_trl(kind: str, tokenizer, folder, flat, layout, objective: Objective, mo
     ("objective", "most"),
     [
         (Objective("dpo", 0.1), 128),
-        (Objective("dpo", 0.5, 0.2), 128),
         (Objective("ipo", 0.3), 128),
         (Objective("dpo", 0.1), 48),  # the longest of 53 tokens are cut
     ],
