@@ -259,6 +259,20 @@ def fork(
     _tell_end(folder.path, progress)
 
 
+@app.command(rich_help_panel=TRAIN, epilog="Example: `fedfault watch results/quickstart`")
+def watch(run: RunPath) -> None:
+    """Look on while another process trains a run: round, loss, findings, time left.
+
+    Ends with the run, and changes nothing in its folder. Needs no model and no data.
+    """
+    from rich.console import Console
+
+    from fedfault.session.follow import follow_run
+
+    with contextlib.suppress(KeyboardInterrupt):  # who looked on has seen enough; the run goes on
+        follow_run(run, Console(highlight=False))
+
+
 @app.command(rich_help_panel=TRAIN, epilog="Example: `fedfault check my.yaml --plot split.png`")
 def check(
     settings: Settings = None,

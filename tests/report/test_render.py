@@ -45,7 +45,7 @@ def test_a_diverged_run_shows_words_for_numbers(tmp_path):
 
 def test_a_run_without_any_round_still_has_a_page(tmp_path):
     path = render_report(write(tmp_path, [], status="running"))
-    assert "No round has been recorded yet." in path.read_text()
+    assert "No round is recorded yet." in path.read_text()
     (tmp_path / "rounds.jsonl").unlink()
     assert render_report(tmp_path) == path
 

@@ -12,9 +12,9 @@ import fedfault
 from fedfault.compare.tables import find_differing, format_setting
 from fedfault.errors import UserError, suggest
 from fedfault.records import replace_not_finite
+from fedfault.report.status import find_activity
 from fedfault.report.verdict import CLASSES
 from fedfault.report.words import NOTHING, Table, format_number, format_seconds
-from fedfault.runs.files import is_in_use
 from fedfault.runs.manifest import holds_run
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
@@ -98,10 +98,8 @@ def _read_entry(folder: Path) -> Entry:
 
 def _find_state(run: RunData) -> str:
     """The state of the verdict; of a run without one, what became of it."""
-    status = run.manifest.get("status")
-    if status in ("begun", "running", "trained"):
-        return "running" if is_in_use(run.folder) else "interrupted"
-    return str((run.metrics.get("verdict") or {}).get("state") or status or "not judged")
+    said = (run.metrics.get("verdict") or {}).get("state") or run.manifest.get("status") or "not judged"
+    return find_activity(run) or str(said)
 
 
 def _has(entry: Entry, word: str, entries: Sequence[Entry]) -> bool:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import describe_figure, write_caption
 from fedfault.report.page import make_environment
+from fedfault.report.status import Activity, describe_activity, find_activity
+from fedfault.runs.manifest import OVER
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.storage import write_atomically
+
+if TYPE_CHECKING:
+    from fedfault.report.inline import Drawing
 
 
 def render_report(folder: Path | str, dpi: float = 150, out: Path | None = None) -> Path:
@@ -23,8 +29,27 @@ def render_report(folder: Path | str, dpi: float = 150, out: Path | None = None)
     place.mkdir(parents=True, exist_ok=True)
     figures = _render_figures(run, place / "plots", dpi) if run.records else []
     page = place / "report.html"
-    write_atomically(page, _render_page(run, figures))
+    write_atomically(page, _render_page(run, figures, None if run.status in OVER else find_activity(run)))
     return page
+
+
+def render_live(folder: Path, figures: list[dict[str, Any]], activity: Activity, refresh: int) -> None:
+    """Write `report.html` of a run that is not over, with figures that are drawn already.
+
+    refresh: seconds after which a page of a run that is at work loads itself again.
+    """
+    run = read_run(folder)
+    write_atomically(folder / "report.html", _render_page(run, figures, activity, refresh))
+
+
+def render_picture(folder: Path) -> list[dict[str, Any]]:
+    """Draw the one figure of a run that a page shows while it is at work."""
+    from fedfault.report.gallery import FIGURES
+    from fedfault.report.inline import draw_inline
+
+    run = read_run(folder)
+    drawings = draw_inline(run, LIVE, FIGURES[LIVE])[1] if LIVE in FIGURES else []
+    return [_describe(run, LIVE, drawings)] if drawings else []
 
 
 def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, Any]]:
@@ -47,11 +72,17 @@ def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, An
         wide, drawings = draw_inline(run, name, plot)
         if wide is not None:
             gallery.write_png(wide, folder / f"{name}.png", dpi)
-            about = {"name": name, "drawings": drawings, "alt": describe_figure(run, name), "first": name in FIRST}
-            found.append({**about, **write_caption(run, name)._asdict(), **more.get(name, {})})
+            found.append({**_describe(run, name, drawings), **more.get(name, {})})
     return sorted(found, key=lambda one: FIRST.index(one["name"]) if one["first"] else len(FIRST))
 
 
+def _describe(run: RunData, name: str, drawings: list[Drawing]) -> dict[str, Any]:
+    """Collect what the template needs to show a figure."""
+    about = {"name": name, "drawings": drawings, "alt": describe_figure(run, name), "first": name in FIRST}
+    return {**about, **write_caption(run, name)._asdict()}
+
+
+LIVE = "loss_by_topic"
 FIRST = ("loss_by_topic", "labels", "split", "clients", "fairness", "general")  # figures that are not for experts alone
 
 CHANCE = (
@@ -61,7 +92,10 @@ CHANCE = (
 TIERS = "How often clients of each tier were drawn and what became of them; mean rank of those that had work."
 
 
-def _render_page(run: RunData, figures: list[dict[str, Any]]) -> str:
+def _render_page(
+    run: RunData, figures: list[dict[str, Any]], activity: Activity | None, refresh: int | None = None
+) -> str:
+    """Fill in the template; activity: of a run that is not over; refresh: see `render_live`."""
     from fedfault.report.theme import DARK, LIGHT
 
     progress = summary.describe_progress(run)
@@ -72,12 +106,14 @@ def _render_page(run: RunData, figures: list[dict[str, Any]]) -> str:
             run=run,
             progress=progress,
             subtitle=_describe_setup(run),
-            verdict=verdict.read_verdict(run),
+            verdict=None if activity else verdict.read_verdict(run),
+            activity=describe_activity(run, activity, time.strftime("%H:%M:%S")) if activity else None,
+            refresh=refresh if activity == "running" else None,
             findings=verdict.list_findings(run),
-            status=summary.list_warnings(run),
+            status=summary.list_warnings(run, told=activity is not None),
             remarks=summary.list_remarks(run),
             sentences=[sentence for sentence in summary.summarise_run(run) if sentence != progress],
-            commands=summary.suggest_commands(run),
+            commands=[f"fedfault watch {run.folder}"] if activity == "running" else summary.suggest_commands(run),
             tiles=summary.make_tiles(run),
             figures=figures,
             glyphs={

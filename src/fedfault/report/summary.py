@@ -20,12 +20,15 @@ from fedfault.runs.outcome import find_best_round
 from fedfault.runs.recorded import Fork, RunData, seconds_by_part
 
 
-def list_warnings(run: RunData) -> list[str]:
-    """List what a reader should know before the numbers: that the run is unfinished or very short, that files are odd."""
+def list_warnings(run: RunData, told: bool = False) -> list[str]:
+    """List what a reader should know before the numbers: that the run is unfinished or very short, that files are odd.
+
+    told: whether the page says elsewhere how far the run is.
+    """
     notes = []
     if not run.records:
-        notes.append("No round has been recorded yet.")
-    elif not run.finished:
+        notes += [] if told else ["No round has been recorded yet."]
+    elif not run.finished and not told:
         of = f" of {run.rounds_planned}" if run.rounds_planned else ""
         notes.append(f"This run is not finished (status: {run.status}): {run.rounds_done}{of} rounds are recorded.")
     if run.early_end is not None:

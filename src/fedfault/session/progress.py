@@ -98,14 +98,9 @@ class Progress:
             self.cell.show(f"{bar} round {self.done}/{self.total} &nbsp;{html.escape(line)}")
 
     def _format_round(self, record: RoundRecord) -> str:
-        parts = []
         if (score := record.scores.get("validation")) is not None:
-            metrics = [f"{name} {value:.3f}" for name, value in score.metrics.items()]
             self.targets = "examples" if score.metrics.keys() - {*ANSWERS} else self.targets
-            others = [*([] if self.targets == "examples" else [f"perplexity {score.perplexity:,.1f}"]), *metrics]
-            parts += [f"loss {score.loss:.3f}", *others]
-        if record.clients:
-            parts.append(f"{record.tokens / record.seconds['train']:,.0f} {self.targets}/s")
+        parts = describe_round(record, self.targets)
         if self.done > self.first:
             left = (time.monotonic() - self.started) / (self.done - self.first) * (self.total - self.done)
             parts.append(
@@ -114,6 +109,18 @@ class Progress:
                 else f"took {format_duration(time.monotonic() - self.started)}"
             )
         return "  ".join(parts)
+
+
+def describe_round(record: RoundRecord, targets: str) -> list[str]:
+    """Describe a round in a few words each: its loss, its metrics or perplexity, its speed; targets: what is counted."""
+    parts = []
+    if (score := record.scores.get("validation")) is not None:
+        metrics = [f"{name} {value:.3f}" for name, value in score.metrics.items()]
+        others = [*([] if targets == "examples" else [f"perplexity {score.perplexity:,.1f}"]), *metrics]
+        parts += [f"loss {score.loss:.3f}", *others]
+    if record.clients:
+        parts.append(f"{record.tokens / record.seconds['train']:,.0f} {targets}/s")
+    return parts
 
 
 def format_duration(seconds: float) -> str:

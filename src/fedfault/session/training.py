@@ -16,6 +16,7 @@ from fedfault.data.labelled import list_classes
 from fedfault.diagnosis.watch import Watch, describe_finding, write_findings
 from fedfault.errors import UserError
 from fedfault.records import Finding, RoundRecord, add_client_names
+from fedfault.report.live import LivePage
 from fedfault.rounds.engine import find_personal_models, rounds
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import MANIFEST, OVER, find_outcome
@@ -49,8 +50,11 @@ def train_to_end(
         manifest["status"] = "running"
         folder.write_json(MANIFEST, manifest)
         trackers = Trackers(p.config.logging.trackers, progress.say)
-        with trackers.open_run(p.config.experiment_name, p.config.model_dump(), folder.path / "trackers"):
-            p, state, alarms = _train_to_stop(folder, p, state, progress, watch, trackers, manifest, alarms)
+        with (
+            LivePage(folder.path, progress.say, wanted=draw) as page,
+            trackers.open_run(p.config.experiment_name, p.config.model_dump(), folder.path / "trackers"),
+        ):
+            p, state, alarms = _train_to_stop(folder, p, state, progress, watch, trackers, manifest, alarms, page)
         _note_end(folder, p, state, manifest, alarms, progress)
         _add_seconds(manifest, "rounds", clock)
         manifest["status"] = "trained"
@@ -111,6 +115,7 @@ def _train_to_stop(
     trackers: Trackers,
     manifest: dict[str, Any],
     alarms: list[Finding],
+    page: LivePage,
 ) -> tuple[Prepared, State, list[Finding]]:
     """Train to the end, and back and on at alarms if the run is to; returns where it got, and the alarms that stop it.
 
@@ -120,7 +125,7 @@ def _train_to_stop(
     events = (describe_way_back(past[-1]),) if past and past[-1]["to"] == state.round else ()
     while True:
         if not alarms:
-            state, alarms = _train_to_alarm(folder, p, state, progress, watch, trackers, events)
+            state, alarms = _train_to_alarm(folder, p, state, progress, watch, trackers, events, page)
         if not alarms or p.config.federation.on_failure == "stop":
             break
         events = ()
@@ -153,6 +158,7 @@ def _train_to_alarm(
     watch: Watch,
     trackers: Trackers,
     events: tuple[str, ...],
+    page: LivePage,
 ) -> tuple[State, list[Finding]]:
     """Train to the end, or to the first alarm that the run should not pass: returns where it got, and those alarms.
 
@@ -179,6 +185,7 @@ def _train_to_alarm(
                 progress.say(describe_finding(finding))
             if found:
                 write_findings(folder.path, every)
+            page.update()
             alarms = [f for f in found if f.level == "alarm"]
             if alarms and p.config.federation.on_failure != "continue":
                 return state, alarms
