@@ -398,7 +398,8 @@ def calibrate(
 def run_study(
     file: Annotated[str, typer.Argument(metavar="FILE", help="a study, or the name of one that ships (quick, main)")],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings of all runs, and seeds=N")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="settings of all runs, and seeds=N or seeds=auto"),
     ] = None,
     jobs: Annotated[str, typer.Option("--jobs", metavar="N|auto", help=JOBS)] = "1",
     task: Annotated[int | None, typer.Option("--task", help="only run I, from 1 on: for Slurm arrays")] = None,

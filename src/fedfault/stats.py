@@ -8,9 +8,12 @@ bound. An interval holds the bounds that the same test, on both sides, does not 
               counted (Fisher 1935, section 21). It assumes no more than that, and its p is never below 2^-n. Its interval
               has the means of subsets as its ends (Hartigan 1969), and there is none where 2^-n is above half the level.
 
-`choose_test` chooses between them by the number of pairs and of questions alone, before any number is seen: flips wherever
-they could lead to an answer after the correction for several, else student. Flips also where the t-test does not hold: for
-differences that are infinite (a run diverged), for counts (0 or 1 a run), and for differences that are all the same.
+    mixture   for a number of seeds that is found while they come (`seeds: auto`): `anytime.py`, for normal differences
+    bets      the same for counts (0 or 1 a run)
+
+`choose_test` chooses between the first two by the number of pairs and of questions alone, before any number is seen: flips
+wherever they could lead to an answer after the correction for several, else student. Flips also where the t-test does
+not hold: for differences that are infinite (a run diverged), for counts (0 or 1 a run), and for those that are all the same.
 """
 
 from __future__ import annotations
@@ -22,21 +25,25 @@ from typing import Literal
 
 import numpy as np
 
+from fedfault import anytime
+from fedfault.anytime import ROUNDING
 from fedfault.seeds import rng
 
-ROUNDING = 1e-9  # nats: differences closer than that are the same, and Student's t would be 0 / 0
 ALPHA = 0.05
 EXACT = 16  # pairs, up to which all signs are tried; 65,536 of them
 DRAWS = 65_535  # signs drawn beyond that
 FAR = 1e6  # times the largest finite difference: what an infinite one counts as
-Test = Literal["flips", "student"]
+Test = Literal["flips", "student", "mixture", "bets"]
 
 
-def mean_interval(values: Sequence[float], alpha: float = ALPHA, test: Test = "student") -> tuple[float, float] | None:
+def mean_interval(
+    values: Sequence[float], alpha: float = ALPHA, test: Test = "student", reach: float = 1.0
+) -> tuple[float, float] | None:
     """The interval for the mean that misses it at a rate of alpha at most; 95 % unless said otherwise.
 
     The values are those of seeds, or of the clients or topics of one run; of other runs it says nothing then. An end is
     infinite where runs have diverged. None for fewer than two values, a NaN, and where no interval is as sure as that.
+    reach: for `bets`, what no value exceeds.
 
     >>> low, high = mean_interval([0.3, 0.1, 0.2, 0.4])
     >>> print(f"{low:.3f} to {high:.3f}")
@@ -45,6 +52,8 @@ def mean_interval(values: Sequence[float], alpha: float = ALPHA, test: Test = "s
     d = np.asarray(values, dtype=float)
     if len(d) < 2 or np.isnan(d).any():
         return None
+    if test in ("mixture", "bets"):
+        return anytime.find_interval(d, alpha, test, reach)
     if _need_flips(d, test):
         return _invert_flips(d, alpha)
     from scipy.stats import t
@@ -62,11 +71,13 @@ def choose_test(pairs: int, questions: int) -> Test:
     return "flips" if questions * 2 * 0.5**pairs <= ALPHA else "student"
 
 
-def p_above(differences: Sequence[float], bound: float, test: Test) -> float:
+def p_above(differences: Sequence[float], bound: float, test: Test, reach: float = 1.0) -> float:
     """p of the data if the true mean were no larger than the bound; 1 for fewer than two pairs."""
     d = np.asarray(differences, dtype=float)
     if len(d) < 2 or np.isnan(d).any():
         return 1.0
+    if test in ("mixture", "bets"):
+        return anytime.p_above(d, bound, test, reach)
     if _need_flips(d, test):
         means = _list_subset_means(d)
         return float(1 + (means <= bound + ROUNDING).sum()) / (1 + len(means))
@@ -117,11 +128,12 @@ def _limit_infinite(d: np.ndarray) -> np.ndarray:
 
 
 def count_needed(
-    values: Sequence[float], bound: float, alpha: float, power: float = 0.8, most: int = 1000
+    values: Sequence[float], bound: float, alpha: float, power: float = 0.8, most: int = 1000, test: Test = "student"
 ) -> int | None:
     """How many values it would take to tell the mean from the bound, if mean and spread are those of the values at hand.
 
-    By a t-test on one side at alpha, which finds it with this power; where the values are all the same, by flips of signs.
+    By a t-test on one side at alpha, or `mixture`, which finds it with this power; where the values are all the same, by
+    flips of signs.
     None where `most` would not do, for fewer than two values and for one that is not finite.
 
     >>> count_needed([0.3, 0.1, 0.2, 0.4], 0.0, 0.05)
@@ -135,6 +147,8 @@ def count_needed(
     from scipy.stats import nct, t
 
     effect = abs(float(d.mean()) - bound) / float(d.std(ddof=1))
+    if test in ("mixture", "bets"):
+        return anytime.count_needed(effect, alpha, power, most)
 
     def find_power(n: int) -> float:
         return float(nct.sf(t.ppf(1 - alpha, n - 1), n - 1, effect * math.sqrt(n)))

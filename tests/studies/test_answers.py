@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from fedfault.runs.recorded import RunData
 from fedfault.stats import count_needed
 from fedfault.studies.answers import answer_hypotheses
 from fedfault.studies.results import Results, format_answers
 from fedfault.studies.study import Cell, Contrast, Study
-from planted import claim, planted, two_arms
+from planted import claim, draw_study, planted, two_arms
 
 NOISE = np.random.default_rng(0).normal(0, 0.02, (2, 9))
 OLD = 4.0 + NOISE[0]
@@ -122,23 +120,6 @@ def test_beyond_compares_two_differences(tmp_path):
 def test_a_constant_takes_the_place_of_an_arm(tmp_path):
     study, runs = two_arms(tmp_path, OLD, OLD, hypotheses=(claim(contrasts=(Contrast(0, constant=3.5),)),))
     assert verdicts(study, runs) == {"h": "supported"}
-
-
-def draw_study(g: np.random.Generator, seeds: int, shifts: list[float]) -> tuple[Study, dict[str, RunData]]:
-    """An arm a claim beside a common one, whose final losses differ by a shift, with normal noise of size 1."""
-    arms = ("old", *(f"new{i}" for i in range(len(shifts))))
-    noise = g.normal(size=(len(arms), seeds)) / math.sqrt(2)
-    losses = dict(zip(arms, noise + np.array([0.0, *shifts])[:, None], strict=True))
-    runs = {
-        f"{arm}-{s}": RunData(
-            Path(arm), (), {}, {"status": "finished"}, metrics={"final": {"validation": {"loss": losses[arm][s]}}}
-        )
-        for arm in arms
-        for s in range(seeds)
-    }
-    cells = tuple(Cell({"arm": arm}, tuple(f"{arm}-{s}" for s in range(seeds))) for arm in arms)
-    claims = tuple(claim(f"h{i}", by=0.0, contrasts=[Contrast(i + 1, 0)]) for i in range(len(shifts)))
-    return Study("trial", "", tuple(range(seeds)), cells, claims), runs
 
 
 def simulate(studies: int, seeds: int, shifts: list[float]) -> dict[str, float]:

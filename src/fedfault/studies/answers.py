@@ -12,6 +12,9 @@ p- the smallest times their number (Bonferroni). p = 2 min(p+, p-) is corrected 
 it is at most 0.05, the claim is supported (p+ is the smaller one) or refuted (p- is); else it is inconclusive. A difference
 that goes the right way but is smaller than what matters is refuted too.
 
+With `seeds: auto` the p-values are valid at every look (`anytime.py`), so that Holm's correction and the rule are the same,
+and what is once answered stays so.
+
 The interval of a difference comes from the same test, at 0.05 over the number of contrasts in the study (Bonferroni): all
 of them hold their means together at a rate of 95 %. Holm asks for less, so an interval may reach a little over the bound
 of a claim that is answered.
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,6 +49,11 @@ class SeedDifferences:
     alpha: float  # of its interval: how often it may miss the mean
 
     @property
+    def reach(self) -> float:
+        """What no difference of counts can exceed."""
+        return 2.0 if self.contrast.c is not None else 1.0 + abs(self.contrast.constant)
+
+    @property
     def values(self) -> list[float]:
         """The differences in the order of the seeds."""
         return list(self.differences.values())
@@ -61,7 +69,11 @@ class SeedDifferences:
 
         None for fewer than two seeds, and where the test is never as sure as that with so few.
         """
-        return mean_interval(self.values, self.alpha, self.test)
+        return mean_interval(self.values, self.alpha, self.test, self.reach)
+
+    def limit(self, seeds: Sequence[int]) -> SeedDifferences:
+        """The same for some of the seeds."""
+        return replace(self, differences={s: d for s, d in self.differences.items() if s in seeds})
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Answer:
     test: Test
     found: tuple[SeedDifferences, ...]
     needed: int | None  # seeds that would answer it, if differences stay as they are; None: already answered, or MOST
+    after: int | None = None  # seeds that it took, in a study that looks after each; None while it is open
 
     @property
     def decisive(self) -> SeedDifferences:
@@ -85,28 +98,50 @@ class Answer:
 def answer_hypotheses(study: Study, runs: Mapping[str, RunData]) -> list[Answer]:
     """An answer to every hypothesis, from the runs that are there."""
     contrasts = sum(len(h.contrasts) for h in study.hypotheses)
-    test, alpha = choose_test(len(study.seeds), contrasts), ALPHA / max(contrasts, 1)
-    tests: list[Test] = ["flips" if is_count(h.metric) else test for h in study.hypotheses]
+    alpha = ALPHA / max(contrasts, 1)
+    tests = [_choose_test(study, h, contrasts) for h in study.hypotheses]
     found = [
         [SeedDifferences(c, *_subtract_runs(study, h, c, runs), own, alpha) for c in h.contrasts]
         for h, own in zip(study.hypotheses, tests, strict=True)
     ]
-    both = [_compute_ps(h, each, own) for h, each, own in zip(study.hypotheses, found, tests, strict=True)]
-    ps = [min(1.0, 2 * min(pair)) for pair in both]
-    verdicts = [_judge(pair, corrected) for pair, corrected in zip(both, holm(ps), strict=True)]
+    after = _find_looks(study, found) if study.sequential else [None] * len(found)
     return [
-        Answer(h, verdict, p, corrected, own, tuple(each), _count_seeds(h, each, verdict, len(ps)))
-        for h, verdict, each, own, p, corrected in zip(
-            study.hypotheses, verdicts, found, tests, ps, holm(ps), strict=True
+        Answer(h, verdict, p, corrected, each[0].test, tuple(each), _count_seeds(h, each, verdict, len(found)), look)
+        for h, each, (verdict, p, corrected), look in zip(
+            study.hypotheses, found, _judge_all(study, found), after, strict=True
         )
     ]
+
+
+def _choose_test(study: Study, h: Hypothesis, contrasts: int) -> Test:
+    if study.sequential:
+        return "bets" if is_count(h.metric) else "mixture"
+    return "flips" if is_count(h.metric) else choose_test(len(study.seeds), contrasts)
+
+
+def _judge_all(study: Study, found: Sequence[Sequence[SeedDifferences]]) -> list[tuple[Verdict, float, float]]:
+    """Verdict, p, and p corrected for all hypotheses, of each."""
+    both = [compute_ps(h, each) for h, each in zip(study.hypotheses, found, strict=True)]
+    ps = [min(1.0, 2 * min(pair)) for pair in both]
+    return [(_judge(pair, corrected), p, corrected) for pair, p, corrected in zip(both, ps, holm(ps), strict=True)]
+
+
+def _find_looks(study: Study, found: Sequence[Sequence[SeedDifferences]]) -> list[int | None]:
+    """After how many seeds each hypothesis was answered, by looks after every seed."""
+    first: list[int | None] = [None] * len(found)
+    for count in range(2, len(study.seeds) + 1):
+        seen = [[f.limit(study.seeds[:count]) for f in each] for each in found]
+        for i, (verdict, _, _) in enumerate(_judge_all(study, seen)):
+            if first[i] is None and verdict != "inconclusive":
+                first[i] = max(len(f.values) for f in seen[i])
+    return first
 
 
 def _count_seeds(h: Hypothesis, found: Sequence[SeedDifferences], verdict: Verdict, hypotheses: int) -> int | None:
     """Count the seeds that would answer a hypothesis that is left open, with a power of 0.8 and Holm's strictest level."""
     if verdict != "inconclusive":
         return None
-    each = [count_needed(_orient(h, f), h.by, ALPHA / (2 * hypotheses), most=MOST) for f in found]
+    each = [count_needed(_orient(h, f), h.by, ALPHA / (2 * hypotheses), most=MOST, test=f.test) for f in found]
     return None if None in each else max(n for n in each if n is not None)
 
 
@@ -122,20 +157,24 @@ def _judge(pair: tuple[float, float], corrected: float) -> Verdict:
     return "supported" if pair[0] < pair[1] else "refuted"
 
 
-def _compute_ps(h: Hypothesis, found: Sequence[SeedDifferences], test: Test) -> tuple[float, float]:
-    """p of the claim being false, p of the claim being true."""
-    each = [_compute_p(h, f.values, test) for f in found]
+def compute_ps(h: Hypothesis, found: Sequence[SeedDifferences]) -> tuple[float, float]:
+    """p of the data if the claim is false, and if it is true, each on one side and of this hypothesis alone."""
+    each = [_compute_p(h, f) for f in found]
     return max(p[0] for p in each), min(1.0, min(p[1] for p in each) * len(each))
 
 
-def _compute_p(h: Hypothesis, d: Sequence[float], test: Test) -> tuple[float, float]:
-    turned = [-x for x in d]
+def _compute_p(h: Hypothesis, f: SeedDifferences) -> tuple[float, float]:
+    def above(bound: float) -> float:
+        return p_above(f.values, bound, f.test, f.reach)
+
+    def below(bound: float) -> float:
+        return p_above([-x for x in f.values], -bound, f.test, f.reach)
+
     if h.expect == "higher":
-        return p_above(d, h.by, test), p_above(turned, -h.by, test)
+        return above(h.by), below(h.by)
     if h.expect == "lower":
-        return p_above(turned, h.by, test), p_above(d, -h.by, test)
-    within = max(p_above(d, -h.by, test), p_above(turned, -h.by, test))
-    return within, min(1.0, 2 * min(p_above(d, h.by, test), p_above(turned, h.by, test)))
+        return below(-h.by), above(-h.by)
+    return max(above(-h.by), below(h.by)), min(1.0, 2 * min(above(h.by), below(-h.by)))
 
 
 def _measure_support(h: Hypothesis, f: SeedDifferences) -> float:
@@ -160,6 +199,8 @@ def _subtract_runs(
             lost.append(str(seed))
         else:
             found[seed] = d
+    if study.sequential:  # seeds after the last one were not needed
+        lost = [seed for seed in lost if int(seed) < max(found, default=study.seeds[0])]
     return found, f"{h.metric} is not there for seed {', '.join(lost)}" if lost else ""
 
 

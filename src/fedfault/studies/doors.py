@@ -57,7 +57,10 @@ def format_runs(plan: StudyPlan) -> str:
     """The runs of a plan with the numbers that `--task` takes."""
     names = plan.study.runs
     width = len(str(len(names)))
-    return "\n".join(f"{number:>{width}}  {name}" for number, name in enumerate(names, 1))
+    lines = [f"{number:>{width}}  {name}" for number, name in enumerate(names, 1)]
+    return "\n".join(
+        [*lines, *[f"{len(names)} runs at most: `seeds: auto` ends with the answers"] * plan.study.sequential]
+    )
 
 
 def write_reports(results_dir: str) -> None:

@@ -5,7 +5,9 @@ A study is a configuration (with `_base_`, sections and `key=value` arguments) t
     question    what it is to answer
     arms        NAME: settings that make this arm
     grid        setting: [values], or a list of such grids; cells are the product, times the arms
-    seeds       a number, or a list: every cell is run with each of them, with the same split and the same cohorts
+    seeds       a number, or a list: every cell is run with each of them, with the same split and the same cohorts; or
+                `auto`: one seed after another until every hypothesis is answered, see `stopping.py`
+    max_seeds   with `auto`: the most that a cell is run with
     hypotheses  NAME: {claim, metric, arm, than, beyond, expect, by}, see `statements.py`
     maps        NAME: {x, y, metric, where}: heat maps over two axes
     limits      what the study cannot show, a sentence each
@@ -28,9 +30,12 @@ from fedfault.studies.axes import Point, make_slug, span_points
 from fedfault.studies.statements import parse_hypotheses, parse_maps
 from fedfault.studies.study import RUNS, Cell, Study, StudyPlan
 
-OWN = ("question", "arms", "grid", "seeds", "hypotheses", "maps", "limits")  # keys of a study beside a configuration's
+# Keys of a study beside a configuration's
+OWN = ("question", "arms", "grid", "seeds", "max_seeds", "hypotheses", "maps", "limits")
 LONGEST = 70  # characters of a run's name that stand for its cell
 SEEDS = 5  # pairs: with two, Student's interval is seven times as wide as with five
+AUTO = "auto"
+MOST_SEEDS = 20  # of `auto`: find differences of 1.25 standard deviations among 13 hypotheses, with a power of 0.8
 NAME: Key = ("experiment_name",)
 
 
@@ -59,7 +64,9 @@ def load_study(
     if not checked:
         raise UserError("\n".join(wrong))
     any_one = next(iter(checked.values())).experiment
-    seeds = _choose_seeds(own.get("seeds", SEEDS), any_one.seed, ("seed",) in base[-1], where, wrong)
+    sequential = own.get("seeds") == AUTO
+    wanted = _find_most_seeds(own, where, wrong) if sequential or "max_seeds" in own else own.get("seeds", SEEDS)
+    seeds = _choose_seeds(wanted, any_one.seed, ("seed",) in base[-1], where, wrong)
     folder = Path(results_dir or any_one.logging.results_dir).expanduser() / make_slug(name)
     cells, configs = _name_runs(spanned, checked, seeds, folder)
     claims = parse_hypotheses(own.get("hypotheses") or {}, cells, where, wrong)
@@ -76,6 +83,7 @@ def load_study(
         drawn,
         tuple(map(str, limits if isinstance(limits, list) else [limits])),
         command,
+        sequential,
     )
     return StudyPlan(study, folder, configs)
 
@@ -134,13 +142,28 @@ def _find_same(spanned: Sequence[Point], checked: Mapping[int, Loaded]) -> list[
     return wrong
 
 
+def _find_most_seeds(own: Mapping[str, Any], where: str, wrong: list[str]) -> int:
+    """The most seeds of `seeds: auto`; what does not go with it is appended to `wrong`."""
+    most = own.get("max_seeds", MOST_SEEDS)
+    if own.get("seeds") != AUTO:
+        wrong.append(f"{where}: max_seeds is for `seeds: auto`; seeds is {own.get('seeds', SEEDS)!r:.60}")
+    elif not own.get("hypotheses"):
+        wrong.append(f"{where}: `seeds: auto` runs until hypotheses are answered, and there are none; give a number")
+    if not isinstance(most, int) or isinstance(most, bool) or most < 2:
+        wrong.append(f"{where}: max_seeds must be a number of at least 2; it is {most!r:.60}")
+        return MOST_SEEDS
+    return most
+
+
 def _choose_seeds(wanted: Any, first: int, given: bool, where: str, wrong: list[str]) -> list[int]:
     """So many seeds from `seed` on, or those of the list."""
     if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
         return list(range(first, first + wanted))
     fine = isinstance(wanted, list) and wanted and all(type(s) is int and s >= 0 for s in wanted)
     if not fine or len(set(wanted)) < len(wanted):
-        wrong.append(f"{where}: seeds must be a number of seeds or a list of different ones; it is {wanted!r:.60}")
+        wrong.append(
+            f"{where}: seeds must be a number of seeds, a list of different ones, or auto; it is {wanted!r:.60}"
+        )
         return [first]
     if given:
         wrong.append("command line: seed is set, but the study lists its seeds; give seeds=[...] instead")

@@ -14,7 +14,12 @@ from fedfault.runs.recorded import RunData
 
 FILE = Path(__file__).with_name("references.bib")
 ALWAYS = ("hu2022lora", "holm1979", "student1908")  # adapters, correction, intervals of means
-TESTS = {"flips": ("fisher1935", "hartigan1969"), "student": ("student1908",)}
+TESTS = {
+    "flips": ("fisher1935", "hartigan1969"),
+    "student": ("student1908",),
+    "mixture": ("lai1976", "grunwald2024", "ramdas2023"),
+    "bets": ("waudbysmith2024", "ramdas2023"),
+}
 
 
 def find_keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:

@@ -33,6 +33,13 @@ COLUMNS = {  # metric -> how the table of cells calls it
 }
 
 
+SEQUENTIAL = (
+    " The number of seeds was found while they came: answers and intervals hold at whatever seed one stops. A cell that no "
+    "open hypothesis was about took no more seeds; a hypothesis was given up where the most seeds were likely to leave it "
+    "open."
+)
+
+
 @dataclass(frozen=True)
 class Results:
     """A study with the runs that are there."""
@@ -74,7 +81,9 @@ def summarise_study(r: Results) -> list[str]:
     done = sum(len(r.of(cell)) for cell in s.cells)
     cells, seeds, runs = (format_count(len(x), n) for x, n in ((s.cells, "cell"), (s.seeds, "seed"), (s.runs, "run")))
     lines = [f"{cells} with {seeds} each, {runs}."]
-    if (wanted := len(s.cells) * len(s.seeds)) > done:
+    if s.sequential:
+        lines = [f"{cells} with as many seeds as the answers took, {seeds} at most: {done} of {runs}."]
+    elif (wanted := len(s.cells) * len(s.seeds)) > done:
         lines.append(
             f"{format_count(wanted - done, 'run')} of a cell {'is' if wanted - done == 1 else 'are'} not finished."
         )
@@ -91,7 +100,7 @@ def tabulate_answers(r: Results) -> Table | None:
     rows = [
         [
             a.hypothesis.name,
-            f"{a.verdict}{f' ({format_needed(a)})' if a.verdict == 'inconclusive' else ''}",
+            f"{a.verdict}{_format_seeds(a)}",
             a.hypothesis.claim,
             format_number(a.decisive.mean, "+.3g"),
             format_interval(a.decisive.interval),
@@ -117,6 +126,14 @@ def format_needed(a: Answer) -> str:
     if a.needed is None:
         return f"more than {MOST} seeds"
     return f"about {a.needed} seeds"
+
+
+def _format_seeds(a: Answer) -> str:
+    """After how many seeds a hypothesis was answered, where that was looked at; or how many it would take."""
+    if a.verdict != "inconclusive":
+        return f" (after {a.after} seeds)" if a.after else ""
+    there = f"after {len(a.decisive.values)} seeds; " if a.test in ("mixture", "bets") else ""
+    return f" ({there}{format_needed(a)})"
 
 
 def format_p(p: float) -> str:
@@ -210,8 +227,11 @@ def explain_rule(r: Results) -> str:
         "flips": "by an exact permutation test (all flips of the signs of the differences)",
         "student": "by Student's t, which assumes that differences between seeds are normal: for so few seeds and so many "
         "hypotheses no permutation test could give an answer",
+        "mixture": "by tests that may be looked at after every seed (e-processes): a mixture of Student's t for differences "
+        "that are normal, and bets for counts, which assume nothing",
     }
-    how = tests["student" if any(a.test == "student" for a in r.answers) else "flips"]
+    some = {"mixture" if r.study.sequential else a.test for a in r.answers}
+    how = tests[next((test for test in ("mixture", "student") if test in some), "flips")]
     return (
         "Arms are compared seed by seed: runs of one seed share all random draws (split, cohorts, batches). A claim is "
         "supported if the mean difference is on its side of what matters, refuted if it is on the other side, both at "
@@ -219,7 +239,7 @@ def explain_rule(r: Results) -> str:
         "arms must hold in each: the row shows the arm that speaks most against it. Intervals are by the same test, and "
         "hold all of the study's differences together at a rate of 95 % (Bonferroni); where there is none, the test is "
         "never as sure as that with so few seeds. Beside an open hypothesis stands how many seeds would answer it, at a "
-        "power of 0.8, if the differences stay as they are."
+        "power of 0.8, if the differences stay as they are." + (SEQUENTIAL if r.study.sequential else "")
     )
 
 
@@ -260,10 +280,14 @@ def format_answers(r: Results) -> str:
     lines = [
         f"{a.verdict:<12}  {a.hypothesis.name}: {a.hypothesis.metric} {format_number(a.decisive.mean, '+.3g')}"
         f"{_format_in_brackets(a.decisive)}, matters {_format_bound(a)}, p {format_p(a.p_holm)}"
-        f"{f', {format_needed(a)} would tell' if a.verdict == 'inconclusive' and a.needed else ''}"
+        f"{f', {format_needed(a)} would tell' if a.verdict == 'inconclusive' and a.needed else ''}{_format_after(a)}"
         for a in r.answers
     ]
     return "\n".join([*summarise_study(r), *lines])
+
+
+def _format_after(a: Answer) -> str:
+    return f", after {a.after} seeds" if a.after else ""
 
 
 def _format_in_brackets(f: SeedDifferences) -> str:

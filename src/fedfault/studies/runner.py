@@ -21,6 +21,7 @@ from fedfault.setup.experiment import check_parts
 from fedfault.storage import write_atomically
 from fedfault.studies.one import Lender, RunResult, RunTask, execute_run
 from fedfault.studies.references import check_citations
+from fedfault.studies.stopping import run_until_answered
 from fedfault.studies.study import RUNS, Jobs, StudyPlan
 from fedfault.studies.together import group_runs, run_together
 from fedfault.studies.workers import run_side_by_side
@@ -32,25 +33,41 @@ def run_all(plan: StudyPlan, progress: Progress, *, jobs: Jobs = 1, task: int | 
     """All runs of a plan, or the one numbered `task` from 1 on; returns what became of each.
 
     jobs: processes side by side; auto: one, in which runs that can train together where the device has room.
+    With `seeds: auto` all runs that its hypotheses need, which is known only as results come.
     A run that fails does not stop the others. Raises `UserError` before the first run when parts do not fit together.
     """
     names = plan.study.runs
     if task is not None:
         if not 1 <= task <= len(names):
             raise UserError(f"--task {task}: the study has runs 1 to {len(names)}")
+        if plan.study.sequential:
+            raise UserError(
+                "--task: with `seeds: auto` results say which run is next; leave --task out, or give seeds=N"
+            )
         names = [names[task - 1]]
     if jobs != "auto" and jobs < 1:
         raise UserError(f"--jobs {jobs}: give 1 or more, or auto")
     check_plan(plan)
     _claim_folder(plan)
-    tasks = [RunTask(name, plan.path(name), plan.configs[name], tuple(_make_argv(plan, name))) for name in names]
-    missing = [t for t in tasks if find_status(t.path) not in OVER]
+    missing = [name for name in names if find_status(plan.path(name)) not in OVER]
     progress.say(f"study {plan.study.name}: {_describe_plan(plan, names, len(missing))}")
     for sentence in _foresee_budgets(plan):
         progress.say(f"note: {sentence}")
+    lender = Lender()
+    if plan.study.sequential:
+        return run_until_answered(plan, lambda some: _run_missing(plan, some, progress, jobs, lender), progress.say)
+    return _run_missing(plan, names, progress, jobs, lender)
+
+
+def _run_missing(
+    plan: StudyPlan, names: Sequence[str], progress: Progress, jobs: Jobs, lender: Lender
+) -> list[RunResult]:
+    """Make those of these runs that are not there; returns what became of all of them, in their order."""
+    tasks = [RunTask(name, plan.path(name), plan.configs[name], tuple(_make_argv(plan, name))) for name in names]
+    missing = [t for t in tasks if find_status(t.path) not in OVER]
     found = {t.name: RunResult(t.name, "there") for t in tasks if t not in missing}
     clock = time.monotonic()
-    for number, done in enumerate(_execute_all(missing, jobs, progress), 1):
+    for number, done in enumerate(_execute_all(missing, jobs, progress, lender), 1):
         found[done.name] = done
         progress.say(_format_result(done, number, len(missing), time.monotonic() - clock))
         _keep_trace(plan.folder, done)
@@ -118,17 +135,19 @@ def _claim_folder(plan: StudyPlan) -> None:
 
 def _describe_plan(plan: StudyPlan, names: Sequence[str], missing: int) -> str:
     s = plan.study
-    shape = f"{format_count(len(s.cells), 'cell')} x {format_count(len(s.seeds), 'seed')}, {format_count(len(names), 'run')}"
+    seeds = f"{'up to ' * s.sequential}{format_count(len(s.seeds), 'seed')}"
+    shape = (
+        f"{format_count(len(s.cells), 'cell')} x {seeds}, {'at most ' * s.sequential}{format_count(len(names), 'run')}"
+    )
     there = len(names) - missing
     return f"{shape}{f', {there} of them done before' if there else ''}; in {plan.folder}"
 
 
-def _execute_all(tasks: Sequence[RunTask], jobs: Jobs, progress: Progress) -> Iterator[RunResult]:
+def _execute_all(tasks: Sequence[RunTask], jobs: Jobs, progress: Progress, lender: Lender) -> Iterator[RunResult]:
     if jobs != "auto" and min(jobs, len(tasks)) > 1:
         with contextlib.closing(run_side_by_side(tasks, min(jobs, len(tasks)))) as found:
             yield from found
         return
-    lender = Lender()
     for group in group_runs(tasks) if jobs == "auto" else [[task] for task in tasks]:
         if len(group) == 1:
             yield execute_run(group[0], lender)

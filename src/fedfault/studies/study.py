@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,11 @@ class Contrast:
     c: int | None = None
     d: int | None = None
 
+    @property
+    def cells(self) -> set[int]:
+        """Positions of all cells that it needs."""
+        return {i for i in (self.a, self.b, self.c, self.d) if i is not None}
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -88,6 +93,12 @@ class Study:
     maps: tuple[PhaseMap, ...] = ()
     limits: tuple[str, ...] = ()  # what the study cannot show, in the author's words
     command: str = ""
+    sequential: bool = False  # `seeds: auto`: the seeds are the most that there can be, and runs end with the answers
+
+    def limit(self, seeds: int) -> Study:
+        """The study with no more than its first seeds."""
+        cells = tuple(Cell(c.choices, c.runs[:seeds]) for c in self.cells)
+        return replace(self, seeds=self.seeds[:seeds], cells=cells)
 
     @property
     def axes(self) -> dict[str, list[str]]:
