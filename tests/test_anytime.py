@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_an_interval_holds_just_the_bounds_that_no_look_rejects(test):
 def test_more_values_never_take_evidence_or_an_interval_back():
     d = np.random.default_rng(4).normal(0.5, 1, 40)
     found = [find_interval(d[:n], 0.05, "mixture") for n in range(8, 41, 4)]
-    assert all(a[0] <= b[0] + 1e-9 and b[1] <= a[1] + 1e-9 for a, b in zip(found, found[1:], strict=False))
+    assert all(a[0] <= b[0] + 1e-9 and b[1] <= a[1] + 1e-9 for a, b in itertools.pairwise(found))
     ps = [p_above(d[:n], 0.0, "mixture") for n in range(2, 41)]
     assert ps == sorted(ps, reverse=True)
 

@@ -152,7 +152,7 @@ def test_a_large_difference_is_found_with_fewer_seeds_than_the_most():
 
 
 BOTH = {"arms": {"a": {}, "b": {"training.lr": 0.1}}, "hypotheses": {
-    "h": {"claim": "a ends higher", "metric": "final.validation.loss", "arm": "a", "than": "b", "expect": "higher", "by": 0.1}
+    "h": {"claim": "a is higher", "metric": "final.validation.loss", "arm": "a", "than": "b", "expect": "higher", "by": 0.1}
 }}  # fmt: skip
 
 
