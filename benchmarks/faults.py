@@ -1,10 +1,12 @@
 """Do the detectors find faults, which do they miss, and how often do they cry wolf?
 
     python benchmarks/faults.py [--fresh 59] [--seeds 5] [--only NAME ...]
+    python benchmarks/faults.py --data data.dataset=wikitext data.path=FOLDER --results results/faults-wikitext
 
-Thresholds are those of the packaged calibration `demos` (`fedfault calibrate demos/base`). Fresh IID controls count false
-alarms, every fault is injected into runs with seeds of their own. Each run is kept as results/faults/NAME-SEED.jsonl and not
-repeated. Prints the table of docs/metrics.md.
+Thresholds are those of the packaged calibration `demos` (`fedfault calibrate demos/base`), on other data too: that asks how
+far they carry, which `fedfault run` does not do. Fresh IID controls count false alarms, every fault is injected into runs
+with seeds of their own. Each run is kept as RESULTS/NAME-SEED.jsonl and not repeated. Prints the table of docs/metrics.md;
+benchmarks/rules.py puts rules of thumb beside the detectors.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
 from fedfault.types.corpus import Corpus
 
-KEPT = Path("results/faults")
+RESULTS = Path("results/faults")
 Inject = Callable[[Prepared], Prepared]
 
 
@@ -143,12 +145,15 @@ HEALTHY = {
 }
 
 
-def train(name: str, fault: Fault, seed: int, like: Prepared | None) -> Prepared | None:
-    """One run, unless its records are there; returns what the next one can share."""
-    file = KEPT / f"{name.replace('/', '_')}-{seed}.jsonl"
+def train(
+    name: str, fault: Fault, seed: int, like: Prepared | None, folder: Path, data: Sequence[str] = ()
+) -> Prepared | None:
+    """One run, unless its records are in the folder; returns what the next one can share."""
+    file = folder / f"{name.replace('/', '_')}-{seed}.jsonl"
     if file.is_file():
         return like
-    exp = load("demos/base", [*fault.settings, f"seed={entropy(seed, 'faults', name) % 2**31}"]).experiment
+    settings = [*data, *fault.settings, f"seed={entropy(seed, 'faults', name) % 2**31}"]
+    exp = load("demos/base", settings).experiment
     p = prepare(exp, like=like)
     broken = fault.inject(p)
     clock = time.perf_counter()
@@ -167,9 +172,9 @@ def _last(records: Records) -> float:
     return records[-1].scores["validation"].loss
 
 
-def kept(name: str) -> list[list[RoundRecord]]:
-    """The runs of that name that are there."""
-    return [read_records(file)[0] for file in sorted(KEPT.glob(f"{name.replace('/', '_')}-[0-9]*.jsonl"))]
+def kept(name: str, folder: Path) -> list[list[RoundRecord]]:
+    """The runs of that name that are in the folder."""
+    return [read_records(file)[0] for file in sorted(folder.glob(f"{name.replace('/', '_')}-[0-9]*.jsonl"))]
 
 
 def upper(k: int, n: int) -> float:
@@ -185,12 +190,12 @@ def alarms(records: Records, calibration: Calibration | None) -> dict[str, int]:
     return {f.detector: f.round for f in reversed(detect_failures(records, calibration)) if f.level == "alarm"}
 
 
-def table(calibration: Calibration) -> None:
+def table(calibration: Calibration, folder: Path) -> None:
     """What was found, and what was not."""
     print("\n| run | what is broken | runs | any alarm | the right one | first alarm, round | alarms of |")
     print("|---|---|---:|---:|---:|---:|---|")
     for name, fault in (HEALTHY | FAULTS).items():
-        found = [alarms(records, calibration) for records in kept(name)]
+        found = [alarms(records, calibration) for records in kept(name, folder)]
         if found:
             print(row(name, fault, found))
 
@@ -220,14 +225,16 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", help="names of faults, fresh-healthy, fresh-scaffold; without a name only the table"
     )
+    parser.add_argument("--data", nargs="*", default=(), metavar="KEY=VALUE", help="settings of other data")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs' records")
     a = parser.parse_args()
-    KEPT.mkdir(parents=True, exist_ok=True)
+    a.results.mkdir(parents=True, exist_ok=True)
     like: Prepared | None = None
     for name, fault in (HEALTHY | FAULTS).items():
         if a.only is None or name in a.only:
             for seed in range(a.fresh if name == "fresh-healthy" else a.seeds):
-                like = train(name, fault, seed, like)
-    table(Calibration.load(PACKAGED / "demos.json"))
+                like = train(name, fault, seed, like, a.results, a.data)
+    table(Calibration.load(PACKAGED / "demos.json"), a.results)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import runpy
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedfault.testing.histories import history
 from small import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +62,25 @@ def test_every_benchmark_says_how_it_is_called(script, monkeypatch, capsys):
         runpy.run_path(str(script), run_name="__main__")
     assert not e.value.code
     assert capsys.readouterr().out.startswith("usage:")
+
+
+def test_rules_of_thumb_see_rises_of_the_loss_and_no_falls(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    rules = runpy.run_path(str(ROOT / "benchmarks/rules.py"))
+    falls, swings, rises, breaks = (
+        history(losses)
+        for losses in ([5.0, 4.0, 3.0], [4.0, 5.0, 4.0, 4.2], [4.0, 4.1, 4.2, 4.3, 4.0], [4.0, math.nan, 4.0])
+    )
+    assert [rules["find_spike"](run) for run in (swings, breaks)] == [pytest.approx(0.25), math.inf]
+    assert rules["find_spike"](falls) < 0
+    assert [rules["count_rises"](run) for run in (falls, swings, rises)] == [0, 1, 3]
+
+
+def test_a_roc_curve_of_scores_that_tell_runs_apart_goes_through_the_corner(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    trace = runpy.run_path(str(ROOT / "benchmarks/rules.py"))["trace_curve"]
+    assert trace([0.1, 0.2], [1.0, 2.0]) == ([0, 0, 0, 0.5, 1], [0, 0.5, 1, 1, 1])
+    assert trace([1.0], [1.0]) == ([0, 1], [0, 1])
 
 
 @pytest.mark.long
