@@ -49,6 +49,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m fedfault.config.reference > docs/configuration.md
 	$(BIN)/python scripts/write_docs.py
+	$(BIN)/mkdocs build --quiet --strict
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "fedfault needs Python 3.10 or newer: make PYTHON=python3.11")'

@@ -117,7 +117,7 @@ class Data(Section):
     path: str | None = Field(
         default=None,
         description="folder or file to read instead of the corpus's own place; on the Hub: "
-        "hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE]",
+        "`hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE]`",
     )
     task_type: Literal["causal_lm", "instruction", "preference", "classification", "regression"] = Field(
         default="causal_lm",
