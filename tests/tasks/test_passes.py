@@ -27,6 +27,7 @@ from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.examples import EncodedText, Examples
 from fedfault.text.packing import Blocks
+from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Room
 from tiny import VOCAB, tiny_bert, tiny_llama
 
@@ -236,3 +237,33 @@ def test_check_and_manifest_say_what_was_chosen(device):
         == f"6 clients in a pass, for about {task.estimate_pass(6, BATCH) / 1e9:,.2f} GB beside the model"
     )
     assert describe_passes(p) == {"clients": p.federation.clients_per_pass}
+
+
+def test_personal_models_are_scored_side_by_side_where_there_is_room(device):
+    """Two to seven blocks a client, ten of the server. 20 blocks hold 10 and 7, then 6, 5 and 4, then 3 and 2."""
+    g = torch.Generator().manual_seed(5)
+    sets = {"topic/a": 10, **{f"client/{k}": 2 + k for k in range(6)}}
+
+    def score(free: int | None, evaluation: int | None = None):
+        device.free = free
+        task = language()
+        targets = lambda n: torch.full((n,), T).index_fill(0, torch.tensor([n - 1]), 5)  # noqa: E731
+        ids = torch.Generator().manual_seed(1)
+        rows = {name: Blocks(torch.randint(VOCAB, (n, T + 1), generator=ids), targets(n)) for name, n in sets.items()}
+        task = LanguageTask(task.model, task.split_training_rows(), rows, {"topic/a": 1.0})
+        if evaluation is not None:
+            task.room = Room(task.room.training, evaluation)
+        calls, losses = [], task.model.losses
+        task.model.losses = lambda flat, *given, **more: (calls.append(len(flat)), losses(flat, *given, **more))[1]
+        found = task.evaluate(Adapter(task.layout, personal[0]), Adapter(task.layout, personal))
+        task.model.losses = losses
+        return {name: one.loss for name, one in found.items()}, task.held_out(personal, torch.arange(6)), calls
+
+    personal = 0.1 * torch.randn(6, language().layout.size, generator=g)
+    expected, apart, calls = score(None)
+    assert set(calls) == {1}
+    for evaluation, passes in ((None, [7]), (12 * 20, [2, 3, 2])):
+        found, held_out, calls = score(10**12, evaluation)
+        assert [n for n in calls if n > 1] == passes
+        assert found == pytest.approx(expected, rel=1e-6)
+        torch.testing.assert_close(held_out, apart, rtol=1e-6, atol=0)

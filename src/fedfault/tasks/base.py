@@ -35,6 +35,7 @@ Pairs = Sequence[tuple[Tensor, Tensor]]  # models (P,), and the rows (n,) that e
 # What a training pass on a CPU may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
 ACTIVATION_BYTES = 2**30
 EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
+MODELS = 64  # in a pass without gradients at most: their numbers take memory too
 MOST_EVALUATION_TOKENS = 65_536  # on a device with memory for more: it has been busy for long
 
 
@@ -254,7 +255,25 @@ class CohortTask(BackboneTask, ABC):
     @torch.no_grad()
     def score(self, pairs: Pairs) -> Tensor:
         """`compute_outputs` of every model for its rows, one behind the other."""
+        if self.room is not None and not self.grouped and self.cache is None and len(pairs) > 1:
+            return self.fit_evaluation(self._score_side_by_side, pairs)
         return torch.cat([self.fit_evaluation(self.compute_outputs, flat, rows) for flat, rows in pairs])
+
+    def _score_side_by_side(self, pairs: Pairs) -> Tensor:
+        """The same on a device with room: models with about as many rows each share a pass, as far as they fit."""
+        T, out = self.mask.shape[1], dict[int, Tensor]()
+        waiting = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][1]))
+        while waiting:
+            most = len(pairs[waiting[0]][1])
+            count = min(MODELS, max(1, self.evaluation_tokens() // (T * max(1, most))))
+            some, waiting = waiting[:count], waiting[count:]
+            found = self.compute_side_by_side([pairs[i] for i in some]) if count > 1 else []
+            out |= zip(some, found or [self.compute_outputs(*pairs[i]) for i in some], strict=True)
+        return torch.cat([out[i] for i in range(len(pairs))])
+
+    def compute_side_by_side(self, pairs: Pairs) -> list[Tensor]:
+        """`compute_outputs` of several models in one pass, for tasks whose rows are all as long: one result a model."""
+        return [self.compute_outputs(flat, rows) for flat, rows in pairs]
 
     def fit_evaluation(self, run: Callable[..., Found], *given: Any) -> Found:
         """Return what `run(*given)` gives; when memory runs out it runs again with half as many tokens in a pass.

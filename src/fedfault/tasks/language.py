@@ -22,7 +22,7 @@ from fedfault.backbones.prefix import read_ids_only
 from fedfault.backbones.sample import answer_greedily, decode_greedily
 from fedfault.measures.answers import score_answers
 from fedfault.records import Score
-from fedfault.tasks.base import CohortTask
+from fedfault.tasks.base import CohortTask, Pairs
 from fedfault.tasks.grouping import group_columns, place_tokens, split_by_length
 from fedfault.text.decoding import Decode
 from fedfault.text.packing import Blocks
@@ -276,6 +276,17 @@ class LanguageTask(CohortTask):
                 )
             out[some.to(flat.device)] = (each[0] * real).sum(1, dtype=out.dtype)
         return out.cpu().double()
+
+    def compute_side_by_side(self, pairs: Pairs) -> list[Tensor]:
+        """See `CohortTask.compute_side_by_side`: whoever has fewer rows than others has some of no weight."""
+        _, ids, mask = self.tables
+        sizes = [len(rows) for _, rows in pairs]
+        table = torch.nn.utils.rnn.pad_sequence([rows for _, rows in pairs], batch_first=True).to(ids.device)  # (k, n)
+        there = torch.arange(max(sizes), device=ids.device) < torch.tensor(sizes, device=ids.device)[:, None]
+        real = mask[table] & there[..., None]  # (k, n, T)
+        _, each = self.model.losses(torch.stack([flat for flat, _ in pairs]), ids[table], real.float())
+        sums = (each * real).sum(2, dtype=widest(ids.device)).cpu().double()
+        return [own[:n] for own, n in zip(sums, sizes, strict=True)]
 
     def _compute_nll(self, out: Tensor, rows: Tensor) -> Tensor:
         return out
