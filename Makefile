@@ -5,6 +5,7 @@ STAMP := .venv/installed
 RUN := results/quickstart
 # for two cores; `make test PROCESSES=8` where there are more. One thread each, as more would wait for each other
 PROCESSES := 2
+FUZZ_SECONDS := 10
 TESTS = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-fast test-long test-all faults lint types format bench docs clean
@@ -28,9 +29,14 @@ test-long: $(STAMP)
 
 test-all: test test-long
 
-# what docs/reliability.md promises, but for the rows that take long
+# what docs/reliability.md promises, but for the rows that take long; then random bytes, guided by coverage
 faults: $(STAMP)
 	$(TESTS) -m "not long" $$(grep -oE 'tests/[a-z_/]*test_[a-z_]+\.py(::[a-zA-Z0-9_]+)?' docs/reliability.md | sort -u)
+	@if $(BIN)/python -c 'import atheris' 2> /dev/null; then \
+	  for target in configuration corpus payload; do \
+	    $(BIN)/python tests/fuzz.py $$target --seconds $(FUZZ_SECONDS) || exit 1; \
+	  done; \
+	else echo "no random bytes beyond the tests' own: atheris is not installed"; fi
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -38,7 +38,7 @@ MUTATIONS = {
         "tests/test_storage.py::test_a_disk_that_fills_up_leaves_the_old_file_and_an_error_with_its_name",
     ),
     "a file is written in place": Mutation(
-        3, "storage.py", 'scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")', "scratch = path",
+        3, "storage.py", "    scratch = _name_scratch(path)\n", "    scratch = path\n",
         "tests/test_storage.py::test_a_disk_that_fills_up_leaves_the_old_file_and_an_error_with_its_name",
     ),
     "a refusal of the system is a traceback": Mutation(
@@ -129,7 +129,7 @@ MUTATIONS = {
         "tests/runs/test_read.py::test_a_forks_file_is_looked_for_in_the_run_folder_alone",
     ),
     "a page shows markup": Mutation(
-        22, "report/render.py", "autoescape=True", "autoescape=False",
+        22, "report/page.py", "autoescape=html,", "autoescape=False,",
         "tests/report/test_render.py::test_names_are_escaped",
     ),
     "a card shows markup": Mutation(

@@ -86,3 +86,10 @@ def test_answers_are_scored_by_topic_and_by_client(tmp_path):
         load(None, ["evaluation.answer_pattern=("])
     with pytest.raises(UserError, match=r"evaluation\.generate=2 is about conversations"):
         load(None, ["evaluation.generate=2"])
+
+
+def test_a_pattern_of_answers_needs_answers():
+    with pytest.raises(
+        UserError, match=r"answer_pattern is about answers, and none are made: set evaluation\.generate=N"
+    ):
+        load(None, ["evaluation.answer_pattern='[0-9]+'"])

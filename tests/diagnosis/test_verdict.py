@@ -139,6 +139,13 @@ def test_of_two_that_lead_to_each_other_the_first_is_the_cause(known):
     assert (swings(early, late), swings(late, early)) == (["a"], ["b"])
 
 
+def test_of_a_circle_of_three_the_first_is_the_cause(known):
+    alarm = [2, 2, 2, 2]
+    known(a=fake(alarm, leads_to=("b",)), b=fake(alarm, leads_to=("c",)), c=fake(alarm, leads_to=("a",)))
+    found = judge_run(history([5.0] * 4), None)
+    assert (found["causes"], found["consequences"]) == (["a"], ["b", "c"])
+
+
 def test_what_is_seen_long_after_explains_nothing(known):
     long = history([5.0 - 0.1 * t for t in range(14)])
     known(a=fake([2, 2] + [0] * 11), b=fake([0] * (1 + LATER) + [2] * (12 - LATER), leads_to=("a",)))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from fedfault.runs import folder as run_folder
 from fedfault.runs.folder import RunFolder
 from fedfault.session.start import resume_run, start_run
 from fedfault.setup.experiment import prepare
+from small import final
 
 pytestmark = pytest.mark.slow
 READY = Lender()
@@ -62,6 +66,30 @@ def test_secrets_of_the_environment_are_in_no_file_of_a_run(monkeypatch, tmp_pat
     path = start_run(load_tiny(tmp_path), QUIET, ready=READY, argv=["run"]).path
     for file in (p for p in path.rglob("*") if p.is_file()):
         assert not [value for value in secrets.values() if value.encode() in file.read_bytes()], file
+
+
+def test_umask_and_a_home_that_cannot_be_written_change_no_number(monkeypatch, tmp_path):
+    usual = final(start_run(load_tiny(tmp_path / "usual"), QUIET, ready=READY))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "file/cache"))
+    before = os.umask(0o077)
+    try:
+        there = start_run(load_tiny(tmp_path / "there"), QUIET, ready=prepare)
+    finally:
+        os.umask(before)
+    assert final(there) == usual
+    assert (there.path / "rounds.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_reader_that_goes_away_ends_a_command_without_a_traceback():
+    with subprocess.Popen(
+        [sys.executable, "-m", "fedfault", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        command.stdout.close()  # as `fedfault list | head -0`
+        said = command.stderr.read()
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
 
 
 class Trap:

@@ -83,3 +83,17 @@ def test_a_place_in_the_hubs_cache_is_named_by_repository_and_commit(tmp_path):
     assert hub.name_place(below) == "Hugging Face Hub org/my-data at 0abc: train.csv"
     assert hub.name_place(below.parent) == "Hugging Face Hub org/my-data at 0abc"
     assert hub.name_place(tmp_path) == f"folder {tmp_path.resolve()}"
+
+
+def test_a_folder_of_a_data_set_may_have_dots_in_its_name(monkeypatch, tmp_path):
+    asked = []
+    (tmp_path / "v1.0").mkdir()
+
+    def download(repository, **options):
+        asked.append((repository, options["revision"], options["allow_patterns"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    assert hub.fetch_data("hf://datasets/org/name@r1/v1.0", [".csv"]) == tmp_path / "v1.0"
+    assert asked == [("org/name", "r1", ["v1.0", "v1.0/*.csv"])]

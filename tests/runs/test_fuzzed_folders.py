@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,11 +14,15 @@ from fedfault.diagnosis.watch import diagnose_run
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord
 from fedfault.report import summary, tables, verdict
+from fedfault.runs.folder import RunFolder
 from fedfault.runs.read import read_run
 from fedfault.testing.histories import broken_history
+from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.algorithm import State
 from fuzzed import altered, damaged, fuzzed
 from handmade import update, write
 
+LAYOUT = Layout.of([Site("a", "lora", (2, 3, 5))])
 JSON = ["manifest.json", "split.json", "heterogeneity.json", "metrics.json"]
 LINES = ["rounds.jsonl", "findings.jsonl"]
 
@@ -30,6 +35,19 @@ def whole(tmp_path_factory):
     update(folder / "manifest.json", seconds={"rounds": 1.0, "prepare": 2.0}, model={"name": "micro"}, notes=["a note"])
     update(folder / "heterogeneity.json", sentences=["They differ."], measures={}, readings=[])
     return folder
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    """The folder of a run with checkpoints of two rounds."""
+    folder = RunFolder.create(tmp_path_factory.mktemp("checkpoints") / "run")
+    folder.begin({"config": {"seed": 0}})
+    for round in (0, 1):
+        folder.append(RoundRecord(round))
+        folder.save(
+            State(Adapter(LAYOUT, torch.ones(LAYOUT.size)), round, ranks=(2, 2), weights=(1.0, 2.0), seen=(1, 0))
+        )
+    return folder.path
 
 
 def use(folder) -> None:
@@ -79,6 +97,33 @@ def test_changed_values_are_read_or_refused(name, data, whole, tmp_path):
         )
     (folder / name).write_text(changed)
     use(folder)
+
+
+@pytest.mark.parametrize("how", ["bytes", "values"])
+@fuzzed(60)
+@given(data=st.data())
+def test_a_checkpoint_whose_json_was_changed_is_never_believed(how, data, two_checkpoints, tmp_path):
+    """The one before it is taken, with a warning, or the folder is refused in words; nothing is deleted."""
+    path = tmp_path / "run"
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(two_checkpoints, path)
+    file = path / "checkpoint/round-00001.json"
+    whole = file.read_text()
+    if how == "bytes":
+        file.write_bytes(data.draw(damaged(whole.encode())))
+    else:
+        file.write_text(json.dumps(data.draw(altered(json.loads(whole)))))
+    try:
+        same = json.dumps(json.loads(file.read_bytes())) == json.dumps(json.loads(whole))  # True is not 1
+    except (ValueError, RecursionError):
+        same = False
+    try:
+        state, warnings = RunFolder.open(path).load(LAYOUT, "cpu")
+    except UserError:
+        assert not same
+    else:
+        assert (state.round, len(warnings)) == ((1, 0) if same else (0, 1))
+    assert RunFolder(path).list_checkpoints() == [0, 1]
 
 
 @fuzzed()

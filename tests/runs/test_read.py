@@ -107,3 +107,12 @@ def test_a_forks_file_is_looked_for_in_the_run_folder_alone(tmp_path):
     past = {"to": 2, "changes": {}, "records": "../other.jsonl", **DECIDED}
     update(folder / "manifest.json", abandoned=[past])
     assert read_run(folder).forks[0].records == ()
+
+
+def test_of_a_run_that_has_just_begun_nothing_left_over_is_read(tmp_path):
+    """A kill came between the new manifest and the deletion of what the run replaces."""
+    folder = write(tmp_path)
+    update(folder / "manifest.json", status="begun", config={"experiment_name": "new"})
+    run = read_run(folder)
+    assert (run.records, run.findings, run.split, run.metrics) == ((), (), {}, {})
+    assert run.config["experiment_name"] == "new"

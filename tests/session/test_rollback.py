@@ -9,6 +9,8 @@ import pytest
 
 from fedfault.config import load
 from fedfault.runs.files import read_records
+from fedfault.runs.outcome import find_best_round
+from fedfault.session import rollback
 from fedfault.session.progress import Progress
 from fedfault.session.start import resume_run, start_run
 from fedfault.setup.experiment import prepare
@@ -84,3 +86,21 @@ def test_a_run_that_should_stop_does_and_resume_goes_on(tmp_path):
     assert folder.read_records()[-1].round == manifest["stopped"]["round"] < 4
     assert json.loads((folder.path / "metrics.json").read_text())["verdict"]["state"] == "failed"
     assert resume_run(folder.path, QUIET).read_records()[-1].round > manifest["stopped"]["round"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_best_checkpoint_is_damaged_says_so_and_goes_on(tmp_path, monkeypatch):
+    told = []
+
+    def damage(records):
+        best = find_best_round(records)
+        (tmp_path / f"quickstart/checkpoint/round-{best:05d}.safetensors").write_bytes(b"")
+        return best
+
+    monkeypatch.setattr(rollback, "find_best_round", damage)
+    monkeypatch.setattr(Progress, "say", lambda self, line: told.append(line))
+    folder = run(tmp_path, "federation.on_failure=rollback")
+    assert any("no way back from this alarm" in line and "damaged" in line for line in told)
+    assert [r.round for r in folder.read_records()] == [0, 1, 2, 3, 4]
+    manifest = folder.read_json("manifest.json")
+    assert (manifest["status"], manifest["abandoned"]) == ("finished", [])

@@ -14,7 +14,7 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.read import read_run
 from fedfault.session.progress import Progress
 from fedfault.session.start import resume_run
-from fedfault.setup.experiment import centralise, open_model, prepare
+from fedfault.setup.experiment import centralise, check_parts, open_model, prepare
 from fedfault.setup.preview import preview
 from fedfault.testing.toys import LowRank, federation
 from fedfault.types.task import Step
@@ -146,3 +146,15 @@ def test_the_update_is_scaled_by_the_rank_or_by_its_root(scaling, expected):
     """As PEFT has it without and with use_rslora."""
     exp = load(None, ["model.lora.r_max=9", "model.lora.alpha=12", f"model.lora.scaling={scaling}"]).experiment
     assert open_model(exp, load_backbone("micro")).layout.scaling == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("federation.algorithm=feddyn", "feddyn cannot, as its means are plain"),
+        ("federation.aggregation=hetlora", "hetlora has weights of its own"),
+    ],
+)
+def test_draws_by_size_are_refused_where_weights_cannot_make_up_for_them(word, why):
+    with pytest.raises(UserError, match=rf"federation\.sampling=size draws .*{why}.*; use sampling=uniform"):
+        check_parts(load("quickstart", ["federation.sampling=size", word]).experiment)

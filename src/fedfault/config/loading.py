@@ -73,7 +73,8 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = (), plugins:
 
 def load_resolved(settings: Mapping[str, Any], file: Path, overrides: Sequence[str] = ()) -> Loaded:
     """Load the experiment of settings that `load` resolved, perhaps in an older version, as if a file held them."""
-    layer = parse_layer(dump(dict(settings)), shorten_path(file))
+    place = shorten_path(file)  # in which they do not stand on the lines of the text that is read here
+    layer = {key: replace(entry, where=place) for key, entry in parse_layer(dump(dict(settings)), place).items()}
     return resolve([find_all_beside(layer, file.parent), parse_command_line(overrides)])
 
 

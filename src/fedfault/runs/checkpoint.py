@@ -22,7 +22,7 @@ from fedfault.runs.files import ROUNDS, SCHEMA, check_schema, take_lines
 from fedfault.storage import write_atomically
 
 FOLDER = "checkpoint"  # in a run folder
-DAMAGE = (OSError, ValueError, KeyError, TypeError)  # what reading a damaged checkpoint raises
+DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError)  # what reading a damaged checkpoint raises
 
 
 class Plain(TypedDict):
@@ -69,7 +69,7 @@ def read_about(folder: Path, round: int) -> About:
         raise ValueError(f"it should hold keys and values, not {type(found).__name__}")
     schema = found.get("schema", 1)
     check_schema(schema, file)
-    if schema > 1 and found.pop("checksum", None) != _hash_plain(found):
+    if (schema > 1 or "checksum" in found) and found.pop("checksum", None) != _hash_plain(found):
         raise ValueError(f"the checksum of {file.name} does not match")
     found.pop("schema", None)
     state = _PLAIN.validate_python(found.pop("state"))

@@ -45,6 +45,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / FOLDER
         self._past: Any = None  # SHA-256 of rounds.jsonl so far; None until it is asked for
+        self._settings: str | None = None  # what `config_hash` found
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -85,6 +86,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file in one step."""
+        self._settings = None
         write_json(self.path / name, value)
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -98,8 +100,10 @@ class RunFolder:
     @property
     def config_hash(self) -> str | None:
         """The hash of the configuration that the run began with, without what may change; None if it is not known."""
-        config = self.read_json(MANIFEST).get("config") if (self.path / MANIFEST).is_file() else None
-        return None if config is None else hash_settings(config, MAY_CHANGE)
+        if self._settings is None and (self.path / MANIFEST).is_file():
+            config = self.read_json(MANIFEST).get("config")
+            self._settings = None if config is None else hash_settings(config, MAY_CHANGE)
+        return self._settings
 
     def append(self, record: RoundRecord) -> None:
         """Add a line to rounds.jsonl and wait until it is on disk."""
