@@ -76,6 +76,17 @@ def test_rules_of_thumb_see_rises_of_the_loss_and_no_falls(monkeypatch):
     assert [rules["count_rises"](run) for run in (falls, swings, rises)] == [0, 1, 3]
 
 
+def test_the_loss_alone_tells_by_a_spike_three_rises_or_an_end_above_its_start(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    find = runpy.run_path(str(ROOT / "benchmarks/early.py"))["find_round_of_loss"]
+    assert find(history([5.0, 4.0, 3.5, 3.4])) is None
+    assert find(history([5.0, 4.0, 4.3, 4.2, 4.3])) is None  # swings, each of them small
+    assert find(history([5.0, 4.0, 4.5, 4.2])) == 2  # 12 % at once
+    assert find(history([5.0, 4.0, 4.1, 4.2, 4.3])) == 4  # the third rise in a row
+    assert find(history([5.0, 4.8, 5.01])) == 2  # above the loss before training
+    assert find(history([5.0, math.nan])) == 1
+
+
 def test_a_roc_curve_of_scores_that_tell_runs_apart_goes_through_the_corner(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     trace = runpy.run_path(str(ROOT / "benchmarks/rules.py"))["trace_curve"]

@@ -166,3 +166,16 @@ def test_every_entry_is_whole_and_every_name_has_its_entry():
     named |= {*references.ALWAYS, *(key for keys in references.TESTS.values() for key in keys)}
     assert named == set(references._read_entries())
     assert all(references.format_reference(key) and references.format_entries([key]).startswith("@") for key in named)
+
+
+def test_the_data_of_the_figures_are_a_row_a_run(folder):
+    import pyarrow.parquet
+
+    write_page(folder)
+    rows = pyarrow.parquet.read_table(folder / "cells.parquet").to_pylist()
+    assert len(rows) == 20
+    first = rows[0]
+    assert (first["partition"], first["lr"], first["seed"], first["verdict"]) == ("iid", "0.001", 0, "healthy")
+    assert first["final.validation.loss"] == pytest.approx(4.0)
+    assert first["gain"] == pytest.approx(1.0)
+    assert math.isinf(rows[-1]["final.validation.loss"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from fedfault.studies.axes import make_slug
 from fedfault.studies.references import find_keys, format_entries, format_reference
 from fedfault.studies.results import Results, read_results
 
-PAGE, DOCUMENT, BIBLIOGRAPHY = "report.html", "report.md", "references.bib"
+PAGE, DOCUMENT, BIBLIOGRAPHY, TABLE = "report.html", "report.md", "references.bib", "cells.parquet"
 LEGEND = (
     "Means over seeds, each with its own 95 % interval by Student's t. Gain: loss before training minus at the end; mean "
     "loss: over the rounds; swing: mean change from one evaluation to the next in the last half, signs dropped; forgetting: "
@@ -46,7 +47,9 @@ CAPTIONS = {
 
 
 def write_page(folder: Path) -> tuple[Results, Path]:
-    """Write report.html, report.md, report.tex (.pdf with a TeX), references.bib, figures/*.png; returns results and page.
+    """Write report.html, report.md, report.tex (.pdf with a TeX), references.bib, cells.parquet, figures/*.png.
+
+    Returns the results and the page.
 
     Raises `UserError` if the folder is no study, has no finished run or cannot be written.
     """
@@ -56,12 +59,23 @@ def write_page(folder: Path) -> tuple[Results, Path]:
     try:
         about = _collect_parts(r)
         write_atomically(folder / BIBLIOGRAPHY, about["bibtex"])
+        _write_runs(folder / TABLE, r)
         write_atomically(folder / DOCUMENT, _render_template("template.md", about))
         paper.write_paper(folder, about)
         write_atomically(folder / PAGE, _render_template("template.html", about))
     except OSError as e:
         raise UserError(f"cannot write to {folder}: {e.strerror}") from e
     return r, folder / PAGE
+
+
+def _write_runs(file: Path, r: Results) -> None:
+    """Write a row a run, to draw the figures again by other means."""
+    import pyarrow
+    import pyarrow.parquet
+
+    held = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(results.list_runs(r)), held)
+    write_atomically(file, held.getvalue())
 
 
 def _collect_parts(r: Results) -> dict[str, Any]:

@@ -196,6 +196,23 @@ def tabulate_cells(r: Results) -> Table:
     return Table(columns, rows, text=(*range(1, len(axes)), len(columns) - 1))
 
 
+def list_runs(r: Results) -> list[dict[str, str | int | float | None]]:
+    """A row a finished run: its choice on every axis, seed, name, verdict, severity, and every metric that it has."""
+    metrics = dict.fromkeys([*COLUMNS, "severity", *(h.metric for h in r.study.hypotheses)])
+    return [
+        {
+            **{axis: cell.choices.get(axis) for axis in r.study.axes},
+            "seed": seed,
+            "run": name,
+            "verdict": (run.metrics.get("verdict") or {}).get("state"),
+            **{metric: measure_outcome(run, metric) for metric in metrics},
+        }
+        for cell in r.study.cells
+        for seed, name in zip(r.study.seeds, cell.runs, strict=True)
+        if (run := r.runs.get(name)) is not None and run.over
+    ]
+
+
 def format_mean(values: Sequence[float]) -> str:
     """A mean with its interval, or how many runs have diverged."""
     if not values:
