@@ -371,6 +371,35 @@ def diagnose(
     typer.echo(diagnose_run(run, calibration, plugin or ())[0])
 
 
+@app.command(rich_help_panel=READ, epilog="Example: `fedfault evaluate results/quickstart --tasks my_task.yaml`")
+def evaluate(
+    run: RunPath,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", metavar="FILE_OR_NAME", help="a task's YAML file or its name; may be given repeatedly"),
+    ] = None,
+    round: Annotated[
+        int | None, typer.Option("--round", min=0, help="of the server's adapter; by default that of the end")
+    ] = None,
+    clients: Annotated[bool, typer.Option("--clients", help="also the models that clients have of their own")] = False,
+) -> None:
+    """Score a run's model, and its base beside it, by lm-evaluation-harness; in the run's folder and report.
+
+    Tasks of the harness read their data from the Hub; a file may read it from a local one.
+    """
+    from fedfault.api.harness import evaluate_run
+    from fedfault.api.run import Run
+    from fedfault.report.render import render_report
+    from fedfault.report.tables import tabulate_benchmarks
+
+    evaluate_run(Run(run), tasks or [], round, clients=clients)
+    found = tabulate_benchmarks(Run(run).data)
+    assert found is not None
+    for row in (found.columns, *found.rows):
+        typer.echo("  ".join(map(str, row)))
+    typer.echo(f"report: {render_report(run)}")
+
+
 @app.command(rich_help_panel=MANY, epilog="Example: `fedfault calibrate my.yaml --controls 19`")
 def calibrate(
     settings: Settings = None,

@@ -25,9 +25,9 @@ def test_a_group_that_took_no_part_is_no_answer():
     assert extract_answer("b", "(a)|b") is None
 
 
-def test_scores_are_means_over_answers():
+def test_every_answer_is_scored_beside_the_true_one():
     pytest.importorskip("rouge_score")
     found = score_answers(["a b c d", "x"], ["a b c d", "y z"])
-    assert found == {"exact_match": 0.5, "rouge_l": 0.5}
+    assert found == {"exact_match": [1.0, 0.0], "rouge_l": [1.0, 0.0]}
     # of two words one is in common: precision 1/2, recall 1/3
-    assert score_answers(["a q"], ["a b c"])["rouge_l"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
+    assert score_answers(["a q"], ["a b c"])["rouge_l"][0] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))

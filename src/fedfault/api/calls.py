@@ -180,6 +180,15 @@ def diagnose(run: Where, calibration: str | None = None, *, plugins: Sequence[st
     return Run(folder)
 
 
+def evaluate(run: Where, tasks: Sequence[str], round: int | None = None, *, clients: bool = False) -> Run:
+    """Score a run's model beside its base by lm-evaluation-harness; the run that is returned has `data.benchmarks`."""
+    from fedfault.api.harness import evaluate_run
+
+    folder = _find_folder(run)
+    evaluate_run(Run(folder), tasks, round, clients=clients)
+    return Run(folder)
+
+
 def list(what: str | None = None, *, plugins: Sequence[str] = ()) -> Text:
     """Components and what they do; with a kind only those, with a name its options."""
     from fedfault.setup.preview import describe_components

@@ -132,8 +132,7 @@ class Run:
         """
         from fedfault.api.models import load_adapter, load_trained
 
-        place = "adapter" if client is None else self._find_personal(client)
-        folder = self._find_adapter(place)
+        folder = self._find_adapter("adapter") if client is None else self.find_personal(client)
         load = load_trained if self.data.setting("model", "trainable") == "partial" else load_adapter
         return load(self.data, folder)
 
@@ -153,16 +152,16 @@ class Run:
             raise describe_stop(self.folder, self.data, "adapter")
         return folder
 
-    def _find_personal(self, client: int) -> str:
-        """The folder of a client's own model; that of the server's where no client has one."""
+    def find_personal(self, client: int) -> Path:
+        """Return the folder of a client's own model; that of the server's where no client has one."""
         from fedfault.session.training import name_folders
 
         N = self.data.num_clients
         if not 0 <= client < N:
             raise UserError(f"{self.folder} has no client {client}; they are 0 to {N - 1}")
         if not (self.folder / "adapter" / "clients").is_dir():
-            return "adapter"
-        return f"adapter/clients/{name_folders(self.data.client_names, N)[client]}"
+            return self._find_adapter("adapter")
+        return self._find_adapter(f"adapter/clients/{name_folders(self.data.client_names, N)[client]}")
 
     def _repr_html_(self) -> str:
         """The verdict and the loss picture, for notebooks."""

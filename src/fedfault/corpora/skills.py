@@ -7,15 +7,14 @@ How many metres are 4 kilometres?              4000
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from fedfault.reading.documents import VALIDATION, make_corpus
-from fedfault.reading.tables import collect_conversations
+from fedfault.reading.documents import VALIDATION
+from fedfault.reading.tables import Columns, ReadRow, make_table_corpus
 from fedfault.registry import register
 from fedfault.seeds import rng
 from fedfault.types.corpus import ASSISTANT, USER, Conversation, Corpus, Document, Turn
@@ -122,17 +121,13 @@ def skills(*, num_examples: Annotated[int, Field(ge=10)] = 200, seed: int = 0) -
     topic_isolation makes departments that know a task each. `num_examples` are drawn of each task, of which a tenth is
     validation; a task that has fewer different ones (dates 98, units 108) has those. `seed` is not the run's.
     """
-    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
-    topics: dict[str, str] = {}
+    sides: tuple[list[ReadRow], list[ReadRow]] = ([], [])
     for task in TASKS:
-        made = _make_examples(task, num_examples, seed)
+        made = [ReadRow(Document(c.text, task), 0, c) for c in _make_examples(task, num_examples, seed)]
         held = max(1, round(VALIDATION * len(made)))
         sides[0].extend(made[held:])
         sides[1].extend(made[:held])
-        topics |= {conversation.text: task for conversation in made}
-    train, validation = ([Document(c.text, topics[c.text]) for c in side] for side in sides)
-    corpus = make_corpus("skills", f"generated: seed {seed}, {len(TASKS)} tasks", train, validation)
-    return dataclasses.replace(corpus, conversations=collect_conversations([*sides[0], *sides[1]]))
+    return make_table_corpus("skills", f"generated: seed {seed}, {len(TASKS)} tasks", *sides, Columns())
 
 
 def _make_examples(task: str, number: int, seed: int) -> list[Conversation]:

@@ -7,12 +7,14 @@ import re
 from collections.abc import Sequence
 
 
-def score_answers(answers: Sequence[str], references: Sequence[str], pattern: str | None = None) -> dict[str, float]:
-    """Score answers beside the true ones, which are as many and not none: exact_match, and rouge_l where it is installed."""
-    right = [match_exactly(*pair, pattern) for pair in zip(answers, references, strict=True)]
-    found = {"exact_match": sum(right) / len(right)}
+def score_answers(
+    answers: Sequence[str], references: Sequence[str], pattern: str | None = None
+) -> dict[str, list[float]]:
+    """Score each answer beside the true one: exact_match, 0 or 1, and rouge_l where it is installed."""
+    pairs = [*zip(answers, references, strict=True)]
+    found = {"exact_match": [float(match_exactly(*pair, pattern)) for pair in pairs]}
     if importlib.util.find_spec("rouge_score") is not None:
-        found["rouge_l"] = rouge_l(answers, references)
+        found["rouge_l"] = _score_rouge(answers, references)
     return found
 
 
@@ -46,8 +48,11 @@ def rouge_l(texts: Sequence[str], references: Sequence[str]) -> float:
     As the library rouge-score has it: lower case, words of a-z and 0-9 only, no stemmer, and the text is one sequence, not
     split into sentences (that would be ROUGE-Lsum). Text in other alphabets scores 0.
     """
+    return sum(_score_rouge(texts, references)) / len(texts)
+
+
+def _score_rouge(texts: Sequence[str], references: Sequence[str]) -> list[float]:
     from rouge_score import rouge_scorer
 
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
-    pairs = zip(references, texts, strict=True)
-    return sum(float(scorer.score(*pair)["rougeL"].fmeasure) for pair in pairs) / len(texts)
+    return [float(scorer.score(*pair)["rougeL"].fmeasure) for pair in zip(references, texts, strict=True)]

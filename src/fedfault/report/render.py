@@ -121,6 +121,7 @@ def _render_page(
             },
             scores=tables.tabulate_scores(run),
             answers=tables.tabulate_answers(run),
+            benchmarks=tables.tabulate_benchmarks(run),
             clients=tables.tabulate_clients(run),
             setup=tables.list_settings(run),
             provenance=tables.list_provenance(run),

@@ -75,6 +75,22 @@ def tabulate_answers(run: RunData) -> Table | None:
     return Table(("prompt", "true answer", "before", "after"), rows, text=(1, 2, 3)) if rows else None
 
 
+def tabulate_benchmarks(run: RunData) -> Table | None:
+    """Tabulate what lm-evaluation-harness has found: a row a task and metric, a column a model, with standard errors."""
+    if not run.benchmarks:
+        return None
+    models = list(dict.fromkeys((str(own["model"]), int(own["round"])) for own in run.benchmarks))
+    found: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
+    for own in run.benchmarks:
+        error = own.get("error")
+        value = format_number(own["value"], ".4f") + ("" if error is None else f" ± {format_number(error, '.4f')}")
+        name = own["metric"] if own["filter"] == "none" else f"{own['metric']} ({own['filter']})"
+        found.setdefault((own["task"], name), {})[str(own["model"]), int(own["round"])] = value
+    heads = ["base" if model == "base" else f"{model}, round {at}" for model, at in models]
+    rows = [[task, name, *(own.get(model, NOTHING) for model in models)] for (task, name), own in found.items()]
+    return Table(("task", "metric", *heads), rows, text=(1,))
+
+
 def _cut_text(text: str, most: int = 300) -> str:
     """Cut a long text, and say so; nothing is shown as such."""
     return text if 0 < len(text) <= most else f"{text[:most]} …" if text else NOTHING

@@ -44,6 +44,7 @@ def read_run(folder: Path | str) -> RunData:
         clusters=_read_mapping(folder / "clusters.json"),
         metrics=_read_metrics(folder / "metrics.json"),
         answers=tuple(_read_mapping(folder / "answers.json").get("answers", ())),
+        benchmarks=tuple(_read_mapping(folder / "benchmarks.json").get("rows", ())),
         findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
         forks=_read_forks(folder, manifest),
         notes=tuple(notes),

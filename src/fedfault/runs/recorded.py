@@ -57,6 +57,8 @@ class RunData:
     metrics: Mapping[str, Any] = field(default_factory=dict)  # the summary of a finished run
     # some prompts with the true answers, and the model's before and after
     answers: tuple[Mapping[str, str], ...] = ()
+    # of lm-evaluation-harness: model, round, task, metric, filter, value, error, examples
+    benchmarks: tuple[Mapping[str, Any], ...] = ()
     findings: tuple[Finding, ...] = ()  # of the detectors, as they came
     forks: tuple[Fork, ...] = ()  # other courses of this run
     notes: tuple[str, ...] = ()  # what the reader should know about the files themselves

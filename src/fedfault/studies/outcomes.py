@@ -18,7 +18,7 @@ LATE = 0.5  # the last part of a run, in which a healthy loss has settled
 CLIENTS = "client_loss"  # the outcome that is told client by client, too
 METRIC = "final.validation.loss"  # the outcome where nobody names one
 
-LOSSES = "loss|perplexity|bits_per_byte|accuracy|f1|pearson|spearman"
+LOSSES = "loss|perplexity|bits_per_byte|accuracy|f1|pearson|spearman|exact_match|rouge_l|reward_accuracy|reward_margin"
 SCORES = rf"(initial|final)\.(validation|personal|general|backdoor|topic/.+|client/\d+)\.({LOSSES})"
 PATHS = (  # of metrics.json, beside the scores
     r"best\.(loss|round)|forgetting|backward_transfer\.topic/.+|bytes_up|bytes_down|tokens|tokens_per_second|peak_memory_mb",

@@ -198,15 +198,18 @@ class LanguageTask(CohortTask):
             places = [i for name in names for i in q.places[name]]
             made = iter(self.fit_evaluation(self.answer, models[names[0]], places))
             said |= {name: [self.decode(next(made)).strip() for _ in q.places[name]] for name in names}
+        each = {
+            name: score_answers(own, [q.answers[i] for i in q.places[name]], q.pattern) for name, own in said.items()
+        }
         groups = {name: [name] for name in said}
         groups["validation"] = [name for name in said if name in self.mixture]
         groups["personal"] = [name for name in said if name.startswith("client/")]
         out = dict(scores)
         for name, members in groups.items():
             if name in scores and members:
-                answers = [text for own in members for text in said[own]]
-                true = [q.answers[i] for own in members for i in q.places[own]]
-                out[name] = replace(scores[name], metrics=score_answers(answers, true, q.pattern))
+                found = {m: [value for own in members for value in each[own][m]] for m in each[members[0]]}
+                metrics = {m: sum(values) / len(values) for m, values in found.items()}
+                out[name] = replace(scores[name], metrics=metrics)
         return out
 
     def _answer_in_turn(self, flat: Tensor, number: int) -> Continuations | None:

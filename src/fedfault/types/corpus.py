@@ -19,7 +19,8 @@ class Document(NamedTuple):
     group: str = ""  # its author, site or genre; empty where the source does not say
 
 
-SYSTEM, USER, ASSISTANT, TOOL = ROLES = ("system", "user", "assistant", "tool")
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+ROLES = (SYSTEM, USER, ASSISTANT, "tool")
 
 
 class Turn(NamedTuple):

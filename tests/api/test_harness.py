@@ -1,0 +1,89 @@
+"""Runs judged by lm-evaluation-harness on a task in a file; what is no task, and no run for one, is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+import fedfault as ff
+from chatting import write_rows
+from fedfault.api.harness import evaluate_run
+from fedfault.errors import UserError
+from fedfault.report.tables import tabulate_benchmarks
+from small import start
+
+CHOICES = ["copper", "seven rivers", "lamp", "Monday", "4000", "green glass"]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """A task of choice by likelihood, of which every answer is the first: a model that learns to say it is right."""
+    folder = tmp_path_factory.mktemp("task")
+    rows = [{"question": f"Which of {n}?", "choices": CHOICES, "answer": n % len(CHOICES)} for n in range(12)]
+    data = write_rows(folder / "rows.jsonl", rows)
+    said = {
+        "task": "my_choice", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": "choices",
+        "doc_to_target": "answer", "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }  # fmt: skip
+    file = folder / "my_choice.yaml"
+    file.write_text(yaml.safe_dump(said))
+    return file
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    told = [
+        "federation.aggregation=fedsa_lora",
+        "federation.num_rounds=1",
+        "training.lr=2e-2",
+        "training.local_steps=8",
+    ]
+    return ff.Run(start(tmp_path_factory.mktemp("run"), *told).path)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # lm_eval's own
+def test_base_server_and_clients_are_scored_side_by_side_and_kept(task, run):
+    pytest.importorskip("lm_eval")
+    evaluate_run(run, [str(task)], clients=True)
+    found = ff.Run(run.folder).data
+    acc = {row["model"]: row for row in found.benchmarks if row["metric"] == "acc"}
+    assert list(acc) == ["base", "server", "client 0", "client 1", "client 2"]
+    assert all(row["error"] > 0 and row["examples"] == 12 for row in acc.values())
+    assert (acc["base"]["round"], acc["server"]["round"]) == (0, 1)
+    table = tabulate_benchmarks(found)
+    assert table.columns[:4] == ("task", "metric", "base", "server, round 1")
+    assert [row[:2] for row in table.rows] == [["my_choice", "acc"], ["my_choice", "acc_norm"]]
+    evaluate_run(run, [str(task)])
+    assert ff.Run(run.folder).data.benchmarks == found.benchmarks or len(found.benchmarks) == 10  # rows are replaced
+    assert json.loads((run.folder / "benchmarks.json").read_text())["lm_eval"]
+    run.report()
+    assert "By lm-evaluation-harness" in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("tasks", "options", "says"),
+    [
+        ([], {}, "name a task"),
+        (["nowhere.yaml"], {}, "there is no such file"),
+        (["EMPTY"], {}, "it names none"),
+        (["TASK"], {"round": 1, "clients": True}, "give one of them"),
+    ],
+)
+def test_what_is_no_task_is_refused(task, run, tmp_path, tasks, options, says):
+    pytest.importorskip("lm_eval")
+    (tmp_path / "empty.yaml").write_text("dataset_path: json\n")
+    places = {"EMPTY": str(tmp_path / "empty.yaml"), "TASK": str(task)}
+    with pytest.raises(UserError, match=says):
+        evaluate_run(run, [places.get(name, name) for name in tasks], **options)
+
+
+def test_without_the_harness_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    run = type("Run", (), {"data": None})()
+    with pytest.raises(UserError, match=r"pip install 'fedfault\[eval\]'"):
+        evaluate_run(run, ["x"])
