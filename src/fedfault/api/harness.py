@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedfault.api.models import load_base, load_trained
+from fedfault.api.models import load_adapter, load_base, load_trained, locate_personal
 from fedfault.config.schema import METRICS, SPOKEN
 from fedfault.errors import UserError, read_first_line
 from fedfault.runs.files import write_json
@@ -95,8 +95,6 @@ _Lenient = _lenient_loader()
 
 def _iterate_models(run: Run, round: int | None, *, clients: bool) -> Iterator[tuple[str, int, Any, Any]]:
     """Yield the models to score one after another, with their names, rounds and tokenizer; all share one base in memory."""
-    from fedfault.api.models import load_adapter
-
     data = run.data
     tokenizer = _load_tokenizer(run)
     if data.setting("model", "trainable") == "partial":
@@ -114,7 +112,7 @@ def _iterate_models(run: Run, round: int | None, *, clients: bool) -> Iterator[t
     if not (run.folder / "adapter" / "clients").is_dir():
         raise UserError(f"{run.folder}: clients have no models of their own; leave --clients out")
     for k in range(data.num_clients):
-        yield f"client {k}", data.rounds_done, load_adapter(data, run.find_personal(k)), tokenizer
+        yield f"client {k}", data.rounds_done, load_adapter(data, run.folder / locate_personal(data, k)), tokenizer
 
 
 def _load_tokenizer(run: Run) -> Any:

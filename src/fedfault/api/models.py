@@ -52,3 +52,14 @@ def load_base(run: RunData) -> Any:
     source, revision = split_revision(locate_model(name), "model.name")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return made.from_pretrained(source, revision=revision, dtype=dtype).eval()
+
+
+def locate_personal(run: RunData, client: int) -> str:
+    """Return the place of a client's own model in the run's folder; that of the server's where no client has one."""
+    from fedfault.session.training import name_folders
+
+    if not 0 <= client < run.num_clients:
+        raise UserError(f"{run.folder} has no client {client}; they are 0 to {run.num_clients - 1}")
+    if not (run.folder / "adapter" / "clients").is_dir():
+        return "adapter"
+    return f"adapter/clients/{name_folders(run.client_names, run.num_clients)[client]}"

@@ -130,9 +130,9 @@ class Run:
 
         It is the base with the run's adapter, or with the layers that a `partial` run has trained.
         """
-        from fedfault.api.models import load_adapter, load_trained
+        from fedfault.api.models import load_adapter, load_trained, locate_personal
 
-        folder = self._find_adapter("adapter") if client is None else self.find_personal(client)
+        folder = self._find_adapter("adapter" if client is None else locate_personal(self.data, client))
         load = load_trained if self.data.setting("model", "trainable") == "partial" else load_adapter
         return load(self.data, folder)
 
@@ -151,17 +151,6 @@ class Run:
         if not folder.is_dir():
             raise describe_stop(self.folder, self.data, "adapter")
         return folder
-
-    def find_personal(self, client: int) -> Path:
-        """Return the folder of a client's own model; that of the server's where no client has one."""
-        from fedfault.session.training import name_folders
-
-        N = self.data.num_clients
-        if not 0 <= client < N:
-            raise UserError(f"{self.folder} has no client {client}; they are 0 to {N - 1}")
-        if not (self.folder / "adapter" / "clients").is_dir():
-            return self._find_adapter("adapter")
-        return self._find_adapter(f"adapter/clients/{name_folders(self.data.client_names, N)[client]}")
 
     def _repr_html_(self) -> str:
         """The verdict and the loss picture, for notebooks."""
