@@ -25,7 +25,8 @@ FLOORS = (  # from the ground up: a room may import what lies on the floors belo
     "clustering parallel",
     "session",
     "flower studies testing",
-    "api cli",
+    "api",
+    "cli",
     "__main__ flags",
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}
