@@ -19,7 +19,7 @@ FLOORS = (  # from the ground up: a room may import what lies on the floors belo
     "algebra config reading text wire",
     "robustness",
     "algorithms aggregations attacks backbones corpora detectors hardware measures partitions ranks",
-    "metrics runs tasks",
+    "metrics privacy runs tasks",
     "data diagnosis report rounds",
     "compare setup",
     "clustering parallel",

@@ -14,6 +14,7 @@ UNBIASED = {
     "folds": "what it adds belongs to the mean, and unbiased=true takes another step",
     "reweighs": "unbiased=true has weights of its own too",
     "robust": "unbiased=true is about a weighted mean",
+    "hides clients": "unbiased=true counts who was drawn",
 }
 
 

@@ -23,6 +23,7 @@ REFUSES = {
     "robust": "the server's step holds for the plain mean of the cohort, which it is derived with",
     "prunes": "h sums up the changes of all clients, and a client has none beyond its rank",
     "unequal ranks": "h sums up the changes of all clients, and a client has none beyond its rank",
+    "hides clients": "h sums up exact changes of the clients",
     "draws by size": "its means are plain, and would count large clients twice",
 }
 

@@ -25,7 +25,7 @@ MOVES_THE_FROZEN = {"alternates": "the server's momentum would move the frozen f
 
 
 def _stands(momentum: float) -> tuple[str, ...]:
-    always = ("private", "reweighs", "prunes", "robust", "unequal ranks")
+    always = ("private", "reweighs", "prunes", "robust", "unequal ranks", "hides clients", "hides examples")
     return always if momentum else (*always, "alternates")
 
 

@@ -28,6 +28,8 @@ REFUSES = {
     "robust": "it would count clients of the other clusters, which have no weight in this one",
     "prunes": "a slice that nobody in a cluster trains would come from another cluster",
     "unequal ranks": "a slice that nobody in a cluster trains would come from another cluster",
+    "hides clients": "which of the models a client moves is sent as it is",
+    "hides examples": "which of the models a client moves is sent as it is",
 }
 
 

@@ -21,6 +21,7 @@ REFUSES = {
     "folds": "a client's previous adapter is no longer its previous model once the frozen weights have changed",
     "pairs": "its contrast is about one text an example",
     "accumulates": "its contrast is a mean over examples",
+    "hides examples": "its contrast is about batches, and single examples are clipped",
 }
 
 

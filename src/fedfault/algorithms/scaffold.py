@@ -21,6 +21,8 @@ REFUSES = {
     "prunes": "the control variate of a slice that a client has given up would stay in c for ever",
     "reweighs": "c has to weigh clients as the average of models does, or rounds end at the optimum of other weights",
     "robust": "c is a weighted mean and has to be about the same clients as the average of models",
+    "hides clients": "the mean of the clients' control variates is sent as it is",
+    "hides examples": "control variates are gradients of the clients' data, and are sent beside the models",
 }
 
 

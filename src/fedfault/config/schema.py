@@ -320,6 +320,54 @@ class Tier(Section):
     )
 
 
+class Privacy(Section):
+    """Differential privacy of clients or of their examples, by noise; off without a unit. docs/privacy.md."""
+
+    unit: Literal["client", "example"] | None = Field(
+        default=None,
+        description="what the models are to hide: whole clients, or single examples of them; null: nothing",
+    )
+    epsilon: Positive | None = Field(default=None, description="of all rounds together; the noise is solved for")
+    noise_multiplier: Annotated[float, Field(ge=0.3, le=1000)] | None = Field(
+        default=None, description="standard deviation of the noise over clip, in the place of epsilon"
+    )
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="probability with which epsilon may not hold; below one over the number of units"
+    )
+    clip: Positive = Field(
+        default=1.0, description="largest norm of what one unit contributes: a client's change, an example's gradient"
+    )
+    adaptive_clip: Fraction | None = Field(
+        default=None, description="share of the clients whose changes should be within the clip, which follows it"
+    )
+    sampling: Literal["poisson", "fixed"] = Field(
+        default="poisson",
+        description="of clients for a round, or of examples for a step: each by itself, or always as many",
+    )
+    canaries: Annotated[int, Field(ge=0)] = Field(
+        default=200, description="made-up clients, by which epsilon is bounded from below; 0: no audit"
+    )
+    secret: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="what the noise follows from; by default of the operating system, and kept in the manifest alone",
+    )
+
+    @model_validator(mode="after")
+    def _about_a_unit(self) -> Privacy:
+        given = self.model_fields_set - {"unit", "secret"}
+        if self.unit is None:
+            if wrong := sorted(name for name in given if getattr(self, name) != type(self).model_fields[name].default):
+                raise ValueError(f"{wrong[0]} is set, but unit is not: give unit=client or unit=example")
+            return self
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give epsilon or noise_multiplier, one of them")
+        if self.delta is None:
+            raise ValueError("needs delta, below one over the number of clients or examples that are to be hidden")
+        if self.unit == "example" and self.adaptive_clip is not None:
+            raise ValueError("adaptive_clip is of unit=client; leave it out")
+        return self
+
+
 class Deadline(Section):
     """When a round's updates are due, in simulated seconds, and what becomes of clients that are late."""
 
@@ -501,6 +549,7 @@ class Experiment(Section):
     attacks: list[AttackSettings] = Field(default=[], description="what hostile clients do; by default there are none")
     deadline: Deadline = Deadline()
     clock: Clock = Clock()
+    privacy: Privacy = Privacy()
     evaluation: Evaluation = Evaluation()
     metrics: Metrics = Field(default_factory=Metrics)
     detectors: Detectors = Detectors()

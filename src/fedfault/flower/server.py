@@ -152,6 +152,11 @@ def check_sites(exp: Experiment, fed: Federation) -> None:
             f"federation.scheduler={chosen} asks how much each client's held-out loss fell from the whole model, which "
             "no site has: choose fixed, exact or cvx, or use `fedfault run`"
         )
+    if exp.privacy.unit is not None:
+        raise UserError(
+            "privacy rests on draws and noise that one process keeps secret, which sites cannot share; leave it out, or use "
+            "`fedfault run`"
+        )
     if exp.attacks:
         raise UserError(
             "attacks are simulated where all clients are in one process; leave them out: a hostile site needs no setting"

@@ -43,7 +43,7 @@ def attention(*, blocks: Annotated[int, Field(ge=1)] = 4) -> Probe:
             found[f"attention_entropy_base/{L}"] = entropy(before, known.mask[:n])
         return Measurements({name: v for name, v in found.items() if math.isfinite(v)})
 
-    return Probe(measure, sparse=True)
+    return Probe(measure, sparse=True, public=True)
 
 
 def entropy(weights: Tensor, mask: Tensor) -> float:

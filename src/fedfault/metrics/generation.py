@@ -48,7 +48,7 @@ def generation() -> Probe:
             }
         )
 
-    return Probe(measure, sparse=True, provenance={"bleu": signature()})
+    return Probe(measure, sparse=True, public=True, provenance={"bleu": signature()})
 
 
 def bleu(texts: Sequence[str], references: Sequence[str]) -> float:

@@ -50,4 +50,4 @@ def ranks() -> Probe:
             found["energy_above"] = sum(float(s[low:].square().sum()) for s in alive) / total
         return Measurements(found)
 
-    return Probe(measure)
+    return Probe(measure, public=True)

@@ -122,6 +122,8 @@ class Team:
 
         This process comes first and fills the caches, then one on each other machine.
         """
+        if exp.privacy.unit is not None:
+            raise UserError("privacy has not been checked across processes; leave it out, or run in one process")
         p, text = prepare(exp, say), exp.model_dump_json()
         say(f"model and data in {len(self.others)} further processes")
         firsts = {rank for rank, one in self.others.items() if one.local_rank == 0}

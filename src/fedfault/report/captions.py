@@ -46,6 +46,13 @@ CAPTIONS = {
         "holds the true change with 95 % confidence; documents are compared with themselves. When the text was "
         "sampled from the untrained model itself, the rise estimates KL(base || model) in nats per token.",
     ),
+    "privacy": Caption(
+        "Privacy",
+        "Epsilon of all rounds so far, as it is claimed; and a lower bound from canaries, which are made-up clients: "
+        "what the models give away of who of them took part, with 95 % confidence over all rounds. A bound above the "
+        "claim means that something is published without its noise. Models and scores are covered; the picture of the "
+        "split, where there is one, shows the clients' data as they are.",
+    ),
     "drift": Caption(
         "Client drift",
         "First panel: variance of the clients' gradients between clients over that within a client, from two disjoint "
@@ -167,6 +174,7 @@ def describe_figure(run: RunData, name: str) -> str:
         "fairness": "Line chart of the median and smallest gain of the clients per round, with a band.",
         "general": "Line chart of the change of loss on general English per round, ending at "
         f"{format_number(summary.measure_forgetting(run), '+.3f')} nats per token.",
+        "privacy": "Line chart of epsilon per round, and of its audited lower bound.",
         "drift": "Line charts per round: variance ratio of gradients between and within clients; cosines of the update.",
         "gradients": "Line charts per round: mean gradient norm of the clients with a band, and its variation.",
         "divergence": "Two line charts per round: distance of client updates from their mean, and cosine to it.",

@@ -83,7 +83,8 @@ def _describe(run: RunData, name: str, drawings: list[Drawing]) -> dict[str, Any
 
 
 LIVE = "loss_by_topic"
-FIRST = ("loss_by_topic", "labels", "split", "clients", "fairness", "general")  # figures that are not for experts alone
+# Figures that are not for experts alone
+FIRST = ("loss_by_topic", "labels", "split", "clients", "fairness", "general", "privacy")
 
 CHANCE = (
     "By chance: the mean over random deals of the same documents to clients of the same sizes; z counts its standard "

@@ -169,12 +169,14 @@ def _format_value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+SECRET = "privacy.secret="  # what noise follows from is in the manifest alone
 ELSEWHERE = ("notes", "command", "argv", "parent", "abandoned", "continued", "config")  # in the manifest
 
 
 def list_provenance(run: RunData) -> list[tuple[str, str]]:
     """List versions, machine, data, memory, seconds and bytes, as far as the run recorded them."""
     rest = {k: v for k, v in run.manifest.items() if k not in ELSEWHERE}
+    rest |= {k: [text for text in v if not text.startswith(SECRET)] for k, v in rest.items() if k == "found"}
     rest |= {"status": run.status} if run.manifest else {}
     moved = [
         (f"bytes {way}", f"{total:,} ({format_bytes(total)})")

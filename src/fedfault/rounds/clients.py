@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from fedfault.metrics.gradients import split_halves
+from fedfault.privacy.examples import ExampleTask
 from fedfault.rounds import integrity
 from fedfault.rounds.exchange import OWN, Cohort
 from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
@@ -54,13 +55,17 @@ def _take_half_gradients(fed: Federation, asked: CohortRequest) -> tuple[Tensor,
 
 def _make_trainer(fed: Federation, task: Trainable, asked: CohortRequest) -> Trainer:
     layout, penalty, cohort = fed.task.layout, fed.aggregation.penalty, asked.cohort
+    hidden = fed.budget if fed.budget is not None and fed.budget.unit == "example" else None
+    if hidden is not None:
+        task = ExampleTask(task, hidden, fed.work.batch_size, cohort.trainable, cohort.rows)
     ranks = functools.cache(cohort.ranks.to)  # once to each device
     return Trainer(
         task,
         replace(fed.work, lr=fed.lr(asked.round)),
-        seed=fed.seed,
+        seed=fed.seed if hidden is None else hidden.secret,
         round=asked.round,
         clients=cohort.clients,
+        draw=None if hidden is None else functools.partial(hidden.draw_batches, fed.work.batch_size),
         passes=asked.passes,
         trainable=cohort.trainable,
         penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, ranks(y.device)[rows])),

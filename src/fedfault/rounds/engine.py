@@ -12,6 +12,7 @@ import torch
 
 from fedfault.hardware.plan import RoundPlan, observe_round
 from fedfault.metrics.updates import update_norms
+from fedfault.privacy.published import publish
 from fedfault.records import ClientRecord, RoundRecord
 from fedfault.rounds import integrity
 from fedfault.rounds.clients import init_client_memory, train_clients
@@ -68,10 +69,11 @@ def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]
     if state.round == 0:
         started = time.perf_counter()
         scores = fed.task.evaluate(state.adapter)
-        yield state, RoundRecord(0, scores=scores, seconds={"evaluate": time.perf_counter() - started})
+        record = RoundRecord(0, scores=scores, seconds={"evaluate": time.perf_counter() - started})
+        yield state, publish(record, state, fed.budget)
     while state.round < fed.num_rounds:
         state, record = run_round(fed, state)
-        yield state, record
+        yield state, publish(record, state, fed.budget)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _finish_without_updates(
 ) -> tuple[State, RoundRecord]:
     """Finish a round from which no update arrived: the model stays, the round counts."""
     clock, t = time.perf_counter(), state.round + 1
-    after = replace(mark_as_sent(state, made.sent), round=t, last=state.adapter)
+    after = replace(mark_as_sent(_add_noise_alone(fed, state), made.sent), round=t, last=state.adapter)
     if fed.hardware is not None:
         after = replace(after, plans=observe_round(fed.hardware, state.plans, made, {}))
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
@@ -128,6 +130,15 @@ def _finish_without_updates(
         seconds={**seconds, "evaluate": time.perf_counter() - clock},
         events=(*made.events, *events, *narrowed, "nothing was aggregated; the model stays as it is"),
     )
+
+
+def _add_noise_alone(fed: Federation, state: State) -> State:
+    """The state after the server's step without any update, where clients are hidden, and with them that there was none."""
+    if fed.budget is None or fed.budget.unit != "client":
+        return state
+    x, nothing = state.adapter, torch.zeros(0, dtype=torch.float64)
+    up = {"x": replace(x, flat=x.flat.new_zeros(0, len(x.flat))), "n": nothing}
+    return fed.algorithm.server(state, up, lambda sent, weight: x)
 
 
 def _keep_room(fed: Federation, state: State) -> tuple[State, list[str]]:
@@ -198,7 +209,7 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
         events = [*events, f"{many} updates are fewer than the {fed.aggregation.least} that the aggregation needs"]
     before = state if senders is cohort else replace(state, ranks=_prune_ranks(state, senders, good))
     averages: list[tuple[Uploads, Pooled]] = []
-    after = _update_server(fed, before, senders, up, good, averages) if any(good) else before
+    after = _update_server(fed, before, senders, up, good, averages) if any(good) else _add_noise_alone(fed, before)
     after = replace_private_by_mean(store_client_memory(after, senders, done.home, good), cohort.private)
     after = replace(mark_as_sent(after, made.sent), round=r.asked.round, last=state.adapter)
     after = replace(after, clients_per_pass=done.clients_per_pass or state.clients_per_pass)

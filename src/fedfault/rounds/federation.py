@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedfault.hardware.plan import Hardware
+from fedfault.privacy.budget import Budget
 from fedfault.rounds.exchange import Cohort, select_rows
 from fedfault.rounds.local import LocalWork, Passes, weigh_clients
 from fedfault.rounds.passes import TrainJob, train_job
@@ -94,6 +95,7 @@ class Federation:
     record: Record | None = None  # how steps of one shape are recorded to be replayed; None: they are not
     train_job: TrainJob = train_job  # does the local training of a cohort, here or beside that of other runs
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
+    budget: Budget | None = None  # what hides clients, or their examples; None: nothing is hidden
     attacks: Sequence[Hostile] = ()  # what hostile clients do to their updates
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
@@ -105,8 +107,10 @@ class Federation:
     def cohort(self, round: int) -> list[int]:
         """Ids of the clients that are drawn for a round, sorted; a function of the seed and the round alone.
 
-        Of those that are available; fewer than asked for, if no more are.
+        Of those that are available; fewer than asked for, if no more are. Where clients are hidden it follows from a secret.
         """
+        if self.budget is not None and self.budget.unit == "client":
+            return self.budget.draw_clients(round)
         g = rng(self.seed, "cohort", round)
         drawn = self._permute_available(g, round)
         if self.sampling == "size":

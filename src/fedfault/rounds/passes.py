@@ -111,10 +111,11 @@ class Pass:
         self.frozen = None if job.trainable is None else ~job.trainable[rows].to(device)  # (k, P)
         plans = [job.plans[i] for i in rows]
         self.lengths = [len(p) for p in plans]
-        self.planned = torch.full((len(plans), max(self.lengths), plans[0].shape[1]), -1)  # (k, S, B)
+        self.planned = torch.full((len(plans), max(self.lengths), max(p.shape[1] for p in plans)), -1)  # (k, S, B)
         for own, plan in zip(self.planned, plans, strict=True):
-            own[: len(plan)] = torch.from_numpy(plan)
-        self.widths = (self.planned >= 0).sum(2).amax(0).tolist()  # by step: columns that somebody uses
+            own[: len(plan), : plan.shape[1]] = torch.from_numpy(plan)
+        # By step: columns that somebody uses, of which there is one where all draws are empty
+        self.widths = (self.planned >= 0).sum(2).amax(0).clamp(min=1).tolist()
         self.examples = self.planned.to(device)
         self.sums = torch.zeros(4, len(plans), dtype=widest(device), device=device)
         self.loss, self.tokens, self.norm, self.drift = self.sums

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import PLAIN, ExtraTerms, Pull, Trained
 from fedfault.types.task import Step, Trainable
 
+Draw = Callable[[int, int, np.random.Generator], np.ndarray]
+
 PROBED = 64  # examples of a client that `Trainer.loss` looks at, at most
 
 
@@ -28,6 +31,7 @@ class Trainer:
     effort: (K,) the share of its local steps that each client gets done, see `cut_batches`; None for all of them.
     record: how many steps of one shape are recorded and replayed, for tasks whose steps allow it, see `replay.py`.
     train_job: who does the work, which may be done beside that of others.
+    draw: (examples, steps, stream) -> the batches of a client, where they are not those of `plan_batches`.
     """
 
     def __init__(
@@ -44,12 +48,17 @@ class Trainer:
         effort: Sequence[float] | None = None,
         record: Record | None = None,
         train_job: TrainJob = train_job,
+        draw: Draw | None = None,
     ) -> None:
         self.task, self.work, self.passes, self.penalty, self.record = task, work, passes, penalty, record
         self.train_job = train_job
         self.clients = torch.tensor(clients)
         self.weight = weigh_clients(task, work.weighting, clients)
-        self.plans = [plan_batches(task.examples(k), work, rng(seed, "batches", round, k)) for k in clients]
+        streams = [(task.examples(k), rng(seed, "batches", round, k)) for k in clients]
+        if draw is None:
+            self.plans = [plan_batches(n, work, g) for n, g in streams]
+        else:
+            self.plans = [draw(n, work.steps or 1, g) for n, g in streams]
         if effort is not None:
             self.plans = [cut_batches(p, share) for p, share in zip(self.plans, effort, strict=True)]
         self.keys = torch.tensor([entropy(seed, "dropout", round, k) % 2**62 for k in clients])

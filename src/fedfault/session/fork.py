@@ -101,6 +101,11 @@ def _plan_fork(path: Path, round: int, overrides: Sequence[str], overwrite: bool
     changed = {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
     _check_changes(changed, loaded, round, config)
     loaded = _find_place(parent, loaded, given, overwrite)
+    if loaded.experiment.privacy.unit is not None or past.get("config", {}).get("privacy", {}).get("unit") is not None:
+        raise UserError(
+            "a run with privacy has no forks: the epsilon of both futures together would be more than either says; start a "
+            "new run"
+        )
     target = locate_run(loaded.experiment)
     if target.resolve() == parent.path.resolve():
         raise UserError(f"{target} is the run to fork from, and a fork cannot replace it; give another experiment_name")

@@ -47,12 +47,23 @@ def read_settings(
         write_configuration(folder.path, load_resolved(began, folder.path / MANIFEST))
     edited = find_changes(load_resolved(began, folder.path / MANIFEST).resolved, load(file).resolved)
     edited = {key: both for key, both in edited.items() if not key.startswith(NO_CAUSE) and key not in given}
+    _check_budget(began, load(file, changes))
     if edited:
         raise UserError(
             f"{file} is not as it was when the run began: {_describe_changes(edited)}. Restore it, or go on with other "
             f"settings in a run of its own: {_suggest_fork(folder, [f'{key}={new}' for key, (_, new) in edited.items()])}"
         )
     return load(file, changes), []
+
+
+def _check_budget(began: Mapping[str, Any], loaded: Loaded) -> None:
+    """Raise `UserError` where a private run would go on for other rounds than its noise was chosen for."""
+    before, after = began["federation"]["num_rounds"], loaded.experiment.federation.num_rounds
+    if loaded.experiment.privacy.unit is not None and before != after:
+        raise UserError(
+            f"{ROUNDS}={after}: the noise of this private run was chosen for {before} rounds, and other rounds cost another "
+            "epsilon; start a new run for them"
+        )
 
 
 def record_settings(

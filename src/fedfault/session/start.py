@@ -33,6 +33,7 @@ from fedfault.session.rollback import finish_going_back, load_state
 from fedfault.session.settings import find_own_settings, read_settings, record_settings
 from fedfault.session.training import train_to_end
 from fedfault.setup.experiment import Prepared, prepare
+from fedfault.setup.privacy import describe_privacy, draw_secret
 
 Ready = Callable[[Experiment, Say], Prepared]  # `prepare`, or what lends model and data from run to run
 
@@ -64,7 +65,12 @@ def start_run(
     for note in loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()
-    prepared, found = fill_in_clusters(ready(loaded.experiment, progress.say), progress.say)
+    settings = draw_secret(loaded.experiment)
+    own = load_resolved(loaded.resolved, path / "config.yaml", settings)
+    prepared, found = fill_in_clusters(ready(own.experiment, progress.say), progress.say)
+    for line in describe_privacy(prepared.federation):
+        progress.say(line)
+    settings += [cluster_setting(found)] if found else []
     watch = Watch(loaded.resolved, corpus=prepared.split.corpus.fingerprint)
     if watch.calibration is None and loaded.resolved["detectors"]["calibration"] == "packaged":
         progress.say(
@@ -75,6 +81,7 @@ def start_run(
     with claim_new_run(path, overwrite=overwrite) as folder:
         manifest = make_manifest(prepared, argv, loaded, program)
         manifest["seconds"] = {"prepare": time.perf_counter() - clock}
+        manifest |= {"found": settings} if settings else {}
         _train_from_start(folder, loaded, prepared, found, manifest, progress, draw)
     return folder
 
@@ -129,8 +136,12 @@ def _start_again(
         )
     loaded = load_resolved(manifest["config"], folder.path / MANIFEST, changes)
     clock = time.perf_counter()
-    prepared, found = fill_in_clusters(ready(loaded.experiment, progress.say), progress.say)
+    settings = draw_secret(loaded.experiment)
+    own = load_resolved(loaded.resolved, folder.path / MANIFEST, settings)
+    prepared, found = fill_in_clusters(ready(own.experiment, progress.say), progress.say)
+    settings += [cluster_setting(found)] if found else []
     made = make_manifest(prepared, manifest["argv"], loaded) | {"command": manifest["command"]}
+    made |= {"found": settings} if settings else {}
     made["seconds"] = {"prepare": time.perf_counter() - clock}
     _train_from_start(folder, loaded, prepared, found, made, progress, draw)
 
@@ -145,7 +156,6 @@ def _train_from_start(
     draw: bool,
 ) -> None:
     """Fill the folder of a new run, manifest first, and train to the end."""
-    manifest |= {"found": [cluster_setting(found)]} if found else {}
     folder.begin(manifest)
     write_configuration(folder.path, loaded)
     if found:

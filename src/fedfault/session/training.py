@@ -27,6 +27,7 @@ from fedfault.session.progress import Progress
 from fedfault.session.rollback import describe_way_back, roll_back
 from fedfault.session.trackers import Trackers
 from fedfault.setup.experiment import Prepared
+from fedfault.setup.privacy import check_gradients
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 
@@ -49,10 +50,12 @@ def train_to_end(
         alarms = _find_open_alarms(folder, p, state, watch, manifest)
         manifest["status"] = "running"
         folder.write_json(MANIFEST, manifest)
+        check_gradients(p.federation)
         trackers = Trackers(p.config.logging.trackers, progress.say)
+        told = p.config.model_dump(exclude={"privacy": {"secret"}})
         with (
             LivePage(folder.path, progress.say, wanted=draw) as page,
-            trackers.open_run(p.config.experiment_name, p.config.model_dump(), folder.path / "trackers"),
+            trackers.open_run(p.config.experiment_name, told, folder.path / "trackers"),
         ):
             p, state, alarms = _train_to_stop(folder, p, state, progress, watch, trackers, manifest, alarms, page)
         _note_end(folder, p, state, manifest, alarms, progress)

@@ -41,7 +41,7 @@ from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.rounds.replay import record_graph
 from fedfault.seeds import torch_rng
-from fedfault.setup import equipment
+from fedfault.setup import equipment, privacy
 from fedfault.storage import cache_dir, keep, recall
 from fedfault.tasks.base import BackboneTask, CohortTask
 from fedfault.tasks.classification import ClassificationTask
@@ -378,7 +378,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         probes={name: build("probe", name) for name, wanted in exp.metrics if wanted},
     )
     equipment.check_deadline(fed)
-    return fed
+    return privacy.hide(fed, exp)
 
 
 def can_replay(task: BackboneTask) -> bool:
@@ -421,6 +421,7 @@ def check_parts(exp: Experiment) -> None:
             f"hostile one, and a round has {f.cohort_size}; raise federation.clients_per_round, or change its options"
         )
     _check_tolerance(exp, aggregation)
+    privacy.check_privacy(exp, algorithm, aggregation)
     _check_pairs(exp, algorithm, aggregation)
 
 

@@ -114,7 +114,7 @@ class Train(Protocol):
 Average = Callable[[Adapter, "Tensor"], Adapter]  # (adapters (K, P), weight (K,)) -> (P,), by federation.aggregation
 Server = Callable[[State, Message, Average], State]
 
-TRAITS = {  # what an aggregation, and in the last lines schedulers, draws and local steps, do that a step may not stand
+TRAITS = {  # what an aggregation, and in the last lines schedulers, draws, local steps and privacy, do that a step may not stand
     "refactors": "gives the numbers of the adapter another meaning in every round",
     "folds": "adds to the frozen weights",
     "alternates": "trains one factor in odd and the other in even rounds",
@@ -127,6 +127,8 @@ TRAITS = {  # what an aggregation, and in the last lines schedulers, draws and l
     "two rates": "lets LoRA's factors learn at different rates",
     "pairs": "learns which of two responses is the better one",
     "accumulates": "takes a step's gradient from parts of its batch, weighed by their targets",
+    "hides clients": "lets the server see a noisy average of clipped changes and nothing else",
+    "hides examples": "lets clients see noisy gradients of clipped examples and nothing else",
 }
 
 

@@ -157,6 +157,7 @@ class Probe:
     sparse: it costs forward passes, and is measured only in rounds that are evaluated
     gradients: it needs `FinishedRound.halves`
     of_machine: it measures the machine, so that two runs of one seed may differ in it
+    public: it looks at the server's model and at texts that are no client's, and at nothing that clients hold or send
     provenance: what the manifest says of how it measures, by name, where numbers compare only if that is the same
     """
 
@@ -164,4 +165,5 @@ class Probe:
     sparse: bool = False
     gradients: bool = False
     of_machine: bool = False
+    public: bool = False
     provenance: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Differential privacy of clients or of their examples: noise, what it is worth, and whether that holds."""
