@@ -15,8 +15,6 @@ import functools
 import math
 from typing import Any, Literal, NamedTuple
 
-from scipy.optimize import brentq
-
 from fedfault.errors import UserError
 
 LEAST_NOISE, MOST_NOISE = (
@@ -84,6 +82,8 @@ def find_noise(epsilon: float, delta: float, times: int, drawn: int, of: int, sa
 
     Raises `UserError` where no noise up to `MOST_NOISE` does.
     """
+
+    from scipy.optimize import brentq
 
     def spend(noise: float) -> float:
         return find_epsilon(Release(noise, drawn, of, sampling), times, delta)

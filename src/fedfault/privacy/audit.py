@@ -11,7 +11,6 @@ import math
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from fedfault.privacy.budget import Budget
@@ -106,6 +105,8 @@ def find_probability(m: int, guesses: int, right: int, epsilon: float, delta: fl
 
     P <= f(v) + 2 m delta max_{i = 1..v} (f(v - i) - f(v)) / i, with f(v) = P(Binomial(guesses, e^eps / (1 + e^eps)) >= v).
     """
+    from scipy import stats  # half a second, for private runs alone
+
     p, v = 1 / (1 + math.exp(-epsilon)), np.arange(right + 1)
     f = stats.binom.sf(v - 1, guesses, p)  # (right + 1,)
     i = np.arange(1, right + 1)
