@@ -131,6 +131,18 @@ def test_what_would_see_examples_without_noise_is_an_error(algorithm):
         run_rounds(fed)
 
 
+def test_training_twice_in_a_round_is_an_error_for_it_is_counted_once():
+    fed = hide_toy(LowRank(), budget=make_budget("example", 2))
+
+    def client(got, memory, train):
+        train(got["x"])
+        local = train(got["x"])
+        return {"x": local.adapter, "n": local.weight}, memory
+
+    with pytest.raises(RuntimeError, match="trains its clients twice"):
+        run_rounds(replace(fed, algorithm=replace(fed.algorithm, client=client)))
+
+
 @pytest.mark.parametrize("make", [LowRank, make_language_task], ids=["low rank", "llama"])
 def test_right_gradients_pass_the_check(make):
     assert check_examples(make(), around(make()), 0, [0, 1, 2]) is None

@@ -15,6 +15,8 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, ExtraTerms, Message, State, Train
 
 REFUSES = {
+    "hides clients": "every client's own model is kept, and written down as it is",
+    "hides examples": "clients train twice in a round",
     "refactors": "what a client keeps is in numbers that mean something else in the next round",
     "folds": "what a client keeps belongs to frozen weights that have changed since",
     "alternates": "what a client keeps would train in the factor that is frozen for the round",

@@ -31,7 +31,8 @@ class Trainer:
     effort: (K,) the share of its local steps that each client gets done, see `cut_batches`; None for all of them.
     record: how many steps of one shape are recorded and replayed, for tasks whose steps allow it, see `replay.py`.
     train_job: who does the work, which may be done beside that of others.
-    draw: (examples, steps, stream) -> the batches of a client, where they are not those of `plan_batches`.
+    draw: (examples, steps, stream) -> the batches of a client, where they are not those of `plan_batches`, and
+        each step is accounted for.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Trainer:
         self.clients = torch.tensor(clients)
         self.weight = weigh_clients(task, work.weighting, clients)
         streams = [(task.examples(k), rng(seed, "batches", round, k)) for k in clients]
+        self.is_counted = draw is not None
         if draw is None:
             self.plans = [plan_batches(n, work, g) for n, g in streams]
         else:
@@ -80,6 +82,10 @@ class Trainer:
 
     def __call__(self, start: Adapter, extra: ExtraTerms = PLAIN, *, mean_grad: bool = False) -> Trained:
         """See `types.algorithm.Train`."""
+        if self.is_counted and self.trained is not None:
+            raise RuntimeError(
+                "an algorithm trains its clients twice in a round, and their privacy is counted for once"
+            )
         K, P = len(self.clients), start.flat.shape[-1]
         self.start = start.flat.expand(K, P)
         clock = time.perf_counter()

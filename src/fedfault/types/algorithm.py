@@ -114,7 +114,8 @@ class Train(Protocol):
 Average = Callable[[Adapter, "Tensor"], Adapter]  # (adapters (K, P), weight (K,)) -> (P,), by federation.aggregation
 Server = Callable[[State, Message, Average], State]
 
-TRAITS = {  # what an aggregation, and in the last lines schedulers, draws, local steps and privacy, do that a step may not stand
+# What an aggregation, and in the last lines schedulers, draws, local steps and privacy, do that a step may not stand
+TRAITS = {
     "refactors": "gives the numbers of the adapter another meaning in every round",
     "folds": "adds to the frozen weights",
     "alternates": "trains one factor in odd and the other in even rounds",
