@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import fedfault as ff
 from chatting import write_rows
 from fedfault.config import load
 from fedfault.runs.read import read_run
@@ -87,3 +88,11 @@ def test_a_run_on_preferences_lowers_their_loss_and_says_what_a_pair_is(tmp_path
     for words in ("nats per pair", "reward_accuracy"):
         assert words in page, words
     assert (folder / "adapter" / "chat_template.jinja").is_file()
+
+
+@pytest.mark.long
+def test_the_adapter_of_a_run_on_preferences_loads_on_a_model_with_its_head(tmp_path):
+    rows = [{"prompt": f"Say {n}.", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(20)]
+    told = [f"data.path={write_rows(tmp_path / 'pairs.jsonl', rows)}", "data.dataset=text", "data.task_type=preference"]
+    folder = start(tmp_path, *told, "model.max_length=96", "federation.num_rounds=1", "data.partition=iid").path
+    assert hasattr(ff.Run(folder).adapter().base_model.model, "lm_head")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedfault.api.models import load_adapter, load_base, load_trained, locate_personal
-from fedfault.config.schema import METRICS, SPOKEN
+from fedfault.config.schema import SPOKEN
 from fedfault.errors import UserError, read_first_line
 from fedfault.runs.files import write_json
 from fedfault.runs.recorded import RunData
@@ -38,7 +38,7 @@ def evaluate_run(run: Run, tasks: Sequence[str], round: int | None = None, *, cl
     if not tasks:
         raise UserError("name a task: --tasks NAME of lm-evaluation-harness, or a FILE.yaml of a task")
     kind = data.setting("data", "task_type")
-    if kind in METRICS and kind not in SPOKEN:
+    if data.headless:
         raise UserError(f"{data.folder} has learned labels (data.task_type={kind}); tasks are for language models")
     if round is not None and clients:
         raise UserError("--clients is about models at the end, and --round about an earlier one; give one of them")

@@ -40,15 +40,15 @@ def load_trained(run: RunData, folder: Path) -> Any:
 
 def load_base(run: RunData) -> Any:
     """Load the frozen model that a run began with, as transformers has it."""
-    name, labelled = str(run.setting("model", "name")), run.labelled
+    name, headless = str(run.setting("model", "name")), run.headless
     quantization = str(run.setting("model", "quantization") or "none")
     precision = str(run.manifest.get("model", {}).get("precision", "fp32"))  # as it was trained
     if quantization != "none":
-        return load_backbone(name, precision=precision, quantization=quantization, headless=labelled).model
+        return load_backbone(name, precision=precision, quantization=quantization, headless=headless).model
     import torch
     import transformers
 
-    made = transformers.AutoModel if labelled else transformers.AutoModelForCausalLM
+    made = transformers.AutoModel if headless else transformers.AutoModelForCausalLM
     source, revision = split_revision(locate_model(name), "model.name")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return made.from_pretrained(source, revision=revision, dtype=dtype).eval()

@@ -172,6 +172,11 @@ class RunData:
         return self.setting("data", "task_type") in LABELLED
 
     @property
+    def headless(self) -> bool:
+        """Whether the model has a head of its own in the place of the base's: one that predicts labels or scores."""
+        return self.setting("data", "task_type") in ("classification", "regression")
+
+    @property
     def _words(self) -> tuple[str, str, str]:
         """The row of UNITS; prompts that count too are tokens like any other."""
         kind = self.setting("data", "task_type")
