@@ -21,7 +21,7 @@ FLOORS = (  # from the ground up: a room may import what lies on the floors belo
     "algorithms aggregations attacks backbones corpora detectors hardware measures partitions ranks",
     "metrics privacy runs tasks",
     "data diagnosis report rounds",
-    "compare setup",
+    "compare monitor setup",
     "clustering parallel",
     "session",
     "flower studies testing",
@@ -41,7 +41,10 @@ OPEN = {  # an open folder knows the ground and what its files share
     "partitions": {"dealing", "text"},
     "ranks": {"allocation"},
 }
-WITHOUT_TORCH = ("compare.page", "config", "diagnosis.watch", "report.render", "runs.read", "runs.outcome", "cli")
+WITHOUT_TORCH = (
+    "compare.page", "config", "diagnosis.watch", "monitor.folder", "monitor.measured", "monitor.controls", "report.render",
+    "runs.read", "runs.outcome", "cli",
+)  # fmt: skip
 
 
 def parts() -> dict[str, list[Path]]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fedfault.api.run import Run
     from fedfault.api.study import Study
     from fedfault.errors import UserError
+    from fedfault.monitor import Monitor
+    from fedfault.monitor.flower import Watched
     from fedfault.records import Finding, RoundRecord
     from fedfault.registry import build, register
     from fedfault.types.algorithm import State
@@ -35,11 +37,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "Finding",
+    "Monitor",
     "RoundRecord",
     "Run",
     "State",
     "Study",
     "UserError",
+    "Watched",
     "build",
     "calibrate",
     "check",
@@ -59,11 +63,13 @@ __all__ = [
 _ELSEWHERE = {  # public name -> the module that has it, where that is not `api.calls`
     "Comparison": "api.comparison",
     "Finding": "records",
+    "Monitor": "monitor",
     "RoundRecord": "records",
     "Run": "api.run",
     "State": "types.algorithm",
     "Study": "api.study",
     "UserError": "errors",
+    "Watched": "monitor.flower",
     "build": "registry",
     "register": "registry",
 }

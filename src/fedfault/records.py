@@ -327,6 +327,7 @@ class Detector:
 
     read: (records, scale) -> one reading for every round in which the statistic is defined
     explain: (reading) -> what happened, in plain words
+    reads: what has to be measured for it, as `is_recorded` names it; empty: it says nothing of it
     advice: what a reader can try, first things first: settings, or a sentence
     remedies: what a run that goes back to its best round at this alarm changes by itself: the first that is a change
     wants_clusters: whether the alarm says that clients differ too much for one model, so that clusters are an answer
@@ -351,6 +352,26 @@ class Detector:
     calibrated: bool = True
     is_failure: Callable[[Reading], bool] = _only_degrades
     leads_to: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+
+
+def is_recorded(what: str, records: Records) -> bool:
+    """Tell whether the records have a measurement anywhere that a detector names in `reads`.
+
+    what: `score/validation` or another evaluation set, `score/client` for that of any client, `score/client with se` where
+    its standard error is needed; `client/PROBE` for a probe of clients, else the name of a probe.
+
+    >>> is_recorded("score/validation", [RoundRecord(0, scores={"validation": Score(4.0, 1)})])
+    True
+    """
+    kind, _, name = what.partition("/")
+    if kind == "score":
+        wanted, _, error = name.partition(" with ")
+        scores = [s for r in records for n, s in r.scores.items() if n == wanted or n.startswith(f"{wanted}/")]
+        return any(s.se is not None for s in scores) if error else bool(scores)
+    if kind == "client":
+        return any(name in c.probes for r in records for c in r.clients)
+    return any(what in r.probes for r in records)
 
 
 def get_validation_losses(records: Records) -> tuple[list[int], list[float]]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fedfault.algebra import gram, mean
-from fedfault.metrics.updates import update_metrics, update_norms
+from fedfault.measures.updates import update_metrics
+from fedfault.metrics.updates import update_norms
 from fedfault.types.adapter import Adapter, Layout, Site
 
 LAYOUT = Layout.of(

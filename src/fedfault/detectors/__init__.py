@@ -6,6 +6,8 @@ A detector is a function without required arguments, registered as `@register("d
 * `read(records, scale)` is a pure function of the records and gives readings of recorded rounds, in order. The reading of a
   round does not depend on later rounds: a run that goes on is judged as it will be judged in the end.
 * It is silent on no history, on a short one and on a healthy one, and does without what was not measured.
+* `reads` names what has to be measured (`records.is_recorded`): without it there is no reading, and a run that lacks it is
+  told so.
 * A reading has a statistic (larger is worse, never NaN; infinite where no threshold is needed), an effect in a unit that a
   reader knows, and finite evidence. `explain` says it in one plain sentence.
 * The threshold is not the detector's business: IID control runs set it for all detectors together, `default_threshold` is

@@ -40,6 +40,7 @@ def representation_collapse() -> Detector:
     return Detector(
         read,
         lambda r: f"hidden states have lost {r.effect:.0%} of the dimensions that they had in the base",
+        reads=("hidden_rank", "hidden_rank_base"),
         advice=("training.lr lower", "model.lora.r_max higher", "federation.aggregation=blockwise"),
         remedies=(Multiply("training.lr", 0.5),),
         min_effect=0.3,
@@ -87,6 +88,7 @@ def rank_collapse() -> Detector:
     return Detector(
         read,
         explain,
+        reads=("effective_rank",),
         advice=("model.lora.r_max higher", "federation.aggregation=blockwise", "training.lr lower"),
         remedies=(Multiply("training.lr", 0.5),),
         min_effect=0.3,

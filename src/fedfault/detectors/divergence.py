@@ -58,6 +58,7 @@ def divergence() -> Detector:
     return Detector(
         read,
         explain,
+        reads=("score/validation",),
         advice=("training.lr at half", "training.max_grad_norm lower", "federation.on_failure=rollback"),
         remedies=(Multiply("training.lr", 0.5),),
         min_effect=0.05,  # nats

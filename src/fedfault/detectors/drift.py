@@ -75,6 +75,7 @@ def client_drift() -> Detector:
     return Detector(
         read,
         explain,
+        reads=("drift_between", "drift_within"),
         advice=(
             "federation.algorithm=scaffold",
             "federation.algorithm=fedprox",

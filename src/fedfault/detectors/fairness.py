@@ -61,6 +61,7 @@ def negative_transfer() -> Detector:
     return Detector(
         read,
         explain,
+        reads=("score/client with se",),
         advice=(
             "federation.aggregation=fedsa_lora",
             "fedfault mitigate RUN",
@@ -124,6 +125,7 @@ def fairness_gap() -> Detector:
             f"client {r.evidence['worst_client']:.0f} is left behind: its gradient is {r.effect:.1f} times as steep as the "
             "median client's"
         ),
+        reads=("client/gradient_norm",),
         advice=(
             "look at that client's data",
             "fedfault mitigate RUN",

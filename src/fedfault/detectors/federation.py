@@ -42,6 +42,7 @@ def no_federation() -> Detector:
             f"the clients' mean update has norm {r.evidence['client_update']:.2g}, but the server's model moves by "
             f"{r.evidence['server_update']:.2g}: what clients learn is lost"
         ),
+        reads=("server_norm", "update_norm"),
         advice=("look at the server step of the algorithm and at the aggregation",),
         min_effect=0.0,
         min_std=0.1,

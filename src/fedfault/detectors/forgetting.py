@@ -36,6 +36,7 @@ def forgetting() -> Detector:
     return Detector(
         read,
         lambda r: f"the loss on general English has risen by {r.evidence['change']:.2f} nats per token since the start",
+        reads=("score/general",),
         advice=("training.lr lower", "training.local_steps fewer", "model.lora.r_max lower"),
         remedies=(Multiply("training.lr", 0.5),),
         min_effect=0.02,  # nats: 2 % of perplexity

@@ -55,6 +55,7 @@ def oscillation() -> Detector:
             f"the validation loss goes up and down by about {r.effect:.2f} nats: its path is "
             f"{r.evidence['path_over_way']:.1f} times as long as the way it gets"
         ),
+        reads=("score/validation",),
         advice=(
             "federation.participation_rate higher",
             "federation.algorithm.server_lr or its momentum lower",

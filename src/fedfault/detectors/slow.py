@@ -57,6 +57,7 @@ def slow_convergence() -> Detector:
     return Detector(
         read,
         explain,
+        reads=("score/validation",),
         advice=("training.lr higher", "training.local_steps more", "federation.algorithm=fedadam"),
         remedies=multiply_work(2.0),
         min_effect=1.5,  # times the controls' median

@@ -78,6 +78,7 @@ def stale_controls() -> Detector:
     return Detector(
         read,
         explain,
+        reads=("client/control_error", "client/gradient_norm"),
         advice=("federation.algorithm.option=I", "federation.participation_rate higher", "federation.algorithm=fedavg"),
         remedies=(Replace("federation.algorithm.option", "I", old="II"), Replace("federation.algorithm", "fedavg")),
         min_effect=math.log(5),

@@ -34,6 +34,7 @@ from fedfault.registry import read_declarations
 from fedfault.storage import cache_dir, write_atomically
 
 AUTO = "auto"  # detectors.calibration: the one that fits, made on this machine if there is none
+BROKEN = 0.1  # share of controls that may fail or learn nothing; with more they do not say what healthy is
 ALPHA = 0.05  # share of healthy runs that may raise an alarm
 LAST = 3  # readings that an alarm looks back on
 NEEDED = 2  # of them above the threshold
@@ -41,7 +42,7 @@ PACKAGED = Path(__file__).parent / "calibrations"
 MUST_AGREE = (  # a healthy run looks otherwise where these are others; beginnings of keys
     "model.name", "model.max_length", "data.dataset.", "data.path", "data.task_type", "data.text_columns",
     "data.topic_column", "federation.num_rounds", "federation.centralised", "federation.algorithm.name",
-    "federation.aggregation.name", "training.loss_on", "model.chat_template",
+    "federation.aggregation.name", "training.loss_on", "model.chat_template", "monitor.source",
 )  # fmt: skip
 SCHEDULE = (  # and `auto` makes new controls where these are others
     "federation.total_clients", "federation.clients_per_round", "federation.participation_rate", "training.local_",
@@ -50,7 +51,7 @@ SCHEDULE = (  # and `auto` makes new controls where these are others
 )  # fmt: skip
 MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or what cannot matter
     "experiment_name", "seed", "device", "logging.", "detectors.", "metrics.", "data.partition.", "federation.on_failure",
-    "plugins", "attacks", "privacy.secret",
+    "plugins", "attacks", "privacy.secret", "monitor.settings.seed",
 )  # fmt: skip
 
 

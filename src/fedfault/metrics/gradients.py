@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedfault.algebra import to_float64
+from fedfault.measures.updates import gradient_variance
 from fedfault.registry import register
 from fedfault.seeds import rng
 from fedfault.types.task import FinishedRound, Measurements, Probe, Step, Task
@@ -82,10 +83,11 @@ def gradients() -> Probe:
         products = first[whole] @ second[whole].T  # (k, k)
         squared = products.diagonal()
         norm = squared.clamp(min=0).sqrt()
+        noise = (first[whole] - second[whole]).square().sum(1)
         found = {
             "gradient_norm_mean": float(norm.mean()),
-            "gradient_noise": float((first[whole] - second[whole]).square().sum(1).mean() / 2),
-            **_measure_variance(products, first[whole], second[whole]),
+            "gradient_noise": float(noise.mean() / 2),
+            **gradient_variance(products.cpu().numpy(), noise.cpu().numpy()),
             **_measure_alignment(m, first[whole].mean(0), second[whole].mean(0)),
         }
         every = first.new_full((len(first),), math.nan).masked_scatter(whole, norm)
@@ -95,21 +97,6 @@ def gradients() -> Probe:
         return Measurements(known, {"gradient_norm": every.tolist(), **clients}, shown)
 
     return Probe(measure, sparse=True, gradients=True)
-
-
-def _measure_variance(products: Tensor, first: Tensor, second: Tensor) -> dict[str, float]:
-    """The numbers that need two clients at least, from products <g_i1, g_j2> (k, k) and both halves (k, P)."""
-    k = len(products)
-    if k < 2:
-        return {}
-    norm = products.diagonal().clamp(min=0).sqrt()
-    own, whole = float(products.diagonal().sum()), float(products.sum())
-    found = {
-        "gradient_norm_variance": float(norm.var()),
-        "drift_between": own / k - (whole - own) / (k * (k - 1)),
-        "drift_within": float((first - second).square().sum(1).mean() / 2),
-    }
-    return found | ({"gradient_norm_cv": float(norm.std() / norm.mean())} if float(norm.mean()) > 0 else {})
 
 
 def _measure_alignment(m: FinishedRound, first: Tensor, second: Tensor) -> dict[str, float]:

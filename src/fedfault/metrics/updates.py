@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedfault.algebra import gram, inner, to_float64
+from fedfault.measures.updates import cosines, update_metrics
 from fedfault.registry import register
 from fedfault.types.adapter import Layout, Pair
 from fedfault.types.task import FinishedRound, Measurements, Probe
@@ -21,7 +22,7 @@ def updates() -> Probe:
 
     With the weight changes D_i of the round's K clients and D of the server, LoRA factors multiplied out:
 
-    update_norm, update_divergence, update_cosine, pairwise_cosine, gradient_diversity   see `update_metrics`
+    update_norm, update_divergence, update_cosine, pairwise_cosine, gradient_diversity   see `measures.updates`
     client_drift    U6: mean over steps k and clients i of |y_ik - x|^2 (Karimireddy et al., arXiv 1910.06378, section 3),
                     in the numbers of the adapter: a step's factors are not multiplied out
     server_norm     |D|, which for the plain mean of one product is about update_norm
@@ -52,7 +53,9 @@ def updates() -> Probe:
             if m.before.last is not None:
                 rows.append(m.before.adapter.flat[None])
                 starts.append(m.before.last.flat[None])
-        products = gram(layout, torch.cat(starts), torch.cat(rows))  # clients, then the server now and one round ago
+        products = (
+            gram(layout, torch.cat(starts), torch.cat(rows)).cpu().numpy()
+        )  # clients, then the server now and one round ago
         found = update_metrics(products[:K, :K])
         if m.trained.drift is not None:
             found["client_drift"] = float(m.trained.drift.mean())
@@ -83,41 +86,3 @@ def update_norms(layout: Layout, start: Tensor, flat: Tensor) -> list[float]:
             squared += layout.scaling**2 * (inner(after, after) - 2 * inner(before, after) + inner(before, before))
     norms: list[float] = torch.nan_to_num(squared.clamp(min=0).sqrt(), nan=math.inf).tolist()
     return norms
-
-
-def cosines(products: Tensor) -> Tensor:
-    """Cosines (n, n) from inner products (n, n), NaN in rows and columns of zero norm.
-
-    >>> cosines(torch.tensor([[4.0, 3.0], [3.0, 9.0]])).tolist()
-    [[1.0, 0.5], [0.5, 1.0]]
-    """
-    norm = products.diagonal().clamp(min=0).sqrt()
-    norm = torch.where(norm > 0, norm, torch.nan)
-    unit: Tensor = products / norm[:, None] / norm[None, :]
-    return unit.clamp(-1, 1)
-
-
-def update_metrics(products: Tensor) -> dict[str, float]:
-    """How far client updates diverge, unweighted, from their inner products <D_i, D_j> (K, K).
-
-    update_norm         |mean D|
-    update_divergence   U1: mean_i |D_i - mean D| / |mean D|
-    update_cosine       1 - U2: mean_i cos(D_i, mean D)
-    pairwise_cosine     1 - U3: mean of cos(D_i, D_j) over i != j
-    gradient_diversity  U4: sum |D_i|^2 / |sum D_i|^2, 1/K when all agree (Yin et al., arXiv 1706.05699)
-
-    With one client only `update_norm` is defined; ratios over a zero norm are left out. At small batch sizes the cosines
-    are near zero for IID clients too: compare with an IID run, not with one.
-    """
-    K = len(products)
-    norms = products.diagonal().clamp(min=0).sqrt()
-    to_mean, mean2 = products.mean(1), float(products.mean())  # <D_i, mean D>, |mean D|^2
-    found = {"update_norm": math.sqrt(max(mean2, 0.0))}
-    if K > 1 and mean2 > 0 and bool((norms > 0).all()):
-        apart = (norms**2 - 2 * to_mean + mean2).clamp(min=0).sqrt()
-        unit = cosines(products)
-        found["update_divergence"] = float(apart.mean()) / math.sqrt(mean2)
-        found["update_cosine"] = float((to_mean / norms).mean()) / math.sqrt(mean2)
-        found["pairwise_cosine"] = float((unit.sum() - unit.diagonal().sum()) / (K * (K - 1)))
-        found["gradient_diversity"] = float((norms**2).sum()) / (K * K * mean2)
-    return {name: value for name, value in found.items() if math.isfinite(value)}

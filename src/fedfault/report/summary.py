@@ -16,6 +16,7 @@ from fedfault.report.words import (
     format_perplexity,
     format_seconds,
 )
+from fedfault.runs.manifest import MONITORED
 from fedfault.runs.outcome import find_best_round
 from fedfault.runs.recorded import Fork, RunData, seconds_by_part
 
@@ -80,10 +81,12 @@ def describe_end(run: RunData) -> list[str]:
 
 def suggest_commands(run: RunData) -> list[str]:
     """Suggest commands with this run's folder: to go on, or to go back to its best round, to compare, to judge again."""
-    if not run.finished:
+    monitored = bool(run.manifest.get(MONITORED))
+    if not run.finished and not monitored:
         return [f"fedfault resume {run.folder}"] if run.manifest else []
     best = find_best_round(run.records)
     back = [f"fedfault fork {run.folder} --round {best} KEY=VALUE"] if best and best < run.rounds_done else []
+    back = [] if monitored else back
     return [*back, f"fedfault compare {run.folder} OTHER_RUN", f"fedfault diagnose {run.folder}"]
 
 
@@ -232,9 +235,8 @@ def make_tiles(run: RunData) -> list[Tile]:
             else f"{cohort} of {format_count(run.num_clients, 'client')} in each"
         )
         found.append(Tile("Rounds", f"{run.rounds_done:,}", who))
-        found.append(
-            Tile(f"{run.targets.capitalize()} trained on", f"{sum(r.tokens for r in run.records):,}", "all clients")
-        )
+        if tokens := sum(r.tokens for r in run.records):
+            found.append(Tile(f"{run.targets.capitalize()} trained on", f"{tokens:,}", "all clients"))
     up, down = sum(r.bytes_up for r in run.records), sum(r.bytes_down for r in run.records)
     if (up or down) and not run.centralised:
         found.append(Tile("Traffic", format_bytes(up + down), f"{format_bytes(up)} up, {format_bytes(down)} down"))

@@ -28,7 +28,7 @@ from fedfault.errors import UserError, read_first_line
 from fedfault.records import RoundRecord
 from fedfault.runs.checkpoint import DAMAGE, FOLDER, About, hash_past, list_checkpoints, locate, read_about, take_past
 from fedfault.runs.files import LOCK, ROUNDS, read_json, read_rounds, write_json, write_lines
-from fedfault.runs.manifest import MANIFEST, check_run, read_manifest
+from fedfault.runs.manifest import MANIFEST, MONITORED, check_run, read_manifest
 from fedfault.runs.state import read_state, write_state
 from fedfault.storage import delete_scratch, name_file, write_atomically
 from fedfault.types.adapter import Layout
@@ -63,6 +63,11 @@ class RunFolder:
             raise UserError(
                 f"{path} has no manifest.json, which says with which model and data it began: `fedfault report {path}` "
                 "shows its rounds, but it cannot go on"
+            )
+        if (path / MANIFEST).is_file() and read_manifest(path).get(MONITORED):
+            raise UserError(
+                f"another program trained {path}, and fedfault.monitor wrote down what it was told: there is no model here "
+                "that could go on; `report`, `diagnose` and `compare` read it"
             )
         return cls(path)
 

@@ -21,6 +21,7 @@ from fedfault.runs.files import ROUNDS, check_shape, read_json
 Status = Literal["begun", "running", "trained", "stopped", "finished", "incomplete"]
 OVER = ("stopped", "finished")  # runs that the same command does not continue
 MANIFEST = "manifest.json"
+MONITORED = "monitored"  # the key of a run that another program trained, see the room `monitor`
 
 
 class Input(TypedDict, total=False):
@@ -75,6 +76,7 @@ class Manifest(TypedDict, total=False):
     abandoned: list[WayBack]
     over_flower: bool
     data_elsewhere: bool
+    monitored: bool
     stopped: Stop
     ended: Ending
     seconds: dict[str, float]

@@ -18,6 +18,7 @@ from fedfault.config.schema import Experiment
 from fedfault.diagnosis.calibration import (
     ALPHA,
     AUTO,
+    BROKEN,
     MAY_DIFFER,
     Calibration,
     choose_calibration,
@@ -39,7 +40,6 @@ from fedfault.setup.sources import describe_sources
 
 IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure", "attacks")  # what controls are the same with
 ENOUGH = 19  # controls for a rate of false alarms of about 5 %
-BROKEN = 0.1  # share of controls that may fail or learn nothing; with more they do not say what healthy is
 
 
 def calibrate_detectors(

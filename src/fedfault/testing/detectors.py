@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from fedfault.config.schema import Component, Experiment
 from fedfault.diagnosis.calibration import ALPHA, Calibration, learn_thresholds
 from fedfault.diagnosis.detection import choose_threshold, judge_readings
-from fedfault.records import Detector, Reading, RoundRecord
+from fedfault.records import Detector, Reading, RoundRecord, is_recorded
 from fedfault.registry import load_builders
 from fedfault.testing.histories import broken_history, healthy, history
 from fedfault.testing.rules import Subject, expect, rule
@@ -209,6 +209,20 @@ def what_is_not_measured_is_done_without(subject: Subject) -> None:
                 expect(detector.explain(r), f"without {drop}: no sentence for {r}")
     bare = _read(subject, [RoundRecord(r.round) for r in records])
     expect(bare == [], f"from records without anything in them: {bare}")
+
+
+@rule(KIND)
+def without_what_it_says_it_reads_it_is_silent(subject: Subject) -> None:
+    """Everything that `reads` names is in `broken_history`, and no reading is left where one of it is in no round."""
+    records = broken_history(rounds=6)
+    for what in subject.build().reads:
+        kind, _, name = what.partition("/")
+        kind, gone = {"score": ("scores", name.partition(" ")[0]), "client": ("clients", name)}.get(
+            kind, ("probes", what)
+        )
+        expect(is_recorded(what, records), f"no history of the contract has {what!r}; see `records.is_recorded`")
+        seen = _read(subject, [_without(r, f"{kind}/{gone}") for r in records])
+        expect(not seen, f"reads names {what!r}, but there are readings without it")
 
 
 def _parts(kind: str) -> list[str]:

@@ -1,0 +1,204 @@
+"""Detectors for other people's runs: a loop of one's own, Flower, a Trainer, files. Needs no torch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fedfault.errors import UserError, join_names
+
+if TYPE_CHECKING:
+    from fedfault.records import Finding, RoundRecord
+
+Numbers = Any  # an array, a tensor on the CPU or (nested) sequences of numbers
+Losses = Any  # one number, or the losses of the examples one by one
+ARGUMENTS = {  # what a detector reads -> what to give to `Monitor.log`; other names are those of probes
+    "score/validation": "loss=",
+    "score/general": "general_loss=",
+    "score/client with se": "client_losses= with each client's losses example by example",
+    "update_norm": "updates= or products=",
+    "server_norm": "server_update=",
+    "drift_between": "gradients=",
+    "drift_within": "gradients=",
+    "client/gradient_norm": "gradients=",
+}
+_logger = logging.getLogger("fedfault.monitor")
+
+
+class Monitor:
+    """Watches a run that another program makes: `log` every round, `finish` at the end.
+
+    >>> import tempfile
+    >>> place = tempfile.TemporaryDirectory()
+    >>> with Monitor("mine", results_dir=place.name) as monitor:
+    ...     for round, loss in enumerate([4.0, 3.0, 3.4, 3.5]):
+    ...         for finding in monitor.log(round, loss=loss):
+    ...             print(finding.round, finding.level, finding.sentence)
+    2 suspect the validation loss is 0.40 nats above its best value and does not come back
+    3 alarm the validation loss is 0.50 nats above its best value and does not come back
+    >>> monitor.verdict["state"]
+    'failed'
+    >>> place.cleanup()
+
+    The folder RESULTS_DIR/NAME is a run folder: `fedfault report`, `diagnose`, `compare` and `runs` read it, also while the
+    run goes on. Thresholds are conventions until `calibrate` has learned them from IID runs that were logged the same way.
+    """
+
+    folder: Path
+    verdict: Mapping[str, Any]  # as metrics.json keeps it: state, sentence, sure, ...
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        results_dir: Path | str = "results",
+        calibration: Path | str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        plugins: Sequence[str] = (),
+        overwrite: bool = False,
+        say: Callable[[str], object] = _logger.warning,
+    ) -> None:
+        """Make the run folder.
+
+        calibration: the file that `calibrate` wrote. settings: those of the run, as the report shows and comparisons compare
+        them; plain values. plugins: files with detectors of your own. overwrite: a monitored run of that name is replaced.
+        say: where notes go, by default the logger `fedfault.monitor`. Raises `UserError` for a folder that is there, and for
+        a calibration of other runs.
+        """
+        from fedfault.monitor.folder import MonitoredFolder, describe_run
+        from fedfault.registry import activate
+
+        activate(plugins)
+        config = describe_run(name, settings or {}, calibration, plugins)
+        self._records: list[RoundRecord] = []
+        self._findings: list[Finding] = []
+        self._memory: dict[str, Any] = {}
+        self._config, self._watch, self._say, self._told = config, _start_watch(config), say, False
+        self._folder = MonitoredFolder(Path(results_dir) / name, config, overwrite=overwrite)
+        self.folder, self.verdict = self._folder.path, {}
+
+    def log(
+        self,
+        round: int,
+        *,
+        loss: Losses | None = None,
+        general_loss: Losses | None = None,
+        client_losses: Mapping[int, Losses] | None = None,
+        updates: Numbers | None = None,
+        products: Numbers | None = None,
+        server_update: Numbers | None = None,
+        gradients: tuple[Numbers, Numbers] | None = None,
+        clients: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None,
+        train_losses: Sequence[float] | None = None,
+        steps: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        probes: Mapping[str, float] | None = None,
+    ) -> list[Finding]:
+        """Record a round, and return what the detectors find in it; round 0 is the model before training.
+
+        All is optional. A loss is a number, or the losses of the held-out examples one by one, in the same order every
+        round: then its change since the first round has a standard error.
+
+        loss: of the server's model on held-out data of the mixture, in nats per token (or per example); general_loss: on
+        text that is not the federation's; client_losses: on the held-out data of clients, by client.
+        updates: what every client has changed, (K, P) without frozen parameters, or products: the inner products (K, K) of
+        these; server_update: what the server has changed, (P,), or its norm. gradients: two estimates (K, P) of each
+        client's gradient where the round began, on two disjoint halves of some of its examples.
+        clients: who these K are, by number, else 0 to K - 1; weights: their shares in the average, else equal;
+        train_losses, steps, tokens: (K,) of each in this round. probes: other numbers by the names of docs/metrics.md.
+
+        Rounds count upwards; one that is left out has nothing measured. Raises `UserError`, and records nothing, for arrays
+        that do not fit, numbers that are none and a round that was logged.
+        """
+        from fedfault.monitor.measured import Round, measure_round
+
+        given = Round(
+            loss, general_loss, client_losses or {}, updates, products, server_update, gradients, clients, weights,
+            train_losses, steps, tokens, probes or {},
+        )  # fmt: skip
+        if updates is not None and products is not None:
+            raise UserError("updates and products are two ways to say the same: give one of them")
+        if self._folder.finished:
+            raise UserError(f"{self.folder} is finished; a new run needs a new Monitor")
+        record, self._memory = measure_round(round, given, self._memory, [r.round for r in self._records][-1:])
+        return self._add(record)
+
+    def _add(self, record: RoundRecord) -> list[Finding]:
+        from fedfault.monitor.folder import fill_rounds
+
+        new = fill_rounds(self._records, record)
+        for one in new:
+            self._folder.append(one)
+        self._records += new
+        before, self._findings = self._findings, self._watch.find_all(self._records)
+        self.verdict = self._watch.judge(self._records)
+        self._folder.write_findings(self._findings, self.verdict, self._records)
+        if record.round > 0 and not self._told:
+            self._tell_missing()
+        return [f for f in self._findings if f not in before]
+
+    def _tell_missing(self) -> None:
+        """Say once which detectors have nothing to read, and what each would need."""
+        from fedfault.diagnosis.detection import build_detectors, choose_threshold
+        from fedfault.records import is_recorded
+
+        self._told = True
+        silent: dict[str, list[str]] = {}
+        for name, detector in build_detectors().items():
+            missing = [what for what in detector.reads if not is_recorded(what, self._records)]
+            needs = list(dict.fromkeys(ARGUMENTS.get(what, f"the probe {what}") for what in missing))
+            if not missing and choose_threshold(name, detector, self._watch.calibration) is None:
+                needs = ["calibration="]
+            if needs:
+                silent.setdefault(" and ".join(needs), []).append(name)
+        if silent:
+            lines = [f"{join_names(names)} (needs {needs})" for needs, names in silent.items()]
+            self._say(f"{self.folder.name}: detectors that are switched off: {'; '.join(lines)}")
+
+    def finish(self) -> Mapping[str, Any]:
+        """End the run and return its verdict: `state`, `since`, `sentence`, `sure` and what else metrics.json has.
+
+        Raises `UserError` where no round was logged. A second call changes nothing.
+        """
+        if not self._folder.finished:
+            if not self._records:
+                raise UserError(
+                    f"{self.folder}: no round was logged, so there is nothing to judge; call `log` every round"
+                )
+            self._config["monitor"]["rounds"] = self._records[-1].round
+            self._watch = _start_watch(self._config)
+            self.verdict = self._watch.judge(self._records)
+            self._folder.finish(self._config, self._records, self._findings, self.verdict)
+        return self.verdict
+
+    def __enter__(self) -> Monitor:
+        """Return the monitor, which is finished at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the run; one that an error ended stays unfinished, with all rounds that were logged."""
+        if kind is None:
+            self.finish()
+
+    @staticmethod
+    def calibrate(runs: Sequence[Path | str], out: Path | str) -> Path:
+        """Learn the thresholds of all detectors from runs with IID data that were logged the same way; returns the file.
+
+        runs: their folders; 3 at least, and 19 for a false-alarm rate of 5 %. Raises `UserError` where they differ in length
+        or in settings other than the seed, and where they fail or learn nothing themselves.
+        """
+        from fedfault.monitor.controls import learn_from
+
+        return learn_from([Path(run) for run in runs], Path(out))
+
+
+def _start_watch(config: Mapping[str, Any]) -> Any:
+    from fedfault.diagnosis.watch import Watch
+
+    return Watch(config)

@@ -1,0 +1,205 @@
+"""`Watched`: a strategy of Flower's Message API with the detectors around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from logging import WARNING
+from pathlib import Path
+from typing import Any
+
+from fedfault.diagnosis.watch import describe_finding
+from fedfault.errors import UserError
+from fedfault.monitor import Monitor
+
+try:
+    from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+    from flwr.common.logger import log
+    from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import Result, Strategy
+except ImportError as e:
+    raise UserError(f'{e.name} is not installed; pip install "fedfault[flower]"') from e
+
+import numpy as np
+
+Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
+    """A strategy that does what the one inside does, and is watched: `Watched(FedAvg())` in the place of `FedAvg()`.
+
+    Every round the monitor is told how the clients' arrays differ from those that were sent, what the server made of them,
+    and the losses: of `evaluate_fn` where `start` has one, else the mean over the clients that evaluated, by their
+    `num-examples`. Findings go into Flower's log and, with the verdict, into the run folder RESULTS_DIR/NAME.
+
+    A hook of the strategy inside that calls another of its own hooks calls that one unwatched, which changes no number.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        name: str = "flower",
+        *,
+        loss: str | None = None,
+        results_dir: Path | str = "results",
+        calibration: Path | str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Make the run folder; loss: the name of the loss among the metrics, by default the one that ends in `loss`.
+
+        The other arguments are those of `Monitor`. Raises `UserError` as it does.
+        """
+        own = {"strategy": type(strategy).__name__, **(settings or {})}
+        options: dict[str, Any] = {"results_dir": results_dir, "calibration": calibration, "overwrite": overwrite}
+        self.strategy, self.monitor = strategy, Monitor(name, settings=own, say=_warn, **options)
+        self._loss, self._known, self._round = loss, dict[int, int](), 0
+        self._sent: list[np.ndarray] = []
+        self._measured: dict[str, Any] = {}  # of the round that goes on, as `Monitor.log` takes it
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up whatever else the strategy inside has."""
+        return getattr(self.strategy, name)
+
+    def summary(self) -> None:
+        """Log what the strategy inside says of itself."""
+        self.strategy.summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Remember what is sent."""
+        self._log_round()
+        self._round, self._sent = server_round, _read_arrays(arrays)
+        return self.strategy.configure_train(server_round, arrays, config, grid)  # type: ignore[no-any-return]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Measure the updates of clients and server."""
+        got = list(replies)
+        made, metrics = self.strategy.aggregate_train(server_round, got)
+        self._measured |= self._measure_clients([m for m in got if m.has_content()])
+        if made is not None and self._sent:
+            self._measured |= self._measure_server(_read_arrays(made))
+        return made, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Pass on what the strategy inside orders."""
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)  # type: ignore[no-any-return]
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Measure the clients' losses."""
+        got = list(replies)
+        made = self.strategy.aggregate_evaluate(server_round, got)
+        losses, sizes = {}, {}
+        for message in (m for m in got if m.has_content()):
+            metrics = _read_metrics(message)
+            if (loss := self._find_loss(metrics)) is not None:
+                client = self._number(message.metadata.src_node_id)
+                losses[client], sizes[client] = loss, float(metrics.get("num-examples", 1))
+        if losses:
+            self._measured["client_losses"] = losses
+            mean = sum(losses[k] * sizes[k] for k in losses) / max(sum(sizes.values()), 1e-12)
+            self._measured.setdefault("loss", mean)
+        return made
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Evaluate | None = None,
+    ) -> Result:
+        """Run the strategy to its end, and log the verdict."""
+
+        def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            metrics = evaluate_fn(server_round, arrays) if evaluate_fn else None
+            loss = None if metrics is None else self._find_loss(dict(metrics))
+            if loss is not None:
+                self._measured["loss"] = loss
+            self._round = server_round
+            self._log_round()
+            return metrics
+
+        # The function of the strategy's own class, with the hooks of this one
+        result = type(self.strategy).start(
+            self, grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn and evaluate
+        )
+        self._log_round()
+        verdict = self.monitor.finish()
+        log(WARNING, "fedfault: %s. %s %s", verdict["state"], verdict["sentence"], verdict["sure"])
+        log(WARNING, "fedfault: `fedfault report %s` draws the run", self.monitor.folder)
+        return result
+
+    def _log_round(self) -> None:
+        """Tell the monitor what was measured since the last call, and Flower's log what it found."""
+        measured, self._measured = self._measured, {}
+        if measured:
+            for finding in self.monitor.log(self._round, **measured):
+                log(WARNING, "fedfault: %s", describe_finding(finding))
+
+    def _measure_clients(self, replies: list[Message]) -> dict[str, Any]:
+        """Inner products of the updates, shares and training losses of the clients that answered."""
+        pairs = [(m, _read_arrays(next(iter(m.content.array_records.values())))) for m in replies if _has_arrays(m)]
+        pairs = [(m, arrays) for m, arrays in pairs if _fits(arrays, self._sent)]
+        if not pairs:
+            return {}
+        products = np.zeros((len(pairs), len(pairs)))
+        for i, start in enumerate(
+            self._sent
+        ):  # one array after another: a model of every client never lies side by side
+            rows = np.stack([arrays[i].ravel() for _, arrays in pairs]) - start.ravel()
+            products += rows @ rows.T
+        found: dict[str, Any] = {
+            "products": products,
+            "clients": [self._number(m.metadata.src_node_id) for m, _ in pairs],
+        }
+        metrics = [_read_metrics(m) for m, _ in pairs]
+        sizes = [float(metric["num-examples"]) for metric in metrics if "num-examples" in metric]
+        if len(sizes) == len(pairs) and sum(sizes) > 0:
+            found["weights"] = sizes
+        losses = [self._find_loss(metric) for metric in metrics]
+        return found | ({"train_losses": losses} if None not in losses else {})
+
+    def _measure_server(self, made: list[np.ndarray]) -> dict[str, Any]:
+        """What the server has changed."""
+        if not _fits(made, self._sent):
+            return {}
+        return {"server_update": np.concatenate([(a - b).ravel() for a, b in zip(made, self._sent, strict=True)])}
+
+    def _find_loss(self, metrics: Mapping[str, Any]) -> float | None:
+        """The loss among metrics; None where there is none, or several that could be meant."""
+        names = [self._loss] if self._loss else [name for name in metrics if name.lower().endswith("loss")]
+        return float(metrics[names[0]]) if len(names) == 1 and names[0] in metrics else None
+
+    def _number(self, node: int) -> int:
+        """The number by which the run folder calls a node: 0 for the first that answered, and so on."""
+        return self._known.setdefault(node, len(self._known))
+
+
+def _warn(text: str) -> None:
+    log(WARNING, "fedfault: %s", text)
+
+
+def _read_arrays(record: ArrayRecord) -> list[np.ndarray]:
+    """The arrays of a record by the order of their names, as float64; those that hold no numbers are left out."""
+    arrays = [record[name].numpy() for name in sorted(record)]
+    return [a.astype(np.float64) for a in arrays if np.issubdtype(a.dtype, np.number)]
+
+
+def _read_metrics(message: Message) -> dict[str, Any]:
+    """All metrics of a message."""
+    return {name: value for record in message.content.metric_records.values() for name, value in record.items()}
+
+
+def _has_arrays(message: Message) -> bool:
+    return bool(message.content.array_records)
+
+
+def _fits(arrays: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    return [a.shape for a in arrays] == [b.shape for b in others]

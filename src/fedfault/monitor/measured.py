@@ -1,0 +1,269 @@
+"""From the numbers that another program has to a round record. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedfault.errors import UserError
+from fedfault.measures.updates import cosines, gradient_variance, update_metrics
+from fedfault.records import ClientRecord, RoundRecord, Score
+
+SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
+Memory = dict[str, Any]  # what a later round needs of earlier ones
+
+
+class Round(NamedTuple):
+    """What `Monitor.log` was given; see there."""
+
+    loss: Any = None
+    general_loss: Any = None
+    client_losses: Mapping[int, Any] = {}
+    updates: Any = None
+    products: Any = None
+    server_update: Any = None
+    gradients: Any = None
+    clients: Sequence[int] | None = None
+    weights: Sequence[float] | None = None
+    train_losses: Sequence[float] | None = None
+    steps: Sequence[int] | None = None
+    tokens: Sequence[int] | None = None
+    probes: Mapping[str, float] = {}
+
+
+def measure_round(round: int, given: Round, memory: Memory, last: Sequence[int]) -> tuple[RoundRecord, Memory]:
+    """Return the record of a round and what the next one needs; last: the round before it, if there is one.
+
+    Raises `UserError` for what does not fit.
+    """
+    if type(round) is not int or round < 0:
+        raise UserError(f"round={round!r}: rounds are whole numbers from 0 on, and 0 is the model before training")
+    if last and round <= last[0]:
+        raise UserError(
+            f"round={round} came after round {last[0]}: rounds count upwards; a new run needs a new Monitor"
+        )
+    memory = {**memory}
+    sets = {"validation": given.loss, "general": given.general_loss}
+    names = {"validation": "loss", "general": "general_loss"}
+    for client in given.client_losses:
+        if type(client) is not int or client < 0:
+            raise UserError(f"client_losses has the key {client!r}: clients are numbers from 0 on")
+    sets |= {f"client/{client}": losses for client, losses in given.client_losses.items()}
+    scores = {
+        name: _score(names.get(name, f"client_losses of {name.replace('/', ' ')}"), name, losses, memory)
+        for name, losses in sets.items()
+        if losses is not None
+    }
+    K, probes, own, matrices = _measure_cohort(given, memory)
+    probes |= {name: _read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
+    clients = _list_clients(given, K, own)
+    return RoundRecord(round, clients, scores, _keep_finite(probes), matrices), memory
+
+
+def _score(said: str, name: str, losses: Any, memory: Memory) -> Score:
+    """A score from a number, or from the losses of examples with the error of their change since the first round."""
+    values = _read_array(said, losses)
+    if values.ndim == 0:
+        return Score(float(values), 1)
+    if values.ndim != 1 or not len(values):
+        raise UserError(f"{said} has the shape {values.shape}: give one number, or the losses of the examples in a row")
+    first = memory.setdefault("examples", {})
+    start = first.get(name)
+    memory["examples"] = first | ({name: values} if start is None else {})
+    n, mean = len(values), float(values.mean())
+    if start is None:
+        return Score(mean, n, blocks=n)
+    if len(start) != n:
+        raise UserError(
+            f"{said} has {n} examples, and had {len(start)} at first: the same ones are needed in every round, in one order"
+        )
+    change = values - start
+    se = float(change.std(ddof=1) / math.sqrt(n)) if n > 1 and np.isfinite(change).all() else None
+    return Score(mean, n, se, n)
+
+
+def _measure_cohort(
+    given: Round, memory: Memory
+) -> tuple[int, dict[str, float], list[dict[str, float]], dict[str, tuple[tuple[float, ...], ...]]]:
+    """The number of clients, and what their updates and gradients say: probes, probes of each client, matrices."""
+    rows = None if given.updates is None else _read_rows("updates", given.updates)
+    halves = None if given.gradients is None else _read_halves(given.gradients)
+    K = _count_clients(given, rows, halves)
+    probes: dict[str, float] = {}
+    own: list[dict[str, float]] = [{} for _ in range(K)]
+    matrices: dict[str, tuple[tuple[float, ...], ...]] = {}
+    server = None if given.server_update is None else _read_array("server_update", given.server_update).ravel()
+    products = _read_products(given.products) if rows is None else rows @ rows.T
+    if products is not None:
+        probes |= update_metrics(products)
+        _fill(own, "update_norm", np.sqrt(products.diagonal().clip(min=0)))
+        if 1 < K <= SHOWN:
+            matrices["update_cosine"] = tuple(map(tuple, cosines(products).tolist()))
+        if rows is not None and server is not None and server.size > 1:
+            _check_width("server_update", server, rows)
+            _fill(own, "cosine", _cosine_to(rows, server))
+    if server is not None:
+        probes |= _measure_server(server, memory)
+    if halves is not None:
+        first, second = halves
+        crossed, noise = first @ second.T, ((first - second) ** 2).sum(axis=1)
+        probes |= gradient_variance(crossed, noise)
+        _fill(own, "gradient_norm", np.sqrt(crossed.diagonal().clip(min=0)))
+        if 1 < K <= SHOWN:
+            matrices["halves"] = tuple(map(tuple, crossed.tolist()))
+        if rows is not None and rows.shape == first.shape:
+            probes |= _measure_alignment(rows.mean(axis=0), first.mean(axis=0), second.mean(axis=0))
+    return K, probes, own, matrices
+
+
+def _measure_server(server: np.ndarray, memory: Memory) -> dict[str, float]:
+    """The norm of the server's update, and its cosine to that of the round before."""
+    norm = float(np.linalg.norm(server))
+    found = {"server_norm": norm}
+    before = memory.get("server")
+    if server.size > 1:
+        if before is not None and before.size == server.size and norm > 0 and np.linalg.norm(before) > 0:
+            found["round_cosine"] = float(_cosine_to(before[None], server)[0])
+        memory["server"] = server
+    return found
+
+
+def _measure_alignment(update: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """cos(mean update, -mean gradient), absent where the gradient is no longer than its noise; see the probe `gradients`."""
+    length, noise = float(first @ second), float(((first - second) ** 2).sum()) / 4
+    squared = length * float(update @ update)
+    if not (squared > 0 and length > noise):
+        return {}
+    cosine = -float(update @ (first + second)) / 2 / math.sqrt(squared)
+    return {"gradient_alignment": max(-1.0, min(1.0, cosine))}
+
+
+def _list_clients(given: Round, K: int, own: Sequence[Mapping[str, float]]) -> tuple[ClientRecord, ...]:
+    """A record for every client that took part; what is not known of it is not a number."""
+    ids = list(range(K)) if given.clients is None else list(given.clients)
+    if any(type(k) is not int or k < 0 for k in ids) or len(set(ids)) != len(ids):
+        raise UserError(f"clients={ids}: each should be a number from 0 on, and none be there twice")
+    unknown = [math.nan] * K
+    weights = np.full(K, 1.0) if given.weights is None else _read_array("weights", given.weights)
+    if K and not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise UserError(f"weights={weights.tolist()}: shares are numbers from 0 on, and not all 0")
+    shares = (weights / weights.sum()).tolist() if K else []
+    losses = unknown if given.train_losses is None else _read_array("train_losses", given.train_losses).tolist()
+    steps, tokens = (_read_counts(name, getattr(given, name), K) for name in ("steps", "tokens"))
+    return tuple(
+        ClientRecord(
+            k, shares[i], steps[i], tokens[i], losses[i], math.nan, own[i].get("update_norm", math.nan), 0, 0,
+            probes={name: v for name, v in own[i].items() if name != "update_norm"},
+        )
+        for i, k in enumerate(ids)
+    )  # fmt: skip
+
+
+def _count_clients(given: Round, rows: np.ndarray | None, halves: Any) -> int:
+    """The number K of clients that all that is given of each agrees on. Raises `UserError` where it does not."""
+    sizes = {
+        name: len(value)
+        for name in ("clients", "weights", "train_losses", "steps", "tokens")
+        if (value := getattr(given, name)) is not None
+    }
+    sizes |= {"updates": len(rows)} if rows is not None else {}
+    sizes |= {"products": len(given.products)} if given.products is not None else {}
+    sizes |= {"gradients": len(halves[0])} if halves is not None else {}
+    if len(set(sizes.values())) > 1:
+        raise UserError(
+            f"the clients of the round are not as many everywhere: {', '.join(f'{n} has {k}' for n, k in sizes.items())}"
+        )
+    return next(iter(sizes.values()), 0)
+
+
+def _read_halves(gradients: Any) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(gradients, tuple | list) or len(gradients) != 2:
+        raise UserError("gradients should be two arrays (K, P), of two halves of every client's examples")
+    first, second = (_read_rows("gradients", half) for half in gradients)
+    if first.shape != second.shape:
+        raise UserError(f"gradients: the halves have the shapes {first.shape} and {second.shape}; they should be equal")
+    return first, second
+
+
+def _read_rows(said: str, value: Any) -> np.ndarray:
+    """An array (K, P) from one, or from K rows; rows of unequal lengths are named."""
+    if not hasattr(value, "ndim") and isinstance(value, Sequence):
+        parts = [_read_array(f"{said}[{i}]", row) for i, row in enumerate(value)]
+        parts = [row.ravel() if row.ndim else row[None, None] for row in parts]  # a lone number is no row
+        odd = next((i for i, row in enumerate(parts) if row.shape != parts[0].shape), None)
+        if odd is not None:
+            raise UserError(
+                f"{said}[{odd}] has {parts[odd].size} numbers and {said}[0] has {parts[0].size}: clients of unequal shapes "
+                "have no common mean; pad lower ranks with zeros, or give products=, their inner products"
+            )
+        value = np.stack(parts) if parts else np.empty((0, 0))
+    rows = _read_array(said, value)
+    if rows.ndim != 2 or not rows.size:
+        raise UserError(f"{said} has the shape {rows.shape}: a row of P numbers is needed for each of the K clients")
+    return rows
+
+
+def _read_array(said: str, value: Any) -> np.ndarray:
+    """Numbers as float64. Raises `UserError` for what are none."""
+    if hasattr(value, "detach"):  # a tensor, which may need gradients or lie on a GPU
+        value = value.detach().cpu().double().numpy()
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{said} should be numbers, not {value!r:.60} ({error})") from error
+
+
+def _read_number(said: str, value: Any) -> float:
+    found = _read_array(said, value)
+    if found.size != 1:
+        raise UserError(f"{said} should be one number, not {found.size}")
+    return float(found.ravel()[0])
+
+
+def _read_counts(said: str, value: Any, K: int) -> list[int]:
+    """Whole numbers from 0 on; zeros where they are not known."""
+    if value is None:
+        return [0] * K
+    found = _read_array(said, value)
+    if not (np.isfinite(found).all() and (found >= 0).all() and (found == found.round()).all()):
+        raise UserError(f"{said}={found.tolist()}: counts are whole numbers from 0 on")
+    return [int(v) for v in found]
+
+
+def _read_products(value: Any) -> np.ndarray | None:
+    """Inner products (K, K). Raises `UserError` for an array that cannot be one of these."""
+    if value is None:
+        return None
+    found = _read_array("products", value)
+    square = found.ndim == 2 and found.shape[0] == found.shape[1] and found.size > 0
+    if not square or not np.allclose(found, found.T, equal_nan=True) or (found.diagonal() < 0).any():
+        raise UserError(
+            f"products has the shape {found.shape}: the inner products of K updates are a symmetric (K, K) with nothing "
+            "below 0 on its diagonal"
+        )
+    return found
+
+
+def _check_width(said: str, row: np.ndarray, rows: np.ndarray) -> None:
+    if row.size != rows.shape[1]:
+        raise UserError(f"{said} has {row.size} numbers and updates have {rows.shape[1]}: they are of other parameters")
+
+
+def _cosine_to(rows: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """Cosines of rows (K, P) to one (P,), (K,); not a number for a norm of zero."""
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(one)
+    found: np.ndarray = np.divide(rows @ one, lengths, out=np.full(len(rows), math.nan), where=lengths > 0)
+    return found
+
+
+def _fill(own: list[dict[str, float]], name: str, values: np.ndarray) -> None:
+    for probes, value in zip(own, values.tolist(), strict=True):
+        if math.isfinite(value):
+            probes[name] = value
+
+
+def _keep_finite(probes: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in probes.items() if math.isfinite(value)}

@@ -1,0 +1,114 @@
+"""`Watched` around Flower's own FedAvg: in Flower's simulation with a tiny PEFT model, and hook by hook."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"')
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+
+import fedfault as ff
+from fedfault.flower.local import LocalGrid
+from fedfault.runs.read import read_run
+
+ALONE = ["unshare", "-n", "--"]  # only loopback, and that only once it is up
+
+
+def make_grid(steps, losses):
+    """Nodes in this process: each moves the weight by its own step, and has the loss of the round."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        k = context.node_config["partition-id"]
+        arrays = ArrayRecord({"w": Array(message.content["arrays"]["w"].numpy() + steps[k])})
+        metrics = MetricRecord({"train_loss": 1.0, "num-examples": k + 1})
+        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message, context):
+        loss = losses[message.content["config"]["server-round"]]
+        metrics = MetricRecord({"eval_loss": float(loss), "num-examples": 1})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    return LocalGrid(app, [{"partition-id": k} for k in range(len(steps))])
+
+
+def start(strategy, steps, losses, **options):
+    first = ArrayRecord({"w": Array(np.zeros(2))})
+    return strategy.start(make_grid(steps, losses), first, num_rounds=len(losses) - 1, **options)
+
+
+def test_a_strategy_that_is_watched_gives_the_same_arrays(tmp_path):
+    steps, losses = [np.array([3.0, 0.0]), np.array([0.0, 6.0])], [4.0, 3.0, 2.0]
+    plain = start(FedAvg(), steps, losses)
+    watched = start(ff.Watched(FedAvg(), "mine", results_dir=tmp_path), steps, losses)
+    assert np.array_equal(plain.arrays["w"].numpy(), watched.arrays["w"].numpy())
+    record = read_run(tmp_path / "mine").records[1]
+    seen = sorted((c.weight, c.loss, c.update_norm) for c in record.clients)
+    assert seen == [(pytest.approx(1 / 3), 1.0, 3.0), (pytest.approx(2 / 3), 1.0, 6.0)]
+    assert record.probes["server_norm"] == pytest.approx(np.hypot(1.0, 4.0))  # a third of 3, two thirds of 6
+    assert record.scores["validation"].loss == 3.0
+    assert record.scores["client/1"].loss == 3.0
+
+
+def test_a_loss_that_diverges_is_told_in_flowers_log(tmp_path, caplog):
+    strategy = ff.Watched(FedAvg(), "mine", results_dir=tmp_path)
+    with caplog.at_level("WARNING", logger="flwr"):
+        start(strategy, [np.ones(2)] * 2, [0, 4.0, 3.0, 3.5, 4.0])
+    assert "round 4: alarm: divergence" in caplog.text
+    assert strategy.monitor.verdict["state"] == "failed"
+    assert ff.open(tmp_path / "mine").verdict.state == "failed"
+
+
+def test_the_loss_of_evaluate_fn_counts_where_there_is_one(tmp_path):
+    strategy = ff.Watched(FedAvg(fraction_evaluate=0.0), "mine", results_dir=tmp_path)
+    start(strategy, [np.ones(2)] * 2, [0, 0, 0], evaluate_fn=lambda round, arrays: MetricRecord({"loss": 4.0 - round}))
+    assert read_run(tmp_path / "mine").losses("validation") == ([0, 1, 2], [4.0, 3.0, 2.0])
+
+
+def test_a_strategy_inside_keeps_its_own_attributes(tmp_path):
+    strategy = ff.Watched(FedAvg(fraction_train=0.5), "mine", results_dir=tmp_path)
+    assert strategy.fraction_train == 0.5
+    arrays = ArrayRecord({"w": Array(np.zeros(1))})
+    assert len(list(strategy.configure_train(1, arrays, ConfigRecord(), make_grid([np.ones(1)] * 4, [])))) == 2
+
+
+def namespaces() -> bool:
+    if not shutil.which("unshare") or not shutil.which("ip"):
+        return False
+    return subprocess.run([*ALONE, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason='needs Ray: pip install "fedfault[flower]"')
+@pytest.mark.skipif(not namespaces(), reason="this user may not make a network namespace (unshare -n)")
+def test_in_flowers_simulation_it_finds_a_divergence_and_is_silent_on_three_iid_runs(tmp_path):
+    home = {"FLWR_HOME": str(tmp_path / "home"), "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    path = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+    runs = ["iid-1:1", "iid-2:2", "iid-3:3", "bad:4:broken"]
+    script = [sys.executable, str(Path(__file__).with_name("flowered.py")), str(tmp_path / "results"), *runs]
+    command = [*ALONE, "sh", "-c", 'ip link set lo up && exec "$@"', "-", *script]
+    done = subprocess.run(
+        command, env={**os.environ, **home, **path}, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {run.name: run for run in ff.runs(tmp_path / "results")}
+    for name in ("iid-1", "iid-2", "iid-3"):
+        assert found[name].data.findings == (), name
+        losses = found[name].data.losses("validation")[1]
+        assert losses[-1] < losses[0]
+    assert "divergence" in {f.detector for f in found["bad"].data.findings if f.level == "alarm"}
+    assert "alarm: divergence" in done.stderr + done.stdout

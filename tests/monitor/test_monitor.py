@@ -1,0 +1,245 @@
+"""Runs of other programs, logged round by round: what is found, what the folder holds, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fedfault as ff
+from fedfault.cli import main
+from fedfault.monitor import Monitor
+from fedfault.runs.read import read_run
+
+
+def log_run(folder, name, seed=0, broken=False, rounds=8, **options):
+    """A run whose loss falls by exp(-t / 3), and rises from round 5 on if it is broken."""
+    g = np.random.default_rng(seed)
+    found = []
+    with Monitor(name, results_dir=folder, settings={"lr": 0.1, "seed": seed}, **options) as monitor:
+        for t in range(rounds + 1):
+            loss = 2 + 2 * math.exp(-t / 3) + 0.01 * g.normal() + 0.4 * max(0, t - 5) * broken
+            rows = g.normal(size=(4, 30)) + 0.5
+            measured = {"updates": rows, "server_update": rows.mean(axis=0)} if t else {}
+            found += monitor.log(
+                t, loss=loss, client_losses={k: loss + g.normal(0, 0.01, 5) for k in (0, 1)}, **measured
+            )
+    return monitor, found
+
+
+def test_a_loss_that_rises_is_found_in_the_round_in_which_it_stays_up(tmp_path):
+    monitor, found = log_run(tmp_path, "mine", broken=True)
+    assert next((f.detector, f.round) for f in found if f.level == "alarm") == ("divergence", 7)
+    assert monitor.verdict["state"] == "failed"
+    assert json.loads((tmp_path / "mine" / "findings.jsonl").read_text().splitlines()[0])["round"] == found[0].round
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_the_folder_is_read_by_diagnose_report_compare_and_runs(tmp_path, monkeypatch, capsys):
+    log_run(tmp_path, "good")
+    monitor, _ = log_run(tmp_path, "bad", broken=True)
+    run = ff.open(tmp_path / "bad")
+    assert (run.status, run.verdict.state) == ("finished", monitor.verdict["state"])
+    assert ff.diagnose(run).data.findings == run.data.findings
+    assert list(run.rounds["loss"].dropna().index) == list(range(9))
+    assert [one.name for one in ff.runs(tmp_path, "state=failed")] == ["bad"]
+    assert "bad − good" in repr(ff.compare([tmp_path / "good", tmp_path / "bad"]))
+    page = run.report().read_text(encoding="utf-8")
+    assert "Another program trained" in page
+    assert "fedfault resume" not in page
+    assert "trained on" not in page
+    monkeypatch.setattr(sys, "argv", ["fedfault", "resume", str(tmp_path / "bad")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "another program trained" in capsys.readouterr().err
+
+
+def test_what_is_logged_is_what_is_recorded(tmp_path):
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    monitor.log(0, client_losses={3: [1.0, 2.0, 3.0]})
+    rows = [[3.0, 0.0], [0.0, 4.0]]
+    kept = {"clients": [3, 5], "weights": [1, 3], "train_losses": [2.0, 1.0], "steps": [7, 8], "tokens": [10, 20]}
+    monitor.log(
+        2, client_losses={3: [2.0, 3.0, 5.0]}, updates=rows, server_update=[1.5, 2.0], probes={"mine": 2}, **kept
+    )
+    none, record = read_run(tmp_path / "mine").records[1:]
+    assert none.round == 1
+    assert not none.scores
+    assert [(c.client, c.weight, c.loss, c.steps, c.update_norm) for c in record.clients] == [
+        (3, 0.25, 2.0, 7, 3.0),
+        (5, 0.75, 1.0, 8, 4.0),
+    ]
+    assert record.tokens == 30
+    score = record.scores["client/3"]
+    assert score.loss == pytest.approx(10 / 3)
+    assert score.blocks == 3
+    assert score.se == pytest.approx(np.std([1, 1, 2], ddof=1) / math.sqrt(3))
+    assert record.probes["update_norm"] == pytest.approx(2.5) == record.probes["server_norm"]
+    assert record.probes["pairwise_cosine"] == 0
+    assert record.probes["mine"] == 2
+    assert record.clients[0].probes["cosine"] == pytest.approx(0.6)
+
+
+def test_inner_products_say_what_the_rows_say(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(3, 40))
+    for name, given in (("updates", rows), ("products", rows @ rows.T)):
+        with Monitor(name, results_dir=tmp_path, say=lambda text: None) as monitor:
+            monitor.log(1, **{name: given})
+    one, other = (read_run(tmp_path / name).records[1] for name in ("updates", "products"))
+    assert {k: pytest.approx(v) for k, v in one.probes.items()} == other.probes
+    assert [c.update_norm for c in one.clients] == pytest.approx([c.update_norm for c in other.clients])
+
+
+def test_gradients_switch_drift_and_fairness_on(tmp_path):
+    told: list[str] = []
+    monitor = Monitor("mine", results_dir=tmp_path, say=told.append)
+    g, pull = np.random.default_rng(0), np.array([[2.0], [-2.0], [2.0], [-40.0]])
+    found = []
+    for t in range(1, 6):
+        halves = [pull + 0.1 * g.normal(size=(4, 20)) for _ in range(2)]
+        found += monitor.log(t, loss=3.0 + t % 2, gradients=halves)
+    assert {"client_drift", "fairness_gap"} <= {f.detector for f in found if f.level == "alarm"}
+    assert len(told) == 1
+    assert "no_federation (needs server_update= and updates= or products=)" in told[0]
+    assert "slow_convergence (needs calibration=)" in told[0]
+    assert "client_drift" not in told[0]
+
+
+def test_clients_that_lose_are_found_where_their_examples_are_given(tmp_path):
+    g = np.random.default_rng(1)
+    start = {k: g.normal(3, 1, 30) for k in (0, 1)}
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    monitor.log(0, client_losses=start)
+    worse = {0: start[0] - 0.5 + g.normal(0, 0.1, 30), 1: start[1] + 0.5 + g.normal(0, 0.1, 30)}
+    found = [f for t in (1, 2) for f in monitor.log(t, client_losses=worse)]
+    assert [(f.detector, f.level) for f in found] == [("negative_transfer", "suspect"), ("negative_transfer", "alarm")]
+    assert found[0].sentence.startswith("client 1 is 0.5")
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_nineteen_iid_runs_of_the_users_own_set_the_thresholds(tmp_path):
+    folders = [log_run(tmp_path, f"iid-{seed}", seed, say=lambda text: None)[0].folder for seed in range(1, 20)]
+    file = Monitor.calibrate(folders, tmp_path / "thresholds.json")
+    good, _ = log_run(tmp_path, "good", 77, calibration=file)
+    assert good.verdict["state"] == "healthy"
+    assert good.verdict["controls"] == 19
+    bad, _ = log_run(tmp_path, "bad", 78, broken=True, calibration=file)
+    assert bad.verdict["causes"] == ["divergence"]
+    long, _ = log_run(tmp_path, "long", 79, rounds=12, calibration=file)
+    assert "monitor.rounds=12 (8)" in long.verdict["sure"]
+    assert ff.diagnose(long.folder).data.metrics["verdict"]["sure"] == long.verdict["sure"]
+
+
+def test_controls_of_unlike_runs_are_refused(tmp_path):
+    folders = [log_run(tmp_path, f"iid-{i}", i)[0].folder for i in (1, 2)]
+    longer = log_run(tmp_path, "longer", 3, rounds=9)[0].folder
+    with pytest.raises(ff.UserError, match="differ in rounds 8 and 9"):
+        Monitor.calibrate([*folders, longer], tmp_path / "thresholds.json")
+    with pytest.raises(ff.UserError, match="2 control runs; a calibration needs 3"):
+        Monitor.calibrate(folders, tmp_path / "thresholds.json")
+    with pytest.raises(ff.UserError, match="named twice"):
+        Monitor.calibrate([folders[0]] * 3, tmp_path / "thresholds.json")
+    flat = [Monitor(f"flat-{i}", results_dir=tmp_path, say=lambda text: None) for i in range(3)]
+    for monitor in flat:
+        monitor.log(0, loss=3.0)
+        monitor.log(1, loss=3.0)
+        monitor.finish()
+    with pytest.raises(ff.UserError, match="3 of 3 controls fail or learn nothing"):
+        Monitor.calibrate([monitor.folder for monitor in flat], tmp_path / "thresholds.json")
+
+
+def test_a_calibration_of_our_own_runs_does_not_judge_others(tmp_path):
+    packaged = ff.__path__[0] + "/diagnosis/calibrations/quickstart.json"
+    with pytest.raises(ff.UserError, match="was not made from monitored runs"):
+        Monitor("mine", results_dir=tmp_path, calibration=packaged)
+    assert not (tmp_path / "mine").exists()
+    log_run(tmp_path, "mine")
+    assert ff.diagnose(tmp_path / "mine", "packaged").data.metrics["verdict"]["calibration"] is None
+
+
+WRONG = {
+    "updates of unequal shapes": (
+        {"updates": [[1.0, 2.0], [1.0]]},
+        r"updates\[1\] has 1 numbers and updates\[0\] has 2",
+    ),
+    "one row": ({"updates": [1.0, 2.0]}, "a row of P numbers is needed"),
+    "no products": ({"products": [[1.0, 2.0], [3.0, 1.0]]}, r"a symmetric \(K, K\)"),
+    "both": ({"updates": [[1.0]], "products": [[1.0]]}, "give one of them"),
+    "text": ({"loss": "low"}, "loss should be numbers"),
+    "no losses": ({"loss": []}, "give one number, or the losses of the examples"),
+    "other clients": ({"updates": [[1.0, 2.0]] * 2, "clients": [1, 2, 3]}, "clients has 3, updates has 2"),
+    "twice": ({"updates": [[1.0, 2.0]] * 2, "clients": [1, 1]}, "none be there twice"),
+    "other width": ({"updates": [[1.0, 2.0]] * 3, "server_update": [1.0, 2.0, 3.0]}, "server_update has 3 numbers"),
+    "halves": ({"gradients": [[1.0, 2.0]]}, "two arrays"),
+    "weights": ({"updates": [[1.0, 2.0]] * 3, "weights": [0, 0, 0]}, "not all 0"),
+    "a name": ({"client_losses": {"Eve": 3.0}}, "clients are numbers"),
+    "steps": ({"steps": [1.5]}, "whole numbers"),
+    "probe": ({"probes": {"rank": [1, 2]}}, "should be one number"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_refused_and_leaves_the_run_as_it_was(tmp_path, case):
+    given, told = WRONG[case]
+    monitor = Monitor("mine", results_dir=tmp_path)
+    monitor.log(0, loss=3.0)
+    with pytest.raises(ff.UserError, match=told):
+        monitor.log(1, **given)
+    monitor.log(1, loss=2.0)
+    assert [r.round for r in read_run(monitor.folder).records] == [0, 1]
+
+
+def test_rounds_count_upwards_and_end_with_finish(tmp_path):
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    with pytest.raises(ff.UserError, match="no round was logged"):
+        monitor.finish()
+    monitor.log(3, loss=3.0)
+    for round in (3, 1, -1, 1.5):
+        with pytest.raises(ff.UserError, match="round"):
+            monitor.log(round, loss=2.0)
+    monitor.log(4, loss=math.nan)
+    assert monitor.finish()["state"] == "failed"
+    with pytest.raises(ff.UserError, match="a new run needs a new Monitor"):
+        monitor.log(5, loss=2.0)
+
+
+def test_nothing_is_lost_a_folder_that_is_there_is_only_replaced_if_asked_and_a_monitored_run(tmp_path):
+    log_run(tmp_path, "mine")
+    with pytest.raises(ff.UserError, match="overwrite=True"):
+        Monitor("mine", results_dir=tmp_path)
+    Monitor("mine", results_dir=tmp_path, overwrite=True)
+    assert read_run(tmp_path / "mine").records == ()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(ff.UserError, match="is no monitored run"):
+        Monitor("other", results_dir=tmp_path, overwrite=True)
+    with pytest.raises(ff.UserError, match="below results_dir"):
+        Monitor("a/b", results_dir=tmp_path)
+    with pytest.raises(ff.UserError, match="plain values"):
+        Monitor("third", results_dir=tmp_path, settings={"model": object()})
+
+
+def test_an_error_in_the_users_loop_leaves_a_run_that_is_not_finished(tmp_path):
+    def loop():
+        with Monitor("mine", results_dir=tmp_path) as monitor:
+            monitor.log(0, loss=1 / 1)
+            monitor.log(1, loss=1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+    run = ff.open(tmp_path / "mine")
+    assert (run.status, run.data.rounds_done) == ("running", 0)
+
+
+def test_import_and_use_need_no_torch(tmp_path):
+    code = "import time; t = time.perf_counter(); from fedfault.monitor import Monitor; s = time.perf_counter() - t\n"
+    code += f"m = Monitor('mine', results_dir={str(tmp_path)!r}); m.log(0, loss=3.0); m.log(1, loss=2.0); m.finish()\n"
+    code += "import sys; assert 'torch' not in sys.modules; print(s)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.2
