@@ -24,11 +24,7 @@ CAPTIONS = {
         "topic was among them. "
         "A loss that jumps when its topic was absent, while the mixture falls, is one topic's gain at another's cost.",
     ),
-    "labels": Caption(
-        "Labels",
-        "Thick line: the global model on the validation set. Thin line and band: the same model on what each client kept "
-        "back, median and the middle 80 % of the clients; small sets make it wide. Dashed: the target, where one was set.",
-    ),
+    "labels": Caption("Answers", "Thick line: the global model on the validation set."),
     "clients": Caption(
         "Clients",
         "Loss of the global model on the documents that each client kept back. A fan that opens means that the model "
@@ -149,6 +145,8 @@ FORKED = " Dashed: {other}; the dashed vertical line says from where on, and wha
 def write_caption(run: RunData, name: str) -> Caption:
     """Write the caption of a figure, which also explains the marks that only some runs have."""
     title, text = CAPTIONS[name]
+    if name == "labels":
+        title, text = "Labels" if run.labelled else title, text + _describe_answers(run)
     text = CENTRAL.get(name, text) if run.centralised else text
     if name == "loss_by_topic":
         text += MARKED if run.findings else ""
@@ -157,6 +155,21 @@ def write_caption(run: RunData, name: str) -> Caption:
             FORKED.format(other=" and ".join(dict.fromkeys(courses[f.name] for f in run.forks))) if run.forks else ""
         )
     return Caption(title, text)
+
+
+def _describe_answers(run: RunData) -> str:
+    """Explain what is drawn beside the first metric: a second one, that of the clients, the target."""
+    said = [" Thin line: the second metric."] if len(run.metrics_measured) > 1 else []
+    first = run.metrics_measured[0]
+    own = {n for r in run.records for n, s in r.scores.items() if n.startswith("client/") and first in s.metrics}
+    if own and len(run.score_names("client/")) > 1:
+        said.append(
+            " Line with a band: the same model on what each client kept back, median and the middle 80 % of the clients; "
+            "small sets make it wide."
+        )
+    if run.setting("evaluation", "target_score") is not None:
+        said.append(" Dashed: the target.")
+    return "".join(said)
 
 
 def describe_figure(run: RunData, name: str) -> str:

@@ -23,7 +23,8 @@ PAGE, DOCUMENT, BIBLIOGRAPHY, TABLE = "report.html", "report.md", "references.bi
 LEGEND = (
     "Means over seeds, each with its own 95 % interval by Student's t. Gain: loss before training minus at the end; mean "
     "loss: over the rounds; swing: mean change from one evaluation to the next in the last half, signs dropped; forgetting: "
-    "change of the loss on general English. Verdicts are those of the failure detectors."
+    "change of the loss on general English. Seeds that all give the same value have no spread to go by: fewer than six of "
+    "them have no interval. Verdicts are those of the failure detectors."
 )
 BASIS = (
     "Held-out loss of every client under the model that it uses: means over the clients of a seed, then over the seeds. The "
