@@ -41,7 +41,7 @@ def caught(*words: str, **what) -> None:
 def test_healthy_runs_raise_no_alarm(algorithm, aggregation):
     ranks = (1, 2, 2, 1, 2, 1) if allowed(algorithm, aggregation, [1, 2]) else ()
     work = {"steps": 2, "optimizer": "adamw", "lr": 0.01, "max_grad_norm": 1.0}
-    pairs = run(algorithm, aggregation, cohort_size=4, ranks=ranks, clients_per_pass=3, work=work)
+    pairs = run(algorithm, aggregation, cohort_size=5, ranks=ranks, clients_per_pass=3, work=work)
     assert [record.events for _, record in pairs] == [()] * 3
 
 
