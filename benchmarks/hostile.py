@@ -102,7 +102,7 @@ def print_table(honest: dict[Kind, dict[str, list[float]]], hostile: dict[Kind, 
     print("|---" * 7 + "|")
     for kind in sorted(hostile):
         areas = {name: find_area(hostile[kind][name], honest[kind][name]) for name in NUMBERS if honest[kind][name]}
-        best = max(areas, key=areas.get, default=NUMBERS[0])
+        best = max(areas, key=lambda name: areas[name], default=NUMBERS[0])
         limit = statistics.median(hostile[kind][best])
         plain = honest.get(("honest", *kind[1:]), {}).get(best, [])
         accused = f"{sum(v >= limit for v in plain) / len(plain):.0%} ({best})" if plain else "-"
