@@ -90,6 +90,7 @@ def broken_history(wrong: float = math.nan, rounds: int = 12) -> list[RoundRecor
     """A run in which everything that a detector looks for goes wrong; from round 9 on its losses are `wrong`."""
     changes = [0.3 * t + (t % 2) if t < 9 else wrong for t in range(1, rounds + 1)]
     probes = {
+        "epsilon": 1.0, "epsilon_audited": 3.0,
         "update_norm": 0.5, "server_norm": 0.0001, "round_cosine": -0.8, "drift_between": 20.0, "drift_within": 10.0,
         "gradient_alignment": 0.0, "control_ratio": 30.0, "hidden_rank": 2.0, "hidden_rank_base": 21.0,
         "embedding_cosine": 0.99, "distinct_2": 0.01,
