@@ -57,6 +57,7 @@ def test_without_sampling_it_is_the_closed_form_of_the_gaussian_mechanism(noise,
     assert found == pytest.approx(gaussian_epsilon(noise, times), rel=2e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("noise", "q"), [(1.0, 0.1), (0.6, 0.3)])
 def test_one_poisson_sample_is_what_integration_gives(noise, q):
     found = find_epsilon(Release(noise, round(10 * q), 10, "poisson"), 1, DELTA)
@@ -93,6 +94,7 @@ def test_epsilon_grows_with_releases_and_units_drawn_and_falls_with_noise():
     assert find_epsilon(Release(1.0, 3, 10, "poisson"), 0, DELTA) == 0.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampling", ["poisson", "fixed"])
 def test_the_noise_that_is_found_is_enough_and_hardly_more(sampling):
     noise = find_noise(2.0, 1e-3, 12, 3, 10, sampling)

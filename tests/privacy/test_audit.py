@@ -45,6 +45,7 @@ def run_audited(noise: float):
     return run_to_end(hide_toy(Pulled(), budget=budget, clients=4, work={"steps": 1, "lr": 0.1}))[1]
 
 
+@pytest.mark.long
 def test_a_run_with_its_noise_is_never_above_its_claim():
     for r in run_audited(0.5)[1:]:
         assert 0.5 < r.probes["epsilon_audited"] < r.probes["epsilon"]

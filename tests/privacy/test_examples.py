@@ -104,6 +104,7 @@ def test_batches_are_drawn_example_by_example_or_always_as_many():
     assert make_budget("example", 1).draw_batches(8, 5, 4, rng(0, "test")).shape == (4, 5)  # all of a small client
 
 
+@pytest.mark.long
 def test_a_federation_learns_and_resumes_with_hidden_examples():
     budget = make_budget("example", 4, 0.3, clip=5.0)
     fed = hide_toy(LowRank(), budget=budget, work={"steps": 5, "lr": 0.05})
