@@ -117,11 +117,11 @@ def simulate(studies, shifts, by=0.0, seeds=20):
             there |= {study.cells[c].runs[count - 1]: runs[study.cells[c].runs[count - 1]] for c in cells}
             if count < stopping.FIRST:
                 continue
-            still = stopping.find_open(answer_hypotheses(study.limit(count), there), seeds, lost)
+            still = stopping.find_open(answer_hypotheses(study.limit(count), there, looks=False), seeds, lost)
             cells = {c for a in still for k in a.hypothesis.contrasts for c in k.cells}
             if not still:
                 break
-        answers = answer_hypotheses(study, there)
+        answers = answer_hypotheses(study, there, looks=False)
         given = list(zip(answers, shifts, strict=True))
         wrong.append(any(a.verdict == ("supported" if s <= by else "refuted") for a, s in given))
         held.append(all(f[0] <= s <= f[1] for a, s in given if (f := a.decisive.interval)))

@@ -95,18 +95,18 @@ class Answer:
         return min(self.found, key=lambda f: _measure_support(self.hypothesis, f))
 
 
-def answer_hypotheses(study: Study, runs: Mapping[str, RunData]) -> list[Answer]:
-    """An answer to every hypothesis, from the runs that are there."""
+def answer_hypotheses(study: Study, runs: Mapping[str, RunData], *, looks: bool = True) -> list[Answer]:
+    """An answer to every hypothesis, from the runs that are there; without `looks`, not after how many seeds it came."""
     subtracted = [[_subtract_runs(study, h, c, runs) for c in h.contrasts] for h in study.hypotheses]
-    return _answer(study, subtracted)
+    return _answer(study, subtracted, looks and study.sequential)
 
 
 def answer_listed(study: Study, listed: Sequence[Sequence[Mapping[int, float]]]) -> list[Answer]:
     """An answer to every hypothesis, from the differences by seed of each of its contrasts, as a report lists them."""
-    return _answer(study, [[(each, "") for each in own] for own in listed])
+    return _answer(study, [[(each, "") for each in own] for own in listed], study.sequential)
 
 
-def _answer(study: Study, listed: Sequence[Sequence[tuple[Mapping[int, float], str]]]) -> list[Answer]:
+def _answer(study: Study, listed: Sequence[Sequence[tuple[Mapping[int, float], str]]], looks: bool) -> list[Answer]:
     """Answers from the differences of every contrast, and why some seeds have none."""
     contrasts = sum(len(h.contrasts) for h in study.hypotheses)
     alpha = ALPHA / max(contrasts, 1)
@@ -114,7 +114,7 @@ def _answer(study: Study, listed: Sequence[Sequence[tuple[Mapping[int, float], s
     for h, own in zip(study.hypotheses, listed, strict=True):
         test = _choose_test(study, h, contrasts)
         found.append([SeedDifferences(c, d, why, test, alpha) for c, (d, why) in zip(h.contrasts, own, strict=True)])
-    after = _find_looks(study, found) if study.sequential else [None] * len(found)
+    after = _find_looks(study, found) if looks else [None] * len(found)
     return [
         Answer(h, verdict, p, corrected, each[0].test, tuple(each), _count_seeds(h, each, verdict, len(found)), look)
         for h, each, (verdict, p, corrected), look in zip(

@@ -48,7 +48,7 @@ def run_until_answered(
         runs |= {one.name: read_run(plan.path(one.name)) for one in done if one.state != "failed"}
         if all(one.state == "failed" for one in done):
             return results
-        still = find_open(answer_hypotheses(study.limit(count), runs), len(study.seeds), lost)
+        still = find_open(answer_hypotheses(study.limit(count), runs, looks=False), len(study.seeds), lost)
         say(_describe_look(plan, count, [a.hypothesis.name for a in still], lost))
         cells = {i for a in still for c in a.hypothesis.contrasts for i in c.cells}
         if not still:
