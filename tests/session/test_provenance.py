@@ -102,7 +102,7 @@ def test_the_clock_of_the_wall_is_written_down_and_decides_nothing():
     source = Path(fedfault.__file__).parent
     found = {str(f.relative_to(source)) for f in source.rglob("*.py") if wall.search(f.read_text(encoding="utf-8"))}
     assert found == {
-        "session/provenance.py", "session/controls.py",  # when a run, or a calibration, was made
+        "session/provenance.py", "session/controls.py", "monitor/controls.py",  # when a run, or a calibration, was made
         "flower/keys.py",  # until when a certificate is valid
         "session/trackers.py",  # when a number was logged
         "storage.py",  # how old a file is that a process of another machine has left

@@ -107,7 +107,9 @@ def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, monke
     assert ALIKE.sentence in page
     assert "clients       clusters − central: " in capsys.readouterr().out
     monkeypatch.setattr(
-        runner, "_execute_all", lambda tasks, jobs, lender: iter([pytest.fail("trained again")] if tasks else [])
+        runner,
+        "_execute_all",
+        lambda tasks, jobs, progress, lender: iter([pytest.fail("trained again")] if tasks else []),
     )
     assert mitigate.mitigate(small(tmp_path), quiet=True) == 0
 

@@ -45,7 +45,7 @@ def client_drift() -> Detector:
         known = tested = 0
         rounds, losses = get_validation_losses(records)
         for r in records:
-            if "drift_between" not in r.probes:
+            if not {"drift_between", "drift_within"} <= r.probes.keys():
                 continue
             between += r.probes["drift_between"]
             within += r.probes["drift_within"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def cosines(products: Any) -> np.ndarray:
     """Cosines (n, n) from inner products (n, n), NaN in rows and columns of zero norm.
 
@@ -21,6 +22,7 @@ def cosines(products: Any) -> np.ndarray:
     return found
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of updates that explode: what is not finite is left out
 def update_metrics(products: Any) -> dict[str, float]:
     """How far client updates diverge, unweighted, from their inner products <D_i, D_j> (K, K).
 
@@ -48,6 +50,7 @@ def update_metrics(products: Any) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def gradient_variance(products: Any, noise: Any) -> dict[str, float]:
     """How far clients' gradients vary, from two estimates g_i1, g_i2 of each at one point.
 

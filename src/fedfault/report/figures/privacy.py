@@ -29,6 +29,6 @@ def draw_privacy(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     ax.set_ylim(0, None)
     ax.set_ylabel("epsilon")
     ax.grid(axis="y")
-    draw_legend(ax, 2)
+    draw_legend(ax, 1 if narrow else 2)
     set_round_axis(ax, run)
     return fig
