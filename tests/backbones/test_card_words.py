@@ -13,11 +13,14 @@ from fedfault.types.corpus import Corpus
 EVIL = "news\n# A heading\n---\nbase_model: other/model\n---\n| a | b |<img src=x onerror=alert(1)>`rm -rf`"
 
 
-def card(topic: str, source: str = "here", model: str = "micro", command: str = "fedfault run", labels=()) -> str:
+def card(
+    topic: str = "news", source: str = "here", model: str = "micro", command: str = "fedfault run", labels=(), more=()
+) -> str:
     score = {"perplexity": 20.0, "accuracy": 0.5, "f1": 0.5, "tokens": 100}
     scores = {"validation": score, f"topic/{topic}": score}
     found = {"initial": scores, "final": scores, "rounds": 3, "tokens": 1000, "bytes_up": 1, "bytes_down": 1}
-    exp = Experiment()
+    found["verdict"] = {"state": "healthy", "sentence": "No detector raised an alarm."}
+    exp = Experiment.model_validate(dict(more))
     exp = exp.model_copy(update={"model": exp.model.model_copy(update={"name": model})})
     about = {"model": {"source": source}, "command": command, "fedfault": "0"}
     backbone = Backbone(model, "/" if model == "micro" else model, None, None, 0, "fp32", "x")
@@ -30,8 +33,8 @@ def test_a_name_of_several_lines_stays_on_one_and_shows_as_it_is(place):
     evil = card(**{"topic": "news", place: EVIL}).splitlines()
     body = evil.index("---", 1)
     head = yaml.safe_load("\n".join(evil[1:body]))
-    assert head["base_model"] == (EVIL if place == "model" else "micro")
-    assert head.keys() == {"base_model", "library_name", "tags"}
+    assert head.get("base_model") == (EVIL if place == "model" else None)  # micro is no model of the Hub
+    assert head.keys() - {"base_model"} == {"library_name", "pipeline_tag", "license", "tags"}
     rest = [line for line in evil[body:] if "news" not in line]
     assert rest == [line for line in plain[plain.index("---", 1) :] if "news" not in line]
     assert sum(line.startswith("#") for line in evil[body:]) == 1
@@ -39,3 +42,24 @@ def test_a_name_of_several_lines_stays_on_one_and_shows_as_it_is(place):
         line for line in evil[body + 1 :] if not line.startswith("model = ")
     ]  # which is Python, and a string in it
     assert not [line for line in prose if "<img" in line.replace("\\<", "") and "``" not in line]
+
+
+def test_a_card_says_the_verdict_and_that_its_base_ships_with_the_package():
+    text = card()
+    assert "Verdict: healthy. No detector raised an alarm." in text
+    assert "The base model micro ships with fedfault." in text
+    assert "base_model" not in text
+    assert "no privacy mechanism was used" in text
+
+
+def test_a_card_of_a_private_run_says_what_it_claims_and_not_that_there_was_nothing():
+    private = {"unit": "client", "epsilon": 8.0, "delta": 0.01}
+    text = card(more={"privacy": private})
+    assert "differential privacy of every client, delta 0.01: epsilon 8.0 at most over all rounds" in text
+    assert "no privacy mechanism" not in text
+
+
+def test_a_card_of_a_poisoned_run_says_so():
+    assert "**Some of the clients were hostile on purpose**: label_flip, scale." in card(
+        more={"attacks": [{"name": "label_flip"}, {"name": "scale"}]}
+    )

@@ -44,10 +44,12 @@ def render_card(
     """
     import jinja2
 
-    source = backbone.source
+    source, local = backbone.source, Path(backbone.source).exists()
     head = {
-        "base_model": exp.model.name if Path(source).exists() else source,
+        **({} if local else {"base_model": source}),  # a hub looks for it
         "library_name": "peft" if exp.model.trainable == "lora" else "transformers",
+        "pipeline_tag": "text-classification" if backbone.pooling else "text-generation",
+        "license": "unknown",  # that of the base model and of the texts
         "tags": ["fedfault", "federated-learning", exp.federation.algorithm.name],
     }
     loader = jinja2.PackageLoader("fedfault", "backbones")
@@ -58,6 +60,8 @@ def render_card(
         exp=exp,
         corpus=corpus,
         found=found,
+        verdict=found.get("verdict"),
+        local=exp.model.name if local else "",
         manifest=manifest,
         names=[n for n in found["final"] if not n.startswith("client/") or n == f"client/{client}"],
         metrics=list(METRICS.get(exp.data.task_type, ("perplexity",))),

@@ -37,6 +37,7 @@ def make_manifest(p: Prepared, argv: Sequence[str], loaded: Loaded, program: str
     """
     import torch
 
+    told = [word for word in argv if not word.startswith("privacy.secret=")]  # pages and cards show the command
     return {
         "status": "begun",
         "fedfault": fedfault.__version__,
@@ -48,8 +49,8 @@ def make_manifest(p: Prepared, argv: Sequence[str], loaded: Loaded, program: str
         "threads": torch.get_num_threads(),
         "processes": this_process().count,
         "precision": p.backbone.precision,
-        "command": shlex.join([program, *argv]),
-        "argv": list(argv),
+        "command": shlex.join([program, *told]),
+        "argv": told,
         "passes": describe_passes(p),
         "kernels": p.model.kernels.to_json(),
         "seed": p.config.seed,
