@@ -13,7 +13,15 @@ import pytest
 
 import fedfault
 from fedfault.reading import documents
-from fedfault.storage import HOST, cache_dir, delete_scratch, keep, write_atomically, write_folder_atomically
+from fedfault.storage import (
+    HOST,
+    cache_dir,
+    delete_scratch,
+    delete_scratch_of,
+    keep,
+    write_atomically,
+    write_folder_atomically,
+)
 from fedfault.types.corpus import Document
 
 
@@ -76,6 +84,16 @@ def test_what_a_kill_left_unfinished_goes_and_what_another_process_writes_stays(
         elsewhere.name,
         ".notes.tmp",
     }
+
+
+def test_of_one_file_only_its_own_left_overs_go(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    own, other = (tmp_path / f".{name}.{HOST}.{gone.pid}.tmp" for name in ("[a].html", "b.html"))
+    own.touch()
+    other.touch()
+    delete_scratch_of(tmp_path / "[a].html")
+    assert list(tmp_path.iterdir()) == [other]
 
 
 PLAINLY = {"write_text", "write_bytes", "rename", "save_file", "write_table", "savefig"}  # a kill leaves part of a file

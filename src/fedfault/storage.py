@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import re
@@ -76,12 +77,24 @@ def delete_scratch(folder: Path) -> None:
 
     Of processes of another machine it is not known whether they are gone: theirs are deleted when they are a day old.
     """
-    for left in [p for p in folder.rglob(".*.tmp") if is_scratch(p.name)]:
-        *_, host, pid, _ = left.name.split(".")
-        with contextlib.suppress(FileNotFoundError):  # its process is done with it just now
-            gone = not _is_alive(int(pid)) if host == HOST else time.time() - left.stat().st_mtime > DAY
-            if gone:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for left in list(folder.rglob(".*.tmp")):
+        _delete_if_left(left)
+
+
+def delete_scratch_of(path: Path) -> None:
+    """Delete what processes that are gone have left unfinished of one file: for pages, in whose folder anything may lie."""
+    for left in list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp")):
+        _delete_if_left(left)
+
+
+def _delete_if_left(left: Path) -> None:
+    if not is_scratch(left.name):
+        return
+    *_, host, pid, _ = left.name.split(".")
+    with contextlib.suppress(FileNotFoundError):  # its process is done with it just now
+        gone = not _is_alive(int(pid)) if host == HOST else time.time() - left.stat().st_mtime > DAY
+        if gone:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _is_alive(pid: int) -> bool:

@@ -121,11 +121,12 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def read_numbers(root: Path) -> dict[str, object]:
-    """What the runs below the root came to, of those that are over, and which reports are there."""
+    """What the runs below the root came to, of those that are over, and which reports and plots are there."""
     found: dict[str, object] = {
         str(path.relative_to(root)): final(RunFolder(path)) for path in find_runs(root) if find_status(path) in OVER
     }
-    return found | {str(page.relative_to(root)): "there" for page in root.rglob("report.html")}
+    drawn = [p for p in root.rglob("*") if p.name == "report.html" or p.suffix == ".png"]
+    return found | {str(p.relative_to(root)): "there" for p in drawn if not is_scratch(p.name)}
 
 
 class Trial:

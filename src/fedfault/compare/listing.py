@@ -18,7 +18,7 @@ from fedfault.report.words import NOTHING, Table, format_number, format_seconds
 from fedfault.runs.manifest import holds_run
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
-from fedfault.storage import write_atomically
+from fedfault.storage import delete_scratch_of, write_atomically
 
 PAGE = "index.html"
 COLUMNS = ("state", "rounds", "score", "before", "after", "age")
@@ -227,5 +227,6 @@ def write_index(folder: Path, entries: Sequence[Entry]) -> Path:
             dark=DARK.variables,
         )
     )
+    delete_scratch_of(page)
     write_atomically(page, html)
     return page

@@ -20,7 +20,7 @@ from fedfault.report.page import make_environment
 from fedfault.report.words import Table
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import Fork, RunData
-from fedfault.storage import write_atomically
+from fedfault.storage import delete_scratch_of, write_atomically
 
 MOST = 8  # runs: colours and markers that can be told apart
 LONGEST = 150  # characters of a file's name; file systems take 255 bytes
@@ -67,6 +67,7 @@ def compare(folders: Sequence[Path], out: Path | None = None, argv: Sequence[str
     try:
         if out is None:
             page.parent.mkdir(exist_ok=True)
+        delete_scratch_of(page)
         write_atomically(page, html)
     except OSError as e:
         raise UserError(f"cannot write {page}: {e.strerror}; choose another file with --out") from e

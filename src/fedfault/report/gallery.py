@@ -28,7 +28,7 @@ from fedfault.report.figures.rounds import (
 )
 from fedfault.report.figures.tiers import draw_client_ranks
 from fedfault.report.theme import LIGHT
-from fedfault.storage import write_atomically
+from fedfault.storage import delete_scratch_of, write_atomically
 
 __all__ = ["FIGURES", "LIGHT", "draw_split", "write_png"]
 
@@ -58,4 +58,5 @@ FIGURES: dict[str, Plot] = {
 
 def write_png(figure: Figure, file: Path, dpi: float = 150) -> None:
     """Write the figure to a PNG file, atomically."""
+    delete_scratch_of(file)
     write_atomically(file, render_png(figure, dpi))

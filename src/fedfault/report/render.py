@@ -13,7 +13,7 @@ from fedfault.report.status import Activity, describe_activity, find_activity
 from fedfault.runs.manifest import OVER
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
-from fedfault.storage import write_atomically
+from fedfault.storage import delete_scratch_of, write_atomically
 
 if TYPE_CHECKING:
     from fedfault.report.inline import Drawing
@@ -29,6 +29,7 @@ def render_report(folder: Path | str, dpi: float = 150, out: Path | None = None)
     place.mkdir(parents=True, exist_ok=True)
     figures = _render_figures(run, place / "plots", dpi) if run.records else []
     page = place / "report.html"
+    delete_scratch_of(page)
     write_atomically(page, _render_page(run, figures, None if run.status in OVER else find_activity(run)))
     return page
 

@@ -13,7 +13,7 @@ from fedfault.errors import UserError
 from fedfault.report.page import make_environment
 from fedfault.report.words import Table
 from fedfault.runs.recorded import RunData
-from fedfault.storage import write_atomically
+from fedfault.storage import delete_scratch, write_atomically
 from fedfault.studies import clients, paper, results
 from fedfault.studies.axes import make_slug
 from fedfault.studies.references import find_keys, format_entries, format_reference
@@ -59,6 +59,7 @@ def write_page(folder: Path) -> tuple[Results, Path]:
         raise UserError(f"{folder}: no run of the study is finished yet; `fedfault study FILE` goes on")
     try:
         about = _collect_parts(r)
+        delete_scratch(folder)
         write_atomically(folder / BIBLIOGRAPHY, about["bibtex"])
         _write_runs(folder / TABLE, r)
         write_atomically(folder / DOCUMENT, _render_template("template.md", about))
