@@ -126,6 +126,7 @@ SMALL = [
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_printed_default_runs_over_the_hub_and_offline_afterwards_from_the_cache(served, tmp_path):
     """`python train.py --config configs/default.yaml` needs distilgpt2 and AG News."""
     words = [str(ROOT / "train.py"), "--config", str(ROOT / "configs/default.yaml"), *SMALL]
@@ -233,6 +234,7 @@ def test_a_revision_of_a_model_and_of_ones_own_data_is_reached_and_named_where_t
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_without_any_network_it_is_said_at_once(tmp_path):
     """Left to itself the Hub's client asks for a minute."""
     start = time.monotonic()

@@ -81,6 +81,7 @@ def test_clients_are_split_up_once(apart):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_finds_the_clusters_that_it_is_not_given_and_remembers_them(tmp_path, apart, monkeypatch):
     folder = start(tmp_path, "federation.algorithm=clustered", "federation.algorithm.shrinkage=0.5", *SHORT)
     manifest = folder.read_json("manifest.json")

@@ -40,6 +40,7 @@ def test_a_newcomer_passes(name, kind, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_five_files_in_five_folders_are_a_run_with_its_findings(tmp_path):
     """A copy of the package with the files in it and no other change, on the command line."""
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))

@@ -27,6 +27,13 @@ def stands_it(algorithm: str, aggregation: str) -> bool:
 
 
 PAIRS = [(a, b) for a in load_builders("algorithm") for b in load_builders("aggregation") if stands_it(a, b)]
+EVERY_PAIR = pytest.mark.parametrize(  # `make test` has those with a plain half
+    ("algorithm", "aggregation"),
+    [
+        pytest.param(a, b, marks=() if a == "fedavg" or b == "fedit" else pytest.mark.long, id=f"{a}-{b}")
+        for a, b in PAIRS
+    ],
+)
 
 
 def drawn(memory, s) -> Allocation:
@@ -48,7 +55,7 @@ def fed_of(algorithm: str, aggregation: str, **work):
     return replace(fed, hardware=hw)
 
 
-@pytest.mark.parametrize(("algorithm", "aggregation"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
+@EVERY_PAIR
 def test_a_run_learns_and_no_slice_dies(algorithm, aggregation):
     """The engine's own checks are on: frozen numbers, memories, and the invariants of the algorithm."""
     pairs = whole(algorithm, aggregation)
@@ -61,7 +68,7 @@ def test_a_run_learns_and_no_slice_dies(algorithm, aggregation):
         assert bool((A.norm(dim=1) + B.norm(dim=0) > 0).all())
 
 
-@pytest.mark.parametrize(("algorithm", "aggregation"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
+@EVERY_PAIR
 def test_a_resumed_run_equals_an_uninterrupted_one(algorithm, aggregation):
     states = [state for state, _ in whole(algorithm, aggregation)]
     resumed = [state for state, _ in rounds(fed_of(algorithm, aggregation), states[4])]

@@ -36,7 +36,9 @@ def read_scores(folder: RunFolder) -> list[object]:
     return [record.scores for record in folder.read_records()]
 
 
-@pytest.mark.parametrize("field", ["adapter", "memory", "clients"])
+@pytest.mark.parametrize(
+    "field", ["adapter", *(pytest.param(f, marks=pytest.mark.long) for f in ("memory", "clients"))]
+)
 def test_what_a_checkpoint_gets_wrong_is_seen_in_a_resumed_run(monkeypatch, tmp_path, field):
     """The test of the tests: a resumed run with the whole state has the numbers of one without a stop, without it not."""
     whole = start_run(load_tiny(tmp_path / "whole", "federation.num_rounds=3"), QUIET, ready=READY)

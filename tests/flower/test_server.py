@@ -57,7 +57,7 @@ def agree(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", [r if r == "scaffold" else pytest.param(r, marks=pytest.mark.long) for r in RUNS])
 def test_a_run_over_nodes_gives_the_adapter_of_one_process(run, tmp_path):
     changes = [*RUNS[run], "model.precision=fp32"]
     here = start_run(loaded(tmp_path / "here", *changes), Progress(quiet=True))
@@ -71,6 +71,7 @@ def test_a_run_over_nodes_gives_the_adapter_of_one_process(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
     """Nodes keep their memory; the server that comes back says which of their rounds it has used."""
     changes = ["federation.algorithm=scaffold", "model.precision=fp32"]
@@ -110,6 +111,7 @@ def test_a_run_waits_for_the_end_of_one_that_outlived_its_superlink(tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_cannot_move_between_one_process_and_nodes(tmp_path):
     folder = served(tmp_path, argv=["run", "app"], program="flwr")
     assert folder.read_json("manifest.json")["command"] == "flwr run app"

@@ -139,6 +139,7 @@ SEEDS = 100
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_iid_splits_look_iid(texts):
     """|z| < 3 for every index, in at least 99 of 100 seeds."""
     document, token = texts

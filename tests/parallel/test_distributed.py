@@ -85,6 +85,7 @@ def runs(tmp_path_factory) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("run", pair.RUNS)
 def test_two_processes_give_the_numbers_of_one(runs, run):
     found = runs[run]

@@ -258,6 +258,7 @@ def test_a_run_without_a_verdict_says_nothing_about_it(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_everything_stays_small(tmp_path):
     topics = ("news", "code", "prose")
     tiers = ("fast", "middle", "slow")

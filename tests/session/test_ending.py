@@ -86,6 +86,7 @@ def test_a_score_that_needs_a_library_says_which(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_ended_says_so_and_ends_in_the_same_round_after_a_kill(tmp_path):
     folder = start(tmp_path, "evaluation.stop_at={loss: 99}")
     run = read_run(folder.path)

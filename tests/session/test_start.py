@@ -109,7 +109,7 @@ def kill_in_round(folder: Path, round: int) -> RunFolder:
     return RunFolder(folder / "quickstart")
 
 
-@pytest.mark.parametrize("round", [0, 2, 3])
+@pytest.mark.parametrize("round", [pytest.param(0, marks=pytest.mark.long), 2, pytest.param(3, marks=pytest.mark.long)])
 def test_killed_and_resumed_ends_with_the_same_numbers_to_the_last_bit(finished, tmp_path, round):
     killed = kill_in_round(tmp_path, round)
     assert not (killed.path / "metrics.json").exists()

@@ -71,6 +71,8 @@ def hide_low_rank(*changes: str, **more):
     return hide(federation(LowRank(), num_rounds=4, **more), exp)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_noise_is_solved_for_all_rounds_together():
     fed = hide_low_rank("privacy.unit=client", "privacy.epsilon=5", "privacy.delta=0.01", cohort_size=3)
     assert fed.budget.times == (0, 1, 2, 3, 4)

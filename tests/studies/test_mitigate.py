@@ -91,6 +91,7 @@ def test_clients_with_simulated_hardware_are_not_compared_with_one_place_that_ha
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, monkeypatch, capsys):
     """One cluster: its run is FedAvg itself."""
     find(monkeypatch, ALIKE)

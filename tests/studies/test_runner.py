@@ -149,7 +149,7 @@ def test_two_processes_give_the_numbers_of_one(plan, write, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path, jobs):
     whole = plan(arms={"plain": {}})
     runner.run_all(whole, QUIET)
