@@ -218,8 +218,11 @@ def notice_memory(name: str) -> Iterator[None]:
         ) from e
 
 
-def _load_causal(name: str, source: str, revision: str | None, say: Say) -> tuple[Any, Any]:
-    """Load model and tokenizer of any causal language model."""
+def _load_pretrained(name: str, source: str, revision: str | None, architecture: str) -> tuple[Any, Any, Any]:
+    """Load a model by one of the Auto classes of transformers; returns it, its tokenizer, and what its files lacked.
+
+    Raises `UserError` for what is quantised, an adapter, broken or not there.
+    """
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -229,12 +232,18 @@ def _load_causal(name: str, source: str, revision: str | None, say: Say) -> tupl
             name, transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(source, revision=revision, **LOADING)
+        model, found = getattr(transformers, architecture).from_pretrained(source, revision=revision, **LOADING)
     except BROKEN as e:
         if is_out_of_memory(e):
             raise
         raise _explain_failure(name, source, e) from e
     _check_no_adapter(name, model)
+    return model, tokenizer, found
+
+
+def _load_causal(name: str, source: str, revision: str | None, say: Say) -> tuple[Any, Any]:
+    """Load model and tokenizer of any causal language model."""
+    model, tokenizer, found = _load_pretrained(name, source, revision, "AutoModelForCausalLM")
     check_filled(name, model, found, say)
     check_numbers(name, model)
     return model, tokenizer
@@ -242,21 +251,7 @@ def _load_causal(name: str, source: str, revision: str | None, say: Say) -> tupl
 
 def _load_headless(name: str, source: str, revision: str | None) -> tuple[Any, Any, str]:
     """Load model and tokenizer of any architecture with hidden states, and choose how to pool these."""
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        _refuse_quantised(
-            name, transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-        model, found = transformers.AutoModel.from_pretrained(source, revision=revision, **LOADING)
-    except BROKEN as e:
-        if is_out_of_memory(e):
-            raise
-        raise _explain_failure(name, source, e) from e
-    _check_no_adapter(name, model)
+    model, tokenizer, found = _load_pretrained(name, source, revision, "AutoModel")
     if model.config.is_encoder_decoder:
         raise UserError(
             f"model.name={name}: {type(model).__name__} is an encoder with a decoder; choose one of the two"
