@@ -113,7 +113,7 @@ def gram(layout: Layout, start: Tensor, flat: Tensor) -> Tensor:
             )
             left = torch.einsum("ida,jdb->ijab", B, B)
             right = torch.einsum("iad,jbd->ijab", A, A)
-            whole = layout.scaling**2 * (left * right).sum((-1, -2))  # <W_i, W_j>, starts included
+            whole = layout.scale(site) ** 2 * (left * right).sum((-1, -2))  # <W_i, W_j>, starts included
             change += whole[:K, :K] - whole[K:, :K] - whole[:K, K:] + whole[K:, K:]
     return change
 

@@ -1,6 +1,6 @@
 import pytest
 
-from fedfault.backbones.sites import lora_targets
+from fedfault.backbones.sites import lora_targets, match_patterns
 from fedfault.errors import UserError
 from tiny import tiny_gpt2, tiny_llama
 
@@ -45,3 +45,25 @@ def test_all_linear_reads_the_layers_of_gpt2_and_leaves_the_head_out():
 def test_what_names_no_target_is_explained(wanted, said):
     with pytest.raises(UserError, match=said):
         lora_targets(tiny_llama(), wanted)
+
+
+def test_patterns_match_names_and_ends_as_peft_s_do():
+    """The first key that matches counts, as in peft.utils.other.get_pattern_key."""
+    targets = lora_targets(tiny_llama(), "all-linear")
+    found = match_patterns(targets, {r"layers\.0\.self_attn\.q_proj": 2, "q_proj": 8, ".*mlp.*": 1}, "rank_pattern")
+    assert found["model.layers.0.self_attn.q_proj"] == 2
+    assert found["model.layers.1.self_attn.q_proj"] == 8
+    assert found["model.layers.0.mlp.up_proj"] == 1
+    assert "model.layers.0.self_attn.v_proj" not in found
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ({"q_prj": 2}, r"'q_prj' matches the name, or the end of the name, of no module .*did you mean 'q_proj'"),
+        ({"(q": 2}, r"'\(q' is not a regular expression"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_an_error(pattern, why):
+    with pytest.raises(UserError, match=why):
+        match_patterns(lora_targets(tiny_llama(), "all-linear"), pattern, "rank_pattern")

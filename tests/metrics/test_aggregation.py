@@ -34,6 +34,15 @@ def test_by_hand():
     assert aggregation_error(layout, sent, weight, after, folded)[0] == pytest.approx(0.3)
 
 
+def test_the_part_of_the_base_that_all_started_from_is_no_change_of_it():
+    """As by hand, from A0 = 1 and B0 = 2: the clients' mean change is 0.5 (-5 - 2), of which 1.5 are missed."""
+    layout = Layout.of([Site("w", "lora", (1, 1, 1))], scaling=0.5)
+    sent, weight, start = one_number(1, 2, 3, -4), torch.ones(2), Adapter(layout, torch.tensor([1.0, 2.0]))
+    after = mean(Adapter(layout, sent), weight)
+    assert aggregation_error(layout, sent, weight, after, {}, start)[0] == pytest.approx(1.5 / 3.5)
+    assert aggregation_error(layout, start.flat.expand(2, -1), weight, start, {}, start) == (None, {})
+
+
 def test_fedit_s_error_is_the_cross_covariance_of_the_factors():
     """Spec B1: |sum p (B - mean B)(A - mean A)| / |sum p B A|, by site and over all of them."""
     p = (WEIGHT / WEIGHT.sum()).double()

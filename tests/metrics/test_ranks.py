@@ -31,9 +31,10 @@ def flat(q=None, v=None) -> torch.Tensor:
     return out
 
 
-def taken(x: torch.Tensor, ranks=(3, 3), base=(), layout: Layout = LAYOUT) -> dict[str, float]:
+def taken(x: torch.Tensor, ranks=(3, 3), base=(), layout: Layout = LAYOUT, start=None) -> dict[str, float]:
     before = State(Adapter(layout, torch.zeros(layout.size)), ranks=ranks)
-    finished = SimpleNamespace(before=before, after=State(Adapter(layout, x), base=dict(base)))
+    began = SimpleNamespace(init=lambda seed: Adapter(layout, torch.zeros(layout.size) if start is None else start))
+    finished = SimpleNamespace(before=before, after=State(Adapter(layout, x), base=dict(base)), task=began, seed=0)
     return dict(build("probe", "ranks").measure(finished).probes)
 
 
@@ -44,6 +45,16 @@ def test_an_adapter_of_rank_one_has_rank_one_however_many_slices_it_has():
         A.copy_(torch.randn(site.shape[1], generator=G).expand_as(A))
         B.copy_(torch.randn(site.shape[2], 1, generator=G).expand_as(B))
     assert taken(x) == pytest.approx({"effective_rank": 1, "stable_rank": 1}, abs=1e-5)
+
+
+def test_what_the_adapter_started_from_is_no_change():
+    """The rank of B A - B0 A0: with one more slice on top of any start it is one, and without training zero."""
+    start = flat([5.0] * 3, [1.0] * 3)
+    moved = start.clone()
+    for site in LAYOUT.lora:
+        LAYOUT.pair(moved, site).B[:, 1] += 0.5
+    assert taken(moved, start=start) == pytest.approx({"effective_rank": 1, "stable_rank": 1}, abs=1e-5)
+    assert taken(start, start=start) == {"effective_rank": 0.0}
 
 
 def test_equal_singular_values_count_fully():

@@ -123,3 +123,28 @@ def test_tiers_train_on_copies_of_their_own_precision():
     assert task.precisions == ("none", "none", "4bit", "4bit")
     small, large = p.federation.hardware.memory_mb.fixed[[3, 0]]
     assert small < large - 4  # MB of micro's layers
+
+
+@pytest.mark.parametrize("start", ["model.lora.init=pissa", "model.lora.rank_pattern={q_proj: 2}"])
+@pytest.mark.parametrize("scheduler", ["{name: fixed, rank: 2}", "{name: lite, r_bar: 2}"])
+def test_clients_of_a_lower_rank_are_refused_where_every_slice_is_needed(start, scheduler):
+    exp = experiment(start, f"federation.scheduler={scheduler}")
+    with pytest.raises(
+        UserError, match=r"gives clients other ranks than all of it: with model\.lora\.(init|rank_pattern)"
+    ):
+        equipment.check_equipment(exp)
+
+
+def test_tiers_that_round_the_base_anew_or_count_slices_are_refused_with_such_starts():
+    with pytest.raises(UserError, match=r"tiers: small trains on a quantised base, but model\.lora\.init=olora"):
+        equipment.check_equipment(experiment("model.lora.init=olora", "tiers={small: {count: 4, quantization: 4bit}}"))
+    with pytest.raises(UserError, match=r"rank_pattern gives modules ranks of their own, but tiers"):
+        equipment.check_equipment(experiment("model.lora.rank_pattern={q_proj: 2}", TIERS))
+
+
+def test_memory_that_holds_a_part_of_the_slices_is_refused_with_a_start_from_the_base():
+    """A client's memory for one slice and a half."""
+    room = prepare(experiment(TIERS)).federation.hardware.memory_mb
+    one_slice = f"tiers.slow.memory_mb={float(room.fixed[-1]) + 1.5 * room.per_rank}"
+    with pytest.raises(UserError, match=r"holds ranks up to 1 only: with model\.lora\.init=pissa"):
+        prepare(experiment("model.lora.init=pissa", TIERS, one_slice))

@@ -148,6 +148,31 @@ def test_the_update_is_scaled_by_the_rank_or_by_its_root(scaling, expected):
     assert open_model(exp, load_backbone("micro")).layout.scaling == pytest.approx(expected)
 
 
+def test_modules_have_ranks_and_scalings_of_their_own():
+    """The root of the rank is that of the module."""
+    words = ["model.lora.r_max=9", "model.lora.alpha=12", "model.lora.scaling=alpha/sqrt(r)"]
+    patterns = ["model.lora.rank_pattern={q_proj: 4}", "model.lora.alpha_pattern={'0.self_attn.v_proj': 6}"]
+    layout = open_model(load(None, words + patterns).experiment, load_backbone("micro")).layout
+    found = {s.name.removeprefix("model.layers."): (s.shape[0], layout.scale(s)) for s in layout.lora}
+    assert found["1.self_attn.q_proj"] == (4, pytest.approx(12 / 2))
+    assert found["0.self_attn.v_proj"] == (9, pytest.approx(6 / 3))
+    assert found["1.self_attn.v_proj"] == (9, pytest.approx(12 / 3))
+
+
+@pytest.mark.parametrize(("start", "aggregation"), [("pissa", "flora"), ("gaussian", "flora"), ("olora", "hetlora")])
+def test_aggregations_that_do_not_keep_the_start_are_refused_with_it(start, aggregation):
+    words = [f"model.lora.init={start}", f"federation.aggregation={aggregation}"]
+    with pytest.raises(
+        UserError, match=rf"{aggregation} cannot be combined with model\.lora\.init={start}: .*; use init"
+    ):
+        check_parts(load("quickstart", words).experiment)
+
+
+def test_a_start_from_the_base_is_refused_with_a_quantised_base():
+    with pytest.raises(UserError, match=r"lora\.init=pissa leaves the rest of every weight .*quantization=4bit"):
+        load("quickstart", ["model.lora.init=pissa", "model.quantization=4bit"])
+
+
 @pytest.mark.parametrize(
     ("word", "why"),
     [

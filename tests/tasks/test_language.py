@@ -9,6 +9,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.quantised import quantise
 from fedfault.backbones.sample import sample_texts
 from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.backbones.starts import Start
 from fedfault.rounds.local import LocalWork, Passes
 from fedfault.rounds.trainer import Trainer
 from fedfault.tasks.language import LanguageTask, estimate_error
@@ -26,10 +27,12 @@ def documents(seed: int, n: int) -> list[list[int]]:
     return [torch.randint(1, VOCAB, (length,), generator=g).tolist() for length in lengths]
 
 
-def task(cache_mb: int = 0, partial: bool = False, clients: int = 3, **sets: Blocks) -> LanguageTask:
+def task(
+    cache_mb: int = 0, partial: bool = False, clients: int = 3, start: Start = "uniform", **sets: Blocks
+) -> LanguageTask:
     model = tiny_llama(blocks=3)
     targets = partial_targets(model, 1, []) if partial else lora_targets(model, None)
-    opened = CohortModel(model, targets, r=2, alpha=4.0)
+    opened = CohortModel(model, targets, r=2, alpha=4.0, start=start)
     train = [pack_blocks(documents(k, 5 + 4 * k), T, 0) for k in range(clients)]
     sets = sets or {"topic/a": pack_blocks(documents(10, 9), T, 0), "topic/b": pack_blocks(documents(11, 4), T, 0)}
     return LanguageTask(opened, train, sets, {"topic/a": 0.75, "topic/b": 0.25}, cache_mb=cache_mb)
@@ -186,6 +189,15 @@ def test_one_block_has_no_error():
 def test_the_untrained_model_has_changed_by_nothing_for_sure():
     t = task()
     assert {s.se for s in t.evaluate(t.init(5)).values()} == {0.0}
+
+
+@pytest.mark.parametrize(("start", "same"), [("uniform", True), ("pissa", False)])
+def test_another_A_is_another_model_unless_B_is_zero(start, same):
+    t = task(start=start)
+    x = t.init(0)
+    for site in t.layout.lora:
+        t.layout.pair(x.flat, site).A.mul_(1.1)
+    assert {s.se == 0.0 for s in t.evaluate(x).values()} == {same}
 
 
 def test_changes_are_paired_with_the_model_before_training_whatever_was_folded_in():

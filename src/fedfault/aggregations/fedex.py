@@ -45,7 +45,7 @@ def fedex_lora(
         for site in layout.lora:
             A, B = layout.pair(sent, site)  # (K, r, d_in), (K, d_out, r)
             apart = B - torch.einsum("k,kij->ij", p, B)
-            residual = stack(Pair(A - A[c], apart), layout.scaling * p, ranks)  # s C
+            residual = stack(Pair(A - A[c], apart), layout.scale(site) * p, ranks)  # s C
             fold[site.name] = _keep_largest(residual, residual_rank, like=pooled.flat)
         return Pooled(pooled, fold)
 

@@ -7,6 +7,10 @@ from fedfault.registry import register
 from fedfault.types.adapter import Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
+REFUSES = dict.fromkeys(
+    ("gaussian", "pissa", "olora"), "every round starts from a new adapter, drawn as init=uniform does"
+)
+
 
 @register("aggregation", cite=("wang2024flora",))
 def flora() -> Aggregation:
@@ -28,9 +32,9 @@ def flora() -> Aggregation:
         ranks = got.ranks.where(got.weight > 0, 0)  # nothing is stacked of a client without weight
         fold, p = {}, shares(got.weight)
         for site in layout.lora:
-            A, B = stack(layout.pair(got.sent.flat, site), layout.scaling * p, ranks)
+            A, B = stack(layout.pair(got.sent.flat, site), layout.scale(site) * p, ranks)
             fold[site.name] = Pair(A.to(pooled.flat), B.to(pooled.flat))
         fresh_factors(layout, pooled.flat, "flora", got.round, seed=got.seed)
         return Pooled(pooled, fold)
 
-    return Aggregation(combine, known=mask_lora, traits=frozenset({"refactors", "folds"}))
+    return Aggregation(combine, known=mask_lora, traits=frozenset({"refactors", "folds"}), refuses=REFUSES)

@@ -14,6 +14,10 @@ from fedfault.registry import register
 from fedfault.types.adapter import Layout, Pair
 from fedfault.types.algorithm import Aggregation, Pooled, Uploads
 
+REFUSES = dict.fromkeys(
+    ("pissa", "olora"), "clients are weighed and pruned by the size of B A, of which most would be a part of the base"
+)
+
 
 @register("aggregation", cite=("cho2024hetlora",))
 def hetlora(
@@ -71,15 +75,16 @@ def hetlora(
         traits=frozenset({"reweighs"} if weighting == "norm" else ()) | frozenset({"prunes"} if gamma < 1 else ()),
         is_mean=weighting == "samples",
         shrinks="absent slices count as zero",
+        refuses={} if weighting == "samples" and gamma == 1 and not lam else REFUSES,
     )
 
 
 def update_norms(layout: Layout, flat: Tensor) -> Tensor:
     """S_k = |s B_k A_k| over all LoRA sites by the trace trick: flat (K, P) -> (K,) float64."""
     flat = to_float64(flat)
-    pairs = [layout.pair(flat, site) for site in layout.lora]
-    square = sum((inner(pair, pair) for pair in pairs), flat.new_zeros(len(flat)))
-    return layout.scaling * square.clamp(min=0).sqrt()
+    pairs = {site: layout.pair(flat, site) for site in layout.lora}
+    squares = (layout.scale(site) ** 2 * inner(pair, pair) for site, pair in pairs.items())
+    return sum(squares, flat.new_zeros(len(flat))).clamp(min=0).sqrt()
 
 
 def select_tail(pair: Pair, ranks: Tensor, gamma: float) -> Pair:

@@ -15,6 +15,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,10 +30,11 @@ from fedfault.backbones.quantised import dense_weight, named_tensors
 from fedfault.backbones.recompute import recompute_blocks
 from fedfault.backbones.scorer import Scorer
 from fedfault.backbones.sites import Targets, find_blocks, find_parent, linear_shape
+from fedfault.backbones.starts import FROM_BASE, Start, draw_gaussian, factorise, leave_rest
 from fedfault.backbones.unpacked import without_packed_rows
 from fedfault.errors import UserError
 from fedfault.seeds import torch_rng
-from fedfault.types.adapter import Adapter, Layout, Site
+from fedfault.types.adapter import Adapter, Layout, Pair, Site
 from fedfault.types.algorithm import ExtraLoss
 
 
@@ -114,7 +116,7 @@ class CohortLora(nn.Module):
             rows = rows * _dropout_mask(rows.shape, slots.key + self.index * 2**20, self.dropout, rows, slots.places)
         low = torch.bmm(rows, a.unflatten(-1, (r, d_in)).mT)  # (K, B*T, r)
         up = b.unflatten(-1, (d_out, r)).mT  # (K, r, d_out)
-        return torch.baddbmm(y.view(slots.clients, -1, d_out), low, up, alpha=slots.layout.scaling).view_as(y)
+        return torch.baddbmm(y.view(slots.clients, -1, d_out), low, up, alpha=slots.layout.scale(self.site)).view_as(y)
 
 
 class CohortLinear(nn.Module):
@@ -199,23 +201,34 @@ class CohortModel:
         dropout: float = 0.0,
         scorer: Scorer | None = None,
         recompute: bool = False,
+        own: Mapping[str, tuple[int, float]] = MappingProxyType({}),
+        start: Start = "uniform",
     ) -> None:
-        """recompute: whether blocks keep only their inputs for the gradient, see `recompute_blocks`."""
+        """recompute: whether blocks keep only their inputs for the gradient, see `recompute_blocks`.
+
+        own: rank and alpha of LoRA sites by name, where they are others than r and alpha. start: see `starts.py`.
+        """
         self.recomputed = list(find_blocks(model)[1])[targets.first_block :] if recompute else []
         self.model, self.targets, self.scorer = model.eval().requires_grad_(False), targets, scorer
         self.kernels = replace_layers(model)
         ids = ordinary_tokens(model, SHORT)[None]
-        sites = [Site(name, "lora", (r, *linear_shape(model.get_submodule(name)))) for name in targets.lora]
+        sites = [_make_site(name, model.get_submodule(name), own.get(name), r) for name in targets.lora]
         sites += [Site(name, "full", tuple(model.get_parameter(name).shape)) for name in targets.full_parameters]
         sites += scorer.sites if scorer else ()
         self.layout = Layout.of(sites, scaling=alpha / r)
         self.slots = Slots(self.layout)
+        self.start: dict[str, Pair] = {}  # LoRA site -> the factors that it starts from, where the base has the rest
+        self.gaussian = start == "gaussian"
         self.full_values = {name: model.get_parameter(name).detach().float() for name in targets.full_parameters}
         self.head = model.get_output_embeddings()
         self.head_site = targets.head_site
         for index, site in enumerate(s for s in sites if s.kind == "lora"):
             parent, leaf = find_parent(model, site.name)
             base = model.get_submodule(site.name)
+            if start in FROM_BASE:
+                s = self.layout.scale(site)
+                A, B = self.start[site.name] = factorise(dense_weight(base), site.shape[0], s, start)
+                base = leave_rest(base, s * B @ A)
             setattr(parent, leaf, CohortLora(base, self.slots, site, index, dropout))
         for name in targets.full_modules:
             parent, leaf = find_parent(model, name)
@@ -277,13 +290,19 @@ class CohortModel:
         return weight
 
     def init(self, seed: int) -> Adapter:
-        """The untrained adapter (P,): A uniform in +-1/sqrt(d_in) as PEFT has it, B zero, full sites as in the base.
+        """The untrained adapter (P,): A uniform in +-1/sqrt(d_in) as PEFT has it and B zero, or as `starts.py` makes them.
 
+        Full sites are as in the base.
         A scorer's head, which the base does not have, is drawn anew.
         """
         flat = torch.zeros(self.layout.size)
         fresh_factors(self.layout, flat, "init", seed=seed)
+        if self.gaussian:
+            draw_gaussian(self.layout, flat, seed)
         for site in self.layout.sites:
+            if site.name in self.start:
+                A, B = self.layout.pair(flat, site)
+                A.copy_(self.start[site.name].A), B.copy_(self.start[site.name].B)
             if site.name in self.full_values:
                 self.layout.part(flat, site).copy_(self.full_values[site.name])
         if self.scorer is not None:
@@ -360,6 +379,14 @@ class CohortModel:
         names, weights = zip(*held, strict=True)
         sums = [_as_integers(p.detach().contiguous()).sum() for p in weights]
         return dict(zip(names, torch.stack(sums).tolist(), strict=True))
+
+
+def _make_site(name: str, base: nn.Module, own: tuple[int, float] | None, r: int) -> Site:
+    """The LoRA site of a linear layer, of its own rank and alpha, or of rank r."""
+    if own is None:
+        return Site(name, "lora", (r, *linear_shape(base)))
+    rank, alpha = own
+    return Site(name, "lora", (rank, *linear_shape(base)), scaling=alpha / rank)
 
 
 def _endings(names: Iterable[str]) -> list[str]:

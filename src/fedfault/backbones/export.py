@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from fedfault.backbones.load import Backbone
 from fedfault.backbones.scorer import BIAS, WEIGHT
 from fedfault.backbones.sites import is_conv1d
 from fedfault.storage import write_atomically
-from fedfault.types.adapter import Adapter, Layout
+from fedfault.types.adapter import Adapter, Layout, Pair
 
 HEAD = {WEIGHT: "weight", BIAS: "bias"}
 
@@ -37,6 +39,8 @@ def export_adapter(
     """Write `folder`: adapter_config.json, adapter_model.safetensors and model card README.md.
 
     base: the change of the frozen weights that the run made, `State.base`; it is merged into the adapter that is written.
+    What is written changes the weights of the base as it is published: where training began with a part of these (see
+    `starts.py`) the part is taken off, in as many slices again.
     A `partial` run has no adapter in PEFT's sense: its folder holds trained.safetensors, the trained parameters under
     their names in the backbone.
 
@@ -46,7 +50,9 @@ def export_adapter(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if base:
-        adapter = merge_base(adapter, base)
+        adapter = merge_base(adapter, base, model.start)
+    elif model.start:
+        adapter = subtract_start(adapter, model.start)
     layout, flat = adapter.layout, adapter.flat.detach().float().cpu()
     lora, prefix = layout.lora, _site_prefix(model)
     tensors: dict[str, torch.Tensor] = {}
@@ -66,7 +72,7 @@ def export_adapter(
         about = json.dumps({"pooling": model.scorer.pooling, "labels": list(labels)})
         write_atomically(folder / "head.safetensors", save(head, {"about": about}))  # two keys come in random order
     if lora:
-        text = json.dumps(_peft_config(backbone, model, lora[0].shape[0], prefix), indent=2) + "\n"
+        text = json.dumps(_peft_config(backbone, model, layout, prefix), indent=2) + "\n"
         write_atomically(folder / "adapter_config.json", text)
     write_atomically(folder / "README.md", card)
 
@@ -91,8 +97,29 @@ def _site_prefix(model: CohortModel) -> str:
     return f"{name}." if name else ""
 
 
-def merge_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
-    """Merge `base`, site -> (d_out, d_in), the change of the frozen weights, into `adapter` (P,).
+def subtract_start(adapter: Adapter, start: Mapping[str, Pair]) -> Adapter:
+    """The adapter (P,) of rank 2 r with B A - B0 A0 at every LoRA site, whose factors (A0, B0) `start` has by name."""
+    old, flat = adapter.layout, adapter.flat.detach().cpu()
+    sites = [
+        replace(s, shape=(2 * s.shape[0], *s.shape[1:]), scaling=old.scale(s)) if s.kind == "lora" else s
+        for s in old.sites
+    ]
+    new = Layout.of(sites, old.scaling)
+    out = torch.zeros(new.size)
+    for site, before in zip(new.sites, old.sites, strict=True):
+        if site.kind == "full":
+            new.part(out, site).copy_(old.part(flat, before))
+            continue
+        (A, B), (A0, B0) = old.pair(flat, before), (factor.cpu() for factor in start[site.name])
+        written = new.pair(out, site)
+        written.A.copy_(torch.cat([A, A0])), written.B.copy_(torch.cat([B, -B0], 1))
+    return Adapter(new, out)
+
+
+def merge_base(
+    adapter: Adapter, base: Mapping[str, torch.Tensor], start: Mapping[str, Pair] = MappingProxyType({})
+) -> Adapter:
+    """Merge `base`, site -> (d_out, d_in), the change of the frozen weights, into `adapter` (P,), without its `start`.
 
     At every site the new factors are the singular value decomposition of base + s B A, with the roots of the singular
     values in both. The rank is the largest that a site needs, so that nothing is lost: after many rounds of changes it may
@@ -100,7 +127,10 @@ def merge_base(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> Adapter:
     """
     old, flat = adapter.layout, adapter.flat.detach().cpu().double()
     changes = {s.name: base[s.name].cpu().double() + Adapter(old, flat).delta(s) for s in old.lora}
-    found = {name: torch.linalg.svd(change / old.scaling, full_matrices=False) for name, change in changes.items()}
+    for site in (s for s in old.lora if s.name in start):
+        A0, B0 = (factor.cpu().double() for factor in start[site.name])
+        changes[site.name] -= old.scale(site) * B0 @ A0
+    found = {s.name: torch.linalg.svd(changes[s.name] / old.scale(s), full_matrices=False) for s in old.lora}
     r = max(1, *(_numerical_rank(S, changes[name].shape) for name, (_, S, _) in found.items()))
     sites = [replace(s, shape=(r, *s.shape[1:])) if s.kind == "lora" else s for s in old.sites]
     new = Layout.of(sites, old.scaling)
@@ -122,8 +152,15 @@ def _numerical_rank(S: torch.Tensor, shape: torch.Size) -> int:
     return int((S.max() * max(shape) * torch.finfo(torch.float32).eps < S).sum())
 
 
-def _peft_config(backbone: Backbone, model: CohortModel, r: int, prefix: str) -> dict[str, Any]:
-    """The fields that peft.LoraConfig.from_pretrained reads; others have peft's defaults. Target names are sorted."""
+def _peft_config(backbone: Backbone, model: CohortModel, layout: Layout, prefix: str) -> dict[str, Any]:
+    """The fields that peft.LoraConfig.from_pretrained reads; others have peft's defaults. Target names are sorted.
+
+    Sites of another rank or alpha than the most have them in rank_pattern and alpha_pattern, by their whole names.
+    """
+    ranks = {s.name.removeprefix(prefix): s.shape[0] for s in layout.lora}
+    alphas = {s.name.removeprefix(prefix): layout.scale(s) * s.shape[0] for s in layout.lora}
+    (r, _), *_ = Counter(ranks.values()).most_common(1)
+    (alpha, _), *_ = Counter(alphas.values()).most_common(1)
     names = sorted(model.targets.lora)
     base = model.model.get_submodule(names[0]).base
     return {
@@ -132,7 +169,9 @@ def _peft_config(backbone: Backbone, model: CohortModel, r: int, prefix: str) ->
         "base_model_name_or_path": backbone.source,
         **({"revision": backbone.revision} if backbone.revision else {}),
         "r": r,
-        "lora_alpha": model.layout.scaling * r,
+        "lora_alpha": alpha,
+        "rank_pattern": {name: own for name, own in ranks.items() if own != r},
+        "alpha_pattern": {name: own for name, own in alphas.items() if own != alpha},
         "lora_dropout": 0.0,
         "target_modules": [name.removeprefix(prefix) for name in names],
         "fan_in_fan_out": is_conv1d(base) or getattr(base, "fan_in_fan_out", False),

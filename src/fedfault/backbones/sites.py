@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +147,30 @@ def _find_by_end(model: Any, want: str) -> list[str]:
     raise UserError(
         f"no module called {want!r} in {model.config.model_type}{hint} (linear layers: {', '.join(sorted(known))})"
     )
+
+
+def match_patterns(targets: Targets, pattern: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Find what a rank_pattern or alpha_pattern says of each LoRA site, as PEFT does: site -> value, where it says any.
+
+    Its keys are regular expressions of whole names or of their ends, behind a dot; the first that matches counts. Raises
+    `UserError` for one that is no expression, or matches no site.
+    """
+    found: dict[str, Any] = {}
+    for name in targets.lora:
+        for expression, value in pattern.items():
+            try:
+                if re.fullmatch(rf"(.*\.)?({expression})", name):
+                    found.setdefault(name, value)
+            except re.error as e:
+                raise UserError(f"model.lora.{key}: {expression!r} is not a regular expression: {e}") from e
+    for expression in pattern:
+        if not any(re.fullmatch(rf"(.*\.)?({expression})", name) for name in targets.lora):
+            endings = {name.rpartition(".")[2] for name in targets.lora}
+            raise UserError(
+                f"model.lora.{key}: {expression!r} matches the name, or the end of the name, of no module that is trained"
+                f"{suggest(expression, endings)} (for example {targets.lora[0]})"
+            )
+    return found
 
 
 def check_rank(model: Any, targets: Targets, r: int) -> None:

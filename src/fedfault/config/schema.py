@@ -64,6 +64,15 @@ class Lora(Section):
     scaling: Literal["alpha/r", "alpha/sqrt(r)"] = Field(
         default="alpha/r", description="of the update, where r is r_max; alpha/sqrt(r) is rsLoRA (arXiv 2312.03732)"
     )
+    init: Literal["uniform", "gaussian", "pissa", "olora"] = Field(
+        default="uniform",
+        description="where factors start: A at random and B zero, or the largest components of W (PiSSA, arXiv 2404.02948) "
+        "or the first of its QR (OLoRA, arXiv 2406.01775), of which the rest is then frozen in its place",
+    )
+    rank_pattern: dict[str, Count] = Field(
+        default={}, description="ranks of some modules, {name or end or regular expression: rank}; r_max for the others"
+    )
+    alpha_pattern: dict[str, Positive] = Field(default={}, description="alpha of some modules alike")
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -106,6 +115,15 @@ class Model(Section):
         default="auto",
         description="of instruction data: auto (the tokenizer's own, else alpaca), alpaca, chatml, or a Jinja file",
     )
+
+    @model_validator(mode="after")
+    def _started(self) -> Model:
+        if self.lora.init in ("pissa", "olora") and self.quantization != "none":
+            raise ValueError(
+                f"lora.init={self.lora.init} leaves the rest of every weight to the base, which quantization="
+                f"{self.quantization} would round anew; use quantization=none or init=uniform"
+            )
+        return self
 
 
 class Data(Section):

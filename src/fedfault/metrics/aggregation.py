@@ -32,34 +32,47 @@ def aggregation() -> Probe:
         if len(m.averages) != 1 or m.private:
             return Measurements()
         got, pooled = m.averages[0]
-        error, _ = aggregation_error(m.task.layout, got.sent.flat, got.weight, pooled.adapter, pooled.fold)
+        start = m.task.init(m.seed)
+        error, _ = aggregation_error(m.task.layout, got.sent.flat, got.weight, pooled.adapter, pooled.fold, start)
         return Measurements({} if error is None else {"aggregation_error": error})
 
     return Probe(measure)
 
 
 def aggregation_error(
-    layout: Layout, sent: Tensor, weight: Tensor, after: Adapter, fold: Mapping[str, Pair]
+    layout: Layout,
+    sent: Tensor,
+    weight: Tensor,
+    after: Adapter,
+    fold: Mapping[str, Pair],
+    start: Adapter | None = None,
 ) -> tuple[float | None, dict[str, float]]:
-    """|s B A + fold - E| / |E| with E = sum_k p_k s B_k A_k: over all LoRA sites together, and by site.
+    """|s B A + fold - E| / |E - s B0 A0| with E = sum_k p_k s B_k A_k: over all LoRA sites together, and by site.
 
     sent (K, P) are the clients' adapters, `after` (P,) is what became of them and `fold` what the frozen weights got; all
-    changes are relative to the frozen weights before the round. For FedIT it is the weighted cross-covariance of the
-    factors, |s sum_k p_k (B_k - B)(A_k - A)| / |E|. Nothing of size d_out x d_in is formed: a site costs O((K r)^2 (d_in +
-    d_out)), and anything below 1e-7 is rounding. Sites with E = 0 are left out; None where all are.
+    changes are relative to the frozen weights before the round. `start` (P,) has the A0 and B0 of the untrained model,
+    whose product is a part of the base and no change of it; without it B0 = 0. For FedIT it is the weighted
+    cross-covariance of the factors, |s sum_k p_k (B_k - B)(A_k - A)| / |E - s B0 A0|. Nothing of size d_out x d_in is
+    formed: a site costs O((K r)^2 (d_in + d_out)), and anything below 1e-7 is rounding. Sites that nobody changed are left
+    out; None where all are.
     """
     p, squares = shares(weight), {}
     for site in layout.lora:
         A, B = layout.pair(to_float64(after.flat), site)
-        ours = [Pair(A, layout.scaling * B), *([fold[site.name]] if site.name in fold else [])]
-        exact = stack(layout.pair(sent, site), -layout.scaling * p, torch.full((len(p),), site.shape[0]))
-        A, B = (
-            torch.cat([*(to_float64(f.A) for f in ours), exact.A]),
-            torch.cat([*(to_float64(f.B) for f in ours), exact.B], 1),
-        )
-        inner = (B.mT @ B) * (A @ A.mT)  # of the slices of s B A + fold - E, one with another
-        n = len(exact.A)
-        squares[site.name] = (max(float(inner.sum()), 0.0), float(inner[-n:, -n:].sum()))
+        s = layout.scale(site)
+        ours = [Pair(A, s * B), *([fold[site.name]] if site.name in fold else [])]
+        exact = stack(layout.pair(sent, site), -s * p, torch.full((len(p),), site.shape[0]))
+        began = [] if start is None else [_scale(layout.pair(to_float64(start.flat), site), s)]
+        parts = [*ours, exact, *began]
+        A, B = torch.cat([to_float64(f.A) for f in parts]), torch.cat([to_float64(f.B) for f in parts], 1)
+        inner = (B.mT @ B) * (A @ A.mT)  # of the slices of s B A + fold, -E and s B0 A0, one with another
+        n = sum(len(f.A) for f in ours)
+        m = n + len(exact.A)
+        squares[site.name] = (max(float(inner[:m, :m].sum()), 0.0), max(float(inner[n:, n:].sum()), 0.0))
     by_site = {name: math.sqrt(error / size) for name, (error, size) in squares.items() if size > 0}
     error, size = (sum(column) for column in zip((0.0, 0.0), *squares.values(), strict=True))
     return (math.sqrt(error / size) if size > 0 else None), by_site
+
+
+def _scale(pair: Pair, s: float) -> Pair:
+    return Pair(pair.A, s * pair.B)

@@ -15,10 +15,11 @@ from fedfault.types.task import FinishedRound, Measurements, Probe
 def ranks() -> Probe:
     """Effective and stable rank of the server's weight change B A, and its energy above the smallest rank of a client.
 
-    With the singular values s of B A on a LoRA site, these are means over the sites with B A != 0:
+    With the singular values s of B A on a LoRA site, less the B0 A0 that it started from, these are means over the sites
+    where it is not zero:
 
-    effective_rank   exp(H(s / sum s)), H the entropy (Roy and Vetterli, EUSIPCO 2007); 0 if B A = 0 on every site: a dead
-                     adapter
+    effective_rank   exp(H(s / sum s)), H the entropy (Roy and Vetterli, EUSIPCO 2007); 0 if it is zero on every site: a
+                     dead adapter
     stable_rank      |s|^2 / max s^2
     energy_above     sum of s_j^2 over j > r_min, over |s|^2, all sites together: what clients of the smallest rank do not
                      see (Bai et al., arXiv 2402.11505); only where ranks differ
@@ -36,7 +37,8 @@ def ranks() -> Probe:
         x = m.after.adapter
         if not x.layout.lora or not bool(torch.isfinite(x.flat).all()):
             return Measurements()
-        values = [svd(Pair(*map(to_float64, x.layout.pair(x.flat, site))))[1] for site in x.layout.lora]
+        start = m.task.init(m.seed).flat
+        values = [svd(_find_change(x.layout.pair(x.flat, s), x.layout.pair(start, s)))[1] for s in x.layout.lora]
         alive = [s for s in values if float(s.max()) > 0]
         if not alive:
             return Measurements({} if m.after.base else {"effective_rank": 0.0})
@@ -51,3 +53,13 @@ def ranks() -> Probe:
         return Measurements(found)
 
     return Probe(measure, public=True)
+
+
+def _find_change(now: Pair, start: Pair) -> Pair:
+    """B A - B0 A0 as one product, in float64: of no more slices than B A where B0 is zero, and zero where nothing moved."""
+    (A, B), (A0, B0) = (Pair(*map(to_float64, pair)) for pair in (now, start))
+    if not bool(B0.any()):
+        return Pair(A, B)
+    if torch.equal(A, A0) and torch.equal(B, B0):
+        return Pair(A, torch.zeros_like(B))
+    return Pair(torch.cat([A, A0]), torch.cat([B, -B0], 1))

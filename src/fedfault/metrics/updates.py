@@ -83,6 +83,8 @@ def update_norms(layout: Layout, start: Tensor, flat: Tensor) -> list[float]:
             )
         else:
             before, after = (Pair(*map(to_float64, layout.pair(x, site))) for x in (start, flat))
-            squared += layout.scaling**2 * (inner(after, after) - 2 * inner(before, after) + inner(before, before))
+            squared += layout.scale(site) ** 2 * (
+                inner(after, after) - 2 * inner(before, after) + inner(before, before)
+            )
     norms: list[float] = torch.nan_to_num(squared.clamp(min=0).sqrt(), nan=math.inf).tolist()
     return norms

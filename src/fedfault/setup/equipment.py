@@ -54,6 +54,36 @@ def check_equipment(exp: Experiment) -> None:
         )
     if exp.clock.trace is not None:
         traces.read_trace(Path(exp.clock.trace).expanduser(), exp.federation.total_clients)
+    if (why := explain_full_rank(exp)) and (chosen.r_bar is not None or any(asked.get(n) for n in ("rank", "ranks"))):
+        raise UserError(
+            f"federation.scheduler={exp.federation.scheduler.name} gives clients other ranks than all of it: {why}; leave "
+            "the scheduler's ranks out"
+        )
+    if exp.model.lora.rank_pattern and is_simulated(exp):
+        raise UserError(
+            "model.lora.rank_pattern gives modules ranks of their own, but tiers, deadline and clock.trace count slices of "
+            "one rank; leave one of them out"
+        )
+    if takes_from_base(exp) and (rounded := [t.name for t in exp.tiers if t.quantization not in (None, "none")]):
+        raise UserError(
+            f"tiers: {rounded[0]} trains on a quantised base, but model.lora.init={exp.model.lora.init} leaves the rest of "
+            "every weight to the base, which would be rounded anew; use init=uniform"
+        )
+
+
+def takes_from_base(exp: Experiment) -> bool:
+    """Whether LoRA's factors start as a part of the base's weights, of which the rest is frozen."""
+    return exp.model.lora.init in ("pissa", "olora")
+
+
+def explain_full_rank(exp: Experiment) -> str:
+    """Say as a clause why every client has to train all slices of its adapter; empty where it need not."""
+    lora = exp.model.lora
+    if takes_from_base(exp):
+        return (
+            f"with model.lora.init={lora.init} a slice holds a part of the base, which who lacks the slice would lack"
+        )
+    return "with model.lora.rank_pattern the modules have ranks of their own" if lora.rank_pattern else ""
 
 
 def list_precisions(exp: Experiment) -> list[str]:

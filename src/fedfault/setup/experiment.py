@@ -20,7 +20,7 @@ from fedfault.backbones.load import Backbone, Say, load_backbone, say_nothing
 from fedfault.backbones.quantised import count_parameters
 from fedfault.backbones.sample import sample_texts
 from fedfault.backbones.scorer import LAST, Scorer
-from fedfault.backbones.sites import check_rank, lora_targets, partial_targets
+from fedfault.backbones.sites import Targets, check_rank, lora_targets, match_patterns, partial_targets
 from fedfault.config.schema import Component, Experiment
 from fedfault.data import labelled
 from fedfault.data.heterogeneity import load_or_measure
@@ -200,7 +200,10 @@ def _make_preference_task(
     """The task on pairs, whose reference is computed once for a model and its rows and then kept in the cache."""
     p = exp.training.preference
     objective = Objective(p.loss, p.beta, p.label_smoothing)
-    parts = hashlib.sha256(repr((backbone.fingerprint, backbone.precision, torch.__version__)).encode())
+    about: list[Any] = [backbone.fingerprint, backbone.precision, torch.__version__]
+    if equipment.takes_from_base(exp):  # the same function, rounded in another way
+        about.append(exp.model.lora.model_dump())
+    parts = hashlib.sha256(repr(tuple(about)).encode())
     for rows in (*clients, *sets.values()):
         for part in (rows.ids, rows.mask):
             parts.update(part.contiguous().numpy().tobytes())
@@ -298,11 +301,12 @@ def open_model(exp: Experiment, backbone: Backbone, outputs: int | None = None) 
         scorer = Scorer(backbone.pooling, state_width(backbone.model), outputs)
     if m.trainable == "lora":
         targets = lora_targets(backbone.model, m.lora.target_modules)
-        check_rank(backbone.model, targets, m.lora.r_max)
+        own = _read_patterns(exp, targets)
+        check_rank(backbone.model, targets, max([m.lora.r_max, *(rank for rank, _ in own.values())]))
     else:
-        targets = partial_targets(backbone.model, m.partial.last_blocks, m.partial.modules)
+        targets, own = partial_targets(backbone.model, m.partial.last_blocks, m.partial.modules), {}
     r, dropout = m.lora.r_max, m.lora.dropout
-    alpha = m.lora.alpha if m.lora.scaling == "alpha/r" else m.lora.alpha * math.sqrt(r)
+    alpha = _stabilise(exp, m.lora.alpha, r)
     return CohortModel(
         backbone.model,
         targets,
@@ -311,7 +315,25 @@ def open_model(exp: Experiment, backbone: Backbone, outputs: int | None = None) 
         dropout=dropout,
         scorer=scorer,
         recompute=exp.training.gradient_checkpointing,
+        own=own,
+        start=m.lora.init,
     )
+
+
+def _read_patterns(exp: Experiment, targets: Targets) -> dict[str, tuple[int, float]]:
+    """Rank and alpha of the LoRA sites that have others than the rest, by name."""
+    lora = exp.model.lora
+    ranks = match_patterns(targets, lora.rank_pattern, "rank_pattern")
+    alphas = match_patterns(targets, lora.alpha_pattern, "alpha_pattern")
+    pairs = {
+        n: (ranks.get(n, lora.r_max), alphas.get(n, lora.alpha)) for n in targets.lora if n in ranks or n in alphas
+    }
+    return {name: (r, _stabilise(exp, alpha, r)) for name, (r, alpha) in pairs.items()}
+
+
+def _stabilise(exp: Experiment, alpha: float, r: int) -> float:
+    """The alpha that over r is the configured scaling."""
+    return alpha if exp.model.lora.scaling == "alpha/r" else alpha * math.sqrt(r)
 
 
 def _build_on_split(exp: Experiment, task: BackboneTask, dealt: Split[Any]) -> Federation:
@@ -354,6 +376,12 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
     _check_pairs(exp, algorithm, aggregation)
+    ranks = equipment.limit_ranks(exp, hardware)
+    if ranks and (why := equipment.explain_full_rank(exp)):
+        raise UserError(
+            f"the memory of some tiers holds ranks up to {min(ranks)} only: {why}; raise tiers' memory_mb or lower "
+            "model.lora.r_max"
+        )
     fed = Federation(
         task=task,
         algorithm=algorithm,
@@ -371,7 +399,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         clients_per_pass=per_pass,
         need=describe_need(task, t.batch_size),
         record=record_graph if can_replay(task) else None,
-        ranks=equipment.limit_ranks(exp, hardware),
+        ranks=ranks,
         hardware=hardware,
         bad_updates=f.bad_updates,
         attacks=find_hostile(exp),
@@ -472,6 +500,11 @@ def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) 
         raise UserError(
             f"federation.algorithm={exp.federation.algorithm.name} cannot be combined with data.task_type=preference, which "
             f"{TRAITS['pairs']}: {why}; choose another algorithm"
+        )
+    if why := aggregation.refuses.get(exp.model.lora.init):
+        raise UserError(
+            f"federation.aggregation={exp.federation.aggregation.name} cannot be combined with model.lora.init="
+            f"{exp.model.lora.init}: {why}; use init=uniform, or another aggregation"
         )
     if equipment.has_unequal_ranks(exp) and (why := algorithm.refusal("unequal ranks")):
         raise UserError(

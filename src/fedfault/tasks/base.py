@@ -372,8 +372,11 @@ class CohortTask(BackboneTask, ABC):
         return self.untrained
 
     def _is_untrained(self, adapter: Adapter) -> bool:
-        """Tell whether a model is the one before training: B zero, full sites as at the start, nothing folded in."""
-        same = (adapter.flat == self.init(self.seed).flat).cpu() | mask_factor(self.layout, "A")
+        """Tell whether a model is the one before training: nothing moved but an A beside B = 0, and nothing is folded in."""
+        start, is_A = self.init(self.seed).flat, mask_factor(self.layout, "A")
+        same = (adapter.flat == start).cpu()
+        if not bool(start.cpu()[mask_factor(self.layout, "B")].any()):
+            same |= is_A
         return bool(same.all()) and not self._folded
 
     def _score_untrained(self, rows: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from fedfault.types.task import Step
 
 KIND = "aggregation"
 LAYOUT = Layout.of(
-    [Site("q", "lora", (3, 4, 5)), Site("head", "full", (7,)), Site("v", "lora", (3, 6, 2))], scaling=1.5
+    [Site("q", "lora", (3, 4, 5)), Site("head", "full", (7,)), Site("v", "lora", (3, 6, 2), scaling=0.5)], scaling=1.5
 )
 EQUAL, UNEQUAL = (3, 3, 3, 3), (1, 3, 2, 3)
 RANKS = (1, 2, 3, 2)  # of runs

@@ -19,13 +19,14 @@ class Site:
     """One trainable place in the model: a LoRA pair on a module, or one parameter trained in full.
 
     A `lora` site has shape (r, d_in, d_out); its numbers are A (r, d_in), then B (d_out, r).
-    A `full` site has the shape of its parameter.
+    A `full` site has the shape of its parameter. A `scaling` of its own stands in the place of the layout's.
     """
 
     name: str
     kind: Literal["lora", "full"]
     shape: tuple[int, ...]
     offset: int = 0
+    scaling: float | None = None
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -50,14 +51,14 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where every trainable tensor sits in the flat row of P numbers, and the one LoRA scaling that all clients share.
+    """Where every trainable tensor sits in the flat row of P numbers, and the LoRA scaling, which all clients share.
 
     >>> Layout.of([Site("q", "lora", (2, 3, 5)), Site("norm", "full", (4,))], scaling=2.0).size
     20
     """
 
     sites: tuple[Site, ...]
-    scaling: float = 1.0
+    scaling: float = 1.0  # of the LoRA sites that have none of their own, see `scale`
 
     @classmethod
     def of(cls, sites: Iterable[Site], scaling: float = 1.0) -> Layout:
@@ -81,8 +82,13 @@ class Layout:
     @property
     def fingerprint(self) -> str:
         """Identity of the trainable sites: two runs with the same one can exchange adapters."""
-        text = json.dumps([[s.name, s.kind, s.shape] for s in self.sites] + [self.scaling])
+        sites = [[s.name, s.kind, s.shape, *([] if s.scaling is None else [s.scaling])] for s in self.sites]
+        text = json.dumps([*sites, self.scaling])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def scale(self, site: Site) -> float:
+        """The scaling s of a LoRA site, whose weight update is s B A."""
+        return self.scaling if site.scaling is None else site.scaling
 
     def part(self, flat: Tensor, site: Site) -> Tensor:
         """The numbers of a full site as a view: flat (..., P) -> (..., *shape)."""
@@ -120,4 +126,4 @@ class Adapter:
     def delta(self, site: Site) -> Tensor:
         """The weight update scaling * B @ A of a LoRA site: (..., d_out, d_in)."""
         pair = self.layout.pair(self.flat, site)
-        return self.layout.scaling * (pair.B @ pair.A)
+        return self.layout.scale(site) * (pair.B @ pair.A)

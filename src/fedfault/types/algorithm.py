@@ -262,6 +262,7 @@ class Aggregation:
     shrinks: why a round without any training makes the model smaller where ranks differ; empty where it changes nothing
     tolerates: of a `robust` one, (K) -> how many of K clients may send anything without carrying the model away
     least: clients a round that it needs to be what it says
+    refuses: model.lora.init -> as a clause, why adapters may not start like that
     """
 
     combine: Callable[[Uploads], Pooled]
@@ -275,3 +276,4 @@ class Aggregation:
     shrinks: str = ""
     tolerates: Callable[[int], int] | None = None
     least: int = 1
+    refuses: Mapping[str, str] = field(default_factory=dict)
