@@ -10,7 +10,7 @@ range from the 5th to the 95th percentile of calibrations.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,14 @@ LAWS: dict[str, Law] = {
 
 
 def make_reader(column: int) -> Detector:
-    """A detector that reads a number of a row, twice."""
+    """A detector of runs whose records are rows of numbers: it reads one of them."""
 
-    def read(row: Any, scale: Mapping[str, float]) -> list[Reading]:
-        return [Reading(t, row[column], 1.0, {}) for t in (1, 2)]
+    def follow(records: Any, scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        for t, row in enumerate(records, 1):
+            yield Reading(t, row[column], 1.0, {})
 
     return Detector(
-        read, lambda r: "it differs", ("stop",), min_effect=0.0, min_std=1e-9, default_threshold=None,
+        follow, lambda r: "it differs", ("stop",), min_effect=0.0, min_std=1e-9, default_threshold=None,
     )  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def measure_rates(draw: Law, m: int, calibrations: int) -> list[float]:
     g, known = np.random.default_rng(m), {f"d{j}": make_reader(j) for j in range(D)}
     rates = []
     for _ in range(calibrations):
-        found, _ = learn_thresholds(draw(g, m).tolist(), known)
+        found, _ = learn_thresholds([[row, row] for row in draw(g, m).tolist()], known)
         cuts = np.array([found[name].value for name in known])
         rates.append(float((draw(g, 1000) > cuts).any(axis=1).mean()))
     return rates

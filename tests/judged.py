@@ -9,6 +9,11 @@ def fake(values, effects=None, **changes) -> Detector:
     """A detector that reads values[t - 1] after round t; its threshold is 1, its least effect 0.5."""
     effects = effects or [1.0] * len(values)
     every = [Reading(t + 1, v, e, {"seen": v}) for t, (v, e) in enumerate(zip(values, effects, strict=True))]
+
+    def follow(records, scale):
+        for t, _ in enumerate(records):
+            yield every[t - 1] if 0 < t <= len(every) else None
+
     given = {
         "min_effect": 0.5,
         "min_std": 0.1,
@@ -16,6 +21,4 @@ def fake(values, effects=None, **changes) -> Detector:
         "advice": ("do something", "or something else"),
         **changes,
     }
-    return Detector(
-        lambda records, scale: every[: max(0, len(records) - 1)], lambda r: f"it reads {r.statistic:g}", **given
-    )
+    return Detector(follow, lambda r: f"it reads {r.statistic:g}", **given)

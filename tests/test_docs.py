@@ -215,7 +215,7 @@ def list_run_keys() -> dict[str, set[str]]:
     found["a manifest's inputs"] = list_keys("setup/sources.py", "describe_sources")
     found["a fork's manifest.json"] = list_keys("session/fork.py", "fork_run")
     found["metrics.json"] = list_keys("runs/outcome.py")
-    found["a verdict"] = list_keys("diagnosis/verdict.py", "judge_run")
+    found["a verdict"] = list_keys("diagnosis/verdict.py", "judge_detection")
     found["split.json"] = list_keys("data/split.py", "to_json")
     found["clusters.json"] = list_keys("clustering/clusters.py", "to_json")
     return found

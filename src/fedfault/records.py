@@ -6,10 +6,13 @@ import dataclasses
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, NamedTuple
+
+from fedfault.errors import UserError
 
 # The states that a verdict can say, from good to bad; see `diagnosis.verdict`
 STATES = HEALTHY, NO_ALARM, UNLEARNED, DEGRADED, FAILED = (
@@ -325,7 +328,8 @@ def _learn_nothing(controls: Sequence[Records]) -> dict[str, float]:
 class Detector:
     """A pure function of the records, with all that is needed to judge what it reads, to explain it and to act on it.
 
-    read: (records, scale) -> one reading for every round in which the statistic is defined
+    follow: (records, scale) -> for every record in turn its reading, or None where the statistic is not defined there; a
+        generator, so that a run that goes on is read once and not once a round
     explain: (reading) -> what happened, in plain words
     reads: what has to be measured for it, as `is_recorded` names it; empty: it says nothing of it
     advice: what a reader can try, first things first: settings, or a sentence
@@ -340,7 +344,7 @@ class Detector:
     leads_to: detectors whose alarms follow from what this one sees, so that this one is the cause where both alarm
     """
 
-    read: Callable[[Records, Mapping[str, float]], list[Reading]]
+    follow: Callable[[Iterable[RoundRecord], Mapping[str, float]], Iterator[Reading | None]]
     explain: Callable[[Reading], str]
     advice: tuple[str, ...]
     min_effect: float
@@ -353,6 +357,39 @@ class Detector:
     is_failure: Callable[[Reading], bool] = _only_degrades
     leads_to: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+
+    def start(self, scale: Mapping[str, float]) -> Callable[[RoundRecord], Reading | None]:
+        """Start to follow a run: returns a function that takes every record once, in order, and answers with its reading.
+
+        Raises `UserError` there if `follow` does not answer every record.
+        """
+        waiting = deque[RoundRecord]()
+        answers = self.follow(_hand_out(waiting), scale)
+        nothing = object()
+
+        def read_next(record: RoundRecord) -> Reading | None:
+            waiting.append(record)
+            found: Any = next(answers, nothing) if isinstance(answers, Iterator) else nothing
+            if found is nothing or waiting:
+                raise UserError(
+                    f"a detector does not answer round {record.round}: {self.follow.__qualname__} should be a generator "
+                    "that yields a Reading or None for every record, in order"
+                )
+            answer: Reading | None = found
+            return answer
+
+        return read_next
+
+    def read(self, records: Records, scale: Mapping[str, float]) -> list[Reading]:
+        """Read a whole history: a reading for every round in which the statistic is defined."""
+        read_next = self.start(scale)
+        return [found for r in records if (found := read_next(r)) is not None]
+
+
+def _hand_out(waiting: deque[RoundRecord]) -> Iterator[RoundRecord]:
+    """Hand out records one by one as far as they are there."""
+    while waiting:
+        yield waiting.popleft()
 
 
 def is_recorded(what: str, records: Records) -> bool:

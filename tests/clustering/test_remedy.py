@@ -115,7 +115,7 @@ def test_an_aggregation_that_cannot_work_in_clusters_is_refused_before_the_run()
 def test_a_run_goes_on_in_clusters_from_its_best_round_and_resumes_so(tmp_path, apart, monkeypatch):
     """The alarm is raised by hand after round 1 of three."""
     seen = []
-    monkeypatch.setattr("fedfault.diagnosis.watch.Watch.find_all", lambda self, records: _once(seen, records))
+    monkeypatch.setattr("fedfault.diagnosis.detection.Detection.add", lambda self, record: _once(seen, record))
     folder = start(tmp_path, "federation.on_failure=cluster", "evaluation.general=none")
     entry = folder.read_json("manifest.json")["abandoned"][0]
     assert entry["by"] == ["client_drift"]
@@ -130,8 +130,8 @@ def test_a_run_goes_on_in_clusters_from_its_best_round_and_resumes_so(tmp_path, 
     assert not torch.equal(state.memory["cluster_0"].flat, state.memory["cluster_1"].flat)
 
 
-def _once(seen: list, records) -> list[Finding]:
-    if records[-1].round != 1 or seen:
+def _once(seen: list, record) -> list[Finding]:
+    if record.round != 1 or seen:
         return []
     seen.append(1)
     return [alarm("client_drift")]

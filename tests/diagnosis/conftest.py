@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedfault.diagnosis import detection, verdict
+from fedfault.diagnosis import detection
 from fedfault.records import Detector
 
 
@@ -13,7 +13,6 @@ def known(monkeypatch):
     """Put these detectors in the place of the real ones."""
 
     def put(**detectors: Detector) -> None:
-        for module in (detection, verdict):
-            monkeypatch.setattr(module, "build_detectors", lambda: dict(sorted(detectors.items())))
+        monkeypatch.setattr(detection, "build_detectors", lambda: dict(sorted(detectors.items())))
 
     return put

@@ -31,20 +31,26 @@ LEAST = 1e-9  # a spread that does not matter
 
 
 def reader(column: int, spread: float = LEAST, **changes) -> Detector:
-    """A detector of runs that are rows of numbers: it reads one of them, twice."""
+    """A detector of runs whose records are rows of numbers: it reads one of them."""
 
-    def readings(row, scale):
-        return [] if math.isnan(row[column]) else [Reading(t, row[column], 1.0, {}) for t in (1, 2)]
+    def follow(records, scale):
+        for t, row in enumerate(records, 1):
+            yield None if math.isnan(row[column]) else Reading(t, row[column], 1.0, {})
 
     return Detector(
-        readings, lambda r: "it differs", ("stop",), min_effect=0.0, min_std=spread, default_threshold=None, **changes
+        follow, lambda r: "it differs", ("stop",), min_effect=0.0, min_std=spread, default_threshold=None, **changes
     )
+
+
+def repeat(rows) -> list:
+    """Runs of two records each, which are the same row."""
+    return [[row, row] for row in rows]
 
 
 def learned(controls, spread: float = LEAST, alpha: float = ALPHA):
     """Thresholds (D,) from rows (m, D), and whether they are exact."""
     known = {f"d{j}": reader(j, spread) for j in range(len(controls[0]))}
-    found, exact = learn_thresholds(controls, known, alpha)
+    found, exact = learn_thresholds(repeat(controls), known, alpha)
     return np.array([found[name].value for name in known]), exact
 
 
@@ -140,15 +146,15 @@ def test_what_a_control_has_no_value_of_stays_without_a_threshold():
     rows = np.random.default_rng(0).normal(size=(19, 4))
     rows[5, 1], rows[6, 2] = math.nan, math.inf
     known = {"all": reader(0), "some": reader(1), "endless": reader(2), "theory": reader(3, calibrated=False)}
-    found, exact = learn_thresholds(rows.tolist(), known)
+    found, exact = learn_thresholds(repeat(rows.tolist()), known)
     assert set(found) == {"all"}
     assert exact
-    assert learn_thresholds(rows.tolist(), {"theory": known["theory"]}) == ({}, True)
+    assert learn_thresholds(repeat(rows.tolist()), {"theory": known["theory"]}) == ({}, True)
 
 
 def test_a_threshold_remembers_its_controls_and_their_scale():
     scaled = replace(reader(0), learn_scale=lambda controls: {"sigma": float(len(controls))})
-    found, _ = learn_thresholds([[1.0], [2.0], [4.0]], {"one": scaled})
+    found, _ = learn_thresholds(repeat([[1.0], [2.0], [4.0]]), {"one": scaled})
     assert (found["one"].controls, found["one"].scale, found["one"].seen) == (3, {"sigma": 3.0}, (1.0, 2.0, 4.0))
 
 
@@ -203,20 +209,21 @@ def test_about_5_of_100_healthy_runs_raise_any_alarm(draw, m):
 def scaled(column: int) -> Detector:
     """It reads a number beside the largest of the controls, as detectors do that learn a scale."""
 
-    def read(row, scale):
-        return [Reading(t, row[column] / scale.get("most", 1.0), 1.0, {}) for t in (1, 2)]
+    def follow(records, scale):
+        for t, row in enumerate(records, 1):
+            yield Reading(t, row[column] / scale.get("most", 1.0), 1.0, {})
 
     return Detector(
-        read, lambda r: "it differs", ("stop",), min_effect=0.0, min_std=LEAST, default_threshold=None,
-        learn_scale=lambda controls: {"most": max(row[column] for row in controls)},
+        follow, lambda r: "it differs", ("stop",), min_effect=0.0, min_std=LEAST, default_threshold=None,
+        learn_scale=lambda controls: {"most": max(run[0][column] for run in controls)},
     )  # fmt: skip
 
 
 def test_a_control_is_read_against_the_scale_of_the_others():
     """1 2 4, with the largest as the scale: left out in turn, 1 is 1/4 beside 2/4 and 4/4, 4 is 4/2 beside 1/2 and 2/2."""
     (found,), exact = (
-        [t.value for t in learn_thresholds([[1.0], [2.0], [4.0]], {"one": scaled(0)}, 0.25)[0].values()],
-        learn_thresholds([[1.0], [2.0], [4.0]], {"one": scaled(0)}, 0.25)[1],
+        [t.value for t in learn_thresholds(repeat([[1.0], [2.0], [4.0]]), {"one": scaled(0)}, 0.25)[0].values()],
+        learn_thresholds(repeat([[1.0], [2.0], [4.0]]), {"one": scaled(0)}, 0.25)[1],
     )
     assert exact
     cut = (4 / 2 - (1 / 2 + 2 / 2) / 2) / np.std([1 / 2, 2 / 2], ddof=1)  # the largest of the three
@@ -229,7 +236,7 @@ def test_a_scale_that_is_learned_from_controls_leaves_the_rate_at_5_of_100():
     g, rates, known = np.random.default_rng(0), [], {"one": scaled(0), "two": scaled(1)}
     for _ in range(60):
         controls = np.exp(g.normal(size=(19, 2)))
-        found, _ = learn_thresholds(controls.tolist(), known)
+        found, _ = learn_thresholds(repeat(controls.tolist()), known)
         fresh = np.exp(g.normal(size=(500, 2))) / controls.max(axis=0)
         rates.append(np.mean((fresh > [found["one"].value, found["two"].value]).any(axis=1)))
     assert np.mean(rates) <= ALPHA + 4 * np.std(rates, ddof=1) / math.sqrt(len(rates))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import subprocess
 import sys
@@ -114,12 +115,10 @@ def test_a_folder_that_is_no_run_and_a_calibration_that_does_not_fit_explain_the
 
 
 def test_what_is_new_in_every_round_is_what_is_found_in_the_end():
-    records, watch = broken_history(), Watch(CONFIG)
-    live = [
-        f for t in range(1, len(records) + 1) for f in watch.find_all(records[:t]) if f.round == records[t - 1].round
-    ]
-    assert plain(live) == plain(detect_failures(records, None))
-    assert all(f.round <= records[-1].round for f in live)
+    records, seen = broken_history(), Watch(CONFIG).follow()
+    live = [seen.add(record) for record in records]
+    assert all(f.round == record.round for record, new in zip(records, live, strict=True) for f in new)
+    assert plain(itertools.chain(*live)) == plain(seen.findings) == plain(detect_failures(records, None))
 
 
 def test_a_run_takes_the_calibration_that_it_asks_for(tmp_path, monkeypatch):
@@ -129,7 +128,7 @@ def test_a_run_takes_the_calibration_that_it_asks_for(tmp_path, monkeypatch):
     for watch in (Watch(packaged), Watch(CONFIG, wanted="packaged")):
         assert watch.calibration == made({**CONFIG, "training": {"lr": 0.1}})
         assert watch.differs == ["training.lr=0.0005 (0.1)"]
-        assert "The controls differ in training.lr=0.0005 (0.1)." in watch.judge(healthy())["sure"]
+        assert "The controls differ in training.lr=0.0005 (0.1)." in watch.judge(watch.follow(healthy()))["sure"]
     assert Watch(packaged, wanted="none").calibration is None
 
 

@@ -10,18 +10,18 @@ from fedfault.registry import register
 def lost_ground() -> Detector:
     """The loss is above the best loss so far, in nats."""
 
-    def read(records, scale):
-        found, best = [], None
+    def follow(records, scale):
+        best = math.inf
         for r in records:
             loss = r.scores["validation"].loss if "validation" in r.scores else math.nan
             if not math.isfinite(loss):
+                yield None
                 continue
-            best = loss if best is None else min(best, loss)
-            found.append(Reading(r.round, loss - best, loss - best, {"loss": loss, "best": best}))
-        return found
+            best = min(best, loss)
+            yield Reading(r.round, loss - best, loss - best, {"loss": loss, "best": best})
 
     return Detector(
-        read,
+        follow,
         lambda r: f"the loss is {r.statistic:.2f} nats above the best one",
         advice=("a smaller training.lr",),
         min_effect=0.05,

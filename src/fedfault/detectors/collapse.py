@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Multiply, Reading, Records
+from fedfault.records import Detector, Multiply, Reading, Records, RoundRecord
 from fedfault.registry import register
 
 
@@ -27,18 +27,17 @@ def representation_collapse() -> Detector:
     0.74 > 0.36: hidden states have lost 52% of the dimensions that they had in the base
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        found = []
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
         for r in records:
             if not {"hidden_rank", "hidden_rank_base"} <= set(r.probes) or r.probes["hidden_rank"] <= 0:
+                yield None
                 continue
             share = r.probes["hidden_rank"] / r.probes["hidden_rank_base"]
             more = {name: r.probes[name] for name in ("embedding_cosine", "distinct_2") if name in r.probes}
-            found.append(Reading(r.round, -math.log(share), 1 - share, {"rank_share": share, **more}))
-        return found
+            yield Reading(r.round, -math.log(share), 1 - share, {"rank_share": share, **more})
 
     return Detector(
-        read,
+        follow,
         lambda r: f"hidden states have lost {r.effect:.0%} of the dimensions that they had in the base",
         reads=("hidden_rank", "hidden_rank_base"),
         advice=("training.lr lower", "model.lora.r_max higher", "federation.aggregation=blockwise"),
@@ -65,16 +64,15 @@ def rank_collapse() -> Detector:
     inf > 0.0: the adapter is dead: its weight change is zero after training
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        found = []
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
         for r in records:
-            rank = r.probes.get("effective_rank")
+            rank, reading = r.probes.get("effective_rank"), None
             if rank == 0 and r.round > 0 and any(c.steps for c in r.clients):
-                found.append(Reading(r.round, math.inf, 1.0, {"effective_rank": 0.0}))
+                reading = Reading(r.round, math.inf, 1.0, {"effective_rank": 0.0})
             elif rank:
                 lost = 1 - rank / scale["rank"] if "rank" in scale else 0.0
-                found.append(Reading(r.round, -math.log(rank), lost, {"effective_rank": rank, **scale}))
-        return found
+                reading = Reading(r.round, -math.log(rank), lost, {"effective_rank": rank, **scale})
+            yield reading
 
     def explain(r: Reading) -> str:
         if r.statistic == math.inf:
@@ -86,7 +84,7 @@ def rank_collapse() -> Detector:
         )
 
     return Detector(
-        read,
+        follow,
         explain,
         reads=("effective_rank",),
         advice=("model.lora.r_max higher", "federation.aggregation=blockwise", "training.lr lower"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Multiply, Reading, Records, get_validation_losses
+from fedfault.records import Detector, Multiply, Reading, Records, RoundRecord, get_validation_losses
 from fedfault.registry import register
 
 HALF = 0.5  # of the improvement
@@ -33,22 +33,21 @@ def divergence() -> Detector:
     Reference: Page, Biometrika 41 (1954).
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        rounds, losses = get_validation_losses(records)
-        found, C, best = [], 0.0, math.inf
-        for t, loss in zip(rounds, losses, strict=True):
-            if not math.isfinite(loss):
-                found.append(Reading(t, math.inf, math.inf, {"best": best} if math.isfinite(best) else {}))
-                continue
-            if math.isfinite(best):
-                C = max(0.0, C + (loss - best) / scale.get("sigma", SIGMA) - 0.5)
-                best = min(best, loss)
-                evidence = {"loss": loss, "best": best, "rise": loss - best}
-                if losses[0] > best:
-                    evidence["given_back"] = (loss - best) / (losses[0] - best)
-                found.append(Reading(t, C, loss - best, evidence))
-            best = min(best, loss)
-        return found
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        first, C, best = None, 0.0, math.inf
+        for r in records:
+            score, reading = r.scores.get("validation"), None
+            if score is not None:
+                loss, first = score.loss, score.loss if first is None else first
+                if not math.isfinite(loss):
+                    reading = Reading(r.round, math.inf, math.inf, {"best": best} if math.isfinite(best) else {})
+                elif math.isfinite(best):
+                    C = max(0.0, C + (loss - best) / scale.get("sigma", SIGMA) - 0.5)
+                    best = min(best, loss)
+                    reading = Reading(r.round, C, loss - best, _describe_rise(first, best, loss))
+                else:
+                    best = loss
+            yield reading
 
     def explain(r: Reading) -> str:
         if not math.isfinite(r.effect):
@@ -56,7 +55,7 @@ def divergence() -> Detector:
         return f"the validation loss is {r.effect:.2f} nats above its best value and does not come back"
 
     return Detector(
-        read,
+        follow,
         explain,
         reads=("score/validation",),
         advice=("training.lr at half", "training.max_grad_norm lower", "federation.on_failure=rollback"),
@@ -68,6 +67,12 @@ def divergence() -> Detector:
         is_failure=lambda last: last.evidence.get("given_back", math.inf) >= HALF,
         leads_to=("oscillation", "forgetting", "negative_transfer", "slow_convergence", "representation_collapse"),
     )
+
+
+def _describe_rise(first: float, best: float, loss: float) -> dict[str, float]:
+    """The loss beside its best value, and the share that was given back of what it had gained since the first, if any."""
+    evidence = {"loss": loss, "best": best, "rise": loss - best}
+    return evidence | ({"given_back": (loss - best) / (first - best)} if first > best else {})
 
 
 def _estimate_noise(controls: Sequence[Records]) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, Replace, get_validation_losses, multiply_work
+from fedfault.records import Detector, Reading, Records, Replace, RoundRecord, multiply_work
 from fedfault.registry import register
 
 REAL = 0.1  # smallest variance ratio that is worth the name of drift
@@ -38,14 +38,17 @@ def client_drift() -> Detector:
     1.5 > 0.2: clients pull apart: their gradients vary 1.5 times as much between as within them; 56% was taken back
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        found, between, within = [], 0.0, 0.0
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        between, within = 0.0, 0.0
         seen, null = 0.0, np.zeros(PERMUTATIONS)
         alignment: list[float] = []
         known = tested = 0
-        rounds, losses = get_validation_losses(records)
+        losses = Path()
         for r in records:
+            if "validation" in r.scores:
+                losses = losses.extend(r.scores["validation"].loss)
             if not {"drift_between", "drift_within"} <= r.probes.keys():
+                yield None
                 continue
             between += r.probes["drift_between"]
             within += r.probes["drift_within"]
@@ -55,17 +58,14 @@ def client_drift() -> Detector:
             alignment += _read_alignment([r])
             known += 1
             if known < ROUNDS or within <= 0:
+                yield None
                 continue
             rho = between / within
-            evidence = {
-                "variance_ratio": rho,
-                **_measure_harm(alignment, losses[: sum(t <= r.round for t in rounds)], scale),
-            }
+            evidence = {"variance_ratio": rho, **_measure_harm(alignment, losses, scale)}
             if tested:
                 evidence["p"] = (1 + float((null >= seen - 1e-12 * abs(seen)).sum())) / (1 + PERMUTATIONS)
             harm = evidence.get("turned_away", evidence.get("taken_back", 0.0))
-            found.append(Reading(r.round, rho, harm if rho >= REAL else 0.0, evidence))
-        return found
+            yield Reading(r.round, rho, harm if rho >= REAL else 0.0, evidence)
 
     def explain(r: Reading) -> str:
         away = r.evidence.get("turned_away")
@@ -73,7 +73,7 @@ def client_drift() -> Detector:
         return f"clients pull apart: their gradients vary {r.statistic:.1f} times as much between as within them{cost}"
 
     return Detector(
-        read,
+        follow,
         explain,
         reads=("drift_between", "drift_within"),
         advice=(
@@ -92,14 +92,26 @@ def client_drift() -> Detector:
     )
 
 
-def _measure_harm(alignment: Sequence[float], losses: Sequence[float], scale: Mapping[str, float]) -> dict[str, float]:
+class Path(NamedTuple):
+    """The path of a loss: its first value, its last one, and the length of all steps; NaN once a value is no number."""
+
+    first: float | None = None
+    last: float = math.nan
+    length: float = 0.0
+
+    def extend(self, loss: float) -> Path:
+        """The path with one more value."""
+        loss = loss if math.isfinite(loss) else math.nan
+        return Path(loss, loss) if self.first is None else Path(self.first, loss, self.length + abs(loss - self.last))
+
+
+def _measure_harm(alignment: Sequence[float], losses: Path, scale: Mapping[str, float]) -> dict[str, float]:
     """What drift costs, by the name of the measure: empty where it is not known."""
     if "alignment" in scale:
         return {"turned_away": 1 - float(np.median(alignment)) / scale["alignment"]} if alignment else {}
-    if len(losses) < 2 or not all(map(math.isfinite, losses)):
+    if losses.first is None or not losses.length > 0:
         return {}
-    path = sum(abs(b - a) for a, b in itertools.pairwise(losses))
-    return {"taken_back": 1 - abs(losses[0] - losses[-1]) / path} if path > 0 else {}
+    return {"taken_back": 1 - abs(losses.first - losses.last) / losses.length}
 
 
 def _read_alignment(records: Records) -> list[float]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import NormalDist
 
-from fedfault.records import Detector, Reading, Records
+from fedfault.records import Detector, Reading, RoundRecord, Score
 from fedfault.registry import register
 from fedfault.stats import ALPHA, holm
 
@@ -31,27 +31,15 @@ def negative_transfer() -> Detector:
     10.00 > 2.58: client 0 is 0.20 nats worse off than with the base (1 of 2 clients lose)
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        first = {n: s.loss for r in records[:1] for n, s in r.scores.items() if n.startswith("client/")}
-        first = {n: loss for n, loss in first.items() if math.isfinite(loss)}
-        found = []
-        for r in records[1:]:
-            known = {n: s for n, s in r.scores.items() if n in first and math.isfinite(s.loss)}
-            lost = {n: (s.loss - first[n], s.se) for n, s in known.items() if s.se and (s.blocks or 0) > 2}
-            if not lost:
-                continue
-            z = {n: change / se for n, (change, se) in lost.items()}
-            worst = max(z, key=z.__getitem__)
-            evidence = {
-                "worst_client": float(worst.removeprefix("client/")),
-                "clients_that_lose": float(_count_losers(z.values())),
-                "clients": float(len(z)),
-                "median_gain": -statistics.median(change for change, _ in lost.values()),
-                "lost": lost[worst][0],
-            }
-            sure = lost[worst][0] - ONE_SIDED * lost[worst][1]
-            found.append(Reading(r.round, z[worst], sure, evidence))
-        return found
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        first: dict[str, float] | None = None
+        for r in records:
+            own = {n: s for n, s in r.scores.items() if n.startswith("client/") and math.isfinite(s.loss)}
+            if first is None:
+                first = {n: s.loss for n, s in own.items()}
+                yield None
+            else:
+                yield _compare_with_base(r.round, first, own)
 
     def explain(r: Reading) -> str:
         several = f" ({r.evidence['clients_that_lose']:.0f} of {r.evidence['clients']:.0f} clients lose)"
@@ -59,7 +47,7 @@ def negative_transfer() -> Detector:
         return f"client {client:.0f} is {lost:.2f} nats worse off than with the base{several}"
 
     return Detector(
-        read,
+        follow,
         explain,
         reads=("score/client with se",),
         advice=(
@@ -73,6 +61,23 @@ def negative_transfer() -> Detector:
         min_std=1.0,
         default_threshold=NormalDist().inv_cdf(1 - ALPHA / 10),  # Bonferroni for ten clients
     )
+
+
+def _compare_with_base(round: int, first: Mapping[str, float], now: Mapping[str, Score]) -> Reading | None:
+    """Compare clients' scores with their losses before training; None where no client has an error beside its change."""
+    lost = {n: (s.loss - first[n], s.se) for n, s in now.items() if n in first and s.se and (s.blocks or 0) > 2}
+    if not lost:
+        return None
+    z = {n: change / se for n, (change, se) in lost.items()}
+    worst = max(z, key=z.__getitem__)
+    evidence = {
+        "worst_client": float(worst.removeprefix("client/")),
+        "clients_that_lose": float(_count_losers(z.values())),
+        "clients": float(len(z)),
+        "median_gain": -statistics.median(change for change, _ in lost.values()),
+        "lost": lost[worst][0],
+    }
+    return Reading(round, z[worst], lost[worst][0] - ONE_SIDED * lost[worst][1], evidence)
 
 
 def _count_losers(z: Iterable[float]) -> int:
@@ -97,30 +102,18 @@ def fairness_gap() -> Detector:
     2.20 > 1.61: client 3 is left behind: its gradient is 9.0 times as steep as the median client's
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        squares: dict[int, list[float]] = {}
-        found = []
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        sums: dict[int, float] = {}  # of squares
+        counts: dict[int, int] = {}
         for r in records:
             own = {c.client: c.probes["gradient_norm"] ** 2 for c in r.clients if "gradient_norm" in c.probes}
-            for client, square in own.items():
-                squares.setdefault(client, []).append(square)
-            if not own or len(squares) < SEEN:
-                continue
-            steep = {client: math.sqrt(sum(v) / len(v)) for client, v in squares.items()}
-            worst, median = max(steep, key=steep.__getitem__), statistics.median(steep.values())
-            if median > 0:
-                ratio = steep[worst] / median
-                evidence = {
-                    "worst_client": float(worst),
-                    "ratio": ratio,
-                    "gradient_norm": steep[worst],
-                    "median": median,
-                }
-                found.append(Reading(r.round, math.log(ratio), ratio, evidence))
-        return found
+            for k, square in own.items():
+                sums[k], counts[k] = sums.get(k, 0.0) + square, counts.get(k, 0) + 1
+            steep = {k: math.sqrt(sums[k] / counts[k]) for k in sums} if own else {}
+            yield _compare_with_median(r.round, steep) if len(steep) >= SEEN else None
 
     return Detector(
-        read,
+        follow,
         lambda r: (
             f"client {r.evidence['worst_client']:.0f} is left behind: its gradient is {r.effect:.1f} times as steep as the "
             "median client's"
@@ -138,3 +131,13 @@ def fairness_gap() -> Detector:
         default_threshold=math.log(5),
         leads_to=("client_drift", "oscillation", "divergence", "forgetting", "negative_transfer", "slow_convergence"),
     )
+
+
+def _compare_with_median(round: int, steep: Mapping[int, float]) -> Reading | None:
+    """Compare the steepest client with the median one, by the norms of their gradients; None where that is zero."""
+    worst, median = max(steep, key=steep.__getitem__), statistics.median(steep.values())
+    if not median > 0:
+        return None
+    ratio = steep[worst] / median
+    evidence = {"worst_client": float(worst), "ratio": ratio, "gradient_norm": steep[worst], "median": median}
+    return Reading(round, math.log(ratio), ratio, evidence)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from fedfault.records import Detector, Reading, Records
+from fedfault.records import Detector, Reading, RoundRecord
 from fedfault.registry import register
 
 MOVED = 1e-3  # of the mean update
@@ -25,19 +25,18 @@ def no_federation() -> Detector:
     4.0 > 3.0: the clients' mean update has norm 0.5, but the server's model moves by 5e-05: what clients learn is lost
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        found = []
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
         for r in records:
             server, clients = (r.probes.get(name) for name in ("server_norm", "update_norm"))
             if server is None or not clients:
+                yield None
                 continue
             share = server / clients
             evidence = {"server_update": server, "client_update": clients}
-            found.append(Reading(r.round, -math.log10(share) if share > 0 else math.inf, 1.0, evidence))
-        return found
+            yield Reading(r.round, -math.log10(share) if share > 0 else math.inf, 1.0, evidence)
 
     return Detector(
-        read,
+        follow,
         lambda r: (
             f"the clients' mean update has norm {r.evidence['client_update']:.2g}, but the server's model moves by "
             f"{r.evidence['server_update']:.2g}: what clients learn is lost"

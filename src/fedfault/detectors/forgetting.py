@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from fedfault.records import Detector, Multiply, Reading, Records
+from fedfault.records import Detector, Multiply, Reading, RoundRecord
 from fedfault.registry import register
 
 
@@ -23,18 +23,20 @@ def forgetting() -> Detector:
     0.67 > 0.5: the loss on general English has risen by 0.70 nats per token since the start
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        scored = [(r.round, r.scores["general"]) for r in records if "general" in r.scores]
-        scored = [(t, s) for t, s in scored if math.isfinite(s.loss)]
-        found = []
-        for t, score in scored[1:]:
-            change = score.loss - scored[0][1].loss
-            low = change - 1.645 * (score.se or 0.0)
-            found.append(Reading(t, low, low, {"change": change, "lower_bound": low}))
-        return found if scored and scored[0][0] == 0 else []
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        first: RoundRecord | None = None
+        for r in records:
+            score, reading = r.scores.get("general"), None
+            if score is not None and math.isfinite(score.loss):
+                first = first or r
+                if first is not r and first.round == 0:
+                    change = score.loss - first.scores["general"].loss
+                    low = change - 1.645 * (score.se or 0.0)
+                    reading = Reading(r.round, low, low, {"change": change, "lower_bound": low})
+            yield reading
 
     return Detector(
-        read,
+        follow,
         lambda r: f"the loss on general English has risen by {r.evidence['change']:.2f} nats per token since the start",
         reads=("score/general",),
         advice=("training.lr lower", "training.local_steps fewer", "model.lora.r_max lower"),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Multiply, Reading, Records, get_validation_losses
+from fedfault.records import Detector, Multiply, Reading, RoundRecord
 from fedfault.registry import register
 
 WINDOW = 6  # steps from one evaluation to the next
 WARM_UP = 1  # evaluations that are passed over: the first step from the untrained model is the largest
+LEAST = 4  # evaluations before the path is worth a look
 STILL = 0.003  # nats a step: less is no movement, and the path is not divided by it
 
 
@@ -30,27 +32,19 @@ def oscillation() -> Detector:
     3.04 > 1.10: the validation loss goes up and down by about 0.33 nats: its path is 21.0 times as long as the way it gets
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        rounds, losses = get_validation_losses(records)
-        cosine = {r.round: r.probes["round_cosine"] for r in records if "round_cosine" in r.probes}
-        found = []
-        for i in range(WARM_UP + 3, len(losses)):
-            part, at = np.array(losses[max(WARM_UP, i - WINDOW) : i + 1]), rounds[max(WARM_UP, i - WINDOW) : i + 1]
-            if not np.isfinite(part).all():
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        passed, window = 0, deque[tuple[int, float, float | None]](maxlen=WINDOW + 1)  # round, loss, cosine
+        for r in records:
+            if "validation" not in r.scores:
+                yield None
                 continue
-            steps = np.diff(part)
-            way = max(abs(float(steps.sum())), STILL * len(steps))
-            path = float(np.abs(steps).sum())
-            rest = part - np.polyval(np.polyfit(at, part, 1), at)
-            sd = float(np.sqrt((rest**2).sum() / max(len(rest) - 2, 1)))
-            turns = [cosine[t] for t in at[1:] if t in cosine]
-            evidence = {"path_over_way": path / way, "swing": sd}
-            evidence |= {"round_cosine": float(np.mean(turns))} if turns else {}
-            found.append(Reading(rounds[i], math.log(max(path / way, 1.0)), sd, evidence))
-        return found
+            if passed >= WARM_UP:
+                window.append((r.round, r.scores["validation"].loss, r.probes.get("round_cosine")))
+            passed += 1
+            yield _measure_swing(window) if len(window) >= LEAST else None
 
     return Detector(
-        read,
+        follow,
         lambda r: (
             f"the validation loss goes up and down by about {r.effect:.2f} nats: its path is "
             f"{r.evidence['path_over_way']:.1f} times as long as the way it gets"
@@ -67,3 +61,20 @@ def oscillation() -> Detector:
         default_threshold=math.log(3),
         leads_to=("divergence", "forgetting", "negative_transfer", "slow_convergence"),
     )
+
+
+def _measure_swing(window: Sequence[tuple[int, float, float | None]]) -> Reading | None:
+    """Measure path and way of the loss in a window of (round, loss, cosine of the update); None where one is no number."""
+    rounds, losses, cosines = zip(*window, strict=True)
+    part = np.array(losses)
+    if not np.isfinite(part).all():
+        return None
+    steps = np.diff(part)
+    way = max(abs(float(steps.sum())), STILL * len(steps))
+    path = float(np.abs(steps).sum())
+    rest = part - np.polyval(np.polyfit(rounds, part, 1), rounds)
+    sd = float(np.sqrt((rest**2).sum() / max(len(rest) - 2, 1)))
+    turns = [cosine for cosine in cosines[1:] if cosine is not None]
+    evidence = {"path_over_way": path / way, "swing": sd}
+    evidence |= {"round_cosine": float(np.mean(turns))} if turns else {}
+    return Reading(rounds[-1], math.log(max(path / way, 1.0)), sd, evidence)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from fedfault.records import Detector, Reading, Records
+from fedfault.records import Detector, Reading, RoundRecord
 from fedfault.registry import register
 
 
@@ -25,18 +25,19 @@ def broken_privacy() -> Detector:
     Reference: Steinke, Nasr & Jagielski, NeurIPS 2023, arXiv 2305.08846.
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        found, proved_wrong = [], False
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        proved_wrong = False
         for r in records:
             claim, proved = (r.probes.get(name) for name in ("epsilon", "epsilon_audited"))
-            if claim is not None and proved is not None:
-                proved_wrong |= proved > claim
-                excess = math.inf if proved_wrong else proved - claim
-                found.append(Reading(r.round, excess, proved, {"claimed": claim, "proved": proved}))
-        return found
+            if claim is None or proved is None:
+                yield None
+                continue
+            proved_wrong |= proved > claim
+            excess = math.inf if proved_wrong else proved - claim
+            yield Reading(r.round, excess, proved, {"claimed": claim, "proved": proved})
 
     return Detector(
-        read,
+        follow,
         lambda r: (
             f"canaries prove an epsilon of at least {r.evidence['proved']:.2f}, and the run claims "
             f"{r.evidence['claimed']:.2f}"

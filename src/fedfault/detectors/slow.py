@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, get_validation_losses, multiply_work
+from fedfault.records import Detector, Reading, Records, RoundRecord, get_validation_losses, multiply_work
 from fedfault.registry import register
 
+WINDOW = 6  # evaluations that the slope is over
 SHARE = 0.75  # of the improvement that controls make: they get there well before the end, so that twice as late is seen
 
 
@@ -30,21 +33,19 @@ def slow_convergence() -> Detector:
     5.0 rounds, 1.7 times as many: the validation loss has fallen by 0.50 nats; healthy runs gain 1.50 in 3.0 rounds
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        rounds, losses = get_validation_losses(records)
-        finite = [i for i, v in enumerate(losses) if math.isfinite(v)]
-        if "drop" not in scale or finite[:1] != [0]:
-            return []
-        rounds, losses = [rounds[i] for i in finite], [losses[i] for i in finite]
-        found = []
-        for i in range(1, len(losses)):
-            taken = _find_round(rounds[: i + 1], losses[: i + 1], losses[0] - scale["drop"])
-            late = min(taken, float(rounds[i]))
-            gained = losses[0] - losses[i]
-            evidence = {"rounds": late, "usual_rounds": scale["rounds"], "gained": gained, "target": scale["drop"]}
-            evidence |= _estimate_slope(rounds[: i + 1], losses[: i + 1])
-            found.append(Reading(rounds[i], late, late / scale["rounds"], evidence))
-        return found
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        first: float | None = None
+        last = deque[tuple[int, float]](maxlen=WINDOW)  # rounds and losses
+        taken = math.inf
+        for r in records:
+            score, reading = r.scores.get("validation"), None
+            if "drop" in scale and score is not None:
+                first = score.loss if first is None else first
+                if math.isfinite(score.loss) and math.isfinite(first):
+                    last.append((r.round, score.loss))
+                    taken = min(taken, _find_round(list(last)[-2:], first - scale["drop"]))
+                    reading = _judge_pace(first, last, taken, scale) if len(last) > 1 else None
+            yield reading
 
     def explain(r: Reading) -> str:
         gained = r.evidence["gained"]
@@ -55,7 +56,7 @@ def slow_convergence() -> Detector:
         )
 
     return Detector(
-        read,
+        follow,
         explain,
         reads=("score/validation",),
         advice=("training.lr higher", "training.local_steps more", "federation.algorithm=fedadam"),
@@ -67,21 +68,31 @@ def slow_convergence() -> Detector:
     )
 
 
-def _find_round(rounds: Sequence[int], losses: Sequence[float], target: float) -> float:
-    """Find the round, interpolated, in which the loss first is at the target; infinite when it never is."""
-    for i in range(1, len(losses)):
-        if losses[i] <= target:
-            share = (losses[i - 1] - target) / (losses[i - 1] - losses[i]) if losses[i - 1] > losses[i] else 1.0
-            return rounds[i - 1] + min(max(share, 0.0), 1.0) * (rounds[i] - rounds[i - 1])
+def _judge_pace(first: float, last: Sequence[tuple[int, float]], taken: float, scale: Mapping[str, float]) -> Reading:
+    """Judge a run by the round, `taken`, in which it has reached the target, or by the present one while it has not."""
+    round, loss = last[-1]
+    late = min(taken, float(round))
+    evidence = {"rounds": late, "usual_rounds": scale["rounds"], "gained": first - loss, "target": scale["drop"]}
+    return Reading(round, late, late / scale["rounds"], evidence | _estimate_slope(last))
+
+
+def _find_round(curve: Sequence[tuple[int, float]], target: float) -> float:
+    """Find the round, interpolated, in which the loss first is at the target; infinite when it never is.
+
+    curve: rounds and losses.
+    """
+    for (before, was), (now, loss) in itertools.pairwise(curve):
+        if loss <= target:
+            share = (was - target) / (was - loss) if was > loss else 1.0
+            return before + min(max(share, 0.0), 1.0) * (now - before)
     return math.inf
 
 
-def _estimate_slope(rounds: Sequence[int], losses: Sequence[float]) -> dict[str, float]:
-    """The Theil-Sen slope of the loss over the last six evaluations, in nats a round: empty for fewer than three."""
-    last = list(zip(rounds[-6:], losses[-6:], strict=True))
+def _estimate_slope(last: Sequence[tuple[int, float]]) -> dict[str, float]:
+    """The Theil-Sen slope of the loss over these rounds, in nats a round: empty for fewer than three."""
     if len(last) < 3:
         return {}
-    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for i, a in enumerate(last) for b in last[i + 1 :]]
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(last, 2)]
     return {"slope": float(np.median(slopes))}
 
 
@@ -91,5 +102,5 @@ def _learn_target(controls: Sequence[Records]) -> dict[str, float]:
     if not curves:
         return {}
     drop = SHARE * float(np.median([losses[0] - losses[-1] for _, losses in curves]))
-    times = [min(_find_round(rounds, losses, losses[0] - drop), rounds[-1]) for rounds, losses in curves]
+    times = [min(_find_round(list(zip(*curve, strict=True)), curve[1][0] - drop), curve[0][-1]) for curve in curves]
     return {"drop": drop, "rounds": float(np.median(times))} if drop > 0 else {}

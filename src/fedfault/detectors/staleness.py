@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from fedfault.records import Detector, Reading, Records, Replace
+from fedfault.records import Detector, Reading, Replace, RoundRecord
 from fedfault.registry import register
 
 DRAWS = 400
@@ -41,29 +41,28 @@ def stale_controls() -> Detector:
     99 > 1: steps with control variates are 99.0 times as far from the shared gradient, squared, as without
     """
 
-    def read(records: Records, scale: Mapping[str, float]) -> list[Reading]:
-        found = []
-        total, drawn = (
-            np.zeros(3),
-            np.zeros((DRAWS, 3)),
-        )  # distance with c_i and without, gradient, squared; and bootstrapped
-        ages: list[float] = []
+    def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
+        # Distance with c_i and without, gradient, squared; and bootstrapped
+        total, drawn = np.zeros(3), np.zeros((DRAWS, 3))
+        age, count = 0.0, 0
         for r in records:
             own = [c.probes for c in r.clients if {"control_error", "gradient_norm"} <= set(c.probes)]
             if not own:
+                yield None
                 continue
             noise = r.probes.get("drift_within", 0.0)
             rows = np.array(
                 [(p["control_error"] + noise, p["control_spread"] + noise, p["gradient_norm"] ** 2) for p in own]
             )
             total, drawn = total + rows.sum(axis=0), drawn + _draw_weights(r.round, len(rows)) @ rows
-            ages += [p["control_age"] for p in own]
+            age, count = age + sum(p["control_age"] for p in own), count + len(own)
             rho, low = float(_divide(total)), float(np.quantile(_divide(drawn), 0.05))
             units = r.probes.get("control_ratio", 1.0)
-            if len(ages) >= LEAST and low > 0 and units > 0:
-                evidence = {"rho": rho, "lower_bound": low, "size_ratio": units, "mean_age": sum(ages) / len(ages)}
-                found.append(Reading(r.round, low, max(abs(math.log(units)), math.log(max(rho, low))), evidence))
-        return found
+            if count < LEAST or low <= 0 or units <= 0:
+                yield None
+                continue
+            evidence = {"rho": rho, "lower_bound": low, "size_ratio": units, "mean_age": age / count}
+            yield Reading(r.round, low, max(abs(math.log(units)), math.log(max(rho, low))), evidence)
 
     def explain(r: Reading) -> str:
         ratio = r.evidence.get("size_ratio", 1.0)
@@ -76,7 +75,7 @@ def stale_controls() -> Detector:
         )
 
     return Detector(
-        read,
+        follow,
         explain,
         reads=("client/control_error", "client/gradient_norm"),
         advice=("federation.algorithm.option=I", "federation.participation_rate higher", "federation.algorithm=fedavg"),

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedfault.diagnosis.calibration import LAST, NEEDED, Calibration, Threshold
 from fedfault.plugins import PlugIn
-from fedfault.records import Detector, Finding, Reading, Records
+from fedfault.records import Detector, Finding, Reading, Records, RoundRecord, Score, add_client_names
 from fedfault.registry import build, list_plugins, load_builders
 
 WORSE = ("ok", "suspect", "alarm")
@@ -31,14 +33,69 @@ def _build_with(plugins: tuple[PlugIn, ...]) -> Mapping[str, Detector]:
     return {name: build("detector", name) for name in load_builders("detector")}
 
 
+@dataclass
+class Course:
+    """What one detector has made of a run so far."""
+
+    detector: Detector
+    threshold: Threshold | None  # the one in force
+    read: Callable[[RoundRecord], Reading | None]
+    state: str = WORSE[0]
+    last: deque[Reading] = field(default_factory=lambda: deque(maxlen=LAST))
+    worst: float = -math.inf  # the largest statistic with which it was in alarm
+
+    def add(self, record: RoundRecord) -> tuple[Reading, Threshold] | None:
+        """Read one more record; returns the reading and its threshold if the state has become worse by it."""
+        reading, before = self.read(record), self.state
+        if reading is None:
+            return None
+        self.last.append(reading)
+        if self.threshold is None:
+            return None
+        self.state = judge_readings(self.detector, self.threshold, self.last)
+        if self.state == "alarm":
+            self.worst = max(self.worst, reading.statistic)
+        return (reading, self.threshold) if WORSE.index(self.state) > WORSE.index(before) else None
+
+
+class Detection:
+    """The detectors on one run: each is given every record once, so that a round costs the same however long a run is.
+
+    `findings` are those so far, `courses` what each detector has come to, `scores` the first and the last of the mixture.
+    """
+
+    def __init__(self, calibration: Calibration | None, names: Sequence[str] = (), records: Records = ()) -> None:
+        """names: of the clients, for sentences; records: those that are there already."""
+        self.calibration, self.names = calibration, names
+        self.findings: list[Finding] = []
+        self.scores: list[Score] = []
+        self.courses = dict[str, Course]()
+        for name, detector in build_detectors().items():
+            threshold = choose_threshold(name, detector, calibration)
+            self.courses[name] = Course(detector, threshold, detector.start(threshold.scale if threshold else {}))
+        for record in records:
+            self.add(record)
+
+    def add(self, record: RoundRecord) -> list[Finding]:
+        """Give the next record to every detector; returns a finding for each whose state gets worse, alarms first."""
+        if (score := record.scores.get("validation")) is not None:
+            self.scores = [*self.scores[:1], score]
+        new = []
+        for name, course in self.courses.items():
+            if (changed := course.add(record)) is not None:
+                new.append(_make_finding(name, course, *changed, self.explain(name, changed[0])))
+        new.sort(key=lambda f: (f.level != "alarm", f.detector))
+        self.findings += new
+        return new
+
+    def explain(self, name: str, reading: Reading) -> str:
+        """What a detector read, in plain words, with the names of clients that have some."""
+        return add_client_names(self.courses[name].detector.explain(reading), self.names)
+
+
 def detect_failures(records: Records, calibration: Calibration | None) -> list[Finding]:
     """Let the detectors judge a run so far: one finding whenever a detector's state gets worse, in order of rounds."""
-    found = []
-    for name, detector in build_detectors().items():
-        threshold = choose_threshold(name, detector, calibration)
-        if threshold is not None:
-            found += _find_changes(name, detector, threshold, records)
-    return sorted(found, key=lambda f: (f.round, f.level != "alarm", f.detector))
+    return Detection(calibration, records=records).findings
 
 
 def choose_threshold(name: str, detector: Detector, calibration: Calibration | None) -> Threshold | None:
@@ -48,21 +105,9 @@ def choose_threshold(name: str, detector: Detector, calibration: Calibration | N
     return None if detector.default_threshold is None else Threshold(detector.default_threshold, 0)
 
 
-def _find_changes(name: str, detector: Detector, threshold: Threshold, records: Records) -> list[Finding]:
-    """A finding for every reading after which the detector's state is worse than before."""
-    found, state = [], "ok"
-    readings = detector.read(records, threshold.scale)
-    for i, r in enumerate(readings):
-        now = judge_readings(detector, threshold, readings[: i + 1])
-        if WORSE.index(now) > WORSE.index(state):
-            found.append(_make_finding(name, detector, threshold, r, now))
-        state = now
-    return found
-
-
 def judge_readings(detector: Detector, threshold: Threshold, readings: Sequence[Reading]) -> str:
     """The state of a detector after the last of these readings: ok, suspect or alarm."""
-    above = [_exceeds(detector, threshold, r) for r in readings[-LAST:]]
+    above = [_exceeds(detector, threshold, r) for r in list(readings)[-LAST:]]
     if not above or not above[-1]:
         return "ok"
     return "alarm" if sum(above) >= NEEDED or math.isinf(readings[-1].statistic) else "suspect"
@@ -72,15 +117,16 @@ def _exceeds(detector: Detector, threshold: Threshold, r: Reading) -> bool:
     return r.statistic > threshold.value and r.effect >= detector.min_effect
 
 
-def _make_finding(name: str, detector: Detector, threshold: Threshold, r: Reading, now: Any) -> Finding:
+def _make_finding(name: str, course: Course, r: Reading, threshold: Threshold, sentence: str) -> Finding:
+    level: Any = course.state
     return Finding(
         detector=name,
         round=r.round,
-        level=now,
-        sentence=detector.explain(r),
+        level=level,
+        sentence=sentence,
         statistic=r.statistic,
         threshold=None if math.isinf(r.statistic) else threshold.value,
         controls=threshold.controls,
         evidence=dict(r.evidence),
-        advice=detector.advice,
+        advice=course.detector.advice,
     )

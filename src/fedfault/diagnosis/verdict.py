@@ -25,7 +25,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fedfault.diagnosis.calibration import Calibration
-from fedfault.diagnosis.detection import build_detectors, choose_threshold, detect_failures, judge_readings
+from fedfault.diagnosis.detection import Course, Detection
 from fedfault.records import (
     DEGRADED,
     FAILED,
@@ -34,10 +34,7 @@ from fedfault.records import (
     UNLEARNED,
     Detector,
     Finding,
-    Reading,
     Records,
-    Score,
-    get_validation_losses,
 )
 
 ONE_SIDED = 1.645  # standard errors, 95 %
@@ -46,24 +43,27 @@ LEAST = 0.005  # nats: a smaller change of the loss is "about the same value" in
 
 
 def judge_run(records: Records, calibration: Calibration | None, differs: Sequence[str] = ()) -> dict[str, Any]:
+    """The verdict on a run of these records, see `judge_detection`."""
+    return judge_detection(Detection(calibration, records=records), differs)
+
+
+def judge_detection(seen: Detection, differs: Sequence[str] = ()) -> dict[str, Any]:
     """The verdict as metrics.json keeps it; `differs` are settings in which the run differs from the controls."""
-    findings = detect_failures(records, calibration)
-    alarms = [f for f in findings if f.level == "alarm"]
+    calibration, courses = seen.calibration, seen.courses
+    alarms = [f for f in seen.findings if f.level == "alarm"]
     alarmed = {f.detector: f for f in reversed(alarms)}  # the first alarm of each
     alarmed = dict(sorted(alarmed.items(), key=lambda item: alarms.index(item[1])))
-    known = build_detectors()
-    causes = _find_causes(known, alarmed)
-    read = {name: _read_run(name, known[name], records, calibration) for name in known}
-    holding = {name: found for name in alarmed if (found := _find_last_alarm(known[name], read[name]))}
-    judged = bool(calibration and any(read[name][1] for name in calibration.thresholds if name in known))
-    change = _measure_change(records)
-    fatal = any(known[name].is_failure(last) for name, last in holding.items())
+    causes = _find_causes({name: course.detector for name, course in courses.items()}, alarmed)
+    holding = [name for name in alarmed if courses[name].state == "alarm"]
+    judged = bool(calibration and any(courses[name].last for name in calibration.thresholds if name in courses))
+    change = _measure_change(seen)
+    fatal = any(courses[name].detector.is_failure(courses[name].last[-1]) for name in holding)
     state = _choose_state(fatal, bool(alarms), change, judged)
-    severity = max((_measure_severity(known[name], read[name]) for name in alarmed), default=0.0)
-    said = ["" if state != UNLEARNED else _explain_change(records)]
-    said += [_explain_alarms(alarmed, causes, holding) if alarmed else _explain_silence(state, findings)]
+    severity = max((_measure_severity(courses[name]) for name in alarmed), default=0.0)
+    said = ["" if state != UNLEARNED else _explain_change(seen)]
+    said += [_explain_alarms(alarmed, causes, holding) if alarmed else _explain_silence(state, seen.findings)]
     said += [_explain_severity(severity)] if alarmed else []
-    said += [_explain_doubts(known, read)] if state == NO_ALARM else []
+    said += [_explain_doubts(seen)] if state == NO_ALARM else []
     return {
         "state": state,
         "since": alarms[0].round if alarms else None,
@@ -79,27 +79,15 @@ def judge_run(records: Records, calibration: Calibration | None, differs: Sequen
     }
 
 
-def _read_run(name: str, detector: Detector, records: Records, calibration: Calibration | None) -> tuple[Any, Any]:
-    """The threshold in force, or None, and the detector's readings against its scale."""
-    threshold = choose_threshold(name, detector, calibration)
-    return threshold, detector.read(records, threshold.scale if threshold else {})
-
-
-def _find_last_alarm(detector: Detector, read: tuple[Any, Any]) -> Reading | None:
-    """The last reading, if the alarm is still on after it."""
-    threshold, readings = read
-    return readings[-1] if judge_readings(detector, threshold, readings) == "alarm" else None
-
-
-def _measure_change(records: Records) -> tuple[float, float] | None:
+def _measure_change(seen: Detection) -> tuple[float, float] | None:
     """The validation loss at the end minus at the start, in nats, and its error (2 sides of 5 %); None: not measured twice.
 
     The error is that of the change paired by block where it is known, and as large as shows in a report at least.
     """
-    scored: list[Score] = [r.scores["validation"] for r in records if "validation" in r.scores]
-    if len(scored) < 2:
+    if len(seen.scores) < 2:
         return None
-    return scored[-1].loss - scored[0].loss, max(LEAST, ONE_SIDED * (scored[-1].se or 0.0))
+    first, last = seen.scores
+    return last.loss - first.loss, max(LEAST, ONE_SIDED * (last.se or 0.0))
 
 
 def _choose_state(fatal: bool, alarmed: bool, change: tuple[float, float] | None, judged: bool) -> str:
@@ -114,12 +102,12 @@ def _choose_state(fatal: bool, alarmed: bool, change: tuple[float, float] | None
     return HEALTHY if judged else NO_ALARM
 
 
-def _explain_change(records: Records) -> str:
+def _explain_change(seen: Detection) -> str:
     """What the loss did, where that is the verdict."""
-    _, losses = get_validation_losses(records)
-    if not math.isfinite(losses[-1]):
+    first, last = (score.loss for score in seen.scores)
+    if not math.isfinite(last):
         return "The validation loss is not a finite number."
-    return f"The validation loss has not fallen beyond its error: it was {losses[0]:.3f} and is {losses[-1]:.3f} at the end."
+    return f"The validation loss has not fallen beyond its error: it was {first:.3f} and is {last:.3f} at the end."
 
 
 def _find_causes(known: Mapping[str, Detector], alarmed: Mapping[str, Finding]) -> list[str]:
@@ -133,15 +121,12 @@ def _find_causes(known: Mapping[str, Detector], alarmed: Mapping[str, Finding]) 
     return [b for b in order if not any(explains(a, b) for a in order if a != b)] or order[:1]  # of a circle, the first
 
 
-def _measure_severity(detector: Detector, read: tuple[Any, Any]) -> float:
+def _measure_severity(course: Course) -> float:
     """How far a detector's statistic went while it was in alarm, in units of the threshold's distance from healthy runs."""
-    threshold, readings = read
-    usual = sum(threshold.seen) / len(threshold.seen) if threshold.seen else 0.0
-    alarms: list[float] = [
-        r.statistic for i, r in enumerate(readings) if judge_readings(detector, threshold, readings[: i + 1]) == "alarm"
-    ]
-    unit: float = max(threshold.value - usual, detector.min_std)
-    return max(v - usual for v in alarms) / unit
+    assert course.threshold is not None
+    seen = course.threshold.seen
+    usual = sum(seen) / len(seen) if seen else 0.0
+    return (course.worst - usual) / max(course.threshold.value - usual, course.detector.min_std)
 
 
 def _explain_severity(severity: float) -> str:
@@ -176,10 +161,10 @@ def _explain_alarms(alarmed: Mapping[str, Finding], causes: Sequence[str], holdi
     return f"{said}{then}{explained}."
 
 
-def _explain_doubts(known: Mapping[str, Detector], read: Mapping[str, tuple[Any, Any]]) -> str:
+def _explain_doubts(seen: Detection) -> str:
     """What is large enough to matter at the end, and only controls could tell from what healthy runs do."""
-    last = [(known[name], found[-1]) for name, (_, found) in read.items() if found and known[name].calibrated]
-    large = [d.explain(r) for d, r in last if r.effect >= d.min_effect and r.statistic > d.min_std]
+    last = [(name, c.detector, c.last[-1]) for name, c in seen.courses.items() if c.last and c.detector.calibrated]
+    large = [seen.explain(name, r) for name, d, r in last if r.effect >= d.min_effect and r.statistic > d.min_std]
     return f"Only control runs could say whether this is usual: {'; '.join(large)}." if large else ""
 
 

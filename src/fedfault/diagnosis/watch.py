@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 from fedfault.config.changes import flatten_settings
 from fedfault.config.files import nest_settings
 from fedfault.diagnosis.calibration import choose_calibration, compare_controls
-from fedfault.diagnosis.detection import detect_failures
-from fedfault.diagnosis.verdict import judge_run
+from fedfault.diagnosis.detection import Detection
+from fedfault.diagnosis.verdict import judge_detection
 from fedfault.errors import explain_os_error
 from fedfault.plugins import choose_source
-from fedfault.records import Finding, Records, add_client_names
+from fedfault.records import Finding, Records
 from fedfault.registry import activate
 from fedfault.runs.files import write_json, write_lines
 
@@ -44,19 +43,20 @@ class Watch:
             wrong, differs = compare_controls(self.calibration, config, self.corpus)
             self.differs = [*wrong, *differs]
 
-    def judge(self, records: Records, ended: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The verdict on the run, see `verdict.judge_run`; ended: the round and the reason of an end before the last one."""
-        found = judge_run(records, self.calibration, self.differs)
-        sentence = add_client_names(found["sentence"], self.names)
-        if ended is None:
-            return {**found, "sentence": sentence}
-        why = f"It ended after round {ended['round']}: {ended['reason']}."
-        return {**found, "sentence": f"{sentence} {why}", "ended": dict(ended)}
+    def follow(self, records: Records = ()) -> Detection:
+        """Follow the run from these records on."""
+        return Detection(self.calibration, self.names, records)
 
-    def find_all(self, records: Records) -> list[Finding]:
-        """The findings of all rounds."""
-        found = detect_failures(records, self.calibration)
-        return [replace(f, sentence=add_client_names(f.sentence, self.names)) for f in found]
+    def judge(self, seen: Detection, ended: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The verdict on a run that was followed, see `judge_detection`.
+
+        ended: the round and the reason of an end before the last one.
+        """
+        found = judge_detection(seen, self.differs)
+        if ended is None:
+            return found
+        why = f"It ended after round {ended['round']}: {ended['reason']}."
+        return {**found, "sentence": f"{found['sentence']} {why}", "ended": dict(ended)}
 
 
 def write_findings(folder: Path, found: Sequence[Finding]) -> None:
@@ -92,11 +92,12 @@ def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str]
         made = [{key: new for key, (_, new) in one["changes"].items()} for one in past]
         changed = reduce(operator.or_, made, flatten_settings(run.config))
         watch.go_on_with(nest_settings({tuple(key.split(".")): value for key, value in changed.items()}))
-    findings, found = watch.find_all(run.records), watch.judge(run.records, run.manifest.get("ended"))
-    told = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"], *map(describe_finding, findings)]
+    seen = watch.follow(run.records)
+    found = watch.judge(seen, run.manifest.get("ended"))
+    told = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"], *map(describe_finding, seen.findings)]
     kept = True
     try:
-        write_findings(folder, findings)
+        write_findings(folder, seen.findings)
         write_json(folder / "metrics.json", {**run.metrics, "verdict": found})
     except OSError as e:
         kept = False

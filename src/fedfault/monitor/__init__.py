@@ -73,10 +73,13 @@ class Monitor:
 
         activate(plugins)
         config = describe_run(name, settings or {}, calibration, plugins)
-        self._records: list[RoundRecord] = []
-        self._findings: list[Finding] = []
+        self._round: int | None = None  # the last one
         self._memory: dict[str, Any] = {}
-        self._config, self._watch, self._say, self._told = config, _start_watch(config), say, False
+        self._config, self._watch, self._say = config, _start_watch(config), say
+        self._seen = self._watch.follow()
+        self._first: (
+            list[RoundRecord] | None
+        ) = []  # until it is told which detectors they leave without anything to read
         self._folder = MonitoredFolder(Path(results_dir) / name, config, overwrite=overwrite)
         self.folder, self.verdict = self._folder.path, {}
 
@@ -124,32 +127,35 @@ class Monitor:
             raise UserError("updates and products are two ways to say the same: give one of them")
         if self._folder.finished:
             raise UserError(f"{self.folder} is finished; a new run needs a new Monitor")
-        record, self._memory = measure_round(round, given, self._memory, [r.round for r in self._records][-1:])
+        record, self._memory = measure_round(round, given, self._memory, self._round)
         return self._add(record)
 
     def _add(self, record: RoundRecord) -> list[Finding]:
         from fedfault.monitor.folder import fill_rounds
 
-        new = fill_rounds(self._records, record)
+        found: list[Finding] = []
+        new = fill_rounds(self._round, record)
         for one in new:
             self._folder.append(one)
-        self._records += new
-        before, self._findings = self._findings, self._watch.find_all(self._records)
-        self.verdict = self._watch.judge(self._records)
-        self._folder.write_findings(self._findings, self.verdict, self._records)
-        if record.round > 0 and not self._told:
-            self._tell_missing()
-        return [f for f in self._findings if f not in before]
+            found += self._seen.add(one)
+        self._round = record.round
+        self.verdict = self._watch.judge(self._seen)
+        self._folder.write_findings(self._seen.findings, self.verdict)
+        if self._first is not None:
+            self._first += new
+            if record.round > 0:
+                self._tell_missing(self._first)
+                self._first = None
+        return found
 
-    def _tell_missing(self) -> None:
+    def _tell_missing(self, records: Sequence[RoundRecord]) -> None:
         """Say once which detectors have nothing to read, and what each would need."""
         from fedfault.diagnosis.detection import build_detectors, choose_threshold
         from fedfault.records import is_recorded
 
-        self._told = True
         silent: dict[str, list[str]] = {}
         for name, detector in build_detectors().items():
-            missing = [what for what in detector.reads if not is_recorded(what, self._records)]
+            missing = [what for what in detector.reads if not is_recorded(what, records)]
             needs = list(dict.fromkeys(ARGUMENTS.get(what, f"the probe {what}") for what in missing))
             if not missing and choose_threshold(name, detector, self._watch.calibration) is None:
                 needs = ["calibration="]
@@ -165,14 +171,15 @@ class Monitor:
         Raises `UserError` where no round was logged. A second call changes nothing.
         """
         if not self._folder.finished:
-            if not self._records:
+            if self._round is None:
                 raise UserError(
                     f"{self.folder}: no round was logged, so there is nothing to judge; call `log` every round"
                 )
-            self._config["monitor"]["rounds"] = self._records[-1].round
+            self._config["monitor"]["rounds"] = self._round
+            records, findings = self._folder.read_records(), self._seen.findings
             self._watch = _start_watch(self._config)
-            self.verdict = self._watch.judge(self._records)
-            self._folder.finish(self._config, self._records, self._findings, self.verdict)
+            self.verdict = self._watch.judge(self._watch.follow(records))
+            self._folder.finish(self._config, records, findings, self.verdict)
         return self.verdict
 
     def __enter__(self) -> Monitor:

@@ -17,7 +17,7 @@ from fedfault.diagnosis.calibration import Calibration
 from fedfault.diagnosis.watch import write_findings
 from fedfault.errors import UserError
 from fedfault.records import Finding, RoundRecord
-from fedfault.runs.files import ROUNDS, write_json
+from fedfault.runs.files import ROUNDS, read_rounds, write_json
 from fedfault.runs.manifest import MANIFEST, MONITORED, find_status, read_manifest
 from fedfault.runs.outcome import summarise_run
 from fedfault.storage import name_file, write_atomically
@@ -55,9 +55,9 @@ def describe_run(
     return config | ({"plugins": list(plugins)} if plugins else {})
 
 
-def fill_rounds(before: Sequence[RoundRecord], record: RoundRecord) -> list[RoundRecord]:
-    """Return the record behind those that are missing before it, in which nothing was measured."""
-    first = before[-1].round + 1 if before else 0
+def fill_rounds(last: int | None, record: RoundRecord) -> list[RoundRecord]:
+    """Return the record behind those that are missing since the last round, in which nothing was measured."""
+    first = 0 if last is None else last + 1
     return [*(RoundRecord(t) for t in range(first, record.round)), record]
 
 
@@ -94,12 +94,14 @@ class MonitoredFolder:
             f.flush()
             os.fsync(f.fileno())
 
-    def write_findings(
-        self, findings: Sequence[Finding], verdict: Mapping[str, Any], records: Sequence[RoundRecord]
-    ) -> None:
-        """Write what was found so far, and what the run has come to."""
+    def read_records(self) -> list[RoundRecord]:
+        """Return all records."""
+        return read_rounds(self.path)[0]
+
+    def write_findings(self, findings: Sequence[Finding], verdict: Mapping[str, Any]) -> None:
+        """Write what was found so far, and the verdict on it."""
         write_findings(self.path, findings)
-        write_json(self.path / "metrics.json", {**summarise_run(records), "verdict": dict(verdict)})
+        write_json(self.path / "metrics.json", {"verdict": dict(verdict)})
 
     def finish(
         self,
@@ -110,7 +112,8 @@ class MonitoredFolder:
     ) -> None:
         """Write the results and close the folder."""
         self._write_config(config)
-        self.write_findings(findings, verdict, records)
+        write_findings(self.path, findings)
+        write_json(self.path / "metrics.json", {**summarise_run(records), "verdict": dict(verdict)})
         seconds = {"watched": round(time.perf_counter() - self._clock, 1)}
         self._manifest |= {"status": "finished", "config": dict(config), "seconds": seconds}
         write_json(self.path / MANIFEST, self._manifest)

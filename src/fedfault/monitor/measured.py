@@ -34,17 +34,15 @@ class Round(NamedTuple):
     probes: Mapping[str, float] = {}
 
 
-def measure_round(round: int, given: Round, memory: Memory, last: Sequence[int]) -> tuple[RoundRecord, Memory]:
+def measure_round(round: int, given: Round, memory: Memory, last: int | None) -> tuple[RoundRecord, Memory]:
     """Return the record of a round and what the next one needs; last: the round before it, if there is one.
 
     Raises `UserError` for what does not fit.
     """
     if type(round) is not int or round < 0:
         raise UserError(f"round={round!r}: rounds are whole numbers from 0 on, and 0 is the model before training")
-    if last and round <= last[0]:
-        raise UserError(
-            f"round={round} came after round {last[0]}: rounds count upwards; a new run needs a new Monitor"
-        )
+    if last is not None and round <= last:
+        raise UserError(f"round={round} came after round {last}: rounds count upwards; a new run needs a new Monitor")
     memory = {**memory}
     sets = {"validation": given.loss, "general": given.general_loss}
     names = {"validation": "loss", "general": "general_loss"}

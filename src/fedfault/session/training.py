@@ -147,10 +147,14 @@ def _find_open_alarms(
     answered = {one["to"] for one in manifest.get("abandoned", ())}
     answered |= {manifest["stopped"]["round"]} if "stopped" in manifest else set()
     goes_on = p.config.federation.on_failure == "continue" or manifest["status"] in OVER or state.round in answered
-    records = [r for r in folder.read_records() if r.round <= state.round]
-    if goes_on or not records:
+    if goes_on:
         return []
-    return [f for f in watch.find_all(records) if f.level == "alarm" and f.round == records[-1].round]
+    seen = watch.follow()
+    last: list[Finding] = []
+    for record in folder.read_records():
+        if record.round <= state.round:
+            last = seen.add(record)
+    return [f for f in last if f.level == "alarm"]
 
 
 def _train_to_alarm(
@@ -173,6 +177,8 @@ def _train_to_alarm(
     check_learning(records, p.federation.num_rounds, p.config.training.lr)
     if find_end(records, p.config.evaluation) is not None:
         return state, []
+    seen = watch.follow(records)
+    records = [*map(_keep_scores, records[:-LOST]), *records[-LOST:]]
     with progress.track_rounds(p.federation.num_rounds, records, labelled=p.model.scorer is not None):
         for after, measured in rounds(p.federation, state):
             record, events = replace(measured, events=(*events, *measured.events)), ()
@@ -182,12 +188,11 @@ def _train_to_alarm(
             state = after
             progress.show_round(record)
             trackers.log(record)
-            every = watch.find_all(records)
-            found = [f for f in every if f.round == record.round]
+            found = seen.add(record)
             for finding in found:
                 progress.say(describe_finding(finding))
             if found:
-                write_findings(folder.path, every)
+                write_findings(folder.path, seen.findings)
             page.update()
             alarms = [f for f in found if f.level == "alarm"]
             if alarms and p.config.federation.on_failure != "continue":
@@ -195,7 +200,14 @@ def _train_to_alarm(
             if find_end(records, p.config.evaluation) is not None:
                 return state, []
             check_learning(records, p.federation.num_rounds, p.config.training.lr)
+            if len(records) > LOST:
+                records[-LOST - 1] = _keep_scores(records[-LOST - 1])
     return state, []
+
+
+def _keep_scores(record: RoundRecord) -> RoundRecord:
+    """Keep of an old record only what is asked of it while the run goes on, the scores of the mixture: the file has all."""
+    return RoundRecord(record.round, scores={n: s for n, s in record.scores.items() if n == "validation"})
 
 
 def check_learning(records: Sequence[RoundRecord], num_rounds: int, lr: float) -> None:
@@ -217,11 +229,12 @@ def _write_results(
     folder: RunFolder, p: Prepared, state: State, records: Sequence[RoundRecord], manifest: dict[str, Any], watch: Watch
 ) -> None:
     """Write findings.jsonl, metrics.json, clients.parquet and the adapter, with one beside it for each further model."""
-    write_findings(folder.path, watch.find_all(records))
+    seen = watch.follow(records)
+    write_findings(folder.path, seen.findings)
     metric, target = p.config.metric, p.config.evaluation.target_score
     aim = None if metric is None or target is None else (metric, target)
     labelled = p.model.scorer is not None
-    verdict = watch.judge(records, manifest.get("ended"))
+    verdict = watch.judge(seen, manifest.get("ended"))
     found = {**summarise_run(records, p.split.bytes_per_token, aim, labelled), "verdict": verdict}
     folder.write_json("metrics.json", found)
     folder.write_clients(records, p.split.deal.names)

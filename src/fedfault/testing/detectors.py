@@ -101,6 +101,18 @@ def the_same_records_give_the_same_readings_and_stay_what_they_were(subject: Sub
 
 
 @rule(KIND)
+def every_record_has_one_answer(subject: Subject) -> None:
+    """`follow` is a generator that yields a Reading of that round, or None, for every record."""
+    detector: Detector = subject.build()
+    for run, records in RUNS.items():
+        for scale in _scales(subject):
+            answers = list(detector.follow(iter(records), scale))
+            expect(len(answers) == len(records), f"{run}: {len(answers)} answers to {len(records)} records")
+            wrong = [r.round for r, a in zip(records, answers, strict=True) if a is not None and a.round != r.round]
+            expect(not wrong, f"{run}: the readings of rounds {wrong} say that they are of other rounds")
+
+
+@rule(KIND)
 def a_round_s_reading_does_not_depend_on_what_comes_later(subject: Subject) -> None:
     """What is said of a round is said while the run goes on: more rounds add readings and change none."""
     detector: Detector = subject.build()
