@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from fedfault.diagnosis.calibration import Calibration, Threshold, summarise_run
 from fedfault.diagnosis.detection import choose_threshold, detect_failures, judge_readings
-from fedfault.records import Finding
+from fedfault.errors import UserError
+from fedfault.records import Finding, Reading
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.histories import history
@@ -124,6 +126,22 @@ def test_thresholds_of_controls_go_before_default_ones(known):
 def test_without_a_threshold_a_detector_is_silent(known):
     known(one=fake([9, 9], default_threshold=None))
     assert findings(RUN) == []
+
+
+@pytest.mark.parametrize(
+    "follow",
+    [
+        lambda records, scale: [Reading(r.round, 1.0, 1.0, {}) for r in records],  # a list
+        lambda records, scale: (
+            Reading(r.round, 1.0, 1.0, {}) for r in records if r.round != 1
+        ),  # round 1 has no answer
+        lambda records, scale: (None for r in records for _ in range(2)),  # every round has two
+    ],
+)
+def test_a_detector_that_does_not_answer_every_record_once_is_named(known, follow):
+    known(one=replace(fake([]), follow=follow))
+    with pytest.raises(UserError, match=r"does not answer round .: .*yields a Reading or None for every record"):
+        detect_failures(RUN, None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from fedfault.errors import UserError
 from fedfault.registry import load_builders
 from fedfault.rounds import clients, passes
 from fedfault.rounds.engine import begin, rounds
-from fedfault.rounds.integrity import IntegrityError
+from fedfault.rounds.integrity import EntryCheck, IntegrityError
 from fedfault.rounds.trainer import Trainer
 from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter, Layout, Pair
@@ -73,6 +74,25 @@ def test_a_client_that_starts_elsewhere_is_named():
         r"'x': 1 of 23 numbers differ, by up to 0\.25, most at site bias",
         algorithm=replace(fedavg(), client=trains_from(off)),
     )
+
+
+def test_clients_that_enter_in_several_passes_are_each_held_to_their_own_row():
+    task = Quadratic([[1.0]] * 9, [[0.0]] * 9, [1] * 9)
+    rows = torch.arange(4.0)[:, None]
+    for passes_of, order in ((2, [0, 1, 2, 3]), (4, [0, 1, 2, 3]), (2, [2, 0, 3, 1])):
+        clients = [7, 3, 5, 1]
+        for wrong in (None, 3):
+            entry = EntryCheck(task)
+            entry.expect({"x": Adapter(task.layout, rows)}, clients)
+            given = rows.clone()
+            if wrong is not None:
+                given[wrong] = 9.0
+            parts = [order[i : i + passes_of] for i in range(0, 4, passes_of)]
+            with (
+                contextlib.nullcontext() if wrong is None else pytest.raises(IntegrityError, match="client 1 does not")
+            ):
+                for part in parts:
+                    entry.look([clients[i] for i in part], given[part])
 
 
 def test_what_the_server_sent_beside_the_model_is_no_start():

@@ -1,8 +1,9 @@
-"""What a run leaves to its clients: models of their own, under the names that the data gives them."""
+"""What a run keeps in memory, and what it leaves to its clients: models of their own, under the names of the data."""
 
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import re
 from pathlib import Path
@@ -12,8 +13,11 @@ import pytest
 import torch
 
 from fedfault.config import load
+from fedfault.records import ClientRecord
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.read import read_run
+from fedfault.session.progress import Progress
+from fedfault.session.training import LOST
 from fedfault.setup.experiment import prepare
 from fedfault.text.packing import pack_blocks
 from small import start
@@ -113,3 +117,18 @@ def test_a_run_with_one_model_for_all_has_no_folders_of_clients(table, tmp_path)
     folder = run(table, tmp_path, "data.partition=iid", "federation.num_rounds=1")
     assert not (folder.path / "adapter/clients").exists()
     assert "names" not in json.loads((folder.path / "split.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_clients_of_old_rounds_are_kept_on_disk_alone(tmp_path, monkeypatch):
+    """Two clients a round: in memory are those of the last rounds, however many rounds there were."""
+
+    def count() -> int:
+        return sum(type(one) is ClientRecord for one in gc.get_objects())
+
+    before, seen = count(), []
+    monkeypatch.setattr(Progress, "show_round", lambda self, record: seen.append(count() - before))
+    folder = start(tmp_path, "federation.num_rounds=6", "evaluation.general=none", draw=False)
+    assert max(seen) <= 2 * (LOST + 1)
+    assert [len(r.clients) for r in folder.read_records()] == [0, *[2] * 6]

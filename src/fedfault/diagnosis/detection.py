@@ -1,6 +1,6 @@
 """From records to findings: pure functions, so that the same records always give the same answer.
 
-    records --Detector.read--> statistic after every round --threshold--> ok, suspect, alarm
+    records --Detector.follow--> statistic after every round --threshold--> ok, suspect, alarm
 
 A statistic above its threshold in one round makes the detector suspicious; in two of the last three it raises an alarm,
 which is what calibration counts. A loss that is not a number, a dead adapter, a server that stands still alarm at once.

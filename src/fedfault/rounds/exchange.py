@@ -112,8 +112,12 @@ def _invert(a: Tensor | None) -> Tensor | None:
 
 
 def count_bytes_up(cohort: Cohort, up: Message) -> list[int]:
-    """Count the bytes that each client uploads, (K,)."""
-    return [len(pack(up, i, cohort.public_mask(cohort.trained, i))) for i in range(len(cohort.clients))]
+    """Count the bytes that each client uploads, (K,): clients of one rank send the same numbers."""
+    ranks, sizes = cohort.ranks.tolist(), dict[int, int]()
+    for i, rank in enumerate(ranks):
+        if rank not in sizes:
+            sizes[rank] = len(pack(up, i, cohort.public_mask(cohort.trained, i)))
+    return [sizes[rank] for rank in ranks]
 
 
 def count_bytes_down(cohort: Cohort, down: Message, state: State, aggregation: Aggregation) -> list[int]:
@@ -129,11 +133,10 @@ def count_bytes_down(cohort: Cohort, down: Message, state: State, aggregation: A
     unknown = _invert(aggregation.known(state.adapter.layout))
     whole = sum(w.numel() for w in state.base.values()) * state.adapter.flat.element_size()
     out, sizes = [], {}
-    for i, t in enumerate(since):
-        key = (int(cohort.ranks[i]), t)
+    for i, key in enumerate(zip(cohort.ranks.tolist(), since, strict=True)):
         if key not in sizes:
-            keep = cohort.public_mask(_intersect(changed[t], unknown), i)
-            sizes[key] = len(pack(select_rows(down, i), keep=keep)) + min(sum(state.folds[t - 1 :]), whole)
+            keep = cohort.public_mask(_intersect(changed[key[1]], unknown), i)
+            sizes[key] = len(pack(select_rows(down, i), keep=keep)) + min(sum(state.folds[key[1] - 1 :]), whole)
         out.append(sizes[key])
     return out
 

@@ -81,6 +81,11 @@ class EntryCheck:
 
     def look(self, clients: Sequence[int], params: Tensor) -> None:
         """Check the parameters (k, P) of those clients that have not entered yet; other ids are passed over."""
+        if clients == list(self.waiting):  # all of them at once, as is usual
+            rows = torch.tensor(list(self.waiting.values()), device=params.device)
+            if any(_is_equal(params, _select_rows(a.flat, rows)) for a in self._sent.values()):
+                self.waiting = {}
+                return
         for k, own in zip(clients, params, strict=True):
             if k in self.waiting:
                 self._check(k, own, self.waiting[k])
@@ -181,7 +186,9 @@ class AnchoredPull:
 
     def check(self, start: Adapter, clients: Sequence[int]) -> None:
         """Raises `IntegrityError` with the client whose anchor is no longer at the start, (P,) or (K, P)."""
-        for x, row in zip(*self._last, strict=True) if self._last else ():
+        if self._last is None or _is_equal(self._last[0], _select_rows(start.flat, self._last[1])):
+            return
+        for x, row in zip(*self._last, strict=True):
             if not _is_equal(x, own := _select_row(start.flat, int(row))):
                 raise IntegrityError(
                     f"the anchor of client {clients[int(row)]} moved while it trained, as if it were aliased to the "
@@ -317,6 +324,10 @@ def _describe_not_finite(message: Message, row: int) -> str:
 
 def _select_row(flat: Tensor, row: int) -> Tensor:
     return flat if flat.ndim == 1 else flat[row]
+
+
+def _select_rows(flat: Tensor, rows: Tensor) -> Tensor:
+    return flat.expand(len(rows), -1) if flat.ndim == 1 else flat[rows]
 
 
 def _find_differences(a: Tensor, b: Tensor) -> Tensor:
