@@ -19,7 +19,7 @@ FLOORS = (  # from the ground up: a room may import what lies on the floors belo
     "registry",
     "algebra config reading text wire",
     "robustness",
-    "algorithms aggregations attacks backbones corpora detectors hardware measures partitions ranks",
+    "algorithms aggregations attacks backbones corpora detectors hardware measures partitions ranks selection",
     "metrics privacy runs tasks",
     "data diagnosis report rounds",
     "compare monitor setup",
@@ -41,6 +41,7 @@ OPEN = {  # an open folder knows the ground and what its files share
     "metrics": {"measures"},
     "partitions": {"dealing", "text"},
     "ranks": {"allocation"},
+    "selection": set(),
 }
 WITHOUT_TORCH = (
     "compare.page", "config", "diagnosis.watch", "monitor.folder", "monitor.measured", "monitor.controls", "report.render",

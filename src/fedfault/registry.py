@@ -35,6 +35,7 @@ FOLDERS = {
     "probe": "fedfault.metrics",
     "detector": "fedfault.detectors",
     "attack": "fedfault.attacks",
+    "selection": "fedfault.selection",
 }
 
 

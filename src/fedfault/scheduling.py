@@ -1,4 +1,4 @@
-"""The nouns of rank schedulers, which decide the LoRA rank that each client trains with. Plain numbers: needs no torch."""
+"""The nouns of rank schedulers and of selection: who is drawn, and with which LoRA rank. Plain numbers: needs no torch."""
 
 from __future__ import annotations
 
@@ -96,3 +96,38 @@ class Scheduler:
         8
         """
         return math.floor((self.r_bar or 0) * n + 0.5)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The facts that a selection decides on: the n clients that could take part in a round, in a random order."""
+
+    round: int
+    clients: Ints  # (n,) ids
+    size: Floats  # (n,) the weights that they have in averages, by federation.weighting
+    loss: Floats  # (n,) mean training loss when the client last took part; NaN before it has
+    last: Ints  # (n,) the round of that; 0 before
+    seconds: Floats  # (n,) that its round is expected to take; NaN where no time is simulated
+    wanted: int  # how many are to be drawn; all, where n is less
+
+
+def _no_inclusion(size: Floats, wanted: int) -> Floats | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A rule for who takes part in a round, as pure functions; what clients reported is kept by the engine.
+
+    choose: (candidates, random stream) -> (min(wanted, n),) positions among the candidates, none twice
+    inclusion: (size (n,), wanted) -> (n,) the probability with which each is drawn, which its weight in averages is divided
+        by; None where averages are taken as they are
+    needs: which of `size`, `loss` and `seconds` it decides by; the others are not numbers, and a run in which nobody reports
+        what it needs is refused
+    traits: keys of `types.algorithm.TRAITS`: what an algorithm may not stand of it
+    """
+
+    choose: Callable[[Candidates, np.random.Generator], Ints]
+    inclusion: Callable[[Floats, int], Floats | None] = _no_inclusion
+    needs: frozenset[str] = frozenset()
+    traits: frozenset[str] = frozenset()

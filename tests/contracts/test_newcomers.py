@@ -28,6 +28,7 @@ NEWCOMERS = {
     "by_length": "partition",
     "lost_ground": "detector",
     "weather": "corpus",
+    "longest_away": "selection",
 }
 
 
@@ -41,7 +42,7 @@ def test_a_newcomer_passes(name, kind, capsys):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_five_files_in_five_folders_are_a_run_with_its_findings(tmp_path):
+def test_six_files_in_six_folders_are_a_run_with_its_findings(tmp_path):
     """A copy of the package with the files in it and no other change, on the command line."""
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
@@ -51,7 +52,8 @@ def test_five_files_in_five_folders_are_a_run_with_its_findings(tmp_path):
     settings = [
         "federation.algorithm.name=sign_step", "federation.algorithm.server_lr=0.01",
         "federation.aggregation.name=midhinge", "data.partition.name=by_length", "data.dataset.name=weather",
-        "federation.total_clients=3", "federation.participation_rate=1.0", "federation.num_rounds=2",
+        "federation.total_clients=4", "federation.participation_rate=0.75", "federation.selection.name=longest_away",
+        "federation.num_rounds=2",
         "training.local_steps=2", "training.batch_size=2", "model.max_length=16", "data.max_samples=60",
         "evaluation.max_blocks=4", "evaluation.general=none", "metrics.memory=false", f"logging.results_dir={tmp_path}",
     ]  # fmt: skip

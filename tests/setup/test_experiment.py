@@ -176,10 +176,43 @@ def test_a_start_from_the_base_is_refused_with_a_quantised_base():
 @pytest.mark.parametrize(
     ("word", "why"),
     [
-        ("federation.algorithm=feddyn", "feddyn cannot, as its means are plain"),
+        ("federation.algorithm=feddyn", "feddyn cannot stand that: its means are plain"),
+        ("federation.algorithm={name: fedavg, unbiased: true}", "unbiased=true corrects for the same bias"),
         ("federation.aggregation=hetlora", "hetlora has weights of its own"),
     ],
 )
 def test_draws_by_size_are_refused_where_weights_cannot_make_up_for_them(word, why):
-    with pytest.raises(UserError, match=rf"federation\.sampling=size draws .*{why}.*; use sampling=uniform"):
-        check_parts(load("quickstart", ["federation.sampling=size", word]).experiment)
+    with pytest.raises(UserError, match=rf"federation\.selection=size draws .*{why}.*; use selection=uniform"):
+        check_parts(load("quickstart", ["federation.selection=size", word]).experiment)
+
+
+FEW = "federation.clients_per_round=3"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["federation.selection=loss"], "nothing to select, as all 10 clients take part in every round"),
+        (["federation.selection=loss", FEW, "federation.centralised=true"], "nothing to select, as one client has all"),
+        (["federation.selection=oort", FEW], "by the seconds of a client's round, and no time is simulated"),
+        (
+            ["federation.selection=loss", FEW, "federation.algorithm={name: fedavg, unbiased: true}"],
+            "divides by the chance",
+        ),
+    ],
+)
+def test_a_selection_without_the_number_that_it_selects_by_is_refused(words, why):
+    with pytest.raises(UserError, match=rf"federation\.selection={words[0].split('=')[1]} .*{why}"):
+        check_parts(
+            load(
+                "quickstart", ["federation.clients_per_round=null", "federation.participation_rate=null", *words]
+            ).experiment
+        )
+
+
+def test_oort_without_seconds_needs_none():
+    check_parts(load("quickstart", [FEW, "federation.selection={name: oort, alpha: 0}"]).experiment)
+
+
+def test_a_configuration_of_an_older_run_that_says_sampling_is_read():
+    assert load("quickstart", ["federation.sampling=size"]).experiment.federation.selection.name == "size"

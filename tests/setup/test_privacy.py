@@ -46,7 +46,7 @@ def test_a_section_that_does_not_say_what_it_means_is_refused(changes, said):
         ([*PRIVATE, "federation.aggregation=coordinate_median"], "use fedit, ffa_lora or rolora"),
         ([*PRIVATE, "federation.bad_updates=stop"], "use federation.bad_updates=drop"),
         ([*PRIVATE, "federation.on_failure=rollback"], "trains on the same data again"),
-        ([*PRIVATE, "federation.sampling=size"], "use federation.sampling=uniform"),
+        ([*PRIVATE, "federation.selection=size"], "use federation.selection=uniform"),
         ([*PRIVATE, "federation.centralised=true"], "leave one of them out"),
         ([*PRIVATE, "detectors.calibration=auto"], "use packaged or none"),
         ([*PRIVATE, "deadline.seconds=60"], "who is late would tell"),

@@ -15,6 +15,8 @@ UNBIASED = {
     "reweighs": "unbiased=true has weights of its own too",
     "robust": "unbiased=true is about a weighted mean",
     "hides clients": "unbiased=true counts who was drawn",
+    "draws by size": "unbiased=true corrects for the same bias",
+    "draws by reports": "unbiased=true divides by the chance with which each client is drawn",
 }
 
 
@@ -29,7 +31,7 @@ def fedavg(
     Where sizes differ and only some clients are drawn, its mean over cohorts is not that over all clients: large clients
     count for less. unbiased=true takes x <- x + sum_k (p_k / pi_k) (y_k - x) instead, with p_k over all N clients and
     pi_k = m / N for the m of them that sent something (Horvitz and Thompson, 1952). Its steps vary more from round to round;
-    federation.sampling=size is unbiased too, and less so.
+    federation.selection=size is unbiased too, and less so.
 
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("fedavg")  # (3 - 0.1 * 3 + 3 + 0.1 * 1) / 2

@@ -192,10 +192,10 @@ class Federation(Section):
     aggregation: Component = Field(default=Component(name="fedit"), description="how LoRA adapters become one")
     scheduler: Component = Field(default=Component(name="fixed"), description="which rank each client trains with")
     weighting: Literal["tokens", "samples", "uniform"] = Field(default="tokens", description="of clients in the mean")
-    sampling: Literal["uniform", "size"] = Field(
-        default="uniform",
-        description="who is drawn: uniformly, where the mean over rounds counts large clients for less than their weight, "
-        "or by weight with the mean corrected for it, which is unbiased",
+    selection: Component = Field(
+        default=Component(name="uniform"),
+        description="who takes part: uniform, where the mean over rounds counts large clients for less than their weight; "
+        "size, with the mean corrected for it, which is unbiased; or by what clients report, which is biased",
     )
     bad_updates: Literal["drop", "stop"] = Field(
         default="drop", description="what becomes of a client whose update is not finite, and of the run"

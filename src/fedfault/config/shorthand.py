@@ -15,6 +15,7 @@ CHOOSERS: dict[Key, str] = {  # a section that chooses a component by its `name`
     ("data", "dataset"): "corpus",
     ("data", "partition"): "partition",
     ("federation", "scheduler"): "scheduler",
+    ("federation", "selection"): "selection",
 }
 
 ALIASES = {  # how the rank-scheduling harness, and configurations of older runs, call the `name` of a component
@@ -23,8 +24,11 @@ ALIASES = {  # how the rank-scheduling harness, and configurations of older runs
     "federation.scheduler.type": "federation.scheduler.name",
 }
 
+RENAMED = {"federation.sampling": "federation.selection"}  # keys of older runs
+
 KEYS = {  # the flat keys of the study of failure modes, beside the aliases
     **ALIASES,
+    **RENAMED,
     "model.lora_r": "model.lora.r_max",
     "model.lora_alpha": "model.lora.alpha",
     "data.partition_strategy": "data.partition.name",
@@ -59,7 +63,7 @@ def translate_layer(layer: Layer) -> tuple[Layer, list[str]]:
     notes: list[str] = []
     for said, entry in layer.items():
         stem, key = _translate_key(said)
-        if stem and stem not in ALIASES:
+        if stem and stem not in {*ALIASES, *RENAMED}:
             short[f"{stem} is {KEYS[stem]}"] = None
         key, entry = _expand_name(key, replace(entry, loose=stem in LOOSE))  # noqa: PLW2901
         better = VALUES.get((spell_key(key), entry.value)) if isinstance(entry.value, str) else None
@@ -88,6 +92,12 @@ def name_components(settings: Mapping[str, Any]) -> dict[str, Any]:
         chosen = above.get(section) if isinstance(above, Mapping) else None
         if isinstance(above, Mapping) and isinstance(chosen, Mapping):
             found[top] = {**above, section: {"name" if key == alias else key: value for key, value in chosen.items()}}
+    for row, better in RENAMED.items():
+        top, alias = row.split(".")
+        above = found.get(top)
+        if isinstance(above, Mapping) and isinstance(chosen := above.get(alias), str):
+            rest = {key: value for key, value in above.items() if key != alias}
+            found[top] = {better.split(".")[1]: {"name": chosen}, **rest}
     return found
 
 

@@ -142,10 +142,10 @@ def check_remote(exp: Experiment, fed: Federation) -> None:
 def check_sites(exp: Experiment, fed: Federation) -> None:
     """Raise `UserError` for what cannot be done where clients have data and models of their own."""
     chosen = exp.federation.scheduler.name
-    if fed.sampling != "uniform":
+    if "size" in fed.selection.needs:
         raise UserError(
-            f"federation.sampling={fed.sampling} needs the sizes of all clients before they have joined; choose uniform, or "
-            "use `fedfault run`"
+            f"federation.selection={exp.federation.selection.name} needs the sizes of all clients before they have "
+            "joined; choose uniform, or use `fedfault run`"
         )
     if fed.hardware is not None and fed.hardware.scheduler.needs_gain:
         raise UserError(

@@ -10,6 +10,7 @@ from fedfault.errors import UserError
 from fedfault.rounds.engine import begin
 from fedfault.rounds.exchange import OWN
 from fedfault.rounds.federation import Federation
+from fedfault.scheduling import Memory
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 
@@ -45,10 +46,16 @@ def carry_over(fed: Federation, state: State, changed: Collection[str]) -> tuple
         notes.append("factors that clients kept are replaced by their mean; sending them is not counted in the bytes")
     resized = bool({"training.clients_per_pass", "training.batch_size"} & set(changed))
     passes = fresh.clients_per_pass if resized else state.clients_per_pass
-    clock = any(key.startswith("clock") for key in changed)
-    plans = fresh.plans if clock or not state.plans or not fresh.plans else state.plans
+    plans = _carry_plans(fresh, state, changed)
     kept = replace(state, memory=start.memory, clients=clients, stored=start.stored, weights=fresh.weights, plans=plans)
     return replace(kept, clients_per_pass=passes), notes
+
+
+def _carry_plans(fresh: State, state: State, changed: Collection[str]) -> dict[str, Memory]:
+    """Carry over what was learned of the hardware, if there is any and its clock is the same, and what clients reported."""
+    clock = any(key.startswith("clock") for key in changed)
+    told = {name: state.plans[name] for name in ("selection",) if name in state.plans}
+    return {**told, **(fresh.plans if clock or not state.plans or not fresh.plans else state.plans)}
 
 
 def _list_shapes(state: State) -> tuple[dict[str, Any], dict[str, Any]]:

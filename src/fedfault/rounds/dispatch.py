@@ -32,12 +32,39 @@ def plan_round(fed: Federation, state: State, down: Message) -> RoundPlan:
     down: what the server sends. The upload is taken to be as large as the last round's, or as the download at first.
     """
     t, hw = state.round + 1, fed.hardware
-    clients, limits = np.array(fed.cohort(t), dtype=np.int64), np.array(state.ranks)
+    clients, limits = np.array(_draw_cohort(fed, state), dtype=np.int64), np.array(state.ranks)
     if hw is None or not len(clients):
         return RoundPlan(clients, limits[clients], np.ones(len(clients)))
     wire = _weigh_messages(fed, hw, state, clients.tolist(), down)
     plans = state.plans if "clock" in state.plans or not hw.measured else _measure_first_step(fed, hw, state)
     return make_plan(hw, plans, t, fed.seed, clients, limits[clients], wire)
+
+
+def _draw_cohort(fed: Federation, state: State) -> list[int]:
+    """Draw who is asked in the round after `state`, by what the selection needs to know."""
+    t, hw = state.round + 1, fed.hardware
+    if not fed.selection.needs & {"loss", "seconds"}:
+        return fed.cohort(t)
+    seconds = None
+    if hw is not None and "seconds" in fed.selection.needs:
+        a, b = foresee_times(fed, hw, state)
+        seconds = a + b * np.array(state.ranks)
+    return fed.cohort(t, state.plans.get("selection", {}), seconds)
+
+
+def remember_losses(fed: Federation, plans: HardwareMemory, t: int, cohort: Cohort, local: Trained) -> HardwareMemory:
+    """The plans with the training loss that each client of round t reports, and with t, where the selection needs it.
+
+    `loss` and `last` have a number for each of the N clients, 0 before it has reported; a loss that is not finite is none.
+    """
+    if "loss" not in fed.selection.needs:
+        return plans
+    known = plans.get("selection", {})
+    loss, last = (list(known.get(name, [0.0] * fed.total_clients)) for name in ("loss", "last"))
+    for k, told in zip(cohort.clients, local.loss.tolist(), strict=True):
+        if math.isfinite(told):
+            loss[k], last[k] = told, float(t)
+    return {**plans, "selection": {"loss": loss, "last": last}}
 
 
 def _weigh_messages(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> MessageSizes:

@@ -16,7 +16,7 @@ from fedfault.privacy.published import publish
 from fedfault.records import ClientRecord, RoundRecord
 from fedfault.rounds import integrity
 from fedfault.rounds.clients import init_client_memory, train_clients
-from fedfault.rounds.dispatch import learn_from_round, plan_round
+from fedfault.rounds.dispatch import learn_from_round, plan_round, remember_losses
 from fedfault.rounds.exchange import (
     OWN,
     Cohort,
@@ -197,8 +197,10 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     """Finish a round after the clients' part, which took `trained` seconds: aggregate, evaluate, measure, record."""
     fed, state, cohort = r.fed, r.state, done.cohort
     done = forge_updates(fed.attacks, done, r.asked.round, fed.seed)
-    if fed.sampling == "size" and cohort.clients:
-        weight = fed.correct_weights(r.asked.round, cohort.clients, done.up["n"])
+    if (
+        cohort.clients
+        and (weight := fed.correct_weights(r.asked.round, cohort.clients, done.up["n"])) is not done.up["n"]
+    ):
         done = replace(done, up={**done.up, "n": weight}, trained=replace(done.trained, weight=weight))
     made = r.plan.keep_arrived(cohort.clients, done.unreached)
     clock = time.perf_counter()
@@ -213,7 +215,8 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     after = replace_private_by_mean(store_client_memory(after, senders, done.home, good), cohort.private)
     after = replace(mark_as_sent(after, made.sent), round=r.asked.round, last=state.adapter)
     after = replace(after, clients_per_pass=done.clients_per_pass or state.clients_per_pass)
-    after = replace(after, plans=learn_from_round(fed, state, made, cohort, up, done.trained, trained))
+    plans = learn_from_round(fed, state, made, cohort, up, done.trained, trained)
+    after = replace(after, plans=remember_losses(fed, plans, r.asked.round, cohort, done.trained))
     if not fed.memory_elsewhere:
         integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)

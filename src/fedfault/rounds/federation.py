@@ -18,12 +18,15 @@ from fedfault.rounds.exchange import Cohort, select_rows
 from fedfault.rounds.local import LocalWork, Passes, weigh_clients
 from fedfault.rounds.passes import TrainJob, train_job
 from fedfault.rounds.replay import Record
-from fedfault.rounds.sampling import draw_systematically, find_inclusion
+from fedfault.scheduling import Candidates, Floats, Ints, Memory, Selection
 from fedfault.seeds import rng
+from fedfault.selection.uniform import uniform
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Aggregation, Algorithm, Message, Trained
 from fedfault.types.attack import Hostile
 from fedfault.types.task import Probe, Task
+
+NO_REPORTS: Memory = {}
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Federation:
     clients_per_pass: int | None = None  # None: the whole cohort
     need: str = ""  # what a pass of one client takes of the memory, for who runs out of it
     ranks: tuple[int, ...] = ()  # (N,) largest LoRA rank of each client; none: the full rank for all
-    sampling: Literal["uniform", "size"] = "uniform"  # who is drawn for a round, see `rounds.sampling`
+    selection: Selection = field(default_factory=uniform)  # who is drawn for a round
     record: Record | None = None  # how steps of one shape are recorded to be replayed; None: they are not
     train_job: TrainJob = train_job  # does the local training of a cohort, here or beside that of other runs
     bad_updates: Literal["drop", "stop"] = "drop"  # what becomes of an update that is not finite
@@ -104,27 +107,50 @@ class Federation:
     remote: Callable[[Federation, CohortRequest], CohortResult] | None = None
     memory_elsewhere: bool = False  # what clients keep stays with them: `State.clients` is empty
 
-    def cohort(self, round: int) -> list[int]:
-        """Ids of the clients that are drawn for a round, sorted; a function of the seed and the round alone.
+    def cohort(self, round: int, reports: Memory = NO_REPORTS, seconds: Floats | None = None) -> list[int]:
+        """Ids of the clients that are drawn for a round, sorted: a function of the seed, the round and what was reported.
 
         Of those that are available; fewer than asked for, if no more are. Where clients are hidden it follows from a secret.
+        reports: see `dispatch.remember_losses`; seconds: (N,) that each is expected to take, if any time is simulated.
         """
         if self.budget is not None and self.budget.unit == "client":
             return self.budget.draw_clients(round)
         g = rng(self.seed, "cohort", round)
-        drawn = self._permute_available(g, round)
-        if self.sampling == "size":
-            drawn = drawn[draw_systematically(find_inclusion(self._sizes[drawn], self.cohort_size), g.random())]
-        return sorted(drawn[: self.cohort_size].tolist())
+        there = self._permute_available(g, round)
+        chosen = self.selection.choose(self.list_candidates(round, there, self.cohort_size, reports, seconds), g)
+        return sorted(there[chosen].tolist())
+
+    def list_candidates(
+        self, round: int, clients: Ints, wanted: int, reports: Memory = NO_REPORTS, seconds: Floats | None = None
+    ) -> Candidates:
+        """What the selection may know of these clients (n,); what it does not need is not a number."""
+        unknown, needs = np.full(len(clients), np.nan), self.selection.needs
+        last = np.array(reports["last"], dtype=np.int64)[clients] if reports else np.zeros(len(clients), dtype=np.int64)
+        told = np.array(reports["loss"])[clients] if reports else unknown
+        return Candidates(
+            round=round,
+            clients=clients,
+            size=self._sizes[clients] if "size" in needs else unknown,
+            loss=np.where(last > 0, told, np.nan),
+            last=last,
+            seconds=unknown if seconds is None or "seconds" not in needs else seconds[clients],
+            wanted=wanted,
+        )
 
     def correct_weights(self, round: int, clients: Sequence[int], weight: Tensor) -> Tensor:
-        """The weights n_k / pi_k (K,), instead of n_k, of clients that were drawn for a round by size."""
+        """The weights n_k / pi_k (K,) of clients that were drawn for a round, where the selection says its chances pi_k.
+
+        Where it does not, their weights are n_k.
+        """
         there = self._permute_available(rng(self.seed, "cohort", round), round)
-        pi = dict(zip(there.tolist(), find_inclusion(self._sizes[there], self.cohort_size).tolist(), strict=True))
+        chances = self.selection.inclusion(self.list_candidates(round, there, self.cohort_size).size, self.cohort_size)
+        if chances is None:
+            return weight
+        pi = dict(zip(there.tolist(), chances.tolist(), strict=True))
         return weight / torch.tensor([pi[k] for k in clients], dtype=weight.dtype, device=weight.device)
 
-    def _permute_available(self, g: np.random.Generator, round: int) -> np.ndarray:
-        drawn = g.permutation(self.total_clients)
+    def _permute_available(self, g: np.random.Generator, round: int) -> Ints:
+        drawn: Ints = g.permutation(self.total_clients)
         return drawn if self.hardware is None else drawn[self.hardware.available(round)[drawn]]
 
     @cached_property

@@ -40,6 +40,7 @@ from fedfault.registry import build
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.rounds.replay import record_graph
+from fedfault.scheduling import Selection
 from fedfault.seeds import torch_rng
 from fedfault.setup import equipment, privacy
 from fedfault.storage import cache_dir, keep, recall
@@ -391,7 +392,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         cohort_size=f.cohort_size,
         num_rounds=f.num_rounds,
         seed=exp.seed,
-        sampling=f.sampling,
+        selection=build("selection", f.selection.name, **f.selection.options),
         warmup_ratio=t.warmup_ratio,
         lr_schedule=t.lr_schedule,
         min_lr=t.min_lr or 0.0,
@@ -429,20 +430,9 @@ def check_parts(exp: Experiment) -> None:
     equipment.check_equipment(exp)
     _check_score(exp)
     f = exp.federation
-    if f.sampling == "size" and f.algorithm.options.get("unbiased"):
-        raise UserError(
-            "federation.sampling=size and federation.algorithm.unbiased=true correct for the same bias; choose one"
-        )
     algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
-    if f.sampling == "size":
-        why = algorithm.refuses.get("draws by size", "")
-        own = f"{f.aggregation.name} has weights of its own" if "reweighs" in aggregation.traits else ""
-        if own or why:
-            raise UserError(
-                f"federation.sampling=size {TRAITS['draws by size']}: {own or f'{f.algorithm.name} cannot, as {why}'}; use "
-                "sampling=uniform"
-            )
+    _check_selection(exp, algorithm, aggregation)
     if f.cohort_size < aggregation.least:
         raise UserError(
             f"federation.aggregation={f.aggregation.name} needs at least {aggregation.least} clients a round to stand a "
@@ -451,6 +441,34 @@ def check_parts(exp: Experiment) -> None:
     _check_tolerance(exp, aggregation)
     privacy.check_privacy(exp, algorithm, aggregation)
     _check_pairs(exp, algorithm, aggregation)
+
+
+def _check_selection(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
+    """Refuse a selection that averages cannot make up for, or that selects by numbers which nobody reports."""
+    f = exp.federation
+    chosen: Selection = build("selection", f.selection.name, **f.selection.options)
+    for trait in sorted(chosen.traits):
+        why = f"{f.algorithm.name} cannot stand that: {w}" if (w := algorithm.refuses.get(trait)) else ""
+        if trait == "draws by size" and "reweighs" in aggregation.traits:
+            why = f"{f.aggregation.name} has weights of its own"
+        if why:
+            raise UserError(
+                f"federation.selection={f.selection.name} {TRAITS[trait]}, and {why}; use selection=uniform"
+            )
+    reported = chosen.needs & {"loss", "seconds"}
+    if "seconds" in reported and not equipment.is_simulated(exp):
+        raise UserError(
+            f"federation.selection={f.selection.name} selects by the seconds of a client's round, and no time is simulated; "
+            "give tiers, set its alpha to 0, or choose another selection"
+        )
+    if reported and (f.centralised or f.cohort_size == f.total_clients):
+        taken = (
+            "one client has all data" if f.centralised else f"all {f.total_clients} clients take part in every round"
+        )
+        raise UserError(
+            f"federation.selection={f.selection.name} has nothing to select, as {taken}; set federation.clients_per_round "
+            "to fewer, or use selection=uniform"
+        )
 
 
 def _check_tolerance(exp: Experiment, aggregation: Aggregation) -> None:

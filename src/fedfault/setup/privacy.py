@@ -57,7 +57,11 @@ def _list_leaks(exp: Experiment) -> list[tuple[str, bool, str]]:
             f.weighting != "uniform",
             "use federation.weighting=uniform",
         ),
-        ("federation.sampling=size, which tells the same", f.sampling == "size", "use federation.sampling=uniform"),
+        (
+            f"federation.selection={f.selection.name}, which tells the same",
+            f.selection.name != "uniform",
+            "use federation.selection=uniform",
+        ),
         ("tiers, deadlines, traces or unequal ranks: who is late would tell", uneven, "leave them out"),
         ("attacks, some of which know what others send", bool(exp.attacks), "leave them out"),
         (

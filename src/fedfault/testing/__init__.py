@@ -27,6 +27,7 @@ MODULES = {
     "probe": "probes",
     "detector": "detectors",
     "attack": "attacks",
+    "selection": "selections",
 }
 
 

@@ -1,14 +1,14 @@
-"""Made-up cohorts and histories for rank schedulers: small, with ties, zeros and unequal bounds."""
+"""Made-up cohorts and histories for rank schedulers and selections: small, with ties, zeros and unequal bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fedfault.scheduling import Memory, Report, Scheduler, Situation
+from fedfault.scheduling import Candidates, Memory, Report, Scheduler, Selection, Situation
 
 CLIENTS = 12  # of the federation that cohorts are drawn from
 
@@ -64,3 +64,32 @@ def remember(scheduler: Scheduler, reports: Iterable[list[Report]]) -> Memory:
     for of_round in reports:
         memory = scheduler.observe(memory, of_round)
     return memory
+
+
+def candidates(
+    clients: Sequence[int] | None = None,
+    *,
+    size: Sequence[float] | None = None,
+    loss: Sequence[float | None] | None = None,
+    seconds: Sequence[float] | None = None,
+    wanted: int = 2,
+    round: int = 5,
+) -> Candidates:
+    """Candidates in the order given; whose loss is None never took part, the others did in the round before."""
+    given = next(values for values in (clients, size, loss, seconds) if values is not None)
+    n = len(given)
+    known = [None] * n if loss is None else loss
+    return Candidates(
+        round=round,
+        clients=np.arange(n) if clients is None else np.array(clients, dtype=np.int64),
+        size=np.ones(n) if size is None else np.array(size, dtype=float),
+        loss=np.array([np.nan if v is None else v for v in known], dtype=float),
+        last=np.array([0 if v is None else round - 1 for v in known], dtype=np.int64),
+        seconds=np.full(n, np.nan) if seconds is None else np.array(seconds, dtype=float),
+        wanted=wanted,
+    )
+
+
+def choose(selection: Selection, c: Candidates, seed: int = 0) -> list[int]:
+    """Ids of those that a selection chooses, in its order."""
+    return [int(c.clients[i]) for i in selection.choose(c, np.random.default_rng(seed))]

@@ -44,7 +44,7 @@ class State:
     # Set where the memory of a device chose them, or ran out, so that a resumed run takes the same passes
     clients_per_pass: int | None = None
     room: Room | None = None
-    plans: Mapping[str, Memory] = field(default_factory=dict)  # what the rank scheduler and the clock remember
+    plans: Mapping[str, Memory] = field(default_factory=dict)  # what rank scheduler, clock and selection remember
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ TRAITS = {
     "robust": "takes a location of what clients send that is no weighted mean",
     "unequal ranks": "lets clients train different numbers",
     "draws by size": "draws large clients more often, which the weights of an average have to make up for",
+    "draws by reports": "draws clients by what they reported, with chances that nobody knows",
     "two rates": "lets LoRA's factors learn at different rates",
     "pairs": "learns which of two responses is the better one",
     "accumulates": "takes a step's gradient from parts of its batch, weighed by their targets",

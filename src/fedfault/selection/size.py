@@ -1,4 +1,4 @@
-"""Which clients are drawn by size, and what each counts for then: the mean over cohorts is that over all clients.
+"""Clients drawn by size, and what each counts for then: the mean over cohorts is that over all clients.
 
 A mean that is normalised over the cohort, sum_S n_k x_k / sum_S n_k, is biased where cohorts are drawn uniformly and sizes
 differ: of nine clients of size 1 and one of 31, of which 3 are drawn, the large one is in 3 of 10 cohorts and counts 31/33
@@ -12,9 +12,24 @@ Sampling with replacement by size and a plain mean (MD sampling; Li et al., MLSy
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fedfault.registry import register
+from fedfault.scheduling import Candidates, Floats, Ints, Selection
+
+
+@register("selection")
+def size() -> Selection:
+    """Larger clients more often, with the mean corrected for it: inclusion by size, weights n_k over its probability.
+
+    >>> from fedfault.testing.cohorts import candidates
+    >>> size().inclusion(candidates(size=[1, 1, 2, 12]).size, 2).tolist()
+    [0.25, 0.25, 0.5, 1.0]
+    """
+
+    def choose(c: Candidates, g: np.random.Generator) -> Ints:
+        return draw_systematically(find_inclusion(c.size, c.wanted), g.random())
+
+    return Selection(choose, inclusion=find_inclusion, needs=frozenset({"size"}), traits=frozenset({"draws by size"}))
 
 
 def find_inclusion(size: Floats, m: int) -> Floats:
@@ -35,7 +50,7 @@ def find_inclusion(size: Floats, m: int) -> Floats:
         certain |= more
 
 
-def draw_systematically(pi: Floats, start: float) -> NDArray[np.int64]:
+def draw_systematically(pi: Floats, start: float) -> Ints:
     """Draw positions by their inclusion probabilities (n,), sum(pi) of them and none twice; start: uniform in [0, 1).
 
     >>> draw_systematically(np.array([0.25, 0.25, 0.5, 1.0]), 0.4).tolist()
@@ -45,5 +60,5 @@ def draw_systematically(pi: Floats, start: float) -> NDArray[np.int64]:
     ends = np.cumsum(pi[others])
     places = start + np.arange(round(float(pi[others].sum())))
     drawn = others[np.searchsorted(ends, places, side="right").clip(max=len(others) - 1)] if len(places) else others[:0]
-    found: NDArray[np.int64] = np.sort(np.concatenate([certain, drawn]))
+    found: Ints = np.sort(np.concatenate([certain, drawn]))
     return found

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedfault.registry import build
 from fedfault.rounds.engine import begin
-from fedfault.rounds.sampling import draw_systematically, find_inclusion
+from fedfault.selection.size import draw_systematically, find_inclusion, size
 from fedfault.testing.toys import Quadratic, federation, run_to_end
 from seeded import seeded, seeds
 
@@ -33,8 +33,7 @@ def mean_shares(fed, rounds=4000) -> np.ndarray:
     for t in range(1, rounds + 1):
         ids = fed.cohort(t)
         weight = torch.tensor([float(fed.task.examples(k)) for k in ids], dtype=torch.float64)
-        if fed.sampling == "size":
-            weight = fed.correct_weights(t, ids, weight)
+        weight = fed.correct_weights(t, ids, weight)
         total[ids] += (weight / weight.sum()).numpy()
     return total / rounds
 
@@ -45,7 +44,7 @@ def test_a_mean_over_uniform_cohorts_counts_large_clients_for_less():
 
 
 def test_a_mean_over_cohorts_drawn_by_size_is_that_over_all_clients():
-    shares = mean_shares(of_sizes(sampling="size"))
+    shares = mean_shares(of_sizes(selection=size()))
     assert shares[-1] == pytest.approx(31 / 40)  # it is always there, and counts as much
     assert shares[:-1] == pytest.approx(1 / 40, abs=0.005)
 
@@ -80,7 +79,7 @@ def test_each_is_drawn_at_its_rate():
 
 
 def test_the_weights_of_a_cohort_always_sum_to_the_same():
-    fed = of_sizes(sampling="size")
+    fed = of_sizes(selection=size())
     for t in range(1, 30):
         ids = fed.cohort(t)
         weight = torch.tensor([float(SIZES[k]) for k in ids], dtype=torch.float64)
@@ -89,7 +88,7 @@ def test_the_weights_of_a_cohort_always_sum_to_the_same():
 
 def test_the_server_takes_the_corrected_weights_and_the_record_has_them():
     """One step of SGD on f_k = (x - k)^2 / 2 from 3: client 9 with 31/40, two of the others with 4.5/40 each."""
-    fed = of_sizes(sampling="size", num_rounds=1, work={"steps": 1, "lr": 0.1})
+    fed = of_sizes(selection=size(), num_rounds=1, work={"steps": 1, "lr": 0.1})
     state, records = run_to_end(fed)
     ids = [c.client for c in records[1].clients]
     weights = [31 / 40 if k == 9 else 4.5 / 40 for k in ids]

@@ -1,0 +1,110 @@
+"""Who is chosen, how often, and what of it outlives a round."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pytest
+
+from fedfault.registry import build
+from fedfault.rounds.engine import begin, rounds
+from fedfault.selection.loss import loss
+from fedfault.selection.oort import oort
+from fedfault.selection.power_of_choice import power_of_choice
+from fedfault.selection.uniform import uniform
+from fedfault.testing.cohorts import candidates, choose
+from fedfault.testing.toys import Quadratic, federation
+
+N, M, TIMES = 8, 2, 3000
+
+
+def count_choices(selection, **facts) -> np.ndarray:
+    """The share of draws in which each of N clients is among M."""
+    g, count = np.random.default_rng(0), np.zeros(N)
+    for seed in range(TIMES):
+        order = g.permutation(N)
+        c = candidates(order, wanted=M, **{key: np.array(values)[order] for key, values in facts.items()})
+        count[choose(selection, c, seed)] += 1
+    return count / TIMES
+
+
+def test_uniform_chooses_all_alike_and_loss_the_highest_alone():
+    losses = [1.0, 5.0, 2.0, 3.0, 4.0, 8.0, 6.0, 7.0]
+    assert count_choices(uniform(), loss=losses) == pytest.approx(M / N, abs=0.03)
+    assert count_choices(loss(), loss=losses).tolist() == [0, 0, 0, 0, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("d", [2, 4, 8])
+def test_power_of_choice_includes_clients_as_combinatorics_has_it(d):
+    """The one with j losses above its own is in if it is a candidate and fewer than m of those j are."""
+    chance = [sum(comb(j, i) * comb(N - 1 - j, d - 1 - i) for i in range(M)) / comb(N, d) for j in range(N)]
+    found = count_choices(power_of_choice(candidates=d), loss=[float(N - j) for j in range(N)])
+    assert found == pytest.approx(chance, abs=0.03)
+
+
+def test_power_of_choice_has_twice_as_many_candidates_as_it_is_to_choose_if_nobody_says_how_many():
+    c = candidates(loss=[1.0, 2.0, 3.0, 4.0, 9.0], wanted=2)
+    assert choose(power_of_choice(), c) == [3, 2]
+    assert choose(power_of_choice(candidates=1), c) == [1, 0]  # fewer than are wanted would be no choice
+
+
+def test_who_never_took_part_comes_before_the_highest_loss():
+    assert choose(loss(), candidates(loss=[None, 9.0, None, 8.0], wanted=3)) == [0, 2, 1]
+
+
+def test_oort_explores_by_its_share_and_the_fast_more():
+    """Of two places, 0.5 * 1 explore: one new client of two, who are in by 1 / seconds: 3 to 1."""
+    known = {"loss": [1.0] * 6 + [np.nan] * 2, "seconds": [1.0] * 6 + [1.0, 3.0]}
+    rule, count = oort(explore=0.5, decay=1.0, explore_least=0.0), np.zeros(N)
+    for seed in range(TIMES):
+        c = candidates(loss=[None if np.isnan(v) else v for v in known["loss"]], seconds=known["seconds"], wanted=M)
+        got = choose(rule, c, seed)
+        assert sum(k >= 6 for k in got) == 1
+        count[got] += 1
+    assert count[6:] / TIMES == pytest.approx([0.75, 0.25], abs=0.03)
+
+
+def test_oort_prefers_by_size_and_loss_and_pays_for_seconds_above_the_limit():
+    rule = oort(explore=0.0, explore_least=0.0, alpha=1.0, preferred=0.5)
+    even = {"loss": [1.0, 1.0, 1.0], "seconds": [1.0, 1.0, 1.0], "wanted": 1, "round": 1}
+    assert choose(rule, candidates(size=[1, 9, 1], **even)) == [1]
+    assert choose(rule, candidates(**{**even, "loss": [1.0, 1.0, 9.0]})) == [2]
+    assert choose(rule, candidates(**{**even, "loss": [3.0, 1.0, 9.0], "seconds": [1.0, 1.0, 10.0]})) == [0]
+
+
+def test_oort_gives_a_bonus_to_who_was_long_away():
+    """sqrt(0.1 ln 100 / 1) = 0.68 for who was last there in round 1; 0.07 in round 99."""
+    c = candidates(loss=[1.0, 0.9], seconds=[1.0, 1.0], wanted=1, round=100)
+    c.last[:] = [99, 1]
+    assert choose(oort(explore=0.0, explore_least=0.0), c) == [1]
+
+
+def of_losses(**changes):
+    """Eight clients with optima 0 ... 7, which all start at 3: the far ones have the higher loss."""
+    task = Quadratic([[1.0]] * N, [[float(k)] for k in range(N)], [4] * N)
+    return federation(task, cohort_size=M, num_rounds=12, work={"steps": 1, "lr": 0.01}, selection=loss(), **changes)
+
+
+def test_a_run_asks_everybody_once_and_then_the_highest_reported_losses():
+    records = [record for _, record in rounds(of_losses(), begin(of_losses()))][1:]
+    cohorts = [[c.client for c in record.clients] for record in records]
+    assert sorted(k for cohort in cohorts[: N // M] for k in cohort) == list(range(N))
+    assert cohorts[N // M] == [0, 7]  # |0 - 3| and |7 - 3| are the largest
+
+
+def test_a_run_that_goes_on_from_a_state_draws_as_the_whole_one():
+    fed = of_losses()
+    whole = list(rounds(fed, begin(fed)))
+    middle = whole[6][0]
+    assert middle.plans["selection"]["last"]
+    assert len(middle.plans["selection"]["loss"]) == N
+    again = list(rounds(fed, middle))
+    assert [r.clients for _, r in again] == [r.clients for _, r in whole[7:]]
+
+
+def test_a_loss_that_is_no_number_is_not_remembered():
+    task = Quadratic([[1.0]] * 3, [[0.0], [float("nan")], [2.0]], [4] * 3)
+    fed = federation(task, cohort_size=3, num_rounds=1, selection=build("selection", "power_of_choice"))
+    last = [state for state, _ in rounds(fed, begin(fed))][-1]
+    assert last.plans["selection"]["last"] == [1.0, 0.0, 1.0]
