@@ -16,7 +16,7 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import Quadratic, federation
 
 N, M, P, ROUNDS, BURN = 20, 4, 8, 600, 200
-RULES = (
+RULES: tuple[tuple[str, dict[str, object]], ...] = (
     ("uniform", {}),
     ("size", {}),
     ("power_of_choice", {"candidates": 6}),

@@ -27,8 +27,9 @@ from torch import Tensor
 from fedfault.records import Score
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
-from fedfault.rounds.federation import Federation
+from fedfault.rounds.federation import NO_REPORTS, Federation
 from fedfault.rounds.local import LocalWork
+from fedfault.scheduling import Floats, Memory
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import Algorithm, Room
@@ -159,10 +160,10 @@ class Devices(Federation):
         chosen = g.permutation(cohort)[: int(self.stragglers * len(cohort) + 0.5)]
         return {int(k): int(g.integers(1, EPOCHS + 1)) / EPOCHS for k in chosen}
 
-    def cohort(self, round: int) -> list[int]:
+    def cohort(self, round: int, reports: Memory = NO_REPORTS, seconds: Floats | None = None) -> list[int]:
         """See `Federation`."""
         slow = self.slow(round) if self.drop else {}
-        return [k for k in super().cohort(round) if k not in slow]
+        return [k for k in super().cohort(round, reports, seconds) if k not in slow]
 
 
 def devices(task: Softmax, mu: float, num_rounds: int, seed: int, stragglers: float, drop: bool) -> Devices:
