@@ -44,8 +44,8 @@ OPEN = {  # an open folder knows the ground and what its files share
     "selection": set(),
 }
 WITHOUT_TORCH = (
-    "compare.page", "config", "diagnosis.watch", "monitor.folder", "monitor.measured", "monitor.controls", "report.render",
-    "runs.read", "runs.outcome", "cli",
+    "compare.page", "config", "diagnosis.watch", "monitor.folder", "monitor.measured", "monitor.controls", "monitor.files",
+    "report.render", "runs.read", "runs.outcome", "cli",
 )  # fmt: skip
 
 

@@ -355,20 +355,49 @@ def runs(
 
 @app.command(rich_help_panel=READ, epilog="Example: `fedfault diagnose results/quickstart`")
 def diagnose(
-    run: RunPath,
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="a run folder, as in results/quickstart")] = None,
+    adapters: Annotated[
+        Path | None, typer.Option("--adapters", help="instead: a folder with an adapter for each client and round")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="instead, or beside adapters: a table with round, loss, client")
+    ] = None,
+    pattern: Annotated[
+        str, typer.Option("--pattern", help="where in the folder a client's adapter lies")
+    ] = "round_{round}/client_{client}",
+    server: Annotated[
+        str | None, typer.Option("--server", help="where the server's lies; else server or global instead of a client")
+    ] = None,
+    frozen: Annotated[
+        list[str] | None, typer.Option("--frozen", metavar="NAME", help="tensors that should stand still, as lora_A")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="write what was found there as a run folder")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace such a folder")] = False,
     calibration: Annotated[
         str | None,
         typer.Option("--calibration", help="packaged, auto, none or a file, instead of what it was"),
     ] = None,
     plugin: Plugins = None,
 ) -> None:
-    """Judge a run again by its records: verdict, findings, what to try.
+    """Judge a run again by its records, or a run of another program by its files: verdict, findings, what to try.
 
-    Needs no model and no data.
+    Needs no model and no data. docs/monitor.md says how files should look.
     """
-    from fedfault.diagnosis.watch import diagnose_run
+    if run is not None and (adapters or csv or out or frozen or server or overwrite):
+        raise UserError(
+            "a run folder has all that is needed; the other options are for --adapters and --csv without one"
+        )
+    if run is not None:
+        from fedfault.diagnosis.watch import diagnose_run
 
-    typer.echo(diagnose_run(run, calibration, plugin or ())[0])
+        typer.echo(diagnose_run(run, calibration, plugin or ())[0])
+        return
+    from fedfault.monitor.files import diagnose_files
+
+    where: dict[str, Any] = {"pattern": pattern, "server": server, "frozen": frozen or (), "out": out}
+    typer.echo(
+        diagnose_files(adapters, csv, **where, calibration=calibration, plugins=plugin or (), overwrite=overwrite)
+    )
 
 
 @app.command(rich_help_panel=READ, epilog="Example: `fedfault evaluate results/quickstart --tasks my_task.yaml`")

@@ -8,23 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fedfault.errors import UserError, join_names
+from fedfault.errors import UserError
 
 if TYPE_CHECKING:
     from fedfault.records import Finding, RoundRecord
 
 Numbers = Any  # an array, a tensor on the CPU or (nested) sequences of numbers
 Losses = Any  # one number, or the losses of the examples one by one
-ARGUMENTS = {  # what a detector reads -> what to give to `Monitor.log`; other names are those of probes
-    "score/validation": "loss=",
-    "score/general": "general_loss=",
-    "score/client with se": "client_losses= with each client's losses example by example",
-    "update_norm": "updates= or products=",
-    "server_norm": "server_update=",
-    "drift_between": "gradients=",
-    "drift_within": "gradients=",
-    "client/gradient_norm": "gradients=",
-}
 _logger = logging.getLogger("fedfault.monitor")
 
 
@@ -150,20 +140,10 @@ class Monitor:
 
     def _tell_missing(self, records: Sequence[RoundRecord]) -> None:
         """Say once which detectors have nothing to read, and what each would need."""
-        from fedfault.diagnosis.detection import build_detectors, choose_threshold
-        from fedfault.records import is_recorded
+        from fedfault.monitor.missing import explain_missing
 
-        silent: dict[str, list[str]] = {}
-        for name, detector in build_detectors().items():
-            missing = [what for what in detector.reads if not is_recorded(what, records)]
-            needs = list(dict.fromkeys(ARGUMENTS.get(what, f"the probe {what}") for what in missing))
-            if not missing and choose_threshold(name, detector, self._watch.calibration) is None:
-                needs = ["calibration="]
-            if needs:
-                silent.setdefault(" and ".join(needs), []).append(name)
-        if silent:
-            lines = [f"{join_names(names)} (needs {needs})" for needs, names in silent.items()]
-            self._say(f"{self.folder.name}: detectors that are switched off: {'; '.join(lines)}")
+        if missing := explain_missing(records, self._watch.calibration):
+            self._say(f"{self.folder.name}: detectors that are switched off: {missing}")
 
     def finish(self) -> Mapping[str, Any]:
         """End the run and return its verdict: `state`, `since`, `sentence`, `sure` and what else metrics.json has.

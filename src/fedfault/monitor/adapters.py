@@ -1,0 +1,244 @@
+"""A folder of adapters that clients have sent: which are of what round and client, and what they are made of. No torch."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedfault.errors import UserError, join_names
+from fedfault.monitor.tensors import Stored, list_tensors
+from fedfault.runs.files import read_json
+
+PATTERN = "round_{round}/client_{client}"
+SERVER = ("server", "global")  # names of the server's adapter in the place of a client's
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FACTOR = re.compile(r"(?P<site>.+)\.lora_(?:embedding_)?(?P<factor>[AB])(?:\.(?!bias)\w+)*")
+FULL = "saved in full"  # the part of all tensors that are no factors of LoRA
+FACTORS = ("lora_A", "lora_B")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An adapter that a client has sent, or the server's after a round."""
+
+    round: int
+    client: str | None  # its name; None: the server's
+    file: Path
+    tensors: Mapping[str, Stored] = field(compare=False)
+    config: Mapping[str, Any] = field(compare=False)  # adapter_config.json; empty where there is none
+
+    @cached_property
+    def sites(self) -> dict[str, tuple[Stored, Stored]]:
+        """The factors A (r, d_in) and B (d_out, r) by the name of their layer. Raises `UserError` for a lone factor."""
+        found: dict[str, dict[str, Stored]] = {}
+        for name, tensor in self.tensors.items():
+            if factor := FACTOR.fullmatch(name):
+                found.setdefault(factor["site"], {})[factor["factor"]] = tensor
+        for site, pair in found.items():
+            if len(pair) < 2:
+                raise UserError(
+                    f"{self.file} has only the factor {next(iter(pair))} of {site}: the adapter is not whole"
+                )
+        return {site: (pair["A"], pair["B"]) for site, pair in found.items()}
+
+    @cached_property
+    def rest(self) -> dict[str, Stored]:
+        """What is saved beside the factors: layers in full, biases, magnitudes."""
+        return {name: tensor for name, tensor in self.tensors.items() if not FACTOR.fullmatch(name)}
+
+    def rank(self, site: str) -> int:
+        """The rank that the factors of a layer have."""
+        return self.sites[site][0].shape[0]
+
+    def stated_rank(self, site: str) -> int:
+        """The rank of a layer by adapter_config.json; that of its factors where it says none."""
+        return int(self._choose("rank_pattern", site, self.config.get("r") or self.rank(site)))
+
+    def scale(self, site: str) -> float:
+        """What PEFT multiplies B A with: alpha / r, or alpha / sqrt(r) in rsLoRA; 1 without adapter_config.json."""
+        if "lora_alpha" not in self.config:
+            return 1.0
+        alpha, rank = float(self._choose("alpha_pattern", site, self.config["lora_alpha"])), self.stated_rank(site)
+        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def _choose(self, patterns: str, site: str, usual: Any) -> Any:
+        """The value of a layer where one of the patterns of the configuration has its own, as PEFT matches them."""
+        own = self.config.get(patterns) or {}
+        return next((value for key, value in own.items() if re.fullmatch(rf"(.*\.)?({key})", site)), usual)
+
+    def part(self, tensor: str, frozen: Sequence[str] = ()) -> str:
+        """The part that a tensor belongs to: a pattern of what should stand still, `lora_A`, `lora_B` or the rest."""
+        for pattern in frozen:
+            if pattern in tensor or fnmatch.fnmatchcase(tensor, pattern):
+                return pattern
+        factor = FACTOR.fullmatch(tensor)
+        return f"lora_{factor['factor']}" if factor else FULL
+
+    def digest(self, names: Sequence[str]) -> str:
+        """The hash of some of its tensors, the same for equal bytes only."""
+        found = hashlib.sha256()
+        for name in sorted(names):
+            found.update(self.tensors[name].read_bytes())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All adapters of a run: uploads by round and then client, what the server had, and what a reader should know."""
+
+    folder: Path
+    uploads: tuple[Upload, ...]
+    servers: Mapping[int, Upload]
+    names: tuple[str, ...]  # of the clients, in order
+    notes: tuple[str, ...]
+
+    @property
+    def rounds(self) -> list[int]:
+        """The rounds that have uploads, in order."""
+        return sorted({u.round for u in self.uploads})
+
+    def of(self, round: int) -> list[Upload]:
+        """The uploads of a round, by client."""
+        return [u for u in self.uploads if u.round == round]
+
+
+def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = None) -> Collection:
+    """Find the adapters of a folder and check that they belong together.
+
+    pattern: where a client's adapter lies, a folder that PEFT has saved or a safetensors file, with `{round}` (a number) and
+    `{client}` in it; server: where the server's lies after a round, with `{round}`; else `server` or `global` in the place
+    of the client's name. Raises `UserError`, with the file, for what is missing or damaged and for adapters of other layers.
+    """
+    _check_pattern("--pattern", pattern, ("{round}", "{client}"))
+    own = [server] if server else [_name_server(pattern, name) for name in SERVER]
+    _check_pattern("--server", own[0], ("{round}",))
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; --adapters takes the one that holds the adapters of all rounds")
+    paths = sorted(folder.rglob("*"))
+    places = [(path, found) for path in paths if (found := _match(pattern, folder, path))]
+    if not places:
+        raise UserError(_explain_none(folder, pattern))
+    servers = {int(found["round"]): path for one in own for path in paths if (found := _match(one, folder, path))}
+    clients = [(int(f["round"]), f["client"], path) for path, f in places if f["client"] not in SERVER]
+    if not clients:
+        raise UserError(f"{folder} has adapters of the server only; those of clients are needed too, as {pattern!r}")
+    clients.sort(key=lambda one: (one[0], sort_name(one[1])))
+    names = tuple(sorted({name for _, name, _ in clients}, key=sort_name))
+    notes = _find_gaps(folder, [(t, name) for t, name, _ in clients], names)
+    collection = Collection(
+        folder,
+        tuple(_read_upload(path, t, name) for t, name, path in clients),
+        {t: _read_upload(path, t, None) for t, path in servers.items()},
+        names,
+        tuple(notes),
+    )
+    _check_alike(collection)
+    return collection
+
+
+def _check_pattern(said: str, pattern: str, wanted: Sequence[str]) -> None:
+    for field_ in wanted:
+        if pattern.count(field_) != 1:
+            raise UserError(f"{said} {pattern!r} should have {field_} in it once, as in {PATTERN!r}")
+
+
+def _name_server(pattern: str, name: str) -> str:
+    """The pattern with the name of the server in the place of a client's: round_{round}/server."""
+    *above, last = re.split(r"(?<=/)", pattern)
+    if "{client}" not in last:
+        return "".join(name + "/" if "{client}" in part and "{round}" not in part else part for part in (*above, last))
+    ending = ".safetensors" if last.endswith(".safetensors") else ""
+    return "".join([*above, last.replace("{client}", name) if "{round}" in last else name + ending])
+
+
+def _match(pattern: str, folder: Path, path: Path) -> dict[str, str] | None:
+    """The round and the client of a path; None for another one."""
+    kind = path.is_file() if pattern.endswith(".safetensors") else path.is_dir()
+    if not kind:
+        return None
+    written = re.escape(pattern).replace(r"\{round\}", r"(?P<round>\d+)").replace(r"\{client\}", r"(?P<client>[^/]+)")
+    found = re.fullmatch(written, path.relative_to(folder).as_posix())
+    return found.groupdict() if found else None
+
+
+def sort_name(name: str) -> tuple[bool, int, str]:
+    """The key by which clients are in order: numbers first, by their value."""
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+
+
+def _explain_none(folder: Path, pattern: str) -> str:
+    there = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.safetensors"))
+    if not there:
+        pickled = next(folder.rglob("adapter_model.bin"), None)
+        if pickled is not None:
+            return f"{pickled} is a pickle, which is not opened: save it with `safe_serialization=True`"
+        return f"{folder} has no .safetensors file in it; --adapters takes the folder that holds the adapters of all rounds"
+    return (
+        f"{folder} has no adapter {pattern!r}; there are {len(there)} files like {there[0]}: say where they lie, as in "
+        f"--pattern 'r{{round}}/site-{{client}}', with the folder or the .safetensors file of an adapter"
+    )
+
+
+def _read_upload(path: Path, round: int, client: str | None) -> Upload:
+    if path.is_file():
+        return Upload(round, client, path, list_tensors(path), {})
+    if not (path / WEIGHTS).is_file():
+        pickled = (path / "adapter_model.bin").is_file()
+        hint = "adapter_model.bin is a pickle, which is not opened: save with `safe_serialization=True`"
+        raise UserError(f"{path} has no {WEIGHTS}; {hint if pickled else 'put it back, or take the folder away'}")
+    config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key, 1), int | float) or config.get(key, 1) <= 0:
+            raise UserError(f"{path / CONFIG}: {key} is {config[key]!r}, and should be a number above 0")
+    return Upload(round, client, path / WEIGHTS, list_tensors(path / WEIGHTS), config)
+
+
+def _find_gaps(folder: Path, sent: Sequence[tuple[int, str]], names: Sequence[str]) -> Iterator[str]:
+    """Say who is missing where all others are always there. Raises `UserError` for a round that is missing among others."""
+    rounds = sorted({t for t, _ in sent})
+    steps = [b - a for a, b in itertools.pairwise(rounds)]
+    odd = next((t for t, step in zip(rounds, steps, strict=False) if step != min(steps)), None)
+    if odd is not None:
+        raise UserError(
+            f"{folder} has rounds {', '.join(map(str, rounds))}: round {odd + min(steps)} is missing; put its adapters "
+            "back, or take away those before it or behind it"
+        )
+    lacking = [(t, name) for t in rounds for name in names if (t, name) not in sent]
+    if 0 < len(lacking) < len(rounds):  # more are sampled cohorts
+        told = join_names([f"client {name} in round {t}" for t, name in lacking])
+        yield f"{folder} has no adapter of {told}, and in other rounds it has: not drawn, or lost?"
+
+
+def _check_alike(found: Collection) -> None:
+    """Raise `UserError` where two adapters do not have the same tensors; only the rank may differ."""
+    first = found.uploads[0]
+    for other in (*found.uploads, *found.servers.values()):
+        names = first.tensors.keys() ^ other.tensors.keys()
+        if names:
+            one, two = (first, other) if min(names) in first.tensors else (other, first)
+            raise UserError(
+                f"{one.file} has the tensor {min(names)}, and {two.file} has not: they are adapters of different layers, "
+                "which have no common mean; name one kind by --pattern"
+            )
+        for name, tensor in first.tensors.items():
+            mine, theirs = tensor.shape, other.tensors[name].shape
+            if mine != theirs and _drop_rank(name, mine) != _drop_rank(name, theirs):
+                raise UserError(
+                    f"{other.file}: {name} has the shape {theirs}, and {mine} in {first.file}: they are of different "
+                    "models, or one is damaged; ranks may differ, layers may not"
+                )
+
+
+def _drop_rank(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    factor = FACTOR.fullmatch(name)
+    if factor is None or len(shape) < 2:
+        return shape
+    return shape[1:] if factor["factor"] == "A" else (shape[0], *shape[2:])

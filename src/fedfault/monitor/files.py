@@ -1,0 +1,103 @@
+"""A run that left only files, adapters of its clients or a csv of losses, becomes a monitored run. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from fedfault.diagnosis.calibration import Calibration
+from fedfault.diagnosis.watch import describe_finding
+from fedfault.errors import UserError
+from fedfault.monitor import Monitor
+from fedfault.monitor.adapters import PATTERN, Collection, read_collection, sort_name
+from fedfault.monitor.losses import Losses, read_losses
+from fedfault.monitor.missing import OPTIONS, explain_missing
+from fedfault.monitor.traces import Traces, describe_traces, measure_traces
+from fedfault.runs.read import read_run
+
+
+def diagnose_files(
+    adapters: Path | None = None,
+    csv: Path | None = None,
+    *,
+    pattern: str = PATTERN,
+    server: str | None = None,
+    frozen: Sequence[str] = (),
+    out: Path | None = None,
+    calibration: Path | str | None = None,
+    plugins: Sequence[str] = (),
+    overwrite: bool = False,
+) -> str:
+    """Judge a run by the adapters that its clients sent, by a csv of losses or by both; return what is found, in lines.
+
+    adapters, pattern, server: see `adapters.read_collection`; csv: see `losses.read_losses`. frozen: names of tensors, whole
+    or in part or with `*`, that should stand still. out: the run folder that is written; without it nothing is kept.
+    Raises `UserError` for what is missing, damaged or does not fit, before anything is written.
+    """
+    if adapters is None and csv is None:
+        raise UserError("name a run folder, or --adapters FOLDER, or --csv FILE")
+    calibration = None if calibration == "none" else calibration
+    collection = None if adapters is None else read_collection(adapters, pattern, server)
+    losses = {} if csv is None else read_losses(csv)
+    numbers = _number_clients(collection, losses)
+    traces = None if collection is None else measure_traces(collection, numbers, frozen)
+    settings = {} if collection is None else _describe_adapters(collection)
+    sources = {name: str(path) for name, path in (("adapters", adapters), ("csv", csv)) if path is not None}
+    with ExitStack() as stack:
+        place = out or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+        monitor = Monitor(
+            place.name, results_dir=place.parent, calibration=calibration, settings={**sources, **settings},
+            plugins=plugins, overwrite=overwrite, say=_say_nothing,
+        )  # fmt: skip
+        found = []
+        for t in sorted({*losses, *({} if traces is None else traces.rounds)}):
+            found += monitor.log(t, **_join(losses.get(t), traces, t, numbers))
+        verdict = monitor.finish()
+        records = read_run(place).records
+    lines = [f"{verdict['state']}. {verdict['sentence']}", verdict["sure"], *map(describe_finding, found)]
+    lines += [] if traces is None or collection is None else describe_traces(collection, traces)
+    lines += [] if all(name.isdecimal() for name in numbers) else [f"clients by number: {_list_names(numbers)}"]
+    known = None if calibration is None else Calibration.load(Path(calibration))
+    lines += [f"switched off: {explain_missing(records, known, OPTIONS)}"]
+    kept = f"run: {out}" if out else "nothing is kept; --out FOLDER makes it a run that report, compare and runs read"
+    return "\n".join([*lines, kept])
+
+
+def _say_nothing(text: str) -> None:
+    """What is missing is said at the end."""
+
+
+def _number_clients(collection: Collection | None, losses: Mapping[int, Losses]) -> dict[str, int]:
+    """The number of every client by its name: its own where all names are numbers."""
+    names = {name for one in losses.values() for name in one.clients} | set(collection.names if collection else ())
+    ordered = sorted(names, key=sort_name)
+    plain = all(name.isdecimal() and str(int(name)) == name for name in ordered)
+    return {name: int(name) if plain else k for k, name in enumerate(ordered)}
+
+
+def _list_names(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{k} is {name}" for name, k in numbers.items())
+
+
+def _describe_adapters(found: Collection) -> dict[str, Any]:
+    """What adapter_config.json says of the run, as its settings."""
+    config = found.uploads[0].config
+    names = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "use_rslora", "use_dora")
+    return {name: config[name] for name in names if config.get(name) not in (None, False)}
+
+
+def _join(losses: Losses | None, traces: Traces | None, t: int, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """What `Monitor.log` is told of a round."""
+    given = dict(traces.rounds.get(t, {})) if traces is not None else {}
+    if losses is None:
+        return given
+    clients = {numbers[name]: loss for name, loss in losses.clients.items()}
+    train = {numbers[name]: loss for name, loss in losses.train.items()}
+    if train:
+        given.setdefault("clients", sorted(train))
+        given["train_losses"] = [train.get(k, math.nan) for k in given["clients"]]
+    return given | {"loss": losses.mean, "general_loss": losses.general_loss, "client_losses": clients}

@@ -1,0 +1,62 @@
+"""Inner products of adapters: of what they add to the weights, and of their factors part by part. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedfault.monitor.adapters import FULL, Upload
+
+WIDTH = 1 << 16  # numbers of every adapter that are in memory at once
+
+
+def multiply_changes(uploads: Sequence[Upload]) -> np.ndarray:
+    """Inner products (n, n) of the weight changes s B A that adapters make; ranks may differ.
+
+    Nothing of size d_out x d_in is formed: <B A, B' A'> is the sum of (B^T B') * (A A'^T) elementwise.
+    """
+    products = np.zeros((len(uploads), len(uploads)))
+    for site in uploads[0].sites:
+        pairs = [_read_pair(site, u) for u in uploads]
+        A, B = np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs], 1)
+        edges = np.cumsum([0, *(len(a) for a, _ in pairs)])[:-1]
+        inner = (B.T @ B) * (A @ A.T)
+        products += np.add.reduceat(np.add.reduceat(inner, edges, 0), edges, 1)
+    return products
+
+
+def _read_pair(site: str, upload: Upload) -> tuple[np.ndarray, np.ndarray]:
+    """The factors A (r, d_in) and s B (d_out, r) of a layer; kernels of convolutions are flat."""
+    A, B = (tensor.read() for tensor in upload.sites[site])
+    return A.reshape(len(A), -1), upload.scale(site) * B.reshape(B.shape[0], -1)
+
+
+def split_parts(uploads: Sequence[Upload], frozen: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The names of the tensors of every part: `lora_A`, `lora_B`, what is saved in full, and patterns of the frozen."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(uploads[0].tensors):
+        found.setdefault(uploads[0].part(name, frozen), []).append(name)
+    return dict(sorted(found.items(), key=lambda item: item[0] == FULL))
+
+
+def multiply_part(uploads: Sequence[Upload], names: Sequence[str]) -> np.ndarray:
+    """Inner products (n, n) of some tensors of adapters minus those of the first one; a lower rank is filled with zeros."""
+    products = np.zeros((len(uploads), len(uploads)))
+    for name in names:
+        shape = tuple(np.max([u.tensors[name].shape for u in uploads], axis=0))
+        rows = [_fill(u.tensors[name].read(), shape).ravel() for u in uploads]
+        for start in range(0, len(rows[0]), WIDTH):
+            X = np.stack([row[start : start + WIDTH] for row in rows])
+            X = X - X[0]
+            products += X @ X.T
+    return products
+
+
+def _fill(value: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    return np.pad(value, [(0, wide - own) for wide, own in zip(shape, value.shape, strict=True)])
+
+
+def digest_parts(uploads: Sequence[Upload], parts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The hash of every part of every adapter: equal where its bytes are."""
+    return {part: [u.digest(names) for u in uploads] for part, names in parts.items()}

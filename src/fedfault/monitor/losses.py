@@ -1,0 +1,129 @@
+"""Losses of a run from a csv file: a row a round, or a row for every round and client. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedfault.errors import UserError, join_names, suggest
+from fedfault.reading.files import list_numbered_rows
+
+COLUMNS = {  # what may be there -> what it is
+    "round": "its number; 0 is the model before training",
+    "client": "whose held-out data; `server`: the mixture",
+    "loss": "of the model that the server has after the round, nats per token or example",
+    "general_loss": "the same on text that is not the federation's",
+    "train_loss": "of the client's own training in the round",
+    "examples": "by how much a client counts in the mean",
+}
+NEEDED = ("round", "loss")
+SERVER = ("server", "global")
+ABSENT = "-"  # a cell of an optional column where nothing was measured
+
+
+@dataclass
+class Losses:
+    """What the file says of one round, by the names that `Monitor.log` has."""
+
+    loss: float | None = None
+    general_loss: float | None = None
+    clients: dict[str, float] = field(default_factory=dict)
+    train: dict[str, float] = field(default_factory=dict)
+    examples: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float | None:
+        """The loss of the server's model: its own row, else the mean over clients by their examples."""
+        if self.loss is not None or not self.clients:
+            return self.loss
+        sizes = {k: self.examples.get(k, 1.0) for k in self.clients}
+        return sum(self.clients[k] * sizes[k] for k in sizes) / sum(sizes.values())
+
+
+def read_losses(file: Path) -> dict[int, Losses]:
+    """Read the losses by round, in order of rounds.
+
+    A cell that is `nan` or `inf` is a loss that has diverged; one that is empty is an error, like text in the place of a
+    number and a row that is there twice. Raises `UserError` with the file and the line.
+    """
+    rows = list_numbered_rows(file)
+    if not rows:
+        raise UserError(
+            f"{file} has no rows; the columns are {join_names(COLUMNS)}, and {join_names(NEEDED)} have to be there"
+        )
+    found: dict[int, Losses] = {}
+    seen: dict[tuple[int, str], str] = {}
+    _check_columns(file, rows[0][1])
+    for place, row in rows:
+        round = _read_round(place, row)
+        client = _read_client(place, row)
+        if (other := seen.setdefault((round, client), place)) != place:
+            whose = f"client {client}" if client else "the server"
+            raise UserError(f"{place}: round {round} of {whose} is there already, at {other}; leave one of the two out")
+        _add(found.setdefault(round, Losses()), place, client, row)
+    return dict(sorted(found.items()))
+
+
+def _check_columns(file: Path, row: Mapping[str, Any]) -> None:
+    for name in NEEDED:
+        if name not in row:
+            raise UserError(
+                f"{file} has no column {name!r}; it has {join_names(row)}, and the columns are {join_names(COLUMNS)}"
+            )
+    for name in row:
+        if name not in COLUMNS:
+            raise UserError(
+                f"{file}: no column {name!r} is known{suggest(name, COLUMNS)} (known: {', '.join(COLUMNS)})"
+            )
+
+
+def _read_client(place: str, row: Mapping[str, Any]) -> str:
+    """The client of a row; empty for the server."""
+    if "client" not in row:
+        return ""
+    name = str("" if row["client"] is None else row["client"]).strip()
+    if not name:
+        raise UserError(f"{place}: client is empty; write `server` for a loss of the mixture of all clients")
+    return "" if name.lower() in SERVER else name
+
+
+def _add(found: Losses, place: str, client: str, row: Mapping[str, Any]) -> None:
+    loss = _read_cell(place, "loss", row)
+    if not client:
+        found.loss, found.general_loss = loss, _read_optional(place, "general_loss", row)
+        return
+    found.clients[client] = loss
+    if (train := _read_optional(place, "train_loss", row)) is not None:
+        found.train[client] = train
+    if (examples := _read_optional(place, "examples", row)) is not None:
+        if not (math.isfinite(examples) and examples > 0):
+            raise UserError(f"{place}: examples is {row['examples']!r}, and should be a number above 0")
+        found.examples[client] = examples
+
+
+def _read_round(place: str, row: Mapping[str, Any]) -> int:
+    number = _read_cell(place, "round", row)
+    if not (math.isfinite(number) and number >= 0 and number == int(number)):
+        raise UserError(f"{place}: round is {row['round']!r}; rounds are whole numbers from 0 on, 0 before training")
+    return int(number)
+
+
+def _read_cell(place: str, name: str, row: Mapping[str, Any]) -> float:
+    value = row.get(name)
+    if value is None or not str(value).strip():
+        raise UserError(
+            f"{place}: {name} is empty; write `nan` for a number that has diverged (pandas: `to_csv(na_rep='nan')`)"
+            + ("" if name in NEEDED else f", or {ABSENT!r} where nothing was measured")
+        )
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{place}: {name} is {str(value)[:40]!r}, which is no number") from None
+
+
+def _read_optional(place: str, name: str, row: Mapping[str, Any]) -> float | None:
+    absent = name not in row or str(row[name]).strip() == ABSENT
+    return None if absent else _read_cell(place, name, row)

@@ -1,0 +1,84 @@
+"""Tensors of safetensors files as numpy arrays, read when they are asked for. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedfault.errors import UserError
+
+KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
+         "U8": "<u1"}  # fmt: skip
+LONGEST = 100_000_000  # bytes of a header, the limit of the format
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a file: where it lies and what it is."""
+
+    file: Path
+    name: str
+    kind: str  # of KINDS
+    shape: tuple[int, ...]
+    start: int  # byte in the file
+
+    @property
+    def size(self) -> int:
+        """Count its numbers."""
+        return math.prod(self.shape)
+
+    def read_bytes(self) -> bytes:
+        """Read it as it lies in the file."""
+        with self.file.open("rb") as f:
+            f.seek(self.start)
+            return f.read(self.size * np.dtype(KINDS[self.kind]).itemsize)
+
+    def read(self) -> np.ndarray:
+        """Read it as float64 of its shape. Raises `UserError` where a number is not finite."""
+        raw = np.frombuffer(self.read_bytes(), dtype=KINDS[self.kind])
+        if self.kind == "BF16":  # the upper half of a float32
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        found = raw.astype(np.float64).reshape(self.shape)
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"{self.file}: {self.name} has numbers that are not finite: this adapter has diverged or is damaged; leave "
+                "out its round and those behind it, and look at the losses with --csv"
+            )
+        return found
+
+
+def list_tensors(file: Path) -> dict[str, Stored]:
+    """List the tensors of a safetensors file by name. Raises `UserError` for a file that is damaged or is none."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            if not 2 <= length <= min(size - 8, LONGEST):
+                raise ValueError("its header does not fit into it")
+            head = json.loads(f.read(length))
+        found = {name: _read_entry(file, name, one, 8 + length) for name, one in head.items() if name != "__metadata__"}
+        end = max((t.start + t.size * np.dtype(KINDS[t.kind]).itemsize for t in found.values()), default=0)
+        if end > size:
+            raise ValueError(f"it ends after {size} of {end} bytes")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} is damaged or no safetensors file: {error}; copy it again from where it came"
+        ) from error
+    if not found:
+        raise UserError(f"{file} holds no tensors; was the adapter saved before it had any?")
+    return found
+
+
+def _read_entry(file: Path, name: str, about: dict[str, Any], behind: int) -> Stored:
+    kind, shape, (start, end) = about["dtype"], tuple(map(int, about["shape"])), about["data_offsets"]
+    if kind not in KINDS:
+        raise ValueError(f"{name} is of type {kind}, and known are {', '.join(KINDS)}")
+    found = Stored(file, name, kind, shape, behind + int(start))
+    if end - start != found.size * np.dtype(KINDS[kind]).itemsize or min(shape, default=0) < 0:
+        raise ValueError(f"{name} has {end - start} bytes, which is not a {kind} of the shape {shape}")
+    return found

@@ -1,0 +1,133 @@
+"""What the adapters of a run show of its loop, round by round: updates, who started where, what moved. Needs no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedfault.detectors.exchange import CHAINED, FEW, GROWTH, KEPT
+from fedfault.errors import UserError, join_names
+from fedfault.monitor.adapters import FULL, Collection, Upload
+from fedfault.monitor.exchange import Apart, Chain, Sent, find_moved, measure_apart, measure_chain
+from fedfault.monitor.geometry import digest_parts, multiply_part, split_parts
+from fedfault.monitor.updates import measure_scale, measure_updates
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What was measured. rounds: by round, as `Monitor.log` takes it; the rest is of all rounds together, by part."""
+
+    rounds: Mapping[int, Mapping[str, Any]]
+    parts: tuple[str, ...]
+    still: tuple[str, ...]  # parts that are the same in all adapters
+    apart: Mapping[str, Apart]
+    chains: Mapping[str, Chain]
+
+
+def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequence[str] = ()) -> Traces:
+    """Measure all rounds of a collection.
+
+    numbers: of the clients by name; frozen: names of tensors that should stand still, see `files.diagnose_files`. Raises
+    `UserError` for a name that no tensor has.
+    """
+    uploads = found.uploads
+    parts = split_parts(uploads, frozen)
+    for pattern in frozen:
+        if pattern not in parts:
+            raise UserError(
+                f"--frozen {pattern!r}: no tensor of {uploads[0].file} is called so; there are "
+                f"{join_names(uploads[0].tensors, 3)}"
+            )
+    every = [*uploads, *found.servers.values()]
+    marks = digest_parts(every, parts)
+    still = tuple(part for part in parts if len(set(marks[part])) == 1)
+    clients = tuple(numbers[str(u.client)] for u in uploads)
+    kinds = tuple(str(sorted((site, u.rank(site)) for site in u.sites)) for u in uploads)
+    moving = [part for part in parts if part not in (*still, *frozen)]
+    sent = {
+        part: Sent(multiply_part(uploads, parts[part]), tuple(u.round for u in uploads), clients, kinds)
+        for part in moving
+    }
+    rounds, apart, chains = {}, dict[str, Apart](), dict[str, Chain]()
+    for t in found.rounds:
+        apart, chains = _measure_exchange({part: one.until(t) for part, one in sent.items()})
+        here = [i for i, u in enumerate(every) if u.round == t]
+        moved = _count_moved(every, here, marks, frozen)
+        probes = {
+            **_probe_exchange(apart, chains),
+            "frozen_moved": float(moved),
+            "scale_ratio": measure_scale(found, t),
+        }
+        cohort = [clients[i] for i in here if i < len(uploads)]
+        rounds[t] = {"clients": cohort, "probes": probes, **measure_updates(found, t)}
+    return Traces(rounds, tuple(parts), still, apart, chains)
+
+
+def _measure_exchange(sent: Mapping[str, Sent]) -> tuple[dict[str, Apart], dict[str, Chain]]:
+    apart = {part: measure_apart(one) for part, one in sent.items()}
+    chains = {part: measure_chain(one) for part, one in sent.items()}
+    return {p: a for p, a in apart.items() if a is not None}, {p: c for p, c in chains.items() if c is not None}
+
+
+def _probe_exchange(apart: Mapping[str, Apart], chains: Mapping[str, Chain]) -> dict[str, float]:
+    """The part that is kept least says whether there is any average, the one that is chained most if there is a leak."""
+    found: dict[str, float] = {}
+    if apart:
+        found |= {
+            "kept_apart": min(a.kept for a in apart.values()),
+            "spread_growth": min(a.growth for a in apart.values()),
+        }
+    if chains:
+        worst = max(chains.values(), key=lambda c: (-c.p, c.share))
+        found |= {"chained": worst.share, "chained_p": min(1.0, worst.p * len(chains))}
+    return found
+
+
+def _count_moved(
+    every: Sequence[Upload], here: Sequence[int], marks: Mapping[str, Sequence[str]], frozen: Sequence[str]
+) -> int:
+    """How many of a round's adapters have moved what should stand still.
+
+    That is what `frozen` names, against the first adapters of the run, and what most of the round's adapters leave alone.
+    """
+    first = min(u.round for u in every)
+    moved: set[int] = set()
+    for part in marks:
+        if part in frozen:
+            usual = Counter(marks[part][i] for i, u in enumerate(every) if u.round == first).most_common(1)[0][0]
+            moved |= {i for i in here if marks[part][i] != usual}
+        else:
+            clients = [i for i in here if every[i].client is not None]
+            own = {name: [mark[i] for i in clients] for name, mark in marks.items()}
+            moved |= {clients[k] for k in find_moved(own, part)}
+    return len(moved)
+
+
+def describe_traces(found: Collection, traces: Traces) -> list[str]:
+    """What was found of a collection, in lines: what there is, then for each part where clients start."""
+    uploads = found.uploads
+    ranks = sorted({u.rank(site) for u in uploads for site in u.sites})
+    scales = sorted({u.scale(site) for u in uploads for site in u.sites})
+    lora = f", rank {join_names(ranks)}, B A times {join_names(f'{s:g}' for s in scales)}" if ranks else ""
+    lora += "" if uploads[0].config or not ranks else " (no adapter_config.json says what)"
+    head = f"{len(uploads)} adapters of {len(found.names)} clients in {len(found.rounds)} rounds{lora}"
+    head += f"; the server's after {len(found.servers)} rounds" if found.servers else "; none of the server"
+    return [head, *(f"{part}: {_describe_part(part, traces)}" for part in traces.parts), *found.notes]
+
+
+def _describe_part(part: str, traces: Traces) -> str:
+    if part in traces.still:
+        return "the same in all adapters" + (", saved and sent for nothing" if part == FULL else "")
+    apart, chain = traces.apart.get(part), traces.chains.get(part)
+    if chain is not None and chain.share >= CHAINED and chain.p < 10**-FEW:
+        return f"clients start where the one before them ended ({100 * chain.share:.0f} % of the way)"
+    if apart is None:
+        return "where clients start is not known, as no two of them came twice"
+    kept = f"{100 * apart.kept:.0f} % of what sets a client apart is there after the next round"
+    if apart.kept < KEPT:
+        return f"clients start together ({kept})"
+    if apart.growth >= GROWTH:
+        return f"every client goes on with its own ({kept}, and they drift apart)"
+    return f"not known: clients go on with their own, or do the same again as their data differ ({kept})"

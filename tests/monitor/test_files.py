@@ -1,0 +1,281 @@
+"""Folders of adapters that real PEFT has saved in a plain loop, right and wrong, and tables of losses: what is said."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import fedfault as ff
+from fedfault.cli import main
+from fedfault.monitor.files import diagnose_files
+from fedfault.runs.read import read_run
+
+ROOT = Path(__file__).parents[2]
+HEALTHY = ("fedavg", "topics", "ffa", "fedsa", "rolora")
+BROKEN = {
+    "isolated": "not_averaged",
+    "leak": "leaked_factor",
+    "unloaded": "leaked_factor",
+    "stray": "moved_frozen",
+    "rescaled": "wrong_scale",
+    "dropped": "no_federation",
+    "lr": "divergence",
+}
+
+
+def write_adapter(folder, A, B, config=None, **rest):
+    """An adapter of one layer as PEFT names it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    site = "base_model.model.layers.0.q_proj"
+    tensors = {f"{site}.lora_A.weight": A, f"{site}.lora_B.weight": B, **rest}
+    save_file({name: np.asarray(value) for name, value in tensors.items()}, folder / "adapter_model.safetensors")
+    if config is not None:
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
+
+
+def write_run(folder, rounds=4, clients=4, ranks=(2,), seed=0):
+    """Clients that start from the mean of what all of their rank have sent."""
+    g = np.random.default_rng(seed)
+    first = g.normal(size=(max(ranks), 6))
+    start = {r: (first[:r], np.zeros((5, r))) for r in ranks}
+    for t in range(1, rounds + 1):
+        sent = {r: [] for r in ranks}
+        for k in range(clients):
+            r = ranks[k % len(ranks)]
+            A, B = (x + 0.1 * g.normal(size=x.shape) for x in start[r])
+            sent[r].append((A, B))
+            write_adapter(folder / f"round_{t}" / f"client_{k}", A, B, {"r": r, "lora_alpha": 4})
+        start = {r: tuple(np.mean(x, axis=0) for x in zip(*pairs, strict=True)) for r, pairs in sent.items()}
+    return folder
+
+
+def change(file, **changes):
+    """The file again, with a function applied to the factor A or B."""
+    found = load_file(file)
+    save_file({n: changes[n.split(".")[-2]](t) if n.split(".")[-2] in changes else t for n, t in found.items()}, file)
+
+
+@pytest.fixture(scope="module")
+def loops():
+    """The plain PEFT loop of benchmarks/monitor.py."""
+    return runpy.run_path(str(ROOT / "benchmarks/monitor.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("name", [*HEALTHY, *BROKEN])
+def test_a_plain_peft_loop_is_judged_by_what_it_leaves(loops, tmp_path, name):
+    loops["run_loop"](tmp_path / "run", loops["LOOPS"][name], 5)
+    diagnose_files(tmp_path / "run", tmp_path / "run" / "losses.csv", out=tmp_path / "out")
+    alarms = {f.detector for f in read_run(tmp_path / "out").findings if f.level == "alarm"}
+    assert BROKEN.get(name) in alarms if name in BROKEN else not alarms
+
+
+def test_the_geometry_is_that_of_the_weight_changes(tmp_path):
+    """Client 0 moves from s B A = 0 to 2 * [[3, 0]], client 1 to 2 * [[0, 4]]: norms 6 and 8, a right angle."""
+    config = {"r": 1, "lora_alpha": 2}
+    for k, (A, B) in enumerate([([[1.0, 0.0]], [[3.0]]), ([[0.0, 2.0]], [[2.0]])]):
+        write_adapter(tmp_path / "a" / "round_1" / f"client_{k}", A, B, config)
+    write_adapter(tmp_path / "a" / "round_1" / "server", [[3.0, 4.0]], [[0.5]], config)
+    diagnose_files(tmp_path / "a", out=tmp_path / "out")
+    (record,) = [r for r in read_run(tmp_path / "out").records if r.round == 1]
+    assert [c.update_norm for c in record.clients] == pytest.approx([6, 8])
+    assert record.probes["pairwise_cosine"] == pytest.approx(0)
+    assert record.probes["update_norm"] == pytest.approx(5) == record.probes["server_norm"]
+    assert record.probes["scale_ratio"] == 1
+
+
+def test_a_round_is_measured_from_where_the_server_was(tmp_path):
+    config = {"r": 1, "lora_alpha": 1}
+    for k in (0, 1):
+        write_adapter(tmp_path / "a" / "round_3" / f"client_{k}", [[1.0]], [[5.0 + k]], config)
+        write_adapter(tmp_path / "a" / "round_4" / f"client_{k}", [[1.0]], [[7.0 + k]], config)
+    write_adapter(tmp_path / "a" / "round_3" / "global", [[2.0]], [[3.0]], config)
+    diagnose_files(tmp_path / "a", out=tmp_path / "out")
+    records = {r.round: r for r in read_run(tmp_path / "out").records}
+    assert [c.update_norm for c in records[4].clients] == pytest.approx([1, 2])
+    assert all(math.isnan(c.update_norm) for c in records[3].clients)  # where round 3 began is not known
+
+
+def test_mixed_ranks_are_compared_by_their_products(tmp_path):
+    told = diagnose_files(write_run(tmp_path / "a", ranks=(2, 4)), out=tmp_path / "out")
+    assert "rank 2 and 4" in told or "rank 2, 4" in told
+    assert "lora_A: clients start together" in told
+    assert read_run(tmp_path / "out").findings == ()
+
+
+def test_what_is_frozen_by_name_has_to_stand_still(tmp_path):
+    told = diagnose_files(write_run(tmp_path / "a"), frozen=["lora_A"])
+    assert "alarm: moved frozen" in told
+    with pytest.raises(ff.UserError, match=r"no tensor of .* is called so"):
+        diagnose_files(tmp_path / "a", frozen=["lora_E"])
+
+
+def test_a_scaling_that_is_not_the_others_is_told(tmp_path):
+    folder = write_run(tmp_path / "a")
+    for t in range(1, 5):
+        (folder / f"round_{t}" / "client_2" / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 8}')
+    assert "changes the weights 2 times as much as it should" in diagnose_files(folder)
+
+
+def test_layers_that_are_saved_in_full_are_a_part_of_their_own(tmp_path):
+    g = np.random.default_rng(0)
+    for t in (1, 2, 3):
+        for k in range(3):
+            A, B = g.normal(size=(2, 4)), g.normal(size=(3, 2))
+            write_adapter(tmp_path / "a" / f"round_{t}" / f"client_{k}", A, B, **{"head.weight": np.ones((2, 2))})
+    told = diagnose_files(tmp_path / "a")
+    assert "saved in full: the same in all adapters, saved and sent for nothing" in told
+    assert "no adapter_config.json" in told
+
+
+def test_half_precision_is_read_as_it_is(tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save
+
+    from fedfault.monitor.tensors import list_tensors
+
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        value = torch.linspace(-3, 3, 7).to(dtype).reshape(7, 1)
+        save({"x": value, "y": value * 2}, tmp_path / "x.safetensors")
+        assert np.array_equal(list_tensors(tmp_path / "x.safetensors")["y"].read(), 2 * value.double().numpy())
+
+
+def test_names_patterns_and_single_files(tmp_path):
+    folder = write_run(tmp_path / "a", clients=3)
+    for t in range(1, 5):
+        for k, site in enumerate(("north", "south", "west")):
+            (tmp_path / "b").mkdir(exist_ok=True)
+            source = folder / f"round_{t}" / f"client_{k}" / "adapter_model.safetensors"
+            shutil.copy(source, tmp_path / "b" / f"r{t:02d}-{site}.safetensors")
+    told = diagnose_files(tmp_path / "b", pattern="r{round}-{client}.safetensors")
+    assert "clients by number: 0 is north, 1 is south, 2 is west" in told
+    with pytest.raises(ff.UserError, match=r"there are 12 files like r01-north\.safetensors: .*--pattern"):
+        diagnose_files(tmp_path / "b")
+    with pytest.raises(ff.UserError, match=r"should have \{client\} in it once"):
+        diagnose_files(tmp_path / "b", pattern="r{round}")
+
+
+def break_shape(f):
+    change(f / "round_2/client_1/adapter_model.safetensors", lora_B=lambda B: B[:3].copy())
+
+
+def break_bytes(f):
+    file = f / "round_2/client_1/adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def break_values(f):
+    change(f / "round_2/client_1/adapter_model.safetensors", lora_B=lambda B: B * np.nan)
+
+
+def break_layer(f):
+    save_file({"layers.1.lora_A.weight": np.ones((1, 1))}, f / "round_2/client_1/adapter_model.safetensors")
+
+
+WRONG = {
+    "shape": (break_shape, r"round_2/client_1/.*lora_B.* has the shape \(3, 2\), and \(5, 2\) in .*ranks may differ"),
+    "cut off": (break_bytes, "round_2/client_1/.* is damaged .*copy it again"),
+    "no safetensors": (lambda f: (f / "round_2/client_1/adapter_model.safetensors").write_text("x"), "is damaged"),
+    "nan": (break_values, "round_2/client_1/.*numbers that are not finite"),
+    "a lone factor": (break_layer, "adapters of different layers"),
+    "no file": (lambda f: (f / "round_2/client_1/adapter_model.safetensors").unlink(), "has no adapter_model.safetens"),
+    "no round": (lambda f: shutil.rmtree(f / "round_3"), "rounds 1, 2, 4: round 3 is missing; put its adapters back"),
+    "config": (lambda f: (f / "round_1/client_0/adapter_config.json").write_text("{"), "adapter_config.json"),
+    "rank 0": (lambda f: (f / "round_1/client_0/adapter_config.json").write_text('{"r": 0}'), "r is 0, and should be"),
+    "nothing": (lambda f: shutil.rmtree(f) or f.mkdir(), "has no .safetensors file in it"),
+    "no folder": (shutil.rmtree, "is no folder"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_refused_with_the_file_and_nothing_is_written(tmp_path, case):
+    spoil, told = WRONG[case]
+    spoil(write_run(tmp_path / "a"))
+    with pytest.raises(ff.UserError, match=told):
+        diagnose_files(tmp_path / "a", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_client_that_is_there_in_all_other_rounds_is_missed(tmp_path):
+    shutil.rmtree(write_run(tmp_path / "a") / "round_2" / "client_3")
+    assert "no adapter of client 3 in round 2, and in other rounds it has: not drawn, or lost?" in diagnose_files(
+        tmp_path / "a"
+    )
+
+
+def test_a_table_of_losses_alone_is_a_run(tmp_path):
+    losses = ["round,loss", *(f"{t},{loss}" for t, loss in enumerate([4, 3, 3.5, 4, "nan"]))]
+    (tmp_path / "l.csv").write_text("\n".join(losses) + "\n")
+    told = diagnose_files(csv=tmp_path / "l.csv", out=tmp_path / "out")
+    assert told.startswith("failed. ")
+    assert ff.open(tmp_path / "out").verdict.state == "failed"
+    assert [one.name for one in ff.runs(tmp_path)] == ["out"]
+
+
+def test_losses_of_clients_give_that_of_the_mixture_by_their_examples(tmp_path):
+    text = "round,client,loss,train_loss,examples\n0,a,4,-,1\n0,b,2,-,3\n1,a,3,3.5,1\n1,b,1,1.5,3\n"
+    (tmp_path / "l.csv").write_text(text)
+    diagnose_files(csv=tmp_path / "l.csv", out=tmp_path / "out")
+    first, second = read_run(tmp_path / "out").records
+    assert (first.scores["validation"].loss, second.scores["validation"].loss) == (2.5, 1.5)
+    assert second.scores["client/1"].loss == 1
+    assert [(c.client, c.loss) for c in second.clients] == [(0, 3.5), (1, 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("round,loss\n0,4\n1,\n", "line 3: loss is empty; write `nan`"),
+        ("round,loss\n0,4\n1,low\n", "line 3: loss is 'low', which is no number"),
+        ("round,loss\n0,4\n1.5,3\n", "line 3: round is '1.5'"),
+        ("round,loss\n0,4\n0,3\n", "line 3: round 0 of the server is there already, at .*line 2"),
+        ("round,client,loss\n0,,3\n", "line 2: client is empty; write `server`"),
+        ("round,client,loss,examples\n0,1,3,0\n", "line 2: examples is '0'"),
+        ("epoch,loss\n0,3\n", "has no column 'round'"),
+        ("round,loss,los\n0,3,3\n", "no column 'los' is known; did you mean 'loss'"),
+        ("round,loss\n", "has no rows"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_with_its_line(tmp_path, text, told):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(ff.UserError, match=told):
+        diagnose_files(csv=tmp_path / "l.csv")
+
+
+def test_the_command_says_what_is_wrong_and_ends_with_2(tmp_path, monkeypatch, capsys):
+    for words, told in (
+        ([], "name a run folder, or --adapters FOLDER, or --csv FILE"),
+        (["--csv", str(tmp_path / "none.csv")], "none.csv"),
+        ([str(tmp_path), "--csv", "x.csv"], "the other options are for --adapters and --csv"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["fedfault", "diagnose", *words])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert told in capsys.readouterr().err
+
+
+def test_a_folder_that_is_there_is_kept_unless_it_is_to_be_replaced(tmp_path):
+    (tmp_path / "l.csv").write_text("round,loss\n0,4\n1,3\n")
+    diagnose_files(csv=tmp_path / "l.csv", out=tmp_path / "out")
+    with pytest.raises(ff.UserError, match="is there already"):
+        diagnose_files(csv=tmp_path / "l.csv", out=tmp_path / "out")
+    diagnose_files(csv=tmp_path / "l.csv", out=tmp_path / "out", overwrite=True)
+
+
+def test_adapters_are_judged_without_torch(tmp_path):
+    write_run(tmp_path / "a")
+    code = "import sys; from fedfault.monitor.files import diagnose_files; from pathlib import Path\n"
+    code += f"print(diagnose_files(Path({str(tmp_path / 'a')!r}))); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "lora_B: clients start together" in done.stdout
