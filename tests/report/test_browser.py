@@ -5,7 +5,6 @@ checkout, or AXE names axe.min.js).
 """
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,22 +16,11 @@ from handmade import HISTORY, finding, lines, write
 
 ROOT = Path(__file__).parents[2]
 AXE = Path(os.environ.get("AXE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
     pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: npm install axe-core"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

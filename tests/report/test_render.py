@@ -96,11 +96,17 @@ def test_the_page_stands_alone(html):
     tags = Tags(html)
     assert tags.stack == []
     names = {name for name, _ in tags.tags}
-    assert not names & {"link", "script", "iframe", "object", "embed", "base", "foreignobject"}
+    assert not names & {"link", "iframe", "object", "embed", "base", "foreignobject"}
     for _, attributes in tags.tags:
         for key in ("src", "srcset", "href", "xlink:href", "poster", "background"):
             assert attributes.get(key, "#").startswith(("data:", "#"))
         assert not [name for name in attributes if name.startswith("on")]
+    assert [a.get("type") for name, a in tags.tags if name == "script"] == [
+        "application/json",
+        None,
+    ]  # numbers, and code
+    assert "src" not in {key for name, a in tags.tags if name == "script" for key in a}
+    assert not re.search(r"\b(fetch|XMLHttpRequest|import|eval|innerHTML)\b\s*[(=]", html)
     assert not re.search(r"url\((?!#)", html)
     assert "@import" not in html
 
@@ -111,7 +117,7 @@ def test_every_figure_has_words_and_room(html):
         name for name, plot in gallery.FIGURES.items() if name in re.findall(r'<section aria-labelledby="(\w+)"', html)
     ]
     assert shown == ["loss_by_topic", "clients", "fairness", "general", "participation", "split", "traffic"]
-    assert len(figures) == 4 * 2 + 3 * 4  # wide and narrow; those with cells once a theme
+    assert len(figures) == 5 * 2 + 2 * 4  # wide and narrow; those with numbers on cells once a theme
     for attributes in figures:
         assert len(attributes["aria-label"]) > 30
         width, height = map(float, attributes["viewbox"].split()[2:])
@@ -120,8 +126,9 @@ def test_every_figure_has_words_and_room(html):
 
 
 def test_letters_are_defined_once(html):
-    used = set(re.findall(r'href="#(DejaVu[^"]*)"', html))
-    defined = re.findall(r'id="(DejaVu[^"]*)"', html)
+    used = set(re.findall(r'href="#(-[^"]*)"', html))
+    defined = re.findall(r'<path id="(-[^"]*)"', html)
+    assert used
     assert used <= set(defined)
     assert len(defined) == len(set(defined))
 
@@ -170,7 +177,7 @@ def test_the_split_is_described_in_sentences_and_a_table(tmp_path):
 def test_names_are_escaped(tmp_path):
     topic = [RoundRecord(r.round, r.clients, {f"topic/{EVIL}": Score(4.0, 5), **r.scores}) for r in HISTORY]
     text = render_report(write(tmp_path, topic, (EVIL, "code"), experiment_name=EVIL), dpi=20).read_text()
-    assert "<script" not in text
+    assert text.count("<script") == 2  # the numbers, and the code that shows them
     assert text.count("&lt;script&gt;alert(1)") >= 4  # title, heading, tables, setup
 
 
@@ -194,7 +201,7 @@ def test_the_page_opens_with_the_verdict_and_its_findings(tmp_path):
     found = [finding("slow", 1, "suspect"), finding("divergence", 2, evidence={"rise": 0.5}, advice=advice)]
     text = render_report(judged(tmp_path, found), dpi=20).read_text()
     order = [
-        "✕ Failed", "Mixed validation perplexity fell", "It diverged.", "Quite.", '<figure>',
+        "✕ Failed", "Mixed validation perplexity fell", "It diverged.", "Quite.", '<figure ',
         "Round 2 · divergence.", "The loss rises.", "Statistic 4.25, threshold 1.5 from 19 control runs; rise 0.5.",
         "Try: training.lr at half; training.max_grad_norm lower.", "Round 1 · slow.",
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from fedfault.compare.pairs import Comparison, explain_budgets
 from fedfault.compare.tables import tabulate_pairs, tabulate_runs, transpose
 from fedfault.errors import UserError
 from fedfault.measures.punctuality import elapsed_seconds
-from fedfault.report.page import make_environment
+from fedfault.report.page import collect_shared, make_environment
 from fedfault.report.words import Table
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import Fork, RunData
@@ -205,9 +205,7 @@ def _render_page(c: Comparison, command: str) -> str:
             apart=explain_unpaired(c),
             basis=BASIS,
             figures=figures,
-            glyphs={
-                id: path for figure in figures for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
-            },
+            shared=collect_shared(figures),
             command=command,
             version=fedfault.__version__,
             light=LIGHT.variables,
@@ -228,11 +226,13 @@ def _render_figures(c: Comparison) -> list[dict[str, Any]]:
 
     found = []
     for name in FIGURES:
-        _, drawings = draw_inline(c.runs[0], name, make_plot(name, c))
-        if drawings:
+        _, inline = draw_inline(c.runs[0], name, make_plot(name, c))
+        if inline.drawings:
             title, text, alt = CAPTIONS[name]
             about = {"name": name, "title": title, "text": text, "alt": f"{alt}{', '.join(c.names)}."}
-            found.append({**about, "drawings": drawings, "sentences": list_remarks(c) if name == "losses" else []})
+            found.append(
+                {**about, "drawings": inline.drawings, "sentences": list_remarks(c) if name == "losses" else []}
+            )
     return found
 
 

@@ -104,12 +104,18 @@ def locate_whole_numbers(most: int = 10) -> MaxNLocator:
     return MaxNLocator(nbins=most, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
 
 
+def format_round(x: float) -> str:
+    """Write the number of a round as the page tells it; axes that have this as `fmt_xdata` are over rounds."""
+    return f"round {x:g}"
+
+
 def set_round_axis(ax: Axes, run: RunData, title: bool = True, until: int = 0) -> None:
     """Set the x axis to rounds: whole ones as ticks, half a round of air on both sides.
 
     until: the last round, where something goes on after the run's own.
     """
     first, last = run.records[0].round, max(run.records[-1].round, until)
+    ax.fmt_xdata = format_round
     air = 0.5 if last > first else 1.5  # a lone bar should not fill the axes
     ax.set_xlim(first - air, last + air)
     ax.xaxis.set_major_locator(locate_whole_numbers() if last > first else FixedLocator([first]))
@@ -125,6 +131,11 @@ def style_dots(rounds: Sequence[int]) -> dict[str, Any]:
 def style_lone_dot(rounds: Sequence[int]) -> dict[str, Any]:
     """Return a style with a marker for a line of one point, which would not be seen without."""
     return {"marker": "o", "ms": 5} if len(rounds) == 1 else {}
+
+
+def name_line(name: str, label: str | None = None) -> dict[str, Any]:
+    """Return a style that names a line for the page; label: the name that stands at its end, if that is another."""
+    return {"gid": name, "label": name if label is None else label}
 
 
 def draw_line(ax: Axes, rounds: Sequence[float], values: Sequence[float], theme: Theme, **style: Any) -> None:

@@ -10,6 +10,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from fedfault.report.theme import FONT, Theme, make_label, make_readable
+from fedfault.report.values import mark_round
 from fedfault.runs.recorded import RunData
 
 SIZE = FONT - 1  # points
@@ -88,6 +89,7 @@ def draw_marks(ax: Axes, found: Sequence[Mark], places: Sequence[Place], theme: 
         ax.axvline(mark.round, color=mark.colour, zorder=1.5, **mark.style)
         up: dict[str, Any] = {"xycoords": top, "textcoords": "offset points", "annotation_clip": False}
         stem = {"arrowstyle": "-", "color": mark.colour, "shrinkA": 0, "shrinkB": 0, **mark.style}
+        up["gid"] = mark_round(mark.round)
         ax.annotate("", (mark.round, 1.0), (0, BASE + LANE * lane + SIZE), arrowprops=stem, **up)
         ax.annotate(
             mark.text,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import jinja2
@@ -23,3 +24,9 @@ def make_environment(folder: Path = HERE, *, html: bool = True) -> jinja2.Enviro
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def collect_shared(figures: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Collect the letters and images that the pictures of a page use, each once."""
+    drawings = [drawing for figure in figures for drawing in figure["drawings"]]
+    return list({id: element for drawing in drawings for id, element in drawing.shared.items()}.values())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import describe_figure, write_caption
-from fedfault.report.page import make_environment
+from fedfault.report.page import collect_shared, make_environment
 from fedfault.report.status import Activity, describe_activity, find_activity
 from fedfault.runs.manifest import OVER
 from fedfault.runs.read import read_run
@@ -16,7 +17,7 @@ from fedfault.runs.recorded import RunData
 from fedfault.storage import delete_scratch_of, write_atomically
 
 if TYPE_CHECKING:
-    from fedfault.report.inline import Drawing
+    from fedfault.report.inline import Inline
 
 
 def render_report(folder: Path | str, dpi: float = 150, out: Path | None = None) -> Path:
@@ -49,8 +50,8 @@ def render_picture(folder: Path) -> list[dict[str, Any]]:
     from fedfault.report.inline import draw_inline
 
     run = read_run(folder)
-    drawings = draw_inline(run, LIVE, FIGURES[LIVE])[1] if LIVE in FIGURES else []
-    return [_describe(run, LIVE, drawings)] if drawings else []
+    inline = draw_inline(run, LIVE, FIGURES[LIVE])[1]
+    return [_describe(run, LIVE, inline)] if inline.drawings else []
 
 
 def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, Any]]:
@@ -70,16 +71,22 @@ def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, An
     }
     found = []
     for name, plot in gallery.FIGURES.items():
-        wide, drawings = draw_inline(run, name, plot)
+        wide, inline = draw_inline(run, name, plot)
         if wide is not None:
             gallery.write_png(wide, folder / f"{name}.png", dpi)
-            found.append({**_describe(run, name, drawings), **more.get(name, {})})
+            found.append({**_describe(run, name, inline), **more.get(name, {})})
     return sorted(found, key=lambda one: FIRST.index(one["name"]) if one["first"] else len(FIRST))
 
 
-def _describe(run: RunData, name: str, drawings: list[Drawing]) -> dict[str, Any]:
+def _describe(run: RunData, name: str, inline: Inline) -> dict[str, Any]:
     """Collect what the template needs to show a figure."""
-    about = {"name": name, "drawings": drawings, "alt": describe_figure(run, name), "first": name in FIRST}
+    about = {
+        "name": name,
+        "drawings": inline.drawings,
+        "panels": inline.values,
+        "alt": describe_figure(run, name),
+        "first": name in FIRST,
+    }
     return {**about, **write_caption(run, name)._asdict()}
 
 
@@ -118,9 +125,7 @@ def _render_page(
             commands=[f"fedfault watch {run.folder}"] if activity == "running" else summary.suggest_commands(run),
             tiles=summary.make_tiles(run),
             figures=figures,
-            glyphs={
-                id: path for figure in figures for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
-            },
+            shared=collect_shared(figures),
             scores=tables.tabulate_scores(run),
             answers=tables.tabulate_answers(run),
             benchmarks=tables.tabulate_benchmarks(run),
@@ -128,11 +133,29 @@ def _render_page(
             setup=tables.list_settings(run),
             provenance=tables.list_provenance(run),
             command=tables.find_command(run),
+            values=_collect_values(run, figures),
             version=f" {run.manifest['fedfault']}" if "fedfault" in run.manifest else "",
             light=LIGHT.variables,
             dark=DARK.variables,
         )
     )
+
+
+def _collect_values(run: RunData, figures: list[dict[str, Any]]) -> str:
+    """Collect the numbers behind the figures as JSON that may stand in a script element; "" where none has any."""
+    from fedfault.report.values import OWN, collect_values
+
+    alive = {
+        one["name"]: {
+            "panels": one["panels"],
+            "places": [drawing.axes for drawing in one["drawings"]],
+            "own": OWN.get(one["name"]),
+        }
+        for one in figures
+        if one["panels"]
+    }
+    text = json.dumps({**collect_values(run), "figures": alive}, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c") if alive else ""
 
 
 def _describe_setup(run: RunData) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import fedfault
 from fedfault.errors import UserError
-from fedfault.report.page import make_environment
+from fedfault.report.page import collect_shared, make_environment
 from fedfault.report.words import Table
 from fedfault.runs.recorded import RunData
 from fedfault.storage import delete_scratch, write_atomically
@@ -93,9 +93,7 @@ def _collect_parts(r: Results) -> dict[str, Any]:
         "answers": results.tabulate_answers(r),
         "rule": results.explain_rule(r),
         "figures": drawn,
-        "glyphs": {
-            id: path for figure in drawn for drawing in figure["drawings"] for id, path in drawing.glyphs.items()
-        },
+        "shared": collect_shared(drawn),
         "cells": results.tabulate_cells(r),
         "clients": clients.tabulate_clients(r),
         "differences": clients.tabulate_differences(r, clients.compare_clients(r)),
@@ -126,12 +124,12 @@ def _render_figures(r: Results) -> list[dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     nothing, found = RunData(r.folder, ()), []
     for name, plot in make_figures(r).items():
-        wide, drawings = draw_inline(nothing, f"figure-{make_slug(name)}", plot)
+        wide, inline = draw_inline(nothing, f"figure-{make_slug(name)}", plot)
         if wide is not None:
             gallery.write_png(wide, folder / f"figure-{make_slug(name)}.png")
             title, text = _find_caption(r, name)
             about = {"name": f"figure-{make_slug(name)}", "title": title, "text": text}
-            found.append({**about, "alt": f"{title}. {text}", "drawings": drawings})
+            found.append({**about, "alt": f"{title}. {text}", "drawings": inline.drawings})
     return found
 
 

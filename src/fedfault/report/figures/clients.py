@@ -13,6 +13,7 @@ from fedfault.report.draw import (
     find_last_finite,
     make_canvas,
     mark_not_finite,
+    name_line,
     set_loss_scale,
     set_round_axis,
     style_lone_dot,
@@ -62,11 +63,19 @@ def draw_labels(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     if rows:
         fan, at = _compute_percentiles(rows), [n for n, _ in rows]
         ax.fill_between(at, fan[:, 1], fan[:, 3], color=theme.palette[0], alpha=0.22, lw=0)
-        ax.plot(at, fan[:, 2], color=theme.palette[0], lw=1.2, **style_lone_dot(at))
+        named = name_line("median of the clients", "clients")
+        ax.plot(at, fan[:, 2], color=theme.palette[0], lw=1.2, **named, **style_lone_dot(at))
         ends.append((find_last_finite(fan[:, 2].tolist()), "clients", theme.palette[0]))
     for metric, colour in zip(metrics, (theme.ink, theme.palette[1]), strict=False):
         rounds, values = run.metric("validation", metric)
-        ax.plot(rounds, values, color=colour, lw=2.6 if metric == first else 1.4, **style_lone_dot(rounds))
+        ax.plot(
+            rounds,
+            values,
+            color=colour,
+            lw=2.6 if metric == first else 1.4,
+            **name_line(metric),
+            **style_lone_dot(rounds),
+        )
         ends.append((find_last_finite(values), metric, colour))
     target = run.setting("evaluation", "target_score")
     if target is not None:
@@ -114,7 +123,7 @@ def draw_fairness(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     draw_end_labels(ax, ends, theme, height=2.5)
     if any(losers):
         ax.tick_params(labelbottom=False)
-        axes[1].bar(rounds, losers, width=0.8, color=theme.alarm)
+        axes[1].bar(rounds, losers, width=0.8, color=theme.alarm, label="worse off")
         axes[1].set_ylabel("worse off")
         axes[1].yaxis.set_major_locator(MaxNLocator(2, integer=True))
         axes[1].set_ylim(0, max(losers) + 0.3)
@@ -132,12 +141,13 @@ def _draw_fan(
     ax: Axes, rounds: list[int], fan: np.ndarray, theme: Theme, colour: str, outer: dict[str, int]
 ) -> list[tuple[float, str, str]]:
     """Draw the median, and around it, with several clients, the band and the columns that are named in `outer`."""
-    dot = style_lone_dot(rounds)
-    ax.plot(rounds, fan[:, 2], color=theme.ink, lw=2.6, **dot)
-    ends = [(find_last_finite(fan[:, 2].tolist()), "median" if outer else "the one client", theme.ink)]
+    dot, middle = style_lone_dot(rounds), "median" if outer else "the one client"
+    ax.plot(rounds, fan[:, 2], color=theme.ink, lw=2.6, **name_line(middle), **dot)
+    ends = [(find_last_finite(fan[:, 2].tolist()), middle, theme.ink)]
     if outer:
         ax.fill_between(rounds, fan[:, 1], fan[:, 3], color=colour, alpha=0.22, lw=0)
     for name, column in outer.items():
-        ax.plot(rounds, fan[:, column], color=colour, lw=1.2, ls="--" if name == "best" else "-", **dot)
+        ls = "--" if name == "best" else "-"
+        ax.plot(rounds, fan[:, column], color=colour, lw=1.2, ls=ls, **name_line(name), **dot)
         ends.append((find_last_finite(fan[:, column].tolist()), name, colour))
     return ends

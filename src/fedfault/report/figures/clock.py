@@ -18,6 +18,7 @@ from fedfault.report.draw import (
     draw_line,
     make_canvas,
     make_panels,
+    name_line,
     set_loss_scale,
     style_dots,
 )
@@ -173,7 +174,10 @@ def _draw_score(
     target = run.setting("evaluation", "target_score") if run.metrics_measured else None
     scale, unit = _choose_unit(max(spent.values()))
     set_loss_scale(ax, values if target is None else [*values, target])
-    draw_line(ax, [spent[n] / scale for n in rounds], values, theme, color=theme.ink, lw=2.4, **style_dots(rounds))
+    at = [spent[n] / scale for n in rounds]
+    draw_line(
+        ax, at, values, theme, color=theme.ink, lw=2.4, **name_line(name.partition("\n")[0]), **style_dots(rounds)
+    )
     if target is not None:
         ax.axhline(target, color=theme.muted, lw=1.2, ls=(0, (4, 3)))
         draw_end_labels(ax, [(target, "target", theme.muted)], theme, height=HEIGHT - 0.9)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedfault.report.draw import apply_theme, draw_legend, make_panels, set_round_axis, style_lone_dot
+from fedfault.report.draw import apply_theme, draw_legend, make_panels, name_line, set_round_axis, style_lone_dot
 from fedfault.report.theme import Theme, make_label
 from fedfault.runs.recorded import RunData, seconds_by_part
 
@@ -37,7 +37,15 @@ def _draw_bytes(ax: Axes, run: RunData, theme: Theme) -> None:
     scale, unit = (1e9, "GB") if max(up[-1], down[-1]) >= 1e10 else (1e6, "MB")
     for values, name, style, colour in ((up, "up", "-", theme.palette[0]), (down, "down", "--", theme.palette[1])):
         total = f"{name}: {values[-1] / scale:.3g} {unit}"
-        ax.plot(rounds, [v / scale for v in values], style, color=colour, lw=2, label=total, **style_lone_dot(rounds))
+        ax.plot(
+            rounds,
+            [v / scale for v in values],
+            style,
+            color=colour,
+            lw=2,
+            **name_line(f"{name} ({unit})", total),
+            **style_lone_dot(rounds),
+        )
     ax.set_title("Traffic, all clients, since the start", pad=24)
     ax.set_ylabel(unit)
     draw_legend(ax, 2)

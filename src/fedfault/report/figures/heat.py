@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from fedfault.report.draw import apply_theme, colour_topics, locate_whole_numbers, make_canvas
+from fedfault.report.draw import apply_theme, colour_topics, format_round, locate_whole_numbers, make_canvas
 from fedfault.report.theme import FONT, Theme, choose_ink, make_label, make_readable
+from fedfault.report.values import name_client
 from fedfault.runs.recorded import RunData
 
 FEW = 24  # clients that can each have a tick label
@@ -34,12 +35,13 @@ def draw_participation(run: RunData, theme: Theme, narrow: bool) -> Figure | Non
             losses[row[c.client], r.round - first] = c.loss
     fig = make_canvas(narrow, choose_height(len(row)))
     ax = fig.add_subplot()
-    image = _draw_heat(ax, losses, theme, (first, last))
+    image = _draw_heat(ax, losses, theme, (first, last), "training loss")
     broken = [(r.round, row[c.client]) for r in trained for c in r.clients if not math.isfinite(c.loss)]
     if broken:
         ax.plot(*np.transpose(broken), "x", color=theme.alarm, ms=5, mew=1.5)
     ax.set_title("Who trained" + " (× loss not finite)" * bool(broken))
     _set_client_axis(ax, run, theme, narrow)
+    ax.fmt_xdata = format_round
     ax.xaxis.set_major_locator(locate_whole_numbers())
     ax.set_xlabel("round")
     draw_colour_bar(fig, image, ax, f"training loss\n({run.unit})")
@@ -56,7 +58,7 @@ def draw_split(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     share = 100 * documents / np.maximum(documents.sum(axis=1, keepdims=True), 1)
     fig = make_canvas(narrow, choose_height(len(order)) + 0.3)
     left, right = fig.subplots(1, 2, width_ratios=[2, 1] if narrow else [3, 1], sharey=True)
-    _draw_heat(left, share, theme, (0, documents.shape[1] - 1), percent=True)
+    _draw_heat(left, share, theme, (0, documents.shape[1] - 1), "% of its documents", percent=True)
     if len(order) <= FEW and documents.shape[1] <= (4 if narrow else 10):
         for (i, j), count in np.ndenumerate(documents):
             ink = choose_ink(theme.cmap(share[i, j] / 100))
@@ -86,7 +88,7 @@ def draw_cosines(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     fig = make_canvas(narrow, min(choose_height(len(values)) + 0.7, 3.9 if narrow else 6.5))
     ax = fig.add_subplot()
     cmap = ListedColormap(theme.diverging(np.linspace(0, 1, 256))).with_extremes(bad=theme.surface)
-    image = draw_cells(ax, values, theme, (0, len(values) - 1), cmap, (-most, most))
+    image = draw_cells(ax, values, theme, (0, len(values) - 1), cmap, (-most, most), "cosine")
     if len(values) <= (4 if narrow else 12):
         for i, j in zip(*np.nonzero(np.isfinite(values)), strict=True):
             ink = choose_ink(cmap((values[i, j] / most + 1) / 2))
@@ -95,6 +97,7 @@ def draw_cosines(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     ticks = thin_ticks(_set_client_axis(ax, run, theme, narrow), len(values) / (12 if narrow else 24))
     ax.set_xticks([t[0] for t in ticks], [t[1] for t in ticks], rotation=40, ha="right", rotation_mode="anchor")
     _colour_by_topic(ax.get_xticklabels(), ticks, run, theme)
+    ax.fmt_xdata = ax.fmt_ydata
     ax.set_title(f"Updates of round {rounds[0]}" if len(rounds) == 1 else f"Updates, mean over {len(rounds)} rounds")
     draw_colour_bar(fig, image, ax, "cosine")
     return fig
@@ -142,6 +145,7 @@ def _set_client_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> list
     ax.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
     _colour_by_topic(ax.get_yticklabels(), ticks, run, theme)
     ax.set_ylabel("client" if len(order) <= FEW else f"{len(order)} clients by main topic")
+    ax.fmt_ydata = lambda row: name_client(run, order[round(row)])
     return ticks
 
 
@@ -156,6 +160,7 @@ def _set_topic_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> None:
     style: dict[str, Any] = {} if room else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     ax.set_xticks([t[0] for t in ticks], [t[1] for t in ticks], **style)
     _colour_by_topic(ax.get_xticklabels(), ticks, run, theme)
+    ax.fmt_xdata = lambda column: str(topics[round(column)])
 
 
 def _colour_by_topic(labels: list[Any], ticks: list[Tick], run: RunData, theme: Theme) -> None:
@@ -179,22 +184,32 @@ def choose_height(rows: int) -> float:
 
 
 def _draw_heat(
-    ax: Axes, values: np.ndarray, theme: Theme, columns: tuple[int, int], percent: bool = False
+    ax: Axes, values: np.ndarray, theme: Theme, columns: tuple[int, int], name: str, percent: bool = False
 ) -> AxesImage:
     """Draw a heat map with rows from the top; NaN cells are empty. No percentage is missing: its zero is as pale as they."""
     ramp = theme.cmap(np.linspace(0.0 if percent else 0.25, 1, 256))
     cmap = ListedColormap(ramp).with_extremes(bad=theme.empty)
     finite = values[np.isfinite(values)]
     low, high = (0.0, 100.0) if percent else (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    return draw_cells(ax, values, theme, columns, cmap, (low, max(high, low + 1e-6)))
+    return draw_cells(ax, values, theme, columns, cmap, (low, max(high, low + 1e-6)), name)
 
 
 def draw_cells(
-    ax: Axes, values: np.ndarray, theme: Theme, columns: tuple[int, int], cmap: Colormap, limits: tuple[float, float]
+    ax: Axes,
+    values: np.ndarray,
+    theme: Theme,
+    columns: tuple[int, int],
+    cmap: Colormap,
+    limits: tuple[float, float],
+    name: str,
 ) -> AxesImage:
-    """Draw values as cells, rows from the top, columns from the first to the last number; NaN cells are empty."""
+    """Draw values as cells, rows from the top, columns from the first to the last number; NaN cells are empty.
+
+    name: of the values.
+    """
     extent = (columns[0] - 0.5, columns[1] + 0.5, len(values) - 0.5, -0.5)
     style: dict[str, Any] = {"vmin": limits[0], "vmax": limits[1], "aspect": "auto", "interpolation": "none"}
+    style["gid"] = name
     image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, extent=extent, **style)
     draw_gaps(ax, theme, columns, (0, len(values) - 1))
     remove_frame(ax)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from fedfault.records import RoundRecord
-from fedfault.report.draw import apply_theme, make_panels, set_loss_scale
+from fedfault.report.draw import apply_theme, make_panels, name_line, set_loss_scale
 from fedfault.report.theme import Theme
 from fedfault.runs.recorded import RunData
 
@@ -58,10 +58,11 @@ def _draw_panel(ax: Axes, run: RunData, theme: Theme, panel: LayerPanel) -> None
     drawn = []
     for record, style in zip(chosen, styles[-len(chosen) :], strict=True):
         points = select_layers(record, panel.probe)
-        ax.plot(list(points), list(points.values()), label=f"round {record.round}", **style)
+        ax.plot(list(points), list(points.values()), **name_line(f"round {record.round}"), **style)
         drawn.append(points)
     if beside := select_layers(measured[-1], panel.beside):
-        ax.plot(list(beside), list(beside.values()), label=panel.name, color=theme.palette[1], lw=1.6, ls=(0, (4, 2)))
+        dashed: dict[str, Any] = {"color": theme.palette[1], "lw": 1.6, "ls": (0, (4, 2))}
+        ax.plot(list(beside), list(beside.values()), **name_line(panel.name), **dashed)
         drawn.append(beside)
     set_loss_scale(ax, [v for points in drawn for v in points.values()])
     ax.set_yscale("linear")

@@ -19,6 +19,7 @@ from fedfault.report.draw import (
     draw_line,
     find_last_finite,
     make_canvas,
+    name_line,
     set_loss_scale,
     set_round_axis,
     style_dots,
@@ -27,6 +28,7 @@ from fedfault.report.draw import (
 from fedfault.report.figures.heat import draw_gaps, remove_frame
 from fedfault.report.marks import collect_marks, draw_marks, measure_headroom, place_names
 from fedfault.report.theme import FONT, Theme, choose_ink, make_label
+from fedfault.report.values import mark_round
 from fedfault.runs.recorded import RunData
 
 Ends = list[tuple[float, str, str]]
@@ -74,7 +76,7 @@ def _draw_topics(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> Ends:
     colours = colour_topics(run, theme)
     others = [t for t in run.topics if t not in colours and run.losses(f"topic/{t}")[0]]
     for topic in others:
-        draw_line(ax, *run.losses(f"topic/{topic}"), theme, color=theme.muted, lw=0.6, alpha=0.45)
+        draw_line(ax, *run.losses(f"topic/{topic}"), theme, color=theme.muted, lw=0.6, alpha=0.45, **name_line(topic))
     ends: Ends = []
     for (topic, colour), marker in zip(colours.items(), MARKERS, strict=False):
         rounds, losses = run.losses(f"topic/{topic}")
@@ -83,8 +85,9 @@ def _draw_topics(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> Ends:
         there = {r.round for r in run.records if topic in run.topics_trained(r)} if len(run.records) <= MANY else set()
         at = [i for i, n in enumerate(rounds) if n in there]
         style: dict[str, Any] = {"marker": marker, "ms": 4.5, "markevery": at} if at else style_lone_dot(rounds)
-        draw_line(ax, rounds, losses, theme, color=colour, lw=1.4, **style)
-        ends.append((find_last_finite(losses), make_label(topic, 11 if narrow else 22), colour))
+        label = make_label(topic, 11 if narrow else 22)
+        draw_line(ax, rounds, losses, theme, color=colour, lw=1.4, **name_line(topic, label), **style)
+        ends.append((find_last_finite(losses), label, colour))
     if others:
         middle = float(np.median([find_last_finite(run.losses(f"topic/{t}")[1]) for t in others]))
         ends.append((middle, f"{len(others)} others", theme.muted))
@@ -95,7 +98,9 @@ def _draw_mixture(ax: Axes, run: RunData, theme: Theme) -> Ends:
     rounds, losses = run.losses("validation")
     if not rounds:
         return []
-    draw_line(ax, rounds, losses, theme, color=theme.ink, lw=3.2, zorder=5, **style_lone_dot(rounds))
+    draw_line(
+        ax, rounds, losses, theme, color=theme.ink, lw=3.2, zorder=5, **name_line("mixture"), **style_lone_dot(rounds)
+    )
     return [(find_last_finite(losses), "mixture", theme.ink)]
 
 
@@ -105,7 +110,9 @@ def _draw_other_courses(ax: Axes, run: RunData, theme: Theme) -> Ends:
     for fork in run.forks:
         rounds, losses = _find_course(run, fork.records, fork.round)
         if len(rounds) > 1:
-            draw_line(ax, rounds, losses, theme, color=theme.ink, lw=1.8, ls=(0, (4, 2)), zorder=4)
+            draw_line(
+                ax, rounds, losses, theme, color=theme.ink, lw=1.8, ls=(0, (4, 2)), zorder=4, **name_line(fork.name)
+            )
             ends.append((find_last_finite(losses), fork.name, theme.ink))
     return ends
 
@@ -153,7 +160,7 @@ def _draw_strip(ax: Axes, run: RunData, theme: Theme, narrow: bool, until: int) 
     draw_gaps(ax, theme, (first, last), (0, cohort - 1) if cohort <= 12 else (0, 0))
     if cohort <= 6 and last - first <= (13 if narrow else 24):
         for x, y, text, colour in ids:
-            ax.text(x, y, text, color=colour, ha="center", va="center_baseline", fontsize=FONT - 2)
+            ax.text(x, y, text, color=colour, ha="center", va="center_baseline", fontsize=FONT - 2, gid=mark_round(x))
     remove_frame(ax)
     ax.set_yticks([])
     ax.set_ylabel("trained", rotation=0, ha="right", va="center")
@@ -183,7 +190,7 @@ def draw_general(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
         ax.fill_between(rounds, change - error, change + error, where=finite.tolist(), color=colour, alpha=0.25, lw=0)
     else:
         ax.fill_between(rounds, np.where(finite, change, 0.0), color=colour, alpha=0.15, lw=0)
-    draw_line(ax, rounds, change.tolist(), theme, color=colour, lw=2.2, **style_dots(rounds))
+    draw_line(ax, rounds, change.tolist(), theme, color=colour, lw=2.2, **name_line("change"), **style_dots(rounds))
     last = find_last_finite(change.tolist())
     draw_end_labels(ax, [(last, f"{last:+.3f}", colour)], theme, height=2.1)
     ax.set_ylabel("change of loss\n(nats per token)" if narrow else "change of loss (nats per token)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from fedfault.report.draw import apply_theme, draw_legend, make_panels, set_round_axis, style_lone_dot
+from fedfault.report.draw import apply_theme, draw_legend, make_panels, name_line, set_round_axis, style_lone_dot
 from fedfault.report.theme import Theme
 from fedfault.runs.recorded import RunData
 
@@ -23,9 +23,8 @@ def draw_privacy(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     fig, (ax,) = make_panels(narrow, 1, 2.8)
     for (rounds, values), (_, label, style), colour in zip(found, SERIES, theme.palette, strict=False):
         if rounds:
-            ax.plot(
-                rounds, values, style, color=colour, lw=2, label=f"{label}: {values[-1]:.3g}", **style_lone_dot(rounds)
-            )
+            named = name_line(label, f"{label}: {values[-1]:.3g}")
+            ax.plot(rounds, values, style, color=colour, lw=2, **named, **style_lone_dot(rounds))
     ax.set_ylim(0, None)
     ax.set_ylabel("epsilon")
     ax.grid(axis="y")

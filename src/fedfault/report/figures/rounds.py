@@ -16,6 +16,7 @@ from fedfault.report.draw import (
     draw_line,
     find_last_finite,
     make_panels,
+    name_line,
     set_loss_scale,
     set_round_axis,
     style_dots,
@@ -74,7 +75,8 @@ def draw_panel(ax: Axes, run: RunData, theme: Theme, panel: Panel) -> None:
             low, high = (np.array(values) + sign * np.array(curve.band) for sign in (-1, 1))
             low = np.maximum(low, curve.least)
             ax.fill_between(rounds, low, high, color=colour, alpha=0.2, lw=0)
-        draw_line(ax, rounds, values, theme, color=colour, lw=1.8, **style_dots(rounds))
+        named = name_line(curve.name or panel.title, curve.name)
+        draw_line(ax, rounds, values, theme, color=colour, lw=1.8, **named, **style_dots(rounds))
     ends = [(find_last_finite(c.points[1]), c.name, theme.palette[c.colour]) for c in curves if c.name]
     draw_end_labels(ax, ends, theme, height=HEIGHT - 0.9)
     ax.set_title(panel.title)

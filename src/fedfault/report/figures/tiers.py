@@ -11,9 +11,10 @@ from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 
 from fedfault.records import Fate
-from fedfault.report.draw import apply_theme, draw_legend, locate_whole_numbers, make_canvas
+from fedfault.report.draw import apply_theme, draw_legend, format_round, locate_whole_numbers, make_canvas
 from fedfault.report.figures.heat import FEW, choose_height, draw_cells, draw_colour_bar, thin_ticks
 from fedfault.report.theme import Theme, choose_ink, make_label
+from fedfault.report.values import name_client
 from fedfault.report.words import FATES
 from fedfault.runs.recorded import RunData
 
@@ -63,7 +64,9 @@ def draw_client_ranks(run: RunData, theme: Theme, narrow: bool) -> Figure | None
     height = choose_height(len(order)) + 0.2
     fig = make_canvas(narrow, height)
     ax = fig.add_subplot()
-    image = draw_cells(ax, values, theme, (1, last), cmap.with_extremes(bad=theme.empty), (low - 0.5, high + 0.5))
+    image = draw_cells(
+        ax, values, theme, (1, last), cmap.with_extremes(bad=theme.empty), (low - 0.5, high + 0.5), "rank"
+    )
     size = 72 * min((2.4 if narrow else 6.3) / last, (height - 1.1) / len(order))
     missed = [c for c in found if c.fate != "done"]
     if size < TIGHT:
@@ -75,6 +78,7 @@ def draw_client_ranks(run: RunData, theme: Theme, narrow: bool) -> Figure | None
     if names:
         draw_legend(ax, columns).set_in_layout(False)  # it may stand above the colour bar
     set_tier_axis(ax, run, theme, order, 9 if narrow else 18)
+    ax.fmt_xdata = format_round
     ax.xaxis.set_major_locator(locate_whole_numbers(5 if narrow else 10))
     ax.set_xlabel("round")
     if len(ranks) > 1:
@@ -148,5 +152,6 @@ def set_tier_axis(ax: Axes, run: RunData, theme: Theme, order: Sequence[int], li
         ticks = thin_ticks(names, len(order) / 24)
         ax.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
         ax.set_ylabel(f"{len(order)} clients" + " by tier" * named)
+    ax.fmt_ydata = lambda row: name_client(run, order[round(row)])
     for rows in list(groups.values())[1:]:
         ax.axhline(rows[0] - 0.5, color=theme.muted, lw=0.7, zorder=1)
