@@ -270,3 +270,18 @@ def test_recipes_that_contradict_themselves_are_refused(given, said):
     with pytest.raises(UserError) as e:
         load("quickstart", given)
     assert said in str(e.value)
+
+
+@pytest.mark.parametrize("words", [["data.path=mine.jsonl"], ["data.path=mine.jsonl", "data.task_type=instruction"]])
+@pytest.mark.parametrize("name", [None, "quickstart"])
+def test_a_path_without_a_corpus_is_of_the_user_s_own_texts(name, words):
+    """With a note; the packaged corpus, which is the default, takes no path."""
+    loaded = load(name, words)
+    assert loaded.experiment.data.dataset.name == "text"
+    assert "command line: data.path without data.dataset: data.dataset is text" in loaded.notes
+
+
+def test_a_corpus_that_is_named_stays_beside_a_path():
+    assert load(None, ["data.path=x", "data.dataset=ag_news"]).experiment.data.dataset.name == "ag_news"
+    assert load(None, ["data.dataset=registers", "data.path=x"]).experiment.data.dataset.name == "registers"
+    assert load(None, ["data.path=null"]).experiment.data.dataset.name == "registers"

@@ -33,6 +33,8 @@ from fedfault.options import check_options, list_options
 BESIDE = set(Data.model_fields)  # options of a corpus that are settings of `data`: path, text_columns and so on
 
 
+_CORPUS: Key = ("data", "dataset", "name")
+DEFAULT = "default"  # the place of what nobody said
 PACKAGED = Data().dataset.name  # the corpus that the shipped configurations without data of their own have
 OWN_DATA = (
     "no configuration is named and the data are not the packaged ones: what is not said has its default "
@@ -92,6 +94,7 @@ def choose_start(given: Layer, usual: str = "quickstart") -> str | None:
 def resolve(layers: Iterable[Layer], plugins: Sequence[str] = ()) -> Loaded:
     """Check the experiment of settings in layers, of which the later one wins. Raises `UserError` as `load` does."""
     merged, notes = _merge_all(layers)
+    notes += _choose_corpus(merged)
     _load_plugins(merged, plugins)
     wrong: list[str] = []
     for section in CHOOSERS:
@@ -142,7 +145,16 @@ def _merge_all(layers: Iterable[Layer]) -> tuple[Layer, list[str]]:
 
 def _choose_defaults() -> Layer:
     defaults = Experiment().model_dump()
-    return {(*section, "name"): Entry(defaults[section[0]][section[1]]["name"], "default") for section in CHOOSERS}
+    return {(*section, "name"): Entry(defaults[section[0]][section[1]]["name"], DEFAULT) for section in CHOOSERS}
+
+
+def _choose_corpus(merged: Layer) -> list[str]:
+    """Let data.path alone mean the corpus `text`, which reads files: changes `merged`, and returns a note on it."""
+    name, path = merged[_CORPUS], merged.get(("data", "path"))
+    if name.where != DEFAULT or path is None or path.value is None:
+        return []
+    merged[_CORPUS] = replace(name, value="text", where=path.where)
+    return [f"{path.where}: data.path without data.dataset: data.dataset is text"]
 
 
 def _complete_component(section: Key, merged: Layer) -> list[str]:
@@ -168,7 +180,7 @@ def _complete_component(section: Key, merged: Layer) -> list[str]:
     for option, value in full.items():
         if kind == "corpus" and option in BESIDE:
             continue
-        origin = next((merged[key] for key in mine if key[2] == option), Entry(None, "default"))
+        origin = next((merged[key] for key in mine if key[2] == option), Entry(None, DEFAULT))
         if not isinstance(value, bool | int | float | str | list | dict | None):
             continue  # not something YAML can say; the builder's own default holds
         for key in [key for key in mine if key[2] == option]:

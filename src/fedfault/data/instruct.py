@@ -43,8 +43,9 @@ def check_conversations(exp: Experiment, corpus: Corpus) -> None:
             "data.path=FILE or hf://datasets/ORG/NAME), or name its columns with data.columns"
         )
     if exp.data.task_type == "causal_lm" and spoken and exp.data.dataset.name == "text":
+        learns = "preference learns which is the better" if preferred else "instruction learns their responses"
         raise UserError(
-            f"{corpus.source} holds conversations: data.task_type=instruction learns their responses, and "
+            f"{corpus.source} holds {'preferences' if preferred else 'conversations'}: data.task_type={learns}, and "
             "data.text_columns reads columns as plain text"
         )
 
