@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from fedfault.errors import UserError
     from fedfault.monitor import Monitor
     from fedfault.monitor.flower import Watched
+    from fedfault.monitor.trainer import ClientCallback
     from fedfault.records import Finding, RoundRecord
     from fedfault.registry import build, register
     from fedfault.types.algorithm import State
 
 __version__ = "0.1.0"
 __all__ = [
+    "ClientCallback",
     "Comparison",
     "Finding",
     "Monitor",
@@ -61,6 +63,7 @@ __all__ = [
     "study",
 ]
 _ELSEWHERE = {  # public name -> the module that has it, where that is not `api.calls`
+    "ClientCallback": "monitor.trainer",
     "Comparison": "api.comparison",
     "Finding": "records",
     "Monitor": "monitor",

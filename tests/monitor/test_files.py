@@ -264,6 +264,16 @@ def test_the_command_says_what_is_wrong_and_ends_with_2(tmp_path, monkeypatch, c
         assert told in capsys.readouterr().err
 
 
+def test_python_returns_the_run_that_was_made_of_the_files(tmp_path):
+    run = ff.diagnose(adapters=write_run(tmp_path / "a"), out=tmp_path / "out")
+    assert run.rounds["kept_apart"].dropna().between(-1, 1).all()
+    assert run.config["monitor"]["settings"]["lora_alpha"] == 4
+    with pytest.raises(ff.UserError, match="out= is missing"):
+        ff.diagnose(adapters=tmp_path / "a")
+    with pytest.raises(ff.UserError, match="and not both"):
+        ff.diagnose(run, adapters=tmp_path / "a")
+
+
 def test_a_folder_that_is_there_is_kept_unless_it_is_to_be_replaced(tmp_path):
     (tmp_path / "l.csv").write_text("round,loss\n0,4\n1,3\n")
     diagnose_files(csv=tmp_path / "l.csv", out=tmp_path / "out")

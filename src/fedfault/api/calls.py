@@ -169,8 +169,37 @@ def calibrate(
     return calibrate_detectors(loaded, controls, Progress(quiet=quiet), None if out is None else Path(out), argv=argv)
 
 
-def diagnose(run: Where, calibration: str | None = None, *, plugins: Sequence[str] = ()) -> Run:
-    """Judge a run again by its records; the run that is returned has the new findings and the new verdict."""
+def diagnose(
+    run: Where | None = None,
+    calibration: str | None = None,
+    *,
+    adapters: Path | str | None = None,
+    csv: Path | str | None = None,
+    pattern: str = "round_{round}/client_{client}",
+    server: str | None = None,
+    frozen: Sequence[str] = (),
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    plugins: Sequence[str] = (),
+) -> Run:
+    """Judge a run again by its records, or a run of another program by its files; what is returned has the new verdict.
+
+    adapters, csv and the rest as in the command (docs/monitor.md); out: the run folder that is then written, which has to be
+    named. Raises `UserError` where the files do not fit, and where both are given.
+    """
+    if run is not None and (adapters or csv or out):
+        raise UserError("diagnose a run, or the files of another program by adapters= and csv=, and not both")
+    if run is None:
+        from fedfault.monitor.files import diagnose_files
+
+        if out is None:
+            raise UserError(
+                "out= is missing: the run folder that is made of adapters= and csv=, as in 'results/theirs'"
+            )
+        files = [None if file is None else Path(file) for file in (adapters, csv)]
+        where: dict[str, Any] = {"pattern": pattern, "server": server, "frozen": frozen, "out": Path(out)}
+        diagnose_files(*files, **where, calibration=calibration, plugins=plugins, overwrite=overwrite)
+        return Run(out)
     from fedfault.diagnosis.watch import diagnose_run
 
     folder = _find_folder(run)
