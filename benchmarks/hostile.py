@@ -52,7 +52,7 @@ def describe(run: RunData) -> Kind:
 
 
 def find_hostile_clients(run: RunData) -> set[int]:
-    """The clients that the events of the rounds name."""
+    """The clients that the events of the run name."""
     told = [e for r in run.records for e in r.events if e.startswith("hostile clients: ")]
     parts = [part for e in told for part in e.removeprefix("hostile clients: ").split("; ")]
     return {int(k) for part in parts for k in part.partition(" by ")[2].split(", ")}

@@ -33,7 +33,7 @@ from fedfault.scheduling import Floats, Memory
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import Algorithm, Room
-from fedfault.types.task import Step
+from fedfault.types.task import Served, Step
 
 
 class Split(NamedTuple):
@@ -110,6 +110,10 @@ class Softmax:
         """Mean loss over the training examples of all clients."""
         X, Y = self._halves(self.train)
         return {"train": Score(-float((Y * self._logits(adapter, X).log_softmax(-1)).sum(1).mean()), len(X))}
+
+    def evaluate_each(self, models: Sequence[Served]) -> list[dict[str, Score]]:
+        """See `types.task.Task`."""
+        return [self.evaluate(*model) for model in models]
 
     def accuracy(self, adapter: Adapter) -> float:
         """Share of the test examples of all clients that are classified correctly."""

@@ -429,6 +429,36 @@ def evaluate(
     typer.echo(f"report: {render_report(run)}")
 
 
+@app.command(rich_help_panel=READ, epilog="Example: `fedfault blame results/quickstart --round 3`")
+def blame(
+    run: RunPath,
+    round: Annotated[
+        int | None, typer.Option("--round", help="a round, which is made again; by default all rounds")
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option("--pairs", min=0, help="permutations with their reverses, for Shapley values; 0: none")
+    ] = 8,
+    quiet: Quiet = False,
+) -> None:
+    """Say who did what: scores without each client's update, and Shapley values; in the run's folder and report.
+
+    Rounds are trained again from a checkpoint, as uploads are not kept, and must come out as they were.
+    """
+    from fedfault.report.contributions import tabulate_contributions
+    from fedfault.report.render import render_report
+    from fedfault.runs.read import read_run
+    from fedfault.session.blame import blame_run
+    from fedfault.session.progress import Progress
+
+    with _end_on_signal():
+        blame_run(run, Progress(quiet=quiet), round, pairs)
+    table = tabulate_contributions(read_run(run))
+    assert table is not None
+    for row in (table.columns, *table.rows):
+        typer.echo("  ".join(map(str, row)))
+    typer.echo(f"report: {render_report(run)}")
+
+
 @app.command(rich_help_panel=MANY, epilog="Example: `fedfault calibrate my.yaml --controls 19`")
 def calibrate(
     settings: Settings = None,

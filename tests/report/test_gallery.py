@@ -23,7 +23,12 @@ def usual() -> RunData:
     turns = [
         [turn(k % 4, ("fast", "slow")[k % 2], 2 + r + k % 4, seconds=k % 4) for k in (r, r + 1)] for r in (1, 2, 3)
     ]
-    return clocked(turns, probed=True, forks=(fork,), findings=(finding(round=3), finding("slow", 1, "suspect")))
+    found = (finding(round=3), finding("slow", 1, "suspect"))
+    blamed = tuple(
+        {"round": 2, "client": k, "score": "validation", "left_out": 0.1 - 0.1 * k, "shapley": 0.2, "error": 0.01}
+        for k in range(3)
+    )
+    return clocked(turns, probed=True, forks=(fork,), findings=found, blamed=blamed)
 
 
 def unsplit() -> RunData:

@@ -32,7 +32,7 @@ from fedfault.setup.equipment import list_precisions
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.tasks.delegating import DelegatingTask
 from fedfault.types.adapter import Adapter
-from fedfault.types.task import Task
+from fedfault.types.task import Served, Task
 from fedfault.wire import REGISTERED
 
 POLL = 1.0  # seconds between looks at who has come
@@ -213,9 +213,14 @@ class ReportedTask(DelegatingTask):
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """See `types.task.Task`; without clients' own sets where those are at their sites."""
+        return self.evaluate_each([Served(adapter, personal)])[0]
+
+    def evaluate_each(self, models: Sequence[Served]) -> list[dict[str, Score]]:
+        """See `types.task.Task`; without clients' own sets, as `evaluate`."""
         if not self._nodes.own:
-            return self.inner.evaluate(adapter, personal)
-        return {name: s for name, s in self.inner.evaluate(adapter).items() if not name.startswith("client/")}
+            return self.inner.evaluate_each(models)
+        found = self.inner.evaluate_each([Served(model.adapter) for model in models])
+        return [{name: s for name, s in own.items() if not name.startswith("client/")} for own in found]
 
 
 def write_command(config: str, settings: str) -> list[str]:

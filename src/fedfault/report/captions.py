@@ -49,6 +49,14 @@ CAPTIONS = {
         "claim means that something is published without its noise. Models and scores are covered; the picture of the "
         "split, where there is one, shows the clients' data as they are.",
     ),
+    "contributions": Caption(
+        "Who did what",
+        "How much the loss of the mixture would be larger had the server left out a client's updates, each "
+        " round made again from where it started: blue updates helped, the others did harm. A dot is the "
+        "client's Shapley value, its fair share of what the rounds gained together, with a 95 % interval where it is "
+        "estimated. Leaving one out says little of clients that others can stand in for; the Shapley value shares their "
+        "gain between them.",
+    ),
     "drift": Caption(
         "Client drift",
         "First panel: variance of the clients' gradients between clients over that within a client, from two disjoint "
@@ -187,6 +195,7 @@ def describe_figure(run: RunData, name: str) -> str:
         "fairness": "Line chart of the median and smallest gain of the clients per round, with a band.",
         "general": "Line chart of the change of loss on general English per round, ending at "
         f"{format_number(summary.measure_forgetting(run), '+.3f')} nats per token.",
+        "contributions": "Bar chart: how much the updates of each client lowered the loss, with its Shapley value.",
         "privacy": "Line chart of epsilon per round, and of its audited lower bound.",
         "drift": "Line charts per round: variance ratio of gradients between and within clients; cosines of the update.",
         "gradients": "Line charts per round: mean gradient norm of the clients with a band, and its variation.",

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from fedfault.report.draw import Plot, render_png
 from fedfault.report.figures.clients import draw_clients, draw_fairness, draw_labels
 from fedfault.report.figures.clock import draw_clock, draw_gantt
+from fedfault.report.figures.contributions import draw_contributions
 from fedfault.report.figures.cost import draw_traffic
 from fedfault.report.figures.heat import draw_cosines, draw_participation, draw_split
 from fedfault.report.figures.layers import draw_layers
@@ -39,6 +40,7 @@ FIGURES: dict[str, Plot] = {
     "fairness": draw_fairness,
     "general": draw_general,
     "privacy": draw_privacy,
+    "contributions": draw_contributions,
     "drift": draw_drift,
     "gradients": draw_gradients,
     "divergence": draw_divergence,

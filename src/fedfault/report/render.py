@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import describe_figure, write_caption
+from fedfault.report.contributions import tabulate_contributions
 from fedfault.report.page import collect_shared, make_environment
 from fedfault.report.status import Activity, describe_activity, find_activity
 from fedfault.runs.manifest import OVER
@@ -68,6 +69,7 @@ def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, An
         },
         "clock": {"sentences": timing.describe_clock(run), "table": timing.tabulate_tiers(run), "note": TIERS},
         "fairness": {"table": tables.tabulate_fairness(run), "note": ""},
+        "contributions": {"table": tabulate_contributions(run), "note": CONTRIBUTIONS},
     }
     found = []
     for name, plot in gallery.FIGURES.items():
@@ -92,11 +94,15 @@ def _describe(run: RunData, name: str, inline: Inline) -> dict[str, Any]:
 
 LIVE = "loss_by_topic"
 # Figures that are not for experts alone
-FIRST = ("loss_by_topic", "labels", "split", "clients", "fairness", "general", "privacy")
+FIRST = ("loss_by_topic", "labels", "split", "clients", "fairness", "general", "privacy", "contributions")
 
 CHANCE = (
     "By chance: the mean over random deals of the same documents to clients of the same sizes; z counts its standard "
     "deviations."
+)
+CONTRIBUTIONS = (
+    "Sums over the measured rounds that a client took part in; below zero its updates raised the loss. ± is "
+    "one standard error; without it all coalitions of clients were scored."
 )
 TIERS = "How often clients of each tier were drawn and what became of them; mean rank of those that had work."
 

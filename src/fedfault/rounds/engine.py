@@ -13,28 +13,22 @@ import torch
 from fedfault.hardware.plan import RoundPlan, observe_round
 from fedfault.metrics.updates import update_norms
 from fedfault.privacy.published import publish
-from fedfault.records import ClientRecord, RoundRecord
+from fedfault.records import ClientRecord, RoundRecord, Score
 from fedfault.rounds import integrity
+from fedfault.rounds.arrivals import Arrivals, add_noise_alone, find_personal_models
 from fedfault.rounds.clients import init_client_memory, train_clients
 from fedfault.rounds.dispatch import learn_from_round, plan_round, remember_losses
 from fedfault.rounds.exchange import (
     OWN,
     Cohort,
-    add_fold,
-    collect_personal_models,
     count_bytes_down,
     count_bytes_up,
-    find_moved,
     full_rank,
-    make_average,
     mark_as_sent,
-    replace_private_by_mean,
-    select_good,
     select_rows,
-    store_client_memory,
 )
 from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
-from fedfault.rounds.forging import forge_updates
+from fedfault.rounds.forging import announce_attacks, forge_updates
 from fedfault.rounds.local import Passes, weigh_clients
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Message, Pooled, State, Trained, Uploads
@@ -64,8 +58,7 @@ def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]
 
     The caller saves, detects, plots and stops. A state that was saved and loaded goes on to the same numbers.
     """
-    fed.task.fold(state.base)
-    fed.task.room = state.room or fed.task.room
+    prepare_task(fed, state)
     if state.round == 0:
         started = time.perf_counter()
         scores = fed.task.evaluate(state.adapter)
@@ -74,6 +67,12 @@ def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]
     while state.round < fed.num_rounds:
         state, record = run_round(fed, state)
         yield state, publish(record, state, fed.budget)
+
+
+def prepare_task(fed: Federation, state: State) -> None:
+    """Give the task the frozen weights and the passes that a state has, before the round after it."""
+    fed.task.fold(state.base)
+    fed.task.room = state.room or fed.task.room
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,7 @@ def run_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     started = time.perf_counter()
     down = fed.algorithm.broadcast(state)
     made = plan_round(fed, state, down)
+    made = replace(made, events=(*announce_attacks(fed.attacks, state.round + 1), *made.events))
     if not made.training:
         return _finish_without_updates(fed, state, made, sum(turn.bytes_down for turn in made.turns))
     r = _start_round(fed, state, down, made)
@@ -116,7 +116,7 @@ def _finish_without_updates(
 ) -> tuple[State, RoundRecord]:
     """Finish a round from which no update arrived: the model stays, the round counts."""
     clock, t = time.perf_counter(), state.round + 1
-    after = replace(mark_as_sent(_add_noise_alone(fed, state), made.sent), round=t, last=state.adapter)
+    after = replace(mark_as_sent(add_noise_alone(fed, state), made.sent), round=t, last=state.adapter)
     if fed.hardware is not None:
         after = replace(after, plans=observe_round(fed.hardware, state.plans, made, {}))
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
@@ -130,15 +130,6 @@ def _finish_without_updates(
         seconds={**seconds, "evaluate": time.perf_counter() - clock},
         events=(*made.events, *events, *narrowed, "nothing was aggregated; the model stays as it is"),
     )
-
-
-def _add_noise_alone(fed: Federation, state: State) -> State:
-    """The state after the server's step without any update, where clients are hidden, and with them that there was none."""
-    if fed.budget is None or fed.budget.unit != "client":
-        return state
-    x, nothing = state.adapter, torch.zeros(0, dtype=torch.float64)
-    up = {"x": replace(x, flat=x.flat.new_zeros(0, len(x.flat))), "n": nothing}
-    return fed.algorithm.server(state, up, lambda sent, weight: x)
 
 
 def _keep_room(fed: Federation, state: State) -> tuple[State, list[str]]:
@@ -210,9 +201,8 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     if (many := sum(good)) < fed.aggregation.least:
         events = [*events, f"{many} updates are fewer than the {fed.aggregation.least} that the aggregation needs"]
     before = state if senders is cohort else replace(state, ranks=_prune_ranks(state, senders, good))
-    averages: list[tuple[Uploads, Pooled]] = []
-    after = _update_server(fed, before, senders, up, good, averages) if any(good) else _add_noise_alone(fed, before)
-    after = replace_private_by_mean(store_client_memory(after, senders, done.home, good), cohort.private)
+    arrived = Arrivals(fed, before, senders, up, done.home, good)
+    after, averages = arrived.aggregate()
     after = replace(mark_as_sent(after, made.sent), round=r.asked.round, last=state.adapter)
     after = replace(after, clients_per_pass=done.clients_per_pass or state.clients_per_pass)
     plans = learn_from_round(fed, state, made, cohort, up, done.trained, trained)
@@ -223,7 +213,7 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     aggregated = time.perf_counter()
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
-    readings, spent = _take_probes(r, after, done, averages)
+    readings, spent = _take_probes(r, after, done, averages, arrived, scores)
     after, narrowed = _keep_room(fed, after)
     sent = _count_bytes_sent(r, made)
     moved = [(up, sent[k]) for k, up in zip(cohort.clients, count_bytes_up(senders, up), strict=True)]
@@ -243,7 +233,12 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
 
 
 def _take_probes(
-    r: RoundStart, after: State, done: CohortResult, averages: list[tuple[Uploads, Pooled]]
+    r: RoundStart,
+    after: State,
+    done: CohortResult,
+    averages: Sequence[tuple[Uploads, Pooled]],
+    arrived: Arrivals,
+    scores: Mapping[str, Score],
 ) -> tuple[Measurements, dict[str, float]]:
     """Take the probes of the round; also the seconds that each took."""
     finished = FinishedRound(
@@ -258,6 +253,10 @@ def _take_probes(
         averages=averages,
         halves=done.halves,
         private=done.cohort.private is not None,
+        good=arrived.good,
+        scores=scores,
+        ablate=arrived.ablate if r.fed.budget is None else None,
+        least=r.fed.aggregation.least,
     )
     probes: dict[str, float] = {}
     clients: dict[str, Sequence[float]] = {}
@@ -282,27 +281,6 @@ def _prune_cohort(fed: Federation, done: CohortResult) -> Cohort:
     return cohort.with_ranks(layout, prune(layout, done.start, done.trained.adapter.flat, cohort.ranks))
 
 
-def _update_server(
-    fed: Federation,
-    state: State,
-    cohort: Cohort,
-    up: Message,
-    good: list[bool],
-    averages: list[tuple[Uploads, Pooled]],
-) -> State:
-    """The server's step on what the good clients sent, and what it adds to the frozen weights."""
-    average = make_average(
-        integrity.check_aggregation(fed.aggregation), cohort, state, torch.tensor(good), fed.seed, averages
-    )
-    after = fed.algorithm.server(state, select_good(up, good), average)
-    before, now = state.adapter, after.adapter.flat[None]
-    moved = find_moved(fed.aggregation, cohort.trained)
-    integrity.check_frozen(before.layout, before.flat, now, moved, ["the server"])
-    if "folds" in fed.aggregation.traits:
-        after = add_fold(after, averages[-1][1].fold)
-    return after
-
-
 def _prune_ranks(state: State, cohort: Cohort, good: list[bool]) -> tuple[int, ...]:
     """The ranks of all clients after those of the cohort that sent something have pruned theirs."""
     ranks = list(state.ranks)
@@ -311,19 +289,13 @@ def _prune_ranks(state: State, cohort: Cohort, good: list[bool]) -> tuple[int, .
     return tuple(ranks)
 
 
-def _weigh_clients(local: Trained, good: list[bool], averages: list[tuple[Uploads, Pooled]]) -> list[float]:
+def _weigh_clients(local: Trained, good: list[bool], averages: Sequence[tuple[Uploads, Pooled]]) -> list[float]:
     """Each client's share in the average, by the aggregation's own weights where it has some; 0 for who is left out."""
     weight = local.weight.double() * torch.tensor(good)
     if averages and (own := averages[0][1].weight) is not None:
         weight = torch.zeros_like(weight).masked_scatter(torch.tensor(good), own.to(weight))
     share: list[float] = (weight / weight.sum().clamp(min=1e-300)).tolist()  # all are left out: 0
     return share
-
-
-def find_personal_models(fed: Federation, state: State) -> Adapter | None:
-    """Find the model that every client uses, (N, P), as far as it is known here; None where all use the server's."""
-    found = fed.algorithm.personal(state)
-    return found if found is not None else collect_personal_models(state, fed.aggregation.private(state.adapter.layout))
 
 
 def _record_clients(

@@ -16,8 +16,7 @@ from fedfault.types.attack import Changes, Hostile
 def forge_updates(attacks: Sequence[Hostile], done: CohortResult, round: int, seed: int) -> CohortResult:
     """What arrives at the server: of hostile clients what they forge, of the others what they sent, to the bit.
 
-    Attacks of the same clients follow one another. Records, probes and detectors see what arrives, as a server does; who
-    attacks stands in the events of the round.
+    Attacks of the same clients follow one another. Records, probes and detectors see what arrives, as a server does.
     """
     clients = done.cohort.clients
     present = [(a, torch.tensor(found)) for a in attacks if (found := a.find_rows(clients, round))]
@@ -35,10 +34,11 @@ def forge_updates(attacks: Sequence[Hostile], done: CohortResult, round: int, se
             about = Changes(seen, changes[rows], torch_rng(seed, "attack", hostile.name, round))
             changes[rows] = hostile.attack.forge(about)
     arrived = replace(done.up["x"], flat=sent.where(honest.to(sent.device)[:, None], (x + changes).to(sent)))
-    told = "; ".join(f"{a.name} by {', '.join(str(clients[i]) for i in rows.tolist())}" for a, rows in present)
-    return replace(
-        done,
-        up={**done.up, "x": arrived},
-        trained=replace(done.trained, adapter=arrived),
-        events=(*done.events, f"hostile clients: {told}"),
-    )
+    return replace(done, up={**done.up, "x": arrived}, trained=replace(done.trained, adapter=arrived))
+
+
+def announce_attacks(attacks: Sequence[Hostile], round: int) -> tuple[str, ...]:
+    """Say in the round in which attacks begin who makes them; nothing in any other one."""
+    begun = [a for a in attacks if a.from_round == round]
+    told = "; ".join(f"{a.name} by {', '.join(map(str, sorted(a.clients)))}" for a in begun)
+    return (f"hostile clients: {told}",) if told else ()

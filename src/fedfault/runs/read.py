@@ -45,6 +45,7 @@ def read_run(folder: Path | str) -> RunData:
         metrics=_read_metrics(folder / "metrics.json"),
         answers=tuple(_read_mapping(folder / "answers.json").get("answers", ())),
         benchmarks=tuple(_read_mapping(folder / "benchmarks.json").get("rows", ())),
+        blamed=_read_blamed(folder / "contributions.json"),
         findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
         forks=_read_forks(folder, manifest),
         notes=tuple(notes),
@@ -128,6 +129,24 @@ class _Heterogeneity(TypedDict, total=False):
     size_cv: Index | None
     embedding_mmd: Index | None
     gradient: Index | None
+
+
+class _Blamed(TypedDict):
+    """A row of contributions.json."""
+
+    round: int
+    client: int
+    score: str
+    left_out: NotRequired[float]
+    shapley: NotRequired[float]
+    error: NotRequired[float]
+    pairs: NotRequired[int]
+
+
+def _read_blamed(path: Path) -> tuple[Mapping[str, Any], ...]:
+    rows = _read_mapping(path).get("rows", [])
+    check_shape(path, rows, TypeAdapter(list[_Blamed]))
+    return tuple(rows)
 
 
 def _read_split(path: Path) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class RunData:
     answers: tuple[Mapping[str, str], ...] = ()
     # of lm-evaluation-harness: model, round, task, metric, filter, value, error, examples
     benchmarks: tuple[Mapping[str, Any], ...] = ()
+    # of `fedfault blame`: round, client, score, left_out, and where they were asked for shapley, error, pairs
+    blamed: tuple[Mapping[str, Any], ...] = ()
     findings: tuple[Finding, ...] = ()  # of the detectors, as they came
     forks: tuple[Fork, ...] = ()  # other courses of this run
     notes: tuple[str, ...] = ()  # what the reader should know about the files themselves
@@ -176,6 +178,13 @@ class RunData:
         """Whether the model has a head of its own in the place of the base's: one that predicts labels or scores."""
         return self.setting("data", "task_type") in ("classification", "regression")
 
+    @cached_property
+    def contributions(self) -> list[Mapping[str, Any]]:
+        """What each client's update did to each score of a round: of `fedfault blame`, and of the probe in other rounds."""
+        known = {row["round"] for row in self.blamed}
+        own = [row for r in self.records if r.round not in known for row in list_contributions(r)]
+        return sorted([*self.blamed, *own], key=lambda row: (row["round"], row["client"]))
+
     @property
     def _words(self) -> tuple[str, str, str]:
         """The row of UNITS; prompts that count too are tokens like any other."""
@@ -274,6 +283,21 @@ class RunData:
         rounds, losses = self.losses(name)
         steps = [(b - a, n) for a, b, n in zip(losses, losses[1:], rounds[1:], strict=False)]
         return [(rise, n) for rise, n in steps if math.isfinite(rise) and rise > 0]
+
+
+def list_contributions(record: RoundRecord) -> list[dict[str, Any]]:
+    """List what each client of a round did to each score, as far as it was measured.
+
+    left_out: how much larger the loss would be without its update; shapley: its Shapley value; error: its standard error.
+    """
+    keys = {"left_out": "contribution/", "shapley": "shapley/", "error": "shapley_error/"}
+    found = []
+    for client in record.clients:
+        names = [n.removeprefix("contribution/") for n in client.probes if n.startswith("contribution/")]
+        for score in names:
+            values = {key: client.probes[p + score] for key, p in keys.items() if p + score in client.probes}
+            found.append({"round": record.round, "client": client.client, "score": score, **values})
+    return found
 
 
 def seconds_by_part(record: RoundRecord) -> dict[str, float]:

@@ -17,7 +17,8 @@ from fedfault.diagnosis.watch import Watch, describe_finding, write_findings
 from fedfault.errors import UserError
 from fedfault.records import Finding, RoundRecord, add_client_names
 from fedfault.report.live import LivePage
-from fedfault.rounds.engine import find_personal_models, rounds
+from fedfault.rounds.arrivals import find_personal_models
+from fedfault.rounds.engine import rounds
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import MANIFEST, OVER, find_outcome
 from fedfault.runs.outcome import find_best_round, summarise_run

@@ -21,10 +21,11 @@ from fedfault.backbones.quantised import count_weight_bytes
 from fedfault.backbones.sites import is_linear, linear_shape
 from fedfault.backbones.states import attention_weights, hidden_states
 from fedfault.errors import UserError, is_out_of_memory, read_first_line
+from fedfault.records import Score
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import Room
-from fedfault.types.task import States, Step, Task
+from fedfault.types.task import Served, States, Step, Task
 
 Found = TypeVar("Found")
 
@@ -240,6 +241,30 @@ class CohortTask(BackboneTask, ABC):
     def checksums(self) -> Mapping[str, int]:
         """See `types.task.Task.checksums`."""
         return self.model.checksums()
+
+    @torch.no_grad()
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        """See `types.task.Task.evaluate`."""
+        return self.evaluate_each([Served(adapter, personal)])[0]
+
+    @torch.no_grad()
+    def evaluate_each(self, models: Sequence[Served]) -> list[dict[str, Score]]:
+        """See `types.task.Task.evaluate_each`: the rows of all models are scored together, in as large passes as fit."""
+        asked = [self._list_pairs(model) for model in models]
+        out = self.score_pairs([pair for own in asked for pair in own])
+        found = out.split([sum(len(rows) for _, rows in own) for own in asked])
+        return [self.make_scores(own, model) for own, model in zip(found, models, strict=True)]
+
+    def _list_pairs(self, model: Served) -> Pairs:
+        """List what is scored of a model: evaluation rows in their order, each with the adapter (P,) that sees it."""
+        if model.personal is None:
+            return [(model.adapter.flat, torch.arange(sum(self.counts), len(self.ids)))]
+        chosen = self.choose_models(model.adapter, model.personal)
+        return [(chosen[name], own) for name, own in self.rows_by_set().items()]
+
+    @abstractmethod
+    def make_scores(self, out: Tensor, model: Served) -> dict[str, Score]:
+        """Make the scores of a model on every set from its outputs (n, ...) for all evaluation rows."""
 
     @torch.no_grad()
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:

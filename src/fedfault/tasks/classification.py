@@ -18,9 +18,8 @@ from fedfault.records import Score
 from fedfault.tasks.base import CohortTask
 from fedfault.tasks.grouping import group_columns, place_tokens, split_by_length
 from fedfault.text.examples import Examples
-from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import ExtraLoss
-from fedfault.types.task import Continuations, Step
+from fedfault.types.task import Continuations, Served, Step
 
 
 class ClassificationTask(CohortTask):
@@ -141,25 +140,18 @@ class ClassificationTask(CohortTask):
             texts = self._select_texts(some[None])
             yield texts.ids[0], model_inputs(self.model.model.base_model, texts, self.pooling)
 
-    @torch.no_grad()
-    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
-        """Score one model on every set, and on all topics together as `validation`; every example counts once.
+    def make_scores(self, out: Tensor, model: Served) -> dict[str, Score]:
+        """See `CohortTask.make_scores`: all topics together are `validation`; every example counts once.
 
-        With `personal` models (N, P), `client/ID` are theirs, and `personal` is all held-out examples together.
+        With personal models `client/ID` are theirs, and `personal` is all held-out examples together.
         """
-        owned = self.rows_by_set()
-        rows = torch.arange(sum(self.counts), len(self.ids))
-        if personal is None:
-            out = self.score_pairs([(adapter.flat, rows)])
-        else:
-            models = self.choose_models(adapter, personal)
-            out = self.score_pairs([(models[name], own) for name, own in owned.items()])
+        owned, rows = self.rows_by_set(), torch.arange(sum(self.counts), len(self.ids))
         shown = {"validation": torch.cat([owned[name] for name in self.topics])} if self.topics else {}
         held_out = [own for name, own in owned.items() if name.startswith("client/")]
-        if personal is not None and held_out:
+        if model.personal is not None and held_out:
             shown["personal"] = torch.cat(held_out)
         loss = self._compute_losses(out, rows).double()
-        change = loss - self.losses_before_training(loss, adapter, rows)
+        change = loss - self.losses_before_training(loss, model.adapter, rows)
         return {name: self._make_score(name, own - rows[0], out, loss, change) for name, own in (shown | owned).items()}
 
     def _make_score(self, name: str, own: Tensor, out: Tensor, loss: Tensor, change: Tensor) -> Score:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import Room
-from fedfault.types.task import Continuations, States, Step, Task
+from fedfault.types.task import Continuations, Served, States, Step, Task
 
 
 class DelegatingTask(Task):
@@ -55,6 +55,10 @@ class DelegatingTask(Task):
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """See `Task`."""
         return self.inner.evaluate(adapter, personal)
+
+    def evaluate_each(self, models: Sequence[Served]) -> list[dict[str, Score]]:
+        """See `Task`."""
+        return self.inner.evaluate_each(models)
 
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
         """See `Task`."""

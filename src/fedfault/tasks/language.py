@@ -29,7 +29,7 @@ from fedfault.text.packing import Blocks
 from fedfault.text.questions import Questions
 from fedfault.text.responses import Responses
 from fedfault.types.adapter import Adapter
-from fedfault.types.task import Continuations, Step
+from fedfault.types.task import Continuations, Served, Step
 
 Rows = Blocks | Responses
 
@@ -245,25 +245,19 @@ class LanguageTask(CohortTask):
         for some in rows.split(per):
             yield self.ids[some, :-1], read_ids_only(some)
 
-    @torch.no_grad()
-    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
-        """Score one model on every set, weighted by tokens: sums over sums, whatever the batches.
+    def make_scores(self, out: Tensor, model: Served) -> dict[str, Score]:
+        """See `CohortTask.make_scores`: weighted by tokens, sums over sums, whatever the batches.
 
-        With `personal` models (N, P), `client/ID` are theirs, and `personal` is their mean over all held-out tokens.
+        With personal models `client/ID` are theirs, and `personal` is their mean over all held-out tokens.
         """
-        rows = torch.arange(sum(self.counts), len(self.ids))
-        if personal is None:
-            found = self._make_scores(self.score_pairs([(adapter.flat, rows)]), adapter)
-            return self._add_answers(found, dict.fromkeys(self.sets, adapter.flat))
-        models = self.choose_models(adapter, personal)
-        found = self._make_scores(
-            self.score_pairs([(models[name], own) for name, own in self.rows_by_set().items()]), adapter
-        )
+        found = self._score_sets(out, model.adapter)
+        if model.personal is None:
+            return self._add_answers(found, dict.fromkeys(self.sets, model.adapter.flat))
         held_out = [s for name, s in found.items() if name.startswith("client/")]
         tokens = sum(s.tokens for s in held_out)
         if tokens:
             found["personal"] = Score(sum(s.loss * s.tokens for s in held_out) / tokens, tokens)
-        return self._add_answers(found, models)
+        return self._add_answers(found, self.choose_models(model.adapter, model.personal))
 
     def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
         """See `CohortTask.compute_outputs`: the summed loss of each of these rows, (n,) float64."""
@@ -297,7 +291,7 @@ class LanguageTask(CohortTask):
     def _count_targets(self, rows: Tensor) -> int:
         return int(self.mask[rows].sum())
 
-    def _make_scores(self, nll: Tensor, adapter: Adapter) -> dict[str, Score]:
+    def _score_sets(self, nll: Tensor, adapter: Adapter) -> dict[str, Score]:
         """Make scores, with standard errors of their changes since round 0, from the loss of every block (n,)."""
         rows = torch.arange(sum(self.counts), len(self.ids))
         before = self.losses_before_training(nll, adapter, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import Room, State, Uploads
-from fedfault.types.task import Probe, Step
+from fedfault.types.task import Probe, Served, Step
 
 
 class Wordless:
@@ -41,6 +41,12 @@ class Wordless:
 
     def continuations(self, flat: Tensor, blocks: int) -> None:
         return None
+
+    def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
+        raise NotImplementedError
+
+    def evaluate_each(self, models: Sequence[Served]) -> list[dict[str, Score]]:
+        return [self.evaluate(*model) for model in models]
 
 
 @dataclass

@@ -54,6 +54,13 @@ class States(NamedTuple):
     mask: Tensor  # (blocks, T) bool: positions that predict a target
 
 
+class Served(NamedTuple):
+    """A model as it is scored: the server's, (P,), and those that clients use in its place, (N, P), where they do."""
+
+    adapter: Adapter
+    personal: Adapter | None = None
+
+
 class Continuations(NamedTuple):
     """The texts with which a model continues the first halves of n held-out blocks, or answers n prompts."""
 
@@ -98,6 +105,9 @@ class Task(Trainable, Protocol):
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """Score one model (P,) on every evaluation set, by name; `client/ID` of personal (N, P) where that is given."""
 
+    def evaluate_each(self, models: Sequence[Served]) -> list[dict[str, Score]]:
+        """Score several models as `evaluate` does one, all with the frozen weights as they are now folded."""
+
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
         """Compute the mean loss of each row of params (K, P) on what that client keeps back from training.
 
@@ -123,6 +133,13 @@ class Task(Trainable, Protocol):
         """Compute a number for each frozen weight, by name, that changes when a bit of it does."""
 
 
+class Ablation(NamedTuple):
+    """The model that a round would have made of some of its updates."""
+
+    served: Served
+    base: Mapping[str, Tensor]  # LoRA site -> (d_out, d_in) that is added to the frozen weight
+
+
 @dataclass(frozen=True)
 class FinishedRound:
     """The finished round as a probe may look at it; a probe changes nothing in it."""
@@ -138,6 +155,11 @@ class FinishedRound:
     averages: Sequence[tuple[Uploads, Pooled]]  # what the aggregation was given and made of it
     halves: tuple[Tensor, Tensor] | None  # (K, P) each: gradients at the start on two disjoint draws of every client
     private: bool  # whether a part of every client's adapter stays with it
+    good: Sequence[bool] = ()  # (K,) whose updates were finite, so that the server took them
+    scores: Mapping[str, Score] = field(default_factory=dict)  # of the model after the round; none if it was not scored
+    # (K,) bool, whose updates are taken -> the model of these alone; None where nobody may know
+    ablate: Callable[[Sequence[bool]], Ablation] | None = None
+    least: int = 1  # updates that the aggregation needs to be what it says
 
 
 @dataclass(frozen=True)
