@@ -45,7 +45,7 @@ def test_the_code_on_the_card_gives_the_scores_of_training(tmp_path, monkeypatch
     environment = jinja2.Environment(loader=jinja2.PackageLoader("fedfault", "backbones"), autoescape=False)
     code = environment.get_template("scorer.md").render(
         exp=SimpleNamespace(model=SimpleNamespace(trainable="partial", max_length=LENGTH)),
-        base=repr(str(tmp_path / "base")),
+        base=repr(str(tmp_path / "base")), placed="", shipped=False,
         pooling=pooling, separator=separator, takes_types=takes_token_types(body), dtype="float32", place="adapter",
         labels=[],
     )  # fmt: skip

@@ -47,9 +47,19 @@ def test_a_name_of_several_lines_stays_on_one_and_shows_as_it_is(place):
 def test_a_card_says_the_verdict_and_that_its_base_ships_with_the_package():
     text = card()
     assert "Verdict: healthy. No detector raised an alarm." in text
-    assert "The base model micro ships with fedfault." in text
+    assert "The base model micro comes with fedfault." in text
     assert "base_model" not in text
     assert "no privacy mechanism was used" in text
+
+
+def test_a_base_that_is_a_folder_is_said_to_be_one_and_its_place_is_the_readers_to_fill_in(tmp_path):
+    (tmp_path / "ours").mkdir()
+    text = card(model=str(tmp_path / "ours"))
+    assert str(tmp_path) not in text
+    assert "# run: ours fine-tuned by" in text
+    assert "The base model ours is no model of the Hub but a folder or file of whoever trained this" in text
+    assert "base = 'path/to/ours'  # its place on your machine" in text
+    assert "AutoModelForCausalLM.from_pretrained(base, dtype" in text
 
 
 def test_a_card_of_a_private_run_says_what_it_claims_and_not_that_there_was_nothing():

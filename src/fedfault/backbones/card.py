@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fedfault.backbones.checks import takes_token_types
-from fedfault.backbones.load import Backbone
+from fedfault.backbones.load import NAMES, Backbone
 from fedfault.backbones.scorer import LAST
 from fedfault.config.schema import METRICS, Experiment
 from fedfault.types.corpus import Corpus
@@ -55,13 +55,16 @@ def render_card(
     loader = jinja2.PackageLoader("fedfault", "backbones")
     environment = jinja2.Environment(loader=loader, autoescape=False, keep_trailing_newline=True)
     return environment.get_template("card.md").render(
-        base=", revision=".join(repr(part) for part in (source, backbone.revision) if part),
+        base="base" if local else ", revision=".join(repr(part) for part in (source, backbone.revision) if part),
+        placed=locate_base(backbone.name) if local else "",
+        base_name=name_base(backbone.name) if local else backbone.name,
         head=yaml.safe_dump(head, sort_keys=False).strip(),
         exp=exp,
         corpus=corpus,
         found=found,
         verdict=found.get("verdict"),
-        local=exp.model.name if local else "",
+        local=local,
+        shipped=local and backbone.name in NAMES,
         manifest=manifest,
         names=[n for n in found["final"] if not n.startswith("client/") or n == f"client/{client}"],
         metrics=list(METRICS.get(exp.data.task_type, ("perplexity",))),
@@ -76,6 +79,22 @@ def render_card(
         code=write_code,
         notes=[*([note] if note else []), *(NOTES[trait] for trait in sorted({*traits} & set(NOTES)))],
     )
+
+
+def locate_base(name: str) -> str:
+    """Return the code that finds a base model which is no model of the Hub: by its name, or where the reader has it.
+
+    >>> locate_base("/home/somebody/models/ours")
+    "'path/to/ours'  # its place on your machine"
+    """
+    return (
+        f"locate_model({name!r})" if name in NAMES else f"{f'path/to/{name_base(name)}'!r}  # its place on your machine"
+    )
+
+
+def name_base(name: str) -> str:
+    """Return the name of a base model without the folders that it lies in."""
+    return Path(name).name or name
 
 
 def write_inline(text: object) -> str:
