@@ -14,15 +14,15 @@ from types import SimpleNamespace
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.records import RoundRecord, Score
+from fedfault.records import Finding, RoundRecord, Score
 from fedfault.session import trackers
 from fedfault.session.trackers import LIBRARIES, Trackers, collect_numbers
 
 CONFIG = {"seed": 7, "model": {"name": "micro"}}
 RECORDS = [RoundRecord(t, scores={"validation": Score(5.0 - t, 10)}, bytes_up=100 * t) for t in range(3)]
 TOLD = [
-    ("log", t, {"scores/validation/loss": 5.0 - t, "scores/validation/perplexity": math.exp(5.0 - t),
-                "bytes/up": 100.0 * t, "bytes/down": 0.0})
+    ("log", t, {"evaluation/loss": 5.0 - t, "evaluation/perplexity": math.exp(5.0 - t),
+                "traffic/bytes_up": 100.0 * t, "traffic/bytes_down": 0.0})
     for t in range(3)
 ]  # fmt: skip
 
@@ -46,9 +46,10 @@ class FakeWriter:
 
     def __init__(self, calls: list, folder: str) -> None:
         self.calls, self.scalars = calls, {}
+        self.file_writer = SimpleNamespace(add_summary=lambda summary: calls.append(("config", summary)))
         calls.append(("start", folder))
 
-    def add_text(self, tag: str, text: str) -> None:
+    def add_text(self, tag: str, text: str, round: int = 0) -> None:
         self.calls.append((tag, text))
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
@@ -76,7 +77,16 @@ class FakeWandb:
         return SimpleNamespace(
             log=lambda found, step: self.calls.append(("log", step, found)),
             finish=lambda: self.calls.append(("finish",)),
+            summary=SummaryOf(self.calls),
         )
+
+
+class SummaryOf:
+    def __init__(self, calls: list) -> None:
+        self.calls = calls
+
+    def __setitem__(self, name: str, text: str) -> None:
+        self.calls.append((name, text))
 
 
 class FakeMlflow:
@@ -106,6 +116,9 @@ class FakeMlflow:
         else:
             self.calls.append(("config", run, params))
 
+    def set_tag(self, run: str, name: str, text: str) -> None:
+        self.calls.append((name, text))
+
     def set_terminated(self, run: str) -> None:
         self.calls.append(("finish",))
 
@@ -122,6 +135,8 @@ def calls(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fake_calls", told)
     writer = SimpleNamespace(SummaryWriter=lambda folder: FakeWriter(told.tensorboard, folder))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", writer)
+    summary = SimpleNamespace(hparams=lambda settings, scores: [(settings, scores)])
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.summary", summary)
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(told.wandb))
     for name in ("tracking", "entities"):
         monkeypatch.setitem(sys.modules, f"mlflow.{name}", FakeMlflow(told.mlflow))
@@ -148,6 +163,20 @@ def test_every_round_is_told_between_start_and_finish(calls, tmp_path, library):
     assert told[-1] == ("finish",)
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_alarms_and_the_verdict_are_told_before_the_end(calls, tmp_path, library):
+    t = Trackers([library], pytest.fail)
+    with t.open_run("mine", CONFIG, tmp_path / "trackers"):
+        t.log(RECORDS[0])
+        t.tell(Finding("divergence", 0, "alarm", "the loss rises", 4.25, 1.5, 19))
+        t.conclude(0, {"state": "failed", "sentence": "It diverged."})
+    told = getattr(calls, library)[-3:]
+    if library == "trackio":
+        told = [*(next(iter(c[2].items())) for c in told[:2]), told[2]]
+    alarm = ("alarms/divergence", "alarm in round 0: the loss rises")
+    assert told == [alarm, ("verdict", "failed: It diverged."), ("finish",)]
+
+
 def test_what_is_not_finite_is_left_out_and_names_are_flat():
     record = RoundRecord(
         3,
@@ -158,16 +187,18 @@ def test_what_is_not_finite_is_left_out_and_names_are_flat():
         seconds={"train": 1.5, "probe/updates": 0.1},
     )
     assert collect_numbers(record) == {
-        "scores/topic/news/loss": 800.0,  # its perplexity is beyond floating point
-        "probes/hidden_cosine/2": 0.25,
-        "bytes/up": 6.0, "bytes/down": 7.0, "seconds/train": 1.5, "seconds/probe/updates": 0.1,
+        "evaluation_by_topic/news/loss": 800.0,  # its perplexity is beyond floating point
+        "probes_by_layer/hidden_cosine/2": 0.25,
+        "traffic/bytes_up": 6.0, "traffic/bytes_down": 7.0, "seconds/train": 1.5, "seconds/probe/updates": 0.1,
     }  # fmt: skip
 
 
 def test_results_go_below_the_run_folder(calls, tmp_path):
     track(tmp_path)
     assert calls.trackio[0][1] == str(tmp_path / "trackers" / "trackio")
-    assert calls.tensorboard[0][1] == str(tmp_path / "trackers" / "tensorboard")
+    assert calls.tensorboard[0][1] == str(
+        tmp_path / "trackers" / "tensorboard" / "mine"
+    )  # the tool shows the folder's name
     assert calls.wandb[0][1]["dir"] == str(tmp_path / "trackers")  # the library adds wandb/
     assert calls.mlflow[0][1] == {"tracking_uri": (tmp_path / "trackers" / "mlflow").as_uri()}
     assert not {"MLFLOW_ALLOW_FILE_STORE", "MLFLOW_DISABLE_TELEMETRY"} & set(os.environ)
@@ -177,7 +208,9 @@ def test_results_go_below_the_run_folder(calls, tmp_path):
 def test_the_configuration_is_told(calls, tmp_path):
     track(tmp_path)
     assert calls.trackio[0][2]["config"] == calls.wandb[0][1]["config"] == CONFIG
-    tag, text = calls.tensorboard[1]
+    (settings, scores), (tag, text) = calls.tensorboard[1][1], calls.tensorboard[2]
+    assert settings == {"seed": 7, "model.name": "micro"}
+    assert "evaluation/loss" in scores
     assert tag == "config"
     assert '"name": "micro"' in text
     assert calls.mlflow[2] == ("config", "abc", [("seed", "7"), ("model.name", "micro")])
@@ -287,8 +320,8 @@ def test_no_tracker_is_no_work(tmp_path):
 def test_tensorboard_itself_reads_back_what_was_told(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert track(tmp_path, ["tensorboard"], RECORDS[:2]) == track(tmp_path, ["tensorboard"], RECORDS[2:]) == []
-    found = events.EventAccumulator(str(tmp_path / "trackers" / "tensorboard")).Reload()
-    scalars = found.Scalars("scores/validation/loss")
+    found = events.EventAccumulator(str(tmp_path / "trackers" / "tensorboard" / "mine")).Reload()
+    scalars = found.Scalars("evaluation/loss")
     assert [(s.step, s.value) for s in scalars] == [(0, 5.0), (1, 4.0), (2, 3.0)]
 
 
@@ -307,14 +340,14 @@ def test_trackio_itself_keeps_one_run_over_two_starts(tmp_path, monkeypatch):
 
 def test_labels_whose_metrics_are_not_defined_have_no_perplexity():
     record = RoundRecord(0, scores={"validation": Score(9.0, 4)})
-    assert "scores/validation/perplexity" not in collect_numbers(record, labelled=True)
-    assert "scores/validation/perplexity" in collect_numbers(record)
+    assert "evaluation/perplexity" not in collect_numbers(record, labelled=True)
+    assert "evaluation/perplexity" in collect_numbers(record)
 
 
 REAL = """
 import json, os, sys
 from pathlib import Path
-from fedfault.records import RoundRecord, Score
+from fedfault.records import Finding, RoundRecord, Score
 from fedfault.session.trackers import Trackers
 folder, said = Path(sys.argv[1]), []
 records = [RoundRecord(t, scores={"topic/R&D": Score(5.0 - t, 10)}) for t in range(3)]
@@ -327,7 +360,7 @@ os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 from mlflow.tracking import MlflowClient
 client = MlflowClient(tracking_uri=(folder / "mlflow").as_uri())
 (run,) = client.search_runs([client.get_experiment_by_name("fedfault").experiment_id])
-history = client.get_metric_history(run.info.run_id, "scores/topic/R_D/loss")
+history = client.get_metric_history(run.info.run_id, "evaluation_by_topic/R_D/loss")
 tags = sorted(key for key in run.data.tags if key != "mlflow.runName")
 print(json.dumps([said, run.info.run_name, run.data.params, [[m.step, m.value] for m in history], run.info.status, tags]))
 """

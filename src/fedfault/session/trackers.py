@@ -7,7 +7,9 @@ Each writes below the run's own folder, and a run that is continued goes on wher
     RUN/trackers/wandb/         wandb sync RUN/trackers/wandb/offline-run-*      (--append from a continued run's second on)
     RUN/trackers/mlflow/        mlflow ui --backend-store-uri RUN/trackers/mlflow  (with MLFLOW_ALLOW_FILE_STORE=true)
 
-They get the configuration and numbers, nothing of the environment. A library's own variables keep their meaning: who sets
+They get the configuration, numbers, what detectors say and the verdict, nothing of the environment. Names are chosen so
+that tools, which sort them, show the scores of the mixture first: evaluation, evaluation_by_client, evaluation_by_topic,
+probes, probes_by_layer, seconds, traffic. A library's own variables keep their meaning: who sets
 TRACKIO_DIR, TRACKIO_SPACE_ID, WANDB_MODE=online or MLFLOW_TRACKING_URI wants the run to go there.
 """
 
@@ -32,10 +34,12 @@ from typing import Any, Protocol
 from fedfault.config.changes import flatten_settings
 from fedfault.config.schema import METRICS
 from fedfault.errors import UserError, suggest
-from fedfault.records import ANSWERS, RoundRecord
+from fedfault.records import ANSWERS, Finding, RoundRecord
 from fedfault.storage import write_atomically
 
 PROJECT = "fedfault"
+HEADLINES = ("evaluation/loss", "evaluation/perplexity", "evaluation/accuracy", "evaluation/pearson")  # beside HPARAMS
+TRAINS = ("seed", "model", "data", "federation", "training")  # sections that say how a run trains
 SECONDS = 60.0  # that a library may take to start, note a round or finish
 
 
@@ -46,6 +50,9 @@ class Tracker(Protocol):
 
     def log(self, round: int, numbers: Mapping[str, float]) -> None:
         """Note the numbers of a round."""
+
+    def tell(self, round: int, name: str, text: str) -> None:
+        """Note a sentence: what a detector said in a round, or the verdict after the last one."""
 
     def finish(self) -> None:
         """Write out what is left."""
@@ -70,6 +77,10 @@ class Trackio:
         """See `Tracker`."""
         self.run.log(dict(numbers), step=round)
 
+    def tell(self, round: int, name: str, text: str) -> None:
+        """See `Tracker`."""
+        self.run.log({name: text}, step=round)
+
     def finish(self) -> None:
         """See `Tracker`."""
         self.run.finish()
@@ -90,11 +101,17 @@ def _import_trackio(folder: Path) -> Any:
 
 
 class TensorBoard:
-    """Event files, one for every start of the run; the configuration is under TEXT."""
+    """Event files, one for every start of the run, in a folder with its name, which the tool shows.
+
+    The configuration is under TEXT and, as far as it says how the run trains, under HPARAMS; so are alarms and the verdict.
+    """
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
         writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-        self.writer = writer(str(folder))
+        self.writer = writer(str(folder / Path(name).name))
+        hparams = importlib.import_module("torch.utils.tensorboard.summary").hparams
+        for summary in hparams(_choose_hparams(config), dict.fromkeys(HEADLINES, 0.0)):
+            self.writer.file_writer.add_summary(summary)
         text = json.dumps({"experiment_name": name, **config}, indent=1, default=str)
         self.writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))  # Markdown for code
 
@@ -104,15 +121,26 @@ class TensorBoard:
             self.writer.add_scalar(name, value, round)
         self.writer.flush()
 
+    def tell(self, round: int, name: str, text: str) -> None:
+        """See `Tracker`."""
+        self.writer.add_text(name, text, round)
+
     def finish(self) -> None:
         """See `Tracker`."""
         self.writer.close()
 
 
+def _choose_hparams(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose the settings that say how a run trains, by dotted keys, as numbers, words and truth values."""
+    flat = flatten_settings({key: config[key] for key in TRAINS if key in config})
+    return {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in flat.items() if v is not None}
+
+
 class Wandb:
     """An offline run in the project `fedfault`; a continued run has the same id, kept in the file run_id.
 
-    Host name, command line, git remote and printed lines, which the library would record too, are switched off.
+    Alarms and the verdict are in its summary. Host name, command line, git remote and printed lines, which the library
+    would record too, are switched off.
     """
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
@@ -139,6 +167,10 @@ class Wandb:
         """See `Tracker`."""
         self.run.log(dict(numbers), step=round)
 
+    def tell(self, round: int, name: str, text: str) -> None:
+        """See `Tracker`."""
+        self.run.summary[name] = text
+
     def finish(self) -> None:
         """See `Tracker`."""
         self.run.finish()
@@ -147,7 +179,8 @@ class Wandb:
 class Mlflow:
     """A run in the experiment `fedfault` of MLflow, in a store of files; a continued run has the id in the file run_id.
 
-    The configuration becomes parameters by dotted keys. Names and values are cut to what MLflow takes.
+    The configuration becomes parameters by dotted keys, alarms and the verdict tags. Names and values are cut to what
+    MLflow takes.
     """
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
@@ -171,13 +204,21 @@ class Mlflow:
     def log(self, round: int, numbers: Mapping[str, float]) -> None:
         """See `Tracker`."""
         now = int(time.time() * 1000)
-        plain = {re.sub(r"[^\w./: -]", "_", name)[:250]: value for name, value in numbers.items()}
-        found = [self.entities.Metric(name, value, now, round) for name, value in plain.items()]
+        found = [self.entities.Metric(_clean_name(name), value, now, round) for name, value in numbers.items()]
         self.client.log_batch(self.id, metrics=found)
+
+    def tell(self, round: int, name: str, text: str) -> None:
+        """See `Tracker`."""
+        self.client.set_tag(self.id, _clean_name(name), text[:5000])
 
     def finish(self) -> None:
         """See `Tracker`."""
         self.client.set_terminated(self.id)
+
+
+def _clean_name(name: str) -> str:
+    """Return a name with the signs that MLflow takes, of no more than its length."""
+    return re.sub(r"[^\w./: -]", "_", name)[:250]
 
 
 @contextlib.contextmanager
@@ -233,9 +274,22 @@ class Trackers:
     def log(self, record: RoundRecord) -> None:
         """Tell every tracker the numbers of a round."""
         found = collect_numbers(record, self.labelled)
+        self._call_each("log", record.round, found)
+
+    def tell(self, finding: Finding) -> None:
+        """Tell every tracker what a detector said."""
+        said = f"{finding.level} in round {finding.round}: {finding.sentence}"
+        self._call_each("tell", finding.round, f"alarms/{finding.detector}", said)
+
+    def conclude(self, round: int, verdict: Mapping[str, Any]) -> None:
+        """Tell every tracker how the run ended, after its last round."""
+        self._call_each("tell", round, "verdict", f"{verdict['state']}: {verdict['sentence']}")
+
+    def _call_each(self, what: str, *args: Any) -> None:
+        """Call this method of every tracker that runs."""
         for library, tracker in list(self.running.items()):
             with self._switch_off_on_error(library):
-                _call_in_time(tracker.log, record.round, found)
+                _call_in_time(getattr(tracker, what), *args)
 
     @contextlib.contextmanager
     def _switch_off_on_error(self, library: str) -> Iterator[None]:
@@ -277,14 +331,25 @@ def collect_numbers(record: RoundRecord, labelled: bool = False) -> dict[str, fl
     labelled: whether labels or scores are learned, of whose loss there is no perplexity.
 
     >>> collect_numbers(RoundRecord(1, probes={"update_norm": 0.5, "cosine": float("nan")}, bytes_up=8))
-    {'probes/update_norm': 0.5, 'bytes/up': 8.0, 'bytes/down': 0.0}
+    {'probes/update_norm': 0.5, 'traffic/bytes_up': 8.0, 'traffic/bytes_down': 0.0}
     """
     found: dict[str, float] = {}
     labelled = labelled or any(score.metrics.keys() - {*ANSWERS} for score in record.scores.values())
     for name, score in record.scores.items():
         others = {**({} if labelled else {"perplexity": score.perplexity}), **score.metrics}
-        found |= {f"scores/{name}/{key}": value for key, value in {"loss": score.loss, **others}.items()}
-    found |= {f"probes/{name}": value for name, value in record.probes.items()}
-    found |= {"bytes/up": record.bytes_up, "bytes/down": record.bytes_down}
+        place = _place_score(name)
+        found |= {f"{place}/{key}": value for key, value in {"loss": score.loss, **others}.items()}
+    found |= {f"probes{'_by_layer' * ('/' in name)}/{name}": value for name, value in record.probes.items()}
+    found |= {"traffic/bytes_up": record.bytes_up, "traffic/bytes_down": record.bytes_down}
     found |= {f"seconds/{name}": value for name, value in record.seconds.items()}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def _place_score(name: str) -> str:
+    """Return the group of an evaluation set: that of the mixture stands for itself, clients and topics have one each.
+
+    >>> [_place_score(name) for name in ("validation", "general", "client/3")]
+    ['evaluation', 'evaluation/general', 'evaluation_by_client/3']
+    """
+    kind, _, which = name.partition("/")
+    return f"evaluation_by_{kind}/{which}" if which else "evaluation" if name == "validation" else f"evaluation/{name}"

@@ -59,7 +59,10 @@ def train_to_end(
             trackers.open_run(p.config.experiment_name, told, folder.path / "trackers"),
         ):
             p, state, alarms = _train_to_stop(folder, p, state, progress, watch, trackers, manifest, alarms, page)
-        _note_end(folder, p, state, manifest, alarms, progress)
+            _note_end(folder, p, state, manifest, alarms, progress)
+            if trackers.running:
+                seen = watch.follow(folder.read_records())
+                trackers.conclude(state.round, watch.judge(seen, manifest.get("ended")))
         _add_seconds(manifest, "rounds", clock)
         manifest["status"] = "trained"
         folder.write_json(MANIFEST, manifest)
@@ -192,6 +195,7 @@ def _train_to_alarm(
             found = seen.add(record)
             for finding in found:
                 progress.say(describe_finding(finding))
+                trackers.tell(finding)
             if found:
                 write_findings(folder.path, seen.findings)
             page.update()
