@@ -17,6 +17,7 @@ from fedfault.config.schema import Experiment
 from fedfault.records import ClientRecord, Finding, RoundRecord, Score, Turn
 from fedfault.registry import build, load_builders, read_declarations
 from fedfault.runs.checkpoint import PLAIN
+from fedfault.runs.clients import COLUMNS, PROBE
 from fedfault.session.provenance import INPUTS, VERSIONS
 from fedfault.setup import equipment
 from fedfault.types.algorithm import Algorithm
@@ -225,6 +226,24 @@ def list_run_keys() -> dict[str, set[str]]:
 def test_the_page_about_the_run_folder_names_every_key(file, keys):
     assert keys
     assert not [key for key in sorted(keys) if f"`{key}`" not in RUN_FOLDER]
+
+
+def read_first_cells(heading: str) -> list[str]:
+    """The names in the first column of the table below a heading of the page about the run folder, in order."""
+    section = RUN_FOLDER.split(f"\n## `{heading}`\n")[1].split("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_the_page_has_the_columns_of_the_clients_table_in_their_order():
+    assert read_first_cells("clients.parquet") == [*COLUMNS, f"{PROBE}NAME"]
+
+
+def test_every_number_of_metrics_json_has_a_unit():
+    section = RUN_FOLDER.split("\n## `metrics.json`\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 10
+    assert not [row for row in rows if len(row.split(" | ")) < 3 or not row.split(" | ")[1].strip()]
 
 
 def test_the_page_about_the_run_folder_names_every_file():

@@ -161,7 +161,10 @@ def test_clients_from_whom_nothing_arrived_have_a_row_too(folder):
     trained = ClientRecord(0, 1.0, 5, 50, 0.5, 0.1, 0.2, 10, 20, rank=8, probes={"cosine": 0.3})
     folder.write_clients([RoundRecord(1, turns=turns[1:]), RoundRecord(2, clients=(trained,), turns=turns)])
     table = pyarrow.parquet.read_table(folder.path / "clients.parquet").to_pylist()
-    told = [(row["round"], row["client"], row["fate"], row["compute"], row["loss"], row["cosine"]) for row in table]
+    told = [
+        (row["round"], row["client"], row["fate"], row["training_seconds"], row["training_loss"], row["probe_cosine"])
+        for row in table
+    ]
     assert told == [
         (1, 1, "dropped", 3.0, None, None),
         (2, 0, "done", 1.0, 0.5, 0.3),

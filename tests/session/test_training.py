@@ -14,6 +14,7 @@ import torch
 
 from fedfault.config import load
 from fedfault.records import ClientRecord
+from fedfault.runs.clients import COLUMNS
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.read import read_run
 from fedfault.session.progress import Progress
@@ -100,6 +101,9 @@ def test_clients_carry_the_names_of_their_groups(departments):
     assert sorted(names) == sorted(GROUPS)
     rows = pandas.read_parquet(departments.path / "clients.parquet")
     assert list(rows.name) == [names[k] for k in rows.client]
+    own = [name for name in rows.columns if not name.startswith("probe_")]
+    assert own == [name for name in COLUMNS if name in own]
+    assert rows.held_out_loss.notna().all()
     seen = read_run(departments.path)
     assert [seen.label_client(k) for k in range(3)] == [f"{k} ({name})" for k, name in enumerate(names)]
 

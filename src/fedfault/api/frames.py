@@ -8,7 +8,7 @@ import pandas as pd
 
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord
-from fedfault.runs.folder import list_clients
+from fedfault.runs import clients
 from fedfault.runs.recorded import RunData
 
 FINDING = (
@@ -43,11 +43,9 @@ def tabulate_rounds(run: RunData) -> pd.DataFrame:
 
 def tabulate_clients(run: RunData) -> pd.DataFrame:
     """A row for every client that took part in a round, as in clients.parquet. Raises `UserError` without records."""
-    rows = [{"round": r.round, **row} for r in _check_recorded(run) for row in list_clients(r)]
-    if run.client_names:
-        rows = [{**row, "name": run.client_names[row["client"]]} for row in rows]
-    found = pd.DataFrame(rows, columns=None if rows else ["round", "client"])
-    return found.set_index(["round", "client"])
+    _check_recorded(run)
+    rows = clients.tabulate_clients(run)
+    return pd.DataFrame(rows, columns=None if rows else ["round", "client"]).set_index(["round", "client"])
 
 
 def tabulate_findings(run: RunData) -> pd.DataFrame:

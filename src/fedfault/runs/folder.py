@@ -11,7 +11,6 @@ results/NAME/
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import json
@@ -27,8 +26,10 @@ from fedfault.config.changes import NO_CAUSE, hash_settings
 from fedfault.errors import UserError, read_first_line
 from fedfault.records import RoundRecord
 from fedfault.runs.checkpoint import DAMAGE, FOLDER, About, hash_past, list_checkpoints, locate, read_about, take_past
+from fedfault.runs.clients import tabulate_clients
 from fedfault.runs.files import LOCK, ROUNDS, read_json, read_rounds, write_json, write_lines
 from fedfault.runs.manifest import MANIFEST, MONITORED, check_run, read_manifest
+from fedfault.runs.recorded import RunData
 from fedfault.runs.state import read_state, write_state
 from fedfault.storage import delete_scratch, name_file, write_atomically
 from fedfault.types.adapter import Layout
@@ -214,30 +215,16 @@ class RunFolder:
         except (*DAMAGE, UserError):
             return False
 
-    def write_clients(self, records: Sequence[RoundRecord], clients: Sequence[str] = ()) -> None:
-        """Write clients.parquet: a row for each round and client, also where nothing arrived; probes are columns.
-
-        clients: (N,) their names, a column too; empty where they have none.
-        """
+    def write_clients(self, records: Sequence[RoundRecord]) -> None:
+        """Write clients.parquet: a row for each round and client, also where nothing arrived (`runs/clients.py`)."""
         import pyarrow
         import pyarrow.parquet
 
-        rows = [{"round": r.round, **row} for r in records for row in list_clients(r)]
-        rows = [{**row, "name": clients[row["client"]]} for row in rows] if clients else rows
-        names = dict.fromkeys(name for row in rows for name in row)
-        rows = [{name: row.get(name) for name in names} for row in rows]
+        split = self.read_json("split.json") if (self.path / "split.json").is_file() else {}
+        rows = tabulate_clients(RunData(self.path, tuple(records), split=split))
         file = io.BytesIO()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
         write_atomically(self.path / "clients.parquet", file.getvalue())
-
-
-def list_clients(record: RoundRecord) -> list[dict[str, Any]]:
-    """Return a row for each client of a round: how its turn went where that is simulated, then what it did."""
-    rows: dict[int, dict[str, Any]] = {turn.client: dataclasses.asdict(turn) for turn in record.turns}
-    for client in record.clients:
-        did = dataclasses.asdict(client)
-        rows[client.client] = {**rows.get(client.client, {}), **did.pop("probes"), **did}
-    return list(rows.values())
 
 
 def _format_rounds(rounds: Sequence[int]) -> str:

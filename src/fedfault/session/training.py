@@ -242,7 +242,7 @@ def _write_results(
     verdict = watch.judge(seen, manifest.get("ended"))
     found = {**summarise_run(records, p.split.bytes_per_token, aim, labelled), "verdict": verdict}
     folder.write_json("metrics.json", found)
-    folder.write_clients(records, p.split.deal.names)
+    folder.write_clients(records)
     _write_answers(folder, p, state)
     _export_models(folder, p, state, found, manifest)
 
