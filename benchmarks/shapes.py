@@ -164,10 +164,12 @@ class Devices(Federation):
         chosen = g.permutation(cohort)[: int(self.stragglers * len(cohort) + 0.5)]
         return {int(k): int(g.integers(1, EPOCHS + 1)) / EPOCHS for k in chosen}
 
-    def cohort(self, round: int, reports: Memory = NO_REPORTS, seconds: Floats | None = None) -> list[int]:
+    def cohort(
+        self, round: int, reports: Memory = NO_REPORTS, seconds: Floats | None = None, now: float = 0.0
+    ) -> list[int]:
         """See `Federation`."""
         slow = self.slow(round) if self.drop else {}
-        return [k for k in super().cohort(round, reports, seconds) if k not in slow]
+        return [k for k in super().cohort(round, reports, seconds, now) if k not in slow]
 
 
 def devices(task: Softmax, mu: float, num_rounds: int, seed: int, stragglers: float, drop: bool) -> Devices:

@@ -145,6 +145,6 @@ def test_a_measured_clock_takes_its_scale_from_the_last_measurement_and_a_modell
 def test_a_trace_says_who_is_there():
     trace = Trace(2, (Change(3, 1, available=False, bandwidth=np.nan),))
     hw = hardware(FAST, SLOW, trace=trace)
-    assert hw.available(2).tolist() == [True, True]
-    assert hw.available(3).tolist() == [True, False]
-    assert hardware(FAST, SLOW).available(3).tolist() == [True, True]
+    assert hw.available(2, 0.0).tolist() == [True, True]
+    assert hw.available(3, 0.0).tolist() == [True, False]
+    assert hardware(FAST, SLOW).available(3, 0.0).tolist() == [True, True]

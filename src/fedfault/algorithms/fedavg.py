@@ -15,6 +15,7 @@ UNBIASED = {
     "reweighs": "unbiased=true has weights of its own too",
     "robust": "unbiased=true is about a weighted mean",
     "hides clients": "unbiased=true counts who was drawn",
+    "asynchronous": "unbiased=true counts who was drawn for the round",
     "draws by size": "unbiased=true corrects for the same bias",
     "draws by reports": "unbiased=true divides by the chance with which each client is drawn",
 }

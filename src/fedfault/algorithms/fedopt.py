@@ -25,7 +25,16 @@ MOVES_THE_FROZEN = {"alternates": "the server's momentum would move the frozen f
 
 
 def _stands(momentum: float) -> tuple[str, ...]:
-    always = ("private", "reweighs", "prunes", "robust", "unequal ranks", "hides clients", "hides examples")
+    always = (
+        "private",
+        "reweighs",
+        "prunes",
+        "robust",
+        "unequal ranks",
+        "hides clients",
+        "hides examples",
+        "asynchronous",
+    )
     return always if momentum else (*always, "alternates")
 
 

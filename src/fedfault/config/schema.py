@@ -173,11 +173,59 @@ class Data(Section):
         return names
 
 
+class Asynchronous(Section):
+    """A server that takes updates in as they come, on the simulated clock; null: rounds wait for their cohort."""
+
+    name: Literal["fedbuff", "fedasync"] = Field(
+        description="fedbuff: adds the mean change of a buffer of updates (arXiv 2106.06639); fedasync: mixes each model in "
+        "(arXiv 1903.03934)"
+    )
+    buffer: Count | None = Field(
+        default=None,
+        description="updates that make a round; by default half of the clients at work for fedbuff, and 1 for fedasync",
+    )
+    rate: Fraction | None = Field(
+        default=None, description="of the server: by default 1 for fedbuff, and 0.6 for fedasync, which mixes by it"
+    )
+    staleness: Literal["constant", "polynomial", "hinge"] = Field(
+        default="polynomial",
+        description="what an update counts whose model was s rounds old: 1, (1 + s)^-exponent, or 1 up to s = grace and "
+        "then 1 / (slope (s - grace) + 1)",
+    )
+    exponent: Positive = Field(default=0.5, description="of polynomial")
+    slope: Positive = Field(default=10.0, description="of hinge")
+    grace: Annotated[int, Field(ge=0)] = Field(default=4, description="of hinge, in rounds")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Asynchronous:
+        if self.name == "fedasync" and self.buffer not in (None, 1):
+            raise ValueError(
+                f"buffer={self.buffer} is fedbuff's: fedasync takes every update in by itself; leave it out"
+            )
+        unused = {"polynomial": ("slope", "grace"), "hinge": ("exponent",), "constant": ("exponent", "slope", "grace")}
+        if given := [key for key in unused[self.staleness] if key in self.model_fields_set]:
+            fields = type(self).model_fields
+            if wrong := [key for key in given if getattr(self, key) != fields[key].default]:
+                raise ValueError(f"{wrong[0]} is not used with staleness={self.staleness}; leave it out")
+        return self
+
+    def count_updates(self, at_work: int) -> int:
+        """Updates that make a round when so many clients are at work at once."""
+        return 1 if self.name == "fedasync" else self.buffer or max(1, at_work // 2)
+
+
 class Federation(Section):
     """Who trains when, and what the server does."""
 
     total_clients: Count = Field(default=10, description="clients in the federation")
-    clients_per_round: Count | None = Field(default=None, description="clients drawn in a round")
+    clients_per_round: Count | None = Field(
+        default=None, description="clients drawn in a round; with asynchronous those that are at work at once"
+    )
     participation_rate: Fraction | None = Field(
         default=None, description="the same as a share; by default all take part"
     )
@@ -185,6 +233,9 @@ class Federation(Section):
     centralised: bool = Field(
         default=False,
         description="all training data in one place: one client has them, and as many steps as the clients of a round would",
+    )
+    asynchronous: Asynchronous | None = Field(
+        default=None, description="by name: how updates are taken in as they come; null: rounds wait for their cohort"
     )
     algorithm: Component = Field(
         default=Component(name="fedavg"), description="by name; its options stand beside the name"
@@ -222,6 +273,11 @@ class Federation(Section):
         if self.clients_per_round is not None:
             return self.clients_per_round
         return max(1, round((self.participation_rate or 1.0) * self.total_clients))
+
+    @property
+    def updates_per_round(self) -> int:
+        """Updates that the server takes in in a round, if all arrive."""
+        return self.cohort_size if self.asynchronous is None else self.asynchronous.count_updates(self.cohort_size)
 
 
 class Preference(Section):
@@ -426,8 +482,11 @@ class Clock(Section):
         default=1e11, description="operations a second at compute_factor 1 when modelled: about two cores of a laptop"
     )
     trace: str | None = Field(
-        default=None, description="CSV file of round, client, available, bandwidth: who comes and goes, and how fast"
+        default=None,
+        description="CSV file of round, client, available, bandwidth: who comes and goes, and how fast; or diurnal: made-up "
+        "days and nights, most clients being there at midnight, when the run begins",
     )
+    day: Positive = Field(default=86400.0, description="simulated seconds of a day of the trace diurnal")
 
 
 class Evaluation(Section):
@@ -673,6 +732,11 @@ class Experiment(Section):
         aggregation = federation.aggregation.name
         algorithm = federation.algorithm.name + ("" if aggregation == "fedit" else f" with {aggregation}")
         who = f"{federation.cohort_size} of {federation.total_clients} clients in each"
+        if federation.asynchronous is not None:
+            who = (
+                f"{federation.updates_per_round} updates in each of {federation.cohort_size} of {federation.total_clients} "
+                f"clients at work ({federation.asynchronous.name})"
+            )
         what = "" if data.task_type == "causal_lm" else f" for {data.task_type}"
         return (
             f"{federation.num_rounds} rounds of {algorithm}, {'all data in one place' if federation.centralised else who}; "

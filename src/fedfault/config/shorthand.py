@@ -18,6 +18,8 @@ CHOOSERS: dict[Key, str] = {  # a section that chooses a component by its `name`
     ("federation", "selection"): "selection",
 }
 
+NAMED = {*CHOOSERS, ("federation", "asynchronous")}  # sections of which a word alone is the `name`
+
 ALIASES = {  # how the rank-scheduling harness, and configurations of older runs, call the `name` of a component
     "data.partition.method": "data.partition.name",
     "federation.aggregation.method": "federation.aggregation.name",
@@ -112,7 +114,7 @@ def _translate_key(key: Key) -> tuple[str, Key]:
 
 def _expand_name(key: Key, entry: Entry) -> tuple[Key, Entry]:
     """Turn `algorithm: fedprox` into `algorithm: {name: fedprox}`."""
-    if key in CHOOSERS and isinstance(entry.value, str):
+    if key in NAMED and isinstance(entry.value, str):
         return (*key, "name"), entry
     return key, entry
 

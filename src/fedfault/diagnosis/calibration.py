@@ -47,7 +47,7 @@ MUST_AGREE = (  # a healthy run looks otherwise where these are others; beginnin
 SCHEDULE = (  # and `auto` makes new controls where these are others
     "federation.total_clients", "federation.clients_per_round", "federation.participation_rate", "training.local_",
     "training.batch_size", "model.trainable", "model.lora.", "federation.scheduler.", "federation.selection.",
-    "federation.algorithm.unbiased", "tiers", "deadline.",
+    "federation.asynchronous", "federation.algorithm.unbiased", "tiers", "deadline.",
 )  # fmt: skip
 MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or what cannot matter
     "experiment_name", "seed", "device", "logging.", "detectors.", "metrics.", "data.partition.", "federation.on_failure",

@@ -123,6 +123,8 @@ def check_remote(exp: Experiment, fed: Federation) -> None:
     f, sent = exp.federation, make_first_broadcast(fed)
     wrong = {
         "federation.centralised=true has all data in one place": f.centralised,
+        "federation.asynchronous is on the simulated clock, and nodes come when they are done": f.asynchronous
+        is not None,
         f"federation.algorithm={f.algorithm.name} needs at the server what clients keep": "x" not in sent,
         f"federation.algorithm={f.algorithm.name} needs at the clients what no message says": not sent.keys().isdisjoint(
             REGISTERED

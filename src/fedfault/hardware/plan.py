@@ -27,7 +27,8 @@ from fedfault.hardware.clock import (
     rank_caps,
     simulate_times,
 )
-from fedfault.hardware.traces import Trace
+from fedfault.hardware.flight import Flight
+from fedfault.hardware.traces import Diurnal, Trace
 from fedfault.records import Fate, Turn
 from fedfault.registry import build
 from fedfault.scheduling import Floats, Ints, Memory, Report, Scheduler, Situation
@@ -59,7 +60,7 @@ class Hardware:
     deadline: float | None = None  # seconds
     policy: Policy = "wait"
     measured: bool = False  # `token_seconds` is scaled by what training takes here
-    trace: Trace | None = None
+    trace: Trace | Diurnal | None = None
 
     @property
     def caps(self) -> Ints:
@@ -71,9 +72,17 @@ class Hardware:
         n = len(self.steps)
         return {"scheduler": self.scheduler.init(n), "timing": timing.init_sums(n)}
 
-    def available(self, round: int) -> NDArray[np.bool_]:
-        """Tell which clients can take part in a round, (N,)."""
-        return np.ones(len(self.steps), dtype=bool) if self.trace is None else self.trace.available(round)
+    def available(self, round: int, now: float) -> NDArray[np.bool_]:
+        """Tell which clients can take part in a round, or from so many seconds after the start of the run, (N,)."""
+        return np.ones(len(self.steps), dtype=bool) if self.trace is None else self.trace.available(round, now)
+
+    def wait(self, now: float) -> float:
+        """The first moment from `now` on at which a client is there, where the trace is one of time; else `now`."""
+        return self.trace.wait(now) if isinstance(self.trace, Diurnal) else now
+
+    def read_clock(self, plans: HardwareMemory) -> float:
+        """Simulated seconds since the run began."""
+        return float(plans.get("now", {}).get("seconds", [0.0])[0])
 
     def fleet_in_round(self, round: int, clients: Ints) -> Fleet:
         """The hardware of these clients with the bandwidth that they have in a round."""
@@ -110,6 +119,8 @@ class RoundPlan:
     readings: Mapping[str, float] = field(default_factory=dict)  # of the round
     events: tuple[str, ...] = ()
     unreached: frozenset[int] = frozenset()  # ids of the clients to whom nothing could be sent
+    versions: tuple[int, ...] = ()  # (n,) of asynchronous clients: the round whose model each started from
+    away: tuple[Flight, ...] = ()  # asynchronous clients that are still at work when the round ends
 
     @property
     def sent(self) -> list[int]:
@@ -122,6 +133,11 @@ class RoundPlan:
         """Places of the clients whose work counts."""
         found: list[int] = np.flatnonzero(self.effort > 0).tolist()
         return found
+
+    def wait_first(self, seconds: float) -> RoundPlan:
+        """The plan with a server that waited so long until anybody was there."""
+        longer = self.readings.get("round_seconds", 0.0) + seconds
+        return replace(self, readings={**self.readings, "round_seconds": longer})
 
     def keep_arrived(self, arrived: Sequence[int], unreached: frozenset[int] = frozenset()) -> RoundPlan:
         """The plan with the work of these clients alone: what else was to come has not, and is dropped too.
@@ -149,17 +165,14 @@ def make_plan(
     s = Situation(round, seed, clients, low, high, budget, a[clients] + missed, b[clients], hw.deadline)
     given = hw.scheduler.assign(plans["scheduler"], s)
     ranks = np.array(given.ranks, dtype=np.int64)
-    bytes_down = load.down.at(ranks) + wire.missed
-    spent = simulate_times(fleet, load.wall(ranks), bytes_down, load.up.at(ranks))
+    spent, bytes_down, memory = simulate_work(hw, plans, round, clients, ranks, wire)
     done = apply_deadline(_select_times(spent, ranks > 0), hw.steps[clients][ranks > 0], hw.deadline, hw.policy)
     fates = _judge_fates(hw, ranks, done)
     effort = np.zeros(len(clients))
     effort[ranks > 0] = done.steps / hw.steps[clients][ranks > 0]
     true_a, slope = compute_model_lines(fleet, load)
     best = find_shortest_round(replace(s, a=true_a + missed, b=slope, high=hw.caps[clients]), ranks)
-    every = np.zeros(len(hw.steps))
-    every[clients] = ranks
-    memory, turns = hw.memory_mb.at(every)[clients], []
+    turns = []
     for i, fate in enumerate(fates):
         turn = Turn(int(clients[i]), fleet.tier[i], int(ranks[i]), fate)
         if fate != "excluded":
@@ -173,6 +186,26 @@ def make_plan(
     )
 
 
+class Work(NamedTuple):
+    """The course of the whole work of n clients, (n,) each."""
+
+    spent: Times
+    bytes_down: Floats
+    memory_mb: Floats
+
+
+def simulate_work(
+    hw: Hardware, plans: HardwareMemory, round: int, clients: Ints, ranks: Ints, wire: MessageSizes
+) -> Work:
+    """Simulate what all of a round's work takes these clients (n,) with their ranks: seconds, download and memory."""
+    fleet, load = hw.fleet_in_round(round, clients), hw.load(plans, clients, wire)
+    bytes_down = load.down.at(ranks) + wire.missed
+    spent = simulate_times(fleet, load.wall(ranks), bytes_down, load.up.at(ranks))
+    every = np.zeros(len(hw.steps))
+    every[clients] = ranks
+    return Work(spent, bytes_down, hw.memory_mb.at(every)[clients])
+
+
 def observe_round(
     hw: Hardware, plans: HardwareMemory, made: RoundPlan, gains: Mapping[int, tuple[float, float | None]]
 ) -> HardwareMemory:
@@ -184,8 +217,10 @@ def observe_round(
             tokens, late = int(hw.tokens[turn.client]), turn.fate != "done"
             below = None if gain_below is None else turn.needed - float(slope)
             reports.append(Report(turn.client, turn.rank, turn.needed, tokens, late, gain, gain_below, below))
+    now = hw.read_clock(plans) + made.readings.get("round_seconds", 0.0)
     return {
         **plans,
+        "now": {"seconds": [now]},
         "scheduler": hw.scheduler.observe(plans["scheduler"], reports),
         "timing": timing.observe(plans["timing"], reports),
     }

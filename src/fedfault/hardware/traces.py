@@ -1,9 +1,10 @@
-"""Clients that come and go, and whose connections change: a CSV file of round, client, available, bandwidth."""
+"""Clients that come and go, and whose connections change: a file of rounds, or days and nights of simulated time."""
 
 from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedfault.errors import UserError
 from fedfault.scheduling import Floats
+from fedfault.seeds import rng
 
 COLUMNS = ("round", "client", "available", "bandwidth")
 
@@ -37,8 +39,8 @@ class Trace:
     num_clients: int
     changes: tuple[Change, ...] = ()  # in the order of rounds
 
-    def available(self, round: int) -> NDArray[np.bool_]:
-        """Tell which clients can train in a round, (N,)."""
+    def available(self, round: int, now: float = 0.0) -> NDArray[np.bool_]:
+        """Tell which clients can train in a round, (N,), whatever the time."""
         there = np.ones(self.num_clients, dtype=bool)
         for change in self._until(round):
             there[change.client] = change.available
@@ -53,6 +55,48 @@ class Trace:
 
     def _until(self, round: int) -> list[Change]:
         return [change for change in self.changes if change.round <= round]
+
+
+@dataclass(frozen=True)
+class Diurnal:
+    """Made-up days: a run begins at midnight, when most clients are there, and each is there once in a day.
+
+    As phones that are idle, charged and on a free network mostly at night (Bonawitz et al., MLSys 2019, arXiv 1902.01046,
+    section 9): each client's hours last 0.25 to 0.6 of a day, and their middle lies around midnight with a standard
+    deviation of 0.1.
+
+    >>> nights = Diurnal(1000, day=24.0, seed=0)
+    >>> [round(float(nights.available(1, now).mean()), 1) for now in (0.0, 6.0, 12.0, 18.0)]
+    [0.9, 0.4, 0.0, 0.4]
+    """
+
+    num_clients: int
+    day: float  # seconds
+    seed: int
+
+    @cached_property
+    def _hours(self) -> tuple[Floats, Floats]:
+        """Where each client's hours begin, in days, and how long they are, (N,) each."""
+        g = rng(self.seed, "diurnal")
+        length = g.uniform(0.25, 0.6, size=self.num_clients)
+        return g.normal(0.0, 0.1, size=self.num_clients) - length / 2, length
+
+    def available(self, round: int, now: float) -> NDArray[np.bool_]:
+        """Tell which clients are there `now`, (N,), whatever the round."""
+        start, length = self._hours
+        there: NDArray[np.bool_] = (now / self.day - start) % 1.0 < length
+        return there
+
+    def bandwidth(self, round: int) -> Floats:
+        """NaN for every client, (N,): the bandwidth of its tier."""
+        return np.full(self.num_clients, np.nan)
+
+    def wait(self, now: float) -> float:
+        """The first moment from `now` on at which somebody is there."""
+        if self.available(0, now).any():
+            return now
+        until = (self._hours[0] - now / self.day) % 1.0  # days
+        return now + (float(until.min()) + 1e-9) * self.day
 
 
 def read_trace(path: Path, num_clients: int) -> Trace:

@@ -46,16 +46,21 @@ def carry_over(fed: Federation, state: State, changed: Collection[str]) -> tuple
         notes.append("factors that clients kept are replaced by their mean; sending them is not counted in the bytes")
     resized = bool({"training.clients_per_pass", "training.batch_size"} & set(changed))
     passes = fresh.clients_per_pass if resized else state.clients_per_pass
-    plans = _carry_plans(fresh, state, changed)
+    plans = _carry_plans(fed, fresh, state, changed)
     kept = replace(state, memory=start.memory, clients=clients, stored=start.stored, weights=fresh.weights, plans=plans)
+    if "flight" not in plans:
+        kept = replace(kept, versions=None)
+        if state.versions is not None or state.plans.get("flight"):
+            notes.append("clients that were at work when the checkpoint was written start anew")
     return replace(kept, clients_per_pass=passes), notes
 
 
-def _carry_plans(fresh: State, state: State, changed: Collection[str]) -> dict[str, Memory]:
+def _carry_plans(fed: Federation, fresh: State, state: State, changed: Collection[str]) -> dict[str, Memory]:
     """Carry over what was learned of the hardware, if there is any and its clock is the same, and what clients reported."""
     clock = any(key.startswith("clock") for key in changed)
     told = {name: state.plans[name] for name in ("selection",) if name in state.plans}
-    return {**told, **(fresh.plans if clock or not state.plans or not fresh.plans else state.plans)}
+    kept = fresh.plans if clock or not state.plans or not fresh.plans else state.plans
+    return {**told, **{name: plan for name, plan in kept.items() if name != "flight" or fed.asynchronous is not None}}
 
 
 def _list_shapes(state: State) -> tuple[dict[str, Any], dict[str, Any]]:

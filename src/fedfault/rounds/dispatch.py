@@ -35,21 +35,35 @@ def plan_round(fed: Federation, state: State, down: Message) -> RoundPlan:
     clients, limits = np.array(_draw_cohort(fed, state), dtype=np.int64), np.array(state.ranks)
     if hw is None or not len(clients):
         return RoundPlan(clients, limits[clients], np.ones(len(clients)))
-    wire = _weigh_messages(fed, hw, state, clients.tolist(), down)
+    wire = weigh_messages(fed, hw, state, clients.tolist(), down)
     plans = state.plans if "clock" in state.plans or not hw.measured else _measure_first_step(fed, hw, state)
-    return make_plan(hw, plans, t, fed.seed, clients, limits[clients], wire)
+    made = make_plan(hw, plans, t, fed.seed, clients, limits[clients], wire)
+    waited = find_start(hw, state) - hw.read_clock(plans)
+    return made.wait_first(waited) if waited > 0 else made
 
 
 def _draw_cohort(fed: Federation, state: State) -> list[int]:
     """Draw who is asked in the round after `state`, by what the selection needs to know."""
     t, hw = state.round + 1, fed.hardware
+    if hw is not None and hw.trace is not None:
+        return fed.cohort(t, state.plans.get("selection", {}), _foresee_seconds(fed, state), find_start(hw, state))
     if not fed.selection.needs & {"loss", "seconds"}:
         return fed.cohort(t)
-    seconds = None
-    if hw is not None and "seconds" in fed.selection.needs:
-        a, b = foresee_times(fed, hw, state)
-        seconds = a + b * np.array(state.ranks)
-    return fed.cohort(t, state.plans.get("selection", {}), seconds)
+    return fed.cohort(t, state.plans.get("selection", {}), _foresee_seconds(fed, state))
+
+
+def find_start(hw: Hardware, state: State) -> float:
+    """Seconds since the run began at which the round after `state` begins: when somebody is there."""
+    return hw.wait(hw.read_clock(state.plans))
+
+
+def _foresee_seconds(fed: Federation, state: State) -> Floats | None:
+    """Seconds that every client's next round is expected to take, (N,), where the selection asks."""
+    if fed.hardware is None or "seconds" not in fed.selection.needs:
+        return None
+    a, b = foresee_times(fed, fed.hardware, state)
+    seconds: Floats = a + b * np.array(state.ranks)
+    return seconds
 
 
 def remember_losses(fed: Federation, plans: HardwareMemory, t: int, cohort: Cohort, local: Trained) -> HardwareMemory:
@@ -67,7 +81,8 @@ def remember_losses(fed: Federation, plans: HardwareMemory, t: int, cohort: Coho
     return {**plans, "selection": {"loss": loss, "last": last}}
 
 
-def _weigh_messages(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> MessageSizes:
+def weigh_messages(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> MessageSizes:
+    """Weigh what the server sends these clients, and what they will send: as much as last time, or as they are sent."""
     whole = Cohort.of(clients, state, fed.aggregation, dict.fromkeys(clients, hw.r_max))
     down = select_rows(down, whole.rows)
     line = Line(*split_bytes_by_rank(select_rows(down, 0), whole, state.adapter.layout))
@@ -78,7 +93,7 @@ def _weigh_messages(fed: Federation, hw: Hardware, state: State, clients: list[i
 
 def foresee_times(fed: Federation, hw: Hardware, state: State) -> tuple[Floats, Floats]:
     """Seconds a and b of every client, (N,), with which its next round of rank r takes a + b r, as the server expects it."""
-    wire = _weigh_messages(fed, hw, state, list(range(fed.total_clients)), fed.algorithm.broadcast(state))
+    wire = weigh_messages(fed, hw, state, list(range(fed.total_clients)), fed.algorithm.broadcast(state))
     return estimate_times(hw, state.plans, state.round + 1, wire)
 
 

@@ -16,8 +16,9 @@ from fedfault.privacy.published import publish
 from fedfault.records import ClientRecord, RoundRecord, Score
 from fedfault.rounds import integrity
 from fedfault.rounds.arrivals import Arrivals, add_noise_alone, find_personal_models
+from fedfault.rounds.asynchrony import find_starts, keep_flights, plan_update, take_in_stale
 from fedfault.rounds.clients import init_client_memory, train_clients
-from fedfault.rounds.dispatch import learn_from_round, plan_round, remember_losses
+from fedfault.rounds.dispatch import find_start, learn_from_round, plan_round, remember_losses
 from fedfault.rounds.exchange import (
     OWN,
     Cohort,
@@ -92,7 +93,8 @@ def run_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     """Run one round: broadcast, local training of the cohort, aggregation, evaluation, probes."""
     started = time.perf_counter()
     down = fed.algorithm.broadcast(state)
-    made = plan_round(fed, state, down)
+    how = fed.asynchronous
+    made = plan_round(fed, state, down) if how is None else plan_update(fed, how, state, down)
     made = replace(made, events=(*announce_attacks(fed.attacks, state.round + 1), *made.events))
     if not made.training:
         return _finish_without_updates(fed, state, made, sum(turn.bytes_down for turn in made.turns))
@@ -119,6 +121,8 @@ def _finish_without_updates(
     after = replace(mark_as_sent(add_noise_alone(fed, state), made.sent), round=t, last=state.adapter)
     if fed.hardware is not None:
         after = replace(after, plans=observe_round(fed.hardware, state.plans, made, {}))
+    if fed.asynchronous is not None:
+        after = keep_flights(state, after, made)
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
     after, narrowed = _keep_room(fed, after)
     return after, RoundRecord(
@@ -162,6 +166,8 @@ def _start_round(fed: Federation, state: State, down: Message, made: RoundPlan) 
     assigned = dict(zip(made.clients[places].tolist(), made.ranks[places].tolist(), strict=True))
     cohort = Cohort.of(list(assigned), state, fed.aggregation, assigned)
     down = select_rows(down, cohort.rows)
+    if fed.asynchronous is not None:
+        down = {**down, "x": find_starts(state, made.versions)}
     asked = _ask_clients(fed, state, cohort, down, made.effort[places].tolist())
     probes = {name: p for name, p in fed.probes.items() if evaluated or not p.sparse}
     asked = replace(asked, halves="x" in asked.received and any(p.gradients for p in probes.values()))
@@ -188,12 +194,10 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     """Finish a round after the clients' part, which took `trained` seconds: aggregate, evaluate, measure, record."""
     fed, state, cohort = r.fed, r.state, done.cohort
     done = forge_updates(fed.attacks, done, r.asked.round, fed.seed)
-    if (
-        cohort.clients
-        and (weight := fed.correct_weights(r.asked.round, cohort.clients, done.up["n"])) is not done.up["n"]
-    ):
-        done = replace(done, up={**done.up, "n": weight}, trained=replace(done.trained, weight=weight))
+    done = _correct_weights(r, done)
     made = r.plan.keep_arrived(cohort.clients, done.unreached)
+    if fed.asynchronous is not None:
+        done = take_in_stale(fed.asynchronous, state, made, done)
     clock = time.perf_counter()
     senders = _prune_cohort(fed, done)
     up = senders.cut_message(done.up)
@@ -207,6 +211,8 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     after = replace(after, clients_per_pass=done.clients_per_pass or state.clients_per_pass)
     plans = learn_from_round(fed, state, made, cohort, up, done.trained, trained)
     after = replace(after, plans=remember_losses(fed, plans, r.asked.round, cohort, done.trained))
+    if fed.asynchronous is not None:
+        after = keep_flights(state, after, made)
     if not fed.memory_elsewhere:
         integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
@@ -229,6 +235,20 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
         turns=made.turns,
         seconds=seconds | spent,
         events=(*made.events, *done.events, *events, *narrowed),
+    )
+
+
+def _correct_weights(r: RoundStart, done: CohortResult) -> CohortResult:
+    """The result with weights that make up for the chances with which clients were drawn, where these are known."""
+    fed, sent = r.fed, done.up.get("n")
+    if sent is None or not done.cohort.clients:
+        return done
+    now = 0.0 if fed.hardware is None else find_start(fed.hardware, r.state)
+    weight = fed.correct_weights(r.asked.round, done.cohort.clients, sent, now)
+    return (
+        replace(done, up={**done.up, "n": weight}, trained=replace(done.trained, weight=weight))
+        if weight is not sent
+        else done
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfault.hardware.flight import Asynchrony
 from fedfault.hardware.plan import Hardware
 from fedfault.privacy.budget import Budget
 from fedfault.rounds.exchange import Cohort, select_rows
@@ -101,22 +102,26 @@ class Federation:
     budget: Budget | None = None  # what hides clients, or their examples; None: nothing is hidden
     attacks: Sequence[Hostile] = ()  # what hostile clients do to their updates
     probes: Mapping[str, Probe] = field(default_factory=dict)  # what is measured of every round, by name
+    asynchronous: Asynchrony | None = None  # how updates are taken in as they come; None: rounds wait for their cohort
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
     effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
     # Does elsewhere what clients do; None: `train_clients` does it here
     remote: Callable[[Federation, CohortRequest], CohortResult] | None = None
     memory_elsewhere: bool = False  # what clients keep stays with them: `State.clients` is empty
 
-    def cohort(self, round: int, reports: Memory = NO_REPORTS, seconds: Floats | None = None) -> list[int]:
+    def cohort(
+        self, round: int, reports: Memory = NO_REPORTS, seconds: Floats | None = None, now: float = 0.0
+    ) -> list[int]:
         """Ids of the clients that are drawn for a round, sorted: a function of the seed, the round and what was reported.
 
         Of those that are available; fewer than asked for, if no more are. Where clients are hidden it follows from a secret.
-        reports: see `dispatch.remember_losses`; seconds: (N,) that each is expected to take, if any time is simulated.
+        reports: see `dispatch.remember_losses`; seconds: (N,) that each is expected to take, if any time is simulated;
+        now: seconds since the run began.
         """
         if self.budget is not None and self.budget.unit == "client":
             return self.budget.draw_clients(round)
         g = rng(self.seed, "cohort", round)
-        there = self._permute_available(g, round)
+        there = self._permute_available(g, round, now)
         chosen = self.selection.choose(self.list_candidates(round, there, self.cohort_size, reports, seconds), g)
         return sorted(there[chosen].tolist())
 
@@ -137,21 +142,21 @@ class Federation:
             wanted=wanted,
         )
 
-    def correct_weights(self, round: int, clients: Sequence[int], weight: Tensor) -> Tensor:
+    def correct_weights(self, round: int, clients: Sequence[int], weight: Tensor, now: float = 0.0) -> Tensor:
         """The weights n_k / pi_k (K,) of clients that were drawn for a round, where the selection says its chances pi_k.
 
         Where it does not, their weights are n_k.
         """
-        there = self._permute_available(rng(self.seed, "cohort", round), round)
+        there = self._permute_available(rng(self.seed, "cohort", round), round, now)
         chances = self.selection.inclusion(self.list_candidates(round, there, self.cohort_size).size, self.cohort_size)
         if chances is None:
             return weight
         pi = dict(zip(there.tolist(), chances.tolist(), strict=True))
         return weight / torch.tensor([pi[k] for k in clients], dtype=weight.dtype, device=weight.device)
 
-    def _permute_available(self, g: np.random.Generator, round: int) -> Ints:
+    def _permute_available(self, g: np.random.Generator, round: int, now: float) -> Ints:
         drawn: Ints = g.permutation(self.total_clients)
-        return drawn if self.hardware is None else drawn[self.hardware.available(round)[drawn]]
+        return drawn if self.hardware is None else drawn[self.hardware.available(round, now)[drawn]]
 
     @cached_property
     def _sizes(self) -> np.ndarray:

@@ -23,6 +23,7 @@ def write_state(folder: Path, state: State, config: str | None, records: str) ->
     tensors |= {f"{group}/{name}": a.flat for group, items in groups.items() for name, a in items.items()}
     tensors |= {f"base/{name}": change for name, change in state.base.items()}
     tensors |= {} if state.last is None else {"last": state.last.flat}
+    tensors |= {} if state.versions is None else {"versions": state.versions.flat}
     data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
     write_atomically(locate(folder, state.round, "safetensors"), data)
     plain: Any = {name: getattr(state, name) for name in PLAIN}
@@ -45,10 +46,12 @@ def read_state(folder: Path, about: About, layout: Layout, device: Any) -> State
     except SafetensorError as e:
         raise ValueError(str(e)) from e
     groups: dict[str, dict[str, Any]] = {"memory": {}, "clients": {}, "base": {}}
-    for name in set(found) - {"x", "last"}:
+    for name in set(found) - {"x", "last", "versions"}:
         group, _, key = name.partition("/")
         groups[group][key] = found[name] if group == "base" else Adapter(layout, found[name])
     last = Adapter(layout, found["last"]) if "last" in found else None
-    fields: dict[str, Any] = {"adapter": Adapter(layout, found["x"]), "last": last, **groups, **about.state}
+    versions = Adapter(layout, found["versions"]) if "versions" in found else None
+    fields: dict[str, Any] = {"adapter": Adapter(layout, found["x"]), "last": last, "versions": versions}
+    fields |= {**groups, **about.state}
     fields["room"] = None if fields.get("room") is None else Room(*fields["room"])
     return State(**fields)

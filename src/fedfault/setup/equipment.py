@@ -22,6 +22,7 @@ from fedfault.tasks.base import BackboneTask
 
 COPIES = 4  # of every trained number that a client holds: itself, its gradient, two moments of AdamW
 MB = 1e6
+DIURNAL = "diurnal"  # clock.trace: made-up days and nights
 
 
 def build_scheduler(exp: Experiment) -> Scheduler:
@@ -52,8 +53,9 @@ def check_equipment(exp: Experiment) -> None:
             "federation.centralised=true has one client with all data and no simulated hardware; leave out tiers, deadline, "
             "clock.trace and schedulers that give clients different ranks"
         )
-    if exp.clock.trace is not None:
-        traces.read_trace(Path(exp.clock.trace).expanduser(), exp.federation.total_clients)
+    if exp.clock.trace != DIURNAL and exp.clock.day != 86400:
+        raise UserError("clock.day is of clock.trace=diurnal, which is not set; leave it out, or set the trace")
+    _read_trace(exp)
     if (why := explain_full_rank(exp)) and (chosen.r_bar is not None or any(asked.get(n) for n in ("rank", "ranks"))):
         raise UserError(
             f"federation.scheduler={exp.federation.scheduler.name} gives clients other ranks than all of it: {why}; leave "
@@ -94,8 +96,8 @@ def list_precisions(exp: Experiment) -> list[str]:
 
 
 def is_simulated(exp: Experiment) -> bool:
-    """Whether there is anything to simulate: tiers, a deadline, a trace, or a scheduler that assigns ranks."""
-    limits = (exp.deadline.limit, exp.clock.trace, build_scheduler(exp).r_bar)
+    """Whether there is anything to simulate: tiers, a deadline, a trace, asynchrony, or a scheduler that assigns ranks."""
+    limits = (exp.deadline.limit, exp.clock.trace, build_scheduler(exp).r_bar, exp.federation.asynchronous)
     return bool(exp.tiers) or any(limit is not None for limit in limits)
 
 
@@ -128,7 +130,7 @@ def build_hardware(exp: Experiment, task: BackboneTask, work: LocalWork) -> Hard
         deadline=exp.deadline.limit,
         policy=exp.deadline.straggler_policy,
         measured=exp.clock.mode == "measured",
-        trace=None if exp.clock.trace is None else traces.read_trace(Path(exp.clock.trace).expanduser(), N),
+        trace=_read_trace(exp),
     )
     clock.check_memory(fleet, hw.memory_mb, lora.r_min)
     return hw
@@ -152,6 +154,16 @@ def limit_ranks(exp: Experiment, hw: Hardware | None) -> tuple[int, ...]:
         caps = np.array(chosen.assign(chosen.init(N), situation).ranks)
     ranks: list[int] = caps.tolist()
     return () if set(ranks) == {most} else tuple(ranks)
+
+
+def _read_trace(exp: Experiment) -> traces.Trace | traces.Diurnal | None:
+    """Read who comes and goes."""
+    n, wanted = exp.federation.total_clients, exp.clock.trace
+    if wanted is None:
+        return None
+    if wanted == DIURNAL:
+        return traces.Diurnal(n, exp.clock.day, exp.seed)
+    return traces.read_trace(Path(wanted).expanduser(), n)
 
 
 def _read_tiers(exp: Experiment) -> list[Tier]:

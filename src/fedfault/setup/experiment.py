@@ -42,7 +42,7 @@ from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.rounds.replay import record_graph
 from fedfault.scheduling import Selection
 from fedfault.seeds import torch_rng
-from fedfault.setup import equipment, privacy
+from fedfault.setup import asynchrony, equipment, privacy
 from fedfault.storage import cache_dir, keep, recall
 from fedfault.tasks.base import BackboneTask, CohortTask
 from fedfault.tasks.classification import ClassificationTask
@@ -393,6 +393,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         num_rounds=f.num_rounds,
         seed=exp.seed,
         selection=build("selection", f.selection.name, **f.selection.options),
+        asynchronous=asynchrony.build_asynchrony(exp),
         warmup_ratio=t.warmup_ratio,
         lr_schedule=t.lr_schedule,
         min_lr=t.min_lr or 0.0,
@@ -433,10 +434,11 @@ def check_parts(exp: Experiment) -> None:
     algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
     _check_selection(exp, algorithm, aggregation)
-    if f.cohort_size < aggregation.least:
+    asynchrony.check_asynchrony(exp, algorithm, aggregation)
+    if f.updates_per_round < aggregation.least:
         raise UserError(
             f"federation.aggregation={f.aggregation.name} needs at least {aggregation.least} clients a round to stand a "
-            f"hostile one, and a round has {f.cohort_size}; raise federation.clients_per_round, or change its options"
+            f"hostile one, and a round has {f.updates_per_round}; raise federation.clients_per_round, or change its options"
         )
     _check_tolerance(exp, aggregation)
     privacy.check_privacy(exp, algorithm, aggregation)
@@ -474,10 +476,10 @@ def _check_selection(exp: Experiment, algorithm: Algorithm, aggregation: Aggrega
 def _check_tolerance(exp: Experiment, aggregation: Aggregation) -> None:
     """Refuse more hostile clients in every round than a robust aggregation says that it tolerates."""
     f, hostile = exp.federation, {k for attack in check_attacks(exp) for k in attack.clients}
-    most = aggregation.tolerates(f.cohort_size) if aggregation.tolerates else 0
-    if most and (least := len(hostile) - (f.total_clients - f.cohort_size)) > most:
+    most = aggregation.tolerates(f.updates_per_round) if aggregation.tolerates else 0
+    if most and (least := len(hostile) - (f.total_clients - f.updates_per_round)) > most:
         raise UserError(
-            f"attacks: {least} of the {f.cohort_size} clients of every round are hostile at least, and "
+            f"attacks: {least} of the {f.updates_per_round} clients of every round are hostile at least, and "
             f"federation.aggregation={f.aggregation.name} stands {most} of so many; let fewer attack, raise "
             "clients_per_round, or choose another aggregation"
         )

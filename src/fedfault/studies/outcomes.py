@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedfault.errors import UserError, suggest
+from fedfault.measures.punctuality import elapsed_seconds
 from fedfault.records import DEGRADED, FAILED, UNLEARNED
 from fedfault.runs.recorded import RunData
 
@@ -113,10 +114,29 @@ DERIVED: dict[str, Callable[[RunData], float | None]] = {
 }
 
 
+TIMED = re.compile(r"loss_at\.(\d+(?:\.\d+)?)")
+
+
+def find_loss_at(run: RunData, seconds: float) -> float | None:
+    """Validation loss of the last evaluation within so many simulated seconds; None for a run that was over before."""
+    spent = elapsed_seconds(run.records)
+    if not spent or max(spent.values()) < seconds:
+        return None
+    within = [
+        r.scores["validation"].loss for r in run.records if "validation" in r.scores and spent[r.round] <= seconds
+    ]
+    return _bad(within[-1]) if within else None
+
+
 def check_metric(name: Any) -> None:
-    """`UserError` unless it is a metric: a derived one, a path of metrics.json, `probes.NAME` or `alarm.DETECTOR`."""
+    """`UserError` unless it is a metric: derived, a path of metrics.json, `probes.NAME`, `alarm.DETECTOR`, `loss_at.N`."""
     name = str(name)
-    if name in DERIVED or re.fullmatch("|".join((SCORES, *PATHS)), name) or re.fullmatch(r"probes\.[\w/]+", name):
+    if (
+        TIMED.fullmatch(name)
+        or name in DERIVED
+        or re.fullmatch("|".join((SCORES, *PATHS)), name)
+        or re.fullmatch(r"probes\.[\w/]+", name)
+    ):
         return
     if name.startswith("alarm."):
         from fedfault.diagnosis.detection import build_detectors
@@ -129,7 +149,7 @@ def check_metric(name: Any) -> None:
     )
     raise UserError(
         f"metric: {name!r} is no metric{near} (known: {', '.join(DERIVED)}; a path of metrics.json such as {METRIC}; "
-        "probes.NAME, the mean over rounds; alarm.DETECTOR)"
+        "probes.NAME, the mean over rounds; alarm.DETECTOR; loss_at.SECONDS, by the simulated clock)"
     )
 
 
@@ -142,6 +162,8 @@ def measure_outcome(run: RunData, metric: str) -> float | None:
     """The metric of a run; None where it was not measured, infinite for the loss of a run that has diverged."""
     if metric in DERIVED:
         return DERIVED[metric](run)
+    if timed := TIMED.fullmatch(metric):
+        return find_loss_at(run, float(timed[1]))
     if metric.startswith("probes."):
         return _mean([v for v in run.probe(metric.removeprefix("probes."))[1] if math.isfinite(v)])
     if metric.startswith("alarm."):

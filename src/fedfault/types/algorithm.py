@@ -44,6 +44,8 @@ class State:
     # Set where the memory of a device chose them, or ran out, so that a resumed run takes the same passes
     clients_per_pass: int | None = None
     room: Room | None = None
+    # (V, P) the models of earlier rounds that asynchronous clients at work started from, by round
+    versions: Adapter | None = None
     plans: Mapping[str, Memory] = field(default_factory=dict)  # what rank scheduler, clock and selection remember
 
 
@@ -125,6 +127,7 @@ TRAITS = {
     "robust": "takes a location of what clients send that is no weighted mean",
     "unequal ranks": "lets clients train different numbers",
     "draws by size": "draws large clients more often, which the weights of an average have to make up for",
+    "asynchronous": "takes in updates that started from different models of the server",
     "draws by reports": "draws clients by what they reported, with chances that nobody knows",
     "two rates": "lets LoRA's factors learn at different rates",
     "pairs": "learns which of two responses is the better one",
