@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from fedfault.diagnosis.verdict import judge_run
 from fedfault.privacy import clients
-from fedfault.privacy.audit import bound_by_scores, bound_epsilon, find_probability
+from fedfault.privacy.audit import Canaries, bound_by_scores, bound_epsilon, find_probability
 from fedfault.records import FAILED
 from fedfault.testing.toys import Pulled, run_to_end
 from hidden import hide_toy, make_budget
@@ -40,8 +41,8 @@ def test_randomised_response_is_bounded_by_its_own_epsilon():
     assert 0.9 < found <= 1.0
 
 
-def run_audited(noise: float):
-    budget = make_budget("client", 4, noise, 4, 4, delta=1e-5, canaries=200)
+def run_audited(noise: float, delta: float = 1e-5):
+    budget = make_budget("client", 4, noise, 4, 4, delta=delta, canaries=200)
     return run_to_end(hide_toy(Pulled(), budget=budget, clients=4, work={"steps": 1, "lr": 0.1}))[1]
 
 
@@ -60,3 +61,19 @@ def test_a_run_that_lost_its_noise_fails_by_its_own_audit(monkeypatch):
     verdict = judge_run(records, None)
     assert verdict["state"] == FAILED
     assert "broken_privacy" in verdict["causes"]
+
+
+def test_at_a_large_delta_a_second_audit_at_a_small_one_finds_out_what_the_first_cannot(monkeypatch):
+    monkeypatch.setattr(clients, "draw_noise", lambda size, std, *stream: torch.zeros(size, dtype=torch.float64))
+    records = run_audited(8.0, delta=0.01)
+    last = records[-1].probes
+    assert last["epsilon_audited"] == 0.0  # 2 m delta = 4: nothing can be proved
+    assert last["epsilon_small_audited"] > last["epsilon_small"] > last["epsilon"]
+    assert judge_run(records, None)["causes"] == ["broken_privacy"]
+
+
+def test_a_run_at_a_small_delta_has_one_audit():
+    budget = make_budget("client", 2, 1.0, 4, 4, delta=1e-6, canaries=10)
+    assert Canaries(budget).deltas == (1e-6,)
+    assert Canaries(replace(budget, delta=1e-3)).deltas == (1e-3, 1e-5)
+    assert budget.spend(2, 1e-9) > budget.spend(2) == budget.spend(2, 1e-6)

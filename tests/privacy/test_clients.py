@@ -134,6 +134,6 @@ def test_records_tell_nothing_exact_of_clients():
     fed = hide_toy(LowRank(), budget=make_budget("client", 2, 1.0, 3, 6, canaries=4), cohort_size=3)
     for _, r in rounds(fed, begin(fed)):
         assert (r.clients, r.events, r.matrices, r.bytes_up, r.bytes_down) == ((), (), {}, 0, 0)
-        assert set(r.probes) <= {"epsilon", "epsilon_audited"}
+        assert set(r.probes) <= {"epsilon", "epsilon_audited", "epsilon_small", "epsilon_small_audited"}
         assert set(r.seconds) <= {"evaluate"}
         assert set(r.scores) == {"validation"}

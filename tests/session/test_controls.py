@@ -145,3 +145,10 @@ def test_a_run_that_no_calibration_fits_is_told_what_one_would_cost(tmp_path, ca
     start_run(loaded(tmp_path), Progress())
     said = capsys.readouterr()
     assert "detectors.calibration=auto first trains 19 IID control runs" in said.out + said.err
+
+
+def test_controls_of_a_private_configuration_are_refused_before_anything_is_written(tmp_path):
+    private = loaded(tmp_path, "privacy.unit=client", "privacy.epsilon=8", "privacy.delta=0.01")
+    with pytest.raises(UserError, match=r"controls are 19 further models of the same data.*privacy.unit=null"):
+        calibrate_detectors(private, 19, QUIET)
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,8 @@ def broken_privacy() -> Detector:
     """The epsilon that canaries prove is above the one that the run claims: something is published without its noise.
 
     The statistic is the audited lower bound minus the claim, and infinite once that was above 0: the bound holds with 95 %
-    confidence over all rounds together, so that no controls are needed and one round is enough.
+    confidence over all rounds together, so that no controls are needed and one round is enough. Where the run's delta is
+    large, so that little can be proved at it, claim and bound at a small delta count too (`epsilon_small`).
 
     >>> from fedfault.testing.histories import history
     >>> detector = broken_privacy()
@@ -28,10 +29,12 @@ def broken_privacy() -> Detector:
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
         proved_wrong = False
         for r in records:
-            claim, proved = (r.probes.get(name) for name in ("epsilon", "epsilon_audited"))
-            if claim is None or proved is None:
+            pairs = [(r.probes.get(name), r.probes.get(f"{name}_audited")) for name in ("epsilon", "epsilon_small")]
+            known = [(claim, proved) for claim, proved in pairs if claim is not None and proved is not None]
+            if not known:
                 yield None
                 continue
+            claim, proved = max(known, key=lambda pair: pair[1] - pair[0])
             proved_wrong |= proved > claim
             excess = math.inf if proved_wrong else proved - claim
             yield Reading(r.round, excess, proved, {"claimed": claim, "proved": proved})

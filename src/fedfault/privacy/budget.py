@@ -29,9 +29,9 @@ class Budget:
     adapt_to: float | None = None
     canaries: int = 0
 
-    def spend(self, round: int) -> float:
-        """Compute the epsilon that all releases up to a round cost together."""
-        return find_epsilon(self.release, self.times[round], self.delta)
+    def spend(self, round: int, delta: float | None = None) -> float:
+        """Compute the epsilon that all releases up to a round cost together, at the budget's delta or another one."""
+        return find_epsilon(self.release, self.times[round], self.delta if delta is None else delta)
 
     def draw_clients(self, round: int) -> list[int]:
         """Draw the clients of a round whose clients are protected: nobody may know who they are."""

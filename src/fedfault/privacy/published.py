@@ -25,10 +25,14 @@ def publish(record: RoundRecord, state: State, budget: Budget | None) -> RoundRe
 
 
 def measure_cost(state: State, budget: Budget) -> Mapping[str, float]:
-    """Measure epsilon so far, what the canaries say that it is at least, and the clip where it adapts, by name."""
+    """Measure epsilon so far, what the canaries say that it is at least, the same at a small delta, the clip where it adapts, by name."""
     found = {"epsilon": budget.spend(state.round)}
     if "canaries" in state.memory and state.round:
-        found["epsilon_audited"] = Canaries(budget).bound_epsilon(state)
+        canaries = Canaries(budget)
+        found["epsilon_audited"] = canaries.bound_epsilon(state, budget.delta)
+        for delta in canaries.deltas[1:]:
+            found["epsilon_small"] = budget.spend(state.round, delta)
+            found["epsilon_small_audited"] = canaries.bound_epsilon(state, delta)
     if "clip" in state.memory:
         found["clip"] = float(state.memory["clip"].flat)
     return found

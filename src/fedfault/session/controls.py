@@ -52,6 +52,12 @@ def calibrate_detectors(
     folder holds controls of another configuration, and where the controls themselves fail or learn nothing.
     """
     exp = loaded.experiment
+    if exp.privacy.unit is not None:
+        raise UserError(
+            f"privacy.unit={exp.privacy.unit}: controls are {count} further models of the same data, for which no epsilon is "
+            "counted; calibrate with privacy.unit=null on data that may be published, and name the file that it writes in "
+            "detectors.calibration"
+        )
     folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-controls"
     file = out or folder / "calibration.json"
     claim_folder(folder, "controls", loaded, IGNORED)

@@ -8,7 +8,12 @@ from fedfault.report.draw import apply_theme, draw_legend, make_panels, name_lin
 from fedfault.report.theme import Theme
 from fedfault.runs.recorded import RunData
 
-SERIES = (("epsilon", "epsilon that is claimed", "-"), ("epsilon_audited", "audited, at least", "--"))
+SERIES = (
+    ("epsilon", "epsilon that is claimed", "-"),
+    ("epsilon_audited", "audited, at least", "--"),
+    ("epsilon_small", "claimed at delta 1e-5", "-"),
+    ("epsilon_small_audited", "audited there", "--"),
+)
 
 
 @apply_theme
