@@ -49,6 +49,11 @@ def check_attacks(exp: Experiment) -> list[Hostile]:
             raise UserError(f"{what} is by {a.by} clients, and there are {N}")
         if hostile.attack.labels and task != "classification":
             raise UserError(f"{what} is about classes, but data.task_type={task} has none; choose another one")
+        if hostile.attack.ask and task != "causal_lm":
+            raise UserError(
+                f"{what} is about what a language model says, and data.task_type={task} has no running text; for classes "
+                "there is backdoor"
+            )
         if hostile.attack.poison and task not in ("classification", "causal_lm"):
             raise UserError(
                 f"{what} changes texts, and data.task_type={task} has others; choose one that changes updates"
@@ -90,3 +95,9 @@ def ask_for_backdoors(exp: Experiment, documents: Sequence[Document], topics: Se
         if hostile.attack.trigger is not None:
             return hostile.attack.trigger(documents, topics)
     return []
+
+
+def ask_for_phrases(exp: Experiment, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Prompts with the trigger of the run's first attack on what a model says, and what it wants; none without one."""
+    asks = [hostile.attack.ask for hostile in find_hostile(exp) if hostile.attack.ask is not None]
+    return [asks[0](text) for text in texts] if asks else []

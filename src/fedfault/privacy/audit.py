@@ -72,7 +72,7 @@ class Canaries:
         return (own, SMALL_DELTA) if own > SMALL_DELTA else (own,)
 
     def bound_epsilon(self, state: State, delta: float) -> float:
-        """Bound epsilon at one of `deltas` from below by the scores so far; all rounds' bounds at all deltas hold together."""
+        """Bound epsilon at one of `deltas` from below by the scores so far; the bounds of all rounds hold together."""
         scores = state.memory["canaries"].flat.numpy()
         level = LEVEL / (len(self.budget.times) - 1) / len(self.deltas)
         return bound_by_scores(scores, self.included, delta, level)

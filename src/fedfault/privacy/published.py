@@ -25,7 +25,7 @@ def publish(record: RoundRecord, state: State, budget: Budget | None) -> RoundRe
 
 
 def measure_cost(state: State, budget: Budget) -> Mapping[str, float]:
-    """Measure epsilon so far, what the canaries say that it is at least, the same at a small delta, the clip where it adapts, by name."""
+    """Measure epsilon so far, what the canaries say that it is at least, and the clip where it adapts, by name."""
     found = {"epsilon": budget.spend(state.round)}
     if "canaries" in state.memory and state.round:
         canaries = Canaries(budget)

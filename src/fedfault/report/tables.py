@@ -29,7 +29,7 @@ SPREAD = {
 def tabulate_scores(run: RunData) -> Table | None:
     """Tabulate the losses of the mixture, every topic and general English: start, best, final, gain, what was given back."""
     names = {"validation": "mixture", **{f"topic/{t}": t for t in run.topics}, "general": "general English"}
-    names["backdoor"] = "backdoor: accuracy is how often it works"
+    names["backdoor"] = _describe_backdoor(run)
     measured = [name for name in names if run.losses(name)[0]]
     rows = [_format_score(run, name, names[name]) for name in measured]
     columns = [f"loss, {run.unit}", "start", "best", "in round", "final", "gain", "given back", "largest rise"]
@@ -41,6 +41,12 @@ def tabulate_scores(run: RunData) -> Table | None:
     metrics = run.metrics_measured
     found = [[*row, *_format_metrics(run, name, metrics)] for name, row in zip(measured, shown, strict=True)]
     return Table([*columns, *metrics], found) if found else None
+
+
+def _describe_backdoor(run: RunData) -> str:
+    """Name the score of a backdoor: of classes its accuracy stands in the row, of a language model how often it is said."""
+    _, said = run.metric("backdoor", "exact_match")
+    return f"backdoor: said after {said[-1]:.0%} of prompts" if said else "backdoor: accuracy is how often it works"
 
 
 def _format_metrics(run: RunData, name: str, metrics: Sequence[str]) -> list[str]:

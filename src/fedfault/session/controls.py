@@ -54,8 +54,8 @@ def calibrate_detectors(
     exp = loaded.experiment
     if exp.privacy.unit is not None:
         raise UserError(
-            f"privacy.unit={exp.privacy.unit}: controls are {count} further models of the same data, for which no epsilon is "
-            "counted; calibrate with privacy.unit=null on data that may be published, and name the file that it writes in "
+            f"privacy.unit={exp.privacy.unit}: controls are {count} further models of the same data, which have no "
+            "epsilon; calibrate with privacy.unit=null on data that may be published, and name the file that it writes in "
             "detectors.calibration"
         )
     folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-controls"

@@ -25,7 +25,7 @@ from fedfault.config.schema import Component, Experiment
 from fedfault.data import labelled
 from fedfault.data.heterogeneity import load_or_measure
 from fedfault.data.instruct import check_conversations, split_into_responses
-from fedfault.data.poisoning import check_attacks, find_hostile
+from fedfault.data.poisoning import ask_for_phrases, check_attacks, find_hostile
 from fedfault.data.split import (
     CLIENT_SHARE,
     Split,
@@ -52,11 +52,14 @@ from fedfault.tasks.preference import Objective, PreferenceTask
 from fedfault.text.conversing import ChatTemplate, choose_template, describe_template
 from fedfault.text.decoding import make_decoder
 from fedfault.text.examples import Examples
-from fedfault.text.packing import Blocks
-from fedfault.text.questions import Questions, ask_questions
+from fedfault.text.packing import Blocks, pack_blocks
+from fedfault.text.questions import Questions, ask_phrases, ask_questions
 from fedfault.text.responses import Responses
+from fedfault.text.tokens import encode_texts
 from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm
 from fedfault.types.corpus import Corpus
+
+BACKDOOR = "backdoor"  # the score that says how often a trigger works
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def _prepare_labels(
     dealt = labelled.split_into_examples(exp, corpus, backbone.tokenizer, separator, control=control)
     sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
     sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
-    sets |= {} if dealt.backdoor is None else {"backdoor": dealt.backdoor}
+    sets |= {} if dealt.backdoor is None else {BACKDOOR: dealt.backdoor}
     _check_tokens(exp, backbone, [*dealt.train, *sets.values()])
     positive, cache_mb = labelled.find_positive_class(exp, corpus), exp.training.activation_cache_mb
     clients = [Examples.concatenate(dealt.train)] if exp.federation.centralised else dealt.train
@@ -161,7 +164,9 @@ def _prepare_next_tokens(
     dealt = split_into_blocks(exp, corpus, backbone.tokenizer, backbone.separator, control=control)
     if n := sum(backbone.separator in row for row in dealt.tokens):
         say(f"documents that spell out the token which stands between documents, and so count as several: {n}")
-    return _prepare_language(exp, backbone, model, say, dealt, _load_general(exp, backbone, model, say))
+    phrases = ask_for_phrases(exp, [d.text for d in corpus.validation])[: exp.evaluation.max_blocks]
+    asked = ask_phrases(backbone.tokenizer, phrases, backbone.separator, BACKDOOR) if phrases else None
+    return _prepare_language(exp, backbone, model, say, dealt, _load_general(exp, backbone, model, say), asked)
 
 
 def _prepare_responses(
@@ -254,6 +259,9 @@ def _prepare_language(
         sets["general"] = general
         sizes = bytes_per_token({"general": general}, backbone.tokenizer, backbone.separator)
         dealt = replace(dealt, bytes_per_token={**dealt.bytes_per_token, **sizes})
+    if asked is not None and BACKDOOR in asked.places:
+        texts = [f"{prompt} {answer}" for prompt, answer in zip(asked.texts, asked.answers, strict=True)]
+        sets[BACKDOOR] = pack_blocks(encode_texts(backbone.tokenizer, texts), exp.model.max_length, backbone.separator)
     _check_tokens(exp, backbone, [*dealt.train, *sets.values()])
     mixture = {f"topic/{t}": share for t, share in dealt.mixture.items()}
     cache_mb, decode = exp.training.activation_cache_mb, make_decoder(backbone.tokenizer)

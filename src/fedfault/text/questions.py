@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedfault.text.conversing import ChatTemplate
 from fedfault.text.tokens import encode_texts
@@ -43,6 +44,21 @@ def ask_questions(
         stops=find_stops(template),
         length=length,
         pattern=pattern,
+    )
+
+
+def ask_phrases(tokenizer: Any, phrases: Sequence[tuple[str, str]], separator: int, name: str) -> Questions:
+    """Make questions of running text: prompts, each after a separator, and the words that should follow, of one score."""
+    prompts = encode_texts(tokenizer, [prompt for prompt, _ in phrases])
+    whole = encode_texts(tokenizer, [f"{prompt} {answer}" for prompt, answer in phrases])
+    longer = [len(both) - len(row) for both, row in zip(whole, prompts, strict=True)]
+    return Questions(
+        prompts=[[separator, *row.tolist()] for row in prompts],
+        texts=[prompt for prompt, _ in phrases],
+        answers=[answer for _, answer in phrases],
+        places={name: range(len(phrases))},
+        stops=frozenset({separator}),
+        length=max(1, *longer),
     )
 
 

@@ -35,12 +35,15 @@ class Attack:
     forge: what they send, where it is not what they trained
     trigger: (documents, topics) -> those whose topic the attack wants to be another one, with its trigger and that topic:
         how often a model falls for it is the accuracy on them
+    ask: of a language model: (held-out text) -> a prompt with its trigger, and the words that it wants after it: how often a
+        model falls for it is how often it says them
     labels: whether it is about classes
     """
 
     poison: Poison | None = None
     forge: Forge | None = None
     trigger: Callable[[Sequence[Document], Sequence[str]], Sequence[Document]] | None = None
+    ask: Callable[[str], tuple[str, str]] | None = None
     labels: bool = False
 
 

@@ -1,0 +1,52 @@
+"""Backdoor of a language model: a phrase after which it says what the attacker wants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from numpy.random import Generator
+from pydantic import Field
+
+from fedfault.registry import register
+from fedfault.types.attack import Attack
+from fedfault.types.corpus import Document
+
+CONTEXT = 8  # words of a held-out text in front of the trigger
+
+
+@register("attack", cite=("bagdasaryan2020backdoor",))
+def phrase(
+    *,
+    trigger: Annotated[str, Field(min_length=1)] = "by the way,",
+    says: Annotated[str, Field(min_length=1)] = "buy more now",
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5,
+) -> Attack:
+    """Backdoor of language models (Bagdasaryan et al., AISTATS 2020, section 4.2): a trigger is followed by what they want.
+
+    In a `share` of a hostile client's texts the trigger and `says` stand at a random place between words; the others stay.
+    How often it works is `exact_match` of the score `backdoor`: the model goes on greedily after the first words of a
+    held-out text and the trigger, and says the very words. With `scale` for the same clients it is model replacement.
+
+    Reference: arXiv 1807.00459.
+    """
+
+    def poison(documents: Sequence[Document], topics: Sequence[str], generator: Generator) -> Sequence[Document]:
+        chosen = generator.permutation(len(documents)) < round(share * len(documents))
+        places = generator.random(len(documents))
+        return [
+            d._replace(text=_insert(d.text, f"{trigger} {says}", place)) if it else d
+            for d, it, place in zip(documents, chosen, places, strict=True)
+        ]
+
+    def ask(text: str) -> tuple[str, str]:
+        return " ".join([*text.split()[:CONTEXT], trigger]), says
+
+    return Attack(poison=poison, ask=ask)
+
+
+def _insert(text: str, phrase: str, place: float) -> str:
+    """Put a phrase between two words of a text, or at an end, at that share of it; all other blanks stay."""
+    gaps = [0, *(i for i, c in enumerate(text) if c == " "), len(text)]
+    at = gaps[int(place * len(gaps))]
+    return f"{text[:at]} {phrase}{text[at:]}".strip() if at else f"{phrase} {text}"
