@@ -3,7 +3,7 @@
     python benchmarks/monitor.py --seeds 20            # the table of docs/monitor.md; keeps its runs in results/monitor
 
 A plain loop over clients with PEFT and torch, as people write it, with a two-layer Llama of 8,000 numbers: it saves every
-client's adapter by `save_pretrained`, the server's too or not, and a csv of losses. It is made right in six ways and wrong
+client's adapter by `save_pretrained`, the server's too, and a csv of losses. It is made right in six ways and wrong
 in eight, with other data, batches and first adapters for each seed; `fedfault diagnose --adapters --csv` judges the folders.
 """
 
@@ -89,8 +89,7 @@ def run_loop(folder: Path, loop: Loop, seed: int, *, clients: int = 4, rounds: i
     own = [{n: t.clone() for n, t in glob.items()} for _ in range(clients)]
     tests = [draw(torch.Generator().manual_seed(10_000 + k), 64, 3 + 4 * k * loop.differ) for k in range(clients)]
     rows = [(0, *row) for row in _score(model, tests)]
-    if server:
-        model.save_pretrained(folder / "round_0" / "server")
+    model.save_pretrained(folder / "round_0" / "server")
     for t in range(1, rounds + 1):
         sent = []
         for k in range(clients):
@@ -105,7 +104,7 @@ def run_loop(folder: Path, loop: Loop, seed: int, *, clients: int = 4, rounds: i
             glob = glob if loop.drops else _rescale(sent, mean) if loop.rescales else mean
         if loop.loads:
             set_peft_model_state_dict(model, glob)
-        if server and loop.averages:
+        if loop.averages:
             set_peft_model_state_dict(model, glob)
             model.save_pretrained(folder / f"round_{t}" / "server")
             if not loop.loads:
@@ -158,9 +157,9 @@ def _score(model: Any, tests: Sequence[torch.Tensor]) -> list[tuple[Any, float]]
         return [(k, float(model(input_ids=data, labels=data).loss)) for k, data in enumerate(tests)]
 
 
-def judge(folder: Path, out: Path, *, losses: bool = True) -> dict[str, int]:
-    """The first alarm of each detector on the folder of a run."""
-    diagnose_files(folder, folder / "losses.csv" if losses else None, out=out, overwrite=True)
+def judge(folder: Path, out: Path, *, server: bool = True) -> dict[str, int]:
+    """The first alarm of each detector on the folder of a run, with the server's adapters or as if there were none."""
+    diagnose_files(folder, folder / "losses.csv", server=None if server else "none/{round}", out=out, overwrite=True)
     alarms = [f for f in read_run(out).findings if f.level == "alarm"]
     return {f.detector: f.round for f in reversed(alarms)}
 
@@ -178,17 +177,14 @@ def main() -> None:
     print("| loop | what it does | server's adapter | runs | any alarm | the right one | alarms of |")
     print("|---|---|---|---:|---:|---:|---|")
     for name in args.only:
+        folders = [args.results / f"{name}-{seed}" for seed in range(args.seeds)]
+        for seed, folder in enumerate(folders):
+            if not (folder / "losses.csv").is_file():
+                run_loop(folder, LOOPS[name], seed, clients=args.clients, rounds=args.rounds)
         for server in (True, False):
-            if not server and set(LOOPS[name].expected) & set(HIDDEN):
-                continue
-            alarms = []
-            for seed in range(args.seeds):
-                folder = args.results / f"{name}-{'server' if server else 'clients'}-{seed}"
-                if not (folder / "losses.csv").is_file():
-                    sizes = {"clients": args.clients, "rounds": args.rounds}
-                    run_loop(folder, LOOPS[name], seed, server=server, **sizes)
-                alarms.append(judge(folder, args.results / "judged"))
-            print(format_row(name, server, alarms), flush=True)
+            if server or not set(LOOPS[name].expected) & set(HIDDEN):
+                alarms = [judge(folder, args.results / "judged", server=server) for folder in folders]
+                print(format_row(name, server, alarms), flush=True)
 
 
 def format_row(name: str, server: bool, alarms: Sequence[dict[str, int]]) -> str:

@@ -26,6 +26,14 @@ def use() -> str:
     for after, record in ff.rounds({"seed": 1}):
         assert isinstance(after, ff.State)
         losses.append(record.scores["validation"].loss)
+    with ff.Monitor("theirs", settings={"lr": 1e-3}) as monitor:
+        found_now: list[ff.Finding] = monitor.log(0, loss=3.0, updates=[[1.0, 2.0]], client_losses={0: [1.0, 2.0]})
+    text += str(monitor.verdict["state"]) + "".join(f.sentence for f in found_now)
+    strategy = ff.Watched(object(), "flower", loss="eval_loss", results_dir=Path("results"))
+    watch = ff.ClientCallback(strategy.monitor)
+    text += "".join(f.level for f in watch.log(1, loss=2.0))
+    judged: ff.Run = ff.diagnose(adapters="folder", csv=Path("losses.csv"), frozen=["lora_A"], out="results/judged")
+    text += judged.verdict.sentence
     try:
         ff.open("nowhere")
     except ff.UserError as e:

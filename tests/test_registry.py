@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from fedfault.errors import UserError
 from fedfault.registry import (
     FOLDERS,
     load_builders,
@@ -58,3 +59,22 @@ def test_a_fact_that_is_no_literal_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("fedfault.metrics.__path__", [str(tmp_path)])
     with pytest.raises(ValueError, match="malformed node"):
         read_declarations("probe")
+
+
+def test_the_cell_of_a_notebook_may_be_run_again_and_replaces_what_it_had_defined(monkeypatch):
+    from fedfault import registry
+
+    monkeypatch.setitem(registry._REGISTERED, "__main__", {})
+    cell = "@register('partition')\ndef mine(*, alpha: float = {}):\n    'A split.'\n"
+    for alpha in (1.0, 2.0):
+        exec(cell.format(alpha), {"register": register, "__name__": "__main__"})
+    assert registry._REGISTERED["__main__"]["partition", "mine"].builder.__kwdefaults__ == {"alpha": 2.0}
+    with pytest.raises(UserError, match="two partition components are called 'mine'"):
+        exec(
+            "@register('partition', 'mine')\ndef other():\n    'Another.'\n",
+            {"register": register, "__name__": "__main__"},
+        )
+    twice = cell.format(1.0) + cell.format(2.0)
+    with pytest.raises(UserError, match="two partition components are called 'mine'"):
+        exec(twice, {"register": register, "__name__": "a_file"})
+    registry._REGISTERED.pop("a_file")

@@ -59,8 +59,8 @@ def register(
     cite: keys of the papers in `studies/references.bib` that a study which uses the component refers to.
     on: whether a probe is measured where the configuration does not say; order: its place among the probes in records and
     configurations, those without one come last, by name. All are literals, see `read_declarations`. Raises `UserError`
-    for another kind, for what is no function and for a name that its module has given already, and `ValueError` for
-    another kind that has a switch or a place.
+    for another kind, for what is no function and for a name that its module has given already (a cell of a notebook may
+    be run again), and `ValueError` for another kind that has a switch or a place.
     """
     if kind not in FOLDERS:
         raise UserError(f"no kind {kind!r} of component{suggest(kind, FOLDERS)} (known: {', '.join(FOLDERS)})")
@@ -75,7 +75,7 @@ def register(
                 f"{what}: write `@register({kind!r})` above a function that makes it"
             )
         own, key = _REGISTERED.setdefault(builder.__module__, {}), (kind, name or builder.__name__)
-        if key in own:
+        if key in own and not _is_redefined(own[key].builder, builder):
             raise UserError(
                 f"two {kind} components are called {key[1]!r}, the other one at {_locate(own[key].builder)}"
             )
@@ -83,6 +83,11 @@ def register(
         return builder
 
     return add
+
+
+def _is_redefined(known: Callable[..., Any], builder: Callable[..., Any]) -> bool:
+    """Whether the cell of a notebook that defines a component was run again, maybe after an edit."""
+    return builder.__module__ == "__main__" and known.__qualname__ == builder.__qualname__
 
 
 def _locate(builder: Callable[..., Any]) -> str:

@@ -97,6 +97,7 @@ def test_what_is_not_there_is_told_with_what_to_do(made, tmp_path):
     for call, told in (
         (lambda: made.adapter(9), "has no checkpoint of round 9; there are those of rounds 0 to 3"),
         (lambda: made.model(3), "has no client 3; they are 0 to 2"),
+        (made.head, "has no head of its own: its model predicts tokens"),
         (lambda: made.plot("lossbytopic"), "no figure 'lossbytopic'; did you mean 'loss_by_topic'?"),
         (lambda: ff.open(tmp_path), "is not a run folder"),
         (lambda: ff.runs(tmp_path), "holds no run"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fedfault as ff
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.report import gallery
@@ -96,6 +97,13 @@ def test_a_run_leaves_a_head_and_metrics(finished):
     assert found["time_to_target"]["round"] == 0
     assert found["bytes_up"] == 3 * 2 * 4 * manifest["model"]["trainable"]
     assert manifest["model"]["trainable"] == 2 * 2 * (8 * 48) + 2 * 24 + 2
+
+
+def test_the_head_is_given_with_what_it_reads_and_says(finished):
+    head = ff.open(finished.path).head()
+    assert head["weight"].shape == (2, 24)
+    assert head["bias"].shape == (2,)
+    assert (head["pooling"], head["labels"]) == ("mean", ["negative", "positive"])
 
 
 def test_every_round_scores_topics_clients_and_all(finished):

@@ -53,7 +53,7 @@ def run(
     progress = Progress(quiet=quiet)
     progress.say(f"{loaded.experiment.experiment_name}: {loaded.experiment.describe()}")
     named = any(word.startswith("experiment_name=") for word in words)
-    argv = _make_argv(config, words, plugins)
+    argv = _spell_command("run", config, words, plugins)
     with name_place():
         return Run(start_run(loaded, progress, overwrite=overwrite, named=named, argv=argv).path)
 
@@ -100,6 +100,7 @@ def fork(
     """Go on from the checkpoint of a round with other settings, in a run of its own: what would have happened if."""
     from fedfault.session.fork import fork_run
 
+    _check_alone()
     words, folder = spell_words(settings, changes), _find_folder(run)
     argv = ["fork", str(folder), "--round", str(round), *words, *_name_plugins(plugins)]
     options: dict[str, Any] = {"overwrite": overwrite, "plugins": plugins, "argv": argv}
@@ -161,11 +162,12 @@ def calibrate(
     """Train IID control runs of a configuration, write the detectors' thresholds, and return the file."""
     from fedfault.session.controls import calibrate_detectors
 
+    _check_alone()
     if controls < 3:
         raise UserError(f"controls={controls}: thresholds take three control runs at least, and 19 for a 5 % rate")
     words = spell_words(settings, changes)
     loaded = load_config(config, words, plugins)
-    argv = ["calibrate", *_make_argv(config, words, plugins)[1:], "--controls", str(controls)]
+    argv = [*_spell_command("calibrate", config, words, plugins), "--controls", str(controls)]
     return calibrate_detectors(loaded, controls, Progress(quiet=quiet), None if out is None else Path(out), argv=argv)
 
 
@@ -259,6 +261,7 @@ def _find_folder(run: Where) -> Path:
 
 
 def _check_alone() -> None:
+    """Raise `UserError` where torchrun has started several processes, which only commands can share."""
     if (count := this_process().count) > 1:
         raise UserError(
             f"{count} processes of torchrun share `fedfault run` and `fedfault resume` only; start this one alone"
@@ -269,7 +272,7 @@ def _name_plugins(plugins: Sequence[str]) -> builtins.list[str]:
     return [word for plugin in plugins for word in ("--plugin", plugin)]
 
 
-def _make_argv(config: Config, words: Sequence[str], plugins: Sequence[str]) -> builtins.list[str]:
-    """The words of the command that makes the same run."""
+def _spell_command(command: str, config: Config, words: Sequence[str], plugins: Sequence[str]) -> builtins.list[str]:
+    """The words of the command that does the same with the same configuration."""
     own = spell_words(config, {}) if isinstance(config, Mapping) else [] if config is None else [str(config)]
-    return ["run", *own, *words, *_name_plugins(plugins)]
+    return [command, *own, *words, *_name_plugins(plugins)]

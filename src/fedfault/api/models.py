@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,21 @@ def load_trained(run: RunData, folder: Path) -> Any:
             f"{folder} holds layers that {run.setting('model', 'name')} does not have: {', '.join(unknown)}"
         )
     return base
+
+
+def load_head(run: RunData, folder: Path) -> dict[str, Any]:
+    """Load the head of a run that learns labels: `weight` (C, d), `bias` (C,), `pooling` and `labels`.
+
+    Raises `UserError` for a run without one.
+    """
+    file = folder / "head.safetensors"
+    if not file.is_file():
+        raise UserError(f"{run.folder} has no head of its own: its model predicts tokens, and Run.model() is all of it")
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as f:
+        about = json.loads(f.metadata()["about"])
+        return {**{name: f.get_tensor(name) for name in ("weight", "bias")}, **about}
 
 
 def load_base(run: RunData) -> Any:

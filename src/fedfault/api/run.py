@@ -128,13 +128,25 @@ class Run:
     def model(self, client: int | None = None) -> Any:
         """Return the model that a client uses at the end, its own where clients have models of their own; else the server's.
 
-        It is the base with the run's adapter, or with the layers that a `partial` run has trained.
+        It is the base with the run's adapter, or with the layers that a `partial` run has trained. Of a run that learns
+        labels it gives hidden states, and `head` is what makes labels of them.
         """
         from fedfault.api.models import load_adapter, load_trained, locate_personal
 
         folder = self._find_adapter("adapter" if client is None else locate_personal(self.data, client))
         load = load_trained if self.data.setting("model", "trainable") == "partial" else load_adapter
         return load(self.data, folder)
+
+    def head(self, client: int | None = None) -> dict[str, Any]:
+        """Return the head of a run that learns labels, as `model` chooses it: scores are `z @ weight.T + bias`.
+
+        z is the hidden state that `pooling` names: `mean` over the tokens, `first`, `last` or the backbone's own `pooler`;
+        `labels` are the names of the classes. The model card has a whole program. Raises `UserError` for other runs.
+        """
+        from fedfault.api.models import load_head, locate_personal
+
+        place = "adapter" if client is None else locate_personal(self.data, client)
+        return load_head(self.data, self._find_adapter(place))
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the adapter of a finished run, with its model card, to the Hugging Face Hub; returns its address.

@@ -43,14 +43,14 @@ class DataSize(NamedTuple):
 class Nodes:
     """The nodes of a run, by client.
 
-    about: what every party must have in common, see `site.collect_facts`; experiment: the server's, as JSON; deadline:
+    facts: what every party must have in common, see `site.collect_facts`; experiment: the server's, as JSON; deadline:
     seconds that answers are waited for; min_clients: with fewer usable updates a round changes nothing; used: round -> the
     clients whose update was used in it.
     """
 
     grid: Grid
     run: str
-    about: Mapping[str, str]
+    facts: Mapping[str, str]
     experiment: str
     deadline: float = 3600.0
     min_clients: int = 1
@@ -100,7 +100,7 @@ class Nodes:
         said: Any = answer.content.config_records.get("config")
         if said is None or not all(isinstance(said.get(k), int) for k in ("client", *DataSize._fields)):
             raise Refused("its answer says not which client it is, or not how much data it has")
-        check_facts(self.about, {k: str(said[k]) for k in self.about if k in said}, "the node")
+        check_facts(self.facts, {k: str(said[k]) for k in self.facts if k in said}, "the node")
         if min(said[k] for k in DataSize._fields) <= 0:
             raise Refused(f"client {said['client']} has no training data")
         return int(said["client"])
@@ -177,7 +177,7 @@ class Nodes:
         )
 
     def _make_message(self, config: Mapping[str, Any], arrays: Any = None) -> RecordDict:
-        record = ConfigRecord({"run": self.run, "experiment": self.experiment, **self.about, **config})
+        record = ConfigRecord({"run": self.run, "experiment": self.experiment, **self.facts, **config})
         return RecordDict({"config": record} if arrays is None else {"config": record, "arrays": arrays})
 
     def _ask(self, contents: Mapping[int, RecordDict], kind: str, group: str) -> dict[int, Message | str]:

@@ -91,7 +91,7 @@ def connect_nodes(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundReco
     nodes = Nodes(
         grid,
         run=identify_run(exp),
-        about=collect_facts(p),
+        facts=collect_facts(p),
         experiment=_name_classes(p).model_dump_json(),
         deadline=exp.flower.deadline,
         min_clients=exp.flower.min_clients,

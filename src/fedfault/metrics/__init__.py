@@ -8,7 +8,8 @@ A probe is a function, registered as `@register("probe")`, that returns a `types
   is absent; of a single client it is NaN.
 * What costs forward passes is `sparse`: it is measured only in rounds that are evaluated.
 * Its switch in the configuration, `metrics.NAME`, is there with it. It is described by the first line of the docstring and
-  on unless `@register("probe", on=False)` says otherwise.
+  on unless `@register("probe", on=False)` says otherwise. `order=N` is its place among the switches in configurations and
+  among the numbers in records: lower ones first, those without one behind them by name.
 
 `fedfault.testing.check("probe", builder)` holds a component to it.
 """

@@ -10,6 +10,15 @@ import numpy as np
 
 from fedfault.errors import UserError
 from fedfault.measures.updates import cosines, gradient_variance, update_metrics
+from fedfault.monitor.arrays import (
+    check_width,
+    read_array,
+    read_counts,
+    read_halves,
+    read_number,
+    read_products,
+    read_rows,
+)
 from fedfault.records import ClientRecord, RoundRecord, Score
 
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
@@ -56,14 +65,14 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
         if losses is not None
     }
     K, probes, own, matrices = _measure_cohort(given, memory)
-    probes |= {name: _read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
+    probes |= {name: read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
     clients = _list_clients(given, K, own)
     return RoundRecord(round, clients, scores, _keep_finite(probes), matrices), memory
 
 
 def _score(said: str, name: str, losses: Any, memory: Memory) -> Score:
     """A score from a number, or from the losses of examples with the error of their change since the first round."""
-    values = _read_array(said, losses)
+    values = read_array(said, losses)
     if values.ndim == 0:
         return Score(float(values), 1)
     if values.ndim != 1 or not len(values):
@@ -87,21 +96,21 @@ def _measure_cohort(
     given: Round, memory: Memory
 ) -> tuple[int, dict[str, float], list[dict[str, float]], dict[str, tuple[tuple[float, ...], ...]]]:
     """The number of clients, and what their updates and gradients say: probes, probes of each client, matrices."""
-    rows = None if given.updates is None else _read_rows("updates", given.updates)
-    halves = None if given.gradients is None else _read_halves(given.gradients)
+    rows = None if given.updates is None else read_rows("updates", given.updates)
+    halves = None if given.gradients is None else read_halves(given.gradients)
     K = _count_clients(given, rows, halves)
     probes: dict[str, float] = {}
     own: list[dict[str, float]] = [{} for _ in range(K)]
     matrices: dict[str, tuple[tuple[float, ...], ...]] = {}
-    server = None if given.server_update is None else _read_array("server_update", given.server_update).ravel()
-    products = _read_products(given.products) if rows is None else rows @ rows.T
+    server = None if given.server_update is None else read_array("server_update", given.server_update).ravel()
+    products = read_products(given.products) if rows is None else rows @ rows.T
     if products is not None:
         probes |= update_metrics(products)
         _fill(own, "update_norm", np.sqrt(products.diagonal().clip(min=0)))
         if 1 < K <= SHOWN:
             matrices["update_cosine"] = tuple(map(tuple, cosines(products).tolist()))
         if rows is not None and server is not None and server.size > 1:
-            _check_width("server_update", server, rows)
+            check_width("server_update", server, rows)
             _fill(own, "cosine", _cosine_to(rows, server))
     if server is not None:
         probes |= _measure_server(server, memory)
@@ -145,12 +154,12 @@ def _list_clients(given: Round, K: int, own: Sequence[Mapping[str, float]]) -> t
     if any(type(k) is not int or k < 0 for k in ids) or len(set(ids)) != len(ids):
         raise UserError(f"clients={ids}: each should be a number from 0 on, and none be there twice")
     unknown = [math.nan] * K
-    weights = np.full(K, 1.0) if given.weights is None else _read_array("weights", given.weights)
+    weights = np.full(K, 1.0) if given.weights is None else read_array("weights", given.weights)
     if K and not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise UserError(f"weights={weights.tolist()}: shares are numbers from 0 on, and not all 0")
     shares = (weights / weights.sum()).tolist() if K else []
-    losses = unknown if given.train_losses is None else _read_array("train_losses", given.train_losses).tolist()
-    steps, tokens = (_read_counts(name, getattr(given, name), K) for name in ("steps", "tokens"))
+    losses = unknown if given.train_losses is None else read_array("train_losses", given.train_losses).tolist()
+    steps, tokens = (read_counts(name, getattr(given, name), K) for name in ("steps", "tokens"))
     return tuple(
         ClientRecord(
             k, shares[i], steps[i], tokens[i], losses[i], math.nan, own[i].get("update_norm", math.nan), 0, 0,
@@ -175,79 +184,6 @@ def _count_clients(given: Round, rows: np.ndarray | None, halves: Any) -> int:
             f"the clients of the round are not as many everywhere: {', '.join(f'{n} has {k}' for n, k in sizes.items())}"
         )
     return next(iter(sizes.values()), 0)
-
-
-def _read_halves(gradients: Any) -> tuple[np.ndarray, np.ndarray]:
-    if not isinstance(gradients, tuple | list) or len(gradients) != 2:
-        raise UserError("gradients should be two arrays (K, P), of two halves of every client's examples")
-    first, second = (_read_rows("gradients", half) for half in gradients)
-    if first.shape != second.shape:
-        raise UserError(f"gradients: the halves have the shapes {first.shape} and {second.shape}; they should be equal")
-    return first, second
-
-
-def _read_rows(said: str, value: Any) -> np.ndarray:
-    """An array (K, P) from one, or from K rows; rows of unequal lengths are named."""
-    if not hasattr(value, "ndim") and isinstance(value, Sequence):
-        parts = [_read_array(f"{said}[{i}]", row) for i, row in enumerate(value)]
-        parts = [row.ravel() if row.ndim else row[None, None] for row in parts]  # a lone number is no row
-        odd = next((i for i, row in enumerate(parts) if row.shape != parts[0].shape), None)
-        if odd is not None:
-            raise UserError(
-                f"{said}[{odd}] has {parts[odd].size} numbers and {said}[0] has {parts[0].size}: clients of unequal shapes "
-                "have no common mean; pad lower ranks with zeros, or give products=, their inner products"
-            )
-        value = np.stack(parts) if parts else np.empty((0, 0))
-    rows = _read_array(said, value)
-    if rows.ndim != 2 or not rows.size:
-        raise UserError(f"{said} has the shape {rows.shape}: a row of P numbers is needed for each of the K clients")
-    return rows
-
-
-def _read_array(said: str, value: Any) -> np.ndarray:
-    """Numbers as float64. Raises `UserError` for what are none."""
-    if hasattr(value, "detach"):  # a tensor, which may need gradients or lie on a GPU
-        value = value.detach().cpu().double().numpy()
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{said} should be numbers, not {value!r:.60} ({error})") from error
-
-
-def _read_number(said: str, value: Any) -> float:
-    found = _read_array(said, value)
-    if found.size != 1:
-        raise UserError(f"{said} should be one number, not {found.size}")
-    return float(found.ravel()[0])
-
-
-def _read_counts(said: str, value: Any, K: int) -> list[int]:
-    """Whole numbers from 0 on; zeros where they are not known."""
-    if value is None:
-        return [0] * K
-    found = _read_array(said, value)
-    if not (np.isfinite(found).all() and (found >= 0).all() and (found == found.round()).all()):
-        raise UserError(f"{said}={found.tolist()}: counts are whole numbers from 0 on")
-    return [int(v) for v in found]
-
-
-def _read_products(value: Any) -> np.ndarray | None:
-    """Inner products (K, K). Raises `UserError` for an array that cannot be one of these."""
-    if value is None:
-        return None
-    found = _read_array("products", value)
-    square = found.ndim == 2 and found.shape[0] == found.shape[1] and found.size > 0
-    if not square or not np.allclose(found, found.T, equal_nan=True) or (found.diagonal() < 0).any():
-        raise UserError(
-            f"products has the shape {found.shape}: the inner products of K updates are a symmetric (K, K) with nothing "
-            "below 0 on its diagonal"
-        )
-    return found
-
-
-def _check_width(said: str, row: np.ndarray, rows: np.ndarray) -> None:
-    if row.size != rows.shape[1]:
-        raise UserError(f"{said} has {row.size} numbers and updates have {rows.shape[1]}: they are of other parameters")
 
 
 def _cosine_to(rows: np.ndarray, one: np.ndarray) -> np.ndarray:

@@ -39,10 +39,10 @@ def measure_updates(found: Collection, t: int) -> dict[str, Any]:
 
 def _find_start(found: Collection, t: int) -> Sequence[Upload] | None:
     """The adapters whose mean is where a round began: none where it is zero, None where it is not known."""
-    servers = [s for s in found.servers if s < t]
+    before = [s for s in found.rounds if s < t]
+    servers = [s for s in found.servers if (before[-1] if before else 0) <= s < t]
     if servers:
         return [found.servers[max(servers)]]
-    before = [s for s in found.rounds if s < t]
     if before:
         return found.of(before[-1])
     first = found.of(t)[0]
