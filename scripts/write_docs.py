@@ -20,7 +20,7 @@ from fedfault.backbones.load import HUB, NAMES
 from fedfault.cli import app
 from fedfault.config.files import spell_key
 from fedfault.config.shorthand import CHOOSERS
-from fedfault.options import describe_options
+from fedfault.options import describe_options, list_options, read_meanings
 from fedfault.registry import FOLDERS, find_citations, load_builders, read_declarations, read_summary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,7 +140,9 @@ def build_components() -> str:
         parts.append(f"## {kind}\n\n{chosen}Files: [`{folder}`](../src/{folder}).\n")
         rows = []
         for name, builder in load_builders(kind).items():
-            takes = "<br>".join(f"`{option}`" for option in describe_options(builder))
+            meanings = read_meanings(builder)[1]
+            named = zip(list_options(builder), describe_options(builder), strict=True)
+            takes = "<br>".join(f"`{option}` {meanings.get(o, '')}".strip() for o, option in named)
             about = read_summary(builder).replace("<", "&lt;") + _say_switch(kind, name)
             rows.append((f"`{name}`", about, takes, ", ".join(find_citations(kind, name))))
         parts.append(_format_table((kind, "", "options", "papers"), rows))

@@ -8,7 +8,8 @@ import pytest
 from pydantic import Field
 
 from fedfault.errors import UserError
-from fedfault.options import check_options, describe_options, spell_type
+from fedfault.options import check_options, describe_options, list_options, read_meanings, spell_type
+from fedfault.registry import FOLDERS, load_builders
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -42,3 +43,29 @@ def test_an_option_that_is_not_there_is_refused_with_those_that_are():
         UserError, match=r"'shares'; did you mean 'share'\? \(it takes: share: float > 0 and <= 1; steps: int"
     ):
         check_options("partition", "made", made, {"shares": 1})
+
+
+OPTIONS = [
+    (kind, name, option)
+    for kind in FOLDERS
+    for name, builder in load_builders(kind).items()
+    for option in list_options(builder)
+]
+
+
+def test_every_option_of_every_component_says_what_it_means():
+    known = {(kind, name): read_meanings(load_builders(kind)[name])[1] for kind, name, _ in OPTIONS}
+    assert len(OPTIONS) > 100
+    assert not [(kind, name, o) for kind, name, o in OPTIONS if len(known[kind, name].get(o, "").split()) < 3]
+
+
+def test_meanings_are_taken_out_of_the_text_and_indented_lines_go_on():
+    def made(*, rate: float = 1.0):
+        """What it is.
+
+        rate: how fast
+          it goes
+        Note: no option.
+        """
+
+    assert read_meanings(made) == ("What it is.\n\nNote: no option.", {"rate": "how fast it goes"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -69,6 +70,28 @@ def describe_options(builder: Callable[..., Any]) -> list[str]:
         f"{name}: {spell_type(hints.get(name, Any))}" + ("" if p.default is p.empty else f" = {spell_value(p.default)}")
         for name, p in list_options(builder).items()
     ]
+
+
+def read_meanings(builder: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """Read a builder's docstring: its text, and what each option means, from the lines `NAME: meaning` in it.
+
+    A line that is indented goes on with the one before.
+
+    >>> from fedfault.algorithms.fedprox import fedprox
+    >>> read_meanings(fedprox)[1]["mu"]
+    'the weight of the proximal term: how strongly a client is held to where it started; 0 is FedAvg'
+    """
+    known, text, meanings, last = list_options(builder), list[str](), dict[str, str](), ""
+    for line in (inspect.getdoc(builder) or "").splitlines():
+        name, colon, meaning = line.partition(": ")
+        if colon and name in known:
+            last, meanings[name] = name, meaning.strip()
+        elif last and line.startswith("  "):
+            meanings[last] += f" {line.strip()}"
+        else:
+            last = ""
+            text.append(line)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(text)).strip(), meanings
 
 
 def spell_type(kind: Any, limits: Sequence[Any] = ()) -> str:

@@ -16,6 +16,9 @@ def coordinate_median(*, space: Space = "factors") -> Aggregation:
     that have the slice, which is not the median of B A. products: of the changes of B A entry by entry, factorised
     anew at the rank of the server, of which d_out x d_in numbers a client are formed, one site at a time.
 
+    space: where changes are compared: the LoRA factors as they are, or their products, which are the change of the
+      weights
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("coordinate_median")  # of two the mean, as in FedIT
     6.0

@@ -29,6 +29,8 @@ def fedex_lora(
     It is the mean of the models that clients hold. Where ranks differ, those of low rank do not hold the other slices, which
     then shrink as in zero_pad.
 
+    residual_rank: how many components of what the factors cannot hold go into the frozen weights; null: all
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("fedex_lora")  # 6 as FedIT, and (2 - 3)(1 - 2) / 2 + (4 - 3)(3 - 2) / 2 is folded
     7.0

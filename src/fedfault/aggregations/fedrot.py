@@ -29,6 +29,9 @@ def fedrot_lora(
     clients which write one update in unlike factors, and no other part; the probe `aggregation` measures what is left. A
     client of smaller rank is turned within its slices, and has no say in the others (zero_pad with pad=deltas).
 
+    align: which factor decides the rotation: A, B, or each in every other round
+    strength: how far factors are rotated: 1 all the way
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("fedrot_lora")  # of rank 1 there is nothing to turn but a sign: 6 as FedIT
     6.0

@@ -23,6 +23,8 @@ def fedsa_lora(*, private_head: bool = False) -> Aggregation:
     client it is plain LoRA. A round moves P_A numbers each way. Where ranks differ, a row of A is averaged over the clients
     that have it. With `private_head` what is trained in full, a classifier's head, stays with its client as well.
 
+    private_head: keep a classifier's head with its client, too
+
     >>> from fedfault.types.adapter import Layout, Site
     >>> layout = Layout.of([Site("w", "lora", (1, 2, 3))])
     >>> fedsa_lora().private(layout).tolist()  # of two numbers in A and three in B

@@ -22,6 +22,8 @@ def fedsvd(*, every: Annotated[int, Field(ge=1)] = 1) -> Aggregation:
     server factorises the product anew: the rows of A are orthonormal, and span what the model has learned instead of what
     was drawn. A component of size zero gets B = 0 and a new A. Clients send B and receive both factors.
 
+    every: rounds between two decompositions
+
     >>> from fedfault.testing.toys import LowRank, federation, run_to_end
     >>> state, _ = run_to_end(federation(LowRank(), "fedavg", "fedsvd", num_rounds=2, work={"steps": 2}))
     >>> A, _ = state.adapter.layout.pair(state.adapter.flat, state.adapter.layout.sites[0])

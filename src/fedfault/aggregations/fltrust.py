@@ -21,6 +21,10 @@ def fltrust(*, trusted: Annotated[int, Field(ge=0)] = 0, space: Space = "factors
     its own. In a round without it nobody is trusted and the model stays: all weights in the records are 0. Honest clients
     whose data differ from the trusted one's are heard less. `space` as in krum.
 
+    trusted: the number of the client whose update the others are compared with
+    space: where changes are compared: the LoRA factors as they are, or their products, which are the change of the
+      weights
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("fltrust")  # client 0 has A, B = 1, 2; the other one is cut to that length
     2.2164

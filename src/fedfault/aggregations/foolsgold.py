@@ -18,6 +18,9 @@ def foolsgold(*, space: Space = "factors") -> Aggregation:
     client does alone, and clients of like data lose their votes as sybils do. The cosines are those of the round,
     where the paper sums the updates of every client over the rounds. `space` as in krum.
 
+    space: where changes are compared: the LoRA factors as they are, or their products, which are the change of the
+      weights
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("foolsgold")  # two clients that point much the same way: equal votes
     6.0

@@ -20,6 +20,9 @@ def geometric_median(*, space: Space = "factors") -> Aggregation:
     c_k ~ 1 / |y_k - z| are iterated until they stand, where the paper stops after a few; they are the weights in the
     records. Clients count alike, whatever they say of their sizes (the paper weighs them). `space` as in krum.
 
+    space: where changes are compared: the LoRA factors as they are, or their products, which are the change of the
+      weights
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("geometric_median")  # any point between two: their mean, as in FedIT
     6.0

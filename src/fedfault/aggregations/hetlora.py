@@ -36,6 +36,11 @@ def hetlora(
     What is trained in full is averaged with p_k, and so is everything with `weighting: samples`, which is FedIT bit for bit
     where ranks are equal.
 
+    gamma: the share of the rank in front of the tail
+    lam: the weight of the penalty on the tail
+    r_min: the rank below which no tail is given up
+    weighting: by what clients are averaged: the norm of their change, or their samples
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("hetlora")  # weights 2 / 14 and 12 / 14: (26 / 7) (19 / 7)
     10.0816

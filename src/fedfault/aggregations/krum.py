@@ -30,6 +30,11 @@ def krum(
     Distances are between changes of factors, or of products B A (`space`), which do not depend on how a product is cut
     into factors.
 
+    hostile: how many clients may send anything
+    chosen: how many updates are averaged; 1 takes the most central one
+    space: where changes are compared: the LoRA factors as they are, or their products, which are the change of the
+      weights
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("krum")  # two clients are as near to each other: the first one, 2 * 1
     2.0

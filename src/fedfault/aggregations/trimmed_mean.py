@@ -21,6 +21,10 @@ def trimmed_mean(*, trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2, space: Sp
     It stands as many hostile clients as it cuts off at one end. Clients count alike, whatever they say of their sizes. Where
     ranks differ, K are the clients that have the slice. `space` as in coordinate_median.
 
+    trim: the share of the values that is left out on either side
+    space: where changes are compared: the LoRA factors as they are, or their products, which are the change of the
+      weights
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("trimmed_mean")  # of two there is nothing to cut off: FedIT
     6.0

@@ -21,6 +21,8 @@ def zero_pad(*, pad: Literal["parameters", "deltas"] = "parameters") -> Aggregat
 
     With equal ranks both are FedIT bit for bit. Reference: arXiv 2401.06432.
 
+    pad: what is filled with zeros where ranks are unequal: the factors, or their change since the broadcast
+
     >>> from fedfault.testing.toys import combine_two_clients
     >>> combine_two_clients("zero_pad", ranks=(1, 2))  # 6 as FedIT, and (6 / 2) (4 / 2) of the slice that one client has
     12.0

@@ -26,7 +26,7 @@ def clustered(
 ) -> Algorithm:
     """FedAvg within given clusters of clients: each cluster has a model of its own.
 
-    clusters: the cluster of client 0, 1, ..., from the start again when it ends; one cluster is FedAvg bit for bit.
+    The list of clusters is read from the start again when it ends; one cluster is FedAvg bit for bit.
     Without any, a run finds them before its first round, by what an encoder makes of its clients' texts: the run's own
     backbone, minilm, or any model that `model.name` takes (docs/clustering.md). A client trains x_j, the model of its
     cluster j, and nobody else sees it: x_j <- sum_{i in j} n_i y_i / sum_{i in j} n_i over the clients of the round; a
@@ -36,6 +36,10 @@ def clustered(
 
     Global scores are about the mean of the clusters' models, each weighed by all its clients; personal scores about the
     model of each client's cluster. A client is told its own once, and in a round one model goes down and one up.
+
+    clusters: the cluster of clients 0, 1, ...; null: found before the first round
+    shrinkage: how far every cluster's model moves to the mean of all: 0 not at all, 1 to one model
+    encoder: what clients' texts are compared by: the backbone, or the name of a sentence encoder
 
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients(("clustered", {"clusters": [0, 1]}))  # 3 - 0.1 * 3 and 3 + 0.1 * 1, side by side

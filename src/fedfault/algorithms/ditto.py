@@ -35,6 +35,8 @@ def ditto(*, lam: Annotated[float, Field(ge=0)] = 0.1) -> Algorithm:
     model. lam = 0 is training alone in the rounds that a client takes part in; a large one is the server's model. A round
     costs twice the steps; personal scores are those of the v_k.
 
+    lam: how strongly a client's own model is held to the server's
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients(("ditto", {"lam": 0.0}), rounds=2)  # 3 - 0.3 - 0.27 and 3 + 0.1 + 0.09, as if they were alone
     [2.43, 3.19]

@@ -34,6 +34,8 @@ def fedavg(
     pi_k = m / N for the m of them that sent something (Horvitz and Thompson, 1952). Its steps vary more from round to round;
     federation.selection=size is unbiased too, and less so.
 
+    unbiased: weigh each client by how rarely it is drawn, so that the mean over draws is that over all clients
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("fedavg")  # (3 - 0.1 * 3 + 3 + 0.1 * 1) / 2
     [2.9]

@@ -40,6 +40,8 @@ def feddyn(*, alpha: Annotated[float, Field(gt=0)] = 0.01) -> Algorithm:  # Acar
     sum_i p_i f_i with h = 0. Always h = sum_i p_i g_i over ALL clients. The mean of the clients' models is x + h / alpha.
     AdamW and few steps solve the problem roughly; where gradients are clipped, g_i is one that is clipped.
 
+    alpha: the strength of the pull to the server's model, and of the correction by the clients before
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("feddyn")  # the mean 2.9, and once more the mean change -0.1 through h
     [2.8]

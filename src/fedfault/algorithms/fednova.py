@@ -51,6 +51,9 @@ def fednova(
 
     Where some clients own only a part of the adapter, all parts step by the factor of the whole cohort.
 
+    mu: the weight of FedProx's proximal term; 0 is none
+    cap: how many times a client's change may be scaled up at most
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("fednova", steps=None, sizes=(4, 8))  # 1 and 2 steps: 3 - 5/3 (1/3 * 0.3 / 1 - 2/3 * 0.19 / 2)
     [2.9389]

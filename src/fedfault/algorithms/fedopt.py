@@ -54,6 +54,9 @@ def fedavgm(
     server_lr / (1 - beta) times the change of a round: 3 times with the defaults, so lower `server_lr` where it oscillates.
     beta = 0 and server_lr = 1 are FedAvg.
 
+    beta: how much of the step before is kept: momentum
+    server_lr: the step of the server along the mean change; 1 takes all of it
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("fedavgm")  # Delta = m = 2.9 - 3, and 3 + 0.3 m
     [2.97]
@@ -84,6 +87,10 @@ def fedadagrad(
     x <- x + server_lr m / (sqrt(v) + tau), with m = 0 and v = tau^2 before the first round (algorithm 2 of the paper, arXiv
     2003.00295).
 
+    server_lr: the step of the server along the mean change; 1 takes all of it
+    beta1: how much of the mean change before is kept: momentum
+    tau: added to the root below, so that small changes are not blown up
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("fedadagrad")  # Delta = m = -0.1, and 3 - 0.03 * 0.1 / (0.1 + 0.001)
     [2.9703]
@@ -109,6 +116,12 @@ def fedadam(
 
     Raises `UserError` for a bias correction with beta2 = 1.
 
+    server_lr: the step of the server along the mean change; 1 takes all of it
+    beta1: how much of the mean change before is kept: momentum
+    beta2: how much of the mean square before is kept
+    tau: added to the root below, so that small changes are not blown up
+    bias_correction: divide both means by what they lack in the first rounds, as Adam does
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("fedadam")  # m = -0.01, v = 0.99 tau^2 + 1e-4: 3 - 1e-4 / (0.01005 + 0.001)
     [2.9909]
@@ -132,6 +145,12 @@ def fedyogi(
     forget the large ones as fast as FedAdam's does (algorithm 2 of the paper, arXiv 2003.00295).
 
     Raises `UserError` for a bias correction with beta2 = 1.
+
+    server_lr: the step of the server along the mean change; 1 takes all of it
+    beta1: how much of the mean change before is kept: momentum
+    beta2: how much of the mean square before is kept
+    tau: added to the root below, so that small changes are not blown up
+    bias_correction: divide both means by what they lack in the first rounds, as Adam does
 
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("fedyogi")  # m = -0.01, v = tau^2 + 1e-4: 3 - 1e-4 / (0.01005 + 0.001)

@@ -35,6 +35,10 @@ def fedprox(
     (sum_i p_i P_i)^-1 sum_i p_i P_i b_i with P_i = (H_i + mu)^-1 H_i: the mean of the b_i for mu -> 0, the optimum of the
     federation only for mu -> infinity. mu = 0 is FedAvg bit for bit. Partial work of slow clients counts.
 
+    mu: the weight of the proximal term: how strongly a client is held to where it started; 0 is FedAvg
+    mode: where the pull acts: in the gradient, as in the paper, or after the optimiser's step, like decoupled weight
+      decay
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients(("fedprox", {"mu": 1.0}), steps=2)  # (2.7 - 0.24 + 3.1 + 0.08) / 2; FedAvg is at 2.81
     [2.82]

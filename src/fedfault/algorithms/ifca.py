@@ -76,6 +76,8 @@ def ifca(*, num_clusters: Annotated[int, Field(ge=1)] = 2) -> Algorithm:
 
     It depends on where clusters start: where all clients prefer the same one they may stay together. Try several seeds.
 
+    num_clusters: models of the server, of which every client takes the best for it
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("ifca", rounds=50)  # each client has found a model of its own: near 0 and near 4
     [0.0155, 3.995]

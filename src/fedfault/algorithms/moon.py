@@ -53,6 +53,9 @@ def moon(
     part for the first time, z_p = z_g: loss_con = log 2 has no gradient, and the round is FedAvg's. Each step costs two
     more forward passes.
 
+    mu: the weight of the contrast
+    temperature: the smaller, the sharper the contrast
+
     >>> here, before = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-1.0, 0.0]]])
     >>> round(contrastive_loss(here, here, before, temperature=0.5).item(), 4)  # log(1 + e^-4): far from the previous model
     0.0181

@@ -44,6 +44,9 @@ def scaffold(
     clipped before it is corrected, and c_i is made of clipped gradients. Where clients train with unequal ranks, c counts
     for each number those clients that train it.
 
+    option: how a client's control variate is renewed: I by a pass over its examples, II by its path
+    server_lr: the step of the server along the mean change
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("scaffold", rounds=60, steps=10, H=(1, 3))  # the optimum of (x^2 + 3 (x - 4)^2) / 4
     [3.0]

@@ -21,6 +21,8 @@ def alie(*, z: Annotated[float, Field(gt=0)] | None = None) -> Attack:
     are hostile: s = floor(K / 2 + 1) - m, z = Phi^-1((K - m - s) / (K - m)), and 0.1 at least. The attacker knows all
     honest changes.
 
+    z: standard deviations from the mean; null: as many as the paper finds to be unsuspicious
+
     Reference: arXiv 1902.06156.
     """
 

@@ -27,6 +27,10 @@ def backdoor(
     is as good as ever without it. How often it works is the accuracy of the score `backdoor`, on validation texts of all
     other classes with the trigger. With `scale` for the same clients it is the paper's model replacement.
 
+    target: the class that the trigger is to give; null: the first
+    trigger: the words in front of the text
+    share: the share of a hostile client's texts that get the trigger
+
     Reference: arXiv 1807.00459.
     """
 

@@ -18,6 +18,8 @@ def garble(*, words: Literal["shuffle", "draw"] = "shuffle") -> Attack:
 
     shuffle: the words of every text in random order, which keeps what they are and loses how they follow one another.
     draw: as many words for every text, drawn from those of all texts of the client. Blanks become single spaces.
+
+    words: shuffled within a text, or drawn from all texts of the client
     """
 
     def poison(documents: Sequence[Document], topics: Sequence[str], generator: Generator) -> Sequence[Document]:

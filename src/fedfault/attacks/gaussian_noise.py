@@ -16,6 +16,8 @@ from fedfault.types.attack import Attack, Changes
 def gaussian_noise(*, factor: Annotated[float, Field(gt=0)] = 1.0) -> Attack:
     """Gaussian noise (Blanchard et al., NeurIPS 2017): a random direction, `factor` times as long as the client's change.
 
+    factor: how many times as long as the client's change
+
     Reference: arXiv 1703.02757.
     """
 

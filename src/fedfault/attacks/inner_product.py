@@ -17,6 +17,8 @@ def inner_product(*, factor: Annotated[float, Field(gt=0)] = 1.0) -> Attack:
 
     A small factor passes rules by distance, and may still turn the average round; the attacker knows all honest changes.
 
+    factor: how many times the honest mean, backwards
+
     Reference: arXiv 1903.03936.
     """
 

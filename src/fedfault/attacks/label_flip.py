@@ -17,6 +17,8 @@ def label_flip(*, target: str | None = None) -> Attack:
     """Label flip (Tolpegin et al., ESORICS 2020): hostile clients train on wrong classes.
 
     Every class becomes the next one in alphabetical order, or all of them `target`. Reference: arXiv 2007.08432.
+
+    target: the class that all become; null: the next one in alphabetical order
     """
 
     def poison(documents: Sequence[Document], topics: Sequence[str], generator: Generator) -> Sequence[Document]:

@@ -12,6 +12,8 @@ def scale(*, factor: float = 10.0) -> Attack:
 
     With K clients of equal weight, factor K puts the attacker's model in the place of the average (model replacement).
 
+    factor: how many times the client's change
+
     Reference: arXiv 1807.00459.
     """
     return Attack(forge=lambda got: factor * got.own)

@@ -14,6 +14,8 @@ from fedfault.types.attack import Attack
 def sign_flip(*, factor: Annotated[float, Field(gt=0)] = 1.0) -> Attack:
     """Sign flip (Li et al., AAAI 2019): hostile clients send minus `factor` times their change.
 
+    factor: how many times the client's change, backwards
+
     Reference: arXiv 1811.03761.
     """
     return Attack(forge=lambda got: -factor * got.own)

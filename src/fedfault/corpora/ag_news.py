@@ -22,6 +22,9 @@ def ag_news(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     .parquet, with the columns text, label (as on the Hub) or label, title, description; labels are 0 to 3. A column
     source is the group. `keep_repeats` keeps texts that are there twice.
 
+    path: a folder or file with the data, in the place of the Hub
+    keep_repeats: keep texts that are there more than once
+
     Reference: Zhang, Zhao and LeCun, NIPS 2015.
     """
     if path is None:

@@ -59,6 +59,9 @@ def sst2(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     copy of the Hub's repository or a folder of the original archives (train.tsv and dev.tsv in SST-2), or the task's own
     folder in it.
 
+    path: a folder or file with the data, in the place of the Hub
+    keep_repeats: keep texts that are there more than once
+
     Reference: Socher et al., EMNLP 2013; Wang et al., ICLR 2019.
     """
     return _make_corpus(SST2, path, keep_repeats)
@@ -71,6 +74,9 @@ def qnli(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     Question and sentence are joined by a line break. The topic is the label: entailment or not_entailment. The dev set
     is the validation part. `path` and `keep_repeats` are as for glue/sst2, the original archive's folder is QNLI.
 
+    path: a folder or file with the data, in the place of the Hub
+    keep_repeats: keep texts that are there more than once
+
     Reference: Rajpurkar et al., EMNLP 2016 (SQuAD); Wang et al., ICLR 2019.
     """
     return _make_corpus(QNLI, path, keep_repeats)
@@ -82,6 +88,9 @@ def mrpc(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
 
     The two are joined by a line break. The topic is the label: equivalent or not_equivalent. The dev set is the
     validation part. `path` and `keep_repeats` are as for glue/sst2, the original archive's folder is MRPC.
+
+    path: a folder or file with the data, in the place of the Hub
+    keep_repeats: keep texts that are there more than once
 
     Reference: Dolan and Brockett, IWP 2005; Wang et al., ICLR 2019.
     """
@@ -96,6 +105,8 @@ def stsb(*, path: str | None = None) -> Corpus:
     is the genre, which the original files have and the Hub's have not. The dev set is the validation part. `path` is as
     for glue/sst2, the original archive's folder is STS-B. The texts are under their own licences.
 
+    path: a folder or file with the data, in the place of the Hub
+
     Reference: Cer et al., SemEval 2017; Wang et al., ICLR 2019.
     """
     return _make_corpus(STSB, path)
@@ -107,6 +118,9 @@ def rte(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
 
     The two are joined by a line break. The topic is the label: entailment or not_entailment. The dev set is the
     validation part. `path` and `keep_repeats` are as for glue/sst2, the original archive's folder is RTE.
+
+    path: a folder or file with the data, in the place of the Hub
+    keep_repeats: keep texts that are there more than once
 
     Reference: Dagan et al., PASCAL challenge 2005, and its sequels; Wang et al., ICLR 2019.
     """

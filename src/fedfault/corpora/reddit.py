@@ -28,6 +28,9 @@ def reddit(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
     (a list, as on the Hub) or text, label_ids (numbers between blanks). `keep_repeats` keeps comments that are
     there twice. Comments are unmoderated, names are masked.
 
+    path: a folder or file with the data, in the place of the Hub
+    keep_repeats: keep texts that are there more than once
+
     Reference: Demszky et al., ACL 2020.
     """
     if path is None:

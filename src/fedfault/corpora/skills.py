@@ -120,6 +120,9 @@ def skills(*, num_examples: Annotated[int, Field(ge=10)] = 200, seed: int = 0) -
     The tasks are copy, reverse, sort, count, casing, last word, lookup, dates, units and sums; they are the topics, so that
     topic_isolation makes departments that know a task each. `num_examples` are drawn of each task, of which a tenth is
     validation; a task that has fewer different ones (dates 98, units 108) has those. `seed` is not the run's.
+
+    num_examples: examples that are drawn of each task
+    seed: of what is made up; not the run's
     """
     sides: tuple[list[ReadRow], list[ReadRow]] = ([], [])
     for task in TASKS:

@@ -28,6 +28,9 @@ def stackoverflow(*, path: str | None = None, keep_repeats: bool = False) -> Cor
     validation. `keep_repeats` keeps titles that are there twice. No copy on the Hugging Face Hub is known, so `path`
     must be given. The texts are Stack Overflow's, CC BY-SA.
 
+    path: a folder or file with the data, in the place of the Hub
+    keep_repeats: keep texts that are there more than once
+
     Reference: Xu et al., NAACL workshop on vector space modeling for NLP, 2015.
     """
     if path is None:

@@ -62,6 +62,8 @@ def styles(*, path: str | None = None) -> Corpus:
     Terms: WikiText-2 CC BY-SA 3.0 and GFDL; GoEmotions Apache-2.0; the VADER files MIT for their repository; TweetEval and
     the film reviews none stated, Twitter's may apply.
 
+    path: a folder or file with the data, in the place of the Hub
+
     Reference: Merity et al., arXiv 1609.07843; Hutto and Gilbert, ICWSM 2014; Demszky et al., ACL 2020; Barbieri et al.,
     Findings of EMNLP 2020; Pang and Lee, ACL 2005.
     """

@@ -62,6 +62,13 @@ def synthetic(
     is at least floor = entropy * characters / target tokens, in nats a token, with one separator a document among the
     tokens; evaluation.max_blocks of them are a sample. Who knows topic and style beforehand, as from the document
     before, saves log(num_topics * num_styles) nats a document at most, a thousandth of what it costs.
+
+    num_topics: topics, each with words of its own
+    num_styles: styles, in which the same topic is written
+    num_words: words that a topic chooses from
+    shared: how much of its words a topic has in common with others
+    num_documents: documents of each topic, of which a tenth is validation
+    seed: of what is made up; not the run's
     """
     made = make_language(num_topics, num_styles, num_words, shared, seed)
     held = max(1, round(documents.VALIDATION * num_documents))

@@ -35,6 +35,13 @@ def text(
     left out, and the output says which.
     Texts are the same if they have the same characters, whatever case and blanks: the first is kept, and all of them with
     `keep_repeats`.
+
+    path: a file or folder: tables, JSON lines, or text in folders of topics
+    text_columns: columns that are joined to the text, by default text
+    columns: names in the file of the parts of a conversation or a preference
+    topic_column: the column with the topic or the label
+    group_column: the column with who a text is of: author, site, department
+    keep_repeats: keep texts that are there more than once
     """
     if not path:
         raise UserError("the corpus text needs data.path=FILE or FOLDER")

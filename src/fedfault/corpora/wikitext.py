@@ -24,6 +24,8 @@ def wikitext(*, path: str | None = None) -> Corpus:
     `path` is a folder with train, valid and test as .txt, .raw, .tokens or .parquet. The first two of these that are
     there become train and validation: with valid and test alone, valid is trained on.
 
+    path: a folder or file with the data, in the place of the Hub
+
     Reference: Merity et al., arXiv 1609.07843.
     """
     if path is None:

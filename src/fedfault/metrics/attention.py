@@ -26,6 +26,8 @@ def attention(*, blocks: Annotated[int, Field(ge=1)] = 4) -> Probe:
     attention_entropy/L, attention_entropy_base/L    L from 1, of the L-th block
 
     There is nothing where the model gives no attention weights.
+
+    blocks: held-out blocks that are read
     """
 
     def measure(m: FinishedRound) -> Measurements:

@@ -32,6 +32,8 @@ def contributions(*, pairs: int = 0) -> Probe:
     measured of clients whose update was not taken, of a round with fewer updates than the aggregation needs without one of
     them (Krum, medians, ...; Shapley values need an aggregation of any number), and where clients are hidden.
 
+    pairs: random orders of the clients, each with its reverse, from which Shapley values are reckoned; 0: none
+
     Reference: Wang, Rausch, Zhang, Jia & Song, arXiv 2009.06192 (the Shapley value of a federation, round by round).
 
     Two clients pull 3 towards 0 and 4. Without the first the model would be 3.1, with both it is 2.9, and the loss of x is

@@ -40,6 +40,8 @@ def representation(*, blocks: Annotated[int, Field(ge=1)] = 24) -> Probe:
 
     References: CKA: Kornblith et al., arXiv 1905.00414; effective rank: Roy and Vetterli, EUSIPCO 2007; the common
     direction: Ethayarajh, arXiv 1909.00512.
+
+    blocks: held-out blocks that are read
     """
 
     def measure(m: FinishedRound) -> Measurements:

@@ -15,6 +15,8 @@ from fedfault.types.corpus import Deal, Document, Partition
 def iid(*, min_samples: int = 1) -> Partition:
     """Every client draws from the same mixture of topics; sizes differ by one document at most.
 
+    min_samples: documents that every client gets at least
+
     >>> documents = [Document("text", topic) for topic in "aaaabbbb"]
     >>> deal = iid()(documents, 3, np.random.default_rng(0))
     >>> ["".join(documents[i].topic for i in own) for own in deal.clients]

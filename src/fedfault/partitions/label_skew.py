@@ -22,6 +22,9 @@ def label_skew(*, labels_per_client: Annotated[int, Field(ge=1)] = 2, min_sample
     differ by one at most and no document is left over. Too few clients to cover all labels hold more of them each,
     which the notes say. All labels at every client is `iid` in law.
 
+    labels_per_client: labels that each client has documents of
+    min_samples: documents that every client gets at least
+
     >>> documents = [Document("text", label) for label in "aaaabbbbcccc"]
     >>> deal = label_skew(labels_per_client=2)(documents, 3, np.random.default_rng(0))
     >>> ["".join(documents[i].topic for i in own) for own in deal.clients]

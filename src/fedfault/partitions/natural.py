@@ -20,6 +20,8 @@ def natural(*, min_samples: int = 1) -> Partition:
     With as many clients as groups each client is a group. With fewer, groups are joined, the largest first and each to the
     client with the fewest documents (Graham 1969), which keeps sizes as even as whole groups allow.
 
+    min_samples: documents that every client gets at least
+
     >>> documents = [Document("text", "topic", group=author) for author in ("Eve", "Bob", "Eve", "Ann", "Eve", "Bob")]
     >>> deal = natural()(documents, 2, np.random.default_rng(0))
     >>> [[documents[i].group for i in own] for own in deal.clients]

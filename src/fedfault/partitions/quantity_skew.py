@@ -29,6 +29,11 @@ def quantity_skew(
     with z standard normal, as FedProx has them with sigma 2. Every client gets `min_samples` beforehand and the sizes share
     out the rest, so that no draw is refused. Which documents a client gets is random.
 
+    law: the distribution that sizes are drawn from
+    alpha: of the Dirichlet distribution: the smaller, the more unequal
+    sigma: of the log-normal distribution: the larger, the more unequal
+    min_samples: documents that every client gets at least
+
     >>> documents = [Document("text", topic) for topic in "abababababab"]
     >>> deal = quantity_skew(alpha=0.1)(documents, 3, np.random.default_rng(0))
     >>> ["".join(documents[i].topic for i in own) for own in deal.clients]

@@ -47,6 +47,10 @@ def style_skew(
     `purity=0` is `iid` in law. The notes say how far the labels came along, and how far if length is held fixed: a
     style that comes with a topic of its own, or is but a matter of length, is not a test of style.
 
+    criterion: what documents are sorted by before they are dealt out
+    purity: the share of the documents that follow the criterion; the rest is dealt out at random
+    min_samples: documents that every client gets at least
+
     >>> texts = ("Wow!", "Report of the committee.", "I see.", "The new law.", "Oh no, they did!", "Signs of a long winter.")
     >>> deal = style_skew(criterion="formality")([Document(text, "topic") for text in texts], 2, np.random.default_rng(0))
     >>> for own in deal.clients:

@@ -47,6 +47,14 @@ def token_skew(
     A word is what `\w+(?:['’]\w+)*` matches. A missing one is taken out together with the white space before it; there is
     no placeholder, as the model's vocabulary has none. A text keeps its first word if it would lose all.
 
+    type: what differs between clients: how frequent their words are, how long their texts, which words they lack
+    purity: the share of the documents that follow the criterion; the rest is dealt out at random
+    min_words: the shortest limit on a text, in words
+    max_words: the longest; null: the longest text's
+    fraction: the share of the vocabulary that a client lacks
+    affected: the share of the clients that lack all function words
+    min_samples: documents that every client gets at least
+
     >>> documents = [Document("The cat sat on the mat.", "topic")] * 6
     >>> deal = token_skew(type="stopwords")(documents, 3, np.random.default_rng(0))
     >>> for own in deal.clients:

@@ -24,6 +24,9 @@ def topic_isolation(*, leak: Annotated[float, Field(ge=0, le=1)] = 0.0, min_samp
     so that `leak=0` is isolation, and `leak=1` is `iid` in law, sizes included. With topics of one size a client's
     documents come from the global mixture in exactly the share `leak`.
 
+    leak: the share of all documents that is dealt out at random
+    min_samples: documents that every client gets at least
+
     >>> documents = [Document("text", topic) for topic in "aaaabbbbcccc"]
     >>> for leak in (0, 0.5):
     ...     deal = topic_isolation(leak=leak)(documents, 3, np.random.default_rng(0))

@@ -50,6 +50,10 @@ def topic_skew(
     per_topic and balanced are drawn again until every client has `min_samples`, at most 1,000 times, which bends the
     law where that is rare. `UserError` if it never happens.
 
+    alpha: of the Dirichlet distribution: the smaller, the fewer topics a client has
+    convention: how the draws are made: topics of each client, clients of each topic, or with clients of equal sizes
+    min_samples: documents that every client gets at least
+
     >>> documents = [Document("text", topic) for topic in "aaaabbbbcccc"]
     >>> for alpha in (100.0, 0.01):
     ...     deal = topic_skew(alpha=alpha)(documents, 3, np.random.default_rng(0))

@@ -31,6 +31,8 @@ def cvx(
 
     Without cvxpy, or where the solver finds no optimum, the `exact` greedy decides, and an event says so.
 
+    r_bar: the mean rank that may be spent on a client in a round
+
     Reference: problem P1 of FAH-QLoRA (Gao et al., IEEE INFOCOM 2025, 10.1109/INFOCOM55648.2025.11044641).
     """
 

@@ -24,6 +24,8 @@ def exact(
 
     Other ranks can be just as short: the slowest client sets the time, and within it the ranks of the others are open.
     Here they go to who is done first; `cvx` deals them as evenly as the time allows: one clock, other ranks, other losses.
+
+    r_bar: the mean rank that may be spent on a client in a round
     """
 
     def assign(memory: Memory, s: Situation) -> Allocation:

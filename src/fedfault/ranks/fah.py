@@ -34,6 +34,11 @@ def fah(
     paired difference of two noisy losses, and its bare sign is a coin. Without such reports r stays. Then the round time is
     minimised with sum r_i = r * n. The first mean rank is that of the budget; afterwards the budget is r's.
 
+    r_bar: the mean rank that may be spent on a client in a round
+    step_down: by how much the mean rank falls when a smaller one gains more a second
+    step_up: by how much it rises when a smaller one gains less
+    confidence: standard errors by which the gains must differ before a rank moves
+
     Reference: Gao et al., IEEE INFOCOM 2025, 10.1109/INFOCOM55648.2025.11044641, as described in public re-implementations.
     """
 

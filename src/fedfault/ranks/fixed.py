@@ -27,6 +27,9 @@ def fixed(
     to its r_bar. A client that cannot hold its rank trains with the nearest one that it can, and an event says so.
 
     Raises `UserError` if both are given, or no rank in `ranks`.
+
+    rank: the rank of all clients
+    ranks: the rank of clients 0, 1, ...
     """
     if ranks is not None and (rank is not None or not ranks):
         raise UserError(f"scheduler fixed: rank={rank} and ranks={ranks}; give one of them, and at least one rank")

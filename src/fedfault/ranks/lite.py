@@ -52,6 +52,14 @@ def lite(
     In both the averages are corrected for their start at zero, a client never seen counts as the median, and one not drawn
     keeps its averages, of which the formula says nothing. Throughput falls with the rank that was
     assigned, so ranks may oscillate, and nothing keeps a slow client within the deadline: see `lite_star`.
+
+    r_bar: the mean rank that may be spent on a client in a round
+    ema_alpha: the share of the newest round in the running means; 1 forgets all before
+    gain_weight: the weight of a client's recent gain in its score
+    throughput_weight: the weight of its speed in its score
+    deadline_penalty: what the score of a client that missed the deadline is multiplied by
+    units: whether gain and speed are counted relative to the mean of the clients, or added in nats and tokens a
+      second as published
     """
 
     def init(num_clients: int) -> Memory:

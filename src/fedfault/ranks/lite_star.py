@@ -51,6 +51,14 @@ def lite_star(
 
     Ranks are s_i over their sum times the budget, by water-filling. Scores are equal before the first reports, and with
     probability `explore` in any round, so that a client with a low rank, hence a low gain, hence a low rank, gets out.
+
+    r_bar: the mean rank that may be spent on a client in a round
+    ema_alpha: the share of the newest round in the running means; 1 forgets all before
+    gain_weight: the weight of a client's recent gain in its score
+    throughput_weight: the weight of its speed in its score
+    deadline_penalty: what the score of a client that missed the deadline is multiplied by
+    keep: what is kept a round of the weight of a gain that was last seen then
+    explore: the chance of a round in which all scores count as equal
     """
 
     def init(num_clients: int) -> Memory:

@@ -36,6 +36,12 @@ def oort(
     have to send beside what they send; here L_k is their mean. T is the quantile `preferred` of the seconds of who is there,
     in the place of the pacer, which raises T when utility stalls. alpha=0 needs no simulated time.
 
+    alpha: how strongly slow clients are passed over
+    explore: the share of the first cohort that goes to clients which never took part
+    decay: what that share is multiplied by a round
+    explore_least: the share below which it does not fall
+    preferred: the quantile of the clients' seconds above which a client counts as slow
+
     >>> from fedfault.testing.cohorts import candidates, choose
     >>> c = candidates(clients=[4, 1, 3, 0], loss=[2.0, 2.5, 3.0, 9.0], seconds=[1, 1, 1, 8], wanted=1)
     >>> choose(oort(), c)  # client 0 has three times the loss of client 3, and takes eight times as long

@@ -24,6 +24,8 @@ def power_of_choice(
     size and takes a plain mean; here they are drawn uniformly, and the mean weighs them by `federation.weighting`: sizes in
     both would count twice. What it converges to is biased towards clients with high loss, the more the larger d is.
 
+    candidates: clients that are drawn and asked for their loss; null: twice the cohort
+
     >>> from fedfault.testing.cohorts import candidates as there, choose
     >>> choose(power_of_choice(candidates=3), there(clients=[4, 1, 3, 0], loss=[2.0, 2.5, 3.0, 9.0], wanted=2))
     [3, 1]

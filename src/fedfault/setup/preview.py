@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from fedfault.config.files import spell_key
 from fedfault.config.loading import Loaded
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError, suggest
-from fedfault.options import describe_options
+from fedfault.options import describe_options, list_options, read_meanings
 from fedfault.registry import FOLDERS, activate, build, find_plugin, load_builders, read_summary
 
 if TYPE_CHECKING:
@@ -256,7 +255,9 @@ def _list_models(models: dict[str, str]) -> str:
 
 
 def _describe_component(kind: str, name: str, builder: Callable[..., Any]) -> str:
-    takes = [f"  {option}" for option in describe_options(builder)] or ["  none"]
+    text, meanings = read_meanings(builder)
+    rows = zip(list_options(builder), describe_options(builder), strict=True)
+    takes = [f"  {option}\n      {meanings.get(o, '')}".rstrip() for o, option in rows] or ["  none"]
     place = next(
         (f" in {spell_key(section)}" for section, of in CHOOSERS.items() if of == kind), ", as every run has them"
     )
@@ -265,7 +266,7 @@ def _describe_component(kind: str, name: str, builder: Callable[..., Any]) -> st
         [
             f"{kind} {name}{_name_origin(builder)}",
             "",
-            inspect.getdoc(builder) or "",
+            text,
             "",
             f"options{place}:",
             *takes,
