@@ -20,7 +20,12 @@ def test_every_component_is_shown_as_people_write_it(kind, name):
 
 def test_options_stand_below_the_section_that_takes_them():
     _, _, options = describe_components("fixed").partition("options in federation.scheduler:\n")
-    assert options.splitlines() == ["  rank: int >= 1, or null = null", "  ranks: list of int >= 1, or null = null"]
+    assert options.splitlines() == [
+        "  rank: int >= 1, or null = null",
+        "      the rank of all clients",
+        "  ranks: list of int >= 1, or null = null",
+        "      the rank of clients 0, 1, ...",
+    ]
 
 
 def test_a_word_that_is_a_kind_and_a_component_shows_both():
