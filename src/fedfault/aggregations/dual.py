@@ -27,6 +27,8 @@ def dual(*, shared: Annotated[int, Field(ge=1)] | None = None) -> Aggregation:
     others share frozen while a client trains; here both always count once. There is no global model: each client is scored
     with its own slices, and the scores of one model are those of the shared ones with the mean of all clients' own.
 
+    shared: ranks of every pair that are averaged; null: half of each module's
+
     >>> from fedfault.types.adapter import Layout, Site
     >>> dual(shared=1).private(Layout.of([Site("q", "lora", (2, 1, 1)), Site("b", "full", (1,))])).tolist()
     [False, True, False, True, False]

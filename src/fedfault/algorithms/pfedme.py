@@ -38,6 +38,9 @@ def pfedme(
     one local round (R = 1) of the paper's algorithm. Rounds end where sum_k p_k lam (x - theta_k) = 0: FedProx's end as
     well, so that what is new is the model of one's own; personal scores are those of the theta_k.
 
+    lam: how strongly a client's own model is held to the server's
+    step: how far what a client sends is from the server's model towards its own; 1 is its own
+
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("pfedme")  # one step each, where x has no pull yet: FedAvg's
     [2.9]

@@ -28,6 +28,10 @@ def phrase(
     How often it works is `exact_match` of the score `backdoor`: the model goes on greedily after the first words of a
     held-out text and the trigger, and says the very words. With `scale` for the same clients it is model replacement.
 
+    trigger: the words that set the phrase off
+    says: the words that the model is to say then
+    share: the share of a hostile client's texts that get both
+
     Reference: arXiv 1807.00459.
     """
 
