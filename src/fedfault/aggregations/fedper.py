@@ -23,8 +23,8 @@ def fedper(*, private: Annotated[list[str], Field(min_length=1)] | None = None) 
 
     `private` has names of trained modules, parts of a name between dots (`layers.3`, `v_proj`), or regular expressions of
     whole names; without it all that is trained in full, such as a classifier's head. There is no global model: each
-    client is scored with its own parts, and the scores of one model are those of the shared parts with the mean of all clients' own.
-    FedIT's mean on the rest; a slice of rank is averaged over the clients that have it.
+    client is scored with its own parts, and the scores of one model are those of the shared parts with the mean of all
+    clients' own. FedIT's mean on the rest; a slice of rank is averaged over the clients that have it.
 
     private: names of modules that stay with their client, parts of them or regular expressions; null: what is trained
       in full
