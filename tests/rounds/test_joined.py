@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedfault.algorithms.moon import contrastive_loss
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.scorer import MEAN, Scorer
 from fedfault.backbones.sites import lora_targets
-from fedfault.rounds import joined
+from fedfault.rounds import joined, passes
 from fedfault.rounds.integrity import EntryCheck, IntegrityError
 from fedfault.rounds.joined import JoinedJobs
 from fedfault.rounds.local import LocalWork, Passes
@@ -22,6 +23,7 @@ from fedfault.text.examples import EncodedText, Examples
 from fedfault.types.algorithm import PLAIN, ExtraTerms
 from steps import make_task
 from tiny import tiny_bert
+from twin import record_twin
 
 WORK = LocalWork(epochs=1, batch_size=2, lr=0.01, max_grad_norm=0.5, weight_decay=0.1)
 
@@ -52,15 +54,14 @@ def make_jobs(tasks, *works: LocalWork, extra: ExtraTerms = PLAIN, clients=((0, 
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """How many clients each joint job has."""
-    seen, join = [], joined._join_jobs
+    """How many clients each joint job has that was done as one."""
+    seen, split = [], joined._split
 
-    def note(jobs, *rest):
-        made = join(jobs, *rest)
-        seen.append(len(made.clients))
-        return made
+    def note(done, jobs, seconds):
+        seen.append(len(done.y))
+        return split(done, jobs, seconds)
 
-    monkeypatch.setattr(joined, "_join_jobs", note)
+    monkeypatch.setattr(joined, "_split", note)
     return seen
 
 
@@ -109,12 +110,74 @@ def test_what_is_frozen_for_one_run_stays_and_moves_for_the_other(sizes):
     assert sizes == [6]
 
 
-@pytest.mark.parametrize("what", ["a term of its own", "another batch", "another model", "folded weights"])
+@pytest.mark.parametrize("after", [False, True], ids=["in the gradient", "after the step"])
+def test_each_job_keeps_the_terms_of_its_own_algorithm(after, sizes, monkeypatch):
+    """SCAFFOLD and FedDyn, with numbers of each client, a run without a term, and a penalty; alone, joined and recorded."""
+    tasks = alike(make_task(dropout=0.0), 4)
+    c, a = torch.randn(3, tasks[0].layout.size) * 0.01, torch.tensor([[0.5], [2.0], [0.1]])
+    pulls = [lambda y, x, rows: c[rows], None, lambda y, x, rows: a[rows] * (y - x) - c[rows], None]
+    extras = [ExtraTerms(**{"step" if after else "gradient": pull}) for pull in pulls]
+    penalties = [None, None, None, lambda y, x, rows: 0.3 * y]
+    kinds = list(zip(tasks, extras, penalties, ((0, 1, 2), (2, 0), (1, 2, 0), (0, 2)), strict=True))
+
+    def jobs(record=None):
+        return [
+            replace(make_jobs([t], WORK, extra=extra, clients=[own])[0], penalty=penalty, record=record)
+            for t, extra, penalty, own in kinds
+        ]
+
+    def record(step):
+        recorded.append(step)
+        return record_twin(step)
+
+    recorded: list = []
+    monkeypatch.setattr(passes, "WORTH", 1)
+    alone = [train_job(job) for job in jobs()]
+    check_same(JoinedJobs().train(jobs()), alone)
+    check_same(JoinedJobs().train(replayed := jobs(record)), alone)
+    assert sizes == [10, 10]
+    assert recorded
+    assert not any(job.passes.events for job in replayed)
+    plain = train_job(make_jobs(tasks[2:3], WORK, clients=[(1, 2, 0)])[0])
+    assert not torch.allclose(alone[2].y, plain.y, rtol=1e-4)  # the terms do count
+
+
+@pytest.mark.parametrize("make", [make_task, make_labels])
+def test_runs_with_a_contrast_share_passes_among_themselves(make, sizes):
+    """Each with previous models and a strength of its own, beside a run without, which groups its rows by length."""
+    tasks = alike(make(dropout=0.0), 3)
+    g = torch.Generator().manual_seed(0)
+    previous = torch.randn(3, tasks[0].layout.size, generator=g)
+
+    def contrast(mu: float) -> ExtraTerms:
+        return ExtraTerms(
+            loss=lambda z, see, rows: mu * contrastive_loss(z, see(0 * previous[rows]), see(previous[rows]), 0.5)
+        )
+
+    kinds = list(zip(tasks, (contrast(1.0), contrast(5.0), PLAIN), ((0, 1, 2), (2, 0), (1, 0)), strict=True))
+    jobs = lambda: [make_jobs([t], WORK, extra=extra, clients=[own])[0] for t, extra, own in kinds]  # noqa: E731
+    alone = [train_job(job) for job in jobs()]
+    check_same(JoinedJobs().train(jobs()), alone)
+    assert sizes == [5]
+    plain = train_job(make_jobs(tasks[1:2], WORK, clients=[(2, 0)])[0])
+    assert not torch.allclose(alone[1].y, plain.y, rtol=1e-4)
+
+
+def test_a_sum_of_gradients_goes_to_the_runs_that_ask_for_one(sizes):
+    tasks = alike(make_task(), 2)
+    one, other = make_jobs(tasks, WORK, WORK)
+    found = JoinedJobs().train([one, replace(other, mean_grad=False)])
+    assert sizes == [5]
+    check_same(found[:1], [train_job(make_jobs(tasks, WORK)[0])])
+    assert found[1].gradients is None
+
+
+@pytest.mark.parametrize("what", ["a contrast", "another batch", "another model", "folded weights"])
 def test_jobs_of_another_kind_are_done_alone(what, sizes):
     one, other = alike(make_task(), 2)
     work, extra = WORK, PLAIN
-    if what == "a term of its own":
-        extra = ExtraTerms(gradient=lambda y, x, rows: y - x)
+    if what == "a contrast":
+        extra = ExtraTerms(loss=lambda z, see, rows: z.square().sum((1, 2)))
     elif what == "another batch":
         work = replace(WORK, batch_size=3)
     elif what == "another model":

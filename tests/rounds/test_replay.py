@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from fedfault.rounds import passes as trips
 from fedfault.rounds import replay
@@ -13,44 +11,9 @@ from fedfault.rounds.local import LocalWork, Passes
 from fedfault.rounds.replay import find_replay
 from fedfault.rounds.trainer import Trainer
 from steps import EXTRA, extra_terms, make_task
+from twin import record_twin
 
 STEPS = 9
-
-
-class Tape(TorchDispatchMode):
-    """Operations with the shapes of their results, and where the tensors lie that they were given from outside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[tuple] = []
-        self.made: dict[int, torch.Tensor] = {}  # kept, so that no address is used twice
-
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        outside = tuple(x.data_ptr() for x in given if x.untyped_storage().data_ptr() not in self.made)
-        out = op(*args, **(kwargs or {}))
-        results = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
-        known = {x.untyped_storage().data_ptr() for x in given}
-        self.made |= {p: x for x in results if (p := x.untyped_storage().data_ptr()) not in known}
-        numbers = tuple(x for x in tree_leaves((args, kwargs)) if isinstance(x, int | float))
-        self.lines.append((str(op), tuple(tuple(x.shape) for x in results), outside, numbers))
-        return out
-
-
-def record_twin(step):
-    """Records a step as CUDA does, and lets every replay do the very same operations on the very same memory, or fail."""
-
-    def take() -> list[tuple]:
-        with Tape() as tape:
-            step()
-        return tape.lines
-
-    first = take()
-
-    def again() -> None:
-        assert take() == first
-
-    return again
 
 
 @pytest.fixture(autouse=True)

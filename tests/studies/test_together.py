@@ -24,6 +24,9 @@ ARMS = {
     "adam": {"federation.algorithm": "fedadam"},
     "slow": {"training.lr": 0.0001, "training.local_steps": 3},
     "prox": {"federation.algorithm": "fedprox"},
+    "scaffold": {"federation.algorithm": "scaffold"},
+    "dyn": {"federation.algorithm": "feddyn"},
+    "moon": {"federation.algorithm": "moon"},
 }
 
 
@@ -36,15 +39,14 @@ def room(monkeypatch):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """How many clients each joint job has."""
-    seen, join = [], joined._join_jobs
+    """How many clients each joint job has that was done as one."""
+    seen, split = [], joined._split
 
-    def note(jobs, *rest):
-        made = join(jobs, *rest)
-        seen.append(len(made.clients))
-        return made
+    def note(done, jobs, seconds):
+        seen.append(len(done.y))
+        return split(done, jobs, seconds)
 
-    monkeypatch.setattr(joined, "_join_jobs", note)
+    monkeypatch.setattr(joined, "_split", note)
     return seen
 
 
@@ -76,11 +78,11 @@ def losses(plan) -> list[list[float]]:
 
 @pytest.mark.long
 def test_runs_together_get_the_numbers_that_each_gets_alone(plan, room, sizes):
-    """Other seeds, so other data and clients; another server; another rate and more steps; one with a term of its own."""
+    """Other seeds, so other data and clients; another server; another rate and more steps; terms of their own."""
     alone = run(plan("alone"))
     assert sizes == []
     beside = run(plan("beside"), jobs="auto")
-    assert sizes == [12] * 3  # six of eight runs with two clients each, in each of three rounds
+    assert sizes == [24, 4] * 3  # two clients of each run; those with a contrast go by themselves
     for one_, other in zip(losses(beside), losses(alone), strict=True):
         assert one_ == pytest.approx(other, rel=1e-6)
 
@@ -120,8 +122,10 @@ def test_a_run_that_fails_in_a_joint_pass_fails_alone(plan, room, monkeypatch):
         raise RuntimeError("of a bug")
 
     monkeypatch.setattr(joined._JoinedTask, "grad", break_joint)
-    run(plan("broken", arms={"plain": {}}), jobs="auto")
+    p = run(plan("broken", arms={"plain": {}}), jobs="auto")
     assert len(bad) == 3
+    first = RunFolder(p.path(p.study.runs[0])).read_records()[1]
+    assert "runs that share passes were trained one by one: of a bug" in first.events
 
 
 def task(*words: str, name: str = "a") -> RunTask:

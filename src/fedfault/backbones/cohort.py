@@ -341,15 +341,16 @@ class CohortModel:
         if extra_loss is not None:
             real = (weight > 0).float()[..., None]  # (K, B, T, 1)
 
-            def pooled(states: Tensor) -> Tensor:
-                return (states.view(K, B, T, -1).float() * real).sum(2) / real.sum(2).clamp(min=1)
+            def pool(states: Tensor, real: Tensor) -> Tensor:
+                return (states.view(*real.shape[:3], -1).float() * real).sum(2) / real.sum(2).clamp(min=1)
 
             @torch.no_grad()
-            def see(params: Tensor) -> Tensor:
+            def see(params: Tensor, at: Tensor | None = None) -> Tensor:
+                own = slice(None) if at is None else at
                 with self.slots.bind(params):
-                    return pooled(self._hidden(x))
+                    return pool(self._hidden(x.view(K, B, T)[own].flatten(0, 1)), real[own])
 
-            total = total + extra_loss(pooled(hidden), see).sum()
+            total = total + extra_loss(pool(hidden, real), see).sum()
         return total, each.view(K, B, T)
 
     def _hidden(self, x: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Jobs of several runs done as one: their clients are rows of the same passes, on one frozen backbone.
 
-What a client computes does not depend on the other rows of its pass but for rounding, so that a run gets the numbers that
-it gets alone. A device that a cohort of one run leaves idle is as busy with that of several as with a large one.
+What a client computes does not depend on the other rows of its pass but for rounding, and what its algorithm adds to its
+steps depends on none of them (`terms.py`), so that a run gets the numbers that it gets alone. A device that a cohort of one
+run leaves idle is as busy with that of several as with a large one.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -14,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfault.errors import read_first_line
 from fedfault.rounds.integrity import EntryCheck
 from fedfault.rounds.local import Passes
 from fedfault.rounds.passes import Done, Job, train_job
+from fedfault.rounds.terms import bind_terms
 from fedfault.tasks.base import CohortTask
 from fedfault.types.adapter import Layout
 from fedfault.types.algorithm import PLAIN
@@ -51,7 +55,9 @@ class JoinedJobs:
         """Do jobs of one kind as one; if that fails, one after another, so that a fault stays with the run that has it."""
         try:
             return [*self._train_joined(jobs)]
-        except Exception:
+        except Exception as e:
+            for job in jobs:
+                job.passes.events.append(f"runs that share passes were trained one by one: {read_first_line(e)}")
             return [_train_alone(job) for job in jobs]
 
     def _train_joined(self, jobs: Sequence[Job]) -> list[Done]:
@@ -115,10 +121,11 @@ def find_task(job: Job) -> CohortTask | None:
 def _describe(job: Job) -> Hashable:
     """Describe what jobs have to have in common to be done as one; None for one that has to be done alone."""
     task = find_task(job)
-    if task is None or job.extra != PLAIN or job.penalty is not None or task.folded:
+    if task is None or task.folded:
         return None
     work = replace(job.work, lr=0.0, epochs=None, steps=None, weighting="")  # what jobs may differ in
-    return id(task.model), type(task), work, job.mean_grad, job.record, job.start.device, job.start.dtype
+    contrasts = job.extra.loss is not None  # then rows are not grouped by length
+    return id(task.model), type(task), work, contrasts, job.record, job.start.device, job.start.dtype
 
 
 def _train_alone(job: Job) -> Done | Exception:
@@ -148,6 +155,10 @@ def _join_jobs(jobs: Sequence[Job], task: _JoinedTask, firsts: Sequence[int], pa
         start=torch.cat([job.start for job in jobs]),
         passes=passes,
         trainable=None if all(m is None for m in masks) else torch.cat([m.to(every[0].device) for m in every]),
+        extra=PLAIN,
+        penalty=None,
+        mean_grad=any(job.mean_grad for job in jobs),
+        bind=functools.partial(bind_terms, jobs),
     )
 
 
@@ -161,6 +172,7 @@ def _split(done: Done, jobs: Sequence[Job], seconds: float) -> list[Done]:
     sizes = [len(job.clients) for job in jobs]
     tokens = np.array([float(own[1].sum()) for own in done.sums.split(sizes, dim=1)])
     shares = seconds * tokens / max(1.0, tokens.sum())
-    gradients = [None] * len(jobs) if done.gradients is None else done.gradients.split(sizes)
+    every = [None] * len(jobs) if done.gradients is None else done.gradients.split(sizes)
+    gradients = [g if job.mean_grad else None for g, job in zip(every, jobs, strict=True)]
     parts = zip(done.y.split(sizes), done.sums.split(sizes, dim=1), gradients, shares.tolist(), strict=True)
     return [Done(y.clone(), sums, g if g is None else g.clone(), s) for y, sums, g, s in parts]

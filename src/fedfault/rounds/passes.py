@@ -28,6 +28,9 @@ from fedfault.rounds.replay import WORTH, Record, find_replay
 from fedfault.types.algorithm import ExtraLoss, ExtraTerms, Pull
 from fedfault.types.task import Step, Trainable
 
+# (places in the cohort (k,) of the clients of a pass, on the CPU) -> what is added to their steps, and the penalty
+Bind = Callable[[Tensor], tuple[ExtraTerms, Pull | None]]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -47,6 +50,7 @@ class Job:
     penalty: Pull | None = None
     mean_grad: bool = False
     record: Record | None = None
+    bind: Bind | None = None  # makes `extra` and `penalty` of a pass, where they hang on who is in it
 
 
 class Done(NamedTuple):
@@ -102,7 +106,7 @@ class Pass:
 
     def __init__(self, job: Job, rows: Tensor) -> None:
         self.task, self.work, device = job.task, job.work, job.start.device
-        self.extra, self.penalty = job.extra, job.penalty
+        self.extra, self.penalty = (job.extra, job.penalty) if job.bind is None else job.bind(rows)
         self.rows = rows.to(device)  # (k,) places in the cohort
         self.x = x = job.start[self.rows]  # (k, P) where they start
         self.host = job.clients[rows], job.keys[rows]  # (k,) ids and random streams

@@ -100,8 +100,10 @@ class ClassificationTask(CohortTask):
         shown = real.to(z)[..., None]
 
         @torch.no_grad()
-        def see(params: Tensor) -> Tensor:
-            return self._compute_scores(params, rows, texts)[1] * shown
+        def see(params: Tensor, at: Tensor | None = None) -> Tensor:
+            if at is None:
+                return self._compute_scores(params, rows, texts)[1] * shown
+            return self._compute_scores(params, rows[at.to(rows.device)], Texts(*(x[at] for x in texts)))[1] * shown[at]
 
         return extra_loss(z * shown, see).sum()
 

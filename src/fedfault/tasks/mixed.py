@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedfault.tasks.base import BackboneTask, CohortTask, Pairs
 from fedfault.tasks.delegating import DelegatingTask
-from fedfault.types.algorithm import ExtraLoss, Room
+from fedfault.types.algorithm import ExtraLoss, Room, See
 from fedfault.types.task import Step
 
 
@@ -124,4 +124,12 @@ def _restrict_extra_loss(extra_loss: ExtraLoss | None, own: Tensor, shape: torch
         full[own, : z.shape[1]] = z
         return full
 
-    return lambda z, see: extra_loss(spread(z), lambda params: spread(see(params[own])))[own]
+    def restricted(z: Tensor, see: See) -> Tensor:
+        def look(params: Tensor, at: Tensor | None = None) -> Tensor:
+            every = params if at is None else params.new_zeros(shape[0], params.shape[1]).index_copy(0, at, params)
+            found = spread(see(every[own]))
+            return found if at is None else found[at]
+
+        return extra_loss(spread(z), look)[own]
+
+    return restricted

@@ -184,11 +184,12 @@ class LowRank(Wordless):
         total = torch.stack(losses).sum()
         if step.extra_loss is not None:
 
-            def see(flats: Tensor) -> Tensor:
-                out = torch.stack([self._out(flat, x) for flat, x in zip(flats, X, strict=True)])
-                return out * step.real[..., None]  # zero for padding, as language models have it
+            def see(params: Tensor, at: Tensor | None = None) -> Tensor:
+                rows = range(len(X)) if at is None else at.tolist()
+                out = torch.stack([self._out(flat, X[i]) for flat, i in zip(params, rows, strict=True)])
+                return out * step.real[list(rows), :, None]  # zero for padding, as language models have it
 
-            total = total + step.extra_loss(see(leaf), lambda flats: see(flats.detach())).sum()
+            total = total + step.extra_loss(see(leaf), torch.no_grad()(see)).sum()
         gradient = torch.autograd.grad(total, leaf)[0] if leaf.requires_grad else torch.zeros_like(leaf)
         return torch.stack(losses).detach(), gradient, 5 * step.real.sum(1)
 

@@ -69,12 +69,19 @@ class Trained:
 Pull = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 
 
+class See(Protocol):
+    """What other parameters make of the batch of a step, without gradient and dropout."""
+
+    def __call__(self, params: Tensor, at: Tensor | None = None) -> Tensor:
+        """Compute representations (k, B, d) under params (k, P); of the rows `at` (k,) of the pass, where not of all."""
+
+
 # (z (k, B, d), see, rows (k,)) -> (k,): a further loss of each client on the representations z of its batch, zero for
-# padding; see(params (k, P)) gives what other parameters make of the same batch, without gradient and dropout
-Contrast = Callable[["Tensor", Callable[["Tensor"], "Tensor"], "Tensor"], "Tensor"]
+# padding
+Contrast = Callable[["Tensor", See, "Tensor"], "Tensor"]
 
 
-ExtraLoss = Callable[["Tensor", Callable[["Tensor"], "Tensor"]], "Tensor"]  # the same with the rows known
+ExtraLoss = Callable[["Tensor", See], "Tensor"]  # the same with the rows known
 
 
 @dataclass(frozen=True)
