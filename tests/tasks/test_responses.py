@@ -7,7 +7,7 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.sites import lora_targets, partial_targets
-from fedfault.tasks import grouping, language
+from fedfault.tasks import base, grouping
 from fedfault.tasks.grouping import group_columns
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.conversing import EncodedConversation
@@ -52,7 +52,7 @@ def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, dropout, 
     t, key = task(build, dropout), torch.tensor([4, 5, 6])
     monkeypatch.setattr(grouping, "PASS", 0)
     found = t.grad(moved(t), whole(key))
-    monkeypatch.setattr(language, "group_columns", lambda lengths, most: group_columns(lengths, None))
+    monkeypatch.setattr(base, "group_columns", lambda lengths, most: group_columns(lengths, None))
     for mine, theirs in zip(found, t.grad(moved(t), whole(key)), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     assert found[2].tolist() == [conversations(k, n).num_tokens for k, n in enumerate(SIZES)]

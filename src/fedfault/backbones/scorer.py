@@ -37,6 +37,7 @@ class Texts(NamedTuple):
     ids: Tensor  # (K, B, T)
     lengths: Tensor  # (K, B), real tokens: the first ones, at least one
     second: Tensor  # (K, B), where the second sentence begins
+    paired: bool = True  # whether any text that there may be has a second sentence
 
     @property
     def mask(self) -> Tensor:
@@ -76,7 +77,7 @@ def model_inputs(body: Any, texts: Texts, pooling: str) -> Mapping[str, Any]:
     if pooling == LAST:
         return {"use_cache": False}
     found: dict[str, Any] = {"attention_mask": texts.mask.flatten(0, 1).long()}
-    if bool((texts.second < texts.lengths).any()) and takes_token_types(body):
+    if texts.paired and takes_token_types(body):
         places = torch.arange(texts.ids.shape[-1], device=texts.ids.device)
         found["token_type_ids"] = (places >= texts.second[..., None]).flatten(0, 1).long()
     return found

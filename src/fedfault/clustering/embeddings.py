@@ -51,8 +51,9 @@ class Encoder:
         found = []
         for start in range(0, len(rows), BATCH):
             some = Examples.from_rows(rows[start : start + BATCH], [0] * len(rows[start : start + BATCH]), padding)
-            columns = (t[None].to(self.device) for t in (some.ids, some.lengths, some.second))
-            found.append(torch.nn.functional.normalize(self.read(Texts(*columns))[0].double(), dim=-1).cpu().numpy())
+            ids, lengths, second = (t[None].to(self.device) for t in (some.ids, some.lengths, some.second))
+            states = self.read(Texts(ids, lengths, second, paired=False))[0]
+            found.append(torch.nn.functional.normalize(states.double(), dim=-1).cpu().numpy())
         return np.concatenate(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfault.privacy.budget import Budget
 from fedfault.privacy.noise import clip_rows, draw_noise
 from fedfault.types.adapter import Layout
-from fedfault.types.task import Step, Trainable
+from fedfault.types.task import Groups, Step, Trainable
 
 NUMBERS = 2**25  # numbers of per-example gradients that are there at a time: 128 MiB
 APART = 0.05  # relative: rounding of a backbone in bfloat16, which batches in another way
@@ -63,6 +63,10 @@ class ExampleTask:
         noise = [draw_noise(params.shape[1], z * C, self._budget.secret, key) for key in step.key.tolist()]
         total += torch.stack(noise).to(total)
         return loss / tokens.clamp(min=1), total / self._batch_size, tokens
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """See `types.task.Trainable`."""
+        return self._task.plan_groups(steps)
 
     def _iterate_examples(
         self, params: Tensor, step: Step, keys: Tensor

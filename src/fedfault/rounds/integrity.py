@@ -38,7 +38,7 @@ from fedfault.types.algorithm import (
     Trained,
     Uploads,
 )
-from fedfault.types.task import Step, Task, Trainable
+from fedfault.types.task import Groups, Step, Task, Trainable
 
 # Trained numbers begin at or below 1, as weights of a model do, and move by about the learning rate a step
 EXPLODED = 1e3
@@ -68,6 +68,10 @@ class EntryCheck:
     def tokens(self, client: int) -> int:
         """See `types.task.Trainable`."""
         return self.task.tokens(client)
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """See `types.task.Trainable`."""
+        return self.task.plan_groups(steps)
 
     def expect(self, sent: Mapping[str, Adapter], clients: Sequence[int]) -> None:
         """Require from now on that each client enters with one of these, (P,) or its row of (K, P)."""

@@ -24,7 +24,7 @@ from fedfault.rounds.terms import bind_terms
 from fedfault.tasks.base import CohortTask
 from fedfault.types.adapter import Layout
 from fedfault.types.algorithm import PLAIN
-from fedfault.types.task import Step
+from fedfault.types.task import Groups, Step
 
 
 class JoinedJobs:
@@ -110,6 +110,10 @@ class _JoinedTask:
             if isinstance(check, EntryCheck) and check.waiting:
                 check.look([k - first for k in step.on_host.clients.tolist()], params)
         return self._task.grad(params, step)
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """See `types.task.Trainable`."""
+        return self._task.plan_groups(steps)
 
 
 def find_task(job: Job) -> CohortTask | None:

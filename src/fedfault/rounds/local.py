@@ -35,6 +35,11 @@ class LocalWork:
         """Examples of a client that go through the model at once."""
         return self.batch_size // self.parts
 
+    def cut_columns(self, width: int) -> list[slice]:
+        """Cut a batch of so many columns into the parts in which it goes through the model."""
+        size = self.part_size if self.parts > 1 else max(1, width)
+        return [slice(at, at + size) for at in range(0, width, size)]
+
 
 @dataclass
 class Passes:

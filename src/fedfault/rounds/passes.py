@@ -26,7 +26,7 @@ from fedfault.errors import is_out_of_memory
 from fedfault.rounds.local import LocalWork, Passes
 from fedfault.rounds.replay import WORTH, Record, find_replay
 from fedfault.types.algorithm import ExtraLoss, ExtraTerms, Pull
-from fedfault.types.task import Step, Trainable
+from fedfault.types.task import Groups, Step, Trainable
 
 # (places in the cohort (k,) of the clients of a pass, on the CPU) -> what is added to their steps, and the penalty
 Bind = Callable[[Tensor], tuple[ExtraTerms, Pull | None]]
@@ -135,30 +135,45 @@ class Pass:
         for k, steps in groupby(range(len(at_work)), key=at_work.__getitem__):
             first, *more = steps
             self._move(k, self._plan_step(k, first))
-            if self.record is not None and len(more) >= WORTH:
-                self._replay(self.record, k, more)
+            if self.record is not None and len(more) >= WORTH and self._replay(self.record, k, more):
                 continue
             for step in more:
                 self._move(k, self._plan_step(k, step))
         return self.y
 
-    def _replay(self, record: Record, k: int, numbers: Sequence[int]) -> None:
-        """Take these steps of the first k clients by one recording; a column that a batch does not fill has no weight."""
+    def _replay(self, record: Record, k: int, numbers: Sequence[int]) -> bool:
+        """Take these steps of the first k clients by one recording; a column that a batch does not fill has no weight.
+
+        Rows of different lengths are grouped as the longest of all steps ask for. False: no step was taken.
+        """
         width = max(self.widths[n] for n in numbers)
         batch = self.examples[:k, numbers[0], :width].clone()
         number = torch.zeros((), dtype=torch.int64, device=self.y.device)
         contrast = self._contrast(k)
+        groups = self._plan_groups(k, numbers, width)
 
         def step() -> None:
             keys = self.keys[:k] + number
-            self._move(k, Step(self.clients[:k], batch.clamp(min=0), batch >= 0, keys, contrast))
+            self._move(k, Step(self.clients[:k], batch.clamp(min=0), batch >= 0, keys, contrast, groups=groups))
 
         state = [self.y, self.sums, *self.optimizer.state, *([] if self.gradients is None else [self.gradients])]
         replay = find_replay(record, step, state, self.events)
+        if replay is None:
+            return False
         for n in numbers:
             batch.copy_(self.examples[:k, n, :width])
             number.fill_(n)
             replay()
+        return True
+
+    def _plan_groups(self, k: int, numbers: Sequence[int], width: int) -> tuple[Groups, ...]:
+        """Groups into which the rows of all these steps fit, of each part that a step is taken in; none without lengths."""
+        clients, found = self.host[0][:k], []
+        for columns in self.work.cut_columns(width):
+            rows = [self.planned[:k, n, columns] for n in numbers]
+            steps = [Step(clients, r.clamp(min=0), r >= 0, extra_loss=self._contrast(k)) for r in rows]
+            found.append(self.task.plan_groups(steps))
+        return tuple(found) if all(found) else ()
 
     def _move(self, k: int, step: Step) -> None:
         """One step of the first k clients."""
@@ -191,8 +206,8 @@ class Pass:
         """What `Trainable.grad` gives for a step, taken in parts where the work has several: a mean over all targets."""
         if self.work.parts == 1:
             return self.task.grad(leaf, step)
-        some = self.work.part_size
-        parts = [self.task.grad(leaf, step.cut(at, at + some)) for at in range(0, step.rows.shape[1], some)]
+        columns = self.work.cut_columns(step.rows.shape[1])
+        parts = [self.task.grad(leaf, step.cut(part, number)) for number, part in enumerate(columns)]
         tokens = torch.stack([n for *_, n in parts])  # (parts, k)
         share = tokens / tokens.sum(0).clamp(min=1)
         loss, gradient = torch.zeros_like(parts[0][0]), torch.zeros_like(leaf)

@@ -6,6 +6,7 @@ writes the same memory in every replay, so that a step has to take its batch fro
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -36,8 +37,18 @@ def record_graph(step: Act) -> Act:
     return replay
 
 
-def find_replay(record: Record, step: Act, state: Sequence[Tensor], events: list[str]) -> Act:
-    """Record a step and return its replay, if that does what the step does; else the step itself, and an event says why.
+@functools.cache
+def refuse_to_record(why: str) -> Record:
+    """A `Record` for steps that cannot be recorded: where it would be worth it, the round's events say why they are not."""
+
+    def record(step: Act) -> Act:
+        raise RuntimeError(why)
+
+    return record
+
+
+def find_replay(record: Record, step: Act, state: Sequence[Tensor], events: list[str]) -> Act | None:
+    """Record a step and return its replay, if that does what the step does; else None, and an event says why.
 
     state: all that the step changes; afterwards it is as before. Raises what `record` raises when memory runs out.
     """
@@ -66,7 +77,7 @@ def find_replay(record: Record, step: Act, state: Sequence[Tensor], events: list
     event = f"steps are not replayed: {why}"
     if event not in events:
         events.append(event)
-    return step
+    return None
 
 
 def _is_same(expected: Sequence[Tensor], found: Sequence[Tensor], before: Sequence[Tensor]) -> bool:

@@ -39,7 +39,7 @@ from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, count_steps
-from fedfault.rounds.replay import record_graph
+from fedfault.rounds.replay import Record, record_graph, refuse_to_record
 from fedfault.scheduling import Selection
 from fedfault.seeds import torch_rng
 from fedfault.setup import asynchrony, equipment, privacy
@@ -60,6 +60,7 @@ from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm
 from fedfault.types.corpus import Corpus
 
 BACKDOOR = "backdoor"  # the score that says how often a trigger works
+RECORDS: dict[str, Record] = {"cuda": record_graph}  # type of device -> how a step is recorded there
 
 
 @dataclass(frozen=True)
@@ -408,7 +409,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         evaluate_every=exp.evaluation.every,
         clients_per_pass=per_pass,
         need=describe_need(task, t.batch_size),
-        record=record_graph if can_replay(task) else None,
+        record=choose_record(task),
         ranks=ranks,
         hardware=hardware,
         bad_updates=f.bad_updates,
@@ -419,11 +420,18 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     return privacy.hide(fed, exp)
 
 
-def can_replay(task: BackboneTask) -> bool:
-    """Tell whether steps of one shape are one sequence of operations on a GPU: not where rows are grouped or looked up."""
-    if not isinstance(task, LanguageTask) or task.grouped or task.cache is not None:
-        return False
-    return task.model.device.type == "cuda" and not task.model.recomputed
+def choose_record(task: BackboneTask) -> Record | None:
+    """Choose how steps of one shape are recorded, on a device that can, or say why they are not; None on any other."""
+    record = RECORDS.get(task.select_copy(0).model.device.type)
+    if record is None:
+        return None
+    if isinstance(task, MixedTask):
+        return refuse_to_record("clients train on several copies of the backbone")
+    if isinstance(task, CohortTask) and task.cache is not None:
+        return refuse_to_record("rows are looked up in the activation cache")
+    if task.select_copy(0).model.recomputed:
+        return refuse_to_record("blocks are computed again for the gradient")
+    return record
 
 
 def describe_need(task: BackboneTask, batch_size: int) -> str:

@@ -14,6 +14,7 @@ from fedfault.privacy.budget import Budget
 from fedfault.privacy.clients import hide_clients
 from fedfault.privacy.examples import check_examples
 from fedfault.rounds.federation import Federation
+from fedfault.rounds.replay import refuse_to_record
 from fedfault.seeds import entropy, torch_rng
 from fedfault.setup import equipment
 from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm
@@ -128,7 +129,10 @@ def hide(fed: Federation, exp: Experiment) -> Federation:
     )
     algorithm = hide_clients(fed.algorithm, fed.aggregation, budget) if p.unit == "client" else fed.algorithm
     probes = {name: probe for name, probe in fed.probes.items() if probe.public}
-    return replace(fed, algorithm=algorithm, budget=budget, probes=probes, record=None)
+    record = fed.record
+    if record is not None and p.unit == "example":
+        record = refuse_to_record("the noise of every step is drawn on the CPU")
+    return replace(fed, algorithm=algorithm, budget=budget, probes=probes, record=record)
 
 
 def draw_secret(exp: Experiment) -> list[str]:

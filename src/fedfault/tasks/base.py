@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,11 +23,30 @@ from fedfault.backbones.states import attention_weights, hidden_states
 from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.records import Score
 from fedfault.seeds import rng
+from fedfault.tasks.grouping import group_columns, plan_groups, take_groups
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import Room
-from fedfault.types.task import Served, States, Step, Task
+from fedfault.types.task import Groups, Served, States, Step, Task
 
 Found = TypeVar("Found")
+
+
+class Tables(NamedTuple):
+    """What steps look up of the rows, on the device of the model."""
+
+    first: Tensor  # (N,) row of each client's first one
+    ids: Tensor
+    mask: Tensor
+    lengths: Tensor
+
+
+class Columns(NamedTuple):
+    """Columns of a step whose rows go through the model together."""
+
+    here: Tensor  # (K, b), on the device
+    known: Tensor | None  # the same on the CPU, where the step is planned there
+    tokens: int  # of the longest row that there may be
+
 
 # (model, flat (k, P), ids (n, T), what goes with them) -> (k, n, ...) by layer, or nothing
 Look = Callable[[CohortModel, Tensor, Tensor, Mapping[str, Any]], list[Tensor] | None]
@@ -165,10 +184,45 @@ class CohortTask(BackboneTask, ABC):
         return sum(math.prod(linear_shape(m)) for m in self.model.model.modules() if is_linear(m))
 
     @functools.cached_property
-    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`first`, `ids` and `mask` on the device of the model, where steps look their rows up."""
-        device = self.model.device
-        return self.first.to(device), self.ids.to(device), self.mask.to(device)
+    def tables(self) -> Tables:
+        """The rows on the device of the model."""
+        return Tables(*(x.to(self.model.device) for x in (self.first, self.ids, self.mask, self.lengths)))
+
+    def iterate_columns(self, step: Step) -> Iterator[Columns]:
+        """Yield the columns of a step, which is on the device, in groups of about equal length, see `grouping`.
+
+        An extra loss sees the whole batch: then there is one group.
+        """
+        if step.groups:
+            t = self.tables
+            lengths = t.lengths[t.first[step.clients][:, None] + step.rows] * step.real  # (K, B)
+            yield from (Columns(here, None, T) for here, T in take_groups(lengths, step.groups[0]))
+            return
+        lengths = self._look_up_lengths(step.on_host)
+        for known in group_columns(lengths, self._most_grouped(step)):  # (K, b)
+            yield Columns(known.to(step.rows.device), known, int(lengths.gather(1, known).max()))
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """See `types.task.Trainable`."""
+        if not self.grouped:
+            return ()
+        lengths = torch.stack([self._look_up_lengths(step.on_host) for step in steps])
+        return plan_groups(lengths, self._most_grouped(steps[0]))
+
+    def _find_rows(self, step: Step, columns: Tensor | None) -> Tensor | None:
+        """The rows of some columns (K, b) of a step, on the CPU, where a cache asks for them."""
+        return None if self.cache is None or columns is None else self._list_rows(step.on_host).gather(1, columns)
+
+    def _list_rows(self, planned: Step) -> Tensor:
+        """The rows of a step as it was planned, (K, B) on the CPU."""
+        return self.first[planned.clients][:, None] + planned.rows
+
+    def _look_up_lengths(self, planned: Step) -> Tensor:
+        """The lengths of a step's rows, (K, B) on the CPU, 0 for those that are not there."""
+        return self.lengths[self._list_rows(planned)] * planned.real
+
+    def _most_grouped(self, step: Step) -> int | None:
+        return None if step.extra_loss is not None else self.tokens_per_pass()
 
     def plan_passes(self) -> None:
         """Let the free memory of the device say how long passes are, where it is known. Once, when all rows are there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from fedfault.backbones.scorer import Texts, compute_scores, model_inputs
 from fedfault.measures.labels import correlate_scores, score_classes
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask
-from fedfault.tasks.grouping import group_columns, place_tokens, split_by_length
+from fedfault.tasks.grouping import place_tokens, split_by_length
 from fedfault.text.examples import Examples
 from fedfault.types.algorithm import ExtraLoss
 from fedfault.types.task import Continuations, Served, Step
@@ -49,6 +50,7 @@ class ClassificationTask(CohortTask):
         self.sets: dict[str, Examples] = dict(sets)
         self.table = Examples.concatenate([*clients, *self.sets.values()])
         self.ids, self.mask, self.lengths = self.table.ids, self.table.mask, self.table.lengths
+        self.paired = bool((self.table.second < self.table.lengths).any())
         self.regression = self.table.labels.is_floating_point()
         self.topics = [name for name in self.sets if name.startswith("topic/")]
         self.probed = self.draw_in_turn(self.sets, self.topics)
@@ -58,6 +60,18 @@ class ClassificationTask(CohortTask):
             lambda rows: model_inputs(model.model.base_model, self._select_texts(rows[None]), self.pooling),
         )
         self.plan_passes()
+
+    @functools.cached_property
+    def second_here(self) -> Tensor:
+        """Where the second sentence of each row begins, (N,), on the device of the model."""
+        second: Tensor = self.table.second.to(self.model.device)
+        return second
+
+    @functools.cached_property
+    def labels_here(self) -> Tensor:
+        """The labels of the rows, (N,), on the device of the model."""
+        labels: Tensor = self.table.labels.to(self.model.device)
+        return labels
 
     def make_like(self, clients: Sequence[Any]) -> ClassificationTask:
         """See `CohortTask.make_like`."""
@@ -74,59 +88,65 @@ class ClassificationTask(CohortTask):
         rows go through the model at once.
         """
         step = step.to(params.device)
-        planned = step.on_host  # grouping by length needs numbers that Python can see
-        rows = self.first[planned.clients][:, None] + planned.rows  # (K, B)
-        lengths = self.lengths[rows] * planned.real
-        counts = planned.real.sum(1)
-        weight = planned.real / counts.clamp(min=1)[:, None]
-        most = None if step.extra_loss is not None else self.tokens_per_pass()
+        rows, counts = self.tables.first[step.clients][:, None] + step.rows, step.real.sum(1)  # (K, B), (K,)
+        weight = step.real / counts.clamp(min=1)[:, None]
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         loss, gradient = params.new_zeros(len(flat), dtype=widest(params.device)), torch.zeros_like(params)
-        for columns in group_columns(lengths, most):  # (K, b)
-            own, share = rows.gather(1, columns), weight.gather(1, columns).to(params.device)  # (K, b)
-            texts = self._select_texts(own, int(lengths.gather(1, columns).max()))
-            out, z = self._compute_scores(flat, own, texts, step.key, columns)
+        for columns in self.iterate_columns(step):
+            own, share = rows.gather(1, columns.here), weight.gather(1, columns.here)  # (K, b)
+            texts = self._select_texts(own, columns.tokens)
+            places = None if step.key is None else place_tokens(columns.here, columns.tokens)
+            known = self._find_rows(step, columns.known)
+            out, z = self._compute_scores(flat, texts, known, step.key, places)
             each = self._compute_losses(out, own)
             total = (each * share.to(each)).sum()
             if step.extra_loss is not None:
-                total = total + self._sum_extra_loss(step.extra_loss, own, texts, z, share > 0)
+                total = total + self._sum_extra_loss(step.extra_loss, texts, known, z, share > 0)
             if flat.requires_grad:
                 gradient += torch.autograd.grad(total, flat)[0]
             loss += (each.detach() * share).sum(1, dtype=loss.dtype)
-        return loss, gradient, counts.to(params.device)
+        return loss, gradient, counts
 
-    def _sum_extra_loss(self, extra_loss: ExtraLoss, rows: Tensor, texts: Texts, z: Tensor, real: Tensor) -> Tensor:
+    def _sum_extra_loss(
+        self, extra_loss: ExtraLoss, texts: Texts, known: Tensor | None, z: Tensor, real: Tensor
+    ) -> Tensor:
         """Sum the extra loss of each client on its representations (K, B, d)."""
         shown = real.to(z)[..., None]
 
         @torch.no_grad()
         def see(params: Tensor, at: Tensor | None = None) -> Tensor:
             if at is None:
-                return self._compute_scores(params, rows, texts)[1] * shown
-            return self._compute_scores(params, rows[at.to(rows.device)], Texts(*(x[at] for x in texts)))[1] * shown[at]
+                return self._compute_scores(params, texts, known)[1] * shown
+            some = Texts(texts.ids[at], texts.lengths[at], texts.second[at], texts.paired)
+            own = None if known is None else known[at.cpu()]
+            return self._compute_scores(params, some, own)[1] * shown[at]
 
         return extra_loss(z * shown, see).sum()
 
     def _select_texts(self, rows: Tensor, width: int | None = None) -> Texts:
         """Select the texts of rows (K, B), cut to so many tokens."""
-        T = self.ids.shape[1] if width is None else width
-        ids, lengths = self.ids[rows][..., :T], self.lengths[rows].clamp(max=T)
-        return Texts(*(x.to(self.model.device) for x in (ids, lengths, self.table.second[rows])))
+        t, rows = self.tables, rows.to(self.model.device)
+        T = t.ids.shape[1] if width is None else width
+        return Texts(t.ids[rows][..., :T], t.lengths[rows].clamp(max=T), self.second_here[rows], self.paired)
 
     def _compute_scores(
-        self, flat: Tensor, rows: Tensor, texts: Texts, key: Tensor | None = None, columns: Tensor | None = None
+        self,
+        flat: Tensor,
+        texts: Texts,
+        known: Tensor | None,
+        key: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Compute outputs (K, B, C) and states (K, B, d) of rows (K, B), which are these columns of the clients' batches."""
-        T = texts.ids.shape[-1]
-        places = None if key is None or columns is None else place_tokens(columns, T).to(key.device)
-        if self.cache is None:
+        """Compute outputs (K, B, C) and states (K, B, d) of texts, which are these rows (K, B) where there is a cache."""
+        if self.cache is None or known is None:
             return compute_scores(self.model, flat, texts, key, places)
-        with self.cache.prefix.skip_frozen_blocks(self.cache.get(rows.flatten())[:, :T]):
+        with self.cache.prefix.skip_frozen_blocks(self.cache.get(known.flatten())[:, : texts.ids.shape[-1]]):
             return compute_scores(self.model, flat, texts, key, places)
 
     def _compute_losses(self, out: Tensor, rows: Tensor) -> Tensor:
         """Compute the loss of every row: out (..., C), rows (...) -> (...)."""
-        labels: Tensor = self.table.labels[rows].to(out.device)
+        every: Tensor = self.table.labels if out.device.type == "cpu" else self.labels_here
+        labels = every[rows]
         if self.regression:
             return (out[..., 0] - labels).square()
         return F.cross_entropy(out.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels)
@@ -178,5 +198,5 @@ class ClassificationTask(CohortTask):
         out = torch.empty(len(rows), self.scorer.outputs)
         for some, T in split_by_length(self.lengths[rows], self.evaluation_tokens()):
             own = rows[some][None]
-            out[some] = self._compute_scores(flat[None], own, self._select_texts(own, T))[0][0].cpu()
+            out[some] = self._compute_scores(flat[None], self._select_texts(own, T), own)[0][0].cpu()
         return out

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import Room
-from fedfault.types.task import Continuations, Served, States, Step, Task
+from fedfault.types.task import Continuations, Groups, Served, States, Step, Task
 
 
 class DelegatingTask(Task):
@@ -51,6 +51,10 @@ class DelegatingTask(Task):
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `Task`."""
         return self.inner.grad(params, step)
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """See `Task`."""
+        return self.inner.plan_groups(steps)
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """See `Task`."""

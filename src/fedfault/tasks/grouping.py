@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fedfault.types.task import Groups
+
 PASS = 64  # what a training pass costs besides its tokens, in tokens: about 40 ms of MiniLM on one core
 STRIDE = 2**16  # places of a row in its client's dropout stream: more than any text has tokens
 
@@ -34,7 +36,7 @@ def split_by_length(lengths: Tensor, most: int) -> Iterator[tuple[Tensor, int]]:
 
 def place_tokens(columns: Tensor, T: int) -> Tensor:
     """Place the T tokens of columns (K, b) in their client's dropout stream, whatever the group: (K, b * T)."""
-    return (columns[..., None] * STRIDE + torch.arange(T)).flatten(1)
+    return (columns[..., None] * STRIDE + torch.arange(T, device=columns.device)).flatten(1)
 
 
 def group_columns(lengths: Tensor, most: int | None) -> list[Tensor]:
@@ -47,15 +49,35 @@ def group_columns(lengths: Tensor, most: int | None) -> list[Tensor]:
     K = len(lengths)
     if most is None:
         return [torch.arange(lengths.shape[1]).expand(K, -1)]
-    found, order = lengths.sort(dim=1, stable=True)
-    widest = [w for w in found.amax(0).tolist() if w]  # of each column that a client has, ascending
-    order, B = order[:, found.shape[1] - len(widest) :], len(widest)
+    groups = plan_groups(lengths[None], most)
+    return [columns for columns, _ in take_groups(lengths, groups)]
+
+
+def plan_groups(lengths: Tensor, most: int | None) -> Groups:
+    """Plan groups for the columns of several batches (S, K, B), each sorted by length; see `group_columns`."""
+    _, K, B = lengths.shape
+    widest = [w for w in lengths.sort(dim=2).values.amax((0, 1)).tolist() if w]  # of each column, ascending
+    if most is None:
+        return ((B, max(widest, default=1)),)
+    B = len(widest)
     cost, cut = [0.0] * (B + 1), [0] * (B + 1)  # of the first j columns, and where their last group begins
     for j in range(1, B + 1):
         fits = [i for i in range(j) if i == j - 1 or K * (j - i) * widest[j - 1] <= most]
         cost[j], cut[j] = min((cost[i] + K * (j - i) * widest[j - 1] + PASS, i) for i in fits)
     ends, j = [], B
     while j:
-        ends.append((cut[j], j))
+        ends.append((j - cut[j], widest[j - 1]))
         j = cut[j]
-    return [order[:, i:j] for i, j in reversed(ends)]
+    return tuple(reversed(ends))
+
+
+def take_groups(lengths: Tensor, groups: Groups) -> Iterator[tuple[Tensor, int]]:
+    """Yield the columns (K, b) of each group of a batch with these lengths (K, B), and the tokens that it is wide.
+
+    The shortest columns stay out where groups have fewer. Nothing here looks at a number: no device is waited for.
+    """
+    order = lengths.sort(dim=1, stable=True).indices
+    at = order.shape[1] - sum(b for b, _ in groups)
+    for b, T in groups:
+        yield order[:, at : at + b], T
+        at += b

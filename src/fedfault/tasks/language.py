@@ -23,7 +23,7 @@ from fedfault.backbones.sample import answer_greedily, decode_greedily
 from fedfault.measures.answers import score_answers
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask, Pairs
-from fedfault.tasks.grouping import group_columns, place_tokens, split_by_length
+from fedfault.tasks.grouping import place_tokens, split_by_length
 from fedfault.text.decoding import Decode
 from fedfault.text.packing import Blocks
 from fedfault.text.questions import Questions
@@ -38,10 +38,11 @@ class Group(NamedTuple):
     """Rows of a step that go through the model together."""
 
     rows: Tensor  # (K, b) among all rows of the task
-    known: Tensor  # the same on the CPU
+    known: Tensor | None  # the same on the CPU, where there is a cache
     weight: Tensor  # (K, b, T)
     places: Tensor | None  # (K, b * T) see `Slots`; None without dropout
     columns: Tensor  # (K, b) of the step
+    sparse: bool  # whether only targets get logits: their number is a question to the device
 
 
 class LanguageTask(CohortTask):
@@ -92,17 +93,16 @@ class LanguageTask(CohortTask):
         The representation of a row is the mean of its last hidden states over its target positions.
         """
         step = step.to(params.device)
-        first, _, mask = self.tables
-        rows = first[step.clients][:, None] + step.rows  # (K, B)
-        real = mask[rows] & step.real[..., None]  # (K, B, T)
+        t = self.tables
+        rows = t.first[step.clients][:, None] + step.rows  # (K, B)
+        real = t.mask[rows] & step.real[..., None]  # (K, B, T)
         tokens = real.sum((1, 2))
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         weight = real / tokens.clamp(min=1)[:, None, None]
         if not self.grouped and self.cache is None:
             return *self._differentiate(flat, step, rows, None, weight), tokens
         if not self.grouped:
-            planned = step.on_host  # cached rows are found without waiting for the device
-            known = self.first[planned.clients][:, None] + planned.rows
+            known = self._list_rows(step.on_host)  # cached rows are found without waiting for the device
             return *self._differentiate(flat, step, rows, known, weight), tokens
         return *self.differentiate_groups(flat, step, weight), tokens
 
@@ -113,22 +113,20 @@ class LanguageTask(CohortTask):
         """
         loss, gradient = flat.new_zeros(len(flat), dtype=widest(flat.device)), torch.zeros_like(flat)
         for group in self.iterate_groups(step, weight):
-            some, change = self._differentiate(flat, step, group.rows, group.known, group.weight, group.places)
+            some, change = self._differentiate(
+                flat, step, group.rows, group.known, group.weight, group.places, sparse=group.sparse
+            )
             loss, gradient = loss + some, gradient + change
         return loss, gradient
 
     def iterate_groups(self, step: Step, weight: Tensor) -> Iterator[Group]:
         """Yield the rows of a step, which is on the device, in groups of about equal length."""
-        planned, first = step.on_host, self.tables[0]
-        rows = first[step.clients][:, None] + step.rows  # (K, B)
-        known = self.first[planned.clients][:, None] + planned.rows
-        lengths = self.lengths[known] * planned.real
-        most = None if step.extra_loss is not None else self.tokens_per_pass()
-        for columns in group_columns(lengths, most):  # (K, b)
-            T, here = int(lengths.gather(1, columns).max()), columns.to(rows.device)
+        rows = self.tables.first[step.clients][:, None] + step.rows  # (K, B)
+        for here, columns, T in self.iterate_columns(step):  # (K, b)
+            known = self._find_rows(step, columns)
             share = weight.gather(1, here[..., None].expand(-1, -1, weight.shape[2]))[..., :T]
-            places = None if step.key is None else place_tokens(columns, T).to(rows.device)
-            yield Group(rows.gather(1, here), known.gather(1, columns), share, places, here)
+            places = None if step.key is None else place_tokens(here, T)
+            yield Group(rows.gather(1, here), known, share, places, here, sparse=not step.groups)
 
     def _differentiate(
         self,
@@ -138,28 +136,27 @@ class LanguageTask(CohortTask):
         cached: Tensor | None,
         weight: Tensor,
         places: Tensor | None = None,
+        *,
+        sparse: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Differentiate the weighted loss of some rows (K, b) of a step: its value (K,) and gradient (K, P).
 
         cached: the same rows in the CPU's memory, where there is a cache; weight: (K, b, T), of which T tokens are computed.
         """
         T = weight.shape[2]
-        _, ids, _ = self.tables
-        own = ids[rows][..., : T + 1]
+        own = self.tables.ids[rows][..., : T + 1]
         with self._skip_frozen_blocks(cached, T):
-            total, each = self.model.losses(
-                flat, own, weight, step.key, step.extra_loss, places=places, sparse=self.grouped
-            )
+            total, each = self.model.losses(flat, own, weight, step.key, step.extra_loss, places=places, sparse=sparse)
         gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
         return (each.detach() * weight).sum((1, 2), dtype=widest(flat.device)), gradient
 
     @torch.no_grad()
     def compute_losses(self, flat: Tensor, step: Step, group: Group) -> Tensor:
         """Compute the losses of a group's targets under each client's parameters, with the step's dropout: (K, b, T)."""
-        T, ids = group.weight.shape[2], self.tables[1]
+        T = group.weight.shape[2]
         with self._skip_frozen_blocks(group.known, T):
-            own = ids[group.rows][..., : T + 1]
-            _, each = self.model.losses(flat, own, group.weight, step.key, places=group.places, sparse=True)
+            own = self.tables.ids[group.rows][..., : T + 1]
+            _, each = self.model.losses(flat, own, group.weight, step.key, places=group.places, sparse=group.sparse)
         return each
 
     def _skip_frozen_blocks(self, rows: Tensor | None, T: int) -> AbstractContextManager[None]:
@@ -261,7 +258,7 @@ class LanguageTask(CohortTask):
 
     def compute_outputs(self, flat: Tensor, rows: Tensor) -> Tensor:
         """See `CohortTask.compute_outputs`: the summed loss of each of these rows, (n,) float64."""
-        _, ids, mask = self.tables
+        _, ids, mask, _ = self.tables
         lengths = self.lengths[rows] if self.grouped else torch.full((len(rows),), self.mask.shape[1])
         out = torch.empty(len(rows), dtype=widest(flat.device), device=flat.device)
         for some, T in split_by_length(lengths, self.evaluation_tokens()):
@@ -276,7 +273,7 @@ class LanguageTask(CohortTask):
 
     def compute_side_by_side(self, pairs: Pairs) -> list[Tensor]:
         """See `CohortTask.compute_side_by_side`: whoever has fewer rows than others has some of no weight."""
-        _, ids, mask = self.tables
+        _, ids, mask, _ = self.tables
         sizes = [len(rows) for _, rows in pairs]
         table = torch.nn.utils.rnn.pad_sequence([rows for _, rows in pairs], batch_first=True).to(ids.device)  # (k, n)
         there = torch.arange(max(sizes), device=ids.device) < torch.tensor(sizes, device=ids.device)[:, None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.records import Score
 from fedfault.tasks.language import LanguageTask, estimate_error
 from fedfault.text.responses import Responses
-from fedfault.types.task import Step
+from fedfault.types.task import Groups, Step
 
 GENERAL = "general"  # the set of running text, whose rows are no pairs
 Recall = Callable[[Callable[[], Tensor]], Tensor]  # gives what the function would compute, if it is kept
@@ -104,6 +104,11 @@ class PreferenceTask(LanguageTask):
         """The base's summed loss of every row, (N,) float64."""
         return self.recall(self._score_base)
 
+    @functools.cached_property
+    def reference_here(self) -> Tensor:
+        """The same on the device of the model."""
+        return self.reference.to(self.model.device, widest(self.model.device))
+
     @torch.no_grad()
     def _score_base(self) -> Tensor:
         with self.without_folds():
@@ -117,12 +122,12 @@ class PreferenceTask(LanguageTask):
         second: what is then differentiated is a weighted sum of token losses, in any groups of rows.
         """
         rows = _take_both(step.to(params.device))
-        first, _, mask = self.tables
-        places = first[rows.clients][:, None] + rows.rows  # (K, 2 B)
-        real = mask[places] & rows.real[..., None]  # (K, 2 B, T)
+        t = self.tables
+        places = t.first[rows.clients][:, None] + rows.rows  # (K, 2 B)
+        real = t.mask[places] & rows.real[..., None]  # (K, 2 B, T)
         flat = params.detach().requires_grad_(torch.is_grad_enabled())
         nll = self._sum_losses(flat, rows, real.float())
-        ratios = ((self.reference.to(nll)[places] - nll) * rows.real).unflatten(1, (-1, 2))  # (K, B, 2)
+        ratios = ((self.reference_here[places] - nll) * rows.real).unflatten(1, (-1, 2))  # (K, B, 2)
         tokens, there = real.sum(2).unflatten(1, (-1, 2)), step.real.to(params.device)
         pairs = there.sum(1)
         share = there / pairs.clamp(min=1)[:, None]
@@ -141,6 +146,10 @@ class PreferenceTask(LanguageTask):
             each = self.compute_losses(flat, step, group)  # (K, b, T)
             out.scatter_(1, group.columns, (each * group.weight).sum(2, dtype=out.dtype))
         return out
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """See `types.task.Trainable`: of both rows of every pair."""
+        return super().plan_groups([_take_both(step.on_host) for step in steps])
 
     def _compare(self, nll: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The losses of pairs, (n,), and their ratios, (n, 2), from the summed losses of their rows (2 n,)."""
@@ -172,4 +181,4 @@ def _take_both(step: Step) -> Step:
     rows = (2 * step.rows[..., None] + torch.arange(2, device=step.rows.device)).flatten(1)
     real = step.real.repeat_interleave(2, 1)
     host = None if step.host is None else _take_both(step.host)
-    return Step(step.clients, rows, real, step.key, step.extra_loss, host)
+    return replace(step, rows=rows, real=real, host=host)

@@ -16,13 +16,17 @@ from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import Room, State, Uploads
-from fedfault.types.task import Probe, Served, Step
+from fedfault.types.task import Groups, Probe, Served, Step
 
 
 class Wordless:
     """What a task says of hidden states, text and memory where it has none."""
 
     room: Room | None = None
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """Its rows have no lengths."""
+        return ()
 
     def tokens(self, client: int) -> int:
         raise NotImplementedError

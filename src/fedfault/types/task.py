@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import ExtraLoss, Pooled, Room, State, Trained, Uploads
+
+Groups = tuple[tuple[int, int], ...]  # of a step's columns: how many, and how many tokens wide, short rows first
 
 PART = 2**40  # how far apart the dropout streams of a step's columns are where it is cut: steps and layers are nearer
 
@@ -26,6 +28,7 @@ class Step:
     key: Tensor | None = None  # (K,) int64: the random stream of each client's dropout; None without dropout
     extra_loss: ExtraLoss | None = None  # is differentiated too, but is no part of the loss that is returned
     host: Step | None = None  # the same step in the CPU's memory, where it was planned, if it is on another device
+    groups: tuple[Groups, ...] = ()  # of each part it is taken in; none: rows are grouped by what this step has
 
     def to(self, device: torch.device) -> Step:
         """The step on a device, with the one it was planned as: who plans by it need not wait for the device."""
@@ -33,13 +36,15 @@ class Step:
             return self
         key = None if self.key is None else self.key.to(device)
         host = self if self.host is None and self.clients.device.type == "cpu" else self.host
-        return Step(self.clients.to(device), self.rows.to(device), self.real.to(device), key, self.extra_loss, host)
+        clients, rows, real = (x.to(device) for x in (self.clients, self.rows, self.real))
+        return replace(self, clients=clients, rows=rows, real=real, key=key, host=host)
 
-    def cut(self, start: int, end: int) -> Step:
-        """The columns of a step from `start` to before `end`, with dropout that no other part of it has."""
-        key = None if self.key is None else self.key + start * PART
-        host = None if self.host is None else self.host.cut(start, end)
-        return Step(self.clients, self.rows[:, start:end], self.real[:, start:end], key, self.extra_loss, host)
+    def cut(self, columns: slice, number: int = 0) -> Step:
+        """The part of a step, by its number, that has these columns, with dropout that no other part has."""
+        key = None if self.key is None else self.key + columns.start * PART
+        host = None if self.host is None else self.host.cut(columns)
+        rows, real, groups = self.rows[:, columns], self.real[:, columns], self.groups[number : number + 1]
+        return replace(self, rows=rows, real=real, key=key, host=host, groups=groups)
 
     @property
     def on_host(self) -> Step:
@@ -89,6 +94,9 @@ class Trainable(Protocol):
         All three are on the device of params, where the step may be already; see `Step.to`.
         Inside `torch.no_grad()` the gradient is zero and costs nothing.
         """
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """Plan groups into which the rows of each of these steps (K, B) fit; none where all rows are as long."""
 
 
 class Task(Trainable, Protocol):
