@@ -33,7 +33,7 @@ from fedfault.scheduling import Floats, Memory
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter, Layout, Site
 from fedfault.types.algorithm import Algorithm, Room
-from fedfault.types.task import Served, Step
+from fedfault.types.task import Groups, Served, Step
 
 
 class Split(NamedTuple):
@@ -56,6 +56,10 @@ class Softmax:
         for k, part in enumerate(train):
             self.XY[k, : len(part.y)] = self._encoded(part)
         self.train, self.test = (torch.cat([*map(self._encoded, parts)]) for parts in (train, test))
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """See `types.task.Trainable`: its rows have no lengths."""
+        return ()
 
     def _encoded(self, part: Split) -> Tensor:
         """Inputs with a one for the bias, and one-hot labels: (n, d + 1 + C)."""
