@@ -23,7 +23,9 @@ from fuzzed import altered, damaged, fuzzed
 from handmade import update, write
 
 LAYOUT = Layout.of([Site("a", "lora", (2, 3, 5))])
-JSON = ["manifest.json", "split.json", "heterogeneity.json", "metrics.json"]
+JSON = [
+    "manifest.json", "split.json", "heterogeneity.json", "metrics.json", "clusters.json", "answers.json", "benchmarks.json",
+]  # fmt: skip
 LINES = ["rounds.jsonl", "findings.jsonl"]
 
 
@@ -34,6 +36,10 @@ def whole(tmp_path_factory):
     diagnose_run(folder)
     update(folder / "manifest.json", seconds={"rounds": 1.0, "prepare": 2.0}, model={"name": "micro"}, notes=["a note"])
     update(folder / "heterogeneity.json", sentences=["They differ."], measures={}, readings=[])
+    update(folder / "clusters.json", k=1, labels=[0, 0], sentence="no clusters", topics=["a", "b"], agreement=0.0)
+    update(folder / "answers.json", answers=[{"prompt": "2 + 2?", "reference": "4", "before": "", "after": "5"}])
+    row = {"model": "base", "round": 0, "task": "arc", "metric": "acc", "filter": "none", "value": 0.5, "error": None}
+    update(folder / "benchmarks.json", lm_eval="0.4", rows=[row, {**row, "model": "server", "round": 9, "error": 0.1}])
     return folder
 
 
@@ -66,10 +72,12 @@ def use(folder) -> None:
     tables.tabulate_scores(run)
     tables.tabulate_clients(run)
     tables.list_provenance(run)
+    tables.tabulate_answers(run)
+    tables.tabulate_benchmarks(run)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", *JSON, *LINES])
-@fuzzed(12)
+@fuzzed(8)
 @given(data=st.data())
 def test_changed_bytes_are_read_or_refused(name, data, whole, tmp_path):
     folder = tmp_path / "run"
@@ -80,7 +88,7 @@ def test_changed_bytes_are_read_or_refused(name, data, whole, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*JSON, *LINES])
-@fuzzed(12)
+@fuzzed(8)
 @given(data=st.data())
 def test_changed_values_are_read_or_refused(name, data, whole, tmp_path):
     folder = tmp_path / "run"

@@ -40,12 +40,17 @@ def read_run(folder: Path | str) -> RunData:
         config=name_components(_read_mapping(folder / "config.yaml")),
         manifest=manifest,
         split=_read_split(folder / "split.json"),
-        heterogeneity=_read_heterogeneity(folder / "heterogeneity.json"),
-        clusters=_read_mapping(folder / "clusters.json"),
+        heterogeneity=_read_shaped(folder / "heterogeneity.json", _Heterogeneity),
+        clusters=_read_shaped(folder / "clusters.json", _Clusters),
         metrics=_read_metrics(folder / "metrics.json"),
+<<<<<<< HEAD
         answers=tuple(_read_mapping(folder / "answers.json").get("answers", ())),
         benchmarks=tuple(_read_mapping(folder / "benchmarks.json").get("rows", ())),
         blamed=_read_blamed(folder / "contributions.json"),
+=======
+        answers=tuple(_read_shaped(folder / "answers.json", _Answers).get("answers", ())),
+        benchmarks=tuple(_read_shaped(folder / "benchmarks.json", _Benchmarks).get("rows", ())),
+>>>>>>> 9594461 (answers.json, benchmarks.json and clusters.json are checked as they are read)
         findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
         forks=_read_forks(folder, manifest),
         notes=tuple(notes),
@@ -131,6 +136,7 @@ class _Heterogeneity(TypedDict, total=False):
     gradient: Index | None
 
 
+<<<<<<< HEAD
 class _Blamed(TypedDict):
     """A row of contributions.json."""
 
@@ -147,6 +153,49 @@ def _read_blamed(path: Path) -> tuple[Mapping[str, Any], ...]:
     rows = _read_mapping(path).get("rows", [])
     check_shape(path, rows, TypeAdapter(list[_Blamed]))
     return tuple(rows)
+=======
+class _Clusters(TypedDict, total=False):
+    """What clusters.json may hold, beside what nobody reads."""
+
+    sentence: str
+    agreement: float | None
+
+
+class _Answer(TypedDict, total=False):
+    prompt: str
+    reference: str
+    before: str
+    after: str
+
+
+class _Answers(TypedDict, total=False):
+    """What answers.json may hold."""
+
+    answers: list[_Answer]
+
+
+class _Score(TypedDict):
+    model: str
+    round: Annotated[int, Field(ge=0)]
+    task: str
+    metric: str
+    filter: str
+    value: float | None
+    error: float | None
+
+
+class _Benchmarks(TypedDict, total=False):
+    """What benchmarks.json may hold."""
+
+    rows: list[_Score]
+
+
+def _read_shaped(path: Path, shape: type) -> dict[str, Any]:
+    """Return the keys and values of a JSON file, none without it. Raises `UserError` if they have other types than these."""
+    found = _read_mapping(path)
+    check_shape(path, found, TypeAdapter(shape))
+    return found
+>>>>>>> 9594461 (answers.json, benchmarks.json and clusters.json are checked as they are read)
 
 
 def _read_split(path: Path) -> dict[str, Any]:
@@ -160,9 +209,3 @@ def _read_split(path: Path) -> dict[str, Any]:
     if len(names) not in (0, len(clients)):
         raise UserError(f"{path} is corrupt: names should be a list with one name a client")
     return {**split, "topics": [str(t) for t in topics], "names": [str(name) for name in names]}
-
-
-def _read_heterogeneity(path: Path) -> dict[str, Any]:
-    found = _read_mapping(path)
-    check_shape(path, found, TypeAdapter(_Heterogeneity))
-    return found
