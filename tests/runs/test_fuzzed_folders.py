@@ -14,6 +14,7 @@ from fedfault.diagnosis.watch import diagnose_run
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord
 from fedfault.report import summary, tables, verdict
+from fedfault.report.contributions import tabulate_contributions
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.read import read_run
 from fedfault.testing.histories import broken_history
@@ -25,6 +26,7 @@ from handmade import update, write
 LAYOUT = Layout.of([Site("a", "lora", (2, 3, 5))])
 JSON = [
     "manifest.json", "split.json", "heterogeneity.json", "metrics.json", "clusters.json", "answers.json", "benchmarks.json",
+    "contributions.json",
 ]  # fmt: skip
 LINES = ["rounds.jsonl", "findings.jsonl"]
 
@@ -38,6 +40,8 @@ def whole(tmp_path_factory):
     update(folder / "heterogeneity.json", sentences=["They differ."], measures={}, readings=[])
     update(folder / "clusters.json", k=1, labels=[0, 0], sentence="no clusters", topics=["a", "b"], agreement=0.0)
     update(folder / "answers.json", answers=[{"prompt": "2 + 2?", "reference": "4", "before": "", "after": "5"}])
+    own = {"round": 1, "client": 0, "score": "validation", "left_out": 0.1, "shapley": 0.2, "error": 0.1, "pairs": 4}
+    update(folder / "contributions.json", rows=[own, {**own, "client": 1}])
     row = {"model": "base", "round": 0, "task": "arc", "metric": "acc", "filter": "none", "value": 0.5, "error": None}
     update(folder / "benchmarks.json", lm_eval="0.4", rows=[row, {**row, "model": "server", "round": 9, "error": 0.1}])
     return folder
@@ -72,6 +76,7 @@ def use(folder) -> None:
     tables.tabulate_scores(run)
     tables.tabulate_clients(run)
     tables.list_provenance(run)
+    tabulate_contributions(run)
     tables.tabulate_answers(run)
     tables.tabulate_benchmarks(run)
 

@@ -43,14 +43,9 @@ def read_run(folder: Path | str) -> RunData:
         heterogeneity=_read_shaped(folder / "heterogeneity.json", _Heterogeneity),
         clusters=_read_shaped(folder / "clusters.json", _Clusters),
         metrics=_read_metrics(folder / "metrics.json"),
-<<<<<<< HEAD
-        answers=tuple(_read_mapping(folder / "answers.json").get("answers", ())),
-        benchmarks=tuple(_read_mapping(folder / "benchmarks.json").get("rows", ())),
-        blamed=_read_blamed(folder / "contributions.json"),
-=======
+        blamed=tuple(_read_shaped(folder / "contributions.json", _Contributions).get("rows", ())),
         answers=tuple(_read_shaped(folder / "answers.json", _Answers).get("answers", ())),
         benchmarks=tuple(_read_shaped(folder / "benchmarks.json", _Benchmarks).get("rows", ())),
->>>>>>> 9594461 (answers.json, benchmarks.json and clusters.json are checked as they are read)
         findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
         forks=_read_forks(folder, manifest),
         notes=tuple(notes),
@@ -136,24 +131,24 @@ class _Heterogeneity(TypedDict, total=False):
     gradient: Index | None
 
 
-<<<<<<< HEAD
 class _Blamed(TypedDict):
     """A row of contributions.json."""
 
-    round: int
-    client: int
+    round: Annotated[int, Field(ge=0)]
+    client: Annotated[int, Field(ge=0)]
     score: str
-    left_out: NotRequired[float]
+    left_out: float
     shapley: NotRequired[float]
     error: NotRequired[float]
     pairs: NotRequired[int]
 
 
-def _read_blamed(path: Path) -> tuple[Mapping[str, Any], ...]:
-    rows = _read_mapping(path).get("rows", [])
-    check_shape(path, rows, TypeAdapter(list[_Blamed]))
-    return tuple(rows)
-=======
+class _Contributions(TypedDict, total=False):
+    """What contributions.json may hold."""
+
+    rows: list[_Blamed]
+
+
 class _Clusters(TypedDict, total=False):
     """What clusters.json may hold, beside what nobody reads."""
 
@@ -195,7 +190,6 @@ def _read_shaped(path: Path, shape: type) -> dict[str, Any]:
     found = _read_mapping(path)
     check_shape(path, found, TypeAdapter(shape))
     return found
->>>>>>> 9594461 (answers.json, benchmarks.json and clusters.json are checked as they are read)
 
 
 def _read_split(path: Path) -> dict[str, Any]:
