@@ -23,7 +23,8 @@ STATES = HEALTHY, NO_ALARM, UNLEARNED, DEGRADED, FAILED = (
     "failed",
 )
 
-ANSWERS = ("exact_match", "rouge_l")  # metrics of answers, beside which a loss has its perplexity
+RIGHT = ("exact_match", "rouge_l")  # how right answers are
+ANSWERS = (*RIGHT, "one_answer")  # all metrics of answers, beside which a loss has its perplexity
 
 
 @dataclass(frozen=True)
@@ -396,16 +397,17 @@ def is_recorded(what: str, records: Records) -> bool:
     """Tell whether the records have a measurement anywhere that a detector names in `reads`.
 
     what: `score/validation` or another evaluation set, `score/client` for that of any client, `score/client with se` where
-    its standard error is needed; `client/PROBE` for a probe of clients, else the name of a probe.
+    its standard error is needed, or `with` the name of a metric; `client/PROBE` for a probe of clients, else the name of a
+    probe.
 
     >>> is_recorded("score/validation", [RoundRecord(0, scores={"validation": Score(4.0, 1)})])
     True
     """
     kind, _, name = what.partition("/")
     if kind == "score":
-        wanted, _, error = name.partition(" with ")
+        wanted, _, more = name.partition(" with ")
         scores = [s for r in records for n, s in r.scores.items() if n == wanted or n.startswith(f"{wanted}/")]
-        return any(s.se is not None for s in scores) if error else bool(scores)
+        return any(not more or more in s.metrics or (more == "se" and s.se is not None) for s in scores)
     if kind == "client":
         return any(name in c.probes for r in records for c in r.clients)
     return any(what in r.probes for r in records)

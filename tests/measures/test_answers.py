@@ -1,6 +1,6 @@
 import pytest
 
-from fedfault.measures.answers import extract_answer, match_exactly, score_answers
+from fedfault.measures.answers import extract_answer, match_exactly, measure_sameness, score_answers
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,10 @@ def test_every_answer_is_scored_beside_the_true_one():
     assert found == {"exact_match": [1.0, 0.0], "rouge_l": [1.0, 0.0]}
     # of two words one is in common: precision 1/2, recall 1/3
     assert score_answers(["a q"], ["a b c"])["rouge_l"][0] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
+
+
+def test_sameness_is_by_how_much_the_commonest_answer_is_too_common():
+    """Of four answers three are the same, and of the true ones two; true answers that are all the same are no collapse."""
+    assert measure_sameness(["a", " a", "a", "b"], ["a", "b", "b", "c"]) == 0.25
+    assert measure_sameness(["a", "a"], ["a", "a"]) == 0
+    assert measure_sameness(["a", "b"], ["a", "a"]) == -0.5

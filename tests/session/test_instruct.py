@@ -27,7 +27,7 @@ def test_a_run_on_conversations_leaves_its_answers_its_template_and_its_words(tm
     assert all(own["prompt"] and own["reference"] for own in answers)
     run = read_run(folder)
     final = run.records[-1].scores
-    assert {"exact_match"} <= set(final["validation"].metrics) <= {"exact_match", "rouge_l"}
+    assert {"exact_match", "one_answer"} <= set(final["validation"].metrics) <= {"exact_match", "one_answer", "rouge_l"}
     assert final["topic/copy"].metrics
     assert "perplexity" in json.loads((folder / "metrics.json").read_text())["final"]["validation"]
     page = (folder / "report.html").read_text()

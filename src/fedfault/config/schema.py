@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
-from fedfault.records import ANSWERS
+from fedfault.records import RIGHT
 from fedfault.registry import list_switches, read_declarations
 
 Count = Annotated[int, Field(gt=0)]
@@ -690,11 +690,11 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _known_score(self) -> Experiment:
         task = self.data.task_type
-        answers = ANSWERS if self.evaluation.generate else ()
+        answers = RIGHT if self.evaluation.generate else ()
         known = ("loss", *METRICS.get(task, ()), *answers)
         if wrong := [name for name in self.evaluation.stop_at or {} if name not in known]:
             hint = (
-                "; set evaluation.generate=N, so that answers are scored" if wrong[0] in ANSWERS and not answers else ""
+                "; set evaluation.generate=N, so that answers are scored" if wrong[0] in RIGHT and not answers else ""
             )
             raise ValueError(
                 f"evaluation.stop_at names the score {wrong[0]}, which this run does not have (data.task_type={task}); it "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 
@@ -16,6 +17,16 @@ def score_answers(
     if importlib.util.find_spec("rouge_score") is not None:
         found["rouge_l"] = _score_rouge(answers, references)
     return found
+
+
+def measure_sameness(answers: Sequence[str], references: Sequence[str]) -> float:
+    """The share of the commonest answer minus that of the commonest true one: how far answers collapse to one.
+
+    >>> measure_sameness(["yes", "yes", "yes ", ""], ["yes", "no", "yes", "no"])
+    0.25
+    """
+    one, other = (max(Counter(" ".join(t.split()) for t in texts).values()) for texts in (answers, references))
+    return (one - other) / len(answers)
 
 
 def match_exactly(answer: str, reference: str, pattern: str | None = None) -> bool:

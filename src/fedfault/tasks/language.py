@@ -20,7 +20,7 @@ from fedfault.algebra import widest
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import read_ids_only
 from fedfault.backbones.sample import answer_greedily, decode_greedily
-from fedfault.measures.answers import score_answers
+from fedfault.measures.answers import measure_sameness, score_answers
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask, Pairs
 from fedfault.tasks.grouping import place_tokens, split_by_length
@@ -206,6 +206,10 @@ class LanguageTask(CohortTask):
             if name in scores and members:
                 found = {m: [value for own in members for value in each[own][m]] for m in each[members[0]]}
                 metrics = {m: sum(values) / len(values) for m, values in found.items()}
+                texts = [text for own in members for text in said[own]]
+                metrics["one_answer"] = measure_sameness(
+                    texts, [q.answers[i] for own in members for i in q.places[own]]
+                )
                 out[name] = replace(scores[name], metrics=metrics)
         return out
 

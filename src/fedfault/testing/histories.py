@@ -83,6 +83,9 @@ def healthy(seed: int = 0, rounds: int = 12) -> list[RoundRecord]:
     own = {f"client/{k}": [near(v, 0.003) for v in falls[1:]] for k in range(CLIENTS)}
     scores = {name: paired_history(changes, 0.02) for name, changes in own.items()}
     scores["general"] = paired_history([near(0.02 * min(t, 5), 0.002) for t in range(1, rounds + 1)], 0.004)
+    for task in ("a", "b"):
+        answers = [{"exact_match": near(-0.45 * v, 0.05), "one_answer": near(0.1, 0.05)} for v in falls]
+        scores[f"topic/{task}"] = [Score(5 + v, 1000, metrics=own) for v, own in zip(falls, answers, strict=True)]
     return _measured(
         [near(5 + v, 0.004) for v in falls], scores, probes, [everyone(t) for t in range(1, rounds + 1)], halves
     )
@@ -104,6 +107,8 @@ def broken_history(wrong: float = math.nan, rounds: int = 12) -> list[RoundRecor
     columns["effective_rank"] = [1.1 if t < 6 else 0.0 for t in range(1, rounds + 1)]
     names = ["general", *(f"client/{k}" for k in range(CLIENTS))]
     scores = {name: paired_history(changes, 0.01) for name in names}
+    right = [0.9, 0.9, *[0.1] * (rounds - 1)]
+    scores["topic/a"] = [Score(4.0, 1000, metrics={"exact_match": share, "one_answer": 0.9}) for share in right]
     losses = [4.0, *(4.0 + change for change in changes)]
     halves = (20 * np.eye(CLIENTS)).tolist()
     return _measured(losses, scores, columns, [everyone] * rounds, [halves] * rounds)
