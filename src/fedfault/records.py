@@ -23,7 +23,7 @@ STATES = HEALTHY, NO_ALARM, UNLEARNED, DEGRADED, FAILED = (
     "failed",
 )
 
-RIGHT = ("exact_match", "rouge_l")  # how right answers are
+RIGHT = ("exact_match", "rouge_l", "choice")  # how right answers are
 ANSWERS = (*RIGHT, "one_answer")  # all metrics of answers, beside which a loss has its perplexity
 
 

@@ -285,3 +285,16 @@ def test_a_corpus_that_is_named_stays_beside_a_path():
     assert load(None, ["data.path=x", "data.dataset=ag_news"]).experiment.data.dataset.name == "ag_news"
     assert load(None, ["data.dataset=registers", "data.path=x"]).experiment.data.dataset.name == "registers"
     assert load(None, ["data.path=null"]).experiment.data.dataset.name == "registers"
+
+
+@pytest.mark.parametrize(
+    ("choices", "why"),
+    [
+        ("[[yes]]", "needs two answers in each group"),
+        ("[[a, b], [b, c]]", "has 'b' more than once"),
+        ("[[a, b]]", "evaluation.choices is about answers, and none are made: set evaluation.generate=N"),
+    ],
+)
+def test_choices_are_of_questions_that_are_asked(choices, why):
+    with pytest.raises(UserError, match=why):
+        load(None, ["data.task_type=instruction", f"evaluation.choices={choices}"])

@@ -11,6 +11,7 @@ from fedfault.tasks import base, grouping
 from fedfault.tasks.grouping import group_columns
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.conversing import EncodedConversation
+from fedfault.text.questions import Choices, Questions
 from fedfault.text.responses import Responses
 from fedfault.types.task import Step
 from tiny import VOCAB, tiny_gpt2, tiny_llama
@@ -109,3 +110,21 @@ def test_an_extra_loss_sees_states_at_targets_of_the_whole_batch():
     assert seen == [(3, max(SIZES), 24)]
     torch.testing.assert_close(plain[0], more[0])
     assert not torch.allclose(plain[1], more[1])
+
+
+def test_the_choice_is_the_answer_of_the_least_loss():
+    """Three rows are the answers of a question each time; their losses by whole logits say which is the likeliest."""
+    rows, t = conversations(11, 6), task()
+    choices = Choices(rows, [0, 0, 0, 2, 2, 2], [True, False, False] * 2)
+    t.questions = Questions([], [], [], {}, frozenset(), 1, choices=choices)
+    flat = moved(t)[0]
+    losses = []
+    with torch.no_grad(), t.model.slots.bind(flat[None]):
+        for ids, mask, n in zip(rows.ids, rows.mask, rows.lengths.tolist(), strict=True):
+            logp = t.model.model(input_ids=ids[None, : n - 1]).logits[0].log_softmax(-1)
+            losses.append(-float(logp.gather(1, ids[1:n, None])[:, 0][mask[: n - 1]].sum()))
+    first, second = losses[:3], losses[3:]
+    expected = {0: float(first[0] == min(first)), 2: float(second[0] == min(second))}
+    assert t.choose(flat, [0, 1, 2]) == expected
+    assert t.choose(flat, [2]) == {2: expected[2]}
+    assert {*expected.values()} == {0.0, 1.0}  # the seeds make one right and one wrong

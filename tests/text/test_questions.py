@@ -2,7 +2,7 @@ from chatting import END, STOP, bytes_tokenizer, say
 from fedfault.backbones.llama import FileTokenizer
 from fedfault.backbones.load import MICRO
 from fedfault.text.conversing import choose_template
-from fedfault.text.questions import ask_questions, find_stops
+from fedfault.text.questions import ask_questions, find_stops, list_choices
 from fedfault.types.corpus import Conversation, Turn
 
 
@@ -31,3 +31,18 @@ def test_answers_end_where_the_template_ends_a_turn():
     assert find_stops(choose_template("alpaca", tokenizer, "it")) == {stop}
     micro = FileTokenizer(MICRO)
     assert find_stops(choose_template("auto", micro, "micro")) == {micro.eos_token_id}
+
+
+def test_every_answer_of_the_group_that_has_the_true_one_stands_behind_the_prompt():
+    """Blanks aside; a question whose true answer is in no group, or whose answers do not fit, has no choice."""
+    template = choose_template("auto", bytes_tokenizer("chatml"), "it")
+    asked = [make(*say("Is it?", "yes ")), make(*say("Sort.", "b a")), make(*say("Three.", "no", "And now?", "no"))]
+    found = list_choices(template, asked, [["yes", "no", "may be"]], 200)
+    assert found is not None
+    assert (found.questions, found.right) == ([0, 0, 0, 2, 2, 2], [True, False, False, False, True, False])
+    row = found.rows.ids[2, : found.rows.lengths[2]]
+    assert template.tokenizer.decode(row).rstrip().endswith(f"Is it?{END}\n<|im_start|>assistant\nmay be{END}")
+    counted = template.tokenizer.decode(row[1:][found.rows.mask[2, : len(row) - 1]])
+    assert counted.startswith(f"may be{END}")
+    assert list_choices(template, asked, [["yes", "no", "x" * 200]], 150) is None
+    assert list_choices(template, asked, [["a", "b"]], 200) is None

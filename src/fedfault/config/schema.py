@@ -513,6 +513,11 @@ class Evaluation(Section):
         description="regular expression; exact match compares the last thing that it finds, or its first group, such as "
         "'#### (.*)'; by default the whole answer",
     )
+    choices: list[list[str]] = Field(
+        default=[],
+        description="groups of possible answers, such as [[positive, negative], [yes, no]]: of a question whose true answer "
+        "is in one, the likeliest of the group is the model's choice",
+    )
     metric: Literal["accuracy", "f1", "pearson", "spearman"] | None = Field(
         default=None, description="of labels: what is shown first; by default accuracy, or pearson for scores"
     )
@@ -530,6 +535,16 @@ class Evaluation(Section):
         description="evaluations in a row that are not better than the best so far, after which the run ends; of the score "
         "of stop_at, by default the validation loss",
     )
+
+    @field_validator("choices")
+    @classmethod
+    def _once(cls, groups: list[list[str]]) -> list[list[str]]:
+        every = [" ".join(answer.split()) for group in groups for answer in group]
+        if twice := sorted({answer for answer in every if every.count(answer) > 1}):
+            raise ValueError(f"has {twice[0]!r} more than once; an answer is in one group")
+        if any(len(group) < 2 for group in groups) or "" in every:
+            raise ValueError("needs two answers in each group at least, of which none is empty")
+        return groups
 
     @field_validator("answer_pattern")
     @classmethod
@@ -682,8 +697,11 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _about_answers(self) -> Experiment:
         e, spoken = self.evaluation, self.data.task_type == "instruction"
-        if not e.generate and (e.answer_pattern is not None or (spoken and getattr(self.metrics, "generation", False))):
-            what = "evaluation.answer_pattern" if e.answer_pattern is not None else "metrics.generation"
+        if not e.generate and (
+            e.choices or e.answer_pattern is not None or (spoken and getattr(self.metrics, "generation", False))
+        ):
+            what = "metrics.generation" if e.answer_pattern is None else "evaluation.answer_pattern"
+            what = "evaluation.choices" if e.choices else what
             raise ValueError(f"{what} is about answers, and none are made: set evaluation.generate=N, or leave it out")
         return self
 

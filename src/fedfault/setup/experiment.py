@@ -238,7 +238,7 @@ def _ask_questions(
         for name, own in dealt.conversations.items()
     }
     most = (count_positions(backbone.model) or 2**31) - length
-    asked = ask_questions(template, sets, length, exp.evaluation.answer_pattern, most)
+    asked = ask_questions(template, sets, length, exp.evaluation.answer_pattern, most, exp.evaluation.choices)
     if lost := sum(map(len, sets.values())) - len(asked.prompts):
         say(f"{lost} prompts are not answered: with {length} tokens of an answer they have no room in {exp.model.name}")
     return asked

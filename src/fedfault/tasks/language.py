@@ -182,6 +182,29 @@ class LanguageTask(CohortTask):
                 out[i] = ids
         return out
 
+    def choose(self, flat: Tensor, places: Sequence[int]) -> dict[int, float]:
+        """Whether the likeliest possible answer is the true one, 1 or 0, by place of the questions that have some."""
+        c, asked = None if self.questions is None else self.questions.choices, {*places}
+        here = [] if c is None else [i for i, place in enumerate(c.questions) if place in asked]
+        if c is None or not here:
+            return {}
+        nll = self.fit_evaluation(self._sum_rows, flat, c.rows[here]).tolist()
+        best: dict[int, tuple[float, float]] = {}
+        for i, loss in zip(here, nll, strict=True):
+            place = c.questions[i]
+            best[place] = min(best.get(place, (math.inf, 0.0)), (loss, float(c.right[i])))
+        return {place: right for place, (_, right) in best.items()}
+
+    @torch.no_grad()
+    def _sum_rows(self, flat: Tensor, rows: Responses) -> Tensor:
+        """The summed loss of each of rows that are not the task's own, (n,) float64."""
+        out = torch.empty(len(rows), dtype=torch.float64)
+        for some, T in split_by_length(rows.lengths - 1, self.evaluation_tokens()):
+            ids, real = rows.ids[some, : T + 1].to(flat.device), rows.mask[some, :T].to(flat.device)
+            _, each = self.model.losses(flat[None], ids[None], real[None].float(), sparse=True)
+            out[some] = (each[0] * real).sum(1, dtype=widest(flat.device)).cpu().double()
+        return out
+
     def _add_answers(self, scores: dict[str, Score], models: Mapping[str, Tensor]) -> dict[str, Score]:
         """Add what answers are worth to the scores; models: score name -> (P,) the one that answers."""
         q = self.questions
@@ -191,9 +214,11 @@ class LanguageTask(CohortTask):
         for name in q.places:
             by_model.setdefault(id(models[name]), []).append(name)
         said: dict[str, list[str]] = {}
+        chosen: dict[int, float] = {}
         for names in by_model.values():
             places = [i for name in names for i in q.places[name]]
             made = iter(self.fit_evaluation(self.answer, models[names[0]], places))
+            chosen |= self.choose(models[names[0]], places)
             said |= {name: [self.decode(next(made)).strip() for _ in q.places[name]] for name in names}
         each = {
             name: score_answers(own, [q.answers[i] for i in q.places[name]], q.pattern) for name, own in said.items()
@@ -210,6 +235,8 @@ class LanguageTask(CohortTask):
                 metrics["one_answer"] = measure_sameness(
                     texts, [q.answers[i] for own in members for i in q.places[own]]
                 )
+                if picked := [chosen[i] for own in members for i in q.places[own] if i in chosen]:
+                    metrics["choice"] = sum(picked) / len(picked)
                 out[name] = replace(scores[name], metrics=metrics)
         return out
 

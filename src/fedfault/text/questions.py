@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from fedfault.text.conversing import ChatTemplate
+from fedfault.text.conversing import ChatTemplate, encode_conversations
+from fedfault.text.responses import Responses
 from fedfault.text.tokens import encode_texts
 from fedfault.types.corpus import ASSISTANT, USER, Conversation, Turn
 
 PROBE = Conversation((Turn(USER, "Question"), Turn(ASSISTANT, "Answer")), "a probe of the chat template")
+
+
+class Choices(NamedTuple):
+    """Questions with a few possible answers: a row for every possible answer behind its prompt."""
+
+    rows: Responses  # of which the answers count, and what ends them
+    questions: Sequence[int]  # of each row, the place of its question
+    right: Sequence[bool]  # of each row, whether it has the true answer
 
 
 @dataclass(frozen=True)
@@ -24,12 +33,21 @@ class Questions:
     stops: frozenset[int]  # tokens that end an answer
     length: int  # tokens of an answer at most
     pattern: str | None = None  # see `measures.answers.extract_answer`
+    choices: Choices | None = None  # of the questions that have some
 
 
 def ask_questions(
-    template: ChatTemplate, sets: Mapping[str, Sequence[Conversation]], length: int, pattern: str | None, most: int
+    template: ChatTemplate,
+    sets: Mapping[str, Sequence[Conversation]],
+    length: int,
+    pattern: str | None,
+    most: int,
+    choices: Sequence[Sequence[str]] = (),
 ) -> Questions:
-    """Make the questions of evaluation sets; those whose prompt has more than `most` tokens are left out."""
+    """Make the questions of evaluation sets; those whose prompt has more than `most` tokens are left out.
+
+    choices: groups of possible answers, see `list_choices`.
+    """
     asked = [(name, c) for name, own in sets.items() for c in own]
     ids = encode_texts(template.tokenizer, [template.render(c, len(c.turns) - 1, open=True) for _, c in asked])
     kept = [(name, c, row.tolist()) for (name, c), row in zip(asked, ids, strict=True) if len(row) <= most]
@@ -44,6 +62,7 @@ def ask_questions(
         stops=find_stops(template),
         length=length,
         pattern=pattern,
+        choices=list_choices(template, [c for _, c, _ in kept], choices, most + length) if choices else None,
     )
 
 
@@ -60,6 +79,30 @@ def ask_phrases(tokenizer: Any, phrases: Sequence[tuple[str, str]], separator: i
         stops=frozenset({separator}),
         length=max(1, *longer),
     )
+
+
+def list_choices(
+    template: ChatTemplate, asked: Sequence[Conversation], groups: Sequence[Sequence[str]], most: int
+) -> Choices | None:
+    """List the possible answers of the questions whose true one is in a group: all of that group.
+
+    Left out are questions one of whose answers does not fit into `most` tokens; None if none is left.
+    """
+    group_of = {" ".join(answer.split()): group for group in groups for answer in group}
+    places, variants, right = [], [], []
+    for place, c in enumerate(asked):
+        true = " ".join(c.turns[-1].text.split())
+        for answer in group_of.get(true, ()):
+            variants.append(replace(c, turns=(*c.turns[:-1], Turn(ASSISTANT, answer))))
+            places.append(place)
+            right.append(" ".join(answer.split()) == true)
+    rows = encode_conversations(template, variants, "completion")
+    long = {place for place, row in zip(places, rows, strict=True) if len(row.ids) > most}
+    kept = [i for i, place in enumerate(places) if place not in long]
+    if not kept:
+        return None
+    found = Responses.from_rows([rows[i] for i in kept], max(len(rows[i].ids) for i in kept))
+    return Choices(found, [places[i] for i in kept], [right[i] for i in kept])
 
 
 def find_stops(template: ChatTemplate) -> frozenset[int]:
