@@ -232,6 +232,19 @@ def test_losses_of_clients_give_that_of_the_mixture_by_their_examples(tmp_path):
     assert [(c.client, c.loss) for c in second.clients] == [(0, 3.5), (1, 1.5)]
 
 
+def test_a_mean_over_other_clients_is_told(tmp_path):
+    (tmp_path / "l.csv").write_text("round,client,loss\n0,a,4\n0,b,2\n1,a,3\n")
+    told = diagnose_files(csv=tmp_path / "l.csv")
+    assert "in round 1 there are others than in round 0: part of its change is who was scored" in told
+    with pytest.raises(ff.UserError, match=r"calibration=packaged is of fedfault's own runs"):
+        diagnose_files(csv=tmp_path / "l.csv", calibration="packaged")
+
+
+def test_of_a_lone_adapter_nothing_is_known(tmp_path):
+    write_adapter(tmp_path / "a" / "round_1" / "client_0", np.ones((1, 2)), np.ones((2, 1)))
+    assert "lora_A: where clients start is not known" in diagnose_files(tmp_path / "a")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -41,6 +41,10 @@ def diagnose_files(
     if adapters is None and csv is None:
         raise UserError("name a run folder, or --adapters FOLDER, or --csv FILE")
     calibration = None if calibration == "none" else calibration
+    if calibration in ("packaged", "auto"):
+        raise UserError(
+            f"calibration={calibration} is of fedfault's own runs; name a file that `Monitor.calibrate` made from yours"
+        )
     collection = None if adapters is None else read_collection(adapters, pattern, server)
     losses = {} if csv is None else read_losses(csv)
     numbers = _number_clients(collection, losses)
@@ -60,6 +64,7 @@ def diagnose_files(
         records = read_run(place).records
     lines = [f"{verdict['state']}. {verdict['sentence']}", verdict["sure"], *map(describe_finding, found)]
     lines += [] if traces is None or collection is None else describe_traces(collection, traces)
+    lines += _warn_of_changing_means(losses)
     lines += [] if all(name.isdecimal() for name in numbers) else [f"clients by number: {_list_names(numbers)}"]
     known = None if calibration is None else Calibration.load(Path(calibration))
     lines += [f"switched off: {explain_missing(records, known, OPTIONS)}"]
@@ -69,6 +74,18 @@ def diagnose_files(
 
 def _say_nothing(text: str) -> None:
     """What is missing is said at the end."""
+
+
+def _warn_of_changing_means(losses: Mapping[int, Losses]) -> list[str]:
+    """A line where the loss of the mixture is a mean over other clients in some rounds than in others."""
+    means = {t: sorted(one.clients) for t, one in losses.items() if one.loss is None and one.clients}
+    odd = [t for t, who in means.items() if who != next(iter(means.values()))]
+    if not odd:
+        return []
+    return [
+        f"the loss of the mixture is the mean over clients, and in round {odd[0]} there are others than in round "
+        f"{next(iter(means))}: part of its change is who was scored"
+    ]
 
 
 def _number_clients(collection: Collection | None, losses: Mapping[int, Losses]) -> dict[str, int]:

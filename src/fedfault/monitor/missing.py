@@ -21,7 +21,7 @@ ARGUMENTS = {  # what a detector reads -> what to give to `Monitor.log`; other n
     "client/gradient_norm": "gradients=",
     **dict.fromkeys(("kept_apart", "spread_growth", "chained", "chained_p", "frozen_moved", "scale_ratio"), FILES),
 }
-OPTIONS = {  # what a detector reads -> what to give to `fedfault diagnose`; other names are not to be had from files
+OPTIONS = {  # what a detector reads -> what to give to `fedfault diagnose`
     "score/validation": "--csv with `loss`",
     "score/general": "--csv with `general_loss`",
     "update_norm": "--adapters from the first round on",
@@ -29,7 +29,14 @@ OPTIONS = {  # what a detector reads -> what to give to `fedfault diagnose`; oth
     **dict.fromkeys(("kept_apart", "spread_growth"), "--adapters of two rounds with the same clients"),
     **dict.fromkeys(("chained", "chained_p"), "--adapters of three clients"),
     **dict.fromkeys(("frozen_moved", "scale_ratio"), "--adapters"),
-}
+    **dict.fromkeys(
+        (
+            "score/client with se", "drift_between", "drift_within", "client/gradient_norm", "client/control_error",
+            "effective_rank", "hidden_rank", "hidden_rank_base", "epsilon", "epsilon_audited",
+        ),
+        "what only a Monitor in the loop can be told",
+    ),
+}  # fmt: skip
 
 
 def explain_missing(records: Records, calibration: Calibration | None, known: Mapping[str, str] = ARGUMENTS) -> str:

@@ -42,7 +42,7 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
             )
     every = [*uploads, *found.servers.values()]
     marks = digest_parts(every, parts)
-    still = tuple(part for part in parts if len(set(marks[part])) == 1)
+    still = tuple(part for part in parts if len(set(marks[part])) == 1 < len(every))
     clients = tuple(numbers[str(u.client)] for u in uploads)
     kinds = tuple(str(sorted((site, u.rank(site)) for site in u.sites)) for u in uploads)
     moving = [part for part in parts if part not in (*still, *frozen)]
