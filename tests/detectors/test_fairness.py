@@ -68,6 +68,7 @@ def test_a_client_that_surely_loses_is_an_alarm():
     found = transfer(c0=([0.1, 0.2], 0.02), c1=([-0.5, -0.6], 0.02))
     assert judge_readings(LOSES, Threshold(LOSES.default_threshold, 0), found) == "alarm"
     assert "client 0 is 0.20 nats worse off" in LOSES.explain(found[-1])
+    assert "clients lose beyond chance)" in LOSES.explain(found[-1])  # the report's figure counts those below zero
 
 
 def test_a_loss_below_the_floor_or_below_its_noise_is_none():

@@ -115,7 +115,7 @@ def test_gains_count_those_who_are_worse_off():
     worst, median = sorted(float(line.get_ydata()[-1]) for line in main.get_lines()[1:])  # first: the zero line
     assert (worst, median) == pytest.approx((-0.1, 0.4))
     assert [bar.get_height() for bar in below.patches] == [1]
-    assert main.get_title(loc="left").startswith("11 clients, 1 of them worse off")
+    assert main.get_title(loc="left").startswith("11 clients, 1 of them below zero")
 
 
 def test_without_a_loser_there_is_no_panel_for_them_and_a_broken_client_is_one():

@@ -28,7 +28,7 @@ def negative_transfer() -> Detector:
     >>> scores = {"client/0": paired_history([0.2], 0.02), "client/1": paired_history([-0.3], 0.02)}
     >>> last = detector.read(history(scores=scores), {})[-1]
     >>> print(f"{last.statistic:.2f} > {detector.default_threshold:.2f}: {detector.explain(last)}")
-    10.00 > 2.58: client 0 is 0.20 nats worse off than with the base (1 of 2 clients lose)
+    10.00 > 2.58: client 0 is 0.20 nats worse off than with the base (1 of 2 clients lose beyond chance)
     """
 
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
@@ -42,7 +42,7 @@ def negative_transfer() -> Detector:
                 yield _compare_with_base(r.round, first, own)
 
     def explain(r: Reading) -> str:
-        several = f" ({r.evidence['clients_that_lose']:.0f} of {r.evidence['clients']:.0f} clients lose)"
+        several = f" ({r.evidence['clients_that_lose']:.0f} of {r.evidence['clients']:.0f} clients lose beyond chance)"
         client, lost = r.evidence["worst_client"], r.evidence["lost"]
         return f"client {client:.0f} is {lost:.2f} nats worse off than with the base{several}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedfault.report import summary
-from fedfault.report.words import format_count, format_number
+from fedfault.report.words import format_change, format_count
 from fedfault.runs.recorded import RunData
 
 
@@ -34,7 +34,8 @@ CAPTIONS = {
         "Gains of the clients",
         "Held-out loss of each client before training minus now: above zero, the client gained. Median, the band of the "
         "middle 80 %, and the smallest gain. Below zero a client would have been better off with the untrained model; "
-        "red bars, where there are any, count such clients.",
+        "red bars, where there are any, count such clients, however little they lose; detectors count those that lose "
+        "beyond chance.",
     ),
     "general": Caption(
         "General English",
@@ -194,7 +195,7 @@ def describe_figure(run: RunData, name: str) -> str:
         "clients": "Line chart of the best, median and worst held-out loss of the clients per round.",
         "fairness": "Line chart of the median and smallest gain of the clients per round, with a band.",
         "general": "Line chart of the change of loss on general English per round, ending at "
-        f"{format_number(summary.measure_forgetting(run), '+.3f')} nats per token.",
+        f"{format_change(summary.measure_forgetting(run))} nats per token.",
         "contributions": "Bar chart: how much the updates of each client lowered the loss, with its Shapley value.",
         "privacy": "Line chart of epsilon per round, and of its audited lower bound.",
         "drift": "Line charts per round: variance ratio of gradients between and within clients; cosines of the update.",

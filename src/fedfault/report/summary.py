@@ -11,6 +11,7 @@ from fedfault.report.words import (
     Table,
     Tile,
     format_bytes,
+    format_change,
     format_count,
     format_number,
     format_perplexity,
@@ -190,7 +191,7 @@ def _describe_forgetting(run: RunData) -> str:
         return "General English was not measured." if run.rounds_done else ""
     if not math.isfinite(change):
         return "General English: the loss is no longer a finite number."
-    return f"General English: {format_number(change, '+.2f')} nats per token against the model before training."
+    return f"General English: {format_change(change)} nats per token against the model before training."
 
 
 def make_tiles(run: RunData) -> list[Tile]:
@@ -224,7 +225,7 @@ def make_tiles(run: RunData) -> list[Tile]:
     change = measure_forgetting(run)
     if change is not None:
         found.append(
-            Tile("General English", format_number(change, "+.2f") + " nats" * math.isfinite(change), "against round 0")
+            Tile("General English", format_change(change) + " nats" * math.isfinite(change), "against round 0")
         )
     trained = [len(r.clients) for r in run.records if r.clients]
     if trained:

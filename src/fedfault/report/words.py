@@ -33,6 +33,16 @@ def format_number(value: float | None, form: str = ".3f") -> str:
     return format(value, form).replace("-", "−") if math.isfinite(value) else "not finite"
 
 
+def format_change(value: float | None) -> str:
+    """Write a change of a loss with its sign, as sentences, tiles and figures do.
+
+    >>> format_change(-0.004), format_change(0.126)
+    ('0.00', '+0.13')
+    """
+    text = format_number(value, "+.2f")
+    return "0.00" if text in ("+0.00", "−0.00") else text
+
+
 def format_interval(found: tuple[float, float] | None, form: str = "+.3g") -> str:
     """Write an interval; a dash when it is missing, and one end where the other is infinite.
 

@@ -116,15 +116,15 @@ def draw_fairness(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     ends = _draw_fan(ax, rounds, fan, theme, theme.palette[2], {"worst": 0} if count > 1 else {})
     mark_not_finite(ax, [n for n, gains in rows if not np.isfinite(gains).all()], theme)
     ax.set_ylabel(f"gain\n({run.unit})" if narrow else f"gain ({run.unit})")
-    title = f"{count} clients, {losers[-1] or 'none'} of them worse off in the end than before training"
+    title = f"{count} clients, {losers[-1] or 'none'} of them below zero in the end, by however little"
     ax.set_title(
-        (f"{count} clients, {losers[-1] or 'none'} worse off" if narrow else title) if count > 1 else "One client"
+        (f"{count} clients, {losers[-1] or 'none'} below zero" if narrow else title) if count > 1 else "One client"
     )
     draw_end_labels(ax, ends, theme, height=2.5)
     if any(losers):
         ax.tick_params(labelbottom=False)
-        axes[1].bar(rounds, losers, width=0.8, color=theme.alarm, label="worse off")
-        axes[1].set_ylabel("worse off")
+        axes[1].bar(rounds, losers, width=0.8, color=theme.alarm, label="below zero")
+        axes[1].set_ylabel("below\nzero")
         axes[1].yaxis.set_major_locator(MaxNLocator(2, integer=True))
         axes[1].set_ylim(0, max(losers) + 0.3)
     set_round_axis(axes[-1], run)

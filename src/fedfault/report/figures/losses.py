@@ -29,6 +29,7 @@ from fedfault.report.figures.heat import draw_gaps, remove_frame
 from fedfault.report.marks import collect_marks, draw_marks, measure_headroom, place_names
 from fedfault.report.theme import FONT, Theme, choose_ink, make_label
 from fedfault.report.values import mark_round
+from fedfault.report.words import format_change, format_number, format_perplexity
 from fedfault.runs.recorded import RunData
 
 Ends = list[tuple[float, str, str]]
@@ -132,12 +133,12 @@ def _describe_course(run: RunData) -> str:
     scores = [r.scores["validation"] for r in run.records if "validation" in r.scores]
     if not scores:
         return "Loss of each topic"
-    values = [f"{s.perplexity:.4g}" if math.isfinite(s.perplexity) else "not finite" for s in scores]
+    values = [format_perplexity(s.loss) for s in scores]
     return f"Mixture: perplexity {' → '.join(dict.fromkeys((values[0], values[-1])))}"
 
 
 def _format_ends(values: list[float]) -> str:
-    return " → ".join(dict.fromkeys(f"{v:.3f}" for v in (values[0], values[-1])))
+    return " → ".join(dict.fromkeys(format_number(v) for v in (values[0], values[-1])))
 
 
 def _draw_strip(ax: Axes, run: RunData, theme: Theme, narrow: bool, until: int) -> None:
@@ -192,7 +193,7 @@ def draw_general(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
         ax.fill_between(rounds, np.where(finite, change, 0.0), color=colour, alpha=0.15, lw=0)
     draw_line(ax, rounds, change.tolist(), theme, color=colour, lw=2.2, **name_line("change"), **style_dots(rounds))
     last = find_last_finite(change.tolist())
-    draw_end_labels(ax, [(last, f"{last:+.3f}", colour)], theme, height=2.1)
+    draw_end_labels(ax, [(last, format_change(last), colour)], theme, height=2.1)
     ax.set_ylabel("change of loss\n(nats per token)" if narrow else "change of loss (nats per token)")
     ax.set_title("General English, against round 0")
     return fig
