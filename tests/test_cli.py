@@ -61,9 +61,11 @@ def test_help_is_grouped_and_breaks_no_word(fedfault, monkeypatch, columns):
     assert max(map(len, out.splitlines())) <= int(columns)
     for word in ("One run", "What came of it", "Many runs", "Real sites", "statistics"):
         assert word in out
-    for command in ("run", "fork", "check", "compare", "calibrate"):
+    for command in ("run", "resume", "fork", "check", "compare", "calibrate", "diagnose", "evaluate", "list"):
         status, out, _ = fedfault(command, "--help")
         assert (status, "Example:" in out, "\\[" in out) == (0, True, False)
+        assert max(map(len, out.splitlines())) <= int(columns)
+        assert not {"\x1b", "…"} & set(out)  # no colour, no word that is cut off
 
 
 def test_the_version_is_printed(fedfault):

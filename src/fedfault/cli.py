@@ -222,7 +222,10 @@ def resume(
     run: RunPath,
     changes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="federation.num_rounds=N for more rounds; device, logging"),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="settings that may change, such as more federation.num_rounds; device, logging",
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -363,7 +366,12 @@ def diagnose(
         Path | None, typer.Option("--csv", help="instead, or beside adapters: a table with round, loss, client")
     ] = None,
     pattern: Annotated[
-        str, typer.Option("--pattern", help="where in the folder a client's adapter lies")
+        str,
+        typer.Option(
+            "--pattern",
+            help="where in the folder a client's adapter lies",
+            show_default="round_{round}/ client_{client}",
+        ),
     ] = "round_{round}/client_{client}",
     server: Annotated[
         str | None, typer.Option("--server", help="where the server's lies; else server or global instead of a client")

@@ -115,3 +115,12 @@ def test_a_click_on_a_column_sorts_the_page(folder):
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert re.findall(r'<th scope="row">(\w+)', shown) == ["good", "bad"]
     assert 'aria-sort="ascending"' in shown
+
+
+def test_scores_are_written_as_in_the_reports_and_runs_of_one_name_have_their_folder_beside_it(tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path / name)  # the perplexity is exp(5.0) before, exp(4.0) after
+    table = listing.tabulate_list(listing.list_runs(tmp_path))
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert set(rows) == {"trial (one)", "trial (two)"}
+    assert (rows["trial (one)"]["before"], rows["trial (one)"]["after"]) == ("148.4", "54.6")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from fedfault.errors import UserError, suggest
 from fedfault.records import replace_not_finite
 from fedfault.report.status import find_activity
 from fedfault.report.verdict import CLASSES
-from fedfault.report.words import NOTHING, Table, format_number, format_seconds
+from fedfault.report.words import NOTHING, Table, format_number, format_perplexity, format_seconds
 from fedfault.runs.manifest import holds_run
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
@@ -102,6 +104,19 @@ def _find_state(run: RunData) -> str:
     return find_activity(run) or str(said)
 
 
+def _format_score(score: str, value: float | None) -> str:
+    """Write a score as the run's own report does."""
+    if score == "perplexity" and value is not None and math.isfinite(value) and value > 0:
+        return format_perplexity(math.log(value))
+    return format_number(value)
+
+
+def _tell_apart(runs: Sequence[RunData]) -> dict[Path, str]:
+    """Return the name of every run by its folder; runs of one name have that of the folder beside it."""
+    times = Counter(run.name for run in runs)
+    return {run.folder: f"{run.name} ({run.folder.name})" if times[run.name] > 1 else run.name for run in runs}
+
+
 def _has(entry: Entry, word: str, entries: Sequence[Entry]) -> bool:
     """Whether a run has a setting; `federation.algorithm=fedprox` stands for the name of the component."""
     key, equals, value = word.partition("=")
@@ -139,15 +154,16 @@ def tabulate_list(entries: Sequence[Entry], width: int | None = None) -> Table:
     width: characters that there are for a row, so that only as many columns are there as fit; None: `MOST` settings are.
     """
     found = find_differing([e.run for e in entries])
+    names = _tell_apart([e.run for e in entries])
     keys = [*(k for k in FIRST if k in found), *(k for k in found if k not in FIRST)]
     rows = [
         [
-            e.run.name,
+            names[e.run.folder],
             e.state,
             f"{e.run.rounds_done}/{e.run.rounds_planned or NOTHING}",
             e.score,
-            format_number(e.before, ".4g"),
-            format_number(e.after, ".4g"),
+            _format_score(e.score, e.before),
+            _format_score(e.score, e.after),
             format_seconds(max(0.0, time.time() - e.changed)),
         ]
         for e in entries
