@@ -15,7 +15,7 @@ from fedfault.hardware.traces import Change, Trace
 from fedfault.rounds.dispatch import foresee_times
 from fedfault.rounds.engine import begin, rounds
 from fedfault.scheduling import Scheduler
-from fedfault.testing.toys import LowRank
+from fedfault.testing.toys import LowRank, Quadratic, federation
 from fedfault.types.adapter import Adapter
 from scripted import HALVES, SIX, fed_of, scripted
 
@@ -183,3 +183,12 @@ def test_what_is_foreseen_for_the_first_round_comes_true():
     a, b = foresee_times(fed, fed.hardware, begin(fed))
     turns = run(fed)[1][1].turns
     assert [t.needed for t in turns] == pytest.approx((a + b * [t.rank for t in turns]).tolist())
+
+
+def test_clients_that_train_layers_in_full_take_part_on_simulated_hardware():
+    """Such layers have no rank: nobody is left out for having none, and none is recorded."""
+    task = Quadratic([[1.0]] * 2, [[0.0], [1.0]], [4, 4])
+    fed = federation(task, num_rounds=1, hardware=hardware(Tier("a", 1), Tier("b", 1, compute_factor=0.5)))
+    _, (_, record) = run(fed)
+    assert [(c.client, c.rank) for c in record.clients] == [(0, None), (1, None)]
+    assert [turn.fate for turn in record.turns] == ["done", "done"]

@@ -19,7 +19,7 @@ from fedfault.hardware.plan import (
     make_plan,
     observe_round,
 )
-from fedfault.rounds.exchange import Cohort, count_bytes_down, select_rows, split_bytes_by_rank
+from fedfault.rounds.exchange import Cohort, count_bytes_down, full_rank, select_rows, split_bytes_by_rank
 from fedfault.rounds.federation import Federation
 from fedfault.scheduling import Floats
 from fedfault.types.algorithm import Message, State, Trained
@@ -33,6 +33,8 @@ def plan_round(fed: Federation, state: State, down: Message) -> RoundPlan:
     """
     t, hw = state.round + 1, fed.hardware
     clients, limits = np.array(_draw_cohort(fed, state), dtype=np.int64), np.array(state.ranks)
+    if hw is not None and not full_rank(state.adapter.layout):  # layers that are trained in full have no ranks to limit
+        limits = np.full(fed.total_clients, hw.r_max)
     if hw is None or not len(clients):
         return RoundPlan(clients, limits[clients], np.ones(len(clients)))
     wire = weigh_messages(fed, hw, state, clients.tolist(), down)

@@ -163,7 +163,8 @@ def _is_evaluated(fed: Federation, t: int) -> bool:
 
 def _start_round(fed: Federation, state: State, down: Message, made: RoundPlan) -> RoundStart:
     places, evaluated = made.training, _is_evaluated(fed, state.round + 1)
-    assigned = dict(zip(made.clients[places].tolist(), made.ranks[places].tolist(), strict=True))
+    ranks = made.ranks[places].clip(max=full_rank(state.adapter.layout))
+    assigned = dict(zip(made.clients[places].tolist(), ranks.tolist(), strict=True))
     cohort = Cohort.of(list(assigned), state, fed.aggregation, assigned)
     down = select_rows(down, cohort.rows)
     if fed.asynchronous is not None:
