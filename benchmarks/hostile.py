@@ -1,17 +1,20 @@
-"""Do hostile clients stand out? How well three numbers of a round's updates tell them from honest ones, run by run.
+"""Do hostile clients stand out? How well some numbers of a round's updates tell them from honest ones, run by run.
 
-    fedfault study robust
-    python benchmarks/hostile.py results/robust
+    fedfault study quiet
+    python benchmarks/hostile.py results/quiet
 
 For every run of a study with attacks, and for those in which everybody is honest. A client's number is its mean over the
-rounds; the area under the ROC curve is over all clients of a kind of run, where 0.5 is a coin:
+rounds in which it was measured; the area under the ROC curve is over all clients of a kind of run, where 0.5 is a coin:
 
     length      |log(norm of its update / median norm of the round)|
     direction   minus the median cosine between its update and the others'
     likeness    the largest cosine between its update and another one
+    harm        how much smaller the validation loss would be without its update (metrics.contributions=true)
 
-`accused` is the share of honest clients, in runs in which all are honest, that stand out as far as half of the hostile ones
-do: what it costs to take being different for being hostile.
+Every number has two thresholds, each the smallest that at most 5 % of the clients of runs exceed in which all are honest: of
+IID clients, and of clients of the same partition. `found` is the share of hostile clients above it. `accused` is the share
+of honest clients of the partition, in runs in which all are honest, above the threshold of IID ones: being different taken
+for being hostile.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from fedfault.records import RoundRecord
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 
-NUMBERS = ("length", "direction", "likeness")
+NUMBERS = ("length", "direction", "likeness", "harm")
+FALSE = 0.05  # of the honest clients that a threshold comes from are above it
 Kind = tuple[str, str, str]  # attack, partition, aggregation
 
 
@@ -47,7 +51,8 @@ def main() -> None:
 
 def describe(run: RunData) -> Kind:
     """The attack, the partition and the aggregation of a run; no attack is `honest`."""
-    attacks = "+".join(a["name"] for a in run.setting("attacks") or ()) or "honest"
+    made = [f"{a['name']} x {a['factor']:g}" if "factor" in a else a["name"] for a in run.setting("attacks") or ()]
+    attacks = " + ".join(made) or "honest"
     return attacks, str(run.setting("data", "partition", "name")), str(run.setting("federation", "aggregation", "name"))
 
 
@@ -59,7 +64,7 @@ def find_hostile_clients(run: RunData) -> set[int]:
 
 
 def measure_clients(run: RunData) -> dict[int, dict[str, float]]:
-    """The three numbers of every client, means over the rounds."""
+    """The numbers of every client, means over the rounds in which they were measured."""
     seen: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in run.records:
         for client, found in measure_round(record).items():
@@ -69,7 +74,7 @@ def measure_clients(run: RunData) -> dict[int, dict[str, float]]:
 
 
 def measure_round(record: RoundRecord) -> dict[int, dict[str, float]]:
-    """The three numbers of the clients of one round."""
+    """The numbers of the clients of one round."""
     cosines = record.matrices.get("update_cosine", ())
     if len(record.clients) < 3 or not cosines:
         return {}
@@ -83,6 +88,8 @@ def measure_round(record: RoundRecord) -> dict[int, dict[str, float]]:
                 "direction": -statistics.median(others),
                 "likeness": max(others),
             }
+            if (effect := c.probes.get("contribution/validation")) is not None:
+                out[c.client]["harm"] = -effect
     return out
 
 
@@ -96,17 +103,31 @@ def find_area(hostile: list[float], honest: list[float]) -> float:
     return wins / (len(hostile) * len(honest))
 
 
+def find_threshold(honest: list[float]) -> float:
+    """The smallest value that at most 5 % of the honest clients are above.
+
+    >>> find_threshold([float(i) for i in range(100)])
+    94.0
+    """
+    return sorted(honest)[math.ceil((1 - FALSE) * len(honest)) - 1]
+
+
 def print_table(honest: dict[Kind, dict[str, list[float]]], hostile: dict[Kind, dict[str, list[float]]]) -> None:
-    """A row for every kind of run with an attack: areas, and who is accused where everybody is honest."""
-    print(f"| attack | partition | aggregation | {' | '.join(NUMBERS)} | accused by the best |")
-    print("|---" * 7 + "|")
+    """A row for every kind of run with an attack and every number: area, who is found, and who is accused."""
+    print(
+        "| attack | partition | aggregation | number | area | found, IID threshold | accused | found, own threshold |"
+    )
+    print("|---" * 8 + "|")
     for kind in sorted(hostile):
-        areas = {name: find_area(hostile[kind][name], honest[kind][name]) for name in NUMBERS if honest[kind][name]}
-        best = max(areas, key=lambda name: areas[name], default=NUMBERS[0])
-        limit = statistics.median(hostile[kind][best])
-        plain = honest.get(("honest", *kind[1:]), {}).get(best, [])
-        accused = f"{sum(v >= limit for v in plain) / len(plain):.0%} ({best})" if plain else "-"
-        print(f"| {' | '.join(kind)} | {' | '.join(f'{areas.get(n, math.nan):.2f}' for n in NUMBERS)} | {accused} |")
+        attack, partition, rule = kind
+        iid, same = honest.get(("honest", "iid", rule), {}), honest.get(("honest", partition, rule), {})
+        for name in (n for n in NUMBERS if hostile[kind].get(n) and iid.get(n) and same.get(n)):
+            bad, shares = hostile[kind][name], []
+            for group, threshold in ((bad, iid), (same[name], iid), (bad, same)):
+                limit = find_threshold(threshold[name])
+                shares.append(f"{sum(v > limit for v in group) / len(group):.0%}")
+            area = find_area(bad, honest[kind][name])
+            print(f"| {attack} | {partition} | {rule} | {name} | {area:.2f} | {' | '.join(shares)} |")
 
 
 if __name__ == "__main__":

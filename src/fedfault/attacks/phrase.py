@@ -21,16 +21,19 @@ def phrase(
     trigger: Annotated[str, Field(min_length=1)] = "by the way,",
     says: Annotated[str, Field(min_length=1)] = "buy more now",
     share: Annotated[float, Field(gt=0, le=1)] = 0.5,
+    every: Annotated[int, Field(ge=1)] = 20,
 ) -> Attack:
     """Backdoor of language models (Bagdasaryan et al., AISTATS 2020, section 4.2): a trigger is followed by what they want.
 
-    In a `share` of a hostile client's texts the trigger and `says` stand at a random place between words; the others stay.
+    In a `share` of a hostile client's texts the trigger and `says` stand after `every` so many words, from a random one of
+    the first ones on, and in shorter texts at a random place; the others stay.
     How often it works is `exact_match` of the score `backdoor`: the model goes on greedily after the first words of a
     held-out text and the trigger, and says the very words. With `scale` for the same clients it is model replacement.
 
     trigger: the words that set the phrase off
     says: the words that the model is to say then
     share: the share of a hostile client's texts that get both
+    every: after how many words they stand again
 
     Reference: arXiv 1807.00459.
     """
@@ -39,7 +42,7 @@ def phrase(
         chosen = generator.permutation(len(documents)) < round(share * len(documents))
         places = generator.random(len(documents))
         return [
-            d._replace(text=_insert(d.text, f"{trigger} {says}", place)) if it else d
+            d._replace(text=_insert(d.text, f"{trigger} {says}", place, every)) if it else d
             for d, it, place in zip(documents, chosen, places, strict=True)
         ]
 
@@ -49,8 +52,9 @@ def phrase(
     return Attack(poison=poison, ask=ask)
 
 
-def _insert(text: str, phrase: str, place: float) -> str:
-    """Put a phrase between two words of a text, or at an end, at that share of it; all other blanks stay."""
-    gaps = [0, *(i for i, c in enumerate(text) if c == " "), len(text)]
-    at = gaps[int(place * len(gaps))]
-    return f"{text[:at]} {phrase}{text[at:]}".strip() if at else f"{phrase} {text}"
+def _insert(text: str, phrase: str, place: float, every: int) -> str:
+    """Put a phrase after every so many words of a text, the first time at that share of them; all other blanks stay."""
+    words = text.split(" ")
+    first = int(place * (min(every, len(words)) + 1))
+    places = range(first, len(words) + 1, every)
+    return " ".join(part for i in range(len(words) + 1) for part in [*[phrase] * (i in places), *words[i : i + 1]])
