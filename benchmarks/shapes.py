@@ -98,6 +98,9 @@ class Softmax:
 
     attention = continuations = states
 
+    def text_losses(self, models: Sequence[Tensor | None], clients: Sequence[int], most: int) -> None:
+        return None
+
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         X, Y = self._halves(self.XY[step.clients[:, None], step.rows])  # (K, B, d + 1), (K, B, C)
         W = self.layout.part(params, self.layout.sites[0])  # (K, C, d + 1)

@@ -15,7 +15,7 @@ from fedfault.rounds.trainer import Trainer
 from fedfault.tasks.language import LanguageTask, estimate_error
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.types.adapter import Adapter
-from fedfault.types.task import Step
+from fedfault.types.task import Served, Step
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
 T = 6
@@ -235,3 +235,22 @@ def test_a_token_is_multiplied_with_all_linear_layers_whatever_keeps_their_weigh
     opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0)
     own = [pack_blocks(documents(0, 5), T, 0)]
     assert LanguageTask(opened, own, {"topic/a": own[0]}, {"topic/a": 1.0}).frozen_weights() == weights
+
+
+def test_several_models_are_scored_as_each_is_alone():
+    t = task()
+    models = [Served(t.init(0)), Served(moved(t))]
+    assert t.evaluate_each(models) == [t.evaluate(*model) for model in models]
+
+
+def test_each_text_s_loss_is_that_of_its_own_targets_under_its_own_model():
+    own = pack_blocks(documents(12, 6), T, 0)
+    t = task(**{"topic/a": own, "topic/b": own, "client/1": own})
+    adapter = moved(t)
+    found = t.text_losses([None, adapter.flat, adapter.flat], [1, 1, 0], 2)
+    assert [(len(f.members), len(f.others)) for f in found] == [(2, len(own)), (2, len(own)), (2, 0)]
+    for losses, model in zip(found, (t.init(0), adapter), strict=False):
+        one, _ = plain_nll(t, model, own[:1])
+        assert losses.others[0] == pytest.approx(one / int(own.targets[0]), rel=1e-5)
+        two, _ = plain_nll(t, model, t.split_training_rows()[1][1:2])
+        assert losses.members[1] == pytest.approx(two / int(t.split_training_rows()[1].targets[1]), rel=1e-5)

@@ -26,7 +26,7 @@ from fedfault.seeds import rng
 from fedfault.tasks.grouping import group_columns, plan_groups, take_groups
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import Room
-from fedfault.types.task import Groups, Served, States, Step, Task
+from fedfault.types.task import Groups, Served, States, Step, Task, TextLosses
 
 Found = TypeVar("Found")
 
@@ -329,6 +329,30 @@ class CohortTask(BackboneTask, ABC):
             out = self.score_pairs([(params[i], rows) for i, rows in own.items()]).split(list(map(len, own.values())))
             for (i, rows), some in zip(own.items(), out, strict=True):
                 found[i] = self._compute_nll(some, rows).sum() / self._count_targets(rows)
+        return found
+
+    @torch.no_grad()
+    def text_losses(
+        self, models: Sequence[Tensor | None], clients: Sequence[int], most: int
+    ) -> Sequence[TextLosses] | None:
+        """See `types.task.Task.text_losses`: texts are rows, such as blocks. None where an example has several rows."""
+        if self.rows_each != 1:
+            return None
+        if any(flat is None for flat in models):
+            start = self.init(self.seed).flat
+            with self.without_folds():
+                return self.text_losses([start if flat is None else flat for flat in models], clients, most)
+        owned, nobody = self.rows_by_set(), torch.zeros(0, dtype=torch.int64)
+        seen = [torch.arange(int(self.first[k]), int(self.first[k]) + min(most, self.counts[k])) for k in clients]
+        kept = [owned.get(f"client/{k}", nobody) for k in clients]
+        rows = [torch.cat(both) for both in zip(seen, kept, strict=True)]
+        pairs = [(flat, own) for flat, own in zip(models, rows, strict=True) if flat is not None]
+        out = self.score_pairs(pairs).split([len(own) for own in rows])
+        found = []
+        for scored, own, mine in zip(out, rows, seen, strict=True):
+            targets = torch.tensor([self._count_targets(own[i : i + 1]) for i in range(len(own))])
+            each = (self._compute_nll(scored, own) / targets).numpy()
+            found.append(TextLosses(each[: len(mine)], each[len(mine) :]))
         return found
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import Room
-from fedfault.types.task import Continuations, Groups, Served, States, Step, Task
+from fedfault.types.task import Continuations, Groups, Served, States, Step, Task, TextLosses
 
 
 class DelegatingTask(Task):
@@ -67,6 +67,12 @@ class DelegatingTask(Task):
     def held_out(self, params: Tensor, clients: Tensor) -> Tensor:
         """See `Task`."""
         return self.inner.held_out(params, clients)
+
+    def text_losses(
+        self, models: Sequence[Tensor | None], clients: Sequence[int], most: int
+    ) -> Sequence[TextLosses] | None:
+        """See `Task`."""
+        return self.inner.text_losses(models, clients, most)
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
         """See `Task`."""

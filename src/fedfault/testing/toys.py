@@ -46,6 +46,9 @@ class Wordless:
     def continuations(self, flat: Tensor, blocks: int) -> None:
         return None
 
+    def text_losses(self, models: Sequence[Tensor | None], clients: Sequence[int], most: int) -> None:
+        return None
+
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         raise NotImplementedError
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,13 @@ class States(NamedTuple):
 
     layers: Sequence[Tensor]  # after the embedding and after every block: (k, blocks, T, d) each
     mask: Tensor  # (blocks, T) bool: positions that predict a target
+
+
+class TextLosses(NamedTuple):
+    """The losses of texts of one client under one model, per target of each text."""
+
+    members: np.ndarray  # (n,) of texts that it trains on
+    others: np.ndarray  # (m,) of what it keeps back; m may be 0
 
 
 class Served(NamedTuple):
@@ -120,6 +128,14 @@ class Task(Trainable, Protocol):
         """Compute the mean loss of each row of params (K, P) on what that client keeps back from training.
 
         clients: (K,) ids. (K,) float64, from the same examples every time; NaN for a client that keeps nothing back.
+        """
+
+    def text_losses(
+        self, models: Sequence[Tensor | None], clients: Sequence[int], most: int
+    ) -> Sequence[TextLosses] | None:
+        """Compute what texts of each client, at most so many of its training, lose under the model (P,) in its place.
+
+        None for a model: the one before training, nothing folded in. None where there are no single texts.
         """
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
