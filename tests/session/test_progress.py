@@ -46,3 +46,26 @@ def test_an_interactive_shell_is_no_notebook(monkeypatch, capsys):
     assert open_cell() is None
     track(Progress())
     assert "round 2/2  loss 3.000" in capsys.readouterr().err
+
+
+SAID = (
+    "no alarm (not calibrated): the average improved, but unevenly: in round 2 three of ten clients were worse off " * 2
+)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_in_a_terminal_a_line_breaks_between_words(monkeypatch, capsys, columns):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as if this were a terminal
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    Progress().say(SAID)
+    err = capsys.readouterr().err
+    assert max(map(len, err.splitlines())) <= columns
+    assert err.split() == SAID.split()
+    assert "\x1b" not in err
+
+
+def test_in_a_file_a_line_stays_one(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    Progress().say(SAID)
+    assert capsys.readouterr().err.splitlines() == [SAID]

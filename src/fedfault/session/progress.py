@@ -41,7 +41,10 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, force_jupyter=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, force_jupyter=False)
+        self.console.soft_wrap = (
+            not self.console.is_terminal
+        )  # in a terminal lines break between words, in a file never
         self.total = self.done = 0
         self.targets = "tokens"  # what is counted
         self.started = time.monotonic()
