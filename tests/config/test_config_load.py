@@ -298,3 +298,14 @@ def test_a_corpus_that_is_named_stays_beside_a_path():
 def test_choices_are_of_questions_that_are_asked(choices, why):
     with pytest.raises(UserError, match=why):
         load(None, ["data.task_type=instruction", f"evaluation.choices={choices}"])
+
+
+@pytest.mark.parametrize("task", ["instruction", "preference"])
+def test_conversations_have_room_by_default(task):
+    """Published recipes' 512 tokens, and whatever is said."""
+    loaded = load(None, [f"data.task_type={task}", "data.path=x.jsonl"])
+    assert loaded.experiment.model.max_length == loaded.resolved["model"]["max_length"] == 512
+    assert f"command line: data.task_type={task} without model.max_length: 512 tokens of a conversation" in loaded.notes
+    said = load(None, [f"data.task_type={task}", "data.path=x.jsonl", "model.max_length=90"])
+    assert said.experiment.model.max_length == 90
+    assert load(None, ["data.path=x.jsonl"]).experiment.model.max_length == 64

@@ -24,7 +24,7 @@ from fedfault.config.files import (
     spell_key,
 )
 from fedfault.config.layers import PLUGINS, find_all_beside, merge_layers, parse_command_line, read_layers
-from fedfault.config.schema import Data, Experiment
+from fedfault.config.schema import SPOKEN, Data, Experiment
 from fedfault.config.shipped import find_configuration
 from fedfault.config.shorthand import CHOOSERS, translate_layer
 from fedfault.errors import UserError
@@ -34,6 +34,7 @@ BESIDE = set(Data.model_fields)  # options of a corpus that are settings of `dat
 
 
 _CORPUS: Key = ("data", "dataset", "name")
+TURNS = 512  # tokens of a conversation: those of FlowerTune and OpenFedLLM
 DEFAULT = "default"  # the place of what nobody said
 PACKAGED = Data().dataset.name  # the corpus that the shipped configurations without data of their own have
 OWN_DATA = (
@@ -94,7 +95,7 @@ def choose_start(given: Layer, usual: str = "quickstart") -> str | None:
 def resolve(layers: Iterable[Layer], plugins: Sequence[str] = ()) -> Loaded:
     """Check the experiment of settings in layers, of which the later one wins. Raises `UserError` as `load` does."""
     merged, notes = _merge_all(layers)
-    notes += _choose_corpus(merged)
+    notes += [*_choose_corpus(merged), *_choose_length(merged)]
     _load_plugins(merged, plugins)
     wrong: list[str] = []
     for section in CHOOSERS:
@@ -155,6 +156,18 @@ def _choose_corpus(merged: Layer) -> list[str]:
         return []
     merged[_CORPUS] = replace(name, value="text", where=path.where)
     return [f"{path.where}: data.path without data.dataset: data.dataset is text"]
+
+
+def _choose_length(merged: Layer) -> list[str]:
+    """Let conversations have the room that published recipes give them: changes `merged`, and returns a note on it.
+
+    The default for running text, which is cut into blocks, would cut the most of them before their first response.
+    """
+    task, length = merged.get(("data", "task_type")), ("model", "max_length")
+    if task is None or task.value not in SPOKEN or length in merged:
+        return []
+    merged[length] = replace(task, value=TURNS)
+    return [f"{task.where}: data.task_type={task.value} without model.max_length: {TURNS} tokens of a conversation"]
 
 
 def _complete_component(section: Key, merged: Layer) -> list[str]:

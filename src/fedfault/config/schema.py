@@ -107,7 +107,9 @@ class Model(Section):
     trainable: Literal["lora", "partial"] = Field(default="lora", description="adapters, or some layers in full")
     lora: Lora = Lora()
     partial: Partial = Partial()
-    max_length: Annotated[int, Field(ge=2)] = Field(default=64, description="tokens in a block")
+    max_length: Annotated[int, Field(ge=2)] = Field(
+        default=64, description="tokens in a block; of a conversation 512 by default"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="of the frozen backbone; auto: what this machine multiplies faster"
     )
