@@ -251,6 +251,15 @@ def test_draws_are_a_client_s_own_whoever_else_takes_part_and_in_however_many_pa
         assert not torch.allclose(other[0], alone[0])
 
 
+@pytest.mark.parametrize(("per_pass", "passes"), [(8, [8]), (4, [4, 4]), (3, [3, 3, 2])])
+def test_both_halves_of_all_clients_are_rows_of_as_few_passes_as_fit(per_pass, passes, monkeypatch):
+    task, sizes = LowRank(), []
+    grad = task.grad
+    monkeypatch.setattr(task, "grad", lambda params, step: sizes.append(len(params)) or grad(params, step))
+    halves(task, [0, 2, 3, 5], per_pass=per_pass)
+    assert sizes == passes
+
+
 def test_a_single_example_cannot_be_halved():
     first, second = halves(Seen([1, 8, 1]), range(3))
     assert [bool(row.isnan().all()) for row in first] == [True, False, True]

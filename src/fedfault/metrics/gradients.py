@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,24 +25,23 @@ def split_halves(
     """Gradients of every client, where it starts, on two disjoint draws of its examples: (K, P) each, not clipped.
 
     start: (K, P); trainable: (K, P) or (P,) bool, the other numbers have gradient zero. At most four examples a half; a
-    client with a single example has NaN in both.
+    client with a single example has NaN in both. Both halves are rows of the same passes, of `per_pass` rows each.
     """
     own = [rng(seed, "probe", round, k).permutation(task.examples(k)) for k in clients]
-    b = max(1, min(DRAWN, max(len(p) for p in own) // 2))
-    rows, real = torch.zeros(2, len(own), b, dtype=torch.int64), torch.zeros(2, len(own), b, dtype=torch.bool)
+    K, b = len(own), max(1, min(DRAWN, max(len(p) for p in own) // 2))
+    places = np.full((2, K, b), -1)
     for i, p in enumerate(own):
         n = min(b, len(p) // 2)
-        rows[:, i, :n] = torch.from_numpy(p[: 2 * n].reshape(2, n))
-        real[:, i, :n] = True
-    halves = []
-    for half in range(2):
-        out = torch.empty_like(start)
-        for some in torch.arange(len(own)).split(per_pass):
-            step = Step(torch.tensor(clients)[some], rows[half, some], real[half, some])
-            out[some] = task.grad(start[some], step)[1]
-        out[~real[half].any(1)] = torch.nan
-        halves.append(out if trainable is None else out.masked_fill(~trainable.to(out.device), 0.0))
-    return halves[0], halves[1]
+        places[:, i, :n] = p[: 2 * n].reshape(2, n)
+    drawn = torch.from_numpy(places).flatten(0, 1)  # (2K, b), the first half of every client before the second
+    step = Step(torch.tensor(clients).repeat(2), drawn.clamp(min=0), drawn >= 0)
+    out = start.new_empty(2 * K, start.shape[1])
+    for some in torch.arange(2 * K).split(per_pass):
+        part = Step(step.clients[some], step.rows[some], step.real[some])
+        out[some[0] : some[-1] + 1] = task.grad(start[some % K], part)[1]
+    out = out.masked_fill(~step.real.any(1, keepdim=True).to(out.device), torch.nan).view(2, K, -1)
+    first, second = out if trainable is None else out.masked_fill(~trainable.to(out.device), 0.0)
+    return first, second
 
 
 @register("probe", order=2)
