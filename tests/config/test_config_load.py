@@ -221,11 +221,11 @@ def test_every_key_has_a_meaning_in_the_reference_page():
 
 
 def test_the_switches_of_an_old_run_are_written_again_as_they_were(write):
-    """Records have the numbers of the probes in this order."""
+    """Records have the numbers of the probes in this order; what came later stands behind them."""
     switches = {"updates": True, "gradients": False, "ranks": True, "aggregation": True, "representation": False}
     switches |= {"attention": True, "memory": True, "generation": False}
     path = write("metrics:\n" + "".join(f"  {name}: {str(on).lower()}\n" for name, on in switches.items()))
-    assert list(load(path).resolved["metrics"].items()) == list(switches.items())
+    assert list(load(path).resolved["metrics"].items())[: len(switches)] == list(switches.items())
 
 
 OWN = [["data.path=mine.csv"], ["data.dataset=ag_news"], ["data.dataset.name=ag_news"], ["data={dataset: ag_news}"]]
