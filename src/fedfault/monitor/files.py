@@ -15,7 +15,7 @@ from fedfault.errors import UserError
 from fedfault.monitor import Monitor
 from fedfault.monitor.adapters import PATTERN, Collection, read_collection, sort_name
 from fedfault.monitor.losses import Losses, read_losses
-from fedfault.monitor.missing import OPTIONS, explain_missing
+from fedfault.monitor.missing import ELSE, OPTIONS, explain_missing
 from fedfault.monitor.traces import Traces, describe_traces, measure_traces
 from fedfault.runs.read import read_run
 
@@ -67,7 +67,7 @@ def diagnose_files(
     lines += _warn_of_changing_means(losses)
     lines += [] if all(name.isdecimal() for name in numbers) else [f"clients by number: {_list_names(numbers)}"]
     known = None if calibration is None else Calibration.load(Path(calibration))
-    lines += [f"switched off: {explain_missing(records, known, OPTIONS)}"]
+    lines += [f"switched off: {explain_missing(records, known, OPTIONS, ELSE)}"]
     kept = f"run: {out}" if out else "nothing is kept; --out FOLDER makes it a run that report, compare and runs read"
     return "\n".join([*lines, kept])
 

@@ -29,25 +29,21 @@ OPTIONS = {  # what a detector reads -> what to give to `fedfault diagnose`
     **dict.fromkeys(("kept_apart", "spread_growth"), "--adapters of two rounds with the same clients"),
     **dict.fromkeys(("chained", "chained_p"), "--adapters of three clients"),
     **dict.fromkeys(("frozen_moved", "scale_ratio"), "--adapters"),
-    **dict.fromkeys(
-        (
-            "score/client with se", "drift_between", "drift_within", "client/gradient_norm", "client/control_error",
-            "effective_rank", "hidden_rank", "hidden_rank_base", "epsilon", "epsilon_audited",
-        ),
-        "what only a Monitor in the loop can be told",
-    ),
-}  # fmt: skip
+}
+ELSE = "what only a Monitor in the loop can be told"
 
 
-def explain_missing(records: Records, calibration: Calibration | None, known: Mapping[str, str] = ARGUMENTS) -> str:
+def explain_missing(
+    records: Records, calibration: Calibration | None, known: Mapping[str, str] = ARGUMENTS, other: str = ""
+) -> str:
     """Name the detectors that are switched off, with what they would need; empty where there are none.
 
-    known: what a detector reads -> what gives it; anything else is called a probe.
+    known: what a detector reads -> what gives it; other: what gives anything else, by default the probe of that name.
     """
     silent: dict[str, list[str]] = {}
     for name, detector in build_detectors().items():
         missing = [what for what in detector.reads if not is_recorded(what, records)]
-        needs = list(dict.fromkeys(known.get(what, f"the probe {what}") for what in missing))
+        needs = list(dict.fromkeys(known.get(what, other or f"the probe {what}") for what in missing))
         if not missing and choose_threshold(name, detector, calibration) is None:
             needs = ["calibration="]
         if needs:

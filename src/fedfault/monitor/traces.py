@@ -113,7 +113,7 @@ def describe_traces(found: Collection, traces: Traces) -> list[str]:
     lora = f", rank {join_names(ranks)}, B A times {join_names(f'{s:g}' for s in scales)}" if ranks else ""
     lora += "" if uploads[0].config or not ranks else " (no adapter_config.json says what)"
     head = f"{len(uploads)} adapters of {len(found.names)} clients in {len(found.rounds)} rounds{lora}"
-    head += f"; the server's after {len(found.servers)} rounds" if found.servers else "; none of the server"
+    head += f"; {len(found.servers) or 'none'} of the server"
     return [head, *(f"{part}: {_describe_part(part, traces)}" for part in traces.parts), *found.notes]
 
 
