@@ -190,3 +190,16 @@ def test_a_path_is_relative_to_the_file_that_says_it_whoever_inherits(write, sec
         get(write(f"{section}: {{{key}: here.csv}}\n", "other/y.yaml")) == "here.csv"
     )  # as config.yaml of a run says it
     assert get(write(f"{section}: {{{key}: nowhere.csv}}\n", "other/z.yaml")) == "nowhere.csv"
+
+
+def test_a_base_that_is_not_beside_the_file_is_a_shipped_configuration(write):
+    write("_base_: quickstart.yaml\nseed: 7\n", "mine.yaml")
+    found = load("mine.yaml").experiment
+    assert (found.seed, found.data.dataset.name) == (7, load("quickstart").experiment.data.dataset.name)
+    write("federation: {total_clients: 3}\n", "quickstart.yaml")  # a neighbour of the file comes first
+    assert load("mine.yaml").experiment.federation.total_clients == 3
+
+
+def test_a_base_that_is_nowhere_is_told_with_a_suggestion(write):
+    write("_base_: quickstrat.yaml\n", "mine.yaml")
+    assert "no shipped configuration of that name; did you mean 'quickstart'?" in refused("mine.yaml")

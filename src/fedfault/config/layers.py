@@ -18,8 +18,9 @@ from fedfault.config.files import (
     shorten_path,
     spell_key,
 )
+from fedfault.config.shipped import find_folder, list_configurations
 from fedfault.config.shorthand import CHOOSERS
-from fedfault.errors import UserError
+from fedfault.errors import UserError, suggest
 from fedfault.plugins import choose_source
 
 # A later layer that sets one of a pair takes the other one, set by an earlier layer, away.
@@ -52,9 +53,7 @@ def read_layers(path: Path) -> list[Layer]:
         layer = read_layer(file)
         for where, base in _find_bases(layer):
             links = (*chain, real)
-            found = file.parent / base
-            if not is_file(found):
-                raise UserError(f"{where}: _base_: there is no file {base!r} in {shorten_path(file.parent)}")
+            found = _find_base(file, where, base)
             if os.path.realpath(found) in links:
                 names = " -> ".join(shorten_path(Path(link)) for link in (*links, os.path.realpath(found)))
                 raise UserError(f"{where}: _base_: the files inherit from one another in a circle: {names}")
@@ -84,6 +83,20 @@ def _find_beside(key: Key, entry: Entry, folder: Path) -> Entry:
     except (OSError, ValueError):  # a name too long or with a null byte names nothing
         return entry
     return replace(entry, value=str(folder / written)) if there else entry
+
+
+def _find_base(file: Path, where: str, base: str) -> Path:
+    """Find a base beside the file that names it, or else among the shipped configurations: `quickstart.yaml`."""
+    if is_file(beside := file.parent / base):
+        return beside
+    known = list_configurations()
+    if (name := base.removesuffix(".yaml")) in known:
+        return find_folder() / f"{name}.yaml"
+    hint = suggest(name, known)
+    raise UserError(
+        f"{where}: _base_: there is no file {base!r} in {shorten_path(file.parent)}, and no shipped configuration of that "
+        f"name{hint}"
+    )
 
 
 def _find_bases(layer: Layer) -> list[tuple[str, str]]:
