@@ -12,7 +12,7 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, federation
 
 pytestmark = pytest.mark.parametrize("name", load_builders("probe"))
-READS_TEXT = ("attention", "generation", "representation")  # nothing where there is no hidden state
+READS_TEXT = ("attention", "generation", "representation", "membership")  # nothing where there is no hidden state
 
 
 def small(name):
@@ -25,7 +25,7 @@ def run(fed):
 
 
 def test_what_reads_text_gives_nothing_where_there_is_none(name):
-    measured = [bool(r.probes) for r in run(small(name))]
+    measured = [bool(r.probes) or any(c.probes for c in r.clients) for r in run(small(name))]
     assert measured == ([False] * 4 if name in READS_TEXT else [False, True, True, True])
 
 
