@@ -42,11 +42,14 @@ def check_asynchrony(exp: Experiment, algorithm: Algorithm, aggregation: Aggrega
     a, f = exp.federation.asynchronous, exp.federation
     if a is None:
         return
-    if why := algorithm.refusal("asynchronous"):
+    if algorithm.refusal("asynchronous"):
+        why = algorithm.refuses.get(
+            "asynchronous", "its server's step is for a cohort that has trained from the same x"
+        )
         raise UserError(
             f"federation.asynchronous={a.name} cannot be combined with federation.algorithm={f.algorithm.name}, which needs "
-            f"clients that start from one model: {why}; use fedavg, fedprox, moon, ditto, or one of fedavgm, fedadagrad, "
-            "fedadam, fedyogi"
+            f"clients that start from one model: {why}; use fedavg, fedprox, moon, ditto, pfedme, or one of fedavgm, "
+            "fedadagrad, fedadam, fedyogi"
         )
     if found := sorted(aggregation.traits & REFUSED.keys()):
         raise UserError(
