@@ -33,6 +33,10 @@ from fedfault.studies.mitigate import mitigate
 from small import final
 
 WILD = ("training.lr=0.5", "training.local_steps=2", "federation.num_rounds=3", "detectors.calibration=none")
+PRIVATE = (
+    "federation.algorithm=fedavg", "federation.weighting=uniform", "privacy.unit=client", "privacy.epsilon=8",
+    "privacy.delta=0.01", "privacy.canaries=5", "privacy.secret=known",
+)  # fmt: skip
 STEP = int(os.environ.get("CRASH_STEP", "8"))  # of how many states one is tried where tests are long
 KILLS = int(os.environ.get("KILLS", "8"))  # at random moments, in each of four parts
 STUDY = "experiment_name: pair\narms: {scaffold: {federation.algorithm: scaffold}, plain: {}}\nseeds: 1\n"
@@ -107,6 +111,8 @@ COMMANDS = {
     "run --overwrite": Command(start(overwrite=True), start("training.lr=0.01")),
     "run that stops at an alarm": Command(start(*WILD, "federation.on_failure=stop")),
     "run that goes back at alarms": Command(start(*WILD, "federation.on_failure=rollback")),
+    "run with clients' own models": Command(start("federation.algorithm=ditto")),
+    "private run": Command(start(*PRIVATE)),
     "resume to more rounds": Command(resume("federation.num_rounds=3"), start()),
     "fork": Command(fork, start("logging.keep_checkpoints=all")),
     "study": Command(study),

@@ -28,11 +28,15 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+DEEP = ("rounds.jsonl", "findings.jsonl", "config.yaml", "manifest.json", "split.json", "metrics.json", "answers.json")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("rounds.jsonl", '{"round": 0}\nnonsense\n', "rounds.jsonl is corrupt: line 1"),
         ("rounds.jsonl", "[]\n", "line 1 is not a round record"),
+        *((name, "[" * 9999 + "\n", f"{name} is corrupt: ") for name in DEEP),
         ("config.yaml", "a: [", "config.yaml is corrupt"),
         ("config.yaml", "- 1", "it should hold keys and values, not list"),
         ("manifest.json", "{", "manifest.json is corrupt"),

@@ -94,7 +94,7 @@ class Calibration:
             raise UserError(
                 f"detectors.calibration={file}: {e.strerror}; give packaged, auto, none or a file of `fedfault calibrate`"
             ) from e
-        except (ValueError, TypeError, KeyError, AttributeError) as e:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
             raise UserError(
                 f"detectors.calibration={file} is not a calibration ({e}); make one with `fedfault calibrate`"
             ) from e

@@ -65,7 +65,7 @@ def list_tensors(file: Path) -> dict[str, Stored]:
         end = max((t.start + t.size * np.dtype(KINDS[t.kind]).itemsize for t in found.values()), default=0)
         if end > size:
             raise ValueError(f"it ends after {size} of {end} bytes")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged or no safetensors file: {error}; copy it again from where it came"
         ) from error

@@ -44,13 +44,21 @@ def read_text(file: Path) -> str:
         raise UserError(f"{file} is corrupt: not UTF-8 text ({error})") from error
 
 
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text. Raises `ValueError` for one that is none, or nested too deeply to be one of ours."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Return the keys and values of a JSON file without its version.
 
     Raises `UserError` if it is missing, damaged or of a version that is newer than this one reads.
     """
     try:
-        value = json.loads(read_text(file))
+        value = parse_json(read_text(file))
     except ValueError as error:
         raise UserError(f"{file} is corrupt: {error}") from error
     if not isinstance(value, dict):
@@ -90,14 +98,14 @@ def read_lines(file: Path, parse: Callable[[Any], T], what: str) -> tuple[list[T
     found: list[T] = []
     for number, line in enumerate([*whole, last] if last else whole, 1):
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError as error:
             if number > len(whole):
                 return found, [f"The last line of {file.name} is incomplete and was left out."]
             raise UserError(f"{file} is corrupt: line {number} is not a {what} ({error})") from error
         try:
             found.append(parse(value))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{file} is corrupt: line {number} is not a {what} ({error})") from error
     return found, []
 

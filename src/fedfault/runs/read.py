@@ -92,7 +92,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         return read_json(path)
     try:
         value = yaml.safe_load(read_text(path))
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path} is corrupt: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is corrupt: it should hold keys and values, not {type(value).__name__}")

@@ -140,7 +140,7 @@ def read_study(folder: Path) -> Study:
         raise UserError(f"{folder} is not the folder of a study: {FILE} not found; `fedfault study FILE` makes one")
     try:
         return _from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError) as e:
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise UserError(f"{file} is corrupt: {e}; run the study again, which repeats no finished run") from e
 
 
