@@ -23,7 +23,8 @@ from scipy import stats
 from fedfault.config import load
 from fedfault.records import RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.setup.experiment import Prepared, build_federation, prepare
+from fedfault.setup.experiment import Prepared, prepare
+from fedfault.setup.federation import build_federation
 from fedfault.tasks.base import CohortTask
 
 SCHEDULERS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.registry import build
-from fedfault.setup.experiment import check_pair
+from fedfault.setup.combinations import check_pair
 
 
 def allowed(algorithm: str, aggregation: str, ranks: list[int] | None = None) -> bool:

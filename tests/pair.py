@@ -14,7 +14,8 @@ from fedfault.cli import run_guarded
 from fedfault.config import load
 from fedfault.parallel import distributed
 from fedfault.rounds.engine import begin, rounds
-from fedfault.setup.experiment import Prepared, build_federation
+from fedfault.setup.experiment import Prepared
+from fedfault.setup.federation import build_federation
 
 COMMON = [
     "federation.total_clients=5", "federation.clients_per_round=4", "federation.num_rounds=2", "training.batch_size=2",

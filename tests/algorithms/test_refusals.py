@@ -14,7 +14,7 @@ from fedfault.config import load
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.registry import build
-from fedfault.setup.experiment import check_pair, check_parts
+from fedfault.setup.combinations import check_pair, check_parts
 from fedfault.types.algorithm import TRAITS, Aggregation, stands
 
 SOME = ["scaffold", "scaffold_update_space", "feddyn", "ifca", "clustered"]

@@ -9,7 +9,8 @@ from fedfault.clustering import clusters, remedy
 from fedfault.clustering.clusters import Clusters, average_documents, choose_clusters, embed_clients
 from fedfault.config.schema import Experiment
 from fedfault.seeds import rng
-from fedfault.setup.experiment import Prepared, build_federation
+from fedfault.setup.experiment import Prepared
+from fedfault.setup.federation import build_federation
 from fedfault.testing.toys import LowRank
 
 

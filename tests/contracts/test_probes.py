@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedfault.config.schema import Metrics
+from fedfault.config.sections.evaluation import Metrics
 from fedfault.registry import build, load_builders
 from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, federation

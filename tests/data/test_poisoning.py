@@ -11,7 +11,7 @@ from fedfault.config import load
 from fedfault.data.poisoning import find_hostile
 from fedfault.data.split import deal_out, load_corpus
 from fedfault.errors import UserError
-from fedfault.setup.experiment import check_parts
+from fedfault.setup.combinations import check_parts
 from small import SMALL
 
 

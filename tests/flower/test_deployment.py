@@ -19,7 +19,8 @@ from fedfault.config import load
 from fedfault.flower.site import combine_experiments, pool_clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import RunFolder
-from fedfault.setup.experiment import build_federation, prepare
+from fedfault.setup.experiment import prepare
+from fedfault.setup.federation import build_federation
 from fedfault.tasks.language import LanguageTask
 from flowers import RUNS, same
 

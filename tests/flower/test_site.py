@@ -21,7 +21,8 @@ from fedfault.flower.server import serve
 from fedfault.flower.site import _read_at_site, combine_experiments, pool_clients
 from fedfault.rounds.engine import begin, rounds
 from fedfault.session.progress import Progress
-from fedfault.setup.experiment import build_federation, prepare
+from fedfault.setup.experiment import prepare
+from fedfault.setup.federation import build_federation
 from fedfault.tasks.classification import ClassificationTask
 
 TEXTS = {

@@ -15,7 +15,8 @@ from chatting import write_rows
 from fedfault.config import load
 from fedfault.rounds import passes
 from fedfault.rounds.federation import Federation
-from fedfault.setup.experiment import RECORDS, Prepared, prepare
+from fedfault.setup.experiment import Prepared, prepare
+from fedfault.setup.federation import RECORDS
 from fedfault.testing.toys import run_to_end
 from small import SMALL
 from twin import record_twin

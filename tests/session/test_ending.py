@@ -6,14 +6,14 @@ import shutil
 import pytest
 
 from fedfault.config import load
-from fedfault.config.schema import Evaluation
+from fedfault.config.sections.evaluation import Evaluation
 from fedfault.errors import UserError
 from fedfault.records import Score
 from fedfault.runs.read import read_run
 from fedfault.session.ending import find_end
 from fedfault.session.progress import Progress
 from fedfault.session.start import resume_run
-from fedfault.setup.experiment import check_parts
+from fedfault.setup.combinations import check_parts
 from fedfault.testing.histories import history
 from small import final, start
 

@@ -7,7 +7,7 @@ import pytest
 from fedfault.config.loading import load
 from fedfault.errors import UserError
 from fedfault.setup.asynchrony import build_asynchrony
-from fedfault.setup.experiment import check_parts
+from fedfault.setup.combinations import check_parts
 
 AT_ONCE = ["federation.participation_rate=null", "federation.clients_per_round=5"]
 

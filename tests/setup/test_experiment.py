@@ -14,7 +14,10 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.read import read_run
 from fedfault.session.progress import Progress
 from fedfault.session.start import resume_run
-from fedfault.setup.experiment import centralise, check_parts, open_model, prepare
+from fedfault.setup.combinations import check_parts
+from fedfault.setup.experiment import prepare
+from fedfault.setup.federation import centralise
+from fedfault.setup.model import open_model
 from fedfault.setup.preview import preview
 from fedfault.testing.toys import LowRank, federation
 from fedfault.types.task import Step

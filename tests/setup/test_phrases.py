@@ -6,7 +6,8 @@ import pytest
 
 from fedfault.config import load
 from fedfault.errors import UserError
-from fedfault.setup.experiment import check_parts, prepare
+from fedfault.setup.combinations import check_parts
+from fedfault.setup.experiment import prepare
 from fedfault.text.decoding import make_decoder
 from fedfault.text.tokens import encode_texts
 from small import SMALL

@@ -8,7 +8,7 @@ from fedfault.config.loading import load
 from fedfault.errors import UserError
 from fedfault.privacy.accounting import find_epsilon
 from fedfault.registry import build
-from fedfault.setup.experiment import check_parts
+from fedfault.setup.combinations import check_parts
 from fedfault.setup.privacy import check_gradients, draw_secret, hide
 from fedfault.testing.toys import LowRank, federation
 

@@ -20,7 +20,7 @@ from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork
 from fedfault.runs.folder import RunFolder
 from fedfault.session.provenance import describe_passes
-from fedfault.setup.experiment import describe_need
+from fedfault.setup.federation import describe_need
 from fedfault.setup.preview import _describe_pass
 from fedfault.tasks import base
 from fedfault.tasks.classification import ClassificationTask

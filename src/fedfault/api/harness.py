@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedfault.api.models import load_adapter, load_base, load_trained, locate_personal
-from fedfault.config.schema import SPOKEN
+from fedfault.config.sections.data import SPOKEN
 from fedfault.errors import UserError, read_first_line
 from fedfault.runs.files import write_json
 from fedfault.runs.recorded import RunData

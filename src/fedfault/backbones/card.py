@@ -12,7 +12,8 @@ import yaml
 from fedfault.backbones.checks import takes_token_types
 from fedfault.backbones.load import NAMES, Backbone
 from fedfault.backbones.scorer import LAST
-from fedfault.config.schema import METRICS, Experiment
+from fedfault.config.schema import Experiment
+from fedfault.config.sections.data import METRICS
 from fedfault.types.corpus import Corpus
 
 NOTES = {  # trait of the aggregation -> what a user of the exported adapter has to know

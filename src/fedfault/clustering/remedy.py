@@ -8,7 +8,7 @@ from typing import Any
 from fedfault.backbones.load import Say
 from fedfault.clustering.clusters import Clusters, choose_clusters
 from fedfault.clustering.embeddings import BACKBONE, embed_texts, make_encoder
-from fedfault.config.schema import Component
+from fedfault.config.sections.base import Component
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.errors import UserError
 from fedfault.setup.experiment import Prepared

@@ -24,7 +24,8 @@ from fedfault.config.files import (
     spell_key,
 )
 from fedfault.config.layers import PLUGINS, find_all_beside, merge_layers, parse_command_line, read_layers
-from fedfault.config.schema import SPOKEN, Data, Experiment
+from fedfault.config.schema import Experiment
+from fedfault.config.sections.data import SPOKEN, Data
 from fedfault.config.shipped import find_configuration
 from fedfault.config.shorthand import CHOOSERS, translate_layer
 from fedfault.errors import UserError

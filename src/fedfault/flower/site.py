@@ -15,7 +15,9 @@ from torch import Tensor
 
 import fedfault
 from fedfault.config.loading import load, read_experiment
-from fedfault.config.schema import Clock, Component, Deadline, Experiment
+from fedfault.config.schema import Experiment
+from fedfault.config.sections.base import Component
+from fedfault.config.sections.hardware import Clock, Deadline
 from fedfault.errors import UserError
 from fedfault.flower.payload import Refused
 from fedfault.plugins import split_pin

@@ -38,7 +38,8 @@ from fedfault.registry import describe_plugins
 from fedfault.rounds.clients import train_clients
 from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
 from fedfault.rounds.local import count_steps
-from fedfault.setup.experiment import Prepared, build_federation, prepare
+from fedfault.setup.experiment import Prepared, prepare
+from fedfault.setup.federation import build_federation
 from fedfault.tasks.base import BackboneTask, Pairs
 from fedfault.types.algorithm import Room
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from fedfault.config.schema import Evaluation
+from fedfault.config.sections.evaluation import Evaluation
 from fedfault.records import Records, Score
 from fedfault.runs.manifest import Ending
 

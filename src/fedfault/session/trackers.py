@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedfault.config.changes import flatten_settings
-from fedfault.config.schema import METRICS
+from fedfault.config.sections.data import METRICS
 from fedfault.errors import UserError, suggest
 from fedfault.records import ANSWERS, Finding, RoundRecord
 from fedfault.storage import write_atomically

@@ -16,8 +16,8 @@ from fedfault.report.words import format_count
 from fedfault.runs.manifest import OVER, find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
+from fedfault.setup.combinations import check_parts
 from fedfault.setup.equipment import build_scheduler
-from fedfault.setup.experiment import check_parts
 from fedfault.storage import write_atomically
 from fedfault.studies.one import Lender, RunResult, RunTask, execute_run
 from fedfault.studies.references import check_citations

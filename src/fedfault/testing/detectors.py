@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedfault.config.schema import Component, Experiment
+from fedfault.config.schema import Experiment
+from fedfault.config.sections.base import Component
 from fedfault.diagnosis.calibration import ALPHA, Calibration, learn_thresholds
 from fedfault.diagnosis.detection import choose_threshold, judge_readings
 from fedfault.records import Detector, Reading, RoundRecord, is_recorded

@@ -1,0 +1,132 @@
+"""Parts of a configuration that cannot be combined are refused before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from fedfault.config.schema import Experiment
+from fedfault.config.sections.base import Component
+from fedfault.data.poisoning import check_attacks
+from fedfault.errors import UserError
+from fedfault.registry import build
+from fedfault.scheduling import Selection
+from fedfault.setup import asynchrony, equipment, privacy
+from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm
+
+
+def check_parts(exp: Experiment) -> None:
+    """`UserError` for parts that cannot be combined and for hardware that does not fit, before anything is loaded."""
+    equipment.check_equipment(exp)
+    _check_score(exp)
+    f = exp.federation
+    algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
+    aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
+    _check_selection(exp, algorithm, aggregation)
+    asynchrony.check_asynchrony(exp, algorithm, aggregation)
+    if f.updates_per_round < aggregation.least:
+        raise UserError(
+            f"federation.aggregation={f.aggregation.name} needs at least {aggregation.least} clients a round to stand a "
+            f"hostile one, and a round has {f.updates_per_round}; raise federation.clients_per_round, or change its options"
+        )
+    _check_tolerance(exp, aggregation)
+    privacy.check_privacy(exp, algorithm, aggregation)
+    check_pairs(exp, algorithm, aggregation)
+
+
+def _check_selection(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
+    """Refuse a selection that averages cannot make up for, or that selects by numbers which nobody reports."""
+    f = exp.federation
+    chosen: Selection = build("selection", f.selection.name, **f.selection.options)
+    for trait in sorted(chosen.traits):
+        why = f"{f.algorithm.name} cannot stand that: {w}" if (w := algorithm.refuses.get(trait)) else ""
+        if trait == "draws by size" and "reweighs" in aggregation.traits:
+            why = f"{f.aggregation.name} has weights of its own"
+        if why:
+            raise UserError(
+                f"federation.selection={f.selection.name} {TRAITS[trait]}, and {why}; use selection=uniform"
+            )
+    reported = chosen.needs & {"loss", "seconds"}
+    if "seconds" in reported and not equipment.is_simulated(exp):
+        raise UserError(
+            f"federation.selection={f.selection.name} selects by the seconds of a client's round, and no time is simulated; "
+            "give tiers, set its alpha to 0, or choose another selection"
+        )
+    if reported and (f.centralised or f.cohort_size == f.total_clients):
+        taken = (
+            "one client has all data" if f.centralised else f"all {f.total_clients} clients take part in every round"
+        )
+        raise UserError(
+            f"federation.selection={f.selection.name} has nothing to select, as {taken}; set federation.clients_per_round "
+            "to fewer, or use selection=uniform"
+        )
+
+
+def _check_tolerance(exp: Experiment, aggregation: Aggregation) -> None:
+    """Refuse more hostile clients in every round than a robust aggregation says that it tolerates."""
+    f, hostile = exp.federation, {k for attack in check_attacks(exp) for k in attack.clients}
+    most = aggregation.tolerates(f.updates_per_round) if aggregation.tolerates else 0
+    if most and (least := len(hostile) - (f.total_clients - f.updates_per_round)) > most:
+        raise UserError(
+            f"attacks: {least} of the {f.updates_per_round} clients of every round are hostile at least, and "
+            f"federation.aggregation={f.aggregation.name} stands {most} of so many; let fewer attack, raise "
+            "clients_per_round, or choose another aggregation"
+        )
+
+
+def _check_score(exp: Experiment) -> None:
+    """Raise `UserError` where a run is to end by a score that needs a library which is not installed."""
+    if "rouge_l" in (exp.evaluation.stop_at or {}) and importlib.util.find_spec("rouge_score") is None:
+        raise UserError(
+            "evaluation.stop_at names rouge_l, which needs rouge-score: pip install 'fedfault[text]', or name exact_match"
+        )
+
+
+def check_pairs(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
+    """Refuse a pair that clashes: the one of the run, and the one that an alarm leads to."""
+    check_pair(exp, algorithm, aggregation)
+    if exp.federation.on_failure == "cluster":
+        then = exp.federation.model_copy(update={"algorithm": Component(name="clustered")})
+        check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation)
+
+
+def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
+    """Refuse an aggregation that does what the algorithm cannot stand, with the reason."""
+    for trait in sorted(aggregation.traits):
+        if why := algorithm.refusal(trait):
+            name, method = exp.federation.algorithm.name, exp.federation.aggregation.name
+            raise UserError(
+                f"federation.algorithm={name} cannot be combined with federation.aggregation={method}: {method} "
+                f"{TRAITS[trait]}, but {why}"
+            )
+    for key, trait in (("lr_ratio", "two rates"), ("gradient_accumulation", "accumulates")):
+        if getattr(exp.training, key) != 1 and (why := algorithm.refuses.get(trait)):
+            raise UserError(
+                f"federation.algorithm={exp.federation.algorithm.name} cannot be combined with training.{key}="
+                f"{getattr(exp.training, key):g}, which {TRAITS[trait]}: {why}; leave it out"
+            )
+    if exp.data.task_type == "preference" and (why := algorithm.refuses.get("pairs")):
+        raise UserError(
+            f"federation.algorithm={exp.federation.algorithm.name} cannot be combined with data.task_type=preference, which "
+            f"{TRAITS['pairs']}: {why}; choose another algorithm"
+        )
+    if why := aggregation.refuses.get(exp.model.lora.init):
+        raise UserError(
+            f"federation.aggregation={exp.federation.aggregation.name} cannot be combined with model.lora.init="
+            f"{exp.model.lora.init}: {why}; use init=uniform, or another aggregation"
+        )
+    if equipment.has_unequal_ranks(exp) and (why := algorithm.refusal("unequal ranks")):
+        raise UserError(
+            f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; "
+            "use federation.scheduler=fixed with one rank"
+        )
+    chosen = exp.federation.scheduler.name
+    if "prunes" in aggregation.traits and equipment.build_scheduler(exp).r_bar is not None:
+        raise UserError(
+            f"federation.aggregation={exp.federation.aggregation.name} lowers the ranks of its clients itself, so that "
+            f"federation.scheduler={chosen} cannot assign them; use the scheduler fixed, or gamma=1"
+        )
+    if exp.model.trainable != "lora" and (aggregation.traits or not aggregation.is_mean):
+        raise UserError(
+            f"federation.aggregation={exp.federation.aggregation.name} is about LoRA factors, but model.trainable="
+            f"{exp.model.trainable} has none; use fedit, which averages all that is trained"
+        )
