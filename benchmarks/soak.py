@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/soak.py [--rounds 1000] [--clients 100] [--per-round 30] [SETTING=VALUE ...]
 
 Runs `fedfault run` on `micro`, and looks at the process whenever a record is written.
-The first tenth of the rounds is warm-up. Prints means over the second tenth and over the last one, and the ratio of both.
+The first three tenths of the rounds are warm-up, in which libraries are loaded and the first picture is drawn. Prints the
+means of the fourth and of the last tenth with the ratio of both, and the memory of every tenth.
 Needs Linux's /proc. The folder of the run is deleted.
 """
 
@@ -74,8 +75,9 @@ def main() -> None:
         ]  # fmt: skip
         command = [sys.executable, "-m", "fedfault", "run", "--quiet", "quickstart", *words]
         found = watch_run(command, Path(folder) / "soak" / "rounds.jsonl")
-    tenth = len(found) // 10
-    parts = found[tenth : 2 * tenth], found[-tenth - 1 : -1]  # what is done after the last round is none of it
+    found = found[:-1]  # what is done after the last round is none of it
+    tenths = [found[i * len(found) // 10 : (i + 1) * len(found) // 10] for i in range(10)]
+    parts = tenths[3], tenths[-1]
     print(f"{len(found)} rounds seen, {args.clients} clients")
     rows = {
         "memory (MB)": [mean(s.memory for s in part) for part in parts],
@@ -84,6 +86,7 @@ def main() -> None:
     }
     for name, (first, last) in rows.items():
         print(f"{name:<16} {first:10.3f} {last:10.3f}   x {last / first:.3f}")
+    print("memory by tenths", *(f"{mean(s.memory for s in part):.1f}" for part in tenths))
 
 
 if __name__ == "__main__":
