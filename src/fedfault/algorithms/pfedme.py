@@ -42,8 +42,8 @@ def pfedme(
     step: how far what a client sends is from the server's model towards its own; 1 is its own
 
     >>> from fedfault.testing.toys import run_two_clients
-    >>> run_two_clients("pfedme")  # one step each, where x has no pull yet: FedAvg's
-    [2.9]
+    >>> run_two_clients("pfedme")  # own models after a step, where x has no pull yet: 3 - 0.1 * 3 and 3 + 0.1 * 1
+    [2.7, 3.1]
 
     Reference: arXiv 2006.08848, algorithm 1.
     """
