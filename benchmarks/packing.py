@@ -9,7 +9,7 @@ packed    each client's rows one behind the other in one row, whose positions re
 Lengths are log-normal with the medians and spreads of three kinds of data (prompts of P3 with short answers, Alpaca,
 conversations of several turns); the last third of each row counts, as a response. The two are measured in turn, and the
 best of each is printed, with the share of padding that each computes and by how much the two gradients differ: in float32
-by rounding; in bfloat16 by several percent, as attention without a mask is another kernel.
+by rounding; in bfloat16 by several percent, perhaps because attention without a mask is another kernel.
 """
 
 from __future__ import annotations
