@@ -9,7 +9,7 @@ ones. Means of five seeds, the same for all servers.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,8 +78,11 @@ def run(change: Change, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(list(elapsed_seconds(records).values())), np.array(found)
 
 
-def main(file: Path) -> None:
+def main() -> None:
     """Print the table, and draw the figure into a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", type=Path, nargs="?", default="asynchronous.png")
+    file = parser.parse_args().figure
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
@@ -99,4 +102,4 @@ def main(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "asynchronous.png"))
+    main()

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from fedfault.monitor.files import diagnose_files
 from fedfault.runs.read import read_run
@@ -65,6 +63,9 @@ HIDDEN = ("wrong_scale", "no_federation")  # what only the server's adapter show
 
 def make_model(seed: int, rank: int = 4, alpha: int = 8) -> Any:
     """A small Llama with LoRA; the base is the same for every seed."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     base = LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, initializer_range=0.3, **sizes))
@@ -84,6 +85,8 @@ def draw(generator: torch.Generator, n: int, step: int) -> torch.Tensor:
 
 def run_loop(folder: Path, loop: Loop, seed: int, *, clients: int = 4, rounds: int = 8, server: bool = True) -> None:
     """Train, and leave FOLDER/round_T/client_K, with `server` also FOLDER/round_T/server, and FOLDER/losses.csv."""
+    from peft import set_peft_model_state_dict
+
     model = make_model(seed)
     glob = _copy(model)
     own = [{n: t.clone() for n, t in glob.items()} for _ in range(clients)]
@@ -115,6 +118,8 @@ def run_loop(folder: Path, loop: Loop, seed: int, *, clients: int = 4, rounds: i
 
 
 def _copy(model: Any) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
     return {n: t.detach().clone() for n, t in get_peft_model_state_dict(model).items()}
 
 

@@ -9,6 +9,8 @@ five seeds.
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 
 from fedfault.registry import build
@@ -48,6 +50,7 @@ def measure(name: str, options: dict[str, object], seed: int) -> tuple[float, fl
 
 def main() -> None:
     """Print a row for every rule: the mean over five seeds."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| selection | in, five farthest | in, five nearest | distance from the optimum | largest loss |")
     print("|---|---:|---:|---:|---:|")
     for name, options in RULES:

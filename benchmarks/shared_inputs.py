@@ -8,6 +8,7 @@ processor time, and how much longer the pairs of each site take, the median of a
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -84,6 +85,7 @@ def measure(step: Callable[[Pairs], None], pairs: Pairs) -> float:
 
 def main() -> None:
     """Print a line a shape."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.manual_seed(0)
     for name, shape in SHAPES.items():
         step = make_step(*shape)

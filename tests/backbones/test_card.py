@@ -32,7 +32,7 @@ def test_the_code_on_the_card_gives_the_scores_of_training(tmp_path, monkeypatch
     separator = 5 if pooling == LAST else None
     (row,) = encode_pairs([(*texts, "")[:2]], tokenizer, LENGTH, separator)
     n = torch.tensor([[len(row.ids)]])
-    given = Texts(torch.tensor([[row.ids]]), n, torch.tensor([[row.second]]))
+    given = Texts(torch.tensor([[row.ids]]), n, torch.tensor([[row.second]]), paired=row.second < len(row.ids))
     with torch.no_grad():
         found = body(input_ids=given.ids.flatten(0, 1), **model_inputs(body, given, pooling))
         expected = pool_states(found, given, pooling)[0] @ head["weight"].T + head["bias"]

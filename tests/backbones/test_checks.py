@@ -238,7 +238,7 @@ def test_more_tokens_than_positions_are_refused(tmp_path):
 def test_token_types_go_only_to_models_that_have_two():
     from transformers import DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
 
-    texts = Texts(torch.full((1, 2, 6), 5), torch.tensor([[6, 6]]), torch.tensor([[3, 6]]))
+    texts = Texts(torch.full((1, 2, 6), 5), torch.tensor([[6, 6]]), torch.tensor([[3, 6]]), paired=True)
     one = RobertaModel(RobertaConfig(**SHAPE, type_vocab_size=1)).eval()
     none = DistilBertModel(DistilBertConfig(vocab_size=VOCAB, dim=32, n_layers=1, n_heads=4, hidden_dim=48)).eval()
     for model, takes in ((tiny_bert(), True), (one, False), (none, False)):

@@ -130,7 +130,7 @@ def test_peft_loads_the_adapter_of_a_classifier_and_the_head_lies_beside_it(tmp_
     ids = torch.randint(1, VOCAB, (1, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = compute_scores(
-            opened, adapter.flat[None], Texts(ids[None], torch.tensor([[9]]), torch.tensor([[9]]))
+            opened, adapter.flat[None], Texts(ids[None], torch.tensor([[9]]), torch.tensor([[9]]), paired=False)
         )[0][0]
         model = PeftModel.from_pretrained(AutoModel.from_pretrained(source), tmp_path / "adapter").eval()
         found = model(input_ids=ids)

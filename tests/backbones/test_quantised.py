@@ -382,7 +382,7 @@ def test_an_encoder_is_quantised_too(kind):
     c = opened(model, scorer=Scorer(MEAN, 24, 2))
     assert is_quantised(model.encoder.layer[0].intermediate.dense)
     flat, ids, _ = case(c.layout)
-    texts = Texts(ids, torch.full((K, B), T + 1), torch.full((K, B), T + 1))
+    texts = Texts(ids, torch.full((K, B), T + 1), torch.full((K, B), T + 1), paired=False)
     leaf = flat.requires_grad_()
     (grad,) = torch.autograd.grad(compute_scores(c, leaf, texts)[0].square().sum(), leaf)
     assert bool(grad.any(1).all())

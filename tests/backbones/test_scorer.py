@@ -18,7 +18,7 @@ LENGTHS = torch.tensor([[9, 4, 1, 6], [3, 9, 9, 2], [5, 5, 8, 7]])
 def texts(pairs: bool = False) -> Texts:
     """Rows of unequal length, filled up with whatever comes to hand."""
     ids = torch.randint(1, VOCAB, (K, B, T), generator=torch.Generator().manual_seed(1))
-    return Texts(ids, LENGTHS, (LENGTHS // 2 if pairs else LENGTHS))
+    return Texts(ids, LENGTHS, LENGTHS // 2 if pairs else LENGTHS, paired=pairs)
 
 
 def opened(model, pooling: str, outputs: int = C, **options) -> CohortModel:

@@ -118,6 +118,7 @@ def test_who_trains_elsewhere_is_told_the_clusters_that_a_run_finds(monkeypatch)
     exp, told = Experiment.model_validate(settings), []
     monkeypatch.setattr(LowRank, "free", None, raising=False)  # memory of no device
     task = LowRank()
+    monkeypatch.setattr("fedfault.setup.federation.choose_record", lambda task: None)  # of no device
     p = Prepared(exp, None, None, None, task, build_federation(exp, task), spread=lambda p: told.append(p.config) or p)
     q, known = remedy.fill_in_clusters(p, lambda line: None)
     assert known is found

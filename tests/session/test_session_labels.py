@@ -153,7 +153,9 @@ def test_the_code_on_the_card_gives_the_run_s_own_scores(which, request, monkeyp
     (row,) = encode_pairs([(text, "")], p.backbone.tokenizer, 16, separator)
     n = torch.tensor([[len(row.ids)]])
     with torch.no_grad():
-        expected = compute_scores(p.model, state.adapter.flat[None], Texts(torch.tensor([[row.ids]]), n, n))[0][0]
+        expected = compute_scores(
+            p.model, state.adapter.flat[None], Texts(torch.tensor([[row.ids]]), n, n, paired=False)
+        )[0][0]
     torch.testing.assert_close(names["scores"], expected, rtol=1e-4, atol=1e-5)
     assert names["label"] in ("negative", "positive")
 

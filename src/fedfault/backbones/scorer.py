@@ -37,7 +37,7 @@ class Texts(NamedTuple):
     ids: Tensor  # (K, B, T)
     lengths: Tensor  # (K, B), real tokens: the first ones, at least one
     second: Tensor  # (K, B), where the second sentence begins
-    paired: bool = True  # whether any text that there may be has a second sentence
+    paired: bool  # whether any text that there may be has a second sentence
 
     @property
     def mask(self) -> Tensor:
