@@ -273,6 +273,8 @@ def test_a_run_with_everything_stays_small(tmp_path):
     run = clocked(turns, clients=10, topics=topics, probed=True)
     folder = write(tmp_path, run.records, rounds=12)
     update(folder / "split.json", **run.split)
+    blamed = [{"round": 3, "client": k, "score": "validation", "left_out": 0.01 * k, "shapley": 0.0} for k in range(3)]
+    (folder / "contributions.json").write_text(json.dumps({"rows": blamed}))
     path = render_report(folder, dpi=20)
     assert {p.stem for p in (tmp_path / "plots").iterdir()} == set(gallery.FIGURES)
     assert path.stat().st_size < 1.5e6
