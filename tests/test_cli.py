@@ -250,7 +250,7 @@ BAD = [
     (["run", "model.max_length=100000"], "takes at most 512"),
     (["run", "device=toaster"], "toaster"),
     (["run", "data.dataset=text", "data.path=/no/such/file.csv"], "/no/such/file.csv"),
-    (["run", "data.path=/tmp"], "path"),
+    (["run", "data.dataset=registers", "data.path=/tmp"], "path"),
     (["run", "model.lora.target_modules=[q_porj]"], "did you mean 'q_proj'"),
     (
         ["run", "model.lora.target_modules=[all-linear]"],

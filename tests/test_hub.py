@@ -164,6 +164,7 @@ def test_every_documented_corpus_is_read_as_the_hub_has_it(served, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_the_hub_refuses_is_said_and_a_cut_download_goes_on(served, tmp_path):
     code = (
         "import sys\nfrom fedfault.errors import UserError\nfrom fedfault.backbones.load import load_backbone\n"

@@ -204,6 +204,7 @@ def trials(ready, tmp_path_factory) -> list[Trial]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_from_a_kill_before_some_of_its_file_operations(ready, tmp_path):
     assert Trial(COMMANDS["run"], ready, tmp_path).die_before_every(40) > 60
 

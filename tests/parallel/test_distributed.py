@@ -98,6 +98,7 @@ def test_two_processes_give_the_numbers_of_one(runs, run):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_each_process_trains_its_part(runs):
     here = {name: found["trained here"] for name, found in runs.items()}
     assert here.pop("a lone client") == []

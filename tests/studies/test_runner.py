@@ -139,6 +139,7 @@ def test_what_a_kill_left_before_the_manifest_is_begun_anew(plan, instant):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_give_the_numbers_of_one(plan, write, tmp_path):
     p = plan(arms={"plain": {}})
     apart = load_study(write(name="apart", arms={"plain": {}}, seeds=2), WORDS, str(tmp_path / "results"))
