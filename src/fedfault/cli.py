@@ -207,6 +207,13 @@ def run_once(
     _tell_end(folder.path, progress)
 
 
+def _print_table(table: Any) -> None:
+    """Print a table of a report in plain lines; None: nothing could be measured, and that is said."""
+    rows = [("nothing was measured",)] if table is None else [table.columns, *table.rows]
+    for row in rows:
+        typer.echo("  ".join(map(str, row)))
+
+
 def _tell_end(folder: Path, progress: Any) -> None:
     """Say how a run ended and what can be done with it; its report is the only line on standard output."""
     from fedfault.report.summary import describe_end
@@ -430,10 +437,7 @@ def evaluate(
     from fedfault.report.tables import tabulate_benchmarks
 
     evaluate_run(Run(run), tasks or [], round, clients=clients)
-    found = tabulate_benchmarks(Run(run).data)
-    assert found is not None
-    for row in (found.columns, *found.rows):
-        typer.echo("  ".join(map(str, row)))
+    _print_table(tabulate_benchmarks(Run(run).data))
     typer.echo(f"report: {render_report(run)}")
 
 
@@ -460,10 +464,7 @@ def blame(
 
     with _end_on_signal():
         blame_run(run, Progress(quiet=quiet), round, pairs)
-    table = tabulate_contributions(read_run(run))
-    assert table is not None
-    for row in (table.columns, *table.rows):
-        typer.echo("  ".join(map(str, row)))
+    _print_table(tabulate_contributions(read_run(run)))
     typer.echo(f"report: {render_report(run)}")
 
 

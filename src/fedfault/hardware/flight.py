@@ -66,11 +66,8 @@ class Gathered(NamedTuple):
     now: float  # seconds since the run began
 
 
-Send = Callable[
-    [float, int, Collection[int]], Sequence[Flight]
-]  # (now, places, ids of busy clients) -> who was sent out
-
-
+# (now, places, ids of busy clients) -> who was sent out
+Send = Callable[[float, int, Collection[int]], Sequence[Flight]]
 Wait = Callable[[float], float]  # now -> the moment at which somebody is there
 
 

@@ -46,12 +46,8 @@ def plan_round(fed: Federation, state: State, down: Message) -> RoundPlan:
 
 def _draw_cohort(fed: Federation, state: State) -> list[int]:
     """Draw who is asked in the round after `state`, by what the selection needs to know."""
-    t, hw = state.round + 1, fed.hardware
-    if hw is not None and hw.trace is not None:
-        return fed.cohort(t, state.plans.get("selection", {}), _foresee_seconds(fed, state), find_start(hw, state))
-    if not fed.selection.needs & {"loss", "seconds"}:
-        return fed.cohort(t)
-    return fed.cohort(t, state.plans.get("selection", {}), _foresee_seconds(fed, state))
+    now = 0.0 if fed.hardware is None else find_start(fed.hardware, state)
+    return fed.cohort(state.round + 1, state.plans.get("selection", {}), _foresee_seconds(fed, state), now)
 
 
 def find_start(hw: Hardware, state: State) -> float:

@@ -246,11 +246,9 @@ def _correct_weights(r: RoundStart, done: CohortResult) -> CohortResult:
         return done
     now = 0.0 if fed.hardware is None else find_start(fed.hardware, r.state)
     weight = fed.correct_weights(r.asked.round, done.cohort.clients, sent, now)
-    return (
-        replace(done, up={**done.up, "n": weight}, trained=replace(done.trained, weight=weight))
-        if weight is not sent
-        else done
-    )
+    if weight is sent:
+        return done
+    return replace(done, up={**done.up, "n": weight}, trained=replace(done.trained, weight=weight))
 
 
 def _take_probes(

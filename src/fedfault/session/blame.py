@@ -23,9 +23,7 @@ from fedfault.session.settings import find_own_settings
 from fedfault.setup.experiment import prepare
 
 FILE = "contributions.json"
-APART = (
-    1e-4  # relative: losses of a round that is made again may be off by rounding, on other devices and in other passes
-)
+APART = 1e-4  # relative: numbers of a round that is made again may be off by rounding, in other passes
 
 
 def blame_run(path: Path, progress: Progress, round: int | None = None, pairs: int = 8) -> None:

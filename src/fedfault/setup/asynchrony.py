@@ -20,12 +20,10 @@ REFUSED = {  # trait of an aggregation -> why updates that started from differen
 
 def build_asynchrony(exp: Experiment) -> Asynchrony | None:
     """The asynchronous server that a configuration describes; None where rounds wait for their cohort."""
-    a, mixes = (
-        exp.federation.asynchronous,
-        exp.federation.asynchronous is not None and (exp.federation.asynchronous.name == "fedasync"),
-    )
+    a = exp.federation.asynchronous
     if a is None:
         return None
+    mixes = a.name == "fedasync"
     return Asynchrony(
         buffer=exp.federation.updates_per_round,
         mixes=mixes,

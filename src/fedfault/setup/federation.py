@@ -8,9 +8,7 @@ from typing import Any
 
 from fedfault.config.schema import Experiment
 from fedfault.data.poisoning import find_hostile
-from fedfault.data.split import (
-    Split,
-)
+from fedfault.data.split import Split
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation

@@ -12,9 +12,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone, Say
 from fedfault.backbones.sample import sample_texts
 from fedfault.config.schema import Experiment
-from fedfault.data.split import (
-    pack_and_draw,
-)
+from fedfault.data.split import pack_and_draw
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.seeds import torch_rng
