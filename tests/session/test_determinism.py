@@ -67,8 +67,8 @@ def test_the_same_experiment_twice_is_the_same_to_the_last_bit(name):
 class Shuffled(Federation):
     """A federation whose clients are drawn in another order."""
 
-    def cohort(self, t: int) -> list[int]:
-        drawn = super().cohort(t)
+    def cohort(self, t: int, *known: Any) -> list[int]:
+        drawn = super().cohort(t, *known)
         random.Random(t).shuffle(drawn)
         return drawn[::-1]
 

@@ -108,7 +108,7 @@ def _without(fed, k):
     """The same federation, of whose first round a client is not."""
 
     class Fewer(type(fed)):
-        def cohort(self, round):
-            return [i for i in super().cohort(round) if i != k]
+        def cohort(self, round, *known):
+            return [i for i in super().cohort(round, *known) if i != k]
 
     return Fewer(**{**vars(fed), "probes": {}})

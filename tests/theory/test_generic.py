@@ -71,8 +71,8 @@ class Backwards(Trainer):
 class DrawnBackwards(Federation):
     """Draws the same cohorts in the opposite order."""
 
-    def cohort(self, round):
-        return super().cohort(round)[::-1]
+    def cohort(self, round, *known):
+        return super().cohort(round, *known)[::-1]
 
 
 @pytest.mark.parametrize(
