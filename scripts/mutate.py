@@ -42,8 +42,8 @@ MUTATIONS = {
         "tests/test_storage.py::test_a_disk_that_fills_up_leaves_the_old_file_and_an_error_with_its_name",
     ),
     "a refusal of the system is a traceback": Mutation(
-        3, "cli.py", "        if e.filename is None:  # not", "        if True:  # not",
-        "tests/test_cli.py::test_an_error_of_the_system_is_told_by_every_command",
+        3, "cli/__init__.py", "        if e.filename is None:  # not", "        if True:  # not",
+        "tests/cli/test_run_guarded.py::test_an_error_of_the_system_is_told_by_every_command",
     ),
     "a checkpoint is believed": Mutation(
         4, "runs/state.py", "if hashlib.sha256(data).hexdigest() != about.sha256:", "if False:",

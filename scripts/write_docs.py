@@ -17,7 +17,7 @@ import typer.main
 
 from fedfault import flags
 from fedfault.backbones.load import HUB, NAMES
-from fedfault.cli import app
+from fedfault.cli.app import app
 from fedfault.config.files import spell_key
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.options import describe_options, list_options, read_meanings

@@ -45,7 +45,7 @@ OPEN = {  # an open folder knows the ground and what its files share
 }
 WITHOUT_TORCH = (
     "compare.page", "config", "diagnosis.watch", "monitor.folder", "monitor.measured", "monitor.controls", "monitor.files",
-    "report.render", "runs.read", "runs.outcome", "cli",
+    "report.render", "runs.read", "runs.outcome", "cli.app",
 )  # fmt: skip
 
 

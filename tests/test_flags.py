@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedfault import cli, flags
+from fedfault.cli import training
 from fedfault.config import load
 from fedfault.studies import doors
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def ran(monkeypatch):
     """What `train.py` would have run."""
     seen = []
-    monkeypatch.setattr(cli, "run_once", lambda config, overrides: seen.append(load(config, overrides).experiment))
+    monkeypatch.setattr(training, "run_once", lambda config, overrides: seen.append(load(config, overrides).experiment))
     return lambda *words: [flags.train(words), seen[-1]][1]
 
 

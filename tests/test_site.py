@@ -11,7 +11,7 @@ import pytest
 import typer.main
 import yaml
 
-from fedfault.cli import app
+from fedfault.cli.app import app
 from fedfault.config.loading import load
 
 ROOT = Path(__file__).parents[1]

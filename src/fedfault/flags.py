@@ -59,7 +59,7 @@ def train(words: Sequence[str] | None = None) -> None:
     texts = list_settings(given, flags)
     if given.results_dir is not None:
         texts.append(f"logging.results_dir={given.results_dir}")
-    from fedfault.cli import run_once
+    from fedfault.cli.training import run_once
     from fedfault.config.layers import parse_command_line
     from fedfault.config.loading import choose_start
 
@@ -68,7 +68,7 @@ def train(words: Sequence[str] | None = None) -> None:
 
 def run_experiments(words: Sequence[str] | None = None) -> int:
     """Run one of the shipped studies, or write the reports of all that have been run: that of `run_experiments.py`."""
-    from fedfault.cli import JOBS
+    from fedfault.cli.words import JOBS
     from fedfault.config.shipped import list_studies
     from fedfault.processes import check_command
     from fedfault.studies import doors

@@ -1,4 +1,4 @@
-"""What `fedfault list` prints; the rest of the preview is tested where it is printed, in tests/test_cli.py."""
+"""What `fedfault list` prints; the rest of the preview is tested where it is printed, in tests/cli."""
 
 import pytest
 

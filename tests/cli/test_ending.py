@@ -1,0 +1,32 @@
+"""A signal to stop."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_stop_says_how_to_go_on(fedfault, interruptible, monkeypatch, tmp_path, number, status):
+    before = signal.getsignal(number)
+    monkeypatch.setattr("fedfault.session.start.start_run", lambda *args, **kwargs: signal.raise_signal(number))
+    found, _, err = fedfault("run", f"logging.results_dir={tmp_path}")
+    assert found == status
+    assert "resume" in err
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_does_not_disturb_what_is_done_after_the_first(fedfault, monkeypatch, tmp_path):
+    done = []
+
+    def interrupted(*args, **kwargs):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            done.append("closed")
+
+    monkeypatch.setattr("fedfault.session.start.start_run", interrupted)
+    assert fedfault("run", f"logging.results_dir={tmp_path}")[0] == 143
+    assert done == ["closed"]

@@ -1,0 +1,58 @@
+"""`list`, `contract` and `report` as a user types them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedfault import registry
+from handmade import write
+
+
+def test_a_plug_in_is_listed_described_and_checked(fedfault, tmp_path):
+    source = str(Path(__file__).parents[1] / "newcomers" / "sign_step.py")
+    with registry.keep_plugins():
+        status, out, _ = fedfault("list", "algorithm", "--plugin", source)
+        assert (status, f"every coordinate: x <- x + server_lr sign(sum_k p_k y_k - x). [{source}]" in out) == (0, True)
+        status, out, _ = fedfault("list", "sign_step", "--plugin", source)
+        assert (status, out.splitlines()[0]) == (0, f"algorithm sign_step [{source}]")
+        (tmp_path / "bad.py").write_text("def (")
+        for words in (["run"], ["check"], ["list"], ["study", "quick"], ["calibrate"], ["flower", "run"], ["mitigate"]):
+            status, out, err = fedfault(*words, "--plugin", str(tmp_path / "bad.py"))
+            assert (status, out, "bad.py:1: syntax error: invalid syntax; correct the plug-in" in err) == (2, "", True)
+        assert fedfault("contract", str(tmp_path / "bad.py"))[0] == 2
+
+
+def test_list_shows_components_with_their_docs_and_options(fedfault):
+    status, out, _ = fedfault("list")
+    assert status == 0
+    for part in ("fedavg", "topic_isolation", "registers", "smollm2-135m", "McMahan"):
+        assert part in out
+    assert "topic_skew" not in fedfault("list", "algorithm")[1]
+    assert "convention: per_client, per_topic, balanced = per_client" in fedfault("list", "topic_skew")[1]
+    assert "federation.algorithm=scaffold instead of fedavg" in fedfault("list", "client_drift")[1]
+    status, _, err = fedfault("list", "fedavgg")
+    assert status == 2
+    assert "did you mean 'fedavg'" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("report.html", ["report"]),
+        ("plots", ["report"]),
+        ("rounds.jsonl", ["report"]),
+        ("rounds.jsonl", ["diagnose"]),
+        ("split.json", ["report"]),
+    ],
+)
+def test_a_folder_where_a_file_should_be_or_a_file_for_a_folder_is_named(fedfault, tmp_path, name, words):
+    run = write(tmp_path / "run")
+    (run / name).unlink(missing_ok=True)
+    (run / name).touch() if name == "plots" else (run / name).mkdir()
+    status, out, err = fedfault(*words, str(run))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {run / name}: ")
+    assert "move it away" in err
+    assert len(err.splitlines()) == 1
