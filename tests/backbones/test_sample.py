@@ -1,4 +1,4 @@
-"""Greedy continuations against the losses that training sees and against whole logits."""
+"""Continuations and answers, the likeliest and drawn ones, against the losses that training sees and whole logits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.llama import Llama
 from fedfault.backbones.load import MICRO
-from fedfault.backbones.sample import answer_greedily, decode_greedily
+from fedfault.backbones.sample import answer_prompts, decode_greedily, draw_tokens
 from fedfault.backbones.sites import lora_targets, partial_targets
+from fedfault.text.questions import Sampling
 from tiny import VOCAB, tiny_gpt2, tiny_llama
 
 N, S, LENGTH = 3, 5, 6
@@ -94,7 +95,36 @@ def test_prompts_of_any_lengths_are_answered_as_each_alone(build):
     flat = c.init(0).flat + 0.2 * torch.randn(c.layout.size, generator=torch.Generator().manual_seed(1))
     prompts = [[5, 9, 2, 40, 8, 7, 3], [11], [4, 4, 17], [60, 2, 1]]
     alone = [decode_greedily(c, flat, torch.tensor([p]), 6)[0].tolist() for p in prompts]
-    assert answer_greedily(c, flat, prompts, 6, ()) == alone
+    assert answer_prompts(c, flat, prompts, 6, ()) == alone
     stop = alone[2][3]
     expected = [row[: row.index(stop)] if stop in row else row for row in alone]
-    assert answer_greedily(c, flat, prompts, 6, {stop}) == expected
+    assert answer_prompts(c, flat, prompts, 6, {stop}) == expected
+
+
+def test_an_answer_that_is_drawn_is_the_same_in_any_company_and_that_of_its_law():
+    """Token by token from whole logits: the first whose probability, with those of all likelier ones, passes the draw."""
+    c = opened(tiny_llama())
+    flat, prompts = moved(c), [[5, 9, 2, 40, 8, 7, 3], [11], [4, 4, 17]]
+    draws = torch.rand(3, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    together = answer_prompts(c, flat, prompts, 6, (), Sampling(0.7, 1.0, draws))
+    for prompt, own, made in zip(prompts, draws, together, strict=True):
+        assert answer_prompts(c, flat, [prompt], 6, (), Sampling(0.7, 1.0, own[None])) == [made]
+        with torch.no_grad(), c.slots.bind(flat[None]):
+            logits = c.model(input_ids=torch.tensor([prompt + made])).logits[0, len(prompt) - 1 : -1]
+        p, order = (logits.double() / 0.7).softmax(-1).sort(descending=True)
+        place = [int((p[i].cumsum(0) > own[i]).nonzero()[0]) for i in range(6)]
+        assert made == [int(order[i, at]) for i, at in enumerate(place)]
+    greedy = answer_prompts(c, flat, prompts, 6, ())
+    assert together != greedy
+    assert answer_prompts(c, flat, prompts, 6, (), Sampling(0.7, 1e-9, draws)) == greedy
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.6)])
+def test_even_draws_give_every_token_its_share_of_what_top_p_keeps(temperature, top_p):
+    logits, n = torch.tensor([0.3, -1.0, 2.0, 1.1, -0.2]), 10_000
+    p = (logits.double() / temperature).softmax(-1)
+    likeliest = p.sort(descending=True)[0]
+    kept = next(k for k in range(1, 6) if likeliest[:k].sum() >= top_p - 1e-12)
+    expected = torch.where(p >= likeliest[kept - 1], p, 0.0)
+    found = draw_tokens(logits.expand(n, -1), (torch.arange(n) + 0.5) / n, temperature, top_p).bincount(minlength=5) / n
+    torch.testing.assert_close(found.double(), expected / expected.sum(), rtol=0, atol=1.5 / n)

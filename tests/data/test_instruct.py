@@ -88,6 +88,18 @@ def test_answers_are_scored_by_topic_and_by_client(tmp_path):
         load(None, ["evaluation.generate=2"])
 
 
+def test_answers_are_drawn_with_a_temperature_and_come_again(tmp_path):
+    drawn = ("evaluation.generate=2", "evaluation.max_new_tokens=3", "evaluation.temperature=5.0")
+    told = [prepare_rows(tmp_path, ROWS, *drawn[:n])[0] for n in (2, 3)]
+    greedy, sampled = ([p.task.continuations(p.task.init(0).flat, 3).ids for _ in range(2)] for p in told)
+    assert greedy[0] == greedy[1]
+    assert sampled[0] == sampled[1] != greedy[0]
+    with pytest.raises(UserError, match="temperature is about answers, and none are made"):
+        load(None, ["data.task_type=instruction", "evaluation.temperature=1"])
+    with pytest.raises(UserError, match=r"top_p=0\.9 is about answers that are drawn; .* set a temperature above 0"):
+        load(None, ["data.task_type=instruction", "evaluation.generate=2", "evaluation.top_p=0.9"])
+
+
 def test_a_pattern_of_answers_needs_answers():
     with pytest.raises(
         UserError, match=r"answer_pattern is about answers, and none are made: set evaluation\.generate=N"

@@ -1,4 +1,4 @@
-"""Text from models: samples of the frozen base, and the likeliest continuation under a fine-tuned model."""
+"""Text from models: samples of the frozen base, and what a fine-tuned model writes, likeliest or drawn."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedfault.algebra import widest
 from fedfault.backbones.attention import CACHES
 from fedfault.backbones.cohort import CohortModel
+from fedfault.text.questions import Sampling
 
 
 def _name_of_cache(model: Any) -> str:
@@ -53,14 +55,39 @@ def decode_greedily(model: CohortModel, flat: Tensor, prefix: Tensor, length: in
     return ids[:, prefix.shape[1] :]
 
 
-@torch.no_grad()
-def answer_greedily(
-    model: CohortModel, flat: Tensor, prompts: Sequence[Sequence[int]], length: int, stops: Collection[int]
-) -> list[list[int]]:
-    """Answer prompts with the likeliest tokens under parameters flat (P,), up to a stop token or `length` tokens.
+def draw_tokens(logits: Tensor, draws: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Draw a token of each row of logits (n, V) by the inverse of its distribution function at draws (n,): ids (n,).
 
-    Prompts of any lengths go through the model side by side without padding: all begin with as many tokens as the shortest
-    has, and the others are given their own next token where the shorter ones take the likeliest.
+    Only the likeliest tokens are drawn that together have a probability of `top_p`, the last of which passes it (Holtzman et
+    al., ICLR 2020); 1 is all of them.
+
+    >>> logits = torch.tensor([[0.1, 0.2, 0.7]]).log().expand(4, 3)
+    >>> draws = torch.tensor([0.0, 0.69, 0.71, 0.91])
+    >>> draw_tokens(logits, draws, 1.0, 1.0).tolist(), draw_tokens(logits, draws, 1.0, 0.8).tolist()
+    ([2, 2, 1, 0], [2, 2, 2, 1])
+    """
+    p, order = (logits.to(widest(logits.device)) / temperature).softmax(-1).sort(descending=True, stable=True)
+    up_to = p.cumsum(-1)
+    kept = up_to - p < top_p  # the likeliest always is
+    mass = (p * kept).sum(-1)
+    place = (up_to <= (draws.to(p) * mass)[:, None]).sum(-1).clamp(max=kept.sum(-1) - 1)
+    return order.gather(-1, place[:, None])[:, 0]
+
+
+@torch.no_grad()
+def answer_prompts(
+    model: CohortModel,
+    flat: Tensor,
+    prompts: Sequence[Sequence[int]],
+    length: int,
+    stops: Collection[int],
+    sampling: Sampling | None = None,
+) -> list[list[int]]:
+    """Answer prompts under parameters flat (P,), up to a stop token or `length` tokens: the tokens of each answer.
+
+    Without `sampling` each token is the likeliest. Prompts of any lengths go through the model side by side without padding:
+    all begin with as many tokens as the shortest has, and the others are given their own next token where the shorter ones
+    go on.
     """
     sizes = torch.tensor([len(p) for p in prompts], device=flat.device)
     given = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(flat.device)
@@ -75,7 +102,13 @@ def answer_greedily(
             out = body(input_ids=new, **{cache: past}, use_cache=True)
             past = getattr(out, cache)
             last = out.last_hidden_state[:, -1]  # (n, d)
-            chosen = F.linear(last, W.to(last.dtype), model.head.bias).argmax(-1)
+            logits = F.linear(last, W.to(last.dtype), model.head.bias)  # (n, V)
+            if sampling is None:
+                chosen = logits.argmax(-1)
+            else:
+                token = (place - sizes.cpu()).clamp(0, length - 1)  # (n,) that each answer is at
+                draws = sampling.draws.gather(1, token[:, None])[:, 0]
+                chosen = draw_tokens(logits, draws.to(logits.device), sampling.temperature, sampling.top_p)
             if place < given.shape[1]:
                 chosen = torch.where(sizes > place, given[:, place], chosen)
             for row, (token, size) in enumerate(zip(chosen.tolist(), sizes.tolist(), strict=True)):

@@ -118,12 +118,19 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _about_answers(self) -> Experiment:
         e, spoken = self.evaluation, self.data.task_type == "instruction"
-        if not e.generate and (
-            e.choices or e.answer_pattern is not None or (spoken and getattr(self.metrics, "generation", False))
-        ):
-            what = "metrics.generation" if e.answer_pattern is None else "evaluation.answer_pattern"
-            what = "evaluation.choices" if e.choices else what
+        about = {
+            "evaluation.choices": e.choices,
+            "evaluation.answer_pattern": e.answer_pattern is not None,
+            "evaluation.temperature": e.temperature,
+            "metrics.generation": spoken and getattr(self.metrics, "generation", False),
+        }
+        if not e.generate and (what := next((key for key, value in about.items() if value), None)):
             raise ValueError(f"{what} is about answers, and none are made: set evaluation.generate=N, or leave it out")
+        if e.top_p < 1 and not e.temperature:
+            raise ValueError(
+                f"evaluation.top_p={e.top_p:g} is about answers that are drawn; with evaluation.temperature=0 they are the "
+                "likeliest tokens: set a temperature above 0, such as 1, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

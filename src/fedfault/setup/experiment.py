@@ -45,7 +45,7 @@ from fedfault.text.conversing import ChatTemplate, choose_template, describe_tem
 from fedfault.text.decoding import make_decoder
 from fedfault.text.examples import Examples
 from fedfault.text.packing import pack_blocks
-from fedfault.text.questions import Questions, ask_phrases, ask_questions
+from fedfault.text.questions import Questions, ask_phrases, ask_questions, draw_answers
 from fedfault.text.responses import Responses
 from fedfault.text.tokens import encode_texts
 from fedfault.types.corpus import Corpus
@@ -231,7 +231,7 @@ def _ask_questions(
     asked = ask_questions(template, sets, length, exp.evaluation.answer_pattern, most, exp.evaluation.choices)
     if lost := sum(map(len, sets.values())) - len(asked.prompts):
         say(f"{lost} prompts are not answered: with {length} tokens of an answer they have no room in {exp.model.name}")
-    return asked
+    return draw_answers(asked, exp.evaluation.temperature, exp.evaluation.top_p, exp.seed)
 
 
 def _prepare_language(

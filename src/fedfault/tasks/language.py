@@ -19,7 +19,7 @@ from torch import Tensor
 from fedfault.algebra import widest
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import read_ids_only
-from fedfault.backbones.sample import answer_greedily, decode_greedily
+from fedfault.backbones.sample import answer_prompts, decode_greedily
 from fedfault.measures.answers import measure_sameness, score_answers
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask, Pairs
@@ -166,8 +166,9 @@ class LanguageTask(CohortTask):
         return self.cache.skip_frozen_blocks(rows.flatten(), T)
 
     def answer(self, flat: Tensor, places: Sequence[int]) -> list[list[int]]:
-        """Answer some of the questions, greedily, by one model (P,): the tokens of each answer."""
+        """Answer some of the questions by one model (P,): the tokens of each answer."""
         assert self.questions is not None
+        sampling = self.questions.sampling
         asked = [self.questions.prompts[i] for i in places]
         most = self.questions.length + max(map(len, asked))
         per = max(1, self.evaluation_tokens() // most)
@@ -175,8 +176,9 @@ class LanguageTask(CohortTask):
         out: list[list[int]] = [[] for _ in asked]
         for at in range(0, len(order), per):
             some = order[at : at + per]
-            made = answer_greedily(
-                self.model, flat, [asked[i] for i in some], self.questions.length, self.questions.stops
+            own = None if sampling is None else sampling._replace(draws=sampling.draws[[places[i] for i in some]])
+            made = answer_prompts(
+                self.model, flat, [asked[i] for i in some], self.questions.length, self.questions.stops, own
             )
             for i, ids in zip(some, made, strict=True):
                 out[i] = ids

@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedfault.seeds import rng
 from fedfault.text.conversing import ChatTemplate, encode_conversations
 from fedfault.text.responses import Responses
 from fedfault.text.tokens import encode_texts
@@ -22,6 +27,14 @@ class Choices(NamedTuple):
     right: Sequence[bool]  # of each row, whether it has the true answer
 
 
+class Sampling(NamedTuple):
+    """How answers are drawn: the draws are given, so that no answer depends on which others are made beside it."""
+
+    temperature: float  # above 0
+    top_p: float  # of probability, from the likeliest token on; the rest is never drawn
+    draws: Tensor  # (n, length) float64 in [0, 1): a number for every token of every answer
+
+
 @dataclass(frozen=True)
 class Questions:
     """The prompts of n conversations as tokens, open for an answer; see `count_answers`."""
@@ -34,6 +47,7 @@ class Questions:
     length: int  # tokens of an answer at most
     pattern: str | None = None  # see `measures.answers.extract_answer`
     choices: Choices | None = None  # of the questions that have some
+    sampling: Sampling | None = None  # None: the likeliest tokens
 
 
 def ask_questions(
@@ -79,6 +93,21 @@ def ask_phrases(tokenizer: Any, phrases: Sequence[tuple[str, str]], separator: i
         stops=frozenset({separator}),
         length=max(1, *longer),
     )
+
+
+def draw_answers(q: Questions, temperature: float, top_p: float, seed: int) -> Questions:
+    """The same questions, whose answers are drawn in the place of the likeliest: by the same draws whenever they are asked.
+
+    A question has its draws by its set and its place there, so that more questions change no other one's. A temperature of 0
+    leaves the likeliest tokens.
+    """
+    if not temperature:
+        return q
+    draws = np.empty((len(q.prompts), q.length))
+    for name, places in q.places.items():
+        for i, place in enumerate(places):
+            draws[place] = rng(seed, "answers", name, i).random(q.length)
+    return replace(q, sampling=Sampling(temperature, top_p, torch.from_numpy(draws)))
 
 
 def list_choices(

@@ -31,6 +31,13 @@ class Evaluation(Section):
         "0: none",
     )
     max_new_tokens: Count = Field(default=32, description="tokens of an answer at most")
+    temperature: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="of answers; 0: the likeliest tokens, above: drawn ones, by the same draws in every round",
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="of answers that are drawn: tokens outside this much probability never are"
+    )
     answer_pattern: str | None = Field(
         default=None,
         description="regular expression; exact match compares the last thing that it finds, or its first group, such as "
