@@ -10,6 +10,9 @@ from fedfault.errors import UserError
 from fedfault.reading.conversations import find_shape, read_conversation
 
 PLACE = "a.jsonl: line 3"
+USER, BETTER, WORSE = (
+    {"role": role, "content": said} for role, said in (("user", "1 + 1"), ("assistant", "2"), ("assistant", "3"))
+)
 
 
 def read(row: dict, named: dict | None = None):
@@ -29,6 +32,9 @@ def test_every_shape_gives_turns():
     roles = ("system", "user", "assistant", "tool", "assistant")
     messages = [{"role": role, "content": str(n)} for n, role in enumerate(roles)]
     assert read({"messages": messages}) == [(role, str(n)) for n, role in enumerate(roles)]
+    assert read({"conversations": messages}) == read({"messages": messages})
+    shared = [{"from": who, "value": said} for who, said in (("system", "s"), ("human", "a"), ("gpt", "b"))]
+    assert read({"conversations": shared, "id": 1}) == [("system", "s"), *two]
     sides = {"prompt": messages[:2], "completion": messages[2:3]}
     assert read(sides) == [("system", "0"), ("user", "1"), ("assistant", "2")]
 
@@ -88,7 +94,9 @@ def chat(*roles: str, content: object = "x") -> dict:
         ({"messages": []}, "holds nothing"),
         ({"messages": None}, "holds nothing"),
         ({"messages": "user: a"}, "holds a str, where a list of {role, content} is needed"),
-        ({"messages": [{"from": "human", "value": "a"}]}, "rename from to role"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "ends with a turn of the role user"),
+        ({"conversations": [{"from": "alien", "value": "a"}]}, "has the role 'alien' (known"),
+        ({"conversations": [{"from": ["human"], "value": "a"}]}, "has the role ['human'] (known"),
         ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "has tool_calls"),
     ],
 )
@@ -153,13 +161,45 @@ def test_a_preference_is_a_prompt_with_two_responses():
     assert found.text == "Be short.\n1 + 1\n2\n3"  # other rejected responses make other examples
 
 
+def test_the_prompt_of_a_preference_is_what_both_responses_begin_with():
+    """As TRL's `extract_prompt` has it, also beside a column that repeats the prompt as text."""
+    turns = [
+        {"role": role, "content": said} for role, said in (("user", "1 + 1"), ("assistant", "Of?"), ("user", "Us."))
+    ]
+    sides = {
+        part: [*turns, {"role": "assistant", "content": said}] for part, said in (("chosen", "2"), ("rejected", "3"))
+    }
+    for row in (sides, {"prompt": "1 + 1", **sides}):
+        shape = find_shape("a.jsonl", list(row))
+        assert shape == {part: part for part in row}
+        found = read_conversation("line 1", row, shape)
+        assert found.prompt == 3
+        assert [c.turns[3:] for c in (found, found.worse)] == [(("assistant", "2", ""),), (("assistant", "3", ""),)]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"chosen": "2", "rejected": "3"}, "no column holds the prompt"),
+        ({"prompt": "Else?", "chosen": [USER, BETTER], "rejected": [USER, WORSE]}, "turns that do not hold the prompt"),
+        ({"chosen": [USER, BETTER], "rejected": [BETTER, WORSE]}, "no column holds the prompt"),
+        ({"chosen": [USER, BETTER], "rejected": [{**USER, "content": "2 + 2"}, WORSE]}, "do not begin with the same"),
+        ({"chosen": [USER, BETTER], "rejected": [USER, BETTER]}, "the chosen response is the rejected one"),
+        ({"chosen": [USER, BETTER], "rejected": [USER]}, "do not begin with the same turns"),
+    ],
+)
+def test_responses_that_begin_with_no_common_prompt_are_refused(row, says):
+    with pytest.raises(UserError, match=f"^line 1: .*{says}"):
+        read_conversation("line 1", row, {part: part for part in row})
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"rejected": ""}, "the response is missing or empty"),
         ({"rejected": "2"}, "the chosen response is the rejected one"),
         (
-            {"chosen": [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}]},
+            {"prompt": [USER], "chosen": [USER, BETTER]},
             "without the prompt",
         ),
     ],
@@ -168,3 +208,24 @@ def test_what_is_no_preference_is_refused(changes, says):
     row = {"prompt": "1 + 1", "chosen": "2", "rejected": "3", **changes}
     with pytest.raises(UserError, match=says):
         read_conversation("line 1", row, {part: part for part in row})
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        (["instruction", "context", "response"], r"\{instruction: instruction, input: context, output: response\}"),
+        (["query", "reply"], r"\{instruction: query, output: reply\}"),
+    ],
+)
+def test_columns_that_could_be_instructions_and_responses_are_named_and_not_guessed(tmp_path, columns, named):
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(json.dumps({name: f"{name} {n}" for name in columns}) for n in range(3)))
+    with pytest.raises(UserError, match=f"none fit a shape of conversations .*; data.columns={named} reads them"):
+        text(path=str(file))
+
+
+def test_a_row_of_csv_is_named_by_the_line_that_it_begins_in(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text('prompt,completion\n"a\nb","c\n"\n"d\ne",\n')
+    with pytest.raises(UserError, match=r"a\.csv: line 5: the response is missing"):
+        text(path=str(file))

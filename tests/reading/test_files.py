@@ -142,16 +142,11 @@ def test_of_the_json_files_of_a_folder_those_with_a_list_of_objects_are_tables(t
 @pytest.mark.parametrize(
     ("column", "hint"),
     [
-        (
-            {"prompt": "a", "chosen": "b", "rejected": "c"},
-            r"preferences; data\.columns=\{prompt: prompt, completion: chosen\}",
-        ),
-        ({"chosen": "b", "rejected": "c"}, "preferences$"),
         ({"text|label": "a|b"}, "the header has bars: write commas"),
         ({"text;label": "a;1"}, "the header has semicolons"),
     ],
 )
-def test_preferences_and_other_separators_are_named_as_what_they_are(tmp_path, column, hint):
+def test_other_separators_are_named_as_what_they_are(tmp_path, column, hint):
     with pytest.raises(UserError, match=hint):
         files.check_columns(tmp_path, [column], ["text"], "data.text_columns")
 

@@ -34,7 +34,7 @@ def check_conversations(exp: Experiment, corpus: Corpus) -> None:
     if task == "instruction" and preferred:
         raise UserError(
             f"{corpus.source} holds preferences, which data.task_type=preference learns; for the chosen responses alone set "
-            "data.columns={prompt: prompt, completion: chosen}"
+            "data.columns={prompt: prompt, completion: chosen}, or {messages: chosen} where these hold the prompt too"
         )
     if task == "instruction" and not spoken:
         raise UserError(

@@ -1,10 +1,12 @@
 """Rows of a table as conversations: instructions with their responses, in the columns that people have them in.
 
     messages                        a list of {role, content}, which ends with the assistant
+    conversations                   the same, or ShareGPT's list of {from, value}
     prompt, completion              two texts, or two such lists
     instruction, input, output      as Alpaca has them; the input may be empty, or the column missing
     question, answer
     prompt, chosen, rejected        a preference: two texts or lists of messages that answer the prompt, the better one first
+    chosen, rejected                the same as lists of messages that begin with the prompt
 
 Each becomes turns of roles. Nothing is guessed: columns that fit two shapes must be named, and a row that is no
 conversation is an error with its place.
@@ -21,14 +23,21 @@ from fedfault.types.corpus import ASSISTANT, ROLES, SYSTEM, USER, Conversation, 
 
 SHAPES = (  # parts of a shape, the last of which is the response; those in OPTIONAL may be missing
     ("messages",),
+    ("conversations",),
     ("prompt", "completion"),
     ("instruction", "input", "output"),
     ("question", "answer"),
     ("prompt", "chosen", "rejected"),
+    ("chosen", "rejected"),
 )
 OPTIONAL = {"input"}
 PARTS = sorted({part for shape in SHAPES for part in shape})
 OTHER_ROLES = {"human": USER, "gpt": ASSISTANT, "bot": ASSISTANT, "model": ASSISTANT, "function": "tool"}
+OTHER_NAMES = {  # columns that are called otherwise in public data sets, by the part that they hold
+    "instruction": ("instruction", "prompt", "question", "query", "input"),
+    "input": ("context",),
+    "output": ("output", "response", "answer", "completion", "reply", "target"),
+}
 
 Shape = Mapping[str, str]  # part of the shape -> the column that holds it
 
@@ -44,12 +53,26 @@ def find_shape(where: str, known: Sequence[str], named: Mapping[str, str] | None
     """
     if named is not None:
         return _check_named(where, known, named)
-    found = [{part: part for part in shape if part in known} for shape in SHAPES if _is_whole(shape, known)]
+    whole = [shape for shape in SHAPES if _is_whole(shape, known)]
+    widest = [shape for shape in whole if not any({*shape} < {*other} for other in whole)]
+    found = [{part: part for part in shape if part in known} for shape in widest]
     if len(found) > 1:
         each = " and ".join(", ".join(shape) for shape in found)
         first = ", ".join(f"{part}: {part}" for part in found[0])
         raise UserError(f"{where}: the columns fit two shapes, {each}; say which, as in data.columns={{{first}}}")
     return found[0] if found else None
+
+
+def name_columns(known: Sequence[str]) -> str:
+    """Name the columns of a table as `data.columns` could; empty where none are called like an instruction and a response.
+
+    >>> name_columns(["instruction", "context", "response", "category"])
+    '{instruction: instruction, input: context, output: response}'
+    """
+    found = {part: next((n for n in names if n in known), None) for part, names in OTHER_NAMES.items()}
+    if not found["instruction"] or not found["output"]:
+        return ""
+    return f"{{{', '.join(f'{part}: {column}' for part, column in found.items() if column)}}}"
 
 
 def _is_whole(shape: Sequence[str], known: Sequence[str] | Mapping[str, str]) -> bool:
@@ -83,8 +106,9 @@ def read_conversation(place: str, row: Mapping[str, Any], shape: Shape) -> Conve
     (Turn(role='user', text='1 + 1', input=''), Turn(role='assistant', text='2', input=''))
     """
     cells = {part: row.get(column) for part, column in shape.items()}
-    if "messages" in cells:
-        turns = _read_messages(place, shape["messages"], cells["messages"])
+    if len(cells) == 1:
+        ((part, value),) = cells.items()
+        turns = _read_messages(place, shape[part], value)
     elif "instruction" in cells:
         text, more = (_write_text(place, shape.get(part, part), cells.get(part)) for part in ("instruction", "input"))
         turns = [Turn(USER, text, more), *_read_side(place, shape["output"], cells["output"], ASSISTANT)]
@@ -101,9 +125,15 @@ def read_conversation(place: str, row: Mapping[str, Any], shape: Shape) -> Conve
 
 
 def _read_preference(place: str, cells: Mapping[str, Any], shape: Shape) -> Conversation:
-    """Read a prompt with two responses. Raises `UserError` also for responses that repeat the prompt, or are the same."""
-    prompt = _read_side(place, shape["prompt"], cells["prompt"], USER)
+    """Read a prompt with two responses, of which both may begin with it where they are messages.
+
+    Raises `UserError` also for responses that are the same, and for a prompt that they do not begin with.
+    """
     sides = {part: _read_side(place, shape[part], cells[part], ASSISTANT) for part in ("chosen", "rejected")}
+    if "prompt" in cells and (isinstance(cells["prompt"], list) or not _begins_with_prompt(sides)):
+        prompt = _read_side(place, shape["prompt"], cells["prompt"], USER)
+    else:
+        prompt = _split_prompt(place, cells, shape, sides)
     for part, turns in sides.items():
         if turns[0].role != ASSISTANT:
             raise UserError(
@@ -116,6 +146,33 @@ def _read_preference(place: str, cells: Mapping[str, Any], shape: Shape) -> Conv
             f"{place}: the chosen response is the rejected one, so that nothing is preferred; remove the row"
         )
     return Conversation((*prompt, *sides["chosen"]), place, tuple(sides["rejected"]), len(prompt))
+
+
+def _begins_with_prompt(sides: Mapping[str, Sequence[Turn]]) -> bool:
+    return all(turns[0].role != ASSISTANT for turns in sides.values())
+
+
+def _split_prompt(place: str, cells: Mapping[str, Any], shape: Shape, sides: dict[str, list[Turn]]) -> list[Turn]:
+    """Take the turns that both responses begin with from them, and return these: the prompt."""
+    better, worse = sides.values()
+    if not _begins_with_prompt(sides):
+        raise UserError(
+            f"{place}: no column holds the prompt, and {shape['chosen']!r} and {shape['rejected']!r} are not both lists of "
+            "messages that begin with it; write it into a column prompt"
+        )
+    most = min(len(better), len(worse)) - 1  # of each something is left
+    shared = next((i for i in range(most) if better[i] != worse[i]), most)
+    prompt = better[:shared]
+    said = cells.get("prompt")
+    if not prompt or (said is not None and " ".join(write_cell(said).split()) not in {_join(t) for t in prompt}):
+        what = "do not begin with the same turns" if not prompt else "begin with turns that do not hold the prompt"
+        raise UserError(f"{place}: columns {shape['chosen']!r} and {shape['rejected']!r} {what}; mend the row")
+    sides |= {"chosen": better[shared:], "rejected": worse[shared:]}
+    return prompt
+
+
+def _join(turn: Turn) -> str:
+    return " ".join(turn.text.split())
 
 
 def _read_side(place: str, column: str, value: Any, role: str) -> list[Turn]:
@@ -136,12 +193,13 @@ def _read_messages(place: str, column: str, value: Any) -> list[Turn]:
 
 
 def _read_message(place: str, message: Any) -> Turn:
+    if isinstance(message, dict) and {"from", "value"} <= set(message):  # ShareGPT's names
+        message = {"role": OTHER_ROLES.get(str(message["from"]), message["from"]), "content": message["value"]}
     if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-        hint = "; rename from to role and value to content" if isinstance(message, dict) and "from" in message else ""
         has = (
             f"has {', '.join(message) or 'nothing'}" if isinstance(message, dict) else f"is a {type(message).__name__}"
         )
-        raise UserError(f"{place} {has}, where role and content are needed{hint}")
+        raise UserError(f"{place} {has}, where role and content are needed")
     role = message["role"]
     if role not in ROLES:
         near = OTHER_ROLES.get(role) if isinstance(role, str) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from fedfault.reading.cells import write_name
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXTS = (".txt", ".raw")
 LOOKED_AT = 4096  # bytes of a .json file that tell a list from what else is kept in such files
+_LINE_END = re.compile("\r\n|\r|\n")
 _LONGEST_FIELD = 2**31 - 1  # the csv module refuses fields of more than 131,072 characters by default
 
 Row = dict[str, Any]
@@ -146,7 +148,7 @@ def _read_csv(path: Path) -> list[tuple[int, Row]]:
                 raise UserError(f"{path}: line {reader.line_num} has more fields than the header; is a quote missing?")
             if None in row.values():
                 raise UserError(f"{path}: line {reader.line_num} has fewer fields than the header; is a comma missing?")
-            rows.append((reader.line_num, row))
+            rows.append((reader.line_num - sum(len(_LINE_END.findall(cell)) for cell in row.values()), row))
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is not CSV: {error}") from error
     finally:
@@ -282,13 +284,6 @@ def check_columns(path: Path | str, rows: Sequence[Row], wanted: Iterable[str], 
 
 def _explain_columns(known: Sequence[str]) -> str:
     """Say what rows with these columns are, as the end of an error message; empty if nothing is known about them."""
-    if "conversations" in known:
-        return "; are these messages with role and content? data.columns={messages: conversations} reads them"
-    if {"chosen", "rejected"} <= set(known):
-        better = (
-            "; data.columns={prompt: prompt, completion: chosen} reads the better half" if "prompt" in known else ""
-        )
-        return f"; these are preferences{better}"
     for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(known) == 1 and separator in known[0]:
             return f"; the header has {called}: write commas, or tabs into a file called .tsv"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fedfault.errors import UserError
 from fedfault.reading import cells, documents, files
-from fedfault.reading.conversations import Shape, find_shape, read_conversation
+from fedfault.reading.conversations import Shape, find_shape, name_columns, read_conversation
 from fedfault.types.corpus import Conversation, Corpus, Document, Labels
 
 TOPIC = "text"  # of documents that have none
@@ -68,6 +68,11 @@ def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns
     groups = _read_names(where, values, columns.group, "data.group_column") or [""] * len(rows)
     if shape:
         return _read_conversations(rows, shape, topics, groups)
+    if columns.text is None and "text" not in known and (called := name_columns(known)):
+        raise UserError(
+            f"{where}: no column is called text, and none fit a shape of conversations (known: {', '.join(known)}); "
+            f"data.columns={called} reads them as instructions with responses, data.text_columns as plain text"
+        )
     return _read_texts(where, values, columns.text or ["text"], topics, groups)
 
 
