@@ -2,11 +2,13 @@
 
     python benchmarks/faults.py [--fresh 59] [--seeds 5] [--only NAME ...]
     python benchmarks/faults.py --data data.dataset=wikitext data.path=FOLDER --results results/faults-wikitext
+    python benchmarks/faults.py --base instruct/quick --calibration instruct --data data.partition=iid --only fresh-healthy
+        --results results/faults-instruct
 
-Thresholds are those of the packaged calibration `demos` (`fedfault calibrate demos/base`), on other data too: that asks how
-far they carry, which `fedfault run` does not do. Fresh IID controls count false alarms, every fault is injected into runs
-with seeds of their own. Each run is kept as RESULTS/NAME-SEED.jsonl and not repeated. Prints the table of docs/metrics.md;
-benchmarks/rules.py puts rules of thumb beside the detectors.
+Thresholds are those of the packaged calibration `demos` (`fedfault calibrate demos/base`), or of another, on other data too:
+that asks how far they carry, which `fedfault run` does not do. Fresh IID controls count false alarms, every fault is
+injected into runs with seeds of their own. Each run is kept as RESULTS/NAME-SEED.jsonl and not repeated. Prints the table of
+docs/metrics.md; benchmarks/rules.py puts rules of thumb beside the detectors.
 """
 
 from __future__ import annotations
@@ -146,14 +148,20 @@ HEALTHY = {
 
 
 def train(
-    name: str, fault: Fault, seed: int, like: Prepared | None, folder: Path, data: Sequence[str] = ()
+    name: str,
+    fault: Fault,
+    seed: int,
+    like: Prepared | None,
+    folder: Path,
+    data: Sequence[str] = (),
+    base: str = "demos/base",
 ) -> Prepared | None:
     """One run, unless its records are in the folder; returns what the next one can share."""
     file = folder / f"{name.replace('/', '_')}-{seed}.jsonl"
     if file.is_file():
         return like
     settings = [*data, *fault.settings, f"seed={entropy(seed, 'faults', name) % 2**31}"]
-    exp = load("demos/base", settings).experiment
+    exp = load(base, settings).experiment
     p = prepare(exp, like=like)
     broken = fault.inject(p)
     clock = time.perf_counter()
@@ -226,6 +234,8 @@ def main() -> None:
         "--only", nargs="*", help="names of faults, fresh-healthy, fresh-scaffold; without a name only the table"
     )
     parser.add_argument("--data", nargs="*", default=(), metavar="KEY=VALUE", help="settings of other data")
+    parser.add_argument("--base", default="demos/base", help="configuration of the healthy federation")
+    parser.add_argument("--calibration", default="demos", help="name of a packaged calibration")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs' records")
     a = parser.parse_args()
     a.results.mkdir(parents=True, exist_ok=True)
@@ -233,8 +243,8 @@ def main() -> None:
     for name, fault in (HEALTHY | FAULTS).items():
         if a.only is None or name in a.only:
             for seed in range(a.fresh if name == "fresh-healthy" else a.seeds):
-                like = train(name, fault, seed, like, a.results, a.data)
-    table(Calibration.load(PACKAGED / "demos.json"), a.results)
+                like = train(name, fault, seed, like, a.results, a.data, a.base)
+    table(Calibration.load(PACKAGED / f"{a.calibration}.json"), a.results)
 
 
 if __name__ == "__main__":

@@ -73,3 +73,18 @@ def test_settings_that_differ_from_the_defaults_stand_apart():
     assert own == [("seed", "7"), ("training.lr", "0.25")]
     assert ("federation.num_rounds", "12") in rest
     assert not {key for key, _ in own} & {key for key, _ in rest}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        ({}, "the likeliest tokens"),
+        ({"temperature": 0.7, "top_p": 1.0}, "tokens drawn at temperature 0.7, by the same draws,"),
+        (
+            {"temperature": 1.0, "top_p": 0.9},
+            "tokens drawn at temperature 1 from 90% of the probability, by the same draws,",
+        ),
+    ],
+)
+def test_a_page_says_how_answers_are_made(evaluation, said):
+    assert tables.describe_answers(replace(make(), config={"evaluation": evaluation})) == said

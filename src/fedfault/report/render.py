@@ -134,6 +134,7 @@ def _render_page(
             shared=collect_shared(figures),
             scores=tables.tabulate_scores(run),
             answers=tables.tabulate_answers(run),
+            answered=tables.describe_answers(run),
             benchmarks=tables.tabulate_benchmarks(run),
             clients=tables.tabulate_clients(run),
             setup=tables.list_settings(run),

@@ -81,6 +81,15 @@ def tabulate_answers(run: RunData) -> Table | None:
     return Table(("prompt", "true answer", "before", "after"), rows, text=(1, 2, 3)) if rows else None
 
 
+def describe_answers(run: RunData) -> str:
+    """Describe the tokens that answers are made of: the likeliest, or drawn, and how."""
+    own = run.config.get("evaluation", {})
+    if not (temperature := own.get("temperature", 0.0)):
+        return "the likeliest tokens"
+    of = "" if (top_p := own.get("top_p", 1.0)) == 1 else f" from {top_p:.0%} of the probability"
+    return f"tokens drawn at temperature {temperature:g}{of}, by the same draws,"
+
+
 def tabulate_benchmarks(run: RunData) -> Table | None:
     """Tabulate what lm-evaluation-harness has found: a row a task and metric, a column a model, with standard errors."""
     if not run.benchmarks:
