@@ -162,17 +162,6 @@ def test_dropout_depends_on_the_client_not_on_its_company():
     assert not torch.allclose(together, off)
 
 
-def test_dropout_keeps_the_mean():
-    from fedfault.backbones.cohort import _dropout_mask
-
-    mask = _dropout_mask(torch.Size([4, 100, 100]), torch.tensor([1, 2, 3, 2**61]), 0.3, torch.empty(0))
-    assert mask.unique().tolist() == pytest.approx([0, 1 / 0.7])
-    per_client = mask.mean((1, 2))
-    assert (per_client - 1).abs().max() < 5 * (0.3 / 0.7 / 1e4) ** 0.5  # five standard errors
-    flat = mask.flatten(1) - 1
-    assert (torch.corrcoef(flat) - torch.eye(4)).abs().max() < 0.05
-
-
 def test_skipping_the_frozen_blocks_changes_nothing(tiny):
     build = lambda: tiny(blocks=3)  # noqa: E731
     model = build()

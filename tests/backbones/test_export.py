@@ -14,7 +14,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.export import export_adapter
 from fedfault.backbones.load import MICRO, Backbone
 from fedfault.backbones.quantised import dense_weight, quantise
-from fedfault.backbones.scorer import MEAN, Scorer, Texts, compute_scores
+from fedfault.backbones.scorer import MEAN, Scorer, Texts
 from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
 from fedfault.types.adapter import Adapter
 from tiny import CAUSAL, OTHERS, VOCAB, make, tiny_bert_tokenizer, tiny_gpt2, tiny_llama
@@ -243,7 +243,7 @@ def test_peft_computes_the_states_of_every_headless_architecture_merged_too(tmp_
     lengths = torch.full((1, 2), 9)
     found = PeftModel.from_pretrained(make(*kind, "AutoModel"), tmp_path).eval()
     with torch.no_grad():
-        _, expected = compute_scores(opened, adapter.flat[None], Texts(IDS[None], lengths, lengths, paired=False))
+        _, expected = opened.compute_scores(adapter.flat[None], Texts(IDS[None], lengths, lengths, paired=False))
         torch.testing.assert_close(found(input_ids=IDS).last_hidden_state.mean(1), expected[0], rtol=1e-3, atol=1e-4)
         merged = found.merge_and_unload()(input_ids=IDS).last_hidden_state.mean(1)
     torch.testing.assert_close(merged, expected[0], rtol=1e-3, atol=1e-4)

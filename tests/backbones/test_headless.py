@@ -13,7 +13,7 @@ from safetensors import safe_open
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.export import export_adapter
 from fedfault.backbones.load import load_backbone
-from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER, Scorer, Texts, compute_scores
+from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER, Scorer, Texts
 from fedfault.backbones.sites import lora_targets
 from fedfault.errors import UserError
 from fedfault.types.adapter import Adapter
@@ -129,9 +129,8 @@ def test_peft_loads_the_adapter_of_a_classifier_and_the_head_lies_beside_it(tmp_
     export_adapter(tmp_path / "adapter", backbone, opened, adapter, "card", labels=("x", "y", "z"))
     ids = torch.randint(1, VOCAB, (1, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        expected = compute_scores(
-            opened, adapter.flat[None], Texts(ids[None], torch.tensor([[9]]), torch.tensor([[9]]), paired=False)
-        )[0][0]
+        texts = Texts(ids[None], torch.tensor([[9]]), torch.tensor([[9]]), paired=False)
+        expected = opened.compute_scores(adapter.flat[None], texts)[0][0]
         model = PeftModel.from_pretrained(AutoModel.from_pretrained(source), tmp_path / "adapter").eval()
         found = model(input_ids=ids)
         states = found.last_hidden_state

@@ -23,7 +23,7 @@ from fedfault.backbones.quantised import (
     named_tensors,
     quantise,
 )
-from fedfault.backbones.scorer import MEAN, Scorer, Texts, compute_scores
+from fedfault.backbones.scorer import MEAN, Scorer, Texts
 from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
 from fedfault.errors import UserError
 from fedfault.rounds.engine import begin, rounds
@@ -384,7 +384,7 @@ def test_an_encoder_is_quantised_too(kind):
     flat, ids, _ = case(c.layout)
     texts = Texts(ids, torch.full((K, B), T + 1), torch.full((K, B), T + 1), paired=False)
     leaf = flat.requires_grad_()
-    (grad,) = torch.autograd.grad(compute_scores(c, leaf, texts)[0].square().sum(), leaf)
+    (grad,) = torch.autograd.grad(c.compute_scores(leaf, texts)[0].square().sum(), leaf)
     assert bool(grad.any(1).all())
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER, Scorer, Texts, compute_scores
+from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER, Scorer, Texts
 from fedfault.backbones.sites import lora_targets, partial_targets
 from tiny import VOCAB, tiny_bert, tiny_gpt2, tiny_llama
 
@@ -77,7 +77,7 @@ def test_every_client_has_the_loss_and_gradient_that_peft_gives_it_alone(kind):
         read = read._replace(ids=read.ids * read.mask)
     labels = torch.randint(C, (K, B), generator=torch.Generator().manual_seed(3))
     leaf = flat.clone().requires_grad_()
-    out, _ = compute_scores(c, leaf, read)
+    out, _ = c.compute_scores(leaf, read)
     loss = F.cross_entropy(out.flatten(0, 1), labels.flatten(), reduction="none").view(K, B).mean(1)
     (grad,) = torch.autograd.grad(loss.sum(), leaf)
     for k in range(K):
@@ -96,7 +96,7 @@ def test_the_mean_is_over_real_tokens_and_the_first_is_the_first():
     for pooling in (MEAN, FIRST):
         c = opened(tiny_bert(), pooling)
         flat, read = trained(c), texts()
-        z = compute_scores(c, flat, read)[1]
+        z = c.compute_scores(flat, read)[1]
         for k in range(K):
             for row in range(B):
                 n = int(read.lengths[k, row])
@@ -112,9 +112,9 @@ def test_what_stands_in_the_padding_does_not_matter(build, pooling):
     flat, read = trained(c), texts()
     other = read._replace(ids=torch.where(read.mask, read.ids, 5))
     wider = read._replace(ids=F.pad(read.ids, (0, 4), value=7))
-    expected = compute_scores(c, flat, read)[0]
+    expected = c.compute_scores(flat, read)[0]
     for changed in (other, wider):
-        torch.testing.assert_close(compute_scores(c, flat, changed)[0], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(c.compute_scores(flat, changed)[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_fresh_head_is_drawn_from_a_stream_of_its_own():
@@ -135,9 +135,9 @@ def test_the_head_is_a_part_of_every_client_s_row():
         ("score.bias", "full", (C,)),
     ]
     flat = trained(c)
-    out = compute_scores(c, flat, texts())[0]
+    out = c.compute_scores(flat, texts())[0]
     flat[1, -1] += 1.0
-    moved = compute_scores(c, flat, texts())[0] - out
+    moved = c.compute_scores(flat, texts())[0] - out
     torch.testing.assert_close(moved[1, :, -1], torch.ones(B))
     assert not moved[[0, 2]].any()
 
@@ -147,7 +147,7 @@ def test_whole_blocks_of_an_encoder_are_trained_with_their_head():
     c = CohortModel(model, partial_targets(model, 1, []), r=R, alpha=1.0, scorer=Scorer(MEAN, 24, C))
     assert c.targets.first_block == 1
     leaf = c.init(0).flat.expand(K, -1).clone().requires_grad_()
-    (grad,) = torch.autograd.grad(compute_scores(c, leaf, texts())[0].square().sum(), leaf)
+    (grad,) = torch.autograd.grad(c.compute_scores(leaf, texts())[0].square().sum(), leaf)
     assert all(bool(c.layout.part(grad, s).flatten(1).any(1).all()) for s in c.layout.sites if "key.bias" not in s.name)
 
 
@@ -155,8 +155,8 @@ def test_dropout_of_a_token_depends_on_its_place_alone():
     c = opened(tiny_bert(), MEAN, dropout=0.5)
     flat, read, key = trained(c), texts(), torch.tensor([5, 6, 7])
     place = lambda columns: (columns[:, None] * 100 + torch.arange(T)).flatten().expand(K, -1)  # noqa: E731
-    whole = compute_scores(c, flat, read, key, place(torch.arange(B)))[0]
+    whole = c.compute_scores(flat, read, key, place(torch.arange(B)))[0]
     some = torch.tensor([2, 0])
     part = read._replace(ids=read.ids[:, some], lengths=LENGTHS[:, some], second=LENGTHS[:, some])
-    torch.testing.assert_close(compute_scores(c, flat, part, key, place(some))[0], whole[:, some], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(compute_scores(c, flat, read)[0], whole)
+    torch.testing.assert_close(c.compute_scores(flat, part, key, place(some))[0], whole[:, some], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(c.compute_scores(flat, read)[0], whole)

@@ -146,16 +146,15 @@ def test_the_code_on_the_card_gives_the_run_s_own_scores(which, request, monkeyp
         exec(compile(code, "README.md", "exec"), names)
     p = prepare(load(folder.path / "config.yaml").experiment)
     state, _ = folder.load(p.federation.task.layout, "cpu")
-    from fedfault.backbones.scorer import LAST, Texts, compute_scores
+    from fedfault.backbones.scorer import LAST, Texts
     from fedfault.text.examples import encode_pairs
 
     separator = p.backbone.separator if p.backbone.pooling == LAST else None
     (row,) = encode_pairs([(text, "")], p.backbone.tokenizer, 16, separator)
     n = torch.tensor([[len(row.ids)]])
     with torch.no_grad():
-        expected = compute_scores(
-            p.model, state.adapter.flat[None], Texts(torch.tensor([[row.ids]]), n, n, paired=False)
-        )[0][0]
+        texts = Texts(torch.tensor([[row.ids]]), n, n, paired=False)
+        expected = p.model.compute_scores(state.adapter.flat[None], texts)[0][0]
     torch.testing.assert_close(names["scores"], expected, rtol=1e-4, atol=1e-5)
     assert names["label"] in ("negative", "positive")
 

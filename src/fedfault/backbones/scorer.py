@@ -10,18 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedfault.backbones.checks import takes_token_types
-from fedfault.backbones.unpacked import without_packed_rows
 from fedfault.seeds import torch_rng
 from fedfault.types.adapter import Layout, Site
-
-if TYPE_CHECKING:
-    from fedfault.backbones.cohort import CohortModel
 
 LAST = "last"  # the last real token, which alone has seen the whole text: decoders
 MEAN = "mean"  # the mean over the real tokens: sentence encoders, which were trained that way
@@ -97,21 +93,3 @@ def pool_states(found: Any, texts: Texts, pooling: str) -> Tensor:
         return states.gather(2, last)[:, :, 0].float()
     real = texts.mask[..., None]
     return (states.float() * real).sum(2) / texts.lengths[..., None]
-
-
-def compute_scores(
-    model: CohortModel, flat: Tensor, texts: Texts, key: Tensor | None = None, places: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Compute the outputs (K, B, C) under parameters flat (K, P), and the states z (K, B, d) that they are made from.
-
-    key: (K,) the dropout streams; places: (K, B*T) each token's position in the stream of its client, see `Slots`.
-    """
-    assert model.scorer is not None
-    pooling = model.scorer.pooling
-    with model.slots.bind(flat, key, places), model.keeping_inputs(), without_packed_rows():
-        body = model.model.base_model
-        found = body(input_ids=texts.ids.flatten(0, 1), **model_inputs(body, texts, pooling))
-        z = pool_states(found, texts, pooling)
-        W = model.slots.full_parameter(WEIGHT, (model.scorer.outputs, model.scorer.width))  # (K, C, d)
-        b = model.slots.full_parameter(BIAS, (model.scorer.outputs,))  # (K, C)
-    return torch.baddbmm(b[:, None], z, W.mT), z

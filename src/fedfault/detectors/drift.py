@@ -39,31 +39,22 @@ def client_drift() -> Detector:
     """
 
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
-        between, within = 0.0, 0.0
-        seen, null = 0.0, np.zeros(PERMUTATIONS)
-        alignment: list[float] = []
-        known = tested = 0
-        losses = Path()
+        sums, alignment, losses = HalfSums(), list[float](), Path()
         for r in records:
             if "validation" in r.scores:
                 losses = losses.extend(r.scores["validation"].loss)
             if not {"drift_between", "drift_within"} <= r.probes.keys():
                 yield None
                 continue
-            between += r.probes["drift_between"]
-            within += r.probes["drift_within"]
-            if "halves" in r.matrices:
-                own, exchanged = _exchange_halves(np.array(r.matrices["halves"]), r.round)
-                seen, null, tested = seen + own, null + exchanged, tested + 1
+            sums.add(r)
             alignment += _read_alignment([r])
-            known += 1
-            if known < ROUNDS or within <= 0:
+            if sums.rounds < ROUNDS or sums.within <= 0:
                 yield None
                 continue
-            rho = between / within
+            rho = sums.between / sums.within
             evidence = {"variance_ratio": rho, **_measure_harm(alignment, losses, scale)}
-            if tested:
-                evidence["p"] = (1 + float((null >= seen - 1e-12 * abs(seen)).sum())) / (1 + PERMUTATIONS)
+            if sums.tested:
+                evidence["p"] = sums.compute_p()
             harm = evidence.get("turned_away", evidence.get("taken_back", 0.0))
             yield Reading(r.round, rho, harm if rho >= REAL else 0.0, evidence)
 
@@ -90,6 +81,33 @@ def client_drift() -> Detector:
         learn_scale=_learn_alignment,
         leads_to=("oscillation", "divergence", "forgetting", "negative_transfer", "slow_convergence"),
     )
+
+
+class HalfSums:
+    """Sums over rounds of what the halves of the clients' batches say of their gradients."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.between, self.within = 0.0, 0.0  # variance between clients and within them
+        self.tested = 0  # rounds that have the products of all halves
+        self.seen, self.exchanged = (
+            0.0,
+            np.zeros(PERMUTATIONS),
+        )  # sum of the products of a client's halves, and at random
+
+    def add(self, r: RoundRecord) -> None:
+        """Add a round."""
+        self.rounds += 1
+        self.between += r.probes["drift_between"]
+        self.within += r.probes["drift_within"]
+        if "halves" in r.matrices:
+            own, exchanged = _exchange_halves(np.array(r.matrices["halves"]), r.round)
+            self.seen, self.exchanged, self.tested = self.seen + own, self.exchanged + exchanged, self.tested + 1
+
+    def compute_p(self) -> float:
+        """The p value of the permutation test that halves are of no client."""
+        as_large = self.exchanged >= self.seen - 1e-12 * abs(self.seen)
+        return (1 + float(as_large.sum())) / (1 + PERMUTATIONS)
 
 
 class Path(NamedTuple):

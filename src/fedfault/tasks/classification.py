@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fedfault.algebra import widest
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.scorer import Texts, compute_scores, model_inputs
+from fedfault.backbones.scorer import Texts, model_inputs
 from fedfault.measures.labels import correlate_scores, score_classes
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask
@@ -139,9 +139,9 @@ class ClassificationTask(CohortTask):
     ) -> tuple[Tensor, Tensor]:
         """Compute outputs (K, B, C) and states (K, B, d) of texts, which are these rows (K, B) where there is a cache."""
         if self.cache is None or known is None:
-            return compute_scores(self.model, flat, texts, key, places)
+            return self.model.compute_scores(flat, texts, key, places)
         with self.cache.prefix.skip_frozen_blocks(self.cache.get(known.flatten())[:, : texts.ids.shape[-1]]):
-            return compute_scores(self.model, flat, texts, key, places)
+            return self.model.compute_scores(flat, texts, key, places)
 
     def _compute_losses(self, out: Tensor, rows: Tensor) -> Tensor:
         """Compute the loss of every row: out (..., C), rows (...) -> (...)."""

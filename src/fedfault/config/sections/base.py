@@ -19,7 +19,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Component(BaseModel):
+class Named(BaseModel):
+    """What may be given by its name alone, where everything else has its default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Component(Named):
     """A registered component by name; its other keys are the keyword-only options of its builder."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -29,8 +38,3 @@ class Component(BaseModel):
     def options(self) -> dict[str, Any]:
         """Everything but the name."""
         return dict(self.model_extra or {})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value

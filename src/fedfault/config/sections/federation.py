@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedfault.config.sections.base import Component, Count, Fraction, Positive, Section
+from fedfault.config.sections.base import Component, Count, Fraction, Named, Positive, Section
 
 
-class Asynchronous(Section):
+class Asynchronous(Section, Named):
     """A server that takes updates in as they come, on the simulated clock; null: rounds wait for their cohort."""
 
     name: Literal["fedbuff", "fedasync"] = Field(
@@ -31,11 +31,6 @@ class Asynchronous(Section):
     exponent: Positive = Field(default=0.5, description="of polynomial")
     slope: Positive = Field(default=10.0, description="of hinge")
     grace: Annotated[int, Field(ge=0)] = Field(default=4, description="of hinge, in rounds")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fitting(self) -> Asynchronous:
