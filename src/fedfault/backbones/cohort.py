@@ -1,4 +1,4 @@
-"""A frozen model that carries K adapters at once, of which only the layers in `layers.py` know.
+"""A frozen model that carries K adapters at once, of which only the layers in `backbones/layers.py` know.
 
 ids (K, B, T) -> (K*B, T) -> frozen blocks -> hidden (K, B*T, d) -> loss (K,), or scores (K, B, C)
                     |
