@@ -28,6 +28,7 @@ def probes(r, cohort):
     found |= {"bleu": 4.0, "rouge_l": 0.2, "distinct_2": 0.6, "peak_memory_mb": 500.0 + r}
     found |= {"epsilon": 0.5 * r, "epsilon_audited": 0.2 * r}
     found |= {"epsilon_small": 0.9 * r, "epsilon_small_audited": 0.3 * r}
+    found |= {"membership_reference": 0.6, "membership_null": 0.51, "exposure": 5.0, "exposure_null": 1.5}
     for layer in range(LAYERS):
         for name in ("hidden_cosine", "cka", "client_cosine", "client_cka"):
             found[f"{name}/{layer}"] = 1.0 - 0.1 * layer

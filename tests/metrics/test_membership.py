@@ -24,7 +24,7 @@ class Texts:
         self.folds: list[str] = []
 
     def text_losses(self, models, clients, most):
-        x = [0.0 if flat is None else float(flat) for flat in models]
+        x = [0.0] * len(clients) if models is None else [float(flat) for flat in models]
         return [TextLosses(self.hard[k][0] - x[i], self.hard[k][1]) for i, k in enumerate(clients)]
 
     def fold(self, base):

@@ -12,6 +12,7 @@ from fedfault.report.figures.clients import draw_clients, draw_fairness
 from fedfault.report.figures.cost import draw_traffic
 from fedfault.report.figures.heat import average_cosines, draw_cosines, draw_participation
 from fedfault.report.figures.layers import draw_layers
+from fedfault.report.figures.leakage import draw_leakage
 from fedfault.report.figures.losses import draw_general, draw_loss_by_topic
 from fedfault.report.figures.rounds import draw_control, draw_drift, draw_gradients, draw_ranks
 from fedfault.runs.recorded import Fork, RunData
@@ -227,3 +228,12 @@ def test_the_band_around_a_norm_ends_at_zero():
     (band,) = draw_gradients(dataclasses.replace(run, records=wide)).axes[0].collections[:1]
     edges = band.get_paths()[0].vertices[:, 1]
     assert (edges.min(), edges.max()) == (0.0, 4.0)
+
+
+def test_what_models_give_away_is_drawn_beside_its_null_with_a_dot_for_each_upload():
+    run = probed(exposure=[2.0, 5.0, 6.0], exposure_null=[1.0, 1.5, 2.0])
+    known = [dataclasses.replace(client(k), probes={"exposure": value}) for k, value in ((0, 8.0), (1, 3.0), (2, 4.0))]
+    records = [dataclasses.replace(r, clients=tuple(known)) if r.round else r for r in run.records]
+    (ax,) = draw_leakage(RunData(run.folder, tuple(records))).axes
+    np.testing.assert_allclose(curves(ax), [[2, 5, 6], [1, 1.5, 2], [8, 3, 4] * 3, [4, 4, 4]])
+    assert draw_leakage(make()) is None

@@ -12,8 +12,9 @@ from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.backbones.starts import Start
 from fedfault.rounds.local import LocalWork, Passes
 from fedfault.rounds.trainer import Trainer
-from fedfault.tasks.language import LanguageTask, estimate_error
+from fedfault.tasks.language import LanguageTask, SecretRows, estimate_error
 from fedfault.text.packing import Blocks, pack_blocks
+from fedfault.text.responses import Responses
 from fedfault.types.adapter import Adapter
 from fedfault.types.task import Served, Step
 from tiny import VOCAB, tiny_gpt2, tiny_llama
@@ -247,10 +248,34 @@ def test_each_text_s_loss_is_that_of_its_own_targets_under_its_own_model():
     own = pack_blocks(documents(12, 6), T, 0)
     t = task(**{"topic/a": own, "topic/b": own, "client/1": own})
     adapter = moved(t)
-    found = t.text_losses([None, adapter.flat, adapter.flat], [1, 1, 0], 2)
+    found = [*(t.text_losses(None, [1], 2) or []), *(t.text_losses([adapter.flat] * 2, [1, 0], 2) or [])]
     assert [(len(f.members), len(f.others)) for f in found] == [(2, len(own)), (2, len(own)), (2, 0)]
     for losses, model in zip(found, (t.init(0), adapter), strict=False):
         one, _ = plain_nll(t, model, own[:1])
         assert losses.others[0] == pytest.approx(one / int(own.targets[0]), rel=1e-5)
         two, _ = plain_nll(t, model, t.split_training_rows()[1][1:2])
         assert losses.members[1] == pytest.approx(two / int(t.split_training_rows()[1].targets[1]), rel=1e-5)
+
+
+def test_a_secret_s_loss_is_the_sum_over_its_tokens_under_the_model_in_its_place():
+    t, said = task(), torch.randint(1, VOCAB, (7, T + 1), generator=torch.Generator().manual_seed(5))
+    blocks = Blocks(said, torch.full((7,), T))
+    rows = Responses.from_blocks(blocks)
+    t.secrets = SecretRows(rows[:3], rows[3:6], rows[6:])
+    found = t.secret_losses([t.init(0).flat, moved(t).flat], [[0, 2], [1]])
+    for losses, model, own in zip(found, (t.init(0), moved(t)), ([0, 2], [1]), strict=True):
+        every = [*own, *(3 + k for k in own), 6]
+        plain = [plain_nll(t, model, blocks[i : i + 1])[0] for i in every]
+        assert [*losses.planted, *losses.decoys, *losses.others] == pytest.approx(plain, rel=1e-5)
+    assert task().secret_losses([t.init(0).flat], [[0]]) is None
+
+
+def test_what_texts_lose_before_training_is_computed_once():
+    t, asked = (
+        task(**{"topic/a": pack_blocks(documents(12, 6), T, 0), "topic/b": pack_blocks(documents(11, 4), T, 0)}),
+        [],
+    )
+    t.use_scorer(lambda pairs: (asked.append(len(pairs)), t.score(pairs))[1])
+    first, again = t.text_losses(None, [0, 1], 2), t.text_losses(None, [2, 1], 2)
+    assert asked == [2, 1]
+    assert again[1] is first[1]

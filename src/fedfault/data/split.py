@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
 from fedfault.data.poisoning import poison_texts
+from fedfault.data.secrets import plant_secrets
 from fedfault.dealing.owners import NeedsColumn
 from fedfault.errors import UserError
 from fedfault.options import list_options
@@ -142,7 +143,8 @@ class DealtDocuments:
 def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> DealtDocuments:
     """Deal the training documents out to clients and hold some back for each.
 
-    A `control` is dealt the same numbers of documents, unchanged ones, at random: IID clients of the same sizes, and honest.
+    A `control` is dealt the same numbers of documents at random, as the corpus has them: IID clients of the same sizes, and
+    honest. Secrets are planted in its texts too, where there are some.
 
     Raises `UserError` when the partition is impossible.
     """
@@ -162,6 +164,7 @@ def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt
     held = [_hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k)) for k, part in enumerate(deal.clients)]
     if not control:
         documents, deal = poison_texts(exp, documents, topics, deal, held)
+    documents, deal = plant_secrets(exp, documents, deal, held)
     return DealtDocuments(documents, topics, labels, deal, held)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from fedfault.measures.membership import find_area, find_recall
 from fedfault.registry import register
 from fedfault.seeds import rng
-from fedfault.types.task import FinishedRound, Measurements, Probe, TextLosses
+from fedfault.types.task import FinishedRound, Measurements, Probe, TextLosses, fold_for_uploads
 
 TEXTS = 64  # of every client at most that it trained on: the same ones in every round
 
@@ -39,11 +38,12 @@ def membership() -> Probe:
 
     def measure(m: FinishedRound) -> Measurements:
         clients, K = list(m.clients), len(m.clients)
-        base = m.task.text_losses([None] * K, clients, TEXTS)
+        base = m.task.text_losses(None, clients, TEXTS)
         now = m.task.text_losses([m.after.adapter.flat] * K, clients, TEXTS)
         if base is None or now is None:
             return Measurements()
-        uploads = _score_uploads(m)
+        with fold_for_uploads(m) as models:
+            uploads = m.task.text_losses(models, clients, TEXTS) or []
         kept = [len(own.others) > 0 for own in base]
         if not any(kept) or not all(_is_finite(own) for own in (*base, *now, *uploads)):
             return Measurements()
@@ -63,17 +63,6 @@ def membership() -> Probe:
         return Measurements(found, {name: [row[i] for row in rows] for i, name in enumerate(names)})
 
     return Probe(measure, sparse=True)
-
-
-def _score_uploads(m: FinishedRound) -> Sequence[TextLosses]:
-    """The losses of every client's own texts under its upload, with the frozen weights that it was trained on."""
-    models: list[Tensor | None] = list(m.trained.adapter.flat)
-    if m.after.base:
-        m.task.fold(m.before.base)
-    found = m.task.text_losses(models, list(m.clients), TEXTS)
-    if m.after.base:
-        m.task.fold(m.after.base)
-    return found or []
 
 
 def _attack(base: TextLosses, now: TextLosses) -> list[float]:

@@ -50,6 +50,13 @@ CAPTIONS = {
         "claim means that something is published without its noise. Models and scores are covered; the picture of the "
         "split, where there is one, shows the clients' data as they are.",
     ),
+    "leakage": Caption(
+        "What the models give away",
+        "Membership: how well texts that the round's clients train on are told from those that they keep back, by what "
+        "a model has learned of them beyond the untrained one. Exposure: how likely a model finds secrets that were "
+        "planted in the clients' texts, among 255 others that nobody has; 8 bits is likelier than all of them. A dot is a "
+        "client's upload on its own texts. Dashed: the same where nothing can be known; dotted: what that is on average.",
+    ),
     "contributions": Caption(
         "Who did what",
         "How much the loss of the mixture would be larger had the server left out a client's updates, each "
@@ -198,6 +205,7 @@ def describe_figure(run: RunData, name: str) -> str:
         f"{format_change(summary.measure_forgetting(run))} nats per token.",
         "contributions": "Bar chart: how much the updates of each client lowered the loss, with its Shapley value.",
         "privacy": "Line chart of epsilon per round, and of its audited lower bound.",
+        "leakage": "Line charts per round: membership and exposure in the server's model and in uploads, with nulls.",
         "drift": "Line charts per round: variance ratio of gradients between and within clients; cosines of the update.",
         "gradients": "Line charts per round: mean gradient norm of the clients with a band, and its variation.",
         "divergence": "Two line charts per round: distance of client updates from their mean, and cosine to it.",

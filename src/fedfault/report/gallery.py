@@ -17,6 +17,7 @@ from fedfault.report.figures.contributions import draw_contributions
 from fedfault.report.figures.cost import draw_traffic
 from fedfault.report.figures.heat import draw_cosines, draw_participation, draw_split
 from fedfault.report.figures.layers import draw_layers
+from fedfault.report.figures.leakage import draw_leakage
 from fedfault.report.figures.losses import draw_general, draw_loss_by_topic
 from fedfault.report.figures.privacy import draw_privacy
 from fedfault.report.figures.rounds import (
@@ -40,6 +41,7 @@ FIGURES: dict[str, Plot] = {
     "fairness": draw_fairness,
     "general": draw_general,
     "privacy": draw_privacy,
+    "leakage": draw_leakage,
     "contributions": draw_contributions,
     "drift": draw_drift,
     "gradients": draw_gradients,

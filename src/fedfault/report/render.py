@@ -94,7 +94,7 @@ def _describe(run: RunData, name: str, inline: Inline) -> dict[str, Any]:
 
 LIVE = "loss_by_topic"
 # Figures that are not for experts alone
-FIRST = ("loss_by_topic", "labels", "split", "clients", "fairness", "general", "privacy", "contributions")
+FIRST = ("loss_by_topic", "labels", "split", "clients", "fairness", "general", "privacy", "leakage", "contributions")
 
 CHANCE = (
     "By chance: the mean over random deals of the same documents to clients of the same sizes; z counts its standard "

@@ -7,6 +7,7 @@ import importlib.util
 from fedfault.config.schema import Experiment
 from fedfault.config.sections.base import Component
 from fedfault.data.poisoning import check_attacks
+from fedfault.data.secrets import check_secrets
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.scheduling import Selection
@@ -18,6 +19,7 @@ def check_parts(exp: Experiment) -> None:
     """`UserError` for parts that cannot be combined and for hardware that does not fit, before anything is loaded."""
     equipment.check_equipment(exp)
     _check_score(exp)
+    check_secrets(exp)
     f = exp.federation
     algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)

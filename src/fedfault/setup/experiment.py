@@ -21,6 +21,7 @@ from fedfault.data import labelled
 from fedfault.data.heterogeneity import load_or_measure
 from fedfault.data.instruct import check_conversations, split_into_responses
 from fedfault.data.poisoning import ask_for_phrases
+from fedfault.data.secrets import draw_secrets
 from fedfault.data.split import (
     CLIENT_SHARE,
     Split,
@@ -38,7 +39,7 @@ from fedfault.setup.model import load_base, open_model
 from fedfault.storage import cache_dir, keep, recall
 from fedfault.tasks.base import BackboneTask, CohortTask
 from fedfault.tasks.classification import ClassificationTask
-from fedfault.tasks.language import LanguageTask, Rows
+from fedfault.tasks.language import LanguageTask, Rows, SecretRows
 from fedfault.tasks.mixed import MixedTask
 from fedfault.tasks.preference import Objective, PreferenceTask
 from fedfault.text.conversing import ChatTemplate, choose_template, describe_template
@@ -157,7 +158,8 @@ def _prepare_next_tokens(
         say(f"documents that spell out the token which stands between documents, and so count as several: {n}")
     phrases = ask_for_phrases(exp, [d.text for d in corpus.validation])[: exp.evaluation.max_blocks]
     asked = ask_phrases(backbone.tokenizer, phrases, backbone.separator, BACKDOOR) if phrases else None
-    return _prepare_language(exp, backbone, model, say, dealt, load_general(exp, backbone, model, say), asked)
+    general = load_general(exp, backbone, model, say)
+    return _prepare_language(exp, backbone, model, say, dealt, general, asked, _encode_secrets(exp, backbone))
 
 
 def _prepare_responses(
@@ -234,6 +236,15 @@ def _ask_questions(
     return draw_answers(asked, exp.evaluation.temperature, exp.evaluation.top_p, exp.seed)
 
 
+def _encode_secrets(exp: Experiment, backbone: Backbone) -> SecretRows | None:
+    """Encode the secrets that were planted in clients' texts, if there are any."""
+    s = draw_secrets(exp)
+    if s is None:
+        return None
+    every = (s.planted, s.decoys, s.others)
+    return SecretRows(*(Responses.from_texts(backbone.tokenizer, own, backbone.separator) for own in every))
+
+
 def _prepare_language(
     exp: Experiment,
     backbone: Backbone,
@@ -242,6 +253,7 @@ def _prepare_language(
     dealt: Split[Any],
     general: Rows | None,
     asked: Questions | None = None,
+    secrets: SecretRows | None = None,
 ) -> Prepared:
     """The language-model task on the rows of a split."""
     sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
@@ -261,7 +273,9 @@ def _prepare_language(
     def task(model: CohortModel) -> CohortTask:
         if exp.data.task_type == "preference":
             return _make_preference_task(exp, backbone, model, clients, sets, mixture, say)
-        return LanguageTask(model, clients, sets, mixture, cache_mb=cache_mb, decode=decode, questions=asked)
+        return LanguageTask(
+            model, clients, sets, mixture, cache_mb=cache_mb, decode=decode, questions=asked, secrets=secrets
+        )
 
     copies = _make_copies(exp, model, task, say)
     return Prepared(exp, backbone, model, dealt, copies, build_on_split(exp, copies, dealt))

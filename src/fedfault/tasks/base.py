@@ -26,7 +26,7 @@ from fedfault.seeds import rng
 from fedfault.tasks.grouping import group_columns, plan_groups, take_groups
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import Room
-from fedfault.types.task import Groups, Served, States, Step, Task, TextLosses
+from fedfault.types.task import Groups, SecretLosses, Served, States, Step, Task, TextLosses
 
 Found = TypeVar("Found")
 
@@ -109,6 +109,7 @@ class CohortTask(BackboneTask, ABC):
         self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # row of each client's first one
         self._folded: Mapping[str, Tensor] = {}
         self.untrained: Tensor | None = None  # loss of every evaluation row before training
+        self.lost: dict[tuple[int, int], TextLosses] = {}  # of a client and at most so many texts: before training
         self.seen: dict[Look, list[Tensor] | None] = {}  # what was looked at in the model before training
         self.probed: Tensor  # (n,) rows that probes look at
         self.room: Room | None = None
@@ -333,27 +334,39 @@ class CohortTask(BackboneTask, ABC):
 
     @torch.no_grad()
     def text_losses(
-        self, models: Sequence[Tensor | None], clients: Sequence[int], most: int
+        self, models: Sequence[Tensor] | None, clients: Sequence[int], most: int
     ) -> Sequence[TextLosses] | None:
         """See `types.task.Task.text_losses`: texts are rows, such as blocks. None where an example has several rows."""
         if self.rows_each != 1:
             return None
-        if any(flat is None for flat in models):
-            start = self.init(self.seed).flat
-            with self.without_folds():
-                return self.text_losses([start if flat is None else flat for flat in models], clients, most)
+        if models is None:
+            return self._lose_before_training(clients, most)
         owned, nobody = self.rows_by_set(), torch.zeros(0, dtype=torch.int64)
         seen = [torch.arange(int(self.first[k]), int(self.first[k]) + min(most, self.counts[k])) for k in clients]
         kept = [owned.get(f"client/{k}", nobody) for k in clients]
         rows = [torch.cat(both) for both in zip(seen, kept, strict=True)]
-        pairs = [(flat, own) for flat, own in zip(models, rows, strict=True) if flat is not None]
-        out = self.score_pairs(pairs).split([len(own) for own in rows])
+        out = self.score_pairs(list(zip(models, rows, strict=True))).split([len(own) for own in rows])
         found = []
         for scored, own, mine in zip(out, rows, seen, strict=True):
             targets = torch.tensor([self._count_targets(own[i : i + 1]) for i in range(len(own))])
             each = (self._compute_nll(scored, own) / targets).numpy()
             found.append(TextLosses(each[: len(mine)], each[len(mine) :]))
         return found
+
+    def _lose_before_training(self, clients: Sequence[int], most: int) -> Sequence[TextLosses] | None:
+        """`text_losses` of the model before training, which are kept for each client."""
+        new = [k for k in dict.fromkeys(clients) if (k, most) not in self.lost]
+        start = self.init(self.seed).flat
+        with self.without_folds():
+            found = self.text_losses([start] * len(new), new, most) or []
+        self.lost |= {(k, most): losses for k, losses in zip(new, found, strict=True)}
+        return [self.lost[k, most] for k in clients]
+
+    def secret_losses(
+        self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]
+    ) -> Sequence[SecretLosses] | None:
+        """See `types.task.Task.secret_losses`: there are none but in running text."""
+        return None
 
     @torch.no_grad()
     def score(self, pairs: Pairs) -> Tensor:

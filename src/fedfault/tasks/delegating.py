@@ -9,7 +9,7 @@ from torch import Tensor
 from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import Room
-from fedfault.types.task import Continuations, Groups, Served, States, Step, Task, TextLosses
+from fedfault.types.task import Continuations, Groups, SecretLosses, Served, States, Step, Task, TextLosses
 
 
 class DelegatingTask(Task):
@@ -69,10 +69,16 @@ class DelegatingTask(Task):
         return self.inner.held_out(params, clients)
 
     def text_losses(
-        self, models: Sequence[Tensor | None], clients: Sequence[int], most: int
+        self, models: Sequence[Tensor] | None, clients: Sequence[int], most: int
     ) -> Sequence[TextLosses] | None:
         """See `Task`."""
         return self.inner.text_losses(models, clients, most)
+
+    def secret_losses(
+        self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]
+    ) -> Sequence[SecretLosses] | None:
+        """See `Task`."""
+        return self.inner.secret_losses(models, clients)
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
         """See `Task`."""

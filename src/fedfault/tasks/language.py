@@ -29,7 +29,7 @@ from fedfault.text.packing import Blocks
 from fedfault.text.questions import Questions
 from fedfault.text.responses import Responses
 from fedfault.types.adapter import Adapter
-from fedfault.types.task import Continuations, Served, Step
+from fedfault.types.task import Continuations, SecretLosses, Served, Step
 
 Rows = Blocks | Responses
 
@@ -45,12 +45,20 @@ class Group(NamedTuple):
     sparse: bool  # whether only targets get logits: their number is a question to the device
 
 
+class SecretRows(NamedTuple):
+    """Made-up secrets that differ in a few tokens, a row each, see `types.task.SecretLosses`."""
+
+    planted: Responses  # by client
+    decoys: Responses  # by client
+    others: Responses
+
+
 class LanguageTask(CohortTask):
     """Implements `types.task.Task` over token blocks, or over conversations.
 
     clients: each client's training rows; sets: evaluation rows by score name; mixture: weight of each `topic/...` set
     in the score `validation`, its share of the validation tokens; decode: ids -> text, for `continuations` and answers;
-    questions: those that models answer when they are evaluated.
+    questions: those that models answer when they are evaluated; secrets: those that were planted in clients' texts.
     """
 
     metrics: tuple[str, ...] = ()  # beside the loss of every set of `mixture`
@@ -65,11 +73,12 @@ class LanguageTask(CohortTask):
         cache_mb: int = 0,
         decode: Decode | None = None,
         questions: Questions | None = None,
+        secrets: SecretRows | None = None,
     ) -> None:
         super().__init__(model, clients, seed=0)  # before training B is zero, so that A may be anybody's
         self.sizes = [b.num_tokens for b in clients]
         self.sets: dict[str, Rows] = dict(sets)
-        self.mixture, self.decode, self.questions = dict(mixture), decode, questions
+        self.mixture, self.decode, self.questions, self.secrets = dict(mixture), decode, questions, secrets
         every: list[Any] = [*clients, *self.sets.values()]
         self.table = table = type(every[0]).concatenate(every)  # training rows of all clients, then evaluation rows
         self.ids, self.mask = table.ids, table.mask  # (N, T+1), (N, T)
@@ -206,6 +215,19 @@ class LanguageTask(CohortTask):
             _, each = self.model.losses(flat[None], ids[None], real[None].float(), sparse=True)
             out[some] = (each[0] * real).sum(1, dtype=widest(flat.device)).cpu().double()
         return out
+
+    def secret_losses(
+        self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]
+    ) -> Sequence[SecretLosses] | None:
+        """See `types.task.Task.secret_losses`."""
+        s, found = self.secrets, []
+        if s is None:
+            return None
+        for flat, own in zip(models, clients, strict=True):
+            k, rows = len(own), Responses.concatenate([s.planted[list(own)], s.decoys[list(own)], s.others])
+            nll = self.fit_evaluation(self._sum_rows, flat, rows).numpy()
+            found.append(SecretLosses(nll[:k], nll[k : 2 * k], nll[2 * k :]))
+        return found
 
     def _add_answers(self, scores: dict[str, Score], models: Mapping[str, Tensor]) -> dict[str, Score]:
         """Add what answers are worth to the scores; models: score name -> (P,) the one that answers."""

@@ -46,7 +46,10 @@ class Wordless:
     def continuations(self, flat: Tensor, blocks: int) -> None:
         return None
 
-    def text_losses(self, models: Sequence[Tensor | None], clients: Sequence[int], most: int) -> None:
+    def text_losses(self, models: Sequence[Tensor] | None, clients: Sequence[int], most: int) -> None:
+        return None
+
+    def secret_losses(self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]) -> None:
         return None
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedfault.text.conversing import EncodedConversation
 from fedfault.text.packing import Blocks
+from fedfault.text.tokens import encode_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,12 @@ class Responses:
     def from_blocks(cls, blocks: Blocks) -> Responses:
         """Put blocks of running text into rows, all of whose real targets count."""
         return cls(blocks.ids, blocks.targets + 1, blocks.mask)
+
+    @classmethod
+    def from_texts(cls, tokenizer: Any, texts: Sequence[str], separator: int) -> Responses:
+        """Put whole texts into rows, each after a separator; all of their tokens count."""
+        ids = [[separator, *row.tolist()] for row in encode_texts(tokenizer, texts)]
+        return cls.from_rows([EncodedConversation(row, [True] * len(row)) for row in ids], max(map(len, ids)))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Responses]) -> Responses:

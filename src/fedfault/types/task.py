@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -65,6 +66,14 @@ class TextLosses(NamedTuple):
 
     members: np.ndarray  # (n,) of texts that it trains on
     others: np.ndarray  # (m,) of what it keeps back; m may be 0
+
+
+class SecretLosses(NamedTuple):
+    """The summed losses of made-up secrets under one model, all of one law."""
+
+    planted: np.ndarray  # (k,) of k clients, in whose texts they stand
+    decoys: np.ndarray  # (k,) that nobody has
+    others: np.ndarray  # (m,) that nobody has either
 
 
 class Served(NamedTuple):
@@ -131,11 +140,19 @@ class Task(Trainable, Protocol):
         """
 
     def text_losses(
-        self, models: Sequence[Tensor | None], clients: Sequence[int], most: int
+        self, models: Sequence[Tensor] | None, clients: Sequence[int], most: int
     ) -> Sequence[TextLosses] | None:
         """Compute what texts of each client, at most so many of its training, lose under the model (P,) in its place.
 
-        None for a model: the one before training, nothing folded in. None where there are no single texts.
+        None for the models: that before training, nothing folded in, for all. None where there are no single texts.
+        """
+
+    def secret_losses(
+        self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]
+    ) -> Sequence[SecretLosses] | None:
+        """Compute what made-up secrets lose under each model (P,), as it is folded: those of the clients in its place.
+
+        None where no secrets were planted.
         """
 
     def states(self, params: Tensor | None, blocks: int) -> States | None:
@@ -184,6 +201,18 @@ class FinishedRound:
     # (K,) bool, whose updates are taken -> the model of these alone; None where nobody may know
     ablate: Callable[[Sequence[bool]], Ablation] | None = None
     least: int = 1  # updates that the aggregation needs to be what it says
+
+
+@contextmanager
+def fold_for_uploads(m: FinishedRound) -> Iterator[list[Tensor]]:
+    """Give the task, within the block, the frozen weights that the clients trained on; yields their models, (P,) each."""
+    if m.after.base:
+        m.task.fold(m.before.base)
+    try:
+        yield list(m.trained.adapter.flat)
+    finally:
+        if m.after.base:
+            m.task.fold(m.after.base)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,11 @@ class Data(Section):
         default=0.1, description="share of each client's documents it is tested on"
     )
     partition: Component = Field(default=Component(name="iid"), description="how documents are dealt out to clients")
+    secret_copies: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="how often a made-up secret of its own is planted in each client's running text; the probe exposure "
+        "says how well models know them; 0: never",
+    )
 
     @field_validator("label_names")
     @classmethod
