@@ -98,7 +98,10 @@ class Softmax:
 
     attention = continuations = states
 
-    def text_losses(self, models: Sequence[Tensor | None], clients: Sequence[int], most: int) -> None:
+    def text_losses(self, models: Sequence[Tensor] | None, clients: Sequence[int], most: int) -> None:
+        return None
+
+    def secret_losses(self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]) -> None:
         return None
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:

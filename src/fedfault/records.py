@@ -341,6 +341,7 @@ class Detector:
     default_threshold: by theory or convention, for runs without controls; None: the detector is silent without them
     learn_scale: (records of control runs) -> numbers that the statistic is measured against; empty without controls
     calibrated: whether controls set the threshold where there are some
+    of_partition: whether only honest controls of the run's own partition may, and IID ones do not
     is_failure: (last reading) -> whether an alarm that holds to the end makes the run failed, not just degraded
     leads_to: detectors whose alarms follow from what this one sees, so that this one is the cause where both alarm
     """
@@ -355,6 +356,7 @@ class Detector:
     remedies: tuple[Remedy, ...] = ()
     wants_clusters: bool = False
     calibrated: bool = True
+    of_partition: bool = False
     is_failure: Callable[[Reading], bool] = _only_degrades
     leads_to: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
@@ -397,8 +399,8 @@ def is_recorded(what: str, records: Records) -> bool:
     """Tell whether the records have a measurement anywhere that a detector names in `reads`.
 
     what: `score/validation` or another evaluation set, `score/client` for that of any client, `score/client with se` where
-    its standard error is needed, or `with` the name of a metric; `client/PROBE` for a probe of clients, else the name of a
-    probe.
+    its standard error is needed, or `with` the name of a metric; `client/PROBE` for a probe of clients, `matrix/NAME` for a
+    matrix, else the name of a probe.
 
     >>> is_recorded("score/validation", [RoundRecord(0, scores={"validation": Score(4.0, 1)})])
     True
@@ -410,6 +412,8 @@ def is_recorded(what: str, records: Records) -> bool:
         return any(not more or more in s.metrics or (more == "se" and s.se is not None) for s in scores)
     if kind == "client":
         return any(name in c.probes for r in records for c in r.clients)
+    if kind == "matrix":
+        return any(name in r.matrices for r in records)
     return any(what in r.probes for r in records)
 
 

@@ -17,6 +17,7 @@ from fedfault.diagnosis.calibration import (
     Calibration,
     Threshold,
     choose_calibration,
+    compare_controls,
     compare_settings,
     kept_calibrations,
     learn_thresholds,
@@ -252,7 +253,7 @@ def test_a_run_that_differs_by_six_deviations_in_one_statistic_is_seen(D):
 
 
 def test_healthy_runs_of_the_real_detectors_hardly_ever_alarm():
-    thresholds, exact = learn_thresholds([healthy(seed) for seed in range(19)], build_detectors())
+    thresholds, exact = learn_thresholds([healthy(seed) for seed in range(19)], build_detectors(), same_partition=True)
     known = {n: d for n, d in build_detectors().items() if d.calibrated}
     assert exact
     assert set(thresholds) == set(known)
@@ -437,3 +438,13 @@ def test_of_two_packaged_ones_alike_the_first_is_taken(tmp_path, monkeypatch):
     for commit in ("a", "b"):
         replace(MADE, provenance={"commit": commit}).save(tmp_path / f"{commit}.json")
     assert choose_calibration("packaged", CONFIG)[0].provenance == {"commit": "a"}
+
+
+def test_controls_of_a_partition_fit_runs_of_that_partition_alone():
+    config = load("quickstart").resolved
+    own = replace(MADE, config=config, same_partition=True)
+    assert compare_controls(own, config) == ([], [])
+    other = load("quickstart", ["data.partition=iid"]).resolved
+    wrong, _ = compare_controls(own, other)
+    assert wrong[0] == "data.partition.name=iid (topic_isolation)"
+    assert compare_controls(replace(own, same_partition=False), other) == ([], [])

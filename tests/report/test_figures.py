@@ -235,5 +235,5 @@ def test_what_models_give_away_is_drawn_beside_its_null_with_a_dot_for_each_uplo
     known = [dataclasses.replace(client(k), probes={"exposure": value}) for k, value in ((0, 8.0), (1, 3.0), (2, 4.0))]
     records = [dataclasses.replace(r, clients=tuple(known)) if r.round else r for r in run.records]
     (ax,) = draw_leakage(RunData(run.folder, tuple(records))).axes
-    np.testing.assert_allclose(curves(ax), [[2, 5, 6], [1, 1.5, 2], [8, 3, 4] * 3, [4, 4, 4]])
+    assert [list(values) for values in curves(ax)] == [[2, 5, 6], [1, 1.5, 2], [8, 3, 4] * 3, [4, 4, 4]]
     assert draw_leakage(make()) is None

@@ -152,3 +152,19 @@ def test_controls_of_a_private_configuration_are_refused_before_anything_is_writ
     with pytest.raises(UserError, match=r"controls are 19 further models of the same data.*privacy.unit=null"):
         calibrate_detectors(private, 19, QUIET)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_honest_controls_of_the_same_partition_have_its_clients_and_a_file_of_their_own(tmp_path):
+    given = loaded(tmp_path, "attacks=[{name: sign_flip}]", "federation.participation_rate=1.0")
+    kept = sorted(kept_calibrations().glob("*.json"))
+    file = calibrate_detectors(given, 3, QUIET, same_partition=True)
+    made = Calibration.load(file)
+    assert file == tmp_path / "quickstart-honest" / "calibration.json"
+    assert made.same_partition
+    assert "hostile_client" in made.thresholds
+    assert sorted(kept_calibrations().glob("*.json")) == kept
+    run = start_run(loaded(tmp_path, f"detectors.calibration={file}", "federation.participation_rate=1.0"), QUIET)
+    assert "honest control runs of this partition" in run.read_json("metrics.json")["verdict"]["sure"]
+    with pytest.raises(UserError, match=r"is for other runs: it differs in data\.partition"):
+        start_run(loaded(tmp_path, f"detectors.calibration={file}", "data.partition=iid"), QUIET)

@@ -279,3 +279,4 @@ def test_what_texts_lose_before_training_is_computed_once():
     first, again = t.text_losses(None, [0, 1], 2), t.text_losses(None, [2, 1], 2)
     assert asked == [2, 1]
     assert again[1] is first[1]
+    assert t.text_losses(None, [1], 2) == [first[1]]

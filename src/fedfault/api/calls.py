@@ -154,12 +154,16 @@ def calibrate(
     settings: Mapping[str, Any] | None = None,
     *,
     controls: int = 19,
+    same_partition: bool = False,
     out: Path | str | None = None,
     plugins: Sequence[str] = (),
     quiet: bool = False,
     **changes: Any,
 ) -> Path:
-    """Train IID control runs of a configuration, write the detectors' thresholds, and return the file."""
+    """Train control runs of a configuration, write the detectors' thresholds, and return the file.
+
+    Controls have IID clients, or with `same_partition` honest clients of the partition, which `hostile_client` needs.
+    """
     from fedfault.session.controls import calibrate_detectors
 
     _check_alone()
@@ -168,7 +172,9 @@ def calibrate(
     words = spell_words(settings, changes)
     loaded = load_config(config, words, plugins)
     argv = [*_spell_command("calibrate", config, words, plugins), "--controls", str(controls)]
-    return calibrate_detectors(loaded, controls, Progress(quiet=quiet), None if out is None else Path(out), argv=argv)
+    argv += ["--same-partition"] if same_partition else []
+    file = None if out is None else Path(out)
+    return calibrate_detectors(loaded, controls, Progress(quiet=quiet), file, argv, same_partition=same_partition)
 
 
 def diagnose(

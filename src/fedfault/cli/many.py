@@ -30,11 +30,17 @@ def calibrate(
     controls: Annotated[
         int, typer.Option("--controls", min=3, help="IID control runs; 19 for a 5 % false-alarm rate")
     ] = 19,
+    same_partition: Annotated[
+        bool,
+        typer.Option(
+            "--same-partition", help="honest runs of the partition in the place of IID ones: for hostile_client"
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="file for the thresholds")] = None,
     plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train IID control runs of a configuration and write the detectors' thresholds; goes on where it was stopped."""
+    """Train control runs of a configuration and write the detectors' thresholds; goes on where it was stopped."""
     from fedfault.config import load
 
     config, overrides = split_words(settings)
@@ -43,7 +49,8 @@ def calibrate(
     from fedfault.session.progress import Progress
 
     with end_on_signal(SAME):
-        file = learn(loaded, controls, Progress(quiet=quiet), out, argv=sys.argv[1:])
+        progress = Progress(quiet=quiet)
+        file = learn(loaded, controls, progress, out, argv=sys.argv[1:], same_partition=same_partition)
     typer.echo(f"calibration: {file}")
 
 

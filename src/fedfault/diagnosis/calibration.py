@@ -49,8 +49,9 @@ SCHEDULE = (  # and `auto` makes new controls where these are others
     "training.batch_size", "model.trainable", "model.lora.", "federation.scheduler.", "federation.selection.",
     "federation.asynchronous", "federation.algorithm.unbiased", "tiers", "deadline.",
 )  # fmt: skip
+PARTITION = "data.partition."
 MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or what cannot matter
-    "experiment_name", "seed", "device", "logging.", "detectors.", "metrics.", "data.partition.", "federation.on_failure",
+    "experiment_name", "seed", "device", "logging.", "detectors.", "metrics.", PARTITION, "federation.on_failure",
     "plugins", "attacks", "privacy.secret", "monitor.settings.seed",
 )  # fmt: skip
 
@@ -76,6 +77,7 @@ class Calibration:
     exact: bool  # the order statistic exists: the false-alarm rate is about alpha whatever the law
     config: Mapping[str, Any]  # of the controls, as resolved
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    same_partition: bool = False  # whether controls are honest runs of the partition; else their clients are IID
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
@@ -111,12 +113,16 @@ def summarise_run(detector: Detector, scale: Mapping[str, float], records: Recor
 
 
 def learn_thresholds(
-    controls: Sequence[Records], known: Mapping[str, Detector], alpha: float = ALPHA
+    controls: Sequence[Records],
+    known: Mapping[str, Detector],
+    alpha: float = ALPHA,
+    *,
+    same_partition: bool = False,
 ) -> tuple[dict[str, Threshold], bool]:
     """Thresholds of the known detectors from the records of control runs, and whether they are an order statistic.
 
-    A detector that reads nothing finite in one of the controls stays without a threshold. Raises `UserError` for fewer than
-    three controls.
+    A detector that reads nothing finite in one of the controls stays without a threshold, and so does one that is
+    `of_partition` where the controls are not of the same partition. Raises `UserError` for fewer than three controls.
     """
     m = len(controls)
     if m < 3:
@@ -124,7 +130,8 @@ def learn_thresholds(
     scales, seen, z = {}, {}, []
     for name, detector in known.items():
         scale = detector.learn_scale(controls)
-        values = _summarise_all(detector, scale, controls) if detector.calibrated else None
+        fits = detector.calibrated and (same_partition or not detector.of_partition)
+        values = _summarise_all(detector, scale, controls) if fits else None
         left_out = None if values is None else _leave_out(detector, scale, controls, values)
         if values is not None and left_out is not None:
             scales[name], seen[name] = scale, values
@@ -217,7 +224,7 @@ def compare_controls(found: Calibration, config: Mapping[str, Any], corpus: str 
 
     What has a name of its own (`registers`) is the same data by that name, although another version may read a little else.
     """
-    wrong, differs = compare_settings(found.config, config)
+    wrong, differs = compare_settings(found.config, config, same_partition=found.same_partition)
     theirs = str(found.provenance.get("corpus", ""))
     if not (config.get("data") or {}).get("path") or not theirs:
         return wrong, differs
@@ -225,11 +232,16 @@ def compare_controls(found: Calibration, config: Mapping[str, Any], corpus: str 
     return wrong + ([f"the data (fingerprints {corpus} and {theirs})"] if corpus not in ("", theirs) else []), differs
 
 
-def compare_settings(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def compare_settings(
+    controls: Mapping[str, Any], run: Mapping[str, Any], *, same_partition: bool = False
+) -> tuple[list[str], list[str]]:
     """Find settings that have to agree and do not, and others that differ: `key=value of the run (value of the controls)`.
 
-    A setting that one of them lacks has its default: controls may be older than a setting.
+    A setting that one of them lacks has its default: controls may be older than a setting. same_partition: whether the
+    controls are of one partition, which then has to agree.
     """
+    may_differ = tuple(key for key in MAY_DIFFER if not (same_partition and key == PARTITION))
+    must_agree = (*MUST_AGREE, PARTITION) if same_partition else MUST_AGREE
     usual = flatten_settings(Experiment().model_dump())
     ours, theirs = (
         {**usual, **_list_default_options(own), **own} for own in (flatten_settings(run), flatten_settings(controls))
@@ -237,10 +249,10 @@ def compare_settings(controls: Mapping[str, Any], run: Mapping[str, Any]) -> tup
     unequal = [
         (key, f"{key}={ours.get(key)} ({theirs.get(key)})")
         for key in dict.fromkeys([*theirs, *ours])
-        if ours.get(key) != theirs.get(key) and not key.startswith(MAY_DIFFER)
+        if ours.get(key) != theirs.get(key) and not key.startswith(may_differ)
     ]
-    return [text for key, text in unequal if key.startswith(MUST_AGREE)], [
-        text for key, text in unequal if not key.startswith(MUST_AGREE)
+    return [text for key, text in unequal if key.startswith(must_agree)], [
+        text for key, text in unequal if not key.startswith(must_agree)
     ]
 
 

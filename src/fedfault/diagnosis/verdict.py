@@ -176,11 +176,12 @@ def _explain_certainty(calibration: Calibration | None, judged: bool, differs: S
         return (
             f"Not calibrated: the run has none of the numbers that the {calibration.controls} controls were judged by."
         )
+    kind = "honest control runs of this partition" if calibration.same_partition else "IID control runs"
     said = (
-        f"Thresholds come from {calibration.controls} IID control runs ({calibration.name}); about "
+        f"Thresholds come from {calibration.controls} {kind} ({calibration.name}); about "
         f"{calibration.alpha:.0%} of healthy runs raise any alarm of the detectors that they calibrate "
         f"({len(calibration.thresholds)})."
         if calibration.exact
-        else f"Thresholds are extrapolated from only {calibration.controls} IID control runs ({calibration.name})."
+        else f"Thresholds are extrapolated from only {calibration.controls} {kind} ({calibration.name})."
     )
     return said + (f" The controls differ in {', '.join(differs)}." if differs else "")

@@ -1,4 +1,4 @@
-"""IID control runs of a configuration, and the calibration that they give."""
+"""Control runs of a configuration, IID or honest ones of its partition, and the calibration that they give."""
 
 from __future__ import annotations
 
@@ -43,12 +43,20 @@ ENOUGH = 19  # controls for a rate of false alarms of about 5 %
 
 
 def calibrate_detectors(
-    loaded: Loaded, count: int, progress: Progress, out: Path | None = None, argv: Sequence[str] = ()
+    loaded: Loaded,
+    count: int,
+    progress: Progress,
+    out: Path | None = None,
+    argv: Sequence[str] = (),
+    *,
+    same_partition: bool = False,
 ) -> Path:
-    """Train `count` IID controls and write the thresholds that they give; returns the file.
+    """Train `count` controls and write the thresholds that they give; returns the file.
 
     Controls are kept in RESULTS/NAME-controls, one control-NN.jsonl each, and those that are there are not trained again.
-    The thresholds are kept in the cache as well, where `detectors.calibration=auto` finds them. Raises `UserError` when that
+    The thresholds are kept in the cache as well, where `detectors.calibration=auto` finds them. same_partition: controls
+    are honest runs of the partition with other seeds, instead of IID ones, in RESULTS/NAME-honest; their thresholds are
+    where the file is, and nowhere else, as they do not tell what a partition does to a run. Raises `UserError` when that
     folder holds controls of another configuration, and where the controls themselves fail or learn nothing.
     """
     exp = loaded.experiment
@@ -58,13 +66,16 @@ def calibrate_detectors(
             "epsilon; calibrate with privacy.unit=null on data that may be published, and name the file that it writes in "
             "detectors.calibration"
         )
-    folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-controls"
+    kind = "honest" if same_partition else "controls"
+    folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-{kind}"
     file = out or folder / "calibration.json"
     claim_folder(folder, "controls", loaded, IGNORED)
     file.parent.mkdir(parents=True, exist_ok=True)
-    made = _make_calibration(loaded.resolved, exp, folder, count, progress, shlex.join(["fedfault", *argv]))
+    command = shlex.join(["fedfault", *argv])
+    made = _make_calibration(loaded.resolved, exp, folder, count, progress, command, same_partition=same_partition)
     made.save(file)
-    _keep(made)
+    if not same_partition:
+        _keep(made)
     return file
 
 
@@ -105,15 +116,18 @@ def _make_calibration(
     progress: Progress,
     command: str,
     like: Prepared | None = None,
+    *,
+    same_partition: bool = False,
 ) -> Calibration:
     """Train the controls that are not in the folder, and learn from all; `like` lends model and data."""
     clock, runs, lent = time.perf_counter(), [], like
     for i in range(count):
         progress.say(f"control {i + 1} of {count}{_format_time_left(clock, i, count)}")
-        records, lent = train_control(exp, i, folder / f"control-{i:02d}.jsonl", progress, lent)
+        file = folder / f"control-{i:02d}.jsonl"
+        records, lent = train_control(exp, i, file, progress, lent, iid=not same_partition)
         runs.append(records)
     _check_healthy(runs, exp)
-    thresholds, exact = learn_thresholds(runs, build_detectors())
+    thresholds, exact = learn_thresholds(runs, build_detectors(), same_partition=same_partition)
     lent = lent or prepare(derive_control(exp, 0), control=True)
     now = datetime.datetime.now(datetime.timezone.utc)
     provenance = {
@@ -125,10 +139,11 @@ def _make_calibration(
         "seconds": round(sum(sum(r.seconds.values()) for run in runs for r in run), 1),
         **{what: describe_sources(lent)[what]["fingerprint"] for what in ("model", "corpus")},
     }
-    silent = sorted(name for name, d in build_detectors().items() if d.calibrated and name not in thresholds)
+    fitting = (name for name, d in build_detectors().items() if d.calibrated and (same_partition or not d.of_partition))
+    silent = sorted(set(fitting) - thresholds.keys())
     if silent:
         progress.say(f"note: no threshold for {', '.join(silent)}: its numbers are not measured in these runs")
-    return Calibration(exp.experiment_name, thresholds, count, ALPHA, exact, config, provenance)
+    return Calibration(exp.experiment_name, thresholds, count, ALPHA, exact, config, provenance, same_partition)
 
 
 def _check_healthy(runs: Sequence[Records], exp: Experiment) -> None:
@@ -137,7 +152,7 @@ def _check_healthy(runs: Sequence[Records], exp: Experiment) -> None:
     bad = sum(state in (FAILED, UNLEARNED) for state in states)
     if bad > BROKEN * len(runs):
         raise UserError(
-            f"{bad} of {len(runs)} IID control runs fail or learn nothing, so they cannot say how a healthy run looks; "
+            f"{bad} of {len(runs)} control runs fail or learn nothing, so they cannot say how a healthy run looks; "
             f"look at training.lr, which is {exp.training.lr:g}, and federation.num_rounds, which is "
             f"{exp.federation.num_rounds}"
         )
@@ -161,12 +176,12 @@ def derive_control(exp: Experiment, i: int) -> Experiment:
 
 
 def train_control(
-    exp: Experiment, i: int, file: Path, progress: Progress, like: Prepared | None = None
+    exp: Experiment, i: int, file: Path, progress: Progress, like: Prepared | None = None, *, iid: bool = True
 ) -> tuple[list[RoundRecord], Prepared | None]:
     """Return the records of control i, from its file where it is there, and what the next one can share."""
     if file.is_file():
         return read_records(file)[0], like
-    p = prepare(derive_control(exp, i), like=like, control=True)
+    p = prepare(derive_control(exp, i), like=like, control=iid)
     records: list[RoundRecord] = []
     with progress.track_rounds(p.federation.num_rounds, []):
         for _, record in rounds(p.federation, begin(p.federation)):

@@ -356,10 +356,11 @@ class CohortTask(BackboneTask, ABC):
     def _lose_before_training(self, clients: Sequence[int], most: int) -> Sequence[TextLosses] | None:
         """`text_losses` of the model before training, which are kept for each client."""
         new = [k for k in dict.fromkeys(clients) if (k, most) not in self.lost]
-        start = self.init(self.seed).flat
-        with self.without_folds():
-            found = self.text_losses([start] * len(new), new, most) or []
-        self.lost |= {(k, most): losses for k, losses in zip(new, found, strict=True)}
+        if new:
+            start = self.init(self.seed).flat
+            with self.without_folds():
+                found = self.text_losses([start] * len(new), new, most) or []
+            self.lost |= {(k, most): losses for k, losses in zip(new, found, strict=True)}
         return [self.lost[k, most] for k in clients]
 
     def secret_losses(

@@ -36,8 +36,8 @@ RUNS: dict[str, list[RoundRecord]] = {
 
 def calibrate(detectors: Mapping[str, Detector]) -> Calibration:
     """Thresholds from nineteen healthy runs."""
-    thresholds, exact = learn_thresholds([healthy(seed) for seed in range(1, 20)], detectors)
-    return Calibration("tests", thresholds, 19, ALPHA, exact, {})
+    thresholds, exact = learn_thresholds([healthy(seed) for seed in range(1, 20)], detectors, same_partition=True)
+    return Calibration("tests", thresholds, 19, ALPHA, exact, {}, same_partition=True)
 
 
 @lru_cache(maxsize=64)
@@ -230,9 +230,8 @@ def without_what_it_says_it_reads_it_is_silent(subject: Subject) -> None:
     records = broken_history(rounds=6)
     for what in subject.build().reads:
         kind, _, name = what.partition("/")
-        kind, gone = {"score": ("scores", name.partition(" ")[0]), "client": ("clients", name)}.get(
-            kind, ("probes", what)
-        )
+        parts = {"score": ("scores", name.partition(" ")[0]), "client": ("clients", name), "matrix": ("matrices", name)}
+        kind, gone = parts.get(kind, ("probes", what))
         expect(is_recorded(what, records), f"no history of the contract has {what!r}; see `records.is_recorded`")
         seen = _read(subject, [_without(r, f"{kind}/{gone}") for r in records])
         expect(not seen, f"reads names {what!r}, but there are readings without it")

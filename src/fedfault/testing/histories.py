@@ -86,9 +86,9 @@ def healthy(seed: int = 0, rounds: int = 12) -> list[RoundRecord]:
     for task in ("a", "b"):
         answers = [{"exact_match": near(-0.45 * v, 0.05), "one_answer": near(0.1, 0.05)} for v in falls]
         scores[f"topic/{task}"] = [Score(5 + v, 1000, metrics=own) for v, own in zip(falls, answers, strict=True)]
-    return _measured(
-        [near(5 + v, 0.004) for v in falls], scores, probes, [everyone(t) for t in range(1, rounds + 1)], halves
-    )
+    cosines = [_cosines(g, 0.5) for _ in range(rounds)]
+    clients = [everyone(t) for t in range(1, rounds + 1)]
+    return _measured([near(5 + v, 0.004) for v in falls], scores, probes, clients, halves, cosines)
 
 
 def broken_history(wrong: float = math.nan, rounds: int = 12) -> list[RoundRecord]:
@@ -111,7 +111,8 @@ def broken_history(wrong: float = math.nan, rounds: int = 12) -> list[RoundRecor
     scores["topic/a"] = [Score(4.0, 1000, metrics={"exact_match": share, "one_answer": 0.9}) for share in right]
     losses = [4.0, *(4.0 + change for change in changes)]
     halves = (20 * np.eye(CLIENTS)).tolist()
-    return _measured(losses, scores, columns, [everyone] * rounds, [halves] * rounds)
+    cosines = [_cosines(np.random.default_rng(0), -0.9)] * rounds
+    return _measured(losses, scores, columns, [everyone] * rounds, [halves] * rounds, cosines)
 
 
 def _measured(
@@ -120,10 +121,20 @@ def _measured(
     probes: Mapping[str, Sequence[float]],
     clients: Sequence[Mapping[int, Mapping[str, Any]]],
     halves: Sequence[Matrix],
+    cosines: Sequence[Matrix],
 ) -> list[RoundRecord]:
-    """Probes, clients and halves start in round 1."""
+    """Probes, clients and matrices start in round 1."""
     columns = {name: [None, *values] for name, values in probes.items()}
-    return history(losses, scores=scores, probes=columns, clients=[{}, *clients], matrices={"halves": [None, *halves]})
+    matrices = {"halves": [None, *halves], "update_cosine": [None, *cosines]}
+    return history(losses, scores=scores, probes=columns, clients=[{}, *clients], matrices=matrices)
+
+
+def _cosines(g: np.random.Generator, last: float) -> Matrix:
+    """Cosines between updates of about a half, those of the last client about `last`."""
+    half = np.triu(g.normal(0.5, 0.05, (CLIENTS, CLIENTS)), 1)
+    half[:-1, -1] += last - 0.5
+    products: Matrix = (half + half.T + np.eye(CLIENTS)).tolist()
+    return products
 
 
 def _halves(g: np.random.Generator) -> Matrix:
