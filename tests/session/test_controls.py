@@ -99,7 +99,7 @@ def test_a_corpus_is_lent_only_to_those_that_load_the_same(tmp_path):
 def test_controls_that_learn_nothing_do_not_say_what_healthy_is(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "cache"))
     still = loaded(tmp_path, "training.lr=1e-9", "federation.num_rounds=1")
-    with pytest.raises(UserError, match=r"3 of 3 IID control runs fail or learn nothing.*training\.lr, which is 1e-09"):
+    with pytest.raises(UserError, match=r"3 of 3 control runs fail or learn nothing.*training\.lr, which is 1e-09"):
         calibrate_detectors(still, 3, QUIET)
     assert not list(kept_calibrations().glob("*.json"))
 
