@@ -154,7 +154,7 @@ def calibrate(
     settings: Mapping[str, Any] | None = None,
     *,
     controls: int = 19,
-    same_partition: bool = False,
+    honest: bool = False,
     out: Path | str | None = None,
     plugins: Sequence[str] = (),
     quiet: bool = False,
@@ -162,7 +162,7 @@ def calibrate(
 ) -> Path:
     """Train control runs of a configuration, write the detectors' thresholds, and return the file.
 
-    Controls have IID clients, or with `same_partition` honest clients of the partition, which `hostile_client` needs.
+    Controls have IID clients, or with `honest` those of the partition, none of them hostile, which `hostile_client` needs.
     """
     from fedfault.session.controls import calibrate_detectors
 
@@ -172,9 +172,9 @@ def calibrate(
     words = spell_words(settings, changes)
     loaded = load_config(config, words, plugins)
     argv = [*_spell_command("calibrate", config, words, plugins), "--controls", str(controls)]
-    argv += ["--same-partition"] if same_partition else []
+    argv += ["--honest"] if honest else []
     file = None if out is None else Path(out)
-    return calibrate_detectors(loaded, controls, Progress(quiet=quiet), file, argv, same_partition=same_partition)
+    return calibrate_detectors(loaded, controls, Progress(quiet=quiet), file, argv, same_partition=honest)
 
 
 def diagnose(

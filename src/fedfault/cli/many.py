@@ -30,11 +30,8 @@ def calibrate(
     controls: Annotated[
         int, typer.Option("--controls", min=3, help="IID control runs; 19 for a 5 % false-alarm rate")
     ] = 19,
-    same_partition: Annotated[
-        bool,
-        typer.Option(
-            "--same-partition", help="honest runs of the partition in the place of IID ones: for hostile_client"
-        ),
+    honest: Annotated[
+        bool, typer.Option("--honest", help="not IID ones but honest ones of the partition, for hostile_client")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="file for the thresholds")] = None,
     plugin: Plugins = None,
@@ -50,7 +47,7 @@ def calibrate(
 
     with end_on_signal(SAME):
         progress = Progress(quiet=quiet)
-        file = learn(loaded, controls, progress, out, argv=sys.argv[1:], same_partition=same_partition)
+        file = learn(loaded, controls, progress, out, argv=sys.argv[1:], same_partition=honest)
     typer.echo(f"calibration: {file}")
 
 

@@ -29,7 +29,7 @@ def hostile_client() -> Detector:
 
     Honest clients whose data differ stand out from IID ones as far as hostile clients do, so that IID controls set no
     threshold here and without controls it is silent: they have to be runs of the same partition, with seeds of their own
-    (`fedfault calibrate CONFIG --same-partition`). The sentence names all clients that stand out further than any honest
+    (`fedfault calibrate CONFIG --honest`). The sentence names all clients that stand out further than any honest
     one of the controls. Those that stay within the spread of honest clients are not seen: docs/trust.md has rates.
 
     >>> from fedfault.testing.histories import history
