@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedfault.config import load
+from fedfault.data import heterogeneity
 from fedfault.data.heterogeneity import compute_percentile, load_or_measure, measure, write_sentences
 from fedfault.setup.experiment import prepare
 
@@ -91,3 +92,21 @@ def test_the_percentile_orders_splits():
     assert compute_percentile(0.0, equal, np.random.default_rng(0)) == 0
     middle = compute_percentile(0.7, equal, np.random.default_rng(0))
     assert 20 < middle < 80
+
+
+@pytest.mark.slow
+def test_gradients_of_conversations_cost_what_those_of_running_text_do(prepared, monkeypatch):
+    """Of each half as many as have the tokens of four of the longest."""
+    p, seen = prepared("iid", "data.dataset=skills", "data.task_type=instruction", "model.max_length=96"), []
+
+    class Watched(heterogeneity.LanguageTask):
+        def __init__(self, model, clients, sets, mixture):
+            seen.extend(clients)
+            super().__init__(model, clients, sets, mixture)
+
+    monkeypatch.setattr(heterogeneity, "LanguageTask", Watched)
+    assert found(p).gradient is not None
+    longest = int(p.split.examples.lengths.max())
+    assert len(seen) == 12
+    assert all(int(own.lengths.sum()) <= 4 * (longest - 1) for own in seen)
+    assert max(len(own) for own in seen) > 4

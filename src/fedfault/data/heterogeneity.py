@@ -23,6 +23,7 @@ from fedfault.storage import cache_dir, keep, recall
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.packing import pack_blocks
+from fedfault.text.responses import Responses
 from fedfault.types.task import Step
 
 TOKENS = 2_000_000  # of the documents that the token divergence is measured on, about
@@ -31,7 +32,7 @@ PAIRED = 100  # clients in that comparison
 HALVED = 32  # clients whose gradients are taken
 GRADIENT_NUMBERS = 50_000_000  # of all gradients together, which bounds their memory
 BLOCKS = 4  # of each half's gradient
-EXAMPLES = 16  # the same of labelled examples and conversations, which are shorter
+EXAMPLES = 16  # the same of labelled examples; of conversations as many at most as have the tokens of BLOCKS blocks
 REFERENCE = 200  # splits of the corpus that the percentile is among
 REFERENCE_ALPHA = (0.01, 100.0)  # their alpha is drawn from, log-uniformly
 
@@ -175,7 +176,11 @@ def _draw_part(
 ) -> ClientData | None:
     """Draw a few blocks or examples of these documents; None if they hold no token."""
     if (examples := split.examples) is not None:
-        return examples[documents[:EXAMPLES]] if len(documents) else None
+        if not len(documents):
+            return None
+        drawn = examples[documents[:EXAMPLES]]
+        fits = int((drawn.lengths.cumsum(0) <= BLOCKS * (examples.ids.shape[1] - 1)).sum())
+        return drawn[np.arange(max(1, fits))] if isinstance(drawn, Responses) else drawn
     ids = [split.tokens[i] for i in documents]
     if not sum(map(len, ids)):
         return None
