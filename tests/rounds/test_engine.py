@@ -48,6 +48,26 @@ def test_shares_of_a_round_sum_to_one_by_the_weighting_rule():
     assert [c.weight for c in record.clients] == pytest.approx([n / sum(sizes) for n in sizes])
 
 
+def test_who_looks_on_is_told_which_clients_train_and_what_follows():
+    """Clients have 10, 13 and 16 examples, which are two batches of 8 each."""
+    told = []
+    probe = Probe(lambda finished: Measurements())
+    fed = federation(
+        LowRank(), total_clients=3, cohort_size=3, num_rounds=1, clients_per_pass=2,
+        work={"steps": None, "epochs": 1, "batch_size": 8}, tell=told.append, probes={"gradient_noise": probe},
+    )  # fmt: skip
+    records_of(fed)
+    assert told == [
+        "evaluating the base",
+        "clients 1 to 2 of 3, step 1 of 2",
+        "clients 1 to 2 of 3, step 2 of 2",
+        "client 3 of 3, step 1 of 2",
+        "client 3 of 3, step 2 of 2",
+        "evaluating",
+        "measuring gradient noise",
+    ]
+
+
 def test_evaluation_can_be_rarer_but_never_misses_the_last_round():
     records = records_of(federation(LowRank(), num_rounds=5, evaluate_every=2))
     assert [r.round for r in records if r.scores] == [0, 2, 4, 5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -46,6 +47,42 @@ def test_an_interactive_shell_is_no_notebook(monkeypatch, capsys):
     assert open_cell() is None
     track(Progress())
     assert "round 2/2  loss 3.000" in capsys.readouterr().err
+
+
+@pytest.fixture(params=[60, 80, 120])
+def terminal(request, monkeypatch, capsys):
+    """A terminal of some width without colours: the lines that were written to it, frame after frame."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(request.param))
+
+    def read() -> list[str]:
+        frames = re.sub(r"\x1b\[\d*A|\r", "\n", capsys.readouterr().err)
+        lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frames).splitlines() if line.strip()]
+        assert max(map(len, lines)) <= request.param
+        return [line.rstrip() for line in lines]
+
+    return read
+
+
+SCORES = {"validation": Score(5.4612, 10, metrics={"exact_match": 0.25, "answer_f1": 0.5, "rouge_l": 0.125})}
+
+
+def test_a_terminal_shows_which_clients_of_a_round_train_and_what_follows(terminal):
+    progress = Progress()
+    with progress.track_rounds(3, []):
+        progress.show_phase("evaluating the base")
+        progress.bar.refresh()
+        assert terminal()[-1] == "evaluating the base"
+        progress.show_round(RoundRecord(1, scores=SCORES))
+        progress.show_phase("clients 5 to 8 of 10, step 3 of 8")
+        progress.bar.refresh()
+        told = terminal()
+        assert told[-1] == "round 2: clients 5 to 8 of 10, step 3 of 8"
+        words = "loss 5.461 exact_match 0.250 answer_f1 0.500 rouge_l 0.125 ETA"
+        assert words in " ".join(" ".join(told).split())  # lines break between words
+        progress.show_round(RoundRecord(3, scores=SCORES))
+    assert not any(line.startswith("round 2: clients") for line in terminal()[-4:])
 
 
 SAID = (

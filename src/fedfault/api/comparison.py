@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,4 +55,4 @@ class Comparison:
 
     def __repr__(self) -> str:
         """The comparison as the command line prints it."""
-        return format_comparison(self.found, sys.maxsize)
+        return format_comparison(self.found)

@@ -10,6 +10,7 @@ import typer
 from fedfault.cli.ending import SAME
 from fedfault.errors import UserError, explain_os_error, is_out_of_memory, read_first_line
 from fedfault.processes import this_process
+from fedfault.report.terminal import echo
 
 
 def run_guarded(command: Callable[[], int | None]) -> int:
@@ -23,17 +24,17 @@ def run_guarded(command: Callable[[], int | None]) -> int:
             return serve_team()
         return command() or 0
     except UserError as e:
-        typer.echo(f"error: {e}", err=True)
+        echo(f"error: {e}", err=True)
         return 2
     except OSError as e:
         if e.filename is None:  # not about a file: a closed pipe, a lost connection
             raise
-        typer.echo(f"error: {explain_os_error(e)}", err=True)
+        echo(f"error: {explain_os_error(e)}", err=True)
         return 2
     except (MemoryError, RuntimeError) as e:
         if not is_out_of_memory(e):
             raise
-        typer.echo(
+        echo(
             "error: out of memory; choose a smaller model.name, or lower federation.clients_per_round, model.lora.r_max or "
             f"model.max_length ({read_first_line(e)})",
             err=True,
@@ -42,7 +43,7 @@ def run_guarded(command: Callable[[], int | None]) -> int:
     except typer.Exit as e:
         return e.exit_code
     except KeyboardInterrupt:
-        typer.echo(f"stopped; {SAME}", err=True)
+        echo(f"stopped; {SAME}", err=True)
         return 130
 
 

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import typer
 
+from fedfault.report.terminal import echo, find_width, format_table
+
 SAME = "the same command goes on where it was stopped"
 
 
@@ -20,7 +22,7 @@ def end_on_signal(on: str = "`fedfault resume RUN` goes on from the last finishe
     try:
         yield
     except KeyboardInterrupt as e:
-        typer.echo(f"stopped; {on}", err=True)
+        echo(f"stopped; {on}", err=True)
         raise typer.Exit(128 + (e.args[0] if e.args else signal.SIGINT)) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -32,10 +34,8 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 
 def print_table(table: Any) -> None:
-    """Print a table of a report in plain lines; None: nothing could be measured, and that is said."""
-    rows = [("nothing was measured",)] if table is None else [table.columns, *table.rows]
-    for row in rows:
-        typer.echo("  ".join(map(str, row)))
+    """Print a table of a report; None: nothing could be measured, and that is said."""
+    typer.echo("nothing was measured" if table is None else "\n".join(format_table(table, find_width())))
 
 
 def tell_end(folder: Path, progress: Any) -> None:

@@ -46,14 +46,12 @@ def compare(
 
     Needs no model and no data.
     """
-    import shutil
-
     from fedfault.compare.page import compare as beside
     from fedfault.compare.page import format_comparison
+    from fedfault.report.terminal import echo, find_width
 
     found, page = beside(runs, out, argv=sys.argv[1:])
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    typer.echo(format_comparison(found, width))
+    echo(format_comparison(found, find_width()))
     typer.echo(f"page: {page}")
 
 
@@ -123,17 +121,17 @@ def diagnose(
         raise UserError(
             "a run folder has all that is needed; the other options are for --adapters and --csv without one"
         )
+    from fedfault.report.terminal import echo
+
     if run is not None:
         from fedfault.diagnosis.watch import diagnose_run
 
-        typer.echo(diagnose_run(run, calibration, plugin or ())[0])
+        echo(diagnose_run(run, calibration, plugin or ())[0])
         return
     from fedfault.monitor.files import diagnose_files
 
     where: dict[str, Any] = {"pattern": pattern, "server": server, "frozen": frozen or (), "out": out}
-    typer.echo(
-        diagnose_files(adapters, csv, **where, calibration=calibration, plugins=plugin or (), overwrite=overwrite)
-    )
+    echo(diagnose_files(adapters, csv, **where, calibration=calibration, plugins=plugin or (), overwrite=overwrite))
 
 
 @commands.command(rich_help_panel=PANEL, epilog="Example: `fedfault evaluate results/quickstart --tasks my_task.yaml`")
@@ -197,9 +195,10 @@ def list_(
     plugin: Plugins = None,
 ) -> None:
     """Components and what they do; with a KIND only those, with a NAME its options."""
+    from fedfault.report.terminal import echo
     from fedfault.setup.preview import describe_components
 
-    typer.echo(describe_components(what, plugin or ()))
+    echo(describe_components(what, plugin or ()))
 
 
 @commands.command(rich_help_panel=PANEL, epilog="Example: `fedfault contract tests/newcomers/sign_step.py`")
@@ -210,6 +209,7 @@ def contract(
     ] = None,
 ) -> None:
     """Check the components of a plug-in against all rules of their kinds, a line each; status 1 if one is broken."""
+    from fedfault.report.terminal import echo
     from fedfault.testing.contract import check_plugin
 
-    raise typer.Exit(check_plugin(file, options or [], typer.echo))
+    raise typer.Exit(check_plugin(file, options or [], echo))

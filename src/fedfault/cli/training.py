@@ -146,6 +146,7 @@ def check(
 
     config, overrides = split_words(settings)
     loaded = load(config, overrides, plugin or ())
+    from fedfault.report.terminal import echo, find_width
     from fedfault.setup.preview import preview
 
-    typer.echo(preview(loaded, plot))
+    echo(preview(loaded, plot, find_width()))

@@ -15,6 +15,7 @@ from fedfault.compare.tables import find_differing, format_setting
 from fedfault.errors import UserError, suggest
 from fedfault.records import replace_not_finite
 from fedfault.report.status import find_activity
+from fedfault.report.terminal import echo, find_width, format_table
 from fedfault.report.verdict import CLASSES
 from fedfault.report.words import NOTHING, Table, format_number, format_perplexity, format_seconds
 from fedfault.runs.manifest import holds_run
@@ -24,6 +25,7 @@ from fedfault.storage import delete_scratch_of, write_atomically
 
 PAGE = "index.html"
 COLUMNS = ("state", "rounds", "score", "before", "after", "age")
+SPARE = ("age", "rounds", "score", "before", "after")  # columns that go where there is no room, the first one first
 MOST = 6  # settings that have a column
 FIRST = (  # settings that are shown before others
     "federation.algorithm.name", "federation.aggregation.name", "data.partition.name", "training.lr", "model.name",
@@ -171,10 +173,12 @@ def tabulate_list(entries: Sequence[Entry], width: int | None = None) -> Table:
     columns = [list(column) for column in zip(("run", *COLUMNS), *rows, strict=True)]
     for key in keys[:MOST]:
         columns.append([_shorten(key), *(format_setting(e.run, key) for e in entries)])
-    while width is not None and sum(max(map(len, column)) + 2 for column in columns) - 2 > width and len(columns) > 2:
-        columns.pop()
-    head, *body = zip(*columns, strict=True)
-    return Table(head, body, text=(1, 3, *range(len(COLUMNS) + 1, len(head))))
+    spare = [*range(len(columns) - 1, len(COLUMNS), -1), *(1 + COLUMNS.index(name) for name in SPARE)]
+    while width is not None and sum(max(map(len, column)) + 2 for column in columns if column) - 2 > width and spare:
+        columns[spare.pop(0)].clear()
+    shown = [i for i, column in enumerate(columns) if column]
+    head, *body = zip(*(columns[i] for i in shown), strict=True)
+    return Table(head, body, text=[n for n, i in enumerate(shown) if i in (1, 3) or i > len(COLUMNS)])
 
 
 def _shorten(key: str) -> str:
@@ -188,22 +192,11 @@ def _shorten(key: str) -> str:
 
 def print_list(entries: Sequence[Entry]) -> None:
     """Print the list to standard output; on a terminal it has as many settings as fit."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table as Grid
-
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=1000)
-    table = tabulate_list(entries, console.width)
-    grid = Grid(box=None, pad_edge=False)
-    for i, column in enumerate(table.columns):
-        grid.add_column(column, justify="left" if i == 0 or i in table.text else "right", no_wrap=i > 0)
-    for row in table.rows:
-        grid.add_row(*map(escape, row))
-    console.print(grid)
+    width = find_width()
+    print("\n".join(format_table(tabulate_list(entries, width), width)))
     for e in entries:
         if e.problem:
-            console.print(escape(f"{e.run.folder}: {e.problem}"), soft_wrap=True)
+            echo(f"{e.run.folder}: {e.problem}")
 
 
 def write_index(folder: Path, entries: Sequence[Entry]) -> Path:

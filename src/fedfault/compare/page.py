@@ -17,6 +17,7 @@ from fedfault.compare.tables import tabulate_pairs, tabulate_runs, transpose
 from fedfault.errors import UserError
 from fedfault.measures.punctuality import elapsed_seconds
 from fedfault.report.page import collect_shared, make_environment
+from fedfault.report.terminal import format_table
 from fedfault.report.words import Table
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import Fork, RunData
@@ -236,25 +237,14 @@ def _render_figures(c: Comparison) -> list[dict[str, Any]]:
     return found
 
 
-def format_comparison(c: Comparison, width: int) -> str:
+def format_comparison(c: Comparison, width: int | None = None) -> str:
     """Write the comparison as text: notes, the table, paired statistics.
 
     The table has a run a row, or a run a column where that would not fit into so many characters.
     """
-    lines = _align_columns(tabulate_runs(c))
-    if max(map(len, lines)) > width:
-        lines = _align_columns(transpose(tabulate_runs(c)))
+    lines = format_table(tabulate_runs(c))
+    if width is not None and max(map(len, lines)) > width:
+        lines = format_table(transpose(tabulate_runs(c)), width)
     paired = tabulate_pairs(c)
-    more = ["", *_align_columns(paired)] if paired else []
+    more = ["", *format_table(paired, width)] if paired else []
     return "\n".join([*list_notes(c), *lines, *more, *explain_unpaired(c), *([BASIS] if paired else [])])
-
-
-def _align_columns(table: Table) -> list[str]:
-    """Align the columns of a table: text to the left, numbers to the right."""
-    rows = [table.columns, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {0, *table.text}
-    return [
-        "  ".join(f"{cell:{'<' if i in left else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
-        for row in rows
-    ]

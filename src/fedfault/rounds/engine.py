@@ -1,4 +1,4 @@
-"""The round loop: a generator that yields what outlives a round and what was measured in it. No callbacks."""
+"""The round loop: a generator that yields what outlives a round and what was measured in it."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def rounds(fed: Federation, state: State) -> Iterator[tuple[State, RoundRecord]]
     prepare_task(fed, state)
     if state.round == 0:
         started = time.perf_counter()
+        fed.tell("evaluating the base")
         scores = fed.task.evaluate(state.adapter)
         record = RoundRecord(0, scores=scores, seconds={"evaluate": time.perf_counter() - started})
         yield state, publish(record, state, fed.budget)
@@ -186,7 +187,7 @@ def _ask_clients(fed: Federation, state: State, cohort: Cohort, down: Message, e
         received={**cohort.cut_message(down), **({"x": cohort.start(down["x"], state)} if "x" in down else {})},
         memory={n: replace(a, flat=a.flat[cohort.rows]) for n, a in state.clients.items() if n != OWN},
         effort=effort,
-        passes=Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K), need=fed.need),
+        passes=Passes(min(state.clients_per_pass or fed.clients_per_pass or K, K), need=fed.need, tell=fed.tell),
         base=state.base,
     )
 
@@ -218,6 +219,7 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
         integrity.check_state(fed.algorithm, after)
     fed.task.fold(after.base)
     aggregated = time.perf_counter()
+    fed.tell("evaluating")
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
     readings, spent = _take_probes(r, after, done, averages, arrived, scores)
@@ -284,6 +286,7 @@ def _take_probes(
     sharing = sum(p.gradients for p in r.probes.values())
     for name, probe in r.probes.items():
         clock = time.perf_counter()
+        r.fed.tell(f"measuring {name.replace('_', ' ')}")
         found = probe.measure(finished)
         probes |= found.probes
         clients |= found.clients

@@ -16,7 +16,7 @@ from fedfault.hardware.flight import Asynchrony
 from fedfault.hardware.plan import Hardware
 from fedfault.privacy.budget import Budget
 from fedfault.rounds.exchange import Cohort, select_rows
-from fedfault.rounds.local import LocalWork, Passes, weigh_clients
+from fedfault.rounds.local import LocalWork, Passes, Tell, keep_silent, weigh_clients
 from fedfault.rounds.passes import TrainJob, train_job
 from fedfault.rounds.replay import Record
 from fedfault.scheduling import Candidates, Floats, Ints, Memory, Selection
@@ -105,6 +105,7 @@ class Federation:
     asynchronous: Asynchrony | None = None  # how updates are taken in as they come; None: rounds wait for their cohort
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
     effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
+    tell: Tell = keep_silent  # is told in a few words what a round is doing, for whoever looks on
     # Does elsewhere what clients do; None: `train_clients` does it here
     remote: Callable[[Federation, CohortRequest], CohortResult] | None = None
     memory_elsewhere: bool = False  # what clients keep stays with them: `State.clients` is empty

@@ -12,7 +12,7 @@ longest first, so the clients still at work are always a prefix:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -51,6 +51,7 @@ class Job:
     mean_grad: bool = False
     record: Record | None = None
     bind: Bind | None = None  # makes `extra` and `penalty` of a pass, where they hang on who is in it
+    who: str = ""  # of the round's clients trains, in words for whoever looks on
 
 
 class Done(NamedTuple):
@@ -74,7 +75,7 @@ def train_job(job: Job) -> Done:
     done = 0
     while done < K:
         rows = torch.tensor(job.order[done : done + job.passes.next(K - done)])
-        one = Pass(job, rows)
+        one = Pass(replace(job, who=_name_clients(done, len(rows), K)), rows)
         try:
             y[one.rows] = one.run()
         except (RuntimeError, MemoryError) as e:
@@ -87,6 +88,15 @@ def train_job(job: Job) -> Done:
             gradients[one.rows] = one.gradients
         done += len(rows)
     return Done(y, sums, gradients)
+
+
+def _name_clients(done: int, number: int, of: int) -> str:
+    """Name the clients of a pass by their place among those of the round.
+
+    >>> _name_clients(0, 1, 3), _name_clients(4, 2, 6)
+    ('client 1 of 3', 'clients 5 to 6 of 6')
+    """
+    return f"client {done + 1} of {of}" if number == 1 else f"clients {done + 1} to {done + number} of {of}"
 
 
 def clip_gradients(gradient: Tensor, most: float | None) -> Tensor:
@@ -105,6 +115,7 @@ class Pass:
     """
 
     def __init__(self, job: Job, rows: Tensor) -> None:
+        self.who, self.tell = job.who, job.passes.tell
         self.task, self.work, device = job.task, job.work, job.start.device
         self.extra, self.penalty = (job.extra, job.penalty) if job.bind is None else job.bind(rows)
         self.rows = rows.to(device)  # (k,) places in the cohort
@@ -134,12 +145,17 @@ class Pass:
         at_work = [sum(n > s for n in self.lengths) for s in range(max(self.lengths))]  # clients in step s
         for k, steps in groupby(range(len(at_work)), key=at_work.__getitem__):
             first, *more = steps
+            self._tell_step(first)
             self._move(k, self._plan_step(k, first))
             if self.record is not None and len(more) >= WORTH and self._replay(self.record, k, more):
                 continue
             for step in more:
+                self._tell_step(step)
                 self._move(k, self._plan_step(k, step))
         return self.y
+
+    def _tell_step(self, number: int) -> None:
+        self.tell(f"{self.who}, step {number + 1} of {max(self.lengths)}")
 
     def _replay(self, record: Record, k: int, numbers: Sequence[int]) -> bool:
         """Take these steps of the first k clients by one recording; a column that a batch does not fill has no weight.
@@ -163,6 +179,7 @@ class Pass:
         for n in numbers:
             batch.copy_(self.examples[:k, n, :width])
             number.fill_(n)
+            self._tell_step(n)
             replay()
         return True
 

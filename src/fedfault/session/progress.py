@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from fedfault.records import ANSWERS, RoundRecord
@@ -34,6 +34,17 @@ def open_cell() -> Cell | None:
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return Cell(ipython) if hasattr(shell, "kernel") else None
+
+
+class Bar(RichProgress):
+    """A bar of rounds; below it, so that words break between lines and not within, the last round and what goes on now."""
+
+    numbers = phase = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """See `rich.progress.Progress`."""
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(line, style=style) for line, style in ((self.numbers, ""), (self.phase, "dim")) if line)
 
 
 class Progress:
@@ -70,30 +81,38 @@ class Progress:
         if not self.console.is_terminal or self.quiet or self.cell is not None:
             yield
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-        )
-        with Bar(*columns, console=self.console) as self.bar:
-            self.task = self.bar.add_task("round 0", total=total, completed=self.done, numbers="evaluating the base")
+        with Bar(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=self.console) as self.bar:
+            self.task = self.bar.add_task(f"round {self.done}/{total}", total=total, completed=self.done)
             yield
+            self.bar.phase = ""
 
     def show_round(self, record: RoundRecord) -> None:
         """Print a finished round: loss, metrics or perplexity, speed, the time that the rest will take, and its events."""
         self.done = record.round
         line = self._format_round(record)
         if self.bar is not None:
-            self.bar.update(
-                self.task, completed=record.round, description=f"round {record.round}/{self.total}", numbers=line
-            )
+            self.bar.numbers, self.bar.phase = line, ""
+            self.bar.update(self.task, completed=record.round, description=f"round {record.round}/{self.total}")
         elif self.cell is not None:
             self._show_in_cell(line)
         else:
             self.say(f"round {record.round}/{self.total}  {line}")
         for event in record.events:
             self.say(f"round {record.round}: {event}")
+
+    def show_phase(self, words: str) -> None:
+        """Show on a terminal what the round after the last one is doing: which clients train, evaluation, probes."""
+        if self.bar is not None:
+            self.bar.phase = (
+                f"round {min(self.done + 1, self.total)}: {words}" if self.done or self.bar.numbers else words
+            )
+
+    @contextlib.contextmanager
+    def show_work(self, words: str) -> Iterator[None]:
+        """Within the block, a terminal shows what is being done."""
+        shown = self.console.is_terminal and not self.quiet
+        with self.console.status(words) if shown else contextlib.nullcontext():
+            yield
 
     def _show_in_cell(self, line: str) -> None:
         if self.cell is not None:

@@ -67,13 +67,15 @@ def train_to_end(
         manifest["status"] = "trained"
         folder.write_json(MANIFEST, manifest)
     clock = time.perf_counter()
-    _write_results(folder, p, state, folder.read_records(), manifest, watch)
+    with progress.show_work("writing the results"):
+        _write_results(folder, p, state, folder.read_records(), manifest, watch)
     _add_seconds(manifest, "results", clock)
     folder.write_json(MANIFEST, manifest)
     if draw:
         from fedfault.report.render import render_report
 
-        render_report(folder.path)
+        with progress.show_work("drawing the report"):
+            render_report(folder.path)
     manifest["status"] = find_outcome(manifest)
     folder.write_json(MANIFEST, manifest)
 
@@ -184,7 +186,7 @@ def _train_to_alarm(
     seen = watch.follow(records)
     records = [*map(_keep_scores, records[:-LOST]), *records[-LOST:]]
     with progress.track_rounds(p.federation.num_rounds, records, labelled=p.model.scorer is not None):
-        for after, measured in rounds(p.federation, state):
+        for after, measured in rounds(replace(p.federation, tell=progress.show_phase), state):
             record, events = replace(measured, events=(*events, *measured.events)), ()
             folder.append(record)
             records.append(record)

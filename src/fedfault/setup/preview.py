@@ -28,12 +28,14 @@ COLUMNS = 20  # topics that have a column
 SHADES = " ░▒▓█"  # none, up to a quarter, a half, three quarters, all
 
 
-def preview(loaded: Loaded, plot: Path | None = None) -> str:
+def preview(loaded: Loaded, plot: Path | None = None, width: int | None = None) -> str:
     """Describe the experiment in numbers: who holds what, how different clients are, what is trained, what a round sends.
 
-    With `plot`, the picture of the split is written to that PNG file; `UserError` if there is one already.
+    With `plot`, the picture of the split is written to that PNG file; `UserError` if there is one already. `width` is that
+    of the table, in characters; None: as wide as it is.
     """
     from fedfault.report.summary import describe_split, tabulate_skew
+    from fedfault.report.terminal import format_table
     from fedfault.runs.recorded import RunData
     from fedfault.setup.experiment import prepare
 
@@ -52,7 +54,7 @@ def preview(loaded: Loaded, plot: Path | None = None) -> str:
         *_draw_clients(p.split),
         "",
         *describe_split(run),
-        *(["", *_align_columns([table.columns, *table.rows])] if table else []),
+        *(["", *format_table(table, width)] if table else []),
     ]
     if plot is not None:
         from fedfault.report import gallery
@@ -204,15 +206,6 @@ def _draw_clients(split: Split[Any]) -> list[str]:
     if len(split.counts) > MOST:
         lines.append(f"... and {len(split.counts) - MOST} more clients")
     return lines
-
-
-def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text as columns: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([f"{row[0]:{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
 
 
 def describe_components(what: str | None = None, plugins: Sequence[str] = ()) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedfault.errors import UserError
+from fedfault.report.terminal import echo
 from fedfault.session.progress import Progress
 from fedfault.studies import file
 from fedfault.studies.study import FILE, Jobs, StudyPlan
@@ -27,7 +28,7 @@ def run_study(
     """Run a study and write its report; returns the exit status: 1 if a run failed."""
     plan = file.load_study(path, settings, results_dir, format_command(), plugins)
     if only_plan:
-        print(format_runs(plan))
+        echo(format_runs(plan))
         return 0
     return run_plan(plan, Progress(quiet=quiet), jobs=jobs, task=task)
 
@@ -38,7 +39,7 @@ def run_plan(plan: StudyPlan, progress: Progress, *, jobs: Jobs = 1, task: int |
 
     found = runner.run_all(plan, progress, jobs=jobs, task=task)
     if failures := runner.format_failures(found):
-        print(failures, file=sys.stderr)
+        echo(failures, err=True)
     if task is None and any(done.state != "failed" for done in found):
         write_report(plan.folder)
     return int(bool(failures))
@@ -79,7 +80,7 @@ def write_report(folder: Path) -> None:
     from fedfault.studies.results import format_answers
 
     found, page = write_page(folder)
-    print("\n".join([format_answers(found), *format_clients(found)]))
+    echo("\n".join([format_answers(found), *format_clients(found)]))
     print(f"report: {page}")
 
 

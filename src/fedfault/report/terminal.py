@@ -1,0 +1,71 @@
+"""Text and tables for a terminal: what is wider than its lines breaks between words, and elsewhere lines stay whole."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from fedfault.report.words import Table
+
+LABEL = re.compile(r"\s*(?:[\w.,/-]+ {2,})?")  # of a line: its indentation, and a first word that stands in a column
+
+
+def find_width(*, err: bool = False) -> int | None:
+    """Find how many characters a line of the terminal has; None where standard output, or error, is none."""
+    return shutil.get_terminal_size().columns if (sys.stderr if err else sys.stdout).isatty() else None
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text to standard output or error, with its lines wrapped where that is a terminal."""
+    width = find_width(err=err)
+    lines = [part for line in text.splitlines() for part in ([line] if width is None else wrap_line(line, width))]
+    print("\n".join(lines), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def wrap_line(line: str, width: int) -> list[str]:
+    """Break a line between words; it goes on below the place where its text began.
+
+    >>> wrap_line("  ranks  Effective and stable rank", 26)
+    ['  ranks  Effective and', '         stable rank']
+    """
+    label = LABEL.match(line)
+    indent = label.end() if label and label.end() <= width / 2 else len(line) - len(line.lstrip())
+    return _wrap(line, width, " " * indent)
+
+
+def _wrap(text: str, width: int, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def format_table(table: Table, width: int | None = None) -> list[str]:
+    """Write a table as lines: text to the left, numbers to the right.
+
+    width: characters that a line may have, so that long cells and heads take several lines; None: as many as they need.
+
+    >>> format_table(Table(("client", "lowered the loss"), [("news 0", "0.1"), ("code 1", "−0.25")]), 20)
+    ['         lowered the', 'client          loss', 'news 0           0.1', 'code 1         −0.25']
+    """
+    columns = [*zip(table.columns, *table.rows, strict=True)]
+    widths = _choose_widths(columns, width)
+    lines = []
+    for number, row in enumerate((table.columns, *table.rows)):
+        cells = [_wrap(cell, w) for cell, w in zip(row, widths, strict=True)]
+        high = max(map(len, cells))
+        filled = [[""] * (high - len(c)) + c if number == 0 else c + [""] * (high - len(c)) for c in cells]
+        for parts in zip(*filled, strict=True):
+            placed = [f"{part:{'<' if i == 0 or i in table.text else '>'}{widths[i]}}" for i, part in enumerate(parts)]
+            lines.append("  ".join(placed).rstrip())
+    return lines
+
+
+def _choose_widths(columns: Sequence[Sequence[str]], width: int | None) -> list[int]:
+    """Choose how wide each column is: as its longest cell, or less where room is short, but not than its longest word."""
+    widths = [max(map(len, column)) for column in columns]
+    least = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and widths != least:
+        spare = [w - word for w, word in zip(widths, least, strict=True)]
+        widths[spare.index(max(spare))] -= 1
+    return widths

@@ -1,0 +1,61 @@
+"""Text and tables on a terminal: no word is broken, no cell is cut."""
+
+import sys
+
+import pytest
+
+from fedfault.report import terminal
+from fedfault.report.terminal import echo, format_table, wrap_line
+from fedfault.report.words import Table
+
+WIDE = Table(
+    ("client", "topic", "lowered the loss", "its own held-out texts"),
+    [("0 cardiology department", "reports", "+0.1032", "−0.2238"), ("1", "letters", "−0.0557", "+0.1618")],
+    text=(1,),
+)
+
+
+@pytest.mark.parametrize("width", [None, 120, 60, 40, 10])
+def test_a_table_keeps_every_word_and_breaks_none(width):
+    lines = format_table(WIDE, width)
+    found = sorted(" ".join(lines).split())
+    assert found == sorted(" ".join([*WIDE.columns, *(cell for row in WIDE.rows for cell in row)]).split())
+    if width in (120, 60):
+        assert max(map(len, lines)) <= width
+
+
+def test_numbers_stand_to_the_right_and_text_to_the_left():
+    head, first, second = format_table(WIDE)
+    assert head.index("topic") == first.index("reports") == second.index("letters")
+    ends = [line.index("1032") + 4 if "1032" in line else line.index("0557") + 4 for line in (first, second)]
+    assert ends == [head.index("lowered the loss") + len("lowered the loss")] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", [""]),
+        ("a sentence that is longer", ["a sentence that is", "longer"]),
+        (
+            "  fedavg  means of what clients send",
+            ["  fedavg  means of", "          what", "          clients", "          send"],
+        ),
+        ("    indented by four and longer", ["    indented by four", "    and longer"]),
+        ("/a/path/that/is/longer/than/it", ["/a/path/that/is/longer/than/it"]),
+    ],
+)
+def test_a_line_goes_on_below_where_its_text_began(line, told):
+    assert wrap_line(line, 20) == told
+
+
+def test_only_a_terminal_wraps(monkeypatch, capsys):
+    line = "error: no such file " * 9
+    echo(line, err=True)
+    assert capsys.readouterr().err == f"{line}\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    echo(line, err=True)
+    err = capsys.readouterr().err
+    assert max(map(len, err.splitlines())) <= 60
+    assert err.split() == line.split()
+    assert terminal.find_width() is None
