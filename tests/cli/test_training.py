@@ -55,7 +55,9 @@ def test_a_fork_is_compared_with_its_parent(fedfault, tmp_path, monkeypatch):
     assert "round 2, after round 1 of results/quickstart, with training.lr 0.003 -> 0.1" in err
     status, out, _ = fedfault("compare", "results/quickstart", "results/quickstart-fork")
     assert status == 0
-    lines = out.splitlines()
+    said, _, rest = out.partition("\n\n")
+    assert said.startswith("quickstart-fork ends ")
+    lines = rest.splitlines()
     assert lines[0].split()[:3] == ["run", "training.lr", "final"]
     assert [line.split()[:2] for line in lines[1:3]] == [["quickstart", "0.003"], ["quickstart-fork", "0.1"]]
     assert lines[-1] == f"page: {tmp_path}/results/compare/quickstart-vs-quickstart-fork.html"

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from fedfault.compare.figures import draw_clients, draw_differences, draw_losses
-from fedfault.compare.page import compare, explain_unpaired, format_comparison, list_notes, list_remarks
+from fedfault.compare.page import compare, format_comparison
 from fedfault.compare.pairs import Comparison, compare_by_round, pair_runs
+from fedfault.compare.sentences import describe_ends, explain_unpaired, list_notes, list_remarks
 from fedfault.compare.tables import find_differing, tabulate_pairs, tabulate_runs
 from fedfault.errors import UserError
 from fedfault.records import Score
@@ -279,8 +280,12 @@ def test_the_page_stands_alone_and_holds_the_numbers(two, tmp_path):
     ):
         assert text in html, text
     assert html.count('<svg class="wide"') == html.count('<svg class="narrow"') == 3
-    assert not re.search(r"https?://(?!www\.w3\.org/)|src=|<script|<link|url\((?!#)|@import", html)
+    assert not re.search(r"https?://(?!www\.w3\.org/)|src=|<link|url\((?!#)|@import", html)
     assert compare(two)[0].names == found.names  # a page of ours is replaced
+    values = json.loads(re.search(r'id="values">(.*?)</script>', html)[1])
+    assert {n: [s["name"] for s in f["panels"][0]["series"]] for n, f in values["figures"].items()} == {
+        "losses": ["a", "b"], "differences": ["b"]
+    }  # fmt: skip
     assert not list(page.parent.glob(".*"))
 
 
@@ -289,7 +294,7 @@ def test_names_cannot_break_the_page_or_its_file_name(two, tmp_path):
     evil = "<script>alert(1)</script>"
     c = write(tmp_path / "results" / "c", run(clients=6), evil)
     page = compare([two[0], c], tmp_path / "page.html")[1]
-    assert "<script" not in page.read_text()
+    assert "<script>alert" not in page.read_text()
     longer = [write(tmp_path / "r" / str(i), run(clients=6), f"{'x' * 90}{i}") for i in range(3)]
     assert len(compare(longer)[1].name) < 200
 
@@ -302,10 +307,25 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(two, tmp_path):
 
 def test_the_table_is_turned_where_it_does_not_fit(two):
     found, _ = compare(two)
-    wide, narrow = format_comparison(found, 1000).splitlines(), format_comparison(found, 80).splitlines()
+    wide, narrow = (format_comparison(found, width).partition("\n\n")[2].splitlines() for width in (1000, 80))
     assert [line.split()[0] for line in wide[:3]] == ["run", "a", "b"]
     assert narrow[0].split() == ["run", "a", "b"]
     assert narrow[1].split() == ["training.lr", "0.1", "0.2"]
+
+
+def test_a_comparison_opens_with_how_the_runs_end():
+    """The mixture ends at 4.0 - 0.3 + 0.1, and the client of topic t 0.2 t above 3.7; all are 0.5 lower in the other run."""
+    a, b = run(clients=6), run("b", -0.5, clients=6)
+    said, *more = describe_ends(beside(a, b))
+    assert not more
+    assert said == (
+        "b ends better than a: final loss 3.300 against 3.800 nats per token, perplexity 27.1 against 44.7. Its clients' "
+        "losses differ by −0.500 on average (95 % interval −0.500 to −0.500); 6 of 6 are better off."
+    )
+    assert describe_ends(beside(a, run("b", clients=6)))[0].startswith("b ends as a: final loss 3.800 against 3.800")
+    elsewhere = replace(b, manifest={**FACTS, "corpus": {"fingerprint": "d"}})
+    told = "b is scored on other texts than a: their losses cannot be compared."
+    assert describe_ends(beside(a, elsewhere)) == [told]
 
 
 @pytest.mark.parametrize(

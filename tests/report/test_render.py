@@ -76,7 +76,7 @@ def test_data_that_clients_have_themselves_are_not_called_by_the_name_of_the_ser
 class Tags(HTMLParser):
     """Every opening tag with its attributes, and whether open and close tags match."""
 
-    VOID = frozenset({"meta", "img", "source", "br"})
+    VOID = frozenset({"meta", "img", "source", "br", "wbr"})
 
     def __init__(self, text):
         super().__init__()

@@ -77,7 +77,8 @@ def test_tables_by_hand(folder):
 
 
 def test_setup_has_what_varies_and_what_is_shared(folder):
-    found = dict(results.list_settings(read_results(folder)))
+    own, rest = results.list_settings(read_results(folder))
+    found = dict(own + rest)
     assert found["lr"] == "0.001, 0.1"
     assert found["seeds"] == "0, 1, 2, 3, 4"
     assert found["federation.num_rounds"] == "2"

@@ -13,7 +13,8 @@ from fedfault.studies import paper
 
 ABOUT = {
     "title": "a_b", "question": "50 % & more?", "headline": ["One."], "answers": None, "rule": "", "figures": [],
-    "cells": Table(("cell", "loss"), [["x_1", "−0.5 ± 0.1"]]), "legend": "", "setup": [("lr", "1e-3")], "limits": ["$5 #1"],
+    "cells": Table(("cell", "loss"), [["x_1", "−0.5 ± 0.1"]]), "legend": "", "setup": [("lr", "1e-3")], "defaults": [],
+    "limits": ["$5 #1"],
     "clients": Table(("cell", "worst_client"), [["x_1", "1.0"]]), "differences": None, "basis": "100 %", "clusters": None,
     "command": "fedfault study ~/x", "provenance": [("commit", "abc")],
 }  # fmt: skip

@@ -22,6 +22,7 @@ from fedfault.report.draw import (
     draw_line,
     find_last_finite,
     make_canvas,
+    name_line,
     set_loss_scale,
     set_round_axis,
 )
@@ -53,7 +54,8 @@ def draw_losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
     ends = []
     for i, run in shown:
         rounds, values = run.losses("validation")
-        style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
+        style: dict[str, Any] = name_line(c.names[i], make_label(c.names[i], 11 if narrow else 22))
+        style |= {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
         draw_line(ax, rounds, values, theme, color=theme.palette[i], lw=3 if i == 0 else 1.6, zorder=3 + i, **style)
         _draw_alarms(ax, run, theme)
         ends.append((find_last_finite(values), make_label(c.names[i], 11 if narrow else 22), theme.palette[i]))
@@ -177,7 +179,8 @@ def draw_differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None
             low, high = np.percentile(values[finite], (10, 90), axis=1)
             ax.fill_between(np.array(rounds)[finite], low, high, color=theme.palette[i], alpha=0.18, lw=0)
         means = np.where(finite, np.where(np.isfinite(values), values, 0.0).mean(1), math.nan).tolist()
-        style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
+        style: dict[str, Any] = name_line(c.names[i], make_label(c.names[i], 11 if narrow else 22))
+        style |= {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
         draw_line(ax, rounds, means, theme, color=theme.palette[i], lw=1.6, zorder=3 + i, **style)
         ends.append((find_last_finite(means), make_label(c.names[i], 11 if narrow else 22), theme.palette[i]))
     ax.margins(y=0.1)

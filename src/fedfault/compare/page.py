@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import fedfault
-from fedfault.compare.pairs import Comparison, explain_budgets
+from fedfault.compare.pairs import Comparison
+from fedfault.compare.sentences import describe_ends, explain_unpaired, list_notes, list_remarks
 from fedfault.compare.tables import tabulate_pairs, tabulate_runs, transpose
 from fedfault.errors import UserError
-from fedfault.measures.punctuality import elapsed_seconds
-from fedfault.report.page import collect_shared, make_environment
+from fedfault.report.page import collect_shared, embed_values, make_environment
 from fedfault.report.terminal import format_table
 from fedfault.report.words import Table
 from fedfault.runs.read import read_run
-from fedfault.runs.recorded import Fork, RunData
 from fedfault.storage import delete_scratch_of, write_atomically
 
 MOST = 8  # runs: colours and markers that can be told apart
@@ -100,96 +96,6 @@ def _make_file_name(names: Sequence[str]) -> str:
     return f"{whole.encode()[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
-def list_notes(c: Comparison) -> list[str]:
-    """List what a reader should know before the numbers: runs that are not finished, diverged, or stopped early."""
-    said = []
-    for name, run in zip(c.names, c.runs, strict=True):
-        if not run.finished:
-            of = f" of {run.rounds_planned}" if run.rounds_planned else ""
-            said.append(f"{name} is not finished: {run.rounds_done}{of} rounds are recorded.")
-        rounds, losses = run.losses("validation")
-        broken = [t for t, loss in zip(rounds, losses, strict=True) if not math.isfinite(loss)]
-        if broken:
-            when = f"in round {broken[0]}" if math.isfinite(losses[-1]) else f"from round {broken[0]} on"
-            said.append(f"{name} diverged: its loss is not a finite number {when}.")
-    ends = {run.rounds_done for run in c.runs}
-    if len(ends) > 1:
-        each = ", ".join(f"{run.rounds_done} ({name})" for name, run in zip(c.names, c.runs, strict=True))
-        said.append(f"The runs end after different rounds, and each is taken at its own end: {each}.")
-    schedulers = [str(run.setting("federation", "scheduler", "name")) for run in c.runs]
-    said += explain_budgets({n: run.mean_rank for n, run in zip(c.names, c.runs, strict=True)}, schedulers)
-    return [*said, *_list_equal_clocks(c)]
-
-
-def _list_equal_clocks(c: Comparison) -> list[str]:
-    """Explain why schedulers that give other ranks can take the same simulated time, and then end at other losses."""
-    first, said = c.runs[0], []
-    for name, run in zip(c.names[1:], c.runs[1:], strict=True):
-        clocks = [elapsed_seconds(r.records) for r in (first, run)]
-        same = clocks[0].keys() == clocks[1].keys() and np.allclose([*clocks[0].values()], [*clocks[1].values()])
-        if clocks[0] and same and _list_ranks(first) != _list_ranks(run):
-            said.append(
-                f"{name} and {c.names[0]} take the same simulated time with other ranks: a round lasts as long as its "
-                "slowest client, and leaves the ranks of the others open within that time. Schedulers break such ties "
-                "each in its own way, so clients train with other ranks and end at other losses."
-            )
-    return said
-
-
-def _list_ranks(run: RunData) -> list[tuple[int, int, int]]:
-    """List who had which rank in which round on the simulated clock."""
-    return [(r.round, t.client, t.rank) for r in run.records for t in r.turns]
-
-
-def explain_unpaired(c: Comparison) -> list[str]:
-    """Explain in a sentence each why runs cannot be paired by clients or topics."""
-    said = []
-    for name, found in zip(c.names[1:], c.pairs, strict=True):
-        clients, topics, both = found.clients.why_not, found.topics.why_not, f"{name} and {c.names[0]}"
-        if clients == topics and clients:
-            said.append(f"{both} are not paired: {clients}, and the texts that they are scored on follow from that.")
-            continue
-        for what, why in (("Clients", clients), ("Topics", topics)):
-            if why:
-                said.append(f"{what} of {both} are not paired: {why}, and their texts follow from that.")
-    return said
-
-
-def list_remarks(c: Comparison) -> list[str]:
-    """List where runs come from and what their detectors found, a sentence each."""
-    from fedfault.compare.figures import find_first_alarms
-
-    known = {str(run.folder.resolve()): name for name, run in zip(c.names, c.runs, strict=True)}
-    said = []
-    for name, run in zip(c.names, c.runs, strict=True):
-        parents = [f for f in run.forks if f.name == "parent"]
-        said += [f"{name} forks after round {f.round} of {known.get(f.source, f.source)}: {f.change}." for f in parents]
-        said += [_explain_gone(c, run, f) for f in parents if f.source in known]
-        if alarms := find_first_alarms(run):
-            found = ", ".join(f"{detector.replace('_', ' ')} (round {t})" for detector, t in alarms.items())
-            said.append(f"First alarms of {name}: {found}.")
-    return [sentence for sentence in said if sentence]
-
-
-def _explain_gone(c: Comparison, fork: RunData, parent: Fork) -> str:
-    """Explain which alarms a fork is rid of, and which stay: what is gone followed from what the fork changed."""
-    from fedfault.compare.figures import find_first_alarms
-
-    source = next(run for run in c.runs if str(run.folder.resolve()) == parent.source)
-    before = {d for d, t in find_first_alarms(source).items() if t > parent.round}
-    after = find_first_alarms(fork)
-    gone, stay = ([d.replace("_", " ") for d in sorted(before) if (d in after) == left] for left in (False, True))
-    if not before:
-        return ""
-    rid = (
-        f"without {', '.join(gone)}, which followed from what it changed"
-        if gone
-        else "not rid of any alarm of its parent"
-    )
-    left = f"; what stays: {', '.join(stay)}" if gone and stay else ""
-    return f"It is {rid}{left}."
-
-
 def _render_page(c: Comparison, command: str) -> str:
     from fedfault.report.theme import DARK, LIGHT
 
@@ -199,6 +105,7 @@ def _render_page(c: Comparison, command: str) -> str:
         .get_template("template.html")
         .render(
             title=" · ".join(c.names),
+            ends=describe_ends(c),
             notes=list_notes(c),
             unit=c.runs[0].unit,
             overview=_break_keys(transpose(tabulate_runs(c))),
@@ -207,6 +114,7 @@ def _render_page(c: Comparison, command: str) -> str:
             basis=BASIS,
             figures=figures,
             shared=collect_shared(figures),
+            values=embed_values({"rounds": [], "scales": [], "clients": [], "own": None}, figures),
             command=command,
             version=fedfault.__version__,
             light=LIGHT.variables,
@@ -232,7 +140,12 @@ def _render_figures(c: Comparison) -> list[dict[str, Any]]:
             title, text, alt = CAPTIONS[name]
             about = {"name": name, "title": title, "text": text, "alt": f"{alt}{', '.join(c.names)}."}
             found.append(
-                {**about, "drawings": inline.drawings, "sentences": list_remarks(c) if name == "losses" else []}
+                {
+                    **about,
+                    "drawings": inline.drawings,
+                    "panels": inline.values,
+                    "sentences": list_remarks(c) if name == "losses" else [],
+                }
             )
     return found
 
@@ -247,4 +160,6 @@ def format_comparison(c: Comparison, width: int | None = None) -> str:
         lines = format_table(transpose(tabulate_runs(c)), width)
     paired = tabulate_pairs(c)
     more = ["", *format_table(paired, width)] if paired else []
-    return "\n".join([*list_notes(c), *lines, *more, *explain_unpaired(c), *([BASIS] if paired else [])])
+    return "\n".join(
+        [*describe_ends(c), *list_notes(c), "", *lines, *more, *explain_unpaired(c), *([BASIS] if paired else [])]
+    )

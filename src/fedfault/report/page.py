@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,3 +31,23 @@ def collect_shared(figures: Iterable[Mapping[str, Any]]) -> list[str]:
     """Collect the letters and images that the pictures of a page use, each once."""
     drawings = [drawing for figure in figures for drawing in figure["drawings"]]
     return list({id: element for drawing in drawings for id, element in drawing.shared.items()}.values())
+
+
+def embed_values(shared: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:
+    """Embed the numbers behind the figures as JSON that may stand in a script element; "" where none has any.
+
+    shared: what all figures of the page share, see `values.collect_values`.
+    """
+    from fedfault.report.values import OWN
+
+    alive = {
+        one["name"]: {
+            "panels": one["panels"],
+            "places": [drawing.axes for drawing in one["drawings"]],
+            "own": OWN.get(one["name"]),
+        }
+        for one in figures
+        if one["panels"]
+    }
+    text = json.dumps({**shared, "figures": alive}, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c") if alive else ""

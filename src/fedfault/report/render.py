@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import describe_figure, write_caption
 from fedfault.report.contributions import tabulate_contributions
-from fedfault.report.page import collect_shared, make_environment
+from fedfault.report.page import collect_shared, embed_values, make_environment
 from fedfault.report.status import Activity, describe_activity, find_activity
 from fedfault.runs.manifest import OVER
 from fedfault.runs.read import read_run
@@ -112,6 +111,7 @@ def _render_page(
 ) -> str:
     """Fill in the template; activity: of a run that is not over; refresh: see `render_live`."""
     from fedfault.report.theme import DARK, LIGHT
+    from fedfault.report.values import collect_values
 
     progress = summary.describe_progress(run)
     return (
@@ -140,29 +140,12 @@ def _render_page(
             setup=tables.list_settings(run),
             provenance=tables.list_provenance(run),
             command=tables.find_command(run),
-            values=_collect_values(run, figures),
+            values=embed_values(collect_values(run), figures),
             version=f" {run.manifest['fedfault']}" if "fedfault" in run.manifest else "",
             light=LIGHT.variables,
             dark=DARK.variables,
         )
     )
-
-
-def _collect_values(run: RunData, figures: list[dict[str, Any]]) -> str:
-    """Collect the numbers behind the figures as JSON that may stand in a script element; "" where none has any."""
-    from fedfault.report.values import OWN, collect_values
-
-    alive = {
-        one["name"]: {
-            "panels": one["panels"],
-            "places": [drawing.axes for drawing in one["drawings"]],
-            "own": OWN.get(one["name"]),
-        }
-        for one in figures
-        if one["panels"]
-    }
-    text = json.dumps({**collect_values(run), "figures": alive}, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c") if alive else ""
 
 
 def _describe_setup(run: RunData) -> str:

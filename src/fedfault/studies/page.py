@@ -86,6 +86,7 @@ def _collect_parts(r: Results) -> dict[str, Any]:
 
     used = find_keys(r.runs.values(), {a.test for a in r.answers})
     drawn = _render_figures(r)
+    own, rest = results.list_settings(r)
     return {
         "title": r.study.name,
         "question": r.study.question,
@@ -101,7 +102,8 @@ def _collect_parts(r: Results) -> dict[str, Any]:
         "clusters": clients.tabulate_clusters(r),
         "legend": LEGEND,
         "contrasts": results.tabulate_contrasts(r),
-        "setup": results.list_settings(r),
+        "setup": own,
+        "defaults": rest,
         "limits": results.list_limits(r),
         "command": r.study.command,
         "folder": r.folder,

@@ -13,6 +13,7 @@ import numpy as np
 from fedfault.compare.pairs import explain_budgets
 from fedfault.config.changes import NO_CAUSE, flatten_settings
 from fedfault.records import STATES
+from fedfault.report import tables
 from fedfault.report.words import NOTHING, Table, format_count, format_interval, format_number, format_seconds
 from fedfault.runs.manifest import find_status
 from fedfault.runs.read import read_run
@@ -227,15 +228,18 @@ def _format_states(states: Sequence[int]) -> str:
     return ", ".join(f"{n} {state}" for n, state in zip(states, STATES, strict=True) if n) or NOTHING
 
 
-def list_settings(r: Results) -> list[tuple[str, str]]:
-    """What varies and what all runs share, as pairs of a setting and its value."""
-    flat = [{k: v for k, v in flatten_settings(run.config).items() if v is not None} for run in r.runs.values()]
+def list_settings(r: Results) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """List what varies, and what all runs share and is not a default; then what they share that is, with the values."""
+    runs = [*r.runs.values()]
+    flat = [flatten_settings(run.config) for run in runs]
     varies = [(axis, ", ".join(labels)) for axis, labels in r.study.axes.items()]
     head = [*varies, ("seeds", ", ".join(map(str, r.study.seeds)))]
-    if not flat:
-        return head
-    same = {key: v for key, v in flat[0].items() if all(other.get(key) == v for other in flat)}
-    return [*head, *((key, str(v)) for key, v in same.items() if not key.startswith((*NO_CAUSE, "seed")))]
+    if not runs:
+        return head, []
+    same = {key for key, v in flat[0].items() if all(other.get(key) == v for other in flat)}
+    same = {key for key in same if not key.startswith((*NO_CAUSE, "seed"))}
+    own, rest = ([(key, v) for key, v in part if key in same] for part in tables.list_settings(runs[0]))
+    return [*head, *own], rest
 
 
 def explain_rule(r: Results) -> str:
