@@ -66,6 +66,7 @@ def test_a_byte_order_mark_is_not_a_key(write):
         ("a: 1\nb: [1,\n", "x.yaml:3: not valid YAML: "),
         ("a: b: c\n", "x.yaml:1: not valid YAML: mapping values are not allowed here"),
         ("a: 1\n\tb: 2\n", "x.yaml:2: not valid YAML: "),
+        ("a:\n\tb: 2\n", "that cannot start any token; indent with blanks, not with tabs"),
         ("a: 1\n---\nb: 2\n", "x.yaml:2: not valid YAML: "),
         (b"a: 1\nb: caf\xe9\n", "x.yaml:2: not UTF-8 text (byte 0xe9)"),
         ("a: 1\nb: \0\n", r"x.yaml:2: character '\x00' is not allowed"),

@@ -41,6 +41,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
         ),
         ("data: {partition: topic_skw}", "x.yaml:1: data.partition: no partition called 'topic_skw'; did you mean"),
         ("data: {dataset: agnews}", "x.yaml:1: data.dataset: no corpus called 'agnews'; did you mean 'ag_news'?"),
+        ("data: {text_columns: body}", "data.text_columns: got 'body'; must be a list, as [body]"),
         ("experiment_name: ../x", "experiment_name: got '../x'; must match"),
         ("experiment_name: " + "x" * 200, "experiment_name: got 'xxx"),
         (

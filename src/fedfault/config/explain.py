@@ -129,6 +129,8 @@ def _say_allowed(error: dict[str, Any]) -> str:
         return "is missing"
     if kind in ("bool_type", "bool_parsing"):
         return "must be true or false, written so"
+    if kind in ("list_type", "tuple_type") and isinstance(error["input"], str):
+        return f"must be a list, as [{error['input'][:40]}]"
     if kind == "string_pattern_mismatch":
         return f"must match {error['ctx']['pattern']}"
     message = re.sub(r"^\w+ should (be|have|match)", r"must \1", str(error["msg"]))

@@ -200,7 +200,8 @@ def _compose(text: str, at: Place) -> yaml.Node | None:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
-        raise UserError(f"{at(mark.line if mark else 0)}: not valid YAML: {e.problem or e.context}") from None
+        tabs = "; indent with blanks, not with tabs" if "\\t" in str(e.problem) else ""
+        raise UserError(f"{at(mark.line if mark else 0)}: not valid YAML: {e.problem or e.context}{tabs}") from None
     except yaml.reader.ReaderError as e:
         raise UserError(
             f"{at(text.count(chr(10), 0, e.position))}: character {chr(e.character)!r} is not allowed"
