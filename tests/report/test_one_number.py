@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from fedfault.diagnosis.detection import Detection
+from fedfault.diagnosis.verdict import judge_detection
 from fedfault.report import captions, summary
 from fedfault.report.figures.clients import draw_fairness, draw_labels
 from fedfault.report.figures.losses import draw_general, draw_loss_by_topic
 from fedfault.report.tables import tabulate_scores
+from fedfault.report.verdict import list_findings, read_verdict
 from handmade import make
 
 NUMBER = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?")
@@ -19,6 +22,12 @@ RUNS = {
     "large": make(rounds=4, clients=20, loss=lambda r, t: 9.0 - 0.3333 * r + 0.1 * t),
     "ends worse than its best": make(rounds=6, loss=lambda r, t: 4.0 + 0.0567 * (r - 3) ** 2 + 0.2 * t),
 }
+
+
+def judge(run):
+    """The run with what the detectors see in its records, by conventional thresholds."""
+    seen = Detection(None, records=run.records)
+    return replace(run, findings=tuple(seen.findings), metrics={"verdict": judge_detection(seen)})
 
 
 def read_texts(figure):
@@ -81,3 +90,23 @@ def test_who_is_below_zero_is_told_from_who_loses_beyond_chance():
     run = make(rounds=3, loss=lambda r, t: 3.0 + 0.001 * r + 0.2 * t)
     assert "4 of them below zero" in " ".join(read_texts(draw_fairness(run)))
     assert "beyond chance" in captions.CAPTIONS["fairness"].text
+
+
+def test_the_verdict_says_of_every_alarm_what_its_line_among_the_findings_says():
+    run = judge(make(rounds=12, loss=lambda r, t: 3.0 + 0.21237 * r + 0.2 * t))
+    said, (lines, _) = read_verdict(run).sentence, list_findings(run)
+    alarms = {line.head.partition(" · ")[2]: line for line in lines if line.level == "alarm"}
+    assert alarms
+    rounds = [int(re.match(r"Round (\d+) ·", line.head)[1]) for line in alarms.values()]
+    assert run.metrics["verdict"]["since"] == min(rounds)
+    cause = run.metrics["verdict"]["causes"][0].replace("_", " ")
+    assert alarms[cause].sentence.rstrip(".") in said
+    assert all(f"(round {round}" in said for round in rounds)
+
+
+def test_the_losses_of_the_verdict_are_those_of_the_perplexities_beside_it():
+    run = judge(make(rounds=4, loss=lambda r, t: 3.2 + 0.2 * t))
+    losses = re.search(r"it was (\d\.\d+) and is (\d\.\d+) at the end", read_verdict(run).sentence).groups()
+    perplexities = re.search(r"from (\d+\.\d) to (\d+\.\d) over", summary.describe_progress(run)).groups()
+    for loss, perplexity in zip(losses, perplexities, strict=True):
+        assert math.exp(float(loss)) == pytest.approx(float(perplexity), abs=0.08)  # of rounded ones
