@@ -56,6 +56,8 @@ def test_texts_that_a_partition_has_changed_are_poisoned_as_they_are():
         ("[{name: scale, by: 99}]", [], "attacks: scale is by 99 clients, and there are"),
         ("[{name: label_flip}]", [], "attacks: label_flip is about classes, but data.task_type=causal_lm has none"),
         ("[{name: garble, from_round: 2}]", [], "attacks: garble changes texts before the first round"),
+        ("[{name: scale, from_round: 4}]", [], "attacks: scale begins in round 4, and the run has 3"),
+        ("[{name: scale, by: []}]", [], "by"),
         ("[{name: scal}]", [], "scal"),
         ("[{name: scale, factr: 2}]", [], "factr"),
         ("[{name: scale}]", ["federation.centralised=true"], "attacks are of clients"),
@@ -74,3 +76,12 @@ def test_more_hostile_clients_than_a_rule_stands_are_refused():
     check_parts(experiment("[{name: scale, by: 5}]", *words[:2]))  # the mean promises nothing
     with pytest.raises(UserError, match=r"federation.aggregation=krum needs at least 5 clients a round"):
         check_parts(experiment("[]", "federation.total_clients=4", "federation.participation_rate=1.0", words[2]))
+
+
+def test_the_one_client_that_a_rule_trusts_has_to_be_there_and_honest():
+    trusts = "federation.aggregation={name: fltrust, trusted: %d}"
+    check_parts(experiment("[{name: scale, by: [1]}]", trusts % 0))
+    with pytest.raises(UserError, match=r"attacks: client 1 is hostile, and federation.aggregation=fltrust trusts it"):
+        check_parts(experiment("[{name: scale, by: [1]}]", trusts % 1))
+    with pytest.raises(UserError, match=r"fltrust trusts client 3, and there are clients 0 to 2"):
+        check_parts(experiment("[]", trusts % 3))

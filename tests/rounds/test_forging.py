@@ -100,3 +100,9 @@ def test_a_scaled_update_carries_the_mean_away_and_a_robust_rule_not(rule):
         *_, (_, last) = rounds(replace(fed, attacks=(attack("scale", {5}, factor=-50.0),)), begin(fed))
         losses[name] = last.scores["validation"].loss
     assert losses[rule] < 0.1 * losses["fedit"]
+
+
+@pytest.mark.parametrize("algorithm", ["feddyn", "scaffold"])
+def test_the_invariant_between_clients_memory_and_the_server_s_is_not_asked_of_forged_updates(algorithm):
+    pairs = run(attack("sign_flip", {1}, factor=2.0), algorithm=algorithm)
+    assert all(bool(state.adapter.flat.isfinite().all()) for state, _ in pairs)

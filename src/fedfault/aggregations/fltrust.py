@@ -42,4 +42,4 @@ def fltrust(*, trusted: Annotated[int, Field(ge=0)] = 0, space: Space = "factors
         trust[root] = 1.0
         return take_step(got, trust / trust.sum() * norms[root] / norms, space)
 
-    return Aggregation(combine, traits=TRAITS[space], tolerates=lambda K: 0)
+    return Aggregation(combine, traits=TRAITS[space], tolerates=lambda K: 0, trusted=trusted)

@@ -47,6 +47,10 @@ def check_attacks(exp: Experiment) -> list[Hostile]:
             raise UserError(f"{what} is by client {beyond[0]}, and there are clients 0 to {N - 1}")
         if isinstance(a.by, int) and a.by > N:
             raise UserError(f"{what} is by {a.by} clients, and there are {N}")
+        if a.from_round > exp.federation.num_rounds:
+            raise UserError(
+                f"{what} begins in round {a.from_round}, and the run has {exp.federation.num_rounds}; lower from_round"
+            )
         if hostile.attack.labels and task != "classification":
             raise UserError(f"{what} is about classes, but data.task_type={task} has none; choose another one")
         if hostile.attack.ask and task != "causal_lm":

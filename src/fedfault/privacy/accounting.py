@@ -22,6 +22,7 @@ LEAST_NOISE, MOST_NOISE = (
     1000.0,
 )  # noise multipliers: epsilon is in the hundreds below, and nothing is learned above
 TOLERANCE = 1e-3  # relative, of the noise that is solved for
+NOTHING = 1e-12  # epsilon, in the place of 0, which has no logarithm
 
 Sampling = Literal["poisson", "fixed"]
 
@@ -98,7 +99,11 @@ def find_noise(epsilon: float, delta: float, times: int, drawn: int, of: int, sa
     low, high = LEAST_NOISE, 1.0
     while spend(high) > epsilon:
         low, high = high, min(2 * high, MOST_NOISE)
-    found = brentq(lambda x: math.log(spend(math.exp(x)) / epsilon), math.log(low), math.log(high), xtol=TOLERANCE / 4)
+
+    def overspend(x: float) -> float:
+        return math.log(max(spend(math.exp(x)), NOTHING) / epsilon)  # a large delta alone may pay for all
+
+    found = brentq(overspend, math.log(low), math.log(high), xtol=TOLERANCE / 4)
     noise = math.exp(found)
     while spend(noise) > epsilon:
         noise *= 1 + TOLERANCE / 2

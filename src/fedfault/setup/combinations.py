@@ -64,8 +64,19 @@ def _check_selection(exp: Experiment, algorithm: Algorithm, aggregation: Aggrega
 
 
 def _check_tolerance(exp: Experiment, aggregation: Aggregation) -> None:
-    """Refuse more hostile clients in every round than a robust aggregation says that it tolerates."""
+    """Refuse more hostile clients in every round than a robust aggregation says that it tolerates, or the one it trusts."""
     f, hostile = exp.federation, {k for attack in check_attacks(exp) for k in attack.clients}
+    trusted = aggregation.trusted
+    if trusted is not None and trusted >= f.total_clients:
+        raise UserError(
+            f"federation.aggregation={f.aggregation.name} trusts client {trusted}, and there are clients 0 to "
+            f"{f.total_clients - 1}; give trusted the number of one of them"
+        )
+    if trusted in hostile:
+        raise UserError(
+            f"attacks: client {trusted} is hostile, and federation.aggregation={f.aggregation.name} trusts it: the model "
+            "would be its own; give `by` other clients, or trusted an honest one"
+        )
     most = aggregation.tolerates(f.updates_per_round) if aggregation.tolerates else 0
     if most and (least := len(hostile) - (f.total_clients - f.updates_per_round)) > most:
         raise UserError(

@@ -272,6 +272,7 @@ class Aggregation:
     is_mean: with equal ranks it gives the weighted mean of the factors, bit for bit
     shrinks: why a round without any training makes the model smaller where ranks differ; empty where it changes nothing
     tolerates: of a `robust` one, (K) -> how many of K clients may send anything without carrying the model away
+    trusted: the one client on whose honesty it rests, if there is one
     least: clients a round that it needs to be what it says
     refuses: model.lora.init -> as a clause, why adapters may not start like that
     """
@@ -286,5 +287,6 @@ class Aggregation:
     is_mean: bool = False
     shrinks: str = ""
     tolerates: Callable[[int], int] | None = None
+    trusted: int | None = None
     least: int = 1
     refuses: Mapping[str, str] = field(default_factory=dict)

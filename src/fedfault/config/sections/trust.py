@@ -60,7 +60,7 @@ class Privacy(Section):
 class AttackSettings(Component):
     """What hostile clients do, one after another: `attacks: [{name: sign_flip, by: 2}]`; none by default."""
 
-    by: Count | list[Annotated[int, Field(ge=0)]] = Field(
+    by: Count | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
         default=1, description="how many clients, drawn by the seed, the same ones for every attack; or their ids"
     )
     from_round: Count = Field(default=1, description="first round in which they attack")

@@ -42,7 +42,15 @@ def _draw_server(ax: Axes, run: RunData, theme: Theme, name: str, null: str) -> 
         found = [(r.round, r.probes[probe]) for r in run.records if probe in r.probes]
         if found:
             rounds, values = zip(*found, strict=True)
-            ax.plot(rounds, values, style, color=colour, lw=2, **style_dots(rounds), **name_line(label))
+            ax.plot(
+                rounds,
+                values,
+                style,
+                color=colour,
+                lw=2,
+                **style_dots(rounds),
+                **name_line(f"{_say(name)}: {label}", label),
+            )
 
 
 def _draw_uploads(ax: Axes, run: RunData, theme: Theme, name: str) -> None:
@@ -57,4 +65,11 @@ def _draw_uploads(ax: Axes, run: RunData, theme: Theme, name: str) -> None:
     dots = [(t, v) for t, values in found for v in values]
     ax.plot(*zip(*dots, strict=True), "o", color=theme.palette[0], ms=4, alpha=0.35, mew=0)
     rounds, medians = zip(*[(t, statistics.median(values)) for t, values in found], strict=True)
-    ax.plot(rounds, medians, color=theme.palette[0], lw=2, **name_line("uploads, median"))
+    ax.plot(
+        rounds, medians, color=theme.palette[0], lw=2, **name_line(f"{_say(name)}: uploads, median", "uploads, median")
+    )
+
+
+def _say(probe: str) -> str:
+    """The word for what a probe measures, by which the page tells the lines of two panels apart."""
+    return probe.partition("_")[0]
