@@ -142,6 +142,42 @@ def test_each_job_keeps_the_terms_of_its_own_algorithm(after, sizes, monkeypatch
     assert not torch.allclose(alone[2].y, plain.y, rtol=1e-4)  # the terms do count
 
 
+def test_gradients_at_a_mixture_are_those_of_the_job_that_asks_for_it(sizes):
+    """APFL, with a share for each client, beside a run that takes gradients where its clients are; the order matters not."""
+    tasks = alike(make_task(dropout=0.0), 2)
+    share, other = torch.tensor([[0.2], [0.5], [0.9]]), 0.1 * torch.randn(3, tasks[0].layout.size)
+
+    def mix(y, rows):
+        return share[rows] * y + (1 - share[rows]) * other[rows], share[rows]
+
+    def jobs(order=(0, 1)):
+        kinds = [(tasks[0], ExtraTerms(mixture=mix), (0, 1, 2)), (tasks[1], PLAIN, (2, 0))]
+        made = [make_jobs([t], WORK, extra=extra, clients=[own])[0] for t, extra, own in (kinds[i] for i in order)]
+        return [replace(job, task=job.task.task) for job in made]
+
+    alone = [train_job(job) for job in jobs()]
+    check_same(JoinedJobs().train(jobs()), alone)
+    check_same(JoinedJobs().train(jobs((1, 0))), alone[::-1])
+    assert sizes == [5, 5]
+    plain = train_job(make_jobs(tasks[:1], WORK)[0])
+    assert not torch.allclose(alone[0].y, plain.y, rtol=1e-4)
+
+
+def test_a_job_that_goes_on_from_where_its_clients_stand_keeps_its_anchor(sizes):
+    """Beside a run that begins: what the first adds pulls to where training started, not to where it goes on."""
+    tasks = alike(make_task(dropout=0.0), 2)
+    pull = ExtraTerms(gradient=lambda y, x, rows: 0.5 * (y - x))
+
+    def jobs():
+        first, second = make_jobs(tasks, WORK, WORK, extra=pull)
+        return [replace(first, task=first.task.task, begun=first.start + 0.01), second]
+
+    found = JoinedJobs().train(jobs())
+    check_same(found, [train_job(job) for job in jobs()])
+    assert sizes == [5]
+    assert not torch.allclose(found[0].y, train_job(make_jobs(tasks, WORK, extra=pull)[0]).y, atol=1e-3)
+
+
 @pytest.mark.parametrize("make", [make_task, make_labels])
 def test_runs_with_a_contrast_share_passes_among_themselves(make, sizes):
     """Each with previous models and a strength of its own, beside a run without, which groups its rows by length."""

@@ -17,17 +17,20 @@ from fedfault.types.adapter import Layout
 from fedfault.types.algorithm import Aggregation
 
 
-@register("aggregation", cite=("arivazhagan2019fedper",))
-def fedper(*, private: Annotated[list[str], Field(min_length=1)] | None = None) -> Aggregation:
+@register("aggregation", cite=("arivazhagan2019fedper", "collins2021fedrep"))
+def fedper(*, private: Annotated[list[str], Field(min_length=1)] | None = None, in_turn: bool = False) -> Aggregation:
     """FedPer (Arivazhagan et al., 2019): the head, or the parts that are named, stay with each client; the rest is averaged.
 
     `private` has names of trained modules, parts of a name between dots (`layers.3`, `v_proj`), or regular expressions of
     whole names; without it all that is trained in full, such as a classifier's head. There is no global model: each
     client is scored with its own parts, and the scores of one model are those of the shared parts with the mean of all
-    clients' own. FedIT's mean on the rest; a slice of rank is averaged over the clients that have it.
+    clients' own. FedIT's mean on the rest; a slice of rank is averaged over the clients that have it. With `in_turn` a round
+    is FedRep's (Collins et al., ICML 2021): in the first half of its steps a client trains what is private under what it was
+    sent, and in the second half what is shared under that, each with an optimiser of its own.
 
     private: names of modules that stay with their client, parts of them or regular expressions; null: what is trained
       in full
+    in_turn: train the private parts in the first half of a round's steps and the others in the second, as in FedRep
 
     >>> from fedfault.types.adapter import Layout, Site
     >>> layout = Layout.of([Site("layers.0.q", "lora", (1, 1, 1)), Site("score.weight", "full", (3,))])
@@ -36,7 +39,7 @@ def fedper(*, private: Annotated[list[str], Field(min_length=1)] | None = None) 
     >>> fedper(private=["layers.0"]).private(layout).tolist()
     [True, True, False, False, False]
 
-    Reference: arXiv 1912.00818. With a head alone it is also how FedRep (arXiv 2102.07078) divides a model.
+    Reference: arXiv 1912.00818; FedRep: arXiv 2102.07078, algorithm 1.
     """
 
     def choose(layout: Layout) -> Tensor:
@@ -53,7 +56,7 @@ def fedper(*, private: Annotated[list[str], Field(min_length=1)] | None = None) 
             )
         return mask
 
-    return replace(blockwise(), private=choose, traits=frozenset({"private"}))
+    return replace(blockwise(), private=choose, in_turn=in_turn, traits=frozenset({"private"}))
 
 
 def _is_named(name: str, wanted: list[str]) -> bool:

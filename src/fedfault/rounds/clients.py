@@ -68,6 +68,7 @@ def _make_trainer(fed: Federation, task: Trainable, asked: CohortRequest) -> Tra
         draw=None if hidden is None else functools.partial(hidden.draw_batches, fed.work.batch_size),
         passes=asked.passes,
         trainable=cohort.trainable,
+        first=cohort.private if fed.aggregation.in_turn else None,
         penalty=None if penalty is None else (lambda y, x, rows: penalty(layout, y, ranks(y.device)[rows])),
         effort=asked.effort,
         record=fed.record,

@@ -130,7 +130,7 @@ class CheckedTrain:
         """See `types.algorithm.Train`."""
         sent = {"x": self.received["x"]} if "x" in self.received else self.received
         own = {name: kept for name, kept in self.memory.items() if kept is start}
-        self._entry.expect(own or sent, self.clients)
+        self._entry.expect(own or sent if extra.mixture is None else self._mix(start, own or sent, extra), self.clients)
         gradient, step = (None if pull is None else AnchoredPull(pull) for pull in (extra.gradient, extra.step))
         done = self._train(start, replace(extra, gradient=gradient, step=step), mean_grad=mean_grad)
         for pull in (gradient, step):
@@ -146,6 +146,14 @@ class CheckedTrain:
     def loss(self, at: Adapter) -> Tensor:
         """See `types.algorithm.Train`."""
         return self._train.loss(at)
+
+    def _mix(self, start: Adapter, known: Mapping[str, Adapter], extra: ExtraTerms) -> Mapping[str, Adapter]:
+        """Where clients enter that start from a known model, and take gradients at a mixture of it."""
+        rows = torch.arange(len(self.clients), device=start.flat.device)
+        flat = _select_rows(start.flat, rows)
+        if extra.mixture is None or not any(_is_equal(flat, _select_rows(a.flat, rows)) for a in known.values()):
+            return known
+        return {name: replace(start, flat=extra.mixture(flat, rows)[0]) for name in known}
 
     def _check_trained(self, start: Adapter, done: Trained) -> None:
         """Every client that has steps entered the model; none shares a parameter with another one or with the start."""

@@ -157,6 +157,9 @@ def _join_jobs(jobs: Sequence[Job], task: _JoinedTask, firsts: Sequence[int], pa
         plans=plans,
         order=sorted(range(len(plans)), key=lambda i: (-len(plans[i]), i)),
         start=torch.cat([job.start for job in jobs]),
+        begun=None
+        if all(job.begun is None for job in jobs)
+        else torch.cat([job.start if job.begun is None else job.begun for job in jobs]),
         passes=passes,
         trainable=None if all(m is None for m in masks) else torch.cat([m.to(every[0].device) for m in every]),
         extra=PLAIN,

@@ -50,6 +50,7 @@ class Job:
     penalty: Pull | None = None
     mean_grad: bool = False
     record: Record | None = None
+    begun: Tensor | None = None  # (K, P) where clients stand that have trained before, and go on; None: at `start`
     bind: Bind | None = None  # makes `extra` and `penalty` of a pass, where they hang on who is in it
     who: str = ""  # of the round's clients trains, in words for whoever looks on
 
@@ -119,7 +120,8 @@ class Pass:
         self.task, self.work, device = job.task, job.work, job.start.device
         self.extra, self.penalty = (job.extra, job.penalty) if job.bind is None else job.bind(rows)
         self.rows = rows.to(device)  # (k,) places in the cohort
-        self.x = x = job.start[self.rows]  # (k, P) where they start
+        self.x = x = job.start[self.rows]  # (k, P) where they started
+        self.begun = None if job.begun is None else job.begun[self.rows]  # (k, P) where they stand, if not there
         self.host = job.clients[rows], job.keys[rows]  # (k,) ids and random streams
         self.clients, self.keys = (each.to(device) for each in self.host)
         self.lr = _spread_rates(job, rows)
@@ -141,7 +143,7 @@ class Pass:
 
     def run(self) -> Tensor:
         """(k, P): every client's parameters after its last step."""
-        self.y.copy_(self.x)
+        self.y.copy_(self.x if self.begun is None else self.begun)
         at_work = [sum(n > s for n in self.lengths) for s in range(max(self.lengths))]  # clients in step s
         for k, steps in groupby(range(len(at_work)), key=at_work.__getitem__):
             first, *more = steps
@@ -206,14 +208,17 @@ class Pass:
 
     def _gradient(self, leaf: Tensor, step: Step) -> Tensor:
         """Gradient (k, P) of a step, each client clipped by its own norm, then what is added to it."""
-        k = len(leaf)
-        loss, gradient, tokens = self._differentiate(leaf, step)
+        k, mixture = len(leaf), self.extra.mixture
+        point, share = (leaf, None) if mixture is None else mixture(leaf, self.rows[:k])
+        loss, gradient, tokens = self._differentiate(point, step)
         self.loss[:k] += loss * tokens
         self.tokens[:k] += tokens
         gradient = self._only_trainable(gradient)
         self.norm[:k] += clip_gradients(gradient, self.work.max_grad_norm)
         if self.gradients is not None:
             self.gradients[:k] += gradient
+        if share is not None:
+            gradient = share * gradient
         for extra in (self.extra.gradient, self.penalty):
             if extra is not None:
                 gradient = gradient + self._only_trainable(extra(leaf, self.x[:k], self.rows[:k]))

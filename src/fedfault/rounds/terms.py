@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedfault.rounds.passes import Job
-from fedfault.types.algorithm import Contrast, ExtraTerms, Pull, See
+from fedfault.types.algorithm import Contrast, ExtraTerms, Mixture, Pull, See
 
 
 class _Share(NamedTuple):
@@ -46,7 +46,8 @@ def bind_terms(jobs: Sequence[Job], rows: Tensor) -> tuple[ExtraTerms, Pull | No
     gradient = _join_pulls([(share, share.job.extra.gradient) for share in shares])
     step = _join_pulls([(share, share.job.extra.step) for share in shares])
     loss = None if jobs[0].extra.loss is None else _join_contrasts(shares)
-    return ExtraTerms(gradient, step, loss), _join_pulls([(share, share.job.penalty) for share in shares])
+    mixture = _join_mixtures([(share, share.job.extra.mixture) for share in shares])
+    return ExtraTerms(gradient, step, loss, mixture), _join_pulls([(share, share.job.penalty) for share in shares])
 
 
 def _join_pulls(each: Sequence[tuple[_Share, Pull | None]]) -> Pull | None:
@@ -62,6 +63,25 @@ def _join_pulls(each: Sequence[tuple[_Share, Pull | None]]) -> Pull | None:
             if len(at):
                 out.index_copy_(0, at, pull(y[at], x[at], own).to(out))
         return out
+
+    return joined
+
+
+def _join_mixtures(each: Sequence[tuple[_Share, Mixture | None]]) -> Mixture | None:
+    """Each mixture on the rows of its own job; elsewhere gradients are taken at y."""
+    mixtures = [(share, mixture) for share, mixture in each if mixture is not None and share.places]
+    if not mixtures:
+        return None
+
+    def joined(y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        point, shares = y.clone(), y.new_ones(len(y), 1)
+        for share, mixture in mixtures:
+            at, own = share.select(len(y))
+            if len(at):
+                there, part = mixture(y[at], own)
+                point.index_copy_(0, at, there.to(point))
+                shares.index_copy_(0, at, part.to(shares))
+        return point, shares
 
     return joined
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from fedfault.algebra import widest
 from fedfault.errors import UserError
 from fedfault.rounds.local import LocalWork, Passes, cut_batches, plan_batches, weigh_clients
-from fedfault.rounds.passes import Job, TrainJob, clip_gradients, train_job
+from fedfault.rounds.passes import Done, Job, TrainJob, clip_gradients, train_job
 from fedfault.rounds.replay import Record
 from fedfault.seeds import entropy, rng
 from fedfault.types.adapter import Adapter
@@ -24,10 +25,25 @@ Draw = Callable[[int, int, np.random.Generator], np.ndarray]
 PROBED = 64  # examples of a client that `Trainer.loss` looks at, at most
 
 
+def _sort_longest_first(plans: Sequence[np.ndarray]) -> list[int]:
+    """The places of clients, that of the one with the most steps first."""
+    return sorted(range(len(plans)), key=lambda i: (-len(plans[i]), i))
+
+
+def _check_halves(plans: Sequence[np.ndarray], clients: Sequence[int]) -> None:
+    """Raise `UserError` for a client whose round is one step."""
+    if short := [k for k, plan in zip(clients, plans, strict=True) if len(plan) < 2]:
+        raise UserError(
+            f"client {short[0]} takes one step in a round, and with in_turn=true private parts train in the first half of a "
+            "client's steps and the others in the second; raise training.local_steps or local_epochs to two at least"
+        )
+
+
 class Trainer:
     """Implements `types.algorithm.Train` for one cohort and round.
 
     trainable: (K, P) or (P,) bool; the other numbers have no gradient, take no part in its norm, and never change.
+    first: (P,) bool, what clients train in the first half of their steps, and the rest in the second; None: all at once.
     effort: (K,) the share of its local steps that each client gets done, see `cut_batches`; None for all of them.
     record: how many steps of one shape are recorded and replayed, for tasks whose steps allow it, see `replay.py`.
     train_job: who does the work, which may be done beside that of others.
@@ -45,6 +61,7 @@ class Trainer:
         clients: Sequence[int],
         passes: Passes,
         trainable: Tensor | None = None,
+        first: Tensor | None = None,
         penalty: Pull | None = None,
         effort: Sequence[float] | None = None,
         record: Record | None = None,
@@ -61,11 +78,14 @@ class Trainer:
             self.plans = [plan_batches(n, work, g) for n, g in streams]
         else:
             self.plans = [draw(n, work.steps or 1, g) for n, g in streams]
+        self.first = first
+        if first is not None:
+            _check_halves(self.plans, clients)
         if effort is not None:
             self.plans = [cut_batches(p, share) for p, share in zip(self.plans, effort, strict=True)]
         self.keys = torch.tensor([entropy(seed, "dropout", round, k) % 2**62 for k in clients])
-        self.longest_first = sorted(range(len(clients)), key=lambda i: (-len(self.plans[i]), i))
-        self.trainable = None if trainable is None else trainable.expand(len(clients), -1)
+        self.longest_first = _sort_longest_first(self.plans)
+        self.trainable = None if trainable is None else self._spread(trainable)
         self.start = torch.empty(0)  # (K, P) where the last training started
         self.waited = 0.0  # seconds that others trained in
         self.trained: Trained | None = None  # what it gave: the engine reports and checks both
@@ -89,7 +109,10 @@ class Trainer:
         K, P = len(self.clients), start.flat.shape[-1]
         self.start = start.flat.expand(K, P)
         clock = time.perf_counter()
-        y, sums, gradients, seconds = self.train_job(self.make_job(extra, mean_grad=mean_grad))
+        job = self.make_job(extra, mean_grad=mean_grad)
+        y, sums, gradients, seconds = (
+            self.train_job(job) if self.first is None else self._train_in_turn(job, self.first)
+        )
         self.waited += 0.0 if seconds is None else time.perf_counter() - clock - seconds
         (loss, tokens, norm, drift), steps = sums, torch.tensor([len(p) for p in self.plans])
         if gradients is not None:
@@ -116,6 +139,41 @@ class Trainer:
             mean_grad,
             self.record,
         )
+
+    def _train_in_turn(self, job: Job, first: Tensor) -> Done:
+        """Do the first half of every client's steps on the numbers `first` (P,) alone, and the rest on the others.
+
+        The optimiser starts anew in between; what the algorithm adds sees where the round started in both halves.
+        """
+        halves = [-(-len(plan) // 2) for plan in self.plans]
+        mine = torch.ones_like(first) if self.trainable is None else self.trainable
+        one = self.train_job(
+            replace(
+                job,
+                plans=[p[:n] for p, n in zip(self.plans, halves, strict=True)],
+                trainable=self._spread(mine & first),
+            )
+        )
+        later = [p[n:] for p, n in zip(self.plans, halves, strict=True)]
+        if not any(map(len, later)):
+            return one
+        two = self.train_job(
+            replace(
+                job,
+                keys=job.keys + torch.tensor(halves),
+                plans=later,
+                order=_sort_longest_first(later),
+                trainable=self._spread(mine & ~first),
+                begun=one.y,
+            )
+        )
+        gradients = None if one.gradients is None or two.gradients is None else one.gradients + two.gradients
+        seconds = None if one.seconds is None or two.seconds is None else one.seconds + two.seconds
+        return Done(two.y, one.sums + two.sums, gradients, seconds)
+
+    def _spread(self, mask: Tensor) -> Tensor:
+        """A mask (P,) or (K, P) as one of every client, (K, P)."""
+        return mask.expand(len(self.clients), -1)
 
     def gradient(self, at: Adapter) -> Adapter:
         """See `types.algorithm.Train`: the token-weighted mean over all examples, then clipped."""

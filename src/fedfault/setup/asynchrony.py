@@ -46,8 +46,8 @@ def check_asynchrony(exp: Experiment, algorithm: Algorithm, aggregation: Aggrega
         )
         raise UserError(
             f"federation.asynchronous={a.name} cannot be combined with federation.algorithm={f.algorithm.name}, which needs "
-            f"clients that start from one model: {why}; use fedavg, fedprox, moon, ditto, pfedme, or one of fedavgm, "
-            "fedadagrad, fedadam, fedyogi"
+            f"clients that start from one model: {why}; use fedavg, fedprox, moon, ditto, pfedme, apfl, or one of "
+            "fedavgm, fedadagrad, fedadam, fedyogi"
         )
     if found := sorted(aggregation.traits & REFUSED.keys()):
         raise UserError(

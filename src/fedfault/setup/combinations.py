@@ -30,6 +30,11 @@ def check_parts(exp: Experiment) -> None:
             f"federation.aggregation={f.aggregation.name} needs at least {aggregation.least} clients a round to stand a "
             f"hostile one, and a round has {f.updates_per_round}; raise federation.clients_per_round, or change its options"
         )
+    if aggregation.in_turn and exp.training.local_steps == 1:
+        raise UserError(
+            f"federation.aggregation={f.aggregation.name} with in_turn=true trains private parts in the first half of a "
+            "client's steps and the others in the second, but training.local_steps=1; give 2 at least, or leave in_turn out"
+        )
     _check_tolerance(exp, aggregation)
     privacy.check_privacy(exp, algorithm, aggregation)
     check_pairs(exp, algorithm, aggregation)

@@ -59,7 +59,7 @@ class Trained:
     num_tokens: Tensor  # (K,) target tokens trained on
     loss: Tensor  # (K,) token-weighted mean training loss over the round's steps
     grad_norm: Tensor  # (K,) mean norm of the raw gradient before clipping
-    # (K, P) mean over the steps of the clipped gradient, before anything is added to it
+    # (K, P) mean over the steps of the clipped gradient, before it is multiplied or anything is added to it
     mean_grad: Tensor | None = None
     drift: Tensor | None = None  # (K,) mean over the steps of |y - x|^2, in the numbers of the adapter
 
@@ -83,6 +83,9 @@ Contrast = Callable[["Tensor", See, "Tensor"], "Tensor"]
 
 ExtraLoss = Callable[["Tensor", See], "Tensor"]  # the same with the rows known
 
+# (y (k, P), rows (k,)) -> the point (k, P) at which a step takes gradients in the place of y, and the share (k, 1) of y
+Mixture = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
+
 
 @dataclass(frozen=True)
 class ExtraTerms:
@@ -91,11 +94,13 @@ class ExtraTerms:
     gradient: is added to the clipped gradient, before the optimiser
     step: a direction; after every step of the optimiser y <- y - lr * step(y, x, rows)
     loss: a further loss of each client, which is differentiated with its own and clipped with it
+    mixture: gradients are taken at share * y + what does not move; clipped, they are multiplied by the share (chain rule)
     """
 
     gradient: Pull | None = None
     step: Pull | None = None
     loss: Contrast | None = None
+    mixture: Mixture | None = None
 
 
 PLAIN = ExtraTerms()
@@ -265,6 +270,7 @@ class Aggregation:
     combine: (uploads) -> pooled
     trained: (layout, round) -> (P,) bool, what is trained and sent in a round; None for all of it
     private: (layout) -> (P,) bool, what never leaves a client; None for nothing
+    in_turn: in every round clients train what is private in the first half of their steps, and the rest in the second
     known: (layout) -> (P,) bool, what clients draw from the seed instead of receiving it; None for nothing
     penalty: (layout, y (k, P), ranks (k,)) -> (k, P), a gradient that every client adds to its own
     new_ranks: (layout, received (K, P), trained (K, P), ranks (K,)) -> ranks (K,), at most what they were
@@ -280,6 +286,7 @@ class Aggregation:
     combine: Callable[[Uploads], Pooled]
     trained: Callable[[Layout, int], Tensor | None] = _everything
     private: Callable[[Layout], Tensor | None] = _nothing
+    in_turn: bool = False
     known: Callable[[Layout], Tensor | None] = _nothing
     penalty: Callable[[Layout, Tensor, Tensor], Tensor] | None = None
     new_ranks: Callable[[Layout, Tensor, Tensor, Tensor], Tensor] | None = None
