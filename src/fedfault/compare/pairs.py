@@ -82,7 +82,8 @@ def _pair_scores(a: RunData, b: RunData, prefix: str, same: tuple[str, ...]) -> 
     if why := _explain_apart(a, b, same):
         return Paired(why_not=why)
     names = [n for n in a.score_names(prefix) if n in set(b.score_names(prefix))]
-    losses = {n.removeprefix(prefix): (a.losses(n)[1][-1], b.losses(n)[1][-1]) for n in names}
+    ends = a.end_losses(prefix), b.end_losses(prefix)
+    losses = {n.removeprefix(prefix): (ends[0][n], ends[1][n]) for n in names}
     if not losses:
         return Paired(why_not="they were not scored in both runs")
     if wrong := [n for n in names if _count_tokens(a, n) != _count_tokens(b, n)]:

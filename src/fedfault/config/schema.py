@@ -12,7 +12,7 @@ from fedfault.config.sections.evaluation import Detectors, Evaluation, Metrics
 from fedfault.config.sections.federation import Federation
 from fedfault.config.sections.hardware import Clock, Deadline, Tier
 from fedfault.config.sections.model import Model
-from fedfault.config.sections.training import Preference, Training
+from fedfault.config.sections.training import Personalise, Preference, Training
 from fedfault.config.sections.trust import AttackSettings, Privacy
 from fedfault.records import RIGHT
 
@@ -58,6 +58,10 @@ class Experiment(Section):
     data: Data = Data()
     federation: Federation = Federation()
     training: Training = Training()
+    personalise: Personalise | None = Field(
+        default=None,
+        description="{steps, lr, alone}: every client trains its own model on after the last round; null: none does",
+    )
     tiers: list[Tier] = Field(default=[], description="hardware profiles; by default all clients are alike")
     attacks: list[AttackSettings] = Field(default=[], description="what hostile clients do; by default there are none")
     deadline: Deadline = Deadline()

@@ -52,7 +52,7 @@ SCHEDULE = (  # and `auto` makes new controls where these are others
 PARTITION = "data.partition."
 MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or what cannot matter
     "experiment_name", "seed", "device", "logging.", "detectors.", "metrics.", PARTITION, "federation.on_failure",
-    "plugins", "attacks", "privacy.secret", "monitor.settings.seed",
+    "plugins", "attacks", "personalise", "privacy.secret", "monitor.settings.seed",
 )  # fmt: skip
 
 

@@ -125,6 +125,7 @@ def check_remote(exp: Experiment, fed: Federation) -> None:
         "federation.centralised=true has all data in one place": f.centralised,
         "federation.asynchronous is on the simulated clock, and nodes come when they are done": f.asynchronous
         is not None,
+        "personalise trains clients' models where the server is": exp.personalise is not None,
         f"federation.algorithm={f.algorithm.name} needs at the server what clients keep": "x" not in sent,
         f"federation.algorithm={f.algorithm.name} needs at the clients what no message says": not sent.keys().isdisjoint(
             REGISTERED

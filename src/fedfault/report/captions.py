@@ -37,6 +37,11 @@ CAPTIONS = {
         "red bars, where there are any, count such clients, however little they lose; detectors count those that lose "
         "beyond chance.",
     ),
+    "personal": Caption(
+        "Who gains by a model of its own",
+        "Every client's models at the end of the run, on what that client held back: further left is better. A client "
+        "whose own model lies to the right of the server's loses by it.",
+    ),
     "general": Caption(
         "General English",
         "Loss on general text minus its value before training: above zero, the model forgets. A band around the line "
@@ -203,6 +208,7 @@ def describe_figure(run: RunData, name: str) -> str:
         "fairness": "Line chart of the median and smallest gain of the clients per round, with a band.",
         "general": "Line chart of the change of loss on general English per round, ending at "
         f"{format_change(summary.measure_forgetting(run))} nats per token.",
+        "personal": "Dot chart: the held-out loss of every client with each of its models.",
         "contributions": "Bar chart: how much the updates of each client lowered the loss, with its Shapley value.",
         "privacy": "Line chart of epsilon per round, and of its audited lower bound.",
         "leakage": "Line charts per round: membership and exposure in the server's model and in uploads, with nulls.",

@@ -19,6 +19,7 @@ from fedfault.report.figures.heat import draw_cosines, draw_participation, draw_
 from fedfault.report.figures.layers import draw_layers
 from fedfault.report.figures.leakage import draw_leakage
 from fedfault.report.figures.losses import draw_general, draw_loss_by_topic
+from fedfault.report.figures.personal import draw_personal
 from fedfault.report.figures.privacy import draw_privacy
 from fedfault.report.figures.rounds import (
     draw_control,
@@ -39,6 +40,7 @@ FIGURES: dict[str, Plot] = {
     "labels": draw_labels,
     "clients": draw_clients,
     "fairness": draw_fairness,
+    "personal": draw_personal,
     "general": draw_general,
     "privacy": draw_privacy,
     "leakage": draw_leakage,

@@ -10,6 +10,7 @@ from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import describe_figure, write_caption
 from fedfault.report.contributions import tabulate_contributions
 from fedfault.report.page import collect_shared, embed_values, make_environment
+from fedfault.report.personal import describe_personal, tabulate_personal
 from fedfault.report.status import Activity, describe_activity, find_activity
 from fedfault.runs.manifest import OVER
 from fedfault.runs.read import read_run
@@ -68,6 +69,7 @@ def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, An
         },
         "clock": {"sentences": timing.describe_clock(run), "table": timing.tabulate_tiers(run), "note": TIERS},
         "fairness": {"table": tables.tabulate_fairness(run), "note": ""},
+        "personal": {"sentences": describe_personal(run), "table": tabulate_personal(run), "note": PERSONAL},
         "contributions": {"table": tabulate_contributions(run), "note": CONTRIBUTIONS},
     }
     found = []
@@ -93,7 +95,10 @@ def _describe(run: RunData, name: str, inline: Inline) -> dict[str, Any]:
 
 LIVE = "loss_by_topic"
 # Figures that are not for experts alone
-FIRST = ("loss_by_topic", "labels", "split", "clients", "fairness", "general", "privacy", "leakage", "contributions")
+FIRST = (
+    "loss_by_topic", "labels", "split", "clients", "fairness", "personal", "general", "privacy", "leakage",
+    "contributions",
+)  # fmt: skip
 
 CHANCE = (
     "By chance: the mean over random deals of the same documents to clients of the same sizes; z counts its standard "
@@ -102,6 +107,10 @@ CHANCE = (
 CONTRIBUTIONS = (
     "Sums over the measured rounds that a client took part in; below zero its updates raised the loss. ± is "
     "one standard error; without it all coalitions of clients were scored."
+)
+PERSONAL = (
+    "Loss with the first model minus that with the second, below zero: the first is better for the client. The interval is "
+    "by Student's t over the clients of this run; other splits and seeds may give others."
 )
 TIERS = "How often clients of each tier were drawn and what became of them; mean rank of those that had work."
 

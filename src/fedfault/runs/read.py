@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter
@@ -45,6 +45,7 @@ def read_run(folder: Path | str) -> RunData:
         metrics=_read_metrics(folder / "metrics.json"),
         blamed=tuple(_read_shaped(folder / "contributions.json", _Contributions).get("rows", ())),
         answers=tuple(_read_shaped(folder / "answers.json", _Answers).get("answers", ())),
+        personal=tuple(_read_shaped(folder / "personal.json", _Personal).get("rows", ())),
         benchmarks=tuple(_read_shaped(folder / "benchmarks.json", _Benchmarks).get("rows", ())),
         findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
         forks=_read_forks(folder, manifest),
@@ -177,6 +178,22 @@ class _Score(TypedDict):
     filter: str
     value: float | None
     error: float | None
+
+
+class _Own(TypedDict):
+    """A row of personal.json."""
+
+    client: Annotated[int, Field(ge=0)]
+    model: Literal["global", "own", "tuned", "alone"]
+    loss: float | None
+    targets: Annotated[int, Field(ge=0)]
+    metrics: dict[str, float | None]
+
+
+class _Personal(TypedDict, total=False):
+    """What personal.json may hold."""
+
+    rows: list[_Own]
 
 
 class _Benchmarks(TypedDict, total=False):

@@ -59,6 +59,8 @@ class RunData:
     answers: tuple[Mapping[str, str], ...] = ()
     # of lm-evaluation-harness: model, round, task, metric, filter, value, error, examples
     benchmarks: tuple[Mapping[str, Any], ...] = ()
+    # every client's models at the end: client, model, loss, targets, metrics
+    personal: tuple[Mapping[str, Any], ...] = ()
     # of `fedfault blame`: round, client, score, left_out, and where they were asked for shapley, error, pairs
     blamed: tuple[Mapping[str, Any], ...] = ()
     findings: tuple[Finding, ...] = ()  # of the detectors, as they came
@@ -229,6 +231,15 @@ class RunData:
         """Return the rounds in which the score was measured, and its losses there in `unit`."""
         measured = [(r.round, r.scores[name].loss) for r in self.records if name in r.scores]
         return [n for n, _ in measured], [loss for _, loss in measured]
+
+    def end_losses(self, prefix: str) -> dict[str, float]:
+        """Return the last loss of every score that begins with the prefix.
+
+        That of a client is under the model which it has in the end, trained on where the run asks for that.
+        """
+        tuned = {f"client/{row['client']}": row["loss"] for row in self.personal if row["model"] == "tuned"}
+        last = {name: self.losses(name)[1][-1] for name in self.score_names(prefix)}
+        return {name: math.nan if (own := tuned.get(name, loss)) is None else own for name, loss in last.items()}
 
     def gains(self) -> list[tuple[int, dict[int, float]]]:
         """Return for each round after round 0 what each client has gained: its held-out loss then minus now."""

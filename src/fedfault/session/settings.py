@@ -16,7 +16,7 @@ from fedfault.runs.manifest import MANIFEST
 from fedfault.session.claim import write_configuration
 
 ROUNDS = "federation.num_rounds"
-CAN_CHANGE = (ROUNDS, "device", "logging.")  # settings of which a run that goes on can have others
+CAN_CHANGE = (ROUNDS, "personalise", "device", "logging.")  # settings of which a run that goes on can have others
 
 
 def find_own_settings(manifest: Mapping[str, Any], until: int | None = None) -> list[str]:
@@ -94,8 +94,8 @@ def _check_changes(folder: RunFolder, changes: Sequence[str]) -> set[str]:
     refused = sorted(key for key in given if not key.startswith(CAN_CHANGE))
     if refused:
         raise UserError(
-            f"a run cannot go on with another {', '.join(refused)}; `fedfault resume` can change {ROUNDS}, device and "
-            f"logging. Go on in a run of its own: {_suggest_fork(folder, changes)}"
+            f"a run cannot go on with another {', '.join(refused)}; `fedfault resume` can change {ROUNDS}, personalise, "
+            f"device and logging. Go on in a run of its own: {_suggest_fork(folder, changes)}"
         )
     return given
 

@@ -17,13 +17,13 @@ from fedfault.diagnosis.watch import Watch, describe_finding, write_findings
 from fedfault.errors import UserError
 from fedfault.records import Finding, RoundRecord, add_client_names
 from fedfault.report.live import LivePage
-from fedfault.rounds.arrivals import find_personal_models
 from fedfault.rounds.engine import rounds
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import MANIFEST, OVER, find_outcome
 from fedfault.runs.outcome import find_best_round, summarise_run
 from fedfault.session.controls import ensure_calibration
 from fedfault.session.ending import find_end
+from fedfault.session.personal import Personal, compare_models
 from fedfault.session.progress import Progress
 from fedfault.session.rollback import describe_way_back, roll_back
 from fedfault.session.trackers import Trackers
@@ -68,7 +68,7 @@ def train_to_end(
         folder.write_json(MANIFEST, manifest)
     clock = time.perf_counter()
     with progress.show_work("writing the results"):
-        _write_results(folder, p, state, folder.read_records(), manifest, watch)
+        _write_results(folder, p, state, folder.read_records(), manifest, watch, progress)
     _add_seconds(manifest, "results", clock)
     folder.write_json(MANIFEST, manifest)
     if draw:
@@ -233,9 +233,15 @@ def _has_lost_all(record: RoundRecord) -> bool:
 
 
 def _write_results(
-    folder: RunFolder, p: Prepared, state: State, records: Sequence[RoundRecord], manifest: dict[str, Any], watch: Watch
+    folder: RunFolder,
+    p: Prepared,
+    state: State,
+    records: Sequence[RoundRecord],
+    manifest: dict[str, Any],
+    watch: Watch,
+    progress: Progress,
 ) -> None:
-    """Write findings.jsonl, metrics.json, clients.parquet and the adapter, with one beside it for each further model."""
+    """Write findings.jsonl, metrics.json, personal.json, clients.parquet and the adapters of all models."""
     seen = watch.follow(records)
     write_findings(folder.path, seen.findings)
     metric, target = p.config.metric, p.config.evaluation.target_score
@@ -243,10 +249,14 @@ def _write_results(
     labelled = p.model.scorer is not None
     verdict = watch.judge(seen, manifest.get("ended"))
     found = {**summarise_run(records, p.split.bytes_per_token, aim, labelled), "verdict": verdict}
+    personal = compare_models(p, state, records, progress)
+    if personal is not None:
+        folder.write_json("personal.json", {"rows": personal.rows})
+        found["personal"] = personal.summary
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
     _write_answers(folder, p, state)
-    _export_models(folder, p, state, found, manifest)
+    _export_models(folder, p, state, personal, found, manifest)
 
 
 def _write_answers(folder: RunFolder, p: Prepared, state: State) -> None:
@@ -264,7 +274,12 @@ def _write_answers(folder: RunFolder, p: Prepared, state: State) -> None:
 
 
 def _export_models(
-    folder: RunFolder, p: Prepared, state: State, found: Mapping[str, Any], manifest: Mapping[str, Any]
+    folder: RunFolder,
+    p: Prepared,
+    state: State,
+    personal: Personal | None,
+    found: Mapping[str, Any],
+    manifest: Mapping[str, Any],
 ) -> None:
     """Write the adapter, one beside it for each further model of the server, and one for each client that has its own."""
     labels = () if p.model.scorer is None else list_classes(p.config, p.split.corpus)
@@ -280,17 +295,28 @@ def _export_models(
     export("adapter", state.adapter, f"This is {of_all}." if models else "")
     for name, x in models.items():
         export(f"adapter/{name}", x, f"This is {name}; the scores above are those of {of_all}.")
-    personal = find_personal_models(p.federation, state)
-    rows = () if personal is None else personal.flat
+    rows = () if personal is None else personal.models.flat
+    tuned = _describe_tuning(p)
     for k, (name, row) in enumerate(zip(name_folders(p.split.deal.names, len(rows)), rows, strict=True)):
         who = write_inline(add_client_names(f"client {k}", p.split.deal.names))
         note = (
             f"This is the model that {who} uses, and `client/{k}` its score on what that client held back; the scores of "
             "the other sets are those of the server's adapter."
+            f"{tuned}"
         )
         export(f"adapter/clients/{name}", Adapter(state.adapter.layout, row), note, k)
     template = None if p.template is None else p.template.source
     export_tokenizer(folder.path / "adapter", p.backbone.tokenizer, template)
+
+
+def _describe_tuning(p: Prepared) -> str:
+    """Say of a client's exported model that it was trained on after its score was taken; nothing where it was not."""
+    how = p.config.personalise
+    return (
+        ""
+        if how is None
+        else f" After that the client trained it on for {how.steps} steps: personal.json has its score, as model `tuned`."
+    )
 
 
 def name_folders(names: Sequence[str], N: int) -> list[str]:

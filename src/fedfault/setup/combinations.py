@@ -35,6 +35,7 @@ def check_parts(exp: Experiment) -> None:
             f"federation.aggregation={f.aggregation.name} with in_turn=true trains private parts in the first half of a "
             "client's steps and the others in the second, but training.local_steps=1; give 2 at least, or leave in_turn out"
         )
+    _check_personalise(exp)
     _check_tolerance(exp, aggregation)
     privacy.check_privacy(exp, algorithm, aggregation)
     check_pairs(exp, algorithm, aggregation)
@@ -65,6 +66,22 @@ def _check_selection(exp: Experiment, algorithm: Algorithm, aggregation: Aggrega
         raise UserError(
             f"federation.selection={f.selection.name} has nothing to select, as {taken}; set federation.clients_per_round "
             "to fewer, or use selection=uniform"
+        )
+
+
+def _check_personalise(exp: Experiment) -> None:
+    """Refuse models of clients' own where there are no clients, or where theirs are to be hidden."""
+    if exp.personalise is None:
+        return
+    if exp.federation.centralised:
+        raise UserError(
+            "personalise lets every client train the server's model on, but with federation.centralised=true there is one "
+            "client, who has all data; leave one of them out"
+        )
+    if exp.privacy.unit is not None:
+        raise UserError(
+            "personalise writes down what every client trained on its own data, which "
+            f"privacy.unit={exp.privacy.unit} is to hide; leave one of them out"
         )
 
 

@@ -30,6 +30,7 @@ from fedfault.data.split import (
     load_corpus,
     split_into_blocks,
 )
+from fedfault.errors import UserError
 from fedfault.rounds.federation import Federation
 from fedfault.setup import equipment
 from fedfault.setup.combinations import check_parts
@@ -117,6 +118,11 @@ def prepare(
             say(note)
     say("tokens")
     made = PREPARE[exp.data.task_type](exp, corpus, backbone, model, say, control)
+    if exp.personalise is not None and all(own is None for own in made.split.held_out):
+        raise UserError(
+            "personalise is judged by what every client held back, and with so few documents nobody held any back; raise "
+            "data.held_out or data.max_samples, or have fewer federation.total_clients"
+        )
     for line in made.split.describe_losses():
         say(line)
     return made

@@ -24,6 +24,7 @@ SCORES = rf"(initial|final)\.(validation|personal|general|backdoor|topic/.+|clie
 PATHS = (  # of metrics.json, beside the scores
     r"best\.(loss|round)|forgetting|backward_transfer\.topic/.+|bytes_up|bytes_down|tokens|tokens_per_second|peak_memory_mb",
     r"fairness\.(losses|gains)\.(worst|p10|p50|p90|gap|sd|cvar_20|jain)|"
+    r"personal\.(global|own|tuned|alone)\.(loss|accuracy|f1|pearson|spearman|exact_match|rouge_l|reward_accuracy|reward_margin)|"
     r"time_to_target\.(round|seconds|simulated_seconds)|clock\.(seconds|compliance|rounds_in_time|regret|dropped)",
 )
 GROWS = ("loss", "perplexity", "bits_per_byte", "gap", "sd")  # infinite, not missing, where a run has diverged
@@ -73,9 +74,8 @@ def rise(run: RunData) -> float | None:
 
 
 def client_loss(run: RunData) -> float | None:
-    """Held-out loss at the end, mean over the clients, each under the model that it uses."""
-    losses = [run.losses(name)[1][-1] for name in run.score_names("client/")]
-    return _mean_or_bad(losses)
+    """Held-out loss at the end, mean over the clients, each under the model that it uses, trained on where it is."""
+    return _mean_or_bad([*run.end_losses("client/").values()])
 
 
 def failed(run: RunData) -> float | None:

@@ -28,6 +28,18 @@ class Preference(Section):
         return self
 
 
+class Personalise(Section):
+    """After the last round every client trains its own model on, on its own data, and is scored on what it held back."""
+
+    steps: Count = Field(description="optimizer steps of every client, in batches of training.batch_size")
+    lr: Positive | None = Field(default=None, description="learning rate; by default training.lr")
+    alone: bool = Field(
+        default=False,
+        description="also a model that each client trains alone from the start, in as many steps as in all of its rounds "
+        "and these",
+    )
+
+
 class Training(Section):
     """What each client does in a round."""
 
