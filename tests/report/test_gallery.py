@@ -9,6 +9,7 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
 
+from fedfault.records import RoundRecord
 from fedfault.report import gallery
 from fedfault.report.draw import render_png, render_svg
 from fedfault.report.theme import DARK, LIGHT
@@ -28,7 +29,19 @@ def usual() -> RunData:
         {"round": 2, "client": k, "score": "validation", "left_out": 0.1 - 0.1 * k, "shapley": 0.2, "error": 0.01}
         for k in range(3)
     )
-    return clocked(turns, probed=True, forks=(fork,), findings=found, blamed=blamed)
+    personal = tuple(
+        {"client": k, "model": model, "loss": 3.0 + 0.1 * k - 0.2 * i, "targets": 10, "metrics": {}}
+        for k in range(3)
+        for i, model in enumerate(("global", "own", "tuned", "alone"))
+    )
+    run = clocked(turns, probed=True, forks=(fork,), findings=found, blamed=blamed, personal=personal)
+    return replace(run, records=tuple(map(let_updates_be_stale, run.records)))
+
+
+def let_updates_be_stale(record: RoundRecord) -> RoundRecord:
+    """The record with updates of clients that were sent the model 0, 1, ... rounds before."""
+    clients = (replace(c, probes={**c.probes, "staleness": float(s)}) for s, c in enumerate(record.clients))
+    return replace(record, clients=tuple(clients))
 
 
 def unsplit() -> RunData:

@@ -139,6 +139,11 @@ CAPTIONS = {
         "the slowest client with all of its work over those of the shortest round in which the same clients have ranks of "
         "the same sum. Horizontal lines: the deadline, everybody in time, no regret.",
     ),
+    "staleness": Caption(
+        "How old updates were",
+        "Updates by their staleness: the rounds that the server made between sending the model to a client and taking its "
+        "update in. Dashed: the mean. Where the server discounts old updates, those far to the right counted for less.",
+    ),
     "participation": Caption(
         "Participation",
         "A filled cell is a client that trained in that round; its colour is the training loss. "
@@ -223,6 +228,7 @@ def describe_figure(run: RunData, name: str) -> str:
         "client_ranks": f"Grid of {clients} by {rounds}: the rank of each, and who was not done.",
         "gantt": "Bar charts of a few rounds: seconds of download, training and upload of each client, and the deadline.",
         "clock": "Line charts: validation over simulated seconds; per round its length, the share in time, regret.",
+        "staleness": "Bar chart: how many updates were how many rounds stale, by tier.",
         "participation": f"Grid of {clients} by {rounds}: who trained, and with which training loss.",
         "split": f"Grid of {clients} by {topics}: documents held, with a bar for the tokens of each client.",
         "traffic": "Line chart of bytes moved since the start, and stacked bars of seconds per round.",

@@ -29,6 +29,7 @@ from fedfault.report.figures.rounds import (
     draw_gradients,
     draw_ranks,
 )
+from fedfault.report.figures.staleness import draw_staleness
 from fedfault.report.figures.tiers import draw_client_ranks
 from fedfault.report.theme import LIGHT
 from fedfault.storage import delete_scratch_of, write_atomically
@@ -56,6 +57,7 @@ FIGURES: dict[str, Plot] = {
     "client_ranks": draw_client_ranks,
     "gantt": draw_gantt,
     "clock": draw_clock,
+    "staleness": draw_staleness,
     "participation": draw_participation,
     "split": draw_split,
     "traffic": draw_traffic,

@@ -335,6 +335,8 @@ def _record_clients(
         values.tolist()
         for values in (local.num_steps, local.num_tokens, local.loss, local.grad_norm, done.cohort.ranks)
     )
+    versions = zip(r.plan.clients.tolist(), r.plan.versions, strict=False)
+    stale = {k: {"staleness": float(r.state.round - version)} for k, version in versions}
     return tuple(
         ClientRecord(
             client=k,
@@ -347,7 +349,8 @@ def _record_clients(
             bytes_up=moved[i][0],
             bytes_down=moved[i][1],
             rank=ranks[i] or None,
-            probes={name: values[i] for name, values in readings.clients.items() if math.isfinite(values[i])},
+            probes={name: values[i] for name, values in readings.clients.items() if math.isfinite(values[i])}
+            | stale.get(k, {}),
         )
         for i, k in enumerate(done.cohort.clients)
     )
