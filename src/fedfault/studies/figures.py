@@ -23,6 +23,7 @@ from fedfault.studies.outcomes import METRIC
 from fedfault.studies.results import Results, name_contrast
 from fedfault.studies.statements import select_map_cells
 from fedfault.studies.study import PhaseMap
+from fedfault.studies.timeline import draw_timeline
 
 MOST = 60  # rows that a figure can have
 
@@ -32,6 +33,7 @@ def make_figures(r: Results) -> dict[str, Plot]:
     drawn = {"answers": _drop_run(lambda theme, narrow: draw_answers(r, theme, narrow))}
     for m in r.study.maps:
         drawn[f"map-{m.name}"] = _drop_run(lambda theme, narrow, m=m: draw_map(r, m, theme, narrow))  # type: ignore[misc]
+    drawn["timeline"] = _drop_run(lambda theme, narrow: draw_timeline(r, theme, narrow))
     drawn["clients"] = _drop_run(lambda theme, narrow: draw_clients(r, theme, narrow))
     return {**drawn, "cells": _drop_run(lambda theme, narrow: draw_cells(r, theme, narrow))}
 

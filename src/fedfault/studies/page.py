@@ -38,6 +38,11 @@ CAPTIONS = {
         "Differences in units of the smallest one that matters, turned so that a claim holds to the right of 1, and a claim "
         "of equality within ±1. Ticks are seeds, the bar is the interval of the mean.",
     ),
+    "timeline": (
+        "By the simulated clock",
+        "Validation over simulated seconds: thin lines are runs, thick ones the means over the seeds of an arm, as far as "
+        "all of its runs have come. Dashed: the moments that the hypotheses are about.",
+    ),
     "clients": (
         "Every client",
         "Held-out loss at the end in one arm minus that in another: a point for every client and seed, seeds below one "

@@ -1,0 +1,66 @@
+"""The figure of a study by the simulated clock: what every arm has learned by when, seed by seed and on average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from fedfault.measures.punctuality import elapsed_seconds
+from fedfault.report.draw import make_canvas, set_loss_scale
+from fedfault.report.theme import Theme, make_label
+from fedfault.runs.recorded import RunData
+from fedfault.studies.outcomes import TIMED
+from fedfault.studies.results import Results
+
+MOST = 8  # cells that can be told apart
+POINTS = 200  # moments at which means over seeds are taken
+STYLES = ("-", "--", "-.", ":")
+
+
+def draw_timeline(r: Results, theme: Theme, narrow: bool) -> Figure | None:
+    """Draw the validation score over simulated seconds: a thin line a run, a thick one the mean over the seeds of a cell.
+
+    None where no hypothesis is about a moment, and for more cells than colours can tell apart.
+    """
+    moments = sorted({float(found[1]) for a in r.answers if (found := TIMED.fullmatch(a.hypothesis.metric))})
+    cells = [(cell, [c for run in r.of(cell) if len(c := _read_course(run))]) for cell in r.study.cells]
+    cells = [(cell, courses) for cell, courses in cells if courses]
+    if not moments or not cells or len(cells) > MOST:
+        return None
+    fig = make_canvas(narrow, 4.4 if narrow else 3.8)
+    ax = fig.add_subplot()
+    every = []
+    for i, (cell, courses) in enumerate(cells):
+        colour = (theme.ink, *theme.palette)[i % (1 + len(theme.palette))]
+        for course in courses:
+            ax.plot(*course.T, color=colour, lw=0.7, alpha=0.25)
+        times, means = _average_courses(courses)
+        label = make_label(cell.name, 26)
+        ax.plot(times, means, color=colour, lw=2.2, ls=STYLES[i % len(STYLES)], label=label, gid=label)
+        every += [v for course in courses for v in course[:, 1]]
+    for moment in moments:
+        ax.axvline(moment, color=theme.muted, lw=1, ls=(0, (4, 3)))
+    set_loss_scale(ax, every)
+    run = r.of(cells[0][0])[0]
+    metric = next(iter(run.metrics_measured), None)
+    ax.set_xlabel("simulated seconds since the start")
+    ax.set_ylabel(f"validation {metric}" if metric else f"validation loss\n({run.unit})")
+    ax.grid(axis="both")
+    fig.legend(loc="outside upper left", ncols=1 if narrow else 3, frameon=False, handlelength=2.4)
+    return fig
+
+
+def _read_course(run: RunData) -> np.ndarray:
+    """Seconds and validation scores of a run, (n, 2): its first metric of labels, or else its loss."""
+    spent, metric = elapsed_seconds(run.records), next(iter(run.metrics_measured), None)
+    rounds, values = run.metric("validation", metric) if metric else run.losses("validation")
+    return np.array([(spent[n], v) for n, v in zip(rounds, values, strict=True) if n in spent])
+
+
+def _average_courses(courses: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over runs at moments that all of them have reached; between two evaluations a run is on the line."""
+    until = min(float(course[-1, 0]) for course in courses)
+    times = np.linspace(0.0, until, POINTS)
+    return times, np.mean([np.interp(times, *course.T) for course in courses], axis=0)
