@@ -40,7 +40,7 @@ def test_what_needs_everybody_or_a_common_start_is_refused(word, why):
         check_parts(read(word))
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "moon", "ditto", "fedavgm", "fedadam"])
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "moon", "ditto", "pfedme", "apfl", "fedavgm", "fedadam"])
 def test_what_takes_a_start_of_its_own_for_each_client_is_allowed(algorithm):
     check_parts(read(f"federation.algorithm={algorithm}"))
 

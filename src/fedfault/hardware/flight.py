@@ -32,7 +32,7 @@ class Asynchrony:
     grace: int = 4  # the rounds in which it leaves the weight alone
 
     def discount(self, stale: int) -> float:
-        """What an update counts whose model was `stale` rounds old: 1 for none (Xie et al., section 5.2).
+        """What an update counts whose model was `stale` rounds old: 1 for none, by the functions of Xie et al.
 
         >>> [Asynchrony(1, staleness=kind).discount(3) for kind in ("constant", "polynomial", "hinge")]
         [1.0, 0.5, 1.0]

@@ -20,7 +20,7 @@ def loss() -> Selection:
     >>> choose(loss(), candidates(clients=[4, 1, 3, 0], loss=[2.0, None, 3.0, 1.0], wanted=2))
     [1, 3]
 
-    Reference: arXiv 2010.01243, section 4, with d = N.
+    Reference: arXiv 2010.01243, with d = N.
     """
 
     def choose(c: Candidates, g: np.random.Generator) -> Ints:

@@ -11,17 +11,17 @@ from fedfault.registry import register
 from fedfault.scheduling import Candidates, Floats, Ints, Selection
 
 Share = Annotated[float, Field(ge=0, le=1)]
-# Quantile that utilities are clipped to, and share of the last chosen one's that is still worth a draw: section 4.2
+# Quantile that utilities are clipped to, and share of the last chosen one's that is still worth a draw (Lai et al. 2021)
 CLIP = 0.95
 
 
 @register("selection", cite=("lai2021oort",))
 def oort(
     *,
-    alpha: Annotated[float, Field(ge=0)] = 2.0,  # Lai et al. 2021, section 7.1
-    explore: Share = 0.9,  # of the first round, section 7.1
-    decay: Share = 0.98,  # a round, section 7.1
-    explore_least: Share = 0.2,  # section 7.1
+    alpha: Annotated[float, Field(ge=0)] = 2.0,  # Lai et al. 2021, and the next three
+    explore: Share = 0.9,  # of the first round
+    decay: Share = 0.98,  # a round; the authors' code has 0.95
+    explore_least: Share = 0.2,
     preferred: Annotated[float, Field(gt=0, le=1)] = 0.5,  # our choice, see below
 ) -> Selection:
     """Oort (Lai et al., OSDI 2021): by loss times size, less for who is slow and more for who was long away.
@@ -47,7 +47,7 @@ def oort(
     >>> choose(oort(), c)  # client 0 has three times the loss of client 3, and takes eight times as long
     [3]
 
-    Reference: arXiv 2010.06081, algorithm 1 and section 4.
+    Reference: arXiv 2010.06081, algorithm 1.
     """
 
     def choose(c: Candidates, g: np.random.Generator) -> Ints:

@@ -15,7 +15,8 @@ from fedfault.selection.loss import take_highest
 @register("selection", cite=("cho2020powerofchoice",))
 def power_of_choice(
     *,
-    candidates: Annotated[int, Field(ge=1)] | None = None,  # d of the paper, which tries 2m to 10m; None: 2m
+    candidates: Annotated[int, Field(ge=1)]
+    | None = None,  # d of the paper; None: 2m, the fewest with a choice for every place
 ) -> Selection:
     """Power of choice (Cho et al., 2020): of d candidates drawn at random, the m with the highest loss take part.
 
@@ -30,7 +31,7 @@ def power_of_choice(
     >>> choose(power_of_choice(candidates=3), there(clients=[4, 1, 3, 0], loss=[2.0, 2.5, 3.0, 9.0], wanted=2))
     [3, 1]
 
-    Reference: arXiv 2010.01243, sections 3 and 4.
+    Reference: arXiv 2010.01243.
     """
 
     def choose(c: Candidates, g: np.random.Generator) -> Ints:
