@@ -41,6 +41,7 @@ def test_fedbuff_adds_the_change_of_a_stale_client_at_its_discount():
     assert [record.clients[0].client for record in records[1:]] == [0, 0, 1]
     assert [record.probes["round_seconds"] for record in records[1:]] == pytest.approx([1, 1, 0.5])
     assert [record.probes["staleness"] for record in records[1:]] == [0, 0, 2]
+    assert [record.clients[0].probes["staleness"] for record in records[1:]] == [0, 0, 2]
 
 
 def test_fedasync_mixes_the_model_of_a_stale_client_in():

@@ -40,6 +40,16 @@ def experiment(**settings) -> Experiment:
         ),
         (experiment(algorithm={"name": "scaffold", "option": "I"}), "stale_controls", ["federation.algorithm=fedavg"]),
         (experiment(), "no_federation", []),
+        (
+            experiment(asynchronous={"name": "fedbuff"}, clients_per_round=4, algorithm="fedavg"),
+            "client_drift",
+            [],  # SCAFFOLD needs clients that start from one model, and one epoch is the least
+        ),
+        (
+            experiment(aggregation="fedsa_lora", training={"local_steps": 6}),
+            "client_drift",
+            ["training.local_steps=3"],  # SCAFFOLD has nothing to correct a factor towards that stays at home
+        ),
     ],
 )
 def test_each_alarm_has_its_remedy(exp, cause, settings):

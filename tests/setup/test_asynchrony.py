@@ -28,6 +28,7 @@ def read(*words, how="fedbuff"):
         ("federation.aggregation=rolora", "trains one factor a round"),
         ("federation.scheduler=lite", "shares a budget of ranks"),
         ("federation.selection=size", "weights are for a cohort that is drawn at once"),
+        ("federation.on_failure=cluster", "after which each cluster has a model"),
         ("deadline.seconds=5", "nobody waits for anybody"),
         ("clock.mode=measured", "would depend on this machine"),
         ("federation.centralised=true", "has one client|one client with all data"),

@@ -10,11 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfault.algorithms.ditto import REFUSES
+from fedfault.algorithms import ditto
 from fedfault.algorithms.fedavg import fedavg
 from fedfault.registry import register
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Algorithm, ExtraTerms, Message, State, Train
+
+REFUSES = {**ditto.REFUSES, "unequal ranks": "what a client keeps is mixed with a model of which it has a part"}
 
 
 @register("algorithm", cite=("deng2020apfl",))

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from fedfault.config.loading import load_resolved
 from fedfault.config.schema import Experiment
 from fedfault.diagnosis.detection import build_detectors
+from fedfault.errors import UserError
 from fedfault.records import Remedy, Replace
+from fedfault.setup.combinations import check_parts
 
 
 def find_remedy(exp: Experiment, causes: Sequence[str]) -> list[str]:
     """Settings as `key=value` that answer the first of these alarms for which there is an answer.
 
-    causes: detectors by name. Empty where none of them names a remedy that would change this experiment, as for negative
-    transfer, a client left behind and a federation that does not happen: no setting of one shared model mends these.
+    causes: detectors by name. A remedy that the rest of the experiment does not stand, as another algorithm under an
+    asynchronous server, is passed over. Empty where none of them names one that would change this experiment, as for
+    negative transfer, a client left behind and a federation that does not happen: no setting of one shared model mends
+    these.
 
     >>> find_remedy(Experiment(), ["fairness_gap", "divergence"])
     ['training.lr=0.00025']
     """
     for cause in causes:
         for remedy in build_detectors()[cause].remedies:
-            if setting := apply_remedy(exp, remedy):
+            if (setting := apply_remedy(exp, remedy)) and _can_be_combined(exp, setting):
                 return [setting]
     return []
+
+
+def _can_be_combined(exp: Experiment, setting: str) -> bool:
+    """Tell whether an experiment could have been started with this setting."""
+    try:
+        check_parts(load_resolved(exp.model_dump(), Path("config.yaml"), [setting]).experiment)
+    except UserError:
+        return False
+    return True
 
 
 def apply_remedy(exp: Experiment, remedy: Remedy) -> str | None:

@@ -70,6 +70,11 @@ def _list_clashes(exp: Experiment) -> list[tuple[str, bool, str]]:
     selection: Selection = build("selection", f.selection.name, **f.selection.options)
     return [
         ("federation.centralised=true, which has one client", f.centralised, "leave one of them out"),
+        (
+            "federation.on_failure=cluster, after which each cluster has a model that its clients start from",
+            f.on_failure == "cluster",
+            "use continue, stop or rollback",
+        ),
         ("deadline.seconds: nobody waits for anybody", exp.deadline.limit is not None, "leave the deadline out"),
         (
             f"federation.scheduler={f.scheduler.name}, which shares a budget of ranks among those that start together",
