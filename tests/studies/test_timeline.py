@@ -58,6 +58,17 @@ def test_a_mean_goes_as_far_as_all_runs_of_its_arm_and_is_linear_between_evaluat
     assert moments == [20.0]
 
 
+def test_means_are_over_the_seeds_that_all_arms_have():
+    """With `seeds: auto` some arms take more than others."""
+    r = study(**RUNS)
+    (ax,) = draw_timeline(replace(r, runs={k: v for k, v in RUNS.items() if k != "slow_1"}), LIGHT, narrow=False).axes
+    fast = next(line for line in ax.lines if line.get_label() == "fast")
+    assert (fast.get_ydata()[0], fast.get_ydata()[-1]) == pytest.approx((4.0, 2.0))
+    assert (
+        draw_timeline(replace(r, runs={k: v for k, v in RUNS.items() if "slow" not in k}), LIGHT, narrow=False) is None
+    )
+
+
 def test_labels_are_shown_by_their_first_metric():
     runs = {
         name: replace(

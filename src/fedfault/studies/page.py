@@ -40,8 +40,8 @@ CAPTIONS = {
     ),
     "timeline": (
         "By the simulated clock",
-        "Validation over simulated seconds: thin lines are runs, thick ones the means over the seeds of an arm, as far as "
-        "all of its runs have come. Dashed: the moments that the hypotheses are about.",
+        "Validation over simulated seconds: thin lines are runs, thick ones the means of an arm over the seeds that all "
+        "arms have, as far as its runs have come. Dashed: the moments that the hypotheses are about.",
     ),
     "clients": (
         "Every client",

@@ -22,34 +22,44 @@ STYLES = ("-", "--", "-.", ":")
 def draw_timeline(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     """Draw the validation score over simulated seconds: a thin line a run, a thick one the mean over the seeds of a cell.
 
-    None where no hypothesis is about a moment, and for more cells than colours can tell apart.
+    Of seeds that all cells have, as other means could not be compared. None where no hypothesis is about a moment, where
+    there is no such seed, and for more cells than colours can tell apart.
     """
     moments = sorted({float(found[1]) for a in r.answers if (found := TIMED.fullmatch(a.hypothesis.metric))})
-    cells = [(cell, [c for run in r.of(cell) if len(c := _read_course(run))]) for cell in r.study.cells]
-    cells = [(cell, courses) for cell, courses in cells if courses]
-    if not moments or not cells or len(cells) > MOST:
+    paired = [runs for i in range(len(r.study.seeds)) if all(_is_over(runs := _find_runs(r, i)))]
+    courses = [[_read_course(run) for run in own if run is not None] for own in zip(*paired, strict=True)]
+    if not moments or not courses or len(courses) > MOST or not all(len(c) for own in courses for c in own):
         return None
     fig = make_canvas(narrow, 4.4 if narrow else 3.8)
     ax = fig.add_subplot()
     every = []
-    for i, (cell, courses) in enumerate(cells):
+    for i, (cell, own) in enumerate(zip(r.study.cells, courses, strict=True)):
         colour = (theme.ink, *theme.palette)[i % (1 + len(theme.palette))]
-        for course in courses:
+        for course in own:
             ax.plot(*course.T, color=colour, lw=0.7, alpha=0.25)
-        times, means = _average_courses(courses)
+        times, means = _average_courses(own)
         label = make_label(cell.name, 26)
         ax.plot(times, means, color=colour, lw=2.2, ls=STYLES[i % len(STYLES)], label=label, gid=label)
-        every += [v for course in courses for v in course[:, 1]]
+        every += [v for course in own for v in course[:, 1]]
     for moment in moments:
         ax.axvline(moment, color=theme.muted, lw=1, ls=(0, (4, 3)))
     set_loss_scale(ax, every)
-    run = r.of(cells[0][0])[0]
+    run = r.of(r.study.cells[0])[0]
     metric = next(iter(run.metrics_measured), None)
     ax.set_xlabel("simulated seconds since the start")
     ax.set_ylabel(f"validation {metric}" if metric else f"validation loss\n({run.unit})")
     ax.grid(axis="both")
     fig.legend(loc="outside upper left", ncols=1 if narrow else 3, frameon=False, handlelength=2.4)
     return fig
+
+
+def _find_runs(r: Results, seed: int) -> list[RunData | None]:
+    """The run of every cell with the seed at this place, None where there is none."""
+    return [r.runs.get(cell.runs[seed]) for cell in r.study.cells]
+
+
+def _is_over(runs: Sequence[RunData | None]) -> list[bool]:
+    return [run is not None and run.over for run in runs]
 
 
 def _read_course(run: RunData) -> np.ndarray:
