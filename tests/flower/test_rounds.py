@@ -35,6 +35,8 @@ CASES = [
     ("fednova", "zero_pad", UNEQUAL),
     ("fedadam", "flexlora", UNEQUAL),
     ("moon", "fedit", UNEQUAL),
+    ("ditto", "fedit", ()),
+    ("apfl", "fedit", ()),  # whose clients keep one number beside their model
 ]
 
 

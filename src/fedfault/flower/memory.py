@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context
+import torch
+from flwr.app import Array, ConfigRecord, Context
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fedfault.flower.payload import Refused, from_arrays, to_arrays
+from fedfault.flower.payload import Refused, read_numbers, to_arrays
 from fedfault.storage import write_atomically
 from fedfault.types.adapter import Adapter
 
@@ -41,7 +42,7 @@ class Memory:
         """Return what the client had after a round; `fresh` (P,) for round 0. Raises `Refused` when that is gone."""
         if not fresh or round == 0:
             return fresh
-        if (found := self.versions.get(round)) is None or set(found) != set(fresh):
+        if (found := self.versions.get(round)) is None or _list_sizes(found) != _list_sizes(fresh):
             raise Refused(
                 f"what this client kept after round {round} is gone (it has that of {sorted(self.versions) or 'no round'}); "
                 f"bring its memory back{f' to {self.file}' if self.file else ''}, or start a new run"
@@ -71,9 +72,15 @@ class Memory:
         versions: dict[int, Mapping[str, Adapter]] = {}
         for key, record in state.array_records.items():
             if key.startswith(PREFIX):
-                kinds = dict.fromkeys(record, True)
-                versions[int(key.removeprefix(PREFIX))] = from_arrays(record, self.like, None, kinds)  # type: ignore[assignment]
+                kept = {name: self._read_array(name, array) for name, array in record.items()}
+                versions[int(key.removeprefix(PREFIX))] = kept
         return versions
+
+    def _read_array(self, name: str, array: Array) -> Adapter:
+        """Read one thing that was kept, as many numbers as it has. Raises `Refused` where it is no row of numbers."""
+        dtype = str(self.like.flat.dtype).removeprefix("torch.")
+        values = read_numbers(name, array, tuple(array.shape)[:1], dtype)
+        return replace(self.like, flat=torch.from_numpy(values).to(self.like.flat))
 
     def _read_file(self) -> dict[int, Mapping[str, Adapter]]:
         """Read the versions in the file; none if there is no file, or if it is damaged, which is said in the log."""
@@ -92,3 +99,7 @@ class Memory:
             log.warning("%s cannot be used: %s", self.file, e)
             return {}
         return dict(versions)
+
+
+def _list_sizes(kept: Mapping[str, Adapter]) -> dict[str, int]:
+    return {name: a.flat.numel() for name, a in kept.items()}
