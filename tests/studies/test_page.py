@@ -130,7 +130,7 @@ def test_the_page_and_the_document_say_everything_and_load_nothing(folder):
     assert "Does &lt;skew&gt; hurt?" in html
     assert r"skew \| hurts" in text
     assert not re.findall(r'(?:src|href)="(?!#|data:)|url\((?!#)', html)
-    assert list(make_figures(found)) == ["answers", "map-m", "clients", "cells"]
+    assert list(make_figures(found)) == ["answers", "map-m", "timeline", "clients", "cells"]
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (folder / link).is_file(), link
     assert (folder / "references.bib").read_text().count("@") == len(re.findall(r"^\* .+\d{4}\.$", text, re.MULTILINE))
