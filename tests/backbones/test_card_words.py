@@ -52,6 +52,13 @@ def test_a_card_says_the_verdict_and_that_its_base_ships_with_the_package():
     assert "no privacy mechanism was used" in text
 
 
+def test_no_folder_of_the_machine_stands_on_a_card():
+    text = card(source="file /home/eve/texts/my.csv", command="fedfault run data.path=/home/eve/texts/my.csv")
+    assert "/home" not in text
+    assert "Made by `fedfault run data.path=my.csv`" in text
+    assert "hf://datasets/a/b" in card(source="hf://datasets/a/b")
+
+
 def test_a_base_that_is_a_folder_is_said_to_be_one_and_its_place_is_the_readers_to_fill_in(tmp_path):
     (tmp_path / "ours").mkdir()
     text = card(model=str(tmp_path / "ours"))

@@ -76,6 +76,7 @@ def render_card(
         dtype="bfloat16" if backbone.precision == "bf16" else "float32",
         place=place,
         labels=list(labels) if exp.data.task_type == "classification" else [],
+        hide=hide_folders,
         text=write_inline,
         code=write_code,
         notes=[*([note] if note else []), *(NOTES[trait] for trait in sorted({*traits} & set(NOTES)))],
@@ -116,6 +117,15 @@ def write_code(text: object) -> str:
     plain = _join_lines(text)
     ticks = "`" * (max(map(len, re.findall("`+", plain)), default=0) + 1)
     return f"{ticks} {plain} {ticks}" if "`" in plain else f"{ticks}{plain}{ticks}"
+
+
+def hide_folders(text: str) -> str:
+    """Leave the folders of absolute paths out of a text: they are those of one machine, and may name a person.
+
+    >>> hide_folders("fedfault run /home/eve/my.yaml data.path=~/texts/x.csv logging.results_dir=/data")
+    'fedfault run my.yaml data.path=x.csv logging.results_dir=data'
+    """
+    return re.sub(r"(?:^|(?<=[\s=\[,'\"]))(?:~?/|[A-Za-z]:[\\/])(?:[^\s,\]'\"]*[\\/])?(?=\w)", "", text)
 
 
 def _join_lines(text: object) -> str:
