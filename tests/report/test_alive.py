@@ -7,7 +7,7 @@ import pytest
 
 from fedfault.records import ClientRecord, RoundRecord, Score
 from fedfault.report.render import render_report
-from handmade import client, clocked, finding, lines, probes, turn, update, write
+from handmade import client, clocked, finding, lines, make, probes, turn, update, write
 
 pytestmark = pytest.mark.long
 
@@ -76,6 +76,22 @@ def test_a_line_is_taken_away_with_its_name_and_comes_back(page):
     assert "code" not in page.locator('[data-figure="loss_by_topic"] .tip').inner_text()
     button.click()
     assert shown.first.is_visible()
+
+
+def test_a_line_of_several_panels_has_one_button_for_all_of_them(browser, tmp_path):
+    """Three panels show the layers after round 1, after the last one, between clients, and of the base."""
+    folder = write(tmp_path / "one", make(rounds=3, probed=True).records)
+    page = browser.new_page()
+    page.goto(render_report(folder, dpi=20).as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    buttons = page.locator('[data-figure="layers"] .tools button')
+    names = buttons.all_inner_texts()
+    assert len(names) == len(set(names)) > 2
+    buttons.filter(has_text="round 3").click()
+    hidden = '[data-figure="layers"] svg.wide [data-part^="line "][style*="none"]'
+    panels = {node.get_attribute("data-part").split()[1] for node in page.locator(hidden).all()}
+    page.close()
+    assert len(panels) > 1
 
 
 @pytest.mark.parametrize("asked", ["2", "Eve", "client 2 (Eve)"])

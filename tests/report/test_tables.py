@@ -88,3 +88,10 @@ def test_settings_that_differ_from_the_defaults_stand_apart():
 )
 def test_a_page_says_how_answers_are_made(evaluation, said):
     assert tables.describe_answers(replace(make(), config={"evaluation": evaluation})) == said
+
+
+def test_tiers_are_written_as_a_person_would():
+    tiers = [{"name": "fast", "count": 2, "memory_mb": None}, {"name": "slow", "count": 1, "compute_factor": 0.5}]
+    assert tables.format_settings({"tiers": tiers}) == [
+        ("tiers", "name fast, count 2; name slow, count 1, compute_factor 0.5")
+    ]

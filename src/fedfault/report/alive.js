@@ -147,26 +147,34 @@ class Figure {
   addTools() {
     const tools = make("div", {class: "tools", role: "group", "aria-label": `${this.title}: how it is shown`});
     if (page.scales.length && this.panels.some(panel => panel.rounds)) tools.append(makeScaleChoice());
-    this.panels.forEach((panel, k) => this.addSwitches(tools, panel, k));
+    this.addSwitches(tools);
     const rows = this.panels.some(panel => panel.cells?.rows.some(row => page.clients.includes(row)));
     if (page.clients.length > 1 && (rows || (this.own && page.own))) tools.append(makeSearch());
     if (tools.childElementCount) this.picture.after(tools);
   }
 
-  // A button for every line, one for all those that are drawn alike.
-  addSwitches(tools, panel, k) {
-    const drawn = panel.series.map((s, i) => [s, i]).filter(([, i]) => this.svgs[0].querySelector(`[data-part="line ${k} ${i}"]`));
-    if (drawn.length < 2) return;
-    const alike = drawn.filter(([s]) => s.colour === "muted").map(([, i]) => i);
-    const groups = drawn.filter(([s]) => s.colour !== "muted").map(([s, i]) => [s.name, [i], s.colour]).slice(0, MOST);
-    if (alike.length) groups.push([alike.length > 1 ? `${alike.length} others` : panel.series[alike[0]].name, alike, "muted"]);
-    for (const [name, lines, colour] of groups) {
+  // What has a button: every line, which may be in several panels by one name and colour, and those of a panel that are drawn alike.
+  groupLines() {
+    const groups = new Map();
+    const add = (name, line, colour) => groups.set(`${name} ${colour}`, [name, [...(groups.get(`${name} ${colour}`)?.[1] ?? []), line], colour]);
+    this.panels.forEach((panel, k) => {
+      const drawn = panel.series.map((s, i) => [s, i]).filter(([, i]) => this.svgs[0].querySelector(`[data-part="line ${k} ${i}"]`));
+      if (drawn.length < 2) return;
+      const alike = drawn.filter(([s]) => s.colour === "muted");
+      drawn.filter(([s]) => s.colour !== "muted").slice(0, MOST).forEach(([s, i]) => add(s.name, `${k} ${i}`, s.colour));
+      alike.forEach(([s, i]) => add(alike.length > 1 ? `${alike.length} others` : s.name, `${k} ${i}`, "muted"));
+    });
+    return groups.values();
+  }
+
+  addSwitches(tools) {
+    for (const [name, lines, colour] of this.groupLines()) {
       const sign = make("span", {class: "sign", style: `background: var(--${colour})`});
       const button = make("button", {type: "button", "aria-pressed": "true"}, sign, name);
       button.addEventListener("click", () => {
         const shown = button.getAttribute("aria-pressed") === "true";
         button.setAttribute("aria-pressed", String(!shown));
-        for (const i of lines) this.hidden[shown ? "add" : "delete"](`${k} ${i}`);
+        for (const line of lines) this.hidden[shown ? "add" : "delete"](line);
         this.update();
       });
       tools.append(button);

@@ -179,8 +179,10 @@ def format_settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_format_value(own)}" for key, own in value.items() if own is not None)
     if isinstance(value, list):
-        return ", ".join(map(_format_value, value))
+        return ("; " if any(isinstance(own, Mapping) for own in value) else ", ").join(map(_format_value, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
