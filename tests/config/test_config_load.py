@@ -309,4 +309,8 @@ def test_conversations_have_room_by_default(task):
     assert f"command line: data.task_type={task} without model.max_length: 512 tokens of a conversation" in loaded.notes
     said = load(None, [f"data.task_type={task}", "data.path=x.jsonl", "model.max_length=90"])
     assert said.experiment.model.max_length == 90
+    general = [one.experiment.evaluation.general_blocks for one in (loaded, said)]
+    assert general == [16, 91]  # of about 8,192 tokens, as 128 blocks of 64 have
+    few = load(None, [f"data.task_type={task}", "data.path=x.jsonl", "evaluation.general_blocks=7"])
+    assert few.experiment.evaluation.general_blocks == 7
     assert load(None, ["data.path=x.jsonl"]).experiment.model.max_length == 64

@@ -2,16 +2,21 @@
 
 import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import fedfault as ff
 from chatting import write_rows
+from fedfault.cli.app import app
 from fedfault.config import load
 from fedfault.runs.read import read_run
 from fedfault.setup.preview import preview
 from small import SMALL, start
 
+ROOT = Path(__file__).parents[2]
 ASKED = [
     "data.dataset=skills", "data.task_type=instruction", "data.partition=topic_isolation", "model.max_length=96",
     "federation.num_rounds=1", "training.local_steps=1", "evaluation.max_blocks=1", "evaluation.generate=1",
@@ -65,6 +70,22 @@ def test_the_code_on_the_card_answers_as_the_run_does_merged_and_unmerged(tmp_pa
     made = merged.generate(**names["prompt"], pad_token_id=0, max_new_tokens=3, do_sample=False)
     width = names["prompt"]["input_ids"].shape[1]
     assert names["tokenizer"].decode(made[0, width:], skip_special_tokens=True).strip() == own["after"]
+
+
+@pytest.mark.long
+def test_the_page_leads_from_a_file_to_the_answers_that_it_prints(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "instruct.md").read_text()
+    section = page.partition("## From a file to an adapter that answers")[2].partition("\n## ")[0]
+    table, answers = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (command,) = re.findall(r"^    (fedfault run .*)$", section, re.MULTILINE)
+    (printed,) = re.findall(r"```text\n(.*?)```", section, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(table, "table", "exec"), {})
+    made = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert made.exit_code == 0, made.output
+    capsys.readouterr()
+    exec(compile(answers, "answers", "exec"), {})
+    assert capsys.readouterr().out == printed
 
 
 @pytest.mark.slow

@@ -162,12 +162,20 @@ def _choose_corpus(merged: Layer) -> list[str]:
 def _choose_length(merged: Layer) -> list[str]:
     """Let conversations have the room that published recipes give them: changes `merged`, and returns a note on it.
 
-    The default for running text, which is cut into blocks, would cut the most of them before their first response.
+    The default for running text, which is cut into blocks, would cut the most of them before their first response. Blocks of
+    general text, which are as long, are so many fewer.
     """
-    task, length = merged.get(("data", "task_type")), ("model", "max_length")
-    if task is None or task.value not in SPOKEN or length in merged:
+    task, length, general = merged.get(("data", "task_type")), ("model", "max_length"), ("evaluation", "general_blocks")
+    if task is None or task.value not in SPOKEN:
         return []
-    merged[length] = replace(task, value=TURNS)
+    said = length in merged
+    asked = merged.setdefault(length, replace(task, value=TURNS)).value
+    if isinstance(asked, int) and asked > 0:
+        usual = Experiment()
+        tokens = usual.evaluation.general_blocks * usual.model.max_length
+        merged.setdefault(general, replace(task, value=max(1, tokens // asked)))
+    if said:
+        return []
     return [f"{task.where}: data.task_type={task.value} without model.max_length: {TURNS} tokens of a conversation"]
 
 

@@ -24,7 +24,10 @@ class Evaluation(Section):
     general: str = Field(
         default="base_samples", description="base_samples, wikitext, a folder or file of text, or none"
     )
-    general_blocks: Count = Field(default=128, description="blocks of the general text")
+    general_blocks: Count = Field(
+        default=128,
+        description="blocks of the general text; beside conversations by default as many as have 8,192 tokens",
+    )
     generate: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="of instruction data: prompts of each topic that models answer, and a quarter as many of each client; "
