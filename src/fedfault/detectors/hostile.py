@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -87,9 +86,7 @@ def measure_outlying(record: RoundRecord) -> dict[int, dict[str, float]]:
     if not (math.isfinite(middle) and middle > 0) or cosines.shape != (K, K):
         return {}
     np.fill_diagonal(cosines, np.nan)
-    with warnings.catch_warnings():  # of a client without any cosine
-        warnings.simplefilter("ignore", RuntimeWarning)
-        medians, largest = np.nanmedian(cosines, axis=1), np.nanmax(cosines, axis=1)
+    medians, largest = _find_medians(cosines)
     lengths = np.abs(np.log(np.maximum(norms / middle, SHORTEST)))
     out = {}
     for c, *values in zip(record.clients, lengths.tolist(), (-medians).tolist(), largest.tolist(), strict=True):
@@ -98,6 +95,13 @@ def measure_outlying(record: RoundRecord) -> dict[int, dict[str, float]]:
             found["harm"] = -effect
         out[c.client] = {name: value for name, value in found.items() if math.isfinite(value)}
     return out
+
+
+def _find_medians(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The median and the largest of the finite numbers of each row, (K,); NaN for a row without any."""
+    known = np.sort(np.where(np.isfinite(rows), rows, np.nan), axis=1)  # NaN comes last
+    n, i = np.isfinite(known).sum(1), np.arange(len(rows))
+    return (known[i, (n - 1) // 2] + known[i, n // 2]) / 2, known[i, n - 1]
 
 
 def _add(sums: dict[int, dict[str, tuple[float, int]]], found: Means) -> None:
