@@ -1,8 +1,9 @@
-"""Fixtures: tiny models, no network, a cache of their own, and where the optional data files are."""
+"""Fixtures: tiny models, no network, a cache of their own, a browser, and where the optional data files are."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub reads it: no test touches the network
@@ -12,6 +13,7 @@ import torch
 
 from tiny import tiny_gpt2, tiny_llama
 
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -41,3 +43,15 @@ def shared_data() -> Path:
 def tiny(request: pytest.FixtureRequest):
     """Builder of a tiny model: a fresh one with the same weights at every call."""
     return request.param
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium for the tests of pages; without one they are skipped with the reason."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: on the PATH, or CHROMIUM names it")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

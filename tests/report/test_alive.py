@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from fedfault.records import ClientRecord, RoundRecord, Score
+from fedfault.report import gallery
 from fedfault.report.render import render_report
 from handmade import client, clocked, finding, lines, make, probes, turn, update, write
 
@@ -78,8 +79,9 @@ def test_a_line_is_taken_away_with_its_name_and_comes_back(page):
     assert shown.first.is_visible()
 
 
-def test_a_line_of_several_panels_has_one_button_for_all_of_them(browser, tmp_path):
+def test_a_line_of_several_panels_has_one_button_for_all_of_them(browser, tmp_path, monkeypatch):
     """Three panels show the layers after round 1, after the last one, between clients, and of the base."""
+    monkeypatch.setattr(gallery, "FIGURES", {"layers": gallery.FIGURES["layers"]})
     folder = write(tmp_path / "one", make(rounds=3, probed=True).records)
     page = browser.new_page()
     page.goto(render_report(folder, dpi=20).as_uri())

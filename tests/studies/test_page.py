@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 
+from axe import check_page, needs_axe
 from fedfault.backbones.load import PAPERS
 from fedfault.errors import UserError
 from fedfault.registry import FOLDERS, find_citations, load_builders
@@ -180,3 +181,11 @@ def test_the_data_of_the_figures_are_a_row_a_run(folder):
     assert first["final.validation.loss"] == pytest.approx(4.0)
     assert first["gain"] == pytest.approx(1.0)
     assert math.isinf(rows[-1]["final.validation.loss"])
+
+
+@needs_axe
+@pytest.mark.long
+def test_the_page_has_no_finding_of_axe_and_fits_the_window(browser, folder):
+    _, page = write_page(folder)
+    for width, scheme in ((390, "light"), (390, "dark"), (1440, "light")):
+        check_page(browser, page, width, scheme)
