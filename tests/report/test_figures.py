@@ -10,7 +10,7 @@ from fedfault.records import RoundRecord, Score
 from fedfault.report.draw import MARKERS, spread_places
 from fedfault.report.figures.clients import draw_clients, draw_fairness
 from fedfault.report.figures.cost import draw_traffic
-from fedfault.report.figures.heat import average_cosines, draw_cosines, draw_participation
+from fedfault.report.figures.heat import average_cosines, draw_cosines, draw_participation, draw_split
 from fedfault.report.figures.layers import draw_layers
 from fedfault.report.figures.leakage import draw_leakage
 from fedfault.report.figures.losses import draw_general, draw_loss_by_topic
@@ -237,3 +237,10 @@ def test_what_models_give_away_is_drawn_beside_its_null_with_a_dot_for_each_uplo
     (ax,) = draw_leakage(RunData(run.folder, tuple(records))).axes
     assert [list(values) for values in curves(ax)] == [[2, 5, 6], [1, 1.5, 2], [8, 3, 4] * 3, [4, 4, 4]]
     assert draw_leakage(make()) is None
+
+
+def test_the_title_over_what_clients_have_fits_a_narrow_figure():
+    run = make()
+    run = dataclasses.replace(run, config={**run.config, "data": {"task_type": "instruction"}})
+    titles = [draw_split(run, narrow=narrow).axes[1].get_title(loc="left") for narrow in (False, True)]
+    assert titles == ["Tokens of responses", "Tokens"]
