@@ -26,8 +26,7 @@ def draw_timeline(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     there is no such seed, and for more cells than colours can tell apart.
     """
     moments = sorted({float(found[1]) for a in r.answers if (found := TIMED.fullmatch(a.hypothesis.metric))})
-    paired = [runs for i in range(len(r.study.seeds)) if all(_is_over(runs := _find_runs(r, i)))]
-    courses = [[_read_course(run) for run in own if run is not None] for own in zip(*paired, strict=True)]
+    courses = [[_read_course(run) for run in own] for own in zip(*_pair_runs(r), strict=True)]
     if not moments or not courses or len(courses) > MOST or not all(len(c) for own in courses for c in own):
         return None
     fig = make_canvas(narrow, 4.4 if narrow else 3.8)
@@ -53,13 +52,12 @@ def draw_timeline(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     return fig
 
 
-def _find_runs(r: Results, seed: int) -> list[RunData | None]:
-    """The run of every cell with the seed at this place, None where there is none."""
-    return [r.runs.get(cell.runs[seed]) for cell in r.study.cells]
-
-
-def _is_over(runs: Sequence[RunData | None]) -> list[bool]:
-    return [run is not None and run.over for run in runs]
+def _pair_runs(r: Results) -> list[list[RunData]]:
+    """The runs of every cell, in order, for each seed with which all of them are over."""
+    by_seed = [[r.runs.get(cell.runs[i]) for cell in r.study.cells] for i in range(len(r.study.seeds))]
+    return [
+        [run for run in own if run is not None] for own in by_seed if all(run is not None and run.over for run in own)
+    ]
 
 
 def _read_course(run: RunData) -> np.ndarray:
