@@ -166,5 +166,7 @@ def test_honest_controls_of_the_same_partition_have_its_clients_and_a_file_of_th
     assert sorted(kept_calibrations().glob("*.json")) == kept
     run = start_run(loaded(tmp_path, f"detectors.calibration={file}", "federation.participation_rate=1.0"), QUIET)
     assert "honest control runs of this partition" in run.read_json("metrics.json")["verdict"]["sure"]
+    other = ["data.partition=iid", "federation.participation_rate=1.0", "experiment_name=other"]
+    unlike = loaded(tmp_path, f"detectors.calibration={file}", *other)
     with pytest.raises(UserError, match=r"is for other runs: it differs in data\.partition"):
-        start_run(loaded(tmp_path, f"detectors.calibration={file}", "data.partition=iid"), QUIET)
+        start_run(unlike, QUIET)
