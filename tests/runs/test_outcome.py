@@ -89,3 +89,11 @@ def test_labels_whose_metrics_are_not_defined_have_a_loss_and_no_perplexity():
     found = summarise_run([record(0, validation=9.0), record(1, validation=8.0)], labelled=True)
     assert found["final"]["validation"] == {"loss": 8.0, "tokens": 100}
     assert summarise_run([record(0, validation=9.0)])["final"]["validation"]["perplexity"] == pytest.approx(math.e**9)
+
+
+def test_units_stand_beside_the_numbers_that_are_there():
+    records = [record(0, validation=4.0), record(1, validation=3.0)]
+    units = summarise_run(records)["units"]
+    assert units["final"] == "nats per token"
+    assert units["probe_seconds"] == "seconds" and "forgetting" not in units
+    assert summarise_run(records, labelled=True)["units"]["best"].startswith("nats per example")

@@ -10,6 +10,20 @@ from fedfault.measures.fairness import backward_transfer, measure_fairness
 from fedfault.measures.punctuality import bytes_per_client_round, elapsed_seconds, measure_punctuality
 from fedfault.records import ANSWERS, Records, RoundRecord, bits_per_byte
 
+LOSS, LABEL_LOSS = "nats per token", "nats per example; of a regression the squared error"
+IN_LOSS = ("initial", "final", "best", "fairness", "backward_transfer")  # their losses, gains and falls have its unit
+UNITS = {
+    "forgetting": "nats per token",
+    "bytes_up": "bytes",
+    "bytes_down": "bytes",
+    "bytes_per_client_round": "bytes",
+    "tokens": "targets",
+    "tokens_per_second": "targets per second",
+    "probe_seconds": "seconds",
+    "probe_share": "share of all seconds",
+    "peak_memory_mb": "MB (10^6 bytes)",
+}
+
 
 def summarise_run(
     records: Records,
@@ -43,7 +57,9 @@ def summarise_run(
         out["time_to_target"] = _find_time_to_target(records, *target)
     if clock := measure_punctuality(records):
         out["clock"] = clock
-    return {**out, **_sum_cost(records)}
+    out |= _sum_cost(records)
+    loss = {key: LABEL_LOSS if labelled else LOSS for key in IN_LOSS}
+    return {**out, "units": {key: unit for key, unit in {**loss, **UNITS}.items() if key in out}}
 
 
 def find_best_round(records: Sequence[RoundRecord]) -> int | None:
