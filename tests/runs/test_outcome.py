@@ -95,5 +95,6 @@ def test_units_stand_beside_the_numbers_that_are_there():
     records = [record(0, validation=4.0), record(1, validation=3.0)]
     units = summarise_run(records)["units"]
     assert units["final"] == "nats per token"
-    assert units["probe_seconds"] == "seconds" and "forgetting" not in units
+    assert units["probe_seconds"] == "seconds"
+    assert "forgetting" not in units
     assert summarise_run(records, labelled=True)["units"]["best"].startswith("nats per example")

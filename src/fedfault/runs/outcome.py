@@ -58,7 +58,7 @@ def summarise_run(
     if clock := measure_punctuality(records):
         out["clock"] = clock
     out |= _sum_cost(records)
-    loss = {key: LABEL_LOSS if labelled else LOSS for key in IN_LOSS}
+    loss = dict.fromkeys(IN_LOSS, LABEL_LOSS if labelled else LOSS)
     return {**out, "units": {key: unit for key, unit in {**loss, **UNITS}.items() if key in out}}
 
 
