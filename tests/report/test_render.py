@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -271,7 +272,17 @@ def test_a_run_with_everything_stays_small(tmp_path):
     tiers = ("fast", "middle", "slow")
     turns = [[turn(k % 10, tiers[k % 10 % 3], 2 + k % 8, seconds=0.1 * k) for k in (r, r + 1)] for r in range(1, 13)]
     run = clocked(turns, clients=10, topics=topics, probed=True)
-    folder = write(tmp_path, run.records, rounds=12)
+    stale = [
+        replace(r, clients=tuple(replace(c, probes={**c.probes, "staleness": 1.0}) for c in r.clients))
+        for r in run.records
+    ]
+    folder = write(tmp_path, stale, rounds=12)
+    own = [
+        {"client": k, "model": model, "loss": 3.0 + 0.1 * k, "targets": 9, "metrics": {}}
+        for model in ("global", "own")
+        for k in range(10)
+    ]
+    (folder / "personal.json").write_text(json.dumps({"rows": own}))
     update(folder / "split.json", **run.split)
     blamed = [{"round": 3, "client": k, "score": "validation", "left_out": 0.01 * k, "shapley": 0.0} for k in range(3)]
     (folder / "contributions.json").write_text(json.dumps({"rows": blamed}))
