@@ -145,6 +145,7 @@ def test_the_printed_default_runs_over_the_hub_and_offline_afterwards_from_the_c
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_documented_corpus_is_read_as_the_hub_has_it(served, tmp_path):
     names = ["ag_news", "wikitext", "reddit", "styles", *(f"glue/{task.name}" for task in TASKS)]
     code = (

@@ -17,6 +17,7 @@ STUDY = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_study_has_cells_answers_and_tables(tmp_path, monkeypatch):
     monkeypatch.setattr("fedfault.studies.figures.make_figures", lambda r: {})
     found = ff.study(STUDY, quiet=True, results_dir=tmp_path)

@@ -126,6 +126,7 @@ TIERED = [
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_tiers_from_the_command_line_to_the_report(fedfault, tmp_path):
     scheduler = ["federation.scheduler=lite", "federation.scheduler.r_bar=2", "federation.aggregation=blockwise"]
     words = [*TIERED, *scheduler, "deadline.seconds=0.2", "deadline.straggler_policy=use_partial"]

@@ -88,6 +88,7 @@ def test_the_same_seed_gives_the_same_clusters():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_iid_clients_are_one_cluster_in_95_percent_of_seeds():
     """One in 40 is expected to be more; four of 25 have a probability of 0.003 (binomial)."""
     several = 0

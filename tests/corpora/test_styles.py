@@ -175,6 +175,7 @@ def test_the_hub_has_four_styles(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.shared
+@pytest.mark.long
 def test_the_real_styles_are_alike_in_size(shared_data):
     corpus = read(shared_data)
     size, number = collections.Counter(), collections.Counter()

@@ -44,6 +44,7 @@ def write(folder, topics, n):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_path, monkeypatch):
     """To the numbers of one process with the same three clients: a class has the same number everywhere."""
     monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")

@@ -123,6 +123,7 @@ def test_balanced_stops_a_client_at_its_share():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_topics_do_not_favour_low_or_high_client_numbers():
     topics = np.arange(400) % 4
     generator = np.random.default_rng(0)

@@ -108,6 +108,7 @@ def test_an_epsilon_that_no_noise_reaches_is_refused_with_the_least_that_is():
         find_noise(0.001, 1e-6, 100, 10, 10, "poisson")
 
 
+@pytest.mark.long
 def test_an_epsilon_so_small_that_a_large_delta_pays_for_all_has_a_noise_too():
     noise = find_noise(1e-4, 0.05, 2, 5, 10, "fixed")
     assert find_epsilon(Release(noise, 5, 10, "fixed"), 2, 0.05) <= 1e-4

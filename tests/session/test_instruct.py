@@ -89,6 +89,7 @@ def test_the_page_leads_from_a_file_to_the_answers_that_it_prints(tmp_path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_preferences_lowers_their_loss_and_says_what_a_pair_is(tmp_path):
     turns = [("Say a.", "a b c", "no no no no"), ("Say b.", "b c a", "never"), ("Say c.", "c a b", "not at all")]
     rows = [{"prompt": f"{p} {n}", "chosen": f"{c} {n}", "rejected": f"{r} {n}"} for n in range(8) for p, c, r in turns]

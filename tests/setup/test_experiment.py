@@ -65,6 +65,7 @@ def test_the_rows_of_central_training_are_those_of_the_clients_in_order(task):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_central_run_is_resumed_and_reported_like_any_other(tmp_path):
     whole = start(tmp_path, "federation.centralised=true", "experiment_name=central", draw=False)
     before = whole.read_records()

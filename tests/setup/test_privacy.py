@@ -80,6 +80,7 @@ def test_noise_is_solved_for_all_rounds_together():
     assert 4.9 < fed.budget.spend(4) <= 5.0
 
 
+@pytest.mark.long
 def test_steps_are_counted_of_whoever_trains_most_at_the_rate_of_the_smallest_client():
     """Clients have 10, 13, ... examples; in some rounds 3 of 6 take two steps of 4 examples each."""
     fed = hide_low_rank(
@@ -98,6 +99,7 @@ def test_a_delta_that_gives_one_example_away_is_refused():
         hide_low_rank("privacy.unit=example", "privacy.noise_multiplier=1", "privacy.delta=0.01")
 
 
+@pytest.mark.long
 def test_only_public_probes_are_left():
     probes = {name: build("probe", name) for name in ("updates", "gradients", "ranks", "aggregation", "representation")}
     fed = hide_low_rank("privacy.unit=client", "privacy.epsilon=5", "privacy.delta=0.01", probes=probes)

@@ -115,6 +115,7 @@ def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, monke
     assert mitigate.mitigate(small(tmp_path), quiet=True) == 0
 
 
+@pytest.mark.long
 def test_a_finished_run_stands_for_the_vanilla_one(tmp_path, monkeypatch, plans):
     find(monkeypatch, APART)
     run = start(tmp_path, *SHORT)

@@ -114,6 +114,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_numbers(plan, room, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_fails_in_a_joint_pass_fails_alone(plan, room, monkeypatch):
     bad = []
 
