@@ -27,8 +27,9 @@ CAPTIONS = {
     "labels": Caption("Answers", "Thick line: the global model on the validation set."),
     "clients": Caption(
         "Clients",
-        "Loss of the global model on the documents that each client kept back. A fan that opens means that the model "
-        "serves some clients at the cost of others. Best and worst are not the same client in every round.",
+        "Loss on the documents that each client kept back, under the model that it uses: its own where it has one, else "
+        "the server's. A fan that opens means that some clients gain more than others, or at their cost. Best and worst "
+        "are not the same client in every round.",
     ),
     "fairness": Caption(
         "Gains of the clients",
