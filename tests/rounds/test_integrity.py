@@ -185,10 +185,10 @@ def test_one_client_that_learns_is_enough():
 @pytest.mark.parametrize("mode", ["grad", "decoupled"])
 def test_an_anchor_that_is_the_live_parameters_is_caught(monkeypatch, mode):
     class Aliased(passes.Pass):
-        def __init__(self, job, rows):
+        def __init__(self, job, rows, *who):
             pulls = (job.extra.gradient, job.extra.step)
             live = [pull and (lambda y, x, rows, pull=pull: pull(y, y, rows)) for pull in pulls]
-            super().__init__(replace(job, extra=ExtraTerms(*live)), rows)
+            super().__init__(replace(job, extra=ExtraTerms(*live)), rows, *who)
 
     monkeypatch.setattr(passes, "Pass", Aliased)
     prox = fedprox(mu=1.0, mode=mode)

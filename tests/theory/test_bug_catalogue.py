@@ -76,9 +76,9 @@ class Sequential(passes.Pass):
 class Refreshed(passes.Pass):
     """Takes the anchor anew right before every step."""
 
-    def __init__(self, job, rows):
+    def __init__(self, job, rows, *who):
         fresh = ExtraTerms(lambda y, x, rows: job.extra.gradient(y, y.clone(), rows))
-        super().__init__(replace(job, extra=fresh), rows)
+        super().__init__(replace(job, extra=fresh), rows, *who)
 
 
 class Hooked(Trainer):

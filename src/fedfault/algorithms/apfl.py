@@ -22,9 +22,7 @@ REFUSES = {**ditto.REFUSES, "unequal ranks": "what a client keeps is mixed with 
 @register("algorithm", cite=("deng2020apfl",))
 def apfl(
     *,
-    alpha: Annotated[
-        float, Field(ge=0, le=1)
-    ] = 0.5,  # a mean: whose data are like the others' is what clients find out
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5,  # as much of one's own as of the others
     alpha_lr: Annotated[float, Field(ge=0)] = 0.1,  # some hundredths a round where gradients are clipped at 1
 ) -> Algorithm:
     """APFL (Deng, Kamani & Mahdavi, 2020): FedAvg for x, and a model v_k of each client that fits in a_k v_k + (1 - a_k) x.

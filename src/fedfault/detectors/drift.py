@@ -90,10 +90,8 @@ class HalfSums:
         self.rounds = 0
         self.between, self.within = 0.0, 0.0  # variance between clients and within them
         self.tested = 0  # rounds that have the products of all halves
-        self.seen, self.exchanged = (
-            0.0,
-            np.zeros(PERMUTATIONS),
-        )  # sum of the products of a client's halves, and at random
+        self.seen = 0.0  # sum over those of the products of each client's halves
+        self.exchanged = np.zeros(PERMUTATIONS)  # the same with second halves exchanged at random
 
     def add(self, r: RoundRecord) -> None:
         """Add a round."""

@@ -12,7 +12,7 @@ longest first, so the clients still at work are always a prefix:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -52,7 +52,6 @@ class Job:
     record: Record | None = None
     begun: Tensor | None = None  # (K, P) where clients stand that have trained before, and go on; None: at `start`
     bind: Bind | None = None  # makes `extra` and `penalty` of a pass, where they hang on who is in it
-    who: str = ""  # of the round's clients trains, in words for whoever looks on
 
 
 class Done(NamedTuple):
@@ -76,7 +75,7 @@ def train_job(job: Job) -> Done:
     done = 0
     while done < K:
         rows = torch.tensor(job.order[done : done + job.passes.next(K - done)])
-        one = Pass(replace(job, who=_name_clients(done, len(rows), K)), rows)
+        one = Pass(job, rows, _name_clients(done, len(rows), K))
         try:
             y[one.rows] = one.run()
         except (RuntimeError, MemoryError) as e:
@@ -115,8 +114,9 @@ class Pass:
     there until the last: nothing in between waits for the device.
     """
 
-    def __init__(self, job: Job, rows: Tensor) -> None:
-        self.who, self.tell = job.who, job.passes.tell
+    def __init__(self, job: Job, rows: Tensor, who: str = "") -> None:
+        """rows: the places of its clients in the cohort; who: these, in words for whoever looks on."""
+        self.who, self.tell = who, job.passes.tell
         self.task, self.work, device = job.task, job.work, job.start.device
         self.extra, self.penalty = (job.extra, job.penalty) if job.bind is None else job.bind(rows)
         self.rows = rows.to(device)  # (k,) places in the cohort
@@ -128,7 +128,8 @@ class Pass:
         self.frozen = None if job.trainable is None else ~job.trainable[rows].to(device)  # (k, P)
         plans = [job.plans[i] for i in rows]
         self.lengths = [len(p) for p in plans]
-        self.planned = torch.full((len(plans), max(self.lengths), max(p.shape[1] for p in plans)), -1)  # (k, S, B)
+        self.steps = max(self.lengths)
+        self.planned = torch.full((len(plans), self.steps, max(p.shape[1] for p in plans)), -1)  # (k, S, B)
         for own, plan in zip(self.planned, plans, strict=True):
             own[: len(plan), : plan.shape[1]] = torch.from_numpy(plan)
         # By step: columns that somebody uses, of which there is one where all draws are empty
@@ -144,7 +145,7 @@ class Pass:
     def run(self) -> Tensor:
         """(k, P): every client's parameters after its last step."""
         self.y.copy_(self.x if self.begun is None else self.begun)
-        at_work = [sum(n > s for n in self.lengths) for s in range(max(self.lengths))]  # clients in step s
+        at_work = [sum(n > s for n in self.lengths) for s in range(self.steps)]  # clients in step s
         for k, steps in groupby(range(len(at_work)), key=at_work.__getitem__):
             first, *more = steps
             self._tell_step(first)
@@ -157,7 +158,7 @@ class Pass:
         return self.y
 
     def _tell_step(self, number: int) -> None:
-        self.tell(f"{self.who}, step {number + 1} of {max(self.lengths)}")
+        self.tell(f"{self.who}, step {number + 1} of {self.steps}")
 
     def _replay(self, record: Record, k: int, numbers: Sequence[int]) -> bool:
         """Take these steps of the first k clients by one recording; a column that a batch does not fill has no weight.
