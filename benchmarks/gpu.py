@@ -232,7 +232,7 @@ def evaluate(bench: Bench) -> None:
     """Print the seconds of an evaluation in passes of a CPU's size and of the device's."""
     from fedfault.backbones.cohort import CohortModel
     from fedfault.backbones.sites import lora_targets
-    from fedfault.tasks.base import EVALUATION_TOKENS
+    from fedfault.tasks.fitting import EVALUATION_TOKENS
     from fedfault.tasks.language import LanguageTask
     from fedfault.text.packing import Blocks
     from fedfault.types.algorithm import Room

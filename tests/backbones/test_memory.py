@@ -9,7 +9,7 @@ from cramped import Live
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.memory import PassCost, count_stored_bytes, find_free_bytes
 from fedfault.backbones.sites import lora_targets
-from fedfault.tasks import base
+from fedfault.tasks import fitting
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.packing import Blocks
 from fedfault.types.task import Step
@@ -82,8 +82,8 @@ def test_a_cpu_is_not_asked():
     assert find_free_bytes(torch.device("cpu")) is None
     task = make_task()
     assert (task.room, task.free) == (None, None)
-    assert task.evaluation_tokens() == base.EVALUATION_TOKENS
-    assert task.tokens_per_pass() == base.ACTIVATION_BYTES // task.held_bytes()
+    assert task.evaluation_tokens() == fitting.EVALUATION_TOKENS
+    assert task.tokens_per_pass() == fitting.ACTIVATION_BYTES // task.held_bytes()
 
 
 @pytest.mark.cuda

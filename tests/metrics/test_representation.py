@@ -176,7 +176,7 @@ def test_states_do_not_depend_on_the_size_of_a_pass_or_on_the_other_rows(monkeyp
     task = language()
     flat = moved(task)
     whole = task.states(flat, 6)
-    monkeypatch.setattr("fedfault.tasks.base.EVALUATION_TOKENS", 2 * T)
+    monkeypatch.setattr("fedfault.tasks.fitting.EVALUATION_TOKENS", 2 * T)
     for k in range(3):
         alone = task.states(flat[k : k + 1], 6)
         for one, every in zip(alone.layers, whole.layers, strict=True):

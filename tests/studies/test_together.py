@@ -14,7 +14,7 @@ from fedfault.session.progress import Progress
 from fedfault.studies import doors, one, runner, together
 from fedfault.studies.file import load_study
 from fedfault.studies.one import RunTask
-from fedfault.tasks import base
+from fedfault.tasks import base, fitting
 from small import SMALL
 
 WORDS = [w for w in SMALL if "local_steps" not in w]
@@ -33,7 +33,7 @@ ARMS = {
 @pytest.fixture
 def room(monkeypatch):
     """Lets the CPU have so much free memory as a GPU would."""
-    monkeypatch.setattr(base, "find_free_bytes", lambda device: 2**34)
+    monkeypatch.setattr(fitting, "find_free_bytes", lambda device: 2**34)
     monkeypatch.setattr(together, "find_free_bytes", lambda device: 2**34)
 
 

@@ -77,7 +77,7 @@ def test_perplexity_does_not_depend_on_the_batch_size(monkeypatch):
     t = task()
     adapter, by_batch = moved(t), []
     for per in (1, 3, 1000):
-        monkeypatch.setattr("fedfault.tasks.base.EVALUATION_TOKENS", per * T)
+        monkeypatch.setattr("fedfault.tasks.fitting.EVALUATION_TOKENS", per * T)
         by_batch.append(t.evaluate(adapter))
     for name in by_batch[0]:
         assert [b[name].loss for b in by_batch] == pytest.approx([by_batch[0][name].loss] * 3, rel=1e-6)

@@ -22,13 +22,14 @@ from fedfault.runs.folder import RunFolder
 from fedfault.session.provenance import describe_passes
 from fedfault.setup.federation import describe_need
 from fedfault.setup.preview import _describe_pass
-from fedfault.tasks import base
+from fedfault.tasks import fitting
 from fedfault.tasks.classification import ClassificationTask
 from fedfault.tasks.language import LanguageTask
 from fedfault.text.examples import EncodedText, Examples
 from fedfault.text.packing import Blocks
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Room
+from fedfault.types.task import Step
 from tiny import VOCAB, tiny_bert, tiny_llama
 
 T, BATCH = 12, 2
@@ -38,7 +39,7 @@ T, BATCH = 12, 2
 def device(monkeypatch):
     """Sets how many bytes the device has free; None is a device that nobody asks."""
     one = SimpleNamespace(free=None)
-    monkeypatch.setattr(base, "find_free_bytes", lambda device: one.free)
+    monkeypatch.setattr(fitting, "find_free_bytes", lambda device: one.free)
     return one
 
 
@@ -75,7 +76,7 @@ def watch_passes(task) -> list[int]:
 def room_for(make, clients: int) -> int:
     """Free bytes of which, less the margin, so many clients need all but a little."""
     task = make()
-    return int(task.estimate_pass(clients, BATCH if make is language else 1) / base.MARGIN) + 100
+    return int(task.estimate_pass(clients, BATCH if make is language else 1) / fitting.MARGIN) + 100
 
 
 @pytest.mark.parametrize("make", [language, labels])
@@ -160,7 +161,7 @@ def test_a_device_that_runs_out_in_training_gets_half_as_many_clients_and_that_i
 
 def make_step(clients: int):
     rows = torch.arange(BATCH).expand(clients, -1)
-    return base.Step(torch.arange(clients), rows, torch.ones_like(rows, dtype=torch.bool))
+    return Step(torch.arange(clients), rows, torch.ones_like(rows, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("make", [language, labels])

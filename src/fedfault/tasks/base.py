@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import functools
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fedfault.algebra import mask_factor
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.memory import COPIES, MARGIN, WORKING, PassCost, count_stored_bytes, find_free_bytes
 from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
 from fedfault.backbones.quantised import count_weight_bytes
 from fedfault.backbones.sites import is_linear, linear_shape
 from fedfault.backbones.states import attention_weights, hidden_states
-from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.records import Score
 from fedfault.seeds import rng
+from fedfault.tasks.fitting import FittedTask
 from fedfault.tasks.grouping import group_columns, plan_groups, take_groups
 from fedfault.types.adapter import Adapter, Layout
-from fedfault.types.algorithm import Room
 from fedfault.types.task import Groups, SecretLosses, Served, States, Step, Task, TextLosses
-
-Found = TypeVar("Found")
 
 
 class Tables(NamedTuple):
@@ -52,11 +47,7 @@ class Columns(NamedTuple):
 Look = Callable[[CohortModel, Tensor, Tensor, Mapping[str, Any]], list[Tensor] | None]
 Pairs = Sequence[tuple[Tensor, Tensor]]  # models (P,), and the rows (n,) that each is scored on
 
-# What a training pass on a CPU may hold in activations: 10,000 tokens of micro, 500 of SmolLM2-135M
-ACTIVATION_BYTES = 2**30
-EVALUATION_TOKENS = 2048  # in a forward pass without gradients: more would only leave the CPU's cache
 MODELS = 64  # in a pass without gradients at most: their numbers take memory too
-MOST_EVALUATION_TOKENS = 65_536  # on a device with memory for more: it has been busy for long
 
 
 class BackboneTask(Task, Protocol):
@@ -90,30 +81,21 @@ class BackboneTask(Task, Protocol):
         """Score models by this function instead of `score` from now on."""
 
 
-class CohortTask(BackboneTask, ABC):
+class CohortTask(FittedTask, BackboneTask):
     """The common part of `types.task.Task` over rows of tokens: those of all clients first, then the evaluation sets."""
 
     table: Any  # all rows, of the type in which the constructor takes those of each client
-    ids: Tensor  # (N, T) the same, as the model reads them
-    mask: Tensor  # (N, T) bool: positions that count
-    lengths: Tensor  # (N,) tokens of every row that the model reads, without padding
     cache: ActivationCache | None  # of the outputs of frozen lower blocks
-    grouped: bool = False  # whether rows of a batch are as long as they are, see `grouping`
-    rows_each: int = 1  # rows of a training example
     sets: Mapping[str, Sized]  # the evaluation sets by score name, in the order of their rows
 
     def __init__(self, model: CohortModel, clients: Sequence[Sized], seed: int) -> None:
         """seed: of the model before training, where that is not the same for all."""
-        self.model, self.seed = model, seed
-        self.counts = [len(own) for own in clients]
-        self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # row of each client's first one
+        super().__init__(model, [len(own) for own in clients], seed)
         self._folded: Mapping[str, Tensor] = {}
         self.untrained: Tensor | None = None  # loss of every evaluation row before training
         self.lost: dict[tuple[int, int], TextLosses] = {}  # of a client and at most so many texts: before training
         self.seen: dict[Look, list[Tensor] | None] = {}  # what was looked at in the model before training
         self.probed: Tensor  # (n,) rows that probes look at
-        self.room: Room | None = None
-        self.free: int | None = None
         self.score_pairs: Callable[[Pairs], Tensor] = self.score
 
     @abstractmethod
@@ -167,15 +149,6 @@ class CohortTask(BackboneTask, ABC):
         first = int(self.first[client])
         return int(self.lengths[first : first + self.counts[client]].sum())
 
-    def held_bytes(self) -> int:
-        """Estimate the bytes that a token leaves behind for the backward pass, from the model's shape."""
-        c = self.model.model.config
-        width, inner = c.hidden_size, getattr(c, "intermediate_size", None) or 4 * c.hidden_size
-        size: int = next(self.model.model.parameters()).element_size()
-        block, layers = 16 * width + 4 * inner, c.num_hidden_layers
-        held = layers * width + block if self.model.recomputed else layers * block
-        return int(held * size)
-
     def frozen_bytes(self) -> int:
         """Count the bytes that the backbone takes in memory."""
         return count_weight_bytes(self.model.model)
@@ -224,69 +197,6 @@ class CohortTask(BackboneTask, ABC):
 
     def _most_grouped(self, step: Step) -> int | None:
         return None if step.extra_loss is not None else self.tokens_per_pass()
-
-    def plan_passes(self) -> None:
-        """Let the free memory of the device say how long passes are, where it is known. Once, when all rows are there."""
-        self.free = find_free_bytes(self.model.device)
-        if self.free is None or not any(self.counts):
-            return
-        cost, T, free = self.pass_cost, self.mask.shape[1], int(MARGIN * self.free)
-        # Without gradients a layer's tensors are there at a time, and not those of all layers
-        row = WORKING * cost.largest + cost.row // self.model.model.config.num_hidden_layers
-        evaluated = min(MOST_EVALUATION_TOKENS, T * ((free - cost.fixed) // row))
-        self.room = Room(T * max(1, cost.count_clients(free, 1)), max(T, evaluated))
-
-    @functools.cached_property
-    def pass_cost(self) -> PassCost:
-        """What a training pass takes, measured on the longest row of one client. A number in the cache costs nothing."""
-        lengths = self.lengths[: sum(self.counts)]
-        longest = int(lengths.argmax())
-        client = int(torch.searchsorted(self.first, longest, right=True)) - 1
-        step = Step(
-            torch.tensor([client]),
-            (longest - self.first[client][None, None]) // self.rows_each,
-            torch.ones(1, 1, dtype=torch.bool),
-        )
-        flat = self.init(self.seed).flat[None]
-        key = torch.zeros(1, dtype=torch.int64)  # as with dropout
-        stored, largest = count_stored_bytes(self.model.model, lambda: self.grad(flat, replace(step, key=key)))
-        return PassCost(self.model.head_bytes(), stored + WORKING * largest, COPIES * flat.nbytes, largest)
-
-    def tokens_per_pass(self) -> int:
-        """Compute how many tokens a training pass may take: by the device's memory, else by the model's shape."""
-        return ACTIVATION_BYTES // self.held_bytes() if self.room is None else self.room.training
-
-    def evaluation_tokens(self) -> int:
-        """How many tokens a pass without gradients may take."""
-        return EVALUATION_TOKENS if self.room is None else self.room.evaluation
-
-    def clients_per_pass(self, batch_size: int) -> int:
-        """See `BackboneTask`. In groups one row of each has to fit: `group_columns` adds more as far as they do."""
-        rows = 1 if self.grouped else batch_size
-        if self.free is not None and self.room is not None:
-            return self.count_clients_in_memory(self.free, rows)
-        return max(1, self.tokens_per_pass() // (rows * self.mask.shape[1]))
-
-    def estimate_pass(self, clients: int, batch_size: int) -> int:
-        """See `BackboneTask`: of groups of columns, which are there one at a time, the largest that may be."""
-        if self.grouped:
-            rows = max(clients, min(clients * batch_size, self.tokens_per_pass() // self.mask.shape[1]))
-            batch_size = -(-rows // clients)
-        return self.pass_cost.estimate(clients, batch_size)
-
-    def count_clients_in_memory(self, free: int, batch_size: int) -> int:
-        """Count the clients with so many of the longest rows each that fit into `free` bytes, less a margin.
-
-        Raises `UserError` if one does not fit even without the margin.
-        """
-        cost = self.pass_cost
-        if not cost.count_clients(free, batch_size):
-            raise UserError(
-                f"a training step of one client, {batch_size} x {self.mask.shape[1]:,} tokens, takes about "
-                f"{cost.estimate(1, batch_size) / 1e9:,.1f} GB on {self.model.device}, where {free / 1e9:,.1f} GB are free; "
-                "lower training.batch_size, model.max_length or model.lora.r_max, or choose a smaller model.name"
-            )
-        return max(1, cost.count_clients(int(MARGIN * free), batch_size))
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """See `types.task.Task.fold`."""
@@ -391,24 +301,6 @@ class CohortTask(BackboneTask, ABC):
     def compute_side_by_side(self, pairs: Pairs) -> list[Tensor]:
         """`compute_outputs` of several models in one pass, for tasks whose rows are all as long: one result a model."""
         return [self.compute_outputs(flat, rows) for flat, rows in pairs]
-
-    def fit_evaluation(self, run: Callable[..., Found], *given: Any) -> Found:
-        """Return what `run(*given)` gives; when memory runs out it runs again with half as many tokens in a pass.
-
-        Raises `UserError` when a pass has one row and there is not enough memory still.
-        """
-        while True:
-            try:
-                return run(*given)
-            except (RuntimeError, MemoryError) as e:
-                if self.room is None or not is_out_of_memory(e):
-                    raise
-                if self.room.evaluation <= self.mask.shape[1]:
-                    raise UserError(
-                        f"out of memory while one row of {self.mask.shape[1]:,} tokens is evaluated ({read_first_line(e)}); "
-                        "lower model.max_length, or choose a smaller model.name"
-                    ) from e
-                self.room = self.room._replace(evaluation=self.room.evaluation // 2)
 
     def use_scorer(self, score: Callable[[Pairs], Tensor]) -> None:
         """See `BackboneTask`."""
