@@ -1,7 +1,7 @@
 """Early warning: how many rounds before the loss alone says so does a detector raise its alarm?
 
     python benchmarks/faults.py --fresh 0 --seeds 3      # the runs, kept in results/faults
-    python benchmarks/early.py                           # the table of docs/metrics.md
+    python benchmarks/early.py [FOLDER ...]              # the table of docs/metrics.md
 
 The loss alone says so in the first round in which an evaluation's validation loss is
 
@@ -68,8 +68,8 @@ def _format_rounds(rounds: Sequence[int | None]) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=RESULTS, help="results of benchmarks/faults.py")
-    folder = parser.parse_args().folder
+    parser.add_argument("folders", nargs="*", type=Path, default=[RESULTS], help="results of benchmarks/faults.py")
+    folders = parser.parse_args().folders
     calibration = Calibration.load(PACKAGED / "demos.json")
     head = (
         "run",
@@ -83,7 +83,7 @@ def main() -> None:
     )
     print(f"| {' | '.join(head)} |\n|---|---|{'---:|' * (len(head) - 2)}")
     for name in FAULTS:
-        if runs := kept(name, folder):
+        if runs := [records for folder in folders for records in kept(name, folder)]:
             print(format_row(name, runs, calibration))
 
 

@@ -12,7 +12,7 @@ from fedfault.report.words import Table
 from fedfault.studies import paper
 
 ABOUT = {
-    "title": "a_b", "question": "50 % & more?", "headline": ["One."], "answers": None, "rule": "", "figures": [],
+    "title": "a_b", "question": "50 % & more?", "headline": ["One."], "answers": None, "rule": "", "best": [], "figures": [],
     "cells": Table(("cell", "loss"), [["x_1", "−0.5 ± 0.1"]]), "legend": "", "setup": [("lr", "1e-3")], "defaults": [],
     "limits": ["$5 #1"],
     "clients": Table(("cell", "worst_client"), [["x_1", "1.0"]]), "differences": None, "basis": "100 %", "clusters": None,

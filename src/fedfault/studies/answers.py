@@ -112,7 +112,7 @@ def _answer(study: Study, listed: Sequence[Sequence[tuple[Mapping[int, float], s
     alpha = ALPHA / max(contrasts, 1)
     found = []
     for h, own in zip(study.hypotheses, listed, strict=True):
-        test = _choose_test(study, h, contrasts)
+        test = pick_test(study, h.metric, contrasts)
         found.append([SeedDifferences(c, d, why, test, alpha) for c, (d, why) in zip(h.contrasts, own, strict=True)])
     after = _find_looks(study, found) if looks else [None] * len(found)
     return [
@@ -123,10 +123,11 @@ def _answer(study: Study, listed: Sequence[Sequence[tuple[Mapping[int, float], s
     ]
 
 
-def _choose_test(study: Study, h: Hypothesis, contrasts: int) -> Test:
+def pick_test(study: Study, metric: str, contrasts: int) -> Test:
+    """The test of a study's differences of a metric, where so many are asked about together."""
     if study.sequential:
-        return "bets" if is_count(h.metric) else "mixture"
-    return "flips" if is_count(h.metric) else choose_test(len(study.seeds), contrasts)
+        return "bets" if is_count(metric) else "mixture"
+    return "flips" if is_count(metric) else choose_test(len(study.seeds), contrasts)
 
 
 def _judge_all(study: Study, found: Sequence[Sequence[SeedDifferences]]) -> list[tuple[Verdict, float, float]]:

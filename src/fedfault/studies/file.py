@@ -10,6 +10,7 @@ A study is a configuration (with `_base_`, sections and `key=value` arguments) t
     max_seeds   with `auto`: the most that a cell is run with
     hypotheses  NAME: {claim, metric, arm, than, beyond, expect, by}, see `statements.py`
     maps        NAME: {x, y, metric, where}: heat maps over two axes
+    best        NAME: {axis, metric, prefer, by, where}: what to use when, see `best.py`
     limits      what the study cannot show, a sentence each
 """
 
@@ -27,11 +28,11 @@ from fedfault.config.shipped import find_study
 from fedfault.config.shorthand import translate_layer
 from fedfault.errors import UserError
 from fedfault.studies.axes import Point, make_slug, span_points
-from fedfault.studies.statements import parse_hypotheses, parse_maps
+from fedfault.studies.statements import parse_best, parse_hypotheses, parse_maps
 from fedfault.studies.study import RUNS, Cell, Study, StudyPlan
 
 # Keys of a study beside a configuration's
-OWN = ("question", "arms", "grid", "seeds", "max_seeds", "hypotheses", "maps", "limits")
+OWN = ("question", "arms", "grid", "seeds", "max_seeds", "hypotheses", "maps", "best", "limits")
 LONGEST = 70  # characters of a run's name that stand for its cell
 SEEDS = 5  # pairs: with two, Student's interval is seven times as wide as with five
 AUTO = "auto"
@@ -71,6 +72,7 @@ def load_study(
     cells, configs = _name_runs(spanned, checked, seeds, folder)
     claims = parse_hypotheses(own.get("hypotheses") or {}, cells, where, wrong)
     drawn = parse_maps(own.get("maps") or {}, cells, where, wrong)
+    best = parse_best(own.get("best") or {}, cells, where, wrong)
     if wrong:
         raise UserError("\n".join(wrong))
     limits = own.get("limits") or []
@@ -81,6 +83,7 @@ def load_study(
         tuple(cells),
         claims,
         drawn,
+        best,
         tuple(map(str, limits if isinstance(limits, list) else [limits])),
         command,
         sequential,

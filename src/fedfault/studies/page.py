@@ -14,7 +14,7 @@ from fedfault.report.page import collect_shared, make_environment
 from fedfault.report.words import Table
 from fedfault.runs.recorded import RunData
 from fedfault.storage import delete_scratch, write_atomically
-from fedfault.studies import clients, paper, results
+from fedfault.studies import best, clients, paper, results
 from fedfault.studies.axes import make_slug
 from fedfault.studies.references import find_keys, format_entries, format_reference
 from fedfault.studies.results import Results, read_results
@@ -98,6 +98,7 @@ def _collect_parts(r: Results) -> dict[str, Any]:
         "headline": results.summarise_study(r),
         "answers": results.tabulate_answers(r),
         "rule": results.explain_rule(r),
+        "best": _collect_best(r),
         "figures": drawn,
         "shared": collect_shared(drawn),
         "cells": results.tabulate_cells(r),
@@ -119,6 +120,12 @@ def _collect_parts(r: Results) -> dict[str, Any]:
         "light": LIGHT.variables,
         "dark": DARK.variables,
     }
+
+
+def _collect_best(r: Results) -> list[dict[str, Any]]:
+    """The tables of what to use when, each with its name and how it is read."""
+    tables = {b.name: (best.tabulate_best(r, b), best.explain_best(b)) for b in r.study.best}
+    return [{"name": name, "table": table, "text": text} for name, (table, text) in tables.items() if table]
 
 
 def _render_figures(r: Results) -> list[dict[str, Any]]:

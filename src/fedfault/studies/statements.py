@@ -1,4 +1,4 @@
-"""Hypotheses and maps of a study file, tied to the cells that they speak of.
+"""Hypotheses, maps and comparisons with the best of a study file, tied to the cells that they speak of.
 
     hypotheses:
       low_participation:
@@ -20,11 +20,12 @@ from typing import Any, get_args
 
 from fedfault.errors import UserError, suggest
 from fedfault.studies.axes import ARM, format_value
-from fedfault.studies.outcomes import check_metric
-from fedfault.studies.study import Cell, Contrast, Direction, Hypothesis, PhaseMap
+from fedfault.studies.outcomes import METRIC, check_metric
+from fedfault.studies.study import Best, Cell, Contrast, Direction, Hypothesis, PhaseMap, Preference
 
 KEYS = ("claim", "metric", "arm", "than", "beyond", "expect", "by")
 MAP_KEYS = ("x", "y", "metric", "where")
+BEST_KEYS = ("axis", "metric", "prefer", "by", "where")
 
 
 def parse_hypotheses(given: Any, cells: Sequence[Cell], where: str, wrong: list[str]) -> tuple[Hypothesis, ...]:
@@ -35,6 +36,11 @@ def parse_hypotheses(given: Any, cells: Sequence[Cell], where: str, wrong: list[
 def parse_maps(given: Any, cells: Sequence[Cell], where: str, wrong: list[str]) -> tuple[PhaseMap, ...]:
     """The maps; what is wrong with any of them is appended to `wrong`."""
     return _parse_each(given, "maps", where, wrong, lambda name, about: _parse_map(name, about, cells))
+
+
+def parse_best(given: Any, cells: Sequence[Cell], where: str, wrong: list[str]) -> tuple[Best, ...]:
+    """The questions what is best; what is wrong with any of them is appended to `wrong`."""
+    return _parse_each(given, "best", where, wrong, lambda name, about: _parse_best(name, about, cells))
 
 
 def _parse_each(given: Any, what: str, where: str, wrong: list[str], make: Any) -> tuple[Any, ...]:
@@ -140,7 +146,7 @@ def _list_axes(axes: Mapping[str, Any]) -> str:
 
 def _parse_map(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> PhaseMap:
     _check_keys(about, MAP_KEYS, ("x", "y"))
-    metric = about.get("metric", "final.validation.loss")
+    metric = about.get("metric", METRIC)
     check_metric(metric)
     axes = {axis for cell in cells for axis in cell.choices}
     x, y = (_find_axis(about[key], axes, key) for key in ("x", "y"))
@@ -152,6 +158,22 @@ def _parse_map(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> Ph
     if loose := [axis for axis, labels in others.items() if len(labels) > 1]:
         raise UserError(f"{', '.join(loose)} varies too; hold it with where, like {{{loose[0]}: ...}}")
     return PhaseMap(name, x, y, metric, where)
+
+
+def _parse_best(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> Best:
+    _check_keys(about, BEST_KEYS, ("axis", "by"))
+    metric, prefer, by = about.get("metric", METRIC), about.get("prefer", "lower"), about["by"]
+    check_metric(metric)
+    if prefer not in get_args(Preference):
+        raise UserError(f"prefer must be {' or '.join(get_args(Preference))}; it is {prefer!r}")
+    if isinstance(by, bool) or not isinstance(by, int | float) or not by >= 0:
+        raise UserError(f"by is the smallest difference that matters, a number of at least 0; it is {by!r}")
+    axis = _find_axis(about["axis"], {axis for cell in cells for axis in cell.choices}, "axis")
+    where = _parse_selector(about["where"], cells, "where") if about.get("where") else {}
+    compared = {c.choices[axis] for c in cells if axis in c.choices and where.items() <= c.choices.items()}
+    if len(compared) < 2:
+        raise UserError(f"where must leave two values of {axis} at least; it leaves {', '.join(compared) or 'none'}")
+    return Best(name, axis, metric, prefer, float(by), where)
 
 
 def _find_axis(given: Any, axes: set[str], key: str) -> str:

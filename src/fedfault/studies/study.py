@@ -1,4 +1,4 @@
-"""What a study is: cells (one setting of all that varies), runs (a cell and a seed), hypotheses and maps."""
+"""What a study is: cells (one setting of all that varies), runs (a cell and a seed), and what is asked of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fedfault.storage import write_atomically
 
 Jobs = int | Literal["auto"]  # how many runs go side by side, see `runner.run_all`
 Direction = Literal["higher", "lower", "equal"]
+Preference = Literal["lower", "higher"]
 FILE = STUDY  # of a study's folder: what the report needs to know besides the runs
 RUNS = "runs"  # the folder of the runs in it
 
@@ -82,6 +83,18 @@ class PhaseMap:
 
 
 @dataclass(frozen=True)
+class Best:
+    """A question which value of an axis is the best, in every situation that the other axes make."""
+
+    name: str
+    axis: str
+    metric: str
+    prefer: Preference
+    by: float  # a difference that is smaller does not matter, in the unit of the metric
+    where: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Study:
     """A study as its folder remembers it."""
 
@@ -91,6 +104,7 @@ class Study:
     cells: tuple[Cell, ...]
     hypotheses: tuple[Hypothesis, ...] = ()
     maps: tuple[PhaseMap, ...] = ()
+    best: tuple[Best, ...] = ()
     limits: tuple[str, ...] = ()  # what the study cannot show, in the author's words
     command: str = ""
     sequential: bool = False  # `seeds: auto`: the seeds are the most that there can be, and runs end with the answers
@@ -153,6 +167,7 @@ def _from_json(value: dict[str, Any]) -> Study:
         "cells": tuple(Cell(c["choices"], tuple(c["runs"])) for c in value["cells"]),
         "hypotheses": tuple(hypotheses),
         "maps": tuple(PhaseMap(**m) for m in value["maps"]),
+        "best": tuple(Best(**b) for b in value.get("best", ())),  # older folders have none
         "limits": tuple(value["limits"]),
     }
     return Study(**{**value, **more})
