@@ -211,6 +211,29 @@ def test_what_is_no_preference_is_refused(changes, says):
 
 
 @pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (["question", "choices", "answer", "subject"], "write it into the prompt, or leave it out with data.columns="),
+        (
+            ["question", "passage", "answer"],
+            "data.columns={instruction: question, input: passage, output: answer} reads it",
+        ),
+        (["prompt", "completion", "system", "history"], "write them into the prompt, or leave them out"),
+        (["messages", "context"], "write it into messages"),
+        (["prompt", "chosen", "rejected", "context"], "write it into the prompt"),
+    ],
+)
+def test_a_column_on_which_the_response_may_depend_is_not_left_out_unsaid(columns, says):
+    with pytest.raises(UserError, match="on which the response may depend") as e:
+        find_shape("a.jsonl", columns)
+    assert says in str(e.value)
+    part = {
+        name: name for name in columns if name not in ("choices", "subject", "passage", "system", "history", "context")
+    }
+    assert find_shape("a.jsonl", columns, part) == part  # said
+
+
+@pytest.mark.parametrize(
     ("columns", "named"),
     [
         (["instruction", "context", "response"], r"\{instruction: instruction, input: context, output: response\}"),

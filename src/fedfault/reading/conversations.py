@@ -8,8 +8,9 @@
     prompt, chosen, rejected        a preference: two texts or lists of messages that answer the prompt, the better one first
     chosen, rejected                the same as lists of messages that begin with the prompt
 
-Each becomes turns of roles. Nothing is guessed: columns that fit two shapes must be named, and a row that is no
-conversation is an error with its place.
+Each becomes turns of roles. Nothing is guessed: columns that fit two shapes must be named, a column beside a shape that says
+what the response depends on (`choices`, `context`) is not left out unless that is said, and a row that is no conversation is
+an error with its place.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ OTHER_NAMES = {  # columns that are called otherwise in public data sets, by the
     "input": ("context",),
     "output": ("output", "response", "answer", "completion", "reply", "target"),
 }
+TEXTS = ("context", "passage", "document", "input")  # beside a shape: what a question is about
+BESIDE = (
+    *TEXTS,
+    "choices",
+    "options",
+    "candidates",
+    "system",
+    "system_prompt",
+    "history",
+)  # a response may depend on it
 
 Shape = Mapping[str, str]  # part of the shape -> the column that holds it
 
@@ -46,7 +57,7 @@ def find_shape(where: str, known: Sequence[str], named: Mapping[str, str] | None
     """Find which columns of a table hold conversations; None for a table of other columns.
 
     named: `data.columns`, part -> column; None: a column is called like its part. Raises `UserError` for columns that fit
-    two shapes, and for a part or a column that is not there.
+    two shapes, for a column beside a shape on which the response may depend, and for a part or a column that is not there.
 
     >>> find_shape("a.jsonl", ["task", "question", "answer"])
     {'question': 'question', 'answer': 'answer'}
@@ -60,7 +71,24 @@ def find_shape(where: str, known: Sequence[str], named: Mapping[str, str] | None
         each = " and ".join(", ".join(shape) for shape in found)
         first = ", ".join(f"{part}: {part}" for part in found[0])
         raise UserError(f"{where}: the columns fit two shapes, {each}; say which, as in data.columns={{{first}}}")
+    if found and (beside := [name for name in BESIDE if name in known and name not in found[0]]):
+        raise UserError(f"{where}: {_explain_beside(found[0], beside)}")
     return found[0] if found else None
+
+
+def _explain_beside(shape: Shape, beside: Sequence[str]) -> str:
+    """Say that columns would not be read on which the response may depend, and how they are read or left out."""
+    parts = [*shape]
+    alone = ", ".join(f"{part}: {part}" for part in parts)
+    reads = f"write {'it' if len(beside) == 1 else 'them'} into {'the prompt' if len(parts) > 1 else parts[0]}"
+    if len(beside) == 1 and beside[0] in TEXTS and len(parts) == 2 and "rejected" not in parts:
+        both = f"{{instruction: {parts[0]}, input: {beside[0]}, output: {parts[1]}}}"
+        reads = f"data.columns={both} reads it too"
+    verb = "is" if len(beside) == 1 else "are"
+    return (
+        f"{', '.join(parts)} would be read and {', '.join(beside)} {verb} there too, on which the response may depend; "
+        f"{reads}, or leave {'it' if len(beside) == 1 else 'them'} out with data.columns={{{alone}}}"
+    )
 
 
 def name_columns(known: Sequence[str]) -> str:
