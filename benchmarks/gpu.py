@@ -131,9 +131,9 @@ class Bench:
         from fedfault.backbones import cohort, kernels
         from fedfault.backbones.cohort import CohortModel
         from fedfault.backbones.kernels import Kernels
+        from fedfault.backbones.replay import record_graph
         from fedfault.backbones.sites import lora_targets
         from fedfault.rounds.local import LocalWork, Passes
-        from fedfault.rounds.replay import record_graph
         from fedfault.rounds.trainer import Trainer
         from fedfault.tasks.language import LanguageTask
 
@@ -229,8 +229,9 @@ def main() -> None:
 
 
 def evaluate(bench: Bench) -> None:
-    """Print the seconds of an evaluation in passes of a CPU's size and of the device's."""
+    """Print the seconds of an evaluation in passes of a CPU's size and of the device's, computed and replayed."""
     from fedfault.backbones.cohort import CohortModel
+    from fedfault.backbones.replay import MET, PASSES
     from fedfault.backbones.sites import lora_targets
     from fedfault.tasks.fitting import EVALUATION_TOKENS
     from fedfault.tasks.language import LanguageTask
@@ -245,14 +246,21 @@ def evaluate(bench: Bench) -> None:
     )
     adapter, own = task.init(0), task.evaluation_tokens()
     print(
-        f"\n**{shape.model}, 1,024 blocks of {shape.tokens} tokens evaluated**\n\n| tokens a pass | seconds |\n|---|---|"
+        f"\n**{shape.model}, 1,024 blocks of {shape.tokens} tokens evaluated**\n\n"
+        "| tokens a pass | seconds | replayed |\n|---|---|---|"
     )
     for tokens in (EVALUATION_TOKENS, own):
         task.room = Room(task.tokens_per_pass(), tokens)
-        task.evaluate(adapter)
-        began = time.perf_counter()
-        task.evaluate(adapter)
-        print(f"| {tokens:,} | {time.perf_counter() - began:.3f} |", flush=True)
+        seconds = []
+        for opened.recordings.record in (None, PASSES.get(bench.device.type)):
+            for _ in range(1 if opened.recordings.record is None else MET + 1):
+                task.evaluate(adapter)
+            began = time.perf_counter()
+            task.evaluate(adapter)
+            seconds.append(time.perf_counter() - began)
+        print(f"| {tokens:,} | {seconds[0]:.3f} | {seconds[1]:.3f} |", flush=True)
+        for event in task.take_events():
+            print(f"    {event}", flush=True)
 
 
 def train_study(seeds: int, rounds: int, settings: Sequence[str]) -> None:

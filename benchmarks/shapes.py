@@ -101,6 +101,9 @@ class Softmax:
     def text_losses(self, models: Sequence[Tensor] | None, clients: Sequence[int], most: int) -> None:
         return None
 
+    def take_events(self) -> list[str]:
+        return []
+
     def secret_losses(self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]) -> None:
         return None
 

@@ -15,7 +15,10 @@ from fedfault.rounds.local import LocalWork, Passes
 from fedfault.rounds.passes import Pass
 from fedfault.rounds.trainer import Trainer
 from fedfault.tasks.classification import ClassificationTask
+from fedfault.tasks.language import LanguageTask
+from fedfault.text.conversing import EncodedConversation
 from fedfault.text.examples import EncodedText, Examples
+from fedfault.text.responses import Responses
 from fedfault.types.algorithm import PLAIN, ExtraTerms
 from fedfault.types.task import Step
 from steps import EXTRA, extra_terms, make_task
@@ -80,6 +83,16 @@ def test_a_classifier_on_a_decoder_plans_its_groups_on_the_host():
     rows = [EncodedText([1 + k % 9] * k, k) for k in (3, 5, 9, 12)]
     own = Examples.from_rows(rows, [0, 1, 1, 0])
     task = ClassificationTask(opened, [own] * 3, {})
+    y = make_pass(task, PLAIN, optimizer="sgd").run()
+    assert y.device.type == "meta"
+
+
+def test_responses_are_grouped_and_their_targets_found_on_the_host():
+    with torch.device("meta"):
+        model = tiny_llama()
+    opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0, dropout=0.1)
+    rows = [EncodedConversation([1 + k % 9] * k, [False] * 2 + [True] * (k - 2)) for k in (3, 5, 9, 12)]
+    task = LanguageTask(opened, [Responses.from_rows(rows, 16)] * 3, {}, {})
     y = make_pass(task, PLAIN, optimizer="sgd").run()
     assert y.device.type == "meta"
 

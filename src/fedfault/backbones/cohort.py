@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedfault.algebra import fresh_factors
+from fedfault.algebra import fresh_factors, widest
 from fedfault.backbones.checks import BROKEN, SHORT, ordinary_tokens
 from fedfault.backbones.head import count_rows, head_loss, sparse_head_loss
 from fedfault.backbones.kernels import replace_layers
@@ -24,6 +24,7 @@ from fedfault.backbones.layers import CohortEmbedding, CohortLora, Slots, check_
 from fedfault.backbones.memory import LOGITS
 from fedfault.backbones.quantised import dense_weight, named_tensors
 from fedfault.backbones.recompute import recompute_blocks
+from fedfault.backbones.replay import PASSES, Recordings
 from fedfault.backbones.scorer import BIAS, WEIGHT, Scorer, Texts, model_inputs, pool_states
 from fedfault.backbones.sites import Targets, find_blocks, find_parent, linear_shape
 from fedfault.backbones.starts import FROM_BASE, Start, draw_gaussian, factorise, leave_rest
@@ -60,6 +61,8 @@ class CohortModel:
         self.recomputed = list(find_blocks(model)[1])[targets.first_block :] if recompute else []
         self.model, self.targets, self.scorer = model.eval().requires_grad_(False), targets, scorer
         self.kernels = replace_layers(model)
+        self.recordings = Recordings(PASSES.get(self.device.type))
+        self.is_folded = False  # whether LoRA sites have other frozen weights than the base's
         ids = ordinary_tokens(model, SHORT)[None]
         sites = [_make_site(name, model.get_submodule(name), own.get(name), r) for name in targets.lora]
         sites += [Site(name, "full", tuple(model.get_parameter(name).shape)) for name in targets.full_parameters]
@@ -123,12 +126,16 @@ class CohortModel:
         found: torch.device = next(self.model.parameters()).device
         return found
 
+    def logit_bytes(self) -> int:
+        """Estimate the bytes of the logits of a token; 0 without next tokens."""
+        return 0 if self.scorer is not None else self.head.weight.shape[0] * LOGITS
+
     def head_bytes(self) -> int:
         """Estimate the bytes of the logits that are there at a time, and of a head's gradient; 0 without next tokens."""
         if self.scorer is not None:
             return 0
         W: Tensor = self.head.weight
-        return count_rows(W) * W.shape[0] * LOGITS + (0 if self.head_site is None else W.nbytes)
+        return count_rows(W) * self.logit_bytes() + (0 if self.head_site is None else W.nbytes)
 
     def input_embeddings(self) -> Tensor:
         """The base's input embeddings, (V, d): frozen, or as they are before training."""
@@ -167,13 +174,13 @@ class CohortModel:
         extra_loss: ExtraLoss | None = None,
         *,
         places: Tensor | None = None,
-        sparse: bool = False,
+        targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute the weighted loss to differentiate, and the loss of every target token.
 
         flat: (K, P); ids: (K, B, T+1), targets are ids[..., 1:]; weight: (K, B, T), zero where there is no target;
         extra_loss: added to what is differentiated, on the mean hidden states over target positions, (K, B, d);
-        places: (K, B*T) see `Slots`; sparse: most positions are no target, so that logits are computed of targets alone.
+        places: (K, B*T) see `Slots`; targets: (m,) which of the K*B*T positions get logits, where most are no target.
         Returns (sum of weight * loss, loss (K, B, T) without gradient, zero where it was not computed).
         """
         K, B, T = weight.shape
@@ -185,8 +192,8 @@ class CohortModel:
                 if self.head_site is None
                 else self.slots.full_parameter(self.head_site, tuple(self.head.weight.shape))
             )
-            head = sparse_head_loss if sparse and W.ndim == 2 else head_loss
-            total, each = head(hidden.view(K, B * T, -1), W, self.head.bias, y, weight.reshape(K, B * T))
+            given = hidden.view(K, B * T, -1), W, self.head.bias, y, weight.reshape(K, B * T)
+            total, each = head_loss(*given) if targets is None or W.ndim == 3 else sparse_head_loss(*given, targets)
         if extra_loss is not None:
             real = (weight > 0).float()[..., None]  # (K, B, T, 1)
 
@@ -201,6 +208,33 @@ class CohortModel:
 
             total = total + extra_loss(pool(hidden, real), see).sum()
         return total, each.view(K, B, T)
+
+    @torch.no_grad()
+    def sum_losses(
+        self, flat: Tensor, ids: Tensor, real: Tensor, targets: Tensor | None = None, *, replay: bool = True
+    ) -> Tensor:
+        """Sum the losses of every row's targets, (K, B), by replays of passes that are met often, see `Recordings`.
+
+        flat: (K, P); ids: (K, B, T+1); real: (K, B, T) bool, which targets count; targets: see `losses`; replay: False
+        within a block that changes what the model computes.
+        """
+
+        def compute(flat: Tensor, ids: Tensor, real: Tensor, *targets: Tensor) -> Tensor:
+            _, each = self.losses(flat, ids, real.float(), targets=targets[0] if targets else None)
+            return (each * real).sum(2, dtype=widest(flat.device))
+
+        given = flat, ids, real, *(() if targets is None else (targets,))
+        return self.recordings.run("losses", compute, given, real.numel()) if replay else compute(*given)
+
+    @torch.no_grad()
+    def score_texts(self, flat: Tensor, texts: Texts) -> Tensor:
+        """The outputs (K, B, C) of the scorer, by replays of passes that are met often, see `Recordings`."""
+
+        def compute(flat: Tensor, ids: Tensor, lengths: Tensor, second: Tensor) -> Tensor:
+            return self.compute_scores(flat, Texts(ids, lengths, second, texts.paired))[0]
+
+        given = flat, texts.ids, texts.lengths, texts.second
+        return self.recordings.run(("scores", texts.paired), compute, given, texts.ids.numel())
 
     def compute_scores(
         self, flat: Tensor, texts: Texts, key: Tensor | None = None, places: Tensor | None = None
@@ -234,6 +268,9 @@ class CohortModel:
     @torch.no_grad()
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """Make the frozen weights of LoRA sites the original ones plus `base`, site -> (d_out, d_in)."""
+        if base or self.is_folded:
+            self.recordings.forget()
+        self.is_folded = bool(base)
         for site in self.layout.lora:
             layer, change = self.model.get_submodule(site.name), base.get(site.name)
             W = dense_weight(layer.base)

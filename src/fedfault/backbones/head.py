@@ -50,10 +50,12 @@ def head_loss(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight:
 
 
 def sparse_head_loss(
-    hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight: Tensor
+    hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight: Tensor, rows: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`head_loss` over a head W (V, d) for all, from the logits of positions of weight alone; elsewhere the loss is 0."""
-    rows = weight.flatten().nonzero()[:, 0]
+    """`head_loss` over a head W (V, d) for all, from the logits of some of the K * n positions; elsewhere the loss is 0.
+
+    rows: (m,) the positions, in order: no device is asked for those of weight.
+    """
     chosen = hidden.flatten(0, 1)[rows][None]
     total, each = head_loss(chosen, W, bias, y.flatten()[rows][None], weight.flatten()[rows][None])
     return total, each.new_zeros(y.numel()).index_copy_(0, rows, each[0]).view(y.shape)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from fedfault.backbones.quantised import named_tensors
 
-MARGIN = (
-    0.8  # share of the free memory that is planned with: the rest is fragments, kernels' workspaces and other users
-)
+MARGIN = 0.7  # share of the free memory that passes are planned with: the rest is fragments, workspaces, other users,
+RECORDED = 0.1  # and as much as this for passes without gradients that are recorded: a graph keeps its memory
 COPIES = (
     8  # of a client's numbers in a pass: start, leaf, two moments, gradient, its clipped sum, and what algorithms add
 )

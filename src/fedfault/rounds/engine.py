@@ -125,7 +125,7 @@ def _finish_without_updates(
     if fed.asynchronous is not None:
         after = keep_flights(state, after, made)
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
-    after, narrowed = _keep_room(fed, after)
+    after, said = _keep_room(fed, after)
     return after, RoundRecord(
         round=t,
         scores=scores,
@@ -133,16 +133,17 @@ def _finish_without_updates(
         bytes_down=bytes_down,
         turns=made.turns,
         seconds={**seconds, "evaluate": time.perf_counter() - clock},
-        events=(*made.events, *events, *narrowed, "nothing was aggregated; the model stays as it is"),
+        events=(*made.events, *events, *said, "nothing was aggregated; the model stays as it is"),
     )
 
 
 def _keep_room(fed: Federation, state: State) -> tuple[State, list[str]]:
-    """The state with the passes that the task takes by now, and a sentence if memory ran out in an evaluation."""
-    room = fed.task.room
+    """The state with the passes that the task takes by now, and what there is to say of those without gradients."""
+    room, events = fed.task.room, fed.task.take_events()
     if room is None or room == state.room:
-        return state, []
-    events = [f"out of memory: {room.evaluation:,} tokens in an evaluation pass from now on"] if state.room else []
+        return state, events
+    if state.room:
+        events.append(f"out of memory: {room.evaluation:,} tokens in an evaluation pass from now on")
     return replace(state, room=room), events
 
 
@@ -224,7 +225,7 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if r.evaluated else {}
     seconds = {"train": trained, "aggregate": aggregated - clock, "evaluate": time.perf_counter() - aggregated}
     readings, spent = _take_probes(r, after, done, averages, arrived, scores)
-    after, narrowed = _keep_room(fed, after)
+    after, said = _keep_room(fed, after)
     sent = _count_bytes_sent(r, made)
     moved = [(up, sent[k]) for k, up in zip(cohort.clients, count_bytes_up(senders, up), strict=True)]
     records = _record_clients(r, done, _weigh_clients(done.trained, good, averages), readings, moved)
@@ -238,7 +239,7 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
         bytes_down=_sum_bytes_sent(r, sent),
         turns=made.turns,
         seconds=seconds | spent,
-        events=(*made.events, *done.events, *events, *narrowed),
+        events=(*made.events, *done.events, *events, *said),
     )
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfault.backbones.replay import Record
 from fedfault.hardware.flight import Asynchrony
 from fedfault.hardware.plan import Hardware
 from fedfault.privacy.budget import Budget
 from fedfault.rounds.exchange import Cohort, select_rows
 from fedfault.rounds.local import LocalWork, Passes, Tell, keep_silent, weigh_clients
 from fedfault.rounds.passes import TrainJob, train_job
-from fedfault.rounds.replay import Record
 from fedfault.scheduling import Candidates, Floats, Ints, Memory, Selection
 from fedfault.seeds import rng
 from fedfault.selection.uniform import uniform

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from fedfault.algebra import mask_factor, widest
+from fedfault.backbones.replay import WORTH, Record, find_replay
 from fedfault.errors import is_out_of_memory
 from fedfault.rounds.local import LocalWork, Passes
-from fedfault.rounds.replay import WORTH, Record, find_replay
 from fedfault.types.algorithm import ExtraLoss, ExtraTerms, Pull
 from fedfault.types.task import Groups, Step, Trainable
 

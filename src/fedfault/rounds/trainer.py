@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fedfault.algebra import widest
+from fedfault.backbones.replay import Record
 from fedfault.errors import UserError
 from fedfault.rounds.local import LocalWork, Passes, cut_batches, plan_batches, weigh_clients
 from fedfault.rounds.passes import Done, Job, TrainJob, clip_gradients, train_job
-from fedfault.rounds.replay import Record
 from fedfault.seeds import entropy, rng
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import PLAIN, ExtraTerms, Pull, Trained

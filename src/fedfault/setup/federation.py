@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from fedfault.backbones.replay import Record, record_graph, refuse_to_record
 from fedfault.config.schema import Experiment
 from fedfault.data.poisoning import find_hostile
 from fedfault.data.split import Split
@@ -13,7 +14,6 @@ from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, count_steps
-from fedfault.rounds.replay import Record, record_graph, refuse_to_record
 from fedfault.setup import asynchrony, equipment, privacy
 from fedfault.setup.combinations import check_pairs
 from fedfault.tasks.base import BackboneTask, CohortTask

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from fedfault.backbones.replay import refuse_to_record
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.privacy.accounting import Release, check_installed, find_noise
@@ -14,7 +15,6 @@ from fedfault.privacy.budget import Budget
 from fedfault.privacy.clients import hide_clients
 from fedfault.privacy.examples import check_examples
 from fedfault.rounds.federation import Federation
-from fedfault.rounds.replay import refuse_to_record
 from fedfault.seeds import entropy, torch_rng
 from fedfault.setup import equipment
 from fedfault.types.algorithm import TRAITS, Aggregation, Algorithm

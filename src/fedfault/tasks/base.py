@@ -273,6 +273,13 @@ class CohortTask(FittedTask, BackboneTask):
             self.lost |= {(k, most): losses for k, losses in zip(new, found, strict=True)}
         return [self.lost[k, most] for k in clients]
 
+    def take_events(self) -> list[str]:
+        """See `types.task.Task.take_events`: what became of recordings of passes without gradients."""
+        events = self.model.recordings.events
+        found = [*events]
+        events.clear()
+        return found
+
     def secret_losses(
         self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]
     ) -> Sequence[SecretLosses] | None:

@@ -198,5 +198,11 @@ class ClassificationTask(CohortTask):
         out = torch.empty(len(rows), self.scorer.outputs)
         for some, T in split_by_length(self.lengths[rows], self.evaluation_tokens()):
             own = rows[some][None]
-            out[some] = self._compute_scores(flat[None], self._select_texts(own, T), own)[0][0].cpu()
+            texts = self._select_texts(own, T)
+            found = (
+                self.model.score_texts(flat[None], texts)
+                if self.cache is None
+                else self._compute_scores(flat[None], texts, own)[0]
+            )
+            out[some] = found[0].cpu()
         return out

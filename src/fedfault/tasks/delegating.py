@@ -74,6 +74,10 @@ class DelegatingTask(Task):
         """See `Task`."""
         return self.inner.text_losses(models, clients, most)
 
+    def take_events(self) -> list[str]:
+        """See `Task`."""
+        return self.inner.take_events()
+
     def secret_losses(
         self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]
     ) -> Sequence[SecretLosses] | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.memory import COPIES, MARGIN, WORKING, PassCost, count_stored_bytes, find_free_bytes
+from fedfault.backbones.memory import COPIES, MARGIN, RECORDED, WORKING, PassCost, count_stored_bytes, find_free_bytes
 from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Room
@@ -69,6 +69,7 @@ class FittedTask(ABC):
         row = WORKING * cost.largest + cost.row // self.model.model.config.num_hidden_layers
         evaluated = min(MOST_EVALUATION_TOKENS, T * ((free - cost.fixed) // row))
         self.room = Room(T * max(1, cost.count_clients(free, 1)), max(T, evaluated))
+        self.model.recordings.most = int(RECORDED * self.free) // (row // T + self.model.logit_bytes())
 
     @functools.cached_property
     def pass_cost(self) -> PassCost:
@@ -139,3 +140,4 @@ class FittedTask(ABC):
                         "lower model.max_length, or choose a smaller model.name"
                     ) from e
                 self.room = self.room._replace(evaluation=self.room.evaluation // 2)
+                self.model.recordings.forget()

@@ -42,7 +42,7 @@ class Group(NamedTuple):
     weight: Tensor  # (K, b, T)
     places: Tensor | None  # (K, b * T) see `Slots`; None without dropout
     columns: Tensor  # (K, b) of the step
-    sparse: bool  # whether only targets get logits: their number is a question to the device
+    targets: Tensor | None  # see `CohortModel.losses`; None where the device alone knows them
 
 
 class SecretRows(NamedTuple):
@@ -123,7 +123,7 @@ class LanguageTask(CohortTask):
         loss, gradient = flat.new_zeros(len(flat), dtype=widest(flat.device)), torch.zeros_like(flat)
         for group in self.iterate_groups(step, weight):
             some, change = self._differentiate(
-                flat, step, group.rows, group.known, group.weight, group.places, sparse=group.sparse
+                flat, step, group.rows, group.known, group.weight, group.places, group.targets
             )
             loss, gradient = loss + some, gradient + change
         return loss, gradient
@@ -132,10 +132,21 @@ class LanguageTask(CohortTask):
         """Yield the rows of a step, which is on the device, in groups of about equal length."""
         rows = self.tables.first[step.clients][:, None] + step.rows  # (K, B)
         for here, columns, T in self.iterate_columns(step):  # (K, b)
-            known = self._find_rows(step, columns)
+            known = targets = None
+            if columns is not None:
+                known = self._list_rows(step.on_host).gather(1, columns)
+                targets = self._list_targets(known, T, step.on_host.real.gather(1, columns))
             share = weight.gather(1, here[..., None].expand(-1, -1, weight.shape[2]))[..., :T]
             places = None if step.key is None else place_tokens(here, T)
-            yield Group(rows.gather(1, here), known, share, places, here, sparse=not step.groups)
+            yield Group(rows.gather(1, here), known, share, places, here, targets)
+
+    def _list_targets(self, rows: Tensor, T: int, there: Tensor | None = None) -> Tensor:
+        """List the positions of targets in the first T tokens of rows (..., b), on the CPU: (m,) on the device.
+
+        there: (..., b) bool, whether a row is one.
+        """
+        real = self.mask[rows][..., :T] if there is None else self.mask[rows][..., :T] & there[..., None]
+        return real.flatten().nonzero()[:, 0].to(self.model.device)
 
     def _differentiate(
         self,
@@ -145,8 +156,7 @@ class LanguageTask(CohortTask):
         cached: Tensor | None,
         weight: Tensor,
         places: Tensor | None = None,
-        *,
-        sparse: bool = False,
+        targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Differentiate the weighted loss of some rows (K, b) of a step: its value (K,) and gradient (K, P).
 
@@ -155,7 +165,9 @@ class LanguageTask(CohortTask):
         T = weight.shape[2]
         own = self.tables.ids[rows][..., : T + 1]
         with self._skip_frozen_blocks(cached, T):
-            total, each = self.model.losses(flat, own, weight, step.key, step.extra_loss, places=places, sparse=sparse)
+            total, each = self.model.losses(
+                flat, own, weight, step.key, step.extra_loss, places=places, targets=targets
+            )
         gradient = torch.autograd.grad(total, flat)[0] if flat.requires_grad else torch.zeros_like(flat)
         return (each.detach() * weight).sum((1, 2), dtype=widest(flat.device)), gradient
 
@@ -165,7 +177,7 @@ class LanguageTask(CohortTask):
         T = group.weight.shape[2]
         with self._skip_frozen_blocks(group.known, T):
             own = self.tables.ids[group.rows][..., : T + 1]
-            _, each = self.model.losses(flat, own, group.weight, step.key, places=group.places, sparse=group.sparse)
+            _, each = self.model.losses(flat, own, group.weight, step.key, places=group.places, targets=group.targets)
         return each
 
     def _skip_frozen_blocks(self, rows: Tensor | None, T: int) -> AbstractContextManager[None]:
@@ -211,9 +223,9 @@ class LanguageTask(CohortTask):
         """The summed loss of each of rows that are not the task's own, (n,) float64."""
         out = torch.empty(len(rows), dtype=torch.float64)
         for some, T in split_by_length(rows.lengths - 1, self.evaluation_tokens()):
-            ids, real = rows.ids[some, : T + 1].to(flat.device), rows.mask[some, :T].to(flat.device)
-            _, each = self.model.losses(flat[None], ids[None], real[None].float(), sparse=True)
-            out[some] = (each[0] * real).sum(1, dtype=widest(flat.device)).cpu().double()
+            ids, real = rows.ids[some, : T + 1], rows.mask[some, :T]
+            given = (x.to(flat.device) for x in (ids[None], real[None], real.flatten().nonzero()[:, 0]))
+            out[some] = self.model.sum_losses(flat[None], *given)[0].cpu().double()
         return out
 
     def secret_losses(
@@ -318,12 +330,10 @@ class LanguageTask(CohortTask):
         out = torch.empty(len(rows), dtype=widest(flat.device), device=flat.device)
         for some, T in split_by_length(lengths, self.evaluation_tokens()):
             here = rows[some].to(flat.device)
-            real = mask[here][:, :T]  # (B, T)
+            targets = self._list_targets(rows[some], T) if self.grouped else None
+            given = flat[None], ids[here][None, :, : T + 1], mask[here][None, :, :T], targets
             with self._skip_frozen_blocks(rows[some], T):
-                _, each = self.model.losses(
-                    flat[None], ids[here][None, :, : T + 1], real[None].float(), sparse=self.grouped
-                )
-            out[some.to(flat.device)] = (each[0] * real).sum(1, dtype=out.dtype)
+                out[some.to(flat.device)] = self.model.sum_losses(*given, replay=self.cache is None)[0]
         return out.cpu().double()
 
     def compute_side_by_side(self, pairs: Pairs) -> list[Tensor]:
@@ -333,8 +343,7 @@ class LanguageTask(CohortTask):
         table = torch.nn.utils.rnn.pad_sequence([rows for _, rows in pairs], batch_first=True).to(ids.device)  # (k, n)
         there = torch.arange(max(sizes), device=ids.device) < torch.tensor(sizes, device=ids.device)[:, None]
         real = mask[table] & there[..., None]  # (k, n, T)
-        _, each = self.model.losses(torch.stack([flat for flat, _ in pairs]), ids[table], real.float())
-        sums = (each * real).sum(2, dtype=widest(ids.device)).cpu().double()
+        sums = self.model.sum_losses(torch.stack([flat for flat, _ in pairs]), ids[table], real).cpu().double()
         return [own[:n] for own, n in zip(sums, sizes, strict=True)]
 
     def _compute_nll(self, out: Tensor, rows: Tensor) -> Tensor:

@@ -49,6 +49,9 @@ class Wordless:
     def text_losses(self, models: Sequence[Tensor] | None, clients: Sequence[int], most: int) -> None:
         return None
 
+    def take_events(self) -> list[str]:
+        return []
+
     def secret_losses(self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]) -> None:
         return None
 

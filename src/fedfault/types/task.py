@@ -147,6 +147,9 @@ class Task(Trainable, Protocol):
         None for the models: that before training, nothing folded in, for all. None where there are no single texts.
         """
 
+    def take_events(self) -> list[str]:
+        """Take out what there is to say in a round's events of passes since they were last taken out."""
+
     def secret_losses(
         self, models: Sequence[Tensor], clients: Sequence[Sequence[int]]
     ) -> Sequence[SecretLosses] | None:
