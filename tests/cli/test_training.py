@@ -146,5 +146,18 @@ def test_check_says_how_long_each_tier_would_take(fedfault):
     tiers = "tiers={fast: {count: 2}, slow: {count: 2, compute_factor: 0.5}}"
     status, out, err = fedfault("check", *TIERED[:-1], tiers)
     assert status == 0, err
-    assert "tier       fast: 2 clients, a round takes them " in out
+    assert "tier        fast: 2 clients, a round takes them " in out
     assert "s with rank 1 and " in out
+
+
+def test_check_says_first_what_it_will_look_at_and_its_lines_go_on_below_their_text(fedfault):
+    from fedfault.report.terminal import wrap_line
+
+    status, out, err = fedfault("check", *TIERED[:-1])
+    assert status == 0, err
+    assert err.splitlines()[0].startswith("quickstart: 2 rounds of fedavg")
+    labelled = [line for line in out.splitlines() if line.startswith(("partition ", "federation ", "tokens "))]
+    assert len(labelled) == 3
+    for line in labelled:
+        assert all(part.startswith(" " * 12) for part in wrap_line(line, 40)[1:])
+    assert "{" not in labelled[0]  # options as they are typed, not as Python shows them

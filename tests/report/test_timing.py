@@ -23,7 +23,7 @@ def test_the_clock_is_told_in_sentences():
         "dropped.",
         "Regret 1.25: if all work were waited for, the mean round would be that many times as long as the shortest one with "
         "ranks of the same sum.",
-        "A client moves 1.0 kB up, 2.0 kB down in a round.",
+        "A client moves 1.00 kB up, 2.00 kB down in a round.",
     ]
 
 

@@ -50,7 +50,7 @@ def test_a_run_on_conversations_leaves_its_answers_its_template_and_its_words(tm
 def test_check_counts_conversations():
     said = preview(load("quickstart", [*SMALL, *ASKED]))
     assert re.search(
-        r"tokens     [\d,]+ to learn in [\d,]+ training conversations of [\d.]+ tokens on average and 96 at most", said
+        r"tokens      [\d,]+ to learn in [\d,]+ training conversations of [\d.]+ tokens on average and 96 at most", said
     )
     assert "1 steps of 2 conversations" in said
 

@@ -84,7 +84,7 @@ def test_a_central_run_is_resumed_and_reported_like_any_other(tmp_path):
 def test_the_preview_of_central_training_says_so():
     said = preview(small("unused", "federation.centralised=true"))
     assert "fedavg, 2 rounds, all data in one place, 4 steps of 2 blocks" in said
-    assert "traffic    none" in said
+    assert "traffic     none" in said
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,8 @@ def test_differences_are_paired_by_client_and_seed():
 def test_the_tables_say_who_is_better_off_and_what_it_took():
     r = study()
     assert tabulate_clients(r).rows == [
-        ["clusters", "1.450 (0.815 to 2.085)", "1.750", "1.250", "6", "1.0 kB", "1.5 s"],
-        ["vanilla", "1.800 (0.529 to 3.071)", "2.250", "0.750", "6", "1.0 kB", "1.5 s"],
+        ["clusters", "1.450 (0.815 to 2.085)", "1.750", "1.250", "6", "1.00 kB", "1.5 s"],
+        ["vanilla", "1.800 (0.529 to 3.071)", "2.250", "0.750", "6", "1.00 kB", "1.5 s"],
         ["central", "1.000", "1.000", "2.000", "6", "–", "1.5 s"],
     ]
     vanilla, central = tabulate_differences(r, compare_clients(r)).rows

@@ -33,6 +33,15 @@ def _terminate(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt(number)
 
 
+@contextlib.contextmanager
+def show_work(words: str) -> Iterator[None]:
+    """Within the block, a terminal shows what is being done: imports of torch and matplotlib take seconds."""
+    from fedfault.session.progress import Progress
+
+    with Progress().show_work(words):
+        yield
+
+
 def print_table(table: Any) -> None:
     """Print a table of a report; None: nothing could be measured, and that is said."""
     typer.echo("nothing was measured" if table is None else "\n".join(format_table(table, find_width())))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedfault.cli.ending import SAME, end_on_signal
+from fedfault.cli.ending import SAME, end_on_signal, show_work
 from fedfault.cli.groups import CommandsWithDefault
 from fedfault.cli.words import JOBS, Plugins, Quiet, Settings, split_words
 
@@ -42,11 +42,14 @@ def calibrate(
 
     config, overrides = split_words(settings)
     loaded = load(config, overrides, plugin or ())
-    from fedfault.session.controls import calibrate_detectors as learn
     from fedfault.session.progress import Progress
 
+    progress = Progress(quiet=quiet)
+    kind = "honest controls" if honest else "IID controls"
+    progress.say(f"{loaded.experiment.experiment_name}: {controls} {kind}; each {loaded.experiment.describe()}")
+    from fedfault.session.controls import calibrate_detectors as learn  # seconds, for torch
+
     with end_on_signal(SAME):
-        progress = Progress(quiet=quiet)
         file = learn(loaded, controls, progress, out, argv=sys.argv[1:], same_partition=honest)
     typer.echo(f"calibration: {file}")
 
@@ -66,7 +69,8 @@ def run_study(
     quiet: Quiet = False,
 ) -> None:
     """Run all of a study that is not done yet; status 1 if a run failed. `run` may be left out."""
-    from fedfault.studies import doors
+    with show_work(f"loading study {file}"):
+        from fedfault.studies import doors
 
     with end_on_signal(SAME):
         options: dict[str, Any] = {"plugins": plugin or (), "results_dir": results_dir, "only_plan": plan}
@@ -77,7 +81,8 @@ def run_study(
 @study_commands.command(name="report", epilog="Example: `fedfault study report results/quick`")
 def report_study(folder: Annotated[Path, typer.Argument(metavar="DIR", help="as in results/quick")]) -> None:
     """Write report.html and report.md of a study again. Needs no model and no data."""
-    from fedfault.studies.doors import write_report
+    with show_work("loading the study"):
+        from fedfault.studies.doors import write_report
 
     write_report(folder)
 
@@ -99,8 +104,9 @@ def mitigate(
     quiet: Quiet = False,
 ) -> None:
     """Write and run a study: a model for each cluster of clients, beside other ways to train."""
-    from fedfault.studies.mitigate import mitigate as study_clusters
-    from fedfault.studies.mitigate import read_experiment
+    with show_work("loading the study"):
+        from fedfault.studies.mitigate import mitigate as study_clusters
+        from fedfault.studies.mitigate import read_experiment
 
     loaded, known = read_experiment(*split_words(settings), plugin or ())
     with end_on_signal(SAME):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedfault.cli.ending import end_on_signal, print_table
+from fedfault.cli.ending import end_on_signal, print_table, show_work
 from fedfault.cli.words import Plugins, Quiet, RunPath
 from fedfault.errors import UserError, explain_os_error
 
@@ -27,7 +27,8 @@ def report(
     from fedfault.report.render import render_report
 
     try:
-        page = render_report(run, out=out)
+        with show_work("drawing the report"):
+            page = render_report(run, out=out)
     except OSError as e:
         raise UserError(f"{explain_os_error(e)}; --out FOLDER writes the report elsewhere") from e
     typer.echo(f"report: {page}")
@@ -46,11 +47,13 @@ def compare(
 
     Needs no model and no data.
     """
-    from fedfault.compare.page import compare as beside
-    from fedfault.compare.page import format_comparison
     from fedfault.report.terminal import echo, find_width
 
-    found, page = beside(runs, out, argv=sys.argv[1:])
+    with show_work("drawing the comparison"):
+        from fedfault.compare.page import compare as beside
+        from fedfault.compare.page import format_comparison
+
+        found, page = beside(runs, out, argv=sys.argv[1:])
     echo(format_comparison(found, find_width()))
     typer.echo(f"page: {page}")
 
@@ -124,9 +127,11 @@ def diagnose(
     from fedfault.report.terminal import echo
 
     if run is not None:
-        from fedfault.diagnosis.watch import diagnose_run
+        with show_work("judging the records"):
+            from fedfault.diagnosis.watch import diagnose_run
 
-        echo(diagnose_run(run, calibration, plugin or ())[0])
+            said = diagnose_run(run, calibration, plugin or ())[0]
+        echo(said)
         return
     from fedfault.monitor.files import diagnose_files
 
@@ -150,14 +155,17 @@ def evaluate(
 
     Tasks of the harness read their data from the Hub; a file may read it from a local one.
     """
-    from fedfault.api.harness import evaluate_run
-    from fedfault.api.run import Run
-    from fedfault.report.render import render_report
-    from fedfault.report.tables import tabulate_benchmarks
+    with show_work("loading lm-evaluation-harness"):
+        from fedfault.api.harness import evaluate_run
+        from fedfault.api.run import Run
+        from fedfault.report.render import render_report
+        from fedfault.report.tables import tabulate_benchmarks
 
     evaluate_run(Run(run), tasks or [], round, clients=clients)
     print_table(tabulate_benchmarks(Run(run).data))
-    typer.echo(f"report: {render_report(run)}")
+    with show_work("drawing the report"):
+        page = render_report(run)
+    typer.echo(f"report: {page}")
 
 
 @commands.command(rich_help_panel=PANEL, epilog="Example: `fedfault blame results/quickstart --round 3`")
@@ -175,16 +183,19 @@ def blame(
 
     Rounds are trained again from a checkpoint, as uploads are not kept, and must come out as they were.
     """
-    from fedfault.report.contributions import tabulate_contributions
-    from fedfault.report.render import render_report
-    from fedfault.runs.read import read_run
-    from fedfault.session.blame import blame_run
-    from fedfault.session.progress import Progress
+    with show_work("loading the run"):
+        from fedfault.report.contributions import tabulate_contributions
+        from fedfault.report.render import render_report
+        from fedfault.runs.read import read_run
+        from fedfault.session.blame import blame_run
+        from fedfault.session.progress import Progress
 
     with end_on_signal():
         blame_run(run, Progress(quiet=quiet), round, pairs)
     print_table(tabulate_contributions(read_run(run)))
-    typer.echo(f"report: {render_report(run)}")
+    with show_work("drawing the report"):
+        page = render_report(run)
+    typer.echo(f"report: {page}")
 
 
 @commands.command(name="list", rich_help_panel=PANEL, epilog="Example: `fedfault list scaffold`")

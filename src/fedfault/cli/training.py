@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedfault.cli.ending import end_on_signal, tell_end
+from fedfault.cli.ending import end_on_signal, show_work, tell_end
 from fedfault.cli.words import Plugins, Quiet, RunPath, Settings, split_words
 from fedfault.processes import this_process
 
@@ -87,8 +87,9 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Continue a run that was stopped, to the same numbers as without the stop, or a run to more rounds."""
-    from fedfault.session.progress import Progress
-    from fedfault.session.start import resume_run as go_on
+    with show_work(f"loading {run}"):
+        from fedfault.session.progress import Progress
+        from fedfault.session.start import resume_run as go_on
 
     progress = Progress(quiet=quiet)
     with end_on_signal(), _choose_prepare() as ready:
@@ -111,8 +112,9 @@ def fork(
     quiet: Quiet = False,
 ) -> None:
     """Go on from a round of a run with other settings, in a run of its own: what would have happened if."""
-    from fedfault.session.fork import fork_run as go_on
-    from fedfault.session.progress import Progress
+    with show_work(f"loading {run}"):
+        from fedfault.session.fork import fork_run as go_on
+        from fedfault.session.progress import Progress
 
     progress = Progress(quiet=quiet)
     with end_on_signal():
@@ -147,6 +149,12 @@ def check(
     config, overrides = split_words(settings)
     loaded = load(config, overrides, plugin or ())
     from fedfault.report.terminal import echo, find_width
-    from fedfault.setup.preview import preview
+    from fedfault.session.progress import Progress
 
-    echo(preview(loaded, plot, find_width()))
+    progress = Progress()
+    progress.say(f"{loaded.experiment.experiment_name}: {loaded.experiment.describe()}")
+    with progress.show_work("loading model and data"):
+        from fedfault.setup.preview import preview  # seconds, for torch
+
+        text = preview(loaded, plot, find_width())
+    echo(text)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedfault.config.changes import find_changes
+from fedfault.config.changes import find_changes, spell_value
 from fedfault.runs.recorded import RunData
 from fedfault.stats import mean_interval
 
@@ -108,7 +108,7 @@ def _explain_apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
 
 
 def _format_value(value: object) -> str:
-    return "not set" if value is None else str(value)
+    return "not set" if value is None else spell_value(value)
 
 
 def _count_tokens(run: RunData, name: str) -> int:

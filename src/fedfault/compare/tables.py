@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.compare.pairs import Comparison, Paired
-from fedfault.config.changes import NO_CAUSE, find_changes
+from fedfault.config.changes import NO_CAUSE, find_changes, spell_value
 from fedfault.measures.fairness import measure_fairness
 from fedfault.measures.punctuality import measure_punctuality
 from fedfault.report.summary import measure_forgetting
@@ -85,7 +85,7 @@ def transpose(table: Table) -> Table:
 def format_setting(run: RunData, key: str) -> str:
     """Write a setting of a run by its dotted key; a dash where it is not set."""
     value = run.setting(*key.split("."))
-    return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return NOTHING if value is None else spell_value(value)
 
 
 def _format_results(run: RunData) -> list[str]:

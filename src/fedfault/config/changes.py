@@ -22,6 +22,21 @@ def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str,
     return out
 
 
+def spell_value(value: Any) -> str:
+    """Write the value of a setting as it is typed in a configuration; keys within it that have none are left out.
+
+    >>> spell_value(True), spell_value(1e-3), spell_value([]), spell_value({"name": "lite", "caps": [4, 8]})
+    ('true', '0.001', '[]', '{name: lite, caps: [4, 8]}')
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {spell_value(own)}" for key, own in value.items() if own is not None) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(spell_value, value)) + "]"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def find_changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
     """Return the settings that differ: dotted key -> [before, after], None for absent.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedfault.config.changes import find_changes, flatten_settings
+from fedfault.config.changes import find_changes, flatten_settings, spell_value
 from fedfault.config.schema import Experiment
 from fedfault.measures.fairness import backward_transfer
 from fedfault.measures.fairness import measure_fairness as spread
@@ -128,7 +128,14 @@ def tabulate_fairness(run: RunData) -> Table | None:
         for title, (found, form) in rows.items()
         if found
     ]
-    return Table((f"{run.unit}, round {last}", *SPREAD.values()), text) if text else None
+    table = Table((f"{run.unit}, round {last}", *SPREAD.values()), text)
+    return _leave_out_empty(table) if text else None
+
+
+def _leave_out_empty(table: Table) -> Table:
+    """Leave out the columns of numbers in which every row has a dash, as Jain's index where some clients lost."""
+    kept = [i for i in range(len(table.columns)) if any(row[i] != NOTHING for row in table.rows)]
+    return Table([table.columns[i] for i in kept], [[row[i] for i in kept] for row in table.rows])
 
 
 def tabulate_clients(run: RunData) -> Table | None:
@@ -173,17 +180,7 @@ def list_settings(run: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, 
 
 def format_settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Write settings as pairs of their dotted key and a text; those without a value are left out."""
-    return [(key, _format_value(value)) for key, value in flatten_settings(values).items() if value is not None]
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_format_value(own)}" for key, own in value.items() if own is not None)
-    if isinstance(value, list):
-        return ("; " if any(isinstance(own, Mapping) for own in value) else ", ").join(map(_format_value, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return [(key, spell_value(value)) for key, value in flatten_settings(values).items() if value is not None]
 
 
 SECRET = "privacy.secret="  # what noise follows from is in the manifest alone

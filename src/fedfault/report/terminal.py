@@ -45,11 +45,19 @@ def format_table(table: Table, width: int | None = None) -> list[str]:
 
     width: characters that a line may have, so that long cells and heads take several lines; None: as many as they need.
 
-    >>> format_table(Table(("client", "lowered the loss"), [("news 0", "0.1"), ("code 1", "−0.25")]), 20)
+    >>> table = Table(("client", "lowered the loss"), [("news 0", "0.1"), ("code 1", "−0.25")])
+    >>> format_table(table, 20)
     ['         lowered the', 'client          loss', 'news 0           0.1', 'code 1         −0.25']
+
+    Where not even the longest words fit side by side, every row becomes lines of its own.
+
+    >>> format_table(table, 16)
+    ['client  news 0', '  lowered the loss  0.1', 'client  code 1', '  lowered the loss  −0.25']
     """
     columns = [*zip(table.columns, *table.rows, strict=True)]
     widths = _choose_widths(columns, width)
+    if width is not None and _measure(widths) > width:
+        return _format_rows(table, width)
     lines = []
     for number, row in enumerate((table.columns, *table.rows)):
         cells = [_wrap(cell, w) for cell, w in zip(row, widths, strict=True)]
@@ -61,11 +69,28 @@ def format_table(table: Table, width: int | None = None) -> list[str]:
     return lines
 
 
+def _measure(widths: Sequence[int]) -> int:
+    """The characters of a line with columns of these widths and the gaps between them."""
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _format_rows(table: Table, width: int) -> list[str]:
+    """Write every row as a line for its name and one for each other column, behind the name of the column."""
+    lines = []
+    for row in table.rows:
+        named = [
+            f"{'  ' if i else ''}{column}  {cell}"
+            for i, (column, cell) in enumerate(zip(table.columns, row, strict=True))
+        ]
+        lines += [part for line in named for part in _wrap(line, width, "    ")]
+    return lines
+
+
 def _choose_widths(columns: Sequence[Sequence[str]], width: int | None) -> list[int]:
     """Choose how wide each column is: as its longest cell, or less where room is short, but not than its longest word."""
     widths = [max(map(len, column)) for column in columns]
     least = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
-    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and widths != least:
+    while width is not None and _measure(widths) > width and widths != least:
         spare = [w - word for w, word in zip(widths, least, strict=True)]
         widths[spare.index(max(spare))] -= 1
     return widths

@@ -67,10 +67,15 @@ def format_perplexity(loss: float | None) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Write a number of bytes as a person says it: `1.5 MB`."""
+    """Write a number of bytes as a person says it, to three digits, so that parts and their sum agree.
+
+    >>> format_bytes(1_032_192), format_bytes(2_064_384), format_bytes(655_500_000), format_bytes(999_999)
+    ('1.03 MB', '2.06 MB', '656 MB', '1.00 MB')
+    """
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
+        if count >= 0.9995 * scale:
+            value = count / scale
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
     return f"{count:.0f} bytes"
 
 

@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from fedfault.config.changes import spell_value
 from fedfault.records import Finding, RoundRecord
 from fedfault.runs.manifest import OVER, find_outcome
 
@@ -319,4 +320,4 @@ def seconds_by_part(record: RoundRecord) -> dict[str, float]:
 
 
 def _format_value(value: Any) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "none" if value is None else spell_value(value)

@@ -13,6 +13,7 @@ from fedfault.config.loading import load
 from fedfault.errors import UserError
 from fedfault.metrics.contributions import contributions
 from fedfault.records import RoundRecord
+from fedfault.report.words import format_number
 from fedfault.rounds.engine import prepare_task, run_round
 from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
@@ -138,7 +139,7 @@ def _list_numbers(record: RoundRecord) -> dict[str, Any]:
 
 def _describe_round(record: RoundRecord, seconds: float) -> str:
     each = {c.client: c.probes.get("contribution/validation") for c in record.clients}
-    known = ", ".join(f"{k} {value:+.4f}" for k, value in each.items() if value is not None)
+    known = ", ".join(f"{k} {format_number(value, '+.4f')}" for k, value in each.items() if value is not None)
     return f"round {record.round}: without each client the loss would change by {known or 'nothing'} ({seconds:.1f} s)"
 
 

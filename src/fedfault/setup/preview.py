@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfault.config.changes import spell_value
 from fedfault.config.files import spell_key
 from fedfault.config.loading import Loaded
 from fedfault.config.shorthand import CHOOSERS
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fedfault.setup.experiment import Prepared
 
 BAR = 20  # characters
+LABELS = 12  # characters of the labels before lines of text, and the gap behind them
 MOST = 40  # clients listed one by one
 COLUMNS = 20  # topics that have a column
 SHADES = " ░▒▓█"  # none, up to a quarter, a half, three quarters, all
@@ -86,23 +88,47 @@ def _describe_experiment(p: Prepared) -> list[str]:
     traffic = f"{down:,} bytes down to a client, about as much up; {down * fed.cohort_size:,} down a round"
     traffic = "none" if exp.federation.centralised else traffic
     lines = [
-        f"corpus     {split.corpus.name}: {_count_training(split, exp.data.max_samples)} training and "
-        f"{len(split.corpus.validation):,} validation documents ({split.corpus.source})",
-        *(f"           {line}" for line in split.corpus.tally.describe()),
-        f"model      {p.backbone.name}: {p.parameters:,} frozen parameters in {_describe_storage(p)} on {p.model.device}",
-        f"trained    {p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
-        f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",
-        f"partition  {exp.data.partition.name} {exp.data.partition.options or ''}".rstrip(),
-        f"federation {exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_describe_cohort(p)}, "
-        f"{_describe_work(exp, fed.work)}",
-        f"traffic    {traffic}",
-        f"{_count_targets(split, size, exp.model.max_length)}; {_describe_pass(p)}",
-        *(f"           {line}" for line in split.describe_losses()),
+        _name(
+            "corpus",
+            f"{split.corpus.name}: {_count_training(split, exp.data.max_samples)} training and "
+            f"{len(split.corpus.validation):,} validation documents ({split.corpus.source})",
+        ),
+        *(_name("", line) for line in split.corpus.tally.describe()),
+        _name(
+            "model",
+            f"{p.backbone.name}: {p.parameters:,} frozen parameters in {_describe_storage(p)} on {p.model.device}",
+        ),
+        _name(
+            "trained",
+            f"{p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
+            f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",
+        ),
+        _name("partition", _describe_component_choice(exp.data.partition)),
+        _name(
+            "federation",
+            f"{exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_describe_cohort(p)}, "
+            f"{_describe_work(exp, fed.work)}",
+        ),
+        _name("traffic", traffic),
+        _name(split.targets, f"{_count_targets(split, size, exp.model.max_length)}; {_describe_pass(p)}"),
+        *(_name("", line) for line in split.describe_losses()),
     ]
     lines += _describe_tiers(p)
     if split.floor:
-        lines.append(f"floor      {split.floor['validation']:.4f} nats per token: the entropy of the validation texts")
+        entropy = split.floor["validation"]
+        lines.append(_name("floor", f"{entropy:.4f} nats per token: the entropy of the validation texts"))
     return lines
+
+
+def _name(label: str, text: str) -> str:
+    """A line of text behind a label in a column of its own, below which the line goes on where it is broken."""
+    return f"{label:<{LABELS}}{text}"
+
+
+def _describe_component_choice(chosen: Any) -> str:
+    """The name of a component with its options as they are typed."""
+    options = ", ".join(f"{key}: {spell_value(value)}" for key, value in chosen.options.items())
+    return f"{chosen.name} ({options})" if options else str(chosen.name)
 
 
 def _describe_pass(p: Prepared) -> str:
@@ -136,12 +162,15 @@ def _describe_tiers(p: Prepared) -> list[str]:
     for tier in dict.fromkeys(hw.fleet.tier):
         own = [k for k, name in enumerate(hw.fleet.tier) if name == tier]
         if high[own[0]] < hw.r_min:
-            lines.append(f"tier       {tier}: {len(own)} clients without the memory for rank {hw.r_min}")
+            lines.append(_name("tier", f"{tier}: {len(own)} clients without the memory for rank {hw.r_min}"))
             continue
         least, most = ((a + b * ranks)[own] for ranks in (low, high))
         lines.append(
-            f"tier       {tier}: {len(own)} clients, a round takes them {_format_span(least)} s with rank {low[own[0]]} and "
-            f"{_format_span(most)} s with rank {high[own[0]]}"
+            _name(
+                "tier",
+                f"{tier}: {len(own)} clients, a round takes them {_format_span(least)} s with rank {low[own[0]]} and "
+                f"{_format_span(most)} s with rank {high[own[0]]}",
+            )
         )
     return lines
 
@@ -161,12 +190,12 @@ def _describe_storage(p: Prepared) -> str:
 def _count_targets(split: Split[Any], size: int, length: int) -> str:
     """What there is to learn from."""
     if split.examples is None:
-        return f"tokens     {size:,} in training blocks of {length}"
+        return f"{size:,} in training blocks of {length}"
     mean = float(split.examples.lengths.double().mean())
     rows = f"of {mean:.1f} tokens on average and {length} at most"
     if split.targets == "examples":
-        return f"examples   {size:,} for training, {rows}"
-    return f"tokens     {size:,} to learn in {sum(map(len, split.train)):,} training conversations {rows}"
+        return f"{size:,} for training, {rows}"
+    return f"{size:,} to learn in {sum(map(len, split.train)):,} training conversations {rows}"
 
 
 def _describe_cohort(p: Prepared) -> str:
@@ -195,7 +224,7 @@ def _draw_clients(split: Split[Any]) -> list[str]:
     width = max(len("client"), *map(len, labels))
     rest = f"  and {len(split.topics) - COLUMNS} more" if len(split.topics) > COLUMNS else ""
     lines = [
-        "topics     " + "  ".join(f"{m} {t}" for m, t in zip(marks, topics, strict=True)) + rest,
+        _name("topics", "  ".join(f"{m} {t}" for m, t in zip(marks, topics, strict=True)) + rest),
         f"{'client':>{width}}  documents  {split.targets:>9}  {'':{BAR}}  {'  '.join(marks)}",
     ]
     for k, counts in enumerate(split.counts[:MOST]):

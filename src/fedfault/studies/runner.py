@@ -66,8 +66,10 @@ def _run_missing(
     tasks = [RunTask(name, plan.path(name), plan.configs[name], tuple(_make_argv(plan, name))) for name in names]
     missing = [t for t in tasks if find_status(t.path) not in OVER]
     found = {t.name: RunResult(t.name, "there") for t in tasks if t not in missing}
-    clock = time.monotonic()
-    for number, done in enumerate(_execute_all(missing, jobs, progress, lender), 1):
+    clock, coming = time.monotonic(), _execute_all(missing, jobs, progress, lender)
+    for number in range(1, len(missing) + 1):
+        with progress.show_work(f"run {number}/{len(missing)}"):
+            done = next(coming)
         found[done.name] = done
         progress.say(_format_result(done, number, len(missing), time.monotonic() - clock))
         _keep_trace(plan.folder, done)
