@@ -85,3 +85,11 @@ def test_a_run_whose_report_is_not_wanted_has_no_page(bench, tmp_path):
     bench.now += 1000.0
     page.update()
     assert bench.written == []
+
+
+def test_the_picture_says_which_round_it_is_of(tmp_path):
+    from fedfault.report.render import render_picture
+    from handmade import record, write
+
+    (figure,) = render_picture(write(tmp_path, [record(0, 6.0, news=5.0), record(1, 5.0, news=4.9)]))
+    assert figure["text"].startswith("This picture is of round 1;")

@@ -66,7 +66,9 @@ def test_every_model_of_every_client_is_scored_and_the_last_one_exported(run):
     assert scored == pytest.approx({k: data.losses(f"client/{k}")[1][-1] for k in clients})
     tuned = {f"client/{row['client']}": row["loss"] for row in data.personal if row["model"] == "tuned"}
     assert data.end_losses("client/") == tuned
-    summary = json.loads((run / "metrics.json").read_text())["personal"]["tuned"]["loss"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["units"]["personal"] == "nats per token"
+    summary = metrics["personal"]["tuned"]["loss"]
     assert summary == pytest.approx(sum(tuned.values()) / len(tuned))
     models = [load_file(run / "adapter/clients" / str(k) / "adapter_model.safetensors") for k in sorted(clients)[:2]]
     assert any(not torch.equal(a, models[1][name]) for name, a in models[0].items())

@@ -106,14 +106,13 @@ CAPTIONS = {
         "Layer by layer",
         "The same held-out text in the untrained and in the trained model. Cosine 1 and CKA 1: the layer represents it "
         "as before; CKA does not mind rotations. Attention entropy is 1 when a head looks everywhere alike and 0 when "
-        "it looks at one place. Dashed: the same between the clients' models in the last round, or the untrained model.",
+        "it looks at one place. Dashed: the same between the clients' models in the last round, and in the untrained model "
+        "(base).",
     ),
     "ranks": Caption(
         "Ranks",
         "Effective rank counts the directions in which the adapter changes the model, stable rank those as strong as "
-        "the strongest. Energy: the share of the change that clients of the smallest rank do not see. Representations: "
-        "directions that hidden states and sentence embeddings fill, beside the untrained model's; a fall far below 1 is "
-        "collapse.",
+        "the strongest.",
     ),
     "generation": Caption(
         "Continuations",
@@ -135,10 +134,7 @@ CAPTIONS = {
     ),
     "clock": Caption(
         "By the simulated clock",
-        "Validation against simulated time; a dashed line is the target, where one was set. Length: seconds that the round "
-        "took. Done by the deadline: of the clients with work, those that finished all of it in time. Regret: seconds of "
-        "the slowest client with all of its work over those of the shortest round in which the same clients have ranks of "
-        "the same sum. Horizontal lines: the deadline, everybody in time, no regret.",
+        "Validation against simulated time, and the seconds that every round took.",
     ),
     "staleness": Caption(
         "How old updates were",
@@ -153,7 +149,7 @@ CAPTIONS = {
     "split": Caption(
         "Who holds what",
         "Colour: the share of the client's documents that belongs to the topic; numbers count documents. "
-        "Bars: target tokens, by which clients are weighted unless the setup says otherwise.",
+        "Bars: what there is to learn from, by which clients are weighted unless the setup says otherwise.",
     ),
     "traffic": Caption(
         "Cost",
@@ -165,6 +161,19 @@ CENTRAL = {  # of a run with all data in one place, where it is another text
     "loss_by_topic": "Thick line: validation loss of the mixture. Thin lines: each topic.",
     "traffic": "Wall time of each round on this machine. Probes: what the figures above were measured with.",
 }
+# Sentences about panels that only some runs have
+ENERGY = " Energy: the share of the change that clients of the smallest rank do not see."
+FILLED = (
+    " Representations: directions that hidden states and sentence embeddings fill, beside the untrained model's; a fall "
+    "far below 1 is collapse."
+)
+TARGET = " Dashed: the target."
+DEADLINE = " The horizontal line over the lengths is the deadline."
+PROMPT = " Done by the deadline: of the clients with work, those that finished all of it in time."
+REGRET = (
+    " Regret: seconds of the slowest client with all of its work over those of the shortest round in which the same "
+    "clients have ranks of the same sum; 1 is none."
+)
 MARKED = " Vertical lines: solid, an alarm; dotted, a suspicion."
 FORKED = " Dashed: {other}; the dashed vertical line says from where on, and what this run does differently."
 
@@ -174,14 +183,28 @@ def write_caption(run: RunData, name: str) -> Caption:
     title, text = CAPTIONS[name]
     if name == "labels":
         title, text = "Labels" if run.labelled else title, text + _describe_answers(run)
-    text = CENTRAL.get(name, text) if run.centralised else text
+    text = CENTRAL.get(name, text) if run.centralised else text + "".join(_describe_panels(run, name))
     if name == "loss_by_topic":
         text += MARKED if run.findings else ""
         courses = {"parent": "the run that this one was forked from", "given up": "the course that the run gave up"}
         text += (
             FORKED.format(other=" and ".join(dict.fromkeys(courses[f.name] for f in run.forks))) if run.forks else ""
         )
-    return Caption(title, text)
+    return Caption(title.replace("topic", run.group), text.replace("topic", run.group))
+
+
+def _describe_panels(run: RunData, name: str) -> list[str]:
+    """Say what panels and lines of a figure are that only some runs have."""
+    if name == "ranks":
+        filled = any(run.ratio(f"{what}_rank", f"{what}_rank_base")[0] for what in ("hidden", "embedding"))
+        return [ENERGY] * bool(run.probe("energy_above")[0]) + [FILLED] * filled
+    if name == "clock":
+        late = any(t.fate not in ("done", "excluded") for r in run.records for t in r.turns)
+        aimed = run.setting("evaluation", "target_score") is not None and bool(run.metrics_measured)
+        due = run.deadline is not None
+        said = ((TARGET, aimed), (DEADLINE, due), (PROMPT, due or late), (REGRET, bool(run.probe("regret")[0])))
+        return [sentence for sentence, there in said if there]
+    return []
 
 
 def _describe_answers(run: RunData) -> str:
@@ -201,7 +224,7 @@ def _describe_answers(run: RunData) -> str:
 
 def describe_figure(run: RunData, name: str) -> str:
     """Describe the figure for a reader who does not see it; the tables hold the numbers."""
-    clients, topics = format_count(run.num_clients, "client"), format_count(len(run.topics), "topic")
+    clients, topics = format_count(run.num_clients, "client"), format_count(len(run.topics), run.group)
     rounds = format_count(run.rounds_done, "round")
     found = [f"{f.level} of {f.detector.replace('_', ' ')} in round {f.round}" for f in run.findings[:6]]
     marked = f" Marked: {', '.join(found)}." if found else ""
@@ -228,7 +251,7 @@ def describe_figure(run: RunData, name: str) -> str:
         "generation": "Line charts per round: BLEU, ROUGE-L and variety of continuations.",
         "client_ranks": f"Grid of {clients} by {rounds}: the rank of each, and who was not done.",
         "gantt": "Bar charts of a few rounds: seconds of download, training and upload of each client, and the deadline.",
-        "clock": "Line charts: validation over simulated seconds; per round its length, the share in time, regret.",
+        "clock": "Line charts: validation over simulated seconds, and per round its length and what the caption names.",
         "staleness": "Bar chart: how many updates were how many rounds stale, by tier.",
         "participation": f"Grid of {clients} by {rounds}: who trained, and with which training loss.",
         "split": f"Grid of {clients} by {topics}: documents held, with a bar for the tokens of each client.",

@@ -52,7 +52,11 @@ def render_picture(folder: Path) -> list[dict[str, Any]]:
 
     run = read_run(folder)
     inline = draw_inline(run, LIVE, FIGURES[LIVE])[1]
-    return [_describe(run, LIVE, inline)] if inline.drawings else []
+    if not inline.drawings:
+        return []
+    about = _describe(run, LIVE, inline)
+    drawn = f"This picture is of round {run.rounds_done}; it is drawn less often than the words are written. "
+    return [{**about, "text": drawn + about["text"]}]
 
 
 def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, Any]]:
@@ -167,6 +171,10 @@ def _describe_setup(run: RunData) -> str:
     whose = [f"data {data}" if data else None, f"split {method}" if method else None]
     if run.manifest.get("data_elsewhere"):  # the configuration's is for validation
         whose = ["the clients' own data"]
-    parts = [algorithm, f"model {model}" if model else None, *whose]
+    own = [run.setting("federation", "asynchronous", "name"), run.setting("privacy", "unit")]
+    hostile = ", ".join(str(attack["name"]) for attack in run.config.get("attacks") or ())
+    kinds = [f"asynchronous ({own[0]})" if own[0] else None, f"private by {own[1]}" if own[1] else None]
+    kinds += [f"attacks {hostile}" if hostile else None]
+    parts = [algorithm, *kinds, f"model {model}" if model else None, *whose]
     parts += [f"seed {run.config['seed']}" if "seed" in run.config else None]
     return " · ".join(str(p) for p in parts if p)

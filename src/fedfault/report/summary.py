@@ -145,7 +145,7 @@ def _describe_jumps(run: RunData) -> str:
     if worst is None or worst[0] < 0.01:
         if not all(math.isfinite(loss) for n in run.score_names("topic/") for loss in run.losses(n)[1]):
             return ""
-        return f"No single topic's loss rose by more than 0.01 {run.short_unit} between two evaluations."
+        return f"No single {run.group}'s loss rose by more than 0.01 {run.short_unit} between two evaluations."
     rise, n, topic = worst
     rounds = run.losses(f"topic/{topic}")[0]
     since = rounds[rounds.index(n) - 1]
@@ -159,7 +159,7 @@ def _describe_jumps(run: RunData) -> str:
             else ", when no client that mostly holds it trained"
         )
     most = f"{rise:.2f} {run.short_unit}"
-    return f"Between evaluations the loss of single topics jumped by up to {most} ({topic}, round {n}{who})."
+    return f"Between evaluations the loss of single {run.group}s jumped by up to {most} ({topic}, round {n}{who})."
 
 
 def _describe_clients(run: RunData) -> str:
@@ -212,7 +212,9 @@ def make_tiles(run: RunData) -> list[Tile]:
         found.append(Tile("Validation perplexity", format_perplexity(losses[-1]), remark))
     rise = find_largest_rise(run)
     if rise:
-        found.append(Tile("Largest jump of a topic", f"{rise[0]:+.2f} {run.short_unit}", f"{rise[2]}, round {rise[1]}"))
+        found.append(
+            Tile(f"Largest jump of a {run.group}", f"{rise[0]:+.2f} {run.short_unit}", f"{rise[2]}, round {rise[1]}")
+        )
     last = find_final_losses(run)
     if len(last) > 1:
         found.append(

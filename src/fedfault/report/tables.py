@@ -144,7 +144,7 @@ def tabulate_clients(run: RunData) -> Table | None:
         return None
     took_part = [c.client for r in run.records for c in r.clients]
     rows = [_format_client(run, client, took_part.count(client)) for client in range(run.num_clients)]
-    held = ("client", "main topic", "its share", "documents", run.targets)
+    held = ("client", f"main {run.group}", "its share", "documents", run.targets)
     columns = (*held, "rounds trained", "start", "final", "gain")
     return Table(columns, rows, text=(1,))
 

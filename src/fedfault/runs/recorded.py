@@ -207,6 +207,11 @@ class RunData:
         return self._words[1]
 
     @property
+    def group(self) -> str:
+        """The word for what documents are sorted by: their label where the model predicts it, else their topic."""
+        return "label" if self.headless else "topic"
+
+    @property
     def targets(self) -> str:
         """The word for what is predicted: tokens, tokens of responses, or examples."""
         return self._words[2]

@@ -20,7 +20,7 @@ from fedfault.report.live import LivePage
 from fedfault.rounds.engine import rounds
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import MANIFEST, OVER, find_outcome
-from fedfault.runs.outcome import find_best_round, summarise_run
+from fedfault.runs.outcome import LABEL_LOSS, LOSS, find_best_round, summarise_run
 from fedfault.session.controls import ensure_calibration
 from fedfault.session.ending import find_end
 from fedfault.session.personal import Personal, compare_models
@@ -253,6 +253,7 @@ def _write_results(
     if personal is not None:
         folder.write_json("personal.json", {"rows": personal.rows})
         found["personal"] = personal.summary
+        found["units"]["personal"] = LABEL_LOSS if labelled else LOSS
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
     _write_answers(folder, p, state)

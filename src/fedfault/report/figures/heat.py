@@ -65,7 +65,7 @@ def draw_split(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
             left.text(j, i, f"{count:.0f}", ha="center", va="center_baseline", color=ink, fontsize=FONT - 1.5)
     _set_client_axis(left, run, theme, narrow)
     _set_topic_axis(left, run, theme, narrow)
-    left.set_title("Documents by topic")
+    left.set_title(f"Documents by {run.group}")
     sizes = np.array([run.split["tokens"][c] for c in order])
     thousands = sizes.max() >= 10_000
     right.barh(range(len(order)), sizes / 1000 if thousands else sizes, color=theme.palette[0], height=0.75)
@@ -145,7 +145,7 @@ def _set_client_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> list
         ticks = thin_ticks(ticks, len(order) / 24)
     ax.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
     _colour_by_topic(ax.get_yticklabels(), ticks, run, theme)
-    ax.set_ylabel("client" if len(order) <= FEW else f"{len(order)} clients by main topic")
+    ax.set_ylabel("client" if len(order) <= FEW else f"{len(order)} clients by main {run.group}")
     ax.fmt_ydata = lambda row: name_client(run, order[round(row)])
     return ticks
 
@@ -156,7 +156,7 @@ def _set_topic_axis(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> None:
     ticks = [(float(i), make_label(t, limit), t) for i, t in enumerate(topics)]
     if len(topics) > (8 if narrow else 16):
         ticks = thin_ticks([t for t in ticks if t[2] in colours], len(topics) / (8 if narrow else 24))
-        ax.set_xlabel(f"{len(topics)} topics, {len(ticks)} named")
+        ax.set_xlabel(f"{len(topics)} {run.group}s, {len(ticks)} named")
     room = max(len(t[1]) for t in ticks) * len(topics) < (20 if narrow else 75)
     style: dict[str, Any] = {} if room else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     ax.set_xticks([t[0] for t in ticks], [t[1] for t in ticks], **style)

@@ -23,12 +23,13 @@ class LayerPanel(NamedTuple):
     probe: str
     beside: str
     name: str
+    colour: int  # of the palette, for what is beside
 
 
 PANELS = (
-    LayerPanel("Hidden states", "cosine to the base", "hidden_cosine", "client_cosine", "between clients"),
-    LayerPanel("Their geometry", "CKA with the base", "cka", "client_cka", "between clients"),
-    LayerPanel("Attention", "entropy / its maximum", "attention_entropy", "attention_entropy_base", "base"),
+    LayerPanel("Hidden states", "cosine to the base", "hidden_cosine", "client_cosine", "between clients", 1),
+    LayerPanel("Their geometry", "CKA with the base", "cka", "client_cka", "between clients", 1),
+    LayerPanel("Attention", "entropy / its maximum", "attention_entropy", "attention_entropy_base", "base", 3),
 )
 
 
@@ -61,7 +62,7 @@ def _draw_panel(ax: Axes, run: RunData, theme: Theme, panel: LayerPanel) -> None
         ax.plot(list(points), list(points.values()), **name_line(f"round {record.round}"), **style)
         drawn.append(points)
     if beside := select_layers(measured[-1], panel.beside):
-        dashed: dict[str, Any] = {"color": theme.palette[1], "lw": 1.6, "ls": (0, (4, 2))}
+        dashed: dict[str, Any] = {"color": theme.palette[panel.colour], "lw": 1.6, "ls": (0, (4, 2))}
         ax.plot(list(beside), list(beside.values()), **name_line(panel.name), **dashed)
         drawn.append(beside)
     set_loss_scale(ax, [v for points in drawn for v in points.values()])
