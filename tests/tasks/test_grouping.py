@@ -5,12 +5,24 @@ import itertools
 import pytest
 import torch
 
-from fedfault.tasks.grouping import PASS, group_columns, split_by_length
+from fedfault.tasks.grouping import PASS, group_columns, split_by_length, split_prompts
 
 
 def test_passes_begin_with_the_longest_row_and_a_row_that_is_too_long_goes_alone():
     found = [(rows.tolist(), T) for rows, T in split_by_length(torch.tensor([3, 9, 2, 4]), 8)]
     assert found == [([1], 9), ([3, 0], 4), ([2], 2)]
+
+
+def test_short_prompts_do_not_wait_for_much_longer_ones():
+    """With a gap above an answer's length two groups take fewer passes than one: 3 + 12 and 5 + 12, not 90 + 12."""
+    assert list(split_prompts([10, 100, 13, 95], answer=12, most=10**6)) == [[0, 2], [3, 1]]
+    assert list(split_prompts([10, 22], answer=12, most=10**6)) == [[0, 1]]  # as many passes: side by side
+    assert list(split_prompts([], answer=12, most=10)) == []
+
+
+def test_prompts_in_a_group_keep_to_what_fits_and_one_that_does_not_goes_alone():
+    assert list(split_prompts([8, 8, 8, 9], answer=2, most=20)) == [[0, 1], [2], [3]]
+    assert list(split_prompts([50, 8], answer=60, most=20)) == [[1], [0]]
 
 
 def brute_force(lengths: torch.Tensor) -> float:

@@ -57,6 +57,21 @@ def test_all_responses_of_a_chat_count_with_their_ends():
     assert whole.startswith(f"[{START}system")
 
 
+def test_plain_writes_a_line_for_each_turn_and_a_response_as_words_behind_a_blank():
+    chat = make(*say("One.", "two", "Three.", "four", system="Count."))
+    assert show(bytes_tokenizer(), "plain", chat) == [
+        "<|endoftext|>Count.\nUser: One.\nAssistant:",
+        "[ two<|endoftext|>]",
+        "\nUser: Three.\nAssistant:",
+        "[ four<|endoftext|>]",
+    ]
+    tool = make(
+        {"role": "user", "content": "a"}, {"role": "tool", "content": "b"}, {"role": "assistant", "content": "c"}
+    )
+    with pytest.raises(UserError, match="the plain format has no turns of the role tool"):
+        show(bytes_tokenizer(), "plain", tool)
+
+
 def test_an_input_is_behind_its_instruction_in_templates_that_do_not_set_it_apart():
     apart = Conversation((Turn("user", "Add.", "1 1"), Turn("assistant", "two")), "here")
     assert show(bytes_tokenizer("chatml"), "auto", apart)[0] == f"{START}user\nAdd.\n1 1{END}\n{START}assistant\n"
@@ -122,7 +137,7 @@ def test_alpaca_has_no_tools():
 
 
 def test_a_template_that_cannot_be_used_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"give auto, alpaca, chatml or a Jinja file that is there"):
+    with pytest.raises(UserError, match=r"give auto, alpaca, chatml, plain or a Jinja file that is there"):
         choose_template(str(tmp_path / "no.jinja"), bytes_tokenizer(), "it")
     with pytest.raises(UserError, match=r"the tokenizer of micro has no <\|im_end\|>"):
         choose_template("chatml", FileTokenizer(MICRO), "micro")

@@ -32,7 +32,7 @@ EXCLUSIVE: tuple[tuple[Key, Key], ...] = (
 PATHS: dict[Key, tuple[str, ...]] = {
     ("data", "path"): (),
     ("clock", "trace"): (),
-    ("model", "chat_template"): ("auto", "alpaca", "chatml"),
+    ("model", "chat_template"): ("auto", "alpaca", "chatml", "plain"),
 }
 PLUGINS = ("plugins",)
 LONGEST_CHAIN = 20  # files that inherit from one another

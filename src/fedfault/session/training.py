@@ -256,12 +256,14 @@ def _write_results(
         found["units"]["personal"] = LABEL_LOSS if labelled else LOSS
     folder.write_json("metrics.json", found)
     folder.write_clients(records)
-    _write_answers(folder, p, state)
+    _write_answers(folder, p, state, progress)
     _export_models(folder, p, state, personal, found, manifest)
 
 
-def _write_answers(folder: RunFolder, p: Prepared, state: State) -> None:
+def _write_answers(folder: RunFolder, p: Prepared, state: State, progress: Progress) -> None:
     """Write answers.json: what the model answered before and after training to some prompts, where it was asked."""
+    if p.config.evaluation.generate:
+        progress.say(f"the base and the trained model answer up to {ANSWERS_SHOWN} prompts for the report")
     after = p.task.continuations(state.adapter.flat, ANSWERS_SHOWN)
     if after is None or not after.prompts:
         return

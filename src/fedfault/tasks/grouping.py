@@ -9,7 +9,7 @@ wide as its longest row:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,27 @@ def split_by_length(lengths: Tensor, most: int) -> Iterator[tuple[Tensor, int]]:
         some = order[at : at + max(1, most // T)]
         yield some, T
         at += len(some)
+
+
+def split_prompts(lengths: Sequence[int], answer: int, most: int) -> Iterator[list[int]]:
+    """Split prompts of these lengths into groups that are answered side by side, `answer` tokens each: their places.
+
+    A group takes a pass for every token by which its prompts differ, and for every token of an answer. So it ends where the
+    next prompt is longer by more than an answer, or where its `most` tokens, answers included, would be passed.
+
+    >>> list(split_prompts([20, 90, 8, 95], answer=12, most=1000))
+    [[2, 0], [1, 3]]
+    """
+    group: list[int] = []
+    last = 0
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if group and (lengths[i] - last > answer or (len(group) + 1) * (lengths[i] + answer) > most):
+            yield group
+            group = []
+        group.append(i)
+        last = lengths[i]
+    if group:
+        yield group
 
 
 def place_tokens(columns: Tensor, T: int) -> Tensor:

@@ -23,7 +23,7 @@ from fedfault.backbones.sample import answer_prompts, decode_greedily
 from fedfault.measures.answers import measure_sameness, score_answers
 from fedfault.records import Score
 from fedfault.tasks.base import CohortTask, Pairs
-from fedfault.tasks.grouping import place_tokens, split_by_length
+from fedfault.tasks.grouping import place_tokens, split_by_length, split_prompts
 from fedfault.text.decoding import Decode
 from fedfault.text.packing import Blocks
 from fedfault.text.questions import Questions
@@ -191,12 +191,8 @@ class LanguageTask(CohortTask):
         assert self.questions is not None
         sampling = self.questions.sampling
         asked = [self.questions.prompts[i] for i in places]
-        most = self.questions.length + max(map(len, asked))
-        per = max(1, self.evaluation_tokens() // most)
-        order = sorted(range(len(asked)), key=lambda i: len(asked[i]))  # neighbours are about as long
         out: list[list[int]] = [[] for _ in asked]
-        for at in range(0, len(order), per):
-            some = order[at : at + per]
+        for some in split_prompts([*map(len, asked)], self.questions.length, self.evaluation_tokens()):
             own = None if sampling is None else sampling._replace(draws=sampling.draws[[places[i] for i in some]])
             made = answer_prompts(
                 self.model, flat, [asked[i] for i in some], self.questions.length, self.questions.stops, own

@@ -38,7 +38,7 @@ class EncodedConversation(NamedTuple):
 class ChatTemplate:
     """A Jinja template in the dialect of transformers, with the tokenizer that fills it in."""
 
-    name: str  # own, alpaca, chatml, or the path of a file
+    name: str  # own, alpaca, chatml, plain, or the path of a file
     source: str
     tokenizer: Any
 
@@ -73,17 +73,16 @@ def choose_template(wanted: str, tokenizer: Any, model: str) -> ChatTemplate:
     own = tokenizer.get_chat_template() if getattr(tokenizer, "chat_template", None) else None
     if wanted == "auto" and own is not None:
         return ChatTemplate("own", own, tokenizer)
-    if wanted in ("auto", "alpaca"):
-        return ChatTemplate("alpaca", (SHIPPED / "alpaca.jinja").read_text(encoding="utf-8"), tokenizer)
-    if wanted == "chatml":
-        if END_OF_TURN not in tokenizer.get_vocab():
-            raise UserError(
-                f"model.chat_template=chatml: the tokenizer of {model} has no {END_OF_TURN}; use alpaca or a Jinja file"
-            )
-        return ChatTemplate("chatml", (SHIPPED / "chatml.jinja").read_text(encoding="utf-8"), tokenizer)
+    name = "alpaca" if wanted == "auto" else wanted
+    if name == "chatml" and END_OF_TURN not in tokenizer.get_vocab():
+        raise UserError(
+            f"model.chat_template=chatml: the tokenizer of {model} has no {END_OF_TURN}; use alpaca, plain or a Jinja file"
+        )
+    if name in ("alpaca", "chatml", "plain"):
+        return ChatTemplate(name, (SHIPPED / f"{name}.jinja").read_text(encoding="utf-8"), tokenizer)
     file = Path(wanted).expanduser()
     if not file.is_file():
-        raise UserError(f"model.chat_template={wanted}: give auto, alpaca, chatml or a Jinja file that is there")
+        raise UserError(f"model.chat_template={wanted}: give auto, alpaca, chatml, plain or a Jinja file that is there")
     try:
         return ChatTemplate(wanted, file.read_text(encoding="utf-8"), tokenizer)
     except UnicodeDecodeError as e:

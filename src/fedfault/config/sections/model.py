@@ -78,7 +78,7 @@ class Model(Section):
     )
     chat_template: str = Field(
         default="auto",
-        description="of instruction data: auto (the tokenizer's own, else alpaca), alpaca, chatml, or a Jinja file",
+        description="of instruction data: auto (the tokenizer's own, else alpaca), alpaca, chatml, plain, or a Jinja file",
     )
 
     @model_validator(mode="after")
