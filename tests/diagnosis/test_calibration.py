@@ -362,11 +362,24 @@ def test_controls_that_are_older_than_an_option_of_their_algorithm_had_its_defau
     assert (wrong, differs) == ([], ["federation.algorithm.tau=1.0 (0.001)"])
 
 
-@pytest.mark.parametrize("name", ["quickstart", "demos/base"])
-def test_the_shipped_configurations_differ_in_nothing_from_their_controls(name):
-    found, differs = choose_calibration("packaged", load(name).resolved)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("quickstart", []),
+        ("demos/base", []),
+        ("demos/base", ["federation.algorithm=scaffold"]),
+        ("demos/base", ["federation.algorithm=fedprox"]),
+        ("demos/base", ["federation.algorithm=fedadam"]),
+        ("demos/base", ["federation.aggregation=fedsa_lora"]),
+        ("demos/base", ["federation.aggregation=flexlora", "federation.scheduler={name: fixed, ranks: [2, 4, 8]}"]),
+    ],
+)
+def test_the_shipped_configurations_differ_in_nothing_from_their_controls(name, settings):
+    found, differs = choose_calibration("packaged", load(name, settings).resolved)
     assert found is not None
     assert differs == []
+    assert found.controls >= 19
+    assert found.exact
 
 
 def test_a_file_is_taken_with_its_differences_or_refused(tmp_path):

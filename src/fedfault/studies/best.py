@@ -25,7 +25,7 @@ from fedfault.report.words import NOTHING, Table, format_interval, format_number
 from fedfault.stats import ALPHA, mean_interval, subtract
 from fedfault.studies.answers import pick_test
 from fedfault.studies.outcomes import measure_outcome
-from fedfault.studies.results import Results
+from fedfault.studies.results import COLUMNS, Results
 from fedfault.studies.study import Best, Cell, describe_choice
 
 
@@ -119,10 +119,10 @@ def tabulate_best(r: Results, b: Best) -> Table | None:
     columns = (
         "situation",
         "best",
-        f"{b.metric}, mean",
-        f"better than {first} by",
-        f"as good, within {b.by:g}",
-        f"worse, by over {b.by:g}",
+        COLUMNS.get(b.metric, b.metric),
+        f"ahead of {first} by",
+        "as good",
+        "worse",
         "open",
     )
     rows = [
@@ -160,6 +160,6 @@ def explain_best(b: Best) -> str:
     return (
         f"Every {b.axis} against the best one in the same situation{f' ({held})' if held else ''}: mean differences of "
         f"{b.metric}, paired by seed. Within a row the intervals of all pairs hold together at a rate of 95 % (Bonferroni), "
-        "so the choice of the best is allowed for; rows are not corrected for one another. Open: the runs show neither that "
-        f"it is worse by more than {b.by:g} nor that it is not."
+        "so the choice of the best is allowed for; rows are not corrected for one another. As good: shown to be within "
+        f"{b.by:g} of the best; worse: shown to be further off; open: the runs show neither."
     )
