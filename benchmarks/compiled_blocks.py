@@ -33,7 +33,7 @@ def make_task(compiled: bool) -> LanguageTask:
         for block in find_blocks(model)[1]:
             block.compile()
     g = torch.Generator().manual_seed(0)
-    ids = [torch.randint(SHAPE["vocab_size"], (BATCH, TOKENS + 1), generator=g) for _ in range(CLIENTS[0])]
+    ids = [torch.randint(model.config.vocab_size, (BATCH, TOKENS + 1), generator=g) for _ in range(CLIENTS[0])]
     return LanguageTask(opened, [Blocks(own, torch.full((BATCH,), TOKENS)) for own in ids], {}, {})
 
 

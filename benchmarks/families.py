@@ -20,10 +20,11 @@ from pathlib import Path
 
 from rules import find_interval
 
-from faults import FAULTS, HEALTHY, Prepared, alarms, kept, train
+from faults import FAULTS, HEALTHY, alarms, kept, train
 from fedfault.diagnosis.calibration import ALPHA, PACKAGED, Calibration, learn_thresholds
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.records import Records
+from fedfault.setup.experiment import Prepared
 
 RESULTS = Path("results/families")
 FEDAVG, IID = "fedavg", "fresh-healthy"
@@ -98,12 +99,13 @@ def print_faults(corpora: Sequence[str], folder: Path) -> None:
     )
     print("|---|---|---:|---:|---:|---:|")
     packaged = Calibration.load(PACKAGED / f"{FAMILIES[FEDAVG][0]}.json")
-    own = {c: learn(runs) for c in corpora if len(runs := kept(IID, folder / c / FEDAVG)) >= 3}
+    healthy = {c: kept(IID, folder / c / FEDAVG) for c in corpora}
+    own = {c: learn(runs) for c, runs in healthy.items() if len(runs) >= 3}
     for name, fault in FAULTS.items():
-        runs = [(c, run) for c in own for run in kept(name, folder / c / FEDAVG)]
-        if runs:
+        broken = [(own[c], run) for c in own for run in kept(name, folder / c / FEDAVG)]
+        if broken:
             cells = [name, fault.about]
-            for found in ([alarms(r, packaged) for _, r in runs], [alarms(r, own[c]) for c, r in runs]):
+            for found in ([alarms(r, packaged) for _, r in broken], [alarms(r, made) for made, r in broken]):
                 cells += [format_rate([bool(f) for f in found])]
                 cells += [format_rate([bool(set(fault.expected) & set(f)) for f in found])]
             print(f"| {' | '.join(cells)} |")

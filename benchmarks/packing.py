@@ -69,7 +69,9 @@ def differentiate_packed(model: CohortModel, flat: Tensor, rows: list[Responses]
         states = model.model.base_model(
             input_ids=x, position_ids=place, attention_mask=seen[:, None], use_cache=False
         ).last_hidden_state
-        total, _ = sparse_head_loss(states, model.head.weight, model.head.bias, y, weight)
+        total, _ = sparse_head_loss(
+            states, model.head.weight, model.head.bias, y, weight, weight.flatten().nonzero()[:, 0]
+        )
     return torch.autograd.grad(total, flat)[0]
 
 

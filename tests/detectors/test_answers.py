@@ -35,8 +35,19 @@ def test_a_forgotten_task_alarms_and_one_that_comes_back_does_not():
 def test_one_answer_to_everything_alarms_after_training_alone():
     """Before it a model that says nothing has collapsed to nothing, which is not the run's doing."""
     assert level(answer_collapse(), answered("one_answer", a=[0.9, 0.1, 0.1], b=[0.9, 0.0, 0.2])) == "ok"
-    assert level(answer_collapse(), answered("one_answer", a=[0.0, 0.1, 0.1], b=[0.0, 0.6, 0.7])) == "alarm"
+    assert level(answer_collapse(), answered("one_answer", a=[0.0, 0.3, 0.4], b=[0.0, 0.6, 0.7])) == "alarm"
     assert answer_collapse().read(answered("one_answer", a=[0.9]), {}) == []
+
+
+def test_one_task_of_many_may_get_one_answer_and_all_questions_may_not():
+    """Eight questions of a task have one answer by chance; of all tasks together the commonest answer is rare."""
+    one = answered("one_answer", a=[0.0, 0.9, 0.9], b=[0.0, 0.1, 0.1], c=[0.0, 0.2, 0.0])
+    assert [r.statistic for r in answer_collapse().read(one, {})] == pytest.approx([0.4, 1.0 / 3])
+    assert level(answer_collapse(), one) == "ok"
+    pooled = [Score(1.0, 50, metrics={"one_answer": v}) for v in (0.0, 0.6, 0.7)]
+    same = history(scores={"validation": pooled, "topic/a": [Score(1.0, 50, metrics={"one_answer": 0.1})] * 3})
+    assert [r.statistic for r in answer_collapse().read(same, {})] == pytest.approx([0.6, 0.7])
+    assert level(answer_collapse(), same) == "alarm"
 
 
 def test_runs_without_answers_are_not_read():
