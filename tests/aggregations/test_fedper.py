@@ -66,3 +66,10 @@ def test_one_step_a_round_is_refused_before_anything_is_loaded():
     words = ["data.task_type=classification", "federation.aggregation={name: fedper, in_turn: true}"]
     with pytest.raises(UserError, match=r"training\.local_steps=1; give 2 at least"):
         check_parts(load("quickstart", [*words, "training.local_steps=1"]).experiment)
+
+
+def test_without_a_head_private_is_asked_for_before_anything_is_loaded():
+    """Nothing would be private, and the words say what to name."""
+    with pytest.raises(UserError, match=r"data\.task_type=causal_lm trains LoRA adapters only.*private: \[v_proj"):
+        check_parts(load("quickstart", ["federation.aggregation=fedper"]).experiment)
+    check_parts(load("quickstart", ["federation.aggregation={name: fedper, private: [v_proj]}"]).experiment)

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from fedfault.cli.ending import show_work
+
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_stop_says_how_to_go_on(fedfault, interruptible, monkeypatch, tmp_path, number, status):
@@ -30,3 +32,14 @@ def test_a_second_signal_does_not_disturb_what_is_done_after_the_first(fedfault,
     monkeypatch.setattr("fedfault.session.start.start_run", interrupted)
     assert fedfault("run", f"logging.results_dir={tmp_path}")[0] == 143
     assert done == ["closed"]
+
+
+@pytest.mark.parametrize(("quiet", "shown"), [(False, "loading the run"), (True, "")])
+def test_what_is_loading_is_shown_on_a_terminal_unless_quiet(monkeypatch, capsys, quiet, shown):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal to rich
+    monkeypatch.setenv("TERM", "xterm")
+    with show_work("loading the run", quiet=quiet):
+        pass
+    err = capsys.readouterr().err
+    assert shown in err
+    assert bool(err) is not quiet

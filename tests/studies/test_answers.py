@@ -68,6 +68,9 @@ def test_an_open_hypothesis_says_how_many_seeds_would_answer_it(tmp_path):
 def test_one_seed_decides_nothing(tmp_path):
     study, runs = two_arms(tmp_path, [9.0], [4.0], hypotheses=(claim(),))
     assert verdicts(study, runs) == {"h": "inconclusive"}
+    told = format_answers(Results(tmp_path, study, runs))
+    assert "one seed cannot answer it" in told
+    assert " p " not in told
     assert answer_hypotheses(study, runs)[0].decisive.interval is None
 
 

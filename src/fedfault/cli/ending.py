@@ -34,11 +34,11 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 
 @contextlib.contextmanager
-def show_work(words: str) -> Iterator[None]:
-    """Within the block, a terminal shows what is being done: imports of torch and matplotlib take seconds."""
+def show_work(words: str, *, quiet: bool = False) -> Iterator[None]:
+    """Within the block, a terminal shows what is being done, unless quiet: imports of torch and matplotlib take seconds."""
     from fedfault.session.progress import Progress
 
-    with Progress().show_work(words):
+    with Progress(quiet=quiet).show_work(words):
         yield
 
 

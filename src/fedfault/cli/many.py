@@ -69,7 +69,7 @@ def run_study(
     quiet: Quiet = False,
 ) -> None:
     """Run all of a study that is not done yet; status 1 if a run failed. `run` may be left out."""
-    with show_work(f"loading study {file}"):
+    with show_work(f"loading study {file}", quiet=quiet):
         from fedfault.studies import doors
 
     with end_on_signal(SAME):
@@ -104,7 +104,7 @@ def mitigate(
     quiet: Quiet = False,
 ) -> None:
     """Write and run a study: a model for each cluster of clients, beside other ways to train."""
-    with show_work("loading the study"):
+    with show_work("loading the study", quiet=quiet):
         from fedfault.studies.mitigate import mitigate as study_clusters
         from fedfault.studies.mitigate import read_experiment
 

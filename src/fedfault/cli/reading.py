@@ -98,8 +98,8 @@ def diagnose(
         str,
         typer.Option(
             "--pattern",
-            help="where in the folder a client's adapter lies",
-            show_default="round_{round}/ client_{client}",
+            help="where in the folder a client's adapter lies, by default round_{round}/client_{client}",
+            show_default=False,  # with its bracket it is cut at 60 columns
         ),
     ] = "round_{round}/client_{client}",
     server: Annotated[
@@ -183,7 +183,7 @@ def blame(
 
     Rounds are trained again from a checkpoint, as uploads are not kept, and must come out as they were.
     """
-    with show_work("loading the run"):
+    with show_work("loading the run", quiet=quiet):
         from fedfault.report.contributions import tabulate_contributions
         from fedfault.report.render import render_report
         from fedfault.runs.read import read_run
@@ -193,7 +193,7 @@ def blame(
     with end_on_signal():
         blame_run(run, Progress(quiet=quiet), round, pairs)
     print_table(tabulate_contributions(read_run(run)))
-    with show_work("drawing the report"):
+    with show_work("drawing the report", quiet=quiet):
         page = render_report(run)
     typer.echo(f"report: {page}")
 

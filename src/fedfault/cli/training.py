@@ -87,7 +87,7 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Continue a run that was stopped, to the same numbers as without the stop, or a run to more rounds."""
-    with show_work(f"loading {run}"):
+    with show_work(f"loading {run}", quiet=quiet):
         from fedfault.session.progress import Progress
         from fedfault.session.start import resume_run as go_on
 
@@ -112,7 +112,7 @@ def fork(
     quiet: Quiet = False,
 ) -> None:
     """Go on from a round of a run with other settings, in a run of its own: what would have happened if."""
-    with show_work(f"loading {run}"):
+    with show_work(f"loading {run}", quiet=quiet):
         from fedfault.session.fork import fork_run as go_on
         from fedfault.session.progress import Progress
 

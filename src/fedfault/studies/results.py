@@ -20,10 +20,11 @@ from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, mean_interval
 from fedfault.studies.answers import MOST, Answer, SeedDifferences, answer_hypotheses
-from fedfault.studies.outcomes import METRIC, measure_outcome
+from fedfault.studies.outcomes import CLIENTS, METRIC, measure_outcome
 from fedfault.studies.study import RUNS, Cell, Contrast, Study, describe_choice, read_study
 
 ASKED = {"clock.seconds": "simulated s"}  # only where a hypothesis is about it
+IN_LOSS = (METRIC, CLIENTS, "gain", "auc", "swing", "topic_swing", "rise")  # metrics in the unit of the losses
 COLUMNS = {  # metric -> how the table of cells calls it
     METRIC: "final loss",
     "gain": "gain",
@@ -300,11 +301,23 @@ def format_answers(r: Results) -> str:
     """The answers as text, a line each."""
     lines = [
         f"{a.verdict:<12}  {a.hypothesis.name}: {a.hypothesis.metric} {format_number(a.decisive.mean, '+.3g')}"
-        f"{_format_in_brackets(a.decisive)}, matters {_format_bound(a)}, p {format_p(a.p_holm)}"
+        f"{_format_unit(r, a)}{_format_in_brackets(a.decisive)}, matters {_format_bound(a)}, {_format_test(a)}"
         f"{f', {format_needed(a)} would tell' if a.verdict == 'inconclusive' and a.needed else ''}{_format_after(a)}"
         for a in r.answers
     ]
     return "\n".join([*summarise_study(r), *lines])
+
+
+def _format_unit(r: Results, a: Answer) -> str:
+    unit = next((run.unit for run in r.runs.values()), "") if a.hypothesis.metric in IN_LOSS else ""
+    return unit and f" {unit}"
+
+
+def _format_test(a: Answer) -> str:
+    """The p-value; of one seed there is none, whatever the test returns."""
+    if len(a.decisive.values) < 2:
+        return "one seed cannot answer it; ask for more seeds"
+    return f"p {format_p(a.p_holm)} (Holm)"
 
 
 def _format_after(a: Answer) -> str:
