@@ -9,7 +9,8 @@ The loss alone says so in the first round in which an evaluation's validation lo
     or over 10 % above that of the evaluation before, or above that before training,
     or has risen in three evaluations in a row:
 
-what somebody sees who looks at the curve. Reads records only, so that it takes seconds.
+what somebody sees who looks at the curve. Runs are judged by the healthy ones of their folder where it has more than three,
+else by the packaged calibration `demos`. Reads records only, so that it takes seconds.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ from pathlib import Path
 import numpy as np
 from rules import RISING, SPIKE
 
-from faults import FAULTS, RESULTS, alarms, kept
-from fedfault.diagnosis.calibration import PACKAGED, Calibration
+from faults import FAULTS, RESULTS, Judged, alarms, judge_folder
 from fedfault.records import Records, get_validation_losses
 
 
@@ -39,13 +39,13 @@ def find_round_of_loss(records: Records) -> int | None:
     return None
 
 
-def format_row(name: str, runs: Sequence[Records], calibration: Calibration) -> str:
+def format_row(name: str, runs: Sequence[Judged]) -> str:
     """A line of the table: rounds of first alarms, of any detector and of those that the fault is about, and of the loss."""
     fault = FAULTS[name]
-    found = [alarms(records, calibration) for records in runs]
+    found = [alarms(records, calibration) for _, records, calibration in runs]
     first = [min(a.values(), default=None) for a in found]
     right = [min((a[d] for d in fault.expected if d in a), default=None) for a in found]
-    told = [find_round_of_loss(records) for records in runs]
+    told = [find_round_of_loss(records) for _, records, _ in runs]
     leads = [loss - alarm for loss, alarm in zip(told, first, strict=True) if loss is not None and alarm is not None]
     never = sum(loss is None for loss in told)
     lead = f"{np.median(leads):+.0f} ({min(leads):+d} to {max(leads):+d})" if leads else "–"
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, default=[RESULTS], help="results of benchmarks/faults.py")
     folders = parser.parse_args().folders
-    calibration = Calibration.load(PACKAGED / "demos.json")
+    broken = [judged for folder in folders for judged in judge_folder(folder)[1]]
     head = (
         "run",
         "what is broken",
@@ -83,8 +83,8 @@ def main() -> None:
     )
     print(f"| {' | '.join(head)} |\n|---|---|{'---:|' * (len(head) - 2)}")
     for name in FAULTS:
-        if runs := [records for folder in folders for records in kept(name, folder)]:
-            print(format_row(name, runs, calibration))
+        if runs := [judged for judged in broken if judged[0] == name]:
+            print(format_row(name, runs))
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ from pathlib import Path
 
 from rules import find_interval
 
-from faults import FAULTS, HEALTHY, alarms, kept, train
-from fedfault.diagnosis.calibration import ALPHA, PACKAGED, Calibration, learn_thresholds
-from fedfault.diagnosis.detection import build_detectors
+from faults import FAULTS, HEALTHY, IID, alarms, kept, learn, train
+from fedfault.diagnosis.calibration import PACKAGED, Calibration
 from fedfault.records import Records
 from fedfault.setup.experiment import Prepared
 
 RESULTS = Path("results/families")
-FEDAVG, IID = "fedavg", "fresh-healthy"
+FEDAVG = "fedavg"
 FAMILIES = {  # family -> its packaged calibration, and its settings
     FEDAVG: ("demos", ()),
     "fedprox": ("demos-fedprox", ("federation.algorithm=fedprox",)),
@@ -40,12 +39,6 @@ FAMILIES = {  # family -> its packaged calibration, and its settings
     ),
 }
 SLOW = {"drift"}  # ten times as long as another; benchmarks/faults.py has it on the corpus of the controls
-
-
-def learn(controls: Sequence[Records]) -> Calibration:
-    """The calibration of these controls."""
-    thresholds, exact = learn_thresholds(controls, build_detectors())
-    return Calibration("own", thresholds, len(controls), ALPHA, exact, {})
 
 
 def judge_healthy(runs: Sequence[Records], packaged: Calibration | None) -> tuple[list[set[str]], list[set[str]]]:

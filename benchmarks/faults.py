@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from fedfault.config.loading import load
-from fedfault.diagnosis.calibration import PACKAGED, Calibration
-from fedfault.diagnosis.detection import detect_failures
+from fedfault.diagnosis.calibration import ALPHA, PACKAGED, Calibration, learn_thresholds
+from fedfault.diagnosis.detection import build_detectors, detect_failures
 from fedfault.records import Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.files import read_records
@@ -37,7 +37,9 @@ from fedfault.types.algorithm import Algorithm, Average, Message, State, Train
 from fedfault.types.corpus import Corpus
 
 RESULTS = Path("results/faults")
+IID = "fresh-healthy"
 Inject = Callable[[Prepared], Prepared]
+Judged = tuple[str, Records, Calibration]  # the name of a run, what it recorded, and what it is judged by
 
 
 def _same(p: Prepared) -> Prepared:
@@ -142,7 +144,7 @@ FAULTS = {
     "no_op": Fault("the server drops the aggregate", ("no_federation",), (), _deaf),
 }  # fmt: skip
 HEALTHY = {
-    "fresh-healthy": Fault("nothing: IID clients", ()),
+    IID: Fault("nothing: IID clients", ()),
     "fresh-scaffold": Fault("nothing: SCAFFOLD, 10 % of 40 IID clients", (), SCAFFOLD),
 }
 
@@ -183,6 +185,28 @@ def _last(records: Records) -> float:
 def kept(name: str, folder: Path) -> list[list[RoundRecord]]:
     """The runs of that name that are in the folder."""
     return [read_records(file)[0] for file in sorted(folder.glob(f"{name.replace('/', '_')}-[0-9]*.jsonl"))]
+
+
+def learn(controls: Sequence[Records]) -> Calibration:
+    """The calibration of these healthy runs."""
+    thresholds, exact = learn_thresholds(controls, build_detectors())
+    return Calibration("own", thresholds, len(controls), ALPHA, exact, {})
+
+
+def judge_folder(folder: Path) -> tuple[list[Judged], list[Judged]]:
+    """The healthy runs and the broken ones of a folder, each with the calibration that it is judged by.
+
+    It is that of the folder's own `fresh-healthy` runs, for one of these of all others; where there are no more than three,
+    the packaged one `demos`.
+    """
+    healthy, broken = ([(n, r) for n in names for r in kept(n, folder)] for names in (HEALTHY, FAULTS))
+    controls = [r for name, r in healthy if name == IID]
+    if len(controls) <= 3:
+        packaged = Calibration.load(PACKAGED / "demos.json")
+        return [(n, r, packaged) for n, r in healthy], [(n, r, packaged) for n, r in broken]
+    own = learn(controls)
+    others = [learn([c for c in controls if c is not r]) if name == IID else own for name, r in healthy]
+    return [(n, r, o) for (n, r), o in zip(healthy, others, strict=True)], [(n, r, own) for n, r in broken]
 
 
 def upper(k: int, n: int) -> float:
@@ -242,7 +266,7 @@ def main() -> None:
     like: Prepared | None = None
     for name, fault in (HEALTHY | FAULTS).items():
         if a.only is None or name in a.only:
-            for seed in range(a.fresh if name == "fresh-healthy" else a.seeds):
+            for seed in range(a.fresh if name == IID else a.seeds):
                 like = train(name, fault, seed, like, a.results, a.data, a.base)
     table(Calibration.load(PACKAGED / f"{a.calibration}.json"), a.results)
 

@@ -2,10 +2,11 @@
 
     python benchmarks/rules.py results/faults [MORE FOLDERS] [--figure docs/roc.png]
 
-Reads the records that benchmarks/faults.py kept, of healthy runs (`fresh-...`) and of faults. The rules look at the loss on
-validation data alone. Prints a table with 95 % Clopper-Pearson intervals. The figure has a curve for every rule, drawn by
-moving its threshold; that of the detectors moves all thresholds together, in units of the distance from the mean of the
-controls to the threshold, and leaves the least effects out, which the table asks for too.
+Reads the records that benchmarks/faults.py or families.py kept, of healthy runs (`fresh-...`) and of faults. Detectors judge
+a run by the healthy ones of its folder where it has more than three, else by the packaged calibration `demos`; rules look
+at the loss on validation data alone. Prints a table with 95 % Clopper-Pearson intervals. The figure has a curve for every
+rule, drawn by moving its threshold; that of the detectors moves all thresholds together, in units of the distance from the
+mean of the controls to the threshold, and leaves the least effects out, which the table asks for too.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from faults import FAULTS, HEALTHY, alarms, kept
-from fedfault.diagnosis.calibration import PACKAGED, Calibration, summarise_run
+from faults import Judged, alarms, judge_folder
+from fedfault.diagnosis.calibration import Calibration, summarise_run
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.records import Records, get_validation_losses
 
 SPIKE = 0.1  # of the loss of the evaluation before
 RISING = 3  # evaluations in a row
-Score = Callable[[Records], float]  # the larger, the more suspicious
+Score = Callable[[Judged], float]  # the larger, the more suspicious
 
 
 def find_spike(records: Records) -> float:
@@ -69,12 +70,12 @@ def find_interval(k: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def print_table(healthy: Sequence[Records], broken: Sequence[Records], calibration: Calibration) -> None:
+def print_table(healthy: Sequence[Judged], broken: Sequence[Judged]) -> None:
     """Print for every rule in which share of the healthy runs, and of the runs with a fault, it alarms."""
-    verdicts: dict[str, Callable[[Records], bool]] = {
-        "the detectors": lambda records: bool(alarms(records, calibration)),
-        f"the loss rises by over {SPIKE:.0%} at once": lambda records: find_spike(records) > SPIKE,
-        f"the loss rises {RISING} times in a row": lambda records: count_rises(records) >= RISING,
+    verdicts: dict[str, Callable[[Judged], bool]] = {
+        "the detectors": lambda run: bool(alarms(*run[1:])),
+        f"the loss rises by over {SPIKE:.0%} at once": lambda run: find_spike(run[1]) > SPIKE,
+        f"the loss rises {RISING} times in a row": lambda run: count_rises(run[1]) >= RISING,
     }
     print("| rule | healthy runs with an alarm | faults found |")
     print("|---|---:|---:|")
@@ -82,7 +83,7 @@ def print_table(healthy: Sequence[Records], broken: Sequence[Records], calibrati
         print(f"| {name} | {_count(healthy, judge)} | {_count(broken, judge)} |")
 
 
-def _count(runs: Sequence[Records], judge: Callable[[Records], bool]) -> str:
+def _count(runs: Sequence[Judged], judge: Callable[[Judged], bool]) -> str:
     k, n = sum(map(judge, runs)), len(runs)
     low, high = find_interval(k, n)
     return f"{k}/{n} ({low:.0%} to {high:.0%})"
@@ -95,18 +96,18 @@ def trace_curve(healthy: Sequence[float], broken: Sequence[float]) -> tuple[list
     return x, y
 
 
-def draw_curves(healthy: Sequence[Records], broken: Sequence[Records], calibration: Calibration, file: Path) -> None:
+def draw_curves(healthy: Sequence[Judged], broken: Sequence[Judged], file: Path) -> None:
     """Draw the curve of every rule, with its usual threshold as a point."""
     import matplotlib.pyplot as plt
 
     scores: dict[str, tuple[Score, float]] = {
-        "detectors": (lambda records: measure_distance(records, calibration), 1.0),
-        "largest rise of the loss": (find_spike, SPIKE),
-        "rises in a row": (count_rises, RISING),
+        "detectors": (lambda run: measure_distance(*run[1:]), 1.0),
+        "largest rise of the loss": (lambda run: find_spike(run[1]), SPIKE),
+        "rises in a row": (lambda run: count_rises(run[1]), RISING),
     }
     fig, ax = plt.subplots(figsize=(4.6, 4.0), layout="constrained")
     for (name, (score, usual)), style in zip(scores.items(), ("-", "--", ":"), strict=True):
-        good, bad = ([score(records) for records in runs] for runs in (healthy, broken))
+        good, bad = ([score(run) for run in runs] for runs in (healthy, broken))
         (line,) = ax.plot(*trace_curve(good, bad), style, label=name, drawstyle="steps-post")
         ax.plot(np.mean([s >= usual for s in good]), np.mean([s >= usual for s in bad]), "o", color=line.get_color())
     ax.set(xlabel=f"share of {len(healthy)} healthy runs with an alarm", ylabel=f"share of {len(broken)} faults found")
@@ -121,16 +122,13 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="results of benchmarks/faults.py")
     parser.add_argument("--figure", type=Path)
     a = parser.parse_args()
-    healthy, broken = (
-        [records for folder in a.folders for name in names for records in kept(name, folder)]
-        for names in (HEALTHY, FAULTS)
-    )
+    judged = [judge_folder(folder) for folder in a.folders]
+    healthy, broken = ([run for sides in judged for run in sides[i]] for i in (0, 1))
     if not healthy or not broken:
         parser.error("no records of healthy runs, or none of faults, in these folders; run benchmarks/faults.py first")
-    calibration = Calibration.load(PACKAGED / "demos.json")
-    print_table(healthy, broken, calibration)
+    print_table(healthy, broken)
     if a.figure:
-        draw_curves(healthy, broken, calibration, a.figure)
+        draw_curves(healthy, broken, a.figure)
 
 
 if __name__ == "__main__":

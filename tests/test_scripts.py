@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import runpy
@@ -85,6 +86,25 @@ def test_the_loss_alone_tells_by_a_spike_three_rises_or_an_end_above_its_start(m
     assert find(history([5.0, 4.0, 4.1, 4.2, 4.3])) == 4  # the third rise in a row
     assert find(history([5.0, 4.8, 5.01])) == 2  # above the loss before training
     assert find(history([5.0, math.nan])) == 1
+
+
+def test_a_healthy_run_is_judged_by_the_others_of_its_folder_and_a_broken_one_by_all(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    judge = runpy.run_path(str(ROOT / "benchmarks/faults.py"))["judge_folder"]
+
+    def keep(name, losses):
+        lines = (json.dumps(record.to_json()) + "\n" for record in history(losses))
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+
+    for seed in range(3):
+        keep(f"fresh-healthy-{seed}", [5.0, 4.5 + 0.01 * seed, 4.2, 4.0])
+    keep("lr_x20-0", [5.0, 6.0, 7.0, 8.0])
+    healthy, broken = judge(tmp_path)
+    assert {c.name for _, _, c in (*healthy, *broken)} == {"demo-healthy"}  # three are too few for one without them
+    keep("fresh-healthy-3", [5.0, 4.52, 4.2, 4.0])
+    healthy, broken = judge(tmp_path)
+    assert [c.controls for _, _, c in healthy] == [3, 3, 3, 3]
+    assert [(name, c.controls) for name, _, c in broken] == [("lr_x20", 4)]
 
 
 def test_a_roc_curve_of_scores_that_tell_runs_apart_goes_through_the_corner(monkeypatch):
