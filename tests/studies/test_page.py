@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import re
 import shutil
@@ -189,3 +190,20 @@ def test_the_page_has_no_finding_of_axe_and_fits_the_window(browser, folder):
     _, page = write_page(folder)
     for width, scheme in ((390, "light"), (390, "dark"), (1440, "light")):
         check_page(browser, page, width, scheme)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_long_names_below_a_map_do_not_run_into_each_other(tmp_path, narrow):
+    arms = ("FedAvg", "FedProx", "SCAFFOLD", "FedAdam", "FedSA-LoRA", "FlexLoRA")
+    cells = [Cell({"arm": arm, "partition": split}, (f"{split}-{arm}",)) for split in ("iid", "skew") for arm in arms]
+    for cell in cells:
+        planted(tmp_path / "runs" / cell.runs[0], [5.0, 4.0], seed=0)
+    phase = PhaseMap("m", "arm", "partition", "final.validation.loss", {})
+    Study("trial", "", (0,), tuple(cells), maps=(phase,)).save(tmp_path)
+    fig = draw_map(read_results(tmp_path), phase, LIGHT, narrow)
+    fig.canvas.draw()
+    for ax in fig.axes[:2]:
+        labels = ax.get_xticklabels()
+        upright = [label.get_window_extent() for label in labels if not label.get_rotation()]
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(upright))
+        assert all(label.get_window_extent().x0 >= 0 for label in labels)

@@ -26,6 +26,7 @@ from fedfault.studies.study import PhaseMap
 from fedfault.studies.timeline import draw_timeline
 
 MOST = 60  # rows that a figure can have
+WIDE = 44  # letters that fit below a map
 
 
 def make_figures(r: Results) -> dict[str, Plot]:
@@ -174,7 +175,11 @@ def draw_map(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | No
     _draw_states(right, states, theme)
     right.set_title("Verdicts")
     for ax in (left, right):
-        ax.set_xticks(range(len(xs)), [make_label(x, 12) for x in xs])
+        below = [make_label(x, 12) for x in xs]
+        slanted = (
+            {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, below)) * len(xs) > WIDE else {}
+        )
+        ax.set_xticks(range(len(xs)), below, **slanted)
         ax.set_yticks(range(len(ys)), [make_label(y, 16) for y in ys])
         ax.set_xlabel(make_label(m.x))
         ax.set_ylabel(make_label(m.y))
