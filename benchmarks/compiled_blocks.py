@@ -8,6 +8,7 @@ of clients, then processor time a gradient of the first number, the median of al
 
 from __future__ import annotations
 
+import argparse
 import time
 from statistics import median
 
@@ -44,6 +45,7 @@ def differentiate(task: LanguageTask, clients: int) -> Tensor:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     sides = {"as they are": make_task(False), "compiled": make_task(True)}
     for name, task in sides.items():
         for clients in CLIENTS:

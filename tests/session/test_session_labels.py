@@ -206,7 +206,7 @@ def test_a_control_shares_the_opened_backbone_but_not_another_task_s(data, bert,
 
 def test_check_says_what_there_is_to_learn(data, bert, tmp_path):
     text = preview(load("quickstart", settings(data, tmp_path, {"model.name": bert})))
-    assert re.search(r"examples   \d+ for training, of \d\.\d tokens on average and 16 at most", text)
+    assert re.search(r"examples +\d+ for training, of \d\.\d tokens on average and 16 at most", text)
     assert "2 steps of 4 examples" in text
     assert "A negative  B positive" in text
 

@@ -51,8 +51,14 @@ def format_table(table: Table, width: int | None = None) -> list[str]:
 
     Where not even the longest words fit side by side, every row becomes lines of its own.
 
-    >>> format_table(table, 16)
-    ['client  news 0', '  lowered the loss  0.1', 'client  code 1', '  lowered the loss  −0.25']
+    >>> for line in format_table(Table(("client", "bytes_per_round"), [("news 0", "0.1 MB"), ("code 1", "2 MB")]), 22):
+    ...     print(line)
+    client  news 0
+      bytes_per_round  0.1
+        MB
+    client  code 1
+      bytes_per_round  2
+        MB
     """
     columns = [*zip(table.columns, *table.rows, strict=True)]
     widths = _choose_widths(columns, width)
