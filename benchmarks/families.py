@@ -20,9 +20,8 @@ from pathlib import Path
 
 from rules import find_interval
 
-from faults import FAULTS, HEALTHY, IID, alarms, kept, learn, train
+from faults import FAULTS, HEALTHY, IID, OWN, Judged, alarms, judge_folder, train
 from fedfault.diagnosis.calibration import PACKAGED, Calibration
-from fedfault.records import Records
 from fedfault.setup.experiment import Prepared
 
 RESULTS = Path("results/families")
@@ -41,10 +40,14 @@ FAMILIES = {  # family -> its packaged calibration, and its settings
 SLOW = {"drift"}  # ten times as long as another; benchmarks/faults.py has it on the corpus of the controls
 
 
-def judge_healthy(runs: Sequence[Records], packaged: Calibration | None) -> tuple[list[set[str]], list[set[str]]]:
-    """The detectors that alarm in each run: by the packaged thresholds, and by those of all other runs."""
-    own = [set(alarms(run, learn([*runs[:i], *runs[i + 1 :]]))) for i, run in enumerate(runs)] if len(runs) > 3 else []
-    return [set(alarms(run, packaged)) for run in runs] if packaged else [], own
+def find_alarms(judged: Sequence[Judged], packaged: Calibration | None = None) -> list[set[str]]:
+    """The detectors that alarm in each run, by the packaged thresholds or by those that came with it."""
+    return [set(alarms(run, packaged or own)) for _, run, own in judged]
+
+
+def is_judged_apart(judged: Sequence[Judged]) -> bool:
+    """Whether runs have thresholds of their own corpus: there are enough others for that."""
+    return all(own.name == OWN for _, _, own in judged)
 
 
 def format_rate(hits: Sequence[bool]) -> str:
@@ -69,11 +72,11 @@ def print_healthy(corpora: Sequence[str], folder: Path) -> None:
         packaged = Calibration.load(file) if file.is_file() else None
         pooled: tuple[list[set[str]], list[set[str]]] = ([], [])
         for corpus in corpora:
-            if not (runs := kept(IID, folder / corpus / family)):
+            if not (judged := judge_folder(folder / corpus / family)[0]):
                 continue
-            judged = judge_healthy(runs, packaged)
-            pooled = (pooled[0] + judged[0], pooled[1] + judged[1])
-            print(format_row(family, corpus, judged))
+            found = find_alarms(judged, packaged), find_alarms(judged) if is_judged_apart(judged) else []
+            pooled = (pooled[0] + found[0], pooled[1] + found[1])
+            print(format_row(family, corpus, found))
         print(format_row(family, "**all**", pooled))
 
 
@@ -92,15 +95,14 @@ def print_faults(corpora: Sequence[str], folder: Path) -> None:
     )
     print("|---|---|---:|---:|---:|---:|")
     packaged = Calibration.load(PACKAGED / f"{FAMILIES[FEDAVG][0]}.json")
-    healthy = {c: kept(IID, folder / c / FEDAVG) for c in corpora}
-    own = {c: learn(runs) for c, runs in healthy.items() if len(runs) >= 3}
+    broken = [one for corpus in corpora for one in judge_folder(folder / corpus / FEDAVG)[1]]
     for name, fault in FAULTS.items():
-        broken = [(own[c], run) for c in own for run in kept(name, folder / c / FEDAVG)]
-        if broken:
+        runs = [one for one in broken if one[0] == name]
+        if runs and is_judged_apart(runs):
             cells = [name, fault.about]
-            for found in ([alarms(r, packaged) for _, r in broken], [alarms(r, made) for made, r in broken]):
+            for found in (find_alarms(runs, packaged), find_alarms(runs)):
                 cells += [format_rate([bool(f) for f in found])]
-                cells += [format_rate([bool(set(fault.expected) & set(f)) for f in found])]
+                cells += [format_rate([bool(set(fault.expected) & f) for f in found])]
             print(f"| {' | '.join(cells)} |")
 
 

@@ -38,6 +38,7 @@ from fedfault.types.corpus import Corpus
 
 RESULTS = Path("results/faults")
 IID = "fresh-healthy"
+OWN = "own"  # the name of calibrations that are learned here
 Inject = Callable[[Prepared], Prepared]
 Judged = tuple[str, Records, Calibration]  # the name of a run, what it recorded, and what it is judged by
 
@@ -190,7 +191,7 @@ def kept(name: str, folder: Path) -> list[list[RoundRecord]]:
 def learn(controls: Sequence[Records]) -> Calibration:
     """The calibration of these healthy runs."""
     thresholds, exact = learn_thresholds(controls, build_detectors())
-    return Calibration("own", thresholds, len(controls), ALPHA, exact, {})
+    return Calibration(OWN, thresholds, len(controls), ALPHA, exact, {})
 
 
 def judge_folder(folder: Path) -> tuple[list[Judged], list[Judged]]:

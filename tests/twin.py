@@ -33,6 +33,17 @@ class Tape(TorchDispatchMode):
         return out
 
 
+def list_recorded():
+    """A list, and a way to record steps with the twin that puts them into it."""
+    steps = []
+
+    def record(step):
+        steps.append(step)
+        return record_twin(step)
+
+    return steps, record
+
+
 def record_twin(step):
     """Records a step as CUDA does, and lets every replay do the very same operations on the very same memory, or fail."""
 

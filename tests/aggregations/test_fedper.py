@@ -9,6 +9,8 @@ from fedfault.aggregations.fedper import fedper
 from fedfault.config import load
 from fedfault.errors import UserError
 from fedfault.rounds.exchange import OWN
+from fedfault.session.progress import Progress
+from fedfault.session.start import start_run
 from fedfault.setup.combinations import check_parts
 from fedfault.testing.toys import LowRank, federation, run_rounds, run_to_end
 
@@ -68,8 +70,10 @@ def test_one_step_a_round_is_refused_before_anything_is_loaded():
         check_parts(load("quickstart", [*words, "training.local_steps=1"]).experiment)
 
 
-def test_without_a_head_private_is_asked_for_before_anything_is_loaded():
-    """Nothing would be private, and the words say what to name."""
-    with pytest.raises(UserError, match=r"data\.task_type=causal_lm trains LoRA adapters only.*private: \[v_proj"):
-        check_parts(load("quickstart", ["federation.aggregation=fedper"]).experiment)
-    check_parts(load("quickstart", ["federation.aggregation={name: fedper, private: [v_proj]}"]).experiment)
+@pytest.mark.parametrize("private", ["null", "[typo]", "[model]"])
+def test_parts_that_are_none_or_all_of_what_is_trained_are_refused_before_there_is_a_folder(private, tmp_path):
+    words = [f"federation.aggregation={{name: fedper, private: {private}}}", f"logging.results_dir={tmp_path}"]
+    with pytest.raises(UserError, match=r"fedper: private: .*name some of what is trained.*q_proj") as e:
+        start_run(load("quickstart", words), Progress(quiet=True))
+    assert ("leaves nothing to be averaged" if private == "[model]" else "names nothing") in str(e.value)
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from fedfault.setup.experiment import Prepared, prepare
 from fedfault.setup.federation import RECORDS
 from fedfault.testing.toys import run_to_end
 from small import SMALL
-from twin import record_twin
+from twin import list_recorded
 
 BRIEF = ["federation.num_rounds=2", "training.local_steps=3", "metrics.generation=false", "evaluation.general=none"]
 LABELS = ["data.task_type=classification", "model.max_length=32"]
@@ -81,12 +81,7 @@ def train(fed: Federation) -> tuple[list[list[float]], set[str]]:
 @pytest.fixture
 def recorded(monkeypatch):
     """Lets the CPU replay steps, from two of a shape on; the steps that were recorded."""
-    steps = []
-
-    def record(step):
-        steps.append(step)
-        return record_twin(step)
-
+    steps, record = list_recorded()
     monkeypatch.setitem(RECORDS, "cpu", record)
     monkeypatch.setattr(passes, "WORTH", 1)
     return steps

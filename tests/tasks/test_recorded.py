@@ -27,7 +27,7 @@ from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Room
 from fedfault.types.task import Served
 from tiny import VOCAB, tiny_bert, tiny_gpt2, tiny_llama
-from twin import record_twin
+from twin import list_recorded, record_twin
 
 T = 8
 
@@ -35,12 +35,7 @@ T = 8
 @pytest.fixture
 def recorded(monkeypatch):
     """Lets the CPU record passes, from the second of a shape on; those that were recorded."""
-    steps = []
-
-    def record(step):
-        steps.append(step)
-        return record_twin(step)
-
+    steps, record = list_recorded()
     monkeypatch.setitem(replay.PASSES, "cpu", record)
     monkeypatch.setattr(replay, "MET", 1)
     monkeypatch.setattr(fitting, "EVALUATION_TOKENS", 5 * T)  # several passes, of which the last one is smaller

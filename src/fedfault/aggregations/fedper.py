@@ -48,10 +48,12 @@ def fedper(*, private: Annotated[list[str], Field(min_length=1)] | None = None, 
         for site in kept:
             mask[site.offset : site.offset + site.size] = True
         if not kept or bool(mask.all()):
-            what = "what is trained in full" if private is None else join_names(private)
-            left = "which is nothing of" if not kept else "which is all of"
+            what = "private: null, which stands for what is trained in full, such as a classifier's head,"
+            what = what if private is None else f"private: [{', '.join(private)}]"
+            left = "names nothing that is trained here" if not kept else "leaves nothing to be averaged"
             raise UserError(
-                f"federation.aggregation=fedper keeps {what} private, {left} what is trained; set private to some of "
+                f"federation.aggregation=fedper: {what} {left}; name some of what is trained, or parts of the names, as in "
+                f"'federation.aggregation={{name: fedper, private: [{layout.sites[0].name}]}}': "
                 f"{join_names((s.name for s in layout.sites), 12)}"
             )
         return mask

@@ -35,7 +35,6 @@ def check_parts(exp: Experiment) -> None:
             f"federation.aggregation={f.aggregation.name} with in_turn=true trains private parts in the first half of a "
             "client's steps and the others in the second, but training.local_steps=1; give 2 at least, or leave in_turn out"
         )
-    _check_fedper(exp)
     _check_personalise(exp)
     _check_tolerance(exp, aggregation)
     privacy.check_privacy(exp, algorithm, aggregation)
@@ -67,19 +66,6 @@ def _check_selection(exp: Experiment, algorithm: Algorithm, aggregation: Aggrega
         raise UserError(
             f"federation.selection={f.selection.name} has nothing to select, as {taken}; set federation.clients_per_round "
             "to fewer, or use selection=uniform"
-        )
-
-
-def _check_fedper(exp: Experiment) -> None:
-    """Refuse FedPer without names of private parts where no head is trained: nothing would be private."""
-    aggregation = exp.federation.aggregation
-    alone = aggregation.name == "fedper" and aggregation.options.get("private") is None
-    if alone and exp.model.trainable == "lora" and exp.data.task_type in ("causal_lm", "instruction", "preference"):
-        raise UserError(
-            "federation.aggregation=fedper without private keeps with each client what is trained in full, such as a "
-            f"classifier's head, but data.task_type={exp.data.task_type} trains LoRA adapters only. Name the parts that "
-            "stay with each client, as in 'federation.aggregation={name: fedper, private: [v_proj]}', or give "
-            "data.task_type=classification"
         )
 
 

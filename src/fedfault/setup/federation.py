@@ -63,6 +63,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
     check_pairs(exp, algorithm, aggregation)
+    aggregation.private(task.layout)  # parts that the model does not have are refused here, before there is a folder
     ranks = equipment.limit_ranks(exp, hardware)
     if ranks and (why := equipment.explain_full_rank(exp)):
         raise UserError(

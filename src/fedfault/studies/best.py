@@ -24,7 +24,6 @@ import numpy as np
 from fedfault.report.words import NOTHING, Table, format_interval, format_number
 from fedfault.stats import ALPHA, mean_interval, subtract
 from fedfault.studies.answers import pick_test
-from fedfault.studies.outcomes import measure_outcome
 from fedfault.studies.results import COLUMNS, Results
 from fedfault.studies.study import Best, Cell, describe_choice
 
@@ -78,8 +77,7 @@ def _compare_situation(
     r: Results, b: Best, choices: tuple[tuple[str, str], ...], cells: dict[str, Cell]
 ) -> Situation | None:
     sign = 1.0 if b.prefer == "lower" else -1.0
-    by_seed = {label: _measure_cell(r, cell, b.metric) for label, cell in cells.items()}
-    by_seed = {label: values for label, values in by_seed.items() if values}
+    by_seed = {label: values for label, cell in cells.items() if (values := r.by_seed(cell, b.metric))}
     finite = {label: v for label, v in by_seed.items() if all(map(math.isfinite, v.values()))}
     if len(by_seed) < 2 or not finite:
         return None
@@ -97,17 +95,6 @@ def _compare_situation(
         worse = [sign * subtract(v, finite[best][seed]) for seed, v in values.items() if seed in finite[best]]
         rivals.append(Rival(label, tuple(worse), mean_interval(worse, ALPHA / pairs, test)))
     return Situation(choices, best, means[best], tuple(rivals))
-
-
-def _measure_cell(r: Results, cell: Cell, metric: str) -> dict[int, float]:
-    """Seed -> the metric of the cell's finished run."""
-    found = {}
-    for seed, name in zip(r.study.seeds, cell.runs, strict=False):
-        run = r.runs.get(name)
-        value = measure_outcome(run, metric) if run is not None and run.over else None
-        if value is not None and not math.isnan(value):
-            found[seed] = value
-    return found
 
 
 def tabulate_best(r: Results, b: Best) -> Table | None:

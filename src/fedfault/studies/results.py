@@ -59,9 +59,15 @@ class Results:
         """The finished runs of a cell."""
         return [run for name in cell.runs if (run := self.runs.get(name)) is not None and run.over]
 
+    def by_seed(self, cell: Cell, metric: str) -> dict[int, float]:
+        """Seed -> a metric, for every finished run of a cell that has it."""
+        runs = {seed: self.runs.get(name) for seed, name in zip(self.study.seeds, cell.runs, strict=True)}
+        measured = {seed: measure_outcome(run, metric) for seed, run in runs.items() if run is not None and run.over}
+        return {seed: value for seed, value in measured.items() if value is not None}
+
     def values(self, cell: Cell, metric: str) -> list[float]:
         """A metric in every finished run of a cell that has it."""
-        return [v for run in self.of(cell) if (v := measure_outcome(run, metric)) is not None]
+        return [*self.by_seed(cell, metric).values()]
 
     def states(self, cell: Cell) -> list[int]:
         """How many runs of a cell are in each of `records.STATES`."""
