@@ -183,6 +183,19 @@ def gguf(tmp_path, monkeypatch):
     return convert
 
 
+def test_a_conversion_says_one_line_and_no_progress_bars(gguf, capfd):
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+
+    def save():
+        for _ in logging.tqdm(range(2), desc="Writing model shards"):
+            pass
+
+    gguf(Saved("model", before=save))
+    assert "shards" not in capfd.readouterr().err
+
+
 def test_two_processes_that_convert_one_file_at_once_get_one_whole_folder(gguf):
     others = []
     first = gguf(Saved("model", before=lambda: others or others.append(gguf(Saved("model")))))

@@ -110,6 +110,15 @@ def test_a_corpus_without_columns_has_none_to_offer(tmp_path):
     assert "Columns" not in str(told.value)
 
 
+def test_a_file_beside_a_corpus_that_reads_none_is_refused_with_the_way_to_read_it(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    exp = load("instruct/quick", [f"data.path={tmp_path / 'mine.jsonl'}"]).experiment
+    with pytest.raises(
+        UserError, match=r"'skills' takes no path; leave it out, or read data.path by data.dataset=text"
+    ):
+        load_corpus(exp)
+
+
 def test_texts_without_a_token_are_counted(tmp_path):
     class Deaf(Bytes):
         """Digits are no tokens."""

@@ -225,8 +225,7 @@ def _load_pretrained(name: str, source: str, revision: str | None, architecture:
     """
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    _quiet_transformers()
     try:
         _refuse_quantised(
             name, transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
@@ -346,10 +345,19 @@ def _explain_failure(name: str, source: str, e: Exception) -> UserError:
     return UserError(f"cannot load model {name!r} from {source!r}: {read_first_line(e)}\n  ways out: {ways}")
 
 
+def _quiet_transformers() -> None:
+    """Switch off the notes and progress bars of transformers, which would stand in the middle of a run's lines."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def _convert_gguf(gguf: Path, say: Say) -> Path:
     """Convert a GGUF file to a transformers folder in float32, once: the cache knows the file by path, size and time."""
     import transformers
 
+    _quiet_transformers()
     stat = gguf.stat()
     key = hashlib.blake2b(f"{gguf.resolve()}{stat.st_size}{stat.st_mtime_ns}".encode(), digest_size=8).hexdigest()
     folder = cache_dir() / "models" / f"{gguf.stem}-{key}"

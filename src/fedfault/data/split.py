@@ -119,7 +119,8 @@ def load_corpus(exp: Experiment) -> Corpus:
     given = {k: v for k in COLUMNS if (v := getattr(data, k)) is not None}
     for key in given:
         if key not in takes:
-            raise UserError(f"data.{key} is set, but the corpus {data.dataset.name!r} takes no {key}; leave it out")
+            way = "leave it out" if data.path is None else "leave it out, or read data.path by data.dataset=text"
+            raise UserError(f"data.{key} is set, but the corpus {data.dataset.name!r} takes no {key}; {way}")
     found: Corpus = build("corpus", data.dataset.name, **data.dataset.options, **given)
     return found
 
