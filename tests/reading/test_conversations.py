@@ -39,6 +39,52 @@ def test_every_shape_gives_turns():
     assert read(sides) == [("system", "0"), ("user", "1"), ("assistant", "2")]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "completion": "b"},
+        {"question": "a", "answer": "b"},
+        {"instruction": "a", "input": "", "output": "b"},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+    ],
+)
+def test_a_column_system_is_the_first_turn_where_it_holds_anything(row):
+    two = [("user", "a"), ("assistant", "b")]
+    assert read({"system": "Be short.", **row}) == [("system", "Be short."), *two]
+    assert read({"system": None, **row}) == read({"system": " ", **row}) == read(row) == two
+    assert read({"task": "Be short.", **row}, {"system": "task", **{part: part for part in row}})[0][0] == "system"
+
+
+def test_a_preference_with_a_column_system_has_both_responses_behind_it():
+    row = {"system": "Be short.", "prompt": "a", "chosen": "b", "rejected": "c"}
+    found = read_conversation(PLACE, row, {part: part for part in row})
+    assert found.prompt == 2
+    assert [turn.text for turn in found.worse.turns] == ["Be short.", "a", "c"]
+    two = {**row, "prompt": [{"role": "system", "content": "Else"}, USER]}
+    with pytest.raises(UserError, match="turns 1 and 2 are both of the role system"):
+        read_conversation(PLACE, two, {part: part for part in row})
+
+
+def test_a_turn_that_is_not_to_be_learned_is_refused():
+    messages = [USER, {**BETTER, "weight": 0}, USER, {**BETTER, "weight": 1}]
+    with pytest.raises(UserError, match=r"line 3: message 2 of 'messages' has the weight 0: all turns"):
+        read({"messages": messages})
+    assert len(read({"messages": [USER, {**BETTER, "weight": 1}]})) == 2
+
+
+def test_responses_that_a_column_calls_bad_are_not_learned_unsaid(tmp_path):
+    """Data for KTO: prompt, completion and a label that says whether the completion is a good one."""
+    rows = [{"prompt": f"p {i}", "completion": f"c {i}", "label": i % 2 == 0} for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match="label is true or false beside prompt, completion") as e:
+        text(path=str(tmp_path / "a.jsonl"))
+    assert "data.columns={prompt: prompt, completion: completion} to learn all" in str(e.value)
+    both = {"prompt": "prompt", "completion": "completion"}
+    assert len(text(path=str(tmp_path / "a.jsonl"), columns=both).conversations) == 20
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({**row, "label": "news"}) for row in rows))
+    assert len(text(path=str(tmp_path / "b.jsonl")).conversations) == 20
+
+
 def test_columns_of_other_names_are_named_and_numbers_are_text():
     assert read({"query": 6, "reply": 7.0}, {"prompt": "query", "completion": "reply"}) == [
         ("user", "6"),
@@ -54,8 +100,13 @@ def test_other_columns_are_no_conversation():
 @pytest.mark.parametrize(
     ("columns", "named", "parts"),
     [
-        (["prompt", "completion", "messages"], None, "fit two shapes, messages and prompt, completion; say which"),
-        (["question", "answer", "instruction", "output"], None, "two shapes"),
+        (
+            ["prompt", "completion", "messages"],
+            None,
+            "fit several shapes, messages and prompt, completion; say which: "
+            "data.columns={messages: messages} or data.columns={prompt: prompt, completion: completion}",
+        ),
+        (["question", "answer", "instruction", "output"], None, "several shapes"),
         (["query", "reply"], {"promt": "query"}, "'promt'; did you mean 'prompt'"),
         (["query", "reply"], {"prompt": "qery", "completion": "reply"}, "no column 'qery'; did you mean 'query'"),
         (["query", "reply"], {"prompt": "query"}, "needs all parts of one shape"),
@@ -218,8 +269,17 @@ def test_what_is_no_preference_is_refused(changes, says):
             ["question", "passage", "answer"],
             "data.columns={instruction: question, input: passage, output: answer} reads it",
         ),
-        (["prompt", "completion", "system", "history"], "write them into the prompt, or leave them out"),
+        (["prompt", "completion", "options", "history"], "write them into the prompt, or leave them out"),
         (["messages", "context"], "write it into messages"),
+        (["messages", "system"], "write it into messages"),
+        (
+            ["question", "answer", "system_prompt"],
+            "{system: system_prompt, question: question, answer: answer} reads it",
+        ),
+        (
+            ["system", "question", "answer", "context"],
+            "{system: system, instruction: question, input: context, output: answer} reads it",
+        ),
         (["prompt", "chosen", "rejected", "context"], "write it into the prompt"),
     ],
 )
@@ -227,9 +287,8 @@ def test_a_column_on_which_the_response_may_depend_is_not_left_out_unsaid(column
     with pytest.raises(UserError, match="on which the response may depend") as e:
         find_shape("a.jsonl", columns)
     assert says in str(e.value)
-    part = {
-        name: name for name in columns if name not in ("choices", "subject", "passage", "system", "history", "context")
-    }
+    beside = {"choices", "subject", "passage", "options", "history", "context", "system_prompt"}
+    part = {name: name for name in columns if name not in beside | ({"system"} if "messages" in columns else set())}
     assert find_shape("a.jsonl", columns, part) == part  # said
 
 
@@ -243,7 +302,7 @@ def test_a_column_on_which_the_response_may_depend_is_not_left_out_unsaid(column
 def test_columns_that_could_be_instructions_and_responses_are_named_and_not_guessed(tmp_path, columns, named):
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(json.dumps({name: f"{name} {n}" for name in columns}) for n in range(3)))
-    with pytest.raises(UserError, match=f"none fit a shape of conversations .*; data.columns={named} reads them"):
+    with pytest.raises(UserError, match=f"none fit a shape of conversations, .* data.columns={named} prompts with"):
         text(path=str(file))
 
 

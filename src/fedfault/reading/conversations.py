@@ -8,6 +8,7 @@
     prompt, chosen, rejected        a preference: two texts or lists of messages that answer the prompt, the better one first
     chosen, rejected                the same as lists of messages that begin with the prompt
 
+All but lists of messages alone may stand beside a column `system`: the first turn, where it holds anything.
 Each becomes turns of roles. Nothing is guessed: columns that fit two shapes must be named, a column beside a shape that says
 what the response depends on (`choices`, `context`) is not left out unless that is said, and a row that is no conversation is
 an error with its place.
@@ -25,16 +26,17 @@ from fedfault.types.corpus import ASSISTANT, ROLES, SYSTEM, USER, Conversation, 
 SHAPES = (  # parts of a shape, the last of which is the response; those in OPTIONAL may be missing
     ("messages",),
     ("conversations",),
-    ("prompt", "completion"),
-    ("instruction", "input", "output"),
-    ("question", "answer"),
-    ("prompt", "chosen", "rejected"),
+    ("system", "prompt", "completion"),
+    ("system", "instruction", "input", "output"),
+    ("system", "question", "answer"),
+    ("system", "prompt", "chosen", "rejected"),
     ("chosen", "rejected"),
 )
-OPTIONAL = {"input"}
+OPTIONAL = {"system", "input"}
 PARTS = sorted({part for shape in SHAPES for part in shape})
 OTHER_ROLES = {"human": USER, "gpt": ASSISTANT, "bot": ASSISTANT, "model": ASSISTANT, "function": "tool"}
 OTHER_NAMES = {  # columns that are called otherwise in public data sets, by the part that they hold
+    "system": ("system", "system_prompt"),
     "instruction": ("instruction", "prompt", "question", "query", "input"),
     "input": ("context",),
     "output": ("output", "response", "answer", "completion", "reply", "target"),
@@ -69,8 +71,8 @@ def find_shape(where: str, known: Sequence[str], named: Mapping[str, str] | None
     found = [{part: part for part in shape if part in known} for shape in widest]
     if len(found) > 1:
         each = " and ".join(", ".join(shape) for shape in found)
-        first = ", ".join(f"{part}: {part}" for part in found[0])
-        raise UserError(f"{where}: the columns fit two shapes, {each}; say which, as in data.columns={{{first}}}")
+        ways = " or ".join(f"data.columns={_name_parts(shape)}" for shape in found)
+        raise UserError(f"{where}: the columns fit several shapes, {each}; say which: {ways}")
     if found and (beside := [name for name in BESIDE if name in known and name not in found[0]]):
         raise UserError(f"{where}: {_explain_beside(found[0], beside)}")
     return found[0] if found else None
@@ -78,17 +80,24 @@ def find_shape(where: str, known: Sequence[str], named: Mapping[str, str] | None
 
 def _explain_beside(shape: Shape, beside: Sequence[str]) -> str:
     """Say that columns would not be read on which the response may depend, and how they are read or left out."""
-    parts = [*shape]
-    alone = ", ".join(f"{part}: {part}" for part in parts)
+    parts = [part for part in shape if part != "system"]
     reads = f"write {'it' if len(beside) == 1 else 'them'} into {'the prompt' if len(parts) > 1 else parts[0]}"
-    if len(beside) == 1 and beside[0] in TEXTS and len(parts) == 2 and "rejected" not in parts:
-        both = f"{{instruction: {parts[0]}, input: {beside[0]}, output: {parts[1]}}}"
-        reads = f"data.columns={both} reads it too"
+    if beside == ["system_prompt"] and len(parts) > 1 and "system" not in shape:
+        reads = f"data.columns={_name_parts({'system': beside[0], **shape})} reads it too"
+    elif len(beside) == 1 and beside[0] in TEXTS and len(parts) == 2 and "rejected" not in parts:
+        system = {"system": "system"} if "system" in shape else {}
+        both = {**system, "instruction": parts[0], "input": beside[0], "output": parts[1]}
+        reads = f"data.columns={_name_parts(both)} reads it too"
     verb = "is" if len(beside) == 1 else "are"
     return (
-        f"{', '.join(parts)} would be read and {', '.join(beside)} {verb} there too, on which the response may depend; "
-        f"{reads}, or leave {'it' if len(beside) == 1 else 'them'} out with data.columns={{{alone}}}"
+        f"{', '.join(shape)} would be read and {', '.join(beside)} {verb} there too, on which the response may depend; "
+        f"{reads}, or leave {'it' if len(beside) == 1 else 'them'} out with data.columns={_name_parts(shape)}"
     )
+
+
+def _name_parts(shape: Shape) -> str:
+    """Write a shape as `data.columns` takes it."""
+    return f"{{{', '.join(f'{part}: {column}' for part, column in shape.items())}}}"
 
 
 def name_columns(known: Sequence[str]) -> str:
@@ -100,7 +109,7 @@ def name_columns(known: Sequence[str]) -> str:
     found = {part: next((n for n in names if n in known), None) for part, names in OTHER_NAMES.items()}
     if not found["instruction"] or not found["output"]:
         return ""
-    return f"{{{', '.join(f'{part}: {column}' for part, column in found.items() if column)}}}"
+    return _name_parts({part: column for part, column in found.items() if column})
 
 
 def _is_whole(shape: Sequence[str], known: Sequence[str] | Mapping[str, str]) -> bool:
@@ -134,6 +143,8 @@ def read_conversation(place: str, row: Mapping[str, Any], shape: Shape) -> Conve
     (Turn(role='user', text='1 + 1', input=''), Turn(role='assistant', text='2', input=''))
     """
     cells = {part: row.get(column) for part, column in shape.items()}
+    system = _write_text(place, shape.get("system", "system"), cells.pop("system", None))
+    first = [Turn(SYSTEM, system)] if system.strip() else []
     if len(cells) == 1:
         ((part, value),) = cells.items()
         turns = _read_messages(place, shape[part], value)
@@ -141,19 +152,20 @@ def read_conversation(place: str, row: Mapping[str, Any], shape: Shape) -> Conve
         text, more = (_write_text(place, shape.get(part, part), cells.get(part)) for part in ("instruction", "input"))
         turns = [Turn(USER, text, more), *_read_side(place, shape["output"], cells["output"], ASSISTANT)]
     elif "rejected" in cells:
-        return _read_preference(place, cells, shape)
+        return _read_preference(place, cells, shape, first)
     else:
         (asked, response) = ("prompt", "completion") if "prompt" in cells else ("question", "answer")
         turns = [
             *_read_side(place, shape[asked], cells[asked], USER),
             *_read_side(place, shape[response], cells[response], ASSISTANT),
         ]
+    turns = [*first, *turns]
     _check_turns(place, turns)
     return Conversation(tuple(turns), place)
 
 
-def _read_preference(place: str, cells: Mapping[str, Any], shape: Shape) -> Conversation:
-    """Read a prompt with two responses, of which both may begin with it where they are messages.
+def _read_preference(place: str, cells: Mapping[str, Any], shape: Shape, first: Sequence[Turn]) -> Conversation:
+    """Read a prompt with two responses, of which both may begin with it where they are messages; `first` goes before it.
 
     Raises `UserError` also for responses that are the same, and for a prompt that they do not begin with.
     """
@@ -162,6 +174,7 @@ def _read_preference(place: str, cells: Mapping[str, Any], shape: Shape) -> Conv
         prompt = _read_side(place, shape["prompt"], cells["prompt"], USER)
     else:
         prompt = _split_prompt(place, cells, shape, sides)
+    prompt = [*first, *prompt]
     for part, turns in sides.items():
         if turns[0].role != ASSISTANT:
             raise UserError(
@@ -236,6 +249,11 @@ def _read_message(place: str, message: Any) -> Turn:
         )
     if message.get("tool_calls"):
         raise UserError(f"{place} has tool_calls, which are not read; write the call as the message's content")
+    if message.get("weight") not in (None, 1):
+        raise UserError(
+            f"{place} has the weight {message['weight']!r}: all turns of the assistant are learned alike; end the "
+            "conversation before it, or remove the weight"
+        )
     if message["content"] is not None and not isinstance(message["content"], str):
         raise UserError(f"{place} holds a {type(message['content']).__name__} as its content, where text is needed")
     return Turn(role, message["content"] or "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedfault.errors import UserError
+from fedfault.errors import UserError, suggest
 from fedfault.reading import cells, documents, files
 from fedfault.reading.conversations import Shape, find_shape, name_columns, read_conversation
 from fedfault.types.corpus import Conversation, Corpus, Document, Labels
@@ -67,13 +67,26 @@ def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns
         )
     groups = _read_names(where, values, columns.group, "data.group_column") or [""] * len(rows)
     if shape:
+        if columns.parts is None and "label" in known:
+            _refuse_judged(where, values, shape)
         return _read_conversations(rows, shape, topics, groups)
-    if columns.text is None and "text" not in known and (called := name_columns(known)):
+    if columns.text is None and "text" not in known:
+        called = name_columns(known) or "{prompt: NAME, completion: NAME}"
         raise UserError(
-            f"{where}: no column is called text, and none fit a shape of conversations (known: {', '.join(known)}); "
-            f"data.columns={called} reads them as instructions with responses, data.text_columns as plain text"
+            f"{where}: none fit a shape of conversations, and there is no column 'text'{suggest('text', known)} (known: "
+            f"{', '.join(known)}); data.text_columns=[NAME] reads plain text, data.columns={called} prompts with responses"
         )
     return _read_texts(where, values, columns.text or ["text"], topics, groups)
+
+
+def _refuse_judged(where: Path | str, rows: Sequence[files.Row], shape: Shape) -> None:
+    """Raise `UserError` where a column says which responses are bad ones, as in data for KTO: all would be learned."""
+    if all(cells.write_cell(row.get("label")).lower() in ("true", "false") for row in rows):
+        called = ", ".join(f"{part}: {column}" for part, column in shape.items())
+        raise UserError(
+            f"{where}: the column label is true or false beside {', '.join(shape)}: whether a response is a good one, as "
+            f"for KTO, which is not offered; keep the rows where it is true, or say data.columns={{{called}}} to learn all"
+        )
 
 
 def _read_names(where: Path | str, rows: Sequence[files.Row], column: str | None, option: str) -> list[str]:
