@@ -13,7 +13,9 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod
 from flwr.serverapp.strategy import FedAvg, FedMedian
 
+from fedfault.config.loading import load
 from fedfault.flower.local import LocalGrid
+from fedfault.setup.experiment import prepare
 from fedfault.testing.toys import LowRank, Quadratic, federation
 from flowers import grid_of, last, over, same
 
@@ -98,6 +100,23 @@ def test_flowers_mods_see_the_updates_of_training():
     kept, _ = last(over(fed, grid_of(fed, mods=[LocalDpMod(0.01, 0.0, 1.0, 1e-5)]))[0])
     assert float((free.adapter.flat - start).norm()) > 0.02
     assert 0.001 < float((kept.adapter.flat - start).norm()) <= 0.01 + 1e-6
+
+
+@pytest.mark.long
+def test_conversations_over_nodes_give_the_numbers_and_the_answers_of_one_process():
+    given = (
+        "federation.total_clients=2 federation.participation_rate=1.0 federation.num_rounds=2 training.local_steps=2 "
+        "evaluation.every=2 evaluation.generate=1 evaluation.max_blocks=1 evaluation.general=none data.max_samples=80 "
+        "model.precision=fp32 training.optimizer=sgd training.lr=0.1"  # Adam makes a step of a gradient of rounding
+    )
+    fed = prepare(load("instruct/quick", given.split()).experiment).federation
+    one, records = last(fed)
+    state, found = last(over(fed, grid_of(fed))[0])
+    assert same(state.adapter.flat, one.adapter.flat)
+    here, there = records[-1].scores["validation"], found[-1].scores["validation"]
+    assert there.loss == pytest.approx(here.loss, rel=1e-5)
+    assert there.metrics == here.metrics
+    assert "exact_match" in here.metrics
 
 
 def test_numbers_of_double_precision_travel_in_double_precision():
