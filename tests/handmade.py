@@ -147,3 +147,8 @@ def update(file, **more):
     """Add keys to a JSON file, which is made if there is none."""
     old = json.loads(file.read_text()) if file.is_file() else {}
     file.write_text(json.dumps(old | more))
+
+
+def read_texts(figure):
+    """All words on a figure: titles, and what stands in the axes."""
+    return [text for ax in figure.axes for text in (ax.get_title(loc="left"), *(t.get_text() for t in ax.texts))]

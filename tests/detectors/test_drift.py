@@ -35,7 +35,7 @@ def test_harm_is_the_alignment_that_is_missing_beside_the_controls():
     found = readings([1.0] * 3, [1.0] * 3, alignment=[0.5, 0.1, 0.3], scale={"alignment": 0.4})
     assert found[0].effect == pytest.approx(0.25)
     assert found[0].evidence["turned_away"] == pytest.approx(0.25)
-    assert "25% less aligned" in DETECTOR.explain(found[0])
+    assert "25 % less aligned" in DETECTOR.explain(found[0])
 
 
 def test_the_usual_alignment_is_the_median_of_the_controls_medians():

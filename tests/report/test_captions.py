@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
-from fedfault.report.captions import write_caption
-from handmade import make
+from fedfault.report.captions import CELLS, _list_drawn, describe_figure, write_caption
+from fedfault.report.figures.losses import draw_loss_by_topic
+from fedfault.report.summary import make_tiles
+from handmade import make, read_texts
 
 
 def test_the_figure_of_answers_is_about_labels_only_where_labels_are_learned():
@@ -43,3 +45,45 @@ def test_the_clock_is_explained_without_the_deadline_and_the_regret_that_a_run_h
 
 def test_ranks_are_explained_without_the_energy_where_all_clients_have_one_rank():
     assert "Energy" not in write_caption(make(), "ranks").text
+
+
+def test_panels_and_lines_are_explained_only_where_they_are_drawn():
+    whole = make(probed=True)
+    assert [title for title, _ in _list_drawn(whole, "drift")] == [
+        "Differences between clients", "To −gradient", "To last round",
+    ]  # fmt: skip
+    text = write_caption(without(whole, "drift_between", "gradient_alignment"), "drift").text
+    assert text.startswith("To last round: cosine of the mean update")
+    assert "gradient" not in text
+    blind = without(whole, "attention_entropy", "attention_entropy_base")
+    assert "Attention" in write_caption(whole, "layers").text
+    assert "Attention" not in write_caption(blind, "layers").text
+    assert describe_figure(blind, "layers") == (
+        "Line charts over layers, in some rounds: Hidden states, Their geometry, Dashed, between clients."
+    )
+
+
+def without(run, *probes):
+    """The run as if these probes had not been taken."""
+
+    def kept(r):
+        return {name: v for name, v in r.probes.items() if name.partition("/")[0] not in probes}
+
+    return replace(run, records=tuple(replace(r, probes=kept(r)) for r in run.records))
+
+
+def test_preferences_are_not_called_labels():
+    run = make(probed=True)
+    assert write_caption(replace(run, config={"data": {"task_type": "preference"}}), "labels").title == "Preferences"
+
+
+def test_where_all_data_have_one_topic_there_are_no_lines_of_topics():
+    run = make(topics=("text",))
+    assert write_caption(run, "loss_by_topic") == ("Loss", "Loss on the validation set." + CELLS)
+    assert not any(tile.name.startswith("Largest jump") for tile in make_tiles(run))
+    shown = read_texts(draw_loss_by_topic(run))
+    assert shown[0].startswith("Validation: perplexity")
+    assert "validation" in shown
+    assert not {"mixture", "text"}.intersection(shown)
+    central = replace(run, config={"federation": {"centralised": True}})
+    assert write_caption(central, "loss_by_topic").text == "Loss on the validation set."

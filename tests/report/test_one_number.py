@@ -13,7 +13,7 @@ from fedfault.report.figures.clients import draw_fairness, draw_labels
 from fedfault.report.figures.losses import draw_general, draw_loss_by_topic
 from fedfault.report.tables import tabulate_scores
 from fedfault.report.verdict import list_findings, read_verdict
-from handmade import make
+from handmade import make, read_texts
 
 NUMBER = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?")
 RUNS = {
@@ -28,11 +28,6 @@ def judge(run):
     """The run with what the detectors see in its records, by conventional thresholds."""
     seen = Detection(None, records=run.records)
     return replace(run, findings=tuple(seen.findings), metrics={"verdict": judge_detection(seen)})
-
-
-def read_texts(figure):
-    """All words on a figure: titles, and what stands in the axes."""
-    return [text for ax in figure.axes for text in (ax.get_title(loc="left"), *(t.get_text() for t in ax.texts))]
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
@@ -79,11 +74,11 @@ def test_the_jump_of_a_topic_is_the_same_in_sentence_tile_and_table(run):
 def test_metrics_of_labels_are_the_same_in_sentence_tile_and_figure():
     run = make(rounds=4, probed=True)
     run = replace(run, config={**run.config, "data": {"task_type": "classification"}, "evaluation": {"metric": "f1"}})
-    tile = next(t for t in summary.make_tiles(run) if t.name == "Validation f1")
+    tile = next(t for t in summary.make_tiles(run) if t.name == "Validation F1")
     start = tile.remark.removeprefix("from ")
-    assert f"f1 went from {start} to {tile.value}" in summary.describe_progress(run)
-    assert NUMBER.findall(read_texts(draw_loss_by_topic(run))[0].partition("f1")[2]) == [start, tile.value]
-    assert read_texts(draw_labels(run))[0] == "Validation f1"
+    assert f"F1 went from {start} to {tile.value}" in summary.describe_progress(run)
+    assert NUMBER.findall(read_texts(draw_loss_by_topic(run))[0].partition("F1")[2]) == [start, tile.value]
+    assert read_texts(draw_labels(run))[0] == "Validation F1"
 
 
 def test_who_is_below_zero_is_told_from_who_loses_beyond_chance():

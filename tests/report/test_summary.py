@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from fedfault.records import RoundRecord
 from fedfault.report import summary
+from fedfault.report.verdict import list_findings
 from fedfault.runs.read import read_run
-from handmade import HISTORY, make, record, update, write
+from handmade import HISTORY, finding, make, record, update, write
 
 
 def test_the_summary_is_computed_from_the_records(tmp_path):
@@ -85,3 +86,30 @@ def test_the_time_of_probes_is_told_as_a_share():
     tile = next(t for t in summary.make_tiles(make(probed=True)) if t.name == "Time")
     assert tile.value == "7.5 s"  # 4 x 1.5 s, and 3 x 0.5 s of probes
     assert tile.remark == "training and evaluation; 20.0\u00a0% probes"
+
+
+def test_a_run_that_stopped_itself_is_begun_again_or_forked_and_not_just_continued(tmp_path):
+    never_better = read_run(write(tmp_path / "a", [record(0, 4.0), record(1, 5.0)], status="stopped", rounds=3))
+    assert summary.suggest_commands(never_better)[0] == (
+        f"fedfault run {tmp_path / 'a' / 'config.yaml'} experiment_name=NAME KEY=VALUE"
+    )
+    once = read_run(write(tmp_path / "b", [record(0, 4.0), record(1, 3.0), record(2, 5.0)], status="stopped", rounds=3))
+    assert summary.suggest_commands(once)[0] == f"fedfault fork {tmp_path / 'b'} --round 1 KEY=VALUE"
+
+
+def test_a_command_that_an_alarm_advises_is_there_to_copy(tmp_path):
+    run = replace(read_run(write(tmp_path / "r")), findings=(finding(advice=("fedfault mitigate RUN",)),))
+    mend = f"fedfault mitigate {run.folder}"
+    assert mend in summary.suggest_commands(run)
+    assert list_findings(run)[0][0].advice == mend
+    suspected = replace(run, findings=(finding(level="suspect", advice=("fedfault mitigate RUN",)),))
+    assert mend not in summary.suggest_commands(suspected)
+
+
+def test_topics_are_called_labels_where_labels_are_learned():
+    index = {"value": 1.0, "chance": 0.5, "excess": 0.5, "z": 3.0, "p": 0.01}
+    found = {"label_emd": index, "sentences": ["Two clients share 27 % of topic mass."]}
+    run = replace(make(), heterogeneity=found, config={"data": {"task_type": "classification"}})
+    assert summary.describe_split(run)[0] == "Two clients share 27 % of label mass."
+    assert summary.tabulate_skew(run).rows[0][0] == "labels: earth mover's distance (0 to 2)"
+    assert summary.tabulate_skew(replace(run, config={})).rows[0][0].startswith("topics:")

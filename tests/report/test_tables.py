@@ -16,7 +16,7 @@ def test_scores_hold_start_best_final_gain_and_what_was_given_back(tmp_path):
     rows = {row[0]: row[1:] for row in tables.tabulate_scores(run).rows}
     assert rows["code"] == ["6.000", "4.000", "3", "4.000", "+2.000", "0.000", "0.520", "54.6"]
     assert rows["general English"][4:6] == ["−0.130", "0.130"]
-    assert tables.tabulate_clients(run).rows[1] == ["1", "code", "80%", "10", "1,100", "2", "6.000", "4.000", "+2.000"]
+    assert tables.tabulate_clients(run).rows[1] == ["1", "code", "80 %", "10", "1,100", "2", "6.000", "4.000", "+2.000"]
 
 
 def test_bits_per_byte_need_the_bytes_of_a_token(tmp_path):
@@ -84,7 +84,7 @@ def test_settings_that_differ_from_the_defaults_stand_apart():
         ({"temperature": 0.7, "top_p": 1.0}, "tokens drawn at temperature 0.7, by the same draws,"),
         (
             {"temperature": 1.0, "top_p": 0.9},
-            "tokens drawn at temperature 1 from 90% of the probability, by the same draws,",
+            "tokens drawn at temperature 1 from 90 % of the probability, by the same draws,",
         ),
     ],
 )
@@ -97,3 +97,8 @@ def test_tiers_are_written_as_a_person_would():
     assert tables.format_settings({"tiers": tiers}) == [
         ("tiers", "[{name: fast, count: 2}, {name: slow, count: 1, compute_factor: 0.5}]")
     ]
+
+
+def test_an_empty_answer_is_an_answer():
+    asked = {"prompt": "4 + 7?", "reference": "11", "before": "", "after": "11"}
+    assert tables.tabulate_answers(replace(make(), answers=[asked])).rows == [["4 + 7?", "11", "(empty)", "11"]]

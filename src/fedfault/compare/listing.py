@@ -17,7 +17,7 @@ from fedfault.records import replace_not_finite
 from fedfault.report.status import find_activity
 from fedfault.report.terminal import echo, find_width, format_table
 from fedfault.report.verdict import CLASSES
-from fedfault.report.words import NOTHING, Table, format_number, format_perplexity, format_seconds
+from fedfault.report.words import NOTHING, Table, format_number, format_perplexity, format_seconds, name_metric
 from fedfault.runs.manifest import holds_run
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
@@ -163,7 +163,7 @@ def tabulate_list(entries: Sequence[Entry], width: int | None = None) -> Table:
             names[e.run.folder],
             e.state,
             f"{e.run.rounds_done}/{e.run.rounds_planned or NOTHING}",
-            e.score,
+            name_metric(e.score),
             _format_score(e.score, e.before),
             _format_score(e.score, e.after),
             format_seconds(max(0.0, time.time() - e.changed)),

@@ -23,7 +23,7 @@ def task_forgetting() -> Detector:
     >>> right = [Score(1.0, 100, metrics={"exact_match": share}) for share in (0.0, 0.75, 0.125)]
     >>> last = detector.read(history(scores={"topic/sort": right}), {})[-1]
     >>> print(f"{last.statistic:.2f} > {detector.default_threshold}: {detector.explain(last)}")
-    0.62 > 0.4: sort is answered right 12% of the time, after 75%
+    0.62 > 0.4: sort is answered right 12 % of the time, after 75 %
     """
 
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
@@ -36,7 +36,7 @@ def task_forgetting() -> Detector:
 
     return Detector(
         follow,
-        lambda r: f"{_name(r)} is answered right {r.evidence['now']:.0%} of the time, after {r.evidence['best']:.0%}",
+        _explain_forgetting,
         reads=("score/topic with exact_match",),
         advice=("training.lr lower", "federation.clients_per_round higher", "federation.algorithm=fedprox"),
         remedies=(Multiply("training.lr", 0.5),),
@@ -60,7 +60,7 @@ def answer_collapse() -> Detector:
     >>> same = [Score(1.0, 100, metrics={"one_answer": share}) for share in (0.5, 0.625)]
     >>> last = detector.read(history(scores={"topic/review": same}), {})[-1]
     >>> print(f"{last.statistic:.3f} > {detector.default_threshold}: {detector.explain(last)}")
-    0.625 > 0.4: questions get one answer 62% more often than should, most of all those of review (62%)
+    0.625 > 0.4: questions get one answer 62 % more often than they should, most of all those of review (62 %)
     """
 
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
@@ -79,6 +79,11 @@ def answer_collapse() -> Detector:
     )
 
 
+def _explain_forgetting(r: Reading) -> str:
+    now, best = (100 * r.evidence[key] for key in ("now", "best"))
+    return f"{_name(r)} is answered right {now:.0f} % of the time, after {best:.0f} %"
+
+
 def _read_sameness(record: RoundRecord) -> Reading | None:
     topics = _collect(record, "one_answer")
     validation = record.scores.get("validation")
@@ -92,8 +97,8 @@ def _read_sameness(record: RoundRecord) -> Reading | None:
 
 
 def _explain_sameness(r: Reading) -> str:
-    told = f"questions get one answer {r.effect:.0%} more often than should"
-    return told + (f", most of all those of {_name(r)} ({max(r.evidence.values()):.0%})" if r.evidence else "")
+    told = f"questions get one answer {100 * r.effect:.0f} % more often than they should"
+    return told + (f", most of all those of {_name(r)} ({100 * max(r.evidence.values()):.0f} %)" if r.evidence else "")
 
 
 def _collect(record: RoundRecord, metric: str) -> dict[str, float]:

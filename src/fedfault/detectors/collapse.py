@@ -24,7 +24,7 @@ def representation_collapse() -> Detector:
     >>> ranks = {"hidden_rank": [None, 20.0, 10.0], "hidden_rank_base": [None, 21.0, 21.0]}
     >>> last = detector.read(history(probes=ranks), {})[-1]
     >>> print(f"{last.statistic:.2f} > {detector.default_threshold:.2f}: {detector.explain(last)}")
-    0.74 > 0.36: hidden states have lost 52% of the dimensions that they had in the base
+    0.74 > 0.36: hidden states have lost 52 % of the dimensions that they had in the base
     """
 
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
@@ -38,7 +38,7 @@ def representation_collapse() -> Detector:
 
     return Detector(
         follow,
-        lambda r: f"hidden states have lost {r.effect:.0%} of the dimensions that they had in the base",
+        lambda r: f"hidden states have lost {100 * r.effect:.0f} % of the dimensions that they had in the base",
         reads=("hidden_rank", "hidden_rank_base"),
         advice=("training.lr lower", "model.lora.r_max higher", "federation.aggregation=blockwise"),
         remedies=(Multiply("training.lr", 0.5),),

@@ -34,8 +34,10 @@ def client_drift() -> Detector:
     >>> detector = client_drift()
     >>> drift = {"drift_between": [None, 3.0, 3.0, 3.0], "drift_within": [None, 2.0, 2.0, 2.0]}
     >>> last = detector.read(history([4.0, 3.0, 3.5, 3.2], probes=drift), {})[-1]
-    >>> print(f"{last.statistic} > {detector.default_threshold}: {detector.explain(last)}; {last.effect:.0%} was taken back")
-    1.5 > 0.2: clients pull apart: their gradients vary 1.5 times as much between as within them; 56% was taken back
+    >>> print(f"{last.statistic} > {detector.default_threshold}: {detector.explain(last)}")
+    1.5 > 0.2: clients pull apart: their gradients vary 1.5 times as much between as within them
+    >>> print(f"{100 * last.effect:.0f} % was taken back")
+    56 % was taken back
     """
 
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
@@ -60,7 +62,7 @@ def client_drift() -> Detector:
 
     def explain(r: Reading) -> str:
         away = r.evidence.get("turned_away")
-        cost = f", and their mean update is {away:.0%} less aligned with the descent direction" if away else ""
+        cost = f", and their mean update is {100 * away:.0f} % less aligned with the descent direction" if away else ""
         return f"clients pull apart: their gradients vary {r.statistic:.1f} times as much between as within them{cost}"
 
     return Detector(

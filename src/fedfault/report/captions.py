@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedfault.report import summary
-from fedfault.report.words import format_change, format_count
+from fedfault.report.words import format_change, format_count, name_metric
 from fedfault.runs.recorded import RunData
 
 
@@ -71,14 +71,7 @@ CAPTIONS = {
         "estimated. Leaving one out says little of clients that others can stand in for; the Shapley value shares their "
         "gain between them.",
     ),
-    "drift": Caption(
-        "Client drift",
-        "First panel: variance of the clients' gradients between clients over that within a client, from two disjoint "
-        "halves of examples. Zero on average when clients hold the same data, in single rounds also below; the line of "
-        "all rounds so far is the one to trust. Second panel: cosine of the mean update to the direction in which the "
-        "loss falls (with AdamW about 0.4 for IID clients), and to the update of the round before (below zero the server "
-        "swings).",
-    ),
+    "drift": Caption("Client drift", ""),
     "gradients": Caption(
         "Gradients of the clients",
         "Norm of each client's gradient at the model that the round starts from, with the noise of batches taken out: "
@@ -96,18 +89,10 @@ CAPTIONS = {
         "cell: they never trained in the same round. Blue blocks along the diagonal are groups of clients that would "
         "be served better by models of their own.",
     ),
-    "control": Caption(
-        "Control variates",
-        "First panel: how far the clients' steps are from the shared gradient, squared and with the noise of a batch, "
-        "beside steps without control variates; above the line at 1 they do harm. Second panel: their length beside "
-        "that of the gradients; far from 1 they are in other units, as with momentum or an adaptive optimiser.",
-    ),
+    "control": Caption("Control variates", ""),
     "layers": Caption(
         "Layer by layer",
-        "The same held-out text in the untrained and in the trained model. Cosine 1 and CKA 1: the layer represents it "
-        "as before; CKA does not mind rotations. Attention entropy is 1 when a head looks everywhere alike and 0 when "
-        "it looks at one place. Dashed: the same between the clients' models in the last round, and in the untrained model "
-        "(base).",
+        "The same held-out text in the untrained and in the trained model.",
     ),
     "ranks": Caption(
         "Ranks",
@@ -116,8 +101,7 @@ CAPTIONS = {
     ),
     "generation": Caption(
         "Continuations",
-        "Greedy continuations of held-out prefixes. BLEU and ROUGE-L: likeness to the true continuation. Variety: "
-        "distinct word pairs over all; a fall means that the model repeats itself.",
+        "Greedy continuations of held-out prefixes.",
     ),
     "client_ranks": Caption(
         "Ranks of the clients",
@@ -157,6 +141,53 @@ CAPTIONS = {
         "round on this machine, which simulates all clients. Probes: what the figures above were measured with.",
     ),
 }
+PANELS = {  # figure -> the probes that a panel or line of it needs, its name, how to read it
+    "drift": (
+        (
+            ("drift_between",),
+            "Differences between clients",
+            "variance of their gradients between clients over that within a client, from two disjoint halves of examples; "
+            "zero on average when clients hold the same data, in single rounds also below. The line of all rounds so far "
+            "is the one to trust.",
+        ),
+        (
+            ("gradient_alignment",),
+            "To −gradient",
+            "cosine of the mean update to the direction in which the loss falls, with AdamW about 0.4 for IID clients.",
+        ),
+        (
+            ("round_cosine",),
+            "To last round",
+            "cosine of the mean update to that of the round before; below zero the server swings.",
+        ),
+    ),
+    "control": (
+        (
+            ("control_error",),
+            "Steps with control variates",
+            "how far the clients' steps are from the shared gradient, squared and with the noise of a batch, beside steps "
+            "without control variates; above the line at 1 they do harm.",
+        ),
+        (
+            ("control_ratio",),
+            "Their length",
+            "beside that of the gradients; far from 1 they are in other units, as with momentum or an adaptive optimiser.",
+        ),
+    ),
+    "layers": (
+        (("hidden_cosine",), "Hidden states", "at cosine 1 the layer represents the text as before."),
+        (("cka",), "Their geometry", "at CKA 1 it is as before but for rotations."),
+        (("attention_entropy",), "Attention", "1 when a head looks everywhere alike, 0 when it looks at one place."),
+        (("client_cosine", "client_cka"), "Dashed, between clients", "of the clients' models in the last round."),
+        (("attention_entropy_base",), "Dashed, base", "of the untrained model."),
+    ),
+    "generation": (
+        (("bleu",), "BLEU", "likeness to the true continuation."),
+        (("rouge_l",), "ROUGE-L", "likeness to the true continuation, by the words in common."),
+        (("distinct_2",), "Variety", "distinct word pairs over all; a fall means that the model repeats itself."),
+    ),
+}
+CELLS = " The cells below show the clients that trained in a round, by number."  # where all data have one topic
 CENTRAL = {  # of a run with all data in one place, where it is another text
     "loss_by_topic": "Thick line: validation loss of the mixture. Thin lines: each topic.",
     "traffic": "Wall time of each round on this machine. Probes: what the figures above were measured with.",
@@ -182,19 +213,26 @@ def write_caption(run: RunData, name: str) -> Caption:
     """Write the caption of a figure, which also explains the marks that only some runs have."""
     title, text = CAPTIONS[name]
     if name == "labels":
-        title, text = "Labels" if run.labelled else title, text + _describe_answers(run)
-    text = CENTRAL.get(name, text) if run.centralised else text + "".join(_describe_panels(run, name))
+        title = "Labels" if run.headless else "Preferences" if run.labelled else title
+        text += _describe_answers(run)
+    if name == "loss_by_topic" and len(run.topics) < 2:
+        title, text = "Loss", "Loss on the validation set." + ("" if run.centralised else CELLS)
+    elif run.centralised:
+        text = CENTRAL.get(name, text)
+    text += "".join(_describe_panels(run, name))
     if name == "loss_by_topic":
         text += MARKED if run.findings else ""
         courses = {"parent": "the run that this one was forked from", "given up": "the course that the run gave up"}
         text += (
             FORKED.format(other=" and ".join(dict.fromkeys(courses[f.name] for f in run.forks))) if run.forks else ""
         )
-    return Caption(title.replace("topic", run.group), text.replace("topic", run.group))
+    return Caption(title.replace("topic", run.group), text.replace("topic", run.group).strip())
 
 
 def _describe_panels(run: RunData, name: str) -> list[str]:
     """Say what panels and lines of a figure are that only some runs have."""
+    if name in PANELS:
+        return [f" {title}: {text}" for title, text in _list_drawn(run, name)]
     if name == "ranks":
         filled = any(run.ratio(f"{what}_rank", f"{what}_rank_base")[0] for what in ("hidden", "embedding"))
         return [ENERGY] * bool(run.probe("energy_above")[0]) + [FILLED] * filled
@@ -205,6 +243,12 @@ def _describe_panels(run: RunData, name: str) -> list[str]:
         said = ((TARGET, aimed), (DEADLINE, due), (PROMPT, due or late), (REGRET, bool(run.probe("regret")[0])))
         return [sentence for sentence, there in said if there]
     return []
+
+
+def _list_drawn(run: RunData, name: str) -> list[tuple[str, str]]:
+    """List the panels and lines of a figure that this run has, each with how to read it."""
+    measured = {probe.partition("/")[0] for r in run.records for probe in r.probes}
+    return [(title, text) for probes, title, text in PANELS[name] if measured.intersection(probes)]
 
 
 def _describe_answers(run: RunData) -> str:
@@ -232,7 +276,7 @@ def describe_figure(run: RunData, name: str) -> str:
         "loss_by_topic": f"Line chart of loss per round for the mixture and {topics}. "
         + " ".join(summary.summarise_run(run)[:2])
         + marked,
-        "labels": f"Line chart of the validation {' and '.join(run.metrics_measured)} per round.",
+        "labels": f"Line chart of the validation {' and '.join(map(name_metric, run.metrics_measured))} per round.",
         "clients": "Line chart of the best, median and worst held-out loss of the clients per round.",
         "fairness": "Line chart of the median and smallest gain of the clients per round, with a band.",
         "general": "Line chart of the change of loss on general English per round, ending at "
@@ -241,14 +285,10 @@ def describe_figure(run: RunData, name: str) -> str:
         "contributions": "Bar chart: how much the updates of each client lowered the loss, with its Shapley value.",
         "privacy": "Line chart of epsilon per round, and of its audited lower bound.",
         "leakage": "Line charts per round: membership and exposure in the server's model and in uploads, with nulls.",
-        "drift": "Line charts per round: variance ratio of gradients between and within clients; cosines of the update.",
         "gradients": "Line charts per round: mean gradient norm of the clients with a band, and its variation.",
         "divergence": "Two line charts per round: distance of client updates from their mean, and cosine to it.",
         "cosines": f"Grid of {clients} by {clients}: cosine between the updates of each two.",
-        "control": "Line charts per round: error of steps with control variates beside those without, and their length.",
-        "layers": "Line charts over layers: hidden-state cosine, CKA and attention entropy in some rounds.",
         "ranks": "Line charts per round: ranks of the adapter's change and of the model's representations.",
-        "generation": "Line charts per round: BLEU, ROUGE-L and variety of continuations.",
         "client_ranks": f"Grid of {clients} by {rounds}: the rank of each, and who was not done.",
         "gantt": "Bar charts of a few rounds: seconds of download, training and upload of each client, and the deadline.",
         "clock": "Line charts: validation over simulated seconds, and per round its length and what the caption names.",
@@ -257,4 +297,7 @@ def describe_figure(run: RunData, name: str) -> str:
         "split": f"Grid of {clients} by {topics}: documents held, with a bar for the tokens of each client.",
         "traffic": "Line chart of bytes moved since the start, and stacked bars of seconds per round.",
     }
+    if name in PANELS:
+        over = "over layers, in some rounds" if name == "layers" else "per round"
+        return f"Line charts {over}: {', '.join(title for title, _ in _list_drawn(run, name))}."
     return about[name]

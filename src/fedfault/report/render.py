@@ -68,7 +68,7 @@ def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, An
     more: dict[str, dict[str, Any]] = {
         "split": {
             "sentences": summary.describe_split(run),
-            "table": summary.tabulate_skew(run.heterogeneity),
+            "table": summary.tabulate_skew(run),
             "note": CHANCE,
         },
         "clock": {"sentences": timing.describe_clock(run), "table": timing.tabulate_tiers(run), "note": TIERS},

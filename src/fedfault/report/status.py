@@ -32,9 +32,6 @@ def describe_activity(run: RunData, activity: Activity, clock: str) -> Verdict:
     left = estimate_seconds_left(run)
     if activity == "running" and left:
         sentences.append(f"The rest takes about {format_seconds(left)}.")
-    _, losses = run.losses("validation")
-    if len(losses) > 1:
-        sentences.append(f"Loss so far: {draw_sparkline(losses)}.")
     if activity == "interrupted":
         sure = f"Nothing of these rounds is lost: fedfault resume {run.folder} goes on after the last one."
     else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfault.report import timing
+from fedfault.report.verdict import list_advice
 from fedfault.report.words import (
     Table,
     Tile,
@@ -16,6 +18,7 @@ from fedfault.report.words import (
     format_number,
     format_perplexity,
     format_seconds,
+    name_metric,
 )
 from fedfault.runs.manifest import MONITORED
 from fedfault.runs.outcome import find_best_round
@@ -81,14 +84,22 @@ def describe_end(run: RunData) -> list[str]:
 
 
 def suggest_commands(run: RunData) -> list[str]:
-    """Suggest commands with this run's folder: to go on, or to go back to its best round, to compare, to judge again."""
-    monitored = bool(run.manifest.get(MONITORED))
-    if not run.finished and not monitored:
+    """Suggest commands with this run's folder: to go on, or to go back and mend what alarms, to compare, to judge again."""
+    if run.manifest.get(MONITORED):
+        return _suggest_looking(run)
+    if not run.finished and run.status != "stopped":
         return [f"fedfault resume {run.folder}"] if run.manifest else []
     best = find_best_round(run.records)
     back = [f"fedfault fork {run.folder} --round {best} KEY=VALUE"] if best and best < run.rounds_done else []
-    back = [] if monitored else back
-    return [*back, f"fedfault compare {run.folder} OTHER_RUN", f"fedfault diagnose {run.folder}"]
+    if not back and run.status == "stopped":  # no round was better than none
+        back = [f"fedfault run {run.folder / 'config.yaml'} experiment_name=NAME KEY=VALUE"]
+    mend = f"fedfault mitigate {run.folder}"
+    advice = [text for f in run.leading_findings() if f.level == "alarm" for text in list_advice(run, f)]
+    return [*back, *([mend] if mend in advice else []), *_suggest_looking(run)]
+
+
+def _suggest_looking(run: RunData) -> list[str]:
+    return [f"fedfault compare {run.folder} OTHER_RUN", f"fedfault diagnose {run.folder}"]
 
 
 def describe_progress(run: RunData) -> str:
@@ -123,7 +134,8 @@ def _describe_metric(run: RunData, rounds: Sequence[int], losses: Sequence[float
     metric = next(iter(run.metrics_measured), None)
     if broken := [n for n, loss in zip(rounds, losses, strict=True) if not math.isfinite(loss)]:
         return f"The run diverged: the validation loss is not a finite number in round {broken[0]}."
-    name, (_, values) = metric or "loss", run.metric("validation", metric) if metric else (rounds, losses)
+    name = name_metric(metric) if metric else "loss"
+    _, values = run.metric("validation", metric) if metric else (rounds, losses)
     if len(values) == 1:
         return f"The validation {name} is {format_number(values[0])}, measured once."
     best = max(values) if metric else min(values)
@@ -202,7 +214,7 @@ def make_tiles(run: RunData) -> list[Tile]:
         _, values = run.metric("validation", metric)
         found.append(
             Tile(
-                f"Validation {metric}",
+                f"Validation {name_metric(metric)}",
                 format_number(values[-1]),
                 f"from {format_number(values[0])}" if values[1:] else "",
             )
@@ -211,7 +223,7 @@ def make_tiles(run: RunData) -> list[Tile]:
         remark = f"from {format_perplexity(losses[0])}" if len(rounds) > 1 else f"round {rounds[0]}"
         found.append(Tile("Validation perplexity", format_perplexity(losses[-1]), remark))
     rise = find_largest_rise(run)
-    if rise:
+    if rise and len(run.topics) > 1:
         found.append(
             Tile(f"Largest jump of a {run.group}", f"{rise[0]:+.2f} {run.short_unit}", f"{rise[2]}, round {rise[1]}")
         )
@@ -266,9 +278,10 @@ SKEW = {
 }
 
 
-def tabulate_skew(indices: Mapping[str, Any]) -> Table | None:
-    """Tabulate how different the clients are, an index a row; `indices` is what heterogeneity.json holds."""
-    rows = [_format_skew(title, indices[name]) for name, title in SKEW.items() if indices.get(name)]
+def tabulate_skew(run: RunData) -> Table | None:
+    """Tabulate how different the clients are, an index a row."""
+    indices = run.heterogeneity
+    rows = [_format_skew(_name_group(run, title), indices[name]) for name, title in SKEW.items() if indices.get(name)]
     return Table(("clients differ in", "value", "by chance", "beyond chance", "z", "p"), rows) if rows else None
 
 
@@ -277,13 +290,16 @@ def _format_skew(title: str, index: Mapping[str, Any]) -> list[str]:
     return [title, *(format_number(index.get(key), form) for key, form in columns)]
 
 
+def _name_group(run: RunData, text: str) -> str:
+    """Call topics labels where the model predicts them."""
+    return re.sub(r"\btopic(?=s?\b)", run.group, text)
+
+
 def describe_split(run: RunData) -> list[str]:
     """Describe the split in sentences: how different the clients are, and the notes of the partitioner."""
     attempts, accepted = run.split.get("attempts", 1), run.split.get("acceptance")
-    said = [
-        *run.heterogeneity.get("sentences", ()),
-        *(f"{note[0].upper()}{note[1:]}." for note in run.split.get("notes", ())),
-    ]
+    notes = (f"{note[0].upper()}{note[1:]}." for note in run.split.get("notes", ()))
+    said = [_name_group(run, sentence) for sentence in (*run.heterogeneity.get("sentences", ()), *notes)]
     if accepted is not None and accepted < 1:
         said.append(
             f"The split was accepted at draw {attempts}; about {100 * accepted:.2g} % of draws give every client enough "

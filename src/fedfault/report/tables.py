@@ -11,7 +11,15 @@ from fedfault.config.schema import Experiment
 from fedfault.measures.fairness import backward_transfer
 from fedfault.measures.fairness import measure_fairness as spread
 from fedfault.records import bits_per_byte
-from fedfault.report.words import NOTHING, Table, format_bytes, format_number, format_perplexity
+from fedfault.report.words import (
+    NOTHING,
+    Table,
+    format_bytes,
+    format_number,
+    format_perplexity,
+    format_share,
+    name_metric,
+)
 from fedfault.runs.recorded import RunData
 
 SPREAD = {
@@ -40,13 +48,17 @@ def tabulate_scores(run: RunData) -> Table | None:
         columns, shown = columns[:-1], [row[:-1] for row in rows]
     metrics = run.metrics_measured
     found = [[*row, *_format_metrics(run, name, metrics)] for name, row in zip(measured, shown, strict=True)]
-    return Table([*columns, *metrics], found) if found else None
+    return Table([*columns, *map(name_metric, metrics)], found) if found else None
 
 
 def _describe_backdoor(run: RunData) -> str:
     """Name the score of a backdoor: of classes its accuracy stands in the row, of a language model how often it is said."""
     _, said = run.metric("backdoor", "exact_match")
-    return f"backdoor: said after {said[-1]:.0%} of prompts" if said else "backdoor: accuracy is how often it works"
+    return (
+        f"backdoor: said after {format_share(said[-1])} of prompts"
+        if said
+        else "backdoor: accuracy is how often it works"
+    )
 
 
 def _format_metrics(run: RunData, name: str, metrics: Sequence[str]) -> list[str]:
@@ -77,7 +89,7 @@ def _format_score(run: RunData, name: str, title: str) -> list[str]:
 def tabulate_answers(run: RunData) -> Table | None:
     """Tabulate some prompts with the true answers, and the model's before and after."""
     keys = ("prompt", "reference", "before", "after")
-    rows = [[_cut_text(own.get(key, "")) for key in keys] for own in run.answers]
+    rows = [[_cut_text(own.get(key)) for key in keys] for own in run.answers]
     return Table(("prompt", "true answer", "before", "after"), rows, text=(1, 2, 3)) if rows else None
 
 
@@ -86,7 +98,7 @@ def describe_answers(run: RunData) -> str:
     own = run.config.get("evaluation", {})
     if not (temperature := own.get("temperature", 0.0)):
         return "the likeliest tokens"
-    of = "" if (top_p := own.get("top_p", 1.0)) == 1 else f" from {top_p:.0%} of the probability"
+    of = "" if (top_p := own.get("top_p", 1.0)) == 1 else f" from {format_share(top_p)} of the probability"
     return f"tokens drawn at temperature {temperature:g}{of}, by the same draws,"
 
 
@@ -106,9 +118,11 @@ def tabulate_benchmarks(run: RunData) -> Table | None:
     return Table(("task", "metric", *heads), rows, text=(1,))
 
 
-def _cut_text(text: str, most: int = 300) -> str:
-    """Cut a long text, and say so; nothing is shown as such."""
-    return text if 0 < len(text) <= most else f"{text[:most]} …" if text else NOTHING
+def _cut_text(text: str | None, most: int = 300) -> str:
+    """Cut a long text, and say so; an empty answer is one."""
+    if text is None:
+        return NOTHING
+    return f"{text[:most]} …" if len(text) > most else text or "(empty)"
 
 
 def tabulate_fairness(run: RunData) -> Table | None:
@@ -158,7 +172,7 @@ def _format_client(run: RunData, client: int, rounds: int) -> list[str]:
     return [
         run.label_client(client),
         run.dominant_topic(client) or NOTHING,
-        f"{max(held) / sum(held):.0%}" if sum(held) else NOTHING,
+        format_share(max(held) / sum(held)) if sum(held) else NOTHING,
         f"{sum(held):,}" if held else NOTHING,
         f"{run.split['tokens'][client]:,}" if held else NOTHING,
         str(rounds),

@@ -60,13 +60,18 @@ def list_findings(run: RunData) -> tuple[list[FindingLine], list[FindingLine]]:
     """List the leading finding of every detector, alarms first, and then all others in the order of their rounds."""
     leading = run.leading_findings()
     others = sorted((f for f in run.findings if f not in leading), key=lambda f: f.round)
-    return [_format_finding(f) for f in leading], [_format_finding(f) for f in others]
+    return [_format_finding(run, f) for f in leading], [_format_finding(run, f) for f in others]
 
 
-def _format_finding(f: Finding) -> FindingLine:
+def list_advice(run: RunData, f: Finding) -> list[str]:
+    """List what a reader of a finding can try, commands with the run's own folder."""
+    return [text.replace(" RUN", f" {run.folder}") if "fedfault " in text else text for text in f.advice]
+
+
+def _format_finding(run: RunData, f: Finding) -> FindingLine:
     head = f"Round {f.round} · {f.detector.replace('_', ' ')}"
     numbers = _make_sentence(f"{_format_statistic(f)}{_format_evidence(f)}")
-    return FindingLine(f.level, head, _make_sentence(f.sentence), numbers, "; ".join(f.advice))
+    return FindingLine(f.level, head, _make_sentence(f.sentence), numbers, "; ".join(list_advice(run, f)))
 
 
 def _make_sentence(text: str) -> str:

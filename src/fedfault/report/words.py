@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 NOTHING = "–"
+METRICS = {  # names of metrics that are no words, as a reader sees them; docs/metrics.md has what they measure
+    "exact_match": "exact match",
+    "f1": "F1",
+    "one_answer": "sameness of answers",
+    "pearson": "Pearson correlation",
+    "rouge_l": "ROUGE-L",
+    "spearman": "Spearman correlation",
+}
 FATES = {"done": "done", "late": "late", "partial": "partial", "dropped": "dropped", "excluded": "left out"}
 
 
@@ -24,6 +32,24 @@ class Table(NamedTuple):
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     text: Sequence[int] = ()
+
+
+def name_metric(metric: str) -> str:
+    """Name a metric in words.
+
+    >>> name_metric("rouge_l"), name_metric("accuracy"), name_metric("reward_margin")
+    ('ROUGE-L', 'accuracy', 'reward margin')
+    """
+    return METRICS.get(metric, metric.replace("_", " "))
+
+
+def format_share(share: float) -> str:
+    """Write a share in per cent.
+
+    >>> format_share(0.496)
+    '50 %'
+    """
+    return f"{100 * share:.0f} %"
 
 
 def format_number(value: float | None, form: str = ".3f") -> str:

@@ -47,8 +47,8 @@ def preview(loaded: Loaded, plot: Path | None = None, width: int | None = None) 
     )
     p = prepare(exp)
     found = p.heterogeneity()
-    run = RunData(Path(), (), split=p.split.to_json(), heterogeneity=found)
-    table = tabulate_skew(found)
+    run = RunData(Path(), (), config=exp.model_dump(), split=p.split.to_json(), heterogeneity=found)
+    table = tabulate_skew(run)
     lines = [
         *(f"note: {n}" for n in loaded.notes),
         *_describe_experiment(p),

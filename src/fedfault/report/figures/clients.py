@@ -19,6 +19,7 @@ from fedfault.report.draw import (
     style_lone_dot,
 )
 from fedfault.report.theme import Theme
+from fedfault.report.words import name_metric
 from fedfault.runs.recorded import RunData
 
 PERCENTILES = (0, 10, 50, 90, 100)
@@ -73,10 +74,10 @@ def draw_labels(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
             values,
             color=colour,
             lw=2.6 if metric == first else 1.4,
-            **name_line(metric),
+            **name_line(name_metric(metric)),
             **style_lone_dot(rounds),
         )
-        ends.append((find_last_finite(values), metric, colour))
+        ends.append((find_last_finite(values), name_metric(metric), colour))
     target = run.setting("evaluation", "target_score")
     if target is not None:
         ax.axhline(target, color=theme.muted, lw=1.2, ls=(0, (4, 3)))
@@ -84,8 +85,8 @@ def draw_labels(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     set_round_axis(ax, run)
     ax.margins(y=0.1)
     ax.grid(axis="y")
-    ax.set_ylabel(first)
-    ax.set_title(f"Validation {first}")
+    ax.set_ylabel(name_metric(first))
+    ax.set_title(f"Validation {name_metric(first)}")
     draw_end_labels(ax, ends, theme, height=2.5)
     return fig
 

@@ -25,7 +25,7 @@ from fedfault.report.draw import (
 from fedfault.report.figures.rounds import HEIGHT, Curve, Panel, draw_panel
 from fedfault.report.figures.tiers import MARKS, choose_fate_colours, order_by_tier, set_tier_axis
 from fedfault.report.theme import Theme
-from fedfault.report.words import FATES
+from fedfault.report.words import FATES, name_metric
 from fedfault.runs.recorded import RunData
 
 MOST = 100  # clients in a panel
@@ -162,7 +162,7 @@ def _choose_score(run: RunData) -> tuple[str, list[int], list[float]]:
     """Choose the validation score to draw, the first metric of labels or else the loss: its name, rounds and values."""
     metric = next(iter(run.metrics_measured), None)
     if metric:
-        return (f"validation {metric}", *run.metric("validation", metric))
+        return (f"validation {name_metric(metric)}", *run.metric("validation", metric))
     return (f"validation loss\n({run.unit})", *run.losses("validation"))
 
 

@@ -233,7 +233,8 @@ def remove_frame(ax: Axes) -> None:
 
 def draw_colour_bar(fig: Figure, image: AxesImage, ax: Axes, title: str, whole: bool = False) -> None:
     """Draw the scale of the colours to the right of the axes; with `whole`, ticks stand at whole numbers only."""
-    bar = fig.colorbar(image, ax=ax, pad=0.015, aspect=6 * fig.get_figheight(), label=title)
+    bar = fig.colorbar(image, ax=ax, pad=0.015, aspect=6 * fig.get_figheight())
+    bar.set_label(title, labelpad=6)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
     bar.ax.yaxis.set_major_locator(locate_whole_numbers() if whole else MaxNLocator(5))

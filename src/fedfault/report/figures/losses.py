@@ -29,7 +29,7 @@ from fedfault.report.figures.heat import draw_gaps, remove_frame
 from fedfault.report.marks import collect_marks, draw_marks, measure_headroom, place_names
 from fedfault.report.theme import FONT, Theme, choose_ink, make_label
 from fedfault.report.values import mark_round
-from fedfault.report.words import format_change, format_number, format_perplexity
+from fedfault.report.words import format_change, format_number, format_perplexity, name_metric
 from fedfault.runs.recorded import RunData
 
 Ends = list[tuple[float, str, str]]
@@ -74,6 +74,8 @@ def draw_loss_by_topic(run: RunData, theme: Theme, narrow: bool) -> Figure | Non
 
 
 def _draw_topics(ax: Axes, run: RunData, theme: Theme, narrow: bool) -> Ends:
+    if len(run.topics) < 2 and run.losses("validation")[0]:
+        return []  # the mixture is that topic
     colours = colour_topics(run, theme)
     others = [t for t in run.topics if t not in colours and run.losses(f"topic/{t}")[0]]
     for topic in others:
@@ -99,10 +101,9 @@ def _draw_mixture(ax: Axes, run: RunData, theme: Theme) -> Ends:
     rounds, losses = run.losses("validation")
     if not rounds:
         return []
-    draw_line(
-        ax, rounds, losses, theme, color=theme.ink, lw=3.2, zorder=5, **name_line("mixture"), **style_lone_dot(rounds)
-    )
-    return [(find_last_finite(losses), "mixture", theme.ink)]
+    name = "mixture" if len(run.topics) > 1 else "validation"
+    draw_line(ax, rounds, losses, theme, color=theme.ink, lw=3.2, zorder=5, **name_line(name), **style_lone_dot(rounds))
+    return [(find_last_finite(losses), name, theme.ink)]
 
 
 def _draw_other_courses(ax: Axes, run: RunData, theme: Theme) -> Ends:
@@ -128,13 +129,17 @@ def _find_course(run: RunData, records: Any, since: int) -> tuple[list[int], lis
 
 def _describe_course(run: RunData) -> str:
     if run.labelled:
-        shown = [f"{metric} {_format_ends(run.metric('validation', metric)[1])}" for metric in run.metrics_measured[:1]]
+        shown = [
+            f"{name_metric(metric)} {_format_ends(run.metric('validation', metric)[1])}"
+            for metric in run.metrics_measured[:1]
+        ]
         return f"Validation: {', '.join(shown)}" if shown else "Loss"
     scores = [r.scores["validation"] for r in run.records if "validation" in r.scores]
     if not scores:
         return "Loss of each topic"
     values = [format_perplexity(s.loss) for s in scores]
-    return f"Mixture: perplexity {' → '.join(dict.fromkeys((values[0], values[-1])))}"
+    mixed = "Mixture" if len(run.topics) > 1 else "Validation"
+    return f"{mixed}: perplexity {' → '.join(dict.fromkeys((values[0], values[-1])))}"
 
 
 def _format_ends(values: list[float]) -> str:
