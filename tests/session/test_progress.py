@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedfault.records import RoundRecord, Score
-from fedfault.session.progress import Progress, open_cell
+from fedfault.records import ClientRecord, RoundRecord, Score
+from fedfault.session.progress import Progress, describe_round, open_cell
 
 
 @pytest.fixture
@@ -106,3 +106,10 @@ def test_in_a_file_a_line_stays_one(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
     Progress().say(SAID)
     assert capsys.readouterr().err.splitlines() == [SAID]
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(24000, "2,000 tokens/s"), (4, "0.33 tokens/s")])
+def test_a_slow_round_has_a_speed_too(tokens, said):
+    client = ClientRecord(0, 1.0, 1, tokens, 1.0, 1.0, 1.0, 1, 1)
+    record = RoundRecord(round=1, clients=(client,), seconds={"train": 12.0})
+    assert describe_round(record, "tokens")[-1] == said

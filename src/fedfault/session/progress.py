@@ -141,7 +141,8 @@ def describe_round(record: RoundRecord, targets: str) -> list[str]:
         others = [*([] if targets == "examples" else [f"perplexity {score.perplexity:,.1f}"]), *metrics]
         parts += [f"loss {score.loss:.3f}", *others]
     if record.clients:
-        parts.append(f"{record.tokens / record.seconds['train']:,.0f} {targets}/s")
+        speed = record.tokens / record.seconds["train"]
+        parts.append(f"{speed:{',.0f' if speed >= 10 else '.2g'}} {targets}/s")
     return parts
 
 
