@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+# Before torch is imported, which then has it: its threads sleep while they wait for one another. By default they turn in a
+# loop, so that beside other work a run holds cores without computing and takes several times as long (docs/speed.md).
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 if TYPE_CHECKING:
     from fedfault.api.calls import (

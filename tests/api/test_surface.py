@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,18 @@ def test_a_users_program_passes_mypy_strictly(tmp_path):
 def check_types(program: Path) -> str:
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "pyproject.toml", str(program)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "1000"}, None)],
+)
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given, found):
+    """Before torch is there, which reads it once: beside other work threads that wait in a loop hold every core."""
+    waiting = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    code = "import fedfault, os, sys; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    env = {key: value for key, value in os.environ.items() if key not in waiting}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**env, **given}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"False {found}\n"
