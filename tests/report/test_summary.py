@@ -7,6 +7,7 @@ from fedfault.records import RoundRecord
 from fedfault.report import summary
 from fedfault.report.verdict import list_findings
 from fedfault.runs.read import read_run
+from fedfault.runs.recorded import Fork
 from handmade import HISTORY, finding, make, record, update, write
 
 
@@ -113,3 +114,11 @@ def test_topics_are_called_labels_where_labels_are_learned():
     assert summary.describe_split(run)[0] == "Two clients share 27 % of label mass."
     assert summary.tabulate_skew(run).rows[0][0] == "labels: earth mover's distance (0 to 2)"
     assert summary.tabulate_skew(replace(run, config={})).rows[0][0].startswith("topics:")
+
+
+def test_a_fork_is_compared_with_the_run_that_it_was_forked_from(tmp_path):
+    run = read_run(write(tmp_path / "fork"))
+    forked = replace(run, forks=(Fork("parent", 1, {}, source=str(tmp_path / "first")),))
+    assert f"fedfault compare {run.folder} OTHER_RUN" in summary.suggest_commands(forked)
+    write(tmp_path / "first")
+    assert f"fedfault compare {tmp_path / 'first'} {run.folder}" in summary.suggest_commands(forked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -260,8 +259,7 @@ def test_what_libraries_print_does_not_reach_standard_output(calls, tmp_path, ca
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_that_is_not_installed_is_switched_off_with_one_line(calls, tmp_path, monkeypatch, library):
-    (tmp_path / "lib" / "trackio.py").unlink()
-    importlib.invalidate_caches()
+    (tmp_path / "lib" / "trackio.py").write_text("raise ModuleNotFoundError('trackio')")  # it has a process of its own
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
@@ -373,3 +371,9 @@ def test_the_real_mlflow_keeps_a_continued_run_in_files(tmp_path):
     done = subprocess.run([sys.executable, "-c", REAL, str(tmp_path)], capture_output=True, text=True, check=True)
     params = {"seed": "7", "model.name": "micro"}
     assert json.loads(done.stdout) == [[], "mine", params, [[0, 5.0], [1, 4.0], [2, 3.0]], "FINISHED", []]
+
+
+def test_the_scores_of_the_mixture_sort_first():
+    names = ("general", "validation", "personal", "topic/news", "client/0")
+    found = collect_numbers(RoundRecord(1, scores={name: Score(4.0, 5) for name in names}, bytes_up=6))
+    assert sorted(found)[:2] == ["evaluation/loss", "evaluation/perplexity"]

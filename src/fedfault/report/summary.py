@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedfault.report import timing
@@ -99,7 +100,11 @@ def suggest_commands(run: RunData) -> list[str]:
 
 
 def _suggest_looking(run: RunData) -> list[str]:
-    return [f"fedfault compare {run.folder} OTHER_RUN", f"fedfault diagnose {run.folder}"]
+    """Suggest to compare the run, with what it was forked from where that lies beside it, and to judge it again."""
+    parents = [run.folder.parent / Path(f.source).name for f in run.forks if f.name == "parent" and f.source]
+    beside = next((p for p in parents if p.is_dir()), None)
+    pair = f"{run.folder} OTHER_RUN" if beside is None else f"{beside} {run.folder}"
+    return [f"fedfault compare {pair}", f"fedfault diagnose {run.folder}"]
 
 
 def describe_progress(run: RunData) -> str:

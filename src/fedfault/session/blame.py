@@ -139,8 +139,9 @@ def _list_numbers(record: RoundRecord) -> dict[str, Any]:
 
 def _describe_round(record: RoundRecord, seconds: float) -> str:
     each = {c.client: c.probes.get("contribution/validation") for c in record.clients}
-    known = ", ".join(f"{k} {format_number(value, '+.4f')}" for k, value in each.items() if value is not None)
-    return f"round {record.round}: without each client the loss would change by {known or 'nothing'} ({seconds:.1f} s)"
+    known = [f"client {k} {format_number(value, '+.4f')}" for k, value in each.items() if value is not None]
+    said = f"the loss would change without {', '.join(known)}" if known else "no client changed the loss"
+    return f"round {record.round}: {said} ({seconds:.1f} s)"
 
 
 def _keep(folder: RunFolder, made: list[RoundRecord], pairs: int) -> None:

@@ -9,8 +9,8 @@ Each writes below the run's own folder, and a run that is continued goes on wher
 
 They get the configuration, numbers, what detectors say and the verdict, nothing of the environment. Names are chosen so
 that tools, which sort them, show the scores of the mixture first: evaluation, evaluation_by_client, evaluation_by_topic,
-probes, probes_by_layer, seconds, traffic. A library's own variables keep their meaning: who sets
-TRACKIO_DIR, TRACKIO_SPACE_ID, WANDB_MODE=online or MLFLOW_TRACKING_URI wants the run to go there.
+evaluation_of_general, evaluation_of_personal, probes, probes_by_layer, seconds, traffic. A library's own variables keep
+their meaning: who sets TRACKIO_DIR, TRACKIO_SPACE_ID, WANDB_MODE=online or MLFLOW_TRACKING_URI wants the run to go there.
 """
 
 from __future__ import annotations
@@ -346,10 +346,12 @@ def collect_numbers(record: RoundRecord, labelled: bool = False) -> dict[str, fl
 
 
 def _place_score(name: str) -> str:
-    """Return the group of an evaluation set: that of the mixture stands for itself, clients and topics have one each.
+    """Return the group of an evaluation set; that of the mixture sorts first.
 
     >>> [_place_score(name) for name in ("validation", "general", "client/3")]
-    ['evaluation', 'evaluation/general', 'evaluation_by_client/3']
+    ['evaluation', 'evaluation_of_general', 'evaluation_by_client/3']
     """
     kind, _, which = name.partition("/")
-    return f"evaluation_by_{kind}/{which}" if which else "evaluation" if name == "validation" else f"evaluation/{name}"
+    return (
+        f"evaluation_by_{kind}/{which}" if which else "evaluation" if name == "validation" else f"evaluation_of_{name}"
+    )
