@@ -103,7 +103,9 @@ def build_cli() -> str:
         rows = [(f"`{_spell_argument(p)}`", "", p.help or "") for p in arguments]
         rows += [(", ".join(f"`{o}`" for o in p.opts), _spell_default(p), p.help or "") for p in options]
         example = f"\n\n{command.epilog}" if command.epilog else ""
-        parts.append(f"## `{usage}`\n\n{command.help}{example}\n\n{_format_table(('', 'default', ''), rows)}")
+        parts.append(
+            f"## `{usage}`\n\n{command.help}{example}\n\n{_format_table(('argument', 'default', 'meaning'), rows)}"
+        )
     settings = {**flags.TRAIN, **flags.SHARED, "--results-dir": ("logging.results_dir", "results go to a folder in it")}
     found = [
         (f"`{flag}`", f"`{key}`", about, "`train.py`" if flag in flags.TRAIN else "both")

@@ -95,3 +95,8 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
         loaded = re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="(https?:[^"]+)"', page.read_text("utf-8"))
         loaded += re.findall(r'<link[^>]*rel="stylesheet"[^>]*href="(https?:[^"]+)"', page.read_text("utf-8"))
         assert not loaded, page.name
+
+
+def test_the_style_sheets_of_the_site_are_there():
+    sheets = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["extra_css"]
+    assert all((DOCS / name).is_file() for name in sheets)
