@@ -368,6 +368,7 @@ def test_controls_that_are_older_than_an_option_of_their_algorithm_had_its_defau
         ("quickstart", []),
         ("demos/base", []),
         ("instruct/quick", []),
+        ("instruct/smollm2", []),
         ("demos/base", ["federation.algorithm=scaffold"]),
         ("demos/base", ["federation.algorithm=fedprox"]),
         ("demos/base", ["federation.algorithm=fedadam"]),
