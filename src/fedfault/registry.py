@@ -260,13 +260,15 @@ def find_builder(kind: str, name: str) -> Callable[..., Any]:
     """Find the builder of that name. Raises `UserError` with a suggestion if there is none."""
     known = load_builders(kind)
     if name not in known:
-        hint = _hint_at_module(kind, name) or suggest(name, known)
+        hint = _hint(kind, name) or suggest(name, known)
         raise UserError(f"no {kind} called {name!r}{hint} (known: {', '.join(known)})")
     return known[name]
 
 
-def _hint_at_module(kind: str, name: str) -> str:
-    """Say what to do where a module has registered that name and no plug-in of the configuration is that module."""
+def _hint(kind: str, name: str) -> str:
+    """Say what to do where a name is a file of data, or one that only a module has which is no plug-in here."""
+    if kind == "corpus" and name.lower().endswith((".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")):
+        return f"; a file of your own is data.dataset=text data.path={name}"
     module = next((m for m, own in _REGISTERED.items() if (kind, name) in own), None)
     if module is None:
         return ""

@@ -314,3 +314,12 @@ def test_conversations_have_room_by_default(task):
     few = load(None, [f"data.task_type={task}", "data.path=x.jsonl", "evaluation.general_blocks=7"])
     assert few.experiment.evaluation.general_blocks == 7
     assert load(None, ["data.path=x.jsonl"]).experiment.model.max_length == 64
+
+
+def test_a_file_of_data_is_told_from_a_configuration_and_from_a_corpus(tmp_path):
+    file = tmp_path / "my.csv"
+    file.write_text("text,label\nhello,a\n")
+    with pytest.raises(UserError, match=r"my.csv' is data and no configuration; .* data.dataset=text data.path="):
+        load(file, [])
+    with pytest.raises(UserError, match=r"a file of your own is data.dataset=text data.path=my.jsonl"):
+        load("quickstart", ["data.dataset=my.jsonl"])

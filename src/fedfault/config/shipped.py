@@ -39,6 +39,9 @@ def _list_shipped() -> list[str]:
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
+DATA = (".csv", ".tsv", ".jsonl", ".parquet", ".arrow")
+
+
 def find_configuration(path: Path | str) -> Path:
     """Find the file itself if it exists, else the shipped configuration of that name (`quickstart`, `configs/default.yaml`).
 
@@ -53,6 +56,10 @@ def find_study(path: Path | str) -> Path:
 
 
 def _find_file(given: Path, what: str, place: str, known: list[str]) -> Path:
+    if given.suffix.lower() in DATA:
+        raise UserError(
+            f"{str(given)[:200]!r} is data and no {what}; texts of your own are data.dataset=text data.path={given}"
+        )
     if is_file(given):
         return given
     name = given.as_posix().removeprefix("./").removeprefix("configs/").removeprefix(place).removesuffix(".yaml")

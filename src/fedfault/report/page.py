@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import jinja2
+    import markupsafe
 
 HERE = Path(__file__).parent  # of the parts that all pages share
 
@@ -17,7 +19,7 @@ def make_environment(folder: Path = HERE, *, html: bool = True) -> jinja2.Enviro
     """Make the environment for the templates of a folder; `html`: what is filled in is escaped."""
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, HERE]),
         autoescape=html,
         undefined=jinja2.StrictUndefined,
@@ -25,6 +27,19 @@ def make_environment(folder: Path = HERE, *, html: bool = True) -> jinja2.Enviro
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["code"] = show_code
+    return environment
+
+
+def show_code(text: str) -> markupsafe.Markup:
+    """Show what stands in backticks as code.
+
+    >>> str(show_code("start from `fedfault run` if a < b"))
+    'start from <code>fedfault run</code> if a &lt; b'
+    """
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def collect_shared(figures: Iterable[Mapping[str, Any]]) -> list[str]:
