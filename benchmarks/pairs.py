@@ -54,13 +54,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
     settings = [f"federation.num_rounds={args.rounds}", f"training.local_steps={args.steps}"]
-    settings += [f"evaluation.every={args.rounds}", "evaluation.general=none"]
+    settings += [f"evaluation.every={args.rounds}", "evaluation.general=none", "evaluation.max_blocks=24"]
+    settings += [f"metrics.{probe}=false" for probe in ("gradients", "representation", "attention", "memory")]
     refused, worse = [], []
+    lent = None  # model and data are the same for all
     for algorithm in load_builders("algorithm"):
         for method in load_builders("aggregation"):
             pair = [f"federation.algorithm={algorithm}", f"federation.aggregation={method}"]
             try:
-                fed = fill_in_clusters(prepare(load(None, [*settings, *pair]).experiment), say_nothing)[0].federation
+                p = prepare(load(None, [*settings, *pair]).experiment, like=lent)
+                lent = lent or p
+                fed = fill_in_clusters(p, say_nothing)[0].federation
             except UserError as refusal:
                 refused.append(f"* {algorithm} + {method}: {str(refusal).partition(': ')[2]}")
                 continue

@@ -185,7 +185,7 @@ def test_a_verdict_says_how_sure_it_is():
     assert judge_run(records, None)["sure"].startswith("Not calibrated: thresholds are conventions")
     found = judge_run(records, CALIBRATED)
     assert "19 IID control runs (made)" in found["sure"]
-    assert "about 5% of healthy runs" in found["sure"]
+    assert "about 5 % of healthy runs" in found["sure"]
     assert (found["calibration"], found["controls"], found["alpha"]) == ("made", 19, 0.05)
     few = replace(CALIBRATED, name="few", controls=5, exact=False)
     assert "extrapolated from only 5" in judge_run(records, few)["sure"]

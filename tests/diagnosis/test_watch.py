@@ -135,7 +135,7 @@ def test_a_run_takes_the_calibration_that_it_asks_for(tmp_path, monkeypatch):
 def test_a_finding_is_told_in_one_line():
     finding = Finding("slow_convergence", 7, "alarm", "it is late", 6.5, 5.25, 19, {}, ("training.lr higher", "more"))
     assert describe_finding(finding) == (
-        "round 7: alarm: slow convergence: it is late (6.5 > 5.25, 19 controls); try training.lr higher"
+        "round 7: alarm: slow convergence: it is late (6.5 > 5.25, 19 controls); try: training.lr higher"
     )
     by_theory = Finding("forgetting", 2, "suspect", "it forgets", 0.6, 0.5, 0, {}, ("stop",))
     assert "(0.6 > 0.5, by theory or convention)" in describe_finding(by_theory)

@@ -179,7 +179,7 @@ def _explain_certainty(calibration: Calibration | None, judged: bool, differs: S
     kind = "honest control runs of this partition" if calibration.same_partition else "IID control runs"
     said = (
         f"Thresholds come from {calibration.controls} {kind} ({calibration.name}); about "
-        f"{calibration.alpha:.0%} of healthy runs raise any alarm of the detectors that they calibrate "
+        f"{100 * calibration.alpha:.0f} % of healthy runs raise any alarm of the detectors that they calibrate "
         f"({len(calibration.thresholds)})."
         if calibration.exact
         else f"Thresholds are extrapolated from only {calibration.controls} {kind} ({calibration.name})."

@@ -72,7 +72,7 @@ def describe_finding(finding: Finding) -> str:
         origin = f"{finding.controls} controls" if finding.controls else "by theory or convention"
         why = f"{finding.statistic:.3g} > {finding.threshold:.3g}, {origin}"
     name = finding.detector.replace("_", " ")
-    return f"round {finding.round}: {finding.level}: {name}: {finding.sentence} ({why}); try {finding.advice[0]}"
+    return f"round {finding.round}: {finding.level}: {name}: {finding.sentence} ({why}); try: {finding.advice[0]}"
 
 
 def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str] = ()) -> tuple[str, bool]:

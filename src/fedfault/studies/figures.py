@@ -16,6 +16,7 @@ from fedfault.records import STATES
 from fedfault.report.draw import Plot, apply_theme, make_canvas
 from fedfault.report.figures.heat import draw_gaps, remove_frame
 from fedfault.report.theme import FONT, Theme, choose_ink, make_label
+from fedfault.report.words import format_number
 from fedfault.runs.recorded import RunData
 from fedfault.studies.answers import Answer, SeedDifferences
 from fedfault.studies.clients import compare_clients
@@ -66,6 +67,7 @@ def draw_answers(r: Results, theme: Theme, narrow: bool) -> Figure | None:
         if f.mean is not None and math.isfinite(f.mean):
             ax.plot(_orient(a, (f.mean,)), [y], marks[a.verdict], color=colour, ms=7, mec=theme.surface)
     ax.set_xscale("symlog", linthresh=1.0, linscale=0.7)
+    ax.xaxis.set_major_formatter(lambda value, _: format_number(value, "g"))
     for place, colour in ((-1, theme.grid), (0, theme.grid), (1, theme.muted)):
         ax.axvline(place, color=colour, lw=1, zorder=0)
     most = max([abs(v) for a, f in rows for v in _scale(a, f)], default=1.0)

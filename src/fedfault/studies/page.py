@@ -36,7 +36,7 @@ CAPTIONS = {
     "answers": (
         "Answers",
         "Differences in units of the smallest one that matters, turned so that a claim holds to the right of 1, and a claim "
-        "of equality within ±1. Ticks are seeds, the bar is the interval of the mean.",
+        "of equality within ±1.",
     ),
     "timeline": (
         "By the simulated clock",
@@ -148,6 +148,12 @@ def _render_figures(r: Results) -> list[dict[str, Any]]:
 
 
 def _find_caption(r: Results, name: str) -> tuple[str, str]:
+    if name == "answers":
+        title, text = CAPTIONS[name]
+        shown = [a.decisive for a in r.answers if a.decisive.values]
+        ticks = " Ticks are seeds, the mark is their mean" if any(len(f.values) > 1 for f in shown) else ""
+        bar = ", the bar its interval" if any(f.interval is not None for f in shown) else ""
+        return title, text + (f"{ticks}{bar}." if ticks else " A mark is the one seed.")
     if name in CAPTIONS:
         return CAPTIONS[name]
     m = next(m for m in r.study.maps if f"map-{m.name}" == name)

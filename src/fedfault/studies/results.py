@@ -113,7 +113,7 @@ def tabulate_answers(r: Results) -> Table | None:
             format_number(a.decisive.mean, "+.3g"),
             format_interval(a.decisive.interval),
             _format_bound(a),
-            format_p(a.p_holm),
+            format_p(a.p_holm) if len(a.decisive.values) > 1 else NOTHING,
         ]
         for a in r.answers
     ]
@@ -127,6 +127,8 @@ def _format_bound(a: Answer) -> str:
 
 def format_needed(a: Answer) -> str:
     """How many seeds would answer a hypothesis that is left open."""
+    if not a.decisive.values:
+        return "not measured"
     if len(a.decisive.values) < 2:
         return "one seed says nothing"
     if not all(len(f.values) > 1 and np.isfinite(f.values).all() for f in a.found):
@@ -320,7 +322,9 @@ def _format_unit(r: Results, a: Answer) -> str:
 
 
 def _format_test(a: Answer) -> str:
-    """The p-value; of one seed there is none, whatever the test returns."""
+    """The p-value; of one seed or none there is none, whatever the test returns."""
+    if not a.decisive.values:
+        return f"not measured: {a.decisive.why_not}"
     if len(a.decisive.values) < 2:
         return "one seed cannot answer it; ask for more seeds"
     return f"p {format_p(a.p_holm)} (Holm)"
