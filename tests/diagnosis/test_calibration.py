@@ -367,6 +367,7 @@ def test_controls_that_are_older_than_an_option_of_their_algorithm_had_its_defau
     [
         ("quickstart", []),
         ("demos/base", []),
+        ("demos/labels", []),
         ("instruct/quick", []),
         ("instruct/smollm2", []),
         ("demos/base", ["federation.algorithm=scaffold"]),
