@@ -193,3 +193,22 @@ def test_a_hundred_clients_and_a_hundred_rounds_fit_into_a_megabyte_and_a_half(t
     held = [[9 if t == k % 10 else 1 for t in range(10)] for k in range(clients)]
     update(folder / "split.json", clients=held, tokens=[1000 + k for k in range(clients)])
     assert render_report(folder, dpi=20).stat().st_size < 1.5e6
+
+
+def test_a_word_opens_its_meaning_by_keyboard_and_without_scripts(browser, report):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    words = page.locator("button.term")
+    meanings = [words.nth(i).get_attribute("popovertarget") for i in range(words.count())]
+    assert meanings
+    assert len(set(meanings)) == len(meanings)
+    for id in meanings:
+        assert page.locator(f"#{id}").count() == 1
+        assert not page.locator(f"#{id}").is_visible()
+    words.first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(f"#{meanings[0]}").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator(f"#{meanings[0]}").is_visible()
+    context.close()

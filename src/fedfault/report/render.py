@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import describe_figure, write_caption
 from fedfault.report.contributions import tabulate_contributions
+from fedfault.report.glossary import Explained, list_words
 from fedfault.report.page import collect_shared, embed_values, make_environment
 from fedfault.report.personal import describe_personal, tabulate_personal
 from fedfault.report.status import Activity, describe_activity, find_activity
@@ -127,6 +128,16 @@ def _render_page(
     from fedfault.report.values import collect_values
 
     progress = summary.describe_progress(run)
+    judged = None if activity else verdict.read_verdict(run)
+    findings = verdict.list_findings(run)
+    shown = {one["name"] for one in figures}
+    words = Explained(list_words(run, shown, judged=judged is not None or bool(findings[0])))
+    sure = words.mark(judged.sure) if judged else ""
+    sentences = [words.mark(sentence) for sentence in summary.summarise_run(run) if sentence != progress]
+    explained = [
+        {**one, "text": words.mark(one["text"]), "sentences": [words.mark(s) for s in one.get("sentences", ())]}
+        for one in figures
+    ]
     return (
         make_environment()
         .get_template("template.html")
@@ -134,16 +145,18 @@ def _render_page(
             run=run,
             progress=progress,
             subtitle=_describe_setup(run),
-            verdict=None if activity else verdict.read_verdict(run),
+            verdict=judged,
+            sure=sure,
+            words=words,
             activity=describe_activity(run, activity, time.strftime("%H:%M:%S")) if activity else None,
             refresh=refresh if activity == "running" else None,
-            findings=verdict.list_findings(run),
+            findings=findings,
             status=summary.list_warnings(run, told=activity is not None),
             remarks=summary.list_remarks(run),
-            sentences=[sentence for sentence in summary.summarise_run(run) if sentence != progress],
+            sentences=sentences,
             commands=[f"fedfault watch {run.folder}"] if activity == "running" else summary.suggest_commands(run),
             tiles=summary.make_tiles(run),
-            figures=figures,
+            figures=explained,
             shared=collect_shared(figures),
             scores=tables.tabulate_scores(run),
             answers=tables.tabulate_answers(run),
