@@ -134,7 +134,12 @@ def test_an_adapter_of_a_four_bit_backbone_fits_transformers_own_four_bits(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("method", "kind"), [("flora", "none"), ("fedsa_lora", "none"), ("flora", "4bit"), ("fedit", "8bit")]
+    ("method", "kind"),
+    [
+        ("fedsa_lora", "none"),
+        ("flora", "4bit"),
+        *(pytest.param(*pair, marks=pytest.mark.long) for pair in (("flora", "none"), ("fedit", "8bit"))),
+    ],
 )
 def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, monkeypatch, method, kind):
     from peft import PeftModel

@@ -36,9 +36,8 @@ def read_scores(folder: RunFolder) -> list[object]:
     return [record.scores for record in folder.read_records()]
 
 
-@pytest.mark.parametrize(
-    "field", ["adapter", *(pytest.param(f, marks=pytest.mark.long) for f in ("memory", "clients"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("field", ["adapter", "memory", "clients"])
 def test_what_a_checkpoint_gets_wrong_is_seen_in_a_resumed_run(monkeypatch, tmp_path, field):
     """The test of the tests: a resumed run with the whole state has the numbers of one without a stop, without it not."""
     whole = start_run(load_tiny(tmp_path / "whole", "federation.num_rounds=3"), QUIET, ready=READY)
@@ -70,6 +69,7 @@ def test_secrets_of_the_environment_are_in_no_file_of_a_run(monkeypatch, tmp_pat
         assert not [value for value in secrets.values() if value.encode() in file.read_bytes()], file
 
 
+@pytest.mark.long
 def test_umask_and_a_home_that_cannot_be_written_change_no_number(monkeypatch, tmp_path):
     usual = final(start_run(load_tiny(tmp_path / "usual"), QUIET, ready=READY))
     (tmp_path / "file").touch()

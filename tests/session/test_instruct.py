@@ -40,7 +40,7 @@ def test_a_run_on_conversations_leaves_its_answers_its_template_and_its_words(tm
         "Answers before and after",
         "nats per token of a response",
         "Tokens of responses trained on",
-        "exact_match",
+        "exact match",
     ):
         assert words in page, words
     assert "### Response:" in (folder / "adapter" / "chat_template.jinja").read_text()
