@@ -70,6 +70,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near!r}?" if near else ""
 
 
+def hint_at_data(name: str) -> str:
+    """Say how a file of data is read, where one was named in the place of something else; else an empty string.
+
+    >>> hint_at_data("mine.csv")
+    '; a file of data is read by data.dataset=text data.path=mine.csv'
+    """
+    tables = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt")
+    return f"; a file of data is read by data.dataset=text data.path={name}" if name.lower().endswith(tables) else ""
+
+
 def join_names(names: Iterable[object], most: int = 6) -> str:
     """Join names by commas, and count those beyond the first `most`.
 

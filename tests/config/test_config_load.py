@@ -319,7 +319,9 @@ def test_conversations_have_room_by_default(task):
 def test_a_file_of_data_is_told_from_a_configuration_and_from_a_corpus(tmp_path):
     file = tmp_path / "my.csv"
     file.write_text("text,label\nhello,a\n")
-    with pytest.raises(UserError, match=r"my.csv' is data and no configuration; .* data.dataset=text data.path="):
+    with pytest.raises(
+        UserError, match=r"my.csv' is no configuration; a file of data is read by data.dataset=text data.path="
+    ):
         load(file, [])
-    with pytest.raises(UserError, match=r"a file of your own is data.dataset=text data.path=my.jsonl"):
+    with pytest.raises(UserError, match=r"a file of data is read by data.dataset=text data.path=my.jsonl"):
         load("quickstart", ["data.dataset=my.jsonl"])

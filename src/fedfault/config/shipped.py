@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedfault.config.files import is_file
-from fedfault.errors import UserError, suggest
+from fedfault.errors import UserError, hint_at_data, suggest
 
 _HERE = Path(__file__).resolve()
 
@@ -39,9 +39,6 @@ def _list_shipped() -> list[str]:
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
-DATA = (".csv", ".tsv", ".jsonl", ".parquet", ".arrow")
-
-
 def find_configuration(path: Path | str) -> Path:
     """Find the file itself if it exists, else the shipped configuration of that name (`quickstart`, `configs/default.yaml`).
 
@@ -56,10 +53,9 @@ def find_study(path: Path | str) -> Path:
 
 
 def _find_file(given: Path, what: str, place: str, known: list[str]) -> Path:
-    if given.suffix.lower() in DATA:
-        raise UserError(
-            f"{str(given)[:200]!r} is data and no {what}; texts of your own are data.dataset=text data.path={given}"
-        )
+    hint = hint_at_data(str(given)[:200])
+    if hint and given.suffix.lower() not in (".json", ".txt"):  # in which YAML may be
+        raise UserError(f"{str(given)[:200]!r} is no {what}{hint}")
     if is_file(given):
         return given
     name = given.as_posix().removeprefix("./").removeprefix("configs/").removeprefix(place).removesuffix(".yaml")

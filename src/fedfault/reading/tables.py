@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fedfault.errors import UserError, suggest
 from fedfault.reading import cells, documents, files
-from fedfault.reading.conversations import Shape, find_shape, name_columns, read_conversation
+from fedfault.reading.conversations import Shape, find_shape, name_columns, name_parts, read_conversation
 from fedfault.types.corpus import Conversation, Corpus, Document, Labels
 
 TOPIC = "text"  # of documents that have none
@@ -54,10 +54,9 @@ def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns
     known = files.list_columns(values)
     shape = find_shape(str(where), known, columns.parts) if columns.text is None else None
     if shape and columns.parts is None and "text" in known:
-        first = ", ".join(f"{part}: {part}" for part in shape)
         raise UserError(
             f"{where}: the column text and {', '.join(shape)} are both there; say which is read: data.text_columns=[text] "
-            f"or data.columns={{{first}}}"
+            f"or data.columns={name_parts(shape)}"
         )
     topics = _read_names(where, values, columns.topic, "data.topic_column") or [TOPIC] * len(rows)
     if without := topics.count(""):
@@ -82,10 +81,10 @@ def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns
 def _refuse_judged(where: Path | str, rows: Sequence[files.Row], shape: Shape) -> None:
     """Raise `UserError` where a column says which responses are bad ones, as in data for KTO: all would be learned."""
     if all(cells.write_cell(row.get("label")).lower() in ("true", "false") for row in rows):
-        called = ", ".join(f"{part}: {column}" for part, column in shape.items())
         raise UserError(
             f"{where}: the column label is true or false beside {', '.join(shape)}: whether a response is a good one, as "
-            f"for KTO, which is not offered; keep the rows where it is true, or say data.columns={{{called}}} to learn all"
+            f"for KTO, which is not offered; keep the rows where it is true, or say data.columns={name_parts(shape)} to "
+            "learn all"
         )
 
 

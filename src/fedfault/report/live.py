@@ -18,8 +18,8 @@ SHORTEST, LONGEST = 10, 120  # seconds after which an open page is loaded again
 class LivePage:
     """Keeps report.html of a run up to date between rounds, and says in it that the run was interrupted if it is.
 
-    The words of the page come first, with the losses as a line of blocks; the picture of the losses takes longer. A page
-    that cannot be written is no reason to end a run: it is said once, and no other is tried.
+    The words of the page come first; the picture of the losses takes longer. A page that cannot be written is no reason
+    to end a run: it is said once, and no other is tried.
     """
 
     def __init__(

@@ -140,7 +140,7 @@ def _list_numbers(record: RoundRecord) -> dict[str, Any]:
 def _describe_round(record: RoundRecord, seconds: float) -> str:
     each = {c.client: c.probes.get("contribution/validation") for c in record.clients}
     known = [f"client {k} {format_number(value, '+.4f')}" for k, value in each.items() if value is not None]
-    said = f"the loss would change without {', '.join(known)}" if known else "no client changed the loss"
+    said = f"the loss would change without {', '.join(known)}" if known else "no client was left out"
     return f"round {record.round}: {said} ({seconds:.1f} s)"
 
 
