@@ -14,6 +14,7 @@ import yaml
 
 from fedfault.compare import listing
 from fedfault.errors import UserError
+from fedfault.report.terminal import format_table
 from handmade import record, write
 
 
@@ -90,6 +91,23 @@ def test_the_table_has_the_columns_that_fit(folder, width):
         assert sum(max(map(len, column)) for column in zip(*rows, strict=True)) + 2 * (len(table.columns) - 1) <= width
     every = listing.tabulate_list(listing.list_runs(folder, sort="name"))
     assert [row[every.columns.index("algorithm")] for row in every.rows] == ["fedavg", "–", "fedprox", "fedavg"]
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 100])
+def test_scores_stay_where_names_and_states_are_long(tmp_path, width):
+    """Perplexities of exp(5.0) and exp(4.0); a name of 39 characters, a state of 25."""
+    long = "topic_isolation_scaffold-seed1-c1c2edb2"
+    for name in (long, "base"):
+        place = write(tmp_path / name)
+        config = yaml.safe_load((place / "config.yaml").read_text())
+        (place / "config.yaml").write_text(yaml.safe_dump(config | {"experiment_name": name}))
+        (place / "metrics.json").write_text(json.dumps({"verdict": {"state": "no alarm (not calibrated)"}}))
+    table = listing.tabulate_list(listing.list_runs(tmp_path, sort="name"), width)
+    lines = format_table(table, width)
+    assert max(map(len, lines)) <= width
+    assert {"run", "state", "score", "before", "after"} <= set(lines[0].split())
+    assert [line.split()[-2:] for line in lines if line.startswith(("base", "topic"))] == [["148.4", "54.6"]] * 2
+    assert table.rows[1][0].replace("\n", "") == long
 
 
 def test_the_page_links_reports_and_names_what_is_damaged(folder):

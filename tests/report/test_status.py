@@ -8,7 +8,7 @@ import pytest
 from fedfault.records import NO_ALARM
 from fedfault.report import gallery, render
 from fedfault.report.render import render_live, render_report
-from fedfault.report.status import describe_phase, draw_sparkline, estimate_seconds_left, find_activity
+from fedfault.report.status import describe_phase, estimate_seconds_left, find_activity
 from fedfault.runs.read import read_run
 from handmade import HISTORY, update, write
 
@@ -33,12 +33,6 @@ def test_the_rest_takes_as_long_as_the_rounds_before_it(tmp_path):
     assert estimate_seconds_left(run) == 4.0
     assert describe_phase(run) == "round 2"
     assert estimate_seconds_left(read_run(write(tmp_path / "new", HISTORY[:1], status="running"))) is None
-
-
-def test_the_highest_loss_is_a_full_block_and_a_loss_that_is_no_number_a_cross():
-    assert draw_sparkline([2.0, 1.0, float("nan"), 1.0]) == "█▁×▁"
-    assert draw_sparkline([3.0]) == "▁"
-    assert draw_sparkline(list(range(100)), width=2) == "▁█"
 
 
 def test_a_page_of_a_run_at_work_loads_itself_again_and_its_report_does_not(tmp_path):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from fedfault.report import terminal
-from fedfault.report.terminal import echo, format_table, wrap_line
+from fedfault.report.terminal import draw_sparkline, echo, format_table, wrap_line
 from fedfault.report.words import Table
 
 WIDE = Table(
@@ -38,6 +38,18 @@ def test_numbers_stand_to_the_right_and_text_to_the_left():
     assert head.index("topic") == first.index("reports") == second.index("letters")
     ends = [line.index("1032") + 4 if "1032" in line else line.index("0557") + 4 for line in (first, second)]
     assert ends == [head.index("lowered the loss") + len("lowered the loss")] * 2
+
+
+def test_lines_of_a_cell_stay_apart():
+    table = Table(("run", "after"), [("one-\ntwo", "1.5"), ("three", "2")])
+    assert format_table(table) == ["run    after", "one-     1.5", "two", "three      2"]
+    assert format_table(table, 12) == format_table(table)
+
+
+def test_the_highest_loss_is_a_full_block_and_a_loss_that_is_no_number_a_cross():
+    assert draw_sparkline([2.0, 1.0, float("nan"), 1.0]) == "█▁×▁"
+    assert draw_sparkline([3.0]) == "▁"
+    assert draw_sparkline(list(range(100)), width=2) == "▁█"
 
 
 @pytest.mark.parametrize(

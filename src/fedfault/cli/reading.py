@@ -73,9 +73,10 @@ def runs(
 
     Writes index.html beside them, with links to their reports. Needs no model and no data.
     """
-    from fedfault.compare import listing
+    with show_work("reading the runs"):
+        from fedfault.compare import listing
 
-    found = listing.list_runs(folder, wanted or [], sort)
+        found = listing.list_runs(folder, wanted or [], sort)
     if as_json:
         import json
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from fedfault.compare.tables import find_differing, format_setting
 from fedfault.errors import UserError, suggest
 from fedfault.records import replace_not_finite
 from fedfault.report.status import find_activity
-from fedfault.report.terminal import echo, find_width, format_table
+from fedfault.report.terminal import echo, find_width, format_table, measure_cell
 from fedfault.report.verdict import CLASSES
 from fedfault.report.words import NOTHING, Table, format_number, format_perplexity, format_seconds, name_metric
 from fedfault.runs.manifest import holds_run
@@ -25,8 +27,8 @@ from fedfault.storage import delete_scratch_of, write_atomically
 
 PAGE = "index.html"
 COLUMNS = ("state", "rounds", "score", "before", "after", "age")
-SPARE = ("age", "rounds", "score", "before", "after")  # columns that go where there is no room, the first one first
 MOST = 6  # settings that have a column
+NARROW = 14  # characters that a part of a long name has at least, before scores go for want of room
 FIRST = (  # settings that are shown before others
     "federation.algorithm.name", "federation.aggregation.name", "data.partition.name", "training.lr", "model.name",
     "data.dataset.name", "seed",
@@ -153,7 +155,8 @@ def _rank(entry: Entry, sort: str) -> tuple[Any, ...]:
 def tabulate_list(entries: Sequence[Entry], width: int | None = None) -> Table:
     """Tabulate the list: a run a row, with settings in which these runs differ in the last columns.
 
-    width: characters that there are for a row, so that only as many columns are there as fit; None: `MOST` settings are.
+    width: characters that there are for a row; None: as many as the names, all columns and `MOST` settings need. Where
+    there is no room settings go, then age and rounds; then names and states take several lines, so that scores stay.
     """
     found = find_differing([e.run for e in entries])
     names = _tell_apart([e.run for e in entries])
@@ -173,12 +176,49 @@ def tabulate_list(entries: Sequence[Entry], width: int | None = None) -> Table:
     columns = [list(column) for column in zip(("run", *COLUMNS), *rows, strict=True)]
     for key in keys[:MOST]:
         columns.append([_shorten(key), *(format_setting(e.run, key) for e in entries)])
-    spare = [*range(len(columns) - 1, len(COLUMNS), -1), *(1 + COLUMNS.index(name) for name in SPARE)]
-    while width is not None and sum(max(map(len, column)) + 2 for column in columns if column) - 2 > width and spare:
-        columns[spare.pop(0)].clear()
+    if width is not None:
+        _fit(columns, width)
     shown = [i for i, column in enumerate(columns) if column]
     head, *body = zip(*(columns[i] for i in shown), strict=True)
     return Table(head, body, text=[n for n, i in enumerate(shown) if i in (1, 3) or i > len(COLUMNS)])
+
+
+def _fit(columns: list[list[str]], width: int) -> None:
+    """Empty columns, and break the names of runs, until rows of `width` characters hold what is left."""
+
+    def find_room() -> int:
+        """The characters that the names may have beside all other columns."""
+        return width - sum(max(map(measure_cell, column)) + 2 for column in columns[1:] if column)
+
+    longest = max(map(len, columns[0]))
+    spare = [*range(len(columns) - 1, len(COLUMNS), -1), *(1 + COLUMNS.index(name) for name in ("age", "rounds"))]
+    while find_room() < longest and spare:
+        columns[spare.pop(0)].clear()
+    if find_room() < min(longest, NARROW):
+        for text in (1, 1 + COLUMNS.index("score")):
+            columns[text] = _halve(columns[text])
+    for name in ("score", "before"):
+        if find_room() < min(longest, NARROW):
+            columns[1 + COLUMNS.index(name)].clear()
+    columns[0] = [_break_name(name, max(find_room(), NARROW)) for name in columns[0]]
+
+
+def _halve(cells: Sequence[str]) -> list[str]:
+    """Break cells between words, to a column so narrow that none of them has more than two lines."""
+    for width in range(1, max(map(len, cells)) + 1):
+        broken = [textwrap.wrap(cell, width, break_long_words=False) for cell in cells]
+        if all(len(lines) <= 2 for lines in broken) and max(len(line) for lines in broken for line in lines) <= width:
+            return ["\n".join(lines) for lines in broken]
+    return list(cells)
+
+
+def _break_name(name: str, width: int) -> str:
+    """Put a name on lines of so many characters, that end behind a mark or a space where there is one.
+
+    >>> _break_name("topic_isolation_scaffold-seed1", 18).splitlines()
+    ['topic_isolation_', 'scaffold-seed1']
+    """
+    return "\n".join(part.strip() for part in re.findall(rf".{{1,{width - 1}}}(?:[-_. ]|$)|.{{1,{width}}}", name))
 
 
 def _shorten(key: str) -> str:

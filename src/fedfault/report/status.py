@@ -1,9 +1,7 @@
-"""Where a run stands that is not over: at work or interrupted, how far, how long the rest takes, its losses in a line."""
+"""Where a run stands that is not over: at work or interrupted, how far, how long the rest takes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Literal
 
 from fedfault.report.verdict import Verdict
@@ -12,7 +10,6 @@ from fedfault.runs.files import is_in_use
 from fedfault.runs.recorded import RunData
 
 Activity = Literal["running", "interrupted"]
-BLOCKS = "▁▂▃▄▅▆▇█"
 RECENT = 5  # rounds, by whose mean the time that is left is reckoned
 
 
@@ -55,16 +52,3 @@ def estimate_seconds_left(run: RunData) -> float | None:
     if not took or run.rounds_planned is None:
         return None
     return sum(took) / len(took) * max(run.rounds_planned - run.rounds_done, 0)
-
-
-def draw_sparkline(values: Sequence[float], width: int = 40) -> str:
-    """Draw values as a line of blocks, the highest full; × is a number that is not finite. Of more, the last are drawn.
-
-    >>> draw_sparkline([5.0, 4.0, 3.0, 1.5])
-    '█▆▄▁'
-    """
-    shown = list(values)[-width:]
-    finite = [v for v in shown if math.isfinite(v)]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
-    step = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BLOCKS[round((v - low) * step)] if math.isfinite(v) else "×" for v in shown)

@@ -1,4 +1,4 @@
-"""Text and tables for a terminal: what is wider than its lines breaks between words, and elsewhere lines stay whole."""
+"""Text, tables and lines of values for a terminal, where long lines break between words; elsewhere they stay whole."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from math import isfinite
 
 from fedfault.report.words import Table
 
+BLOCKS = "▁▂▃▄▅▆▇█"  # of a line of values, the lowest first
 LABEL = re.compile(r"\s*(?:[\w.,/-]+ {2,})?")  # of a line: its indentation, and a first word that stands in a column
 
 
@@ -41,7 +43,7 @@ def _wrap(text: str, width: int, indent: str = "") -> list[str]:
 
 
 def format_table(table: Table, width: int | None = None) -> list[str]:
-    """Write a table as lines: text to the left, numbers to the right.
+    """Write a table as lines: text to the left, numbers to the right. Lines of a cell stay apart.
 
     width: characters that a line may have, so that long cells and heads take several lines; None: as many as they need.
 
@@ -66,13 +68,21 @@ def format_table(table: Table, width: int | None = None) -> list[str]:
         return _format_rows(table, width)
     lines = []
     for number, row in enumerate((table.columns, *table.rows)):
-        cells = [_wrap(cell, w) for cell, w in zip(row, widths, strict=True)]
+        cells = [
+            [part for text in cell.splitlines() for part in _wrap(text, w)] or [""]
+            for cell, w in zip(row, widths, strict=True)
+        ]
         high = max(map(len, cells))
         filled = [[""] * (high - len(c)) + c if number == 0 else c + [""] * (high - len(c)) for c in cells]
         for parts in zip(*filled, strict=True):
             placed = [f"{part:{'<' if i == 0 or i in table.text else '>'}{widths[i]}}" for i, part in enumerate(parts)]
             lines.append("  ".join(placed).rstrip())
     return lines
+
+
+def measure_cell(cell: str) -> int:
+    """Return the characters of the longest line of a cell."""
+    return max(map(len, cell.splitlines()), default=0)
 
 
 def _measure(widths: Sequence[int]) -> int:
@@ -94,9 +104,22 @@ def _format_rows(table: Table, width: int) -> list[str]:
 
 def _choose_widths(columns: Sequence[Sequence[str]], width: int | None) -> list[int]:
     """Choose how wide each column is: as its longest cell, or less where room is short, but not than its longest word."""
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(measure_cell(cell) for cell in column) for column in columns]
     least = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
     while width is not None and _measure(widths) > width and widths != least:
         spare = [w - word for w, word in zip(widths, least, strict=True)]
         widths[spare.index(max(spare))] -= 1
     return widths
+
+
+def draw_sparkline(values: Sequence[float], width: int = 40) -> str:
+    """Draw values as a line of blocks, the highest full; × is a number that is not finite. Of more, the last are drawn.
+
+    >>> draw_sparkline([5.0, 4.0, 3.0, 1.5])
+    '█▆▄▁'
+    """
+    shown = list(values)[-width:]
+    finite = [v for v in shown if isfinite(v)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    step = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((v - low) * step)] if isfinite(v) else "×" for v in shown)

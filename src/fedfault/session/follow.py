@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfault.diagnosis.watch import describe_finding
-from fedfault.report.status import describe_phase, draw_sparkline, estimate_seconds_left, find_activity
+from fedfault.report.status import describe_phase, estimate_seconds_left, find_activity
 from fedfault.report.summary import describe_end
+from fedfault.report.terminal import draw_sparkline
 from fedfault.runs.files import ROUNDS
 from fedfault.runs.manifest import MANIFEST, check_run
 from fedfault.runs.read import read_run
