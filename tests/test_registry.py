@@ -42,6 +42,12 @@ def test_the_text_of_the_files_declares_what_importing_them_registers(kind):
     assert declared == {name: read_summary(builder) for name, builder in load_builders(kind).items()}
 
 
+def test_the_text_of_a_file_is_read_once(monkeypatch):
+    first = read_declarations("detector")
+    monkeypatch.setattr("ast.parse", lambda text: pytest.fail("read again"))
+    assert read_declarations("detector") == first
+
+
 @pytest.mark.slow
 def test_a_probe_that_is_put_into_the_folder_has_its_switch(tmp_path):
     (tmp_path / "newcomer.py").write_text(NEWCOMER)

@@ -220,10 +220,17 @@ def read_declarations(kind: str) -> dict[str, Declaration]:
     """
     found: dict[str, Declaration] = {}
     for folder in importlib.import_module(FOLDERS[kind]).__path__:
-        for file in Path(folder).glob("*.py"):
-            for node in ast.parse(file.read_text(encoding="utf-8")).body:
-                found |= _find_declared(kind, node) if isinstance(node, ast.FunctionDef) else {}
+        found |= _read_folder(kind, folder)
     return dict(sorted(found.items()))
+
+
+@functools.cache  # a run asks hundreds of times: for each of its choices beside those of every calibration
+def _read_folder(kind: str, folder: str) -> dict[str, Declaration]:
+    found: dict[str, Declaration] = {}
+    for file in Path(folder).glob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            found |= _find_declared(kind, node) if isinstance(node, ast.FunctionDef) else {}
+    return found
 
 
 def _find_declared(kind: str, function: ast.FunctionDef) -> dict[str, Declaration]:
