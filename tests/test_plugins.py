@@ -102,6 +102,7 @@ def test_a_package_is_a_plug_in_with_all_its_modules(tmp_path, monkeypatch):
         activate(["outside_package"])
 
 
+@pytest.mark.long
 def test_an_installed_package_offers_components_by_an_entry_point(tmp_path):
     """In a process of its own, that finds the package on its path as pip would have put it there."""
     write(tmp_path, "weathervane.py", PARTITION.format(name="by_wind", first=1))

@@ -182,12 +182,18 @@ def _check_plugins(wanted: tuple[PlugIn, ...]) -> None:
 def load_builders(kind: str) -> dict[str, Callable[..., Any]]:
     """Load all builders of a kind, by name in alphabetical order."""
     package = importlib.import_module(FOLDERS[kind])
-    modules = [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
-    for module in modules:
-        importlib.import_module(module)
+    modules = _import_all(package.__name__, *package.__path__)
     found = [_REGISTERED.get(module, {}) for module in modules]
     found += [list_registered(plugin) for plugin in list_plugins()]
     return dict(sorted((name, r.builder) for own in found for (of, name), r in own.items() if of == kind))
+
+
+@functools.cache  # as often as `read_declarations`
+def _import_all(package: str, *folders: str) -> tuple[str, ...]:
+    modules = tuple(f"{package}.{module.name}" for module in pkgutil.iter_modules(folders))
+    for module in modules:
+        importlib.import_module(module)
+    return modules
 
 
 def find_plugin(builder: Callable[..., Any]) -> PlugIn | None:
@@ -224,7 +230,7 @@ def read_declarations(kind: str) -> dict[str, Declaration]:
     return dict(sorted(found.items()))
 
 
-@functools.cache  # a run asks hundreds of times: for each of its choices beside those of every calibration
+@functools.cache  # a run asks hundreds of times: for each of its choices, beside those of every calibration
 def _read_folder(kind: str, folder: str) -> dict[str, Declaration]:
     found: dict[str, Declaration] = {}
     for file in Path(folder).glob("*.py"):

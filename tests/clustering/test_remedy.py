@@ -111,7 +111,7 @@ def test_an_aggregation_that_cannot_work_in_clusters_is_refused_before_the_run()
         prepare(small("unused", "federation.on_failure=cluster", "federation.aggregation=flora").experiment)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_in_clusters_from_its_best_round_and_resumes_so(tmp_path, apart, monkeypatch):
     """The alarm is raised by hand after round 1 of three."""
     seen = []

@@ -62,7 +62,7 @@ def plain(findings):
     return [repr(Finding.from_json(f.to_json())) for f in findings]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_old_run_is_judged_without_torch(folder, tmp_path):
     made().save(tmp_path / "made.json")
     for wanted, known in (([], None), ([str(tmp_path / "made.json")], made())):

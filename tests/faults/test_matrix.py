@@ -84,6 +84,7 @@ def test_umask_and_a_home_that_cannot_be_written_change_no_number(monkeypatch, t
     assert (there.path / "rounds.jsonl").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.long
 def test_a_reader_that_goes_away_ends_a_command_without_a_traceback():
     with subprocess.Popen(
         [sys.executable, "-m", "fedfault", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

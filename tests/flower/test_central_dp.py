@@ -26,7 +26,7 @@ def epsilon(rounds: int, noise: float, delta: float) -> float:
     return float(each.min())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("dp_accounting") is None, reason='pip install "flwr[dp]"')
 def test_the_example_prints_the_epsilon_of_every_round(capsys):
     example = runpy.run_path(str(EXAMPLE))

@@ -112,7 +112,7 @@ def test_mmd_by_hand():
     assert index.value == pytest.approx(2 - 2 * np.exp(-1))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradient_variance_is_unbiased():
     """Clients with true gradients m_i and noise far larger: the mean of 400 estimates is sum |m_i - m|^2 / (N - 1)."""
     generator = np.random.default_rng(0)

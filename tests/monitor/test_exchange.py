@@ -84,6 +84,7 @@ def test_a_client_whose_updates_are_long_makes_no_chain_at_the_end_of_the_order(
     assert found.share < 0.25 or found.p > 0.01
 
 
+@pytest.mark.long
 def test_random_orders_are_as_chained_in_as_many_runs_as_p_says():
     found = [measure_chain(simulate("averaged", seed, size=6)).p for seed in range(60)]
     assert 0.3 < np.mean(np.array(found) < 0.5) < 0.7

@@ -33,7 +33,7 @@ def test_log_dirichlet_stays_finite_where_the_shares_underflow():
     assert np.isfinite(draw_log_dirichlet(np.full((100, 50), 1e-9), np.random.default_rng(0))).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("n_clients", "alpha"), [(5, 0.3), (8, 2.0)])
 def test_per_topic_shares_have_the_mean_and_variance_of_the_dirichlet(n_clients, alpha):
     """Mean 1/N, variance (1/N)(1 - 1/N) / (N alpha + 1), over 2,000 draws; so many topics that no draw is refused."""
@@ -113,7 +113,7 @@ def test_with_a_tiny_alpha_a_topic_is_at_one_client(convention):
     assert (counts.max(axis=0) > 99).mean() >= 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_balanced_stops_a_client_at_its_share():
     """Before its last topic a client holds less than n / N, so it ends below n / N plus one topic."""
     topics = np.repeat(np.arange(40), 25)

@@ -86,6 +86,7 @@ def test_drawing_a_fixed_number_costs_less_than_using_all_and_more_than_the_pois
     assert poisson < some < all_of_them
 
 
+@pytest.mark.long
 def test_epsilon_grows_with_releases_and_units_drawn_and_falls_with_noise():
     base = find_epsilon(Release(1.0, 3, 10, "poisson"), 5, DELTA)
     assert find_epsilon(Release(1.0, 3, 10, "poisson"), 6, DELTA) > base

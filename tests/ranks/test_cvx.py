@@ -113,7 +113,7 @@ def test_the_solver_finds_the_optimum_of_the_linear_program(seed):
     assert abs((a + b * r).max() - T) < 1e-4 * max(1.0, T)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @few
 @given(seeds, st.sampled_from([1e-3, 3600.0]), st.sampled_from([0.0, 1000.0]))
 def test_neither_the_unit_of_time_nor_a_common_delay_matters(seed, unit, delay):

@@ -71,14 +71,16 @@ RUNS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_every_run_is_drawn_without_a_warning(run):
-    recorded = run()
-    for name, plot in gallery.FIGURES.items():
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == "large" else name for name in RUNS]
+)
+def test_every_run_is_drawn_without_a_warning(name):
+    recorded = RUNS[name]()
+    for panel, plot in gallery.FIGURES.items():
         figure = plot(recorded)
         if figure is not None:
             figure.draw_without_rendering()
-            assert figure.axes, name
+            assert figure.axes, panel
 
 
 @pytest.mark.slow

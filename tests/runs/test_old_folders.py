@@ -28,7 +28,7 @@ OLD = Path(__file__).parent / "old"
 QUIET = Progress(quiet=True)
 
 
-@pytest.fixture(params=["stopped", "second"])
+@pytest.fixture(params=[pytest.param("stopped", marks=pytest.mark.long), "second"])
 def stopped(request, tmp_path) -> Path:
     return Path(shutil.copytree(OLD / request.param, tmp_path / request.param))
 

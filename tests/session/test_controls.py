@@ -96,6 +96,7 @@ def test_a_corpus_is_lent_only_to_those_that_load_the_same(tmp_path):
         assert not is_same_corpus(exp, loaded(tmp_path, other).experiment)
 
 
+@pytest.mark.long
 def test_controls_that_learn_nothing_do_not_say_what_healthy_is(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "cache"))
     still = loaded(tmp_path, "training.lr=1e-9", "federation.num_rounds=1")

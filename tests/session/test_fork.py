@@ -116,7 +116,7 @@ def test_a_fork_that_lost_its_checkpoints_does_not_start_from_the_beginning(pare
         resume_run(child.path, QUIET)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_parent_that_changed_itself_goes_on_as_it_was_by_then(parent, tmp_path):
     copy = tmp_path / "quickstart"
     shutil.copytree(parent.path, copy)

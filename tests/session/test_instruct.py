@@ -24,7 +24,7 @@ ASKED = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_conversations_leaves_its_answers_its_template_and_its_words(tmp_path):
     folder = start(tmp_path, *ASKED).path
     answers = json.loads((folder / "answers.json").read_text())["answers"]

@@ -55,7 +55,7 @@ def mine(tmp_path, monkeypatch):
     return Path("mine.py")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_users_own_components_run_and_go_on_from_the_source_that_the_folder_keeps(mine, tmp_path, monkeypatch):
     """After an edit, and from another folder: to the same numbers, as the run has the source that it began with."""
     folder = small.start(tmp_path / "results", *WITH)

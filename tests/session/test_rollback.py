@@ -54,7 +54,7 @@ def test_a_run_that_diverges_goes_back_to_its_best_round_with_half_the_learning_
     assert load(folder.path / "config.yaml").experiment.training.lr == 0.5  # what the user asked for
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_while_going_back_is_repaired_by_resume(tmp_path):
     """The manifest has the decision, but records and checkpoints of the way left behind are still there."""
     folder = run(tmp_path, "federation.on_failure=continue")

@@ -117,6 +117,7 @@ def test_killed_and_resumed_ends_with_the_same_numbers_to_the_last_bit(finished,
     assert final(killed) == final(finished)
 
 
+@pytest.mark.long
 def test_the_same_run_again_goes_on_where_it_was_killed(finished, tmp_path):
     killed = kill_in_round(tmp_path, 2)
     again = start(tmp_path)
@@ -193,6 +194,7 @@ def test_a_run_that_is_going_on_elsewhere_is_left_alone(finished, tmp_path):
         start(tmp_path)
 
 
+@pytest.mark.long
 def test_kill_at_any_moment_then_resume(finished, tmp_path):
     words = [sys.executable, "-m", "fedfault", "run", "-q", "quickstart", *SMALL, f"logging.results_dir={tmp_path}"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -149,8 +149,8 @@ def test_two_processes_give_the_numbers_of_one(plan, write, tmp_path):
         assert final(RunFolder(p.path(name))) == final(RunFolder(apart.path(name)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path, jobs):
     whole = plan(arms={"plain": {}})
     runner.run_all(whole, QUIET)

@@ -167,7 +167,7 @@ def test_what_recorded_passes_keep_is_a_share_of_the_free_memory(monkeypatch, re
     assert one * small.model.logit_bytes() < RECORDED * 10**7
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_run_has_the_numbers_of_one_that_went_on(recorded):
     parts = {"algorithm": build("algorithm", "fedavg"), "aggregation": build("aggregation", "fedit")}
     sizes = {"total_clients": 2, "cohort_size": 2, "num_rounds": 4}

@@ -46,7 +46,7 @@ def test_an_unknown_kind_is_told():
         get_rules("partitioner")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_test_suite_is_needed():
     code = (
         "import sys; from fedfault.testing import MODULES, get_rules; [get_rules(kind) for kind in MODULES];"
