@@ -359,3 +359,23 @@ def test_comparing_needs_no_torch():
     code = "import sys, fedfault.compare.page, fedfault.compare.figures, scipy.stats\n"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_stand_beside_the_ends_of_their_lines():
+    """b is 0.5 below a for every client; the axes go from −0.5 - 0.05 to 0.05, with the margin of a tenth of 0.5."""
+    (ax,) = draw_differences(beside(run(), run("b", -0.5)), LIGHT, False).axes
+    low, high = ax.get_ylim()
+    heights = {t.get_text(): low + t.get_position()[1] * (high - low) for t in ax.texts}
+    assert heights["a"] == pytest.approx(0.0, abs=0.02)
+    assert heights["b"] == pytest.approx(-0.5, abs=0.02)
+
+
+def test_a_caption_speaks_of_rings_and_forks_that_are_drawn(tmp_path):
+    plain = [write(tmp_path / name, run(name, change), name) for name, change in (("a", 0.0), ("b", -0.5))]
+    page = compare(plain)[1].read_text()
+    assert not [said for said in ("red ring", "dashed vertical line", "hold the same texts") if said in page]
+
+
+def test_runs_of_different_lengths_are_said_to_end_so():
+    a, b = run(rounds=3), run("b", -0.5, rounds=2)
+    assert describe_ends(beside(a, b))[0].startswith("b ends better than a (after 2 rounds against 3): final loss")

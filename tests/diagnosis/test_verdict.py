@@ -86,14 +86,14 @@ def test_an_alarm_does_not_hide_that_nothing_was_learned(known):
     known(one=fake([2, 2]))
     found = judge_run(scored(5.0, 5.1, 5.0), None)
     assert found["state"] == UNLEARNED
-    assert "It reads 2 (round 2). Severity 2.0" in found["sentence"]
+    assert "Round 2: it reads 2. Severity 2.0 (1 is the threshold)." in found["sentence"]
 
 
 def test_an_alarm_is_degraded_and_a_fatal_one_that_holds_failed(known):
     known(a=fake([0, 2, 2, 2, 2, 2]), b=fake([0] * 6))
     found = judge_run(RUN, None)
     assert (found["state"], found["since"], found["causes"], found["over"]) == ("degraded", 3, ["a"], [])
-    assert found["sentence"].startswith("It reads 2 (round 3). Severity 2.0: ")
+    assert found["sentence"].startswith("Round 3: it reads 2. Severity 2.0 ")
     assert (found["severity"], found["consequences"]) == (2.0, [])
     for least, state in ((2, "failed"), (3, "degraded")):  # the last reading decides
         known(a=fake([0, 4, 4, 4, 4, 2], is_failure=lambda last, least=least: last.statistic >= least))
@@ -104,13 +104,13 @@ def test_an_alarm_that_is_over_by_the_end_does_not_fail_a_run(known):
     known(a=fake([2, 2, 0, 0, 0, 0], is_failure=lambda last: True), b=fake([0, 0, 0, 3, 3, 3]))
     found = judge_run(RUN, None)
     assert (found["state"], found["since"], found["causes"], found["over"]) == ("degraded", 2, ["a", "b"], ["a"])
-    assert found["sentence"].startswith("It reads 2 (round 2, over by the end); then b (round 5). Severity 3.0")
+    assert found["sentence"].startswith("Round 2, over by the end: it reads 2; then b (round 5). Severity 3.0")
 
 
 def test_a_verdict_s_sentence_is_of_the_first_alarm_and_names_the_others_once(known):
     known(slow_one=fake([0, 0, 2, 2, 0, 0]), a=fake([2, 2, 2, 2, 2, 2]), c=fake([0, 2, 2, 0, 2, 2]))
     said = judge_run(RUN, None)["sentence"]
-    assert said.startswith("It reads 2 (round 2); then c (round 3), slow one (round 4, over). Severity")
+    assert said.startswith("Round 2: it reads 2; then c (round 3), slow one (round 4, over). Severity")
 
 
 def test_any_alarm_in_a_run_that_ends_above_its_start_is_a_failure(known):
@@ -126,7 +126,7 @@ def test_what_another_alarm_leads_to_is_a_consequence(known):
           slow=fake([0, 0, 0, 0, 2, 2]), apart=fake([0, 2, 2, 2, 2, 2]))  # fmt: skip
     found = judge_run(RUN, None)
     assert (found["since"], found["causes"], found["consequences"]) == (2, ["apart", "drift"], ["swing", "slow"])
-    said = "It reads 2 (round 3); then drift (round 4); explained by these: swing (round 2), slow (round 6)."
+    said = "Round 3: it reads 2; then drift (round 4); explained by these: swing (round 2), slow (round 6)."
     assert found["sentence"].startswith(said)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from fedfault.report.captions import CELLS, _list_drawn, describe_figure, write_caption
 from fedfault.report.figures.losses import draw_loss_by_topic
 from fedfault.report.summary import make_tiles
-from handmade import make, read_texts
+from handmade import client, make, read_texts
 
 
 def test_the_figure_of_answers_is_about_labels_only_where_labels_are_learned():
@@ -79,7 +79,10 @@ def test_preferences_are_not_called_labels():
 
 def test_where_all_data_have_one_topic_there_are_no_lines_of_topics():
     run = make(topics=("text",))
-    assert write_caption(run, "loss_by_topic") == ("Loss", "Loss on the validation set." + CELLS)
+    assert write_caption(run, "loss_by_topic") == (
+        "Loss",
+        "Loss on the validation set." + CELLS.format(by_number=", by number"),
+    )
     assert not any(tile.name.startswith("Largest jump") for tile in make_tiles(run))
     shown = read_texts(draw_loss_by_topic(run))
     assert shown[0].startswith("Validation: perplexity")
@@ -87,3 +90,30 @@ def test_where_all_data_have_one_topic_there_are_no_lines_of_topics():
     assert not {"mixture", "text"}.intersection(shown)
     central = replace(run, config={"federation": {"centralised": True}})
     assert write_caption(central, "loss_by_topic").text == "Loss on the validation set."
+
+
+def test_cells_are_numbered_only_where_the_caption_says_so():
+    """Two clients a round have room for their numbers, seven have not."""
+    few, many = make(clients=4), make(clients=7)
+    many = replace(many, records=tuple(replace(r, clients=r.clients and every(7)) for r in many.records))
+    assert "trained in a round, by number, in the colour" in write_caption(few, "loss_by_topic").text
+    assert "trained in a round, in the colour" in write_caption(many, "loss_by_topic").text
+    assert {"1", "2"} <= set(read_texts(draw_loss_by_topic(few)))
+    assert "6" not in read_texts(draw_loss_by_topic(many))
+
+
+def every(count):
+    return tuple(client(k) for k in range(count))
+
+
+def test_an_empty_cell_is_explained_only_where_two_clients_have_never_met():
+    """In rounds 1 to 3 clients 1 and 2, 2 and 3, 3 and 0 meet, and no others; of two clients both are always there."""
+    assert "an empty cell: they never trained" in write_caption(make(probed=True), "cosines").text
+    assert "empty" not in write_caption(make(clients=2, probed=True), "cosines").text
+
+
+def test_what_general_text_is_sampled_from_is_told_where_that_is_so():
+    run = make()
+    assert "KL(base" not in write_caption(run, "general").text
+    sampled = replace(run, config={"evaluation": {"general": "base_samples"}})
+    assert "estimates KL(base || model)" in write_caption(sampled, "general").text

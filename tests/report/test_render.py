@@ -296,7 +296,7 @@ def test_the_clock_is_told_below_its_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "FIGURES", {"clock": gallery.FIGURES["clock"]})
     run = clocked([[turn(0), turn(1, "slow", 2, "dropped", seconds=3.0)]])
     text = render_report(write(tmp_path, run.records, deadline={"seconds": 2.0}), dpi=20).read_text()
-    order = ["By the simulated clock", "Deadline 2 s: 50.0 %", "How often clients of each tier"]
+    order = ["By the simulated clock", "Deadline 2 s: 50 %", "How often clients of each tier"]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
 

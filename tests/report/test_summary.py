@@ -86,7 +86,7 @@ def test_a_fork_is_told(tmp_path):
 def test_the_time_of_probes_is_told_as_a_share():
     tile = next(t for t in summary.make_tiles(make(probed=True)) if t.name == "Time")
     assert tile.value == "7.5 s"  # 4 x 1.5 s, and 3 x 0.5 s of probes
-    assert tile.remark == "training and evaluation; 20.0\u00a0% probes"
+    assert tile.remark == "training and evaluation; 20\u00a0% probes"
 
 
 def test_a_run_that_stopped_itself_is_begun_again_or_forked_and_not_just_continued(tmp_path):
@@ -122,3 +122,10 @@ def test_a_fork_is_compared_with_the_run_that_it_was_forked_from(tmp_path):
     assert f"fedfault compare {run.folder} OTHER_RUN" in summary.suggest_commands(forked)
     write(tmp_path / "first")
     assert f"fedfault compare {tmp_path / 'first'} {run.folder}" in summary.suggest_commands(forked)
+
+
+def test_a_metric_that_ends_where_it_began_did_not_go_anywhere():
+    run = make(rounds=2, probed=True)
+    flat = [replace(r, scores={n: replace(s, metrics={"f1": 0.5}) for n, s in r.scores.items()}) for r in run.records]
+    run = replace(run, records=tuple(flat), config={"data": {"task_type": "classification"}})
+    assert summary.describe_progress(run) == "Validation F1 is 0.500 after 2 rounds, as before (its best)."

@@ -102,3 +102,28 @@ def test_tiers_are_written_as_a_person_would():
 def test_an_empty_answer_is_an_answer():
     asked = {"prompt": "4 + 7?", "reference": "11", "before": "", "after": "11"}
     assert tables.tabulate_answers(replace(make(), answers=[asked])).rows == [["4 + 7?", "11", "(empty)", "11"]]
+
+
+def test_data_of_one_topic_have_no_row_and_no_column_of_it():
+    run = make(topics=("text",))
+    assert [row[0] for row in tables.tabulate_scores(run).rows] == ["validation", "general English"]
+    assert tables.tabulate_clients(run).columns == (
+        "client",
+        "documents",
+        "tokens",
+        "rounds trained",
+        "start",
+        "final",
+        "gain",
+    )
+    assert tables.tabulate_clients(run).rows[1][:4] == ("1", "9", "2,000", "1")
+
+
+def test_clients_with_preferences_are_as_large_as_their_responses():
+    """A pair is what is predicted, and the split counts the tokens of its two responses."""
+    run = replace(make(), config={"data": {"task_type": "preference"}})
+    assert (run.targets, tables.tabulate_clients(run).columns[4]) == ("pairs", "tokens of responses")
+
+
+def test_a_fact_without_a_value_has_a_dash():
+    assert tables.format_settings({"corpus": {"files": "", "seed": 0}}) == [("corpus.files", "–"), ("corpus.seed", "0")]

@@ -56,3 +56,10 @@ def test_alarms_come_first_and_a_detector_once():
     leading, others = list_findings(make(findings=found))
     assert [(line.level, line.head) for line in leading] == [("alarm", "Round 3 · b"), ("suspect", "Round 1 · a")]
     assert [line.head for line in others] == ["Round 1 · b", "Round 5 · b"]
+
+
+def test_what_to_try_is_said_once_for_every_detector():
+    run = dataclasses.replace(make(), findings=tuple(finding(round=n, advice=("training.lr lower",)) for n in (1, 2)))
+    (leading,), (again,) = list_findings(run)
+    assert leading.advice
+    assert not again.advice

@@ -49,7 +49,8 @@ def test_a_run_that_diverges_goes_back_to_its_best_round_with_half_the_learning_
     records = folder.read_records()
     assert [r.round for r in records] == [0, 1, 2, 3, 4]
     assert records[1].scores["validation"].loss < left[1].scores["validation"].loss
-    assert any("went back from round" in event for event in records[0].events)
+    told = [event for event in records[0].events if "went back from round" in event]
+    assert len(told) == sum(one["to"] == 0 for one in manifest["abandoned"])  # each time is told
     assert len(manifest["abandoned"]) <= 3
     assert load(folder.path / "config.yaml").experiment.training.lr == 0.5  # what the user asked for
 

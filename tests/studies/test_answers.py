@@ -89,7 +89,7 @@ def test_runs_that_are_missing_or_unfinished_leave_their_pair_out(tmp_path):
     runs["old-2"] = planted(tmp_path / "old-2", [5.0, 4.0], status="running")
     found = answer_hypotheses(study, runs)[0].decisive
     assert list(found.differences) == [0, 3, 4, 5, 6, 7, 8]
-    assert "seed 1, 2" in found.why_not
+    assert "missing for seeds 1, 2" in found.why_not
 
 
 def four(folder, table):

@@ -126,7 +126,7 @@ def test_the_page_and_the_document_say_everything_and_load_nothing(folder):
     shutil.rmtree(folder / "runs" / "iid-0.1-3")
     found, page = write_page(folder)
     html, text = page.read_text(), (folder / "report.md").read_text()
-    for part in ("supported", "diverged in 5 of 5", "fedfault study t", "small", "1 run of a cell is not finished"):
+    for part in ("supported", "diverged in 5 of 5", "fedfault study t", "small", "1 run is not finished"):
         assert part in html, part
         assert part in text, part
     assert "Does &lt;skew&gt; hurt?" in html

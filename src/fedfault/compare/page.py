@@ -29,14 +29,13 @@ BASIS = (
 CAPTIONS = {
     "losses": (
         "Loss over rounds",
-        "Validation loss of the mixture; the thick line is the first run. A red ring is the first alarm of a "
-        "detector. A dashed vertical line is where a run forks from another one.",
+        "Validation loss of the mixture; the thick line is the first run.",
         "Line chart of the validation loss per round, a line for each of ",
     ),
     "clients": (
         "Clients",
         "Loss of the final model on the documents that each client kept back. Clients whose marks lie apart are those that "
-        "the difference between the runs is about. Only runs whose clients hold the same texts are shown.",
+        "the difference between the runs is about.",
         "Chart of the final held-out loss of every client, a mark for each of ",
     ),
     "differences": (
@@ -46,6 +45,11 @@ CAPTIONS = {
         "Line chart of the mean difference of held-out loss per round, beside the first of ",
     ),
 }
+
+
+RINGS = " A red ring is the first alarm of a detector."
+FORKS = " A dashed vertical line is where a run forks from another one."
+UNPAIRED = " Only runs whose clients hold the same texts are shown."
 
 
 def compare(folders: Sequence[Path], out: Path | None = None, argv: Sequence[str] = ()) -> tuple[Comparison, Path]:
@@ -133,11 +137,17 @@ def _render_figures(c: Comparison) -> list[dict[str, Any]]:
     from fedfault.compare.figures import FIGURES, make_plot
     from fedfault.report.inline import draw_inline
 
+    marked = (  # what only some comparisons have
+        ("losses", RINGS, any(f.level == "alarm" for run in c.runs for f in run.findings)),
+        ("losses", FORKS, any(f.name == "parent" for run in c.runs for f in run.forks)),
+        ("clients", UNPAIRED, any(not pair.clients.losses for pair in c.pairs)),
+    )
     found = []
     for name in FIGURES:
         _, inline = draw_inline(c.runs[0], name, make_plot(name, c))
         if inline.drawings:
             title, text, alt = CAPTIONS[name]
+            text += "".join(sentence for where, sentence, there in marked if where == name and there)
             about = {"name": name, "title": title, "text": text, "alt": f"{alt}{', '.join(c.names)}."}
             found.append(
                 {

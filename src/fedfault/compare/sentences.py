@@ -28,9 +28,11 @@ def describe_ends(c: Comparison) -> list[str]:
 def _describe_end(name: str, first: str, found: RunPair, change: float) -> str:
     one, other = (run.losses("validation")[1][-1] for run in (found.first, found.other))
     how = f"{'better' if change < 0 else 'worse'} than" if abs(change) >= 0.0005 else "as"
+    after = [f"{run.rounds_done:,}" for run in (found.other, found.first)]
+    when = f" (after {after[0]} rounds against {after[1]})" if after[0] != after[1] else ""
     more = "" if found.first.labelled else f", perplexity {format_perplexity(other)} against {format_perplexity(one)}"
     return (
-        f"{name} ends {how} {first}: final loss {format_number(other)} against {format_number(one)} "
+        f"{name} ends {how} {first}{when}: final loss {format_number(other)} against {format_number(one)} "
         f"{found.first.unit}{more}."
     )
 

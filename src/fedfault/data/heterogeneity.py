@@ -227,7 +227,7 @@ def write_sentences(h: Heterogeneity) -> list[str]:
 
 def _describe_index(index: Index, numbers: str) -> str:
     if index.p > 0.05:
-        return f"differ no more than those of random splits (z = {index.z:.1f})"
+        return f"differ no more than those of random splits (z = {index.z:.1f})".replace("-", "−")
     return f"differ more than those of random splits ({numbers.format(index.excess)}, z = {index.z:.1f})"
 
 

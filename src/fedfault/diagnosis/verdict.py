@@ -132,7 +132,7 @@ def _measure_severity(course: Course) -> float:
 def _explain_severity(severity: float) -> str:
     if not math.isfinite(severity):
         return "Severity: beyond any threshold."
-    return f"Severity {severity:.1f}: so many times as far from healthy runs as the threshold is."
+    return f"Severity {severity:.1f} (1 is the threshold)."
 
 
 def _explain_silence(state: str, findings: Sequence[Finding]) -> str:
@@ -156,7 +156,7 @@ def _explain_alarms(alarmed: Mapping[str, Finding], causes: Sequence[str], holdi
 
     then = f"; then {name(causes[1:])}" if causes[1:] else ""
     follow = [d for d in alarmed if d not in causes]
-    said = f"{first.sentence[0].upper()}{first.sentence[1:]} (round {first.round}{over})"
+    said = f"Round {first.round}{over}: {first.sentence}"
     explained = f"; explained by {'these' if causes[1:] else 'it'}: {name(follow)}" if follow else ""
     return f"{said}{then}{explained}."
 

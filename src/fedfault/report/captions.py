@@ -20,7 +20,7 @@ CAPTIONS = {
     "loss_by_topic": Caption(
         "Loss by topic",
         "Thick line: validation loss of the mixture. Thin lines: each topic. The cells below show the clients that "
-        "trained in a round, by number, in the colour of the topic they mostly hold; a marker on a line says that its "
+        "trained in a round{by_number}, in the colour of the topic they mostly hold; a marker on a line says that its "
         "topic was among them. "
         "A loss that jumps when its topic was absent, while the mixture falls, is one topic's gain at another's cost.",
     ),
@@ -34,9 +34,7 @@ CAPTIONS = {
     "fairness": Caption(
         "Gains of the clients",
         "Held-out loss of each client before training minus now: above zero, the client gained. Median, the band of the "
-        "middle 80 %, and the smallest gain. Below zero a client would have been better off with the untrained model; "
-        "red bars, where there are any, count such clients, however little they lose; detectors count those that lose "
-        "beyond chance.",
+        "middle 80 %, and the smallest gain. Below zero a client would have been better off with the untrained model.",
     ),
     "personal": Caption(
         "Who gains by a model of its own",
@@ -46,8 +44,7 @@ CAPTIONS = {
     "general": Caption(
         "General English",
         "Loss on general text minus its value before training: above zero, the model forgets. A band around the line "
-        "holds the true change with 95 % confidence; documents are compared with themselves. When the text was "
-        "sampled from the untrained model itself, the rise estimates KL(base || model) in nats per token.",
+        "holds the true change with 95 % confidence; documents are compared with themselves.",
     ),
     "privacy": Caption(
         "Privacy",
@@ -85,9 +82,8 @@ CAPTIONS = {
     ),
     "cosines": Caption(
         "Who pulls with whom",
-        "Cosine between the updates of two clients. Blue: the same direction; orange: against each other; an empty "
-        "cell: they never trained in the same round. Blue blocks along the diagonal are groups of clients that would "
-        "be served better by models of their own.",
+        "Cosine between the updates of two clients. Blue: the same direction; orange: against each other{empty}. Blue "
+        "blocks along the diagonal are groups of clients that would be served better by models of their own.",
     ),
     "control": Caption("Control variates", ""),
     "layers": Caption(
@@ -105,16 +101,11 @@ CAPTIONS = {
     ),
     "client_ranks": Caption(
         "Ranks of the clients",
-        "The LoRA rank that each client was given; an empty cell is a client that was not drawn. Dropped: nothing of it "
-        "arrived by the deadline; partial: the steps that it had done count; late: the round waited for it; left out: it "
-        "had nothing to do. Where cells are small such clients have a colour instead of a sign.",
+        "The LoRA rank that each client was given; an empty cell is a client that was not drawn.",
     ),
     "gantt": Caption(
         "Who took how long",
-        "One bar a client on the simulated clock, in the first round, in that of median length and in the slowest. A thin "
-        "line goes on to where all of the client's work would have ended, as far as there is room. Dropped: nothing of it "
-        "arrived by the deadline; partial: the steps that it had done count; late: the round waited for it; left out: it "
-        "had nothing to do.",
+        "One bar a client on the simulated clock, in the first round, in that of median length and in the slowest.",
     ),
     "clock": Caption(
         "By the simulated clock",
@@ -187,7 +178,8 @@ PANELS = {  # figure -> the probes that a panel or line of it needs, its name, h
         (("distinct_2",), "Variety", "distinct word pairs over all; a fall means that the model repeats itself."),
     ),
 }
-CELLS = " The cells below show the clients that trained in a round, by number."  # where all data have one topic
+CELLS = " The cells below show the clients that trained in a round{by_number}."  # where all data have one topic
+NUMBERED = 6, 25  # clients of a round, and rounds, of which the cells have room for numbers
 CENTRAL = {  # of a run with all data in one place, where it is another text
     "loss_by_topic": "Thick line: validation loss of the mixture. Thin lines: each topic.",
     "traffic": "Wall time of each round on this machine. Probes: what the figures above were measured with.",
@@ -198,6 +190,15 @@ FILLED = (
     " Representations: directions that hidden states and sentence embeddings fill, beside the untrained model's; a fall "
     "far below 1 is collapse."
 )
+LOSERS = " Red bars count such clients, however little they lose; detectors count those that lose beyond chance."
+SAMPLED = " The text was sampled from the untrained model itself, so the rise estimates KL(base || model)."
+CUT_SHORT = " A thin line goes on to where all of the client's work would have ended, as far as there is room."
+FATES = {  # what became of a client that was not done in time
+    "dropped": "Dropped: nothing of it arrived by the deadline",
+    "partial": "Partial: the steps that it had done count",
+    "late": "Late: the round waited for it",
+    "excluded": "Left out: it had nothing to do",
+}
 TARGET = " Dashed: the target."
 DEADLINE = " The horizontal line over the lengths is the deadline."
 PROMPT = " Done by the deadline: of the clients with work, those that finished all of it in time."
@@ -220,7 +221,10 @@ def write_caption(run: RunData, name: str) -> Caption:
     elif run.centralised:
         text = CENTRAL.get(name, text)
     text += "".join(_describe_panels(run, name))
+    if name == "cosines":
+        text = text.format(empty="; an empty cell: they never trained in the same round" if _are_apart(run) else "")
     if name == "loss_by_topic":
+        text = text.format(by_number=", by number" if have_numbers(run) else "")
         text += MARKED if run.findings else ""
         courses = {"parent": "the run that this one was forked from", "given up": "the course that the run gave up"}
         text += (
@@ -233,16 +237,36 @@ def _describe_panels(run: RunData, name: str) -> list[str]:
     """Say what panels and lines of a figure are that only some runs have."""
     if name in PANELS:
         return [f" {title}: {text}" for title, text in _list_drawn(run, name)]
+    fates = {t.fate for r in run.records for t in r.turns}
+    if name == "fairness":
+        return [LOSERS] * any(not gain >= 0 for _, gains in run.gains() for gain in gains.values())
+    if name == "general":
+        return [SAMPLED] * (run.setting("evaluation", "general") == "base_samples")
+    if name in ("gantt", "client_ranks"):
+        told = [f" {said}." for fate, said in FATES.items() if fate in fates]
+        return [CUT_SHORT] * (name == "gantt" and bool(fates & {"dropped", "partial"})) + told
     if name == "ranks":
         filled = any(run.ratio(f"{what}_rank", f"{what}_rank_base")[0] for what in ("hidden", "embedding"))
         return [ENERGY] * bool(run.probe("energy_above")[0]) + [FILLED] * filled
     if name == "clock":
-        late = any(t.fate not in ("done", "excluded") for r in run.records for t in r.turns)
+        late = bool(fates - {"done", "excluded"})
         aimed = run.setting("evaluation", "target_score") is not None and bool(run.metrics_measured)
         due = run.deadline is not None
         said = ((TARGET, aimed), (DEADLINE, due), (PROMPT, due or late), (REGRET, bool(run.probe("regret")[0])))
         return [sentence for sentence, there in said if there]
     return []
+
+
+def have_numbers(run: RunData) -> bool:
+    """Whether there is room for numbers of clients in the cells below the losses, on a wide page."""
+    clients, rounds = NUMBERED
+    return max(len(r.clients) for r in run.records) <= clients and len(run.records) <= rounds
+
+
+def _are_apart(run: RunData) -> bool:
+    """Whether some two clients have never trained in the same round."""
+    met = {(a.client, b.client) for r in run.records for a in r.clients for b in r.clients if a.client < b.client}
+    return len(met) < run.num_clients * (run.num_clients - 1) // 2
 
 
 def _list_drawn(run: RunData, name: str) -> list[tuple[str, str]]:

@@ -182,6 +182,7 @@ def draw_end_labels(ax: Axes, entries: Sequence[tuple[float, str, str]], theme: 
 
     height: of the axes in inches. Call it when the limits are final.
     """
+    ax.get_ylim()  # limits that follow from what is drawn are found when they are asked for
     to_axes = ax.transData + ax.transAxes.inverted()
     at = [(float(to_axes.transform((0.0, y))[1]), text, colour) for y, text, colour in entries if math.isfinite(y)]
     for mark in [t for t in ax.texts if t.get_text() == NOT_FINITE]:

@@ -8,13 +8,13 @@ from fedfault.runs.recorded import RunData
 
 
 def describe_personal(run: RunData) -> list[str]:
-    """Say which models clients have, what they lose on average, and which clients nothing can be said of."""
+    """Say which models clients have, their mean losses, and of how many clients nothing can be said."""
     losses = collect_losses(run.personal)
     if not losses:
         return []
     averages = average_models([row for row in run.personal if row["loss"] is not None])
     each = ", ".join(f"{format_number(averages[name]['loss'])} with {NAMES[name]}" for name in MODELS if name in losses)
-    said = [f"On what a client held back it loses on average, in {run.unit}: {each}."]
+    said = [f"Mean loss on what the clients held back, in {run.unit}: {each}."]
     if silent := run.num_clients - len({k for own in losses.values() for k in own}):
         said.append(f"{format_count(silent, 'client')} held nothing back, or lost more than can be counted.")
     return said

@@ -19,6 +19,7 @@ from fedfault.report.words import (
     format_number,
     format_perplexity,
     format_seconds,
+    format_share,
     name_metric,
 )
 from fedfault.runs.manifest import MONITORED
@@ -145,8 +146,14 @@ def _describe_metric(run: RunData, rounds: Sequence[int], losses: Sequence[float
         return f"The validation {name} is {format_number(values[0])}, measured once."
     best = max(values) if metric else min(values)
     when = "its best" if best == values[-1] else f"best {format_number(best)}"
-    ends = f"{format_number(values[0])} to {format_number(values[-1])}"
-    return f"Validation {name} went from {ends} over {format_count(run.rounds_done, 'round')} ({when})."
+    start, end, rounds_done = (
+        format_number(values[0]),
+        format_number(values[-1]),
+        format_count(run.rounds_done, "round"),
+    )
+    if start == end:
+        return f"Validation {name} is {end} after {rounds_done}, as before ({when})."
+    return f"Validation {name} went from {start} to {end} over {rounds_done} ({when})."
 
 
 def find_largest_rise(run: RunData) -> tuple[float, int, str] | None:
@@ -265,11 +272,8 @@ def make_tiles(run: RunData) -> list[Tile]:
     if simulated := timing.make_tile(run):
         found.append(simulated)
     if seconds:
-        measured = (
-            f"training and evaluation; {100 * probes / seconds:.1f}\u00a0% probes"
-            if probes
-            else "training and evaluation"
-        )
+        share = f"; {format_share(probes / seconds)} probes".replace(" %", "\u00a0%") if probes else ""
+        measured = f"training and evaluation{share}"
         found.append(Tile("Time", format_seconds(seconds), measured))
     return found
 

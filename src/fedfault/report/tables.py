@@ -36,11 +36,12 @@ SPREAD = {
 
 def tabulate_scores(run: RunData) -> Table | None:
     """Tabulate the losses of the mixture, every topic and general English: start, best, final, gain, what was given back."""
-    names = {"validation": "mixture", **{f"topic/{t}": t for t in run.topics}, "general": "general English"}
+    apart = {f"topic/{t}": t for t in run.topics} if len(run.topics) > 1 else {}
+    names = {"validation": "mixture" if apart else "validation", **apart, "general": "general English"}
     names["backdoor"] = _describe_backdoor(run)
     measured = [name for name in names if run.losses(name)[0]]
     rows = [_format_score(run, name, names[name]) for name in measured]
-    columns = [f"loss, {run.unit}", "start", "best", "in round", "final", "gain", "given back", "largest rise"]
+    columns = ["loss of", "start", "best", "in round", "final", "gain", "given back", "largest rise"]
     if not run.labelled:
         columns += ["perplexity", "bits per byte"]
     shown = [row if not run.labelled else row[:-2] for row in rows]
@@ -158,8 +159,10 @@ def tabulate_clients(run: RunData) -> Table | None:
         return None
     took_part = [c.client for r in run.records for c in r.clients]
     rows = [_format_client(run, client, took_part.count(client)) for client in range(run.num_clients)]
-    held = ("client", f"main {run.group}", "its share", "documents", run.targets)
+    held = ("client", f"main {run.group}", "its share", "documents", run.held)
     columns = (*held, "rounds trained", "start", "final", "gain")
+    if len(run.topics) < 2:  # all clients hold the same
+        return Table((columns[0], *columns[3:]), [(row[0], *row[3:]) for row in rows])
     return Table(columns, rows, text=(1,))
 
 
@@ -194,7 +197,9 @@ def list_settings(run: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, 
 
 def format_settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Write settings as pairs of their dotted key and a text; those without a value are left out."""
-    return [(key, spell_value(value)) for key, value in flatten_settings(values).items() if value is not None]
+    return [
+        (key, spell_value(value) or NOTHING) for key, value in flatten_settings(values).items() if value is not None
+    ]
 
 
 SECRET = "privacy.secret="  # what noise follows from is in the manifest alone

@@ -11,7 +11,7 @@ from fedfault.measures.punctuality import (
     measure_punctuality,
 )
 from fedfault.report import words
-from fedfault.report.words import Table, Tile, format_bytes, format_count, format_number, format_seconds
+from fedfault.report.words import Table, Tile, format_bytes, format_count, format_number, format_seconds, format_share
 from fedfault.runs.recorded import RunData
 
 
@@ -25,7 +25,7 @@ def describe_clock(run: RunData) -> list[str]:
     if busy and run.deadline is not None:
         lost = f", {format_count(found['dropped'], 'update')} dropped" if found["dropped"] else ""
         said.append(
-            f"Deadline {run.deadline:g} s: {100 * found['compliance']:.1f} % of the clients were done in time in the mean "
+            f"Deadline {run.deadline:g} s: {format_share(found['compliance'])} of the clients were done in time in the mean "
             f"round, all of them in {sum(map(is_in_time, busy))} of {format_count(len(busy), 'round')}{lost}."
         )
     if "regret" in found:
@@ -57,5 +57,7 @@ def make_tile(run: RunData) -> Tile | None:
     if not (found := measure_punctuality(run.records)):
         return None
     known = run.deadline is not None and "compliance" in found
-    remark = f"{100 * found['compliance']:.1f}\u00a0% of clients in time" if known else "all rounds"
+    remark = (
+        f"{format_share(found['compliance'])} of clients in time".replace(" %", "\u00a0%") if known else "all rounds"
+    )
     return Tile("Simulated time", format_seconds(found["seconds"]), remark)

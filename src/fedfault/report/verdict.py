@@ -60,7 +60,8 @@ def list_findings(run: RunData) -> tuple[list[FindingLine], list[FindingLine]]:
     """List the leading finding of every detector, alarms first, and then all others in the order of their rounds."""
     leading = run.leading_findings()
     others = sorted((f for f in run.findings if f not in leading), key=lambda f: f.round)
-    return [_format_finding(run, f) for f in leading], [_format_finding(run, f) for f in others]
+    again = [_format_finding(run, f)._replace(advice="") for f in others]  # each detector's first line says what to try
+    return [_format_finding(run, f) for f in leading], again
 
 
 def list_advice(run: RunData, f: Finding) -> list[str]:
@@ -86,5 +87,8 @@ def _format_statistic(f: Finding) -> str:
 
 
 def _format_evidence(f: Finding) -> str:
-    found = ", ".join(f"{name.replace('_', ' ')} {format_number(value, '.4g')}" for name, value in f.evidence.items())
+    found = ", ".join(
+        f"{name.replace('_', ' ').replace('/', ' ')} {format_number(value, '.4g')}"
+        for name, value in f.evidence.items()
+    )
     return f"; {found}" if found else ""

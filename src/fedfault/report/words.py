@@ -53,10 +53,17 @@ def format_share(share: float) -> str:
 
 
 def format_number(value: float | None, form: str = ".3f") -> str:
-    """Write a number; a dash when it is missing, and words when it is not finite."""
+    """Write a number; a dash when it is missing, and words when it is not finite. Zero has no sign that rounding left.
+
+    >>> format_number(-0.25), format_number(-0.0001), format_number(None)
+    ('−0.250', '0.000', '–')
+    """
     if value is None:
         return NOTHING
-    return format(value, form).replace("-", "−") if math.isfinite(value) else "not finite"
+    if not math.isfinite(value):
+        return "not finite"
+    text = format(value, form)
+    return text.removeprefix("-") if not text.strip("-0.") else text.replace("-", "−")
 
 
 def format_change(value: float | None) -> str:

@@ -213,8 +213,13 @@ class RunData:
 
     @property
     def targets(self) -> str:
-        """The word for what is predicted: tokens, tokens of responses, or examples."""
+        """The word for what is predicted: tokens, tokens of responses, pairs, or examples."""
         return self._words[2]
+
+    @property
+    def held(self) -> str:
+        """The word for what clients have more or less of, in `split["tokens"]`: a pair has the tokens of its responses."""
+        return "tokens of responses" if self.targets == "pairs" else self.targets
 
     @property
     def metrics_measured(self) -> list[str]:

@@ -76,13 +76,19 @@ def describe_way_back(one: Mapping[str, Any]) -> str:
     """Say in a sentence what an item of the manifest's `abandoned` did."""
     there, back = one["from"], one["to"]
     moved = f"went back from round {there} to round {back}" if back != there else f"changed course in round {there}"
-    return f"{moved} because of {' and '.join(one['by'])}, and on with {', '.join(one['settings'])}"
+    why = ", ".join(name.replace("_", " ") for name in one["by"])
+    return f"{moved} because of {why}, and on with {', '.join(one['settings'])}"
+
+
+def list_ways_back(manifest: Mapping[str, Any], round: int) -> tuple[str, ...]:
+    """List in a sentence each how often and why the run went back to this round: what its record tells."""
+    return tuple(describe_way_back(one) for one in manifest.get("abandoned", ()) if one["to"] == round)
 
 
 def roll_back(
     folder: RunFolder, p: Prepared, alarms: Sequence[Finding], manifest: dict[str, Any], progress: Progress
-) -> tuple[Prepared, State, str] | None:
-    """Return the run as it goes on from its best round and a sentence about it; None where there is no remedy left."""
+) -> tuple[Prepared, State, tuple[str, ...]] | None:
+    """Return the run as it goes on from its best round, with what is told there; None where there is no remedy left."""
     records, past = folder.read_records(), manifest.setdefault("abandoned", [])
     by = [f.detector for f in alarms]
     answer, nothing = _find_answer(p, by)
@@ -112,10 +118,9 @@ def roll_back(
     finish_going_back(folder, manifest)
     p = p.with_settings(loaded.experiment)
     state, notes = carry_settings(folder, p, saved, base, manifest)
-    sentence = describe_way_back(entry)
-    for line in (sentence, *notes):
+    for line in (describe_way_back(entry), *notes):
         progress.say(line)
-    return p, state, sentence
+    return p, state, list_ways_back(manifest, state.round)
 
 
 def _find_answer(p: Prepared, causes: Sequence[str]) -> tuple[list[str], str]:

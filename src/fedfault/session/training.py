@@ -25,7 +25,7 @@ from fedfault.session.controls import ensure_calibration
 from fedfault.session.ending import find_end
 from fedfault.session.personal import Personal, compare_models
 from fedfault.session.progress import Progress
-from fedfault.session.rollback import describe_way_back, roll_back
+from fedfault.session.rollback import list_ways_back, roll_back
 from fedfault.session.trackers import Trackers
 from fedfault.setup.experiment import Prepared
 from fedfault.setup.privacy import check_gradients
@@ -130,8 +130,7 @@ def _train_to_stop(
 
     alarms: those that the run has not answered yet.
     """
-    past = manifest.get("abandoned", ())
-    events = (describe_way_back(past[-1]),) if past and past[-1]["to"] == state.round else ()
+    events = list_ways_back(manifest, state.round)
     while True:
         if not alarms:
             state, alarms = _train_to_alarm(folder, p, state, progress, watch, trackers, events, page)
@@ -139,7 +138,7 @@ def _train_to_stop(
             break
         events = ()
         if (back := roll_back(folder, p, alarms, manifest, progress)) is not None:
-            p, state, events = back[0], back[1], (back[2],)
+            p, state, events = back
             watch.go_on_with(p.config.model_dump())
         alarms = []
     at_the_end = state.round == p.federation.num_rounds  # where there is nothing to stop

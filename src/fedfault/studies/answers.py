@@ -212,7 +212,7 @@ def _subtract_runs(
             found[seed] = d
     if study.sequential:  # seeds after the last one were not needed
         lost = [seed for seed in lost if int(seed) < max(found, default=study.seeds[0])]
-    return found, f"{h.metric} is not there for seed {', '.join(lost)}" if lost else ""
+    return found, f"{h.metric} is missing for seed{'s' * (len(lost) > 1)} {', '.join(lost)}" if lost else ""
 
 
 def _make_getter(study: Study, metric: str, i: int, runs: Mapping[str, RunData]) -> Callable[[int], float | None]:

@@ -20,12 +20,13 @@ from fedfault.studies.references import find_keys, format_entries, format_refere
 from fedfault.studies.results import Results, read_results
 
 PAGE, DOCUMENT, BIBLIOGRAPHY, TABLE = "report.html", "report.md", "references.bib", "cells.parquet"
-LEGEND = (
-    "Means over seeds, each with its own 95 % interval by Student's t. Gain: loss before training minus at the end; mean "
-    "loss: over the rounds; swing: mean change from one evaluation to the next in the last half, signs dropped; forgetting: "
-    "change of the loss on general English. Seeds that all give the same value have no spread to go by: fewer than six of "
-    "them have no interval. Verdicts are those of the failure detectors."
-)
+LEGEND = {  # column of the table of cells -> how it is read
+    "gain": " Gain: loss before training minus at the end.",
+    "mean loss": " Mean loss: over the rounds.",
+    "swing": " Swing: mean change from one evaluation to the next in the last half, signs dropped.",
+    "forgetting": " Forgetting: change of the loss on general English.",
+    "verdicts": " Verdicts are those of the failure detectors.",
+}
 BASIS = (
     "Held-out loss of every client under the model that it uses: means over the clients of a seed, then over the seeds. The "
     "worst client and the smallest gain are means over the seeds. Differences are paired by client and seed; below zero, "
@@ -92,6 +93,7 @@ def _collect_parts(r: Results) -> dict[str, Any]:
     used = find_keys(r.runs.values(), {a.test for a in r.answers})
     drawn = _render_figures(r)
     own, rest = results.list_settings(r)
+    cells = results.tabulate_cells(r)
     return {
         "title": r.study.name,
         "question": r.study.question,
@@ -101,12 +103,12 @@ def _collect_parts(r: Results) -> dict[str, Any]:
         "best": _collect_best(r),
         "figures": drawn,
         "shared": collect_shared(drawn),
-        "cells": results.tabulate_cells(r),
+        "cells": cells,
         "clients": clients.tabulate_clients(r),
         "differences": clients.tabulate_differences(r, clients.compare_clients(r)),
         "basis": BASIS,
         "clusters": clients.tabulate_clusters(r),
-        "legend": LEGEND,
+        "legend": _explain_cells(r, cells),
         "contrasts": results.tabulate_contrasts(r),
         "setup": own,
         "defaults": rest,
@@ -120,6 +122,17 @@ def _collect_parts(r: Results) -> dict[str, Any]:
         "light": LIGHT.variables,
         "dark": DARK.variables,
     }
+
+
+def _explain_cells(r: Results, cells: Table) -> str:
+    """How the table of cells is read, of the columns that it has."""
+    read = "".join(text for column, text in LEGEND.items() if column in cells.columns)
+    if len(r.study.seeds) < 2:
+        return f"Numbers of the one seed.{read}"
+    return (
+        f"Means over seeds, each with its own 95 % interval by Student's t.{read} Seeds that all give the same value have "
+        "no spread to go by: fewer than six of them have no interval."
+    )
 
 
 def _collect_best(r: Results) -> list[dict[str, Any]]:

@@ -92,9 +92,7 @@ def summarise_study(r: Results) -> list[str]:
     if s.sequential:
         lines = [f"{cells} with as many seeds as the answers took, {seeds} at most: {done} of {runs}."]
     elif (wanted := len(s.cells) * len(s.seeds)) > done:
-        lines.append(
-            f"{format_count(wanted - done, 'run')} of a cell {'is' if wanted - done == 1 else 'are'} not finished."
-        )
+        lines.append(f"{format_count(wanted - done, 'run')} {'is' if wanted - done == 1 else 'are'} not finished.")
     if r.answers:
         counts = {v: sum(a.verdict == v for a in r.answers) for v in ("supported", "refuted", "inconclusive")}
         listed = ", ".join(f"{n} {v}" for v, n in counts.items() if n)

@@ -117,10 +117,9 @@ def draw_fairness(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     ends = _draw_fan(ax, rounds, fan, theme, theme.palette[2], {"worst": 0} if count > 1 else {})
     mark_not_finite(ax, [n for n, gains in rows if not np.isfinite(gains).all()], theme)
     ax.set_ylabel(f"gain\n({run.unit})" if narrow else f"gain ({run.unit})")
-    title = f"{count} clients, {losers[-1] or 'none'} of them below zero in the end, by however little"
-    ax.set_title(
-        (f"{count} clients, {losers[-1] or 'none'} below zero" if narrow else title) if count > 1 else "One client"
-    )
+    many = {0: "none", count: "all"}.get(losers[-1], f"{losers[-1]}")
+    title = f"{count} clients, {many} of them below zero in the end{', by however little' if losers[-1] else ''}"
+    ax.set_title((f"{count} clients, {many} below zero" if narrow else title) if count > 1 else "One client")
     draw_end_labels(ax, ends, theme, height=2.5)
     if any(losers):
         ax.tick_params(labelbottom=False)

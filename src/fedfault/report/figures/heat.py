@@ -69,8 +69,8 @@ def draw_split(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     sizes = np.array([run.split["tokens"][c] for c in order])
     thousands = sizes.max() >= 10_000
     right.barh(range(len(order)), sizes / 1000 if thousands else sizes, color=theme.palette[0], height=0.75)
-    targets = run.targets.partition(" ")[0] if narrow else run.targets  # "tokens of responses" is too wide there
-    right.set_title(targets.capitalize())
+    held = run.held.partition(" ")[0] if narrow else run.held  # "tokens of responses" is too wide there
+    right.set_title(held.capitalize())
     right.set_xlabel("thousands" if thousands else "")
     right.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     right.grid(axis="x")

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from fedfault.report.captions import have_numbers
 from fedfault.report.draw import (
     MANY,
     MARKERS,
@@ -164,7 +165,7 @@ def _draw_strip(ax: Axes, run: RunData, theme: Theme, narrow: bool, until: int) 
     extent = (first - 0.5, last + 0.5, -0.5, cohort - 0.5)
     ax.imshow(cells, aspect="auto", interpolation="none", origin="lower", extent=extent)
     draw_gaps(ax, theme, (first, last), (0, cohort - 1) if cohort <= 12 else (0, 0))
-    if cohort <= 6 and last - first <= (13 if narrow else 24):
+    if have_numbers(run) and last - first <= (13 if narrow else 24):
         for x, y, text, colour in ids:
             ax.text(x, y, text, color=colour, ha="center", va="center_baseline", fontsize=FONT - 2, gid=mark_round(x))
     remove_frame(ax)
