@@ -142,7 +142,7 @@ def test_of_the_json_files_of_a_folder_those_with_a_list_of_objects_are_tables(t
 @pytest.mark.parametrize(
     ("column", "hint"),
     [
-        ({"text|label": "a|b"}, "the header has bars: write commas"),
+        ({"text|label": "a|b"}, "the header has bars where a .csv file has commas"),
         ({"text;label": "a;1"}, "the header has semicolons"),
     ],
 )

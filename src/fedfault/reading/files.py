@@ -145,7 +145,10 @@ def _read_csv(path: Path) -> list[tuple[int, Row]]:
         rows: list[tuple[int, Row]] = []
         for row in reader:
             if None in row:
-                raise UserError(f"{path}: line {reader.line_num} has more fields than the header; is a quote missing?")
+                raise UserError(
+                    f"{path}: line {reader.line_num} has more fields than the header"
+                    + (explain_columns(reader.fieldnames or ()) or "; is a quote missing?")
+                )
             if None in row.values():
                 raise UserError(f"{path}: line {reader.line_num} has fewer fields than the header; is a comma missing?")
             rows.append((reader.line_num - sum(len(_LINE_END.findall(cell)) for cell in row.values()), row))
@@ -278,15 +281,15 @@ def check_columns(path: Path | str, rows: Sequence[Row], wanted: Iterable[str], 
         if name not in known:
             raise UserError(
                 f"{path}: no column {name!r}{suggest(name, known)}; set {option} (known: {', '.join(known)})"
-                + _explain_columns(known)
+                + explain_columns(known)
             )
 
 
-def _explain_columns(known: Sequence[str]) -> str:
+def explain_columns(known: Sequence[str]) -> str:
     """Say what rows with these columns are, as the end of an error message; empty if nothing is known about them."""
     for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(known) == 1 and separator in known[0]:
-            return f"; the header has {called}: write commas, or tabs into a file called .tsv"
+            return f"; the header has {called} where a .csv file has commas: save it with commas, or with tabs as .tsv"
     return ""
 
 

@@ -73,7 +73,11 @@ def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns
         called = name_columns(known) or "{prompt: NAME, completion: NAME}"
         raise UserError(
             f"{where}: none fit a shape of conversations, and there is no column 'text'{suggest('text', known)} (known: "
-            f"{', '.join(known)}); data.text_columns=[NAME] reads plain text, data.columns={called} prompts with responses"
+            f"{', '.join(known)})"
+            + (
+                files.explain_columns(known)
+                or f"; data.text_columns=[NAME] reads plain text, data.columns={called} prompts with responses"
+            )
         )
     return _read_texts(where, values, columns.text or ["text"], topics, groups)
 
