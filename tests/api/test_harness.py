@@ -48,7 +48,9 @@ def run(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore")  # lm_eval's own
 def test_base_server_and_clients_are_scored_side_by_side_and_kept(task, run):
     pytest.importorskip("lm_eval")
-    evaluate_run(run, [str(task)], clients=True)
+    told: list[str] = []
+    evaluate_run(run, [str(task)], clients=True, say=told.append)
+    assert told == ["scoring base", "scoring server, round 1", *(f"scoring client {k}, round 1" for k in range(3))]
     found = ff.Run(run.folder).data
     acc = {row["model"]: row for row in found.benchmarks if row["metric"] == "acc"}
     assert list(acc) == ["base", "server", "client 0", "client 1", "client 2"]

@@ -171,6 +171,10 @@ def test_severity_is_the_distance_from_healthy_runs_beside_the_threshold_s(known
         ({"no_federation": 1, "rank_collapse": 2, "slow_convergence": 10}, "no_federation"),
         ({"rank_collapse": 2, "forgetting": 3, "oscillation": 5}, "rank_collapse"),
         ({"oscillation": 5, "client_drift": 4, "negative_transfer": 2, "forgetting": 3}, "client_drift"),
+        (
+            {"divergence": 2, "forgetting": 2, "representation_collapse": 2, "fairness_gap": 4},
+            "divergence",
+        ),  # a high rate
         ({"slow_convergence": 10}, "slow_convergence"),
     ],
 )
@@ -199,7 +203,8 @@ def test_a_run_that_breaks_in_every_way_has_failed_for_many_reasons():
     assert found["state"] == "failed"
     everything = {*found["causes"], *found["consequences"]}
     assert {"divergence", "forgetting", "no_federation", "rank_collapse", "representation_collapse"} <= everything
-    assert {"no_federation", "fairness_gap", "stale_controls"} <= set(found["causes"])
+    assert {"no_federation", "stale_controls"} <= set(found["causes"])
+    assert "fairness_gap" in everything
     assert {"forgetting", "oscillation", "slow_convergence"}.isdisjoint(found["causes"])
     assert "(round 2" in found["sentence"]
     assert "nan" not in found["sentence"]

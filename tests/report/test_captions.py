@@ -117,3 +117,8 @@ def test_what_general_text_is_sampled_from_is_told_where_that_is_so():
     assert "KL(base" not in write_caption(run, "general").text
     sampled = replace(run, config={"evaluation": {"general": "base_samples"}})
     assert "estimates KL(base || model)" in write_caption(sampled, "general").text
+
+
+def test_markers_are_explained_only_where_rounds_are_few_enough_for_them():
+    assert "a marker on a line" in write_caption(make(rounds=3), "loss_by_topic").text
+    assert "marker" not in write_caption(make(rounds=100), "loss_by_topic").text

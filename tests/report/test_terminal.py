@@ -40,6 +40,18 @@ def test_numbers_stand_to_the_right_and_text_to_the_left():
     assert ends == [head.index("lowered the loss") + len("lowered the loss")] * 2
 
 
+def test_keys_of_settings_are_broken_before_a_table_becomes_lines():
+    table = Table(
+        ("run", "base", "iid"), [("data.partition.name", "topic_isolation", "iid"), ("final loss", "4.834", "4.836")]
+    )
+    lines = format_table(table, 36)
+    assert max(map(len, lines)) <= 36
+    assert lines[0].split() == ["run", "base", "iid"]
+    assert lines[1].split() == ["data.", "topic_isolation", "iid"]
+    assert [line.strip() for line in lines[2:4]] == ["partition.", "name"]
+    assert format_table(table, 30)[:2] == ["run  data.partition.name", "  base  topic_isolation"]
+
+
 def test_lines_of_a_cell_stay_apart():
     table = Table(("run", "after"), [("one-\ntwo", "1.5"), ("three", "2")])
     assert format_table(table) == ["run    after", "one-     1.5", "two", "three      2"]

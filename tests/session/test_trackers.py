@@ -26,9 +26,12 @@ TOLD = [
 ]  # fmt: skip
 
 FAKE_TRACKIO = """
-import os, fake_calls
+import enum, os, fake_calls
 FOLDER = os.environ["TRACKIO_DIR"]
+AlertLevel = enum.Enum("AlertLevel", "INFO WARN ERROR")
 class Run:
+    def alert(self, title, text, level, step):
+        fake_calls.trackio.append((title, text, level.name))
     def log(self, metrics, step):
         fake_calls.trackio.append(("log", step, metrics))
     def finish(self):
@@ -169,11 +172,10 @@ def test_alarms_and_the_verdict_are_told_before_the_end(calls, tmp_path, library
         t.log(RECORDS[0])
         t.tell(Finding("divergence", 0, "alarm", "the loss rises", 4.25, 1.5, 19))
         t.conclude(0, {"state": "failed", "sentence": "It diverged."})
-    told = getattr(calls, library)[-3:]
-    if library == "trackio":
-        told = [*(next(iter(c[2].items())) for c in told[:2]), told[2]]
-    alarm = ("alarms/divergence", "alarm in round 0: the loss rises")
-    assert told == [alarm, ("verdict", "failed: It diverged."), ("finish",)]
+    alarm, verdict = ("alarms/divergence", "alarm in round 0: the loss rises"), ("verdict", "failed: It diverged.")
+    more = {"trackio": [(*alarm, "ERROR"), (*verdict, "INFO")]}.get(library, [alarm, verdict])
+    more += [("mlflow.note.content", verdict[1])] * (library == "mlflow")  # the run's description
+    assert getattr(calls, library)[-len(more) - 1 :] == [*more, ("finish",)]
 
 
 def test_what_is_not_finite_is_left_out_and_names_are_flat():

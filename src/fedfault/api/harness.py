@@ -5,10 +5,14 @@ What it finds is kept in benchmarks.json in the run's folder, a row for every mo
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from fedfault.api.models import load_adapter, load_base, load_trained, locate_personal
 from fedfault.config.sections.data import SPOKEN
@@ -23,14 +27,23 @@ FILE = "benchmarks.json"
 BASE, SERVER = "base", "server"  # models of a row; others are `client ID`
 KEYS = ("model", "round", "task", "metric", "filter")  # what tells one row from another
 BATCH = 8  # requests in a pass
+LOUD = ("lm_eval", "bitsandbytes", "transformers")  # packages that log their defaults and what they will deprecate
 
 
-def evaluate_run(run: Run, tasks: Sequence[str], round: int | None = None, *, clients: bool = False) -> None:
+def evaluate_run(
+    run: Run,
+    tasks: Sequence[str],
+    round: int | None = None,
+    *,
+    clients: bool = False,
+    say: Callable[[str], object] = lambda line: None,
+) -> None:
     """Score a run's models on tasks, and write or replace their rows in benchmarks.json.
 
     tasks: names that the harness knows, or its YAML files. round: the server's adapter after that round, which needs its
     checkpoint; clients: also the models that clients have of their own, of the end. Prompts are written by the chat template
-    of the run where it learned from conversations, for the base too. Raises `UserError` for what is not there.
+    of the run where it learned from conversations, for the base too. say: is told which model is scored; bars of the harness
+    show how far it is. Raises `UserError` for what is not there.
     """
     data = run.data
     if importlib.util.find_spec("lm_eval") is None:
@@ -42,13 +55,32 @@ def evaluate_run(run: Run, tasks: Sequence[str], round: int | None = None, *, cl
         raise UserError(f"{data.folder} has learned labels (data.task_type={kind}); tasks are for language models")
     if round is not None and clients:
         raise UserError("--clients is about models at the end, and --round about an earlier one; give one of them")
-    names, manager = _find_tasks(tasks)
-    rows = [
-        {"model": model, "round": at, **row}
-        for model, at, loaded, tokenizer in _iterate_models(run, round, clients=clients)
-        for row in _score(loaded, tokenizer, names, manager, spoken=kind in SPOKEN)
-    ]
+    rows = []
+    with _hush():
+        names, manager = _find_tasks(tasks)
+        for model, at, loaded, tokenizer in _iterate_models(run, round, clients=clients):
+            say(f"scoring {model}" if model == BASE else f"scoring {model}, round {at}")
+            found = _score(loaded, tokenizer, names, manager, spoken=kind in SPOKEN)
+            rows += [{"model": model, "round": at, **row} for row in found]
     _keep_rows(data, rows)
+
+
+@contextlib.contextmanager
+def _hush() -> Iterator[None]:
+    """Within the block libraries show bars and errors, and nothing of their defaults and deprecations."""
+    loggers = [logging.getLogger(name) for name in LOUD]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    # the harness asks git for a commit, and where there is no repository git says that this is fatal
+    git = mock.patch("lm_eval.evaluator.get_git_commit_hash", return_value=None, create=True)
+    try:
+        with warnings.catch_warnings(), git:
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _find_tasks(tasks: Sequence[str]) -> tuple[list[str], Any]:

@@ -162,7 +162,7 @@ def evaluate(
         from fedfault.report.render import render_report
         from fedfault.report.tables import tabulate_benchmarks
 
-    evaluate_run(Run(run), tasks or [], round, clients=clients)
+    evaluate_run(Run(run), tasks or [], round, clients=clients, say=lambda line: typer.echo(line, err=True))
     print_table(tabulate_benchmarks(Run(run).data))
     with show_work("drawing the report"):
         page = render_report(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from fedfault.compare.tables import find_differing, format_setting
 from fedfault.errors import UserError, suggest
 from fedfault.records import replace_not_finite
 from fedfault.report.status import find_activity
-from fedfault.report.terminal import echo, find_width, format_table, measure_cell
+from fedfault.report.terminal import break_name, echo, find_width, format_table, measure_cell
 from fedfault.report.verdict import CLASSES
 from fedfault.report.words import NOTHING, Table, format_number, format_perplexity, format_seconds, name_metric
 from fedfault.runs.manifest import holds_run
@@ -200,7 +199,7 @@ def _fit(columns: list[list[str]], width: int) -> None:
     for name in ("score", "before"):
         if find_room() < min(longest, NARROW):
             columns[1 + COLUMNS.index(name)].clear()
-    columns[0] = [_break_name(name, max(find_room(), NARROW)) for name in columns[0]]
+    columns[0] = [break_name(name, max(find_room(), NARROW)) for name in columns[0]]
 
 
 def _halve(cells: Sequence[str]) -> list[str]:
@@ -210,15 +209,6 @@ def _halve(cells: Sequence[str]) -> list[str]:
         if all(len(lines) <= 2 for lines in broken) and max(len(line) for lines in broken for line in lines) <= width:
             return ["\n".join(lines) for lines in broken]
     return list(cells)
-
-
-def _break_name(name: str, width: int) -> str:
-    """Put a name on lines of so many characters, that end behind a mark or a space where there is one.
-
-    >>> _break_name("topic_isolation_scaffold-seed1", 18).splitlines()
-    ['topic_isolation_', 'scaffold-seed1']
-    """
-    return "\n".join(part.strip() for part in re.findall(rf".{{1,{width - 1}}}(?:[-_. ]|$)|.{{1,{width}}}", name))
 
 
 def _shorten(key: str) -> str:

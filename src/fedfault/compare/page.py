@@ -169,7 +169,15 @@ def format_comparison(c: Comparison, width: int | None = None) -> str:
     if width is not None and max(map(len, lines)) > width:
         lines = format_table(transpose(tabulate_runs(c)), width)
     paired = tabulate_pairs(c)
-    more = ["", *format_table(paired, width)] if paired else []
+    more = (
+        [
+            "",
+            f"{paired.columns[0]}:",
+            *format_table(paired._replace(columns=("difference", *paired.columns[1:])), width),
+        ]
+        if paired
+        else []
+    )
     return "\n".join(
         [*describe_ends(c), *list_notes(c), "", *lines, *more, *explain_unpaired(c), *([BASIS] if paired else [])]
     )

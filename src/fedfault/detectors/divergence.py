@@ -65,7 +65,14 @@ def divergence() -> Detector:
         default_threshold=5.0,
         learn_scale=lambda controls: {"sigma": max(_estimate_noise(controls), LEAST)},
         is_failure=lambda last: last.evidence.get("given_back", math.inf) >= HALF,
-        leads_to=("oscillation", "forgetting", "negative_transfer", "slow_convergence", "representation_collapse"),
+        leads_to=(
+            "oscillation",
+            "forgetting",
+            "negative_transfer",
+            "slow_convergence",
+            "representation_collapse",
+            "fairness_gap",
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedfault.report import summary
+from fedfault.report.draw import MANY
 from fedfault.report.words import format_change, format_count, name_metric
 from fedfault.runs.recorded import RunData
 
@@ -20,8 +21,7 @@ CAPTIONS = {
     "loss_by_topic": Caption(
         "Loss by topic",
         "Thick line: validation loss of the mixture. Thin lines: each topic. The cells below show the clients that "
-        "trained in a round{by_number}, in the colour of the topic they mostly hold; a marker on a line says that its "
-        "topic was among them. "
+        "trained in a round{by_number}, in the colour of the topic they mostly hold{marked}. "
         "A loss that jumps when its topic was absent, while the mixture falls, is one topic's gain at another's cost.",
     ),
     "labels": Caption("Answers", "Thick line: the global model on the validation set."),
@@ -224,7 +224,8 @@ def write_caption(run: RunData, name: str) -> Caption:
     if name == "cosines":
         text = text.format(empty="; an empty cell: they never trained in the same round" if _are_apart(run) else "")
     if name == "loss_by_topic":
-        text = text.format(by_number=", by number" if have_numbers(run) else "")
+        marked = "; a marker on a line says that its topic was among them" if len(run.records) <= MANY else ""
+        text = text.format(by_number=", by number" if have_numbers(run) else "", marked=marked)
         text += MARKED if run.findings else ""
         courses = {"parent": "the run that this one was forked from", "given up": "the course that the run gave up"}
         text += (

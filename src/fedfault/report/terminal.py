@@ -12,6 +12,7 @@ from math import isfinite
 from fedfault.report.words import Table
 
 BLOCKS = "▁▂▃▄▅▆▇█"  # of a line of values, the lowest first
+LEAST = 10  # characters of a part of a row's name
 LABEL = re.compile(r"\s*(?:[\w.,/-]+ {2,})?")  # of a line: its indentation, and a first word that stands in a column
 
 
@@ -51,7 +52,8 @@ def format_table(table: Table, width: int | None = None) -> list[str]:
     >>> format_table(table, 20)
     ['         lowered the', 'client          loss', 'news 0           0.1', 'code 1         −0.25']
 
-    Where not even the longest words fit side by side, every row becomes lines of its own.
+    Where not even the longest words fit side by side the names of rows are broken, as keys of settings behind a dot; where
+    that is not enough, every row becomes lines of its own.
 
     >>> for line in format_table(Table(("client", "bytes_per_round"), [("news 0", "0.1 MB"), ("code 1", "2 MB")]), 22):
     ...     print(line)
@@ -65,7 +67,10 @@ def format_table(table: Table, width: int | None = None) -> list[str]:
     columns = [*zip(table.columns, *table.rows, strict=True)]
     widths = _choose_widths(columns, width)
     if width is not None and _measure(widths) > width:
-        return _format_rows(table, width)
+        room = width - _measure([0, *widths[1:]])
+        if room < LEAST or all(len(word) <= room for row in table.rows for word in row[0].split()):
+            return _format_rows(table, width)
+        return format_table(table._replace(rows=[(break_name(row[0], room), *row[1:]) for row in table.rows]), width)
     lines = []
     for number, row in enumerate((table.columns, *table.rows)):
         cells = [
@@ -78,6 +83,15 @@ def format_table(table: Table, width: int | None = None) -> list[str]:
             placed = [f"{part:{'<' if i == 0 or i in table.text else '>'}{widths[i]}}" for i, part in enumerate(parts)]
             lines.append("  ".join(placed).rstrip())
     return lines
+
+
+def break_name(name: str, width: int) -> str:
+    """Put a name on lines of so many characters, that end behind a mark or a space where there is one.
+
+    >>> break_name("topic_isolation_scaffold-seed1", 18).splitlines()
+    ['topic_isolation_', 'scaffold-seed1']
+    """
+    return "\n".join(part.strip() for part in re.findall(rf".{{1,{width - 1}}}(?:[-_. ]|$)|.{{1,{width}}}", name))
 
 
 def measure_cell(cell: str) -> int:

@@ -38,6 +38,7 @@ from fedfault.records import ANSWERS, Finding, RoundRecord
 from fedfault.storage import write_atomically
 
 PROJECT = "fedfault"
+VERDICT = "verdict"  # the name of the sentence after the last round
 HEADLINES = ("evaluation/loss", "evaluation/perplexity", "evaluation/accuracy", "evaluation/pearson")  # beside HPARAMS
 TRAINS = ("seed", "model", "data", "federation", "training")  # sections that say how a run trains
 SECONDS = 60.0  # that a library may take to start, note a round or finish
@@ -59,11 +60,15 @@ class Tracker(Protocol):
 
 
 class Trackio:
-    """A run in the project `fedfault` of trackio's database; a continued run is found by its name."""
+    """A run in the project `fedfault` of trackio's database; a continued run is found by its name.
+
+    What detectors say and the verdict are its alerts.
+    """
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
         resume = "allow" if folder.exists() else "never"
-        self.run = _import_trackio(folder).init(
+        self.library = _import_trackio(folder)
+        self.run = self.library.init(
             project=PROJECT,
             name=name,
             config=dict(config),
@@ -79,7 +84,9 @@ class Trackio:
 
     def tell(self, round: int, name: str, text: str) -> None:
         """See `Tracker`."""
-        self.run.log({name: text}, step=round)
+        levels = self.library.AlertLevel
+        level = levels.INFO if name == VERDICT else levels.ERROR if text.startswith("alarm") else levels.WARN
+        self.run.alert(name, text, level=level, step=round)
 
     def finish(self) -> None:
         """See `Tracker`."""
@@ -210,6 +217,8 @@ class Mlflow:
     def tell(self, round: int, name: str, text: str) -> None:
         """See `Tracker`."""
         self.client.set_tag(self.id, _clean_name(name), text[:5000])
+        if name == VERDICT:  # the description of the run, as the tool cuts long tags off
+            self.client.set_tag(self.id, "mlflow.note.content", text[:5000])
 
     def finish(self) -> None:
         """See `Tracker`."""
@@ -283,7 +292,7 @@ class Trackers:
 
     def conclude(self, round: int, verdict: Mapping[str, Any]) -> None:
         """Tell every tracker how the run ended, after its last round."""
-        self._call_each("tell", round, "verdict", f"{verdict['state']}: {verdict['sentence']}")
+        self._call_each("tell", round, VERDICT, f"{verdict['state']}: {verdict['sentence']}")
 
     def _call_each(self, what: str, *args: Any) -> None:
         """Call this method of every tracker that runs."""

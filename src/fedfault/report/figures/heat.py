@@ -72,7 +72,7 @@ def draw_split(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     held = run.held.partition(" ")[0] if narrow else run.held  # "tokens of responses" is too wide there
     right.set_title(held.capitalize())
     right.set_xlabel("thousands" if thousands else "")
-    right.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    right.xaxis.set_major_locator(MaxNLocator(2 if narrow else 3, integer=True))
     right.grid(axis="x")
     right.tick_params(axis="y", length=0, labelleft=False)
     right.spines[:].set_visible(False)
