@@ -9,6 +9,7 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
 
+from fedfault.errors import UserError
 from fedfault.records import RoundRecord
 from fedfault.report import gallery
 from fedfault.report.draw import render_png, render_svg
@@ -133,5 +134,22 @@ def test_figures_leave_pyplot_and_its_settings_alone():
 
 
 def test_a_file_is_written_whole(tmp_path):
-    gallery.write_png(gallery.FIGURES["general"](usual()), tmp_path / "general.png", dpi=20)
+    gallery.write_figure(gallery.FIGURES["general"](usual()), tmp_path / "general.png", dpi=20)
     assert [p.name for p in tmp_path.iterdir()] == ["general.png"]
+
+
+@pytest.mark.parametrize(("kind", "begins"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_a_figure_is_written_as_its_ending_says(tmp_path, kind, begins):
+    file = tmp_path / f"general{kind}"
+    for _ in range(2):  # the same figure gives the same file
+        gallery.write_figure(gallery.FIGURES["general"](usual()), file, dpi=20)
+        before = file.read_bytes()
+    assert before.startswith(begins)
+    gallery.write_figure(gallery.FIGURES["general"](usual()), file, dpi=20)
+    assert file.read_bytes() == before
+
+
+def test_another_ending_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"general.jpg: a figure is written as .png, .pdf, .svg"):
+        gallery.write_figure(gallery.FIGURES["general"](usual()), tmp_path / "general.jpg")
+    assert not [*tmp_path.iterdir()]

@@ -1,5 +1,7 @@
 """What `fedfault list` prints; the rest of the preview is tested where it is printed, in tests/cli."""
 
+import re
+
 import pytest
 
 from fedfault.config import load
@@ -45,3 +47,13 @@ def test_documents_are_counted_after_max_samples():
     assert "registers: 50 (data.max_samples, of 785) training and 87 validation documents" in first
     first, *_ = preview(load("quickstart", [])).splitlines()
     assert "registers: 785 training and 87 validation documents" in first
+
+
+@pytest.mark.slow
+def test_work_is_counted_in_rows_of_a_round_and_of_the_run():
+    """Three clients a round take 15 steps of 8 blocks, in 12 rounds; of epochs the mean client's texts count."""
+    assert "trains on about 360 blocks a round, 4,320 in all" in preview(load("quickstart", []))
+    whole = ["data.task_type=classification", "training.local_steps=null", "training.local_epochs=2"]
+    text = preview(load("quickstart", [*whole, "federation.participation_rate=1.0", "federation.num_rounds=3"]))
+    held = sum(int(line.split()[2].replace(",", "")) for line in text.splitlines() if re.match(r" +\d+ +\d", line))
+    assert f"trains on about {2 * held:,} examples a round, {6 * held:,} in all" in text

@@ -101,7 +101,10 @@ class Run:
         return render_report(self.folder)
 
     def plot(self, name: str = "loss_by_topic", file: Path | str | None = None, *, dpi: float = 150) -> Figure:
-        """Return a figure of the report, and write it to a PNG file if one is named. Raises `UserError` for another name."""
+        """Return a figure of the report, and write it to a file if one is named: .pdf or .svg for a paper, or .png.
+
+        dpi: of a PNG. Raises `UserError` for another name or ending.
+        """
         from fedfault.report import gallery
 
         if name not in gallery.FIGURES:
@@ -110,7 +113,7 @@ class Run:
         if figure is None:
             raise UserError(f"{self.folder} has nothing to show in the figure {name!r}")
         if file is not None:
-            gallery.write_png(figure, Path(file), dpi)
+            gallery.write_figure(figure, Path(file), dpi)
         return figure
 
     def adapter(self, round: int | None = None) -> PeftModel:

@@ -140,7 +140,9 @@ def watch(run: RunPath) -> None:
 @commands.command(rich_help_panel=PANEL, epilog="Example: `fedfault check my.yaml --plot split.png`")
 def check(
     settings: Settings = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="also write the picture of the split to this PNG")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="also write the picture of the split: .png, .pdf or .svg")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Say what a run would do, without training: who holds what, how different clients are, bytes per round."""

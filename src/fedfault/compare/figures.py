@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from fedfault.compare.pairs import Comparison, compare_by_round
 from fedfault.report.draw import (
-    MANY,
     MARKERS,
     NOT_FINITE,
     Plot,
@@ -28,6 +27,7 @@ from fedfault.report.draw import (
 )
 from fedfault.report.marks import CHANGE, Mark, draw_marks, measure_headroom, place_names
 from fedfault.report.theme import Theme, make_label
+from fedfault.report.words import MANY
 from fedfault.runs.recorded import RunData
 
 FEW = 24  # clients that each have a line of their own

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedfault.report import summary
-from fedfault.report.draw import MANY
-from fedfault.report.words import format_change, format_count, name_metric
+from fedfault.report.words import MANY, format_change, format_count, name_metric
 from fedfault.runs.recorded import RunData
 
 

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -19,11 +20,11 @@ from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from fedfault.report.theme import FONT, LIGHT, Theme, make_readable
+from fedfault.report.words import MANY
 from fedfault.runs.recorded import RunData
 
 NOT_FINITE = "× not finite"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-MANY = 40  # rounds, from which on points are no longer marked one by one
 
 Plot = Callable[..., Figure | None]
 
@@ -59,6 +60,14 @@ def render_png(figure: Figure, dpi: float) -> bytes:
     figure.set_dpi(dpi)
     with io.BytesIO() as out:
         FigureCanvasAgg(figure).print_png(out)  # type: ignore[no-untyped-call]
+        return out.getvalue()
+
+
+def render_pdf(figure: Figure) -> bytes:
+    """Render the figure as a PDF file with its fonts, as journals want them; the same figure gives the same bytes."""
+    _fix_layout(figure)
+    with matplotlib.rc_context({"pdf.fonttype": 42}), io.BytesIO() as out:
+        FigureCanvasPdf(figure).print_pdf(out, metadata={"CreationDate": None})  # type: ignore[no-untyped-call]
         return out.getvalue()
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fedfault.report.draw import Plot, render_png
+from fedfault.errors import UserError
+from fedfault.report.draw import Plot, render_pdf, render_png, render_svg
 from fedfault.report.figures.clients import draw_clients, draw_fairness, draw_labels
 from fedfault.report.figures.clock import draw_clock, draw_gantt
 from fedfault.report.figures.contributions import draw_contributions
@@ -34,7 +35,7 @@ from fedfault.report.figures.tiers import draw_client_ranks
 from fedfault.report.theme import LIGHT
 from fedfault.storage import delete_scratch_of, write_atomically
 
-__all__ = ["FIGURES", "LIGHT", "draw_split", "write_png"]
+__all__ = ["FIGURES", "LIGHT", "draw_split", "write_figure"]
 
 FIGURES: dict[str, Plot] = {
     "loss_by_topic": draw_loss_by_topic,
@@ -64,7 +65,21 @@ FIGURES: dict[str, Plot] = {
 }
 
 
-def write_png(figure: Figure, file: Path, dpi: float = 150) -> None:
-    """Write the figure to a PNG file, atomically."""
+KINDS = (".png", ".pdf", ".svg")
+
+
+def check_kind(file: Path) -> None:
+    """Raise `UserError` for a file whose ending is no kind of picture that figures are written as."""
+    if file.suffix.lower() not in KINDS:
+        raise UserError(f"{file}: a figure is written as {', '.join(KINDS)}; end the file's name so")
+
+
+def write_figure(figure: Figure, file: Path, dpi: float = 150) -> None:
+    """Write the figure as its file's ending says, atomically; dpi: of a PNG. Raises `UserError` for another ending."""
+    check_kind(file)
+    kind = file.suffix.lower()
+    content = (
+        render_png(figure, dpi) if kind == ".png" else render_pdf(figure) if kind == ".pdf" else render_svg(figure)
+    )
     delete_scratch_of(file)
-    write_atomically(file, render_png(figure, dpi))
+    write_atomically(file, content)

@@ -81,7 +81,7 @@ def _render_figures(run: RunData, folder: Path, dpi: float) -> list[dict[str, An
     for name, plot in gallery.FIGURES.items():
         wide, inline = draw_inline(run, name, plot)
         if wide is not None:
-            gallery.write_png(wide, folder / f"{name}.png", dpi)
+            gallery.write_figure(wide, folder / f"{name}.png", dpi)
             found.append({**_describe(run, name, inline), **more.get(name, {})})
     return sorted(found, key=lambda one: FIRST.index(one["name"]) if one["first"] else len(FIRST))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 NOTHING = "–"
+MANY = 40  # rounds, from which on points of figures are no longer marked one by one
 METRICS = {  # names of metrics that are no words, as a reader sees them; docs/metrics.md has what they measure
     "exact_match": "exact match",
     "f1": "F1",

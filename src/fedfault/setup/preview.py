@@ -63,7 +63,7 @@ def preview(loaded: Loaded, plot: Path | None = None, width: int | None = None) 
 
         figure = gallery.draw_split(run, gallery.LIGHT)
         assert figure is not None  # every split has clients and topics
-        gallery.write_png(figure, plot)
+        gallery.write_figure(figure, plot)
         lines.append(f"\npicture: {plot}")
     return "\n".join(lines)
 
@@ -71,6 +71,9 @@ def preview(loaded: Loaded, plot: Path | None = None, width: int | None = None) 
 def _check_free(plot: Path | None) -> None:
     if plot is None:
         return
+    from fedfault.report.gallery import check_kind
+
+    check_kind(plot)
     if plot.exists():
         raise UserError(f"{plot} exists; give another file to --plot or remove it")
     if not plot.absolute().parent.is_dir():
@@ -109,6 +112,7 @@ def _describe_experiment(p: Prepared) -> list[str]:
             f"{exp.federation.algorithm.name}, {fed.num_rounds} rounds, {_describe_cohort(p)}, "
             f"{_describe_work(exp, fed.work)}",
         ),
+        _name("", _count_work(p)),
         _name("traffic", traffic),
         _name(split.targets, f"{_count_targets(split, size, exp.model.max_length)}; {_describe_pass(p)}"),
         *(_name("", line) for line in split.describe_losses()),
@@ -208,10 +212,23 @@ def _describe_cohort(p: Prepared) -> str:
 def _describe_work(exp: Any, work: LocalWork) -> str:
     t = exp.training
     length = f"{work.steps} steps" if work.steps else f"{work.epochs or 1} epoch(s)"
-    rows = {"causal_lm": "blocks", "instruction": "conversations", "preference": "pairs"}.get(
+    return f"{length} of {t.batch_size} {_name_rows(exp)} with {t.optimizer} at lr {t.lr:g}"
+
+
+def _name_rows(exp: Any) -> str:
+    """The word for what batches are made of."""
+    return {"causal_lm": "blocks", "instruction": "conversations", "preference": "pairs"}.get(
         exp.data.task_type, "examples"
     )
-    return f"{length} of {t.batch_size} {rows} with {t.optimizer} at lr {t.lr:g}"
+
+
+def _count_work(p: Prepared) -> str:
+    """How much clients train on in a round and in the run, which says how long it takes beside a run that is known."""
+    fed, work = p.federation, p.federation.work
+    held = [len(b) for b in p.split.train]
+    each = work.steps * work.batch_size if work.steps else (work.epochs or 1) * sum(held) / len(held)
+    a_round = round(each * fed.cohort_size)
+    return f"trains on about {a_round:,} {_name_rows(p.config)} a round, {a_round * fed.num_rounds:,} in all"
 
 
 def _draw_clients(split: Split[Any]) -> list[str]:

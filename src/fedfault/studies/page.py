@@ -54,7 +54,7 @@ CAPTIONS = {
 
 
 def write_page(folder: Path) -> tuple[Results, Path]:
-    """Write report.html, report.md, report.tex (.pdf with a TeX), references.bib, cells.parquet, figures/*.png.
+    """Write report.html, report.md, report.tex (.pdf with a TeX), references.bib, cells.parquet, figures/*.png and .pdf.
 
     Returns the results and the page.
 
@@ -142,7 +142,7 @@ def _collect_best(r: Results) -> list[dict[str, Any]]:
 
 
 def _render_figures(r: Results) -> list[dict[str, Any]]:
-    """The figures that have something to show, as parts of the page; each also becomes figures/NAME.png."""
+    """The figures that have something to show, as parts of the page; each also becomes figures/NAME.png and .pdf."""
     from fedfault.report import gallery
     from fedfault.report.inline import draw_inline
     from fedfault.studies.figures import make_figures
@@ -153,7 +153,8 @@ def _render_figures(r: Results) -> list[dict[str, Any]]:
     for name, plot in make_figures(r).items():
         wide, inline = draw_inline(nothing, f"figure-{make_slug(name)}", plot)
         if wide is not None:
-            gallery.write_png(wide, folder / f"figure-{make_slug(name)}.png")
+            for kind in ("png", "pdf"):  # for pages, and for LaTeX
+                gallery.write_figure(wide, folder / f"figure-{make_slug(name)}.{kind}")
             title, text = _find_caption(r, name)
             about = {"name": f"figure-{make_slug(name)}", "title": title, "text": text}
             found.append({**about, "alt": f"{title}. {text}", "drawings": inline.drawings})

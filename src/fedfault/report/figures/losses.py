@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from fedfault.report.captions import have_numbers
 from fedfault.report.draw import (
-    MANY,
     MARKERS,
     apply_theme,
     colour_topics,
@@ -30,7 +29,7 @@ from fedfault.report.figures.heat import draw_gaps, remove_frame
 from fedfault.report.marks import collect_marks, draw_marks, measure_headroom, place_names
 from fedfault.report.theme import FONT, Theme, choose_ink, make_label
 from fedfault.report.values import mark_round
-from fedfault.report.words import format_change, format_number, format_perplexity, name_metric
+from fedfault.report.words import MANY, format_change, format_number, format_perplexity, name_metric
 from fedfault.runs.recorded import RunData
 
 Ends = list[tuple[float, str, str]]
