@@ -20,6 +20,7 @@ study_commands = typer.Typer(
     help="Many runs that differ in a stated way: `fedfault study FILE`, then `fedfault study report DIR`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
+    epilog="Example: `fedfault study quick`, then `fedfault study report results/quick`",
 )
 commands.add_typer(study_commands, name="study", rich_help_panel=PANEL)
 
@@ -33,7 +34,10 @@ def calibrate(
     honest: Annotated[
         bool, typer.Option("--honest", help="not IID ones but honest ones of the partition, for hostile_client")
     ] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="file for the thresholds")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="file for the thresholds, by default calibration.json beside the control runs"),
+    ] = None,
     plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
