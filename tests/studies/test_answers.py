@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from fedfault.stats import count_needed
-from fedfault.studies.answers import answer_hypotheses
+from fedfault.studies.answers import answer_hypotheses, answer_listed
 from fedfault.studies.results import Results, format_answers
 from fedfault.studies.study import Cell, Contrast, Study
 from planted import claim, draw_study, planted, two_arms
@@ -109,6 +109,16 @@ def test_a_claim_about_all_holds_only_if_it_holds_for_each(tmp_path):
     study = Study(**{**vars(study), "hypotheses": (claim("one", contrasts=each[:1]), claim("all", contrasts=each))})
     assert verdicts(study, runs) == {"one": "supported", "all": "refuted"}
     assert answer_hypotheses(study, runs)[1].decisive.contrast == each[1]
+
+
+def test_a_refuted_claim_is_shown_by_the_arm_that_refutes_it_and_not_by_one_further_off_and_unsure(tmp_path):
+    study, _ = four(tmp_path, [[4.0, 4.0], [4.0, 4.0]])
+    each = (Contrast(1, 0), Contrast(3, 2))
+    study = Study(**{**vars(study), "hypotheses": (claim("all", expect="equal", by=0.1, contrasts=each),)})
+    sure, unsure = ({s: mean + wide * NOISE[1, s] for s in study.seeds} for mean, wide in ((0.3, 1), (0.35, 40)))
+    found = answer_listed(study, [[sure, unsure]])[0]
+    assert (found.verdict, found.decisive.contrast) == ("refuted", each[0])
+    assert found.decisive.interval[0] > 0.1
 
 
 def test_beyond_compares_two_differences(tmp_path):

@@ -91,8 +91,13 @@ class Answer:
 
     @property
     def decisive(self) -> SeedDifferences:
-        """The contrast that speaks most against the claim: the whole of it rests on this one."""
-        return min(self.found, key=lambda f: _measure_support(self.hypothesis, f))
+        """The contrast that the answer rests on: the one that refutes a claim most surely, or speaks most against it."""
+        refuted = self.verdict == "refuted"
+
+        def measure(f: SeedDifferences) -> tuple[float, float]:
+            return _compute_p(self.hypothesis, f)[1] if refuted else 0.0, _measure_support(self.hypothesis, f)
+
+        return min(self.found, key=measure)
 
 
 def answer_hypotheses(study: Study, runs: Mapping[str, RunData], *, looks: bool = True) -> list[Answer]:

@@ -101,7 +101,7 @@ def summarise_study(r: Results) -> list[str]:
 
 
 def tabulate_answers(r: Results) -> Table | None:
-    """A hypothesis a row; where a claim is about several contrasts, the one that speaks most against it."""
+    """A hypothesis a row; where a claim is about several contrasts, the one that its answer rests on."""
     columns = ("hypothesis", "answer", "claim", "difference", "interval", "what matters", "p (Holm)")
     rows = [
         [
@@ -264,10 +264,11 @@ def explain_rule(r: Results) -> str:
         "Arms are compared seed by seed: runs of one seed share all random draws (split, cohorts, batches). A claim is "
         "supported if the mean difference is on its side of what matters, refuted if it is on the other side, both at "
         f"p ≤ {ALPHA} after Holm's correction over all hypotheses, {how}; else it is inconclusive. A claim about several "
-        "arms must hold in each: the row shows the arm that speaks most against it. Intervals are by the same test, and "
-        "hold all of the study's differences together at a rate of 95 % (Bonferroni); where there is none, the test is "
-        "never as sure as that with so few seeds. Beside an open hypothesis stands how many seeds would answer it, at a "
-        "power of 0.8, if the differences stay as they are." + (SEQUENTIAL if r.study.sequential else "")
+        "arms must hold in each: the row shows the arm that refutes it most surely, or else speaks most against it. "
+        "Intervals are by the same test, and hold all of the study's differences together at a rate of 95 % (Bonferroni); "
+        "where there is none, the test is never as sure as that with so few seeds. Beside an open hypothesis stands how "
+        "many seeds would answer it, at a power of 0.8, if the differences stay as they are."
+        + (SEQUENTIAL if r.study.sequential else "")
     )
 
 
