@@ -192,6 +192,22 @@ def test_the_page_has_no_finding_of_axe_and_fits_the_window(browser, folder):
         check_page(browser, page, width, scheme)
 
 
+def test_a_map_compares_means_of_the_seeds_that_all_its_cells_have(tmp_path):
+    """The second seed is harder, and only the first arm has it: its mean would be 4.5 beside 4.1."""
+    cells = tuple(Cell({"arm": arm, "split": "iid"}, (f"{arm}-0", f"{arm}-1")) for arm in ("a", "b"))
+    for name, loss in {"a-0": 4.0, "a-1": 5.0, "b-0": 4.1}.items():
+        planted(tmp_path / "runs" / name, [5.0, loss], seed=int(name[-1]))
+    phase = PhaseMap("m", "arm", "split", "final.validation.loss", {})
+    Study("trial", "", (0, 1), cells, maps=(phase,)).save(tmp_path)
+    r = read_results(tmp_path)
+    assert r.shared_values(cells, phase.metric) == [[4.0], [4.1]]
+    left = draw_map(r, phase, LIGHT, False).axes[0]
+    assert [text.get_text() for text in left.texts] == ["4.000", "4.100"]
+    page = write_page(tmp_path)[1].read_text()
+    assert "Means are over the 1 seed that all cells have; verdicts are of all runs." in page
+    assert "Cells have unequal numbers of seeds" in page
+
+
 @pytest.mark.parametrize("narrow", [False, True])
 def test_long_names_below_a_map_do_not_run_into_each_other(tmp_path, narrow):
     arms = ("FedAvg", "FedProx", "SCAFFOLD", "FedAdam", "FedSA-LoRA", "FlexLoRA")

@@ -157,14 +157,13 @@ def _wrap_label(name: str, most: int, width: int) -> str:
 
 
 def draw_map(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
-    """Two heat maps over the same axes: the mean of the metric over seeds, and how many runs ended in which state."""
+    """Two heat maps over the same axes: the metric's mean over shared seeds, and how many runs ended in which state."""
     shown = select_map_cells(m, r.study.cells)
     xs, ys = (sort_labels([c.choices[axis] for c in shown]) for axis in (m.x, m.y))
     values, states = np.full((len(ys), len(xs)), np.nan), np.zeros((len(ys), len(xs), len(STATES)))
     lost = np.zeros((len(ys), len(xs)), dtype=int)
-    for c in shown:
+    for c, found in zip(shown, r.shared_values(shown, m.metric), strict=True):
         at = ys.index(c.choices[m.y]), xs.index(c.choices[m.x])
-        found = r.values(c, m.metric)
         finite = [v for v in found if math.isfinite(v)]
         values[at], lost[at], states[at] = np.mean(finite) if finite else np.nan, len(found) - len(finite), r.states(c)
     if not np.isfinite(values).any() and not lost.any():

@@ -11,13 +11,14 @@ from typing import Any
 import fedfault
 from fedfault.errors import UserError
 from fedfault.report.page import collect_shared, make_environment
-from fedfault.report.words import Table
+from fedfault.report.words import Table, format_count
 from fedfault.runs.recorded import RunData
 from fedfault.storage import delete_scratch, write_atomically
 from fedfault.studies import best, clients, paper, results
 from fedfault.studies.axes import make_slug
 from fedfault.studies.references import find_keys, format_entries, format_reference
 from fedfault.studies.results import Results, read_results
+from fedfault.studies.statements import select_map_cells
 
 PAGE, DOCUMENT, BIBLIOGRAPHY, TABLE = "report.html", "report.md", "references.bib", "cells.parquet"
 LEGEND = {  # column of the table of cells -> how it is read
@@ -129,9 +130,11 @@ def _explain_cells(r: Results, cells: Table) -> str:
     read = "".join(text for column, text in LEGEND.items() if column in cells.columns)
     if len(r.study.seeds) < 2:
         return f"Numbers of the one seed.{read}"
+    uneven = len({len(r.of(cell)) for cell in r.study.cells}) > 1
     return (
         f"Means over seeds, each with its own 95 % interval by Student's t.{read} Seeds that all give the same value have "
         "no spread to go by: fewer than six of them have no interval."
+        + (" Cells have unequal numbers of seeds: compare them by their contrasts, which are paired." if uneven else "")
     )
 
 
@@ -176,6 +179,11 @@ def _find_caption(r: Results, name: str) -> tuple[str, str]:
         f"{m.metric} and verdicts over {m.x} and {m.y}{f', with {held}' if held else ''}. A red × counts runs that are not "
         "finite; verdicts are counted by seed."
     )
+    cells = select_map_cells(m, r.study.cells)
+    used = r.shared_values(cells, m.metric)
+    if any(len(r.values(cell, m.metric)) > len(own) for cell, own in zip(cells, used, strict=True)):
+        seeds = format_count(max(map(len, used)), "seed")
+        text += f" Means are over the {seeds} that all cells have; verdicts are of all runs."
     return f"Map: {m.name}", text
 
 

@@ -65,6 +65,15 @@ class Results:
         measured = {seed: measure_outcome(run, metric) for seed, run in runs.items() if run is not None and run.over}
         return {seed: value for seed, value in measured.items() if value is not None}
 
+    def shared_values(self, cells: Sequence[Cell], metric: str) -> list[list[float]]:
+        """A metric of every cell, of the seeds that all cells have which were begun, so that means can be compared.
+
+        Where they share no seed, of those of each.
+        """
+        found = [self.by_seed(cell, metric) for cell in cells]
+        shared = set.intersection(*(set(each) for each in found if each)) if any(found) else set()
+        return [[v for seed, v in each.items() if seed in shared or not shared] for each in found]
+
     def values(self, cell: Cell, metric: str) -> list[float]:
         """A metric in every finished run of a cell that has it."""
         return [*self.by_seed(cell, metric).values()]
