@@ -134,7 +134,7 @@ def test_a_folder_without_train_is_refused(tmp_path):
 PUBLISHED = {"sst2": (67349, 872), "qnli": (9999, 5463), "mrpc": (3667, 408), "stsb": (5749, 1500), "rte": (2490, 277)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.shared
 @pytest.mark.parametrize("name", NAMES)
 def test_all_rows_but_repeats_are_there(shared_data, name):

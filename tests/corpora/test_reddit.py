@@ -63,7 +63,7 @@ def test_a_folder_without_train_is_refused(tmp_path):
         read(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.shared
 def test_the_official_parts(shared_data):
     corpus = read(shared_data / "goemotions_reddit")

@@ -155,7 +155,7 @@ def test_any_alpha_and_number_of_clients_gives_a_partition(alpha, num_clients, s
     assert {len(own) for own in clients} <= {len(topics) // num_clients, len(topics) // num_clients + 1}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("alpha", [1e-9, 1e-3, 1.0, 1e6, 1e9])
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_a_thousand_clients_end_with_a_partition_or_an_explanation(convention, alpha):

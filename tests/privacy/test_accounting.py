@@ -64,6 +64,7 @@ def test_one_poisson_sample_is_what_integration_gives(noise, q):
     assert found == pytest.approx(sampled_epsilon(noise, q), rel=5e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("noise", "drawn", "times"), [(1.0, 1, 100), (0.8, 5, 12), (2.0, 9, 30)])
 def test_loss_distributions_stay_just_below_the_renyi_accountant(noise, drawn, times):
     tight = find_epsilon(Release(noise, drawn, 10, "poisson"), times, DELTA)

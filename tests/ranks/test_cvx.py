@@ -89,6 +89,7 @@ def test_the_slope_is_that_of_the_time_not_the_time_over_the_rank():
     assert ranks_of(alike(1, 16, 20, a=[10, 0], b=[0.1, 1])).tolist() == [10, 10]
 
 
+@pytest.mark.long
 @few
 @given(seeds)
 def test_rounding_costs_at_most_one_unit_of_the_slowest_slope(seed):

@@ -47,7 +47,7 @@ def names(legend):
     return [t.get_text() for t in legend.get_texts()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_every_run_is_drawn_within_a_narrow_figure(run):
     recorded = run()

@@ -72,7 +72,7 @@ def test_the_same_settings_in_today_s_names_are_the_same_run(stopped):
     assert claim_run(stopped, given)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_goes_on_to_the_numbers_of_the_run_that_was_not_stopped(stopped):
     folder = resume_run(stopped, QUIET)
     check_whole(folder)

@@ -52,7 +52,7 @@ def test_controls_have_seeds_of_their_own(tmp_path):
     assert exp.seed not in seeds
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_calibration_is_written_with_its_provenance_and_goes_on_where_it_was_stopped(tmp_path, capsys, monkeypatch):
     given = loaded(tmp_path, "seed=3")
     file = calibrate_detectors(given, 3, QUIET, argv=["calibrate", "quickstart"])

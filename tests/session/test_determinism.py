@@ -73,6 +73,7 @@ class Shuffled(Federation):
         return drawn[::-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_order_in_which_clients_are_drawn_changes_no_bit(name):
     fed = experiment(name).federation
