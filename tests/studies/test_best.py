@@ -42,7 +42,7 @@ def test_each_situation_has_its_own_best_and_what_is_shown_of_the_others(tmp_pat
     assert "fedavg" in table.columns[3]
     first, second = table.rows
     assert first[:3] == ["iid", "fedavg", "4.050"]
-    assert first[4:] == ["fedprox", "scaffold, fedadam (diverged)", "–"]
+    assert first[4:] == ["fedprox", "scaffold; fedadam (diverged)", "–"]
     assert second[:2] == ["skew", "fedprox"]
     assert second[3].startswith("0.300 (0.")  # 4.5 − 4.2, and noise of mean 0
     assert second[4:] == ["–", "fedavg", "scaffold"]  # 0.09, give or take more than 0.01: neither side of 0.1

@@ -138,7 +138,7 @@ def _format_against(s: Situation, first: str) -> str:
 def _list_rivals(s: Situation, by: float, verdict: str) -> str:
     listed: Sequence[Rival] = [rival for rival in s.rivals if rival.compare(by) == verdict]
     some = [f"{rival.label} (diverged)" if rival.diverged else rival.label for rival in listed]
-    return ("; " if any("," in label for label in some) else ", ").join(some) or NOTHING
+    return "; ".join(some) or NOTHING
 
 
 def explain_best(b: Best) -> str:
