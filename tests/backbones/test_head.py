@@ -50,3 +50,17 @@ def test_large_logits_stay_finite():
     total, each = head.head_loss(hidden * 1e4, W.detach(), b, y, weight)
     assert torch.isfinite(total)
     assert torch.isfinite(each).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("per_client", [False, True])
+def test_how_many_rows_are_softened_at_a_time_changes_no_bit(monkeypatch, dtype, per_client):
+    *layers, y, weight = inputs(per_client, True)
+    hidden, W, b = (v.to(dtype) for v in layers)
+    found = []
+    for numbers in (1, 5 * V, 1000 * V):
+        monkeypatch.setattr(head, "SOFTENED", numbers)
+        total, each = head.head_loss(hidden, W, b, y, weight)
+        found.append((each, *torch.autograd.grad(total, (hidden, W))))
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=0, atol=0)

@@ -16,6 +16,7 @@ ROWS = 256  # rows of logits at a time over such a head: the logits stay in cach
 ROWS_OVER_LARGE = 512  # over a larger head, which is read from memory for every chunk: fewer chunks
 ROWS_ON_GPU = 8192  # on any other device than a CPU: products large enough to keep it busy,
 LOGITS_ON_GPU = 2**28  # but no more logits than this, with two copies of each
+SOFTENED = 2**18  # logits of a CPU that become losses and gradients at a time, in single precision: a MB stays in cache
 
 
 def even_slices(n: int, most: int) -> list[slice]:
@@ -79,21 +80,12 @@ class _HeadLoss(torch.autograd.Function):
         for part in parts:
             h, target, p = hidden[:, part], y[:, part, None], weight[:, part, None]
             logits = torch.bmm(h, W.mT, out=room[: K * h.shape[1] * V].view(K, -1, V))
-            logits = (logits if bias is None else logits.add_(bias)).float()
-            logits.sub_(logits.amax(-1, keepdim=True))
-            at_target = logits.gather(-1, target)
-            e = logits.exp_()
-            total = e.sum(-1, keepdim=True)
-            each[:, part] = (total.log() - at_target)[..., 0]
-            if dh is None and dW is None:
-                continue
-            dlogits = e.mul_(p / total)  # weight * softmax, minus the weight at the target
-            dlogits.scatter_add_(-1, target, -p)
-            dlogits = dlogits.to(h.dtype)
+            logits = logits if bias is None else logits.add_(bias)
+            each[:, part] = _soften(logits, target, None if dh is None and dW is None else p)
             if dh is not None:
-                dh[:, part] = torch.bmm(dlogits, W)
+                dh[:, part] = torch.bmm(logits, W)
             if dW is not None:
-                dW += torch.bmm(dlogits.mT, h)
+                dW += torch.bmm(logits.mT, h)
         ctx.save_for_backward(dh, dW)
         ctx.mark_non_differentiable(each)
         return (each * weight).sum(), each
@@ -103,3 +95,27 @@ class _HeadLoss(torch.autograd.Function):
         dh, dW = ctx.saved_tensors
         scaled = (None if d is None else d * grads[0] for d in (dh, dW))
         return (*scaled, None, None, None)
+
+
+def _soften(logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """The losses (K, n) of logits (K, n, V); with weights the logits become the gradient of the weighted sum, in place.
+
+    target, weight: (K, n, 1). Computed in single precision, on a CPU a few rows at a time, so that they stay in its cache.
+    """
+    rows, target = logits.flatten(0, 1), target.flatten(0, 1)
+    weight = None if weight is None else weight.flatten(0, 1)
+    loss = torch.empty(target.shape, dtype=torch.float32, device=logits.device)
+    most = max(1, SOFTENED // logits.shape[-1]) if logits.device.type == "cpu" else len(rows)
+    for s in even_slices(len(rows), most):
+        e = rows[s].float()
+        e.sub_(e.amax(-1, keepdim=True))
+        at_target = e.gather(-1, target[s])
+        e.exp_()
+        total = e.sum(-1, keepdim=True)
+        loss[s] = total.log() - at_target
+        if weight is not None:
+            e.mul_(weight[s] / total)  # weight * softmax, minus the weight at the target
+            e.scatter_add_(-1, target[s], -weight[s])
+            if e.dtype != rows.dtype:  # else they are the same memory
+                rows[s] = e
+    return loss.view(logits.shape[:-1])
