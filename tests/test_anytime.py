@@ -73,6 +73,7 @@ def test_an_interval_holds_just_the_bounds_that_no_look_rejects(test):
     assert p_of_stats(d.tolist(), 0.1, test) == p_above(d, 0.1, test)
 
 
+@pytest.mark.slow
 def test_more_values_never_take_evidence_or_an_interval_back():
     d = np.random.default_rng(4).normal(0.5, 1, 40)
     found = [find_interval(d[:n], 0.05, "mixture") for n in range(8, 41, 4)]

@@ -101,6 +101,7 @@ def test_every_file_of_an_open_folder_registers_a_component(folder):
         assert file.name == "__init__.py" or "\n@register(" in file.read_text(encoding="utf-8"), file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_what_needs_no_torch_does_not_import_it(module):
     code = f"import sys, fedfault.{module}; sys.exit('torch' in sys.modules)"

@@ -92,11 +92,13 @@ TEXTS = [page for page in TEXTS if (ROOT / "docs" / "studies") not in page.paren
 WRITTEN = runpy.run_path(str(ROOT / "scripts" / "write_docs.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["cli", "components", "map"])
 def test_a_page_that_is_written_from_the_code_is_up_to_date(page):
     assert (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") == WRITTEN[f"build_{page}"](), "run `make docs`"
 
 
+@pytest.mark.slow
 def test_every_file_has_a_line_in_the_map():
     found = WRITTEN["build_map"]()
     for file in SOURCE.rglob("*.py"):
@@ -288,6 +290,7 @@ def test_the_glossary_has_the_words_that_a_stranger_cannot_know(term):
     assert term in TERMS
 
 
+@pytest.mark.slow
 def test_every_term_of_the_glossary_is_a_word_of_the_code_or_the_docs():
     pages = [page for page in TEXTS if page != GLOSSARY]
     text = "\n".join(file.read_text(encoding="utf-8") for file in [*SOURCE.rglob("*.py"), *pages]).lower()
@@ -300,6 +303,7 @@ STEPS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TOUR.read_text(e
 NUMBER = re.compile(r"-?\d+\.\d+")
 
 
+@pytest.mark.slow
 def test_the_tour_of_one_round_prints_what_it_shows(capsys):
     """Floating-point numbers as far as another machine can tell, all else to the letter."""
     names: dict = {}

@@ -26,6 +26,7 @@ def test_a_seed_is_read_or_refused_in_words(name, seed):
     TARGETS[name](seed.read_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 @fuzzed(60)
 @given(data=st.data())

@@ -15,6 +15,7 @@ def restate():
     return runpy.run_path(str(ROOT / "scripts/restate.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param("main", marks=pytest.mark.long), "failure", "clustering", "smollm2", "domains"]
 )

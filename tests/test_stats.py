@@ -163,6 +163,7 @@ def test_intervals_cover(n, law, alpha):
         assert cover("student", law, n, 2000, alpha) >= 1 - alpha - 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 10])
 def test_a_true_null_is_rejected_at_the_level_and_a_false_one_with_the_power_of_student(n):
     g, shift = np.random.default_rng(n), 1.5
@@ -174,6 +175,7 @@ def test_a_true_null_is_rejected_at_the_level_and_a_false_one_with_the_power_of_
     assert np.mean(np.array(others) <= 0.05) >= power - 0.06  # flips have a little less
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("effect", "alpha"), [(2.0, 0.05), (1.0, 0.01), (0.3, 0.05)])
 def test_so_many_seeds_have_the_power_that_is_said_and_one_fewer_has_not(effect, alpha):
     """Against samples: values of mean `effect` and standard deviation 1, tested against 0."""

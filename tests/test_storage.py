@@ -108,6 +108,7 @@ def writes_plainly(call: ast.Call) -> bool:
     return name in PLAINLY or opens or ast.unparse(call.func) == "os.replace"
 
 
+@pytest.mark.slow
 def test_whatever_is_written_is_written_by_storage():
     """But for rounds.jsonl, which is appended to, keys, which must not be there before, and bytes in memory."""
     found = set()

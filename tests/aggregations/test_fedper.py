@@ -70,6 +70,7 @@ def test_one_step_a_round_is_refused_before_anything_is_loaded():
         check_parts(load("quickstart", [*words, "training.local_steps=1"]).experiment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("private", ["null", "[typo]", "[model]"])
 def test_parts_that_are_none_or_all_of_what_is_trained_are_refused_before_there_is_a_folder(private, tmp_path):
     words = [f"federation.aggregation={{name: fedper, private: {private}}}", f"logging.results_dir={tmp_path}"]

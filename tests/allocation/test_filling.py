@@ -49,6 +49,7 @@ def test_units_go_where_they_should(score, low, high, budget, ranks):
     assert got.tolist() == ranks
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_the_budget_is_met_within_bounds(seed):
@@ -73,6 +74,7 @@ def test_a_larger_score_never_gets_less_within_the_same_bounds(seed):
                 assert abs(ranks[i] - ranks[j]) <= 1
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.floats(0.01, 0.99))
 def test_a_client_whose_score_falls_never_gets_more(seed, factor):

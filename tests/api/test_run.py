@@ -37,6 +37,7 @@ def made(tmp_path_factory) -> ff.Run:
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_it_is_the_run_of_the_command_line(made, tmp_path):
     assert small.final(small.start(tmp_path)) == small.final(small.RunFolder(made.folder))
     assert made.manifest["command"].startswith("fedfault run quickstart federation.total_clients=3 ")

@@ -47,6 +47,7 @@ def test_import_takes_a_moment_and_no_torch():
     assert float(done.stdout) < 0.2
 
 
+@pytest.mark.long
 def test_functions_and_rooms_of_one_name_do_not_hide_each_other():
     code = "import fedfault as ff\nimport fedfault.runs.read, fedfault.compare.page, fedfault.rounds.engine\n"
     code += "from fedfault.runs import read\nfrom fedfault import runs\nimport fedfault.setup.experiment\n"

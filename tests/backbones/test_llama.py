@@ -66,6 +66,7 @@ def test_samples_are_those_of_transformers(pair):
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [8, 30])
 @pytest.mark.parametrize(
     "targets", [lambda m: lora_targets(m, None), lambda m: partial_targets(m, 1, ["embed_tokens"])]

@@ -49,6 +49,7 @@ def test_micro_needs_no_transformers():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
 def test_a_local_folder_loads_as_transformers_loads_it(tmp_path, build):
     from transformers import AutoModelForCausalLM

@@ -243,6 +243,7 @@ def test_an_evaluation_leaves_the_weights_and_later_gradients_as_they_are(kind):
     assert c.checksums() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headless", [False, True])
 def test_not_even_bitsandbytes_own_forward_repacks_a_layer(headless):
     """On a CPU with AVX512-BF16 it would, in evaluation mode, and then there are no gradients."""
@@ -260,6 +261,7 @@ def test_not_even_bitsandbytes_own_forward_repacks_a_layer(headless):
         assert bool(x.grad.any())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*an autograd kernel was not registered")  # all that a user would see of it
 def test_a_federation_whose_layers_were_repacked_is_stopped(monkeypatch):
     """bitsandbytes as it comes: round 0 evaluates, and round 1 has no gradients."""
@@ -278,6 +280,7 @@ def test_a_federation_whose_layers_were_repacked_is_stopped(monkeypatch):
         losses_of(found, vocabulary=4096)
 
 
+@pytest.mark.slow
 @kinds
 def test_a_federation_learns_on_rounded_weights(kind):
     """Each client's own tokens become likelier, on micro and with half of the blocks' activations from the cache."""
@@ -348,12 +351,14 @@ def test_checksums_and_fingerprints_see_a_scale_that_changes(kind):
     assert fingerprint_weights(c.model) != print_
 
 
+@pytest.mark.slow
 def test_every_kind_of_rounding_is_a_model_of_its_own():
     prints = {kind: load_backbone("micro", device="cpu", quantization=kind).fingerprint for kind in ("none", *KINDS)}
     assert len(set(prints.values())) == 3
     assert load_backbone("micro", device="cpu", quantization="4bit").fingerprint == prints["4bit"]
 
 
+@pytest.mark.slow
 @kinds
 def test_the_head_the_embeddings_and_the_norms_stay_as_they_are(kind):
     found, plain = load_backbone("micro", device="cpu", quantization=kind), load_backbone("micro", device="cpu")
@@ -365,6 +370,7 @@ def test_the_head_the_embeddings_and_the_norms_stay_as_they_are(kind):
     assert count_parameters(found.model) == count_parameters(plain.model) == 2_000_512
 
 
+@pytest.mark.slow
 def test_four_bits_take_four_and_a_half_bits_a_weight():
     """micro: 6 blocks of 245,760 weights in linear layers; 524,288 in embeddings and 1,664 in norms stay in float32."""
     linear, rest = 6 * 245_760, 4 * (4096 * 128 + 13 * 128)

@@ -11,6 +11,7 @@ import pytest
 from fedfault import __version__
 
 
+@pytest.mark.slow
 def test_help_answers_at_once():
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "fedfault", "--help"], capture_output=True, text=True, check=True)
@@ -21,6 +22,7 @@ def test_help_answers_at_once():
     assert seconds < 2  # 0.15 s on an idle machine; the bar is 0.5 s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
 def test_help_is_grouped_and_breaks_no_word(fedfault, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
@@ -41,6 +43,7 @@ def test_the_version_is_printed(fedfault):
     assert fedfault("--version") == (0, f"fedfault {__version__}\n", "")
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy():
     code = "import sys; sys.argv=['fedfault','--help']\nfrom fedfault import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
     code += "print(sorted({'torch','transformers','peft','matplotlib','datasets','pydantic'} & set(sys.modules)))"

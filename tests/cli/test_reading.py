@@ -10,6 +10,7 @@ from fedfault import registry
 from handmade import write
 
 
+@pytest.mark.slow
 def test_a_plug_in_is_listed_described_and_checked(fedfault, tmp_path):
     source = str(Path(__file__).parents[1] / "newcomers" / "sign_step.py")
     with registry.keep_plugins():
@@ -37,6 +38,7 @@ def test_list_shows_components_with_their_docs_and_options(fedfault):
     assert "did you mean 'fedavg'" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -53,6 +53,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "says"), BAD, ids=[" ".join(w) for w, _ in BAD])
 def test_bad_input_ends_with_a_message_and_status_two(fedfault, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
@@ -71,6 +72,7 @@ def test_an_output_folder_that_cannot_be_written_is_explained(fedfault, tmp_path
     assert "choose another" in err
 
 
+@pytest.mark.slow
 def test_what_the_system_refuses_is_told_in_a_line(fedfault, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

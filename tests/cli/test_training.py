@@ -45,7 +45,7 @@ def test_run_prints_plain_progress_and_where_the_report_is(fedfault, tmp_path):
     assert (tmp_path / "quickstart" / "report.html").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fork_is_compared_with_its_parent(fedfault, tmp_path, monkeypatch):
     monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     monkeypatch.chdir(tmp_path)
@@ -64,6 +64,7 @@ def test_a_fork_is_compared_with_its_parent(fedfault, tmp_path, monkeypatch):
     assert (tmp_path / "results/compare/quickstart-vs-quickstart-fork.html").is_file()
 
 
+@pytest.mark.slow
 def test_check_says_what_would_happen(fedfault):
     status, out, _ = fedfault("check", "quickstart", "federation.total_clients=6")
     assert status == 0
@@ -82,6 +83,7 @@ def test_check_says_what_would_happen(fedfault):
     assert len([line for line in out.splitlines() if line[:6].strip().isdigit()]) == 6
 
 
+@pytest.mark.slow
 def test_check_draws_the_split_on_request_and_replaces_nothing(fedfault, tmp_path):
     words = ["check", "data.max_samples=100", "federation.total_clients=3", "--plot"]
     status, out, _ = fedfault(*words, str(tmp_path / "split.png"))
@@ -142,6 +144,7 @@ def test_a_run_on_tiers_from_the_command_line_to_the_report(fedfault, tmp_path):
     assert (tmp_path / "tiers" / "plots" / "gantt.png").is_file()
 
 
+@pytest.mark.slow
 def test_check_says_how_long_each_tier_would_take(fedfault):
     tiers = "tiers={fast: {count: 2}, slow: {count: 2, compute_factor: 0.5}}"
     status, out, err = fedfault("check", *TIERED[:-1], tiers)
@@ -150,6 +153,7 @@ def test_check_says_how_long_each_tier_would_take(fedfault):
     assert "s with rank 1 and " in out
 
 
+@pytest.mark.slow
 def test_check_says_first_what_it_will_look_at_and_its_lines_go_on_below_their_text(fedfault):
     from fedfault.report.terminal import wrap_line
 

@@ -35,6 +35,7 @@ def test_a_client_s_embedding_is_where_the_mean_of_its_texts_lies_from_all_clien
     np.testing.assert_allclose(found, [[0.6, 0.8], [-1.0, 0.0], np.array([-1.0, -4.0]) / 17**0.5], atol=1e-15)
 
 
+@pytest.mark.long
 def test_topics_apart_are_found_and_numbered_as_clients_meet_them():
     found = choose_clusters(*clients([5, 1, 1, 5, 2, 2, 1, 5, 2]), 9, 0)
     assert found.labels == (0, 1, 1, 0, 2, 2, 1, 0, 2)
@@ -44,6 +45,7 @@ def test_topics_apart_are_found_and_numbered_as_clients_meet_them():
     assert "3 clusters: [0, 3, 7], [1, 2, 6], [4, 5, 8]" in found.sentence
 
 
+@pytest.mark.slow
 def test_clients_of_unequal_sizes_keep_their_clusters():
     documents, owner = clients([0, 1, 0, 1, 0, 1])
     kept = np.flatnonzero((owner > 1) | (np.arange(len(owner)) % 7 == 0))
@@ -60,6 +62,7 @@ def test_turning_the_embeddings_or_the_order_of_clients_changes_nothing():
     assert choose_clusters(documents, order[owner], 6, 0).labels == (0, 0, 1, 1, 2, 2)
 
 
+@pytest.mark.slow
 def test_clients_of_one_topic_are_one_cluster():
     found = choose_clusters(*clients([3] * 8), 8, 0)
     assert (found.k, found.labels) == (1, (0,) * 8)
@@ -127,6 +130,7 @@ def test_who_trains_elsewhere_is_told_the_clusters_that_a_run_finds(monkeypatch)
     assert q.config is told[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [4, 6])
 def test_clients_that_are_all_different_are_told_from_clients_that_are_all_alike(number):
     different = choose_clusters(*clients(list(range(number))), number, 0)

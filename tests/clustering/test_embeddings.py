@@ -30,6 +30,7 @@ def unit(v):
     return v / np.linalg.norm(v)
 
 
+@pytest.mark.slow
 def test_the_backbone_s_vector_is_the_mean_of_its_last_states_of_length_one(prepared):
     found = make_encoder(prepared)(TEXTS)
     base = load_backbone("micro", device="cpu")

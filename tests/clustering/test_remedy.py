@@ -54,6 +54,7 @@ def alarm(detector: str, round: int = 1) -> Finding:
     return Finding(detector, round, "alarm", "it is so", 2.0, 1.0, 0, advice=("look",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cause", ["client_drift", "negative_transfer", "fairness_gap"])
 def test_alarms_about_differences_are_answered_with_clusters(apart, cause):
     settings, _ = answer_with_clusters(prepare(small("unused").experiment), ["divergence", cause])
@@ -64,6 +65,7 @@ def test_alarms_about_differences_are_answered_with_clusters(apart, cause):
     ]
 
 
+@pytest.mark.slow
 def test_other_alarms_and_clients_that_are_alike_are_not(alike):
     p = prepare(small("unused").experiment)
     assert answer_with_clusters(p, ["divergence"]) == (
@@ -137,6 +139,7 @@ def _once(seen: list, record) -> list[Finding]:
     return [alarm("client_drift")]
 
 
+@pytest.mark.slow
 def test_a_run_whose_clients_are_alike_goes_on(tmp_path, alike):
     said: list[str] = []
     p = prepare(small(tmp_path, "federation.on_failure=cluster").experiment)
@@ -168,6 +171,7 @@ def test_clusters_that_are_the_topics_agree_with_them():
     assert found["topics"] == [p.split.topics[t] for t in counts]
 
 
+@pytest.mark.slow
 def test_all_data_in_one_place_are_not_clustered():
     centralised = small("unused", "federation.centralised=true").experiment
     p = prepare(centralised)

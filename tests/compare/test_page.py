@@ -305,6 +305,7 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(two, tmp_path):
     assert compare([two[0], again])[0].names == (str(two[0]), str(again))
 
 
+@pytest.mark.slow
 def test_the_table_is_turned_where_it_does_not_fit(two):
     found, _ = compare(two)
     wide, narrow = (format_comparison(found, width).partition("\n\n")[2].splitlines() for width in (1000, 80))
@@ -370,6 +371,7 @@ def test_names_stand_beside_the_ends_of_their_lines():
     assert heights["b"] == pytest.approx(-0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_caption_speaks_of_rings_and_forks_that_are_drawn(tmp_path):
     plain = [write(tmp_path / name, run(name, change), name) for name, change in (("a", 0.0), ("b", -0.5))]
     page = compare(plain)[1].read_text()

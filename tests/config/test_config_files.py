@@ -146,6 +146,7 @@ texts = texts.filter(lambda text: "\0" not in text)
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), texts)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, database=None)
 @given(st.lists(scalars, max_size=4))
 @example(["\x85", "a\u2028b", "a\nb", "a\r"])

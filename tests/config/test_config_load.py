@@ -205,6 +205,7 @@ choices = st.fixed_dictionaries(
 ).filter(bool)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(choices)
 def test_the_resolved_form_of_any_experiment_loads_as_an_equal_one(write, chosen):

@@ -32,6 +32,7 @@ NEWCOMERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), NEWCOMERS.items())
 def test_a_newcomer_passes(name, kind, capsys):
     with registry.keep_plugins():
@@ -90,6 +91,7 @@ def naive_split(*, min_samples: int = 1):
     return lambda documents, n, generator: Deal(np.array_split(np.arange(len(documents)), n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "builder", "told"),
     [
@@ -115,6 +117,7 @@ def find_broken(kind, builder) -> str:
     return str(e.value)
 
 
+@pytest.mark.slow
 def test_one_that_does_not_declare_what_it_does_is_found_out():
     """A server with a memory of its own would take another step with FlexLoRA, and no trait would refuse it."""
     from fedfault.aggregations.flexlora import flexlora

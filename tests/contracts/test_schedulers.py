@@ -22,6 +22,7 @@ OWN_BUDGET = ("fah",)  # once it has learned something
 NEEDS = {"cvx": "cvxpy"}
 
 
+@pytest.mark.slow
 def test_ranks_sum_to_the_budget_whatever_was_learned(name):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])

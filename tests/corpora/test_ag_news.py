@@ -71,6 +71,7 @@ def test_the_hubs_splits_are_used(monkeypatch):
     assert corpus.train == (("train a", "Business", ""), ("train b", "World", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="the team's data files are not beside the checkout")
 def test_the_teams_sample_has_all_rows():

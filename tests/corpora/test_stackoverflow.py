@@ -68,6 +68,7 @@ def test_a_torn_repository_is_explained(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_twenty_thousand_titles(shared_data):
     corpus = read(shared_data / "stackoverflow_titles")

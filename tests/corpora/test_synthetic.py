@@ -27,6 +27,7 @@ def split(text):
     return [(token.rstrip("."), token.endswith(".")) for token in text.split(" ")]
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_corpus_and_another_seed_another_language(corpus):
     assert build("corpus", "synthetic") == corpus
     other = build("corpus", "synthetic", seed=1)
@@ -50,6 +51,7 @@ def test_every_topic_has_its_documents_on_both_sides_and_the_styles_take_turns(c
     assert len(small.train) == len(small.validation) == 4
 
 
+@pytest.mark.slow
 def test_the_default_corpus_takes_less_than_a_second():
     start = time.process_time()
     build("corpus", "synthetic")
@@ -136,6 +138,7 @@ def test_the_mixture_is_the_mean_of_the_probabilities(default):
     assert math.exp(-default.mixture_nats(text)) == pytest.approx(np.exp(-default.nats(text)).mean())
 
 
+@pytest.mark.slow
 def test_the_analytic_means_are_those_of_many_documents():
     """Within 4 standard errors, for every topic and style."""
     made = make_language(num_topics=2, num_styles=3, num_words=53, shared=0.3, seed=2)
@@ -258,6 +261,7 @@ def excess(corpus, made, train):
     return np.array(above), sum(above) / total
 
 
+@pytest.mark.slow
 def test_a_bigram_model_comes_down_to_the_floor_and_not_below():
     corpus = build("corpus", "synthetic", num_topics=1, num_styles=1, num_words=20, num_documents=300)
     made = make_language(1, 1, 20, 0.5, 0)
@@ -268,6 +272,7 @@ def test_a_bigram_model_comes_down_to_the_floor_and_not_below():
         assert above.mean() > -4 * above.std(ddof=1) / math.sqrt(len(above))
 
 
+@pytest.mark.slow
 def test_a_bigram_model_that_cannot_tell_topics_apart_stays_well_above_the_floor(corpus, default):
     above, share = excess(corpus, default, corpus.train)
     assert above.min() > 0

@@ -30,6 +30,7 @@ def found(p, seed=0):
     return measure(p.split, p.model, seed, p.backbone.separator)
 
 
+@pytest.mark.long
 def test_isolated_registers_differ_in_everything_but_size(prepared):
     h = found(prepared("topic_isolation"))
     for index in (h.label_emd, h.token_js, h.embedding_mmd):
@@ -45,6 +46,7 @@ def test_isolated_registers_differ_in_everything_but_size(prepared):
     assert "tokens differ more than those of random splits" in said[1]
 
 
+@pytest.mark.slow
 def test_an_iid_split_looks_iid_and_is_said_to(prepared):
     h = found(prepared("iid"))
     for index in (h.label_emd, h.token_js, h.size_cv, h.embedding_mmd, h.gradient):
@@ -57,6 +59,7 @@ def test_an_iid_split_looks_iid_and_is_said_to(prepared):
     assert "about the same number of documents" in said
 
 
+@pytest.mark.slow
 def test_unequal_sizes_are_said(prepared):
     h = found(prepared("quantity_skew"))
     assert h.size_cv.p < 0.05
@@ -65,13 +68,14 @@ def test_unequal_sizes_are_said(prepared):
     assert abs(h.label_emd.z) < 3.5
 
 
+@pytest.mark.slow
 def test_one_client_and_one_topic_leave_indices_out(prepared):
     alone = found(prepare(load(None, ["data.max_samples=20", *SMALL[1:3], "federation.total_clients=1"]).experiment))
     assert alone.label_emd is alone.token_js is alone.embedding_mmd is alone.gradient is alone.percentile is None
     assert write_sentences(alone) == ["The 1 clients have about the same number of documents."]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_measured_once_for_the_same_key(prepared, monkeypatch, tmp_path):
     monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path))
     p, told = prepared("iid"), []

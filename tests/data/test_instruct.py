@@ -72,6 +72,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
             load(None, [change])
 
 
+@pytest.mark.slow
 def test_answers_are_scored_by_topic_and_by_client(tmp_path):
     p, _ = prepare_rows(tmp_path, ROWS, "evaluation.generate=2", "evaluation.max_new_tokens=3")
     scores = p.task.evaluate(p.task.init(0))
@@ -88,6 +89,7 @@ def test_answers_are_scored_by_topic_and_by_client(tmp_path):
         load(None, ["evaluation.generate=2"])
 
 
+@pytest.mark.slow
 def test_answers_are_drawn_with_a_temperature_and_come_again(tmp_path):
     drawn = ("evaluation.generate=2", "evaluation.max_new_tokens=3", "evaluation.temperature=5.0")
     told = [prepare_rows(tmp_path, ROWS, *drawn[:n])[0] for n in (2, 3)]

@@ -58,6 +58,7 @@ def test_flipped_and_long_updates_are_found_and_the_clients_are_named():
     assert found.evidence["worst_client"] == 3
 
 
+@pytest.mark.slow
 def test_honest_clients_that_differ_are_accused_by_thresholds_of_alike_ones_and_not_by_those_of_their_own_kind():
     alike, unlike = calibration(spread=0.01), calibration(spread=0.15)
     runs = [run(seed, spread=0.15) for seed in range(10)]

@@ -59,6 +59,7 @@ def test_a_few_control_variates_are_not_enough():
     assert readings([[(2.0, 1.0, 1.0)] * (LEAST - 1)]) == []
 
 
+@pytest.mark.slow
 def test_the_bound_is_below_the_truth_in_about_95_of_100_experiments():
     """E error = 2 E spread, both noisy, 60 clients; a percentile bootstrap is a little too sure, hence 8 and not 5 %."""
     g, above = np.random.default_rng(0), []

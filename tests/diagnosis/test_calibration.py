@@ -252,6 +252,7 @@ def test_a_run_that_differs_by_six_deviations_in_one_statistic_is_seen(D):
     assert np.mean(seen) > 0.9
 
 
+@pytest.mark.slow
 def test_healthy_runs_of_the_real_detectors_hardly_ever_alarm():
     thresholds, exact = learn_thresholds([healthy(seed) for seed in range(19)], build_detectors(), same_partition=True)
     known = {n: d for n, d in build_detectors().items() if d.calibrated}

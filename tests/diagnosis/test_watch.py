@@ -103,6 +103,7 @@ def test_runs_from_before_there_were_detectors_are_judged_too(tmp_path):
     assert "trial: failed." in diagnose_run(write(tmp_path / "old", broken_history(), config))[0]
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_no_run_and_a_calibration_that_does_not_fit_explain_themselves(folder, tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
         diagnose_run(tmp_path)

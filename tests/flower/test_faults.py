@@ -156,6 +156,7 @@ def test_a_run_ends_after_three_rounds_in_a_row_that_change_nothing():
         last(there)
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_in_a_round_is_left_out_until_it_is_back():
     for new in (None, 9):  # under its key, or as a stranger
         grid = Bad.of(grid_of(federation(LowRank())), {(3, "2"): None})

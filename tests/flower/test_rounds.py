@@ -155,6 +155,7 @@ def test_the_servers_control_variate_is_the_mean_of_those_at_the_nodes():
     assert state.clients == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["fedit", "fedsa_lora"])
 def test_memory_survives_the_restart_of_a_node(aggregation, tmp_path):
     fed = federation(LowRank(), "scaffold" if aggregation == "fedit" else "fedavg", aggregation, num_rounds=4)

@@ -127,12 +127,14 @@ def test_a_run_cannot_move_between_one_process_and_nodes(tmp_path):
     assert len(here.read_records()) == 4
 
 
+@pytest.mark.slow
 def test_nothing_is_written_when_too_few_clients_join(tmp_path):
     with pytest.raises(UserError, match="2 of 3 clients have joined"):
         served(tmp_path, "flower.min_clients=3", grid=LocalGrid(app, LocalGrid.partitions(2)))
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -64,6 +64,7 @@ def test_bleu_is_that_of_the_corpus_by_hand():
     assert found == pytest.approx(100 * (8 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25)
 
 
+@pytest.mark.slow
 def test_rouge_l_is_the_mean_over_pairs_by_hand():
     # longest common subsequence of the first pair: a c d, of 4 words on one side and 3 on the other
     precision, recall = 3 / 4, 1

@@ -89,6 +89,7 @@ def test_every_number_is_its_formula():
     assert np.array(found.matrices["halves"]) == pytest.approx(u @ v.T)
 
 
+@pytest.mark.slow
 def test_the_variance_between_clients_is_zero_on_average_where_they_are_the_same():
     found, se = simulated(2000, alike=True)["drift_between"]
     assert abs(found) < 4 * se
@@ -102,6 +103,7 @@ def test_the_variance_between_clients_is_that_of_their_means_whatever_the_noise(
     assert 10 * se < P * 1.5**2  # what noise adds where both factors come from the same half
 
 
+@pytest.mark.slow
 def test_the_variance_within_clients_is_that_of_the_noise():
     found, se = simulated(1000, alike=False)["drift_within"]
     assert abs(found - P * 1.5**2) < 4 * se

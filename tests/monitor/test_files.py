@@ -113,6 +113,7 @@ def test_mixed_ranks_are_compared_by_their_products(tmp_path):
     assert read_run(tmp_path / "out").findings == ()
 
 
+@pytest.mark.slow
 def test_what_is_frozen_by_name_has_to_stand_still(tmp_path):
     told = diagnose_files(write_run(tmp_path / "a"), frozen=["lora_A"])
     assert "alarm: moved frozen" in told
@@ -120,6 +121,7 @@ def test_what_is_frozen_by_name_has_to_stand_still(tmp_path):
         diagnose_files(tmp_path / "a", frozen=["lora_E"])
 
 
+@pytest.mark.slow
 def test_a_scaling_that_is_not_the_others_is_told(tmp_path):
     folder = write_run(tmp_path / "a")
     for t in range(1, 5):
@@ -150,6 +152,7 @@ def test_half_precision_is_read_as_it_is(tmp_path):
         assert np.array_equal(list_tensors(tmp_path / "x.safetensors")["y"].read(), 2 * value.double().numpy())
 
 
+@pytest.mark.slow
 def test_names_patterns_and_single_files(tmp_path):
     folder = write_run(tmp_path / "a", clients=3)
     for t in range(1, 5):
@@ -287,6 +290,7 @@ def test_python_returns_the_run_that_was_made_of_the_files(tmp_path):
         ff.diagnose(run, adapters=tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_there_is_kept_unless_it_is_to_be_replaced(tmp_path):
     (tmp_path / "l.csv").write_text("round,loss\n0,4\n1,3\n")
     diagnose_files(csv=tmp_path / "l.csv", out=tmp_path / "out")
@@ -295,6 +299,7 @@ def test_a_folder_that_is_there_is_kept_unless_it_is_to_be_replaced(tmp_path):
     diagnose_files(csv=tmp_path / "l.csv", out=tmp_path / "out", overwrite=True)
 
 
+@pytest.mark.slow
 def test_adapters_are_judged_without_torch(tmp_path):
     write_run(tmp_path / "a")
     code = "import sys; from fedfault.monitor.files import diagnose_files; from pathlib import Path\n"

@@ -136,6 +136,7 @@ def test_nineteen_iid_runs_of_the_users_own_set_the_thresholds(tmp_path):
     assert ff.diagnose(long.folder).data.metrics["verdict"]["sure"] == long.verdict["sure"]
 
 
+@pytest.mark.slow
 def test_controls_of_unlike_runs_are_refused(tmp_path):
     folders = [log_run(tmp_path, f"iid-{i}", i)[0].folder for i in (1, 2)]
     longer = log_run(tmp_path, "longer", 3, rounds=9)[0].folder
@@ -154,6 +155,7 @@ def test_controls_of_unlike_runs_are_refused(tmp_path):
         Monitor.calibrate([monitor.folder for monitor in flat], tmp_path / "thresholds.json")
 
 
+@pytest.mark.slow
 def test_a_calibration_of_our_own_runs_does_not_judge_others(tmp_path):
     packaged = ff.__path__[0] + "/diagnosis/calibrations/quickstart.json"
     with pytest.raises(ff.UserError, match="was not made from monitored runs"):
@@ -237,6 +239,7 @@ def test_an_error_in_the_users_loop_leaves_a_run_that_is_not_finished(tmp_path):
     assert (run.status, run.data.rounds_done) == ("running", 0)
 
 
+@pytest.mark.slow
 def test_import_and_use_need_no_torch(tmp_path):
     code = "import time; t = time.perf_counter(); from fedfault.monitor import Monitor; s = time.perf_counter() - t\n"
     code += f"m = Monitor('mine', results_dir={str(tmp_path)!r}); m.log(0, loss=3.0); m.log(1, loss=2.0); m.finish()\n"

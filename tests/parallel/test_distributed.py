@@ -157,6 +157,7 @@ def test_a_process_that_dies_in_any_phase_is_named_and_the_same_command_goes_on(
     assert all(pair.same(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_help_under_torchrun_is_given_once_and_ends():
     said = [one.communicate(timeout=60)[0] for one in started("-m", "fedfault", "run", "--help")]
     assert ["Usage: " in text for text in said] == [True, False]

@@ -22,6 +22,7 @@ def test_sizes_have_the_mean_and_variance_of_the_dirichlet(num_clients, alpha):
     np.testing.assert_allclose(shares.var(), variance, rtol=0.12)
 
 
+@pytest.mark.slow
 def test_log_sizes_have_the_spread_of_the_lognormal():
     generator, split = np.random.default_rng(1), quantity_skew(law="lognormal", sigma=0.5)
     logs = np.log([sizes(split, 10, generator) for _ in range(300)])
@@ -32,6 +33,7 @@ def test_sigma_zero_gives_even_sizes():
     assert set(sizes(quantity_skew(law="lognormal", sigma=0.0), 10, np.random.default_rng(0))) == {400}
 
 
+@pytest.mark.slow
 def test_the_mixture_of_topics_is_the_same_for_all():
     """Chi-square homogeneity over 200 splits: sum over clients and topics of (O - E)^2 / E, mean (N - 1)(K - 1)."""
     generator, statistic = np.random.default_rng(2), []

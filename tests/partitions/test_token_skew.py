@@ -106,6 +106,7 @@ def test_nothing_to_take_leaves_the_text_as_it_is(nothing):
     assert deal.removed == [0, 0, 0]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     texts=st.lists(st.text("ab' .\n") | st.sampled_from(["the", "It's the cat", "?", "naïve  of  it"]), min_size=1),

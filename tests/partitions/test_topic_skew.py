@@ -104,6 +104,7 @@ def test_per_client_with_a_tiny_alpha_leaves_nine_clients_of_ten_one_topic():
     assert (counts.max(axis=1) / counts.sum(axis=1) > 0.99).mean() >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", ["per_topic", "balanced"])
 def test_with_a_tiny_alpha_a_topic_is_at_one_client(convention):
     topics = np.repeat(np.arange(60), 100)
@@ -182,6 +183,7 @@ def test_a_split_that_is_never_drawn_is_explained():
         assert part in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_proposed_alpha_works():
     topics = np.arange(400) % 4
     with pytest.raises(UserError) as error:

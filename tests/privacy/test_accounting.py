@@ -51,6 +51,7 @@ def renyi_epsilon(noise: float, q: float, times: int) -> float:
     return accountant.get_epsilon(DELTA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "times"), [(1.0, 1), (0.7, 3), (4.0, 50)])
 def test_without_sampling_it_is_the_closed_form_of_the_gaussian_mechanism(noise, times):
     found = find_epsilon(Release(noise, 10, 10, "poisson"), times, DELTA)
@@ -79,6 +80,7 @@ def test_a_fixed_number_of_units_that_are_all_counts_as_replacing_one_of_them():
     assert exact < found < 1.2 * exact
 
 
+@pytest.mark.slow
 def test_drawing_a_fixed_number_costs_less_than_using_all_and_more_than_the_poisson_sample():
     all_of_them, some, poisson = (
         find_epsilon(Release(4.0, drawn, 100, sampling), 12, DELTA)

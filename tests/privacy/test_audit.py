@@ -53,6 +53,7 @@ def test_a_run_with_its_noise_is_never_above_its_claim():
     assert judge_run(run_audited(0.5), None)["state"] != FAILED
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_noise_fails_by_its_own_audit(monkeypatch):
     monkeypatch.setattr(clients, "draw_noise", lambda size, std, *stream: torch.zeros(size, dtype=torch.float64))
     records = run_audited(8.0)
@@ -63,6 +64,7 @@ def test_a_run_that_lost_its_noise_fails_by_its_own_audit(monkeypatch):
     assert "broken_privacy" in verdict["causes"]
 
 
+@pytest.mark.slow
 def test_at_a_large_delta_a_second_audit_at_a_small_one_finds_out_what_the_first_cannot(monkeypatch):
     monkeypatch.setattr(clients, "draw_noise", lambda size, std, *stream: torch.zeros(size, dtype=torch.float64))
     records = run_audited(8.0, delta=0.01)
@@ -72,6 +74,7 @@ def test_at_a_large_delta_a_second_audit_at_a_small_one_finds_out_what_the_first
     assert judge_run(records, None)["causes"] == ["broken_privacy"]
 
 
+@pytest.mark.slow
 def test_a_run_at_a_small_delta_has_one_audit():
     budget = make_budget("client", 2, 1.0, 4, 4, delta=1e-6, canaries=10)
     assert Canaries(budget).deltas == (1e-6,)

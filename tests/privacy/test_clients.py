@@ -46,6 +46,7 @@ def test_noise_has_the_standard_deviation_that_is_accounted_for():
     assert abs(steps.mean()) < 4 / n**0.5
 
 
+@pytest.mark.slow
 def test_a_round_that_nobody_was_drawn_for_has_noise_as_any_other():
     fed = hide_toy(LowRank(), budget=make_budget("client", 6, 1.0, 1, 6), cohort_size=1)
     empty = [t for t in range(1, 7) if not fed.cohort(t)]
@@ -65,6 +66,7 @@ def test_who_was_drawn_follows_from_the_secret_and_not_from_the_seed():
     assert {len(fixed.cohort(t)) for t in range(1, 9)} == {3}
 
 
+@pytest.mark.slow
 def test_a_frozen_factor_gets_no_noise():
     fed = hide_toy(LowRank(), "fedavg", "ffa_lora", budget=make_budget("client", 2, canaries=5))
     frozen = mask_factor(fed.task.layout, "A")
@@ -109,6 +111,7 @@ def test_the_clip_follows_the_share_of_changes_that_are_within_it():
     assert float(large.flat) < 1e3 / 2
 
 
+@pytest.mark.slow
 def test_a_hidden_run_goes_on_from_a_checkpoint_to_the_same_numbers():
     fed = hide_toy(LowRank(), "fedadam", budget=make_budget("client", 4, canaries=8, adapt_to=0.5))
     whole = run_rounds(fed)
@@ -117,12 +120,14 @@ def test_a_hidden_run_goes_on_from_a_checkpoint_to_the_same_numbers():
     assert rest[-1][1].probes == whole[-1][1].probes
 
 
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_contributes_nothing():
     wild = Quadratic([[1.0], [1e250]], [[0.0], [1.0]], [4, 4])
     fed = hide_toy(wild, budget=make_budget("client", 2, 1.0, 2, 2))
     assert all(bool(state.adapter.flat.isfinite().all()) for state, _ in run_rounds(fed))
 
 
+@pytest.mark.slow
 def test_a_round_of_which_no_update_is_finite_has_noise_as_any_other():
     fed = hide_toy(Quadratic([[1e250]], [[0.0]], [4]), budget=make_budget("client", 2, 1.0, 1, 1))
     states = [float(state.adapter.flat) for state, _ in run_rounds(fed)]
@@ -130,6 +135,7 @@ def test_a_round_of_which_no_update_is_finite_has_noise_as_any_other():
     assert all(abs(x) < 20 for x in states)
 
 
+@pytest.mark.slow
 def test_records_tell_nothing_exact_of_clients():
     fed = hide_toy(LowRank(), budget=make_budget("client", 2, 1.0, 3, 6, canaries=4), cohort_size=3)
     for _, r in rounds(fed, begin(fed)):

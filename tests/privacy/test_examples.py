@@ -72,6 +72,7 @@ def test_one_example_moves_a_step_by_no_more_than_the_clip():
     assert float((with_it - without).norm()) == pytest.approx(C / 4, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_without_examples_is_noise_of_the_stated_size():
     task = LowRank()
     noise = []
@@ -114,6 +115,7 @@ def test_a_federation_learns_and_resumes_with_hidden_examples():
     assert torch.equal(again.adapter.flat, whole[-1][0].adapter.flat)
 
 
+@pytest.mark.slow
 def test_other_clients_of_a_pass_change_nothing():
     budget = make_budget("example", 1, 0.5)
     one, two = (run_to_end(hide_toy(LowRank(), budget=budget, clients_per_pass=n))[0] for n in (6, 2))

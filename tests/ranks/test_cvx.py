@@ -59,6 +59,7 @@ def shortest(s: Situation) -> float:
     return above
 
 
+@pytest.mark.slow
 def test_the_budget_is_spent():
     """Without the budget in the program, the shortest round gives everybody the smallest rank."""
     assert ranks_of(alike(2, 16, 24, a=[1, 1, 1], b=[1, 2, 4])).sum() == 24
@@ -102,6 +103,7 @@ def test_rounding_costs_at_most_one_unit_of_the_slowest_slope(seed):
     assert T - nearly <= s.seconds(ranks).max() <= T + s.b.max() + nearly
 
 
+@pytest.mark.slow
 @few
 @given(seeds)
 def test_the_solver_finds_the_optimum_of_the_linear_program(seed):
@@ -123,6 +125,7 @@ def test_neither_the_unit_of_time_nor_a_common_delay_matters(seed, unit, delay):
     np.testing.assert_array_equal(ranks_of(replace(s, a=(s.a + delay * s.b.max()) * unit, b=s.b * unit)), ranks_of(s))
 
 
+@pytest.mark.slow
 @few
 @given(seeds)
 def test_equal_clients_differ_by_one_unit_at_most(seed):

@@ -99,6 +99,7 @@ def test_the_first_round_is_uniform(scheduler, seed):
     assert np.ptp(scheduler.assign(scheduler.init(CLIENTS), situation(seed, equal_bounds=True)).ranks) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", [LITE, ORIGINAL, STAR], ids=["lite", "original", "lite_star"])
 @seeded
 @given(seeds, st.sampled_from([0.0, -1.0]))

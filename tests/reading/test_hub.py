@@ -30,6 +30,7 @@ def test_offline_mode_asks_nobody(monkeypatch):
     assert not hub.is_reachable()
 
 
+@pytest.mark.slow
 def test_a_refused_connection_is_not_reachable_and_an_error_page_is(monkeypatch):
     class Forbidden(BaseHTTPRequestHandler):
         def do_HEAD(self):

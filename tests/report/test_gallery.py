@@ -73,7 +73,8 @@ RUNS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name == "large" else name for name in RUNS]
+    "name",
+    [pytest.param(n, marks=pytest.mark.long) if n in ("large", "probes_not_finite") else n for n in RUNS],
 )
 def test_every_run_is_drawn_without_a_warning(name):
     recorded = RUNS[name]()
@@ -105,6 +106,7 @@ def test_what_was_not_measured_gives_no_figure():
         assert gallery.FIGURES[name](RUNS["before_training"]()) is None
 
 
+@pytest.mark.slow
 def test_rounds_are_whole_numbers():
     for run in (usual(), RUNS["one_round"](), make(rounds=70, every=10, probed=True)):
         for name in ("loss_by_topic", "drift", "participation", "traffic"):
@@ -138,6 +140,7 @@ def test_a_file_is_written_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["general.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "begins"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
 def test_a_figure_is_written_as_its_ending_says(tmp_path, kind, begins):
     file = tmp_path / f"general{kind}"

@@ -87,6 +87,7 @@ def test_a_run_whose_report_is_not_wanted_has_no_page(bench, tmp_path):
     assert bench.written == []
 
 
+@pytest.mark.slow
 def test_the_picture_says_which_round_it_is_of(tmp_path):
     from fedfault.report.render import render_picture
     from handmade import record, write

@@ -36,6 +36,7 @@ def html(page):
     return page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_a_diverged_run_shows_words_for_numbers(tmp_path):
     run = write(tmp_path, [*HISTORY[:2], record(2, math.nan), record(3, math.inf)])
@@ -51,6 +52,7 @@ def test_a_run_without_any_round_still_has_a_page(tmp_path):
     assert render_report(tmp_path) == path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_only_the_folder_and_its_records_are_needed(tmp_path):
     folder = write(tmp_path)
@@ -63,6 +65,7 @@ def test_only_the_folder_and_its_records_are_needed(tmp_path):
     assert f"fedfault run {folder}/config.yaml" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_data_that_clients_have_themselves_are_not_called_by_the_name_of_the_servers(tmp_path):
     folder = write(tmp_path, data={"dataset": "text", "partition": {"name": "iid"}})
@@ -93,6 +96,7 @@ class Tags(HTMLParser):
         assert self.stack.pop() == tag
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone(html):
     tags = Tags(html)
     assert tags.stack == []
@@ -151,6 +155,7 @@ def test_numbers_commands_and_provenance_are_on_the_page(html):
         assert text in html
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_the_split_is_described_in_sentences_and_a_table(tmp_path):
     index = {"value": 0.25, "chance": 0.05, "sd": 0.01, "excess": 0.2, "z": 20.0, "p": 0.005}
@@ -196,6 +201,7 @@ def judged(folder, found=(), **verdict):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_the_page_opens_with_the_verdict_and_its_findings(tmp_path):
     advice = ("training.lr at half", "training.max_grad_norm lower")
@@ -222,6 +228,7 @@ def test_a_newcomer_s_figures_come_first_and_the_others_are_folded(html):
     assert {f'id="{name}"' in html for name in contents} == {True}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_what_can_be_done_next_depends_on_where_the_run_stands(tmp_path):
     done = render_report(write(tmp_path / "done"), dpi=20).read_text()
@@ -301,7 +308,7 @@ def test_the_clock_is_told_below_its_figure(tmp_path, monkeypatch):
     assert places == sorted(places)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rendering_again_replaces_the_page_and_leaves_no_scraps(page):
     before = page.read_bytes()
     assert render_report(page.parent, dpi=20).read_bytes() == before
@@ -320,6 +327,7 @@ def test_reading_and_rendering_need_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_a_report_goes_elsewhere_where_the_run_is_not_to_be_written(tmp_path):
     run = write(tmp_path / "run")

@@ -39,6 +39,7 @@ def test_a_value_that_is_not_a_number_is_none():
     assert read_values(draw_loss_by_topic(run), LIGHT)[0]["series"][0]["y"] == [4, 4, None, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["wide", "narrow"])
 def test_a_line_is_drawn_where_the_page_puts_its_values(shape):
     figure, inline = draw_inline(RUN, "clients", draw_clients)
@@ -70,7 +71,7 @@ def test_every_client_is_known_by_number_and_name_with_its_losses():
     assert about["own"]["losses"][2] == [4.4, 4.3, 4.2, 4.1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_names_cannot_leave_the_element_that_holds_the_numbers(tmp_path):
     page = render_report(write(tmp_path / "run", topics=("</script><b>", "code")), dpi=20).read_text(encoding="utf-8")
     assert page.count("</script>") == 2

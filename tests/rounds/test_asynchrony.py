@@ -82,6 +82,7 @@ def test_all_that_are_due_train_in_one_pass_from_models_of_their_own():
     assert any(not torch.equal(x[0], x[1]) for x in starts)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_any_checkpoint_is_the_uninterrupted_one_to_the_bit(tmp_path):
     """Through the files: the adapter, who is at work with which model, and the clock."""
     whole = run_rounds(fleet())

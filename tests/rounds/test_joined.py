@@ -86,6 +86,7 @@ def test_jobs_done_as_one_give_what_each_gives_alone(make, optimizer, sizes):
     assert sizes == [6, 6]
 
 
+@pytest.mark.slow
 def test_data_is_put_together_once_and_again_when_runs_come_or_go(sizes, monkeypatch):
     tasks, made, make_like = alike(make_task(), 3), [], type(make_task()).make_like
     monkeypatch.setattr(type(tasks[0]), "make_like", lambda self, rows: made.append(len(rows)) or make_like(self, rows))
@@ -110,6 +111,7 @@ def test_what_is_frozen_for_one_run_stays_and_moves_for_the_other(sizes):
     assert sizes == [6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["in the gradient", "after the step"])
 def test_each_job_keeps_the_terms_of_its_own_algorithm(after, sizes, monkeypatch):
     """SCAFFOLD and FedDyn, with numbers of each client, a run without a term, and a penalty; alone, joined and recorded."""

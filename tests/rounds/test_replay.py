@@ -84,6 +84,7 @@ def train(task, extra, record, optimizer="adamw", events=None, batch_size=2, par
     return trainer(task.init(0), extra, mean_grad=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("name", EXTRA)
 def test_a_recorded_pass_gives_what_its_steps_give(name, optimizer):
@@ -113,6 +114,7 @@ UNEQUAL = [  # in parts, with terms, and with a contrast, which takes one group
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "name", "parts"), UNEQUAL)
 def test_rows_of_unequal_length_are_recorded_in_groups_that_fit_every_step(make, name, parts, monkeypatch):
     """With dropout, batches that are not full, and a client that ends early."""
@@ -166,6 +168,7 @@ def test_what_is_refused_is_the_step_by_step_training_to_the_bit():
     assert refuse_to_record("of a cache") is refuse_to_record("of a cache")  # runs that share passes compare it
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_while_recording_halves_the_pass():
     calls = []
 

@@ -67,6 +67,7 @@ def test_who_asks_is_caught():
             ask()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXTRA)
 def test_a_pass_runs_where_there_are_no_numbers_to_look_at(name):
     """On the device `meta` tensors have shapes only: whoever looks at a number or mixes in a tensor of the CPU fails."""

@@ -81,6 +81,7 @@ def use(folder) -> None:
     tables.tabulate_benchmarks(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.yaml", *JSON, *LINES])
 @fuzzed(8)
 @given(data=st.data())
@@ -92,6 +93,7 @@ def test_changed_bytes_are_read_or_refused(name, data, whole, tmp_path):
     use(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*JSON, *LINES])
 @fuzzed(8)
 @given(data=st.data())
@@ -112,6 +114,7 @@ def test_changed_values_are_read_or_refused(name, data, whole, tmp_path):
     use(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["bytes", "values"])
 @fuzzed(60)
 @given(data=st.data())

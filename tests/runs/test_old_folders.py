@@ -61,7 +61,7 @@ def test_it_is_read_with_today_s_names(stopped):
     assert run.setting("federation", "aggregation", "name") == "blockwise"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_reported_and_judged(stopped):
     assert stopped.name in render_report(stopped).read_text()
     assert "no alarm (not calibrated)" in diagnose_run(stopped)[0]

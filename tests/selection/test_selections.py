@@ -53,6 +53,7 @@ def test_who_never_took_part_comes_before_the_highest_loss():
     assert choose(loss(), candidates(loss=[None, 9.0, None, 8.0], wanted=3)) == [0, 2, 1]
 
 
+@pytest.mark.slow
 def test_oort_explores_by_its_share_and_the_fast_more():
     """Of two places, 0.5 * 1 explore: one new client of two, who are in by 1 / seconds: 3 to 1."""
     known = {"loss": [1.0] * 6 + [np.nan] * 2, "seconds": [1.0] * 6 + [1.0, 3.0]}

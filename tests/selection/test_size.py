@@ -38,11 +38,13 @@ def mean_shares(fed, rounds=4000) -> np.ndarray:
     return total / rounds
 
 
+@pytest.mark.slow
 def test_a_mean_over_uniform_cohorts_counts_large_clients_for_less():
     """In 3 of 10 cohorts it is there, with 31 of 33."""
     assert mean_shares(of_sizes())[-1] == pytest.approx(0.3 * 31 / 33, abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_mean_over_cohorts_drawn_by_size_is_that_over_all_clients():
     shares = mean_shares(of_sizes(selection=size()))
     assert shares[-1] == pytest.approx(31 / 40)  # it is always there, and counts as much

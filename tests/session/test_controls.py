@@ -24,6 +24,7 @@ def loaded(folder, *words):
     return load("quickstart", [*SMALL, f"logging.results_dir={folder}", *words])
 
 
+@pytest.mark.slow
 def test_a_control_has_clients_of_the_same_sizes_with_documents_at_random(tmp_path):
     exp = loaded(tmp_path, "data.partition=quantity_skew", "data.partition.alpha=0.5").experiment
     skewed = prepare(exp)
@@ -39,6 +40,7 @@ def test_a_control_has_clients_of_the_same_sizes_with_documents_at_random(tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_a_control_of_isolated_topics_is_mixed(tmp_path):
     exp = loaded(tmp_path).experiment  # topic_isolation
     assert ((prepare(exp).split.counts > 0).sum(axis=1) == 1).all()
@@ -141,6 +143,7 @@ def test_a_stranger_s_csv_gets_a_calibrated_verdict_with_one_flag(tmp_path, caps
     assert diagnose_run(second.path, "auto")[0].splitlines()[1] == verdict["sure"]
 
 
+@pytest.mark.slow
 def test_a_run_that_no_calibration_fits_is_told_what_one_would_cost(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("fedfault.session.start.train_to_end", lambda *a, **more: None)
     start_run(loaded(tmp_path), Progress())

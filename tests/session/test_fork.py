@@ -152,6 +152,7 @@ def test_what_may_change_goes_on_from_the_parent_s_adapter(parent, words, tmp_pa
     assert last["scores"]["validation"]["loss"] == pytest.approx(before["scores"]["validation"]["loss"], abs=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -107,6 +107,7 @@ def test_where_there_are_no_clients_or_theirs_are_hidden_it_is_refused(words, wh
         check_parts(load("quickstart", ["personalise.steps=2", *words]).experiment)
 
 
+@pytest.mark.slow
 def test_where_nobody_held_anything_back_it_is_refused():
     words = [*SMALL, "personalise.steps=2", "data.max_samples=3", "data.partition=iid"]
     with pytest.raises(UserError, match="nobody held any back"):

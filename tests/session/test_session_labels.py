@@ -82,6 +82,7 @@ def _without_report(monkeypatch, request):
         monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_head_and_metrics(finished):
     names = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
     assert names >= {
@@ -114,6 +115,7 @@ def test_every_round_scores_topics_clients_and_all(finished):
     assert {"update_norm", "hidden_cosine/2", "attention_entropy/1", "gradient_norm_mean"} <= set(record.probes)
 
 
+@pytest.mark.slow
 def test_a_continued_run_has_the_numbers_of_one_that_never_stopped(finished, tmp_path):
     shutil.copytree(finished.path, tmp_path / "labels")
     again = RunFolder(tmp_path / "labels")
@@ -135,6 +137,7 @@ def code_of(place: str) -> str:
     return code.replace(f"path/to/{Path(name).name}", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["finished", "small_micro"])
 def test_the_code_on_the_card_gives_the_run_s_own_scores(which, request, monkeypatch):
     folder = request.getfixturevalue(which)
@@ -173,6 +176,7 @@ def test_the_code_on_the_card_follows_a_model_to_the_gpu(which, request, monkeyp
     torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_regression_on_a_decoder_is_measured_by_correlations(data, tmp_path):
     changes = {"data__dataset": "glue/stsb", "data__task_type": "regression", "federation__num_rounds": "1"}
     folder = run(data, tmp_path, **changes)
@@ -184,6 +188,7 @@ def test_a_regression_on_a_decoder_is_measured_by_correlations(data, tmp_path):
     assert "label =" not in card
 
 
+@pytest.mark.slow
 def test_whole_blocks_are_trained_and_exported_with_the_head(data, bert, tmp_path, monkeypatch):
     folder = run(data, tmp_path, model__name=bert, model__trainable="partial", federation__num_rounds="1")
     assert {p.name for p in (folder.path / "adapter").iterdir()} >= {"trained.safetensors", "head.safetensors"}
@@ -193,6 +198,7 @@ def test_whole_blocks_are_trained_and_exported_with_the_head(data, bert, tmp_pat
     assert names["scores"].shape == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_control_shares_the_opened_backbone_but_not_another_task_s(data, bert, tmp_path):
     exp = load("quickstart", settings(data, tmp_path, {"model.name": bert})).experiment
     p = prepare(exp)
@@ -204,6 +210,7 @@ def test_a_control_shares_the_opened_backbone_but_not_another_task_s(data, bert,
     assert describe_sources(p)["model"]["outputs"] == 2
 
 
+@pytest.mark.slow
 def test_check_says_what_there_is_to_learn(data, bert, tmp_path):
     text = preview(load("quickstart", settings(data, tmp_path, {"model.name": bert})))
     assert re.search(r"examples +\d+ for training, of \d\.\d tokens on average and 16 at most", text)

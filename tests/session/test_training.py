@@ -60,6 +60,7 @@ def code_of(card: Path) -> str:
     return re.findall(r"```python\n(.*?)```", card.read_text(), re.DOTALL)[0]
 
 
+@pytest.mark.slow
 def test_every_client_has_a_folder_with_its_own_model_and_the_score_of_it(departments):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -79,6 +80,7 @@ def test_every_client_has_a_folder_with_its_own_model_and_the_score_of_it(depart
         assert f"client {k} ({name})" in (place / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["adapter", "adapter/clients/Legal"])
 def test_the_code_on_a_language_model_s_card_gives_the_run_s_own_loss(departments, monkeypatch, capsys, place):
     monkeypatch.chdir(departments.path)
@@ -117,6 +119,7 @@ def test_clients_of_clusters_have_the_model_of_their_cluster(table, tmp_path):
     assert set(own) <= set(servers)
 
 
+@pytest.mark.slow
 def test_a_run_with_one_model_for_all_has_no_folders_of_clients(table, tmp_path):
     folder = run(table, tmp_path, "data.partition=iid", "federation.num_rounds=1")
     assert not (folder.path / "adapter/clients").exists()

@@ -75,6 +75,7 @@ def test_the_static_ranks_of_a_fixed_scheduler_are_the_limits_of_its_clients():
     assert equipment.limit_ranks(experiment("federation.scheduler=exact"), None) == ()
 
 
+@pytest.mark.slow
 def test_hardware_knows_the_work_and_the_size_of_the_model():
     p = prepare(experiment(TIERS))
     hw, task = p.federation.hardware, p.federation.task
@@ -91,6 +92,7 @@ def test_hardware_knows_the_work_and_the_size_of_the_model():
     assert bool((hw.memory_mb.fixed > 4 * p.parameters / 1e6).all())
 
 
+@pytest.mark.slow
 def test_a_tier_without_the_memory_limits_the_rank_and_one_without_any_is_refused():
     room = prepare(experiment(TIERS)).federation.hardware.memory_mb
     least = float(room.fixed[3])
@@ -102,6 +104,7 @@ def test_a_tier_without_the_memory_limits_the_rank_and_one_without_any_is_refuse
         prepare(experiment(*tiers, "tiers.slow.memory_mb=1", "tiers.fast.memory_mb=1"))
 
 
+@pytest.mark.slow
 def test_a_deadline_is_judged_by_what_is_really_sent():
     """FFA-LoRA sends B alone: on a narrow link it meets a deadline that is too early for A and B."""
     narrow = ["tiers={a: {count: 4, bandwidth_up_mbps: 1e-3, bandwidth_down_mbps: 1e-3}}", "model.lora.r_min=4"]
@@ -142,6 +145,7 @@ def test_tiers_that_round_the_base_anew_or_count_slices_are_refused_with_such_st
         equipment.check_equipment(experiment("model.lora.rank_pattern={q_proj: 2}", TIERS))
 
 
+@pytest.mark.slow
 def test_memory_that_holds_a_part_of_the_slices_is_refused_with_a_start_from_the_base():
     """A client's memory for one slice and a half."""
     room = prepare(experiment(TIERS)).federation.hardware.memory_mb

@@ -53,6 +53,7 @@ def test_steps_that_do_not_divide_by_the_rounds_are_rounded_up():
     assert (one.work.steps, one.total_clients, one.cohort_size) == (3, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["causal_lm", "classification"])
 def test_the_rows_of_central_training_are_those_of_the_clients_in_order(task):
     apart = prepare(small("unused", f"data.task_type={task}").experiment)
@@ -81,6 +82,7 @@ def test_a_central_run_is_resumed_and_reported_like_any_other(tmp_path):
     assert read_run(whole.path).topics_trained(again.read_records()[-1]) == [None]
 
 
+@pytest.mark.slow
 def test_the_preview_of_central_training_says_so():
     said = preview(small("unused", "federation.centralised=true"))
     assert "fedavg, 2 rounds, all data in one place, 4 steps of 2 blocks" in said
@@ -107,6 +109,7 @@ def of_texts(folder, lines, *words):
 LINES = [f"Here is line {i}, which is about the number {i * i} and nothing else." for i in range(24)]
 
 
+@pytest.mark.slow
 def test_a_document_that_spells_out_the_separator_is_told(tmp_path):
     said = []
     prepare(of_texts(tmp_path, LINES), say=said.append)
@@ -117,6 +120,7 @@ def test_a_document_that_spells_out_the_separator_is_told(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_token_without_an_embedding_is_refused_before_training(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -41,7 +41,7 @@ def test_a_word_that_is_neither_gets_a_suggestion():
         describe_components("fedproxx")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_documents_are_counted_after_max_samples():
     first, *_ = preview(load("quickstart", ["data.max_samples=50"])).splitlines()
     assert "registers: 50 (data.max_samples, of 785) training and 87 validation documents" in first
@@ -49,7 +49,7 @@ def test_documents_are_counted_after_max_samples():
     assert "registers: 785 training and 87 validation documents" in first
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_work_is_counted_in_rows_of_a_round_and_of_the_run():
     """Three clients a round take 15 steps of 8 blocks, in 12 rounds; of epochs the mean client's texts count."""
     assert "trains on about 360 blocks a round, 4,320 in all" in preview(load("quickstart", []))

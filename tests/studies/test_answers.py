@@ -149,6 +149,7 @@ def simulate(studies: int, seeds: int, shifts: list[float]) -> dict[str, float]:
     return {"wrong": np.mean(wrong), "held": np.mean(held), "found": np.mean(found) if found else math.nan}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("studies", "seeds"), [(120, 5), (60, 10), *(
     pytest.param(3000, n, marks=pytest.mark.long) for n in (3, 5, 10)
 )])  # fmt: skip
@@ -159,6 +160,7 @@ def test_a_study_errs_once_in_twenty_over_all_its_claims_and_its_intervals_hold_
     assert found["held"] >= binom.ppf(0.001, studies, 0.95) / studies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("studies", [60, pytest.param(1000, marks=pytest.mark.long)])
 def test_a_large_difference_is_found_among_nulls(studies):
     """Ten seeds and twice the standard deviation of a difference: Student's t at 0.05 / 7 finds it in 99 of 100."""

@@ -62,6 +62,7 @@ def test_one_seed_shows_nothing_and_one_arm_is_no_comparison(tmp_path):
     assert tabulate_best(results(tmp_path / "alone", {"iid": {"fedavg": 4.0}}), ASK) is None
 
 
+@pytest.mark.slow
 def test_what_is_said_of_the_rivals_is_wrong_in_one_study_of_twenty_at_most(tmp_path):
     """Five equal arms in one situation, five seeds of normal noise: none is worse than another one, however it turns out."""
     g, wrong, trials = np.random.default_rng(0), 0, 300
@@ -74,6 +75,7 @@ def test_what_is_said_of_the_rivals_is_wrong_in_one_study_of_twenty_at_most(tmp_
     assert wrong <= 23  # of 300 at 5 %: 15, and 23 or fewer in 98 % of trials
 
 
+@pytest.mark.slow
 def test_the_report_has_the_table_and_how_it_is_read(tmp_path):
     r = results(tmp_path, {"iid": {"fedavg": 4.0, "fedprox": 4.5}})
     r.study.save(tmp_path)

@@ -77,6 +77,7 @@ def test_a_study_inherits_from_another_one(write):
     assert study.hypotheses[0].contrasts == (Contrast(1, 0), Contrast(3, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.3, 0.5])
 def test_arms_are_paired_by_named_streams(write, rate):
     """The same seed gives the same split to every algorithm, and nested cohorts to every participation."""
@@ -191,6 +192,7 @@ def test_a_study_reads_back_from_its_folder(write, tmp_path):
         read_study(tmp_path / "other")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list_studies())
 def test_every_shipped_study_is_valid(name):
     assert load_study(name).study.question

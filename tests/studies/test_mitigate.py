@@ -49,6 +49,7 @@ def configs(plan):
     return {cell.choices["arm"]: plan.configs[cell.runs[0]].experiment for cell in plan.study.cells}
 
 
+@pytest.mark.slow
 def test_the_study_has_an_arm_for_every_way_to_train(tmp_path, monkeypatch, plans):
     find(monkeypatch, APART)
     monkeypatch.setattr(mitigate, "find_clusters", lambda p, encoder: APART)
@@ -69,6 +70,7 @@ def test_the_study_has_an_arm_for_every_way_to_train(tmp_path, monkeypatch, plan
     assert {h.metric for h in plan.study.hypotheses} == {"client_loss"}
 
 
+@pytest.mark.slow
 def test_what_is_written_is_a_study_that_can_be_run_again(tmp_path, monkeypatch, plans):
     find(monkeypatch, ALIKE)
     mitigate.mitigate(small(tmp_path), quiet=True)
@@ -129,6 +131,7 @@ def test_a_finished_run_stands_for_the_vanilla_one(tmp_path, monkeypatch, plans)
     assert mitigate.adopt_run(plans[0], other) is None
 
 
+@pytest.mark.slow
 def test_results_of_another_configuration_are_left_alone(tmp_path, monkeypatch):
     find(monkeypatch, APART)
     root = tmp_path / "quickstart-mitigation"
@@ -139,6 +142,7 @@ def test_results_of_another_configuration_are_left_alone(tmp_path, monkeypatch):
         mitigate.mitigate(small(tmp_path), quiet=True)
 
 
+@pytest.mark.slow
 def test_an_aggregation_that_cannot_work_in_clusters_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     find(monkeypatch, APART)
     with pytest.raises(UserError, match=r"cannot be combined with federation\.aggregation=flora"):

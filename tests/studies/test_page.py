@@ -53,6 +53,7 @@ def folder(tmp_path):
     return study(tmp_path / "trial", [[4.0, 4.2], [4.4, math.nan]], limits=("small",))
 
 
+@pytest.mark.slow
 def test_what_hypotheses_are_about_is_in_the_table_of_cells(tmp_path, monkeypatch):
     monkeypatch.setitem(results.ASKED, "rise", "rise")
     asked = study(tmp_path / "asked", [[4.0, 4.9], [4.4, 4.4]], hypotheses=(claim(metric="rise"),))
@@ -62,6 +63,7 @@ def test_what_hypotheses_are_about_is_in_the_table_of_cells(tmp_path, monkeypatc
     assert "rise" not in results.tabulate_cells(read_results(silent)).columns
 
 
+@pytest.mark.slow
 def test_tables_by_hand(folder):
     r = read_results(folder)
     table = results.tabulate_cells(r)
@@ -78,6 +80,7 @@ def test_tables_by_hand(folder):
     assert results.summarise_study(r)[-1] == "Hypotheses: 1 supported."
 
 
+@pytest.mark.slow
 def test_setup_has_what_varies_and_what_is_shared(folder):
     own, rest = results.list_settings(read_results(folder))
     found = dict(own + rest)
@@ -87,6 +90,7 @@ def test_setup_has_what_varies_and_what_is_shared(folder):
     assert "seed" not in found
 
 
+@pytest.mark.slow
 def test_limits_say_what_follows_from_the_runs(folder):
     said = " ".join(results.list_limits(read_results(folder)))
     assert "small" in said
@@ -95,6 +99,7 @@ def test_limits_say_what_follows_from_the_runs(folder):
     assert "no interval and no answer" in " ".join(results.list_limits(read_results(lone)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 @pytest.mark.parametrize("narrow", [False, True])
 def test_a_map_shows_means_divergence_and_verdicts(folder, theme, narrow):
@@ -104,6 +109,7 @@ def test_a_map_shows_means_divergence_and_verdicts(folder, theme, narrow):
     assert [t.get_text() for t in left.get_xticklabels()] == ["0.001", "0.1"]
 
 
+@pytest.mark.slow
 def test_the_answers_are_in_units_of_what_matters(folder):
     (ax,) = draw_answers(read_results(folder), LIGHT, False).axes
     assert [t.get_text() for t in ax.get_yticklabels()] == ["skew | hurts"]
@@ -111,6 +117,7 @@ def test_the_answers_are_in_units_of_what_matters(folder):
     assert [t.get_text() for t in draw_cells(read_results(folder), LIGHT, False).axes[0].texts] == ["× 5 not finite"]
 
 
+@pytest.mark.slow
 def test_figures_of_nothing_are_none(folder):
     for run in (folder / "runs").iterdir():
         shutil.rmtree(run)
@@ -142,6 +149,7 @@ def test_tables_in_markdown_escape_what_would_break_them():
     assert format_markdown([("a_b", "x|y")]) == "| setting | value |\n| --- | --- |\n| a\\_b | x\\|y |\n"
 
 
+@pytest.mark.slow
 def test_references_follow_from_the_runs(folder):
     run = planted(folder / "other", [5.0, 4.0], federation={"num_rounds": 1, "algorithm": {"name": "scaffold"}})
     found = references.find_keys([run], {"student"})
@@ -171,6 +179,7 @@ def test_every_entry_is_whole_and_every_name_has_its_entry():
     assert all(references.format_reference(key) and references.format_entries([key]).startswith("@") for key in named)
 
 
+@pytest.mark.long
 def test_the_data_of_the_figures_are_a_row_a_run(folder):
     import pyarrow.parquet
 
@@ -192,6 +201,7 @@ def test_the_page_has_no_finding_of_axe_and_fits_the_window(browser, folder):
         check_page(browser, page, width, scheme)
 
 
+@pytest.mark.slow
 def test_a_map_compares_means_of_the_seeds_that_all_its_cells_have(tmp_path):
     """The second seed is harder, and only the first arm has it: its mean would be 4.5 beside 4.1."""
     cells = tuple(Cell({"arm": arm, "split": "iid"}, (f"{arm}-0", f"{arm}-1")) for arm in ("a", "b"))
@@ -208,6 +218,7 @@ def test_a_map_compares_means_of_the_seeds_that_all_its_cells_have(tmp_path):
     assert "Cells have unequal numbers of seeds" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("narrow", [False, True])
 def test_long_names_below_a_map_do_not_run_into_each_other(tmp_path, narrow):
     arms = ("FedAvg", "FedProx", "SCAFFOLD", "FedAdam", "FedSA-LoRA", "FlexLoRA")

@@ -91,6 +91,7 @@ def test_without_gradients_the_loss_is_the_same():
     assert not nothing.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_cohort_of_k_trains_like_k_cohorts_of_one(optimizer, dropout):
@@ -135,6 +136,7 @@ def test_the_loss_is_a_mean_over_examples(build, pooling, scores):
     assert [t.tokens(k) for k in range(3)] == [t.examples(k) for k in range(3)] == list(SIZES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "pooling"), [(tiny_bert, MEAN), (tiny_llama, LAST)])
 def test_scores_count_every_example_once(build, pooling, monkeypatch):
     t = task(build, pooling, positive=1)
@@ -181,6 +183,7 @@ def test_personal_models_are_scored_on_their_own_examples():
     assert found["topic/a"].loss == pytest.approx(t.evaluate(x)["topic/a"].loss, rel=1e-5)  # in another pass
 
 
+@pytest.mark.slow
 def test_changes_are_paired_with_the_fresh_head_of_the_same_seed():
     t = task(seed=7)
     assert {s.se for s in t.evaluate(t.init(7)).values()} == {0.0}
@@ -192,6 +195,7 @@ def test_changes_are_paired_with_the_fresh_head_of_the_same_seed():
     assert t.evaluate(x)["topic/a"].se == pytest.approx(float(change.std()) / math.sqrt(7), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "pooling"), [(tiny_bert, MEAN), (tiny_llama, LAST)])
 def test_the_activation_cache_changes_no_number(build, pooling):
     with_cache, without = (task(build, pooling, partial=True, cache_mb=mb) for mb in (1, 0))
@@ -255,6 +259,7 @@ def federation(t: ClassificationTask, **changes) -> Federation:
     return Federation(task=t, **parts, work=work, **given)
 
 
+@pytest.mark.slow
 def test_heads_are_federated_counted_and_checkpointed(tmp_path):
     """No head is shared between clients: each trains its own from the server's, and the server's is their mean."""
     t = task()
@@ -276,6 +281,7 @@ def test_heads_are_federated_counted_and_checkpointed(tmp_path):
     assert torch.equal(loaded.adapter.flat[head], steps[-1][0].adapter.flat[head])
 
 
+@pytest.mark.slow
 def test_every_probe_can_be_taken():
     t = task()
     names = ("updates", "gradients", "ranks", "aggregation", "representation", "attention", "memory", "generation")

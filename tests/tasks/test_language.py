@@ -121,6 +121,7 @@ def test_each_client_trains_on_its_own_blocks():
     assert len({round(x, 4) for x in together.tolist()}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_cohort_of_k_trains_like_k_cohorts_of_one(optimizer):
     t = task()
@@ -134,6 +135,7 @@ def test_a_cohort_of_k_trains_like_k_cohorts_of_one(optimizer):
         torch.testing.assert_close(together.adapter.flat[k], run([k]).adapter.flat[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_activation_cache_changes_no_number():
     with_cache, without = task(cache_mb=1, partial=True), task(partial=True)
     assert with_cache.cache is not None
@@ -163,6 +165,7 @@ def test_the_base_has_lost_nothing_on_its_own_samples_before_training():
     assert first["general"].loss == again["general"].loss  # B = 0: whatever A is
 
 
+@pytest.mark.slow
 def test_samples_follow_the_model_and_the_seed():
     model = tiny_llama()
     draw = lambda seed, n=4: sample_texts(model, n, T, 0, torch.Generator().manual_seed(seed))  # noqa: E731

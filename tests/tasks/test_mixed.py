@@ -75,6 +75,7 @@ def contrast(params, clients):
     return extra
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("further", [False, True])
 def test_clients_of_a_precision_get_what_they_get_among_themselves(further):
     task = mixed()
@@ -100,6 +101,7 @@ def test_a_federation_of_one_precision_is_the_plain_one():
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_every_client_trains_as_on_its_own_copy_alone():
     work = LocalWork(epochs=2, batch_size=2, lr=0.01)
 
@@ -114,6 +116,7 @@ def test_every_client_trains_as_on_its_own_copy_alone():
     assert not torch.allclose(together.adapter.flat[0], trained(plain("none"), [0], 1).adapter.flat[0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_every_client_looks_at_what_it_keeps_back_through_its_own_copy():
     task = mixed(precisions=("none", "4bit", "none", "8bit", "none"))
     params, clients = moved(task.layout, 3), torch.tensor([3, 1, 4])
@@ -135,6 +138,7 @@ def test_the_servers_copy_is_what_scores_are_of(server):
     assert task.layout == alone.layout
 
 
+@pytest.mark.slow
 def test_what_is_folded_in_goes_to_every_copy_and_comes_back_from_every_copy():
     task = mixed()
     before = task.checksums()
@@ -149,6 +153,7 @@ def test_what_is_folded_in_goes_to_every_copy_and_comes_back_from_every_copy():
     assert task.checksums() == before
 
 
+@pytest.mark.slow
 def test_a_frozen_weight_that_moves_on_one_copy_is_named():
     task = mixed()
 
@@ -162,6 +167,7 @@ def test_a_frozen_weight_that_moves_on_one_copy_is_named():
         list(rounds(*start(task)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["fedit", "flora"])
 def test_a_mixed_federation_learns(aggregation):
     losses = [record.scores["validation"].loss for _, record in rounds(*start(mixed(), aggregation, num_rounds=4))]

@@ -92,6 +92,7 @@ def test_the_same_memory_holds_fewer_clients_with_larger_batches(device):
     assert one > two > four >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [language, labels])
 def test_numbers_do_not_depend_on_the_memory(make, device):
     ends = []
@@ -104,6 +105,7 @@ def test_numbers_do_not_depend_on_the_memory(make, device):
         assert loss == pytest.approx(ends[0][1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_the_passes_that_it_started_with(device, tmp_path):
     device.free = room_for(language, 2)
     task = language()
@@ -144,6 +146,7 @@ def cramp(task, name: str, most: float) -> None:
     setattr(task, name, run)
 
 
+@pytest.mark.slow
 def test_a_device_that_runs_out_in_training_gets_half_as_many_clients_and_that_is_kept(device):
     fed = federation(language())
     calm = list(rounds(fed, begin(fed)))[-1][0]
@@ -164,6 +167,7 @@ def make_step(clients: int):
     return Step(torch.arange(clients), rows, torch.ones_like(rows, dtype=torch.bool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [language, labels])
 def test_a_device_that_runs_out_in_an_evaluation_gets_smaller_passes_and_the_same_scores(make, device):
     task = make()
@@ -240,6 +244,7 @@ def test_check_and_manifest_say_what_was_chosen(device):
     assert describe_passes(p) == {"clients": p.federation.clients_per_pass}
 
 
+@pytest.mark.slow
 def test_personal_models_are_scored_side_by_side_where_there_is_room(device):
     """Two to seven blocks a client, ten of the server. 20 blocks hold 10 and 7, then 6, 5 and 4, then 3 and 2."""
     g = torch.Generator().manual_seed(5)

@@ -97,6 +97,7 @@ def score(task) -> list:
     return [*found, task.evaluate_each(served), task.held_out(own, torch.arange(2)).tolist(), texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", TASKS)
 def test_replayed_evaluations_give_the_bits_of_the_others(make, recorded):
     task = make()

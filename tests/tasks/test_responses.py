@@ -47,6 +47,7 @@ def whole(key: torch.Tensor | None = None, extra_loss=None) -> Step:
     return Step(torch.arange(3), rows.where(real, 0), real, key, extra_loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, dropout, monkeypatch):

@@ -32,6 +32,7 @@ def _keep():
         yield
 
 
+@pytest.mark.slow
 def test_every_rule_that_holds_has_a_line():
     said: list[str] = []
     assert check_plugin(str(NEWCOMERS / "by_length.py"), [], said.append) == 0
@@ -41,6 +42,7 @@ def test_every_rule_that_holds_has_a_line():
     assert said[-1] == f"  it keeps all {len(rules)} rules"
 
 
+@pytest.mark.slow
 def test_a_broken_rule_is_told_with_what_was_done_instead(tmp_path):
     (tmp_path / "bold.py").write_text(BOLD)
     said: list[str] = []

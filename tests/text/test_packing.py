@@ -19,6 +19,7 @@ def stream_of(documents):
     return stream
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(DOCUMENTS, st.integers(1, 8))
 def test_every_token_but_the_first_is_a_target_exactly_once_after_its_own_past(documents, length):
@@ -31,6 +32,7 @@ def test_every_token_but_the_first_is_a_target_exactly_once_after_its_own_past(d
     assert blocks.num_tokens == len(stream) - 1
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(DOCUMENTS, st.integers(1, 8))
 def test_only_the_last_block_is_padded_and_none_is_empty(documents, length):

@@ -54,6 +54,7 @@ def test_texts_without_words_have_a_finite_score(score, texts):
     assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_formality_and_complexity_rise_from_talk_to_encyclopedia(shared_data):
     """As in the literature: what is said to somebody is less formal than what is written for anybody."""

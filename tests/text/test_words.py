@@ -16,6 +16,7 @@ def words_of(text):
     return [word.lower().replace("’", "'") for word in WORD.findall(text)]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(TEXTS)
 def test_words_are_what_the_regular_expression_matches(texts):
@@ -25,6 +26,7 @@ def test_words_are_what_the_regular_expression_matches(texts):
     assert len(set(found.types)) == len(found.types)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(TEXTS, st.randoms(use_true_random=False))
 def test_taking_words_out_is_what_the_regular_expression_would_do(texts, random):

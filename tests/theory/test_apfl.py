@@ -32,6 +32,7 @@ def test_two_rounds_of_one_step_by_hand():
     torch.testing.assert_close(two.clients["alpha"].flat[:, 0].tolist(), alpha)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.3, 0.8])
 def test_mixtures_reach_every_client_s_own_minimum(alpha):
     """min_v F_k(a v + (1 - a) x) has a v + (1 - a) x = b_k for the x that was sent, wherever it is."""
@@ -39,6 +40,7 @@ def test_mixtures_reach_every_client_s_own_minimum(alpha):
     torch.testing.assert_close(algorithm.personal(found[-1]).flat, TASK.bt, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_share_of_one_is_training_alone():
     alone = run_to_end(federation(LowRank(), ("ditto", {"lam": 0.0}), cohort_size=4))[0].clients["v"]
     algorithm = ("apfl", {"alpha": 1.0, "alpha_lr": 0.0})
@@ -51,6 +53,7 @@ def test_a_share_of_zero_uses_the_server_s_model():
     assert torch.equal(algorithm.personal(found[-1]).flat, found[-1].adapter.flat.expand(2, -1))
 
 
+@pytest.mark.slow
 def test_the_server_s_model_is_fedavg_s_to_the_bit():
     both = [run_to_end(federation(LowRank(), name, cohort_size=4))[0].adapter.flat for name in ("apfl", "fedavg")]
     assert torch.equal(*both)

@@ -347,6 +347,7 @@ MEASURED = [  # bug, the invariant that it breaks, its number (zero if it holds)
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bug", "invariant", "measure", "right", "wrong"), MEASURED, ids=[b[0] for b in MEASURED])
 def test_an_invariant_is_far_off(bug, invariant, measure, right, wrong):
     assert measure(right) < 1e-9

@@ -21,6 +21,7 @@ def kept(lam: float, task=TASK, **changes) -> torch.Tensor:
     return state.clients["v"].flat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [0.5, 2.0, 6.0])
 def test_what_a_client_keeps_is_the_minimum_of_its_own_objective(lam):
     """v_k = (H_k b_k + lam x) / (H_k + lam), with x what the server sent in the last round."""
@@ -29,10 +30,12 @@ def test_what_a_client_keeps_is_the_minimum_of_its_own_objective(lam):
     torch.testing.assert_close(states[-1].clients["v"].flat, (H * b + lam * x) / (H + lam), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_a_pull_clients_end_where_they_would_alone():
     torch.testing.assert_close(kept(0.0), TASK.bt, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_server_s_model_is_fedavg_s_to_the_bit():
     both = [run_to_end(federation(LowRank(), algorithm, cohort_size=4))[0] for algorithm in ("ditto", "fedavg")]
     assert torch.equal(both[0].adapter.flat, both[1].adapter.flat)
@@ -47,6 +50,7 @@ def test_a_client_that_was_not_there_keeps_what_it_had():
             assert same == (k not in there)
 
 
+@pytest.mark.slow
 def test_personal_scores_are_those_of_what_clients_keep():
     *_, (state, record) = run_rounds(federation(LowRank(), ("ditto", {"lam": 0.01}), num_rounds=40))
     own = [LowRank().grad(row[None], _all(k))[0].item() for k, row in enumerate(state.clients["v"].flat)]

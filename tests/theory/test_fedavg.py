@@ -21,6 +21,7 @@ def limit(K: tuple[int, int], sizes: tuple[int, int] = (1, 1), lr: float = 0.1, 
     return state.adapter.flat.item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("K", "expected"), [(1, 0.8), (5, 0.6925023465), (50, 0.5012917726)])
 def test_fixed_point_drifts_from_the_optimum_with_local_steps(K, expected):
     assert limit((K, K), num_rounds=30 if K > 1 else 160) == pytest.approx(expected, abs=1e-9)
@@ -32,6 +33,7 @@ def test_fixed_point_with_unequal_weights():
     assert limit((1, 1), sizes=(9, 1)) == pytest.approx(4 / 13, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_objective_inconsistency_with_unequal_steps():
     """K = (1, 10): clients of 1 and 10 examples, batch 1, one epoch, uniform weights."""
     task = Quadratic([[1.0], [4.0]], [[0.0], [1.0]], [1, 10])

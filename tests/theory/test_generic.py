@@ -191,6 +191,7 @@ def test_a_client_cannot_touch_another_one_in_the_same_round(algorithm, aggregat
     assert len(rows) == 6
 
 
+@pytest.mark.slow
 def test_clients_answer_to_what_the_server_does():
     """I-G5: where two aggregations get the same first uploads, the second ones differ: the server's answer is loaded."""
     different = [g for g in AGGREGATIONS if g != "zero_pad"]  # which is what FedIT does with unequal ranks

@@ -31,6 +31,7 @@ def language() -> LanguageTask:
     return LanguageTask(opened, train, {"topic/a": train[0]}, {"topic/a": 1.0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("task", [LowRank, language])
 def test_mu_zero_is_fedavg_bit_for_bit(task, optimizer):
@@ -44,6 +45,7 @@ def test_mu_zero_is_fedavg_bit_for_bit(task, optimizer):
     assert torch.equal(mine.adapter.flat, plain.adapter.flat)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [LowRank, language])
 def test_the_first_round_of_a_client_is_fedavgs(task):
     """I-M2: its previous model is the server's, so that the contrast is log 2 and has no gradient."""

@@ -11,6 +11,7 @@ TASK = Quadratic(H=[[1.0], [3.0]], b=[[0.0], [4.0]], sizes=[4, 12])
 LONG = {"work": {"steps": 80, "lr": 0.1, "weighting": "samples"}, "num_rounds": 40}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lam", "step"), [(0.5, 1.0), (2.0, 0.3)])
 def test_own_models_are_proximal_points_and_the_server_s_is_where_their_pulls_cancel(lam, step):
     """theta = (H b + lam x) / (H + lam); sum p lam (x - theta) = 0 with p = (1/4, 3/4)."""

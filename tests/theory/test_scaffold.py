@@ -182,6 +182,7 @@ def test_unequal_clients_reach_the_optimum_of_their_weighted_mean(option, cohort
 UNEVEN = {"steps": 5, "lr": 0.1, "weighting": "samples"}  # 9 examples and 1
 
 
+@pytest.mark.slow
 @OPTIONS
 def test_one_weighting_rule_for_models_and_control_variates_reaches_the_weighted_optimum(option):
     """I-SC5: p = (0.9, 0.1), optimum 4/13."""
@@ -200,6 +201,7 @@ def uniform_c(fed) -> object:
     return replace(fed, algorithm=replace(fed.algorithm, server=server))
 
 
+@pytest.mark.slow
 def test_control_variates_weighed_otherwise_than_models_end_at_another_optimum():
     """I-SC5 and B-7: at the uniform one, 0.8, and the run is stopped before that."""
     fed = uniform_c(federation(case_1((9, 1)), "scaffold", num_rounds=60, work=UNEVEN))
@@ -283,6 +285,7 @@ def test_c_counts_for_each_slice_the_clients_whose_rank_reaches_it():
 THREE = [[-1.0], [0.0], [10.0]]  # optima; their mean is 3, their median 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "optimizer", "lr", "start", "ends"),
     [
@@ -304,6 +307,7 @@ def test_with_adamw_only_corrected_gradients_reach_the_mean_of_the_optima(algori
     assert xs[-3:] == pytest.approx([ends] * 3, abs=tolerance)
 
 
+@pytest.mark.slow
 def test_updates_as_control_variates_leave_the_optimum():
     """S2 started at the mean of the optima moves away towards the median, at lr a step."""
     task = Quadratic([[1.0]] * 3, THREE, [1, 1, 1], start=3.0)

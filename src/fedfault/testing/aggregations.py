@@ -177,7 +177,7 @@ def its_traits_exist(subject: Subject) -> None:
     expect(not unknown, f"no trait {', '.join(sorted(unknown))}; the traits are {', '.join(TRAITS)}")
 
 
-@rule(KIND)
+@rule(KIND, slow=True)
 def no_slice_dies(subject: Subject) -> None:
     """A slice of rank never has zeros in A and in B: it would have no gradient, and the rank would shrink in silence."""
     for cohort in (2, 4):
@@ -189,7 +189,7 @@ def no_slice_dies(subject: Subject) -> None:
             expect(not dead, f"slices {dead} are zero after round {state.round} of a run in which one client has them")
 
 
-@rule(KIND)
+@rule(KIND, slow=True)
 def it_learns(subject: Subject) -> None:
     """Eight rounds of FedAvg on a small regression bring the loss below 0.8 of what it was."""
     _, records = run_to_end(_small(subject.build(), num_rounds=8, steps=4, work={"lr": 0.2}))
@@ -232,7 +232,7 @@ def a_cohort_of_k_is_k_cohorts_of_one(subject: Subject) -> None:
             expect_close(b, a, f"one at a time, ranks {ranks or 'equal'}", rtol=1e-4, atol=1e-5)
 
 
-@rule(KIND)
+@rule(KIND, slow=True)
 def a_resumed_run_equals_an_uninterrupted_one(subject: Subject) -> None:
     """A run that goes on from its checkpoint is the whole run, to the bit: frozen weights, ranks, folds and memory too."""
 
@@ -304,7 +304,7 @@ def two_runs_with_one_seed_are_identical(subject: Subject) -> None:
     expect([r.clients for r in ra] == [r.clients for r in rb], "the records differ")
 
 
-@rule(KIND)
+@rule(KIND, slow=True)
 def what_stands_its_traits_takes_its_usual_step(subject: Subject) -> None:
     """Where clients agree, no server that stands the traits takes another step than with a plain average: name them all."""
     aggregation: Aggregation = subject.build()

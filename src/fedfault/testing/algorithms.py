@@ -40,7 +40,7 @@ def _away_from_start(fed: Federation) -> State:
     return replace(state, adapter=x, memory=fed.algorithm.init(x))
 
 
-@rule(KIND)
+@rule(KIND, slow=True)
 def it_learns(subject: Subject) -> None:
     """Fifteen rounds on a small regression bring the loss below 0.8 of what it was."""
     _, records = run_to_end(federation(LowRank(), subject.build(), num_rounds=15))
@@ -98,7 +98,7 @@ def its_functions_do_not_touch_their_inputs(subject: Subject) -> None:
         expect(torch.equal(state.memory[name].flat, flat), f"the state's memory {name!r} was changed in place")
 
 
-@rule(KIND)
+@rule(KIND, slow=True)
 def a_resumed_run_equals_an_uninterrupted_one(subject: Subject) -> None:
     """All that outlives a round is in `State`: a run that goes on from its checkpoint is the whole run, to the bit."""
     whole, records = run_to_end(federation(LowRank(), subject.build(), cohort_size=3, num_rounds=6))
@@ -115,7 +115,7 @@ def a_resumed_run_equals_an_uninterrupted_one(subject: Subject) -> None:
     expect([r.scores for r in later] == [r.scores for r in records[4:]], "the scores differ")
 
 
-@rule(KIND)
+@rule(KIND, slow=True)
 def two_runs_with_one_seed_are_identical(subject: Subject) -> None:
     """Nothing is random but what the seed draws."""
     (a, ra), (b, rb) = (run_to_end(federation(LowRank(), subject.build(), cohort_size=4)) for _ in range(2))
@@ -133,7 +133,7 @@ def bytes_are_those_of_what_is_sent(subject: Subject) -> None:
         expect(min(c.bytes_down, c.bytes_up) >= whole, f"{c.bytes_up} bytes up, {c.bytes_down} down, adapter {whole}")
 
 
-@rule(KIND)
+@rule(KIND, slow=True)
 def what_it_stands_leaves_its_step_as_it_is(subject: Subject) -> None:
     """Where clients agree, all aggregations that the server stands give the same weights: the step with a plain average."""
     algorithm: Algorithm = subject.build()

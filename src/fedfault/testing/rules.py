@@ -43,7 +43,7 @@ class Rule:
 
     sentence: str
     run: Callable[[Subject], None]
-    slow: bool  # takes more than a second or two
+    slow: bool  # takes some tenths of a second and more
 
     def check(self, subject: Subject) -> None:
         """Raises `RuleBroken` with the rule's sentence and what the component did, whatever it raised."""
