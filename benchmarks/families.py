@@ -37,7 +37,6 @@ FAMILIES = {  # family -> its packaged calibration, and its settings
         ("federation.aggregation=flexlora", "federation.scheduler={name: fixed, ranks: [2, 4, 8]}"),
     ),
 }
-SLOW = {"drift"}  # ten times as long as another; benchmarks/faults.py has it on the corpus of the controls
 
 
 def find_alarms(judged: Sequence[Judged], packaged: Calibration | None = None) -> list[set[str]]:
@@ -126,7 +125,7 @@ def main() -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 todo = {IID: dataclasses.replace(HEALTHY[IID], settings=settings)} if seed < a.seeds else {}
                 if family == FEDAVG and seed < a.faults:
-                    todo |= {name: fault for name, fault in FAULTS.items() if name not in SLOW}
+                    todo |= FAULTS
                 for name, fault in todo.items():
                     like[corpus] = train(name, fault, seed, like[corpus], folder, data)
     print_healthy(list(corpora), a.results)

@@ -192,3 +192,27 @@ def test_what_seeds_cannot_tell_is_not_promised():
     assert count_needed([0.2], 0.0, 0.05) is count_needed([0.2, math.inf], 0.0, 0.05) is None
     assert count_needed([0.2] * 5, 0.1, 0.05) == 5  # 1 / 32
     assert count_needed([0.1] * 5, 0.1, 0.05) is None
+    assert count_needed([0.0] * 9, -0.02, 0.05, test="mixture") == 7  # signs that are looked at after each
+    assert count_needed([0.0] * 9, 0.02, 0.05, test="mixture") == 7
+
+
+@pytest.mark.parametrize(
+    ("d", "bound", "grain"),
+    [([0.5] * 4 + [0.5 + 1e-8], 0.0, 0.0), ([0, 0, 0, 0, 1e-6], -0.02, 2e-4), ([5.0] * 4 + [5.000001], 0.0, 0.0)],
+)
+def test_differences_without_a_spread_to_speak_of_are_no_surer_than_their_signs(d, bound, grain):
+    assert p_above(d, bound, "student", grain=grain) == 1 / 32
+    assert mean_interval(d, 0.05, grain=grain) is None
+    assert p_above(d, bound, "mixture", grain=grain) == p_above([1.0] * 5, 0.0, "mixture")
+
+
+@pytest.mark.parametrize(("rate", "bound"), [(0.1, 0.1), (0.2, 0.2), (0.5, 0.5), (0.05, 0.05)])
+@pytest.mark.parametrize("n", [5, 6, 8, 10, 16])
+def test_counts_of_a_fixed_number_of_runs_have_their_level(n, rate, bound):
+    """One arm alarms in a share of runs, the other never: the difference is the bound itself, and not symmetric."""
+    wrong = {"above": 0.0, "below": 0.0}
+    for k in range(n + 1):
+        d, chance = [1.0] * k + [0.0] * (n - k), math.comb(n, k) * rate**k * (1 - rate) ** (n - k)
+        wrong["above"] += chance * (p_above(d, bound, "bets") <= 0.025)
+        wrong["below"] += chance * (p_above([-v for v in d], -bound, "bets") <= 0.025)
+    assert max(wrong.values()) <= 0.025

@@ -9,8 +9,8 @@ each for a mean above a bound against one that is not:
              (mean - bound) / sd with a half-normal prior N+(0, PRIOR). It depends on the data by t alone, the right Haar
              prior on sd cancels, and it grows with t, so that a mean below the bound makes it smaller still (Lai 1976;
              Grünwald, de Heide and Koolen 2024, section 4; Wang and Ramdas 2025).
-    signs    differences that have no spread yet, or are infinite: how many exceed the bound, where each would by 1/2,
-             averaged over probabilities from 1/2 to 1. It assumes a law that is symmetric about its mean.
+    signs    differences that have no spread yet (less than `grain`), or are infinite: how many exceed the bound, where each
+             would by 1/2, averaged over probabilities from 1/2 to 1. It assumes a law that is symmetric about its mean.
     bets     differences within (-reach, reach), as those of counts are: the wealth of bets on `d > bound`, averaged over
              stakes (Waudby-Smith and Ramdas 2024, JRSS B 86(1), section 4). It assumes nothing else.
 """
@@ -23,7 +23,8 @@ from typing import Literal
 
 import numpy as np
 
-ROUNDING = 1e-9  # nats: differences closer than that are the same
+ROUNDING = 1e-9  # nats: differences closer than that are the same,
+RELATIVE = 1e-6  # and those closer than that times the largest: losses are in single precision
 # Variance of the effect: mean differences are often 1 to 5 standard deviations, where 1 or 16 would cost two seeds more.
 PRIOR = 4.0
 STAKES = 50  # of the largest that cannot lose everything: 1/50, 2/50, ...
@@ -31,10 +32,18 @@ STEPS = 60  # bisections of an interval's end
 Anytime = Literal["mixture", "bets"]
 
 
-def measure_evidence(d: np.ndarray, bound: float, test: Anytime, reach: float = 1.0) -> np.ndarray:
+def have_no_spread(d: np.ndarray, grain: float = 0.0) -> np.ndarray:
+    """Whether the first differences (n,), up to each, are all the same: closer than rounding, or than `grain`."""
+    finite = np.where(np.isfinite(d), d, 0.0)
+    least = np.maximum(max(ROUNDING, grain), RELATIVE * np.maximum.accumulate(np.abs(finite)))
+    same: np.ndarray = np.maximum.accumulate(d) - np.minimum.accumulate(finite) <= least
+    return same
+
+
+def measure_evidence(d: np.ndarray, bound: float, test: Anytime, reach: float = 1.0, grain: float = 0.0) -> np.ndarray:
     """Logarithm of the e-process after each of the differences (n,): how much speaks for a mean above the bound.
 
-    reach: for `bets`, what no difference exceeds.
+    reach: for `bets`, what no difference exceeds. grain: differences closer than that are the same, for `mixture`.
 
     >>> measure_evidence(np.array([0.3, 0.1, 0.2, 0.4]), 0.0, "mixture").round(2)
     array([0.41, 0.75, 1.74, 2.33])
@@ -46,8 +55,7 @@ def measure_evidence(d: np.ndarray, bound: float, test: Anytime, reach: float = 
     finite = np.isfinite(y)
     safe = np.where(finite, y, 0.0)
     plain = weigh_mixture(n, np.cumsum(safe) / n, np.cumsum(safe**2))
-    same = np.maximum.accumulate(d) - np.minimum.accumulate(np.where(finite, d, 0.0)) < ROUNDING
-    odd = same | ~np.logical_and.accumulate(finite)
+    odd = have_no_spread(d, grain) | ~np.logical_and.accumulate(finite)
     return np.where(odd, _weigh_signs(y), plain) if odd.any() else plain
 
 
@@ -87,32 +95,34 @@ def _bet(d: np.ndarray, bound: float, reach: float) -> np.ndarray:
     return found
 
 
-def p_above(d: np.ndarray, bound: float, test: Anytime, reach: float = 1.0) -> float:
+def p_above(d: np.ndarray, bound: float, test: Anytime, reach: float = 1.0, grain: float = 0.0) -> float:
     """p, at every look, of the values so far if the true mean were no larger than the bound."""
-    most = float(measure_evidence(d, bound, test, reach).max(initial=0.0))
+    most = float(measure_evidence(d, bound, test, reach, grain).max(initial=0.0))
     return min(1.0, math.exp(-most))
 
 
-def find_interval(d: np.ndarray, alpha: float, test: Anytime, reach: float = 1.0) -> tuple[float, float] | None:
+def find_interval(
+    d: np.ndarray, alpha: float, test: Anytime, reach: float = 1.0, grain: float = 0.0
+) -> tuple[float, float] | None:
     """The bounds that no look so far has rejected: it holds the mean at all looks together at a rate of 1 - alpha.
 
     A confidence sequence, which only gets narrower. None as long as there is no end to it on either side, and where looks
     contradict one another, which with a rate of alpha they may.
     """
-    low, high = _find_lowest(d, alpha / 2, test, reach), -_find_lowest(-d, alpha / 2, test, reach)
+    low, high = (sign * _find_lowest(sign * d, alpha / 2, test, reach, grain) for sign in (1.0, -1.0))
     return None if low > high or (math.isinf(low) and math.isinf(high)) else (low, high)
 
 
-def _find_lowest(d: np.ndarray, level: float, test: Anytime, reach: float) -> float:
+def _find_lowest(d: np.ndarray, level: float, test: Anytime, reach: float, grain: float) -> float:
     """The largest bound that the mean is above at this level; -inf if there is none."""
     finite = d[np.isfinite(d)]
     size = float(np.abs(finite).max(initial=1e-6))
     low, high = (-reach, reach) if test == "bets" else (float(finite.min(initial=0.0)) - 1e3 * size, size)
-    if test == "mixture" and p_above(d, low, test) > level:
+    if test == "mixture" and p_above(d, low, test, grain=grain) > level:
         return -math.inf
     for _ in range(STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if p_above(d, middle, test, reach) <= level else (low, middle)
+        low, high = (middle, high) if p_above(d, middle, test, reach, grain) <= level else (low, middle)
     return low
 
 
@@ -130,6 +140,16 @@ def count_needed(effect: float, alpha: float, power: float, most: int) -> int | 
     mean = effect - norm.ppf(power) / np.sqrt(n)  # what as many samples as `power` exceed
     enough = weigh_mixture(n, mean, n - 1 + n * mean**2) >= -math.log(alpha)
     return int(n[enough.argmax()]) if enough.any() else None
+
+
+def count_same(d: float, bound: float, alpha: float, test: Anytime, reach: float, most: int) -> int | None:
+    """How many values that are all d it takes until they are surely above the bound; None where `most` would not do.
+
+    >>> count_same(0.0, -0.02, 0.05, "mixture", 1.0, 100)
+    7
+    """
+    enough = measure_evidence(np.full(most, d), bound, test, reach) >= -math.log(alpha)
+    return int(enough.argmax()) + 1 if enough.any() else None
 
 
 def extend(values: Sequence[float], total: int, mean: float) -> list[float]:

@@ -7,13 +7,14 @@ bound. An interval holds the bounds that the same test, on both sides, does not 
     flips     exact permutation test: under the bound the signs of d - bound are exchangeable, so all 2^n of them are
               counted (Fisher 1935, section 21). It assumes no more than that, and its p is never below 2^-n. Its interval
               has the means of subsets as its ends (Hartigan 1969), and there is none where 2^-n is above half the level.
-
+              It takes a law that is symmetric about its mean.
+    bets      for counts (0 or 1 a run), whose differences are not symmetric: `anytime.py`, for any law within bounds
     mixture   for a number of seeds that is found while they come (`seeds: auto`): `anytime.py`, for normal differences
-    bets      the same for counts (0 or 1 a run)
 
 `choose_test` chooses between the first two by the number of pairs and of questions alone, before any number is seen: flips
 wherever they could lead to an answer after the correction for several, else student. Flips also where the t-test does
-not hold: for differences that are infinite (a run diverged), for counts (0 or 1 a run), and for those that are all the same.
+not hold: for differences that are infinite (a run diverged), and for those that are all the same, closer than rounding or
+than a `grain`: from values without a spread nobody learns how far the next one may lie.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Literal
 import numpy as np
 
 from fedfault import anytime
-from fedfault.anytime import ROUNDING
+from fedfault.anytime import ROUNDING, have_no_spread
 from fedfault.seeds import rng
 
 ALPHA = 0.05
@@ -37,13 +38,13 @@ Test = Literal["flips", "student", "mixture", "bets"]
 
 
 def mean_interval(
-    values: Sequence[float], alpha: float = ALPHA, test: Test = "student", reach: float = 1.0
+    values: Sequence[float], alpha: float = ALPHA, test: Test = "student", reach: float = 1.0, grain: float = 0.0
 ) -> tuple[float, float] | None:
     """The interval for the mean that misses it at a rate of alpha at most; 95 % unless said otherwise.
 
     The values are those of seeds, or of the clients or topics of one run; of other runs it says nothing then. An end is
     infinite where runs have diverged. None for fewer than two values, a NaN, and where no interval is as sure as that.
-    reach: for `bets`, what no value exceeds.
+    reach: for `bets`, what no value exceeds. grain: values closer than that are the same.
 
     >>> low, high = mean_interval([0.3, 0.1, 0.2, 0.4])
     >>> print(f"{low:.3f} to {high:.3f}")
@@ -53,8 +54,8 @@ def mean_interval(
     if len(d) < 2 or np.isnan(d).any():
         return None
     if test in ("mixture", "bets"):
-        return anytime.find_interval(d, alpha, test, reach)
-    if _need_flips(d, test):
+        return anytime.find_interval(d, alpha, test, reach, grain)
+    if _need_flips(d, test, grain):
         return _invert_flips(d, alpha)
     from scipy.stats import t
 
@@ -71,14 +72,14 @@ def choose_test(pairs: int, questions: int) -> Test:
     return "flips" if questions * 2 * 0.5**pairs <= ALPHA else "student"
 
 
-def p_above(differences: Sequence[float], bound: float, test: Test, reach: float = 1.0) -> float:
+def p_above(differences: Sequence[float], bound: float, test: Test, reach: float = 1.0, grain: float = 0.0) -> float:
     """p of the data if the true mean were no larger than the bound; 1 for fewer than two pairs."""
     d = np.asarray(differences, dtype=float)
     if len(d) < 2 or np.isnan(d).any():
         return 1.0
     if test in ("mixture", "bets"):
-        return anytime.p_above(d, bound, test, reach)
-    if _need_flips(d, test):
+        return anytime.p_above(d, bound, test, reach, grain)
+    if _need_flips(d, test, grain):
         means = _list_subset_means(d)
         return float(1 + (means <= bound + ROUNDING).sum()) / (1 + len(means))
     from scipy.stats import ttest_1samp
@@ -86,8 +87,8 @@ def p_above(differences: Sequence[float], bound: float, test: Test, reach: float
     return float(ttest_1samp(d, bound, alternative="greater").pvalue)
 
 
-def _need_flips(d: np.ndarray, test: Test) -> bool:
-    return test == "flips" or not np.isfinite(d).all() or float(np.ptp(d)) < ROUNDING
+def _need_flips(d: np.ndarray, test: Test, grain: float) -> bool:
+    return test == "flips" or not np.isfinite(d).all() or bool(have_no_spread(d, grain)[-1])
 
 
 def _list_subset_means(d: np.ndarray) -> np.ndarray:
@@ -128,12 +129,19 @@ def _limit_infinite(d: np.ndarray) -> np.ndarray:
 
 
 def count_needed(
-    values: Sequence[float], bound: float, alpha: float, power: float = 0.8, most: int = 1000, test: Test = "student"
+    values: Sequence[float],
+    bound: float,
+    alpha: float,
+    power: float = 0.8,
+    most: int = 1000,
+    test: Test = "student",
+    reach: float = 1.0,
+    grain: float = 0.0,
 ) -> int | None:
     """How many values it would take to tell the mean from the bound, if mean and spread are those of the values at hand.
 
     By a t-test on one side at alpha, or `mixture`, which finds it with this power; where the values are all the same, by
-    flips of signs.
+    flips of signs, or by signs that are looked at after each.
     None where `most` would not do, for fewer than two values and for one that is not finite.
 
     >>> count_needed([0.3, 0.1, 0.2, 0.4], 0.0, 0.05)
@@ -142,8 +150,14 @@ def count_needed(
     d = np.asarray(values, dtype=float)
     if len(d) < 2 or not np.isfinite(d).all():
         return None
-    if float(np.ptp(d)) < ROUNDING:
-        return None if abs(d[0] - bound) < ROUNDING else math.ceil(-math.log2(alpha))
+    if have_no_spread(d, grain)[-1]:
+        place = float(d.mean())
+        if abs(place - bound) < ROUNDING:
+            return None
+        if test in ("mixture", "bets"):
+            sign = 1.0 if place > bound else -1.0
+            return anytime.count_same(sign * place, sign * bound, alpha, test, reach, most)
+        return math.ceil(-math.log2(alpha))
     from scipy.stats import nct, t
 
     effect = abs(float(d.mean()) - bound) / float(d.std(ddof=1))

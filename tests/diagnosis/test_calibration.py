@@ -340,9 +340,9 @@ def test_a_run_may_differ_in_what_controls_are_there_for():
 
 
 def test_settings_that_differ_are_named_and_some_must_not():
-    wrong, differs = compare_settings(CONFIG, like(model__name="other", training__lr=0.1, model__lora__r_max=4))
+    wrong, differs = compare_settings(CONFIG, like(model__name="other", training__lr=0.1, model__lora__alpha=4))
     assert wrong == ["model.name=other (micro)"]
-    assert sorted(differs) == ["model.lora.r_max=4 (8)", "training.lr=0.1 (0.01)"]
+    assert sorted(differs) == ["model.lora.alpha=4 (16.0)", "training.lr=0.1 (0.01)"]
     assert compare_settings(CONFIG, like(training__momentum=0.9)) == ([], ["training.momentum=0.9 (None)"])
 
 
@@ -398,6 +398,14 @@ def test_a_file_is_taken_with_its_differences_or_refused(tmp_path):
         {"federation__num_rounds": 3},
         {"federation__algorithm": {"name": "fedadam"}},
         {"federation__aggregation": {"name": "flora"}},
+        {"model__lora__r_max": 2},  # no adapter of rank 2 has the rank of one of rank 8
+        {"model__lora__target_modules": ["q_proj"]},
+        {"model__trainable": "full"},
+        {"federation__total_clients": 40},
+        {"evaluation__every": 4},  # too seldom for an alarm
+        {"evaluation__general": "wikitext"},
+        {"evaluation__max_blocks": 2},  # noisier losses
+        {"data__max_samples": 50},
     ):
         with pytest.raises(
             UserError, match=r"is for other runs: it differs in \S+=\S+ \(\S+\); .*calibration=auto makes"

@@ -25,11 +25,11 @@ def state_of(records, calibration=None) -> str:
 
 
 def test_without_an_alarm_a_run_is_healthy_only_if_controls_say_so(known):
-    known(one=fake([0, 0]), two=fake([0, 2]))
-    found = judge_run(RUN[:2], ONE)
+    known(one=fake([0, 0, 0]), two=fake([0, 0, 2]))
+    found = judge_run(RUN[:3], ONE)
     assert (found["state"], found["since"], found["causes"], found["over"]) == (HEALTHY, None, [], [])
     assert found["sentence"] == "No detector raised an alarm."
-    assert judge_run(RUN[:3], ONE)["sentence"] == "No detector raised an alarm; suspected for a while: two."
+    assert judge_run(RUN[:4], ONE)["sentence"] == "No detector raised an alarm; suspected for a while: two."
     found = judge_run(RUN[:2], None)
     assert (found["state"], found["calibration"]) == (NO_ALARM, None)
     assert found["sentence"] == "No detector raised an alarm, by conventional thresholds."
@@ -40,7 +40,25 @@ def test_a_calibration_that_read_nothing_of_the_run_says_nothing(known):
     known(one=fake([]), two=fake([0, 0]))
     found = judge_run(RUN[:3], ONE)
     assert (found["state"], found["calibration"], found["controls"]) == (NO_ALARM, None, 0)
-    assert "has none of the numbers that the 19 controls were judged by" in found["sure"]
+    assert "0 of the 1 detectors that the 19 controls calibrate had the 2 readings that an alarm takes" in found["sure"]
+
+
+@pytest.mark.parametrize(
+    ("often", "seldom", "state"), [(1, 1, HEALTHY), (2, 1, HEALTHY), (1, 2, NO_ALARM), (0, 3, NO_ALARM)]
+)
+def test_a_run_is_healthy_only_if_most_detectors_could_have_alarmed(known, often, seldom, state):
+    names = {f"often{i}": fake([0, 0, 0]) for i in range(often)} | {f"seldom{i}": fake([0]) for i in range(seldom)}
+    known(**names)
+    found = judge_run(RUN[:4], replace(CALIBRATED, thresholds={name: Threshold(1.0, 19) for name in names}))
+    assert found["state"] == state
+    ready = f"{often} of the {often + seldom} detectors that the 19 controls calibrate had the 2 readings"
+    assert (ready in found["sure"]) == (seldom > 0)
+    assert ("about 5 % of healthy runs" in found["sure"]) == (state == HEALTHY)
+
+
+def test_detectors_of_which_the_controls_say_nothing_are_named(known):
+    known(one=fake([0, 0, 0]), mean_one=fake([0, 0, 0]), silent=fake([]))
+    assert judge_run(RUN[:4], ONE)["sure"].endswith("(1). Of mean one the controls say nothing.")
 
 
 def test_what_matters_and_only_controls_could_judge_is_told(known):
@@ -66,10 +84,10 @@ def scored(*losses: float, se: float | None = None) -> list[RoundRecord]:
 @pytest.mark.parametrize(
     ("losses", "se", "learned"),
     [
-        ((5.0, 4.9), None, True),
-        ((5.0, 5.0 - 1e-6), 1e-9, False),  # a learning rate of nearly nothing: sure, and too small to show
-        ((5.0, 5.0 - 1.1 * LEAST), None, True),
-        ((5.0, 4.9), 0.1, False),  # within its error
+        ((5.0, 4.9, 4.9), None, True),
+        ((5.0, 5.0, 5.0 - 1e-6), 1e-9, False),  # a learning rate of nearly nothing: sure, and too small to show
+        ((5.0, 5.0, 5.0 - 1.1 * LEAST), None, True),
+        ((5.0, 4.9, 4.9), 0.1, False),  # within its error
         ((5.0, 4.0, 5.0), None, False),
         ((5.0, 5.2), None, False),
     ],

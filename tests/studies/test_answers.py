@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from fedfault.stats import count_needed
-from fedfault.studies.answers import answer_hypotheses, answer_listed
+from fedfault.studies.answers import answer_hypotheses, answer_listed, pick_test
 from fedfault.studies.results import Results, format_answers
 from fedfault.studies.study import Cell, Contrast, Study
 from planted import claim, draw_study, planted, two_arms
@@ -20,6 +20,13 @@ OLD = 4.0 + NOISE[0]
 
 def verdicts(study, runs):
     return {a.hypothesis.name: a.verdict for a in answer_hypotheses(study, runs)}
+
+
+@pytest.mark.parametrize("seeds", [5, 9])
+def test_counts_are_put_to_a_test_that_needs_no_symmetry(tmp_path, seeds):
+    study, _ = two_arms(tmp_path, OLD[:seeds], OLD[:seeds], hypotheses=(claim("any"),))
+    assert [pick_test(study, metric, 1) for metric in ("failed", "unhealthy", "alarm.divergence")] == ["bets"] * 3
+    assert pick_test(study, "gain", 20) == "student"
 
 
 @pytest.mark.parametrize("seeds", [5, 9])

@@ -41,13 +41,15 @@ NEEDED = 2  # of them above the threshold
 PACKAGED = Path(__file__).parent / "calibrations"
 MUST_AGREE = (  # a healthy run looks otherwise where these are others; beginnings of keys
     "model.name", "model.max_length", "data.dataset.", "data.path", "data.task_type", "data.text_columns",
-    "data.topic_column", "federation.num_rounds", "federation.centralised", "federation.algorithm.name",
-    "federation.aggregation.name", "training.loss_on", "model.chat_template", "monitor.source",
+    "data.topic_column", "data.max_samples", "data.held_out", "federation.num_rounds", "federation.centralised",
+    "federation.total_clients", "federation.algorithm.name", "federation.aggregation.name", "federation.scheduler.",
+    "training.loss_on", "model.chat_template", "model.trainable", "model.lora.r_", "model.lora.target_modules",
+    "evaluation.every", "evaluation.max_blocks", "evaluation.general", "monitor.source",
 )  # fmt: skip
 SCHEDULE = (  # and `auto` makes new controls where these are others
-    "federation.total_clients", "federation.clients_per_round", "federation.participation_rate", "training.local_",
-    "training.batch_size", "model.trainable", "model.lora.", "federation.scheduler.", "federation.selection.",
-    "federation.asynchronous", "federation.algorithm.unbiased", "tiers", "deadline.",
+    "federation.clients_per_round", "federation.participation_rate", "training.local_", "training.batch_size",
+    "model.lora.", "federation.selection.", "federation.asynchronous", "federation.algorithm.unbiased", "tiers",
+    "deadline.",
 )  # fmt: skip
 PARTITION = "data.partition."
 MAY_DIFFER = (  # what controls are for: they say how a healthy run looks; or what cannot matter

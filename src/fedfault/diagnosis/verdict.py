@@ -4,8 +4,9 @@
                                 ended above where it started
     did not learn               the validation loss did not fall, beyond its error and by as much as shows in a report
     degraded                    any other alarm
-    healthy                     no alarm, and control runs say how often a healthy run has none
-    no alarm (not calibrated)   no alarm by conventional thresholds; whether that means anything, nobody has measured
+    healthy                     no alarm, control runs say how often a healthy run has none, and most of the detectors that
+                                they calibrate had the readings that an alarm takes
+    no alarm (not calibrated)   any other run without an alarm; whether that means anything, nobody has measured
 
 The words are `records.STATES`, and metrics.json, reports, comparisons and studies use no others.
 
@@ -24,7 +25,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fedfault.diagnosis.calibration import Calibration
+from fedfault.diagnosis.calibration import NEEDED, Calibration
 from fedfault.diagnosis.detection import Course, Detection
 from fedfault.records import (
     DEGRADED,
@@ -55,7 +56,8 @@ def judge_detection(seen: Detection, differs: Sequence[str] = ()) -> dict[str, A
     alarmed = dict(sorted(alarmed.items(), key=lambda item: alarms.index(item[1])))
     causes = _find_causes({name: course.detector for name, course in courses.items()}, alarmed)
     holding = [name for name in alarmed if courses[name].state == "alarm"]
-    judged = bool(calibration and any(courses[name].last for name in calibration.thresholds if name in courses))
+    ready = _list_ready(seen)
+    judged = bool(calibration and ready and 2 * len(ready) >= len(calibration.thresholds))
     change = _measure_change(seen)
     fatal = any(courses[name].detector.is_failure(courses[name].last[-1]) for name in holding)
     state = _choose_state(fatal, bool(alarms), change, judged)
@@ -72,11 +74,17 @@ def judge_detection(seen: Detection, differs: Sequence[str] = ()) -> dict[str, A
         "over": [name for name in alarmed if name not in holding],
         "severity": severity,
         "sentence": " ".join(filter(None, said)),
-        "sure": _explain_certainty(calibration, judged, differs),
+        "sure": _explain_certainty(seen, ready, judged, differs),
         "calibration": calibration.name if calibration and judged else None,
         "controls": calibration.controls if calibration and judged else 0,
         "alpha": calibration.alpha if calibration and judged else None,
     }
+
+
+def _list_ready(seen: Detection) -> list[str]:
+    """The detectors with a threshold of controls that read the run as often as an alarm takes."""
+    known = seen.calibration.thresholds if seen.calibration else {}
+    return [name for name in known if name in seen.courses and len(seen.courses[name].last) >= NEEDED]
 
 
 def _measure_change(seen: Detection) -> tuple[float, float] | None:
@@ -168,14 +176,14 @@ def _explain_doubts(seen: Detection) -> str:
     return f"Only control runs could say whether this is usual: {'; '.join(large)}." if large else ""
 
 
-def _explain_certainty(calibration: Calibration | None, judged: bool, differs: Sequence[str]) -> str:
+def _explain_certainty(seen: Detection, ready: Sequence[str], judged: bool, differs: Sequence[str]) -> str:
     """Explain where the thresholds come from, and how often they are wrong."""
+    calibration = seen.calibration
     if calibration is None:
         return "Not calibrated: thresholds are conventions, and how often they are wrong is not known."
+    few = f"{len(ready)} of the {len(calibration.thresholds)} detectors that the {calibration.controls} controls calibrate"
     if not judged:
-        return (
-            f"Not calibrated: the run has none of the numbers that the {calibration.controls} controls were judged by."
-        )
+        return f"Not calibrated: {few} had the {NEEDED} readings that an alarm takes."
     kind = "honest control runs of this partition" if calibration.same_partition else "IID control runs"
     said = (
         f"Thresholds come from {calibration.controls} {kind} ({calibration.name}); about "
@@ -184,4 +192,20 @@ def _explain_certainty(calibration: Calibration | None, judged: bool, differs: S
         if calibration.exact
         else f"Thresholds are extrapolated from only {calibration.controls} {kind} ({calibration.name})."
     )
+    if len(ready) < len(calibration.thresholds):
+        said += f" Only {few} had the {NEEDED} readings that an alarm takes."
+    if others := _list_uncalibrated(seen, calibration):
+        said += f" Of {', '.join(others)} the controls say nothing."
     return said + (f" The controls differ in {', '.join(differs)}." if differs else "")
+
+
+def _list_uncalibrated(seen: Detection, calibration: Calibration) -> list[str]:
+    """The detectors that read the run and that such controls could have calibrated, and did not."""
+    return [
+        name.replace("_", " ")
+        for name, course in seen.courses.items()
+        if course.last
+        and course.detector.calibrated
+        and name not in calibration.thresholds
+        and (calibration.same_partition or not course.detector.of_partition)
+    ]

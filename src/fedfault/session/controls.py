@@ -20,6 +20,7 @@ from fedfault.diagnosis.calibration import (
     AUTO,
     BROKEN,
     MAY_DIFFER,
+    NEEDED,
     Calibration,
     choose_calibration,
     kept_calibrations,
@@ -97,10 +98,11 @@ def ensure_calibration(loaded: Loaded, p: Prepared, progress: Progress) -> None:
 
 
 def _train_controls(loaded: Loaded, folder: Path, p: Prepared, progress: Progress) -> None:
-    progress.say(
-        f"no calibration fits: {ENOUGH} IID control runs of this configuration come first, each about as long as the run "
-        f"itself; they are kept in {folder} for all runs like it"
-    )
+    if loaded.experiment.federation.num_rounds >= NEEDED:
+        progress.say(
+            f"no calibration fits: {ENOUGH} IID control runs of this configuration come first, each about as long as the "
+            f"run itself; they are kept in {folder} for all runs like it"
+        )
     command = f"detectors.calibration={AUTO}"
     try:
         _keep(_make_calibration(loaded.resolved, loaded.experiment, folder, ENOUGH, progress, command, p))
@@ -120,6 +122,11 @@ def _make_calibration(
     same_partition: bool = False,
 ) -> Calibration:
     """Train the controls that are not in the folder, and learn from all; `like` lends model and data."""
+    if exp.federation.num_rounds < NEEDED:
+        raise UserError(
+            f"federation.num_rounds={exp.federation.num_rounds}: an alarm takes {NEEDED} readings, so that runs of "
+            f"{NEEDED} rounds at least can be calibrated"
+        )
     clock, runs, lent = time.perf_counter(), [], like
     for i in range(count):
         progress.say(f"control {i + 1} of {count}{_format_time_left(clock, i, count)}")

@@ -35,6 +35,7 @@ from fedfault.studies.outcomes import is_count, measure_outcome
 from fedfault.studies.study import Contrast, Hypothesis, Study
 
 MOST = 500  # seeds: nobody will run more
+GRAIN = 0.01  # of the smallest effect that matters: differences closer than that are the same
 Verdict = Literal["supported", "refuted", "inconclusive"]
 
 
@@ -47,6 +48,7 @@ class SeedDifferences:
     why_not: str  # in place of some or all of them
     test: Test
     alpha: float  # of its interval: how often it may miss the mean
+    grain: float  # differences closer than that are the same
 
     @property
     def reach(self) -> float:
@@ -69,7 +71,7 @@ class SeedDifferences:
 
         None for fewer than two seeds, and where the test is never as sure as that with so few.
         """
-        return mean_interval(self.values, self.alpha, self.test, self.reach)
+        return mean_interval(self.values, self.alpha, self.test, self.reach, self.grain)
 
     def limit(self, seeds: Sequence[int]) -> SeedDifferences:
         """The same for some of the seeds."""
@@ -118,7 +120,10 @@ def _answer(study: Study, listed: Sequence[Sequence[tuple[Mapping[int, float], s
     found = []
     for h, own in zip(study.hypotheses, listed, strict=True):
         test = pick_test(study, h.metric, contrasts)
-        found.append([SeedDifferences(c, d, why, test, alpha) for c, (d, why) in zip(h.contrasts, own, strict=True)])
+        grain = GRAIN * h.by
+        found.append(
+            [SeedDifferences(c, d, why, test, alpha, grain) for c, (d, why) in zip(h.contrasts, own, strict=True)]
+        )
     after = _find_looks(study, found) if looks else [None] * len(found)
     return [
         Answer(h, verdict, p, corrected, each[0].test, tuple(each), _count_seeds(h, each, verdict, len(found)), look)
@@ -130,9 +135,9 @@ def _answer(study: Study, listed: Sequence[Sequence[tuple[Mapping[int, float], s
 
 def pick_test(study: Study, metric: str, contrasts: int) -> Test:
     """The test of a study's differences of a metric, where so many are asked about together."""
-    if study.sequential:
-        return "bets" if is_count(metric) else "mixture"
-    return "flips" if is_count(metric) else choose_test(len(study.seeds), contrasts)
+    if is_count(metric):
+        return "bets"
+    return "mixture" if study.sequential else choose_test(len(study.seeds), contrasts)
 
 
 def _judge_all(study: Study, found: Sequence[Sequence[SeedDifferences]]) -> list[tuple[Verdict, float, float]]:
@@ -157,7 +162,10 @@ def _count_seeds(h: Hypothesis, found: Sequence[SeedDifferences], verdict: Verdi
     """Count the seeds that would answer a hypothesis that is left open, with a power of 0.8 and Holm's strictest level."""
     if verdict != "inconclusive":
         return None
-    each = [count_needed(_orient(h, f), h.by, ALPHA / (2 * hypotheses), most=MOST, test=f.test) for f in found]
+    level = ALPHA / (2 * hypotheses)
+    each = [
+        count_needed(_orient(h, f), h.by, level, most=MOST, test=f.test, reach=f.reach, grain=f.grain) for f in found
+    ]
     return None if None in each else max(n for n in each if n is not None)
 
 
@@ -181,10 +189,10 @@ def compute_ps(h: Hypothesis, found: Sequence[SeedDifferences]) -> tuple[float, 
 
 def _compute_p(h: Hypothesis, f: SeedDifferences) -> tuple[float, float]:
     def above(bound: float) -> float:
-        return p_above(f.values, bound, f.test, f.reach)
+        return p_above(f.values, bound, f.test, f.reach, f.grain)
 
     def below(bound: float) -> float:
-        return p_above([-x for x in f.values], -bound, f.test, f.reach)
+        return p_above([-x for x in f.values], -bound, f.test, f.reach, f.grain)
 
     if h.expect == "higher":
         return above(h.by), below(h.by)

@@ -265,10 +265,11 @@ def explain_rule(r: Results) -> str:
         "student": "by Student's t, which assumes that differences between seeds are normal: for so few seeds and so many "
         "hypotheses no permutation test could give an answer",
         "mixture": "by tests that may be looked at after every seed (e-processes): a mixture of Student's t for differences "
-        "that are normal, and bets for counts, which assume nothing",
+        "that are normal",
+        "bets": "by bets (e-processes), which assume nothing of counts but that they are 0 or 1",
     }
-    some = {"mixture" if r.study.sequential else a.test for a in r.answers}
-    how = tests[next((test for test in ("mixture", "student") if test in some), "flips")]
+    some = {a.test for a in r.answers}
+    how = ", and ".join(tests[test] for test in tests if test in some) or tests["flips"]
     return (
         "Arms are compared seed by seed: runs of one seed share all random draws (split, cohorts, batches). A claim is "
         "supported if the mean difference is on its side of what matters, refuted if it is on the other side, both at "
