@@ -25,13 +25,13 @@ def ranks_of(s: Situation) -> np.ndarray:
 
 
 def by_hand() -> Situation:
-    """Units are done at 3, 4, 5, 6, ... at client 0 and at 6, 9, ... at client 1: of four, one goes to client 1."""
+    """Units are done at 3, 4, 5, 6, ... at client 0 and at 6, 9, ... at client 1: who waits is done at 5 or at 3."""
     two, ids = np.array([1.0, 3.0]), np.arange(2)
     return Situation(1, 0, ids, np.full(2, 1), np.full(2, 9), 6, a=np.array([1.0, 0.0]), b=two)
 
 
 def test_units_go_to_the_client_that_is_done_first():
-    assert ranks_of(by_hand()).tolist() == [4, 2]
+    assert ranks_of(by_hand()).tolist() == [5, 1]
 
 
 def test_the_deadline_caps_ranks():
@@ -63,8 +63,8 @@ def heap_of_units(s: Situation) -> np.ndarray:
     """The same by its definition: one unit after the other."""
     r = s.low.copy()
 
-    def next_unit(i: int) -> tuple[float, int, int, int]:
-        return (s.a[i] + s.b[i] * (r[i] + 1) if s.b[i] else -np.inf, r[i] + 1, s.clients[i], i)
+    def next_unit(i: int) -> tuple[float, float, int, int, int]:
+        return (s.a[i] + s.b[i] * (r[i] + 1) if s.b[i] else -np.inf, s.b[i], r[i] + 1, s.clients[i], i)
 
     heap = [next_unit(i) for i in range(len(r)) if r[i] < s.high[i]]
     heapq.heapify(heap)
@@ -95,6 +95,23 @@ def test_the_second_slowest_client_is_as_fast_as_it_can_be_too_and_so_on(seed, n
     slowest_first = -np.sort(-(s.a + s.b * every), axis=1)
     best = slowest_first[np.lexsort(slowest_first.T[::-1])[0]]
     np.testing.assert_allclose(-np.sort(-s.seconds(ranks_of(s))), best, rtol=1e-9, atol=1e-12)
+
+
+@seeded
+@given(seeds, st.integers(2, 4))
+def test_the_second_slowest_is_as_fast_as_it_can_be_where_times_tie(seed, n):
+    """Whole seconds: units of several clients are done at once, and who goes without one should be done early."""
+    g = np.random.default_rng(seed)
+    low = g.integers(0, 3, size=n)
+    high = low + g.integers(0, 4, size=n)
+    budget = int(g.integers(low.sum(), high.sum() + 1))
+    a, b = g.integers(0, 6, size=n) * 1.0, g.integers(0, 4, size=n) * 1.0
+    every = np.array(list(itertools.product(*(range(x, y + 1) for x, y in zip(low, high, strict=True)))))
+    every = every[every.sum(axis=1) == budget]
+    slowest_first = -np.sort(-(a + b * every), axis=1)
+    best = slowest_first[np.lexsort(slowest_first.T[::-1])[0]]
+    ranks = share_out_units(a, b, low, high, budget, np.arange(n))
+    np.testing.assert_array_equal(-np.sort(-(a + b * ranks)), best)
 
 
 def test_ranks_that_cost_nothing_are_spent_first():

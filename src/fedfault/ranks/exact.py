@@ -40,11 +40,12 @@ def share_out_units(a: Floats, b: Floats, low: Ints, high: Ints, budget: int, cl
     """Find the ranks (m,) of the least max_i a_i + b_i r_i: they take the budget - sum l units that are done first.
 
     Times do not fall with the rank, so the units in the order of their time are the units in the order in which a heap gives
-    them out: one sort of all of them, O(U log U) for U = sum(u - l). Units that take no time come before all others. Ties go
-    to the smaller rank, then to the smaller id.
+    them out: one sort of all of them, O(U log U) for U = sum(u - l). Units that take no time come before all others. Of ties
+    the unit with the smaller b goes first, as who is left without one is done the earlier the larger b is; then that with
+    the smaller rank, then that of the smaller id.
 
     >>> share_out_units(np.array([1.0, 0.0]), np.array([1.0, 3.0]), np.full(2, 1), np.full(2, 9), 6, np.arange(2)).tolist()
-    [4, 2]
+    [5, 1]
     """
     if not len(a):
         return low
@@ -54,7 +55,7 @@ def share_out_units(a: Floats, b: Floats, low: Ints, high: Ints, budget: int, cl
     rank = low[client] + 1 + np.arange(len(client)) - first
     # rounded, so that a change of unit does not break ties between clients another way
     done = np.where(b[client] > 0, np.round(a[client] + b[client] * rank, 9), -np.inf)
-    order = np.lexsort((clients[client], rank, done))[: budget - low.sum()]
+    order = np.lexsort((clients[client], rank, np.round(b[client], 9), done))[: budget - low.sum()]
     return low + np.bincount(client[order], minlength=len(a))
 
 

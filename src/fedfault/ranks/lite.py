@@ -35,30 +35,32 @@ def lite(
     deadline_penalty: Share = 0.5,
     units: Literal["relative", "original"] = "relative",
 ) -> Scheduler:
-    """Ranks in proportion to gain_weight * EMA(gain) + throughput_weight * EMA(throughput): FedRankLite's formula.
+    """Ranks in proportion to averaged gain and throughput, after FedRankLite: ours, or shared out as published (`units`).
 
-    score_i is multiplied by `deadline_penalty` if the client's last round exceeded the deadline, dropped or not. Ranks are
-    score_i / sum of scores * budget within bounds. The gain is clipped at 0 after averaging; it must be measured against the
-    loss of the whole model received, or clients of low rank look like large improvers. Throughput is target tokens a second,
-    communication included.
+    score_i = gain_weight * EMA(gain) + throughput_weight * EMA(throughput), multiplied by `deadline_penalty` if the client's
+    last round exceeded the deadline, dropped or not. Ranks are score_i / sum of scores * budget within bounds. The gain must
+    be measured against the loss of the whole model received, or clients of low rank look like large improvers.
 
-    units=original is the published formula to the letter: nats and tokens a second are added as they are, so that throughput
-    decides nearly alone; rank_i = clamp(round(score_i / sum * budget), l_i, u_i), and what misses the budget is corrected
-    one unit at a time, at the client of the largest score where units are left and at that of the smallest where there are
-    too many. units=relative is ours: gain and throughput are taken over the cohort's median (of positive values), between
-    1/4 and 4, so that neither seconds nor nats decide what counts, and the budget is filled like water, so that clients at a
-    bound leave the others in proportion.
+    units=original shares out as published: nats and tokens a second are added as they are, so that throughput decides nearly
+    alone; rank_i = clamp(round(score_i / sum * budget), l_i, u_i), and what misses the budget is corrected at the client of
+    the largest score where units are left and at that of the smallest where there are too many. units=relative is ours:
+    gain and throughput are taken over the cohort's median (of positive values), between 1/4 and 4, so that neither seconds
+    nor nats decide what counts, and the budget is filled like water, so that clients at a bound leave the others in
+    proportion.
 
-    In both the averages are corrected for their start at zero, a client never seen counts as the median, and one not drawn
-    keeps its averages, of which the formula says nothing. Throughput falls with the rank that was
-    assigned, so ranks may oscillate, and nothing keeps a slow client within the deadline: see `lite_star`.
+    The signals are ours in both, where the published code (fedranklite-slm, src/schedulers/lite.py) does otherwise: averages
+    are corrected for their start at zero (there they start at the first value), the gain is clipped after averaging (there
+    before), a client never seen counts as the median (there its score is 1), throughput is tokens a second of all of a
+    client's work (there samples a second of training), and ranks are not lowered afterwards by an estimate of the time. So
+    throughput falls with the rank that was assigned, ranks may oscillate, and nothing keeps a slow client within the
+    deadline: see `lite_star`.
 
     r_bar: the mean rank that may be spent on a client in a round
     ema_alpha: the share of the newest round in the running means; 1 forgets all before
     gain_weight: the weight of a client's recent gain in its score
     throughput_weight: the weight of its speed in its score
     deadline_penalty: what the score of a client that missed the deadline is multiplied by
-    units: whether gain and speed are counted relative to the mean of the clients, or added in nats and tokens a
+    units: whether gain and speed are counted relative to the median of the clients, or added in nats and tokens a
       second as published
     """
 
