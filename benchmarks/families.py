@@ -22,6 +22,7 @@ from rules import find_interval
 
 from faults import FAULTS, HEALTHY, IID, OWN, Judged, alarms, judge_folder, train
 from fedfault.diagnosis.calibration import PACKAGED, Calibration
+from fedfault.diagnosis.verdict import judge_run
 from fedfault.setup.experiment import Prepared
 
 RESULTS = Path("results/families")
@@ -90,9 +91,10 @@ def format_row(family: str, corpus: str, judged: tuple[list[set[str]], list[set[
 def print_faults(corpora: Sequence[str], folder: Path) -> None:
     """Print which faults are found in FedAvg's runs, of all corpora together."""
     print(
-        "\n| run | what is broken | thresholds of registers | the right one | thresholds of the corpus | the right one |"
+        "\n| run | what is broken | thresholds of registers | the right one | thresholds of the corpus | the right one "
+        "| named as the cause |"
     )
-    print("|---|---|---:|---:|---:|---:|")
+    print("|---|---|---:|---:|---:|---:|---:|")
     packaged = Calibration.load(PACKAGED / f"{FAMILIES[FEDAVG][0]}.json")
     broken = [one for corpus in corpora for one in judge_folder(folder / corpus / FEDAVG)[1]]
     for name, fault in FAULTS.items():
@@ -102,6 +104,8 @@ def print_faults(corpora: Sequence[str], folder: Path) -> None:
             for found in (find_alarms(runs, packaged), find_alarms(runs)):
                 cells += [format_rate([bool(f) for f in found])]
                 cells += [format_rate([bool(set(fault.expected) & f) for f in found])]
+            causes = [judge_run(records, own)["causes"] for _, records, own in runs]
+            cells += [format_rate([bool(set(fault.expected) & set(c)) for c in causes])]
             print(f"| {' | '.join(cells)} |")
 
 

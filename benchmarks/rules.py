@@ -46,6 +46,28 @@ def count_rises(records: Records) -> float:
     return longest
 
 
+def breaks_usual_thresholds(records: Records) -> bool:
+    """The rules on the loss of a public study of federated failures, at any time: with their windows and thresholds.
+
+    Divergence is five losses in a row each above the one before, by over 10 % in all; oscillation more than six turns within
+    ten losses; slow convergence less than 1 % gained over twenty. Its fourth, drift of clients, is a distance in the units
+    of one model's weights, and left out.
+    """
+    losses = get_validation_losses(records)[1]
+    if not all(map(math.isfinite, losses)):
+        return True
+    steps = np.diff(losses)
+
+    def windows(n: int) -> list[slice]:
+        return [slice(i, i + n) for i in range(len(losses) - n + 1)]
+
+    diverges = any((steps[w][:4] > 0).all() and losses[w][4] > 1.1 * losses[w][0] for w in windows(5))
+    turns = steps[1:] * steps[:-1] < 0
+    swings = any(turns[w][:8].sum() > 6 for w in windows(10))
+    slow = any(losses[w][0] - losses[w][19] < 0.01 * losses[w][0] for w in windows(20))
+    return diverges or swings or slow
+
+
 def measure_distance(records: Records, calibration: Calibration) -> float:
     """How far the worst detector's number lies from the mean of the controls: 1 is at its threshold.
 
@@ -76,6 +98,7 @@ def print_table(healthy: Sequence[Judged], broken: Sequence[Judged]) -> None:
         "the detectors": lambda run: bool(alarms(*run[1:])),
         f"the loss rises by over {SPIKE:.0%} at once": lambda run: find_spike(run[1]) > SPIKE,
         f"the loss rises {RISING} times in a row": lambda run: count_rises(run[1]) >= RISING,
+        "a public study's thresholds": lambda run: breaks_usual_thresholds(run[1]),
     }
     print("| rule | healthy runs with an alarm | faults found |")
     print("|---|---:|---:|")

@@ -77,6 +77,25 @@ def test_rules_of_thumb_see_rises_of_the_loss_and_no_falls(monkeypatch):
     assert [rules["count_rises"](run) for run in (falls, swings, rises)] == [0, 1, 3]
 
 
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([5.0, 4.0, 3.0, 2.0, 1.0], False),
+        ([5.0, 5.2, 5.4, 5.6, 5.8], True),
+        ([5.0, 5.1, 5.2, 5.3, 5.4], False),  # 8 %
+        ([5.0, 5.2, 5.4, 5.3, 5.8], False),
+        ([5.0, 4.0] * 5, True),  # eight turns in ten
+        ([5.0, 4.0] * 4 + [3.0, 2.0], False),  # six
+        ([5.0 - 0.001 * i for i in range(20)], True),
+        ([5.0 - 0.01 * i for i in range(20)], False),
+        ([5.0, math.nan], True),
+    ],
+)
+def test_thresholds_of_a_public_study(monkeypatch, losses, told):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    assert runpy.run_path(str(ROOT / "benchmarks/rules.py"))["breaks_usual_thresholds"](history(losses)) == told
+
+
 def test_the_loss_alone_tells_by_a_spike_three_rises_or_an_end_above_its_start(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     find = runpy.run_path(str(ROOT / "benchmarks/early.py"))["find_round_of_loss"]

@@ -161,7 +161,7 @@ def _check_healthy(runs: Sequence[Records], exp: Experiment) -> None:
         raise UserError(
             f"{bad} of {len(runs)} control runs fail or learn nothing, so they cannot say how a healthy run looks; "
             f"look at training.lr, which is {exp.training.lr:g}, and federation.num_rounds, which is "
-            f"{exp.federation.num_rounds}"
+            f"{exp.federation.num_rounds}; controls of another rate that learn would judge this run too"
         )
 
 
