@@ -50,7 +50,7 @@ def test_a_run_is_healthy_only_if_most_detectors_could_have_alarmed(known, often
     names = {f"often{i}": fake([0, 0, 0]) for i in range(often)} | {f"seldom{i}": fake([0]) for i in range(seldom)}
     known(**names)
     found = judge_run(RUN[:4], replace(CALIBRATED, thresholds={name: Threshold(1.0, 19) for name in names}))
-    assert found["state"] == state
+    assert (found["state"], found["sentence"]) == (state, "No detector raised an alarm.")
     ready = f"{often} of the {often + seldom} detectors that the 19 controls calibrate had the 2 readings"
     assert (ready in found["sure"]) == (seldom > 0)
     assert ("about 5 % of healthy runs" in found["sure"]) == (state == HEALTHY)

@@ -63,9 +63,9 @@ def judge_detection(seen: Detection, differs: Sequence[str] = ()) -> dict[str, A
     state = _choose_state(fatal, bool(alarms), change, judged)
     severity = max((_measure_severity(courses[name]) for name in alarmed), default=0.0)
     said = ["" if state != UNLEARNED else _explain_change(seen)]
-    said += [_explain_alarms(alarmed, causes, holding) if alarmed else _explain_silence(state, seen.findings)]
+    said += [_explain_alarms(alarmed, causes, holding) if alarmed else _explain_silence(seen)]
     said += [_explain_severity(severity)] if alarmed else []
-    said += [_explain_doubts(seen)] if state == NO_ALARM else []
+    said += [_explain_doubts(seen)] if state == NO_ALARM and calibration is None else []
     return {
         "state": state,
         "since": alarms[0].round if alarms else None,
@@ -143,10 +143,10 @@ def _explain_severity(severity: float) -> str:
     return f"Severity {severity:.1f} (1 is the threshold)."
 
 
-def _explain_silence(state: str, findings: Sequence[Finding]) -> str:
+def _explain_silence(seen: Detection) -> str:
     """One sentence where no detector raised an alarm."""
-    doubts = list(dict.fromkeys(f.detector.replace("_", " ") for f in findings))
-    by = ", by conventional thresholds" if state == NO_ALARM else ""
+    doubts = list(dict.fromkeys(f.detector.replace("_", " ") for f in seen.findings))
+    by = ", by conventional thresholds" if seen.calibration is None else ""
     suspected = f"; suspected for a while: {', '.join(doubts)}" if doubts else ""
     return f"No detector raised an alarm{by}{suspected}."
 
