@@ -19,6 +19,7 @@ from fedfault.diagnosis.calibration import (
     choose_calibration,
     compare_controls,
     compare_settings,
+    find_obstacles,
     kept_calibrations,
     learn_thresholds,
     summarise_run,
@@ -473,3 +474,19 @@ def test_controls_of_a_partition_fit_runs_of_that_partition_alone():
     wrong, _ = compare_controls(own, other)
     assert wrong[0] == "data.partition.name=iid (topic_isolation)"
     assert compare_controls(replace(own, same_partition=False), other) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], ("demo-healthy", [])),
+        (["model.lora.r_max=2"], ("demo-healthy", ["model.lora.r_max=2 (8)"])),
+        (["federation.total_clients=40", "federation.algorithm=fednova"], None),
+    ],
+)
+def test_the_nearest_packaged_calibration_says_what_keeps_it_from_serving(settings, expected):
+    found = find_obstacles(load("demos/base", settings).resolved)
+    if expected is None:
+        assert [text.split("=")[0] for text in found[1]] == ["federation.total_clients", "federation.algorithm.name"]
+    else:
+        assert found == expected

@@ -216,6 +216,12 @@ def choose_calibration(
     return min(fitting, key=lambda f: (len(f[1]), f[0].name), default=(None, []))
 
 
+def find_obstacles(config: Mapping[str, Any], corpus: str = "") -> tuple[str, list[str]]:
+    """The packaged calibration that fits a run best, by name, and the settings that keep it from serving that run."""
+    found = [Calibration.load(file) for file in sorted(PACKAGED.glob("*.json"))]
+    return min(((c.name, compare_controls(c, config, corpus)[0]) for c in found), key=lambda pair: len(pair[1]))
+
+
 def kept_calibrations() -> Path:
     """The folder of calibrations that were made on this machine."""
     return cache_dir() / "calibrations"

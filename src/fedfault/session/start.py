@@ -12,7 +12,7 @@ from fedfault.clustering.clusters import Clusters
 from fedfault.clustering.remedy import cluster_setting, describe_clusters, fill_in_clusters
 from fedfault.config.loading import Loaded, load_resolved
 from fedfault.config.schema import Experiment
-from fedfault.diagnosis.calibration import AUTO
+from fedfault.diagnosis.calibration import AUTO, find_obstacles
 from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
 from fedfault.rounds.engine import begin
@@ -36,6 +36,8 @@ from fedfault.setup.experiment import Prepared, prepare
 from fedfault.setup.privacy import describe_privacy, draw_secret
 
 Ready = Callable[[Experiment, Say], Prepared]  # `prepare`, or what lends model and data from run to run
+
+FEW = 3  # settings in which a calibration differs: worth naming
 
 
 def start_run(
@@ -73,8 +75,10 @@ def start_run(
     settings += [cluster_setting(found)] if found else []
     watch = Watch(loaded.resolved, corpus=prepared.split.corpus.fingerprint)
     if watch.calibration is None and loaded.resolved["detectors"]["calibration"] == "packaged":
+        nearest, wrong = find_obstacles(loaded.resolved, prepared.split.corpus.fingerprint)
+        because = f" (the nearest, {nearest}, differs in {', '.join(wrong)})" if len(wrong) <= FEW else ""
         progress.say(
-            "note: no packaged calibration fits these settings, so the verdict will not be calibrated; "
+            f"note: no packaged calibration fits these settings{because}, so the verdict will not be calibrated; "
             f"detectors.calibration={AUTO} first trains {ENOUGH} IID control runs, each about as long as this run, and "
             "keeps them for all runs like it"
         )
