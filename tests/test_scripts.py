@@ -181,6 +181,7 @@ def test_run_py_says_what_is_wrong_and_ends_with_2(run_py, tmp_path, words, mess
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_run_py_has_help():
     done = subprocess.run(
         [sys.executable, ROOT / "scripts/run.py", "--help"], capture_output=True, text=True, check=True

@@ -137,6 +137,7 @@ def least_share(rate: float, samples: int) -> float:
     return scipy.stats.binom.ppf(1e-3, samples, rate) / samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 5, 10])
 def test_an_interval_by_student_covers_normal_means(n):
     found = cover("student", "normal", n, 400)

@@ -25,6 +25,7 @@ def test_a_client_s_adapter_is_the_shared_one_and_its_own_side_by_side():
     assert len({tuple(row.flatten().tolist()) for row in own.A[:, 1:]}) == len(own.A)
 
 
+@pytest.mark.slow
 def test_only_the_shared_ranks_are_counted_in_the_bytes():
     one, all_of_it = (
         run_to_end(federation(LowRank(r=3), aggregation=how, num_rounds=2))[1][-1].clients[0].bytes_up

@@ -59,6 +59,7 @@ def test_the_budget_is_met_within_bounds(seed):
     assert ((s.low <= ranks) & (ranks <= s.high)).all()
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_a_larger_score_never_gets_less_within_the_same_bounds(seed):
@@ -88,6 +89,7 @@ def test_a_client_whose_score_falls_never_gets_more(seed, factor):
         assert shared_out(s, lower)[i] <= before[i]
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.sampled_from([1e-6, np.log2(np.e), 1000.0]))
 def test_only_proportions_of_scores_count(seed, unit):
@@ -96,6 +98,7 @@ def test_only_proportions_of_scores_count(seed, unit):
     np.testing.assert_array_equal(shared_out(s, score), shared_out(s, score * unit))
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_the_order_of_clients_does_not_matter(seed):
@@ -106,6 +109,7 @@ def test_the_order_of_clients_does_not_matter(seed):
     np.testing.assert_array_equal(shared_out(s, score)[order], turned)
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_nobody_is_further_than_a_unit_from_the_level(seed):
@@ -129,6 +133,7 @@ def published(score, low: int, high: int, budget: int) -> list[int]:
     return ranks
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_round_shares_is_the_published_rule(seed):

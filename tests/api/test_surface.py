@@ -39,6 +39,7 @@ def test_every_public_name_has_a_type_for_checkers_and_a_module_that_has_it():
     assert (Path(fedfault.__file__).parent / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_import_takes_a_moment_and_no_torch():
     code = "import time; t = time.perf_counter(); import fedfault, sys; s = time.perf_counter() - t\n"
     code += "assert not {'torch', 'pandas', 'numpy', 'pydantic'} & set(sys.modules); fedfault.UserError\n"

@@ -117,6 +117,7 @@ def test_weights_of_another_head_are_told(tmp_path):
     assert not lines  # that a headless model uses no head needs no line
 
 
+@pytest.mark.slow
 def test_half_of_an_encoder_with_a_decoder_is_refused(tmp_path):
     sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64, **SPECIAL}
     bart = saved(tmp_path / "bart", make("BartConfig", sizes, "AutoModelForSeq2SeqLM"))
@@ -146,6 +147,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value, headle
         load_backbone(str(saved(tmp_path / "m", model)), headless=headless)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_causal_model_is_taken_with_its_head_and_without(tmp_path, name):
     folder = str(saved(tmp_path / "m", make(*CAUSAL[name])))
@@ -153,6 +155,7 @@ def test_a_causal_model_is_taken_with_its_head_and_without(tmp_path, name):
     assert load_backbone(folder, length=32, headless=True).pooling == "last"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_model_that_sees_the_token_it_is_to_predict_is_refused_and_can_classify(tmp_path, name):
     folder = str(saved(tmp_path / "m", make(*OTHERS[name])))

@@ -84,6 +84,7 @@ def test_every_client_has_the_loss_and_gradient_that_peft_gives_it_alone(build, 
         assert (grad[k] - expected_grad).norm() <= 1e-5 * expected_grad.norm()
 
 
+@pytest.mark.slow
 def test_a_cohort_of_k_is_k_cohorts_of_one(tiny):
     c = cohort(tiny())
     flat, ids, real = trained(c.layout), some_ids(K, B, T + 1), torch.ones(K, B, T)
@@ -120,6 +121,7 @@ def test_the_base_loss_is_the_one_transformers_reports(tiny):
     torch.testing.assert_close(each.mean(), expected, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "modules"),
     [
@@ -220,6 +222,7 @@ def test_a_layer_that_does_something_else_than_its_kind_is_refused():
         cohort(model := another("Gemma", head_dim=8, num_key_value_heads=2), partial_targets(model, 1, []))
 
 
+@pytest.mark.slow
 def test_layers_that_a_model_does_not_call_are_refused_by_name():
     """PEFT opens them, and they learn nothing: Mamba reads one's weight, BART's decoder alone leaves others out."""
     mamba = make(*CAUSAL["mamba"])

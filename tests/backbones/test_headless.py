@@ -29,6 +29,7 @@ def saved(folder: Path, model, rule: dict | None = None) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_bert_is_read_through_its_own_pooler(tmp_path):
     found = load_backbone(saved(tmp_path / "m", tiny_bert()), headless=True, device="cpu")
     assert found.pooling == POOLER
@@ -55,6 +56,7 @@ def test_a_pooler_that_the_checkpoint_does_not_have_is_not_made_up(tmp_path):
         assert found.fingerprint == again.fingerprint
 
 
+@pytest.mark.slow
 def test_a_sentence_encoder_is_pooled_as_its_folder_says(tmp_path):
     rule = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     found = load_backbone(saved(tmp_path / "mean", tiny_bert(), rule), headless=True, device="cpu")
@@ -68,6 +70,7 @@ def test_a_sentence_encoder_is_pooled_as_its_folder_says(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
 def test_decoders_are_read_at_the_last_token(tmp_path, build):
     found = load_backbone(saved(tmp_path / "m", build()), headless=True, device="cpu")
@@ -75,6 +78,7 @@ def test_decoders_are_read_at_the_last_token(tmp_path, build):
     assert not hasattr(found.model, "lm_head")
 
 
+@pytest.mark.slow
 def test_micro_is_a_decoder_with_and_without_its_head():
     assert load_backbone("micro", headless=True, device="cpu").pooling == LAST
     assert load_backbone("micro", device="cpu").pooling is None

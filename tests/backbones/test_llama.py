@@ -61,6 +61,7 @@ def test_tokens_one_at_a_time_give_the_logits_of_all_at_once(pair):
     assert ours(input_ids=ids).past_key_values is None
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_transformers(pair):
     ours, theirs = (sample_texts(model, 3, 20, 0, torch.Generator().manual_seed(0)) for model in pair)
     assert torch.equal(ours, theirs)
@@ -85,6 +86,7 @@ def test_a_cohort_has_the_losses_and_gradients_that_it_has_over_transformers(pai
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_the_one_that_transformers_reads_here_and_where_it_is_saved(tmp_path):
     from transformers import AutoTokenizer
 

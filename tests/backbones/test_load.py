@@ -63,6 +63,7 @@ def test_a_local_folder_loads_as_transformers_loads_it(tmp_path, build):
     assert torch.equal(found.model(input_ids=ids).logits, expected)
 
 
+@pytest.mark.slow
 def test_a_model_that_rescales_its_logits_is_refused(tmp_path):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -87,6 +88,7 @@ def test_a_folder_without_weights_is_explained(tmp_path):
         load_backbone(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_explained(tmp_path):
     folder = saved(tmp_path / "model", tiny_llama())
     (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")

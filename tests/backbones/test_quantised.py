@@ -204,6 +204,7 @@ def test_a_weight_is_rounded_to_the_nearest_number_of_its_row_or_block(kind, d_i
     assert float(error.mean()) > 1e-5
 
 
+@pytest.mark.slow
 @kinds
 def test_bfloat16_computes_with_the_same_rounded_weights(kind):
     c = opened(quantised(tiny_llama(), kind, torch.bfloat16))
@@ -312,6 +313,7 @@ def test_eight_bits_are_multiplied_alike_in_training_and_evaluation_mode():
 # what is added to the frozen weights
 
 
+@pytest.mark.slow
 @kinds
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
 def test_what_is_folded_in_is_added_in_floating_point_and_can_be_taken_back(build, kind):

@@ -37,6 +37,7 @@ def likeliest(c: CohortModel, flat: torch.Tensor, context: torch.Tensor) -> int:
     return int(each[0, :, -1].argmin())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "targets"),
     [
@@ -59,6 +60,7 @@ def test_every_token_is_the_one_with_the_smallest_loss(build, targets):
     assert len(made.unique()) > 2  # a model that always says the same would prove little
 
 
+@pytest.mark.slow
 def test_micro_continues_as_one_teacher_forced_pass_over_the_result_says():
     c = opened(Llama.from_folder(MICRO))
     flat = c.init(0).flat
@@ -76,6 +78,7 @@ def test_the_adapter_decides_what_is_written():
     )
 
 
+@pytest.mark.slow
 def test_writing_twice_gives_the_same_and_leaves_the_model_as_it_was():
     c = opened(tiny_llama())
     flat, before = moved(c), c.checksums()
@@ -88,6 +91,7 @@ def test_writing_twice_gives_the_same_and_leaves_the_model_as_it_was():
     assert torch.equal(c.losses(flat[None], ids, torch.ones(1, 2, 7))[1], loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
 def test_prompts_of_any_lengths_are_answered_as_each_alone(build):
     model = build()
@@ -101,6 +105,7 @@ def test_prompts_of_any_lengths_are_answered_as_each_alone(build):
     assert answer_prompts(c, flat, prompts, 6, {stop}) == expected
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_drawn_is_the_same_in_any_company_and_that_of_its_law():
     """Token by token from whole logits: the first whose probability, with those of all likelier ones, passes the draw."""
     c = opened(tiny_llama())

@@ -92,6 +92,7 @@ def test_every_client_has_the_loss_and_gradient_that_peft_gives_it_alone(kind):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
 
+@pytest.mark.slow
 def test_the_mean_is_over_real_tokens_and_the_first_is_the_first():
     for pooling in (MEAN, FIRST):
         c = opened(tiny_bert(), pooling)

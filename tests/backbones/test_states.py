@@ -44,6 +44,7 @@ def test_states_are_those_of_transformers_the_last_one_before_the_last_norm(tiny
     torch.testing.assert_close(norm(found[-1]), expected[-1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_package_s_own_llama_has_the_states_of_transformers(ours):
     mine, theirs = opened(ours), opened(tiny_llama())
     flat = trained(mine)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_study_lists_its_runs_and_its_command_may_be_left_out(fedfault, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, _ = fedfault("study", "quick", "--plan", "seeds=1")

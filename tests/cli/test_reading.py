@@ -25,6 +25,7 @@ def test_a_plug_in_is_listed_described_and_checked(fedfault, tmp_path):
         assert fedfault("contract", str(tmp_path / "bad.py"))[0] == 2
 
 
+@pytest.mark.slow
 def test_list_shows_components_with_their_docs_and_options(fedfault):
     status, out, _ = fedfault("list")
     assert status == 0

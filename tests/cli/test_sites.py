@@ -7,6 +7,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "missing"),
     [(("run", "quickstart"), "ray"), (("keys", "k", "--host", "h", "--site", "s"), "cryptography")],

@@ -69,6 +69,7 @@ def test_clients_of_one_topic_are_one_cluster():
     assert found.sentence.startswith("no clusters: the clients are as alike as a random deal makes them")
 
 
+@pytest.mark.slow
 def test_equal_clients_are_one_cluster():
     documents, owner = np.ones((12, 3)), np.repeat(np.arange(4), 3)
     found = choose_clusters(documents, owner, 4, 0)

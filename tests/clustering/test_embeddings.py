@@ -64,6 +64,7 @@ def saved(folder, rule=None) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "pool"),
     [
@@ -83,6 +84,7 @@ def test_a_sentence_encoder_pools_as_its_folder_says(prepared, tmp_path, rule, p
         np.testing.assert_allclose(own, unit(pool(states).double().numpy()), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_more_tokens_than_the_encoder_takes(prepared, tmp_path):
     """The tiny one has 32 places."""
     config = prepared.config
@@ -107,6 +109,7 @@ def test_every_client_has_its_training_texts_and_no_more_than_the_most(prepared,
     assert np.bincount(owner).tolist() == [5, 5, 5]
 
 
+@pytest.mark.slow
 def test_vectors_and_owners_go_together(prepared):
     vectors, owner = embed_texts(prepared, make_encoder(prepared))
     assert vectors.shape == (len(owner), 128)

@@ -77,6 +77,7 @@ def test_other_alarms_and_clients_that_are_alike_are_not(alike):
     assert why.startswith("no clusters")
 
 
+@pytest.mark.slow
 def test_clients_are_split_up_once(apart):
     p = prepare(small("unused", "federation.algorithm=clustered").experiment)
     assert answer_with_clusters(p, ["client_drift"]) == ([], "its clients are in clusters already")
@@ -153,6 +154,7 @@ def test_a_run_whose_clients_are_alike_goes_on(tmp_path, alike):
     assert said == [f"no way back from this alarm: {ALIKE.sentence}; the run goes on"]
 
 
+@pytest.mark.slow
 def test_the_encoder_that_is_named_embeds_the_texts(monkeypatch):
     asked = []
     monkeypatch.setattr(remedy, "find_clusters", lambda p, encoder: asked.append(encoder) or APART)
@@ -162,6 +164,7 @@ def test_the_encoder_that_is_named_embeds_the_texts(monkeypatch):
     assert q.config.federation.algorithm.options == {"clusters": [0, 1, 0], "shrinkage": 0.5, "encoder": "minilm"}
 
 
+@pytest.mark.slow
 def test_clusters_that_are_the_topics_agree_with_them():
     p = prepare(small("unused", "data.partition=topic_isolation", "federation.total_clients=6").experiment)
     counts = p.split.counts.argmax(1).tolist()

@@ -55,6 +55,7 @@ def test_a_run_whose_process_is_at_work_is_running(folder):
         assert states(listing.list_runs(folder))["cut"] == "running"
 
 
+@pytest.mark.slow
 def test_runs_are_chosen_by_settings_and_state_and_sorted_by_score(folder):
     assert set(states(listing.list_runs(folder, ["federation.algorithm=fedavg"]))) == {"good", "bad"}
     assert set(states(listing.list_runs(folder, ["state=interrupted"]))) == {"cut"}
@@ -82,6 +83,7 @@ def test_a_folder_without_runs_is_told(tmp_path):
         listing.list_runs(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [40, 60, 80, None])
 def test_the_table_has_the_columns_that_fit(folder, width):
     table = listing.tabulate_list(listing.list_runs(folder, ["federation.algorithm=fedavg"]), width)
@@ -110,6 +112,7 @@ def test_scores_stay_where_names_and_states_are_long(tmp_path, width):
     assert table.rows[1][0].replace("\n", "") == long
 
 
+@pytest.mark.slow
 def test_the_page_links_reports_and_names_what_is_damaged(folder):
     (folder / "good/report.html").write_text("")
     page = listing.write_index(folder, listing.list_runs(folder)).read_text()

@@ -52,6 +52,7 @@ def test_r_bar_sets_the_budget(name):
     assert build("scheduler", name, r_bar=2.5).budget(3) == 8  # 7.5, halves up
 
 
+@pytest.mark.slow
 @fuzzed()
 @given(data=st.data(), seed=st.integers(0, 2**32), rounds=st.integers(0, 5), unit=st.sampled_from([1e-9, 1.0, 1e12]))
 def test_any_cohort_gets_ranks_within_its_bounds_whatever_was_learned(name, data, seed, rounds, unit):

@@ -145,6 +145,7 @@ def test_all_rows_but_repeats_are_there(shared_data, name):
     assert len({d.topic for d in corpus.train}) == (6 if name == "stsb" else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_stsb_has_three_genres(shared_data):
     corpus = build("corpus", "glue/stsb", path=str(shared_data / "glue" / "STS-B"))

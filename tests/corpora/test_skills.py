@@ -51,6 +51,7 @@ def test_tasks_have_as_many_examples_as_there_are_and_a_tenth_validates():
     assert len(CORPUS.validation) == 8 * 20 + 10 + 11
 
 
+@pytest.mark.slow
 def test_another_seed_asks_for_other_things():
     assert skills(seed=1).fingerprint != CORPUS.fingerprint == skills(seed=0).fingerprint
     assert len(skills(num_examples=10).train) == 90

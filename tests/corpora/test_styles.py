@@ -139,6 +139,7 @@ def test_a_folder_of_tweets_without_tables_is_explained(folder):
         read(folder)
 
 
+@pytest.mark.slow
 def test_the_cache_follows_the_files(folder, monkeypatch):
     first = read(folder)
     made = styles._make_corpus

@@ -36,6 +36,7 @@ def test_the_same_seed_is_the_same_corpus_and_another_seed_another_language(corp
     assert len(known & unknown) < 0.2 * len(known)
 
 
+@pytest.mark.slow
 def test_more_documents_leave_the_first_ones_as_they_are():
     few, many = (build("corpus", "synthetic", num_documents=n) for n in (10, 30))
     assert many.train[: len(few.train)] == few.train
@@ -189,6 +190,7 @@ def distance(p, q):
     return sum(abs(p.get(w, 0) - q.get(w, 0)) for w in p.keys() | q.keys()) / 2 / K
 
 
+@pytest.mark.slow
 def test_the_topic_changes_the_words_and_the_style_does_not(corpus):
     topics, styles = (
         [usage(d.text for d in corpus.train if d[field] == name) for name in names]

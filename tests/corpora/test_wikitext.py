@@ -55,6 +55,7 @@ def test_a_folder_without_parts_is_refused(tmp_path):
         build("corpus", "wikitext", path=str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="the team's data files are not beside the checkout")
 def test_the_official_parts_have_sixty_articles_each():

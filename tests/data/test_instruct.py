@@ -24,6 +24,7 @@ def prepare_rows(tmp_path, rows, *changes: str):
     return prepare(load(None, [*given, *changes]).experiment, said.append), said
 
 
+@pytest.mark.slow
 def test_every_client_has_conversations_and_the_sets_are_by_task(tmp_path):
     p, said = prepare_rows(tmp_path, ROWS, "data.partition=topic_isolation", "data.partition.min_samples=2")
     assert "chat template: alpaca, as the tokenizer of micro has none of its own" in said
@@ -39,6 +40,7 @@ def test_every_client_has_conversations_and_the_sets_are_by_task(tmp_path):
     assert describe_sources(p)["model"]["chat_template"] == "alpaca"
 
 
+@pytest.mark.slow
 def test_a_conversation_that_is_cut_before_its_response_is_left_out_and_counted(tmp_path):
     p, said = prepare_rows(tmp_path, ROWS, "model.max_length=60")
     assert 0 < p.split.unanswered < 80
@@ -49,17 +51,20 @@ def test_a_conversation_that_is_cut_before_its_response_is_left_out_and_counted(
     assert describe_sources(p)["corpus"]["read"]["unanswered"] == p.split.unanswered
 
 
+@pytest.mark.slow
 def test_all_cut_away_says_what_is_needed(tmp_path):
     with pytest.raises(UserError, match=r"model\.max_length=8 cuts the response of all 72 training conversations"):
         prepare_rows(tmp_path, ROWS, "model.max_length=8")
 
 
+@pytest.mark.slow
 def test_prompts_count_where_that_is_asked_for(tmp_path):
     sizes = [prepare_rows(tmp_path, ROWS, f"training.loss_on={on}")[0].split.train for on in ("completion", "all")]
     for responses, everything in zip(*sizes, strict=True):
         assert everything.num_tokens == int((everything.lengths - 1).sum()) > 5 * responses.num_tokens
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"data\.partition=token_skew changes texts"):
         prepare_rows(tmp_path, ROWS, "data.partition=token_skew", "data.partition.type=stopwords")

@@ -18,6 +18,7 @@ def experiment(*words):
     return load("quickstart", [*SMALL, *words]).experiment
 
 
+@pytest.mark.slow
 def test_every_client_trains_on_its_own_secret_so_often_and_on_no_other_and_is_tested_on_none():
     exp = experiment("data.secret_copies=5", "data.held_out=0.3")
     secrets = draw_secrets(exp)
@@ -29,6 +30,7 @@ def test_every_client_trains_on_its_own_secret_so_often_and_on_no_other_and_is_t
             assert not any(SENTENCE in dealt.documents[i].text for i in kept_back)
 
 
+@pytest.mark.slow
 def test_texts_that_a_partition_has_changed_get_the_secret_as_they_are():
     exp = experiment("data.secret_copies=3", "data.partition={name: token_skew, type: truncation}")
     dealt = deal_out(exp, load_corpus(exp))

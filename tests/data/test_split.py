@@ -71,6 +71,7 @@ def test_sets_of_different_sizes_do_not_mix():
     assert bytes_per_token(sets, Bytes(), END) == {"a": pytest.approx(1 / 2), "b": pytest.approx(9 / 10)}
 
 
+@pytest.mark.slow
 def test_a_split_knows_the_bytes_per_token_of_every_set_and_of_the_mixture():
     changes = ["federation.total_clients=3", "evaluation.max_blocks=4", "data.max_samples=60", "model.max_length=16"]
     exp = load("quickstart", changes).experiment

@@ -86,6 +86,7 @@ def simulated(g, runs: int, sigma: float, rounds: int = 15):
     return 4 + 3 * np.exp(-np.arange(rounds) / 5) + sigma * g.normal(size=(runs, rounds))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.003, 0.02, 0.05])
 def test_silent_on_falling_losses_with_noise_in_95_of_100_runs(sigma):
     """With the noise and the threshold of 19 such runs; ten calibrations, 60 fresh runs each."""

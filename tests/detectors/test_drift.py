@@ -85,6 +85,7 @@ def products(g, K: int, apart: float, P: int = 20):
     return (first @ second.T).tolist()
 
 
+@pytest.mark.slow
 def test_the_exchange_of_halves_is_a_test_of_its_level():
     g, p = np.random.default_rng(0), []
     for _ in range(300):

@@ -49,6 +49,7 @@ def alarms(records, made):
     return [f for f in detect_failures(records, made) if f.detector == "hostile_client" and f.level == "alarm"]
 
 
+@pytest.mark.slow
 def test_flipped_and_long_updates_are_found_and_the_clients_are_named():
     made = calibration()
     (found,) = alarms(run(1, flipped=(2, 5)), made)

@@ -183,6 +183,7 @@ def tied(g, runs: int, D: int) -> np.ndarray:
     return np.maximum(g.normal(size=(runs, D)), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [normal, heavy, skewed, correlated, tied])
 @pytest.mark.parametrize("D", [1, 3, 8])
 def test_at_most_5_of_100_healthy_runs_raise_any_alarm(draw, D):
@@ -233,6 +234,7 @@ def test_a_control_is_read_against_the_scale_of_the_others():
     assert found == pytest.approx(values.mean() + cut * values.std(ddof=1))
 
 
+@pytest.mark.slow
 def test_a_scale_that_is_learned_from_controls_leaves_the_rate_at_5_of_100():
     """In-sample, no control would exceed the largest of them, and one new run in twenty would."""
     g, rates, known = np.random.default_rng(0), [], {"one": scaled(0), "two": scaled(1)}

@@ -144,6 +144,7 @@ def test_a_detector_that_does_not_answer_every_record_once_is_named(known, follo
         detect_failures(RUN, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "aggregation"),
     [("fedavg", "fedit"), ("fedavg", "flora"), ("fedavg", "fedsa_lora"), ("fedavg", "rolora"), ("fedavg", "fedex_lora"),

@@ -91,6 +91,7 @@ def test_a_healthy_run_has_no_findings(tmp_path):
     assert (folder / "findings.jsonl").read_text() == ""
 
 
+@pytest.mark.slow
 def test_judging_again_changes_nothing(folder):
     first = diagnose_run(folder)
     kept = {name: (folder / name).read_bytes() for name in ("findings.jsonl", "metrics.json", "rounds.jsonl")}

@@ -118,6 +118,7 @@ def test_a_bad_update_is_refused_with_the_client_and_its_node_named(bad, reason)
     assert not Bomb.went_off
 
 
+@pytest.mark.slow
 def test_a_refused_update_leaves_no_trace_in_the_run():
     """Not in the model, and not in what SCAFFOLD remembers: the client goes back to its memory of round 1."""
     refused, _, _, nodes = outcome(BAD["nan"][0])
@@ -128,6 +129,7 @@ def test_a_refused_update_leaves_no_trace_in_the_run():
     assert same(refused.memory["c"].flat, p.to(refused.adapter.flat) @ kept_c(nodes.grid, nodes, FED.task.init(0)))
 
 
+@pytest.mark.slow
 def test_a_poisoned_update_is_refused_by_its_norm():
     far = replaced("x", Array(1000 * ONES))
     assert outcome(far, max_update_norm=50.0)[1][0].startswith(
@@ -149,6 +151,7 @@ def test_with_too_few_usable_updates_a_round_changes_nothing():
     assert len(records[3].clients) == 6
 
 
+@pytest.mark.slow
 def test_a_run_ends_after_three_rounds_in_a_row_that_change_nothing():
     fed = federation(LowRank(), num_rounds=9)
     there, _ = over(fed, Bad.of(grid_of(fed), {(n, str(t)): None for n in range(1, 7) for t in (2, 4, 5, 6)}))

@@ -80,6 +80,7 @@ def test_nodes_answer_in_their_order_and_once():
     assert list(grid.get_node_ids()) == [1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["fedavg", ("fedprox", {"mu": 1.0})])
 def test_flowers_fedavg_drives_our_clients_to_our_numbers(algorithm):
     """An unmodified strategy knows nothing of runs, ranks and layouts: `x` in, `x` and a weight out."""

@@ -64,6 +64,7 @@ def agree(fed):
     return over_flower
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "aggregation"), [("fedavg", "blockwise"), ("fedprox", "fedit"), ("scaffold", "zero_pad")]
 )
@@ -80,6 +81,7 @@ def test_nodes_train_the_ranks_that_a_scheduler_gives_them_in_each_round(algorit
     assert [t.fate for t in records[2].turns] == ["done", "excluded", *["done"] * 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["exact", "lite"])
 def test_a_budget_of_ranks_is_spent_alike_over_nodes(scheduler):
     records = agree(fed_of(hardware(*HALVES, scheduler=scheduler, options={"r_bar": 2}, r_max=3)))
@@ -87,6 +89,7 @@ def test_a_budget_of_ranks_is_spent_alike_over_nodes(scheduler):
     assert len({c.rank for c in records[3].clients}) > 1
 
 
+@pytest.mark.slow
 def test_a_client_that_has_to_stop_early_does_so_at_its_node():
     """A slow one needs 10.1 s for its steps at rank 1, and has 6."""
     fed = fed_of(hardware(*HALVES, deadline=6.0, policy="use_partial"), task=LowRank(r=1))
@@ -121,6 +124,7 @@ def test_what_travels_is_the_active_slices():
     assert sizes[-2:] == [[(14,), (14,), (23,), (23,), (32,), (32,)]] * 2
 
 
+@pytest.mark.slow
 def test_a_node_that_is_lost_is_a_turn_that_was_dropped():
     fed = fed_of(replace(hardware(SIX), scheduler=scripted((2,) * 6)))
     there, _ = over(fed, Bad.of(grid_of(fed), {(3, "2"): None}))
@@ -130,6 +134,7 @@ def test_a_node_that_is_lost_is_a_turn_that_was_dropped():
     assert records[2].bytes_down == records[1].bytes_down  # it was sent the model all the same
 
 
+@pytest.mark.slow
 def test_what_is_private_never_leaves_a_node():
     """FedSA shares A only: the server's B stays as it began, and the nodes' own B are those of one process."""
     fed = federation(LowRank(), "fedavg", "fedsa_lora", cohort_size=4, num_rounds=3)
@@ -168,6 +173,7 @@ def test_memory_survives_the_restart_of_a_node(aggregation, tmp_path):
     assert not any(r.events for r in records)
 
 
+@pytest.mark.slow
 def test_a_node_whose_memory_is_gone_says_so_and_is_left_out():
     fed = federation(LowRank(), "scaffold", num_rounds=3)
     grid = grid_of(fed)

@@ -93,6 +93,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
     agree(again, served(tmp_path / "whole", *changes))
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_the_end_of_one_that_outlived_its_superlink(tmp_path, monkeypatch):
     monkeypatch.setattr(server, "POLL", 0.01)
     (tmp_path / "run").mkdir()
@@ -177,6 +178,7 @@ def test_what_sites_cannot_do_is_refused(changes, words):
     check_sites(Experiment(), replace(fed, hardware=hardware(Tier("all", 6))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["", "seed=1", "model.lora.target_modules='[q, v]' seed=1", 'a="b c"'])
 def test_flower_reads_back_the_command_that_a_manifest_names(settings):
     from flwr.common.config import parse_config_args

@@ -80,6 +80,7 @@ def test_a_and_b_by_hand():
     np.testing.assert_allclose(b, [0.5 + 0.001 + 0.02, 0.521, 1 + 0.05 + 0.2, 2])
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_modelled_time_is_a_plus_b_r(seed):
@@ -175,6 +176,7 @@ def test_nobody_trained_is_a_round_of_no_time():
     assert (done.round_seconds, done.compliance) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.sampled_from(["drop", "wait", "use_partial"]), st.floats(0.01, 30))
 def test_deadlines_are_kept_and_partial_work_is_as_much_as_fits(seed, policy, deadline):
@@ -196,6 +198,7 @@ def test_deadlines_are_kept_and_partial_work_is_as_much_as_fits(seed, policy, de
         assert (one_more[done.exceeded] > deadline * (1 - 1e-6)).all()
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.floats(0.1, 30))
 def test_a_rank_planned_to_the_last_second_meets_the_deadline(seed, deadline):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given
 
 from fedfault.hardware.timing import FORGET, RIDGE, estimate, init_sums, observe
@@ -49,6 +50,7 @@ def test_one_rank_identifies_only_the_time_at_that_rank():
     assert b > 1  # the surprise is shared between both
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_it_is_weighted_least_squares_with_a_prior(seed):

@@ -75,6 +75,7 @@ def test_a_loss_that_is_not_finite_is_no_best():
     assert backward_transfer([math.nan, 2.0, 2.5]) == pytest.approx([math.nan, 0.0, 0.5], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch():
     code = "import sys, fedfault.measures.fairness; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -59,6 +59,7 @@ def test_token_divergence_is_the_g_statistic(texts):
     assert 2 * table.sum() * ours == pytest.approx(g)
 
 
+@pytest.mark.slow
 def test_token_divergence_by_chance_is_the_textbook_bias_when_tokens_are_independent():
     """E[JSD] = (V - 1)(N - 1) / 2m: 20,000 tokens of 50 types in short documents, 5 clients."""
     generator = np.random.default_rng(0)

@@ -82,6 +82,7 @@ def probe(aggregation, algorithm="fedavg", **changes) -> list[float | None]:
     return [r.probes.get("aggregation_error") for _, r in rounds(fed, begin(fed))][1:]
 
 
+@pytest.mark.slow
 def test_rounds_carry_it():
     assert all(error > 1e-4 for error in probe("fedit"))
     for name in ("flora", "fedex_lora", "ffa_lora", "rolora"):

@@ -58,6 +58,7 @@ def test_texts_that_share_no_word_with_the_references_score_nothing():
     assert rouge_l(OTHERS, TEXTS) == 0
 
 
+@pytest.mark.slow
 def test_bleu_is_that_of_the_corpus_by_hand():
     # n-gram matches over both texts: 1: 8 of 10, 2: 6 of 8, 3: 4 of 6, 4: 2 of 4; as long as the references
     found = bleu(["a b c d e", "a b c d e"], ["a b c d x", "x b c d e"])
@@ -92,6 +93,7 @@ def test_the_signature_says_what_was_done():
     assert found["version"]
 
 
+@pytest.mark.slow
 def test_halves_of_whole_blocks_are_continued_one_of_every_topic_in_turn():
     t = task()
     flat = finished(t).after.adapter.flat
@@ -110,6 +112,7 @@ def test_without_text_or_whole_blocks_nothing_is_measured():
         assert generation().measure(finished(t)).probes == {}
 
 
+@pytest.mark.slow
 def test_the_probe_scores_the_servers_model():
     probe, m = generation(), finished(task())
     found = m.task.continuations(m.after.adapter.flat, 16)

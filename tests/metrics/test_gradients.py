@@ -221,6 +221,7 @@ def halves(task, clients, round: int = 1, per_pass: int = 10, trainable=None, se
     return split_halves(task, start, clients, trainable, seed=seed, round=round, per_pass=per_pass)
 
 
+@pytest.mark.slow
 def test_halves_are_of_different_examples():
     sizes = [2, 3, 2 * DRAWN - 1, 2 * DRAWN, 50]
     for round in range(1, 20):

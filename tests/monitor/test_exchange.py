@@ -63,6 +63,7 @@ def test_ranks_are_compared_among_their_like():
     assert measure_chain(send([[0.0], [1.0], [2.0]], [1] * 3, [0, 1, 2], ["a", "a", "b"])) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_chain_of_clients_is_found_and_an_order_by_their_data_is_none(seed):
     leaking = measure_chain(simulate("leaking", seed))

@@ -129,6 +129,7 @@ def test_a_scaling_that_is_not_the_others_is_told(tmp_path):
     assert "changes the weights 2 times as much as it should" in diagnose_files(folder)
 
 
+@pytest.mark.slow
 def test_layers_that_are_saved_in_full_are_a_part_of_their_own(tmp_path):
     g = np.random.default_rng(0)
     for t in (1, 2, 3):
@@ -209,6 +210,7 @@ def test_what_does_not_fit_is_refused_with_the_file_and_nothing_is_written(tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_client_that_is_there_in_all_other_rounds_is_missed(tmp_path):
     shutil.rmtree(write_run(tmp_path / "a") / "round_2" / "client_3")
     assert "no adapter of client 3 in round 2, and in other rounds it has: not drawn, or lost?" in diagnose_files(
@@ -216,6 +218,7 @@ def test_a_client_that_is_there_in_all_other_rounds_is_missed(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_table_of_losses_alone_is_a_run(tmp_path):
     losses = ["round,loss", *(f"{t},{loss}" for t, loss in enumerate([4, 3, 3.5, 4, "nan"]))]
     (tmp_path / "l.csv").write_text("\n".join(losses) + "\n")
@@ -243,6 +246,7 @@ def test_a_mean_over_other_clients_is_told(tmp_path):
         diagnose_files(csv=tmp_path / "l.csv", calibration="packaged")
 
 
+@pytest.mark.slow
 def test_of_a_lone_adapter_nothing_is_known(tmp_path):
     write_adapter(tmp_path / "a" / "round_1" / "client_0", np.ones((1, 2)), np.ones((2, 1)))
     assert "lora_A: where clients start is not known" in diagnose_files(tmp_path / "a")
@@ -280,6 +284,7 @@ def test_the_command_says_what_is_wrong_and_ends_with_2(tmp_path, monkeypatch, c
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_python_returns_the_run_that_was_made_of_the_files(tmp_path):
     run = ff.diagnose(adapters=write_run(tmp_path / "a"), out=tmp_path / "out")
     assert run.rounds["kept_apart"].dropna().between(-1, 1).all()

@@ -50,6 +50,7 @@ def start(strategy, steps, losses, **options):
     return strategy.start(make_grid(steps, losses), first, num_rounds=len(losses) - 1, **options)
 
 
+@pytest.mark.slow
 def test_a_strategy_that_is_watched_gives_the_same_arrays(tmp_path):
     steps, losses = [np.array([3.0, 0.0]), np.array([0.0, 6.0])], [4.0, 3.0, 2.0]
     plain = start(FedAvg(), steps, losses)
@@ -63,6 +64,7 @@ def test_a_strategy_that_is_watched_gives_the_same_arrays(tmp_path):
     assert record.scores["client/1"].loss == 3.0
 
 
+@pytest.mark.slow
 def test_a_loss_that_diverges_is_told_in_flowers_log(tmp_path, caplog):
     strategy = ff.Watched(FedAvg(), "mine", results_dir=tmp_path)
     with caplog.at_level("WARNING", logger="flwr"):

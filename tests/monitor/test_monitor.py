@@ -211,6 +211,7 @@ def test_rounds_count_upwards_and_end_with_finish(tmp_path):
         monitor.log(5, loss=2.0)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_a_folder_that_is_there_is_only_replaced_if_asked_and_a_monitored_run(tmp_path):
     log_run(tmp_path, "mine")
     with pytest.raises(ff.UserError, match="overwrite=True"):

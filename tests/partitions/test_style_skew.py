@@ -54,6 +54,7 @@ def test_complexity_differs_between_clients_and_length_does_not():
     assert abs(np.mean(first) - np.mean(second)) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["length", "formality", "complexity", "source"])
 def test_without_purity_every_style_is_an_iid_split(criterion):
     """Even sizes, and the longer half of the texts is at every client in proportion: hypergeometric mean, variance."""

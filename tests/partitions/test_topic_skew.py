@@ -173,6 +173,7 @@ def test_a_thousand_clients_end_with_a_partition_or_an_explanation(convention, a
     assert time.perf_counter() - start < 30  # no hang; usually well under a second
 
 
+@pytest.mark.slow
 def test_a_split_that_is_never_drawn_is_explained():
     topics = np.arange(400) % 4
     with pytest.raises(UserError) as error:

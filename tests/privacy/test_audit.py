@@ -31,6 +31,7 @@ def test_guesses_by_chance_prove_nothing():
     assert bound_epsilon(100, 100, 55, 0.0, 0.05) == 0.0
 
 
+@pytest.mark.slow
 def test_randomised_response_is_bounded_by_its_own_epsilon():
     """Canaries whose membership is told truly with probability e / (1 + e): epsilon is 1."""
     g = np.random.default_rng(0)

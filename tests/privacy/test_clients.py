@@ -35,6 +35,7 @@ def test_the_denominator_does_not_tell_how_many_were_drawn():
     assert step_of(budget, cohort_size=1) == pytest.approx(sum(change[k] for k in drawn), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_has_the_standard_deviation_that_is_accounted_for():
     fed = hide_toy(
         Pulled(), budget=make_budget("client", 1, 2.0, 4, 4, clip=0.5), clients=4, work={"steps": 1, "lr": 1e-12}
@@ -102,6 +103,7 @@ def test_a_second_average_in_a_round_is_an_error():
         run_rounds(replace(fed, algorithm=twice))
 
 
+@pytest.mark.slow
 def test_the_clip_follows_the_share_of_changes_that_are_within_it():
     small, large = (
         run_to_end(hide_toy(LowRank(), budget=make_budget("client", 12, TINY, clip=C, adapt_to=0.5)))[0].memory["clip"]

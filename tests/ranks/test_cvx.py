@@ -76,6 +76,7 @@ def test_of_many_optima_the_evenest_is_taken():
     assert ranks_of(replace(s, high=np.array([1, 8, 8, 8]))).tolist() == [1, 4, 4, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("even", [2, 3, 5, 6])
 def test_whole_numbers_that_the_solver_just_misses_are_not_cut_off(even):
     """It returns 1.99999999 and 2.00000002; cut to 1, the unit would go to another client that is faster."""

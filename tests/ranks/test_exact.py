@@ -48,6 +48,7 @@ def test_who_cannot_meet_the_deadline_is_left_out_and_the_others_share_the_budge
     assert any("client 1 left out" in event and "3 s" in event and "2.5 s" in event for event in given.events)
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.integers(1, 4))
 def test_no_other_ranks_give_a_shorter_round(seed, n):
@@ -76,6 +77,7 @@ def heap_of_units(s: Situation) -> np.ndarray:
     return r
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_one_sort_gives_the_units_in_the_order_of_a_heap(seed):
@@ -84,6 +86,7 @@ def test_one_sort_gives_the_units_in_the_order_of_a_heap(seed):
     np.testing.assert_array_equal(ranks_of(s), heap_of_units(s))
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.integers(2, 4), st.booleans())
 def test_the_second_slowest_client_is_as_fast_as_it_can_be_too_and_so_on(seed, n, free):
@@ -131,6 +134,7 @@ def test_neither_the_unit_of_time_nor_a_common_delay_matters(seed, unit, delay):
     np.testing.assert_array_equal(ranks_of(other), ranks_of(s))
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.sampled_from([0.1, 1 / 3]), st.sampled_from([0.0, 0.3]))
 def test_ties_are_ties_in_any_unit(seed, unit, delay):
@@ -150,6 +154,7 @@ def test_equal_clients_differ_by_one_unit_at_most(seed):
     assert np.ptp(ranks_of(s)) <= 1
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.floats(1.01, 100.0))
 def test_a_client_that_gets_slower_never_gets_more(seed, factor):
@@ -162,6 +167,7 @@ def test_a_client_that_gets_slower_never_gets_more(seed, factor):
         assert ranks_of(replace(s, b=slower))[i] <= before[i]
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_the_order_of_clients_does_not_matter(seed):
@@ -171,6 +177,7 @@ def test_the_order_of_clients_does_not_matter(seed):
     np.testing.assert_array_equal(ranks_of(s)[order], ranks_of(permute(s, order)))
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds)
 def test_a_deadline_is_kept_by_all_who_take_part(seed):

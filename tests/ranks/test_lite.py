@@ -31,6 +31,7 @@ def report(client: int, gain: float | None = 0.1, throughput: float = 10.0, **mo
     return Report(client, rank=8, seconds=1000 / throughput, tokens=1000, gain=gain, **more)
 
 
+@pytest.mark.slow
 @BOTH
 @seeded
 @given(seeds)
@@ -79,6 +80,7 @@ def test_exceeding_the_deadline_never_raises_a_rank(scheduler, seed):
         assert after.get(one.client, 0) <= before.get(one.client, 0)
 
 
+@pytest.mark.slow
 @BOTH
 @seeded
 @given(seeds)
@@ -91,6 +93,7 @@ def test_equal_clients_differ_by_one_unit_at_most(scheduler, seed):
     assert np.ptp(scheduler.assign(remember(scheduler, past), s).ranks) <= 1
 
 
+@pytest.mark.slow
 @BOTH
 @seeded
 @given(seeds)
@@ -111,6 +114,7 @@ def test_gains_that_are_all_bad_are_defined(scheduler, seed, gain):
     assert scheduler.assign(remember(scheduler, past), s) == scheduler.assign(remember(scheduler, zero), s)
 
 
+@pytest.mark.slow
 @BOTH
 @seeded
 @given(seeds)
@@ -256,6 +260,7 @@ def test_a_deadline_is_a_cap_for_lite_star():
     assert STAR.assign(remember(STAR, [[report(0, 1.0), report(1, 0.1), report(2, 0.1)]]), s).ranks[0] == 4
 
 
+@pytest.mark.slow
 def test_exploration_is_a_share_of_the_rounds_and_says_so():
     """Failure 10."""
     memory = remember(STAR, [[report(0, 0.5), report(1, 0.01)]])

@@ -112,6 +112,7 @@ def test_which_texts_are_held_out_does_not_depend_on_their_order():
     assert set(split(MANY)[1]) == set(split(MANY[::-1])[1])
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a", "A", "A!", "b", "c d", "C  D", "cd", "", "e"]), st.sampled_from("xy")),
@@ -171,6 +172,7 @@ def test_the_fingerprint_changes_with_text_topic_group_side_and_borders():
     assert len({fingerprint_documents(*each) for each in sides}) == 6
 
 
+@pytest.mark.slow
 @given(st.lists(st.text("ab \n", min_size=1, max_size=30), max_size=10), st.integers(1, 20))
 def test_pieces_lose_no_character_but_white_space(parts, size):
     def letters(texts):

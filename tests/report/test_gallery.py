@@ -98,6 +98,7 @@ def test_nothing_that_is_drawn_is_cut_off(name):
         assert box.y1 <= page.y1
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_gives_no_figure():
     measured = {name for name, plot in gallery.FIGURES.items() if plot(make(general=False)) is not None}
     assert measured == {"loss_by_topic", "clients", "fairness", "participation", "split", "traffic"}
@@ -115,6 +116,7 @@ def test_rounds_are_whole_numbers():
                     assert all(float(tick).is_integer() for tick in ax.get_xticks())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
 def test_a_figure_has_the_colours_of_its_theme_and_fits_a_phone(theme):
     figure = gallery.FIGURES["general"](usual(), theme, narrow=True)
@@ -124,6 +126,7 @@ def test_a_figure_has_the_colours_of_its_theme_and_fits_a_phone(theme):
     assert render_png(figure, dpi=20).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_picture():
     assert render_svg(gallery.FIGURES["general"](usual())) == render_svg(gallery.FIGURES["general"](usual()))
 
@@ -135,6 +138,7 @@ def test_figures_leave_pyplot_and_its_settings_alone():
     assert not Gcf.figs  # what pyplot holds on to
 
 
+@pytest.mark.slow
 def test_a_file_is_written_whole(tmp_path):
     gallery.write_figure(gallery.FIGURES["general"](usual()), tmp_path / "general.png", dpi=20)
     assert [p.name for p in tmp_path.iterdir()] == ["general.png"]

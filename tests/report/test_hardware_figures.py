@@ -87,6 +87,7 @@ def test_where_cells_are_too_small_for_signs_they_are_painted():
     assert ranks.get_array().shape == (4, 200)
 
 
+@pytest.mark.slow
 def test_clients_stand_by_tier_and_the_first_of_each_has_its_name():
     run = clocked([[turn(0, "slow", 2), turn(1, "fast", 4), turn(2, "slow", 4)]], clients=3)
     assert {"slow 0", "2", "fast 1"} <= set(texts(draw_client_ranks(run)))
@@ -153,6 +154,7 @@ def test_equal_hardware_without_a_deadline_needs_no_gantt_chart():
     assert replace(switched_off, config=about).deadline is None
 
 
+@pytest.mark.slow
 def test_of_many_clients_the_slowest_are_shown():
     ax = draw_gantt(RUNS["beyond_a_panel"]()).axes[0]
     widths = [b.get_width() for b in ax.patches[:100]]  # download: a tenth of 0.50, ..., 1.49 s, tier by tier

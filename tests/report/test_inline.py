@@ -29,6 +29,7 @@ def test_nothing_to_show_is_no_drawing():
     assert draw_inline(make(general=False), "general", draw_general) == (None, Inline())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
 def test_variables_give_the_picture_of_either_theme(theme):
     def without_ids(text):  # they are made of what is drawn, colours included
@@ -50,6 +51,7 @@ def test_what_is_not_the_same_in_both_themes_is_there_once_for_each():
     assert join_themes(f'{cells}<g style="fill: #ffffff"/>', f"{cells}<g/>") is None  # white on a dark cell, here black
 
 
+@pytest.mark.slow
 def test_a_drawing_is_well_formed_and_its_letters_are_all_there():
     for drawing in draw_inline(RUN, "general", draw_general)[1].drawings:
         root = ET.fromstring(f"<svg>{drawing.body}</svg>")

@@ -45,6 +45,7 @@ def test_a_diverged_run_shows_words_for_numbers(tmp_path):
     assert not re.search(r"\b(nan|inf)\b", re.sub(r"base64,[^\"]*", "", text))
 
 
+@pytest.mark.slow
 def test_a_run_without_any_round_still_has_a_page(tmp_path):
     path = render_report(write(tmp_path, [], status="running"))
     assert "No round is recorded yet." in path.read_text()

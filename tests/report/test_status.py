@@ -35,6 +35,7 @@ def test_the_rest_takes_as_long_as_the_rounds_before_it(tmp_path):
     assert estimate_seconds_left(read_run(write(tmp_path / "new", HISTORY[:1], status="running"))) is None
 
 
+@pytest.mark.slow
 def test_a_page_of_a_run_at_work_loads_itself_again_and_its_report_does_not(tmp_path):
     folder = write(tmp_path, HISTORY[:2], status="running")
     render_live(folder, [], "running", 30)

@@ -103,6 +103,7 @@ def test_the_models_that_are_kept_are_those_that_somebody_at_work_started_from()
         assert all(v < state.round for v in versions)
 
 
+@pytest.mark.slow
 def test_the_order_in_which_clients_are_drawn_is_a_function_of_the_seed():
     turns = [[record.turns for _, record in run_rounds(fleet(seed=seed))] for seed in (0, 0, 1)]
     assert turns[0] == turns[1] != turns[2]

@@ -69,6 +69,7 @@ def test_only_active_slices_are_sent_and_counted():
     assert [t.bytes_down for t in record.turns] == sizes
 
 
+@pytest.mark.slow
 def test_simulated_transfers_take_the_bytes_that_are_counted():
     """From the second round on uploads are known too; SCAFFOLD sends twice the numbers down and up."""
     link = Tier("link", 6, bandwidth_up_mbps=8e-3, bandwidth_down_mbps=16e-3)  # 1000 and 2000 bytes a second

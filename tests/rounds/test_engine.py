@@ -160,6 +160,7 @@ def test_effort_one_is_no_effort_given():
     assert torch.equal(*ends)
 
 
+@pytest.mark.slow
 def test_seconds_of_probes_are_not_those_of_training(monkeypatch):
     """Gradients that probes ask for are taken before training and belong to the probe."""
 

@@ -72,6 +72,7 @@ def check_same(found, expected):
         torch.testing.assert_close(one.gradients, other.gradients, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_task, make_labels])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_jobs_done_as_one_give_what_each_gives_alone(make, optimizer, sizes):
@@ -144,6 +145,7 @@ def test_each_job_keeps_the_terms_of_its_own_algorithm(after, sizes, monkeypatch
     assert not torch.allclose(alone[2].y, plain.y, rtol=1e-4)  # the terms do count
 
 
+@pytest.mark.slow
 def test_gradients_at_a_mixture_are_those_of_the_job_that_asks_for_it(sizes):
     """APFL, with a share for each client, beside a run that takes gradients where its clients are; the order matters not."""
     tasks = alike(make_task(dropout=0.0), 2)
@@ -180,6 +182,7 @@ def test_a_job_that_goes_on_from_where_its_clients_stand_keeps_its_anchor(sizes)
     assert not torch.allclose(found[0].y, train_job(make_jobs(tasks, WORK, extra=pull)[0]).y, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_task, make_labels])
 def test_runs_with_a_contrast_share_passes_among_themselves(make, sizes):
     """Each with previous models and a strength of its own, beside a run without, which groups its rows by length."""
@@ -239,6 +242,7 @@ def test_a_client_that_starts_elsewhere_fails_its_own_run_alone():
     assert "client 2 does not start from what the server sent" in str(second)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_told_in_the_round_of_every_run(monkeypatch):
     tasks, calls = alike(make_task(), 2), []
     grad = joined._JoinedTask.grad

@@ -133,6 +133,7 @@ def test_rows_of_unequal_length_are_recorded_in_groups_that_fit_every_step(make,
         torch.testing.assert_close(getattr(one, "flat", one), getattr(other, "flat", other), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_of_a_classifier_asks_the_device_nothing_once_its_groups_are_known():
     with torch.device("meta"):
         model = tiny_llama()
@@ -147,6 +148,7 @@ def test_a_step_of_a_classifier_asks_the_device_nothing_once_its_groups_are_know
     assert {x.device.type for x in (loss, gradient, tokens)} == {"meta"}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_recorded_is_taken_step_by_step_and_the_round_says_why():
     def fail(step):
         step()
@@ -159,6 +161,7 @@ def test_what_cannot_be_recorded_is_taken_step_by_step_and_the_round_says_why():
     assert events == ["steps are not replayed: operation not permitted when stream is capturing"]
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_the_step_by_step_training_to_the_bit():
     task, events = make_task(), []
     plain = train(task, extra_terms(task)["scaffold"], None)

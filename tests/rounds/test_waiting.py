@@ -77,6 +77,7 @@ def test_a_pass_runs_where_there_are_no_numbers_to_look_at(name):
     assert y.device.type == "meta"
 
 
+@pytest.mark.slow
 def test_a_classifier_on_a_decoder_plans_its_groups_on_the_host():
     with torch.device("meta"):
         model = tiny_llama()
@@ -88,6 +89,7 @@ def test_a_classifier_on_a_decoder_plans_its_groups_on_the_host():
     assert y.device.type == "meta"
 
 
+@pytest.mark.slow
 def test_responses_are_grouped_and_their_targets_found_on_the_host():
     with torch.device("meta"):
         model = tiny_llama()

@@ -97,6 +97,7 @@ def test_what_was_best_goes_when_another_round_is_better(folder):
     assert folder.list_checkpoints() == [0, 4]
 
 
+@pytest.mark.slow
 def test_a_named_checkpoint_is_loaded_or_those_that_are_there_are_listed(folder):
     for t in (0, 1, 4, 5, 6):
         folder.save(state(t))
@@ -108,6 +109,7 @@ def test_a_named_checkpoint_is_loaded_or_those_that_are_there_are_listed(folder)
         folder.load(LAYOUT, "cpu", 4)
 
 
+@pytest.mark.slow
 def test_going_back_forgets_the_checkpoints_of_later_rounds(folder):
     for t in range(5):
         folder.save(state(t))
@@ -203,6 +205,7 @@ def test_records_that_are_not_those_that_were_written_are_refused_and_nothing_is
     assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_records_of_later_rounds_do_not_matter_to_a_checkpoint(folder):
     write_rounds(folder, 3)
     folder.append(record(3))  # a kill came before its checkpoint

@@ -142,6 +142,7 @@ def test_a_checkpoint_whose_json_was_changed_is_never_believed(how, data, two_ch
     assert RunFolder(path).list_checkpoints() == [0, 1]
 
 
+@pytest.mark.slow
 @fuzzed()
 @given(data=st.data())
 def test_records_come_back_from_json_as_they_were(data):

@@ -29,12 +29,14 @@ def count_choices(selection, **facts) -> np.ndarray:
     return count / TIMES
 
 
+@pytest.mark.slow
 def test_uniform_chooses_all_alike_and_loss_the_highest_alone():
     losses = [1.0, 5.0, 2.0, 3.0, 4.0, 8.0, 6.0, 7.0]
     assert count_choices(uniform(), loss=losses) == pytest.approx(M / N, abs=0.03)
     assert count_choices(loss(), loss=losses).tolist() == [0, 0, 0, 0, 0, 1, 0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [2, 4, 8])
 def test_power_of_choice_includes_clients_as_combinatorics_has_it(d):
     """The one with j losses above its own is in if it is a candidate and fewer than m of those j are."""

@@ -64,6 +64,7 @@ def test_inclusion_is_proportional_to_size_and_sums_to_the_cohort(seed):
     assert some.sum() == 0 or size[~some].min(initial=np.inf) >= size[some].max()
 
 
+@pytest.mark.slow
 @seeded
 @given(seeds, st.floats(0, 0.999999))
 def test_as_many_are_drawn_as_asked_for_and_none_twice(seed, start):

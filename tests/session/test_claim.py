@@ -108,6 +108,7 @@ def test_a_configuration_that_somebody_wrote_there_is_not_taken_for_a_run(tmp_pa
     assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
 
 
+@pytest.mark.slow
 def test_only_the_very_same_run_before_its_end_goes_on(tmp_path):
     given = loaded(tmp_path)
     folder = write_run(given)
@@ -141,6 +142,7 @@ def test_a_run_that_was_moved_is_still_the_same(tmp_path):
     assert claim_run(moved, loaded(tmp_path / "after"))
 
 
+@pytest.mark.slow
 def test_a_free_name_is_the_first_without_another_run(tmp_path):
     said = []
     write_run(loaded(tmp_path, "seed=1"))
@@ -176,6 +178,7 @@ def test_a_file_in_the_way_is_explained(tmp_path):
         check_new_run(tmp_path / "results" / "run")
 
 
+@pytest.mark.slow
 def test_controls_and_studies_go_on_in_their_own_folder_alone(tmp_path):
     given, folder = loaded(tmp_path), tmp_path / "mine"
     claim_folder(folder, "controls", given, ["detectors."])

@@ -96,6 +96,7 @@ def begun(mine, tmp_path):
     return loaded, path
 
 
+@pytest.mark.slow
 def test_an_edited_plug_in_is_another_setting_and_the_new_one_stays_in_use(begun, mine):
     loaded, path = begun
     assert find_differences(path, loaded) == []

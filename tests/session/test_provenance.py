@@ -96,6 +96,7 @@ def test_the_manifest_of_an_older_version_is_not_refused_and_what_it_lacks_is_to
         check_same_inputs(old, p)
 
 
+@pytest.mark.slow
 def test_the_clock_of_the_wall_is_written_down_and_decides_nothing():
     """It may jump, back too: durations and deadlines are taken from the clock that only goes forward."""
     wall = re.compile(r"time\.time\(|datetime\.now\(|\.utcnow\(|\.today\(")

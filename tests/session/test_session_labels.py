@@ -218,6 +218,7 @@ def test_check_says_what_there_is_to_learn(data, bert, tmp_path):
     assert "A negative  B positive" in text
 
 
+@pytest.mark.slow
 def test_an_encoder_without_labels_is_refused(data, bert, tmp_path):
     with pytest.raises(UserError, match=r"missing.*for an encoder.*data\.task_type=classification"):
         run(data, tmp_path, model__name=bert, data__task_type="causal_lm", evaluation__target_score="null")

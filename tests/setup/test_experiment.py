@@ -134,6 +134,7 @@ def test_a_token_without_an_embedding_is_refused_before_training(tmp_path):
         prepare(of_texts(tmp_path, [f"{line} A zebra." for line in LINES], name))
 
 
+@pytest.mark.slow
 def test_a_table_of_embeddings_that_clients_train_has_its_tokens_checked_too(tmp_path):
     """It is opened up for clients before their texts are."""
     changes = ["model.trainable=partial", "model.partial.last_blocks=0", "model.partial.modules=[embed_tokens]"]
@@ -149,6 +150,7 @@ def test_a_pair_that_an_alarm_would_lead_to_is_refused_before_anything_is_loaded
     assert said == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scaling", "expected"), [("alpha/r", 12 / 9), ("alpha/sqrt(r)", 12 / 3)])
 def test_the_update_is_scaled_by_the_rank_or_by_its_root(scaling, expected):
     """As PEFT has it without and with use_rslora."""
@@ -156,6 +158,7 @@ def test_the_update_is_scaled_by_the_rank_or_by_its_root(scaling, expected):
     assert open_model(exp, load_backbone("micro")).layout.scaling == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_modules_have_ranks_and_scalings_of_their_own():
     """The root of the rank is that of the module."""
     words = ["model.lora.r_max=9", "model.lora.alpha=12", "model.lora.scaling=alpha/sqrt(r)"]

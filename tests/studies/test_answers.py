@@ -29,6 +29,7 @@ def test_counts_are_put_to_a_test_that_needs_no_symmetry(tmp_path, seeds):
     assert pick_test(study, "gain", 20) == "student"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [5, 9])
 def test_a_planted_true_and_a_planted_false_statement(tmp_path, seeds):
     old = OLD[:seeds]
@@ -45,6 +46,7 @@ def test_a_planted_true_and_a_planted_false_statement(tmp_path, seeds):
     assert low < found.decisive.mean < high
 
 
+@pytest.mark.slow
 def test_equal_arms_are_supported_as_equal_and_noise_is_inconclusive(tmp_path):
     new = OLD + [0.02 if i % 2 else -0.02 for i in range(9)]
     wild = claim("any", "higher", by=0.0)
@@ -52,6 +54,7 @@ def test_equal_arms_are_supported_as_equal_and_noise_is_inconclusive(tmp_path):
     assert verdicts(study, runs) == {"same": "supported", "any": "inconclusive"}
 
 
+@pytest.mark.slow
 def test_holm_can_take_an_answer_away(tmp_path):
     new = OLD[:5] + np.array([0.3, 0.1, 0.3, 0.15, 0.12])
     alone, runs = two_arms(tmp_path, new, OLD[:5], hypotheses=(claim(by=0.05),))
@@ -81,6 +84,7 @@ def test_one_seed_decides_nothing(tmp_path):
     assert answer_hypotheses(study, runs)[0].decisive.interval is None
 
 
+@pytest.mark.slow
 def test_runs_that_diverge_count_as_the_largest_difference(tmp_path):
     new = [math.inf if i % 2 else 4.6 for i in range(9)]
     study, runs = two_arms(tmp_path, new, OLD, hypotheses=(claim(),))
@@ -90,6 +94,7 @@ def test_runs_that_diverge_count_as_the_largest_difference(tmp_path):
     assert 0.1 < low < math.inf  # what matters is below it, as the answer says
 
 
+@pytest.mark.slow
 def test_runs_that_are_missing_or_unfinished_leave_their_pair_out(tmp_path):
     study, runs = two_arms(tmp_path, OLD + 0.5, OLD, hypotheses=(claim(),))
     del runs["new-1"]
@@ -110,6 +115,7 @@ def four(folder, table):
     return Study("trial", "", tuple(range(9)), tuple(cells)), runs
 
 
+@pytest.mark.slow
 def test_a_claim_about_all_holds_only_if_it_holds_for_each(tmp_path):
     study, runs = four(tmp_path, [[4.0, 4.5], [4.0, 4.05]])
     each = (Contrast(1, 0), Contrast(3, 2))
@@ -118,6 +124,7 @@ def test_a_claim_about_all_holds_only_if_it_holds_for_each(tmp_path):
     assert answer_hypotheses(study, runs)[1].decisive.contrast == each[1]
 
 
+@pytest.mark.slow
 def test_a_refuted_claim_is_shown_by_the_arm_that_refutes_it_and_not_by_one_further_off_and_unsure(tmp_path):
     study, _ = four(tmp_path, [[4.0, 4.0], [4.0, 4.0]])
     each = (Contrast(1, 0), Contrast(3, 2))
@@ -128,6 +135,7 @@ def test_a_refuted_claim_is_shown_by_the_arm_that_refutes_it_and_not_by_one_furt
     assert found.decisive.interval[0] > 0.1
 
 
+@pytest.mark.slow
 def test_beyond_compares_two_differences(tmp_path):
     study, runs = four(tmp_path, [[4.0, 4.1], [4.2, 5.3]])  # lr costs 0.2 on the first split, 1.2 on the second
     beyond = Contrast(3, 1, c=2, d=0)
@@ -137,6 +145,7 @@ def test_beyond_compares_two_differences(tmp_path):
     assert found.decisive.mean == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_constant_takes_the_place_of_an_arm(tmp_path):
     study, runs = two_arms(tmp_path, OLD, OLD, hypotheses=(claim(contrasts=(Contrast(0, constant=3.5),)),))
     assert verdicts(study, runs) == {"h": "supported"}

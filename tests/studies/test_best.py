@@ -35,6 +35,7 @@ def results(folder, losses, seeds=5, noise=NOISE):
     return Results(folder, Study("trial", "", tuple(range(seeds)), tuple(cells), best=(ASK,)), runs)
 
 
+@pytest.mark.slow
 def test_each_situation_has_its_own_best_and_what_is_shown_of_the_others(tmp_path):
     iid = {"fedavg": 4.0, "fedprox": 4.005, "scaffold": 4.3, "fedadam": math.nan}
     skew = {"fedavg": 4.5, "fedprox": 4.2, "scaffold": 4.29}
@@ -48,6 +49,7 @@ def test_each_situation_has_its_own_best_and_what_is_shown_of_the_others(tmp_pat
     assert second[4:] == ["–", "fedavg", "scaffold"]  # 0.09, give or take more than 0.01: neither side of 0.1
 
 
+@pytest.mark.slow
 def test_higher_may_be_better_and_where_holds_an_axis(tmp_path):
     r = results(tmp_path, {"iid": {"fedavg": 4.0, "fedprox": 4.5}, "skew": {"fedavg": 4.5, "fedprox": 4.0}})
     (found,) = find_best(r, Best("w", "algorithm", LOSS, "higher", 0.1, {"partition": "iid"}))

@@ -50,6 +50,7 @@ def instant(monkeypatch):
     return begun
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated(plan, instant):
     assert states(runner.run_all(plan(), QUIET)) == ["finished"] * 4
     assert states(runner.run_all(plan(), QUIET)) == ["there"] * 4
@@ -84,6 +85,7 @@ def test_a_task_of_an_array_runs_one_run(plan, instant):
         runner.run_all(p, QUIET, task=5)
 
 
+@pytest.mark.slow
 def test_a_failure_stops_nothing_and_is_told(plan, instant, monkeypatch, tmp_path):
     p, start = plan(), one.start_run
 

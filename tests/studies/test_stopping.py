@@ -94,6 +94,7 @@ def test_counts_are_bets_and_need_no_normal_law(run):
     assert 0.2 < low < high <= 1.0
 
 
+@pytest.mark.slow
 def test_the_report_says_after_how_many_seeds_and_that_looks_are_allowed(tmp_path, run):
     study, runs = draw([12.0, 0.1], seeds=9)
     made, _ = run(study, runs)

@@ -155,6 +155,7 @@ def test_runs_are_grouped_by_what_a_pass_needs(word, joins, room):
     assert [len(group) for group in groups] == ([2] if joins else [1, 1])
 
 
+@pytest.mark.slow
 def test_on_a_cpu_runs_go_one_after_another(plan, monkeypatch):
     begun = []
     monkeypatch.setattr(

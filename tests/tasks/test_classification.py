@@ -66,6 +66,7 @@ def whole(t: ClassificationTask, key: torch.Tensor | None = None, extra_loss=Non
 KINDS = [(tiny_bert, MEAN), (tiny_bert, POOLER), (tiny_llama, LAST), (tiny_gpt2, LAST)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "pooling"), KINDS)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, pooling, dropout, monkeypatch):
@@ -80,6 +81,7 @@ def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, pooling, 
     assert found[2].tolist() == list(SIZES)
 
 
+@pytest.mark.slow
 def test_without_gradients_the_loss_is_the_same():
     t = task()
     flat, step = moved(t), whole(t)
@@ -121,6 +123,7 @@ def plain(t: ClassificationTask, flat: torch.Tensor, of: Examples) -> torch.Tens
     return torch.stack(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", [False, True])
 @pytest.mark.parametrize(("build", "pooling"), [(tiny_bert, MEAN), (tiny_llama, LAST)])
 def test_the_loss_is_a_mean_over_examples(build, pooling, scores):
@@ -157,6 +160,7 @@ def test_scores_count_every_example_once(build, pooling, monkeypatch):
     assert "f1" not in found["topic/a"].metrics
 
 
+@pytest.mark.slow
 def test_regressions_are_measured_by_correlations():
     t = task(scores=True)
     found = t.evaluate(Adapter(t.layout, moved(t)[0]))
@@ -169,6 +173,7 @@ def test_regressions_are_measured_by_correlations():
     )
 
 
+@pytest.mark.slow
 def test_personal_models_are_scored_on_their_own_examples():
     t = task()
     own = Adapter(t.layout, moved(t))
@@ -211,6 +216,7 @@ def test_the_activation_cache_changes_no_number(build, pooling):
         assert scores[0][name].loss == pytest.approx(scores[1][name].loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_further_loss_sees_all_of_the_batch_and_is_differentiated():
     t = task()
     flat, seen = moved(t), []

@@ -56,6 +56,7 @@ def plain_nll(t: LanguageTask, adapter: Adapter, blocks: Blocks) -> tuple[float,
     return total, count
 
 
+@pytest.mark.slow
 def test_perplexity_counts_every_target_once_shifted_once_and_no_padding():
     t = task()
     scores = t.evaluate(adapter := moved(t))
@@ -73,6 +74,7 @@ def test_the_mixture_weighs_topics_by_their_share_of_the_text():
     assert scores["validation"].loss == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_perplexity_does_not_depend_on_the_batch_size(monkeypatch):
     t = task()
     adapter, by_batch = moved(t), []
@@ -83,6 +85,7 @@ def test_perplexity_does_not_depend_on_the_batch_size(monkeypatch):
         assert [b[name].loss for b in by_batch] == pytest.approx([by_batch[0][name].loss] * 3, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_training_loss_is_a_mean_over_tokens_not_over_batches():
     t = task()
     adapter, k = moved(t), 2
@@ -107,6 +110,7 @@ def test_without_gradients_the_loss_is_the_same():
     assert not nothing.any()
 
 
+@pytest.mark.slow
 def test_each_client_trains_on_its_own_blocks():
     t = task()
     flat = moved(t).flat.expand(3, -1)
@@ -152,6 +156,7 @@ def test_the_activation_cache_changes_no_number():
         assert scores[0][name].loss == pytest.approx(scores[1][name].loss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_base_has_lost_nothing_on_its_own_samples_before_training():
     model = tiny_llama()
     ids = sample_texts(model, 4, T, 0, torch.Generator().manual_seed(0))
@@ -204,6 +209,7 @@ def test_another_A_is_another_model_unless_B_is_zero(start, same):
     assert {s.se == 0.0 for s in t.evaluate(x).values()} == {same}
 
 
+@pytest.mark.slow
 def test_changes_are_paired_with_the_model_before_training_whatever_was_folded_in():
     """After a resume the first model that is evaluated is a trained one; what it is compared with is not."""
     fresh, resumed = task(), task()
@@ -247,6 +253,7 @@ def test_several_models_are_scored_as_each_is_alone():
     assert t.evaluate_each(models) == [t.evaluate(*model) for model in models]
 
 
+@pytest.mark.slow
 def test_each_text_s_loss_is_that_of_its_own_targets_under_its_own_model():
     own = pack_blocks(documents(12, 6), T, 0)
     t = task(**{"topic/a": own, "topic/b": own, "client/1": own})
@@ -260,6 +267,7 @@ def test_each_text_s_loss_is_that_of_its_own_targets_under_its_own_model():
         assert losses.members[1] == pytest.approx(two / int(t.split_training_rows()[1].targets[1]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_secret_s_loss_is_the_sum_over_its_tokens_under_the_model_in_its_place():
     t, said = task(), torch.randint(1, VOCAB, (7, T + 1), generator=torch.Generator().manual_seed(5))
     blocks = Blocks(said, torch.full((7,), T))

@@ -94,6 +94,7 @@ def test_clients_of_a_precision_get_what_they_get_among_themselves(further):
     assert bool(gradient.any(1).all())
 
 
+@pytest.mark.slow
 def test_a_federation_of_one_precision_is_the_plain_one():
     task = mixed("8bit", ("8bit",) * 5)
     given = a_pass(task.layout)
@@ -128,6 +129,7 @@ def test_every_client_looks_at_what_it_keeps_back_through_its_own_copy():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["none", "4bit", "8bit"])
 def test_the_servers_copy_is_what_scores_are_of(server):
     task, alone = mixed(server, ("4bit", "none", "4bit", "none", "none")), plain(server)

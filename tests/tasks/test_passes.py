@@ -86,6 +86,7 @@ def test_as_many_clients_are_in_a_pass_as_fit_into_the_memory_that_is_free(make,
     assert make().clients_per_pass(BATCH) == clients
 
 
+@pytest.mark.slow
 def test_the_same_memory_holds_fewer_clients_with_larger_batches(device):
     device.free = room_for(language, 4)
     one, two, four = map(language().clients_per_pass, (1, 2, 4))
@@ -126,6 +127,7 @@ def test_a_resumed_run_takes_the_passes_that_it_started_with(device, tmp_path):
     assert torch.equal(end.adapter.flat, history[-1][0].adapter.flat)
 
 
+@pytest.mark.slow
 def test_another_batch_size_gets_passes_of_its_own(device):
     device.free = room_for(language, 2)
     fed = federation(language())
@@ -184,6 +186,7 @@ def test_a_device_that_runs_out_in_an_evaluation_gets_smaller_passes_and_the_sam
     assert found["validation"].loss == pytest.approx(expected["validation"].loss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_smaller_passes_of_an_evaluation_are_an_event_and_in_the_state(device):
     device.free = 10**12
     fed = federation(task := language())
@@ -213,6 +216,7 @@ def test_a_pass_of_one_client_that_does_not_fit_names_estimate_memory_and_ways_o
         task.clients_per_pass(BATCH)
 
 
+@pytest.mark.slow
 def test_who_runs_out_with_one_client_is_told_what_was_expected(device):
     device.free = 10**12
     task = language()
@@ -224,6 +228,7 @@ def test_who_runs_out_with_one_client_is_told_what_was_expected(device):
         list(rounds(fed, begin(fed)))
 
 
+@pytest.mark.slow
 def test_check_and_manifest_say_what_was_chosen(device):
     device.free = room_for(language, 2)
     p = SimpleNamespace(federation=federation(language()), task=(task := language()))

@@ -76,6 +76,7 @@ def test_slopes_are_the_derivatives_of_losses(objective):
     torch.testing.assert_close(objective.slopes(ratios.detach(), tokens), expected)
 
 
+@pytest.mark.slow
 def test_before_training_every_pair_costs_log_2(tmp_path):
     task = make_task(encode(tmp_path), Objective())
     loss, _, pairs = task.grad(task.init(0).flat[None], step_on([0], [[0, 1, 2]], [[True] * 3]))
@@ -86,6 +87,7 @@ def test_before_training_every_pair_costs_log_2(tmp_path):
     assert (scores["topic/a"].tokens, scores["client/0"].tokens, task.examples(1), task.tokens(1)) == (3, 1, 2, 2)
 
 
+@pytest.mark.slow
 def test_clients_of_unequal_batches_get_what_they_get_alone_with_dropout(tmp_path):
     task = make_task(encode(tmp_path), Objective("dpo", 0.4), dropout=0.3)
     flat = torch.stack([adapt(task, 1), adapt(task, 2)])
@@ -96,6 +98,7 @@ def test_clients_of_unequal_batches_get_what_they_get_alone_with_dropout(tmp_pat
             torch.testing.assert_close(own[i], other[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_and_held_out_losses_are_those_of_a_step(tmp_path):
     task = make_task(encode(tmp_path), Objective("ipo", 0.4))
     flat = adapt(task)

@@ -109,6 +109,7 @@ def test_replayed_evaluations_give_the_bits_of_the_others(make, recorded):
     assert repr(found) == repr(score(plain))
 
 
+@pytest.mark.slow
 def test_clients_side_by_side_are_one_recorded_pass(recorded):
     found = []
     for record in (record_twin, None):
@@ -135,6 +136,7 @@ def test_weights_that_an_aggregation_adds_to_are_those_of_the_replays(recorded):
     assert recorded
 
 
+@pytest.mark.slow
 def test_what_a_cache_looks_up_is_not_recorded(recorded):
     task = blocks(cache_mb=8, trained=lambda model, _: partial_targets(model, 1, []))
     assert task.cache is not None
@@ -142,6 +144,7 @@ def test_what_a_cache_looks_up_is_not_recorded(recorded):
     assert recorded == []
 
 
+@pytest.mark.slow
 def test_a_pass_that_a_graph_cannot_repeat_is_computed_and_the_round_says_why(monkeypatch):
     def fail(step):
         raise RuntimeError("operation not permitted when stream is capturing\nand a trace")

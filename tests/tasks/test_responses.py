@@ -60,6 +60,7 @@ def test_groups_of_equal_length_give_what_one_padded_pass_gives(build, dropout, 
     assert found[2].tolist() == [conversations(k, n).num_tokens for k, n in enumerate(SIZES)]
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_of_what_transformers_says_of_each_target():
     t, model = task(), tiny_llama(blocks=3)
     loss, _, tokens = t.grad(t.init(0).flat.expand(3, -1), whole())
@@ -73,6 +74,7 @@ def test_the_loss_is_the_mean_of_what_transformers_says_of_each_target():
         assert float(loss[k]) == pytest.approx(total / int(tokens[k]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_client_in_company_learns_what_it_learns_alone():
     t = task(dropout=0.3)
     flat, key = moved(t), torch.tensor([4, 5, 6])
@@ -82,6 +84,7 @@ def test_a_client_in_company_learns_what_it_learns_alone():
         torch.testing.assert_close(t.grad(flat[k : k + 1], step)[1][0], together[k], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cached_activations_change_nothing():
     one, other = (task(cache_mb=mb, partial=True) for mb in (0, 8))
     assert other.cache is not None
@@ -89,6 +92,7 @@ def test_cached_activations_change_nothing():
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_are_weighted_by_tokens_of_responses():
     t = task()
     scores = t.evaluate(t.init(0))
@@ -99,6 +103,7 @@ def test_scores_are_weighted_by_tokens_of_responses():
     assert scores["topic/a"].loss == pytest.approx(float(torch.cat(alone).sum()) / own.num_tokens, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_extra_loss_sees_states_at_targets_of_the_whole_batch():
     t = task()
     seen = []
@@ -113,6 +118,7 @@ def test_an_extra_loss_sees_states_at_targets_of_the_whole_batch():
     assert not torch.allclose(plain[1], more[1])
 
 
+@pytest.mark.slow
 def test_the_choice_is_the_answer_of_the_least_loss():
     """Three rows are the answers of a question each time; their losses by whole logits say which is the likeliest."""
     rows, t = conversations(11, 6), task()

@@ -41,6 +41,7 @@ def test_taking_words_out_is_what_the_regular_expression_would_do(texts, random)
     assert remove_words(texts, flat) == [expected(*pair) for pair in zip(texts, gone, strict=True)]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(TEXTS, st.integers(1, 4))
 def test_a_shortened_text_ends_with_its_last_word(texts, limit):

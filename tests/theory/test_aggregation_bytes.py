@@ -46,6 +46,7 @@ def test_smaller_ranks_cost_less_in_proportion(name):
     assert costs == [(r * SLICE, r * SLICE) for r in (8, 4, 2, 1)]
 
 
+@pytest.mark.slow
 def test_what_is_folded_goes_to_everyone_whatever_their_rank():
     """FLoRA: 8 + 4 + 2 + 1 ranks of stacks. FedEx: the residual has the ranks of all but the smallest client."""
     assert [c[1:] for c in moved("flora", ranks=(8, 4, 2, 1))[1]] == [(r * SLICE, 15 * SLICE) for r in (8, 4, 2, 1)]
@@ -53,6 +54,7 @@ def test_what_is_folded_goes_to_everyone_whatever_their_rank():
     assert costs == [(r * SLICE, r * SLICE + 14 * SLICE) for r in (8, 4, 2, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sent", "folds"), [("flora", 0, 2 * WHOLE), ("fedex_lora", WHOLE, WHOLE)])
 def test_clients_pay_for_the_folds_of_the_rounds_since_they_were_last_there(name, sent, folds):
     """Two of four clients a round: that of their own last round included, the whole matrices at most."""
@@ -76,6 +78,7 @@ def test_a_truncated_residual_costs_its_rank():
     assert {c.bytes_down for c in record.clients} == {WHOLE + 2 * SLICE}
 
 
+@pytest.mark.slow
 def test_rolora_sends_what_the_round_before_changed_and_both_factors_after_an_absence():
     fed = moved("rolora", cohort_size=2, num_rounds=8)
     last: dict[int, int] = {}

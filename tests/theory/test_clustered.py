@@ -23,6 +23,7 @@ def clustered(clusters, task=None, **changes):
     return federation(task or LowRank(), ("clustered", options), **{**OPTIONS, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cohort_size", [6, 3])
 def test_one_cluster_is_fedavg_bit_for_bit(cohort_size):
     mine = states(clustered(None, cohort_size=cohort_size))[-1]
@@ -43,6 +44,7 @@ def test_each_cluster_ends_as_a_federation_of_its_clients_alone_would():
     assert state.adapter.flat.item() == pytest.approx((3 * 3.0 + 9 * -7.0) / 12)
 
 
+@pytest.mark.slow
 def test_the_names_of_clusters_do_not_matter():
     a, b = (states(clustered(c, cohort_size=4)) for c in ([0, 1, 2, 2, 1, 0], [2, 0, 1, 1, 0, 2]))
     for one, other in ((0, 2), (1, 0), (2, 1)):
@@ -58,6 +60,7 @@ def test_a_cluster_without_clients_in_a_round_stays():
         before = state
 
 
+@pytest.mark.slow
 def test_the_list_of_clusters_starts_again_when_it_ends():
     short, long = (states(clustered(c))[-1] for c in ([0, 1, 2], [0, 1, 2, 0, 1, 2]))
     assert all(torch.equal(short.memory[n].flat, long.memory[n].flat) for n in long.memory)
@@ -70,6 +73,7 @@ def test_a_cluster_a_client_is_local_training():
     assert [state.memory[f"cluster_{j}"].flat.item() for j in range(3)] == pytest.approx([1.0, 9.0, 11.0])
 
 
+@pytest.mark.slow
 def test_full_shrinkage_is_fedavg_and_half_of_it_is_half_way():
     plain = states(federation(LowRank(), **OPTIONS))[-1]
     whole = states(clustered([0, 1], shrinkage=1.0))[-1]

@@ -45,6 +45,7 @@ def test_all_coalitions_give_the_closed_form_of_the_mean_game():
     assert not error.any()
 
 
+@pytest.mark.slow
 def test_estimates_share_out_the_whole_and_are_off_by_what_they_say():
     off, said = [], []
     for seed in range(60):
@@ -86,6 +87,7 @@ def test_a_federation_whose_score_is_linear_has_the_values_of_the_mean_game():
     assert [p["shapley_error/validation"] for p in probes] == [0.0] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in load_builders("aggregation") if "private" not in build("aggregation", name).traits]
 )

@@ -41,6 +41,7 @@ def test_the_server_s_model_is_fedavg_s_to_the_bit():
     assert torch.equal(both[0].adapter.flat, both[1].adapter.flat)
 
 
+@pytest.mark.slow
 def test_a_client_that_was_not_there_keeps_what_it_had():
     states = run_rounds(federation(LowRank(), "ditto", cohort_size=2, num_rounds=3))
     for (before, _), (after, record) in itertools.pairwise(states):

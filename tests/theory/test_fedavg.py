@@ -52,6 +52,7 @@ def test_one_full_batch_step_is_gradient_descent_on_the_weighted_objective():
     torch.testing.assert_close(state.adapter.flat, x - 0.1 * gradient, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_one_client_with_sgd_is_centralised_training_bit_for_bit():
     task = LowRank(clients=1)
     fed = federation(task, num_rounds=6, work={"steps": None, "epochs": 2, "batch_size": 4, "lr": 0.05})

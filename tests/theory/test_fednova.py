@@ -78,6 +78,7 @@ def test_partial_participation_normalises_within_the_cohort():
     torch.testing.assert_close(run(fed)[0], expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("mu", [0.0, 0.3])
 def test_equal_steps_are_fedavg(optimizer, mu):
@@ -90,6 +91,7 @@ def test_equal_steps_are_fedavg(optimizer, mu):
     torch.testing.assert_close(nova, plain, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_unequal_steps_are_not_fedavg():
     nova, plain = (
         run(federation(LowRank(), name, num_rounds=1, work=dict(ONE_BY_ONE)))[0] for name in ("fednova", "fedavg")

@@ -43,6 +43,7 @@ def flat(state, name: str) -> torch.Tensor:
     return state.memory[name].flat
 
 
+@pytest.mark.slow
 def test_fedavgm_adds_up_what_rounds_changed():
     """x_t = x_0 + server_lr sum over s < t of m_s with m_s = sum over u <= s of beta^(s - u) Delta_u."""
     rounds_ = history(("fedavgm", {"beta": 0.7, "server_lr": 0.5}))
@@ -58,6 +59,7 @@ SECOND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_adaptive_steps_are_those_of_the_paper(name):
     """Two of five clients a round; v starts at tau^2 and takes the square of Delta, not of m."""
@@ -75,6 +77,7 @@ def test_adaptive_steps_are_those_of_the_paper(name):
     torch.testing.assert_close(after.adapter.flat, x, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_fedavgm_without_momentum_is_fedavg(optimizer):
     """I-O1."""
@@ -86,6 +89,7 @@ def test_fedavgm_without_momentum_is_fedavg(optimizer):
     torch.testing.assert_close(momentum, plain, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
 def test_a_constant_v_without_momentum_is_fedavg(name):
     """I-O2: v stays tau^2 with beta2 = 1, and sqrt(v) + tau = 1 for tau = 1/2."""
@@ -94,12 +98,14 @@ def test_a_constant_v_without_momentum_is_fedavg(name):
     torch.testing.assert_close(adaptive, plain, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_fedadagrads_v_never_falls():
     """I-O3, every coordinate."""
     steps = [flat(after, "v") - flat(before, "v") for before, _, after in history("fedadagrad")]
     assert all((step > 0).all() for step in steps)
 
 
+@pytest.mark.slow
 def test_fedyogis_v_moves_by_the_same_amount_up_and_down():
     """I-O4: |v_t - v_(t-1)| = (1 - beta2) Delta^2; both directions occur."""
     signs = set()
@@ -136,6 +142,7 @@ def test_the_first_bias_corrected_step_is_the_sign_of_the_change(name):
     torch.testing.assert_close(state.adapter.flat, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILY)
 def test_the_fixed_point_is_fedavgs(name):
     """0.6925023465 on TC1 with K = 5: where rounds change nothing on average, no server optimiser moves."""
@@ -155,6 +162,7 @@ def test_clients_with_the_same_data_are_one_client(name):
     assert len({c.update_norm for c in record.clients}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILY)
 def test_a_factor_that_is_never_trained_never_moves(name):
     """A frozen, as in FFA-LoRA."""
@@ -167,6 +175,7 @@ def test_a_factor_that_is_never_trained_never_moves(name):
     assert not flat(state, "m")[A].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILY)
 def test_only_what_is_shared_is_optimised_on_the_server(name):
     """B private, as in FedSA-LoRA: no momentum of it, although the clients train it."""

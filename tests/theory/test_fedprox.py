@@ -32,6 +32,7 @@ def towards_optimum(mu: float, lr: float, steps: torch.Tensor) -> torch.Tensor:
     return (1 - (1 - lr * (h + mu)) ** steps[:, None]) * h / (h + mu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mu", "expected"), [(0.0, 0.5), (1.0, 0.6153846154), (10.0, 0.7586206897), (100.0, 0.7952755906)]
 )
@@ -78,6 +79,7 @@ def test_partial_participation_averages_over_the_cohort():
     torch.testing.assert_close(run(fed)[0], (p * y).sum(0) / p.sum(), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["grad", "decoupled"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("clip", [None, 0.05])
@@ -138,6 +140,7 @@ def test_clients_stay_closer_the_larger_mu():
     assert all(last < 0.7 * first for first, last in zip(far[0], far[-1], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["grad", "decoupled"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_every_mu_gives_other_weights(mode, optimizer):
@@ -169,6 +172,7 @@ def test_nothing_to_learn_changes_nothing(mode):
     torch.testing.assert_close(x, torch.full((3,), 3.0, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_it_sends_what_fedavg_sends():
     plain, prox = (run(federation(LowRank(), name, num_rounds=2))[1] for name in ("fedavg", "fedprox"))
     assert (prox.bytes_up, prox.bytes_down) == (plain.bytes_up, plain.bytes_down)

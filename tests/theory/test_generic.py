@@ -52,6 +52,7 @@ def parts(algorithm: str, aggregation: str, task=None, **changes) -> Federation:
     return federation(task or LowRank(), algorithm, aggregation, **changes)
 
 
+@pytest.mark.slow
 @every_part
 def test_the_seed_decides_every_payload(algorithm, aggregation):
     """I-G1: the same bytes in every round for the same seed, others for another one."""
@@ -75,6 +76,7 @@ class DrawnBackwards(Federation):
         return super().cohort(round, *known)[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "aggregation", "optimizer"),
     [(*pair, "sgd") for pair in PARTS] + [(*pair, "adamw") for pair in (("fedavg", "fedit"), ("scaffold", "fedit"))],
@@ -157,6 +159,7 @@ class Watching(LowRank):
         return super().grad(params, step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_every_client_starts_from_its_slice_of_the_servers_model_whoever_trained_before_it(aggregation):
     """I-G4 and I-G6: exactly, biases included, in every round and with one client in the model at a time."""

@@ -51,6 +51,7 @@ def adjusted_rand(a: list[int], b: list[int]) -> float:
     return (both - expected) / ((one + other) / 2 - expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("cohort_size", [6, 3])
 def test_one_cluster_is_fedavg_bit_for_bit(cohort_size, optimizer):
@@ -78,6 +79,7 @@ def test_the_names_of_clusters_do_not_matter():
     torch.testing.assert_close(mine.adapter.flat, theirs.adapter.flat, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_every_client_of_a_round_is_in_one_cluster_and_its_weight_counts_there_only():
     """I-C3."""
     fed, choices = spied(federation(Swapped(), ("ifca", {"num_clusters": 3}), cohort_size=4, num_rounds=5))
@@ -130,6 +132,7 @@ def test_two_groups_that_learn_opposites_are_found(seed):
     assert record.scores["personal"].loss < 0.1 * together.scores["validation"].loss
 
 
+@pytest.mark.slow
 def test_models_trained_in_full_find_their_groups_too():
     """I-C4 without a LoRA pair: optima -5 and 8, start near 3."""
     task = Quadratic([[1.0, 2.0]] * 4, [[-5.0, -5.0], [8.0, 8.0], [-5.0, -5.0], [8.0, 8.0]], [1, 2, 3, 4])

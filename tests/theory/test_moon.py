@@ -54,6 +54,7 @@ def test_the_first_round_of_a_client_is_fedavgs(task):
     torch.testing.assert_close(mine.adapter.flat, plain.adapter.flat, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_client_that_comes_late_has_its_first_round_too():
     """I-M2 with partial participation: clients meet the server's present model, not the one before training."""
     fed = lambda a: federation(LowRank(), a, cohort_size=2, num_rounds=3, seed=2)  # noqa: E731
@@ -92,6 +93,7 @@ def forgetful(algorithm):
     return replace(algorithm, client=client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistaken", [False, True])
 def test_the_previous_model_is_the_clients_own_and_not_the_aggregate(mistaken):
     """I-M2 and B-10: from the second round on the contrast is not log 2, unless the two were confused."""
@@ -106,6 +108,7 @@ def test_the_previous_model_is_the_clients_own_and_not_the_aggregate(mistaken):
     assert (away < 1e-6, apart < 1e-6) == (mistaken, mistaken)
 
 
+@pytest.mark.slow
 def test_what_a_client_keeps_is_what_it_sent():
     algorithm, sent = moon(), []
 
@@ -131,6 +134,7 @@ def test_the_contrast_is_positive():
         assert each[-1].item() == pytest.approx(most, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_models_compared_with_do_not_change():
     """I-M4: neither the server's nor the previous ones of absent and present clients."""
     fed = federation(LowRank(), "moon", cohort_size=3, num_rounds=3)

@@ -38,6 +38,7 @@ def test_the_squared_error_of_the_product_is_that_of_its_terms(name, round, rank
     assert float(error.square().sum((1, 2)).mean()) == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.slow
 def test_only_factors_that_are_trained_together_multiply_their_noise():
     """Four times the noise: 16 times the squared error with one factor, and more with both."""
     for name, amplified in (("ffa_lora", False), ("rolora", False), ("fedit", True)):

@@ -23,6 +23,7 @@ def test_own_models_are_proximal_points_and_the_server_s_is_where_their_pulls_ca
     torch.testing.assert_close(state.adapter.flat, (pull * b).sum(0) / pull.sum(0), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_server_s_model_is_fedprox_s_where_the_step_is_whole():
     both = [
         run_to_end(federation(LowRank(), algorithm, cohort_size=4))[0]

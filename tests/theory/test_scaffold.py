@@ -62,6 +62,7 @@ class Recording(Quadratic):
         return out
 
 
+@pytest.mark.slow
 @OPTIONS
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_first_round_is_fedavg_bit_for_bit(option, optimizer):
@@ -222,6 +223,7 @@ def test_the_server_could_reconstruct_what_clients_send_about_c():
     torch.testing.assert_close(up["dc"].flat, told, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_control_variates_of_absent_clients_stay():
     """I-SC7 (T0)."""
     fed = federation(LowRank(), "scaffold", cohort_size=2, num_rounds=6)
