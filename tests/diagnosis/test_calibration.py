@@ -379,6 +379,7 @@ def test_controls_that_are_older_than_an_option_of_their_algorithm_had_its_defau
         ("demos/smollm2", ["federation.algorithm=scaffold"]),
         ("demos/smollm2", ["federation.algorithm=fedadam"]),
         ("demos/smollm2", ["federation.aggregation=fedsa_lora"]),
+        ("demos/smollm2", ["federation.aggregation=flexlora", "federation.scheduler={name: fixed, ranks: [2, 4, 8]}"]),
         ("demos/base", ["federation.algorithm=scaffold"]),
         ("demos/base", ["federation.algorithm=fedprox"]),
         ("demos/base", ["federation.algorithm=fedadam"]),
