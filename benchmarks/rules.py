@@ -46,7 +46,7 @@ def count_rises(records: Records) -> float:
     return longest
 
 
-def breaks_usual_thresholds(records: Records) -> bool:
+def alarms_by_a_public_study(records: Records) -> bool:
     """The rules on the loss of a public study of federated failures, at any time: with their windows and thresholds.
 
     Divergence is five losses in a row each above the one before, by over 10 % in all; oscillation more than six turns within
@@ -98,7 +98,7 @@ def print_table(healthy: Sequence[Judged], broken: Sequence[Judged]) -> None:
         "the detectors": lambda run: bool(alarms(*run[1:])),
         f"the loss rises by over {SPIKE:.0%} at once": lambda run: find_spike(run[1]) > SPIKE,
         f"the loss rises {RISING} times in a row": lambda run: count_rises(run[1]) >= RISING,
-        "a public study's thresholds": lambda run: breaks_usual_thresholds(run[1]),
+        "a public study's thresholds": lambda run: alarms_by_a_public_study(run[1]),
     }
     print("| rule | healthy runs with an alarm | faults found |")
     print("|---|---:|---:|")

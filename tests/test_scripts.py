@@ -93,7 +93,7 @@ def test_rules_of_thumb_see_rises_of_the_loss_and_no_falls(monkeypatch):
 )
 def test_thresholds_of_a_public_study(monkeypatch, losses, told):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    assert runpy.run_path(str(ROOT / "benchmarks/rules.py"))["breaks_usual_thresholds"](history(losses)) == told
+    assert runpy.run_path(str(ROOT / "benchmarks/rules.py"))["alarms_by_a_public_study"](history(losses)) == told
 
 
 def test_the_loss_alone_tells_by_a_spike_three_rises_or_an_end_above_its_start(monkeypatch):

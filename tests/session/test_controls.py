@@ -101,7 +101,7 @@ def test_a_corpus_is_lent_only_to_those_that_load_the_same(tmp_path):
 @pytest.mark.long
 def test_controls_that_learn_nothing_do_not_say_what_healthy_is(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "cache"))
-    still = loaded(tmp_path, "training.lr=1e-9", "federation.num_rounds=1")
+    still = loaded(tmp_path, "training.lr=1e-9", "federation.num_rounds=2")
     with pytest.raises(UserError, match=r"3 of 3 control runs fail or learn nothing.*training\.lr, which is 1e-09"):
         calibrate_detectors(still, 3, QUIET)
     assert not list(kept_calibrations().glob("*.json"))
@@ -149,6 +149,12 @@ def test_a_run_that_no_calibration_fits_is_told_what_one_would_cost(tmp_path, ca
     start_run(loaded(tmp_path), Progress())
     said = capsys.readouterr()
     assert "detectors.calibration=auto first trains 19 IID control runs" in said.out + said.err
+
+
+def test_runs_too_short_for_an_alarm_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"num_rounds=1: an alarm takes 2 readings"):
+        calibrate_detectors(loaded(tmp_path, "federation.num_rounds=1"), 19, QUIET)
+    assert not list(tmp_path.iterdir())
 
 
 def test_controls_of_a_private_configuration_are_refused_before_anything_is_written(tmp_path):

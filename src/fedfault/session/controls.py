@@ -67,6 +67,7 @@ def calibrate_detectors(
             "epsilon; calibrate with privacy.unit=null on data that may be published, and name the file that it writes in "
             "detectors.calibration"
         )
+    _check_rounds(exp)
     kind = "honest" if same_partition else "controls"
     folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-{kind}"
     file = out or folder / "calibration.json"
@@ -98,13 +99,13 @@ def ensure_calibration(loaded: Loaded, p: Prepared, progress: Progress) -> None:
 
 
 def _train_controls(loaded: Loaded, folder: Path, p: Prepared, progress: Progress) -> None:
-    if loaded.experiment.federation.num_rounds >= NEEDED:
+    command = f"detectors.calibration={AUTO}"
+    try:
+        _check_rounds(loaded.experiment)
         progress.say(
             f"no calibration fits: {ENOUGH} IID control runs of this configuration come first, each about as long as the "
             f"run itself; they are kept in {folder} for all runs like it"
         )
-    command = f"detectors.calibration={AUTO}"
-    try:
         _keep(_make_calibration(loaded.resolved, loaded.experiment, folder, ENOUGH, progress, command, p))
     except UserError as e:
         progress.say(f"note: the verdict will not be calibrated: {e}")
@@ -122,11 +123,6 @@ def _make_calibration(
     same_partition: bool = False,
 ) -> Calibration:
     """Train the controls that are not in the folder, and learn from all; `like` lends model and data."""
-    if exp.federation.num_rounds < NEEDED:
-        raise UserError(
-            f"federation.num_rounds={exp.federation.num_rounds}: an alarm takes {NEEDED} readings, so that runs of "
-            f"{NEEDED} rounds at least can be calibrated"
-        )
     clock, runs, lent = time.perf_counter(), [], like
     for i in range(count):
         progress.say(f"control {i + 1} of {count}{_format_time_left(clock, i, count)}")
@@ -151,6 +147,15 @@ def _make_calibration(
     if silent:
         progress.say(f"note: no threshold for {', '.join(silent)}: its numbers are not measured in these runs")
     return Calibration(exp.experiment_name, thresholds, count, ALPHA, exact, config, provenance, same_partition)
+
+
+def _check_rounds(exp: Experiment) -> None:
+    """Raise `UserError` where runs are too short for any alarm: controls would be trained for nothing."""
+    if exp.federation.num_rounds < NEEDED:
+        raise UserError(
+            f"federation.num_rounds={exp.federation.num_rounds}: an alarm takes {NEEDED} readings, so only runs of {NEEDED} "
+            "rounds or more can be calibrated"
+        )
 
 
 def _check_healthy(runs: Sequence[Records], exp: Experiment) -> None:

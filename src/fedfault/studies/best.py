@@ -23,7 +23,7 @@ import numpy as np
 
 from fedfault.report.words import NOTHING, Table, format_interval, format_number
 from fedfault.stats import ALPHA, mean_interval, subtract
-from fedfault.studies.answers import pick_test
+from fedfault.studies.answers import GRAIN, pick_test
 from fedfault.studies.results import COLUMNS, Results
 from fedfault.studies.study import Best, Cell, describe_choice
 
@@ -93,7 +93,7 @@ def _compare_situation(
             rivals.append(Rival(label, (), None, diverged))
             continue
         worse = [sign * subtract(v, finite[best][seed]) for seed, v in values.items() if seed in finite[best]]
-        rivals.append(Rival(label, tuple(worse), mean_interval(worse, ALPHA / pairs, test)))
+        rivals.append(Rival(label, tuple(worse), mean_interval(worse, ALPHA / pairs, test, grain=GRAIN * b.by)))
     return Situation(choices, best, means[best], tuple(rivals))
 
 
