@@ -12,7 +12,7 @@ STUDY = {
     "experiment_name": "own", "_base_": "quickstart", **WORDS, "federation.num_rounds": 1, "seeds": 2,
     "arms": {"plain": {}, "prox": {"federation.algorithm": "fedprox"}},
     "hypotheses": {
-        "higher": {"claim": "x", "metric": "gain", "arm": "prox", "than": "plain", "expect": "higher", "by": 0.01}
+        "higher": {"claim": "x", "metric": "gain", "arm": "prox", "than": "plain", "expect": "higher", "by": 1e-6}
     },
 }  # fmt: skip
 
