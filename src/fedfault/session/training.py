@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -227,8 +228,12 @@ def check_learning(records: Sequence[RoundRecord], num_rounds: int, lr: float) -
 
 
 def _has_lost_all(record: RoundRecord) -> bool:
-    """Tell whether clients trained in this round and the update of every one was left out."""
-    return bool(record.clients) and all(client.weight == 0 for client in record.clients)
+    """Tell whether clients trained in this round and the update of every one was left out as not finite.
+
+    A weight of 0 alone does not say so: an aggregation may listen to nobody for a round, as FLTrust without its client.
+    """
+    lost = (client.weight == 0 and not math.isfinite(client.update_norm) for client in record.clients)
+    return bool(record.clients) and all(lost)
 
 
 def _write_results(
