@@ -12,6 +12,7 @@ from fedfault.seeds import torch_rng
 from fedfault.types.adapter import Adapter, Layout, Pair
 from fedfault.types.algorithm import State
 
+NO_FLOAT64 = ("mps",)  # devices that refuse it
 WIDE = 2**24  # numbers of a cohort that are in float64 at a time: 128 MiB
 
 
@@ -37,13 +38,18 @@ def shares(weight: Tensor) -> Tensor:
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """The type to add many numbers up in on a device: float64, which mps does not have."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    """The type to add many numbers up in on a device: float64, where it has that."""
+    return torch.float32 if device.type in NO_FLOAT64 else torch.float64
 
 
 def to_float64(flat: Tensor) -> Tensor:
-    """Convert to float64, on the CPU where the device has none (mps)."""
-    return (flat.cpu() if flat.device.type == "mps" else flat).double()
+    """Convert to float64, on the CPU where the device has none."""
+    return (flat.cpu() if flat.device.type in NO_FLOAT64 else flat).double()
+
+
+def place(kept: Tensor, device: torch.device) -> Tensor:
+    """Put a tensor on a device; float64 stays on the CPU where the device has none."""
+    return kept if kept.dtype == torch.float64 and device.type in NO_FLOAT64 else kept.to(device)
 
 
 def zeros(x: Adapter) -> Adapter:

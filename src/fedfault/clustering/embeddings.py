@@ -53,7 +53,7 @@ class Encoder:
             some = Examples.from_rows(rows[start : start + BATCH], [0] * len(rows[start : start + BATCH]), padding)
             ids, lengths, second = (t[None].to(self.device) for t in (some.ids, some.lengths, some.second))
             states = self.read(Texts(ids, lengths, second, paired=False))[0]
-            found.append(torch.nn.functional.normalize(states.double(), dim=-1).cpu().numpy())
+            found.append(torch.nn.functional.normalize(states.cpu().double(), dim=-1).numpy())
         return np.concatenate(found)
 
 

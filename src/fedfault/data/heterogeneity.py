@@ -166,7 +166,7 @@ def _measure_gradients(split: Split[Any], model: CohortModel, seed: int, separat
         real = rows < torch.tensor([task.counts[c] for c in clients])[:, None]
         start = x.flat.expand(len(clients), -1)
         step = Step(clients, rows.where(real, 0), real, key=clients)
-        gradients.append(task.grad(start, step)[1].double().cpu())
+        gradients.append(task.grad(start, step)[1].cpu().double())
     both = torch.cat(gradients).numpy()
     return skew.gradient_skew(both[::2], both[1::2], generator)
 

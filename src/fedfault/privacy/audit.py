@@ -55,7 +55,7 @@ class Canaries:
             return {}
         found = [float(self._point(i, len(release), moved) @ release) for i in range(self.budget.canaries)]
         before = state.memory["canaries"]
-        return {"canaries": Adapter(before.layout, before.flat + torch.tensor(found, dtype=torch.float64))}
+        return {"canaries": Adapter(before.layout, before.flat.cpu() + torch.tensor(found, dtype=torch.float64))}
 
     def _point(self, i: int, size: int, moved: Tensor | None) -> Tensor:
         """u_i: random signs on the numbers that are trained, zero elsewhere."""
@@ -73,7 +73,7 @@ class Canaries:
 
     def bound_epsilon(self, state: State, delta: float) -> float:
         """Bound epsilon at one of `deltas` from below by the scores so far; the bounds of all rounds hold together."""
-        scores = state.memory["canaries"].flat.numpy()
+        scores = state.memory["canaries"].flat.cpu().numpy()
         level = LEVEL / (len(self.budget.times) - 1) / len(self.deltas)
         return bound_by_scores(scores, self.included, delta, level)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fedfault.algebra import to_float64
 from fedfault.privacy.audit import Canaries
 from fedfault.privacy.budget import Budget
 from fedfault.privacy.noise import clip_rows, draw_noise
@@ -43,12 +44,13 @@ def hide_clients(algorithm: Algorithm, aggregation: Aggregation, budget: Budget)
                 raise RuntimeError(
                     "the server's step asks for a second average of a round, which nobody has accounted for"
                 )
-            changes = sent.flat.double() - x.flat.double()  # (K, P)
+            changes = to_float64(sent.flat) - to_float64(x.flat)  # (K, P)
             total = clip_rows(changes, C).sum(0).cpu() + canaries.sum_drawn(x.layout.size, t, moved, C)
             total = _only(moved, total + draw_noise(len(total), z_sum * C, budget.secret, t))
-            within = (changes.norm(dim=1) <= C).double() - 0.5  # (K,)
-            released.extend((total, within.sum().cpu()))
-            return replace(x, flat=(x.flat.double() + total.to(x.flat.device) / m).to(x.flat))
+            within = (changes.norm(dim=1).cpu() <= C).double() - 0.5  # (K,)
+            released.extend((total, within.sum()))
+            after = to_float64(x.flat)
+            return replace(x, flat=(after + total.to(after.device) / m).to(x.flat))
 
         after = inner(state, {"x": got["x"], "n": torch.ones_like(got["n"])}, noisy_average)
         memory = {**after.memory, **canaries.score(state, released[0], t, moved)}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fedfault.algebra import widest
 from fedfault.privacy.budget import Budget
 from fedfault.privacy.noise import clip_rows, draw_noise
 from fedfault.types.adapter import Layout
@@ -53,7 +54,7 @@ class ExampleTask:
         """
         if step.key is None or step.extra_loss is not None or not torch.is_grad_enabled():
             raise RuntimeError("an algorithm asks for more than noisy gradients of its clients' examples")
-        loss, tokens = params.new_zeros(len(params), dtype=torch.float64), torch.zeros_like(step.clients)
+        loss, tokens = params.new_zeros(len(params), dtype=widest(params.device)), torch.zeros_like(step.clients)
         total = torch.zeros_like(params)
         for k, each, gradient, n in self._iterate_examples(params, step, step.key):
             total.index_add_(0, k, clip_rows(gradient, self._budget.clip))

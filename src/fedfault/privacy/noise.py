@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedfault.algebra import widest
 from fedfault.seeds import rng
 
 
@@ -16,7 +17,7 @@ def clip_rows(rows: Tensor, most: float) -> Tensor:
             [0.3000, 0.4000],
             [0.0000, 0.0000]])
     """
-    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=widest(rows.device))
     scaled = rows * (most / norm).clamp(max=1).to(rows)
     found: Tensor = scaled.where(norm.isfinite(), 0.0)
     return found

@@ -58,7 +58,7 @@ def take_step(got: Uploads, c: Tensor, space: Space) -> Pooled:
     """
     x, start = to_float64(got.before.flat), _expand_start(got)
     parts = zip(_split(got.sent.flat), _split(start), strict=True)
-    step = torch.cat([c.to(y.device) @ (to_float64(y) - to_float64(x)) for y, x in parts])
+    step = torch.cat([c.to(x.device) @ (to_float64(y) - to_float64(b)) for y, b in parts])
     pooled = replace(got.before, flat=(x + step.to(x.device)).to(got.before.flat))
     if space == "products":
         refactor(got, pooled, {s.name: _sum_products(got, c, s) for s in pooled.layout.lora})
@@ -87,9 +87,7 @@ def _sum_products(got: Uploads, c: Tensor, site: Site) -> Pair:
     layout, r = got.sent.layout, site.shape[0]
     A, B = layout.pair(to_float64(got.before.flat), site)
     theirs = stack(layout.pair(got.sent.flat, site), c, got.ranks)
-    kept = 1 - ((torch.arange(r) < got.ranks[:, None]).double() * c[:, None]).sum(
-        0
-    )  # (r,) of each slice of the server's
+    kept = 1 - ((torch.arange(r) < got.ranks[:, None]).double() * c[:, None]).sum(0)  # (r,) of the server's slices
     return Pair(torch.cat([A, theirs.A]), torch.cat([B * kept.to(B.device), theirs.B], dim=1))
 
 

@@ -22,17 +22,17 @@ def locate(got: Uploads, located: Located, space: Space) -> Pooled:
 
     A number that no client has stays as it is.
     """
-    layout, has = got.sent.layout, mask(got.sent.layout, got.ranks).to(got.sent.flat.device)
+    layout, has = got.sent.layout, mask(got.sent.layout, got.ranks)
     blocks = zip(got.sent.flat.split(BLOCK, 1), has.split(BLOCK, 1), got.before.flat.split(BLOCK), strict=True)
     flat = torch.cat([_locate_values(*block, located) for block in blocks])
     pooled = replace(got.before, flat=flat.to(got.before.flat))
     if space == "products":
-        everybody = torch.tensor(len(got.ranks), device=flat.device)
         products = {}
         for site in layout.lora:
             changes = find_product_changes(got, site).sort(0).values.flatten(1)  # (K, d_out d_in)
             A, B = layout.pair(to_float64(got.before.flat), site)
-            moved = B @ A + located(changes, everybody.expand(changes.shape[1])).view(B.shape[0], A.shape[1])
+            everybody = torch.full((changes.shape[1],), len(got.ranks), device=changes.device)
+            moved = B @ A + located(changes, everybody).view(B.shape[0], A.shape[1])
             products[site.name] = Pair(torch.eye(A.shape[1], dtype=moved.dtype, device=moved.device), moved)
         refactor(got, pooled, products)
     return Pooled(pooled)
@@ -40,8 +40,9 @@ def locate(got: Uploads, located: Located, space: Space) -> Pooled:
 
 def _locate_values(sent: Tensor, has: Tensor, before: Tensor, located: Located) -> Tensor:
     """Locate a block of numbers: sent and has (K, M), before (M,) -> (M,)."""
-    ordered = to_float64(sent).masked_fill(~has.to(sent.device), torch.inf).sort(0).values  # absent ones come last
-    n = has.sum(0)
+    values = to_float64(sent)
+    has = has.to(values.device)
+    n, ordered = has.sum(0), values.masked_fill(~has, torch.inf).sort(0).values  # absent ones come last
     return torch.where(n > 0, located(ordered, n.clamp(min=1)), to_float64(before))
 
 

@@ -179,7 +179,7 @@ class Trainer:
         """See `types.algorithm.Train`: the token-weighted mean over all examples, then clipped."""
         flat = at.flat.expand(len(self.clients), -1)
         total = torch.zeros(len(flat), dtype=widest(flat.device), device=flat.device)
-        out = torch.zeros_like(flat, dtype=torch.float64, memory_format=torch.contiguous_format)
+        out = torch.zeros_like(flat, dtype=widest(flat.device), memory_format=torch.contiguous_format)
         for rows, step in self._iterate_examples():
             _, gradient, tokens = self.task.grad(flat[rows], step)
             out[rows] += gradient * tokens[:, None].to(gradient)

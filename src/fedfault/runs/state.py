@@ -6,9 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from fedfault.algebra import place
 from fedfault.errors import UserError
 from fedfault.runs.checkpoint import PLAIN, About, locate, write_about
 from fedfault.storage import write_atomically
@@ -42,7 +44,7 @@ def read_state(folder: Path, about: About, layout: Layout, device: Any) -> State
             f"the checkpoint in {folder} belongs to another model or other trainable sites than config.yaml"
         )
     try:
-        found = {name: t.to(device) for name, t in load(data).items()}
+        found = {name: place(t, torch.device(device)) for name, t in load(data).items()}
     except SafetensorError as e:
         raise ValueError(str(e)) from e
     groups: dict[str, dict[str, Any]] = {"memory": {}, "clients": {}, "base": {}}
