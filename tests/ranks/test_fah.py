@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,10 +79,30 @@ def test_without_the_cut_adapter_the_mean_rank_stays():
 @pytest.mark.parametrize(("rank", "below", "expected"), [(2, 0.099, 2), (16, 0.05, 16)])
 def test_the_mean_rank_stays_within_bounds_and_does_not_wind_up(rank, below, expected):
     memory = {}
-    for _ in range(5):
-        memory = FAH.observe(memory, reports([0.1] * 3, [below] * 3, rank=rank))
+    for _ in range(12):
+        given = FAH.assign(memory, cohort()).ranks[0]
+        memory = FAH.observe(memory, reports([0.1] * 3, [below] * 3, rank=given))
     assert FAH.assign(memory, cohort()).ranks == (expected,) * 3
     assert abs(memory["mean_rank"][0] - rank) == 1
+
+
+def test_clients_who_can_hold_less_say_nothing_of_the_mean_rank_of_others():
+    """Three clients with memory for rank 2: without gains to compare, and where more would be better, r stays what it was."""
+    memory = FAH.observe({}, reports([0.1] * 3, [0.05] * 3))
+    assert memory == {"mean_rank": [9.0]}
+    assert FAH.observe(memory, [Report(i, 2, 10.0, 100, gain=0.1) for i in range(3)]) == memory
+    assert FAH.observe(memory, reports([0.1] * 3, [0.05] * 3, rank=2)) == memory
+    assert FAH.observe(memory, reports([0.1] * 3, [0.099] * 3, rank=2)) == {"mean_rank": [8.0]}
+
+
+def test_steps_smaller_than_a_rank_of_one_client_add_up():
+    slow, memory = build("scheduler", "fah", step_down=0.1), {}
+    for _ in range(20):
+        given = slow.assign(memory, cohort()).ranks
+        told = [replace(r, rank=k) for r, k in zip(reports([0.1] * 3, [0.099] * 3), given, strict=True)]
+        memory = slow.observe(memory, told)
+    assert memory["mean_rank"][0] == pytest.approx(6)
+    assert sum(slow.assign(memory, cohort()).ranks) == 18
 
 
 def test_its_needs_are_declared():

@@ -46,7 +46,7 @@ def ranks() -> Probe:
             "effective_rank": sum(effective_rank(s) for s in alive) / len(alive),
             "stable_rank": sum(float(s.square().sum() / s.max() ** 2) for s in alive) / len(alive),
         }
-        low = min(m.before.ranks)
+        low = min((rank for rank in m.before.ranks if rank), default=0)  # 0: it cannot train
         if low < max(m.before.ranks):
             total = sum(float(s.square().sum()) for s in alive)
             found["energy_above"] = sum(float(s[low:].square().sum()) for s in alive) / total

@@ -32,7 +32,8 @@ def fah(
 
     r moves only if the mean of gain^_i / T^ - gain_i / T over the clients is `confidence` standard errors from 0: it is a
     paired difference of two noisy losses, and its bare sign is a coin. Without such reports r stays. Then the round time is
-    minimised with sum r_i = r * n. The first mean rank is that of the budget; afterwards the budget is r's.
+    minimised with sum r_i = r * n. The first mean rank is that of the budget; afterwards the budget is r's. Where bounds
+    gave clients less or more than r already, r does not move further that way.
 
     r_bar: the mean rank that may be spent on a client in a round
     step_down: by how much the mean rank falls when a smaller one gains more a second
@@ -43,12 +44,14 @@ def fah(
     """
 
     def observe(memory: Memory, reports: Sequence[Report]) -> Memory:
-        if not reports:
-            return memory
-        r = float(np.mean([report.rank for report in reports]))
         faster = _compare_gain_rates(reports)
-        if len(faster) and abs(faster.mean()) > confidence * _standard_error(faster):
-            r += -step_down if faster.mean() > 0 else step_up
+        if not len(faster) or abs(faster.mean()) <= confidence * _standard_error(faster):
+            return memory
+        r = memory["mean_rank"][0] if memory else r_bar
+        given = float(np.mean([report.rank for report in reports]))
+        if abs(given - r) < 1 / len(reports):  # the nearest that whole ranks come to it
+            given = r
+        r = min(r, max(r, given) - step_down) if faster.mean() > 0 else max(r, min(r, given) + step_up)
         return {"mean_rank": [r]}
 
     def assign(memory: Memory, s: Situation) -> Allocation:
