@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -85,6 +86,20 @@ def test_a_scheduler_and_an_aggregation_cannot_both_set_the_ranks():
     exp = Experiment.model_validate({"federation": chosen})
     with pytest.raises(UserError, match="lowers the ranks of its clients itself, so that federation"):
         check_pair(exp, build("algorithm", "fedavg"), build("aggregation", "hetlora"))
+
+
+def test_ranks_are_not_pruned_below_what_hardware_trains():
+    for r_min, fits in ((1, False), (2, True)):
+        chosen = {"aggregation": {"name": "hetlora", "r_min": r_min}, "total_clients": 2}
+        exp = Experiment.model_validate(
+            {"federation": chosen, "model": {"lora": {"r_min": 2}}, "tiers": {"all": {"count": 2}}}
+        )
+        check = partial(check_pair, exp, build("algorithm", "fedavg"), build("aggregation", "hetlora", r_min=r_min))
+        if fits:
+            check()
+        else:
+            with pytest.raises(UserError, match=r"below model\.lora\.r_min=2 never take part again; give it r_min: 2"):
+                check()
 
 
 def test_a_shortened_server_step_does_not_go_with_what_belongs_to_the_whole_one():

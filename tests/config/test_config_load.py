@@ -105,6 +105,13 @@ def test_a_clock_by_its_mode_alone(write):
     assert load(write("clock: {trace: x.csv}\n"), ["clock=measured"]).experiment.clock.trace is None
 
 
+@pytest.mark.parametrize(("section", "key"), [("evaluation", "general"), ("detectors", "calibration")])
+def test_a_file_that_is_named_lies_beside_the_one_that_names_it(write, section, key):
+    beside = write("texts", "named.txt")
+    found = load(write(f"{section}: {{{key}: named.txt}}\n")).experiment
+    assert getattr(getattr(found, section), key) == str(beside)
+
+
 def test_everything_that_is_wrong_is_listed(write):
     told = refused(
         write("seed: -1\nmodle: {}\nfederation:\n  algorithm: nothing\n"), ["training.lr=fast", "data.dataset=none"]

@@ -87,7 +87,7 @@ def test_the_mean_rank_stays_within_bounds_and_does_not_wind_up(rank, below, exp
 
 
 def test_clients_who_can_hold_less_say_nothing_of_the_mean_rank_of_others():
-    """Three clients with memory for rank 2: without gains to compare, and where more would be better, r stays what it was."""
+    """Three clients with memory for rank 2: r stays without gains to compare, and where more would be better."""
     memory = FAH.observe({}, reports([0.1] * 3, [0.05] * 3))
     assert memory == {"mean_rank": [9.0]}
     assert FAH.observe(memory, [Report(i, 2, 10.0, 100, gain=0.1) for i in range(3)]) == memory

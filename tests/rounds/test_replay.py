@@ -186,6 +186,22 @@ def test_memory_that_runs_out_while_recording_halves_the_pass():
     assert events == ["out of memory: 1 clients in a pass from now on"]
 
 
+def test_memory_that_runs_out_while_a_pass_is_set_up_halves_it_too(monkeypatch):
+    plain, made, events = train(make_task(), extra_terms(make_task())["plain"], None), [], []
+
+    class Tight(trips._Optimizer):
+        def __init__(self, *given):
+            made.append(given)
+            if len(made) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            super().__init__(*given)
+
+    monkeypatch.setattr(trips, "_Optimizer", Tight)
+    found = train(make_task(), extra_terms(make_task())["plain"], None, events=events)
+    assert events == ["out of memory: 1 clients in a pass from now on"]
+    torch.testing.assert_close(found.adapter.flat, plain.adapter.flat)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", EXTRA)
 def test_a_graph_gives_what_the_steps_give(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,6 +29,15 @@ ONE = torch.ones(1, 1, dtype=torch.bool)
 
 def small(folder, *words):
     return load("quickstart", [*SMALL, "federation.num_rounds=2", f"logging.results_dir={folder}", *words])
+
+
+def test_the_split_of_a_run_with_attacks_is_measured_anew(monkeypatch):
+    """Attacks may change texts: what was measured of the same split without them is not taken from the cache."""
+    keys, whole = [], prepare(small("unused").experiment)
+    monkeypatch.setattr("fedfault.setup.experiment.load_or_measure", lambda *given: keys.append(given[4]) or {})
+    for attacks in ("[]", "[{name: backdoor, by: 1}]", "[{name: backdoor, by: 2}]"):
+        replace(whole, config=small("unused", f"attacks={attacks}").experiment).heterogeneity()
+    assert len({repr(key) for key in keys}) == 3
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ def centred_clipping(
     clients does, and slows down training that needs longer steps. Clients count alike, whatever they say of their sizes.
     `space` as in krum.
 
-    radius: how far an update may lie from the centre in a step; null: the median of the distances
+    radius: how far an update may lie from the centre in a step; null: the median of the distances, the lower one of two in
+      the middle
     steps: how often the centre is moved
     space: where changes are compared: the LoRA factors as they are, or their products, which are the change of the
       weights

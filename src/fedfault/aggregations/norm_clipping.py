@@ -24,7 +24,7 @@ def norm_clipping(
     Nobody is left out, and hostile clients still pull where they want to, by a bounded length: enough against scaled
     updates, not against many clients that agree. The weights p_k are those that clients state. `space` as in krum.
 
-    max_norm: how long an update may be; null: as long as the median of the round
+    max_norm: how long an update may be; null: as long as the median of the round, the lower one of two in the middle
     space: where changes are compared: the LoRA factors as they are, or their products, which are the change of the
       weights
 

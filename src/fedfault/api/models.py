@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedfault.backbones.load import load_backbone, locate_model
+from fedfault.backbones.load import choose_device, load_backbone, locate_model
 from fedfault.errors import UserError
 from fedfault.reading.hub import split_revision
 from fedfault.runs.recorded import RunData
@@ -67,7 +67,7 @@ def load_base(run: RunData) -> Any:
     made = transformers.AutoModel if headless else transformers.AutoModelForCausalLM
     source, revision = split_revision(locate_model(name), "model.name")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return made.from_pretrained(source, revision=revision, dtype=dtype).eval()
+    return made.from_pretrained(source, revision=revision, dtype=dtype).eval().to(choose_device("auto"))
 
 
 def locate_personal(run: RunData, client: int) -> str:

@@ -50,12 +50,12 @@ class Slots:
     def _hold(
         self, now: dict[str, tuple[Tensor, ...]], clients: int, key: Tensor | None, places: Tensor | None
     ) -> Iterator[None]:
-        before = self.now, self.key, self.places
+        before = self.now, self.clients, self.key, self.places
         self.now, self.clients, self.key, self.places = now, clients, key, places
         try:
             yield
         finally:
-            self.now, self.key, self.places = before
+            self.now, self.clients, self.key, self.places = before
 
     def full_parameter(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A parameter that is trained in full, (K, *shape)."""

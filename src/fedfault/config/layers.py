@@ -32,6 +32,8 @@ EXCLUSIVE: tuple[tuple[Key, Key], ...] = (
 PATHS: dict[Key, tuple[str, ...]] = {
     ("data", "path"): (),
     ("clock", "trace"): (),
+    ("evaluation", "general"): ("base_samples", "wikitext", "none"),
+    ("detectors", "calibration"): ("packaged", "none", "auto"),
     ("model", "chat_template"): ("auto", "alpaca", "chatml", "plain"),
 }
 PLUGINS = ("plugins",)

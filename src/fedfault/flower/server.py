@@ -97,7 +97,7 @@ def connect_nodes(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundReco
         min_clients=exp.flower.min_clients,
         max_update_norm=exp.flower.max_update_norm,
         say=say,
-        used={r.round: [c.client for c in r.clients if c.weight > 0] for r in records},
+        used={r.round: [c.client for c in r.clients] for r in records},
     )
     await_clients(nodes, fed.total_clients, exp.flower.join_seconds)
     if nodes.own:

@@ -101,7 +101,8 @@ def _measure_first_step(fed: Federation, hw: Hardware, state: State) -> Hardware
     step, seconds = Step(torch.tensor([0]), rows, torch.ones_like(rows, dtype=torch.bool)), 0.0
     for _ in range(2):
         started = time.perf_counter()
-        fed.task.grad(state.adapter.flat[None], step)
+        _, gradient, _ = fed.task.grad(state.adapter.flat[None], step)
+        gradient[0, 0].item()  # waits for a device that is still at work
         seconds = time.perf_counter() - started
     seconds *= fed.work.parts
     return hw.rescale_clock(state.plans, seconds, float(hw.tokens[0] / hw.steps[0]), hw.r_max)

@@ -92,7 +92,6 @@ class RoundStart:
 
 def run_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     """Run one round: broadcast, local training of the cohort, aggregation, evaluation, probes."""
-    started = time.perf_counter()
     down = fed.algorithm.broadcast(state)
     how = fed.asynchronous
     made = plan_round(fed, state, down) if how is None else plan_update(fed, how, state, down)
@@ -100,6 +99,7 @@ def run_round(fed: Federation, state: State) -> tuple[State, RoundRecord]:
     if not made.training:
         return _finish_without_updates(fed, state, made, sum(turn.bytes_down for turn in made.turns))
     r = _start_round(fed, state, down, made)
+    started = time.perf_counter()
     done = (fed.remote or train_clients)(fed, r.asked)
     trained = time.perf_counter() - started - done.probing - done.waited
     if not done.cohort.clients:

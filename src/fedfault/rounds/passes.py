@@ -75,19 +75,24 @@ def train_job(job: Job) -> Done:
     done = 0
     while done < K:
         rows = torch.tensor(job.order[done : done + job.passes.next(K - done)])
-        one = Pass(job, rows, _name_clients(done, len(rows), K))
         try:
-            y[one.rows] = one.run()
+            sums[:, rows] = _train_pass(job, rows, _name_clients(done, len(rows), K), y, gradients)
         except (RuntimeError, MemoryError) as e:
             if not is_out_of_memory(e):
                 raise
             job.passes.halve(e)
             continue
-        sums[:, rows] = one.sums.cpu().double()
-        if gradients is not None and one.gradients is not None:
-            gradients[one.rows] = one.gradients
         done += len(rows)
     return Done(y, sums, gradients)
+
+
+def _train_pass(job: Job, rows: Tensor, who: str, y: Tensor, gradients: Tensor | None) -> Tensor:
+    """Train one pass into y and gradients (K, P), and let go of all else that it took; returns its sums, see `Done`."""
+    one = Pass(job, rows, who)
+    y[one.rows] = one.run()
+    if gradients is not None and one.gradients is not None:
+        gradients[one.rows] = one.gradients
+    return one.sums.cpu().double()
 
 
 def _name_clients(done: int, number: int, of: int) -> str:

@@ -53,15 +53,6 @@ def read_run(folder: Path | str) -> RunData:
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of a run as plain values, with today's names. Raises `UserError` if it is corrupt.
-
-    Before the first round a kill may have come before config.yaml: then it is what the manifest says.
-    """
-    file = folder / "config.yaml"
-    return name_components(_read_mapping(file) if file.is_file() else read_manifest(folder).get("config", {}))
-
-
 def _read_forks(folder: Path, manifest: Mapping[str, Any]) -> tuple[Fork, ...]:
     """Return the parent of a forked run and the courses that it gave up, as manifest.json names them."""
     parent, past = manifest.get("parent"), manifest.get("abandoned") or ()

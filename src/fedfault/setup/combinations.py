@@ -160,6 +160,12 @@ def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) 
             f"federation.aggregation={exp.federation.aggregation.name} lowers the ranks of its clients itself, so that "
             f"federation.scheduler={chosen} cannot assign them; use the scheduler fixed, or gamma=1"
         )
+    least, floor = exp.federation.aggregation.options.get("r_min", 1), exp.model.lora.r_min
+    if "prunes" in aggregation.traits and equipment.is_simulated(exp) and least < floor:
+        raise UserError(
+            f"federation.aggregation={exp.federation.aggregation.name} lowers ranks down to r_min={least}, and on simulated "
+            f"hardware clients below model.lora.r_min={floor} never take part again; give it r_min: {floor}"
+        )
     if exp.model.trainable != "lora" and (aggregation.traits or not aggregation.is_mean):
         raise UserError(
             f"federation.aggregation={exp.federation.aggregation.name} is about LoRA factors, but model.trainable="

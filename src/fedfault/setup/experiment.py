@@ -77,6 +77,7 @@ class Prepared:
             exp.model.model_dump(),
             exp.federation.total_clients,
             exp.training.loss_on,
+            [attack.model_dump() for attack in exp.attacks],  # some change texts
             self.backbone.fingerprint,
         )
         key = (settings, self.backbone.precision)

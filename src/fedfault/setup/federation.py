@@ -72,8 +72,8 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
         )
     if len(set(ranks) - {0}) > 1 and (why := algorithm.refusal("unequal ranks")):
         raise UserError(
-            f"federation.algorithm={f.algorithm.name} needs one LoRA rank for all clients, because {why}; the memory of some "
-            f"tiers holds ranks up to {min(set(ranks) - {0})} only: raise tiers' memory_mb or lower model.lora.r_max"
+            f"federation.algorithm={f.algorithm.name} needs one LoRA rank for all clients, because {why}; the memory of "
+            f"some tiers holds ranks up to {min(set(ranks) - {0})} only: raise tiers' memory_mb or lower model.lora.r_max"
         )
     fed = Federation(
         task=task,

@@ -30,8 +30,8 @@ def load_general(exp: Experiment, backbone: Backbone, model: CohortModel, say: S
         return Blocks(ids, torch.full((n,), T))
     if wanted == "wikitext":
         corpus = build("corpus", "wikitext")
-    elif Path(wanted).exists():
-        corpus = build("corpus", "wikitext" if _is_wikitext(Path(wanted)) else "text", path=wanted)
+    elif (path := Path(wanted).expanduser()).exists():
+        corpus = build("corpus", "wikitext" if _is_wikitext(path) else "text", path=wanted)
     else:
         raise UserError(
             f"evaluation.general={wanted!r}: give base_samples, wikitext, none, or a folder or file of text"

@@ -40,8 +40,9 @@ class MixedTask(DelegatingTask, BackboneTask):
 
     @property
     def room(self) -> Room | None:
-        """See `types.task.Task`: all copies take the same passes."""
-        return self._server.room
+        """See `types.task.Task`: what the copy with the least has."""
+        rooms = [task.room for task in self.copies.values() if task.room is not None]
+        return Room(*map(min, zip(*rooms, strict=True))) if rooms else None
 
     @room.setter
     def room(self, room: Room | None) -> None:
@@ -102,6 +103,10 @@ class MixedTask(DelegatingTask, BackboneTask):
         """Group the rows of a pass by precision: precision -> rows, in their order."""
         each = [self.precisions[k] for k in clients.tolist()]
         return {p: torch.tensor([row for row, q in enumerate(each) if q == p]) for p in dict.fromkeys(each)}
+
+    def take_events(self) -> list[str]:
+        """See `types.task.Task.take_events`: of all copies."""
+        return [event for task in self.copies.values() for event in task.take_events()]
 
     def fold(self, base: Mapping[str, Tensor]) -> None:
         """See `types.task.Task.fold`: every copy has its own rounded weights, and the same is added to all."""
