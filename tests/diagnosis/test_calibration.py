@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -366,25 +367,24 @@ def test_controls_that_are_older_than_an_option_of_their_algorithm_had_its_defau
     assert (wrong, differs) == ([], ["federation.algorithm.tau=1.0 (0.001)"])
 
 
+FAMILIES = (
+    [],
+    ["federation.algorithm=fedprox"],
+    ["federation.algorithm=scaffold"],
+    ["federation.algorithm=fedadam"],
+    ["federation.aggregation=fedsa_lora"],
+    ["federation.aggregation=flexlora", "federation.scheduler={name: fixed, ranks: [2, 4, 8]}"],
+)
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
         ("quickstart", []),
-        ("demos/base", []),
-        ("demos/labels", []),
-        ("instruct/quick", []),
         ("instruct/smollm2", []),
-        ("demos/smollm2", []),
-        ("demos/smollm2", ["federation.algorithm=fedprox"]),
-        ("demos/smollm2", ["federation.algorithm=scaffold"]),
-        ("demos/smollm2", ["federation.algorithm=fedadam"]),
-        ("demos/smollm2", ["federation.aggregation=fedsa_lora"]),
-        ("demos/smollm2", ["federation.aggregation=flexlora", "federation.scheduler={name: fixed, ranks: [2, 4, 8]}"]),
-        ("demos/base", ["federation.algorithm=scaffold"]),
-        ("demos/base", ["federation.algorithm=fedprox"]),
-        ("demos/base", ["federation.algorithm=fedadam"]),
-        ("demos/base", ["federation.aggregation=fedsa_lora"]),
-        ("demos/base", ["federation.aggregation=flexlora", "federation.scheduler={name: fixed, ranks: [2, 4, 8]}"]),
+        *itertools.product(("demos/base", "demos/smollm2"), FAMILIES),
+        *itertools.product(("demos/labels",), FAMILIES[:3]),
+        *itertools.product(("instruct/quick",), FAMILIES[:5]),
     ],
 )
 def test_the_shipped_configurations_differ_in_nothing_from_their_controls(name, settings):
