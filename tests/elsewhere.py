@@ -124,9 +124,11 @@ class _Made(TorchFunctionMode):
 
 @contextlib.contextmanager
 def elsewhere(monkeypatch: pytest.MonkeyPatch, doubles: bool = True) -> Iterator[None]:
-    """Runs that are started within train on the device."""
+    """Runs that are started within train on the device, which says how much memory it has free if it is like CUDA."""
     monkeypatch.setattr("fedfault.backbones.load.choose_device", lambda _: DEVICE)
-    if not doubles:
+    if doubles:
+        monkeypatch.setattr("fedfault.tasks.fitting.find_free_bytes", lambda _: 2**34)
+    else:
         monkeypatch.setattr("fedfault.algebra.NO_FLOAT64", (DEVICE.type,))
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
