@@ -95,6 +95,42 @@ def test_inner_products_say_what_the_rows_say(tmp_path):
     assert [c.update_norm for c in one.clients] == pytest.approx([c.update_norm for c in other.clients])
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
+def test_a_client_that_is_not_finite_is_left_out_by_name_and_hides_nothing(tmp_path, bad):
+    told: list[str] = []
+    rows = np.random.default_rng(0).normal(size=(3, 20))
+    half = [np.ones((3, 20)), np.ones((3, 20))]
+    monitor = Monitor("mine", results_dir=tmp_path, say=told.append)
+    rows[0, 0] = half[1][2, 3] = bad
+    with np.errstate(all="ignore"):
+        products = rows @ rows.T
+    for t, given in ((1, {"updates": rows}), (2, {"products": products})):
+        found = monitor.log(t, clients=[4, 5, 6], server_update=np.zeros(20), gradients=half, **given)
+        assert any(f.detector == "no_federation" for f in found) == (t == 1)  # it holds in the second round
+    one, other = read_run(monitor.folder).records[1:]
+    assert monitor.verdict["state"] == "failed"
+    assert one.events == other.events
+    assert one.events == (
+        "updates not finite, left out of what is measured: client 4",
+        "gradients not finite, left out of what is measured: client 6",
+    )
+    assert "mine: round 1: updates not finite, left out of what is measured: client 4" in told
+    assert one.probes["update_norm"] == pytest.approx(np.linalg.norm(rows[1:].mean(axis=0)))
+    assert one.probes["drift_between"] == 0
+    assert [math.isnan(c.update_norm) for c in one.clients] == [True, False, False]
+    assert "halves" not in one.matrices
+
+
+def test_a_server_and_a_probe_that_are_not_finite_are_told(tmp_path):
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    monitor.log(1, updates=[[math.nan, 1.0]], server_update=[math.nan, 1.0], probes={"effective_rank": math.inf})
+    assert read_run(monitor.folder).records[1].events == (
+        "updates not finite, left out of what is measured: client 0",
+        "server_update not finite, left out",
+        "probe effective_rank not finite, left out",
+    )
+
+
 def test_gradients_switch_drift_and_fairness_on(tmp_path):
     told: list[str] = []
     monitor = Monitor("mine", results_dir=tmp_path, say=told.append)

@@ -104,8 +104,9 @@ class Monitor:
         clients: who these K are, by number, else 0 to K - 1; weights: their shares in the average, else equal;
         train_losses, steps, tokens: (K,) of each in this round. probes: other numbers by the names of docs/metrics.md.
 
-        Rounds count upwards; one that is left out has nothing measured. Raises `UserError`, and records nothing, for arrays
-        that do not fit, numbers that are none and a round that was logged.
+        Rounds count upwards; one that is left out has nothing measured. A client whose update or gradient is not finite is
+        left out of what is measured, and an event of the round names it. Raises `UserError`, and records nothing, for arrays
+        that do not fit, what is no number and a round that was logged.
         """
         from fedfault.monitor.measured import Round, measure_round
 
@@ -118,6 +119,8 @@ class Monitor:
         if self._folder.finished:
             raise UserError(f"{self.folder} is finished; a new run needs a new Monitor")
         record, self._memory = measure_round(round, given, self._memory, self._round)
+        for event in record.events:
+            self._say(f"{self.folder.name}: round {record.round}: {event}")
         return self._add(record)
 
     def _add(self, record: RoundRecord) -> list[Finding]:

@@ -64,10 +64,11 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
         for name, losses in sets.items()
         if losses is not None
     }
-    K, probes, own, matrices = _measure_cohort(given, memory)
-    probes |= {name: read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
+    K, probes, own, matrices, events = _measure_cohort(given, memory)
+    told = {name: read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
+    events += [f"probe {name} not finite, left out" for name, value in told.items() if not math.isfinite(value)]
     clients = _list_clients(given, K, own)
-    return RoundRecord(round, clients, scores, _keep_finite(probes), matrices), memory
+    return RoundRecord(round, clients, scores, _keep_finite(probes | told), matrices, events=tuple(events)), memory
 
 
 def _score(said: str, name: str, losses: Any, memory: Memory) -> Score:
@@ -92,20 +93,29 @@ def _score(said: str, name: str, losses: Any, memory: Memory) -> Score:
     return Score(mean, n, se, n)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of updates that explode: what is not finite is left out by name
 def _measure_cohort(
     given: Round, memory: Memory
-) -> tuple[int, dict[str, float], list[dict[str, float]], dict[str, tuple[tuple[float, ...], ...]]]:
-    """The number of clients, and what their updates and gradients say: probes, probes of each client, matrices."""
+) -> tuple[int, dict[str, float], list[dict[str, float]], dict[str, tuple[tuple[float, ...], ...]], list[str]]:
+    """The number of clients, and what their updates and gradients say: probes, probes of each client, matrices, events.
+
+    Probes are over the clients whose numbers are finite; events name the others.
+    """
     rows = None if given.updates is None else read_rows("updates", given.updates)
     halves = None if given.gradients is None else read_halves(given.gradients)
     K = _count_clients(given, rows, halves)
     probes: dict[str, float] = {}
     own: list[dict[str, float]] = [{} for _ in range(K)]
     matrices: dict[str, tuple[tuple[float, ...], ...]] = {}
+    events: list[str] = []
+    whole = np.ones(K, dtype=bool)
     server = None if given.server_update is None else read_array("server_update", given.server_update).ravel()
     products = read_products(given.products) if rows is None else rows @ rows.T
     if products is not None:
-        probes |= update_metrics(products)
+        whole = np.isfinite(products.diagonal())
+        events += _name_left_out("updates", given, whole)
+        probes |= update_metrics(products[np.ix_(whole, whole)]) if whole.any() else {}
+        products = np.where(np.outer(whole, whole), products, math.nan)
         _fill(own, "update_norm", np.sqrt(products.diagonal().clip(min=0)))
         if 1 < K <= SHOWN:
             matrices["update_cosine"] = tuple(map(tuple, cosines(products).tolist()))
@@ -114,16 +124,27 @@ def _measure_cohort(
             _fill(own, "cosine", _cosine_to(rows, server))
     if server is not None:
         probes |= _measure_server(server, memory)
+        events += [] if math.isfinite(probes["server_norm"]) else ["server_update not finite, left out"]
     if halves is not None:
         first, second = halves
         crossed, noise = first @ second.T, ((first - second) ** 2).sum(axis=1)
-        probes |= gradient_variance(crossed, noise)
+        known = np.isfinite(crossed.diagonal()) & np.isfinite(noise)
+        events += _name_left_out("gradients", given, known)
+        probes |= gradient_variance(crossed[np.ix_(known, known)], noise[known])
         _fill(own, "gradient_norm", np.sqrt(crossed.diagonal().clip(min=0)))
-        if 1 < K <= SHOWN:
+        if 1 < K <= SHOWN and known.all():
             matrices["halves"] = tuple(map(tuple, crossed.tolist()))
-        if rows is not None and rows.shape == first.shape:
-            probes |= _measure_alignment(rows.mean(axis=0), first.mean(axis=0), second.mean(axis=0))
-    return K, probes, own, matrices
+        both = whole & known
+        if rows is not None and rows.shape == first.shape and both.any():
+            probes |= _measure_alignment(*(x[both].mean(axis=0) for x in (rows, first, second)))
+    return K, probes, own, matrices, events
+
+
+def _name_left_out(said: str, given: Round, whole: np.ndarray) -> list[str]:
+    """A sentence with the clients whose numbers are not finite; none where all are."""
+    ids = range(len(whole)) if given.clients is None else given.clients
+    odd = [f"client {k}" for k, fine in zip(ids, whole, strict=True) if not fine]
+    return [f"{said} not finite, left out of what is measured: {', '.join(odd)}"] if odd else []
 
 
 def _measure_server(server: np.ndarray, memory: Memory) -> dict[str, float]:
