@@ -196,6 +196,11 @@ WRONG = {
     "no round": (lambda f: shutil.rmtree(f / "round_3"), "rounds 1, 2, 4: round 3 is missing; put its adapters back"),
     "config": (lambda f: (f / "round_1/client_0/adapter_config.json").write_text("{"), "adapter_config.json"),
     "rank 0": (lambda f: (f / "round_1/client_0/adapter_config.json").write_text('{"r": 0}'), "r is 0, and should be"),
+    "no config": (
+        lambda f: (f / "round_2/client_1/adapter_config.json").unlink(),
+        "round_2/client_1/.* has no adapter_config.json with lora_alpha beside it, and .*round_1/client_0/.* has",
+    ),
+    "no alpha": (lambda f: (f / "round_1/client_3/adapter_config.json").write_text('{"r": 2}'), "round_1/client_3/"),
     "nothing": (lambda f: shutil.rmtree(f) or f.mkdir(), "has no .safetensors file in it"),
     "no folder": (shutil.rmtree, "is no folder"),
 }

@@ -22,7 +22,6 @@ SERVER = ("server", "global")  # names of the server's adapter in the place of a
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FACTOR = re.compile(r"(?P<site>.+)\.lora_(?:embedding_)?(?P<factor>[AB])(?:\.(?!bias)\w+)*")
 FULL = "saved in full"  # the part of all tensors that are no factors of LoRA
-FACTORS = ("lora_A", "lora_B")
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,7 @@ def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = N
         tuple(notes),
     )
     _check_alike(collection)
+    _check_scales(collection)
     return collection
 
 
@@ -235,6 +235,17 @@ def _check_alike(found: Collection) -> None:
                     f"{other.file}: {name} has the shape {theirs}, and {mine} in {first.file}: they are of different "
                     "models, or one is damaged; ranks may differ, layers may not"
                 )
+
+
+def _check_scales(found: Collection) -> None:
+    """Raise `UserError` where some adapters say by what B A is multiplied and others do not."""
+    every = (*found.uploads, *found.servers.values())
+    told, silent = ([u for u in every if ("lora_alpha" in u.config) == known] for known in (True, False))
+    if told and silent:
+        raise UserError(
+            f"{silent[0].file} has no {CONFIG} with lora_alpha beside it, and {told[0].file} has: what B A is multiplied "
+            "with has to be known of all adapters or of none; put the file back, or take it away everywhere"
+        )
 
 
 def _drop_rank(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
