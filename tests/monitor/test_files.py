@@ -141,6 +141,17 @@ def test_layers_that_are_saved_in_full_are_a_part_of_their_own(tmp_path):
     assert "no adapter_config.json" in told
 
 
+def test_clients_that_all_send_the_same_are_told(tmp_path):
+    folder = write_run(tmp_path / "a")
+    for place in folder.glob("round_*/client_[1-3]"):
+        shutil.copytree(place.parent / "client_0", place, dirs_exist_ok=True)
+    told = diagnose_files(folder, out=tmp_path / "out")
+    assert "all clients of a round sent the same adapter to the bit, in 4 of 4 rounds" in told
+    assert "lora_B: where clients start is not known, as no two that had sent different ones came again" in told
+    assert "all 4 clients sent the same update" in read_run(tmp_path / "out").records[2].events
+    assert "the same adapter" not in diagnose_files(write_run(tmp_path / "b"))
+
+
 def test_half_precision_is_read_as_it_is(tmp_path):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file as save

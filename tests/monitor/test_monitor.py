@@ -121,6 +121,16 @@ def test_a_client_that_is_not_finite_is_left_out_by_name_and_hides_nothing(tmp_p
     assert "halves" not in one.matrices
 
 
+@pytest.mark.parametrize(("apart", "told"), [(0.0, ("all 3 clients sent the same update",)), (1e-3, ())])
+def test_clients_that_all_send_the_same_update_are_told(tmp_path, apart, told):
+    rows = np.tile(np.random.default_rng(0).normal(size=50), (3, 1))
+    rows[2] *= 1 + apart
+    for name, given in (("updates", rows), ("products", rows @ rows.T)):
+        monitor = Monitor(name, results_dir=tmp_path, say=lambda text: None)
+        monitor.log(1, **{name: given})
+        assert read_run(monitor.folder).records[1].events == told
+
+
 def test_a_server_and_a_probe_that_are_not_finite_are_told(tmp_path):
     monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
     monitor.log(1, updates=[[math.nan, 1.0]], server_update=[math.nan, 1.0], probes={"effective_rank": math.inf})

@@ -22,6 +22,7 @@ from fedfault.monitor.arrays import (
 from fedfault.records import ClientRecord, RoundRecord, Score
 
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
+SAME = 1e-9  # of the squared norm, between inner products of updates that are the same up to rounding
 Memory = dict[str, Any]  # what a later round needs of earlier ones
 
 
@@ -114,7 +115,10 @@ def _measure_cohort(
     if products is not None:
         whole = np.isfinite(products.diagonal())
         events += _name_left_out("updates", given, whole)
-        probes |= update_metrics(products[np.ix_(whole, whole)]) if whole.any() else {}
+        kept = products[np.ix_(whole, whole)]
+        probes |= update_metrics(kept) if len(kept) else {}
+        if len(kept) > 1 and np.ptp(kept) <= SAME * kept.max():
+            events.append(f"all {len(kept)} clients sent the same update")
         products = np.where(np.outer(whole, whole), products, math.nan)
         _fill(own, "update_norm", np.sqrt(products.diagonal().clip(min=0)))
         if 1 < K <= SHOWN:

@@ -22,6 +22,7 @@ class Traces:
     rounds: Mapping[int, Mapping[str, Any]]
     parts: tuple[str, ...]
     still: tuple[str, ...]  # parts that are the same in all adapters
+    same: tuple[int, ...]  # rounds in which all of several clients sent the same, to the bit
     apart: Mapping[str, Apart]
     chains: Mapping[str, Chain]
 
@@ -50,6 +51,8 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
         part: Sent(multiply_part(uploads, parts[part]), tuple(u.round for u in uploads), clients, kinds)
         for part in moving
     }
+    whole = list(zip(*marks.values(), strict=True))
+    same = []
     rounds, apart, chains = {}, dict[str, Apart](), dict[str, Chain]()
     for t in found.rounds:
         apart, chains = _measure_exchange({part: one.until(t) for part, one in sent.items()})
@@ -61,8 +64,9 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
             "scale_ratio": measure_scale(found, t),
         }
         cohort = [clients[i] for i in here if i < len(uploads)]
+        same += [t] if len({whole[i] for i in here if i < len(uploads)}) == 1 < len(cohort) else []
         rounds[t] = {"clients": cohort, "probes": probes, **measure_updates(found, t)}
-    return Traces(rounds, tuple(parts), still, apart, chains)
+    return Traces(rounds, tuple(parts), still, tuple(same), apart, chains)
 
 
 def _measure_exchange(sent: Mapping[str, Sent]) -> tuple[dict[str, Apart], dict[str, Chain]]:
@@ -114,7 +118,12 @@ def describe_traces(found: Collection, traces: Traces) -> list[str]:
     lora += "" if uploads[0].config or not ranks else " (no adapter_config.json says what)"
     head = f"{len(uploads)} adapters of {len(found.names)} clients in {len(found.rounds)} rounds{lora}"
     head += f"; {len(found.servers) or 'none'} of the server"
-    return [head, *(f"{part}: {_describe_part(part, traces)}" for part in traces.parts), *found.notes]
+    parts = [f"{part}: {_describe_part(part, traces)}" for part in traces.parts]
+    same = [
+        f"all clients of a round sent the same adapter to the bit, in {len(traces.same)} of {len(found.rounds)} rounds: one "
+        "model in memory saved for all of them, or the server's saved in their places?"
+    ]
+    return [head, *parts, *(same if traces.same else ()), *found.notes]
 
 
 def _describe_part(part: str, traces: Traces) -> str:
@@ -124,7 +133,7 @@ def _describe_part(part: str, traces: Traces) -> str:
     if chain is not None and chain.share >= CHAINED and chain.p < 10**-FEW:
         return f"clients start where the one before them ended ({100 * chain.share:.0f} % of the way)"
     if apart is None:
-        return "where clients start is not known, as no two of them came twice"
+        return "where clients start is not known, as no two that had sent different ones came again"
     kept = f"{100 * apart.kept:.0f} % of what sets a client apart is there after the next round"
     if apart.kept < KEPT:
         return f"clients start together ({kept})"
