@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 from fedfault.errors import UserError
 
 # The states that a verdict can say, from good to bad; see `diagnosis.verdict`
-STATES = HEALTHY, NO_ALARM, UNLEARNED, DEGRADED, FAILED = (
+STATES = HEALTHY, NO_ALARM, UNJUDGED, UNLEARNED, DEGRADED, FAILED = (
     "healthy",
     "no alarm (not calibrated)",
+    "not judged",
     "did not learn",
     "degraded",
     "failed",

@@ -10,7 +10,7 @@ import pytest
 from fedfault.diagnosis.calibration import Calibration, Threshold
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.diagnosis.verdict import LATER, LEAST, _find_causes, judge_run
-from fedfault.records import HEALTHY, NO_ALARM, UNLEARNED, RoundRecord, Score
+from fedfault.records import HEALTHY, NO_ALARM, UNJUDGED, UNLEARNED, RoundRecord, Score
 from fedfault.testing.histories import broken_history, healthy, history
 from handmade import finding
 from judged import fake
@@ -33,7 +33,18 @@ def test_without_an_alarm_a_run_is_healthy_only_if_controls_say_so(known):
     found = judge_run(RUN[:2], None)
     assert (found["state"], found["calibration"]) == (NO_ALARM, None)
     assert found["sentence"] == "No detector raised an alarm, by conventional thresholds."
-    assert state_of([]) == NO_ALARM
+
+
+def test_a_run_of_which_nothing_was_read_is_not_judged(known):
+    known(one=fake([0]), silent=fake([0, 0], default_threshold=None))
+    assert [state_of(RUN[:n], calibration) for n in (0, 1, 2) for calibration in (None, ONE)] == [
+        *[UNJUDGED] * 4,
+        *[NO_ALARM] * 2,
+    ]
+    found = judge_run(RUN[:1], None)
+    assert (found["sentence"], found["calibration"]) == ("Nothing was measured that a detector reads.", None)
+    known(silent=fake([0, 0], default_threshold=None))
+    assert state_of([RoundRecord(t) for t in range(3)]) == UNJUDGED
 
 
 def test_a_calibration_that_read_nothing_of_the_run_says_nothing(known):

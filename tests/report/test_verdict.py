@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from fedfault.records import NO_ALARM, STATES, UNLEARNED
+from fedfault.records import NO_ALARM, STATES, UNJUDGED, UNLEARNED
 from fedfault.report.verdict import CLASSES, SIGNS, format_state, list_findings, read_verdict
 from handmade import finding, make
 
@@ -22,7 +22,7 @@ def test_the_badge_is_the_state_and_a_table_says_since_when():
 def test_a_verdict_without_calibration_is_remarked_on_where_its_state_does_not_say_so():
     assert judged(calibration="packaged: quickstart").remark == ""
     assert judged(calibration=None).remark == "not calibrated"
-    assert judged(state=NO_ALARM, calibration=None).remark == ""
+    assert judged(state=NO_ALARM, calibration=None).remark == judged(state=UNJUDGED, calibration=None).remark == ""
 
 
 def test_every_state_has_a_sign_and_a_class():

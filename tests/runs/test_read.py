@@ -43,7 +43,11 @@ DEEP = ("rounds.jsonl", "findings.jsonl", "config.yaml", "manifest.json", "split
         ("split.json", '{"topics": ["a"]}', "split.json is corrupt: clients: Field required"),
         ("split.json", '{"topics": ["a"], "clients": [[1, 2]], "tokens": [3]}', "one document count a topic"),
         ("findings.jsonl", '{"detector": "divergence"}\n', "findings.jsonl is corrupt: line 1 is not a finding"),
-        ("metrics.json", '{"verdict": {"state": "fine"}}', "one of healthy, no alarm (not calibrated), did"),
+        (
+            "metrics.json",
+            '{"verdict": {"state": "fine"}}',
+            "one of healthy, no alarm (not calibrated), not judged, did",
+        ),
         (
             "manifest.json",
             '{"status": "running", "parent": {"run": "old", "round": 1}}',

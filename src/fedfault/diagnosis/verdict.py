@@ -6,6 +6,7 @@
     degraded                    any other alarm
     healthy                     no alarm, control runs say how often a healthy run has none, and most of the detectors that
                                 they calibrate had the readings that an alarm takes
+    not judged                  no detector with a threshold had anything to read
     no alarm (not calibrated)   any other run without an alarm; whether that means anything, nobody has measured
 
 The words are `records.STATES`, and metrics.json, reports, comparisons and studies use no others.
@@ -32,6 +33,7 @@ from fedfault.records import (
     FAILED,
     HEALTHY,
     NO_ALARM,
+    UNJUDGED,
     UNLEARNED,
     Detector,
     Finding,
@@ -60,10 +62,11 @@ def judge_detection(seen: Detection, differs: Sequence[str] = ()) -> dict[str, A
     judged = bool(calibration and ready and 2 * len(ready) >= len(calibration.thresholds))
     change = _measure_change(seen)
     fatal = any(courses[name].detector.is_failure(courses[name].last[-1]) for name in holding)
-    state = _choose_state(fatal, bool(alarms), change, judged)
+    read = any(course.last and course.threshold for course in courses.values())
+    state = _choose_state(fatal, bool(alarms), change, judged, read)
     severity = max((_measure_severity(courses[name]) for name in alarmed), default=0.0)
     said = ["" if state != UNLEARNED else _explain_change(seen)]
-    said += [_explain_alarms(alarmed, causes, holding) if alarmed else _explain_silence(seen)]
+    said += [_explain_alarms(alarmed, causes, holding) if alarmed else _explain_silence(seen, state)]
     said += [_explain_severity(severity)] if alarmed else []
     said += [_explain_doubts(seen)] if state == NO_ALARM and calibration is None else []
     return {
@@ -98,8 +101,8 @@ def _measure_change(seen: Detection) -> tuple[float, float] | None:
     return last.loss - first.loss, max(LEAST, ONE_SIDED * (last.se or 0.0))
 
 
-def _choose_state(fatal: bool, alarmed: bool, change: tuple[float, float] | None, judged: bool) -> str:
-    """The word for a run; `judged`: a calibrated detector has read it."""
+def _choose_state(fatal: bool, alarmed: bool, change: tuple[float, float] | None, judged: bool, read: bool) -> str:
+    """The word for a run; `judged`: calibrated detectors have read it; `read`: any detector with a threshold has."""
     risen = change is not None and not change[0] <= change[1]  # NaN has
     if fatal or (alarmed and risen):
         return FAILED
@@ -107,7 +110,9 @@ def _choose_state(fatal: bool, alarmed: bool, change: tuple[float, float] | None
         return UNLEARNED
     if alarmed:
         return DEGRADED
-    return HEALTHY if judged else NO_ALARM
+    if judged:
+        return HEALTHY
+    return NO_ALARM if read else UNJUDGED
 
 
 def _explain_change(seen: Detection) -> str:
@@ -143,8 +148,10 @@ def _explain_severity(severity: float) -> str:
     return f"Severity {severity:.1f} (1 is the threshold)."
 
 
-def _explain_silence(seen: Detection) -> str:
+def _explain_silence(seen: Detection, state: str) -> str:
     """One sentence where no detector raised an alarm."""
+    if state == UNJUDGED:
+        return "Nothing was measured that a detector reads."
     doubts = list(dict.fromkeys(f.detector.replace("_", " ") for f in seen.findings))
     by = ", by conventional thresholds" if seen.calibration is None else ""
     suspected = f"; suspected for a while: {', '.join(doubts)}" if doubts else ""

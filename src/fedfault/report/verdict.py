@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fedfault.records import DEGRADED, FAILED, HEALTHY, NO_ALARM, UNLEARNED, Finding
+from fedfault.records import DEGRADED, FAILED, HEALTHY, NO_ALARM, UNJUDGED, UNLEARNED, Finding
 from fedfault.report.words import format_count, format_number
 from fedfault.runs.recorded import RunData
 
-SIGNS = {HEALTHY: "✓", NO_ALARM: "○", UNLEARNED: "–", DEGRADED: "!", FAILED: "✕"}
-CLASSES = {HEALTHY: "healthy", NO_ALARM: "unknown", UNLEARNED: "unlearned", DEGRADED: "degraded", FAILED: "failed"}
+SIGNS = {HEALTHY: "✓", NO_ALARM: "○", UNJUDGED: "?", UNLEARNED: "–", DEGRADED: "!", FAILED: "✕"}
+CLASSES = {
+    HEALTHY: "healthy",
+    NO_ALARM: "unknown",
+    UNJUDGED: "unjudged",
+    UNLEARNED: "unlearned",
+    DEGRADED: "degraded",
+    FAILED: "failed",
+}
 
 
 class Verdict(NamedTuple):
@@ -42,7 +49,7 @@ def read_verdict(run: RunData) -> Verdict | None:
         return None
     state = str(said["state"])
     sentence, sure = (str(said.get(key) or "") for key in ("sentence", "sure"))
-    remark = "" if said.get("calibration") or state == NO_ALARM else "not calibrated"
+    remark = "" if said.get("calibration") or state in (NO_ALARM, UNJUDGED) else "not calibrated"
     return Verdict(state, SIGNS[state], CLASSES[state], f"{state[0].upper()}{state[1:]}", sentence, sure, remark)
 
 

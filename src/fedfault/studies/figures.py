@@ -221,7 +221,7 @@ def _draw_values(ax: Axes, values: np.ndarray, lost: np.ndarray, theme: Theme) -
 
 def pick_state_colours(theme: Theme) -> tuple[str, ...]:
     """A colour for each of the states of a verdict, in their order."""
-    return theme.good, theme.palette[5], theme.palette[6], theme.warn, theme.alarm
+    return theme.good, theme.palette[5], theme.muted, theme.palette[6], theme.warn, theme.alarm
 
 
 def _draw_states(ax: Axes, states: np.ndarray, theme: Theme) -> None:
