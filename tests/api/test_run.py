@@ -67,6 +67,20 @@ def test_every_column_is_on_the_page_about_python(made):
     assert not [c for c in [*own, *made.clients.index.names, *made.findings.columns] if f"`{c}`" not in page]
 
 
+def test_records_that_were_changed_are_told(made, tmp_path, caplog):
+    shutil.copytree(made.folder, tmp_path / "other")
+    (tmp_path / "other/rounds.jsonl").unlink()
+    other = ff.open(tmp_path / "other")
+    assert other.rounds.empty
+    told = "rounds.jsonl is not what the run has written up to round 3: do not trust these numbers."
+    assert [(r.name, r.getMessage()) for r in caplog.records] == [("fedfault.api", f"{other.folder}: {told}")]
+    assert repr(other).splitlines()[-1] == told
+    assert told in other._repr_html_()
+    caplog.clear()
+    assert f": {told}" in repr(ff.compare([made, other], tmp_path / "page.html"))
+    assert f"{other.folder}: {told}" in caplog.messages
+
+
 def test_a_fork_and_a_comparison_have_numbers(made):
     other = ff.fork(made, round=1, training__lr=1e-3, quiet=True)
     assert other.manifest["parent"]["changes"] == {"training.lr": [made.config["training"]["lr"], 1e-3]}

@@ -112,6 +112,17 @@ def test_scores_stay_where_names_and_states_are_long(tmp_path, width):
     assert table.rows[1][0].replace("\n", "") == long
 
 
+def test_files_that_are_odd_are_named_below_the_table(folder, capsys):
+    with (folder / "good/rounds.jsonl").open("a") as f:
+        f.write('{"round": 2')
+    found = listing.list_runs(folder)
+    told = "The last line of rounds.jsonl is incomplete and was left out."
+    assert {e.run.name: e.to_json()["notes"] for e in found if e.run.notes} == {"good": [told]}
+    listing.print_list(found)
+    assert f"{folder / 'good'}: {told}" in capsys.readouterr().out.splitlines()
+    assert told in listing.write_index(folder, found).read_text()
+
+
 @pytest.mark.slow
 def test_the_page_links_reports_and_names_what_is_damaged(folder):
     (folder / "good/report.html").write_text("")

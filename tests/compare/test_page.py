@@ -196,6 +196,12 @@ def test_a_diverged_run_and_an_unfinished_one_are_compared_and_named():
     assert draw_losses(beside(empty, empty), LIGHT, False) is None
 
 
+def test_records_that_were_changed_are_named_first():
+    changed = replace(run("b"), notes=("rounds.jsonl is not what the run has written.",))
+    assert list_notes(beside(run(), changed)) == ["b: rounds.jsonl is not what the run has written."]
+    assert "b: rounds.jsonl is not what" in format_comparison(beside(run(), changed))
+
+
 def test_a_line_a_run_and_a_ring_at_the_first_alarm_of_each_detector():
     alarms = (finding(round=3), finding(round=2, level="suspect"), finding("client_drift", round=1), finding(round=4))
     a, b = run(rounds=5), run("b", 0.5, rounds=5, findings=alarms)

@@ -91,6 +91,15 @@ def test_a_healthy_run_has_no_findings(tmp_path):
     assert (folder / "findings.jsonl").read_text() == ""
 
 
+def test_records_that_are_odd_are_told_before_the_verdict(tmp_path):
+    folder = write(tmp_path / "fine", healthy())
+    with (folder / "rounds.jsonl").open("a") as f:
+        f.write('{"round"')
+    first, second, *_ = diagnose_run(folder)[0].splitlines()
+    assert first == "trial: The last line of rounds.jsonl is incomplete and was left out."
+    assert second.startswith("trial: no alarm")
+
+
 @pytest.mark.slow
 def test_judging_again_changes_nothing(folder):
     first = diagnose_run(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedfault.api.run import Run
+from fedfault.api.run import Run, warn_of_files
 from fedfault.compare.page import format_comparison
 from fedfault.compare.pairs import Comparison as Compared
 from fedfault.compare.tables import tabulate_runs
@@ -22,7 +22,7 @@ class Comparison:
 
     def __init__(self, found: Compared, page: Path) -> None:
         self.found, self.page = found, page
-        self.runs = [Run(run.folder) for run in found.runs]
+        self.runs = [Run(warn_of_files(run).folder) for run in found.runs]
 
     @property
     def table(self) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import logging
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from peft import PeftModel
 
+_logger = logging.getLogger("fedfault.api")
+
 
 class Run:
     """A run by its folder: finished, stopped or still under way. Everything is read when it is asked for.
@@ -37,8 +40,11 @@ class Run:
 
     @cached_property
     def data(self) -> RunData:
-        """The run as it was recorded when this was first asked for; `reload` reads it again."""
-        return read_run(self.folder)
+        """The run as it was recorded when this was first asked for; `reload` reads it again.
+
+        What a reader should know of the files, such as records that were changed, is logged as a warning of `fedfault.api`.
+        """
+        return warn_of_files(read_run(self.folder))
 
     def reload(self) -> Run:
         """Return the run as it is now, which may have more rounds."""
@@ -172,6 +178,7 @@ class Run:
         said = read_verdict(self.data)
         head = f"{self.status}, {self.data.rounds_done} rounds" if said is None else said.title
         lines = [f"<b>{html.escape(self.name)}</b>: {html.escape(head)}"]
+        lines += [html.escape(note) for note in self.data.notes]
         lines += [] if said is None else [html.escape(said.sentence), f"<small>{html.escape(said.sure)}</small>"]
         return "<br>".join(lines) + self._draw_losses()
 
@@ -186,7 +193,14 @@ class Run:
         return f'<br><img alt="loss by topic" style="max-width:100%" src="data:image/png;base64,{picture}">'
 
     def __repr__(self) -> str:
-        """The folder, how far the run got and, if there is one, its verdict."""
+        """The folder, how far the run got and, if there is one, its verdict; then what to know of its files."""
         said = read_verdict(self.data)
         head = f"Run({str(self.folder)!r}): {self.status}, {self.data.rounds_done} rounds"
-        return head if said is None else f"{head}, {said.state}. {said.sentence}"
+        return "\n".join([head if said is None else f"{head}, {said.state}. {said.sentence}", *self.data.notes])
+
+
+def warn_of_files(run: RunData) -> RunData:
+    """Log what a reader should know of the files of a run, and return the run."""
+    for note in run.notes:
+        _logger.warning("%s: %s", run.folder, note)
+    return run

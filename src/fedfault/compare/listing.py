@@ -59,6 +59,7 @@ class Entry:
             "after": replace_not_finite(self.after),
             "changed": self.changed,
             "problem": self.problem or None,
+            "notes": list(self.run.notes),
             "settings": dict(self.run.config),
         }
 
@@ -224,9 +225,13 @@ def print_list(entries: Sequence[Entry]) -> None:
     """Print the list to standard output; on a terminal it has as many settings as fit."""
     width = find_width()
     print("\n".join(format_table(tabulate_list(entries, width), width)))
-    for e in entries:
-        if e.problem:
-            echo(f"{e.run.folder}: {e.problem}")
+    for line in list_problems(entries):
+        echo(line)
+
+
+def list_problems(entries: Sequence[Entry]) -> list[str]:
+    """List what a reader should know of the files of the runs, a sentence each: damage, and records that were changed."""
+    return [f"{e.run.folder}: {text}" for e in entries for text in (e.problem, *e.run.notes) if text]
 
 
 def write_index(folder: Path, entries: Sequence[Entry]) -> Path:
@@ -259,7 +264,7 @@ def write_index(folder: Path, entries: Sequence[Entry]) -> Path:
             table=table,
             links=links,
             classes=[CLASSES.get(e.state, "") for e in entries],
-            problems=[f"{e.run.folder}: {e.problem}" for e in entries if e.problem],
+            problems=list_problems(entries),
             others=[(kind, name, str(p.relative_to(folder))) for kind, name, p in others],
             version=fedfault.__version__,
             light=LIGHT.variables,

@@ -51,8 +51,8 @@ def _describe_clients(found: RunPair) -> str:
 
 
 def list_notes(c: Comparison) -> list[str]:
-    """List what a reader should know before the numbers: runs that are not finished, diverged, or stopped early."""
-    said = []
+    """List what a reader should know before the numbers: odd files, and runs that are not finished, diverged, or stopped."""
+    said = [f"{name}: {note}" for name, run in zip(c.names, c.runs, strict=True) for note in run.notes]
     for name, run in zip(c.names, c.runs, strict=True):
         if not run.finished:
             of = f" of {run.rounds_planned}" if run.rounds_planned else ""

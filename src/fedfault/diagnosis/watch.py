@@ -94,7 +94,8 @@ def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str]
         watch.go_on_with(nest_settings({tuple(key.split(".")): value for key, value in changed.items()}))
     seen = watch.follow(run.records)
     found = watch.judge(seen, run.manifest.get("ended"))
-    told = [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"], *map(describe_finding, seen.findings)]
+    told = [f"{run.name}: {note}" for note in run.notes]
+    told += [f"{run.name}: {found['state']}. {found['sentence']}", found["sure"], *map(describe_finding, seen.findings)]
     kept = True
     try:
         write_findings(folder, seen.findings)

@@ -106,7 +106,7 @@ def summarise_study(r: Results) -> list[str]:
         counts = {v: sum(a.verdict == v for a in r.answers) for v in ("supported", "refuted", "inconclusive")}
         listed = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
         lines.append(f"Hypotheses: {listed}.")
-    return lines
+    return [*lines, *(f"{name}: {note}" for name, run in r.runs.items() for note in run.notes)]
 
 
 def tabulate_answers(r: Results) -> Table | None:
