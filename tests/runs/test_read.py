@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 
 from fedfault.errors import UserError
 from fedfault.report import summary
@@ -78,6 +79,22 @@ def test_a_corrupt_file_is_named(tmp_path, name, content, says):
 def test_components_have_a_name_in_runs_that_called_it_method_or_type(tmp_path):
     run = read_run(write(tmp_path, data={"partition": {"method": "iid"}}))
     assert run.setting("data", "partition") == {"name": "iid"}
+
+
+def test_a_configuration_that_was_edited_is_noted_and_not_believed(tmp_path):
+    folder = write(tmp_path / "run", training={"lr": 0.1}, logging={"trackers": []})
+    began = yaml.safe_load((folder / "config.yaml").read_text())
+    update(folder / "manifest.json", config=began)
+    assert read_run(folder).notes == ()
+    edited = {**began, "training": {"lr": 0.5}, "experiment_name": "renamed"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(edited))
+    run = read_run(folder)
+    assert run.config == began
+    assert run.notes == ("config.yaml is not what the run began with, which is shown: training.lr is 0.5 and was 0.1.",)
+    (folder / "config.yaml").write_text(yaml.safe_dump({**began, "experiment_name": "renamed"}))
+    assert (read_run(folder).name, read_run(folder).notes) == ("renamed", ())
+    (folder / "config.yaml").unlink()
+    assert read_run(folder).config == began
 
 
 def test_rounds_must_count_upwards(tmp_path):

@@ -10,9 +10,10 @@ import yaml
 from pydantic import Field, TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
+from fedfault.config.changes import NO_CAUSE, find_changes, spell_value
 from fedfault.config.shorthand import name_components
-from fedfault.errors import UserError
-from fedfault.records import HEALTHY, NO_ALARM, STATES, Finding
+from fedfault.errors import UserError, join_names
+from fedfault.records import HEALTHY, NO_ALARM, STATES, Finding, replace_not_finite
 from fedfault.runs.checkpoint import find_changed_past
 from fedfault.runs.files import ROUNDS, check_shape, read_json, read_lines, read_records, read_rounds, read_text
 from fedfault.runs.manifest import check_run, read_manifest
@@ -22,6 +23,7 @@ from fedfault.runs.recorded import Fork, RunData
 def read_run(folder: Path | str) -> RunData:
     """Return the run of a folder: its `config.yaml`, `rounds.jsonl` (absent before the first round), and what else is there.
 
+    Records and a configuration that were changed since are noted; of the latter, what the manifest has is believed.
     Raises UserError if the folder is not a run folder or a file is corrupt.
     """
     folder = Path(folder)
@@ -34,10 +36,11 @@ def read_run(folder: Path | str) -> RunData:
         notes = ["manifest.json is missing: what made this run is not known.", *notes]
     if (changed := find_changed_past(folder)) is not None:
         notes.append(f"{ROUNDS} is not what the run has written up to round {changed}: do not trust these numbers.")
+    config, edits = _read_own_config(folder, manifest)
     return RunData(
         folder=folder,
         records=tuple(records),
-        config=name_components(_read_mapping(folder / "config.yaml")),
+        config=config,
         manifest=manifest,
         split=_read_split(folder / "split.json"),
         heterogeneity=_read_shaped(folder / "heterogeneity.json", _Heterogeneity),
@@ -49,8 +52,28 @@ def read_run(folder: Path | str) -> RunData:
         benchmarks=tuple(_read_shaped(folder / "benchmarks.json", _Benchmarks).get("rows", ())),
         findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
         forks=_read_forks(folder, manifest),
-        notes=tuple(notes),
+        notes=(*notes, *edits),
     )
+
+
+def _read_own_config(folder: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the configuration with which a run began, and a note where config.yaml was edited since.
+
+    A manifest of version 1 does not say with which settings the run began.
+    """
+    config = name_components(_read_mapping(folder / "config.yaml"))
+    if "config" not in manifest:
+        return config, []
+    began = name_components(manifest["config"])
+    changes = find_changes(began, replace_not_finite(config)) if config else {}
+    edits = [
+        f"{key} is {spell_value(new)} and was {spell_value(old)}"
+        for key, (old, new) in changes.items()
+        if not key.startswith(NO_CAUSE)
+    ]
+    if not edits:
+        return config or began, []
+    return began, [f"config.yaml is not what the run began with, which is shown: {join_names(edits, 3)}."]
 
 
 def _read_forks(folder: Path, manifest: Mapping[str, Any]) -> tuple[Fork, ...]:
