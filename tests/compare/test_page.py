@@ -335,6 +335,31 @@ def test_a_comparison_opens_with_how_the_runs_end():
     assert describe_ends(beside(a, elsewhere)) == [told]
 
 
+def test_of_runs_that_another_program_trained_nothing_says_on_what_they_are_scored():
+    scores = {"validation": Score(4.0, 1)}
+    a, b = (
+        replace(
+            run(name), manifest={"monitored": True}, records=tuple(replace(r, scores=scores) for r in run(name).records)
+        )
+        for name in ("a", "b")
+    )
+    ends, unknown = describe_ends(beside(a, b))
+    assert ends.startswith("b ends as a: final loss 4.000")
+    assert unknown == "Nothing says whether b and a are scored on the same data."
+    assert explain_unpaired(beside(a, b)) == ["b and a are not paired: they were not scored in both runs."]
+    own = run("own")
+    assert describe_ends(beside(own, b))[1] == "Nothing says whether b and own are scored on the same data."
+    assert "another program trained one of them" in explain_unpaired(beside(own, b))[0]
+
+
+def test_runs_without_topics_are_compared_at_their_ends():
+    a, b = (
+        replace(r, records=tuple(replace(one, scores={"validation": one.scores["validation"]}) for one in r.records))
+        for r in (run(), run("b", -0.5))
+    )
+    assert describe_ends(beside(a, b))[0].startswith("b ends better than a: final loss 3.3")
+
+
 @pytest.mark.parametrize(
     ("which", "says"),
     [

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from fedfault.config.changes import find_changes, spell_value
+from fedfault.runs.manifest import MONITORED
 from fedfault.runs.recorded import RunData
 from fedfault.stats import mean_interval
 
@@ -27,6 +28,7 @@ class Paired:
     # Unit -> (first run, other run), at the end
     losses: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     why_not: str = ""  # in place of numbers: why the runs are not paired
+    apart: str = ""  # what shows that they are scored on other texts, `settings` or `lengths`; empty where nothing does
     interval: tuple[float, float] | None = None  # 95 % for `mean`; None for one unit, or where one is NaN
 
     @property
@@ -79,8 +81,10 @@ def pair_runs(first: RunData, other: RunData) -> RunPair:
 
 
 def _pair_scores(a: RunData, b: RunData, prefix: str, same: tuple[str, ...]) -> Paired:
+    if bool(a.manifest.get(MONITORED)) != bool(b.manifest.get(MONITORED)):
+        return Paired(why_not="another program trained one of them, and nothing says on what it was scored")
     if why := _explain_apart(a, b, same):
-        return Paired(why_not=why)
+        return Paired(why_not=why, apart="settings")
     names = [n for n in a.score_names(prefix) if n in set(b.score_names(prefix))]
     ends = a.end_losses(prefix), b.end_losses(prefix)
     losses = {n.removeprefix(prefix): (ends[0][n], ends[1][n]) for n in names}
@@ -88,7 +92,8 @@ def _pair_scores(a: RunData, b: RunData, prefix: str, same: tuple[str, ...]) -> 
         return Paired(why_not="they were not scored in both runs")
     if wrong := [n for n in names if _count_tokens(a, n) != _count_tokens(b, n)]:
         return Paired(
-            why_not=f"the texts of {wrong[0]} are {_count_tokens(a, wrong[0])} and {_count_tokens(b, wrong[0])} tokens long"
+            why_not=f"the texts of {wrong[0]} are {_count_tokens(a, wrong[0])} and {_count_tokens(b, wrong[0])} tokens long",
+            apart="lengths",
         )
     return Paired(losses, interval=mean_interval([y - x for x, y in losses.values()]))
 

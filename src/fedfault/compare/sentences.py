@@ -10,6 +10,7 @@ from fedfault.compare.figures import find_first_alarms
 from fedfault.compare.pairs import Comparison, RunPair, explain_budgets
 from fedfault.measures.punctuality import elapsed_seconds
 from fedfault.report.words import format_interval, format_number, format_perplexity
+from fedfault.runs.manifest import MONITORED
 from fedfault.runs.recorded import Fork, RunData
 
 
@@ -18,10 +19,12 @@ def describe_ends(c: Comparison) -> list[str]:
     said = []
     for name, found in zip(c.names[1:], c.pairs, strict=True):
         ends = [run.losses("validation")[1][-1:] for run in (found.first, found.other)]
-        if found.topics.why_not:
+        if found.topics.apart:
             said.append(f"{name} is scored on other texts than {c.names[0]}: their losses cannot be compared.")
         elif all(end and math.isfinite(end[0]) for end in ends):
             said.append(f"{_describe_end(name, c.names[0], found, ends[1][0] - ends[0][0])}{_describe_clients(found)}")
+            if any(run.manifest.get(MONITORED) for run in (found.first, found.other)):
+                said.append(f"Nothing says whether {name} and {c.names[0]} are scored on the same data.")
     return said
 
 
@@ -95,13 +98,17 @@ def explain_unpaired(c: Comparison) -> list[str]:
     """Explain in a sentence each why runs cannot be paired by clients or topics."""
     said = []
     for name, found in zip(c.names[1:], c.pairs, strict=True):
-        clients, topics, both = found.clients.why_not, found.topics.why_not, f"{name} and {c.names[0]}"
-        if clients == topics and clients:
-            said.append(f"{both} are not paired: {clients}, and the texts that they are scored on follow from that.")
+        both = f"{name} and {c.names[0]}"
+        if found.clients == found.topics and found.clients.why_not:
+            follow = (
+                ", and the texts that they are scored on follow from that" if found.clients.apart == "settings" else ""
+            )
+            said.append(f"{both} are not paired: {found.clients.why_not}{follow}.")
             continue
-        for what, why in (("Clients", clients), ("Topics", topics)):
-            if why:
-                said.append(f"{what} of {both} are not paired: {why}, and their texts follow from that.")
+        for what, paired in (("Clients", found.clients), ("Topics", found.topics)):
+            if paired.why_not:
+                follow = ", and their texts follow from that" if paired.apart == "settings" else ""
+                said.append(f"{what} of {both} are not paired: {paired.why_not}{follow}.")
     return said
 
 
