@@ -244,6 +244,21 @@ def test_a_table_of_losses_alone_is_a_run(tmp_path):
     assert [one.name for one in ff.runs(tmp_path)] == ["out"]
 
 
+@pytest.mark.slow
+def test_rounds_far_apart_are_written_at_once_and_steps_are_refused(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr("os.fsync", waits.append)
+    (tmp_path / "x.csv").write_text("round,loss\n0,4.0\n300,3.0\n600,2.0\n")
+    diagnose_files(csv=tmp_path / "x.csv", out=tmp_path / "out")
+    assert len(read_run(tmp_path / "out").records) == 601
+    assert len(waits) < 30
+    for far in ("round,loss\n0,4.0\n1000000,3.0\n", "round,loss\n1002,3.0\n"):
+        (tmp_path / "x.csv").write_text(far)
+        with pytest.raises(ff.UserError, match="rounds are missing, more than 1,000: are these steps"):
+            diagnose_files(csv=tmp_path / "x.csv", out=tmp_path / "steps")
+        assert not (tmp_path / "steps").exists()
+
+
 def test_losses_of_clients_give_that_of_the_mixture_by_their_examples(tmp_path):
     text = "round,client,loss,train_loss,examples\n0,a,4,-,1\n0,b,2,-,3\n1,a,3,3.5,1\n1,b,1,1.5,3\n"
     (tmp_path / "l.csv").write_text(text)

@@ -104,9 +104,9 @@ class Monitor:
         clients: who these K are, by number, else 0 to K - 1; weights: their shares in the average, else equal;
         train_losses, steps, tokens: (K,) of each in this round. probes: other numbers by the names of docs/metrics.md.
 
-        Rounds count upwards; one that is left out has nothing measured. A client whose update or gradient is not finite is
-        left out of what is measured, and an event of the round names it. Raises `UserError`, and records nothing, for arrays
-        that do not fit, what is no number and a round that was logged.
+        Rounds count upwards; one that is left out has nothing measured, and steps are no rounds. A client whose update or
+        gradient is not finite is left out of what is measured, and an event of the round names it. Raises `UserError`, and
+        records nothing, for arrays that do not fit, what is no number and a round that was logged.
         """
         from fedfault.monitor.measured import Round, measure_round
 
@@ -126,11 +126,9 @@ class Monitor:
     def _add(self, record: RoundRecord) -> list[Finding]:
         from fedfault.monitor.folder import fill_rounds
 
-        found: list[Finding] = []
         new = fill_rounds(self._round, record)
-        for one in new:
-            self._folder.append(one)
-            found += self._seen.add(one)
+        self._folder.append(new)
+        found = [finding for one in new for finding in self._seen.add(one)]
         self._round = record.round
         self.verdict = self._watch.judge(self._seen)
         self._folder.write_findings(self._seen.findings, self.verdict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from fedfault.errors import UserError
 from fedfault.monitor import Monitor
 from fedfault.monitor.adapters import PATTERN, Collection, read_collection, sort_name
 from fedfault.monitor.losses import Losses, read_losses
+from fedfault.monitor.measured import check_gap
 from fedfault.monitor.missing import ELSE, OPTIONS, explain_missing
 from fedfault.monitor.traces import Traces, describe_traces, measure_traces
 from fedfault.runs.read import read_run
@@ -49,6 +51,9 @@ def diagnose_files(
     losses = {} if csv is None else read_losses(csv)
     numbers = _number_clients(collection, losses)
     traces = None if collection is None else measure_traces(collection, numbers, frozen)
+    rounds = sorted({*losses, *({} if traces is None else traces.rounds)})
+    for last, t in itertools.pairwise([None, *rounds]):
+        check_gap(last, t)
     settings = {} if collection is None else _describe_adapters(collection)
     sources = {name: str(path) for name, path in (("adapters", adapters), ("csv", csv)) if path is not None}
     with ExitStack() as stack:
@@ -58,7 +63,7 @@ def diagnose_files(
             plugins=plugins, overwrite=overwrite, say=_say_nothing,
         )  # fmt: skip
         found = []
-        for t in sorted({*losses, *({} if traces is None else traces.rounds)}):
+        for t in rounds:
             found += monitor.log(t, **_join(losses.get(t), traces, t, numbers))
         verdict = monitor.finish()
         records = read_run(place).records

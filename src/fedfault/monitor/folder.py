@@ -86,11 +86,11 @@ class MonitoredFolder:
     def _write_config(self, config: Mapping[str, Any]) -> None:
         write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
-    def append(self, record: RoundRecord) -> None:
-        """Add a line to rounds.jsonl and wait until it is on disk."""
+    def append(self, records: Sequence[RoundRecord]) -> None:
+        """Add lines to rounds.jsonl and wait until they are on disk."""
         file = self.path / ROUNDS
         with name_file(file), file.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(record.to_json(), allow_nan=False) + "\n")
+            f.writelines(json.dumps(record.to_json(), allow_nan=False) + "\n" for record in records)
             f.flush()
             os.fsync(f.fileno())
 

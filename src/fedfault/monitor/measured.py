@@ -21,6 +21,7 @@ from fedfault.monitor.arrays import (
 )
 from fedfault.records import ClientRecord, RoundRecord, Score
 
+MOST = 1000  # rounds that may be left out one after another
 SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 SAME = 1e-9  # of the squared norm, between inner products of updates that are the same up to rounding
 Memory = dict[str, Any]  # what a later round needs of earlier ones
@@ -53,6 +54,7 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
         raise UserError(f"round={round!r}: rounds are whole numbers from 0 on, and 0 is the model before training")
     if last is not None and round <= last:
         raise UserError(f"round={round} came after round {last}: rounds count upwards; a new run needs a new Monitor")
+    check_gap(last, round)
     memory = {**memory}
     sets = {"validation": given.loss, "general": given.general_loss}
     names = {"validation": "loss", "general": "general_loss"}
@@ -70,6 +72,17 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
     events += [f"probe {name} not finite, left out" for name, value in told.items() if not math.isfinite(value)]
     clients = _list_clients(given, K, own)
     return RoundRecord(round, clients, scores, _keep_finite(probes | told), matrices, events=tuple(events)), memory
+
+
+def check_gap(last: int | None, round: int) -> None:
+    """Raise `UserError` for a round so far behind the last one, None before the first, that it is rather a step."""
+    missing = round - (0 if last is None else last + 1)
+    if missing > MOST:
+        before = "first" if last is None else f"after round {last}"
+        raise UserError(
+            f"round={round} came {before}, and {missing:,} rounds are missing, more than {MOST:,}: are these steps? Count "
+            "the rounds, in each of which the server averages once: 0, 1, 2 and so on"
+        )
 
 
 def _score(said: str, name: str, losses: Any, memory: Memory) -> Score:
