@@ -226,7 +226,9 @@ WRONG = {
     "other width": ({"updates": [[1.0, 2.0]] * 3, "server_update": [1.0, 2.0, 3.0]}, "server_update has 3 numbers"),
     "halves": ({"gradients": [[1.0, 2.0]]}, "two arrays"),
     "weights": ({"updates": [[1.0, 2.0]] * 3, "weights": [0, 0, 0]}, "not all 0"),
-    "a name": ({"client_losses": {"Eve": 3.0}}, "clients are numbers"),
+    "a name": ({"client_losses": {"Eve": 3.0}}, "clients are integers"),
+    "a float": ({"client_losses": {1.0: 3.0}}, "key 1.0: clients are integers"),
+    "a bool": ({"updates": [[1.0, 2.0]] * 2, "clients": [False, True]}, "an integer from 0 on"),
     "steps": ({"steps": [1.5]}, "whole numbers"),
     "probe": ({"probes": {"rank": [1, 2]}}, "should be one number"),
 }
@@ -243,12 +245,22 @@ def test_what_does_not_fit_is_refused_and_leaves_the_run_as_it_was(tmp_path, cas
     assert [r.round for r in read_run(monitor.folder).records] == [0, 1]
 
 
+def test_integers_of_numpy_are_integers(tmp_path):
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    monitor.log(np.int64(1), client_losses={np.int32(2): 3.0}, clients=np.array([2, 5]), weights=[1, 1])
+    monitor.log(np.uint8(2), loss=3.0)
+    records = read_run(monitor.folder).records
+    assert [r.round for r in records] == [0, 1, 2]
+    assert list(records[1].scores) == ["client/2"]
+    assert [c.client for c in records[1].clients] == [2, 5]
+
+
 def test_rounds_count_upwards_and_end_with_finish(tmp_path):
     monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
     with pytest.raises(ff.UserError, match="no round was logged"):
         monitor.finish()
     monitor.log(3, loss=3.0)
-    for round in (3, 1, -1, 1.5):
+    for round in (3, 1, -1, 1.5, 4.0, True, np.True_, "4", np.float64(4)):
         with pytest.raises(ff.UserError, match="round"):
             monitor.log(round, loss=2.0)
     monitor.log(4, loss=math.nan)

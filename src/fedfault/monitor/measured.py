@@ -18,6 +18,7 @@ from fedfault.monitor.arrays import (
     read_number,
     read_products,
     read_rows,
+    read_whole,
 )
 from fedfault.records import ClientRecord, RoundRecord, Score
 
@@ -50,18 +51,22 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
 
     Raises `UserError` for what does not fit.
     """
-    if type(round) is not int or round < 0:
-        raise UserError(f"round={round!r}: rounds are whole numbers from 0 on, and 0 is the model before training")
+    if (number := read_whole(round)) is None:
+        raise UserError(
+            f"round={round!r}: rounds are integers from 0 on, no floats and no bools; 0 is the model before training"
+        )
+    round = number
     if last is not None and round <= last:
         raise UserError(f"round={round} came after round {last}: rounds count upwards; a new run needs a new Monitor")
     check_gap(last, round)
     memory = {**memory}
     sets = {"validation": given.loss, "general": given.general_loss}
     names = {"validation": "loss", "general": "general_loss"}
-    for client in given.client_losses:
-        if type(client) is not int or client < 0:
-            raise UserError(f"client_losses has the key {client!r}: clients are numbers from 0 on")
-    sets |= {f"client/{client}": losses for client, losses in given.client_losses.items()}
+    for client, losses in given.client_losses.items():
+        if (k := read_whole(client)) is None:
+            raise UserError(f"client_losses has the key {client!r}: clients are integers from 0 on")
+        sets[f"client/{k}"] = losses
+    given = given._replace(clients=_read_clients(given.clients))
     scores = {
         name: _score(names.get(name, f"client_losses of {name.replace('/', ' ')}"), name, losses, memory)
         for name, losses in sets.items()
@@ -186,11 +191,20 @@ def _measure_alignment(update: np.ndarray, first: np.ndarray, second: np.ndarray
     return {"gradient_alignment": max(-1.0, min(1.0, cosine))}
 
 
+def _read_clients(value: Any) -> list[int] | None:
+    """The numbers of clients; None where they are not given."""
+    if value is None:
+        return None
+    given = list(value)
+    ids = [k for client in given if (k := read_whole(client)) is not None]
+    if len(set(ids)) < len(given):
+        raise UserError(f"clients={given}: each should be an integer from 0 on, and none be there twice")
+    return ids
+
+
 def _list_clients(given: Round, K: int, own: Sequence[Mapping[str, float]]) -> tuple[ClientRecord, ...]:
     """A record for every client that took part; what is not known of it is not a number."""
-    ids = list(range(K)) if given.clients is None else list(given.clients)
-    if any(type(k) is not int or k < 0 for k in ids) or len(set(ids)) != len(ids):
-        raise UserError(f"clients={ids}: each should be a number from 0 on, and none be there twice")
+    ids = range(K) if given.clients is None else given.clients
     unknown = [math.nan] * K
     weights = np.full(K, 1.0) if given.weights is None else read_array("weights", given.weights)
     if K and not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
