@@ -111,8 +111,8 @@ class Monitor:
         from fedfault.monitor.measured import Round, measure_round
 
         given = Round(
-            loss, general_loss, client_losses or {}, updates, products, server_update, gradients, clients, weights,
-            train_losses, steps, tokens, probes or {},
+            loss, general_loss, {} if client_losses is None else client_losses, updates, products, server_update, gradients,
+            clients, weights, train_losses, steps, tokens, {} if probes is None else probes,
         )  # fmt: skip
         if updates is not None and products is not None:
             raise UserError("updates and products are two ways to say the same: give one of them")

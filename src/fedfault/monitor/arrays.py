@@ -47,6 +47,16 @@ def read_array(said: str, value: Any) -> np.ndarray:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(f"{said} should be numbers, not {value!r:.60} ({error})") from error
+    except OverflowError as error:
+        raise UserError(f"{said} has a whole number beyond what a float holds, 1.8e308") from error
+
+
+def read_row(said: str, value: Any) -> np.ndarray:
+    """A number for each of the K clients, (K,). Raises `UserError` for anything else."""
+    found = read_array(said, value)
+    if found.ndim != 1:
+        raise UserError(f"{said} has the shape {found.shape}: a number is needed for each of the K clients")
+    return found
 
 
 def read_number(said: str, value: Any) -> float:
@@ -70,7 +80,7 @@ def read_counts(said: str, value: Any, K: int) -> list[int]:
     """Whole numbers from 0 on; zeros where they are not known."""
     if value is None:
         return [0] * K
-    found = read_array(said, value)
+    found = read_row(said, value)
     if not (np.isfinite(found).all() and (found >= 0).all() and (found == found.round()).all()):
         raise UserError(f"{said}={found.tolist()}: counts are whole numbers from 0 on")
     return [int(v) for v in found]

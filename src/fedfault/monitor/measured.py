@@ -17,6 +17,7 @@ from fedfault.monitor.arrays import (
     read_halves,
     read_number,
     read_products,
+    read_row,
     read_rows,
     read_whole,
 )
@@ -62,6 +63,9 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
     memory = {**memory}
     sets = {"validation": given.loss, "general": given.general_loss}
     names = {"validation": "loss", "general": "general_loss"}
+    for name in ("client_losses", "probes"):
+        if not isinstance(getattr(given, name), Mapping):
+            raise UserError(f"{name} should be a mapping to numbers, not {getattr(given, name)!r:.60}")
     for client, losses in given.client_losses.items():
         if (k := read_whole(client)) is None:
             raise UserError(f"client_losses has the key {client!r}: clients are integers from 0 on")
@@ -122,14 +126,14 @@ def _measure_cohort(
     """
     rows = None if given.updates is None else read_rows("updates", given.updates)
     halves = None if given.gradients is None else read_halves(given.gradients)
-    K = _count_clients(given, rows, halves)
+    products = read_products(given.products) if rows is None else rows @ rows.T
+    K = _count_clients(given, products, halves)
     probes: dict[str, float] = {}
     own: list[dict[str, float]] = [{} for _ in range(K)]
     matrices: dict[str, tuple[tuple[float, ...], ...]] = {}
     events: list[str] = []
     whole = np.ones(K, dtype=bool)
     server = None if given.server_update is None else read_array("server_update", given.server_update).ravel()
-    products = read_products(given.products) if rows is None else rows @ rows.T
     if products is not None:
         whole = np.isfinite(products.diagonal())
         events += _name_left_out("updates", given, whole)
@@ -195,7 +199,10 @@ def _read_clients(value: Any) -> list[int] | None:
     """The numbers of clients; None where they are not given."""
     if value is None:
         return None
-    given = list(value)
+    try:
+        given = list(value)
+    except TypeError as error:
+        raise UserError(f"clients={value!r:.60}: a number is needed for each of the K clients") from error
     ids = [k for client in given if (k := read_whole(client)) is not None]
     if len(set(ids)) < len(given):
         raise UserError(f"clients={given}: each should be an integer from 0 on, and none be there twice")
@@ -206,11 +213,11 @@ def _list_clients(given: Round, K: int, own: Sequence[Mapping[str, float]]) -> t
     """A record for every client that took part; what is not known of it is not a number."""
     ids = range(K) if given.clients is None else given.clients
     unknown = [math.nan] * K
-    weights = np.full(K, 1.0) if given.weights is None else read_array("weights", given.weights)
+    weights = np.full(K, 1.0) if given.weights is None else read_row("weights", given.weights)
     if K and not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise UserError(f"weights={weights.tolist()}: shares are numbers from 0 on, and not all 0")
     shares = (weights / weights.sum()).tolist() if K else []
-    losses = unknown if given.train_losses is None else read_array("train_losses", given.train_losses).tolist()
+    losses = unknown if given.train_losses is None else read_row("train_losses", given.train_losses).tolist()
     steps, tokens = (read_counts(name, getattr(given, name), K) for name in ("steps", "tokens"))
     return tuple(
         ClientRecord(
@@ -221,15 +228,14 @@ def _list_clients(given: Round, K: int, own: Sequence[Mapping[str, float]]) -> t
     )  # fmt: skip
 
 
-def _count_clients(given: Round, rows: np.ndarray | None, halves: Any) -> int:
+def _count_clients(given: Round, products: np.ndarray | None, halves: Any) -> int:
     """The number K of clients that all that is given of each agrees on. Raises `UserError` where it does not."""
     sizes = {
-        name: len(value)
+        name: len(read_row(name, value))
         for name in ("clients", "weights", "train_losses", "steps", "tokens")
         if (value := getattr(given, name)) is not None
     }
-    sizes |= {"updates": len(rows)} if rows is not None else {}
-    sizes |= {"products": len(given.products)} if given.products is not None else {}
+    sizes |= {"updates" if given.products is None else "products": len(products)} if products is not None else {}
     sizes |= {"gradients": len(halves[0])} if halves is not None else {}
     if len(set(sizes.values())) > 1:
         raise UserError(
