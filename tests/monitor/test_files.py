@@ -106,6 +106,17 @@ def test_a_round_is_measured_from_where_the_server_was(tmp_path):
     assert all(math.isnan(c.update_norm) for c in records[3].clients)  # where round 3 began is not known
 
 
+def test_clients_that_send_what_they_were_given_have_moved_by_nothing(tmp_path):
+    g = np.random.default_rng(0)
+    server = [(g.normal(size=(4, 16)), g.normal(size=(16, 4))) for _ in range(9)]
+    for t in range(9):
+        for name, sent in (("server", t), ("client_0", t - 1), ("client_1", t - 1)):
+            write_adapter(tmp_path / "a" / f"round_{t}" / name, *server[max(sent, 0)], {"r": 4, "lora_alpha": 4})
+    diagnose_files(tmp_path / "a", out=tmp_path / "out")
+    for record in read_run(tmp_path / "out").records[1:]:
+        assert [c.update_norm for c in record.clients] == [0, 0]
+
+
 def test_mixed_ranks_are_compared_by_their_products(tmp_path):
     told = diagnose_files(write_run(tmp_path / "a", ranks=(2, 4)), out=tmp_path / "out")
     assert "rank 2 and 4" in told or "rank 2, 4" in told

@@ -141,6 +141,16 @@ def test_a_server_and_a_probe_that_are_not_finite_are_told(tmp_path):
     )
 
 
+def test_inner_products_may_be_rounded(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(1, 500)).astype(np.float16)
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    for t, own in enumerate([np.tile(rows, (5, 1)), 1e-30 * rows.repeat(2, axis=0).astype(float), np.zeros((3, 2))], 1):
+        monitor.log(t, products=own @ own.T)
+    near = [[1.0, 1.0005], [1.0005, 1.0]]
+    monitor.log(9, products=near)
+    assert read_run(monitor.folder).rounds_done == 9
+
+
 def test_gradients_switch_drift_and_fairness_on(tmp_path):
     told: list[str] = []
     monitor = Monitor("mine", results_dir=tmp_path, say=told.append)
@@ -218,6 +228,10 @@ WRONG = {
     ),
     "one row": ({"updates": [1.0, 2.0]}, "a row of P numbers is needed"),
     "no products": ({"products": [[1.0, 2.0], [3.0, 1.0]]}, r"a symmetric \(K, K\)"),
+    "a cosine of 2": ({"products": [[1.0, 2.0], [2.0, 1.0]]}, "products cannot be inner products of updates"),
+    "three opposites": ({"products": 2 * np.eye(3) - 1}, "cannot be inner products"),
+    "a length of 0": ({"products": [[0.0, 2.0], [2.0, 0.0]]}, "cannot be inner products"),
+    "half a nan": ({"products": [[1.0, math.nan], [math.nan, 1.0]]}, "cannot be inner products"),
     "both": ({"updates": [[1.0]], "products": [[1.0]]}, "give one of them"),
     "text": ({"loss": "low"}, "loss should be numbers"),
     "no losses": ({"loss": []}, "give one number, or the losses of the examples"),

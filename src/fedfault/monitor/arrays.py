@@ -10,6 +10,8 @@ import numpy as np
 
 from fedfault.errors import UserError
 
+ROUNDED = 1e-3  # of the largest squared length: how far inner products in half precision may be off
+
 
 def read_halves(gradients: Any) -> tuple[np.ndarray, np.ndarray]:
     """Two arrays (K, P) of one shape. Raises `UserError` for anything else."""
@@ -87,7 +89,7 @@ def read_counts(said: str, value: Any, K: int) -> list[int]:
 
 
 def read_products(value: Any) -> np.ndarray | None:
-    """Inner products (K, K). Raises `UserError` for an array that cannot be one of these."""
+    """Inner products (K, K), positive semidefinite. Raises `UserError` for an array that cannot be one of these."""
     if value is None:
         return None
     found = read_array("products", value)
@@ -97,6 +99,16 @@ def read_products(value: Any) -> np.ndarray | None:
             f"products has the shape {found.shape}: the inner products of K updates are a symmetric (K, K) with nothing "
             "below 0 on its diagonal"
         )
+    whole = np.isfinite(found.diagonal())  # the others are of updates that are not finite
+    kept = found[np.ix_(whole, whole)]
+    largest = kept.diagonal().max(initial=0.0) or 1.0
+    try:
+        np.linalg.cholesky(kept / largest + ROUNDED * np.eye(len(kept)))
+    except np.linalg.LinAlgError as error:
+        raise UserError(
+            "products cannot be inner products of updates, as some are larger than the lengths on the diagonal allow, or "
+            "not finite: each should be the sum over all parameters of the product of two clients' updates"
+        ) from error
     return found
 
 

@@ -13,6 +13,7 @@ from fedfault.monitor.geometry import multiply_changes, multiply_part
 
 ALONG = 0.9  # cosine of the server's weight change to the clients' mean from which their lengths are compared
 EXACT = 0.05  # how near the ratio of the lengths has to be to alpha / r
+ROUNDED = 1e-12  # of the squared length of adapters: what is left of equal ones when one is subtracted from the other
 FROM_ZERO = (None, True, "gaussian")  # values of init_lora_weights with which B A is zero before training
 
 
@@ -32,7 +33,9 @@ def measure_updates(found: Collection, t: int) -> dict[str, Any]:
     moves = np.eye(len(every))[[*range(K), *([K + S] if after else [])]]
     if start:
         moves[:, K : K + S] -= 1 / S
-    products = moves @ products @ moves.T
+    lengths, products = products.diagonal(), moves @ products @ moves.T
+    still = products.diagonal() <= ROUNDED * lengths.max()
+    products[still] = products[:, still] = 0.0
     norm = {"server_update": math.sqrt(max(products[K, K], 0.0))} if after else {}
     return {"products": products[:K, :K], **norm}
 
