@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fedfault.algebra import gram
-from fedfault.measures.updates import update_metrics
-from fedfault.metrics.gradients import DRAWN, SHOWN, gradients, split_halves
+from fedfault.measures.updates import SHOWN, update_metrics
+from fedfault.metrics.gradients import DRAWN, gradients, split_halves
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, Quadratic, federation

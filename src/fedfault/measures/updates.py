@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
+
 
 @np.errstate(over="ignore", invalid="ignore")
 def cosines(products: Any) -> np.ndarray:
@@ -77,3 +79,23 @@ def gradient_variance(products: Any, noise: Any) -> dict[str, float]:
         "drift_within": float(noise.mean() / 2),
     }
     return found | ({"gradient_norm_cv": float(norm.std(ddof=1) / norm.mean())} if float(norm.mean()) > 0 else {})
+
+
+def gradient_alignment(products: Any) -> dict[str, float]:
+    """The cosine of the clients' mean update with the descent direction; empty where the gradient's length is not known.
+
+    products: inner products (3, 3) of the mean update D and of the mean gradients g_1, g_2 of both halves. The cosine is
+    -<D, g_1 + g_2> / 2 / |D| / |g| with |g|^2 = <g_1, g_2>, which is not known where it is no more than the squared noise of
+    the mean of both halves, |g_1 - g_2|^2 / 4 on average. Above it the estimate can exceed a cosine's bounds by chance, and
+    is cut at them.
+
+    >>> gradient_alignment([[4.0, -4.0, -2.0], [-4.0, 5.0, 3.0], [-2.0, 3.0, 2.0]])  # D = (2, 0), g = (-2, 1), (-1, 1)
+    {'gradient_alignment': 0.8660254037844387}
+    """
+    products = np.asarray(products, dtype=np.float64)
+    length = float(products[1, 2])
+    squared = length * float(products[0, 0])
+    if not (squared > 0 and length > float(products[1, 1] + products[2, 2] - 2 * length) / 4):
+        return {}
+    cosine = -float(products[0, 1] + products[0, 2]) / 2 / math.sqrt(squared)
+    return {"gradient_alignment": max(-1.0, min(1.0, cosine))}

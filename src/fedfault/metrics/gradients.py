@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from fedfault.algebra import to_float64
-from fedfault.measures.updates import gradient_variance
+from fedfault.measures.updates import SHOWN, gradient_alignment, gradient_variance
 from fedfault.registry import register
 from fedfault.seeds import rng
 from fedfault.types.task import FinishedRound, Measurements, Probe, Step, Task
 
 DRAWN = 4  # examples of a client in each half
-SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 
 
 def split_halves(
@@ -84,11 +83,13 @@ def gradients() -> Probe:
         squared = products.diagonal()
         norm = squared.clamp(min=0).sqrt()
         noise = (first[whole] - second[whole]).square().sum(1)
+        update = to_float64(m.trained.adapter.flat - m.start).mean(0)
+        means = torch.stack([update, first[whole].mean(0), second[whole].mean(0)])  # (3, P)
         found = {
             "gradient_norm_mean": float(norm.mean()),
             "gradient_noise": float(noise.mean() / 2),
             **gradient_variance(products.cpu().numpy(), noise.cpu().numpy()),
-            **_measure_alignment(m, first[whole].mean(0), second[whole].mean(0)),
+            **gradient_alignment((means @ means.T).cpu().numpy()),
         }
         every = first.new_full((len(first),), math.nan).masked_scatter(whole, norm)
         control, clients = control_error(m, first, second)
@@ -97,21 +98,6 @@ def gradients() -> Probe:
         return Measurements(known, {"gradient_norm": every.tolist(), **clients}, shown)
 
     return Probe(measure, sparse=True, gradients=True)
-
-
-def _measure_alignment(m: FinishedRound, first: Tensor, second: Tensor) -> dict[str, float]:
-    """The cosine of the mean update with the descent direction, from the mean gradients (P,) of both halves.
-
-    The squared noise of the mean of both halves is |first - second|^2 / 4 on average. Nothing below it: there the length of
-    the gradient is not known. Above it the estimate can exceed a cosine's bounds by chance, and is cut at them.
-    """
-    update = to_float64(m.trained.adapter.flat - m.start).mean(0)
-    length, noise = float(first @ second), float((first - second).square().sum()) / 4
-    squared = length * float(update @ update)
-    if not (squared > 0 and length > noise):
-        return {}
-    cosine = -float(update @ (first + second)) / 2 / math.sqrt(squared)
-    return {"gradient_alignment": max(-1.0, min(1.0, cosine))}
 
 
 def control_error(m: FinishedRound, first: Tensor, second: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from fedfault.algebra import gram, inner, to_float64
-from fedfault.measures.updates import cosines, update_metrics
+from fedfault.measures.updates import SHOWN, cosines, update_metrics
 from fedfault.registry import register
 from fedfault.types.adapter import Layout, Pair
 from fedfault.types.task import FinishedRound, Measurements, Probe
-
-SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 
 
 @register("probe", order=1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedfault.errors import UserError
-from fedfault.measures.updates import cosines, gradient_variance, update_metrics
+from fedfault.measures.updates import SHOWN, cosines, gradient_alignment, gradient_variance, update_metrics
 from fedfault.monitor.arrays import (
     check_width,
     read_array,
@@ -24,7 +24,6 @@ from fedfault.monitor.arrays import (
 from fedfault.records import ClientRecord, RoundRecord, Score
 
 MOST = 1000  # rounds that may be left out one after another
-SHOWN = 24  # clients of a cohort whose pairs are recorded one by one
 SAME = 1e-9  # of the squared norm, between inner products of updates that are the same up to rounding
 Memory = dict[str, Any]  # what a later round needs of earlier ones
 
@@ -162,7 +161,8 @@ def _measure_cohort(
             matrices["halves"] = tuple(map(tuple, crossed.tolist()))
         both = whole & known
         if rows is not None and rows.shape == first.shape and both.any():
-            probes |= _measure_alignment(*(x[both].mean(axis=0) for x in (rows, first, second)))
+            means = np.stack([x[both].mean(axis=0) for x in (rows, first, second)])  # (3, P)
+            probes |= gradient_alignment(means @ means.T)
     return K, probes, own, matrices, events
 
 
@@ -183,16 +183,6 @@ def _measure_server(server: np.ndarray, memory: Memory) -> dict[str, float]:
             found["round_cosine"] = float(_cosine_to(before[None], server)[0])
         memory["server"] = server
     return found
-
-
-def _measure_alignment(update: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """cos(mean update, -mean gradient), absent where the gradient is no longer than its noise; see the probe `gradients`."""
-    length, noise = float(first @ second), float(((first - second) ** 2).sum()) / 4
-    squared = length * float(update @ update)
-    if not (squared > 0 and length > noise):
-        return {}
-    cosine = -float(update @ (first + second)) / 2 / math.sqrt(squared)
-    return {"gradient_alignment": max(-1.0, min(1.0, cosine))}
 
 
 def _read_clients(value: Any) -> list[int] | None:
