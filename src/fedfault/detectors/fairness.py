@@ -9,9 +9,8 @@ from statistics import NormalDist
 
 from fedfault.records import Detector, Reading, RoundRecord, Score
 from fedfault.registry import register
-from fedfault.stats import ALPHA, holm
+from fedfault.stats import ALPHA, ONE_SIDED, holm
 
-ONE_SIDED = NormalDist().inv_cdf(1 - ALPHA)
 SEEN = 4  # clients before a median means anything
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from fedfault.records import Detector, Multiply, Reading, RoundRecord
 from fedfault.registry import register
+from fedfault.stats import ONE_SIDED
 
 
 @register("detector")
@@ -31,7 +32,7 @@ def forgetting() -> Detector:
                 first = first or r
                 if first is not r and first.round == 0:
                     change = score.loss - first.scores["general"].loss
-                    low = change - 1.645 * (score.se or 0.0)
+                    low = change - ONE_SIDED * (score.se or 0.0)
                     reading = Reading(r.round, low, low, {"change": change, "lower_bound": low})
             yield reading
 
