@@ -299,6 +299,18 @@ def test_a_calibration_survives_its_file(tmp_path):
     assert Calibration.load(tmp_path / "made.json") == MADE
 
 
+def test_thresholds_replace_a_calibration_and_no_other_file(tmp_path):
+    file, data = tmp_path / "made.json", tmp_path / "base.csv"
+    MADE.save(file)
+    replace(MADE, name="again").save(file)
+    assert Calibration.load(file).name == "again"
+    data.write_text("text\nhello\n")
+    for place in (data, tmp_path):
+        with pytest.raises(UserError, match=r"exists and is not a calibration .* remove it"):
+            MADE.save(place)
+    assert data.read_text() == "text\nhello\n"
+
+
 @pytest.mark.parametrize(
     "text",
     [

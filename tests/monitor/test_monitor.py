@@ -198,6 +198,9 @@ def test_controls_of_unlike_runs_are_refused(tmp_path):
     longer = log_run(tmp_path, "longer", 3, rounds=9)[0].folder
     with pytest.raises(ff.UserError, match="differ in rounds 8 and 9"):
         Monitor.calibrate([*folders, longer], tmp_path / "thresholds.json")
+    (tmp_path / "thresholds.txt").touch()
+    with pytest.raises(ff.UserError, match=r"thresholds\.txt exists and is not a calibration"):
+        Monitor.calibrate(folders, tmp_path / "thresholds.txt")
     with pytest.raises(ff.UserError, match="2 control runs; a calibration needs 3"):
         Monitor.calibrate(folders, tmp_path / "thresholds.json")
     with pytest.raises(ff.UserError, match="named twice"):

@@ -54,6 +54,15 @@ def test_controls_have_seeds_of_their_own(tmp_path):
     assert exp.seed not in seeds
 
 
+def test_no_control_is_trained_for_thresholds_that_could_not_be_written(tmp_path):
+    data = tmp_path / "base.csv"
+    data.write_text("text")
+    with pytest.raises(UserError, match=r"base\.csv exists and is not a calibration"):
+        calibrate_detectors(loaded(tmp_path / "results"), 3, QUIET, out=data)
+    assert data.read_text() == "text"
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.long
 def test_calibration_is_written_with_its_provenance_and_goes_on_where_it_was_stopped(tmp_path, capsys, monkeypatch):
     given = loaded(tmp_path, "seed=3")

@@ -82,7 +82,8 @@ class Calibration:
     same_partition: bool = False  # whether controls are honest runs of the partition; else their clients are IID
 
     def save(self, file: Path) -> None:
-        """Write it as JSON."""
+        """Write it as JSON, in the place of another calibration and of nothing else."""
+        check_replaceable(file)
         write_atomically(file, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
     @classmethod
@@ -102,6 +103,18 @@ class Calibration:
             raise UserError(
                 f"detectors.calibration={file} is not a calibration ({e}); make one with `fedfault calibrate`"
             ) from e
+
+
+def check_replaceable(file: Path) -> None:
+    """Raise `UserError` where thresholds would replace a file that is no calibration."""
+    try:
+        if file.exists():
+            Calibration.load(file)
+    except UserError as e:
+        raise UserError(
+            f"{file} exists and is not a calibration that could be replaced; name another file for the thresholds or "
+            "remove it"
+        ) from e
 
 
 def summarise_run(detector: Detector, scale: Mapping[str, float], records: Records) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fedfault
 from fedfault.config.changes import find_changes
-from fedfault.diagnosis.calibration import ALPHA, BROKEN, Calibration, learn_thresholds
+from fedfault.diagnosis.calibration import ALPHA, BROKEN, Calibration, check_replaceable, learn_thresholds
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.diagnosis.verdict import judge_run
 from fedfault.errors import UserError
@@ -23,6 +23,7 @@ SEED = "settings.seed"  # of the settings of a monitored run, the one that contr
 
 def learn_from(folders: Sequence[Path], out: Path) -> Path:
     """Learn the thresholds from monitored runs and write them; see `Monitor.calibrate`."""
+    check_replaceable(out)
     runs = [_read_control(folder) for folder in folders]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is named twice; every control should be a run of its own, with another seed")
@@ -36,6 +37,7 @@ def learn_from(folders: Sequence[Path], out: Path) -> Path:
             f"{len(bad)} of {len(runs)} controls fail or learn nothing ({', '.join(bad)}), so they cannot say how a healthy "
             "run looks; are they runs with IID data that learn?"
         )
+    out.parent.mkdir(parents=True, exist_ok=True)
     thresholds, exact = learn_thresholds([run.records for run in runs], build_detectors())
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     provenance = {"fedfault": fedfault.__version__, "made": now, "runs": [str(folder) for folder in folders]}

@@ -22,6 +22,7 @@ from fedfault.diagnosis.calibration import (
     MAY_DIFFER,
     NEEDED,
     Calibration,
+    check_replaceable,
     choose_calibration,
     kept_calibrations,
     learn_thresholds,
@@ -58,7 +59,8 @@ def calibrate_detectors(
     The thresholds are kept in the cache as well, where `detectors.calibration=auto` finds them. same_partition: controls
     are honest runs of the partition with other seeds, instead of IID ones, in RESULTS/NAME-honest; their thresholds are
     where the file is, and nowhere else, as they do not tell what a partition does to a run. Raises `UserError` when that
-    folder holds controls of another configuration, and where the controls themselves fail or learn nothing.
+    folder holds controls of another configuration, when the file is there and no calibration, and where the controls
+    themselves fail or learn nothing.
     """
     exp = loaded.experiment
     if exp.privacy.unit is not None:
@@ -71,6 +73,7 @@ def calibrate_detectors(
     kind = "honest" if same_partition else "controls"
     folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-{kind}"
     file = out or folder / "calibration.json"
+    check_replaceable(file)
     claim_folder(folder, "controls", loaded, IGNORED)
     file.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["fedfault", *argv])
