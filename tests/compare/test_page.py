@@ -384,6 +384,12 @@ def test_a_file_that_is_there_is_not_replaced(two, tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         compare(two, tmp_path / "no" / "page.html")
     assert mine.read_text() == "precious"
+    page = two[0].parent / "compare" / "a-vs-b.html"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("precious")
+    with pytest.raises(UserError, match="not a page of fedfault's"):
+        compare(two)
+    page.unlink()
 
 
 @pytest.mark.slow

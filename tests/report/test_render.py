@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from fedfault.errors import UserError
 from fedfault.records import RoundRecord, Score
 from fedfault.report import gallery
 from fedfault.report.captions import CAPTIONS
@@ -337,3 +338,25 @@ def test_a_report_goes_elsewhere_where_the_run_is_not_to_be_written(tmp_path):
     assert page == tmp_path / "else" / "where" / "report.html"
     assert sorted(p.name for p in run.iterdir()) == before
     assert list((page.parent / "plots").glob("*.png"))
+    assert render_report(run, dpi=20, out=page.parent) == page  # its own is replaced
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
+def test_a_report_replaces_no_other_page_no_other_picture_and_no_report_of_another_run(tmp_path):
+    run, other, mine = write(tmp_path / "run"), write(tmp_path / "other"), tmp_path / "mine"
+    (mine / "plots").mkdir(parents=True)
+    page, photo = mine / "report.html", mine / "plots" / "split.png"
+    page.write_text("<title>Thesis, with fedfault</title>")
+    with pytest.raises(UserError, match=r"report\.html is not a page of fedfault's; move it away"):
+        render_report(run, out=mine)
+    assert page.read_text() == "<title>Thesis, with fedfault</title>"
+    page.rename(mine / "thesis.html")
+    photo.write_bytes(b"photo")
+    with pytest.raises(UserError, match=r"split\.png exists, and no report beside it"):
+        render_report(run, out=mine)
+    assert photo.read_bytes() == b"photo"
+    with pytest.raises(UserError, match="other holds a run or a study, with a report of its own"):
+        render_report(run, out=other)
+    assert not page.exists()
+    assert not (other / "report.html").exists()

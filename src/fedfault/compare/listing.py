@@ -239,12 +239,11 @@ def write_index(folder: Path, entries: Sequence[Entry]) -> Path:
 
     Raises `UserError` if there is a file of that name which is not one of these, and `OSError` if it cannot be written.
     """
-    from fedfault.report.page import make_environment
+    from fedfault.report.page import check_own_page, make_environment
     from fedfault.report.theme import DARK, LIGHT
 
     page = folder / PAGE
-    if page.exists() and "fedfault" not in page.read_text(encoding="utf-8", errors="replace")[:1000]:
-        raise UserError(f"{page} is not a page of fedfault's; move it away")
+    check_own_page(page)
     table = tabulate_list(entries)
     reports = [e.run.folder / "report.html" for e in entries]
     links = [str(r.relative_to(folder)) if r.is_file() else "" for r in reports]

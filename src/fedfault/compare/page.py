@@ -13,7 +13,7 @@ from fedfault.compare.pairs import Comparison
 from fedfault.compare.sentences import describe_ends, explain_unpaired, list_notes, list_remarks
 from fedfault.compare.tables import tabulate_pairs, tabulate_runs, transpose
 from fedfault.errors import UserError
-from fedfault.report.page import collect_shared, embed_values, make_environment
+from fedfault.report.page import check_own_page, collect_shared, embed_values, make_environment
 from fedfault.report.terminal import format_table
 from fedfault.report.words import Table
 from fedfault.runs.read import read_run
@@ -56,7 +56,8 @@ def compare(folders: Sequence[Path], out: Path | None = None, argv: Sequence[str
     """Compare runs, finished or not, with the first of them; returns what was found and the page that was written.
 
     The page goes to `out`, or to compare/NAME1-vs-NAME2.html beside the first run. Raises `UserError` for fewer than two
-    runs, more than eight, the same one twice, a folder that is no run, and an `out` that exists.
+    runs, more than eight, the same one twice, a folder that is no run, an `out` that exists, and where the page would
+    replace another file.
     """
     _check_folders(folders, out)
     runs = tuple(read_run(folder) for folder in folders)
@@ -64,6 +65,7 @@ def compare(folders: Sequence[Path], out: Path | None = None, argv: Sequence[str
     names = [n if called.count(n) == 1 else str(run.folder) for n, run in zip(called, runs, strict=True)]
     found = Comparison(runs, tuple(names))
     page = out or runs[0].folder.resolve().parent / "compare" / f"{_make_file_name(called)}.html"
+    check_own_page(page)
     html = _render_page(found, shlex.join(["fedfault", *argv]))
     try:
         if out is None:

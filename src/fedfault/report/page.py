@@ -8,11 +8,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedfault.errors import UserError
+
 if TYPE_CHECKING:
     import jinja2
     import markupsafe
 
 HERE = Path(__file__).parent  # of the parts that all pages share
+MARKS = ('content="fedfault">', " · fedfault</title>")  # in the head of every page: the second is in older ones too
+
+
+def check_own_page(page: Path) -> None:
+    """Raise `UserError` where a page would replace a file that is none of these."""
+    if not page.exists():
+        return
+    head = page.read_text(encoding="utf-8", errors="replace")[:1000] if page.is_file() else ""
+    if not any(mark in head for mark in MARKS):
+        raise UserError(f"{page} is not a page of fedfault's; move it away")
 
 
 def make_environment(folder: Path = HERE, *, html: bool = True) -> jinja2.Environment:

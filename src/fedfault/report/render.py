@@ -6,14 +6,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedfault.errors import UserError
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import describe_figure, write_caption
 from fedfault.report.contributions import tabulate_contributions
 from fedfault.report.glossary import Explained, list_words
-from fedfault.report.page import collect_shared, embed_values, make_environment
+from fedfault.report.page import check_own_page, collect_shared, embed_values, make_environment
 from fedfault.report.personal import describe_personal, tabulate_personal
 from fedfault.report.status import Activity, describe_activity, find_activity
-from fedfault.runs.manifest import OVER
+from fedfault.runs.manifest import OVER, holds_run
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.storage import delete_scratch_of, write_atomically
@@ -25,16 +26,32 @@ if TYPE_CHECKING:
 def render_report(folder: Path | str, dpi: float = 150, out: Path | None = None) -> Path:
     """Write `report.html`, one self-contained page, and `plots/*.png` into the run folder, or into `out`; returns the page.
 
-    Raises UserError if the folder is not a run folder or a file is corrupt; then nothing is written.
+    Raises UserError if the folder is not a run folder or a file is corrupt, and if `out` holds other files of these names or
+    another run; then nothing is written.
     """
     run = read_run(folder)
     place = run.folder if out is None else out
+    if place.resolve() != run.folder.resolve():
+        _check_place(place)
     place.mkdir(parents=True, exist_ok=True)
     figures = _render_figures(run, place / "plots", dpi) if run.records else []
     page = place / "report.html"
     delete_scratch_of(page)
     write_atomically(page, _render_page(run, figures, None if run.status in OVER else find_activity(run)))
     return page
+
+
+def _check_place(folder: Path) -> None:
+    """Raise `UserError` where a report would replace that of another run or of a study, or what is no report."""
+    from fedfault.report.gallery import FIGURES
+
+    if holds_run(folder) or (folder / "study.json").is_file():
+        raise UserError(f"{folder} holds a run or a study, with a report of its own; give another folder to --out")
+    page = folder / "report.html"
+    check_own_page(page)
+    plots = (folder / "plots" / f"{name}.png" for name in FIGURES)
+    if not page.exists() and (plot := next((p for p in plots if p.exists()), None)):
+        raise UserError(f"{plot} exists, and no report beside it that it could belong to; give another folder to --out")
 
 
 def render_live(folder: Path, figures: list[dict[str, Any]], activity: Activity, refresh: int) -> None:
