@@ -53,6 +53,30 @@ def broken(made, since: int):
     return replace(made, records=tuple(records))
 
 
+def labelled(task, **metrics):
+    """A run of a task with labels, whose final model has these metrics."""
+    made = run(task)
+    last = made.records[-1]
+    scores = {**last.scores, "validation": replace(last.scores["validation"], metrics=metrics)}
+    config = {**made.config, "data": {"task_type": task}}
+    return replace(made, config=config, records=(*made.records[:-1], replace(last, scores=scores)))
+
+
+def test_every_score_has_a_column_with_a_dash_for_runs_of_tasks_without_it():
+    language, classes = run("language"), labelled("classification", accuracy=0.5, f1=0.4)
+    for runs, columns in (
+        ((language, classes), {"perplexity": ["44.7", "–"], "accuracy": ["–", "0.500"]}),
+        ((classes, labelled("regression", pearson=-0.3)), {"accuracy": ["0.500", "–"], "pearson": ["–", "−0.300"]}),
+        ((language, language), {"perplexity": ["44.7", "44.7"]}),
+        ((replace(classes, records=()), language), {"accuracy": ["–", "–"], "perplexity": ["–", "44.7"]}),
+    ):
+        table = tabulate_runs(beside(*runs))
+        start = table.columns.index("final loss") + 1
+        found = dict(zip(table.columns, zip(*table.rows, strict=True), strict=True))
+        assert table.columns[start : start + len(columns)] == tuple(columns)
+        assert {name: list(found[name]) for name in columns} == columns
+
+
 def test_differences_are_those_of_the_same_client_and_topic():
     a = run(clients=2)
     scores = {

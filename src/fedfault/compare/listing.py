@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fedfault
-from fedfault.compare.tables import find_differing, format_setting
+from fedfault.compare.tables import choose_score, find_differing, format_setting
 from fedfault.errors import UserError, suggest
 from fedfault.records import replace_not_finite
 from fedfault.report.status import find_activity
@@ -88,14 +88,11 @@ def _read_entry(folder: Path) -> Entry:
         run = read_run(folder)
     except UserError as e:
         return Entry(RunData(folder, ()), "damaged", NOTHING, None, None, folder.stat().st_mtime, str(e))
-    metric = next(iter(run.metrics_measured), None)
-    if run.labelled and metric:
+    metric = choose_score(run)
+    if run.labelled:
         _, values = run.metric("validation", metric)
     else:
-        metric, values = (
-            "perplexity",
-            [r.scores["validation"].perplexity for r in run.records if "validation" in r.scores],
-        )
+        values = [r.scores["validation"].perplexity for r in run.records if "validation" in r.scores]
     records = folder / "rounds.jsonl"
     changed = (records if records.is_file() else folder).stat().st_mtime
     before, after = (values[0], values[-1]) if values else (None, None)

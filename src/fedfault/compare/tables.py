@@ -8,6 +8,7 @@ from typing import Any
 
 from fedfault.compare.pairs import Comparison, Paired
 from fedfault.config.changes import NO_CAUSE, find_changes, spell_value
+from fedfault.config.sections.data import METRICS
 from fedfault.measures.fairness import measure_fairness
 from fedfault.measures.punctuality import measure_punctuality
 from fedfault.report.summary import measure_forgetting
@@ -49,11 +50,12 @@ def tabulate_runs(c: Comparison) -> Table:
     keys = find_differing(c.runs)
     ranks = {run.mean_rank for run in c.runs}
     clocks = [measure_punctuality(run.records) for run in c.runs]
+    scores = list(dict.fromkeys(map(choose_score, c.runs)))
     rows = [
         [
             name,
             *(format_setting(run, key) for key in keys),
-            *_format_results(run),
+            *_format_results(run, scores),
             *([format_number(run.mean_rank, ".3g")] if len(ranks) > 1 else ()),
             *(_format_clock(clock) if any(clocks) else ()),
             format_verdict(run),
@@ -62,7 +64,7 @@ def tabulate_runs(c: Comparison) -> Table:
     ]
     results = (
         "final loss",
-        _choose_metric(c.runs[0]) or "perplexity",
+        *scores,
         *RESULTS,
         *(("mean rank",) if len(ranks) > 1 else ()),
         *(CLOCK if any(clocks) else ()),
@@ -71,9 +73,11 @@ def tabulate_runs(c: Comparison) -> Table:
     return Table(("run", *keys, *results), rows, text=(*range(1, len(keys) + 1), len(keys) + len(results)))
 
 
-def _choose_metric(run: RunData) -> str | None:
-    """Choose the metric of labels to show: the first."""
-    return next(iter(run.metrics_measured), None)
+def choose_score(run: RunData) -> str:
+    """Choose the score to show beside the loss: the first metric of labels, or the perplexity of what has none."""
+    if not run.labelled:
+        return "perplexity"
+    return next(iter(run.metrics_measured or METRICS[str(run.setting("data", "task_type"))]))
 
 
 def transpose(table: Table) -> Table:
@@ -88,14 +92,14 @@ def format_setting(run: RunData, key: str) -> str:
     return NOTHING if value is None else spell_value(value)
 
 
-def _format_results(run: RunData) -> list[str]:
+def _format_results(run: RunData, scores: Sequence[str]) -> list[str]:
     _, losses = run.losses("validation")
     gains = run.gains()
     spread = measure_fairness([*gains[-1][1].values()], gains=True) if gains else {}
     moved = sum(r.bytes_up + r.bytes_down for r in run.records)
     return [
         format_number(losses[-1] if losses else None),
-        _format_last_metric(run) if run.labelled else format_perplexity(losses[-1] if losses else None),
+        *(_format_last_score(run, score) for score in scores),
         format_number(find_best_round(run.records), "d"),
         format_number(measure_forgetting(run), "+.3f"),
         _format_worst(run),
@@ -114,9 +118,11 @@ def _format_clock(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _format_last_metric(run: RunData) -> str:
-    metric = _choose_metric(run)
-    return format_number(run.metric("validation", metric)[1][-1]) if metric else NOTHING
+def _format_last_score(run: RunData, score: str) -> str:
+    """Write perplexity or a metric of the final model; a dash where the run's task has no such score."""
+    if score == "perplexity" and not run.labelled:
+        return format_perplexity(next(reversed(run.losses("validation")[1]), None))
+    return format_number(next(reversed(run.metric("validation", score)[1]), None))
 
 
 def _format_worst(run: RunData) -> str:
