@@ -59,3 +59,14 @@ def test_a_folder_where_a_file_should_be_or_a_file_for_a_folder_is_named(fedfaul
     assert err.startswith(f"error: {run / name}: ")
     assert "move it away" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_list_that_no_run_fits_into_says_so_and_writes_no_page(fedfault, tmp_path):
+    write(tmp_path / "a b" / "run")
+    folder = str(tmp_path / "a b")
+    status, out, err = fedfault("runs", folder, "state=failed", "seed=5")
+    assert (status, out) == (2, "")
+    assert f"no run in {folder} matches state=failed and seed=5; `fedfault runs '{folder}'` lists" in err
+    assert not (tmp_path / "a b" / "index.html").exists()
+    assert fedfault("runs", folder, "state=failed", "--json")[:2] == (0, "[]\n")

@@ -64,8 +64,48 @@ def test_runs_are_chosen_by_settings_and_state_and_sorted_by_score(folder):
 
 
 @pytest.mark.parametrize(
+    ("word", "found"),
+    [
+        ("training.lr=1e-3", "ab"),
+        ("training.lr=0.001", "ab"),
+        ("training={lr: 0.001, weight_decay: 0.1}", "b"),
+        ("metrics.gradients=false", "a"),
+        ("metrics.gradients=False", ""),
+        ("seed=1", "a"),
+        ("seed=true", ""),
+        ("model.name=007", "b"),
+        ("logging.trackers=[trackio]", "a"),
+        ("training.max_grad_norm=null", "ab"),
+        ("federation.algorithm.name=fedavg", ""),
+        ("federation.asynchronous.name=fedbuff", ""),  # of a section that no run has
+        ("state=damaged", ""),
+    ],
+)
+def test_a_filter_compares_values_as_configurations_write_them(tmp_path, word, found):
+    for name, own in (
+        (
+            "a",
+            {
+                "seed": 1,
+                "training": {"lr": 0.001},
+                "metrics": {"gradients": False},
+                "logging": {"trackers": ["trackio"]},
+            },
+        ),
+        (
+            "b",
+            {"training": {"lr": 1e-3, "weight_decay": 0.1}, "metrics": {"gradients": True}, "model": {"name": "007"}},
+        ),
+    ):
+        place = write(tmp_path / name, [record(0, 5.0)])
+        (place / "config.yaml").write_text(yaml.safe_dump({"experiment_name": name, **own}))
+    assert "".join(e.run.name for e in listing.list_runs(tmp_path, [word], "name")) == found
+
+
+@pytest.mark.parametrize(
     ("wanted", "sort", "told"),
     [
+        (["state=faild"], "age", "no run is in such a state; did you mean 'failed'? (known: healthy, no alarm"),
         (["training"], "age", "'training' is no filter; write key=value"),
         (["training.lrr=1"], "age", "no run here has a setting 'training.lrr'"),
         ([], "aftr", "sorted by name, state, rounds, score, before, after, age; did you mean 'after'?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,6 +83,11 @@ def runs(
 
         typer.echo(json.dumps([entry.to_json() for entry in found], indent=1))
         return
+    if not found:
+        raise UserError(
+            f"no run in {folder} matches {' and '.join(wanted or [])}; `fedfault runs {shlex.quote(str(folder))}` lists "
+            "what there is"
+        )
     listing.print_list(found)
     typer.echo(f"page: {listing.write_index(folder, found)}")
 

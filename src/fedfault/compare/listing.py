@@ -6,15 +6,17 @@ import math
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fedfault
 from fedfault.compare.tables import choose_score, find_differing, format_setting
+from fedfault.config.files import parse_setting, spell_key
+from fedfault.config.schema import Experiment
 from fedfault.errors import UserError, suggest
-from fedfault.records import replace_not_finite
+from fedfault.records import STATES, replace_not_finite
 from fedfault.report.status import find_activity
 from fedfault.report.terminal import break_name, echo, find_width, format_table, measure_cell
 from fedfault.report.verdict import CLASSES
@@ -25,6 +27,7 @@ from fedfault.runs.recorded import RunData
 from fedfault.storage import delete_scratch_of, write_atomically
 
 PAGE = "index.html"
+OTHER_STATES = ("running", "interrupted", "stopped", "finished", "not judged", "damaged")  # of runs without a verdict
 COLUMNS = ("state", "rounds", "score", "before", "after", "age")
 MOST = 6  # settings that have a column
 NARROW = 14  # characters that a part of a long name has at least, before scores go for want of room
@@ -68,7 +71,7 @@ def list_runs(folder: Path, wanted: Sequence[str] = (), sort: str = "age") -> li
     """List the runs in a folder, in its folders, and in those of its studies.
 
     wanted: `key=value`, a setting that a run must have, or its `state`; sort: `name` or one of `COLUMNS`. The newest, and
-    the best score, come first. Raises `UserError` for a folder without runs, and for what is no setting and no column.
+    the best score, come first. Raises `UserError` for a folder without runs, and for what is no setting, state or column.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the one that holds runs, such as results")
@@ -78,9 +81,8 @@ def list_runs(folder: Path, wanted: Sequence[str] = (), sort: str = "age") -> li
     if sort not in ("name", *COLUMNS):
         raise UserError(f"--sort {sort}: a list is sorted by name, {', '.join(COLUMNS)}{suggest(sort, COLUMNS)}")
     entries = [_read_entry(place) for place in places]
-    for word in wanted:
-        entries = [e for e in entries if _has(e, word, entries)]
-    return sorted(entries, key=lambda e: _rank(e, sort))
+    filters = [_parse_filter(word, entries) for word in wanted]
+    return sorted((e for e in entries if all(fits(e) for fits in filters)), key=lambda e: _rank(e, sort))
 
 
 def _read_entry(folder: Path) -> Entry:
@@ -118,20 +120,47 @@ def _tell_apart(runs: Sequence[RunData]) -> dict[Path, str]:
     return {run.folder: f"{run.name} ({run.folder.name})" if times[run.name] > 1 else run.name for run in runs}
 
 
-def _has(entry: Entry, word: str, entries: Sequence[Entry]) -> bool:
-    """Whether a run has a setting; `federation.algorithm=fedprox` stands for the name of the component."""
-    key, equals, value = word.partition("=")
+def _parse_filter(word: str, entries: Sequence[Entry]) -> Callable[[Entry], bool]:
+    """Return the test that `key=value` asks of a run; `federation.algorithm=fedprox` is about the component's name."""
+    key, equals, text = word.partition("=")
     if not equals:
         raise UserError(
             f"{word!r} is no filter; write key=value, such as state=degraded or federation.algorithm=scaffold"
         )
     if key == "state":
-        return entry.state == value
-    path = key.split(".")
-    if not any(e.run.setting(*path) is not None for e in entries):
-        raise UserError(f"{word!r}: no run here has a setting {key!r}; docs/configuration.md has them all")
-    found = entry.run.setting(*path)
-    return str(found.get("name") if isinstance(found, Mapping) else found) == value
+        known = dict.fromkeys((*STATES, *OTHER_STATES, *(e.state for e in entries)))
+        if text not in known:
+            raise UserError(f"{word!r}: no run is in such a state{suggest(text, known)} (known: {', '.join(known)})")
+        return lambda entry: entry.state == text
+    wanted = {path: entry.value for path, entry in parse_setting(word).items()}
+    configs = [Experiment().model_dump(), *(e.run.config for e in entries)]
+    if unknown := [path for path in wanted if not any(_knows(config, path) for config in configs)]:
+        raise UserError(
+            f"{word!r}: no run here has a setting {spell_key(unknown[0])!r}; docs/configuration.md has them all"
+        )
+    return lambda entry: all(_is_set(entry.run, path, value, text) for path, value in wanted.items())
+
+
+def _knows(config: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a configuration has a setting of this path, be it not set, as a section above it may be."""
+    value: Any = config
+    for key in path:
+        if value is None:
+            return True
+        if not isinstance(value, Mapping) or key not in value:
+            return False
+        value = value[key]
+    return True
+
+
+def _is_set(run: RunData, path: Sequence[str], value: object, text: str) -> bool:
+    """Whether a setting of a run has a value; one that is text may also be as it was written: `experiment_name=5`."""
+    found = run.setting(*path)
+    if isinstance(found, Mapping) and "name" in found:
+        found = found["name"]
+    if isinstance(found, str):
+        return found in (value, text)
+    return found == value and isinstance(found, bool) == isinstance(value, bool)
 
 
 def _rank(entry: Entry, sort: str) -> tuple[Any, ...]:
