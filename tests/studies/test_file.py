@@ -159,6 +159,12 @@ def test_bad_settings_of_cells_are_told_once_with_the_cell(write):
         ({"grid": ["training.lr"]}, "grid must be a mapping"),
         ({"arms": {"a": {}, "b": {"training.batch_size": 8}}}, "a and b are the same experiment"),
         ({"arms": ["a"]}, "arms must be names"),
+        (
+            {"grid": {"seed": [1, 5]}},
+            "seed stands in the grid or the arms, but a study runs every cell with the same seeds",
+        ),
+        ({"arms": {"a": {"seed": 1}, "b": {"training.lr": 0.1}}}, "give them as a list, like `seeds: [1, 5]`"),
+        ({"grid": {"logging": {"results_dir": ["a", "b"]}}}, "logging.results_dir stands in the grid or the arms"),
         ({"arms": {"a": 3}}, "arms.a must be a mapping"),
         ({"hypotheses": ["h"]}, "hypotheses must be names"),
         ({"grid": {"training.lr": [i / 7 for i in range(1, 2002)]}}, "at most 2000"),

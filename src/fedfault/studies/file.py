@@ -38,6 +38,11 @@ SEEDS = 5  # pairs: with two, Student's interval is seven times as wide as with 
 AUTO = "auto"
 MOST_SEEDS = 20  # of `auto`: find differences of 1.25 standard deviations among 13 hypotheses, with a power of 0.8
 NAME: Key = ("experiment_name",)
+REPLACED: Mapping[Key, str] = {
+    ("seed",): "a study runs every cell with the same seeds; give them as a list, like `seeds: [1, 5]`",
+    NAME: "a study names its runs; leave it out there",
+    ("logging", "results_dir"): "all runs of a study are in its folder; leave it out there",
+}
 
 
 def load_study(
@@ -59,7 +64,7 @@ def load_study(
     name = next((str(layer[NAME].value) for layer in reversed(base[-2:]) if NAME in layer), file.stem)
     where = file.name
     spanned = span_points(own.get("arms"), own.get("grid"), where)
-    wrong = _find_overruled(spanned, base[-1])
+    wrong = [*_find_replaced(spanned, where), *_find_overruled(spanned, base[-1])]
     checked, refused = _resolve_points(spanned, base, plugins)
     wrong += [*refused, *_find_same(spanned, checked)]
     if not checked:
@@ -100,6 +105,16 @@ def _select_study_keys(layers: Sequence[Layer]) -> dict[str, Any]:
             if mine:
                 found[name] = mine[()] if () in mine else nest_settings(mine)
     return found
+
+
+def _find_replaced(spanned: Sequence[Point], where: str) -> list[str]:
+    """A line for what every run gets from the study itself: in the grid or the arms it would be replaced in silence."""
+    varied = {key for point in spanned for layer in point.layers for key in translate_layer(layer)[0]}
+    return [
+        f"{where}: {spell_key(key)} stands in the grid or the arms, but {why}"
+        for key, why in REPLACED.items()
+        if key in varied
+    ]
 
 
 def _find_overruled(spanned: Sequence[Point], given: Layer) -> list[str]:
