@@ -141,6 +141,32 @@ def test_everything_wrong_is_told_at_once(write):
     assert len(told.splitlines()) == 10
 
 
+def test_a_metric_that_the_runs_cannot_have_is_refused_before_the_first_of_them(write):
+    scored = {**CLAIM, "metric": "final.validation.accuracy"}
+    more = {"maps": {"m": {"x": "lr", "y": "algorithm", "metric": "personal.own.f1"}}}
+    more |= {"best": {"b": {"axis": "lr", "metric": "final.topic/a.exact_match", "by": 0.1}}}
+    told = refusal(write(grid=GRID, hypotheses={"h": scored}, **more))
+    assert "hypotheses.h: metric: final.validation.accuracy is not measured with data.task_type=causal_lm" in told
+    assert "maps.m: metric: personal.own.f1 is" in told
+    assert "best.b: metric: final.topic/a.exact_match is" in told
+    assert len(told.splitlines()) == 3
+    fine = ["probes.accuracy", "final.backdoor.exact_match", "final.validation.perplexity"]
+    load_study(write(grid=GRID, hypotheses={name: {**CLAIM, "metric": name} for name in fine}))
+
+
+def test_a_hypothesis_needs_its_metric_in_every_cell_and_a_map_in_one(write):
+    grid = {"data.task_type": ["causal_lm", "classification"], "training.lr": [0.1, 0.2]}
+    one = {**CLAIM, "metric": "final.validation.f1", "arm": {"lr": 0.1}, "than": {"lr": 0.2}}
+    labelled = {**one, "arm": {"lr": 0.1, "task_type": "classification"}}
+    drawn = {"m": {"x": "lr", "y": "task_type", "metric": "final.validation.f1"}}
+    load_study(write(grid=grid, hypotheses={"h": labelled}, maps=drawn))
+    told = refusal(write(grid=grid, hypotheses={"h": one}, maps=drawn))
+    assert told == (
+        "trial.yaml: hypotheses.h: metric: final.validation.f1 is not measured with data.task_type=causal_lm, whose scores "
+        "are loss"
+    )
+
+
 def test_bad_settings_of_cells_are_told_once_with_the_cell(write):
     grid = {"federation.algorithm": ["fedavg", "fedprx"], "training.lr": [0.1, -1.0]}
     told = refusal(write(grid=grid, training={"batch_sise": 3}))

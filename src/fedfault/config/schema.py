@@ -139,16 +139,14 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _known_score(self) -> Experiment:
-        task = self.data.task_type
-        answers = RIGHT if self.evaluation.generate else ()
-        known = ("loss", *METRICS.get(task, ()), *answers)
-        if wrong := [name for name in self.evaluation.stop_at or {} if name not in known]:
+        generate = self.evaluation.generate
+        if wrong := [name for name in self.evaluation.stop_at or {} if name not in self.scores]:
             hint = (
-                "; set evaluation.generate=N, so that answers are scored" if wrong[0] in RIGHT and not answers else ""
+                "; set evaluation.generate=N, so that answers are scored" if wrong[0] in RIGHT and not generate else ""
             )
             raise ValueError(
-                f"evaluation.stop_at names the score {wrong[0]}, which this run does not have (data.task_type={task}); it "
-                f"has {', '.join(known)}{hint}"
+                f"evaluation.stop_at names the score {wrong[0]}, which this run does not have "
+                f"(data.task_type={self.data.task_type}); it has {', '.join(self.scores)}{hint}"
             )
         return self
 
@@ -197,3 +195,8 @@ class Experiment(Section):
     def metric(self) -> str | None:
         """The metric that is shown first; None for language models, which have their loss."""
         return self.evaluation.metric or next(iter(METRICS.get(self.data.task_type, ())), None)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What a model of this task is scored by: its loss, metrics of labels, and how right its answers are."""
+        return ("loss", *METRICS.get(self.data.task_type, ()), *(RIGHT if self.evaluation.generate else ()))

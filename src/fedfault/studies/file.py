@@ -28,7 +28,8 @@ from fedfault.config.shipped import find_study
 from fedfault.config.shorthand import translate_layer
 from fedfault.errors import UserError
 from fedfault.studies.axes import Point, make_slug, span_points
-from fedfault.studies.statements import parse_best, parse_hypotheses, parse_maps
+from fedfault.studies.outcomes import has_metric
+from fedfault.studies.statements import Asked, parse_best, parse_hypotheses, parse_maps, select_cells
 from fedfault.studies.study import RUNS, Cell, Study, StudyPlan
 
 # Keys of a study beside a configuration's
@@ -78,6 +79,7 @@ def load_study(
     claims = parse_hypotheses(own.get("hypotheses") or {}, cells, where, wrong)
     drawn = parse_maps(own.get("maps") or {}, cells, where, wrong)
     best = parse_best(own.get("best") or {}, cells, where, wrong)
+    wrong += _find_unmeasured({"hypotheses": claims, "maps": drawn, "best": best}, cells, configs, where)
     if wrong:
         raise UserError("\n".join(wrong))
     limits = own.get("limits") or []
@@ -186,6 +188,22 @@ def _choose_seeds(wanted: Any, first: int, given: bool, where: str, wrong: list[
     if given:
         wrong.append("command line: seed is set, but the study lists its seeds; give seeds=[...] instead")
     return list(wanted)
+
+
+def _find_unmeasured(
+    asked: Mapping[str, Sequence[Asked]], cells: Sequence[Cell], configs: Mapping[str, Loaded], where: str
+) -> list[str]:
+    """A line for every metric that the runs cannot have: one run of a hypothesis, or all of a map or of a table."""
+    wrong = []
+    for what, one in ((what, one) for what, each in asked.items() for one in each):
+        exps = [configs[cell.runs[0]].experiment for cell in select_cells(one, cells)]
+        without = [exp for exp in exps if not has_metric(exp, one.metric)]
+        if without and (what == "hypotheses" or len(without) == len(exps)):
+            wrong.append(
+                f"{where}: {what}.{one.name}: metric: {one.metric} is not measured with data.task_type="
+                f"{without[0].data.task_type}, whose scores are {', '.join(without[0].scores)}"
+            )
+    return wrong
 
 
 def _name_runs(

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from fedfault.config.schema import Experiment
+from fedfault.config.sections.data import METRICS
 from fedfault.errors import UserError, suggest
 from fedfault.measures.punctuality import elapsed_seconds
-from fedfault.records import DEGRADED, FAILED, UNLEARNED
+from fedfault.records import DEGRADED, FAILED, RIGHT, UNLEARNED
 from fedfault.runs.recorded import RunData
 
 LATE = 0.5  # the last part of a run, in which a healthy loss has settled
@@ -21,6 +23,7 @@ METRIC = "final.validation.loss"  # the outcome where nobody names one
 
 LOSSES = "loss|perplexity|bits_per_byte|accuracy|f1|pearson|spearman|exact_match|rouge_l|reward_accuracy|reward_margin"
 SCORES = rf"(initial|final)\.(validation|personal|general|backdoor|topic/.+|client/\d+)\.({LOSSES})"
+OF_TASKS = {"perplexity", *RIGHT, *itertools.chain(*METRICS.values())}  # scores that not every task has
 PATHS = (  # of metrics.json, beside the scores
     r"best\.(loss|round)|forgetting|backward_transfer\.topic/.+|bytes_up|bytes_down|tokens|tokens_per_second|peak_memory_mb",
     r"fairness\.(losses|gains)\.(worst|p10|p50|p90|gap|sd|cvar_20|jain)|"
@@ -151,6 +154,14 @@ def check_metric(name: Any) -> None:
         f"metric: {name!r} is no metric{near} (known: {', '.join(DERIVED)}; a path of metrics.json such as {METRIC}; "
         "probes.NAME, the mean over rounds; alarm.DETECTOR; loss_at.SECONDS, by the simulated clock)"
     )
+
+
+def has_metric(exp: Experiment, name: str) -> bool:
+    """Whether a run can have a metric, by its task: False only where no run of these settings has such a score."""
+    score = name.rpartition(".")[2]
+    if score not in OF_TASKS or name.startswith("probes.") or ".backdoor." in name:  # of answers to a trigger
+        return True
+    return exp.data.task_type not in METRICS if score == "perplexity" else score in exp.scores
 
 
 def is_count(metric: str) -> bool:

@@ -25,6 +25,7 @@ from fedfault.studies.study import Best, Cell, Contrast, Direction, Hypothesis, 
 
 KEYS = ("claim", "metric", "arm", "than", "beyond", "expect", "by")
 MAP_KEYS = ("x", "y", "metric", "where")
+Asked = Hypothesis | PhaseMap | Best
 BEST_KEYS = ("axis", "metric", "prefer", "by", "where")
 
 
@@ -186,3 +187,12 @@ def _find_axis(given: Any, axes: set[str], key: str) -> str:
 def select_map_cells(drawn: PhaseMap, cells: Sequence[Cell]) -> list[Cell]:
     """The cells that a map shows."""
     return [c for c in cells if {drawn.x, drawn.y} <= set(c.choices) and drawn.where.items() <= c.choices.items()]
+
+
+def select_cells(asked: Asked, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells whose metric a hypothesis, a map or a table of the best needs."""
+    if isinstance(asked, Hypothesis):
+        return [cells[i] for i in sorted({i for contrast in asked.contrasts for i in contrast.cells})]
+    if isinstance(asked, PhaseMap):
+        return select_map_cells(asked, cells)
+    return [c for c in cells if asked.axis in c.choices and asked.where.items() <= c.choices.items()]
