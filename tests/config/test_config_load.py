@@ -273,6 +273,12 @@ def test_one_name_alone_is_a_list_of_targets(write):
             "min_lr=0.0001 is above lr=1e-05",
         ),
         (["training.optimizer=sgd", "training.weight_decay=0.1"], "weight_decay and betas are AdamW's"),
+        (
+            ["model.trainable=partial", "model.lora.r_max=2"],
+            "lora.r_max=2 is not used with trainable=partial; leave it",
+        ),
+        (["model.trainable=partial", "model.lora.init=gaussian"], r"(its default is uniform), or set trainable=lora"),
+        (["model.partial.last_blocks=0"], "partial.last_blocks=0 is not used with trainable=lora"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(given, said):

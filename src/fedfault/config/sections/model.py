@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from fedfault.config.changes import spell_value
 from fedfault.config.sections.base import Count, Positive, Section
 
 
@@ -88,4 +89,16 @@ class Model(Section):
                 f"lora.init={self.lora.init} leaves the rest of every weight to the base, which quantization="
                 f"{self.quantization} would round anew; use quantization=none or init=uniform"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _in_use(self) -> Model:
+        other: Literal["lora", "partial"] = "partial" if self.trainable == "lora" else "lora"
+        section = getattr(self, other)
+        for name, field in type(section).model_fields.items():
+            if (value := getattr(section, name)) != field.default:
+                raise ValueError(
+                    f"{other}.{name}={spell_value(value)} is not used with trainable={self.trainable}; leave it out (its "
+                    f"default is {spell_value(field.default)}), or set trainable={other}"
+                )
         return self
