@@ -71,6 +71,10 @@ def test_a_metric_is_better_where_it_is_higher():
         (["evaluation.stop_at={loss: 1.0, f1: 1.0}"], "evaluation.stop_at"),
         (["evaluation.stop_at={}"], "evaluation.stop_at"),
         (["evaluation.patience=0"], "evaluation.patience"),
+        (["evaluation.stop_at={loss: -1}"], r"stop_at={loss: -1} is reached never or always: loss is 0 at least$"),
+        (["evaluation.stop_at={f1: 80}", "data.task_type=classification"], "f1 is between 0 and 1; 80 % are 0.8$"),
+        (["evaluation.target_score=-80", "data.task_type=classification"], "target_score=-80 .* between 0 and 1$"),
+        (["evaluation.target_score=-1.5", "data.task_type=regression"], "pearson is between -1 and 1$"),
     ],
 )
 def test_a_score_that_the_run_does_not_have_is_refused(changes, says):

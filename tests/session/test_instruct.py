@@ -97,7 +97,7 @@ def test_a_run_on_preferences_lowers_their_loss_and_says_what_a_pair_is(tmp_path
     told = [
         "data.dataset=text", f"data.path={file}", "data.task_type=preference", "model.max_length=96", "training.lr=5e-3",
         "training.local_steps=4", "federation.num_rounds=2", "data.partition=iid",
-        "evaluation.stop_at={reward_accuracy: 2.0}",
+        "evaluation.stop_at={reward_margin: 100.0}",
     ]  # fmt: skip
     folder = start(tmp_path, *told).path
     run = read_run(folder)

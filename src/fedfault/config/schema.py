@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from fedfault.config.sections.base import Count, Positive, Section
-from fedfault.config.sections.data import METRICS, SPOKEN, Data
+from fedfault.config.sections.data import METRICS, RANGES, SPOKEN, Data
 from fedfault.config.sections.evaluation import Detectors, Evaluation, Metrics
 from fedfault.config.sections.federation import Federation
 from fedfault.config.sections.hardware import Clock, Deadline, Tier
@@ -148,6 +149,22 @@ class Experiment(Section):
                 f"evaluation.stop_at names the score {wrong[0]}, which this run does not have "
                 f"(data.task_type={self.data.task_type}); it has {', '.join(self.scores)}{hint}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reachable_score(self) -> Experiment:
+        e = self.evaluation
+        aims = [
+            (f"evaluation.stop_at={{{score}: {value:g}}}", score, value) for score, value in (e.stop_at or {}).items()
+        ]
+        if e.target_score is not None and self.metric is not None:
+            aims.append((f"evaluation.target_score={e.target_score:g}", self.metric, e.target_score))
+        for said, score, value in aims:
+            low, high = RANGES.get(score, (0.0, 1.0))
+            if not low <= value <= high:
+                between = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} at least"
+                percent = f"; {value:g} % are {value / 100:g}" if high < value <= 100 else ""
+                raise ValueError(f"{said} is reached never or always: {score} is {between}{percent}")
         return self
 
     @model_validator(mode="after")

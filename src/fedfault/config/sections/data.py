@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -12,6 +13,13 @@ METRICS = {  # data.task_type -> its metrics; the first is the default
     "classification": ("accuracy", "f1"),
     "regression": ("pearson", "spearman"),
     "preference": ("reward_accuracy", "reward_margin"),
+}
+
+RANGES = {  # score -> the least and the largest value; of all others 0 and 1
+    "loss": (0.0, math.inf),
+    "pearson": (-1.0, 1.0),
+    "spearman": (-1.0, 1.0),
+    "reward_margin": (-math.inf, math.inf),
 }
 
 SPOKEN = ("instruction", "preference")  # task types that learn from conversations
