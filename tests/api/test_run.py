@@ -69,9 +69,10 @@ def test_every_column_is_on_the_page_about_python(made):
 
 def test_records_that_were_changed_are_told(made, tmp_path, caplog):
     shutil.copytree(made.folder, tmp_path / "other")
-    (tmp_path / "other/rounds.jsonl").unlink()
+    file = tmp_path / "other/rounds.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
     other = ff.open(tmp_path / "other")
-    assert other.rounds.empty
+    assert list(other.rounds.index) == [0, 1]
     told = "rounds.jsonl is not what the run has written up to round 3: do not trust these numbers."
     assert [(r.name, r.getMessage()) for r in caplog.records] == [("fedfault.api", f"{other.folder}: {told}")]
     assert repr(other).splitlines()[-1] == told
@@ -79,6 +80,9 @@ def test_records_that_were_changed_are_told(made, tmp_path, caplog):
     caplog.clear()
     assert f": {told}" in repr(ff.compare([made, other], tmp_path / "page.html"))
     assert f"{other.folder}: {told}" in caplog.messages
+    file.unlink()
+    with pytest.raises(ff.UserError, match=r"has no rounds: rounds.jsonl is not what the run has written"):
+        _ = other.reload().rounds
 
 
 def test_a_fork_and_a_comparison_have_numbers(made):
@@ -127,7 +131,8 @@ def test_an_unfinished_and_a_damaged_run_say_so(made, tmp_path):
     shutil.copytree(made.folder, folder)
     for name in ("metrics.json", "clients.parquet"):
         (folder / name).unlink()
-    shutil.rmtree(folder / "adapter")
+    for name in ("adapter", "checkpoint"):
+        shutil.rmtree(folder / name)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
     lines = (folder / "rounds.jsonl").read_text().splitlines(keepends=True)

@@ -38,6 +38,7 @@ def folder(tmp_path):
 
 def write(folder, records, config=CONFIG):
     folder.mkdir()
+    (folder / "manifest.json").write_text('{"status": "finished"}')
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "rounds.jsonl").write_text("".join(json.dumps(r.to_json()) + "\n" for r in records))
     return folder

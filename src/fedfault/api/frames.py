@@ -55,6 +55,8 @@ def tabulate_findings(run: RunData) -> pd.DataFrame:
 
 
 def _check_recorded(run: RunData) -> tuple[RoundRecord, ...]:
+    if not run.records and run.notes:
+        raise UserError(f"{run.folder} has no rounds: {' '.join(run.notes)}")
     if not run.records:
         again = f"ff.resume({str(run.folder)!r}) goes on"
         raise UserError(f"{run.folder} has no rounds yet: it was stopped before the first one; {again}")
