@@ -100,16 +100,22 @@ def read_products(value: Any) -> np.ndarray | None:
             "below 0 on its diagonal"
         )
     whole = np.isfinite(found.diagonal())  # the others are of updates that are not finite
-    kept = found[np.ix_(whole, whole)]
-    largest = kept.diagonal().max(initial=0.0) or 1.0
-    try:
-        np.linalg.cholesky(kept / largest + ROUNDED * np.eye(len(kept)))
-    except np.linalg.LinAlgError as error:
+    if not _are_products(found[np.ix_(whole, whole)]):
         raise UserError(
             "products cannot be inner products of updates, as some are larger than the lengths on the diagonal allow, or "
             "not finite: each should be the sum over all parameters of the product of two clients' updates"
-        ) from error
+        )
     return found
+
+
+def _are_products(found: np.ndarray) -> bool:
+    """Whether there are rows with these inner products: they are finite, and positive semidefinite up to rounding."""
+    largest = found.diagonal().max(initial=0.0) or 1.0
+    try:
+        np.linalg.cholesky(found / largest + ROUNDED * np.eye(len(found)))
+    except np.linalg.LinAlgError:
+        return False
+    return bool(np.isfinite(found).all())
 
 
 def check_width(said: str, row: np.ndarray, rows: np.ndarray) -> None:
