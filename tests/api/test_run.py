@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -97,6 +98,27 @@ def test_a_fork_and_a_comparison_have_numbers(made):
     assert list(found.table.index) == ["quickstart", "quickstart-fork"]
     assert {run.name for run in ff.runs(made.folder.parent)} == {"quickstart", "quickstart-fork"}
     assert ff.diagnose(made).verdict == made.verdict
+
+
+def test_a_round_is_a_whole_number_of_any_kind_and_nothing_else(made, monkeypatch):
+    asked: list = []
+    monkeypatch.setattr(
+        "fedfault.session.fork.fork_run", lambda path, round, *rest, **more: asked.append(round) or made
+    )
+    monkeypatch.setattr(made, "path", made.folder, raising=False)
+    ff.fork(made, round=np.int64(1))
+    assert (asked, type(asked[0])) == ([1], int)
+    for wrong in (1.0, True, "1", np.float64(1)):
+        for name, call in (
+            ("round", lambda: ff.fork(made, round=wrong)),  # noqa: B023 - called at once
+            ("round", lambda: made.adapter(wrong)),  # noqa: B023
+            ("round", lambda: ff.evaluate(made, ["task"], wrong)),  # noqa: B023
+            ("client", lambda: made.model(wrong)),  # noqa: B023
+            ("controls", lambda: ff.calibrate("quickstart", controls=wrong)),  # noqa: B023
+        ):
+            with pytest.raises(ff.UserError, match=f"{name}=.* is no whole number; give one, like {name}=3"):
+                call()
+    assert len(asked) == 1
 
 
 @pytest.mark.long

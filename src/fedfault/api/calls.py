@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fedfault.api.arguments import take_whole
 from fedfault.api.comparison import Comparison
 from fedfault.api.run import Run
 from fedfault.api.settings import Config, load_config, name_place, spell_words, write_study
@@ -101,7 +102,7 @@ def fork(
     from fedfault.session.fork import fork_run
 
     _check_alone()
-    words, folder = spell_words(settings, changes), _find_folder(run)
+    words, folder, round = spell_words(settings, changes), _find_folder(run), take_whole(round, "round")
     argv = ["fork", str(folder), "--round", str(round), *words, *_name_plugins(plugins)]
     options: dict[str, Any] = {"overwrite": overwrite, "plugins": plugins, "argv": argv}
     with name_place():
@@ -167,7 +168,7 @@ def calibrate(
     from fedfault.session.controls import calibrate_detectors
 
     _check_alone()
-    if controls < 3:
+    if (controls := take_whole(controls, "controls")) < 3:
         raise UserError(f"controls={controls}: thresholds take three control runs at least, and 19 for a 5 % rate")
     words = spell_words(settings, changes)
     loaded = load_config(config, words, plugins)
@@ -222,7 +223,8 @@ def evaluate(run: Where, tasks: Sequence[str], round: int | None = None, *, clie
     from fedfault.api.harness import evaluate_run
 
     folder = _find_folder(run)
-    evaluate_run(Run(folder), tasks, round, clients=clients)
+    at = None if round is None else take_whole(round, "round")
+    evaluate_run(Run(folder), tasks, at, clients=clients)
     return Run(folder)
 
 

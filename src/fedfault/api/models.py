@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedfault.api.arguments import take_whole
 from fedfault.backbones.load import choose_device, load_backbone, locate_model
 from fedfault.errors import UserError
 from fedfault.reading.hub import split_revision
@@ -74,7 +75,7 @@ def locate_personal(run: RunData, client: int) -> str:
     """Return the place of a client's own model in the run's folder; that of the server's where no client has one."""
     from fedfault.session.training import name_folders
 
-    if not 0 <= client < run.num_clients:
+    if not 0 <= (client := take_whole(client, "client")) < run.num_clients:
         raise UserError(f"{run.folder} has no client {client}; they are 0 to {run.num_clients - 1}")
     if not (run.folder / "adapter" / "clients").is_dir():
         return "adapter"

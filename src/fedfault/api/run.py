@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedfault.api.arguments import take_whole
 from fedfault.api.frames import describe_stop, tabulate_clients, tabulate_findings, tabulate_rounds
 from fedfault.errors import UserError, suggest
 from fedfault.report.verdict import Verdict, read_verdict
@@ -128,6 +129,7 @@ class Run:
 
         if round is None:
             return load_adapter(self.data, self._find_adapter("adapter"))
+        round = take_whole(round, "round")
         from fedfault.session.checkpoints import export_round
 
         with tempfile.TemporaryDirectory() as scratch:

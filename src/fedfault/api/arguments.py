@@ -1,0 +1,20 @@
+"""Arguments of the public functions: whole numbers, paths and lists of names, as callers have them."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from fedfault.errors import UserError
+
+
+def take_whole(given: Any, name: str) -> int:
+    """Take a whole number of any kind, such as numpy's, as Python's. Raises `UserError` for other values.
+
+    >>> import numpy
+    >>> take_whole(numpy.int64(3), "round")
+    3
+    """
+    if isinstance(given, bool) or not hasattr(given, "__index__"):
+        raise UserError(f"{name}={given!r:.60} is no whole number; give one, like {name}=3")
+    return operator.index(given)
