@@ -142,6 +142,16 @@ def test_what_is_not_there_is_told_with_what_to_do(made, tmp_path):
         (lambda: made.plot("lossbytopic"), "no figure 'lossbytopic'; did you mean 'loss_by_topic'?"),
         (lambda: ff.open(tmp_path), "is not a run folder"),
         (lambda: ff.runs(tmp_path), "holds no run"),
+        (lambda: ff.open(5), "5 is no run folder; give the path of one, like 'results/quickstart'"),
+        (lambda: ff.compare([made, None]), "None is no run folder"),
+        (lambda: ff.run(3), "3 is no configuration"),
+        (lambda: ff.run("quickstart", 5), "settings=5 is no mapping; give one, like {'training.lr': 1e-3}"),
+        (lambda: ff.run("quickstart", "seed=5"), "settings='seed=5' is no mapping"),
+        (lambda: ff.study(3), "3 is no study"),
+        (lambda: ff.runs(made.folder.parent, 5), "'5' is no filter"),
+        (lambda: made.plot(file=tmp_path / "no" / "x.png"), f"x.png: there is no folder {tmp_path / 'no'}"),
+        (lambda: made.plot(file=5), "5 is no file"),
+        (lambda: made.plot(5), "no figure 5"),
     ):
         with pytest.raises(ff.UserError) as e:
             call()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import os
+from pathlib import Path
 from typing import Any
 
 from fedfault.errors import UserError
@@ -18,3 +20,10 @@ def take_whole(given: Any, name: str) -> int:
     if isinstance(given, bool) or not hasattr(given, "__index__"):
         raise UserError(f"{name}={given!r:.60} is no whole number; give one, like {name}=3")
     return operator.index(given)
+
+
+def take_path(given: Any, what: str) -> Path:
+    """Take text or a path as a path. Raises `UserError` for other values."""
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f"{given!r:.60} is no {what}; give the path of one, like 'results/quickstart'")
+    return Path(given)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedfault.api.arguments import take_whole
+from fedfault.api.arguments import take_path, take_whole
 from fedfault.api.comparison import Comparison
 from fedfault.api.run import Run
 from fedfault.api.settings import Config, load_config, name_place, spell_words, write_study
@@ -68,7 +68,8 @@ def runs(folder: Path | str = "results", *wanted: str, sort: str = "age") -> bui
     """List the runs of a folder that can be read, in its folders and its studies; `wanted` and `sort` as `fedfault runs`."""
     from fedfault.compare.listing import list_runs
 
-    return [Run(entry.run.folder) for entry in list_runs(Path(folder), wanted, sort) if not entry.problem]
+    found = list_runs(take_path(folder, "folder of runs"), [*map(str, wanted)], sort)
+    return [Run(entry.run.folder) for entry in found if not entry.problem]
 
 
 def check(
@@ -114,7 +115,9 @@ def compare(runs: Sequence[Where], out: Path | str | None = None) -> Comparison:
     from fedfault.compare.page import compare as put_beside
 
     folders = [_find_folder(one) for one in runs]
-    found, page = put_beside(folders, None if out is None else Path(out), argv=["compare", *map(str, folders)])
+    found, page = put_beside(
+        folders, None if out is None else take_path(out, "file"), argv=["compare", *map(str, folders)]
+    )
     return Comparison(found, page)
 
 
@@ -139,7 +142,10 @@ def study(
     from fedfault.studies.runner import run_all
 
     _check_alone()
-    words, place = spell_words(settings, changes), None if results_dir is None else str(results_dir)
+    words, place = (
+        spell_words(settings, changes),
+        None if results_dir is None else str(take_path(results_dir, "folder")),
+    )
     with name_place(), write_study(file) as path:
         plan = load_study(path, words, place, _describe_study(file, words), plugins)
         found = run_all(plan, Progress(quiet=quiet), jobs=jobs)
@@ -174,7 +180,7 @@ def calibrate(
     loaded = load_config(config, words, plugins)
     argv = [*_spell_command("calibrate", config, words, plugins), "--controls", str(controls)]
     argv += ["--honest"] if honest else []
-    file = None if out is None else Path(out)
+    file = None if out is None else take_path(out, "file")
     return calibrate_detectors(loaded, controls, Progress(quiet=quiet), file, argv, same_partition=honest)
 
 
@@ -205,8 +211,13 @@ def diagnose(
             raise UserError(
                 "out= is missing: the run folder that is made of adapters= and csv=, as in 'results/theirs'"
             )
-        files = [None if file is None else Path(file) for file in (adapters, csv)]
-        where: dict[str, Any] = {"pattern": pattern, "server": server, "frozen": frozen, "out": Path(out)}
+        files = [None if file is None else take_path(file, "file or folder") for file in (adapters, csv)]
+        where: dict[str, Any] = {
+            "pattern": pattern,
+            "server": server,
+            "frozen": frozen,
+            "out": take_path(out, "folder"),
+        }
         diagnose_files(*files, **where, calibration=calibration, plugins=plugins, overwrite=overwrite)
         return Run(out)
     from fedfault.diagnosis.watch import diagnose_run
@@ -265,7 +276,7 @@ def _describe_study(file: Path | str | Mapping[str, Any], words: Sequence[str]) 
 
 
 def _find_folder(run: Where) -> Path:
-    return run.folder if isinstance(run, Run) else Path(run)
+    return run.folder if isinstance(run, Run) else take_path(run, "run folder")
 
 
 def _check_alone() -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedfault.api.arguments import take_whole
+from fedfault.api.arguments import take_path, take_whole
 from fedfault.api.frames import describe_stop, tabulate_clients, tabulate_findings, tabulate_rounds
 from fedfault.errors import UserError, suggest
 from fedfault.report.verdict import Verdict, read_verdict
@@ -36,7 +36,7 @@ class Run:
     folder: Path
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder = take_path(folder, "run folder")
         check_run(self.folder)
 
     @cached_property
@@ -110,17 +110,22 @@ class Run:
     def plot(self, name: str = "loss_by_topic", file: Path | str | None = None, *, dpi: float = 150) -> Figure:
         """Return a figure of the report, and write it to a file if one is named: .pdf or .svg for a paper, or .png.
 
-        dpi: of a PNG. Raises `UserError` for another name or ending.
+        dpi: of a PNG. Raises `UserError` for another name or ending, and where there is no such folder.
         """
         from fedfault.report import gallery
 
         if name not in gallery.FIGURES:
-            raise UserError(f"no figure {name!r}{suggest(name, gallery.FIGURES)} (known: {', '.join(gallery.FIGURES)})")
+            raise UserError(
+                f"no figure {name!r}{suggest(str(name), gallery.FIGURES)} (known: {', '.join(gallery.FIGURES)})"
+            )
+        target = None if file is None else take_path(file, "file")
+        if target is not None:
+            gallery.check_place(target)
         figure = gallery.FIGURES[name](self.data)
         if figure is None:
             raise UserError(f"{self.folder} has nothing to show in the figure {name!r}")
-        if file is not None:
-            gallery.write_figure(figure, Path(file), dpi)
+        if target is not None:
+            gallery.write_figure(figure, target, dpi)
         return figure
 
     def adapter(self, round: int | None = None) -> PeftModel:

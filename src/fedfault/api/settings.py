@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedfault.api.arguments import take_path
 from fedfault.config.changes import flatten_settings
 from fedfault.config.files import COMMAND_LINE, dump, nest_settings, write_setting
 from fedfault.config.layers import parse_command_line, read_layers
@@ -27,6 +28,11 @@ def spell_words(settings: Mapping[str, Any] | None, keywords: Mapping[str, Any])
     >>> spell_words({"training": {"lr": 1e-3}}, {"data__partition": "iid", "seed": 1})
     ['training.lr=0.001', 'data.partition=iid', 'seed=1']
     """
+    if not isinstance(settings, Mapping | None):
+        raise UserError(
+            f"settings={settings!r:.60} is no mapping; give one, like {{'training.lr': 1e-3}}, or keywords, like "
+            "training__lr=1e-3"
+        )
     flat = {**flatten_settings(settings or {}), **{key.replace("__", "."): value for key, value in keywords.items()}}
     return [write_setting(key, _make_plain(value)) for key, value in flat.items()]
 
@@ -35,7 +41,7 @@ def load_config(config: Config, words: Sequence[str], plugins: Sequence[str]) ->
     """Load an experiment as `config.loading.load` does; a mapping is a configuration of its own, `_base_` included."""
     with name_place():
         if not isinstance(config, Mapping):
-            return load(config, words, plugins)
+            return load(None if config is None else take_path(config, "configuration"), words, plugins)
         own = {key: value for key, value in config.items() if key != "_base_"}
         base = [layer for path in _list_bases(config) for layer in read_layers(find_configuration(path))]
         return resolve([*base, parse_command_line(spell_words(own, {})), parse_command_line(words)], plugins)
@@ -51,7 +57,7 @@ def _list_bases(config: Mapping[str, Any]) -> list[str]:
 def write_study(file: Path | str | Mapping[str, Any]) -> Iterator[Path | str]:
     """Within the block, a study that is a mapping is a file; one that is a file already stays where it is."""
     if not isinstance(file, Mapping):
-        yield file
+        yield take_path(file, "study")
         return
     own = {key: value for key, value in file.items() if key in OWN}
     if "_base_" in file:

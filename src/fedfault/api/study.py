@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedfault.api.arguments import take_path
 from fedfault.api.run import Run
 from fedfault.errors import UserError
 from fedfault.report.words import Table
@@ -29,7 +30,7 @@ class Study:
     failures: dict[str, str]
 
     def __init__(self, folder: Path | str, failures: Mapping[str, str] | None = None) -> None:
-        self.folder, self.failures = Path(folder), dict(failures or {})
+        self.folder, self.failures = take_path(folder, "study folder"), dict(failures or {})
         self.results  # noqa: B018 - a folder that is no study is refused here
 
     @cached_property

@@ -68,15 +68,17 @@ FIGURES: dict[str, Plot] = {
 KINDS = (".png", ".pdf", ".svg")
 
 
-def check_kind(file: Path) -> None:
-    """Raise `UserError` for a file whose ending is no kind of picture that figures are written as."""
+def check_place(file: Path) -> None:
+    """Raise `UserError` for a file whose ending is no kind of picture that figures are written as, and without a folder."""
     if file.suffix.lower() not in KINDS:
         raise UserError(f"{file}: a figure is written as {', '.join(KINDS)}; end the file's name so")
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"{file}: there is no folder {file.absolute().parent}; make it, or give another file")
 
 
 def write_figure(figure: Figure, file: Path, dpi: float = 150) -> None:
-    """Write the figure as its file's ending says, atomically; dpi: of a PNG. Raises `UserError` for another ending."""
-    check_kind(file)
+    """Write the figure as its file's ending says, atomically; dpi: of a PNG. Raises `UserError` as `check_place` does."""
+    check_place(file)
     kind = file.suffix.lower()
     content = (
         render_png(figure, dpi) if kind == ".png" else render_pdf(figure) if kind == ".pdf" else render_svg(figure)

@@ -71,13 +71,11 @@ def preview(loaded: Loaded, plot: Path | None = None, width: int | None = None) 
 def _check_free(plot: Path | None) -> None:
     if plot is None:
         return
-    from fedfault.report.gallery import check_kind
+    from fedfault.report.gallery import check_place
 
-    check_kind(plot)
+    check_place(plot)
     if plot.exists():
         raise UserError(f"{plot} exists; give another file to --plot or remove it")
-    if not plot.absolute().parent.is_dir():
-        raise UserError(f"--plot {plot}: there is no folder {plot.absolute().parent}")
 
 
 def _describe_experiment(p: Prepared) -> list[str]:
