@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fedfault as ff
 from fedfault.api.settings import load_config, spell_words, write_study
 from fedfault.config.loading import load
 from fedfault.errors import UserError
@@ -41,6 +42,17 @@ def test_errors_speak_of_settings():
         load_config("quickstart", ["training.lrr=1"], ())
     with pytest.raises(UserError, match=r"^settings: plugins: there is no file nope\.py"):
         load_config("quickstart", [], ["nope.py"])
+
+
+def test_a_single_plug_in_or_run_is_one_and_not_its_letters(tmp_path):
+    for call in (ff.run, ff.check, ff.calibrate, ff.study):
+        with pytest.raises(UserError, match=r"there is no file nope\.py"):
+            call("quick" if call is ff.study else "quickstart", plugins="nope.py")
+    with pytest.raises(UserError, match=r"there is no file nope\.py"):
+        ff.list(plugins="nope.py")
+    for one in (str(tmp_path), tmp_path):
+        with pytest.raises(UserError, match="a comparison takes two runs at least"):
+            ff.compare(one)
 
 
 def test_a_study_can_be_a_mapping_with_nested_or_dotted_settings():

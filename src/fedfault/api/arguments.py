@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,12 @@ def take_path(given: Any, what: str) -> Path:
     if not isinstance(given, str | os.PathLike):
         raise UserError(f"{given!r:.60} is no {what}; give the path of one, like 'results/quickstart'")
     return Path(given)
+
+
+def take_list(given: Any) -> list[Any]:
+    """Take several things as a list; a single name, path or run is one thing, and no letters.
+
+    >>> take_list("rule.py"), take_list(("a", "b"))
+    (['rule.py'], ['a', 'b'])
+    """
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]

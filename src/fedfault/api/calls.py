@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedfault.api.arguments import take_path, take_whole
+from fedfault.api.arguments import take_list, take_path, take_whole
 from fedfault.api.comparison import Comparison
 from fedfault.api.run import Run
 from fedfault.api.settings import Config, load_config, name_place, spell_words, write_study
@@ -105,7 +105,7 @@ def fork(
     _check_alone()
     words, folder, round = spell_words(settings, changes), _find_folder(run), take_whole(round, "round")
     argv = ["fork", str(folder), "--round", str(round), *words, *_name_plugins(plugins)]
-    options: dict[str, Any] = {"overwrite": overwrite, "plugins": plugins, "argv": argv}
+    options: dict[str, Any] = {"overwrite": overwrite, "plugins": take_list(plugins), "argv": argv}
     with name_place():
         return Run(fork_run(folder, round, words, Progress(quiet=quiet), **options).path)
 
@@ -114,7 +114,7 @@ def compare(runs: Sequence[Where], out: Path | str | None = None) -> Comparison:
     """Compare runs with the first of them: one table, paired differences with intervals, and a page with figures."""
     from fedfault.compare.page import compare as put_beside
 
-    folders = [_find_folder(one) for one in runs]
+    folders = [_find_folder(one) for one in take_list(runs)]
     found, page = put_beside(
         folders, None if out is None else take_path(out, "file"), argv=["compare", *map(str, folders)]
     )
@@ -147,7 +147,7 @@ def study(
         None if results_dir is None else str(take_path(results_dir, "folder")),
     )
     with name_place(), write_study(file) as path:
-        plan = load_study(path, words, place, _describe_study(file, words), plugins)
+        plan = load_study(path, words, place, _describe_study(file, words), take_list(plugins))
         found = run_all(plan, Progress(quiet=quiet), jobs=jobs)
     failures = {done.name: done.why for done in found if done.state == "failed"}
     if len(failures) == len(found):
@@ -215,15 +215,15 @@ def diagnose(
         where: dict[str, Any] = {
             "pattern": pattern,
             "server": server,
-            "frozen": frozen,
+            "frozen": take_list(frozen),
             "out": take_path(out, "folder"),
         }
-        diagnose_files(*files, **where, calibration=calibration, plugins=plugins, overwrite=overwrite)
+        diagnose_files(*files, **where, calibration=calibration, plugins=take_list(plugins), overwrite=overwrite)
         return Run(out)
     from fedfault.diagnosis.watch import diagnose_run
 
     folder = _find_folder(run)
-    told, kept = diagnose_run(folder, calibration, plugins)
+    told, kept = diagnose_run(folder, calibration, take_list(plugins))
     if not kept:
         raise UserError(told.splitlines()[-1])
     return Run(folder)
@@ -235,7 +235,7 @@ def evaluate(run: Where, tasks: Sequence[str], round: int | None = None, *, clie
 
     folder = _find_folder(run)
     at = None if round is None else take_whole(round, "round")
-    evaluate_run(Run(folder), tasks, at, clients=clients)
+    evaluate_run(Run(folder), take_list(tasks), at, clients=clients)
     return Run(folder)
 
 
@@ -243,7 +243,7 @@ def list(what: str | None = None, *, plugins: Sequence[str] = ()) -> Text:
     """Components and what they do; with a kind only those, with a name its options."""
     from fedfault.setup.preview import describe_components
 
-    return Text(describe_components(what, plugins))
+    return Text(describe_components(what, take_list(plugins)))
 
 
 def rounds(
@@ -288,7 +288,7 @@ def _check_alone() -> None:
 
 
 def _name_plugins(plugins: Sequence[str]) -> builtins.list[str]:
-    return [word for plugin in plugins for word in ("--plugin", plugin)]
+    return [word for plugin in take_list(plugins) for word in ("--plugin", plugin)]
 
 
 def _spell_command(command: str, config: Config, words: Sequence[str], plugins: Sequence[str]) -> builtins.list[str]:

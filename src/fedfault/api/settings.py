@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedfault.api.arguments import take_path
+from fedfault.api.arguments import take_list, take_path
 from fedfault.config.changes import flatten_settings
 from fedfault.config.files import COMMAND_LINE, dump, nest_settings, write_setting
 from fedfault.config.layers import parse_command_line, read_layers
@@ -39,6 +39,7 @@ def spell_words(settings: Mapping[str, Any] | None, keywords: Mapping[str, Any])
 
 def load_config(config: Config, words: Sequence[str], plugins: Sequence[str]) -> Loaded:
     """Load an experiment as `config.loading.load` does; a mapping is a configuration of its own, `_base_` included."""
+    plugins = take_list(plugins)
     with name_place():
         if not isinstance(config, Mapping):
             return load(None if config is None else take_path(config, "configuration"), words, plugins)
