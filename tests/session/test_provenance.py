@@ -14,7 +14,8 @@ import small
 from fedfault.backbones.load import MICRO
 from fedfault.config import load
 from fedfault.errors import UserError
-from fedfault.session.provenance import check_same_inputs
+from fedfault.reading.files import find_path
+from fedfault.session.provenance import check_same_inputs, tell_where_data_were
 from fedfault.setup.experiment import prepare
 from fedfault.setup.sources import describe_sources
 
@@ -76,12 +77,28 @@ def test_a_trace_a_calibration_and_a_general_text_that_were_edited_are_refused_b
         file.write_bytes(kept + b" ")
         with pytest.raises(UserError) as told:
             check_same_inputs(before, p)
-        assert str(told.value).startswith(f"{name} is not the one this run started with")
+        assert str(told.value).startswith(f"{name} is not the one this run started with (the content of {file.anchor}")
+        assert str(told.value).endswith("has changed since); restore it, or start a new run")
         file.write_bytes(kept)
     moved = tmp_path / "other.json"
     moved.write_text("{ }")
     other = prepare_small(f"clock.trace={trace}", f"detectors.calibration={moved}", f"evaluation.general={general}")
     assert check_same_inputs(before, other) == []  # another setting, as a fork may have it
+
+
+def test_data_that_a_run_has_read_from_another_working_folder_are_told_with_their_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest = {"config": {"data": {"path": "base.csv"}}, "corpus": {"source": "file /home/me/base.csv"}}
+    with (
+        pytest.raises(
+            UserError, match=r"^data\.path=base\.csv: no such file .*; this run has read file /home/me/base\.csv: "
+        ),
+        tell_where_data_were(manifest),
+    ):
+        find_path("base.csv")
+    for other in ({}, {**manifest, "config": {"data": {"path": "/home/me/base.csv"}}}):
+        with pytest.raises(UserError, match=r"file or folder$"), tell_where_data_were(other):
+            find_path("base.csv")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from fedfault.rounds.federation import Federation
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.recorded import list_contributions
 from fedfault.session.progress import Progress
-from fedfault.session.provenance import check_not_moved, check_same_inputs
+from fedfault.session.provenance import check_not_moved, check_same_inputs, tell_where_data_were
 from fedfault.session.settings import find_own_settings
 from fedfault.setup.experiment import prepare
 
@@ -46,7 +46,8 @@ def blame_run(path: Path, progress: Progress, round: int | None = None, pairs: i
         )
     exp = load(folder.path / "config.yaml", settings).experiment
     _check_open(path, manifest, exp.privacy.unit, exp.federation.centralised)
-    p = prepare(exp, progress.say)
+    with tell_where_data_were(manifest):
+        p = prepare(exp, progress.say)
     for note in check_same_inputs(manifest, p):
         progress.say(f"note: {note}")
     check_not_moved(folder, manifest, p.federation)

@@ -9,7 +9,7 @@ from fedfault.backbones.load import Say, say_nothing
 from fedfault.config.loading import load
 from fedfault.data.labelled import list_classes
 from fedfault.runs.folder import RunFolder
-from fedfault.session.provenance import check_same_inputs
+from fedfault.session.provenance import check_same_inputs, tell_where_data_were
 from fedfault.session.settings import find_own_settings
 from fedfault.setup.experiment import prepare
 
@@ -22,7 +22,8 @@ def export_round(path: Path, round: int, target: Path, say: Say = say_nothing) -
     folder = RunFolder.open(path)
     folder.check_checkpoint(round)
     manifest = folder.read_manifest()
-    p = prepare(load(folder.path / "config.yaml", find_own_settings(manifest, round)).experiment, say)
+    with tell_where_data_were(manifest):
+        p = prepare(load(folder.path / "config.yaml", find_own_settings(manifest, round)).experiment, say)
     check_same_inputs(manifest, p)
     state, _ = folder.load(p.federation.task.layout, p.model.device, round)
     card = f"The server's adapter after round {round} of the run {p.config.experiment_name}.\n"

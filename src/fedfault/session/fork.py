@@ -17,7 +17,13 @@ from fedfault.rounds.carry import carry_over
 from fedfault.runs.folder import RunFolder
 from fedfault.session.claim import check_new_run, claim_new_run, has_only_begun, locate_run, write_configuration
 from fedfault.session.progress import Progress
-from fedfault.session.provenance import check_not_moved, check_same_inputs, make_manifest, write_split
+from fedfault.session.provenance import (
+    check_not_moved,
+    check_same_inputs,
+    make_manifest,
+    tell_where_data_were,
+    write_split,
+)
 from fedfault.session.settings import find_own_settings
 from fedfault.session.training import train_to_end
 from fedfault.setup.experiment import Prepared, prepare
@@ -68,8 +74,9 @@ def fork_run(
     for note in plan.loaded.notes:
         progress.say(f"note: {note}")
     clock = time.perf_counter()
-    prepared = prepare(plan.loaded.experiment, progress.say)
     before = plan.parent.read_manifest()
+    with tell_where_data_were(before):
+        prepared = prepare(plan.loaded.experiment, progress.say)
     unknown = check_same_inputs(before, prepared)
     check_not_moved(plan.parent, before, prepared.federation)
     saved, _ = plan.parent.load(prepared.federation.task.layout, prepared.model.device, round)

@@ -5,11 +5,12 @@ These are manifest.json, split.json and heterogeneity.json of the run folder.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,31 @@ def check_same_inputs(manifest: Mapping[str, Any], p: Prepared) -> list[str]:
         if not before and what in ("tokenizer", *CHOSEN):
             notes.append(f"{name} is not checked: the manifest, of an older version, does not say which one it was")
             continue
-        raise UserError(
-            f"{name} is not the one this run started with ({before.get('source')} then, {found['source']} now); restore it, "
-            "or start a new run"
-        )
+        then, source = before.get("source"), found["source"]
+        how = f"the content of {source} has changed since" if then == source else f"{then} then, {source} now"
+        raise UserError(f"{name} is not the one this run started with ({how}); restore it, or start a new run")
     return notes
+
+
+@contextlib.contextmanager
+def tell_where_data_were(manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block, an error about data that are not there says where the run has read them, if that was elsewhere."""
+    try:
+        yield
+    except UserError as e:
+        path = (manifest.get("config", {}).get("data") or {}).get("path")
+        source = manifest.get("corpus", {}).get("source")
+        if (
+            not path
+            or not source
+            or Path(path).is_absolute()
+            or not str(e).startswith(f"data.path={path}: no such file")
+        ):
+            raise
+        raise UserError(
+            f"{e}; this run has read {source}: give the command in the folder in which the run was started, or bring the "
+            "data back"
+        ) from e
 
 
 def describe_plugin(plugin: PlugIn) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from fedfault.session.provenance import (
     describe_versions,
     find_other_versions,
     make_manifest,
+    tell_where_data_were,
     write_split,
 )
 from fedfault.session.rollback import finish_going_back, load_state
@@ -109,7 +110,8 @@ def resume_run(
         clock = time.perf_counter()
         own = load_resolved(loaded.resolved, folder.path / MANIFEST, find_own_settings(manifest))
         Watch(own.resolved)  # a calibration that does not fit is refused before anything is written
-        prepared = ready(own.experiment, progress.say)
+        with tell_where_data_were(manifest):
+            prepared = ready(own.experiment, progress.say)
         versions = find_other_versions(manifest, prepared)
         for note in (*notes, *check_same_inputs(manifest, prepared), *describe_versions(versions)):
             progress.say(f"note: {note}")
@@ -142,7 +144,8 @@ def _start_again(
     clock = time.perf_counter()
     settings = draw_secret(loaded.experiment)
     own = load_resolved(loaded.resolved, folder.path / MANIFEST, settings)
-    prepared, found = fill_in_clusters(ready(own.experiment, progress.say), progress.say)
+    with tell_where_data_were(manifest):
+        prepared, found = fill_in_clusters(ready(own.experiment, progress.say), progress.say)
     settings += [cluster_setting(found)] if found else []
     made = make_manifest(prepared, manifest["argv"], loaded) | {"command": manifest["command"]}
     made |= {"found": settings} if settings else {}
