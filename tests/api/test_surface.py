@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import fedfault
+from fedfault.cli.app import app
 from surface import describe, digest
 
 HERE = Path(__file__).parents[1]
@@ -90,3 +93,14 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given, fou
         [sys.executable, "-c", code], env={**env, **given}, capture_output=True, text=True, check=True
     )
     assert done.stdout == f"False {found}\n"
+
+
+@pytest.mark.slow
+def test_the_guide_says_which_commands_are_functions_and_which_are_not():
+    commands = set(get_command(app).commands)
+    page = " ".join((ROOT / "docs" / "guide.md").read_text(encoding="utf-8").split())
+    functions, alone = re.search(
+        r"import fedfault as ff`: (.*) are functions .*; (.*) are commands alone", page
+    ).groups()
+    assert {*re.findall(r"`(\w+)`", functions)} == (commands & {*fedfault.__all__})
+    assert {*re.findall(r"`(\w+)`", alone)} == commands - {*fedfault.__all__, "report"}
