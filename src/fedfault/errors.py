@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 from collections.abc import Iterable
 
 
@@ -78,6 +79,15 @@ def hint_at_data(name: str) -> str:
     """
     tables = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt")
     return f"; a file of data is read by data.dataset=text data.path={name}" if name.lower().endswith(tables) else ""
+
+
+def quote(path: object) -> str:
+    """Write a path as a shell takes it, for the commands that messages and pages name.
+
+    >>> quote("results/a"), quote("results/a b")
+    ('results/a', "'results/a b'")
+    """
+    return shlex.quote(str(path))
 
 
 def join_names(names: Iterable[object], most: int = 6) -> str:

@@ -1,6 +1,7 @@
 """What the report says in words is computed from the records."""
 
 import math
+import shlex
 from dataclasses import replace
 
 from fedfault.records import RoundRecord
@@ -105,6 +106,15 @@ def test_a_command_that_an_alarm_advises_is_there_to_copy(tmp_path):
     assert list_findings(run)[0][0].advice == mend
     suspected = replace(run, findings=(finding(level="suspect", advice=("fedfault mitigate RUN",)),))
     assert mend not in summary.suggest_commands(suspected)
+
+
+def test_commands_are_quoted_as_a_shell_takes_them(tmp_path):
+    folder = write(tmp_path / "sp a'c\"e")
+    run = replace(read_run(folder), findings=(finding(advice=("fedfault mitigate RUN",)),))
+    forked = replace(run, forks=(Fork("parent", 1, {}, source=str(write(tmp_path / "a b"))),))
+    for command in (*summary.suggest_commands(run), *summary.suggest_commands(forked)):
+        assert str(folder) in [word.removesuffix("/config.yaml") for word in shlex.split(command)], command
+    assert list_findings(run)[0][0].advice.startswith("fedfault mitigate '")
 
 
 def test_topics_are_called_labels_where_labels_are_learned():

@@ -16,7 +16,7 @@ from unittest import mock
 
 from fedfault.api.models import load_adapter, load_base, load_trained, locate_personal
 from fedfault.config.sections.data import SPOKEN
-from fedfault.errors import UserError, read_first_line
+from fedfault.errors import UserError, quote, read_first_line
 from fedfault.runs.files import write_json
 from fedfault.runs.recorded import RunData
 
@@ -152,7 +152,7 @@ def _load_tokenizer(run: Run) -> Any:
 
     folder = run.folder / "adapter"
     if not folder.is_dir():
-        raise UserError(f"{run.folder} has no adapter yet; `fedfault resume {run.folder}` goes on with it")
+        raise UserError(f"{run.folder} has no adapter yet; `fedfault resume {quote(run.folder)}` goes on with it")
     return transformers.AutoTokenizer.from_pretrained(str(folder))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from fedfault.cli.ending import end_on_signal, print_table, show_work
 from fedfault.cli.words import Plugins, Quiet, RunPath
-from fedfault.errors import UserError, explain_os_error
+from fedfault.errors import UserError, explain_os_error, quote
 
 PANEL = "What came of it"  # in the help
 commands = typer.Typer()
@@ -85,7 +84,7 @@ def runs(
         return
     if not found:
         raise UserError(
-            f"no run in {folder} matches {' and '.join(wanted or [])}; `fedfault runs {shlex.quote(str(folder))}` lists "
+            f"no run in {folder} matches {' and '.join(wanted or [])}; `fedfault runs {quote(folder)}` lists "
             "what there is"
         )
     listing.print_list(found)

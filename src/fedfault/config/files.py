@@ -200,8 +200,13 @@ def _compose(text: str, at: Place) -> yaml.Node | None:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
-        tabs = "; indent with blanks, not with tabs" if "\\t" in str(e.problem) else ""
-        raise UserError(f"{at(mark.line if mark else 0)}: not valid YAML: {e.problem or e.context}{tabs}") from None
+        hint = "; indent with blanks, not with tabs" if "\\t" in str(e.problem) else ""
+        if "alias" in f"{e.context} {e.problem}":
+            hint = (
+                '; text that begins with * has to stand in quotes of its own ("*a"), and a path is one file or folder, not '
+                "a pattern"
+            )
+        raise UserError(f"{at(mark.line if mark else 0)}: not valid YAML: {e.problem or e.context}{hint}") from None
     except yaml.reader.ReaderError as e:
         raise UserError(
             f"{at(text.count(chr(10), 0, e.position))}: character {chr(e.character)!r} is not allowed"
@@ -254,13 +259,15 @@ def _build_value(node: yaml.Node, at: Place) -> Any:
         raise UserError(f"{at(line)}: a value of {len(node.value)} characters; at most {MOST_TEXT}")
     try:
         return _SCALARS[kind](node.value)
-    except (ValueError, KeyError):  # more than 64 bits, or an explicit tag like !!int x
+    except OverflowError as e:
+        raise UserError(f"{at(line)}: {repr(node.value)[:60]} is {e}") from None
+    except (ValueError, KeyError):  # an explicit tag like !!int x
         raise UserError(f"{at(line)}: {repr(node.value)[:60]} is not of type {kind}") from None
 
 
 def _parse_int(text: str) -> int:
     if not -(2**63) <= (value := int(text)) < 2**63:
-        raise ValueError("more than 64 bits")
+        raise OverflowError(f"beyond 64 bits: whole numbers are from {-(2**63)} to {2**63 - 1}")
     return value
 
 

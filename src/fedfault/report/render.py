@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedfault.errors import UserError
+from fedfault.errors import UserError, quote
 from fedfault.report import summary, tables, timing, verdict
 from fedfault.report.captions import describe_figure, write_caption
 from fedfault.report.contributions import tabulate_contributions
@@ -171,7 +171,9 @@ def _render_page(
             status=summary.list_warnings(run, told=activity is not None),
             remarks=summary.list_remarks(run),
             sentences=sentences,
-            commands=[f"fedfault watch {run.folder}"] if activity == "running" else summary.suggest_commands(run),
+            commands=[f"fedfault watch {quote(run.folder)}"]
+            if activity == "running"
+            else summary.suggest_commands(run),
             tiles=summary.make_tiles(run),
             figures=explained,
             shared=collect_shared(figures),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fedfault.errors import quote
 from fedfault.report.verdict import Verdict
 from fedfault.report.words import format_seconds
 from fedfault.runs.files import is_in_use
@@ -30,7 +31,7 @@ def describe_activity(run: RunData, activity: Activity, clock: str) -> Verdict:
     if activity == "running" and left:
         sentences.append(f"The rest takes about {format_seconds(left)}.")
     if activity == "interrupted":
-        sure = f"Nothing of these rounds is lost: fedfault resume {run.folder} goes on after the last one."
+        sure = f"Nothing of these rounds is lost: fedfault resume {quote(run.folder)} goes on after the last one."
     else:
         sure = f"As of {clock}. Where this time stands still for minutes, the run was killed."
     return Verdict(activity, sign, "unknown", title, " ".join(sentences), sure, "")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedfault.errors import quote
 from fedfault.report import timing
 from fedfault.report.verdict import list_advice
 from fedfault.report.words import (
@@ -90,12 +91,12 @@ def suggest_commands(run: RunData) -> list[str]:
     if run.manifest.get(MONITORED):
         return _suggest_looking(run)
     if not run.finished and run.status != "stopped":
-        return [f"fedfault resume {run.folder}"] if run.manifest else []
+        return [f"fedfault resume {quote(run.folder)}"] if run.manifest else []
     best = find_best_round(run.records)
-    back = [f"fedfault fork {run.folder} --round {best} KEY=VALUE"] if best and best < run.rounds_done else []
+    back = [f"fedfault fork {quote(run.folder)} --round {best} KEY=VALUE"] if best and best < run.rounds_done else []
     if not back and run.status == "stopped":  # no round was better than none
-        back = [f"fedfault run {run.folder / 'config.yaml'} experiment_name=NAME KEY=VALUE"]
-    mend = f"fedfault mitigate {run.folder}"
+        back = [f"fedfault run {quote(run.folder / 'config.yaml')} experiment_name=NAME KEY=VALUE"]
+    mend = f"fedfault mitigate {quote(run.folder)}"
     advice = [text for f in run.leading_findings() if f.level == "alarm" for text in list_advice(run, f)]
     return [*back, *([mend] if mend in advice else []), *_suggest_looking(run)]
 
@@ -104,8 +105,9 @@ def _suggest_looking(run: RunData) -> list[str]:
     """Suggest to compare the run, with what it was forked from where that lies beside it, and to judge it again."""
     parents = [run.folder.parent / Path(f.source).name for f in run.forks if f.name == "parent" and f.source]
     beside = next((p for p in parents if p.is_dir()), None)
-    pair = f"{run.folder} OTHER_RUN" if beside is None else f"{beside} {run.folder}"
-    return [f"fedfault compare {pair}", f"fedfault diagnose {run.folder}"]
+    own = quote(run.folder)
+    pair = f"{own} OTHER_RUN" if beside is None else f"{quote(beside)} {own}"
+    return [f"fedfault compare {pair}", f"fedfault diagnose {own}"]
 
 
 def describe_progress(run: RunData) -> str:

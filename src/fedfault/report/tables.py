@@ -8,6 +8,7 @@ from typing import Any
 
 from fedfault.config.changes import find_changes, flatten_settings, spell_value
 from fedfault.config.schema import Experiment
+from fedfault.errors import quote
 from fedfault.measures.fairness import backward_transfer
 from fedfault.measures.fairness import measure_fairness as spread
 from fedfault.records import bits_per_byte
@@ -228,4 +229,4 @@ def list_provenance(run: RunData) -> list[tuple[str, str]]:
 
 def find_command(run: RunData) -> str:
     """Find the command that repeats the run."""
-    return str(run.manifest.get("command") or f"fedfault run {run.folder / 'config.yaml'}")
+    return str(run.manifest.get("command") or f"fedfault run {quote(run.folder / 'config.yaml')}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from fedfault.errors import quote
 from fedfault.records import DEGRADED, FAILED, HEALTHY, NO_ALARM, UNJUDGED, UNLEARNED, Finding
 from fedfault.report.words import format_count, format_number
 from fedfault.runs.recorded import RunData
@@ -73,7 +74,7 @@ def list_findings(run: RunData) -> tuple[list[FindingLine], list[FindingLine]]:
 
 def list_advice(run: RunData, f: Finding) -> list[str]:
     """List what a reader of a finding can try, commands with the run's own folder."""
-    return [text.replace(" RUN", f" {run.folder}") if "fedfault " in text else text for text in f.advice]
+    return [text.replace(" RUN", f" {quote(run.folder)}") if "fedfault " in text else text for text in f.advice]
 
 
 def _format_finding(run: RunData, f: Finding) -> FindingLine:

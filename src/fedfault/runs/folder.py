@@ -23,7 +23,7 @@ from typing import Any, Literal
 import filelock
 
 from fedfault.config.changes import NO_CAUSE, hash_settings
-from fedfault.errors import UserError, read_first_line
+from fedfault.errors import UserError, quote, read_first_line
 from fedfault.records import RoundRecord
 from fedfault.runs.checkpoint import DAMAGE, FOLDER, About, hash_past, list_checkpoints, locate, read_about, take_past
 from fedfault.runs.clients import tabulate_clients
@@ -62,8 +62,8 @@ class RunFolder:
         """Return an existing run that can go on. Raises `UserError` if the folder holds none, or one without manifest."""
         if check_run(path) == "incomplete":
             raise UserError(
-                f"{path} has no manifest.json, which says with which model and data it began: `fedfault report {path}` "
-                "shows its rounds, but it cannot go on"
+                f"{path} has no manifest.json, which says with which model and data it began: `fedfault report "
+                f"{quote(path)}` shows its rounds, but it cannot go on"
             )
         if (path / MANIFEST).is_file() and read_manifest(path).get(MONITORED):
             raise UserError(
@@ -202,7 +202,11 @@ class RunFolder:
         if about.records in (None, hash_past(self.path, round)):
             return
         whole = [t for t in self.list_checkpoints() if self._has_past(t)]
-        way = f", or go on from round {whole[-1]} with `fedfault fork {self.path} --round {whole[-1]}`" if whole else ""
+        way = (
+            f", or go on from round {whole[-1]} with `fedfault fork {quote(self.path)} --round {whole[-1]}`"
+            if whole
+            else ""
+        )
         raise UserError(
             f"{self.path / ROUNDS} is not what this run has written up to round {round}: lines were changed, added or lost. "
             f"Nothing is changed: restore the file from a copy{way}"

@@ -18,7 +18,7 @@ from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
-from fedfault.errors import UserError
+from fedfault.errors import UserError, quote
 from fedfault.plugins import COPIES, copy_sources
 from fedfault.registry import keep_plugins, list_plugins
 from fedfault.runs.files import LOCK
@@ -85,7 +85,7 @@ def check_new_run(folder: Path, *, overwrite: bool = False) -> None:
         raise UserError(f"{folder} exists already and holds {_name(kind)}, not a run; give another experiment_name")
     if kind == "run" and not overwrite and not has_only_begun(folder):
         raise UserError(
-            f"{folder} exists already; give another experiment_name, continue it with `fedfault resume {folder}`, "
+            f"{folder} exists already; give another experiment_name, continue it with `fedfault resume {quote(folder)}`, "
             "or replace it with --overwrite"
         )
     check_writable(folder)
@@ -125,7 +125,7 @@ def claim_run(folder: Path, loaded: Loaded, *, overwrite: bool = False) -> bool:
     if differ:
         raise UserError(
             f"{folder} exists already and holds a run with other settings ({', '.join(differ)}); give another "
-            f"experiment_name, continue it with `fedfault resume {folder}`, or replace it with --overwrite"
+            f"experiment_name, continue it with `fedfault resume {quote(folder)}`, or replace it with --overwrite"
         )
     if find_status(folder) in (*OVER, "incomplete") or "parent" in read_manifest(folder):
         check_new_run(folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.config.loading import Loaded, load
-from fedfault.errors import UserError
+from fedfault.errors import UserError, quote
 from fedfault.registry import keep_plugins
 from fedfault.rounds.carry import carry_over
 from fedfault.runs.folder import RunFolder
@@ -126,7 +126,7 @@ def _check_changes(changed: Collection[str], loaded: Loaded, round: int, config:
         if why := next((why for stays, why in MUST_STAY.items() if key.startswith(stays)), None):
             raise UserError(
                 f"a fork cannot have another {key}: {why}. Leave it out, or start a new run with "
-                f"`fedfault run {config} {key}=... experiment_name=...`"
+                f"`fedfault run {quote(config)} {key}=... experiment_name=...`"
             )
     last = loaded.experiment.federation.num_rounds
     if last <= round:

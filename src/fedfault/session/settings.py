@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from fedfault.config.files import spell_key
 from fedfault.config.layers import parse_command_line
 from fedfault.config.loading import Loaded, load, load_resolved
 from fedfault.config.shorthand import translate_layer
-from fedfault.errors import UserError
+from fedfault.errors import UserError, quote
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import MANIFEST
 from fedfault.session.claim import write_configuration
@@ -102,9 +103,9 @@ def _check_changes(folder: RunFolder, changes: Sequence[str]) -> set[str]:
 
 def _suggest_fork(folder: RunFolder, changes: Sequence[str]) -> str:
     rounds = folder.list_checkpoints()
-    fork = f"`fedfault fork {folder.path} --round {rounds[-1] if rounds else 0} {' '.join(changes)}`"
+    fork = f"`fedfault fork {quote(folder.path)} --round {rounds[-1] if rounds else 0} {shlex.join(changes)}`"
     more = [text for text in changes if text.startswith(f"{ROUNDS}=")]
-    return f"{fork}; for other rounds alone, `fedfault resume {folder.path} {more[0]}`" if more else fork
+    return f"{fork}; for other rounds alone, `fedfault resume {quote(folder.path)} {more[0]}`" if more else fork
 
 
 def _describe_changes(changed: Mapping[str, Sequence[Any]]) -> str:

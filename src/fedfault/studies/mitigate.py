@@ -20,7 +20,7 @@ from fedfault.config.changes import hash_settings
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
-from fedfault.errors import UserError
+from fedfault.errors import UserError, quote
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import find_status
 from fedfault.session.claim import claim_folder
@@ -94,7 +94,7 @@ def mitigate(
     plan = _make_plan(study, loaded, folder)
     claim_folder(folder, "study", loaded)
     plan.study.save(folder)
-    head = f"# Written by `{doors.format_command()}`; run it again with `fedfault study {folder / STUDY}`.\n"
+    head = f"# Written by `{doors.format_command()}`; run it again with `fedfault study {quote(folder / STUDY)}`.\n"
     write_atomically(folder / STUDY, head + dump(study))
     if known is not None and (name := adopt_run(plan, known)):
         progress.say(f"{known.path} is the run {name} of the study")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fedfault
-from fedfault.errors import UserError
+from fedfault.errors import UserError, quote
 from fedfault.report.page import collect_shared, make_environment
 from fedfault.report.words import Table, format_count
 from fedfault.runs.recorded import RunData
@@ -115,7 +115,7 @@ def _collect_parts(r: Results) -> dict[str, Any]:
         "defaults": rest,
         "limits": results.list_limits(r),
         "command": r.study.command,
-        "folder": r.folder,
+        "folder": quote(r.folder),
         "provenance": results.list_provenance(r),
         "references": [format_reference(key) for key in used],
         "bibtex": format_entries(used),
