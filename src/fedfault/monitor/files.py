@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -52,7 +51,7 @@ def diagnose_files(
     numbers = _number_clients(collection, losses)
     traces = None if collection is None else measure_traces(collection, numbers, frozen)
     rounds = sorted({*losses, *({} if traces is None else traces.rounds)})
-    for last, t in itertools.pairwise([None, *rounds]):
+    for last, t in zip([None, *rounds], rounds, strict=False):
         check_gap(last, t)
     settings = {} if collection is None else _describe_adapters(collection)
     sources = {name: str(path) for name, path in (("adapters", adapters), ("csv", csv)) if path is not None}

@@ -70,9 +70,9 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
             f"the memory of some tiers holds ranks up to {min(ranks)} only: {why}; raise tiers' memory_mb or lower "
             "model.lora.r_max"
         )
-    if len(set(ranks) - {0}) > 1 and (why := algorithm.refusal("unequal ranks")):
+    if len(set(ranks) - {0}) > 1 and (clash := algorithm.refusal("unequal ranks")):
         raise UserError(
-            f"federation.algorithm={f.algorithm.name} needs one LoRA rank for all clients, because {why}; the memory of "
+            f"federation.algorithm={f.algorithm.name} needs one LoRA rank for all clients, because {clash}; the memory of "
             f"some tiers holds ranks up to {min(set(ranks) - {0})} only: raise tiers' memory_mb or lower model.lora.r_max"
         )
     fed = Federation(
