@@ -59,7 +59,12 @@ def test_ranks_vary_with_a_budget_or_a_list():
         (["federation.scheduler.ranks=[2, 5]"], "federation.scheduler.ranks has 5, but model.lora.r_max is 4"),
         (["clock.trace=nowhere.csv"], "nowhere.csv: no trace can be read from it"),
         (
-            ["federation.scheduler=exact", "federation.scheduler.r_bar=2", "model.trainable=partial"],
+            [
+                "federation.scheduler=exact",
+                "federation.scheduler.r_bar=2",
+                "model.trainable=partial",
+                "model.lora.r_max=8",
+            ],
             "federation.scheduler=exact assigns LoRA ranks, but model.trainable=partial has none",
         ),
     ],
