@@ -214,6 +214,13 @@ def test_controls_of_unlike_runs_are_refused(tmp_path):
         Monitor.calibrate([monitor.folder for monitor in flat], tmp_path / "thresholds.json")
 
 
+def test_a_single_name_is_one_and_not_its_letters(tmp_path):
+    with pytest.raises(ff.UserError, match=r"nowhere\.py"):
+        Monitor("mine", results_dir=tmp_path, plugins="nowhere.py")
+    with pytest.raises(ff.UserError, match="mine"):
+        Monitor.calibrate(str(tmp_path / "mine"), tmp_path / "out.json")
+
+
 @pytest.mark.slow
 def test_a_calibration_of_our_own_runs_does_not_judge_others(tmp_path):
     packaged = ff.__path__[0] + "/diagnosis/calibrations/quickstart.json"

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from fedfault.api.arguments import take_list
 from fedfault.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Monitor:
         from fedfault.monitor.folder import MonitoredFolder, describe_run
         from fedfault.registry import activate
 
+        plugins = take_list(plugins)
         activate(plugins)
         config = describe_run(name, settings or {}, calibration, plugins)
         self._round: int | None = None  # the last one
@@ -183,7 +185,7 @@ class Monitor:
         """
         from fedfault.monitor.controls import learn_from
 
-        return learn_from([Path(run) for run in runs], Path(out))
+        return learn_from([Path(run) for run in take_list(runs)], Path(out))
 
 
 def _start_watch(config: Mapping[str, Any]) -> Any:
