@@ -394,8 +394,7 @@ FAMILIES = (
     [
         ("quickstart", []),
         ("instruct/smollm2", []),
-        *itertools.product(("demos/base", "demos/smollm2", "instruct/quick"), FAMILIES),
-        *itertools.product(("demos/labels",), FAMILIES[:5]),
+        *itertools.product(("demos/base", "demos/smollm2", "demos/labels", "instruct/quick"), FAMILIES),
     ],
 )
 def test_the_shipped_configurations_differ_in_nothing_from_their_controls(name, settings):
