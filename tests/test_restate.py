@@ -17,7 +17,16 @@ def restate():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param("main", marks=pytest.mark.long), "failure", "clustering", "smollm2", "domains", "topics_news", "topics_styles"]
+    "name",
+    [
+        pytest.param("main", marks=pytest.mark.long),
+        "failure",
+        "clustering",
+        "smollm2",
+        "domains",
+        "topics_news",
+        "topics_styles",
+    ],
 )
 def test_the_page_of_answers_has_the_answers_of_today(restate, name):
     assert name in restate["SHIPPED"]
