@@ -107,7 +107,7 @@ def test_a_run_on_preferences_lowers_their_loss_and_says_what_a_pair_is(tmp_path
     assert last.metrics["reward_accuracy"] > 0.5
     assert "general" in run.records[-1].scores
     page = (folder / "report.html").read_text()
-    for words in ("nats per pair", "reward_accuracy"):
+    for words in ("nats per pair", "reward_margin"):
         assert words in page, words
     assert (folder / "adapter" / "chat_template.jinja").is_file()
 
