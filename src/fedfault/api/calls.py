@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedfault.api.arguments import take_list, take_path, take_whole
 from fedfault.api.comparison import Comparison
 from fedfault.api.run import Run
 from fedfault.api.settings import Config, load_config, name_place, spell_words, write_study
 from fedfault.api.study import Study
+from fedfault.arguments import take_list, take_path, take_whole
 from fedfault.errors import UserError
 from fedfault.processes import this_process
 from fedfault.records import RoundRecord

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedfault.api.arguments import take_whole
+from fedfault.arguments import take_whole
 from fedfault.backbones.load import choose_device, load_backbone, locate_model
 from fedfault.errors import UserError
 from fedfault.reading.hub import split_revision

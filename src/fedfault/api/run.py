@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedfault.api.arguments import take_path, take_whole
 from fedfault.api.frames import describe_stop, tabulate_clients, tabulate_findings, tabulate_rounds
+from fedfault.arguments import take_path, take_whole
 from fedfault.errors import UserError, suggest
 from fedfault.report.verdict import Verdict, read_verdict
 from fedfault.runs.manifest import check_run

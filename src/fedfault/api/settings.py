@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedfault.api.arguments import take_list, take_path
+from fedfault.arguments import take_list, take_path
 from fedfault.config.changes import flatten_settings
 from fedfault.config.files import COMMAND_LINE, dump, nest_settings, write_setting
 from fedfault.config.layers import parse_command_line, read_layers

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedfault.api.arguments import take_path
 from fedfault.api.run import Run
+from fedfault.arguments import take_path
 from fedfault.errors import UserError
 from fedfault.report.words import Table
 from fedfault.stats import mean_interval

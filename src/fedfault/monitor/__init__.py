@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fedfault.api.arguments import take_list
+from fedfault.arguments import take_list
 from fedfault.errors import UserError
 
 if TYPE_CHECKING:
