@@ -108,6 +108,8 @@ def test_a_tier_without_the_memory_limits_the_rank_and_one_without_any_is_refuse
     for name in ("feddyn", "ditto"):
         with pytest.raises(UserError, match=rf"{name} needs one LoRA rank .* holds ranks up to 1 only: raise"):
             prepare(experiment(*tiers, one_slice, f"federation.algorithm={name}"))
+    with pytest.raises(UserError, match=r"clustered needs one LoRA rank .* holds ranks up to 1 only: raise"):
+        prepare(experiment(*tiers, one_slice, "federation.on_failure=cluster"))
     with pytest.raises(UserError, match=r"tiers: training with rank 1 takes .* MB, and the best tier, "):
         prepare(experiment(*tiers, "tiers.slow.memory_mb=1", "tiers.fast.memory_mb=1"))
 

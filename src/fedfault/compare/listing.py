@@ -16,7 +16,7 @@ from fedfault.compare.tables import choose_score, find_differing, format_setting
 from fedfault.config.files import parse_setting, spell_key
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError, suggest
-from fedfault.records import STATES, replace_not_finite
+from fedfault.records import STATES, UNJUDGED, replace_not_finite
 from fedfault.report.status import find_activity
 from fedfault.report.terminal import break_name, echo, find_width, format_table, measure_cell
 from fedfault.report.verdict import CLASSES
@@ -27,7 +27,7 @@ from fedfault.runs.recorded import RunData
 from fedfault.storage import delete_scratch_of, write_atomically
 
 PAGE = "index.html"
-OTHER_STATES = ("running", "interrupted", "stopped", "finished", "not judged", "damaged")  # of runs without a verdict
+OTHER_STATES = ("running", "interrupted", "stopped", "finished", "damaged")  # of runs without a verdict
 COLUMNS = ("state", "rounds", "score", "before", "after", "age")
 MOST = 6  # settings that have a column
 NARROW = 14  # characters that a part of a long name has at least, before scores go for want of room
@@ -103,7 +103,7 @@ def _read_entry(folder: Path) -> Entry:
 
 def _find_state(run: RunData) -> str:
     """The state of the verdict; of a run without one, what became of it."""
-    said = (run.metrics.get("verdict") or {}).get("state") or run.manifest.get("status") or "not judged"
+    said = (run.metrics.get("verdict") or {}).get("state") or run.manifest.get("status") or UNJUDGED
     return find_activity(run) or str(said)
 
 

@@ -44,13 +44,13 @@ def hide_clients(algorithm: Algorithm, aggregation: Aggregation, budget: Budget)
                 raise RuntimeError(
                     "the server's step asks for a second average of a round, which nobody has accounted for"
                 )
-            changes = to_float64(sent.flat) - to_float64(x.flat)  # (K, P)
+            before = to_float64(x.flat)  # (P,)
+            changes = to_float64(sent.flat) - before  # (K, P)
             total = clip_rows(changes, C).sum(0).cpu() + canaries.sum_drawn(x.layout.size, t, moved, C)
             total = _only(moved, total + draw_noise(len(total), z_sum * C, budget.secret, t))
             within = (changes.norm(dim=1).cpu() <= C).double() - 0.5  # (K,)
             released.extend((total, within.sum()))
-            after = to_float64(x.flat)
-            return replace(x, flat=(after + total.to(after.device) / m).to(x.flat))
+            return replace(x, flat=(before + total.to(before.device) / m).to(x.flat))
 
         after = inner(state, {"x": got["x"], "n": torch.ones_like(got["n"])}, noisy_average)
         memory = {**after.memory, **canaries.score(state, released[0], t, moved)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 
 from fedfault.config.schema import Experiment
 from fedfault.config.sections.base import Component
@@ -116,16 +117,19 @@ def _check_score(exp: Experiment) -> None:
         )
 
 
-def check_pairs(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
-    """Refuse a pair that clashes: the one of the run, and the one that an alarm leads to."""
-    check_pair(exp, algorithm, aggregation)
+def check_pairs(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation, ranks: Sequence[int] = ()) -> None:
+    """Refuse a pair that clashes: the one of the run, and the one that an alarm leads to; ranks: see `check_pair`."""
+    check_pair(exp, algorithm, aggregation, ranks)
     if exp.federation.on_failure == "cluster":
         then = exp.federation.model_copy(update={"algorithm": Component(name="clustered")})
-        check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation)
+        check_pair(exp.model_copy(update={"federation": then}), build("algorithm", "clustered"), aggregation, ranks)
 
 
-def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
-    """Refuse an aggregation that does what the algorithm cannot stand, with the reason."""
+def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation, ranks: Sequence[int] = ()) -> None:
+    """Refuse an aggregation that does what the algorithm cannot stand, with the reason.
+
+    ranks: (N,) the largest that each client's memory holds, 0 for none; nothing where it holds r_max, or is not known yet.
+    """
     for trait in sorted(aggregation.traits):
         if why := algorithm.refusal(trait):
             name, method = exp.federation.algorithm.name, exp.federation.aggregation.name
@@ -149,10 +153,16 @@ def check_pair(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) 
             f"federation.aggregation={exp.federation.aggregation.name} cannot be combined with model.lora.init="
             f"{exp.model.lora.init}: {why}; use init=uniform, or another aggregation"
         )
-    if equipment.has_unequal_ranks(exp) and (why := algorithm.refusal("unequal ranks")):
-        raise UserError(
-            f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; "
+    by_scheduler, held = equipment.has_unequal_ranks(exp), set(ranks) - {0}
+    if (by_scheduler or len(held) > 1) and (why := algorithm.refusal("unequal ranks")):
+        way = (
             "use federation.scheduler=fixed with one rank"
+            if by_scheduler
+            else f"the memory of some tiers holds ranks up to {min(held)} only: raise tiers' memory_mb or lower "
+            "model.lora.r_max"
+        )
+        raise UserError(
+            f"federation.algorithm={exp.federation.algorithm.name} needs one LoRA rank for all clients, because {why}; {way}"
         )
     chosen = exp.federation.scheduler.name
     if "prunes" in aggregation.traits and equipment.build_scheduler(exp).r_bar is not None:

@@ -62,18 +62,13 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
-    check_pairs(exp, algorithm, aggregation)
-    aggregation.private(task.layout)  # parts that the model does not have are refused here, before there is a folder
     ranks = equipment.limit_ranks(exp, hardware)
+    check_pairs(exp, algorithm, aggregation, ranks)
+    aggregation.private(task.layout)  # parts that the model does not have are refused here, before there is a folder
     if ranks and (why := equipment.explain_full_rank(exp)):
         raise UserError(
             f"the memory of some tiers holds ranks up to {min(ranks)} only: {why}; raise tiers' memory_mb or lower "
             "model.lora.r_max"
-        )
-    if len(set(ranks) - {0}) > 1 and (clash := algorithm.refusal("unequal ranks")):
-        raise UserError(
-            f"federation.algorithm={f.algorithm.name} needs one LoRA rank for all clients, because {clash}; the memory of "
-            f"some tiers holds ranks up to {min(set(ranks) - {0})} only: raise tiers' memory_mb or lower model.lora.r_max"
         )
     fed = Federation(
         task=task,
