@@ -11,6 +11,11 @@ from typing import Any
 from fedfault.errors import UserError
 
 
+def read_whole(given: Any) -> int | None:
+    """Read a whole number of any kind, such as numpy's, as Python's; None for anything else, as 1.0 and True are."""
+    return None if isinstance(given, bool) or not hasattr(given, "__index__") else operator.index(given)
+
+
 def take_whole(given: Any, name: str) -> int:
     """Take a whole number of any kind, such as numpy's, as Python's. Raises `UserError` for other values.
 
@@ -18,9 +23,9 @@ def take_whole(given: Any, name: str) -> int:
     >>> take_whole(numpy.int64(3), "round")
     3
     """
-    if isinstance(given, bool) or not hasattr(given, "__index__"):
+    if (found := read_whole(given)) is None:
         raise UserError(f"{name}={given!r:.60} is no whole number; give one, like {name}=3")
-    return operator.index(given)
+    return found
 
 
 def take_path(given: Any, what: str) -> Path:

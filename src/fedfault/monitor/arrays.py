@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,15 +66,6 @@ def read_number(said: str, value: Any) -> float:
     if found.size != 1:
         raise UserError(f"{said} should be one number, not {found.size}")
     return float(found.ravel()[0])
-
-
-def read_whole(value: Any) -> int | None:
-    """An integer from 0 on, of Python or of numpy; None for anything else, as 1.0 and True are."""
-    try:
-        found = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
-    return found if found >= 0 else None
 
 
 def read_counts(said: str, value: Any, K: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedfault.arguments import read_whole
 from fedfault.errors import UserError
 from fedfault.measures.updates import SHOWN, cosines, gradient_alignment, gradient_variance, update_metrics
 from fedfault.monitor.arrays import (
@@ -19,7 +20,6 @@ from fedfault.monitor.arrays import (
     read_products,
     read_row,
     read_rows,
-    read_whole,
 )
 from fedfault.records import ClientRecord, RoundRecord, Score
 
@@ -51,7 +51,7 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
 
     Raises `UserError` for what does not fit.
     """
-    if (number := read_whole(round)) is None:
+    if (number := read_whole(round)) is None or number < 0:
         raise UserError(
             f"round={round!r}: rounds are integers from 0 on, no floats and no bools; 0 is the model before training"
         )
@@ -66,7 +66,7 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
         if not isinstance(getattr(given, name), Mapping):
             raise UserError(f"{name} should be a mapping to numbers, not {getattr(given, name)!r:.60}")
     for client, losses in given.client_losses.items():
-        if (k := read_whole(client)) is None:
+        if (k := read_whole(client)) is None or k < 0:
             raise UserError(f"client_losses has the key {client!r}: clients are integers from 0 on")
         sets[f"client/{k}"] = losses
     given = given._replace(clients=_read_clients(given.clients))
@@ -193,7 +193,7 @@ def _read_clients(value: Any) -> list[int] | None:
         given = list(value)
     except TypeError as error:
         raise UserError(f"clients={value!r:.60}: a number is needed for each of the K clients") from error
-    ids = [k for client in given if (k := read_whole(client)) is not None]
+    ids = [k for client in given if (k := read_whole(client)) is not None and k >= 0]
     if len(set(ids)) < len(given):
         raise UserError(f"clients={given}: each should be an integer from 0 on, and none be there twice")
     return ids
