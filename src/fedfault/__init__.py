@@ -8,10 +8,12 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-# Before torch is imported, which then has it: its threads sleep while they wait for one another. By default they turn in a
-# loop, so that beside other work a run holds cores without computing and takes several times as long (docs/speed.md).
+# Before torch is imported, which then has it: threads that wait for one another turn in a loop for some microseconds, then
+# sleep. By default they turn for milliseconds, so that beside other work a run holds cores without computing; threads that
+# sleep at once take half as long again where to wake one is slow, as on virtual machines (docs/speed.md).
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ["GOMP_SPINCOUNT"] = "4000"  # of GNU's OpenMP, which heeds it and not the policy
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # of others, as on a Mac
 
 if TYPE_CHECKING:
     from fedfault.api.calls import (

@@ -82,12 +82,20 @@ def check_types(program: Path) -> str:
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "1000"}, None)],
+    [
+        ({}, "PASSIVE 4000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "1000"}, "None 1000"),
+        ({"KMP_BLOCKTIME": "1"}, "None None"),
+    ],
 )
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given, found):
+def test_threads_soon_sleep_while_they_wait_unless_the_user_says_otherwise(given, found):
     """Before torch is there, which reads it once: beside other work threads that wait in a loop hold every core."""
     waiting = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-    code = "import fedfault, os, sys; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    code = (
+        "import fedfault, os, sys; "
+        "print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
+    )
     env = {key: value for key, value in os.environ.items() if key not in waiting}
     done = subprocess.run(
         [sys.executable, "-c", code], env={**env, **given}, capture_output=True, text=True, check=True
