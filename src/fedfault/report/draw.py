@@ -12,7 +12,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -65,6 +64,8 @@ def render_png(figure: Figure, dpi: float) -> bytes:
 
 def render_pdf(figure: Figure) -> bytes:
     """Render the figure as a PDF file with its fonts, as journals want them; the same figure gives the same bytes."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf  # half a second, which no page needs
+
     _fix_layout(figure)
     with matplotlib.rc_context({"pdf.fonttype": 42}), io.BytesIO() as out:
         FigureCanvasPdf(figure).print_pdf(out, metadata={"CreationDate": None})  # type: ignore[no-untyped-call]
