@@ -234,3 +234,26 @@ def test_long_names_below_a_map_do_not_run_into_each_other(tmp_path, narrow):
         upright = [label.get_window_extent() for label in labels if not label.get_rotation()]
         assert all(a.x1 < b.x0 for a, b in itertools.pairwise(upright))
         assert all(label.get_window_extent().x0 >= 0 for label in labels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("narrow", [False, True])
+def test_numbers_of_a_map_of_many_arms_fit_their_cells(tmp_path, narrow):
+    """Seventeen columns half a page wide had no room; on a phone the arms go down."""
+    arms = [f"Algorithm{n}" for n in range(17)]
+    cells = [Cell({"arm": arm, "partition": split}, (f"{split}-{arm}",)) for split in ("iid", "skew") for arm in arms]
+    for cell in cells:
+        planted(tmp_path / "runs" / cell.runs[0], [5.0, 4.0 + arms.index(cell.choices["arm"]) / 10], seed=0)
+    phase = PhaseMap("m", "arm", "partition", "final.validation.loss", {})
+    Study("trial", "", (0,), tuple(cells), maps=(phase,)).save(tmp_path)
+    fig = draw_map(read_results(tmp_path), phase, LIGHT, narrow)
+    fig.canvas.draw()
+    values, verdicts = fig.axes[:2]
+    assert values.get_position().y0 > verdicts.get_position().y1
+    assert (values.get_ylabel() if narrow else values.get_xlabel()) == "arm"
+    for ax in (values, verdicts):
+        boxes = sorted(
+            ((round(b.y0), b.x0, b.x1) for b in (text.get_window_extent() for text in ax.texts)), key=lambda b: b[:2]
+        )
+        assert len(boxes) == 34
+        assert all(a[2] < b[1] for a, b in itertools.pairwise(boxes) if a[0] == b[0])

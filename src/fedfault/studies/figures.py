@@ -27,7 +27,8 @@ from fedfault.studies.study import PhaseMap
 from fedfault.studies.timeline import draw_timeline
 
 MOST = 60  # rows that a figure can have
-WIDE = 44  # letters that fit below a map
+WIDE = 44  # letters that fit below a map that is half as wide as the page
+ABREAST = 8  # columns of such a map whose cells have room for a number
 
 
 def make_figures(r: Results) -> dict[str, Plot]:
@@ -157,33 +158,41 @@ def _wrap_label(name: str, most: int, width: int) -> str:
 
 
 def draw_map(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | None:
-    """Two heat maps over the same axes: the metric's mean over shared seeds, and how many runs ended in which state."""
+    """Two heat maps over the same axes: the metric's mean over shared seeds, and how many runs ended in which state.
+
+    Where columns are too many for their numbers the maps stand below one another, and on a phone x goes down.
+    """
     shown = select_map_cells(m, r.study.cells)
-    xs, ys = (sort_labels([c.choices[axis] for c in shown]) for axis in (m.x, m.y))
+    x, y = m.x, m.y
+    xs, ys = (sort_labels([c.choices[axis] for c in shown]) for axis in (x, y))
+    if narrow and len(xs) > max(len(ys), ABREAST):
+        x, y, xs, ys = y, x, ys, xs
+    stacked = narrow or len(xs) > ABREAST
+    room = 2 * WIDE if stacked and not narrow else WIDE
     values, states = np.full((len(ys), len(xs)), np.nan), np.zeros((len(ys), len(xs), len(STATES)))
     lost = np.zeros((len(ys), len(xs)), dtype=int)
     for c, found in zip(shown, r.shared_values(shown, m.metric), strict=True):
-        at = ys.index(c.choices[m.y]), xs.index(c.choices[m.x])
+        at = ys.index(c.choices[y]), xs.index(c.choices[x])
         finite = [v for v in found if math.isfinite(v)]
         values[at], lost[at], states[at] = np.mean(finite) if finite else np.nan, len(found) - len(finite), r.states(c)
     if not np.isfinite(values).any() and not lost.any():
         return None
     height = 1.6 + 0.42 * len(ys)
-    fig = make_canvas(narrow, 2 * height if narrow else height)
-    left, right = fig.subplots(*((2, 1) if narrow else (1, 2)))
+    fig = make_canvas(narrow, 2 * height if stacked else height)
+    left, right = fig.subplots(*((2, 1) if stacked else (1, 2)))
     _draw_values(left, values, lost, theme)
-    left.set_title(make_label(f"{m.metric}, mean over seeds", 40))
+    left.set_title(f"{make_label(m.metric, 24)}{',' + chr(10) if narrow else ', '}mean over seeds")
     _draw_states(right, states, theme)
     right.set_title("Verdicts")
     for ax in (left, right):
-        below = [make_label(x, 12) for x in xs]
+        below = [make_label(label, 12) for label in xs]
         slanted = (
-            {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, below)) * len(xs) > WIDE else {}
+            {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, below)) * len(xs) > room else {}
         )
         ax.set_xticks(range(len(xs)), below, **slanted)
-        ax.set_yticks(range(len(ys)), [make_label(y, 16) for y in ys])
-        ax.set_xlabel(make_label(m.x))
-        ax.set_ylabel(make_label(m.y))
+        ax.set_yticks(range(len(ys)), [make_label(label, 16) for label in ys])
+        ax.set_xlabel(make_label(x))
+        ax.set_ylabel(make_label(y))
         draw_gaps(ax, theme, (0, len(xs) - 1), (0, len(ys) - 1))
         remove_frame(ax)
     _draw_legend(fig, states, theme)
