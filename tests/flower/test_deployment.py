@@ -16,10 +16,9 @@ pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"
 
 from deployment import BIN, DEPLOY, finished, free_port, records, server, up
 from fedfault.config import load
-from fedfault.flower.site import combine_experiments, pool_clients
+from fedfault.flower.site import prepare_site
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import RunFolder
-from fedfault.setup.experiment import prepare
 from fedfault.setup.federation import build_federation
 from fedfault.tasks.language import LanguageTask
 from flowers import RUNS, same
@@ -35,7 +34,7 @@ def is_that_of_one_process(folder: Path, config: Path, *settings: str) -> bool:
     """Whether the run's last adapter is that of a run in this process on the same sites' data."""
     exp = load(config, settings).experiment
     own = [folder / f"site{k}" / "site.yaml" for k in range(exp.federation.total_clients)]
-    sites = [prepare(pool_clients(combine_experiments(exp, load(file).experiment))) for file in own]
+    sites = [prepare_site(exp, load(file).experiment) for file in own]
     sets, mixture = sites[0].federation.task.sets, sites[0].federation.task.mixture
     task = LanguageTask(sites[0].model, [p.split.train[0] for p in sites], sets, mixture)
     fed = replace(build_federation(exp, task), probes={})

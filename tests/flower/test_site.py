@@ -14,14 +14,14 @@ import yaml
 
 from fedfault import registry
 from fedfault.config import load
+from fedfault.errors import UserError
 from fedfault.flower.client import app
 from fedfault.flower.local import LocalGrid
 from fedfault.flower.payload import Refused
 from fedfault.flower.server import serve
-from fedfault.flower.site import _read_at_site, combine_experiments, pool_clients
+from fedfault.flower.site import _read_at_site, prepare_site
 from fedfault.rounds.engine import begin, rounds
 from fedfault.session.progress import Progress
-from fedfault.setup.experiment import prepare
 from fedfault.setup.federation import build_federation
 from fedfault.tasks.classification import ClassificationTask
 
@@ -45,7 +45,8 @@ def write(folder, topics, n):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_path, monkeypatch):
+@pytest.mark.parametrize("aggregation", ["fedit", "coordinate_median"])
+def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(aggregation, tmp_path, monkeypatch):
     """To the numbers of one process with the same three clients: a class has the same number everywhere."""
     monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
     files = [
@@ -57,7 +58,8 @@ def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_pa
         [
             "experiment_name=run", "federation.total_clients=3", "federation.num_rounds=2", "data.task_type=classification",
             "training.local_steps=3", "training.batch_size=4", "model.max_length=32", "model.precision=fp32",
-            "federation.participation_rate=1.0", "evaluation.general=none", f"logging.results_dir={tmp_path}",
+            "federation.participation_rate=1.0", "evaluation.general=none", f"federation.aggregation={aggregation}",
+            f"logging.results_dir={tmp_path}",
         ],
     )  # fmt: skip
     grid = LocalGrid(app, [{"partition-id": k, "site": str(file)} for k, file in enumerate(files)])
@@ -65,7 +67,7 @@ def test_sites_that_have_some_of_the_classes_learn_to_tell_them_all_apart(tmp_pa
 
     exp = loaded.experiment
     told = exp.model_copy(update={"data": exp.data.model_copy(update={"label_names": sorted(TEXTS)})})
-    sites = [prepare(pool_clients(combine_experiments(told, load(file).experiment))) for file in files]
+    sites = [prepare_site(told, load(file).experiment) for file in files]
     assert [sorted(set(p.split.train[0].labels.tolist())) for p in sites] == [[2], [1, 2], [0]]
     model = sites[0].model
     task = ClassificationTask(model, [p.split.train[0] for p in sites], sites[0].federation.task.sets, seed=exp.seed)
@@ -94,3 +96,21 @@ def test_a_site_has_to_name_the_plug_ins_of_the_server_itself(tmp_path):
         for file, why in (("other/site.yaml", r"has the hash \w+"), ("none.yaml", "it names none like it")):
             with pytest.raises(Refused, match=rf"uses the plug-in sign_step\.py with the hash \w+, and .*: .*{why}"):
                 _read_at_site(text, str(tmp_path / file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["federation.aggregation=coordinate_median"],
+        ["federation.aggregation={name: fltrust, trusted: 2}"],
+        ["federation.selection=power_of_choice", "federation.clients_per_round=5"],
+    ],
+)
+def test_a_site_is_not_asked_for_the_clients_that_the_server_has(settings, tmp_path):
+    site = load(write(tmp_path / "site", ["sea", "number"], 8)).experiment
+    server = load(None, ["model.name=micro", "federation.total_clients=10", "data.dataset=synthetic", *settings])
+    assert prepare_site(server.experiment, site).task.examples(0) > 0
+    few = load(None, ["model.name=micro", "federation.aggregation=krum", "federation.clients_per_round=2"]).experiment
+    with pytest.raises(UserError, match=r"krum needs at least 5 clients a round .* and a round has 2"):
+        prepare_site(few, site)

@@ -23,6 +23,7 @@ from fedfault.flower.payload import Refused
 from fedfault.plugins import split_pin
 from fedfault.registry import list_plugins
 from fedfault.rounds.federation import Federation
+from fedfault.setup.combinations import check_parts
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.tasks.delegating import DelegatingTask
 from fedfault.types.task import Step, Task
@@ -92,7 +93,7 @@ def _make_simulated_site(experiment: str, client: int) -> ClientSite:
 @functools.lru_cache(maxsize=1)
 def _make_real_site(experiment: str, client: int, path: str) -> ClientSite:
     exp = _read_at_site(experiment, path)
-    p = prepare(pool_clients(combine_experiments(exp, load(Path(path)).experiment)))
+    p = prepare_site(exp, load(Path(path)).experiment)
     if not p.task.examples(0):
         raise Refused(f"client {client} has no training data")
     task = NumberedTask(p.task, client)
@@ -126,6 +127,15 @@ def combine_experiments(server: Experiment, site: Experiment) -> Experiment:
     model = server.model.model_copy(update={"name": site.model.name})
     evaluation = server.evaluation.model_copy(update={"general": "none"})
     return server.model_copy(update={"data": data, "model": model, "device": site.device, "evaluation": evaluation})
+
+
+def prepare_site(server: Experiment, site: Experiment) -> Prepared:
+    """Prepare a site's part of the server's experiment: one client, who holds all of the site's data.
+
+    How many clients an aggregation or a selection needs is checked of the server's experiment, which has them all.
+    """
+    check_parts(server)
+    return prepare(pool_clients(combine_experiments(server, site)), checked=True)
 
 
 def pool_clients(exp: Experiment) -> Experiment:

@@ -94,14 +94,21 @@ class Prepared:
 
 
 def prepare(
-    exp: Experiment, say: Say = say_nothing, *, like: Prepared | None = None, control: bool = False
+    exp: Experiment,
+    say: Say = say_nothing,
+    *,
+    like: Prepared | None = None,
+    control: bool = False,
+    checked: bool = False,
 ) -> Prepared:
     """Load model and data, deal the data out, open the model up for a cohort.
 
     `say` is told in a line what is going on. `like` lends its backbone and corpus, if the experiments have the same. A
-    `control` has IID clients of the same sizes. Raises `UserError` for everything that the user can mend.
+    `control` has IID clients of the same sizes. A `checked` one is a client's own part of an experiment whose parts are
+    known to fit together. Raises `UserError` for everything that the user can mend.
     """
-    check_parts(exp)
+    if not checked:
+        check_parts(exp)
     say(f"corpus {exp.data.dataset.name}")
     corpus = like.split.corpus if like is not None and is_same_corpus(like.config, exp) else load_corpus(exp)
     for line in corpus.tally.describe():
