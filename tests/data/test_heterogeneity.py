@@ -114,3 +114,26 @@ def test_gradients_of_conversations_cost_what_those_of_running_text_do(prepared,
     assert len(seen) == 12
     assert all(int(own.lengths.sum()) <= 4 * (longest - 1) for own in seen)
     assert max(len(own) for own in seen) > 4
+
+
+@pytest.mark.slow
+def test_gradients_of_many_clients_are_those_of_drawn_ones(prepared, monkeypatch):
+    """Names of clients can have an order that means something, so the first of them stand for nothing."""
+    p, seen = prepared("iid"), []
+    monkeypatch.setattr(heterogeneity, "HALVED", 2)
+    draw = heterogeneity._draw_part
+    own = {document: client for client, part in enumerate(p.split.deal.clients) for document in part.tolist()}
+
+    def watch(split, documents, *rest):
+        seen.append(own[int(documents[0])])
+        return draw(split, documents, *rest)
+
+    monkeypatch.setattr(heterogeneity, "_draw_part", watch)
+    chosen = set()
+    for seed in range(4):
+        seen.clear()
+        assert found(p, seed).measured["gradient_clients"] == 2
+        assert len(seen) == 4
+        assert seen == sorted(seen)
+        chosen |= set(seen)
+    assert len(chosen) > 2

@@ -26,6 +26,7 @@ from fedfault.text.packing import pack_blocks
 from fedfault.text.responses import Responses
 from fedfault.types.task import Step
 
+METHOD = 2  # raised when the same split gets other numbers than before
 TOKENS = 2_000_000  # of the documents that the token divergence is measured on, about
 EMBEDDED = 600  # documents whose embeddings are compared
 PAIRED = 100  # clients in that comparison
@@ -69,7 +70,8 @@ def load_or_measure(
     split: Split[Any], model: CohortModel, seed: int, separator: int, key: object, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Load a split's heterogeneity, as JSON, from the cache, or `measure` and store it; another `key` is another entry."""
-    digest = hashlib.blake2b(repr((key, split.corpus.fingerprint, seed)).encode(), digest_size=16).hexdigest()
+    parts = (METHOD, key, split.corpus.fingerprint, seed)
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
     file = cache_dir() / "heterogeneity" / f"{digest}.json"
     if (kept := recall(file)) is not None:
         found: dict[str, Any] = json.loads(kept)
@@ -87,7 +89,7 @@ def measure(split: Split[Any], model: CohortModel, seed: int, separator: int) ->
         owner[own] = client
     counts = split.counts
     several, topical = len(counts) > 1, len(split.topics) > 1
-    gradients = _measure_gradients(split, model, seed, separator) if several else None
+    gradients, halved = _measure_gradients(split, model, seed, separator) if several else (None, 0)
     labels = skew.label_emd(split.labels, owner, rng(seed, "skew", "labels")) if several and topical else None
     embeddings, clients = _measure_embeddings(split, model, seed) if several else (None, 0)
     return Heterogeneity(
@@ -105,6 +107,7 @@ def measure(split: Split[Any], model: CohortModel, seed: int, separator: int) ->
             "documents": len(owner),
             "clients": len(counts),
             "embedded_clients": clients,
+            "gradient_clients": halved,
             "blocks_a_half": BLOCKS if split.examples is None else EXAMPLES,
         },
     )
@@ -143,20 +146,28 @@ def _measure_embeddings(split: Split[Any], model: CohortModel, seed: int) -> tup
     return skew.embedding_mmd(means.double().numpy(), client, generator), len(own)
 
 
-def _measure_gradients(split: Split[Any], model: CohortModel, seed: int, separator: int) -> skew.GradientSkew | None:
-    """Measure two gradients of every client (or of some of many) at the untrained adapter, each on half its documents."""
+def _measure_gradients(
+    split: Split[Any], model: CohortModel, seed: int, separator: int
+) -> tuple[skew.GradientSkew | None, int]:
+    """Measure two gradients of every client, or of as many drawn ones, at the untrained adapter, each on half its documents.
+
+    Also returns the number of clients.
+    """
     generator = rng(seed, "skew", "gradients")
     x = model.init(seed)
     most = max(2, min(HALVED, GRADIENT_NUMBERS // (2 * len(x.flat))))
     halves: list[Any] = []
     most_rows = BLOCKS if split.examples is None else EXAMPLES
-    for client in sorted(generator.permutation(len(split.deal.clients)).tolist()):
+    drawn = generator.permutation(len(split.deal.clients)).tolist()
+    for client in [*sorted(drawn[:most]), *drawn[most:]]:  # the later ones for those without a token
+        if len(halves) == 2 * most:
+            break
         shuffled = generator.permutation(split.deal.clients[client])
         one, other = (_draw_part(split, half, generator, separator) for half in (shuffled[::2], shuffled[1::2]))
-        if one is not None and other is not None and len(halves) < 2 * most:
+        if one is not None and other is not None:
             halves += [one, other]
     if len(halves) < 4:
-        return None
+        return None, 0
     labelled = model.scorer is not None
     task = ClassificationTask(model, halves, {}, seed=seed) if labelled else LanguageTask(model, halves, {}, {})
     per = max(1, task.tokens_per_pass() // (most_rows * task.mask.shape[1]))
@@ -168,7 +179,7 @@ def _measure_gradients(split: Split[Any], model: CohortModel, seed: int, separat
         step = Step(clients, rows.where(real, 0), real, key=clients)
         gradients.append(task.grad(start, step)[1].cpu().double())
     both = torch.cat(gradients).numpy()
-    return skew.gradient_skew(both[::2], both[1::2], generator)
+    return skew.gradient_skew(both[::2], both[1::2], generator), len(halves) // 2
 
 
 def _draw_part(
