@@ -54,8 +54,8 @@ def grid_of(fed: Federation, clients=None, facts=None, memory=None, mods=()) -> 
 
 def over(fed: Federation, grid: LocalGrid, **options) -> tuple[Federation, Nodes]:
     """The federation with the grid's nodes in the place of its clients."""
-    nodes = Nodes(grid, "run", facts_of(fed), "{}", **options)
-    await_clients(nodes, fed.total_clients, 0)
+    nodes = Nodes(grid, "run", facts_of(fed), "{}", **{"join_seconds": 0, **options})
+    await_clients(nodes, fed.total_clients)
     return replace(fed, task=ReportedTask(fed.task, nodes), remote=nodes, memory_elsewhere=True), nodes
 
 

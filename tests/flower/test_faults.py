@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from fedfault.errors import UserError
 from fedfault.flower.nodes import DataSize
 from fedfault.flower.server import check_remote
+from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, federation
 from flowers import Bad, grid_of, kept_c, last, over, restarted, same
 
@@ -123,7 +125,7 @@ def test_a_refused_update_leaves_no_trace_in_the_run():
     """Not in the model, and not in what SCAFFOLD remembers: the client goes back to its memory of round 1."""
     refused, _, _, nodes = outcome(BAD["nan"][0])
     silent, (event,), _, _ = outcome(None)
-    assert event == "client 2 (node 3) is left out: no answer within flower.deadline=3600 seconds"
+    assert event == "client 2 (node 3) is left out: no answer within 3600 seconds (flower.deadline)"
     assert torch.equal(refused.adapter.flat, silent.adapter.flat)
     p = torch.tensor(refused.weights, dtype=torch.float64) / sum(refused.weights)
     assert same(refused.memory["c"].flat, p.to(refused.adapter.flat) @ kept_c(nodes.grid, nodes, FED.task.init(0)))
@@ -269,9 +271,10 @@ def test_a_node_that_is_only_silent_is_not_refused_for_good():
 
     grid = Slow.of(grid_of(FED), {})
     grid.awake = False
-    _, nodes = over(FED, grid, deadline=7.0)
+    _, nodes = over(FED, grid, join_seconds=0.01)
+    nodes.join_seconds = 7.0
     assert 1 not in nodes.ids
-    assert nodes.admit_nodes() == ["node 2 does not join: no answer within flower.deadline=7 seconds"]
+    assert nodes.admit_nodes() == ["node 2 does not join: no answer within 7 seconds (flower.join_seconds)"]
     grid.awake = True
     assert nodes.admit_nodes() == []
     assert nodes.ids[1] == 2
@@ -333,3 +336,45 @@ def test_rounds_over_nodes_take_milliseconds():
     began = time.perf_counter()
     last(there)
     assert time.perf_counter() - began < 2  # 0.03 s on an idle machine
+
+
+@pytest.mark.parametrize("weighting", ["examples", "tokens", "uniform"])
+def test_who_joins_after_the_start_takes_no_part_and_is_told_so(weighting):
+    """Weights are agreed at the start; a late client was trained in every round, and thrown away or averaged."""
+    fed = federation(LowRank(), num_rounds=3)
+    fed = replace(fed, work=replace(fed.work, weighting=weighting))
+    grid = grid_of(fed)
+    grid.offline.add(3)
+    there, nodes = over(fed, grid)
+    records = []
+    for _, record in rounds(there, begin(there)):
+        records.append(record)
+        grid.offline.clear()
+    assert nodes.ids[2] == 3
+    for record in records[1:]:
+        assert [c.client for c in record.clients] == [0, 1, 3, 4, 5]
+    why = "client 2 takes no part: it had not joined when the run began, and weights are agreed then"
+    assert records[-1].events == (why,)
+
+
+def test_a_node_that_hangs_does_not_hold_the_start_longer_than_it_may_nor_keep_others_out(monkeypatch):
+    """It held it for flower.deadline, an hour by default."""
+    clock, asked = [0.0], []
+    monkeypatch.setattr("fedfault.flower.server.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("fedfault.flower.server.time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+
+    class Hangs(Bad):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            asked.append(timeout)
+            replies = super().send_and_receive([m for m in messages if m.metadata.dst_node_id != 3])
+            clock[0] += timeout * any(m.metadata.dst_node_id == 3 for m in messages)
+            self.offline.discard(5)  # comes while the first answers are waited for
+            return replies
+
+    grid = Hangs.of(grid_of(FED), {})
+    grid.offline.add(5)
+    _, nodes = over(FED, grid, join_seconds=600.0)
+    assert sorted(nodes.ids) == [0, 1, 3, 4, 5]
+    assert asked[0] == 300
+    assert clock[0] == pytest.approx(600, abs=2)

@@ -44,8 +44,8 @@ class Nodes:
     """The nodes of a run, by client.
 
     facts: what every party must have in common, see `site.collect_facts`; experiment: the server's, as JSON; deadline:
-    seconds that answers are waited for; min_clients: with fewer usable updates a round changes nothing; used: round -> the
-    clients whose update was used in it.
+    seconds that a round's updates are waited for; join_seconds: the same of nodes that join; min_clients: with fewer usable
+    updates a round changes nothing; used: round -> the clients whose update was used in it.
     """
 
     grid: Grid
@@ -53,6 +53,7 @@ class Nodes:
     facts: Mapping[str, str]
     experiment: str
     deadline: float = 3600.0
+    join_seconds: float = 600.0
     min_clients: int = 1
     max_update_norm: float | None = None
     say: Callable[[str], None] = lambda text: None
@@ -63,8 +64,10 @@ class Nodes:
     refused: dict[int, str] = field(default_factory=dict)  # node -> why, for good
     idle: int = 0  # rounds in a row that changed nothing
 
-    def admit_nodes(self) -> list[str]:
+    def admit_nodes(self, seconds: float | None = None) -> list[str]:
         """Let nodes that are not known yet join; refuse some, tell them why, and return a sentence about each of those.
+
+        seconds: how long their answers are waited for, instead of `join_seconds`.
 
         Two nodes that both say they are the same client are both refused; one that says it is a client who is here already
         is refused as long as that one is.
@@ -72,7 +75,8 @@ class Nodes:
         listed = set(self.grid.get_node_ids())
         self.refused = {n: why for n, why in self.refused.items() if n in listed}  # who comes back may have been mended
         known = {n for n in self.ids.values() if n in listed} | set(self.refused)
-        answers = self._ask({n: self._make_message({}) for n in sorted(listed - known)}, "query", "join")
+        limit = self.join_seconds if seconds is None else seconds
+        answers = self._ask({n: self._make_message({}) for n in sorted(listed - known)}, "query", "join", limit)
         claims: dict[int, list[int]] = {}
         events = []
         for node, answer in answers.items():
@@ -120,7 +124,8 @@ class Nodes:
         """Tell the nodes why they are refused, and return sentences for the record; `for_good` nodes are not asked again."""
         if for_good:
             self.refused |= why
-        self._ask({node: self._make_message({"refused": reason}) for node, reason in why.items()}, "query", "refused")
+        told = {node: self._make_message({"refused": reason}) for node, reason in why.items()}
+        self._ask(told, "query", "refused", self.join_seconds)
         events = [f"node {node} is refused: {reason}" for node, reason in why.items()]
         for event in events:
             self.say(event)
@@ -131,10 +136,11 @@ class Nodes:
         events = self.admit_nodes()
         self.used = {t: clients for t, clients in self.used.items() if t < asked.round}
         clients, listed = asked.cohort.clients, set(self.grid.get_node_ids())
-        here = {k: self.ids[k] for k in clients if self.ids.get(k) in listed}
-        events += [f"client {k} is not connected" for k in clients if k not in here]
+        weighed = [k for k, weight in zip(clients, asked.weight.tolist(), strict=True) if weight]
+        here = {k: self.ids[k] for k in weighed if self.ids.get(k) in listed}
+        events += [f"client {k} {self._tell_absence(k, weighed)}" for k in clients if k not in here]
         orders = {here[k]: self._make_order(asked, i) for i, k in enumerate(clients) if k in here}
-        answers = self._ask(orders, "train", str(asked.round))
+        answers = self._ask(orders, "train", str(asked.round), self.deadline)
         kinds, updates = list_upload_names(fed), {}
         for i, k in enumerate(clients):
             if k not in here:
@@ -160,6 +166,11 @@ class Nodes:
             )
         return {}
 
+    def _tell_absence(self, client: int, weighed: Collection[int]) -> str:
+        if client in weighed or client not in self.ids:
+            return "is not connected"
+        return "takes no part: it had not joined when the run began, and weights are agreed then"
+
     def find_last_used(self, client: int) -> int:
         """Find the last round in which an update of this client was used; 0 for none."""
         return max((t for t, clients in self.used.items() if client in clients), default=0)
@@ -180,18 +191,21 @@ class Nodes:
         record = ConfigRecord({"run": self.run, "experiment": self.experiment, **self.facts, **config})
         return RecordDict({"config": record} if arrays is None else {"config": record, "arrays": arrays})
 
-    def _ask(self, contents: Mapping[int, RecordDict], kind: str, group: str) -> dict[int, Message | str]:
-        """Ask nodes; return their answers, or why there is none, in the order of the nodes' ids."""
+    def _ask(
+        self, contents: Mapping[int, RecordDict], kind: str, group: str, seconds: float
+    ) -> dict[int, Message | str]:
+        """Ask nodes; return their answers, or why there is none within so many seconds, in the order of the nodes' ids."""
         if not contents:
             return {}
-        messages = [Message(c, n, kind, group_id=group, ttl=self.deadline + 60) for n, c in contents.items()]
-        replies = list(self.grid.send_and_receive(messages, timeout=self.deadline))
+        messages = [Message(c, n, kind, group_id=group, ttl=seconds + 60) for n, c in contents.items()]
+        replies = list(self.grid.send_and_receive(messages, timeout=seconds))
         nodes = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
         came: dict[int, Message | str] = {}
         for reply in replies:
             if (node := nodes.get(reply.metadata.reply_to_message_id)) is not None:
                 came[node] = _read_error(reply.error) if reply.has_error() else reply
-        late = Silence(f"no answer within flower.deadline={self.deadline:g} seconds")
+        setting = "flower.deadline" if kind == "train" else "flower.join_seconds"
+        late = Silence(f"no answer within {round(seconds, 1):g} seconds ({setting})")
         return {n: came.get(n, late) for n in sorted(contents)}
 
     def _check_update(

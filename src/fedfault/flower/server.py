@@ -36,6 +36,7 @@ from fedfault.types.task import Served, Task
 from fedfault.wire import REGISTERED
 
 POLL = 1.0  # seconds between looks at who has come
+ASKED = 60.0  # seconds that who has come is given to answer, at least: a site loads its model first
 HANDOVER = 60.0  # seconds within which a ServerApp notices that its SuperLink was killed, and ends
 
 
@@ -94,12 +95,13 @@ def connect_nodes(grid: Grid, say: Say, p: Prepared, records: Sequence[RoundReco
         facts=collect_facts(p),
         experiment=_name_classes(p).model_dump_json(),
         deadline=exp.flower.deadline,
+        join_seconds=exp.flower.join_seconds,
         min_clients=exp.flower.min_clients,
         max_update_norm=exp.flower.max_update_norm,
         say=say,
         used={r.round: [c.client for c in r.clients] for r in records},
     )
-    await_clients(nodes, fed.total_clients, exp.flower.join_seconds)
+    await_clients(nodes, fed.total_clients)
     if nodes.own:
         check_sites(exp, fed)
     probes = {name: probe for name, probe in fed.probes.items() if not probe.gradients}
@@ -180,12 +182,16 @@ def count_own_work(hw: Hardware, work: LocalWork, nodes: Nodes) -> Hardware:
     return replace(hw, steps=steps, tokens=tokens)
 
 
-def await_clients(nodes: Nodes, N: int, seconds: float) -> None:
-    """Wait for the clients. Raises `UserError` when too few have come in time."""
-    end, events = time.monotonic() + seconds, nodes.admit_nodes()
-    while len(nodes.ids) < N and time.monotonic() < end:
-        time.sleep(POLL)
-        events += nodes.admit_nodes()
+def await_clients(nodes: Nodes, N: int) -> None:
+    """Wait for the clients, `join_seconds` of the nodes. Raises `UserError` when too few have come in time.
+
+    Nodes are asked again when half of what is left is over: one that hangs must not keep out those that come later.
+    """
+    seconds = nodes.join_seconds
+    end, events = time.monotonic() + seconds, nodes.admit_nodes(min(seconds, max(seconds / 2, ASKED)))
+    while len(nodes.ids) < N and (left := end - time.monotonic()) > 0:
+        time.sleep(min(POLL, left))
+        events += nodes.admit_nodes(min(left, max(left / 2, ASKED)))
     missing = ", ".join(str(k) for k in range(N) if k not in nodes.ids)
     if len(nodes.ids) < nodes.min_clients:
         few = f"{len(nodes.ids)} of {N} clients have joined in {seconds:g} seconds, missing {missing}"

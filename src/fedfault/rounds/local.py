@@ -109,8 +109,7 @@ def cut_batches(batches: np.ndarray, share: float) -> np.ndarray:
 
 
 def weigh_clients(task: Trainable, weighting: str, clients: Sequence[int]) -> Tensor:
-    """n_k: the size of a client's data set by the one weighting rule of the run, (K,)."""
-    if weighting == "uniform":
-        return torch.ones(len(clients), dtype=torch.float64)
+    """n_k: the size of a client's data set by the one weighting rule of the run, (K,); 0 for a client without data."""
     size = task.tokens if weighting == "tokens" else task.examples
-    return torch.tensor([float(size(k)) for k in clients], dtype=torch.float64)
+    sizes = torch.tensor([float(size(k)) for k in clients], dtype=torch.float64)
+    return sizes.sign() if weighting == "uniform" else sizes
