@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ import pytest
 import fedfault as ff
 from fedfault.cli import main
 from fedfault.monitor import Monitor
+from fedfault.monitor.files import diagnose_files
 from fedfault.runs.read import read_run
 
 
@@ -136,7 +141,7 @@ def test_a_server_and_a_probe_that_are_not_finite_are_told(tmp_path):
     monitor.log(1, updates=[[math.nan, 1.0]], server_update=[math.nan, 1.0], probes={"effective_rank": math.inf})
     assert read_run(monitor.folder).records[1].events == (
         "updates not finite, left out of what is measured: client 0",
-        "server_update not finite, left out",
+        "server_update not finite: no loss of such a model counts",
         "probe effective_rank not finite, left out",
     )
 
@@ -338,3 +343,110 @@ def test_import_and_use_need_no_torch(tmp_path):
     code += "import sys; assert 'torch' not in sys.modules; print(s)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.2
+
+
+def test_a_round_that_could_not_be_written_can_be_logged_again(tmp_path, monkeypatch):
+    """A part of its line stayed behind, and all later rounds were lost with it."""
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    monitor.log(0, loss=5.0)
+    whole = (monitor.folder / "rounds.jsonl").read_bytes()
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        monitor.log(1, loss=4.0, server_update=[1.0, 0.0])
+    monkeypatch.undo()
+    assert (monitor.folder / "rounds.jsonl").read_bytes() == whole
+    monitor.log(1, loss=4.0, server_update=[1.0, 0.0])
+    monitor.finish()
+    last = read_run(monitor.folder).records[-1]
+    assert last.round == 1
+    assert "round_cosine" not in last.probes  # the update that was not recorded is none to compare with
+
+
+def test_a_monitor_whose_folder_another_one_took_says_so(tmp_path):
+    first = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    first.log(0, loss=5.0)
+    second = Monitor("mine", results_dir=tmp_path, overwrite=True, say=lambda text: None)
+    with pytest.raises(ff.UserError, match="another one writes to the folder, or has replaced it"):
+        first.log(1, loss=4.0)
+    second.log(0, loss=3.0)
+    assert [r.scores["validation"].loss for r in read_run(second.folder).records] == [3.0]
+
+
+def test_a_monitor_stays_with_its_folder_where_the_program_goes_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monitor = Monitor("mine", say=lambda text: None)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monitor.log(0, loss=5.0)
+    assert monitor.folder == tmp_path / "results" / "mine"
+    assert read_run(monitor.folder).rounds_done == 0
+
+
+def test_rounds_of_several_threads_are_whole(tmp_path):
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    taken = []
+
+    def log(t):
+        with contextlib.suppress(ff.UserError):  # of a round that came too late
+            monitor.log(t, loss=5 - t / 10)
+            taken.append(t)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(log, range(24)))
+    records = read_run(monitor.folder).records
+    assert {r.round for r in records if r.scores} == set(taken)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path, name):
+    with pytest.raises(ff.UserError, match="of at most 255 bytes"):
+        Monitor(name, results_dir=tmp_path)
+
+
+def test_a_server_whose_model_is_not_finite_has_failed_whatever_loss_is_told(tmp_path):
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    for t in range(6):
+        monitor.log(t, loss=5 - t / 2, server_update=[1.0, 2.0] if t < 4 else [math.nan, 1.0])
+    assert monitor.finish()["state"] == "failed"
+    assert monitor.verdict["since"] == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"loss": np.ma.array([4.0, 3.0, 99.0], mask=[0, 0, 1])}, "loss has masked numbers"),
+        ({"loss": 4 + 1j}, "loss has complex numbers"),
+        (
+            {"updates": np.ones((2, 5)), "gradients": (np.ones((2, 6)), np.ones((2, 6)))},
+            "gradients has 6 numbers and updates have 5",
+        ),
+    ],
+)
+def test_numbers_that_would_be_read_as_others_are_refused(tmp_path, given, why):
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    with pytest.raises(ff.UserError, match=why):
+        monitor.log(0, **given)
+
+
+def test_tiny_updates_are_not_said_to_be_the_same(tmp_path):
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    monitor.log(1, updates=np.random.default_rng(0).normal(size=(2, 5)) * 1e-200, weights=[1e308, 1e308])
+    last = read_run(monitor.folder).records[-1]
+    assert last.events == ("all 2 clients sent updates of norm 0",)
+    assert [c.weight for c in last.clients] == [0.5, 0.5]
+
+
+@pytest.mark.slow
+def test_runs_that_were_read_from_other_files_are_controls_of_one_another(tmp_path):
+    folders = []
+    for i in range(3):
+        table = tmp_path / f"iid-{i}.csv"
+        losses = [2 + 2 * math.exp(-t / 3) + 0.01 * (i + t) % 3 for t in range(8)]
+        table.write_text("round,loss\n" + "".join(f"{t},{loss}\n" for t, loss in enumerate(losses)))
+        folders.append(tmp_path / f"run-{i}")
+        diagnose_files(None, table, out=folders[-1])
+    assert Monitor.calibrate(folders, tmp_path / "thresholds.json").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,7 @@ class Monitor:
         config = describe_run(name, settings or {}, calibration, plugins)
         self._round: int | None = None  # the last one
         self._memory: dict[str, Any] = {}
+        self._lock = threading.Lock()
         self._config, self._watch, self._say = config, _start_watch(config), say
         self._seen = self._watch.follow()
         self._first: (
@@ -107,7 +109,8 @@ class Monitor:
         train_losses, steps, tokens: (K,) of each in this round. probes: other numbers by the names of docs/metrics.md.
 
         Rounds count upwards; one that is left out has nothing measured, and steps are no rounds. A client whose update or
-        gradient is not finite is left out of what is measured, and an event of the round names it. Raises `UserError`, and
+        gradient is not finite is left out of what is measured, and an event of the round names it; with a server's update
+        that is not finite no loss counts, and the run has failed. Threads may share a monitor. Raises `UserError`, and
         records nothing, for arrays that do not fit, what is no number and a round that was logged.
         """
         from fedfault.monitor.measured import Round, measure_round
@@ -120,10 +123,13 @@ class Monitor:
             raise UserError("updates and products are two ways to say the same: give one of them")
         if self._folder.finished:
             raise UserError(f"{self.folder} is finished; a new run needs a new Monitor")
-        record, self._memory = measure_round(round, given, self._memory, self._round)
-        for event in record.events:
-            self._say(f"{self.folder.name}: round {record.round}: {event}")
-        return self._add(record)
+        with self._lock:
+            record, memory = measure_round(round, given, self._memory, self._round)
+            for event in record.events:
+                self._say(f"{self.folder.name}: round {record.round}: {event}")
+            found = self._add(record)
+            self._memory = memory
+        return found
 
     def _add(self, record: RoundRecord) -> list[Finding]:
         from fedfault.monitor.folder import fill_rounds

@@ -44,6 +44,10 @@ def read_array(said: str, value: Any) -> np.ndarray:
     """Numbers as float64. Raises `UserError` for what are none."""
     if hasattr(value, "detach"):  # a tensor, which may need gradients or lie on a GPU
         value = value.detach().cpu().double().numpy()
+    if np.ma.is_masked(value):
+        raise UserError(f"{said} has masked numbers, which would be taken for measured ones: give the others alone")
+    if np.iscomplexobj(value):
+        raise UserError(f"{said} has complex numbers; real ones are needed")
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:

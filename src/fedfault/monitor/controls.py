@@ -18,7 +18,7 @@ from fedfault.runs.manifest import MONITORED
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 
-SEED = "settings.seed"  # of the settings of a monitored run, the one that controls may differ in
+MAY_DIFFER = ("settings.seed", "settings.csv", "settings.adapters")  # of the settings of controls; files lie somewhere
 
 
 def learn_from(folders: Sequence[Path], out: Path) -> Path:
@@ -56,7 +56,7 @@ def _read_control(folder: Path) -> RunData:
 
 def _check_alike(first: RunData, other: RunData) -> None:
     changes = find_changes(first.config["monitor"], other.config["monitor"])
-    told = [f"{key} {there} and {here}" for key, (there, here) in changes.items() if key != SEED]
+    told = [f"{key} {there} and {here}" for key, (there, here) in changes.items() if key not in MAY_DIFFER]
     if told:
         raise UserError(
             f"{first.folder} and {other.folder} differ in {'; '.join(told)}: controls are the same run again and again, "

@@ -17,11 +17,12 @@ from fedfault.diagnosis.calibration import Calibration
 from fedfault.diagnosis.watch import write_findings
 from fedfault.errors import UserError
 from fedfault.records import Finding, RoundRecord
-from fedfault.runs.files import ROUNDS, read_rounds, write_json
+from fedfault.runs.files import ROUNDS, append_text, read_rounds, write_json
 from fedfault.runs.manifest import MANIFEST, MONITORED, find_status, read_manifest
 from fedfault.runs.outcome import summarise_run
-from fedfault.storage import name_file, write_atomically
+from fedfault.storage import write_atomically
 
+LONGEST = 255  # bytes in the name of a folder
 NOTE = "Another program trained; fedfault.monitor recorded what it was told, and judged that."
 
 
@@ -33,8 +34,11 @@ def describe_run(
     Raises `UserError` for a name that is no name of a folder, settings that are no plain values, and a calibration that was
     not made from monitored runs.
     """
-    if not name or Path(name).name != name:
-        raise UserError(f"name={name!r}: it names a folder below results_dir, so it should be one without {os.sep!r}")
+    if not name or Path(name).name != name or "\0" in name or len(os.fsencode(name)) > LONGEST:
+        raise UserError(
+            f"name={name!r:.60}: it names a folder below results_dir, so it should be one without {os.sep!r}, of at most "
+            f"{LONGEST} bytes"
+        )
     try:
         plain = json.loads(json.dumps(dict(settings)))
     except (TypeError, ValueError) as error:
@@ -66,7 +70,8 @@ class MonitoredFolder:
 
     def __init__(self, path: Path, config: Mapping[str, Any], *, overwrite: bool) -> None:
         """Make the folder and its first files: from here on it can be read."""
-        self.path, self.finished, self._clock = path, False, time.perf_counter()
+        path = path.absolute()  # also where the program changes its working directory
+        self.path, self.finished, self._clock, self._written = path, False, time.perf_counter(), 0
         _make_room(path, overwrite)
         self._manifest: dict[str, Any] = {
             "status": "running",
@@ -87,12 +92,15 @@ class MonitoredFolder:
         write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def append(self, records: Sequence[RoundRecord]) -> None:
-        """Add lines to rounds.jsonl and wait until they are on disk."""
+        """Add lines to rounds.jsonl and wait until they are on disk. Raises `UserError` if others have written to it."""
         file = self.path / ROUNDS
-        with name_file(file), file.open("a", encoding="utf-8") as f:
-            f.writelines(json.dumps(record.to_json(), allow_nan=False) + "\n" for record in records)
-            f.flush()
-            os.fsync(f.fileno())
+        if (file.stat().st_size if file.exists() else 0) != self._written:
+            raise UserError(
+                f"{file} is no longer as this Monitor left it: another one writes to the folder, or has replaced it. Each "
+                "run needs a name of its own"
+            )
+        append_text(file, "".join(json.dumps(record.to_json(), allow_nan=False) + "\n" for record in records))
+        self._written = file.stat().st_size
 
     def read_records(self) -> list[RoundRecord]:
         """Return all records."""

@@ -24,7 +24,9 @@ from fedfault.monitor.arrays import (
 from fedfault.records import ClientRecord, RoundRecord, Score
 
 MOST = 1000  # rounds that may be left out one after another
+HUGE = 1e300  # weights whose sum may be beyond what a float holds
 SAME = 1e-9  # of the squared norm, between inner products of updates that are the same up to rounding
+LOST = "server_update not finite: no loss of such a model counts"
 Memory = dict[str, Any]  # what a later round needs of earlier ones
 
 
@@ -76,6 +78,8 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
         if losses is not None
     }
     K, probes, own, matrices, events = _measure_cohort(given, memory)
+    if LOST in events:
+        scores["validation"] = Score(math.nan, 1)
     told = {name: read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
     events += [f"probe {name} not finite, left out" for name, value in told.items() if not math.isfinite(value)]
     clients = _list_clients(given, K, own)
@@ -139,7 +143,8 @@ def _measure_cohort(
         kept = products[np.ix_(whole, whole)]
         probes |= update_metrics(kept) if len(kept) else {}
         if len(kept) > 1 and np.ptp(kept) <= SAME * kept.max():
-            events.append(f"all {len(kept)} clients sent the same update")
+            same = "the same update" if kept.max() > 0 else "updates of norm 0"
+            events.append(f"all {len(kept)} clients sent {same}")
         products = np.where(np.outer(whole, whole), products, math.nan)
         _fill(own, "update_norm", np.sqrt(products.diagonal().clip(min=0)))
         if 1 < K <= SHOWN:
@@ -149,9 +154,11 @@ def _measure_cohort(
             _fill(own, "cosine", _cosine_to(rows, server))
     if server is not None:
         probes |= _measure_server(server, memory)
-        events += [] if math.isfinite(probes["server_norm"]) else ["server_update not finite, left out"]
+        events += [] if math.isfinite(probes["server_norm"]) else [LOST]
     if halves is not None:
         first, second = halves
+        if rows is not None:
+            check_width("gradients", first[0], rows)
         crossed, noise = first @ second.T, ((first - second) ** 2).sum(axis=1)
         known = np.isfinite(crossed.diagonal()) & np.isfinite(noise)
         events += _name_left_out("gradients", given, known)
@@ -160,7 +167,7 @@ def _measure_cohort(
         if 1 < K <= SHOWN and known.all():
             matrices["halves"] = tuple(map(tuple, crossed.tolist()))
         both = whole & known
-        if rows is not None and rows.shape == first.shape and both.any():
+        if rows is not None and both.any():
             means = np.stack([x[both].mean(axis=0) for x in (rows, first, second)])  # (3, P)
             probes |= gradient_alignment(means @ means.T)
     return K, probes, own, matrices, events
@@ -204,8 +211,10 @@ def _list_clients(given: Round, K: int, own: Sequence[Mapping[str, float]]) -> t
     ids = range(K) if given.clients is None else given.clients
     unknown = [math.nan] * K
     weights = np.full(K, 1.0) if given.weights is None else read_row("weights", given.weights)
-    if K and not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+    if K and not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise UserError(f"weights={weights.tolist()}: shares are numbers from 0 on, and not all 0")
+    if weights.max(initial=0.0) > HUGE:
+        weights = weights / HUGE
     shares = (weights / weights.sum()).tolist() if K else []
     losses = unknown if given.train_losses is None else read_row("train_losses", given.train_losses).tolist()
     steps, tokens = (read_counts(name, getattr(given, name), K) for name in ("steps", "tokens"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedfault.errors import UserError, explain_os_error
 from fedfault.records import Finding, RoundRecord, replace_not_finite
-from fedfault.storage import write_atomically
+from fedfault.storage import name_file, write_atomically
 
 T = TypeVar("T")
 SCHEMA = 2  # of what a run folder holds; files without a number are of version 1 and are still read
@@ -42,6 +43,19 @@ def read_text(file: Path) -> str:
         raise UserError(explain_os_error(error)) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is corrupt: not UTF-8 text ({error})") from error
+
+
+def append_text(file: Path, text: str) -> None:
+    """Add whole lines to a file and wait until they are on disk. Where that fails the file stays as it was."""
+    with name_file(file), file.open("ab", buffering=0) as f:
+        before, rest = f.tell(), text.encode()
+        try:
+            while rest:
+                rest = rest[f.write(rest) :]
+            os.fsync(f.fileno())
+        except OSError:
+            os.ftruncate(f.fileno(), before)
+            raise
 
 
 def parse_json(text: str) -> Any:

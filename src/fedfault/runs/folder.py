@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,11 +26,11 @@ from fedfault.errors import UserError, quote, read_first_line
 from fedfault.records import RoundRecord
 from fedfault.runs.checkpoint import DAMAGE, FOLDER, About, hash_past, list_checkpoints, locate, read_about, take_past
 from fedfault.runs.clients import tabulate_clients
-from fedfault.runs.files import LOCK, ROUNDS, read_json, read_rounds, write_json, write_lines
+from fedfault.runs.files import LOCK, ROUNDS, append_text, read_json, read_rounds, write_json, write_lines
 from fedfault.runs.manifest import MANIFEST, MONITORED, check_run, read_manifest
 from fedfault.runs.recorded import RunData
 from fedfault.runs.state import read_state, write_state
-from fedfault.storage import delete_scratch, name_file, write_atomically
+from fedfault.storage import delete_scratch, write_atomically
 from fedfault.types.adapter import Layout
 from fedfault.types.algorithm import State
 
@@ -114,10 +113,7 @@ class RunFolder:
     def append(self, record: RoundRecord) -> None:
         """Add a line to rounds.jsonl and wait until it is on disk."""
         file, line = self.path / ROUNDS, json.dumps(record.to_json(), allow_nan=False) + "\n"
-        with name_file(file), file.open("a", encoding="utf-8") as f:
-            f.write(line)
-            f.flush()
-            os.fsync(f.fileno())
+        append_text(file, line)
         if self._past is not None:
             self._past.update(line.encode())
 
