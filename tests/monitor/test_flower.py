@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 import subprocess
@@ -25,29 +26,32 @@ from fedfault.runs.read import read_run
 ALONE = ["unshare", "-n", "--"]  # only loopback, and that only once it is up
 
 
-def make_grid(steps, losses):
-    """Nodes in this process: each moves the weight by its own step, and has the loss of the round."""
+def make_grid(steps, losses, **told):
+    """Nodes in this process: each moves the weight by its own step, and has the loss of the round.
+
+    told: metrics of training in the place of a loss of 1 and of k + 1 examples.
+    """
     app = ClientApp()
 
     @app.train()
     def train(message, context):
         k = context.node_config["partition-id"]
         arrays = ArrayRecord({"w": Array(message.content["arrays"]["w"].numpy() + steps[k])})
-        metrics = MetricRecord({"train_loss": 1.0, "num-examples": k + 1})
+        metrics = MetricRecord({"train_loss": 1.0, "num-examples": k + 1} | told)
         return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
     @app.evaluate()
     def evaluate(message, context):
         loss = losses[message.content["config"]["server-round"]]
-        metrics = MetricRecord({"eval_loss": float(loss), "num-examples": 1})
+        metrics = MetricRecord({"eval_loss": loss if isinstance(loss, list) else float(loss), "num-examples": 1})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     return LocalGrid(app, [{"partition-id": k} for k in range(len(steps))])
 
 
-def start(strategy, steps, losses, **options):
+def start(strategy, steps, losses, told=(), **options):
     first = ArrayRecord({"w": Array(np.zeros(2))})
-    return strategy.start(make_grid(steps, losses), first, num_rounds=len(losses) - 1, **options)
+    return strategy.start(make_grid(steps, losses, **dict(told)), first, num_rounds=len(losses) - 1, **options)
 
 
 @pytest.mark.slow
@@ -78,6 +82,28 @@ def test_the_loss_of_evaluate_fn_counts_where_there_is_one(tmp_path):
     strategy = ff.Watched(FedAvg(fraction_evaluate=0.0), "mine", results_dir=tmp_path)
     start(strategy, [np.ones(2)] * 2, [0, 0, 0], evaluate_fn=lambda round, arrays: MetricRecord({"loss": 4.0 - round}))
     assert read_run(tmp_path / "mine").losses("validation") == ([0, 1, 2], [4.0, 3.0, 2.0])
+
+
+def test_a_loss_that_is_a_list_is_left_out_and_told_once(tmp_path, caplog):
+    strategy = ff.Watched(FedAvg(), "mine", results_dir=tmp_path)
+    with caplog.at_level("WARNING", logger="flwr"):
+        start(strategy, [np.ones(2)] * 2, [0, [3.0, 2.0], 2.0], {"train_loss": [1.5, 1.0]})
+    assert caplog.text.count("train_loss is a list, and a loss is one number, so that it is left out") == 1
+    assert caplog.text.count("eval_loss is a list") == 1
+    first, second = read_run(tmp_path / "mine").records[1:]
+    assert [c.weight for c in first.clients] == pytest.approx([1 / 3, 2 / 3])
+    assert all(math.isnan(c.loss) for c in first.clients)
+    assert not first.scores
+    assert second.scores["validation"].loss == 2.0
+
+
+def test_clients_count_equally_where_the_examples_of_one_are_not_known():
+    from fedfault.monitor.flower import _read_sizes
+
+    assert _read_sizes([{"num-examples": 3}, {"num-examples": 1.0}]) == [3.0, 1.0]
+    for odd in ({}, {"num-examples": [1, 2]}, {"num-examples": -1}, {"num-examples": math.inf}):
+        assert _read_sizes([{"num-examples": 300}, odd]) is None
+    assert _read_sizes([{"num-examples": 0}]) is None
 
 
 def test_a_strategy_inside_keeps_its_own_attributes(tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import WARNING
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         options: dict[str, Any] = {"results_dir": results_dir, "calibration": calibration, "overwrite": overwrite}
         self.strategy, self.monitor = strategy, Monitor(name, settings=own, say=_warn, **options)
         self._loss, self._known, self._round = loss, dict[int, int](), 0
+        self._lists: set[str] = set()  # metrics that were told to be lists
         self._sent: list[np.ndarray] = []
         self._measured: dict[str, Any] = {}  # of the round that goes on, as `Monitor.log` takes it
 
@@ -93,16 +95,16 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         """Measure the clients' losses."""
         got = list(replies)
         made = self.strategy.aggregate_evaluate(server_round, got)
-        losses, sizes = {}, {}
+        losses: dict[int, float] = {}
+        told: dict[int, dict[str, Any]] = {}
         for message in (m for m in got if m.has_content()):
             metrics = _read_metrics(message)
             if (loss := self._find_loss(metrics)) is not None:
                 client = self._number(message.metadata.src_node_id)
-                losses[client], sizes[client] = loss, float(metrics.get("num-examples", 1))
+                losses[client], told[client] = loss, metrics
         if losses:
             self._measured["client_losses"] = losses
-            mean = sum(losses[k] * sizes[k] for k in losses) / max(sum(sizes.values()), 1e-12)
-            self._measured.setdefault("loss", mean)
+            self._measured["loss"] = float(np.average(list(losses.values()), weights=_read_sizes([*told.values()])))
         return made
 
     def start(
@@ -160,8 +162,7 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
             "clients": [self._number(m.metadata.src_node_id) for m, _ in pairs],
         }
         metrics = [_read_metrics(m) for m, _ in pairs]
-        sizes = [float(metric["num-examples"]) for metric in metrics if "num-examples" in metric]
-        if len(sizes) == len(pairs) and sum(sizes) > 0:
+        if (sizes := _read_sizes(metrics)) is not None:
             found["weights"] = sizes
         losses = [self._find_loss(metric) for metric in metrics]
         return found | ({"train_losses": losses} if None not in losses else {})
@@ -173,9 +174,19 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         return {"server_update": np.concatenate([(a - b).ravel() for a, b in zip(made, self._sent, strict=True)])}
 
     def _find_loss(self, metrics: Mapping[str, Any]) -> float | None:
-        """The loss among metrics; None where there is none, or several that could be meant."""
+        """The loss among metrics; None where there is none, where several could be meant, and for a list, which is told."""
         names = [self._loss] if self._loss else [name for name in metrics if name.lower().endswith("loss")]
-        return float(metrics[names[0]]) if len(names) == 1 and names[0] in metrics else None
+        if len(names) != 1 or names[0] not in metrics:
+            return None
+        if not isinstance(value := metrics[names[0]], list):
+            return float(value)
+        if names[0] not in self._lists:
+            self._lists.add(names[0])
+            _warn(
+                f"{names[0]} is a list, and a loss is one number, so that it is left out; send one, or name another metric "
+                "by loss="
+            )
+        return None
 
     def _number(self, node: int) -> int:
         """The number by which the run folder calls a node: 0 for the first that answered, and so on."""
@@ -195,6 +206,13 @@ def _read_arrays(record: ArrayRecord) -> list[np.ndarray]:
 def _read_metrics(message: Message) -> dict[str, Any]:
     """All metrics of a message."""
     return {name: value for record in message.content.metric_records.values() for name, value in record.items()}
+
+
+def _read_sizes(metrics: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """By how much each of several clients counts; None, for equally, where that is not known of all."""
+    sizes = [metric.get("num-examples") for metric in metrics]
+    known = [float(size) for size in sizes if isinstance(size, int | float) and 0 <= size < math.inf]
+    return known if len(known) == len(sizes) and sum(known) > 0 else None
 
 
 def _has_arrays(message: Message) -> bool:
