@@ -37,8 +37,36 @@ def test_what_clients_and_server_change_is_what_is_recorded(tmp_path):
     watch.log(1, model, loss=2.0)
     record = read_run(tmp_path / "mine").records[1]
     told = [(c.client, c.update_norm, c.loss, c.steps) for c in record.clients]
-    assert told == [(2, pytest.approx(1), 1.5, 2), (4, pytest.approx(3), 1.5, 2)]
+    assert told == [(4, pytest.approx(3), 1.5, 2), (2, pytest.approx(1), 1.5, 2)]
     assert record.probes["server_norm"] == pytest.approx(2) == record.probes["update_norm"]
+
+
+@pytest.mark.parametrize("weights", [[6, 3, 1], {2: 3, 5: 1, 7: 6, 9: 8}])
+def test_shares_belong_to_the_clients_in_the_order_of_training_or_by_client(tmp_path, weights):
+    model = nn.Linear(1, 1, bias=False)
+    watch = ClientCallback(ff.Monitor("mine", results_dir=tmp_path, say=lambda text: None))
+    for watch.client in (7, 2, 5):
+        train(watch, model, float(watch.client))
+    for wrong, told in (
+        ({"weights": {7: 1.0, 2: 3.0}}, r"weights has no number for client 5, and trained have \[7, 2, 5\]"),
+        ({"clients": [2, 5, 7]}, r"clients=\[2, 5, 7\], but trained have \[7, 2, 5\] in this order"),
+        ({"clients": 7}, r"clients=\[7\], but trained have"),
+    ):
+        with pytest.raises(ff.UserError, match=told):
+            watch.log(1, **wrong)
+    watch.log(1, clients=np.array([7, 2, 5]), weights=weights)
+    found = {c.client: (c.weight, c.update_norm) for c in read_run(tmp_path / "mine").records[1].clients}
+    assert found == {k: (share, pytest.approx(k)) for k, share in ((7, 0.6), (2, 0.3), (5, 0.1))}
+
+
+def test_a_model_of_other_parameters_is_refused(tmp_path):
+    watch = ClientCallback(ff.Monitor("mine", results_dir=tmp_path, say=lambda text: None))
+    train(watch, nn.Linear(1, 2, bias=False), torch.ones(2, 1))
+    with pytest.raises(ff.UserError, match=r"the model of client 1 has 3 trainable parameters, and .* has 2"):
+        train(watch, nn.Linear(1, 3, bias=False), torch.ones(3, 1))
+    with pytest.raises(ff.UserError, match=r"that `log` was given has 4 trainable parameters, and .* has 2: give the"):
+        watch.log(1, nn.Linear(1, 4, bias=False))
+    watch.log(1, nn.Linear(1, 2, bias=False))
 
 
 def test_a_client_that_trains_twice_in_a_round_and_a_frozen_model_are_refused(tmp_path):
