@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import fedfault as ff
 from fedfault.cli import main
+from fedfault.monitor.adapters import read_collection
 from fedfault.monitor.files import diagnose_files
 from fedfault.runs.read import read_run
 
@@ -138,6 +139,21 @@ def test_a_scaling_that_is_not_the_others_is_told(tmp_path):
     for t in range(1, 5):
         (folder / f"round_{t}" / "client_2" / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 8}')
     assert "changes the weights 2 times as much as it should" in diagnose_files(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "key", ["^layers.0.q_proj", "layers.0.q_proj", "q_proj", r".*\.0\..*", "^layers.1.q_proj", "proj"]
+)
+def test_patterns_of_ranks_and_alphas_match_layers_as_in_peft(tmp_path, key):
+    get_pattern_key = pytest.importorskip("peft.utils.other").get_pattern_key
+    own = get_pattern_key([key], "layers.0.q_proj") == key
+    config = {"r": 3, "lora_alpha": 6, "rank_pattern": {key: 2}, "alpha_pattern": {key: 8}}
+    write_adapter(tmp_path / "round_1" / "client_0", np.ones((2, 4)), np.ones((3, 2)), config)
+    (upload,) = read_collection(tmp_path).uploads
+    (site,) = upload.sites
+    assert own == (key not in ("^layers.1.q_proj", "proj"))
+    assert (upload.stated_rank(site), upload.scale(site)) == ((2, 4) if own else (3, 2))
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ PATTERN = "round_{round}/client_{client}"
 SERVER = ("server", "global")  # names of the server's adapter in the place of a client's
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FACTOR = re.compile(r"(?P<site>.+)\.lora_(?:embedding_)?(?P<factor>[AB])(?:\.(?!bias)\w+)*")
+WRAPPED = "base_model.model."  # before the name that a layer has in the model: PEFT's wrapper and tuner
 FULL = "saved in full"  # the part of all tensors that are no factors of LoRA
 
 
@@ -69,9 +70,12 @@ class Upload:
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
     def _choose(self, patterns: str, site: str, usual: Any) -> Any:
-        """The value of a layer where one of the patterns of the configuration has its own, as PEFT matches them."""
-        own = self.config.get(patterns) or {}
-        return next((value for key, value in own.items() if re.fullmatch(rf"(.*\.)?({key})", site)), usual)
+        """The value of a layer where one of the patterns of the configuration has its own, as PEFT matches them.
+
+        PEFT (`get_pattern_key`) matches the name of the layer in the model, and not that in the file.
+        """
+        own, layer = self.config.get(patterns) or {}, site.removeprefix(WRAPPED)
+        return next((value for key, value in own.items() if re.match(rf"(.*\.)?({key})$", layer)), usual)
 
     def part(self, tensor: str, frozen: Sequence[str] = ()) -> str:
         """The part that a tensor belongs to: a pattern of what should stand still, `lora_A`, `lora_B` or the rest."""
