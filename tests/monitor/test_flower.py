@@ -84,6 +84,28 @@ def test_the_loss_of_evaluate_fn_counts_where_there_is_one(tmp_path):
     assert read_run(tmp_path / "mine").losses("validation") == ([0, 1, 2], [4.0, 3.0, 2.0])
 
 
+def test_rounds_that_evaluate_fn_leaves_out_have_no_loss_and_not_the_clients(tmp_path):
+    strategy = ff.Watched(FedAvg(), "mine", results_dir=tmp_path)
+    every_third = {0: MetricRecord({"loss": 4.0}), 3: MetricRecord({"loss": 3.0})}
+    start(strategy, [np.ones(2)] * 2, [0, 2.0, 2.0, 2.0, 2.0], evaluate_fn=lambda round, arrays: every_third.get(round))
+    run = read_run(tmp_path / "mine")
+    assert run.losses("validation") == ([0, 3], [4.0, 3.0])
+    assert run.losses("client/0") == ([1, 2, 3, 4], [2.0] * 4)
+    assert run.findings == ()
+
+
+def test_an_evaluate_fn_without_a_loss_is_told_once(tmp_path, caplog):
+    strategy = ff.Watched(FedAvg(), "mine", results_dir=tmp_path)
+    with caplog.at_level("WARNING", logger="flwr"):
+        start(
+            strategy, [np.ones(2)] * 2, [0, 2.0, 2.0], evaluate_fn=lambda round, arrays: MetricRecord({"accuracy": 0.5})
+        )
+    assert (
+        caplog.text.count("evaluate_fn returned accuracy, none of which is taken for the loss: name it by loss=") == 1
+    )
+    assert read_run(tmp_path / "mine").losses("validation") == ([], [])
+
+
 def test_a_loss_that_is_a_list_is_left_out_and_told_once(tmp_path, caplog):
     strategy = ff.Watched(FedAvg(), "mine", results_dir=tmp_path)
     with caplog.at_level("WARNING", logger="flwr"):

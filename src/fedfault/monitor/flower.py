@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.diagnosis.watch import describe_finding
-from fedfault.errors import UserError
+from fedfault.errors import UserError, join_names
 from fedfault.monitor import Monitor
 
 try:
@@ -29,8 +29,9 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
     """A strategy that does what the one inside does, and is watched: `Watched(FedAvg())` in the place of `FedAvg()`.
 
     Every round the monitor is told how the clients' arrays differ from those that were sent, what the server made of them,
-    and the losses: of `evaluate_fn` where `start` has one, else the mean over the clients that evaluated, by their
-    `num-examples`. Findings go into Flower's log and, with the verdict, into the run folder RESULTS_DIR/NAME.
+    and the losses: of `evaluate_fn` where `start` has one, also if only of every n-th round, else the mean over the clients
+    that evaluated, by their `num-examples`. Findings go into Flower's log and, with the verdict, into the run folder
+    RESULTS_DIR/NAME.
 
     A hook of the strategy inside that calls another of its own hooks calls that one unwatched, which changes no number.
     """
@@ -54,7 +55,8 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         options: dict[str, Any] = {"results_dir": results_dir, "calibration": calibration, "overwrite": overwrite}
         self.strategy, self.monitor = strategy, Monitor(name, settings=own, say=_warn, **options)
         self._loss, self._known, self._round = loss, dict[int, int](), 0
-        self._lists: set[str] = set()  # metrics that were told to be lists
+        self._central = False  # whether losses are those of an `evaluate_fn`
+        self._told: set[str] = set()  # notes that are in the log
         self._sent: list[np.ndarray] = []
         self._measured: dict[str, Any] = {}  # of the round that goes on, as `Monitor.log` takes it
 
@@ -104,7 +106,8 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
                 losses[client], told[client] = loss, metrics
         if losses:
             self._measured["client_losses"] = losses
-            self._measured["loss"] = float(np.average(list(losses.values()), weights=_read_sizes([*told.values()])))
+            if not self._central:
+                self._measured["loss"] = float(np.average(list(losses.values()), weights=_read_sizes([*told.values()])))
         return made
 
     def start(
@@ -121,13 +124,18 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
 
         def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
             metrics = evaluate_fn(server_round, arrays) if evaluate_fn else None
-            loss = None if metrics is None else self._find_loss(dict(metrics))
-            if loss is not None:
+            if metrics is not None and (loss := self._find_loss(dict(metrics))) is not None:
                 self._measured["loss"] = loss
+            elif metrics is not None:
+                self._tell(
+                    f"evaluate_fn returned {join_names(metrics)}, none of which is taken for the loss: name it by loss=, or "
+                    "leave evaluate_fn away, and the mean over the clients counts"
+                )
             self._round = server_round
             self._log_round()
             return metrics
 
+        self._central = evaluate_fn is not None
         # The function of the strategy's own class, with the hooks of this one
         result = type(self.strategy).start(
             self, grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn and evaluate
@@ -180,13 +188,17 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
             return None
         if not isinstance(value := metrics[names[0]], list):
             return float(value)
-        if names[0] not in self._lists:
-            self._lists.add(names[0])
-            _warn(
-                f"{names[0]} is a list, and a loss is one number, so that it is left out; send one, or name another metric "
-                "by loss="
-            )
+        self._tell(
+            f"{names[0]} is a list, and a loss is one number, so that it is left out; send one, or name another metric by "
+            "loss="
+        )
         return None
+
+    def _tell(self, note: str) -> None:
+        """Put a note into Flower's log, once."""
+        if note not in self._told:
+            self._told.add(note)
+            _warn(note)
 
     def _number(self, node: int) -> int:
         """The number by which the run folder calls a node: 0 for the first that answered, and so on."""
