@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,28 @@ def test_an_evaluate_fn_without_a_loss_is_told_once(tmp_path, caplog):
         caplog.text.count("evaluate_fn returned accuracy, none of which is taken for the loss: name it by loss=") == 1
     )
     assert read_run(tmp_path / "mine").losses("validation") == ([], [])
+
+
+class Fixed(FedAvg):
+    """A strategy that takes arrays of any shape."""
+
+    def aggregate_train(self, server_round, replies):
+        return ArrayRecord({"w": Array(np.array([3.0, 4.0]))}), MetricRecord()
+
+
+def test_a_client_whose_arrays_have_another_shape_is_named_and_keeps_its_share(tmp_path, caplog):
+    strategy = ff.Watched(Fixed(), "mine", results_dir=tmp_path)
+    with caplog.at_level("WARNING", logger="flwr"):
+        start(strategy, [np.ones((2, 2)), np.ones(2)], [0, 2.0])
+    record = read_run(tmp_path / "mine").records[1]
+    assert [(c.client, c.weight) for c in record.clients] == [(0, pytest.approx(1 / 3)), (1, pytest.approx(2 / 3))]
+    (event,) = record.events
+    assert re.fullmatch(
+        r"updates not measured, as arrays have other shapes than those that were sent: client 0 \(node \d+\)", event
+    )
+    assert event in caplog.text
+    assert "update_norm" not in record.probes
+    assert record.probes["server_norm"] == 5.0
 
 
 def test_a_loss_that_is_a_list_is_left_out_and_told_once(tmp_path, caplog):

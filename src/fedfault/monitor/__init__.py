@@ -13,6 +13,7 @@ from fedfault.arguments import take_list
 from fedfault.errors import UserError
 
 if TYPE_CHECKING:
+    from fedfault.monitor.measured import Round
     from fedfault.records import Finding, RoundRecord
 
 Numbers = Any  # an array, a tensor on the CPU or (nested) sequences of numbers
@@ -113,13 +114,19 @@ class Monitor:
         that is not finite no loss counts, and the run has failed. Threads may share a monitor. Raises `UserError`, and
         records nothing, for arrays that do not fit, what is no number and a round that was logged.
         """
-        from fedfault.monitor.measured import Round, measure_round
+        from fedfault.monitor.measured import Round
 
         given = Round(
             loss, general_loss, {} if client_losses is None else client_losses, updates, products, server_update, gradients,
             clients, weights, train_losses, steps, tokens, {} if probes is None else probes,
         )  # fmt: skip
-        if updates is not None and products is not None:
+        return self._log(round, given)
+
+    def _log(self, round: int, given: Round) -> list[Finding]:
+        """Record a round of which more may be known than `log` takes, such as events."""
+        from fedfault.monitor.measured import measure_round
+
+        if given.updates is not None and given.products is not None:
             raise UserError("updates and products are two ways to say the same: give one of them")
         if self._folder.finished:
             raise UserError(f"{self.folder} is finished; a new run needs a new Monitor")

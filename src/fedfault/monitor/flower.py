@@ -11,9 +11,10 @@ from typing import Any
 from fedfault.diagnosis.watch import describe_finding
 from fedfault.errors import UserError, join_names
 from fedfault.monitor import Monitor
+from fedfault.monitor.measured import Round
 
 try:
-    from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+    from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
     from flwr.common.logger import log
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Result, Strategy
@@ -150,30 +151,38 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         """Tell the monitor what was measured since the last call, and Flower's log what it found."""
         measured, self._measured = self._measured, {}
         if measured:
-            for finding in self.monitor.log(self._round, **measured):
+            for finding in self.monitor._log(self._round, Round(**measured)):
                 log(WARNING, "fedfault: %s", describe_finding(finding))
 
     def _measure_clients(self, replies: list[Message]) -> dict[str, Any]:
-        """Inner products of the updates, shares and training losses of the clients that answered."""
-        pairs = [(m, _read_arrays(next(iter(m.content.array_records.values())))) for m in replies if _has_arrays(m)]
-        pairs = [(m, arrays) for m, arrays in pairs if _fits(arrays, self._sent)]
-        if not pairs:
+        """Inner products of the updates, shares and training losses of the clients that answered.
+
+        Where the arrays of one do not fit those that were sent, none are measured, and an event names it.
+        """
+        if not any(m.content.array_records for m in replies):
             return {}
-        products = np.zeros((len(pairs), len(pairs)))
-        for i, start in enumerate(
-            self._sent
-        ):  # one array after another: a model of every client never lies side by side
-            rows = np.stack([arrays[i].ravel() for _, arrays in pairs]) - start.ravel()
-            products += rows @ rows.T
-        found: dict[str, Any] = {
-            "products": products,
-            "clients": [self._number(m.metadata.src_node_id) for m, _ in pairs],
-        }
-        metrics = [_read_metrics(m) for m, _ in pairs]
+        nodes = [m.metadata.src_node_id for m in replies]
+        sent = [_read_arrays(next(iter(m.content.array_records.values()), {})) for m in replies]
+        found: dict[str, Any] = {"clients": [self._number(node) for node in nodes]}
+        odd = [node for node, arrays in zip(nodes, sent, strict=True) if not _fits(arrays, self._sent)]
+        if odd:
+            named = join_names(f"client {self._number(node)} (node {node})" for node in odd)
+            found["events"] = [f"updates not measured, as arrays have other shapes than those that were sent: {named}"]
+        else:
+            found["products"] = self._multiply_updates(sent)
+        metrics = [_read_metrics(m) for m in replies]
         if (sizes := _read_sizes(metrics)) is not None:
             found["weights"] = sizes
         losses = [self._find_loss(metric) for metric in metrics]
         return found | ({"train_losses": losses} if None not in losses else {})
+
+    def _multiply_updates(self, sent: Sequence[list[np.ndarray]]) -> np.ndarray:
+        """The inner products (K, K) of what clients have changed, one array after another: never all models side by side."""
+        products = np.zeros((len(sent), len(sent)))
+        for i, start in enumerate(self._sent):
+            rows = np.stack([arrays[i].ravel() for arrays in sent]) - start.ravel()
+            products += rows @ rows.T
+        return products
 
     def _measure_server(self, made: list[np.ndarray]) -> dict[str, Any]:
         """What the server has changed."""
@@ -209,7 +218,7 @@ def _warn(text: str) -> None:
     log(WARNING, "fedfault: %s", text)
 
 
-def _read_arrays(record: ArrayRecord) -> list[np.ndarray]:
+def _read_arrays(record: Mapping[str, Array]) -> list[np.ndarray]:
     """The arrays of a record by the order of their names, as float64; those that hold no numbers are left out."""
     arrays = [record[name].numpy() for name in sorted(record)]
     return [a.astype(np.float64) for a in arrays if np.issubdtype(a.dtype, np.number)]
@@ -225,10 +234,6 @@ def _read_sizes(metrics: Sequence[Mapping[str, Any]]) -> list[float] | None:
     sizes = [metric.get("num-examples") for metric in metrics]
     known = [float(size) for size in sizes if isinstance(size, int | float) and 0 <= size < math.inf]
     return known if len(known) == len(sizes) and sum(known) > 0 else None
-
-
-def _has_arrays(message: Message) -> bool:
-    return bool(message.content.array_records)
 
 
 def _fits(arrays: list[np.ndarray], others: list[np.ndarray]) -> bool:

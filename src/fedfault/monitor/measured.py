@@ -31,7 +31,7 @@ Memory = dict[str, Any]  # what a later round needs of earlier ones
 
 
 class Round(NamedTuple):
-    """What `Monitor.log` was given; see there."""
+    """What `Monitor.log` was given; see there. events: what else a reader should know of the round, in sentences."""
 
     loss: Any = None
     general_loss: Any = None
@@ -46,6 +46,7 @@ class Round(NamedTuple):
     steps: Sequence[int] | None = None
     tokens: Sequence[int] | None = None
     probes: Mapping[str, float] = {}
+    events: Sequence[str] = ()
 
 
 def measure_round(round: int, given: Round, memory: Memory, last: int | None) -> tuple[RoundRecord, Memory]:
@@ -81,6 +82,7 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
     if LOST in events:
         scores["validation"] = Score(math.nan, 1)
     told = {name: read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
+    events = [*given.events, *events]
     events += [f"probe {name} not finite, left out" for name, value in told.items() if not math.isfinite(value)]
     clients = _list_clients(given, K, own)
     return RoundRecord(round, clients, scores, _keep_finite(probes | told), matrices, events=tuple(events)), memory
