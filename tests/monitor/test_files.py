@@ -18,6 +18,7 @@ import fedfault as ff
 from fedfault.cli import main
 from fedfault.monitor.adapters import read_collection
 from fedfault.monitor.files import diagnose_files
+from fedfault.monitor.losses import read_losses
 from fedfault.runs.read import read_run
 
 ROOT = Path(__file__).parents[2]
@@ -296,6 +297,11 @@ def test_losses_of_clients_give_that_of_the_mixture_by_their_examples(tmp_path):
     assert [(c.client, c.loss) for c in second.clients] == [(0, 3.5), (1, 1.5)]
 
 
+def test_examples_of_some_clients_do_no_harm_where_the_mixture_has_a_row(tmp_path):
+    (tmp_path / "l.csv").write_text("round,client,loss,examples\n0,a,2,500\n0,b,4,-\n0,server,3.5,-\n")
+    assert read_losses(tmp_path / "l.csv")[0].mean == 3.5
+
+
 def test_a_mean_over_other_clients_is_told(tmp_path):
     (tmp_path / "l.csv").write_text("round,client,loss\n0,a,4\n0,b,2\n1,a,3\n")
     told = diagnose_files(csv=tmp_path / "l.csv")
@@ -319,6 +325,8 @@ def test_of_a_lone_adapter_nothing_is_known(tmp_path):
         ("round,loss\n0,4\n0,3\n", "line 3: round 0 of the server is there already, at .*line 2"),
         ("round,client,loss\n0,,3\n", "line 2: client is empty; write `server`"),
         ("round,client,loss,examples\n0,1,3,0\n", "line 2: examples is '0'"),
+        ("round,client,loss,examples\n0,a,2,500\n0,b,4,-\n", "line 3: examples is not there, and it is at .*line 2"),
+        ("round,client,loss,examples\n0,a,2,-\n0,b,4,-\n1,a,2,9\n1,b,3,1\n", "line 2: examples .*at .*line 4: by how"),
         ("epoch,loss\n0,3\n", "has no column 'round'"),
         ("round,loss,los\n0,3,3\n", "no column 'los' is known; did you mean 'loss'"),
         ("round,loss\n", "has no rows"),

@@ -39,7 +39,7 @@ class Losses:
         """The loss of the server's model: its own row, else the mean over clients by their examples."""
         if self.loss is not None or not self.clients:
             return self.loss
-        sizes = {k: self.examples.get(k, 1.0) for k in self.clients}
+        sizes = self.examples or dict.fromkeys(self.clients, 1.0)
         return sum(self.clients[k] * sizes[k] for k in sizes) / sum(sizes.values())
 
 
@@ -47,7 +47,8 @@ def read_losses(file: Path) -> dict[int, Losses]:
     """Read the losses by round, in order of rounds.
 
     A cell that is `nan` or `inf` is a loss that has diverged; one that is empty is an error, like text in the place of a
-    number and a row that is there twice. Raises `UserError` with the file and the line.
+    number, a row that is there twice, and `examples` of some clients only where they make the mean. Raises `UserError`
+    with the file and the line.
     """
     rows = list_numbered_rows(file)
     if not rows:
@@ -64,6 +65,7 @@ def read_losses(file: Path) -> dict[int, Losses]:
             whose = f"client {client}" if client else "the server"
             raise UserError(f"{place}: round {round} of {whose} is there already, at {other}; leave one of the two out")
         _add(found.setdefault(round, Losses()), place, client, row)
+    _check_examples(found, seen)
     return dict(sorted(found.items()))
 
 
@@ -102,6 +104,17 @@ def _add(found: Losses, place: str, client: str, row: Mapping[str, Any]) -> None
         if not (math.isfinite(examples) and examples > 0):
             raise UserError(f"{place}: examples is {row['examples']!r}, and should be a number above 0")
         found.examples[client] = examples
+
+
+def _check_examples(found: Mapping[int, Losses], places: Mapping[tuple[int, str], str]) -> None:
+    """Raise `UserError` where clients whose mean is the loss of the mixture have examples and others have not."""
+    means = [(t, k, k in one.examples) for t, one in found.items() if one.loss is None for k in one.clients]
+    known, silent = ([places[t, k] for t, k, told in means if told == whether] for whether in (True, False))
+    if known and silent:
+        raise UserError(
+            f"{silent[0]}: examples is not there, and it is at {known[0]}: by how much clients count in the mean has to be "
+            "known of all of them in all rounds or of none; fill it in, or leave the column out"
+        )
 
 
 def _read_round(place: str, row: Mapping[str, Any]) -> int:
