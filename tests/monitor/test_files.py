@@ -297,6 +297,24 @@ def test_losses_of_clients_give_that_of_the_mixture_by_their_examples(tmp_path):
     assert [(c.client, c.loss) for c in second.clients] == [(0, 3.5), (1, 1.5)]
 
 
+def test_a_column_that_only_a_later_row_has_is_checked_too(tmp_path):
+    rows = [{"round": 0, "loss": 3.0}, {"round": 1, "loss": 2.9, "genral_loss": 5.0}]
+    (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ff.UserError, match="line 2: no column 'genral_loss' is known; did you mean 'general_loss'"):
+        read_losses(tmp_path / "l.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("cells", "loss"),
+    [(("-", "", "5"), 5), (("5", "5.0", "5"), 5), (("0", "-", "-"), 0), (("nan", "nan", "-"), math.nan)],
+)
+def test_a_general_loss_may_stand_in_any_row_of_its_round(tmp_path, cells, loss):
+    rows = zip(("0,a,2", "0,b,4", "0,server,3.5"), cells, strict=True)
+    text = "\n".join(["round,client,loss,general_loss", *map(",".join, rows)])
+    (tmp_path / "l.csv").write_text(text)
+    assert read_losses(tmp_path / "l.csv")[0].general_loss == pytest.approx(loss, nan_ok=True)
+
+
 def test_examples_of_some_clients_do_no_harm_where_the_mixture_has_a_row(tmp_path):
     (tmp_path / "l.csv").write_text("round,client,loss,examples\n0,a,2,500\n0,b,4,-\n0,server,3.5,-\n")
     assert read_losses(tmp_path / "l.csv")[0].mean == 3.5
@@ -327,6 +345,10 @@ def test_of_a_lone_adapter_nothing_is_known(tmp_path):
         ("round,client,loss,examples\n0,1,3,0\n", "line 2: examples is '0'"),
         ("round,client,loss,examples\n0,a,2,500\n0,b,4,-\n", "line 3: examples is not there, and it is at .*line 2"),
         ("round,client,loss,examples\n0,a,2,-\n0,b,4,-\n1,a,2,9\n1,b,3,1\n", "line 2: examples .*at .*line 4: by how"),
+        (
+            "round,client,loss,general_loss\n0,a,2,5\n0,b,2,6\n",
+            "line 3: general_loss is 6, and 5 in another row of the",
+        ),
         ("epoch,loss\n0,3\n", "has no column 'round'"),
         ("round,loss,los\n0,3,3\n", "no column 'los' is known; did you mean 'loss'"),
         ("round,loss\n", "has no rows"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def read_losses(file: Path) -> dict[int, Losses]:
         )
     found: dict[int, Losses] = {}
     seen: dict[tuple[int, str], str] = {}
-    _check_columns(file, rows[0][1])
+    _check_columns(file, rows)
     for place, row in rows:
         round = _read_round(place, row)
         client = _read_client(place, row)
@@ -69,17 +69,20 @@ def read_losses(file: Path) -> dict[int, Losses]:
     return dict(sorted(found.items()))
 
 
-def _check_columns(file: Path, row: Mapping[str, Any]) -> None:
+def _check_columns(file: Path, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    first = rows[0][1]
     for name in NEEDED:
-        if name not in row:
+        if name not in first:
             raise UserError(
-                f"{file} has no column {name!r}; it has {join_names(row)}, and the columns are {join_names(COLUMNS)}"
+                f"{file} has no column {name!r}; it has {join_names(first)}, and the columns are {join_names(COLUMNS)}"
             )
-    for name in row:
-        if name not in COLUMNS:
-            raise UserError(
-                f"{file}: no column {name!r} is known{suggest(name, COLUMNS)} (known: {', '.join(COLUMNS)})"
-            )
+    for place, row in rows:
+        for name in row:
+            if name not in COLUMNS:
+                raise UserError(
+                    f"{file if name in first else place}: no column {name!r} is known{suggest(name, COLUMNS)} "
+                    f"(known: {', '.join(COLUMNS)})"
+                )
 
 
 def _read_client(place: str, row: Mapping[str, Any]) -> str:
@@ -95,8 +98,11 @@ def _read_client(place: str, row: Mapping[str, Any]) -> str:
 def _add(found: Losses, place: str, client: str, row: Mapping[str, Any]) -> None:
     loss = _read_cell(place, "loss", row)
     if not client:
-        found.loss, found.general_loss = loss, _read_optional(place, "general_loss", row)
+        found.loss = loss
+        _add_general(found, place, row)
         return
+    if row.get("general_loss") is not None and str(row["general_loss"]).strip():  # may be empty: it is the server's
+        _add_general(found, place, row)
     found.clients[client] = loss
     if (train := _read_optional(place, "train_loss", row)) is not None:
         found.train[client] = train
@@ -104,6 +110,19 @@ def _add(found: Losses, place: str, client: str, row: Mapping[str, Any]) -> None
         if not (math.isfinite(examples) and examples > 0):
             raise UserError(f"{place}: examples is {row['examples']!r}, and should be a number above 0")
         found.examples[client] = examples
+
+
+def _add_general(found: Losses, place: str, row: Mapping[str, Any]) -> None:
+    """Take the loss on other text, which a table may repeat in all rows of a round: it is of the server's model."""
+    value, known = _read_optional(place, "general_loss", row), found.general_loss
+    if value is None:
+        return
+    if known is not None and value != known and not (math.isnan(value) and math.isnan(known)):
+        raise UserError(
+            f"{place}: general_loss is {value:g}, and {known:g} in another row of the round: it is of the one model "
+            f"that the server has; write it once, in a row of client {SERVER[0]!r} or any other, and {ABSENT!r} elsewhere"
+        )
+    found.general_loss = value
 
 
 def _check_examples(found: Mapping[int, Losses], places: Mapping[tuple[int, str], str]) -> None:
