@@ -320,6 +320,34 @@ def test_examples_of_some_clients_do_no_harm_where_the_mixture_has_a_row(tmp_pat
     assert read_losses(tmp_path / "l.csv")[0].mean == 3.5
 
 
+def test_names_with_zeros_in_front_are_the_same_clients_as_without(tmp_path):
+    for k in (1, 10):
+        write_adapter(tmp_path / "a" / "round_1" / f"client_{k:02d}", np.ones((1, 2)), k * np.ones((2, 1)))
+    (tmp_path / "l.csv").write_text("round,client,loss,train_loss\n1,1,3,3.5\n1,10,2,2.5\n")
+    told = diagnose_files(tmp_path / "a", tmp_path / "l.csv", out=tmp_path / "out")
+    (_, record) = read_run(tmp_path / "out").records
+    assert [(c.client, c.loss) for c in record.clients] == [(1, 3.5), (10, 2.5)]
+    assert {name: score.loss for name, score in record.scores.items() if "client" in name} == {
+        "client/1": 3,
+        "client/10": 2,
+    }
+    assert "clients by number" not in told
+    (tmp_path / "l.csv").write_text("round,client,loss\n1,1,3\n1,north,2\n")
+    assert "clients by number: 0 is 01, 0 is 1, 1 is 10, 2 is north" in diagnose_files(
+        tmp_path / "a", tmp_path / "l.csv"
+    )
+
+
+def test_two_names_of_one_number_are_refused(tmp_path):
+    (tmp_path / "l.csv").write_text("round,client,loss\n1,1,3\n2,01,2\n")
+    with pytest.raises(ff.UserError, match="the losses have clients '01' and '1', which are one number"):
+        diagnose_files(csv=tmp_path / "l.csv")
+    for name in ("client_2", "client_002"):
+        write_adapter(tmp_path / "a" / "round_1" / name, np.ones((1, 2)), np.ones((2, 1)))
+    with pytest.raises(ff.UserError, match="the adapters have clients '002' and '2'"):
+        diagnose_files(tmp_path / "a")
+
+
 def test_a_mean_over_other_clients_is_told(tmp_path):
     (tmp_path / "l.csv").write_text("round,client,loss\n0,a,4\n0,b,2\n1,a,3\n")
     told = diagnose_files(csv=tmp_path / "l.csv")

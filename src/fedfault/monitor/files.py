@@ -93,11 +93,34 @@ def _warn_of_changing_means(losses: Mapping[int, Losses]) -> list[str]:
 
 
 def _number_clients(collection: Collection | None, losses: Mapping[int, Losses]) -> dict[str, int]:
-    """The number of every client by its name: its own where all names are numbers."""
-    names = {name for one in losses.values() for name in one.clients} | set(collection.names if collection else ())
-    ordered = sorted(names, key=sort_name)
-    plain = all(name.isdecimal() and str(int(name)) == name for name in ordered)
-    return {name: int(name) if plain else k for k, name in enumerate(ordered)}
+    """The number of every client by its name: its own where all names are numbers, which 01 and 1 share.
+
+    Raises `UserError` where the adapters, or the losses, have two names of one value.
+    """
+    sent = set(collection.names if collection else ())
+    scored = {name for one in losses.values() for name in one.clients}
+    for said, own in (("the adapters", sent), ("the losses", scored)):
+        _check_names(said, own)
+    ordered = sorted(sent | scored, key=sort_name)
+    plain = all(name.isdecimal() for name in ordered)
+    places = {name: k for k, name in enumerate(dict.fromkeys(map(_read_name, ordered)))}
+    return {name: int(name) if plain else places[_read_name(name)] for name in ordered}
+
+
+def _read_name(name: str) -> str:
+    """A name as it is, and a number as it is usually written."""
+    return str(int(name)) if name.isdecimal() else name
+
+
+def _check_names(said: str, names: set[str]) -> None:
+    """Raise `UserError` for two names of one value, such as 01 and 1."""
+    seen: dict[str, str] = {}
+    for name in sorted(names):
+        if (other := seen.setdefault(_read_name(name), name)) != name:
+            raise UserError(
+                f"{said} have clients {other!r} and {name!r}, which are one number: give one client one name, or two "
+                "clients two numbers"
+            )
 
 
 def _list_names(numbers: Mapping[str, int]) -> str:
