@@ -20,6 +20,14 @@ def test_nested_dotted_and_keyword_settings_are_the_same_words():
     assert spell_words(None, {"training__lr": 1e-3, "data__partition__name": "iid"}) == words
 
 
+def test_a_mapping_that_is_no_section_is_one_word_and_its_keys_may_have_dots():
+    ranks = {"layers.0.q_proj": 4}
+    words = ["model.lora.rank_pattern={layers.0.q_proj: 4}"]
+    assert spell_words({"model": {"lora": {"rank_pattern": ranks}}}, {}) == words
+    assert spell_words({"model.lora": {"rank_pattern": ranks}}, {}) == words
+    assert load("quickstart", words).experiment.model.lora.rank_pattern == ranks
+
+
 @pytest.mark.parametrize(
     ("value", "word"),
     [

@@ -203,3 +203,30 @@ def test_a_base_that_is_not_beside_the_file_is_a_shipped_configuration(write):
 def test_a_base_that_is_nowhere_is_told_with_a_suggestion(write):
     write("_base_: quickstrat.yaml\n", "mine.yaml")
     assert "no shipped configuration of that name; did you mean 'quickstart'?" in refused("mine.yaml")
+
+
+PATTERNS = "model: {lora: {rank_pattern: {q_proj: 4, k_proj: 2}}}\ndata: {columns: {prompt: q, completion: a}}\n"
+
+
+def test_a_mapping_that_is_no_section_replaces_where_it_is_written_out(write):
+    write(PATTERNS, "base.yaml")
+    path = write("_base_: base.yaml\nmodel: {lora: {rank_pattern: {v_proj: 3}}}\ndata: {columns: {messages: m}}\n")
+    got = load(path).experiment
+    assert got.model.lora.rank_pattern == {"v_proj": 3}
+    assert got.data.columns == {"messages": "m"}
+    given = ["data={columns: {messages: t}}", "model.lora.rank_pattern={}"]
+    got = load("base.yaml", given).experiment
+    assert got.model.lora.rank_pattern == {}
+    assert got.data.columns == {"messages": "t"}
+    score = "evaluation: {stop_at: {loss: 2.0}, generate: 4}\ndata: {task_type: instruction}\n"
+    assert load(write(score), ["evaluation.stop_at={exact_match: 0.9}"]).experiment.evaluation.stop_at == {
+        "exact_match": 0.9
+    }
+
+
+def test_a_dotted_key_changes_one_entry_of_a_mapping(write):
+    path = write(PATTERNS)
+    pattern = "model.lora.rank_pattern"
+    assert load(path, [f"{pattern}.q_proj=8"]).experiment.model.lora.rank_pattern == {"q_proj": 8, "k_proj": 2}
+    twice = [f"{pattern}={{v_proj: 1}}", f"{pattern}={{o_proj: 5}}", f"{pattern}.q_proj=8"]
+    assert load(path, twice).experiment.model.lora.rank_pattern == {"o_proj": 5, "q_proj": 8}

@@ -228,3 +228,11 @@ def test_a_study_reads_back_from_its_folder(write, tmp_path):
 @pytest.mark.parametrize("name", list_studies())
 def test_every_shipped_study_is_valid(name):
     assert load_study(name).study.question
+
+
+def test_the_mapping_of_an_arm_replaces_that_of_the_file_and_its_keys_may_have_dots(write):
+    model = {"lora": {"rank_pattern": {"q_proj": 2}}}
+    arms = {"plain": {}, "first": {"model.lora.rank_pattern": {"layers.0.q_proj": 4}}}
+    plan = load_study(write(model=model, arms=arms, seeds=[3]))
+    found = [plan.configs[cell.runs[0]].experiment.model.lora.rank_pattern for cell in plan.study.cells]
+    assert found == [{"q_proj": 2}, {"layers.0.q_proj": 4}]

@@ -11,7 +11,8 @@ from typing import Any
 
 from fedfault.arguments import take_list, take_path
 from fedfault.config.changes import flatten_settings
-from fedfault.config.files import COMMAND_LINE, dump, nest_settings, write_setting
+from fedfault.config.explain import list_mappings
+from fedfault.config.files import COMMAND_LINE, dump, nest_settings, spell_key, write_setting
 from fedfault.config.layers import parse_command_line, read_layers
 from fedfault.config.loading import Loaded, load, resolve
 from fedfault.config.shipped import find_configuration
@@ -33,7 +34,7 @@ def spell_words(settings: Mapping[str, Any] | None, keywords: Mapping[str, Any])
             f"settings={settings!r:.60} is no mapping; give one, like {{'training.lr': 1e-3}}, or keywords, like "
             "training__lr=1e-3"
         )
-    flat = {**flatten_settings(settings or {}), **{key.replace("__", "."): value for key, value in keywords.items()}}
+    flat = {**_flatten(settings or {}), **{key.replace("__", "."): value for key, value in keywords.items()}}
     return [write_setting(key, _make_plain(value)) for key, value in flat.items()]
 
 
@@ -46,6 +47,10 @@ def load_config(config: Config, words: Sequence[str], plugins: Sequence[str]) ->
         own = {key: value for key, value in config.items() if key != "_base_"}
         base = [layer for path in _list_bases(config) for layer in read_layers(find_configuration(path))]
         return resolve([*base, parse_command_line(spell_words(own, {})), parse_command_line(words)], plugins)
+
+
+def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return flatten_settings(settings, values=[*map(spell_key, list_mappings())])
 
 
 def _list_bases(config: Mapping[str, Any]) -> list[str]:
@@ -63,7 +68,7 @@ def write_study(file: Path | str | Mapping[str, Any]) -> Iterator[Path | str]:
     own = {key: value for key, value in file.items() if key in OWN}
     if "_base_" in file:
         own["_base_"] = [str(find_configuration(path).resolve()) for path in _list_bases(file)]
-    flat = flatten_settings({key: value for key, value in file.items() if key not in own})
+    flat = _flatten({key: value for key, value in file.items() if key not in own})
     settings = nest_settings({tuple(key.split(".")): value for key, value in flat.items()})
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "study.yaml"

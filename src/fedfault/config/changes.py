@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 NO_CAUSE = ("experiment_name", "logging.")  # settings that change no number
 
 
-def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the settings of nested sections by their dotted keys.
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "", values: Collection[str] = ()) -> dict[str, Any]:
+    """Return the settings of nested sections by their dotted keys; what stands at the keys in `values` stays a mapping.
 
     >>> flatten_settings({"seed": 1, "training": {"lr": 0.1}})
     {'seed': 1, 'training.lr': 0.1}
     """
     out: dict[str, Any] = {}
     for key, value in settings.items():
-        out |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        dotted = f"{prefix}{key}"
+        section = isinstance(value, Mapping) and dotted not in values
+        out |= flatten_settings(value, f"{dotted}.", values) if section else {dotted: value}
     return out
 
 

@@ -34,6 +34,21 @@ def list_sections() -> dict[Key, type[BaseModel]]:
     return found
 
 
+@cache
+def list_mappings() -> frozenset[Key]:
+    """Return the keys of all settings whose value is a mapping, as `data.columns` has it, and that are no sections."""
+    return frozenset(
+        (*key, name)
+        for key, model in list_sections().items()
+        for name, field in model.model_fields.items()
+        if _takes_mapping(field.annotation)
+    )
+
+
+def _takes_mapping(kind: Any) -> bool:
+    return typing.get_origin(kind) is dict or any(map(_takes_mapping, typing.get_args(kind)))
+
+
 def explain_refusals(refused: ValidationError, merged: Layer) -> list[str]:
     """Say in a sentence each what the schema refused: file and line, what came, what is allowed."""
     wrong: dict[Key, list[Any]] = {}

@@ -32,6 +32,7 @@ class Entry:
     value: Any
     where: str  # file:line, or "command line"
     loose: bool = False  # an option given beside its component: unused if the component takes no such option
+    whole: bool = False  # it stands in a mapping that was written out, and not behind a dotted key of its own
 
 
 Layer = dict[Key, Entry]  # what one file, or the command line, sets
@@ -100,7 +101,7 @@ def parse_setting(text: str) -> Layer:
     Raises `UserError` if it is not `key=value`, if a part of the key is empty and if the value is not valid YAML.
 
     >>> parse_setting("data.partition.alpha=1e-1")
-    {('data', 'partition', 'alpha'): Entry(value=0.1, where='command line', loose=False)}
+    {('data', 'partition', 'alpha'): Entry(value=0.1, where='command line', loose=False, whole=False)}
     """
     written, equals, value = text.partition("=")
     key = tuple(part.strip() for part in written.split("."))
@@ -222,7 +223,7 @@ def _collect_settings(node: yaml.MappingNode, prefix: Key, at: Place) -> Layer:
         if isinstance(value, yaml.MappingNode) and value.value:
             layer |= _collect_settings(value, (*prefix, name), at)
         else:
-            layer[(*prefix, name)] = Entry(_build_value(value, at), at(line))
+            layer[(*prefix, name)] = Entry(_build_value(value, at), at(line), whole=True)
     return layer
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedfault.config.explain import list_mappings
 from fedfault.config.files import (
     COMMAND_LINE,
     Entry,
@@ -121,7 +122,8 @@ def parse_command_line(texts: Sequence[str]) -> Layer:
     """
     layer: Layer = {}
     for text in texts:
-        layer |= parse_setting(text)
+        given = parse_setting(text)
+        layer = _drop_replaced(layer, given) | given
     if any(key[:1] == BASE for key in layer):
         raise UserError(f"{COMMAND_LINE}: _base_ can only be set in a file; give the other file instead")
     return layer
@@ -130,10 +132,12 @@ def parse_command_line(texts: Sequence[str]) -> Layer:
 def merge_layers(below: Layer, above: Layer) -> tuple[Layer, list[str]]:
     """Merge two layers, of which `above` wins: sections merge, everything else replaces. Also notes on dropped options.
 
+    A mapping that is no section replaces too where it is written out; a dotted key of its own changes one entry of it.
+
     Naming another component drops the options of the one named before, naming the same one keeps them; see also
     `EXCLUSIVE`.
     """
-    out = dict(below)
+    out = _drop_replaced(below, above)
     notes = []
     for section in CHOOSERS:
         new, old = above.get((*section, "name")), below.get((*section, "name"))
@@ -155,6 +159,16 @@ def merge_layers(below: Layer, above: Layer) -> tuple[Layer, list[str]]:
             del out[other]
         out[key] = entry
     return out, notes
+
+
+def _drop_replaced(below: Layer, above: Layer) -> Layer:
+    """Return the settings of `below` without those in a mapping, such as data.columns, that `above` writes out."""
+    said = {mapping for key, entry in above.items() for mapping in list_mappings() if _writes_out(key, entry, mapping)}
+    return {key: entry for key, entry in below.items() if not any(key[: len(mapping)] == mapping for mapping in said)}
+
+
+def _writes_out(key: Key, entry: Entry, mapping: Key) -> bool:
+    return key == mapping or (entry.whole and key[: len(mapping)] == mapping)
 
 
 def _share_path(a: Key, b: Key) -> bool:

@@ -51,7 +51,10 @@ LAYERS = """\
 3. `key=value` arguments with dotted keys, like `federation.num_rounds=2` or `model.lora.target_modules=[q, v]`.
    Values follow the rules of the files. Of the same key given twice the last one counts.
 
-The later layer wins: sections merge key by key, everything else (lists too) replaces. Two rules go beyond that:
+The later layer wins: sections merge key by key, everything else replaces: lists, and mappings that are no sections
+(`data.columns`, `evaluation.stop_at`, `rank_pattern` and `alpha_pattern` of `model.lora`) too. So
+`model.lora.rank_pattern={}` empties one, and `model.lora.rank_pattern.q_proj=4` changes one entry of it. Two rules go
+beyond that:
 
 * Naming another component drops the options of the one before: after `data.partition.name=iid` the file's `alpha`,
   which belonged to `topic_skew`, is gone. Naming the same component keeps them, as a single word or as a section.

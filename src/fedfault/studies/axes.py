@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedfault.config.explain import list_mappings
 from fedfault.config.files import Entry, Key, Layer
 from fedfault.config.shorthand import ALIASES
 from fedfault.errors import UserError
@@ -176,6 +177,8 @@ def _make_setting(key: str, value: Any, where: str) -> Layer:
     parts: Key = tuple(key.split("."))
     if not isinstance(value, Mapping) or not value:
         return {parts: Entry(value, where)}
+    if parts in list_mappings():  # its keys may have dots, as the names of modules do
+        return {(*parts, name): Entry(part, where, whole=True) for name, part in value.items()}
     found: Layer = {}
     for name, part in value.items():
         found |= _make_setting(f"{key}.{name}", part, where)
