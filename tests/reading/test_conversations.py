@@ -311,3 +311,39 @@ def test_a_row_of_csv_is_named_by_the_line_that_it_begins_in(tmp_path):
     file.write_text('prompt,completion\n"a\nb","c\n"\n"d\ne",\n')
     with pytest.raises(UserError, match=r"a\.csv: line 5: the response is missing"):
         text(path=str(file))
+
+
+def write_rows(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+TWINS = [
+    {"prompt": "a\nb", "completion": "c"},
+    {"prompt": "a", "completion": "b\nc"},
+    {"prompt": "A ", "completion": "B c"},  # the second again
+    {"prompt": "x", "completion": "y"},
+]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_conversations_that_say_the_same_in_other_turns_are_not_the_same(tmp_path, keep):
+    corpus = text(path=write_rows(tmp_path / "a.jsonl", TWINS), keep_repeats=keep)
+    learned = [corpus.conversations[d.text].turns for d in (*corpus.train, *corpus.validation)]
+    said = [("a\nb", "c"), ("a", "b\nc"), ("x", "y"), *([("A ", "B c")] if keep else [])]
+    assert sorted(tuple(turn.text for turn in own) for own in learned) == sorted(said)
+    assert corpus.tally.repeated == (0 if keep else 1)
+
+
+def test_preferences_that_say_the_same_are_told_apart_by_what_is_rejected(tmp_path):
+    rows = [{"prompt": "a", "chosen": b, "rejected": c} for b, c in (("b\nc", "d"), ("b", "c\nd"), ("e", "f"))]
+    corpus = text(path=write_rows(tmp_path / "a.jsonl", rows))
+    rejected = [corpus.conversations[d.text].rejected[0].text for d in (*corpus.train, *corpus.validation)]
+    assert sorted(rejected) == ["c\nd", "d", "f"]
+
+
+def test_an_instruction_with_an_input_is_not_the_one_that_says_both(tmp_path):
+    rows = [{"instruction": "a\nb", "input": "", "output": "c"}, {"instruction": "a", "input": "b", "output": "c"}]
+    corpus = text(path=write_rows(tmp_path / "a.jsonl", rows))
+    assert {own.turns[0].input for own in corpus.conversations.values()} == {"", "b"}
+    assert len(corpus.train) == len(corpus.validation) == 1

@@ -1,8 +1,8 @@
 """The rules that every corpus follows: which texts count as the same, and which go to validation.
 
 Two texts are the same if they have the same characters in the same order, whatever their case and whatever blanks and
-line ends stand at one place: `2 - 5` is not `2 + 5`, and a word with another vowel sign or a smile is another text. The
-rules, in this order:
+line ends stand at one place: `2 - 5` is not `2 + 5`, and a word with another vowel sign or a smile is another text. Two
+conversations are the same if their turns are. The rules, in this order:
 
 1. Texts without any character but white space are dropped; white space at both ends is cut off.
 2. Of texts that are the same the first is kept, whatever topics they have; `keep_repeats` keeps all.
@@ -43,7 +43,12 @@ def hash_text(text: str) -> int:
     >>> hash_text("2 + 5") == hash_text("2 - 5")
     False
     """
-    return _hash_characters(" ".join(unicodedata.normalize("NFC", text).lower().split()))
+    return _hash_characters(fold_text(text))
+
+
+def fold_text(text: str) -> str:
+    """Write a text as all texts that are the same: in small letters, with a blank where white space is."""
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
 def hash_letters(text: str) -> int:

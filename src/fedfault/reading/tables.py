@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fedfault.errors import UserError, suggest
 from fedfault.reading import cells, documents, files
 from fedfault.reading.conversations import Shape, find_shape, name_columns, name_parts, read_conversation
-from fedfault.types.corpus import Conversation, Corpus, Document, Labels
+from fedfault.types.corpus import Conversation, Corpus, Document, Labels, Turn
 
 TOPIC = "text"  # of documents that have none
 
@@ -131,19 +131,49 @@ def make_table_corpus(
             f"{source}: some tables hold conversations and others plain text; name the columns with data.columns or "
             "data.text_columns, or move one kind away"
         )
-    made = documents.make_corpus(name, source, *([r.document for r in side] for side in (train, validation)), **options)
+    rows = _tell_apart(rows) if spoken else rows
+    texts = [row.document for row in rows]
+    made = documents.make_corpus(name, source, texts[: len(train)], texts[len(train) :], **options)
     if spoken:
-        return replace(
-            made, conversations=collect_conversations(row.conversation for row in spoken if row.conversation)
-        )
+        return replace(made, conversations=_collect_conversations(rows))
     if columns.text is None or len(columns.text) != 2:
         return made
     return replace(made, labels=Labels(first_lengths={r.document.text: r.first_length for r in reversed(rows)}))
 
 
-def collect_conversations(read: Iterable[Conversation]) -> dict[str, Conversation]:
-    """Collect conversations by their text; of those that say the same the first."""
+def _tell_apart(rows: Sequence[ReadRow]) -> list[ReadRow]:
+    """Let conversations that say the same in other turns be documents of other texts: the lengths of the turns end them."""
+    turns = [_measure_turns(row.conversation) if row.conversation else "" for row in rows]
+    found: dict[int, set[str]] = {}
+    hashes = [documents.hash_text(row.document.text) for row in rows]
+    for h, own in zip(hashes, turns, strict=True):
+        found.setdefault(h, set()).add(own)
+    return [
+        row._replace(document=row.document._replace(text=f"{row.document.text}\n({own})")) if len(found[h]) > 1 else row
+        for row, h, own in zip(rows, hashes, turns, strict=True)
+    ]
+
+
+def _measure_turns(conversation: Conversation) -> str:
+    """Say of every turn its role and the characters of its text and of its input, but for blanks.
+
+    >>> _measure_turns(Conversation((Turn("user", "Add: ", "1 + 2"), Turn("assistant", "3")), "line 1"))
+    'user 4 + 3, assistant 1'
+    """
+    turns, n = conversation.turns, conversation.prompt if conversation.rejected else len(conversation.turns)
+    sides = ("", turns[:n]), ("chosen ", turns[n:]), ("rejected ", conversation.rejected)
+    return ", ".join(f"{side}{_measure_turn(turn)}" for side, own in sides for turn in own)
+
+
+def _measure_turn(turn: Turn) -> str:
+    text, more = (len(documents.fold_text(part).replace(" ", "")) for part in (turn.text, turn.input))
+    return f"{turn.role} {text}" + (f" + {more}" if more else "")
+
+
+def _collect_conversations(rows: Iterable[ReadRow]) -> dict[str, Conversation]:
+    """Collect conversations by the text of their documents; of those that are the same the first."""
     found: dict[str, Conversation] = {}
-    for conversation in read:
-        found.setdefault(conversation.text, conversation)
+    for row in rows:
+        if row.conversation:
+            found.setdefault(row.document.text, row.conversation)
     return found
