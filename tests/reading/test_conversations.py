@@ -70,6 +70,36 @@ def test_a_turn_that_is_not_to_be_learned_is_refused():
     with pytest.raises(UserError, match=r"line 3: message 2 of 'messages' has the weight 0: all turns"):
         read({"messages": messages})
     assert len(read({"messages": [USER, {**BETTER, "weight": 1}]})) == 2
+    shared = [{"from": "human", "value": "a", "weight": 0}, {"from": "gpt", "value": "b", "weight": 0}]
+    with pytest.raises(UserError, match=r"line 3: message 2 of 'conversations' has the weight 0"):
+        read({"conversations": shared})
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "function_call", "images"])
+def test_what_a_message_holds_beside_its_content_is_refused_and_not_left_out_unsaid(key):
+    with pytest.raises(
+        UserError, match=f"message 2 of 'messages' has {key} beside its role and content, which is not read"
+    ):
+        read({"messages": [USER, {**BETTER, key: "first think"}]})
+    shared = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", key: ["x"]}]
+    with pytest.raises(UserError, match=f"has {key} beside its role and content"):
+        read({"conversations": shared})
+    for nothing in (None, "", [], {}):
+        assert len(read({"messages": [USER, {**BETTER, key: nothing}]})) == 2
+
+
+def test_what_says_where_a_message_comes_from_is_left_out():
+    two = [{**USER, "id": 7, "name": "ann"}, {**BETTER, "model": "m", "timestamp": 1.5, "toxic": False}]
+    assert read({"messages": two}) == [("user", "1 + 1"), ("assistant", "2")]
+
+
+@pytest.mark.parametrize("column", ["tools", "functions", "documents"])
+def test_tools_and_documents_beside_messages_are_not_left_out_unsaid(column):
+    said = f"messages would be read and {column} is there too, on which the response may depend; write it into messages, or"
+    with pytest.raises(UserError, match=said) as e:
+        find_shape("a.jsonl", ["messages", column])
+    assert str(e.value).endswith("leave it out with data.columns={messages: messages}")
+    assert find_shape("a.jsonl", ["messages", column], {"messages": "messages"}) == {"messages": "messages"}
 
 
 def test_responses_that_a_column_calls_bad_are_not_learned_unsaid(tmp_path):

@@ -50,7 +50,16 @@ BESIDE = (
     "system",
     "system_prompt",
     "history",
+    "tools",
+    "functions",
+    "documents",
 )  # a response may depend on it
+READ = {"role", "content", "tool_calls", "weight"}  # keys of a message
+# Keys of a message beside its role and content that say where it comes from, and nothing that a model could learn
+ABOUT = {
+    "id", "message_id", "parent_id", "tool_call_id", "turn_identifier", "index", "turn", "name", "model", "source",
+    "timestamp", "created_at", "language", "lang", "country", "hashed_ip", "header", "state", "toxic", "redacted", "tokens",
+}  # fmt: skip
 
 Shape = Mapping[str, str]  # part of the shape -> the column that holds it
 
@@ -235,7 +244,8 @@ def _read_messages(place: str, column: str, value: Any) -> list[Turn]:
 
 def _read_message(place: str, message: Any) -> Turn:
     if isinstance(message, dict) and {"from", "value"} <= set(message):  # ShareGPT's names
-        message = {"role": OTHER_ROLES.get(str(message["from"]), message["from"]), "content": message["value"]}
+        rest = {key: value for key, value in message.items() if key not in ("from", "value")}
+        message = {**rest, "role": OTHER_ROLES.get(str(message["from"]), message["from"]), "content": message["value"]}
     if not isinstance(message, dict) or not {"role", "content"} <= set(message):
         has = (
             f"has {', '.join(message) or 'nothing'}" if isinstance(message, dict) else f"is a {type(message).__name__}"
@@ -249,14 +259,26 @@ def _read_message(place: str, message: Any) -> Turn:
         )
     if message.get("tool_calls"):
         raise UserError(f"{place} has tool_calls, which are not read; write the call as the message's content")
-    if message.get("weight") not in (None, 1):
+    if role == ASSISTANT and message.get("weight") not in (None, 1):
         raise UserError(
             f"{place} has the weight {message['weight']!r}: all turns of the assistant are learned alike; end the "
             "conversation before it, or remove the weight"
         )
+    _refuse_more(place, message)
     if message["content"] is not None and not isinstance(message["content"], str):
         raise UserError(f"{place} holds a {type(message['content']).__name__} as its content, where text is needed")
     return Turn(role, message["content"] or "")
+
+
+def _refuse_more(place: str, message: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a message that holds more than is read, such as thoughts, calls or images."""
+    found = [key for key, value in message.items() if key not in READ | ABOUT and value not in (None, "", [], {})]
+    if found:
+        verb, them = ("is", "it") if len(found) == 1 else ("are", "them")
+        raise UserError(
+            f"{place} has {', '.join(map(str, found))} beside its role and content, which {verb} not read; write {them} "
+            f"into the content, or remove {them}"
+        )
 
 
 def _write_text(place: str, column: str, value: Any) -> str:
