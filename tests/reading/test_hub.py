@@ -98,3 +98,37 @@ def test_a_folder_of_a_data_set_may_have_dots_in_its_name(monkeypatch, tmp_path)
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
     assert hub.fetch_data("hf://datasets/org/name@r1/v1.0", [".csv"]) == tmp_path / "v1.0"
     assert asked == [("org/name", "r1", ["v1.0", "v1.0/*.csv"])]
+
+
+@pytest.fixture
+def cached(monkeypatch, tmp_path):
+    """The snapshot of a data set in the Hub's cache, which is all that there is without network."""
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    snapshot = tmp_path / "hub/datasets--org--name/snapshots/0abc"
+    (snapshot / "data").mkdir(parents=True)
+    return snapshot
+
+
+def write_shard(snapshot, number, end=""):
+    rows = "".join(f"row {number} {i}\n" for i in range(10))
+    (snapshot / f"data/train-{number:05}-of-00003{end}.csv").write_text(f"text\n{rows}")
+
+
+def test_without_network_a_part_of_the_files_is_not_taken_for_the_whole(cached):
+    write_shard(cached, 0)
+    with pytest.raises(UserError, match=r"it holds 1 of the 3 files train-\*-of-00003\*\.csv; fetch the others"):
+        build("corpus", "text", path="hf://datasets/org/name")
+    one = build("corpus", "text", path="hf://datasets/org/name/data/train-00000-of-00003.csv")
+    assert one.source == "Hugging Face Hub org/name at 0abc: data/train-00000-of-00003.csv"
+    for number in (1, 2):
+        write_shard(cached, number, f"-{number}a")  # as older conversions of the Hub are called
+    whole = build("corpus", "text", path="hf://datasets/org/name")
+    assert len(whole.train) + len(whole.validation) == 30
+    assert whole.source == "Hugging Face Hub org/name at 0abc, from the local cache, which may hold a part of it"
+
+
+def test_with_network_the_files_are_those_of_the_hub(cached, monkeypatch):
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    write_shard(cached, 0)
+    assert build("corpus", "text", path="hf://datasets/org/name").source == "Hugging Face Hub org/name at 0abc"

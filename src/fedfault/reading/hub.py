@@ -22,6 +22,10 @@ _SNAPSHOT = re.compile(
 )  # where the Hub's libraries keep a commit's files
 
 
+_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(?:-[0-9a-f]+)?(\.\w+)")  # one of the files that a split is cut into
+_UNASKED: set[Path] = set()  # folders of the cache that this process has read while nobody answered
+
+
 def load_splits(dataset: str, config: str | None = None) -> tuple[Any, str]:
     """Load a data set of the Hub: its splits by name, and a description of the source.
 
@@ -58,7 +62,8 @@ def fetch_data(address: str, endings: Iterable[str]) -> Path:
     """Fetch a data set's files with these endings into the local cache; returns the folder or file that `address` names.
 
     address: hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE], as the Hub's own libraries write it. Without network the
-    copy in the cache is used. Raises `UserError` if there is none, or if the Hub has no such data set or revision.
+    copy in the cache is used. Raises `UserError` if there is none, if files of a numbered row are missing in it, or if the
+    Hub has no such data set or revision.
     """
     from huggingface_hub import snapshot_download
 
@@ -69,7 +74,7 @@ def fetch_data(address: str, endings: Iterable[str]) -> Path:
     inside = [f"{below}/*{ending}" if below else f"*{ending}" for ending in endings]
     wanted = [below, *inside] if below else inside
     try:
-        with ask_hub_or_cache():
+        with ask_hub_or_cache() as answers:
             folder = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=wanted)
     except Exception as error:  # whatever a download runs into, the ways out are the same
         raise _explain_failure(address, error) from error
@@ -78,7 +83,25 @@ def fetch_data(address: str, endings: Iterable[str]) -> Path:
             f"data.path={address}: nothing of that name in the data set, or no file in it that ends in one of "
             f"{', '.join(endings)}; data sets that are made by a script of their own cannot be read"
         )
+    if not answers and place.is_dir():
+        _check_shards(address, place, endings)
+    (_UNASKED.discard if answers else _UNASKED.add)(place)
     return place
+
+
+def _check_shards(address: str, folder: Path, endings: tuple[str, ...]) -> None:
+    """Raise `UserError` where the cache holds some of the files that a split is cut into, and not all of them."""
+    found: dict[tuple[Path, str, int, str], set[int]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.name.endswith(endings) and (match := _SHARD.fullmatch(file.name)):
+            stem, number, total, ending = match.groups()
+            found.setdefault((file.parent, stem, int(total), ending), set()).add(int(number))
+    for (_, stem, total, ending), numbers in found.items():
+        if len(numbers) < total:
+            raise UserError(
+                f"data.path={address}: without network the local cache was read, and it holds {len(numbers)} of the {total} "
+                f"files {stem}-*-of-{total:05}*{ending}; fetch the others with a network, or name the file that is wanted"
+            )
 
 
 def name_place(place: Path) -> str:
@@ -89,7 +112,12 @@ def name_place(place: Path) -> str:
     """
     if found := _SNAPSHOT.search(place.absolute().as_posix()):
         name, commit, below = found.groups()
-        return f"Hugging Face Hub {name.replace('--', '/')} at {commit}" + (f": {below}" if below else "")
+        part = (
+            ", from the local cache, which may hold a part of it"
+            if place.is_dir() and {place, *place.parents} & _UNASKED
+            else ""
+        )
+        return f"Hugging Face Hub {name.replace('--', '/')} at {commit}" + (f": {below}" if below else "") + part
     return f"{'folder' if place.is_dir() else 'file'} {place.resolve()}"
 
 
@@ -135,13 +163,14 @@ def is_reachable() -> bool:
 
 
 @contextlib.contextmanager
-def ask_hub_or_cache() -> Iterator[None]:
+def ask_hub_or_cache() -> Iterator[bool]:
     """Within the block, the Hub's libraries download where the Hub answers, and read their cache at once where it does not.
 
-    Left to themselves they ask a Hub that is not there again and again, for a minute.
+    Yields whether it answers. Left to themselves they ask a Hub that is not there again and again, for a minute.
     """
-    with contextlib.nullcontext() if is_reachable() else _use_cache_only():
-        yield
+    answers = is_reachable()
+    with contextlib.nullcontext() if answers else _use_cache_only():
+        yield answers
 
 
 @contextlib.contextmanager
