@@ -64,12 +64,21 @@ def test_columns_may_come_in_any_order_with_others_between(tmp_path):
         ("1,0,1,nan", ["bandwidth is 'nan'"]),
         ("1,0,1,fast", ["bandwidth is 'fast'", "megabits"]),
         ("1,1,1,", ["second row for client 1 in round 1"]),
+        ("1,0,1,5,9", ["trace.csv:3", "more cells than the 4 of the header", "with a point"]),
+        ("1,0,1", ["trace.csv:3", "fewer cells than the 4 of the header", "has its comma too"]),
     ],
 )
 def test_a_row_that_says_nothing_sensible_is_named_with_its_line(tmp_path, row, hints):
     with pytest.raises(UserError) as error:
         read_trace(written(tmp_path, f"round,client,available,bandwidth\n1,1,1,3\n{row}\n"), 3)
     assert all(hint in str(error.value) for hint in hints)
+
+
+def test_a_column_that_is_there_twice_is_refused_unless_it_is_not_read(tmp_path):
+    with pytest.raises(UserError, match="2 columns are called 'bandwidth'; rename or remove all but one"):
+        read_trace(written(tmp_path, "round,client,available,bandwidth,bandwidth\n1,0,1,5,7\n"), 3)
+    trace = read_trace(written(tmp_path, "round,client,,available,,bandwidth\n1,0,x,1,y,5\n"), 3)
+    assert trace.bandwidth(1)[0] == 5
 
 
 def test_files_that_are_no_trace_are_explained(tmp_path):

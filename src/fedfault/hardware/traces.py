@@ -118,9 +118,21 @@ def read_trace(path: Path, num_clients: int) -> Trace:
     missing = [name for name in COLUMNS if name not in header]
     if missing:
         raise UserError(f"{path}: no column {', '.join(missing)}; a trace has the columns {','.join(COLUMNS)}")
+    if twice := [name for name in COLUMNS if header.count(name) > 1]:
+        raise UserError(
+            f"{path}: {header.count(twice[0])} columns are called {twice[0]!r}; rename or remove all but one"
+        )
     changes: dict[tuple[int, int], Change] = {}
     for place, row in rows:
+        if None in row:
+            raise UserError(
+                f"{place}: more cells than the {len(header)} of the header; decimals are written with a point, as in 2.5"
+            )
         change = _read_change(row, place, num_clients)
+        if None in row.values():
+            raise UserError(
+                f"{place}: fewer cells than the {len(header)} of the header; an empty one has its comma too, as in 4,0,0,"
+            )
         if changes.setdefault((change.round, change.client), change) is not change:
             raise UserError(f"{place}: a second row for client {change.client} in round {change.round}; leave one")
     return Trace(num_clients, tuple(sorted(changes.values(), key=lambda change: change.round)))
