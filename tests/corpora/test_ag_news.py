@@ -1,4 +1,5 @@
 import collections
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,3 +80,15 @@ def test_the_teams_sample_has_all_rows():
     assert collections.Counter(d.topic for d in corpus.train) == dict.fromkeys(module.TOPICS, 3640)
     assert len({d.group for d in corpus.train}) == 3
     assert len(corpus.validation) == 7600  # one of them differs from another by its punctuation alone
+
+
+def test_a_row_without_its_text_is_empty_and_one_without_its_label_is_named(tmp_path):
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(8)]
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*rows, {"label": 1}])))
+    corpus = build("corpus", "ag_news", path=str(tmp_path))
+    assert len(corpus.train) + len(corpus.validation) == 8
+    assert corpus.tally.empty == 1
+    file.write_text("\n".join(map(json.dumps, [*rows, {"text": "more"}])))
+    with pytest.raises(UserError, match=r"train\.jsonl: row 9: label None; ag_news has 0 to"):
+        build("corpus", "ag_news", path=str(tmp_path))

@@ -1,3 +1,5 @@
+import json
+
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -150,3 +152,15 @@ def test_all_rows_but_repeats_are_there(shared_data, name):
 def test_stsb_has_three_genres(shared_data):
     corpus = build("corpus", "glue/stsb", path=str(shared_data / "glue" / "STS-B"))
     assert {d.group for d in corpus.train} == {"main-news", "main-captions", "main-forum"}
+
+
+def test_a_row_without_its_text_is_empty_and_one_without_its_label_is_named(tmp_path):
+    rows = [{"sentence": f"text {i}", "label": i % 2} for i in range(8)]
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*rows, {"label": 1}])))
+    corpus = build("corpus", "glue/sst2", path=str(tmp_path))
+    assert len(corpus.train) + len(corpus.validation) == 8
+    assert corpus.tally.empty == 1
+    file.write_text("\n".join(map(json.dumps, [*rows, {"sentence": "more"}])))
+    with pytest.raises(UserError, match=r"train\.jsonl: row 9: label None; glue/sst2 has 0 to"):
+        build("corpus", "glue/sst2", path=str(tmp_path))

@@ -1,4 +1,5 @@
 import collections
+import json
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -72,3 +73,15 @@ def test_the_official_parts(shared_data):
     assert topics["neutral"] > topics["admiration"] > topics["grief"]
     assert 42_000 < len(corpus.train) < 43_410  # short comments come twice
     assert 5_300 < len(corpus.validation) < 5_426
+
+
+def test_a_row_without_its_text_is_empty_and_one_without_its_label_is_named(tmp_path):
+    rows = [{"text": f"text {i}", "label_ids": i % 2} for i in range(8)]
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*rows, {"label_ids": 1}])))
+    corpus = build("corpus", "reddit", path=str(tmp_path))
+    assert len(corpus.train) + len(corpus.validation) == 8
+    assert corpus.tally.empty == 1
+    file.write_text("\n".join(map(json.dumps, [*rows, {"text": "more"}])))
+    with pytest.raises(UserError, match=r"train\.jsonl: row 9: label None; reddit has 0 to"):
+        build("corpus", "reddit", path=str(tmp_path))

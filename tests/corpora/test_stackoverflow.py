@@ -1,4 +1,5 @@
 import collections
+import json
 
 import pytest
 
@@ -75,3 +76,15 @@ def test_the_twenty_thousand_titles(shared_data):
     assert (len(corpus.train), len(corpus.validation)) == (17980, 2000)  # 20 titles are there twice
     assert {d.topic for d in corpus.train} == set(TAGS)
     assert "linq" in {d.topic for d in corpus.train if "LINQ query" in d.text}
+
+
+def test_a_row_without_its_text_is_empty_and_one_without_its_label_is_named(tmp_path):
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(8)]
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*rows, {"label": 1}])))
+    corpus = build("corpus", "stackoverflow", path=str(tmp_path))
+    assert len(corpus.train) + len(corpus.validation) == 8
+    assert corpus.tally.empty == 1
+    file.write_text("\n".join(map(json.dumps, [*rows, {"text": "more"}])))
+    with pytest.raises(UserError, match=r"train\.jsonl: row 9: label None; stackoverflow has 0 to"):
+        build("corpus", "stackoverflow", path=str(tmp_path))

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from fedfault.corpora.wikitext import split_articles
@@ -48,6 +50,13 @@ def test_the_hubs_lines_make_articles(monkeypatch):
     lines = {part: {"text": ["", " = T = \n", "", f" {part} . \n"]} for part in ("train", "validation", "test")}
     monkeypatch.setattr(hub, "load_splits", lambda *_: (lines, "Hub"))
     assert build("corpus", "wikitext").train == ((" = T = \n train .".strip(), "wikipedia", ""),)
+
+
+def test_a_text_of_a_table_that_is_null_is_nothing(tmp_path):
+    table = pa.table({"text": [" = T = \n", "", "body\n", None, " = U = \n", "", "more\n"]})
+    pyarrow.parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    (tmp_path / "wiki.valid.raw").write_text(" = A = \n \n valid . \n")
+    assert "body" in build("corpus", "wikitext", path=str(tmp_path)).train[0].text
 
 
 def test_a_folder_without_parts_is_refused(tmp_path):

@@ -55,6 +55,7 @@ def test_columns_may_come_in_any_order_with_others_between(tmp_path):
     [
         ("x,0,1,", ["trace.csv:3", "round is 'x'", "whole number"]),
         ("1.5,0,1,", ["round is '1.5'"]),
+        (f"{'1' * 5000},0,1,", ["round is '1111", "whole number below 10^15"]),
         ("1,-1,1,", ["client is '-1'"]),
         ("0,0,1,", ["round 0", "count from 1"]),
         ("1,3,1,", ["client 3", "0 to 2"]),

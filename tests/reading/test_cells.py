@@ -32,6 +32,10 @@ def test_text_stays_as_it_stands_but_for_its_ends():
     ]  # fmt: skip
 
 
+def test_a_number_of_more_digits_than_python_converts_is_a_name_as_it_stands():
+    assert read("1" * 5000 + ".0", "1" * 5000) == ["1" * 5000 + ".0", "1" * 5000]
+
+
 def test_floats_beyond_whole_numbers_are_written_as_python_writes_them():
     assert [write_cell(v) for v in (1e300, float("inf"), 2.0**53)] == ["1e+300", "inf", "9007199254740992"]
 

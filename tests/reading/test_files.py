@@ -33,7 +33,7 @@ def test_labels_are_counted_from_the_first():
     assert {files.label_name("mine", "here", label, ("a", "b")) for label in (1, 1.0, "1.0", " 1")} == {"b"}
 
 
-@pytest.mark.parametrize("label", [0, 3, -1, "a", "1.5", 1.5, True, None, float("nan"), ""])
+@pytest.mark.parametrize("label", [0, 3, -1, "a", "1.5", 1.5, True, None, float("nan"), "", "1" * 5000])
 def test_a_label_that_is_not_there_is_explained(label):
     with pytest.raises(UserError, match=r"here: label .*; mine has 1 to 2 for a, b"):
         files.label_name("mine", "here", label, ("a", "b"), first=1)

@@ -42,14 +42,17 @@ def ag_news(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
 def _make_documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:
     columns = files.choose_columns("ag_news", where, rows, ("text", "label"), ("label", "title", "description"))
     text = _read_text if "text" in columns else _join_title
-    topics = (files.label_name("ag_news", where, row["label"], TOPICS) for row in rows)
+    topics = (
+        files.label_name("ag_news", f"{where}: row {n}", row.get("label"), TOPICS)
+        for n, row in enumerate(rows, start=1)
+    )
     return [Document(text(row), topic, write_cell(row.get("source"))) for row, topic in zip(rows, topics, strict=True)]
 
 
 def _read_text(row: files.Row) -> str:
-    return write_cell(row["text"])
+    return write_cell(row.get("text"))
 
 
 def _join_title(row: files.Row) -> str:
-    title, description = write_cell(row["title"]), write_cell(row["description"])
+    title, description = write_cell(row.get("title")), write_cell(row.get("description"))
     return f"{title}. {description}" if title else description

@@ -201,12 +201,13 @@ def _find_folder(task: GlueTask, folder: Path) -> Path:
 
 def _parse_examples(task: GlueTask, where: str | Path, rows: Sequence[files.Row]) -> Iterator[GlueExample]:
     *texts, label = files.choose_columns(f"glue/{task.name}", where, rows, task.columns, task.tsv_columns)
-    for row in rows:
-        sentences = tuple(write_cell(row[text]).strip() for text in texts)
-        yield GlueExample(sentences, _parse_label(task, where, row[label]), write_cell(row.get("genre")))
+    for n, row in enumerate(rows, start=1):
+        sentences = tuple(write_cell(row.get(text)).strip() for text in texts)
+        found = _parse_label(task, f"{where}: row {n}", row.get(label))
+        yield GlueExample(sentences, found, write_cell(row.get("genre")))
 
 
-def _parse_label(task: GlueTask, where: str | Path, label: object) -> float:
+def _parse_label(task: GlueTask, where: str, label: object) -> float:
     """The number of a class, which .tsv files may give by name, or a score."""
     if task.labels:
         if label in task.labels:

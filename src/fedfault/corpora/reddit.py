@@ -49,9 +49,12 @@ def reddit(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
 
 def _make_documents(where: str | Path, rows: Sequence[files.Row]) -> list[Document]:
     _, column = files.choose_columns("reddit", where, rows, ("text", "labels"), ("text", "label_ids"))
-    return [Document(write_cell(r["text"]), _first_emotion(where, r[column])) for r in rows]
+    return [
+        Document(write_cell(r.get("text")), _first_emotion(f"{where}: row {n}", r.get(column)))
+        for n, r in enumerate(rows, start=1)
+    ]
 
 
-def _first_emotion(where: str | Path, labels: Sequence[int] | str | None) -> str:
-    listed = labels.split() if isinstance(labels, str) else labels or ()
+def _first_emotion(where: str, labels: Sequence[int] | str | int | None) -> str:
+    listed = labels.split() if isinstance(labels, str) else labels if isinstance(labels, Sequence) else [labels]
     return files.label_name("reddit", where, next(iter(listed), None), EMOTIONS)

@@ -55,7 +55,10 @@ def _read_raw(folder: Path) -> list[Document]:
     titles, labels = (files.read_text(folder / name).removesuffix("\n").split("\n") for name in (TITLES, LABELS))
     if len(titles) != len(labels):
         raise UserError(f"{folder}: {len(titles)} lines in {TITLES}, but {len(labels)} in {LABELS}")
-    tags = (files.label_name("stackoverflow", folder / LABELS, label.strip(), TAGS, first=1) for label in labels)
+    tags = (
+        files.label_name("stackoverflow", f"{folder / LABELS}: line {n}", label.strip(), TAGS, first=1)
+        for n, label in enumerate(labels, start=1)
+    )
     return list(map(Document, titles, tags))
 
 
@@ -72,4 +75,7 @@ def _find_tables(folder: Path) -> list[Path]:
 def _read_table(file: Path) -> list[Document]:
     rows = files.read_rows(file)
     files.choose_columns("stackoverflow", file, rows, ("text", "label"))
-    return [Document(write_cell(r["text"]), files.label_name("stackoverflow", file, r["label"], TAGS)) for r in rows]
+    return [
+        Document(write_cell(r.get("text")), files.label_name("stackoverflow", f"{file}: row {n}", r.get("label"), TAGS))
+        for n, r in enumerate(rows, start=1)
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedfault.errors import UserError
 from fedfault.reading import documents, files, hub, sides
+from fedfault.reading.cells import write_cell
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
 
@@ -58,4 +59,4 @@ def _read_text(file: Path) -> str:
         return files.read_text(file)
     rows = files.read_rows(file)
     files.check_columns(file, rows, ["text"], "data.path")
-    return "".join(row["text"] for row in rows)
+    return "".join(write_cell(row["text"]) for row in rows)

@@ -16,6 +16,7 @@ from fedfault.scheduling import Floats
 from fedfault.seeds import rng
 
 COLUMNS = ("round", "client", "available", "bandwidth")
+MOST_DIGITS = 15  # of a round or a client
 
 
 class Change(NamedTuple):
@@ -141,8 +142,8 @@ def read_trace(path: Path, num_clients: int) -> Trace:
 def _read_change(row: dict[str, str | None], place: str, num_clients: int) -> Change:
     cells = {name: (row[name] or "").strip() for name in COLUMNS}
     for name in ("round", "client"):
-        if not (cells[name].isascii() and cells[name].isdecimal()):
-            raise UserError(f"{place}: {name} is {cells[name]!r}; it must be a whole number")
+        if not (cells[name].isascii() and cells[name].isdecimal() and len(cells[name]) <= MOST_DIGITS):
+            raise UserError(f"{place}: {name} is {cells[name]!r:.60}; it must be a whole number below 10^{MOST_DIGITS}")
     round, client = int(cells["round"]), int(cells["client"])
     if round < 1 or client >= num_clients:
         raise UserError(

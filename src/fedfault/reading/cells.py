@@ -20,8 +20,9 @@ from typing import Any
 from fedfault.errors import UserError
 
 EXACT = 2**53  # up to here every whole float is one integer
+MOST_DIGITS = 4000  # of text that is a whole number; Python converts 4,300 at most
 
-_WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_WHOLE = re.compile(rf"([+-]?\d{{1,{MOST_DIGITS}}})\.0*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedfault.errors import UserError, suggest
 from fedfault.reading import hub
-from fedfault.reading.cells import write_name
+from fedfault.reading.cells import MOST_DIGITS, write_name
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXTS = (".txt", ".raw")
@@ -295,7 +295,7 @@ def explain_columns(known: Sequence[str]) -> str:
 
 def choose_columns(dataset: str, where: str | Path, rows: Sequence[Row], *layouts: tuple[str, ...]) -> tuple[str, ...]:
     """Choose the first layout whose columns the rows have. Raises `UserError` with the columns found if there is none."""
-    known = list_columns(rows[:1])
+    known = list_columns(rows)
     for layout in layouts:
         if set(layout) <= set(known):
             return layout
@@ -306,10 +306,13 @@ def choose_columns(dataset: str, where: str | Path, rows: Sequence[Row], *layout
 
 
 def label_name(dataset: str, where: str | Path, label: Any, names: Sequence[str], first: int = 0) -> str:
-    """The name of a label that the data gives as a number from `first` on. Raises `UserError` if there is no such label."""
+    """The name of a label that the data gives as a number from `first` on.
+
+    Raises `UserError`, which begins with `where`, a file or a row of one, if there is no such label.
+    """
     name = write_name(label)
-    number = int(name) - first if name.isdecimal() else -1
+    number = int(name) - first if name.isdecimal() and len(name) <= MOST_DIGITS else -1
     if not 0 <= number < len(names):
         last = first + len(names) - 1
-        raise UserError(f"{where}: label {label!r}; {dataset} has {first} to {last} for {', '.join(names)}")
+        raise UserError(f"{where}: label {label!r:.60}; {dataset} has {first} to {last} for {', '.join(names)}")
     return names[number]
