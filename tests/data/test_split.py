@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fedfault.config import load
-from fedfault.data.split import bytes_per_token, deal_out, load_corpus, split_into_blocks
+from fedfault.data.split import _hold_back, bytes_per_token, deal_out, load_corpus, split_into_blocks
 from fedfault.errors import UserError
 from fedfault.records import bits_per_byte
 from fedfault.text.packing import Blocks, pack_blocks
@@ -31,6 +32,24 @@ class Bytes:
 
     def __call__(self, texts, **_):
         return {"input_ids": [e.ids for e in self.backend_tokenizer.encode_batch(texts)]}
+
+
+@pytest.mark.parametrize(
+    ("share", "documents", "held"),
+    [
+        (0.07, 100, 7),
+        (0.07, 200, 14),
+        (0.07, 101, 8),
+        (0.1, 30, 3),
+        (0.1, 31, 4),
+        (1e-12, 5, 1),
+        (0.9, 2, 1),
+        (0.5, 1, 0),
+    ],
+)
+def test_the_share_that_is_held_out_is_rounded_up_and_no_further(share, documents, held):
+    train, back = _hold_back(np.arange(documents), share, np.random.default_rng(0))
+    assert (len(train), len(back)) == (documents - held, held)
 
 
 def test_by_hand():

@@ -235,7 +235,8 @@ def _deal_at_random(deal: Deal, generator: np.random.Generator) -> Deal:
 
 def _hold_back(part: np.ndarray, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Divide one client's documents into train and held out: at least one each where there are two."""
-    n = min(len(part) - 1, math.ceil(share * len(part)))
+    wanted = max(1, math.ceil(share * len(part) - 1e-9))  # 0.07 * 100 is a little more than 7 in floats
+    n = min(len(part) - 1, wanted)
     shuffled = generator.permutation(part)
     return np.sort(shuffled[n:]), np.sort(shuffled[:n])
 
