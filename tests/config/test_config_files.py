@@ -140,6 +140,28 @@ def test_an_override_may_hold_equals_signs_and_mappings():
     assert layer["federation", "algorithm", "mu"].value == 0.1
 
 
+@pytest.mark.parametrize("value", ["run #3", "#3", "'run'#3", "[a, b] # two", "{a: 1} #", "a: b #c", "'a #b' #c"])
+def test_a_value_on_the_command_line_is_not_cut_off_at_a_comment(value):
+    with pytest.raises(
+        UserError, match=r"^command line: a # begins a comment.* quotes of its own, such as 'run #3' \(in "
+    ):
+        parse_setting(f"name={value}")
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("run#3", "run#3"),
+        ("'run #3'", "run #3"),
+        ('"#3"', "#3"),
+        ("[a#1, 'b #2']", ["a#1", "b #2"]),
+        ("x.py#ab", "x.py#ab"),
+    ],
+)
+def test_a_number_sign_in_a_word_or_in_quotes_is_text(value, read):
+    assert parse_setting(f"name={value}")["name",].value == read
+
+
 texts = st.one_of(
     st.text(max_size=8), st.sampled_from(["1e-3", "no", "true", "017", "0o7", "~", "1:30", "*a", "2024-01-01"])
 )

@@ -98,7 +98,8 @@ def parse_layer(text: str, name: str) -> Layer:
 def parse_setting(text: str) -> Layer:
     """Read `federation.num_rounds=2` as settings; the value follows the rules of the files.
 
-    Raises `UserError` if it is not `key=value`, if a part of the key is empty and if the value is not valid YAML.
+    Raises `UserError` if it is not `key=value`, if a part of the key is empty, if the value is not valid YAML and if a
+    comment would cut it off.
 
     >>> parse_setting("data.partition.alpha=1e-1")
     {('data', 'partition', 'alpha'): Entry(value=0.1, where='command line', loose=False, whole=False)}
@@ -110,11 +111,26 @@ def parse_setting(text: str) -> Layer:
         raise UserError(f"{COMMAND_LINE}: {text[:80]!r} is not of the form key=value, for example {example}")
     try:
         node = _compose(value, lambda _: COMMAND_LINE)
+        _refuse_comment(value)
         if isinstance(node, yaml.MappingNode) and node.value:
             return _collect_settings(node, key, lambda _: COMMAND_LINE)
         return {key: Entry(None if node is None else _build_value(node, lambda _: COMMAND_LINE), COMMAND_LINE)}
     except UserError as e:
         raise UserError(f"{e} (in {text[:80]!r})") from None
+
+
+def _refuse_comment(value: str) -> None:
+    """Raise `UserError` for valid YAML with a comment, which on the command line is a text that is cut off."""
+    if "#" not in value:
+        return
+    tokens = [t for t in yaml.scan(value, Loader=_Loader) if isinstance(t, yaml.ScalarToken)]
+    spans = [(token.start_mark.index, token.end_mark.index) for token in tokens]
+    places = (place for place, character in enumerate(value) if character == "#")
+    if not all(any(start <= place < end for start, end in spans) for place in places):
+        raise UserError(
+            f"{COMMAND_LINE}: a # begins a comment, of which nothing is read; leave it out, or write the text that it "
+            "stands in with quotes of its own, such as 'run #3'"
+        )
 
 
 def dump(settings: dict[str, Any]) -> str:

@@ -49,7 +49,8 @@ LAYERS = """\
    `data.path` and `clock.trace` in a file are relative to it too; where nothing lies there, to the working folder.
 2. The file itself.
 3. `key=value` arguments with dotted keys, like `federation.num_rounds=2` or `model.lora.target_modules=[q, v]`.
-   Values follow the rules of the files. Of the same key given twice the last one counts.
+   Values follow the rules of the files, but have no comments: a text with ` #` stands in quotes of its own
+   (`"data.path='my #1.csv'"` in a shell). Of the same key given twice the last one counts.
 
 The later layer wins: sections merge key by key, everything else replaces: lists, and mappings that are no sections
 (`data.columns`, `evaluation.stop_at`, `rank_pattern` and `alpha_pattern` of `model.lora`) too. So
