@@ -428,3 +428,40 @@ def test_adapters_are_judged_without_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "lora_B: clients start together" in done.stdout
+
+
+def test_where_some_rounds_have_a_row_of_the_server_others_have_no_loss_of_the_mixture(tmp_path):
+    """The mean over clients stood in, so that a run of two curves was called failed."""
+    rows = [f"{t},{k},{loss}" for t in range(5) for k, loss in (("a", 4 - t / 10), ("b", 2 - t / 10))]
+    (tmp_path / "l.csv").write_text("\n".join(["round,client,loss", "0,server,3.0", "1,server,2.9", *rows]))
+    found = read_losses(tmp_path / "l.csv")
+    assert [found[t].mean for t in range(5)] == [3.0, 2.9, None, None, None]
+    told = diagnose_files(csv=tmp_path / "l.csv")
+    assert told.startswith("no alarm")
+    assert "no loss of the mixture in rounds without a row of the server: 2, 3, 4" in told
+
+
+def test_cells_of_json_are_read_as_what_they_are(tmp_path):
+    (tmp_path / "l.jsonl").write_text('{"round": 0, "client": 1, "loss": 3}\n{"round": 1, "client": 1.0, "loss": 2}\n')
+    assert [set(one.clients) for one in read_losses(tmp_path / "l.jsonl").values()] == [{"1"}, {"1"}]
+    (tmp_path / "l.jsonl").write_text('{"round": 0, "loss": true}\n')
+    with pytest.raises(ff.UserError, match="line 1: loss is true, and should be a number"):
+        read_losses(tmp_path / "l.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (
+            "1,client_0,3\n1,client_1,2\n",
+            r"no client of the adapters \(0, 1\) is among those of the losses \(client_0, c",
+        ),
+        ("50,0,3\n51,1,2\n", "rounds 1 to 1 and the losses of rounds 50 to 51, and have none in common"),
+    ],
+)
+def test_adapters_and_losses_of_unlike_runs_are_not_joined(tmp_path, rows, why):
+    for k in (0, 1):
+        write_adapter(tmp_path / "a" / "round_1" / f"client_{k}", np.ones((1, 2)), k * np.ones((2, 1)))
+    (tmp_path / "l.csv").write_text("round,client,loss\n" + rows)
+    with pytest.raises(ff.UserError, match=why):
+        diagnose_files(tmp_path / "a", tmp_path / "l.csv")

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedfault.diagnosis.calibration import Calibration
 from fedfault.diagnosis.watch import describe_finding
-from fedfault.errors import UserError
+from fedfault.errors import UserError, join_names
 from fedfault.monitor import Monitor
 from fedfault.monitor.adapters import PATTERN, Collection, read_collection, sort_name
 from fedfault.monitor.losses import Losses, read_losses
@@ -50,6 +50,11 @@ def diagnose_files(
     losses = {} if csv is None else read_losses(csv)
     numbers = _number_clients(collection, losses)
     traces = None if collection is None else measure_traces(collection, numbers, frozen)
+    if traces is not None and losses and losses.keys().isdisjoint(traces.rounds):
+        raise UserError(
+            f"the adapters are of rounds {min(traces.rounds)} to {max(traces.rounds)} and the losses of rounds "
+            f"{min(losses)} to {max(losses)}, and have none in common: are they of one run, counted alike?"
+        )
     rounds = sorted({*losses, *({} if traces is None else traces.rounds)})
     for last, t in zip([None, *rounds], rounds, strict=False):
         check_gap(last, t)
@@ -82,7 +87,10 @@ def _say_nothing(text: str) -> None:
 
 def _warn_of_changing_means(losses: Mapping[int, Losses]) -> list[str]:
     """A line where the loss of the mixture is a mean over other clients in some rounds than in others."""
-    means = {t: sorted(one.clients) for t, one in losses.items() if one.loss is None and one.clients}
+    if any(one.central for one in losses.values()):
+        odd = [t for t, one in losses.items() if one.loss is None]
+        return [f"no loss of the mixture in rounds without a row of the server: {join_names(odd)}"] if odd else []
+    means = {t: sorted(one.clients) for t, one in losses.items() if one.clients}
     odd = [t for t, who in means.items() if who != next(iter(means.values()))]
     if not odd:
         return []
@@ -101,10 +109,20 @@ def _number_clients(collection: Collection | None, losses: Mapping[int, Losses])
     scored = {name for one in losses.values() for name in one.clients}
     for said, own in (("the adapters", sent), ("the losses", scored)):
         _check_names(said, own)
+    if sent and scored and set(map(_read_name, sent)).isdisjoint(map(_read_name, scored)):
+        raise UserError(
+            f"no client of the adapters ({_sort(sent)}) is among those of the losses ({_sort(scored)}): call a client by "
+            "one name in both"
+        )
     ordered = sorted(sent | scored, key=sort_name)
     plain = all(name.isdecimal() for name in ordered)
     places = {name: k for k, name in enumerate(dict.fromkeys(map(_read_name, ordered)))}
     return {name: int(name) if plain else places[_read_name(name)] for name in ordered}
+
+
+def _sort(names: set[str]) -> str:
+    ordered = sorted(names, key=sort_name)
+    return join_names(ordered)
 
 
 def _read_name(name: str) -> str:

@@ -150,9 +150,15 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
     def _log_round(self) -> None:
         """Tell the monitor what was measured since the last call, and Flower's log what it found."""
         measured, self._measured = self._measured, {}
-        if measured:
-            for finding in self.monitor._log(self._round, Round(**measured)):
-                log(WARNING, "fedfault: %s", describe_finding(finding))
+        if not measured:
+            return
+        try:
+            found = self.monitor._log(self._round, Round(**measured))
+        except (UserError, OSError) as error:  # the run that is watched goes on
+            _warn(f"round {self._round} is not recorded: {error}")
+            return
+        for finding in found:
+            _warn(describe_finding(finding))
 
     def _measure_clients(self, replies: list[Message]) -> dict[str, Any]:
         """Inner products of the updates, shares and training losses of the clients that answered.

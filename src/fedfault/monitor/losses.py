@@ -33,11 +33,12 @@ class Losses:
     clients: dict[str, float] = field(default_factory=dict)
     train: dict[str, float] = field(default_factory=dict)
     examples: dict[str, float] = field(default_factory=dict)
+    central: bool = False  # whether the run's losses of the mixture are those of the server's rows
 
     @property
     def mean(self) -> float | None:
-        """The loss of the server's model: its own row, else the mean over clients by their examples."""
-        if self.loss is not None or not self.clients:
+        """The loss of the server's model: its own row, or where no round has one the mean over clients by their examples."""
+        if self.central or not self.clients:
             return self.loss
         sizes = self.examples or dict.fromkeys(self.clients, 1.0)
         return sum(self.clients[k] * sizes[k] for k in sizes) / sum(sizes.values())
@@ -65,6 +66,9 @@ def read_losses(file: Path) -> dict[int, Losses]:
             whose = f"client {client}" if client else "the server"
             raise UserError(f"{place}: round {round} of {whose} is there already, at {other}; leave one of the two out")
         _add(found.setdefault(round, Losses()), place, client, row)
+    central = any(one.loss is not None for one in found.values())
+    for one in found.values():
+        one.central = central
     _check_examples(found, seen)
     return dict(sorted(found.items()))
 
@@ -89,7 +93,8 @@ def _read_client(place: str, row: Mapping[str, Any]) -> str:
     """The client of a row; empty for the server."""
     if "client" not in row:
         return ""
-    name = str("" if row["client"] is None else row["client"]).strip()
+    value = "" if row["client"] is None else row["client"]
+    name = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
     if not name:
         raise UserError(f"{place}: client is empty; write `server` for a loss of the mixture of all clients")
     return "" if name.lower() in SERVER else name
@@ -127,7 +132,7 @@ def _add_general(found: Losses, place: str, row: Mapping[str, Any]) -> None:
 
 def _check_examples(found: Mapping[int, Losses], places: Mapping[tuple[int, str], str]) -> None:
     """Raise `UserError` where clients whose mean is the loss of the mixture have examples and others have not."""
-    means = [(t, k, k in one.examples) for t, one in found.items() if one.loss is None for k in one.clients]
+    means = [(t, k, k in one.examples) for t, one in found.items() if not one.central for k in one.clients]
     known, silent = ([places[t, k] for t, k, told in means if told == whether] for whether in (True, False))
     if known and silent:
         raise UserError(
@@ -145,6 +150,8 @@ def _read_round(place: str, row: Mapping[str, Any]) -> int:
 
 def _read_cell(place: str, name: str, row: Mapping[str, Any]) -> float:
     value = row.get(name)
+    if isinstance(value, bool):
+        raise UserError(f"{place}: {name} is {str(value).lower()}, and should be a number")
     if value is None or not str(value).strip():
         raise UserError(
             f"{place}: {name} is empty; write `nan` for a number that has diverged (pandas: `to_csv(na_rep='nan')`)"
