@@ -102,6 +102,20 @@ def test_a_single_text_file_is_cut_at_blank_lines(tmp_path):
     assert any(d.text.startswith("0 word") for d in corpus.train + corpus.validation)  # no byte-order mark
 
 
+def test_short_paragraphs_of_a_text_file_are_a_document_each(tmp_path):
+    lines = [f"Paragraph {i}\n  goes on." for i in range(40)]
+    (tmp_path / "a.txt").write_text("\n \n" + "\n  \t\n\n".join(lines) + "\n\n")
+    corpus = read(tmp_path / "a.txt")
+    assert sorted(d.text for d in corpus.train + corpus.validation) == sorted(lines)
+    assert (corpus.tally.train, corpus.tally.empty) == (40, 0)
+
+
+def test_a_long_part_of_a_text_file_is_cut_where_lines_end(tmp_path):
+    (tmp_path / "a.txt").write_text("Short.\n\n" + "\n".join(f"{i:04} {'x' * 94}" for i in range(30)))
+    corpus = read(tmp_path / "a.txt")
+    assert sorted(len(d.text) for d in corpus.train + corpus.validation) == [6, 999, 1999]  # 20 lines, then 10
+
+
 def test_a_folder_with_train_and_validation_keeps_them(tmp_path):
     write(tmp_path / "train.csv", ROWS[:20])
     write(tmp_path / "train-2.csv", ROWS[20:25])

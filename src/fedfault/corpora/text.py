@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fedfault.errors import UserError
@@ -9,6 +10,8 @@ from fedfault.reading import documents, files, hub, sides
 from fedfault.reading.tables import TOPIC, Columns, make_table_corpus, read_table
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
+
+_BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 @register("corpus")
@@ -28,7 +31,8 @@ def text(
     Two text columns are a pair of sentences for a classifier.
     Tables with the columns messages, or prompt and completion, or instruction, input and output, or question and answer
     hold conversations, for data.task_type=instruction; `columns` says which column is which where they are called otherwise.
-    Text files: each is a document, and its sub-folder is its topic; a single file is cut at blank lines.
+    Text files: each is a document, and its sub-folder is its topic; a single file is cut at blank lines, and what is longer
+    than 2,000 characters between them is cut where lines end.
     A folder with tables is read as tables; of .json files those that are a list of objects. Files called train, or in a
     folder called so, are trained on, or else all that are not called validation (valid, val, dev) or test in any spelling.
     Those called validation validate, or else those called test; without either, validation is split off. Other files are
@@ -83,8 +87,8 @@ def _find_files(path: Path) -> sides.Sides:
 
 def _read_plain(path: Path, found: list[Path]) -> list[Document]:
     if path.is_file():
-        pieces = (documents.join_and_cut(files.read_text(file).split("\n\n")) for file in found)
-        return [Document(piece, TOPIC) for own in pieces for piece in own]
+        parts = [part for file in found for part in _BLANK_LINES.split(files.read_text(file).strip())]
+        return [Document(piece, TOPIC) for part in parts for piece in documents.cut_text(part)]
     return [Document(files.read_text(file), _name_topic(file.relative_to(path).parts[:-1])) for file in found]
 
 

@@ -222,7 +222,7 @@ def join_and_cut(parts: Iterable[str], joiner: str = "\n\n", size: int = PIECE) 
     """
     held: list[str] = []
     for part in parts:
-        for piece in _cut_text(part, size):
+        for piece in cut_text(part, size):
             if held and len(joiner.join([*held, piece])) > size:
                 yield joiner.join(held)
                 held = []
@@ -231,7 +231,7 @@ def join_and_cut(parts: Iterable[str], joiner: str = "\n\n", size: int = PIECE) 
         yield joiner.join(held)
 
 
-def _cut_text(text: str, size: int) -> Iterator[str]:
+def cut_text(text: str, size: int = PIECE) -> Iterator[str]:
     """Cut a text of more than `size` characters into pieces of whole lines."""
     if len(text) <= size:
         yield text
