@@ -217,6 +217,18 @@ def break_bytes(f):
     file.write_bytes(file.read_bytes()[:-9])
 
 
+def move_tensors(f, *places):
+    """The file again, with other bytes said of its tensors, of which A has 96 and B 80."""
+    file = f / "round_2/client_1/adapter_model.safetensors"
+    data = file.read_bytes()
+    behind = 8 + int.from_bytes(data[:8], "little")
+    head = json.loads(data[8:behind])
+    for name, place in zip(sorted(head), places, strict=True):
+        head[name]["data_offsets"] = place
+    written = json.dumps(head).encode()
+    file.write_bytes(len(written).to_bytes(8, "little") + written + data[behind:])
+
+
 def break_values(f):
     change(f / "round_2/client_1/adapter_model.safetensors", lora_B=lambda B: B * np.nan)
 
@@ -228,6 +240,17 @@ def break_layer(f):
 WRONG = {
     "shape": (break_shape, r"round_2/client_1/.*lora_B.* has the shape \(3, 2\), and \(5, 2\) in .*ranks may differ"),
     "cut off": (break_bytes, "round_2/client_1/.* is damaged .*copy it again"),
+    "bytes before": (
+        lambda f: move_tensors(f, [-96, 0], [0, 80]),
+        r"is damaged .*lies at -96 to 0; these are whole numbers from 0",
+    ),
+    "half bytes": (lambda f: move_tensors(f, [0.5, 96.5], [96, 176]), "is damaged .*lies at 0.5 to 96.5"),
+    "ends before it begins": (lambda f: move_tensors(f, [96, 0], [96, 176]), "is damaged .*lora_A.* has -96 bytes"),
+    "bytes of another": (
+        lambda f: move_tensors(f, [0, 96], [90, 170]),
+        "is damaged .*lora_B.* begins at .*lora_A.* ends",
+    ),
+    "bytes behind": (lambda f: move_tensors(f, [0, 96], [98, 178]), "is damaged .*it ends after .* bytes"),
     "no safetensors": (lambda f: (f / "round_2/client_1/adapter_model.safetensors").write_text("x"), "is damaged"),
     "nan": (break_values, "round_2/client_1/.*numbers that are not finite"),
     "a lone factor": (break_layer, "adapters of different layers"),

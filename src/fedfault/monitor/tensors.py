@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,16 @@ class Stored:
         """Count its numbers."""
         return math.prod(self.shape)
 
+    @property
+    def end(self) -> int:
+        """The byte in the file behind it."""
+        return self.start + self.size * np.dtype(KINDS[self.kind]).itemsize
+
     def read_bytes(self) -> bytes:
         """Read it as it lies in the file."""
         with self.file.open("rb") as f:
             f.seek(self.start)
-            return f.read(self.size * np.dtype(KINDS[self.kind]).itemsize)
+            return f.read(self.end - self.start)
 
     def read(self) -> np.ndarray:
         """Read it as float64 of its shape. Raises `UserError` where a number is not finite."""
@@ -62,9 +69,7 @@ def list_tensors(file: Path) -> dict[str, Stored]:
                 raise ValueError("its header does not fit into it")
             head = json.loads(f.read(length))
         found = {name: _read_entry(file, name, one, 8 + length) for name, one in head.items() if name != "__metadata__"}
-        end = max((t.start + t.size * np.dtype(KINDS[t.kind]).itemsize for t in found.values()), default=0)
-        if end > size:
-            raise ValueError(f"it ends after {size} of {end} bytes")
+        _check_places(list(found.values()), size)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged or no safetensors file: {error}; copy it again from where it came"
@@ -75,10 +80,24 @@ def list_tensors(file: Path) -> dict[str, Stored]:
 
 
 def _read_entry(file: Path, name: str, about: dict[str, Any], behind: int) -> Stored:
-    kind, shape, (start, end) = about["dtype"], tuple(map(int, about["shape"])), about["data_offsets"]
+    kind, shape, (start, end) = about["dtype"], tuple(about["shape"]), about["data_offsets"]
     if kind not in KINDS:
         raise ValueError(f"{name} is of type {kind}, and known are {', '.join(KINDS)}")
-    found = Stored(file, name, kind, shape, behind + int(start))
-    if end - start != found.size * np.dtype(KINDS[kind]).itemsize or min(shape, default=0) < 0:
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
+        raise ValueError(
+            f"{name} has the shape {shape} and lies at {start} to {end}; these are whole numbers from 0 on"
+        )
+    found = Stored(file, name, kind, shape, behind + start)
+    if found.end != behind + end:
         raise ValueError(f"{name} has {end - start} bytes, which is not a {kind} of the shape {shape}")
     return found
+
+
+def _check_places(found: Sequence[Stored], size: int) -> None:
+    """Raise `ValueError` for tensors that lie behind the end of the file or on the bytes of another one."""
+    ordered = sorted(found, key=lambda tensor: (tensor.start, tensor.end))
+    if ordered and ordered[-1].end > size:
+        raise ValueError(f"it ends after {size} of {ordered[-1].end} bytes")
+    for one, two in itertools.pairwise(ordered):
+        if two.start < one.end:
+            raise ValueError(f"{two.name} begins at byte {two.start}, and {one.name} before it ends at {one.end}")
