@@ -277,6 +277,45 @@ def test_what_does_not_fit_is_refused_with_the_file_and_nothing_is_written(tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ('"r": true', "r is True, and should be an integer from 1 on"),
+        ('"r": 0.5', "r is 0.5, and should be an integer"),
+        ('"r": 1e400', "r is inf, and should be an integer"),
+        ('"r": null', "r is None, and should be an integer"),
+        ('"lora_alpha": NaN', "lora_alpha is nan, and should be a finite number above 0"),
+        (f'"lora_alpha": 1{"0" * 400}', r"lora_alpha is 10{39}, and should be a finite number"),
+        ('"lora_alpha": -1', "lora_alpha is -1, and should be a finite number"),
+        ('"rank_pattern": [4]', r"rank_pattern is \[4\], and should be a mapping, as in \{'q_proj': 8\}"),
+        ('"rank_pattern": {"l": 0}', "rank_pattern of 'l' is 0, and should be an integer from 1 on"),
+        ('"rank_pattern": {"l[": 4}', r"rank_pattern has the key 'l\[', which is no regular expression \(unterminated"),
+        ('"alpha_pattern": {"l{9999999999}": 4}', "alpha_pattern has the key .* is no regular expression"),
+        ('"alpha_pattern": {"l": 0}', "alpha_pattern of 'l' is 0, and should be a finite number above 0"),
+        ('"alpha_pattern": {"l": "x"}', "alpha_pattern of 'l' is 'x', and should be a finite number above 0"),
+    ],
+)
+def test_a_rank_or_an_alpha_that_is_none_is_refused_with_its_file_and_key(tmp_path, written, told):
+    write_adapter(tmp_path / "round_1" / "client_0", np.ones((2, 4)), np.ones((3, 2)), {})
+    (tmp_path / "round_1" / "client_0" / "adapter_config.json").write_text(f"{{{written}}}")
+    with pytest.raises(ff.UserError, match=f"round_1/client_0/adapter_config.json: {told}"):
+        read_collection(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"r": 2, "lora_alpha": 0.5, "rank_pattern": None, "alpha_pattern": {"q_proj": 1.5}},
+        {"peft_type": "ADALORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"q_proj.lora_E": [True, False]}},
+    ],
+)
+def test_what_peft_writes_of_ranks_and_alphas_is_read(tmp_path, config):
+    write_adapter(tmp_path / "round_1" / "client_0", np.ones((2, 4)), np.ones((3, 2)), config)
+    (upload,) = read_collection(tmp_path).uploads
+    (site,) = upload.sites
+    assert upload.scale(site) == (0.75 if config.get("alpha_pattern") else 2)
+
+
 @pytest.mark.slow
 def test_a_client_that_is_there_in_all_other_rounds_is_missed(tmp_path):
     shutil.rmtree(write_run(tmp_path / "a") / "round_2" / "client_3")

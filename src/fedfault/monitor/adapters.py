@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,7 +76,7 @@ class Upload:
         PEFT (`get_pattern_key`) matches the name of the layer in the model, and not that in the file.
         """
         own, layer = self.config.get(patterns) or {}, site.removeprefix(WRAPPED)
-        return next((value for key, value in own.items() if re.match(rf"(.*\.)?({key})$", layer)), usual)
+        return next((value for key, value in own.items() if _compile_pattern(key).match(layer)), usual)
 
     def part(self, tensor: str, frozen: Sequence[str] = ()) -> str:
         """The part that a tensor belongs to: a pattern of what should stand still, `lora_A`, `lora_B` or the rest."""
@@ -199,10 +200,41 @@ def _read_upload(path: Path, round: int, client: str | None) -> Upload:
         hint = "adapter_model.bin is a pickle, which is not opened: save with `safe_serialization=True`"
         raise UserError(f"{path} has no {WEIGHTS}; {hint if pickled else 'put it back, or take the folder away'}")
     config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
-    for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key, 1), int | float) or config.get(key, 1) <= 0:
-            raise UserError(f"{path / CONFIG}: {key} is {config[key]!r}, and should be a number above 0")
+    if config.get("peft_type") == "ADALORA":
+        config.pop("rank_pattern", None)  # there a mask for each tensor, and no rank of a layer
+    _check_config(path / CONFIG, config)
     return Upload(round, client, path / WEIGHTS, list_tensors(path / WEIGHTS), config)
+
+
+def _check_config(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a rank or an alpha, of all layers or of some, that is none."""
+    for key, patterns, whole in (("r", "rank_pattern", True), ("lora_alpha", "alpha_pattern", False)):
+        if key in config:
+            _check_number(f"{file}: {key}", config[key], whole)
+        own = config.get(patterns)
+        if not isinstance(own, dict | None):
+            raise UserError(f"{file}: {patterns} is {own!r:.40}, and should be a mapping, as in {{'q_proj': 8}}")
+        for name, value in (own or {}).items():
+            _check_number(f"{file}: {patterns} of {name!r}", value, whole)
+            try:
+                _compile_pattern(name)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise UserError(
+                    f"{file}: {patterns} has the key {name!r}, which is no regular expression ({error}); write the name of "
+                    "a layer, its end, or an expression that matches it"
+                ) from error
+
+
+def _check_number(what: str, value: Any, whole: bool) -> None:
+    number = type(value) is int or (type(value) is float and not whole)
+    if not number or not 0 < value <= sys.float_info.max:  # NaN is not above 0 either
+        wanted = "an integer from 1 on" if whole else "a finite number above 0"
+        raise UserError(f"{what} is {value!r:.40}, and should be {wanted}; correct it, or save the adapter again")
+
+
+def _compile_pattern(key: str) -> re.Pattern[str]:
+    """What the name of a layer has to match for a key of rank_pattern or alpha_pattern to be of it, as PEFT has it."""
+    return re.compile(rf"(.*\.)?({key})$")
 
 
 def _find_gaps(folder: Path, sent: Sequence[tuple[int, str]], names: Sequence[str]) -> Iterator[str]:
