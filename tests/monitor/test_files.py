@@ -208,6 +208,32 @@ def test_names_patterns_and_single_files(tmp_path):
         diagnose_files(tmp_path / "b", pattern="r{round}")
 
 
+def test_adapters_behind_links_are_read_like_others(tmp_path):
+    folder = write_run(tmp_path / "a")
+    for place in ("round_4", "round_2/client_1"):
+        moved = tmp_path / "disk" / place
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).rename(moved)
+        (folder / place).symlink_to(moved)
+    (folder / "latest").symlink_to("round_4")
+    (folder / "round_1" / "back").symlink_to(folder)
+    sent = [(u.round, u.client) for u in read_collection(folder).uploads]
+    assert sent == [(t, str(k)) for t in range(1, 5) for k in range(4)]
+    with pytest.raises(ff.UserError, match=r"there are 16 files like .*: say where they lie"):
+        read_collection(folder, "r{round}/{client}")
+
+
+@pytest.mark.parametrize("place", ["round_4", "round_2/client_1", "round_3/server"])
+def test_a_link_to_nothing_in_the_place_of_adapters_is_refused(tmp_path, place):
+    folder = write_run(tmp_path / "a")
+    (folder / "notes").symlink_to("gone")
+    read_collection(folder)
+    shutil.rmtree(folder / place, ignore_errors=True)
+    (folder / place).symlink_to("/gone/disk")
+    with pytest.raises(ff.UserError, match=f"a/{place} is a link to /gone/disk, where nothing is; put back"):
+        read_collection(folder)
+
+
 def break_shape(f):
     change(f / "round_2/client_1/adapter_model.safetensors", lora_B=lambda B: B[:3].copy())
 

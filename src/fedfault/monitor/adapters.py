@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import itertools
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,7 +127,7 @@ def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = N
     _check_pattern("--server", own[0], ("{round}",))
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; --adapters takes the one that holds the adapters of all rounds")
-    paths = sorted(folder.rglob("*"))
+    paths = _list_paths(folder, (pattern, *own))
     places = [(path, found) for path in paths if (found := _match(pattern, folder, path))]
     if not places:
         raise UserError(_explain_none(folder, pattern))
@@ -164,14 +165,35 @@ def _name_server(pattern: str, name: str) -> str:
     return "".join([*above, last.replace("{client}", name) if "{round}" in last else name + ending])
 
 
+def _list_paths(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """What lies as deep as the patterns or less, in order, also behind links: one that leads back up goes no deeper.
+
+    Raises `UserError` for a link to nothing in the place of an adapter or of a folder above it.
+    """
+    found: list[Path] = []
+    for depth in range(max(one.count("/") for one in patterns) + 1):
+        paths = list(folder.glob("*/" * depth + "*"))  # follows links, as `**` does not
+        begun = ["/".join(one.split("/")[: depth + 1]) for one in patterns]
+        for path in paths:
+            if path.is_symlink() and not path.exists() and any(_fit(one, folder, path) for one in begun):
+                raise UserError(
+                    f"{path} is a link to {os.readlink(path)}, where nothing is; put back what was there, or take the "
+                    "link away"
+                )
+        found += paths
+    return sorted(found)
+
+
 def _match(pattern: str, folder: Path, path: Path) -> dict[str, str] | None:
     """The round and the client of a path; None for another one."""
     kind = path.is_file() if pattern.endswith(".safetensors") else path.is_dir()
-    if not kind:
-        return None
-    written = re.escape(pattern).replace(r"\{round\}", r"(?P<round>\d+)").replace(r"\{client\}", r"(?P<client>[^/]+)")
-    found = re.fullmatch(written, path.relative_to(folder).as_posix())
+    found = _fit(pattern, folder, path) if kind else None
     return found.groupdict() if found else None
+
+
+def _fit(pattern: str, folder: Path, path: Path) -> re.Match[str] | None:
+    written = re.escape(pattern).replace(r"\{round\}", r"(?P<round>\d+)").replace(r"\{client\}", r"(?P<client>[^/]+)")
+    return re.fullmatch(written, path.relative_to(folder).as_posix())
 
 
 def sort_name(name: str) -> tuple[bool, int, str]:
@@ -180,9 +202,10 @@ def sort_name(name: str) -> tuple[bool, int, str]:
 
 
 def _explain_none(folder: Path, pattern: str) -> str:
-    there = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.safetensors"))
+    files = sorted(_walk(folder))
+    there = [file.relative_to(folder).as_posix() for file in files if file.suffix == ".safetensors"]
     if not there:
-        pickled = next(folder.rglob("adapter_model.bin"), None)
+        pickled = next((file for file in files if file.name == "adapter_model.bin"), None)
         if pickled is not None:
             return f"{pickled} is a pickle, which is not opened: save it with `safe_serialization=True`"
         return f"{folder} has no .safetensors file in it; --adapters takes the folder that holds the adapters of all rounds"
@@ -190,6 +213,18 @@ def _explain_none(folder: Path, pattern: str) -> str:
         f"{folder} has no adapter {pattern!r}; there are {len(there)} files like {there[0]}: say where they lie, as in "
         f"--pattern 'r{{round}}/site-{{client}}', with the folder or the .safetensors file of an adapter"
     )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also behind links; a folder that several links lead to is looked at once."""
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in files)
 
 
 def _read_upload(path: Path, round: int, client: str | None) -> Upload:
