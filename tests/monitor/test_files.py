@@ -223,6 +223,25 @@ def test_adapters_behind_links_are_read_like_others(tmp_path):
         read_collection(folder, "r{round}/{client}")
 
 
+@pytest.mark.parametrize(
+    ("there", "twice", "whose"),
+    [
+        ("round_1/client_2", "round_01/client_2", "client 2"),
+        ("round_1/server", "round_01/server", "the server"),
+        ("round_1/server", "round_1/global", "the server"),
+    ],
+)
+def test_two_adapters_of_one_client_and_round_are_refused_with_both_places(tmp_path, there, twice, whose):
+    folder = write_run(tmp_path / "a")
+    if not (folder / there).exists():
+        shutil.copytree(folder / "round_1" / "client_0", folder / there)
+    shutil.copytree(folder / there, folder / twice)
+    with pytest.raises(ff.UserError) as e:
+        read_collection(folder)
+    assert f"are both of {whose} in round 1; take one" in str(e.value)
+    assert all(f"{folder / place} " in str(e.value) for place in (there, twice))
+
+
 @pytest.mark.parametrize("place", ["round_4", "round_2/client_1", "round_3/server"])
 def test_a_link_to_nothing_in_the_place_of_adapters_is_refused(tmp_path, place):
     folder = write_run(tmp_path / "a")

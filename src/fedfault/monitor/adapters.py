@@ -9,7 +9,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -131,23 +131,33 @@ def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = N
     places = [(path, found) for path in paths if (found := _match(pattern, folder, path))]
     if not places:
         raise UserError(_explain_none(folder, pattern))
-    servers = {int(found["round"]): path for one in own for path in paths if (found := _match(one, folder, path))}
+    servers = [(int(f["round"]), None, path) for one in own for path in paths if (f := _match(one, folder, path))]
     clients = [(int(f["round"]), f["client"], path) for path, f in places if f["client"] not in SERVER]
     if not clients:
         raise UserError(f"{folder} has adapters of the server only; those of clients are needed too, as {pattern!r}")
+    _refuse_repeats([*clients, *servers])
     clients.sort(key=lambda one: (one[0], sort_name(one[1])))
     names = tuple(sorted({name for _, name, _ in clients}, key=sort_name))
     notes = _find_gaps(folder, [(t, name) for t, name, _ in clients], names)
     collection = Collection(
         folder,
         tuple(_read_upload(path, t, name) for t, name, path in clients),
-        {t: _read_upload(path, t, None) for t, path in servers.items()},
+        {t: _read_upload(path, t, None) for t, _, path in servers},
         names,
         tuple(notes),
     )
     _check_alike(collection)
     _check_scales(collection)
     return collection
+
+
+def _refuse_repeats(places: Iterable[tuple[int, str | None, Path]]) -> None:
+    """Raise `UserError` for two adapters of one round and client, as in round_1 and round_01; None: of the server."""
+    seen: dict[tuple[int, str | None], Path] = {}
+    for round, client, path in places:
+        if (other := seen.setdefault((round, client), path)) != path:
+            whose, way = (f"client {client}", "") if client else ("the server", ", or name where it lies by --server")
+            raise UserError(f"{other} and {path} are both of {whose} in round {round}; take one of them away{way}")
 
 
 def _check_pattern(said: str, pattern: str, wanted: Sequence[str]) -> None:
