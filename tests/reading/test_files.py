@@ -192,6 +192,11 @@ def test_a_file_of_another_ending_is_explained(tmp_path, name, written, said):
     assert re.search(said, files.explain_ending(tmp_path / name))
 
 
+def test_a_table_of_another_ending_is_refused_with_the_way_to_one_that_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"a\.csv\.gz: a table must end in one of \.csv, .*; unpack it first"):
+        files.list_numbered_rows(tmp_path / "a.csv.gz")
+
+
 def test_the_code_that_writes_an_object_a_line_does(tmp_path):
     (tmp_path / "a.json").write_text('{"data": [{"text": "a"}, {"text": "b"}]}')
     with pytest.raises(UserError, match="one JSON object with 2 rows in 'data'") as e:

@@ -95,7 +95,7 @@ def _read_numbered_rows(path: Path) -> list[tuple[int, Row]]:
         ".parquet": _read_parquet,
     }
     if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: a table must end in one of {', '.join(readers)}")
+        raise UserError(f"{path}: a table must end in one of {', '.join(readers)}{explain_ending(path)}")
     return readers[path.suffix.lower()](path)
 
 
