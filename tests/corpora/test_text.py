@@ -263,3 +263,9 @@ def test_a_validation_part_without_text_is_an_error_and_not_split_off(tmp_path):
     (tmp_path / "test.csv").write_text('text\n" "\n""\n')
     with pytest.raises(UserError, match="no text in the 2 rows of the validation part"):
         read(tmp_path)
+
+
+def test_a_folder_of_one_text_is_refused_with_the_way_to_read_it(tmp_path):
+    (tmp_path / "input.txt").write_text("one\n\ntwo\n")
+    with pytest.raises(UserError, match=r"the folder holds one text, input\.txt, .* give data\.path the file itself"):
+        read(tmp_path)

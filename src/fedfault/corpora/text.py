@@ -57,6 +57,11 @@ def text(
         for option, value in (*wanted, ("topic_column", topic_column), ("group_column", group_column)):
             if value is not None:
                 raise UserError(f"data.{option}={value}: {path} has plain text, so there are no columns; leave it out")
+        if found.is_dir() and len(own.train) + len(own.validation) == 1:
+            raise UserError(
+                f"data.path={path}: the folder holds one text, {own.train[0].name}, and each file of a folder is a "
+                "document; give data.path the file itself, which is cut at its blank lines"
+            )
         texts = (_read_plain(found, side) for side in own[:2])
         return documents.make_corpus("text", source, *texts, sides=own, keep_repeats=keep_repeats)
     read_as = Columns(text_columns, columns, topic_column, group_column)
