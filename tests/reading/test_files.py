@@ -15,6 +15,22 @@ def test_a_tsv_has_no_quotes_and_keeps_other_line_separators(tmp_path):
     assert files.read_rows(tmp_path / "a.tsv") == [{"one": '"a', "two": ' b"'}, {"one": "\u2028", "two": ""}]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_lines_may_end_in_a_carriage_return_alone(tmp_path, ending):
+    file = tmp_path / f"a{ending}"
+    lines = ["one,two", "a,b", "c,d"]
+    file.write_bytes("".join(line + "\r" for line in lines).replace(",", "," if ending == ".csv" else "\t").encode())
+    rows = [(f"{file}: line 2", {"one": "a", "two": "b"}), (f"{file}: line 3", {"one": "c", "two": "d"})]
+    assert files.list_numbered_rows(file) == rows
+    file.write_bytes(b"one\r")
+    assert files.read_rows(file) == []
+
+
+def test_a_carriage_return_in_a_tsv_of_other_lines_is_kept(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b"one\ttwo\na\rb\tc\n")
+    assert files.read_rows(tmp_path / "a.tsv") == [{"one": "a\rb", "two": "c"}]
+
+
 def test_a_tsv_of_a_header_has_no_rows(tmp_path):
     (tmp_path / "a.tsv").write_text("one\ttwo\n")
     assert files.read_rows(tmp_path / "a.tsv") == []

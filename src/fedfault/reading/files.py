@@ -160,7 +160,9 @@ def _read_csv(path: Path) -> list[tuple[int, Row]]:
 
 
 def _read_tsv(path: Path) -> list[tuple[int, Row]]:
-    header, *lines = read_text(path).removesuffix("\n").split("\n")  # a quote is a letter like any other
+    text = read_text(path)
+    end = "\n" if "\n" in text else "\r"  # some programs still write the latter alone; beside the former it is a letter
+    header, *lines = text.removesuffix(end).split(end)  # a quote is a letter like any other
     names = header.split("\t")
     _check_header(path, names)
     rows = []
