@@ -264,9 +264,10 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> None:
             try:
                 _compile_pattern(name)
             except (re.error, OverflowError, RecursionError) as error:
+                why = str(error).partition(" at position ")[0]  # which is not that in the key
                 raise UserError(
-                    f"{file}: {patterns} has the key {name!r}, which is no regular expression ({error}); write the name of "
-                    "a layer, its end, or an expression that matches it"
+                    f"{file}: {patterns} has the key {name!r}, which is no regular expression ({why}); write the name of a "
+                    "layer, its end, or an expression that matches it"
                 ) from error
 
 
