@@ -116,7 +116,7 @@ def test_whatever_is_written_is_written_by_storage():
         calls = [n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
         found |= {(file.stem, ast.unparse(call.func).rpartition(".")[2]) for call in calls if writes_plainly(call)}
     there = {("storage", "open"), ("storage", "replace")}
-    assert found == there | {("folder", "open"), ("folder", "write_table"), ("page", "write_table"), ("keys", "fdopen")}
+    assert found == there | {("files", "open"), ("folder", "write_table"), ("page", "write_table"), ("keys", "fdopen")}
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):

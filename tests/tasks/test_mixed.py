@@ -78,6 +78,7 @@ def contrast(params, clients):
 @pytest.mark.slow
 @pytest.mark.parametrize("further", [False, True])
 def test_clients_of_a_precision_get_what_they_get_among_themselves(further):
+    """But for rounding: some CPUs add up products of other numbers of rows in another order."""
     task = mixed()
     params, step = a_pass(task.layout)
     clients = step.clients
@@ -90,7 +91,7 @@ def test_clients_of_a_precision_get_what_they_get_among_themselves(further):
         some = Step(clients[own], step.rows[own, :width], step.real[own, :width], step.key[own], extra)
         expected = plain(precision).grad(params[own], some)
         for ours, theirs in zip((loss, gradient, tokens), expected, strict=True):
-            assert torch.equal(ours[own], theirs)
+            torch.testing.assert_close(ours[own], theirs, rtol=1e-5, atol=1e-5)
     assert bool(gradient.any(1).all())
 
 
