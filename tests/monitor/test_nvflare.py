@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fedfault as ff
@@ -30,3 +31,27 @@ def test_a_job_of_nvflare_is_watched_from_its_server(tmp_path, name):
     alarms = {f.detector for f in run.data.findings if f.level == "alarm"}
     assert ("divergence" in alarms) if "broken" in name else not run.data.findings
     assert ("alarm: divergence" in done.stdout + done.stderr) == ("broken" in name)
+
+
+def test_a_client_with_other_parameters_is_named(tmp_path):
+    """With it the updates, clients and weights of the round went, without a word."""
+    from nvflare.apis.fl_context import FLContext
+    from nvflare.app_common.abstract.model import ModelLearnableKey
+    from nvflare.app_common.app_constant import AppConstants
+
+    from fedfault.monitor.nvflare import WatchEvents
+
+    watch = WatchEvents("mine", str(tmp_path))
+    watch._monitor = ff.Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    watch._numbers, watch._sent = {"site-1": 0, "site-2": 1}, {"w": np.zeros(3)}
+    watch._got, watch._sizes = {0: {"w": np.ones(3)}, 1: {"w": np.ones(4)}}, {0: 1.0, 1: 3.0}
+    context = FLContext()
+    context.set_prop(AppConstants.CURRENT_ROUND, 0, private=True, sticky=False)
+    learned = {ModelLearnableKey.WEIGHTS: {"w": np.full(3, 0.5)}}
+    context.set_prop(AppConstants.GLOBAL_MODEL, learned, private=True, sticky=False)
+    watch._end_round(context)
+    watch._log_held(context)
+    last = ff.open(tmp_path / "mine").data.records[-1]
+    assert last.events == ("updates not measured, as parameters are not those that were sent: client 1 (site-2)",)
+    assert [(c.client, c.weight) for c in last.clients] == [(0, 0.25), (1, 0.75)]
+    assert last.probes["server_norm"] == pytest.approx(0.75**0.5)

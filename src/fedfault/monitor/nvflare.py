@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fedfault.diagnosis.watch import describe_finding
-from fedfault.errors import UserError
+from fedfault.errors import UserError, join_names
 from fedfault.monitor import Monitor
+from fedfault.monitor.measured import Round
 
 try:
     from nvflare.apis.event_type import EventType
@@ -79,13 +80,15 @@ class WatchEvents(FLComponent):  # type: ignore[misc]  # nvflare has no types
         client = self._numbers.setdefault(name, len(self._numbers))
         params = _read_params(result)
         if result.params_type != ParamsType.DIFF:
-            params = {n: value - self._sent[n] for n, value in params.items() if n in self._sent}
+            params = {
+                n: v - self._sent[n] for n, v in params.items() if n in self._sent and v.shape == self._sent[n].shape
+            }
         self._got[client] = params
         self._sizes[client] = float((result.meta or {}).get(STEPS, 1.0))
         metrics = result.metrics or {}
         names = [self.loss] if self.loss else [n for n in metrics if n.lower().endswith("loss")]
-        if len(names) == 1 and names[0] in metrics:
-            self._losses[client] = float(metrics[names[0]])
+        if len(names) == 1 and isinstance(value := metrics.get(names[0]), int | float):
+            self._losses[client] = float(value)
 
     def _end_round(self, fl_ctx: FLContext) -> None:
         """Judge the round before with the losses that this one has brought, and keep this one."""
@@ -93,18 +96,25 @@ class WatchEvents(FLComponent):  # type: ignore[misc]  # nvflare has no types
         self._held = self._held or (t, {})
         self._log_held(fl_ctx)
         made = _keep_numbers(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS])
-        who = sorted(self._got)
-        names = sorted(self._sent)
-        rows = [
-            np.concatenate([self._got[k][n].ravel() for n in names]) for k in who if set(self._got[k]) == set(names)
-        ]
-        measured: dict[str, Any] = {}
-        if rows and len(rows) == len(who):
-            measured |= {"updates": np.stack(rows), "clients": who, "weights": [self._sizes[k] for k in who]}
+        names, measured = sorted(self._sent), self._measure_clients()
         if names and set(made) >= set(names):
             measured["server_update"] = np.concatenate([(made[n] - self._sent[n]).ravel() for n in names])
         self._held = (t + 1, measured)
         self._got, self._sizes = {}, {}
+
+    def _measure_clients(self) -> dict[str, Any]:
+        """What the clients of the round have changed; where one sent other parameters none is measured, and it is named."""
+        who, names = sorted(self._got), sorted(self._sent)
+        if not (who and names):
+            return {}
+        found: dict[str, Any] = {"clients": who, "weights": [self._sizes[k] for k in who]}
+        shapes = {n: value.shape for n, value in self._sent.items()}
+        odd = [k for k in who if {n: value.shape for n, value in self._got[k].items()} != shapes]
+        if odd:
+            sites = {k: site for site, k in self._numbers.items()}
+            named = join_names(f"client {k} ({sites[k]})" for k in odd)
+            return found | {"events": [f"updates not measured, as parameters are not those that were sent: {named}"]}
+        return found | {"updates": np.stack([np.concatenate([self._got[k][n].ravel() for n in names]) for k in who])}
 
     def _log_held(self, fl_ctx: FLContext) -> None:
         """Tell the monitor of the round that waits, with the losses that clients had of its model."""
@@ -116,7 +126,12 @@ class WatchEvents(FLComponent):  # type: ignore[misc]  # nvflare has no types
         if losses:
             sizes = [self._sizes.get(k, 1.0) for k in losses]
             measured |= {"client_losses": losses, "loss": float(np.average(list(losses.values()), weights=sizes))}
-        for finding in self._monitor.log(t, **measured):
+        try:
+            found = self._monitor._log(t, Round(**measured))
+        except (UserError, OSError) as error:  # the job that is watched goes on
+            self.log_warning(fl_ctx, f"fedfault: round {t} is not recorded: {error}")
+            return
+        for finding in found:
             self.log_warning(fl_ctx, f"fedfault: {describe_finding(finding)}")
 
 
