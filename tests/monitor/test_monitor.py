@@ -372,6 +372,8 @@ def test_a_monitor_whose_folder_another_one_took_says_so(tmp_path):
     second = Monitor("mine", results_dir=tmp_path, overwrite=True, say=lambda text: None)
     with pytest.raises(ff.UserError, match="another one writes to the folder, or has replaced it"):
         first.log(1, loss=4.0)
+    with pytest.raises(ff.UserError, match="another one writes to the folder, or has replaced it"):
+        first.finish()
     second.log(0, loss=3.0)
     assert [r.scores["validation"].loss for r in read_run(second.folder).records] == [3.0]
 

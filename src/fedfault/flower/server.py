@@ -188,10 +188,13 @@ def await_clients(nodes: Nodes, N: int) -> None:
     Nodes are asked again when half of what is left is over: one that hangs must not keep out those that come later.
     """
     seconds = nodes.join_seconds
-    end, events = time.monotonic() + seconds, nodes.admit_nodes(min(seconds, max(seconds / 2, ASKED)))
-    while len(nodes.ids) < N and (left := end - time.monotonic()) > 0:
-        time.sleep(min(POLL, left))
+    end, left, events = time.monotonic() + seconds, seconds, list[str]()
+    while True:
         events += nodes.admit_nodes(min(left, max(left / 2, ASKED)))
+        left = end - time.monotonic()
+        if len(nodes.ids) >= N or left <= 0:
+            break
+        time.sleep(min(POLL, left))
     missing = ", ".join(str(k) for k in range(N) if k not in nodes.ids)
     if len(nodes.ids) < nodes.min_clients:
         few = f"{len(nodes.ids)} of {N} clients have joined in {seconds:g} seconds, missing {missing}"

@@ -142,7 +142,11 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
             self, grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn and evaluate
         )
         self._log_round()
-        verdict = self.monitor.finish()
+        try:
+            verdict = self.monitor.finish()
+        except (UserError, OSError) as error:  # what was trained is not lost with it
+            _warn(f"no verdict: {error}")
+            return result
         log(WARNING, "fedfault: %s. %s %s", verdict["state"], verdict["sentence"], verdict["sure"])
         log(WARNING, "fedfault: `fedfault report %s` draws the run", self.monitor.folder)
         return result

@@ -94,13 +94,16 @@ class MonitoredFolder:
     def append(self, records: Sequence[RoundRecord]) -> None:
         """Add lines to rounds.jsonl and wait until they are on disk. Raises `UserError` if others have written to it."""
         file = self.path / ROUNDS
+        self._check_own(file)
+        append_text(file, "".join(json.dumps(record.to_json(), allow_nan=False) + "\n" for record in records))
+        self._written = file.stat().st_size
+
+    def _check_own(self, file: Path) -> None:
         if (file.stat().st_size if file.exists() else 0) != self._written:
             raise UserError(
                 f"{file} is no longer as this Monitor left it: another one writes to the folder, or has replaced it. Each "
                 "run needs a name of its own"
             )
-        append_text(file, "".join(json.dumps(record.to_json(), allow_nan=False) + "\n" for record in records))
-        self._written = file.stat().st_size
 
     def read_records(self) -> list[RoundRecord]:
         """Return all records."""
@@ -118,7 +121,8 @@ class MonitoredFolder:
         findings: Sequence[Finding],
         verdict: Mapping[str, Any],
     ) -> None:
-        """Write the results and close the folder."""
+        """Write the results and close the folder. Raises `UserError` as `append` does."""
+        self._check_own(self.path / ROUNDS)
         self._write_config(config)
         write_findings(self.path, findings)
         write_json(self.path / "metrics.json", {**summarise_run(records), "verdict": dict(verdict)})

@@ -26,7 +26,6 @@ from fedfault.records import ClientRecord, RoundRecord, Score
 MOST = 1000  # rounds that may be left out one after another
 HUGE = 1e300  # weights whose sum may be beyond what a float holds
 SAME = 1e-9  # of the squared norm, between inner products of updates that are the same up to rounding
-LOST = "server_update not finite: no loss of such a model counts"
 Memory = dict[str, Any]  # what a later round needs of earlier ones
 
 
@@ -79,7 +78,8 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
         if losses is not None
     }
     K, probes, own, matrices, events = _measure_cohort(given, memory)
-    if LOST in events:
+    if not math.isfinite(probes.get("server_norm", 0.0)):
+        events.append("server_update not finite: no loss of such a model counts")
         scores["validation"] = Score(math.nan, 1)
     told = {name: read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
     events = [*given.events, *events]
@@ -156,7 +156,6 @@ def _measure_cohort(
             _fill(own, "cosine", _cosine_to(rows, server))
     if server is not None:
         probes |= _measure_server(server, memory)
-        events += [] if math.isfinite(probes["server_norm"]) else [LOST]
     if halves is not None:
         first, second = halves
         if rows is not None:

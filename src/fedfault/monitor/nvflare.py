@@ -87,8 +87,8 @@ class WatchEvents(FLComponent):  # type: ignore[misc]  # nvflare has no types
         self._sizes[client] = float((result.meta or {}).get(STEPS, 1.0))
         metrics = result.metrics or {}
         names = [self.loss] if self.loss else [n for n in metrics if n.lower().endswith("loss")]
-        if len(names) == 1 and isinstance(value := metrics.get(names[0]), int | float):
-            self._losses[client] = float(value)
+        if len(names) == 1 and names[0] in metrics and np.ndim(metrics[names[0]]) == 0:
+            self._losses[client] = float(metrics[names[0]])
 
     def _end_round(self, fl_ctx: FLContext) -> None:
         """Judge the round before with the losses that this one has brought, and keep this one."""
