@@ -378,3 +378,26 @@ def test_a_node_that_hangs_does_not_hold_the_start_longer_than_it_may_nor_keep_o
     assert sorted(nodes.ids) == [0, 1, 3, 4, 5]
     assert asked[0] == 300
     assert clock[0] == pytest.approx(600, abs=2)
+
+
+def test_a_node_that_hung_when_it_joined_holds_a_round_only_where_a_client_is_missing():
+    """It was asked again in every round, and held each of them for flower.join_seconds."""
+    joins = []
+
+    class Hangs(Bad):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            joins.extend(m.metadata.dst_node_id for m in messages if m.metadata.group_id == "join")
+            return super().send_and_receive([m for m in messages if m.metadata.dst_node_id not in hanging])
+
+    hanging = {3}
+    grid = Hangs.of(grid_of(FED), {})
+    there, _ = over(FED, grid, join_seconds=0.05)
+    joins.clear()
+    at = iter(rounds(there, begin(there)))
+    next(at)
+    next(at)
+    assert joins == []
+    grid.offline.add(5)  # client 4 is away: node 3 might be it
+    next(at)
+    assert joins == [3]

@@ -62,12 +62,14 @@ class Nodes:
     sizes: dict[int, DataSize] = field(default_factory=dict)
     own: bool = False  # whether sites have data of their own
     refused: dict[int, str] = field(default_factory=dict)  # node -> why, for good
+    silent: set[int] = field(default_factory=set)  # nodes that did not answer when they were asked to join
     idle: int = 0  # rounds in a row that changed nothing
 
-    def admit_nodes(self, seconds: float | None = None) -> list[str]:
+    def admit_nodes(self, seconds: float | None = None, again: bool = True) -> list[str]:
         """Let nodes that are not known yet join; refuse some, tell them why, and return a sentence about each of those.
 
-        seconds: how long their answers are waited for, instead of `join_seconds`.
+        seconds: how long their answers are waited for, instead of `join_seconds`; again: whether nodes that did not answer
+        before are asked once more.
 
         Two nodes that both say they are the same client are both refused; one that says it is a client who is here already
         is refused as long as that one is.
@@ -76,11 +78,15 @@ class Nodes:
         self.refused = {n: why for n, why in self.refused.items() if n in listed}  # who comes back may have been mended
         known = {n for n in self.ids.values() if n in listed} | set(self.refused)
         limit = self.join_seconds if seconds is None else seconds
-        answers = self._ask({n: self._make_message({}) for n in sorted(listed - known)}, "query", "join", limit)
+        self.silent &= listed
+        strangers = sorted(listed - known - (set() if again else self.silent))
+        answers = self._ask({n: self._make_message({}) for n in strangers}, "query", "join", limit)
+        self.silent -= answers.keys()
         claims: dict[int, list[int]] = {}
         events = []
         for node, answer in answers.items():
             if isinstance(answer, Silence):
+                self.silent.add(node)
                 events.append(f"node {node} does not join: {answer}")
                 continue
             try:
@@ -133,7 +139,9 @@ class Nodes:
 
     def __call__(self, fed: Federation, asked: CohortRequest) -> CohortResult:
         """Let the clients of a round train, and return what they made of it: this is `Federation.remote`."""
-        events = self.admit_nodes()
+        listed = set(self.grid.get_node_ids())
+        lost = {k for k in asked.cohort.clients if k in self.ids and self.ids[k] not in listed}
+        events = self.admit_nodes(again=bool(lost))  # a node that was silent may be a client that is back
         self.used = {t: clients for t, clients in self.used.items() if t < asked.round}
         clients, listed = asked.cohort.clients, set(self.grid.get_node_ids())
         weighed = [k for k, weight in zip(clients, asked.weight.tolist(), strict=True) if weight]
