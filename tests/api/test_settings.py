@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -43,6 +45,31 @@ def test_a_mapping_is_a_configuration_and_a_file_with_changes_is_one():
     own = load_config({"_base_": "quickstart", "training": {"lr": 1e-2}}, ["seed=3"], ())
     assert own.resolved == load("quickstart", ["training.lr=1e-2", "seed=3"]).resolved
     assert load_config({}, [], ()).resolved == load_config({"seed": 0}, [], ()).resolved  # the defaults, no quickstart
+
+
+def test_what_python_has_more_of_is_written_as_what_yaml_has():
+    class Algorithm(str, Enum):
+        AVG = "fedavg"
+
+    class Name(str):
+        pass
+
+    assert spell_words({"a": Algorithm.AVG, "b": Name("x"), "c": range(3), "d": PurePosixPath("x/y")}, {}) == [
+        "a=fedavg",
+        "b=x",
+        "c=[0, 1, 2]",
+        "d=x/y",
+    ]
+
+
+@pytest.mark.parametrize("value", [{"a", "b"}, Decimal("0.001"), object(), dict, print, b"x"], ids=repr)
+def test_a_value_that_no_setting_can_be_is_refused_with_its_setting(value):
+    """It ended in a traceback of the YAML library; a set was said to be tags that the user had never written."""
+    for given in (value, [value], {"by": value}):
+        with pytest.raises(UserError, match=r"settings: attacks(\.by)?=.* is a \w+; give a number, text"):
+            spell_words({}, {"attacks": [given]})
+    with pytest.raises(UserError, match=r"settings: training\.lr="), write_study({"training": {"lr": value}}):
+        pass
 
 
 def test_errors_speak_of_settings():

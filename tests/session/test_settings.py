@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from crash import QUIET, Lender, load_tiny
 from fedfault.config import load
+from fedfault.config.changes import hash_settings
 from fedfault.errors import UserError
-from fedfault.runs.folder import RunFolder
+from fedfault.runs.checkpoint import read_about, write_about
+from fedfault.runs.folder import MAY_CHANGE, RunFolder
+from fedfault.session.blame import blame_run
+from fedfault.session.checkpoints import export_round
+from fedfault.session.fork import fork_run
 from fedfault.session.progress import Progress
+from fedfault.session.settings import record_settings
 from fedfault.session.start import resume_run, start_run
+from fedfault.studies.mitigate import read_experiment
 
 pytestmark = pytest.mark.slow
 READY = Lender()
@@ -68,7 +76,7 @@ def test_an_edited_configuration_is_refused_with_what_differs_and_the_fork_that_
     with pytest.raises(UserError, match="is not as it was when the run began") as caught:
         resume(run)
     assert differs in str(caught.value)
-    assert f"`fedfault fork {run} --round 2 " in str(caught.value)
+    assert f"`fedfault fork {run} --round 0 " in str(caught.value)
     assert list_files(run) == before
 
 
@@ -107,7 +115,7 @@ def test_fewer_rounds_than_are_done_are_refused(run):
 
 @pytest.mark.parametrize("change", ["training.lr=0.1", "experiment_name=other", "seed=3"])
 def test_what_only_a_fork_can_change_is_refused_with_the_fork(run, change):
-    with pytest.raises(UserError, match=rf"cannot go on with another .*`fedfault fork {run} --round 2 {change}`"):
+    with pytest.raises(UserError, match=rf"cannot go on with another .*`fedfault fork {run} --round 0 {change}`"):
         resume(run, change)
 
 
@@ -147,3 +155,68 @@ def test_split_json_is_there_again_whatever_became_of_it(run, finished):
     (run / "split.json").unlink()
     resume(run)
     assert (run / "split.json").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda run: fork_run(run, 0, [], QUIET),
+        lambda run: blame_run(run, QUIET, 2),
+        lambda run: export_round(run, 2, run.parent / "model"),
+        lambda run: read_experiment(str(run), ["federation.num_rounds=3"]),
+    ],
+    ids=["fork", "blame", "evaluate", "mitigate"],
+)
+def test_what_goes_on_from_a_run_takes_no_edited_settings_for_those_of_the_run(run, read):
+    """A fork said that nothing is changed, and went on with the edited learning rate."""
+    edit(run / "config.yaml", ("lr: 0.003", "lr: 0.03"))
+    before = list_files(run)
+    with pytest.raises(UserError, match=r"is not as it was when the run began: training.lr 0.003 -> 0.03"):
+        read(run)
+    assert list_files(run) == before
+
+
+def test_a_fork_of_a_run_that_lost_its_configuration_goes_on_from_the_manifest(run):
+    (run / "config.yaml").unlink()
+    loaded, _ = read_experiment(str(run), [])
+    assert loaded.experiment.training.lr == 0.003
+
+
+def test_what_was_asked_for_later_keeps_the_run_one_that_can_go_on(run):
+    """Its checkpoints were then said to belong to a run with other settings, for ever."""
+    manifest = RunFolder(run).read_manifest()
+    loaded = load(run / "config.yaml", ["personalise.steps=1"])
+    record_settings(RunFolder(run), manifest, loaded, 2, {})
+    assert load(run / "config.yaml").experiment.personalise is not None
+    resume(run, "personalise=null")
+    resume(run, "federation.num_rounds=3")
+
+
+def rehash(run: Path, config: dict, settings: dict) -> None:
+    """Make a run one that an older version began with this configuration, and checkpoints those of these settings."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"config": config}))
+    folder = RunFolder(run).checkpoints
+    for round in RunFolder(run).list_checkpoints():
+        about = read_about(folder, round)
+        write_about(folder, replace(about, config=hash_settings(settings, MAY_CHANGE)))
+
+
+def test_a_setting_that_came_with_a_later_version_does_not_part_a_run_from_its_checkpoints(run):
+    config = RunFolder(run).read_manifest()["config"]
+    del config["evaluation"]["choices"]  # as if this version had brought it
+    rehash(run, config, config)
+    for rounds in (3, 4):
+        resume(run, f"federation.num_rounds={rounds}")
+    assert [r.round for r in RunFolder(run).read_records()] == [0, 1, 2, 3, 4]
+
+
+def test_a_checkpoint_of_an_older_version_counted_what_may_be_asked_for_later(run):
+    config = RunFolder(run).read_manifest()["config"]
+    asked = config | {"personalise": {"steps": 1, "alone": False, "lr": None}}
+    rehash(run, config, asked)
+    with pytest.raises(UserError, match="other settings"):
+        resume(run)
+    rehash(run, asked, asked)
+    (run / "config.yaml").unlink()
+    assert [r.round for r in resume(run, "personalise=null").read_records()] == [0, 1, 2]

@@ -261,10 +261,17 @@ def rounds(
     from fedfault.clustering.remedy import fill_in_clusters
     from fedfault.rounds.engine import begin
     from fedfault.rounds.engine import rounds as run_rounds
+    from fedfault.runs.folder import RunFolder
+    from fedfault.session.settings import load_own
     from fedfault.setup.experiment import prepare
 
-    source: Config = config.folder / "config.yaml" if isinstance(config, Run) else config
-    exp = load_config(source, spell_words(settings, changes), plugins).experiment
+    words = spell_words(settings, changes)
+    if isinstance(config, Run):
+        folder = RunFolder.open(config.folder)
+        loaded = load_own(folder, folder.read_manifest(), words, take_list(plugins))
+    else:
+        loaded = load_config(config, words, plugins)
+    exp = loaded.experiment
     fed = fill_in_clusters(prepare(exp), say_nothing)[0].federation
     yield from run_rounds(fed, begin(fed))
 

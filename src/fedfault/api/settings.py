@@ -6,7 +6,9 @@ import contextlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from datetime import date
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import Any
 
 from fedfault.arguments import take_list, take_path
@@ -35,7 +37,7 @@ def spell_words(settings: Mapping[str, Any] | None, keywords: Mapping[str, Any])
             "training__lr=1e-3"
         )
     flat = {**_flatten(settings or {}), **{key.replace("__", "."): value for key, value in keywords.items()}}
-    return [write_setting(key, _make_plain(value)) for key, value in flat.items()]
+    return [write_setting(key, _make_plain(value, key)) for key, value in flat.items()]
 
 
 def load_config(config: Config, words: Sequence[str], plugins: Sequence[str]) -> Loaded:
@@ -72,7 +74,7 @@ def write_study(file: Path | str | Mapping[str, Any]) -> Iterator[Path | str]:
     settings = nest_settings({tuple(key.split(".")): value for key, value in flat.items()})
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "study.yaml"
-        write_atomically(path, dump(_make_plain({**own, **settings})))
+        write_atomically(path, dump({key: _make_plain(value, key) for key, value in {**own, **settings}.items()}))
         try:
             yield path
         except UserError as e:
@@ -89,12 +91,27 @@ def name_place() -> Iterator[None]:
         raise UserError(told.replace(f"({COMMAND_LINE})", "(settings)")) from None
 
 
-def _make_plain(value: Any) -> Any:
-    """A value in types that YAML has: numbers of numpy, tuples and paths are those of Python, lists and text."""
-    if isinstance(value, list | tuple):
-        return [_make_plain(one) for one in value]
+def _make_plain(value: Any, key: str) -> Any:
+    """A value in types that YAML has: numbers of numpy, tuples, ranges, paths and members of an Enum become those of Python.
+
+    Raises `UserError`, which names the setting `key`, for a type of which nothing says how it is written.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, list | tuple | range):
+        return [_make_plain(one, key) for one in value]
     if isinstance(value, Mapping):
-        return {key: _make_plain(one) for key, one in value.items()}
-    if isinstance(value, Path):
+        return {name: _make_plain(one, f"{key}.{name}") for name, one in value.items()}
+    if isinstance(value, PurePath):
         return str(value)
-    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        return value.tolist()
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)  # of a subclass, which YAML does not know
+    if isinstance(value, date | None):
+        return value
+    raise UserError(
+        f"settings: {key}={value!r:.60} is a {type(value).__name__}; give a number, text, true or false, None, a list or a "
+        "mapping"
+    )

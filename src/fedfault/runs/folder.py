@@ -107,8 +107,12 @@ class RunFolder:
         """The hash of the configuration that the run began with, without what may change; None if it is not known."""
         if self._settings is None and (self.path / MANIFEST).is_file():
             config = self.read_json(MANIFEST).get("config")
-            self._settings = None if config is None else hash_settings(config, MAY_CHANGE)
+            self._settings = None if config is None else hash_settings(_unask_personalise(config), MAY_CHANGE)
         return self._settings
+
+    def _hash_as_before(self) -> str:
+        """The hash in checkpoints of older versions, which counted `personalise`, though it may change."""
+        return hash_settings(self.read_json(MANIFEST)["config"], MAY_CHANGE)
 
     def append(self, record: RoundRecord) -> None:
         """Add a line to rounds.jsonl and wait until it is on disk."""
@@ -190,7 +194,7 @@ class RunFolder:
     def _check_past(self, about: About) -> None:
         """Raise `UserError` if a checkpoint is not the one that this run wrote after these records."""
         round = about.state["round"]
-        if None not in (about.config, now := self.config_hash) and about.config != now:
+        if None not in (about.config, now := self.config_hash) and about.config not in (now, self._hash_as_before()):
             raise UserError(
                 f"the checkpoint of round {round} in {self.checkpoints} belongs to a run with other settings than those in "
                 "manifest.json; restore the folder from a copy"
@@ -241,3 +245,7 @@ def _format_rounds(rounds: Sequence[int]) -> str:
             runs.append([t])
     parts = [f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
     return f"those of rounds {', '.join(parts)}" if parts else "none"
+
+
+def _unask_personalise(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: None if key == "personalise" else value for key, value in config.items()}

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedfault.config.loading import load
 from fedfault.errors import UserError
 from fedfault.metrics.contributions import contributions
 from fedfault.records import RoundRecord
@@ -20,7 +19,7 @@ from fedfault.runs.folder import RunFolder
 from fedfault.runs.recorded import list_contributions
 from fedfault.session.progress import Progress
 from fedfault.session.provenance import check_not_moved, check_same_inputs, tell_where_data_were
-from fedfault.session.settings import find_own_settings
+from fedfault.session.settings import find_own_settings, load_own
 from fedfault.setup.experiment import prepare
 
 FILE = "contributions.json"
@@ -44,7 +43,7 @@ def blame_run(path: Path, progress: Progress, round: int | None = None, pairs: i
             f"{path} went back after round {start} and changed its settings; give --round R of a round with a checkpoint "
             "after that, and logging.keep_checkpoints=all to keep those of all rounds"
         )
-    exp = load(folder.path / "config.yaml", settings).experiment
+    exp = load_own(folder, manifest, settings).experiment
     _check_open(path, manifest, exp.privacy.unit, exp.federation.centralised)
     with tell_where_data_were(manifest):
         p = prepare(exp, progress.say)

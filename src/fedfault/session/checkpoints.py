@@ -6,11 +6,10 @@ from pathlib import Path
 
 from fedfault.backbones.export import export_adapter
 from fedfault.backbones.load import Say, say_nothing
-from fedfault.config.loading import load
 from fedfault.data.labelled import list_classes
 from fedfault.runs.folder import RunFolder
 from fedfault.session.provenance import check_same_inputs, tell_where_data_were
-from fedfault.session.settings import find_own_settings
+from fedfault.session.settings import find_own_settings, load_own
 from fedfault.setup.experiment import prepare
 
 
@@ -23,7 +22,7 @@ def export_round(path: Path, round: int, target: Path, say: Say = say_nothing) -
     folder.check_checkpoint(round)
     manifest = folder.read_manifest()
     with tell_where_data_were(manifest):
-        p = prepare(load(folder.path / "config.yaml", find_own_settings(manifest, round)).experiment, say)
+        p = prepare(load_own(folder, manifest, find_own_settings(manifest, round)).experiment, say)
     check_same_inputs(manifest, p)
     state, _ = folder.load(p.federation.task.layout, p.model.device, round)
     card = f"The server's adapter after round {round} of the run {p.config.experiment_name}.\n"

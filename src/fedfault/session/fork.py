@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.config.changes import NO_CAUSE, find_changes
-from fedfault.config.loading import Loaded, load
+from fedfault.config.loading import Loaded
 from fedfault.errors import UserError, quote
 from fedfault.registry import keep_plugins
 from fedfault.rounds.carry import carry_over
@@ -24,7 +24,7 @@ from fedfault.session.provenance import (
     tell_where_data_were,
     write_split,
 )
-from fedfault.session.settings import find_own_settings
+from fedfault.session.settings import find_own_settings, load_own
 from fedfault.session.training import train_to_end
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.storage import write_atomically
@@ -102,9 +102,9 @@ def _plan_fork(path: Path, round: int, overrides: Sequence[str], overwrite: bool
     past = parent.read_manifest()
     made, before = (find_own_settings(past, until) for until in (round - 1, round))
     kept = [text for text in before if not any(text.startswith(f"{key}.") for key in given)]
-    loaded = load(config, [*kept, *overrides], plugins)
+    loaded = load_own(parent, past, [*kept, *overrides], plugins)
     with keep_plugins():
-        changed, since = (find_changes(load(config, s).resolved, loaded.resolved) for s in (before, made))
+        changed, since = (find_changes(load_own(parent, past, s).resolved, loaded.resolved) for s in (before, made))
     changed = {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
     _check_changes(changed, loaded, round, config)
     loaded = _find_place(parent, loaded, given, overwrite)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fedfault.config.changes import NO_CAUSE, find_changes
-from fedfault.config.files import spell_key
+from fedfault.config.files import spell_key, write_setting
 from fedfault.config.layers import parse_command_line
 from fedfault.config.loading import Loaded, load, load_resolved
 from fedfault.config.shorthand import translate_layer
@@ -46,15 +46,41 @@ def read_settings(
         ]
     if not file.is_file():
         write_configuration(folder.path, load_resolved(began, folder.path / MANIFEST))
+    _check_budget(began, load(file, changes))
+    _check_not_edited(folder, manifest, given)
+    return load(file, changes), []
+
+
+def load_own(
+    folder: RunFolder, manifest: Mapping[str, Any], overrides: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> Loaded:
+    """Load the settings that a run has, with `key=value` on top, and without those that it changed itself.
+
+    Raises `UserError` for a config.yaml that says something else than when the run began.
+    """
+    file = folder.path / "config.yaml"
+    if not file.is_file() and "config" in manifest:
+        return load_resolved(manifest["config"], folder.path / MANIFEST, overrides)
+    _check_not_edited(folder, manifest)
+    return load(file, overrides, plugins)
+
+
+def _check_not_edited(folder: RunFolder, manifest: Mapping[str, Any], given: Collection[str] = ()) -> None:
+    """Raise `UserError` where config.yaml says something else than when the run began, but for the keys that are given.
+
+    Nothing is checked where the manifest, of an older version, does not say with which settings the run began.
+    """
+    if (began := manifest.get("config")) is None:
+        return
+    file = folder.path / "config.yaml"
     edited = find_changes(load_resolved(began, folder.path / MANIFEST).resolved, load(file).resolved)
     edited = {key: both for key, both in edited.items() if not key.startswith(NO_CAUSE) and key not in given}
-    _check_budget(began, load(file, changes))
     if edited:
+        other = [write_setting(key, new) for key, (_, new) in edited.items()]
         raise UserError(
-            f"{file} is not as it was when the run began: {_describe_changes(edited)}. Restore it, or go on with other "
-            f"settings in a run of its own: {_suggest_fork(folder, [f'{key}={new}' for key, (_, new) in edited.items()])}"
+            f"{file} is not as it was when the run began: {_describe_changes(edited)}. Restore it, or delete it, as "
+            f"{MANIFEST} holds it too; other settings go on in a run of their own: {_suggest_fork(folder, other)}"
         )
-    return load(file, changes), []
 
 
 def _check_budget(began: Mapping[str, Any], loaded: Loaded) -> None:
@@ -84,9 +110,21 @@ def record_settings(
     if changed or versions:
         manifest.setdefault("continued", []).append({"after": done, "changes": changed, "versions": dict(versions)})
     manifest |= {name: new for name, (_, new) in versions.items()}
-    manifest["config"] = loaded.resolved
+    manifest["config"] = loaded.resolved if began is None else _keep_others(began, loaded.resolved)
     write_configuration(folder.path, loaded)
     folder.write_json(MANIFEST, manifest)
+
+
+def _keep_others(began: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the run began with, and of `now` those that may change: keys that are new in this version stay out.
+
+    A checkpoint holds a hash of the settings that may not.
+    """
+    rounds = {"num_rounds": now["federation"]["num_rounds"]}
+    changed = {
+        key: now[key] for key in ("experiment_name", "plugins", "device", "personalise", "logging") if key in now
+    }
+    return {**began, **changed, "federation": {**began["federation"], **rounds}}
 
 
 def _check_changes(folder: RunFolder, changes: Sequence[str]) -> set[str]:
@@ -102,7 +140,8 @@ def _check_changes(folder: RunFolder, changes: Sequence[str]) -> set[str]:
 
 
 def _suggest_fork(folder: RunFolder, changes: Sequence[str]) -> str:
-    rounds = folder.list_checkpoints()
+    last = max((r.round for r in folder.read_records()), default=0)
+    rounds = [t for t in folder.list_checkpoints() if t < last]  # after the last one nothing is left for a fork
     fork = f"`fedfault fork {quote(folder.path)} --round {rounds[-1] if rounds else 0} {shlex.join(changes)}`"
     more = [text for text in changes if text.startswith(f"{ROUNDS}=")]
     return f"{fork}; for other rounds alone, `fedfault resume {quote(folder.path)} {more[0]}`" if more else fork

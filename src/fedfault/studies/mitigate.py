@@ -22,9 +22,10 @@ from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError, quote
 from fedfault.runs.folder import RunFolder
-from fedfault.runs.manifest import find_status
+from fedfault.runs.manifest import MANIFEST, find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress
+from fedfault.session.settings import load_own
 from fedfault.setup.equipment import is_simulated
 from fedfault.setup.experiment import prepare
 from fedfault.storage import write_atomically, write_folder_atomically
@@ -63,7 +64,8 @@ def read_experiment(
         return load(name, overrides, plugins), None
     run = RunFolder.open(Path(name))
     beside = f"logging.results_dir={run.path.resolve().parent}"
-    return load(run.path / "config.yaml", [beside, *overrides], plugins), run
+    manifest = run.read_manifest() if (run.path / MANIFEST).is_file() else {}
+    return load_own(run, manifest, [beside, *overrides], plugins), run
 
 
 def mitigate(
@@ -147,7 +149,8 @@ def _make_plan(study: dict[str, Any], loaded: Loaded, folder: Path) -> StudyPlan
 
 def adopt_run(plan: StudyPlan, run: RunFolder) -> str | None:
     """Copy a finished run to where a study would make one of the very same settings; returns its name there."""
-    manifest, same = run.read_manifest(), hash_settings(load(run.path / "config.yaml").resolved)
+    manifest = run.read_manifest()
+    same = hash_settings(load_own(run, manifest).resolved)
     whole = manifest["status"] == "finished" and not manifest.get("abandoned") and "parent" not in manifest
     for name, loaded in plan.configs.items():
         path = plan.path(name)
