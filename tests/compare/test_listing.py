@@ -196,3 +196,10 @@ def test_scores_are_written_as_in_the_reports_and_runs_of_one_name_have_their_fo
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert set(rows) == {"trial (one)", "trial (two)"}
     assert (rows["trial (one)"]["before"], rows["trial (one)"]["after"]) == ("148.4", "54.6")
+
+
+def test_runs_of_one_name_in_folders_of_one_name_have_the_whole_folder_beside_it(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name / "runs" / "same")
+    names = {row[0] for row in listing.tabulate_list(listing.list_runs(tmp_path)).rows}
+    assert names == {f"trial ({tmp_path / name / 'runs' / 'same'})" for name in ("a", "b")}

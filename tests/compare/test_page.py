@@ -442,3 +442,12 @@ def test_a_caption_speaks_of_rings_and_forks_that_are_drawn(tmp_path):
 def test_runs_of_different_lengths_are_said_to_end_so():
     a, b = run(rounds=3), run("b", -0.5, rounds=2)
     assert describe_ends(beside(a, b))[0].startswith("b ends better than a (after 2 rounds against 3): final loss")
+
+
+def test_losses_of_different_kinds_are_not_said_to_be_better_or_worse():
+    """A squared error ended better than a cross-entropy, in nats."""
+    told = describe_ends(beside(labelled("classification", accuracy=0.5), labelled("regression", pearson=0.5)))
+    assert told == [
+        "The loss of regression is in squared error, that of classification in nats per example: they cannot be "
+        "compared."
+    ]

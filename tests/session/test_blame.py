@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fedfault.errors import UserError
+from fedfault.records import ClientRecord, RoundRecord, Score
 from fedfault.report.contributions import sum_contributions, tabulate_contributions
 from fedfault.runs.read import read_run
-from fedfault.session.blame import blame_run
+from fedfault.session.blame import _check_same, blame_run
 from fedfault.session.progress import Progress
 from small import start
 
@@ -69,6 +73,16 @@ def test_a_round_that_does_not_come_out_as_recorded_is_blamed_on_nobody(run):
     with pytest.raises(UserError, match="does not come out as it was recorded: update_norm of client"):
         blame_run(run, QUIET, 1)
     assert not (run / "contributions.json").exists()
+
+
+def test_numbers_that_are_not_finite_are_the_same_as_those_that_a_record_leaves_out():
+    """A dropped update, whose norm is infinite, was said not to come out as recorded: "is nan and was nan"."""
+    client = ClientRecord(1, 1.0, 1, 1, 1.0, 1.0, math.inf, 1, 1)
+    made = RoundRecord(2, (client,), {"validation": Score(math.nan, 10)})
+    read = RoundRecord.from_json(json.loads(json.dumps(made.to_json(), allow_nan=False)))
+    _check_same(Path("run"), read, made)
+    with pytest.raises(UserError, match=r"update_norm of client 1 is 2\.0 and was nan"):
+        _check_same(Path("run"), read, replace(made, clients=(replace(client, update_norm=2.0),)))
 
 
 def test_what_is_not_there_is_refused_with_what_is(run, tmp_path):

@@ -10,11 +10,13 @@ from fedfault.data.split import is_same_corpus
 from fedfault.diagnosis.calibration import Calibration, kept_calibrations
 from fedfault.diagnosis.watch import diagnose_run
 from fedfault.errors import UserError
+from fedfault.runs.files import write_lines
 from fedfault.session import controls
 from fedfault.session.controls import calibrate_detectors, derive_control
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
 from fedfault.setup.experiment import prepare
+from fedfault.testing.histories import history
 from small import SMALL
 
 QUIET = Progress(quiet=True)
@@ -189,3 +191,29 @@ def test_honest_controls_of_the_same_partition_have_its_clients_and_a_file_of_th
     unlike = loaded(tmp_path, f"detectors.calibration={file}", *other)
     with pytest.raises(UserError, match=r"is for other runs: it differs in data\.partition"):
         start_run(unlike, QUIET)
+
+
+@pytest.mark.slow
+def test_controls_of_other_data_under_the_same_settings_are_not_taken(tmp_path, monkeypatch):
+    """They gave thresholds that bore the fingerprint of the data that they had never seen."""
+    data, trained = tmp_path / "mine.csv", []
+    data.write_text(
+        "text\n" + "\n".join(f"the ship number {i} is {'very ' * (i % 5)}good today" for i in range(99)) + "\n"
+    )
+    given = loaded(tmp_path, f"data.path={data}", "data.dataset=text", "data.partition=iid")
+    prepared = prepare(given.experiment)
+
+    def train(exp, i, file, *_, iid):
+        trained.append(i)
+        write_lines(file, records := history([5.0, 4.5, 4.2, 4.0, 3.9, 3.8]))
+        return records, prepared
+
+    monkeypatch.setattr(controls, "train_control", train)
+    for _ in range(2):  # the second time it goes on with what is there
+        file = calibrate_detectors(given, 3, QUIET)
+    made = file.read_bytes()
+    data.write_text(data.read_text().replace("ship", "tree"))
+    with pytest.raises(UserError, match="holds controls of another corpus under the same settings"):
+        calibrate_detectors(given, 3, QUIET)
+    assert file.read_bytes() == made
+    assert trained == [0, 1, 2, 0, 1, 2]

@@ -3,10 +3,12 @@
 import io
 
 import filelock
+import numpy as np
 import pytest
 from rich.console import Console
 
 from fedfault.errors import UserError
+from fedfault.monitor import Monitor
 from fedfault.runs.read import read_run
 from fedfault.session.follow import draw_screen, follow_run
 from handmade import HISTORY, finding, lines, update, write
@@ -75,3 +77,13 @@ def test_the_screen_fits(tmp_path, width):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a run folder"):
         follow_run(tmp_path, Console())
+
+
+def test_a_run_that_another_program_trained_is_followed_without_a_speed(tmp_path):
+    """Nobody told how long its rounds took, or how many there would be; it ended in a traceback."""
+    rng = np.random.default_rng(0)
+    with Monitor("mine", results_dir=str(tmp_path)) as m:
+        m.log(0, loss=4.0)
+        m.log(1, loss=3.9, updates=rng.normal(size=(3, 8)), clients=[0, 1, 2])
+    told = [line for line in follow(tmp_path / "mine").splitlines() if line.startswith("round")]
+    assert [line.split("  ")[:2] for line in told] == [["round 0", "loss 4.000"], ["round 1", "loss 3.900"]]

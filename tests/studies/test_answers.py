@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from fedfault.stats import count_needed
 from fedfault.studies.answers import answer_hypotheses, answer_listed, pick_test
-from fedfault.studies.results import Results, format_answers
+from fedfault.studies.results import Results, format_answers, list_limits
 from fedfault.studies.study import Cell, Contrast, Study
 from planted import claim, draw_study, planted, two_arms
 
@@ -183,3 +183,22 @@ def test_a_large_difference_is_found_among_nulls(studies):
     found = simulate(studies, 10, [2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     assert found["found"] >= binom.ppf(0.001, studies, 0.95) / studies
     assert found["wrong"] <= binom.ppf(0.999, studies, 0.05) / studies
+
+
+def test_runs_that_saw_other_data_or_another_model_are_not_subtracted(tmp_path):
+    """The file that data.path names had changed between two calls of a study, which answered all the same."""
+    study, runs = two_arms(tmp_path, [4.0] * 8, [5.0] * 8, hypotheses=(claim(expect="lower"),))
+    (before,) = answer_hypotheses(study, runs)
+    assert before.verdict == "supported"
+    for seed in range(8):
+        for arm, corpus in (("new", "x" if seed < 3 else "y"), ("old", "y")):
+            made = {"corpus": {"fingerprint": corpus}, "model": {"fingerprint": "m"}}
+            runs[f"{arm}-{seed}"].manifest.update(made)
+    (now,) = answer_hypotheses(study, runs)
+    assert list(now.found[0].differences) == [3, 4, 5, 6, 7]
+    assert now.found[0].why_not == "the corpus is not what it was when other runs of seeds 0, 1, 2 were made"
+    told = "The corpus is not the same in all runs, though their settings name the same: it has changed between them."
+    assert told in list_limits(Results(tmp_path, study, runs))
+    runs["new-0"].config["data"] = {"path": "other.csv"}  # which is another name for other data
+    (now,) = answer_hypotheses(study, runs)
+    assert list(now.found[0].differences) == [0, 3, 4, 5, 6, 7]

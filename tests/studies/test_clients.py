@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,15 @@ def test_clusters_that_runs_found_are_listed():
     r.runs["clusters-1"] = RunData(Path(), (), clusters=found)
     assert tabulate_clusters(r).rows == [["clusters", "1", "2 clusters: [0, 2, 4], [1, 3]", "1.00"]]
     assert tabulate_clusters(study()) is None
+
+
+def test_the_worst_client_and_the_smallest_gain_are_under_the_models_that_clients_use():
+    """Beside the loss of tuned models stood the worst of the model before: no client had one."""
+    r = study(seeds=1)
+    tuned = [{"client": k, "model": "tuned", "loss": 0.5 + 0.1 * k} for k in range(5)]
+    r.runs["vanilla-0"] = replace(r.runs["vanilla-0"], personal=tuned)
+    rows = {row[0]: row[1:4] for row in tabulate_clients(r).rows}
+    assert rows["vanilla"] == ["0.700", "0.900", "2.100"]
+    r.runs["vanilla-0"] = replace(r.runs["vanilla-0"], personal=[*tuned[:4], {**tuned[4], "loss": None}])
+    rows = {row[0]: row[1:4] for row in tabulate_clients(r).rows}
+    assert rows["vanilla"] == ["diverged in 1 of 1"] * 3

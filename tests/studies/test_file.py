@@ -236,3 +236,36 @@ def test_the_mapping_of_an_arm_replaces_that_of_the_file_and_its_keys_may_have_d
     plan = load_study(write(model=model, arms=arms, seeds=[3]))
     found = [plan.configs[cell.runs[0]].experiment.model.lora.rank_pattern for cell in plan.study.cells]
     assert found == [{"q_proj": 2}, {"layers.0.q_proj": 4}]
+
+
+@pytest.mark.parametrize("by", [".nan", ".inf"])
+def test_a_difference_that_matters_is_a_finite_number(write, by):
+    """With NaN every hypothesis was refuted."""
+
+    def refuse(**asked):
+        file = write(grid=GRID, **asked)
+        file.write_text(file.read_text().replace('"HERE"', by))
+        return refusal(file)
+
+    for asked in ({"hypotheses": {"h": CLAIM | {"by": "HERE"}}}, {"best": {"b": {"axis": "algorithm", "by": "HERE"}}}):
+        assert "by is the smallest difference that matters" in refuse(**asked)
+    assert "than must be an arm or a finite number" in refuse(hypotheses={"h": CLAIM | {"than": "HERE"}})
+
+
+def test_an_axis_is_a_name(write):
+    assert "must name an axis; it is [1]" in refusal(write(grid=GRID, maps={"m": {"x": "lr", "y": [1]}}))
+    assert "must name an axis; it is ['lr']" in refusal(write(grid=GRID, best={"b": {"axis": ["lr"], "by": 0.1}}))
+
+
+def test_blocks_that_call_other_settings_by_the_same_name_are_refused(write):
+    """The second of them was dropped without a word."""
+    blocks = [{"federation.algorithm": [{"name": "fedprox", "mu": mu}]} for mu in (0.01, 1.0)]
+    told = refusal(write(grid=blocks, seeds=1))
+    assert "two blocks of the grid have a cell fedprox with different settings (federation.algorithm.mu)" in told
+
+
+def test_a_study_whose_name_makes_no_folder_asks_for_one(write):
+    """Its folder was that of all results."""
+    file = write(name="Ωμέγα", grid=GRID)
+    assert "give experiment_name=NAME" in refusal(file)
+    assert load_study(file, ["experiment_name=omega"]).folder.name == "omega"

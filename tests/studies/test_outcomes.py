@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -59,3 +60,39 @@ def test_known_metrics(name):
 def test_unknown_metrics_are_refused(name):
     with pytest.raises(UserError, match="metric"):
         check_metric(name)
+
+
+def lost(run, **metrics):
+    """The run, diverged: its metrics.json has null for what is not finite, and leaves out what follows from it."""
+    final = {"validation": {"loss": None}, "client/0": {"loss": 3.0}, "client/1": {"loss": None}}
+    return replace(run, metrics={"final": final, "forgetting": None, **metrics}, manifest={"status": "finished"})
+
+
+@pytest.mark.parametrize(
+    ("metric", "worst"),
+    [
+        ("forgetting", math.inf),
+        ("backward_transfer.topic/news", math.inf),
+        ("fairness.losses.worst", math.inf),
+        ("fairness.losses.gap", math.inf),
+        ("fairness.gains.sd", math.inf),
+        ("fairness.gains.worst", -math.inf),
+        ("fairness.gains.p50", -math.inf),
+        ("time_to_target.round", math.inf),
+        ("time_to_target.seconds", math.inf),
+        ("time_to_target.simulated_seconds", None),  # there is no clock
+        ("fairness.gains.jain", None),
+    ],
+)
+def test_a_diverged_run_counts_at_the_worse_end_of_all_that_follows_from_its_losses(metric, worst):
+    """They were missing, so that a study answered by the runs that had gone well."""
+    run = lost(make(), backward_transfer={"topic/news": None}, fairness={}, time_to_target={"target": 0.9})
+    assert measure_outcome(run, metric) == worst
+
+
+def test_what_a_run_did_not_measure_is_missing():
+    run = replace(make(), metrics={"final": {"client/0": {"loss": 3.0}}}, manifest={"status": "running"})
+    for metric in ("forgetting", "fairness.losses.worst", "time_to_target.round", "backward_transfer.topic/news"):
+        assert measure_outcome(run, metric) is None
+    on_its_way = replace(lost(make(), time_to_target={"target": 0.9}), manifest={"status": "running"})
+    assert measure_outcome(on_its_way, "time_to_target.round") is None

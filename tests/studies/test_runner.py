@@ -17,6 +17,7 @@ from fedfault.runs.manifest import find_status
 from fedfault.session.progress import Progress
 from fedfault.studies import doors, one, runner
 from fedfault.studies.file import load_study
+from fedfault.studies.study import read_study
 from small import SMALL, final
 
 QUIET = Progress(quiet=True)
@@ -175,3 +176,17 @@ def test_a_killed_study_goes_on_to_the_same_numbers(plan, write, tmp_path, jobs)
     assert states(runner.run_all(killed, QUIET)) == ["finished"] * 2
     for name in whole.study.runs:
         assert final(RunFolder(whole.path(name))) == final(RunFolder(killed.path(name)))
+
+
+@pytest.mark.slow
+def test_another_study_of_the_same_name_does_not_take_the_folder(plan, instant):
+    """It replaced study.json and the reports of the first without a word."""
+    runner.run_all(first := plan(question="Is it?"), QUIET)
+    other = plan(arms={"plain": {"training.lr": 0.5}, "prox": {"training.lr": 0.6}})
+    with pytest.raises(
+        UserError, match=r"holds another study \(Is it\?\) with 4 finished runs, of which this one needs none"
+    ):
+        runner.run_all(other, QUIET)
+    assert read_study(first.folder) == first.study
+    more = plan(arms={**ARMS, "adam": {"federation.algorithm": "fedadam"}})
+    assert states(runner.run_all(more, QUIET)).count("there") == 4  # the same study with an arm more goes on

@@ -115,9 +115,16 @@ def _format_score(score: str, value: float | None) -> str:
 
 
 def _tell_apart(runs: Sequence[RunData]) -> dict[Path, str]:
-    """Return the name of every run by its folder; runs of one name have that of the folder beside it."""
+    """Return the name of every run by its folder; runs of one name have their folder beside it, whole where they must."""
     times = Counter(run.name for run in runs)
-    return {run.folder: f"{run.name} ({run.folder.name})" if times[run.name] > 1 else run.name for run in runs}
+    folders = Counter((run.name, run.folder.name) for run in runs)
+
+    def name(run: RunData) -> str:
+        if times[run.name] == 1:
+            return run.name
+        return f"{run.name} ({run.folder.name if folders[run.name, run.folder.name] == 1 else run.folder})"
+
+    return {run.folder: name(run) for run in runs}
 
 
 def _parse_filter(word: str, entries: Sequence[Entry]) -> Callable[[Entry], bool]:

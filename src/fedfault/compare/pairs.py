@@ -16,8 +16,10 @@ from fedfault.stats import mean_interval
 
 TOPIC_SETS = (  # what the texts that stand for a topic follow from
     "seed", "data.dataset.", "data.path", "data.text_columns", "data.columns", "data.topic_column", "data.group_column",
+    "data.task_type",
     "model.name", "model.max_length", "model.chat_template", "training.loss_on", "evaluation.max_blocks",
 )  # fmt: skip
+CONTENT = {"corpus": ("data.",), "model": ("model.", "seed")}  # what has a fingerprint -> the settings that name it
 CLIENT_SETS = (*TOPIC_SETS, "data.", "federation.total_clients")  # and what each client held back
 
 
@@ -110,6 +112,19 @@ def _explain_apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
         if not found and old != new:
             found = [f"the {what} has changed (fingerprints {_format_value(old)} and {_format_value(new)})"]
     return ", ".join(found)
+
+
+def find_changed_content(a: RunData, b: RunData) -> list[str]:
+    """Which of corpus and model is not the same in two runs though their settings name the same."""
+    changed = [key for key in find_changes(a.config, b.config) if not key.startswith("data.partition")]
+    prints = [{what: run.manifest.get(what, {}).get("fingerprint") for what in CONTENT} for run in (a, b)]
+    return [
+        what
+        for what, settings in CONTENT.items()
+        if None not in (prints[0][what], prints[1][what])
+        and prints[0][what] != prints[1][what]
+        and not any(key.startswith(settings) for key in changed)
+    ]
 
 
 def _format_value(value: object) -> str:

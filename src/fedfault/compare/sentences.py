@@ -19,7 +19,10 @@ def describe_ends(c: Comparison) -> list[str]:
     said = []
     for name, found in zip(c.names[1:], c.pairs, strict=True):
         ends = [run.losses("validation")[1][-1:] for run in (found.first, found.other)]
-        if found.topics.apart:
+        if found.first.unit != found.other.unit:
+            units = f"{name} is in {found.other.unit}, that of {c.names[0]} in {found.first.unit}"
+            said.append(f"The loss of {units}: they cannot be compared.")
+        elif found.topics.apart:
             said.append(f"{name} is scored on other texts than {c.names[0]}: their losses cannot be compared.")
         elif all(end and math.isfinite(end[0]) for end in ends):
             said.append(f"{_describe_end(name, c.names[0], found, ends[1][0] - ends[0][0])}{_describe_clients(found)}")

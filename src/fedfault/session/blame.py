@@ -123,12 +123,19 @@ def _check_same(path: Path, before: RoundRecord, now: RoundRecord) -> None:
     if [c.client for c in before.clients] != [c.client for c in now.clients]:
         told, found = {"clients": before.clients}, {"clients": now.clients}
     for name in told.keys() & found.keys():
-        if not (told[name] == found[name] or math.isclose(told[name], found[name], rel_tol=APART)):
+        if not _is_same(told[name], found[name]):
             raise UserError(
                 f"round {now.round} of {path} does not come out as it was recorded: {name} is {found[name]} and was "
                 f"{told[name]}, so that blame would be of another run. Repeat it with the versions and on the machine of "
                 "manifest.json; a run that was continued to more rounds, or whose clock measures seconds, cannot be repeated"
             )
+
+
+def _is_same(told: Any, found: Any) -> bool:
+    """Whether two numbers of a round are the same but for rounding; records hold nothing of those that are not finite."""
+    if told == found or not isinstance(told, float) or not isinstance(found, float):
+        return bool(told == found)
+    return math.isclose(told, found, rel_tol=APART) or not (math.isfinite(told) or math.isfinite(found))
 
 
 def _list_numbers(record: RoundRecord) -> dict[str, Any]:

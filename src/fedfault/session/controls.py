@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -32,14 +33,16 @@ from fedfault.diagnosis.verdict import judge_run
 from fedfault.errors import UserError
 from fedfault.records import FAILED, UNLEARNED, Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.runs.files import LOCK, read_records, write_lines
+from fedfault.runs.files import LOCK, read_json, read_records, write_lines
 from fedfault.seeds import entropy
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
 from fedfault.session.provenance import find_commit
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.setup.sources import describe_sources
+from fedfault.storage import write_atomically
 
+CONTENT = "control-sources.json"  # fingerprints of the model and of the data that controls were trained with
 IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure", "attacks")  # what controls are the same with
 ENOUGH = 19  # controls for a rate of false alarms of about 5 %
 
@@ -126,7 +129,10 @@ def _make_calibration(
     same_partition: bool = False,
 ) -> Calibration:
     """Train the controls that are not in the folder, and learn from all; `like` lends model and data."""
-    clock, runs, lent = time.perf_counter(), [], like
+    lent = like or prepare(derive_control(exp, 0), control=True)
+    made_of = {what: describe_sources(lent)[what]["fingerprint"] for what in ("model", "corpus")}
+    _check_content(folder, made_of)
+    clock, runs = time.perf_counter(), []
     for i in range(count):
         progress.say(f"control {i + 1} of {count}{_format_time_left(clock, i, count)}")
         file = folder / f"control-{i:02d}.jsonl"
@@ -134,7 +140,6 @@ def _make_calibration(
         runs.append(records)
     _check_healthy(runs, exp)
     thresholds, exact = learn_thresholds(runs, build_detectors(), same_partition=same_partition)
-    lent = lent or prepare(derive_control(exp, 0), control=True)
     now = datetime.datetime.now(datetime.timezone.utc)
     provenance = {
         "fedfault": fedfault.__version__,
@@ -143,13 +148,26 @@ def _make_calibration(
         "made": now.isoformat(timespec="seconds"),
         "seeds": [derive_control(exp, i).seed for i in range(count)],
         "seconds": round(sum(sum(r.seconds.values()) for run in runs for r in run), 1),
-        **{what: describe_sources(lent)[what]["fingerprint"] for what in ("model", "corpus")},
+        **made_of,
     }
     fitting = (name for name, d in build_detectors().items() if d.calibrated and (same_partition or not d.of_partition))
     silent = sorted(set(fitting) - thresholds.keys())
     if silent:
         progress.say(f"note: no threshold for {', '.join(silent)}: its numbers are not measured in these runs")
     return Calibration(exp.experiment_name, thresholds, count, ALPHA, exact, config, provenance, same_partition)
+
+
+def _check_content(folder: Path, made_of: Mapping[str, str]) -> None:
+    """Raise `UserError` where the folder holds controls of another model or of other data under the same settings."""
+    file = folder / CONTENT
+    if file.is_file() and any(folder.glob("control-*.jsonl")):
+        other = [what for what, before in read_json(file).items() if made_of.get(what) != before]
+        if other:
+            raise UserError(
+                f"{folder} holds controls of another {' and '.join(other)} under the same settings: what these name has "
+                "changed since. Delete the folder, or give another experiment_name"
+            )
+    write_atomically(file, json.dumps(made_of, indent=1) + "\n")
 
 
 def _check_rounds(exp: Experiment) -> None:
@@ -191,8 +209,8 @@ def derive_control(exp: Experiment, i: int) -> Experiment:
 
 
 def train_control(
-    exp: Experiment, i: int, file: Path, progress: Progress, like: Prepared | None = None, *, iid: bool = True
-) -> tuple[list[RoundRecord], Prepared | None]:
+    exp: Experiment, i: int, file: Path, progress: Progress, like: Prepared, *, iid: bool = True
+) -> tuple[list[RoundRecord], Prepared]:
     """Return the records of control i, from its file where it is there, and what the next one can share."""
     if file.is_file():
         return read_records(file)[0], like

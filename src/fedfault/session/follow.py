@@ -78,7 +78,8 @@ def list_lines(run: RunData) -> list[str]:
     lines = []
     for r in run.records:
         if r.round or r.scores:
-            lines.append(f"round {r.round}/{run.rounds_planned}  {'  '.join(describe_round(r, run.targets))}")
+            planned = "" if run.rounds_planned is None else f"/{run.rounds_planned}"
+            lines.append(f"round {r.round}{planned}  {'  '.join(describe_round(r, run.targets))}".rstrip())
         lines += [f"round {r.round}: {event}" for event in r.events]
         lines += [describe_finding(f) for f in run.findings if f.round == r.round]
     return lines

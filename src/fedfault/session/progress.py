@@ -140,8 +140,8 @@ def describe_round(record: RoundRecord, targets: str) -> list[str]:
         metrics = [f"{name} {value:.3f}" for name, value in score.metrics.items()]
         others = [*([] if targets == "examples" else [f"perplexity {score.perplexity:,.1f}"]), *metrics]
         parts += [f"loss {score.loss:.3f}", *others]
-    if record.clients:
-        speed = record.tokens / record.seconds["train"]
+    if record.clients and (spent := record.seconds.get("train")):  # of another program's run nobody told it
+        speed = record.tokens / spent
         parts.append(f"{speed:{',.0f' if speed >= 10 else '.2g'}} {targets}/s")
     return parts
 

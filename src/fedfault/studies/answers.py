@@ -22,6 +22,7 @@ of a claim that is answered.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from typing import Literal
 
 import numpy as np
 
+from fedfault.compare.pairs import find_changed_content
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, Test, choose_test, count_needed, holm, mean_interval, p_above, subtract
 from fedfault.studies.outcomes import is_count, measure_outcome
@@ -212,8 +214,11 @@ def _subtract_runs(
     study: Study, h: Hypothesis, c: Contrast, runs: Mapping[str, RunData]
 ) -> tuple[dict[int, float], str]:
     """Subtract the metric of a contrast's runs: seed -> difference, and why some seeds have none."""
-    found, lost = {}, []
+    found, lost, apart = {}, [], {}
     for i, seed in enumerate(study.seeds):
+        if changed := _find_changed(study, c, i, runs):
+            apart[seed] = changed
+            continue
         get = _make_getter(study, h.metric, i, runs)
         a, b = get(c.a), c.constant if c.b is None else get(c.b)
         if c.c is not None and c.d is not None:
@@ -225,7 +230,19 @@ def _subtract_runs(
             found[seed] = d
     if study.sequential:  # seeds after the last one were not needed
         lost = [seed for seed in lost if int(seed) < max(found, default=study.seeds[0])]
-    return found, f"{h.metric} is missing for seed{'s' * (len(lost) > 1)} {', '.join(lost)}" if lost else ""
+    why = [f"{h.metric} is missing for seed{'s' * (len(lost) > 1)} {', '.join(lost)}"] if lost else []
+    why += [
+        f"the {what} is not what it was when other runs of seed{'s' * (len(seeds) > 1)} {', '.join(seeds)} were made"
+        for what in sorted({what for each in apart.values() for what in each})
+        if (seeds := [str(seed) for seed, each in apart.items() if what in each])
+    ]
+    return found, "; ".join(why)
+
+
+def _find_changed(study: Study, c: Contrast, i: int, runs: Mapping[str, RunData]) -> list[str]:
+    """What has other content in one of a contrast's runs than in another, under the same settings."""
+    own = [runs[name] for cell in c.cells if (name := study.cells[cell].runs[i]) in runs]
+    return sorted({what for a, b in itertools.pairwise(own) for what in find_changed_content(a, b)})
 
 
 def _make_getter(study: Study, metric: str, i: int, runs: Mapping[str, RunData]) -> Callable[[int], float | None]:

@@ -6,6 +6,7 @@ same texts of every client.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,14 +75,27 @@ def tabulate_clients(r: Results) -> Table | None:
         [
             cell.name,
             format_mean(r.values(cell, CLIENTS)),
-            _format_mean(r.values(cell, "fairness.losses.worst")),
-            _format_mean(r.values(cell, "fairness.gains.worst")),
+            _format_mean([v for run in runs if (v := _find_worst(run)) is not None]),
+            _format_mean([v for run in runs if (v := _find_least_gain(run)) is not None]),
             *_format_costs(runs),
         ]
         for cell in r.study.cells
         if (runs := r.of(cell))
     ]
     return Table(("cell", "clients' loss", "worst client", "smallest gain", "steps", "bytes", "time"), rows)
+
+
+def _find_worst(run: RunData) -> float | None:
+    """The largest loss of a client under the model that it uses in the end."""
+    losses = run.end_losses("client/").values()
+    return None if not losses else max(losses) if all(map(math.isfinite, losses)) else math.inf
+
+
+def _find_least_gain(run: RunData) -> float | None:
+    """What the client has gained that gained least: its loss before training minus that under the model that it uses."""
+    before, after = run.records[0].scores if run.records else {}, run.end_losses("client/")
+    gains = [before[name].loss - loss for name, loss in after.items() if name in before]
+    return None if not gains else min(gains) if all(map(math.isfinite, gains)) else -math.inf
 
 
 def _format_costs(runs: Sequence[RunData]) -> list[str]:
@@ -94,6 +108,8 @@ def _format_costs(runs: Sequence[RunData]) -> list[str]:
 
 
 def _format_mean(values: Sequence[float]) -> str:
+    if not all(map(math.isfinite, values)):
+        return format_mean(values)
     return format_number(sum(values) / len(values)) if values else NOTHING
 
 

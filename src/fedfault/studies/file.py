@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedfault.config.changes import hash_settings
+from fedfault.config.changes import NO_CAUSE, find_changes, hash_settings
 from fedfault.config.files import Key, Layer, nest_settings, spell_key
 from fedfault.config.layers import parse_command_line, read_layers
 from fedfault.config.loading import Loaded, resolve
@@ -74,8 +74,12 @@ def load_study(
     sequential = own.get("seeds") == AUTO
     wanted = _find_most_seeds(own, where, wrong) if sequential or "max_seeds" in own else own.get("seeds", SEEDS)
     seeds = _choose_seeds(wanted, any_one.seed, ("seed",) in base[-1], where, wrong)
+    if not make_slug(name):
+        raise UserError(
+            f"{where}: {name!r} has no letter or digit that the name of a folder could be made of; give experiment_name=NAME"
+        )
     folder = Path(results_dir or any_one.logging.results_dir).expanduser() / make_slug(name)
-    cells, configs = _name_runs(spanned, checked, seeds, folder)
+    cells, configs = _name_runs(spanned, checked, seeds, folder, where)
     claims = parse_hypotheses(own.get("hypotheses") or {}, cells, where, wrong)
     drawn = parse_maps(own.get("maps") or {}, cells, where, wrong)
     best = parse_best(own.get("best") or {}, cells, where, wrong)
@@ -207,7 +211,7 @@ def _find_unmeasured(
 
 
 def _name_runs(
-    spanned: Sequence[Point], checked: Mapping[int, Loaded], seeds: Sequence[int], folder: Path
+    spanned: Sequence[Point], checked: Mapping[int, Loaded], seeds: Sequence[int], folder: Path, where: str
 ) -> tuple[list[Cell], dict[str, Loaded]]:
     """Cells with the names of their runs, and every run's configuration; a run that two cells share is there once."""
     cells: list[Cell] = []
@@ -221,8 +225,16 @@ def _name_runs(
             configs.setdefault(name, one)
             names.append(name)
         cell = Cell(dict(spanned[i].choices), tuple(names))
-        if all(cell.choices != other.choices for other in cells):
+        same = next((other for other in cells if other.choices == cell.choices), None)
+        if same is None:
             cells.append(cell)
+        elif same.runs != cell.runs:
+            changed = find_changes(configs[same.runs[0]].resolved, loaded.resolved)
+            settings = [key for key in changed if not key.startswith((*NO_CAUSE, "seed"))]
+            raise UserError(
+                f"{where}: two blocks of the grid have a cell {cell.name or 'of all runs'} with different settings "
+                f"({', '.join(settings)}); put its values into one block, or give the cells names of their own with arms"
+            )
     return cells, configs
 
 

@@ -30,7 +30,8 @@ PATHS = (  # of metrics.json, beside the scores
     r"personal\.(global|own|tuned|alone)\.(loss|accuracy|f1|pearson|spearman|exact_match|rouge_l|reward_accuracy|reward_margin)|"
     r"time_to_target\.(round|seconds|simulated_seconds)|clock\.(seconds|compliance|rounds_in_time|regret|dropped)",
 )
-GROWS = ("loss", "perplexity", "bits_per_byte", "gap", "sd")  # infinite, not missing, where a run has diverged
+GROWS = ("loss", "perplexity", "bits_per_byte")  # scores that are infinite, not missing, where a run has diverged
+FALLS = re.compile(r"fairness\.gains\.(worst|p10|p50|p90|cvar_20)")  # what is minus infinity there
 
 
 def gain(run: RunData) -> float | None:
@@ -170,7 +171,11 @@ def is_count(metric: str) -> bool:
 
 
 def measure_outcome(run: RunData, metric: str) -> float | None:
-    """The metric of a run; None where it was not measured, infinite for the loss of a run that has diverged."""
+    """The metric of a run; None where it was not measured, infinite for the loss of a run that has diverged.
+
+    Infinite, to the worse side, is also what follows from such losses (forgetting, how clients fare), and the time to a
+    target that a run has not reached: were it missing, the runs that went well would answer for all.
+    """
     if metric in DERIVED:
         return DERIVED[metric](run)
     if timed := TIMED.fullmatch(metric):
@@ -181,20 +186,33 @@ def measure_outcome(run: RunData, metric: str) -> float | None:
         if not run.metrics.get("verdict"):
             return None
         return float(any(f.detector == metric.removeprefix("alarm.") and f.level == "alarm" for f in run.findings))
-    return _look_up(run.metrics, metric)
+    return _look_up(run, metric)
 
 
 def _mean(values: list[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _look_up(metrics: Mapping[str, Any], metric: str) -> float | None:
-    """JSON has no infinity: null stands for a loss that was measured and is not finite."""
-    place: Any = metrics
+def _look_up(run: RunData, metric: str) -> float | None:
+    """JSON has no infinity: null stands for a number that was measured and is not finite."""
+    place: Any = run.metrics
     for key in metric.split("."):
         if not isinstance(place, Mapping) or key not in place:
-            return None
+            return _find_worst(run, metric)
         place = place[key]
     if place is None:
-        return math.inf if metric.rpartition(".")[2] in GROWS else None
+        grows = metric.rpartition(".")[2] in GROWS or metric.startswith(("forgetting", "backward_transfer."))
+        return math.inf if grows else None
     return float(place)
+
+
+def _find_worst(run: RunData, metric: str) -> float | None:
+    """What a number that metrics.json leaves out comes to; None where it was not measured."""
+    section, _, rest = metric.partition(".")
+    if section == "fairness" and rest != "gains.jain":
+        final = run.metrics.get("final") or {}
+        lost = any(name.startswith("client/") and score.get("loss") is None for name, score in final.items())
+        return (-math.inf if FALLS.fullmatch(metric) else math.inf) if lost else None
+    if section == "time_to_target" and run.over and "round" not in run.metrics.get(section, {"round": None}):
+        return math.inf if rest != "simulated_seconds" or elapsed_seconds(run.records) else None
+    return None

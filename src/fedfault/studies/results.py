@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedfault.compare.pairs import explain_budgets
+from fedfault.compare.pairs import CONTENT, explain_budgets, find_changed_content
 from fedfault.config.changes import NO_CAUSE, flatten_settings
 from fedfault.records import STATES
 from fedfault.report import tables
@@ -291,11 +292,24 @@ def list_limits(r: Results) -> list[str]:
     if any(c.endswith("+") for c in commits):
         lines.append("Some runs were made by code with changes that are not in a commit.")
     lines += [f"{a.hypothesis.name}: {a.decisive.why_not}." for a in r.answers if a.decisive.why_not]
+    lines += [
+        f"The {what} is not the same in all runs, though their settings name the same: it has changed between them."
+        for what in _find_mixed(r)
+    ]
     if len(r.study.seeds) < 2:
         lines.append("1 seed: no interval and no answer.")
-    if any(not run.metrics.get("verdict", {}).get("calibration") for run in r.runs.values()):
+    verdicts = [verdict for run in r.runs.values() if (verdict := run.metrics.get("verdict"))]
+    if any(not verdict.get("calibration") for verdict in verdicts):
         lines.append("Verdicts are by conventional thresholds, not calibrated for these settings.")
     return lines
+
+
+def _find_mixed(r: Results) -> list[str]:
+    """Which of corpus and model has several contents under the same settings."""
+    firsts: dict[str, RunData] = {}  # fingerprints -> a run that has them
+    for run in r.runs.values():
+        firsts.setdefault(str([run.manifest.get(what, {}).get("fingerprint") for what in CONTENT]), run)
+    return sorted({what for a, b in itertools.combinations(firsts.values(), 2) for what in find_changed_content(a, b)})
 
 
 def _explain_budgets(r: Results) -> list[str]:

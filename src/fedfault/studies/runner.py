@@ -22,7 +22,7 @@ from fedfault.storage import write_atomically
 from fedfault.studies.one import Lender, RunResult, RunTask, execute_run
 from fedfault.studies.references import check_citations
 from fedfault.studies.stopping import run_until_answered
-from fedfault.studies.study import RUNS, Jobs, StudyPlan
+from fedfault.studies.study import RUNS, Jobs, StudyPlan, read_study
 from fedfault.studies.together import group_runs, run_together
 from fedfault.studies.workers import run_side_by_side
 
@@ -125,9 +125,25 @@ def _make_argv(plan: StudyPlan, name: str) -> list[str]:
     return ["run", str(plan.path(name) / "config.yaml")]
 
 
+def _check_same_study(plan: StudyPlan) -> None:
+    """Raise `UserError` where the folder holds another study, that is, finished runs of which none is one of this study."""
+    try:
+        before = read_study(plan.folder)
+    except UserError:
+        return  # there is none, or its file is damaged and will be whole again
+    there = {name for name in before.runs if find_status(plan.path(name)) in OVER}
+    if there and not there & set(plan.configs):
+        asked = f" ({before.question})" if before.question else ""
+        raise UserError(
+            f"{plan.folder} holds another study{asked} with {format_count(len(there), 'finished run')}, of which this one "
+            "needs none: its report would be replaced. Give experiment_name=NAME, or another --results-dir"
+        )
+
+
 def _claim_folder(plan: StudyPlan) -> None:
     """Make the study's folder, or go on in it, and write what the report needs to know."""
     claim_folder(plan.folder, "study")
+    _check_same_study(plan)
     try:
         plan.study.save(plan.folder)
         (plan.folder / RUNS).mkdir(exist_ok=True)

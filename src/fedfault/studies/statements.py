@@ -15,6 +15,7 @@ Where `arm` leaves an axis open, the claim is about every value of it, and holds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -64,11 +65,15 @@ def _parse_hypothesis(name: str, about: Mapping[str, Any], cells: Sequence[Cell]
     expect, by = about["expect"], about["by"]
     if expect not in get_args(Direction):
         raise UserError(f"expect must be {', '.join(get_args(Direction))}; it is {expect!r}")
-    if isinstance(by, bool) or not isinstance(by, int | float) or by < 0 or (by == 0 and expect == "equal"):
+    if not _is_size(by) or (by == 0 and expect == "equal"):
         least = "above 0" if expect == "equal" else "of at least 0"
         raise UserError(f"by is the smallest difference that matters, a number {least}; it is {by!r}")
     check_metric(about["metric"])
     return Hypothesis(name, str(about["claim"]), about["metric"], expect, float(by), _parse_contrasts(about, cells))
+
+
+def _is_size(by: Any) -> bool:
+    return isinstance(by, int | float) and not isinstance(by, bool) and math.isfinite(by) and by >= 0
 
 
 def _check_keys(about: Mapping[str, Any], known: Sequence[str], needed: Sequence[str]) -> None:
@@ -83,6 +88,8 @@ def _parse_contrasts(about: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[C
     chosen = _find_cells(about["arm"], cells, "arm")
     than, beyond = about["than"], about.get("beyond")
     if isinstance(than, int | float) and not isinstance(than, bool):
+        if not math.isfinite(than):
+            raise UserError(f"than must be an arm or a finite number; it is {than!r}")
         if beyond is not None:
             raise UserError("beyond compares two differences, so than must be an arm, not a number")
         return tuple(Contrast(i, constant=float(than)) for i in chosen)
@@ -167,7 +174,7 @@ def _parse_best(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> B
     check_metric(metric)
     if prefer not in get_args(Preference):
         raise UserError(f"prefer must be {' or '.join(get_args(Preference))}; it is {prefer!r}")
-    if isinstance(by, bool) or not isinstance(by, int | float) or not by >= 0:
+    if not _is_size(by):
         raise UserError(f"by is the smallest difference that matters, a number of at least 0; it is {by!r}")
     axis = _find_axis(about["axis"], {axis for cell in cells for axis in cell.choices}, "axis")
     where = _parse_selector(about["where"], cells, "where") if about.get("where") else {}
@@ -178,6 +185,8 @@ def _parse_best(name: str, about: Mapping[str, Any], cells: Sequence[Cell]) -> B
 
 
 def _find_axis(given: Any, axes: set[str], key: str) -> str:
+    if not isinstance(given, str):
+        raise UserError(f"{key} must name an axis; it is {given!r}")
     axis = given if given in axes else str(given).rpartition(".")[2]
     if axis not in axes:
         raise UserError(f"{key}: {given!r} does not vary in this study ({_list_axes(dict.fromkeys(sorted(axes)))})")
