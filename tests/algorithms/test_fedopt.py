@@ -17,11 +17,14 @@ LAYOUT = Layout.of([Site("x", "full", (1,))])
 FAMILY = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
 
 
-def path(name: str, deltas: list[float], **options) -> list[float]:
-    """x after each round, from 10, when two clients of weights 3 and 1 move by Delta on average."""
+def path(name: str, deltas: list[float], begun: int = 0, **options) -> list[float]:
+    """x after each round, from 10, when two clients of weights 3 and 1 move by Delta on average.
+
+    begun: rounds in which nothing arrived before.
+    """
     algorithm = build("algorithm", name, **options)
     x = Adapter(LAYOUT, torch.tensor([10.0], dtype=torch.float64))
-    state, found = State(x, memory=algorithm.init(x)), []
+    state, found = State(x, round=begun, memory=algorithm.init(x)), []
     for delta in deltas:
         y = state.adapter.flat + torch.tensor([[delta + 1], [delta - 3]], dtype=torch.float64)
         got = {"x": Adapter(LAYOUT, y), "n": torch.tensor([3.0, 1.0])}
@@ -60,10 +63,18 @@ def test_fedadam():
 
 
 def test_fedadam_with_bias_correction():
-    """Round 1 divides m and v by 1/2, round 2 by 3/4."""
+    """Round 1 divides m and v, which starts at 0, by 1/2, round 2 by 3/4: m = 0.75, v = 24.5 / 2 + 12.5 = 24.75."""
     x = path("fedadam", [-7, 5], server_lr=0.6, beta1=0.5, beta2=0.5, tau=1.0, bias_correction=True)
-    first = 10 - 0.6 * 7 / (50**0.5 + 1)
-    assert x == pytest.approx([first, first + 0.6 * 1.0 / ((25 / 0.75) ** 0.5 + 1)], abs=1e-12)
+    first = 10 - 0.6 * 7 / (7 + 1)
+    assert x == pytest.approx([first, first + 0.6 * 1.0 / ((24.75 / 0.75) ** 0.5 + 1)], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
+def test_bias_correction_counts_the_steps_of_the_server_and_not_rounds_without_one(name):
+    """After nine rounds in which nothing arrived the first step was 0.4 of what it is after none."""
+    options = {"server_lr": 1.0, "beta1": 0.9, "tau": 1e-3, "bias_correction": True}
+    assert path(name, [1e-3], **options) == pytest.approx([10 + 0.5], abs=1e-6)  # as Adam: Delta / (|Delta| + tau)
+    assert path(name, [1e-3], begun=9, **options) == pytest.approx([10 + 0.5], abs=1e-6)
 
 
 def test_fedyogi():

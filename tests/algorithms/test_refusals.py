@@ -53,6 +53,11 @@ def test_ranks_must_not_differ(algorithm):
     assert not allowed(algorithm, "blockwise", [1, 2])
 
 
+def test_a_correction_for_who_is_drawn_is_for_equal_ranks():
+    """A slice that half of the clients have moved by half of what all clients would move it by."""
+    assert "a slice is trained by some" in refusal("fedavg", "blockwise", [1, 2], unbiased=True)
+
+
 def refusal(algorithm: str, aggregation: str, ranks=None, **options) -> str:
     parts = {
         "algorithm": {"name": algorithm, **options},

@@ -225,6 +225,18 @@ def test_only_what_finite_clients_keep_is_stored():
     assert not which.clients["c"].flat.any()
 
 
+def test_a_model_that_a_client_keeps_is_the_one_that_it_trained_whatever_its_rank_was_before():
+    """Other numbers stay beyond its rank, where it trained none; of two models that would be neither."""
+    which = state(4, clients={name: Adapter(LAYOUT, torch.full((4, 20), 5.0)) for name in ("c", "previous")})
+    cohort = Cohort.of([1], which, PLAIN, {1: 1})
+    trained = cohort.cut(Adapter(LAYOUT, torch.full((1, 20), 7.0)))
+    home = {"c": trained, "previous": trained}
+    after = store_client_memory(which, cohort, home, [True], whole=frozenset({"previous"}))
+    assert torch.equal(after.clients["previous"].flat[1], trained.flat[0])
+    assert set(after.clients["c"].flat[1].tolist()) == {5.0, 7.0}
+    assert after.clients["previous"].flat[0].tolist() == [5.0] * 20
+
+
 def test_who_was_sent_the_model_has_seen_the_round_whatever_came_back():
     after = mark_as_sent(state(4, seen=(2, 0, 1, 3), stored=(2, 0, 1, 3)), [1, 3])
     assert after.seen == (2, 5, 1, 5)

@@ -348,6 +348,24 @@ def test_fedsvd_keeps_the_exact_mean_and_makes_a_orthonormal(every):
     assert torch.equal(combine("fedsvd", got, every=2).adapter.flat, combine("fedit", got).adapter.flat)
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_fedsvd_keeps_the_exact_mean_with_unequal_ranks_also_between_two_decompositions(every):
+    """Rows of A that a client lacks counted as zero in rounds without one: the product was off by a third."""
+    got = uploads(UNEQUAL)
+    for site in LAYOUT.lora:
+        A = LAYOUT.pair(got.before.flat, site).A
+        for k, rank in enumerate(UNEQUAL):
+            own = LAYOUT.pair(got.sent.flat, site).A[k]
+            own.copy_(A)
+            own[rank:] = 0
+    pooled = combine("fedsvd", got, every=every)
+    for site in LAYOUT.lora:
+        close(change(pooled, site), exact(got, site))
+    if every == 2:
+        site = LAYOUT.lora[0]
+        close(LAYOUT.pair(pooled.adapter.flat, site).A, LAYOUT.pair(got.before.flat, site).A)
+
+
 @pytest.mark.parametrize("site", LAYOUT.lora, ids=lambda s: s.name)
 def test_raflora_averages_every_slice_over_its_owners(site):
     """As a dense matrix: sum_j sum_{k has j} p_k / (sum of the owners' p) B_k[:, j] A_k[j], cut to the rank."""

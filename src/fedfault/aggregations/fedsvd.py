@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -35,9 +36,10 @@ def fedsvd(*, every: Annotated[int, Field(ge=1)] = 1) -> Aggregation:
 
     def combine(got: Uploads) -> Pooled:
         layout, pooled = got.sent.layout, mean(got.sent, got.weight)
-        if got.round % every:
-            return Pooled(pooled)
         A_now = blockwise().combine(got).adapter  # what nobody trained, of the clients that have it
+        if got.round % every:  # in the mean, rows of A that a client lacks would count as zero
+            in_A = mask_factor(layout, "A").to(pooled.flat.device)
+            return Pooled(replace(pooled, flat=A_now.flat.where(in_A, pooled.flat)))
         flat = pooled.flat.clone()
         fresh_factors(layout, pooled.flat, "fedsvd", got.round, seed=got.seed)
         for site in layout.lora:

@@ -17,6 +17,7 @@ UNBIASED = {
     "hides clients": "unbiased=true counts who was drawn",
     "asynchronous": "unbiased=true counts who was drawn for the round",
     "draws by size": "unbiased=true corrects for the same bias",
+    "unequal ranks": "unbiased=true makes up for who is drawn in all numbers alike, and a slice is trained by some",
     "draws by reports": "unbiased=true divides by the chance with which each client is drawn",
 }
 

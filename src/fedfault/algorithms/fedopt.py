@@ -111,8 +111,8 @@ def fedadam(
 
     Delta = sum_i p_i (y_i - x);  m <- beta1 m + (1 - beta1) Delta;  v <- beta2 v + (1 - beta2) Delta^2;
     x <- x + server_lr m / (sqrt(v) + tau), with m = 0 and v = tau^2 before the first round (algorithm 2 of the paper, arXiv
-    2003.00295). It is Delta that is squared, not m. The paper has no `bias_correction`: it divides m by 1 - beta1^t and v by
-    1 - beta2^t in round t, as Adam does (Kingma & Ba, ICLR 2015) and other libraries do.
+    2003.00295). It is Delta that is squared, not m. The paper has no `bias_correction`: v starts at 0, and in the server's
+    step t m is divided by 1 - beta1^t and v by 1 - beta2^t, as Adam does (Kingma & Ba, ICLR 2015) and other libraries do.
 
     Raises `UserError` for a bias correction with beta2 = 1.
 
@@ -120,7 +120,7 @@ def fedadam(
     beta1: how much of the mean change before is kept: momentum
     beta2: how much of the mean square before is kept
     tau: added to the root below, so that small changes are not blown up
-    bias_correction: divide both means by what they lack in the first rounds, as Adam does
+    bias_correction: start v at 0, and divide both means by what they lack in the first rounds, as Adam does
 
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("fedadam")  # m = -0.1, v = 0.99 tau^2 + 1e-4: 3 - 3e-4 / (0.01005 + 0.001)
@@ -150,7 +150,7 @@ def fedyogi(
     beta1: how much of the mean change before is kept: momentum
     beta2: how much of the mean square before is kept
     tau: added to the root below, so that small changes are not blown up
-    bias_correction: divide both means by what they lack in the first rounds, as Adam does
+    bias_correction: start v at 0, and divide both means by what they lack in the first rounds, as Adam does
 
     >>> from fedfault.testing.toys import run_two_clients
     >>> run_two_clients("fedyogi")  # m = -0.1, v = tau^2 + 1e-4: 3 - 3e-4 / (0.01005 + 0.001)
@@ -163,7 +163,7 @@ def fedyogi(
     return _make_adaptive(second, server_lr, beta1, tau, _make_correction(beta1, beta2) if bias_correction else None)
 
 
-Correct = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (m, v, t) -> without the bias of their start
+Correct = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # (m, v, t) -> without the bias of their start
 
 
 def _make_adaptive(
@@ -176,7 +176,9 @@ def _make_adaptive(
     """Algorithm 2 with v <- second(v, Delta^2)."""
 
     def init(x: Adapter) -> Mapping[str, Adapter]:
-        return {"m": zeros(x), "v": replace(x, flat=torch.full_like(x.flat, tau**2))}
+        if correct is None:
+            return {"m": zeros(x), "v": replace(x, flat=torch.full_like(x.flat, tau**2))}
+        return {"m": zeros(x), "v": zeros(x), "steps": replace(x, flat=torch.zeros_like(x.flat[:1]))}
 
     @stands(*_stands(beta1))
     def server(state: State, got: Message, average: Average) -> State:
@@ -184,9 +186,14 @@ def _make_adaptive(
         delta = average(got["x"], got["n"]) - x
         m = beta1 * state.memory["m"] + (1 - beta1) * delta
         v = replace(v, flat=second(v.flat, delta.flat**2))
-        first, spread = (m.flat, v.flat) if correct is None else correct(m.flat, v.flat, state.round + 1)
+        memory, first, spread = {"m": m, "v": v}, m.flat, v.flat
+        if correct is not None:
+            before = state.memory.get("steps")  # checkpoints of older versions counted rounds
+            steps = 1.0 + (state.round if before is None else before.flat)  # rounds in which nothing arrives are none
+            memory["steps"] = replace(x, flat=torch.as_tensor(steps).to(x.flat).reshape(1))
+            first, spread = correct(first, spread, memory["steps"].flat)
         step = replace(x, flat=server_lr * first / (spread.sqrt() + tau))
-        return replace(state, adapter=x + step, memory={"m": m, "v": v})
+        return replace(state, adapter=x + step, memory=memory)
 
     return replace(fedavg(), init=init, server=server, refuses=_refuses(beta1))
 

@@ -74,4 +74,10 @@ def moon(
         local = train(got["x"], ExtraTerms(loss=contrast))
         return {"x": local.adapter, "n": local.weight}, {"previous": local.adapter}
 
-    return replace(fedavg(), client=client, init_client=lambda x: {"previous": zeros(x)}, refuses=REFUSES)
+    return replace(
+        fedavg(),
+        client=client,
+        init_client=lambda x: {"previous": zeros(x)},
+        whole=frozenset({"previous"}),
+        refuses=REFUSES,
+    )

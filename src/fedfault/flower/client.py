@@ -8,7 +8,7 @@ meant for others only the type leaves the site.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -97,7 +97,7 @@ def answer_train(message: Message, context: Context, site: ClientSite) -> Record
         passes=Passes(1),
     )
     done = train_clients(fed, asked)
-    memory.store_version(t, _select_memory(done, kept), used)
+    memory.store_version(t, _select_memory(done, kept, fed.algorithm.whole), used)
     arrays = to_arrays(done.up, cohort.public_mask(cohort.trained, 0), row=0)
     reply = ConfigRecord({"client": k, "round": t, "layout": x0.layout.fingerprint})
     return RecordDict({"arrays": arrays, "metrics": _report_metrics(done), "reply": reply})
@@ -120,9 +120,12 @@ def _restore_private(x: Adapter | float | None, own: Adapter, private: Tensor) -
     return replace(x, flat=own.flat.where(private.to(x.flat.device), x.flat))
 
 
-def _select_memory(done: CohortResult, before: Mapping[str, Adapter]) -> dict[str, Adapter]:
-    """Select what the client keeps between rounds, (P,) each."""
-    rows = {name: done.cohort.keep_untrained(a.flat, before[name].flat[None]) for name, a in done.home.items()}
+def _select_memory(done: CohortResult, before: Mapping[str, Adapter], whole: Collection[str]) -> dict[str, Adapter]:
+    """Select what the client keeps between rounds, (P,) each; whole: see `Algorithm`."""
+    rows = {
+        name: a.flat if name in whole else done.cohort.keep_untrained(a.flat, before[name].flat[None])
+        for name, a in done.home.items()
+    }
     return {name: replace(before[name], flat=row[0].detach()) for name, row in rows.items()}
 
 

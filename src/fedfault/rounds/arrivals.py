@@ -52,7 +52,7 @@ class Arrivals:
         averages: list[tuple[Uploads, Pooled]] = []
         rows = list(self.good) if taken is None else [a and b for a, b in zip(self.good, taken, strict=True)]
         after = self._take_step(rows, averages) if any(rows) else add_noise_alone(self.fed, self.state)
-        after = store_client_memory(after, self.cohort, self.home, self.good)
+        after = store_client_memory(after, self.cohort, self.home, self.good, self.fed.algorithm.whole)
         return Aggregated(replace_private_by_mean(after, self.cohort.private), averages)
 
     def ablate(self, taken: Sequence[bool]) -> Ablation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -242,13 +242,20 @@ def replace_private_by_mean(state: State, private: Tensor | None) -> State:
     return replace(state, adapter=replace(pooled, flat=flat))
 
 
-def store_client_memory(state: State, cohort: Cohort, home: Mapping[str, Adapter], good: Sequence[bool]) -> State:
-    """Store what the good clients of this round keep, and that it is of this round."""
+def store_client_memory(
+    state: State,
+    cohort: Cohort,
+    home: Mapping[str, Adapter],
+    good: Sequence[bool],
+    whole: Collection[str] = (),
+) -> State:
+    """Store what the good clients of this round keep, and that it is of this round; whole: see `Algorithm`."""
     keep, clients = torch.tensor(good), dict(state.clients)
     for name, kept in home.items():
         flat = clients[name].flat.clone()
         rows = cohort.rows[keep]
-        flat[rows] = cohort.keep_untrained(kept.flat.to(flat), flat[cohort.rows])[keep]
+        now = kept.flat.to(flat)
+        flat[rows] = (now if name in whole else cohort.keep_untrained(now, flat[cohort.rows]))[keep]
         clients[name] = replace(kept, flat=flat)
     stored = list(state.stored)
     for k, ok in zip(cohort.clients, good, strict=True):

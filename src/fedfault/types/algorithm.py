@@ -206,6 +206,8 @@ class Algorithm:
     server: (state, got, average) -> state, with `got` stacked over the cohort: adapters (K, P), scalars (K,)
     broadcast: (state) -> message to every client; of an adapter (N, P) or numbers (N,) each gets its own row
     init: (adapter) -> server memory;  init_client: (adapter) -> one client's memory before it first takes part
+    whole: names in a client's memory that are models of it: kept as it trained them, where of other numbers those beyond the
+        rank that it trained with stay as they were
     personal: (state) -> the model that each client uses, (N, P), where that is not the server's
     models: (state) -> the models of the server by name, each (P,), where clients use several; the adapter is their mean
     wrong: (state) -> a sentence if an invariant of the algorithm does not hold
@@ -218,6 +220,7 @@ class Algorithm:
     broadcast: Callable[[State], Message] = _send_adapter
     init: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
     init_client: Callable[[Adapter], Mapping[str, Adapter]] = _no_memory
+    whole: frozenset[str] = frozenset()
     personal: Callable[[State], Adapter | None] = _no_personal
     models: Callable[[State], Mapping[str, Adapter]] = _one_model
     wrong: Callable[[State], str | None] = _nothing_wrong
