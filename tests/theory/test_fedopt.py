@@ -142,6 +142,19 @@ def test_the_first_bias_corrected_step_is_the_sign_of_the_change(name):
     torch.testing.assert_close(state.adapter.flat, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
+def test_a_factor_that_is_frozen_in_a_round_keeps_its_mean_square(name):
+    """It decayed as if a change of zero had been measured, so that steps with RoLoRA were 1.4 times too long."""
+    fed = federation(LowRank(), (name, {"beta1": 0.0, "server_lr": 1e-3}), "rolora", num_rounds=4)
+    states = [state for state, _ in rounds(fed, begin(fed))]
+    in_A, in_B = (mask_factor(states[0].adapter.layout, factor) for factor in "AB")
+    for t in range(1, 5):
+        frozen, trained = (in_A, in_B) if t % 2 else (in_B, in_A)
+        before, after = (state.memory["v"].flat for state in states[t - 1 : t + 1])
+        assert torch.equal(after[frozen], before[frozen])
+        assert not torch.equal(after[trained], before[trained])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILY)
 def test_the_fixed_point_is_fedavgs(name):

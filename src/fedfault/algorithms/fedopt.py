@@ -178,7 +178,7 @@ def _make_adaptive(
     def init(x: Adapter) -> Mapping[str, Adapter]:
         if correct is None:
             return {"m": zeros(x), "v": replace(x, flat=torch.full_like(x.flat, tau**2))}
-        return {"m": zeros(x), "v": zeros(x), "steps": replace(x, flat=torch.zeros_like(x.flat[:1]))}
+        return {"m": zeros(x), "v": zeros(x), "steps": zeros(x)}
 
     @stands(*_stands(beta1))
     def server(state: State, got: Message, average: Average) -> State:
@@ -189,8 +189,8 @@ def _make_adaptive(
         memory, first, spread = {"m": m, "v": v}, m.flat, v.flat
         if correct is not None:
             before = state.memory.get("steps")  # checkpoints of older versions counted rounds
-            steps = 1.0 + (state.round if before is None else before.flat)  # rounds in which nothing arrives are none
-            memory["steps"] = replace(x, flat=torch.as_tensor(steps).to(x.flat).reshape(1))
+            steps = torch.full_like(x.flat, state.round) if before is None else before.flat
+            memory["steps"] = replace(x, flat=steps + 1)  # rounds in which nothing arrives are none
             first, spread = correct(first, spread, memory["steps"].flat)
         step = replace(x, flat=server_lr * first / (spread.sqrt() + tau))
         return replace(state, adapter=x + step, memory=memory)

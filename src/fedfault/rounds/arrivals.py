@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fedfault.rounds import integrity
 from fedfault.rounds.exchange import (
@@ -69,7 +70,21 @@ class Arrivals:
         before, now = state.adapter, after.adapter.flat[None]
         moved = find_moved(fed.aggregation, cohort.trained)
         integrity.check_frozen(before.layout, before.flat, now, moved, ["the server"])
+        after = replace(after, memory=_keep_frozen(after.memory, state.memory, moved))
         return add_fold(after, averages[-1][1].fold) if "folds" in fed.aggregation.traits else after
+
+
+def _keep_frozen(
+    now: Mapping[str, Adapter], before: Mapping[str, Adapter], moved: Tensor | None
+) -> Mapping[str, Adapter]:
+    """What the server remembers, of numbers that were frozen in the round as it was: no change of them was measured."""
+    if moved is None:
+        return now
+    frozen = {name for name, a in now.items() if name in before and a.flat.shape[-1:] == moved.shape}
+    return {
+        name: replace(a, flat=a.flat.where(moved.to(a.flat.device), before[name].flat)) if name in frozen else a
+        for name, a in now.items()
+    }
 
 
 def add_noise_alone(fed: Federation, state: State) -> State:
