@@ -445,6 +445,18 @@ def test_own_data_are_the_same_wherever_they_lie_and_others_are_not(tmp_path):
     assert choose_calibration(str(file), moved)[0] == OWN  # what they are is not known before they are read
 
 
+def test_a_model_in_a_folder_is_told_by_its_content(tmp_path):
+    found = replace(OWN, provenance={**OWN.provenance, "model": "m1"})
+    here, named = (like(model__name=name, data__path="a/mine.csv") for name in (str(tmp_path), "org/name"))
+    folder = replace(found, config={**found.config, "model": here["model"]})
+    assert compare_controls(folder, here, "c1", "m1")[0] == []
+    assert compare_controls(folder, here, "c1")[0] == []  # not known before it is read
+    assert compare_controls(folder, here, "c1", "m2")[0] == [f"the model in {tmp_path} (fingerprints m2 and m1)"]
+    assert (
+        compare_controls(replace(found, config={**found.config, "model": named["model"]}), named, "c1", "m2")[0] == []
+    )
+
+
 def test_auto_takes_what_was_made_here_for_the_same_schedule(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path))
     kept_calibrations().mkdir()

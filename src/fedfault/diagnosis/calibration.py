@@ -198,20 +198,20 @@ def _leave_out(
 
 
 def choose_calibration(
-    wanted: str, config: Mapping[str, Any], corpus: str = ""
+    wanted: str, config: Mapping[str, Any], corpus: str = "", model: str = ""
 ) -> tuple[Calibration | None, list[str]]:
     """The calibration for a run of this resolved configuration, and the settings in which its controls differ.
 
     wanted: `none`; `packaged` (the one that differs least; None where none is of the same model, data, algorithm and
     rounds); `auto`, the same of those that are packaged and those in the cache, with the same cohorts and local work too; or
-    a file. `corpus` is the fingerprint of the run's data, empty before they are read. Raises `UserError` for a file of
-    other data, another algorithm and so on.
+    a file. `corpus` and `model` are the fingerprints of the run's data and backbone, empty before they are read. Raises
+    `UserError` for a file of other data, another algorithm and so on.
     """
     if wanted == "none":
         return None, []
     if wanted not in ("packaged", AUTO):
         found = Calibration.load(Path(wanted).expanduser())
-        wrong, differs = compare_controls(found, config, corpus)
+        wrong, differs = compare_controls(found, config, corpus, model)
         if wrong:
             raise UserError(
                 f"detectors.calibration={wanted} is for other runs: it differs in {', '.join(wrong)}; "
@@ -222,7 +222,7 @@ def choose_calibration(
     fitting = []
     for file in files:
         found = Calibration.load(file)
-        wrong, differs = compare_controls(found, config, corpus)
+        wrong, differs = compare_controls(found, config, corpus, model)
         wrong += [text for text in differs if wanted == AUTO and text.startswith(SCHEDULE)]
         if not wrong:
             fitting.append((found, differs))
@@ -240,12 +240,19 @@ def kept_calibrations() -> Path:
     return cache_dir() / "calibrations"
 
 
-def compare_controls(found: Calibration, config: Mapping[str, Any], corpus: str = "") -> tuple[list[str], list[str]]:
+def compare_controls(
+    found: Calibration, config: Mapping[str, Any], corpus: str = "", model: str = ""
+) -> tuple[list[str], list[str]]:
     """Find as `compare_settings` does how controls differ from a run; the user's own data are told by their fingerprint.
 
-    What has a name of its own (`registers`) is the same data by that name, although another version may read a little else.
+    So is a model in a folder, whose content may change. What has a name of its own (`registers`) is the same data by that
+    name, although another version may read a little else.
     """
     wrong, differs = compare_settings(found.config, config, same_partition=found.same_partition)
+    before = str(found.provenance.get("model", ""))
+    name = str((config.get("model") or {}).get("name", ""))
+    if "" not in (before, model) and before != model and Path(name).expanduser().is_dir():
+        wrong = [*wrong, f"the model in {name} (fingerprints {model} and {before})"]
     theirs = str(found.provenance.get("corpus", ""))
     if not (config.get("data") or {}).get("path") or not theirs:
         return wrong, differs

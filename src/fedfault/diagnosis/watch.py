@@ -27,20 +27,25 @@ class Watch:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], wanted: str | None = None, names: Sequence[str] = (), corpus: str = ""
+        self,
+        config: Mapping[str, Any],
+        wanted: str | None = None,
+        names: Sequence[str] = (),
+        corpus: str = "",
+        model: str = "",
     ) -> None:
         """config: as resolved, plain values; wanted: instead of its detectors.calibration.
 
-        names: of the clients; corpus: the fingerprint of the data, where it is known.
+        names: of the clients; corpus, model: the fingerprints of the data and of the backbone, where they are known.
         """
-        self.names, self.corpus = names, corpus
+        self.names, self.corpus, self.model = names, corpus, model
         wanted = wanted or str(config["detectors"]["calibration"])
-        self.calibration, self.differs = choose_calibration(wanted, config, corpus)
+        self.calibration, self.differs = choose_calibration(wanted, config, corpus, model)
 
     def go_on_with(self, config: Mapping[str, Any]) -> None:
         """Keep the thresholds of a run that goes on with other settings, and remember in which these differ."""
         if self.calibration is not None:
-            wrong, differs = compare_controls(self.calibration, config, self.corpus)
+            wrong, differs = compare_controls(self.calibration, config, self.corpus, self.model)
             self.differs = [*wrong, *differs]
 
     def follow(self, records: Records = ()) -> Detection:
@@ -86,8 +91,8 @@ def diagnose_run(folder: Path, wanted: str | None = None, plugins: Sequence[str]
 
     run = read_run(folder)
     activate([*(choose_source(one, folder) for one in run.config.get("plugins", ())), *plugins])
-    corpus = str(run.manifest.get("corpus", {}).get("fingerprint", ""))
-    watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted, run.client_names, corpus)
+    corpus, model = (str(run.manifest.get(what, {}).get("fingerprint", "")) for what in ("corpus", "model"))
+    watch = Watch({"detectors": {"calibration": "packaged"}, **run.config}, wanted, run.client_names, corpus, model)
     if past := run.manifest.get("abandoned"):  # what the run has changed by itself
         made = [{key: new for key, (_, new) in one["changes"].items()} for one in past]
         changed = reduce(operator.or_, made, flatten_settings(run.config))

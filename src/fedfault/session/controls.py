@@ -96,11 +96,11 @@ def ensure_calibration(loaded: Loaded, p: Prepared, progress: Progress) -> None:
     config, corpus = loaded.resolved, p.split.corpus.fingerprint
     if config["detectors"]["calibration"] != AUTO or p.data_elsewhere:
         return
-    folder = kept_calibrations() / f"controls-{_hash_settings(config, corpus)}"
-    if choose_calibration(AUTO, config, corpus)[0] is None:
+    folder = kept_calibrations() / f"controls-{_hash_settings(config, corpus, p.backbone.fingerprint)}"
+    if choose_calibration(AUTO, config, corpus, p.backbone.fingerprint)[0] is None:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / LOCK):
-            if choose_calibration(AUTO, config, corpus)[0] is None:
+            if choose_calibration(AUTO, config, corpus, p.backbone.fingerprint)[0] is None:
                 _train_controls(loaded, folder, p, progress)
 
 
@@ -195,12 +195,17 @@ def _keep(made: Calibration) -> None:
     """Write a calibration into the cache, under a name of its own for what it was made from."""
     folder = kept_calibrations()
     folder.mkdir(parents=True, exist_ok=True)
-    made.save(folder / f"{_hash_settings(made.config, str(made.provenance['corpus']))}.json")
+    corpus, model = (str(made.provenance[what]) for what in ("corpus", "model"))
+    made.save(folder / f"{_hash_settings(made.config, corpus, model)}.json")
 
 
-def _hash_settings(config: Mapping[str, Any], corpus: str) -> str:
-    """Hash the settings that controls depend on, and their data by what they are instead of where they lie."""
-    return hash_settings({**config, "corpus": corpus}, (*MAY_DIFFER, "data.path"))[:16]
+def _hash_settings(config: Mapping[str, Any], corpus: str, model: str) -> str:
+    """Hash the settings that controls depend on, and their data by what they are instead of where they lie.
+
+    The model counts where it is a folder, whose content may change.
+    """
+    own = {"weights": model} if Path(config["model"]["name"]).expanduser().is_dir() else {}
+    return hash_settings({**config, "corpus": corpus, **own}, (*MAY_DIFFER, "data.path"))[:16]
 
 
 def derive_control(exp: Experiment, i: int) -> Experiment:

@@ -74,7 +74,7 @@ def start_run(
     for line in describe_privacy(prepared.federation):
         progress.say(line)
     settings += [cluster_setting(found)] if found else []
-    watch = Watch(loaded.resolved, corpus=prepared.split.corpus.fingerprint)
+    watch = Watch(loaded.resolved, corpus=prepared.split.corpus.fingerprint, model=prepared.backbone.fingerprint)
     if watch.calibration is None and loaded.resolved["detectors"]["calibration"] == "packaged":
         nearest, wrong = find_obstacles(loaded.resolved, prepared.split.corpus.fingerprint)
         because = f" (the nearest, {nearest}, differs in {', '.join(wrong)})" if len(wrong) <= FEW else ""

@@ -106,7 +106,7 @@ def _watch_for(folder: RunFolder, p: Prepared, progress: Progress) -> Watch:
     base, found = load(folder.path / "config.yaml").resolved, folder.read_manifest().get("found", ())
     own = load_resolved(base, folder.path / MANIFEST, found)
     ensure_calibration(own, p, progress)
-    watch = Watch(own.resolved, names=p.split.deal.names, corpus=p.split.corpus.fingerprint)
+    watch = Watch(own.resolved, None, p.split.deal.names, p.split.corpus.fingerprint, p.backbone.fingerprint)
     watch.go_on_with(p.config.model_dump())
     return watch
 
