@@ -14,8 +14,8 @@ import fedfault
 ROOT = Path(fedfault.__file__).parent
 FLOORS = (  # from the ground up: a room may import what lies on the floors below it, and itself
     "errors",
-    "anytime arguments records scheduling seeds storage",
-    "options plugins processes stats types allocation dealing",
+    "anytime records scheduling seeds storage",
+    "arguments options plugins processes stats types allocation dealing",
     "registry",
     "algebra config reading text wire",
     "robustness",

@@ -12,13 +12,17 @@ from pathlib import Path
 import pytest
 
 import fedfault
+from fedfault.errors import UserError
 from fedfault.reading import documents
 from fedfault.storage import (
     HOST,
+    _make_passing_cache,
     cache_dir,
     delete_scratch,
     delete_scratch_of,
+    expand_home,
     keep,
+    recall,
     write_atomically,
     write_folder_atomically,
 )
@@ -124,6 +128,40 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / "c"
     monkeypatch.delenv("FEDFAULT_CACHE")
     assert cache_dir().parts[-2:] == (".cache", "fedfault")
+
+
+def test_a_home_folder_that_is_not_there_is_told_with_the_setting():
+    with pytest.raises(
+        UserError, match=r"^data.path=~nosuchuser/a.csv: .* no home folder of 'nosuchuser'; give the whole"
+    ):
+        expand_home("~nosuchuser/a.csv", "data.path")
+    assert expand_home("a/~b.csv") == Path("a/~b.csv")
+
+
+def test_a_user_without_a_home_has_a_cache_that_ends_with_the_process(no_home, monkeypatch):
+    monkeypatch.delenv("FEDFAULT_CACHE")
+    keep(cache_dir() / "a", b"data")
+    assert recall(cache_dir() / "a") == b"data"
+    with pytest.raises(UserError, match=r"^logging.results_dir=~: HOME is not set; give the whole path"):
+        expand_home("~", "logging.results_dir")
+    monkeypatch.setenv("FEDFAULT_CACHE", "~nosuchuser/cache")
+    with pytest.raises(UserError, match=r"^FEDFAULT_CACHE=~nosuchuser/cache: "):
+        cache_dir()
+
+
+@pytest.fixture
+def no_home(monkeypatch, tmp_path):
+    """A user of whom the system knows nothing, as in a container that runs as any number."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    yield
+    _make_passing_cache.cache_clear()
+
+
+def test_home_folders_are_looked_up_in_one_place():
+    root = Path(fedfault.__file__).parent
+    assert [p.name for p in root.rglob("*.py") if ".expanduser()" in p.read_text()] == ["storage.py"]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):

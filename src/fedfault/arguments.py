@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.errors import UserError
+from fedfault.storage import expand_home
 
 
 def read_whole(given: Any) -> int | None:
@@ -29,10 +30,10 @@ def take_whole(given: Any, name: str) -> int:
 
 
 def take_path(given: Any, what: str) -> Path:
-    """Take text or a path as a path. Raises `UserError` for other values."""
+    """Take text or a path as a path, with the home folder in the place of `~`. Raises `UserError` for other values."""
     if not isinstance(given, str | os.PathLike):
         raise UserError(f"{given!r:.60} is no {what}; give the path of one, like 'results/quickstart'")
-    return Path(given)
+    return expand_home(given)
 
 
 def take_list(given: Any) -> list[Any]:

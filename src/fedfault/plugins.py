@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 from fedfault.errors import UserError, read_first_line
-from fedfault.storage import write_atomically
+from fedfault.storage import expand_home, write_atomically
 
 GROUP = "fedfault.components"  # of the entry points by which an installed package offers modules with components
 COPIES = "plugins"  # the folder beside a configuration that has a copy of the files
@@ -104,7 +104,7 @@ _LOADED: dict[tuple[str, str], PlugIn] = {}  # by name and hash
 
 
 def _load_file(source: str, wanted: str) -> PlugIn:
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if not path.is_file():
         raise UserError(
             f"the plug-in {source} is not there, with the hash {wanted}; put it back, or a copy as {COPIES}/{path.name} "

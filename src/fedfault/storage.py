@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all (atomic writes), and the cache folder for what can be made again."""
+"""Files that are there whole or not at all (atomic writes), `~` in paths, and the cache folder of what can be made again."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import glob
 import hashlib
@@ -10,9 +11,13 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+from fedfault.errors import UserError
 
 HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "here"
 DAY = 86_400  # seconds
@@ -110,9 +115,38 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def expand_home(given: str | os.PathLike[str], name: str = "") -> Path:
+    """Return a path with the home folder in the place of `~` or `~USER`. name: of the setting, if it is one.
+
+    Raises `UserError` where the system knows no such folder, as for a user without an entry in a container.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        user = Path(given).parts[0].removeprefix("~")
+        whose = f"the system knows no home folder of {user!r}" if user else "HOME is not set"
+        raise UserError(f"{name}{'=' * bool(name)}{given}: {whose}; give the whole path, without ~") from None
+
+
 def cache_dir() -> Path:
-    """Return the folder of converted models, samples and parsed corpora: FEDFAULT_CACHE, else ~/.cache/fedfault."""
-    return Path(os.environ.get("FEDFAULT_CACHE", "~/.cache/fedfault")).expanduser()
+    """Return the folder of converted models, samples and parsed corpora: FEDFAULT_CACHE, else ~/.cache/fedfault.
+
+    For a user without a home folder it is one that is deleted when the process ends. Raises `UserError` where
+    FEDFAULT_CACHE names a home folder that is not there.
+    """
+    if "FEDFAULT_CACHE" in os.environ:
+        return expand_home(os.environ["FEDFAULT_CACHE"], "FEDFAULT_CACHE")
+    try:
+        return Path("~/.cache/fedfault").expanduser()
+    except RuntimeError:
+        return _make_passing_cache()
+
+
+@cache
+def _make_passing_cache() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="fedfault-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def keep(path: Path, data: bytes) -> None:

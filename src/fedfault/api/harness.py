@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -19,6 +18,7 @@ from fedfault.config.sections.data import SPOKEN
 from fedfault.errors import UserError, quote, read_first_line
 from fedfault.runs.files import write_json
 from fedfault.runs.recorded import RunData
+from fedfault.storage import expand_home
 
 if TYPE_CHECKING:
     from fedfault.api.run import Run
@@ -93,7 +93,7 @@ def _find_tasks(tasks: Sequence[str]) -> tuple[list[str], Any]:
         if not task.endswith((".yaml", ".yml")):
             names.append(task)
             continue
-        file = Path(task).expanduser()
+        file = expand_home(task, "tasks")
         try:
             said = yaml.load(file.read_text(encoding="utf-8"), _Lenient)
         except FileNotFoundError:

@@ -34,7 +34,7 @@ from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.processes import this_process
 from fedfault.reading import hub
 from fedfault.reading.files import check_fetched
-from fedfault.storage import cache_dir, write_folder_atomically
+from fedfault.storage import cache_dir, expand_home, write_folder_atomically
 
 MICRO = Path(__file__).parent / "micro"
 HUB = {
@@ -128,7 +128,7 @@ def locate_model(name: str, say: Say = say_nothing) -> str:
             return str(_convert_gguf(files[0], say))
     if name in HUB:
         return HUB[name]
-    path = Path(name).expanduser()
+    path = expand_home(name, "model.name")
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"model.name={name}: there is no such file")

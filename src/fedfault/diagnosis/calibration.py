@@ -31,7 +31,7 @@ from fedfault.config.shorthand import CHOOSERS, name_components
 from fedfault.errors import UserError
 from fedfault.records import Detector, Records
 from fedfault.registry import read_declarations
-from fedfault.storage import cache_dir, write_atomically
+from fedfault.storage import cache_dir, expand_home, write_atomically
 
 AUTO = "auto"  # detectors.calibration: the one that fits, made on this machine if there is none
 BROKEN = 0.1  # share of controls that may fail or learn nothing; with more they do not say what healthy is
@@ -210,7 +210,7 @@ def choose_calibration(
     if wanted == "none":
         return None, []
     if wanted not in ("packaged", AUTO):
-        found = Calibration.load(Path(wanted).expanduser())
+        found = Calibration.load(expand_home(wanted, "detectors.calibration"))
         wrong, differs = compare_controls(found, config, corpus, model)
         if wrong:
             raise UserError(
@@ -251,7 +251,7 @@ def compare_controls(
     wrong, differs = compare_settings(found.config, config, same_partition=found.same_partition)
     before = str(found.provenance.get("model", ""))
     name = str((config.get("model") or {}).get("name", ""))
-    if "" not in (before, model) and before != model and Path(name).expanduser().is_dir():
+    if "" not in (before, model) and before != model and expand_home(name, "model.name").is_dir():
         wrong = [*wrong, f"the model in {name} (fingerprints {model} and {before})"]
     theirs = str(found.provenance.get("corpus", ""))
     if not (config.get("data") or {}).get("path") or not theirs:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedfault.arguments import take_list
 from fedfault.errors import UserError
+from fedfault.storage import expand_home
 
 if TYPE_CHECKING:
     from fedfault.monitor.measured import Round
@@ -75,7 +76,7 @@ class Monitor:
         self._first: (
             list[RoundRecord] | None
         ) = []  # until it is told which detectors they leave without anything to read
-        self._folder = MonitoredFolder(Path(results_dir) / name, config, overwrite=overwrite)
+        self._folder = MonitoredFolder(expand_home(results_dir, "results_dir") / name, config, overwrite=overwrite)
         self.folder, self.verdict = self._folder.path, {}
 
     def log(

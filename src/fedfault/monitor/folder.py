@@ -20,7 +20,7 @@ from fedfault.records import Finding, RoundRecord
 from fedfault.runs.files import ROUNDS, append_text, read_rounds, write_json
 from fedfault.runs.manifest import MANIFEST, MONITORED, find_status, read_manifest
 from fedfault.runs.outcome import summarise_run
-from fedfault.storage import write_atomically
+from fedfault.storage import expand_home, write_atomically
 
 LONGEST = 255  # bytes in the name of a folder
 NOTE = "Another program trained; fedfault.monitor recorded what it was told, and judged that."
@@ -45,7 +45,7 @@ def describe_run(
         raise UserError(
             f"settings should be plain values, numbers, texts, lists and mappings of such: {error}"
         ) from error
-    file = "none" if calibration is None else str(Path(calibration).expanduser().resolve())
+    file = "none" if calibration is None else str(expand_home(calibration, "calibration").resolve())
     if calibration is not None and "source" not in Calibration.load(Path(file)).config.get("monitor", {}):
         raise UserError(
             f"calibration={calibration} was not made from monitored runs, so it cannot say what is usual in this one; make "

@@ -14,6 +14,7 @@ from typing import Any
 from fedfault.errors import UserError, suggest
 from fedfault.reading import hub
 from fedfault.reading.cells import MOST_DIGITS, write_name
+from fedfault.storage import expand_home
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXTS = (".txt", ".raw")
@@ -30,7 +31,7 @@ def find_path(path: str | Path) -> Path:
     Raises `UserError` if nothing is there.
     """
     on_hub = str(path).startswith(hub.SCHEME)
-    found = hub.fetch_data(str(path), (*TABLES, ".json", *TEXTS)) if on_hub else Path(path).expanduser()
+    found = hub.fetch_data(str(path), (*TABLES, ".json", *TEXTS)) if on_hub else expand_home(path, "data.path")
     if not found.exists():
         parent = found.parent
         near = suggest(found.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else f" (nor is {parent})"

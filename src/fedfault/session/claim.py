@@ -24,7 +24,7 @@ from fedfault.registry import keep_plugins, list_plugins
 from fedfault.runs.files import LOCK
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import OVER, find_status, holds_run, read_manifest
-from fedfault.storage import delete_scratch, is_scratch, write_atomically
+from fedfault.storage import delete_scratch, expand_home, is_scratch, write_atomically
 
 Kind = Literal["run", "controls", "study"]
 STUDY = "study.json"  # the file that makes a folder one of a study
@@ -157,7 +157,7 @@ def claim_folder(folder: Path, kind: Kind, loaded: Loaded | None = None, ignored
 
 def locate_run(exp: Experiment) -> Path:
     """Return the folder that a configuration names for its run: logging.results_dir/experiment_name."""
-    return Path(exp.logging.results_dir).expanduser() / exp.experiment_name
+    return expand_home(exp.logging.results_dir, "logging.results_dir") / exp.experiment_name
 
 
 def choose_free_name(loaded: Loaded, overwrite: bool, say: Callable[[str], None]) -> Loaded:

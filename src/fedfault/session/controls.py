@@ -40,7 +40,7 @@ from fedfault.session.progress import Progress, format_duration
 from fedfault.session.provenance import find_commit
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.setup.sources import describe_sources
-from fedfault.storage import write_atomically
+from fedfault.storage import expand_home, write_atomically
 
 CONTENT = "control-sources.json"  # fingerprints of the model and of the data that controls were trained with
 IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure", "attacks")  # what controls are the same with
@@ -74,7 +74,7 @@ def calibrate_detectors(
         )
     _check_rounds(exp)
     kind = "honest" if same_partition else "controls"
-    folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-{kind}"
+    folder = expand_home(exp.logging.results_dir, "logging.results_dir") / f"{exp.experiment_name}-{kind}"
     file = out or folder / "calibration.json"
     check_replaceable(file)
     claim_folder(folder, "controls", loaded, IGNORED)
@@ -204,7 +204,7 @@ def _hash_settings(config: Mapping[str, Any], corpus: str, model: str) -> str:
 
     The model counts where it is a folder, whose content may change.
     """
-    own = {"weights": model} if Path(config["model"]["name"]).expanduser().is_dir() else {}
+    own = {"weights": model} if expand_home(config["model"]["name"], "model.name").is_dir() else {}
     return hash_settings({**config, "corpus": corpus, **own}, (*MAY_DIFFER, "data.path"))[:16]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from fedfault.session.provenance import (
 from fedfault.session.settings import find_own_settings, load_own
 from fedfault.session.training import train_to_end
 from fedfault.setup.experiment import Prepared, prepare
-from fedfault.storage import write_atomically
+from fedfault.storage import expand_home, write_atomically
 from fedfault.types.algorithm import State
 
 MUST_STAY = {  # setting or section -> why a fork cannot have another one
@@ -140,11 +141,12 @@ def _find_place(parent: RunFolder, loaded: Loaded, given: Collection[str], overw
     """Return the fork with a folder of its own: NAME-fork, NAME-fork-2, ... beside the parent unless the user says so."""
     exp, beside = loaded.experiment, parent.path.resolve().parent
     log, name = exp.logging, exp.experiment_name
-    if "logging.results_dir" not in given and Path(log.results_dir).expanduser().resolve() != beside:
+    named = Path(os.path.expanduser(log.results_dir))  # where the run was made: that user may have no home here
+    if "logging.results_dir" not in given and named.resolve() != beside:
         log = log.model_copy(update={"results_dir": str(beside)})
     if "experiment_name" not in given:
         names = (f"{name}-fork" if n == 1 else f"{name}-fork-{n}" for n in itertools.count(1))
-        folder = Path(log.results_dir).expanduser()
+        folder = expand_home(log.results_dir, "logging.results_dir")
         name = next(n for n in names if overwrite or not (folder / n).exists() or has_only_begun(folder / n))
     exp = exp.model_copy(update={"experiment_name": name, "logging": log})
     return replace(loaded, experiment=exp, resolved=exp.model_dump())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from fedfault.rounds.engine import begin
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.scheduling import Ints, Scheduler, Situation
+from fedfault.storage import expand_home
 from fedfault.tasks.base import BackboneTask
 
 COPIES = 4  # of every trained number that a client holds: itself, its gradient, two moments of AdamW
@@ -163,7 +163,7 @@ def _read_trace(exp: Experiment) -> traces.Trace | traces.Diurnal | None:
         return None
     if wanted == DIURNAL:
         return traces.Diurnal(n, exp.clock.day, exp.seed)
-    return traces.read_trace(Path(wanted).expanduser(), n)
+    return traces.read_trace(expand_home(wanted, "clock.trace"), n)
 
 
 def _read_tiers(exp: Experiment) -> list[Tier]:

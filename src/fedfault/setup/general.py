@@ -16,7 +16,7 @@ from fedfault.data.split import pack_and_draw
 from fedfault.errors import UserError
 from fedfault.registry import build
 from fedfault.seeds import torch_rng
-from fedfault.storage import cache_dir, keep, recall
+from fedfault.storage import cache_dir, expand_home, keep, recall
 from fedfault.text.packing import Blocks
 
 
@@ -30,7 +30,7 @@ def load_general(exp: Experiment, backbone: Backbone, model: CohortModel, say: S
         return Blocks(ids, torch.full((n,), T))
     if wanted == "wikitext":
         corpus = build("corpus", "wikitext")
-    elif (path := Path(wanted).expanduser()).exists():
+    elif (path := expand_home(wanted, "evaluation.general")).exists():
         corpus = build("corpus", "wikitext" if _is_wikitext(path) else "text", path=wanted)
     else:
         raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 from fedfault.config.schema import Experiment
 from fedfault.diagnosis.calibration import AUTO
 from fedfault.setup.experiment import Prepared
+from fedfault.storage import expand_home
 
 
 def describe_sources(p: Prepared) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def describe_sources(p: Prepared) -> dict[str, Any]:
         },
         "tokenizer": {"source": p.backbone.source, "fingerprint": _fingerprint_tokens(p)},
         **{
-            what: {"source": path, "fingerprint": _fingerprint_files(Path(path))}
+            what: {"source": path, "fingerprint": _fingerprint_files(expand_home(path, what))}
             for what, path in _list_files(p.config)
         },
     }
@@ -75,12 +76,12 @@ def _list_files(exp: Experiment) -> list[tuple[str, str]]:
     )
     general = exp.evaluation.general
     found += [("general", general)] if general not in ("base_samples", "wikitext", "none") else []
-    return [(what, path) for what, path in found if path is not None and Path(path).expanduser().exists()]
+    return [(what, path) for what, path in found if path is not None and expand_home(path, what).exists()]
 
 
-def _fingerprint_files(path: Path) -> str:
+def _fingerprint_files(root: Path) -> str:
     """Hash a file, or all files of a folder with their places in it."""
-    root, digest = path.expanduser(), hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for file in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]:
         data = file.read_bytes()
         digest.update(f"{file.relative_to(root)}:{len(data)}:".encode("utf-8", "surrogatepass") + data)

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedfault.errors import UserError
 from fedfault.report.terminal import echo
 from fedfault.session.progress import Progress
+from fedfault.storage import expand_home
 from fedfault.studies import file
 from fedfault.studies.study import FILE, Jobs, StudyPlan
 
@@ -66,7 +67,7 @@ def format_runs(plan: StudyPlan) -> str:
 
 def write_reports(results_dir: str) -> None:
     """Write the report of every study in a folder. Raises `UserError` if there is none."""
-    folders = sorted(path.parent for path in Path(results_dir).expanduser().glob(f"*/{FILE}"))
+    folders = sorted(path.parent for path in expand_home(results_dir, "logging.results_dir").glob(f"*/{FILE}"))
     if not folders:
         raise UserError(f"no study in {results_dir}; `python run_experiments.py --mode quick` makes one")
     for folder in folders:

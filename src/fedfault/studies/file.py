@@ -27,6 +27,7 @@ from fedfault.config.loading import Loaded, resolve
 from fedfault.config.shipped import find_study
 from fedfault.config.shorthand import translate_layer
 from fedfault.errors import UserError
+from fedfault.storage import expand_home
 from fedfault.studies.axes import Point, make_slug, span_points
 from fedfault.studies.outcomes import has_metric
 from fedfault.studies.statements import Asked, parse_best, parse_hypotheses, parse_maps, select_cells
@@ -78,7 +79,7 @@ def load_study(
         raise UserError(
             f"{where}: {name!r} has no letter or digit that the name of a folder could be made of; give experiment_name=NAME"
         )
-    folder = Path(results_dir or any_one.logging.results_dir).expanduser() / make_slug(name)
+    folder = expand_home(results_dir or any_one.logging.results_dir, "logging.results_dir") / make_slug(name)
     cells, configs = _name_runs(spanned, checked, seeds, folder, where)
     claims = parse_hypotheses(own.get("hypotheses") or {}, cells, where, wrong)
     drawn = parse_maps(own.get("maps") or {}, cells, where, wrong)

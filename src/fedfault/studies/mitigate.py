@@ -28,7 +28,7 @@ from fedfault.session.progress import Progress
 from fedfault.session.settings import load_own
 from fedfault.setup.equipment import is_simulated
 from fedfault.setup.experiment import prepare
-from fedfault.storage import write_atomically, write_folder_atomically
+from fedfault.storage import expand_home, write_atomically, write_folder_atomically
 from fedfault.studies import doors, file, runner
 from fedfault.studies.study import StudyPlan
 
@@ -84,7 +84,7 @@ def mitigate(
     to another configuration, and before anything is trained when the aggregation cannot work within clusters.
     """
     exp, progress = loaded.experiment, Progress(quiet=quiet)
-    folder = Path(exp.logging.results_dir).expanduser() / f"{exp.experiment_name}-mitigation"
+    folder = expand_home(exp.logging.results_dir, "logging.results_dir") / f"{exp.experiment_name}-mitigation"
     for note in loaded.notes:
         progress.say(f"note: {note}")
     if exp.federation.centralised:

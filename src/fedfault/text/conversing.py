@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedfault.errors import UserError, read_first_line
+from fedfault.storage import expand_home
 from fedfault.text.tokens import encode_texts
 from fedfault.types.corpus import ASSISTANT, Conversation, Turn
 
@@ -80,7 +81,7 @@ def choose_template(wanted: str, tokenizer: Any, model: str) -> ChatTemplate:
         )
     if name in ("alpaca", "chatml", "plain"):
         return ChatTemplate(name, (SHIPPED / f"{name}.jinja").read_text(encoding="utf-8"), tokenizer)
-    file = Path(wanted).expanduser()
+    file = expand_home(wanted, "model.chat_template")
     if not file.is_file():
         raise UserError(f"model.chat_template={wanted}: give auto, alpaca, chatml, plain or a Jinja file that is there")
     try:
