@@ -36,6 +36,11 @@ def take_path(given: Any, what: str) -> Path:
     return expand_home(given)
 
 
+def name_again(named: Path, whole: Path) -> Path:
+    """Return a folder as it was named, or its whole path where the working folder has changed since."""
+    return named if named.absolute() == whole else whole
+
+
 def take_list(given: Any) -> list[Any]:
     """Take several things as a list; a single name, path or run is one thing, and no letters.
 

@@ -21,7 +21,7 @@ def read_first_line(e: BaseException) -> str:
     return str(e).strip().partition("\n")[0] or type(e).__name__
 
 
-def find_near(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+def find_near(name: object, known: Iterable[str], likeness: float = 0.6) -> str | None:
     """Find the known name that is most like a name that was given; None if none is like it.
 
     likeness: the least share of characters that both have in the same order, of all in both; 0.6 is that of difflib.
@@ -29,7 +29,7 @@ def find_near(name: str, known: Iterable[str], likeness: float = 0.6) -> str | N
     >>> find_near("force", ["trace", "iid"]), find_near("force", ["trace", "iid"], likeness=0.8)
     ('trace', None)
     """
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)), None)
+    return next(iter(difflib.get_close_matches(str(name), list(known), n=1, cutoff=likeness)), None)
 
 
 _WAYS_OUT = {  # of errors of the system: what came, and what to do
@@ -61,7 +61,7 @@ def is_out_of_memory(e: BaseException) -> bool:
     return isinstance(e, MemoryError) or re.search("out of memory|allocate memory", str(e)) is not None
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: object, known: Iterable[str]) -> str:
     """Suggest the nearest known name, as the end of an error message; an empty string if none is near.
 
     >>> suggest("topic_skw", ["iid", "topic_skew"])

@@ -152,10 +152,48 @@ def test_what_is_not_there_is_told_with_what_to_do(made, tmp_path):
         (lambda: made.plot(file=tmp_path / "no" / "x.png"), f"x.png: there is no folder {tmp_path / 'no'}"),
         (lambda: made.plot(file=5), "5 is no file"),
         (lambda: made.plot(5), "no figure 5"),
+        (lambda: made.plot(["loss"]), "no figure ['loss']"),
+        (lambda: ff.compare(made, made), f"the runs are a list, ff.compare(['{made.folder}', '{made.folder}'])"),
+        (lambda: ff.resume(made, {"training.lr": 1}), f"`ff.fork('{made.folder}', round=2, training__lr=1)`"),
     ):
         with pytest.raises(ff.UserError) as e:
             call()
         assert told in str(e.value)
+
+
+@pytest.mark.parametrize("dpi", [0, -5, "x", float("nan"), float("inf"), 1e5, None])
+def test_a_picture_of_no_size_is_refused(made, tmp_path, dpi):
+    with pytest.raises(ff.UserError, match=r"^dpi=.*: give a number from 1 to [\d,]+, like dpi=300$"):
+        made.plot(file=tmp_path / "x.png", dpi=dpi)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_goes_on_with_what_may_change(made, monkeypatch):
+    asked: list = []
+    monkeypatch.setattr("fedfault.session.start.resume_run", lambda path, progress, words: asked.append(words) or made)
+    monkeypatch.setattr(made, "path", made.folder, raising=False)
+    ff.resume(made, {"device": "cpu"}, federation__num_rounds=4)
+    assert asked == [["device=cpu", "federation.num_rounds=4"]]
+
+
+def test_the_same_call_again_names_the_run_that_is_there(made):
+    place = {"logging.results_dir": made.folder.parent, "experiment_name": "quickstart"}
+    with pytest.raises(ff.UserError) as told:
+        ff.run("quickstart", {**WORDS, **place}, quiet=True)
+    assert str(told.value).startswith(
+        f"{made.folder} exists already: this very run, finished. `ff.open('{made.folder}')` "
+    )
+    assert str(told.value).endswith("or replace it with overwrite=True")
+
+
+def test_a_run_stays_the_same_where_the_working_folder_changes(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(made.folder.parent)
+    run, late = ff.open(made.folder.name), ff.open(made.folder.name)
+    assert repr(run).startswith(f"Run('{made.folder.name}'): finished")
+    monkeypatch.chdir(tmp_path)
+    assert len(run.rounds) == len(late.rounds) == 4
+    assert repr(late).startswith(f"Run('{made.folder}'): finished")
+    assert late.reload().folder == made.folder
 
 
 def test_an_unfinished_and_a_damaged_run_say_so(made, tmp_path):

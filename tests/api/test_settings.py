@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fedfault as ff
-from fedfault.api.settings import load_config, spell_words, write_study
+from fedfault.api.settings import load_config, name_place, spell_call, spell_words, write_study
 from fedfault.config.loading import load
 from fedfault.errors import UserError
 from fedfault.studies.file import load_study
@@ -77,6 +77,49 @@ def test_errors_speak_of_settings():
         load_config("quickstart", ["training.lrr=1"], ())
     with pytest.raises(UserError, match=r"^settings: plugins: there is no file nope\.py"):
         load_config("quickstart", [], ["nope.py"])
+
+
+def test_errors_name_the_way_out_of_python():
+    told = "a: do `fedfault resume 'a b' federation.num_rounds=3`, `fedfault fork R --round 2 seed=...` or `fedfault run`;\n"
+    told += (
+        "or replace it with --overwrite. --out x.html: no folder; give another --results-dir, see `fedfault watch a`"
+    )
+    with pytest.raises(UserError) as raised, name_place():
+        raise UserError(told)
+    assert str(raised.value) == (
+        "a: do `ff.resume('a b', federation__num_rounds=3)`, `ff.fork('R', round=2, seed=...)` or `ff.run`;\n"
+        "or replace it with overwrite=True. out=x.html: no folder; give another results_dir=, see `fedfault watch a`"
+    )
+    assert spell_call("fedfault compare a b") == "ff.compare(['a', 'b'])"
+    assert spell_call("fedfault run c tiers={a: 1}") == "ff.run('c', tiers={'a': 1})"
+
+
+def write_damaged(run: Path) -> None:
+    """A run folder of which hardly anything is left."""
+    run.mkdir()
+    for name in ("manifest.json", "config.yaml"):
+        (run / name).write_text("{}")
+
+
+def test_a_folder_of_runs_that_is_sorted_by_nothing_says_by_what(tmp_path):
+    write_damaged(tmp_path / "a")
+    with pytest.raises(UserError, match=r"^sort=None: a list is sorted by name, "):
+        ff.runs(tmp_path, sort=None)
+    with pytest.raises(UserError, match=r"^no kind or component called 3 "):
+        ff.list(3)
+
+
+def test_runs_that_are_not_in_a_list_are_told_how(tmp_path):
+    write_damaged(tmp_path / "b")
+    with pytest.raises(UserError, match=r"^the runs are a list, ff\.compare\(\['a', '.*b'\]\)"):
+        ff.compare("a", tmp_path / "b")
+    with pytest.raises(UserError, match=r"two runs at least: `ff\.compare\(\['results/a', 'results/b'\]\)`$"):
+        ff.compare("a")
+
+
+def test_a_study_that_is_a_mapping_needs_a_name():
+    with pytest.raises(UserError, match=r"^the study has no experiment_name"):
+        ff.study({})
 
 
 def test_a_single_plug_in_or_run_is_one_and_not_its_letters(tmp_path):

@@ -32,6 +32,11 @@ def test_a_study_has_cells_answers_and_tables(tmp_path, monkeypatch):
     assert found.table().startswith("| arm | runs | final loss |")
     assert "\\begin{longtable}" in found.table("answers", latex=True)
     assert repr(ff.Study(found.folder)).startswith("2 cells with 2 seeds each, 4 runs.")
+    monkeypatch.chdir(tmp_path)
+    by_name = ff.Study(found.folder.name)
+    assert by_name.folder == found.folder.relative_to(tmp_path)
+    monkeypatch.chdir("/")
+    assert (by_name.folder, [*by_name.runs]) == (found.folder, [*runs])
     with pytest.raises(ff.UserError, match="no table 'cell'; there are cells and answers"):
         found.table("cell")
     with pytest.raises(ff.UserError, match=r"study\.json not found"):

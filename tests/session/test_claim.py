@@ -115,9 +115,13 @@ def test_only_the_very_same_run_before_its_end_goes_on(tmp_path):
     assert claim_run(folder.path, given)
     with pytest.raises(UserError, match=r"exists already and holds a run with other settings \(seed, training\.lr\)"):
         claim_run(folder.path, loaded(tmp_path, "training.lr=0.5", "seed=9"))
-    for changes in ({"status": "finished"}, {"status": "stopped"}, {"parent": PARENT}):
+    for changes, way in (
+        ({"status": "finished"}, ": this very run, finished. `fedfault report"),
+        ({"status": "stopped"}, "; .* `fedfault resume"),
+        ({"parent": PARENT}, "; .* `fedfault resume"),
+    ):
         folder.write_json("manifest.json", {"status": "running", **changes})
-        with pytest.raises(UserError, match=r"exists already; .* `fedfault resume .* --overwrite"):
+        with pytest.raises(UserError, match=rf"exists already{way} .* --overwrite"):
             claim_run(folder.path, given)
     assert not claim_run(folder.path, given, overwrite=True)
 

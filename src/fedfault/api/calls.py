@@ -15,6 +15,7 @@ from fedfault.arguments import take_list, take_path, take_whole
 from fedfault.errors import UserError
 from fedfault.processes import this_process
 from fedfault.records import RoundRecord
+from fedfault.runs.manifest import holds_run
 from fedfault.session.progress import Progress
 from fedfault.types.algorithm import State
 
@@ -31,6 +32,7 @@ class Text(str):
         return str(self)
 
 
+@name_place()
 def run(
     config: Config = None,
     settings: Mapping[str, Any] | None = None,
@@ -55,8 +57,7 @@ def run(
     progress.say(f"{loaded.experiment.experiment_name}: {loaded.experiment.describe()}")
     named = any(word.startswith("experiment_name=") for word in words)
     argv = _spell_command("run", config, words, plugins)
-    with name_place():
-        return Run(start_run(loaded, progress, overwrite=overwrite, named=named, argv=argv).path)
+    return Run(start_run(loaded, progress, overwrite=overwrite, named=named, argv=argv).path)
 
 
 def open(folder: Path | str) -> Run:
@@ -64,6 +65,7 @@ def open(folder: Path | str) -> Run:
     return Run(folder)
 
 
+@name_place()
 def runs(folder: Path | str = "results", *wanted: str, sort: str = "age") -> builtins.list[Run]:
     """List the runs of a folder that can be read, in its folders and its studies; `wanted` and `sort` as `fedfault runs`."""
     from fedfault.compare.listing import list_runs
@@ -72,6 +74,7 @@ def runs(folder: Path | str = "results", *wanted: str, sort: str = "age") -> bui
     return [Run(entry.run.folder) for entry in found if not entry.problem]
 
 
+@name_place()
 def check(
     config: Config = None, settings: Mapping[str, Any] | None = None, *, plugins: Sequence[str] = (), **changes: Any
 ) -> Text:
@@ -81,14 +84,19 @@ def check(
     return Text(preview(load_config(config, spell_words(settings, changes), plugins)))
 
 
-def resume(run: Where, *, quiet: bool = False) -> Run:
-    """Continue a run that was stopped, to the same numbers as without the stop."""
+@name_place()
+def resume(run: Where, settings: Mapping[str, Any] | None = None, *, quiet: bool = False, **changes: Any) -> Run:
+    """Continue a run that was stopped, to the same numbers as without the stop, or a run to more rounds.
+
+    settings and changes, as of `fedfault.run`: what may change, such as `federation__num_rounds`; device, logging.
+    """
     from fedfault.session.start import resume_run
 
     _check_alone()
-    return Run(resume_run(_find_folder(run), Progress(quiet=quiet)).path)
+    return Run(resume_run(_find_folder(run), Progress(quiet=quiet), spell_words(settings, changes)).path)
 
 
+@name_place()
 def fork(
     run: Where,
     settings: Mapping[str, Any] | None = None,
@@ -106,14 +114,20 @@ def fork(
     words, folder, round = spell_words(settings, changes), _find_folder(run), take_whole(round, "round")
     argv = ["fork", str(folder), "--round", str(round), *words, *_name_plugins(plugins)]
     options: dict[str, Any] = {"overwrite": overwrite, "plugins": take_list(plugins), "argv": argv}
-    with name_place():
-        return Run(fork_run(folder, round, words, Progress(quiet=quiet), **options).path)
+    return Run(fork_run(folder, round, words, Progress(quiet=quiet), **options).path)
 
 
+@name_place()
 def compare(runs: Sequence[Where], out: Path | str | None = None) -> Comparison:
-    """Compare runs with the first of them: one table, paired differences with intervals, and a page with figures."""
+    """Compare runs with the first of them: one table, paired differences with intervals, and a page with figures.
+
+    out: the file of the page. Raises `UserError` where the second argument is a run: the first has all runs, in a list.
+    """
     from fedfault.compare.page import compare as put_beside
 
+    if isinstance(out, Run) or (out is not None and holds_run(take_path(out, "file"))):
+        both = ", ".join(repr(str(_find_folder(one))) for one in (*take_list(runs), out))
+        raise UserError(f"the runs are a list, ff.compare([{both}]); what follows it is the file of the page")
     folders = [_find_folder(one) for one in take_list(runs)]
     found, page = put_beside(
         folders, None if out is None else take_path(out, "file"), argv=["compare", *map(str, folders)]
@@ -121,6 +135,7 @@ def compare(runs: Sequence[Where], out: Path | str | None = None) -> Comparison:
     return Comparison(found, page)
 
 
+@name_place()
 def study(
     file: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -146,7 +161,10 @@ def study(
         spell_words(settings, changes),
         None if results_dir is None else str(take_path(results_dir, "folder")),
     )
-    with name_place(), write_study(file) as path:
+    named = not isinstance(file, Mapping) or "experiment_name" in file
+    if not named and not any(word.startswith("experiment_name=") for word in words):
+        raise UserError("the study has no experiment_name, which names its folder; give one")
+    with write_study(file) as path:
         plan = load_study(path, words, place, _describe_study(file, words), take_list(plugins))
         found = run_all(plan, Progress(quiet=quiet), jobs=jobs)
     failures = {done.name: done.why for done in found if done.state == "failed"}
@@ -156,6 +174,7 @@ def study(
     return Study(plan.folder, failures)
 
 
+@name_place()
 def calibrate(
     config: Config = None,
     settings: Mapping[str, Any] | None = None,
@@ -184,6 +203,7 @@ def calibrate(
     return calibrate_detectors(loaded, controls, Progress(quiet=quiet), file, argv, same_partition=honest)
 
 
+@name_place()
 def diagnose(
     run: Where | None = None,
     calibration: str | None = None,
@@ -229,6 +249,7 @@ def diagnose(
     return Run(folder)
 
 
+@name_place()
 def evaluate(run: Where, tasks: Sequence[str], round: int | None = None, *, clients: bool = False) -> Run:
     """Score a run's model beside its base by lm-evaluation-harness; the run that is returned has `data.benchmarks`."""
     from fedfault.api.harness import evaluate_run
@@ -239,6 +260,7 @@ def evaluate(run: Where, tasks: Sequence[str], round: int | None = None, *, clie
     return Run(folder)
 
 
+@name_place()
 def list(what: str | None = None, *, plugins: Sequence[str] = ()) -> Text:
     """Components and what they do; with a kind only those, with a name its options."""
     from fedfault.setup.preview import describe_components

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedfault.api.frames import describe_stop, tabulate_clients, tabulate_findings, tabulate_rounds
-from fedfault.arguments import take_path, take_whole
+from fedfault.arguments import name_again, take_path, take_whole
 from fedfault.errors import UserError, suggest
 from fedfault.report.verdict import Verdict, read_verdict
 from fedfault.runs.manifest import check_run
@@ -33,11 +33,15 @@ class Run:
     Raises `UserError` for a folder that holds no run, and, when asked, for damaged files and for what is not there yet.
     """
 
-    folder: Path
-
     def __init__(self, folder: Path | str) -> None:
-        self.folder = take_path(folder, "run folder")
+        self._named = take_path(folder, "run folder")
+        self._whole = self._named.absolute()
         check_run(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """The folder as it was named, or its whole path where the working folder has changed since."""
+        return name_again(self._named, self._whole)
 
     @cached_property
     def data(self) -> RunData:
@@ -45,7 +49,7 @@ class Run:
 
         What a reader should know of the files, such as records that were changed, is logged as a warning of `fedfault.api`.
         """
-        return warn_of_files(read_run(self.folder))
+        return warn_of_files(read_run(self._whole))
 
     def reload(self) -> Run:
         """Return the run as it is now, which may have more rounds."""
@@ -110,14 +114,13 @@ class Run:
     def plot(self, name: str = "loss_by_topic", file: Path | str | None = None, *, dpi: float = 150) -> Figure:
         """Return a figure of the report, and write it to a file if one is named: .pdf or .svg for a paper, or .png.
 
-        dpi: of a PNG. Raises `UserError` for another name or ending, and where there is no such folder.
+        dpi: of a PNG. Raises `UserError` for another name or ending, where there is no such folder, and for a `dpi` of which
+        there is no picture.
         """
         from fedfault.report import gallery
 
-        if name not in gallery.FIGURES:
-            raise UserError(
-                f"no figure {name!r}{suggest(str(name), gallery.FIGURES)} (known: {', '.join(gallery.FIGURES)})"
-            )
+        if str(name) not in gallery.FIGURES:
+            raise UserError(f"no figure {name!r}{suggest(name, gallery.FIGURES)} (known: {', '.join(gallery.FIGURES)})")
         target = None if file is None else take_path(file, "file")
         if target is not None:
             gallery.check_place(target)

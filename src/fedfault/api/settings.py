@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -14,13 +15,35 @@ from typing import Any
 from fedfault.arguments import take_list, take_path
 from fedfault.config.changes import flatten_settings
 from fedfault.config.explain import list_mappings
-from fedfault.config.files import COMMAND_LINE, dump, nest_settings, spell_key, write_setting
+from fedfault.config.files import COMMAND_LINE, dump, nest_settings, parse_setting, spell_key, write_setting
 from fedfault.config.layers import parse_command_line, read_layers
 from fedfault.config.loading import Loaded, load, resolve
 from fedfault.config.shipped import find_configuration
 from fedfault.errors import UserError
 from fedfault.storage import write_atomically
 from fedfault.studies.file import OWN
+
+CALLS = {  # command -> function
+    **{
+        n: n
+        for n in (
+            "run",
+            "resume",
+            "fork",
+            "compare",
+            "study",
+            "check",
+            "calibrate",
+            "diagnose",
+            "evaluate",
+            "list",
+            "runs",
+        )
+    },
+    "report": "open",
+}
+SWITCHES = ("overwrite", "honest", "clients")  # options of commands that are true where they are given
+OPTIONS = "round|out|jobs|results-dir|sort|controls|tasks|adapters|csv|pattern|server|frozen"  # and those with a value
 
 Config = str | Path | Mapping[str, Any] | None  # a file or the name of one that ships, settings, or where to start from
 
@@ -83,12 +106,59 @@ def write_study(file: Path | str | Mapping[str, Any]) -> Iterator[Path | str]:
 
 @contextlib.contextmanager
 def name_place() -> Iterator[None]:
-    """Within the block, errors name the settings of the caller in the place of the command line, which there is none."""
+    """Within the block, or in a function that this decorates, errors name what Python has in the place of a command line.
+
+    That is the settings of the caller, functions for commands, and their arguments for options.
+    """
     try:
         yield
     except UserError as e:
         told = re.sub(rf"^{COMMAND_LINE}:", "settings:", str(e), flags=re.MULTILINE)
-        raise UserError(told.replace(f"({COMMAND_LINE})", "(settings)")) from None
+        told = re.sub("`(fedfault [^`]+)`", lambda found: f"`{spell_call(found[1])}`", told)
+        told = re.sub(rf"--({'|'.join(SWITCHES)})\b", r"\1=True", told.replace(f"({COMMAND_LINE})", "(settings)"))
+        told = re.sub(rf"--({OPTIONS}) (\S+:)", _spell_option, told)
+        raise UserError(re.sub(rf"--({OPTIONS})\b", _spell_option, told)) from None
+
+
+def spell_call(command: str) -> str:
+    """Spell a command, as messages name it, as the call that does the same; one without a function stays as it is.
+
+    >>> spell_call("fedfault fork results/a --round 2 training.lr=0.5"), spell_call("fedfault report results/a")
+    ("ff.fork('results/a', round=2, training__lr=0.5)", "ff.open('results/a')")
+    """
+    try:
+        _, command_name, *words = shlex.split(command)
+        name, rest = CALLS[command_name], iter(words)
+        things, options = [], []
+        for word in rest:
+            if word.startswith("--"):
+                option = word[2:].replace("-", "_")
+                options.append(f"{option}={True if word[2:] in SWITCHES else next(rest, '...')}")
+            elif "=" in word:
+                options.append(_spell_keyword(word))
+            else:
+                things.append(repr(word))
+    except (ValueError, KeyError, UserError):  # a quote in a name, a command without a function, a setting that is none
+        return command
+    things = [f"[{', '.join(things)}]"] if name == "compare" and things else things
+    return f"ff.{name}({', '.join([*things, *options])})" if words else f"ff.{name}"
+
+
+def _spell_keyword(word: str) -> str:
+    """A setting as a keyword argument; a value that a message leaves open stays `...`."""
+    key, _, value = word.partition("=")
+    name = key.replace(".", "__")
+    if value == "...":
+        return f"{name}=..."
+    found: Any = nest_settings({path: entry.value for path, entry in parse_setting(word).items()})
+    for part in key.split("."):
+        found = found[part]
+    return f"{name}={found!r}"
+
+
+def _spell_option(found: re.Match[str]) -> str:
+    name, *value = found.groups()
+    return f"{name.replace('-', '_')}={value[0] if value else ''}"
 
 
 def _make_plain(value: Any, key: str) -> Any:

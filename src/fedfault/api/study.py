@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedfault.api.run import Run
-from fedfault.arguments import take_path
+from fedfault.arguments import name_again, take_path
 from fedfault.errors import UserError
 from fedfault.report.words import Table
 from fedfault.stats import mean_interval
@@ -26,17 +26,23 @@ if TYPE_CHECKING:
 class Study:
     """A study by its folder, with the runs that are there. failures: by the name of a run, why it failed in this call."""
 
-    folder: Path
     failures: dict[str, str]
 
     def __init__(self, folder: Path | str, failures: Mapping[str, str] | None = None) -> None:
-        self.folder, self.failures = take_path(folder, "study folder"), dict(failures or {})
+        self._named = take_path(folder, "study folder")
+        self._whole = self._named.absolute()
+        self.failures = dict(failures or {})
         self.results  # noqa: B018 - a folder that is no study is refused here
+
+    @property
+    def folder(self) -> Path:
+        """The folder as it was named, or its whole path where the working folder has changed since."""
+        return name_again(self._named, self._whole)
 
     @cached_property
     def results(self) -> Results:
         """The study and its runs as they were recorded when this was first asked for."""
-        return read_results(self.folder)
+        return read_results(self._whole)
 
     @property
     def runs(self) -> dict[str, Run]:
@@ -83,7 +89,7 @@ class Study:
     def table(self, what: str = "cells", *, latex: bool = False) -> str:
         """Return the table of `cells` or of `answers` as the report has it, in Markdown or as a longtable of LaTeX."""
         made = {"cells": tabulate_cells, "answers": tabulate_answers}
-        if what not in made:
+        if str(what) not in made:
             raise UserError(f"no table {what!r}; there are cells and answers")
         found: Table | None = made[what](self.results)
         if found is None:

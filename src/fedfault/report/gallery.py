@@ -6,7 +6,9 @@ nothing to show in it.
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -66,6 +68,7 @@ FIGURES: dict[str, Plot] = {
 
 
 KINDS = (".png", ".pdf", ".svg")
+MOST_PIXELS = 2**16  # on a side of a picture that matplotlib draws
 
 
 def check_place(file: Path) -> None:
@@ -77,11 +80,21 @@ def check_place(file: Path) -> None:
 
 
 def write_figure(figure: Figure, file: Path, dpi: float = 150) -> None:
-    """Write the figure as its file's ending says, atomically; dpi: of a PNG. Raises `UserError` as `check_place` does."""
+    """Write the figure as its file's ending says, atomically; dpi: of a PNG.
+
+    Raises `UserError` as `check_place` does, and for a `dpi` of which matplotlib makes no picture.
+    """
     check_place(file)
+    most = MOST_PIXELS / max(figure.get_size_inches())
+    if not _is_between(dpi, 1, most):
+        raise UserError(f"dpi={dpi!r:.60}: give a number from 1 to {most:,.0f}, like dpi=300")
     kind = file.suffix.lower()
     content = (
         render_png(figure, dpi) if kind == ".png" else render_pdf(figure) if kind == ".pdf" else render_svg(figure)
     )
     delete_scratch_of(file)
     write_atomically(file, content)
+
+
+def _is_between(given: Any, low: float, high: float) -> bool:
+    return isinstance(given, Real) and low <= float(given) < high

@@ -127,7 +127,13 @@ def claim_run(folder: Path, loaded: Loaded, *, overwrite: bool = False) -> bool:
             f"{folder} exists already and holds a run with other settings ({', '.join(differ)}); give another "
             f"experiment_name, continue it with `fedfault resume {quote(folder)}`, or replace it with --overwrite"
         )
-    if find_status(folder) in (*OVER, "incomplete") or "parent" in read_manifest(folder):
+    status = find_status(folder)
+    if status == "finished" and "parent" not in read_manifest(folder):
+        raise UserError(
+            f"{folder} exists already: this very run, finished. `fedfault report {quote(folder)}` shows it; give another "
+            "experiment_name for one more, or replace it with --overwrite"
+        )
+    if status in (*OVER, "incomplete") or "parent" in read_manifest(folder):
         check_new_run(folder)
     return True
 
