@@ -91,7 +91,7 @@ def test_errors_name_the_way_out_of_python():
         "or replace it with overwrite=True. out=x.html: no folder; give another results_dir=, see `fedfault watch a`"
     )
     assert spell_call("fedfault compare a b") == "ff.compare(['a', 'b'])"
-    assert spell_call("fedfault run c tiers={a: 1}") == "ff.run('c', tiers={'a': 1})"
+    assert spell_call("fedfault run c 'tiers={a: 1}'") == "ff.run('c', tiers={'a': 1})"
 
 
 def write_damaged(run: Path) -> None:

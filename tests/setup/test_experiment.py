@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -38,6 +39,37 @@ def test_the_split_of_a_run_with_attacks_is_measured_anew(monkeypatch):
     for attacks in ("[]", "[{name: backdoor, by: 1}]", "[{name: backdoor, by: 2}]"):
         replace(whole, config=small("unused", f"attacks={attacks}").experiment).heterogeneity()
     assert len({repr(key) for key in keys}) == 3
+
+
+@contextlib.contextmanager
+def default(dtype=torch.float32, device=None):
+    """Within the block, what torch makes is of another kind or elsewhere."""
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize(
+    ("around", "told"),
+    [
+        (torch.no_grad(), "gradients are switched off here"),
+        (torch.inference_mode(), "gradients are switched off here"),
+        (
+            default(torch.float64),
+            r"numbers of torch\.float64 by default; call torch\.set_default_dtype\(torch\.float32\)",
+        ),
+        (default(device="meta"), r"numbers on meta by default; call torch\.set_default_device\(None\)"),
+    ],
+    ids=["no_grad", "inference_mode", "dtype", "device"],
+)
+def test_a_program_that_has_switched_torch_to_something_else_is_told(around, told):
+    exp = small("unused").experiment
+    with around, pytest.raises(UserError, match=told):
+        prepare(exp)
 
 
 @pytest.mark.slow

@@ -107,6 +107,7 @@ def prepare(
     `control` has IID clients of the same sizes. A `checked` one is a client's own part of an experiment whose parts are
     known to fit together. Raises `UserError` for everything that the user can mend.
     """
+    _check_torch()
     if not checked:
         check_parts(exp)
     say(f"corpus {exp.data.dataset.name}")
@@ -134,6 +135,23 @@ def prepare(
     for line in made.split.describe_losses():
         say(line)
     return made
+
+
+def _check_torch() -> None:
+    """Raise `UserError` where the program around this has switched torch to something else than a run computes with."""
+    if not torch.is_grad_enabled():
+        raise UserError(
+            "gradients are switched off here, by torch.no_grad() or torch.inference_mode(); call this outside"
+        )
+    if (kind := torch.get_default_dtype()) is not torch.float32:
+        raise UserError(
+            f"torch makes numbers of {kind} by default; call torch.set_default_dtype(torch.float32) before this"
+        )
+    if (device := torch.get_default_device()).type != "cpu":
+        raise UserError(
+            f"torch makes numbers on {device} by default; call torch.set_default_device(None) before this, and choose with "
+            "`device`"
+        )
 
 
 def _is_same_model(like: Prepared, exp: Experiment, outputs: int | None) -> bool:
