@@ -105,8 +105,9 @@ class Candidates:
     round: int
     clients: Ints  # (n,) ids
     size: Floats  # (n,) the weights that they have in averages, by federation.weighting
-    loss: Floats  # (n,) mean training loss when the client last took part; NaN before it has
-    last: Ints  # (n,) the round of that; 0 before
+    # (n,) mean training loss when the client was last asked; the median of the others' if it did not answer; NaN if never
+    loss: Floats
+    last: Ints  # (n,) the round in which it was last asked, whether it answered or not; 0 if never
     seconds: Floats  # (n,) that its round is expected to take; NaN where no time is simulated
     wanted: int  # how many are to be drawn; all, where n is less
 

@@ -8,9 +8,9 @@ from fedfault.scheduling import Selection
 
 @register("selection")
 def longest_away() -> Selection:
-    """Clients in turn: those that took part the longest ago, and before them those that never did."""
+    """Clients in turn: those that were asked the longest ago, and before them those that never were."""
     return Selection(
         lambda c, g: np.argsort(c.last, kind="stable")[: c.wanted],
-        needs=frozenset({"loss"}),  # when a client last reported comes with it
+        needs=frozenset({"loss"}),  # when a client was last asked comes with it
         traits=frozenset({"draws by reports"}),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import comb
 
 import numpy as np
 import pytest
 
+from devices import hardware
 from fedfault.registry import build
 from fedfault.rounds.engine import begin, rounds
 from fedfault.selection.loss import loss
@@ -15,6 +17,7 @@ from fedfault.selection.power_of_choice import power_of_choice
 from fedfault.selection.uniform import uniform
 from fedfault.testing.cohorts import candidates, choose
 from fedfault.testing.toys import Quadratic, federation
+from scripted import HALVES, fed_of
 
 N, M, TIMES = 8, 2, 3000
 
@@ -51,7 +54,7 @@ def test_power_of_choice_has_twice_as_many_candidates_as_it_is_to_choose_if_nobo
     assert choose(power_of_choice(candidates=1), c) == [1, 0]  # fewer than are wanted would be no choice
 
 
-def test_who_never_took_part_comes_before_the_highest_loss():
+def test_who_was_never_asked_comes_before_the_highest_loss():
     assert choose(loss(), candidates(loss=[None, 9.0, None, 8.0], wanted=3)) == [0, 2, 1]
 
 
@@ -111,3 +114,57 @@ def test_a_loss_that_is_no_number_is_not_remembered():
     fed = federation(task, cohort_size=3, num_rounds=1, selection=build("selection", "power_of_choice"))
     last = [state for state, _ in rounds(fed, begin(fed))][-1]
     assert last.plans["selection"]["last"] == [1.0, 0.0, 1.0]
+    assert last.plans["selection"]["asked"] == [1.0, 1.0, 1.0]
+    known = fed.list_candidates(2, np.arange(3), 1, last.plans["selection"])
+    assert known.loss[1] == np.median(known.loss[[0, 2]])
+    assert known.last.tolist() == [1, 1, 1]
+
+
+RULES = {"loss": {}, "power_of_choice": {"candidates": 6}, "oort": {}}
+LATE = hardware(*HALVES, deadline=5.0, policy="drop")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RULES)
+def test_clients_that_never_answer_do_not_take_all_places_for_ever(name):
+    """Three of six clients are dropped at every deadline: as many as, and more than, there are places."""
+    fed = fed_of(LATE, num_rounds=16, cohort_size=2, selection=build("selection", name, **RULES[name]))
+    (*_, (state, last)) = found = list(rounds(fed, begin(fed)))
+    assert {turn.client for _, r in found for turn in r.turns} == set(range(6))  # all are tried
+    assert sum(len(r.clients) for _, r in found[-8:]) >= 6
+    assert last.scores["validation"].loss < 0.5 * found[0][1].scores["validation"].loss
+    assert [k for k in range(6) if state.plans["selection"]["last"][k]] == [0, 1, 2]
+
+
+def test_a_client_that_falls_silent_is_not_asked_for_ever_by_the_high_loss_that_it_once_had():
+    fed = of_losses()
+    reports = {"loss": [9.0, 1.0, 3.0, 2.0] + [0.0] * 4, "last": [1.0] * 4 + [0.0] * 4}
+    there = np.arange(N)
+    unknown = [float("nan")] * 4
+    once = fed.list_candidates(5, there, M, {**reports, "asked": [1.0] * 4 + [0.0] * 4})
+    assert once.loss.tolist() == pytest.approx([9, 1, 3, 2, *unknown], nan_ok=True)
+    later = fed.list_candidates(5, there, M, {**reports, "asked": [4.0, 1.0, 1.0, 1.0, 3.0] + [0.0] * 3})
+    assert later.loss.tolist() == pytest.approx([2, 1, 3, 2, 2, *unknown[1:]], nan_ok=True)
+    assert later.last.tolist() == [4, 1, 1, 1, 3, 0, 0, 0]
+    nobody = fed.list_candidates(5, there, M, {"loss": [0.0] * N, "last": [0.0] * N, "asked": [1.0] * 2 + [0.0] * 6})
+    assert nobody.loss.tolist() == pytest.approx([0, 0, *unknown, *unknown[:2]], nan_ok=True)
+
+
+def test_what_a_checkpoint_from_before_remembers_is_who_reported():
+    """It has no `asked`: who reported was asked then, and nobody else."""
+    fed, old = replace(of_losses(), num_rounds=1), {"loss": [5.0] + [0.0] * 7, "last": [1.0] + [0.0] * 7}
+    assert fed.list_candidates(2, np.arange(N), M, old).last.tolist() == [1] + [0] * 7
+    state = replace(begin(fed), plans={"selection": old})
+    (*_, (after, record)) = rounds(fed, state)
+    drawn = {0, *(c.client for c in record.clients)}
+    assert len(drawn) == 3
+    assert after.plans["selection"]["asked"] == [float(k in drawn) for k in range(N)]
+
+
+@pytest.mark.slow
+def test_who_was_asked_in_vain_outlives_a_checkpoint():
+    fed = fed_of(LATE, num_rounds=10, cohort_size=2, selection=loss())
+    whole = list(rounds(fed, begin(fed)))
+    for middle in (1, 4):
+        again = list(rounds(fed, whole[middle][0]))
+        assert [r.turns for _, r in again] == [r.turns for _, r in whole[middle + 1 :]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from fedfault.hardware.plan import (
 )
 from fedfault.rounds.exchange import Cohort, count_bytes_down, full_rank, select_rows, split_bytes_by_rank
 from fedfault.rounds.federation import Federation
-from fedfault.scheduling import Floats
+from fedfault.scheduling import Floats, Ints
 from fedfault.types.algorithm import Message, State, Trained
 from fedfault.types.task import Step
 
@@ -64,19 +65,26 @@ def _foresee_seconds(fed: Federation, state: State) -> Floats | None:
     return seconds
 
 
-def remember_losses(fed: Federation, plans: HardwareMemory, t: int, cohort: Cohort, local: Trained) -> HardwareMemory:
-    """The plans with the training loss that each client of round t reports, and with t, where the selection needs it.
+def remember_losses(
+    fed: Federation, plans: HardwareMemory, t: int, asked: Ints, told: Mapping[int, float]
+) -> HardwareMemory:
+    """The plans with who was asked in round t, and which training losses were reported, where the selection needs it.
 
-    `loss` and `last` have a number for each of the N clients, 0 before it has reported; a loss that is not finite is none.
+    `loss`, `last` and `asked` have a number for each of the N clients: the loss that it reported, the round of that, and
+    the round in which it was asked last, all 0 before. Who did not answer has `asked` above `last`.
+    asked: ids of all who were drawn, whether or not the model reached them
+    told: by id; a loss that is not finite is none
     """
     if "loss" not in fed.selection.needs:
         return plans
-    known = plans.get("selection", {})
-    loss, last = (list(known.get(name, [0.0] * fed.total_clients)) for name in ("loss", "last"))
-    for k, told in zip(cohort.clients, local.loss.tolist(), strict=True):
-        if math.isfinite(told):
-            loss[k], last[k] = told, float(t)
-    return {**plans, "selection": {"loss": loss, "last": last}}
+    known, none = plans.get("selection", {}), [0.0] * fed.total_clients
+    loss, last = list(known.get("loss", none)), list(known.get("last", none))
+    drawn = list(known.get("asked", last))  # checkpoints before `asked` have those who reported
+    for k in asked.tolist():
+        drawn[k] = float(t)
+        if math.isfinite(told.get(k, math.nan)):
+            loss[k], last[k] = told[k], float(t)
+    return {**plans, "selection": {"loss": loss, "last": last, "asked": drawn}}
 
 
 def weigh_messages(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> MessageSizes:

@@ -122,6 +122,7 @@ def _finish_without_updates(
     after = replace(mark_as_sent(add_noise_alone(fed, state), made.sent), round=t, last=state.adapter)
     if fed.hardware is not None:
         after = replace(after, plans=observe_round(fed.hardware, state.plans, made, {}))
+    after = replace(after, plans=remember_losses(fed, after.plans, t, made.clients, {}))
     if fed.asynchronous is not None:
         after = keep_flights(state, after, made)
     scores = fed.task.evaluate(after.adapter, find_personal_models(fed, after)) if _is_evaluated(fed, t) else {}
@@ -213,7 +214,8 @@ def _finish_round(r: RoundStart, done: CohortResult, trained: float) -> tuple[St
     after = replace(mark_as_sent(after, made.sent), round=r.asked.round, last=state.adapter)
     after = replace(after, clients_per_pass=done.clients_per_pass or state.clients_per_pass)
     plans = learn_from_round(fed, state, made, cohort, up, done.trained, trained)
-    after = replace(after, plans=remember_losses(fed, plans, r.asked.round, cohort, done.trained))
+    told = {k: loss for k, loss, ok in zip(cohort.clients, done.trained.loss.tolist(), good, strict=True) if ok}
+    after = replace(after, plans=remember_losses(fed, plans, r.asked.round, made.clients, told))
     if fed.asynchronous is not None:
         after = keep_flights(state, after, made)
     # What hostile clients send is not what their memory says, so that invariants of both do not hold

@@ -131,14 +131,13 @@ class Federation:
     ) -> Candidates:
         """What the selection may know of these clients (n,); what it does not need is not a number."""
         unknown, needs = np.full(len(clients), np.nan), self.selection.needs
-        last = np.array(reports["last"], dtype=np.int64)[clients] if reports else np.zeros(len(clients), dtype=np.int64)
-        told = np.array(reports["loss"])[clients] if reports else unknown
+        loss, last = _judge_reports(reports, self.total_clients)
         return Candidates(
             round=round,
             clients=clients,
             size=self._sizes[clients] if "size" in needs else unknown,
-            loss=np.where(last > 0, told, np.nan),
-            last=last,
+            loss=loss[clients],
+            last=last[clients],
             seconds=unknown if seconds is None or "seconds" not in needs else seconds[clients],
             wanted=wanted,
         )
@@ -183,3 +182,18 @@ class Federation:
         if self.lr_schedule == "exponential":
             return full * math.exp(share * math.log(least / full))
         return full
+
+
+def _judge_reports(reports: Memory, N: int) -> tuple[Floats, Ints]:
+    """Each client's loss and the round in which it was asked last, (N,) each, see `scheduling.Candidates`.
+
+    Who was asked and did not report has the median loss of those who did. As unknown it would come first in every round,
+    and by its last loss too, if that was high: once there are as many silent clients as places, nothing would ever arrive.
+    """
+    if not reports:
+        return np.full(N, np.nan), np.zeros(N, dtype=np.int64)
+    loss, last = np.array(reports["loss"]), np.array(reports["last"], dtype=np.int64)
+    asked = np.array(reports.get("asked", reports["last"]), dtype=np.int64)
+    answered = (asked > 0) & (last == asked)
+    typical = float(np.median(loss[answered])) if answered.any() else 0.0
+    return np.where(asked > 0, np.where(answered, loss, typical), np.nan), asked

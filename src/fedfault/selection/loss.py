@@ -10,11 +10,12 @@ from fedfault.scheduling import Candidates, Ints, Selection
 
 @register("selection", cite=("cho2020powerofchoice",))
 def loss() -> Selection:
-    """The clients with the highest loss, as each reported it when it last took part; those that never did come first.
+    """The clients with the highest loss, as each reported it when it last took part; those never asked come first.
 
     The loss is the mean of a client's training loss over its last round. Nobody is asked for a fresh one, which would cost
-    every client the model and a pass: a loss grows old until its client is drawn again. It is the limit of power_of_choice
-    in which everybody is a candidate.
+    every client the model and a pass: a loss grows old until its client is drawn again. Who did not answer when it was last
+    asked, a client too slow for the deadline, has the median loss of those who did. It is the limit of power_of_choice in
+    which everybody is a candidate.
 
     >>> from fedfault.testing.cohorts import candidates, choose
     >>> choose(loss(), candidates(clients=[4, 1, 3, 0], loss=[2.0, None, 3.0, 1.0], wanted=2))

@@ -27,17 +27,18 @@ def oort(
     """Oort (Lai et al., OSDI 2021): by loss times size, less for who is slow and more for who was long away.
 
     U_k = (n_k L_k + sqrt(0.1 ln t / t_k)) (T / s_k)^alpha, the last factor for clients of s_k > T seconds only; L_k is the
-    loss that the client reported in round t_k, n_k L_k is over the largest of them. A share of the places, which falls from
-    explore by decay a round to explore_least, goes to clients that never took part, the fast ones with more chance. The
-    others are drawn in proportion to utility from those with at least 95 % of the utility of the last one that a plain
-    ranking would take; utilities are clipped to their 95th percentile.
+    loss that the client reported when it was last asked, in round t_k, or the median of the others' if it did not answer;
+    n_k L_k is over the largest of them. A share of the places, which falls from explore by decay a round to explore_least,
+    goes to clients that were never asked, the fast ones with more chance. The others are drawn in proportion to utility
+    from those with at least 95 % of the utility of the last one that a plain ranking would take; utilities are clipped to
+    their 95th percentile.
 
     The paper's statistical utility is n_k times the root mean square of the losses of single examples, which clients would
     have to send beside what they send; here L_k is their mean. T is the quantile `preferred` of the seconds of who is there,
     in the place of the pacer, which raises T when utility stalls. alpha=0 needs no simulated time.
 
     alpha: how strongly slow clients are passed over
-    explore: the share of the first cohort that goes to clients which never took part
+    explore: the share of the first cohort that goes to clients which were never asked
     decay: what that share is multiplied by a round
     explore_least: the share below which it does not fall
     preferred: the quantile of the clients' seconds above which a client counts as slow

@@ -20,8 +20,9 @@ def power_of_choice(
 ) -> Selection:
     """Power of choice (Cho et al., 2020): of d candidates drawn at random, the m with the highest loss take part.
 
-    It is rpow-d of the paper: the loss is the one that a client reported when it last took part, and infinite before, so
-    that no candidate is sent a model only to be measured. d = m is uniform, d = N is `loss`. The paper draws candidates by
+    It is rpow-d of the paper: the loss is the one that a client reported when it last took part, and infinite until it is
+    asked for the first time, so that no candidate is sent a model only to be measured. Who does not answer has the median
+    loss of those who do; the paper has no such clients. d = m is uniform, d = N is `loss`. The paper draws candidates by
     size and takes a plain mean; here they are drawn uniformly, and the mean weighs them by `federation.weighting`: sizes in
     both would count twice. What it converges to is biased towards clients with high loss, the more the larger d is.
 

@@ -75,7 +75,7 @@ def candidates(
     wanted: int = 2,
     round: int = 5,
 ) -> Candidates:
-    """Candidates in the order given; whose loss is None never took part, the others did in the round before."""
+    """Candidates in the order given; whose loss is None was never asked, the others were in the round before."""
     given = next(values for values in (clients, size, loss, seconds) if values is not None)
     n = len(given)
     known = [None] * n if loss is None else loss

@@ -19,7 +19,7 @@ CASES = 40
 
 
 def draw_candidates(seed: int) -> Candidates:
-    """Up to nine candidates in random order, some of whom never took part, with ties, and with a loss of zero."""
+    """Up to nine candidates in random order, some of whom were never asked, with ties, and with a loss of zero."""
     g = np.random.default_rng(seed)
     n = int(g.integers(1, 10))
     last = g.integers(0, 5, size=n)
