@@ -230,6 +230,8 @@ def test_a_start_from_the_base_is_refused_with_a_quantised_base():
     ("word", "why"),
     [
         ("federation.algorithm=feddyn", "feddyn cannot stand that: its means are plain"),
+        ("federation.algorithm=scaffold", "scaffold cannot stand that: c is an exact sum over all clients"),
+        ("federation.algorithm=scaffold_update_space", "c is an exact sum over all clients"),
         ("federation.algorithm={name: fedavg, unbiased: true}", "unbiased=true corrects for the same bias"),
         ("federation.aggregation=hetlora", "hetlora has weights of its own"),
     ],

@@ -20,6 +20,7 @@ REFUSES = {
     "private": "a factor that stays at home has nothing to be corrected towards, and its gradient would leave the client",
     "prunes": "the control variate of a slice that a client has given up would stay in c for ever",
     "reweighs": "c has to weigh clients as the average of models does, or rounds end at the optimum of other weights",
+    "draws by size": "c is an exact sum over all clients, and not an average that corrected weights could make up for",
     "robust": "c is a weighted mean and has to be about the same clients as the average of models",
     "hides clients": "the mean of the clients' control variates is sent as it is",
     "hides examples": "control variates are gradients of the clients' data, and are sent beside the models",
