@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -83,3 +84,9 @@ def test_an_adapter_that_nobody_trained_is_not_dead():
     assert adapter([0.0], steps=0) == []
     before_training = history(probes={"effective_rank": [0.0]}, clients=[{0: {}}])
     assert ADAPTER.read(before_training, {}) == []
+
+
+def test_an_adapter_that_nobody_s_training_counts_for_is_not_dead():
+    before, after = history(probes={"effective_rank": [None, 0.0]}, clients=[{}, {0: {}}])
+    after = replace(after, clients=tuple(replace(c, weight=0.0) for c in after.clients))
+    assert ADAPTER.read([before, after], {}) == []

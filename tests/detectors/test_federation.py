@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from fedfault.detectors.federation import MOVED, no_federation
 from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import judge_readings
+from fedfault.diagnosis.detection import detect_failures, judge_readings
+from fedfault.metrics.ranks import ranks
+from fedfault.metrics.updates import updates
 from fedfault.testing.histories import history
+from fedfault.testing.toys import LowRank, federation, run_to_end
 
 DETECTOR = no_federation()
 NATURAL = Threshold(DETECTOR.default_threshold, 0)
@@ -41,3 +45,27 @@ def test_a_server_that_does_not_move_at_all_is_an_alarm_at_once():
 
 def test_clients_that_did_not_move_have_nothing_to_lose():
     assert readings([0.0], [0.0]) == []
+
+
+def weigh(record, *weights: float):
+    clients = zip(record.clients, weights, strict=True)
+    return replace(record, clients=tuple(replace(c, weight=weight) for c, weight in clients))
+
+
+def test_a_server_that_stands_still_where_nobody_counts_says_nothing():
+    one = history(probes={"server_norm": [0.0], "update_norm": [1.0]}, clients=[{0: {}, 1: {}}])[0]
+    assert DETECTOR.read([weigh(one, 0.0, 0.0)], {}) == []
+    assert [r.statistic for r in DETECTOR.read([weigh(one, 0.0, 1.0)], {})] == [math.inf]
+    assert [r.statistic for r in DETECTOR.read([weigh(one, math.nan, math.nan)], {})] == [math.inf]  # not known
+
+
+@pytest.mark.slow
+def test_rounds_of_fltrust_without_the_trusted_client_are_no_failure():
+    """Three of six clients a round: in six of twelve rounds nobody is trusted, and the model stays."""
+    probes = {"updates": updates(), "ranks": ranks()}
+    fed = federation(LowRank(), "fedavg", ("fltrust", {"trusted": 0}), num_rounds=12, cohort_size=3, probes=probes)
+    _, records = run_to_end(fed)
+    without = [r.round for r in records[1:] if 0 not in {c.client for c in r.clients}]
+    assert [r.round for r in records if r.counts_nobody] == without == [1, 4, 5, 7, 8, 12]
+    assert not [f for f in detect_failures(records, None) if f.detector in ("no_federation", "rank_collapse")]
+    assert records[-1].scores["validation"].loss < 0.2 * records[0].scores["validation"].loss

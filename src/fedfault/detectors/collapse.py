@@ -55,7 +55,8 @@ def rank_collapse() -> Detector:
     """The adapter uses fewer directions than in healthy runs, or none: the effective rank of its weight change B A.
 
     The probe `ranks` measures the rank. The statistic is -log(rank), the effect 1 - rank / median rank of the controls in
-    their last round. An adapter whose product is zero after a round of training is dead, which needs no threshold.
+    their last round. An adapter whose product is zero after a round of training that counts is dead, which needs no
+    threshold.
 
     >>> from fedfault.testing.histories import history
     >>> detector = rank_collapse()
@@ -67,7 +68,7 @@ def rank_collapse() -> Detector:
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
         for r in records:
             rank, reading = r.probes.get("effective_rank"), None
-            if rank == 0 and r.round > 0 and any(c.steps for c in r.clients):
+            if rank == 0 and r.round > 0 and any(c.steps for c in r.clients) and not r.counts_nobody:
                 reading = Reading(r.round, math.inf, 1.0, {"effective_rank": 0.0})
             elif rank:
                 lost = 1 - rank / scale["rank"] if "rank" in scale else 0.0

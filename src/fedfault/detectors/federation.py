@@ -16,7 +16,8 @@ def no_federation() -> Detector:
     """Clients train and send, but the server's model stands still: what they learn is lost on the way.
 
     The statistic is -log10(|update of the server| / |mean update of the clients|), from the probe `updates`: at 3 the server
-    moves by a thousandth. A server that does not move at all needs no threshold.
+    moves by a thousandth. A server that does not move at all needs no threshold. A round in which nobody counts, as one of
+    fltrust without the trusted client, says nothing.
 
     >>> from fedfault.testing.histories import history
     >>> detector = no_federation()
@@ -28,7 +29,7 @@ def no_federation() -> Detector:
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
         for r in records:
             server, clients = (r.probes.get(name) for name in ("server_norm", "update_norm"))
-            if server is None or not clients:
+            if server is None or not clients or r.counts_nobody:
                 yield None
                 continue
             share = server / clients
