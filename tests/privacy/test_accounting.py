@@ -75,9 +75,25 @@ def test_loss_distributions_stay_just_below_the_renyi_accountant(noise, drawn, t
 
 def test_a_fixed_number_of_units_that_are_all_counts_as_replacing_one_of_them():
     """Replacing a unit moves the sum by twice the clip, so that noise z is worth z / 2."""
-    found = find_epsilon(Release(4.0, 10, 10, "fixed"), 12, DELTA)
-    exact = gaussian_epsilon(2.0, 12)
-    assert exact < found < 1.2 * exact
+    for noise, times in ((4.0, 12), (1.0, 1), (0.5, 2), (300.0, 7)):
+        found = find_epsilon(Release(noise, 10, 10, "fixed"), times, DELTA)
+        assert found == pytest.approx(gaussian_epsilon(noise / 2, times), rel=1e-6)
+    assert find_epsilon(Release(1000.0, 10, 10, "fixed"), 1, 0.01) == 0.0  # delta pays for all
+    assert find_epsilon(Release(0.3, 10, 10, "fixed"), 10_000, 1e-9) == pytest.approx(666.7**2 / 2, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("noise", "times"), [(1.0, 100), (3.0, 20)])
+def test_drawing_fewer_never_costs_more_than_using_all(noise, times):
+    spent = [find_epsilon(Release(noise, m, 100, "fixed"), times, DELTA) for m in (1, 10, 50, 90, 99, 100)]
+    assert spent == sorted(spent)
+    assert spent[-1] == pytest.approx(gaussian_epsilon(noise / 2, times), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_drawing_one_of_ten_less_asks_for_no_more_noise():
+    nine, ten = (find_noise(8.0, 1e-2, 20, m, 10, "fixed") for m in (9, 10))
+    assert nine <= ten < 4.1
 
 
 @pytest.mark.slow

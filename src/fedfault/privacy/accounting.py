@@ -6,7 +6,9 @@ of standard deviation z C on every number. Which units are in the sum is drawn a
     poisson   each unit by itself with probability q. Neighbours differ by one unit that is added or removed. Counted by
               privacy loss distributions (Doroshenko et al., PETS 2022), an upper bound that is tight
     fixed     m of the n units, all subsets alike. Neighbours differ by one unit that is replaced, which moves the sum by
-              2 C. Counted by Renyi divergences (Wang, Balle & Kasiviswanathan, AISTATS 2019)
+              2 C. Counted by Renyi divergences (Wang, Balle & Kasiviswanathan, AISTATS 2019), or without what sampling
+              gains, where that is less: the Gaussian mechanism in closed form (Balle & Wang, ICML 2018). It is a bound
+              because a round is that mechanism or, where the unit is not drawn, says nothing
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def find_epsilon(release: Release, times: int, delta: float) -> float:
     if release.noise < LEAST_NOISE:
         return math.inf
     if release.sampling == "fixed":
-        return _count_by_renyi(release, times, delta)
+        whole = _count_unsampled(2 * math.sqrt(times) / release.noise, delta)
+        return whole if release.drawn >= release.of else min(whole, _count_by_renyi(release, times, delta))
     return _count_by_losses(release, times, delta)
 
 
@@ -63,6 +66,25 @@ def _find_loss_distribution(noise: float, q: float) -> Any:
     from dp_accounting.pld import privacy_loss_distribution
 
     return privacy_loss_distribution.from_gaussian_mechanism(noise, sampling_prob=q)
+
+
+def _count_unsampled(mu: float, delta: float) -> float:
+    """Solve delta = Phi(mu/2 - e/mu) - exp(e) Phi(-mu/2 - e/mu) for e: N(mu, 1) against N(0, 1), theorem 8 of Balle & Wang.
+
+    So many releases of noise z to which a unit contributes d clips are one of mu = d sqrt(times) / z.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import log_ndtr, ndtr
+
+    def exceed(epsilon: float) -> float:
+        lost: float = ndtr(mu / 2 - epsilon / mu) - math.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu))
+        return lost - delta
+
+    if exceed(0.0) <= 0:
+        return 0.0
+    enough = mu * (mu / 2 + math.sqrt(2 * math.log(1 / delta)))  # there Phi alone is below delta
+    found: float = brentq(exceed, 0.0, enough, rtol=1e-9)
+    return found
 
 
 @functools.lru_cache(maxsize=4096)
