@@ -13,13 +13,14 @@ from fedfault.privacy import examples
 from fedfault.privacy.examples import ExampleTask, check_examples
 from fedfault.seeds import rng
 from fedfault.tasks.language import LanguageTask
-from fedfault.testing.toys import LowRank, run_rounds, run_to_end
+from fedfault.testing.toys import LowRank, Quadratic, run_rounds, run_to_end
 from fedfault.text.packing import Blocks
 from fedfault.types.task import Step
 from hidden import hide_toy, make_budget
 from tiny import tiny_llama
 
 TINY = 1e-9
+PAIR = torch.tensor([0, 1])
 
 
 def around(task, scale: float = 0.1) -> torch.Tensor:
@@ -57,9 +58,24 @@ def test_a_step_is_the_sum_of_clipped_gradients_of_single_examples(make):
     C = float(torch.stack(alone[0]).norm(dim=1).mean())  # some are clipped and some are not
     wrapped = ExampleTask(task, make_budget("example", 1, TINY, clip=C), 4, None, step.clients)
     _, gradient, _ = wrapped.grad(params, step)
-    for found, own in zip(gradient, alone, strict=True):
-        hand = sum(g * min(1.0, C / float(g.norm())) for g in own) / 4
+    for k, found, own in zip((1, 0), gradient, alone, strict=True):
+        hand = sum(g * min(1.0, C / float(g.norm())) for g in own) / min(4, task.examples(k))
         assert torch.allclose(found, hand, atol=1e-5 * C)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["poisson", "fixed"])
+def test_a_client_of_fewer_examples_than_a_batch_has_steps_as_long_as_the_others(sampling):
+    """At 3 with the optimum at 0 every example has gradient 3, and so has a client's step on average."""
+    task, batch = Quadratic([[1.0]] * 2, [[0.0]] * 2, [4, 64]), 16
+    wrapped = ExampleTask(
+        task, budget := make_budget("example", 1, TINY, clip=1e6, sampling=sampling), batch, None, PAIR
+    )
+    for k in (0, 1):
+        drawn = torch.from_numpy(budget.draw_batches(batch, task.examples(k), 400, rng(0, "test")))
+        steps = Step(torch.full((400,), k), drawn.clamp(min=0), drawn >= 0, torch.arange(400))
+        _, gradient, _ = wrapped.grad(torch.full((400, 1), 3.0, dtype=torch.float64), steps)
+        assert float(gradient.mean()) == pytest.approx(3.0, rel=0.04)
 
 
 def test_one_example_moves_a_step_by_no_more_than_the_clip():

@@ -22,9 +22,10 @@ ROWS = 64  # examples of a pass, at most
 class ExampleTask:
     """A `Trainable` whose gradients hide examples (Abadi et al., CCS 2016, algorithm 1), for K clients at once.
 
-    g_k = (sum_{i in batch} clip_C(grad of example i) + z C xi) / B, with B the examples that are drawn on average. K clients
-    of B examples go through the model as K x B clients of one example each: their gradients are per-example gradients, of
-    whatever model the cohort opens. Steps of which nobody has an example have noise like the others.
+    g_k = (sum_{i in batch} clip_C(grad of example i) + z C xi) / L_k, with L_k the examples that are drawn on average:
+    batch_size, or all n_k of a client that has fewer. K clients of B examples go through the model as K x B clients of one
+    example each: their gradients are per-example gradients, of whatever model the cohort opens. Steps of which nobody has an
+    example have noise like the others.
     """
 
     def __init__(
@@ -63,7 +64,8 @@ class ExampleTask:
         z, C = self._budget.release.noise, self._budget.clip
         noise = [draw_noise(params.shape[1], z * C, self._budget.secret, key) for key in step.key.tolist()]
         total += torch.stack(noise).to(total)
-        return loss / tokens.clamp(min=1), total / self._batch_size, tokens
+        lot = [min(self._batch_size, self._task.examples(k)) for k in step.on_host.clients.tolist()]
+        return loss / tokens.clamp(min=1), total / torch.tensor(lot)[:, None].to(total), tokens
 
     def plan_groups(self, steps: Sequence[Step]) -> Groups:
         """See `types.task.Trainable`."""
