@@ -23,25 +23,8 @@ from fedfault.errors import UserError
 from fedfault.storage import write_atomically
 from fedfault.studies.file import OWN
 
-CALLS = {  # command -> function
-    **{
-        n: n
-        for n in (
-            "run",
-            "resume",
-            "fork",
-            "compare",
-            "study",
-            "check",
-            "calibrate",
-            "diagnose",
-            "evaluate",
-            "list",
-            "runs",
-        )
-    },
-    "report": "open",
-}
+NAMESAKES = ("run", "resume", "fork", "compare", "study", "check", "calibrate", "diagnose", "evaluate", "list", "runs")
+CALLS = {**{name: name for name in NAMESAKES}, "report": "open"}  # command -> function
 SWITCHES = ("overwrite", "honest", "clients")  # options of commands that are true where they are given
 OPTIONS = "round|out|jobs|results-dir|sort|controls|tasks|adapters|csv|pattern|server|frozen"  # and those with a value
 
