@@ -15,6 +15,7 @@ from fedfault.config.changes import hash_settings
 from fedfault.errors import UserError
 from fedfault.runs.checkpoint import read_about, write_about
 from fedfault.runs.folder import MAY_CHANGE, RunFolder
+from fedfault.runs.read import read_run
 from fedfault.session.blame import blame_run
 from fedfault.session.checkpoints import export_round
 from fedfault.session.fork import fork_run
@@ -104,6 +105,34 @@ def test_more_rounds_later_are_the_rounds_of_a_run_that_was_longer_from_the_star
     longer = start_run(load_tiny(tmp_path / "longer", "federation.num_rounds=4"), QUIET, ready=READY)
     later = resume(run, "federation.num_rounds=4")
     assert [r.scores for r in later.read_records()] == [r.scores for r in longer.read_records()]
+
+
+def test_more_rounds_under_a_schedule_are_told_by_whatever_reads_or_repeats_them(tmp_path, capsys):
+    falls = ["training.lr_schedule=cosine", "training.min_lr=1e-5", "logging.keep_checkpoints=all"]
+    run = start_run(load_tiny(tmp_path, *falls), QUIET, ready=READY).path
+    told = "Up to round 2 learning rates are those of a run of 2 rounds, later ones those of a run of 4, as it went on"
+    resume(run, "federation.num_rounds=4", progress=Progress())
+    assert f"note: {told}" in " ".join(capsys.readouterr().err.split())
+    assert [told in note for note in read_run(run).notes] == [True]
+    blame_run(run, QUIET, 2, pairs=0)  # which trains it again, and finds it as it was recorded
+    for lost in (run / "checkpoint").glob("round-00002.*"):
+        lost.unlink()
+    with pytest.raises(UserError, match="changed its settings after round 1"):
+        blame_run(run, QUIET, 3, pairs=0)
+
+    scores = [r.scores for r in RunFolder(run).read_records()]
+    other = fork_run(run, 1, [], Progress())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "with federation.num_rounds 2 -> 4" in said
+    assert "With federation.num_rounds=2 it repeats these rounds." in said
+    assert other.read_manifest()["parent"]["changes"] == {"federation.num_rounds": [2, 4]}
+    assert other.read_records()[2].scores != scores[2]
+    same = fork_run(run, 1, ["federation.num_rounds=2"], Progress())
+    assert "nothing is changed: round 2 will have the same numbers" in " ".join(capsys.readouterr().err.split())
+    assert [r.scores for r in same.read_records()] == scores[:3]
+    late = fork_run(run, 3, [], QUIET)
+    assert late.read_records()[4].scores == scores[4]
+    assert [told in note for note in late.read_manifest()["notes"]] == [True]
 
 
 def test_fewer_rounds_than_are_done_are_refused(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -115,6 +116,17 @@ def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, monke
         lambda tasks, jobs, progress, lender: iter([pytest.fail("trained again")] if tasks else []),
     )
     assert mitigate.mitigate(small(tmp_path), quiet=True) == 0
+
+
+def test_a_run_that_went_on_with_more_rounds_stands_for_no_run_of_so_many(tmp_path, monkeypatch):
+    loaded = load("quickstart", [*SHORT, f"logging.results_dir={tmp_path}"])
+    plan = SimpleNamespace(configs={"vanilla": loaded}, path=lambda name: tmp_path / "copy")
+    more = {"after": 1, "changes": {"federation.num_rounds": [1, 2]}, "versions": {}}
+    run = RunFolder.create(tmp_path / "run")
+    monkeypatch.setattr(mitigate, "load_own", lambda *_: loaded)
+    for continued, name in (([more], None), ([{**more, "changes": {"device": ["cpu", "auto"]}}], "vanilla")):
+        run.write_json("manifest.json", {"status": "finished", "continued": continued})
+        assert mitigate.adopt_run(plan, run) == name
 
 
 @pytest.mark.long

@@ -56,6 +56,13 @@ class Stop(TypedDict):
     by: list[str]
 
 
+class Continuation(TypedDict):
+    """With what else than before a run went on, and after which round: changed settings, as [before, since]."""
+
+    after: int
+    changes: dict[str, list[Any]]
+
+
 class Ending(TypedDict):
     """The round after which a run ended before its last one though nothing was wrong, and why."""
 
@@ -74,6 +81,7 @@ class Manifest(TypedDict, total=False):
     found: list[str]
     parent: Parent
     abandoned: list[WayBack]
+    continued: list[Continuation]
     over_flower: bool
     data_elsewhere: bool
     monitored: bool
@@ -103,6 +111,35 @@ def find_status(folder: Path) -> Status | None:
     if not configured and not _is_ours(folder / MANIFEST):
         return None
     return cast(Status, read_manifest(folder)["status"])
+
+
+def find_bends(manifest: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """Find where a run went on with another number of rounds, of which its schedule of the learning rate is a function.
+
+    Returns the round after which, of how many rounds the schedule was until then, and of how many it is since.
+
+    >>> training = {"lr_schedule": "cosine", "warmup_ratio": 0.0}
+    >>> went_on = {"after": 2, "changes": {"federation.num_rounds": [2, 4]}}
+    >>> find_bends({"config": {"training": training}, "continued": [went_on]})
+    [(2, 2, 4)]
+    """
+    training, found = manifest.get("config", {}).get("training", {}), dict[int, tuple[int, int]]()
+    falls, warm = training.get("lr_schedule", "constant") != "constant", training.get("warmup_ratio", 0.0)
+    for one in manifest.get("continued", ()):
+        if (both := one["changes"].get("federation.num_rounds")) and one["after"]:
+            found[one["after"]] = (found.get(one["after"], both)[0], both[1])  # the run may have gone on there before
+    bent = ((after, old, new) for after, (old, new) in sorted(found.items()) if old != new)
+    return [bend for bend in bent if falls or warm * max(bend[1:]) > 1]  # a warm-up of one round changes no rate
+
+
+def describe_bends(manifest: Mapping[str, Any], until: int | None = None) -> list[str]:
+    """Say in a sentence each which rounds had learning rates of another schedule; until: of those up to this round."""
+    return [
+        f"Up to round {after} learning rates are those of a run of {old} rounds, later ones those of a run of {new}, as it "
+        f"went on with these: a run of {new} rounds from the start has other numbers."
+        for after, old, new in find_bends(manifest)
+        if until is None or after <= until
+    ]
 
 
 def holds_run(folder: Path) -> bool:

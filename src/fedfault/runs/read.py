@@ -16,14 +16,15 @@ from fedfault.errors import UserError, join_names
 from fedfault.records import HEALTHY, NO_ALARM, STATES, Finding, replace_not_finite
 from fedfault.runs.checkpoint import find_changed_past
 from fedfault.runs.files import ROUNDS, check_shape, read_json, read_lines, read_records, read_rounds, read_text
-from fedfault.runs.manifest import check_run, read_manifest
+from fedfault.runs.manifest import check_run, describe_bends, read_manifest
 from fedfault.runs.recorded import Fork, RunData
 
 
 def read_run(folder: Path | str) -> RunData:
     """Return the run of a folder: its `config.yaml`, `rounds.jsonl` (absent before the first round), and what else is there.
 
-    Records and a configuration that were changed since are noted; of the latter, what the manifest has is believed.
+    Records and a configuration that were changed since are noted; of the latter, what the manifest has is believed. So are
+    rounds of another schedule of the learning rate.
     Raises UserError if the folder is not a run folder or a file is corrupt.
     """
     folder = Path(folder)
@@ -52,7 +53,7 @@ def read_run(folder: Path | str) -> RunData:
         benchmarks=tuple(_read_shaped(folder / "benchmarks.json", _Benchmarks).get("rows", ())),
         findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
         forks=_read_forks(folder, manifest),
-        notes=(*notes, *edits),
+        notes=(*notes, *edits, *describe_bends(manifest)),
     )
 
 

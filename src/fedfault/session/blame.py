@@ -19,7 +19,7 @@ from fedfault.runs.folder import RunFolder
 from fedfault.runs.recorded import list_contributions
 from fedfault.session.progress import Progress
 from fedfault.session.provenance import check_not_moved, check_same_inputs, tell_where_data_were
-from fedfault.session.settings import find_own_settings, load_own
+from fedfault.session.settings import find_own_schedule, find_own_settings, load_own
 from fedfault.setup.experiment import prepare
 
 FILE = "contributions.json"
@@ -37,10 +37,10 @@ def blame_run(path: Path, progress: Progress, round: int | None = None, pairs: i
     manifest, recorded = folder.read_manifest(), {r.round: r for r in folder.read_records()}
     first, last = _choose_rounds(folder, recorded, round)
     start = _find_start(folder, first)
-    settings = find_own_settings(manifest, start)
-    if settings != find_own_settings(manifest, last - 1):
+    settings, later = ([*find_own_settings(manifest, t), *find_own_schedule(manifest, t)] for t in (start, last - 1))
+    if settings != later:
         raise UserError(
-            f"{path} went back after round {start} and changed its settings; give --round R of a round with a checkpoint "
+            f"{path} changed its settings after round {start}; give --round R of a round with a checkpoint "
             "after that, and logging.keep_checkpoints=all to keep those of all rounds"
         )
     exp = load_own(folder, manifest, settings).experiment

@@ -16,6 +16,7 @@ from fedfault.errors import UserError, quote
 from fedfault.registry import keep_plugins
 from fedfault.rounds.carry import carry_over
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.manifest import describe_bends, find_bends
 from fedfault.session.claim import check_new_run, claim_new_run, has_only_begun, locate_run, write_configuration
 from fedfault.session.progress import Progress
 from fedfault.session.provenance import (
@@ -25,7 +26,7 @@ from fedfault.session.provenance import (
     tell_where_data_were,
     write_split,
 )
-from fedfault.session.settings import find_own_settings, load_own
+from fedfault.session.settings import find_own_schedule, find_own_settings, load_own
 from fedfault.session.training import train_to_end
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.storage import expand_home, write_atomically
@@ -82,6 +83,7 @@ def fork_run(
     check_not_moved(plan.parent, before, prepared.federation)
     saved, _ = plan.parent.load(prepared.federation.task.layout, prepared.model.device, round)
     state, notes = carry_over(prepared.federation, saved, plan.since)
+    notes += [*describe_bends(before, round), *_describe_schedule(plan, before)]
     for line in [*(f"note: {n}" for n in (*unknown, *notes)), _describe_fork(plan, prepared)]:
         progress.say(line)
     manifest = make_manifest(prepared, argv, plan.loaded)
@@ -105,7 +107,8 @@ def _plan_fork(path: Path, round: int, overrides: Sequence[str], overwrite: bool
     kept = [text for text in before if not any(text.startswith(f"{key}.") for key in given)]
     loaded = load_own(parent, past, [*kept, *overrides], plugins)
     with keep_plugins():
-        changed, since = (find_changes(load_own(parent, past, s).resolved, loaded.resolved) for s in (before, made))
+        there = [*before, *find_own_schedule(past, round)]
+        changed, since = (find_changes(load_own(parent, past, s).resolved, loaded.resolved) for s in (there, made))
     changed = {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
     _check_changes(changed, loaded, round, config)
     loaded = _find_place(parent, loaded, given, overwrite)
@@ -160,6 +163,17 @@ def _describe_fork(plan: ForkPlan, p: Prepared) -> str:
         return f"nothing is changed: {rounds} will have the same numbers as in {parent}"
     each = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in plan.changed.items())
     return f"{rounds}, after round {plan.round} of {parent}, with {each}"
+
+
+def _describe_schedule(plan: ForkPlan, past: Mapping[str, Any]) -> list[str]:
+    """Say in a sentence which rounds of the parent have learning rates of a schedule that the fork has not."""
+    rounds = plan.loaded.experiment.federation.num_rounds
+    return [
+        f"Up to round {after} {plan.parent.path} has learning rates of a run of {old} rounds, and this fork those of a run "
+        f"of {rounds}: its numbers are others. With federation.num_rounds={old} it repeats these rounds."
+        for after, old, _ in find_bends(past)
+        if plan.round < after and rounds != old
+    ][:1]
 
 
 def _write_past(folder: RunFolder, plan: ForkPlan, p: Prepared, state: State, progress: Progress) -> None:

@@ -13,7 +13,7 @@ from fedfault.config.loading import Loaded, load, load_resolved
 from fedfault.config.shorthand import translate_layer
 from fedfault.errors import UserError, quote
 from fedfault.runs.folder import RunFolder
-from fedfault.runs.manifest import MANIFEST
+from fedfault.runs.manifest import MANIFEST, find_bends
 from fedfault.session.claim import write_configuration
 
 ROUNDS = "federation.num_rounds"
@@ -28,6 +28,11 @@ def find_own_settings(manifest: Mapping[str, Any], until: int | None = None) -> 
     """
     past = [one for one in manifest.get("abandoned", ()) if until is None or one["to"] <= until]
     return [*manifest.get("found", ()), *(text for one in past for text in one["settings"])]
+
+
+def find_own_schedule(manifest: Mapping[str, Any], until: int) -> list[str]:
+    """Return, as `key=value`, of how many rounds the schedule was in the round after `until`, where it has changed since."""
+    return [f"{ROUNDS}={old}" for after, old, _ in find_bends(manifest) if after > until][:1]
 
 
 def read_settings(

@@ -17,7 +17,7 @@ from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
 from fedfault.rounds.engine import begin
 from fedfault.runs.folder import RunFolder
-from fedfault.runs.manifest import MANIFEST
+from fedfault.runs.manifest import MANIFEST, describe_bends
 from fedfault.session.claim import choose_free_name, claim_new_run, claim_run, locate_run, write_configuration
 from fedfault.session.controls import ENOUGH
 from fedfault.session.progress import Progress
@@ -118,6 +118,8 @@ def resume_run(
         check_not_moved(folder, manifest, prepared.federation)
         prepared, state = load_state(folder, prepared, loaded, manifest, progress)
         record_settings(folder, manifest, loaded, state.round, versions)
+        for note in describe_bends(manifest):
+            progress.say(f"note: {note}")
         progress.say(f"continuing after round {state.round} of {prepared.federation.num_rounds}")
         write_split(folder, prepared, progress)
         seconds = manifest.setdefault("seconds", {})

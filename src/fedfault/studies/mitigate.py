@@ -25,7 +25,7 @@ from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import MANIFEST, find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress
-from fedfault.session.settings import load_own
+from fedfault.session.settings import ROUNDS, load_own
 from fedfault.setup.equipment import is_simulated
 from fedfault.setup.experiment import prepare
 from fedfault.storage import expand_home, write_atomically, write_folder_atomically
@@ -148,10 +148,14 @@ def _make_plan(study: dict[str, Any], loaded: Loaded, folder: Path) -> StudyPlan
 
 
 def adopt_run(plan: StudyPlan, run: RunFolder) -> str | None:
-    """Copy a finished run to where a study would make one of the very same settings; returns its name there."""
+    """Copy a finished run to where a study would make one of the very same settings; returns its name there.
+
+    One that went on with other rounds is none: its learning rate may have followed two schedules.
+    """
     manifest = run.read_manifest()
     same = hash_settings(load_own(run, manifest).resolved)
     whole = manifest["status"] == "finished" and not manifest.get("abandoned") and "parent" not in manifest
+    whole = whole and not any(ROUNDS in one["changes"] for one in manifest.get("continued", ()))
     for name, loaded in plan.configs.items():
         path = plan.path(name)
         if whole and hash_settings(loaded.resolved) == same and not path.exists():
