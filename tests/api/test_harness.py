@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import fedfault as ff
 from chatting import write_rows
-from fedfault.api.harness import evaluate_run
+from fedfault.api.harness import _keep_rows, evaluate_run
 from fedfault.errors import UserError
 from fedfault.report.tables import tabulate_benchmarks
+from fedfault.runs.recorded import RunData
 from small import start
 
 CHOICES = ["copper", "seven rivers", "lamp", "Monday", "4000", "green glass"]
@@ -89,3 +92,13 @@ def test_without_the_harness_it_says_what_to_install(monkeypatch):
     run = type("Run", (), {"data": None})()
     with pytest.raises(UserError, match=r"pip install 'fedfault\[eval\]'"):
         evaluate_run(run, ["x"])
+
+
+def test_what_another_command_has_found_meanwhile_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", SimpleNamespace(__version__="0"))
+    data = RunData(tmp_path, ())  # as both read it at their start
+    row = {"model": "base", "round": 0, "metric": "acc", "filter": "none", "value": 0.5}
+    for task, value in (("a", 0.5), ("b", 0.5), ("a", 0.75)):
+        _keep_rows(data, [{**row, "task": task, "value": value}])
+    kept = json.loads((tmp_path / "benchmarks.json").read_text())["rows"]
+    assert [(one["task"], one["value"]) for one in kept] == [("b", 0.5), ("a", 0.75)]

@@ -16,7 +16,7 @@ from unittest import mock
 from fedfault.api.models import load_adapter, load_base, load_trained, locate_personal
 from fedfault.config.sections.data import SPOKEN
 from fedfault.errors import UserError, quote, read_first_line
-from fedfault.runs.files import write_json
+from fedfault.runs.files import lock_results, read_json, write_json
 from fedfault.runs.recorded import RunData
 from fedfault.storage import expand_home
 
@@ -189,6 +189,8 @@ def _keep_rows(data: RunData, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows to the run's folder, in the place of those of the same model, round, task and metric."""
     import lm_eval
 
-    new = {tuple(row[key] for key in KEYS) for row in rows}
-    kept = [row for row in data.benchmarks if tuple(row.get(key) for key in KEYS) not in new]
-    write_json(data.folder / FILE, {"lm_eval": lm_eval.__version__, "rows": [*kept, *map(dict, rows)]})
+    new, file = {tuple(row[key] for key in KEYS) for row in rows}, data.folder / FILE
+    with lock_results(data.folder):  # others may have scored the run meanwhile
+        old = read_json(file).get("rows", []) if file.is_file() else []
+        kept = [row for row in old if tuple(row.get(key) for key in KEYS) not in new]
+        write_json(file, {"lm_eval": lm_eval.__version__, "rows": [*kept, *map(dict, rows)]})

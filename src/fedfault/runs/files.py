@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ T = TypeVar("T")
 SCHEMA = 2  # of what a run folder holds; files without a number are of version 1 and are still read
 ROUNDS = "rounds.jsonl"
 LOCK = ".lock"
+RESULTS_LOCK = ".results.lock"
 
 
 def is_in_use(folder: Path) -> bool:
@@ -33,6 +35,13 @@ def is_in_use(folder: Path) -> bool:
         return True
     except OSError:  # a read-only folder, in which no run can be at work
         return False
+
+
+@contextlib.contextmanager
+def lock_results(folder: Path) -> Iterator[None]:
+    """Let commands that add to a file of results, such as `evaluate`, take turns: each reads it anew within the block."""
+    with filelock.FileLock(folder / RESULTS_LOCK):
+        yield
 
 
 def read_text(file: Path) -> str:

@@ -15,6 +15,7 @@ from fedfault.records import RoundRecord
 from fedfault.report.words import format_number
 from fedfault.rounds.engine import prepare_task, run_round
 from fedfault.rounds.federation import Federation
+from fedfault.runs.files import lock_results
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.recorded import list_contributions
 from fedfault.session.progress import Progress
@@ -153,9 +154,9 @@ def _describe_round(record: RoundRecord, seconds: float) -> str:
 
 def _keep(folder: RunFolder, made: list[RoundRecord], pairs: int) -> None:
     """Write the rows of these rounds, in the place of what was known of them."""
-    file = folder.path / FILE
-    old = folder.read_json(FILE).get("rows", []) if file.is_file() else []
     now = {r.round for r in made}
-    rows = [row for row in old if row["round"] not in now]
-    rows += [row | {"pairs": pairs} for record in made for row in list_contributions(record)]
-    folder.write_json(FILE, {"rows": sorted(rows, key=lambda row: (row["round"], row["client"]))})
+    with lock_results(folder.path):
+        old = folder.read_json(FILE).get("rows", []) if (folder.path / FILE).is_file() else []
+        rows = [row for row in old if row["round"] not in now]
+        rows += [row | {"pairs": pairs} for record in made for row in list_contributions(record)]
+        folder.write_json(FILE, {"rows": sorted(rows, key=lambda row: (row["round"], row["client"]))})
