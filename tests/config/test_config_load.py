@@ -339,3 +339,17 @@ def test_a_file_of_data_is_told_from_a_configuration_and_from_a_corpus(tmp_path)
         load(file, [])
     with pytest.raises(UserError, match=r"a file of data is read by data.dataset=text data.path=my.jsonl"):
         load("quickstart", ["data.dataset=my.jsonl"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "training.weight_decay=1e300",
+        "training.lr_ratio=1e39",
+        "model.lora.alpha=1e300",
+        "model.lora.alpha_pattern={q: 1e39}",
+    ],
+)
+def test_what_single_precision_cannot_hold_is_refused_with_its_key(word):
+    with pytest.raises(UserError, match=rf"{word.partition('=')[0]}.* is too large for single precision"):
+        load("quickstart", [word])

@@ -11,6 +11,7 @@ longest first, so the clients still at work are always a prefix:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -278,7 +279,9 @@ def _spread_rates(job: Job, rows: Tensor) -> float | Tensor:
 def _go_down(y: Tensor, direction: Tensor, lr: float | Tensor) -> None:
     """y <- y - lr * direction, of the first rows of lr where each client has its own."""
     if isinstance(lr, float):
-        y.sub_(direction, alpha=lr)
+        y.sub_(
+            direction, alpha=lr if lr <= torch.finfo(y.dtype).max else math.inf
+        )  # torch refuses more than y can hold
     else:
         y.addcmul_(direction, lr[: len(y)], value=-1)
 

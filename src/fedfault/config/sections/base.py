@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(gt=0)]
 
 Positive = Annotated[float, Field(gt=0)]
+
+SINGLE = 3.4e38  # about the largest number in single precision, in which clients compute
+
+
+def _check_single(value: float) -> float:
+    if value > SINGLE:
+        raise ValueError(f"{value:g} is too large for single precision, whose largest number is {SINGLE:g}")
+    return value
+
+
+Single = AfterValidator(_check_single)  # of what is multiplied with the numbers of a model as it is
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 

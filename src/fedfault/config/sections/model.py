@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fedfault.config.changes import spell_value
-from fedfault.config.sections.base import Count, Positive, Section
+from fedfault.config.sections.base import Count, Positive, Section, Single
 
 
 class Lora(Section):
@@ -16,7 +16,7 @@ class Lora(Section):
 
     r_max: Count = Field(default=8, description="rank of the factors")
     r_min: Count = Field(default=1, description="smallest rank that a scheduler may assign")
-    alpha: Positive = Field(default=16.0, description="scale of the update, see scaling")
+    alpha: Annotated[Positive, Single] = Field(default=16.0, description="scale of the update, see scaling")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="on the input of the adapters, in training"
     )
@@ -36,7 +36,7 @@ class Lora(Section):
     rank_pattern: dict[str, Count] = Field(
         default={}, description="ranks of some modules, {name or end or regular expression: rank}; r_max for the others"
     )
-    alpha_pattern: dict[str, Positive] = Field(default={}, description="alpha of some modules alike")
+    alpha_pattern: dict[str, Annotated[Positive, Single]] = Field(default={}, description="alpha of some modules alike")
 
     @field_validator("target_modules", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedfault.config.sections.base import Count, Positive, Section
+from fedfault.config.sections.base import Count, Positive, Section, Single
 
 
 class Preference(Section):
@@ -64,11 +64,11 @@ class Training(Section):
         default="constant", description="how lr falls over the rounds, after the warm-up, to min_lr in the last one"
     )
     min_lr: Positive | None = Field(default=None, description="of the last round; needed where lr falls")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="of AdamW")
+    weight_decay: Annotated[float, Field(ge=0), Single] = Field(default=0.0, description="of AdamW")
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = Field(
         default=[0.9, 0.999], description="of AdamW: how long it remembers gradients, and their squares"
     )
-    lr_ratio: Positive = Field(
+    lr_ratio: Annotated[Positive, Single] = Field(
         default=1.0, description="learning rate of LoRA's B to that of A, which is lr (LoRA+, arXiv 2402.12354)"
     )
     gradient_accumulation: Count = Field(
