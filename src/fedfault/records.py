@@ -126,11 +126,6 @@ class RoundRecord:
         """Target tokens trained on, all clients."""
         return sum(c.tokens for c in self.clients)
 
-    @property
-    def counts_nobody(self) -> bool:
-        """Whether every client of the round has weight 0, so that the model is meant to stay as it is."""
-        return bool(self.clients) and all(c.weight == 0 for c in self.clients)
-
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values, a number that is not finite as None; `from_json` inverts it."""
         plain: dict[str, Any] = replace_not_finite(dataclasses.asdict(self))
@@ -161,6 +156,11 @@ class RoundRecord:
 
 
 Records = Sequence[RoundRecord]  # of one run, in order
+
+
+def counts_nobody(record: RoundRecord) -> bool:
+    """Whether every client of the round has weight 0, so that the model is meant to stay as it is."""
+    return bool(record.clients) and all(c.weight == 0 for c in record.clients)
 
 
 def add_client_names(sentence: str, names: Sequence[str]) -> str:

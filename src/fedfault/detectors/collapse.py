@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fedfault.records import Detector, Multiply, Reading, Records, RoundRecord
+from fedfault.records import Detector, Multiply, Reading, Records, RoundRecord, counts_nobody
 from fedfault.registry import register
 
 
@@ -68,7 +68,7 @@ def rank_collapse() -> Detector:
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
         for r in records:
             rank, reading = r.probes.get("effective_rank"), None
-            if rank == 0 and r.round > 0 and any(c.steps for c in r.clients) and not r.counts_nobody:
+            if rank == 0 and r.round > 0 and any(c.steps for c in r.clients) and not counts_nobody(r):
                 reading = Reading(r.round, math.inf, 1.0, {"effective_rank": 0.0})
             elif rank:
                 lost = 1 - rank / scale["rank"] if "rank" in scale else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from fedfault.records import Detector, Reading, RoundRecord
+from fedfault.records import Detector, Reading, RoundRecord, counts_nobody
 from fedfault.registry import register
 
 MOVED = 1e-3  # of the mean update
@@ -29,7 +29,7 @@ def no_federation() -> Detector:
     def follow(records: Iterable[RoundRecord], scale: Mapping[str, float]) -> Iterator[Reading | None]:
         for r in records:
             server, clients = (r.probes.get(name) for name in ("server_norm", "update_norm"))
-            if server is None or not clients or r.counts_nobody:
+            if server is None or not clients or counts_nobody(r):
                 yield None
                 continue
             share = server / clients
