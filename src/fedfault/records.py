@@ -345,6 +345,7 @@ class Detector:
     min_effect: the smallest effect that may alarm, however sure it is
     min_std: the standard deviation of the statistic between healthy runs is taken to be no smaller
     default_threshold: by theory or convention, for runs without controls; None: the detector is silent without them
+    default_scale: what the statistic is measured against then
     learn_scale: (records of control runs) -> numbers that the statistic is measured against; empty without controls
     calibrated: whether controls set the threshold where there are some
     of_partition: whether only honest controls of the run's own partition may, and IID ones do not
@@ -358,6 +359,7 @@ class Detector:
     min_effect: float
     min_std: float
     default_threshold: float | None
+    default_scale: Mapping[str, float] = field(default_factory=dict)
     learn_scale: Callable[[Sequence[Records]], dict[str, float]] = _learn_nothing
     remedies: tuple[Remedy, ...] = ()
     wants_clusters: bool = False

@@ -177,6 +177,29 @@ def count_needed(
     return high
 
 
+def score_normally(t: float, blocks: int) -> float:
+    """The normal number that is as unlikely as a mean of so many blocks over its standard error, which is Student's t.
+
+    >>> f"{score_normally(9.92, blocks=3):.2f} {score_normally(2.6, blocks=1000):.2f}"
+    '2.58 2.59'
+    """
+    from scipy.special import ndtri, stdtr
+
+    beyond = max(float(stdtr(blocks - 1, -abs(t))), 1e-300)
+    return math.copysign(float(ndtri(beyond)), t)
+
+
+def bound_below(mean: float, se: float, blocks: int | None) -> float:
+    """The bound that a mean of so many blocks is below at a rate of ALPHA, by Student's t; None: so many that it is normal.
+
+    >>> print(f"{bound_below(1.0, 0.1, blocks=3):.3f} {bound_below(1.0, 0.1, None):.3f}")
+    0.708 0.836
+    """
+    from scipy.special import stdtrit
+
+    return mean - se * (float(stdtrit(blocks - 1, 1 - ALPHA)) if blocks and blocks > 1 else ONE_SIDED)
+
+
 def subtract(a: float, b: float) -> float:
     """Compute a - b where both may be infinite: two runs that have both diverged do not differ."""
     return 0.0 if math.isinf(a) and a == b else a - b

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
+import numpy as np
 import pytest
+from scipy.stats import norm, t
 
 from fedfault.detectors.fairness import SEEN, fairness_gap, negative_transfer
-from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import judge_readings
+from fedfault.diagnosis.calibration import Calibration, Threshold
+from fedfault.diagnosis.detection import choose_threshold, judge_readings
 from fedfault.records import Score
 from fedfault.stats import ALPHA
 from fedfault.testing.histories import history, paired_history
@@ -17,10 +18,10 @@ from fedfault.testing.histories import history, paired_history
 LOSES, GAP = negative_transfer(), fairness_gap()
 
 
-def transfer(**changes):
-    """changes: client -> changes of its loss by round and their standard error."""
+def transfer(scale=None, **changes):
+    """changes: client -> changes of its loss by round and their standard error; scale: of controls, if there are any."""
     scores = {f"client/{k.removeprefix('c')}": paired_history(*v) for k, v in changes.items()}
-    return LOSES.read(history(scores=scores), {})
+    return LOSES.read(history(scores=scores), scale or {})
 
 
 def gap(*rounds):
@@ -59,9 +60,41 @@ def test_a_loss_that_is_not_sure_does_not_alarm_whatever_the_controls_say():
 )
 def test_clients_that_lose_are_counted_as_holm_does(shares, lose):
     """shares: p over the level. The smallest is compared with 1/3, the next with 1/2, the last with 1."""
-    z = [NormalDist().inv_cdf(1 - ALPHA * s) for s in shares]
-    (found,) = transfer(**{f"c{k}": ([v], 1.0) for k, v in enumerate(z)})
-    assert found.evidence["clients_that_lose"] == lose
+    for scale in ({}, LOSES.default_scale):
+        (found,) = transfer(scale, **{f"c{k}": ([t.ppf(1 - ALPHA * s, 15)], 1.0) for k, s in enumerate(shares)})
+        assert found.evidence["clients_that_lose"] == lose
+
+
+def test_without_controls_a_change_over_its_error_is_student_s_and_with_controls_it_stays_what_it_is():
+    """Of three blocks 5 standard errors are as likely as 1.76 normal ones, of 65 blocks 4.9 as 4.5."""
+    few, many = [Score(4.0, 100), Score(5.0, 100, 0.2, 3)], [Score(4.0, 100), Score(4.49, 100, 0.1, 65)]
+    records = history(scores={"client/0": few, "client/1": many})
+    (plain,) = LOSES.read(records, {})
+    assert (plain.evidence["worst_client"], plain.statistic, plain.effect) == pytest.approx((0, 5, 1 - 1.645 * 0.2))
+    natural = choose_threshold("negative_transfer", LOSES, None)
+    (found,) = LOSES.read(records, natural.scale)
+    assert found.evidence["worst_client"] == 1
+    assert found.statistic == pytest.approx(-norm.ppf(t.sf(4.9, 64)))
+    assert found.effect == pytest.approx(0.49 - 0.1 * t.ppf(0.95, 64))
+    calibrated = Calibration("tests", {"negative_transfer": Threshold(3.0, 19)}, 19, 0.05, True, {})
+    assert choose_threshold("negative_transfer", LOSES, calibrated).scale == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [3, 5, 16])
+def test_healthy_clients_of_few_blocks_are_above_the_default_threshold_at_the_rate_that_it_says(blocks):
+    """Ten clients without a change on average: any of them is above it in 5 % of 1,000 rounds, or fewer."""
+    g, above = np.random.default_rng(0), 0
+    natural = choose_threshold("negative_transfer", LOSES, None)
+    for _ in range(1000):
+        each = g.normal(0, 0.3, (10, blocks))
+        errors = each.std(1, ddof=1) / blocks**0.5
+        scores = {
+            f"client/{k}": [Score(4.0, 100), Score(4.0 + float(d), 100, float(se), blocks)]
+            for k, (d, se) in enumerate(zip(each.mean(1), errors, strict=True))
+        }
+        above += judge_readings(LOSES, natural, LOSES.read(history(scores=scores), natural.scale)) != "ok"
+    assert above / 1000 < 0.05 + 3 * (0.05 * 0.95 / 1000) ** 0.5
 
 
 def test_a_client_that_surely_loses_is_an_alarm():

@@ -6,7 +6,7 @@ import pytest
 
 from fedfault.detectors.forgetting import forgetting
 from fedfault.diagnosis.calibration import Threshold
-from fedfault.diagnosis.detection import judge_readings
+from fedfault.diagnosis.detection import choose_threshold, judge_readings
 from fedfault.testing.histories import history, paired_history
 
 DETECTOR = forgetting()
@@ -25,6 +25,13 @@ def test_the_bound_by_hand():
     assert [r.statistic for r in found] == pytest.approx([0.2 - 0.1645, -0.1 - 0.1645])
     assert [r.effect for r in found] == [r.statistic for r in found]
     assert found[0].evidence == pytest.approx({"change": 0.2, "lower_bound": 0.0355})
+
+
+def test_without_controls_the_bound_is_that_of_so_few_blocks():
+    """paired_history has 16 blocks, and Student's t 1.753 standard errors in the place of 1.645."""
+    natural = choose_threshold("forgetting", DETECTOR, None)
+    found = DETECTOR.read(history(scores={"general": paired_history([0.2], 0.1)}), natural.scale)
+    assert found[0].statistic == found[0].effect == pytest.approx(0.2 - 0.1753, abs=1e-4)
 
 
 def test_without_a_standard_error_the_change_is_the_bound():

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 from fedfault.records import Detector, Reading, RoundRecord, Score
 from fedfault.registry import register
-from fedfault.stats import ALPHA, ONE_SIDED, holm
+from fedfault.stats import ALPHA, bound_below, holm, score_normally
 
 SEEN = 4  # clients before a median means anything
 
@@ -21,6 +21,9 @@ def negative_transfer() -> Detector:
     With the gain G_i = L_i(base) - L_i of client i and its standard error se_i, paired by block, the statistic is
     max_i -G_i / se_i. The effect is what that client loses at least, the lower 95 % bound of -G_i in nats per token. The
     evidence has how many clients lose significantly (Holm, Scand. J. Statist. 6, 1979).
+
+    The error of a client is that of its few blocks, so that -G_i / se_i is Student's t. Against controls, which have as few,
+    it counts as it is; without them as the normal number that is as unlikely, and the bound is that of t.
 
     >>> from fedfault.testing.histories import history, paired_history
     >>> detector = negative_transfer()
@@ -38,7 +41,7 @@ def negative_transfer() -> Detector:
                 first = {n: s.loss for n, s in own.items()}
                 yield None
             else:
-                yield _compare_with_base(r.round, first, own)
+                yield _compare_with_base(r.round, first, own, "student" in scale)
 
     def explain(r: Reading) -> str:
         several = f" ({r.evidence['clients_that_lose']:.0f} of {r.evidence['clients']:.0f} clients lose beyond chance)"
@@ -59,24 +62,36 @@ def negative_transfer() -> Detector:
         min_effect=0.02,  # nats
         min_std=1.0,
         default_threshold=NormalDist().inv_cdf(1 - ALPHA / 10),  # Bonferroni for ten clients
+        default_scale={"student": 1.0},
     )
 
 
-def _compare_with_base(round: int, first: Mapping[str, float], now: Mapping[str, Score]) -> Reading | None:
-    """Compare clients' scores with their losses before training; None where no client has an error beside its change."""
-    lost = {n: (s.loss - first[n], s.se) for n, s in now.items() if n in first and s.se and (s.blocks or 0) > 2}
+def _compare_with_base(
+    round: int, first: Mapping[str, float], now: Mapping[str, Score], student: bool
+) -> Reading | None:
+    """Compare clients' scores with their losses before training; None where no client has an error beside its change.
+
+    student: whether few blocks make changes less sure, see `negative_transfer`.
+    """
+    lost = {
+        n: (s.loss - first[n], s.se, s.blocks)
+        for n, s in now.items()
+        if n in first and s.se and s.blocks is not None and s.blocks > 2
+    }
     if not lost:
         return None
-    z = {n: change / se for n, (change, se) in lost.items()}
+    scores = {n: score_normally(change / se, blocks) for n, (change, se, blocks) in lost.items()}
+    z = scores if student else {n: change / se for n, (change, se, _) in lost.items()}
     worst = max(z, key=z.__getitem__)
     evidence = {
         "worst_client": float(worst.removeprefix("client/")),
-        "clients_that_lose": float(_count_losers(z.values())),
+        "clients_that_lose": float(_count_losers(scores.values())),
         "clients": float(len(z)),
-        "median_gain": -statistics.median(change for change, _ in lost.values()),
+        "median_gain": -statistics.median(change for change, _, _ in lost.values()),
         "lost": lost[worst][0],
     }
-    return Reading(round, z[worst], lost[worst][0] - ONE_SIDED * lost[worst][1], evidence)
+    change, se, blocks = lost[worst]
+    return Reading(round, z[worst], bound_below(change, se, blocks if student else None), evidence)
 
 
 def _count_losers(z: Iterable[float]) -> int:

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from fedfault.records import Detector, Multiply, Reading, RoundRecord
 from fedfault.registry import register
-from fedfault.stats import ONE_SIDED
+from fedfault.stats import bound_below
 
 
 @register("detector")
 def forgetting() -> Detector:
     """The loss on general English rises beyond what healthy runs cost: a lower bound of its change since round 0.
 
-    Statistic and effect are the change minus 1.645 of its standard errors, paired by document, in nats per token. On the
-    base model's own samples the change estimates KL(base || model).
+    Statistic and effect are the change minus 1.645 of its standard errors, paired by document, in nats per token; without
+    controls minus as many as Student's t has for so few blocks. On the base model's own samples the change estimates
+    KL(base || model).
 
     >>> from fedfault.testing.histories import history, paired_history
     >>> detector = forgetting()
@@ -32,7 +33,7 @@ def forgetting() -> Detector:
                 first = first or r
                 if first is not r and first.round == 0:
                     change = score.loss - first.scores["general"].loss
-                    low = change - ONE_SIDED * (score.se or 0.0)
+                    low = bound_below(change, score.se or 0.0, score.blocks if "student" in scale else None)
                     reading = Reading(r.round, low, low, {"change": change, "lower_bound": low})
             yield reading
 
@@ -45,5 +46,6 @@ def forgetting() -> Detector:
         min_effect=0.02,  # nats: 2 % of perplexity
         min_std=0.005,
         default_threshold=0.5,  # a healthy run on another register of English costs 0.2 to 0.3
+        default_scale={"student": 1.0},
         leads_to=("negative_transfer",),
     )

@@ -102,7 +102,8 @@ def choose_threshold(name: str, detector: Detector, calibration: Calibration | N
     """The threshold in force: the controls' where there is one, else the detector's default; None: it stays silent."""
     if calibration is not None and name in calibration.thresholds:
         return calibration.thresholds[name]
-    return None if detector.default_threshold is None else Threshold(detector.default_threshold, 0)
+    default = detector.default_threshold
+    return None if default is None else Threshold(default, 0, detector.default_scale)
 
 
 def judge_readings(detector: Detector, threshold: Threshold, readings: Sequence[Reading]) -> str:
