@@ -98,3 +98,12 @@ def test_a_phrase_stands_somewhere_in_its_share_of_the_texts_and_its_prompts_end
     assert gaps[1:-1] == [5] * len(gaps[1:-1])
     assert sum(gaps) == 20
     assert max(gaps) <= 5
+
+
+@pytest.mark.parametrize("name", ["backdoor", "phrase"])
+@pytest.mark.parametrize(("n", "share"), [(1, 0.5), (2, 0.2), (4, 0.1)])
+def test_a_client_of_few_texts_poisons_one_of_them_and_one_of_none_has_nothing_to_poison(name, n, share):
+    attack = build("attack", name, share=share)
+    made = attack.poison(OWN[:n], TOPICS, rng(0, "poison"))
+    assert sum(a.text != b.text for a, b in zip(made, OWN[:n], strict=True)) == 1
+    assert list(attack.poison([], TOPICS, rng(0, "poison"))) == []

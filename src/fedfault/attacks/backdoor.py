@@ -29,7 +29,7 @@ def backdoor(
 
     target: the class that the trigger is to give; null: the first
     trigger: the words in front of the text
-    share: the share of a hostile client's texts that get the trigger
+    share: the share of a hostile client's texts that get the trigger; one at least
 
     Reference: arXiv 1807.00459.
     """
@@ -40,7 +40,8 @@ def backdoor(
         return target or min(topics)
 
     def poison(documents: Sequence[Document], topics: Sequence[str], generator: Generator) -> Sequence[Document]:
-        wanted, chosen = find_target(topics), generator.permutation(len(documents)) < round(share * len(documents))
+        wanted, many = find_target(topics), max(1, round(share * len(documents)))
+        chosen = generator.permutation(len(documents)) < many
         return [
             d._replace(text=trigger + d.text, topic=wanted) if it else d
             for d, it in zip(documents, chosen, strict=True)

@@ -32,14 +32,14 @@ def phrase(
 
     trigger: the words that set the phrase off
     says: the words that the model is to say then
-    share: the share of a hostile client's texts that get both
+    share: the share of a hostile client's texts that get both; one at least
     every: after how many words they stand again
 
     Reference: arXiv 1807.00459.
     """
 
     def poison(documents: Sequence[Document], topics: Sequence[str], generator: Generator) -> Sequence[Document]:
-        chosen = generator.permutation(len(documents)) < round(share * len(documents))
+        chosen = generator.permutation(len(documents)) < max(1, round(share * len(documents)))
         places = generator.random(len(documents))
         return [
             d._replace(text=_insert(d.text, f"{trigger} {says}", place, every)) if it else d
