@@ -234,11 +234,17 @@ def test_a_start_from_the_base_is_refused_with_a_quantised_base():
         ("federation.algorithm=scaffold_update_space", "c is an exact sum over all clients"),
         ("federation.algorithm={name: fedavg, unbiased: true}", "unbiased=true corrects for the same bias"),
         ("federation.aggregation=hetlora", "hetlora has weights of its own"),
+        ("federation.aggregation=krum", "krum counts clients alike, whatever their weights"),
+        ("federation.aggregation=coordinate_median", "coordinate_median counts clients alike"),
     ],
 )
 def test_draws_by_size_are_refused_where_weights_cannot_make_up_for_them(word, why):
     with pytest.raises(UserError, match=rf"federation\.selection=size draws .*{why}.*; use selection=uniform"):
         check_parts(load("quickstart", ["federation.selection=size", word]).experiment)
+
+
+def test_draws_by_size_go_with_a_robust_rule_that_takes_the_weights():
+    check_parts(load("quickstart", ["federation.selection=size", "federation.aggregation=norm_clipping"]).experiment)
 
 
 FEW = "federation.clients_per_round=3"

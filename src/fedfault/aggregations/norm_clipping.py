@@ -41,4 +41,4 @@ def norm_clipping(
         p = shares(got.weight).cpu()
         return take_step(got, p * (most / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1), space)
 
-    return Aggregation(combine, traits=TRAITS[space], tolerates=lambda K: (K - 1) // 2, least=3)
+    return Aggregation(combine, traits=TRAITS[space], weighs=True, tolerates=lambda K: (K - 1) // 2, least=3)

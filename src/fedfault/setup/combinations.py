@@ -50,6 +50,8 @@ def _check_selection(exp: Experiment, algorithm: Algorithm, aggregation: Aggrega
         why = f"{f.algorithm.name} cannot stand that: {w}" if (w := algorithm.refuses.get(trait)) else ""
         if trait == "draws by size" and "reweighs" in aggregation.traits:
             why = f"{f.aggregation.name} has weights of its own"
+        if trait == "draws by size" and "robust" in aggregation.traits and not aggregation.weighs:
+            why = f"{f.aggregation.name} counts clients alike, whatever their weights"
         if why:
             raise UserError(
                 f"federation.selection={f.selection.name} {TRAITS[trait]}, and {why}; use selection=uniform"

@@ -280,6 +280,7 @@ class Aggregation:
     traits: keys of `TRAITS`
     is_mean: with equal ranks it gives the weighted mean of the factors, bit for bit
     shrinks: why a round without any training makes the model smaller where ranks differ; empty where it changes nothing
+    weighs: of a `robust` one, whether clients count by their weights in it, and not alike
     tolerates: of a `robust` one, (K) -> how many of K clients may send anything without carrying the model away
     trusted: the one client on whose honesty it rests, if there is one
     least: clients a round that it needs to be what it says
@@ -296,6 +297,7 @@ class Aggregation:
     traits: frozenset[str] = frozenset()
     is_mean: bool = False
     shrinks: str = ""
+    weighs: bool = False
     tolerates: Callable[[int], int] | None = None
     trusted: int | None = None
     least: int = 1
