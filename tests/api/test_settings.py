@@ -62,7 +62,9 @@ def test_what_python_has_more_of_is_written_as_what_yaml_has():
     ]
 
 
-@pytest.mark.parametrize("value", [{"a", "b"}, Decimal("0.001"), object(), dict, print, b"x"], ids=repr)
+@pytest.mark.parametrize(
+    "value", [{"a", "b"}, Decimal("0.001"), object(), dict, print, b"x"], ids=lambda value: type(value).__name__
+)
 def test_a_value_that_no_setting_can_be_is_refused_with_its_setting(value):
     """It ended in a traceback of the YAML library; a set was said to be tags that the user had never written."""
     for given in (value, [value], {"by": value}):

@@ -101,6 +101,15 @@ def test_more_rounds_are_trained_and_written_down(run, finished):
     assert len(json.loads((run / "manifest.json").read_text())["continued"]) == 1
 
 
+def test_more_rounds_are_trained_where_only_the_results_were_not_written_yet(run):
+    """A kill had left it `trained`; it was then called finished, three rounds short."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "status": "trained"}))
+    (run / "metrics.json").unlink()
+    assert [r.round for r in resume(run, "federation.num_rounds=3").read_records()] == [0, 1, 2, 3]
+    assert RunFolder(run).read_manifest()["status"] == "finished"
+
+
 def test_more_rounds_later_are_the_rounds_of_a_run_that_was_longer_from_the_start(run, tmp_path):
     longer = start_run(load_tiny(tmp_path / "longer", "federation.num_rounds=4"), QUIET, ready=READY)
     later = resume(run, "federation.num_rounds=4")

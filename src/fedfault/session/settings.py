@@ -112,6 +112,8 @@ def record_settings(
         {} if began is None else find_changes(load_resolved(began, folder.path / MANIFEST).resolved, loaded.resolved)
     )
     changed = {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
+    if ROUNDS in changed and done < rounds:
+        manifest["status"] = "running"  # also a run of which only the results were not written yet
     if changed or versions:
         manifest.setdefault("continued", []).append({"after": done, "changes": changed, "versions": dict(versions)})
     manifest |= {name: new for name, (_, new) in versions.items()}
