@@ -199,6 +199,12 @@ def test_runs_that_saw_other_data_or_another_model_are_not_subtracted(tmp_path):
     assert now.found[0].why_not == "the corpus is not what it was when other runs of seeds 0, 1, 2 were made"
     told = "The corpus is not the same in all runs, though their settings name the same: it has changed between them."
     assert told in list_limits(Results(tmp_path, study, runs))
+    runs["new-5"].manifest["general"], runs["old-5"].manifest["general"] = {"fingerprint": "g"}, {"fingerprint": "h"}
+    assert (
+        "the general text is not what it was when other runs of seed 5 were made"
+        in answer_hypotheses(study, runs)[0].found[0].why_not
+    )
+    runs["old-5"].manifest["general"] = {"fingerprint": "g"}
     runs["new-0"].config["data"] = {"path": "other.csv"}  # which is another name for other data
     (now,) = answer_hypotheses(study, runs)
     assert list(now.found[0].differences) == [0, 3, 4, 5, 6, 7]

@@ -19,7 +19,14 @@ TOPIC_SETS = (  # what the texts that stand for a topic follow from
     "data.task_type",
     "model.name", "model.max_length", "model.chat_template", "training.loss_on", "evaluation.max_blocks",
 )  # fmt: skip
-CONTENT = {"corpus": ("data.",), "model": ("model.", "seed")}  # what has a fingerprint -> the settings that name it
+CONTENT = {  # what has a fingerprint in the manifest -> what it is, and the settings that name it
+    "corpus": ("corpus", ("data.",)),
+    "model": ("model", ("model.", "seed")),
+    "chat_template": ("chat template", ("model.chat_template",)),
+    "general": ("general text", ("evaluation.general",)),
+    "trace": ("trace", ("clock.trace",)),
+    "calibration": ("calibration", ("detectors.calibration",)),
+}
 CLIENT_SETS = (*TOPIC_SETS, "data.", "federation.total_clients")  # and what each client held back
 
 
@@ -115,12 +122,12 @@ def _explain_apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
 
 
 def find_changed_content(a: RunData, b: RunData) -> list[str]:
-    """Which of corpus and model is not the same in two runs though their settings name the same."""
+    """Which of corpus, model and further files is not the same in two runs though their settings name the same."""
     changed = [key for key in find_changes(a.config, b.config) if not key.startswith("data.partition")]
     prints = [{what: run.manifest.get(what, {}).get("fingerprint") for what in CONTENT} for run in (a, b)]
     return [
-        what
-        for what, settings in CONTENT.items()
+        name
+        for what, (name, settings) in CONTENT.items()
         if None not in (prints[0][what], prints[1][what])
         and prints[0][what] != prints[1][what]
         and not any(key.startswith(settings) for key in changed)

@@ -42,7 +42,8 @@ from fedfault.setup.experiment import Prepared, prepare
 from fedfault.setup.sources import describe_sources
 from fedfault.storage import expand_home, write_atomically
 
-CONTENT = "control-sources.json"  # fingerprints of the model and of the data that controls were trained with
+CONTENT = "control-sources.json"  # fingerprints of the model, the data and the files that controls were trained with
+OTHERS = ("chat_template", "general", "trace")  # those files
 IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure", "attacks")  # what controls are the same with
 ENOUGH = 19  # controls for a rate of false alarms of about 5 %
 
@@ -130,7 +131,8 @@ def _make_calibration(
 ) -> Calibration:
     """Train the controls that are not in the folder, and learn from all; `like` lends model and data."""
     lent = like or prepare(derive_control(exp, 0), control=True)
-    made_of = {what: describe_sources(lent)[what]["fingerprint"] for what in ("model", "corpus")}
+    sources = describe_sources(lent)
+    made_of = {what: sources[what]["fingerprint"] for what in ("model", "corpus", *OTHERS) if what in sources}
     _check_content(folder, made_of)
     clock, runs = time.perf_counter(), []
     for i in range(count):
@@ -148,7 +150,7 @@ def _make_calibration(
         "made": now.isoformat(timespec="seconds"),
         "seeds": [derive_control(exp, i).seed for i in range(count)],
         "seconds": round(sum(sum(r.seconds.values()) for run in runs for r in run), 1),
-        **made_of,
+        **{what: made_of[what] for what in ("model", "corpus")},
     }
     fitting = (name for name, d in build_detectors().items() if d.calibrated and (same_partition or not d.of_partition))
     silent = sorted(set(fitting) - thresholds.keys())
@@ -161,7 +163,7 @@ def _check_content(folder: Path, made_of: Mapping[str, str]) -> None:
     """Raise `UserError` where the folder holds controls of another model or of other data under the same settings."""
     file = folder / CONTENT
     if file.is_file() and any(folder.glob("control-*.jsonl")):
-        other = [what for what, before in read_json(file).items() if made_of.get(what) != before]
+        other = [what.replace("_", " ") for what, before in read_json(file).items() if made_of.get(what) != before]
         if other:
             raise UserError(
                 f"{folder} holds controls of another {' and '.join(other)} under the same settings: what these name has "

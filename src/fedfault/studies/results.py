@@ -305,7 +305,7 @@ def list_limits(r: Results) -> list[str]:
 
 
 def _find_mixed(r: Results) -> list[str]:
-    """Which of corpus and model has several contents under the same settings."""
+    """Which of corpus, model and further files has several contents under the same settings."""
     firsts: dict[str, RunData] = {}  # fingerprints -> a run that has them
     for run in r.runs.values():
         firsts.setdefault(str([run.manifest.get(what, {}).get("fingerprint") for what in CONTENT]), run)
