@@ -35,6 +35,21 @@ def test_a_process_that_cannot_says_why():
     assert "/nowhere" in answer.why
 
 
+@pytest.mark.slow
+def test_a_process_that_takes_in_other_settings_still_trains_the_one_client_who_has_all_data():
+    """It took that one for one of N, with the steps of one: a run on several processes had other numbers after an alarm."""
+    exp = load("quickstart", [*SMALL, "federation.centralised=true"]).experiment
+    member = Member()
+    member.prepare(exp.model_dump_json())
+    assert member.prepared is not None
+    before = member.prepared.federation
+    other = exp.model_copy(update={"training": exp.training.model_copy(update={"lr": 1e-4})})
+    member._catch_up(member.prepared, Order("train", (), other.model_dump_json()))
+    after = member.prepared.federation
+    assert after.work.lr == 1e-4
+    assert (after.total_clients, after.work.steps) == (1, before.work.steps)
+
+
 def test_machines_with_other_files_are_refused():
     team = Team({1: Greeting("b", 0)})
     with pytest.raises(UserError, match=r"process 1 of 2, on b, has another corpus x, not y; give all machines"):

@@ -13,6 +13,7 @@ from chatting import write_rows
 from fedfault.cli.app import app
 from fedfault.config import load
 from fedfault.runs.read import read_run
+from fedfault.setup.experiment import prepare
 from fedfault.setup.preview import preview
 from small import SMALL, start
 
@@ -110,6 +111,26 @@ def test_a_run_on_preferences_lowers_their_loss_and_says_what_a_pair_is(tmp_path
     for words in ("nats per pair", "reward_margin"):
         assert words in page, words
     assert (folder / "adapter" / "chat_template.jinja").is_file()
+
+
+@pytest.mark.slow
+def test_a_pair_is_one_example_where_all_data_are_in_one_place_and_in_the_preview(tmp_path):
+    """It counted as two: the baseline took twice the steps of the federation, and the preview told twice the work."""
+    rows = [{"prompt": f"Say {n}.", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(40)]
+    told = [
+        f"data.path={write_rows(tmp_path / 'pairs.jsonl', rows)}", "data.dataset=text", "data.task_type=preference",
+        "model.max_length=64", "data.partition=iid", "federation.total_clients=4", "federation.num_rounds=2",
+        "federation.participation_rate=1.0", "training.batch_size=2", "training.local_epochs=1", "evaluation.general=none",
+    ]  # fmt: skip
+    apart = prepare(load("demos/base", [*told, "training.local_steps=null"]).experiment)
+    held = [apart.federation.task.examples(k) for k in range(4)]
+    central = prepare(
+        load("demos/base", [*told, "training.local_steps=null", "federation.centralised=true"]).experiment
+    )
+    assert central.federation.work.steps == sum(-(-n // 2) for n in held)
+    assert f"trains on about {sum(held)} pairs a round" in preview(
+        load("demos/base", [*told, "training.local_steps=null"])
+    )
 
 
 @pytest.mark.long

@@ -124,6 +124,13 @@ def test_a_central_run_is_resumed_and_reported_like_any_other(tmp_path):
     assert read_run(whole.path).topics_trained(again.read_records()[-1]) == [None]
 
 
+@pytest.mark.parametrize("aggregation", ["{name: fltrust, trusted: 2}", "{name: krum}"])
+def test_an_aggregation_that_needs_several_clients_is_refused_where_one_has_all_data(aggregation):
+    """It trained nothing, to the last round, without a word."""
+    with pytest.raises(UserError, match="client 0 has all data; use fedit"):
+        check_parts(small("unused", "federation.centralised=true", f"federation.aggregation={aggregation}").experiment)
+
+
 @pytest.mark.slow
 def test_the_preview_of_central_training_says_so():
     said = preview(small("unused", "federation.centralised=true"))
@@ -255,6 +262,7 @@ FEW = "federation.clients_per_round=3"
     [
         (["federation.selection=loss"], "nothing to select, as all 10 clients take part in every round"),
         (["federation.selection=loss", FEW, "federation.centralised=true"], "nothing to select, as one client has all"),
+        (["federation.selection=size", FEW, "federation.centralised=true"], "nothing to select, as one client has all"),
         (["federation.selection=oort", FEW], "by the seconds of a client's round, and no time is simulated"),
         (
             ["federation.selection=loss", FEW, "federation.algorithm={name: fedavg, unbiased: true}"],

@@ -14,7 +14,7 @@ from fedfault.studies import best
 from fedfault.studies.best import _compare_situation, explain_best, find_best, tabulate_best
 from fedfault.studies.file import load_study
 from fedfault.studies.page import write_page
-from fedfault.studies.results import Results
+from fedfault.studies.results import Results, format_answers
 from fedfault.studies.study import Best, Cell, Study, read_study
 from planted import planted
 
@@ -132,6 +132,17 @@ def test_a_row_says_more_than_intervals_of_all_pairs_would(monkeypatch):
         shown += sum(one.shown == "worse" for one in found.values())
         shown_by_pairs += sum(mean_interval(drawn[:, k] - drawn[:, 0], ALPHA / 15)[0] > 0.02 for k in range(1, 6))
     assert shown > 1.2 * shown_by_pairs
+
+
+@pytest.mark.slow
+def test_seeds_whose_runs_saw_other_data_are_left_out(tmp_path):
+    """They counted here, where hypotheses had left them out."""
+    r = results(tmp_path, {"iid": {"fedavg": 4.0, "fedprox": 4.5}})
+    for name, run in r.runs.items():
+        run.manifest["corpus"] = {"fingerprint": "old" if name in ("iid-fedavg-0", "iid-fedavg-1") else "new"}
+    (found,) = find_best(r, ASK)
+    assert found.standings["fedavg"].mean == pytest.approx(4.0 + np.mean(SEEDS[2:]))  # whose noise is 0
+    assert "The corpus is not the same in all runs" in format_answers(r)
 
 
 @pytest.mark.slow

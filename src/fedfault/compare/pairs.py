@@ -21,7 +21,7 @@ TOPIC_SETS = (  # what the texts that stand for a topic follow from
 )  # fmt: skip
 CONTENT = {  # what has a fingerprint in the manifest -> what it is, and the settings that name it
     "corpus": ("corpus", ("data.",)),
-    "model": ("model", ("model.", "seed")),
+    "model": ("model", ("model.",)),
     "chat_template": ("chat template", ("model.chat_template",)),
     "general": ("general text", ("evaluation.general",)),
     "trace": ("trace", ("clock.trace",)),

@@ -39,7 +39,7 @@ from fedfault.rounds.clients import train_clients
 from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
 from fedfault.rounds.local import count_steps
 from fedfault.setup.experiment import Prepared, prepare
-from fedfault.setup.federation import build_federation
+from fedfault.setup.federation import build_on_split
 from fedfault.tasks.base import BackboneTask, Pairs
 from fedfault.types.algorithm import Room
 
@@ -87,7 +87,7 @@ class Member:
     def _catch_up(self, p: Prepared, order: Order) -> None:
         if order.settings is not None:
             exp = read_experiment(order.settings)
-            self.prepared = replace(p, config=exp, federation=build_federation(exp, p.task))
+            self.prepared = replace(p, config=exp, federation=build_on_split(exp, p.task, p.split))
         if order.base is not None:
             p.task.fold(order.base)
         p.task.room = order.room or p.task.room

@@ -62,7 +62,8 @@ def _check_selection(exp: Experiment, algorithm: Algorithm, aggregation: Aggrega
             f"federation.selection={f.selection.name} selects by the seconds of a client's round, and no time is simulated; "
             "give tiers, set its alpha to 0, or choose another selection"
         )
-    if reported and (f.centralised or f.cohort_size == f.total_clients):
+    by_size = "draws by size" in chosen.traits
+    if (reported and f.cohort_size == f.total_clients) or ((reported or by_size) and f.centralised):
         taken = (
             "one client has all data" if f.centralised else f"all {f.total_clients} clients take part in every round"
         )
@@ -92,6 +93,11 @@ def _check_tolerance(exp: Experiment, aggregation: Aggregation) -> None:
     """Refuse more hostile clients in every round than a robust aggregation says that it tolerates, or the one it trusts."""
     f, hostile = exp.federation, {k for attack in check_attacks(exp) for k in attack.clients}
     trusted = aggregation.trusted
+    if f.centralised and (trusted or aggregation.least > 1):
+        raise UserError(
+            f"federation.aggregation={f.aggregation.name} needs more clients than one, and with federation.centralised=true "
+            "client 0 has all data; use fedit, or leave it out"
+        )
     if trusted is not None and trusted >= f.total_clients:
         raise UserError(
             f"federation.aggregation={f.aggregation.name} trusts client {trusted}, and there are clients 0 to "

@@ -26,7 +26,12 @@ RECORDS: dict[str, Record] = {"cuda": record_graph}  # type of device -> how a s
 def build_on_split(exp: Experiment, task: BackboneTask, dealt: Split[Any]) -> Federation:
     """The federation around a task on this split: of its clients, or of the one who has all their data."""
     fed = build_federation(exp, task)
-    return centralise(fed, [len(own) for own in dealt.train]) if exp.federation.centralised else fed
+    return centralise(fed, count_examples(task, dealt)) if exp.federation.centralised else fed
+
+
+def count_examples(task: BackboneTask, dealt: Split[Any]) -> list[int]:
+    """The training examples of every client of a split, (N,): a pair of responses is one, though it has two rows."""
+    return [len(own) // task.select_copy(0).rows_each for own in dealt.train]
 
 
 def centralise(fed: Federation, sizes: Sequence[int]) -> Federation:
@@ -35,6 +40,8 @@ def centralise(fed: Federation, sizes: Sequence[int]) -> Federation:
     The optimiser steps that the cohorts of all rounds would take together are spread evenly over the rounds, rounded up.
     Batch size, learning rate and warm-up stay, and the optimiser starts anew in every round as the clients' does. The
     task of `fed` has one client with the examples of all, and still the evaluation sets of each.
+
+    sizes: (N,) training examples of the clients
     """
     each = [count_steps(n, fed.work)[0] for n in sizes]
     total = sum(each[k] for t in range(1, fed.num_rounds + 1) for k in fed.cohort(t))

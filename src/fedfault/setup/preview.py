@@ -222,8 +222,10 @@ def _name_rows(exp: Any) -> str:
 
 def _count_work(p: Prepared) -> str:
     """How much clients train on in a round and in the run, which says how long it takes beside a run that is known."""
+    from fedfault.setup.federation import count_examples
+
     fed, work = p.federation, p.federation.work
-    held = [len(b) for b in p.split.train]
+    held = count_examples(p.task, p.split)
     each = work.steps * work.batch_size if work.steps else (work.epochs or 1) * sum(held) / len(held)
     a_round = round(each * fed.cohort_size)
     return f"trains on about {a_round:,} {_name_rows(p.config)} a round, {a_round * fed.num_rounds:,} in all"

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,7 +34,7 @@ from fedfault.compare.pairs import find_changed_content
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, Test, choose_test, count_needed, holm, mean_interval, p_above, subtract
 from fedfault.studies.outcomes import is_count, measure_outcome
-from fedfault.studies.study import Contrast, Hypothesis, Study
+from fedfault.studies.study import Cell, Contrast, Hypothesis, Study
 
 MOST = 500  # seeds: nobody will run more
 GRAIN = 0.01  # of the smallest effect that matters: differences closer than that are the same
@@ -216,7 +216,7 @@ def _subtract_runs(
     """Subtract the metric of a contrast's runs: seed -> difference, and why some seeds have none."""
     found, lost, apart = {}, [], {}
     for i, seed in enumerate(study.seeds):
-        if changed := _find_changed(study, c, i, runs):
+        if changed := find_changed((study.cells[cell] for cell in c.cells), i, runs):
             apart[seed] = changed
             continue
         get = _make_getter(study, h.metric, i, runs)
@@ -239,9 +239,9 @@ def _subtract_runs(
     return found, "; ".join(why)
 
 
-def _find_changed(study: Study, c: Contrast, i: int, runs: Mapping[str, RunData]) -> list[str]:
-    """What has other content in one of a contrast's runs than in another, under the same settings."""
-    own = [runs[name] for cell in c.cells if (name := study.cells[cell].runs[i]) in runs]
+def find_changed(cells: Iterable[Cell], i: int, runs: Mapping[str, RunData]) -> list[str]:
+    """What has other content in the run of the i-th seed of one cell than in that of another, under the same settings."""
+    own = [runs[cell.runs[i]] for cell in cells if cell.runs[i] in runs]
     return sorted({what for a, b in itertools.pairwise(own) for what in find_changed_content(a, b)})
 
 

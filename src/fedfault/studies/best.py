@@ -28,7 +28,7 @@ import numpy as np
 
 from fedfault.report.words import NOTHING, Table, format_interval, format_number
 from fedfault.stats import ALPHA, Test, count_needed, mean_interval
-from fedfault.studies.answers import GRAIN, MOST, pick_test
+from fedfault.studies.answers import GRAIN, MOST, find_changed, pick_test
 from fedfault.studies.results import COLUMNS, Results
 from fedfault.studies.study import Best, Cell, Study, describe_choice
 
@@ -62,7 +62,10 @@ class Situation:
 
 
 def find_best(r: Results, b: Best) -> list[Situation]:
-    """Every situation in which two values of the axis at least have finished runs."""
+    """Every situation in which two values of the axis at least have finished runs.
+
+    Seeds whose runs saw other data, or another model, under the same settings are left out.
+    """
     groups: dict[tuple[tuple[str, str], ...], dict[str, Cell]] = {}
     for cell in r.study.cells:
         if b.axis in cell.choices and b.where.items() <= cell.choices.items():
@@ -70,7 +73,12 @@ def find_best(r: Results, b: Best) -> list[Situation]:
             groups.setdefault(rest, {})[cell.choices[b.axis]] = cell
     found = []
     for choices, cells in groups.items():
-        by_seed = {label: values for label, cell in cells.items() if (values := r.by_seed(cell, b.metric))}
+        mixed = {seed for i, seed in enumerate(r.study.seeds) if find_changed(cells.values(), i, r.runs)}
+        alike = {
+            label: {seed: v for seed, v in r.by_seed(cell, b.metric).items() if seed not in mixed}
+            for label, cell in cells.items()
+        }
+        by_seed = {label: values for label, values in alike.items() if values}
         if len(by_seed) > 1 and any(_is_finite(values) for values in by_seed.values()):
             found.append(_compare_situation(r.study, b, choices, by_seed))
     return found

@@ -292,10 +292,7 @@ def list_limits(r: Results) -> list[str]:
     if any(c.endswith("+") for c in commits):
         lines.append("Some runs were made by code with changes that are not in a commit.")
     lines += [f"{a.hypothesis.name}: {a.decisive.why_not}." for a in r.answers if a.decisive.why_not]
-    lines += [
-        f"The {what} is not the same in all runs, though their settings name the same: it has changed between them."
-        for what in _find_mixed(r)
-    ]
+    lines += _describe_mixed(r)
     if len(r.study.seeds) < 2:
         lines.append("1 seed: no interval and no answer.")
     verdicts = [verdict for run in r.runs.values() if (verdict := run.metrics.get("verdict"))]
@@ -304,12 +301,16 @@ def list_limits(r: Results) -> list[str]:
     return lines
 
 
-def _find_mixed(r: Results) -> list[str]:
-    """Which of corpus, model and further files has several contents under the same settings."""
+def _describe_mixed(r: Results) -> list[str]:
+    """Say which of corpus, model and further files has several contents under the same settings."""
     firsts: dict[str, RunData] = {}  # fingerprints -> a run that has them
     for run in r.runs.values():
         firsts.setdefault(str([run.manifest.get(what, {}).get("fingerprint") for what in CONTENT]), run)
-    return sorted({what for a, b in itertools.combinations(firsts.values(), 2) for what in find_changed_content(a, b)})
+    mixed = {what for a, b in itertools.combinations(firsts.values(), 2) for what in find_changed_content(a, b)}
+    return [
+        f"The {what} is not the same in all runs, though their settings name the same: it has changed between them."
+        for what in sorted(mixed)
+    ]
 
 
 def _explain_budgets(r: Results) -> list[str]:
@@ -336,7 +337,7 @@ def format_answers(r: Results) -> str:
         f"{f', {format_needed(a)} would tell' if a.verdict == 'inconclusive' and a.needed else ''}{_format_after(a)}"
         for a in r.answers
     ]
-    return "\n".join([*summarise_study(r), *lines])
+    return "\n".join([*summarise_study(r), *lines, *_describe_mixed(r)])
 
 
 def _format_unit(r: Results, a: Answer) -> str:
