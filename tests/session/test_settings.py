@@ -151,7 +151,7 @@ def test_fewer_rounds_than_are_done_are_refused(run):
     assert list_files(run) == before
 
 
-@pytest.mark.parametrize("change", ["training.lr=0.1", "experiment_name=other", "seed=3"])
+@pytest.mark.parametrize("change", ["training.lr=0.1", "experiment_name=other", "seed=3", "logging.results_dir=x"])
 def test_what_only_a_fork_can_change_is_refused_with_the_fork(run, change):
     with pytest.raises(UserError, match=rf"cannot go on with another .*`fedfault fork {run} --round 0 {change}`"):
         resume(run, change)
@@ -258,3 +258,13 @@ def test_a_checkpoint_of_an_older_version_counted_what_may_be_asked_for_later(ru
     rehash(run, asked, asked)
     (run / "config.yaml").unlink()
     assert [r.round for r in resume(run, "personalise=null").read_records()] == [0, 1, 2]
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_anew_over_its_records(run):
+    """Its records were emptied without a word, and the rounds trained again from the first."""
+    shutil.rmtree(RunFolder(run).checkpoints)
+    before = list_files(run)
+    with pytest.raises(UserError, match=r"no whole checkpoint in .*: there is none"):
+        resume(run, "federation.num_rounds=3")
+    after = list_files(run)
+    assert after["rounds.jsonl"] == before["rounds.jsonl"]

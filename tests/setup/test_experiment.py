@@ -124,11 +124,18 @@ def test_a_central_run_is_resumed_and_reported_like_any_other(tmp_path):
     assert read_run(whole.path).topics_trained(again.read_records()[-1]) == [None]
 
 
-@pytest.mark.parametrize("aggregation", ["{name: fltrust, trusted: 2}", "{name: krum}"])
+@pytest.mark.parametrize("aggregation", ["{name: fltrust, trusted: 2}", "{name: fltrust, trusted: 1}"])
 def test_an_aggregation_that_needs_several_clients_is_refused_where_one_has_all_data(aggregation):
     """It trained nothing, to the last round, without a word."""
     with pytest.raises(UserError, match="client 0 has all data; use fedit"):
         check_parts(small("unused", "federation.centralised=true", f"federation.aggregation={aggregation}").experiment)
+
+
+@pytest.mark.parametrize("part", ["algorithm=ditto", "algorithm=ifca", "aggregation=fedsa_lora"])
+def test_models_of_clients_own_are_refused_where_one_has_all_data(part):
+    """They ended in a traceback when the other clients' models were scored."""
+    with pytest.raises(UserError, match=r"gives clients models of their own, and with federation\.centralised=true"):
+        check_parts(small("unused", "federation.centralised=true", f"federation.{part}").experiment)
 
 
 @pytest.mark.slow

@@ -47,7 +47,8 @@ def load_state(
     Ways back from later rounds are forgotten: the run will come to them again. `loaded` are its settings without those that
     it changed itself.
     """
-    if not folder.list_checkpoints() and "parent" not in manifest:  # a fork never starts from the beginning
+    trained = "parent" in manifest or any(r.round for r in folder.read_records())
+    if not folder.list_checkpoints() and not trained:  # what was trained is not thrown away for a new beginning
         saved, warnings = begin(p.federation), list[str]()
     else:
         saved, warnings = folder.load(p.federation.task.layout, p.model.device)

@@ -137,7 +137,7 @@ def _keep_others(began: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 def _check_changes(folder: RunFolder, changes: Sequence[str]) -> set[str]:
     """Return the keys of changes. Raises `UserError` for those that only a fork can make."""
     given = {spell_key(key) for key in translate_layer(parse_command_line(changes))[0]}
-    refused = sorted(key for key in given if not key.startswith(CAN_CHANGE))
+    refused = sorted(key for key in given if not key.startswith(CAN_CHANGE) or key == "logging.results_dir")
     if refused:
         raise UserError(
             f"a run cannot go on with another {', '.join(refused)}; `fedfault resume` can change {ROUNDS}, personalise, "

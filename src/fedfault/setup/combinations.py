@@ -37,7 +37,7 @@ def check_parts(exp: Experiment) -> None:
             "client's steps and the others in the second, but training.local_steps=1; give 2 at least, or leave in_turn out"
         )
     _check_personalise(exp)
-    _check_tolerance(exp, aggregation)
+    _check_tolerance(exp, algorithm, aggregation)
     privacy.check_privacy(exp, algorithm, aggregation)
     check_pairs(exp, algorithm, aggregation)
 
@@ -89,14 +89,19 @@ def _check_personalise(exp: Experiment) -> None:
         )
 
 
-def _check_tolerance(exp: Experiment, aggregation: Aggregation) -> None:
-    """Refuse more hostile clients in every round than a robust aggregation says that it tolerates, or the one it trusts."""
+def _check_tolerance(exp: Experiment, algorithm: Algorithm, aggregation: Aggregation) -> None:
+    """Refuse one client where several are needed, more hostile ones than a robust rule tolerates, or the one it trusts."""
     f, hostile = exp.federation, {k for attack in check_attacks(exp) for k in attack.clients}
     trusted = aggregation.trusted
     if f.centralised and (trusted or aggregation.least > 1):
         raise UserError(
             f"federation.aggregation={f.aggregation.name} needs more clients than one, and with federation.centralised=true "
             "client 0 has all data; use fedit, or leave it out"
+        )
+    if f.centralised and (algorithm.personal is not Algorithm.personal or "private" in aggregation.traits):
+        raise UserError(
+            f"federation.algorithm={f.algorithm.name} with federation.aggregation={f.aggregation.name} gives clients models "
+            "of their own, and with federation.centralised=true client 0 has all data; use fedavg and fedit, or leave it out"
         )
     if trusted is not None and trusted >= f.total_clients:
         raise UserError(
