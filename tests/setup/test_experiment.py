@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+from chatting import write_rows
 from fedfault.backbones.load import MICRO, load_backbone
 from fedfault.config import load
 from fedfault.errors import UserError
@@ -204,6 +206,24 @@ def test_a_pair_that_an_alarm_would_lead_to_is_refused_before_anything_is_loaded
     with pytest.raises(UserError, match=r"clustered cannot be combined with federation\.aggregation=flora"):
         prepare(exp, said.append)
     assert said == []
+
+
+@pytest.mark.slow
+def test_every_tier_prefers_against_the_base_that_it_trains_on(tmp_path, monkeypatch):
+    """Before training every pair costs log 2, also where a tier's copy of the backbone is quantised."""
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": f"which is {i}?", "chosen": f"it is {i}", "rejected": "who knows"} for i in range(24)]
+    file = write_rows(tmp_path / "pairs.jsonl", rows)
+    exp = small(
+        tmp_path, "data.dataset=text", f"data.path={file}", "data.task_type=preference", "data.partition=iid",
+        "model.max_length=64", "model.precision=fp32", "evaluation.general=none",
+        "tiers={fine: {count: 2}, coarse: {count: 1, quantization: 4bit}}",
+    ).experiment  # fmt: skip
+    task = prepare(exp).task
+    steps = [Step(torch.tensor([k]), torch.zeros(1, 1, dtype=torch.int64), ONE) for k in range(3)]
+    losses = [float(task.grad(task.init(0).flat[None], step)[0]) for step in steps]
+    assert losses == pytest.approx([math.log(2)] * 3, abs=1e-5)
 
 
 @pytest.mark.slow

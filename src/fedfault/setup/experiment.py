@@ -174,10 +174,10 @@ def _prepare_labels(
     positive, cache_mb = labelled.find_positive_class(exp, corpus), exp.training.activation_cache_mb
     clients = [Examples.concatenate(dealt.train)] if exp.federation.centralised else dealt.train
 
-    def task(model: CohortModel) -> CohortTask:
+    def task(_: Backbone, model: CohortModel) -> CohortTask:
         return ClassificationTask(model, clients, sets, seed=exp.seed, positive=positive, cache_mb=cache_mb)
 
-    copies = _make_copies(exp, model, task, say)
+    copies = _make_copies(exp, backbone, model, task, say)
     return Prepared(exp, backbone, model, dealt, copies, build_on_split(exp, copies, dealt))
 
 
@@ -228,10 +228,13 @@ def _make_preference_task(
     mixture: dict[str, float],
     say: Say,
 ) -> PreferenceTask:
-    """The task on pairs, whose reference is computed once for a model and its rows and then kept in the cache."""
+    """The task on pairs, whose reference is computed once for a model and its rows and then kept in the cache.
+
+    backbone: the one under `model`, whose likelihoods these are: a quantised copy has its own.
+    """
     p = exp.training.preference
     objective = Objective(p.loss, p.beta, p.label_smoothing)
-    about: list[Any] = [backbone.fingerprint, backbone.precision, torch.__version__]
+    about: list[Any] = [backbone.fingerprint, backbone.precision, backbone.quantization, torch.__version__]
     if equipment.takes_from_base(exp):  # the same function, rounded in another way
         about.append(exp.model.lora.model_dump())
     parts = hashlib.sha256(repr(tuple(about)).encode())
@@ -302,14 +305,14 @@ def _prepare_language(
     cache_mb, decode = exp.training.activation_cache_mb, make_decoder(backbone.tokenizer)
     clients = [type(dealt.train[0]).concatenate(dealt.train)] if exp.federation.centralised else dealt.train
 
-    def task(model: CohortModel) -> CohortTask:
+    def task(loaded: Backbone, model: CohortModel) -> CohortTask:
         if exp.data.task_type == "preference":
-            return _make_preference_task(exp, backbone, model, clients, sets, mixture, say)
+            return _make_preference_task(exp, loaded, model, clients, sets, mixture, say)
         return LanguageTask(
             model, clients, sets, mixture, cache_mb=cache_mb, decode=decode, questions=asked, secrets=secrets
         )
 
-    copies = _make_copies(exp, model, task, say)
+    copies = _make_copies(exp, backbone, model, task, say)
     return Prepared(exp, backbone, model, dealt, copies, build_on_split(exp, copies, dealt))
 
 
@@ -323,15 +326,23 @@ PREPARE = {  # data.task_type -> what prepares it
 
 
 def _make_copies(
-    exp: Experiment, model: CohortModel, task: Callable[[CohortModel], CohortTask], say: Say
+    exp: Experiment,
+    backbone: Backbone,
+    model: CohortModel,
+    task: Callable[[Backbone, CohortModel], CohortTask],
+    say: Say,
 ) -> BackboneTask:
-    """The task on the server's model, with further copies of the backbone where tiers are quantised in other ways."""
+    """The task on the server's model, with further copies of the backbone where tiers are quantised in other ways.
+
+    task: makes one on a backbone as it was loaded and the model that was opened on it.
+    """
     each, own = equipment.list_precisions(exp), str(exp.model.quantization)
-    copies = {own: task(model)}
+    copies = {own: task(backbone, model)}
     outputs = None if model.scorer is None else model.scorer.outputs
     for kind in sorted(set(each) - {own}):
         say(f"backbone {exp.model.name}, quantization {kind}")
-        copies[kind] = task(open_model(exp, load_base(exp, kind, say, headless=outputs is not None), outputs))
+        other = load_base(exp, kind, say, headless=outputs is not None)
+        copies[kind] = task(other, open_model(exp, other, outputs))
     return MixedTask(copies, each, own) if len(copies) > 1 else copies[own]
 
 
