@@ -19,10 +19,13 @@ from fedfault.rounds.passes import train_job
 from fedfault.rounds.trainer import Trainer
 from fedfault.tasks.base import CohortTask
 from fedfault.tasks.classification import ClassificationTask
+from fedfault.tasks.preference import Objective, PreferenceTask
+from fedfault.text.conversing import EncodedConversation
 from fedfault.text.examples import EncodedText, Examples
+from fedfault.text.responses import Responses
 from fedfault.types.algorithm import PLAIN, ExtraTerms
 from steps import make_task
-from tiny import tiny_bert
+from tiny import tiny_bert, tiny_llama
 from twin import record_twin
 
 WORK = LocalWork(epochs=1, batch_size=2, lr=0.01, max_grad_norm=0.5, weight_decay=0.1)
@@ -34,6 +37,19 @@ def make_labels(dropout: float = 0.0) -> ClassificationTask:
     rows = [EncodedText([1 + k % 9] * k, k) for k in (3, 5, 9, 14)]
     own = Examples.from_rows(rows, [0, 1, 1, 0])
     return ClassificationTask(opened, [own] * 3, {})
+
+
+def make_pairs(objective: Objective) -> PreferenceTask:
+    """Two clients, of one pair and of two."""
+    model = tiny_llama()
+    opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0)
+    rows = [
+        EncodedConversation([1 + (k * i) % 9 for i in range(6)], [False, False, *[True] * 4])
+        for k in (1, 2, 3, 5, 4, 7)
+    ]
+    return PreferenceTask(
+        opened, [Responses.from_rows(rows[:2], 16), Responses.from_rows(rows[2:], 16)], {}, {}, objective
+    )
 
 
 def alike(task: CohortTask, count: int) -> list[CohortTask]:
@@ -230,6 +246,20 @@ def test_jobs_of_another_kind_are_done_alone(what, sizes):
     found = JoinedJobs().train(jobs)
     assert sizes == []
     assert [len(done.y) for done in found] == [3, 3]
+
+
+@pytest.mark.slow
+def test_pairs_are_joined_with_those_of_the_same_objective(sizes):
+    """Four runs on one model, two of each objective, their rounds one after another."""
+    mild, strong = Objective(), Objective(beta=5.0, label_smoothing=0.2)
+    first = make_pairs(mild)
+    rows = first.split_training_rows()
+    tasks = [PreferenceTask(first.model, rows, {}, {}, objective) for objective in (mild, strong, mild, strong)]
+    work = replace(WORK, optimizer="sgd", weight_decay=0.0, lr=1.0, max_grad_norm=100.0)
+    jobs, both = lambda: make_jobs(tasks, *[work] * 4, clients=[(0, 1)] * 4), JoinedJobs()
+    for _ in range(2):
+        check_same(both.train(jobs()), map(train_job, jobs()))
+    assert sizes == [4, 4] * 2
 
 
 def test_a_client_that_starts_elsewhere_fails_its_own_run_alone():

@@ -155,6 +155,14 @@ def test_runs_are_grouped_by_what_a_pass_needs(word, joins, room):
     assert [len(group) for group in groups] == ([2] if joins else [1, 1])
 
 
+def test_runs_on_pairs_are_grouped_by_their_objective(room):
+    words = ["data.dataset=text", "data.path=x.jsonl", "data.task_type=preference"]
+    runs = [
+        task(*words, f"training.preference.beta={beta}", name=name) for name, beta in zip("abc", (1, 2, 1), strict=True)
+    ]
+    assert [[run.name for run in group] for group in together.group_runs(runs)] == [["a", "c"], ["b"]]
+
+
 @pytest.mark.slow
 def test_on_a_cpu_runs_go_one_after_another(plan, monkeypatch):
     begun = []

@@ -11,6 +11,7 @@ import functools
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +28,18 @@ from fedfault.types.algorithm import PLAIN
 from fedfault.types.task import Groups, Step
 
 
+class _Shared(NamedTuple):
+    """Tasks with one loss on one model, and a task with the clients of all, in this order."""
+
+    members: list[CohortTask]
+    task: CohortTask
+
+
 class JoinedJobs:
     """Does the local training of runs that share a backbone; it keeps their data side by side from round to round."""
 
     def __init__(self) -> None:
-        self._members: list[CohortTask] = []  # the tasks whose clients `_task` has, in this order
-        self._task: CohortTask | None = None
+        self._shared: dict[Hashable, _Shared] = {}  # by what the loss of those has in common
         self._passes: dict[int, Passes] = {}  # batch size -> how many clients go at once, of all runs together
 
     def train(self, jobs: Sequence[Job]) -> list[Done | Exception]:
@@ -48,8 +55,7 @@ class JoinedJobs:
 
     def forget(self, task: object) -> None:
         """Forget a run that is over: the data of those that are left is put together anew."""
-        if any(task is one for one in self._members):
-            self._members, self._task = [], None
+        self._shared = {key: own for key, own in self._shared.items() if all(task is not one for one in own.members)}
 
     def _join(self, jobs: Sequence[Job]) -> list[Done | Exception]:
         """Do jobs of one kind as one; if that fails, one after another, so that a fault stays with the run that has it."""
@@ -74,14 +80,17 @@ class JoinedJobs:
 
     def _share(self, tasks: Sequence[CohortTask]) -> tuple[CohortTask, list[int]]:
         """One task with the clients of all; also where those of each begin."""
-        if self._task is None or any(all(task is not one for one in self._members) for task in tasks):
-            self._members = [one for one in self._members if all(one is not task for task in tasks)] + [*tasks]
-            rows = [own for task in self._members for own in task.split_training_rows()]
-            self._task = self._members[0].make_like(rows)
+        key = tasks[0].loss_key
+        own = self._shared.get(key)
+        if own is None or any(all(task is not one for one in own.members) for task in tasks):
+            known = [] if own is None else own.members
+            members = [one for one in known if all(one is not task for task in tasks)] + [*tasks]
+            rows = [rows for task in members for rows in task.split_training_rows()]
+            own = self._shared[key] = _Shared(members, members[0].make_like(rows))
         first, at = {}, 0
-        for one in self._members:
+        for one in own.members:
             first[id(one)], at = at, at + len(one.counts)
-        return self._task, [first[id(task)] for task in tasks]
+        return own.task, [first[id(task)] for task in tasks]
 
 
 class _JoinedTask:
@@ -129,7 +138,7 @@ def _describe(job: Job) -> Hashable:
         return None
     work = replace(job.work, lr=0.0, epochs=None, steps=None, weighting="")  # what jobs may differ in
     contrasts = job.extra.loss is not None  # then rows are not grouped by length
-    return id(task.model), type(task), work, contrasts, job.record, job.start.device, job.start.dtype
+    return task.loss_key, work, contrasts, job.record, job.start.device, job.start.dtype
 
 
 def _train_alone(job: Job) -> Done | Exception:

@@ -57,7 +57,8 @@ def group_runs(tasks: Iterable[RunTask]) -> list[list[RunTask]]:
 def _describe_needs(exp: Experiment) -> str:
     """Describe the backbone and the step that runs have to have in common."""
     t = exp.training
-    shared = (exp.plugins, exp.device, exp.model, exp.data.task_type, t.batch_size, t.gradient_accumulation)
+    loss = (exp.data.task_type, t.preference)
+    shared = (exp.plugins, exp.device, exp.model, *loss, t.batch_size, t.gradient_accumulation)
     return repr((*shared, t.gradient_checkpointing, t.optimizer, t.lr_ratio, t.max_grad_norm, t.weight_decay, t.betas))
 
 

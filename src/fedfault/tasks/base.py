@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -127,6 +127,11 @@ class CohortTask(FittedTask, BackboneTask):
     def folded(self) -> Mapping[str, Tensor]:
         """See `BackboneTask`."""
         return self._folded
+
+    @property
+    def loss_key(self) -> Hashable:
+        """What clients of other runs have in common with these where one step may train both: the model and the loss."""
+        return id(self.model), type(self)
 
     def select_copy(self, client: int) -> CohortTask:
         """See `BackboneTask`: all train on this one."""

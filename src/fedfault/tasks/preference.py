@@ -9,7 +9,7 @@ IPO      (r_chosen / n_chosen - r_rejected / n_rejected - 1 / (2 beta))^2,  n: t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -90,6 +90,11 @@ class PreferenceTask(LanguageTask):
     ) -> None:
         self.objective, self.recall = objective, recall
         super().__init__(model, clients, sets, mixture, cache_mb=cache_mb)
+
+    @property
+    def loss_key(self) -> Hashable:
+        """See `CohortTask.loss_key`."""
+        return super().loss_key, self.objective
 
     def make_like(self, clients: Sequence[Any]) -> PreferenceTask:
         """See `CohortTask.make_like`."""
