@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedfault.errors import UserError
-from fedfault.hardware.traces import Trace, read_trace
+from fedfault.hardware.traces import Diurnal, Trace, read_trace
 
 GOOD = """\
 round,client,available,bandwidth
@@ -93,3 +93,16 @@ def test_files_that_are_no_trace_are_explained(tmp_path):
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="no trace can be read"):
         read_trace(binary, 3)
+
+
+def test_by_day_whoever_can_train_is_waited_for():
+    day = Diurnal(5, day=24.0, seed=1)
+    now = next(t for t in np.arange(0.0, 24.0, 0.1) if 0 < day.available(1, t).sum() < 5)
+    there = day.available(1, now)
+    assert day.wait(now, there) == now
+    assert day.wait(now, np.zeros(5, dtype=bool)) == now  # nobody ever can
+    for k in np.flatnonzero(~there):
+        later = day.wait(now, np.arange(5) == k)
+        assert now < later < now + 24
+        assert day.available(1, later)[k]
+        assert not day.available(1, later - 0.001)[k]

@@ -126,3 +126,25 @@ def test_by_day_the_server_waits_for_the_night(asynchronous):
     assert records[1].clients
     assert records[1].probes["round_seconds"] > 50
     assert records[2].probes["round_seconds"] < 50
+
+
+@pytest.mark.parametrize("asynchronous", [None, Asynchrony(1)])
+def test_by_day_the_server_waits_for_somebody_who_can_train(asynchronous):
+    """At noon a client is there that lacks the memory: time goes on to the first moment of the one that has it."""
+    day = Diurnal(6, day=1000.0, seed=3)
+    moments = [float(now) for now in range(0, 1000, 10)]
+    here = next(
+        (now, big)
+        for now in moments
+        for big in range(6)
+        if day.available(1, now).any() and not day.available(1, now)[big]
+    )
+    now, big = here
+    tiers = [Tier(f"t{k}", 1, memory_mb=None if k == big else 1.0) for k in range(6)]
+    hw = replace(hardware(*tiers), trace=day)
+    fed = fleet(asynchronous=asynchronous, hardware=hw, num_rounds=12, cohort_size=6)
+    start = replace(begin(fed), plans={**begin(fed).plans, "now": {"seconds": [now]}})
+    _, records = run_to_end(fed, start)
+    assert [c.client for c in records[1].clients] == [big]
+    came = next(later for later in range(int(now), int(now) + 1000) if day.available(1, float(later))[big])
+    assert came - 1 <= now + records[1].probes["round_seconds"] <= came + 30  # and it trains for some seconds

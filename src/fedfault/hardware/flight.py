@@ -68,7 +68,7 @@ class Gathered(NamedTuple):
 
 # (now, places, ids of busy clients) -> who was sent out
 Send = Callable[[float, int, Collection[int]], Sequence[Flight]]
-Wait = Callable[[float], float]  # now -> the moment at which somebody is there
+Wait = Callable[[float], float]  # now -> the moment at which somebody is there who can train
 
 
 def gather(away: Sequence[Flight], now: float, buffer: int, places: int, send: Send, wait: Wait) -> Gathered:

@@ -76,9 +76,16 @@ class Hardware:
         """Tell which clients can take part in a round, or from so many seconds after the start of the run, (N,)."""
         return np.ones(len(self.steps), dtype=bool) if self.trace is None else self.trace.available(round, now)
 
-    def wait(self, now: float) -> float:
-        """The first moment from `now` on at which a client is there, where the trace is one of time; else `now`."""
-        return self.trace.wait(now) if isinstance(self.trace, Diurnal) else now
+    def list_able(self, limits: Ints) -> NDArray[np.bool_]:
+        """Tell which clients can train when they are there, (N,). limits: (N,) the largest rank that each may train."""
+        return np.minimum(self.caps, limits) >= self.r_min
+
+    def wait(self, now: float, able: NDArray[np.bool_]) -> float:
+        """The first moment from `now` on at which a client that can train is there, where the trace is one of time.
+
+        Else `now`. able: (N,) who can train. Where others alone are there, no round would move time on.
+        """
+        return self.trace.wait(now, able) if isinstance(self.trace, Diurnal) else now
 
     def read_clock(self, plans: HardwareMemory) -> float:
         """Simulated seconds since the run began."""

@@ -92,12 +92,12 @@ class Diurnal:
         """NaN for every client, (N,): the bandwidth of its tier."""
         return np.full(self.num_clients, np.nan)
 
-    def wait(self, now: float) -> float:
-        """The first moment from `now` on at which somebody is there."""
-        if self.available(0, now).any():
+    def wait(self, now: float, able: NDArray[np.bool_]) -> float:
+        """The first moment from `now` on at which one of the clients `able`, (N,), is there; `now` if there are none."""
+        if not able.any() or (able & self.available(0, now)).any():
             return now
         until = (self._hours[0] - now / self.day) % 1.0  # days
-        return now + (float(until.min()) + 1e-9) * self.day
+        return now + (float(until[able].min()) + 1e-9) * self.day
 
 
 def read_trace(path: Path, num_clients: int) -> Trace:

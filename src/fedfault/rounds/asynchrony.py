@@ -16,8 +16,7 @@ from torch import Tensor
 from fedfault.hardware.flight import Asynchrony, Flight, gather, read_flights, write_flights
 from fedfault.hardware.plan import RoundPlan, simulate_work
 from fedfault.records import Turn
-from fedfault.rounds.dispatch import weigh_messages
-from fedfault.rounds.exchange import full_rank
+from fedfault.rounds.dispatch import limit_ranks, weigh_messages
 from fedfault.rounds.federation import CohortResult, Federation
 from fedfault.seeds import rng
 from fedfault.types.adapter import Adapter
@@ -34,7 +33,7 @@ def plan_update(fed: Federation, how: Asynchrony, state: State, down: Message) -
         raise ValueError("asynchronous clients need simulated hardware")
     wire = weigh_messages(fed, hw, state, everyone.tolist(), down)
     ranks = np.minimum(hw.caps.clip(0), np.array(state.ranks))
-    able = (hw.caps >= hw.r_min) & ((ranks >= hw.r_min) | (full_rank(state.adapter.layout) == 0))
+    able = hw.list_able(limit_ranks(hw, state))
     work = simulate_work(hw, state.plans, t, everyone, ranks, wire)
     parts = list(zip(*(part.tolist() for part in work.spent), strict=True))  # (N,) of (down, compute, up)
     began, calls = hw.read_clock(state.plans), 0
@@ -51,7 +50,10 @@ def plan_update(fed: Federation, how: Asynchrony, state: State, down: Message) -
             for k, (down, compute, up) in ((k, parts[k]) for k in chosen)
         ]
 
-    got = gather(read_flights(state.plans.get("flight", {})), began, how.buffer, fed.cohort_size, send, hw.wait)
+    def wait(now: float) -> float:
+        return hw.wait(now, able)
+
+    got = gather(read_flights(state.plans.get("flight", {})), began, how.buffer, fed.cohort_size, send, wait)
     arrived = sorted(got.arrived, key=lambda one: one.client)
     clients = np.array([one.client for one in arrived], dtype=np.int64)
     stale = [state.round - one.version for one in arrived]

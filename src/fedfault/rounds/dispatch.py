@@ -33,9 +33,8 @@ def plan_round(fed: Federation, state: State, down: Message) -> RoundPlan:
     down: what the server sends. The upload is taken to be as large as the last round's, or as the download at first.
     """
     t, hw = state.round + 1, fed.hardware
-    clients, limits = np.array(_draw_cohort(fed, state), dtype=np.int64), np.array(state.ranks)
-    if hw is not None and not full_rank(state.adapter.layout):  # layers that are trained in full have no ranks to limit
-        limits = np.full(fed.total_clients, hw.r_max)
+    clients = np.array(_draw_cohort(fed, state), dtype=np.int64)
+    limits = np.array(state.ranks) if hw is None else limit_ranks(hw, state)
     if hw is None or not len(clients):
         return RoundPlan(clients, limits[clients], np.ones(len(clients)))
     wire = weigh_messages(fed, hw, state, clients.tolist(), down)
@@ -52,8 +51,14 @@ def _draw_cohort(fed: Federation, state: State) -> list[int]:
 
 
 def find_start(hw: Hardware, state: State) -> float:
-    """Seconds since the run began at which the round after `state` begins: when somebody is there."""
-    return hw.wait(hw.read_clock(state.plans))
+    """Seconds since the run began at which the round after `state` begins: when somebody is there who can train."""
+    return hw.wait(hw.read_clock(state.plans), hw.list_able(limit_ranks(hw, state)))
+
+
+def limit_ranks(hw: Hardware, state: State) -> Ints:
+    """The largest rank that each client may train, (N,): layers that are trained in full have none to limit."""
+    ranks: Ints = np.array(state.ranks)
+    return ranks if full_rank(state.adapter.layout) else np.full(len(ranks), hw.r_max)
 
 
 def _foresee_seconds(fed: Federation, state: State) -> Floats | None:
