@@ -99,6 +99,7 @@ def test_a_bandwidth_of_the_moment_replaces_that_of_the_tier():
 def test_the_cost_of_a_token_counts_operations():
     """A layer of 100 x 50 and an adapter on it: 4 * 5000 and 6 * 150 operations, at 1000 a second."""
     assert token_cost(frozen=5000, per_rank=150, flops=1000) == Line(20, 0.9)
+    assert token_cost(5000, 150, 1000, full=2000, again=3000, adapters_again=1) == Line(20 + 12 + 6, 1.2)
 
 
 @pytest.mark.parametrize(("d", "share"), [(128, 0.19), (768, 0.031)])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from chatting import write_rows
+from fedfault.backbones.sites import find_blocks
 from fedfault.config.loading import load
 from fedfault.errors import UserError
 from fedfault.rounds.dispatch import foresee_times
 from fedfault.rounds.engine import begin
 from fedfault.setup import equipment
-from fedfault.setup.experiment import prepare
+from fedfault.setup.experiment import Prepared, prepare
 from fedfault.tasks.mixed import MixedTask
 
 SMALL = [
@@ -95,6 +99,56 @@ def test_hardware_knows_the_work_and_the_size_of_the_model():
     assert hw.token_seconds == pytest.approx((4 * weights / 1e11, 6 * slices / 1e11))
     assert hw.memory_mb.per_rank == pytest.approx(16 * slices / 1e6)  # fp32: value, gradient, two moments
     assert bool((hw.memory_mb.fixed > 4 * p.parameters / 1e6).all())
+
+
+def room_and_seconds(*words: str) -> tuple[float, tuple[float, float], Prepared]:
+    """MB of a client beside the slices of its adapter, and the operations of a token: fixed and for a rank."""
+    p = prepare(load("quickstart", [*(w for w in SMALL if "lora" not in w), TIERS, *words]).experiment)
+    hw = p.federation.hardware
+    return float(hw.memory_mb.fixed[0]), tuple(1e11 * part for part in hw.token_seconds), p
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("blocks", "head"), [(1, False), (4, False), (2, True)])
+def test_what_is_trained_in_full_costs_memory_and_seconds(blocks, head):
+    """Three numbers of 4 bytes more for each trained one than for a frozen one, and 6 operations instead of 4."""
+    lora_mb, (lora_work, _), _ = room_and_seconds()
+    words = [
+        "model.trainable=partial",
+        f"model.partial.last_blocks={blocks}",
+        *["model.partial.modules=[lm_head]"] * head,
+    ]
+    mb, work, p = room_and_seconds(*words)
+    trained = sum(math.prod(site.shape) for site in p.task.layout.sites if len(site.shape) == 2)
+    kept = p.model.head.weight.nbytes / 1e6 if head else 0.0  # the base's head is there beside the client's own
+    assert work == (lora_work + 2 * trained, 0)
+    assert mb == pytest.approx(lora_mb + 12 * p.task.layout.size / 1e6 + kept)
+
+
+@pytest.mark.slow
+def test_blocks_that_are_computed_again_cost_a_forward_pass_more():
+    upper = "model.lora.target_modules=[layers.2.self_attn.q_proj, layers.3.self_attn.q_proj]"
+    _, (fixed, per_rank), p = room_and_seconds(upper)
+    _, again, _ = room_and_seconds(upper, "training.gradient_checkpointing=true")
+    blocks = list(find_blocks(p.model.model)[1])[2:]
+    weights = sum(
+        m.in_features * m.out_features for block in blocks for m in block.modules() if hasattr(m, "in_features")
+    )
+    assert weights > 1e5
+    assert again == pytest.approx((fixed + 2 * weights, per_rank * 8 / 6))
+
+
+@pytest.mark.slow
+def test_a_pair_is_two_rows_in_memory_and_three_passes_in_time(tmp_path):
+    """The pass that weighs the rows is a forward pass more."""
+    mb, (fixed, per_rank), p = room_and_seconds("model.max_length=64")
+    rows = [{"prompt": f"which is {i}?", "chosen": f"it is {i}", "rejected": "who knows"} for i in range(24)]
+    file = write_rows(tmp_path / "pairs.jsonl", rows)
+    words = ["data.dataset=text", f"data.path={file}", "data.task_type=preference", "model.max_length=64"]
+    pair_mb, work, _ = room_and_seconds(*words)
+    batch = 4 * 64 * p.task.held_bytes() / 1e6
+    assert pair_mb == pytest.approx(mb + batch)
+    assert work == pytest.approx((fixed * 6 / 4, per_rank * 8 / 6))
 
 
 @pytest.mark.slow

@@ -101,18 +101,21 @@ class Load:
         return self.tokens * self.token_seconds.at(ranks)
 
 
-def token_cost(frozen: float, per_rank: float, flops: float) -> Line:
+def token_cost(
+    frozen: float, per_rank: float, flops: float, *, full: float = 0, again: float = 0, adapters_again: int = 0
+) -> Line:
     """Seconds of training on one token at `flops` operations a second.
 
     Forward and the gradient of the input are 2 operations each for every frozen weight; an adapter has `per_rank` numbers
-    for a unit of rank (the sum of d_in + d_out over its sites) and needs their own gradient too: 6. Attention scores are
-    left out; they are small for short texts.
+    for a unit of rank (the sum of d_in + d_out over its sites) and needs their own gradient too: 6. So do weights that are
+    trained in full. A further forward pass, without a gradient or to compute a block again, is 2 operations: of `again`
+    weights, and of all adapters so many times. Attention scores are left out; they are small for short texts.
 
     >>> line = token_cost(frozen=128 * 128, per_rank=128 + 128, flops=1e9)
     >>> round(8 * line.per_rank / line.fixed, 4)  # LoRA of rank 8 on one square layer of 128, to the layer
     0.1875
     """
-    return Line(4 * frozen / flops, 6 * per_rank / flops)
+    return Line((4 * frozen + 6 * full + 2 * again) / flops, (6 + 2 * adapters_again) * per_rank / flops)
 
 
 class Times(NamedTuple):

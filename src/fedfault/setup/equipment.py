@@ -18,7 +18,7 @@ from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.scheduling import Ints, Scheduler, Situation
 from fedfault.storage import expand_home
-from fedfault.tasks.base import BackboneTask
+from fedfault.tasks.base import BackboneTask, CohortTask
 
 COPIES = 4  # of every trained number that a client holds: itself, its gradient, two moments of AdamW
 MB = 1e6
@@ -116,14 +116,15 @@ def build_hardware(exp: Experiment, task: BackboneTask, work: LocalWork) -> Hard
     rounds = np.array([count_steps(task.examples(k), work) for k in range(N)], dtype=float)  # (N, 2)
     per_rank = sum(d_in + d_out for _, d_in, d_out in (site.shape for site in task.layout.lora))
     copies = [task.select_copy(k) for k in range(N)]
-    batch = exp.training.batch_size * exp.model.max_length
-    fixed = np.array([copy.frozen_bytes() + copy.held_bytes() * batch for copy in copies])
+    full = COPIES * 4 * sum(site.size for site in task.layout.sites if site.kind == "full")
+    batch = exp.training.batch_size * copies[0].rows_each * exp.model.max_length
+    fixed = np.array([copy.frozen_bytes() + full + copy.held_bytes() * batch for copy in copies])
     hw = Hardware(
         fleet=fleet,
         scheduler=build_scheduler(exp),
         steps=rounds[:, 0].astype(np.int64),
         tokens=rounds[:, 1] * np.array([task.read(k) for k in range(N)]),
-        token_seconds=clock.token_cost(task.frozen_weights(), per_rank, exp.clock.flops),
+        token_seconds=_weigh_token(copies[0], per_rank, exp.clock.flops),
         memory_mb=Line(fixed / MB, COPIES * 4 * per_rank / MB),
         r_min=lora.r_min,
         r_max=lora.r_max,
@@ -134,6 +135,14 @@ def build_hardware(exp: Experiment, task: BackboneTask, work: LocalWork) -> Hard
     )
     clock.check_memory(fleet, hw.memory_mb, lora.r_min)
     return hw
+
+
+def _weigh_token(task: CohortTask, per_rank: int, flops: float) -> Line:
+    """The seconds of training on a token: all copies of the backbone have the same layers."""
+    frozen, full, recomputed = task.frozen_weights(), task.full_weights(), task.recomputed_weights()
+    again = task.first_looks * (frozen + full) + recomputed
+    looks = task.first_looks + (recomputed > 0)
+    return clock.token_cost(frozen, per_rank, flops, full=full, again=again, adapters_again=looks)
 
 
 def check_deadline(fed: Federation) -> None:

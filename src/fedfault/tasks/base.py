@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfault.algebra import mask_factor
 from fedfault.backbones.cohort import CohortModel
+from fedfault.backbones.layers import CohortLinear
 from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
 from fedfault.backbones.quantised import count_weight_bytes
 from fedfault.backbones.sites import is_linear, linear_shape
@@ -70,9 +71,6 @@ class BackboneTask(Task, Protocol):
 
     def select_copy(self, client: int) -> CohortTask:
         """Select the task on the copy of the backbone that the client trains on."""
-
-    def frozen_weights(self) -> int:
-        """Count the weights that a token is multiplied with: of all linear layers, without embeddings."""
 
     def score(self, pairs: Pairs) -> Tensor:
         """Compute the outputs of each model for its rows, one behind the other: all that scores need."""
@@ -159,8 +157,25 @@ class CohortTask(FittedTask, BackboneTask):
         return count_weight_bytes(self.model.model)
 
     def frozen_weights(self) -> int:
-        """See `BackboneTask`."""
-        return sum(math.prod(linear_shape(m)) for m in self.model.model.modules() if is_linear(m))
+        """Count the frozen weights that a token is multiplied with: of all linear layers, without embeddings."""
+        return _count_weights(self.model.model) - self._head_weights()
+
+    def full_weights(self) -> int:
+        """Count the weights trained in full that a token is multiplied with.
+
+        Without embeddings, and without what scores a text, which sees one state of it.
+        """
+        opened = (m for m in self.model.model.modules() if isinstance(m, CohortLinear))
+        return sum(m.d_in * m.d_out for m in opened) + self._head_weights()
+
+    def recomputed_weights(self) -> int:
+        """Count the weights of the blocks whose forward pass is computed again for the gradient."""
+        opened = (m for block in self.model.recomputed for m in block.modules() if isinstance(m, CohortLinear))
+        return sum(m.d_in * m.d_out for m in opened) + sum(map(_count_weights, self.model.recomputed))
+
+    def _head_weights(self) -> int:
+        """Count the weights of a head of next tokens that is trained: its layer stays in the model, and is not called."""
+        return 0 if self.model.head_site is None else math.prod(linear_shape(self.model.head))
 
     @functools.cached_property
     def tables(self) -> Tables:
@@ -403,3 +418,8 @@ class CohortTask(FittedTask, BackboneTask):
     def _score_untrained(self, rows: Tensor) -> Tensor:
         with self.without_folds():
             return self._compute_nll(self.score_pairs([(self.init(self.seed).flat, rows)]), rows)
+
+
+def _count_weights(module: nn.Module) -> int:
+    """Count the weights of all frozen linear layers below a module."""
+    return sum(math.prod(linear_shape(m)) for m in module.modules() if is_linear(m))

@@ -34,6 +34,7 @@ class FittedTask(ABC):
     lengths: Tensor  # (N,) tokens of every row that the model reads, without padding
     grouped: bool = False  # whether rows of a batch are as long as they are, see `grouping`
     rows_each: int = 1  # rows of a training example
+    first_looks: int = 0  # forward passes of a step without a gradient, before the one with it
 
     def __init__(self, model: CohortModel, counts: list[int], seed: int) -> None:
         """counts: rows of each client; seed: of the model before training, where that is not the same for all."""

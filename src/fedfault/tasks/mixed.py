@@ -57,10 +57,6 @@ class MixedTask(DelegatingTask, BackboneTask):
         """See `BackboneTask`: by the server's copy."""
         return self._server.clients_per_pass(batch_size)
 
-    def frozen_weights(self) -> int:
-        """See `BackboneTask`: all copies have as many."""
-        return self._server.frozen_weights()
-
     def score(self, pairs: Pairs) -> Tensor:
         """See `BackboneTask`: on the server's copy."""
         return self._server.score(pairs)

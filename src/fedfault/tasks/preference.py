@@ -74,7 +74,7 @@ class PreferenceTask(LanguageTask):
     reference is the base: its losses on all rows are computed when they are first needed, or recalled.
     """
 
-    rows_each = 2
+    rows_each, first_looks = 2, 1
     metrics = ("reward_accuracy", "reward_margin")
 
     def __init__(
@@ -162,7 +162,10 @@ class PreferenceTask(LanguageTask):
         return self.objective.losses(ratios, tokens), ratios
 
     def score_set(self, name: str, nll: Tensor, before: Tensor, rows: Tensor) -> Score:
-        """See `LanguageTask.score_set`: of pairs, with the share that is ranked right, and how far the two are apart."""
+        """See `LanguageTask.score_set`: of pairs, with the share that is ranked right, and how far the two are apart.
+
+        Rewards are of whole responses, for IPO too, as TRL has them.
+        """
         if name == GENERAL:
             return super().score_set(name, nll, before, rows)
         (losses, ratios), (start, _) = self._compare(nll, rows), self._compare(before, rows)
