@@ -1,6 +1,6 @@
 """What today's rule makes of the differences that a study's report lists seed by seed: answer, interval, p, seeds.
 
-    python scripts/restate.py [main failure clustering smollm2 domains topics_news topics_styles]
+    python scripts/restate.py [main failure clustering smollm2 domains topics_news topics_styles dynamic]
 
 Most reports in docs/studies were written before intervals came from the test that answers; the differences in them are as
 they were. Prints the numbers of docs/answers.md.
@@ -18,7 +18,7 @@ from fedfault.studies.results import format_needed, format_p
 from fedfault.studies.study import Study
 
 REPORTS = Path(__file__).parents[1] / "docs" / "studies"
-SHIPPED = ("main", "failure", "clustering", "smollm2", "domains", "topics_news", "topics_styles")
+SHIPPED = ("main", "failure", "clustering", "smollm2", "domains", "topics_news", "topics_styles", "dynamic")
 # With which a report was made: other seeds, and so another test, or other data
 SETTINGS = {
     "main": ("seeds=auto", "max_seeds=12"),
