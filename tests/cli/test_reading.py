@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedfault import registry
+from fedfault.compare import listing
 from handmade import write
 
 
@@ -70,3 +71,17 @@ def test_a_list_that_no_run_fits_into_says_so_and_writes_no_page(fedfault, tmp_p
     assert f"no run in {folder} matches state=failed and seed=5; `fedfault runs '{folder}'` lists" in err
     assert not (tmp_path / "a b" / "index.html").exists()
     assert fedfault("runs", folder, "state=failed", "--json")[:2] == (0, "[]\n")
+
+
+@pytest.mark.slow
+def test_a_list_in_a_folder_that_may_not_be_written_is_printed_without_a_page(fedfault, tmp_path, monkeypatch):
+    write(tmp_path / "run")
+
+    def refuse(folder, found):
+        raise PermissionError(13, "Permission denied", str(folder / "index.html"))
+
+    monkeypatch.setattr(listing, "write_index", refuse)
+    status, out, _ = fedfault("runs", str(tmp_path))
+    assert status == 0
+    assert "trial" in out
+    assert f"no page: {tmp_path / 'index.html'}: permission denied" in out

@@ -1,5 +1,6 @@
 """Reading a run folder: what is needed, what may be missing, and which file is corrupt."""
 
+import json
 import re
 
 import pytest
@@ -141,3 +142,16 @@ def test_of_a_run_that_has_just_begun_nothing_left_over_is_read(tmp_path):
     run = read_run(folder)
     assert (run.records, run.findings, run.split, run.metrics) == ((), (), {}, {})
     assert run.config["experiment_name"] == "new"
+
+
+def test_a_broken_configuration_is_told_and_the_manifest_read_in_its_place(tmp_path):
+    """Eight lines of the YAML library stood in the place of the comparison, which does not need the file."""
+    folder = write(tmp_path)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "config": config}))
+    (folder / "config.yaml").write_text("seed: 1\nmodel: [\nlr: 3\n")
+    run = read_run(folder)
+    assert run.config["experiment_name"] == config["experiment_name"]
+    (note,) = [note for note in run.notes if "corrupt" in note]
+    assert re.fullmatch(rf"{folder}/config\.yaml is corrupt: line \d: [^\n]+; what the run began with is shown\.", note)

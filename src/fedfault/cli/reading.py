@@ -88,7 +88,10 @@ def runs(
             "what there is"
         )
     listing.print_list(found)
-    typer.echo(f"page: {listing.write_index(folder, found)}")
+    try:
+        typer.echo(f"page: {listing.write_index(folder, found)}")
+    except OSError as e:  # somebody else's folder: the list is what was asked for
+        typer.echo(f"no page: {explain_os_error(e)}")
 
 
 @commands.command(rich_help_panel=PANEL, epilog="Example: `fedfault diagnose results/quickstart`")

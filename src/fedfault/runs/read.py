@@ -62,10 +62,13 @@ def _read_own_config(folder: Path, manifest: Mapping[str, Any]) -> tuple[dict[st
 
     A manifest of version 1 does not say with which settings the run began.
     """
-    config = name_components(_read_mapping(folder / "config.yaml"))
     if "config" not in manifest:
-        return config, []
+        return name_components(_read_mapping(folder / "config.yaml")), []
     began = name_components(manifest["config"])
+    try:
+        config = name_components(_read_mapping(folder / "config.yaml"))
+    except UserError as error:
+        return began, [f"{error}; what the run began with is shown."]
     changes = find_changes(began, replace_not_finite(config)) if config else {}
     edits = [
         f"{key} is {spell_value(new)} and was {spell_value(old)}"
@@ -109,7 +112,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(read_text(path))
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is corrupt: {error}") from error
+        place = f" line {mark.line + 1}:" if (mark := getattr(error, "problem_mark", None)) else ""
+        raise UserError(f"{path} is corrupt:{place} {getattr(error, 'problem', None) or error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is corrupt: it should hold keys and values, not {type(value).__name__}")
     return value
