@@ -179,6 +179,5 @@ def test_all_data_in_one_place_are_not_clustered():
     centralised = small("unused", "federation.centralised=true").experiment
     p = prepare(centralised)
     assert answer_with_clusters(p, ["client_drift"]) == ([], "all data are in one place already")
-    p = prepare(small("unused", "federation.centralised=true", "federation.algorithm=clustered").experiment)
-    with pytest.raises(UserError, match=r"has one client with all data.*use federation\.algorithm=fedavg"):
-        fill_in_clusters(p, lambda line: None)
+    with pytest.raises(UserError, match=r"client 0 has all data; use fedavg"):
+        prepare(small("unused", "federation.centralised=true", "federation.algorithm=clustered").experiment)

@@ -10,7 +10,6 @@ from fedfault.clustering.clusters import Clusters, choose_clusters
 from fedfault.clustering.embeddings import BACKBONE, embed_texts, make_encoder
 from fedfault.config.sections.base import Component
 from fedfault.diagnosis.detection import build_detectors
-from fedfault.errors import UserError
 from fedfault.setup.experiment import Prepared
 
 
@@ -23,14 +22,9 @@ def find_clusters(p: Prepared, encoder: str = BACKBONE) -> Clusters:
 def fill_in_clusters(p: Prepared, say: Say) -> tuple[Prepared, Clusters | None]:
     """An experiment whose algorithm is `clustered` without clusters, with those that its clients fall into, and these.
 
-    Any other experiment comes back as it is, with None. Raises `UserError` where all data are in one place.
+    Any other experiment comes back as it is, with None.
     """
     f = p.config.federation
-    if f.algorithm.name == "clustered" and f.centralised:
-        raise UserError(
-            "federation.centralised=true has one client with all data, and federation.algorithm=clustered is about several; "
-            "use federation.algorithm=fedavg"
-        )
     if f.algorithm.name != "clustered" or f.algorithm.options.get("clusters") is not None:
         return p, None
     found = find_clusters(p, f.algorithm.options.get("encoder", BACKBONE))
