@@ -154,6 +154,7 @@ def test_the_report_has_the_table_and_how_it_is_read(tmp_path):
         text = (tmp_path / file).read_text()
         assert "What to use when" in text
         assert "rows are not corrected for one another" in text
+    assert "Comparisons with the Best Treatment" in (tmp_path / "references.bib").read_text()
 
 
 def test_a_file_asks_and_the_folder_remembers(write, tmp_path):

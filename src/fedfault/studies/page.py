@@ -91,7 +91,7 @@ def _collect_parts(r: Results) -> dict[str, Any]:
     """Everything that the templates show."""
     from fedfault.report.theme import DARK, LIGHT
 
-    used = find_keys(r.runs.values(), {a.test for a in r.answers})
+    used = find_keys(r.runs.values(), {a.test for a in r.answers} | ({"best"} if r.study.best else set()))
     drawn = _render_figures(r)
     own, rest = results.list_settings(r)
     cells = results.tabulate_cells(r)

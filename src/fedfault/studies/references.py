@@ -15,6 +15,7 @@ from fedfault.runs.recorded import RunData
 FILE = Path(__file__).with_name("references.bib")
 ALWAYS = ("hu2022lora", "holm1979", "student1908")  # adapters, correction, intervals of means
 TESTS = {
+    "best": ("edwards1983",),
     "flips": ("fisher1935", "hartigan1969"),
     "student": ("student1908",),
     "mixture": ("lai1976", "grunwald2024", "ramdas2023"),
@@ -23,7 +24,7 @@ TESTS = {
 
 
 def find_keys(runs: Iterable[RunData], tests: Iterable[str]) -> list[str]:
-    """Keys of the entries that these runs and tests call for, in alphabetical order."""
+    """Keys of the entries that these runs and tests, names in `TESTS`, call for, in alphabetical order."""
     found = {*ALWAYS, *(key for t in tests for key in TESTS[t])}
     for run in runs:
         for key, kind in CHOOSERS.items():
