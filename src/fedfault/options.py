@@ -104,7 +104,8 @@ def spell_type(kind: Any, limits: Sequence[Any] = ()) -> str:
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
-        return spell_type(arguments[0], [limit for field in arguments[1:] for limit in field.metadata])
+        bounds = [limit for field in arguments[1:] for limit in getattr(field, "metadata", ())]  # validators have none
+        return spell_type(arguments[0], bounds)
     if origin is typing.Literal:
         return ", ".join(map(spell_value, arguments))
     if origin in (typing.Union, types.UnionType):

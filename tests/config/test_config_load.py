@@ -344,6 +344,8 @@ def test_a_file_of_data_is_told_from_a_configuration_and_from_a_corpus(tmp_path)
 @pytest.mark.parametrize(
     "word",
     [
+        "training.lr=1e300",
+        "personalise={steps: 1, lr: 1e300}",
         "training.weight_decay=1e300",
         "training.lr_ratio=1e39",
         "model.lora.alpha=1e300",

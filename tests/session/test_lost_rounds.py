@@ -56,12 +56,11 @@ def test_a_run_of_one_round_that_is_lost_ends_too():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_learning_rate_beyond_all_numbers_ends_in_the_same_words_however_often_it_is_run(tmp_path, optimizer):
-    said, words = [], ["training.lr=1e300", "federation.num_rounds=5", f"training.optimizer={optimizer}"]
+def test_a_learning_rate_beyond_all_numbers_ends_in_the_same_words_however_often_it_is_run(tmp_path):
+    said = []
     for _ in range(2):
-        with pytest.raises(UserError, match=r"lower training\.lr, which is 1e\+300") as e:
-            start(tmp_path, *words)
+        with pytest.raises(UserError, match=r"lower training\.lr, which is 3e\+38") as e:
+            start(tmp_path, "training.lr=3e38", "federation.num_rounds=5")
         said.append(str(e.value))
     assert said[0] == said[1]
 

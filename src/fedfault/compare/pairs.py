@@ -123,15 +123,13 @@ def _explain_apart(a: RunData, b: RunData, same: tuple[str, ...]) -> str:
 
 def find_changed_content(a: RunData, b: RunData) -> list[str]:
     """Which of corpus, model and further files is not the same in two runs though their settings name the same."""
-    changed = [key for key in find_changes(a.config, b.config) if not key.startswith("data.partition")]
     prints = [{what: run.manifest.get(what, {}).get("fingerprint") for what in CONTENT} for run in (a, b)]
-    return [
-        name
-        for what, (name, settings) in CONTENT.items()
-        if None not in (prints[0][what], prints[1][what])
-        and prints[0][what] != prints[1][what]
-        and not any(key.startswith(settings) for key in changed)
-    ]
+    other = [what for what, one in prints[0].items() if None not in (one, prints[1][what]) and one != prints[1][what]]
+    if not other:
+        return []
+    changed = [key for key in find_changes(a.config, b.config) if not key.startswith("data.partition")]
+    named = [CONTENT[what] for what in other]
+    return [name for name, settings in named if not any(key.startswith(settings) for key in changed)]
 
 
 def _format_value(value: object) -> str:

@@ -11,7 +11,6 @@ longest first, so the clients still at work are always a prefix:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -279,9 +278,7 @@ def _spread_rates(job: Job, rows: Tensor) -> float | Tensor:
 def _go_down(y: Tensor, direction: Tensor, lr: float | Tensor) -> None:
     """y <- y - lr * direction, of the first rows of lr where each client has its own."""
     if isinstance(lr, float):
-        y.sub_(
-            direction, alpha=lr if lr <= torch.finfo(y.dtype).max else math.inf
-        )  # torch refuses more than y can hold
+        y.sub_(direction, alpha=lr)
     else:
         y.addcmul_(direction, lr[: len(y)], value=-1)
 

@@ -32,7 +32,7 @@ class Personalise(Section):
     """After the last round every client trains its own model on, on its own data, and is scored on what it held back."""
 
     steps: Count = Field(description="optimizer steps of every client, in batches of training.batch_size")
-    lr: Positive | None = Field(default=None, description="learning rate; by default training.lr")
+    lr: Annotated[Positive, Single] | None = Field(default=None, description="learning rate; by default training.lr")
     alone: bool = Field(
         default=False,
         description="also a model that each client trains alone from the start, in as many steps as in all of its rounds "
@@ -50,7 +50,7 @@ class Training(Section):
         default=None, description="optimizer steps in a round, whatever the client's size"
     )
     batch_size: Count = Field(default=8, description="blocks in a step")
-    lr: Positive = Field(default=5e-4, description="learning rate")
+    lr: Annotated[Positive, Single] = Field(default=5e-4, description="learning rate")
     optimizer: Literal["adamw", "sgd"] = Field(
         default="adamw", description="of the clients; it starts anew every round"
     )
