@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from fedfault.cli.ending import show_work
+from fedfault.runs.folder import RunFolder
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -15,8 +16,20 @@ def test_a_signal_to_stop_says_how_to_go_on(fedfault, interruptible, monkeypatch
     monkeypatch.setattr("fedfault.session.start.start_run", lambda *args, **kwargs: signal.raise_signal(number))
     found, _, err = fedfault("run", f"logging.results_dir={tmp_path}")
     assert found == status
-    assert "resume" in err
+    assert err.endswith("stopped; nothing was trained or changed\n")
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_while_a_run_is_locked_names_the_command_that_goes_on(fedfault, interruptible, monkeypatch, tmp_path):
+    run = RunFolder.create(tmp_path / "a b")
+
+    def interrupted(*args, **kwargs):
+        with run.lock():
+            run.write_json("manifest.json", {"status": "running"})
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("fedfault.session.start.start_run", interrupted)
+    assert f"stopped; `fedfault resume '{tmp_path}/a b'` goes on from the" in fedfault("run")[2]
 
 
 def test_a_second_signal_does_not_disturb_what_is_done_after_the_first(fedfault, monkeypatch, tmp_path):

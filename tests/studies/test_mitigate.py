@@ -118,15 +118,32 @@ def test_everything_is_compared_and_a_second_call_trains_nothing(tmp_path, monke
     assert mitigate.mitigate(small(tmp_path), quiet=True) == 0
 
 
-def test_a_run_that_went_on_with_more_rounds_stands_for_no_run_of_so_many(tmp_path, monkeypatch):
+WHOLE = {"status": "finished"}
+OTHERWISE = [
+    (
+        WHOLE | {"continued": [{"after": 1, "changes": {"device": ["cpu", "auto"]}}]},
+        "run is the run vanilla of the study",
+    ),
+    (WHOLE | {"continued": [{"after": 1, "changes": {"federation.num_rounds": [1, 2]}}]}, "followed two schedules"),
+    (WHOLE | {"parent": {"run": "results/a", "round": 3, "changes": {}}}, "it is a fork"),
+    (
+        WHOLE | {"abandoned": [{"to": 1, "changes": {}, "settings": [], "records": "rounds-1.jsonl", "done": True}]},
+        "it went back at an alarm",
+    ),
+    ({"status": "stopped"}, "it is stopped, not finished"),
+]
+
+
+@pytest.mark.parametrize(("manifest", "told"), OTHERWISE)
+def test_only_a_run_that_was_trained_by_its_settings_alone_stands_for_one_of_the_study(
+    tmp_path, monkeypatch, manifest, told
+):
     loaded = load("quickstart", [*SHORT, f"logging.results_dir={tmp_path}"])
     plan = SimpleNamespace(configs={"vanilla": loaded}, path=lambda name: tmp_path / "copy")
-    more = {"after": 1, "changes": {"federation.num_rounds": [1, 2]}, "versions": {}}
     run = RunFolder.create(tmp_path / "run")
     monkeypatch.setattr(mitigate, "load_own", lambda *_: loaded)
-    for continued, name in (([more], None), ([{**more, "changes": {"device": ["cpu", "auto"]}}], "vanilla")):
-        run.write_json("manifest.json", {"status": "finished", "continued": continued})
-        assert mitigate.adopt_run(plan, run) == name
+    run.write_json("manifest.json", manifest)
+    assert mitigate.adopt_run(plan, run).endswith(told)
 
 
 @pytest.mark.long
@@ -138,9 +155,9 @@ def test_a_finished_run_stands_for_the_vanilla_one(tmp_path, monkeypatch, plans)
     (copied,) = (tmp_path / "quickstart-mitigation/runs").iterdir()
     assert copied.name.startswith("vanilla-seed0-")
     assert RunFolder.open(copied).read_records() == run.read_records()
-    assert mitigate.adopt_run(plans[0], run) is None  # it is there
+    assert mitigate.adopt_run(plans[0], run).endswith(f"already: {copied.name}")
     other = start(tmp_path, *SHORT, "training.lr=0.1", "experiment_name=other")
-    assert mitigate.adopt_run(plans[0], other) is None
+    assert mitigate.adopt_run(plans[0], other).endswith("no run of the study has all of its settings")
 
 
 @pytest.mark.slow

@@ -13,16 +13,18 @@ import typer
 from fedfault.report.terminal import echo, find_width, format_table
 
 SAME = "the same command goes on where it was stopped"
+NOTHING = "nothing was trained or changed"
 
 
 @contextlib.contextmanager
-def end_on_signal(on: str = "`fedfault resume RUN` goes on from the last finished round") -> Iterator[None]:
-    """End the process with status 130 at an interrupt and 143 at SIGTERM, and say how to go on."""
+def end_on_signal(on: str | None = None) -> Iterator[None]:
+    """End the process with status 130 at an interrupt and 143 at SIGTERM, and say how to go on: `on`, or its note."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except KeyboardInterrupt as e:
-        echo(f"stopped; {on}", err=True)
+        told = on or next(iter(getattr(e, "__notes__", ())), NOTHING)
+        echo(f"stopped; {told}", err=True)
         raise typer.Exit(128 + (e.args[0] if e.args else signal.SIGINT)) from None
     finally:
         signal.signal(signal.SIGTERM, before)

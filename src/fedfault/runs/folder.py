@@ -73,13 +73,20 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Let no other process write here within the block; the lock dies with its process, whose scratch files go."""
+        """Let no other process write here within the block; the lock dies with its process, whose scratch files go.
+
+        An interrupt leaves the block with a note of the command that goes on.
+        """
         try:
             with filelock.FileLock(self.path / LOCK, timeout=0):
                 delete_scratch(self.path)
                 yield
         except filelock.Timeout as e:
             raise UserError(f"{self.path} is in use by another process") from e
+        except KeyboardInterrupt as e:
+            if (self.path / MANIFEST).is_file():
+                e.add_note(f"`fedfault resume {quote(self.path)}` goes on from the last finished round")
+            raise
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
         """Make this the folder of a new run, which is `begun` from here on; all that was there before is deleted."""

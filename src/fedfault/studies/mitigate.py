@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,8 @@ def mitigate(
     plan.study.save(folder)
     head = f"# Written by `{doors.format_command()}`; run it again with `fedfault study {quote(folder / STUDY)}`.\n"
     write_atomically(folder / STUDY, head + dump(study))
-    if known is not None and (name := adopt_run(plan, known)):
-        progress.say(f"{known.path} is the run {name} of the study")
+    if known is not None:
+        progress.say(adopt_run(plan, known))
     return doors.run_plan(plan, progress)
 
 
@@ -147,19 +147,33 @@ def _make_plan(study: dict[str, Any], loaded: Loaded, folder: Path) -> StudyPlan
     return plan
 
 
-def adopt_run(plan: StudyPlan, run: RunFolder) -> str | None:
-    """Copy a finished run to where a study would make one of the very same settings; returns its name there.
+def adopt_run(plan: StudyPlan, run: RunFolder) -> str:
+    """Copy a finished run to where a study would make one of the very same settings; returns a sentence on whether it did.
 
     One that went on with other rounds is none: its learning rate may have followed two schedules.
     """
     manifest = run.read_manifest()
     same = hash_settings(load_own(run, manifest).resolved)
-    whole = manifest["status"] == "finished" and not manifest.get("abandoned") and "parent" not in manifest
-    whole = whole and not any(ROUNDS in one["changes"] for one in manifest.get("continued", ()))
-    for name, loaded in plan.configs.items():
-        path = plan.path(name)
-        if whole and hash_settings(loaded.resolved) == same and not path.exists():
-            with write_folder_atomically(path) as scratch:  # a copy that is cut short is no run
-                shutil.copytree(run.path, scratch, dirs_exist_ok=True)
-            return name
+    name = next((n for n, loaded in plan.configs.items() if hash_settings(loaded.resolved) == same), None)
+    if why := _find_difference(manifest) or (None if name else "no run of the study has all of its settings"):
+        return f"{run.path} is no run of the study, which trains its own: {why}"
+    assert name is not None
+    path = plan.path(name)
+    if path.exists():
+        return f"the study has a run with the settings of {run.path} already: {name}"
+    with write_folder_atomically(path) as scratch:  # a copy that is cut short is no run
+        shutil.copytree(run.path, scratch, dirs_exist_ok=True)
+    return f"{run.path} is the run {name} of the study"
+
+
+def _find_difference(manifest: Mapping[str, Any]) -> str | None:
+    """Say why a run is not one that was trained from start to end by its settings alone; None where it is."""
+    if "parent" in manifest:
+        return "it is a fork"
+    if manifest["status"] != "finished":
+        return f"it is {manifest['status']}, not finished"
+    if manifest.get("abandoned"):
+        return "it went back at an alarm"
+    if any(ROUNDS in one["changes"] for one in manifest.get("continued", ())):
+        return f"it went on with another {ROUNDS}, and its learning rate may have followed two schedules"
     return None
