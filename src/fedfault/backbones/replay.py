@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -29,34 +32,67 @@ WARM_UPS = 3  # before a capture: libraries choose their kernels and workspaces
 APART = 2e-2  # of the length of a step by which a replay may differ: rounding in bfloat16
 
 
-def record_graph(step: Act, pool: Any = None) -> Act:
+def record_graph(step: Act, beside: WeakSet[Any] | None = None) -> Act:
     """Capture a step as a CUDA graph; it is run before, on a stream of its own, as captures require.
 
-    pool: of memory that it shares with other graphs, which leave nothing there that is looked at later.
+    beside: graphs whose memory it shares, and which it joins; they leave nothing there that is looked at later. Raises
+    `RuntimeError` for a step that waits for the device: before the capture, for one that fails leaves torch's allocator
+    waiting for its end, and nothing is captured from then on, nor is cached memory freed where it runs out.
     """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    before = torch.cuda.current_stream()
+    side = _find_stream(torch.cuda.current_device())
+    side.wait_stream(before)
     with torch.cuda.stream(side):
-        for _ in range(WARM_UPS):
+        for _ in range(WARM_UPS - 1):
             step()
-    torch.cuda.current_stream().wait_stream(side)
+        with refuse_to_wait(), without_looking_at_masks():  # nor does a capture look
+            step()
+    before.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        step()
+    shared = next(
+        (one.pool() for one in beside or ()), None
+    )  # not a handle, which dies with the last graph that had it
+    try:
+        # Other threads, such as NCCL's, may go on asking for their events
+        with torch.cuda.graph(graph, pool=shared, stream=side, capture_error_mode="thread_local"):
+            step()
+    except BaseException:
+        torch.cuda.set_stream(before)  # where the capture cannot begin or end, torch leaves its stream in force
+        raise
+    if beside is not None:
+        beside.add(graph)
     replay: Act = graph.replay
     return replay
 
 
+@functools.cache
+def _find_stream(device: int) -> torch.cuda.Stream:
+    """The one stream of captures: a library keeps a workspace for every stream that it has met, up to 32 MiB each."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def refuse_to_wait() -> Iterator[None]:
+    """Within the block, what waits for a CUDA device raises `RuntimeError`.
+
+    Torch warns at the first use, which is not the user's to mend, and would be an error in a test.
+    """
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
 def record_pass(compute: Act) -> Act:
     """Capture a pass without gradients as a CUDA graph, in memory that is that of all such passes."""
-    return record_graph(compute, _find_pool())
+    return record_graph(compute, _PASSES_ALIVE)
 
 
-@functools.cache
-def _find_pool() -> Any:
-    return torch.cuda.graph_pool_handle()
-
-
+_PASSES_ALIVE: WeakSet[Any] = WeakSet()  # graphs of passes that somebody may replay still
 PASSES: dict[str, Record] = {"cuda": record_pass}  # type of device -> how a pass without gradients is recorded there
 
 
@@ -90,8 +126,10 @@ def find_replay(
     why = "a replay does not give what the step gives"
     try:
         found: list[Act] = []
-        run(lambda: found.append(record(step)))
-        expected, replayed = run(step), run(found[0])
+        with torch.cuda.device_of(before[0]):  # where a graph is captured, and not on the first of several devices
+            expected = run(step)  # before the recording, which keeps all memory that the step takes
+            run(lambda: found.append(record(step)))
+            replayed = run(found[0])
         if _is_same(expected, replayed, before, apart):
             return found[0]
     except RuntimeError as e:
