@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import shlex
+import traceback
 from collections.abc import Iterable
 
 
@@ -58,7 +59,15 @@ def explain_os_error(e: OSError) -> str:
 
 def is_out_of_memory(e: BaseException) -> bool:
     """Tell by its words whether an error of Python, the system, torch or a GPU says that there is no memory left."""
-    return isinstance(e, MemoryError) or re.search("out of memory|allocate memory", str(e)) is not None
+    return isinstance(e, MemoryError) or re.search("out of memory|allocate memory|ALLOC_FAILED", str(e)) is not None
+
+
+def let_go(e: BaseException) -> None:
+    """Let go of what the functions held that an error ended, and its causes: tensors, which else live as long as it does."""
+    one: BaseException | None = e
+    while one is not None:
+        traceback.clear_frames(one.__traceback__)
+        one = one.__cause__ or one.__context__
 
 
 def suggest(name: object, known: Iterable[str]) -> str:

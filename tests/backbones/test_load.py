@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,6 +236,24 @@ def test_devices():
         choose_device("meta")
     with pytest.raises(UserError, match="device 'privateuseone' cannot be used here"):  # torch imports a module for it
         choose_device("privateuseone")
+
+
+def test_a_gpu_that_is_chosen_is_the_one_in_force(monkeypatch):
+    there, chosen = SimpleNamespace(item=float, is_cuda=True, device=torch.device("cuda:1")), []
+    monkeypatch.setattr(torch, "ones", lambda *_, device: there)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    assert chosen == [torch.device("cuda:1")]
+
+
+def test_a_gpu_that_torch_sees_and_cannot_use_is_not_to_be_chosen_by_auto_again(monkeypatch):
+    def old(*_, device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", old)
+    with pytest.raises(UserError, match=r"no kernel image.*; try device=cpu$"):
+        choose_device("auto")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from fedfault.registry import build
 
 
 def taken(on_cuda: bool = False) -> dict[str, float]:
-    finished = SimpleNamespace(after=SimpleNamespace(adapter=SimpleNamespace(flat=SimpleNamespace(is_cuda=on_cuda))))
+    finished = SimpleNamespace(
+        after=SimpleNamespace(adapter=SimpleNamespace(flat=SimpleNamespace(is_cuda=on_cuda, device="cuda:1")))
+    )
     return dict(build("probe", "memory").measure(finished).probes)
 
 
@@ -33,7 +35,7 @@ def test_the_resident_set_is_counted_in_kilobytes_or_on_a_mac_in_bytes(monkeypat
 
 
 def test_on_cuda_it_is_what_tensors_took(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7_000_000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", {"cuda:1": 7_000_000}.__getitem__)
     assert taken(on_cuda=True) == {"peak_memory_mb": 7.0}
 
 

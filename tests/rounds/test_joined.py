@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from fedfault.algorithms.moon import contrastive_loss
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.scorer import MEAN, Scorer
 from fedfault.backbones.sites import lora_targets
+from fedfault.errors import UserError, is_out_of_memory
 from fedfault.rounds import joined, passes
 from fedfault.rounds.integrity import EntryCheck, IntegrityError
 from fedfault.rounds.joined import JoinedJobs
@@ -293,3 +295,29 @@ def test_memory_that_runs_out_is_told_in_the_round_of_every_run(monkeypatch):
     assert calls[0] == 5
     assert max(calls[1:]) == 3
     assert [job.passes.events for job in jobs] == [[], []]
+
+
+def test_what_a_failed_pass_held_is_let_go_before_the_next_job(monkeypatch):
+    """An error holds the tensors of the functions that it ended: on a full device the next job would fail for them."""
+    held, left = [], []
+
+    def fail(job):
+        left.append([x for x in held if x() is not None])
+        memory = torch.ones(3)
+        held.append(weakref.ref(memory))
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        except RuntimeError as e:
+            raise UserError(f"out of memory with {len(memory)} clients in a pass") from e
+
+    monkeypatch.setattr(joined, "train_job", fail)
+    found = JoinedJobs().train(make_jobs(alike(make_task(), 2), WORK, WORK))
+    assert [type(one) for one in found] == [UserError, UserError]
+    assert left == [[], [], []]  # together, and each alone
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA out of memory.", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"]
+)
+def test_what_a_library_says_without_memory_is_known(text):
+    assert is_out_of_memory(RuntimeError(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,7 @@ from fedfault.runs.folder import RunFolder
 from fedfault.session.progress import Progress
 from fedfault.studies import doors, one, runner, together
 from fedfault.studies.file import load_study
-from fedfault.studies.one import RunTask
+from fedfault.studies.one import RunResult, RunTask
 from fedfault.tasks import base, fitting
 from small import SMALL
 
@@ -189,3 +190,16 @@ def test_jobs_is_a_number_of_processes_or_auto(text):
     assert doors.parse_jobs("3") == 3
     with pytest.raises(UserError, match=rf"--jobs {text}: give a number of processes from 1 on, or auto"):
         doors.parse_jobs(text)
+
+
+def test_every_thread_of_runs_together_has_their_device_in_force(monkeypatch):
+    """Of several CUDA devices a thread begins on the first, whatever another has chosen."""
+    chosen = []
+    monkeypatch.setattr(together, "choose_device", lambda name: chosen.append((name, threading.get_ident())))
+    monkeypatch.setattr(together, "execute_run", lambda task, lender: RunResult(task.name, "finished"))
+    tasks = [
+        SimpleNamespace(name=name, loaded=SimpleNamespace(experiment=SimpleNamespace(device="cuda:1"))) for name in "ab"
+    ]
+    assert len([*together.run_together(tasks)]) == 2
+    assert {name for name, _ in chosen} == {"cuda:1"}
+    assert len({thread for _, thread in chosen}) >= 2

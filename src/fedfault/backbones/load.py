@@ -101,6 +101,7 @@ def choose_device(name: str) -> torch.device:
 
     Of several processes on a machine each takes a GPU of its own.
     """
+    ways = "device=cpu" if name == "auto" else "device=auto or cpu"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and this_process().local_count > 1:
@@ -108,9 +109,11 @@ def choose_device(name: str) -> torch.device:
     try:
         one = torch.ones(1, device=name)
         one.item()  # `meta` has shapes and no numbers
+        if one.is_cuda:  # where Triton's kernels and new streams go, and what torch says of memory, of several devices
+            torch.cuda.set_device(one.device)
         return one.device
     except (RuntimeError, AssertionError, ImportError) as e:
-        raise UserError(f"device {name!r} cannot be used here ({read_first_line(e)}); try device=auto or cpu") from e
+        raise UserError(f"device {name!r} cannot be used here ({read_first_line(e)}); try {ways}") from e
 
 
 def locate_model(name: str, say: Say = say_nothing) -> str:

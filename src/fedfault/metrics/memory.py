@@ -20,7 +20,7 @@ def memory() -> Probe:
 
     def measure(m: FinishedRound) -> Measurements:
         if m.after.adapter.flat.is_cuda:
-            return Measurements({"peak_memory_mb": torch.cuda.max_memory_allocated() / 1e6})
+            return Measurements({"peak_memory_mb": torch.cuda.max_memory_allocated(m.after.adapter.flat.device) / 1e6})
         try:
             import resource
         except ImportError:  # Windows

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedfault.errors import read_first_line
+from fedfault.errors import let_go, read_first_line
 from fedfault.rounds.integrity import EntryCheck
 from fedfault.rounds.local import Passes
 from fedfault.rounds.passes import Done, Job, train_job
@@ -64,7 +64,7 @@ class JoinedJobs:
         except Exception as e:
             for job in jobs:
                 job.passes.events.append(f"runs that share passes were trained one by one: {read_first_line(e)}")
-            return [_train_alone(job) for job in jobs]
+        return [_train_alone(job) for job in jobs]  # without the error, which holds the tensors of its pass
 
     def _train_joined(self, jobs: Sequence[Job]) -> list[Done]:
         tasks = [find_task(job) for job in jobs]
@@ -146,6 +146,7 @@ def _train_alone(job: Job) -> Done | Exception:
     try:
         done = train_job(job)
     except Exception as e:
+        let_go(e)  # it waits for its run to take it, while others train
         return e
     return done._replace(seconds=time.perf_counter() - clock)
 

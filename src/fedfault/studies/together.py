@@ -132,7 +132,7 @@ class _Together:
 
     def begin(self, task: RunTask) -> None:
         """Begin a run, which goes on to its first local training."""
-        turn = _Turn(functools.partial(execute_run, task, self.lender))
+        turn = _Turn(functools.partial(_execute_on_device, task, self.lender))
         self.turns.append(turn)
         self._let_go_on(turn, None)
 
@@ -156,9 +156,16 @@ class _Together:
         return over
 
 
+def _execute_on_device(task: RunTask, lender: Lender) -> RunResult:
+    """`execute_run`, with its device in force: of several CUDA devices every thread begins on the first."""
+    choose_device(task.loaded.experiment.device)
+    return execute_run(task, lender)
+
+
 def run_together(tasks: Sequence[RunTask]) -> Generator[RunResult, None, None]:
     """Results as they come, of runs in one group of `group_runs`; as many go on at once as there is room for."""
     waiting, together, most = deque(tasks), _Together(), 1
+    choose_device(tasks[0].loaded.experiment.device)  # that of all of them, on which this thread trains
     try:
         while waiting or together.turns:
             while waiting and len(together.turns) < most:
