@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from cramped import Live
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.memory import PassCost, count_stored_bytes, find_free_bytes
+from fedfault.backbones.head import count_rows
+from fedfault.backbones.memory import LOGITS, PassCost, count_stored_bytes, find_free_bytes
 from fedfault.backbones.sites import lora_targets
 from fedfault.tasks import fitting
 from fedfault.tasks.language import LanguageTask
@@ -76,6 +79,16 @@ def test_a_pass_costs_what_its_parts_cost():
     for room in range(80, 400):
         clients = cost.count_clients(room, 5)
         assert clients == 0 or cost.estimate(clients, 5) <= room < cost.estimate(clients + 1, 5)
+
+
+@pytest.mark.parametrize(("gigabytes", "rows", "share"), [(8, 910, 0.07), (24, 2730, 0.07), (141, 5461, 0.03)])
+def test_the_logits_that_are_there_at_a_time_leave_a_small_card_its_memory(gigabytes, rows, share, monkeypatch):
+    """Beside a head of SmolLM2's 49,152 tokens: on a card of 8 GB they took 3.2 GB, and no second client had room."""
+    memory = SimpleNamespace(total_memory=gigabytes * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    W = SimpleNamespace(device=torch.device("cuda"), shape=(49_152, 576))
+    assert count_rows(W) == rows
+    assert rows * 49_152 * LOGITS <= share * memory.total_memory
 
 
 def test_a_cpu_is_not_asked():

@@ -21,6 +21,7 @@ from fedfault.tasks.mixed import MixedTask
 from fedfault.testing.toys import federation
 from fedfault.text.packing import Blocks
 from fedfault.types.adapter import Adapter
+from fedfault.types.algorithm import Room
 from fedfault.types.task import Step
 from tiny import VOCAB, tiny_llama
 
@@ -96,6 +97,17 @@ def test_clients_of_a_precision_get_what_they_get_among_themselves(further):
 
 
 @pytest.mark.slow
+def test_passes_are_as_large_as_the_memory_that_the_last_copy_left():
+    """The server's copy is loaded first, and finds free what the others take after it."""
+    copies = {p: plain(p) for p in ("none", "4bit", "8bit")}
+    for task, free in zip(copies.values(), (2**24, 2**23, 2**22), strict=True):
+        task.free, task.room = free, Room(free // 100, free // 200)
+    most, alone = (copies[p].clients_per_pass(1) for p in ("none", "8bit"))
+    task = MixedTask(copies, PRECISIONS, "none")
+    assert (task.free, task.room) == (2**22, Room(2**22 // 100, 2**22 // 200))
+    assert task.clients_per_pass(1) == alone < most
+
+
 def test_a_federation_of_one_precision_is_the_plain_one():
     task = mixed("8bit", ("8bit",) * 5)
     given = a_pass(task.layout)

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfault.backbones.memory import LOGITS
+
 CACHED = 2**22  # numbers in a head's weight that stay in a CPU's cache from chunk to chunk
 ROWS = 256  # rows of logits at a time over such a head: the logits stay in cache too
 ROWS_OVER_LARGE = 512  # over a larger head, which is read from memory for every chunk: fewer chunks
 ROWS_ON_GPU = 8192  # on any other device than a CPU: products large enough to keep it busy,
-LOGITS_ON_GPU = 2**28  # but no more logits than this, with two copies of each
+LOGITS_ON_GPU = 2**28  # but no more logits than this, with two copies of each,
+SHARE_ON_GPU = 16  # nor than this part of a card's memory holds: 3 GB of logits leave a card of 8 GB little for clients
 SOFTENED = 2**18  # logits of a CPU that become losses and gradients at a time, in single precision: a MB stays in cache
 
 
@@ -32,8 +35,16 @@ def even_slices(n: int, most: int) -> list[slice]:
 def count_rows(W: Tensor) -> int:
     """How many rows of logits are computed at a time over a head's weight W (V, d) or (K, V, d), of all clients together."""
     if W.device.type != "cpu":
-        return max(1, min(ROWS_ON_GPU, LOGITS_ON_GPU // W.shape[-2]))
+        return max(1, min(ROWS_ON_GPU, _count_logits(W.device) // W.shape[-2]))
     return ROWS if W.numel() <= CACHED else ROWS_OVER_LARGE
+
+
+def _count_logits(device: torch.device) -> int:
+    """How many logits are computed at a time on a device that is not a CPU."""
+    if device.type != "cuda":
+        return LOGITS_ON_GPU
+    memory = int(torch.cuda.get_device_properties(device).total_memory)
+    return min(LOGITS_ON_GPU, memory // SHARE_ON_GPU // LOGITS)
 
 
 def head_loss(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,10 @@ class MixedTask(DelegatingTask, BackboneTask):
         super().__init__(copies[server])
         self.copies, self.precisions = dict(copies), tuple(precisions)
         self._server = copies[server]
-        self.room, self.free = self._server.room, self._server.free
+        self.room = self.room  # the least that a copy has, for all
+        # A copy found free what those loaded after it have taken since; the last one found what is left
+        free = [task.free for task in copies.values() if task.free is not None]
+        self.free = self._server.free = min(free, default=None)
 
     @property
     def folded(self) -> Mapping[str, Tensor]:
