@@ -6,6 +6,7 @@ import json
 import math
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,25 @@ def test_the_gpu_benchmark_says_that_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick"])
     with pytest.raises(SystemExit, match="needs a GPU with CUDA, and torch sees none here; `--tiny` runs"):
         runpy.run_path(str(ROOT / "benchmarks/gpu.py"), run_name="__main__")
+
+
+def test_try_gpu_takes_the_files_with_tests_of_a_gpu_and_keeps_the_path_of_packages(tmp_path):
+    """On a machine without network packages are carried along, and not all that other tests import."""
+    for file in ("scripts/try_gpu.sh", "tests/backbones/test_replay.py", "tests/test_scripts.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    (tmp_path / "bin").mkdir()
+    for name in ("python3", "nvidia-smi"):
+        (tmp_path / "bin" / name).write_text('#!/bin/sh\necho "ms a step $PYTHONPATH $@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHONPATH": "/carried"}
+    done = subprocess.run(
+        ["bash", tmp_path / "scripts/try_gpu.sh"], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (said,) = (line for line in done.stdout.splitlines() if "-m pytest" in line)
+    assert said.startswith(f"ms a step {tmp_path}/src:/carried -m pytest -m cuda")
+    assert said.endswith("--continue-on-collection-errors tests/backbones/test_replay.py")
 
 
 @pytest.mark.slow
