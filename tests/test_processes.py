@@ -58,6 +58,9 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(launched, monkeypatch):
         with pytest.raises(UserError):
             choose_device(name)
     assert tried == ["cuda:1", "cuda:1", "cpu", "cuda"]
+    launched(5, 8, 1, 4)
+    with pytest.raises(UserError, match=r"the 4 processes of this machine take a GPU each.*give device=cuda,"):
+        choose_device("cuda:0")
 
 
 @pytest.mark.parametrize(("cores", "beside", "threads"), [(8, 2, 4), (8, 3, 2), (2, 4, 1)])

@@ -85,3 +85,32 @@ def test_an_end_that_is_gone_is_named(wire, monkeypatch):
     with pytest.raises(links.Lost) as lost:
         links.send(1, 7)
     assert lost.value.rank == 7
+
+
+@pytest.mark.parametrize(("nccl", "expected"), [(True, "cpu:gloo,cuda:nccl"), (False, "gloo")])
+def test_gpus_without_nccl_are_joined_over_gloo(nccl, expected, monkeypatch):
+    """Torch for Windows has no NCCL, and a job on its CPU needs none."""
+    begun = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(links, "rendezvous", lambda *_, **__: iter([(torch.distributed.HashStore(), 0, 1)]))
+    monkeypatch.setattr(links.dist, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(links.dist, "init_process_group", lambda backend, **_: begun.append(backend))
+    monkeypatch.setattr(links.dist, "destroy_process_group", lambda: None)
+    with links.join_processes():
+        assert begun == [expected]
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says that it lies on a GPU."""
+
+    is_cuda = True
+
+
+def test_a_tensor_of_a_gpu_goes_through_memory_without_nccl_and_arrives_on_the_gpu(wire, monkeypatch):
+    arrived = []
+    monkeypatch.setattr(wire, "is_nccl_available", lambda: False, raising=False)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: (arrived.append(self), self)[1])
+    got = there_and_back(torch.arange(4.0).as_subclass(OnGpu))
+    assert got.tolist() == arrived[0].tolist() == [0, 1, 2, 3]

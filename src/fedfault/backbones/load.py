@@ -104,8 +104,13 @@ def choose_device(name: str) -> torch.device:
     ways = "device=cpu" if name == "auto" else "device=auto or cpu"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and this_process().local_count > 1:
-        name = f"cuda:{this_process().local_rank}"
+    if (beside := this_process().local_count) > 1:
+        if name.startswith("cuda:"):
+            raise UserError(
+                f"device={name}: the {beside} processes of this machine take a GPU each, and cannot share that one; give "
+                "device=cuda, and CUDA_VISIBLE_DEVICES for some of the GPUs only"
+            )
+        name = f"cuda:{this_process().local_rank}" if name == "cuda" else name
     try:
         one = torch.ones(1, device=name)
         one.item()  # `meta` has shapes and no numbers

@@ -1,6 +1,7 @@
 """Values between the processes of a job: tensors as they are, what is around them pickled. Nobody else can send any.
 
-A tensor on a GPU goes over NCCL and arrives on the other's GPU, one in memory over gloo; a row that is repeated, as (P,) for
+A tensor on a GPU goes over NCCL, or by way of memory where there is none as on Windows, and arrives on the other's GPU, one
+in memory over gloo; a row that is repeated, as (P,) for
 K clients, goes once.
 """
 
@@ -50,7 +51,8 @@ def join_processes() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(this_process().local_rank % torch.cuda.device_count())
-    backend, attempt = "cpu:gloo,cuda:nccl" if cuda else "gloo", os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    backend = "cpu:gloo,cuda:nccl" if cuda and dist.is_nccl_available() else "gloo"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store, rank, count = next(rendezvous("env://", timeout=ON_ITS_WAY))
         own = PrefixStore(attempt, store)  # the store of a job that torchrun restarts has the addresses of the dead
@@ -98,10 +100,11 @@ def _notice_loss(rank: int) -> Iterator[None]:
 
 def _receive_tensor(shape: Shape, sender: int) -> Tensor:
     size = (1, *shape.size[1:]) if shape.repeated else shape.size
-    tensor = torch.empty(size, dtype=shape.dtype, device="cuda" if shape.cuda else "cpu")
+    by_nccl = shape.cuda and dist.is_nccl_available()
+    tensor = torch.empty(size, dtype=shape.dtype, device="cuda" if by_nccl else "cpu")
     if tensor.numel():
         dist.recv(tensor, sender)
-    return tensor.expand(shape.size)
+    return (tensor.cuda() if shape.cuda and not by_nccl else tensor).expand(shape.size)
 
 
 class _Pickler(pickle.Pickler):
@@ -122,7 +125,8 @@ class _Pickler(pickle.Pickler):
             repeated = value.ndim > 1 and len(value) > 1 and value.stride(0) == 0
             self.shapes.append(Shape(tuple(value.shape), value.dtype, value.is_cuda, repeated))
             if value.numel():
-                self.tensors.append((value[:1] if repeated else value).detach().contiguous())
+                sent = (value[:1] if repeated else value).detach().contiguous()
+                self.tensors.append(sent.cpu() if value.is_cuda and not dist.is_nccl_available() else sent)
         return self._places[id(value)][0]
 
 
