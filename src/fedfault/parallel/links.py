@@ -1,8 +1,7 @@
 """Values between the processes of a job: tensors as they are, what is around them pickled. Nobody else can send any.
 
 A tensor on a GPU goes over NCCL, or by way of memory where there is none as on Windows, and arrives on the other's GPU, one
-in memory over gloo; a row that is repeated, as (P,) for
-K clients, goes once.
+in memory over gloo; a row that is repeated, as (P,) for K clients, goes once.
 """
 
 from __future__ import annotations
