@@ -1,4 +1,4 @@
-"""Resolved configurations by dotted keys, what differs between two of them, and a hash of what matters in one."""
+"""Resolved configurations by dotted keys: what differs between two of them, what may, and a hash of what matters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+# beginnings of dotted keys
 NO_CAUSE = ("experiment_name", "logging.")  # settings that change no number
+CAN_CHANGE = ("federation.num_rounds", "personalise", "device", "logging.")  # what `fedfault resume` can be asked for
+# settings of which a run that goes on may have others; plug-ins have a hash of their own, and may lie elsewhere
+MAY_CHANGE = (*NO_CAUSE, *CAN_CHANGE, "plugins")
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "", values: Collection[str] = ()) -> dict[str, Any]:
@@ -65,6 +69,23 @@ def hash_settings(settings: Mapping[str, Any], left_out: tuple[str, ...] = NO_CA
     True
     """
     return hashlib.sha256(json.dumps(_leave_out(settings, left_out, ""), sort_keys=True).encode()).hexdigest()
+
+
+def take_settings(
+    settings: Mapping[str, Any], others: Mapping[str, Any], taken: tuple[str, ...], prefix: str = ""
+) -> dict[str, Any]:
+    """Return settings with those of `others` whose dotted keys begin in one of the ways `taken`.
+
+    >>> take_settings({"seed": 1, "logging": {"every": 1}}, {"seed": 2, "logging": {"every": 2}, "new": 3}, ("logging.",))
+    {'seed': 1, 'logging': {'every': 2}}
+    """
+    out = dict(settings)
+    for key, value in others.items():
+        if f"{prefix}{key}.".startswith(taken):
+            out[key] = value
+        elif isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+            out[key] = take_settings(out[key], value, taken, f"{prefix}{key}.")
+    return out
 
 
 def _leave_out(settings: Mapping[str, Any], left_out: tuple[str, ...], prefix: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import filelock
 
-from fedfault.config.changes import NO_CAUSE, hash_settings
+from fedfault.config.changes import MAY_CHANGE, hash_settings
 from fedfault.errors import UserError, quote, read_first_line
 from fedfault.records import RoundRecord
 from fedfault.runs.checkpoint import DAMAGE, FOLDER, About, hash_past, list_checkpoints, locate, read_about, take_past
@@ -33,9 +33,6 @@ from fedfault.runs.state import read_state, write_state
 from fedfault.storage import delete_scratch, write_atomically
 from fedfault.types.adapter import Layout
 from fedfault.types.algorithm import State
-
-# settings of which a run that goes on may have others; plug-ins have a hash of their own, and may lie elsewhere
-MAY_CHANGE = (*NO_CAUSE, "device", "federation.num_rounds", "plugins")
 
 
 class RunFolder:
@@ -114,12 +111,8 @@ class RunFolder:
         """The hash of the configuration that the run began with, without what may change; None if it is not known."""
         if self._settings is None and (self.path / MANIFEST).is_file():
             config = self.read_json(MANIFEST).get("config")
-            self._settings = None if config is None else hash_settings(_unask_personalise(config), MAY_CHANGE)
+            self._settings = None if config is None else hash_settings(config, MAY_CHANGE)
         return self._settings
-
-    def _hash_as_before(self) -> str:
-        """The hash in checkpoints of older versions, which counted `personalise`, though it may change."""
-        return hash_settings(self.read_json(MANIFEST)["config"], MAY_CHANGE)
 
     def append(self, record: RoundRecord) -> None:
         """Add a line to rounds.jsonl and wait until it is on disk."""
@@ -201,7 +194,7 @@ class RunFolder:
     def _check_past(self, about: About) -> None:
         """Raise `UserError` if a checkpoint is not the one that this run wrote after these records."""
         round = about.state["round"]
-        if None not in (about.config, now := self.config_hash) and about.config not in (now, self._hash_as_before()):
+        if not self._has_settings(about):
             raise UserError(
                 f"the checkpoint of round {round} in {self.checkpoints} belongs to a run with other settings than those in "
                 "manifest.json; restore the folder from a copy"
@@ -218,6 +211,14 @@ class RunFolder:
             f"{self.path / ROUNDS} is not what this run has written up to round {round}: lines were changed, added or lost. "
             f"Nothing is changed: restore the file from a copy{way}"
         )
+
+    def _has_settings(self, about: About) -> bool:
+        """Return whether a checkpoint is of the settings in the manifest; older checkpoints and manifests may not say."""
+        if None in (about.config, now := self.config_hash):
+            return True
+        config, counted = self.read_json(MANIFEST)["config"], tuple(key for key in MAY_CHANGE if key != "personalise")
+        older = (hash_settings(one, counted) for one in (config, {**config, "personalise": None}))
+        return about.config in (now, *older)  # older versions counted personalise, as it is or as if nobody had asked
 
     def _has_past(self, round: int) -> bool:
         """Return whether the records before this checkpoint are there as they were written."""
@@ -252,7 +253,3 @@ def _format_rounds(rounds: Sequence[int]) -> str:
             runs.append([t])
     parts = [f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
     return f"those of rounds {', '.join(parts)}" if parts else "none"
-
-
-def _unask_personalise(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: None if key == "personalise" else value for key, value in config.items()}

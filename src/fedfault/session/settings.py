@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fedfault.config.changes import NO_CAUSE, find_changes
+from fedfault.config.changes import CAN_CHANGE, MAY_CHANGE, NO_CAUSE, find_changes, take_settings
 from fedfault.config.files import spell_key, write_setting
 from fedfault.config.layers import parse_command_line
 from fedfault.config.loading import Loaded, load, load_resolved
@@ -17,7 +17,6 @@ from fedfault.runs.manifest import MANIFEST, find_bends
 from fedfault.session.claim import write_configuration
 
 ROUNDS = "federation.num_rounds"
-CAN_CHANGE = (ROUNDS, "personalise", "device", "logging.")  # settings of which a run that goes on can have others
 
 
 def find_own_settings(manifest: Mapping[str, Any], until: int | None = None) -> list[str]:
@@ -117,21 +116,10 @@ def record_settings(
     if changed or versions:
         manifest.setdefault("continued", []).append({"after": done, "changes": changed, "versions": dict(versions)})
     manifest |= {name: new for name, (_, new) in versions.items()}
-    manifest["config"] = loaded.resolved if began is None else _keep_others(began, loaded.resolved)
+    # without the keys that are new in this version: a checkpoint holds a hash of the settings that may not change
+    manifest["config"] = loaded.resolved if began is None else take_settings(began, loaded.resolved, MAY_CHANGE)
     write_configuration(folder.path, loaded)
     folder.write_json(MANIFEST, manifest)
-
-
-def _keep_others(began: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that the run began with, and of `now` those that may change: keys that are new in this version stay out.
-
-    A checkpoint holds a hash of the settings that may not.
-    """
-    rounds = {"num_rounds": now["federation"]["num_rounds"]}
-    changed = {
-        key: now[key] for key in ("experiment_name", "plugins", "device", "personalise", "logging") if key in now
-    }
-    return {**began, **changed, "federation": {**began["federation"], **rounds}}
 
 
 def _check_changes(folder: RunFolder, changes: Sequence[str]) -> set[str]:
@@ -139,9 +127,10 @@ def _check_changes(folder: RunFolder, changes: Sequence[str]) -> set[str]:
     given = {spell_key(key) for key in translate_layer(parse_command_line(changes))[0]}
     refused = sorted(key for key in given if not key.startswith(CAN_CHANGE) or key == "logging.results_dir")
     if refused:
+        allowed = ", ".join(key.rstrip(".") for key in CAN_CHANGE)
         raise UserError(
-            f"a run cannot go on with another {', '.join(refused)}; `fedfault resume` can change {ROUNDS}, personalise, "
-            f"device and logging. Go on in a run of its own: {_suggest_fork(folder, changes)}"
+            f"a run cannot go on with another {', '.join(refused)}; `fedfault resume` can change {allowed}. "
+            f"Go on in a run of its own: {_suggest_fork(folder, changes)}"
         )
     return given
 
