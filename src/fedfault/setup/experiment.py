@@ -197,7 +197,7 @@ def _prepare_next_tokens(
 def _prepare_responses(
     exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
 ) -> Prepared:
-    """The responses of conversations."""
+    """Conversations: their responses, or which of two is the better one; of the latter no answers are made."""
     template = choose_template(exp.model.chat_template, backbone.tokenizer, exp.model.name)
     say(describe_template(template, exp.model.chat_template, exp.model.name))
     dealt = split_into_responses(exp, corpus, template, backbone.separator, control=control)
@@ -205,18 +205,6 @@ def _prepare_responses(
     rows = None if general is None else Responses.from_blocks(general)
     asked = _ask_questions(exp, backbone, template, dealt, say) if exp.evaluation.generate else None
     return replace(_prepare_language(exp, backbone, model, say, dealt, rows, asked), template=template)
-
-
-def _prepare_preferences(
-    exp: Experiment, corpus: Corpus, backbone: Backbone, model: CohortModel, say: Say, control: bool
-) -> Prepared:
-    """Which of two responses is the better one."""
-    template = choose_template(exp.model.chat_template, backbone.tokenizer, exp.model.name)
-    say(describe_template(template, exp.model.chat_template, exp.model.name))
-    dealt = split_into_responses(exp, corpus, template, backbone.separator, control=control)
-    general = load_general(exp, backbone, model, say)
-    rows = None if general is None else Responses.from_blocks(general)
-    return replace(_prepare_language(exp, backbone, model, say, dealt, rows), template=template)
 
 
 def _make_preference_task(
@@ -319,7 +307,7 @@ def _prepare_language(
 PREPARE = {  # data.task_type -> what prepares it
     "causal_lm": _prepare_next_tokens,
     "instruction": _prepare_responses,
-    "preference": _prepare_preferences,
+    "preference": _prepare_responses,
     "classification": _prepare_labels,
     "regression": _prepare_labels,
 }
