@@ -81,9 +81,9 @@ def test_a_place_in_the_hubs_cache_is_named_by_repository_and_commit(tmp_path):
     below = tmp_path / "hub/datasets--org--my-data/snapshots/0abc/train.csv"
     below.parent.mkdir(parents=True)
     below.touch()
-    assert hub.name_place(below) == "Hugging Face Hub org/my-data at 0abc: train.csv"
-    assert hub.name_place(below.parent) == "Hugging Face Hub org/my-data at 0abc"
-    assert hub.name_place(tmp_path) == f"folder {tmp_path.resolve()}"
+    assert hub.name_place(hub.DataPath(below)) == "Hugging Face Hub org/my-data at 0abc: train.csv"
+    assert hub.name_place(hub.DataPath(below.parent)) == "Hugging Face Hub org/my-data at 0abc"
+    assert hub.name_place(hub.DataPath(tmp_path)) == f"folder {tmp_path.resolve()}"
 
 
 def test_a_folder_of_a_data_set_may_have_dots_in_its_name(monkeypatch, tmp_path):
@@ -96,7 +96,7 @@ def test_a_folder_of_a_data_set_may_have_dots_in_its_name(monkeypatch, tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
-    assert hub.fetch_data("hf://datasets/org/name@r1/v1.0", [".csv"]) == tmp_path / "v1.0"
+    assert hub.fetch_data("hf://datasets/org/name@r1/v1.0", [".csv"]) == hub.DataPath(tmp_path / "v1.0")
     assert asked == [("org/name", "r1", ["v1.0", "v1.0/*.csv"])]
 
 
@@ -129,6 +129,12 @@ def test_without_network_a_part_of_the_files_is_not_taken_for_the_whole(cached):
 
 
 def test_with_network_the_files_are_those_of_the_hub(cached, monkeypatch):
+    for number in range(3):
+        write_shard(cached, number)
+    before = build("corpus", "text", path="hf://datasets/org/name")
+    assert before.source == "Hugging Face Hub org/name at 0abc, from the local cache, which may hold a part of it"
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
-    write_shard(cached, 0)
+    assert (
+        build("corpus", "text", path="hf://datasets/org/name/data").source == "Hugging Face Hub org/name at 0abc: data"
+    )
     assert build("corpus", "text", path="hf://datasets/org/name").source == "Hugging Face Hub org/name at 0abc"

@@ -31,11 +31,11 @@ def ag_news(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
         splits, source = hub.load_splits(HUB)
         train, validation = (_make_documents(HUB, hub.list_rows(splits[s], "text", "label")) for s in ("train", "test"))
         return documents.make_corpus("ag_news", source, train, validation, keep_repeats=keep_repeats)
-    folder = files.find_folder(path, "ag_news")
-    own = sides.find_sides(folder, "ag_news")
+    place = files.find_folder(path, "ag_news")
+    own = sides.find_sides(place.path, "ag_news")
     train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own[:2])
     return documents.make_corpus(
-        "ag_news", hub.name_place(folder), train, validation, sides=own, keep_repeats=keep_repeats
+        "ag_news", hub.name_place(place), train, validation, sides=own, keep_repeats=keep_repeats
     )
 
 

@@ -138,12 +138,13 @@ def _read_examples(
             for part in ("train", "validation")
         )
         return source, None, train, validation
-    folder = _find_folder(task, files.find_folder(path, f"glue/{task.name}"))
+    place = files.find_folder(path, f"glue/{task.name}")
+    folder = _find_folder(task, place.path)
     own = sides.find_sides(folder, f"glue/{task.name}", names=VALIDATION_NAMES)
     train, validation = (
         [e for file in side for e in _parse_examples(task, file, files.read_rows(file))] for side in own[:2]
     )
-    return hub.name_place(folder), own, train, validation
+    return hub.name_place(place._replace(path=folder)), own, train, validation
 
 
 def _make_corpus(task: GlueTask, path: str | None, keep_repeats: bool = False) -> Corpus:

@@ -39,11 +39,11 @@ def reddit(*, path: str | None = None, keep_repeats: bool = False) -> Corpus:
             _make_documents(HUB, hub.list_rows(splits[s], "text", "labels")) for s in ("train", "validation")
         )
         return documents.make_corpus("reddit", source, train, validation, keep_repeats=keep_repeats)
-    folder = files.find_folder(path, "reddit")
-    own = sides.find_sides(folder, "reddit", inside=("data", CONFIG))
+    place = files.find_folder(path, "reddit")
+    own = sides.find_sides(place.path, "reddit", inside=("data", CONFIG))
     train, validation = ([d for file in side for d in _make_documents(file, files.read_rows(file))] for side in own[:2])
     return documents.make_corpus(
-        "reddit", hub.name_place(folder), train, validation, sides=own, keep_repeats=keep_repeats
+        "reddit", hub.name_place(place), train, validation, sides=own, keep_repeats=keep_repeats
     )
 
 

@@ -38,7 +38,8 @@ def stackoverflow(*, path: str | None = None, keep_repeats: bool = False) -> Cor
             f"stackoverflow is not read from the Hugging Face Hub; set data.path=FOLDER to a copy of {HOME}, "
             "or data.dataset=registers, which needs no files"
         )
-    folder = files.find_folder(path, "stackoverflow")
+    place = files.find_folder(path, "stackoverflow")
+    folder = place.path
     raw = next((place for place in (folder / "rawText", folder) if (place / TITLES).is_file()), None)
     if raw:
         own = sides.Sides([raw / TITLES], [], [])
@@ -47,7 +48,7 @@ def stackoverflow(*, path: str | None = None, keep_repeats: bool = False) -> Cor
         own = sides.sort_files(folder, _find_tables(folder))
         train, validation = ([d for file in side for d in _read_table(file)] for side in own[:2])
     return documents.make_corpus(
-        "stackoverflow", hub.name_place(folder), train, validation, sides=own, keep_repeats=keep_repeats
+        "stackoverflow", hub.name_place(place), train, validation, sides=own, keep_repeats=keep_repeats
     )
 
 

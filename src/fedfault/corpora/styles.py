@@ -69,7 +69,8 @@ def styles(*, path: str | None = None) -> Corpus:
     """
     if path is None:
         return _load_from_hub()
-    folder = files.find_folder(path, "styles")
+    place = files.find_folder(path, "styles")
+    folder = place.path
     found = [place for place in PLACES if (folder / place).exists()]
     if len({PLACES[place][0].style for place in found}) < 2:
         wanted = "; ".join(f"{place} ({source.style})" for place, (source, _) in PLACES.items())
@@ -78,14 +79,14 @@ def styles(*, path: str | None = None) -> Corpus:
             f"where they are looked for: {wanted}"
         )
     key = (CHARACTERS, SIZE, str(folder.resolve()), _stamp_files(folder, found))
-    return documents.load_or_make("styles", key, lambda: _load_from_folder(folder, found))
+    return documents.load_or_make("styles", key, lambda: _load_from_folder(place, found))
 
 
-def _load_from_folder(folder: Path, places: Iterable[str]) -> Corpus:
+def _load_from_folder(folder: hub.DataPath, places: Iterable[str]) -> Corpus:
     parts: dict[Source, list[Passage]] = {}
     for place in places:
         source, read = PLACES[place]
-        parts.setdefault(source, []).extend(read(folder / place))
+        parts.setdefault(source, []).extend(read(folder.path / place))
     return _make_corpus(f"{hub.name_place(folder)}: {', '.join(places)}", parts)
 
 

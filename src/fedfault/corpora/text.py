@@ -49,8 +49,8 @@ def text(
     """
     if not path:
         raise UserError("the corpus text needs data.path=FILE or FOLDER")
-    found = files.find_path(path)
-    source = hub.name_place(found)
+    place = files.find_path(path)
+    found, source = place.path, hub.name_place(place)
     own = _find_files(found)
     if own.train[0].suffix.lower() == ".txt":
         wanted = ("text_columns", text_columns), ("columns", columns)

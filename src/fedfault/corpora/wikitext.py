@@ -33,17 +33,15 @@ def wikitext(*, path: str | None = None) -> Corpus:
         splits, source = hub.load_splits(HUB, CONFIG)
         train, validation = (split_articles("".join(splits[part]["text"])) for part in ("train", "validation"))
         return documents.make_corpus("wikitext", source, train, validation)
-    folder = files.find_path(path)
-    if not folder.is_dir():
-        raise UserError(f"data.path={path}: wikitext reads a folder; for a file use data.dataset=text")
-    seen = sides.list_files(folder, (".txt", ".raw", ".tokens", ".parquet"))
+    place = files.find_folder(path, "wikitext")
+    seen = sides.list_files(place.path, (".txt", ".raw", ".tokens", ".parquet"))
     found = sides.group_by_part(seen)
     used = [found[name] for name in ("train", *sides.VALIDATION_NAMES) if name in found][:2]
     if not used:
         raise UserError(f"data.path={path}: no file called train, valid or test with the ending .txt, .raw or .parquet")
     own = sides.Sides.of(used[0], used[1] if len(used) > 1 else [], seen)
     train, validation = ([d for file in side for d in split_articles(_read_text(file))] for side in own[:2])
-    source = f"{hub.name_place(folder)}: {', '.join(file.name for side in used for file in side)}"
+    source = f"{hub.name_place(place)}: {', '.join(file.name for side in used for file in side)}"
     return documents.make_corpus("wikitext", source, train, validation, sides=own)
 
 

@@ -175,7 +175,7 @@ def _offer_columns(exp: Experiment, setting: str) -> str:
     if data.path is None or setting not in list_options(find_builder("corpus", data.dataset.name)):
         return ""
     used = [*(data.text_columns or ["text"]), data.topic_column, data.group_column]
-    found = find_naming_columns(find_path(data.path), used)
+    found = find_naming_columns(find_path(data.path).path, used)
     each = [f"{name} ({count:,} different values)" for name, count in found.items()]
     return f". Columns that data.{setting} could name: {', '.join(each)}" if each else ""
 

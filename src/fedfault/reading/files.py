@@ -25,24 +25,24 @@ _LONGEST_FIELD = 2**31 - 1  # the csv module refuses fields of more than 131,072
 Row = dict[str, Any]
 
 
-def find_path(path: str | Path) -> Path:
-    """The path with `~` expanded, or that of the local copy of hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE].
+def find_path(path: str | Path) -> hub.DataPath:
+    """Find a path, with `~` expanded, or the local copy of hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE].
 
     Raises `UserError` if nothing is there.
     """
-    on_hub = str(path).startswith(hub.SCHEME)
-    found = hub.fetch_data(str(path), (*TABLES, ".json", *TEXTS)) if on_hub else expand_home(path, "data.path")
-    if not found.exists():
+    if str(path).startswith(hub.SCHEME):
+        return hub.fetch_data(str(path), (*TABLES, ".json", *TEXTS))
+    if not (found := expand_home(path, "data.path")).exists():
         parent = found.parent
         near = suggest(found.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else f" (nor is {parent})"
         raise UserError(f"data.path={path}: no such file or folder{near}")
-    return found
+    return hub.DataPath(found)
 
 
-def find_folder(path: str | Path, dataset: str) -> Path:
-    """The folder that the corpus `dataset` reads. Raises `UserError` if there is none or if it is a file."""
+def find_folder(path: str | Path, dataset: str) -> hub.DataPath:
+    """Find the folder that the corpus `dataset` reads. Raises `UserError` if there is none or if it is a file."""
     found = find_path(path)
-    if not found.is_dir():
+    if not found.path.is_dir():
         raise UserError(f"data.path={path}: {dataset} reads a folder; for a file use data.dataset=text")
     return found
 

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedfault.errors import UserError
 
@@ -17,13 +17,16 @@ SCHEME = "hf://"  # of an address on the Hub
 TIMEOUT = 3.0  # seconds to find out that nobody answers; the Hub's own clients ask again and again for a minute
 
 _ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+(?:@[^/]*)?)(/.*)?")
-_SNAPSHOT = re.compile(
-    r"/datasets--(.+?)/snapshots/(\w+)(?:/(.+))?$"
-)  # where the Hub's libraries keep a commit's files
-
-
+# where the Hub's libraries keep a commit's files
+_SNAPSHOT = re.compile(r"/datasets--(.+?)/snapshots/(\w+)(?:/(.+))?$")
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(?:-[0-9a-f]+)?(\.\w+)")  # one of the files that a split is cut into
-_UNASKED: set[Path] = set()  # folders of the cache that this process has read while nobody answered
+
+
+class DataPath(NamedTuple):
+    """A folder or file that data is read from."""
+
+    path: Path
+    asked: bool = True  # False where the Hub did not answer: its cache may hold a part of a folder
 
 
 def load_splits(dataset: str, config: str | None = None) -> tuple[Any, str]:
@@ -58,8 +61,8 @@ def split_revision(name: str, option: str) -> tuple[str, str | None]:
     return repository, revision or None
 
 
-def fetch_data(address: str, endings: Iterable[str]) -> Path:
-    """Fetch a data set's files with these endings into the local cache; returns the folder or file that `address` names.
+def fetch_data(address: str, endings: Iterable[str]) -> DataPath:
+    """Fetch a data set's files with these endings into the local cache; returns the place that `address` names.
 
     address: hf://datasets/ORG/NAME[@REVISION][/FOLDER or FILE], as the Hub's own libraries write it. Without network the
     copy in the cache is used. Raises `UserError` if there is none, if files of a numbered row are missing in it, or if the
@@ -78,15 +81,14 @@ def fetch_data(address: str, endings: Iterable[str]) -> Path:
             folder = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=wanted)
     except Exception as error:  # whatever a download runs into, the ways out are the same
         raise _explain_failure(address, error) from error
-    if not (place := Path(folder, below)).exists():
+    if not (path := Path(folder, below)).exists():
         raise UserError(
             f"data.path={address}: nothing of that name in the data set, or no file in it that ends in one of "
             f"{', '.join(endings)}; data sets that are made by a script of their own cannot be read"
         )
-    if not answers and place.is_dir():
-        _check_shards(address, place, endings)
-    (_UNASKED.discard if answers else _UNASKED.add)(place)
-    return place
+    if not answers and path.is_dir():
+        _check_shards(address, path, endings)
+    return DataPath(path, asked=answers)
 
 
 def _check_shards(address: str, folder: Path, endings: tuple[str, ...]) -> None:
@@ -104,21 +106,18 @@ def _check_shards(address: str, folder: Path, endings: tuple[str, ...]) -> None:
             )
 
 
-def name_place(place: Path) -> str:
+def name_place(place: DataPath) -> str:
     """Name the folder or file that data was read from; what lies in the Hub's cache by repository and commit.
 
-    >>> name_place(Path("/x/datasets--org--name/snapshots/0abc/train.csv"))
+    >>> name_place(DataPath(Path("/x/datasets--org--name/snapshots/0abc/train.csv")))
     'Hugging Face Hub org/name at 0abc: train.csv'
     """
-    if found := _SNAPSHOT.search(place.absolute().as_posix()):
+    path, asked = place
+    if found := _SNAPSHOT.search(path.absolute().as_posix()):
         name, commit, below = found.groups()
-        part = (
-            ", from the local cache, which may hold a part of it"
-            if place.is_dir() and {place, *place.parents} & _UNASKED
-            else ""
-        )
+        part = "" if asked or not path.is_dir() else ", from the local cache, which may hold a part of it"
         return f"Hugging Face Hub {name.replace('--', '/')} at {commit}" + (f": {below}" if below else "") + part
-    return f"{'folder' if place.is_dir() else 'file'} {place.resolve()}"
+    return f"{'folder' if path.is_dir() else 'file'} {path.resolve()}"
 
 
 def _explain_failure(name: str, error: Exception) -> UserError:
