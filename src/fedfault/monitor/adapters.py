@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from fedfault.errors import UserError, join_names
+from fedfault.monitor.losses import SERVER
 from fedfault.monitor.tensors import Stored, list_tensors
 from fedfault.runs.files import read_json
 
 PATTERN = "round_{round}/client_{client}"
-SERVER = ("server", "global")  # names of the server's adapter in the place of a client's
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FACTOR = re.compile(r"(?P<site>.+)\.lora_(?:embedding_)?(?P<factor>[AB])(?:\.(?!bias)\w+)*")
 WRAPPED = "base_model.model."  # before the name that a layer has in the model: PEFT's wrapper and tuner

@@ -20,7 +20,7 @@ COLUMNS = {  # what may be there -> what it is
     "examples": "by how much a client counts in the mean",
 }
 NEEDED = ("round", "loss")
-SERVER = ("server", "global")
+SERVER = ("server", "global")  # names of the server in the place of a client's, also of its adapter
 ABSENT = "-"  # a cell of an optional column where nothing was measured
 
 
