@@ -112,6 +112,22 @@ def test_every_flag_of_the_scripts_at_the_root_is_in_the_page_about_the_command_
     assert f"`{flag}" in (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("kind", registry.FOLDERS)
+def test_a_component_of_every_kind_has_its_folder_in_the_pages_about_adding_one(kind):
+    folder = registry.FOLDERS[kind].removeprefix("fedfault.")
+    assert f"\n| {kind} | `{folder}` | `" in (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+    assert f"`{folder}/`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_page_about_installing_has_every_extra():
+    extras = re.search(
+        r"^\[project\.optional-dependencies\]$(.*?)^\[", (ROOT / "pyproject.toml").read_text("utf-8"), re.M | re.S
+    )
+    names = re.findall(r"^(\w+) = \[", extras[1], re.M)
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "install.md").read_text(encoding="utf-8"), re.M)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(names)
+
+
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))

@@ -3,8 +3,8 @@
 A detector is a function without required arguments, registered as `@register("detector")`, that returns a
 `records.Detector`. Its contract:
 
-* `read(records, scale)` is a pure function of the records and gives readings of recorded rounds, in order. The reading of a
-  round does not depend on later rounds: a run that goes on is judged as it will be judged in the end.
+* `follow(records, scale)` is a generator that gives for every record in turn its reading, or None. It is a pure function of
+  the records, and the reading of a round does not depend on later rounds: a run that goes on is judged as in the end.
 * It is silent on no history, on a short one and on a healthy one, and does without what was not measured.
 * `reads` names what has to be measured (`records.is_recorded`): without it there is no reading, and a run that lacks it is
   told so.
