@@ -98,6 +98,9 @@ def test_a_fork_and_a_comparison_have_numbers(made):
     assert list(found.table.index) == ["quickstart", "quickstart-fork"]
     assert {run.name for run in ff.runs(made.folder.parent)} == {"quickstart", "quickstart-fork"}
     assert ff.diagnose(made).verdict == made.verdict
+    for option in ({"csv": "a.csv"}, {"frozen": ["lora_A"]}, {"server": "s"}, {"pattern": "p"}, {"overwrite": True}):
+        with pytest.raises(ff.UserError, match="and not both"):
+            ff.diagnose(made, **option)
 
 
 def test_a_round_is_a_whole_number_of_any_kind_and_nothing_else(made, monkeypatch):

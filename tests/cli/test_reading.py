@@ -63,6 +63,14 @@ def test_a_folder_where_a_file_should_be_or_a_file_for_a_folder_is_named(fedfaul
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("option", [["--frozen", "lora_A"], ["--pattern", "{round}/{client}"], ["--overwrite"]])
+def test_what_is_about_files_is_refused_beside_a_run(fedfault, tmp_path, option):
+    status, _, err = fedfault("diagnose", str(tmp_path), *option)
+    assert status == 2
+    assert "the other options are for --adapters and --csv without one" in " ".join(err.split())
+
+
+@pytest.mark.slow
 def test_a_list_that_no_run_fits_into_says_so_and_writes_no_page(fedfault, tmp_path):
     write(tmp_path / "a b" / "run")
     folder = str(tmp_path / "a b")

@@ -88,7 +88,7 @@ def check(
 def resume(run: Where, settings: Mapping[str, Any] | None = None, *, quiet: bool = False, **changes: Any) -> Run:
     """Continue a run that was stopped, to the same numbers as without the stop, or a run to more rounds.
 
-    settings and changes, as of `fedfault.run`: what may change, such as `federation__num_rounds`; device, logging.
+    settings and changes, as of `fedfault.run`, of what can change: federation.num_rounds, personalise, device, logging.
     """
     from fedfault.session.start import resume_run
 
@@ -222,8 +222,14 @@ def diagnose(
     adapters, csv and the rest as in the command (docs/monitor.md); out: the run folder that is then written, which has to be
     named. Raises `UserError` where the files do not fit, and where both are given.
     """
-    if run is not None and (adapters or csv or out):
-        raise UserError("diagnose a run, or the files of another program by adapters= and csv=, and not both")
+    from fedfault.monitor.adapters import PATTERN
+
+    of_files = adapters or csv or out or server or take_list(frozen) or overwrite or pattern != PATTERN
+    if run is not None and of_files:
+        raise UserError(
+            "diagnose a run, or the files of another program by adapters= and csv=, which pattern, server, frozen, out and "
+            "overwrite are about, and not both"
+        )
     if run is None:
         from fedfault.monitor.files import diagnose_files
 

@@ -129,7 +129,9 @@ def diagnose(
 
     Needs no model and no data. docs/monitor.md says how files should look.
     """
-    if run is not None and (adapters or csv or out or frozen or server or overwrite):
+    from fedfault.monitor.adapters import PATTERN
+
+    if run is not None and (adapters or csv or out or frozen or server or overwrite or pattern != PATTERN):
         raise UserError(
             "a run folder has all that is needed; the other options are for --adapters and --csv without one"
         )
