@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 
 import pytest
 
+import fedfault as ff
 from fedfault import __version__
+from fedfault.config.changes import CAN_CHANGE
 
 
 @pytest.mark.slow
@@ -37,6 +40,12 @@ def test_help_is_grouped_and_breaks_no_word(fedfault, monkeypatch, columns):
         assert (status, "Example:" in out, "\\[" in out) == (0, True, False)
         assert max(map(len, out.splitlines())) <= int(columns)
         assert not {"\x1b", "…"} & set(out)  # no colour, no word that is cut off
+
+
+def test_the_help_of_resume_names_all_that_can_change(fedfault):
+    _, out, _ = fedfault("resume", "--help")
+    for said in (out, ff.resume.__doc__):
+        assert {key.rstrip(".") for key in CAN_CHANGE} <= set(re.findall(r"[\w.]*\w", said))
 
 
 def test_the_version_is_printed(fedfault):

@@ -81,7 +81,7 @@ def resume(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="settings that may change, such as more federation.num_rounds; device, logging",
+            help="settings that can change: federation.num_rounds (more of them), personalise, device, logging",
         ),
     ] = None,
     quiet: Quiet = False,
