@@ -34,6 +34,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Runs end without a report, whose drawing takes seconds, but in tests that are marked `draws`."""
+    if "draws" not in request.keywords:
+        monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
+
+
 @pytest.fixture(autouse=True)
 def _cache_in_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -25,15 +25,12 @@ from fedfault.session.start import resume_run
 from fedfault.setup.experiment import prepare
 from small import SMALL, start
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 QUIET = Progress(quiet=True)
 APART = Clusters((0, 1, 0), {2: 0.9}, 0.5, 0.025, 0.025)
 ALIKE = Clusters((0, 0, 0), {2: 0.1}, 0.5, 0.8, 0.8)
 SHORT = ["federation.num_rounds=2", "evaluation.general=none"]
-
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 def small(folder, *words):

@@ -23,13 +23,8 @@ from fedfault.session.start import resume_run, start_run
 from fedfault.setup.experiment import prepare
 from small import final
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]
 READY = Lender()
-
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 def read_scores(folder: RunFolder) -> list[object]:

@@ -31,10 +31,7 @@ from fedfault.testing.toys import LowRank, federation
 from flowers import RUNS, same
 from small import SMALL
 
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
+pytestmark = pytest.mark.usefixtures("without_report")
 
 
 def loaded(folder, *changes):

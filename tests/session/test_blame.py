@@ -18,13 +18,8 @@ from fedfault.session.blame import _check_same, blame_run
 from fedfault.session.progress import Progress
 from small import start
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("without_report")]
 QUIET = Progress(quiet=True)
-
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 @pytest.fixture(scope="module")

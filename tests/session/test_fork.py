@@ -21,12 +21,9 @@ from fedfault.session.start import resume_run, start_run
 from fedfault.testing.toys import LowRank, federation
 from small import SMALL
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 QUIET = Progress(quiet=True)
-
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,11 @@ def sevens():
 WITH = ["plugins=[mine.py]", "federation.algorithm=sign_step", "data.partition=by_length"]
 
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
+
 @pytest.fixture(autouse=True)
-def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
+def _keep_plugins():
     with registry.keep_plugins():
         yield
 

@@ -16,13 +16,10 @@ from fedfault.session.start import resume_run, start_run
 from fedfault.setup.experiment import prepare
 from small import SMALL
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 QUIET = Progress(quiet=True)
 WILD = ["training.lr=0.5", "federation.num_rounds=4", "detectors.calibration=none"]
-
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 def run(folder, *words, **options):

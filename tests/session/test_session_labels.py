@@ -25,6 +25,8 @@ from glue import glue, sentence
 from small import final
 from tiny import tiny_bert, tiny_bert_tokenizer
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 SMALL = {
     "data.dataset": "glue/sst2", "data.task_type": "classification", "data.partition": "{name: dirichlet, alpha: 1.0}",
     "federation.total_clients": "3", "federation.participation_rate": "0.7", "federation.num_rounds": "3",
@@ -74,12 +76,6 @@ def small_micro(data, tmp_path_factory) -> RunFolder:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
         return run(data, tmp_path_factory.mktemp("results"), federation__num_rounds="1")
-
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch, request):
-    if "draws" not in request.keywords:
-        monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 @pytest.mark.slow

@@ -24,13 +24,8 @@ from fedfault.session.settings import record_settings
 from fedfault.session.start import resume_run, start_run
 from fedfault.studies.mitigate import read_experiment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]
 READY = Lender()
-
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 @pytest.fixture(scope="module")

@@ -24,18 +24,11 @@ from small import final
 
 PROBED = ["metrics.gradients=true", "metrics.representation=true", "metrics.attention=true"]
 SMALL = [*small.SMALL, *PROBED]  # what probes remember survives a kill too
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]
 
 
 def start(folder: Path, *changes: str, **options) -> RunFolder:
     return small.start(folder, *PROBED, *changes, **options)
-
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch, request):
-    """Seconds of drawing are spent only where a test asks for the report."""
-    if "draws" not in request.keywords:
-        monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,14 @@ from fedfault.runs.folder import RunFolder
 from fedfault.studies import doors, file, mitigate, runner
 from small import SMALL, start
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 APART = Clusters((0, 1, 0), {2: 0.9}, 0.5, 0.025, 0.025)
 ALIKE = Clusters((0, 0, 0), {2: 0.1}, 0.5, 0.8, 0.8)
 SHORT = [
     "federation.num_rounds=2", "evaluation.general=none", "metrics.representation=false", "metrics.attention=false",
     "metrics.gradients=false",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _without_report(monkeypatch):
-    monkeypatch.setattr("fedfault.report.render.render_report", lambda path: path / "report.html")
 
 
 @pytest.fixture
