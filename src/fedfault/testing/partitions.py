@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from fedfault.errors import UserError
-from fedfault.registry import read_summary
 from fedfault.seeds import rng
 from fedfault.testing.decks import documents
-from fedfault.testing.rules import RuleBroken, Subject, expect, rule
+from fedfault.testing.rules import RuleBroken, Subject, expect, expect_line, rule
 from fedfault.types.corpus import Deal, Document
 
 KIND = "partition"
@@ -172,5 +171,4 @@ def a_large_corpus_over_a_thousand_clients_is_dealt_in_time(subject: Subject) ->
 @rule(KIND)
 def the_first_line_of_the_docstring_fits_a_list(subject: Subject) -> None:
     """`fedfault list` prints the first line of the docstring: 20 to 120 characters."""
-    line = read_summary(subject.builder)
-    expect(20 <= len(line) <= 120, f"{len(line)} characters: {line!r}")
+    expect_line(subject.builder)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from fedfault.options import check_options
-from fedfault.registry import load_builders
+from fedfault.options import check_options, list_options
+from fedfault.registry import load_builders, read_summary
 
 
 class RuleBroken(AssertionError):
@@ -72,6 +72,18 @@ def expect(holds: object, otherwise: str) -> None:
     """Raises `RuleBroken` with what was found instead, unless something holds; `python -O` does not switch it off."""
     if not holds:
         raise RuleBroken(otherwise)
+
+
+def expect_line(builder: Callable[..., Any]) -> None:
+    """Raises `RuleBroken` unless the first line of the docstring, which `fedfault list` prints, has 20 to 120 characters."""
+    line = read_summary(builder)
+    expect(20 <= len(line) <= 120, f"{len(line)} characters: {line!r}")
+
+
+def expect_chosen_by_name(builder: Callable[..., Any]) -> None:
+    """Raises `RuleBroken` with the options that have no default: with these, its name alone would not choose it."""
+    missing = [key for key, option in list_options(builder).items() if option.default is option.empty]
+    expect(not missing, f"no default for {', '.join(missing)}")
 
 
 def expect_close(got: Any, wanted: Any, what: str, *, rtol: float = 1e-5, atol: float = 1e-5) -> None:

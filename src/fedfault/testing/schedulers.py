@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from fedfault.options import list_options
-from fedfault.registry import read_summary
 from fedfault.scheduling import Allocation, Report, Scheduler, Situation
 from fedfault.testing.cohorts import CLIENTS, history, permute, remember, situation
-from fedfault.testing.rules import Subject, expect, rule
+from fedfault.testing.rules import Subject, expect, expect_chosen_by_name, expect_line, rule
 
 KIND = "scheduler"
 FEWEST, MOST, SECONDS = 20, 100, 0.5
@@ -200,10 +199,8 @@ def no_clock_and_no_bare_except_is_in_the_code(subject: Subject) -> None:
 @rule(KIND)
 def its_options_have_defaults(subject: Subject) -> None:
     """A scheduler can be chosen by its name alone, and the first line of its docstring has 20 to 120 characters."""
-    line = read_summary(subject.builder)
-    expect(20 <= len(line) <= 120, f"{len(line)} characters: {line!r}")
-    missing = [key for key, option in list_options(subject.builder).items() if option.default is option.empty]
-    expect(not missing, f"no default for {', '.join(missing)}")
+    expect_line(subject.builder)
+    expect_chosen_by_name(subject.builder)
 
 
 @rule(KIND)

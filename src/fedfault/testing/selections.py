@@ -7,11 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedfault.options import list_options
-from fedfault.registry import read_summary
 from fedfault.scheduling import Candidates, Selection
 from fedfault.testing.cohorts import choose
-from fedfault.testing.rules import Subject, expect, rule
+from fedfault.testing.rules import Subject, expect, expect_chosen_by_name, expect_line, rule
 from fedfault.types.algorithm import TRAITS
 
 KIND = "selection"
@@ -139,7 +137,5 @@ def it_says_by_what_it_selects(subject: Subject) -> None:
 @rule(KIND)
 def its_options_have_defaults(subject: Subject) -> None:
     """It can be chosen by its name alone, and the first line of its docstring has 20 to 120 characters."""
-    line = read_summary(subject.builder)
-    expect(20 <= len(line) <= 120, f"{len(line)} characters: {line!r}")
-    missing = [key for key, option in list_options(subject.builder).items() if option.default is option.empty]
-    expect(not missing, f"no default for {', '.join(missing)}")
+    expect_line(subject.builder)
+    expect_chosen_by_name(subject.builder)
