@@ -103,6 +103,28 @@ def test_a_fork_and_a_comparison_have_numbers(made):
             ff.diagnose(made, **option)
 
 
+def test_scores_of_the_harness_are_in_the_report_as_after_the_command(made, monkeypatch):
+    row = {
+        "model": "base",
+        "round": 0,
+        "task": "my_riddles",
+        "metric": "acc",
+        "filter": "none",
+        "value": 0.5,
+        "error": 0.1,
+    }
+    file = made.folder / "benchmarks.json"
+    monkeypatch.setattr(
+        "fedfault.api.harness.evaluate_run", lambda *_, **__: file.write_text(json.dumps({"rows": [row]}))
+    )
+    page = made.folder / "report.html"
+    assert "my_riddles" not in page.read_text(encoding="utf-8")
+    found = ff.evaluate(made, ["my_riddles"])
+    assert [one["task"] for one in found.data.benchmarks] == ["my_riddles"]
+    assert "my_riddles" in page.read_text(encoding="utf-8")
+    file.unlink()
+
+
 def test_a_round_is_a_whole_number_of_any_kind_and_nothing_else(made, monkeypatch):
     asked: list = []
     monkeypatch.setattr(

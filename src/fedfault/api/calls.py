@@ -257,12 +257,17 @@ def diagnose(
 
 @name_place()
 def evaluate(run: Where, tasks: Sequence[str], round: int | None = None, *, clients: bool = False) -> Run:
-    """Score a run's model beside its base by lm-evaluation-harness; the run that is returned has `data.benchmarks`."""
+    """Score a run's model beside its base by lm-evaluation-harness, also in its report.
+
+    The run that is returned has the scores in `data.benchmarks`, a row for every model, task and metric.
+    """
     from fedfault.api.harness import evaluate_run
+    from fedfault.report.render import render_report
 
     folder = _find_folder(run)
     at = None if round is None else take_whole(round, "round")
     evaluate_run(Run(folder), take_list(tasks), at, clients=clients)
+    render_report(folder)
     return Run(folder)
 
 
