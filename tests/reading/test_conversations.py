@@ -377,3 +377,19 @@ def test_an_instruction_with_an_input_is_not_the_one_that_says_both(tmp_path):
     corpus = text(path=write_rows(tmp_path / "a.jsonl", rows))
     assert {own.turns[0].input for own in corpus.conversations.values()} == {"", "b"}
     assert len(corpus.train) == len(corpus.validation) == 1
+
+
+def test_several_pairs_of_one_prompt_are_never_on_both_sides(tmp_path):
+    rows = [{"prompt": f"Which {n // 8}?", "chosen": f"best {n // 8}", "rejected": f"bad {n}"} for n in range(240)]
+    corpus = text(path=write_rows(tmp_path / "a.jsonl", rows))
+    trained, tried = ({corpus.conversations[d.text].turns for d in side} for side in (corpus.train, corpus.validation))
+    assert len(tried) == 3
+    assert not trained & tried
+
+
+def test_the_opening_of_a_conversation_is_what_is_said_before_the_first_response():
+    roles = ("system", "user", "assistant", "user", "assistant")
+    messages = [{"role": role, "content": f"{role} {n}"} for n, role in enumerate(roles)]
+    assert read_conversation(PLACE, {"messages": messages}, {"messages": "messages"}).opening == "system 0\nuser 1"
+    row = {"instruction": "Add", "input": "1 + 2", "output": "3"}
+    assert read_conversation(PLACE, row, {part: part for part in row}).opening == "Add\n1 + 2"

@@ -185,3 +185,47 @@ def test_pieces_are_at_most_as_long_as_asked_unless_a_line_is_longer():
     cut = list(join_and_cut(["x" * 30, "a b\n" * 20, "y"], "\n", size=10))
     assert cut[0] == "x" * 30
     assert all(len(piece) <= 10 for piece in cut[1:])
+
+
+def say_prompts(documents: int, each: int):
+    """Documents that are conversations, `each` of them to a prompt, and the prompt of each text."""
+    made = [Document(f"question {n // each}?\nanswer {n}", "a") for n in range(documents)]
+    return made, {d.text: d.text.split("\n")[0] for d in made}
+
+
+@pytest.mark.parametrize("each", [2, 5, 40])
+def test_conversations_that_begin_with_one_prompt_stay_on_one_side(each):
+    documents, openings = say_prompts(400, each)
+    made = make_corpus("c", "s", documents, openings=openings)
+    trained, tried = ({openings[d.text] for d in side} for side in (made.train, made.validation))
+    assert not trained & tried
+    assert len(made.validation) == 40
+    assert made.tally.prompts == 0
+    assert set(made.validation) == set(make_corpus("c", "s", documents[::-1], openings=openings).validation)
+
+
+def test_a_prompt_of_its_own_for_each_conversation_changes_nothing():
+    documents, openings = say_prompts(400, 1)
+    assert make_corpus("c", "s", documents, openings=openings) == make_corpus("c", "s", documents)
+
+
+def test_prompts_with_many_responses_are_not_held_back_before_others():
+    rare = [Document(f"rare {n}?\nanswer", "a") for n in range(500)]
+    often = [Document(f"often {n // 10}?\nanswer {n}", "a") for n in range(500)]
+    openings = {d.text: d.text.split("\n")[0] for d in (*rare, *often)}
+    held = make_corpus("c", "s", [*rare, *often], openings=openings).validation
+    assert 0.25 < sum(d.text.startswith("rare") for d in held) / len(held) < 0.75
+
+
+def test_conversations_that_all_have_one_prompt_are_split_and_that_is_said():
+    documents, openings = say_prompts(40, 40)
+    made = make_corpus("c", "s", documents, openings=openings)
+    assert (len(made.train), len(made.validation), made.tally.prompts) == (36, 4, 4)
+    assert made.tally.describe()[-1].startswith("4 validation conversations begin with a prompt that training has too")
+
+
+def test_prompts_of_validation_files_that_training_has_are_counted():
+    documents, openings = say_prompts(40, 2)
+    made = make_corpus("c", "s", documents[:35], documents[35:], openings=openings)
+    assert made.tally.prompts == 1  # the second answer to question 17
+    assert (len(made.train), len(made.validation)) == (35, 5)

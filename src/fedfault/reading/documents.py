@@ -7,10 +7,11 @@ conversations are the same if their turns are. The rules, in this order:
 1. Texts without any character but white space are dropped; white space at both ends is cut off.
 2. Of texts that are the same the first is kept, whatever topics they have; `keep_repeats` keeps all.
 3. A source with its own validation (or test) part keeps it, and train loses every text that is also in there.
-   Otherwise the texts of each topic with the smallest hashes go to validation, copies together: which ones depends on
-   the texts, not on their order.
+   Otherwise the texts of each topic with the smallest hashes go to validation, copies together, and so do conversations
+   that begin with one prompt: which ones depends on the texts, not on their order.
 
-How many each rule drops is counted, and so are the texts in train that differ from one in validation in signs alone.
+How many each rule drops is counted, and so are the texts in train that differ from one in validation in signs alone, and
+the conversations in validation whose prompt is in train.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedfault.errors import UserError
@@ -107,34 +108,68 @@ def _sift_documents(
 
 
 def split_off_validation(
-    documents: Sequence[Document], hashes: Sequence[int], fraction: float = VALIDATION
+    documents: Sequence[Document],
+    hashes: Sequence[int],
+    fraction: float = VALIDATION,
+    openings: Mapping[str, str] | None = None,
 ) -> tuple[list[Document], list[Document]]:
     """Split documents into train and validation: the `fraction` of each topic with the smallest hashes validates (rule 3).
 
     A topic of two or more texts is in both parts; a topic of one text is in train. Copies of a text, which have one hash,
-    stay together. Raises `UserError` if there are fewer than two different texts.
+    stay together. So do conversations that begin with one prompt, by `openings` (text -> prompt), of which no more than
+    the fraction validates where that can be; only where no topic has two prompts they are split like other texts.
+    Raises `UserError` if there are fewer than two different texts.
 
     >>> documents = [Document("One.", "a"), Document("Two.", "a"), Document("two.", "b")]
     >>> train, validation = split_off_validation(documents, [hash_text(d.text) for d in documents])
     >>> len(train), len(validation)
     (2, 1)
     """
-    kept = dict(reversed(list(zip(hashes, documents, strict=True))))  # the first of each text
+    openings = openings or {}
+    kept: dict[int, Document] = {}  # the first of each text
+    prompts: dict[int, list[int]] = {}  # of a prompt -> the texts that begin with it; text without one is its own
+    ranks: dict[int, tuple[int, int]] = {}
+    for h, document in zip(hashes, documents, strict=True):
+        if h not in kept:
+            kept[h] = document
+            ranks[h] = hash_letters(document.text), h
+            opening = openings.get(document.text)
+            prompts.setdefault(h if opening is None else hash_text(opening), []).append(h)
     if len(kept) < 2:
         raise UserError("only one text; train and validation need at least one each")
-    order = sorted(kept, key=lambda h: (hash_letters(kept[h].text), h))
-    members: dict[str, list[int]] = {}  # topic -> its texts, smallest hash first
-    for h in order:
-        members.setdefault(kept[h].topic, []).append(h)
-    held: set[int] = set()
-    for own in members.values():
-        held.update(own[: min(max(round(fraction * len(own)), 1), len(own) - 1)])
+    for prompt, own in prompts.items():
+        if len(own) > 1:  # by the prompt itself: of many texts the smallest hash would be small
+            ranks[own[0]] = hash_letters(openings[kept[own[0]].text]), prompt
+    each = [[h] for h in kept]
+    held = _hold_fraction(kept, prompts.values(), ranks, fraction) or _hold_fraction(kept, each, ranks, fraction)
     if not held:  # every text has a topic of its own
-        held.add(order[0])
+        held.add(min(kept, key=ranks.__getitem__))
     sides: tuple[list[Document], list[Document]] = ([], [])
     for h, document in zip(hashes, documents, strict=True):
         sides[h in held].append(document)
     return sides
+
+
+def _hold_fraction(
+    kept: Mapping[int, Document], groups: Iterable[list[int]], ranks: Mapping[int, tuple[int, int]], fraction: float
+) -> set[int]:
+    """Hold back whole groups of texts, those of the lowest rank, up to the fraction of each topic that has two groups."""
+    members: dict[str, list[list[int]]] = {}  # topic -> its groups, the lowest rank first
+    for group in sorted(groups, key=lambda own: ranks[own[0]]):
+        members.setdefault(kept[group[0]].topic, []).append(group)
+    held: set[int] = set()
+    for own in members.values():
+        if len(own) < 2:
+            continue
+        n = sum(map(len, own))
+        wanted, taken = min(max(round(fraction * n), 1), n - 1), 0
+        for group in own:
+            if taken + len(group) <= wanted:
+                held.update(group)
+                taken += len(group)
+        if not taken:
+            held.update(min(own, key=len))
+    return held
 
 
 def fingerprint_documents(train: Sequence[Document], validation: Sequence[Document]) -> str:
@@ -158,10 +193,12 @@ def make_corpus(
     sides: Sides | None = None,
     keep_repeats: bool = False,
     hash_of: Callable[[str], int] = hash_text,
+    openings: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Make a corpus by the rules above; without a `validation` part, one is split off train.
 
-    `sides` are the files that were read; texts of one hash by `hash_of` are the same.
+    `sides` are the files that were read; texts of one hash by `hash_of` are the same; `openings` has the prompt of each text
+    that is a conversation.
 
     Raises `UserError` if a part would be empty.
     """
@@ -176,10 +213,12 @@ def make_corpus(
         )
     if not held:
         try:
-            kept, held = split_off_validation(kept, hashes)
+            kept, held = split_off_validation(kept, hashes, openings=openings)
         except UserError as e:
             raise UserError(f"{name} ({source}): {e}") from None
     letters = {hash_letters(d.text) for d in held}
+    begun, tried = ([hash_text(openings[d.text]) for d in side] if openings else [] for side in (kept, held))
+    trained = set(begun)
     lost_in_all = dropped + lost
     trained_on, validated_on, left_out = name_sides(sides) if sides else ("", "", "")
     tally = Tally(
@@ -194,6 +233,7 @@ def make_corpus(
         shared=dropped["shared"],
         near=sum(hash_letters(d.text) in letters for d in kept),
         repeats_kept=keep_repeats,
+        prompts=sum(prompt in trained for prompt in tried),
     )
     return Corpus(name, tuple(kept), tuple(held), source, fingerprint_documents(kept, held), tally=tally)
 

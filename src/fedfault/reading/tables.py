@@ -133,7 +133,8 @@ def make_table_corpus(
         )
     rows = _tell_apart(rows) if spoken else rows
     texts = [row.document for row in rows]
-    made = documents.make_corpus(name, source, texts[: len(train)], texts[len(train) :], **options)
+    openings = {row.document.text: row.conversation.opening for row in rows if row.conversation}
+    made = documents.make_corpus(name, source, texts[: len(train)], texts[len(train) :], openings=openings, **options)
     if spoken:
         return replace(made, conversations=_collect_conversations(rows))
     if columns.text is None or len(columns.text) != 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,6 +49,12 @@ class Conversation:
         return "\n".join(part for turn in every for part in (turn.text, turn.input) if part.strip()).strip()
 
     @property
+    def opening(self) -> str:
+        """What is said before the first response, a turn a line: the prompt."""
+        before = itertools.takewhile(lambda turn: turn.role != ASSISTANT, self.turns)
+        return "\n".join(part for turn in before for part in (turn.text, turn.input) if part.strip())
+
+    @property
     def worse(self) -> Conversation:
         """Of a preference: the prompt with the response that is rejected."""
         return Conversation((*self.turns[: self.prompt], *self.rejected), self.place)
@@ -78,9 +85,10 @@ class Tally:
     shared: int = 0  # texts dropped from train as validation has them
     near: int = 0  # texts kept in train that have the letters and digits of one in validation
     repeats_kept: bool = False
+    prompts: int = 0  # conversations of validation that begin with a prompt that training has too
 
     def describe(self) -> list[str]:
-        """Say it in two sentences, or three where texts are nearly the same."""
+        """Say it in two sentences, and in one more each of texts that are nearly the same and of prompts on both sides."""
         of, by = (f" of {names}" if names else "" for names in (self.train_files, self.validation_files))
         held = f"{self.validation:,}{by} for validation" if self.validation else "validation is split off"
         rest = f"; files left out: {self.left_out}" if self.left_out else ""
@@ -93,11 +101,16 @@ class Tally:
             f"{self.near:,} training texts have the letters and digits of a validation text and differ from it in signs "
             "or blanks alone"
         )
+        prompts = (
+            f"{self.prompts:,} validation conversations begin with a prompt that training has too, so that their scores are "
+            "not of new prompts"
+        )
         return [
             f"read {self.train:,} texts{of}, {held}{rest}",
             f"dropped {self.empty:,} empty, {rule}, {self.shared:,} from training that validation has; texts with the same "
             "characters, whatever case and blanks, are the same",
             *([near] if self.near else []),
+            *([prompts] if self.prompts else []),
         ]
 
 
