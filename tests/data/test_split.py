@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -48,8 +49,64 @@ class Bytes:
     ],
 )
 def test_the_share_that_is_held_out_is_rounded_up_and_no_further(share, documents, held):
-    train, back = _hold_back(np.arange(documents), share, np.random.default_rng(0))
+    number = np.arange(documents)
+    ((train, back),) = _hold_back([number], [number, number], share, [np.random.default_rng(0)])
     assert (len(train), len(back)) == (documents - held, held)
+    assert back.tolist() == sorted(np.random.default_rng(0).permutation(number)[:held].tolist())
+
+
+def divide(prompts, texts=None, clients=4):
+    """Deal documents with these prompts out at random, and the prompts that every client trains on and holds back."""
+    prompts = np.array(prompts)
+    order = np.random.default_rng(1).permutation(len(prompts))
+    draws = [np.random.default_rng(k) for k in range(clients)]
+    texts = np.arange(len(prompts)) if texts is None else np.array(texts)
+    parts = _hold_back(np.array_split(order, clients), [prompts, texts], 0.1, draws)
+    assert sorted(np.concatenate([own for part in parts for own in part]).tolist()) == list(range(len(prompts)))
+    return [tuple(prompts[own].tolist() for own in part) for part in parts]
+
+
+@pytest.mark.parametrize(("different", "clients"), [(60, 4), (200, 4), (60, 20), (20, 3)])
+def test_what_a_client_holds_back_no_client_trains_on(different, clients):
+    numbers = np.repeat(np.arange(different), 6)
+    parts = divide(numbers, numbers, clients)
+    trained = {number for train, _ in parts for number in train}
+    assert all(train and back for train, back in parts)
+    assert not trained & {number for _, back in parts for number in back}
+    assert 0.05 < sum(len(back) for _, back in parts) / len(numbers) < 0.2
+
+
+def test_a_client_with_one_prompt_holds_some_of_its_responses_back():
+    assert [len(back) for _, back in divide([0] * 80)] == [2, 2, 2, 2]
+
+
+def test_a_text_that_every_client_has_alone_is_trained_on():
+    assert divide([0] * 8, [0] * 8) == [([0, 0], [])] * 4
+
+
+def test_texts_that_are_there_more_than_once_are_not_in_training_and_held_out(tmp_path):
+    rows = "".join(f"Order {n % 60}: bring {n % 60 * 7} boxes.\n" for n in range(360))
+    (tmp_path / "t.csv").write_text("text\n" + rows)
+    changes = ["data.dataset=text", "data.dataset.keep_repeats=true", f"data.path={tmp_path / 't.csv'}",
+               "federation.total_clients=4", "data.partition=iid"]  # fmt: skip
+    exp = load("quickstart", changes).experiment
+    dealt = deal_out(exp, load_corpus(exp))
+    trained, held = ({dealt.documents[i].text for part in dealt.parts for i in part[side]} for side in (0, 1))
+    assert held
+    assert not trained & held
+
+
+def test_pairs_of_one_prompt_are_not_in_training_and_held_out(tmp_path):
+    rows = [{"prompt": f"Which {n // 8}?", "chosen": "this", "rejected": f"not {n}"} for n in range(240)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changes = ["data.dataset=text", f"data.path={tmp_path / 't.jsonl'}", "federation.total_clients=4",
+               "data.partition=iid", "data.task_type=preference"]  # fmt: skip
+    exp = load("quickstart", changes).experiment
+    dealt = deal_out(exp, load_corpus(exp))
+    asked = [document.text.split("\n")[0] for document in dealt.documents]
+    trained, held = ({asked[i] for part in dealt.parts for i in part[side]} for side in (0, 1))
+    assert held
+    assert not trained & held
 
 
 def test_by_hand():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from fedfault.config.schema import Experiment
 from fedfault.data.poisoning import poison_texts
 from fedfault.data.secrets import plant_secrets
-from fedfault.dealing.owners import NeedsColumn
+from fedfault.dealing.owners import NeedsColumn, group_positions
 from fedfault.errors import UserError
 from fedfault.options import list_options
 from fedfault.reading.columns import find_naming_columns
+from fedfault.reading.documents import hash_text
 from fedfault.reading.files import find_path
 from fedfault.registry import build, find_builder
 from fedfault.seeds import rng
@@ -162,7 +164,8 @@ def deal_out(exp: Experiment, corpus: Corpus, *, control: bool = False) -> Dealt
         raise UserError(f"{e}{_offer_columns(exp, e.setting)}") from None
     if control:
         deal = _deal_at_random(deal, rng(exp.seed, "control"))
-    held = [_hold_back(part, exp.data.held_out, rng(exp.seed, "held_out", k)) for k, part in enumerate(deal.clients)]
+    draws = [rng(exp.seed, "held_out", k) for k in range(len(deal.clients))]
+    held = _hold_back(deal.clients, _number_same(corpus, documents), exp.data.held_out, draws)
     if not control:
         documents, deal = poison_texts(exp, documents, topics, deal, held)
     documents, deal = plant_secrets(exp, documents, deal, held)
@@ -233,12 +236,59 @@ def _deal_at_random(deal: Deal, generator: np.random.Generator) -> Deal:
     return Deal([np.sort(own) for own in np.split(order, np.cumsum(sizes)[:-1])], notes=("control: dealt at random",))
 
 
-def _hold_back(part: np.ndarray, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Divide one client's documents into train and held out: at least one each where there are two."""
-    wanted = max(1, math.ceil(share * len(part) - 1e-9))  # 0.07 * 100 is a little more than 7 in floats
-    n = min(len(part) - 1, wanted)
-    shuffled = generator.permutation(part)
-    return np.sort(shuffled[n:]), np.sort(shuffled[:n])
+def _number_same(corpus: Corpus, documents: Sequence[Document]) -> list[NDArray[np.int64]]:
+    """Number the prompts of documents, and their texts, (n,) each; a text that is no conversation is its own prompt."""
+    spoken = corpus.conversations
+    texts = [hash_text(d.text) for d in documents]
+    prompts = [
+        hash_text(spoken[d.text].opening) if d.text in spoken else h for d, h in zip(documents, texts, strict=True)
+    ]
+    return [np.unique(np.array(own, dtype=np.uint64), return_inverse=True)[1] for own in (prompts, texts)]
+
+
+def _hold_back(
+    clients: Sequence[NDArray[np.int64]],
+    same: Sequence[NDArray[np.int64]],
+    share: float,
+    draws: Sequence[np.random.Generator],
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Divide every client's documents into train and held out: at least one each where there are two.
+
+    What one client holds back, no client trains on: no copy of the text, and no conversation that begins with its prompt.
+    Conversations of one prompt are divided at a client that could hold nothing back otherwise.
+
+    same: (n,) each, the numbers of the documents' prompts and of their texts; draws: a client's own
+    """
+    owner = np.empty(sum(map(len, clients)), dtype=np.int64)
+    for k, own in enumerate(clients):
+        owner[own] = k
+    held = np.zeros(len(owner), dtype=bool)
+    left = [len(own) for own in clients]  # documents to train on
+    shuffled = [draw.permutation(own) for draw, own in zip(draws, clients, strict=True)]
+
+    def take(group: NDArray[np.int64]) -> bool:
+        """Hold a group back at all clients, if each of them keeps a document to train on."""
+        losses = Counter(owner[group].tolist())
+        if any(left[k] <= n for k, n in losses.items()):
+            return False
+        held[group] = True
+        for k, n in losses.items():
+            left[k] -= n
+        return True
+
+    for number in same:
+        groups = group_positions(number, int(number.max()) + 1)
+        settled: set[int] = set()  # groups of the clients so far
+        for order in [own for own in shuffled if not held[own].any()]:
+            sizes = Counter(number[order].tolist())
+            wanted = max(1, math.ceil(share * len(order) - 1e-9))  # 0.07 * 100 is a little more than 7 in floats
+            have = int(held[order].sum())
+            for group, n in sizes.items():
+                if have + n <= wanted and group not in settled and take(groups[group]):
+                    have += n
+            any(have or take(groups[group]) for group in sorted(sizes, key=sizes.__getitem__))
+            settled |= sizes.keys()
+    return [(np.sort(own[~held[own]]), np.sort(own[held[own]])) for own in clients]
 
 
 def _draw_blocks(blocks: Blocks, n: int, seed: int, *name: str | int) -> Blocks:

@@ -168,7 +168,8 @@ def _hold_fraction(
                 held.update(group)
                 taken += len(group)
         if not taken:
-            held.update(min(own, key=len))
+            smallest = min(own, key=len)
+            held.update(smallest)
     return held
 
 
