@@ -49,7 +49,17 @@ def test_train_and_validation_are_the_first_two_parts_there(tmp_path):
 def test_the_hubs_lines_make_articles(monkeypatch):
     lines = {part: {"text": ["", " = T = \n", "", f" {part} . \n"]} for part in ("train", "validation", "test")}
     monkeypatch.setattr(hub, "load_splits", lambda *_: (lines, "Hub"))
-    assert build("corpus", "wikitext").train == ((" = T = \n train .".strip(), "wikipedia", ""),)
+    assert build("corpus", "wikitext").train == ((" = T = \n \n train .".strip(), "wikipedia", ""),)
+
+
+def test_the_hubs_blank_rows_are_blank_lines_between_title_and_text(tmp_path, monkeypatch):
+    lines = [f"{line} \n" if line.strip() else "" for line in ARTICLES.replace(" \n", "\n").split("\n")[:-1]]
+    parts = {"train": {"text": lines}, "validation": {"text": [" = V = \n", "", " Other text . \n"]}}
+    monkeypatch.setattr(hub, "load_splits", lambda *_: (parts, "Hub"))
+    for part, own in parts.items():
+        pyarrow.parquet.write_table(pa.table(own), tmp_path / f"{part}-00000-of-00001.parquet")
+    for path in (None, str(tmp_path)):
+        assert build("corpus", "wikitext", path=path).train == tuple(split_articles(ARTICLES))
 
 
 def test_a_text_of_a_table_that_is_null_is_nothing(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from fedfault.errors import UserError
@@ -31,7 +32,7 @@ def wikitext(*, path: str | None = None) -> Corpus:
     """
     if path is None:
         splits, source = hub.load_splits(HUB, CONFIG)
-        train, validation = (split_articles("".join(splits[part]["text"])) for part in ("train", "validation"))
+        train, validation = (split_articles(_join_rows(splits[part]["text"])) for part in ("train", "validation"))
         return documents.make_corpus("wikitext", source, train, validation)
     place = files.find_folder(path, "wikitext")
     seen = sides.list_files(place.path, (".txt", ".raw", ".tokens", ".parquet"))
@@ -57,4 +58,9 @@ def _read_text(file: Path) -> str:
         return files.read_text(file)
     rows = files.read_rows(file)
     files.check_columns(file, rows, ["text"], "data.path")
-    return "".join(write_cell(row["text"]) for row in rows)
+    return _join_rows(write_cell(row["text"]) for row in rows)
+
+
+def _join_rows(rows: Iterable[str]) -> str:
+    """Join the lines of the Hub's tables, in which a blank one is an empty text, to the text that they were cut from."""
+    return "".join(row or " \n" for row in rows)
