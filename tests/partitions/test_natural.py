@@ -40,6 +40,12 @@ def test_documents_without_groups_are_explained():
         natural()([Document("x", "t"), Document("y", "t")], 2, np.random.default_rng(0))
 
 
+def test_documents_of_which_some_have_no_group_are_counted_and_the_first_is_named():
+    given = [*of_groups(anna=5, ben=3), Document("Nobody wrote this.", "t"), Document("Nor that.", "t")]
+    with pytest.raises(UserError, match=r"2 of 10 documents have no group, the first is 'Nobody wrote.*group_column"):
+        natural()(given, 2, np.random.default_rng(0))
+
+
 def test_a_group_that_is_too_small_is_explained():
     with pytest.raises(UserError, match=r"smallest of 2 clients has 2 documents, not 5.*min_samples of at most 2"):
         natural(min_samples=5)(of_groups(a=9, b=2), 2, np.random.default_rng(0))

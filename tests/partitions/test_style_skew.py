@@ -116,3 +116,9 @@ def test_a_style_that_length_does_not_explain_stays_in_the_notes():
 def test_other_options_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         build("partition", "style_skew", **wrong)
+
+
+def test_documents_of_which_some_have_no_source_are_refused():
+    given = [Document(f"text {i}", "t", "ab"[i % 2] if i < 8 else "") for i in range(10)]
+    with pytest.raises(UserError, match=r"source: 2 of 10 documents have no group, the first is 'text 8'"):
+        split(given, 2, criterion="source")

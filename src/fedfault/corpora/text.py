@@ -27,8 +27,8 @@ def text(
     """Your own texts: a .csv, .tsv, .json, .jsonl, .parquet or .txt file or a folder of such files (your terms).
 
     Tables: `text_columns` (by default the column text) are joined by line breaks, `topic_column` names the topic and
-    `group_column` the group: author, site or genre, empty where a row has none. In .tsv a quote is an ordinary letter.
-    Two text columns are a pair of sentences for a classifier.
+    `group_column` the group: author, site or genre, empty where a row has none (which partitions by groups refuse). In .tsv
+    a quote is an ordinary letter. Two text columns are a pair of sentences for a classifier.
     Tables with the columns messages, or prompt and completion, or instruction, input and output, or question and answer
     hold conversations, for data.task_type=instruction; `columns` says which column is which where they are called otherwise.
     Text files: each is a document, and its sub-folder is its topic; a single file is cut at blank lines, and what is longer

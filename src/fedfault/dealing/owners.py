@@ -54,6 +54,16 @@ def number_names(names: Iterable[str]) -> Ints:
     return np.fromiter((place[name] for name in names), dtype=np.int64, count=len(names))
 
 
+def check_groups(method: str, groups: Sequence[str], texts: Sequence[str]) -> None:
+    """Raise `UserError` where some documents have a group and others none: these would be a group without a name."""
+    without = [text for group, text in zip(groups, texts, strict=True) if not group]
+    if without and len(without) < len(groups):
+        raise UserError(
+            f"{method}: {len(without):,} of {len(groups):,} documents have no group, the first is {without[0]!r:.60}; fill "
+            "the column data.group_column in their rows, or remove these"
+        )
+
+
 def number_topics(method: str, names: Sequence[str], num_clients: int) -> Ints:
     """Give every document the number of its topic, (n,). `NeedsColumn` if several clients would share a single topic.
 

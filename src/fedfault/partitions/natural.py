@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedfault.dealing.owners import NeedsColumn, check_request, group_positions, number_names
+from fedfault.dealing.owners import NeedsColumn, check_groups, check_request, group_positions, number_names
 from fedfault.errors import UserError, join_names
 from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
@@ -40,6 +40,7 @@ def natural(*, min_samples: int = 1) -> Partition:
                 "that has groups (styles, glue/stsb, synthetic), or another partition",
                 "group_column",
             )
+        check_groups("natural", [d.group for d in documents], [d.text for d in documents])
         if len(names) < num_clients:
             raise UserError(
                 f"natural: {len(names)} group(s) ({join_names(names)}) for {num_clients} clients; what works: "

@@ -11,6 +11,7 @@ from pydantic import Field
 from fedfault.dealing.bins import deal_by_score, describe_range, label_emd
 from fedfault.dealing.owners import (
     Ints,
+    check_groups,
     check_request,
     group_positions,
     isolate_classes,
@@ -86,6 +87,7 @@ def _deal_by_source(
 ) -> tuple[Ints, tuple[str, ...]]:
     named = any(d.group for d in documents)
     method = "style_skew, criterion source"
+    check_groups(method, [d.group for d in documents], [d.text for d in documents])
     topics = [d.topic for d in documents]
     source = number_names(d.group for d in documents) if named else number_topics(method, topics, num_clients)
     owner = redeal(isolate_classes(source, num_clients, generator), num_clients, 1 - purity, generator)
