@@ -1,4 +1,5 @@
 import collections
+import csv
 import json
 
 import pyarrow as pa
@@ -75,6 +76,17 @@ def test_quotes_in_a_tsv_file_are_text(tmp_path):
     rows = [{"text": t, "kind": "k"} for t in ('say "a", b', '"open', "two")]
     corpus = read(write(tmp_path / "a.tsv", rows), topic_column="kind")
     assert {d.text for d in corpus.train + corpus.validation} == {'say "a", b', '"open', "two"}
+    assert corpus.tally.quoted == 1
+
+
+def test_a_tsv_that_a_writer_of_csv_has_quoted_is_told(tmp_path):
+    with (tmp_path / "a.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, dialect="excel-tab")
+        writer.writerows([["text", "kind"], ['He said "hi"', "a"], ["plain", "a"], ['"all"', "b"], ['x "y', "b"]])
+    tally = read(tmp_path / "a.tsv", topic_column="kind").tally
+    assert tally.quoted == 3
+    assert tally.describe()[-1].startswith("3 cells of .tsv files stand in quotes")
+    assert read(write(tmp_path / "b.csv", [{"text": '"one ""x"""'}, {"text": "two"}])).tally.quoted == 0
 
 
 def test_a_folder_of_text_files_has_its_sub_folders_as_topics(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from fedfault.errors import UserError
 from fedfault.reading import documents, files, hub, sides
+from fedfault.reading.cells import is_quoted
 from fedfault.reading.tables import TOPIC, Columns, make_table_corpus, read_table
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
@@ -65,10 +67,11 @@ def text(
         texts = (_read_plain(found, side) for side in own[:2])
         return documents.make_corpus("text", source, *texts, sides=own, keep_repeats=keep_repeats)
     read_as = Columns(text_columns, columns, topic_column, group_column)
-    train, validation = (
-        [row for file in side for row in read_table(file, files.list_numbered_rows(file), read_as)] for side in own[:2]
-    )
-    return make_table_corpus("text", source, train, validation, read_as, sides=own, keep_repeats=keep_repeats)
+    read = [[(file, files.list_numbered_rows(file)) for file in side] for side in own[:2]]
+    train, validation = ([row for file, rows in side for row in read_table(file, rows, read_as)] for side in read)
+    made = make_table_corpus("text", source, train, validation, read_as, sides=own, keep_repeats=keep_repeats)
+    tsv = (row for side in read for file, rows in side if file.suffix.lower() == ".tsv" for _, row in rows)
+    return replace(made, tally=replace(made.tally, quoted=sum(is_quoted(cell) for row in tsv for cell in row.values())))
 
 
 def _find_files(path: Path) -> sides.Sides:

@@ -55,6 +55,16 @@ def write_name(value: Any) -> str:
     return str(int(match[1])) if (match := _WHOLE.fullmatch(text)) else text
 
 
+def is_quoted(cell: str) -> bool:
+    """Whether a cell stands in the quotes that writers of CSV put around it, or begins with one that has no end.
+
+    >>> [is_quoted(cell) for cell in ('"say ""a"" twice"', '"open', 'say "a"', '"all of it"')]
+    [True, True, False, False]
+    """
+    rest = cell[1:].replace('""', "")
+    return cell.startswith('"') and ('"' not in rest or (rest.find('"') == len(rest) - 1 and '""' in cell[1:-1]))
+
+
 def read_column(where: str | Path, rows: Sequence[dict[str, Any]], name: str, *, names: bool = False) -> list[str]:
     """Write the cells of a column as text, an empty one where a row has nothing; `names` are topics or groups.
 

@@ -85,10 +85,11 @@ class Tally:
     shared: int = 0  # texts dropped from train as validation has them
     near: int = 0  # texts kept in train that have the letters and digits of one in validation
     repeats_kept: bool = False
+    quoted: int = 0  # cells of .tsv files in quotes as of CSV: there quotes are letters of the text
     prompts: int = 0  # conversations of validation that begin with a prompt that training has too
 
     def describe(self) -> list[str]:
-        """Say it in two sentences, and in one more each of texts that are nearly the same and of prompts on both sides."""
+        """Say it in two sentences, and in one more each of near texts, prompts on both sides and quotes."""
         of, by = (f" of {names}" if names else "" for names in (self.train_files, self.validation_files))
         held = f"{self.validation:,}{by} for validation" if self.validation else "validation is split off"
         rest = f"; files left out: {self.left_out}" if self.left_out else ""
@@ -105,12 +106,17 @@ class Tally:
             f"{self.prompts:,} validation conversations begin with a prompt that training has too, so that their scores are "
             "not of new prompts"
         )
+        quoted = (
+            f"{self.quoted:,} cells of .tsv files stand in quotes, which are letters of the text there; if they are not, "
+            "save the table as .csv"
+        )
         return [
             f"read {self.train:,} texts{of}, {held}{rest}",
             f"dropped {self.empty:,} empty, {rule}, {self.shared:,} from training that validation has; texts with the same "
             "characters, whatever case and blanks, are the same",
             *([near] if self.near else []),
             *([prompts] if self.prompts else []),
+            *([quoted] if self.quoted else []),
         ]
 
 
