@@ -31,8 +31,6 @@ def write(path, rows):
     elif path.suffix == ".parquet":
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
     else:
-        import csv
-
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -281,3 +279,18 @@ def test_a_folder_of_one_text_is_refused_with_the_way_to_read_it(tmp_path):
     (tmp_path / "input.txt").write_text("one\n\ntwo\n")
     with pytest.raises(UserError, match=r"the folder holds one text, input\.txt, .* give data\.path the file itself"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "words"), [("split", ("train", "test")), ("Set", ("Training", "dev", "test"))])
+def test_a_column_that_says_which_rows_are_for_testing_is_refused(tmp_path, name, words):
+    rows = [{"text": f"Text {i}", name: words[i % len(words)]} for i in range(12)]
+    path = write(tmp_path / "a.csv", rows)
+    with pytest.raises(UserError, match=rf"column '{name}' says of rows .*{12 // len(words)} {words[1]}.*train\.csv"):
+        read(path)
+    assert topics(read(path, topic_column=name)) == dict.fromkeys(words, 12 // len(words))
+
+
+def test_a_column_that_says_one_side_or_other_things_is_left_alone(tmp_path):
+    for words in (["train"], ["test"], ["a", "test"], ["1", "2"]):
+        rows = [{"text": f"Text {i}", "split": words[i % len(words)]} for i in range(12)]
+        assert topics(read(write(tmp_path / "a.csv", rows))) == {"text": 12}

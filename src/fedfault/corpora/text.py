@@ -38,7 +38,7 @@ def text(
     A folder with tables is read as tables; of .json files those that are a list of objects. Files called train, or in a
     folder called so, are trained on, or else all that are not called validation (valid, val, dev) or test in any spelling.
     Those called validation validate, or else those called test; without either, validation is split off. Other files are
-    left out, and the output says which.
+    left out, and the output says which. A column split (set, subset, fold, partition) that says so of rows is refused.
     Texts are the same if they have the same characters, whatever case and blanks: the first is kept, and all of them with
     `keep_repeats`.
 

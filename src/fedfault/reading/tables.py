@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedfault.errors import UserError, suggest
-from fedfault.reading import cells, documents, files
+from fedfault.reading import cells, documents, files, sides
 from fedfault.reading.conversations import Shape, find_shape, name_columns, name_parts, read_conversation
 from fedfault.types.corpus import Conversation, Corpus, Document, Labels, Turn
 
 TOPIC = "text"  # of documents that have none
+SIDES = ("split", "set", "subset", "fold", "partition")  # columns that may say of rows that they are for testing
+LONGEST_SIDE = 20  # characters of what they say
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns
             f"{where}: the column text and {', '.join(shape)} are both there; say which is read: data.text_columns=[text] "
             f"or data.columns={name_parts(shape)}"
         )
+    _refuse_sides(where, values, columns)
     topics = _read_names(where, values, columns.topic, "data.topic_column") or [TOPIC] * len(rows)
     if without := topics.count(""):
         raise UserError(
@@ -80,6 +84,22 @@ def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns
             )
         )
     return _read_texts(where, values, columns.text or ["text"], topics, groups)
+
+
+def _refuse_sides(where: Path | str, rows: Sequence[files.Row], columns: Columns) -> None:
+    """Raise `UserError` where a column that is not read says which rows are for training and which for testing."""
+    read = {*(columns.text or ()), *(columns.parts or {}).values(), columns.topic, columns.group}
+    for column in files.list_columns(rows):
+        if column.strip().lower() not in SIDES or column in read:
+            continue
+        found = Counter(cells.write_cell(row.get(column)).strip() for row in rows)
+        parts = [sides.name_parts(word) if len(word) <= LONGEST_SIDE else set() for word in found]
+        if all(len(said) == 1 for said in parts) and len(set().union(*parts)) > 1:
+            each = ", ".join(f"{n:,} {word}" for word, n in found.items())
+            raise UserError(
+                f"{where}: the column {column!r} says of rows which side they are for ({each}), and all of a file is on one "
+                "side; write a file of each into a folder, such as train.csv and test.csv, or remove the column"
+            )
 
 
 def _refuse_judged(where: Path | str, rows: Sequence[files.Row], shape: Shape) -> None:
