@@ -294,3 +294,26 @@ def test_a_column_that_says_one_side_or_other_things_is_left_alone(tmp_path):
     for words in (["train"], ["test"], ["a", "test"], ["1", "2"]):
         rows = [{"text": f"Text {i}", "split": words[i % len(words)]} for i in range(12)]
         assert topics(read(write(tmp_path / "a.csv", rows))) == {"text": 12}
+
+
+def test_a_folder_of_json_files_with_an_object_a_line_is_read(tmp_path):
+    for name, n in (("train", 20), ("test", 5)):
+        (tmp_path / f"{name}.json").write_text("".join(f'{{"text": "{name} {i}"}}\n' for i in range(n)))
+    (tmp_path / "labels.csv").write_text("text\na\nb\n")
+    corpus = read(tmp_path)
+    assert (len(corpus.train), len(corpus.validation), corpus.tally.left_out) == (20, 5, "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("train.json", ""), ("train.csv.gz", "; unpack it first"), ("train/a.txt", "")]
+)
+def test_a_file_called_train_is_not_left_out(tmp_path, name, said):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"data": []}')
+    (tmp_path / "labels.csv").write_text("text\na\nb\n")
+    with pytest.raises(
+        UserError, match=rf"{name} is called train and would be left out, as labels\.csv would be .*{said}"
+    ):
+        read(tmp_path)
+    (tmp_path / "train.csv").write_text("text\na\nb\n")
+    assert name in read(tmp_path).tally.left_out

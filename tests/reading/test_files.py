@@ -155,6 +155,28 @@ def test_of_the_json_files_of_a_folder_those_with_a_list_of_objects_are_tables(t
     assert [file.stem for file in sorted(tmp_path.iterdir()) if files.is_table(file)] == ["list"]
 
 
+def test_json_files_with_an_object_a_line_are_tables_and_settings_are_not(tmp_path):
+    long = '{"a": "' + "x" * 2 * files.LOOKED_AT + '"}\n'
+    tables = {"lines": '{"a": 1}\n{"a": 2}\n', "long": long * 2, "marked": '\ufeff\n{"a": 1}\r\n\r\n{"a": 2}'}
+    others = {"settings": '{\n  "a": {\n    "b": 1\n  }\n}\n', "one": '{"a": 1}\n', "empty": "", "braces": "{\n{\n"}
+    for name, text in (tables | others).items():
+        (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
+    assert {file.stem for file in tmp_path.iterdir() if files.is_table(file)} == set(tables)
+
+
+def test_the_advice_for_a_data_set_of_several_splits_writes_files_called_by_these(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    split = {"train": [f"text {i}" for i in range(5)], "test": ["one", "two"]}
+    whole = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": own}) for name, own in split.items()})
+    whole.save_to_disk(tmp_path / "saved")
+    (tmp_path / "files").mkdir()
+    arrow = next((tmp_path / "saved" / "train").glob("*.arrow"))
+    code = re.search(r'python -c "(.*)"$', files.explain_ending(arrow))[1]
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "files", capture_output=True, check=True)
+    found = {file.stem: [row["text"] for row in files.read_rows(file)] for file in (tmp_path / "files").iterdir()}
+    assert found == split
+
+
 @pytest.mark.parametrize(
     ("column", "hint"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections import Counter
@@ -19,6 +20,7 @@ from fedfault.storage import expand_home
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXTS = (".txt", ".raw")
 LOOKED_AT = 4096  # bytes of a .json file that tell a list from what else is kept in such files
+_BOM = b"\xef\xbb\xbf"  # that some editors write before UTF-8
 _LINE_END = re.compile("\r\n|\r|\n")
 _LONGEST_FIELD = 2**31 - 1  # the csv module refuses fields of more than 131,072 characters by default
 
@@ -83,7 +85,8 @@ def list_numbered_rows(path: Path) -> list[tuple[str, Row]]:
     Read are .csv (with a header), .tsv (with a header, without quoting), .jsonl, .parquet, and .json files that are a list
     of objects or have an object a line.
     """
-    lines = path.suffix.lower() in (".csv", ".tsv", ".jsonl") or not is_table(path)
+    ending = path.suffix.lower()
+    lines = ending in (".csv", ".tsv", ".jsonl") or (ending == ".json" and not _is_list_of_objects(path))
     return [(f"{path}: {'line' if lines else 'row'} {number}", row) for number, row in _read_numbered_rows(path)]
 
 
@@ -101,16 +104,30 @@ def _read_numbered_rows(path: Path) -> list[tuple[int, Row]]:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file of a folder is a table: by its ending, and of .json files those that hold a list of objects."""
+    """Whether a file of a folder is a table: by its ending, and of .json files a list of objects or an object a line."""
     if path.suffix.lower() != ".json":
         return path.suffix.lower() in TABLES
+    return _is_list_of_objects(path) or _has_objects_in_lines(path)
+
+
+def _is_list_of_objects(path: Path) -> bool:
     with path.open("rb") as file:
-        start = b"".join(file.read(LOOKED_AT).removeprefix(b"\xef\xbb\xbf").split())
+        start = b"".join(file.read(LOOKED_AT).removeprefix(_BOM).split())
     return start.startswith(b"[{")
 
 
+def _has_objects_in_lines(path: Path) -> bool:
+    """Whether the first two lines are an object each: one alone may be anything, such as settings."""
+    with path.open("rb") as file:
+        if not file.read(LOOKED_AT).removeprefix(_BOM).lstrip().startswith(b"{"):
+            return False
+        file.seek(0)
+        lines = list(itertools.islice(filter(None, (line.removeprefix(_BOM).strip() for line in file)), 2))
+    return len(lines) == 2 and all(line.startswith(b"{") and line.endswith(b"}") for line in lines)
+
+
 _PACKED = "unpack it first"
-_OTHER_ENDINGS = {
+OTHER_ENDINGS = {  # of files that become ones that are read, and how
     **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst", ".tar"), _PACKED),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV in UTF-8"),
     ".arrow": "datasets.load_from_disk(FOLDER).to_parquet('data.parquet') writes one that is read",
@@ -120,8 +137,13 @@ _OTHER_ENDINGS = {
 def explain_ending(path: Path) -> str:
     """Say how a file with another ending becomes one that is read, as the end of an error message; empty if unknown."""
     ending = path.suffix.lower()
-    if ending in _OTHER_ENDINGS:
-        return f"; {_OTHER_ENDINGS[ending]}"
+    if ending == ".arrow" and (whole := next((f for f in path.parents if (f / "dataset_dict.json").exists()), None)):
+        return (
+            '; write a file of each split: python -c "from datasets import load_from_disk; '
+            f"[d.to_parquet(k + '.parquet') for k, d in load_from_disk({str(whole)!r}).items()]\""
+        )
+    if ending in OTHER_ENDINGS:
+        return f"; {OTHER_ENDINGS[ending]}"
     if ending == ".ndjson":
         return f"; rename it to {path.stem}.jsonl"
     return ""
