@@ -128,6 +128,20 @@ def test_a_template_that_loses_responses_is_refused_with_the_place(tmp_path, tem
     assert parts in str(e.value)
 
 
+def test_of_templates_with_names_the_default_is_the_tokenizers_own():
+    tokenizer = bytes_tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages[0].content }}", "tool_use": "y"}
+    assert choose_template("auto", tokenizer, "it").source == "{{ messages[0].content }}"
+    tokenizer.chat_template = {"rag": "x", "tool_use": "y"}
+    with pytest.raises(
+        UserError, match=r"tokenizer of it has the templates rag, tool_use and none called default; choose"
+    ):
+        choose_template("auto", tokenizer, "it")
+    assert show(tokenizer, "plain", make(*say("One.", "two"))) == show(
+        bytes_tokenizer(), "plain", make(*say("One.", "two"))
+    )
+
+
 def test_alpaca_has_no_tools():
     tool = make(
         {"role": "user", "content": "a"}, {"role": "tool", "content": "b"}, {"role": "assistant", "content": "c"}

@@ -71,9 +71,14 @@ def choose_template(wanted: str, tokenizer: Any, model: str) -> ChatTemplate:
             f"model.name={model}: its tokenizer has no token for the end of a sequence, so that no response would end; set "
             "eos_token in the folder's tokenizer_config.json"
         )
-    own = tokenizer.get_chat_template() if getattr(tokenizer, "chat_template", None) else None
-    if wanted == "auto" and own is not None:
-        return ChatTemplate("own", own, tokenizer)
+    own = getattr(tokenizer, "chat_template", None) if wanted == "auto" else None
+    if isinstance(own, dict) and "default" not in own:
+        raise UserError(
+            f"model.chat_template=auto: the tokenizer of {model} has the templates {', '.join(sorted(own))} and none called "
+            "default; choose alpaca, plain or a Jinja file, such as one of these written to a file"
+        )
+    if own:
+        return ChatTemplate("own", own["default"] if isinstance(own, dict) else own, tokenizer)
     name = "alpaca" if wanted == "auto" else wanted
     if name == "chatml" and END_OF_TURN not in tokenizer.get_vocab():
         raise UserError(
