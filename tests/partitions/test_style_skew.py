@@ -122,3 +122,14 @@ def test_documents_of_which_some_have_no_source_are_refused():
     given = [Document(f"text {i}", "t", "ab"[i % 2] if i < 8 else "") for i in range(10)]
     with pytest.raises(UserError, match=r"source: 2 of 10 documents have no group, the first is 'text 8'"):
         split(given, 2, criterion="source")
+
+
+@pytest.mark.parametrize("criterion", ["formality", "complexity"])
+def test_texts_that_all_have_one_score_are_an_iid_split_and_that_is_said(criterion):
+    chinese = [
+        Document("".join(chr(0x4E00 + (7 * i + k) % 3000) for k in range(20 + i)) + "\u3002", "t") for i in range(40)
+    ]
+    assert any("the same" in note and "IID" in note for note in split(chinese, 4, criterion=criterion).notes)
+    assert not any("IID" in note for note in split(chinese, 1, criterion=criterion).notes)
+    english = [Document((FORMAL, CASUAL)[i % 2], "t") for i in range(40)]
+    assert not any("IID" in note for note in split(english, 4, criterion=criterion).notes)

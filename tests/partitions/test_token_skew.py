@@ -148,3 +148,11 @@ def test_a_maximum_below_the_minimum_is_refused():
 def test_other_options_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         build("partition", "token_skew", **wrong)
+
+
+@pytest.mark.parametrize(("type", "said"), [("stopwords", "no word is taken out"), ("frequency", "the same mean log")])
+def test_texts_in_which_nothing_differs_are_an_iid_split_and_that_is_said(type, said):
+    texts = [f"Wort{i}" for i in range(40)]
+    (note,) = [note for note in split(texts, 4, type=type).notes if "IID" in note]
+    assert said in note
+    assert not any("IID" in note for note in split(["The cat and the dog", "a dog"] * 20, 4, type=type).notes)

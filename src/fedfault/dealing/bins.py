@@ -61,6 +61,13 @@ def label_emd(owner: Ints, topics: Ints) -> float:
     return float(np.abs(counts - expected).sum() / len(owner))
 
 
+def note_equal_scores(score: Floats | Ints, num_clients: int, unit: str) -> tuple[str, ...]:
+    """Note that all documents have one score, so that dealing by it is dealing at random."""
+    if num_clients < 2 or len(np.unique(score)) > 1:
+        return ()
+    return (f"all {len(score):,} documents have the same {unit}, {score[0]:.4g}: this is an IID split",)
+
+
 def describe_range(score: Floats | Ints, owner: Ints) -> str:
     """Describe the range of the clients' mean scores: `21.5 to 48`."""
     sizes = np.bincount(owner)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fedfault.dealing.bins import deal_by_score, describe_range, label_emd
+from fedfault.dealing.bins import deal_by_score, describe_range, label_emd, note_equal_scores
 from fedfault.dealing.owners import (
     Ints,
     check_groups,
@@ -76,6 +76,7 @@ def style_skew(
             deal_by_score(score, num_clients, purity, generator, words.counts) if criterion == "formality" else None
         )
         notes = (f"clients' means from {describe_range(score, owner)} ({UNITS[criterion]})",)
+        notes += note_equal_scores(score, num_clients, UNITS[criterion])
         notes += (_describe_confounding(owner, topics, matched, generator),)
         return Deal(group_positions(owner, num_clients), notes=notes)
 

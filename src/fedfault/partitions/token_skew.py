@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fedfault.dealing.bins import deal_by_score, describe_range
+from fedfault.dealing.bins import deal_by_score, describe_range, note_equal_scores
 from fedfault.dealing.owners import Ints, check_request, group_positions
 from fedfault.errors import UserError
 from fedfault.partitions.iid import iid
@@ -74,7 +74,8 @@ def token_skew(
             score = scores.mean_log_frequency(split_words([d.text for d in documents]))
             owner = deal_by_score(score, num_clients, purity, generator)
             note = f"clients' means of log word frequency from {describe_range(score, owner)}"
-            return Deal(group_positions(owner, num_clients), notes=(note,))
+            notes = note, *note_equal_scores(score, num_clients, "mean log word frequency")
+            return Deal(group_positions(owner, num_clients), notes=notes)
         deal = iid(min_samples=min_samples)(documents, num_clients, generator)
         order = np.concatenate(deal.clients)
         texts = [documents[i].text for i in order]
@@ -89,7 +90,11 @@ def token_skew(
             deal,
             texts={i: text for i, text, gone in zip(order.tolist(), left, lost, strict=True) if gone},
             removed=np.bincount(client, weights=lost).astype(int).tolist(),
-            notes=(f"{note}: {lost.sum()} words less; this changes the task, not only who has what",),
+            notes=(
+                f"{note}: {lost.sum()} words less; this changes the task, not only who has what"
+                if lost.any()
+                else f"{note}: no word is taken out; this is an IID split",
+            ),
         )
 
     return partition
