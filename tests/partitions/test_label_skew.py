@@ -3,6 +3,7 @@ import pytest
 
 from fedfault.errors import UserError
 from fedfault.partitions.label_skew import label_skew
+from fedfault.registry import find_citations
 from fedfault.testing.decks import deal_documents, documents
 
 TOPICS = np.arange(600) % 6
@@ -54,3 +55,7 @@ def test_two_labels_are_not_always_paired_the_same_way():
         for own in deal_documents(label_skew(), TOPICS, 6, np.random.default_rng(s))
     }
     assert len(pairs) == 15  # 6 choose 2
+
+
+def test_it_cites_those_who_have_studied_it():
+    assert find_citations("partition", "label_skew") == ("li2022silos",)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from fedfault.partitions.quantity_skew import quantity_skew
+from fedfault.registry import find_citations
 from fedfault.testing.decks import deal_documents, documents
 
 TOPICS = np.repeat([0, 1, 2], [3000, 2000, 1000])
@@ -57,3 +58,7 @@ def test_it_says_what_unequal_sizes_do_to_the_steps():
     (note,) = quantity_skew()(documents([0] * 400), 2, np.random.default_rng(0)).notes
     assert "local_epochs" in note
     assert "local_steps" in note
+
+
+def test_it_cites_those_who_have_studied_it():
+    assert find_citations("partition", "quantity_skew") == ("li2022silos",)

@@ -14,7 +14,7 @@ from fedfault.registry import register
 from fedfault.types.corpus import Deal, Document, Partition
 
 
-@register("partition", cite=("hsu2019",))
+@register("partition", cite=("li2022silos",))
 def label_skew(*, labels_per_client: Annotated[int, Field(ge=1)] = 2, min_samples: int = 1) -> Partition:
     """Every client has documents of `labels_per_client` labels only; a label's clients share it evenly.
 

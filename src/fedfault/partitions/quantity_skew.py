@@ -15,7 +15,7 @@ from fedfault.types.corpus import Deal, Document, Partition
 STEPS = "with local_epochs a client's steps grow with its size; with local_steps all take the same number"
 
 
-@register("partition")
+@register("partition", cite=("li2022silos",))
 def quantity_skew(
     *,
     law: Literal["dirichlet", "lognormal"] = "dirichlet",
