@@ -317,3 +317,17 @@ def test_a_file_called_train_is_not_left_out(tmp_path, name, said):
         read(tmp_path)
     (tmp_path / "train.csv").write_text("text\na\nb\n")
     assert name in read(tmp_path).tally.left_out
+
+
+def test_files_of_one_data_set_name_booleans_and_short_floats_alike(tmp_path):
+    for name, values, written in (
+        ("flags", [True, False], ["true", "FALSE"]),
+        ("scores", [0.1, 0.25], ["0.1", "0.25"]),
+    ):
+        (tmp_path / name).mkdir()
+        kind = pa.array(values * 5, pa.float32() if name == "scores" else pa.bool_())
+        table = pa.table({"text": [f"train {i}" for i in range(10)], "kind": kind})
+        pyarrow.parquet.write_table(table, tmp_path / name / "train.parquet")
+        write(tmp_path / name / "test.csv", [{"text": f"test {i}", "kind": written[i % 2]} for i in range(10)])
+        corpus = read(tmp_path / name, topic_column="kind")
+        assert {d.topic for d in corpus.validation} == {d.topic for d in corpus.train} == set(map(str, values))

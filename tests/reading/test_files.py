@@ -242,3 +242,13 @@ def test_the_code_that_writes_an_object_a_line_does(tmp_path):
     code = re.search(r'python -c "(.*)" >', str(e.value))[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == '{"text": "a"}\n{"text": "b"}\n'
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_floats_of_a_parquet_file_are_the_shortest_that_they_are_nearest_to(tmp_path, kind):
+    import numpy as np
+
+    values = np.array([0.1, 2.0, -1.5, float("inf")], kind.to_pandas_dtype())
+    column = pa.array([*values, None], kind)
+    pyarrow.parquet.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
+    assert [row["x"] for row in files.read_rows(tmp_path / "a.parquet")] == [0.1, 2.0, -1.5, float("inf"), None]

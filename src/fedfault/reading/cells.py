@@ -3,7 +3,7 @@
 None, NaN, "", "  "       nothing
 1, 1.0                    "1": a number that is whole is that whole number
 "1.0"                     "1" as a name (topic, group), where files of one data set often differ; else as it stands
-True                      "True", as pandas writes it
+True                      "True", as pandas writes it; names that are true or false in validation are spelt as in train
 a list, an object, bytes  an error, and so is a column that mixes text, numbers and booleans
 """
 

@@ -287,11 +287,20 @@ def _read_parquet(path: Path) -> list[tuple[int, Row]]:
     columns: dict[str, list[Any]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
-            columns[name] = column.to_pylist()
+            columns[name] = _round_floats(column)
         except (ValueError, OverflowError, pa.ArrowException) as error:  # no UTF-8, or a date that Python has not
             raise UserError(f"{path}: column {name!r} ({column.type}) cannot be read: {error}") from error
     rows = zip(*columns.values(), strict=True)
     return [(number, dict(zip(columns, row, strict=True))) for number, row in enumerate(rows, start=1)]
+
+
+def _round_floats(column: Any) -> list[Any]:
+    """The values of a column; numbers of single precision or less as the shortest ones that they are nearest to."""
+    import numpy as np
+
+    short = {"float": np.float32, "halffloat": np.float16}.get(str(column.type))
+    values: list[Any] = column.to_pylist()
+    return values if short is None else [None if v is None else float(str(short(v))) for v in values]
 
 
 def list_columns(rows: Iterable[Row]) -> list[str]:

@@ -144,7 +144,7 @@ def make_table_corpus(
 
     Raises `UserError` for tables of which some hold conversations and others plain text.
     """
-    rows = [*train, *validation]
+    rows = [*train, *_spell_booleans(train, validation)]
     spoken = [row for row in rows if row.conversation]
     if spoken and len(spoken) < len(rows):
         raise UserError(
@@ -160,6 +160,29 @@ def make_table_corpus(
     if columns.text is None or len(columns.text) != 2:
         return made
     return replace(made, labels=Labels(first_lengths={r.document.text: r.first_length for r in reversed(rows)}))
+
+
+def _spell_booleans(train: Sequence[ReadRow], validation: Sequence[ReadRow]) -> list[ReadRow]:
+    """The rows of validation with topics and groups that are true or false spelt as those of train, which may be True.
+
+    A side that spells one of them in two ways has names that somebody has typed, and they stay.
+    """
+    rows = list(validation)
+    for field in ("topic", "group"):
+        for word in ("true", "false"):
+            ours, theirs = (
+                {name for row in side if (name := getattr(row.document, field)).lower() == word}
+                for side in (train, rows)
+            )
+            if len(ours) == len(theirs) == 1 and ours != theirs:
+                ((old,), (new,)) = theirs, ours
+                rows = [
+                    row._replace(document=row.document._replace(**{field: new}))
+                    if getattr(row.document, field) == old
+                    else row
+                    for row in rows
+                ]
+    return rows
 
 
 def _tell_apart(rows: Sequence[ReadRow]) -> list[ReadRow]:
