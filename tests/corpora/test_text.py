@@ -331,3 +331,31 @@ def test_files_of_one_data_set_name_booleans_and_short_floats_alike(tmp_path):
         write(tmp_path / name / "test.csv", [{"text": f"test {i}", "kind": written[i % 2]} for i in range(10)])
         corpus = read(tmp_path / name, topic_column="kind")
         assert {d.topic for d in corpus.validation} == {d.topic for d in corpus.train} == set(map(str, values))
+
+
+@pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_the_header_again_is_an_error_with_its_line(tmp_path, ending, separator):
+    lines = [separator.join(row) for row in (("text", "kind"), ("one", "a"), ("text", "kind"), ("two", "a"))]
+    (tmp_path / f"a.{ending}").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=rf"a\.{ending}: line 3 is the header again"):
+        read(tmp_path / f"a.{ending}", topic_column="kind")
+    (tmp_path / f"b.{ending}").write_text("text\none\ntext\n")
+    assert topics(read(tmp_path / f"b.{ending}")) == {"text": 2}
+
+
+def test_a_text_file_of_one_line_is_told_to_be_broken(tmp_path):
+    (tmp_path / "a.txt").write_text("word " * 5000)
+    with pytest.raises(UserError, match=r"only one text.*2,000 characters where lines end: break its lines"):
+        read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["data.csv.gz", "data.xlsx", "data.ndjson", "a.arrow"])
+def test_a_packed_table_is_not_left_out_for_the_texts_beside_it(tmp_path, name):
+    for text in ("README", "LICENSE"):
+        (tmp_path / f"{text}.txt").write_text(text)
+    (tmp_path / "texts.zip").write_text("x")
+    (tmp_path / "texts.tar.gz").write_text("x")
+    assert topics(read(tmp_path)) == {"text": 2}
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=f"{name} is a table that is not read; .*; or move it away"):
+        read(tmp_path)

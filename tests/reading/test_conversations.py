@@ -393,3 +393,11 @@ def test_the_opening_of_a_conversation_is_what_is_said_before_the_first_response
     assert read_conversation(PLACE, {"messages": messages}, {"messages": "messages"}).opening == "system 0\nuser 1"
     row = {"instruction": "Add", "input": "1 + 2", "output": "3"}
     assert read_conversation(PLACE, row, {part: part for part in row}).opening == "Add\n1 + 2"
+
+
+@pytest.mark.parametrize("name", ["article", "story", "paragraph", "knowledge"])
+def test_what_a_question_is_about_is_not_left_out(name):
+    with pytest.raises(
+        UserError, match=rf"and {name} is there too.*\{{instruction: question, input: {name}, output: answer\}}"
+    ):
+        find_shape("a.jsonl", [name, "question", "answer"])

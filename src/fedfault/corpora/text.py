@@ -65,7 +65,12 @@ def text(
                 f"data.path={path}: the folder holds one text, {own.train[0].name}, and each file of a folder is a "
                 "document; give data.path the file itself, which is cut at its blank lines"
             )
-        texts = (_read_plain(found, side) for side in own[:2])
+        texts = [_read_plain(found, side) for side in own[:2]]
+        if found.is_file() and len(texts[0]) == 1:
+            raise UserError(
+                f"data.path={path}: only one text, and train and validation need one each; a text file is cut at its blank "
+                f"lines, and what is longer than {documents.PIECE:,} characters where lines end: break its lines"
+            )
         return documents.make_corpus("text", source, *texts, sides=own, keep_repeats=keep_repeats)
     read_as = Columns(text_columns, columns, topic_column, group_column)
     read = [[(file, files.list_numbered_rows(file)) for file in side] for side in own[:2]]
@@ -86,7 +91,13 @@ def _find_files(path: Path) -> sides.Sides:
         return sides.Sides([path], [], [])
     everything = sides.list_files(path, deep=True)
     found = [file for file in everything if files.is_table(file)]
-    found = found or [file for file in everything if file.suffix.lower() == ".txt"]
+    if not found:
+        found = [file for file in everything if file.suffix.lower() == ".txt"]
+        if found and (hidden := next(filter(_is_hidden_table, everything), None)):
+            raise UserError(
+                f"data.path={path}: {hidden.relative_to(path)} is a table that is not read{files.explain_ending(hidden)}; "
+                "or move it away, if the text files are the data"
+            )
     if not found:
         hint = next(filter(None, map(files.explain_ending, everything)), "")
         raise UserError(f"data.path={path}: no file in the folder ends in one of {', '.join(endings)}{hint}")
@@ -101,6 +112,13 @@ def _find_files(path: Path) -> sides.Sides:
                     "one of them, or give data.path the file itself"
                 )
     return own._replace(left_out=[*own.left_out, *unread])
+
+
+def _is_hidden_table(file: Path) -> bool:
+    """Whether a file is a table that is packed or of another program; an archive may hold the texts beside it."""
+    if file.suffix.lower() in files.PACKED:
+        return Path(file.stem).suffix.lower() in (*files.TABLES, ".json", ".ndjson")
+    return files.explain_ending(file) != ""
 
 
 def _is_called_train(folder: Path, file: Path) -> bool:

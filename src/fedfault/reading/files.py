@@ -126,9 +126,9 @@ def _has_objects_in_lines(path: Path) -> bool:
     return len(lines) == 2 and all(line.startswith(b"{") and line.endswith(b"}") for line in lines)
 
 
-_PACKED = "unpack it first"
+PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar")
 OTHER_ENDINGS = {  # of files that become ones that are read, and how
-    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst", ".tar"), _PACKED),
+    **dict.fromkeys(PACKED, "unpack it first"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV in UTF-8"),
     ".arrow": "datasets.load_from_disk(FOLDER).to_parquet('data.parquet') writes one that is read",
 }
@@ -159,6 +159,12 @@ def _check_header(where: Path | str, names: Iterable[str]) -> None:
             raise UserError(f"{where}: {count} columns are called {name!r}; rename or remove all but one")
 
 
+def _refuse_second_header(path: Path, number: int, names: Sequence[str], values: Iterable[str]) -> None:
+    """Raise `UserError` for a line that is the header again, as files have that were joined; a lone column may say so."""
+    if len(names) > 1 and list(names) == list(values):
+        raise UserError(f"{path}: line {number} is the header again; remove the line")
+
+
 def _read_csv(path: Path) -> list[tuple[int, Row]]:
     text = read_text(path)
     before = csv.field_size_limit(_LONGEST_FIELD)
@@ -174,6 +180,7 @@ def _read_csv(path: Path) -> list[tuple[int, Row]]:
                 )
             if None in row.values():
                 raise UserError(f"{path}: line {reader.line_num} has fewer fields than the header; is a comma missing?")
+            _refuse_second_header(path, reader.line_num, reader.fieldnames or (), row.values())
             rows.append((reader.line_num - sum(len(_LINE_END.findall(cell)) for cell in row.values()), row))
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is not CSV: {error}") from error
@@ -193,6 +200,7 @@ def _read_tsv(path: Path) -> list[tuple[int, Row]]:
         fields = line.split("\t")
         if len(fields) != len(names):
             raise UserError(f"{path}: line {number} has {len(fields)} fields, but the header has {len(names)}")
+        _refuse_second_header(path, number, names, fields)
         rows.append((number, dict(zip(names, fields, strict=True))))
     return rows
 
