@@ -35,11 +35,11 @@ def text(
     hold conversations, for data.task_type=instruction; `columns` says which column is which where they are called otherwise.
     Text files: each is a document, and its sub-folder is its topic; a single file is cut at blank lines, and what is longer
     than 2,000 characters between them is cut where lines end.
-    A folder with tables is read as tables; of .json files those that are a list of objects or
-    an object a line. Files called train, or in a
-    folder called so, are trained on, or else all that are not called validation (valid, val, dev) or test in any spelling.
-    Those called validation validate, or else those called test; without either, validation is split off. Other files are
-    left out, and the output says which. A column split (set, subset, fold, partition) that says so of rows is refused.
+    A folder with tables is read as tables; of .json files those that are a list of objects or an object a line. Files called
+    train, or in a folder called so, are trained on, or else all that are not called validation (valid, val, dev) or test in
+    any spelling. Those called validation validate, or else those called test; without either, validation is split off. Other
+    files are left out, and the output says which. A column split (set, subset, fold, partition) that says so of rows is
+    refused.
     Texts are the same if they have the same characters, whatever case and blanks: the first is kept, and all of them with
     `keep_repeats`.
 
@@ -104,14 +104,21 @@ def _find_files(path: Path) -> sides.Sides:
     own, known = sides.sort_files(path, found), set(found)
     unread = [file for file in everything if file not in known]
     if not any(_is_called_train(path, file) for file in own.train):
-        for file in unread:
-            if file.suffix.lower() in (*endings, *files.OTHER_ENDINGS) and _is_called_train(path, file):
-                raise UserError(
-                    f"data.path={path}: {file.relative_to(path)} is called train and would be left out, as "
-                    f"{sides.list_names(own.train, path)} would be trained on{files.explain_ending(file)}; rename or move "
-                    "one of them, or give data.path the file itself"
-                )
+        _check_unread(
+            path, own.train, [file for file in unread if file.suffix.lower() in (*endings, *files.OTHER_ENDINGS)]
+        )
     return own._replace(left_out=[*own.left_out, *unread])
+
+
+def _check_unread(folder: Path, train: list[Path], unread: list[Path]) -> None:
+    """Raise `UserError` where a file that is called train is left out, while one that is not is trained on."""
+    for file in unread:
+        if _is_called_train(folder, file):
+            raise UserError(
+                f"data.path={folder}: {file.relative_to(folder)} is called train and would be left out, as "
+                f"{sides.list_names(train, folder)} would be trained on{files.explain_ending(file)}; rename or move one of "
+                "them, or give data.path the file itself"
+            )
 
 
 def _is_hidden_table(file: Path) -> bool:

@@ -278,7 +278,7 @@ def _hold_back(
 
     for number in same:
         groups = group_positions(number, int(number.max()) + 1)
-        settled: set[int] = set()  # groups of the clients so far
+        settled: set[int] = set()  # groups that clients before have taken or left
         for order in [own for own in shuffled if not held[own].any()]:
             sizes = Counter(number[order].tolist())
             wanted = max(1, math.ceil(share * len(order) - 1e-9))  # 0.07 * 100 is a little more than 7 in floats
@@ -286,7 +286,10 @@ def _hold_back(
             for group, n in sizes.items():
                 if have + n <= wanted and group not in settled and take(groups[group]):
                     have += n
-            any(have or take(groups[group]) for group in sorted(sizes, key=sizes.__getitem__))
+            smallest_first = sorted(sizes, key=sizes.__getitem__) if have == 0 else []
+            for group in smallest_first:  # each is more than the client's share
+                if take(groups[group]):
+                    break
             settled |= sizes.keys()
     return [(np.sort(own[~held[own]]), np.sort(own[held[own]])) for own in clients]
 
