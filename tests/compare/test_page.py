@@ -269,6 +269,89 @@ def test_alarms_that_a_fork_is_rid_of_followed_from_what_it_changed(tmp_path):
     assert said(*found[1:]) == "It is not rid of any alarm of its parent."
 
 
+def test_the_terminal_says_too_which_alarms_a_fork_is_rid_of(tmp_path):
+    a = replace(run(), folder=tmp_path, findings=(finding("client_drift", 3),))
+    said = format_comparison(fork_of(a, 2)).splitlines()
+    assert "b forks after round 2 of a: training.lr 0.1 → 0.2." in said
+    assert "It is without client drift, which followed from what it changed." in said
+
+
+def fork_of(a, round, name="b", **more):
+    """A run that forks after this round from `a`, beside it."""
+    fork = run(name, forks=(Fork("parent", round, {"training.lr": (0.1, 0.2)}, (), str(a.folder)),), **more)
+    return beside(a, fork)
+
+
+def test_an_alarm_after_the_end_of_a_fork_is_not_laid_to_its_change(tmp_path):
+    a = replace(run(rounds=6), folder=tmp_path, findings=(finding("oscillation", 4), finding("divergence", 6)))
+    assert list_remarks(fork_of(a, 3, rounds=5))[2] == (
+        "It is without oscillation, which followed from what it changed. It ends in round 5, too early to tell whether it "
+        "is rid of divergence (round 6)."
+    )
+    assert list_remarks(fork_of(a, 4, rounds=5))[2] == (
+        "It ends in round 5, too early to tell whether it is rid of divergence (round 6)."
+    )
+
+
+def test_alarms_that_are_new_in_a_fork_or_come_again_are_named(tmp_path):
+    """The transfer is in the past of both, and over; in the fork alone it comes again, in a round that its parent has."""
+    past = finding("negative_transfer", 1)
+    a = replace(run(rounds=6), folder=tmp_path, findings=(past, finding("oscillation", 4)))
+    a = replace(a, metrics={"verdict": {"state": "degraded", "over": ["negative_transfer"]}})
+    later = (past, finding("oscillation", 5), finding("negative_transfer", 5), finding("forgetting", 8))
+    said = list_remarks(fork_of(a, 2, rounds=8, findings=later))[2]
+    assert said == (
+        "It is not rid of any alarm of its parent. New in it: negative transfer (round 5). After the end of its parent: "
+        "forgetting (round 8)."
+    )
+
+
+def test_an_alarm_that_held_on_over_the_fork_counts_where_verdicts_say_so(tmp_path):
+    """The swing is in the past of both; what became of it is in the verdicts alone."""
+
+    def said(before, after):
+        metrics = [{} if over is None else {"verdict": {"state": "degraded", "over": over}} for over in (before, after)]
+        a = replace(run(), folder=tmp_path, findings=(finding("oscillation", 1),), metrics=metrics[0])
+        return list_remarks(fork_of(a, 2, findings=a.findings, metrics=metrics[1]))[2:-1]
+
+    assert said([], ["oscillation"]) == ["It is without oscillation, which followed from what it changed."]
+    assert said([], []) == ["It is not rid of any alarm of its parent."]
+    assert said(["oscillation"], []) == ["What its parent gets over stays in it: oscillation (round 1)."]
+    assert said(["oscillation"], ["oscillation"]) == said([], None) == said(None, []) == []
+
+
+def test_runs_that_are_judged_by_different_thresholds_are_told_and_their_alarms_not_set_beside_each_other(tmp_path):
+    def judged(name, calibration, *found, controls=19):
+        verdict = {
+            "state": "degraded",
+            "over": [],
+            "calibration": calibration,
+            "controls": controls if calibration else 0,
+        }
+        return run(name, findings=found, metrics={"verdict": verdict}, folder=tmp_path / name)
+
+    a = judged("a", "quickstart", finding("oscillation", 3))
+    plain = judged("b", None, finding("oscillation", 3, threshold=1.1, controls=0))
+    assert list_notes(beside(a, plain)) == [
+        "Verdicts and alarms are by different thresholds and cannot be set beside each other: 19 control runs of "
+        "quickstart (a), conventions (b). `fedfault diagnose RUN --calibration none` judges a run by conventions."
+    ]
+    fork = replace(plain, forks=(Fork("parent", 2, {"federation.num_rounds": (3, 4)}, (), str(a.folder)),))
+    assert list_remarks(beside(a, fork))[2] == (
+        "It is not judged by the thresholds of its parent, so that nothing says of which alarms it is rid."
+    )
+    few = judged("few", None, finding("oscillation", 3))  # too few readings for a calibrated verdict
+    for other in (
+        judged("c", "quickstart"),
+        few,
+        run("running"),
+        run("stopped", findings=(finding("oscillation", 1),)),
+    ):
+        assert not list_notes(beside(a, other)), other.name
+    assert list_notes(beside(a, judged("c", "honest")))
+    assert list_notes(beside(a, judged("c", "quickstart", finding("oscillation", 3, threshold=2.0))))
+
+
 def test_few_clients_have_a_line_each_and_many_a_point_each():
     few = draw_clients(beside(run(clients=5), run("b", 0.5, clients=5)), LIGHT, False).axes[0]
     assert [t.get_text() for t in few.get_yticklabels()] == ["news 4", "news 2", "news 0", "code 3", "code 1"]

@@ -163,7 +163,7 @@ def _render_figures(c: Comparison) -> list[dict[str, Any]]:
 
 
 def format_comparison(c: Comparison, width: int | None = None) -> str:
-    """Write the comparison as text: notes, the table, paired statistics.
+    """Write the comparison as text: notes, forks, alarms, the table, paired statistics.
 
     The table has a run a row, or a run a column where that would not fit into so many characters.
     """
@@ -181,5 +181,14 @@ def format_comparison(c: Comparison, width: int | None = None) -> str:
         else []
     )
     return "\n".join(
-        [*describe_ends(c), *list_notes(c), "", *lines, *more, *explain_unpaired(c), *([BASIS] if paired else [])]
+        [
+            *describe_ends(c),
+            *list_notes(c),
+            *list_remarks(c),
+            "",
+            *lines,
+            *more,
+            *explain_unpaired(c),
+            *([BASIS] if paired else []),
+        ]
     )

@@ -7,11 +7,12 @@ import math
 import numpy as np
 
 from fedfault.compare.figures import find_first_alarms
+from fedfault.compare.forks import explain_alarms, explain_thresholds
 from fedfault.compare.pairs import Comparison, RunPair, explain_budgets
 from fedfault.measures.punctuality import elapsed_seconds
 from fedfault.report.words import format_interval, format_number, format_perplexity
 from fedfault.runs.manifest import MONITORED
-from fedfault.runs.recorded import Fork, RunData
+from fedfault.runs.recorded import RunData
 
 
 def describe_ends(c: Comparison) -> list[str]:
@@ -74,7 +75,7 @@ def list_notes(c: Comparison) -> list[str]:
         said.append(f"The runs end after different rounds, and each is taken at its own end: {each}.")
     schedulers = [str(run.setting("federation", "scheduler", "name")) for run in c.runs]
     said += explain_budgets({n: run.mean_rank for n, run in zip(c.names, c.runs, strict=True)}, schedulers)
-    return [*said, *_list_equal_clocks(c)]
+    return [*said, *explain_thresholds(c.runs, c.names), *_list_equal_clocks(c)]
 
 
 def _list_equal_clocks(c: Comparison) -> list[str]:
@@ -117,30 +118,14 @@ def explain_unpaired(c: Comparison) -> list[str]:
 
 def list_remarks(c: Comparison) -> list[str]:
     """List where runs come from and what their detectors found, a sentence each."""
-    known = {str(run.folder.resolve()): name for name, run in zip(c.names, c.runs, strict=True)}
+    known = {str(run.folder.resolve()): (name, run) for name, run in zip(c.names, c.runs, strict=True)}
     said = []
     for name, run in zip(c.names, c.runs, strict=True):
-        parents = [f for f in run.forks if f.name == "parent"]
-        said += [f"{name} forks after round {f.round} of {known.get(f.source, f.source)}: {f.change}." for f in parents]
-        said += [_explain_gone(c, run, f) for f in parents if f.source in known]
+        for f in (f for f in run.forks if f.name == "parent"):
+            called, parent = known.get(f.source, (f.source, None))
+            said.append(f"{name} forks after round {f.round} of {called}: {f.change}.")
+            said += [explain_alarms(parent, run, f.round)] if parent else []
         if alarms := find_first_alarms(run):
             found = ", ".join(f"{detector.replace('_', ' ')} (round {t})" for detector, t in alarms.items())
             said.append(f"First alarms of {name}: {found}.")
     return [sentence for sentence in said if sentence]
-
-
-def _explain_gone(c: Comparison, fork: RunData, parent: Fork) -> str:
-    """Explain which alarms a fork is rid of, and which stay: what is gone followed from what the fork changed."""
-    source = next(run for run in c.runs if str(run.folder.resolve()) == parent.source)
-    before = {d for d, t in find_first_alarms(source).items() if t > parent.round}
-    after = find_first_alarms(fork)
-    gone, stay = ([d.replace("_", " ") for d in sorted(before) if (d in after) == left] for left in (False, True))
-    if not before:
-        return ""
-    rid = (
-        f"without {', '.join(gone)}, which followed from what it changed"
-        if gone
-        else "not rid of any alarm of its parent"
-    )
-    left = f"; what stays: {', '.join(stay)}" if gone and stay else ""
-    return f"It is {rid}{left}."
