@@ -527,6 +527,19 @@ def test_runs_of_different_lengths_are_said_to_end_so():
     assert describe_ends(beside(a, b))[0].startswith("b ends better than a (after 2 rounds against 3): final loss")
 
 
+@pytest.mark.slow
+def test_a_run_in_another_unit_is_not_drawn_on_the_same_axis_and_the_caption_says_so(tmp_path):
+    """Nats per example are no nats per token."""
+    classes = replace(labelled("classification", accuracy=0.5), findings=(finding(round=1),))
+    (ax,) = draw_losses(beside(run("a"), classes, run("b", -0.5)), LIGHT, False).axes
+    assert ax.get_ylabel() == "loss (nats per token)"
+    assert [line.get_ydata()[-1] for line in ax.lines if len(line.get_xdata()) > 2] == pytest.approx([3.8, 3.3])
+    page = compare([write(tmp_path / made.name, made) for made in (run("a"), classes)])[1].read_text()
+    assert "classification is left out: its loss is in nats per example." in page
+    assert "Losses in nats per token (a), nats per example (classification);" in page
+    assert "A red ring" not in page
+
+
 def test_losses_of_different_kinds_are_not_said_to_be_better_or_worse():
     """A squared error ended better than a cross-entropy, in nats."""
     told = describe_ends(beside(labelled("classification", accuracy=0.5), labelled("regression", pearson=0.5)))

@@ -36,8 +36,7 @@ BANDS = 3  # pairs whose spread over the clients can be told apart
 
 def draw_losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
     """Draw the loss of the mixture over rounds, a line a run; rings where detectors raised their first alarm."""
-    shown = [(i, run) for i, run in enumerate(c.runs) if run.losses("validation")[0]]
-    if not shown:
+    if not (shown := choose_drawn(c)[0]):
         return None
     until = max(run.rounds_done for _, run in shown)
     found = [
@@ -61,9 +60,16 @@ def draw_losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
         ends.append((find_last_finite(values), make_label(c.names[i], 11 if narrow else 22), theme.palette[i]))
     draw_marks(ax, found, places, theme)
     draw_end_labels(ax, ends, theme, height=2.7)
-    ax.set_ylabel(f"loss ({c.runs[0].unit})")
+    ax.set_ylabel(f"loss ({shown[0][1].unit})")
     ax.set_title("Loss of the mixture", pad=9 + measure_headroom(places))
     return fig
+
+
+def choose_drawn(c: Comparison) -> tuple[list[tuple[int, RunData]], list[tuple[int, RunData]]]:
+    """Choose the runs whose loss of the mixture is drawn, by number: those in the first one's unit; then those left out."""
+    scored = [(i, run) for i, run in enumerate(c.runs) if run.losses("validation")[0]]
+    drawn = [(i, run) for i, run in scored if run.unit == scored[0][1].unit]
+    return drawn, [one for one in scored if one not in drawn]
 
 
 def find_first_alarms(run: RunData) -> dict[str, int]:

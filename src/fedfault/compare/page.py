@@ -113,7 +113,7 @@ def _render_page(c: Comparison, command: str) -> str:
             title=" · ".join(c.names),
             ends=describe_ends(c),
             notes=list_notes(c),
-            unit=c.runs[0].unit,
+            unit=_name_units(c),
             overview=_break_keys(transpose(tabulate_runs(c))),
             statistics=tabulate_pairs(c),
             apart=explain_unpaired(c),
@@ -129,6 +129,14 @@ def _render_page(c: Comparison, command: str) -> str:
     )
 
 
+def _name_units(c: Comparison) -> str:
+    """Name the unit of the losses, or where there are several that of each run."""
+    units = [run.unit for run in c.runs]
+    if len(set(units)) == 1:
+        return units[0]
+    return ", ".join(f"{unit} ({name})" for unit, name in zip(units, c.names, strict=True))
+
+
 def _break_keys(table: Table) -> Table:
     """Let the browser break keys such as `federation.algorithm.name` after a dot."""
     return table._replace(rows=[[row[0].replace(".", ".\u200b"), *row[1:]] for row in table.rows])
@@ -136,12 +144,16 @@ def _break_keys(table: Table) -> Table:
 
 def _render_figures(c: Comparison) -> list[dict[str, Any]]:
     """Render the figures that have something to show as parts of the page."""
-    from fedfault.compare.figures import FIGURES, make_plot
+    from fedfault.compare.figures import FIGURES, choose_drawn, make_plot
     from fedfault.report.inline import draw_inline
 
+    drawn, left_out = choose_drawn(c)
+    apart = "".join(f" {c.names[i]} is left out: its loss is in {run.unit}." for i, run in left_out)
+    names = {"losses": [c.names[i] for i, _ in drawn]}  # where not every run is shown
     marked = (  # what only some comparisons have
-        ("losses", RINGS, any(f.level == "alarm" for run in c.runs for f in run.findings)),
-        ("losses", FORKS, any(f.name == "parent" for run in c.runs for f in run.forks)),
+        ("losses", RINGS, any(f.level == "alarm" for _, run in drawn for f in run.findings)),
+        ("losses", FORKS, any(f.name == "parent" for _, run in drawn for f in run.forks)),
+        ("losses", apart, True),
         ("clients", UNPAIRED, any(not pair.clients.losses for pair in c.pairs)),
     )
     found = []
@@ -150,7 +162,7 @@ def _render_figures(c: Comparison) -> list[dict[str, Any]]:
         if inline.drawings:
             title, text, alt = CAPTIONS[name]
             text += "".join(sentence for where, sentence, there in marked if where == name and there)
-            about = {"name": name, "title": title, "text": text, "alt": f"{alt}{', '.join(c.names)}."}
+            about = {"name": name, "title": title, "text": text, "alt": f"{alt}{', '.join(names.get(name, c.names))}."}
             found.append(
                 {
                     **about,
