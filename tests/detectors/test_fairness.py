@@ -104,6 +104,17 @@ def test_a_client_that_surely_loses_is_an_alarm():
     assert "clients lose beyond chance)" in LOSES.explain(found[-1])  # the report's figure counts those below zero
 
 
+def test_an_alarm_does_not_say_that_nobody_loses():
+    """Controls that lose less make an alarm of a loss that is none by Holm's test: 2.1 standard errors, of five clients."""
+    others = {f"c{k}": ([-0.5, -0.5], 0.02) for k in range(1, 5)}
+    found = transfer({"seen": 1.0}, c0=([0.21, 0.21], 0.1), **others)
+    assert judge_readings(LOSES, Threshold(1.13, 19, {"seen": 1.0}), found) == "alarm"
+    said = "client 0 is 0.21 nats worse off than with the base ("
+    assert LOSES.explain(found[-1]) == f"{said}in one round the worst of 5 clients can lose as much by chance)"
+    alone = found[-1]._replace(evidence={**found[-1].evidence, "clients": 1.0})
+    assert LOSES.explain(alone) == f"{said}in one round a client can lose as much by chance)"
+
+
 def test_a_loss_below_the_floor_or_below_its_noise_is_none():
     little, unsure = 0.9 * LOSES.min_effect, 0.1
     for changes, se in (([little] * 2, 0.001), ([unsure] * 2, 0.1), ([-0.5] * 2, 0.01)):

@@ -44,9 +44,14 @@ def negative_transfer() -> Detector:
                 yield _compare_with_base(r.round, first, own, "student" in scale)
 
     def explain(r: Reading) -> str:
-        several = f" ({r.evidence['clients_that_lose']:.0f} of {r.evidence['clients']:.0f} clients lose beyond chance)"
-        client, lost = r.evidence["worst_client"], r.evidence["lost"]
-        return f"client {client:.0f} is {lost:.2f} nats worse off than with the base{several}"
+        client, lost, losers, of = (r.evidence[key] for key in ("worst_client", "lost", "clients_that_lose", "clients"))
+        worst = f"the worst of {of:.0f} clients" if of > 1 else "a client"
+        how = (
+            f"{losers:.0f} of {of:.0f} clients lose beyond chance"
+            if losers
+            else f"in one round {worst} can lose as much by chance"
+        )
+        return f"client {client:.0f} is {lost:.2f} nats worse off than with the base ({how})"
 
     return Detector(
         follow,
