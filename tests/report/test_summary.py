@@ -47,6 +47,18 @@ def test_a_rise_is_called_a_rise(tmp_path):
     assert summary.list_warnings(run) == ["Only 2 rounds of training: too few to show a trend."]
 
 
+def test_a_jump_is_not_laid_to_the_absence_of_clients_where_none_mostly_holds_the_topic():
+    """Clients of unequal sizes with the same mixture: all of them mostly hold news, and train in every round."""
+    made = make(clients=2, loss=lambda r, t: 4.0 + (0.5 * t if r == 2 else 0.0))
+
+    def said(*clients):
+        run = replace(made, split={**made.split, "clients": clients})
+        return next(sentence for sentence in summary.summarise_run(run) if "jumped" in sentence)
+
+    assert said([9, 1], [90, 10]).endswith("jumped by up to 0.50 nats (code, round 2).")
+    assert said([9, 1], [10, 90]).endswith("(code, round 2, although a client that mostly holds it trained).")
+
+
 def test_steady_topics_are_called_steady(tmp_path):
     run = read_run(write(tmp_path, [record(r, 5.0 - r) for r in range(4)]))
     assert "No single topic's loss rose by more than 0.01 nats between two evaluations." in summary.summarise_run(run)

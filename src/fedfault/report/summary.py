@@ -177,7 +177,7 @@ def _describe_jumps(run: RunData) -> str:
     since = rounds[rounds.index(n) - 1]
     groups = [run.topics_trained(r) for r in run.records if since < r.round <= n]
     who = ""
-    if any(t for group in groups for t in group):
+    if any(groups) and not run.centralised and topic in map(run.dominant_topic, range(run.num_clients)):
         there = any(topic in group for group in groups)
         who = (
             ", although a client that mostly holds it trained"
