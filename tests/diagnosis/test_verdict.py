@@ -29,10 +29,17 @@ def test_without_an_alarm_a_run_is_healthy_only_if_controls_say_so(known):
     found = judge_run(RUN[:3], ONE)
     assert (found["state"], found["since"], found["causes"], found["over"]) == (HEALTHY, None, [], [])
     assert found["sentence"] == "No detector raised an alarm."
-    assert judge_run(RUN[:4], ONE)["sentence"] == "No detector raised an alarm; suspected for a while: two."
+    assert judge_run(RUN[:4], ONE)["sentence"] == "No detector raised an alarm; suspected at the end: two."
     found = judge_run(RUN[:2], None)
     assert (found["state"], found["calibration"]) == (NO_ALARM, None)
     assert found["sentence"] == "No detector raised an alarm, by conventional thresholds."
+
+
+def test_a_suspicion_that_stands_at_the_end_is_told_from_one_that_is_over(known):
+    known(one=fake([0, 2, 0, 0]), two=fake([0, 0, 0, 2]), three=fake([2, 0, 0, 0]))
+    assert judge_run(RUN[:5], ONE)["sentence"] == (
+        "No detector raised an alarm; suspected at the end: two; suspected for a while: three, one."
+    )
 
 
 def test_a_run_of_which_nothing_was_read_is_not_judged(known):

@@ -153,9 +153,11 @@ def _explain_silence(seen: Detection, state: str) -> str:
     """One sentence where no detector raised an alarm."""
     if state == UNJUDGED:
         return "Nothing was measured that a detector reads."
-    doubts = list(dict.fromkeys(f.detector.replace("_", " ") for f in seen.findings))
+    doubts: dict[str, list[str]] = {"at the end": [], "for a while": []}
+    for name in dict.fromkeys(f.detector for f in seen.findings):
+        doubts["for a while" if seen.courses[name].state == "ok" else "at the end"].append(name.replace("_", " "))
     by = ", by conventional thresholds" if seen.calibration is None else ""
-    suspected = f"; suspected for a while: {', '.join(doubts)}" if doubts else ""
+    suspected = "".join(f"; suspected {when}: {', '.join(names)}" for when, names in doubts.items() if names)
     return f"No detector raised an alarm{by}{suspected}."
 
 
