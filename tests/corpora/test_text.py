@@ -179,6 +179,7 @@ def test_missing_values_in_jsonl_and_parquet_are_no_text(tmp_path):
         ("a.csv", b"text\ncaf\xe9\n", {}, ["0xe9 at offset 8", "not UTF-8"]),
         ("a.txt", b"a\0b", {}, ["binary"]),
         ("a.txt", b"a", {"text_columns": ["text"]}, ["plain text", "leave it out"]),
+        ("a.txt", b"a", {"topic_column": "t"}, ["leave it out and put the files of each topic into"]),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', {}, ["line 2 is not JSON"]),
         ("a.jsonl", b'["a"]\n', {}, ["line 1 is not a JSON object"]),
         ("a.jsonl", b'{"text": ["a", "b"]}\n', {}, ["column 'text' holds list"]),

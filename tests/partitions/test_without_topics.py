@@ -18,6 +18,7 @@ def test_a_partition_by_topics_refuses_documents_of_one_topic(name, options):
     with pytest.raises(UserError, match=f"{name}.*all 40 documents have the same topic, 'text'") as told:
         build("partition", name, **options)(ALIKE, 4, rng(0, "partition"))
     assert "what works: data.topic_column=COLUMN" in str(told.value)
+    assert "text files in a sub-folder for each topic" in str(told.value)
     assert "quantity_skew" in str(told.value)
 
 

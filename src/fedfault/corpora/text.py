@@ -59,7 +59,10 @@ def text(
         wanted = ("text_columns", text_columns), ("columns", columns)
         for option, value in (*wanted, ("topic_column", topic_column), ("group_column", group_column)):
             if value is not None:
-                raise UserError(f"data.{option}={value}: {path} has plain text, so there are no columns; leave it out")
+                more = " and put the files of each topic into a sub-folder" if option == "topic_column" else ""
+                raise UserError(
+                    f"data.{option}={value}: {path} has plain text, so there are no columns; leave it out{more}"
+                )
         if found.is_dir() and len(own.train) + len(own.validation) == 1:
             raise UserError(
                 f"data.path={path}: the folder holds one text, {own.train[0].name}, and each file of a folder is a "

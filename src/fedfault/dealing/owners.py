@@ -74,8 +74,8 @@ def number_topics(method: str, names: Sequence[str], num_clients: int) -> Ints:
     if num_clients > 1 and not topics.any():
         raise NeedsColumn(
             f"{method}: all {len(names)} documents have the same topic, {names[0]!r}, so that no two clients "
-            "could differ in topics; what works: data.topic_column=COLUMN, a corpus that has topics, or a partition that "
-            "needs none (iid, quantity_skew, style_skew, token_skew)",
+            "could differ in topics; what works: data.topic_column=COLUMN of a table, text files in a sub-folder for each "
+            "topic, a corpus that has topics, or a partition that needs none (iid, quantity_skew, style_skew, token_skew)",
             "topic_column",
         )
     return topics

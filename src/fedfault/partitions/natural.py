@@ -36,8 +36,8 @@ def natural(*, min_samples: int = 1) -> Partition:
         names = sorted({d.group for d in documents})
         if names == [""]:
             raise NeedsColumn(
-                "natural: the documents have no groups; name a column of the corpus with data.group_column, use a corpus "
-                "that has groups (styles, glue/stsb, synthetic), or another partition",
+                "natural: the documents have no groups; name a column of a table with data.group_column (text files have "
+                "none), use a corpus that has groups (styles, glue/stsb, synthetic), or another partition",
                 "group_column",
             )
         check_groups("natural", [d.group for d in documents], [d.text for d in documents])
