@@ -64,7 +64,9 @@ def test_unequal_sizes_are_said(prepared):
     h = found(prepared("quantity_skew"))
     assert h.size_cv.p < 0.05
     assert h.effective_clients < 5
-    assert "differ in size (CV" in " ".join(write_sentences(h))
+    said = " ".join(write_sentences(h))
+    assert f"differ in size (CV {h.size_cv.value:.2f}): their documents are spread as over" in said
+    assert "weigh" not in said  # clients weigh by their tokens
     assert abs(h.label_emd.z) < 3.5
 
 

@@ -26,7 +26,7 @@ from fedfault.text.packing import pack_blocks
 from fedfault.text.responses import Responses
 from fedfault.types.task import Step
 
-METHOD = 2  # raised when the same split gets other numbers than before
+METHOD = 3  # raised when the same split gets other numbers or sentences than before
 TOKENS = 2_000_000  # of the documents that the token divergence is measured on, about
 EMBEDDED = 600  # documents whose embeddings are compared
 PAIRED = 100  # clients in that comparison
@@ -49,7 +49,7 @@ class Heterogeneity:
     gradient: Index | None  # variance of the clients' gradients at the untrained adapter
     gradient_noise: float | None  # variance within a client, of one half
     dissimilarity: float | None  # B^2
-    effective_clients: float
+    effective_clients: float  # by documents; what clients weigh in a round is `federation.weighting`'s to say
     shared_mass: float | None  # topic mass that two clients share, mean over pairs
     percentile: float | None  # of label_emd among Dirichlet splits of this corpus
     measured: Mapping[str, int]  # how many documents, clients and blocks the indices were measured on
@@ -247,4 +247,4 @@ def _describe_sizes(h: Heterogeneity) -> str:
     if h.size_cv.p > 0.05:
         return f"The {N} clients have about the same number of documents."
     even = f"{h.effective_clients:.1f} even ones"
-    return f"The {N} clients differ in size (CV {h.size_cv.value:.2f}) and weigh as much as {even}."
+    return f"The {N} clients differ in size (CV {h.size_cv.value:.2f}): their documents are spread as over {even}."
