@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedfault.records import RoundRecord, Score
+from fedfault.report.captions import write_caption
 from fedfault.report.draw import MARKERS, spread_places
 from fedfault.report.figures.clients import draw_clients, draw_fairness
 from fedfault.report.figures.cost import draw_traffic
@@ -49,6 +50,19 @@ def test_a_marker_says_that_the_topic_took_part():
     news, code = figure.axes[0].get_lines()[:2]
     assert (news.get_marker(), news.get_markevery()) == (MARKERS[0], [1, 2, 3])
     assert code.get_marker() == "None"
+
+
+@pytest.mark.parametrize(("kept", "who"), [(3, "3 of 4 clients"), (1, "1 of 4 clients"), (4, "4 clients")])
+def test_figures_of_clients_say_how_many_of_them_are_shown(kept, who):
+    """A client with a single text holds none back and has no score."""
+    run = make()
+    gone = {f"client/{k}" for k in range(kept, 4)}
+    records = [dataclasses.replace(r, scores={n: s for n, s in r.scores.items() if n not in gone}) for r in run.records]
+    run = dataclasses.replace(run, records=tuple(records))
+    for name, draw in (("clients", draw_clients), ("fairness", draw_fairness)):
+        (ax,) = draw(run).axes
+        assert ax.get_title(loc="left").split(";")[0].split(",")[0] == who
+        assert ("are left out" in write_caption(run, name).text) == (kept < 4)
 
 
 def test_a_known_entropy_is_a_line_below_the_losses():

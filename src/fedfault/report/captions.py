@@ -189,6 +189,7 @@ FILLED = (
     " Representations: directions that hidden states and sentence embeddings fill, beside the untrained model's; a fall "
     "far below 1 is collapse."
 )
+UNSCORED = " Clients without a score of their own, as those with too few texts to hold one back, are left out."
 LOSERS = " Red bars count such clients, however little they lose; detectors count those that lose beyond chance."
 SAMPLED = " The text was sampled from the untrained model itself, so the rise estimates KL(base || model)."
 CUT_SHORT = " A thin line goes on to where all of the client's work would have ended, as far as there is room."
@@ -238,8 +239,10 @@ def _describe_panels(run: RunData, name: str) -> list[str]:
     if name in PANELS:
         return [f" {title}: {text}" for title, text in _list_drawn(run, name)]
     fates = {t.fate for r in run.records for t in r.turns}
-    if name == "fairness":
-        return [LOSERS] * any(not gain >= 0 for _, gains in run.gains() for gain in gains.values())
+    if name in ("clients", "fairness"):
+        some = 0 < len(run.score_names("client/")) < run.num_clients
+        lost = name == "fairness" and any(not gain >= 0 for _, gains in run.gains() for gain in gains.values())
+        return [LOSERS] * lost + [UNSCORED] * some
     if name == "general":
         return [SAMPLED] * (run.setting("evaluation", "general") == "base_samples")
     if name in ("gantt", "client_ranks"):

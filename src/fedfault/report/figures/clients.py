@@ -41,8 +41,9 @@ def draw_clients(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     ax.set_ylabel(f"held-out loss ({run.unit})")
     outer = {"worst": 4, "best": 0} if len(names) > 1 else {}
     ends = _draw_fan(ax, [n for n, _ in rows], fan, theme, theme.palette[0], outer)
-    if len(names) > 1:
-        ax.set_title(f"{len(names)} clients; the band holds the middle 80 %")
+    if run.num_clients > 1:
+        band = "; the band holds the middle 80 %" if len(names) > 1 else ""
+        ax.set_title(f"{_count_scored(run, len(names))}{band}")
     mark_not_finite(ax, [n for n, losses in rows if not np.isfinite(losses).all()], theme)
     draw_end_labels(ax, ends, theme, height=2.5)
     return fig
@@ -118,8 +119,10 @@ def draw_fairness(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
     mark_not_finite(ax, [n for n, gains in rows if not np.isfinite(gains).all()], theme)
     ax.set_ylabel(f"gain\n({run.unit})" if narrow else f"gain ({run.unit})")
     many = {0: "none", count: "all"}.get(losers[-1], f"{losers[-1]}")
-    title = f"{count} clients, {many} of them below zero in the end{', by however little' if losers[-1] else ''}"
-    ax.set_title((f"{count} clients, {many} below zero" if narrow else title) if count > 1 else "One client")
+    who = _count_scored(run, count)
+    title = f"{who}, {many} of them below zero in the end{', by however little' if losers[-1] else ''}"
+    short = f"{who}, {many} below zero" if narrow else title
+    ax.set_title(short if count > 1 else "One client" if run.num_clients == 1 else who)
     draw_end_labels(ax, ends, theme, height=2.5)
     if any(losers):
         ax.tick_params(labelbottom=False)
@@ -129,6 +132,11 @@ def draw_fairness(run: RunData, theme: Theme, narrow: bool) -> Figure | None:
         axes[1].set_ylim(0, max(losers) + 0.3)
     set_round_axis(axes[-1], run)
     return fig
+
+
+def _count_scored(run: RunData, scored: int) -> str:
+    """Count the clients that were scored, and of how many, where some were not: `4 of 5 clients`."""
+    return f"{scored} of {run.num_clients} clients" if scored < run.num_clients else f"{scored} clients"
 
 
 def _compute_percentiles(rows: list[tuple[int, np.ndarray]]) -> np.ndarray:
