@@ -18,6 +18,7 @@ from fedfault.storage import (
     HOST,
     _make_passing_cache,
     cache_dir,
+    delete_atomically,
     delete_scratch,
     delete_scratch_of,
     expand_home,
@@ -50,6 +51,27 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
             (scratch / "file").write_text(content)
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["f", "f/file"]
     assert (tmp_path / "f" / "file").read_text() == "first"
+
+
+def test_what_is_deleted_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "file").touch()
+    for name in ("link", "file", "nothing"):
+        delete_atomically(tmp_path / name)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "kept"]
+
+    def die(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            delete_atomically(tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    delete_scratch(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

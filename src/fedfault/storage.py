@@ -68,6 +68,16 @@ def write_folder_atomically(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def delete_atomically(path: Path) -> None:
+    """Delete a file or a folder in one step, if it is there: a kill leaves all of it, or a scratch folder."""
+    if path.is_dir() and not path.is_symlink():
+        scratch = _name_scratch(path)
+        os.replace(path, scratch)
+        shutil.rmtree(scratch)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _name_scratch(path: Path) -> Path:
     return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from crash import QUIET, Lender, load_tiny
+from fedfault.api.run import Run
 from fedfault.config import load
 from fedfault.config.changes import hash_settings
 from fedfault.errors import UserError
 from fedfault.runs.checkpoint import read_about, write_about
-from fedfault.runs.folder import RunFolder
+from fedfault.runs.folder import RESULTS, RunFolder
 from fedfault.runs.read import read_run
 from fedfault.session.blame import blame_run
 from fedfault.session.checkpoints import export_round
@@ -109,6 +110,33 @@ def test_more_rounds_later_are_the_rounds_of_a_run_that_was_longer_from_the_star
     longer = start_run(load_tiny(tmp_path / "longer", "federation.num_rounds=4"), QUIET, ready=READY)
     later = resume(run, "federation.num_rounds=4")
     assert [r.scores for r in later.read_records()] == [r.scores for r in longer.read_records()]
+
+
+def test_more_rounds_that_are_killed_leave_no_results_of_the_former_end(run, finished, monkeypatch):
+    def save(self, state, *rest):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            resume(run, "federation.num_rounds=4", "personalise={steps: 1}")
+    assert [r.round for r in read_run(run).records] == [0, 1, 2, 3]
+    assert not any((run / name).exists() for name in RESULTS)
+    with pytest.raises(UserError, match=r"has no adapter yet: 3 of 4 rounds are recorded; ff\.resume"):
+        Run(run).adapter()
+    resume(run)
+    assert read_run(run).metrics["rounds"] == 4
+    assert {row["model"] for row in read_run(run).personal} == {"global", "tuned"}
+
+
+def test_a_run_that_is_killed_before_its_rounds_are_prepared_keeps_its_results(run, monkeypatch):
+    def check(fed):
+        raise UserError("refused")
+
+    monkeypatch.setattr("fedfault.session.training.check_gradients", check)
+    with pytest.raises(UserError, match="refused"):
+        resume(run, "federation.num_rounds=4")
+    assert Run(run).metrics["rounds"] == read_run(run).rounds_done == 2
 
 
 def test_more_rounds_under_a_schedule_are_told_by_whatever_reads_or_repeats_them(tmp_path, capsys):

@@ -30,10 +30,11 @@ from fedfault.runs.files import LOCK, ROUNDS, append_text, read_json, read_round
 from fedfault.runs.manifest import MANIFEST, MONITORED, check_run, read_manifest
 from fedfault.runs.recorded import RunData
 from fedfault.runs.state import read_state, write_state
-from fedfault.storage import delete_scratch, write_atomically
+from fedfault.storage import delete_atomically, delete_scratch, write_atomically
 from fedfault.types.adapter import Layout
 from fedfault.types.algorithm import State
 
+RESULTS = ("metrics.json", "personal.json", "answers.json", "clients.parquet", "adapter")  # of the last round
 
 class RunFolder:
     """One run's folder. Use `create` or `open`; `lock` keeps a second process out."""
@@ -92,6 +93,11 @@ class RunFolder:
             if old.name not in (MANIFEST, LOCK):
                 shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         self._past = None
+
+    def delete_results(self) -> None:
+        """Delete what the run came to at an end that it goes on from: nobody may take it for the newest round's."""
+        for name in RESULTS:
+            delete_atomically(self.path / name)
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file in one step."""

@@ -43,8 +43,8 @@ def train_to_end(
     """Train from a state to the last round, or to the alarm that ends the run, and write the results.
 
     The folder must be locked and hold config.yaml. The manifest is changed, and written whenever the run gets further: now
-    it is `running`, then `trained`, and over when the results are written and, if `draw` says so, the report is drawn. Of a
-    run that is `trained` already only the results are written.
+    it is `running`, without the results of an end that it had before, then `trained`, and over when the results are written
+    and, if `draw` says so, the report is drawn. Of a run that is `trained` already only the results are written.
     """
     watch = _watch_for(folder, p, progress)
     if manifest["status"] != "trained":
@@ -53,6 +53,7 @@ def train_to_end(
         manifest["status"] = "running"
         folder.write_json(MANIFEST, manifest)
         check_gradients(p.federation)
+        folder.delete_results()
         trackers = Trackers(p.config.logging.trackers, progress.say)
         told = p.config.model_dump(exclude={"privacy": {"secret"}})
         with (
