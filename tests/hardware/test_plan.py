@@ -14,12 +14,12 @@ from fedfault.hardware.traces import Change, Trace
 
 FAST, SLOW = Tier("fast", 1), Tier("slow", 1, compute_factor=0.5)
 BOTH = np.array([0, 1])
-FREE = MessageSizes(Line(0, 0), Line(0, 0), np.zeros(2))
+FREE = MessageSizes(Line(0, 0), Line(0, 0), Line(np.zeros(2), np.zeros(2)))
 
 
 def planned(hw, plans=None, clients=BOTH, limits=None, wire=FREE, round=1):
     limits = np.full(len(clients), hw.r_max) if limits is None else np.array(limits)
-    wire = wire._replace(missed=np.resize(wire.missed, len(clients)))
+    wire = wire._replace(missed=Line(*(np.resize(part, len(clients)) for part in wire.missed)))
     return make_plan(hw, hw.init_memory() if plans is None else plans, round, 0, clients, limits, wire)
 
 
@@ -35,9 +35,11 @@ def test_time_is_tokens_by_rank_over_speed():
 
 def test_bytes_take_time_in_both_directions_and_what_was_missed_too():
     narrow = Tier("narrow", 2, bandwidth_up_mbps=8, bandwidth_down_mbps=16)  # 1 and 2 MB a second
-    made = planned(hardware(narrow), wire=MessageSizes(Line(1e6, 1e6), Line(0, 5e5), np.array([0.0, 4e6])))
-    assert [(t.down, t.up) for t in made.turns] == [pytest.approx((4.5, 4.0)), pytest.approx((6.5, 4.0))]
-    assert [t.bytes_down for t in made.turns] == [9_000_000, 13_000_000]
+    missed = Line(np.array([0.0, 4e6]), np.array([0.0, 1e6]))
+    made = planned(hardware(narrow), wire=MessageSizes(Line(1e6, 1e6), Line(0, 5e5), missed))
+    assert [(t.down, t.up) for t in made.turns] == [pytest.approx((4.5, 4.0)), pytest.approx((10.5, 4.0))]
+    assert [t.bytes_down for t in made.turns] == [9_000_000, 21_000_000]
+    assert made.slope[1] - made.slope[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_what_was_observed_corrects_what_the_tiers_promise():
     link = Tier("link", 2, bandwidth_up_mbps=80)
     trace = Trace(2, (Change(1, 0, available=True, bandwidth=0.8), Change(1, 1, available=True, bandwidth=80.0)))
     hw = hardware(link, scheduler="exact", options={"r_bar": 4.0})
-    wire, plans = MessageSizes(Line(0, 0), Line(0, 1e5), np.zeros(2)), hw.init_memory()
+    wire, plans = MessageSizes(Line(0, 0), Line(0, 1e5), Line(np.zeros(2), np.zeros(2))), hw.init_memory()
     assert planned(hw, plans, wire=wire).ranks.tolist() == [4, 4]
     slow = hardware(link, scheduler="exact", options={"r_bar": 4.0}, trace=trace)
     for t in range(1, 8):

@@ -81,6 +81,18 @@ def test_simulated_transfers_take_the_bytes_that_are_counted():
                 assert turn.down == pytest.approx(client.bytes_down / 2000)
 
 
+@pytest.mark.parametrize("name", ["rolora", "fedsvd", "flora", "ffa_lora", "fedex_lora", "fedsa_lora"])
+@pytest.mark.parametrize("cohort_size", [6, 2])
+def test_simulated_downloads_are_what_is_sent_where_ranks_are_below_the_largest(name, cohort_size):
+    """RoLoRA sends the other factor than it trains, FLoRA no factor at all, and whoever was away more than the others."""
+    link = Tier("link", 6, bandwidth_down_mbps=16e-3)
+    hw = replace(hardware(link), scheduler=scripted((2,) * 6))
+    fed = fed_of(hw, aggregation=name, cohort_size=cohort_size, num_rounds=4)
+    for _, record in run(fed)[1:]:
+        assert [t.bytes_down for t in record.turns] == [c.bytes_down for c in record.clients]
+        assert [t.down for t in record.turns] == pytest.approx([c.bytes_down / 2000 for c in record.clients])
+
+
 def test_a_deadline_drops_the_slow_and_they_reach_the_records():
     fed = fed_of(hardware(*HALVES, deadline=5.0, policy="drop"), num_rounds=1)
     _, (state, record) = run(fed)

@@ -146,6 +146,13 @@ def test_a_record_cut_short_by_a_kill_is_left_out(folder):
     assert [r.round for r in folder.read_records()] == [0, 1, 2]
 
 
+def test_what_nobody_could_read_is_not_written(folder):
+    folder.append(RoundRecord(0))
+    with pytest.raises(TypeError, match=r"turns\.bytes_down is -4, not int"):
+        folder.append(RoundRecord(1, turns=(Turn(0, "tier", 2, "done", bytes_down=-4),)))
+    assert [r.round for r in folder.read_records()] == [0]
+
+
 def test_clients_become_one_row_per_round_and_client(folder):
     import pyarrow.parquet
 

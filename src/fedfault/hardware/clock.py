@@ -77,10 +77,10 @@ def _read_limits(values: Sequence[float | None]) -> Floats:
 
 
 class Line(NamedTuple):
-    """A cost that grows with the rank: fixed + per_rank * r; what is fixed may differ between clients, (n,)."""
+    """A cost that grows with the rank: fixed + per_rank * r; both may differ between clients, (n,)."""
 
     fixed: float | Floats
-    per_rank: float
+    per_rank: float | Floats
 
     def at(self, ranks: Ints | Floats) -> Floats:
         """Return the load with these ranks."""

@@ -40,9 +40,9 @@ HardwareMemory = Mapping[str, Memory]
 class MessageSizes(NamedTuple):
     """Bytes of a client's payload: as they depend on its rank, both ways, and what else it has missed so far."""
 
-    down: Line
+    down: Line  # of who was there in the last round
     up: Line
-    missed: Floats  # (n,)
+    missed: Line  # (n,) both
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,11 @@ def make_plan(
 ) -> RoundPlan:
     """Ranks, times and fates of the clients (n,) that were drawn. limits: (n,) the largest rank that each may train."""
     fleet, load = hw.fleet_in_round(round, clients), hw.load(plans, clients, wire)
-    missed = wire.missed * 8e-6 / fleet.down_mbps
+    missed, missed_slope = (bytes * 8e-6 / fleet.down_mbps for bytes in wire.missed)
     a, b = estimate_times(hw, plans, round, wire)
     low, high = np.full(len(clients), hw.r_min), np.minimum(hw.caps[clients], limits)
     budget = hw.scheduler.budget(len(clients))
-    s = Situation(round, seed, clients, low, high, budget, a[clients] + missed, b[clients], hw.deadline)
+    s = Situation(round, seed, clients, low, high, budget, a[clients] + missed, b[clients] + missed_slope, hw.deadline)
     given = hw.scheduler.assign(plans["scheduler"], s)
     ranks = np.array(given.ranks, dtype=np.int64)
     spent, bytes_down, memory = simulate_work(hw, plans, round, clients, ranks, wire)
@@ -178,6 +178,7 @@ def make_plan(
     effort = np.zeros(len(clients))
     effort[ranks > 0] = done.steps / hw.steps[clients][ranks > 0]
     true_a, slope = compute_model_lines(fleet, load)
+    slope = slope + missed_slope
     best = find_shortest_round(replace(s, a=true_a + missed, b=slope, high=hw.caps[clients]), ranks)
     turns = []
     for i, fate in enumerate(fates):
@@ -206,7 +207,7 @@ def simulate_work(
 ) -> Work:
     """Simulate what all of a round's work takes these clients (n,) with their ranks: seconds, download and memory."""
     fleet, load = hw.fleet_in_round(round, clients), hw.load(plans, clients, wire)
-    bytes_down = load.down.at(ranks) + wire.missed
+    bytes_down = load.down.at(ranks) + wire.missed.at(ranks)
     spent = simulate_times(fleet, load.wall(ranks), bytes_down, load.up.at(ranks))
     every = np.zeros(len(hw.steps))
     every[clients] = ranks

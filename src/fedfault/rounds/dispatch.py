@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -93,13 +94,28 @@ def remember_losses(
 
 
 def weigh_messages(fed: Federation, hw: Hardware, state: State, clients: list[int], down: Message) -> MessageSizes:
-    """Weigh what the server sends these clients, and what they will send: as much as last time, or as they are sent."""
+    """Weigh what the server sends these clients, and what they will send: as much as last time, or what they will train."""
     whole = Cohort.of(clients, state, fed.aggregation, dict.fromkeys(clients, hw.r_max))
     down = select_rows(down, whole.rows)
-    line = Line(*split_bytes_by_rank(select_rows(down, 0), whole, state.adapter.layout))
-    upload = state.plans.get("wire", {}).get("up")
-    sent = np.array(count_bytes_down(whole, down, state, fed.aggregation), dtype=float)
-    return MessageSizes(line, Line(*upload) if upload else line, missed=sent - line.at(np.full(len(sent), hw.r_max)))
+    trained = split_bytes_by_rank(select_rows(down, 0), whole, state.adapter.layout)
+    upload = state.plans.get("wire", {}).get("up", trained)
+    present = replace(state, seen=(state.round,) * len(state.seen))  # as if all had been there in the last round
+    (fixed,), (per_rank,) = _split_bytes_down(fed, present, clients[:1], down)
+    sent_fixed, sent_per_rank = _split_bytes_down(fed, state, clients, down)
+    missed = Line(sent_fixed - fixed, sent_per_rank - per_rank)
+    return MessageSizes(Line(float(fixed), float(per_rank)), Line(*upload), missed)
+
+
+def _split_bytes_down(fed: Federation, state: State, clients: list[int], down: Message) -> tuple[Floats, Floats]:
+    """Split what each of these clients downloads, (n,), into bytes that do not depend on its rank and those of each unit."""
+    most = full_rank(state.adapter.layout)
+
+    def count(rank: int) -> Floats:
+        cohort = Cohort.of(clients, state, fed.aggregation, dict.fromkeys(clients, rank))
+        return np.array(count_bytes_down(cohort, down, state, fed.aggregation), dtype=float)
+
+    none = count(0)
+    return none, (count(most) - none) / max(most, 1)
 
 
 def foresee_times(fed: Federation, hw: Hardware, state: State) -> tuple[Floats, Floats]:

@@ -121,8 +121,10 @@ class RunFolder:
         return self._settings
 
     def append(self, record: RoundRecord) -> None:
-        """Add a line to rounds.jsonl and wait until it is on disk."""
-        file, line = self.path / ROUNDS, json.dumps(record.to_json(), allow_nan=False) + "\n"
+        """Add a line to rounds.jsonl and wait until it is on disk. Raises `TypeError` for one that cannot be read."""
+        file, plain = self.path / ROUNDS, record.to_json()
+        RoundRecord.from_json(plain)
+        line = json.dumps(plain, allow_nan=False) + "\n"
         append_text(file, line)
         if self._past is not None:
             self._past.update(line.encode())
