@@ -20,6 +20,7 @@ from fedfault.studies.figures import draw_answers, draw_cells, draw_map, make_fi
 from fedfault.studies.page import format_markdown, write_page
 from fedfault.studies.results import read_results
 from fedfault.studies.study import Cell, Contrast, PhaseMap, Study
+from handmade import update
 from planted import claim, planted
 
 NEARLY = (0.001, -0.001, 0.0, 0.001, -0.001)
@@ -61,6 +62,17 @@ def test_what_hypotheses_are_about_is_in_the_table_of_cells(tmp_path, monkeypatc
     assert table.rows[1][table.columns.index("rise")].startswith("0.120")  # 4.9 + 0.02 on average, after 4.8
     silent = study(tmp_path / "silent", [[4.0, 4.9], [4.4, 4.4]])
     assert "rise" not in results.tabulate_cells(read_results(silent)).columns
+
+
+@pytest.mark.slow
+def test_a_run_that_went_on_with_other_settings_is_left_out_by_name(folder):
+    run, went_on = folder / "runs" / "iid-0.001-2", {"after": 2, "changes": {"federation.num_rounds": [2, 12]}}
+    update(run / "manifest.json", continued=[went_on])
+    r = read_results(folder)
+    assert results.tabulate_cells(r).rows[0][2] == "4"
+    assert len(r.answers[0].decisive.values) == 4
+    told = "iid-0.001-2: left out, as it went on with other settings (federation.num_rounds 2 -> 12); delete"
+    assert told in " ".join(results.summarise_study(r))
 
 
 @pytest.mark.slow

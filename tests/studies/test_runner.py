@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,25 @@ def test_finished_runs_are_not_repeated(plan, instant):
     assert states(runner.run_all(plan(), QUIET)) == ["there"] * 4
     assert states(runner.run_all(plan(seeds=3), QUIET)) == ["there"] * 4 + ["finished"] * 2
     assert len(instant) == len(set(instant)) == 6
+
+
+@pytest.mark.slow
+def test_a_run_that_went_on_with_other_settings_since_is_left_out_and_told(plan, instant, capsys):
+    """Its twelve rounds were compared with two of the other arm, which turned the answer."""
+    runner.run_all(p := plan(), QUIET)
+    longer, elsewhere = (p.path(name) for name in p.study.runs[:2])
+    for path, key, both in ((longer, "federation.num_rounds", [3, 12]), (elsewhere, "device", ["cpu", "auto"])):
+        went_on = {"after": 3, "changes": {key: both}, "versions": {}}
+        RunFolder(path).write_json("manifest.json", {"status": "finished", "continued": [went_on]})
+    found = runner.run_all(p, Progress())
+    assert states(found) == ["failed", "there", "there", "there"]
+    told = (
+        f"left out, as it went on with other settings (federation.num_rounds 3 -> 12); delete {longer} to have it made"
+    )
+    assert told in found[0].why
+    assert told in capsys.readouterr().err
+    shutil.rmtree(longer)
+    assert states(runner.run_all(p, QUIET)) == ["finished", "there", "there", "there"]
 
 
 @pytest.mark.parametrize(

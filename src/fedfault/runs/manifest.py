@@ -142,6 +142,19 @@ def describe_bends(manifest: Mapping[str, Any], until: int | None = None) -> lis
     ]
 
 
+def find_later_settings(manifest: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Find the settings that a run has changed when it went on and that its numbers follow from, as (begun with, has now).
+
+    >>> more, back = ({"after": 2, "changes": {"federation.num_rounds": both}} for both in ([2, 4], [4, 2]))
+    >>> find_later_settings({"continued": [more]}), find_later_settings({"continued": [more, back]})
+    ({'federation.num_rounds': (2, 4)}, {})
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for key, (old, new) in (item for one in manifest.get("continued", ()) for item in one["changes"].items()):
+        found[key] = (found.get(key, (old,))[0], new)
+    return {key: both for key, both in found.items() if both[0] != both[1] and key not in ("device", "plugins")}
+
+
 def holds_run(folder: Path) -> bool:
     """Return whether a folder is that of a run, be it a damaged one."""
     try:

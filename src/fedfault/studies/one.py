@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +15,11 @@ from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.runs.folder import RunFolder
-from fedfault.runs.manifest import OVER, find_status
+from fedfault.runs.manifest import OVER, find_status, read_manifest
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
 from fedfault.setup.experiment import Prepared, prepare
+from fedfault.studies.study import describe_other_settings
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,24 @@ class Lender:
         return self.spread(self.last)
 
 
+def find_result(task: RunTask) -> RunResult | None:
+    """Find what became of a run before: it is there, or it is another one by now; None where it is not over."""
+    if find_status(task.path) not in OVER:
+        return None
+    if other := describe_other_settings(task.path, read_manifest(task.path)):
+        return RunResult(task.name, "failed", why=other)
+    return RunResult(task.name, "there")
+
+
 def execute_run(task: RunTask, lender: Lender) -> RunResult:
     """Run it, unless it is finished; whatever goes wrong is told, not raised, so that other runs go on."""
     clock = time.monotonic()
     try:
         registry.activate(task.loaded.experiment.plugins)
-        there = find_status(task.path) in OVER
-        if not there:
-            start_run(task.loaded, Progress(quiet=True), argv=task.argv, ready=lender.prepare, draw=False)
-        state: Literal["there", "finished"] = "there" if there else "finished"
-        return RunResult(task.name, state, time.monotonic() - clock, _read_loss(task.path))
+        if (there := find_result(task)) is not None:
+            return there if there.state == "failed" else replace(there, loss=_read_loss(task.path))
+        start_run(task.loaded, Progress(quiet=True), argv=task.argv, ready=lender.prepare, draw=False)
+        return RunResult(task.name, "finished", time.monotonic() - clock, _read_loss(task.path))
     except UserError as e:
         return RunResult(task.name, "failed", time.monotonic() - clock, why=str(e))
     except Exception as e:

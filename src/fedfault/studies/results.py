@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, mean_interval
 from fedfault.studies.answers import MOST, Answer, SeedDifferences, answer_hypotheses
 from fedfault.studies.outcomes import CLIENTS, METRIC, measure_outcome
-from fedfault.studies.study import RUNS, Cell, Contrast, Study, describe_choice, read_study
+from fedfault.studies.study import RUNS, Cell, Contrast, Study, describe_choice, describe_other_settings, read_study
 
 ASKED = {"clock.seconds": "simulated s"}  # only where a hypothesis is about it
 IN_LOSS = (METRIC, CLIENTS, "gain", "auc", "swing", "topic_swing", "rise")  # metrics in the unit of the losses
@@ -50,6 +50,7 @@ class Results:
     folder: Path
     study: Study
     runs: Mapping[str, RunData]
+    left_out: Mapping[str, str] = field(default_factory=dict)  # run -> why it is none of the study's
 
     @cached_property
     def answers(self) -> list[Answer]:
@@ -90,7 +91,10 @@ def read_results(folder: Path) -> Results:
     study = read_study(folder)
     paths = {name: folder / RUNS / name for name in study.runs}
     there = [name for name, path in paths.items() if find_status(path) not in (None, "incomplete")]
-    return Results(folder, study, {name: read_run(paths[name]) for name in there})
+    runs = {name: read_run(paths[name]) for name in there}
+    found = {name: describe_other_settings(run.folder, run.manifest) for name, run in runs.items()}
+    left_out = {name: why for name, why in found.items() if why}
+    return Results(folder, study, {name: run for name, run in runs.items() if name not in left_out}, left_out)
 
 
 def summarise_study(r: Results) -> list[str]:
@@ -107,6 +111,7 @@ def summarise_study(r: Results) -> list[str]:
         counts = {v: sum(a.verdict == v for a in r.answers) for v in ("supported", "refuted", "inconclusive")}
         listed = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
         lines.append(f"Hypotheses: {listed}.")
+    lines += [f"{name}: {why}." for name, why in r.left_out.items()]
     return [*lines, *(f"{name}: {note}" for name, run in r.runs.items() for note in run.notes)]
 
 

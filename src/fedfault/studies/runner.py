@@ -19,7 +19,7 @@ from fedfault.session.progress import Progress, format_duration
 from fedfault.setup.combinations import check_parts
 from fedfault.setup.equipment import build_scheduler
 from fedfault.storage import write_atomically
-from fedfault.studies.one import Lender, RunResult, RunTask, execute_run
+from fedfault.studies.one import Lender, RunResult, RunTask, execute_run, find_result
 from fedfault.studies.references import check_citations
 from fedfault.studies.stopping import run_until_answered
 from fedfault.studies.study import RUNS, Jobs, StudyPlan, read_study
@@ -64,8 +64,11 @@ def _run_missing(
 ) -> list[RunResult]:
     """Make those of these runs that are not there; returns what became of all of them, in their order."""
     tasks = [RunTask(name, plan.path(name), plan.configs[name], tuple(_make_argv(plan, name))) for name in names]
-    missing = [t for t in tasks if find_status(t.path) not in OVER]
-    found = {t.name: RunResult(t.name, "there") for t in tasks if t not in missing}
+    found = {t.name: result for t in tasks if (result := find_result(t)) is not None}
+    missing = [t for t in tasks if t.name not in found]
+    for one in found.values():
+        if one.state == "failed":
+            progress.say(f"note: {one.name} is {one.why}")
     clock, coming = time.monotonic(), _execute_all(missing, jobs, progress, lender)
     for number in range(1, len(missing) + 1):
         with progress.show_work(f"run {number}/{len(missing)}"):

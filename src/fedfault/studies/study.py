@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fedfault.config.changes import spell_value
 from fedfault.config.loading import Loaded
-from fedfault.errors import UserError
+from fedfault.errors import UserError, quote
+from fedfault.runs.manifest import find_later_settings
 from fedfault.session.claim import STUDY
 from fedfault.storage import write_atomically
 
@@ -145,6 +147,15 @@ class StudyPlan:
     def path(self, run: str) -> Path:
         """The folder of a run."""
         return self.folder / RUNS / run
+
+
+def describe_other_settings(path: Path, manifest: Mapping[str, Any]) -> str:
+    """Say of a run that went on with other settings than the study's that it is none of the study; else nothing."""
+    changed = find_later_settings(manifest)
+    if not changed:
+        return ""
+    each = ", ".join(f"{key} {spell_value(old)} -> {spell_value(new)}" for key, (old, new) in changed.items())
+    return f"left out, as it went on with other settings ({each}); delete {quote(path)} to have it made again"
 
 
 def read_study(folder: Path) -> Study:
