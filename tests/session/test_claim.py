@@ -55,6 +55,18 @@ def test_what_a_folder_holds_is_known_by_its_files(tmp_path):
     assert find_kind(tmp_path / "study/study.json") == "something else"
 
 
+def test_what_lies_beside_controls_is_named(tmp_path):
+    given = loaded(tmp_path)
+    claim_folder(tmp_path / "controls", "controls", given)
+    (tmp_path / "controls/control-00.jsonl").touch()
+    (tmp_path / "controls/mine.json").touch()
+    with pytest.raises(UserError, match=r"controls holds mine\.json beside controls; move that away, or give another"):
+        claim_folder(tmp_path / "controls", "controls", given)
+    (tmp_path / "controls/mine.json").unlink()
+    (tmp_path / "controls/.lock").touch()
+    claim_folder(tmp_path / "controls", "controls", given)
+
+
 @pytest.mark.parametrize("left", [[], [".lock"], [".lock", ".manifest.json.4194305.tmp"]])
 def test_what_a_kill_leaves_before_the_manifest_is_free(tmp_path, left):
     given = loaded(tmp_path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from fedfault.config.changes import NO_CAUSE, find_changes
 from fedfault.config.files import dump
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
-from fedfault.errors import UserError, quote
+from fedfault.errors import UserError, join_names, quote
 from fedfault.plugins import COPIES, copy_sources
 from fedfault.registry import keep_plugins, list_plugins
 from fedfault.runs.files import LOCK
@@ -36,7 +36,7 @@ def find_kind(folder: Path) -> Kind | Literal["nothing", "something else", "a li
     if folder.is_symlink() and not folder.exists():
         return "a link that leads nowhere"
     try:
-        names = {p.name for p in folder.iterdir() if not is_scratch(p.name)} if folder.exists() else set()
+        names = _list_names(folder) if folder.exists() else set()
     except OSError:  # a file, or a folder that may not be read
         return "something else"
     if STUDY in names:
@@ -45,8 +45,17 @@ def find_kind(folder: Path) -> Kind | Literal["nothing", "something else", "a li
         return "run"
     if names <= {LOCK}:
         return "nothing"
-    of_controls = all(n in ("config.yaml", "calibration.json", COPIES) or n.startswith("control-") for n in names)
-    return "controls" if "config.yaml" in names and of_controls else "something else"
+    return "controls" if "config.yaml" in names and not _list_strangers(names) else "something else"
+
+
+def _list_names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir() if not is_scratch(p.name)}
+
+
+def _list_strangers(names: Collection[str]) -> list[str]:
+    """List the names of files that no folder of controls has."""
+    own = ("config.yaml", "calibration.json", COPIES, LOCK)
+    return sorted(name for name in names if name not in own and not name.startswith("control-"))
 
 
 def find_differences(folder: Path, loaded: Loaded, ignored: Sequence[str] = ITS_PLACE) -> list[str]:
@@ -153,6 +162,9 @@ def claim_folder(folder: Path, kind: Kind, loaded: Loaded | None = None, ignored
         if loaded is not None:
             write_configuration(folder, loaded)
     elif there != kind:
+        if kind == "controls" and (folder / "config.yaml").is_file() and any(folder.glob("control-*.jsonl")):
+            beside = join_names(_list_strangers(_list_names(folder)), 3)
+            raise UserError(f"{folder} holds {beside} beside controls; move that away, or give another experiment_name")
         raise UserError(f"{folder} holds {_name(there)}, not {_name(kind)}; give another name")
     elif loaded is not None and (differ := find_differences(folder, loaded, ignored)):
         raise UserError(
