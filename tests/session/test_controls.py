@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ from fedfault.diagnosis.watch import diagnose_run
 from fedfault.errors import UserError
 from fedfault.runs.files import write_lines
 from fedfault.session import controls
-from fedfault.session.controls import calibrate_detectors, derive_control
+from fedfault.session.controls import CONTENT, calibrate_detectors, derive_control
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
 from fedfault.setup.experiment import prepare
@@ -217,3 +220,27 @@ def test_controls_of_other_data_under_the_same_settings_are_not_taken(tmp_path, 
         calibrate_detectors(given, 3, QUIET)
     assert file.read_bytes() == made
     assert trained == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.slow
+def test_controls_that_were_cut_or_edited_are_trained_again_and_that_is_told(tmp_path, capsys):
+    """A cut one took the thresholds of three detectors with it, and an edited one was believed."""
+    given = loaded(tmp_path, "federation.num_rounds=2", "evaluation.general=none", "evaluation.max_blocks=1")
+    made = Calibration.load(calibrate_detectors(given, 3, QUIET)).thresholds
+    one, two, three = ((tmp_path / "quickstart-controls" / f"control-0{i}.jsonl") for i in range(3))
+    whole = [re.sub(r'"seconds": {.*?}', "", file.read_text()) for file in (one, two, three)]
+    first, *lines = one.read_text().splitlines(keepends=True)
+    one.write_text(first.replace('"loss": ', '"loss": 1') + "".join(lines))
+    two.write_text("".join(two.read_text().splitlines(keepends=True)[:2]))
+    capsys.readouterr()
+    assert Calibration.load(calibrate_detectors(given, 3, Progress())).thresholds == made
+    assert [re.sub(r'"seconds": {.*?}', "", file.read_text()) for file in (one, two, three)] == whole
+    said = capsys.readouterr().err
+    assert said.count("this control is trained again") == 2
+    assert f"note: {one} is not what was written; this" in said
+
+    sources = tmp_path / "quickstart-controls" / CONTENT
+    sources.write_text(json.dumps({k: v for k, v in json.loads(sources.read_text()).items() if k != "controls"}))
+    three.write_text(three.read_text()[:-50])  # as a version left it that wrote no hashes
+    assert Calibration.load(calibrate_detectors(given, 3, Progress())).thresholds == made
+    assert f"note: {three} has 1 of 2 rounds; this control is trained again" in capsys.readouterr().err

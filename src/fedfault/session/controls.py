@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import shlex
 import time
@@ -43,6 +44,7 @@ from fedfault.setup.sources import describe_sources
 from fedfault.storage import expand_home, write_atomically
 
 CONTENT = "control-sources.json"  # fingerprints of the model, the data and the files that controls were trained with
+HASHES = "controls"  # its key with the SHA-256 of every control by its file
 OTHERS = ("chat_template", "general", "trace")  # those files
 IGNORED = (*NO_CAUSE, "device", "detectors.", "federation.on_failure", "attacks")  # what controls are the same with
 ENOUGH = 19  # controls for a rate of false alarms of about 5 %
@@ -140,6 +142,7 @@ def _make_calibration(
         file = folder / f"control-{i:02d}.jsonl"
         records, lent = train_control(exp, i, file, progress, lent, iid=not same_partition)
         runs.append(records)
+        _write_sources(folder, made_of, {**_read_hashes(folder), file.name: _hash_file(file)})
     _check_healthy(runs, exp)
     thresholds, exact = learn_thresholds(runs, build_detectors(), same_partition=same_partition)
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -162,14 +165,31 @@ def _make_calibration(
 def _check_content(folder: Path, made_of: Mapping[str, str]) -> None:
     """Raise `UserError` where the folder holds controls of another model or of other data under the same settings."""
     file = folder / CONTENT
+    hashes = dict[str, str]()
     if file.is_file() and any(folder.glob("control-*.jsonl")):
-        other = [what.replace("_", " ") for what, before in read_json(file).items() if made_of.get(what) != before]
+        hashes = _read_hashes(folder)
+        before = {what: found for what, found in read_json(file).items() if what != HASHES}
+        other = [what.replace("_", " ") for what, found in before.items() if made_of.get(what) != found]
         if other:
             raise UserError(
                 f"{folder} holds controls of another {' and '.join(other)} under the same settings: what these name has "
                 "changed since. Delete the folder, or give another experiment_name"
             )
-    write_atomically(file, json.dumps(made_of, indent=1) + "\n")
+    _write_sources(folder, made_of, hashes)
+
+
+def _write_sources(folder: Path, made_of: Mapping[str, str], hashes: Mapping[str, str]) -> None:
+    write_atomically(folder / CONTENT, json.dumps({**made_of, HASHES: hashes}, indent=1) + "\n")
+
+
+def _read_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the controls of a folder by their files; none of those that an older version has trained."""
+    file = folder / CONTENT
+    return dict(read_json(file).get(HASHES, {})) if file.is_file() else {}
+
+
+def _hash_file(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _check_rounds(exp: Experiment) -> None:
@@ -218,17 +238,36 @@ def derive_control(exp: Experiment, i: int) -> Experiment:
 def train_control(
     exp: Experiment, i: int, file: Path, progress: Progress, like: Prepared, *, iid: bool = True
 ) -> tuple[list[RoundRecord], Prepared]:
-    """Return the records of control i, from its file where it is there, and what the next one can share."""
+    """Return the records of control i, and what the next one can share.
+
+    They are from its file where that is there, whole, and as it was written; else the control is trained, again if need be.
+    """
     if file.is_file():
-        return read_records(file)[0], like
+        records, wrong = _read_control(file, exp.federation.num_rounds)
+        if not wrong:
+            return records, like
+        progress.say(f"note: {wrong}; this control is trained again")
     p = prepare(derive_control(exp, i), like=like, control=iid)
-    records: list[RoundRecord] = []
+    records = []
     with progress.track_rounds(p.federation.num_rounds, []):
         for _, record in rounds(p.federation, begin(p.federation)):
             records.append(record)
             progress.show_round(record)
     write_lines(file, records)
     return records, p
+
+
+def _read_control(file: Path, num_rounds: int) -> tuple[list[RoundRecord], str]:
+    """Return the records of a control, or else what is wrong with its file."""
+    if _read_hashes(file.parent).get(file.name) not in (None, _hash_file(file)):
+        return [], f"{file} is not what was written"
+    try:
+        records, _ = read_records(file)
+    except UserError as e:
+        return [], str(e)
+    if [r.round for r in records] != list(range(num_rounds + 1)):
+        return [], f"{file} has {max(0, len(records) - 1)} of {num_rounds} rounds"
+    return records, ""
 
 
 def _format_time_left(clock: float, done: int, count: int) -> str:
