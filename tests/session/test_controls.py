@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import filelock
 import numpy as np
 import pytest
 
@@ -220,6 +221,15 @@ def test_controls_of_other_data_under_the_same_settings_are_not_taken(tmp_path, 
         calibrate_detectors(given, 3, QUIET)
     assert file.read_bytes() == made
     assert trained == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.slow
+def test_controls_are_trained_by_one_process_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(controls, "train_control", None)
+    given, folder = loaded(tmp_path), tmp_path / "quickstart-controls"
+    folder.mkdir()
+    with filelock.FileLock(folder / ".lock"), pytest.raises(UserError, match="controls is in use by another process"):
+        calibrate_detectors(given, 3, QUIET)
 
 
 @pytest.mark.slow

@@ -99,6 +99,17 @@ def test_schedulers_at_unequal_budgets_are_told_before_anything_runs(plan, insta
     assert told is None or told in said
 
 
+def test_a_second_process_is_told_that_the_study_is_at_work_unless_it_has_a_task(plan, instant):
+    """Each called the other's runs failed, and the second wrote an answer of one seed."""
+    p = plan()
+    p.folder.mkdir(parents=True)
+    with filelock.FileLock(p.folder / ".lock"):
+        with pytest.raises(UserError, match=f"{p.folder} is in use by another process"):
+            runner.run_all(p, QUIET)
+        assert [d.state for d in runner.run_all(p, QUIET, task=1)] == ["finished"]
+    assert states(runner.run_all(p, QUIET)) == ["there", *["finished"] * 3]
+
+
 def test_a_task_of_an_array_runs_one_run(plan, instant):
     p = plan()
     assert [d.name for d in runner.run_all(p, QUIET, task=3)] == [p.study.runs[2]] == instant

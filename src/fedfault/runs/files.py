@@ -38,6 +38,16 @@ def is_in_use(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Let no other process write to a folder within the block; the lock dies with its process. `UserError` if one does."""
+    try:
+        with filelock.FileLock(folder / LOCK, timeout=0):
+            yield
+    except filelock.Timeout as e:
+        raise UserError(f"{folder} is in use by another process") from e
+
+
+@contextlib.contextmanager
 def lock_results(folder: Path) -> Iterator[None]:
     """Let commands that add to a file of results, such as `evaluate`, take turns: each reads it anew within the block."""
     with filelock.FileLock(folder / RESULTS_LOCK):

@@ -19,14 +19,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
-
 from fedfault.config.changes import MAY_CHANGE, hash_settings
 from fedfault.errors import UserError, quote, read_first_line
 from fedfault.records import RoundRecord
 from fedfault.runs.checkpoint import DAMAGE, FOLDER, About, hash_past, list_checkpoints, locate, read_about, take_past
 from fedfault.runs.clients import tabulate_clients
-from fedfault.runs.files import LOCK, ROUNDS, append_text, read_json, read_rounds, write_json, write_lines
+from fedfault.runs.files import LOCK, ROUNDS, append_text, lock_folder, read_json, read_rounds, write_json, write_lines
 from fedfault.runs.manifest import MANIFEST, MONITORED, check_run, read_manifest
 from fedfault.runs.recorded import RunData
 from fedfault.runs.state import read_state, write_state
@@ -35,6 +33,7 @@ from fedfault.types.adapter import Layout
 from fedfault.types.algorithm import State
 
 RESULTS = ("metrics.json", "personal.json", "answers.json", "clients.parquet", "adapter")  # of the last round
+
 
 class RunFolder:
     """One run's folder. Use `create` or `open`; `lock` keeps a second process out."""
@@ -76,11 +75,9 @@ class RunFolder:
         An interrupt leaves the block with a note of the command that goes on.
         """
         try:
-            with filelock.FileLock(self.path / LOCK, timeout=0):
+            with lock_folder(self.path):
                 delete_scratch(self.path)
                 yield
-        except filelock.Timeout as e:
-            raise UserError(f"{self.path} is in use by another process") from e
         except KeyboardInterrupt as e:
             if (self.path / MANIFEST).is_file():
                 e.add_note(f"`fedfault resume {quote(self.path)}` goes on from the last finished round")

@@ -34,7 +34,7 @@ from fedfault.diagnosis.verdict import judge_run
 from fedfault.errors import UserError
 from fedfault.records import FAILED, UNLEARNED, Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.runs.files import LOCK, read_json, read_records, write_lines
+from fedfault.runs.files import LOCK, lock_folder, read_json, read_records, write_lines
 from fedfault.seeds import entropy
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
@@ -65,8 +65,8 @@ def calibrate_detectors(
     The thresholds are kept in the cache as well, where `detectors.calibration=auto` finds them. same_partition: controls
     are honest runs of the partition with other seeds, instead of IID ones, in RESULTS/NAME-honest; their thresholds are
     where the file is, and nowhere else, as they do not tell what a partition does to a run. Raises `UserError` when that
-    folder holds controls of another configuration, when the file is there and no calibration, and where the controls
-    themselves fail or learn nothing.
+    folder holds controls of another configuration or is in use, when the file is there and no calibration, and where
+    the controls themselves fail or learn nothing.
     """
     exp = loaded.experiment
     if exp.privacy.unit is not None:
@@ -83,7 +83,8 @@ def calibrate_detectors(
     claim_folder(folder, "controls", loaded, IGNORED)
     file.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["fedfault", *argv])
-    made = _make_calibration(loaded.resolved, exp, folder, count, progress, command, same_partition=same_partition)
+    with lock_folder(folder):
+        made = _make_calibration(loaded.resolved, exp, folder, count, progress, command, same_partition=same_partition)
     made.save(file)
     if not same_partition:
         _keep(made)

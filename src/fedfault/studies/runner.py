@@ -13,6 +13,7 @@ from fedfault.compare.pairs import explain_budgets
 from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError
 from fedfault.report.words import format_count
+from fedfault.runs.files import lock_folder
 from fedfault.runs.manifest import OVER, find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
@@ -34,7 +35,8 @@ def run_all(plan: StudyPlan, progress: Progress, *, jobs: Jobs = 1, task: int | 
 
     jobs: processes side by side; auto: one, in which runs that can train together where the device has room.
     With `seeds: auto` all runs that its hypotheses need, which is known only as results come.
-    A run that fails does not stop the others. Raises `UserError` before the first run when parts do not fit together.
+    A run that fails does not stop the others. Raises `UserError` before the first run when parts do not fit together, and
+    where another process, which is not at a single task, makes the runs of the same folder.
     """
     names = plan.study.runs
     if task is not None:
@@ -48,7 +50,14 @@ def run_all(plan: StudyPlan, progress: Progress, *, jobs: Jobs = 1, task: int | 
     if jobs != "auto" and jobs < 1:
         raise UserError(f"--jobs {jobs}: give 1 or more, or auto")
     check_plan(plan)
-    _claim_folder(plan)
+    claim_folder(plan.folder, "study")
+    with lock_folder(plan.folder) if task is None else contextlib.nullcontext():
+        return _run_claimed(plan, names, progress, jobs)
+
+
+def _run_claimed(plan: StudyPlan, names: Sequence[str], progress: Progress, jobs: Jobs) -> list[RunResult]:
+    """Make the runs of these names in a folder that is this study's alone, but for runs that are tasks of an array."""
+    _write_study(plan)
     missing = [name for name in names if find_status(plan.path(name)) not in OVER]
     progress.say(f"study {plan.study.name}: {_describe_plan(plan, names, len(missing))}")
     for sentence in _foresee_budgets(plan):
@@ -143,9 +152,8 @@ def _check_same_study(plan: StudyPlan) -> None:
         )
 
 
-def _claim_folder(plan: StudyPlan) -> None:
-    """Make the study's folder, or go on in it, and write what the report needs to know."""
-    claim_folder(plan.folder, "study")
+def _write_study(plan: StudyPlan) -> None:
+    """Write into the study's folder, unless another study has runs there, what the report needs to know."""
     _check_same_study(plan)
     try:
         plan.study.save(plan.folder)
