@@ -207,6 +207,41 @@ def test_a_run_that_had_only_begun_starts_by_what_its_manifest_says(finished, tm
     assert [r.scores for r in resume(path).read_records()] == [r.scores for r in RunFolder(finished).read_records()]
 
 
+@pytest.fixture
+def begun(finished, tmp_path) -> Path:
+    """The run as a kill leaves it before the first round."""
+    path = tmp_path / "quickstart"
+    path.mkdir()
+    manifest = json.loads((finished / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "status": "begun"}))
+    return path
+
+
+@pytest.mark.parametrize("change", ["training.lr=0.02", "experiment_name=other", "logging.results_dir=elsewhere"])
+def test_a_run_that_had_only_begun_takes_no_settings_but_those_of_one_that_goes_on(begun, change):
+    before, key = list_files(begun), change.partition("=")[0]
+    with pytest.raises(UserError, match=f"cannot go on with another {key}; .* has not trained yet"):
+        resume(begun, change)
+    assert list_files(begun) == before | {".lock": b""}
+
+
+def test_a_run_that_had_only_begun_writes_down_with_what_else_it_starts(begun, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("fedfault.session.start.write_configuration", None)
+        with pytest.raises(TypeError):
+            resume(begun, "federation.num_rounds=3")  # killed once more, and goes on without the change
+    assert [r.round for r in resume(begun).read_records()] == [0, 1, 2, 3]
+    went_on = [{"after": 0, "changes": {"federation.num_rounds": [2, 3]}, "versions": {}}]
+    assert RunFolder(begun).read_manifest()["continued"] == went_on
+
+
+def test_a_run_over_flower_that_had_only_begun_does_not_start_in_one_process(begun):
+    manifest = json.loads((begun / "manifest.json").read_text())
+    (begun / "manifest.json").write_text(json.dumps({**manifest, "over_flower": True}))
+    with pytest.raises(UserError, match="is a run over Flower"):
+        resume(begun)
+
+
 def test_split_json_is_there_again_whatever_became_of_it(run, finished):
     whole = (finished / "split.json").read_bytes()
     for damage in ("", '{"topics": []}'):

@@ -55,6 +55,24 @@ def read_settings(
     return load(file, changes), []
 
 
+def read_begun_settings(
+    folder: RunFolder, manifest: Mapping[str, Any], changes: Sequence[str]
+) -> tuple[Loaded, dict[str, list[Any]]]:
+    """Return the settings with which a run starts again that had only begun, and those that are other than its command says.
+
+    Raises `UserError` for changes that a run which goes on cannot make.
+    """
+    if refused := _find_refused(changes):
+        raise UserError(
+            f"{refused}. {folder.path} has not trained yet: give `{manifest['command']}` with what is to be other, which "
+            "makes a new run there"
+        )
+    began = load_resolved(manifest["config"], folder.path / MANIFEST)
+    loaded = load_resolved(manifest["config"], folder.path / MANIFEST, changes)
+    changed = find_changes(began.resolved, loaded.resolved)
+    return loaded, {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
+
+
 def load_own(
     folder: RunFolder, manifest: Mapping[str, Any], overrides: Sequence[str] = (), plugins: Sequence[str] = ()
 ) -> Loaded:
@@ -124,15 +142,24 @@ def record_settings(
 
 def _check_changes(folder: RunFolder, changes: Sequence[str]) -> set[str]:
     """Return the keys of changes. Raises `UserError` for those that only a fork can make."""
-    given = {spell_key(key) for key in translate_layer(parse_command_line(changes))[0]}
-    refused = sorted(key for key in given if not key.startswith(CAN_CHANGE) or key == "logging.results_dir")
-    if refused:
-        allowed = ", ".join(key.rstrip(".") for key in CAN_CHANGE)
-        raise UserError(
-            f"a run cannot go on with another {', '.join(refused)}; `fedfault resume` can change {allowed}. "
-            f"Go on in a run of its own: {_suggest_fork(folder, changes)}"
-        )
-    return given
+    if refused := _find_refused(changes):
+        raise UserError(f"{refused}. Go on in a run of its own: {_suggest_fork(folder, changes)}")
+    return _list_keys(changes)
+
+
+def _find_refused(changes: Sequence[str]) -> str:
+    """Say which of these changes a run cannot make when it goes on; nothing where it can make all."""
+    refused = sorted(
+        key for key in _list_keys(changes) if not key.startswith(CAN_CHANGE) or key == "logging.results_dir"
+    )
+    if not refused:
+        return ""
+    allowed = ", ".join(key.rstrip(".") for key in CAN_CHANGE)
+    return f"a run cannot go on with another {', '.join(refused)}; `fedfault resume` can change {allowed}"
+
+
+def _list_keys(changes: Sequence[str]) -> set[str]:
+    return {spell_key(key) for key in translate_layer(parse_command_line(changes))[0]}
 
 
 def _suggest_fork(folder: RunFolder, changes: Sequence[str]) -> str:

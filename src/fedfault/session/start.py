@@ -31,7 +31,7 @@ from fedfault.session.provenance import (
     write_split,
 )
 from fedfault.session.rollback import finish_going_back, load_state
-from fedfault.session.settings import find_own_settings, read_settings, record_settings
+from fedfault.session.settings import find_own_settings, read_begun_settings, read_settings, record_settings
 from fedfault.session.training import train_to_end
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.setup.privacy import describe_privacy, draw_secret
@@ -142,15 +142,21 @@ def _start_again(
             f"{folder.path} is a fork that was stopped before it had its parent's past; nothing is lost: "
             f"`{manifest['command']}` makes it again"
         )
-    loaded = load_resolved(manifest["config"], folder.path / MANIFEST, changes)
+    loaded, changed = read_begun_settings(folder, manifest, changes)
     clock = time.perf_counter()
     settings = draw_secret(loaded.experiment)
     own = load_resolved(loaded.resolved, folder.path / MANIFEST, settings)
     with tell_where_data_were(manifest):
         prepared, found = fill_in_clusters(ready(own.experiment, progress.say), progress.say)
+    check_not_moved(folder, manifest, prepared.federation)
     settings += [cluster_setting(found)] if found else []
     made = make_manifest(prepared, manifest["argv"], loaded) | {"command": manifest["command"]}
     made |= {"found": settings} if settings else {}
+    continued = [
+        *manifest.get("continued", ()),
+        *([{"after": 0, "changes": changed, "versions": {}}] if changed else []),
+    ]
+    made |= {"continued": continued} if continued else {}
     made["seconds"] = {"prepare": time.perf_counter() - clock}
     _train_from_start(folder, loaded, prepared, found, made, progress, draw)
 
