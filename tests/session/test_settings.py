@@ -242,6 +242,14 @@ def test_a_run_over_flower_that_had_only_begun_does_not_start_in_one_process(beg
         resume(begun)
 
 
+def test_heterogeneity_json_is_there_again_where_it_cannot_be_read(run, finished):
+    whole = (finished / "heterogeneity.json").read_bytes()
+    for damage in (b"", b"{broken", b'{"sentences": "one"}', b"\xff"):
+        (run / "heterogeneity.json").write_bytes(damage)
+        resume(run)
+        assert (run / "heterogeneity.json").read_bytes() == whole
+
+
 def test_split_json_is_there_again_whatever_became_of_it(run, finished):
     whole = (finished / "split.json").read_bytes()
     for damage in ("", '{"topics": []}'):

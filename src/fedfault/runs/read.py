@@ -119,6 +119,14 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return value
 
 
+def holds_heterogeneity(folder: Path) -> bool:
+    """Return whether the heterogeneity.json of a run is there and can be read."""
+    try:
+        return bool(_read_shaped(folder / "heterogeneity.json", _Heterogeneity))
+    except UserError:
+        return False
+
+
 Counts = list[Annotated[int, Field(ge=0)]]
 
 

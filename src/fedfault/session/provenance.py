@@ -24,6 +24,7 @@ from fedfault.registry import list_plugins, list_registered
 from fedfault.rounds.federation import Federation
 from fedfault.rounds.passes import train_job
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.read import holds_heterogeneity
 from fedfault.session.progress import Progress
 from fedfault.setup.experiment import Prepared
 from fedfault.setup.sources import describe_sources
@@ -198,14 +199,15 @@ def check_not_moved(folder: RunFolder, manifest: Mapping[str, Any], fed: Federat
 
 
 def write_split(folder: RunFolder, p: Prepared, progress: Progress) -> None:
-    """Write who holds which documents, and how different the clients are, which is said where it is not written yet.
+    """Write who holds which documents, and how different the clients are, which is said where it is not written yet, or
+    cannot be read.
 
     Nothing where data is elsewhere.
     """
     if p.data_elsewhere:
         return
     folder.write_json("split.json", p.split.to_json())
-    if (folder.path / "heterogeneity.json").is_file():
+    if holds_heterogeneity(folder.path):
         return
     found = p.heterogeneity(progress.say)
     folder.write_json("heterogeneity.json", found)
