@@ -91,12 +91,13 @@ def hint_at_data(name: str) -> str:
 
 
 def quote(path: object) -> str:
-    """Write a path as a shell takes it, for the commands that messages and pages name.
+    """Write a path as a shell and a command take it, which is no option, for the commands that messages and pages name.
 
-    >>> quote("results/a"), quote("results/a b")
-    ('results/a', "'results/a b'")
+    >>> quote("results/a"), quote("results/a b"), quote("-a")
+    ('results/a', "'results/a b'", './-a')
     """
-    return shlex.quote(str(path))
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def join_names(names: Iterable[object], most: int = 6) -> str:
