@@ -18,7 +18,15 @@ pytest.importorskip("flwr", reason='needs Flower: pip install "fedfault[flower]"
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdam,
+    FedAvg,
+    FedMedian,
+    FedTrimmedAvg,
+    Krum,
+    QFedAvg,
+)
 
 import fedfault as ff
 from fedfault.flower.local import LocalGrid
@@ -30,21 +38,26 @@ ALONE = ["unshare", "-n", "--"]  # only loopback, and that only once it is up
 def make_grid(steps, losses, **told):
     """Nodes in this process: each moves the weight by its own step, and has the loss of the round.
 
-    told: metrics of training in the place of a loss of 1 and of k + 1 examples.
+    told: metrics of training in the place of a loss of 1 and of k + 1 examples; what is a function of the node's number k
+    is told of evaluation, too.
     """
     app = ClientApp()
+
+    def of_node(k):
+        return {name: value(k) for name, value in told.items() if callable(value)}
 
     @app.train()
     def train(message, context):
         k = context.node_config["partition-id"]
         arrays = ArrayRecord({"w": Array(message.content["arrays"]["w"].numpy() + steps[k])})
-        metrics = MetricRecord({"train_loss": 1.0, "num-examples": k + 1} | told)
+        metrics = MetricRecord({"train_loss": 1.0, "num-examples": k + 1} | told | of_node(k))
         return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
     @app.evaluate()
     def evaluate(message, context):
         loss = losses[message.content["config"]["server-round"]]
-        metrics = MetricRecord({"eval_loss": loss if isinstance(loss, list) else float(loss), "num-examples": 1})
+        own = of_node(context.node_config["partition-id"])
+        metrics = MetricRecord({"eval_loss": loss if isinstance(loss, list) else float(loss), "num-examples": 1} | own)
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     return LocalGrid(app, [{"partition-id": k} for k in range(len(steps))])
@@ -105,6 +118,37 @@ def test_an_evaluate_fn_without_a_loss_is_told_once(tmp_path, caplog):
         caplog.text.count("evaluate_fn returned accuracy, none of which is taken for the loss: name it by loss=") == 1
     )
     assert read_run(tmp_path / "mine").losses("validation") == ([], [])
+
+
+STRATEGIES = {
+    "FedMedian": FedMedian,
+    "FedTrimmedAvg": FedTrimmedAvg,
+    "QFedAvg": lambda: QFedAvg(client_learning_rate=0.1),
+    "Krum": lambda: Krum(num_malicious_nodes=0),
+    "FedAdam": FedAdam,
+    "clipping": lambda: DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.0, 1.0, 3),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_updates_are_measured_as_they_were_sent_whatever_the_strategy_does_to_the_replies(tmp_path, name):
+    strategy = ff.Watched(STRATEGIES[name](), "mine", results_dir=tmp_path)
+    start(strategy, [np.array([3.0, 0.0]), np.array([0.0, 6.0]), np.array([0.0, 30.0])], [0, 2.0])
+    record = read_run(tmp_path / "mine").records[1]
+    assert sorted(c.update_norm for c in record.clients) == pytest.approx([3.0, 6.0, 30.0])
+    assert record.events == ()
+
+
+@pytest.mark.parametrize(
+    "around", [lambda own: own, lambda own: DifferentialPrivacyServerSideFixedClipping(own, 0.0, 100.0, 2)]
+)
+def test_clients_count_by_the_metric_that_the_strategy_weighs_them_by(tmp_path, around):
+    strategy = ff.Watched(around(FedAvg(weighted_by_key="tokens")), "mine", results_dir=tmp_path)
+    told = {"tokens": lambda k: 10**k, "eval_loss": lambda k: 12.0 + 11 * k}
+    start(strategy, [np.ones(2)] * 2, [0, 2.0], told)
+    record = read_run(tmp_path / "mine").records[1]
+    assert sorted(c.weight for c in record.clients) == pytest.approx([1 / 11, 10 / 11])
+    assert record.scores["validation"].loss == pytest.approx(22.0)
 
 
 class Fixed(FedAvg):

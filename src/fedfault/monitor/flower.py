@@ -24,6 +24,7 @@ except ImportError as e:
 import numpy as np
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+EXAMPLES = "num-examples"  # the metric by which Flower's strategies weigh clients, unless they are told another
 
 
 class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
@@ -31,8 +32,8 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
 
     Every round the monitor is told how the clients' arrays differ from those that were sent, what the server made of them,
     and the losses: of `evaluate_fn` where `start` has one, also if only of every n-th round, else the mean over the clients
-    that evaluated, by their `num-examples`. Findings go into Flower's log and, with the verdict, into the run folder
-    RESULTS_DIR/NAME.
+    that evaluated, by the strategy's `weighted_by_key`. Findings go into Flower's log and, with the verdict, into the run
+    folder RESULTS_DIR/NAME.
 
     A hook of the strategy inside that calls another of its own hooks calls that one unwatched, which changes no number.
     """
@@ -82,8 +83,9 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Measure the updates of clients and server."""
         got = list(replies)
-        made, metrics = self.strategy.aggregate_train(server_round, got)
+        # Before the strategy inside, which may take the arrays out of the replies or clip them where they lie
         self._measured |= self._measure_clients([m for m in got if m.has_content()])
+        made, metrics = self.strategy.aggregate_train(server_round, got)
         if made is not None and self._sent:
             self._measured |= self._measure_server(_read_arrays(made))
         return made, metrics
@@ -108,7 +110,8 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         if losses:
             self._measured["client_losses"] = losses
             if not self._central:
-                self._measured["loss"] = float(np.average(list(losses.values()), weights=_read_sizes([*told.values()])))
+                sizes = _read_sizes([*told.values()], _find_key(self.strategy))
+                self._measured["loss"] = float(np.average(list(losses.values()), weights=sizes))
         return made
 
     def start(
@@ -181,7 +184,7 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         else:
             found["products"] = self._multiply_updates(sent)
         metrics = [_read_metrics(m) for m in replies]
-        if (sizes := _read_sizes(metrics)) is not None:
+        if (sizes := _read_sizes(metrics, _find_key(self.strategy))) is not None:
             found["weights"] = sizes
         losses = [self._find_loss(metric) for metric in metrics]
         return found | ({"train_losses": losses} if None not in losses else {})
@@ -239,9 +242,16 @@ def _read_metrics(message: Message) -> dict[str, Any]:
     return {name: value for record in message.content.metric_records.values() for name, value in record.items()}
 
 
-def _read_sizes(metrics: Sequence[Mapping[str, Any]]) -> list[float] | None:
+def _find_key(strategy: Any) -> str:
+    """The metric by which a strategy weighs clients; of one around another, such as those of privacy, the inner one's."""
+    while not hasattr(strategy, "weighted_by_key") and hasattr(strategy, "strategy"):
+        strategy = strategy.strategy
+    return str(getattr(strategy, "weighted_by_key", EXAMPLES))
+
+
+def _read_sizes(metrics: Sequence[Mapping[str, Any]], key: str = EXAMPLES) -> list[float] | None:
     """By how much each of several clients counts; None, for equally, where that is not known of all."""
-    sizes = [metric.get("num-examples") for metric in metrics]
+    sizes = [metric.get(key) for metric in metrics]
     known = [float(size) for size in sizes if isinstance(size, int | float) and 0 <= size < math.inf]
     return known if len(known) == len(sizes) and sum(known) > 0 else None
 
