@@ -85,6 +85,21 @@ def test_a_client_whose_updates_are_long_makes_no_chain_at_the_end_of_the_order(
     assert found.share < 0.25 or found.p > 0.01
 
 
+def test_a_copy_beside_its_original_is_no_chain():
+    """A copy stands where the one before it ended: of five clients in six rounds that looked like a leak."""
+    g = np.random.default_rng(0)
+    rows = g.normal(size=(6, 5, 200))
+    rows[:, 3] = rows[:, 2]
+    where = [(t, k) for t in range(6) for k in range(5)]
+    sent = send(rows.reshape(30, -1), *zip(*where, strict=True))
+    marks = [f"{t}/{2 if k == 3 else k}" for t, k in where]
+    assert measure_chain(sent).p < 0.01
+    once = sent.once(marks)
+    assert once.clients == (0, 1, 2, 4) * 6
+    assert measure_chain(once).share < 0.25
+    assert sent.until(2).once(marks[:15]).rounds == once.until(2).rounds
+
+
 @pytest.mark.long
 def test_random_orders_are_as_chained_in_as_many_runs_as_p_says():
     found = [measure_chain(simulate("averaged", seed, size=6)).p for seed in range(60)]

@@ -180,6 +180,17 @@ def test_clients_that_all_send_the_same_are_told(tmp_path):
     assert "the same adapter" not in diagnose_files(write_run(tmp_path / "b"))
 
 
+def test_a_client_that_sends_its_neighbours_adapter_is_named_and_no_leak(tmp_path):
+    folder = write_run(tmp_path / "a", rounds=6, clients=5)
+    for t in range(1, 7):
+        shutil.copytree(folder / f"round_{t}/client_2", folder / f"round_{t}/client_3", dirs_exist_ok=True)
+    told = diagnose_files(folder, out=tmp_path / "out")
+    assert "clients 2, 3 sent the same adapter to the bit, in 6 of 6 rounds" in told
+    assert "lora_A: clients start together" in told
+    assert read_run(tmp_path / "out").findings == ()
+    assert "clients 2, 3 sent the same update" in read_run(tmp_path / "out").records[2].events
+
+
 def test_half_precision_is_read_as_it_is(tmp_path):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file as save

@@ -126,10 +126,25 @@ def test_a_client_that_is_not_finite_is_left_out_by_name_and_hides_nothing(tmp_p
     assert "halves" not in one.matrices
 
 
+def test_a_client_that_sends_what_another_sent_is_named(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(6, 50))
+    rows[3] = rows[1]
+    rows[4:] = [[0.0], [math.nan]]  # who does not move, or is left out, is no copy
+    monitor = ff.Monitor("mine", results_dir=tmp_path)
+    monitor.log(1, updates=rows, clients=[9, 7, 5, 2, 1, 0])
+    monitor.log(2, updates=rows[[0, 1, 2]])
+    one, two = read_run(tmp_path / "mine").records[1:]
+    assert one.events == (
+        "updates not finite, left out of what is measured: client 0",
+        "clients 7, 2 sent the same update",
+    )
+    assert two.events == ()
+
+
 @pytest.mark.parametrize(("apart", "told"), [(0.0, ("all 3 clients sent the same update",)), (1e-3, ())])
 def test_clients_that_all_send_the_same_update_are_told(tmp_path, apart, told):
     rows = np.tile(np.random.default_rng(0).normal(size=50), (3, 1))
-    rows[2] *= 1 + apart
+    rows *= 1 + apart * np.arange(3)[:, None]
     for name, given in (("updates", rows), ("products", rows @ rows.T)):
         monitor = Monitor(name, results_dir=tmp_path, say=lambda text: None)
         monitor.log(1, **{name: given})

@@ -34,8 +34,17 @@ class Sent:
 
     def until(self, round: int) -> Sent:
         """The same of the rounds up to one."""
-        n = sum(t <= round for t in self.rounds)
-        return Sent(self.products[:n, :n], self.rounds[:n], self.clients[:n], self.kinds[:n])
+        return self._take([i for i, t in enumerate(self.rounds) if t <= round])
+
+    def once(self, marks: Sequence[str]) -> Sent:
+        """The same with the first alone of those that are equal in a round; marks: (n,), the hash of each."""
+        places = list(zip(self.rounds, marks, strict=True))
+        first = {place: i for i, place in reversed([*enumerate(places)])}
+        return self._take(sorted(first.values()))
+
+    def _take(self, own: Sequence[int]) -> Sent:
+        rounds, clients, kinds = (tuple(x[i] for i in own) for x in (self.rounds, self.clients, self.kinds))
+        return Sent(self.products[np.ix_(own, own)], rounds, clients, kinds)
 
 
 class Apart(NamedTuple):
@@ -104,7 +113,8 @@ def measure_chain(sent: Sent) -> Chain | None:
     Differences d_i between successive clients have <d_i, d_i+1> = -(1 - share) / 2 times their mean square, if a client
     starts that share of the way from the common start to the adapter of the one before. What a client does in every round
     is taken off first, and every adapter counts as long as the others, so that an order by topics or by the size of updates
-    looks like any other, and no round outweighs the rest. p: over random orders of the clients of every round.
+    looks like any other, and no round outweighs the rest. p: over random orders of the clients of every round. A copy beside
+    its original looks like a client that starts there: leave it out with `Sent.once`.
     """
     places = list(zip(sent.rounds, sent.kinds, strict=True))
     who = list(zip(sent.clients, sent.kinds, strict=True))

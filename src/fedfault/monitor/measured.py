@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedfault.arguments import read_whole
-from fedfault.errors import UserError
+from fedfault.errors import UserError, join_names
 from fedfault.measures.updates import SHOWN, cosines, gradient_alignment, gradient_variance, update_metrics
 from fedfault.monitor.arrays import (
     check_width,
@@ -147,6 +147,8 @@ def _measure_cohort(
         if len(kept) > 1 and np.ptp(kept) <= SAME * kept.max():
             same = "the same update" if kept.max() > 0 else "updates of norm 0"
             events.append(f"all {len(kept)} clients sent {same}")
+        else:
+            events += _name_copies(given, products)
         products = np.where(np.outer(whole, whole), products, math.nan)
         _fill(own, "update_norm", np.sqrt(products.diagonal().clip(min=0)))
         if 1 < K <= SHOWN:
@@ -179,6 +181,20 @@ def _name_left_out(said: str, given: Round, whole: np.ndarray) -> list[str]:
     ids = range(len(whole)) if given.clients is None else given.clients
     odd = [f"client {k}" for k, fine in zip(ids, whole, strict=True) if not fine]
     return [f"{said} not finite, left out of what is measured: {', '.join(odd)}"] if odd else []
+
+
+def _name_copies(given: Round, products: np.ndarray) -> list[str]:
+    """A sentence for every group of clients whose updates are the same up to rounding, and not 0."""
+    ids = np.arange(len(products)) if given.clients is None else np.array(given.clients)
+    moved = products.diagonal() > 0
+    ids, products = ids[moved], products[np.ix_(moved, moved)]
+    square = products.diagonal()
+    apart = square[:, None] + square - 2 * products
+    same = apart <= SAME * np.maximum(square[:, None], square)
+    groups = [
+        ids[row] for i, row in enumerate(same) if row.argmax() == i and row.sum() > 1
+    ]  # the first names the others
+    return [f"clients {join_names(own)} sent the same update" for own in groups]
 
 
 def _measure_server(server: np.ndarray, memory: Memory) -> dict[str, float]:

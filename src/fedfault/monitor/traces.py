@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ class Traces:
     parts: tuple[str, ...]
     still: tuple[str, ...]  # parts that are the same in all adapters
     same: tuple[int, ...]  # rounds in which all of several clients sent the same, to the bit
+    copies: Mapping[tuple[str, ...], tuple[int, ...]]  # rounds in which these clients, and not all, sent the same
     apart: Mapping[str, Apart]
     chains: Mapping[str, Chain]
 
@@ -51,11 +52,12 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
         part: Sent(multiply_part(uploads, parts[part]), tuple(u.round for u in uploads), clients, kinds)
         for part in moving
     }
+    single = {part: one.once(marks[part][: len(uploads)]) for part, one in sent.items()}
     whole = list(zip(*marks.values(), strict=True))
-    same = []
+    same, copies = [], dict[tuple[str, ...], tuple[int, ...]]()
     rounds, apart, chains = {}, dict[str, Apart](), dict[str, Chain]()
     for t in found.rounds:
-        apart, chains = _measure_exchange({part: one.until(t) for part, one in sent.items()})
+        apart, chains = _measure_exchange(*({part: one.until(t) for part, one in x.items()} for x in (sent, single)))
         here = [i for i, u in enumerate(every) if u.round == t]
         moved = _count_moved(every, here, marks, frozen)
         probes = {
@@ -64,14 +66,27 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
             "scale_ratio": measure_scale(found, t),
         }
         cohort = [clients[i] for i in here if i < len(uploads)]
-        same += [t] if len({whole[i] for i in here if i < len(uploads)}) == 1 < len(cohort) else []
+        groups = _group_equal({str(uploads[i].client): whole[i] for i in here if i < len(uploads)})
+        same += [t] if len(groups) == 1 < len(cohort) else []
+        copies |= {own: (*copies.get(own, ()), t) for own in groups if 1 < len(own) < len(cohort)}
         rounds[t] = {"clients": cohort, "probes": probes, **measure_updates(found, t)}
-    return Traces(rounds, tuple(parts), still, tuple(same), apart, chains)
+    return Traces(rounds, tuple(parts), still, tuple(same), copies, apart, chains)
 
 
-def _measure_exchange(sent: Mapping[str, Sent]) -> tuple[dict[str, Apart], dict[str, Chain]]:
+def _group_equal(marks: Mapping[str, Hashable]) -> list[tuple[str, ...]]:
+    """The names whose marks are equal, together."""
+    found: dict[Hashable, tuple[str, ...]] = {}
+    for name, mark in marks.items():
+        found[mark] = (*found.get(mark, ()), name)
+    return list(found.values())
+
+
+def _measure_exchange(
+    sent: Mapping[str, Sent], single: Mapping[str, Sent]
+) -> tuple[dict[str, Apart], dict[str, Chain]]:
+    """What clients keep, and their chain; single: what was sent without the copies of a round."""
     apart = {part: measure_apart(one) for part, one in sent.items()}
-    chains = {part: measure_chain(one) for part, one in sent.items()}
+    chains = {part: measure_chain(one) for part, one in single.items()}
     return {p: a for p, a in apart.items() if a is not None}, {p: c for p, c in chains.items() if c is not None}
 
 
@@ -123,7 +138,12 @@ def describe_traces(found: Collection, traces: Traces) -> list[str]:
         f"all clients of a round sent the same adapter to the bit, in {len(traces.same)} of {len(found.rounds)} rounds: one "
         "model in memory saved for all of them, or the server's saved in their places?"
     ]
-    return [head, *parts, *(same if traces.same else ()), *found.notes]
+    copies = [
+        f"clients {join_names(own)} sent the same adapter to the bit, in {len(rounds)} of {len(found.rounds)} rounds: one "
+        "copied or saved in the place of the other's, or neither trained?"
+        for own, rounds in traces.copies.items()
+    ]
+    return [head, *parts, *(same if traces.same else ()), *copies, *found.notes]
 
 
 def _describe_part(part: str, traces: Traces) -> str:
