@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedfault.monitor.exchange import Sent, find_moved, measure_apart, measure_chain
+from fedfault.monitor.exchange import Sent, find_moved, find_usual, measure_apart, measure_chain
 
 
 def send(rows, rounds, clients, kinds=None):
@@ -111,3 +111,4 @@ def test_who_moves_a_part_that_most_leave_alone_is_found():
     assert find_moved(marks, "lora_A") == [2]
     assert find_moved(marks, "lora_B") == []  # all move it
     assert find_moved({"lora_A": ["a", "a", "x"], "lora_B": ["1", "1", "3"]}, "lora_A") == []  # two did not train
+    assert (find_usual(marks, "lora_A"), find_usual(marks, "lora_B")) == ("a", None)

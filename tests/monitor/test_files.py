@@ -134,6 +134,20 @@ def test_what_is_frozen_by_name_has_to_stand_still(tmp_path):
         diagnose_files(tmp_path / "a", frozen=["lora_E"])
 
 
+@pytest.mark.parametrize(("still", "alarms"), [([1], []), ([1, 2], [2]), ([2, 4], [4]), ([1, 2, 3], [2, 3])])
+def test_a_part_is_frozen_that_most_clients_leave_alone_in_two_rounds(tmp_path, still, alarms):
+    """Where B is 0 the gradient of A is 0: clients with one step leave A alone in round 1, and one with three moves it."""
+    folder = write_run(tmp_path / "a")
+    for t in still:
+        own = load_file(folder / f"round_{t}/client_0/adapter_model.safetensors")
+        A = next(value for name, value in own.items() if "lora_A" in name)
+        for k in (1, 2):
+            change(folder / f"round_{t}/client_{k}/adapter_model.safetensors", lora_A=lambda _, A=A: A)
+    diagnose_files(folder, out=tmp_path / "out")
+    records = read_run(tmp_path / "out").records[1:]
+    assert [r.round for r in records if r.probes["frozen_moved"] == 1] == alarms
+
+
 @pytest.mark.slow
 def test_a_scaling_that_is_not_the_others_is_told(tmp_path):
     folder = write_run(tmp_path / "a")

@@ -43,8 +43,8 @@ class Sent:
         return self._take(sorted(first.values()))
 
     def _take(self, own: Sequence[int]) -> Sent:
-        rounds, clients, kinds = (tuple(x[i] for i in own) for x in (self.rounds, self.clients, self.kinds))
-        return Sent(self.products[np.ix_(own, own)], rounds, clients, kinds)
+        rounds, clients = (tuple(x[i] for i in own) for x in (self.rounds, self.clients))
+        return Sent(self.products[np.ix_(own, own)], rounds, clients, tuple(self.kinds[i] for i in own))
 
 
 class Apart(NamedTuple):
@@ -203,9 +203,22 @@ def find_moved(marks: Mapping[str, Sequence[str]], part: str) -> list[int]:
 
     marks: the hash of every part, by adapter. Adapters that are equal in all parts did not train and do not count.
     """
-    whole = list(zip(*marks.values(), strict=True))
-    trained = [i for i, mark in enumerate(whole) if whole.count(mark) == 1]
+    usual = find_usual(marks, part)
+    return [] if usual is None else [i for i in _find_trained(marks) if marks[part][i] != usual]
+
+
+def find_usual(marks: Mapping[str, Sequence[str]], part: str) -> str | None:
+    """The hash that a part has in most of a round's adapters, see `find_moved`; None where most move it.
+
+    One round says little: where B is 0, the first step of a client leaves A as it is.
+    """
+    trained = _find_trained(marks)
     if len(trained) < 3:
-        return []
+        return None
     (usual, count), *_ = Counter(marks[part][i] for i in trained).most_common(1)
-    return [i for i in trained if marks[part][i] != usual] if 2 * count > len(trained) else []
+    return usual if 2 * count > len(trained) else None
+
+
+def _find_trained(marks: Mapping[str, Sequence[str]]) -> list[int]:
+    whole = list(zip(*marks.values(), strict=True))
+    return [i for i, mark in enumerate(whole) if whole.count(mark) == 1]

@@ -10,7 +10,7 @@ from typing import Any
 from fedfault.detectors.exchange import CHAINED, FEW, GROWTH, KEPT
 from fedfault.errors import UserError, join_names
 from fedfault.monitor.adapters import FULL, Collection, Upload
-from fedfault.monitor.exchange import Apart, Chain, Sent, find_moved, measure_apart, measure_chain
+from fedfault.monitor.exchange import Apart, Chain, Sent, find_moved, find_usual, measure_apart, measure_chain
 from fedfault.monitor.geometry import digest_parts, multiply_part, split_parts
 from fedfault.monitor.updates import measure_scale, measure_updates
 
@@ -56,10 +56,13 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
     whole = list(zip(*marks.values(), strict=True))
     same, copies = [], dict[tuple[str, ...], tuple[int, ...]]()
     rounds, apart, chains = {}, dict[str, Apart](), dict[str, Chain]()
+    left = dict[str, int]()  # in how many rounds most clients left a part alone
     for t in found.rounds:
         apart, chains = _measure_exchange(*({part: one.until(t) for part, one in x.items()} for x in (sent, single)))
         here = [i for i, u in enumerate(every) if u.round == t]
-        moved = _count_moved(every, here, marks, frozen)
+        for part in (part for part in parts if find_usual(_mark_clients(every, here, marks), part) is not None):
+            left[part] = left.get(part, 0) + 1
+        moved = _count_moved(every, here, marks, frozen, [part for part in left if left[part] > 1])
         probes = {
             **_probe_exchange(apart, chains),
             "frozen_moved": float(moved),
@@ -104,12 +107,24 @@ def _probe_exchange(apart: Mapping[str, Apart], chains: Mapping[str, Chain]) -> 
     return found
 
 
+def _mark_clients(
+    every: Sequence[Upload], here: Sequence[int], marks: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """The hashes of the clients' adapters among some, by part."""
+    return {part: [mark[i] for i in here if every[i].client is not None] for part, mark in marks.items()}
+
+
 def _count_moved(
-    every: Sequence[Upload], here: Sequence[int], marks: Mapping[str, Sequence[str]], frozen: Sequence[str]
+    every: Sequence[Upload],
+    here: Sequence[int],
+    marks: Mapping[str, Sequence[str]],
+    frozen: Sequence[str],
+    left: Sequence[str],
 ) -> int:
     """How many of a round's adapters have moved what should stand still.
 
-    That is what `frozen` names, against the first adapters of the run, and what most of the round's adapters leave alone.
+    That is what `frozen` names, against the first adapters of the run, and of the parts that are `left` alone by most in
+    several rounds those that most of this round's adapters leave alone.
     """
     first = min(u.round for u in every)
     moved: set[int] = set()
@@ -117,10 +132,9 @@ def _count_moved(
         if part in frozen:
             usual = Counter(marks[part][i] for i, u in enumerate(every) if u.round == first).most_common(1)[0][0]
             moved |= {i for i in here if marks[part][i] != usual}
-        else:
+        elif part in left:
             clients = [i for i in here if every[i].client is not None]
-            own = {name: [mark[i] for i in clients] for name, mark in marks.items()}
-            moved |= {clients[k] for k in find_moved(own, part)}
+            moved |= {clients[k] for k in find_moved(_mark_clients(every, here, marks), part)}
     return len(moved)
 
 
