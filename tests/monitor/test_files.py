@@ -18,7 +18,9 @@ import fedfault as ff
 from fedfault.cli import main
 from fedfault.monitor.adapters import read_collection
 from fedfault.monitor.files import diagnose_files
+from fedfault.monitor.geometry import multiply_changes
 from fedfault.monitor.losses import read_losses
+from fedfault.monitor.updates import measure_scale
 from fedfault.runs.read import read_run
 
 ROOT = Path(__file__).parents[2]
@@ -384,6 +386,88 @@ def test_what_peft_writes_of_ranks_and_alphas_is_read(tmp_path, config):
     (upload,) = read_collection(tmp_path).uploads
     (site,) = upload.sites
     assert upload.scale(site) == (0.75 if config.get("alpha_pattern") else 2)
+
+
+ADALORA = {"peft_type": "ADALORA", "r": 8, "init_r": 3, "lora_alpha": 6, "alpha_pattern": {"q_proj": 60}}
+
+
+@pytest.mark.parametrize("kept", [3, 2, 0])
+def test_adalora_divides_by_init_r_and_has_a_factor_between(tmp_path, kept):
+    """W = (alpha / init_r) B E A, also where a mask has pruned ranks, as in PEFT's `resize_modules_by_rank_pattern`."""
+    g = np.random.default_rng(0)
+    config = ADALORA | {"rank_pattern": None if kept == 3 else {"q_proj.lora_E": [True] * kept + [False] * (3 - kept)}}
+    changes = []
+    for k in (0, 1):
+        A, B, E = g.normal(size=(kept, 5)), g.normal(size=(4, kept)), g.normal(size=(kept, 1))
+        E_name = "base_model.model.layers.0.q_proj.lora_E"
+        write_adapter(tmp_path / "a" / "round_1" / f"client_{k}", A, B, config, **{E_name: E})
+        changes.append((2 * B @ (E * A)).ravel())
+    found = read_collection(tmp_path / "a")
+    rows = np.stack(changes)
+    assert np.allclose(multiply_changes(found.uploads), rows @ rows.T)
+    assert measure_scale(found, 1) == 1
+    assert "lora_E: " in diagnose_files(tmp_path / "a")
+
+
+@pytest.mark.parametrize("names", [["mlp.experts.up", "mlp.experts.down"], ["up", "down"]])
+def test_factors_of_experts_are_taken_apart(tmp_path, names):
+    """PEFT stacks A (experts, r, d_in) by experts and B (d_out, r, experts) by ranks (`ParamWrapper.get_delta_weight`)."""
+    g = np.random.default_rng(0)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_parameters": names}
+    config |= {"rank_pattern": {"experts.down": 2, "v_proj": 5}}
+    changes = []
+    for k in (0, 1):
+        folder, tensors, own = tmp_path / "round_1" / f"client_{k}", {}, []
+        for site in ("mlp.experts", "mlp.experts.base_layer"):
+            A, B = g.normal(size=(3, 2, 5)), g.normal(size=(4, 2, 3))
+            tensors |= {f"base_model.model.layers.0.{site}.lora_A.weight": A.reshape(6, 5)}
+            tensors |= {f"base_model.model.layers.0.{site}.lora_B.weight": B.reshape(4, 6)}
+            own.append(2 * np.einsum("ore,eri->eoi", B, A).ravel())
+        write_adapter(folder, g.normal(size=(2, 5)), np.zeros((5, 2)), config, **tensors)
+        changes.append(np.concatenate(own))
+    found, rows = read_collection(tmp_path), np.stack(changes)
+    assert np.allclose(multiply_changes(found.uploads), rows @ rows.T)
+    assert measure_scale(found, 1) == 1
+    assert "rank 2, B A times 2" in diagnose_files(tmp_path)
+    (tmp_path / "round_1/client_1/adapter_config.json").write_text(json.dumps(config | {"r": 3, "rank_pattern": None}))
+    with pytest.raises(
+        ff.UserError, match=r"client_1/adapter_config.json states, the factors of .*experts.* are of 2 experts"
+    ):
+        read_collection(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adalora", "experts"])
+def test_a_round_of_peft_as_it_should_be_is_no_wrong_scale(tmp_path, kind):
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+
+    class Experts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = torch.nn.Parameter(torch.zeros(3, 4, 6))
+            self.proj = torch.nn.Linear(4, 6)
+
+        def forward(self, x):
+            return self.proj(x) + torch.einsum("eio,i->o", self.up, x)
+
+    model = torch.nn.Sequential(torch.nn.Identity(), Experts())
+    config = {
+        "adalora": peft.AdaLoraConfig(
+            init_r=6, target_r=4, lora_alpha=8, target_modules=["proj"], total_step=9, tfinal=2
+        ),
+        "experts": peft.LoraConfig(r=2, lora_alpha=8, target_modules=[], target_parameters=["1.up"]),
+    }[kind]
+    lora = peft.get_peft_model(model, config)
+    for k in range(2):
+        for name, p in lora.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(p)
+        lora.save_pretrained(tmp_path / f"round_1/client_{k}")
+    found = read_collection(tmp_path)
+    assert measure_scale(found, 1) == 1
+    layer = next(m for m in lora.modules() if getattr(m, "scaling", None) and hasattr(m, "get_delta_weight"))
+    own = layer.get_delta_weight("default").detach().double().flatten()
+    assert multiply_changes(found.uploads)[1, 1] == pytest.approx(float(own @ own), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from fedfault.runs.files import read_json
 
 PATTERN = "round_{round}/client_{client}"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-FACTOR = re.compile(r"(?P<site>.+)\.lora_(?:embedding_)?(?P<factor>[AB])(?:\.(?!bias)\w+)*")
+FACTOR = re.compile(r"(?P<site>.+)\.lora_(?:embedding_)?(?P<factor>[ABE])(?:\.(?!bias)\w+)*")
 WRAPPED = "base_model.model."  # before the name that a layer has in the model: PEFT's wrapper and tuner
 FULL = "saved in full"  # the part of all tensors that are no factors of LoRA
 
@@ -38,18 +38,21 @@ class Upload:
     config: Mapping[str, Any] = field(compare=False)  # adapter_config.json; empty where there is none
 
     @cached_property
-    def sites(self) -> dict[str, tuple[Stored, Stored]]:
-        """The factors A (r, d_in) and B (d_out, r) by the name of their layer. Raises `UserError` for a lone factor."""
+    def sites(self) -> dict[str, dict[str, Stored]]:
+        """The factors A (r, d_in), B (d_out, r) and, in AdaLoRA, E (r, 1) by the name of their layer.
+
+        Raises `UserError` where one of A and B is missing.
+        """
         found: dict[str, dict[str, Stored]] = {}
         for name, tensor in self.tensors.items():
             if factor := FACTOR.fullmatch(name):
                 found.setdefault(factor["site"], {})[factor["factor"]] = tensor
-        for site, pair in found.items():
-            if len(pair) < 2:
+        for site, factors in found.items():
+            if not factors.keys() >= {"A", "B"}:
                 raise UserError(
-                    f"{self.file} has only the factor {next(iter(pair))} of {site}: the adapter is not whole"
+                    f"{self.file} has only the factor {next(iter(factors))} of {site}: the adapter is not whole"
                 )
-        return {site: (pair["A"], pair["B"]) for site, pair in found.items()}
+        return found
 
     @cached_property
     def rest(self) -> dict[str, Stored]:
@@ -57,12 +60,25 @@ class Upload:
         return {name: tensor for name, tensor in self.tensors.items() if not FACTOR.fullmatch(name)}
 
     def rank(self, site: str) -> int:
-        """The rank that the factors of a layer have."""
-        return self.sites[site][0].shape[0]
+        """The rank that the factors of a layer have, of one expert where several are stacked."""
+        return self.sites[site]["A"].shape[0] // self.experts(site)
 
     def stated_rank(self, site: str) -> int:
         """The rank of a layer by adapter_config.json; that of its factors where it says none."""
-        return int(self._choose("rank_pattern", site, self.config.get("r") or self.rank(site)))
+        return int(self._choose("rank_pattern", site, self.config.get("r") or self.sites[site]["A"].shape[0]))
+
+    def misfit(self, site: str) -> float:
+        """The rank that the factors of a layer have over the stated one; 1 where AdaLoRA has pruned them."""
+        rank, stated = self.rank(site), self.stated_rank(site)
+        return 1.0 if "E" in self.sites[site] and rank < stated else rank / stated
+
+    def experts(self, site: str) -> int:
+        """How many experts have their factors stacked in those of a layer: 1 but for PEFT's `target_parameters`.
+
+        There A has r rows for each expert, one expert after another, and B its columns rank by rank.
+        """
+        rows, rank = self.sites[site]["A"].shape[0], self.stated_rank(site)
+        return rows // rank if self._list_parameters(site) and rows and rows % rank == 0 else 1
 
     def scale(self, site: str) -> float:
         """What PEFT multiplies B A with: alpha / r, or alpha / sqrt(r) in rsLoRA; 1 without adapter_config.json."""
@@ -76,11 +92,20 @@ class Upload:
 
         PEFT (`get_pattern_key`) matches the name of the layer in the model, and not that in the file.
         """
-        own, layer = self.config.get(patterns) or {}, site.removeprefix(WRAPPED)
-        return next((value for key, value in own.items() if _compile_pattern(key).match(layer)), usual)
+        own, names = self.config.get(patterns) or {}, [site.removeprefix(WRAPPED), *self._list_parameters(site)]
+        return next((value for key, value in own.items() if any(map(_compile_pattern(key).match, names))), usual)
+
+    def _list_parameters(self, site: str) -> list[str]:
+        """The `target_parameters` that a layer of the file may be of, by their names in the model; none for a module.
+
+        PEFT wraps a module once for each of its parameters, and calls the inner ones `base_layer`.
+        """
+        layer = site.removeprefix(WRAPPED).replace(".base_layer", "")
+        split = [name.rpartition(".") for name in self.config.get("target_parameters") or ()]
+        return [f"{layer}.{own}" for module, _, own in split if not module or f".{layer}".endswith(f".{module}")]
 
     def part(self, tensor: str, frozen: Sequence[str] = ()) -> str:
-        """The part that a tensor belongs to: a pattern of what should stand still, `lora_A`, `lora_B` or the rest."""
+        """The part that a tensor belongs to: a pattern of what should stand still, a factor as `lora_A`, or the rest."""
         for pattern in frozen:
             if pattern in tensor or fnmatch.fnmatchcase(tensor, pattern):
                 return pattern
@@ -148,6 +173,7 @@ def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = N
     )
     _check_alike(collection)
     _check_scales(collection)
+    _check_experts(collection)
     return collection
 
 
@@ -246,13 +272,25 @@ def _read_upload(path: Path, round: int, client: str | None) -> Upload:
         raise UserError(f"{path} has no {WEIGHTS}; {hint if pickled else 'put it back, or take the folder away'}")
     config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
     if config.get("peft_type") == "ADALORA":
-        config.pop("rank_pattern", None)  # there a mask for each tensor, and no rank of a layer
+        config = _read_adalora(config)
     _check_config(path / CONFIG, config)
     return Upload(round, client, path / WEIGHTS, list_tensors(path / WEIGHTS), config)
 
 
+def _read_adalora(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as a LoRA's: AdaLoRA divides alpha by `init_r`, also once it has pruned factors.
+
+    Its rank_pattern holds masks and no ranks of layers; by the other keys that are left out it does not go.
+    """
+    left = {key: value for key, value in config.items() if key not in ("rank_pattern", "alpha_pattern", "use_rslora")}
+    return left | ({"r": config["init_r"]} if "init_r" in config else {})
+
+
 def _check_config(file: Path, config: Mapping[str, Any]) -> None:
     """Raise `UserError` for a rank or an alpha, of all layers or of some, that is none."""
+    targets = config.get("target_parameters")
+    if not (targets is None or (isinstance(targets, list) and all(isinstance(name, str) for name in targets))):
+        raise UserError(f"{file}: target_parameters is {targets!r:.40}, and should be a list of names")
     for key, patterns, whole in (("r", "rank_pattern", True), ("lora_alpha", "alpha_pattern", False)):
         if key in config:
             _check_number(f"{file}: {key}", config[key], whole)
@@ -330,8 +368,21 @@ def _check_scales(found: Collection) -> None:
         )
 
 
+def _check_experts(found: Collection) -> None:
+    """Raise `UserError` where a layer would have the factors of more experts in one adapter than in another."""
+    first = found.uploads[0]
+    for other in (*found.uploads, *found.servers.values()):
+        for site in first.sites:
+            own, others = first.experts(site), other.experts(site)
+            if own != others:
+                raise UserError(
+                    f"by the rank that {other.file.with_name(CONFIG)} states, the factors of {site} are of {others} "
+                    f"experts, and of {own} by {first.file.with_name(CONFIG)}: correct r or rank_pattern in one of them"
+                )
+
+
 def _drop_rank(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     factor = FACTOR.fullmatch(name)
     if factor is None or len(shape) < 2:
         return shape
-    return shape[1:] if factor["factor"] == "A" else (shape[0], *shape[2:])
+    return (shape[0], *shape[2:]) if factor["factor"] == "B" else shape[1:]

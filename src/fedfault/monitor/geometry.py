@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,22 +19,32 @@ def multiply_changes(uploads: Sequence[Upload]) -> np.ndarray:
     """
     products = np.zeros((len(uploads), len(uploads)))
     for site in uploads[0].sites:
-        pairs = [_read_pair(site, u) for u in uploads]
-        A, B = np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs], 1)
-        edges = np.cumsum([0, *(len(a) for a, _ in pairs)])[:-1]
-        inner = (B.T @ B) * (A @ A.T)
-        products += np.add.reduceat(np.add.reduceat(inner, edges, 0), edges, 1)
+        for pairs in zip(*(_read_pairs(site, u) for u in uploads), strict=True):
+            A, B = np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs], 1)
+            edges = np.cumsum([0, *(len(a) for a, _ in pairs)])[:-1]
+            inner = (B.T @ B) * (A @ A.T)
+            products += np.add.reduceat(np.add.reduceat(inner, edges, 0), edges, 1)
     return products
 
 
-def _read_pair(site: str, upload: Upload) -> tuple[np.ndarray, np.ndarray]:
-    """The factors A (r, d_in) and s B (d_out, r) of a layer; kernels of convolutions are flat."""
-    A, B = (tensor.read() for tensor in upload.sites[site])
-    return A.reshape(len(A), -1), upload.scale(site) * B.reshape(B.shape[0], -1)
+def _read_pairs(site: str, upload: Upload) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The factors A (r, d_in) and s B (d_out, r) of a layer, of each expert; kernels of convolutions are flat.
+
+    E of AdaLoRA is multiplied into B, and where all of a layer is pruned there is a rank of zeros.
+    """
+    factors, experts = upload.sites[site], upload.experts(site)
+    A, B = (factors[name].read() for name in "AB")
+    A, B = A.reshape(len(A), math.prod(A.shape[1:])), upload.scale(site) * B.reshape(len(B), math.prod(B.shape[1:]))
+    if "E" in factors:
+        B = B * factors["E"].read().T
+    if not len(A):
+        A, B = np.zeros((1, A.shape[1])), np.zeros((len(B), 1))
+    rank = len(A) // experts
+    return [(A[e * rank : (e + 1) * rank], B[:, e::experts]) for e in range(experts)]
 
 
 def split_parts(uploads: Sequence[Upload], frozen: Sequence[str] = ()) -> dict[str, list[str]]:
-    """The names of the tensors of every part: `lora_A`, `lora_B`, what is saved in full, and patterns of the frozen."""
+    """The names of the tensors of every part: `lora_A` and other factors, what is saved in full, patterns of the frozen."""
     found: dict[str, list[str]] = {}
     for name in sorted(uploads[0].tensors):
         found.setdefault(uploads[0].part(name, frozen), []).append(name)

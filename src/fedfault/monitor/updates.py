@@ -62,7 +62,7 @@ def measure_scale(found: Collection, t: int) -> float:
     """
     now, after = found.of(t), found.servers.get(t)
     every = [*now, *([after] if after else [])]
-    signs = [u.rank(site) / u.stated_rank(site) for u in every for site in u.sites]
+    signs = [u.misfit(site) for u in every for site in u.sites]
     for u in every:
         signs += [
             u.scale(site) / now[0].scale(site)
