@@ -158,6 +158,42 @@ def test_a_scaling_that_is_not_the_others_is_told(tmp_path):
     assert "changes the weights 2 times as much as it should" in diagnose_files(folder)
 
 
+@pytest.mark.parametrize(
+    ("who", "own", "ratio", "why"),
+    [
+        (2, {"r": 2, "lora_alpha": 32}, 8, "B A times 16, and times 2 in others of its rank"),
+        (0, {"r": 2, "lora_alpha": 32}, 8, "B A times 16, and times 2 in others of its rank"),
+        (1, {"r": 16, "lora_alpha": 4}, 1 / 8, "factors of rank 2 where rank 16 is stated"),
+    ],
+)
+def test_the_adapter_that_is_scaled_unlike_most_is_named(tmp_path, who, own, ratio, why):
+    folder = write_run(tmp_path / "a")
+    for t in range(1, 4):
+        (folder / f"round_{t}" / f"client_{who}" / "adapter_config.json").write_text(json.dumps(own))
+    told = diagnose_files(folder, out=tmp_path / "out")
+    file = folder / f"round_1/client_{who}/adapter_config.json"
+    assert f"client {who}: {why}, in 3 of 4 rounds; {file} has lora_alpha {own['lora_alpha']} and r {own['r']}" in told
+    assert told.count("in 3 of 4 rounds") == 1
+    assert [r.probes["scale_ratio"] for r in read_run(tmp_path / "out").records[1:]] == [ratio] * 3 + [1]
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+def test_a_learning_rate_of_the_server_is_no_wrong_scale(tmp_path, rate):
+    """Where B was 0, a rate of 1/2 makes a change that is as short as one without alpha / r = 2."""
+    g = np.random.default_rng(0)
+    config, A, server = {"r": 2, "lora_alpha": 4, "init_lora_weights": True}, g.normal(size=(2, 6)), np.zeros((5, 2))
+    for t in (1, 2, 3):
+        sent = [server + g.normal(size=(5, 2)) * 0.01 + 1 for _ in range(3)]
+        for k, B in enumerate(sent):
+            write_adapter(tmp_path / "a" / f"round_{t}" / f"client_{k}", A, B, config)
+        server = server + rate * (np.mean(sent, axis=0) - server)
+        write_adapter(tmp_path / "a" / f"round_{t}" / "server", A, server, config)
+    found = read_collection(tmp_path / "a")
+    assert [measure_scale(found, t) for t in (1, 2, 3)] == [1, 1, 1]
+    write_adapter(tmp_path / "a" / "round_3" / "server", A, np.mean(sent, axis=0) / 2, config)  # without alpha / r
+    assert measure_scale(read_collection(tmp_path / "a"), 3) == pytest.approx(0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["^layers.0.q_proj", "layers.0.q_proj", "q_proj", r".*\.0\..*", "^layers.1.q_proj", "proj"]

@@ -9,10 +9,10 @@ from typing import Any
 
 from fedfault.detectors.exchange import CHAINED, FEW, GROWTH, KEPT
 from fedfault.errors import UserError, join_names
-from fedfault.monitor.adapters import FULL, Collection, Upload
+from fedfault.monitor.adapters import CONFIG, FULL, Collection, Upload
 from fedfault.monitor.exchange import Apart, Chain, Sent, find_moved, find_usual, measure_apart, measure_chain
 from fedfault.monitor.geometry import digest_parts, multiply_part, split_parts
-from fedfault.monitor.updates import measure_scale, measure_updates
+from fedfault.monitor.updates import find_odd, measure_scale, measure_updates
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,23 @@ def describe_traces(found: Collection, traces: Traces) -> list[str]:
         "copied or saved in the place of the other's, or neither trained?"
         for own, rounds in traces.copies.items()
     ]
-    return [head, *parts, *(same if traces.same else ()), *copies, *found.notes]
+    return [head, *parts, *(same if traces.same else ()), *copies, *_name_odd(found), *found.notes]
+
+
+def _name_odd(found: Collection) -> list[str]:
+    """A line for every client, or the server, whose adapter_config.json scales B A as it should not."""
+    first, rounds = dict[tuple[str, str], Upload](), dict[tuple[str, str], set[int]]()
+    for t in found.rounds:
+        for upload, _, why in find_odd(found, t):
+            key = ("the server" if upload.client is None else f"client {upload.client}", why)
+            first.setdefault(key, upload)
+            rounds.setdefault(key, set()).add(t)
+    told = []
+    for (who, why), u in first.items():
+        stated = " and ".join(f"{name} {u.config[name]}" for name in ("lora_alpha", "r") if name in u.config)
+        often = f"in {len(rounds[who, why])} of {len(found.rounds)} rounds"
+        told.append(f"{who}: {why}, {often}; {u.file.with_name(CONFIG)} has {stated}")
+    return told
 
 
 def _describe_part(part: str, traces: Traces) -> str:

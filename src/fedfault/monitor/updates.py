@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,26 +57,48 @@ def _find_start(found: Collection, t: int) -> Sequence[Upload] | None:
 def measure_scale(found: Collection, t: int) -> float:
     """By what factor adapters of a round change the weights too much; 1 where there is no sign of that.
 
-    By adapter_config.json: where the rank that it states is not that of the factors, or adapters of one rank are scaled
-    unlike. By the numbers: where the server's weight change is that of the clients' mean, but alpha / r times as long or
-    as short.
+    By adapter_config.json: see `find_odd`. By the numbers: where the server's weight change is that of the clients' mean,
+    but alpha / r times as long or as short.
     """
     now, after = found.of(t), found.servers.get(t)
-    every = [*now, *([after] if after else [])]
-    signs = [u.misfit(site) for u in every for site in u.sites]
-    for u in every:
-        signs += [
-            u.scale(site) / now[0].scale(site)
-            for site in u.sites
-            if (u.rank(site), u.stated_rank(site)) == (now[0].rank(site), now[0].stated_rank(site))
-        ]
-    signs += [_compare_lengths(now, after)] if after and now[0].sites else []
+    signs = [odd.ratio for odd in find_odd(found, t)]
+    signs += [_compare_lengths(now, after, _find_start(found, t))] if after and now[0].sites else []
     return max(signs, key=lambda ratio: abs(math.log(ratio)), default=1.0)
 
 
-def _compare_lengths(now: Sequence[Upload], after: Upload) -> float:
-    """How long the server's weight change is over the clients' mean, where that is alpha / r or its inverse; else 1."""
-    products, K = multiply_changes([*now, after]), len(now)
+class Odd(NamedTuple):
+    """An adapter whose adapter_config.json does not scale B A as it should: by what factor too much, and why."""
+
+    upload: Upload
+    ratio: float
+    why: str
+
+
+def find_odd(found: Collection, t: int) -> list[Odd]:
+    """The adapters of a round that state another rank than their factors have, or scale B A unlike most of their rank."""
+    every = [*found.of(t), *([found.servers[t]] if t in found.servers else [])]
+    odd: list[Odd] = []
+    for site in every[0].sites:
+        ranks = [(u.rank(site), u.stated_rank(site)) for u in every]
+        scales = list(zip(ranks, [u.scale(site) for u in every], strict=True))
+        usual = {rank: scale for (rank, scale), _ in reversed(Counter(scales).most_common())}
+        for u, (rank, scale) in zip(every, scales, strict=True):
+            if (ratio := u.misfit(site)) != 1:
+                odd.append(Odd(u, ratio, f"factors of rank {rank[0]} where rank {rank[1]} is stated"))
+            elif scale != usual[rank]:
+                why = f"B A times {scale:g}, and times {usual[rank]:g} in others of its rank"
+                odd.append(Odd(u, scale / usual[rank], why))
+    return odd
+
+
+def _compare_lengths(now: Sequence[Upload], after: Upload, start: Sequence[Upload] | None) -> float:
+    """How long the server's weight change is over the clients' mean, where that is alpha / r or its inverse; else 1.
+
+    Also 1 where the round started from zero: there a server's learning rate makes the change as much longer or shorter.
+    """
+    products, K = multiply_changes([*now, after, *(start or ())]), len(now)
+    if start is not None and not products.diagonal()[K + 1 :].any():
+        return 1.0
     mean2, to_mean, own2 = products[:K, :K].mean(), products[:K, K].mean(), products[K, K]
     if not (mean2 > 0 and own2 > 0 and to_mean > ALONG * math.sqrt(mean2 * own2)):
         return 1.0
