@@ -316,6 +316,65 @@ def test_a_link_to_nothing_in_the_place_of_adapters_is_refused(tmp_path, place):
         read_collection(folder)
 
 
+@pytest.mark.parametrize("place", ["round_1/client-3", "Round_3/client_0", "round_2/aggregated", "final"])
+def test_adapters_that_fit_no_pattern_are_counted(tmp_path, place):
+    folder = write_run(tmp_path / "a", rounds=2)
+    (folder / "latest").symlink_to("round_2")
+    assert "not read" not in diagnose_files(folder)
+    (folder / "latest").unlink()
+    shutil.copytree(folder / "round_1/client_0", folder / place)
+    told = diagnose_files(folder)
+    assert f"adapters that are not read: 1, such as {place}/adapter_model.safetensors; they fit neither 'round_" in told
+
+
+def test_files_that_fit_no_pattern_are_counted(tmp_path):
+    file = write_run(tmp_path / "a", rounds=1) / "round_1/client_0/adapter_model.safetensors"
+    (tmp_path / "b").mkdir()
+    for name in ("r1-north", "r1-south", "r1_west"):
+        shutil.copy(file, tmp_path / "b" / f"{name}.safetensors")
+    told = diagnose_files(tmp_path / "b", pattern="r{round}-{client}.safetensors")
+    assert "adapters that are not read: 1, such as r1_west.safetensors" in told
+
+
+@pytest.mark.parametrize(
+    ("below", "option"),
+    [
+        ("client_{k}/checkpoint-{k}{t}", "--pattern 'round_{round}/client_{client}/checkpoint-*'"),
+        ("client_{k}/mine", "--pattern 'round_{round}/client_{client}/mine'"),
+        ("client_{k}/model.safetensors", "--pattern 'round_{round}/client_{client}/model.safetensors'"),
+    ],
+)
+def test_where_an_adapter_lies_deeper_the_pattern_that_finds_it_is_named(tmp_path, below, option):
+    folder = write_run(tmp_path / "a")
+    for t in range(1, 5):
+        for k in range(4):
+            own, place = folder / f"round_{t}/client_{k}", folder / f"round_{t}" / below.format(k=k, t=t)
+            own.rename(tmp_path / "moved")
+            place.parent.mkdir()
+            moved = tmp_path / "moved"
+            (moved / "adapter_model.safetensors" if place.suffix else moved).rename(place)
+            shutil.rmtree(moved, ignore_errors=True)
+    with pytest.raises(ff.UserError) as e:
+        read_collection(folder)
+    assert str(e.value).endswith(f" is there: say {option}")
+    assert len(read_collection(folder, option.split("'")[1]).uploads) == 16
+
+
+def test_two_checkpoints_of_one_client_and_round_are_refused(tmp_path):
+    folder = write_run(tmp_path / "a")
+    for step in (4, 8):
+        shutil.copytree(folder / "round_1/client_0", folder / f"b/round_1/client_0/checkpoint-{step}")
+    with pytest.raises(ff.UserError, match=r"checkpoint-4 and .*checkpoint-8 are both of client 0 in round 1"):
+        read_collection(folder / "b", "round_{round}/client_{client}/checkpoint-*")
+
+
+def test_a_server_that_lies_deeper_is_named_by_its_own_option(tmp_path):
+    folder = write_run(tmp_path / "a")
+    shutil.copytree(folder / "round_1/client_0", folder / "round_1/server/default")
+    with pytest.raises(ff.UserError, match=r"default is there: say --server 'round_\{round\}/server/default'"):
+        read_collection(folder)
+
+
 def break_shape(f):
     change(f / "round_2/client_1/adapter_model.safetensors", lora_B=lambda B: B[:3].copy())
 

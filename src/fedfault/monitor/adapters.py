@@ -144,8 +144,9 @@ def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = N
     """Find the adapters of a folder and check that they belong together.
 
     pattern: where a client's adapter lies, a folder that PEFT has saved or a safetensors file, with `{round}` (a number) and
-    `{client}` in it; server: where the server's lies after a round, with `{round}`; else `server` or `global` in the place
-    of the client's name. Raises `UserError`, with the file, for what is missing or damaged and for adapters of other layers.
+    `{client}` in it, and `*` for what differs otherwise, such as checkpoint-*; server: where the server's lies after a
+    round, with `{round}`; else `server` or `global` in the place of the client's name. Raises `UserError`, with the file,
+    for what is missing or damaged and for adapters of other layers.
     """
     _check_pattern("--pattern", pattern, ("{round}", "{client}"))
     own = [server] if server else [_name_server(pattern, name) for name in SERVER]
@@ -163,18 +164,34 @@ def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = N
     _refuse_repeats([*clients, *servers])
     clients.sort(key=lambda one: (one[0], sort_name(one[1])))
     names = tuple(sorted({name for _, name, _ in clients}, key=sort_name))
-    notes = _find_gaps(folder, [(t, name) for t, name, _ in clients], names)
-    collection = Collection(
-        folder,
-        tuple(_read_upload(path, t, name) for t, name, path in clients),
-        {t: _read_upload(path, t, None) for t, _, path in servers},
-        names,
-        tuple(notes),
-    )
+    gaps = _find_gaps(folder, [(t, name) for t, name, _ in clients], names)
+    uploads = tuple(_read_upload(path, t, name, f"--pattern '{pattern}") for t, name, path in clients)
+    after = {t: _read_upload(path, t, None, f"--server '{_find_own(own, folder, path)}") for t, _, path in servers}
+    notes = [*gaps, *_count_unread(folder, pattern, [u.file for u in (*uploads, *after.values())])]
+    collection = Collection(folder, uploads, after, names, tuple(notes))
     _check_alike(collection)
     _check_scales(collection)
     _check_experts(collection)
     return collection
+
+
+def _find_own(patterns: Sequence[str], folder: Path, path: Path) -> str:
+    return next(one for one in patterns if _match(one, folder, path))
+
+
+def _count_unread(folder: Path, pattern: str, read: Iterable[Path]) -> list[str]:
+    """Say how many adapters below a folder no pattern took: one that is called otherwise would be missed without a sign."""
+    taken = {os.path.realpath(file) for file in read}
+    alone = pattern.endswith(".safetensors")  # files under names of their own
+    left = sorted(
+        file
+        for file in _walk(folder)
+        if (file.name == WEIGHTS or (alone and file.suffix == ".safetensors")) and os.path.realpath(file) not in taken
+    )
+    if not left:
+        return []
+    where = f"they fit neither {pattern!r} nor a place of the server, which --pattern and --server name"
+    return [f"adapters that are not read: {len(left)}, such as {left[0].relative_to(folder)}; {where}"]
 
 
 def _refuse_repeats(places: Iterable[tuple[int, str | None, Path]]) -> None:
@@ -229,6 +246,7 @@ def _match(pattern: str, folder: Path, path: Path) -> dict[str, str] | None:
 
 def _fit(pattern: str, folder: Path, path: Path) -> re.Match[str] | None:
     written = re.escape(pattern).replace(r"\{round\}", r"(?P<round>\d+)").replace(r"\{client\}", r"(?P<client>[^/]+)")
+    written = written.replace(r"\*", "[^/]*")
     return re.fullmatch(written, path.relative_to(folder).as_posix())
 
 
@@ -263,18 +281,29 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in files)
 
 
-def _read_upload(path: Path, round: int, client: str | None) -> Upload:
+def _read_upload(path: Path, round: int, client: str | None, said: str) -> Upload:
+    """Read an adapter; said: the option and the pattern that it fits, without the quote that ends it."""
     if path.is_file():
         return Upload(round, client, path, list_tensors(path), {})
     if not (path / WEIGHTS).is_file():
         pickled = (path / "adapter_model.bin").is_file()
         hint = "adapter_model.bin is a pickle, which is not opened: save with `safe_serialization=True`"
-        raise UserError(f"{path} has no {WEIGHTS}; {hint if pickled else 'put it back, or take the folder away'}")
+        hint = hint if pickled else _point_below(path, said) or "put it back, or take the folder away"
+        raise UserError(f"{path} has no {WEIGHTS}; {hint}")
     config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
     if config.get("peft_type") == "ADALORA":
         config = _read_adalora(config)
     _check_config(path / CONFIG, config)
     return Upload(round, client, path / WEIGHTS, list_tensors(path / WEIGHTS), config)
+
+
+def _point_below(path: Path, said: str) -> str | None:
+    """The pattern of what lies where an adapter is missing: a checkpoint, an adapter with a name, a lone file."""
+    places = [*sorted(file.parent for file in path.glob(f"*/{WEIGHTS}")), *sorted(path.glob("*.safetensors"))]
+    if not places:
+        return None
+    found = re.sub(r"(?<=^checkpoint-)\d+$", "*", places[0].name)  # steps, which clients may have more or less of
+    return f"{places[0].name} is there: say {said}/{found}'"
 
 
 def _read_adalora(config: Mapping[str, Any]) -> dict[str, Any]:
