@@ -36,6 +36,14 @@ def test_a_notebook_has_one_bar_that_moves(shown, capsys):
     assert capsys.readouterr().err == "round 1: a < b\nround 2: a < b\n"
 
 
+def test_a_notebook_keeps_no_frames_of_what_a_terminal_shows_for_a_while(shown, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # the stream of a kernel says that it is a terminal
+    with Progress().show_work("writing the results"):
+        pass
+    assert capsys.readouterr().err == ""
+    assert shown == []
+
+
 def test_a_quiet_run_shows_nothing(shown, capsys):
     track(Progress(quiet=True))
     assert shown == []

@@ -31,9 +31,15 @@ class Cell:
 
 def open_cell() -> Cell | None:
     """Open a place in the output of the notebook's cell that runs now; None where this is no notebook."""
+    ipython = _find_notebook()
+    return None if ipython is None else Cell(ipython)
+
+
+def _find_notebook() -> Any:
+    """The module IPython where this is a notebook, else None."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
-    return Cell(ipython) if hasattr(shell, "kernel") else None
+    return ipython if hasattr(shell, "kernel") else None
 
 
 class Bar(RichProgress):
@@ -109,8 +115,8 @@ class Progress:
 
     @contextlib.contextmanager
     def show_work(self, words: str) -> Iterator[None]:
-        """Within the block, a terminal shows what is being done."""
-        shown = self.console.is_terminal and not self.quiet
+        """Within the block, a terminal shows what is being done; a notebook would keep every frame of that."""
+        shown = self.console.is_terminal and not self.quiet and _find_notebook() is None
         with self.console.status(words) if shown else contextlib.nullcontext():
             yield
 
