@@ -247,6 +247,23 @@ def test_an_unfinished_and_a_damaged_run_say_so(made, tmp_path):
         _ = begun.reload().rounds
 
 
+def test_a_run_of_another_program_is_not_said_to_be_resumed(tmp_path):
+    monitor = ff.Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    run = ff.open(monitor.folder)
+    with pytest.raises(ff.UserError, match=r"has no rounds yet: .*`Monitor\.log` adds one"):
+        _ = run.rounds
+    monitor.log(1, updates=[[1.0, 2.0]])
+    run = run.reload()
+    with pytest.raises(ff.UserError, match=r"has no metrics: .*rounds logged so far: 2; `Monitor\.finish` ends it"):
+        _ = run.metrics
+    monitor.finish()
+    run = run.reload()
+    with pytest.raises(ff.UserError, match=r"has no metrics: no loss was logged"):
+        _ = run.metrics
+    with pytest.raises(ff.UserError, match=r"has no adapter: another program trained it.*load the adapter that it has"):
+        run.adapter()
+
+
 def test_a_loop_of_ones_own_sees_the_numbers_of_the_run(made):
     seen = [(state.round, record.scores["validation"].loss) for state, record in ff.rounds(made)]
     assert seen == list(made.rounds["loss"].items())

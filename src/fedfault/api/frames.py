@@ -9,6 +9,7 @@ import pandas as pd
 from fedfault.errors import UserError
 from fedfault.records import RoundRecord
 from fedfault.runs import clients
+from fedfault.runs.manifest import MONITORED, OVER
 from fedfault.runs.recorded import RunData
 
 FINDING = (
@@ -55,6 +56,10 @@ def tabulate_findings(run: RunData) -> pd.DataFrame:
 
 
 def _check_recorded(run: RunData) -> tuple[RoundRecord, ...]:
+    if not run.records and run.manifest.get(MONITORED):
+        raise UserError(
+            f"{run.folder} has no rounds yet: the program that trains has logged none; `Monitor.log` adds one"
+        )
     if not run.records and run.notes:
         raise UserError(f"{run.folder} has no rounds: {' '.join(run.notes)}")
     if not run.records:
@@ -64,8 +69,19 @@ def _check_recorded(run: RunData) -> tuple[RoundRecord, ...]:
 
 
 def describe_stop(folder: Path, run: RunData, what: str) -> UserError:
-    """The error for what only a finished run has."""
+    """The error for what only a finished run has, or for what another program's run never has."""
+    if run.manifest.get(MONITORED):
+        return UserError(f"{folder} has no {what}: {_explain_monitored(run, what)}")
     of = "" if run.rounds_planned is None else f" of {run.rounds_planned}"
     return UserError(
         f"{folder} has no {what} yet: {run.rounds_done}{of} rounds are recorded; ff.resume({str(folder)!r}) finishes the run"
     )
+
+
+def _explain_monitored(run: RunData, what: str) -> str:
+    """Why a run that another program trains does not have something."""
+    if what == "adapter":
+        return "another program trained it, and fedfault was told its numbers only; load the adapter that it has saved"
+    if run.status in OVER:
+        return "no loss was logged; `verdict`, `findings` and `rounds` have what was measured"
+    return f"another program trains it, rounds logged so far: {len(run.records)}; `Monitor.finish` ends it"
