@@ -243,6 +243,20 @@ def test_a_client_that_sends_its_neighbours_adapter_is_named_and_no_leak(tmp_pat
     assert "clients 2, 3 sent the same update" in read_run(tmp_path / "out").records[2].events
 
 
+def test_a_client_that_sends_what_the_server_had_is_named(tmp_path):
+    folder = write_run(tmp_path / "a")
+    for t in range(1, 5):
+        shutil.copytree(folder / f"round_{t}/client_3", folder / f"round_{t}/server")
+        shutil.rmtree(folder / f"round_{t}/client_3")
+    assert "the server had" not in diagnose_files(folder)
+    for t, k, before in ((2, 1, 1), (4, 1, 2), (4, 2, 3)):
+        shutil.copytree(folder / f"round_{before}/server", folder / f"round_{t}/client_{k}", dirs_exist_ok=True)
+    told = diagnose_files(folder)
+    assert "client 1 sent what the server had before, to the bit, in 2 of 4 rounds: did it train" in told
+    assert "client 2 sent what the server had before, to the bit, in 1 of 4 rounds" in told
+    assert "the same adapter" not in told
+
+
 def test_half_precision_is_read_as_it_is(tmp_path):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file as save

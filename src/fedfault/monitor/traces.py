@@ -24,6 +24,7 @@ class Traces:
     still: tuple[str, ...]  # parts that are the same in all adapters
     same: tuple[int, ...]  # rounds in which all of several clients sent the same, to the bit
     copies: Mapping[tuple[str, ...], tuple[int, ...]]  # rounds in which these clients, and not all, sent the same
+    given: Mapping[str, tuple[int, ...]]  # rounds in which this client, and not all, sent what the server had before
     apart: Mapping[str, Apart]
     chains: Mapping[str, Chain]
 
@@ -54,7 +55,7 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
     }
     single = {part: one.once(marks[part][: len(uploads)]) for part, one in sent.items()}
     whole = list(zip(*marks.values(), strict=True))
-    same, copies = [], dict[tuple[str, ...], tuple[int, ...]]()
+    same, copies, given = [], dict[tuple[str, ...], tuple[int, ...]](), dict[str, tuple[int, ...]]()
     rounds, apart, chains = {}, dict[str, Apart](), dict[str, Chain]()
     left = dict[str, int]()  # in how many rounds most clients left a part alone
     for t in found.rounds:
@@ -71,9 +72,14 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
         cohort = [clients[i] for i in here if i < len(uploads)]
         groups = _group_equal({str(uploads[i].client): whole[i] for i in here if i < len(uploads)})
         same += [t] if len(groups) == 1 < len(cohort) else []
-        copies |= {own: (*copies.get(own, ()), t) for own in groups if 1 < len(own) < len(cohort)}
+        had = {whole[i] for i, u in enumerate(every) if u.client is None and u.round < t}
+        back = [str(uploads[i].client) for i in here if i < len(uploads) and whole[i] in had]
+        given |= {name: (*given.get(name, ()), t) for name in back if len(groups) > 1}
+        copies |= {
+            own: (*copies.get(own, ()), t) for own in groups if 1 < len(own) < len(cohort) and own[0] not in back
+        }
         rounds[t] = {"clients": cohort, "probes": probes, **measure_updates(found, t)}
-    return Traces(rounds, tuple(parts), still, tuple(same), copies, apart, chains)
+    return Traces(rounds, tuple(parts), still, tuple(same), copies, given, apart, chains)
 
 
 def _group_equal(marks: Mapping[str, Hashable]) -> list[tuple[str, ...]]:
@@ -157,7 +163,12 @@ def describe_traces(found: Collection, traces: Traces) -> list[str]:
         "copied or saved in the place of the other's, or neither trained?"
         for own, rounds in traces.copies.items()
     ]
-    return [head, *parts, *(same if traces.same else ()), *copies, *_name_odd(found), *found.notes]
+    given = [
+        f"client {name} sent what the server had before, to the bit, in {len(rounds)} of {len(found.rounds)} rounds: did it "
+        "train, and was what it trained saved?"
+        for name, rounds in traces.given.items()
+    ]
+    return [head, *parts, *(same if traces.same else ()), *copies, *given, *_name_odd(found), *found.notes]
 
 
 def _name_odd(found: Collection) -> list[str]:
