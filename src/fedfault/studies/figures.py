@@ -185,18 +185,32 @@ def draw_map(r: Results, m: PhaseMap, theme: Theme, narrow: bool) -> Figure | No
     _draw_states(right, states, theme)
     right.set_title("Verdicts")
     for ax in (left, right):
-        below = [make_label(label, 12) for label in xs]
+        below = cut_labels(xs, 12)
         slanted = (
             {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, below)) * len(xs) > room else {}
         )
         ax.set_xticks(range(len(xs)), below, **slanted)
-        ax.set_yticks(range(len(ys)), [make_label(label, 16) for label in ys])
+        ax.set_yticks(range(len(ys)), cut_labels(ys, 16 if narrow else 22))
         ax.set_xlabel(make_label(x))
         ax.set_ylabel(make_label(y))
         draw_gaps(ax, theme, (0, len(xs) - 1), (0, len(ys) - 1))
         remove_frame(ax)
     _draw_legend(fig, states, theme)
     return fig
+
+
+def cut_labels(labels: Sequence[str], limit: int) -> list[str]:
+    """Make labels fit for ticks: what is too long is cut before its last word, which tells settings of an option apart.
+
+    >>> cut_labels(["topic_skew alpha 0.03", "topic_skew alpha 0.1", "iid"], 16)
+    ['topic_skew… 0.03', 'topic_skew… 0.1', 'iid']
+    """
+    found = []
+    for label in labels:
+        name, setting = label.split(" ")[0], label.split(" ")[-1]
+        cut = len(label) > limit and name != label and len(setting) < limit // 2
+        found.append(f"{name[: limit - len(setting) - 2]}… {setting}" if cut else label)
+    return [make_label(label, limit) for label in found]
 
 
 def sort_labels(labels: Sequence[str]) -> list[str]:
