@@ -188,6 +188,18 @@ def test_so_many_seeds_have_the_power_that_is_said_and_one_fewer_has_not(effect,
         assert (np.mean(found) >= 0.8 - 0.06) == enough
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("by", "hypotheses"), [(0.5, 1), (0.83, 1), (1.2, 6)])
+def test_so_many_seeds_show_that_a_mean_is_within_two_bounds_with_the_power_that_is_said(by, hypotheses):
+    alpha = 0.025 / hypotheses
+    values = np.array([-1.0, 0.0, 1.0])
+    n = count_needed(values, by, alpha, within=True)
+    assert n > count_needed(values, by, alpha)
+    samples = np.random.default_rng(0).normal(0, 1, (600, n))
+    found = [max(p_above(d, -by, "student"), p_above(-d, -by, "student")) <= alpha for d in samples]
+    assert 0.75 < np.mean(found) < 0.88
+
+
 def test_what_seeds_cannot_tell_is_not_promised():
     assert count_needed([0.1, -0.1, 0.1, -0.1], 0.0, 0.05) is None  # the mean is at the bound
     assert count_needed([0.2], 0.0, 0.05) is count_needed([0.2, math.inf], 0.0, 0.05) is None

@@ -138,11 +138,13 @@ def count_needed(
     test: Test = "student",
     reach: float = 1.0,
     grain: float = 0.0,
+    *,
+    within: bool = False,
 ) -> int | None:
     """How many values it would take to tell the mean from the bound, if mean and spread are those of the values at hand.
 
     By a t-test on one side at alpha, or `mixture`, which finds it with this power; where the values are all the same, by
-    flips of signs, or by signs that are looked at after each.
+    flips of signs, or by signs that are looked at after each. `within`: from -bound too, in the same sample.
     None where `most` would not do, for fewer than two values and for one that is not finite.
 
     >>> count_needed([0.3, 0.1, 0.2, 0.4], 0.0, 0.05)
@@ -161,12 +163,14 @@ def count_needed(
         return math.ceil(-math.log2(alpha))
     from scipy.stats import nct, t
 
-    effect = abs(float(d.mean()) - bound) / float(d.std(ddof=1))
+    mean, spread = float(d.mean()), float(d.std(ddof=1))
+    effects = [abs(mean - edge) / spread for edge in ((bound, -bound) if within else (bound,))]
     if test in ("mixture", "bets"):
-        return anytime.count_needed(effect, alpha, power, most)
+        return anytime.count_needed(min(effects), alpha, 1 - (1 - power) / len(effects), most)
 
     def find_power(n: int) -> float:
-        return float(nct.sf(t.ppf(1 - alpha, n - 1), n - 1, effect * math.sqrt(n)))
+        missed = (nct.cdf(t.ppf(1 - alpha, n - 1), n - 1, effect * math.sqrt(n)) for effect in effects)
+        return 1 - float(sum(missed))
 
     if find_power(most) < power:
         return None

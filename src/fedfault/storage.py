@@ -71,9 +71,9 @@ def write_folder_atomically(folder: Path) -> Iterator[Path]:
 def delete_atomically(path: Path) -> None:
     """Delete a file or a folder in one step, if it is there: a kill leaves all of it, or a scratch folder."""
     if path.is_dir() and not path.is_symlink():
-        scratch = _name_scratch(path)
-        os.replace(path, scratch)
-        shutil.rmtree(scratch)
+        leftover = _name_scratch(path)
+        os.replace(path, leftover)
+        shutil.rmtree(leftover)
     else:
         path.unlink(missing_ok=True)
 

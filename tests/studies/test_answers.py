@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,34 @@ def test_an_open_hypothesis_says_how_many_seeds_would_answer_it(tmp_path):
     assert open_one.needed == count_needed(new - OLD[:5], 0.1, 0.05 / 4)
     assert clear.needed is None
     assert f"about {open_one.needed} seeds would tell" in format_answers(Results(tmp_path, study, runs))
+
+
+SIX = 0.02 * np.array([-1.5, -0.8, -0.2, 0.2, 0.8, 1.5])
+
+
+def test_a_sixth_seed_takes_no_power_from_a_claim_of_equality(tmp_path):
+    """It can be refuted on two sides, so that flips of six signs would end at 4 / 64."""
+    study, runs = two_arms(tmp_path, OLD[:6] + 0.1 + SIX, OLD[:6], hypotheses=(claim("same", "equal", by=0.02),))
+    (found,) = answer_hypotheses(study, runs)
+    assert (found.test, found.verdict) == ("student", "refuted")
+
+
+def test_more_seeds_are_asked_for_than_are_there_and_as_many_as_flips_of_signs_need(tmp_path):
+    """Of ten seeds one is missing: flips of nine signs cannot answer one claim of thirteen, however clear it is."""
+    study, _ = two_arms(tmp_path, OLD, OLD, hypotheses=tuple(claim(f"h{i}") for i in range(13)))
+    differences = dict(enumerate(0.5 + NOISE[1]))
+    found = answer_listed(replace(study, seeds=tuple(range(10))), [[differences]] * 13)
+    assert {(a.test, a.verdict, a.needed) for a in found} == {("flips", "inconclusive", 10)}
+
+
+def test_a_claim_about_several_arms_is_most_soon_refuted_by_one_of_them(tmp_path):
+    study, _ = two_arms(tmp_path, OLD[:5], OLD[:5], hypotheses=(claim(by=0.1),))
+    (h,) = study.hypotheses
+    three = replace(study, hypotheses=(replace(h, contrasts=h.contrasts * 3),))
+    below, at = dict(enumerate(0.1 - 0.08 + 4 * SIX[:5])), dict(enumerate(0.1 + 4 * SIX[:5] - 4 * SIX[:5].mean()))
+    (found,) = answer_listed(three, [[below, below, at]])
+    assert found.verdict == "inconclusive"
+    assert found.needed == count_needed([*below.values()], 0.1, 0.05 / 2 / 3)
 
 
 def test_one_seed_decides_nothing(tmp_path):

@@ -129,8 +129,8 @@ def wrong_scale() -> Detector:
         lambda r: f"B A is scaled wrongly: it changes the weights {r.effect:.3g} times as much as it should",
         reads=("scale_ratio",),
         advice=(
-            "write the rank of the factors, and for one rank one lora_alpha, into every adapter_config.json; where products "
-            "are averaged, multiply B A by alpha / r, and divide by it when they become factors again",
+            "state the rank of the factors, and for one rank one lora_alpha, in the configuration of every adapter; where "
+            "products are averaged, multiply B A by alpha / r, and divide by it when they become factors again",
         ),
         min_effect=0.0,
         min_std=0.1,

@@ -117,11 +117,12 @@ def answer_listed(study: Study, listed: Sequence[Sequence[Mapping[int, float]]])
 
 def _answer(study: Study, listed: Sequence[Sequence[tuple[Mapping[int, float], str]]], looks: bool) -> list[Answer]:
     """Answers from the differences of every contrast, and why some seeds have none."""
-    contrasts = sum(len(h.contrasts) for h in study.hypotheses)
-    alpha = ALPHA / max(contrasts, 1)
+    alpha = ALPHA / max(sum(len(h.contrasts) for h in study.hypotheses), 1)
+    # A claim of equality can be refuted on two sides
+    questions = sum(len(h.contrasts) * (2 if h.expect == "equal" else 1) for h in study.hypotheses)
     found = []
     for h, own in zip(study.hypotheses, listed, strict=True):
-        test = pick_test(study, h.metric, contrasts)
+        test = pick_test(study, h.metric, questions)
         grain = GRAIN * h.by
         found.append(
             [SeedDifferences(c, d, why, test, alpha, grain) for c, (d, why) in zip(h.contrasts, own, strict=True)]
@@ -135,11 +136,11 @@ def _answer(study: Study, listed: Sequence[Sequence[tuple[Mapping[int, float], s
     ]
 
 
-def pick_test(study: Study, metric: str, contrasts: int) -> Test:
-    """The test of a study's differences of a metric, where so many are asked about together."""
+def pick_test(study: Study, metric: str, questions: int) -> Test:
+    """The test of a study's differences of a metric, where so many questions are asked together."""
     if is_count(metric):
         return "bets"
-    return "mixture" if study.sequential else choose_test(len(study.seeds), contrasts)
+    return "mixture" if study.sequential else choose_test(len(study.seeds), questions)
 
 
 def _judge_all(study: Study, found: Sequence[Sequence[SeedDifferences]]) -> list[tuple[Verdict, float, float]]:
@@ -161,14 +162,32 @@ def _find_looks(study: Study, found: Sequence[Sequence[SeedDifferences]]) -> lis
 
 
 def _count_seeds(h: Hypothesis, found: Sequence[SeedDifferences], verdict: Verdict, hypotheses: int) -> int | None:
-    """Count the seeds that would answer a hypothesis that is left open, with a power of 0.8 and Holm's strictest level."""
-    if verdict != "inconclusive":
+    """Count the seeds that would answer a hypothesis that is left open, with a power of 0.8 and Holm's strictest level.
+
+    They would support it if the mean of every contrast is on the claimed side, and refute it by one that is not.
+    """
+    if verdict != "inconclusive" or not all(f.values for f in found):
         return None
     level = ALPHA / (2 * hypotheses)
-    each = [
-        count_needed(_orient(h, f), h.by, level, most=MOST, test=f.test, reach=f.reach, grain=f.grain) for f in found
-    ]
-    return None if None in each else max(n for n in each if n is not None)
+    against = [f for f in found if not _is_as_claimed(h, f)]
+    if not against:
+        each = [_count_values(h, f, level) for f in found]
+        return None if None in each else max(n for n in each if n is not None)
+    strict = level / len(found) / (2 if h.expect == "equal" else 1)
+    return min((n for f in against if (n := _count_values(h, f, strict)) is not None), default=None)
+
+
+def _count_values(h: Hypothesis, f: SeedDifferences, level: float) -> int | None:
+    """Count the seeds that tell a mean from what matters at a level: more than there are; None where MOST would not do."""
+    both = h.expect == "equal" and _is_as_claimed(h, f)
+    n = count_needed(_orient(h, f), h.by, level, most=MOST, test=f.test, reach=f.reach, grain=f.grain, within=both)
+    least = math.ceil(-math.log2(level)) if f.test == "flips" else 0  # that can reach the level at all
+    return None if n is None else max(n, least, len(f.values) + 1)
+
+
+def _is_as_claimed(h: Hypothesis, f: SeedDifferences) -> bool:
+    """Whether the mean difference is what is claimed."""
+    return _measure_support(h, f) > (-h.by if h.expect == "equal" else h.by)
 
 
 def _orient(h: Hypothesis, f: SeedDifferences) -> list[float]:
