@@ -7,6 +7,7 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix
+from fedfault.backbones.scorer import FIRST, Scorer
 from fedfault.backbones.sites import Targets, lora_targets, partial_targets
 from fedfault.errors import UserError
 from tiny import CAUSAL, VOCAB, make, tiny_gpt2, tiny_llama
@@ -220,6 +221,35 @@ def test_other_architectures_keep_their_own_loss(kind):
 def test_a_layer_that_does_something_else_than_its_kind_is_refused():
     with pytest.raises(UserError, match=r"cannot train model\.layers\.1\.input_layernorm"):
         cohort(model := another("Gemma", head_dim=8, num_key_value_heads=2), partial_targets(model, 1, []))
+
+
+SHORT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+}
+SHARED = {  # models that call layers on what all rows share, or with rows on another axis, and which
+    "DebertaV2": (
+        {**SHORT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True},
+        ["query_proj", "value_proj"], "self.query_proj",
+    ),
+    "Longformer": ({**SHORT, "attention_window": 4}, ["query", "value"], "self.query, self.value"),
+    "XLNet": ({"vocab_size": VOCAB, "d_model": 24, "n_layer": 2, "n_head": 4, "d_inner": 40}, None, "ff.layer_1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_layers_in_which_clients_of_one_pass_would_get_one_anothers_numbers_are_refused(kind):
+    import transformers
+
+    settings, wanted, named = SHARED[kind]
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**settings)).eval()
+    targets = lora_targets(model, wanted or "all-linear")
+    with pytest.raises(UserError, match=f"{kind}Model does not call {named}.* on a row for every text"):
+        CohortModel(model, targets, r=2, alpha=4, scorer=Scorer(FIRST, 24, 3))
 
 
 @pytest.mark.slow

@@ -292,7 +292,7 @@ def test_default_targets_are_those_of_peft():
     peft = pytest.importorskip("peft.utils.constants").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     from fedfault.backbones.sites import LORA_TARGETS
 
-    shared = set(LORA_TARGETS) & set(peft)
+    shared = set(LORA_TARGETS) & set(peft) - {"deberta-v2"}  # whose query_proj clients of one pass would share
     assert len(shared) > 15
     assert {k: set(LORA_TARGETS[k]) for k in shared} == {k: set(peft[k]) for k in shared}
 

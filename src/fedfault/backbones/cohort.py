@@ -30,8 +30,11 @@ from fedfault.backbones.sites import Targets, find_blocks, find_parent, linear_s
 from fedfault.backbones.starts import FROM_BASE, Start, draw_gaussian, factorise, leave_rest
 from fedfault.backbones.unpacked import without_packed_rows
 from fedfault.errors import UserError
+from fedfault.seeds import torch_rng
 from fedfault.types.adapter import Adapter, Layout, Pair, Site
 from fedfault.types.algorithm import ExtraLoss
+
+MIXED = 3e-2  # of a client's states by which another's numbers may change them: outliers of 8-bit weights are a batch's
 
 
 class CohortModel:
@@ -90,9 +93,9 @@ class CohortModel:
                 with torch.no_grad(), self.slots.bind(self.init(0).flat[None]):
                     check_same(layer, base, name)
                 setattr(parent, leaf, layer)
-        self._check_called(
-            ids, [*targets.lora, *(n for n in targets.full_modules if model.get_submodule(n) is not self.head)]
-        )
+        opened = [*targets.lora, *(n for n in targets.full_modules if model.get_submodule(n) is not self.head)]
+        self._check_called(ids, opened)
+        self._check_apart(ids, opened)
 
     @torch.no_grad()
     def _check_called(self, ids: Tensor, names: Sequence[str]) -> None:
@@ -118,6 +121,38 @@ class CohortModel:
             raise UserError(
                 f"{type(self.model).__name__} does not call {idle[0]}: it reads the layer's weight or leaves it out, and "
                 f"training it changes nothing; choose modules without {', '.join(_endings(idle))}"
+            )
+
+    @torch.no_grad()
+    def _check_apart(self, ids: Tensor, names: Sequence[str]) -> None:
+        """Raise `UserError` if the numbers of one client change what another one gets, given ids (1, T).
+
+        A layer tells clients apart by their rows, which come one after another. Some models call theirs on what all rows
+        share, such as DeBERTa's relative positions, or with the rows on another axis, such as Longformer and XLNet.
+        """
+        shapes: dict[str, torch.Size] = {}
+        layers = {n: self.model.get_submodule(n) for n in names}
+        hooks = [
+            m.register_forward_hook(lambda _, args, __, n=n: shapes.update({n: args[0].shape}))
+            for n, m in layers.items()
+        ]
+        own = self.init(0).flat
+        found = []
+        try:
+            for beside in (own, torch.randn(own.shape, generator=torch_rng(0, "beside")).to(own)):
+                with self.slots.bind(torch.stack([own, beside])):
+                    found.append(self.model.base_model(input_ids=ids.to(self.device).expand(2, -1))[0][0].float())
+            moved = float((found[1] - found[0]).norm() / found[0].norm())
+        except BROKEN:
+            moved = math.inf
+        finally:
+            for hook in hooks:
+                hook.remove()
+        strange = [n for n, shape in shapes.items() if len(shape) > 2 and shape[0] != 2]
+        if not moved <= (0 if strange else MIXED):
+            raise UserError(
+                f"{type(self.model).__name__} does not call {', '.join(_endings(strange or names))} on a row for every text, "
+                "so that clients that train side by side would get one another's numbers; choose other modules"
             )
 
     @property

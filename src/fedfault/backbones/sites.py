@@ -18,7 +18,7 @@ LORA_TARGETS = {  # config.model_type -> module names, the defaults that users o
     ),
     **dict.fromkeys(("smollm3", "olmo", "olmo2", "starcoder2", "granite", "cohere"), ("q_proj", "v_proj")),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), ("query", "value")),
-    "deberta-v2": ("query_proj", "value_proj"),
+    "deberta-v2": ("value_proj",),  # PEFT has query_proj too, which is called on positions that all rows share
     "distilbert": ("q_lin", "v_lin"),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
     **dict.fromkeys(("gpt_neox", "bloom", "falcon"), ("query_key_value",)),
