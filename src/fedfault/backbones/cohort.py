@@ -150,9 +150,10 @@ class CohortModel:
                 hook.remove()
         strange = [n for n, shape in shapes.items() if len(shape) > 2 and shape[0] != 2]
         if not moved <= (0 if strange else MIXED):
+            those = ", ".join(_endings(strange or names))
             raise UserError(
-                f"{type(self.model).__name__} does not call {', '.join(_endings(strange or names))} on a row for every text, "
-                "so that clients that train side by side would get one another's numbers; choose other modules"
+                f"{type(self.model).__name__} does not call {those} on a row for every text, so that "
+                "clients that train side by side would get one another's numbers; choose other modules"
             )
 
     @property
