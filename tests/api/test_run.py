@@ -264,6 +264,20 @@ def test_a_run_of_another_program_is_not_said_to_be_resumed(tmp_path):
         run.adapter()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_adapter_of_which_peft_leaves_a_part_out_is_refused(made, tmp_path):
+    """As PEFT does of mixtures of experts, whose dense layers it takes for experts."""
+    pytest.importorskip("peft")
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(made.folder, tmp_path / "other")
+    file = tmp_path / "other/adapter/adapter_model.safetensors"
+    more = {"base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": torch.zeros(2, 3)}
+    save_file({**load_file(file), **more}, file)
+    with pytest.raises(ff.UserError, match=r"PEFT leaves out 1 of the adapter's tensors, such as base_model.*up_proj"):
+        ff.open(tmp_path / "other").adapter()
+
+
 def test_a_loop_of_ones_own_sees_the_numbers_of_the_run(made):
     seen = [(state.round, record.scores["validation"].loss) for state, record in ff.rounds(made)]
     assert seen == list(made.rounds["loss"].items())

@@ -14,17 +14,32 @@ from fedfault.runs.recorded import RunData
 
 
 def load_adapter(run: RunData, folder: Path) -> Any:
-    """Load an adapter of a run as a PEFT model on its base. Raises `UserError` without PEFT, and for a `partial` run."""
+    """Load an adapter of a run as a PEFT model on its base.
+
+    Raises `UserError` without PEFT, for a `partial` run, and where PEFT would leave a part of the adapter out.
+    """
     if not (folder / "adapter_config.json").is_file():
         raise UserError(
             f"{run.folder} has trained layers and no adapter (model.trainable={run.setting('model', 'trainable')}); "
             "Run.model() is the model with them"
         )
     try:
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
     except ImportError as e:
         raise UserError("peft is not installed; pip install peft") from e
-    return PeftModel.from_pretrained(load_base(run), str(folder)).eval()
+    from safetensors import safe_open
+
+    model = PeftModel.from_pretrained(load_base(run), str(folder)).eval()
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as f:
+        lost = sorted(
+            {*f.keys()} - {*get_peft_model_state_dict(model)}
+        )  # of mixtures of experts it renames dense layers
+    if lost:
+        raise UserError(
+            f"{folder}: PEFT leaves out {len(lost)} of the adapter's tensors, such as {lost[0]}, so that its model is "
+            "not the one that was trained; add B A times alpha / r to the base's weights yourself, or train other modules"
+        )
+    return model
 
 
 def load_trained(run: RunData, folder: Path) -> Any:
