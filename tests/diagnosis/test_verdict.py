@@ -94,8 +94,8 @@ def test_general_english_that_gets_worse_is_not_called_healthy():
     assert "the loss on general English has risen by 0.16 nats" in found["sentence"]
 
 
-def scored(*losses: float, se: float | None = None) -> list[RoundRecord]:
-    return history(scores={"validation": [Score(v, 1000, se if t else None, 40) for t, v in enumerate(losses)]})
+def scored(*losses: float, se: float | None = None, blocks: int | None = 40) -> list[RoundRecord]:
+    return history(scores={"validation": [Score(v, 1000, se if t else None, blocks) for t, v in enumerate(losses)]})
 
 
 @pytest.mark.parametrize("calibration", [None, ONE])
@@ -116,6 +116,14 @@ def test_a_loss_that_has_not_fallen_beyond_its_error_is_not_learning(known, loss
     expected = (NO_ALARM if calibration is None else HEALTHY) if learned else UNLEARNED
     assert found["state"] == expected
     assert ("has not fallen" in found["sentence"]) == (not learned)
+
+
+@pytest.mark.parametrize(("blocks", "errors"), [(2, 6.314), (3, 2.920), (8, 1.895), (1000, 1.646), (None, 1.645)])
+def test_a_fall_goes_beyond_its_error_by_student_s_t_of_so_few_blocks(blocks, errors):
+    """Quantiles of 95 % from a printed table; by the normal one, a run of two blocks learned by chance in 18 % of cases."""
+    for share in (0.99, 1.01):
+        found = judge_run(scored(5.0, 5.0, 5.0 - share * errors * 0.1, se=0.1, blocks=blocks), None)
+        assert (found["state"] == UNLEARNED) == (share < 1)
 
 
 def test_an_alarm_does_not_hide_that_nothing_was_learned(known):

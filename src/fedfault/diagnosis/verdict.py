@@ -39,7 +39,7 @@ from fedfault.records import (
     Finding,
     Records,
 )
-from fedfault.stats import ONE_SIDED
+from fedfault.stats import bound_below
 
 LATER = 6  # rounds that a cause may be seen after what follows from it: the longest window of a detector
 LEAST = 0.005  # nats: a smaller change of the loss is "about the same value" in reports
@@ -93,13 +93,14 @@ def _list_ready(seen: Detection) -> list[str]:
 def _measure_change(seen: Detection) -> tuple[float, float] | None:
     """The validation loss at the end minus at the start, and its error, in nats; None where it was not measured twice.
 
-    The error is 1.645 standard errors of the change, paired by block, where these are known: by chance alone a change is
-    larger in 5 % of runs, upwards, and in 5 % downwards. It is 0.005 nats at least, as less does not show in a report.
+    The error is as many standard errors of the change, paired by block, as Student's t has for so few blocks, 1.645 where
+    their number is not known: by chance alone a change is larger in 5 % of runs, upwards, and in 5 % downwards. It is 0.005
+    nats at least, as less does not show in a report.
     """
     if len(seen.scores) < 2:
         return None
     first, last = seen.scores
-    return last.loss - first.loss, max(LEAST, ONE_SIDED * (last.se or 0.0))
+    return last.loss - first.loss, max(LEAST, -bound_below(0.0, last.se or 0.0, last.blocks))
 
 
 def _choose_state(fatal: bool, alarmed: bool, change: tuple[float, float] | None, judged: bool, read: bool) -> str:
