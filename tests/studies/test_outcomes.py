@@ -90,6 +90,26 @@ def test_a_diverged_run_counts_at_the_worse_end_of_all_that_follows_from_its_los
     assert measure_outcome(run, metric) == worst
 
 
+@pytest.mark.parametrize("path", ["final.validation", "final.client/1", "personal.own"])
+def test_correlations_and_margins_of_a_diverged_run_are_at_their_worst(path):
+    """A margin is null then; a correlation is left out, or of `personal` the mean of the clients that went well."""
+    first, second = path.split(".")
+    for task, scores in (
+        ("preference", {"reward_margin": None}),
+        ("regression", {}),
+        ("regression", {"pearson": 0.9, "spearman": 0.8}),
+    ):
+        run = replace(make(), config={"data": {"task_type": task}}, metrics={first: {second: {"loss": None, **scores}}})
+        for name in ("reward_margin",) if task == "preference" else ("pearson", "spearman"):
+            assert measure_outcome(run, f"{path}.{name}") == -math.inf
+
+
+def test_a_correlation_is_missing_where_predictions_are_all_the_same_or_the_task_has_none():
+    for task, loss in (("regression", 1.0), ("causal_lm", None)):
+        run = replace(make(), config={"data": {"task_type": task}}, metrics={"final": {"validation": {"loss": loss}}})
+        assert measure_outcome(run, "final.validation.pearson") is None
+
+
 def test_what_a_run_did_not_measure_is_missing():
     run = replace(make(), metrics={"final": {"client/0": {"loss": 3.0}}}, manifest={"status": "running"})
     for metric in ("forgetting", "fairness.losses.worst", "time_to_target.round", "backward_transfer.topic/news"):

@@ -31,6 +31,7 @@ PATHS = (  # of metrics.json, beside the scores
     r"time_to_target\.(round|seconds|simulated_seconds)|clock\.(seconds|compliance|rounds_in_time|regret|dropped)",
 )
 GROWS = ("loss", "perplexity", "bits_per_byte")  # scores that are infinite, not missing, where a run has diverged
+LOST = ("pearson", "spearman", "reward_margin")  # scores that are no number where the loss of the same texts is none
 FALLS = re.compile(r"fairness\.gains\.(worst|p10|p50|p90|cvar_20)")  # what is minus infinity there
 
 
@@ -173,8 +174,9 @@ def is_count(metric: str) -> bool:
 def measure_outcome(run: RunData, metric: str) -> float | None:
     """The metric of a run; None where it was not measured, infinite for the loss of a run that has diverged.
 
-    Infinite, to the worse side, is also what follows from such losses (forgetting, how clients fare), and the time to a
-    target that a run has not reached: were it missing, the runs that went well would answer for all.
+    Infinite, to the worse side, is also what follows from such losses (forgetting, how clients fare), what is scored on the
+    same texts and is no number then (correlations, the margin of rewards), and the time to a target that a run has not
+    reached: were it missing, the runs that went well would answer for all.
     """
     if metric in DERIVED:
         return DERIVED[metric](run)
@@ -197,6 +199,8 @@ def _look_up(run: RunData, metric: str) -> float | None:
     """JSON has no infinity: null stands for a number that was measured and is not finite."""
     place: Any = run.metrics
     for key in metric.split("."):
+        if key in LOST and _has_lost(run, place, key):
+            return -math.inf
         if not isinstance(place, Mapping) or key not in place:
             return _find_worst(run, metric)
         place = place[key]
@@ -204,6 +208,16 @@ def _look_up(run: RunData, metric: str) -> float | None:
         grows = metric.rpartition(".")[2] in GROWS or metric.startswith(("forgetting", "backward_transfer."))
         return math.inf if grows else None
     return float(place)
+
+
+def _has_lost(run: RunData, scores: Any, name: str) -> bool:
+    """Whether a score that the run has, or its task, stands beside a loss that was measured and is not finite.
+
+    Without it, the score may be missing for other reasons: predictions that are all the same correlate with nothing.
+    """
+    if not isinstance(scores, Mapping) or scores.get("loss", 0.0) is not None:
+        return False
+    return name in scores or name in METRICS.get(run.setting("data", "task_type"), ())
 
 
 def _find_worst(run: RunData, metric: str) -> float | None:
