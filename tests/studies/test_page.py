@@ -157,6 +157,21 @@ def test_the_page_and_the_document_say_everything_and_load_nothing(folder):
     assert (folder / "references.bib").read_text().count("@") == len(re.findall(r"^\* .+\d{4}\.$", text, re.MULTILINE))
 
 
+@pytest.mark.draws
+@pytest.mark.slow
+def test_only_the_answers_hold_at_a_number_of_seeds_that_the_data_chose(tmp_path):
+    """Intervals of cells are by Student's t, which holds where the number was fixed before."""
+    planned = {"hypotheses": (claim(metric="client_loss", contrasts=[Contrast(2, 0)]),)}
+    for sequential in (False, True):
+        folder = study(tmp_path / str(sequential), [[4.0, 4.2], [4.4, 4.4]], sequential=sequential, **planned)
+        write_page(folder)
+        text = (folder / "report.md").read_text()
+        assert (
+            "intervals hold at whatever seed one stops; those by Student's t, of cells and of" in text
+        ) == sequential
+        assert text.count("so that intervals by Student's t miss somewhat more often than in 5 %") == 2 * sequential
+
+
 def test_tables_in_markdown_escape_what_would_break_them():
     assert format_markdown([("a_b", "x|y")]) == "| setting | value |\n| --- | --- |\n| a\\_b | x\\|y |\n"
 

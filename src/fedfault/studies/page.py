@@ -107,7 +107,7 @@ def _collect_parts(r: Results) -> dict[str, Any]:
         "cells": cells,
         "clients": clients.tabulate_clients(r),
         "differences": clients.tabulate_differences(r, clients.compare_clients(r)),
-        "basis": BASIS,
+        "basis": BASIS + (results.CHOSEN if r.study.sequential else ""),
         "clusters": clients.tabulate_clusters(r),
         "legend": _explain_cells(r, cells),
         "contrasts": results.tabulate_contrasts(r),
@@ -134,6 +134,7 @@ def _explain_cells(r: Results, cells: Table) -> str:
     return (
         f"Means over seeds, each with its own 95 % interval by Student's t.{read} Seeds that all give the same value have "
         "no spread to go by: fewer than six of them have no interval."
+        + (results.CHOSEN if r.study.sequential else "")
         + (" Cells have unequal numbers of seeds: compare them by their contrasts, which are paired." if uneven else "")
     )
 
