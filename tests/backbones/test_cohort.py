@@ -184,6 +184,22 @@ def test_skipping_the_frozen_blocks_changes_nothing(tiny):
     torch.testing.assert_close(losses_and_grads(c, flat, ids, real), plain)  # and the blocks are back
 
 
+@pytest.mark.parametrize("kind", ["bloom", "gptj", "mpt", "gpt_neo"])
+def test_blocks_that_return_more_than_states_can_be_skipped(kind):
+    model = make(*CAUSAL[kind])
+    c = cohort(model, partial_targets(model, 1, []))
+    prefix, ids = Prefix(model, 1), torch.randint(0, VOCAB, (2, T))
+    with c.slots.bind(c.init(0).flat[None]):
+        assert prefix.is_right(ids, {})
+        assert prefix.beside is not None
+
+
+def test_a_head_and_a_table_that_are_not_tied_are_both_trained():
+    model = tiny_llama(tied=False)
+    targets = partial_targets(model, 0, ["lm_head", "embed_tokens"])
+    assert {*targets.full_parameters} == {"lm_head.weight", "model.embed_tokens.weight"}
+
+
 def test_lora_on_upper_blocks_leaves_lower_ones_to_the_cache():
     model = tiny_llama(blocks=3)
     assert lora_targets(model, ["layers.2.self_attn.q_proj"]).first_block == 2

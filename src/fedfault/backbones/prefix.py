@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedfault.backbones.checks import BROKEN
 from fedfault.backbones.sites import find_blocks
 from fedfault.backbones.states import PLAIN
 
@@ -26,6 +27,7 @@ class Prefix:
 
     def __init__(self, model: Any, first_block: int) -> None:
         self.model, self.blocks, self.first = model, find_blocks(model)[1], first_block
+        self.beside: int | None = None  # what a block returns beside its states, so many; None: states alone
 
     @torch.no_grad()
     def run(self, ids: Tensor, reads: Mapping[str, Any]) -> Tensor:
@@ -36,6 +38,10 @@ class Prefix:
             caught.append(args[0] if args else kwargs["hidden_states"])
             raise _Reached
 
+        def note(block: nn.Module, args: Any, found: Any) -> None:
+            self.beside = len(found) - 1 if isinstance(found, tuple) else None
+
+        below = self.blocks[self.first - 1].register_forward_hook(note)
         handle = self.blocks[self.first].register_forward_pre_hook(stop, with_kwargs=True)
         try:
             self.model.base_model(input_ids=ids, **reads)
@@ -43,14 +49,27 @@ class Prefix:
             pass
         finally:
             handle.remove()
+            below.remove()
         return caught[0]
+
+    @torch.no_grad()
+    def is_right(self, ids: Tensor, reads: Mapping[str, Any]) -> bool:
+        """Whether the model gives the same states when its frozen blocks are skipped; some pass on more than states."""
+        try:
+            whole = self.model.base_model(input_ids=ids, **reads)[0]
+            with self.skip_frozen_blocks(self.run(ids, reads)):
+                skipped = self.model.base_model(input_ids=ids, **reads)[0]
+        except BROKEN:
+            return False
+        return bool((skipped - whole).abs().max() <= 1e-3 * whole.abs().max())
 
     @contextmanager
     def skip_frozen_blocks(self, hidden: Tensor) -> Iterator[None]:
         """Within the block, the frozen blocks are skipped and `hidden` (n, T, d) enters the first trainable one."""
         frozen = list(self.blocks)[: self.first]
+        passed = hidden if self.beside is None else (hidden, *[None] * self.beside)
         for block in frozen:
-            block.forward = lambda *args, **kwargs: hidden
+            block.forward = lambda *args, **kwargs: passed
         try:
             yield
         finally:

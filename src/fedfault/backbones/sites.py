@@ -217,12 +217,13 @@ def _full_targets(model: Any, leaves: list[str]) -> Targets:
     names = {id(m): n for n, m in model.named_modules()}
     head_name = None if head is None else names[id(head)]
     tied = head is not None and head.weight is table.weight
+    with_table = names[id(table)] in leaves
     head_site = None
-    if head_name in leaves or (tied and names[id(table)] in leaves):
+    if head_name in leaves or (tied and with_table):
         owner = table if tied else head
         head_site = f"{names[id(owner)]}.weight"
         leaves = [n for n in leaves if n not in (head_name, names[id(table)])] + [names[id(owner)]]
-        leaves += [names[id(table)]] if not tied and names[id(table)] in leaves else []
+        leaves += [names[id(table)]] if not tied and with_table else []
     for n in leaves:
         module = model.get_submodule(n)
         if is_quantised(module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedfault.algebra import mask_factor
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.layers import CohortLinear
-from fedfault.backbones.prefix import ActivationCache, Prefix, Reads
+from fedfault.backbones.prefix import ActivationCache, Prefix, Reads, read_ids_only
 from fedfault.backbones.quantised import count_weight_bytes
 from fedfault.backbones.sites import is_linear, linear_shape
 from fedfault.backbones.states import attention_weights, hidden_states
@@ -364,10 +364,17 @@ class CohortTask(FittedTask, BackboneTask):
         return torch.tensor([row for _, row in sorted(turns)], dtype=torch.int64)
 
     def make_cache(self, cache_mb: int, ids: Tensor, reads: Reads | None = None) -> ActivationCache | None:
-        """Make a cache of the frozen lower blocks' outputs for these rows; None without such blocks or memory."""
-        if not cache_mb or self.model.targets.first_block == 0:
+        """Make a cache of the frozen lower blocks' outputs for these rows.
+
+        None without such blocks or memory, and for a model that computes something else when they are skipped.
+        """
+        if not cache_mb or self.model.targets.first_block == 0 or not len(ids):
             return None
         prefix = Prefix(self.model.model, self.model.targets.first_block)
+        one = torch.zeros(1, dtype=torch.int64)
+        with self.model.slots.bind(self.init(self.seed).flat[None]):
+            if not prefix.is_right(ids[one].to(self.model.device), (reads or read_ids_only)(one)):
+                return None
         return ActivationCache(prefix, ids, cache_mb * 2**20, *([] if reads is None else [reads]))
 
     def _look_cached(self, look: Look, params: Tensor | None, blocks: int) -> list[Tensor] | None:
