@@ -5,6 +5,7 @@ liger-kernel runs on a GPU only. Here a stand-in has its functions, as its docum
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import sys
 from types import ModuleType
@@ -69,7 +70,9 @@ def liger(monkeypatch):
         transformers.functional = functional
         for module in (package, transformers, functional):
             monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0")
+        version = importlib.metadata.version
+        own = lambda name: "0.0" if name.startswith("liger") else version(name)  # noqa: E731
+        monkeypatch.setattr("importlib.metadata.version", own)
 
     return install
 
@@ -142,6 +145,18 @@ def test_without_the_package_or_with_a_driver_that_is_too_old_the_model_stays_an
     )
     assert found.replaced == {}
     assert not any(type(m).__module__ == fused.__name__ for m in model.modules())
+
+
+def test_attention_that_cannot_be_tried_stays_on_a_cpu_too():
+    """Ministral 3's takes positions, which others do not."""
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, "Ministral3Config"):
+        pytest.skip("this version of transformers has no Ministral 3")
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = transformers.Ministral3Model(
+        transformers.Ministral3Config(**shape, num_key_value_heads=2, vocab_size=64)
+    ).eval()
+    assert "Ministral3Attention" not in replace_layers(model).replaced
 
 
 def test_models_without_such_layers_have_nothing_to_replace_and_nothing_to_say(liger):

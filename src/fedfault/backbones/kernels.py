@@ -93,9 +93,7 @@ def _replace(model: Any, makers: Makers, refused: set[str], *, gradients: bool) 
                 candidates = _list_candidates(child, makers) if given is not None else []
                 fits = (one for one in candidates if _agree(one, child, *given, gradients=gradients))  # type: ignore[misc]
                 chosen = next(fits, None)
-            except Exception as e:
-                if not gradients:
-                    raise
+            except Exception as e:  # as of attention that takes more than others
                 refused.add(f"{kind} stays as it is ({read_first_line(e)})")
                 continue
             if chosen is not None:
