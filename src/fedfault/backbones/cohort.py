@@ -130,6 +130,8 @@ class CohortModel:
         A layer tells clients apart by their rows, which come one after another. Some models call theirs on what all rows
         share, such as DeBERTa's relative positions, or with the rows on another axis, such as Longformer and XLNet.
         """
+        if self.device.type == "meta":  # which has shapes and no numbers
+            return
         shapes: dict[str, torch.Size] = {}
         layers = {n: self.model.get_submodule(n) for n in names}
         hooks = [
