@@ -1,6 +1,6 @@
 import pytest
 
-from fedfault.backbones.sites import lora_targets, match_patterns
+from fedfault.backbones.sites import find_blocks, lora_targets, match_patterns
 from fedfault.errors import UserError
 from tiny import tiny_gpt2, tiny_llama
 
@@ -67,3 +67,21 @@ def test_patterns_match_names_and_ends_as_peft_s_do():
 def test_a_pattern_that_matches_nothing_is_an_error(pattern, why):
     with pytest.raises(UserError, match=why):
         match_patterns(lora_targets(tiny_llama(), "all-linear"), pattern, "rank_pattern")
+
+
+def test_blocks_are_not_the_longer_list_of_norms_within_a_block():
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.StableLmConfig(**shape, num_key_value_heads=4, vocab_size=64, qk_layernorm=True)
+    model = transformers.StableLmForCausalLM(config)
+    assert find_blocks(model)[0] == "model.layers"
+    assert lora_targets(model, ["layers.1.self_attn.q_proj"]).first_block == 1
+
+
+def test_of_lists_side_by_side_the_one_with_the_most_parameters_has_the_blocks():
+    from torch import nn
+
+    model = nn.Module()
+    model.norms = nn.ModuleList(nn.LayerNorm(4) for _ in range(3))
+    model.blocks = nn.ModuleList(nn.Linear(4, 8) for _ in range(2))
+    assert find_blocks(model) == ("blocks", model.blocks)

@@ -76,11 +76,15 @@ def find_parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
-    """Find the blocks of a model, with their name: the longest ModuleList of the backbone."""
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    if not lists:
+    """Find the blocks of a model, with their name: the ModuleList with the most parameters that is nested in no other.
+
+    The longest need not be it: a block may itself have a list, of experts or of norms of heads.
+    """
+    lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    outer = [(n, m) for n, m in lists.items() if not any(n.startswith(f"{other}.") for other in lists)]
+    if not outer:
         raise UserError(f"{type(model).__name__} has no list of blocks; use a plain decoder or encoder")
-    return max(lists, key=lambda item: len(item[1]))
+    return max(outer, key=lambda item: sum(p.numel() for p in item[1].parameters()))
 
 
 def lora_targets(model: Any, wanted: str | Sequence[str] | None) -> Targets:
