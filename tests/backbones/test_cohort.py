@@ -194,6 +194,12 @@ def test_blocks_that_return_more_than_states_can_be_skipped(kind):
         assert prefix.beside is not None
 
 
+def test_blocks_that_return_a_list_can_be_skipped():
+    """The first GPT's do."""
+    model = make("OpenAIGPTConfig", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": VOCAB})
+    assert Prefix(model, 2).is_right(torch.randint(0, VOCAB, (2, T)), {})
+
+
 def test_a_head_and_a_table_that_are_not_tied_are_both_trained():
     model = tiny_llama(tied=False)
     targets = partial_targets(model, 0, ["lm_head", "embed_tokens"])

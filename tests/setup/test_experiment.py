@@ -168,6 +168,17 @@ LINES = [f"Here is line {i}, which is about the number {i * i} and nothing else.
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("right", "words", "told"), [(True, [], 0), (False, [], 1), (False, ["training.activation_cache_mb=0"], 0)]
+)
+def test_a_model_that_is_trained_without_the_activation_cache_is_told(tmp_path, monkeypatch, right, words, told):
+    monkeypatch.setattr("fedfault.backbones.prefix.Prefix.is_right", lambda *given: right)
+    said = []
+    prepare(of_texts(tmp_path, LINES, "model.trainable=partial", *words), say=said.append)
+    assert sum("no activation cache" in line for line in said) == told
+
+
+@pytest.mark.slow
 def test_a_document_that_spells_out_the_separator_is_told(tmp_path):
     said = []
     prepare(of_texts(tmp_path, LINES), say=said.append)

@@ -39,7 +39,7 @@ class Prefix:
             raise _Reached
 
         def note(block: nn.Module, args: Any, found: Any) -> None:
-            self.beside = len(found) - 1 if isinstance(found, tuple) else None
+            self.beside = len(found) - 1 if isinstance(found, tuple | list) else None
 
         below = self.blocks[self.first - 1].register_forward_hook(note)
         handle = self.blocks[self.first].register_forward_pre_hook(stop, with_kwargs=True)

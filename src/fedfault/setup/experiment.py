@@ -134,6 +134,11 @@ def prepare(
         )
     for line in made.split.describe_losses():
         say(line)
+    if exp.training.activation_cache_mb and model.targets.first_block and made.task.select_copy(0).cache is None:
+        say(
+            f"no activation cache: {backbone.model.config.model_type} computes something else when its frozen blocks are "
+            "skipped; they are computed in every step"
+        )
     return made
 
 
