@@ -31,9 +31,8 @@ def load_adapter(run: RunData, folder: Path) -> Any:
 
     model = PeftModel.from_pretrained(load_base(run), str(folder)).eval()
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as f:
-        lost = sorted(
-            {*f.keys()} - {*get_peft_model_state_dict(model)}
-        )  # of mixtures of experts it renames dense layers
+        # Of mixtures of experts PEFT takes dense layers for experts
+        lost = sorted({*f.keys()} - {*get_peft_model_state_dict(model)})
     if lost:
         raise UserError(
             f"{folder}: PEFT leaves out {len(lost)} of the adapter's tensors, such as {lost[0]}, so that its model is "

@@ -29,7 +29,7 @@ from fedfault.backbones.scorer import BIAS, WEIGHT, Scorer, Texts, model_inputs,
 from fedfault.backbones.sites import Targets, find_blocks, find_parent, linear_shape
 from fedfault.backbones.starts import FROM_BASE, Start, draw_gaussian, factorise, leave_rest
 from fedfault.backbones.unpacked import without_packed_rows
-from fedfault.errors import UserError
+from fedfault.errors import UserError, is_out_of_memory
 from fedfault.seeds import torch_rng
 from fedfault.types.adapter import Adapter, Layout, Pair, Site
 from fedfault.types.algorithm import ExtraLoss
@@ -93,23 +93,30 @@ class CohortModel:
                 with torch.no_grad(), self.slots.bind(self.init(0).flat[None]):
                     check_same(layer, base, name)
                 setattr(parent, leaf, layer)
-        opened = [*targets.lora, *(n for n in targets.full_modules if model.get_submodule(n) is not self.head)]
-        self._check_called(ids, opened)
-        self._check_apart(ids, opened)
+        self._check_layers(
+            ids, [*targets.lora, *(n for n in targets.full_modules if model.get_submodule(n) is not self.head)]
+        )
 
     @torch.no_grad()
-    def _check_called(self, ids: Tensor, names: Sequence[str]) -> None:
-        """Raise `UserError` unless the model, given ids (1, T), calls every opened layer.
+    def _check_layers(self, ids: Tensor, names: Sequence[str]) -> None:
+        """Raise `UserError` unless the model, given ids (1, T), calls every opened layer, on a row for every text.
 
-        Code that reads a layer's weight misses what is the clients' own. Experts are left out, of which a token sees few.
+        Code that reads a layer's weight misses what is the clients' own. Experts may be left out: a token sees few of them.
+        A layer tells clients apart by their rows, which come one after another. Some models call theirs on what all rows
+        share, such as DeBERTa's relative positions, or with the rows on another axis, such as Longformer and XLNet: there
+        the numbers of one client change what another one gets.
         """
-        called: set[str] = set()
-        layers = {n: self.model.get_submodule(n) for n in names if ".experts." not in n}
-        hooks = [m.register_forward_hook(lambda *_, n=n: called.add(n)) for n, m in layers.items()]
+        shapes: dict[str, torch.Size] = {}  # of what a layer gives for two clients with a text each
+        layers = {n: self.model.get_submodule(n) for n in names}
+        hooks = [m.register_forward_hook(lambda _, __, y, n=n: shapes.update({n: y.shape})) for n, m in layers.items()]
+        own, found = self.init(0).flat, []
         try:
-            with self.slots.bind(self.init(0).flat[None]):
-                self.model.base_model(input_ids=ids.to(self.device))
+            for beside in (own, torch.randn(own.shape, generator=torch_rng(0, "beside")).to(own)):
+                with self.slots.bind(torch.stack([own, beside])):
+                    found.append(self.model.base_model(input_ids=ids.to(self.device).expand(2, -1))[0][0].float())
         except BROKEN as e:
+            if is_out_of_memory(e):
+                raise
             raise UserError(
                 f"{type(self.model).__name__} does not run with {', '.join(_endings(names))} opened for clients ({e}); "
                 "choose other modules"
@@ -117,40 +124,15 @@ class CohortModel:
         finally:
             for hook in hooks:
                 hook.remove()
-        if idle := [n for n in layers if n not in called]:
+        if idle := [n for n in layers if n not in shapes and ".experts." not in n]:
             raise UserError(
                 f"{type(self.model).__name__} does not call {idle[0]}: it reads the layer's weight or leaves it out, and "
                 f"training it changes nothing; choose modules without {', '.join(_endings(idle))}"
             )
-
-    @torch.no_grad()
-    def _check_apart(self, ids: Tensor, names: Sequence[str]) -> None:
-        """Raise `UserError` if the numbers of one client change what another one gets, given ids (1, T).
-
-        A layer tells clients apart by their rows, which come one after another. Some models call theirs on what all rows
-        share, such as DeBERTa's relative positions, or with the rows on another axis, such as Longformer and XLNet.
-        """
         if self.device.type == "meta":  # which has shapes and no numbers
             return
-        shapes: dict[str, torch.Size] = {}
-        layers = {n: self.model.get_submodule(n) for n in names}
-        hooks = [
-            m.register_forward_hook(lambda _, args, __, n=n: shapes.update({n: args[0].shape}))
-            for n, m in layers.items()
-        ]
-        own = self.init(0).flat
-        found = []
-        try:
-            for beside in (own, torch.randn(own.shape, generator=torch_rng(0, "beside")).to(own)):
-                with self.slots.bind(torch.stack([own, beside])):
-                    found.append(self.model.base_model(input_ids=ids.to(self.device).expand(2, -1))[0][0].float())
-            moved = float((found[1] - found[0]).norm() / found[0].norm())
-        except BROKEN:
-            moved = math.inf
-        finally:
-            for hook in hooks:
-                hook.remove()
         strange = [n for n, shape in shapes.items() if len(shape) > 2 and shape[0] != 2]
+        moved = float((found[1] - found[0]).norm() / found[0].norm())
         if not moved <= (0 if strange else MIXED):
             those = ", ".join(_endings(strange or names))
             raise UserError(

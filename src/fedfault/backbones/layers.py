@@ -80,7 +80,7 @@ class CohortLora(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The base's weight, for models that look up its type. Who multiplies by it misses the pair: see `_check_called`."""
+        """The base's weight, for models that look up its type. Who multiplies by it misses the pair: see `_check_layers`."""
         found: Tensor = self.base.weight
         return found
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedfault.backbones.checks import BROKEN
 from fedfault.backbones.sites import find_blocks
 from fedfault.backbones.states import PLAIN
+from fedfault.errors import is_out_of_memory
 
 
 class _Reached(Exception):
@@ -59,7 +60,9 @@ class Prefix:
             whole = self.model.base_model(input_ids=ids, **reads)[0]
             with self.skip_frozen_blocks(self.run(ids, reads)):
                 skipped = self.model.base_model(input_ids=ids, **reads)[0]
-        except BROKEN:
+        except BROKEN as e:
+            if is_out_of_memory(e):
+                raise
             return False
         return bool((skipped - whole).abs().max() <= 1e-3 * whole.abs().max())
 

@@ -49,9 +49,8 @@ def record_graph(step: Act, beside: WeakSet[Any] | None = None) -> Act:
             step()
     before.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    shared = next(
-        (one.pool() for one in beside or ()), None
-    )  # not a handle, which dies with the last graph that had it
+    # Not a handle, which dies with the last graph that had it
+    shared = next((one.pool() for one in beside or ()), None)
     try:
         # Other threads, such as NCCL's, may go on asking for their events
         with torch.cuda.graph(graph, pool=shared, stream=side, capture_error_mode="thread_local"):

@@ -41,16 +41,8 @@ OTHER_NAMES = {  # columns that are called otherwise in public data sets, by the
     "input": ("context",),
     "output": ("output", "response", "answer", "completion", "reply", "target"),
 }
-TEXTS = (
-    "context",
-    "passage",
-    "document",
-    "input",
-    "article",
-    "story",
-    "paragraph",
-    "knowledge",
-)  # beside a shape: what a question is about
+# beside a shape: what a question is about
+TEXTS = ("context", "passage", "document", "input", "article", "story", "paragraph", "knowledge")
 BESIDE = (
     *TEXTS,
     "choices",
