@@ -87,7 +87,7 @@ def load_base(run: RunData) -> Any:
 
 def locate_personal(run: RunData, client: int) -> str:
     """Return the place of a client's own model in the run's folder; that of the server's where no client has one."""
-    from fedfault.session.training import name_folders
+    from fedfault.session.results import name_folders
 
     if not 0 <= (client := take_whole(client, "client")) < run.num_clients:
         raise UserError(f"{run.folder} has no client {client}; they are 0 to {run.num_clients - 1}")
