@@ -30,8 +30,8 @@ from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
 from fedfault.setup.equipment import list_precisions
 from fedfault.setup.experiment import Prepared, prepare
-from fedfault.tasks.delegating import DelegatingTask
 from fedfault.types.adapter import Adapter
+from fedfault.types.delegating import DelegatingTask
 from fedfault.types.task import Served, Task
 from fedfault.wire import REGISTERED
 

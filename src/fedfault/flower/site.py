@@ -25,7 +25,7 @@ from fedfault.registry import list_plugins
 from fedfault.rounds.federation import Federation
 from fedfault.setup.combinations import check_parts
 from fedfault.setup.experiment import Prepared, prepare
-from fedfault.tasks.delegating import DelegatingTask
+from fedfault.types.delegating import DelegatingTask
 from fedfault.types.task import Step, Task
 
 VERSIONS = ("torch", "transformers", "tokenizers")  # that numbers depend on: the same minor version everywhere

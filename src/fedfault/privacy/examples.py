@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -11,15 +11,15 @@ from torch import Tensor
 from fedfault.algebra import widest
 from fedfault.privacy.budget import Budget
 from fedfault.privacy.noise import clip_rows, draw_noise
-from fedfault.types.adapter import Layout
-from fedfault.types.task import Groups, Step, Trainable
+from fedfault.types.delegating import DelegatingTrainable
+from fedfault.types.task import Step, Trainable
 
 NUMBERS = 2**25  # numbers of per-example gradients that are there at a time: 128 MiB
 APART = 0.05  # relative: rounding of a backbone in bfloat16, which batches in another way
 ROWS = 64  # examples of a pass, at most
 
 
-class ExampleTask:
+class ExampleTask(DelegatingTrainable):
     """A `Trainable` whose gradients hide examples (Abadi et al., CCS 2016, algorithm 1), for K clients at once.
 
     g_k = (sum_{i in batch} clip_C(grad of example i) + z C xi) / L_k, with L_k the examples that are drawn on average:
@@ -29,24 +29,12 @@ class ExampleTask:
     """
 
     def __init__(
-        self, task: Trainable, budget: Budget, batch_size: int, trainable: Tensor | None, clients: Tensor
+        self, inner: Trainable, budget: Budget, batch_size: int, trainable: Tensor | None, clients: Tensor
     ) -> None:
         """trainable: (K, P) bool of these clients (K,), see `Trainer`: other numbers take no part in the norm."""
-        self._task, self._budget, self._batch_size = task, budget, batch_size
+        super().__init__(inner)
+        self._budget, self._batch_size = budget, batch_size
         self._trainable, self._row = trainable, {k: i for i, k in enumerate(clients.tolist())}
-
-    @property
-    def layout(self) -> Layout:
-        """See `types.task.Trainable`."""
-        return self._task.layout
-
-    def examples(self, client: int) -> int:
-        """See `types.task.Trainable`."""
-        return self._task.examples(client)
-
-    def tokens(self, client: int) -> int:
-        """See `types.task.Trainable`."""
-        return self._task.tokens(client)
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.task.Trainable`: the loss is exact, and not for publication; the gradient (K, P) is noisy.
@@ -64,12 +52,8 @@ class ExampleTask:
         z, C = self._budget.release.noise, self._budget.clip
         noise = [draw_noise(params.shape[1], z * C, self._budget.secret, key) for key in step.key.tolist()]
         total += torch.stack(noise).to(total)
-        lot = [min(self._batch_size, self._task.examples(k)) for k in step.on_host.clients.tolist()]
+        lot = [min(self._batch_size, self.examples(k)) for k in step.on_host.clients.tolist()]
         return loss / tokens.clamp(min=1), total / torch.tensor(lot)[:, None].to(total), tokens
-
-    def plan_groups(self, steps: Sequence[Step]) -> Groups:
-        """See `types.task.Trainable`."""
-        return self._task.plan_groups(steps)
 
     def _iterate_examples(
         self, params: Tensor, step: Step, keys: Tensor
@@ -84,7 +68,7 @@ class ExampleTask:
         ):
             k, b = places[some], columns[some]
             one = Step(step.clients[k], step.rows[k, b][:, None], step.real[k, b][:, None], key[some])
-            each, gradient, n = self._task.grad(params[k], one)
+            each, gradient, n = self.inner.grad(params[k], one)
             real = step.real[k, b]
             each, gradient = each.where(real, 0.0), gradient.where(real[:, None], 0.0)
             if self._trainable is not None:

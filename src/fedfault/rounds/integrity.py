@@ -38,7 +38,8 @@ from fedfault.types.algorithm import (
     Trained,
     Uploads,
 )
-from fedfault.types.task import Groups, Step, Task, Trainable
+from fedfault.types.delegating import DelegatingTrainable
+from fedfault.types.task import Step, Task, Trainable
 
 # Trained numbers begin at or below 1, as weights of a model do, and move by about the learning rate a step
 EXPLODED = 1e3
@@ -48,30 +49,13 @@ class IntegrityError(UserError):
     """The federation does not do what it says: which client, which site, which numbers."""
 
 
-class EntryCheck:
-    """A `Trainable` that looks at the parameters with which each client enters the model for the first time."""
+class EntryCheck(DelegatingTrainable):
+    """Looks at the parameters with which each client enters the model for the first time."""
 
-    def __init__(self, task: Trainable) -> None:
-        self.task = task
+    def __init__(self, inner: Trainable) -> None:
+        super().__init__(inner)
         self._sent: Mapping[str, Adapter] = {}
         self.waiting: dict[int, int] = {}  # client -> its row: those that have not entered yet
-
-    @property
-    def layout(self) -> Layout:
-        """See `types.task.Trainable`."""
-        return self.task.layout
-
-    def examples(self, client: int) -> int:
-        """See `types.task.Trainable`."""
-        return self.task.examples(client)
-
-    def tokens(self, client: int) -> int:
-        """See `types.task.Trainable`."""
-        return self.task.tokens(client)
-
-    def plan_groups(self, steps: Sequence[Step]) -> Groups:
-        """See `types.task.Trainable`."""
-        return self.task.plan_groups(steps)
 
     def expect(self, sent: Mapping[str, Adapter], clients: Sequence[int]) -> None:
         """Require from now on that each client enters with one of these, (P,) or its row of (K, P)."""
@@ -81,7 +65,7 @@ class EntryCheck:
         """See `types.task.Trainable`."""
         if self.waiting:
             self.look(step.clients.tolist(), params)
-        return self.task.grad(params, step)
+        return super().grad(params, step)
 
     def look(self, clients: Sequence[int], params: Tensor) -> None:
         """Check the parameters (k, P) of those clients that have not entered yet; other ids are passed over."""
@@ -98,7 +82,7 @@ class EntryCheck:
     def _check(self, client: int, own: Tensor, row: int) -> None:
         rows = {name: _select_row(a.flat, row) for name, a in self._sent.items()}
         if not any(_is_equal(own, x) for x in rows.values()):
-            apart = "; ".join(f"{name!r}: {_describe_gap(self.task.layout, own, x)}" for name, x in rows.items())
+            apart = "; ".join(f"{name!r}: {_describe_gap(self.layout, own, x)}" for name, x in rows.items())
             raise IntegrityError(f"client {client} does not start from what the server sent ({apart or 'no model'})")
 
 

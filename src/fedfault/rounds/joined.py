@@ -23,9 +23,9 @@ from fedfault.rounds.local import Passes
 from fedfault.rounds.passes import Done, Job, train_job
 from fedfault.rounds.terms import bind_terms
 from fedfault.tasks.base import CohortTask
-from fedfault.types.adapter import Layout
 from fedfault.types.algorithm import PLAIN
-from fedfault.types.task import Groups, Step
+from fedfault.types.delegating import DelegatingTrainable
+from fedfault.types.task import Step
 
 
 class _Shared(NamedTuple):
@@ -93,41 +93,24 @@ class JoinedJobs:
         return own.task, [first[id(task)] for task in tasks]
 
 
-class _JoinedTask:
-    """A `Trainable` over the clients of several runs, whose entry checks it calls when their clients first come in."""
+class _JoinedTask(DelegatingTrainable):
+    """The clients of several runs in one task; calls the entry checks of each run when its clients first come in."""
 
     def __init__(self, task: CohortTask, jobs: Sequence[Job], firsts: Sequence[int]) -> None:
-        self._task = task
+        super().__init__(task)
         self._checks = {first: job.task for job, first in zip(jobs, firsts, strict=True)}
-
-    @property
-    def layout(self) -> Layout:
-        """See `types.task.Trainable`."""
-        return self._task.layout
-
-    def examples(self, client: int) -> int:
-        """See `types.task.Trainable`."""
-        return self._task.examples(client)
-
-    def tokens(self, client: int) -> int:
-        """See `types.task.Trainable`."""
-        return self._task.tokens(client)
 
     def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """See `types.task.Trainable`."""
         for first, check in self._checks.items():
             if isinstance(check, EntryCheck) and check.waiting:
                 check.look([k - first for k in step.on_host.clients.tolist()], params)
-        return self._task.grad(params, step)
-
-    def plan_groups(self, steps: Sequence[Step]) -> Groups:
-        """See `types.task.Trainable`."""
-        return self._task.plan_groups(steps)
+        return super().grad(params, step)
 
 
 def find_task(job: Job) -> CohortTask | None:
     """Find the task of a job below its checks; None if it is not one whose clients could be joined with others."""
-    task = job.task.task if isinstance(job.task, EntryCheck) else job.task
+    task = job.task.inner if isinstance(job.task, EntryCheck) else job.task
     return task if isinstance(task, CohortTask) and task.cache is None else None
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fedfault.tasks.base import BackboneTask, CohortTask, Pairs
-from fedfault.tasks.delegating import DelegatingTask
 from fedfault.types.algorithm import ExtraLoss, Room, See
+from fedfault.types.delegating import DelegatingTask
 from fedfault.types.task import Step
 
 

@@ -1,1 +1,1 @@
-"""The nouns of the laboratory: adapters, algorithms, tasks, corpora. Nothing here imports torch: reports need none."""
+"""The nouns of the laboratory: adapters, algorithms, tasks, corpora. Corpora need no torch."""

@@ -1,4 +1,4 @@
-"""A task that passes everything on to another one: the base of tasks that differ in a few answers."""
+"""What passes every question on to a task: the base of tasks that differ from another one in a few answers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,44 @@ from torch import Tensor
 from fedfault.records import Score
 from fedfault.types.adapter import Adapter, Layout
 from fedfault.types.algorithm import Room
-from fedfault.types.task import Continuations, Groups, SecretLosses, Served, States, Step, Task, TextLosses
+from fedfault.types.task import Continuations, Groups, SecretLosses, Served, States, Step, Task, TextLosses, Trainable
 
 
-class DelegatingTask(Task):
-    """Passes every question on to `self.inner`; a subclass overrides those that it answers itself."""
+class DelegatingTrainable(Trainable):
+    """Passes on to `self.inner` what local training asks; a subclass overrides what it answers itself."""
+
+    def __init__(self, inner: Trainable) -> None:
+        self.inner = inner
+
+    @property
+    def layout(self) -> Layout:
+        """See `Trainable`."""
+        return self.inner.layout
+
+    def examples(self, client: int) -> int:
+        """See `Trainable`."""
+        return self.inner.examples(client)
+
+    def tokens(self, client: int) -> int:
+        """See `Trainable`."""
+        return self.inner.tokens(client)
+
+    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Trainable`."""
+        return self.inner.grad(params, step)
+
+    def plan_groups(self, steps: Sequence[Step]) -> Groups:
+        """See `Trainable`."""
+        return self.inner.plan_groups(steps)
+
+
+class DelegatingTask(DelegatingTrainable, Task):
+    """Passes on what else a task is asked, too."""
+
+    inner: Task
 
     def __init__(self, inner: Task) -> None:
-        self.inner = inner
+        super().__init__(inner)
 
     @property
     def room(self) -> Room | None:
@@ -27,19 +57,6 @@ class DelegatingTask(Task):
     def room(self, room: Room | None) -> None:
         self.inner.room = room
 
-    @property
-    def layout(self) -> Layout:
-        """See `Task`."""
-        return self.inner.layout
-
-    def examples(self, client: int) -> int:
-        """See `Task`."""
-        return self.inner.examples(client)
-
-    def tokens(self, client: int) -> int:
-        """See `Task`."""
-        return self.inner.tokens(client)
-
     def read(self, client: int) -> int:
         """See `Task`."""
         return self.inner.read(client)
@@ -47,14 +64,6 @@ class DelegatingTask(Task):
     def init(self, seed: int) -> Adapter:
         """See `Task`."""
         return self.inner.init(seed)
-
-    def grad(self, params: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Task`."""
-        return self.inner.grad(params, step)
-
-    def plan_groups(self, steps: Sequence[Step]) -> Groups:
-        """See `Task`."""
-        return self.inner.plan_groups(steps)
 
     def evaluate(self, adapter: Adapter, personal: Adapter | None = None) -> dict[str, Score]:
         """See `Task`."""
