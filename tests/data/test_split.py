@@ -11,9 +11,17 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fedfault.config import load
-from fedfault.data.split import _hold_back, bytes_per_token, deal_out, load_corpus, split_into_blocks
+from fedfault.data.split import (
+    _hold_back,
+    bytes_per_token,
+    deal_out,
+    draw_positions,
+    load_corpus,
+    split_into_blocks,
+)
 from fedfault.errors import UserError
 from fedfault.records import bits_per_byte
+from fedfault.seeds import rng
 from fedfault.text.packing import Blocks, pack_blocks
 from fedfault.text.tokens import encode_texts
 
@@ -215,3 +223,12 @@ def test_texts_without_a_token_are_counted(tmp_path):
     assert made.too_short == 2
     assert made.describe_losses()[0].startswith("2 texts are too short")
     assert split_into_blocks(exp, load_corpus(exp), Bytes(), END).describe_losses() == []
+
+
+def test_examples_are_drawn_until_their_tokens_are_spent_and_one_is_always():
+    lengths = np.array([3, 1, 4, 1, 5, 9, 2, 6])
+    order = rng(7, "evaluation", "topic", "news").permutation(8)
+    some = draw_positions(lengths, int(lengths[order[:3]].sum()), 7, "topic", "news")
+    assert some.tolist() == sorted(order[:3].tolist())
+    assert draw_positions(lengths, 0, 7, "topic", "news").tolist() == [order[0]]
+    assert draw_positions(lengths, 31, 7, "topic", "news").tolist() == list(range(8))

@@ -9,9 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
-from fedfault.data.split import CLIENT_SHARE, Split, bytes_per_token, choose_training_documents, deal_out
+from fedfault.data.split import (
+    CLIENT_SHARE,
+    Split,
+    bytes_per_token,
+    choose_training_documents,
+    deal_out,
+    draw_positions,
+)
 from fedfault.errors import UserError
-from fedfault.seeds import rng
 from fedfault.text.conversing import ChatTemplate, EncodedConversation, encode_conversations
 from fedfault.text.preferring import encode_preferences
 from fedfault.text.responses import Responses
@@ -80,7 +86,7 @@ def split_into_responses(
     whole = _Table.of([encoded[document.text] for document in d.documents], most, padding)
     held = _Table.of([sides[1][i] for i in kept[1]], most, padding)
     kept_back = [
-        back[_draw(whole.lengths[back], room // CLIENT_SHARE, exp.seed, "client", k)] if len(back) else None
+        back[draw_positions(whole.lengths[back], room // CLIENT_SHARE, exp.seed, "client", k)] if len(back) else None
         for k, (_, back) in enumerate(d.parts)
     ]
     held_out = [None if own is None else whole[own] for own in kept_back]
@@ -88,7 +94,7 @@ def split_into_responses(
     of_topic = {t: np.flatnonzero(topic == t) for t in sorted(set(topic.tolist()))}
     sizes = {t: len(rows) if held.width == 2 else held[rows].num_tokens for t, rows in of_topic.items()}
     mixture = {t: size / sum(sizes.values()) for t, size in sizes.items()}
-    chosen = {t: rows[_draw(held.lengths[rows], room, exp.seed, "topic", t)] for t, rows in of_topic.items()}
+    chosen = {t: rows[draw_positions(held.lengths[rows], room, exp.seed, "topic", t)] for t, rows in of_topic.items()}
     drawn = {t: held[rows] for t, rows in chosen.items()}
     spoken = {f"topic/{t}": [corpus.conversations[validation[i].text] for i in own] for t, own in chosen.items()}
     spoken |= {
@@ -170,10 +176,3 @@ def _check_left(
                 f"model.max_length={exp.model.max_length} cuts the response of all {len(rows):,} {name} conversations of "
                 f"{corpus.name} away; the first response needs {shortest} at least, so raise it"
             )
-
-
-def _draw(lengths: NDArray[np.int64], tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:
-    """Draw conversations, once for the run, until they have so many tokens, one at least: their places in rising order."""
-    order = rng(seed, "evaluation", *name).permutation(len(lengths))
-    fits = int((np.cumsum(lengths[order]) <= tokens).sum())
-    return np.sort(order[: max(1, fits)])

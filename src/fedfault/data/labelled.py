@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedfault.config.schema import Experiment
 from fedfault.data.poisoning import ask_for_backdoors
-from fedfault.data.split import CLIENT_SHARE, Split, deal_out
+from fedfault.data.split import CLIENT_SHARE, Split, deal_out, draw_positions
 from fedfault.errors import UserError, join_names
-from fedfault.seeds import rng
 from fedfault.text.examples import Examples, encode_pairs
 from fedfault.text.tokens import Tokens
 from fedfault.types.corpus import Corpus, Document, Labels
@@ -112,14 +110,14 @@ def split_into_examples(
     whole = _make_examples(exp, corpus, d.documents, texts, tokenizer, separator)
     own = [(whole[mine], whole[kept_back]) for mine, kept_back in d.parts]
     held_out = [
-        _draw_examples(kept, max(1, room // CLIENT_SHARE), exp.seed, "client", k) if len(kept) else None
+        _draw_examples(kept, room // CLIENT_SHARE, exp.seed, "client", k) if len(kept) else None
         for k, (_, kept) in enumerate(own)
     ]
     held = _make_examples(exp, corpus, corpus.validation, [v.text for v in corpus.validation], tokenizer, separator)
     topic = np.array([v.topic for v in corpus.validation])
     asked = ask_for_backdoors(exp, corpus.validation, d.topics)
     triggered = _make_examples(exp, corpus, asked, [v.text for v in asked], tokenizer, separator) if asked else None
-    drawn = _draw_positions(held, room * len(d.topics), exp.seed, "validation")
+    drawn = draw_positions(held.lengths.numpy(), room * len(d.topics), exp.seed, "validation")
     return Split(
         corpus=corpus,
         documents=d.documents,
@@ -174,12 +172,5 @@ def _split_pair(text: str, labels: Labels) -> tuple[str, str]:
     return text[:n], text[n:].removeprefix("\n")  # no line break stands before the second where the first is empty
 
 
-def _draw_positions(examples: Examples, tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:
-    """Draw examples, once for the run, until they have so many tokens; returns their positions in rising order."""
-    order = rng(seed, "evaluation", *name).permutation(len(examples))
-    fits = np.cumsum(examples.lengths.numpy()[order]) <= tokens
-    return np.sort(order[: max(1, int(fits.sum()))])
-
-
 def _draw_examples(examples: Examples, tokens: int, seed: int, *name: str | int) -> Examples:
-    return examples[_draw_positions(examples, tokens, seed, *name)]
+    return examples[draw_positions(examples.lengths.numpy(), tokens, seed, *name)]

@@ -302,6 +302,17 @@ def _draw_blocks(blocks: Blocks, n: int, seed: int, *name: str | int) -> Blocks:
     return blocks[rows]
 
 
+def draw_positions(lengths: NDArray[np.int64], tokens: int, seed: int, *name: str | int) -> NDArray[np.int64]:
+    """Draw examples for evaluation, once for the run, as many as have so many tokens together, one at least.
+
+    lengths: (n,) tokens of each example; name: what tells this draw from others of the run. Returns the positions of those
+    that are drawn, in rising order.
+    """
+    order = rng(seed, "evaluation", *name).permutation(len(lengths))
+    fits = int((np.cumsum(lengths[order]) <= tokens).sum())
+    return np.sort(order[: max(1, fits)])
+
+
 def _pack_by_topic(documents: Iterable[Document], ids: Tokens, T: int, separator: int) -> dict[str, Blocks]:
     own: dict[str, list[Any]] = {}
     for d, row in zip(documents, ids, strict=True):
