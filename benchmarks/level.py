@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfault.diagnosis.calibration import learn_thresholds, summarise_run
+from fedfault.diagnosis.calibration import find_reached, learn_thresholds
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.records import Detector, Reading
 from fedfault.testing.histories import healthy
@@ -62,7 +62,7 @@ def measure_real_rates(m: int, calibrations: int, pool: int = 200) -> list[float
         drawn = g.permutation(pool)
         found, _ = learn_thresholds([runs[i] for i in drawn[:m]], known)
         fresh = [runs[i] for i in drawn[m : m + 40]]
-        alarms = [any((summarise_run(known[n], t.scale, r) or 0.0) > t.value for n, t in found.items()) for r in fresh]
+        alarms = [any((find_reached(known[n], t.scale, r) or 0.0) > t.value for n, t in found.items()) for r in fresh]
         rates.append(float(np.mean(alarms)))
     return rates
 

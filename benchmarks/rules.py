@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from faults import Judged, alarms, judge_folder
-from fedfault.diagnosis.calibration import Calibration, summarise_run
+from fedfault.diagnosis.calibration import Calibration, find_reached
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.records import Records, get_validation_losses
 
@@ -77,7 +77,7 @@ def measure_distance(records: Records, calibration: Calibration) -> float:
     if "no_federation" in alarms(records, calibration):
         return math.inf
     for name, threshold in calibration.thresholds.items():
-        value, mean = summarise_run(known[name], threshold.scale, records), float(np.mean(threshold.seen))
+        value, mean = find_reached(known[name], threshold.scale, records), float(np.mean(threshold.seen))
         if value is not None:
             worst = max(worst, (value - mean) / (threshold.value - mean))
     return worst

@@ -44,7 +44,7 @@ def parse_words(made: argparse.ArgumentParser, words: Sequence[str] | None) -> a
     raise UserError(explain_flag(rest[0].partition("=")[0], known))
 
 
-def list_settings(given: argparse.Namespace, flags: dict[str, tuple[str, str]]) -> list[str]:
+def collect_settings(given: argparse.Namespace, flags: dict[str, tuple[str, str]]) -> list[str]:
     """List the given flags as `key=value` settings, then the settings that were written out, which win."""
     values = {key: getattr(given, flag[2:].replace("-", "_")) for flag, (key, _) in flags.items()}
     return [*(f"{key}={value}" for key, value in values.items() if value is not None), *given.settings]
@@ -56,7 +56,7 @@ def train(words: Sequence[str] | None = None) -> None:
     made = make_parser("Train one federation; without --config micro on registers, as configs/train.yaml says.", flags)
     made.add_argument("--config", metavar="FILE", help="a YAML file, for example configs/default.yaml")
     given = parse_words(made, words)
-    texts = list_settings(given, flags)
+    texts = collect_settings(given, flags)
     if given.results_dir is not None:
         texts.append(f"logging.results_dir={given.results_dir}")
     from fedfault.cli.training import run_once
@@ -84,4 +84,4 @@ def run_experiments(words: Sequence[str] | None = None) -> int:
         doors.write_reports(given.results_dir or "results")
         return 0
     jobs = doors.parse_jobs(given.jobs)
-    return doors.run_study(given.mode, list_settings(given, SHARED), results_dir=given.results_dir, jobs=jobs)
+    return doors.run_study(given.mode, collect_settings(given, SHARED), results_dir=given.results_dir, jobs=jobs)

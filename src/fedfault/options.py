@@ -67,7 +67,7 @@ def describe_options(builder: Callable[..., Any]) -> list[str]:
     """
     hints = typing.get_type_hints(builder, include_extras=True)
     return [
-        f"{name}: {spell_type(hints.get(name, Any))}" + ("" if p.default is p.empty else f" = {spell_value(p.default)}")
+        f"{name}: {spell_type(hints.get(name, Any))}" + ("" if p.default is p.empty else f" = {spell_yaml(p.default)}")
         for name, p in list_options(builder).items()
     ]
 
@@ -107,7 +107,7 @@ def spell_type(kind: Any, limits: Sequence[Any] = ()) -> str:
         bounds = [limit for field in arguments[1:] for limit in getattr(field, "metadata", ())]  # validators have none
         return spell_type(arguments[0], bounds)
     if origin is typing.Literal:
-        return ", ".join(map(spell_value, arguments))
+        return ", ".join(map(spell_yaml, arguments))
     if origin in (typing.Union, types.UnionType):
         return ", or ".join(map(spell_type, arguments))
     if origin is list:
@@ -120,12 +120,12 @@ def spell_type(kind: Any, limits: Sequence[Any] = ()) -> str:
     return " ".join([word, " and ".join(bounds)]).strip()
 
 
-def spell_value(value: Any) -> str:
+def spell_yaml(value: Any) -> str:
     """Spell a value as YAML has it on one line.
 
-    >>> spell_value(None), spell_value(False), spell_value(["I", 2, 0.5])
+    >>> spell_yaml(None), spell_yaml(False), spell_yaml(["I", 2, 0.5])
     ('null', 'false', '[I, 2, 0.5]')
     """
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(spell_value, value))}]"
+        return f"[{', '.join(map(spell_yaml, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fedfault as ff
-from fedfault.api.settings import load_config, name_place, spell_call, spell_words, write_study
+from fedfault.api.settings import load_config, speak_python, spell_call, spell_words, write_study
 from fedfault.config.loading import load
 from fedfault.errors import UserError
 from fedfault.studies.file import load_study
@@ -86,7 +86,7 @@ def test_errors_name_the_way_out_of_python():
     told += (
         "or replace it with --overwrite. --out x.html: no folder; give another --results-dir, see `fedfault watch a`"
     )
-    with pytest.raises(UserError) as raised, name_place():
+    with pytest.raises(UserError) as raised, speak_python():
         raise UserError(told)
     assert str(raised.value) == (
         "a: do `ff.resume('a b', federation__num_rounds=3)`, `ff.fork('R', round=2, seed=...)` or `ff.run`;\n"

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fedfault.detectors.slow import SHARE, slow_convergence
-from fedfault.diagnosis.calibration import Threshold, summarise_run
+from fedfault.diagnosis.calibration import Threshold, find_reached
 from fedfault.diagnosis.detection import judge_readings
 from fedfault.testing.histories import history
 
@@ -44,8 +44,8 @@ def test_evaluations_that_are_rare_are_interpolated_in_rounds():
 
 def test_the_statistic_of_a_run_is_censored_at_its_end():
     """Of two readings above a threshold, the lower one is the last round but one."""
-    assert summarise_run(DETECTOR, SCALE, history([5.0] * 11)) == 9
-    assert summarise_run(DETECTOR, SCALE, history([5.0, 4.5, 4.25, 3.75, 3.7])) == pytest.approx(2.5)
+    assert find_reached(DETECTOR, SCALE, history([5.0] * 11)) == 9
+    assert find_reached(DETECTOR, SCALE, history([5.0, 4.5, 4.25, 3.75, 3.7])) == pytest.approx(2.5)
 
 
 def test_the_slope_is_the_median_of_all_pairs_of_the_last_six():

@@ -21,9 +21,9 @@ from fedfault.diagnosis.calibration import (
     compare_controls,
     compare_settings,
     find_obstacles,
+    find_reached,
     kept_calibrations,
     learn_thresholds,
-    summarise_run,
 )
 from fedfault.diagnosis.detection import build_detectors
 from fedfault.errors import UserError
@@ -265,7 +265,7 @@ def test_healthy_runs_of_the_real_detectors_hardly_ever_alarm():
     alarms = 0
     for seed in range(100, 140):
         fresh = healthy(seed)
-        alarms += any(summarise_run(d, thresholds[n].scale, fresh) > thresholds[n].value for n, d in known.items())
+        alarms += any(find_reached(d, thresholds[n].scale, fresh) > thresholds[n].value for n, d in known.items())
     assert alarms <= 40 * ALPHA + 4 * math.sqrt(40 * ALPHA * (1 - ALPHA))
 
 

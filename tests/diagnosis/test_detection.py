@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedfault.diagnosis.calibration import Calibration, Threshold, summarise_run
+from fedfault.diagnosis.calibration import Calibration, Threshold, find_reached
 from fedfault.diagnosis.detection import choose_threshold, detect_failures, judge_readings
 from fedfault.errors import UserError
 from fedfault.records import Finding, Reading
@@ -60,18 +60,18 @@ def test_no_reading_is_ok():
     ],
 )
 def test_the_scalar_of_a_run_is_what_two_of_three_readings_reached(values, scalar):
-    assert summarise_run(fake(values), {}, history([5.0] * (len(values) + 1))) == scalar
+    assert find_reached(fake(values), {}, history([5.0] * (len(values) + 1))) == scalar
 
 
 def test_one_reading_has_no_scalar():
-    assert summarise_run(fake([3]), {}, history([5.0, 5.0])) is None
-    assert summarise_run(fake([]), {}, []) is None
+    assert find_reached(fake([3]), {}, history([5.0, 5.0])) is None
+    assert find_reached(fake([]), {}, []) is None
 
 
 @pytest.mark.parametrize("values", [[1, 5, 2, 9], [9, 0, 0, 8, 1], [9, 0, 4], [3, 3, 3], [0, 7, 0, 0, 6, 0]])
 def test_a_run_alarms_exactly_where_its_scalar_is_above_the_threshold(values):
     detector, records = fake(values), history([5.0] * (len(values) + 1))
-    scalar = summarise_run(detector, {}, records)
+    scalar = find_reached(detector, {}, records)
     for threshold in (scalar - 0.5, scalar, scalar + 0.5):
         readings = detector.read(records, {})
         seen = {judge_readings(detector, Threshold(threshold, 0), readings[: i + 1]) for i in range(len(readings))}

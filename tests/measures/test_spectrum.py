@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fedfault.measures.spectrum import centre_rows, cka, cosines, effective_rank, mean_of_pairs, singular_values
+from fedfault.measures.spectrum import centre_rows, cka, effective_rank, mean_cosines, mean_of_pairs, singular_values
 
 G = torch.Generator().manual_seed(0)
 
@@ -102,10 +102,10 @@ def test_cosines_are_means_over_positions_of_each_position_s_cosine():
     for i in range(3):
         for j in range(3):
             expected = torch.nn.functional.cosine_similarity(X[i], X[j]).mean()
-            assert float(cosines(X)[i, j]) == pytest.approx(float(expected))
+            assert float(mean_cosines(X)[i, j]) == pytest.approx(float(expected))
     X[1, 2] = 0
-    assert bool(cosines(X)[1].isnan().all())
-    assert bool(cosines(X)[0, 2].isfinite())
+    assert bool(mean_cosines(X)[1].isnan().all())
+    assert bool(mean_cosines(X)[0, 2].isfinite())
 
 
 def test_a_mean_of_pairs_leaves_the_diagonal_out():

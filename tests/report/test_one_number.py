@@ -45,14 +45,14 @@ def test_the_perplexity_is_the_same_in_sentence_tile_figure_and_alt_text(run):
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_forgetting_is_the_same_in_sentence_tile_figure_and_alt_text(run):
     tile = next(t for t in summary.make_tiles(run) if t.name == "General English").value.removesuffix(" nats")
-    assert any(f"General English: {tile} nats" in sentence for sentence in summary.summarise_run(run))
+    assert any(f"General English: {tile} nats" in sentence for sentence in summary.list_sentences(run))
     assert tile in read_texts(draw_general(run))
     assert f"ending at {tile} nats" in captions.describe_figure(run, "general")
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_the_gap_between_clients_is_that_of_the_losses_in_the_sentence(run):
-    sentence = next(s for s in summary.summarise_run(run) if s.startswith("Held-out loss of single clients"))
+    sentence = next(s for s in summary.list_sentences(run) if s.startswith("Held-out loss of single clients"))
     low, high = (float(v) for v in re.findall(r"(\d+\.\d\d) nats", sentence))
     tile = next(t for t in summary.make_tiles(run) if t.name == "Gap between clients")
     assert float(tile.value.split()[0]) == pytest.approx(high - low, abs=0.011)
@@ -65,7 +65,7 @@ def test_the_jump_of_a_topic_is_the_same_in_sentence_tile_and_table(run):
         topic, round = tile.remark.split(", ")
         size = tile.value.split()[0].lstrip("+")
         if float(size) >= 0.01:
-            assert any(f"up to {size} nats ({topic}, {round}" in s for s in summary.summarise_run(run))
+            assert any(f"up to {size} nats ({topic}, {round}" in s for s in summary.list_sentences(run))
         rows = {row[0]: row for row in tabulate_scores(run).rows}
         largest = float(rows[topic][tabulate_scores(run).columns.index("largest rise")].split()[0])
         assert largest == pytest.approx(float(size), abs=0.0051)

@@ -13,7 +13,7 @@ from handmade import HISTORY, finding, make, record, update, write
 
 
 def test_the_summary_is_computed_from_the_records(tmp_path):
-    sentences = summary.summarise_run(read_run(write(tmp_path)))
+    sentences = summary.list_sentences(read_run(write(tmp_path)))
     assert sentences == [
         # exp(5) and exp(4): the mixture of news at 4 and code at 6, then at 4
         "Mixed validation perplexity fell from 148.4 to 54.6 over 3 rounds (its best).",
@@ -40,10 +40,10 @@ def test_the_end_of_a_run_is_told_in_three_lines(tmp_path):
 def test_a_rise_is_called_a_rise(tmp_path):
     run = read_run(write(tmp_path, [record(0, 4.0), record(1, 5.0), record(2, 6.0, general=4.9)], rounds=2))
     assert (
-        summary.summarise_run(run)[0]
+        summary.list_sentences(run)[0]
         == "Mixed validation perplexity rose from 54.6 to 148.4 over 2 rounds (best 54.6 in round 0)."
     )
-    assert "−0.10 nats" in summary.summarise_run(run)[-1]
+    assert "−0.10 nats" in summary.list_sentences(run)[-1]
     assert summary.list_warnings(run) == ["Only 2 rounds of training: too few to show a trend."]
 
 
@@ -53,7 +53,7 @@ def test_a_jump_is_not_laid_to_the_absence_of_clients_where_none_mostly_holds_th
 
     def said(*clients):
         run = replace(made, split={**made.split, "clients": clients})
-        return next(sentence for sentence in summary.summarise_run(run) if "jumped" in sentence)
+        return next(sentence for sentence in summary.list_sentences(run) if "jumped" in sentence)
 
     assert said([9, 1], [90, 10]).endswith("jumped by up to 0.50 nats (code, round 2).")
     assert said([9, 1], [10, 90]).endswith("(code, round 2, although a client that mostly holds it trained).")
@@ -61,16 +61,16 @@ def test_a_jump_is_not_laid_to_the_absence_of_clients_where_none_mostly_holds_th
 
 def test_steady_topics_are_called_steady(tmp_path):
     run = read_run(write(tmp_path, [record(r, 5.0 - r) for r in range(4)]))
-    assert "No single topic's loss rose by more than 0.01 nats between two evaluations." in summary.summarise_run(run)
+    assert "No single topic's loss rose by more than 0.01 nats between two evaluations." in summary.list_sentences(run)
 
 
 def test_a_diverged_run_says_so(tmp_path):
     run = read_run(write(tmp_path, [*HISTORY[:2], record(2, math.nan), record(3, math.inf, general=math.nan)]))
-    assert summary.summarise_run(run)[0] == (
+    assert summary.list_sentences(run)[0] == (
         "The run diverged: the validation loss is not a finite number from round 2 on. "
         "Its best perplexity was 90.0 in round 1."
     )
-    assert summary.summarise_run(run)[-1] == "General English: the loss is no longer a finite number."
+    assert summary.list_sentences(run)[-1] == "General English: the loss is no longer a finite number."
 
 
 def test_an_unfinished_run_says_so(tmp_path):

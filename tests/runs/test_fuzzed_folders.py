@@ -67,7 +67,7 @@ def use(folder) -> None:
         diagnose_run(folder)
     except UserError:
         return
-    summary.summarise_run(run)
+    summary.list_sentences(run)
     summary.make_tiles(run)
     summary.list_warnings(run)
     summary.describe_split(run)

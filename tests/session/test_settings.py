@@ -23,7 +23,7 @@ from fedfault.session.fork import fork_run
 from fedfault.session.progress import Progress
 from fedfault.session.settings import record_settings
 from fedfault.session.start import resume_run, start_run
-from fedfault.studies.mitigate import read_experiment
+from fedfault.studies.mitigate import load_or_open
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]
 READY = Lender()
@@ -267,7 +267,7 @@ def test_split_json_is_there_again_whatever_became_of_it(run, finished):
         lambda run: fork_run(run, 0, [], QUIET),
         lambda run: blame_run(run, QUIET, 2),
         lambda run: export_round(run, 2, run.parent / "model"),
-        lambda run: read_experiment(str(run), ["federation.num_rounds=3"]),
+        lambda run: load_or_open(str(run), ["federation.num_rounds=3"]),
     ],
     ids=["fork", "blame", "evaluate", "mitigate"],
 )
@@ -282,7 +282,7 @@ def test_what_goes_on_from_a_run_takes_no_edited_settings_for_those_of_the_run(r
 
 def test_a_fork_of_a_run_that_lost_its_configuration_goes_on_from_the_manifest(run):
     (run / "config.yaml").unlink()
-    loaded, _ = read_experiment(str(run), [])
+    loaded, _ = load_or_open(str(run), [])
     assert loaded.experiment.training.lr == 0.003
 
 

@@ -78,10 +78,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(settings, told):
 
 
 def test_the_static_ranks_of_a_fixed_scheduler_are_the_limits_of_its_clients():
-    assert equipment.limit_ranks(experiment(), None) == ()
-    assert equipment.limit_ranks(experiment("federation.scheduler.rank=2"), None) == (2, 2, 2, 2)
-    assert equipment.limit_ranks(experiment("federation.scheduler.ranks=[1, 4]"), None) == (1, 4, 1, 4)
-    assert equipment.limit_ranks(experiment("federation.scheduler=exact"), None) == ()
+    assert equipment.find_rank_limits(experiment(), None) == ()
+    assert equipment.find_rank_limits(experiment("federation.scheduler.rank=2"), None) == (2, 2, 2, 2)
+    assert equipment.find_rank_limits(experiment("federation.scheduler.ranks=[1, 4]"), None) == (1, 4, 1, 4)
+    assert equipment.find_rank_limits(experiment("federation.scheduler=exact"), None) == ()
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_only_a_run_that_was_trained_by_its_settings_alone_stands_for_one_of_the
 def test_a_finished_run_stands_for_the_vanilla_one(tmp_path, monkeypatch, plans):
     find(monkeypatch, APART)
     run = start(tmp_path, *SHORT)
-    loaded, known = mitigate.read_experiment(str(run.path), [])
+    loaded, known = mitigate.load_or_open(str(run.path), [])
     mitigate.mitigate(loaded, known=known, quiet=True)
     (copied,) = (tmp_path / "quickstart-mitigation/runs").iterdir()
     assert copied.name.startswith("vanilla-seed0-")

@@ -2,7 +2,7 @@ from chatting import END, STOP, bytes_tokenizer, say
 from fedfault.backbones.llama import FileTokenizer
 from fedfault.backbones.load import MICRO
 from fedfault.text.conversing import choose_template
-from fedfault.text.questions import ask_questions, draw_answers, find_stops, list_choices
+from fedfault.text.questions import ask_questions, find_stops, list_choices, sample_answers
 from fedfault.types.corpus import Conversation, Turn
 
 
@@ -28,14 +28,14 @@ def test_more_questions_and_other_rounds_change_no_draw():
     template = choose_template("auto", bytes_tokenizer("chatml"), "it")
     one, two, other = (make(*say(text, "y")) for text in ("One.", "Two.", "x"))
     sets = [{"topic/a": [one], "client/0": [other]}, {"topic/a": [one, two], "client/0": [other]}]
-    few, more = (draw_answers(ask_questions(template, own, 4, None, most=200), 0.5, 0.9, seed=7) for own in sets)
+    few, more = (sample_answers(ask_questions(template, own, 4, None, most=200), 0.5, 0.9, seed=7) for own in sets)
     assert few.sampling is not None
     assert more.sampling is not None
     assert more.sampling[:2] == (0.5, 0.9)
     assert few.sampling.draws.tolist() == more.sampling.draws[[0, 2]].tolist()
     assert len({*more.sampling.draws.flatten().tolist()}) == 12
     asked = ask_questions(template, sets[0], 4, None, most=200)
-    assert draw_answers(asked, 0.0, 1.0, seed=7).sampling is None
+    assert sample_answers(asked, 0.0, 1.0, seed=7).sampling is None
 
 
 def test_answers_end_where_the_template_ends_a_turn():

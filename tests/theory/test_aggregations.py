@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfault.aggregations.hetlora import update_norms
+from fedfault.aggregations.hetlora import product_norms
 from fedfault.algebra import mask, mean
 from fedfault.registry import build
 from fedfault.types.adapter import Adapter, Layout, Site
@@ -249,12 +249,12 @@ def test_hetlora_s_norms_are_those_of_the_dense_products():
     """I-H4: the trace trick over two sites."""
     got = uploads(UNEQUAL)
     dense = torch.stack([got.sent.delta(site).pow(2).sum((1, 2)) for site in LAYOUT.lora]).sum(0).sqrt()
-    close(update_norms(LAYOUT, got.sent.flat), dense)
+    close(product_norms(LAYOUT, got.sent.flat), dense)
 
 
 def test_hetlora_weighs_factors_by_norms_and_the_rest_by_the_clients_weights():
     got = uploads(UNEQUAL)
-    pooled, S = combine("hetlora", got), update_norms(LAYOUT, got.sent.flat)
+    pooled, S = combine("hetlora", got), product_norms(LAYOUT, got.sent.flat)
     site = LAYOUT.lora[1]
     for after, sent in zip(LAYOUT.pair(pooled.adapter.flat, site), LAYOUT.pair(got.sent.flat, site), strict=True):
         close(after, torch.einsum("k,kij->ij", S / S.sum(), sent))

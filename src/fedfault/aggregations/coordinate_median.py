@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedfault.registry import register
 from fedfault.robustness.changes import TRAITS, Space
-from fedfault.robustness.order import find_median, locate
+from fedfault.robustness.order import find_median, locate_values
 from fedfault.types.algorithm import Aggregation
 
 
@@ -28,5 +28,8 @@ def coordinate_median(*, space: Space = "factors") -> Aggregation:
     Reference: arXiv 1803.01498.
     """
     return Aggregation(
-        lambda got: locate(got, find_median, space), traits=TRAITS[space], tolerates=lambda K: (K - 1) // 2, least=3
+        lambda got: locate_values(got, find_median, space),
+        traits=TRAITS[space],
+        tolerates=lambda K: (K - 1) // 2,
+        least=3,
     )

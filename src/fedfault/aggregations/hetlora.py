@@ -52,7 +52,7 @@ def hetlora(
         pooled, layout = mean(got.sent, got.weight), got.sent.layout
         if weighting == "samples":
             return Pooled(pooled)
-        S = update_norms(layout, got.sent.flat).cpu() * (got.weight > 0)  # (K,)
+        S = product_norms(layout, got.sent.flat).cpu() * (got.weight > 0)  # (K,)
         if not bool(S.any()):
             return Pooled(pooled)
         flat = mean(got.sent, S).flat.where(mask_lora(layout).to(pooled.flat.device), pooled.flat)
@@ -84,7 +84,7 @@ def hetlora(
     )
 
 
-def update_norms(layout: Layout, flat: Tensor) -> Tensor:
+def product_norms(layout: Layout, flat: Tensor) -> Tensor:
     """S_k = |s B_k A_k| over all LoRA sites by the trace trick: flat (K, P) -> (K,) float64."""
     flat = to_float64(flat)
     pairs = {site: layout.pair(flat, site) for site in layout.lora}

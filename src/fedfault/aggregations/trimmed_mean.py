@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedfault.registry import register
 from fedfault.robustness.changes import TRAITS, Space
-from fedfault.robustness.order import find_trimmed_mean, locate
+from fedfault.robustness.order import find_trimmed_mean, locate_values
 from fedfault.types.algorithm import Aggregation
 
 
@@ -33,7 +33,7 @@ def trimmed_mean(*, trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2, space: Sp
     """
     located = functools.partial(find_trimmed_mean, trim=trim)
     return Aggregation(
-        lambda got: locate(got, located, space),
+        lambda got: locate_values(got, located, space),
         traits=TRAITS[space],
         tolerates=lambda K: math.floor(trim * K + 1e-9),
         least=math.ceil(1 / trim - 1e-9),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fedfault.api.comparison import Comparison
 from fedfault.api.run import Run
-from fedfault.api.settings import Config, load_config, name_place, spell_words, write_study
+from fedfault.api.settings import Config, load_config, speak_python, spell_words, write_study
 from fedfault.api.study import Study
 from fedfault.arguments import take_list, take_path, take_whole
 from fedfault.errors import UserError
@@ -32,7 +32,7 @@ class Text(str):
         return str(self)
 
 
-@name_place()
+@speak_python()
 def run(
     config: Config = None,
     settings: Mapping[str, Any] | None = None,
@@ -65,7 +65,7 @@ def open(folder: Path | str) -> Run:
     return Run(folder)
 
 
-@name_place()
+@speak_python()
 def runs(folder: Path | str = "results", *wanted: str, sort: str = "age") -> builtins.list[Run]:
     """List the runs of a folder that can be read, in its folders and its studies; `wanted` and `sort` as `fedfault runs`."""
     from fedfault.compare.listing import list_runs
@@ -74,7 +74,7 @@ def runs(folder: Path | str = "results", *wanted: str, sort: str = "age") -> bui
     return [Run(entry.run.folder) for entry in found if not entry.problem]
 
 
-@name_place()
+@speak_python()
 def check(
     config: Config = None, settings: Mapping[str, Any] | None = None, *, plugins: Sequence[str] = (), **changes: Any
 ) -> Text:
@@ -84,7 +84,7 @@ def check(
     return Text(preview(load_config(config, spell_words(settings, changes), plugins)))
 
 
-@name_place()
+@speak_python()
 def resume(run: Where, settings: Mapping[str, Any] | None = None, *, quiet: bool = False, **changes: Any) -> Run:
     """Continue a run that was stopped, to the same numbers as without the stop, or a run to more rounds.
 
@@ -96,7 +96,7 @@ def resume(run: Where, settings: Mapping[str, Any] | None = None, *, quiet: bool
     return Run(resume_run(_find_folder(run), Progress(quiet=quiet), spell_words(settings, changes)).path)
 
 
-@name_place()
+@speak_python()
 def fork(
     run: Where,
     settings: Mapping[str, Any] | None = None,
@@ -117,7 +117,7 @@ def fork(
     return Run(fork_run(folder, round, words, Progress(quiet=quiet), **options).path)
 
 
-@name_place()
+@speak_python()
 def compare(runs: Sequence[Where], out: Path | str | None = None) -> Comparison:
     """Compare runs with the first of them: one table, paired differences with intervals, and a page with figures.
 
@@ -135,7 +135,7 @@ def compare(runs: Sequence[Where], out: Path | str | None = None) -> Comparison:
     return Comparison(found, page)
 
 
-@name_place()
+@speak_python()
 def study(
     file: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -174,7 +174,7 @@ def study(
     return Study(plan.folder, failures)
 
 
-@name_place()
+@speak_python()
 def calibrate(
     config: Config = None,
     settings: Mapping[str, Any] | None = None,
@@ -203,7 +203,7 @@ def calibrate(
     return calibrate_detectors(loaded, controls, Progress(quiet=quiet), file, argv, same_partition=honest)
 
 
-@name_place()
+@speak_python()
 def diagnose(
     run: Where | None = None,
     calibration: str | None = None,
@@ -255,7 +255,7 @@ def diagnose(
     return Run(folder)
 
 
-@name_place()
+@speak_python()
 def evaluate(run: Where, tasks: Sequence[str], round: int | None = None, *, clients: bool = False) -> Run:
     """Score a run's model beside its base by lm-evaluation-harness, also in its report.
 
@@ -271,7 +271,7 @@ def evaluate(run: Where, tasks: Sequence[str], round: int | None = None, *, clie
     return Run(folder)
 
 
-@name_place()
+@speak_python()
 def list(what: str | None = None, *, plugins: Sequence[str] = ()) -> Text:
     """Components and what they do; with a kind only those, with a name its options."""
     from fedfault.setup.preview import describe_components

@@ -49,7 +49,7 @@ def spell_words(settings: Mapping[str, Any] | None, keywords: Mapping[str, Any])
 def load_config(config: Config, words: Sequence[str], plugins: Sequence[str]) -> Loaded:
     """Load an experiment as `config.loading.load` does; a mapping is a configuration of its own, `_base_` included."""
     plugins = take_list(plugins)
-    with name_place():
+    with speak_python():
         if not isinstance(config, Mapping):
             return load(None if config is None else take_path(config, "configuration"), words, plugins)
         own = {key: value for key, value in config.items() if key != "_base_"}
@@ -88,7 +88,7 @@ def write_study(file: Path | str | Mapping[str, Any]) -> Iterator[Path | str]:
 
 
 @contextlib.contextmanager
-def name_place() -> Iterator[None]:
+def speak_python() -> Iterator[None]:
     """Within the block, or in a function that this decorates, errors name what Python has in the place of a command line.
 
     That is the settings of the caller, functions for commands, and their arguments for options.

@@ -10,7 +10,7 @@ import typer
 
 from fedfault.cli.ending import SAME, end_on_signal, show_work
 from fedfault.cli.groups import CommandsWithDefault
-from fedfault.cli.words import JOBS, Plugins, Quiet, Settings, split_words
+from fedfault.cli.words import JOBS, Plugins, Quiet, Settings, split_configuration
 
 PANEL = "Many runs"  # in the help
 commands = typer.Typer()
@@ -44,7 +44,7 @@ def calibrate(
     """Train control runs of a configuration and write the detectors' thresholds; goes on where it was stopped."""
     from fedfault.config import load
 
-    config, overrides = split_words(settings)
+    config, overrides = split_configuration(settings)
     loaded = load(config, overrides, plugin or ())
     from fedfault.session.progress import Progress
 
@@ -109,10 +109,10 @@ def mitigate(
 ) -> None:
     """Write and run a study: a model for each cluster of clients, beside other ways to train."""
     with show_work("loading the study", quiet=quiet):
+        from fedfault.studies.mitigate import load_or_open
         from fedfault.studies.mitigate import mitigate as study_clusters
-        from fedfault.studies.mitigate import read_experiment
 
-    loaded, known = read_experiment(*split_words(settings), plugin or ())
+    loaded, known = load_or_open(*split_configuration(settings), plugin or ())
     with end_on_signal(SAME):
         options: dict[str, Any] = {"seeds": seeds, "encoder": encoder, "shrinkage": shrinkage, "known": known}
         status = study_clusters(loaded, quiet=quiet, **options)

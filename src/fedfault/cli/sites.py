@@ -10,7 +10,7 @@ import typer
 
 from fedfault.cli.ending import SAME, end_on_signal, tell_end
 from fedfault.cli.groups import Commands
-from fedfault.cli.words import Plugins, Quiet, Settings, split_words
+from fedfault.cli.words import Plugins, Quiet, Settings, split_configuration
 from fedfault.errors import UserError
 
 PANEL = "Real sites"  # in the help
@@ -36,7 +36,7 @@ def flower_run(
     """Train in Flower's simulation, and write results/NAME as `fedfault run` does. One that was stopped goes on."""
     from fedfault.config import load
 
-    config, overrides = split_words(settings)
+    config, overrides = split_configuration(settings)
     loaded = load(config, overrides, plugin or ())
     from fedfault.flower.simulation import simulate
     from fedfault.session.progress import Progress

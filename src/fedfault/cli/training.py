@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fedfault.cli.ending import end_on_signal, show_work, tell_end
-from fedfault.cli.words import Plugins, Quiet, RunPath, Settings, split_words
+from fedfault.cli.words import Plugins, Quiet, RunPath, Settings, split_configuration
 from fedfault.processes import this_process
 
 PANEL = "One run"  # in the help
@@ -45,7 +45,7 @@ def run(
 
     Without a CONFIG: the quickstart.
     """
-    config, overrides = split_words(settings)
+    config, overrides = split_configuration(settings)
     run_once(config, overrides, plugin or (), overwrite=overwrite, quiet=quiet)
 
 
@@ -148,7 +148,7 @@ def check(
     """Say what a run would do, without training: who holds what, how different clients are, bytes per round."""
     from fedfault.config import load
 
-    config, overrides = split_words(settings)
+    config, overrides = split_configuration(settings)
     loaded = load(config, overrides, plugin or ())
     from fedfault.report.terminal import echo, find_width
     from fedfault.session.progress import Progress

@@ -26,7 +26,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but erro
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, as in results/quickstart")]
 
 
-def split_words(settings: list[str] | None) -> tuple[str | None, list[str]]:
+def split_configuration(settings: list[str] | None) -> tuple[str | None, list[str]]:
     """Split words into the configuration, if the first one names one, and the overrides."""
     words = list(settings or [])
     config = words.pop(0) if words and "=" not in words[0] else None

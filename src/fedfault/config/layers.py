@@ -19,7 +19,7 @@ from fedfault.config.files import (
     shorten_path,
     spell_key,
 )
-from fedfault.config.shipped import find_folder, list_configurations
+from fedfault.config.shipped import find_shipped_folder, list_configurations
 from fedfault.config.shorthand import CHOOSERS
 from fedfault.errors import UserError, suggest
 from fedfault.plugins import choose_source
@@ -94,7 +94,7 @@ def _find_base(file: Path, where: str, base: str) -> Path:
         return beside
     known = list_configurations()
     if (name := base.removesuffix(".yaml")) in known:
-        return find_folder() / f"{name}.yaml"
+        return find_shipped_folder() / f"{name}.yaml"
     hint = suggest(name, known)
     raise UserError(
         f"{where}: _base_: there is no file {base!r} in {shorten_path(file.parent)}, and no shipped configuration of that "

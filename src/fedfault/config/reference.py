@@ -17,7 +17,7 @@ from fedfault.config.explain import list_sections
 from fedfault.config.files import Key, spell_key
 from fedfault.config.layers import EXCLUSIVE
 from fedfault.config.shorthand import CHOOSERS, KEYS, LOOSE, VALUES
-from fedfault.options import spell_type, spell_value
+from fedfault.options import spell_type, spell_yaml
 
 INTRODUCTION = """\
 # Configuration
@@ -106,7 +106,7 @@ def _spell_default(key: Key, name: str, field: FieldInfo) -> str:
     if field.is_required():  # the name of a component: the section that holds it has a default; of a list it has none
         section = list_sections()[key[:-1]].model_fields[key[-1]].default
         default = getattr(section, name) if isinstance(section, BaseModel) else None
-    return "–" if default is None else f"`{spell_value(default)}`"
+    return "–" if default is None else f"`{spell_yaml(default)}`"
 
 
 def _describe_short_key(short: str) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ from fedfault.errors import UserError, hint_at_data, suggest
 _HERE = Path(__file__).resolve()
 
 
-def find_folder() -> Path:
+def find_shipped_folder() -> Path:
     """Find the shipped configurations: `fedfault/configs` of an installed package, or `configs` of the checkout.
 
     Raises `UserError` if neither is there.
@@ -35,7 +35,7 @@ def list_studies() -> list[str]:
 
 
 def _list_shipped() -> list[str]:
-    root = find_folder()
+    root = find_shipped_folder()
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
@@ -60,7 +60,7 @@ def _find_file(given: Path, what: str, place: str, known: list[str]) -> Path:
         return given
     name = given.as_posix().removeprefix("./").removeprefix("configs/").removeprefix(place).removesuffix(".yaml")
     if name in known:
-        return find_folder() / f"{place}{name}.yaml"
+        return find_shipped_folder() / f"{place}{name}.yaml"
     came = f"is a folder, not a {what} file" if _is_folder(given) else "is not there"
     raise UserError(f"{what} {str(given)[:200]!r} {came}{suggest(name[:100], known)} (shipped: {', '.join(known)})")
 

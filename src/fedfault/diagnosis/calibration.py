@@ -117,7 +117,7 @@ def check_replaceable(file: Path) -> None:
         ) from e
 
 
-def summarise_run(detector: Detector, scale: Mapping[str, float], records: Records) -> float | None:
+def find_reached(detector: Detector, scale: Mapping[str, float], records: Records) -> float | None:
     """The one number of a run that is calibrated: the largest value that two of three readings in a row reached.
 
     A threshold below it would have raised an alarm, one above it would not. None where there are fewer than two readings.
@@ -175,7 +175,7 @@ def _widen_std(values: np.ndarray, least: float) -> float:
 
 def _summarise_all(detector: Detector, scale: Mapping[str, float], controls: Sequence[Records]) -> np.ndarray | None:
     """The number of every control, (m,); None where one has none, or one that is not finite."""
-    values = [summarise_run(detector, scale, records) for records in controls]
+    values = [find_reached(detector, scale, records) for records in controls]
     return np.array(values) if all(v is not None and math.isfinite(v) for v in values) else None
 
 

@@ -43,7 +43,7 @@ def singular_values(X: Tensor) -> Tensor:
     return values.clamp(min=0).sqrt()
 
 
-def cosines(X: Tensor) -> Tensor:
+def mean_cosines(X: Tensor) -> Tensor:
     """Mean over positions of the cosine between models: X (k, n, d) -> (k, k); NaN where a position is zero."""
     unit: Tensor = (X / X.norm(dim=-1, keepdim=True)).flatten(1)
     return unit @ unit.T / X.shape[1]

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfault.measures.spectrum import centre_rows, cka, cosines, effective_rank, mean_of_pairs, singular_values
+from fedfault.measures.spectrum import centre_rows, cka, effective_rank, mean_cosines, mean_of_pairs, singular_values
 from fedfault.registry import register
 from fedfault.types.task import FinishedRound, Measurements, Probe, States
 
@@ -86,7 +86,7 @@ def _compare_models(states: States, cosine: str, kernel: str) -> dict[str, float
     for i, layer in enumerate(states.layers):
         exact = centre_rows(select_positions(layer, states.mask))  # (k, n, d)
         X = (exact / exact.norm(dim=(1, 2), keepdim=True)).float()  # of norm one, as fourth powers would overflow
-        found[f"{cosine}/{i}"] = mean_of_pairs(cosines(X))
+        found[f"{cosine}/{i}"] = mean_of_pairs(mean_cosines(X))
         found[f"{kernel}/{i}"] = mean_of_pairs(cka(X, debiased=X.shape[1] < 4 * X.shape[2]))
     return found
 
@@ -99,7 +99,7 @@ def _count_directions(states: States) -> Mapping[str, float]:
     return {
         "hidden_rank": effective_rank(singular_values(centre_rows(select_positions(last[None], states.mask)[0]))),
         "embedding_rank": effective_rank(singular_values(centre_rows(embeddings))),
-        "embedding_cosine": mean_of_pairs(cosines(embeddings[:, None])),
+        "embedding_cosine": mean_of_pairs(mean_cosines(embeddings[:, None])),
     }
 
 

@@ -81,7 +81,7 @@ def find_shape(where: str, known: Sequence[str], named: Mapping[str, str] | None
     found = [{part: part for part in shape if part in known} for shape in widest]
     if len(found) > 1:
         each = " and ".join(", ".join(shape) for shape in found)
-        ways = " or ".join(f"data.columns={name_parts(shape)}" for shape in found)
+        ways = " or ".join(f"data.columns={spell_shape(shape)}" for shape in found)
         raise UserError(f"{where}: the columns fit several shapes, {each}; say which: {ways}")
     if found and (beside := [name for name in BESIDE if name in known and name not in found[0]]):
         raise UserError(f"{where}: {_explain_beside(found[0], beside)}")
@@ -93,19 +93,19 @@ def _explain_beside(shape: Shape, beside: Sequence[str]) -> str:
     parts = [part for part in shape if part != "system"]
     reads = f"write {'it' if len(beside) == 1 else 'them'} into {'the prompt' if len(parts) > 1 else parts[0]}"
     if beside == ["system_prompt"] and len(parts) > 1 and "system" not in shape:
-        reads = f"data.columns={name_parts({'system': beside[0], **shape})} reads it too"
+        reads = f"data.columns={spell_shape({'system': beside[0], **shape})} reads it too"
     elif len(beside) == 1 and beside[0] in TEXTS and len(parts) == 2 and "rejected" not in parts:
         system = {"system": "system"} if "system" in shape else {}
         both = {**system, "instruction": parts[0], "input": beside[0], "output": parts[1]}
-        reads = f"data.columns={name_parts(both)} reads it too"
+        reads = f"data.columns={spell_shape(both)} reads it too"
     verb = "is" if len(beside) == 1 else "are"
     return (
         f"{', '.join(shape)} would be read and {', '.join(beside)} {verb} there too, on which the response may depend; "
-        f"{reads}, or leave {'it' if len(beside) == 1 else 'them'} out with data.columns={name_parts(shape)}"
+        f"{reads}, or leave {'it' if len(beside) == 1 else 'them'} out with data.columns={spell_shape(shape)}"
     )
 
 
-def name_parts(shape: Shape) -> str:
+def spell_shape(shape: Shape) -> str:
     """Write a shape as `data.columns` takes it."""
     return f"{{{', '.join(f'{part}: {column}' for part, column in shape.items())}}}"
 
@@ -119,7 +119,7 @@ def name_columns(known: Sequence[str]) -> str:
     found = {part: next((n for n in names if n in known), None) for part, names in OTHER_NAMES.items()}
     if not found["instruction"] or not found["output"]:
         return ""
-    return name_parts({part: column for part, column in found.items() if column})
+    return spell_shape({part: column for part, column in found.items() if column})
 
 
 def _is_whole(shape: Sequence[str], known: Sequence[str] | Mapping[str, str]) -> bool:

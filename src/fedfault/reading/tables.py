@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fedfault.errors import UserError, suggest
 from fedfault.reading import cells, documents, files, sides
-from fedfault.reading.conversations import Shape, find_shape, name_columns, name_parts, read_conversation
+from fedfault.reading.conversations import Shape, find_shape, name_columns, read_conversation, spell_shape
 from fedfault.types.corpus import Conversation, Corpus, Document, Labels, Turn
 
 TOPIC = "text"  # of documents that have none
@@ -59,7 +59,7 @@ def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns
     if shape and columns.parts is None and "text" in known:
         raise UserError(
             f"{where}: the column text and {', '.join(shape)} are both there; say which is read: data.text_columns=[text] "
-            f"or data.columns={name_parts(shape)}"
+            f"or data.columns={spell_shape(shape)}"
         )
     _refuse_sides(where, values, columns)
     topics = _read_names(where, values, columns.topic, "data.topic_column") or [TOPIC] * len(rows)
@@ -107,7 +107,7 @@ def _refuse_judged(where: Path | str, rows: Sequence[files.Row], shape: Shape) -
     if all(cells.write_cell(row.get("label")).lower() in ("true", "false") for row in rows):
         raise UserError(
             f"{where}: the column label is true or false beside {', '.join(shape)}: whether a response is a good one, as "
-            f"for KTO, which is not offered; keep the rows where it is true, or say data.columns={name_parts(shape)} to "
+            f"for KTO, which is not offered; keep the rows where it is true, or say data.columns={spell_shape(shape)} to "
             "learn all"
         )
 

@@ -301,7 +301,7 @@ def describe_figure(run: RunData, name: str) -> str:
     marked = f" Marked: {', '.join(found)}." if found else ""
     about = {
         "loss_by_topic": f"Line chart of loss per round for the mixture and {topics}. "
-        + " ".join(summary.summarise_run(run)[:2])
+        + " ".join(summary.list_sentences(run)[:2])
         + marked,
         "labels": f"Line chart of the validation {' and '.join(map(name_metric, run.metrics_measured))} per round.",
         "clients": "Line chart of the best, median and worst held-out loss of the clients per round.",

@@ -150,7 +150,7 @@ def _render_page(
     shown = {one["name"] for one in figures}
     words = Explained(list_words(run, shown, judged=judged is not None or bool(findings[0])))
     sure = words.mark(judged.sure) if judged else ""
-    sentences = [words.mark(sentence) for sentence in summary.summarise_run(run) if sentence != progress]
+    sentences = [words.mark(sentence) for sentence in summary.list_sentences(run) if sentence != progress]
     explained = [
         {**one, "text": words.mark(one["text"]), "sentences": [words.mark(s) for s in one.get("sentences", ())]}
         for one in figures

@@ -71,7 +71,7 @@ def _describe_fork(fork: Fork) -> str:
     return f"This run went its own way after round {fork.round}{of}: {fork.change}."
 
 
-def summarise_run(run: RunData) -> list[str]:
+def list_sentences(run: RunData) -> list[str]:
     """Summarise the run in a few sentences."""
     parts = (describe_progress, _describe_jumps, _describe_clients, _describe_forgetting)
     return [sentence for describe in parts if (sentence := describe(run))]

@@ -17,7 +17,7 @@ Located = Callable[[Tensor, Tensor], Tensor]  # (values in order (K, M), how man
 BLOCK = 2**20  # numbers of a row that are sorted at a time
 
 
-def locate(got: Uploads, located: Located, space: Space) -> Pooled:
+def locate_values(got: Uploads, located: Located, space: Space) -> Pooled:
     """Put every number at a location of what clients sent: of their values, or of the changes of products entry by entry.
 
     A number that no client has stays as it is.

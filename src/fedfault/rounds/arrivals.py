@@ -14,7 +14,7 @@ from fedfault.rounds.exchange import (
     Cohort,
     add_fold,
     collect_personal_models,
-    find_moved,
+    find_movable,
     make_average,
     replace_private_by_mean,
     select_good,
@@ -68,7 +68,7 @@ class Arrivals:
         average = make_average(rule, cohort, state, torch.tensor(rows), fed.seed, averages)
         after = fed.algorithm.server(state, select_good(self.up, rows), average)
         before, now = state.adapter, after.adapter.flat[None]
-        moved = find_moved(fed.aggregation, cohort.trained)
+        moved = find_movable(fed.aggregation, cohort.trained)
         integrity.check_frozen(before.layout, before.flat, now, moved, ["the server"])
         after = replace(after, memory=_keep_frozen(after.memory, state.memory, moved))
         return add_fold(after, averages[-1][1].fold) if "folds" in fed.aggregation.traits else after

@@ -156,7 +156,7 @@ def _find_changed(aggregation: Aggregation, layout: Layout, first: int, last: in
     """Find what was trained in any of the rounds t ... last, for each t from `first` on: (P,) bool, None for everything."""
     out: dict[int, Tensor | None] = {}
     for t in range(last, first - 1, -1):
-        now = find_moved(aggregation, aggregation.trained(layout, t))
+        now = find_movable(aggregation, aggregation.trained(layout, t))
         later = out.get(t + 1, now)
         out[t] = None if now is None or later is None else now | later
     return out
@@ -172,13 +172,13 @@ def make_average(
 ) -> Callable[[Adapter, Tensor], Adapter]:
     """Make the `Average` that an algorithm's server calls: adapters (K', P) of the good clients -> (P,).
 
-    Numbers that nobody may move in this round (`find_moved`), that never leave the clients, or that only other clients or
+    Numbers that nobody may move in this round (`find_movable`), that never leave the clients, or that only other clients or
     rounds train, stay as the server has them: a slice with A and B at zero would never train again. Each call is appended
     to `averages`.
     """
     x, ranks = state.adapter, cohort.ranks[good]
     ids = tuple(k for k, ok in zip(cohort.clients, good.tolist(), strict=True) if ok)
-    moved = _intersect(find_moved(aggregation, cohort.trained), _invert(cohort.private))
+    moved = _intersect(find_movable(aggregation, cohort.trained), _invert(cohort.private))
     present = None if "refactors" in aggregation.traits else _invert(_find_waiting_slices(cohort, state, good))
 
     def average(sent: Adapter, weight: Tensor) -> Adapter:
@@ -193,7 +193,7 @@ def make_average(
     return average
 
 
-def find_moved(aggregation: Aggregation, trained: Tensor | None) -> Tensor | None:
+def find_movable(aggregation: Aggregation, trained: Tensor | None) -> Tensor | None:
     """Find the numbers that the server may move in a round, (P,) bool: what is trained, or all where it factorises anew."""
     return None if "refactors" in aggregation.traits else trained
 

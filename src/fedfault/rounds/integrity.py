@@ -206,12 +206,12 @@ def check_sent(watched: CheckedTrain, up: Message, home: Mapping[str, Adapter], 
     expected = (len(watched.clients), watched.layout.size)
     for name, a in up.items():
         if isinstance(a, Adapter):
-            check_sites(name, a.layout, watched.layout)
+            check_layouts(name, a.layout, watched.layout)
             if a.flat.shape != expected:
                 raise IntegrityError(f"{name!r} as sent has shape {tuple(a.flat.shape)}, not {expected}")
 
 
-def check_sites(name: str, theirs: Layout, ours: Layout) -> None:
+def check_layouts(name: str, theirs: Layout, ours: Layout) -> None:
     """Check that all sites match, and that there is one to match."""
     if theirs != ours or not ours.sites:
         has, wants = {s.name: s for s in theirs.sites}, {s.name: s for s in ours.sites}

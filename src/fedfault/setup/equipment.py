@@ -152,7 +152,7 @@ def check_deadline(fed: Federation) -> None:
         clock.check_deadline(hw.fleet, *foresee_times(fed, hw, begin(fed)), hw.r_min, hw.deadline)
 
 
-def limit_ranks(exp: Experiment, hw: Hardware | None) -> tuple[int, ...]:
+def find_rank_limits(exp: Experiment, hw: Hardware | None) -> tuple[int, ...]:
     """The largest rank that each client ever trains, (N,); nothing where that is r_max for all."""
     N, most = exp.federation.total_clients, exp.model.lora.r_max
     caps: Ints = np.full(N, most) if hw is None else np.minimum(hw.caps, most).clip(0)

@@ -36,7 +36,7 @@ from fedfault.setup import equipment
 from fedfault.setup.combinations import check_parts
 from fedfault.setup.federation import build_on_split
 from fedfault.setup.general import load_general
-from fedfault.setup.model import load_base, open_model
+from fedfault.setup.model import load_configured_backbone, open_model
 from fedfault.storage import cache_dir, keep, recall
 from fedfault.tasks.base import BackboneTask, CohortTask
 from fedfault.tasks.classification import ClassificationTask
@@ -47,7 +47,7 @@ from fedfault.text.conversing import ChatTemplate, choose_template, describe_tem
 from fedfault.text.decoding import make_decoder
 from fedfault.text.examples import Examples
 from fedfault.text.packing import pack_blocks
-from fedfault.text.questions import Questions, ask_phrases, ask_questions, draw_answers
+from fedfault.text.questions import Questions, ask_phrases, ask_questions, sample_answers
 from fedfault.text.responses import Responses
 from fedfault.text.tokens import encode_texts
 from fedfault.types.corpus import Corpus
@@ -121,7 +121,7 @@ def prepare(
         backbone, model = like.backbone, like.model
         model.fold({})
     else:
-        backbone = load_base(exp, exp.model.quantization, say, headless=outputs is not None)
+        backbone = load_configured_backbone(exp, exp.model.quantization, say, headless=outputs is not None)
         model = open_model(exp, backbone, outputs)
         for note in model.kernels.notes:
             say(note)
@@ -261,7 +261,7 @@ def _ask_questions(
     asked = ask_questions(template, sets, length, exp.evaluation.answer_pattern, most, exp.evaluation.choices)
     if lost := sum(map(len, sets.values())) - len(asked.prompts):
         say(f"{lost} prompts are not answered: with {length} tokens of an answer they have no room in {exp.model.name}")
-    return draw_answers(asked, exp.evaluation.temperature, exp.evaluation.top_p, exp.seed)
+    return sample_answers(asked, exp.evaluation.temperature, exp.evaluation.top_p, exp.seed)
 
 
 def _encode_secrets(exp: Experiment, backbone: Backbone) -> SecretRows | None:
@@ -334,7 +334,7 @@ def _make_copies(
     outputs = None if model.scorer is None else model.scorer.outputs
     for kind in sorted(set(each) - {own}):
         say(f"backbone {exp.model.name}, quantization {kind}")
-        other = load_base(exp, kind, say, headless=outputs is not None)
+        other = load_configured_backbone(exp, kind, say, headless=outputs is not None)
         copies[kind] = task(other, open_model(exp, other, outputs))
     return MixedTask(copies, each, own) if len(copies) > 1 else copies[own]
 

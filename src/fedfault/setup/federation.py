@@ -69,7 +69,7 @@ def build_federation(exp: Experiment, task: BackboneTask) -> Federation:
     per_pass = task.clients_per_pass(t.batch_size) if t.clients_per_pass == "auto" else t.clients_per_pass
     algorithm: Algorithm = build("algorithm", f.algorithm.name, **f.algorithm.options)
     aggregation: Aggregation = build("aggregation", f.aggregation.name, **f.aggregation.options)
-    ranks = equipment.limit_ranks(exp, hardware)
+    ranks = equipment.find_rank_limits(exp, hardware)
     check_pairs(exp, algorithm, aggregation, ranks)
     aggregation.private(task.layout)  # parts that the model does not have are refused here, before there is a folder
     if ranks and (why := equipment.explain_full_rank(exp)):

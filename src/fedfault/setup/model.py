@@ -12,7 +12,7 @@ from fedfault.backbones.sites import Targets, check_rank, lora_targets, match_pa
 from fedfault.config.schema import Experiment
 
 
-def load_base(exp: Experiment, quantization: str, say: Say, *, headless: bool) -> Backbone:
+def load_configured_backbone(exp: Experiment, quantization: str, say: Say, *, headless: bool) -> Backbone:
     """Load the backbone that a configuration names, in this quantisation."""
     place = {"precision": exp.model.precision, "device": exp.device, "quantization": quantization}
     return load_backbone(exp.model.name, **place, say=say, headless=headless, length=exp.model.max_length)

@@ -82,7 +82,7 @@ def _make_arm_axis(arms: Mapping[str, Any] | None, where: str) -> list[Axis]:
     wrong = [name for name, settings in arms.items() if not isinstance(settings, Mapping)]
     if wrong:
         raise UserError(f"{where}: arms.{wrong[0]} must be a mapping of settings; it is {arms[wrong[0]]!r:.60}")
-    return [Axis(ARM, {name: make_layer(settings, f"{where}: arm {name}") for name, settings in arms.items()})]
+    return [Axis(ARM, {name: build_layer(settings, f"{where}: arm {name}") for name, settings in arms.items()})]
 
 
 def _make_grid_axes(block: Any, where: str) -> list[Axis]:
@@ -164,7 +164,7 @@ def make_slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")
 
 
-def make_layer(settings: Mapping[str, Any], where: str) -> Layer:
+def build_layer(settings: Mapping[str, Any], where: str) -> Layer:
     """Settings, nested or dotted, as a layer of the configuration."""
     found: Layer = {}
     for key, value in settings.items():

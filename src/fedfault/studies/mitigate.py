@@ -53,7 +53,7 @@ LIMITS = (
 )
 
 
-def read_experiment(
+def load_or_open(
     name: str | None, overrides: Sequence[str], plugins: Sequence[str] = ()
 ) -> tuple[Loaded, RunFolder | None]:
     """The experiment of a configuration, or of a run, beside which results then go, and that run.

@@ -95,7 +95,7 @@ def ask_phrases(tokenizer: Any, phrases: Sequence[tuple[str, str]], separator: i
     )
 
 
-def draw_answers(q: Questions, temperature: float, top_p: float, seed: int) -> Questions:
+def sample_answers(q: Questions, temperature: float, top_p: float, seed: int) -> Questions:
     """The same questions, whose answers are drawn in the place of the likeliest: by the same draws whenever they are asked.
 
     A question has its draws by its set and its place there, so that more questions change no other one's. A temperature of 0
