@@ -237,3 +237,16 @@ def test_runs_that_saw_other_data_or_another_model_are_not_subtracted(tmp_path):
     runs["new-0"].config["data"] = {"path": "other.csv"}  # which is another name for other data
     (now,) = answer_hypotheses(study, runs)
     assert list(now.found[0].differences) == [0, 3, 4, 5, 6, 7]
+
+
+def test_losses_of_different_units_are_not_subtracted(tmp_path):
+    study, runs = two_arms(tmp_path, OLD[:5] + 0.5, OLD[:5], hypotheses=(claim(), claim("counts", metric="bytes_up")))
+    for i in range(5):
+        runs[f"new-{i}"] = replace(runs[f"new-{i}"], config={"data": {"task_type": "preference"}})
+    loss, counts = answer_hypotheses(study, runs)
+    assert (loss.verdict, loss.decisive.values) == ("inconclusive", [])
+    assert loss.decisive.why_not == "losses in nats per pair, nats per token, which cannot be compared"
+    assert "cannot be compared" not in counts.decisive.why_not
+    r = Results(tmp_path, study, runs)
+    assert "not measured: losses in nats per pair, nats per token" in format_answers(r)
+    assert any("cannot be compared" in line for line in list_limits(r))

@@ -154,6 +154,17 @@ def test_a_metric_that_the_runs_cannot_have_is_refused_before_the_first_of_them(
     load_study(write(grid=GRID, hypotheses={name: {**CLAIM, "metric": name} for name in fine}))
 
 
+def test_a_hypothesis_about_losses_of_different_units_is_refused(write):
+    grid = {"data.task_type": ["instruction", "preference"], "training.lr": [0.1, 0.2]}
+    mixed = {**CLAIM, "arm": {"task_type": "instruction"}, "than": {"task_type": "preference"}}
+    told = refusal(write(grid=grid, hypotheses={"h": mixed}))
+    assert told.startswith(
+        "trial.yaml: hypotheses.h: auc is in nats per token of a response, nats per pair, which cannot"
+    )
+    load_study(write(grid=grid, hypotheses={"h": {**CLAIM, "arm": {"lr": 0.1}, "than": {"lr": 0.2}}}))
+    load_study(write(grid=grid, hypotheses={"h": {**mixed, "metric": "bytes_up"}}))
+
+
 def test_a_hypothesis_needs_its_metric_in_every_cell_and_a_map_in_one(write):
     grid = {"data.task_type": ["causal_lm", "classification"], "training.lr": [0.1, 0.2]}
     one = {**CLAIM, "metric": "final.validation.f1", "arm": {"lr": 0.1}, "than": {"lr": 0.2}}

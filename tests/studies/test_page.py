@@ -9,6 +9,7 @@ import re
 import shutil
 
 import pytest
+import yaml
 
 from axe import check_page, needs_axe
 from fedfault.backbones.load import PAPERS
@@ -25,6 +26,11 @@ from planted import claim, planted
 
 NEARLY = (0.001, -0.001, 0.0, 0.001, -0.001)
 PHASE = PhaseMap("m", "lr", "partition", "final.validation.loss", {})
+
+
+def write_config(run, **more):
+    file = run / "config.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | more))
 
 
 def study(folder, losses, seeds=5, **more):
@@ -127,6 +133,21 @@ def test_the_answers_are_in_units_of_what_matters(folder):
     assert [t.get_text() for t in ax.get_yticklabels()] == ["skew | hurts"]
     assert any(line.get_xdata() == pytest.approx([4.0]) for line in ax.lines if len(line.get_xdata()) == 1)
     assert [t.get_text() for t in draw_cells(read_results(folder), LIGHT, False).axes[0].texts] == ["× 5 not finite"]
+
+
+@pytest.mark.slow
+def test_losses_have_the_unit_of_their_own_runs_and_not_of_the_first(folder):
+    for s in range(5):
+        for lr in ("0.001", "0.1"):
+            write_config(folder / "runs" / f"iid-{lr}-{s}", data={"task_type": "preference"})
+    (ax,) = draw_cells(read_results(folder), LIGHT, False).axes
+    assert ax.get_xlabel() == "final validation loss"
+    assert ax.get_yticklabels()[0].get_text().startswith("nats per pair: iid")
+    assert ax.get_yticklabels()[2].get_text().startswith("nats per token: topic")
+    for run in (folder / "runs").glob("topic_skew*"):
+        shutil.rmtree(run)
+    (ax,) = draw_cells(read_results(folder), LIGHT, False).axes
+    assert ax.get_xlabel() == "final validation loss (nats per pair)"
 
 
 @pytest.mark.slow

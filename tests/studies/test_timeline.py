@@ -81,3 +81,9 @@ def test_labels_are_shown_by_their_first_metric():
 
 def test_a_study_about_the_end_has_none():
     assert draw_timeline(study("final.validation.loss", **RUNS), LIGHT, narrow=False) is None
+
+
+def test_there_is_no_figure_of_losses_that_one_axis_cannot_have():
+    other = {"data": {"task_type": "preference"}}
+    runs = {name: replace(run, config=other if name.startswith("slow") else {}) for name, run in RUNS.items()}
+    assert draw_timeline(study(**runs), LIGHT, narrow=False) is None

@@ -24,6 +24,12 @@ UNITS = {  # data.task_type -> the unit of its losses, in full and beside a numb
 LABELLED = ("preference", "classification", "regression")  # each example is one target, and there are metrics
 
 
+def find_units(task_type: str | None, loss_on: str | None) -> tuple[str, str, str]:
+    """The row of `UNITS` of these settings; prompts that count too are tokens like any other."""
+    kind = "causal_lm" if loss_on == "all" or task_type not in UNITS else task_type
+    return UNITS[kind]
+
+
 @dataclass(frozen=True)
 class Fork:
     """Another course of the same run from a round on: its parent's, or one that it gave up and went back from."""
@@ -190,11 +196,7 @@ class RunData:
 
     @property
     def _words(self) -> tuple[str, str, str]:
-        """The row of UNITS; prompts that count too are tokens like any other."""
-        kind = self.setting("data", "task_type")
-        return UNITS[
-            "causal_lm" if self.setting("training", "loss_on") == "all" else kind if kind in UNITS else "causal_lm"
-        ]
+        return find_units(self.setting("data", "task_type"), self.setting("training", "loss_on"))
 
     @property
     def unit(self) -> str:

@@ -31,9 +31,10 @@ from typing import Literal
 import numpy as np
 
 from fedfault.compare.pairs import find_changed_content
+from fedfault.errors import join_names
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, Test, choose_test, count_needed, holm, mean_interval, p_above, subtract
-from fedfault.studies.outcomes import is_count, measure_outcome
+from fedfault.studies.outcomes import is_count, is_loss, measure_outcome
 from fedfault.studies.study import Cell, Contrast, Hypothesis, Study
 
 MOST = 500  # seeds: nobody will run more
@@ -234,6 +235,8 @@ def _subtract_runs(
 ) -> tuple[dict[int, float], str]:
     """Subtract the metric of a contrast's runs: seed -> difference, and why some seeds have none."""
     found, lost, apart = {}, [], {}
+    if (units := _find_units(study, h, c, runs)) and len(units) > 1:
+        return {}, f"losses in {join_names(units)}, which cannot be compared"
     for i, seed in enumerate(study.seeds):
         if changed := find_changed((study.cells[cell] for cell in c.cells), i, runs):
             apart[seed] = changed
@@ -256,6 +259,12 @@ def _subtract_runs(
         if (seeds := [str(seed) for seed, each in apart.items() if what in each])
     ]
     return found, "; ".join(why)
+
+
+def _find_units(study: Study, h: Hypothesis, c: Contrast, runs: Mapping[str, RunData]) -> list[str]:
+    """The units of the losses that a contrast compares; none for what is no loss."""
+    own = (runs.get(name) for cell in sorted(c.cells) for name in study.cells[cell].runs)
+    return list(dict.fromkeys(run.unit for run in own if run is not None)) if is_loss(h.metric) else []
 
 
 def find_changed(cells: Iterable[Cell], i: int, runs: Mapping[str, RunData]) -> list[str]:

@@ -98,25 +98,25 @@ def _scale(a: Answer, f: SeedDifferences) -> list[float]:
 
 def draw_cells(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     """The final loss of every cell: a mark a seed, the mean as a dot."""
-    rows = [(cell.name, r.values(cell, METRIC)) for cell in r.study.cells]
-    rows = [(name, values) for name, values in rows if values]
+    scored = [i for i, cell in enumerate(r.study.cells) if r.values(cell, METRIC)]
+    rows = [r.values(r.study.cells[i], METRIC) for i in scored]
+    names, unit = _place_units([r.study.cells[i].name for i in scored], [r.units([i]) for i in scored])
     if not rows or len(rows) > MOST:
         return None
     fig = make_canvas(narrow, 1.1 + (0.34 if narrow else 0.24) * len(rows))
     ax = fig.add_subplot()
-    for y, (_, values) in enumerate(rows):
+    for y, values in enumerate(rows):
         finite = [v for v in values if math.isfinite(v)]
         ax.plot(finite, [y] * len(finite), "|", color=theme.muted, ms=8, mew=1.2)
         if finite:
             ax.plot([np.mean(finite)], [y], "o", color=theme.palette[0], ms=6, mec=theme.surface)
         if lost := len(values) - len(finite):
             ax.text(1.0, y, f"× {lost} not finite", color=theme.alarm, transform=ax.get_yaxis_transform(), va="center")
-    ax.set_yticks(range(len(rows)), [_wrap_label(name, 2, 28) if narrow else make_label(name, 60) for name, _ in rows])
+    ax.set_yticks(range(len(rows)), [_wrap_label(name, 2, 28) if narrow else make_label(name, 60) for name in names])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="both")
     remove_frame(ax)
-    unit = next((run.unit for run in r.runs.values()), "")
-    ax.set_xlabel(f"final validation loss ({unit})")
+    ax.set_xlabel(f"final validation loss{unit and f' ({unit})'}")
     ax.set_title("Every run, by cell")
     return fig
 
@@ -138,18 +138,33 @@ def draw_clients(r: Results, theme: Theme, narrow: bool) -> Figure | None:
             ax.plot(found.interval, [y, y], lw=2.2, color=theme.ink, zorder=4)
         if math.isfinite(found.mean):
             ax.plot([found.mean], [y], "o", color=theme.palette[0], ms=8, mec=theme.ink, mew=1.4, zorder=5)
-    names = [name_contrast(r.study, found.contrast) for found in rows]
+    names, unit = _place_units(
+        [name_contrast(r.study, found.contrast) for found in rows], [r.units(found.contrast.cells) for found in rows]
+    )
     ax.set_yticks(range(len(rows)), [_wrap_label(name, 2, 18) if narrow else make_label(name, 46) for name in names])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.margins(x=0.06)
     ax.grid(axis="x")
     remove_frame(ax)
-    unit = next((run.unit for run in r.runs.values()), "")
-    ax.set_xlabel(f"difference of final held-out loss{chr(10) if narrow else ' '}({unit})")
+    ax.set_xlabel(f"difference of final held-out loss{chr(10) if narrow else ' '}{unit and f'({unit})'}".rstrip())
     ax.set_title(
         "Left: better off in the first arm" if narrow else "Left of the line: better off in the first of two arms"
     )
     return fig
+
+
+def _place_units(names: Sequence[str], units: Sequence[Sequence[str]]) -> tuple[Sequence[str], str]:
+    """Names of rows, and the unit of all of them for the axis; where the rows have several it stands in each name instead.
+
+    >>> _place_units(["a", "b"], [["nats per token"], ["nats per token"]])
+    (['a', 'b'], 'nats per token')
+    >>> _place_units(["a", "b"], [["nats per token"], ["nats per pair"]])
+    (['nats per token: a', 'nats per pair: b'], '')
+    """
+    own = [", ".join(each) for each in units]
+    if len(set(own)) == 1:
+        return names, own[0]
+    return [f"{unit}: {name}" for unit, name in zip(own, names, strict=True)], ""
 
 
 def _wrap_label(name: str, most: int, width: int) -> str:

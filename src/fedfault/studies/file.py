@@ -26,12 +26,13 @@ from fedfault.config.layers import parse_command_line, read_layers
 from fedfault.config.loading import Loaded, resolve
 from fedfault.config.shipped import find_study
 from fedfault.config.shorthand import translate_layer
-from fedfault.errors import UserError
+from fedfault.errors import UserError, join_names
+from fedfault.runs.recorded import find_units
 from fedfault.storage import expand_home
 from fedfault.studies.axes import Point, make_slug, span_points
-from fedfault.studies.outcomes import has_metric
+from fedfault.studies.outcomes import has_metric, is_loss
 from fedfault.studies.statements import Asked, parse_best, parse_hypotheses, parse_maps, select_cells
-from fedfault.studies.study import RUNS, Cell, Study, StudyPlan
+from fedfault.studies.study import RUNS, Cell, Hypothesis, Study, StudyPlan
 
 # Keys of a study beside a configuration's
 OWN = ("question", "arms", "grid", "seeds", "max_seeds", "hypotheses", "maps", "best", "limits")
@@ -84,6 +85,7 @@ def load_study(
     claims = parse_hypotheses(own.get("hypotheses") or {}, cells, where, wrong)
     drawn = parse_maps(own.get("maps") or {}, cells, where, wrong)
     best = parse_best(own.get("best") or {}, cells, where, wrong)
+    wrong += _find_mixed_units(claims, cells, configs, where)
     wrong += _find_unmeasured({"hypotheses": claims, "maps": drawn, "best": best}, cells, configs, where)
     if wrong:
         raise UserError("\n".join(wrong))
@@ -208,6 +210,24 @@ def _find_unmeasured(
                 f"{where}: {what}.{one.name}: metric: {one.metric} is not measured with data.task_type="
                 f"{without[0].data.task_type}, whose scores are {', '.join(without[0].scores)}"
             )
+    return wrong
+
+
+def _find_mixed_units(
+    claims: Sequence[Hypothesis], cells: Sequence[Cell], configs: Mapping[str, Loaded], where: str
+) -> list[str]:
+    """A line for every hypothesis that compares losses of different units."""
+    wrong = []
+    for h in claims:
+        for c in h.contrasts if is_loss(h.metric) else ():
+            exps = [configs[cells[i].runs[0]].experiment for i in sorted(c.cells)]
+            units = list(dict.fromkeys(find_units(exp.data.task_type, exp.training.loss_on)[0] for exp in exps))
+            if len(units) > 1:
+                wrong.append(
+                    f"{where}: hypotheses.{h.name}: {h.metric} is in {join_names(units)}, which cannot be compared; keep "
+                    "data.task_type and training.loss_on the same on both sides, or ask for a metric that both have"
+                )
+                break
     return wrong
 
 

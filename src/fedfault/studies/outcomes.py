@@ -30,6 +30,10 @@ PATHS = (  # of metrics.json, beside the scores
     r"personal\.(global|own|tuned|alone)\.(loss|accuracy|f1|pearson|spearman|exact_match|rouge_l|reward_accuracy|reward_margin)|"
     r"time_to_target\.(round|seconds|simulated_seconds)|clock\.(seconds|compliance|rounds_in_time|regret|dropped)",
 )
+IN_LOSS = re.compile(  # in the unit of the losses of the run
+    rf"gain|auc|swing|topic_swing|rise|{CLIENTS}|loss_at\..+|best\.loss|personal\.\w+\.loss|backward_transfer\..+|"
+    r"(initial|final)\.(validation|personal|backdoor|topic/.+|client/\d+)\.loss|fairness\.(losses|gains)\.(?!jain).+"
+)
 GROWS = ("loss", "perplexity", "bits_per_byte")  # scores that are infinite, not missing, where a run has diverged
 LOST = ("pearson", "spearman", "reward_margin")  # scores that are no number where the loss of the same texts is none
 FALLS = re.compile(r"fairness\.gains\.(worst|p10|p50|p90|cvar_20)")  # what is minus infinity there
@@ -164,6 +168,11 @@ def has_metric(exp: Experiment, name: str) -> bool:
     if score not in OF_TASKS or name.startswith("probes.") or ".backdoor." in name:  # of answers to a trigger
         return True
     return exp.data.task_type not in METRICS if score == "perplexity" else score in exp.scores
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a metric is in the unit of the run's losses; that of general English never is, which has one for all runs."""
+    return IN_LOSS.fullmatch(metric) is not None
 
 
 def is_count(metric: str) -> bool:

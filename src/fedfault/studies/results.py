@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,10 @@ from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
 from fedfault.stats import ALPHA, mean_interval
 from fedfault.studies.answers import MOST, Answer, SeedDifferences, answer_hypotheses
-from fedfault.studies.outcomes import CLIENTS, METRIC, measure_outcome
+from fedfault.studies.outcomes import METRIC, is_loss, measure_outcome
 from fedfault.studies.study import RUNS, Cell, Contrast, Study, describe_choice, describe_other_settings, read_study
 
 ASKED = {"clock.seconds": "simulated s"}  # only where a hypothesis is about it
-IN_LOSS = (METRIC, CLIENTS, "gain", "auc", "swing", "topic_swing", "rise")  # metrics in the unit of the losses
 COLUMNS = {  # metric -> how the table of cells calls it
     METRIC: "final loss",
     "gain": "gain",
@@ -61,6 +60,10 @@ class Results:
     def of(self, cell: Cell) -> list[RunData]:
         """The finished runs of a cell."""
         return [run for name in cell.runs if (run := self.runs.get(name)) is not None and run.over]
+
+    def units(self, cells: Iterable[int]) -> list[str]:
+        """The units of the losses of some cells, by their positions, each once."""
+        return list(dict.fromkeys(run.unit for i in sorted(cells) for run in self.of(self.study.cells[i])))
 
     def by_seed(self, cell: Cell, metric: str) -> dict[int, float]:
         """Seed -> a metric, for every finished run of a cell that has it."""
@@ -347,8 +350,8 @@ def format_answers(r: Results) -> str:
 
 
 def _format_unit(r: Results, a: Answer) -> str:
-    unit = next((run.unit for run in r.runs.values()), "") if a.hypothesis.metric in IN_LOSS else ""
-    return unit and f" {unit}"
+    units = r.units(a.decisive.contrast.cells) if is_loss(a.hypothesis.metric) else []
+    return f" {units[0]}" if len(units) == 1 else ""
 
 
 def _format_test(a: Answer) -> str:

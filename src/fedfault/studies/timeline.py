@@ -23,11 +23,14 @@ def draw_timeline(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     """Draw the validation score over simulated seconds: a thin line a run, a thick one the mean over the seeds of a cell.
 
     Of seeds that all cells have, as other means could not be compared. None where no hypothesis is about a moment, where
-    there is no such seed, and for more cells than colours can tell apart.
+    there is no such seed, for more cells than colours can tell apart, and for scores that one axis cannot have.
     """
     moments = sorted({float(found[1]) for a in r.answers if (found := TIMED.fullmatch(a.hypothesis.metric))})
-    courses = [[_read_course(run) for run in own] for own in zip(*_pair_runs(r), strict=True)]
-    if not moments or not courses or len(courses) > MOST or not all(len(c) for own in courses for c in own):
+    paired = _pair_runs(r)
+    scores = {_name_score(run) for own in paired for run in own}
+    courses = [[_read_course(run) for run in own] for own in zip(*paired, strict=True)]
+    drawable = courses and len(courses) <= MOST and all(len(c) for own in courses for c in own)
+    if not moments or len(scores) > 1 or not drawable:
         return None
     fig = make_canvas(narrow, 4.4 if narrow else 3.8)
     ax = fig.add_subplot()
@@ -43,10 +46,8 @@ def draw_timeline(r: Results, theme: Theme, narrow: bool) -> Figure | None:
     for moment in moments:
         ax.axvline(moment, color=theme.muted, lw=1, ls=(0, (4, 3)))
     set_loss_scale(ax, every)
-    run = r.of(r.study.cells[0])[0]
-    metric = next(iter(run.metrics_measured), None)
     ax.set_xlabel("simulated seconds since the start")
-    ax.set_ylabel(f"validation {metric}" if metric else f"validation loss\n({run.unit})")
+    ax.set_ylabel(scores.pop())
     ax.grid(axis="both")
     fig.legend(loc="outside upper left", ncols=1 if narrow else 3, frameon=False, handlelength=2.4)
     return fig
@@ -58,6 +59,11 @@ def _pair_runs(r: Results) -> list[list[RunData]]:
     return [
         [run for run in own if run is not None] for own in by_seed if all(run is not None and run.over for run in own)
     ]
+
+
+def _name_score(run: RunData) -> str:
+    metric = next(iter(run.metrics_measured), None)
+    return f"validation {metric}" if metric else f"validation loss\n({run.unit})"
 
 
 def _read_course(run: RunData) -> np.ndarray:
