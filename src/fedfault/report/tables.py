@@ -23,6 +23,7 @@ from fedfault.report.words import (
 )
 from fedfault.runs.recorded import RunData
 
+LONGEST = 300  # letters of an answer that are shown
 SPREAD = {
     "worst": "worst",
     "cvar_20": "CVaR 20 %",
@@ -120,11 +121,11 @@ def tabulate_benchmarks(run: RunData) -> Table | None:
     return Table(("task", "metric", *heads), rows, text=(1,))
 
 
-def _cut_text(text: str | None, most: int = 300) -> str:
+def _cut_text(text: str | None) -> str:
     """Cut a long text, and say so; an empty answer is one."""
     if text is None:
         return NOTHING
-    return f"{text[:most]} …" if len(text) > most else text or "(empty)"
+    return f"{text[:LONGEST]} …" if len(text) > LONGEST else text or "(empty)"
 
 
 def tabulate_fairness(run: RunData) -> Table | None:
