@@ -92,8 +92,8 @@ def measure(args: argparse.Namespace) -> int:
 
 def rounds(args: argparse.Namespace, ready: Any) -> dict[str, Any]:
     """Medians over the rounds of a run: seconds, and bytes between the processes."""
-    from fedfault.backbones.load import say_nothing
     from fedfault.rounds.engine import begin, run_round
+    from fedfault.saying import say_nothing
 
     p, moved = ready(experiment(args), say_nothing), counted()
     before = memory("VmRSS")

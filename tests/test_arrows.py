@@ -13,7 +13,7 @@ import fedfault
 
 ROOT = Path(fedfault.__file__).parent
 FLOORS = (  # from the ground up: a room may import what lies on the floors below it, and itself
-    "errors",
+    "errors saying",
     "anytime records scheduling seeds storage",
     "arguments options plugins processes stats types allocation dealing",
     "registry",
@@ -31,7 +31,9 @@ FLOORS = (  # from the ground up: a room may import what lies on the floors belo
     "__main__ flags",
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}
-GROUND = {"algebra", "anytime", "errors", "records", "registry", "scheduling", "seeds", "stats", "storage", "types"}
+GROUND = {
+    "algebra", "anytime", "errors", "records", "registry", "saying", "scheduling", "seeds", "stats", "storage", "types",
+}  # fmt: skip
 OPEN = {  # an open folder knows the ground and what its files share
     "algorithms": set(),
     "aggregations": {"robustness"},

@@ -16,6 +16,7 @@ from fedfault.errors import UserError
 from fedfault.processes import this_process
 from fedfault.records import RoundRecord
 from fedfault.runs.manifest import holds_run
+from fedfault.saying import say_nothing
 from fedfault.session.progress import Progress
 from fedfault.types.algorithm import State
 
@@ -290,7 +291,6 @@ def rounds(
 
     Nothing is written and nothing watches; a state is a value, and `fedfault run` adds the folder and the detectors.
     """
-    from fedfault.backbones.load import say_nothing
     from fedfault.clustering.remedy import fill_in_clusters
     from fedfault.rounds.engine import begin
     from fedfault.rounds.engine import rounds as run_rounds

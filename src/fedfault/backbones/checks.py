@@ -6,7 +6,7 @@ Every function that begins with `check` raises `UserError`, which says what came
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Embedding, functional
 
 from fedfault.errors import UserError, read_first_line
+from fedfault.saying import Say, say_nothing
 
 SHORT = 8  # tokens on which every place is tried
 NOISE = 1e-5  # of the largest state: ten times what float32 rounds differently in another row of a batch
@@ -27,7 +28,7 @@ def check_filled(
     name: str,
     model: Any,
     found: Mapping[str, Any],
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = say_nothing,
     made_up: str = "",
 ) -> None:
     """Raise `UserError` unless the stored weights fill the model: what is left over would be drawn at random.

@@ -8,7 +8,7 @@ import importlib.util
 import io
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -34,6 +34,7 @@ from fedfault.errors import UserError, is_out_of_memory, read_first_line
 from fedfault.processes import this_process
 from fedfault.reading import hub
 from fedfault.reading.files import check_fetched
+from fedfault.saying import Say, say_nothing
 from fedfault.storage import cache_dir, expand_home, write_folder_atomically
 
 MICRO = Path(__file__).parent / "micro"
@@ -67,13 +68,6 @@ LOADING = {
     "trust_remote_code": False,
 }
 ADAPTER = "adapter_config.json"
-
-
-Say = Callable[[str], None]
-
-
-def say_nothing(line: str) -> None:
-    """Say nothing: for callers that show no progress."""
 
 
 @dataclass(frozen=True)

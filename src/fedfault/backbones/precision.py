@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
+from fedfault.saying import Say
 
 BIG = 50_000_000  # parameters from which a bfloat16 backbone pays on a CPU: 1.9x at 135 M, nothing at 2 M
 SIDE = 1024  # of the square matrices that are multiplied: larger than caches of the second level
@@ -45,7 +46,7 @@ def _time_product(m: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def choose_precision(wanted: str, size: int, device: torch.device, say: Callable[[str], None]) -> str:
+def choose_precision(wanted: str, size: int, device: torch.device, say: Say) -> str:
     """Choose bf16 or fp32 for a model of so many parameters; `auto` is bf16 where the machine gains by it.
 
     A GPU gains if it multiplies bfloat16 itself; a CPU is measured. A wanted bf16 that is slower here is told.

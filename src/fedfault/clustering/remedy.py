@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fedfault.backbones.load import Say
 from fedfault.clustering.clusters import Clusters, choose_clusters
 from fedfault.clustering.embeddings import BACKBONE, embed_texts, make_encoder
 from fedfault.config.sections.base import Component
 from fedfault.diagnosis.detection import build_detectors
+from fedfault.saying import Say
 from fedfault.setup.experiment import Prepared
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from fedfault.dealing.owners import draw_log_dirichlet, normalise_logs
 from fedfault.measures import skew
 from fedfault.measures.skew import Index
 from fedfault.records import replace_not_finite
+from fedfault.saying import Say
 from fedfault.seeds import rng
 from fedfault.storage import cache_dir, keep, recall
 from fedfault.tasks.classification import ClassificationTask
@@ -67,7 +68,7 @@ INDICES = ("label_emd", "token_js", "size_cv", "embedding_mmd", "gradient")
 
 
 def load_or_measure(
-    split: Split[Any], model: CohortModel, seed: int, separator: int, key: object, say: Callable[[str], None]
+    split: Split[Any], model: CohortModel, seed: int, separator: int, key: object, say: Say
 ) -> dict[str, Any]:
     """Load a split's heterogeneity, as JSON, from the cache, or `measure` and store it; another `key` is another entry."""
     parts = (METHOD, key, split.corpus.fingerprint, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,8 +23,6 @@ from fedfault.text.preferring import encode_preferences
 from fedfault.text.responses import Responses
 from fedfault.text.tokens import Tokens
 from fedfault.types.corpus import Corpus, Document
-
-Say = Callable[[str], None]
 
 
 def check_conversations(exp: Experiment, corpus: Corpus) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from fedfault.flower.payload import Refused, from_arrays, to_arrays
 from fedfault.flower.site import check_facts
 from fedfault.rounds.exchange import Cohort, select_rows
 from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
+from fedfault.saying import Say, say_nothing
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import Trained
 
@@ -56,7 +57,7 @@ class Nodes:
     join_seconds: float = 600.0
     min_clients: int = 1
     max_update_norm: float | None = None
-    say: Callable[[str], None] = lambda text: None
+    say: Say = say_nothing
     used: dict[int, Collection[int]] = field(default_factory=dict)
     ids: dict[int, int] = field(default_factory=dict)  # client -> node
     sizes: dict[int, DataSize] = field(default_factory=dict)

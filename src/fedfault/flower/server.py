@@ -11,7 +11,6 @@ from dataclasses import replace
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedfault.backbones.load import Say
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
 from fedfault.data.labelled import list_classes
@@ -25,6 +24,7 @@ from fedfault.rounds.federation import Federation
 from fedfault.rounds.local import LocalWork, count_steps
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import find_status
+from fedfault.saying import Say
 from fedfault.session.claim import locate_run
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run

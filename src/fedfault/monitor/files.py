@@ -19,6 +19,7 @@ from fedfault.monitor.measured import check_gap
 from fedfault.monitor.missing import ELSE, OPTIONS, explain_missing
 from fedfault.monitor.traces import Traces, describe_traces, measure_traces
 from fedfault.runs.read import read_run
+from fedfault.saying import say_nothing
 
 
 def diagnose_files(
@@ -64,7 +65,7 @@ def diagnose_files(
         place = out or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         monitor = Monitor(
             place.name, results_dir=place.parent, calibration=calibration, settings={**sources, **settings},
-            plugins=plugins, overwrite=overwrite, say=_say_nothing,
+            plugins=plugins, overwrite=overwrite, say=say_nothing,
         )  # fmt: skip
         found = []
         for t in rounds:
@@ -79,10 +80,6 @@ def diagnose_files(
     lines += [f"switched off: {explain_missing(records, known, OPTIONS, ELSE)}"]
     kept = f"run: {out}" if out else "nothing is kept; --out FOLDER makes it a run that report, compare and runs read"
     return "\n".join([*lines, kept])
-
-
-def _say_nothing(text: str) -> None:
-    """What is missing is said at the end."""
 
 
 def _warn_of_changing_means(losses: Mapping[int, Losses]) -> list[str]:

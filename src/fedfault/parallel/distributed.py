@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 import fedfault
-from fedfault.backbones.load import Say
 from fedfault.config.loading import read_experiment
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
@@ -38,6 +37,7 @@ from fedfault.registry import describe_plugins
 from fedfault.rounds.clients import train_clients
 from fedfault.rounds.federation import CohortRequest, CohortResult, Federation
 from fedfault.rounds.local import count_steps
+from fedfault.saying import Say
 from fedfault.setup.experiment import Prepared, prepare
 from fedfault.setup.federation import build_on_split
 from fedfault.tasks.base import BackboneTask, Pairs

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from fedfault.report.render import render_live, render_picture
+from fedfault.saying import Say
 
 WORDS, PICTURE = 0.005, 0.015  # shares of the time since the start that each may take
 FIRST_WORDS, FIRST_PICTURE = 3.0, 100.0  # seconds after the start; how long each takes is not known before
@@ -25,7 +26,7 @@ class LivePage:
     def __init__(
         self,
         folder: Path,
-        say: Callable[[str], None],
+        say: Say,
         *,
         wanted: bool = True,
         clock: Callable[[], float] = time.perf_counter,

@@ -17,8 +17,9 @@ from fedfault.hardware.flight import Asynchrony
 from fedfault.hardware.plan import Hardware
 from fedfault.privacy.budget import Budget
 from fedfault.rounds.exchange import Cohort, select_rows
-from fedfault.rounds.local import LocalWork, Passes, Tell, keep_silent, weigh_clients
+from fedfault.rounds.local import LocalWork, Passes, weigh_clients
 from fedfault.rounds.passes import TrainJob, train_job
+from fedfault.saying import Say, say_nothing
 from fedfault.scheduling import Candidates, Floats, Ints, Memory, Selection
 from fedfault.seeds import rng
 from fedfault.selection.uniform import uniform
@@ -105,7 +106,7 @@ class Federation:
     asynchronous: Asynchrony | None = None  # how updates are taken in as they come; None: rounds wait for their cohort
     hardware: Hardware | None = None  # None: everybody trains with its rank and is done in no time
     effort: Callable[[int, int], float] | None = None  # (round, client) -> share of its local steps that it gets done
-    tell: Tell = keep_silent  # is told in a few words what a round is doing, for whoever looks on
+    tell: Say = say_nothing  # is told in a few words what a round is doing, for whoever looks on
     # Does elsewhere what clients do; None: `train_clients` does it here
     remote: Callable[[Federation, CohortRequest], CohortResult] | None = None
     memory_elsewhere: bool = False  # what clients keep stays with them: `State.clients` is empty

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fedfault.errors import UserError, read_first_line
+from fedfault.saying import Say, say_nothing
 from fedfault.types.task import Trainable
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,6 @@ class LocalWork:
         return [slice(at, at + size) for at in range(0, width, size)]
 
 
-def keep_silent(words: str) -> None:
-    """Tell nobody."""
-
-
 @dataclass
 class Passes:
     """How many clients go through the model at once; halved when memory runs out, which is an event of the round."""
@@ -55,7 +50,7 @@ class Passes:
     events: list[str] = field(default_factory=list)
     need: str = ""  # what a pass of one client takes, for the message when that is too much
     halved: bool = False
-    tell: Tell = keep_silent  # is told which clients are at work, and on which step
+    tell: Say = say_nothing  # is told which clients are at work, and on which step
 
     def next(self, left: int) -> int:
         """Clients of the next pass when `left` remain: as few passes as fit, all about as large."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from fedfault.registry import keep_plugins, list_plugins
 from fedfault.runs.files import LOCK
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import OVER, find_status, holds_run, read_manifest
+from fedfault.saying import Say
 from fedfault.storage import delete_scratch, expand_home, is_scratch, write_atomically
 
 Kind = Literal["run", "controls", "study"]
@@ -178,7 +179,7 @@ def locate_run(exp: Experiment) -> Path:
     return expand_home(exp.logging.results_dir, "logging.results_dir") / exp.experiment_name
 
 
-def choose_free_name(loaded: Loaded, overwrite: bool, say: Callable[[str], None]) -> Loaded:
+def choose_free_name(loaded: Loaded, overwrite: bool, say: Say) -> Loaded:
     """Return the configuration under the first of NAME, NAME-2, ... that is free or holds this very configuration."""
     name = loaded.experiment.experiment_name
     for number in itertools.count(1):

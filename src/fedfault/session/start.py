@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedfault.backbones.load import Say
 from fedfault.clustering.clusters import Clusters
 from fedfault.clustering.remedy import cluster_setting, describe_clusters, fill_in_clusters
 from fedfault.config.loading import Loaded, load_resolved
@@ -18,6 +17,7 @@ from fedfault.errors import UserError
 from fedfault.rounds.engine import begin
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import MANIFEST, describe_bends
+from fedfault.saying import Say
 from fedfault.session.claim import choose_free_name, claim_new_run, claim_run, locate_run, write_configuration
 from fedfault.session.controls import ENOUGH
 from fedfault.session.progress import Progress

@@ -35,6 +35,7 @@ from fedfault.config.changes import flatten_settings
 from fedfault.config.sections.data import METRICS
 from fedfault.errors import UserError, suggest
 from fedfault.records import ANSWERS, Finding, RoundRecord
+from fedfault.saying import Say
 from fedfault.storage import write_atomically
 
 PROJECT = "fedfault"
@@ -256,7 +257,7 @@ class Trackers:
     names: keys of `LIBRARIES`; say: is told that line. Raises `UserError` for another name.
     """
 
-    def __init__(self, names: Sequence[str], say: Callable[[str], None]) -> None:
+    def __init__(self, names: Sequence[str], say: Say) -> None:
         for name in names:
             if name not in LIBRARIES:
                 known = ", ".join(LIBRARIES)

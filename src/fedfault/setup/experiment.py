@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from fedfault.backbones.checks import check_tokens, count_positions
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.load import Backbone, Say, say_nothing
+from fedfault.backbones.load import Backbone
 from fedfault.backbones.quantised import count_parameters
 from fedfault.backbones.scorer import LAST
 from fedfault.config.schema import Experiment
@@ -32,6 +32,7 @@ from fedfault.data.split import (
 )
 from fedfault.errors import UserError
 from fedfault.rounds.federation import Federation
+from fedfault.saying import Say, say_nothing
 from fedfault.setup import equipment
 from fedfault.setup.combinations import check_parts
 from fedfault.setup.federation import build_on_split

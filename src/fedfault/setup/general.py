@@ -9,12 +9,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.load import Backbone, Say
+from fedfault.backbones.load import Backbone
 from fedfault.backbones.sample import sample_texts
 from fedfault.config.schema import Experiment
 from fedfault.data.split import pack_and_draw
 from fedfault.errors import UserError
 from fedfault.registry import build
+from fedfault.saying import Say
 from fedfault.seeds import torch_rng
 from fedfault.storage import cache_dir, expand_home, keep, recall
 from fedfault.text.packing import Blocks

@@ -6,10 +6,11 @@ import math
 
 from fedfault.backbones.checks import state_width
 from fedfault.backbones.cohort import CohortModel
-from fedfault.backbones.load import Backbone, Say, load_backbone
+from fedfault.backbones.load import Backbone, load_backbone
 from fedfault.backbones.scorer import Scorer
 from fedfault.backbones.sites import Targets, check_rank, lora_targets, match_patterns, partial_targets
 from fedfault.config.schema import Experiment
+from fedfault.saying import Say
 
 
 def load_configured_backbone(exp: Experiment, quantization: str, say: Say, *, headless: bool) -> Backbone:

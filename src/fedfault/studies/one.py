@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from fedfault import registry
-from fedfault.backbones.load import Say, say_nothing
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
 from fedfault.errors import UserError
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import OVER, find_status, read_manifest
+from fedfault.saying import Say, say_nothing
 from fedfault.session.progress import Progress
 from fedfault.session.start import start_run
 from fedfault.setup.experiment import Prepared, prepare

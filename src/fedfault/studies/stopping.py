@@ -20,6 +20,7 @@ from fedfault.anytime import extend
 from fedfault.report.words import format_count
 from fedfault.runs.read import read_run
 from fedfault.runs.recorded import RunData
+from fedfault.saying import Say
 from fedfault.stats import ALPHA
 from fedfault.studies.answers import Answer, SeedDifferences, answer_hypotheses, compute_ps
 from fedfault.studies.one import RunResult
@@ -30,9 +31,7 @@ PATIENCE = 4  # seeds before a hypothesis is given up: with fewer, the spread is
 LIKELY = 0.95  # one-sided: how sure the mean of the seeds so far is to be no further off
 
 
-def run_until_answered(
-    plan: StudyPlan, execute: Callable[[list[str]], list[RunResult]], say: Callable[[str], None]
-) -> list[RunResult]:
+def run_until_answered(plan: StudyPlan, execute: Callable[[list[str]], list[RunResult]], say: Say) -> list[RunResult]:
     """Run a study seed by seed; returns what became of every run that was needed.
 
     execute: makes the runs of these names, of which some may be there. A seed whose runs all fail ends the study.

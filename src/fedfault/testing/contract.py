@@ -8,10 +8,11 @@ from fedfault.config.files import parse_setting, spell_key
 from fedfault.errors import UserError, suggest
 from fedfault.options import list_options
 from fedfault.registry import activate, list_plugins, list_registered
+from fedfault.saying import Say
 from fedfault.testing import try_rules
 
 
-def check_plugin(source: str, settings: Sequence[str], say: Callable[[str], None]) -> int:
+def check_plugin(source: str, settings: Sequence[str], say: Say) -> int:
     """Check every component of a plug-in against the contract of its kind, a line for each rule; returns the exit status.
 
     settings: options as `key=value`, for the components that take them. Raises `UserError` for a plug-in that cannot be
@@ -29,7 +30,7 @@ def check_plugin(source: str, settings: Sequence[str], say: Callable[[str], None
 
 
 def _check_component(
-    kind: str, name: str, builder: Callable[..., object], options: Mapping[str, object], say: Callable[[str], None]
+    kind: str, name: str, builder: Callable[..., object], options: Mapping[str, object], say: Say
 ) -> int:
     """Say how a component does by each rule; returns how many it breaks."""
     say(f"{kind} {name}")
