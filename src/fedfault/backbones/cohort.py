@@ -157,6 +157,11 @@ class CohortModel:
         W: Tensor = self.head.weight
         return count_rows(W) * self.logit_bytes() + (0 if self.head_site is None else W.nbytes)
 
+    def head_weight(self) -> Tensor:
+        """The head's weight while parameters (K, P) are bound: (V, d), or (K, V, d) where it is trained."""
+        W: Tensor = self.head.weight
+        return W if self.head_site is None else self.slots.full_parameter(self.head_site, tuple(W.shape))
+
     def input_embeddings(self) -> Tensor:
         """The base's input embeddings, (V, d): frozen, or as they are before training."""
         layer = self.model.get_input_embeddings()
@@ -207,11 +212,7 @@ class CohortModel:
         x, y = ids[..., :-1].reshape(K * B, T), ids[..., 1:].reshape(K, B * T)
         with self.slots.bind(flat, key, places):
             hidden = self._hidden(x)
-            W = (
-                self.head.weight
-                if self.head_site is None
-                else self.slots.full_parameter(self.head_site, tuple(self.head.weight.shape))
-            )
+            W = self.head_weight()
             given = hidden.view(K, B * T, -1), W, self.head.bias, y, weight.reshape(K, B * T)
             total, each = head_loss(*given) if targets is None or W.ndim == 3 else sparse_head_loss(*given, targets)
         if extra_loss is not None:

@@ -44,8 +44,7 @@ def decode_greedily(model: CohortModel, flat: Tensor, prefix: Tensor, length: in
     ids, past, body = prefix.to(flat.device), None, model.model.base_model
     cache = _name_of_cache(body)
     with model.slots.bind(flat[None]):
-        W = model.head.weight
-        W = W if model.head_site is None else model.slots.full_parameter(model.head_site, tuple(W.shape))[0]
+        W = _read_head(model)
         for _ in range(length):
             new = ids if past is None else ids[:, -1:]
             out = body(input_ids=new, **{cache: past}, use_cache=True)
@@ -53,6 +52,12 @@ def decode_greedily(model: CohortModel, flat: Tensor, prefix: Tensor, length: in
             last = out.last_hidden_state[:, -1]  # (n, d)
             ids = torch.cat([ids, F.linear(last, W.to(last.dtype), model.head.bias).argmax(-1, keepdim=True)], dim=1)
     return ids[:, prefix.shape[1] :]
+
+
+def _read_head(model: CohortModel) -> Tensor:
+    """The head's weight (V, d) under the one row of parameters that is bound."""
+    W = model.head_weight()
+    return W if W.ndim == 2 else W[0]
 
 
 def draw_tokens(logits: Tensor, draws: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -96,8 +101,7 @@ def answer_prompts(
     new, past, body = given[:, : int(sizes.min())], None, model.model.base_model
     cache = _name_of_cache(body)
     with model.slots.bind(flat[None]):
-        W = model.head.weight
-        W = W if model.head_site is None else model.slots.full_parameter(model.head_site, tuple(W.shape))[0]
+        W = _read_head(model)
         for place in range(int(sizes.min()), int(sizes.max()) + length):  # of the token that is chosen
             out = body(input_ids=new, **{cache: past}, use_cache=True)
             past = getattr(out, cache)
