@@ -42,7 +42,10 @@ def load_adapter(run: RunData, folder: Path) -> Any:
 
 
 def load_trained(run: RunData, folder: Path) -> Any:
-    """Load the base of a run with the layers that it has trained in full."""
+    """Load the base of a run with the layers that it has trained in full.
+
+    Raises `UserError` where the folder holds layers that the base has not.
+    """
     from safetensors.torch import load_file
 
     base = load_base(run)
@@ -86,7 +89,10 @@ def load_base(run: RunData) -> Any:
 
 
 def locate_personal(run: RunData, client: int) -> str:
-    """Return the place of a client's own model in the run's folder; that of the server's where no client has one."""
+    """Return the place of a client's own model in the run's folder; that of the server's where no client has one.
+
+    Raises `UserError` for a client that the run has not.
+    """
     from fedfault.session.results import name_folders
 
     if not 0 <= (client := take_whole(client, "client")) < run.num_clients:

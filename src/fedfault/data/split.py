@@ -216,7 +216,10 @@ def split_into_blocks(
 
 
 def choose_training_documents(exp: Experiment, corpus: Corpus) -> Sequence[Document]:
-    """Choose the documents to deal out, at most `data.max_samples` of them."""
+    """Choose the documents to deal out, at most `data.max_samples` of them.
+
+    Raises `UserError` where clients are more than documents.
+    """
     documents, N = corpus.train, exp.federation.total_clients
     if exp.data.max_samples is not None and exp.data.max_samples < len(documents):
         kept = rng(exp.seed, "max_samples").permutation(len(documents))[: exp.data.max_samples]

@@ -73,7 +73,7 @@ def read_number(said: str, value: Any) -> float:
 
 
 def read_counts(said: str, value: Any, K: int) -> list[int]:
-    """Whole numbers from 0 on; zeros where they are not known."""
+    """K whole numbers from 0 on; zeros where they are not known. Raises `UserError` for other numbers."""
     if value is None:
         return [0] * K
     found = read_row(said, value)

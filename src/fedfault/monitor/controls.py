@@ -22,7 +22,10 @@ MAY_DIFFER = ("settings.seed", "settings.csv", "settings.adapters")  # of the se
 
 
 def learn_from(folders: Sequence[Path], out: Path) -> Path:
-    """Learn the thresholds from monitored runs and write them; see `Monitor.calibrate`."""
+    """Learn the thresholds from monitored runs and write them; see `Monitor.calibrate`.
+
+    Raises `UserError` for a run that is named twice, and where the runs fail or learn nothing.
+    """
     check_replaceable(out)
     runs = [_read_control(folder) for folder in folders]
     if len({folder.resolve() for folder in folders}) < len(folders):

@@ -211,7 +211,10 @@ class Team:
 
 @contextlib.contextmanager
 def lead_team() -> Iterator[Team]:
-    """Within the block the other processes do what this one, the first, tells them."""
+    """Within the block the other processes do what this one, the first, tells them.
+
+    Raises `UserError` where one of them has ended before.
+    """
     _take_share_of_cores()
     try:
         with links.join_processes():

@@ -22,7 +22,10 @@ from fedfault.text.packing import Blocks
 
 
 def load_general(exp: Experiment, backbone: Backbone, model: CohortModel, say: Say) -> Blocks | None:
-    """The set that forgetting of general English is measured on; None when it is switched off."""
+    """The set that forgetting of general English is measured on; None when it is switched off.
+
+    Raises `UserError` where `evaluation.general` names nothing that is there.
+    """
     wanted, n, T = exp.evaluation.general, exp.evaluation.general_blocks, exp.model.max_length
     if wanted == "none":
         return None

@@ -47,7 +47,10 @@ def run_plan(plan: StudyPlan, progress: Progress, *, jobs: Jobs = 1, task: int |
 
 
 def parse_jobs(text: str) -> Jobs:
-    """Read what `--jobs` was given: a number, or auto."""
+    """Read what `--jobs` was given: a number, or auto.
+
+    Raises `UserError` for anything else.
+    """
     if text == "auto":
         return "auto"
     if text.isascii() and text.isdigit() and int(text) > 0:
