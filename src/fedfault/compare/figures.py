@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,16 +53,24 @@ def draw_losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
     ends = []
     for i, run in shown:
         rounds, values = run.losses("validation")
-        style: dict[str, Any] = name_line(c.names[i], make_label(c.names[i], 11 if narrow else 22))
-        style |= {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
-        draw_line(ax, rounds, values, theme, color=theme.palette[i], lw=3 if i == 0 else 1.6, zorder=3 + i, **style)
+        ends.append(_draw_course(ax, c, i, rounds, values, theme, narrow))
         _draw_alarms(ax, run, theme)
-        ends.append((find_last_finite(values), make_label(c.names[i], 11 if narrow else 22), theme.palette[i]))
     draw_marks(ax, found, places, theme)
     draw_end_labels(ax, ends, theme, height=2.7)
     ax.set_ylabel(f"loss ({shown[0][1].unit})")
     ax.set_title("Loss of the mixture", pad=9 + measure_headroom(places))
     return fig
+
+
+def _draw_course(
+    ax: Axes, c: Comparison, i: int, rounds: Sequence[int], values: Sequence[float], theme: Theme, narrow: bool
+) -> tuple[float, str, str]:
+    """Draw the line of run i, the first one bold; returns where it ends, its label and its colour."""
+    label, colour = make_label(c.names[i], 11 if narrow else 22), theme.palette[i]
+    style: dict[str, Any] = name_line(c.names[i], label)
+    style |= {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
+    draw_line(ax, rounds, values, theme, color=colour, lw=3 if i == 0 else 1.6, zorder=3 + i, **style)
+    return find_last_finite(values), label, colour
 
 
 def choose_drawn(c: Comparison) -> tuple[list[tuple[int, RunData]], list[tuple[int, RunData]]]:
@@ -185,10 +193,7 @@ def draw_differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None
             low, high = np.percentile(values[finite], (10, 90), axis=1)
             ax.fill_between(np.array(rounds)[finite], low, high, color=theme.palette[i], alpha=0.18, lw=0)
         means = np.where(finite, np.where(np.isfinite(values), values, 0.0).mean(1), math.nan).tolist()
-        style: dict[str, Any] = name_line(c.names[i], make_label(c.names[i], 11 if narrow else 22))
-        style |= {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
-        draw_line(ax, rounds, means, theme, color=theme.palette[i], lw=1.6, zorder=3 + i, **style)
-        ends.append((find_last_finite(means), make_label(c.names[i], 11 if narrow else 22), theme.palette[i]))
+        ends.append(_draw_course(ax, c, i, rounds, means, theme, narrow))
     ax.margins(y=0.1)
     ax.grid(axis="y")
     draw_end_labels(ax, ends, theme, height=2.5)

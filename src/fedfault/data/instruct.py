@@ -16,6 +16,7 @@ from fedfault.data.split import (
     choose_training_documents,
     deal_out,
     draw_positions,
+    name_sets,
 )
 from fedfault.errors import UserError
 from fedfault.text.conversing import ChatTemplate, EncodedConversation, encode_conversations
@@ -94,14 +95,11 @@ def split_into_responses(
     mixture = {t: size / sum(sizes.values()) for t, size in sizes.items()}
     chosen = {t: rows[draw_positions(held.lengths[rows], room, exp.seed, "topic", t)] for t, rows in of_topic.items()}
     drawn = {t: held[rows] for t, rows in chosen.items()}
-    spoken = {f"topic/{t}": [corpus.conversations[validation[i].text] for i in own] for t, own in chosen.items()}
-    spoken |= {
-        f"client/{k}": [corpus.conversations[d.documents[i].text] for i in own]
-        for k, own in enumerate(kept_back)
-        if own is not None
-    }
-    sets = {f"topic/{t}": rows for t, rows in drawn.items()}
-    sets |= {f"client/{k}": rows for k, rows in enumerate(held_out) if rows is not None}
+    spoken = name_sets(
+        {t: [corpus.conversations[validation[i].text] for i in own] for t, own in chosen.items()},
+        [own if own is None else [corpus.conversations[d.documents[i].text] for i in own] for own in kept_back],
+    )
+    sets = name_sets(drawn, held_out)
     text_bytes = bytes_per_token(sets, template.tokenizer, separator) if whole.width == 1 else {}
     if text_bytes:
         text_bytes["validation"] = sum(share * text_bytes[f"topic/{t}"] for t, share in mixture.items())

@@ -50,6 +50,7 @@ class ClientData(Protocol):
 
 
 P = TypeVar("P", bound=ClientData)
+Rows = TypeVar("Rows")
 
 
 @dataclass(frozen=True)
@@ -206,13 +207,21 @@ def split_into_blocks(
     mixture = {topic: b.num_tokens / total for topic, b in whole.items()}
     validation = {t: _draw_blocks(b, most, exp.seed, "topic", t) for t, b in whole.items()}
     floor = _entropy_floor(corpus, whole, mixture)
-    sets = {f"topic/{t}": b for t, b in validation.items()}
-    sets |= {f"client/{k}": b for k, b in enumerate(held_out) if b is not None}
-    sizes = bytes_per_token(sets, tokenizer, separator)
+    sizes = bytes_per_token(name_sets(validation, held_out), tokenizer, separator)
     sizes["validation"] = sum(share * sizes[f"topic/{t}"] for t, share in mixture.items())
     about = (corpus, d.documents, d.deal, ids, d.topics, d.labels)
     short = sum(int((each.lengths == 0).sum()) for each in (ids, held))
     return Split(*about, train, held_out, validation, mixture, floor, sizes, too_short=short)
+
+
+def name_sets(validation: Mapping[str, Rows], held_out: Sequence[Rows | None]) -> dict[str, Rows]:
+    """Name what models are scored on: `topic/T` for every topic, `client/K` for each client that held something back.
+
+    >>> name_sets({"news": "a"}, [None, "b"])
+    {'topic/news': 'a', 'client/1': 'b'}
+    """
+    sets = {f"topic/{topic}": rows for topic, rows in validation.items()}
+    return sets | {f"client/{k}": rows for k, rows in enumerate(held_out) if rows is not None}
 
 
 def choose_training_documents(exp: Experiment, corpus: Corpus) -> Sequence[Document]:

@@ -28,6 +28,7 @@ from fedfault.data.split import (
     bytes_per_token,
     is_same_corpus,
     load_corpus,
+    name_sets,
     split_into_blocks,
 )
 from fedfault.errors import UserError
@@ -173,8 +174,7 @@ def _prepare_labels(
     """A classification or a regression."""
     separator = backbone.separator if backbone.pooling == LAST else None
     dealt = labelled.split_into_examples(exp, corpus, backbone.tokenizer, separator, control=control)
-    sets = {f"topic/{t}": e for t, e in dealt.validation.items()}
-    sets |= {f"client/{k}": e for k, e in enumerate(dealt.held_out) if e is not None}
+    sets = name_sets(dealt.validation, dealt.held_out)
     sets |= {} if dealt.backdoor is None else {BACKDOOR: dealt.backdoor}
     _check_tokens(exp, backbone, [*dealt.train, *sets.values()])
     positive, cache_mb = labelled.find_positive_class(exp, corpus), exp.training.activation_cache_mb
@@ -285,8 +285,7 @@ def _prepare_language(
     secrets: SecretRows | None = None,
 ) -> Prepared:
     """The language-model task on the rows of a split."""
-    sets = {f"topic/{t}": b for t, b in dealt.validation.items()}
-    sets |= {f"client/{k}": b for k, b in enumerate(dealt.held_out) if b is not None}
+    sets: dict[str, Any] = name_sets(dealt.validation, dealt.held_out)
     if general is not None:
         sets["general"] = general
         sizes = bytes_per_token({"general": general}, backbone.tokenizer, backbone.separator)
