@@ -13,6 +13,10 @@ class UserError(Exception):
     """Bad input: the message says what came, what is allowed and what to do."""
 
 
+class InUseError(UserError):
+    """A folder that another process writes to: what was asked for can be done when that has ended."""
+
+
 def read_first_line(e: BaseException) -> str:
     """Read the first line of an error's message; without one, the error's kind.
 

@@ -12,7 +12,7 @@ import time
 import filelock
 import pytest
 
-from fedfault.errors import UserError
+from fedfault.errors import InUseError, UserError
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import find_status
 from fedfault.session.progress import Progress
@@ -108,6 +108,41 @@ def test_a_second_process_is_told_that_the_study_is_at_work_unless_it_has_a_task
             runner.run_all(p, QUIET)
         assert [d.state for d in runner.run_all(p, QUIET, task=1)] == ["finished"]
     assert states(runner.run_all(p, QUIET)) == ["there", *["finished"] * 3]
+
+
+def test_runs_that_a_task_of_an_array_is_making_come_last_and_are_not_called_failed(plan, instant, monkeypatch, capsys):
+    """A whole study beside tasks ended with status 1: the runs at work, and those that were made meanwhile, had failed."""
+    p, start = plan(), one.start_run
+    at_work, faster, late = (p.path(name) for name in p.study.runs[:3])
+    at_work.mkdir(parents=True)
+    p.study.save(p.folder)
+    lock, looks = filelock.FileLock(at_work / ".lock"), []
+
+    def begin(loaded, progress, **more):
+        name = loaded.experiment.experiment_name
+        if name == late.name and late.name not in looks:
+            looks.append(name)
+            raise InUseError(f"{late} is in use by another process")  # since it was looked at
+        start(loaded, progress, **more)
+        if name == faster.name:
+            raise UserError(f"{faster} exists already: this very run, finished")
+
+    def end(seconds):
+        assert not lock.release()
+        RunFolder(at_work).write_json("metrics.json", {"final": {"validation": {"loss": 5.0}}})
+        RunFolder(at_work).write_json("manifest.json", {"status": "finished"})
+
+    monkeypatch.setattr(one, "start_run", begin)
+    monkeypatch.setattr(runner.time, "sleep", end)
+    with lock:
+        lock.acquire()
+        found = runner.run_all(p, Progress())
+    assert states(found) == ["there", "there", "finished", "finished"]
+    told = capsys.readouterr().err
+    assert f"other processes are making {at_work.name}; waiting for them" in told
+    assert "run 4/4" in told.splitlines()[-1]
+    assert at_work.name in told.splitlines()[-1]
+    assert instant == [name for name in p.study.runs[1:4] if name != late.name] + [late.name]
 
 
 def test_a_task_of_an_array_runs_one_run(plan, instant):

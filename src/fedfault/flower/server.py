@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedfault.config.loading import Loaded, load
 from fedfault.config.schema import Experiment
 from fedfault.data.labelled import list_classes
-from fedfault.errors import UserError
+from fedfault.errors import InUseError, UserError
 from fedfault.flower.expected import make_first_broadcast
 from fedfault.flower.nodes import Nodes
 from fedfault.flower.site import collect_facts
@@ -66,13 +66,13 @@ def serve(
 
 
 def await_former_server(folder: RunFolder, progress: Progress) -> None:
-    """Wait until a ServerApp that outlives its SuperLink lets go of the run. `UserError` if it does not in time."""
+    """Wait until a ServerApp that outlives its SuperLink lets go of the run. `InUseError` if it does not in time."""
     end, announced = time.monotonic() + HANDOVER, False
     while True:
         try:
             with folder.lock():
                 return
-        except UserError:
+        except InUseError:
             if time.monotonic() > end:
                 raise
         if not announced:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import filelock
 from pydantic import TypeAdapter, ValidationError
 
-from fedfault.errors import UserError, explain_os_error
+from fedfault.errors import InUseError, UserError, explain_os_error
 from fedfault.records import Finding, RoundRecord, replace_not_finite
 from fedfault.storage import name_file, write_atomically
 
@@ -21,6 +21,7 @@ SCHEMA = 2  # of what a run folder holds; files without a number are of version 
 ROUNDS = "rounds.jsonl"
 LOCK = ".lock"
 RESULTS_LOCK = ".results.lock"
+INSTANT = 0.2  # seconds: `is_in_use` holds a lock for less
 
 
 def is_in_use(folder: Path) -> bool:
@@ -39,12 +40,12 @@ def is_in_use(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Let no other process write to a folder within the block; the lock dies with its process. `UserError` if one does."""
+    """Let no other process write to a folder within the block; the lock dies with its process. `InUseError` if one does."""
     try:
-        with filelock.FileLock(folder / LOCK, timeout=0):
+        with filelock.FileLock(folder / LOCK, timeout=INSTANT):
             yield
     except filelock.Timeout as e:
-        raise UserError(f"{folder} is in use by another process") from e
+        raise InUseError(f"{folder} is in use by another process") from e
 
 
 @contextlib.contextmanager

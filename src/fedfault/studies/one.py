@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Literal
 from fedfault import registry
 from fedfault.config.loading import Loaded
 from fedfault.config.schema import Experiment
-from fedfault.errors import UserError
+from fedfault.errors import InUseError, UserError
 from fedfault.runs.folder import RunFolder
 from fedfault.runs.manifest import OVER, find_status, read_manifest
 from fedfault.saying import Say, say_nothing
@@ -37,7 +38,7 @@ class RunResult:
     """What became of a run."""
 
     name: str
-    state: Literal["there", "finished", "failed"]
+    state: Literal["there", "finished", "failed", "busy"]  # busy: another process is making it
     seconds: float = 0.0
     loss: float | None = None  # of validation, at the end
     why: str = ""  # of a failure, in a line
@@ -70,20 +71,30 @@ def find_result(task: RunTask) -> RunResult | None:
 
 
 def execute_run(task: RunTask, lender: Lender) -> RunResult:
-    """Run it, unless it is finished; whatever goes wrong is told, not raised, so that other runs go on."""
+    """Run it, unless it is finished or busy; whatever goes wrong is told, not raised, so that other runs go on."""
     clock = time.monotonic()
     try:
         registry.activate(task.loaded.experiment.plugins)
-        if (there := find_result(task)) is not None:
-            return there if there.state == "failed" else replace(there, loss=_read_loss(task.path))
+        if (there := _find_result_and_loss(task)) is not None:
+            return there
         start_run(task.loaded, Progress(quiet=True), argv=task.argv, ready=lender.prepare, draw=False)
         return RunResult(task.name, "finished", time.monotonic() - clock, _read_loss(task.path))
+    except InUseError:
+        return RunResult(task.name, "busy")
     except UserError as e:
+        with contextlib.suppress(UserError):
+            if (there := _find_result_and_loss(task)) is not None:  # by now: another process has made it
+                return there
         return RunResult(task.name, "failed", time.monotonic() - clock, why=str(e))
     except Exception as e:
         lender.last = None  # it may be what is broken
         told = f"{type(e).__name__}: {e}".splitlines()[0]
         return RunResult(task.name, "failed", time.monotonic() - clock, why=told, trace=traceback.format_exc())
+
+
+def _find_result_and_loss(task: RunTask) -> RunResult | None:
+    there = find_result(task)
+    return there if there is None or there.state == "failed" else replace(there, loss=_read_loss(task.path))
 
 
 def _read_loss(path: Path) -> float | None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from fedfault.compare.pairs import explain_budgets
 from fedfault.diagnosis.watch import Watch
-from fedfault.errors import UserError
+from fedfault.errors import UserError, join_names
 from fedfault.report.words import format_count
-from fedfault.runs.files import lock_folder
+from fedfault.runs.files import is_in_use, lock_folder
 from fedfault.runs.manifest import OVER, find_status
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
@@ -28,6 +28,7 @@ from fedfault.studies.together import group_runs, run_together
 from fedfault.studies.workers import run_side_by_side
 
 FAILURES = "failures"  # folder of the study with a traceback for each run that failed by a bug
+POLL = 1.0  # seconds between two looks at runs that other processes are making
 
 
 def run_all(plan: StudyPlan, progress: Progress, *, jobs: Jobs = 1, task: int | None = None) -> list[RunResult]:
@@ -35,8 +36,9 @@ def run_all(plan: StudyPlan, progress: Progress, *, jobs: Jobs = 1, task: int | 
 
     jobs: processes side by side; auto: one, in which runs that can train together where the device has room.
     With `seeds: auto` all runs that its hypotheses need, which is known only as results come.
-    A run that fails does not stop the others. Raises `UserError` before the first run when parts do not fit together, and
-    where another process, which is not at a single task, makes the runs of the same folder.
+    A run that fails does not stop the others. Runs that other processes are making, by their `task`, come last, when these
+    have ended. Raises `UserError` before the first run when parts do not fit together, and where another process, which is
+    not at a single task, makes the runs of the same folder.
     """
     names = plan.study.runs
     if task is not None:
@@ -173,6 +175,22 @@ def _describe_plan(plan: StudyPlan, names: Sequence[str], missing: int) -> str:
 
 
 def _execute_all(tasks: Sequence[RunTask], jobs: Jobs, progress: Progress, lender: Lender) -> Iterator[RunResult]:
+    """Results as they come; those of runs that other processes are making when these have let go of them."""
+    left, told = {task.name: task for task in tasks}, set[str]()
+    while left:
+        free = [task for task in left.values() if not is_in_use(task.path)]
+        for done in _execute_free(free, jobs, progress, lender):
+            if done.state != "busy":
+                del left[done.name]
+                yield done
+        if not free:
+            if new := left.keys() - told:
+                progress.say(f"other processes are making {join_names(sorted(new), 3)}; waiting for them")
+                told |= new
+            time.sleep(POLL)
+
+
+def _execute_free(tasks: Sequence[RunTask], jobs: Jobs, progress: Progress, lender: Lender) -> Iterator[RunResult]:
     if jobs != "auto" and min(jobs, len(tasks)) > 1:
         with contextlib.closing(run_side_by_side(tasks, min(jobs, len(tasks)))) as found:
             yield from found
