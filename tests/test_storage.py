@@ -112,6 +112,23 @@ def test_what_a_kill_left_unfinished_goes_and_what_another_process_writes_stays(
     }
 
 
+def test_folders_that_another_process_deletes_meanwhile_are_no_error(tmp_path, monkeypatch):
+    """A task of an array that began while another one ended was refused: its scratch folder was there no longer."""
+    kept = [tmp_path / "runs" / name for name in ("a", "b")]
+    for folder in kept:
+        (folder / f".adapter.elsewhere.{os.getppid()}.tmp").mkdir(parents=True)
+    scandir = os.scandir
+
+    def look(path):
+        if ".adapter" in os.fspath(path) and os.path.isdir(path):
+            os.rmdir(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", look)
+    delete_scratch(tmp_path)
+    assert sorted((tmp_path / "runs").iterdir()) == kept
+
+
 def test_of_one_file_only_its_own_left_overs_go(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -92,8 +92,9 @@ def delete_scratch(folder: Path) -> None:
 
     Of processes of another machine it is not known whether they are gone: theirs are deleted when they are a day old.
     """
-    for left in list(folder.rglob(".*.tmp")):
-        _delete_if_left(left)
+    for place, folders, files in os.walk(folder):  # not rglob: folders of other processes come and go meanwhile
+        for name in filter(is_scratch, (*folders, *files)):
+            _delete_if_left(Path(place, name))
 
 
 def delete_scratch_of(path: Path) -> None:
