@@ -258,7 +258,7 @@ SHARED = {  # models that call layers on what all rows share, or with rows on an
         ["query_proj", "value_proj"], "self.query_proj",
     ),
     "Longformer": ({**SHORT, "attention_window": 4}, ["query", "value"], "self.query, self.value"),
-    "XLNet": ({"vocab_size": VOCAB, "d_model": 24, "n_layer": 2, "n_head": 4, "d_inner": 40}, None, "ff.layer_1"),
+    "XLNet": ({"vocab_size": VOCAB, "d_model": 24, "n_layer": 2, "n_head": 4, "d_inner": 40}, ["layer_1"], "ff.layer_1"),
 }  # fmt: skip
 
 
@@ -269,7 +269,7 @@ def test_layers_in_which_clients_of_one_pass_would_get_one_anothers_numbers_are_
     settings, wanted, named = SHARED[kind]
     torch.manual_seed(0)
     model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**settings)).eval()
-    targets = lora_targets(model, wanted or "all-linear")
+    targets = lora_targets(model, wanted)
     with pytest.raises(UserError, match=f"{kind}Model does not call {named}.* on a row for every text"):
         CohortModel(model, targets, r=2, alpha=4, scorer=Scorer(FIRST, 24, 3))
 

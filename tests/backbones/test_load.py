@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from fedfault.backbones.load import MICRO, choose_device, load_backbone, locate_model
 from fedfault.backbones.sites import check_rank, lora_targets, partial_targets
 from fedfault.errors import UserError
-from tiny import tiny_gpt2, tiny_llama
+from tiny import CAUSAL, FEW, GROUPED, OTHERS, SHAPE, SPECIAL, make, tiny_gpt2, tiny_llama
 
 
 def saved(folder: Path, model) -> Path:
@@ -289,12 +289,36 @@ def test_a_rank_above_that_of_every_matrix_is_refused():
 def test_default_targets_are_those_of_peft():
     assert {n.rpartition(".")[2] for n in lora_targets(tiny_llama(), None).lora} == {"q_proj", "v_proj"}
     assert {n.rpartition(".")[2] for n in lora_targets(tiny_gpt2(), None).lora} == {"c_attn"}
-    peft = pytest.importorskip("peft.utils.constants").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-    from fedfault.backbones.sites import LORA_TARGETS
 
-    shared = set(LORA_TARGETS) & set(peft) - {"deberta-v2"}  # whose query_proj clients of one pass would share
-    assert len(shared) > 15
-    assert {k: set(LORA_TARGETS[k]) for k in shared} == {k: set(peft[k]) for k in shared}
+
+KNOWN_TO_PEFT = {
+    "mixtral": CAUSAL["mixtral"], "gptj": CAUSAL["gptj"], "bloom": CAUSAL["bloom"], "mpt": CAUSAL["mpt"],
+    "bert": OTHERS["bert"], "electra": OTHERS["electra"], "gemma3_text": CAUSAL["gemma3"],
+    "deberta": ("DebertaConfig", SHAPE), "layoutlm": ("LayoutLMConfig", SHAPE),
+    "rwkv": ("RwkvConfig", {"hidden_size": 32, "num_hidden_layers": 2, **SPECIAL}),
+    "falcon": ("FalconConfig", SHAPE), "phi": ("PhiConfig", SHAPE), "codegen": ("CodeGenConfig", {**FEW, "rotary_dim": 4}),
+    "gpt_bigcode": ("GPTBigCodeConfig", FEW), "gpt_neo": CAUSAL["gpt_neo"], "gpt_neox": ("GPTNeoXConfig", SHAPE),
+    "nemotron_h": (
+        "NemotronHConfig",
+        {**GROUPED, "head_dim": 8, "layers_block_type": ["mamba", "attention"], "mamba_num_heads": 4, "mamba_head_dim": 8,
+         "ssm_state_size": 4, "n_groups": 1, "chunk_size": 8},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KNOWN_TO_PEFT)
+def test_default_targets_are_those_of_peft_s_own_list(kind):
+    known = pytest.importorskip("peft.utils.constants").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    found = lora_targets(make(*KNOWN_TO_PEFT[kind], auto="AutoModel"), None).lora
+    assert {n.rpartition(".")[2] for n in found} == set(known[kind])
+
+
+def test_models_that_peft_does_not_list_have_their_queries_and_values_adapted():
+    cohere = make("CohereConfig", GROUPED)
+    assert {n.rpartition(".")[2] for n in lora_targets(cohere, None).lora} == {"q_proj", "v_proj"}
+    with pytest.raises(UserError, match=r"no default LoRA targets for architecture 'mamba'; set .* to all-linear, or"):
+        lora_targets(make(*CAUSAL["mamba"]), None)
 
 
 def test_target_names_that_match_nothing_are_refused_with_what_there_is():
@@ -311,6 +335,8 @@ def test_target_names_that_match_nothing_are_refused_with_what_there_is():
 def test_an_unknown_architecture_asks_for_targets():
     model = tiny_llama()
     model.config.model_type = "novel"
+    for block in model.model.layers:
+        block.self_attn.values = block.self_attn.__dict__["_modules"].pop("v_proj")
     with pytest.raises(UserError, match=r"set model\.lora\.target_modules"):
         lora_targets(model, None)
 

@@ -2,7 +2,7 @@ import pytest
 
 from fedfault.backbones.sites import find_blocks, lora_targets, match_patterns
 from fedfault.errors import UserError
-from tiny import tiny_gpt2, tiny_llama
+from tiny import CAUSAL, GROUPED, SHAPE, make, tiny_gpt2, tiny_llama
 
 PATTERNS = [
     "all-linear",
@@ -85,3 +85,56 @@ def test_of_lists_side_by_side_the_one_with_the_most_parameters_has_the_blocks()
     model.norms = nn.ModuleList(nn.LayerNorm(4) for _ in range(3))
     model.blocks = nn.ModuleList(nn.Linear(4, 8) for _ in range(2))
     assert find_blocks(model) == ("blocks", model.blocks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options", "adapted", "left_out"),
+    [
+        (*CAUSAL["mamba"], {"in_proj", "x_proj"}, {"dt_proj", "out_proj"}),
+        (
+            "BartConfig",
+            {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "vocab_size": 61},
+            {"self_attn.q_proj", "self_attn.v_proj"},
+            {"encoder_attn.q_proj", "encoder_attn.v_proj"},
+        ),
+    ],
+)
+def test_layers_that_nobody_named_and_that_nobody_calls_are_left_out(kind, options, adapted, left_out):
+    """Mamba reads dt_proj's weight, BART's decoder alone has nothing for its attention to an encoder."""
+    found = lora_targets(make(kind, options), "all-linear" if kind == "MambaConfig" else None)
+    assert all(n.endswith(tuple(adapted)) for n in found.lora)
+    assert all(any(n.endswith(end) for n in found.lora) for end in adapted)
+    assert all(n.endswith(tuple(left_out)) for n in found.left_out)
+    assert all(any(n.endswith(end) for n in found.left_out) for end in left_out)
+
+
+@pytest.mark.slow
+def test_layers_that_are_not_called_on_a_row_for_every_text_are_left_out_of_all_linear():
+    options = {**SHAPE, "attention_window": 4}
+    longformer = make("LongformerConfig", options, auto="AutoModel")
+    assert {n.rpartition(".")[2] for n in lora_targets(longformer, "all-linear").lora} == {"dense"}
+    with pytest.raises(UserError, match=r"no row for every text on query, value, .*; choose from dense with"):
+        lora_targets(longformer, None)
+    options = {**SHAPE, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True}
+    found = lora_targets(make("DebertaV2Config", options, auto="AutoModel"), "all-linear")
+    assert {n.rpartition(".")[2] for n in found.left_out} == {"query_proj", "key_proj"}
+
+
+@pytest.mark.slow
+def test_a_router_that_returns_weights_and_experts_is_left_out_of_all_linear():
+    found = lora_targets(make("PhimoeConfig", {**GROUPED, "num_local_experts": 4}), "all-linear")
+    assert {n.rpartition(".")[2] for n in found.left_out} == {"router"}
+
+
+def test_nothing_is_left_out_where_everything_is_called():
+    assert not lora_targets(tiny_llama(), "all-linear").left_out
+    assert not lora_targets(tiny_gpt2(), None).left_out
+
+
+def test_experts_stay_in_though_no_token_of_a_trial_may_see_them():
+    from torch import nn
+
+    model = tiny_llama()
+    model.model.experts = nn.ModuleList([nn.Linear(24, 24)])
+    assert "model.experts.0" in lora_targets(model, "all-linear").lora

@@ -9,26 +9,25 @@ from typing import Any
 
 from torch import nn
 
+from fedfault.backbones.calls import find_misfits
 from fedfault.errors import UserError, suggest
 
-LORA_TARGETS = {  # config.model_type -> module names, the defaults that users of PEFT know
-    **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "opt", "gptj", "gpt_neo", "stablelm"),
-        ("q_proj", "v_proj"),
-    ),
-    **dict.fromkeys(("smollm3", "olmo", "olmo2", "starcoder2", "granite", "cohere"), ("q_proj", "v_proj")),
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), ("query", "value")),
+LORA_TARGETS = {  # config.model_type -> module names, where they are others than QUERIES_AND_VALUES
+    "deberta": ("in_proj",),
     "deberta-v2": ("value_proj",),  # PEFT has query_proj too, which is called on positions that all rows share
-    "distilbert": ("q_lin", "v_lin"),
-    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
-    **dict.fromkeys(("gpt_neox", "bloom", "falcon"), ("query_key_value",)),
+    "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
-    "phi3": ("qkv_proj",),
-    "codegen": ("qkv_proj",),
-    "mpt": ("Wqkv",),
+    "rwkv": ("key", "value", "receptance", "output"),
 }
-
-
+QUERIES_AND_VALUES = (  # what families of models call them; PEFT's defaults are these, for the models that it knows
+    ("q_proj", "v_proj"),
+    ("query", "value"),
+    ("q_lin", "v_lin"),
+    ("query_key_value",),
+    ("qkv_proj",),
+    ("c_attn",),
+    ("Wqkv",),
+)
 ALL_LINEAR = "all-linear"  # PEFT's word
 
 # PEFT refuses these too: fused kernels read the weights of out_proj and conv1d instead of calling them
@@ -40,6 +39,7 @@ class Targets:
     """The trainable sites of a model, in the order of its modules."""
 
     lora: tuple[str, ...] = ()  # modules with a LoRA pair
+    left_out: tuple[str, ...] = ()  # linear layers that nobody named and that take no pair
     full_modules: tuple[str, ...] = ()  # modules trained in full
     full_parameters: tuple[str, ...] = ()  # their parameters
     head_site: str | None = None  # the parameter that is the head's weight, if trained
@@ -92,27 +92,31 @@ def lora_targets(model: Any, wanted: str | Sequence[str] | None) -> Targets:
     """Targets of `trainable: lora`, said as PEFT has it; None means the defaults.
 
     wanted: names or their ends; a string is a regular expression that matches whole names, or `all-linear`: every linear
-    layer but the head.
+    layer but the head. Of all-linear and of the defaults, layers that take no pair are left out.
 
     Raises `UserError` when something matches nothing, matches what is no linear layer, or is the head.
     """
-    kind = model.config.model_type
-    if wanted is None and kind not in LORA_TARGETS:
-        raise UserError(
-            f"no default LoRA targets for architecture {kind!r}; set model.lora.target_modules (linear layers here: "
-            f"{', '.join(sorted(_linear_endings(model)))})"
-        )
-    chosen = LORA_TARGETS[kind] if wanted is None else wanted
-    if not chosen:
+    kind, left_out = model.config.model_type, set[str]()
+    if wanted is not None and not wanted:
         raise UserError("model.lora.target_modules is empty; name at least one module or leave it out")
-    if chosen == ALL_LINEAR:
-        found = {n for n in _linear_names(model) if not (kind in MAMBAS and n.rpartition(".")[2] in READ_BY_MAMBAS)}
-    elif isinstance(chosen, str):
-        found = _match_names(model, chosen)
+    if wanted is None or wanted == ALL_LINEAR:
+        every, ends = _linear_names(model), None if wanted else _default_ends(model)
+        found = {n for n in every if ends is None or n.rpartition(".")[2] in ends}
+        unfit = {*find_misfits(model, every)} | {n for n in every if _is_read(kind, n)}
+        found, left_out = found - unfit, found & unfit
+        if not found:
+            others = ", ".join(sorted(_endings({*every} - unfit)))
+            raise UserError(
+                f"{kind} has no row for every text on {', '.join(sorted(_endings(left_out)))}, or reads their weights "
+                "instead of calling them, so that they take no LoRA pair; "
+                + (f"choose from {others} with model.lora.target_modules" if others else "choose another backbone")
+            )
+    elif isinstance(wanted, str):
+        found = _match_names(model, wanted)
     else:
-        found = {hit for want in chosen for hit in _find_by_end(model, want)}
+        found = {hit for want in wanted for hit in _find_by_end(model, want)}
     for hit in sorted(found):
-        if kind in MAMBAS and hit.rpartition(".")[2] in READ_BY_MAMBAS:
+        if _is_read(kind, hit):
             raise UserError(f"{hit} takes no LoRA pair: {kind} reads its weight instead of calling it; choose others")
         module = model.get_submodule(hit)
         if not is_linear(module) or module is model.get_output_embeddings():
@@ -120,8 +124,37 @@ def lora_targets(model: Any, wanted: str | Sequence[str] | None) -> Targets:
                 f"{hit} is a {type(module).__name__} that takes no LoRA pair here; choose from "
                 f"{', '.join(sorted(_linear_endings(model)))}, or train it in full with model.trainable=partial"
             )
-    ordered = tuple(n for n, _ in model.named_modules() if n in found)
-    return Targets(lora=ordered, first_block=_first_block(model, ordered))
+    ordered, others = (tuple(n for n, _ in model.named_modules() if n in those) for those in (found, left_out))
+    return Targets(lora=ordered, left_out=others, first_block=_first_block(model, ordered))
+
+
+def describe_left_out(model: Any, targets: Targets) -> list[str]:
+    """A line on the linear layers that were left out, if any."""
+    if not targets.left_out:
+        return []
+    ends = ", ".join(sorted({".".join(n.split(".")[-2:]) for n in targets.left_out}))
+    return [
+        f"no LoRA pair on {len(targets.left_out)} linear layers ({ends}): {model.config.model_type} reads their weights "
+        "instead of calling them, does not call them on a row for every text, or has more than a product of them"
+    ]
+
+
+def _default_ends(model: Any) -> tuple[str, ...]:
+    """The ends of the names of the layers that are adapted where nothing else is said."""
+    kind, known = model.config.model_type, _linear_endings(model)
+    choices = [LORA_TARGETS[kind]] if kind in LORA_TARGETS else QUERIES_AND_VALUES
+    for ends in choices:
+        if known.issuperset(ends):
+            return ends
+    raise UserError(
+        f"no default LoRA targets for architecture {kind!r}; set model.lora.target_modules to {ALL_LINEAR}, or to some of "
+        f"its linear layers: {', '.join(sorted(known))}"
+    )
+
+
+def _is_read(kind: str, name: str) -> bool:
+    """Whether a model of this type reads a layer's weight instead of calling it."""
+    return kind in MAMBAS and name.rpartition(".")[2] in READ_BY_MAMBAS
 
 
 def _match_names(model: Any, pattern: str) -> set[str]:
@@ -276,4 +309,8 @@ def _linear_names(model: Any) -> list[str]:
 
 
 def _linear_endings(model: Any) -> set[str]:
-    return {n.rpartition(".")[2] for n in _linear_names(model)}
+    return _endings(_linear_names(model))
+
+
+def _endings(names: Iterable[str]) -> set[str]:
+    return {n.rpartition(".")[2] for n in names}

@@ -16,6 +16,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.load import Backbone
 from fedfault.backbones.quantised import count_parameters
 from fedfault.backbones.scorer import LAST
+from fedfault.backbones.sites import describe_left_out
 from fedfault.config.schema import Experiment
 from fedfault.data import labelled
 from fedfault.data.heterogeneity import load_or_measure
@@ -125,7 +126,7 @@ def prepare(
     else:
         backbone = load_configured_backbone(exp, exp.model.quantization, say, headless=outputs is not None)
         model = open_model(exp, backbone, outputs)
-        for note in model.kernels.notes:
+        for note in (*model.kernels.notes, *describe_left_out(model.model, model.targets)):
             say(note)
     say("tokens")
     made = PREPARE[exp.data.task_type](exp, corpus, backbone, model, say, control)

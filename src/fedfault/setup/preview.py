@@ -79,6 +79,7 @@ def _check_free(plot: Path | None) -> None:
 
 
 def _describe_experiment(p: Prepared) -> list[str]:
+    from fedfault.backbones.sites import describe_left_out
     from fedfault.rounds.engine import begin
     from fedfault.rounds.exchange import select_rows
     from fedfault.wire import pack
@@ -104,6 +105,7 @@ def _describe_experiment(p: Prepared) -> list[str]:
             f"{p.model.layout.size:,} parameters a client in {len(p.model.layout.sites)} {exp.model.trainable} sites "
             f"({100 * p.model.layout.size / p.parameters:.2f} % of the model)",
         ),
+        *(_name("", line) for line in describe_left_out(p.model.model, p.model.targets)),
         _name("partition", _describe_component_choice(exp.data.partition)),
         _name(
             "federation",

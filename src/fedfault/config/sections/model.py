@@ -22,8 +22,8 @@ class Lora(Section):
     )
     target_modules: list[str] | str | None = Field(
         default=None,
-        description="names or their ends in a list, all-linear, or a regular expression of whole names; by default as PEFT "
-        "has them",
+        description="names or their ends in a list, all-linear, or a regular expression of whole names; by default queries "
+        "and values, or what PEFT has for the architecture",
     )
     scaling: Literal["alpha/r", "alpha/sqrt(r)"] = Field(
         default="alpha/r", description="of the update, where r is r_max; alpha/sqrt(r) is rsLoRA (arXiv 2312.03732)"
