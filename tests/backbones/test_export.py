@@ -17,7 +17,7 @@ from fedfault.backbones.quantised import dense_weight, quantise
 from fedfault.backbones.scorer import MEAN, Scorer, Texts
 from fedfault.backbones.sites import is_quantised, lora_targets, partial_targets
 from fedfault.types.adapter import Adapter
-from tiny import CAUSAL, OTHERS, VOCAB, make, tiny_bert_tokenizer, tiny_gpt2, tiny_llama
+from tiny import CAUSAL, GROUPED, OTHERS, VOCAB, make, tiny_bert_tokenizer, tiny_gpt2, tiny_llama
 
 pytestmark = pytest.mark.slow  # PEFT takes seconds to import
 
@@ -54,6 +54,42 @@ def test_peft_loads_the_adapter_and_finds_the_same_perplexity(tmp_path, build):
     model = PeftModel.from_pretrained(build(), tmp_path)
     assert math.exp(loss(model, ids)) == pytest.approx(math.exp(expected), rel=1e-4)
     assert loss(build(), ids) != pytest.approx(expected, rel=1e-3)
+
+
+BESIDE_EXPERTS = {
+    "DeepseekV3": {"first_k_dense_replace": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+                   "topk_group": 1, "moe_intermediate_size": 16, "q_lora_rank": 8, "kv_lora_rank": 8, "head_dim": 8,
+                   "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4},
+    "Qwen3Next": {"layer_types": ["linear_attention", "full_attention"], "num_experts": 4, "num_experts_per_tok": 2,
+                  "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "head_dim": 8,
+                  "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
+                  "linear_value_head_dim": 8},
+}  # fmt: skip
+
+
+# PEFT 0.21 looks for their keys among modules alone, says that it ignores them, and does not
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match any targeted module")
+@pytest.mark.parametrize("kind", BESIDE_EXPERTS)
+@pytest.mark.parametrize("wanted", ["all-linear", ["down_proj"]])
+def test_dense_layers_beside_stacked_experts_are_loaded_where_they_were_trained(tmp_path, kind, wanted):
+    """PEFT takes a module called gate_proj for the experts' part of this name; with ranks of their own, and merged."""
+    from peft import PeftModel
+
+    options = {**GROUPED, **BESIDE_EXPERTS[kind]}
+    model = make(f"{kind}Config", options)
+    targets = lora_targets(model, wanted)
+    own = {n: (3, 5.0) for n in targets.lora if n.endswith(("down_proj", "o_proj"))} if wanted == "all-linear" else {}
+    opened = CohortModel(model, targets, r=2, alpha=4.0, own=own)
+    flat = opened.init(0).flat
+    flat = flat + 0.2 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
+    _, each = opened.losses(flat[None], ids[None], torch.ones(1, 2, 8))
+    backbone = Backbone("tiny", "tiny", model, tiny_bert_tokenizer(), 0, "fp32", "x")
+    export_adapter(tmp_path, backbone, opened, Adapter(opened.layout, flat), "card")
+    loaded = PeftModel.from_pretrained(make(f"{kind}Config", options), tmp_path).eval()
+    assert loss(loaded, ids) == pytest.approx(float(each.mean()), abs=1e-4)
+    assert loss(make(f"{kind}Config", options), ids) != pytest.approx(float(each.mean()), abs=1e-3)
+    assert loss(loaded.merge_and_unload(), ids) == pytest.approx(float(each.mean()), abs=1e-4)
 
 
 def folded(ranks):

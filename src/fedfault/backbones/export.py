@@ -25,6 +25,8 @@ from fedfault.storage import write_atomically
 from fedfault.types.adapter import Adapter, Layout, Pair
 
 HEAD = {WEIGHT: "weight", BIAS: "bias"}
+# As names of modules PEFT moves these to the stacked experts that transformers 5 has in their place
+OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
 def export_adapter(
@@ -155,14 +157,17 @@ def _numerical_rank(S: torch.Tensor, shape: torch.Size) -> int:
 def _peft_config(backbone: Backbone, model: CohortModel, layout: Layout, prefix: str) -> dict[str, Any]:
     """The fields that peft.LoraConfig.from_pretrained reads; others have peft's defaults. Target names are sorted.
 
-    Sites of another rank or alpha than the most have them in rank_pattern and alpha_pattern, by their whole names.
+    Sites of another rank or alpha than the most have them in rank_pattern and alpha_pattern, by their whole names. Beside
+    stacked experts, dense layers that are called as experts were before are named by their weights.
     """
-    ranks = {s.name.removeprefix(prefix): s.shape[0] for s in layout.lora}
-    alphas = {s.name.removeprefix(prefix): layout.scale(s) * s.shape[0] for s in layout.lora}
+    base = model.model.get_submodule(model.targets.lora[0]).base
+    stacked = any(n.endswith(".gate_up_proj") and p.ndim > 2 for n, p in model.model.named_parameters())
+    names = {s.name: s.name.removeprefix(prefix) for s in layout.lora}
+    weights = {n: f"{own}.weight" for n, own in names.items() if stacked and n.rpartition(".")[2] in OF_EXPERTS}
+    ranks = {(names | weights)[s.name]: s.shape[0] for s in layout.lora}
+    alphas = {(names | weights)[s.name]: layout.scale(s) * s.shape[0] for s in layout.lora}
     (r, _), *_ = Counter(ranks.values()).most_common(1)
     (alpha, _), *_ = Counter(alphas.values()).most_common(1)
-    names = sorted(model.targets.lora)
-    base = model.model.get_submodule(names[0]).base
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if model.scorer is None else "FEATURE_EXTRACTION",
@@ -173,7 +178,8 @@ def _peft_config(backbone: Backbone, model: CohortModel, layout: Layout, prefix:
         "rank_pattern": {name: own for name, own in ranks.items() if own != r},
         "alpha_pattern": {name: own for name, own in alphas.items() if own != alpha},
         "lora_dropout": 0.0,
-        "target_modules": [name.removeprefix(prefix) for name in names],
+        "target_modules": sorted(own for n, own in names.items() if n not in weights),
+        **({"target_parameters": sorted(weights.values())} if weights else {}),
         "fan_in_fan_out": is_conv1d(base) or getattr(base, "fan_in_fan_out", False),
         "bias": "none",
         "inference_mode": True,
