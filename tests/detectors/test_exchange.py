@@ -6,7 +6,17 @@ import math
 
 import pytest
 
-from fedfault.detectors.exchange import GROWTH, KEPT, SCALED, leaked_factor, moved_frozen, not_averaged, wrong_scale
+from fedfault.detectors.exchange import (
+    GROWTH,
+    KEPT,
+    OFF,
+    SCALED,
+    leaked_factor,
+    moved_frozen,
+    not_averaged,
+    wrong_average,
+    wrong_scale,
+)
 from fedfault.diagnosis.calibration import Threshold
 from fedfault.diagnosis.detection import judge_readings
 from fedfault.testing.histories import history
@@ -51,3 +61,19 @@ def test_one_adapter_in_which_the_frozen_moved_is_enough():
 )
 def test_too_much_and_too_little_scaling_weigh_alike(ratio, state):
     assert judge(wrong_scale(), scale_ratio=ratio) == state
+
+
+@pytest.mark.parametrize(
+    ("total", "split", "step", "state"),
+    [
+        (1.0, 0.0, 1.0, "ok"),
+        (1.0, 0.0, 4.0, "ok"),  # a learning rate of the server
+        (4.0, 0.0, 4.0, "alarm"),
+        (0.8, 0.0, 0.8, "alarm"),
+        (1.0 + OFF / 2, 0.0, 1.0, "ok"),
+        (1.0, 0.2, 1.0, "alarm"),
+        (1.0, 0.0, -1.0, "alarm"),
+    ],
+)
+def test_weights_that_do_not_add_up_differ_by_factor_or_go_backwards_are_no_average(total, split, step, state):
+    assert judge(wrong_average(), average_total=total, average_split=split, average_step=step) == state

@@ -13,6 +13,7 @@ GROWTH = 1.2  # of the variance between clients, from the middle round on
 CHAINED = 0.25  # of the way to the adapter of the client before
 FEW = 2.0  # -log10 p: one random order in a hundred
 SCALED = 0.25  # |log2|: a factor of 1.19
+OFF = 0.005  # of the sum of the server's weights: one of 199 clients that is lost
 
 Follow = Callable[[Iterable[RoundRecord], Mapping[str, float]], Iterator[Reading | None]]
 
@@ -137,4 +138,46 @@ def wrong_scale() -> Detector:
         default_threshold=SCALED,
         calibrated=False,
         leads_to=("divergence", "oscillation", "slow_convergence"),
+    )
+
+
+@register("detector")
+def wrong_average() -> Detector:
+    """The server's average is none: its weights do not add up to 1, differ between A and B, or go backwards.
+
+    The weights by which it has averaged are solved for, from the clients' models, its own and the one before. They add up
+    to 1 with the weight of the one before, whatever the weights and the learning rate of the server are. The statistic is
+    by how much they do not, or by how much a client's shares in A and in B differ, or 1 where the server moves against what
+    clients have learned.
+
+    >>> from fedfault.testing.histories import history
+    >>> detector = wrong_average()
+    >>> probes = {"average_total": [None, 0.8], "average_split": [None, 0.0], "average_step": [None, 0.8]}
+    >>> last = detector.read(history(probes=probes), {})[-1]
+    >>> print(f"{last.statistic:.1f} > {detector.default_threshold}: {detector.explain(last)}")
+    0.2 > 0.005: the weights of the clients in the server's model add up to 0.8 and not to 1
+    """
+    names = ("average_total", "average_split", "average_step")
+
+    def explain(r: Reading) -> str:
+        total, split, step = (r.evidence[name] for name in names)
+        if step < 0:
+            return f"the server moves against what clients have learned: their weights add up to {step:.3g}"
+        if abs(total - 1) >= split:
+            return f"the weights of the clients in the server's model add up to {total:.3g} and not to 1"
+        return f"the server averages the factors of the adapters by weights of their own, which are up to {split:.2f} apart"
+
+    return Detector(
+        _read_probes(lambda total, split, step: (max(abs(total - 1), split, float(step < 0)), 1.0), *names),
+        explain,
+        reads=names,
+        advice=(
+            "divide by the sum of the weights of those clients whose models are added, and take the same weights for all "
+            "parts of the model",
+        ),
+        min_effect=0.0,
+        min_std=0.1,
+        default_threshold=OFF,
+        calibrated=False,
+        leads_to=("divergence", "oscillation", "slow_convergence", "forgetting", "negative_transfer", "rank_collapse"),
     )

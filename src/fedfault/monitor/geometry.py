@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -54,14 +54,28 @@ def split_parts(uploads: Sequence[Upload], frozen: Sequence[str] = ()) -> dict[s
 def multiply_part(uploads: Sequence[Upload], names: Sequence[str]) -> np.ndarray:
     """Inner products (n, n) of some tensors of adapters minus those of the first one; a lower rank is filled with zeros."""
     products = np.zeros((len(uploads), len(uploads)))
+    for X in _read_blocks(uploads, names):
+        moved = X - X[0]
+        products += moved @ moved.T
+    return products
+
+
+def multiply_steps(start: Upload, uploads: Sequence[Upload], names: Sequence[str]) -> np.ndarray:
+    """Inner products (n + 1, n + 1) of what uploads have changed of some tensors since the start, and last of the start."""
+    products = np.zeros((len(uploads) + 1, len(uploads) + 1))
+    for X in _read_blocks([*uploads, start], names):
+        X[:-1] -= X[-1]
+        products += X @ X.T
+    return products
+
+
+def _read_blocks(uploads: Sequence[Upload], names: Sequence[str]) -> Iterator[np.ndarray]:
+    """Some tensors of all adapters, (n, some of their numbers), block after block; a lower rank is filled with zeros."""
     for name in names:
         shape = tuple(np.max([u.tensors[name].shape for u in uploads], axis=0))
         rows = [_fill(u.tensors[name].read(), shape).ravel() for u in uploads]
         for start in range(0, len(rows[0]), WIDTH):
-            X = np.stack([row[start : start + WIDTH] for row in rows])
-            X = X - X[0]
-            products += X @ X.T
-    return products
+            yield np.stack([row[start : start + WIDTH] for row in rows])
 
 
 def _fill(value: np.ndarray, shape: Sequence[int]) -> np.ndarray:

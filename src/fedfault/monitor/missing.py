@@ -10,6 +10,7 @@ from fedfault.errors import join_names
 from fedfault.records import Records, is_recorded
 
 FILES = "the adapters of clients, see `fedfault diagnose --adapters`"
+AVERAGE = ("average_total", "average_split", "average_step")
 ARGUMENTS = {  # what a detector reads -> what to give to `Monitor.log`; other names are those of probes
     "score/validation": "loss=",
     "score/general": "general_loss=",
@@ -20,6 +21,7 @@ ARGUMENTS = {  # what a detector reads -> what to give to `Monitor.log`; other n
     "drift_within": "gradients=",
     "client/gradient_norm": "gradients=",
     **dict.fromkeys(("kept_apart", "spread_growth", "chained", "chained_p", "frozen_moved", "scale_ratio"), FILES),
+    **dict.fromkeys(AVERAGE, "updates= and server_update= with all their numbers"),
 }
 OPTIONS = {  # what a detector reads -> what to give to `fedfault diagnose`
     "score/validation": "--csv with `loss`",
@@ -29,6 +31,7 @@ OPTIONS = {  # what a detector reads -> what to give to `fedfault diagnose`
     **dict.fromkeys(("kept_apart", "spread_growth"), "--adapters of two rounds with the same clients"),
     **dict.fromkeys(("chained", "chained_p"), "--adapters of three clients"),
     **dict.fromkeys(("frozen_moved", "scale_ratio"), "--adapters"),
+    **dict.fromkeys(AVERAGE, "the server's adapters before and after a round"),
 }
 ELSE = "what only a Monitor in the loop can be told"
 

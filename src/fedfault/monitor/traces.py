@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from fedfault.detectors.exchange import CHAINED, FEW, GROWTH, KEPT
 from fedfault.errors import UserError, join_names
 from fedfault.monitor.adapters import CONFIG, FULL, Collection, Upload
 from fedfault.monitor.exchange import Apart, Chain, Sent, find_moved, find_usual, measure_apart, measure_chain
 from fedfault.monitor.geometry import digest_parts, multiply_part, split_parts
-from fedfault.monitor.updates import find_odd, measure_scale, measure_updates
+from fedfault.monitor.server import NONE, Average, measure_average, name_lone_client, sends_updates
+from fedfault.monitor.updates import find_odd, measure_averages, measure_scale, measure_updates
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Traces:
     given: Mapping[str, tuple[int, ...]]  # rounds in which this client, and not all, sent what the server had before
     apart: Mapping[str, Apart]
     chains: Mapping[str, Chain]
+    averages: Mapping[int, Mapping[str, Average]]  # of the server, by round and part, where they are known
 
 
 def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequence[str] = ()) -> Traces:
@@ -57,6 +62,7 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
     whole = list(zip(*marks.values(), strict=True))
     same, copies, given = [], dict[tuple[str, ...], tuple[int, ...]](), dict[str, tuple[int, ...]]()
     rounds, apart, chains = {}, dict[str, Apart](), dict[str, Chain]()
+    averages = {t: one for t in found.rounds if (one := measure_averages(found, t, parts))}
     left = dict[str, int]()  # in how many rounds most clients left a part alone
     for t in found.rounds:
         apart, chains = _measure_exchange(*({part: one.until(t) for part, one in x.items()} for x in (sent, single)))
@@ -68,6 +74,7 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
             **_probe_exchange(apart, chains),
             "frozen_moved": float(moved),
             "scale_ratio": measure_scale(found, t),
+            **measure_average(averages.get(t, {})),
         }
         cohort = [clients[i] for i in here if i < len(uploads)]
         groups = _group_equal({str(uploads[i].client): whole[i] for i in here if i < len(uploads)})
@@ -79,7 +86,7 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
             own: (*copies.get(own, ()), t) for own in groups if 1 < len(own) < len(cohort) and own[0] not in back
         }
         rounds[t] = {"clients": cohort, "probes": probes, **measure_updates(found, t)}
-    return Traces(rounds, tuple(parts), still, tuple(same), copies, given, apart, chains)
+    return Traces(rounds, tuple(parts), still, tuple(same), copies, given, apart, chains, averages)
 
 
 def _group_equal(marks: Mapping[str, Hashable]) -> list[tuple[str, ...]]:
@@ -168,7 +175,56 @@ def describe_traces(found: Collection, traces: Traces) -> list[str]:
         "train, and was what it trained saved?"
         for name, rounds in traces.given.items()
     ]
-    return [head, *parts, *(same if traces.same else ()), *copies, *given, *_name_odd(found), *found.notes]
+    same = same if traces.same else []
+    return [head, *parts, *_describe_server(found, traces), *same, *copies, *given, *_name_odd(found), *found.notes]
+
+
+def _describe_server(found: Collection, traces: Traces) -> list[str]:
+    """Lines on what the server made of the clients' adapters: by what weights, and who has all of the weight or none."""
+    known = traces.averages
+    judged = [t for t in found.rounds if t in found.servers]
+    if not judged:
+        return []
+    if not known:
+        return ["the server's adapter: no mean of the clients' by whatever weights, or nobody can tell"]
+    often = f"in {len(known)} of {len(judged)} rounds"
+    if len(known) > 1 and all(sends_updates(parts) for t, parts in known.items() if t != found.rounds[0]):
+        return [
+            f"what clients send is added to the server's adapter, {often}: it is updates and no adapters, and what is said "
+            "of norms, cosines and B A holds for adapters only; save the clients' adapters"
+        ]
+    usual = _describe_averages([one for parts in known.values() for one in parts.values()])
+    lines = [f"the server's adapter: {usual}, {often}"]
+    lone = {name_lone_client(parts) for parts in known.values()}
+    names = {t: [u.client for u in found.of(t)] for t in known}
+    taken = {names[t][k] for t, parts in known.items() if (k := name_lone_client(parts)) is not None}
+    if len(known) > 1 and len(taken) == 1 and None not in lone:
+        only = f"the server took the adapter of client {taken.pop()} alone, {often}: chosen, or are others lost?"
+        return [*lines, only]
+    for name in found.names:
+        own = [one.share(who.index(name)) for t, who in names.items() if name in who for one in known[t].values()]
+        if len(own) > 1 and max(map(abs, own)) < NONE:
+            lines.append(f"client {name} has no weight in the server's adapter, {often}: chosen not to count, or lost?")
+    return lines
+
+
+def _describe_averages(averages: Sequence[Average]) -> str:
+    """What the server usually does, by the averages of its rounds and parts."""
+    each = [w for one in averages for w in one.weights if not math.isnan(w)]
+    low, high = (format(round(w, 4) + 0.0, ".3g") for w in (min(each), max(each)))
+    span = low if low == high else f"{low} to {high}"
+    if any(math.isnan(w) for one in averages for w in one.weights):
+        return f"weights {span} of the clients that sent something else than they got"
+    kept, step = (round(float(np.median([getattr(one, name) for one in averages])), 4) for name in ("kept", "step"))
+    if abs(kept) < NONE and abs(step - 1) < NONE:
+        return f"the mean of the clients', by weights {span}"
+    said = f"{kept + 0.0:.3g} times the one before and {step:.3g} times the clients' mean, by weights {span}"
+    if step < 0 or abs(kept + step - 1) >= NONE:  # which is an alarm
+        return said
+    return (
+        f"{said} (a learning rate of the server or clipped updates? without these a sum, a wrong count of clients, or an "
+        "update that is applied twice)"
+    )
 
 
 def _name_odd(found: Collection) -> list[str]:

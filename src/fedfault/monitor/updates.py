@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedfault.monitor.adapters import Collection, Upload
-from fedfault.monitor.geometry import multiply_changes, multiply_part
+from fedfault.monitor.geometry import multiply_changes, multiply_part, multiply_steps
+from fedfault.monitor.server import Average, solve_average
 
 ALONG = 0.9  # cosine of the server's weight change to the clients' mean from which their lengths are compared
 EXACT = 0.05  # how near the ratio of the lengths has to be to alpha / r
@@ -52,6 +53,24 @@ def _find_start(found: Collection, t: int) -> Sequence[Upload] | None:
     first = found.of(t)[0]
     zero = t <= 1 and not first.rest and first.config.get("init_lora_weights") in FROM_ZERO
     return [] if zero else None
+
+
+def measure_averages(found: Collection, t: int, parts: Mapping[str, Sequence[str]]) -> dict[str, Average]:
+    """By what weights the server has averaged each part of the adapters in a round, where that is known.
+
+    parts: the names of their tensors. Empty without the server's adapter before or after the round, and for unequal ranks.
+    """
+    now, after, start = found.of(t), found.servers.get(t), _find_start(found, t)
+    if after is None or not start or start[0].client is not None:
+        return {}
+    every = [*now, after]
+    if any(u.tensors[name].shape != one.shape for u in every for name, one in start[0].tensors.items()):
+        return {}
+    averages = {}
+    for part, names in parts.items():
+        size = sum(start[0].tensors[name].size for name in names)
+        averages[part] = solve_average(multiply_steps(start[0], every, names), len(now), size)
+    return {part: one for part, one in averages.items() if one is not None}
 
 
 def measure_scale(found: Collection, t: int) -> float:

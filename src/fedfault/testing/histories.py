@@ -79,7 +79,8 @@ def healthy(seed: int = 0, rounds: int = 12) -> list[RoundRecord]:
     probes = {name: [near(*v) for _ in range(rounds)] for name, v in usual.items()}
     probes["drift_between"] = [variance_between(h) for h in halves]
     exchange = {"kept_apart": 0.1, "spread_growth": 1.0, "chained": 0.1, "chained_p": 0.5, "frozen_moved": 0.0}
-    probes |= {name: [value] * rounds for name, value in {**exchange, "scale_ratio": 1.0}.items()}
+    average = {"average_total": 1.0, "average_split": 0.0, "average_step": 1.0}
+    probes |= {name: [value] * rounds for name, value in {**exchange, "scale_ratio": 1.0, **average}.items()}
     own = {f"client/{k}": [near(v, 0.003) for v in falls[1:]] for k in range(CLIENTS)}
     scores = {name: paired_history(changes, 0.02) for name, changes in own.items()}
     scores["general"] = paired_history([near(0.02 * min(t, 5), 0.002) for t in range(1, rounds + 1)], 0.004)
@@ -99,7 +100,8 @@ def broken_history(wrong: float = math.nan, rounds: int = 12) -> list[RoundRecor
         "update_norm": 0.5, "server_norm": 0.0001, "round_cosine": -0.8, "drift_between": 20.0, "drift_within": 10.0,
         "gradient_alignment": 0.0, "control_ratio": 30.0, "hidden_rank": 2.0, "hidden_rank_base": 21.0,
         "embedding_cosine": 0.99, "distinct_2": 0.01, "kept_apart": 1.0, "spread_growth": 2.0, "chained": 1.0,
-        "chained_p": 0.001, "frozen_moved": 2.0, "scale_ratio": 2.0,
+        "chained_p": 0.001, "frozen_moved": 2.0, "scale_ratio": 2.0, "average_total": 4.0, "average_split": 0.0,
+        "average_step": 4.0,
     }  # fmt: skip
     own = {"control_error": 2000.0, "control_spread": 1.0, "control_norm": 30.0, "control_age": 3.0}
     everyone = {k: {"gradient_norm": 40.0 if k == 1 else 1.0, **own} for k in range(CLIENTS)}
