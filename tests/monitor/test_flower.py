@@ -151,6 +151,50 @@ def test_clients_count_by_the_metric_that_the_strategy_weighs_them_by(tmp_path, 
     assert record.scores["validation"].loss == pytest.approx(22.0)
 
 
+class Factors(FedAvg):
+    """A strategy that makes the server's factors of the clients' by a function of its own."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def aggregate_train(self, server_round, replies):
+        records = [m.content["arrays"] for m in replies]
+        sent = {name: np.stack([r[name].numpy() for r in records]) for name in records[0]}
+        return ArrayRecord({name: Array(self.make(name, y)) for name, y in sent.items()}), MetricRecord()
+
+
+@pytest.mark.parametrize(
+    ("make", "alarm"),
+    [
+        (lambda name, y: y.mean(0), None),
+        (lambda name, y: np.median(y, 0), None),
+        (lambda name, y: y.sum(0) / 4, "add up to 0.75 and not to 1"),
+        (lambda name, y: y.mean(0) if "_A" in name else np.average(y, 0, [1, 1, 4]), "by weights of their own"),
+    ],
+)
+def test_a_strategy_that_makes_no_average_is_named(tmp_path, make, alarm):
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        k, t = context.node_config["partition-id"], message.content["config"]["server-round"]
+        g = np.random.default_rng((k, t))
+        moved = {n: Array(a.numpy() + 0.1 * g.normal(size=60)) for n, a in message.content["arrays"].items()}
+        metrics = MetricRecord({"num-examples": 1})
+        return Message(RecordDict({"arrays": ArrayRecord(moved), "metrics": metrics}), reply_to=message)
+
+    names = ("q_proj.lora_A.weight", "q_proj.lora_B.weight")
+    first = ArrayRecord({n: Array(np.random.default_rng(9).normal(size=60)) for n in names})
+    strategy = ff.Watched(Factors(make), "mine", results_dir=tmp_path)
+    grid = LocalGrid(app, [{"partition-id": k} for k in range(3)])
+    strategy.strategy.fraction_evaluate = 0.0
+    strategy.start(grid, first, num_rounds=3)
+    alarms = [f for f in read_run(tmp_path / "mine").findings if f.level == "alarm"]
+    assert [f.detector for f in alarms] == ([] if alarm is None else ["wrong_average"])
+    assert alarm is None or alarm in alarms[0].sentence
+
+
 class Fixed(FedAvg):
     """A strategy that takes arrays of any shape."""
 

@@ -467,3 +467,28 @@ def test_runs_that_were_read_from_other_files_are_controls_of_one_another(tmp_pa
         folders.append(tmp_path / f"run-{i}")
         diagnose_files(None, table, out=folders[-1])
     assert Monitor.calibrate(folders, tmp_path / "thresholds.json").is_file()
+
+
+SUMS = {
+    "mean": ([0.25] * 4, None, None),
+    "twice the mean": ([0.5] * 4, None, None),
+    "backwards": ([-0.25] * 4, "moves against what clients have learned", None),
+    "one": ([0, 0, 1, 0], None, "the server took the model of client 5 alone, twice in turn"),
+    "others": ([0.7, 0.1, 0.1, 0.1], None, "client 3 by 0.70 and not by 0.25, client 4 by 0.10"),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_what_the_server_makes_of_the_updates_is_told_once(tmp_path, name):
+    weights, alarm, event = SUMS[name]
+    g = np.random.default_rng(0)
+    with ff.Monitor("mine", results_dir=tmp_path, say=list) as monitor:
+        for t in range(1, 5):
+            updates = g.normal(size=(4, 60))
+            server = np.array(weights) @ updates
+            monitor.log(t, updates=updates, server_update=server, clients=[3, 4, 5, 6], weights=[2, 2, 2, 2])
+    run = read_run(tmp_path / "mine")
+    assert [f.detector for f in run.findings if f.level == "alarm"] == ([] if alarm is None else ["wrong_average"])
+    assert alarm is None or alarm in run.findings[-1].sentence
+    events = [e for r in run.records for e in r.events]
+    assert events == [] if event is None else (len(events) == 1 and event in events[0])

@@ -27,6 +27,12 @@ WRAPPED = "base_model.model."  # before the name that a layer has in the model: 
 FULL = "saved in full"  # the part of all tensors that are no factors of LoRA
 
 
+def name_part(tensor: str) -> str:
+    """The part of the adapter that a tensor belongs to: a factor as `lora_A`, or the rest."""
+    factor = FACTOR.fullmatch(tensor)
+    return f"lora_{factor['factor']}" if factor else FULL
+
+
 @dataclass(frozen=True)
 class Upload:
     """An adapter that a client has sent, or the server's after a round."""
@@ -109,8 +115,7 @@ class Upload:
         for pattern in frozen:
             if pattern in tensor or fnmatch.fnmatchcase(tensor, pattern):
                 return pattern
-        factor = FACTOR.fullmatch(tensor)
-        return f"lora_{factor['factor']}" if factor else FULL
+        return name_part(tensor)
 
     def digest(self, names: Sequence[str]) -> str:
         """The hash of some of its tensors, the same for equal bytes only."""

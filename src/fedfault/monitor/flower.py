@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import WARNING
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 from fedfault.diagnosis.watch import describe_finding
 from fedfault.errors import UserError, join_names
 from fedfault.monitor import Monitor
+from fedfault.monitor.adapters import name_part
 from fedfault.monitor.measured import Round
+from fedfault.monitor.server import solve_average
 
 try:
     from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -60,6 +63,7 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         self._central = False  # whether losses are those of an `evaluate_fn`
         self._told: set[str] = set()  # notes that are in the log
         self._sent: list[np.ndarray] = []
+        self._parts: list[str] = []  # lora_A, lora_B or the rest, of each array that is sent
         self._measured: dict[str, Any] = {}  # of the round that goes on, as `Monitor.log` takes it
 
     def __getattr__(self, name: str) -> Any:
@@ -75,7 +79,7 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
     ) -> Iterable[Message]:
         """Remember what is sent."""
         self._log_round()
-        self._round, self._sent = server_round, _read_arrays(arrays)
+        self._round, self._sent, self._parts = server_round, _read_arrays(arrays), _name_parts(arrays)
         return self.strategy.configure_train(server_round, arrays, config, grid)  # type: ignore[no-any-return]
 
     def aggregate_train(
@@ -84,10 +88,12 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         """Measure the updates of clients and server."""
         got = list(replies)
         # Before the strategy inside, which may take the arrays out of the replies or clip them where they lie
-        self._measured |= self._measure_clients([m for m in got if m.has_content()])
+        answers = [m for m in got if m.has_content()]
+        sent = [_read_arrays(next(iter(m.content.array_records.values()), {})) for m in answers]
+        self._measured |= self._measure_clients(answers, sent)
         made, metrics = self.strategy.aggregate_train(server_round, got)
         if made is not None and self._sent:
-            self._measured |= self._measure_server(_read_arrays(made))
+            self._measured |= self._measure_server(_read_arrays(made), sent)
         return made, metrics
 
     def configure_evaluate(
@@ -167,15 +173,14 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
         for finding in found:
             _warn(describe_finding(finding))
 
-    def _measure_clients(self, replies: list[Message]) -> dict[str, Any]:
-        """Inner products of the updates, shares and training losses of the clients that answered.
+    def _measure_clients(self, replies: list[Message], sent: Sequence[list[np.ndarray]]) -> dict[str, Any]:
+        """Inner products of the updates, shares and training losses of the clients that answered with these arrays.
 
         Where the arrays of one do not fit those that were sent, none are measured, and an event names it.
         """
         if not any(m.content.array_records for m in replies):
             return {}
         nodes = [m.metadata.src_node_id for m in replies]
-        sent = [_read_arrays(next(iter(m.content.array_records.values()), {})) for m in replies]
         found: dict[str, Any] = {"clients": [self._number(node) for node in nodes]}
         odd = [node for node, arrays in zip(nodes, sent, strict=True) if not _fits(arrays, self._sent)]
         if odd:
@@ -197,11 +202,22 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
             products += rows @ rows.T
         return products
 
-    def _measure_server(self, made: list[np.ndarray]) -> dict[str, Any]:
-        """What the server has changed."""
+    def _measure_server(self, made: list[np.ndarray], sent: Sequence[list[np.ndarray]]) -> dict[str, Any]:
+        """What the server has changed, and by what weights it has averaged each part of what clients sent."""
         if not _fits(made, self._sent):
             return {}
-        return {"server_update": np.concatenate([(a - b).ravel() for a, b in zip(made, self._sent, strict=True)])}
+        update = np.concatenate([(a - b).ravel() for a, b in zip(made, self._sent, strict=True)])
+        if not sent or not all(_fits(arrays, self._sent) for arrays in sent):
+            return {"server_update": update}
+        products: dict[str, np.ndarray] = {}
+        sizes: Counter[str] = Counter()
+        for i, start in enumerate(self._sent):
+            rows = np.stack([*(arrays[i].ravel() for arrays in (*sent, made)), start.ravel()])
+            rows[:-1] -= rows[-1]
+            products[self._parts[i]] = products.get(self._parts[i], 0.0) + rows @ rows.T
+            sizes[self._parts[i]] += start.size
+        solved = {part: solve_average(one, len(sent), sizes[part]) for part, one in products.items()}
+        return {"server_update": update, "averages": {part: one for part, one in solved.items() if one is not None}}
 
     def _find_loss(self, metrics: Mapping[str, Any]) -> float | None:
         """The loss among metrics; None where there is none, where several could be meant, and for a list, which is told."""
@@ -229,6 +245,12 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
 
 def _warn(text: str) -> None:
     log(WARNING, "fedfault: %s", text)
+
+
+def _name_parts(record: Mapping[str, Array]) -> list[str]:
+    """The part of the model that each array of `_read_arrays` belongs to."""
+    numbers = [name for name in sorted(record) if np.issubdtype(record[name].numpy().dtype, np.number)]
+    return [name_part(name) for name in numbers]
 
 
 def _read_arrays(record: Mapping[str, Array]) -> list[np.ndarray]:

@@ -21,6 +21,7 @@ from fedfault.monitor.arrays import (
     read_row,
     read_rows,
 )
+from fedfault.monitor.server import Average, compare_shares, measure_average, name_lone_client, solve_average
 from fedfault.records import ClientRecord, RoundRecord, Score
 
 MOST = 1000  # rounds that may be left out one after another
@@ -30,7 +31,11 @@ Memory = dict[str, Any]  # what a later round needs of earlier ones
 
 
 class Round(NamedTuple):
-    """What `Monitor.log` was given; see there. events: what else a reader should know of the round, in sentences."""
+    """What `Monitor.log` was given; see there.
+
+    events: what else a reader should know of the round, in sentences; averages: by what weights the server has averaged, by
+    part of the model, where more is known of that than updates say.
+    """
 
     loss: Any = None
     general_loss: Any = None
@@ -46,6 +51,7 @@ class Round(NamedTuple):
     tokens: Sequence[int] | None = None
     probes: Mapping[str, float] = {}
     events: Sequence[str] = ()
+    averages: Mapping[str, Average] = {}
 
 
 def measure_round(round: int, given: Round, memory: Memory, last: int | None) -> tuple[RoundRecord, Memory]:
@@ -137,7 +143,7 @@ def _measure_cohort(
     own: list[dict[str, float]] = [{} for _ in range(K)]
     matrices: dict[str, tuple[tuple[float, ...], ...]] = {}
     events: list[str] = []
-    whole = np.ones(K, dtype=bool)
+    whole, averages = np.ones(K, dtype=bool), given.averages
     server = None if given.server_update is None else read_array("server_update", given.server_update).ravel()
     if products is not None:
         whole = np.isfinite(products.diagonal())
@@ -156,8 +162,11 @@ def _measure_cohort(
         if rows is not None and server is not None and server.size > 1:
             check_width("server_update", server, rows)
             _fill(own, "cosine", _cosine_to(rows, server))
+            averages = _solve_average(products, rows @ server, server)
     if server is not None:
         probes |= _measure_server(server, memory)
+        probes |= measure_average(averages)
+        events += _note_averages(given, averages, memory)
     if halves is not None:
         first, second = halves
         if rows is not None:
@@ -174,6 +183,32 @@ def _measure_cohort(
             means = np.stack([x[both].mean(axis=0) for x in (rows, first, second)])  # (3, P)
             probes |= gradient_alignment(means @ means.T)
     return K, probes, own, matrices, events
+
+
+def _solve_average(products: np.ndarray, along: np.ndarray, server: np.ndarray) -> dict[str, Average]:
+    """The weights by which the server's update is made of the clients', as those of all parts together; along: (K,)."""
+    every = np.block([[products, along[:, None]], [along[None], np.full((1, 1), server @ server)]])
+    found = solve_average(every, len(along), server.size)
+    return {} if found is None else {"all": found}
+
+
+def _note_averages(given: Round, averages: Mapping[str, Average], memory: Memory) -> list[str]:
+    """Sentences, each once in a run: one client is taken alone twice in turn, or shares are not those that were told."""
+    if not averages:
+        return []
+    K = len(next(iter(averages.values())).weights)
+    ids = range(K) if given.clients is None else given.clients
+    place = name_lone_client(averages)
+    lone = None if place is None else ids[place]
+    notes: dict[str, str] = {}
+    if lone is not None and lone == memory.get("lone"):
+        notes["lone"] = f"the server took the model of client {lone} alone, twice in turn: chosen, or are others lost?"
+    elif lone is None and given.weights is not None:
+        told = [note for one in averages.values() if (note := compare_shares(one, given.weights, ids)) is not None]
+        notes = {"shares": told[0]} if told else {}
+    said = memory.get("said", frozenset())
+    memory |= {"lone": lone, "said": said | notes.keys()}
+    return [note for kind, note in notes.items() if kind not in said]
 
 
 def _name_left_out(said: str, given: Round, whole: np.ndarray) -> list[str]:
