@@ -175,7 +175,7 @@ def test_gradients_at_a_mixture_are_those_of_the_job_that_asks_for_it(sizes):
     def jobs(order=(0, 1)):
         kinds = [(tasks[0], ExtraTerms(mixture=mix), (0, 1, 2)), (tasks[1], PLAIN, (2, 0))]
         made = [make_jobs([t], WORK, extra=extra, clients=[own])[0] for t, extra, own in (kinds[i] for i in order)]
-        return [replace(job, task=job.task.task) for job in made]
+        return [replace(job, task=job.task.inner) for job in made]
 
     alone = [train_job(job) for job in jobs()]
     check_same(JoinedJobs().train(jobs()), alone)
@@ -192,7 +192,7 @@ def test_a_job_that_goes_on_from_where_its_clients_stand_keeps_its_anchor(sizes)
 
     def jobs():
         first, second = make_jobs(tasks, WORK, WORK, extra=pull)
-        return [replace(first, task=first.task.task, begun=first.start + 0.01), second]
+        return [replace(first, task=first.task.inner, begun=first.start + 0.01), second]
 
     found = JoinedJobs().train(jobs())
     check_same(found, [train_job(job) for job in jobs()])
