@@ -68,40 +68,29 @@ def split_into_responses(
     """
     most, room = exp.model.max_length, exp.evaluation.max_blocks * exp.model.max_length
     whole_corpus, corpus = corpus, replace(corpus, train=tuple(choose_training_documents(exp, corpus)))
-    sides = [_encode(exp, corpus, side, template) for side in (corpus.train, corpus.validation)]
-    kept = [[i for i, own in enumerate(rows) if all(any(row.mask[1:most]) for row in own)] for rows in sides]
-    _check_left(exp, corpus, sides, kept)
-    train, validation = (
-        tuple(side[i] for i in own) for side, own in zip((corpus.train, corpus.validation), kept, strict=True)
-    )
-    d = deal_out(exp, replace(corpus, train=train, validation=validation), control=control)
+    train = _encode_side(exp, corpus, "training", corpus.train, template)
+    validation = _encode_side(exp, corpus, "validation", corpus.validation, template)
+    d = deal_out(exp, replace(corpus, train=train.documents, validation=validation.documents), control=control)
     if d.deal.texts:
         raise UserError(
             f"data.partition={exp.data.partition.name} changes texts, and a conversation whose words are changed has no "
             "turns any more; choose another partition for data.task_type=instruction"
         )
-    encoded = {document.text: sides[0][i] for i, document in zip(kept[0], train, strict=True)}
+    encoded = {document.text: own for document, own in zip(train.documents, train.rows, strict=True)}
     padding = getattr(template.tokenizer, "pad_token_id", None) or 0
     whole = _Table.of([encoded[document.text] for document in d.documents], most, padding)
-    held = _Table.of([sides[1][i] for i in kept[1]], most, padding)
+    held = _Table.of(validation.rows, most, padding)
     kept_back = [
         back[draw_positions(whole.lengths[back], room // CLIENT_SHARE, exp.seed, "client", k)] if len(back) else None
         for k, (_, back) in enumerate(d.parts)
     ]
-    held_out = [None if own is None else whole[own] for own in kept_back]
-    topic = np.array([document.topic for document in validation])
-    of_topic = {t: np.flatnonzero(topic == t) for t in sorted(set(topic.tolist()))}
-    sizes = {t: len(rows) if held.width == 2 else held[rows].num_tokens for t, rows in of_topic.items()}
-    mixture = {t: size / sum(sizes.values()) for t, size in sizes.items()}
+    of_topic, mixture = _weigh_topics(held, validation.documents)
     chosen = {t: rows[draw_positions(held.lengths[rows], room, exp.seed, "topic", t)] for t, rows in of_topic.items()}
+    held_out = [None if own is None else whole[own] for own in kept_back]
     drawn = {t: held[rows] for t, rows in chosen.items()}
-    spoken = name_sets(
-        {t: [corpus.conversations[validation[i].text] for i in own] for t, own in chosen.items()},
-        [own if own is None else [corpus.conversations[d.documents[i].text] for i in own] for own in kept_back],
-    )
-    sets = name_sets(drawn, held_out)
-    text_bytes = bytes_per_token(sets, template.tokenizer, separator) if whole.width == 1 else {}
-    if text_bytes:
+    text_bytes = {}
+    if whole.width == 1:
+        text_bytes = bytes_per_token(name_sets(drawn, held_out), template.tokenizer, separator)
         text_bytes["validation"] = sum(share * text_bytes[f"topic/{t}"] for t, share in mixture.items())
     rows = [ids[:n] for ids, n in zip(whole.rows.ids.numpy(), whole.rows.lengths.tolist(), strict=True)]
     return Split(
@@ -117,11 +106,12 @@ def split_into_responses(
         mixture=mixture,
         bytes_per_token=text_bytes,
         examples=whole.rows[:: whole.width],
-        cut=sum(
-            any(len(row.ids) > most for row in side[i]) for side, own in zip(sides, kept, strict=True) for i in own
+        cut=train.cut + validation.cut,
+        conversations=name_sets(
+            {t: [corpus.conversations[validation.documents[i].text] for i in own] for t, own in chosen.items()},
+            [own if own is None else [corpus.conversations[d.documents[i].text] for i in own] for own in kept_back],
         ),
-        conversations=spoken,
-        unanswered=sum(len(side) - len(own) for side, own in zip(sides, kept, strict=True)),
+        unanswered=train.unanswered + validation.unanswered,
     )
 
 
@@ -150,6 +140,42 @@ class _Table:
         return self.rows[(documents[:, None] * self.width + np.arange(self.width)).reshape(-1)]
 
 
+@dataclass(frozen=True)
+class _Side:
+    """What the training or the validation side has to learn from, as text and as rows, (n,) each."""
+
+    documents: tuple[Document, ...]
+    rows: list[Encoded]
+    cut: int  # of them, that are longer than `model.max_length`
+    unanswered: int  # that are left out, as no token that counts is left of them
+
+
+def _encode_side(
+    exp: Experiment, corpus: Corpus, name: str, documents: Sequence[Document], template: ChatTemplate
+) -> _Side:
+    """Encode a side of the corpus. Raises `UserError` where no response of it begins before `model.max_length`."""
+    most, every = exp.model.max_length, _encode(exp, corpus, documents, template)
+    kept = [i for i, own in enumerate(every) if all(any(row.mask[1:most]) for row in own)]
+    if not kept:
+        first = (max(row.mask.index(True) if True in row.mask else most for row in own) for own in every)
+        shortest = min(first, default=most) + 1
+        raise UserError(
+            f"model.max_length={exp.model.max_length} cuts the response of all {len(every):,} {name} conversations of "
+            f"{corpus.name} away; the first response needs {shortest} at least, so raise it"
+        )
+    rows = [every[i] for i in kept]
+    cut = sum(any(len(row.ids) > most for row in own) for own in rows)
+    return _Side(tuple(documents[i] for i in kept), rows, cut, len(every) - len(kept))
+
+
+def _weigh_topics(held: _Table, documents: Sequence[Document]) -> tuple[dict[str, NDArray[np.int64]], dict[str, float]]:
+    """Find the documents of every topic, and its share of all targets: tokens that count, or pairs."""
+    topic = np.array([document.topic for document in documents])
+    of_topic = {t: np.flatnonzero(topic == t) for t in sorted(set(topic.tolist()))}
+    sizes = {t: len(rows) if held.width == 2 else held[rows].num_tokens for t, rows in of_topic.items()}
+    return of_topic, {t: size / sum(sizes.values()) for t, size in sizes.items()}
+
+
 def _encode(
     exp: Experiment, corpus: Corpus, documents: Sequence[Document], template: ChatTemplate
 ) -> Sequence[Encoded]:
@@ -157,18 +183,3 @@ def _encode(
     if exp.data.task_type == "preference":
         return encode_preferences(template, conversations)
     return [(row,) for row in encode_conversations(template, conversations, exp.training.loss_on)]
-
-
-def _check_left(
-    exp: Experiment, corpus: Corpus, sides: Sequence[Sequence[Encoded]], kept: Sequence[Sequence[int]]
-) -> None:
-    """Raise `UserError` where a side has no response that begins before `model.max_length`."""
-    most = exp.model.max_length
-    for name, rows, own in zip(("training", "validation"), sides, kept, strict=True):
-        if not own:
-            first = (max(row.mask.index(True) if True in row.mask else most for row in own) for own in rows)
-            shortest = min(first, default=most) + 1
-            raise UserError(
-                f"model.max_length={exp.model.max_length} cuts the response of all {len(rows):,} {name} conversations of "
-                f"{corpus.name} away; the first response needs {shortest} at least, so raise it"
-            )
