@@ -23,11 +23,8 @@ def make_task(make=tiny_llama, device: str = "cpu", dropout: float = 0.1) -> Lan
         model = make()
     opened = CohortModel(model, lora_targets(model, None), r=2, alpha=4.0, dropout=dropout)
     g = torch.Generator().manual_seed(0)
-    sizes = (
-        (5, [8, 8, 8, 8, 3]),
-        (3, [8, 8, 1]),
-        (4, [8] * 4),
-    )  # clients with 3, 2 and 2 steps, short blocks, short batches
+    # Clients with 3, 2 and 2 steps, short blocks, short batches
+    sizes = ((5, [8, 8, 8, 8, 3]), (3, [8, 8, 1]), (4, [8] * 4))
     clients = [Blocks(torch.randint(VOCAB, (n, T + 1), generator=g), torch.tensor(own)) for n, own in sizes]
     return LanguageTask(opened, clients, {}, {})
 

@@ -115,9 +115,8 @@ def _invert_flips(d: np.ndarray, alpha: float) -> tuple[float, float] | None:
     if k < 1:
         return None
     finite = d[np.isfinite(d)]
-    most = (
-        FAR * (np.abs(finite).max(initial=0.0) + 1) / (2 * len(d))
-    )  # the mean of any subset with an infinite difference
+    # The mean of any subset with an infinite difference
+    most = FAR * (np.abs(finite).max(initial=0.0) + 1) / (2 * len(d))
     low, high = (float(v) if abs(v) < most else math.copysign(math.inf, v) for v in (means[k - 1], means[-k]))
     return low, high
 

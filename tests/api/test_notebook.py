@@ -17,9 +17,8 @@ def test_it_was_run_from_top_to_bottom_and_names_no_machine():
     assert [cell["execution_count"] for cell in CELLS] == list(range(1, len(CELLS) + 1))
     shown = [output["data"] for cell in CELLS for output in cell["outputs"] if "data" in output]
     assert sum("image/png" in data for data in shown) == 1
-    assert any(
-        "data:image/png;base64," in "".join(data.get("text/html", [])) for data in shown
-    )  # a run shows its losses
+    # A run shows its losses
+    assert any("data:image/png;base64," in "".join(data.get("text/html", [])) for data in shown)
     text = NOTEBOOK.read_text(encoding="utf-8")
     assert not [word for word in ("/tmp", "/home", "/root", "site-packages", "Warning") if word in text]
 

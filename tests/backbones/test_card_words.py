@@ -38,9 +38,8 @@ def test_a_name_of_several_lines_stays_on_one_and_shows_as_it_is(place):
     rest = [line for line in evil[body:] if "news" not in line]
     assert rest == [line for line in plain[plain.index("---", 1) :] if "news" not in line]
     assert sum(line.startswith("#") for line in evil[body:]) == 1
-    prose = [
-        line for line in evil[body + 1 :] if not line.startswith("model = ")
-    ]  # which is Python, and a string in it
+    # Which is Python, and a string in it
+    prose = [line for line in evil[body + 1 :] if not line.startswith("model = ")]
     assert not [line for line in prose if "<img" in line.replace("\\<", "") and "``" not in line]
 
 

@@ -271,9 +271,8 @@ def test_peft_computes_the_losses_of_every_causal_architecture_merged_too(tmp_pa
     assert not torch.allclose(losses_in_peft(make(*CAUSAL[name])), expected, rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "name", [*CAUSAL, *(n for n in OTHERS if n != "xlnet")]
-)  # of which clients cannot share a pass
+# Of which clients cannot share a pass
+@pytest.mark.parametrize("name", [*CAUSAL, *(n for n in OTHERS if n != "xlnet")])
 def test_peft_computes_the_states_of_every_headless_architecture_merged_too(tmp_path, name):
     from peft import PeftModel
 

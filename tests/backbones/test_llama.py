@@ -73,9 +73,8 @@ def test_samples_are_those_of_transformers(pair):
     "targets", [lambda m: lora_targets(m, None), lambda m: partial_targets(m, 1, ["embed_tokens"])]
 )
 def test_a_cohort_has_the_losses_and_gradients_that_it_has_over_transformers(pair, targets, length, monkeypatch):
-    monkeypatch.setattr(
-        "fedfault.backbones.lean.SHORT", 20
-    )  # the longer sequences take the attention of the model itself
+    # The longer sequences take the attention of the model itself
+    monkeypatch.setattr("fedfault.backbones.lean.SHORT", 20)
     ids, found = tokens(2, 2, length + 1), []
     for model in pair:
         c = CohortModel(model, targets(model), r=4, alpha=8.0)

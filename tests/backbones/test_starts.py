@@ -82,9 +82,8 @@ def test_what_began_with_a_part_of_the_base_is_exported_for_the_whole_base(tmp_p
     model = build()
     opened = open_up(model, start)
     adapter, g = train_a_little(opened), torch.Generator().manual_seed(2)
-    assert torch.allclose(
-        losses_here(opened, opened.init(0)), losses_of(build()), atol=1e-5
-    )  # B A is in both or neither
+    # B A is in both or neither
+    assert torch.allclose(losses_here(opened, opened.init(0)), losses_of(build()), atol=1e-5)
     base = (
         {s.name: 0.05 * torch.randn(s.shape[2], s.shape[1], generator=g) for s in opened.layout.lora} if folds else {}
     )

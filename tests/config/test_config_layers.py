@@ -186,9 +186,8 @@ def test_a_path_is_relative_to_the_file_that_says_it_whoever_inherits(write, sec
     assert get("deep/base.yaml") == get("other/x.yaml") == "deep/mine.csv"
     assert get("other/x.yaml", [f"{section}.{key}=here.csv"]) == "here.csv"  # the command line is where it is typed
     assert get(write(f"{section}: {{{key}: here.csv}}\n")) == "here.csv"
-    assert (
-        get(write(f"{section}: {{{key}: here.csv}}\n", "other/y.yaml")) == "here.csv"
-    )  # as config.yaml of a run says it
+    # As config.yaml of a run says it
+    assert get(write(f"{section}: {{{key}: here.csv}}\n", "other/y.yaml")) == "here.csv"
     assert get(write(f"{section}: {{{key}: nowhere.csv}}\n", "other/z.yaml")) == "nowhere.csv"
 
 

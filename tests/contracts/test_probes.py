@@ -12,13 +12,8 @@ from fedfault.rounds.engine import begin, rounds
 from fedfault.testing.toys import LowRank, federation
 
 pytestmark = pytest.mark.parametrize("name", load_builders("probe"))
-READS_TEXT = (
-    "attention",
-    "generation",
-    "representation",
-    "membership",
-    "exposure",
-)  # nothing where there is no hidden state
+# Nothing where there is no hidden state
+READS_TEXT = ("attention", "generation", "representation", "membership", "exposure")
 
 
 def small(name):

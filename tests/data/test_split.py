@@ -118,9 +118,8 @@ def test_pairs_of_one_prompt_are_not_in_training_and_held_out(tmp_path):
 
 
 def test_by_hand():
-    blocks = pack_blocks(
-        encode_texts(Bytes(), ["é", "abc"]), 4, END
-    )  # end | é é end a | b c end, the first is no target
+    # end | é é end a | b c end, the first is no target
+    blocks = pack_blocks(encode_texts(Bytes(), ["é", "abc"]), 4, END)
     found = bytes_per_token({"topic/x": blocks}, Bytes(), END)
     assert found == {"topic/x": pytest.approx(5 / 7)}  # 5 bytes of text, 7 targets
     assert bits_per_byte(2.0, found["topic/x"]) == pytest.approx(2.0 * 7 / math.log(2) / 5)

@@ -29,9 +29,10 @@ def test_rounds_to_the_target_by_hand():
     found = readings([5.0, 4.5, 4.25, 3.75, 3.8])
     assert [r.statistic for r in found] == pytest.approx([1, 2, 2.5, 2.5])
     assert [r.effect for r in found] == pytest.approx([0.5, 1, 1.25, 1.25])
+    # The slopes are -0.5, -0.25, -0.375
     assert found[1].evidence == pytest.approx(
         {"rounds": 2, "usual_rounds": 2, "gained": 0.75, "target": 1, "slope": -0.375}
-    )  # the slopes are -0.5, -0.25, -0.375
+    )
 
 
 def test_a_target_once_reached_stays_reached():

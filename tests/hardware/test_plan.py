@@ -94,9 +94,8 @@ def test_regret_is_the_round_over_the_shortest_one_of_the_same_ranks_in_all():
     """A fast and a slow client: 4 and 4 take 100 * 0.014 * 2 = 2.8 s, 7 and 1 take 2.2 s."""
     hw = hardware(FAST, SLOW, options={"rank": 4})
     assert planned(hw).readings["regret"] == pytest.approx(2.8 / 2.2)
-    assert planned(hw, limits=[4, 4]).readings["regret"] == pytest.approx(
-        2.8 / 2.2
-    )  # that a scheduler is fixed is no excuse
+    # That a scheduler is fixed is no excuse
+    assert planned(hw, limits=[4, 4]).readings["regret"] == pytest.approx(2.8 / 2.2)
     best = hardware(FAST, SLOW, scheduler="exact", options={"r_bar": 4.0})
     assert planned(best).ranks.tolist() == [7, 1]
     assert planned(best).readings["regret"] == pytest.approx(1)

@@ -82,9 +82,8 @@ def test_one_example_moves_a_step_by_no_more_than_the_clip():
     task, C = LowRank(), 0.7
     wrapped = ExampleTask(task, make_budget("example", 1, clip=C), 4, None, torch.tensor([2]))
     params = 30 * around(task)[None]
-    with_it, without = (
-        wrapped.grad(params, make_step([[True, True, last]], [2]))[1] for last in (True, False)
-    )  # the same noise: it follows from the step
+    # The same noise: it follows from the step
+    with_it, without = (wrapped.grad(params, make_step([[True, True, last]], [2]))[1] for last in (True, False))
     assert float((with_it - without).norm()) == pytest.approx(C / 4, rel=1e-4)
 
 

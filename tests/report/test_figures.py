@@ -89,9 +89,8 @@ def test_a_fork_shows_both_futures_from_its_round_on():
     ax = draw_loss_by_topic(run).axes[0]
     (future,) = [line for line in ax.get_lines() if line.is_dashed() and len(line.get_xdata()) > 2]
     assert list(future.get_xdata()) == [1, 2, 3, 4, 5]
-    np.testing.assert_allclose(
-        future.get_ydata(), [4.0, 7.0, 8.0, 9.0, 10.0]
-    )  # round 1 is the run's own: 4 - 0.1 + 0.1
+    # Round 1 is the run's own: 4 - 0.1 + 0.1
+    np.testing.assert_allclose(future.get_ydata(), [4.0, 7.0, 8.0, 9.0, 10.0])
     assert ax.get_xlim()[1] == 5.5
     assert ax.get_ylim()[1] > 10.0
     assert {"parent", "training.lr 0.003 → 0.001"} <= {t.get_text() for t in ax.texts}

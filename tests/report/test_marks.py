@@ -39,9 +39,8 @@ def test_no_two_names_overlap(marks):
 
 def test_the_names_need_room_by_their_lanes():
     assert measure_headroom([]) == 0.0
-    assert (
-        measure_headroom([Place(0, False), Place(2, False)]) - measure_headroom([Place(1, True)]) == 12.0
-    )  # points a lane
+    # Points a lane
+    assert measure_headroom([Place(0, False), Place(2, False)]) - measure_headroom([Place(1, True)]) == 12.0
 
 
 def test_a_detector_is_marked_once_and_alarms_come_before_suspicions():

@@ -108,10 +108,8 @@ def test_the_page_stands_alone(html):
         for key in ("src", "srcset", "href", "xlink:href", "poster", "background"):
             assert attributes.get(key, "#").startswith(("data:", "#"))
         assert not [name for name in attributes if name.startswith("on")]
-    assert [a.get("type") for name, a in tags.tags if name == "script"] == [
-        "application/json",
-        None,
-    ]  # numbers, and code
+    # Numbers, and code
+    assert [a.get("type") for name, a in tags.tags if name == "script"] == ["application/json", None]
     assert "src" not in {key for name, a in tags.tags if name == "script" for key in a}
     assert not re.search(r"\b(fetch|XMLHttpRequest|import|eval|innerHTML)\b\s*[(=]", html)
     assert not re.search(r"url\((?!#)", html)

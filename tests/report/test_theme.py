@@ -13,9 +13,8 @@ THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
 def test_text_reaches_the_contrast_of_wcag_aa(theme):
     for name in ("ink", "muted", "alarm", "warn", "good"):
         for ground in (theme.surface, theme.page):
-            assert compute_contrast(getattr(theme, name), ground) >= 4.5, (
-                name
-            )  # the badge is the surface's colour on these
+            # The badge is the surface's colour on these
+            assert compute_contrast(getattr(theme, name), ground) >= 4.5, name
 
 
 @THEMES

@@ -197,9 +197,8 @@ def test_what_is_not_finite_is_left_out_and_names_are_flat():
 def test_results_go_below_the_run_folder(calls, tmp_path):
     track(tmp_path)
     assert calls.trackio[0][1] == str(tmp_path / "trackers" / "trackio")
-    assert calls.tensorboard[0][1] == str(
-        tmp_path / "trackers" / "tensorboard" / "mine"
-    )  # the tool shows the folder's name
+    # The tool shows the folder's name
+    assert calls.tensorboard[0][1] == str(tmp_path / "trackers" / "tensorboard" / "mine")
     assert calls.wandb[0][1]["dir"] == str(tmp_path / "trackers")  # the library adds wandb/
     assert calls.mlflow[0][1] == {"tracking_uri": (tmp_path / "trackers" / "mlflow").as_uri()}
     assert not {"MLFLOW_ALLOW_FILE_STORE", "MLFLOW_DISABLE_TELEMETRY"} & set(os.environ)

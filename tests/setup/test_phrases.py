@@ -27,9 +27,8 @@ def test_the_score_backdoor_is_how_often_the_model_says_the_words():
     answer = whole.tolist()[len(short) :]
     assert decode(answer) == " buy more now"
     assert asked.length == len(answer)
-    p.task.answer = lambda flat, places: [
-        answer if i else [] for i in places
-    ]  # says it after all prompts but the first
+    # Says it after all prompts but the first
+    p.task.answer = lambda flat, places: [answer if i else [] for i in places]
     score = p.task.evaluate(p.task.init(0))["backdoor"]
     assert score.metrics["exact_match"] == 0.75
 

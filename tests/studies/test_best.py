@@ -69,10 +69,8 @@ def test_what_a_value_loses_is_bounded_by_every_value_that_may_be_the_best():
 
 
 def test_who_is_ahead_is_found_over_the_seeds_that_all_have():
-    by_seed = {
-        "a": {0: 4.0, 1: 5.0, 2: 3.0},
-        "b": {0: 3.9, 1: 4.9},
-    }  # b is ahead in every pair, a in the mean of its own
+    # B is ahead in every pair, a in the mean of its own
+    by_seed = {"a": {0: 4.0, 1: 5.0, 2: 3.0}, "b": {0: 3.9, 1: 4.9}}
     found = _compare_situation(Study("trial", "", (0, 1, 2), ()), ASK, (), by_seed)
     assert found.ahead == "b"
     assert found.standings["a"].mean == pytest.approx(4.5)

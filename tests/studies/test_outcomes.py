@@ -40,9 +40,8 @@ def test_probes_topics_and_alarms():
     assert measure_outcome(run, "probes.gradient_norm_mean") == pytest.approx((0.6 + 0.7 + 0.8) / 3)
     assert measure_outcome(run, "topic_swing") == pytest.approx(0.1)
     assert (measure_outcome(run, "alarm.divergence"), measure_outcome(run, "alarm.client_drift")) == (1.0, 0.0)
-    assert measure_outcome(run, "client_loss") == pytest.approx(
-        3.7 + 0.2 * 1.5
-    )  # the mean of four clients after round 3
+    # The mean of four clients after round 3
+    assert measure_outcome(run, "client_loss") == pytest.approx(3.7 + 0.2 * 1.5)
     assert measure_outcome(run, "probes.unheard_of") is None
 
 

@@ -12,15 +12,8 @@ from fedfault.runs import clients
 from fedfault.runs.manifest import MONITORED, OVER
 from fedfault.runs.recorded import RunData
 
-FINDING = (
-    "round",
-    "detector",
-    "level",
-    "sentence",
-    "statistic",
-    "threshold",
-    "controls",
-)  # of a finding, beside advice
+# Columns of a finding, beside advice
+FINDING = ("round", "detector", "level", "sentence", "statistic", "threshold", "controls")
 
 
 def tabulate_rounds(run: RunData) -> pd.DataFrame:

@@ -30,13 +30,8 @@ from fedfault.text.tokens import Tokens, encode_texts
 from fedfault.types.corpus import Conversation, Corpus, Deal, Document, Partition
 
 CLIENT_SHARE = 4  # a client's own held-out set has at most evaluation.max_blocks / 4 blocks
-COLUMNS = (
-    "path",
-    "text_columns",
-    "columns",
-    "topic_column",
-    "group_column",
-)  # settings of `data` that go to the corpus
+# Settings of `data` that go to the corpus
+COLUMNS = ("path", "text_columns", "columns", "topic_column", "group_column")
 
 
 class ClientData(Protocol):

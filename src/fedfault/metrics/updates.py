@@ -51,9 +51,8 @@ def updates() -> Probe:
             if m.before.last is not None:
                 rows.append(m.before.adapter.flat[None])
                 starts.append(m.before.last.flat[None])
-        products = (
-            gram(layout, torch.cat(starts), torch.cat(rows)).cpu().numpy()
-        )  # clients, then the server now and one round ago
+        # Clients, then the server now and one round ago
+        products = gram(layout, torch.cat(starts), torch.cat(rows)).cpu().numpy()
         found = update_metrics(products[:K, :K])
         if m.trained.drift is not None:
             found["client_drift"] = float(m.trained.drift.mean())

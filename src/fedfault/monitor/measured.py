@@ -226,9 +226,8 @@ def _name_copies(given: Round, products: np.ndarray) -> list[str]:
     square = products.diagonal()
     apart = square[:, None] + square - 2 * products
     same = apart <= SAME * np.maximum(square[:, None], square)
-    groups = [
-        ids[row] for i, row in enumerate(same) if row.argmax() == i and row.sum() > 1
-    ]  # the first names the others
+    # The first of those that are the same names the others
+    groups = [ids[row] for i, row in enumerate(same) if row.argmax() == i and row.sum() > 1]
     return [f"clients {join_names(own)} sent the same update" for own in groups]
 
 

@@ -19,10 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 from fedfault.errors import UserError
 
-LEAST_NOISE, MOST_NOISE = (
-    0.3,
-    1000.0,
-)  # noise multipliers: epsilon is in the hundreds below, and nothing is learned above
+# Noise multipliers: epsilon is in the hundreds below, and nothing is learned above
+LEAST_NOISE, MOST_NOISE = 0.3, 1000.0
 TOLERANCE = 1e-3  # relative, of the noise that is solved for
 NOTHING = 1e-12  # epsilon, in the place of 0, which has no logarithm
 

@@ -43,6 +43,7 @@ OTHER_NAMES = {  # columns that are called otherwise in public data sets, by the
 }
 # beside a shape: what a question is about
 TEXTS = ("context", "passage", "document", "input", "article", "story", "paragraph", "knowledge")
+# A response may depend on it
 BESIDE = (
     *TEXTS,
     "choices",
@@ -54,7 +55,7 @@ BESIDE = (
     "tools",
     "functions",
     "documents",
-)  # a response may depend on it
+)
 READ = {"role", "content", "tool_calls", "weight"}  # keys of a message
 # Keys of a message beside its role and content that say where it comes from, and nothing that a model could learn
 ABOUT = {

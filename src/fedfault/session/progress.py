@@ -59,9 +59,8 @@ class Progress:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False, force_jupyter=False)
-        self.console.soft_wrap = (
-            not self.console.is_terminal
-        )  # in a terminal lines break between words, in a file never
+        # In a terminal lines break between words, in a file never
+        self.console.soft_wrap = not self.console.is_terminal
         self.total = self.done = 0
         self.targets = "tokens"  # what is counted
         self.started = time.monotonic()

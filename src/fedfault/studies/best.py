@@ -107,9 +107,8 @@ def _compare_situation(
         lows, highs = zip(*(intervals[label, j] for j in candidates), strict=True)
         loses = max(0.0, min(lows)), max(0.0, *highs)
         shown: Shown = "worse" if loses[0] > b.by else "as good" if loses[1] < b.by else "open"
-        near = (
-            abs(means[label] - means[ahead]) < b.by
-        )  # it would be as good as whatever is best, else worse than the one ahead
+        # It would be as good as whatever is best, else worse than the one ahead
+        near = abs(means[label] - means[ahead]) < b.by
         against = [j for j in candidates if j != label] if near else [ahead]
         needed = pairs.count_seeds(label, against) if shown == "open" else None
         standings[label] = Standing(means[label], loses, shown, needed, 0)

@@ -67,9 +67,8 @@ def it_is_finite_floats_and_absent_where_it_is_not_defined(subject: Subject) -> 
                 expect(type(v) is float and math.isfinite(v), f"{case}, round {r.round}: {name} is {v!r}")
             for name, m in r.matrices.items():
                 square = [len(row) for row in m] == [len(r.clients)] * len(r.clients)
-                plain = all(
-                    type(v) is float and not math.isinf(v) for row in m for v in row
-                )  # NaN: of a client without
+                # NaN: of a client without
+                plain = all(type(v) is float and not math.isinf(v) for row in m for v in row)
                 expect(
                     square and plain, f"{case}, round {r.round}: the matrix {name} for {len(r.clients)} clients is {m}"
                 )
