@@ -133,8 +133,8 @@ MUTATIONS = {
         "tests/report/test_render.py::test_names_are_escaped",
     ),
     "a card shows markup": Mutation(
-        22, "backbones/card.py", "        text=write_inline,", "        text=str,",
-        "tests/backbones/test_card_words.py::test_a_name_of_several_lines_stays_on_one_and_shows_as_it_is",
+        22, "session/card.py", "        text=write_inline,", "        text=str,",
+        "tests/session/test_card_words.py::test_a_name_of_several_lines_stays_on_one_and_shows_as_it_is",
     ),
     "half a character is text": Mutation(
         23, "reading/files.py", r"""if "\\u" in text and not _has_whole_characters(found):""", "if False:",

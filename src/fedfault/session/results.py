@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedfault.backbones.card import render_card, write_inline
 from fedfault.backbones.export import export_adapter, export_tokenizer
 from fedfault.data.labelled import list_classes
 from fedfault.diagnosis.watch import write_findings
 from fedfault.records import add_client_names
 from fedfault.runs.outcome import LABEL_LOSS, LOSS, summarise_run
+from fedfault.session.card import render_card, write_inline
 from fedfault.session.personal import Personal, compare_models
 from fedfault.session.session import Session
 from fedfault.setup.experiment import Prepared

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from fedfault.backbones.card import render_card
 from fedfault.backbones.load import Backbone
 from fedfault.config.schema import Experiment
+from fedfault.session.card import render_card
 from fedfault.types.corpus import Corpus
 
 EVIL = "news\n# A heading\n---\nbase_model: other/model\n---\n| a | b |<img src=x onerror=alert(1)>`rm -rf`"

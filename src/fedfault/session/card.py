@@ -53,7 +53,7 @@ def render_card(
         "license": "unknown",  # that of the base model and of the texts
         "tags": ["fedfault", "federated-learning", exp.federation.algorithm.name],
     }
-    loader = jinja2.PackageLoader("fedfault", "backbones")
+    loader = jinja2.PackageLoader("fedfault", "session")
     environment = jinja2.Environment(loader=loader, autoescape=False, keep_trailing_newline=True)
     return environment.get_template("card.md").render(
         base="base" if local else ", revision=".join(repr(part) for part in (source, backbone.revision) if part),

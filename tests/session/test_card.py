@@ -42,7 +42,7 @@ def test_the_code_on_the_card_gives_the_scores_of_training(tmp_path, monkeypatch
     tokenizer.save_pretrained(tmp_path / "adapter")
     save_file(head, tmp_path / "adapter/head.safetensors")
     save_file({}, tmp_path / "adapter/trained.safetensors")
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("fedfault", "backbones"), autoescape=False)
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("fedfault", "session"), autoescape=False)
     code = environment.get_template("scorer.md").render(
         exp=SimpleNamespace(model=SimpleNamespace(trainable="partial", max_length=LENGTH)),
         base=repr(str(tmp_path / "base")), placed="", shipped=False,
