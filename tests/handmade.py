@@ -9,6 +9,9 @@ from pathlib import Path
 import yaml
 
 from fedfault.records import ClientRecord, Finding, RoundRecord, Score, Turn
+from fedfault.runs.files import write_json
+from fedfault.runs.manifest import OVER
+from fedfault.runs.outcome import summarise_run
 from fedfault.runs.recorded import RunData
 
 LAYERS = 3
@@ -133,6 +136,8 @@ def write(folder, records=HISTORY, topics=("news", "code"), status="finished", r
     lines(folder / "rounds.jsonl", records)
     manifest = {"status": status, "command": "fedfault run trial.yaml --seed 7", "commit": "abc123", "torch": "2.6.0"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    if status in OVER:
+        write_json(folder / "metrics.json", {k: v for k, v in summarise_run(records).items() if k == "final"})
     split = {"topics": list(topics), "clients": [[9, 1], [2, 8]], "tokens": [900, 1100]}
     (folder / "split.json").write_text(json.dumps(split))
     return folder

@@ -15,7 +15,7 @@ import yaml
 from fedfault.compare import listing
 from fedfault.errors import UserError
 from fedfault.report.terminal import format_table
-from handmade import record, write
+from handmade import record, update, write
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def folder(tmp_path):
         (place / "config.yaml").write_text(yaml.safe_dump(config))
         os.utime(place / "rounds.jsonl", (1000 + i, 1000 + i))
     (tmp_path / "cut/manifest.json").write_text(json.dumps({"status": "running"}))
-    (tmp_path / "bad/metrics.json").write_text(json.dumps({"verdict": {"state": "failed"}}))
+    update(tmp_path / "bad/metrics.json", verdict={"state": "failed"})
     broken = write(tmp_path / "broken", [record(0, 5.0)])
     (broken / "rounds.jsonl").write_text("{}\n" * 2)
     (tmp_path / "notes").mkdir()

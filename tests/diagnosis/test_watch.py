@@ -19,6 +19,7 @@ from fedfault.diagnosis.verdict import judge_run
 from fedfault.diagnosis.watch import Watch, describe_finding, diagnose_run
 from fedfault.errors import UserError
 from fedfault.records import Finding, replace_not_finite
+from fedfault.runs.outcome import summarise_run
 from fedfault.testing.histories import broken_history, healthy
 
 CONFIG = {"experiment_name": "trial", "seed": 7, "federation": {"num_rounds": 12}, "detectors": {"calibration": "none"}}
@@ -41,6 +42,7 @@ def write(folder, records, config=CONFIG):
     (folder / "manifest.json").write_text('{"status": "finished"}')
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "rounds.jsonl").write_text("".join(json.dumps(r.to_json()) + "\n" for r in records))
+    (folder / "metrics.json").write_text(json.dumps({"final": replace_not_finite(summarise_run(records)["final"])}))
     return folder
 
 

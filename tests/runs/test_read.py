@@ -6,10 +6,12 @@ import re
 import pytest
 import yaml
 
+from fedfault.diagnosis.watch import diagnose_run
 from fedfault.errors import UserError
 from fedfault.report import summary
 from fedfault.report.render import render_report
 from fedfault.runs.read import read_run
+from fedfault.testing.histories import broken_history
 from handmade import HISTORY, finding, lines, record, update, write
 
 DECIDED = {"settings": [], "done": True}
@@ -142,6 +144,50 @@ def test_of_a_run_that_has_just_begun_nothing_left_over_is_read(tmp_path):
     run = read_run(folder)
     assert (run.records, run.findings, run.split, run.metrics) == ((), (), {}, {})
     assert run.config["experiment_name"] == "new"
+
+
+def test_results_that_are_missing_or_do_not_follow_from_the_records_are_noted(tmp_path):
+    """A study said `2 seeds` of a mean over the one whose metrics.json was there, and no word of the other."""
+    folder = write(tmp_path)
+    assert read_run(folder).notes == ()
+    whole = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").unlink()
+    (missing,) = read_run(folder).notes
+    assert missing.startswith("metrics.json has no final scores or is missing")
+    assert f"`fedfault resume {folder}` writes it again" in missing
+    diagnose_run(folder)  # which writes the verdict into a file that has nothing else
+    assert read_run(folder).notes == (missing,)
+    (folder / "metrics.json").write_text(whole.replace('"loss": 4.0', '"loss": 3.0'))
+    assert read_run(folder).notes[0].startswith("metrics.json does not follow from rounds.jsonl")
+    (folder / "metrics.json").write_text(whole.replace('"final"', '"metrics"'))
+    update(folder / "manifest.json", monitored=True)  # there is no model that could go on
+    assert read_run(folder).notes == (
+        "metrics.json has no final scores or is missing, and studies count nothing of them.",
+    )
+    update(folder / "manifest.json", status="running")
+    assert read_run(folder).notes == ()
+
+
+def test_alarms_that_the_verdict_names_and_the_findings_do_not_are_noted(tmp_path):
+    """Without findings.jsonl a study counted no alarm, though the verdict beside it had one."""
+    folder = write(tmp_path, broken_history(), rounds=len(broken_history()) - 1)
+    diagnose_run(folder)
+    found = (folder / "findings.jsonl").read_text()
+    assert read_run(folder).notes == ()
+    (folder / "findings.jsonl").unlink()
+    (note,) = read_run(folder).notes
+    assert note.startswith("findings.jsonl lacks alarms that the verdict names (")
+    assert f"`fedfault diagnose {folder}` writes it again" in note
+    (folder / "findings.jsonl").write_text(found + found[:20])
+    assert read_run(folder).notes == ("The last line of findings.jsonl is incomplete and was left out.",)
+
+
+@pytest.mark.parametrize("wrong", [{"final": {"validation": 5.0}}, {"final": [1]}, {"verdict": {"causes": 5}}])
+def test_results_of_another_shape_are_corrupt(tmp_path, wrong):
+    folder = write(tmp_path)
+    update(folder / "metrics.json", **wrong)
+    with pytest.raises(UserError, match=r"metrics\.json is corrupt"):
+        read_run(folder)
 
 
 def test_a_broken_configuration_is_told_and_the_manifest_read_in_its_place(tmp_path):

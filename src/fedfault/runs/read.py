@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,11 +12,11 @@ from typing_extensions import NotRequired, TypedDict
 
 from fedfault.config.changes import NO_CAUSE, find_changes, spell_value
 from fedfault.config.shorthand import name_components
-from fedfault.errors import UserError, join_names
-from fedfault.records import HEALTHY, NO_ALARM, STATES, Finding, replace_not_finite
+from fedfault.errors import UserError, join_names, quote
+from fedfault.records import HEALTHY, NO_ALARM, STATES, Finding, RoundRecord, replace_not_finite
 from fedfault.runs.checkpoint import find_changed_past
 from fedfault.runs.files import ROUNDS, check_shape, read_json, read_lines, read_records, read_rounds, read_text
-from fedfault.runs.manifest import check_run, describe_bends, read_manifest
+from fedfault.runs.manifest import MONITORED, OVER, check_run, describe_bends, read_manifest
 from fedfault.runs.recorded import Fork, RunData
 
 
@@ -24,7 +24,7 @@ def read_run(folder: Path | str) -> RunData:
     """Return the run of a folder: its `config.yaml`, `rounds.jsonl` (absent before the first round), and what else is there.
 
     Records and a configuration that were changed since are noted; of the latter, what the manifest has is believed. So are
-    rounds of another schedule of the learning rate.
+    rounds of another schedule of the learning rate, and results that are missing or do not follow from the records.
     Raises UserError if the folder is not a run folder or a file is corrupt.
     """
     folder = Path(folder)
@@ -38,6 +38,10 @@ def read_run(folder: Path | str) -> RunData:
     if (changed := find_changed_past(folder)) is not None:
         notes.append(f"{ROUNDS} is not what the run has written up to round {changed}: do not trust these numbers.")
     config, edits = _read_own_config(folder, manifest)
+    metrics = _read_metrics(folder / "metrics.json")
+    findings, torn = read_lines(folder / "findings.jsonl", Finding.from_json, "finding")
+    known = status in OVER and changed is None  # else nothing says whether records or results are right
+    lost = _describe_lost_results(folder, manifest, records, metrics, findings) if known else []
     return RunData(
         folder=folder,
         records=tuple(records),
@@ -46,15 +50,41 @@ def read_run(folder: Path | str) -> RunData:
         split=_read_split(folder / "split.json"),
         heterogeneity=_read_shaped(folder / "heterogeneity.json", _Heterogeneity),
         clusters=_read_shaped(folder / "clusters.json", _Clusters),
-        metrics=_read_metrics(folder / "metrics.json"),
+        metrics=metrics,
         blamed=tuple(_read_shaped(folder / "contributions.json", _Contributions).get("rows", ())),
         answers=tuple(_read_shaped(folder / "answers.json", _Answers).get("answers", ())),
         personal=tuple(_read_shaped(folder / "personal.json", _Personal).get("rows", ())),
         benchmarks=tuple(_read_shaped(folder / "benchmarks.json", _Benchmarks).get("rows", ())),
-        findings=tuple(read_lines(folder / "findings.jsonl", Finding.from_json, "finding")[0]),
+        findings=tuple(findings),
         forks=_read_forks(folder, manifest),
-        notes=(*notes, *edits, *describe_bends(manifest)),
+        notes=(*notes, *torn, *lost, *edits, *describe_bends(manifest)),
     )
+
+
+def _describe_lost_results(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    records: Sequence[RoundRecord],
+    metrics: Mapping[str, Any],
+    findings: Sequence[Finding],
+) -> list[str]:
+    """Say which results of a run that is over are missing, or are not those of its records."""
+    lost = list[str]()
+    if (last := next((r for r in reversed(records) if r.scores), None)) is not None:
+        told = {name: score.get("loss") for name, score in metrics.get("final", {}).items()}
+        here = manifest["status"] == "finished" and not manifest.get(MONITORED) and not manifest.get("over_flower")
+        again = f"; `fedfault resume {quote(folder)}` writes it again" if here else ""
+        if not told:
+            lost.append(f"metrics.json has no final scores or is missing, and studies count nothing of them{again}.")
+        elif told != replace_not_finite({name: score.loss for name, score in last.scores.items()}):
+            lost.append(f"metrics.json does not follow from {ROUNDS}: do not trust its numbers{again}.")
+    verdict, alarmed = metrics.get("verdict") or {}, {f.detector for f in findings if f.level == "alarm"}
+    if unknown := {*verdict.get("causes", ()), *verdict.get("consequences", ())} - alarmed:
+        lost.append(
+            f"findings.jsonl lacks alarms that the verdict names ({join_names(sorted(unknown))}); "
+            f"`fedfault diagnose {quote(folder)}` writes it again."
+        )
+    return lost
 
 
 def _read_own_config(folder: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -93,7 +123,7 @@ def _read_fork(folder: Path, name: str, round: int, about: Mapping[str, Any], re
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
-    metrics = _read_mapping(path)
+    metrics = _read_shaped(path, _Metrics)
     verdict = metrics.get("verdict")
     if verdict is not None and not (isinstance(verdict, dict) and verdict.get("state") in STATES):
         raise UserError(f"{path} is corrupt: the state of the verdict should be one of {', '.join(STATES)}")
@@ -157,6 +187,18 @@ class _Heterogeneity(TypedDict, total=False):
     size_cv: Index | None
     embedding_mmd: Index | None
     gradient: Index | None
+
+
+class _Verdict(TypedDict, total=False):
+    causes: list[str]
+    consequences: list[str]
+
+
+class _Metrics(TypedDict, total=False):
+    """What metrics.json may hold, as far as files beside it say the same."""
+
+    final: dict[str, dict[str, Any]]
+    verdict: _Verdict | None
 
 
 class _Blamed(TypedDict):
