@@ -14,6 +14,7 @@ import torch
 import fedfault as ff
 import small
 from fedfault.api.frames import tabulate_clients
+from fedfault.api.models import locate_personal
 from fedfault.report import gallery
 from fedfault.runs.recorded import RunData
 from small import WORDS
@@ -262,6 +263,48 @@ def test_a_run_of_another_program_is_not_said_to_be_resumed(tmp_path):
         _ = run.metrics
     with pytest.raises(ff.UserError, match=r"has no adapter: another program trained it.*load the adapter that it has"):
         run.adapter()
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def lose_a_tensor(file):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    del tensors[min(tensors)]
+    save_file(tensors, file)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Found missing adapter keys")
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("adapter_model.safetensors", cut, "incomplete metadata"),
+        ("adapter_model.safetensors", Path.unlink, "adapter_model.safetensors"),
+        ("adapter_model.safetensors", lose_a_tensor, "1 tensors are missing, such as base_model.*lora_A"),
+        ("adapter_config.json", cut, "(Unterminated|Expecting)"),
+        ("adapter_config.json", Path.unlink, "adapter_config.json"),
+    ],
+)
+def test_an_adapter_that_is_damaged_is_refused_with_the_way_to_have_it_again(made, tmp_path, name, damage, told):
+    """Without one of its tensors it was loaded, and judged, as if the run had not trained there."""
+    pytest.importorskip("peft")
+    shutil.copytree(made.folder, tmp_path / "other")
+    damage(tmp_path / "other/adapter" / name)
+    again = f"`fedfault resume {tmp_path / 'other'}` writes it again"
+    with pytest.raises(ff.UserError, match=rf"other/adapter is damaged: .*{told}.*; {again}"):
+        ff.open(tmp_path / "other").adapter()
+
+
+def test_a_clients_own_model_that_is_missing_is_not_that_of_the_server(made, tmp_path):
+    shutil.copytree(made.folder, tmp_path / "other")
+    assert locate_personal(ff.open(tmp_path / "other").data, 0) == "adapter"
+    own = {"client": 0, "model": "own", "loss": 3.0, "targets": 9, "metrics": {}}
+    (tmp_path / "other/personal.json").write_text(json.dumps({"rows": [own]}))
+    with pytest.raises(ff.UserError, match=r"has no adapter.*ff\.resume\(.*writes it again"):
+        ff.open(tmp_path / "other").model(client=0)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -65,6 +65,8 @@ def describe_stop(folder: Path, run: RunData, what: str) -> UserError:
     """The error for what only a finished run has, or for what another program's run never has."""
     if run.manifest.get(MONITORED):
         return UserError(f"{folder} has no {what}: {_explain_monitored(run, what)}")
+    if run.status == "finished":
+        return UserError(f"{folder} has no {what} any more; ff.resume({str(folder)!r}) writes it again")
     of = "" if run.rounds_planned is None else f" of {run.rounds_planned}"
     return UserError(
         f"{folder} has no {what} yet: {run.rounds_done}{of} rounds are recorded; ff.resume({str(folder)!r}) finishes the run"

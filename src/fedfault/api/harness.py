@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from fedfault.api.models import load_adapter, load_base, load_trained, locate_personal
+from fedfault.api.models import explain_damage, load_adapter, load_base, load_trained, locate_personal
 from fedfault.config.sections.data import SPOKEN
 from fedfault.errors import UserError, quote, read_first_line
 from fedfault.runs.files import lock_results, read_json, write_json
@@ -141,7 +141,7 @@ def _iterate_models(run: Run, round: int | None, *, clients: bool) -> Iterator[t
     yield SERVER, data.rounds_done if round is None else round, model, tokenizer
     if not clients:
         return
-    if not (run.folder / "adapter" / "clients").is_dir():
+    if locate_personal(data, 0) == "adapter":
         raise UserError(f"{run.folder}: clients have no models of their own; leave --clients out")
     for k in range(data.num_clients):
         yield f"client {k}", data.rounds_done, load_adapter(data, run.folder / locate_personal(data, k)), tokenizer
@@ -153,7 +153,8 @@ def _load_tokenizer(run: Run) -> Any:
     folder = run.folder / "adapter"
     if not folder.is_dir():
         raise UserError(f"{run.folder} has no adapter yet; `fedfault resume {quote(run.folder)}` goes on with it")
-    return transformers.AutoTokenizer.from_pretrained(str(folder))
+    with explain_damage(run.data, folder):
+        return transformers.AutoTokenizer.from_pretrained(str(folder))
 
 
 def _score(model: Any, tokenizer: Any, names: list[str], manager: Any, *, spoken: bool) -> list[dict[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fedfault.arguments import take_whole
 from fedfault.backbones.load import choose_device, load_backbone, locate_model
-from fedfault.errors import UserError
+from fedfault.errors import UserError, is_out_of_memory, quote, read_first_line
 from fedfault.reading.hub import split_revision
 from fedfault.runs.recorded import RunData
 
@@ -16,9 +18,10 @@ from fedfault.runs.recorded import RunData
 def load_adapter(run: RunData, folder: Path) -> Any:
     """Load an adapter of a run as a PEFT model on its base.
 
-    Raises `UserError` without PEFT, for a `partial` run, and where PEFT would leave a part of the adapter out.
+    Raises `UserError` without PEFT, for a `partial` run, where PEFT would leave a part of the adapter out, and for files
+    that are damaged or lack a part of it.
     """
-    if not (folder / "adapter_config.json").is_file():
+    if run.setting("model", "trainable") == "partial":
         raise UserError(
             f"{run.folder} has trained layers and no adapter (model.trainable={run.setting('model', 'trainable')}); "
             "Run.model() is the model with them"
@@ -27,13 +30,16 @@ def load_adapter(run: RunData, folder: Path) -> Any:
         from peft import PeftModel, get_peft_model_state_dict
     except ImportError as e:
         raise UserError("peft is not installed; pip install peft") from e
-    from safetensors import safe_open
-
-    model = PeftModel.from_pretrained(load_base(run), str(folder)).eval()
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as f:
-        # Of mixtures of experts PEFT takes dense layers for experts
-        lost = sorted({*f.keys()} - {*get_peft_model_state_dict(model)})
-    if lost:
+    with explain_damage(run, folder):
+        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        there = {*_list_tensors(folder / "adapter_model.safetensors")}
+    base = load_base(run)
+    with explain_damage(run, folder):
+        model = PeftModel.from_pretrained(base, str(folder)).eval()
+        known = {*get_peft_model_state_dict(model)}
+        if missing := sorted(name for name in known - there if ".lora_" in name):
+            raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
+    if lost := sorted(there - known):  # of mixtures of experts PEFT takes dense layers for experts
         raise UserError(
             f"{folder}: PEFT leaves out {len(lost)} of the adapter's tensors, such as {lost[0]}, so that its model is "
             "not the one that was trained; add B A times alpha / r to the base's weights yourself, or train other modules"
@@ -48,8 +54,10 @@ def load_trained(run: RunData, folder: Path) -> Any:
     """
     from safetensors.torch import load_file
 
+    with explain_damage(run, folder):
+        trained = load_file(folder / "trained.safetensors")
     base = load_base(run)
-    _, unknown = base.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)
+    _, unknown = base.load_state_dict(trained, strict=False)
     if unknown:
         raise UserError(
             f"{folder} holds layers that {run.setting('model', 'name')} does not have: {', '.join(unknown)}"
@@ -67,9 +75,30 @@ def load_head(run: RunData, folder: Path) -> dict[str, Any]:
         raise UserError(f"{run.folder} has no head of its own: its model predicts tokens, and Run.model() is all of it")
     from safetensors import safe_open
 
-    with safe_open(file, framework="pt") as f:
+    with explain_damage(run, folder), safe_open(file, framework="pt") as f:
         about = json.loads(f.metadata()["about"])
         return {**{name: f.get_tensor(name) for name in ("weight", "bias")}, **about}
+
+
+@contextlib.contextmanager
+def explain_damage(run: RunData, folder: Path) -> Iterator[None]:
+    """Raise `UserError`, which says how it is made again, where what a run has exported cannot be read within the block."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as e:  # safetensors, tokenizers and PEFT have errors of many kinds
+        if is_out_of_memory(e):
+            raise
+        again = f"; `fedfault resume {quote(run.folder)}` writes it again" if run.status == "finished" else ""
+        raise UserError(f"{folder} is damaged: {read_first_line(e)}{again}") from e
+
+
+def _list_tensors(file: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as f:
+        return list(f.keys())
 
 
 def load_base(run: RunData) -> Any:
@@ -97,6 +126,6 @@ def locate_personal(run: RunData, client: int) -> str:
 
     if not 0 <= (client := take_whole(client, "client")) < run.num_clients:
         raise UserError(f"{run.folder} has no client {client}; they are 0 to {run.num_clients - 1}")
-    if not (run.folder / "adapter" / "clients").is_dir():
+    if not run.personal and not (run.folder / "adapter" / "clients").is_dir():
         return "adapter"
     return f"adapter/clients/{name_folders(run.client_names, run.num_clients)[client]}"
