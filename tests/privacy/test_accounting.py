@@ -12,6 +12,7 @@ from scipy import integrate, optimize, stats
 
 from fedfault.errors import UserError
 from fedfault.privacy.accounting import Release, find_epsilon, find_noise
+from fedfault.records import RoundRecord
 
 DELTA = 1e-5
 
@@ -121,6 +122,14 @@ def test_the_noise_that_is_found_is_enough_and_hardly_more(sampling):
     spent = [find_epsilon(Release(z, 3, 10, sampling), 12, 1e-3) for z in (noise, 0.99 * noise)]
     assert spent[0] <= 2.0 < spent[1]
     assert np.isfinite(spent).all()
+
+
+@pytest.mark.parametrize("delta", [1e-2, 1e-5])
+@pytest.mark.parametrize(("drawn", "times"), [(2, 1), (2, 5), (50, 5), (100, 5)])
+def test_an_epsilon_is_a_number_that_records_take(drawn, times, delta):
+    """A run with privacy.sampling=fixed ended in a traceback after its first round: its epsilon was one of numpy."""
+    found = find_epsilon(Release(1.0, drawn, 100, "fixed"), times, delta)
+    assert RoundRecord.from_json(RoundRecord(1, probes={"epsilon": found}).to_json()).probes == {"epsilon": found}
 
 
 def test_an_epsilon_that_no_noise_reaches_is_refused_with_the_least_that_is():

@@ -93,8 +93,7 @@ def _count_by_renyi(release: Release, times: int, delta: float) -> float:
     accountant = RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
     event = dp.SampledWithoutReplacementDpEvent(release.of, release.drawn, dp.GaussianDpEvent(release.noise / 2))
     accountant.compose(event, times)
-    epsilon: float = accountant.get_epsilon(delta)
-    return epsilon
+    return float(accountant.get_epsilon(delta))  # it is numpy's, which no record takes
 
 
 @functools.lru_cache(maxsize=256)
