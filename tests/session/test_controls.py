@@ -233,6 +233,28 @@ def test_controls_are_trained_by_one_process_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_run_that_waits_for_the_controls_of_another_says_so(tmp_path, monkeypatch):
+    """It stood still for as long as nineteen runs take, without a word."""
+    monkeypatch.setenv("FEDFAULT_CACHE", str(tmp_path / "cache"))
+    given = loaded(tmp_path, "detectors.calibration=auto")
+    p, said = prepare(given.experiment), []
+    content = (p.split.corpus.fingerprint, p.backbone.fingerprint)
+    folder = kept_calibrations() / f"controls-{controls._hash_settings(given.resolved, *content)}"
+    folder.mkdir(parents=True)
+    other = filelock.FileLock(folder / ".lock")
+
+    class Told(Progress):
+        def say(self, text):
+            said.append(text)
+            other.release()
+
+    monkeypatch.setattr(controls, "_train_controls", lambda *_: said.append("trained"))
+    with other:
+        controls.ensure_calibration(given, p, Told(quiet=True))
+    assert said == [f"another process is training the controls in {folder}; waiting for them", "trained"]
+
+
+@pytest.mark.slow
 def test_controls_that_were_cut_or_edited_are_trained_again_and_that_is_told(tmp_path, capsys):
     """A cut one took the thresholds of three detectors with it, and an edited one was believed."""
     given = loaded(tmp_path, "federation.num_rounds=2", "evaluation.general=none", "evaluation.max_blocks=1")

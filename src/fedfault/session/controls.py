@@ -34,7 +34,7 @@ from fedfault.diagnosis.verdict import judge_run
 from fedfault.errors import UserError
 from fedfault.records import FAILED, UNLEARNED, Records, RoundRecord
 from fedfault.rounds.engine import begin, rounds
-from fedfault.runs.files import LOCK, lock_folder, read_json, read_records, write_lines
+from fedfault.runs.files import LOCK, is_in_use, lock_folder, read_json, read_records, write_lines
 from fedfault.seeds import entropy
 from fedfault.session.claim import claim_folder
 from fedfault.session.progress import Progress, format_duration
@@ -103,6 +103,8 @@ def ensure_calibration(loaded: Loaded, p: Prepared, progress: Progress) -> None:
     folder = kept_calibrations() / f"controls-{_hash_settings(config, corpus, p.backbone.fingerprint)}"
     if choose_calibration(AUTO, config, corpus, p.backbone.fingerprint)[0] is None:
         folder.mkdir(parents=True, exist_ok=True)
+        if is_in_use(folder):
+            progress.say(f"another process is training the controls in {folder}; waiting for them")
         with filelock.FileLock(folder / LOCK):
             if choose_calibration(AUTO, config, corpus, p.backbone.fingerprint)[0] is None:
                 _train_controls(loaded, folder, p, progress)
