@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedfault.detectors.exchange import leaked_factor
 from fedfault.monitor.exchange import Sent, find_moved, find_usual, measure_apart, measure_chain
+from fedfault.testing.histories import history
 
 
 def send(rows, rounds, clients, kinds=None):
@@ -75,6 +77,23 @@ def test_a_chain_of_clients_is_found_and_an_order_by_their_data_is_none(seed):
             assert abs(found.share) < 0.25
     whole = measure_chain(simulate("leaking", seed, clients=12, rounds=8))
     assert whole.share > 0.5
+
+
+def test_the_state_of_one_optimiser_for_all_looks_like_a_leak_and_is_said_to_be_one_of_the_two():
+    """All clients start from the server's adapter, and what one adds is in part what the one before it has added."""
+    g = np.random.default_rng(0)
+    server, momentum, rows = np.zeros(200), np.zeros(200), []
+    for _ in range(8):
+        for _ in range(4):
+            momentum = 0.8 * momentum + g.normal(size=200)
+            rows.append(server + momentum)
+        server = np.mean(rows[-4:], axis=0)
+    found = measure_chain(send(rows, *zip(*[(t, k) for t in range(8) for k in range(4)], strict=True)))
+    probes = {"chained": [None, found.share], "chained_p": [None, found.p]}
+    (reading,) = leaked_factor().read(history(probes=probes), {})
+    assert reading.statistic > leaked_factor().default_threshold
+    assert "from its adapter, a factor of it, or its optimiser" in leaked_factor().explain(reading)
+    assert "optimiser" in leaked_factor().advice[0]
 
 
 def test_a_client_whose_updates_are_long_makes_no_chain_at_the_end_of_the_order():

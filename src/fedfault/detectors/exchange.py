@@ -63,24 +63,31 @@ def not_averaged() -> Detector:
 
 @register("detector")
 def leaked_factor() -> Detector:
-    """A client starts from the adapter, or from the factor of it, that the client before it has trained.
+    """A client goes on from the one before it: from its adapter, from a factor of it or from the state of its optimiser.
 
     A loop over clients with one model in memory has this defect where it does not load everything again: with a factor that
-    is to stay with its client, client i + 1 gets that of client i. The statistic is -log10 of the share of random orders of
-    the clients in which they look as chained as in their own; the effect is how far a client starts on the way to the one
-    before, estimated too low where the clients are few.
+    is to stay with its client, client i + 1 gets that of client i. One optimiser for all clients does the same to where
+    they end, as it takes the momentum of client i along, and adapters do not tell these two apart. The statistic is -log10
+    of the share of random orders of the clients in which they look as chained as in their own; the effect is how far a
+    client starts on the way to the one before, estimated too low where the clients are few.
 
     >>> from fedfault.testing.histories import history
     >>> detector = leaked_factor()
     >>> last = detector.read(history(probes={"chained": [None, 0.97], "chained_p": [None, 0.001]}), {})[-1]
     >>> print(f"{last.statistic:.0f} > {detector.default_threshold:.0f}: {detector.explain(last)}")
-    3 > 2: clients start where the one before them ended, 97 % of the way
+    3 > 2: clients go on from the one before them, 97 % of the way: from its adapter, a factor of it, or its optimiser
     """
     return Detector(
         _read_probes(lambda share, p: (-math.log10(max(p, 1e-9)), max(share, 0.0)), "chained", "chained_p"),
-        lambda r: f"clients start where the one before them ended, {100 * r.effect:.0f} % of the way",
+        lambda r: (
+            f"clients go on from the one before them, {100 * r.effect:.0f} % of the way: from its adapter, a factor of it, "
+            "or its optimiser"
+        ),
         reads=("chained", "chained_p"),
-        advice=("load everything that a client should start from before it trains, its own factor included",),
+        advice=(
+            "load everything that a client should start from before it trains, its own factor included, and make its "
+            "optimiser anew",
+        ),
         min_effect=CHAINED,
         min_std=0.1,
         default_threshold=FEW,

@@ -248,7 +248,7 @@ def _describe_part(part: str, traces: Traces) -> str:
         return "the same in all adapters" + (", saved and sent for nothing" if part == FULL else "")
     apart, chain = traces.apart.get(part), traces.chains.get(part)
     if chain is not None and chain.share >= CHAINED and chain.p < 10**-FEW:
-        return f"clients start where the one before them ended ({100 * chain.share:.0f} % of the way)"
+        return f"clients go on from the one before them ({100 * chain.share:.0f} % of the way)"
     if apart is None:
         return "where clients start is not known, as no two that had sent different ones came again"
     kept = f"{100 * apart.kept:.0f} % of what sets a client apart is there after the next round"
