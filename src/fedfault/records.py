@@ -331,6 +331,10 @@ def _learn_nothing(controls: Sequence[Records]) -> dict[str, float]:
     return {}
 
 
+def _advise_nothing(reading: Reading) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Detector:
     """A pure function of the records, with all that is needed to judge what it reads, to explain it and to act on it.
@@ -340,6 +344,7 @@ class Detector:
     explain: (reading) -> what happened, in plain words
     reads: what has to be measured for it, as `is_recorded` names it; empty: it says nothing of it
     advice: what a reader can try, first things first: settings, or a sentence
+    advise: (reading) -> what to try before that, where the reading itself says so
     remedies: what a run that goes back to its best round at this alarm changes by itself: the first that is a change
     wants_clusters: whether the alarm says that clients differ too much for one model, so that clusters are an answer
     min_effect: the smallest effect that may alarm, however sure it is
@@ -366,6 +371,7 @@ class Detector:
     calibrated: bool = True
     of_partition: bool = False
     is_failure: Callable[[Reading], bool] = _only_degrades
+    advise: Callable[[Reading], tuple[str, ...]] = _advise_nothing
     leads_to: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fedfault.detectors.divergence import LEAST, SIGMA, divergence
 from fedfault.diagnosis.calibration import Threshold, learn_thresholds
-from fedfault.diagnosis.detection import judge_readings
+from fedfault.diagnosis.detection import detect_failures, judge_readings
 from fedfault.testing.histories import history
 
 DETECTOR = divergence()
@@ -103,3 +104,36 @@ def test_silent_with_the_default_threshold_where_losses_fall_faster_than_they_tr
     g = np.random.default_rng(0)
     for losses in 9 - 0.2 * np.arange(15) + 0.02 * g.normal(size=(100, 15)):
         assert {r.statistic for r in readings(losses.tolist())} == {0}
+
+
+def with_updates(losses, lengths):
+    """Losses, with the lengths of four clients' updates from round 1 on."""
+    records = history(losses, clients=[{}, *[{k: {} for k in range(4)} for _ in losses[1:]]])
+    return [
+        replace(r, clients=tuple(replace(c, update_norm=own[c.client]) for c in r.clients))
+        for r, own in zip(records, [(), *lengths], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("last", [4.7, math.nan])
+def test_a_client_whose_updates_are_far_longer_is_named_before_the_learning_rate(last):
+    usual, long = (1.0, 1.2, 0.9, 1.1), (1.0, 1.2, 64.0, 1.1)
+    found = detect_failures(with_updates([5.0, 4.0, 4.5, 4.6, last], [usual, long, usual, usual]), None)
+    alarm = next(f for f in found if f.level == "alarm" and f.detector == "divergence")
+    assert "in round 2 the update of client 2 was 55.7 times as long as the median one" in alarm.sentence
+    assert alarm.advice[0].startswith("look at what the client")
+    assert "training.lr at half" in alarm.advice
+
+
+@pytest.mark.parametrize("lengths", [(1.0, 1.0, 9.9, 1.0), (math.nan,) * 4, (0.0, 0.0, 0.0, 5.0)])
+def test_lengths_that_are_usual_or_not_known_name_nobody(lengths):
+    found = detect_failures(with_updates([5.0, 4.0, 4.5, 4.6], [lengths] * 3), None)
+    alarm = next(f for f in found if f.level == "alarm" and f.detector == "divergence")
+    assert "client" not in alarm.sentence
+    assert alarm.advice[0] == "training.lr at half"
+
+
+def test_a_long_update_before_the_best_round_is_no_cause():
+    long, usual = (1.0, 1.0, 64.0, 1.0), (1.0,) * 4
+    found = detect_failures(with_updates([5.0, 4.0, 4.5, 4.6], [long, usual, usual]), None)
+    assert all("client" not in f.sentence for f in found)

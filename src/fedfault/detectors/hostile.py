@@ -97,6 +97,19 @@ def measure_outlying(record: RoundRecord) -> dict[int, dict[str, float]]:
     return out
 
 
+def find_longest(record: RoundRecord) -> tuple[int, float] | None:
+    """The client of a round with the longest update, and how many times as long as the median one it is.
+
+    None for fewer than three clients whose lengths are known, and where the median is zero.
+    """
+    norms = {c.client: c.update_norm for c in record.clients if math.isfinite(c.update_norm)}
+    middle = float(np.median([*norms.values()])) if len(norms) >= FEWEST else 0.0
+    if not middle > 0:
+        return None
+    client = max(norms, key=norms.__getitem__)
+    return client, norms[client] / middle
+
+
 def _find_medians(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The median and the largest of the finite numbers of each row, (K,); NaN for a row without any."""
     known = np.sort(np.where(np.isfinite(rows), rows, np.nan), axis=1)  # NaN comes last

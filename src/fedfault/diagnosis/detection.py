@@ -129,5 +129,5 @@ def _make_finding(name: str, course: Course, r: Reading, threshold: Threshold, s
         threshold=None if math.isinf(r.statistic) else threshold.value,
         controls=threshold.controls,
         evidence=dict(r.evidence),
-        advice=course.detector.advice,
+        advice=(*course.detector.advise(r), *course.detector.advice),
     )
