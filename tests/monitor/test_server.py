@@ -135,3 +135,30 @@ def test_what_the_server_made_of_the_adapters_is_said(tmp_path, name):
     alarms = [f for f in read_run(tmp_path / "out").findings if f.level == "alarm"]
     assert [f.detector for f in alarms] == ([] if alarm is None else ["wrong_average"])
     assert alarm is None or (alarm in alarms[0].sentence and alarms[0].round == 2)
+
+
+@pytest.mark.parametrize(
+    ("begins", "said", "alarms"),
+    [
+        ("from it", "the server's adapters are those that rounds began with", []),
+        ("from the one before", "it is a round late", ["no_federation"]),
+    ],
+)
+def test_an_adapter_that_a_round_began_with_is_told_from_a_server_that_is_late(tmp_path, begins, said, alarms):
+    """Both save the mean of the round before; clients start from it, or from the mean of the round before that."""
+    g = np.random.default_rng(0)
+    server = [g.normal(size=(2, 40)), np.zeros((30, 2))]
+    start = server
+    for t in range(1, 6):
+        write(tmp_path / "a" / f"round_{t}" / "server", *server)
+        sent = [0.05 * g.normal(size=(4, *x.shape)) + x for x in (server if begins == "from it" else start)]
+        for k in range(4):
+            write(tmp_path / "a" / f"round_{t}" / f"client_{k}", *(y[k] for y in sent))
+        start, server = server, [y.mean(0) for y in sent]
+    told = diagnose_files(tmp_path / "a", out=tmp_path / "out")
+    assert said in told
+    run = read_run(tmp_path / "out")
+    assert [f.detector for f in run.findings if f.level == "alarm"] == alarms
+    if not alarms:
+        assert "by weights 0.25, in 4 of 4 rounds" in told
+        assert [r.probes.get("server_norm") is not None for r in run.records if r.round] == [True] * 4 + [False]

@@ -18,6 +18,7 @@ from fedfault.monitor.losses import Losses, read_losses
 from fedfault.monitor.measured import check_gap
 from fedfault.monitor.missing import ELSE, OPTIONS, explain_missing
 from fedfault.monitor.traces import Traces, describe_traces, measure_traces
+from fedfault.monitor.updates import place_servers
 from fedfault.runs.read import read_run
 from fedfault.saying import say_nothing
 
@@ -47,7 +48,7 @@ def diagnose_files(
         raise UserError(
             f"calibration={calibration} is of fedfault's own runs; name a file that `Monitor.calibrate` made from yours"
         )
-    collection = None if adapters is None else read_collection(adapters, pattern, server)
+    collection = None if adapters is None else place_servers(read_collection(adapters, pattern, server))
     losses = {} if csv is None else read_losses(csv)
     numbers = _number_clients(collection, losses)
     traces = None if collection is None else measure_traces(collection, numbers, frozen)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,6 +73,52 @@ def measure_averages(found: Collection, t: int, parts: Mapping[str, Sequence[str
         size = sum(start[0].tensors[name].size for name in names)
         averages[part] = solve_average(multiply_steps(start[0], every, names), len(now), size)
     return {part: one for part, one in averages.items() if one is not None}
+
+
+def place_servers(found: Collection) -> Collection:
+    """Put the server's adapters behind the rounds that made them, with a note, where they are those that rounds began with.
+
+    They are where each is a mean of what clients sent in the round before and not in its own, and clients end nearer to it
+    than to the one before. Where clients started from the one before, a note says that the server is a round late.
+    """
+    steps = [(a, t) for a, t in itertools.pairwise(found.rounds) if {a, t} <= found.servers.keys()]
+    if len(steps) < 2 or any(_is_average(found, a, t, t) for a, t in steps):
+        return found
+    if not all(_is_average(found, a, a, t) for a, t in steps):
+        return found
+    if not all(_starts_from_own(found, a, t) for a, t in steps):
+        late = (
+            "the server's adapter of a round is the mean of what clients sent in the round before: it is a round late"
+        )
+        return replace(found, notes=(*found.notes, late))
+    first = found.rounds[0]
+    moved = {a: replace(found.servers[t], round=a) for a, t in steps}
+    if first > 0:
+        moved[first - 1] = replace(found.servers[first], round=first - 1)
+    note = (
+        "the server's adapters are those that rounds began with, as each is the mean of what clients sent in the round "
+        f"before: read so, and none is known after round {found.rounds[-1]}"
+    )
+    return replace(found, servers=dict(sorted(moved.items())), notes=(*found.notes, note))
+
+
+def _is_average(found: Collection, before: int, sent: int, after: int) -> bool:
+    """Whether the server's adapter of a round is an average of what clients sent in one, and of that of a round before."""
+    start, clients, server = found.servers[before], found.of(sent), found.servers[after]
+    names = list(start.tensors)
+    if any(u.tensors[n].shape != start.tensors[n].shape for u in (*clients, server) for n in names):
+        return False
+    products, size = multiply_steps(start, [*clients, server], names), sum(one.size for one in start.tensors.values())
+    return solve_average(products, len(clients), size) is not None
+
+
+def _starts_from_own(found: Collection, before: int, t: int) -> bool:
+    """Whether the clients of a round end nearer to its server's adapter than to that of the round before."""
+    clients, start, other = found.of(t), found.servers[t], found.servers[before]
+    products = multiply_steps(start, [*clients, other], list(start.tensors))
+    K, square = len(clients), products.diagonal()
+    far = square[:K] - 2 * products[:K, K] + square[K]
+    return bool(square[:K].sum() < far.sum())
 
 
 def measure_scale(found: Collection, t: int) -> float:
