@@ -492,3 +492,22 @@ def test_what_the_server_makes_of_the_updates_is_told_once(tmp_path, name):
     assert alarm is None or alarm in run.findings[-1].sentence
     events = [e for r in run.records for e in r.events]
     assert events == [] if event is None else (len(events) == 1 and event in events[0])
+
+
+@pytest.mark.parametrize(
+    ("losses", "moved", "told"),
+    [
+        ([4.1234567, 4.1234567, 3.9876543, 3.9876543], 1.0, 1),
+        ([4.1234567, 4.1234567, 3.9876543, 3.9876543], 0.0, 0),
+        ([4.12, 4.12, 3.98, 3.98], 1.0, 0),  # rounded
+        ([4.1234567, 4.0234567, 3.9876543, 3.9876542], 1.0, 0),
+        ([math.nan, math.nan, math.nan, math.nan], 1.0, 0),
+    ],
+)
+def test_a_loss_that_stays_to_the_last_digit_while_the_server_moves_is_asked_about_once(tmp_path, losses, moved, told):
+    with ff.Monitor("mine", results_dir=tmp_path, say=list) as monitor:
+        for t, loss in enumerate(losses):
+            monitor.log(t, loss=loss, **({"server_update": moved} if t else {}))
+    events = [(r.round, e) for r in read_run(tmp_path / "mine").records for e in r.events]
+    assert len(events) == told
+    assert all(round == 1 and "to the last digit" in event for round, event in events)

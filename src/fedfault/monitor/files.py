@@ -15,7 +15,7 @@ from fedfault.errors import UserError, join_names
 from fedfault.monitor import Monitor
 from fedfault.monitor.adapters import PATTERN, Collection, read_collection, sort_name
 from fedfault.monitor.losses import Losses, read_losses
-from fedfault.monitor.measured import check_gap
+from fedfault.monitor.measured import STALE, check_gap
 from fedfault.monitor.missing import ELSE, OPTIONS, explain_missing
 from fedfault.monitor.traces import Traces, describe_traces, measure_traces
 from fedfault.monitor.updates import place_servers
@@ -76,6 +76,7 @@ def diagnose_files(
     lines = [f"{verdict['state']}. {verdict['sentence']}", verdict["sure"], *map(describe_finding, found)]
     lines += [] if traces is None or collection is None else describe_traces(collection, traces)
     lines += _warn_of_changing_means(losses)
+    lines += [f"round {r.round}: {STALE}" for r in records if STALE in r.events]
     lines += [] if all(name.isdecimal() for name in numbers) else [f"clients by number: {_list_names(numbers)}"]
     known = None if calibration is None else Calibration.load(Path(calibration))
     lines += [f"switched off: {explain_missing(records, known, OPTIONS, ELSE)}"]

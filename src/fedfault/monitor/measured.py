@@ -27,6 +27,10 @@ from fedfault.records import ClientRecord, RoundRecord, Score
 MOST = 1000  # rounds that may be left out one after another
 HUGE = 1e300  # weights whose sum may be beyond what a float holds
 SAME = 1e-9  # of the squared norm, between inner products of updates that are the same up to rounding
+STALE = (
+    "the loss is that of the round before to the last digit, and the server has moved: is it of the model that the server "
+    "has after the round?"
+)
 Memory = dict[str, Any]  # what a later round needs of earlier ones
 
 
@@ -87,11 +91,24 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
     if not math.isfinite(probes.get("server_norm", 0.0)):
         events.append("server_update not finite: no loss of such a model counts")
         scores["validation"] = Score(math.nan, 1)
+    events += _note_stale_loss(scores.get("validation"), probes, memory)
     told = {name: read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
     events = [*given.events, *events]
     events += [f"probe {name} not finite, left out" for name, value in told.items() if not math.isfinite(value)]
     clients = _list_clients(given, K, own)
     return RoundRecord(round, clients, scores, _keep_finite(probes | told), matrices, events=tuple(events)), memory
+
+
+def _note_stale_loss(score: Score | None, probes: Mapping[str, float], memory: Memory) -> list[str]:
+    """A sentence, once in a run, where the server has moved and its loss is that of the round before to the last digit.
+
+    Losses of fewer than six digits are rounded, and may be equal.
+    """
+    loss = math.nan if score is None else score.loss
+    same = loss == memory.get("loss") and probes.get("server_norm", 0.0) > 0 and float(f"{loss:.5g}") != loss
+    found = [STALE] if same and not memory.get("stale") else []
+    memory |= {"loss": loss, "stale": bool(found or memory.get("stale"))}
+    return found
 
 
 def check_gap(last: int | None, round: int) -> None:
