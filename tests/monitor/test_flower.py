@@ -195,6 +195,23 @@ def test_a_strategy_that_makes_no_average_is_named(tmp_path, make, alarm):
     assert alarm is None or alarm in alarms[0].sentence
 
 
+def test_clients_that_send_updates_in_the_place_of_arrays_are_told(tmp_path, caplog):
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        g = np.random.default_rng(context.node_config["partition-id"])
+        metrics = MetricRecord({"num-examples": 1})
+        moved = ArrayRecord({"w": Array(0.1 * g.normal(size=60))})
+        return Message(RecordDict({"arrays": moved, "metrics": metrics}), reply_to=message)
+
+    strategy = ff.Watched(FedAvg(fraction_evaluate=0.0), "mine", results_dir=tmp_path)
+    grid = LocalGrid(app, [{"partition-id": k} for k in range(3)])
+    with caplog.at_level("WARNING", logger="flwr"):
+        strategy.start(grid, ArrayRecord({"w": Array(np.ones(60))}), num_rounds=2)
+    assert caplog.text.count("all clients sent less than half of what they got") == 1
+
+
 class Fixed(FedAvg):
     """A strategy that takes arrays of any shape."""
 

@@ -162,3 +162,21 @@ def test_an_adapter_that_a_round_began_with_is_told_from_a_server_that_is_late(t
     if not alarms:
         assert "by weights 0.25, in 4 of 4 rounds" in told
         assert [r.probes.get("server_norm") is not None for r in run.records if r.round] == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_clients_that_send_updates_in_the_place_of_adapters_are_told(tmp_path, adds):
+    """The server adds their mean to what it has, as it should with updates, or takes it for the adapter."""
+    g = np.random.default_rng(0)
+    start = [g.normal(size=(2, 40)), np.zeros((30, 2))]
+    write(tmp_path / "a" / "round_0" / "server", *start)
+    for t in range(1, 5):
+        sent = [0.05 * g.normal(size=(4, *x.shape)) for x in start]
+        for k in range(4):
+            write(tmp_path / "a" / f"round_{t}" / f"client_{k}", *(y[k] for y in sent))
+        start = [adds * x + y.mean(0) for x, y in zip(start, sent, strict=True)]
+        write(tmp_path / "a" / f"round_{t}" / "server", *start)
+    told = diagnose_files(tmp_path / "a", out=tmp_path / "out")
+    said = "it is updates and no adapters" if adds else "all clients sent less than half of what they got, in 1 of 4"
+    assert said in told
+    assert not [f for f in read_run(tmp_path / "out").findings if f.level == "alarm"]

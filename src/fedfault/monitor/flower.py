@@ -14,7 +14,7 @@ from fedfault.errors import UserError, join_names
 from fedfault.monitor import Monitor
 from fedfault.monitor.adapters import name_part
 from fedfault.monitor.measured import Round
-from fedfault.monitor.server import solve_average
+from fedfault.monitor.server import sends_less, solve_average
 
 try:
     from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -27,6 +27,10 @@ except ImportError as e:
 import numpy as np
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+LESS = (
+    "all clients sent less than half of what they got: updates in the place of arrays? A strategy averages arrays, and what "
+    "is said of updates holds for these"
+)
 EXAMPLES = "num-examples"  # the metric by which Flower's strategies weigh clients, unless they are told another
 
 
@@ -216,6 +220,8 @@ class Watched(Strategy):  # type: ignore[misc]  # flwr has no types
             rows[:-1] -= rows[-1]
             products[self._parts[i]] = products.get(self._parts[i], 0.0) + rows @ rows.T
             sizes[self._parts[i]] += start.size
+        if sends_less(products.values(), len(sent)):
+            self._tell(LESS)
         solved = {part: solve_average(one, len(sent), sizes[part]) for part, one in products.items()}
         return {"server_update": update, "averages": {part: one for part, one in solved.items() if one is not None}}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ NONE = 0.01  # of a weight: as good as none
 APART = 0.05  # between a client's shares in two factors, or between its share and the one that was told
 SINGULAR = 1e-7  # of the largest: clients so much alike that nobody can tell their weights apart
 STILL = 1e-12  # of the longest update, squared: a client that sent what it got
+HALF = 0.5  # of its length: training takes no model that near to zero in a round
 ENOUGH = 4  # numbers for each weight: fewer are fitted by whatever the server did
 
 
@@ -95,6 +96,17 @@ def _fit(products: np.ndarray, basis: Sequence[int], server: int) -> np.ndarray 
     rest = products[server, server] - 2 * found @ aim + found @ unit @ found
     weights: np.ndarray = found / lengths
     return weights if rest <= FITS**2 * products[server, server] else None
+
+
+def sends_less(parts: Collection[np.ndarray], clients: int) -> bool:
+    """Whether all clients sent less than half of every part that they got, as those do that send updates in its place.
+
+    parts: inner products as `solve_average` takes them, with the model that they started from; of one that was zero nothing
+    is known.
+    """
+    known = [one for one in parts if one[-1, -1] > 0]
+    sent = [one.diagonal()[:clients] + 2 * one[:clients, -1] + one[-1, -1] for one in known]
+    return bool(known) and all((own < HALF**2 * one[-1, -1]).all() for own, one in zip(sent, known, strict=True))
 
 
 def measure_average(parts: Mapping[str, Average]) -> dict[str, float]:

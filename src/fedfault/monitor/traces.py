@@ -32,6 +32,7 @@ class Traces:
     apart: Mapping[str, Apart]
     chains: Mapping[str, Chain]
     averages: Mapping[int, Mapping[str, Average]]  # of the server, by round and part, where they are known
+    less: tuple[int, ...]  # rounds in which all clients sent less than half of what they got
 
 
 def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequence[str] = ()) -> Traces:
@@ -62,7 +63,9 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
     whole = list(zip(*marks.values(), strict=True))
     same, copies, given = [], dict[tuple[str, ...], tuple[int, ...]](), dict[str, tuple[int, ...]]()
     rounds, apart, chains = {}, dict[str, Apart](), dict[str, Chain]()
-    averages = {t: one for t in found.rounds if (one := measure_averages(found, t, parts))}
+    served = {t: measure_averages(found, t, parts) for t in found.rounds}
+    less = tuple(t for t, (_, few) in served.items() if few)
+    averages = {t: one for t, (one, _) in served.items() if one}
     left = dict[str, int]()  # in how many rounds most clients left a part alone
     for t in found.rounds:
         apart, chains = _measure_exchange(*({part: one.until(t) for part, one in x.items()} for x in (sent, single)))
@@ -86,7 +89,18 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
             own: (*copies.get(own, ()), t) for own in groups if 1 < len(own) < len(cohort) and own[0] not in back
         }
         rounds[t] = {"clients": cohort, "probes": probes, **measure_updates(found, t)}
-    return Traces(rounds, tuple(parts), still, tuple(same), copies, given, apart, chains, averages)
+    return Traces(
+        rounds,
+        tuple(parts),
+        still,
+        tuple(same),
+        copies,
+        given,
+        apart,
+        chains,
+        averages,
+        less,
+    )
 
 
 def _group_equal(marks: Mapping[str, Hashable]) -> list[tuple[str, ...]]:
@@ -185,8 +199,13 @@ def _describe_server(found: Collection, traces: Traces) -> list[str]:
     judged = [t for t in found.rounds if t in found.servers]
     if not judged:
         return []
+    less = [
+        f"all clients sent less than half of what they got, in {len(traces.less)} of {len(judged)} rounds: updates in the "
+        "place of adapters?"
+    ]
+    less = less if traces.less else []
     if not known:
-        return ["the server's adapter: no mean of the clients' by whatever weights, or nobody can tell"]
+        return ["the server's adapter: no mean of the clients' by whatever weights, or nobody can tell", *less]
     often = f"in {len(known)} of {len(judged)} rounds"
     if len(known) > 1 and all(sends_updates(parts) for t, parts in known.items() if t != found.rounds[0]):
         return [
@@ -194,7 +213,7 @@ def _describe_server(found: Collection, traces: Traces) -> list[str]:
             "of norms, cosines and B A holds for adapters only; save the clients' adapters"
         ]
     usual = _describe_averages([one for parts in known.values() for one in parts.values()])
-    lines = [f"the server's adapter: {usual}, {often}"]
+    lines = [f"the server's adapter: {usual}, {often}", *less]
     lone = {name_lone_client(parts) for parts in known.values()}
     names = {t: [u.client for u in found.of(t)] for t in known}
     taken = {names[t][k] for t, parts in known.items() if (k := name_lone_client(parts)) is not None}

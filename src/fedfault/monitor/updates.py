@@ -13,7 +13,7 @@ import numpy as np
 
 from fedfault.monitor.adapters import Collection, Upload
 from fedfault.monitor.geometry import multiply_changes, multiply_part, multiply_steps
-from fedfault.monitor.server import Average, solve_average
+from fedfault.monitor.server import Average, sends_less, solve_average
 
 ALONG = 0.9  # cosine of the server's weight change to the clients' mean from which their lengths are compared
 EXACT = 0.05  # how near the ratio of the lengths has to be to alpha / r
@@ -57,22 +57,23 @@ def _find_start(found: Collection, t: int) -> Sequence[Upload] | None:
     return [] if zero else None
 
 
-def measure_averages(found: Collection, t: int, parts: Mapping[str, Sequence[str]]) -> dict[str, Average]:
+def measure_averages(found: Collection, t: int, parts: Mapping[str, Sequence[str]]) -> tuple[dict[str, Average], bool]:
     """By what weights the server has averaged each part of the adapters in a round, where that is known.
 
-    parts: the names of their tensors. Empty without the server's adapter before or after the round, and for unequal ranks.
+    And whether all clients sent less than half of what they got. parts: the names of their tensors. Nothing is known
+    without the server's adapter before or after the round, and for unequal ranks.
     """
     now, after, start = found.of(t), found.servers.get(t), _find_start(found, t)
     if after is None or not start or start[0].client is not None:
-        return {}
+        return {}, False
     every = [*now, after]
     if any(u.tensors[name].shape != one.shape for u in every for name, one in start[0].tensors.items()):
-        return {}
-    averages = {}
-    for part, names in parts.items():
-        size = sum(start[0].tensors[name].size for name in names)
-        averages[part] = solve_average(multiply_steps(start[0], every, names), len(now), size)
-    return {part: one for part, one in averages.items() if one is not None}
+        return {}, False
+    products = {part: multiply_steps(start[0], every, names) for part, names in parts.items()}
+    sizes = {part: sum(start[0].tensors[name].size for name in names) for part, names in parts.items()}
+    solved = {part: solve_average(one, len(now), sizes[part]) for part, one in products.items()}
+    averages = {part: one for part, one in solved.items() if one is not None}
+    return averages, sends_less(products.values(), len(now))
 
 
 def place_servers(found: Collection) -> Collection:
