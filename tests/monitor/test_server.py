@@ -63,6 +63,22 @@ def test_a_server_that_does_something_else_is_not_said_to_average(server):
     assert solve(server) is None
 
 
+def test_what_rounding_leaves_is_no_excess():
+    """Rounding of 0.95 % of the step, and by chance 0.6 % of it along the model: weights that add up to 1 leave over 1 %."""
+
+    def rounded(x, y):
+        step = y.mean(0) - x
+        noise = np.random.default_rng(5).normal(size=x.shape)
+        basis = np.linalg.qr(np.stack([*(y - x), x]).T)[0]
+        noise -= basis @ (basis.T @ noise)
+        along = x - (y - x).T @ np.linalg.lstsq((y - x).T, x, rcond=None)[0]
+        length = np.linalg.norm(step)
+        rest = 0.0095 * noise / np.linalg.norm(noise) + 0.006 * along / np.linalg.norm(along)
+        return x + step + length * rest
+
+    assert solve(rounded) is None
+
+
 def test_where_two_clients_sent_the_same_or_numbers_are_few_nobody_can_tell():
     assert solve(weigh(1, 1, 1, 1), copies=True) is None
     assert solve(weigh(1, 1, 1, 1), size=16) is None

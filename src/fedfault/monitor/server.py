@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from fedfault.errors import join_names
 
 FITS = 0.01  # of the server's step, what weights may leave of it: files in half precision
+CLEAR = 0.25  # of what weights that add up to 1 leave, others have to leave less: rounding is no excess
 NONE = 0.01  # of a weight: as good as none
 APART = 0.05  # between a client's shares in two factors, or between its share and the one that was told
 SINGULAR = 1e-7  # of the largest: clients so much alike that nobody can tell their weights apart
@@ -73,29 +75,33 @@ def solve_average(products: np.ndarray, clients: int, size: int) -> Average | No
         return None
     moved = [k for k in range(clients) if square[k] > STILL * square[:clients].max()]
     start = [clients + 1] if len(products) > clients + 1 and square[-1] > 0 else []
-    for basis in (moved, [*moved, *start]) if start else (moved,):
-        found = _fit(products, basis, clients)
-        if found is not None:
-            weights = np.full(clients, np.nan)
-            weights[moved] = found[: len(moved)]
-            return Average(tuple(weights.tolist()), float(found[len(moved) :].sum()))
-    return None
+    found, rest = _fit(products, moved, clients)
+    if start and rest > FITS**2:
+        found, other = _fit(products, [*moved, *start], clients)
+        rest = other if other < CLEAR**2 * rest else math.inf
+    if not rest <= FITS**2:
+        return None
+    weights = np.full(clients, np.nan)
+    weights[moved] = found[: len(moved)]
+    return Average(tuple(weights.tolist()), float(found[len(moved) :].sum()))
 
 
-def _fit(products: np.ndarray, basis: Sequence[int], server: int) -> np.ndarray | None:
-    """The weights of some rows of which the server's update is the sum; None where it is no such sum, or of several."""
+def _fit(products: np.ndarray, basis: Sequence[int], server: int) -> tuple[np.ndarray, float]:
+    """The weights of some rows that come nearest to the server's update, and what they leave of its square.
+
+    That is infinite where several weights come as near.
+    """
     lengths = np.sqrt(products.diagonal()[list(basis)])
     if not len(basis):
-        return None
+        return lengths, math.inf
     unit = products[np.ix_(basis, basis)] / np.outer(lengths, lengths)
     values = np.linalg.eigvalsh(unit)
     if values[0] <= SINGULAR * values[-1]:
-        return None
+        return lengths, math.inf
     aim = products[list(basis), server] / lengths
     found = np.linalg.solve(unit, aim)
     rest = products[server, server] - 2 * found @ aim + found @ unit @ found
-    weights: np.ndarray = found / lengths
-    return weights if rest <= FITS**2 * products[server, server] else None
+    return found / lengths, float(rest / products[server, server])
 
 
 def sends_less(parts: Collection[np.ndarray], clients: int) -> bool:
