@@ -170,7 +170,8 @@ def test_both_in_one_file_names_the_line(write):
 def test_an_empty_section_changes_nothing_but_null_is_refused(write):
     write("federation: {num_rounds: 3}\n", "base.yaml")
     assert load(write("_base_: base.yaml\nfederation: {}\n")).experiment.federation.num_rounds == 3
-    assert refused(write("federation:\n")) == "x.yaml:1: federation: got null; must be a section, with its own keys"
+    told = "x.yaml:1: federation: got null; must be a section, with its own keys, as federation.total_clients"
+    assert refused(write("federation:\n")) == told
 
 
 @pytest.mark.parametrize(("section", "key"), [("data", "path"), ("clock", "trace")])

@@ -27,7 +27,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
         ("model: {trainable: all}", "model.trainable: got 'all'; must be 'lora' or 'partial'"),
         ("model: {lora: {target_modules: [a, 1]}}", "model.lora.target_modules: got 1; must be a string"),
         ("model: {name: {a: {b: 1}}}", "x.yaml:1: model.name: got {'a': {'b': 1}}; must be a string"),
-        ("model: gpt2", "x.yaml:1: model: got 'gpt2'; must be a section, with its own keys"),
+        ("model: gpt2", "x.yaml:1: model: got 'gpt2'; must be a section, with its own keys, as model.name"),
         ("federation: {algorithm: 3}", "federation.algorithm: got 3; must be a section"),
         ("federation: {algorithm: {name: 3}}", "federation.algorithm.name: got 3; must be a string"),
         ("federation: {algorithm: fedporx}", "algorithm: no algorithm called 'fedporx'; did you mean 'fedprox'?"),

@@ -13,8 +13,38 @@ from pydantic import BaseModel, ValidationError
 from fedfault.config.files import COMMAND_LINE, Key, Layer, spell_key
 from fedfault.config.schema import Experiment
 from fedfault.config.shorthand import CHOOSERS, KEYS
-from fedfault.errors import find_near
+from fedfault.errors import find_near, hint_at_data
 
+ELSEWHERE = {  # what PEFT, transformers, TRL and Flower call a setting, where it is nothing like its key or like another one
+    "rank": "model.lora.r_max",
+    "max_steps": "training.local_steps",
+    "steps": "training.local_steps",
+    "num_train_epochs": "training.local_epochs",
+    "num_epochs": "training.local_epochs",
+    "gradient_accumulation_steps": "training.gradient_accumulation",
+    "lr_scheduler_type": "training.lr_schedule",
+    "warmup_steps": "training.warmup_ratio",
+    "optim": "training.optimizer",
+    "model_name": "model.name",
+    "model_name_or_path": "model.name",
+    "dtype": "model.precision",
+    "torch_dtype": "model.precision",
+    "bf16": "model.precision",
+    "fp16": "model.precision",
+    "load_in_4bit": "model.quantization",
+    "load_in_8bit": "model.quantization",
+    "dataset_name": "data.dataset",
+    "label_column": "data.topic_column",
+    "output_dir": "logging.results_dir",
+    "save_steps": "logging.keep_checkpoints",
+    "report_to": "logging.trackers",
+    "strategy": "federation.algorithm",
+    "fraction_fit": "federation.participation_rate",
+    "fraction_train": "federation.participation_rate",
+    "num_server_rounds": "federation.num_rounds",
+    "num_supernodes": "federation.total_clients",
+    "num_partitions": "federation.total_clients",
+}
 LIKE = 0.8  # likeness of two keys of different sections: `out` is no `count`, and `version` no `precision`
 
 
@@ -125,7 +155,7 @@ def _locate_setting(loc: Key) -> Key:
 
 
 def _explain_value(key: Key, errors: list[Any], merged: Layer) -> str:
-    message = " or ".join(dict.fromkeys(_say_allowed(error) for error in errors)).replace(" or must be ", " or ")
+    message = " or ".join(dict.fromkeys(_say_allowed(error, key) for error in errors)).replace(" or must be ", " or ")
     came = errors[0]["input"]
     told = message if errors[0]["type"] in ("value_error", "missing") else f"got {_shorten(came)}; {message}"
     name = spell_key(key)
@@ -134,12 +164,13 @@ def _explain_value(key: Key, errors: list[Any], merged: Layer) -> str:
     )
 
 
-def _say_allowed(error: dict[str, Any]) -> str:
-    kind = error["type"]
+def _say_allowed(error: dict[str, Any], key: Key) -> str:
+    kind, section = error["type"], None if int in map(type, error["loc"]) else list_sections().get(key)
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return "must be a section, with its own keys"
+        first = f", as {spell_key((*key, next(iter(section.model_fields))))}" if section else ""
+        return f"must be a section, with its own keys{first}{hint_at_data(str(error['input'])[:200])}"
     if kind == "missing":
         return "is missing"
     if kind in ("bool_type", "bool_parsing"):
@@ -174,10 +205,14 @@ def _explain_key(key: Key) -> str:
 def _find_key(section: Key, name: str, near: Iterable[str]) -> str | None:
     """Find the key that is meant by a name that a section does not have; None if none is near.
 
-    That is the same key elsewhere, else one that is the same but for words at an end, here or elsewhere, else one that is
-    written alike, in the section or, if it is more like it, elsewhere.
+    That is the same key in a section of this one, else elsewhere, else one that is the same but for words at an end, here
+    or elsewhere, else one that is written alike, in the section or, if it is more like it, elsewhere. What other libraries
+    call a key is that key.
     """
     everywhere, own = _list_last_parts(), list(near)
+    for place, model in list_sections().items():
+        if section and len(place) > len(section) and place[: len(section)] == section and name in model.model_fields:
+            return spell_key((*place, name))
     if name in everywhere and everywhere[name] != spell_key((*section, name)):
         return everywhere[name]
     if found := _find_part(name, own):
@@ -200,14 +235,15 @@ def _find_part(name: str, known: Sequence[str]) -> str | None:
 
 @cache
 def _list_last_parts() -> dict[str, str]:
-    """List the last part of every key with the first key that has it, in the schema or as a short key."""
+    """List the last part of every key with the first key that has it, what other libraries call it, or a short key."""
     return {
-        **{row.split(".")[-1]: key for row, key in reversed(KEYS.items())},
         **{
             field: spell_key((*place, field))
             for place, model in reversed(list_sections().items())
             for field in model.model_fields
         },
+        **{row.split(".")[-1]: key for row, key in reversed(KEYS.items())},
+        **ELSEWHERE,
     }
 
 

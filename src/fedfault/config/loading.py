@@ -152,9 +152,9 @@ def _choose_defaults() -> Layer:
 
 def _choose_corpus(merged: Layer) -> list[str]:
     """Let data.path alone mean the corpus `text`, which reads files: changes `merged`, and returns a note on it."""
-    name, path = merged[_CORPUS], merged.get(("data", "path"))
-    if name.where != DEFAULT or path is None or path.value is None:
-        return []
+    name, path = merged.get(_CORPUS), merged.get(("data", "path"))
+    if name is None or name.where != DEFAULT or path is None or path.value is None:
+        return []  # without a name `data` is no section: the schema says so
     merged[_CORPUS] = replace(name, value="text", where=path.where)
     return [f"{path.where}: data.path without data.dataset: data.dataset is text"]
 
