@@ -85,12 +85,14 @@ def suggest(name: object, known: Iterable[str]) -> str:
 
 
 def hint_at_data(name: str) -> str:
-    """Say how a file of data is read, where one was named in the place of something else; else an empty string.
+    """Say how data are read, where a file or an address was named in the place of something else; else an empty string.
 
     >>> hint_at_data("mine.csv")
     '; a file of data is read by data.dataset=text data.path=mine.csv'
     """
     tables = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt")
+    if name.startswith("hf://"):
+        return f"; a data set of the Hub is read by data.dataset=text data.path={name}"
     return f"; a file of data is read by data.dataset=text data.path={name}" if name.lower().endswith(tables) else ""
 
 

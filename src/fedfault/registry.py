@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedfault.errors import UserError, hint_at_data, suggest
+from fedfault.errors import UserError, find_near, hint_at_data, suggest
 from fedfault.options import check_options, describe_options
 from fedfault.plugins import PlugIn, find_installed, load_plugin
 
@@ -279,9 +279,12 @@ def find_builder(kind: str, name: str) -> Callable[..., Any]:
 
 
 def _hint(kind: str, name: str) -> str:
-    """Say what to do where a name is a file of data, or one that only a module has which is no plug-in here."""
+    """Say what to do where a name is of data elsewhere, or one that only a module has which is no plug-in here."""
     if kind == "corpus" and (hint := hint_at_data(name)):
         return hint
+    if kind == "corpus" and not find_near(name, load_builders(kind)):
+        at = name if "/" in name else f"ORG/{name}"
+        return f"; a data set of the Hub is read by data.dataset=text data.path=hf://datasets/{at}"
     module = next((m for m, own in _REGISTERED.items() if (kind, name) in own), None)
     if module is None:
         return ""

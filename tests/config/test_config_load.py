@@ -341,6 +341,26 @@ def test_a_file_of_data_is_told_from_a_configuration_and_from_a_corpus(tmp_path)
         load("quickstart", ["data.dataset=my.jsonl"])
 
 
+@pytest.mark.parametrize("name", ["hf://datasets/stanfordnlp/imdb", "stanfordnlp/imdb"])
+def test_a_data_set_of_the_hub_in_the_place_of_a_corpus_is_told_how_it_is_read(name):
+    with pytest.raises(UserError, match="is read by data.dataset=text data.path=hf://datasets/stanfordnlp/imdb"):
+        load("quickstart", [f"data.dataset={name}"])
+    with pytest.raises(UserError, match="is read by data.dataset=text data.path=hf://datasets/ORG/imdb"):
+        load("quickstart", ["data.dataset=imdb"])
+
+
+def test_the_folder_of_a_run_in_the_place_of_a_configuration_is_told_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / "quickstart").mkdir(parents=True)
+    (tmp_path / "results" / "quickstart" / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError) as caught:
+        load("results/quickstart", [])
+    assert str(caught.value) == (
+        "'results/quickstart' is a folder, not a configuration file: the settings of that run are in "
+        "results/quickstart/config.yaml, and `fedfault resume results/quickstart` goes on with it"
+    )
+
+
 @pytest.mark.parametrize(
     "word",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,18 @@ def test_a_folder_without_what_makes_a_run_is_none(tmp_path, missing):
     assert set(refusals(folder)) == {
         f"{folder} is not a run folder: config.yaml and rounds.jsonl not found; give the folder of a run"
     }
+
+
+def test_what_is_no_run_is_told_the_run_that_is_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "skewed"):
+        write(Path("results") / name)
+    assert set(refusals(Path("results/skewd"))) == {
+        "results/skewd is not a run folder: config.yaml and rounds.jsonl not found; did you mean 'results/skewed'?; give the "
+        "folder of a run"
+    }
+    assert all("did you mean 'results/skewed'?" in told for told in refusals(Path("skewed")))
+    assert all("; it holds the runs results/base, results/skewed; give" in told for told in refusals(Path("results")))
 
 
 def test_a_manifest_alone_is_a_run_that_has_begun_and_one_of_another_program_is_none(tmp_path):

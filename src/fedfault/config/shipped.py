@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedfault.config.files import is_file
-from fedfault.errors import UserError, hint_at_data, suggest
+from fedfault.errors import UserError, hint_at_data, quote, suggest
 
 _HERE = Path(__file__).resolve()
 
@@ -61,6 +61,11 @@ def _find_file(given: Path, what: str, place: str, known: list[str]) -> Path:
     name = given.as_posix().removeprefix("./").removeprefix("configs/").removeprefix(place).removesuffix(".yaml")
     if name in known:
         return find_shipped_folder() / f"{place}{name}.yaml"
+    if is_file(given / "config.yaml"):
+        raise UserError(
+            f"{str(given)[:200]!r} is a folder, not a {what} file: the settings of that run are in {given / 'config.yaml'}, and "
+            f"`fedfault resume {quote(given)}` goes on with it"
+        )
     came = f"is a folder, not a {what} file" if _is_folder(given) else "is not there"
     raise UserError(f"{what} {str(given)[:200]!r} {came}{suggest(name[:100], known)} (shipped: {', '.join(known)})")
 

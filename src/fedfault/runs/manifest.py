@@ -15,12 +15,13 @@ from typing import Any, Literal, cast, get_args
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from fedfault.errors import UserError
+from fedfault.errors import UserError, find_near, join_names
 from fedfault.runs.files import ROUNDS, check_shape, read_json
 
 Status = Literal["begun", "running", "trained", "stopped", "finished", "incomplete"]
 OVER = ("stopped", "finished")  # runs that the same command does not continue
 MANIFEST = "manifest.json"
+RESULTS = "results"  # the folder of runs for which no other one is named
 MONITORED = "monitored"  # the key of a run that another program trained, see the room `monitor`
 
 
@@ -176,9 +177,28 @@ def check_run(folder: Path) -> Status:
     status = find_status(folder)
     if status is None:
         raise UserError(
-            f"{folder} is not a run folder: config.yaml and rounds.jsonl not found; give the folder of a run"
+            f"{folder} is not a run folder: config.yaml and rounds.jsonl not found{_suggest_run(folder)}; give the folder of "
+            "a run"
         )
     return status
+
+
+def _suggest_run(folder: Path) -> str:
+    """Name the runs that a folder holds, else the one of about its name beside it or in results; else an empty string."""
+    if inside := _list_runs(folder):
+        return f"; it holds the {'runs' if inside[1:] else 'run'} {join_names(sorted(map(str, inside)))}"
+    for place in (folder.parent, Path(RESULTS)):
+        runs = {run.name: run for run in _list_runs(place)}
+        if near := find_near(folder.name, runs):
+            return f"; did you mean {str(runs[near])!r}?"
+    return ""
+
+
+def _list_runs(folder: Path) -> list[Path]:
+    try:
+        return [one for one in folder.iterdir() if one.is_dir() and holds_run(one)]
+    except (OSError, ValueError):  # no folder, or one that may not be read
+        return []
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
