@@ -499,6 +499,16 @@ def test_a_file_that_is_there_is_not_replaced(two, tmp_path):
     page.unlink()
 
 
+@pytest.mark.parametrize("name", ["x.pdf", "x.png", "x"])
+def test_a_page_is_not_written_into_a_file_that_is_called_something_else(tmp_path, name):
+    folders = [write(tmp_path / one, run(one), one) for one in "ab"]
+    with pytest.raises(
+        UserError, match=rf"--out .*{name}: the page is one of HTML; give a file whose name ends in \.html"
+    ):
+        compare(folders, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 @pytest.mark.slow
 def test_comparing_needs_no_torch():
     code = "import sys, fedfault.compare.page, fedfault.compare.figures, scipy.stats\n"

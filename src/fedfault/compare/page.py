@@ -88,6 +88,8 @@ def _check_folders(folders: Sequence[Path], out: Path | None) -> None:
     whole = [folder.resolve() for folder in folders]
     if twice := next((f for i, f in enumerate(whole) if f in whole[:i]), None):
         raise UserError(f"{twice} is given twice; give each run once")
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: the page is one of HTML; give a file whose name ends in .html")
     if out is not None and out.exists():
         raise UserError(f"{out} exists; give another file to --out or remove it")
     if out is not None and not out.absolute().parent.is_dir():
