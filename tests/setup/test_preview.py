@@ -41,6 +41,13 @@ def test_a_word_that_is_neither_gets_a_suggestion():
         describe_components("fedproxx")
 
 
+def test_a_calibration_that_is_not_there_is_refused_as_in_a_run():
+    with pytest.raises(
+        UserError, match="detectors.calibration=atuo: No such file or directory; give packaged, auto, none"
+    ):
+        preview(load("quickstart", ["detectors.calibration=atuo"]))
+
+
 @pytest.mark.long
 def test_documents_are_counted_after_max_samples():
     first, *_ = preview(load("quickstart", ["data.max_samples=50"])).splitlines()

@@ -14,6 +14,7 @@ from fedfault.config.changes import spell_value
 from fedfault.config.files import spell_key
 from fedfault.config.loading import Loaded
 from fedfault.config.shorthand import CHOOSERS
+from fedfault.diagnosis.watch import Watch
 from fedfault.errors import UserError, suggest
 from fedfault.options import describe_options, list_options, read_meanings
 from fedfault.registry import FOLDERS, activate, build, find_plugin, load_builders, read_summary
@@ -42,10 +43,12 @@ def preview(loaded: Loaded, plot: Path | None = None, width: int | None = None) 
     from fedfault.setup.experiment import prepare
 
     _check_free(plot)
+    Watch(loaded.resolved)  # a calibration that cannot be read is refused as in a run, before torch is there
     exp = loaded.experiment.model_copy(
         update={"evaluation": loaded.experiment.evaluation.model_copy(update={"general": "none"})}
     )
     p = prepare(exp)
+    Watch(loaded.resolved, corpus=p.split.corpus.fingerprint, model=p.backbone.fingerprint)
     found = p.heterogeneity()
     run = RunData(Path(), (), config=exp.model_dump(), split=p.split.to_json(), heterogeneity=found)
     table = tabulate_skew(run)
