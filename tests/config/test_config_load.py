@@ -343,9 +343,9 @@ def test_a_file_of_data_is_told_from_a_configuration_and_from_a_corpus(tmp_path)
 
 @pytest.mark.parametrize("name", ["hf://datasets/stanfordnlp/imdb", "stanfordnlp/imdb"])
 def test_a_data_set_of_the_hub_in_the_place_of_a_corpus_is_told_how_it_is_read(name):
-    with pytest.raises(UserError, match="is read by data.dataset=text data.path=hf://datasets/stanfordnlp/imdb"):
+    with pytest.raises(UserError, match=r"is read by data.dataset=text data.path=hf://datasets/stanfordnlp/imdb"):
         load("quickstart", [f"data.dataset={name}"])
-    with pytest.raises(UserError, match="is read by data.dataset=text data.path=hf://datasets/ORG/imdb"):
+    with pytest.raises(UserError, match=r"is read by data.dataset=text data.path=hf://datasets/ORG/imdb"):
         load("quickstart", ["data.dataset=imdb"])
 
 

@@ -53,8 +53,8 @@ def test_what_is_no_run_is_told_the_run_that_is_meant(tmp_path, monkeypatch):
     for name in ("base", "skewed"):
         write(Path("results") / name)
     assert set(refusals(Path("results/skewd"))) == {
-        "results/skewd is not a run folder: config.yaml and rounds.jsonl not found; did you mean 'results/skewed'?; give the "
-        "folder of a run"
+        "results/skewd is not a run folder: config.yaml and rounds.jsonl not found; did you mean 'results/skewed'?; give "
+        "the folder of a run"
     }
     assert all("did you mean 'results/skewed'?" in told for told in refusals(Path("skewed")))
     assert all("; it holds the runs results/base, results/skewed; give" in told for told in refusals(Path("results")))

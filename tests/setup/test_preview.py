@@ -43,7 +43,7 @@ def test_a_word_that_is_neither_gets_a_suggestion():
 
 def test_a_calibration_that_is_not_there_is_refused_as_in_a_run():
     with pytest.raises(
-        UserError, match="detectors.calibration=atuo: No such file or directory; give packaged, auto, none"
+        UserError, match=r"detectors.calibration=atuo: No such file or directory; give packaged, auto, none"
     ):
         preview(load("quickstart", ["detectors.calibration=atuo"]))
 

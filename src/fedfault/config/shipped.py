@@ -63,8 +63,8 @@ def _find_file(given: Path, what: str, place: str, known: list[str]) -> Path:
         return find_shipped_folder() / f"{place}{name}.yaml"
     if is_file(given / "config.yaml"):
         raise UserError(
-            f"{str(given)[:200]!r} is a folder, not a {what} file: the settings of that run are in {given / 'config.yaml'}, and "
-            f"`fedfault resume {quote(given)}` goes on with it"
+            f"{str(given)[:200]!r} is a folder, not a {what} file: the settings of that run are in "
+            f"{given / 'config.yaml'}, and `fedfault resume {quote(given)}` goes on with it"
         )
     came = f"is a folder, not a {what} file" if _is_folder(given) else "is not there"
     raise UserError(f"{what} {str(given)[:200]!r} {came}{suggest(name[:100], known)} (shipped: {', '.join(known)})")

@@ -177,8 +177,8 @@ def check_run(folder: Path) -> Status:
     status = find_status(folder)
     if status is None:
         raise UserError(
-            f"{folder} is not a run folder: config.yaml and rounds.jsonl not found{_suggest_run(folder)}; give the folder of "
-            "a run"
+            f"{folder} is not a run folder: config.yaml and rounds.jsonl not found{_suggest_run(folder)}; give the folder "
+            "of a run"
         )
     return status
 
