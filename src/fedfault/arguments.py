@@ -32,7 +32,8 @@ def take_whole(given: Any, name: str) -> int:
 def take_path(given: Any, what: str) -> Path:
     """Take text or a path as a path, with the home folder in the place of `~`. Raises `UserError` for other values."""
     if not isinstance(given, str | os.PathLike):
-        raise UserError(f"{given!r:.60} is no {what}; give the path of one, like 'results/quickstart'")
+        like = "like 'results/quickstart'" if what == "run folder" else "as text or a pathlib.Path"
+        raise UserError(f"{given!r:.60} is no {what}; give the path of one, {like}")
     return expand_home(given)
 
 

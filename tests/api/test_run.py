@@ -169,6 +169,7 @@ def test_what_is_not_there_is_told_with_what_to_do(made, tmp_path):
         (lambda: ff.open(tmp_path), "is not a run folder"),
         (lambda: ff.runs(tmp_path), "holds no run"),
         (lambda: ff.open(5), "5 is no run folder; give the path of one, like 'results/quickstart'"),
+        (lambda: ff.check(5), "5 is no configuration; give the path of one, as text or a pathlib.Path"),
         (lambda: ff.compare([made, None]), "None is no run folder"),
         (lambda: ff.run(3), "3 is no configuration"),
         (lambda: ff.run("quickstart", 5), "settings=5 is no mapping; give one, like {'training.lr': 1e-3}"),

@@ -180,6 +180,15 @@ def test_what_only_a_fork_can_change_is_refused_with_the_fork(run, change):
         resume(run, change)
 
 
+@pytest.mark.parametrize("state", ["run", "begun"])
+def test_a_key_that_does_not_exist_is_no_change_that_a_fork_could_make(state, request):
+    with pytest.raises(UserError) as caught:
+        resume(request.getfixturevalue(state), "federation.numrounds=3")
+    assert str(caught.value).startswith(
+        "command line: no key 'numrounds' in section federation; did you mean 'num_rounds'?"
+    )
+
+
 def test_a_half_made_change_of_rounds_is_finished_by_the_same_command(run):
     edit(run / "config.yaml", ("num_rounds: 2", "num_rounds: 3"))  # a kill came before the manifest
     with pytest.raises(UserError, match=rf"`fedfault resume {run} federation.num_rounds=3`"):

@@ -62,13 +62,13 @@ def read_begun_settings(
 
     Raises `UserError` for changes that a run which goes on cannot make.
     """
+    loaded = load_resolved(manifest["config"], folder.path / MANIFEST, changes)
     if refused := _find_refused(changes):
         raise UserError(
             f"{refused}. {folder.path} has not trained yet: give `{manifest['command']}` with what is to be other, which "
             "makes a new run there"
         )
     began = load_resolved(manifest["config"], folder.path / MANIFEST)
-    loaded = load_resolved(manifest["config"], folder.path / MANIFEST, changes)
     changed = find_changes(began.resolved, loaded.resolved)
     return loaded, {key: both for key, both in changed.items() if not key.startswith(NO_CAUSE)}
 
@@ -141,10 +141,18 @@ def record_settings(
 
 
 def _check_changes(folder: RunFolder, changes: Sequence[str]) -> set[str]:
-    """Return the keys of changes. Raises `UserError` for those that only a fork can make."""
+    """Return the keys of changes. Raises `UserError` for those that only a fork can make, and those that nothing can."""
     if refused := _find_refused(changes):
+        _load_changes(folder, changes)
         raise UserError(f"{refused}. Go on in a run of its own: {_suggest_fork(folder, changes)}")
     return _list_keys(changes)
+
+
+def _load_changes(folder: RunFolder, changes: Sequence[str]) -> None:
+    """Raise `UserError` where no run can have these settings, as for a key that does not exist."""
+    file = folder.path / "config.yaml"
+    if file.is_file():
+        load(file, changes)
 
 
 def _find_refused(changes: Sequence[str]) -> str:
