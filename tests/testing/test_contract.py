@@ -57,3 +57,5 @@ def test_a_broken_rule_is_told_with_what_was_done_instead(tmp_path):
 def test_an_option_that_no_component_takes_is_refused():
     with pytest.raises(UserError, match=r"no component of .* has an option 'min_sample'; did you mean 'min_samples'\?"):
         check_plugin(str(NEWCOMERS / "by_length.py"), ["min_sample=2"], print)
+    with pytest.raises(UserError, match="partition 'by_length': min_samples='x': Input should be a valid integer"):
+        check_plugin(str(NEWCOMERS / "by_length.py"), ["min_samples=x"], print)
