@@ -124,8 +124,10 @@ def lora_targets(model: Any, wanted: str | Sequence[str] | None) -> Targets:
                 f"{hit} is a {type(module).__name__} that takes no LoRA pair here; choose from "
                 f"{', '.join(sorted(_linear_endings(model)))}, or train it in full with model.trainable=partial"
             )
-    ordered, others = (tuple(n for n, _ in model.named_modules() if n in those) for those in (found, left_out))
-    return Targets(lora=ordered, left_out=others, first_block=_first_block(model, ordered))
+    modules = [n for n, _ in model.named_modules()]
+    ordered = tuple(n for n in modules if n in found)
+    apart = tuple(n for n in modules if n in left_out)
+    return Targets(lora=ordered, left_out=apart, first_block=_first_block(model, ordered))
 
 
 def describe_left_out(model: Any, targets: Targets) -> list[str]:
