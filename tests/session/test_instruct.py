@@ -56,6 +56,18 @@ def test_check_counts_conversations():
     assert "1 steps of 2 conversations" in said
 
 
+@pytest.mark.slow
+def test_check_and_a_run_say_that_a_template_ends_no_answer(tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}{{ m.role + ': ' + m.content + '. ' }}{% endfor %}")
+    loaded = load("quickstart", [*SMALL, *ASKED, f"model.chat_template={file}"])
+    said: list[str] = []
+    prepare(loaded.experiment, said.append)
+    assert sum("no token that ends a sequence, behind a response" in line for line in said) == 1
+    assert "no token that ends a sequence, behind a response" in preview(loaded)
+    assert "behind a response" not in preview(load("quickstart", [*SMALL, *ASKED]))
+
+
 @pytest.mark.long
 def test_the_code_on_the_card_answers_as_the_run_does_merged_and_unmerged(tmp_path, monkeypatch, capsys):
     """In transformers and PEFT, with the tokenizer and the template that lie in the run's folder."""

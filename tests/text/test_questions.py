@@ -1,8 +1,11 @@
+import pytest
+from transformers import PreTrainedTokenizerFast
+
 from chatting import END, STOP, bytes_tokenizer, say
 from fedfault.backbones.llama import FileTokenizer
 from fedfault.backbones.load import MICRO
 from fedfault.text.conversing import choose_template
-from fedfault.text.questions import ask_questions, find_stops, list_choices, sample_answers
+from fedfault.text.questions import ask_questions, explain_no_end, find_stops, list_choices, sample_answers
 from fedfault.types.corpus import Conversation, Turn
 
 
@@ -45,6 +48,34 @@ def test_answers_end_where_the_template_ends_a_turn():
     assert find_stops(choose_template("alpaca", tokenizer, "it")) == {stop}
     micro = FileTokenizer(MICRO)
     assert find_stops(choose_template("auto", micro, "micro")) == {micro.eos_token_id}
+
+
+def test_a_token_that_the_file_of_a_tokenizer_marks_as_special_ends_answers_without_a_name():
+    """Phi-3 has its end of a turn so."""
+    named = bytes_tokenizer("chatml")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=named.backend_tokenizer, eos_token=STOP)
+    assert tokenizer.all_special_tokens == [STOP]
+    tokenizer.chat_template = named.chat_template
+    assert find_stops(choose_template("auto", tokenizer, "it")) == {0, tokenizer.convert_tokens_to_ids(END)}
+
+
+@pytest.mark.parametrize(("end", "said"), [("", "writes nothing behind"), ("\\n", r"writes '\n', which is no token")])
+def test_a_template_that_ends_responses_with_no_token_of_their_own_is_told(tmp_path, end, said):
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}{{ m.role + ': ' + m.content + '" + end + "' }}{% endfor %}")
+    tokenizer = bytes_tokenizer("chatml")
+    template = choose_template(str(file), tokenizer, "it")
+    assert said in explain_no_end(template)
+    assert find_stops(template) == {tokenizer.eos_token_id}
+
+
+def test_templates_that_end_responses_are_not_told_nor_those_that_refuse_a_lone_question(tmp_path):
+    tokenizer, file = bytes_tokenizer("chatml"), tmp_path / "mine.jinja"
+    file.write_text("{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}")
+    for name in ("auto", "alpaca", "plain", str(file)):
+        template = choose_template(name, tokenizer, "it")
+        assert not explain_no_end(template)
+        assert tokenizer.eos_token_id in find_stops(template)
 
 
 def test_every_answer_of_the_group_that_has_the_true_one_stands_behind_the_prompt():

@@ -50,7 +50,7 @@ from fedfault.text.conversing import ChatTemplate, choose_template, describe_tem
 from fedfault.text.decoding import make_decoder
 from fedfault.text.examples import Examples
 from fedfault.text.packing import pack_blocks
-from fedfault.text.questions import Questions, ask_phrases, ask_questions, sample_answers
+from fedfault.text.questions import Questions, ask_phrases, ask_questions, explain_no_end, sample_answers
 from fedfault.text.responses import Responses
 from fedfault.text.tokens import encode_texts
 from fedfault.types.corpus import Corpus
@@ -207,6 +207,8 @@ def _prepare_responses(
     """Conversations: their responses, or which of two is the better one; of the latter no answers are made."""
     template = choose_template(exp.model.chat_template, backbone.tokenizer, exp.model.name)
     say(describe_template(template, exp.model.chat_template, exp.model.name))
+    if lacks := explain_no_end(template):
+        say(f"note: {lacks}")
     dealt = split_into_responses(exp, corpus, template, backbone.separator, control=control)
     general = load_general(exp, backbone, model, say)
     rows = None if general is None else Responses.from_blocks(general)

@@ -85,6 +85,7 @@ def _describe_experiment(p: Prepared) -> list[str]:
     from fedfault.backbones.sites import describe_left_out
     from fedfault.rounds.engine import begin
     from fedfault.rounds.exchange import select_rows
+    from fedfault.text.questions import explain_no_end
     from fedfault.wire import pack
 
     exp, fed, split = p.config, p.federation, p.split
@@ -119,6 +120,7 @@ def _describe_experiment(p: Prepared) -> list[str]:
         _name("traffic", traffic),
         _name(split.targets, f"{_count_targets(split, size, exp.model.max_length)}; {_describe_pass(p)}"),
         *(_name("", line) for line in split.describe_losses()),
+        *([_name("", lacks)] if p.template and (lacks := explain_no_end(p.template)) else []),
     ]
     lines += _describe_tiers(p)
     if split.floor:

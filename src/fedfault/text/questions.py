@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfault.errors import UserError
 from fedfault.seeds import rng
 from fedfault.text.conversing import ChatTemplate, encode_conversations
 from fedfault.text.responses import Responses
@@ -135,9 +136,43 @@ def list_choices(
 
 
 def find_stops(template: ChatTemplate) -> frozenset[int]:
-    """Find the tokens that end a response: the end of the sequence, and the special token that the template writes there."""
-    tokenizer, text = template.tokenizer, template.render(PROBE)
-    behind = text[text.rindex(PROBE.turns[1].text) + len(PROBE.turns[1].text) :]
-    (ids,) = encode_texts(tokenizer, [behind])
-    special = {tokenizer.eos_token_id, *getattr(tokenizer, "all_special_ids", ())}
-    return frozenset({int(tokenizer.eos_token_id), *(int(i) for i in ids[:1] if int(i) in special)})
+    """Find the tokens that end a response: the end of the sequence, and the special token that the template writes there.
+
+    Of a template that refuses a lone question the end of the sequence alone.
+    """
+    special = _list_special(template.tokenizer)
+    ids = _encode_behind(template, _write_behind(template) or "")[:1]
+    return frozenset({int(template.tokenizer.eos_token_id), *(i for i in ids if i in special)})
+
+
+def explain_no_end(template: ChatTemplate) -> str:
+    """Say that what a template writes behind a response is no token at which answers end; empty where it is."""
+    behind = _write_behind(template)
+    if behind is None or _list_special(template.tokenizer) & {*_encode_behind(template, behind)}:
+        return ""
+    what = f"{behind!r}, which is no token that ends a sequence," if behind else "nothing"
+    return (
+        f"the chat template {template.name} writes {what} behind a response, so that the model does not learn where its "
+        "answers end; write eos_token there, in a Jinja file of your own (model.chat_template)"
+    )
+
+
+def _list_special(tokenizer: Any) -> set[int]:
+    """List the special tokens of a tokenizer: those that have a name, and those that its file marks as special."""
+    marked = getattr(tokenizer, "added_tokens_decoder", {}).items()
+    named = getattr(tokenizer, "all_special_ids", ())
+    return {int(i) for i in (tokenizer.eos_token_id, *named, *(i for i, token in marked if token.special))}
+
+
+def _encode_behind(template: ChatTemplate, behind: str) -> list[int]:
+    (ids,) = encode_texts(template.tokenizer, [behind])
+    return [*map(int, ids)]
+
+
+def _write_behind(template: ChatTemplate) -> str | None:
+    """Write what a template has behind a response; None where it refuses a lone question, or changes its answer."""
+    try:
+        _, answer, behind = template.render(PROBE).rpartition(PROBE.turns[1].text)
+    except UserError:
+        return None
+    return behind if answer else None
