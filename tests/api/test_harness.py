@@ -7,11 +7,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 import fedfault as ff
-from chatting import write_rows
-from fedfault.api.harness import _keep_rows, evaluate_run
+from chatting import END, bytes_tokenizer, chat_model, write_rows
+from fedfault.api.harness import _find_tasks, _keep_rows, _score, evaluate_run
 from fedfault.errors import UserError
 from fedfault.report.tables import tabulate_benchmarks
 from fedfault.runs.recorded import RunData
@@ -85,6 +86,35 @@ def test_what_is_no_task_is_refused(task, run, tmp_path, tasks, options, says):
     places = {"EMPTY": str(tmp_path / "empty.yaml"), "TASK": str(task)}
     with pytest.raises(UserError, match=says):
         evaluate_run(run, [places.get(name, name) for name in tasks], **options)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # lm_eval's own
+def test_answers_end_where_the_chat_template_ends_a_turn(tmp_path, monkeypatch):
+    """Of a base whose settings know the end of a sequence alone; behind the end of its turn the model says b for ever."""
+    pytest.importorskip("lm_eval")
+    tokenizer, model = bytes_tokenizer("chatml"), chat_model("llama")
+    a, b, end = map(tokenizer.convert_tokens_to_ids, ("a", "b", END))
+    compute = model.forward
+
+    def say_a_then_b(*args, **options):
+        made = compute(*args, **options)
+        last = options["input_ids"][:, -1]
+        said = torch.where(last == a, end, torch.where((last == end) | (last == b), b, a))
+        made.logits[:, -1] = 100.0 * torch.nn.functional.one_hot(said, made.logits.shape[-1])
+        return made
+
+    monkeypatch.setattr(model, "forward", say_a_then_b)
+    data = write_rows(tmp_path / "rows.jsonl", [{"question": f"Say {n}.", "answer": "a"} for n in range(3)])
+    said = {
+        "task": "my_words", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test", "output_type": "generate_until", "doc_to_text": "{{question}}", "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 8}, "metric_list": [{"metric": "exact_match"}],
+    }  # fmt: skip
+    file = tmp_path / "my_words.yaml"
+    file.write_text(yaml.safe_dump(said))
+    (row,) = _score(model, tokenizer, *_find_tasks([str(file)]), spoken=True)
+    assert (row["metric"], row["value"]) == ("exact_match", 1.0)
 
 
 def test_without_the_harness_it_says_what_to_install(monkeypatch):

@@ -19,6 +19,8 @@ from fedfault.errors import UserError, quote, read_first_line
 from fedfault.runs.files import lock_results, read_json, write_json
 from fedfault.runs.recorded import RunData
 from fedfault.storage import expand_home
+from fedfault.text.conversing import choose_template
+from fedfault.text.questions import find_stops
 
 if TYPE_CHECKING:
     from fedfault.api.run import Run
@@ -162,6 +164,9 @@ def _score(model: Any, tokenizer: Any, names: list[str], manager: Any, *, spoken
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
+    if spoken:  # the base's own settings may not know the token by which the template ends a turn
+        stops = find_stops(choose_template("auto", tokenizer, str(tokenizer.name_or_path)))
+        model.generation_config.eos_token_id = sorted(stops)
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, device=str(model.device))
     try:
         found = simple_evaluate(
