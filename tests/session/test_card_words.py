@@ -14,7 +14,13 @@ EVIL = "news\n# A heading\n---\nbase_model: other/model\n---\n| a | b |<img src=
 
 
 def card(
-    topic: str = "news", source: str = "here", model: str = "micro", command: str = "fedfault run", labels=(), more=()
+    topic: str = "news",
+    source: str = "here",
+    model: str = "micro",
+    command: str = "fedfault run",
+    labels=(),
+    more=(),
+    stops=(),
 ) -> str:
     score = {"perplexity": 20.0, "accuracy": 0.5, "f1": 0.5, "tokens": 100}
     scores = {"validation": score, f"topic/{topic}": score}
@@ -24,7 +30,7 @@ def card(
     exp = exp.model_copy(update={"model": exp.model.model_copy(update={"name": model})})
     about = {"model": {"source": source}, "command": command, "fedfault": "0"}
     backbone = Backbone(model, "/" if model == "micro" else model, None, None, 0, "fp32", "x")
-    return render_card(exp, backbone, Corpus("text", (), (), source, "x"), (), labels, found, about)
+    return render_card(exp, backbone, Corpus("text", (), (), source, "x"), (), labels, found, about, stops=stops)
 
 
 @pytest.mark.parametrize("place", ["topic", "source", "model", "command"])
@@ -79,3 +85,12 @@ def test_a_card_of_a_poisoned_run_says_so():
     assert "**Some of the clients were hostile on purpose**: label_flip, scale." in card(
         more={"attacks": [{"name": "label_flip"}, {"name": "scale"}]}
     )
+
+
+@pytest.mark.parametrize("task", ["instruction", "preference"])
+def test_the_code_on_a_card_asks_a_model_of_conversations_by_its_template_and_ends_where_answers_end(task):
+    """The base's own settings may know no end but that of a sequence, where the template ends a turn by another token."""
+    text = card(more={"data": {"task_type": task}}, stops=(2, 0))
+    assert "tokenizer.apply_chat_template(messages, add_generation_prompt=True" in text
+    assert "eos_token_id=[0, 2]" in text
+    assert "The first thing" not in text

@@ -13,7 +13,7 @@ from fedfault.backbones.checks import takes_token_types
 from fedfault.backbones.load import NAMES, Backbone
 from fedfault.backbones.scorer import LAST
 from fedfault.config.schema import Experiment
-from fedfault.config.sections.data import METRICS
+from fedfault.config.sections.data import METRICS, SPOKEN
 from fedfault.types.corpus import Corpus
 
 NOTES = {  # trait of the aggregation -> what a user of the exported adapter has to know
@@ -36,12 +36,14 @@ def render_card(
     place: str = "adapter",
     note: str = "",
     client: int | None = None,
+    stops: Collection[int] = (),
 ) -> str:
     """Return the model card as Markdown.
 
     traits: of the aggregation; labels: names of the classes; found: the run's metrics.json; manifest: its manifest.json;
     place: the folder of the adapter, seen from that of the run; note: what tells it from the other adapters of the run;
-    client: whose own model it is, so that the scores on its held-out texts are listed too.
+    client: whose own model it is, so that the scores on its held-out texts are listed too; stops: of a run that learned from
+    conversations the tokens at which answers end, of which the base's own settings may lack that of the chat template.
     """
     import jinja2
 
@@ -70,6 +72,8 @@ def render_card(
         names=[n for n in found["final"] if not n.startswith("client/") or n == f"client/{client}"],
         metrics=list(METRICS.get(exp.data.task_type, ("perplexity",))),
         value=format_score,
+        spoken=exp.data.task_type in SPOKEN,
+        stops=sorted(stops),
         pooling=backbone.pooling,
         separator=backbone.separator,
         takes_types=backbone.pooling not in (None, LAST) and takes_token_types(backbone.model.base_model),

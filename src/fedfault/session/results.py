@@ -15,6 +15,7 @@ from fedfault.session.card import render_card, write_inline
 from fedfault.session.personal import Personal, compare_models
 from fedfault.session.session import Session
 from fedfault.setup.experiment import Prepared
+from fedfault.text.questions import find_stops
 from fedfault.types.adapter import Adapter
 from fedfault.types.algorithm import State
 
@@ -62,10 +63,11 @@ def _export_models(s: Session, p: Prepared, state: State, personal: Personal | N
     """Write the adapter, one beside it for each further model of the server, and one for each client that has its own."""
     labels = () if p.model.scorer is None else list_classes(p.config, p.split.corpus)
     traits = p.federation.aggregation.traits
+    stops = () if p.template is None else find_stops(p.template)
 
     def export(place: str, adapter: Adapter, note: str, client: int | None = None) -> None:
         about = (p.config, p.backbone, p.split.corpus, traits, labels, found, s.manifest)
-        card = render_card(*about, place=place, note=note, client=client)
+        card = render_card(*about, place=place, note=note, client=client, stops=stops)
         export_adapter(s.folder.path / place, p.backbone, p.model, adapter, card, state.base, labels)
 
     models = p.federation.algorithm.models(state)
