@@ -46,10 +46,10 @@ def init(**given):
 class FakeWriter:
     """SummaryWriter: scalars come one by one, so a round is put together again at the flush."""
 
-    def __init__(self, calls: list, folder: str) -> None:
+    def __init__(self, calls: list, folder: str, purge_step: int | None = None) -> None:
         self.calls, self.scalars = calls, {}
         self.file_writer = SimpleNamespace(add_summary=lambda summary: calls.append(("config", summary)))
-        calls.append(("start", folder))
+        calls.append(("start", folder) if purge_step is None else ("purge", folder, purge_step))
 
     def add_text(self, tag: str, text: str, round: int = 0) -> None:
         self.calls.append((tag, text))
@@ -77,10 +77,16 @@ class FakeWandb:
         print("wandb: hello")
         self.calls.append(("start", given))
         return SimpleNamespace(
-            log=lambda found, step: self.calls.append(("log", step, found)),
+            define_metric=lambda name, step_metric: self.calls.append(("config", name, step_metric)),
+            log=self.log,
             finish=lambda: self.calls.append(("finish",)),
             summary=SummaryOf(self.calls),
         )
+
+    def log(self, found, step: int) -> None:
+        """Rounds that are trained once have the library's own steps; others say theirs."""
+        round, rest = found["round"], {name: value for name, value in found.items() if name != "round"}
+        self.calls.append(("log", step, rest) if round == step else ("again", step, round, rest))
 
 
 class SummaryOf:
@@ -135,7 +141,7 @@ def calls(tmp_path, monkeypatch):
     (tmp_path / "lib" / "trackio.py").write_text(FAKE_TRACKIO)
     monkeypatch.syspath_prepend(tmp_path / "lib")
     monkeypatch.setitem(sys.modules, "fake_calls", told)
-    writer = SimpleNamespace(SummaryWriter=lambda folder: FakeWriter(told.tensorboard, folder))
+    writer = SimpleNamespace(SummaryWriter=lambda *given, **more: FakeWriter(told.tensorboard, *given, **more))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", writer)
     summary = SimpleNamespace(hparams=lambda settings, scores: [(settings, scores)])
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.summary", summary)
@@ -232,6 +238,20 @@ def test_a_continued_run_goes_on_in_the_same_tracker_run(calls, tmp_path):
     assert sum(c[0] == "config" and c[1] == "7" for c in calls.mlflow) == 1  # the second start makes no run
     track(tmp_path / "other", ["wandb"])
     assert len({c[1]["id"] for c in calls.wandb if c[0] == "start"}) == 2
+
+
+def test_rounds_that_are_trained_again_after_a_way_back_arrive(calls, tmp_path):
+    """Weights & Biases ignores steps below its last one, also when the run goes on in another process."""
+    track(tmp_path, ["wandb", "tensorboard"], [*RECORDS, *RECORDS[1:]])
+    again = [c for c in calls.wandb if c[0] == "again"]
+    assert again == [("again", 3, 1, TOLD[1][2]), ("again", 4, 2, TOLD[2][2])]
+    assert ("config", "*", "round") in calls.wandb
+    place = str(tmp_path / "trackers" / "tensorboard" / "mine")
+    at = calls.tensorboard.index(("purge", place, 1))
+    assert calls.tensorboard[at - 1] == ("finish",)
+    assert [c for c in calls.tensorboard[at:] if c[0] == "log"] == TOLD[1:]
+    track(tmp_path, ["wandb"], [RoundRecord(3, scores=RECORDS[0].scores)])
+    assert calls.wandb[-2][:3] == ("again", 5, 3)
 
 
 def test_the_libraries_own_variables_keep_their_meaning(calls, tmp_path, monkeypatch):

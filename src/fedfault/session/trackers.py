@@ -112,11 +112,13 @@ class TensorBoard:
     """Event files, one for every start of the run, in a folder with its name, which the tool shows.
 
     The configuration is under TEXT and, as far as it says how the run trains, under HPARAMS; so are alarms and the verdict.
+    Rounds that a run trains again after a way back take the place of those that it gave up.
     """
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
-        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-        self.writer = writer(str(folder / Path(name).name))
+        self.open = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        self.folder, self.last = str(folder / Path(name).name), -1
+        self.writer = self.open(self.folder)
         hparams = importlib.import_module("torch.utils.tensorboard.summary").hparams
         for summary in hparams(_choose_hparams(config), dict.fromkeys(HEADLINES, 0.0)):
             self.writer.file_writer.add_summary(summary)
@@ -125,6 +127,10 @@ class TensorBoard:
 
     def log(self, round: int, numbers: Mapping[str, float]) -> None:
         """See `Tracker`."""
+        if round <= self.last:
+            self.writer.close()
+            self.writer = self.open(self.folder, purge_step=round)  # the tool drops what it has from there on
+        self.last = round
         for name, value in numbers.items():
             self.writer.add_scalar(name, value, round)
         self.writer.flush()
@@ -147,8 +153,9 @@ def _choose_hparams(config: Mapping[str, Any]) -> dict[str, Any]:
 class Wandb:
     """An offline run in the project `fedfault`; a continued run has the same id, kept in the file run_id.
 
-    Alarms and the verdict are in its summary. Host name, command line, git remote and printed lines, which the library
-    would record too, are switched off.
+    Alarms and the verdict are in its summary. The library ignores numbers of a step below its last one, so that its steps go
+    on where rounds are trained again after a way back; the axis of its charts is `round`. Host name, command line, git
+    remote and printed lines, which the library would record too, are switched off.
     """
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
@@ -170,10 +177,17 @@ class Wandb:
                 silent=True, console="off", disable_git=True, x_disable_meta=True, x_disable_stats=True
             ),
         )
+        self.run.define_metric("*", step_metric="round")
+        self.again = folder / "rounds_again"  # how many rounds the run has trained again
+        self.ahead, self.last = int(self.again.read_text(encoding="utf-8")) if self.again.is_file() else 0, -1
 
     def log(self, round: int, numbers: Mapping[str, float]) -> None:
         """See `Tracker`."""
-        self.run.log(dict(numbers), step=round)
+        if round <= self.last:
+            self.ahead += self.last + 1 - round
+            write_atomically(self.again, str(self.ahead))
+        self.last = round
+        self.run.log({"round": round, **numbers}, step=round + self.ahead)
 
     def tell(self, round: int, name: str, text: str) -> None:
         """See `Tracker`."""
