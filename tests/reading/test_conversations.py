@@ -122,6 +122,17 @@ def test_columns_of_other_names_are_named_and_numbers_are_text():
     ]
 
 
+def test_a_prompt_of_several_turns_is_told_from_its_completion():
+    """What the assistant says in it is not learned; a prompt without responses has nothing to leave out."""
+    chat = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    row = {"system": "Be brief.", "prompt": chat, "completion": [BETTER]}
+    shape = {part: part for part in row}
+    assert read_conversation(PLACE, row, shape).prompt == 4
+    assert read_conversation(PLACE, {**row, "system": None}, shape).prompt == 3
+    assert read_conversation(PLACE, {**row, "prompt": chat[:1]}, shape).prompt == 0
+    assert read_conversation(PLACE, {"messages": [*chat, BETTER]}, {"messages": "messages"}).prompt == 0
+
+
 def test_other_columns_are_no_conversation():
     assert find_shape("a.csv", ["text", "label"]) is None
     assert find_shape("a.csv", ["prompt", "chosen"]) is None

@@ -22,7 +22,9 @@ R, ALPHA = 3, 6.0
 
 
 def as_messages(row: dict) -> dict:
-    """A row of texts in the shape that TRL calls conversational."""
+    """A row of texts in the shape that TRL calls conversational; one that has it already is left as it is."""
+    if isinstance(row["prompt"], list):
+        return row
     return {
         "prompt": [{"role": "user", "content": row["prompt"]}],
         "completion": [{"role": "assistant", "content": row["completion"]}],
@@ -63,6 +65,7 @@ def ask_trl(kind: str, tokenizer, rows: list[dict], folder, flat, layout, *, mos
     return found, float(loss.detach()), gradient
 
 
+TURNS = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in CHATS]  # only the last answer is learned
 CASES = [
     ("llama", "chatml", "asked", "completion", 128),
     ("llama", "chatml", "asked", "completion", 24),  # some responses are cut
@@ -70,13 +73,15 @@ CASES = [
     ("llama", "marked", "chats", "completion", 128),
     ("llama", "chatml", "chats", "all", 128),
     ("gpt2", "alpaca", "asked", "completion", 200),
+    ("llama", "chatml", "turns", "completion", 128),
+    ("llama", "marked", "turns", "completion", 128),
 ]
 
 
 @pytest.mark.parametrize(("kind", "template", "data", "loss_on", "most"), CASES)
 def test_ids_mask_loss_and_gradient_are_those_of_trl(tmp_path, kind, template, data, loss_on, most):
     tokenizer = bytes_tokenizer(template)
-    rows = ASKED if data == "asked" else [{"messages": chat} for chat in CHATS]
+    rows = {"asked": ASKED, "turns": TURNS, "chats": [{"messages": chat} for chat in CHATS]}[data]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     read = [r.conversation for r in read_table(file, files.list_numbered_rows(file), Columns()) if r.conversation]
     encoded = encode_conversations(choose_template("auto", tokenizer, kind), read, loss_on)
@@ -88,8 +93,8 @@ def test_ids_mask_loss_and_gradient_are_those_of_trl(tmp_path, kind, template, d
     step = Step(torch.tensor([0]), torch.arange(len(own))[None], torch.ones(1, len(own), dtype=torch.bool))
     loss, gradient, tokens = task.grad(flat[None], step)
 
-    given = [as_messages(row) for row in rows] if data == "asked" else rows
-    marked = data == "chats" and loss_on == "completion"
+    given = rows if data == "chats" else [as_messages(row) for row in rows]
+    marked = template == "marked" and loss_on == "completion"
     theirs = ask_trl(
         kind, tokenizer, given, tmp_path / "trl", flat, task.layout, most=most, loss_on=loss_on, marked=marked
     )

@@ -1,5 +1,7 @@
 """Chat templates: what they write, which tokens are the assistant's, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from chatting import END, START, bytes_tokenizer, say
@@ -55,6 +57,19 @@ def test_all_responses_of_a_chat_count_with_their_ends():
     ]
     (whole,) = show(bytes_tokenizer(), "chatml", chat, "all")
     assert whole.startswith(f"[{START}system")
+
+
+def test_responses_of_a_prompt_are_not_learned_as_trl_has_it():
+    """The turns before the last answer, written into the prompt: with marks of the template too."""
+    chat = replace(make(*say("One.", "two", "Three.", "four", system="Count.")), prompt=4)
+    assert show(bytes_tokenizer(), "chatml", chat) == [
+        f"{START}system\nCount.{END}\n{START}user\nOne.{END}\n{START}assistant\ntwo{END}\n{START}user\nThree.{END}\n"
+        f"{START}assistant\n",
+        f"[four{END}\n]",
+    ]
+    before, answer, *_ = show(bytes_tokenizer("marked"), "auto", chat)
+    assert "two" in before
+    assert answer.startswith("[four")
 
 
 def test_plain_writes_a_line_for_each_turn_and_a_response_as_words_behind_a_blank():

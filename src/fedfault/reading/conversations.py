@@ -156,6 +156,7 @@ def read_conversation(place: str, row: Mapping[str, Any], shape: Shape) -> Conve
     cells = {part: row.get(column) for part, column in shape.items()}
     system = _write_text(place, shape.get("system", "system"), cells.pop("system", None))
     first = [Turn(SYSTEM, system)] if system.strip() else []
+    asked = 0  # turns of a prompt with responses of its own, which are not learned
     if len(cells) == 1:
         ((part, value),) = cells.items()
         turns = _read_messages(place, shape[part], value)
@@ -165,14 +166,13 @@ def read_conversation(place: str, row: Mapping[str, Any], shape: Shape) -> Conve
     elif "rejected" in cells:
         return _read_preference(place, cells, shape, first)
     else:
-        (asked, response) = ("prompt", "completion") if "prompt" in cells else ("question", "answer")
-        turns = [
-            *_read_side(place, shape[asked], cells[asked], USER),
-            *_read_side(place, shape[response], cells[response], ASSISTANT),
-        ]
+        (before, response) = ("prompt", "completion") if "prompt" in cells else ("question", "answer")
+        turns = _read_side(place, shape[before], cells[before], USER)
+        asked = len(turns) if any(turn.role == ASSISTANT for turn in turns) else 0
+        turns += _read_side(place, shape[response], cells[response], ASSISTANT)
     turns = [*first, *turns]
     _check_turns(place, turns)
-    return Conversation(tuple(turns), place)
+    return Conversation(tuple(turns), place, prompt=asked and len(first) + asked)
 
 
 def _read_preference(place: str, cells: Mapping[str, Any], shape: Shape, first: Sequence[Turn]) -> Conversation:

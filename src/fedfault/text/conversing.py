@@ -5,7 +5,8 @@
 
 A response begins where the tokens of the conversation so far, open for an answer, differ from those of the whole, and ends
 where those of the conversation up to it do. So the mask is what TRL's is for prompts with completions, for every response
-of a conversation; a template that marks responses itself ({% generation %}) is taken at its word, as TRL does.
+of a conversation behind its prompt; a template that marks responses itself ({% generation %}) is taken at its word, as
+TRL does.
 """
 
 from __future__ import annotations
@@ -128,9 +129,9 @@ def encode_conversations(
 
 
 def check_responses(template: ChatTemplate, conversation: Conversation, text: str) -> None:
-    """Raise `UserError`, with the place of the conversation, unless all its responses stand in the text."""
+    """Raise `UserError`, with the place of the conversation, unless its responses behind the prompt stand in the text."""
     for n, turn in enumerate(conversation.turns, start=1):
-        if turn.role == ASSISTANT and turn.text.strip() not in text:
+        if n > conversation.prompt and turn.role == ASSISTANT and turn.text.strip() not in text:
             raise UserError(
                 f"{conversation.place}: the chat template {template.name} leaves out or changes the response in turn {n}, "
                 "which then cannot be learned; choose another with model.chat_template"
@@ -145,7 +146,12 @@ def _encode_marked(template: ChatTemplate, conversation: Conversation) -> Encode
         return_dict=True,
         return_assistant_tokens_mask=True,
     )
-    return EncodedConversation(list(found["input_ids"]), [bool(own) for own in found["assistant_masks"]])
+    ids, mask = list(found["input_ids"]), [bool(own) for own in found["assistant_masks"]]
+    if conversation.prompt:
+        (before,) = encode_texts(template.tokenizer, [template.render(conversation, conversation.prompt, open=True)])
+        start = count_common(before, ids)
+        mask[:start] = [False] * start
+    return EncodedConversation(ids, mask)
 
 
 class _Response(NamedTuple):
@@ -181,7 +187,7 @@ def _find_responses(template: ChatTemplate, c: Conversation, number: int, whole:
     whole. Behind the turn before a response the two may differ: what a template adds to ask for one is not always kept.
     """
     for i, turn in enumerate(c.turns):
-        if turn.role != ASSISTANT:
+        if i < c.prompt or turn.role != ASSISTANT:
             continue
         before = template.render(c, i, open=True)
         last = i + 1 == len(c.turns)

@@ -34,13 +34,12 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns of which the last one is the assistant's: its turns are the responses that a model learns."""
+    """Turns of which the last one is the assistant's: its turns behind the prompt are the responses that a model learns."""
 
     turns: tuple[Turn, ...]
     place: str  # where it was read: a file and a line, or the name of what made it
-    # Of a preference: what is worse than the turns from the prompt's end on, and how many turns the prompt has
-    rejected: tuple[Turn, ...] = ()
-    prompt: int = 0
+    rejected: tuple[Turn, ...] = ()  # of a preference: what is worse than the turns from the prompt's end on
+    prompt: int = 0  # turns of a prompt that a column holds, whose responses are not learned; 0: all are
 
     @property
     def text(self) -> str:
@@ -57,7 +56,7 @@ class Conversation:
     @property
     def worse(self) -> Conversation:
         """Of a preference: the prompt with the response that is rejected."""
-        return Conversation((*self.turns[: self.prompt], *self.rejected), self.place)
+        return Conversation((*self.turns[: self.prompt], *self.rejected), self.place, prompt=self.prompt)
 
 
 @dataclass(frozen=True)
