@@ -54,6 +54,7 @@ def test_peft_loads_the_adapter_and_finds_the_same_perplexity(tmp_path, build):
     model = PeftModel.from_pretrained(build(), tmp_path)
     assert math.exp(loss(model, ids)) == pytest.approx(math.exp(expected), rel=1e-4)
     assert loss(build(), ids) != pytest.approx(expected, rel=1e-3)
+    assert (tmp_path / "README.md").read_text() == "card"  # one rank and one alpha, which other programs read too
 
 
 BESIDE_EXPERTS = {

@@ -122,6 +122,7 @@ def test_patterns_of_ranks_and_alphas_are_read_by_peft(tmp_path, start):
     assert (said["r"], said["lora_alpha"]) == (R * twice, ALPHA * twice)
     assert set(said["rank_pattern"].values()) == {2 * twice}
     assert set(said["alpha_pattern"].values()) == {3.0 * twice, 1.0 * twice}
+    assert "both scale\nsome wrongly" in (tmp_path / "README.md").read_text()  # programs that read no patterns
     loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path)
     torch.testing.assert_close(losses_of(loaded), losses_here(opened, adapter), rtol=1e-4, atol=1e-5)
 

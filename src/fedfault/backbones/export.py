@@ -27,6 +27,11 @@ from fedfault.types.adapter import Adapter, Layout, Pair
 HEAD = {WEIGHT: "weight", BIAS: "bias"}
 # As names of modules PEFT moves these to the stacked experts that transformers 5 has in their place
 OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+PATTERNED = """
+Modules of this adapter differ in rank or alpha (`rank_pattern`, `alpha_pattern` in adapter_config.json), which PEFT reads.
+vLLM takes `r` and `lora_alpha` for all of them, and llama.cpp's `convert_lora_to_gguf.py` this alpha, so that both scale
+some wrongly without a word: give them `model.merge_and_unload()`, saved with `save_pretrained`.
+"""
 
 
 def export_adapter(
@@ -40,6 +45,7 @@ def export_adapter(
 ) -> None:
     """Write `folder`: adapter_config.json, adapter_model.safetensors and model card README.md.
 
+    card: its text, to which is added what other programs than PEFT do not read, where that is so.
     base: the change of the frozen weights that the run made, `State.base`; it is merged into the adapter that is written.
     What is written changes the weights of the base as it is published: where training began with a part of these (see
     `starts.py`) the part is taken off, in as many slices again.
@@ -74,8 +80,9 @@ def export_adapter(
         about = json.dumps({"pooling": model.scorer.pooling, "labels": list(labels)})
         write_atomically(folder / "head.safetensors", save(head, {"about": about}))  # two keys come in random order
     if lora:
-        text = json.dumps(_peft_config(backbone, model, layout, prefix), indent=2) + "\n"
-        write_atomically(folder / "adapter_config.json", text)
+        config = _peft_config(backbone, model, layout, prefix)
+        card += PATTERNED if config["rank_pattern"] or config["alpha_pattern"] else ""
+        write_atomically(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
     write_atomically(folder / "README.md", card)
 
 
