@@ -11,6 +11,7 @@ from fedfault.errors import UserError
 from fedfault.records import ClientRecord, RoundRecord, Score, Turn
 from fedfault.rounds.engine import begin, rounds
 from fedfault.runs.folder import RunFolder
+from fedfault.runs.outcome import summarise_run
 from fedfault.runs.read import read_run
 from fedfault.testing.toys import LowRank, federation
 from fedfault.types.adapter import Adapter, Layout, Site
@@ -277,6 +278,7 @@ def test_more_rounds_another_device_and_another_name_are_the_same_configuration(
 def test_a_report_says_that_records_were_changed(folder):
     write_rounds(folder, 3)
     folder.write_json("manifest.json", {"status": "finished", "config": {"seed": 0}})
+    folder.write_json("metrics.json", summarise_run(folder.read_records()))
     assert read_run(folder.path).notes == ()
     file = folder.path / "rounds.jsonl"
     file.write_text(file.read_text().replace('"loss": 1.0', '"loss": 0.9'))
