@@ -201,3 +201,26 @@ def test_the_kernels_of_liger_are_taken_on_a_gpu():
     assert found.replaced == {"LlamaRMSNorm": 5, "LlamaMLP": 2, "LlamaAttention": 2}
     ours, theirs = (m(input_ids=IDS.cuda()).logits for m in (model, own))
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_rotations_of_another_kind_leave_a_model_as_it_is():
+    """MiMo's ask for the type of a layer."""
+    from fedfault.backbones.kernels import replace_layers
+    from tiny import GROUPED, make
+
+    heads = {"head_dim": 8, "v_head_dim": 8, "swa_head_dim": 8, "swa_v_head_dim": 8}
+    heads |= {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2}
+    experts = {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+    }
+    options = {**GROUPED, **heads, **experts}
+    model = make("MiMoV2FlashConfig", options)
+    ids = torch.arange(5)[None]
+    expected = model(input_ids=ids).logits
+    replace_layers(model)
+    torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)

@@ -88,8 +88,9 @@ def _replace(model: Any, makers: Makers, refused: set[str], *, gradients: bool) 
     found: Counter[str] = Counter()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            kind, given = type(child).__name__, _make_inputs(child, model)
+            kind = type(child).__name__
             try:
+                given = _make_inputs(child, model)
                 candidates = _list_candidates(child, makers) if given is not None else []
                 fits = (one for one in candidates if _agree(one, child, *given, gradients=gradients))  # type: ignore[misc]
                 chosen = next(fits, None)
