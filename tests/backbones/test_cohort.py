@@ -7,6 +7,7 @@ import torch
 
 from fedfault.backbones.cohort import CohortModel
 from fedfault.backbones.prefix import ActivationCache, Prefix
+from fedfault.backbones.sample import answer_prompts, decode_greedily
 from fedfault.backbones.scorer import FIRST, Scorer
 from fedfault.backbones.sites import Targets, lora_targets, partial_targets
 from fedfault.errors import UserError
@@ -131,6 +132,7 @@ def test_the_base_loss_is_the_one_transformers_reports(tiny):
         (lambda: tiny_llama(tied=False), ["lm_head", "embed_tokens"]),
         (tiny_gpt2, ["ln_f"]),
         (tiny_gpt2, ["wte"]),
+        (lambda: another("Phi"), ["lm_head"]),
     ],
 )
 def test_whole_layers_per_client_have_the_gradients_of_the_plain_model(build, modules):
@@ -198,6 +200,26 @@ def test_blocks_that_return_a_list_can_be_skipped():
     """The first GPT's do."""
     model = make("OpenAIGPTConfig", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": VOCAB})
     assert Prefix(model, 2).is_right(torch.randint(0, VOCAB, (2, T)), {})
+
+
+def test_a_head_s_bias_is_trained_with_it_and_not_with_the_table_that_it_is_tied_to():
+    phi, xlm = another("Phi"), make(*CAUSAL["xlm with a causal mask"])
+    assert partial_targets(phi, 0, ["lm_head"]).full_parameters == ("lm_head.weight", "lm_head.bias")
+    assert partial_targets(xlm, 0, ["proj"]).full_parameters == (
+        "transformer.embeddings.weight",
+        "pred_layer.proj.bias",
+    )
+    assert partial_targets(xlm, 0, ["embeddings"]).full_parameters == ("transformer.embeddings.weight",)
+
+
+def test_an_answer_is_chosen_with_the_trained_bias_of_the_head():
+    phi = another("Phi")
+    c = cohort(phi, partial_targets(phi, 0, ["lm_head"]))
+    flat = c.init(0).flat
+    (bias,) = (s for s in c.layout.sites if s.name == "lm_head.bias")
+    c.layout.part(flat, bias)[7] = 1e3
+    assert decode_greedily(c, flat, some_ids(1, 4), 3).tolist() == [[7, 7, 7]]
+    assert answer_prompts(c, flat, [[3, 4]], 2, ()) == [[7, 7]]
 
 
 def test_a_head_and_a_table_that_are_not_tied_are_both_trained():

@@ -38,6 +38,22 @@ def test_chunks_give_the_loss_and_gradients_of_whole_logits(monkeypatch, rows, b
         torch.testing.assert_close(head.head_loss(hidden, W, b, y, weight)[1], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [4, 100])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_bias_of_each_client_has_the_gradient_of_whole_logits(monkeypatch, rows, frozen):
+    monkeypatch.setattr(head, "ROWS", rows * K)
+    hidden, W, _, y, weight = inputs(True, False)
+    hidden = hidden.detach() if frozen else hidden
+    b = torch.randn(K, V, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    total, each = head.head_loss(hidden, W, b, y, weight)
+    (found,) = torch.autograd.grad(total, b)
+    logits = hidden @ W.mT + b[:, None]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(K, N)
+    (gradient,) = torch.autograd.grad((expected * weight).sum(), b)
+    torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_a_frozen_head_gets_no_gradient():
     hidden, W, b, y, weight = inputs(False, False)
     total, _ = head.head_loss(hidden, W.detach(), b, y, weight)

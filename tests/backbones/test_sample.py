@@ -11,7 +11,7 @@ from fedfault.backbones.load import MICRO
 from fedfault.backbones.sample import answer_prompts, decode_greedily, draw_tokens
 from fedfault.backbones.sites import lora_targets, partial_targets
 from fedfault.text.questions import Sampling
-from tiny import VOCAB, tiny_gpt2, tiny_llama
+from tiny import CAUSAL, GROUPED, SPECIAL, VOCAB, make, tiny_gpt2, tiny_llama
 
 N, S, LENGTH = 3, 5, 6
 
@@ -133,3 +133,27 @@ def test_even_draws_give_every_token_its_share_of_what_top_p_keeps(temperature, 
     expected = torch.where(p >= likeliest[kept - 1], p, 0.0)
     found = draw_tokens(logits.expand(n, -1), (torch.arange(n) + 0.5) / n, temperature, top_p).bincount(minlength=5) / n
     torch.testing.assert_close(found.double(), expected / expected.sum(), rtol=0, atol=1.5 / n)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mamba", "xlm with a causal mask", "rwkv", "bamba"])
+def test_a_model_that_cannot_go_on_from_what_it_keeps_reads_its_tokens_anew(kind):
+    """Mamba and RWKV have caches of other names, XLM does not give its own back, Bamba's differs from its whole pass."""
+    others = {
+        "rwkv": ("RwkvConfig", {"hidden_size": 32, "num_hidden_layers": 2, **SPECIAL}),
+        "bamba": (
+            "BambaConfig",
+            {**GROUPED, "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 4,
+             "mamba_n_groups": 1, "mamba_chunk_size": 8},
+        ),
+    }  # fmt: skip
+    model = make(*(CAUSAL | others)[kind])
+    c = CohortModel(model, lora_targets(model, "all-linear"), r=2, alpha=4.0)
+    flat, ids = moved(c), prefixes(VOCAB)[:, :3]
+    made, expected = decode_greedily(c, flat, ids, 4), ids
+    for _ in range(4):
+        with torch.no_grad(), c.slots.bind(flat[None]):
+            last = c.model.base_model(input_ids=expected, use_cache=False).last_hidden_state[:, -1]
+            expected = torch.cat([expected, model.get_output_embeddings()(last).argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(made, expected[:, 3:])
+    assert answer_prompts(c, flat, [ids[0].tolist()], 4, ()) == [made[0].tolist()]

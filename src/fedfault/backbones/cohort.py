@@ -157,11 +157,6 @@ class CohortModel:
         W: Tensor = self.head.weight
         return count_rows(W) * self.logit_bytes() + (0 if self.head_site is None else W.nbytes)
 
-    def head_weight(self) -> Tensor:
-        """The head's weight while parameters (K, P) are bound: (V, d), or (K, V, d) where it is trained."""
-        W: Tensor = self.head.weight
-        return W if self.head_site is None else self.slots.full_parameter(self.head_site, tuple(W.shape))
-
     def input_embeddings(self) -> Tensor:
         """The base's input embeddings, (V, d): frozen, or as they are before training."""
         layer = self.model.get_input_embeddings()
@@ -212,14 +207,14 @@ class CohortModel:
         x, y = ids[..., :-1].reshape(K * B, T), ids[..., 1:].reshape(K, B * T)
         with self.slots.bind(flat, key, places):
             hidden = self._hidden(x)
-            W = self.head_weight()
-            given = hidden.view(K, B * T, -1), W, self.head.bias, y, weight.reshape(K, B * T)
+            W, b = self.bound_head()
+            given = hidden.reshape(K, B * T, -1), W, b, y, weight.reshape(K, B * T)
             total, each = head_loss(*given) if targets is None or W.ndim == 3 else sparse_head_loss(*given, targets)
         if extra_loss is not None:
             real = (weight > 0).float()[..., None]  # (K, B, T, 1)
 
             def pool(states: Tensor, real: Tensor) -> Tensor:
-                return (states.view(*real.shape[:3], -1).float() * real).sum(2) / real.sum(2).clamp(min=1)
+                return (states.reshape(*real.shape[:3], -1).float() * real).sum(2) / real.sum(2).clamp(min=1)
 
             @torch.no_grad()
             def see(params: Tensor, at: Tensor | None = None) -> Tensor:
@@ -279,6 +274,15 @@ class CohortModel:
         with self.keeping_inputs(), without_packed_rows():
             states: Tensor = self.model.base_model(input_ids=x, use_cache=False).last_hidden_state
         return states
+
+    def bound_head(self) -> tuple[Tensor, Tensor | None]:
+        """The head's weight W and bias: (V, d) and (V,), or where they are trained (K, V, d) and (K, V), as bound."""
+        W, b = self.head.weight, self.head.bias
+        if self.head_site is not None:
+            W = self.slots.full_parameter(self.head_site, tuple(W.shape))
+        if self.targets.head_bias is not None:
+            b = self.slots.full_parameter(self.targets.head_bias, tuple(b.shape))
+        return W, b
 
     def keeping_inputs(self) -> AbstractContextManager[None]:
         """A context in which the blocks of a forward pass keep their inputs alone, where that is asked for."""

@@ -50,9 +50,10 @@ def _count_logits(device: torch.device) -> int:
 def head_loss(hidden: Tensor, W: Tensor, bias: Tensor | None, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Next-token loss of every position, (K, n), and its weighted sum, from hidden states and the head's weight.
 
-    hidden: (K, n, d); W: (V, d) or (K, V, d); y: (K, n) token ids; weight: (K, n). Returns (sum of weight * loss, loss).
+    hidden: (K, n, d); W: (V, d) or (K, V, d); bias: (V,), or with a W for each (K, V); y: (K, n) token ids; weight: (K, n).
+    Returns (sum of weight * loss, loss).
 
-    The first result is differentiable in `hidden` and, if it requires a gradient, in W; the second is not.
+    The first result is differentiable in `hidden` and, if they require a gradient, in W and bias; the second is not.
     """
     shape = y.shape
     if W.ndim == 2:  # one head for all: the client axis is only more rows
@@ -87,25 +88,27 @@ class _HeadLoss(torch.autograd.Function):
         each = torch.empty(y.shape, dtype=torch.float32, device=hidden.device)
         dh = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         dW = torch.zeros_like(W) if ctx.needs_input_grad[1] else None
-        W = W.to(hidden.dtype)
+        db = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        W, learns = W.to(hidden.dtype), any(d is not None for d in (dh, dW, db))
         for part in parts:
             h, target, p = hidden[:, part], y[:, part, None], weight[:, part, None]
             logits = torch.bmm(h, W.mT, out=room[: K * h.shape[1] * V].view(K, -1, V))
-            logits = logits if bias is None else logits.add_(bias)
-            each[:, part] = _soften(logits, target, None if dh is None and dW is None else p)
+            logits = logits if bias is None else logits.add_(bias if bias.ndim == 1 else bias[:, None])
+            each[:, part] = _soften(logits, target, p if learns else None)
             if dh is not None:
                 dh[:, part] = torch.bmm(logits, W)
             if dW is not None:
                 dW += torch.bmm(logits.mT, h)
-        ctx.save_for_backward(dh, dW)
+            if db is not None:
+                db += logits.sum(1, dtype=db.dtype) if db.ndim > 1 else logits.sum((0, 1), dtype=db.dtype)
+        ctx.save_for_backward(dh, dW, db)
         ctx.mark_non_differentiable(each)
         return (each * weight).sum(), each
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        dh, dW = ctx.saved_tensors
-        scaled = (None if d is None else d * grads[0] for d in (dh, dW))
-        return (*scaled, None, None, None)
+        scaled = (None if d is None else d * grads[0] for d in ctx.saved_tensors)
+        return (*scaled, None, None)
 
 
 def _soften(logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:

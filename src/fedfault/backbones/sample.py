@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,53 @@ from torch.nn import functional as F
 
 from fedfault.algebra import widest
 from fedfault.backbones.attention import CACHES
+from fedfault.backbones.checks import BROKEN, SHORT
 from fedfault.backbones.cohort import CohortModel
+from fedfault.errors import is_out_of_memory
 from fedfault.text.questions import Sampling
 
+APART = 3e-2  # of what a model gives by which its cache may differ: rounding in bfloat16, and of 8-bit weights
 
-def _name_of_cache(model: Any) -> str:
-    """The keyword by which a model takes, and gives back, the keys and values of earlier tokens."""
-    return next(name for name in CACHES if name in inspect.signature(model.forward).parameters)
+
+class _Reader:
+    """Reads tokens one after the other: with what the model kept of earlier ones, where it can go on from that."""
+
+    def __init__(self, model: Any, ids: Tensor) -> None:
+        """ids: (n, S) the first tokens, of which a few are for a trial."""
+        self.model, self.cache = model, _find_cache(model, ids[:1, :SHORT])
+        self.kept: Any = None
+        self.ids = ids[:, :0]
+
+    def read(self, new: Tensor) -> Any:
+        """What the model gives for ids (n, T) that follow those before; of its states, or logits, the last is meant."""
+        if self.cache is None:
+            self.ids = torch.cat([self.ids, new], dim=1)
+            return self.model(input_ids=self.ids, use_cache=False)
+        out = self.model(input_ids=new, **{self.cache: self.kept}, use_cache=True)
+        self.kept = getattr(out, self.cache)
+        return out
+
+
+@torch.no_grad()
+def _find_cache(model: Any, ids: Tensor) -> str | None:
+    """The keyword by which a model takes, and gives back, what it keeps of earlier tokens.
+
+    None for one that has another, as Mamba and RWKV do, or that goes on otherwise from what it kept than from the tokens.
+    """
+    name = next((n for n in CACHES if n in inspect.signature(model.forward).parameters), None)
+    if name is None:
+        return None
+    longer = torch.cat([ids, ids[:, -1:], ids[:, :1]], dim=1)
+    try:
+        out = model(input_ids=ids, use_cache=True)
+        for at in range(ids.shape[1], longer.shape[1]):
+            out = model(input_ids=longer[:, at : at + 1], **{name: getattr(out, name)}, use_cache=True)
+        last, whole = out[0][:, -1].float(), model(input_ids=longer, use_cache=False)[0][:, -1].float()
+    except BROKEN as e:
+        if is_out_of_memory(e):
+            raise
+        return None
+    return None if (last - whole).norm() > APART * whole.norm() else name
 
 
 @torch.no_grad()
@@ -29,10 +69,9 @@ def sample_texts(model: Any, n: int, length: int, separator: int, generator: tor
     text is drawn from the base: no data are needed, and an untrained adapter gives exactly zero.
     """
     ids = torch.full((n, 1), separator)
-    past, cache = None, _name_of_cache(model)
+    reader = _Reader(model, ids.to(model.device))
     for _ in range(length):
-        out = model(input_ids=ids[:, -1:].to(model.device), **{cache: past}, use_cache=True)
-        past = getattr(out, cache)
+        out = reader.read(ids[:, -1:].to(model.device))
         p = out.logits[:, -1].float().softmax(-1).cpu()
         ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], dim=1)
     return ids
@@ -41,23 +80,22 @@ def sample_texts(model: Any, n: int, length: int, separator: int, generator: tor
 @torch.no_grad()
 def decode_greedily(model: CohortModel, flat: Tensor, prefix: Tensor, length: int) -> Tensor:
     """Take the likeliest next token `length` times under parameters flat (P,): prefix (n, S) -> ids (n, length)."""
-    ids, past, body = prefix.to(flat.device), None, model.model.base_model
-    cache = _name_of_cache(body)
+    ids = new = prefix.to(flat.device)
     with model.slots.bind(flat[None]):
-        W = _read_head(model)
+        head = _bound_head(model)
+        reader = _Reader(model.model.base_model, ids)
         for _ in range(length):
-            new = ids if past is None else ids[:, -1:]
-            out = body(input_ids=new, **{cache: past}, use_cache=True)
-            past = getattr(out, cache)
-            last = out.last_hidden_state[:, -1]  # (n, d)
-            ids = torch.cat([ids, F.linear(last, W.to(last.dtype), model.head.bias).argmax(-1, keepdim=True)], dim=1)
+            last = reader.read(new).last_hidden_state[:, -1]  # (n, d)
+            new = head(last).argmax(-1, keepdim=True)
+            ids = torch.cat([ids, new], dim=1)
     return ids[:, prefix.shape[1] :]
 
 
-def _read_head(model: CohortModel) -> Tensor:
-    """The head's weight (V, d) under the one row of parameters that is bound."""
-    W = model.head_weight()
-    return W if W.ndim == 2 else W[0]
+def _bound_head(model: CohortModel) -> Callable[[Tensor], Tensor]:
+    """What makes logits (n, V) of states (n, d), under the parameters of the one client that is bound."""
+    W, b = model.bound_head()
+    W, b = W if W.ndim == 2 else W[0], b if b is None or b.ndim == 1 else b[0]
+    return lambda states: F.linear(states, W.to(states.dtype), None if b is None else b.to(states.dtype))
 
 
 def draw_tokens(logits: Tensor, draws: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -98,15 +136,13 @@ def answer_prompts(
     given = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(flat.device)
     made: list[list[int]] = [[] for _ in prompts]
     done = [False] * len(prompts)
-    new, past, body = given[:, : int(sizes.min())], None, model.model.base_model
-    cache = _name_of_cache(body)
+    new = given[:, : int(sizes.min())]
     with model.slots.bind(flat[None]):
-        W = _read_head(model)
+        head = _bound_head(model)
+        reader = _Reader(model.model.base_model, new)
         for place in range(int(sizes.min()), int(sizes.max()) + length):  # of the token that is chosen
-            out = body(input_ids=new, **{cache: past}, use_cache=True)
-            past = getattr(out, cache)
-            last = out.last_hidden_state[:, -1]  # (n, d)
-            logits = F.linear(last, W.to(last.dtype), model.head.bias)  # (n, V)
+            last = reader.read(new).last_hidden_state[:, -1]  # (n, d)
+            logits = head(last)  # (n, V)
             if sampling is None:
                 chosen = logits.argmax(-1)
             else:

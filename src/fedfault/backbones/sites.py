@@ -43,6 +43,7 @@ class Targets:
     full_modules: tuple[str, ...] = ()  # modules trained in full
     full_parameters: tuple[str, ...] = ()  # their parameters
     head_site: str | None = None  # the parameter that is the head's weight, if trained
+    head_bias: str | None = None  # and its bias, if it has one and is trained by its own name
     first_block: int = 0  # activations below this block never change
 
 
@@ -124,10 +125,8 @@ def lora_targets(model: Any, wanted: str | Sequence[str] | None) -> Targets:
                 f"{hit} is a {type(module).__name__} that takes no LoRA pair here; choose from "
                 f"{', '.join(sorted(_linear_endings(model)))}, or train it in full with model.trainable=partial"
             )
-    modules = [n for n, _ in model.named_modules()]
-    ordered = tuple(n for n in modules if n in found)
-    apart = tuple(n for n in modules if n in left_out)
-    return Targets(lora=ordered, left_out=apart, first_block=_first_block(model, ordered))
+    ordered, without = (tuple(n for n, _ in model.named_modules() if n in those) for those in (found, left_out))
+    return Targets(lora=ordered, left_out=without, first_block=_first_block(model, ordered))
 
 
 def describe_left_out(model: Any, targets: Targets) -> list[str]:
@@ -258,7 +257,8 @@ def _full_targets(model: Any, leaves: list[str]) -> Targets:
     head_name = None if head is None else names[id(head)]
     tied = head is not None and head.weight is table.weight
     with_table = names[id(table)] in leaves
-    head_site = None
+    has_bias = head_name in leaves and getattr(head, "bias", None) is not None
+    head_site, head_bias = None, f"{head_name}.bias" if has_bias else None
     if head_name in leaves or (tied and with_table):
         owner = table if tied else head
         head_site = f"{names[id(owner)]}.weight"
@@ -274,16 +274,14 @@ def _full_targets(model: Any, leaves: list[str]) -> Targets:
         norm = getattr(module, "weight", None) is not None and module.weight.ndim == 1 and _is_norm(module)
         if not norm and not is_linear(module) and module is not table:
             raise UserError(f"cannot train {n} ({type(module).__name__}) per client; leave its block out or use LoRA")
-    parameters = tuple(
-        f"{n}.{p}"
-        for n in leaves
-        for p, _ in model.get_submodule(n).named_parameters()
-        if (n, p) != (head_name, "bias")
-    )
+    parameters = [f"{n}.{p}" for n in leaves for p, _ in model.get_submodule(n).named_parameters()]
+    if head_bias is not None and head_bias not in parameters:  # the head of a table that stands for its weight
+        parameters.append(head_bias)
     return Targets(
         full_modules=tuple(leaves),
-        full_parameters=parameters,
+        full_parameters=tuple(parameters),
         head_site=head_site,
+        head_bias=head_bias,
         first_block=_first_block(model, leaves),
     )
 
