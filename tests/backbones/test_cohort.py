@@ -133,6 +133,7 @@ def test_the_base_loss_is_the_one_transformers_reports(tiny):
         (tiny_gpt2, ["ln_f"]),
         (tiny_gpt2, ["wte"]),
         (lambda: another("Phi"), ["lm_head"]),
+        (lambda: make(*CAUSAL["xlm with a causal mask"]), []),
     ],
 )
 def test_whole_layers_per_client_have_the_gradients_of_the_plain_model(build, modules):

@@ -1,6 +1,6 @@
 import pytest
 
-from fedfault.backbones.sites import find_blocks, lora_targets, match_patterns
+from fedfault.backbones.sites import find_blocks, lora_targets, match_patterns, partial_targets
 from fedfault.errors import UserError
 from tiny import CAUSAL, GROUPED, SHAPE, make, tiny_gpt2, tiny_llama
 
@@ -76,6 +76,16 @@ def test_blocks_are_not_the_longer_list_of_norms_within_a_block():
     model = transformers.StableLmForCausalLM(config)
     assert find_blocks(model)[0] == "model.layers"
     assert lora_targets(model, ["layers.1.self_attn.q_proj"]).first_block == 1
+
+
+@pytest.mark.slow
+def test_the_last_block_of_xlm_is_the_last_of_each_of_its_lists():
+    xlm = make(*CAUSAL["xlm with a causal mask"])
+    found = partial_targets(xlm, 1, [])
+    whole = {n for n, _ in xlm.named_parameters() if n.split(".")[2:3] == ["1"]}
+    assert {n.split(".")[1] for n in whole} == {"attentions", "layer_norm1", "ffns", "layer_norm2"}
+    assert {*found.full_parameters} == whole
+    assert found.first_block == 0
 
 
 def test_of_lists_side_by_side_the_one_with_the_most_parameters_has_the_blocks():

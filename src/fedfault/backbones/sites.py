@@ -89,6 +89,19 @@ def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
     return max(outer, key=lambda item: sum(p.numel() for p in item[1].parameters()))
 
 
+def find_beside(model: Any, prefix: str) -> list[str]:
+    """The names of the lists of which each has a part of every block: XLM's attentions, norms and feed-forward layers.
+
+    They are as long as the blocks called `prefix` and lie beside them; most models have but that one.
+    """
+    parent, blocks = prefix.rpartition(".")[0], model.get_submodule(prefix)
+    return [
+        f"{parent}.{n}" if parent else n
+        for n, m in model.get_submodule(parent).named_children()
+        if isinstance(m, nn.ModuleList) and len(m) == len(blocks)
+    ]
+
+
 def lora_targets(model: Any, wanted: str | Sequence[str] | None) -> Targets:
     """Targets of `trainable: lora`, said as PEFT has it; None means the defaults.
 
@@ -231,7 +244,7 @@ def partial_targets(model: Any, last_blocks: int, modules: Iterable[str]) -> Tar
     prefix, blocks = find_blocks(model)
     if last_blocks > len(blocks):
         raise UserError(f"model.partial.last_blocks={last_blocks}, but the model has {len(blocks)} blocks")
-    roots = [f"{prefix}.{i}" for i in range(len(blocks) - last_blocks, len(blocks))]
+    roots = [f"{p}.{i}" for p in find_beside(model, prefix) for i in range(len(blocks) - last_blocks, len(blocks))]
     every = [n for n, _ in model.named_modules() if n]
     for want in modules:
         hits = [n for n in every if n == want or n.endswith("." + want)]
@@ -291,8 +304,13 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _first_block(model: Any, names: Iterable[str]) -> int:
-    """The lowest block that a trained module touches; the last block when all come after it, 0 when one comes before."""
+    """The lowest block that a trained module touches; the last block when all come after it, 0 when one comes before.
+
+    0 too where blocks lie in lists side by side: no one of them is skipped alone.
+    """
     prefix, blocks = find_blocks(model)
+    if len(find_beside(model, prefix)) > 1:
+        return 0
     order = [n for n, _ in model.named_modules()]
     lowest = len(blocks) - 1
     for name in names:
