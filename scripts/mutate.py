@@ -50,7 +50,7 @@ MUTATIONS = {
         "tests/runs/test_folder.py::test_a_damaged_checkpoint_is_passed_over_with_a_warning",
     ),
     "two processes write to one run": Mutation(
-        5, "runs/files.py", "with filelock.FileLock(folder / LOCK, timeout=0):", "if True:",
+        5, "runs/files.py", "with filelock.FileLock(folder / LOCK, timeout=INSTANT):", "if True:",
         "tests/runs/test_folder.py::test_two_processes_cannot_write_to_one_run",
     ),
     "records of any types are read": Mutation(

@@ -77,8 +77,9 @@ def test_what_the_system_refuses_is_told_in_a_line(fedfault, tmp_path, monkeypat
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    run = write(tmp_path / "run")
     monkeypatch.setattr("os.fsync", fail)
-    status, out, err = fedfault("report", str(write(tmp_path / "run")))
+    status, out, err = fedfault("report", str(run))
     assert (status, out) == (2, "")
     assert "no space left on device; free some space and give the command again: what is finished is kept" in err
     assert err.strip().endswith("--out FOLDER writes the report elsewhere")
