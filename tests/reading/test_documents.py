@@ -64,6 +64,18 @@ def test_what_is_dropped_is_counted():
     assert "2 training texts have the letters and digits of a validation text" in said
 
 
+def test_topics_that_are_not_validated_are_told():
+    """A column of ids as topics: all texts but one train, and one text is the validation set."""
+    ids = [Document(f"text {i}", str(i)) for i in range(5)]
+    told = (
+        "topics without a text in validation: 4; losses and scores are of the others alone, as the only text of a topic"
+    )
+    assert make_corpus("c", "s", ids).tally.describe()[-1].startswith(told)
+    own = make_corpus("c", "s", [Document("one", "a"), Document("two", "b")], [Document("three", "b")]).tally.describe()
+    assert own[-1] == "topics without a text in validation: 1; losses and scores are of the others alone"
+    assert make_corpus("c", "s", MANY).tally.unheld == 0
+
+
 def test_repeats_are_kept_where_that_is_asked_for_and_never_are_on_both_sides():
     documents = [Document("one", "a"), Document("One", "b"), *MANY, *MANY]
     made = make_corpus("c", "s", documents, keep_repeats=True)

@@ -235,6 +235,7 @@ def make_corpus(
         near=sum(hash_letters(d.text) in letters for d in kept),
         repeats_kept=keep_repeats,
         prompts=sum(prompt in trained for prompt in tried),
+        unheld=len({d.topic for d in kept} - {d.topic for d in held}),
     )
     return Corpus(name, tuple(kept), tuple(held), source, fingerprint_documents(kept, held), tally=tally)
 

@@ -86,9 +86,10 @@ class Tally:
     repeats_kept: bool = False
     quoted: int = 0  # cells of .tsv files in quotes as of CSV: there quotes are letters of the text
     prompts: int = 0  # conversations of validation that begin with a prompt that training has too
+    unheld: int = 0  # topics of train of which validation has no text
 
     def describe(self) -> list[str]:
-        """Say it in two sentences, and in one more each of near texts, prompts on both sides and quotes."""
+        """Say it in two sentences, and in one more each of near texts, prompts on both sides, quotes and topics."""
         of, by = (f" of {names}" if names else "" for names in (self.train_files, self.validation_files))
         held = f"{self.validation:,}{by} for validation" if self.validation else "validation is split off"
         rest = f"; files left out: {self.left_out}" if self.left_out else ""
@@ -109,6 +110,9 @@ class Tally:
             f"{self.quoted:,} cells of .tsv files stand in quotes, which are letters of the text there; if they are not, "
             "save the table as .csv"
         )
+        unheld = f"topics without a text in validation: {self.unheld:,}; losses and scores are of the others alone" + (
+            "" if self.validation else ", as the only text of a topic is for training"
+        )
         return [
             f"read {self.train:,} texts{of}, {held}{rest}",
             f"dropped {self.empty:,} empty, {rule}, {self.shared:,} from training that validation has; texts with the same "
@@ -116,6 +120,7 @@ class Tally:
             *([near] if self.near else []),
             *([prompts] if self.prompts else []),
             *([quoted] if self.quoted else []),
+            *([unheld] if self.unheld else []),
         ]
 
 
