@@ -134,6 +134,8 @@ def test_a_path_that_is_not_there_is_explained(name):
 def test_a_hub_model_without_network_names_the_ways_out():
     with pytest.raises(UserError, match=r"ways out: .*folder.*micro"):
         load_backbone("distilgpt2")
+    with pytest.raises(UserError, match=r"did you mean 'micro'\?\n  ways out"):
+        load_backbone("mikro")
 
 
 def test_a_gguf_file_that_is_none_is_explained(tmp_path):

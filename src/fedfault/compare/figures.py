@@ -26,7 +26,7 @@ from fedfault.report.draw import (
     set_round_axis,
 )
 from fedfault.report.marks import CHANGE, Mark, draw_marks, measure_headroom, place_names
-from fedfault.report.theme import Theme, make_label
+from fedfault.report.theme import Theme, make_label, make_run_label
 from fedfault.report.words import MANY
 from fedfault.runs.recorded import RunData
 
@@ -40,7 +40,7 @@ def draw_losses(c: Comparison, theme: Theme, narrow: bool) -> Figure | None:
         return None
     until = max(run.rounds_done for _, run in shown)
     found = [
-        Mark(f.round, f"{make_label(c.names[i])} forks", theme.palette[i], CHANGE)
+        Mark(f.round, f"{make_run_label(c.names[i])} forks", theme.palette[i], CHANGE)
         for i, run in shown
         for f in run.forks
         if f.name == "parent"
@@ -66,7 +66,7 @@ def _draw_course(
     ax: Axes, c: Comparison, i: int, rounds: Sequence[int], values: Sequence[float], theme: Theme, narrow: bool
 ) -> tuple[float, str, str]:
     """Draw the line of run i, the first one bold; returns where it ends, its label and its colour."""
-    label, colour = make_label(c.names[i], 11 if narrow else 22), theme.palette[i]
+    label, colour = make_run_label(c.names[i], 11 if narrow else 22), theme.palette[i]
     style: dict[str, Any] = name_line(c.names[i], label)
     style |= {"marker": MARKERS[i], "ms": 4.5} if len(rounds) <= MANY else {}
     draw_line(ax, rounds, values, theme, color=colour, lw=3 if i == 0 else 1.6, zorder=3 + i, **style)
@@ -128,7 +128,7 @@ def _draw_lines(c: Comparison, paired: list[int], units: list[str], theme: Theme
             ax.plot([min(finite), max(finite)], [y, y], color=theme.grid, lw=2.5, zorder=1)
     for i, values in zip([0, *paired], each, strict=True):
         style: dict[str, Any] = {"marker": MARKERS[i], "ms": 6, "ls": "", "zorder": 3 + i}
-        ax.plot(values, rows, color=theme.palette[i], label=make_label(c.names[i], 16 if narrow else 22), **style)
+        ax.plot(values, rows, color=theme.palette[i], label=make_run_label(c.names[i], 16 if narrow else 22), **style)
         _mark_lost(ax, [y for y, v in zip(rows, values, strict=True) if not math.isfinite(v)], theme)
     ax.set_yticks(rows, [make_label(f"{topic[k]} {k}", 14 if narrow else 22) for k in units])
     ax.set_ylim(-0.7, len(units) - 0.3)
@@ -161,14 +161,14 @@ def _draw_points(c: Comparison, paired: list[int], theme: Theme, narrow: bool) -
     for i in paired:
         both = np.array([*c.pairs[i - 1].clients.losses.values()])  # (clients, 2)
         good = both[np.isfinite(both).all(1)]
-        name = make_label(c.names[i], 16 if narrow else 22)
+        name = make_run_label(c.names[i], 16 if narrow else 22)
         missing = f", {len(both) - len(good)} not finite" if len(good) < len(both) else ""
         style: dict[str, Any] = {"marker": MARKERS[i], "ms": 4.5, "ls": "", "alpha": 0.8}
         ax.plot(good[:, 0], good[:, 1], color=theme.palette[i], label=f"{name}{missing}", **style)
         ends += good.ravel().tolist()
     if ends:
         ax.plot([min(ends), max(ends)], [min(ends), max(ends)], color=theme.muted, lw=1.2, ls=(0, (4, 3)), zorder=1)
-    ax.set_xlabel(f"final held-out loss in {make_label(c.names[0])} ({c.runs[0].unit})")
+    ax.set_xlabel(f"final held-out loss in {make_run_label(c.names[0])} ({c.runs[0].unit})")
     ax.set_ylabel("in the other run")
     ax.grid()
     ax.set_title("Below the dashed line: better than in the first run", pad=24 + room)
@@ -185,7 +185,7 @@ def draw_differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None
     ax = fig.add_subplot()
     set_round_axis(ax, c.runs[0], until=max(rows[-1][0] for _, rows in shown))
     ax.axhline(0, color=theme.palette[0], lw=3, zorder=2)
-    ends = [(0.0, make_label(c.names[0], 11 if narrow else 22), theme.palette[0])]
+    ends = [(0.0, make_run_label(c.names[0], 11 if narrow else 22), theme.palette[0])]
     for i, rows in shown:
         rounds, values = [t for t, _ in rows], np.array([each for _, each in rows])
         finite = np.isfinite(values).all(1)
@@ -198,7 +198,7 @@ def draw_differences(c: Comparison, theme: Theme, narrow: bool) -> Figure | None
     ax.grid(axis="y")
     draw_end_labels(ax, ends, theme, height=2.5)
     ax.set_ylabel(f"difference ({c.runs[0].unit})")
-    ax.set_title(f"Below zero: better for clients than {make_label(c.names[0])}")
+    ax.set_title(f"Below zero: better for clients than {make_run_label(c.names[0])}")
     return fig
 
 

@@ -136,6 +136,17 @@ def make_label(text: str, limit: int = 22) -> str:
     return "".join(c if ord(c) in _list_drawable() else "?" for c in text).replace("$", r"\$")
 
 
+def make_run_label(name: str, limit: int = 22) -> str:
+    """Make the name of a run fit for a figure, as `make_label`: cut in its middle, as runs of a kind differ at the end.
+
+    >>> make_run_label("quickstart-fork", 11)
+    'quick…-fork'
+    """
+    name = " ".join(name.split())
+    head = limit // 2
+    return make_label(name if len(name) <= limit else f"{name[:head]}…{name[head + 1 - limit :]}", limit)
+
+
 def compute_luminance(colour: Any) -> float:
     """Compute the relative luminance, 0 for black to 1 for white (WCAG 2.1)."""
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
