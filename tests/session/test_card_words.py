@@ -51,6 +51,7 @@ def test_a_name_of_several_lines_stays_on_one_and_shows_as_it_is(place):
 
 def test_a_card_says_the_verdict_and_that_its_base_ships_with_the_package():
     text = card()
+    assert "fedavg for 3 rounds, 1 client a round" in card(more={"federation": {"total_clients": 1}})
     assert "Verdict: healthy. No detector raised an alarm." in text
     assert "The base model micro comes with fedfault." in text
     assert "base_model" not in text

@@ -14,6 +14,7 @@ from fedfault.backbones.load import NAMES, Backbone
 from fedfault.backbones.scorer import LAST
 from fedfault.config.schema import Experiment
 from fedfault.config.sections.data import METRICS, SPOKEN
+from fedfault.report.words import format_count
 from fedfault.types.corpus import Corpus
 
 NOTES = {  # trait of the aggregation -> what a user of the exported adapter has to know
@@ -72,6 +73,7 @@ def render_card(
         names=[n for n in found["final"] if not n.startswith("client/") or n == f"client/{client}"],
         metrics=list(METRICS.get(exp.data.task_type, ("perplexity",))),
         value=format_score,
+        count=format_count,
         spoken=exp.data.task_type in SPOKEN,
         stops=sorted(stops),
         pooling=backbone.pooling,
