@@ -266,7 +266,11 @@ def test_half_precision_is_read_as_it_is(tmp_path):
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         value = torch.linspace(-3, 3, 7).to(dtype).reshape(7, 1)
         save({"x": value, "y": value * 2}, tmp_path / "x.safetensors")
-        assert np.array_equal(list_tensors(tmp_path / "x.safetensors")["y"].read(), 2 * value.double().numpy())
+        found = list_tensors(tmp_path / "x.safetensors")
+        assert np.array_equal(found["y"].read(), 2 * value.double().numpy())
+        save({"x": value, "y": value / 0}, tmp_path / "x.safetensors")
+        found = list_tensors(tmp_path / "x.safetensors")
+        assert [found[name].is_finite() for name in "xy"] == [True, False]
 
 
 @pytest.mark.slow
@@ -410,8 +414,14 @@ def move_tensors(f, *places):
     file.write_bytes(len(written).to_bytes(8, "little") + written + data[behind:])
 
 
-def break_values(f):
-    change(f / "round_2/client_1/adapter_model.safetensors", lora_B=lambda B: B * np.nan)
+def spoil_values(folder, *places, by=math.nan):
+    """Adapters that are there, with numbers that are not finite."""
+    for place in places:
+        change(folder / place / "adapter_model.safetensors", lora_B=lambda B: B * by)
+
+
+def break_all(f):
+    spoil_values(f, *(f"round_{t}/client_{k}" for t in range(1, 5) for k in range(4)))
 
 
 def break_layer(f):
@@ -433,7 +443,7 @@ WRONG = {
     ),
     "bytes behind": (lambda f: move_tensors(f, [0, 96], [98, 178]), "is damaged .*it ends after .* bytes"),
     "no safetensors": (lambda f: (f / "round_2/client_1/adapter_model.safetensors").write_text("x"), "is damaged"),
-    "nan": (break_values, "round_2/client_1/.*numbers that are not finite"),
+    "all nan": (break_all, "round_1/client_0/.* not finite, and no adapter of .* is free of such"),
     "a lone factor": (break_layer, "adapters of different layers"),
     "no file": (lambda f: (f / "round_2/client_1/adapter_model.safetensors").unlink(), "has no adapter_model.safetens"),
     "no round": (lambda f: shutil.rmtree(f / "round_3"), "rounds 1, 2, 4: round 3 is missing; put its adapters back"),
@@ -456,6 +466,98 @@ def test_what_does_not_fit_is_refused_with_the_file_and_nothing_is_written(tmp_p
     with pytest.raises(ff.UserError, match=told):
         diagnose_files(tmp_path / "a", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def add_servers(folder, rounds):
+    """The mean of the clients' adapters as the server's after a round."""
+    for t in rounds:
+        own = [load_file(folder / f"round_{t}/client_{k}/adapter_model.safetensors") for k in range(4)]
+        A, B = (np.mean([next(v for n, v in one.items() if f in n) for one in own], axis=0) for f in ("_A", "_B"))
+        write_adapter(folder / f"round_{t}" / "server", A, B, {"r": 2, "lora_alpha": 4})
+
+
+@pytest.mark.parametrize(("by", "servers"), [(math.nan, ()), (math.inf, ()), (1e200, ()), (math.nan, (1, 2, 3, 4))])
+def test_a_client_whose_adapter_is_not_finite_is_left_out_and_named(tmp_path, by, servers):
+    folder = write_run(tmp_path / "a")
+    add_servers(folder, servers)
+    (folder / "round_2/client_1").rename(tmp_path / "kept")
+    diagnose_files(folder, out=tmp_path / "without")
+    (tmp_path / "kept").rename(folder / "round_2/client_1")
+    spoil_values(folder, "round_2/client_1", by=by)
+    told = diagnose_files(folder, out=tmp_path / "out")
+    file = "round_2/client_1/adapter_model.safetensors"
+    assert f"the adapter of client 1 is not finite in round 2 ({file}, tensor " in told
+    run, others = (read_run(tmp_path / name) for name in ("out", "without"))
+    event = f"adapters not finite, left out of what is measured: client 1 ({file})"
+    assert [r.events for r in run.records] == [(), (), (event,), (), ()]
+    assert [math.isnan(c.update_norm) for c in run.records[2].clients] == [False, True, False, False]
+    assert [r.probes for r in run.records] == [r.probes for r in others.records]  # as if it had not come
+    assert run.metrics["verdict"]["state"] == "no alarm (not calibrated)"
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_server_whose_adapter_is_not_finite_has_failed_from_there_on(tmp_path, behind, scored):
+    folder = write_run(tmp_path / "a")
+    add_servers(folder, range(1, 5))
+    losses = tmp_path / "losses.csv"
+    losses.write_text("round,loss\n" + "".join(f"{t},{4 - t / 2}\n" for t in range(5)))
+    diagnose_files(folder, losses if scored else None, out=tmp_path / "fine")
+    spoil_values(folder, "round_3/server", "round_4/server")
+    spoil_values(folder, *(f"round_4/client_{k}" for k in range(4) if behind))
+    told = diagnose_files(folder, losses if scored else None, out=tmp_path / "out")
+    assert told.startswith("failed. Round 3: the server's model is not finite.")
+    assert "the adapter of the server is not finite in round 3, 4 (first round_3/server/adapter_model.safet" in told
+    fine, run = (read_run(tmp_path / name) for name in ("fine", "out"))
+    assert run.metrics["verdict"]["since"] == 3
+    assert run.records[:3] == fine.records[:3]
+    place = "round_3/server/adapter_model.safetensors"
+    assert run.records[3].events == (f"the server's adapter is not finite ({place}): no loss of such a model counts",)
+    assert [c.update_norm for c in run.records[3].clients] == pytest.approx(
+        [c.update_norm for c in fine.records[3].clients]
+    )
+    assert all(math.isnan(c.update_norm) for c in run.records[4].clients)  # where round 4 began is not known
+    assert ("kept_apart" in run.records[4].probes) == (not behind)  # nothing new was measured
+
+
+@pytest.mark.parametrize(("loss", "state"), [(None, "failed"), (1.0, "no alarm (not calibrated)")])
+def test_a_run_whose_last_adapters_are_all_not_finite_has_failed_unless_a_loss_says_otherwise(tmp_path, loss, state):
+    folder = write_run(tmp_path / "a")
+    spoil_values(folder, "round_2/client_1", *(f"round_{t}/client_{k}" for t in (3, 4) for k in range(4)))
+    losses = ["round,loss", *(f"{t},{4 - t / 2}" for t in range(3)), *([f"4,{loss}"] if loss else [])]
+    (tmp_path / "losses.csv").write_text("\n".join(losses))
+    told = diagnose_files(folder, tmp_path / "losses.csv", out=tmp_path / "out")
+    assert told.startswith(f"{state}.")
+    assert ("no adapter from round 3 on is finite" in told) == (state == "failed")
+    assert read_run(tmp_path / "out").metrics["verdict"]["since"] == (3 if state == "failed" else None)
+
+
+def test_a_server_before_training_that_is_not_finite_is_a_failure_of_round_0(tmp_path):
+    folder = write_run(tmp_path / "a")
+    write_adapter(folder / "round_0" / "server", np.ones((2, 6)), np.full((5, 2), np.nan), {"r": 2, "lora_alpha": 4})
+    assert diagnose_files(folder).startswith("failed. Round 0: the server's model is not finite.")
+
+
+def test_a_first_round_without_a_finite_adapter_leaves_the_others_to_be_judged(tmp_path):
+    folder = write_run(tmp_path / "a")
+    spoil_values(folder, *(f"round_1/client_{k}" for k in range(4)))
+    assert "lora_A: clients start together" in diagnose_files(folder, out=tmp_path / "out")
+    assert "update_norm" in read_run(tmp_path / "out").records[3].probes
+
+
+def test_servers_that_rounds_began_with_are_placed_where_one_of_them_is_not_finite(tmp_path):
+    g = np.random.default_rng(0)
+    config, start = {"r": 4, "lora_alpha": 4}, (g.normal(size=(4, 16)), g.normal(size=(16, 4)))
+    for t in range(1, 7):
+        write_adapter(tmp_path / "a" / f"round_{t}" / "server", *start, config)
+        sent = [[x + 0.1 * g.normal(size=x.shape) for x in start] for _ in range(4)]
+        for k, pair in enumerate(sent):
+            write_adapter(tmp_path / "a" / f"round_{t}" / f"client_{k}", *pair, config)
+        start = tuple(np.mean(x, axis=0) for x in zip(*sent, strict=True))
+    spoil_values(tmp_path / "a", "round_6/server")
+    told = diagnose_files(tmp_path / "a")
+    assert "the server's adapters are those that rounds began with" in told
+    assert "failed. Round 5: the server's model is not finite." in told
 
 
 @pytest.mark.parametrize(

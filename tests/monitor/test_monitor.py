@@ -430,6 +430,7 @@ def test_a_server_whose_model_is_not_finite_has_failed_whatever_loss_is_told(tmp
         monitor.log(t, loss=5 - t / 2, server_update=[1.0, 2.0] if t < 4 else [math.nan, 1.0])
     assert monitor.finish()["state"] == "failed"
     assert monitor.verdict["since"] == 4
+    assert monitor.verdict["sentence"].startswith("Round 4: the server's model is not finite.")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ HALF = 0.5  # of the improvement
 SIGMA = 0.05  # nats: noise of a validation loss between rounds, where no controls say
 LEAST = 0.01  # nats: falling losses have no residuals
 LONG = 10.0  # times the median update: one client is most of the average of ten
+BROKEN = "server_not_finite"  # the probe of a round after which the server's model is not finite, whatever loss is told
 LOOK = (
     "look at what the client with the long updates trains on and sends",
     "federation.aggregation=geometric_median",
@@ -23,7 +24,7 @@ LOOK = (
 
 @register("detector")
 def divergence() -> Detector:
-    """The validation loss rises and stays up, or is no longer a number.
+    """The validation loss rises and stays up, or it or the server's model is no longer a number.
 
     The statistic is a CUSUM of the loss L_t above its best value so far:
     C_t = max(0, C_{t-1} + (L_t - min_{s<t} L_s) / sigma - 1/2), C_0 = 0, where sigma is the noise of healthy losses:
@@ -50,9 +51,9 @@ def divergence() -> Detector:
             if score is not None:
                 loss, first = score.loss, score.loss if first is None else first
                 if not math.isfinite(loss):
-                    reading = Reading(
-                        r.round, math.inf, math.inf, long | ({"best": best} if math.isfinite(best) else {})
-                    )
+                    known = {"best": best} if math.isfinite(best) else {}
+                    known |= {BROKEN: 1.0} if r.probes.get(BROKEN) else {}
+                    reading = Reading(r.round, math.inf, math.inf, long | known)
                 elif math.isfinite(best):
                     C = max(0.0, C + (loss - best) / scale.get("sigma", SIGMA) - 0.5)
                     long = {} if loss <= best else long
@@ -63,6 +64,8 @@ def divergence() -> Detector:
             yield reading
 
     def explain(r: Reading) -> str:
+        if BROKEN in r.evidence:
+            return f"the server's model is not finite{_name_long(r)}"
         if not math.isfinite(r.effect):
             return f"the validation loss is not a finite number{_name_long(r)}"
         return f"the validation loss is {r.effect:.2f} nats above its best value and does not come back{_name_long(r)}"

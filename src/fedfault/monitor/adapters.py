@@ -110,6 +110,11 @@ class Upload:
         split = [name.rpartition(".") for name in self.config.get("target_parameters") or ()]
         return [f"{layer}.{own}" for module, _, own in split if not module or f".{layer}".endswith(f".{module}")]
 
+    @cached_property
+    def broken(self) -> str | None:
+        """The first of its tensors that has numbers that are not finite; None where all have finite ones."""
+        return next((name for name, tensor in self.tensors.items() if not tensor.is_finite()), None)
+
     def part(self, tensor: str, frozen: Sequence[str] = ()) -> str:
         """The part that a tensor belongs to: a pattern of what should stand still, a factor as `lora_A`, or the rest."""
         for pattern in frozen:
@@ -140,9 +145,32 @@ class Collection:
         """The rounds that have uploads, in order."""
         return sorted({u.round for u in self.uploads})
 
-    def of(self, round: int) -> list[Upload]:
+    @cached_property
+    def whole(self) -> tuple[Upload, ...]:
+        """The uploads whose numbers are finite: those that are measured."""
+        return tuple(u for u in self.uploads if u.broken is None)
+
+    @cached_property
+    def broken(self) -> tuple[Upload, ...]:
+        """The adapters with numbers that are not finite, clients' and the server's, by round."""
+        every = (*self.uploads, *self.servers.values())
+        return tuple(sorted((u for u in every if u.broken is not None), key=lambda u: u.round))
+
+    @cached_property
+    def lost(self) -> int | None:
+        """The round from which on no adapter is finite, of two at least; None where there is none."""
+        every = (*self.uploads, *self.servers.values())
+        fine = max((u.round for u in every if u.broken is None), default=-1)
+        behind = [u.round for u in self.broken if u.round > fine]
+        return min(behind) if len(behind) > 1 else None
+
+    def sent(self, round: int) -> list[Upload]:
         """The uploads of a round, by client."""
         return [u for u in self.uploads if u.round == round]
+
+    def of(self, round: int) -> list[Upload]:
+        """The uploads of a round that are measured, by client."""
+        return [u for u in self.whole if u.round == round]
 
 
 def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = None) -> Collection:
@@ -151,7 +179,7 @@ def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = N
     pattern: where a client's adapter lies, a folder that PEFT has saved or a safetensors file, with `{round}` (a number) and
     `{client}` in it, and `*` for what differs otherwise, such as checkpoint-*; server: where the server's lies after a
     round, with `{round}`; else `server` or `global` in the place of the client's name. Raises `UserError`, with the file,
-    for what is missing or damaged and for adapters of other layers.
+    for what is missing or damaged, for adapters of other layers, and where no adapter has finite numbers.
     """
     _check_pattern("--pattern", pattern, ("{round}", "{client}"))
     own = [server] if server else [_name_server(pattern, name) for name in SERVER]
@@ -177,6 +205,12 @@ def read_collection(folder: Path, pattern: str = PATTERN, server: str | None = N
     _check_alike(collection)
     _check_scales(collection)
     _check_experts(collection)
+    if len(collection.broken) == len(uploads) + len(after):
+        first = collection.broken[0]
+        raise UserError(
+            f"{first.file}: {first.broken} has numbers that are not finite, and no adapter of {folder} is free of such: "
+            "there is nothing to measure; look at the losses with --csv, and at the learning rate and the precision"
+        )
     return collection
 
 

@@ -116,6 +116,8 @@ def measure_chain(sent: Sent) -> Chain | None:
     looks like any other, and no round outweighs the rest. p: over random orders of the clients of every round. A copy beside
     its original looks like a client that starts there: leave it out with `Sent.once`.
     """
+    if not sent.rounds:
+        return None
     places = list(zip(sent.rounds, sent.kinds, strict=True))
     who = list(zip(sent.clients, sent.kinds, strict=True))
     even = _level(_take_off_centres(sent.products, places), places)

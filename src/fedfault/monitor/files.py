@@ -15,7 +15,7 @@ from fedfault.errors import UserError, join_names
 from fedfault.monitor import Monitor
 from fedfault.monitor.adapters import PATTERN, Collection, read_collection, sort_name
 from fedfault.monitor.losses import Losses, read_losses
-from fedfault.monitor.measured import STALE, check_gap
+from fedfault.monitor.measured import STALE, Round, check_gap
 from fedfault.monitor.missing import ELSE, OPTIONS, explain_missing
 from fedfault.monitor.traces import Traces, describe_traces, measure_traces
 from fedfault.monitor.updates import place_servers
@@ -60,6 +60,7 @@ def diagnose_files(
     rounds = sorted({*losses, *({} if traces is None else traces.rounds)})
     for last, t in zip([None, *rounds], rounds, strict=False):
         check_gap(last, t)
+    lost = _find_lost(collection, losses)
     settings = {} if collection is None else _describe_adapters(collection)
     sources = {name: str(path) for name, path in (("adapters", adapters), ("csv", csv)) if path is not None}
     with ExitStack() as stack:
@@ -70,11 +71,13 @@ def diagnose_files(
         )  # fmt: skip
         found = []
         for t in rounds:
-            found += monitor.log(t, **_join(losses.get(t), traces, t, numbers))
+            given = _join(losses.get(t), traces, t, numbers)
+            found += monitor._log(t, Round(**(_lose_server(given, lost[0]) if t in lost else given)))
         verdict = monitor.finish()
         records = read_run(place).records
     lines = [f"{verdict['state']}. {verdict['sentence']}", verdict["sure"], *map(describe_finding, found)]
     lines += [] if traces is None or collection is None else describe_traces(collection, traces)
+    lines += [_explain_lost(lost[0])] if lost else []
     lines += _warn_of_changing_means(losses)
     lines += [f"round {r.round}: {STALE}" for r in records if STALE in r.events]
     lines += [] if all(name.isdecimal() for name in numbers) else [f"clients by number: {_list_names(numbers)}"]
@@ -82,6 +85,27 @@ def diagnose_files(
     lines += [f"switched off: {explain_missing(records, known, OPTIONS, ELSE)}"]
     kept = f"run: {out}" if out else "nothing is kept; --out FOLDER makes it a run that report, compare and runs read"
     return "\n".join([*lines, kept])
+
+
+def _find_lost(found: Collection | None, losses: Mapping[int, Losses]) -> list[int]:
+    """The rounds whose server is not known, and from which on no adapter is finite and no loss of the mixture."""
+    if found is None or found.lost is None or any(t >= found.lost and _is_finite(one) for t, one in losses.items()):
+        return []
+    return [t for t in found.rounds if t >= found.lost and t not in found.servers]
+
+
+def _is_finite(one: Losses) -> bool:
+    return one.mean is not None and math.isfinite(one.mean)
+
+
+def _lose_server(given: Mapping[str, Any], since: int) -> dict[str, Any]:
+    """What is told of a round, with the server's model taken to be as the clients' are, not finite."""
+    events, named = [*given["events"], _explain_lost(since)], {*given["named"], None}
+    return {**given, "server_update": math.nan, "events": events, "named": named}
+
+
+def _explain_lost(since: int) -> str:
+    return f"no adapter from round {since} on is finite: the server's, which is not here, is taken to be none either"
 
 
 def _warn_of_changing_means(losses: Mapping[int, Losses]) -> list[str]:

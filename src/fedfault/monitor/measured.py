@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,8 @@ Memory = dict[str, Any]  # what a later round needs of earlier ones
 class Round(NamedTuple):
     """What `Monitor.log` was given; see there.
 
-    events: what else a reader should know of the round, in sentences; averages: by what weights the server has averaged, by
+    events: what else a reader should know of the round, in sentences; named: the clients, None for the server, whose models
+    they name as not finite, so that nobody else has to; averages: by what weights the server has averaged, by
     part of the model, where more is known of that than updates say.
     """
 
@@ -55,6 +56,7 @@ class Round(NamedTuple):
     tokens: Sequence[int] | None = None
     probes: Mapping[str, float] = {}
     events: Sequence[str] = ()
+    named: Collection[int | None] = ()
     averages: Mapping[str, Average] = {}
 
 
@@ -89,8 +91,9 @@ def measure_round(round: int, given: Round, memory: Memory, last: int | None) ->
     }
     K, probes, own, matrices, events = _measure_cohort(given, memory)
     if not math.isfinite(probes.get("server_norm", 0.0)):
-        events.append("server_update not finite: no loss of such a model counts")
+        events += [] if None in given.named else ["server_update not finite: no loss of such a model counts"]
         scores["validation"] = Score(math.nan, 1)
+        probes["server_not_finite"] = 1.0
     events += _note_stale_loss(scores.get("validation"), probes, memory)
     told = {name: read_number(f"probes[{name!r}]", value) for name, value in given.probes.items()}
     events = [*given.events, *events]
@@ -229,9 +232,9 @@ def _note_averages(given: Round, averages: Mapping[str, Average], memory: Memory
 
 
 def _name_left_out(said: str, given: Round, whole: np.ndarray) -> list[str]:
-    """A sentence with the clients whose numbers are not finite; none where all are."""
+    """A sentence with the clients whose numbers are not finite; none where all are, or are named already."""
     ids = range(len(whole)) if given.clients is None else given.clients
-    odd = [f"client {k}" for k, fine in zip(ids, whole, strict=True) if not fine]
+    odd = [f"client {k}" for k, fine in zip(ids, whole, strict=True) if not fine and k not in given.named]
     return [f"{said} not finite, left out of what is measured: {', '.join(odd)}"] if odd else []
 
 

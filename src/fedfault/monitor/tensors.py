@@ -17,6 +17,7 @@ from fedfault.errors import UserError
 KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
          "U8": "<u1"}  # fmt: skip
 LONGEST = 100_000_000  # bytes of a header, the limit of the format
+LARGEST = float(np.finfo(np.float32).max)  # of numbers whose inner products, of four at a time, a float64 holds
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,17 @@ class Stored:
             return f.read(self.end - self.start)
 
     def read(self) -> np.ndarray:
-        """Read it as float64 of its shape. Raises `UserError` where a number is not finite."""
-        raw = np.frombuffer(self.read_bytes(), dtype=KINDS[self.kind])
-        if self.kind == "BF16":  # the upper half of a float32
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        found = raw.astype(np.float64).reshape(self.shape)
-        if not np.isfinite(found).all():
-            raise UserError(
-                f"{self.file}: {self.name} has numbers that are not finite: this adapter has diverged or is damaged; leave "
-                "out its round and those behind it, and look at the losses with --csv"
-            )
-        return found
+        """Read it as float64 of its shape."""
+        return self._load().astype(np.float64).reshape(self.shape)
+
+    def is_finite(self) -> bool:
+        """Whether all its numbers are finite, and none is beyond what 32 bits hold."""
+        raw = self._load()
+        return bool(np.isfinite(raw).all()) and (self.kind != "F64" or bool((np.abs(raw) <= LARGEST).all()))
+
+    def _load(self) -> np.ndarray:
+        raw: np.ndarray = np.frombuffer(self.read_bytes(), dtype=KINDS[self.kind])
+        return (raw.astype(np.uint32) << 16).view(np.float32) if self.kind == "BF16" else raw  # half of a float32
 
 
 def list_tensors(file: Path) -> dict[str, Stored]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedfault.detectors.exchange import CHAINED, FEW, GROWTH, KEPT
 from fedfault.errors import UserError, join_names
-from fedfault.monitor.adapters import CONFIG, FULL, Collection, Upload
+from fedfault.monitor.adapters import CONFIG, FULL, Collection, Upload, sort_name
 from fedfault.monitor.exchange import Apart, Chain, Sent, find_moved, find_usual, measure_apart, measure_chain
 from fedfault.monitor.geometry import digest_parts, multiply_part, split_parts
 from fedfault.monitor.server import NONE, Average, measure_average, name_lone_client, sends_updates
@@ -41,15 +41,15 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
     numbers: of the clients by name; frozen: names of tensors that should stand still, see `files.diagnose_files`. Raises
     `UserError` for a name that no tensor has.
     """
-    uploads = found.uploads
-    parts = split_parts(uploads, frozen)
+    uploads = found.whole
+    parts = split_parts(found.uploads, frozen)
     for pattern in frozen:
         if pattern not in parts:
             raise UserError(
-                f"--frozen {pattern!r}: no tensor of {uploads[0].file} is called so; there are "
-                f"{join_names(uploads[0].tensors, 3)}"
+                f"--frozen {pattern!r}: no tensor of {found.uploads[0].file} is called so; there are "
+                f"{join_names(found.uploads[0].tensors, 3)}"
             )
-    every = [*uploads, *found.servers.values()]
+    every = [*uploads, *(u for u in found.servers.values() if u.broken is None)]
     marks = digest_parts(every, parts)
     still = tuple(part for part in parts if len(set(marks[part])) == 1 < len(every))
     clients = tuple(numbers[str(u.client)] for u in uploads)
@@ -58,6 +58,7 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
     sent = {
         part: Sent(multiply_part(uploads, parts[part]), tuple(u.round for u in uploads), clients, kinds)
         for part in moving
+        if uploads
     }
     single = {part: one.once(marks[part][: len(uploads)]) for part, one in sent.items()}
     whole = list(zip(*marks.values(), strict=True))
@@ -70,25 +71,33 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
     for t in found.rounds:
         apart, chains = _measure_exchange(*({part: one.until(t) for part, one in x.items()} for x in (sent, single)))
         here = [i for i, u in enumerate(every) if u.round == t]
+        measured = [i for i in here if i < len(uploads)]
         for part in (part for part in parts if find_usual(_mark_clients(every, here, marks), part) is not None):
             left[part] = left.get(part, 0) + 1
         moved = _count_moved(every, here, marks, frozen, [part for part in left if left[part] > 1])
         probes = {
-            **_probe_exchange(apart, chains),
+            **(_probe_exchange(apart, chains) if measured else {}),  # else it would be that of the round before again
             "frozen_moved": float(moved),
             "scale_ratio": measure_scale(found, t),
             **measure_average(averages.get(t, {})),
         }
-        cohort = [clients[i] for i in here if i < len(uploads)]
-        groups = _group_equal({str(uploads[i].client): whole[i] for i in here if i < len(uploads)})
-        same += [t] if len(groups) == 1 < len(cohort) else []
+        groups = _group_equal({str(uploads[i].client): whole[i] for i in measured})
+        same += [t] if len(groups) == 1 < len(measured) else []
         had = {whole[i] for i, u in enumerate(every) if u.client is None and u.round < t}
-        back = [str(uploads[i].client) for i in here if i < len(uploads) and whole[i] in had]
+        back = [str(uploads[i].client) for i in measured if whole[i] in had]
         given |= {name: (*given.get(name, ()), t) for name in back if len(groups) > 1}
         copies |= {
-            own: (*copies.get(own, ()), t) for own in groups if 1 < len(own) < len(cohort) and own[0] not in back
+            own: (*copies.get(own, ()), t) for own in groups if 1 < len(own) < len(measured) and own[0] not in back
         }
-        rounds[t] = {"clients": cohort, "probes": probes, **measure_updates(found, t)}
+        cohort = [numbers[str(u.client)] for u in found.sent(t)]
+        rounds[t] = {
+            "clients": cohort,
+            "probes": probes,
+            **_name_broken(found, t, numbers),
+            **measure_updates(found, t),
+        }
+    for t in {u.round for u in found.broken} - rounds.keys():  # the server's alone
+        rounds[t] = {**_name_broken(found, t, numbers), "server_update": math.nan}
     return Traces(
         rounds,
         tuple(parts),
@@ -101,6 +110,21 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
         averages,
         less,
     )
+
+
+def _name_broken(found: Collection, t: int, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Events with the files of a round that are not finite, and whose they are: numbers of clients, None: the server's."""
+    broken = [u for u in found.broken if u.round == t]
+    clients = [
+        f"client {numbers[u.client]} ({u.file.relative_to(found.folder)})" for u in broken if u.client is not None
+    ]
+    events = [f"adapters not finite, left out of what is measured: {', '.join(clients)}"] if clients else []
+    events += [
+        f"the server's adapter is not finite ({u.file.relative_to(found.folder)}): no loss of such a model counts"
+        for u in broken
+        if u.client is None
+    ]
+    return {"events": events, "named": {None if u.client is None else numbers[u.client] for u in broken}}
 
 
 def _group_equal(marks: Mapping[str, Hashable]) -> list[tuple[str, ...]]:
@@ -190,13 +214,34 @@ def describe_traces(found: Collection, traces: Traces) -> list[str]:
         for name, rounds in traces.given.items()
     ]
     same = same if traces.same else []
-    return [head, *parts, *_describe_server(found, traces), *same, *copies, *given, *_name_odd(found), *found.notes]
+    said = [*_describe_server(found, traces), *same, *copies, *given, *_name_odd(found), *found.notes]
+    return [head, *_describe_broken(found), *parts, *said]
+
+
+def _describe_broken(found: Collection) -> list[str]:
+    """A line for every client, and one for the server, with the rounds in which its adapter is not finite, and a file."""
+    every = [*dict.fromkeys(u.client for u in found.broken)]
+    lines = []
+    for client in sorted((name for name in every if name is not None), key=sort_name):
+        own = [u for u in found.broken if u.client == client]
+        lines.append(f"the adapter of client {client} {_name_files(found, own)}: left out of what is measured")
+    own = [u for u in found.broken if u.client is None]
+    if own:
+        lines.append(f"the adapter of the server {_name_files(found, own)}: the run has failed there")
+    return lines
+
+
+def _name_files(found: Collection, own: Sequence[Upload]) -> str:
+    first = own[0]
+    place = f"{first.file.relative_to(found.folder)}, tensor {first.broken}"
+    place = place if len(own) == 1 else f"first {place}"
+    return f"is not finite in round {join_names((u.round for u in own), 12)} ({place})"
 
 
 def _describe_server(found: Collection, traces: Traces) -> list[str]:
     """Lines on what the server made of the clients' adapters: by what weights, and who has all of the weight or none."""
     known = traces.averages
-    judged = [t for t in found.rounds if t in found.servers]
+    judged = [t for t in found.rounds if t in found.servers and found.servers[t].broken is None]
     if not judged:
         return []
     less = [

@@ -25,14 +25,17 @@ def measure_updates(found: Collection, t: int) -> dict[str, Any]:
     """The inner products of the clients' updates in a round and the server's, as `Monitor.log` takes them.
 
     A client started from the server's adapter of the round before, or where there is none from the mean weight change of
-    that round's clients; the first round from zero, if LoRA begins there. Empty where the start is not known.
+    that round's clients; the first round from zero, if LoRA begins there. Empty where the start is not known. What is not
+    finite has products and a norm that are no numbers.
     """
-    now, after = found.of(t), found.servers.get(t)
+    now, after, whole = found.of(t), found.servers.get(t), [u.broken is None for u in found.sent(t)]
+    lost = {"server_update": math.nan} if after and after.broken is not None else {}
+    after = None if lost else after
     start = _find_start(found, t)
-    if start is None:
-        return {}
+    if start is None or not (now or start):
+        return lost
     every = [*now, *start, *([after] if after else [])]
-    products = multiply_changes(every) + (multiply_part(every, list(now[0].rest)) if start else 0.0)
+    products = multiply_changes(every) + (multiply_part(every, list(every[0].rest)) if start else 0.0)
     K, S = len(now), len(start)
     moves = np.eye(len(every))[[*range(K), *([K + S] if after else [])]]
     if start:
@@ -40,8 +43,10 @@ def measure_updates(found: Collection, t: int) -> dict[str, Any]:
     lengths, products = products.diagonal(), moves @ products @ moves.T
     still = products.diagonal() <= ROUNDED * lengths.max()
     products[still] = products[:, still] = 0.0
-    norm = {"server_update": math.sqrt(max(products[K, K], 0.0))} if after else {}
-    return {"products": products[:K, :K], **norm}
+    norm = {"server_update": math.sqrt(max(products[K, K], 0.0))} if after else lost
+    sent = np.full((len(whole), len(whole)), math.nan)
+    sent[np.ix_(whole, whole)] = products[:K, :K]
+    return {"products": sent, **norm}
 
 
 def _find_start(found: Collection, t: int) -> Sequence[Upload] | None:
@@ -49,10 +54,11 @@ def _find_start(found: Collection, t: int) -> Sequence[Upload] | None:
     before = [s for s in found.rounds if s < t]
     servers = [s for s in found.servers if (before[-1] if before else 0) <= s < t]
     if servers:
-        return [found.servers[max(servers)]]
+        last = found.servers[max(servers)]
+        return [last] if last.broken is None else None
     if before:
-        return found.of(before[-1])
-    first = found.of(t)[0]
+        return found.of(before[-1]) or None
+    first = found.sent(t)[0]
     zero = t <= 1 and not first.rest and first.config.get("init_lora_weights") in FROM_ZERO
     return [] if zero else None
 
@@ -64,7 +70,7 @@ def measure_averages(found: Collection, t: int, parts: Mapping[str, Sequence[str
     without the server's adapter before or after the round, and for unequal ranks.
     """
     now, after, start = found.of(t), found.servers.get(t), _find_start(found, t)
-    if after is None or not start or start[0].client is not None:
+    if after is None or after.broken is not None or not now or not start or start[0].client is not None:
         return {}, False
     every = [*now, after]
     if any(u.tensors[name].shape != one.shape for u in every for name, one in start[0].tensors.items()):
@@ -83,11 +89,13 @@ def place_servers(found: Collection) -> Collection:
     than to the one before. Where clients started from the one before, a note says that the server is a round late.
     """
     steps = [(a, t) for a, t in itertools.pairwise(found.rounds) if {a, t} <= found.servers.keys()]
-    if len(steps) < 2 or any(_is_average(found, a, t, t) for a, t in steps):
+    broken = {u.round for u in found.broken if u.client is None}
+    known = [(a, t) for a, t in steps if found.of(a) and found.of(t) and broken.isdisjoint((a, t))]
+    if len(known) < 2 or any(_is_average(found, a, t, t) for a, t in known):
         return found
-    if not all(_is_average(found, a, a, t) for a, t in steps):
+    if not all(_is_average(found, a, a, t) for a, t in known):
         return found
-    if not all(_starts_from_own(found, a, t) for a, t in steps):
+    if not all(_starts_from_own(found, a, t) for a, t in known):
         late = (
             "the server's adapter of a round is the mean of what clients sent in the round before: it is a round late"
         )
@@ -130,7 +138,8 @@ def measure_scale(found: Collection, t: int) -> float:
     """
     now, after = found.of(t), found.servers.get(t)
     signs = [odd.ratio for odd in find_odd(found, t)]
-    signs += [_compare_lengths(now, after, _find_start(found, t))] if after and now[0].sites else []
+    if after is not None and after.broken is None and now and now[0].sites:
+        signs.append(_compare_lengths(now, after, _find_start(found, t)))
     return max(signs, key=lambda ratio: abs(math.log(ratio)), default=1.0)
 
 
@@ -144,7 +153,7 @@ class Odd(NamedTuple):
 
 def find_odd(found: Collection, t: int) -> list[Odd]:
     """The adapters of a round that state another rank than their factors have, or scale B A unlike most of their rank."""
-    every = [*found.of(t), *([found.servers[t]] if t in found.servers else [])]
+    every = [*found.sent(t), *([found.servers[t]] if t in found.servers else [])]
     odd: list[Odd] = []
     for site in every[0].sites:
         ranks = [(u.rank(site), u.stated_rank(site)) for u in every]
