@@ -17,7 +17,7 @@ from fedfault.backbones.cohort import CohortModel
 from fedfault.errors import is_out_of_memory
 from fedfault.text.questions import Sampling
 
-APART = 3e-2  # of what a model gives by which its cache may differ: rounding in bfloat16, and of 8-bit weights
+APART, ROUNDED = 1e-3, 3e-2  # of what a model gives by which its cache may differ: in float32, and in bfloat16
 
 
 class _Reader:
@@ -53,12 +53,13 @@ def _find_cache(model: Any, ids: Tensor) -> str | None:
         out = model(input_ids=ids, use_cache=True)
         for at in range(ids.shape[1], longer.shape[1]):
             out = model(input_ids=longer[:, at : at + 1], **{name: getattr(out, name)}, use_cache=True)
-        last, whole = out[0][:, -1].float(), model(input_ids=longer, use_cache=False)[0][:, -1].float()
+        last, whole = out[0][:, -1], model(input_ids=longer, use_cache=False)[0][:, -1]
     except BROKEN as e:
         if is_out_of_memory(e):
             raise
         return None
-    return None if (last - whole).norm() > APART * whole.norm() else name
+    most = APART if whole.dtype == torch.float32 else ROUNDED
+    return None if (last - whole).float().norm() > most * whole.float().norm() else name
 
 
 @torch.no_grad()
