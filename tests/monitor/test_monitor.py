@@ -16,8 +16,10 @@ import pytest
 
 import fedfault as ff
 from fedfault.cli import main
+from fedfault.diagnosis.watch import Watch, diagnose_run
 from fedfault.monitor import Monitor
 from fedfault.monitor.files import diagnose_files
+from fedfault.report.verdict import list_findings
 from fedfault.runs.read import read_run
 
 
@@ -62,6 +64,20 @@ def test_the_folder_is_read_by_diagnose_report_compare_and_runs(tmp_path, monkey
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "another program trained" in capsys.readouterr().err
+
+
+def test_advice_names_no_settings_of_fedfault_in_a_run_of_another_program(tmp_path):
+    monitor = Monitor("mine", results_dir=tmp_path, say=lambda text: None)
+    found = [f for t, loss in enumerate([4.0, 3.0, 3.4, math.nan]) for f in monitor.log(t, loss=loss)]
+    monitor.finish()
+    words = ("half the learning rate of the clients", "a lower norm to which gradients are clipped")
+    assert found
+    assert {f.advice[:2] for f in found} == {words}
+    assert "try: half the learning rate of the clients" in diagnose_run(monitor.folder)[0]
+    assert [f.advice for f in read_run(monitor.folder).findings] == [f.advice for f in found]
+    assert list_findings(read_run(monitor.folder))[0][0].advice.startswith("half the learning rate")
+    own = Watch({"detectors": {"calibration": "none"}}).follow(read_run(monitor.folder).records).findings
+    assert {f.advice[0] for f in own} == {"training.lr at half"}
 
 
 def test_what_is_logged_is_what_is_recorded(tmp_path):

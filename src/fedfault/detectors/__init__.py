@@ -14,7 +14,8 @@ A detector is a function without required arguments, registered as `@register("d
   for runs without controls.
 * A detector is suspicious when a statistic is above the threshold (not at it) with an effect of at least `min_effect`, and
   raises an alarm when that holds in two of the last three readings; an infinite statistic alarms at once.
-* `advice` and `remedies` name settings that exist. What a run changes by itself at an alarm is `remedies`, and nothing else
+* `advice` and `remedies` name settings that exist; a run of another program gets advice in the words that
+  `diagnosis/plain.py` has for them. What a run changes by itself at an alarm is `remedies`, and nothing else
   has to be edited for it.
 
 `fedfault.testing.check("detector", builder)` holds a component to it.

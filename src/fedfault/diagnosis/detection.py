@@ -12,10 +12,11 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedfault.diagnosis.calibration import LAST, NEEDED, Calibration, Threshold
+from fedfault.diagnosis.plain import say_plainly
 from fedfault.plugins import PlugIn
 from fedfault.records import Detector, Finding, Reading, Records, RoundRecord, Score, add_client_names
 from fedfault.registry import build, list_plugins, load_builders
@@ -64,9 +65,16 @@ class Detection:
     `findings` are those so far, `courses` what each detector has come to, `scores` the first and the last of the mixture.
     """
 
-    def __init__(self, calibration: Calibration | None, names: Sequence[str] = (), records: Records = ()) -> None:
-        """names: of the clients, for sentences; records: those that are there already."""
-        self.calibration, self.names = calibration, names
+    def __init__(
+        self,
+        calibration: Calibration | None,
+        names: Sequence[str] = (),
+        records: Records = (),
+        *,
+        foreign: bool = False,
+    ) -> None:
+        """names: of the clients, for sentences; records: those there already; foreign: whether another program trains."""
+        self.calibration, self.names, self.foreign = calibration, names, foreign
         self.findings: list[Finding] = []
         self.scores: list[Score] = []
         self.courses = dict[str, Course]()
@@ -83,7 +91,8 @@ class Detection:
         new = []
         for name, course in self.courses.items():
             if (changed := course.add(record)) is not None:
-                new.append(_make_finding(name, course, *changed, self.explain(name, changed[0])))
+                found = _make_finding(name, course, *changed, self.explain(name, changed[0]))
+                new.append(replace(found, advice=tuple(map(say_plainly, found.advice))) if self.foreign else found)
         new.sort(key=lambda f: (f.level != "alarm", f.detector))
         self.findings += new
         return new

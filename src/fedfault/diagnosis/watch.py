@@ -39,6 +39,7 @@ class Watch:
         names: of the clients; corpus, model: the fingerprints of the data and of the backbone, where they are known.
         """
         self.names, self.corpus, self.model = names, corpus, model
+        self.foreign = "monitor" in config  # another program trains
         wanted = wanted or str(config["detectors"]["calibration"])
         self.calibration, self.differs = choose_calibration(wanted, config, corpus, model)
 
@@ -50,7 +51,7 @@ class Watch:
 
     def follow(self, records: Records = ()) -> Detection:
         """Follow the run from these records on."""
-        return Detection(self.calibration, self.names, records)
+        return Detection(self.calibration, self.names, records, foreign=self.foreign)
 
     def judge(self, seen: Detection, ended: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The verdict on a run that was followed, see `judge_detection`.
