@@ -87,6 +87,22 @@ def test_a_tsv_that_a_writer_of_csv_has_quoted_is_told(tmp_path):
     assert read(write(tmp_path / "b.csv", [{"text": '"one ""x"""'}, {"text": "two"}])).tally.quoted == 0
 
 
+def test_columns_that_are_not_read_are_told(tmp_path):
+    """A table with labels, read without data.topic_column, had one topic and not a word on the labels."""
+    rows = [{"id": i, "text": f"t{i}", "label": "ab"[i % 2], "site": "x"} for i in range(20)]
+    file = write(tmp_path / "a.csv", rows)
+    assert (
+        read(file)
+        .tally.describe()[-1]
+        .startswith("columns not read: id, label, site; data.topic_column names the topic")
+    )
+    assert read(file, topic_column="label", group_column="site").tally.unread == "id"
+    assert read(file, text_columns=["id", "text"], topic_column="label", group_column="site").tally.unread == ""
+    asked = write(tmp_path / "b.jsonl", [{"question": f"q{i}", "answer": "a", "label": "x"} for i in range(9)])
+    assert read(asked).tally.unread == "label"
+    assert read(asked, columns={"prompt": "question", "completion": "label"}).tally.unread == "answer"
+
+
 def test_a_folder_of_text_files_has_its_sub_folders_as_topics(tmp_path):
     for name in (
         "x/1.txt",

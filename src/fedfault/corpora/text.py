@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from fedfault.errors import UserError
+from fedfault.errors import UserError, join_names
 from fedfault.reading import documents, files, hub, sides
 from fedfault.reading.cells import is_quoted
-from fedfault.reading.tables import TOPIC, Columns, make_table_corpus, read_table
+from fedfault.reading.tables import TOPIC, Columns, list_unread, make_table_corpus, read_table
 from fedfault.registry import register
 from fedfault.types.corpus import Corpus, Document
 
@@ -35,11 +35,11 @@ def text(
     hold conversations, for data.task_type=instruction; `columns` says which column is which where they are called otherwise.
     Text files: each is a document, and its sub-folder is its topic; a single file is cut at blank lines, and what is longer
     than 2,000 characters between them is cut where lines end.
-    A folder with tables is read as tables; of .json files those that are a list of objects or an object a line. Files called
-    train, or in a folder called so, are trained on, or else all that are not called validation (valid, val, dev) or test in
-    any spelling. Those called validation validate, or else those called test; without either, validation is split off. Other
-    files are left out, and the output says which. A column split (set, subset, fold, partition) that says so of rows is
-    refused.
+    A folder with tables is read as tables; of .json files those that are a list of objects or an object a line. Files
+    called train, or in a folder called so, are trained on, or else all that are not called validation (valid, val, dev) or
+    test in any spelling. Those called validation validate, or else those called test; without either, validation is split
+    off. Other files are left out, and columns that nobody names, and the output says which. A column split (set, subset,
+    fold, partition) that says so of rows is refused.
     Texts are the same if they have the same characters, whatever case and blanks: the first is kept, and all of them with
     `keep_repeats`.
 
@@ -80,7 +80,13 @@ def text(
     train, validation = ([row for file, rows in side for row in read_table(file, rows, read_as)] for side in read)
     made = make_table_corpus("text", source, train, validation, read_as, sides=own, keep_repeats=keep_repeats)
     tsv = (row for side in read for file, rows in side if file.suffix.lower() == ".tsv" for _, row in rows)
-    return replace(made, tally=replace(made.tally, quoted=sum(is_quoted(cell) for row in tsv for cell in row.values())))
+    unread = (list_unread(file, [row for _, row in rows], read_as) for file, rows in read[0])
+    tally = replace(
+        made.tally,
+        quoted=sum(is_quoted(cell) for row in tsv for cell in row.values()),
+        unread=join_names(dict.fromkeys(name for names in unread for name in names)),
+    )
+    return replace(made, tally=tally)
 
 
 def _find_files(path: Path) -> sides.Sides:

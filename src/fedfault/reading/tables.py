@@ -86,6 +86,14 @@ def read_table(where: Path | str, rows: Sequence[tuple[str, files.Row]], columns
     return _read_texts(where, values, columns.text or ["text"], topics, groups)
 
 
+def list_unread(where: Path | str, rows: Sequence[files.Row], columns: Columns) -> list[str]:
+    """List the columns of a table that `read_table` leaves alone, as they are called in the file."""
+    known = files.list_columns(rows)
+    shape = find_shape(str(where), known, columns.parts) if columns.text is None else None
+    read = {*(columns.text or (shape or {"text": "text"}).values()), columns.topic, columns.group}
+    return [name for name in known if name not in read]
+
+
 def _refuse_sides(where: Path | str, rows: Sequence[files.Row], columns: Columns) -> None:
     """Raise `UserError` where a column that is not read says which rows are for training and which for testing."""
     read = {*(columns.text or ()), *(columns.parts or {}).values(), columns.topic, columns.group}

@@ -87,9 +87,10 @@ class Tally:
     quoted: int = 0  # cells of .tsv files in quotes as of CSV: there quotes are letters of the text
     prompts: int = 0  # conversations of validation that begin with a prompt that training has too
     unheld: int = 0  # topics of train of which validation has no text
+    unread: str = ""  # columns of the tables of train that are not read
 
     def describe(self) -> list[str]:
-        """Say it in two sentences, and in one more each of near texts, prompts on both sides, quotes and topics."""
+        """Say it in two sentences, and in one more of each thing that few corpora have."""
         of, by = (f" of {names}" if names else "" for names in (self.train_files, self.validation_files))
         held = f"{self.validation:,}{by} for validation" if self.validation else "validation is split off"
         rest = f"; files left out: {self.left_out}" if self.left_out else ""
@@ -113,6 +114,10 @@ class Tally:
         unheld = f"topics without a text in validation: {self.unheld:,}; losses and scores are of the others alone" + (
             "" if self.validation else ", as the only text of a topic is for training"
         )
+        unread = (
+            f"columns not read: {self.unread}; data.topic_column names the topic or label of a text, and data.group_column "
+            "who it is of"
+        )
         return [
             f"read {self.train:,} texts{of}, {held}{rest}",
             f"dropped {self.empty:,} empty, {rule}, {self.shared:,} from training that validation has; texts with the same "
@@ -121,6 +126,7 @@ class Tally:
             *([prompts] if self.prompts else []),
             *([quoted] if self.quoted else []),
             *([unheld] if self.unheld else []),
+            *([unread] if self.unread else []),
         ]
 
 
