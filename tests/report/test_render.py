@@ -313,7 +313,7 @@ def test_rendering_again_replaces_the_page_and_leaves_no_scraps(page):
     before = page.read_bytes()
     assert render_report(page.parent, dpi=20).read_bytes() == before
     assert {p.name for p in page.parent.iterdir()} == {
-        "config.yaml", "manifest.json", "split.json", "rounds.jsonl", "plots", "report.html",
+        "config.yaml", "metrics.json", "manifest.json", "split.json", "rounds.jsonl", "plots", "report.html",
     }  # fmt: skip
     assert {p.suffix for p in (page.parent / "plots").iterdir()} == {".png"}
 
