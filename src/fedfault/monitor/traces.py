@@ -61,8 +61,6 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
         if uploads
     }
     single = {part: one.once(marks[part][: len(uploads)]) for part, one in sent.items()}
-    whole = list(zip(*marks.values(), strict=True))
-    same, copies, given = [], dict[tuple[str, ...], tuple[int, ...]](), dict[str, tuple[int, ...]]()
     rounds, apart, chains = {}, dict[str, Apart](), dict[str, Chain]()
     served = {t: measure_averages(found, t, parts) for t in found.rounds}
     less = tuple(t for t, (_, few) in served.items() if few)
@@ -81,35 +79,35 @@ def measure_traces(found: Collection, numbers: Mapping[str, int], frozen: Sequen
             "scale_ratio": measure_scale(found, t),
             **measure_average(averages.get(t, {})),
         }
-        groups = _group_equal({str(uploads[i].client): whole[i] for i in measured})
-        same += [t] if len(groups) == 1 < len(measured) else []
-        had = {whole[i] for i, u in enumerate(every) if u.client is None and u.round < t}
-        back = [str(uploads[i].client) for i in measured if whole[i] in had]
-        given |= {name: (*given.get(name, ()), t) for name in back if len(groups) > 1}
-        copies |= {
-            own: (*copies.get(own, ()), t) for own in groups if 1 < len(own) < len(measured) and own[0] not in back
-        }
-        cohort = [numbers[str(u.client)] for u in found.sent(t)]
         rounds[t] = {
-            "clients": cohort,
+            "clients": [numbers[str(u.client)] for u in found.sent(t)],
             "probes": probes,
             **_name_broken(found, t, numbers),
             **measure_updates(found, t),
         }
     for t in {u.round for u in found.broken} - rounds.keys():  # the server's alone
         rounds[t] = {**_name_broken(found, t, numbers), "server_update": math.nan}
-    return Traces(
-        rounds,
-        tuple(parts),
-        still,
-        tuple(same),
-        copies,
-        given,
-        apart,
-        chains,
-        averages,
-        less,
-    )
+    repeats = _find_repeats(every, list(zip(*marks.values(), strict=True)))
+    return Traces(rounds, tuple(parts), still, *repeats, apart, chains, averages, less)
+
+
+def _find_repeats(
+    every: Sequence[Upload], marks: Sequence[Hashable]
+) -> tuple[tuple[int, ...], dict[tuple[str, ...], tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Rounds in which all clients sent the same, in which some did, and in which one sent what the server had before.
+
+    marks: of the adapters, equal where these are.
+    """
+    same, copies, given = [], dict[tuple[str, ...], tuple[int, ...]](), dict[str, tuple[int, ...]]()
+    for t in sorted({u.round for u in every if u.client is not None}):
+        sent = {u.client: mark for u, mark in zip(every, marks, strict=True) if u.client is not None and u.round == t}
+        groups = _group_equal(sent)
+        had = {mark for u, mark in zip(every, marks, strict=True) if u.client is None and u.round < t}
+        back = [name for name, mark in sent.items() if mark in had]
+        same += [t] if len(groups) == 1 < len(sent) else []
+        given |= {name: (*given.get(name, ()), t) for name in back if len(groups) > 1}
+        copies |= {own: (*copies.get(own, ()), t) for own in groups if 1 < len(own) < len(sent) and own[0] not in back}
+    return tuple(same), copies, given
 
 
 def _name_broken(found: Collection, t: int, numbers: Mapping[str, int]) -> dict[str, Any]:
@@ -244,11 +242,11 @@ def _describe_server(found: Collection, traces: Traces) -> list[str]:
     judged = [t for t in found.rounds if t in found.servers and found.servers[t].broken is None]
     if not judged:
         return []
-    less = [
+    few = (
         f"all clients sent less than half of what they got, in {len(traces.less)} of {len(judged)} rounds: updates in the "
         "place of adapters?"
-    ]
-    less = less if traces.less else []
+    )
+    less = [few] if traces.less else []
     if not known:
         return ["the server's adapter: no mean of the clients' by whatever weights, or nobody can tell", *less]
     often = f"in {len(known)} of {len(judged)} rounds"
